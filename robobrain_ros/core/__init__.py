@@ -1,0 +1,1 @@
+"""The core: from a question and a picture to an answer. Imports no ROS."""

@@ -1,0 +1,107 @@
+"""What an engine is: text out of pictures and prompts. It knows nothing of tasks."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generation.
+
+    ``user_text`` and ``images`` (RGB, (height, width, 3), uint8, at the size the model shall see) make the user's message,
+    pictures first; the engine renders it with the checkpoint's own chat template and appends ``assistant_prefix`` after the
+    generation prompt, so that the model goes on from there. ``image_ids`` as of `core.query.Query`. Decoding is greedy at
+    ``temperature`` 0. ``stop``: text that ends the generation and is not part of it. ``request_id`` must be unique.
+    ``deadline`` is a time of ``time.monotonic()``, or None. A lower ``priority`` is served first.
+    """
+
+    request_id: str
+    user_text: str
+    images: Sequence[npt.NDArray[np.uint8]]
+    max_tokens: int
+    image_ids: Sequence[str] = ()
+    assistant_prefix: str = ""
+    temperature: float = 0.0
+    stop: Sequence[str] = ()
+    deadline: float | None = None
+    priority: int = 0
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """A piece of generated text. ``finish_reason`` is empty until the last piece: "stop", "length" or "abort"."""
+
+    text: str
+    tokens: int
+    prompt_tokens: int = 0
+    queue_time: float = 0.0
+    finish_reason: str = ""
+
+
+@dataclass(frozen=True)
+class LoadProgress:
+    """Where starting an engine has got to: ``stage`` is one word for machines, ``message`` a sentence for people."""
+
+    stage: str
+    message: str
+    fraction: float | None = None
+
+
+ProgressCallback = Callable[[LoadProgress], None]
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What a started engine serves. Sizes in pixels; 0 where the checkpoint does not say."""
+
+    model: str
+    model_type: str
+    engine: str
+    max_model_len: int = 0
+    min_pixels: int = 0
+    max_pixels: int = 0
+    patch: int = 28
+    flagos_active: bool = False
+    details: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EngineHealth:
+    """The engine's present state: ``state`` is one of "stopped", "loading", "ready", "failed", "restarting"."""
+
+    state: str
+    message: str
+    running: int = 0
+    waiting: int = 0
+    restarts: int = 0
+
+
+class Engine(Protocol):
+    """The five verbs of an engine. All coroutines run on one asyncio loop, which owns the engine."""
+
+    async def start(self, progress: ProgressCallback) -> EngineInfo:
+        """Load the model; raises `EngineConfigError` with what to do when it cannot."""
+        ...
+
+    def generate(self, generation: Generation) -> AsyncIterator[TextDelta]:
+        """Stream the text. Closing the iterator, or cancelling the task that runs it, aborts the request in the engine.
+
+        Raises `EngineFailedError` when the engine dies, `BadRequestError` or `BadImageError` when it refuses the request.
+        """
+        ...
+
+    async def abort(self, request_id: str) -> None:
+        """End a generation now; its stream ends with finish reason "abort". Unknown ids are ignored."""
+        ...
+
+    def health(self) -> EngineHealth:
+        """The present state; returns at once, callable from any thread."""
+        ...
+
+    async def close(self) -> None:
+        """Give everything back, processes and memory; the engine can be started again afterwards."""
+        ...

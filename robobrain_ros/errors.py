@@ -1,0 +1,117 @@
+"""The one hierarchy of errors, shared by the core, the engines and the node.
+
+Every error has a code, whose number is the constant of the same name in ``robobrain_ros/msg/Outcome``, and a message: one
+sentence that says what is wrong and what to do about it. This module imports nothing of the package, so that engines can
+raise these errors without knowing the core.
+"""
+
+from enum import IntEnum
+
+
+class OutcomeCode(IntEnum):
+    """How a request ended; the same names and numbers as the constants of ``robobrain_ros/msg/Outcome``."""
+
+    OK = 0
+    NOT_READY = 1
+    BUSY = 2
+    NO_IMAGE = 3
+    STALE_IMAGE = 4
+    BAD_IMAGE = 5
+    BAD_REQUEST = 6
+    UNSUPPORTED_TASK = 7
+    UNPARSABLE_ANSWER = 8
+    NOTHING_FOUND = 9
+    TIMEOUT = 10
+    CANCELED = 11
+    ENGINE_FAILED = 12
+
+
+class RoboBrainError(Exception):
+    """Base of all errors of this package.
+
+    :param message: one sentence for the person at the other end.
+    :param raw_text: what the model wrote, where it wrote anything.
+    """
+
+    code: OutcomeCode = OutcomeCode.ENGINE_FAILED
+
+    def __init__(self, message: str, raw_text: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.raw_text = raw_text
+
+
+class NotReadyError(RoboBrainError):
+    """The model is still loading, or the node is not active."""
+
+    code = OutcomeCode.NOT_READY
+
+
+class BusyError(RoboBrainError):
+    """As many requests wait as may wait."""
+
+    code = OutcomeCode.BUSY
+
+
+class NoImageError(RoboBrainError):
+    """No picture has arrived from the camera yet."""
+
+    code = OutcomeCode.NO_IMAGE
+
+
+class StaleImageError(RoboBrainError):
+    """The newest picture is older than the request allows."""
+
+    code = OutcomeCode.STALE_IMAGE
+
+
+class BadImageError(RoboBrainError):
+    """A picture cannot be read: unknown encoding, wrong size, broken data, impossible shape."""
+
+    code = OutcomeCode.BAD_IMAGE
+
+
+class BadRequestError(RoboBrainError):
+    """A request contradicts its own description."""
+
+    code = OutcomeCode.BAD_REQUEST
+
+
+class UnsupportedTaskError(RoboBrainError):
+    """The loaded model family was not trained for this task."""
+
+    code = OutcomeCode.UNSUPPORTED_TASK
+
+
+class UnparsableAnswerError(RoboBrainError):
+    """The model's answer does not have the form that the task asks for; ``raw_text`` holds it."""
+
+    code = OutcomeCode.UNPARSABLE_ANSWER
+
+
+class NothingFoundError(RoboBrainError):
+    """The model answered, in form, that what was asked for is not in the picture."""
+
+    code = OutcomeCode.NOTHING_FOUND
+
+
+class RequestTimeoutError(RoboBrainError):
+    """The request's deadline has passed; the engine no longer works on it."""
+
+    code = OutcomeCode.TIMEOUT
+
+
+class CanceledError(RoboBrainError):
+    """The request was cancelled by its caller or by a shutdown."""
+
+    code = OutcomeCode.CANCELED
+
+
+class EngineFailedError(RoboBrainError):
+    """The engine died or refused to work; the message says what happens next."""
+
+    code = OutcomeCode.ENGINE_FAILED
+
+
+class EngineConfigError(EngineFailedError):
+    """The engine cannot be started as configured: wrong value, missing weights, no memory, wrong version."""
