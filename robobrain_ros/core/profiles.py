@@ -1,0 +1,215 @@
+"""What differs between model families: prompts, tasks, coordinates and thinking. Adding a family is adding one `Profile`."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
+
+from robobrain_ros.core.query import Task
+from robobrain_ros.errors import EngineConfigError, UnsupportedTaskError
+
+
+class CoordinateRule(Enum):
+    """Which grid a model's coordinates are written in."""
+
+    PIXELS_OF_MODEL_IMAGE = "pixels of the picture as the model sees it"
+    THOUSANDTHS = "thousandths of the width and of the height of the picture, whatever its size"
+
+
+class AnswerForm(Enum):
+    """What the answer to a task is made of, after the field of `core.query.ParsedAnswer` that it fills."""
+
+    TEXT = "text"
+    POINTS = "points"
+    BOXES = "boxes"
+    WAYPOINTS = "waypoints"
+    STEPS = "steps"
+
+
+TEXT_SLOT = "{text}"
+"""Where the user's text goes in a prompt. Replaced plainly: the text may hold braces of its own."""
+
+
+@dataclass(frozen=True)
+class TaskPrompt:
+    """How a task is asked and answered: ``template`` holds `TEXT_SLOT` once."""
+
+    template: str
+    form: AnswerForm
+
+    def fill(self, text: str) -> str:
+        """The prompt for ``text``. A full stop at the text's end is dropped where the template goes on, lest it is doubled."""
+        if self.template == TEXT_SLOT:
+            return text
+        return self.template.replace(TEXT_SLOT, text.strip().rstrip(". \t\r\n"))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A model family.
+
+    :param model_type: ``model_type`` of the checkpoint's config.json, by which families are told apart.
+    :param family: its name for people.
+    :param prompts: each supported task's prompt, verbatim as in training.
+    :param coordinates: the grid that answers are written in.
+    :param patch: side of the square of pixels that one visual token covers; picture sides are multiples of it.
+    :param trained_to_think: whether checkpoints of the family exist that can think.
+    :param can_think: whether this checkpoint can. It cannot be read off the config: see `with_thinking`.
+    """
+
+    model_type: str
+    family: str
+    prompts: Mapping[Task, TaskPrompt] = field(hash=False)
+    coordinates: CoordinateRule
+    patch: int
+    trained_to_think: bool
+    can_think: bool
+
+    @property
+    def tasks(self) -> frozenset[Task]:
+        """The tasks that the family was trained for."""
+        return frozenset(self.prompts)
+
+    def with_thinking(self, can_think: bool) -> "Profile":
+        """This profile for a checkpoint that can think, or cannot (RoboBrain 2.0: 7B and 32B can, 3B cannot).
+
+        :raises EngineConfigError: the family has no checkpoint that can.
+        """
+        if can_think and not self.trained_to_think:
+            raise EngineConfigError(f"{self.family} was not trained to think; do not say that this checkpoint can.")
+        return replace(self, can_think=can_think)
+
+    def prompt(self, task: Task, text: str) -> str:
+        """What the user's message says for ``task``, beside its pictures.
+
+        :raises UnsupportedTaskError: the family was not trained for the task.
+        """
+        return self._task_prompt(task).fill(text)
+
+    def form(self, task: Task) -> AnswerForm:
+        """What the answer to ``task`` is made of.
+
+        :raises UnsupportedTaskError: the family was not trained for the task.
+        """
+        return self._task_prompt(task).form
+
+    def assistant_prefix(self, think: bool) -> str:
+        """The beginning of the answer that is put into the model's mouth; empty for checkpoints that cannot think."""
+        if not self.can_think:
+            return ""
+        return "<think>" if think else "<think></think><answer>"
+
+    def _task_prompt(self, task: Task) -> TaskPrompt:
+        prompt = self.prompts.get(task)
+        if prompt is None:
+            known = ", ".join(sorted(known.value for known in self.prompts))
+            raise UnsupportedTaskError(f"{self.family} was not trained for the task {task.value}; it knows: {known}.")
+        return prompt
+
+
+_ASK = TaskPrompt(TEXT_SLOT, AnswerForm.TEXT)
+_GROUND = TaskPrompt(
+    "Please provide the bounding box coordinate of the region this sentence describes: {text}.", AnswerForm.BOXES
+)
+# Ours: neither family has a planning prompt of its own. Asked like the official planning examples, plus a form to read.
+_PLAN = TaskPrompt(
+    'The task is "{text}". What are the steps to complete the task? Answer with a numbered list, one step per line.',
+    AnswerForm.STEPS,
+)
+# The other prompts are the training contract: verbatim from inference.py of FlagOpen/RoboBrain2.0 and FlagOpen/RoboBrain2.5.
+# "normalized" notwithstanding, 2.0 answers in pixels.
+_POINT_2_0 = TaskPrompt(
+    "{text}. Your answer should be formatted as a list of tuples, i.e. [(x1, y1), (x2, y2), ...], where each tuple contains "
+    "the x and y coordinates of a point satisfying the conditions above. The coordinates should indicate the normalized pixel "
+    "locations of the points in the image.",
+    AnswerForm.POINTS,
+)
+_AFFORDANCE_2_0 = TaskPrompt(
+    'You are a robot using the joint control. The task is "{text}". Please predict a possible affordance area of the end '
+    "effector.",
+    AnswerForm.BOXES,
+)
+_TRAJECTORY_2_0 = TaskPrompt(
+    'You are a robot using the joint control. The task is "{text}". Please predict up to 10 key trajectory points to complete '
+    "the task. Your answer should be formatted as a list of tuples, i.e. [[x1, y1], [x2, y2], ...], where each tuple contains "
+    "the x and y coordinates of a point.",
+    AnswerForm.WAYPOINTS,
+)
+_POINT_2_5 = TaskPrompt(
+    "{text}. Please provide its 2D coordinates. Your answer should be formatted as a tuple, i.e. [(x, y)], where the tuple "
+    "contains the x and y coordinates of a point satisfying the conditions above.",
+    AnswerForm.POINTS,
+)
+_TRAJECTORY_2_5 = TaskPrompt(
+    "Please predict 3D end-effector-centric waypoints to complete the task successfully. The task is "
+    '"{text}". Your answer should be formatted as a list of tuples, i.e., [(x1, y1, d1), (x2, y2, d2), ...], where each tuple '
+    "contains the x and y coordinates and the depth of the point.",
+    AnswerForm.WAYPOINTS,
+)
+
+PROFILES: tuple[Profile, ...] = (
+    Profile(
+        model_type="qwen2_5_vl",
+        family="RoboBrain 2.0",
+        prompts={
+            Task.ASK: _ASK,
+            Task.POINT: _POINT_2_0,
+            Task.AFFORDANCE: _AFFORDANCE_2_0,
+            Task.TRAJECTORY: _TRAJECTORY_2_0,
+            Task.GROUND: _GROUND,
+            Task.PLAN: _PLAN,
+        },
+        coordinates=CoordinateRule.PIXELS_OF_MODEL_IMAGE,
+        patch=28,
+        trained_to_think=True,
+        can_think=True,
+    ),
+    Profile(
+        model_type="qwen3_vl",
+        family="RoboBrain 2.5",
+        prompts={
+            Task.ASK: _ASK,
+            Task.POINT: _POINT_2_5,
+            # 2.5 has no affordance task of its own: it is asked for a point.
+            Task.AFFORDANCE: _POINT_2_5,
+            Task.TRAJECTORY: _TRAJECTORY_2_5,
+            Task.GROUND: _GROUND,
+            Task.PLAN: _PLAN,
+        },
+        coordinates=CoordinateRule.THOUSANDTHS,
+        patch=32,
+        trained_to_think=False,
+        can_think=False,
+    ),
+)
+"""Every family known."""
+
+
+def profile_for(where: str | Path) -> Profile:
+    """The profile of a model family.
+
+    :param where: a ``model_type`` such as "qwen2_5_vl", or a checkpoint's folder, or its config.json.
+    :raises EngineConfigError: no such file, no such family.
+    """
+    known = {profile.model_type: profile for profile in PROFILES}
+    if str(where) in known:
+        return known[str(where)]
+    names = " and ".join(f"{profile.model_type} ({profile.family})" for profile in PROFILES)
+    path = Path(where)
+    if not path.exists():
+        raise EngineConfigError(f"{str(where)!r} is neither a known model type nor a checkpoint's folder; known are {names}.")
+    model_type = _model_type(path / "config.json" if path.is_dir() else path)
+    if model_type not in known:
+        raise EngineConfigError(f"The checkpoint in {path} has the model type {model_type!r}; known are {names}.")
+    return known[model_type]
+
+
+def _model_type(config: Path) -> str:
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EngineConfigError(f"{config} cannot be read as a checkpoint's config.json: {error}.") from error
+    if not isinstance(content, dict):
+        raise EngineConfigError(f"{config} is not a checkpoint's config.json: it holds no JSON object.")
+    return str(content.get("model_type", ""))
