@@ -6,6 +6,10 @@ raise these errors without knowing the core.
 """
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from robobrain_ros.core.query import Report
 
 
 class OutcomeCode(IntEnum):
@@ -31,9 +35,12 @@ class RoboBrainError(Exception):
 
     :param message: one sentence for the person at the other end.
     :param raw_text: what the model wrote, where it wrote anything.
+
+    ``report`` is set by `core.brain.Brain.run`: how far the request got, for the one who asked. None: nothing was begun.
     """
 
     code: OutcomeCode = OutcomeCode.ENGINE_FAILED
+    report: "Report | None" = None
 
     def __init__(self, message: str, raw_text: str = "") -> None:
         super().__init__(message)

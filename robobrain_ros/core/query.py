@@ -95,6 +95,7 @@ class ParsedAnswer:
     """What an answer's text says, coordinates as the model wrote them (see the profile's coordinate rule).
 
     ``nothing_found``: the model says in form that what was asked for is not there (an empty list, "There is no ...").
+    ``normalized``: the coordinates are fractions, 0..1, of the picture's width and height, whatever the profile's rule.
     """
 
     task: Task
@@ -105,6 +106,7 @@ class ParsedAnswer:
     waypoints: tuple[Waypoint, ...] = ()
     steps: tuple[PlanStep, ...] = ()
     nothing_found: bool = False
+    normalized: bool = False
 
 
 @dataclass

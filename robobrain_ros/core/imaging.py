@@ -1,0 +1,227 @@
+"""Fit a picture to the model's grid, and map what the model points at back into the picture.
+
+The model sees a picture whose sides are multiples of `Profile.patch` and whose area lies within a budget. Its processor would
+resize on its own; we do it before, in one step, to a size that the processor then leaves alone, so that the size which the
+model's coordinates refer to is known and the way back is exact.
+
+One convention holds throughout: the coordinate of a pixel is that of its centre, (0, 0) the centre of the top left pixel. So a
+picture W pixels wide reaches from -0.5 to W - 0.5. Coordinates of a picture that is w wide in the model's eyes map back by
+
+- pixels of the model's picture: ``u = (x + 0.5) * W / w - 0.5``, centre to centre (what OpenCV's resize does);
+- thousandths: ``u = x / 1000 * W - 0.5``. Thousandths divide the picture's *extent*: 0 is its left border and 1000 its right
+  border, so no half of a cell is to be added;
+- fractions, as some models write instead: as thousandths, with 1 in place of 1000.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from robobrain_ros.core.profiles import CoordinateRule
+from robobrain_ros.core.query import Box, Picture, Point
+from robobrain_ros.errors import BadImageError, EngineConfigError
+
+MAX_SIDE_RATIO = 200
+"""The processor of Qwen-VL refuses pictures whose sides differ more."""
+
+DEFAULT_MAX_PIXELS = 1280 * 28 * 28
+"""Default budget for a picture: 1280 visual tokens of RoboBrain 2.0, so that 1280x720 keeps its resolution."""
+
+MIN_CELLS = 4
+MAX_CELLS = 16384
+"""Bounds of a picture's visual tokens where the checkpoint does not say: those of Qwen-VL's processor."""
+
+
+@dataclass(frozen=True)
+class FittedSize:
+    """The picture's own size and the size at which the model sees it, in pixels."""
+
+    width: int
+    height: int
+    model_width: int
+    model_height: int
+
+    def to_picture(self, point: Point, rule: CoordinateRule, normalized: bool = False) -> Point:
+        """Map a point from the model's coordinates into the picture's pixels.
+
+        :param normalized: the model wrote fractions of the picture instead (`ParsedAnswer.normalized`).
+        :returns: ``u`` in [0, width - 1], ``v`` in [0, height - 1]; ``clamped`` when the model's point lay outside.
+        """
+        grid = _Grid.of(self, rule, normalized)
+        (u, u_clamped), (v, v_clamped) = grid.across.map(point.u), grid.down.map(point.v)
+        return replace(point, u=u, v=v, clamped=u_clamped or v_clamped)
+
+    def box_to_picture(self, box: Box, rule: CoordinateRule, normalized: bool = False) -> Box:
+        """As `to_picture`, corner by corner. Models write a box that ends at the border with the border's own coordinate, which
+        is not outside."""
+        grid = _Grid.of(self, rule, normalized)
+        corners = [grid.across.map(box.u_min, True), grid.down.map(box.v_min, True)]
+        corners += [grid.across.map(box.u_max, True), grid.down.map(box.v_max, True)]
+        (u_min, _), (v_min, _), (u_max, _), (v_max, _) = corners
+        clamped = any(clamped for _, clamped in corners)
+        return replace(box, u_min=u_min, v_min=v_min, u_max=u_max, v_max=v_max, clamped=clamped)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of the model's grid.
+
+    :param cells: the picture's extent in the model's unit.
+    :param centre: where in its unit cell the model's coordinate lies: 0.5 for pixels, 0 for parts of the extent.
+    :param size: the picture's extent in its own pixels.
+    """
+
+    cells: int
+    centre: float
+    size: int
+
+    def map(self, value: float, borders: bool = False) -> tuple[float, bool]:
+        """The value in the picture's pixels, and whether it had to be moved in from outside.
+
+        :param borders: the value may be the picture's end itself rather than the centre of its last pixel.
+        """
+        place = value + self.centre
+        end = self.cells + (self.centre if borders else 0.0)
+        mapped = place * self.size / self.cells - 0.5
+        return min(max(mapped, 0.0), self.size - 1.0), not 0.0 <= place <= end
+
+
+@dataclass(frozen=True)
+class _Grid:
+    across: _Axis
+    down: _Axis
+
+    @classmethod
+    def of(cls, size: FittedSize, rule: CoordinateRule, normalized: bool) -> "_Grid":
+        if normalized:
+            return cls(_Axis(1, 0.0, size.width), _Axis(1, 0.0, size.height))
+        if rule is CoordinateRule.THOUSANDTHS:
+            return cls(_Axis(1000, 0.0, size.width), _Axis(1000, 0.0, size.height))
+        return cls(_Axis(size.model_width, 0.5, size.width), _Axis(size.model_height, 0.5, size.height))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A picture at the size at which the model sees it: ``image`` is RGB, (model_height, model_width, 3), uint8."""
+
+    image: Picture
+    size: FittedSize
+
+
+@dataclass(frozen=True)
+class PixelBudget:
+    """How many pixels a picture may have in the model's eyes, and the side of the cells that it is made of."""
+
+    min_pixels: int
+    max_pixels: int
+    patch: int
+
+    @classmethod
+    def within(cls, max_pixels: int, checkpoint_min: int, checkpoint_max: int, patch: int) -> "PixelBudget":
+        """The budget that a user's ``max_pixels`` leaves of the checkpoint's own; 0 where the checkpoint does not say.
+
+        :raises EngineConfigError: nothing is left.
+        """
+        smallest = checkpoint_min or MIN_CELLS * patch * patch
+        largest = checkpoint_max or MAX_CELLS * patch * patch
+        if max_pixels < smallest:
+            raise EngineConfigError(
+                f"max_pixels is {max_pixels}, but this checkpoint needs at least {smallest} pixels a picture."
+            )
+        return cls(smallest, min(max_pixels, largest), patch)
+
+
+def fit(picture_size: tuple[int, int], min_pixels: int, max_pixels: int, patch: int) -> FittedSize:
+    """The size at which the model shall see a picture.
+
+    It is what ``smart_resize`` of transformers' Qwen2-VL processor gives for ``factor=patch``; and it is always a size that
+    ``smart_resize`` leaves as it is. (Its own result is not always one: a long narrow picture under a tight budget shrinks
+    again each time. There this is the size at which it comes to rest.)
+
+    :param picture_size: (width, height) in pixels.
+    :param min_pixels: the model's picture has at least so many, where the grid allows it.
+    :param max_pixels: and at most so many, but always one cell.
+    :raises BadImageError: an empty picture, or one whose sides differ more than `MAX_SIDE_RATIO`.
+    """
+    width, height = picture_size
+    if width < 1 or height < 1:
+        raise BadImageError(f"The picture is empty: {width}x{height} pixels.")
+    if max(width, height) > MAX_SIDE_RATIO * min(width, height):
+        raise BadImageError(f"The picture's sides, {width}x{height}, differ more than {MAX_SIDE_RATIO}-fold; crop it.")
+    model_width, model_height = _resting_size(width, height, max(min_pixels, patch * patch), max_pixels, patch)
+    return FittedSize(width, height, model_width, model_height)
+
+
+def fit_picture(picture: Picture, budget: PixelBudget) -> Fitted:
+    """Resize a picture to the model's grid: by area when it shrinks, bicubic when it grows.
+
+    :param picture: RGB, (height, width, 3), uint8; returned as it is where its size fits already.
+    :raises BadImageError: not such an array, or no such picture can be fitted (see `fit`).
+    """
+    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise BadImageError(f"A picture is an array of shape (height, width, 3) and type uint8, not {_kind_of(picture)}.")
+    height, width = picture.shape[:2]
+    size = fit((width, height), budget.min_pixels, budget.max_pixels, budget.patch)
+    if (size.model_width, size.model_height) == (width, height):
+        return Fitted(picture, size)
+    shrinks = size.model_width * size.model_height < width * height
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    image = cv2.resize(picture, (size.model_width, size.model_height), interpolation=interpolation)
+    return Fitted(image, size)  # type: ignore[arg-type]
+
+
+def _kind_of(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"shape {value.shape} and type {value.dtype}"
+    return type(value).__name__
+
+
+def _resting_size(width: int, height: int, min_pixels: int, max_pixels: int, patch: int) -> tuple[int, int]:
+    """Apply ``smart_resize`` until it changes nothing more; where it never rests, the nearest side ratio that does."""
+    size = width, height
+    for _ in range(16):
+        resized = _smart_resize(*size, min_pixels, max_pixels, patch)
+        if resized == size:
+            return size
+        size = _within_ratio(*resized)
+    return _nearest_size(width, height, min_pixels, max_pixels, patch)
+
+
+def _smart_resize(width: int, height: int, min_pixels: int, max_pixels: int, patch: int) -> tuple[int, int]:
+    new_width, new_height = round(width / patch) * patch, round(height / patch) * patch
+    if new_width * new_height > max_pixels:
+        shrink = math.sqrt(width * height / max_pixels)
+        new_width = max(patch, math.floor(width / shrink / patch) * patch)
+        new_height = max(patch, math.floor(height / shrink / patch) * patch)
+    elif new_width * new_height < min_pixels:
+        grow = math.sqrt(min_pixels / (width * height))
+        new_width = math.ceil(width * grow / patch) * patch
+        new_height = math.ceil(height * grow / patch) * patch
+    return new_width, new_height
+
+
+def _within_ratio(width: int, height: int) -> tuple[int, int]:
+    return min(width, MAX_SIDE_RATIO * height), min(height, MAX_SIDE_RATIO * width)
+
+
+def _nearest_size(width: int, height: int, min_pixels: int, max_pixels: int, patch: int) -> tuple[int, int]:
+    """Among all sizes within a budget so narrow that rounding leaps over it, the one nearest in side ratio, then the largest."""
+    least, most = math.ceil(min_pixels / patch**2), max_pixels // patch**2
+    best: tuple[float, int, tuple[int, int]] | None = None
+    for rows in range(1, most + 1):
+        fewest = max(math.ceil(least / rows), math.ceil(rows / MAX_SIDE_RATIO))
+        greatest = min(most // rows, MAX_SIDE_RATIO * rows)
+        if fewest > greatest:
+            continue
+        columns = min(max(round(rows * width / height), fewest), greatest)
+        off = abs(math.log(columns * height / (rows * width)))
+        candidate = (off, -rows * columns, (columns * patch, rows * patch))
+        best = candidate if best is None or candidate < best else best
+    if best is None:
+        raise EngineConfigError(
+            f"No picture made of cells of {patch}x{patch} pixels has between {min_pixels} and {max_pixels} pixels; "
+            "raise max_pixels."
+        )
+    return best[2]
