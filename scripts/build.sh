@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Builds the interfaces and installs the Python modules: build/, install/ and log/ beside this folder.
-set -euo pipefail
+# Builds the interfaces and installs everything into install/, with links to the Python sources: an edit needs no new build.
+# Extra arguments go to colcon.
+set -eo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-export AMENT_PREFIX_PATH="$PWD/.venv" CMAKE_PREFIX_PATH="$PWD/.venv" VIRTUAL_ENV="$PWD/.venv" PATH="$PWD/.venv/bin:$PATH"
-exec python -m colcon build --symlink-install --base-paths . --packages-select robobrain_ros --event-handlers console_direct- \
-  --cmake-args -DBUILD_TESTING=OFF "$@"
+rm -f install/local_setup.bash  # env.sh would put an older build first in every path.
+. scripts/env.sh
+# python -m colcon: the environment's own Python, whichever colcon is first in PATH.
+exec python -m colcon build --base-paths . --packages-select robobrain_ros --symlink-install --cmake-args -DBUILD_TESTING=OFF "$@"

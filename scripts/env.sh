@@ -1,6 +1,17 @@
-# Source this (`. scripts/env.sh`) to use the built package by hand: the virtual environment, ROS and the install folder.
+# Source this (". scripts/env.sh", in bash or zsh) to use the built package by hand: it activates .venv, tells ROS 2 from PyPI
+# where it lies, and adds the install folder. In a shell with a sourced ROS, that ROS is used.
 _repository="$(cd "$(dirname "${BASH_SOURCE[0]:-$0}")/.." && pwd)"
-. "$_repository/.venv/bin/activate"
-export AMENT_PREFIX_PATH="$_repository/.venv" CMAKE_PREFIX_PATH="$_repository/.venv"
-. "$_repository/install/local_setup.bash"
+if [ ! -f "$_repository/.venv/bin/activate" ]; then
+  echo "There is no environment yet: run make setup first." >&2
+elif [ ! -d "$_repository/.venv/share/rclpy" ] && [ -z "${ROS_DISTRO:-}" ]; then
+  echo "The environment was set up for a sourced ROS: source /opt/ros/<distro>/setup.bash first, or run make setup again." >&2
+else
+  . "$_repository/.venv/bin/activate"
+  if [ -d "$_repository/.venv/share/rclpy" ]; then  # ROS 2 from PyPI: the environment itself is the prefix.
+    export AMENT_PREFIX_PATH="$_repository/.venv" CMAKE_PREFIX_PATH="$_repository/.venv"
+  fi
+  _setup="$_repository/install/local_setup.${ZSH_VERSION:+z}${BASH_VERSION:+ba}sh"
+  if [ -f "$_setup" ]; then . "$_setup"; fi
+  unset _setup
+fi
 unset _repository

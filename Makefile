@@ -1,0 +1,43 @@
+# The two commands are `make demo` and `make test`; each sets up and builds what is missing first.
+# PYTHON=/path/to/python3.12 and ENGINE=cpu|gpu|none overrule what the set-up finds; ARGS goes to the demo or to pytest.
+SHELL := bash
+.SHELLFLAGS := -eo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test setup build lint typecheck constraints clean distclean
+
+PYTHON ?=
+ENGINE ?= auto
+ARGS ?=
+ENVIRONMENT := . scripts/env.sh
+
+help: ## List the commands.
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: build ## Start the node and a camera, ask every task, print the answers and save annotated pictures.
+	@$(ENVIRONMENT) && python -P -m robobrain_ros.demo.quickstart $(ARGS)
+
+test: lint typecheck build ## Check style and types, build, and run all tests.
+	@$(ENVIRONMENT) && pytest $(ARGS)
+
+setup: ## Make .venv: Python, ROS 2 where none is sourced, vLLM for this machine, and the tools.
+	@command -v python3 >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -yq python3; } \
+	  || { echo "Python is missing: sudo apt-get install python3" >&2; exit 1; }
+	@python3 scripts/setup_env.py --engine "$(ENGINE)" --python "$(PYTHON)"
+
+build: setup ## Build the messages and install the package into install/.
+	@scripts/build.sh
+
+lint: setup ## Check style.
+	@$(ENVIRONMENT) && ruff check .
+
+typecheck: setup ## Check types.
+	@$(ENVIRONMENT) && mypy robobrain_ros scripts
+
+constraints: setup ## Write the installed versions to requirements/constraints.txt.
+	@$(ENVIRONMENT) && python scripts/freeze.py
+
+clean: ## Remove what was built.
+	rm -rf build install log demo_output
+
+distclean: clean ## Remove what was built, and the environment.
+	rm -rf .venv

