@@ -1,0 +1,79 @@
+"""Pictures as the bytes of a sensor_msgs/Image: the way back of `ros.conversions`, for cameras that we play ourselves."""
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+ENCODINGS = (
+    "rgb8", "bgr8", "rgba8", "bgra8", "8UC3", "mono8", "8UC1", "mono16",
+    "bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8", "yuv422", "yuv422_yuy2", "nv12",
+)  # fmt: skip
+"""What `encode_picture` can write. 8UC3 is in the order blue, green, red, as OpenCV has it."""
+
+GRAY_ENCODINGS = ("mono8", "8UC1", "mono16")
+
+# Where in a 2x2 square of the mosaic (row, column) each channel (0 red, 1 green, 2 blue) is sampled.
+_BAYER_CHANNELS = {
+    "bayer_rggb8": ((0, 1), (1, 2)),
+    "bayer_bggr8": ((2, 1), (1, 0)),
+    "bayer_gbrg8": ((1, 2), (0, 1)),
+    "bayer_grbg8": ((1, 0), (2, 1)),
+}
+_COLOUR_CODES = {
+    "bgr8": cv2.COLOR_RGB2BGR,
+    "8UC3": cv2.COLOR_RGB2BGR,
+    "rgba8": cv2.COLOR_RGB2RGBA,
+    "bgra8": cv2.COLOR_RGB2BGRA,
+    "mono8": cv2.COLOR_RGB2GRAY,
+    "8UC1": cv2.COLOR_RGB2GRAY,
+}
+
+
+def encode_picture(picture: npt.NDArray[np.uint8], encoding: str) -> tuple[npt.NDArray[np.uint8], int]:
+    """The bytes and the row length (``step``, bytes) of an RGB picture (height, width, 3) in one of `ENCODINGS`.
+
+    Multi-byte samples are little-endian. The chroma-subsampled ones (yuv422, yuv422_yuy2, nv12) want even sides.
+
+    :raises ValueError: unknown encoding, or an odd side where it must be even.
+    """
+    height, width = picture.shape[:2]
+    if encoding == "rgb8":
+        return picture.reshape(-1), width * 3
+    if encoding in _COLOUR_CODES:
+        converted = cv2.cvtColor(picture, _COLOUR_CODES[encoding])
+        return converted.reshape(-1).astype(np.uint8), converted.size // height
+    if encoding == "mono16":
+        wide = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype("<u2") * 257
+        return wide.view(np.uint8).reshape(-1), width * 2
+    if encoding in _BAYER_CHANNELS:
+        return _mosaic(picture, _BAYER_CHANNELS[encoding]).reshape(-1), width
+    if encoding in ("yuv422", "yuv422_yuy2", "nv12"):
+        if width % 2 or height % 2:
+            raise ValueError(f"{encoding} wants even sides, not {width}x{height}")
+        return _subsampled(picture, encoding).reshape(-1), width if encoding == "nv12" else width * 2
+    raise ValueError(f"unknown encoding {encoding!r}; known are {', '.join(ENCODINGS)}")
+
+
+def _mosaic(picture: npt.NDArray[np.uint8], channels: tuple[tuple[int, int], tuple[int, int]]) -> npt.NDArray[np.uint8]:
+    mosaic = np.empty(picture.shape[:2], np.uint8)
+    for row in (0, 1):
+        for column in (0, 1):
+            mosaic[row::2, column::2] = picture[row::2, column::2, channels[row][column]]
+    return mosaic
+
+
+def _subsampled(picture: npt.NDArray[np.uint8], encoding: str) -> npt.NDArray[np.uint8]:
+    """Limited-range BT.601, which OpenCV's decoders assume."""
+    height, width = picture.shape[:2]
+    planes = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420)
+    luma = planes[:height]
+    chroma = planes[height:].reshape(2, height // 2, width // 2)
+    if encoding == "nv12":
+        return np.concatenate([luma.reshape(-1), chroma.transpose(1, 2, 0).reshape(-1)]).astype(np.uint8)
+    u, v = (plane.repeat(2, axis=0) for plane in chroma)
+    packed = np.empty((height, width // 2, 4), np.uint8)
+    first, second = luma[:, 0::2], luma[:, 1::2]
+    order = (u, first, v, second) if encoding == "yuv422" else (first, u, second, v)
+    for index, samples in enumerate(order):
+        packed[:, :, index] = samples
+    return packed
