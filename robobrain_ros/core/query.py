@@ -96,6 +96,7 @@ class ParsedAnswer:
 
     ``nothing_found``: the model says in form that what was asked for is not there (an empty list, "There is no ...").
     ``normalized``: the coordinates are fractions, 0..1, of the picture's width and height, whatever the profile's rule.
+    ``reasoning``: what a plan's text says beside its steps.
     """
 
     task: Task
@@ -105,6 +106,7 @@ class ParsedAnswer:
     boxes: tuple[Box, ...] = ()
     waypoints: tuple[Waypoint, ...] = ()
     steps: tuple[PlanStep, ...] = ()
+    reasoning: str = ""
     nothing_found: bool = False
     normalized: bool = False
 
@@ -141,6 +143,7 @@ class Answer:
     boxes: tuple[Box, ...] = ()
     waypoints: tuple[Waypoint, ...] = ()
     steps: tuple[PlanStep, ...] = ()
+    reasoning: str = ""
     report: Report = field(default_factory=Report)
 
 
