@@ -78,7 +78,7 @@ _LARGEST_NUMBER = 1e9
 _DEEPEST_NESTING = 32
 _LONGEST_BARE_ANSWER = 128
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-_LONGEST_TAG = max(len(tag) for tag in _TAGS)
+_TAG = re.compile("|".join(_TAGS), re.IGNORECASE)
 _PUNCTUATION = frozenset("()[]{},:\"'`")
 _LOOKALIKES = dict(zip("（）［］【】，：", "()[][],:", strict=True))
 _ESCAPES = {"n": "\n", "t": "\t"}
@@ -119,6 +119,11 @@ class AnswerParser:
     def thinking(self) -> str:
         """The thinking so far, without tags."""
         return self._tags.thinking
+
+    @property
+    def in_thinking(self) -> bool:
+        """Whether what comes next belongs to the thinking."""
+        return self._tags.in_thinking
 
     @property
     def text(self) -> str:
@@ -260,6 +265,13 @@ class _Segment:
     restart: bool = False
 
 
+def _held_length(text: str) -> int:
+    """How many characters at the end may be the beginning of a tag."""
+    opening = text.rfind("<", -len("</answer>") + 1)
+    rest = text[opening:].lower() if opening >= 0 else ""
+    return len(rest) if rest and any(tag.startswith(rest) and tag != rest for tag in _TAGS) else 0
+
+
 class _TagReader:
     """Parts thinking from answer. Tags may be cut, missing, or repeated."""
 
@@ -283,26 +295,14 @@ class _TagReader:
     def feed(self, text: str) -> list[_Segment]:
         segments: list[_Segment] = []
         text = self._held + text
+        end = len(text) - _held_length(text)
         start = 0
-        while start < len(text):
-            opening = text.find("<", start)
-            if opening < 0:
-                self._take(text[start:], segments)
-                start = len(text)
-                break
-            self._take(text[start:opening], segments)
-            candidate = text[opening : opening + _LONGEST_TAG].lower()
-            tag = next((tag for tag in _TAGS if candidate.startswith(tag)), "")
-            if tag:
-                self._turn(tag, segments)
-                start = opening + len(tag)
-            elif any(tag.startswith(candidate) for tag in _TAGS):
-                start = opening  # The beginning of a tag, whose end may come with the next piece.
-                break
-            else:
-                self._take("<", segments)
-                start = opening + 1
-        self._held = text[start:]
+        for tag in _TAG.finditer(text):
+            self._take(text[start : tag.start()], segments)
+            self._turn(tag[0].lower(), segments)
+            start = tag.end()
+        self._take(text[start:end], segments)
+        self._held = text[end:]
         return segments
 
     def _take(self, text: str, segments: list[_Segment]) -> None:

@@ -100,6 +100,10 @@ class Profile:
             return ""
         return "<think>" if think else "<think></think><answer>"
 
+    def prefix_after_thinking(self, thinking: str) -> str:
+        """The prefix that makes a model answer which has thought ``thinking``, whether it was done or not."""
+        return f"{self.assistant_prefix(think=True)}{thinking}</think><answer>"
+
     def _task_prompt(self, task: Task) -> TaskPrompt:
         prompt = self.prompts.get(task)
         if prompt is None:

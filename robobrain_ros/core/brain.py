@@ -1,0 +1,313 @@
+"""From a question and pictures to an answer: the whole way, without ROS."""
+
+import asyncio
+import math
+import time
+import uuid
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from robobrain_ros.core.imaging import DEFAULT_MAX_PIXELS, Fitted, FittedSize, PixelBudget, fit_picture
+from robobrain_ros.core.parsing import AnswerParser
+from robobrain_ros.core.profiles import Profile
+from robobrain_ros.core.query import Answer, Box, ParsedAnswer, Picture, Point, Progress, Query, Report
+from robobrain_ros.engine.base import Engine, EngineInfo, Generation, TextDelta
+from robobrain_ros.errors import (
+    BadRequestError,
+    CanceledError,
+    NothingFoundError,
+    RequestTimeoutError,
+    RoboBrainError,
+    UnparsableAnswerError,
+)
+
+DEFAULT_THINK_TOKENS = 768
+DEFAULT_MAX_TOKENS = 512
+DEFAULT_TIMEOUT = 60.0
+LONGEST_TEXT = 8000
+"""Characters a question may have: far more than anyone asks, far less than what fills a model's context."""
+MOST_PICTURES = 8
+
+_GRACE = 2.0
+"""Seconds that an engine has to let go of a request that was given up."""
+_PIXELS_WORTH_A_THREAD = 200_000
+"""Pictures larger than this are resized beside the loop: there it costs milliseconds, the hand-over 0.1 ms."""
+
+ProgressListener = Callable[[Progress], None]
+
+
+@dataclass
+class _Run:
+    """One request on its way: what it asked for, with every default filled in, and what has become known of it."""
+
+    query: Query
+    think: bool
+    max_tokens: int
+    deadline: float
+    on_progress: ProgressListener | None
+    report: Report
+    began: float
+    pictures: list[Fitted] = field(default_factory=list)
+
+    @property
+    def size(self) -> FittedSize:
+        """Of the one picture of a spatial task."""
+        return self.pictures[0].size
+
+
+class Brain:
+    """Asks a model about pictures.
+
+    :param engine: a started engine; `run` must be awaited on the loop that it lives on.
+    :param profile: of the model family that the engine serves.
+    :param info: what the engine's ``start`` answered; without it the checkpoint's bounds are taken to be its family's.
+    :param max_pixels: how many pixels a picture may have in the model's eyes; fewer are faster.
+    :param think: whether to think where a query leaves it open and the model can.
+    :param think_tokens: how long the model may think; when it has not ended by then, it is made to answer.
+    :param max_tokens: how long an answer may be where a query leaves it open, thinking not counted.
+    :param timeout: seconds a request may take where a query leaves it open.
+    :raises EngineConfigError: no picture fits into ``max_pixels``.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        profile: Profile,
+        *,
+        info: EngineInfo | None = None,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        think: bool = False,
+        think_tokens: int = DEFAULT_THINK_TOKENS,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> None:
+        self.engine = engine
+        self.profile = profile
+        self.info = info or EngineInfo(model="", model_type=profile.model_type, engine="", patch=profile.patch)
+        self.budget = PixelBudget.within(max_pixels, self.info.min_pixels, self.info.max_pixels, self.info.patch or profile.patch)
+        self.think = think
+        self.think_tokens = think_tokens
+        self.max_tokens = max_tokens
+        self.timeout = timeout
+
+    async def run(self, query: Query, on_progress: ProgressListener | None = None) -> Answer:
+        """Answer a query.
+
+        :param on_progress: called on the loop with each new piece of text and the parts that it completes, in the pixels of
+            the query's own picture. What is given there is preliminary; the answer is what counts.
+        :returns: the answer, all coordinates in the pixels of the query's own picture.
+        :raises RoboBrainError: every failure, with ``report`` (how far it got) and, once the model wrote, ``raw_text``. By name:
+            BadRequestError, UnsupportedTaskError, BadImageError, UnparsableAnswerError, NothingFoundError,
+            RequestTimeoutError, CanceledError (the engine was told to abort), EngineFailedError.
+
+        Cancelling the task that awaits this aborts the request in the engine.
+        """
+        began = time.monotonic()
+        report = Report(model=self.info.model, engine=self.info.engine, flagos_active=self.info.flagos_active)
+        try:
+            run = self._prepare(query, on_progress, report, began)
+            return await _within(self._answer(run), run.deadline)
+        except RoboBrainError as error:
+            report.total_time = time.monotonic() - began
+            error.report = report
+            error.raw_text = error.raw_text or report.raw_text
+            raise
+
+    def _prepare(self, query: Query, on_progress: ProgressListener | None, report: Report, began: float) -> _Run:
+        """Check the query and fill in what it leaves open."""
+        self.profile.form(query.task)
+        if not query.text.strip():
+            raise BadRequestError("The question is empty; say what is asked for.")
+        if len(query.text) > LONGEST_TEXT:
+            raise BadRequestError(f"The question has {len(query.text)} characters; at most {LONGEST_TEXT} are allowed.")
+        _check_picture_count(query)
+        timeout = self.timeout if query.timeout is None else query.timeout
+        if not (math.isfinite(timeout) and timeout > 0):
+            raise BadRequestError(f"The timeout is {timeout} s; it must be a positive number of seconds.")
+        max_tokens = self.max_tokens if query.max_tokens is None else query.max_tokens
+        if max_tokens < 1:
+            raise BadRequestError(f"max_tokens is {max_tokens}; an answer needs at least 1.")
+        think = self.think and self.profile.can_think if query.think is None else query.think
+        if think and not self.profile.can_think:
+            raise BadRequestError(f"This {self.profile.family} checkpoint was not trained to think; ask without thinking.")
+        report.think = think
+        return _Run(query, think, max_tokens, began + timeout, on_progress, report, began)
+
+    async def _answer(self, run: _Run) -> Answer:
+        run.pictures = [await self._fit(picture) for picture in run.query.images]
+        run.report.model_image_sizes = [(fitted.size.model_width, fitted.size.model_height) for fitted in run.pictures]
+        parsed = await self._ask_until_answered(run)
+        run.report.total_time = time.monotonic() - run.began
+        if parsed.nothing_found:
+            raise NothingFoundError(
+                f'The model says that what was asked for is not there: "{_shorten(parsed.text)}"', run.report.raw_text
+            )
+        return _to_answer(parsed, run, self.profile)
+
+    async def _fit(self, picture: Picture) -> Fitted:
+        if getattr(picture, "size", 0) // 3 > _PIXELS_WORTH_A_THREAD:
+            return await asyncio.to_thread(fit_picture, picture, self.budget)
+        return fit_picture(picture, self.budget)
+
+    async def _ask_until_answered(self, run: _Run) -> ParsedAnswer:
+        """Ask; when nothing comes, once more without thinking.
+
+        Whether a checkpoint can think cannot be read off it, and one that cannot answers nothing to the tags of those that
+        can. So where the model was not made to think, the second try leaves the tags out.
+        """
+        thinking = await self._think(run) if run.think else ""
+        with_tags = self.profile.assistant_prefix(think=False)
+        prefix = self.profile.prefix_after_thinking(thinking) if run.think else with_tags
+        parser, finish_reason = await self._write(run, prefix)
+        if not parser.text:
+            thinking, prefix = "", with_tags if run.think else ""
+            run.report.think, run.report.raw_text = False, ""
+            parser, finish_reason = await self._write(run, prefix)
+        try:
+            parsed = parser.finish(truncated=finish_reason == "length")
+        except UnparsableAnswerError as error:
+            error.raw_text = run.report.raw_text
+            raise
+        return replace(parsed, thinking=parsed.thinking or thinking.strip())
+
+    async def _think(self, run: _Run) -> str:
+        """Let the model think within its budget; gives what it thought."""
+        parser = AnswerParser(run.query.task, self.profile, thinking=True)
+        prefix = self.profile.assistant_prefix(think=True)
+        await self._generate(run, parser, prefix, self.think_tokens, stop=("</think>", "<answer>"))
+        run.report.raw_text = f"{parser.raw_text}</think><answer>"
+        return parser.raw_text
+
+    async def _write(self, run: _Run, prefix: str) -> tuple[AnswerParser, str]:
+        """Let the model answer; gives the parser, fed, and the finish reason."""
+        parser = AnswerParser(run.query.task, self.profile)
+        stop = ("</answer>",) if prefix else ()
+        finish_reason = await self._generate(run, parser, prefix, run.max_tokens, stop)
+        return parser, finish_reason
+
+    async def _generate(self, run: _Run, parser: AnswerParser, prefix: str, max_tokens: int, stop: Sequence[str]) -> str:
+        """Run one generation to its end, feed the parser and the listener, count; gives the finish reason."""
+        generation = Generation(
+            request_id=uuid.uuid4().hex,
+            user_text=self.profile.prompt(run.query.task, run.query.text),
+            images=[fitted.image for fitted in run.pictures],
+            max_tokens=max_tokens,
+            image_ids=_fitted_ids(run),
+            assistant_prefix=prefix,
+            stop=stop,
+            deadline=run.deadline,
+            priority=run.query.priority,
+        )
+        already_written = run.report.raw_text
+        finish_reason = ""
+        async with aclosing(self.engine.generate(generation)) as stream:  # type: ignore[type-var]
+            async for delta in stream:
+                self._count(run, parser, delta)
+                finish_reason = delta.finish_reason or finish_reason
+                run.report.finish_reason = finish_reason
+                if not delta.text:
+                    continue
+                progress = parser.feed(delta.text)
+                run.report.raw_text = already_written + parser.raw_text
+                if run.on_progress is not None:
+                    run.on_progress(self._map(progress, run, parser.normalized))
+        if finish_reason == "abort":
+            raise CanceledError("The request was aborted.")
+        return finish_reason
+
+    def _map(self, progress: Progress, run: _Run, normalized: bool) -> Progress:
+        points, boxes, waypoints = _to_picture(progress, run, self.profile, normalized)
+        return replace(progress, points=points, boxes=boxes, waypoints=waypoints)
+
+    def _count(self, run: _Run, parser: AnswerParser, delta: TextDelta) -> None:
+        report = run.report
+        if not report.first_token_time and delta.tokens:
+            report.first_token_time = time.monotonic() - run.began
+            report.queue_time = delta.queue_time
+        report.prompt_tokens = max(report.prompt_tokens, delta.prompt_tokens)
+        if parser.in_thinking:
+            report.thinking_tokens += delta.tokens
+        else:
+            report.answer_tokens += delta.tokens
+
+
+def _check_picture_count(query: Query) -> None:
+    count = len(query.images)
+    if query.task.spatial and count != 1:
+        raise BadRequestError(f"The task {query.task.value} takes exactly one picture, not {count}.")
+    if not 1 <= count <= MOST_PICTURES:
+        raise BadRequestError(f"The task {query.task.value} takes 1 to {MOST_PICTURES} pictures, not {count}.")
+    if query.image_ids and len(query.image_ids) != count:
+        raise BadRequestError(f"There are {len(query.image_ids)} image ids for {count} pictures.")
+
+
+def _fitted_ids(run: _Run) -> list[str]:
+    """The names of the pictures as fitted: the same picture at another size is another one for the engine's cache."""
+    return (
+        [
+            f"{name}@{fitted.size.model_width}x{fitted.size.model_height}" if name else ""
+            for name, fitted in zip(run.query.image_ids, run.pictures, strict=True)
+        ]
+        if run.query.image_ids
+        else []
+    )
+
+
+def _to_answer(parsed: ParsedAnswer, run: _Run, profile: Profile) -> Answer:
+    points, boxes, waypoints = _to_picture(parsed, run, profile, parsed.normalized)
+    return Answer(
+        task=parsed.task,
+        text=parsed.text,
+        thinking=parsed.thinking,
+        points=points,
+        boxes=boxes,
+        waypoints=waypoints,
+        steps=parsed.steps,
+        reasoning=parsed.reasoning,
+        report=run.report,
+    )
+
+
+def _to_picture(
+    parts: ParsedAnswer | Progress, run: _Run, profile: Profile, normalized: bool
+) -> tuple[tuple[Point, ...], tuple[Box, ...], tuple[Point, ...]]:
+    """Points, boxes and waypoints mapped from the model's coordinates into the pixels of the query's own picture."""
+    if not run.query.task.spatial:
+        return (), (), ()
+    size, rule = run.size, profile.coordinates
+    return (
+        tuple(size.to_picture(point, rule, normalized) for point in parts.points),
+        tuple(size.box_to_picture(box, rule, normalized) for box in parts.boxes),
+        tuple(size.to_picture(point, rule, normalized) for point in parts.waypoints),
+    )
+
+
+def _shorten(text: str) -> str:
+    """One line of at most 80 characters, for a message."""
+    line = " ".join(text.split())
+    return line if len(line) <= 80 else f"{line[:77]}..."
+
+
+async def _within(work: Coroutine[Any, Any, Answer], deadline: float) -> Answer:
+    """Await within a deadline. Given up, the work is cancelled, and has a moment to let go of what it holds."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=max(deadline - time.monotonic(), 0.0))
+        if task.cancelled():
+            raise CanceledError("The request was canceled with the engine's loop; ask again.")
+        if task.done():
+            return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            task.add_done_callback(_retrieve)
+            await asyncio.wait({task}, timeout=_GRACE)
+    raise RequestTimeoutError("The request's deadline has passed; allow more time, or let the model see fewer pixels.")
+
+
+def _retrieve(task: "asyncio.Task[Answer]") -> None:
+    """Whatever a given-up request ends with has no reader any more."""
+    if not task.cancelled():
+        task.exception()
