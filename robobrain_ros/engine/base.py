@@ -64,7 +64,7 @@ class EngineInfo:
     max_model_len: int = 0
     min_pixels: int = 0
     max_pixels: int = 0
-    patch: int = 28
+    patch: int = 0
     flagos_active: bool = False
     details: dict[str, str] = field(default_factory=dict)
 
