@@ -1,0 +1,24 @@
+"""The tests run against the installed package (install/ or pip), not against the source folder of that name beside them."""
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+sys.path[:] = [folder for folder in sys.path if Path(folder or ".").resolve() != REPOSITORY]
+if find_spec("robobrain_ros") is None or find_spec("robobrain_ros.msg") is None:
+    pytest.exit("The built package is not in the path: run `make test`, or `. scripts/env.sh` after `make build`.", returncode=2)
+
+# Nothing leaves this machine, and another ROS system on it does not hear us.
+os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The folder of the source code."""
+    return REPOSITORY

@@ -1,0 +1,62 @@
+"""The messages document themselves, and agree with the code."""
+
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from robobrain_ros.core.query import Task
+from robobrain_ros.errors import OutcomeCode
+from robobrain_ros.msg import Outcome
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+INTERFACES = sorted(path for kind in ("msg", "srv", "action") for path in (REPOSITORY / kind).glob(f"*.{kind}"))
+DECLARATION = re.compile(
+    r"(?P<type>[A-Za-z][\w/]*(?:<=\d+)?(?:\[(?:<=)?\d*\])?)\s+(?P<name>\w+)(?:\s*=\s*(?P<value>[^#\s]+))?\s*(?:#\s*(?P<comment>.*))?"
+)
+
+
+def declarations(path: Path) -> list[dict[str, str]]:
+    """Type, name, value (of a constant) and comment of each line that declares something."""
+    lines = [line for line in path.read_text().splitlines() if not re.fullmatch(r"\s*(#.*)?|---", line)]
+    matches = [(line, DECLARATION.fullmatch(line)) for line in lines]
+    assert [line for line, match in matches if match is None] == [], path.name
+    return [{key: value or "" for key, value in match.groupdict().items()} for _, match in matches if match]
+
+
+def test_there_are_interfaces() -> None:
+    assert {path.suffix for path in INTERFACES} == {".msg", ".srv", ".action"}
+
+
+@pytest.mark.parametrize("path", INTERFACES, ids=lambda path: path.name)
+def test_every_interface_and_every_field_has_a_description(path: Path) -> None:
+    assert re.match(r"# \S.*\w", path.read_text()), "the first line says what the interface is for"
+    silent = [declared["name"] for declared in declarations(path) if len(declared["comment"]) < 8]
+    assert silent == []
+
+
+@pytest.mark.parametrize("path", INTERFACES, ids=lambda path: path.name)
+def test_the_generated_class_is_that_of_the_file(path: Path) -> None:
+    """What is installed was generated from these files, not from older ones."""
+    generated = getattr(import_module(f"robobrain_ros.{path.parent.name}"), path.stem)
+    parts = {"msg": [generated]}
+    if path.suffix == ".srv":
+        parts = {"srv": [generated.Request, generated.Response]}
+    if path.suffix == ".action":
+        parts = {"action": [generated.Goal, generated.Result, generated.Feedback]}
+    fields = [name for part in parts[path.suffix[1:]] for name in part.get_fields_and_field_types()]
+    assert fields == [declared["name"] for declared in declarations(path) if not declared["value"]]
+
+
+def test_outcome_constants_are_the_codes_of_the_errors() -> None:
+    outcome = declarations(REPOSITORY / "msg" / "Outcome.msg")
+    constants = {declared["name"]: int(declared["value"]) for declared in outcome if declared["value"]}
+    assert constants == {code.name: code.value for code in OutcomeCode}
+    assert {name: getattr(Outcome, name) for name in constants} == constants
+
+
+@pytest.mark.parametrize("interface", ["action/RunTask.action", "srv/SetStandingQuery.srv"])
+def test_the_tasks_named_in_the_interfaces_are_those_of_the_core(interface: str) -> None:
+    task = next(declared for declared in declarations(REPOSITORY / interface) if declared["name"] == "task")
+    assert set(re.findall(r'"(\w+)"', task["comment"])) == {each.value for each in Task}
