@@ -1,0 +1,131 @@
+"""What is installed is what the repository holds, and asks for what it uses."""
+
+import ast
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from configparser import ConfigParser
+from importlib import import_module
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from ament_index_python.packages import get_package_prefix
+
+import robobrain_ros
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SOURCE = REPOSITORY / "robobrain_ros"
+MANIFEST = ElementTree.parse(REPOSITORY / "package.xml").getroot()
+DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "PyYAML", "tf2_ros": "tf2_ros_py"}
+"""Where a module and what brings it have different names."""
+ENGINE = {"vllm", "torch", "transformers", "tokenizers", "safetensors", "flag_gems"}
+"""What setting up an engine brings along; see requirements/engine-*.txt and flagos.txt."""
+
+
+def source_files() -> list[Path]:
+    """Everything of the Python package that git would take, relative to it."""
+    found = (path for path in SOURCE.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return sorted(path.relative_to(SOURCE) for path in found)
+
+
+def executables() -> dict[str, str]:
+    """The programs of executables.txt: name, and module:function."""
+    lines = (REPOSITORY / "executables.txt").read_text().splitlines()
+    return dict(line.split(" = ") for line in lines if line and not line.startswith("#"))
+
+
+def imported_packages(path: Path) -> Iterator[str]:
+    """Names of the top-level packages that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.split(".")[0]
+
+
+def required(name: str) -> set[str]:
+    """Names in requirements/NAME.txt."""
+    lines = (REPOSITORY / "requirements" / f"{name}.txt").read_text().splitlines()
+    return {line.split("[")[0].split("=")[0].split(">")[0].split("<")[0].strip() for line in lines if line and line[0] != "#"}
+
+
+def test_every_source_file_is_installed() -> None:
+    installed = Path(robobrain_ros.__file__).parent
+    assert installed != SOURCE
+    missing = [path for path in source_files() if not (installed / path).is_file()]
+    assert missing == [], "run `make build`"
+
+
+@pytest.mark.parametrize("folder", ["launch", "config", "rviz"])
+def test_shared_files_are_installed(folder: str) -> None:
+    files = [
+        path.relative_to(REPOSITORY)
+        for path in (REPOSITORY / folder).rglob("*")
+        if path.suffix in (".py", ".yaml", ".xml", ".rviz")
+    ]
+    share = Path(get_package_prefix("robobrain_ros"), "share", "robobrain_ros")
+    assert [path for path in files if not (share / path).is_file()] == []
+
+
+@pytest.mark.parametrize("name", executables())
+def test_each_program_is_installed_and_exists(name: str) -> None:
+    """`ros2 run robobrain_ros NAME` starts it, with the Python that runs these tests."""
+    program = Path(get_package_prefix("robobrain_ros"), "lib", "robobrain_ros", name)
+    assert os.access(program, os.X_OK)
+    interpreter = Path(program.read_text().splitlines()[0].removeprefix("#!"))
+    assert interpreter.parent == Path(sys.executable).parent
+    module, function = executables()[name].split(":")
+    assert callable(getattr(import_module(module), function))
+
+
+def test_package_xml_is_valid() -> None:
+    catkin_package = pytest.importorskip("catkin_pkg.package")
+    manifest = catkin_package.parse_package(REPOSITORY)
+    assert manifest.get_build_type() == "ament_cmake"
+    assert manifest.licenses == ["Apache-2.0"]
+    assert (REPOSITORY / manifest.licenses[0].file).read_text().lstrip().startswith("Apache License")
+
+
+def test_everything_imported_is_asked_for() -> None:
+    """By package.xml, or by a file of requirements."""
+    declared = {element.text for element in MANIFEST if element.tag.endswith("depend")}
+    declared |= required("base") | ENGINE | set(sys.stdlib_module_names) | {"robobrain_ros"}
+    imported = {name: path for path in source_files() if path.suffix == ".py" for name in imported_packages(SOURCE / path)}
+    unasked = {name: str(path) for name, path in imported.items() if DISTRIBUTIONS.get(name, name) not in declared}
+    assert unasked == {}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
+    """What `pip install .` installs, built from a copy of the repository's files."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout.split("\0")
+    for name in filter(None, listed):
+        if (REPOSITORY / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((REPOSITORY / name).read_bytes())
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--wheel-dir", str(folder)]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(source)], check=True, timeout=240)
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as archive:
+        yield archive
+
+
+def test_pip_installs_the_same_code(wheel: zipfile.ZipFile) -> None:
+    packaged = {name.removeprefix("robobrain_ros/") for name in wheel.namelist() if name.startswith("robobrain_ros/")}
+    assert [str(path) for path in source_files() if str(path) not in packaged] == []
+
+
+def test_pip_installs_the_same_programs(wheel: zipfile.ZipFile) -> None:
+    entry_points = ConfigParser()
+    entry_points.read_string(next(wheel.read(name).decode() for name in wheel.namelist() if name.endswith("entry_points.txt")))
+    assert dict(entry_points["console_scripts"]) == executables()
+
+
+def test_pip_knows_the_version_of_package_xml(wheel: zipfile.ZipFile) -> None:
+    metadata = next(wheel.read(name).decode() for name in wheel.namelist() if name.endswith("METADATA"))
+    assert f"\nVersion: {MANIFEST.findtext('version')}\n" in metadata
