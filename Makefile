@@ -31,7 +31,7 @@ lint: setup ## Check style.
 	@$(ENVIRONMENT) && ruff check .
 
 typecheck: setup ## Check types.
-	@$(ENVIRONMENT) && mypy robobrain_ros scripts
+	@$(ENVIRONMENT) && mypy
 
 constraints: setup ## Write the installed versions to requirements/constraints.txt.
 	@$(ENVIRONMENT) && python scripts/freeze.py
