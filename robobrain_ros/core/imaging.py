@@ -127,9 +127,7 @@ class PixelBudget:
         smallest = checkpoint_min or MIN_CELLS * patch * patch
         largest = checkpoint_max or MAX_CELLS * patch * patch
         if max_pixels < smallest:
-            raise EngineConfigError(
-                f"max_pixels is {max_pixels}, but this checkpoint needs at least {smallest} pixels a picture."
-            )
+            raise EngineConfigError(f"max_pixels is {max_pixels}; this checkpoint needs {smallest} or more: raise max_pixels.")
         return cls(smallest, min(max_pixels, largest), patch)
 
 

@@ -1,0 +1,246 @@
+"""Pictures fit the model's grid, and what is seen there maps back to where it is in the picture."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from robobrain_ros.core.imaging import DEFAULT_MAX_PIXELS, FittedSize, PixelBudget, fit, fit_picture
+from robobrain_ros.core.profiles import CoordinateRule
+from robobrain_ros.core.query import Box, Point
+from robobrain_ros.errors import BadImageError, EngineConfigError
+
+PIXELS, THOUSANDTHS = CoordinateRule.PIXELS_OF_MODEL_IMAGE, CoordinateRule.THOUSANDTHS
+GRIDS = st.sampled_from([28, 32])
+SIDES = st.integers(28, 4000)
+# The processors' own bounds: RoboBrain 2.0's and 2.5's.
+CHECKPOINTS = {28: (3136, 12845056), 32: (65536, 16777216)}
+
+
+@pytest.fixture(scope="module")
+def smart_resize():
+    """The function by which transformers' processor chooses the size; it has two homes, one of which needs torchvision."""
+    return pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl").smart_resize
+
+
+def budgets(patch: int) -> st.SearchStrategy[int]:
+    return st.integers(CHECKPOINTS[patch][0], 4_000_000)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
+    """Width, height, patch, checkpoint's minimum, budget."""
+    patch = draw(GRIDS)
+    return draw(SIDES), draw(SIDES), patch, CHECKPOINTS[patch][0], draw(budgets(patch))
+
+
+@given(cases())
+@settings(max_examples=500)
+@example((424, 240, 28, 3136, 12845056))
+@example((1280, 720, 28, 3136, 200704))
+@example((28, 4000, 32, 65536, 65536))
+def test_size_is_the_processors_and_the_processor_leaves_it(smart_resize, case) -> None:
+    width, height, patch, least, most = case
+    size = fit((width, height), least, most, patch)
+    model = size.model_height, size.model_width
+    assert size.model_width % patch == size.model_height % patch == 0
+    processors = smart_resize(height, width, patch, least, most)
+    if smart_resize(*processors, patch, least, most) == processors:
+        assert model == processors
+    # Neither under the budget nor under the checkpoint's own, which is all that the engine's processor knows.
+    assert smart_resize(*model, patch, least, most) == model
+    assert smart_resize(*model, patch, least, CHECKPOINTS[patch][1]) == model
+    assert least <= model[0] * model[1] <= most
+
+
+@given(st.integers(1, 4000), st.integers(1, 4000), GRIDS, st.integers(1, 2_000_000), st.integers(0, 2_000_000))
+@settings(max_examples=500)
+def test_size_stays_when_it_is_fitted_again_whatever_the_budget(width, height, patch, least, margin) -> None:
+    assume(max(width, height) <= 200 * min(width, height))
+    most = least + margin
+    try:
+        size = fit((width, height), least, most, patch)
+    except EngineConfigError:
+        # Only a budget narrower than the steps of the grid leaves nothing.
+        assert margin < 200 * patch * patch
+        return
+    again = fit((size.model_width, size.model_height), least, most, patch)
+    assert (again.model_width, again.model_height) == (size.model_width, size.model_height)
+
+
+@pytest.mark.parametrize("size", [(5600, 28), (28, 5600), (200, 1), (1, 200), (6000, 30), (20000, 100)])
+@pytest.mark.parametrize("most", [3136, 50_000, 12845056])
+def test_side_ratios_up_to_200_fit(smart_resize, size: tuple[int, int], most: int) -> None:
+    fitted = fit(size, 3136, most, 28)
+    model = fitted.model_height, fitted.model_width
+    assert smart_resize(*model, 28, 3136, most) == model
+
+
+@pytest.mark.parametrize("size", [(201, 1), (28, 28 * 201), (0, 10), (10, 0), (0, 0)])
+def test_impossible_shapes_are_refused_with_their_size(size: tuple[int, int]) -> None:
+    with pytest.raises(BadImageError, match=f"{size[0]}x{size[1]}"):
+        fit(size, 3136, 12845056, 28)
+
+
+def test_budget_too_narrow_for_the_grid_is_refused() -> None:
+    with pytest.raises(EngineConfigError, match="max_pixels"):
+        fit((640, 480), 28 * 28 * 2 + 1, 28 * 28 * 2 + 2, 28)
+
+
+def test_budget_is_what_the_user_and_the_checkpoint_allow() -> None:
+    assert PixelBudget.within(10**9, 3136, 12845056, 28) == PixelBudget(3136, 12845056, 28)
+    assert PixelBudget.within(200_704, 3136, 12845056, 28) == PixelBudget(3136, 200_704, 28)
+    assert PixelBudget.within(200_704, 0, 0, 32) == PixelBudget(4 * 32 * 32, 200_704, 32)
+    with pytest.raises(EngineConfigError, match="raise max_pixels"):
+        PixelBudget.within(65535, 65536, 16777216, 32)
+
+
+def picture_of(width: int, height: int) -> np.ndarray:
+    return np.zeros((height, width, 3), np.uint8)
+
+
+def blurred_dot(width: int, height: int, u: float, v: float, sigma_u: float, sigma_v: float) -> np.ndarray:
+    """A bright Gaussian spot whose centroid is (u, v)."""
+    across = np.exp(-0.5 * ((np.arange(width) - u) / sigma_u) ** 2)
+    down = np.exp(-0.5 * ((np.arange(height) - v) / sigma_v) ** 2)
+    gray = np.round(255 * np.outer(down, across)).astype(np.uint8)
+    return np.repeat(gray[:, :, None], 3, axis=2)
+
+
+def centroid(picture: np.ndarray) -> tuple[float, float]:
+    gray = picture[:, :, 0].astype(np.float64)
+    return (
+        float(gray.sum(axis=0) @ np.arange(gray.shape[1]) / gray.sum()),
+        float(gray.sum(axis=1) @ np.arange(gray.shape[0]) / gray.sum()),
+    )
+
+
+@given(cases(), st.floats(0.25, 0.75), st.floats(0.25, 0.75), st.sampled_from(["pixels", "thousandths", "fractions"]))
+@settings(max_examples=60, deadline=None)
+@example((424, 240, 28, 3136, 12845056), 0.5, 0.5, "pixels")
+@example((4000, 3000, 28, 3136, 3136), 0.3, 0.7, "pixels")
+@example((28, 28, 32, 65536, 65536), 0.3, 0.7, "thousandths")
+def test_a_mark_maps_back_to_where_it_is_within_half_a_pixel(case, across: float, down: float, rule: str) -> None:
+    """What is drawn in the picture, found in the model's picture and mapped back, lies where it was drawn."""
+    width, height, patch, least, most = case
+    size = fit((width, height), least, most, patch)
+    # A spot wide enough for the coarser of the two grids, and far enough from the border to be whole.
+    sigma_u = max(width / 40, 1.5 * max(1.0, width / size.model_width))
+    sigma_v = max(height / 40, 1.5 * max(1.0, height / size.model_height))
+    u, v = across * (width - 1), down * (height - 1)
+    assume(4 * sigma_u < u < width - 1 - 4 * sigma_u and 4 * sigma_v < v < height - 1 - 4 * sigma_v)
+
+    picture = blurred_dot(width, height, u, v, sigma_u, sigma_v)
+    fitted = fit_picture(picture, PixelBudget(least, most, patch))
+    seen_u, seen_v = centroid(fitted.image)
+    if rule == "pixels":
+        seen, grid = Point(seen_u, seen_v), PIXELS
+    else:
+        whole = 1000.0 if rule == "thousandths" else 1.0
+        seen = Point((seen_u + 0.5) / size.model_width * whole, (seen_v + 0.5) / size.model_height * whole)
+        grid = THOUSANDTHS
+    back = fitted.size.to_picture(seen, grid, normalized=rule == "fractions")
+
+    true_u, true_v = centroid(picture)
+    assert abs(back.u - true_u) <= 0.5
+    assert abs(back.v - true_v) <= 0.5
+    assert not back.clamped
+
+
+@given(cases())
+def test_mapping_keeps_order_and_reaches_both_borders(case) -> None:
+    width, height, patch, least, most = case
+    size = fit((width, height), least, most, patch)
+    for rule, last in ((PIXELS, size.model_width - 1), (THOUSANDTHS, 1000)):
+        mapped = [size.to_picture(Point(x, 0), rule) for x in range(last + 1)]
+        places = [point.u for point in mapped]
+        assert places == sorted(places)
+        assert not any(point.clamped for point in mapped)
+        # Half of one of the model's cells, or half a pixel of the picture, is all that may miss.
+        slack = max(0.5, width / last)
+        assert 0 <= places[0] <= slack
+        assert width - 1 - slack <= places[-1] <= width - 1
+
+
+def test_the_recorded_scale_error_is_gone() -> None:
+    """RoboBrain 2.0 sees 424x240 as 420x252: taken as it is, the lowest row would lie 12 pixels below the picture."""
+    size = fit((424, 240), 3136, 12845056, 28)
+    assert (size.model_width, size.model_height) == (420, 252)
+    last = size.to_picture(Point(419, 251), PIXELS)
+    assert (last.u, last.v) == (pytest.approx(423, abs=0.5), pytest.approx(239, abs=0.5))
+    assert not last.clamped
+
+
+@pytest.mark.parametrize("rule", [PIXELS, THOUSANDTHS])
+@given(u=st.floats(-1e9, 1e9), v=st.floats(-1e9, 1e9))
+def test_points_outside_are_clamped_and_flagged(rule: CoordinateRule, u: float, v: float) -> None:
+    size = FittedSize(640, 480, 644, 476)
+    point = size.to_picture(Point(u, v, depth=0.5, label="mug"), rule)
+    assert 0 <= point.u <= 639
+    assert 0 <= point.v <= 479
+    assert (point.depth, point.label) == (0.5, "mug")
+    if rule is PIXELS:
+        assert point.clamped == (not (-0.5 <= u <= 643.5 and -0.5 <= v <= 475.5))
+    else:
+        assert point.clamped == (not (0 <= u <= 1000 and 0 <= v <= 1000))
+
+
+def test_boxes_that_end_at_the_border_are_inside_and_beyond_it_are_flagged() -> None:
+    size = FittedSize(364, 448, 364, 448)
+    whole = size.box_to_picture(Box(0, 0, 364, 448), PIXELS)
+    assert (whole.u_min, whole.v_min, whole.u_max, whole.v_max, whole.clamped) == (0, 0, 363, 447, False)
+    beyond = size.box_to_picture(Box(19, 300, 154, 476, label="cup"), PIXELS)
+    assert (beyond.v_max, beyond.clamped, beyond.label) == (447, True, "cup")
+    assert size.box_to_picture(Box(0, 0, 1000, 1000), THOUSANDTHS).clamped is False
+    assert size.box_to_picture(Box(0.1, 0.2, 1.0, 1.1), THOUSANDTHS, normalized=True).clamped is True
+
+
+def test_fitting_resizes_once_and_not_at_all_where_nothing_is_to_do() -> None:
+    budget = PixelBudget(3136, DEFAULT_MAX_PIXELS, 28)
+    already = picture_of(644, 476)
+    assert fit_picture(already, budget).image is already
+    fitted = fit_picture(picture_of(1280, 720), budget)
+    assert fitted.image.shape == (728, 1288, 3)
+    assert fitted.image.dtype == np.uint8
+    assert fitted.size == FittedSize(1280, 720, 1288, 728)
+
+
+def test_shrinking_averages_so_that_fine_patterns_do_not_alias() -> None:
+    stripes = picture_of(1120, 1120)
+    stripes[:, ::2] = 255
+    shrunk = fit_picture(stripes, PixelBudget(3136, 280 * 280, 28)).image
+    assert shrunk.shape == (280, 280, 3)
+    assert np.all(np.abs(shrunk.astype(int) - 128) <= 2)
+
+
+def test_colours_keep_their_channels() -> None:
+    picture = picture_of(100, 60)
+    picture[:] = (200, 100, 50)
+    assert np.all(fit_picture(picture, PixelBudget(3136, 10**6, 28)).image == (200, 100, 50))
+
+
+def test_views_that_are_not_contiguous_are_taken() -> None:
+    wide = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
+    budget = PixelBudget(3136, 200_704, 28)
+    flipped = wide[::-1, ::-1, ::-1]
+    assert np.array_equal(fit_picture(flipped, budget).image, fit_picture(np.ascontiguousarray(flipped), budget).image)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        np.zeros((48, 64), np.uint8),
+        np.zeros((48, 64, 4), np.uint8),
+        np.zeros((48, 64, 3), np.float32),
+        np.zeros((0, 64, 3), np.uint8),
+        np.zeros((48, 0, 3), np.uint8),
+        np.zeros((1, 48, 64, 3), np.uint8),
+        [[1, 2, 3]],
+        None,
+        "mug.png",
+    ],
+    ids=str,
+)
+def test_what_is_no_picture_is_refused(broken: object) -> None:
+    with pytest.raises(BadImageError, match=r"shape|empty"):
+        fit_picture(broken, PixelBudget(3136, 10**6, 28))
