@@ -9,6 +9,7 @@ else
   . "$_repository/.venv/bin/activate"
   if [ -d "$_repository/.venv/share/rclpy" ]; then  # ROS 2 from PyPI: the environment itself is the prefix.
     export AMENT_PREFIX_PATH="$_repository/.venv" CMAKE_PREFIX_PATH="$_repository/.venv"
+    export PATH="$_repository/install/robobrain_ros/lib/robobrain_ros:$PATH"  # There is no `ros2 run`: robobrain starts the node.
   fi
   _setup="$_repository/install/local_setup.${ZSH_VERSION:+z}${BASH_VERSION:+ba}sh"
   if [ -f "$_setup" ]; then . "$_setup"; fi
