@@ -11,11 +11,12 @@ CONSTRAINTS = Path(__file__).resolve().parent.parent / "requirements" / "constra
 HEADER = """\
 # The versions everything was tested with: left alone, pip takes the newest, and a new transformers or numpy breaks vLLM or the
 # messages. Written by `make constraints` from a working environment. What belongs to a ROS installation is left out, since a
-# sourced ROS brings its own; so are the engines and cv_bridge, which the files beside this one pin.
+# sourced ROS brings its own; so are the engines and cv_bridge, which the files beside this one pin,
+# and what torch pins itself.
 """
 LEFT_OUT = re.compile(
     r"(ros-.*|.*-msgs|.*-interfaces|rclpy|rcutils|rosidl-.*|rmw-.*|ament-.*|std-srvs|empy|catkin-pkg|lark-parser|notify2"
-    r"|vllm.*|cv-bridge|flag-gems|sqlalchemy|robobrain-ros|nvidia-.*)"
+    r"|vllm.*|cv-bridge|flag-gems|sqlalchemy|robobrain-ros|nvidia-.*|cuda-.*|triton)"
 )
 
 
