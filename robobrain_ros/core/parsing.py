@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from robobrain_ros.core.planning import PlanReader
+from robobrain_ros.core.planning import PlanReader, unescaped
 from robobrain_ros.core.profiles import AnswerForm, Profile
 from robobrain_ros.core.query import Box, ParsedAnswer, PlanStep, Point, Progress, Task
 from robobrain_ros.errors import UnparsableAnswerError
@@ -81,7 +81,6 @@ _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _TAG = re.compile("|".join(_TAGS), re.IGNORECASE)
 _PUNCTUATION = frozenset("()[]{},:\"'`")
 _LOOKALIKES = dict(zip("（）［］【】，：", "()[][],:", strict=True))
-_ESCAPES = {"n": "\n", "t": "\t"}
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?")
 _BARE_NUMBERS = re.compile(r"[-+]?[0-9.]+(?:\s*,\s*[-+]?[0-9.]+){1,3}")
 _LABEL_KEYS = frozenset({"label", "name"})
@@ -361,6 +360,8 @@ class _Frame:
     items: list[Point | Box] = field(default_factory=list)
     """An object's coordinates, waiting for its label."""
     fields: dict[str, float] = field(default_factory=dict)
+    """An object's numbers, by their keys."""
+    keyed: bool = False
     key: str | None = None
     word: str | None = None
     label: str = ""
@@ -481,12 +482,13 @@ class _CoordinateReader:
     def _read_string(self, character: str) -> None:
         if self._escaped:
             self._escaped = False
-            self._string.append(_ESCAPES.get(character, character))
+            self._string.append(character)
         elif character == "\\":
             self._escaped = True
+            self._string.append(character)
         elif character in (self._quote, "\n"):
             self._quote = ""
-            self._end_string("".join(self._string))
+            self._end_string(unescaped("".join(self._string)))
             self._string = []
         else:
             self._string.append(character)
@@ -511,6 +513,7 @@ class _CoordinateReader:
         frame.pure = False
         if frame.opening == "{" and frame.word is not None:
             frame.key, frame.word = frame.word.strip().lower(), None
+            frame.keyed = True
 
     def _open(self, opening: str) -> None:
         if len(self._stack) == _DEEPEST_NESTING:
@@ -570,7 +573,7 @@ class _CoordinateReader:
             frame.items.append(item)
         if frame.items or frame.good:
             self._mark_parent(good=True)
-        elif frame.fields or frame.children or frame.label:
+        elif frame.keyed:
             self._mark_parent(good=False)
         self._publish([replace(item, label=frame.label) for item in frame.items if not self._is_corner(item)])
         self._loose += [replace(item, label=frame.label) for item in frame.items if isinstance(item, Point) and self._boxes]

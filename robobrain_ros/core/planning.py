@@ -75,7 +75,7 @@ class PlanReader:
         if bullets.count:
             return bullets.plan()
         sentence = " ".join(text.replace(_FENCE, " ").split())
-        return Plan((PlanStep(1, sentence),) if sentence else (), listed=False)
+        return Plan((PlanStep(1, sentence),) if _says_something(sentence) else (), listed=False)
 
 
 class _ListReader:
@@ -137,9 +137,26 @@ def _clean(text: str) -> str:
     return " ".join(text.replace("**", "").split())
 
 
+def unescaped(content: str) -> str:
+    """What the content of a JSON string means; escapes that mean nothing lose their backslash."""
+    try:
+        return printable(str(json.loads(f'"{content}"', strict=False)))
+    except ValueError:
+        return content.replace("\\", "")
+
+
+def printable(text: str) -> str:
+    """Escapes may spell halves of characters, which no message can carry."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _says_something(text: str) -> bool:
+    return any(character.isalpha() for character in text)
+
+
 def _checked(steps: Sequence[PlanStep], reasoning: str) -> Plan:
     for step in steps:
-        if not step.text:
+        if not _says_something(step.text):
             raise ValueError(f"step {step.order} is empty")
     return Plan(tuple(steps), reasoning)
 
@@ -164,11 +181,11 @@ def _start_of_json(text: str) -> int | None:
 def _plan_of_json(text: str, start: int) -> Plan:
     value, end = _decode(text, start)
     items, reasoning = _items_of(value)
-    beside = f"{text[:start]}\n{text[end:]}".replace(_FENCE + "json", "").replace(_FENCE, "").strip()
+    beside = f"{text[:start]}\n{text[end:]}".replace(_FENCE + "json", "").replace(_FENCE, "").split("\n")
     steps = [_step_of(item, number) for number, item in enumerate(items, 1)]
     ranks = {order: rank for rank, order in enumerate(sorted({step.order for step in steps}), 1)}
     ordered = sorted((replace(step, order=ranks[step.order]) for step in steps), key=lambda step: step.order)
-    return Plan(tuple(ordered), "\n".join(part for part in (reasoning, beside) if part))
+    return Plan(tuple(ordered), "\n".join(part.strip() for part in (reasoning, *beside) if part.strip()))
 
 
 def _decode(text: str, start: int) -> tuple[Any, int]:
@@ -241,7 +258,7 @@ def _items_of(value: Any) -> tuple[Sequence[Any], str]:
 
 def _step_of(item: Any, number: int) -> PlanStep:
     if isinstance(item, str) and item.strip():
-        return PlanStep(number, item.strip())
+        return PlanStep(number, printable(item.strip()))
     if not isinstance(item, dict):
         raise ValueError(f"step {number} is no text")
     text, skill = _text_under(item, _TEXT_KEYS), _text_under(item, _SKILL_KEYS)
@@ -253,7 +270,7 @@ def _step_of(item: Any, number: int) -> PlanStep:
         text or skill,
         robot=_text_under(item, _ROBOT_KEYS),
         skill=skill,
-        arguments=json.dumps(arguments, ensure_ascii=False) if isinstance(arguments, dict) else "",
+        arguments=printable(json.dumps(arguments, ensure_ascii=False)) if isinstance(arguments, dict) else "",
     )
 
 
@@ -265,4 +282,4 @@ def _order_of(item: Mapping[str, Any], number: int) -> int:
 
 
 def _text_under(item: Mapping[str, Any], keys: Sequence[str]) -> str:
-    return next((item[key].strip() for key in keys if isinstance(item.get(key), str)), "")
+    return printable(next((item[key].strip() for key in keys if isinstance(item.get(key), str)), ""))
