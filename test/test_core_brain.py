@@ -1,0 +1,367 @@
+"""Brain.run: from a query to an answer, through an engine that says exactly what the test wants."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import Script, ScriptedEngine
+
+import robobrain_ros.core.brain as brain_module
+from robobrain_ros.core import Brain, Query, Task, parse_answer, profile_for
+from robobrain_ros.core.imaging import fit_picture
+from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Progress
+from robobrain_ros.engine.base import EngineInfo
+from robobrain_ros.errors import (
+    BadImageError,
+    BadRequestError,
+    CanceledError,
+    EngineConfigError,
+    EngineFailedError,
+    NothingFoundError,
+    OutcomeCode,
+    RequestTimeoutError,
+    RoboBrainError,
+    UnparsableAnswerError,
+    UnsupportedTaskError,
+)
+
+TWO, TWO_FIVE = profile_for("qwen2_5_vl"), profile_for("qwen3_vl")
+PICTURE = np.zeros((240, 424, 3), np.uint8)
+# RoboBrain 2.0 sees 424x240 as 420x252.
+SCALE_U, SCALE_V = 424 / 420, 240 / 252
+
+
+def seen(x: float, y: float) -> Point:
+    """Where in PICTURE a point lies that RoboBrain 2.0 gives as (x, y)."""
+    return Point(pytest.approx((x + 0.5) * SCALE_U - 0.5), pytest.approx((y + 0.5) * SCALE_V - 0.5))
+
+
+def ask(engine: ScriptedEngine, query: Query, profile=TWO, on_progress=None, **options: Any) -> Answer:
+    return asyncio.run(Brain(engine, profile, **options).run(query, on_progress))
+
+
+def query(task: Task = Task.POINT, text: str = "the mug", **options: Any) -> Query:
+    return Query(task, text, **{"images": [PICTURE], **options})
+
+
+def test_an_answer_in_the_pictures_own_pixels_with_its_report() -> None:
+    text = "[(137, 116), (169, 94)]"
+    engine = ScriptedEngine([Script(["[(137, 1", "16), (169", ", 94)]"])])
+    answer = ask(engine, query(Task.TRAJECTORY, "reach for the banana on the plate."))
+    assert answer.waypoints == (seen(137, 116), seen(169, 94))
+    assert (answer.task, answer.text, answer.points, answer.boxes) == (Task.TRAJECTORY, text, (), ())
+
+    report = answer.report
+    assert (report.model, report.engine, report.think) == ("", "", False)
+    assert (report.raw_text, report.finish_reason) == (text, "stop")
+    assert (report.prompt_tokens, report.thinking_tokens, report.answer_tokens) == (10, 0, 3)
+    assert report.model_image_sizes == [(420, 252)]
+    assert report.queue_time == 0.25
+    assert 0 < report.first_token_time <= report.total_time
+
+    (generation,) = engine.generations
+    assert generation.user_text == TWO.prompt(Task.TRAJECTORY, "reach for the banana on the plate")
+    assert generation.assistant_prefix == "<think></think><answer>"
+    assert [image.shape for image in generation.images] == [(252, 420, 3)]
+    assert generation.temperature == 0
+    assert engine.aborted == []
+
+
+def test_report_names_the_model_and_the_checkpoints_bounds_hold() -> None:
+    info = EngineInfo("demo", "qwen2_5_vl", "vllm 0.32", min_pixels=3136, max_pixels=100_000, patch=28, flagos_active=True)
+    answer = ask(ScriptedEngine(["[(1, 1)]"]), query(), info=info)
+    assert (answer.report.model, answer.report.engine, answer.report.flagos_active) == ("demo", "vllm 0.32", True)
+    (width, height) = answer.report.model_image_sizes[0]
+    assert width * height <= 100_000
+    with pytest.raises(EngineConfigError, match="max_pixels"):
+        Brain(ScriptedEngine([""]), TWO, info=info, max_pixels=3000)
+
+
+def test_thousandths_of_the_picture() -> None:
+    answer = ask(ScriptedEngine(["[(500, 250, 0.8)]"]), query(Task.TRAJECTORY), TWO_FIVE)
+    assert answer.waypoints == (Point(211.5, 59.5, depth=0.8),)
+    answer = ask(ScriptedEngine(["[0, 0, 1000, 500]"]), query(Task.GROUND), TWO_FIVE)
+    assert answer.boxes == (Box(0, 0, 423, 119.5),)
+
+
+def test_fractions_are_scaled_and_points_outside_clamped_and_flagged() -> None:
+    answer = ask(ScriptedEngine(["[(0.5, 0.25), (1.5, 0.5)]"]), query())
+    assert answer.points == (Point(211.5, 59.5), Point(423, 119.5, clamped=True))
+
+
+def test_progress_comes_piece_by_piece_in_the_pictures_pixels() -> None:
+    pieces: list[Progress] = []
+    engine = ScriptedEngine([Script(["[(137, 116", "), (1", "69, 94)]"])])
+    ask(engine, query(), on_progress=pieces.append)
+    assert [piece.points for piece in pieces] == [(), (seen(137, 116),), (seen(169, 94),)]
+    assert "".join(piece.text for piece in pieces) == "[(137, 116), (169, 94)]"
+    assert not any(piece.thinking for piece in pieces)
+
+
+def test_a_plan_and_a_question_may_take_several_pictures_or_a_large_one() -> None:
+    engine = ScriptedEngine(["I see:\n1. Pick\n2. Place", "Two."])
+    large = np.zeros((1080, 1920, 3), np.uint8)
+
+    async def both() -> tuple[Answer, Answer]:
+        brain = Brain(engine, TWO)
+        pictures = [PICTURE, large]
+        return (
+            await brain.run(Query(Task.PLAN, "tidy up", pictures, image_ids=["a", ""])),
+            await brain.run(Query(Task.ASK, "How many mugs?", pictures)),
+        )
+
+    plan, answer = asyncio.run(both())
+    assert plan.steps == (PlanStep(1, "Pick"), PlanStep(2, "Place"))
+    assert plan.reasoning == "I see:"
+    assert answer.text == "Two."
+    assert [size[0] for size in answer.report.model_image_sizes] == [420, 1316]
+    assert list(engine.generations[0].image_ids) == ["a@420x252", ""]
+    assert list(engine.generations[1].image_ids) == []
+    assert engine.generations[0].request_id != engine.generations[1].request_id
+
+
+def test_large_pictures_are_resized_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def fit_and_tell(*arguments: Any) -> Any:
+        threads.append(threading.current_thread())
+        return fit_picture(*arguments)
+
+    monkeypatch.setattr(brain_module, "fit_picture", fit_and_tell)
+    ask(ScriptedEngine(["[(1, 1)]"]), query(images=[np.zeros((720, 1280, 3), np.uint8)]))
+    ask(ScriptedEngine(["[(1, 1)]"]), query())
+    assert [thread is threading.main_thread() for thread in threads] == [False, True]
+
+
+def test_thinking_has_its_own_budget_and_is_followed_by_the_answer() -> None:
+    pieces: list[Progress] = []
+    engine = ScriptedEngine([Script(["It may be ", "at (1, 2)."]), "[(137, 116)]</answer>"])
+    answer = ask(engine, query(think=True, max_tokens=64), on_progress=pieces.append, think_tokens=99)
+    assert answer.points == (seen(137, 116),)
+    assert answer.thinking == "It may be at (1, 2)."
+    assert answer.report.think
+    assert (answer.report.thinking_tokens, answer.report.answer_tokens) == (2, 1)
+    assert [(piece.text, piece.thinking) for piece in pieces] == [
+        ("It may be ", True),
+        ("at (1, 2).", True),
+        ("[(137, 116)]", False),
+    ]
+    think, write = engine.generations
+    assert (think.assistant_prefix, think.max_tokens) == ("<think>", 99)
+    assert "</think>" in think.stop
+    assert (write.assistant_prefix, write.max_tokens) == ("<think>It may be at (1, 2).</think><answer>", 64)
+    assert think.user_text == write.user_text
+    assert parse_answer(Task.POINT, answer.report.raw_text, TWO).thinking == answer.thinking
+
+
+def test_there_is_an_answer_when_the_thinking_budget_ends() -> None:
+    engine = ScriptedEngine([Script(["and then I wonder whe"], finish_reason="length"), "[(137, 116)]"])
+    answer = ask(engine, query(), think=True)
+    assert answer.points == (seen(137, 116),)
+    assert answer.report.finish_reason == "stop"
+
+
+def test_the_query_overrules_the_brain_on_thinking_and_models_that_cannot_do_not() -> None:
+    engine = ScriptedEngine(["[(137, 116)]"])
+    assert not ask(engine, query(think=False), think=True).report.think
+    assert not ask(engine, query(), TWO_FIVE, think=True).report.think
+    assert [generation.assistant_prefix for generation in engine.generations] == ["<think></think><answer>", ""]
+    for profile in (TWO_FIVE, TWO.with_thinking(False)):
+        with pytest.raises(BadRequestError, match="not trained to think"):
+            ask(engine, query(think=True), profile)
+
+
+def test_an_empty_answer_is_tried_once_more_without_thinking() -> None:
+    engine = ScriptedEngine(["I wonder", "", "[(137, 116)]"])
+    answer = ask(engine, query(think=True))
+    assert answer.points == (seen(137, 116),)
+    assert (answer.report.think, answer.thinking, answer.report.raw_text) == (False, "", "[(137, 116)]")
+    assert [generation.assistant_prefix for generation in engine.generations] == [
+        "<think>",
+        "<think>I wonder</think><answer>",
+        "<think></think><answer>",
+    ]
+
+
+def test_a_checkpoint_that_does_not_know_the_tags_is_asked_without_them() -> None:
+    engine = ScriptedEngine(["</answer>", "[(137, 116)]"])
+    assert ask(engine, query()).points == (seen(137, 116),)
+    assert [generation.assistant_prefix for generation in engine.generations] == ["<think></think><answer>", ""]
+
+
+def test_a_second_empty_answer_is_an_error() -> None:
+    engine = ScriptedEngine(["<think></think>"])
+    with pytest.raises(UnparsableAnswerError, match="empty") as caught:
+        ask(engine, query(), TWO_FIVE)
+    assert len(engine.generations) == 2
+    assert caught.value.raw_text == "<think></think>"
+    assert caught.value.report is not None
+    assert caught.value.report.answer_tokens == 2
+
+
+@pytest.mark.parametrize(
+    ("broken", "error", "message"),
+    [
+        (query(text=""), BadRequestError, "empty"),
+        (query(text=" \n"), BadRequestError, "empty"),
+        (query(text="mug " * 3000), BadRequestError, "12000 characters"),
+        (query(images=[]), BadRequestError, "exactly one picture, not 0"),
+        (query(images=[PICTURE, PICTURE]), BadRequestError, "exactly one picture, not 2"),
+        (query(Task.ASK, images=[]), BadRequestError, "1 to 8 pictures, not 0"),
+        (query(Task.PLAN, images=[PICTURE] * 9), BadRequestError, "1 to 8 pictures, not 9"),
+        (query(image_ids=["a", "b"]), BadRequestError, "2 image ids for 1 pictures"),
+        (query(timeout=0.0), BadRequestError, "timeout"),
+        (query(timeout=-1.0), BadRequestError, "timeout"),
+        (query(timeout=float("nan")), BadRequestError, "timeout"),
+        (query(timeout=float("inf")), BadRequestError, "timeout"),
+        (query(max_tokens=0), BadRequestError, "max_tokens"),
+        (query(images=[PICTURE[:, :, 0]]), BadImageError, "shape"),
+        (query(images=[np.zeros((2, 401, 3), np.uint8)]), BadImageError, "401x2"),
+    ],
+    ids=lambda part: part if isinstance(part, str) else "",
+)
+def test_bad_requests_never_reach_the_engine(broken: Query, error: type[RoboBrainError], message: str) -> None:
+    engine = ScriptedEngine(["[(1, 1)]"])
+    with pytest.raises(error, match=message) as caught:
+        ask(engine, broken)
+    assert engine.generations == []
+    assert caught.value.report is not None
+
+
+def test_a_task_that_the_family_does_not_know() -> None:
+    from dataclasses import replace
+
+    profile = replace(TWO, prompts={Task.ASK: TWO.prompts[Task.ASK]})
+    with pytest.raises(UnsupportedTaskError, match="it knows: ask"):
+        ask(ScriptedEngine(["x"]), query(Task.GROUND), profile)
+
+
+def test_what_is_not_there_is_an_outcome_of_its_own() -> None:
+    with pytest.raises(NothingFoundError, match=r'not there: "There is no mug\."') as caught:
+        ask(ScriptedEngine(["There is no mug."]), query())
+    assert (caught.value.raw_text, caught.value.code) == ("There is no mug.", OutcomeCode.NOTHING_FOUND)
+    assert caught.value.report is not None
+    assert caught.value.report.answer_tokens == 1
+
+
+def test_an_answer_out_of_form_carries_text_and_report() -> None:
+    with pytest.raises(UnparsableAnswerError, match="no coordinates") as caught:
+        ask(ScriptedEngine(["let me see", "The mug is red."]), query(think=True))
+    assert caught.value.raw_text == "let me see</think><answer>The mug is red."
+    assert caught.value.report is not None
+    assert caught.value.report.raw_text == caught.value.raw_text
+    assert caught.value.report.total_time > 0
+
+
+def test_complete_points_of_an_answer_cut_at_the_limit_count_but_half_a_plan_does_not() -> None:
+    cut = ScriptedEngine([Script(["[(137, 116), (16"], finish_reason="length")])
+    answer = ask(cut, query(Task.TRAJECTORY))
+    assert answer.waypoints == (seen(137, 116),)
+    assert answer.report.finish_reason == "length"
+    with pytest.raises(UnparsableAnswerError, match="first coordinate"):
+        ask(ScriptedEngine([Script(["[(137, 1"], finish_reason="length")]), query(Task.TRAJECTORY))
+    with pytest.raises(UnparsableAnswerError, match="max_tokens"):
+        ask(ScriptedEngine([Script(["1. Pick up\n2. Pla"], finish_reason="length")]), query(Task.PLAN))
+
+
+def in_a_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    def run() -> None:
+        asyncio.run(asyncio.wait_for(test(), 60))
+
+    run.__name__ = test.__name__
+    return run
+
+
+@in_a_loop
+async def test_a_request_past_its_deadline_is_aborted_in_the_engine() -> None:
+    engine = ScriptedEngine([Script(["[(137, ", asyncio.Event()])])
+    with pytest.raises(RequestTimeoutError, match="deadline") as caught:
+        await Brain(engine, TWO).run(query(timeout=0.05))
+    assert engine.running == set()
+    assert engine.aborted == [engine.generations[0].request_id]
+    assert caught.value.raw_text == "[(137, "
+    assert caught.value.report is not None
+    assert caught.value.report.answer_tokens == 1
+
+
+@in_a_loop
+async def test_one_deadline_holds_for_thinking_and_answer_together() -> None:
+    engine = ScriptedEngine(["hm", Script([asyncio.Event()])])
+    with pytest.raises(RequestTimeoutError):
+        await Brain(engine, TWO, timeout=0.2, think=True).run(query())
+    think, write = engine.generations
+    assert think.deadline == write.deadline
+    assert engine.aborted == [write.request_id]
+
+
+@in_a_loop
+async def test_cancelling_the_caller_aborts_the_request_in_the_engine() -> None:
+    engine = ScriptedEngine([Script(["[(137, ", asyncio.Event()])])
+    task = asyncio.create_task(Brain(engine, TWO).run(query()))
+    await engine.started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert engine.running == set()
+    assert engine.aborted == [engine.generations[0].request_id]
+
+
+@in_a_loop
+async def test_a_request_aborted_in_the_engine_is_canceled_not_answered() -> None:
+    engine = ScriptedEngine([Script(["[(137, 116)", asyncio.Event(), "]"])])
+    task = asyncio.create_task(Brain(engine, TWO).run(query()))
+    await engine.started.wait()
+    await engine.abort(engine.generations[0].request_id)
+    with pytest.raises(CanceledError):
+        await task
+
+
+@in_a_loop
+async def test_an_engine_that_dies_is_told_with_what_was_written() -> None:
+    engine = ScriptedEngine([Script(["[(137, 116)", EngineFailedError("The engine died; it is being built again.")])])
+    with pytest.raises(EngineFailedError, match="built again") as caught:
+        await Brain(engine, TWO).run(query())
+    assert caught.value.raw_text == "[(137, 116)"
+    assert caught.value.report is not None
+
+
+@in_a_loop
+async def test_an_engine_that_does_not_let_go_does_not_hold_the_caller() -> None:
+    release = asyncio.Event()
+
+    class Stubborn(ScriptedEngine):
+        async def generate(self, generation):
+            self.started.set()
+            while not release.is_set():
+                try:
+                    await release.wait()
+                except asyncio.CancelledError:
+                    continue
+            yield  # pragma: no cover
+
+    with pytest.raises(RequestTimeoutError):
+        await Brain(Stubborn([""]), TWO).run(query(timeout=0.05))
+    release.set()
+
+
+@in_a_loop
+async def test_a_failing_listener_ends_the_request_in_the_engine() -> None:
+    def fail(_: Progress) -> None:
+        raise ZeroDivisionError
+
+    engine = ScriptedEngine([Script(["[", asyncio.Event()])])
+    with pytest.raises(ZeroDivisionError):
+        await Brain(engine, TWO).run(query(), fail)
+    assert engine.running == set()
+
+
+@in_a_loop
+async def test_many_requests_at_once_keep_apart() -> None:
+    engine = ScriptedEngine([f"[({100 + number}, 100)]" for number in range(32)])
+    brain = Brain(engine, TWO)
+    answers = await asyncio.gather(*(brain.run(query(text=f"mug {number}")) for number in range(32)))
+    assert [answer.points[0] for answer in answers] == [seen(100 + number, 100) for number in range(32)]
+    assert len({generation.request_id for generation in engine.generations}) == 32
