@@ -12,11 +12,11 @@ HEADER = """\
 # The versions everything was tested with: left alone, pip takes the newest, and a new transformers or numpy breaks vLLM or the
 # messages. Written by `make constraints` from a working environment. What belongs to a ROS installation is left out, since a
 # sourced ROS brings its own; so are the engines and cv_bridge, which the files beside this one pin,
-# and what torch pins itself.
+# and what torch or vLLM for the GPU pin themselves.
 """
 LEFT_OUT = re.compile(
     r"(ros-.*|.*-msgs|.*-interfaces|rclpy|rcutils|rosidl-.*|rmw-.*|ament-.*|std-srvs|empy|catkin-pkg|lark-parser|notify2"
-    r"|vllm.*|cv-bridge|flag-gems|sqlalchemy|robobrain-ros|nvidia-.*|cuda-.*|triton)"
+    r"|vllm.*|cv-bridge|flag-gems|sqlalchemy|robobrain-ros|nvidia-.*|cuda-.*|triton|apache-tvm-ffi)"
 )
 
 
