@@ -157,3 +157,185 @@ _NODE_PARAMETERS = (
         f"Names of the standing queries set from the beginning; each is described by {STANDING_PREFIX}<name>.*",
     ),
 )
+
+
+def camera_parameters(camera: str) -> tuple[Parameter, ...]:
+    """The parameters that each camera has."""
+    return (
+        Parameter(
+            f"{camera}.transport",
+            "raw",
+            f"raw: sensor_msgs/Image on {camera}/image; compressed: sensor_msgs/CompressedImage on {camera}/image/compressed.",
+            choices=("raw", "compressed"),
+        ),
+    )
+
+
+def standing_query_parameters(name: str) -> tuple[Parameter, ...]:
+    """The parameters that each standing query of the parameter ``standing_queries`` has."""
+    prefix = f"{STANDING_PREFIX}{name}."
+    return (
+        Parameter(f"{prefix}task", Task.POINT.value, "What is asked for.", choices=tuple(task.value for task in Task)),
+        Parameter(f"{prefix}instruction", "", "The instruction or question."),
+        Parameter(f"{prefix}rate", 1.0, "Times per second, at most. 0: on each new picture.", minimum=0.0),
+        Parameter(f"{prefix}camera", "", "Name of the camera. Empty: the first of them."),
+    )
+
+
+def engine_parameters() -> tuple[Parameter, ...]:
+    """One parameter for each field of `EngineOptions`."""
+    return tuple(_engine_parameter(field) for field in dataclasses.fields(EngineOptions))
+
+
+def _engine_parameter(field: "dataclasses.Field[Any]") -> Parameter:
+    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    if isinstance(default, tuple | list):
+        default = list(default)
+    assert isinstance(default, bool | int | float | str | list), f"EngineOptions.{field.name} has no default that ROS can hold"
+    return Parameter(
+        f"{ENGINE_PREFIX}{field.name}",
+        default,
+        field.metadata["description"],
+        minimum=field.metadata.get("minimum"),
+        maximum=field.metadata.get("maximum"),
+        choices=tuple(field.metadata.get("choices", ())),
+    )
+
+
+def table() -> tuple[Parameter, ...]:
+    """Every parameter whose name is fixed, the node's first."""
+    return _NODE_PARAMETERS + engine_parameters()
+
+
+class Parameters:
+    """The declared parameters of a node.
+
+    Declares the table, with the parameters of each camera and standing query named in it, and refuses wrong values with a
+    sentence. A parameter that acts on configure can be set only while ``configured()`` is false.
+
+    :raises rclpy.exceptions.ParameterException: an initial value (command line, parameter file) is of a wrong type or refused.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._declared: dict[str, Parameter] = {}
+        self.configured = False
+        node.add_on_set_parameters_callback(self._check)
+        self._declare(table())
+        self.declare_named()
+
+    def __getitem__(self, name: str) -> Any:
+        """The present value."""
+        value = self._node.get_parameter(name).value
+        return list(value) if isinstance(self._declared[name].default, list) else value
+
+    def declare_named(self) -> None:
+        """Declare what belongs to the cameras and standing queries that are named now; called again on each configure."""
+        for camera in self["cameras"]:
+            self._declare(camera_parameters(camera))
+        for name in self["standing_queries"]:
+            self._declare(standing_query_parameters(name))
+
+    def engine_options(self) -> EngineOptions:
+        """The engine's parameters as its options.
+
+        :raises EngineConfigError: they contradict each other.
+        """
+        values = {}
+        for field in dataclasses.fields(EngineOptions):
+            value = self[f"{ENGINE_PREFIX}{field.name}"]
+            values[field.name] = tuple(value) if isinstance(value, list) else value
+        return EngineOptions(**values)
+
+    def _declare(self, parameters: Iterable[Parameter]) -> None:
+        for parameter in parameters:
+            if parameter.name in self._declared:
+                continue
+            self._declared[parameter.name] = parameter
+            # An empty list has no type of its own.
+            default: Any = RosParameter.Type.STRING_ARRAY if parameter.default == [] else parameter.default
+            value = self._node.declare_parameter(parameter.name, default, parameter.descriptor()).value
+            if value is None:
+                self._node.set_parameters([RosParameter(parameter.name, RosParameter.Type.STRING_ARRAY, [])])
+
+    def _check(self, changes: Sequence[RosParameter]) -> SetParametersResult:
+        for change in changes:
+            reason = self._fault(change)
+            if reason:
+                return SetParametersResult(successful=False, reason=reason)
+        return SetParametersResult(successful=True)
+
+    def _fault(self, change: RosParameter) -> str:
+        parameter = self._declared.get(change.name)
+        if parameter is None or change.value is None:
+            return ""
+        if self.configured and parameter.applies is Applies.ON_CONFIGURE and self._node.has_parameter(change.name):
+            return f"{change.name} can be set only while the node is unconfigured; deactivate and clean it up first."
+        fault = parameter.fault(change.value)
+        if not fault and change.name in ("cameras", "standing_queries"):
+            fault = _name_fault(change.name, list(change.value))
+        return fault
+
+
+def _name_fault(parameter: str, names: list[str]) -> str:
+    """What is wrong with a list of names, as a sentence; empty: nothing."""
+    for name in names:
+        # Such a name is part of topic and parameter names.
+        if not name.isascii() or not name.isidentifier():
+            return f"{parameter} holds {name!r}; a name is letters, digits and _, beginning with a letter."
+    if len(set(names)) < len(names):
+        return f"{parameter} holds a name twice: {', '.join(names)}."
+    taken = [name for name in names if parameter == "cameras" and f"{name}." in (ENGINE_PREFIX, STANDING_PREFIX)]
+    return f"A camera cannot be called {taken[0]!r}; call it something else." if taken else ""
+
+
+def to_yaml() -> str:
+    """The contents of config/robobrain.yaml: every parameter with its default, commented."""
+    lines = [
+        "# Every parameter of the node with its default. Written by `python -m robobrain_ros.ros.parameters yaml`; copy it and keep",
+        "# what you change. /**: for every node that reads this file, whatever its name and namespace.",
+        "/**:",
+        "  ros__parameters:",
+    ]
+    for parameter in (*_NODE_PARAMETERS, *camera_parameters("camera")):
+        lines += _yaml_entry(parameter.name, parameter, "    ")
+    lines.append(f"    {ENGINE_PREFIX.rstrip('.')}:")
+    for parameter in engine_parameters():
+        lines += _yaml_entry(parameter.name.removeprefix(ENGINE_PREFIX), parameter, "      ")
+    lines.append("    # A standing query, once \"red_mug\" is among standing_queries:")
+    for parameter in standing_query_parameters("red_mug"):
+        lines.append(f"    # {parameter.name}: {_yaml_value(parameter.default)}  # {parameter.description}")
+    return "\n".join(lines) + "\n"
+
+
+def _yaml_entry(key: str, parameter: Parameter, indent: str) -> list[str]:
+    allowed = f" [{parameter.allowed}]" if parameter.allowed else ""
+    comment = f"{indent}# {parameter.description}{allowed}"
+    if parameter.default == []:
+        # A parameter file cannot hold an empty list: it has no type there.
+        return [comment, f"{indent}# {key}: []"]
+    return [comment, f"{indent}{key}: {_yaml_value(parameter.default)}"]
+
+
+def _yaml_value(value: Value) -> str:
+    if isinstance(value, float):
+        return repr(value)
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...").replace("'", '"')
+
+
+def to_markdown() -> str:
+    """The table of docs/parameters.md."""
+    lines = ["| parameter | type | default | allowed | acts | description |", "|---|---|---|---|---|---|"]
+    named = (*camera_parameters("<camera>"), *standing_query_parameters("<name>"))
+    for parameter in (*_NODE_PARAMETERS, *named, *engine_parameters()):
+        default = _yaml_value(parameter.default)
+        cells = (f"`{parameter.name}`", parameter.type_name, f"`{default}`", parameter.allowed, parameter.applies.value)
+        lines.append("| " + " | ".join((*cells, parameter.description)).replace("|  |", "| |") + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    writers = {"yaml": to_yaml, "markdown": to_markdown}
+    if len(sys.argv) != 2 or sys.argv[1] not in writers:
+        sys.exit(f"usage: python -m robobrain_ros.ros.parameters {'|'.join(writers)}")
+    sys.stdout.write(writers[sys.argv[1]]())
