@@ -4,6 +4,7 @@ import io
 import math
 import struct
 import zlib
+from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -107,11 +108,6 @@ def read_image(message: Image | CompressedImage) -> Picture:
     return _read_compressed(message) if isinstance(message, CompressedImage) else _read_raw(message)
 
 
-def image_size(message: Image) -> tuple[int, int]:
-    """(width, height) as a raw message states them."""
-    return message.width, message.height
-
-
 def _read_raw(message: Image) -> Picture:
     encoding = _ENCODINGS.get(message.encoding)
     if encoding is None:
@@ -159,3 +155,198 @@ def _check_size(width: int, height: int) -> None:
         raise BadImageError(f"It has no pixels: {width}x{height}.")
     if width * height > MOST_PIXELS:
         raise BadImageError(f"It claims to be {width}x{height} pixels; at most {MOST_PIXELS} pixels are read.")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an answer answers: the header, camera and size (pixels) of its picture, and what was asked.
+
+    ``camera`` is empty for a picture that came with the request, ``query`` for what is no standing query.
+    """
+
+    header: Header
+    text: str
+    camera: str = ""
+    query: str = ""
+    width: int = 0
+    height: int = 0
+
+
+def to_affordances(origin: Origin, task: str, answer: Answer | None, report: InferenceReport) -> Affordances:
+    """The answer to point, affordance or ground; without points and areas where there is none."""
+    message = Affordances(
+        header=origin.header,
+        task=task,
+        instruction=clean(origin.text),
+        query=origin.query,
+        camera=origin.camera,
+        image_width=origin.width,
+        image_height=origin.height,
+        report=report,
+    )
+    if answer is not None:
+        message.points = to_points(answer.points)
+        message.areas = to_areas(answer.boxes, origin.width, origin.height)
+    return message
+
+
+def to_trajectory(origin: Origin, answer: Answer | None, report: InferenceReport) -> Trajectory:
+    """The answer to trajectory; without waypoints where there is none."""
+    return Trajectory(
+        header=origin.header,
+        instruction=clean(origin.text),
+        query=origin.query,
+        camera=origin.camera,
+        image_width=origin.width,
+        image_height=origin.height,
+        waypoints=to_waypoints(answer.waypoints) if answer else [],
+        report=report,
+    )
+
+
+def to_plan(origin: Origin, answer: Answer | None, report: InferenceReport) -> Plan:
+    """The answer to plan; without steps where there is none."""
+    return Plan(
+        header=origin.header,
+        task=clean(origin.text),
+        query=origin.query,
+        camera=origin.camera,
+        steps=to_steps(answer.steps) if answer else [],
+        reasoning=clean(answer.reasoning) if answer else "",
+        report=report,
+    )
+
+
+def to_text_answer(origin: Origin, answer: Answer | None, report: InferenceReport) -> TextAnswer:
+    """The answer to ask; without text where there is none."""
+    return TextAnswer(
+        header=origin.header,
+        question=clean(origin.text),
+        query=origin.query,
+        camera=origin.camera,
+        text=clean(answer.text) if answer else "",
+        report=report,
+    )
+
+
+def to_points(points: Iterable[Point]) -> list[AffordancePoint]:
+    """Points without positions: those are not known."""
+    return [
+        AffordancePoint(u=point.u, v=point.v, position=unknown_position(), clamped=point.clamped, label=clean(point.label))
+        for point in points
+    ]
+
+
+def to_areas(boxes: Iterable[Box], width: int, height: int) -> list[AffordanceArea]:
+    """Rectangles in a picture of that size (pixels), without positions."""
+    return [
+        AffordanceArea(
+            roi=_region(box, width, height),
+            u_min=box.u_min,
+            v_min=box.v_min,
+            u_max=box.u_max,
+            v_max=box.v_max,
+            position=unknown_position(),
+            clamped=box.clamped,
+            label=clean(box.label),
+        )
+        for box in boxes
+    ]
+
+
+def to_waypoints(points: Iterable[Point]) -> list[Waypoint]:
+    """Waypoints without positions; depth is the model's own."""
+    return [
+        Waypoint(
+            u=point.u,
+            v=point.v,
+            depth=math.nan if point.depth is None else point.depth,
+            position=unknown_position(),
+            clamped=point.clamped,
+        )
+        for point in points
+    ]
+
+
+def to_steps(steps: Iterable[PlanStep]) -> list[PlanStepMessage]:
+    """Plan steps in their order."""
+    return [
+        PlanStepMessage(
+            order=min(max(step.order, 0), 2**32 - 1),
+            robot=clean(step.robot),
+            skill=clean(step.skill),
+            arguments=clean(step.arguments),
+            text=clean(step.text),
+        )
+        for step in steps
+    ]
+
+
+def add_progress(feedback: object, progress: Progress, width: int, height: int) -> None:
+    """Fill a RunTask feedback with what is new in an answer about a picture of that size (pixels)."""
+    feedback.text = clean(progress.text)  # type: ignore[attr-defined]
+    feedback.thinking = progress.thinking  # type: ignore[attr-defined]
+    feedback.points = to_points(progress.points)  # type: ignore[attr-defined]
+    feedback.areas = to_areas(progress.boxes, width, height)  # type: ignore[attr-defined]
+    feedback.waypoints = to_waypoints(progress.waypoints)  # type: ignore[attr-defined]
+    feedback.steps = to_steps(progress.steps)  # type: ignore[attr-defined]
+
+
+def to_report(report: Report, thinking: str = "") -> InferenceReport:
+    """How an answer came about; ``thinking`` is the thinking alone."""
+    width, height = report.model_image_sizes[0] if report.model_image_sizes else (0, 0)
+    return InferenceReport(
+        model=report.model,
+        engine=report.engine,
+        flagos_active=report.flagos_active,
+        think=report.think,
+        image_age=report.image_age,
+        queue_time=report.queue_time,
+        first_token_time=report.first_token_time,
+        total_time=report.total_time,
+        prompt_tokens=report.prompt_tokens,
+        thinking_tokens=report.thinking_tokens,
+        answer_tokens=report.answer_tokens,
+        finish_reason=report.finish_reason,
+        raw_text=clean(report.raw_text),
+        thinking=clean(thinking),
+        model_image_width=width,
+        model_image_height=height,
+    )
+
+
+def to_outcome(error: RoboBrainError | None) -> Outcome:
+    """How a request ended; None: well."""
+    return Outcome(code=int(OutcomeCode.OK)) if error is None else Outcome(code=int(error.code), message=clean(error.message))
+
+
+def to_image(picture: Picture, header: Header) -> Image:
+    """An RGB picture (height, width, 3), uint8, as a message in rgb8."""
+    height, width = picture.shape[:2]
+    message = Image(header=header, height=height, width=width, encoding="rgb8", is_bigendian=0, step=width * 3)
+    # An array is taken over as it is; bytes would be checked one by one, which costs 20 ms for a full-HD picture.
+    message.data = array("B", picture.tobytes())
+    return message
+
+
+def unknown_position() -> PointMessage:
+    """The position of what has no valid depth."""
+    return PointMessage(x=math.nan, y=math.nan, z=math.nan)
+
+
+def clean(text: str) -> str:
+    """Text that a message can hold: a zero byte would end it, and half a surrogate pair cannot be encoded."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
+
+
+def _region(box: Box, width: int, height: int) -> RegionOfInterest:
+    """The whole pixels that a rectangle covers: pixel i reaches from i - 0.5 to i + 0.5."""
+    left, columns = _covered(box.u_min, box.u_max, width)
+    top, rows = _covered(box.v_min, box.v_max, height)
+    return RegionOfInterest(x_offset=left, y_offset=top, width=columns, height=rows, do_rectify=False)
+
+
+def _covered(low: float, high: float, size: int) -> tuple[int, int]:
+    first = min(max(math.floor(low + 0.5), 0), size - 1)
+    last = min(max(math.ceil(high - 0.5), first), size - 1)
+    return first, last - first + 1

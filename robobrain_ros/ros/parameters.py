@@ -1,7 +1,7 @@
 """The parameters of the node: the one table they are declared, checked, documented and written to config/ from.
 
-    python -m robobrain_ros.ros.parameters yaml > config/robobrain.yaml
-    python -m robobrain_ros.ros.parameters markdown     # the table of docs/parameters.md
+python -m robobrain_ros.ros.parameters yaml > config/robobrain.yaml
+python -m robobrain_ros.ros.parameters markdown     # the table of docs/parameters.md
 """
 
 import dataclasses
@@ -98,7 +98,9 @@ _NODE_PARAMETERS = (
     Parameter(
         "autostart", True, "Configure and activate by itself; false: wait for a lifecycle manager.", applies=Applies.AT_START
     ),
-    Parameter("cameras", ["camera"], "Names of the cameras; each is read from the topics <name>/image or <name>/image/compressed."),
+    Parameter(
+        "cameras", ["camera"], "Names of the cameras; each is read from the topics <name>/image or <name>/image/compressed."
+    ),
     Parameter(
         "image_reliability",
         "best_effort",
@@ -148,8 +150,13 @@ _NODE_PARAMETERS = (
         "Whether the checkpoint was trained to think. auto: as its family; RoboBrain 2.0 3B was not, which its files do not say.",
         choices=("auto", "yes", "no"),
     ),
-    Parameter("max_running", 8, "Requests that the engine works on at the same time.", minimum=1, maximum=1024),
-    Parameter("max_queued", 32, "Requests that may wait beside those; the next one is refused as BUSY.", minimum=0, maximum=100000),
+    Parameter(
+        "max_queued",
+        32,
+        "Requests that may wait while engine.max_num_seqs others are worked on; the next one is refused as BUSY.",
+        minimum=0,
+        maximum=100000,
+    ),
     Parameter("warm_up", True, "Run each task once after loading, so that the first request is as quick as the later ones."),
     Parameter(
         "standing_queries",
@@ -239,13 +246,15 @@ class Parameters:
     def engine_options(self) -> EngineOptions:
         """The engine's parameters as its options.
 
-        :raises EngineConfigError: they contradict each other.
+        :raises EngineConfigError: one of them is wrong, or no model is named.
         """
-        values = {}
+        values: dict[str, Any] = {}
         for field in dataclasses.fields(EngineOptions):
             value = self[f"{ENGINE_PREFIX}{field.name}"]
             values[field.name] = tuple(value) if isinstance(value, list) else value
-        return EngineOptions(**values)
+        options = EngineOptions(**values)
+        options.validate()
+        return options
 
     def _declare(self, parameters: Iterable[Parameter]) -> None:
         for parameter in parameters:
@@ -292,8 +301,8 @@ def _name_fault(parameter: str, names: list[str]) -> str:
 def to_yaml() -> str:
     """The contents of config/robobrain.yaml: every parameter with its default, commented."""
     lines = [
-        "# Every parameter of the node with its default. Written by `python -m robobrain_ros.ros.parameters yaml`; copy it and keep",
-        "# what you change. /**: for every node that reads this file, whatever its name and namespace.",
+        "# Every parameter of the node with its default, written by `python -m robobrain_ros.ros.parameters yaml`.",
+        "# Copy it and keep what you change. /**: for every node that reads this file, whatever its name and namespace.",
         "/**:",
         "  ros__parameters:",
     ]
@@ -302,7 +311,7 @@ def to_yaml() -> str:
     lines.append(f"    {ENGINE_PREFIX.rstrip('.')}:")
     for parameter in engine_parameters():
         lines += _yaml_entry(parameter.name.removeprefix(ENGINE_PREFIX), parameter, "      ")
-    lines.append("    # A standing query, once \"red_mug\" is among standing_queries:")
+    lines.append('    # A standing query, once "red_mug" is among standing_queries:')
     for parameter in standing_query_parameters("red_mug"):
         lines.append(f"    # {parameter.name}: {_yaml_value(parameter.default)}  # {parameter.description}")
     return "\n".join(lines) + "\n"

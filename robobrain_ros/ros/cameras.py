@@ -1,0 +1,201 @@
+"""The cameras: subscriptions that keep the newest message, its age, and statistics of what arrives."""
+
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.node import Node
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.time import Time
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+
+from robobrain_ros.errors import BadRequestError, NoImageError, StaleImageError
+
+_TYPES = {"raw": (Image, "image"), "compressed": (CompressedImage, "image/compressed")}
+
+_SILENCE = 2.0
+"""Seconds without a picture after which a camera's rate is called 0."""
+
+_sequence = itertools.count()
+"""Numbers every frame of the process, so that no two have the same name even if their stamps are equal."""
+
+FrameListener = Callable[["Frame"], None]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A message as it arrived, not decoded. ``arrival`` is a time of ``time.monotonic()``."""
+
+    message: Image | CompressedImage
+    camera: str
+    sequence: int
+    arrival: float
+
+    @property
+    def header(self) -> Header:
+        """The picture's own header."""
+        return self.message.header
+
+    @property
+    def name(self) -> str:
+        """Unique name of the picture, by which an engine recognizes it."""
+        stamp = self.header.stamp
+        size = f"{self.message.width}x{self.message.height}" if isinstance(self.message, Image) else "compressed"
+        return f"{self.camera}:{stamp.sec}.{stamp.nanosec:09d}:{size}:{self.sequence}"
+
+
+class ArrivalStatistics:
+    """Rate and losses of a stream, from arrival times and stamps."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.lost = 0
+        self._arrivals: deque[float] = deque(maxlen=30)
+        self._gaps: deque[float] = deque(maxlen=15)
+        self._last_stamp = 0.0
+
+    def add(self, arrival: float, stamp: float) -> None:
+        """Count a picture that arrived at ``arrival`` (s, monotonic) with ``stamp`` (s; 0: none).
+
+        A gap between stamps of about n usual periods means that n - 1 pictures were lost; the usual period is the median of the
+        last gaps.
+        """
+        self.received += 1
+        self._arrivals.append(arrival)
+        gap = stamp - self._last_stamp
+        known = self._last_stamp > 0.0
+        self._last_stamp = stamp
+        if not known or gap <= 0.0 or stamp <= 0.0:
+            return
+        if len(self._gaps) >= 3:
+            period = sorted(self._gaps)[len(self._gaps) // 2]
+            self.lost += max(round(gap / period) - 1, 0)
+        self._gaps.append(gap)
+
+    def rate(self, now: float) -> float:
+        """Pictures per second, 0 when none came lately; ``now`` as of ``time.monotonic()``."""
+        if len(self._arrivals) < 2 or now - self._arrivals[-1] > _SILENCE:
+            return 0.0
+        return (len(self._arrivals) - 1) / max(self._arrivals[-1] - self._arrivals[0], 1e-9)
+
+
+class Camera:
+    """One camera of a node; decoding is left to the user of a frame."""
+
+    def __init__(self, node: Node, name: str, *, transport: str, reliability: str, on_frame: FrameListener) -> None:
+        self.name = name
+        self.statistics = ArrivalStatistics()
+        self._node = node
+        self._on_frame = on_frame
+        self._newest: Frame | None = None
+        message_type, suffix = _TYPES[transport]
+        qos = QoSProfile(
+            history=HistoryPolicy.KEEP_LAST,
+            depth=1,
+            reliability=ReliabilityPolicy.RELIABLE if reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT,
+        )
+        self._subscription = node.create_subscription(
+            message_type, f"{name}/{suffix}", self._arrived, qos, callback_group=MutuallyExclusiveCallbackGroup()
+        )
+
+    @property
+    def topic(self) -> str:
+        """Full name of the topic after remapping."""
+        return str(self._subscription.topic_name)
+
+    @property
+    def newest(self) -> Frame | None:
+        """The newest picture; None: none yet."""
+        return self._newest
+
+    def age(self, frame: Frame) -> float:
+        """Seconds from a picture's stamp to now, by the node's clock; NaN without a stamp."""
+        stamp = frame.header.stamp
+        if stamp.sec == 0 and stamp.nanosec == 0:
+            return math.nan
+        now = self._node.get_clock().now()
+        return float((now - Time.from_msg(stamp, clock_type=now.clock_type)).nanoseconds) * 1e-9
+
+    def fresh(self, max_age: float) -> Frame:
+        """The newest picture.
+
+        :param max_age: seconds it may be old, 0 for any age. Without a stamp, its age counts from its arrival.
+        :raises NoImageError: none has arrived.
+        :raises StaleImageError: it is older, or that far ahead of the node's clock.
+        """
+        frame = self._newest
+        if frame is None:
+            raise NoImageError(f"No picture has arrived from camera {self.name} on {self.topic} yet; {self._publishers()}.")
+        age = self.age(frame)
+        if math.isnan(age):
+            age = time.monotonic() - frame.arrival
+        if max_age > 0.0 and age > max_age:
+            raise StaleImageError(
+                f"The newest picture of camera {self.name} is {age:.1f} s old, max_image_age is {max_age:g} s; {self._publishers()}."
+            )
+        if max_age > 0.0 and age < -max_age:
+            raise StaleImageError(
+                f"The newest picture of camera {self.name} is stamped {-age:.1f} s ahead of the node's clock; "
+                "check use_sim_time and the clocks' synchronization."
+            )
+        return frame
+
+    def close(self) -> None:
+        """Give the subscription back."""
+        self._newest = None
+        self._node.destroy_subscription(self._subscription)
+
+    def _arrived(self, message: Image | CompressedImage) -> None:
+        arrival = time.monotonic()
+        stamp = message.header.stamp
+        self.statistics.add(arrival, stamp.sec + stamp.nanosec * 1e-9)
+        self._newest = Frame(message, self.name, next(_sequence), arrival)
+        self._on_frame(self._newest)
+
+    def _publishers(self) -> str:
+        count = self._node.count_publishers(self.topic)
+        return "nothing publishes there" if count == 0 else f"{count} publisher{'s' if count > 1 else ''} there"
+
+
+class Cameras:
+    """The cameras of a node by name; the first is the default."""
+
+    def __init__(self, cameras: Sequence[Camera], names: Sequence[str]) -> None:
+        self._cameras = {camera.name: camera for camera in cameras}
+        self._names = tuple(names)
+
+    def __iter__(self) -> "itertools.chain[Camera]":
+        return itertools.chain(self._cameras.values())
+
+    def name(self, wanted: str) -> str:
+        """The name of the camera that a request means.
+
+        :raises BadRequestError: there is none of that name.
+        """
+        if not self._names:
+            raise BadRequestError("No camera is configured (parameter cameras); send the picture with the request.")
+        if wanted and wanted not in self._names:
+            raise BadRequestError(f"There is no camera {wanted!r}; known are: {', '.join(self._names)}.")
+        return wanted or self._names[0]
+
+    def __getitem__(self, name: str) -> Camera:
+        """The open camera that a request means; empty: the first.
+
+        :raises BadRequestError: there is none of that name.
+        :raises NoImageError: the cameras are closed.
+        """
+        camera = self._cameras.get(self.name(name))
+        if camera is None:
+            raise NoImageError("The cameras are closed; activate the node.")
+        return camera
+
+    def close(self) -> None:
+        """Give all subscriptions back; names stay known."""
+        for camera in self._cameras.values():
+            camera.close()
+        self._cameras = {}
