@@ -20,7 +20,8 @@ test: lint typecheck build ## Check style and types, build, and run all tests.
 	@$(ENVIRONMENT) && pytest $(ARGS)
 
 setup: ## Make .venv: Python, ROS 2 where none is sourced, vLLM for this machine, and the tools.
-	@command -v python3 >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -yq python3; } \
+	@command -v python3 >/dev/null || { [ "$$(id -u)" = 0 ] && echo "Installing python3 ..." && apt-get -qq update \
+	  && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends python3 >/dev/null; } \
 	  || { echo "Python is missing: sudo apt-get install python3" >&2; exit 1; }
 	@python3 scripts/setup_env.py --engine "$(ENGINE)" --python "$(PYTHON)"
 

@@ -171,16 +171,23 @@ def run(command: Sequence[str]) -> None:
         for line in process.stdout:
             log.write(line)
             last = line.strip() or last
-            if line.startswith(("ERROR:", "E:")):
-                error = error or last
+            if not error:
+                error = described_error(last)
             if show:
                 print(f"\r      {last[:100]:<100}", end="", flush=True)
     if show:
         print("\r" + " " * 106 + "\r", end="")
     if process.wait() != 0:
-        raise SetupError(
-            f"`{' '.join(command[:6])} ...` failed ({error or last}); its output is in {LOG.relative_to(REPOSITORY)}."
-        )
+        raise SetupError(f"{error or last} (All output is in {LOG.relative_to(REPOSITORY)}; the next run goes on from here.)")
+
+
+def described_error(line: str) -> str:
+    """What a line of pip or apt-get says went wrong, empty when nothing did."""
+    if "Could not fetch URL" in line:  # What follows from it reads like a conflict of versions.
+        return "The package index cannot be reached: check the network, and pip's settings for proxy and index."
+    if "No space left on device" in line:
+        return "The disk is full: .venv needs 4 GB, and 8 GB where PyTorch comes with CUDA."
+    return line if line.startswith(("ERROR:", "E:")) else ""
 
 
 def ask_environment(program: str) -> str:
