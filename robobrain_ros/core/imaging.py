@@ -158,8 +158,7 @@ def fit_picture(picture: Picture, budget: PixelBudget) -> Fitted:
     :param picture: RGB, (height, width, 3), uint8; returned as it is where its size fits already.
     :raises BadImageError: not such an array, or no such picture can be fitted (see `fit`).
     """
-    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise BadImageError(f"A picture is an array of shape (height, width, 3) and type uint8, not {_kind_of(picture)}.")
+    check_picture(picture)
     height, width = picture.shape[:2]
     size = fit((width, height), budget.min_pixels, budget.max_pixels, budget.patch)
     if (size.model_width, size.model_height) == (width, height):
@@ -168,6 +167,14 @@ def fit_picture(picture: Picture, budget: PixelBudget) -> Fitted:
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     image = cv2.resize(picture, (size.model_width, size.model_height), interpolation=interpolation)
     return Fitted(image, size)  # type: ignore[arg-type]
+
+
+def check_picture(picture: object) -> None:
+    """Raise BadImageError for what is not an RGB picture: an array of shape (height, width, 3), uint8, not empty."""
+    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise BadImageError(f"A picture is an array of shape (height, width, 3) and type uint8, not {_kind_of(picture)}.")
+    if picture.size == 0:
+        raise BadImageError(f"The picture is empty: {picture.shape[1]}x{picture.shape[0]} pixels.")
 
 
 def _kind_of(value: object) -> str:
