@@ -161,15 +161,14 @@ class _Canvas:
         if len(lines) > most:
             lines = [*lines[: most - 1], self._shortened(f"{lines[most - 1]} ...", self.width - 2 * margin)]
         height = (len(lines) - 1) * pitch + line_height + 2 * margin
-        at_the_top = self._anchors_below(self.height - height) > len(self.anchors) - self._anchors_below(height)
+        above = sum(v - self.radius < height for _, v in self.anchors)
+        below = sum(v + self.radius > self.height - height for _, v in self.anchors)
+        at_the_top = below > above
         top = 0 if at_the_top else self.height - height
         band = self.image[top : top + height]
         band[:] = (band * 0.28 + np.array(PALETTE.edge) * 0.72).astype(np.uint8)
         for number, line in enumerate(lines):
             self._text(line, (margin, top + margin + line_height + number * pitch), PALETTE.text)
-
-    def _anchors_below(self, v: float) -> int:
-        return sum(anchor[1] > v for anchor in self.anchors)
 
     def _segment(self, start: Place, end: Place, way: tuple[float, float, float], edge: bool) -> None:
         """A straight part of a trajectory, its colour running on; ``way``: where it begins and ends, and the whole length."""
