@@ -4,7 +4,7 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -136,7 +136,8 @@ class Camera:
             age = time.monotonic() - frame.arrival
         if max_age > 0.0 and age > max_age:
             raise StaleImageError(
-                f"The newest picture of camera {self.name} is {age:.1f} s old, max_image_age is {max_age:g} s; {self._publishers()}."
+                f"The newest picture of camera {self.name} is {age:.1f} s old, max_image_age is {max_age:g} s; "
+                f"{self._publishers()}."
             )
         if max_age > 0.0 and age < -max_age:
             raise StaleImageError(
@@ -169,8 +170,8 @@ class Cameras:
         self._cameras = {camera.name: camera for camera in cameras}
         self._names = tuple(names)
 
-    def __iter__(self) -> "itertools.chain[Camera]":
-        return itertools.chain(self._cameras.values())
+    def __iter__(self) -> Iterator[Camera]:
+        return iter(self._cameras.values())
 
     def name(self, wanted: str) -> str:
         """The name of the camera that a request means.

@@ -1,0 +1,189 @@
+"""The model of a node: loaded, asked and given back on the engine's own loop, so that no thread of ROS waits for it."""
+
+import asyncio
+import concurrent.futures
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from robobrain_ros.core.brain import Brain
+from robobrain_ros.core.profiles import Profile, profile_for
+from robobrain_ros.core.query import Query, Task
+from robobrain_ros.engine.base import Engine, EngineHealth, EngineInfo, LoadProgress
+from robobrain_ros.engine.runtime import LoopThread
+from robobrain_ros.engine.supervisor import Supervisor
+from robobrain_ros.errors import (
+    EngineFailedError,
+    NothingFoundError,
+    NotReadyError,
+    RoboBrainError,
+    UnparsableAnswerError,
+)
+
+EngineFactory = Callable[[], Engine]
+
+_WARM_UP_SIZE = (480, 640)
+"""(height, width) of the grey picture that each task is run on after loading."""
+_WARM_UP_TOKENS = 8
+_WARM_UP_TIMEOUT = 300.0
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """How the model is served; ``can_think`` None: as its family can."""
+
+    name: str
+    max_pixels: int
+    max_queued: int
+    max_running: int
+    warm_up: bool
+    can_think: bool | None = None
+
+
+class Model:
+    """Loads a model in the background and answers queries with it.
+
+    :param logger: of the node, for the progress.
+    :param on_change: called from the engine's thread when the state has changed.
+    """
+
+    def __init__(self, logger: Any, on_change: Callable[[], None]) -> None:
+        self._logger = logger
+        self._on_change = on_change
+        self._loop = LoopThread()
+        self._turn = asyncio.Lock()
+        """One loading or unloading at a time; used on the loop only."""
+        self._supervisor: Supervisor | None = None
+        self._brain: Brain | None = None
+        self._progress = LoadProgress("stopped", "The model is not loaded; configure the node.")
+        self._error: RoboBrainError | None = None
+        self._loading: concurrent.futures.Future[None] | None = None
+
+    @property
+    def progress(self) -> LoadProgress:
+        """Where loading has got to."""
+        return self._progress
+
+    @property
+    def info(self) -> EngineInfo | None:
+        """What is served; None while nothing is."""
+        return None if self._brain is None else self._brain.info
+
+    def load(self, factory: EngineFactory, settings: ModelSettings) -> None:
+        """Begin to load; returns at once."""
+        self._loop.start()
+        self._error = None
+        self._progress = LoadProgress("starting", f"Loading {settings.name}.")
+        self._loading = self._loop.submit(self._load(factory, settings))
+
+    def unload(self) -> "concurrent.futures.Future[None] | None":
+        """Begin to give everything back, loading included; returns at once what tells when it is done."""
+        if not self._loop.running:
+            return None
+        if self._loading is not None:
+            self._loading.cancel()
+        self._brain = None
+        self._progress = LoadProgress("stopped", "The model is not loaded; configure the node.")
+        return self._loop.submit(self._unload())
+
+    def close(self, timeout: float) -> bool:
+        """Unload and end the thread; waits at most about ``timeout`` seconds and says whether all ended in time."""
+        done = self.unload()
+        in_time = done is None or not concurrent.futures.wait([done], timeout).not_done
+        return self._loop.stop(timeout=2.0) and in_time
+
+    def brain(self) -> Brain:
+        """What answers.
+
+        :raises NotReadyError: it is still loading; the message tells how far.
+        :raises EngineFailedError: loading has failed; the message tells why.
+        """
+        if self._error is not None:
+            raise EngineFailedError(f"The model could not be loaded: {self._error.message}")
+        if self._brain is None:
+            fraction = self._progress.fraction
+            percent = "" if fraction is None else f" ({fraction:.0%})"
+            raise NotReadyError(f"The model is not ready{percent}: {self._progress.message}")
+        return self._brain
+
+    def health(self) -> EngineHealth:
+        """The present state, from any thread."""
+        if self._error is not None:
+            return EngineHealth("failed", self._error.message)
+        if self._supervisor is None or self._brain is None:
+            return EngineHealth("stopped" if self._progress.stage == "stopped" else "loading", self._progress.message)
+        return self._supervisor.health()
+
+    def submit(self, work: Coroutine[Any, Any, Any]) -> "concurrent.futures.Future[Any]":
+        """Run a coroutine on the engine's loop."""
+        return self._loop.submit(work)
+
+    async def _load(self, factory: EngineFactory, settings: ModelSettings) -> None:
+        async with self._turn:
+            supervisor = Supervisor(
+                factory,
+                max_queued=settings.max_queued,
+                max_running=settings.max_running,
+                warm_up=_WarmUp(settings, self._note),
+            )
+            self._supervisor = supervisor
+            try:
+                info = await supervisor.start(self._note)
+                brain = _brain(supervisor, info, settings)
+            except RoboBrainError as error:
+                self._fail(error)
+            except Exception as error:
+                self._fail(EngineFailedError(f"{type(error).__name__}: {error}"))
+                raise
+            else:
+                self._brain = brain
+                self._note(LoadProgress("ready", f"{info.model} is ready ({brain.profile.family}, {info.engine}).", 1.0))
+
+    async def _unload(self) -> None:
+        async with self._turn:
+            supervisor, self._supervisor = self._supervisor, None
+            if supervisor is not None:
+                await supervisor.close()
+
+    def _fail(self, error: RoboBrainError) -> None:
+        self._error = error
+        self._logger.error(f"The model could not be loaded: {error.message}")
+        self._on_change()
+
+    def _note(self, progress: LoadProgress) -> None:
+        if progress.message != self._progress.message:
+            self._logger.info(progress.message)
+        self._progress = progress
+        self._on_change()
+
+
+class _WarmUp:
+    """Runs each task of the family once, so that the first real request meets compiled kernels and filled caches."""
+
+    def __init__(self, settings: ModelSettings, progress: Callable[[LoadProgress], None]) -> None:
+        self._settings = settings
+        self._progress = progress
+
+    async def __call__(self, engine: Engine, info: EngineInfo) -> None:
+        if not self._settings.warm_up:
+            return
+        brain = _brain(engine, info, self._settings)
+        picture = np.full((*_WARM_UP_SIZE, 3), 128, np.uint8)
+        for task in sorted(brain.profile.tasks, key=list(Task).index):
+            self._progress(LoadProgress("warming up", f"Warming up: {task.value}."))
+            query = Query(task, "warm up", [picture], think=False, timeout=_WARM_UP_TIMEOUT, max_tokens=_WARM_UP_TOKENS)
+            try:
+                await brain.run(query)
+            except (UnparsableAnswerError, NothingFoundError):
+                continue  # What it says to a grey picture does not matter.
+
+
+def _brain(engine: Engine, info: EngineInfo, settings: ModelSettings) -> Brain:
+    return Brain(engine, _profile(info, settings), info=info, max_pixels=settings.max_pixels)
+
+
+def _profile(info: EngineInfo, settings: ModelSettings) -> Profile:
+    profile = profile_for(info.model_type)
+    return profile if settings.can_think is None else profile.with_thinking(settings.can_think)
