@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock
 from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
@@ -47,6 +48,14 @@ class Frame:
         stamp = self.header.stamp
         size = f"{self.message.width}x{self.message.height}" if isinstance(self.message, Image) else "compressed"
         return f"{self.camera}:{stamp.sec}.{stamp.nanosec:09d}:{size}:{self.sequence}"
+
+
+def stamp_age(clock: Clock, header: Header) -> float:
+    """Seconds from a header's stamp to now, by that clock; NaN without a stamp."""
+    if header.stamp.sec == 0 and header.stamp.nanosec == 0:
+        return math.nan
+    now = clock.now()
+    return float((now - Time.from_msg(header.stamp, clock_type=now.clock_type)).nanoseconds) * 1e-9
 
 
 class ArrivalStatistics:
@@ -113,14 +122,6 @@ class Camera:
         """The newest picture; None: none yet."""
         return self._newest
 
-    def age(self, frame: Frame) -> float:
-        """Seconds from a picture's stamp to now, by the node's clock; NaN without a stamp."""
-        stamp = frame.header.stamp
-        if stamp.sec == 0 and stamp.nanosec == 0:
-            return math.nan
-        now = self._node.get_clock().now()
-        return float((now - Time.from_msg(stamp, clock_type=now.clock_type)).nanoseconds) * 1e-9
-
     def fresh(self, max_age: float) -> Frame:
         """The newest picture.
 
@@ -131,7 +132,7 @@ class Camera:
         frame = self._newest
         if frame is None:
             raise NoImageError(f"No picture has arrived from camera {self.name} on {self.topic} yet; {self._publishers()}.")
-        age = self.age(frame)
+        age = stamp_age(self._node.get_clock(), frame.header)
         if math.isnan(age):
             age = time.monotonic() - frame.arrival
         if max_age > 0.0 and age > max_age:

@@ -260,7 +260,7 @@ def to_waypoints(points: Iterable[Point]) -> list[Waypoint]:
         Waypoint(
             u=point.u,
             v=point.v,
-            depth=math.nan if point.depth is None else point.depth,
+            depth=_float32(point.depth),
             position=unknown_position(),
             clamped=point.clamped,
         )
@@ -350,3 +350,8 @@ def _covered(low: float, high: float, size: int) -> tuple[int, int]:
     first = min(max(math.floor(low + 0.5), 0), size - 1)
     last = min(max(math.ceil(high - 0.5), first), size - 1)
     return first, last - first + 1
+
+
+def _float32(value: float | None) -> float:
+    """A number that a float32 can hold; NaN for those that it cannot, and for None."""
+    return math.nan if value is None or not abs(value) <= np.finfo(np.float32).max else value

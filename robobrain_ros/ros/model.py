@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -135,8 +136,8 @@ class Model:
             except RoboBrainError as error:
                 self._fail(error)
             except Exception as error:
+                self._logger.error(traceback.format_exc())
                 self._fail(EngineFailedError(f"{type(error).__name__}: {error}"))
-                raise
             else:
                 self._brain = brain
                 self._note(LoadProgress("ready", f"{info.model} is ready ({brain.profile.family}, {info.engine}).", 1.0))

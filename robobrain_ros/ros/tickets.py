@@ -1,0 +1,97 @@
+"""What connects a request in the executor with its work on the engine's loop, without either waiting for the other."""
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+from rclpy.task import Future as RosFuture
+
+from robobrain_ros.core.query import Progress
+from robobrain_ros.errors import CanceledError, RoboBrainError
+from robobrain_ros.ros.model import Model
+
+Result = TypeVar("Result")
+
+
+class Ticket(Generic[Result]):
+    """The executor's end of a request that the engine's loop works on.
+
+    :param model: whose loop the work runs on.
+    :param wake: wakes the executor; called from the engine's thread.
+    """
+
+    def __init__(self, model: Model, wake: Callable[[], None]) -> None:
+        self._model = model
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._news = RosFuture()
+        self._progress: list[Progress] = []
+        self._task: asyncio.Task[Any] | None = None
+        self._work: concurrent.futures.Future[Result] | None = None
+        self._given_up: RoboBrainError | None = None
+        self._done = False
+
+    def start(self, work: Callable[[Callable[[Progress], None]], Awaitable[Result]]) -> None:
+        """Begin the work; it is given the listener to call with its progress."""
+        self._work = self._model.submit(self._run(work))
+        self._work.add_done_callback(lambda _: self._tell(done=True))
+
+    def cancel(self, reason: str) -> None:
+        """Cancel the work. The ticket ends when the engine has let go of it."""
+        if self._given_up is None:
+            self._given_up = CanceledError(reason)
+        if self._work is not None and not self._done:
+            self._model.submit(self._cancel())
+
+    def give_up(self, error: RoboBrainError) -> None:
+        """End the ticket with that error now, whatever becomes of the work."""
+        self.cancel(error.message)
+        self._given_up = error
+        self._tell(done=True)
+
+    async def progress(self) -> list[Progress] | None:
+        """Await what is new (in the executor); None when the work is done."""
+        await self._news
+        with self._lock:
+            news, self._progress = self._progress, []
+            if news or not self._done:
+                self._news = RosFuture()
+                if self._done:
+                    self._news.set_result(None)
+                return news
+        return None
+
+    async def result(self) -> Result:
+        """Await the work's result (in the executor).
+
+        :raises CanceledError: the ticket was cancelled, or the loop ended.
+        :raises RoboBrainError: whatever the work raised, or it was given up with.
+        """
+        while await self.progress() is not None:
+            pass
+        if self._work is None or not self._work.done() or self._work.cancelled():
+            raise self._given_up or CanceledError("The request was canceled by a shutdown.")
+        return self._work.result()
+
+    async def _run(self, work: Callable[[Callable[[Progress], None]], Awaitable[Result]]) -> Result:
+        self._task = asyncio.current_task()
+        return await work(self._push)
+
+    async def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _push(self, progress: Progress) -> None:
+        with self._lock:
+            self._progress.append(progress)
+        self._tell()
+
+    def _tell(self, done: bool = False) -> None:
+        with self._lock:
+            self._done = self._done or done
+            news = self._news
+        if not news.done():
+            news.set_result(None)
+        self._wake()
