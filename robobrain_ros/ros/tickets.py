@@ -42,7 +42,7 @@ class Ticket(Generic[Result]):
         """Cancel the work. The ticket ends when the engine has let go of it."""
         if self._given_up is None:
             self._given_up = CanceledError(reason)
-        if self._work is not None and not self._done:
+        if self._work is not None and not self._work.done():
             self._model.submit(self._cancel())
 
     def give_up(self, error: RoboBrainError) -> None:
