@@ -7,6 +7,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
@@ -79,6 +80,7 @@ class Result:
     error: RoboBrainError | None = None
     picture: Picture | None = None
 
+    @cached_property
     def message(self) -> ResultMessage:
         """The message that the task answers with; without an answer, its report tells how far the request got."""
         report = to_report(self.report, self.answer.thinking if self.answer else "")
@@ -204,6 +206,181 @@ class Requests:
         finally:
             del self._open[ticket]
         result = Result(job.task, _origin(job), _report(job, answer.report), answer, picture=job.picture)
-        result.message()  # Whatever a message cannot hold shows here, where it can still be answered.
+        _ = result.message  # Whatever a message cannot hold shows here, where it can still be answered.
         self._on_result(result)
         return result
+
+    def _check(self, asked: Asked) -> _Job:
+        """Check all that can be checked without decoding a picture.
+
+        :raises RoboBrainError: the reason for a refusal.
+        """
+        began = time.monotonic()
+        if not self.active:
+            raise NotReadyError(self._why_inactive())
+        brain = self._model.brain()
+        self._set_defaults(brain)
+        task = parse_task(asked.task)
+        brain.profile.form(task)
+        if not asked.text.strip():
+            raise BadRequestError("The question is empty; say what is asked for.")
+        options = asked.options
+        check_options(options)
+        origin = Origin(Header(), text=asked.text, query=asked.query)
+        timeout = options.timeout or self._parameters["request_timeout"]
+        messages, image_ids, origin, picture_name = self._pictures(asked, task, origin)
+        return _Job(
+            task=task,
+            brain=brain,
+            origin=origin,
+            messages=messages,
+            image_ids=image_ids,
+            picture_name=picture_name,
+            think=_THINK[options.think],
+            max_tokens=options.max_tokens or self._parameters["max_tokens"],
+            age=stamp_age(self._node.get_clock(), origin.header),
+            began=began,
+            deadline=began + timeout,
+            # Standing queries stand behind requests.
+            priority=1 if asked.query else 0,
+        )
+
+    def _pictures(
+        self, asked: Asked, task: Task, origin: Origin
+    ) -> tuple[Sequence[Image | CompressedImage], Sequence[str], Origin, str]:
+        """The messages to ask about, their names for the engine, where they come from, and how to call one in a sentence."""
+        options = asked.options
+        camera = self._cameras().name(options.camera) if options.camera or not options.images else ""
+        if options.images:
+            count = len(options.images)
+            if task.spatial and count != 1:
+                raise BadRequestError(f"The task {task.value} takes exactly one picture, not {count}.")
+            if count > MOST_PICTURES:
+                raise BadRequestError(f"A request takes at most {MOST_PICTURES} pictures, not {count}.")
+            return options.images, [], replace(origin, header=options.images[0].header), "Picture {number} of the request"
+        frame = asked.frame or self._cameras()[camera].fresh(self._parameters["max_image_age"])
+        return (
+            [frame.message],
+            [frame.name],
+            replace(origin, header=frame.header, camera=camera),
+            f"The picture of camera {camera}",
+        )
+
+    def _set_defaults(self, brain: Brain) -> None:
+        """What the parameters say now: they act at once."""
+        brain.think = self._parameters["think"]
+        brain.think_tokens = self._parameters["think_tokens"]
+
+    def _why_inactive(self) -> str:
+        try:
+            self._model.brain()
+        except RoboBrainError as error:
+            return f"The node is not active. {error.message}"
+        return "The node is not active; activate it."
+
+    def _failed(self, asked: Asked, job: _Job | None, error: RoboBrainError) -> Result:
+        try:
+            task: Task | None = parse_task(asked.task)
+        except BadRequestError:
+            task = None
+        if job is None:
+            info = self._model.info
+            report = (
+                Report(image_age=math.nan)
+                if info is None
+                else Report(info.model, info.engine, info.flagos_active, image_age=math.nan)
+            )
+            return Result(task, Origin(Header(), text=asked.text, query=asked.query), report, error=error)
+        info = job.brain.info
+        report = error.report or Report(info.model, info.engine, info.flagos_active, raw_text=job.raw_text)
+        report.raw_text = report.raw_text or error.raw_text
+        return Result(job.task, _origin(job), _report(job, report), error=error, picture=job.picture)
+
+    def _count(self, result: Result) -> None:
+        if result.error is None:
+            self.statistics.served += 1
+            self.statistics.latencies.append(result.report.total_time)
+            return
+        self.statistics.failed += 1
+        self.statistics.last_error = f"{result.error.code.name}: {result.error.message}"
+        self._node.get_logger().warning(
+            f"{result.task.value if result.task else 'A request'} ended with {self.statistics.last_error}",
+            throttle_duration_sec=1.0,
+        )
+
+
+def parse_task(name: str) -> Task:
+    """The task of that name.
+
+    :raises BadRequestError: there is none.
+    """
+    try:
+        return Task(name)
+    except ValueError:
+        known = ", ".join(task.value for task in Task)
+        raise BadRequestError(f"There is no task {name!r}; known are: {known}.") from None
+
+
+def check_options(options: QueryOptions) -> None:
+    """Check what does not depend on the node.
+
+    :raises BadRequestError: what contradicts the message's description.
+    """
+    if options.think not in _THINK:
+        raise BadRequestError(f"think is {options.think}; it must be THINK_DEFAULT (0), THINK_OFF (1) or THINK_ON (2).")
+    if not (math.isfinite(options.timeout) and options.timeout >= 0.0):
+        raise BadRequestError(f"timeout is {options.timeout} s; it must be 0 (the node's default) or a positive number.")
+
+
+async def _work(job: _Job, push: Callable[[Progress], None]) -> Answer:
+    """The part of a request that runs on the engine's loop."""
+    pictures = await asyncio.to_thread(_decode, job)
+    job.picture = pictures[0]
+    job.brain_began = time.monotonic()
+    if job.brain_began >= job.deadline:
+        raise RequestTimeoutError("The request's deadline passed while its pictures were read; allow more time.")
+
+    def listen(progress: Progress) -> None:
+        job.raw_text += progress.text
+        push(progress)
+
+    query = Query(
+        task=job.task,
+        text=job.origin.text,
+        images=pictures,
+        image_ids=job.image_ids,
+        think=job.think,
+        timeout=job.deadline - job.brain_began,
+        max_tokens=job.max_tokens,
+        priority=job.priority,
+    )
+    return await job.brain.run(query, listen)
+
+
+def _decode(job: _Job) -> list[Picture]:
+    pictures = []
+    for number, message in enumerate(job.messages, start=1):
+        try:
+            pictures.append(read_image(message))
+        except BadImageError as error:
+            raise BadImageError(f"{job.picture_name.format(number=number)} cannot be read: {error.message}") from error
+    return pictures
+
+
+def _origin(job: _Job) -> Origin:
+    """Where the answer comes from, with the picture's size once it is known."""
+    if job.picture is None:
+        return job.origin
+    height, width = job.picture.shape[:2]
+    return replace(job.origin, width=width, height=height)
+
+
+def _report(job: _Job, report: Report) -> Report:
+    """The brain's report, its times counted from the request's arrival."""
+    before = max(job.brain_began - job.began, 0.0)
+    return replace(
+        report,
+        image_age=job.age,
+        first_token_time=report.first_token_time + before if report.first_token_time else 0.0,
+        total_time=time.monotonic() - job.began,
+    )
