@@ -5,9 +5,10 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from robobrain_ros.core.imaging import DEFAULT_MAX_PIXELS, FittedSize, PixelBudget, fit, fit_picture
+from robobrain_ros.core.imaging import FittedSize, PixelBudget, fit, fit_picture
 from robobrain_ros.core.profiles import CoordinateRule
 from robobrain_ros.core.query import Box, Point
+from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS
 from robobrain_ros.errors import BadImageError, EngineConfigError
 
 PIXELS, THOUSANDTHS = CoordinateRule.PIXELS_OF_MODEL_IMAGE, CoordinateRule.THOUSANDTHS
@@ -35,7 +36,7 @@ def cases(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
 
 
 @given(cases())
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @example((424, 240, 28, 3136, 12845056))
 @example((1280, 720, 28, 3136, 200704))
 @example((28, 4000, 32, 65536, 65536))
@@ -54,7 +55,7 @@ def test_size_is_the_processors_and_the_processor_leaves_it(smart_resize, case) 
 
 
 @given(st.integers(1, 4000), st.integers(1, 4000), GRIDS, st.integers(1, 2_000_000), st.integers(0, 2_000_000))
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 def test_size_stays_when_it_is_fitted_again_whatever_the_budget(width, height, patch, least, margin) -> None:
     assume(max(width, height) <= 200 * min(width, height))
     most = least + margin
@@ -148,6 +149,7 @@ def test_a_mark_maps_back_to_where_it_is_within_half_a_pixel(case, across: float
 
 
 @given(cases())
+@settings(max_examples=50, deadline=None)
 def test_mapping_keeps_order_and_reaches_both_borders(case) -> None:
     width, height, patch, least, most = case
     size = fit((width, height), least, most, patch)
@@ -173,6 +175,7 @@ def test_the_recorded_scale_error_is_gone() -> None:
 
 @pytest.mark.parametrize("rule", [PIXELS, THOUSANDTHS])
 @given(u=st.floats(-1e9, 1e9), v=st.floats(-1e9, 1e9))
+@settings(deadline=None)
 def test_points_outside_are_clamped_and_flagged(rule: CoordinateRule, u: float, v: float) -> None:
     size = FittedSize(640, 480, 644, 476)
     point = size.to_picture(Point(u, v, depth=0.5, label="mug"), rule)

@@ -118,6 +118,8 @@ def test_fractions_among_pixels_are_refused() -> None:
         ("[(-12, 30), (+4, -.5)]", points((-12, 30), (4, -0.5))),
         ("[(1e2, 2.5E+1)]", points((100, 25))),
         ("（376，309）", points((376, 309))),
+        ("(−376, 309)", points((-376, 309))),
+        ("{the robot's mug: (376, 309)}", points((376, 309))),
         ("The mug is at (376, 309).", points((376, 309))),
         ("The 2 mugs (both red) are at (376, 309) and (332, 357).", points((376, 309), (332, 357))),
         ("It is about 3, 4 steps away, at (376, 309).", points((376, 309))),
@@ -469,7 +471,10 @@ def test_half_a_plan_is_no_plan(text: str) -> None:
 
 def test_plan_may_be_refused_in_a_sentence() -> None:
     assert read(Task.PLAN, "There is no blue bowl on the table.").nothing_found
+    assert read(Task.PLAN, "I cannot see a bowl.").nothing_found
+    assert read(Task.PLAN, "None.").nothing_found
     assert not read(Task.PLAN, "1. Check that there is no mug\n2. Go").nothing_found
+    assert read(Task.PLAN, "Check that there is no mug, then go.").steps
 
 
 def test_points_come_as_soon_as_they_are_complete() -> None:

@@ -9,11 +9,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from robobrain_ros.core.imaging import DEFAULT_MAX_PIXELS, Fitted, FittedSize, PixelBudget, fit_picture
+from robobrain_ros.core.imaging import Fitted, FittedSize, PixelBudget, fit_picture
 from robobrain_ros.core.parsing import AnswerParser
 from robobrain_ros.core.profiles import Profile
 from robobrain_ros.core.query import Answer, Box, ParsedAnswer, Picture, Point, Progress, Query, Report
-from robobrain_ros.engine.base import Engine, EngineInfo, Generation, TextDelta
+from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, Engine, EngineInfo, Generation, TextDelta
 from robobrain_ros.errors import (
     BadRequestError,
     CanceledError,
@@ -114,6 +114,10 @@ class Brain:
             error.report = report
             error.raw_text = error.raw_text or report.raw_text
             raise
+
+    async def close(self) -> None:
+        """Close the engine: give back its memory and processes."""
+        await self.engine.close()
 
     def _prepare(self, query: Query, on_progress: ProgressListener | None, report: Report, began: float) -> _Run:
         """Check the query and fill in what it leaves open."""

@@ -26,9 +26,6 @@ from robobrain_ros.errors import BadImageError, EngineConfigError
 MAX_SIDE_RATIO = 200
 """The processor of Qwen-VL refuses pictures whose sides differ more."""
 
-DEFAULT_MAX_PIXELS = 1280 * 28 * 28
-"""Default budget for a picture: 1280 visual tokens of RoboBrain 2.0, so that 1280x720 keeps its resolution."""
-
 MIN_CELLS = 4
 MAX_CELLS = 16384
 """Bounds of a picture's visual tokens where the checkpoint does not say: those of Qwen-VL's processor."""

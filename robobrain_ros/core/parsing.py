@@ -13,15 +13,15 @@ What is read, and how:
   are never read from thinking. A tag cut at the end of the text is dropped.
 - A coordinate is a pair of round or square brackets with two numbers (a point), three (a point and its depth in metres) or
   four (a box), or an object with ``x`` and ``y``, or ``x1 y1 x2 y2``. An object's ``label`` (or ``name``) goes to the
-  coordinates within.
-  Numbers outside of brackets ("about 3, 4") and brackets with words ("(see 3, 4)") are prose, unless the whole answer is
-  nothing but two to four numbers.
+  coordinates within. Numbers outside of brackets ("about 3, 4") and brackets with words ("(see 3, 4)") are prose, unless the
+  whole answer is nothing but two to four numbers.
 - Two points next to each other make a box where a box is asked for. Corners may come in any order.
 - Text that ends in the middle of a coordinate: the complete ones count. None complete: an error. A plan that ends in the
   middle is always an error; half a plan is worse than none.
 - A broken coordinate among good ones in the same list, a number without bound, points where a box is asked for (or the other
   way round), fractions among pixels: errors, because leaving something out changes what the robot does.
-- An empty list, or a sentence such as "There is no ..." (see `REFUSALS`) without any coordinate, means nothing was found.
+- An empty list, or a sentence such as "There is no ..." (see `REFUSALS`) without any coordinate, means nothing was found. In
+  place of a plan, such a sentence must not begin like a command ("Check that there is no ...").
 """
 
 import re
@@ -72,6 +72,9 @@ REFUSALS = (
 )
 """Phrases by which a model says, in a sentence without coordinates, that what was asked for is not there."""
 
+STATEMENTS = ("there ", "i ", "i'", "it ", "no ", "the ", "a ", "an ", "this ", "sorry", "unfortunately")
+"""How a sentence begins that is no command, and so no plan."""
+
 _NOTHING = frozenset({"none", "null", "nothing", "n/a"})
 _LONGEST_NUMBER = 24
 _LARGEST_NUMBER = 1e9
@@ -80,7 +83,7 @@ _LONGEST_BARE_ANSWER = 128
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _TAG = re.compile("|".join(_TAGS), re.IGNORECASE)
 _PUNCTUATION = frozenset("()[]{},:\"'`")
-_LOOKALIKES = dict(zip("（）［］【】，：", "()[][],:", strict=True))
+_LOOKALIKES = dict(zip("（）［］【】，：−", "()[][],:-", strict=True))
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?")
 _BARE_NUMBERS = re.compile(r"[-+]?[0-9.]+(?:\s*,\s*[-+]?[0-9.]+){1,3}")
 _LABEL_KEYS = frozenset({"label", "name"})
@@ -205,7 +208,7 @@ class AnswerParser:
             plan = self._plan.finish()
         except ValueError as error:
             raise UnparsableAnswerError(f"The plan cannot be read: {error}.", self.raw_text) from error
-        if not plan.listed and _says_nothing_found(text):
+        if not plan.listed and text.lower().startswith((*STATEMENTS, *_NOTHING)) and _says_nothing_found(text):
             return ParsedAnswer(self.task, text, self.thinking, nothing_found=True)
         if not plan.steps:
             raise UnparsableAnswerError("The plan holds no steps; ask in other words.", self.raw_text)
@@ -434,7 +437,8 @@ class _CoordinateReader:
             self._read_string(character)
             return
         character = _LOOKALIKES.get(character, character)
-        if character not in _PUNCTUATION and not character.isspace():
+        apostrophe = character == "'" and self._token
+        if apostrophe or (character not in _PUNCTUATION and not character.isspace()):
             self._read_token(character)
             return
         self._end_token()
@@ -454,7 +458,7 @@ class _CoordinateReader:
     def _read_token(self, character: str) -> None:
         if len(self._token) < _LONGEST_NUMBER:
             self._token.append(character)
-        elif not self._token_overlong:
+        else:
             self._token_overlong = True
 
     def _end_token(self) -> None:

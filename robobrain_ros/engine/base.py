@@ -7,6 +7,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+DEFAULT_MAX_PIXELS = 1280 * 28 * 28
+"""Default budget for a picture in the model's eyes: 1280 visual tokens of RoboBrain 2.0, so that 1280x720 keeps its size."""
+
 
 @dataclass(frozen=True)
 class Generation:
