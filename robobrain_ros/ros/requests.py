@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeAlias
 
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
@@ -24,10 +25,9 @@ from robobrain_ros.errors import (
     RoboBrainError,
 )
 from robobrain_ros.msg import Affordances, Plan, QueryOptions, TextAnswer, Trajectory
-from robobrain_ros.ros.cameras import Cameras, Frame, stamp_age
+from robobrain_ros.ros.cameras import Cameras, stamp_age
 from robobrain_ros.ros.conversions import (
     Origin,
-    clean,
     read_image,
     to_affordances,
     to_plan,
@@ -39,7 +39,7 @@ from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters import Parameters
 from robobrain_ros.ros.tickets import Ticket
 
-ResultMessage = Affordances | Trajectory | Plan | TextAnswer
+ResultMessage: TypeAlias = Affordances | Trajectory | Plan | TextAnswer
 
 RESULT_FIELDS = {
     Task.POINT: "affordances",
@@ -65,8 +65,6 @@ class Asked:
     options: QueryOptions
     query: str = ""
     """Name of the standing query."""
-    frame: Frame | None = None
-    """The camera picture to ask about; None: the newest."""
 
 
 @dataclass
@@ -203,6 +201,9 @@ class Requests:
                 for progress in news if listener else ():
                     listener(progress, _origin(job))  # type: ignore[misc]
             answer = await ticket.result()
+        except BaseException:
+            ticket.cancel("The request was given up.")  # Nobody reads its answer any more.
+            raise
         finally:
             del self._open[ticket]
         result = Result(job.task, _origin(job), _report(job, answer.report), answer, picture=job.picture)
@@ -258,7 +259,7 @@ class Requests:
             if count > MOST_PICTURES:
                 raise BadRequestError(f"A request takes at most {MOST_PICTURES} pictures, not {count}.")
             return options.images, [], replace(origin, header=options.images[0].header), "Picture {number} of the request"
-        frame = asked.frame or self._cameras()[camera].fresh(self._parameters["max_image_age"])
+        frame = self._cameras()[camera].fresh(self._parameters["max_image_age"])
         return (
             [frame.message],
             [frame.name],

@@ -34,7 +34,12 @@ class Ticket(Generic[Result]):
         self._done = False
 
     def start(self, work: Callable[[Callable[[Progress], None]], Awaitable[Result]]) -> None:
-        """Begin the work; it is given the listener to call with its progress."""
+        """Begin the work; it is given the listener to call with its progress.
+
+        :raises CanceledError: the ticket was cancelled before.
+        """
+        if self._given_up is not None:
+            raise self._given_up
         self._work = self._model.submit(self._run(work))
         self._work.add_done_callback(lambda _: self._tell(done=True))
 

@@ -1,0 +1,126 @@
+"""The services and the action: messages in, messages out; what happens between is `requests`."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.node import Node
+from rclpy.service import Service
+
+from robobrain_ros.action import RunTask
+from robobrain_ros.core.query import Answer, Progress, Task
+from robobrain_ros.ros.conversions import Origin, add_progress, to_outcome
+from robobrain_ros.ros.requests import RESULT_FIELDS, Asked, Requests
+from robobrain_ros.ros.tickets import Ticket
+from robobrain_ros.srv import Ask, Locate, MakePlan, PredictTrajectory
+
+_SERVICES: dict[Task, tuple[Any, str]] = {
+    Task.POINT: (Locate, "instruction"),
+    Task.AFFORDANCE: (Locate, "instruction"),
+    Task.GROUND: (Locate, "instruction"),
+    Task.TRAJECTORY: (PredictTrajectory, "instruction"),
+    Task.PLAN: (MakePlan, "task"),
+    Task.ASK: (Ask, "question"),
+}
+"""The service of each task, ~/<task>: its type, and its field that says what is asked."""
+
+
+class Endpoints:
+    """The services ~/<task> and the action ~/run_task of a node."""
+
+    def __init__(self, node: Node, requests: Requests) -> None:
+        self._node = node
+        self._requests = requests
+        # Coroutines wait in it for the model; in a group of one at a time, one waiting would hold up all the others.
+        self._group = ReentrantCallbackGroup()
+        self._services: list[Service] = []
+        self._action: ActionServer | None = None
+        self._tickets: dict[bytes, Ticket[Answer]] = {}
+        self._busy = 0
+        self._retired: list[Callable[[], Any]] = []
+
+    def open(self) -> None:
+        """Offer the services and the action."""
+        for task, (service_type, text_field) in _SERVICES.items():
+            callback = partial(self._serve, task, text_field)
+            self._services.append(
+                self._node.create_service(service_type, f"~/{task.value}", callback, callback_group=self._group)
+            )
+        self._action = ActionServer(
+            self._node,
+            RunTask,
+            "~/run_task",
+            self._execute,
+            callback_group=self._group,
+            goal_callback=lambda goal: GoalResponse.ACCEPT,  # Refusals come with a reason, in the result.
+            cancel_callback=self._cancel,
+        )
+
+    def close(self) -> None:
+        """Take the services and the action away, once the requests that are under way have been answered."""
+        self._retired += [partial(self._node.destroy_service, service) for service in self._services]
+        if self._action is not None:
+            self._retired.append(self._action.destroy)
+        self._services, self._action = [], None
+        if not self._busy:
+            self._destroy_retired()
+
+    async def _serve(self, task: Task, text_field: str, request: Any, response: Any) -> Any:
+        self._busy += 1
+        try:
+            result = await self._requests.answer(Asked(task.value, getattr(request, text_field), request.options))
+            response.outcome = to_outcome(result.error)
+            setattr(response, RESULT_FIELDS[task], result.message)
+            return response
+        finally:
+            self._leave()
+
+    async def _execute(self, goal: ServerGoalHandle) -> RunTask.Result:
+        self._busy += 1
+        identity = bytes(goal.goal_id.uuid)
+        ticket = self._tickets[identity] = self._requests.ticket()
+        try:
+            if goal.is_cancel_requested:
+                ticket.cancel("The goal was canceled.")
+            request = goal.request
+            asked = Asked(request.task, request.instruction, request.options)
+            result = await self._requests.answer(asked, ticket, partial(_publish_feedback, goal))
+            message = RunTask.Result(outcome=to_outcome(result.error))
+            if result.task is not None:
+                setattr(message, RESULT_FIELDS[result.task], result.message)
+            if result.error is None:
+                goal.succeed()
+            elif goal.is_cancel_requested:
+                goal.canceled()
+            else:
+                goal.abort()
+            return message
+        finally:
+            del self._tickets[identity]
+            self._leave()
+
+    def _cancel(self, goal: ServerGoalHandle) -> CancelResponse:
+        ticket = self._tickets.get(bytes(goal.goal_id.uuid))
+        if ticket is not None:
+            ticket.cancel("The goal was canceled.")
+        return CancelResponse.ACCEPT
+
+    def _leave(self) -> None:
+        self._busy -= 1
+        if not self._busy and self._retired:
+            # As a task, it comes after the answer that is being returned right now has been sent.
+            self._node.executor.create_task(self._destroy_retired)
+
+    def _destroy_retired(self) -> None:
+        retired, self._retired = self._retired, []
+        for destroy in retired:
+            destroy()
+
+
+def _publish_feedback(goal: ServerGoalHandle, progress: Progress, origin: Origin) -> None:
+    feedback = RunTask.Feedback()
+    add_progress(feedback, progress, origin.width, origin.height)
+    goal.publish_feedback(feedback)
