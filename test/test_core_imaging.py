@@ -1,11 +1,12 @@
 """Pictures fit the model's grid, and what is seen there maps back to where it is in the picture."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from robobrain_ros.core.imaging import FittedSize, PixelBudget, fit, fit_picture
+from robobrain_ros.core.imaging import FittedSize, PixelBudget, fit, fit_picture, read_picture
 from robobrain_ros.core.profiles import CoordinateRule
 from robobrain_ros.core.query import Box, Point
 from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS
@@ -220,6 +221,17 @@ def test_colours_keep_their_channels() -> None:
     picture = picture_of(100, 60)
     picture[:] = (200, 100, 50)
     assert np.all(fit_picture(picture, PixelBudget(3136, 10**6, 28)).image == (200, 100, 50))
+
+
+def test_picture_files_are_read_as_rgb(tmp_path) -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (30, 50, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "picture.png"), picture[:, :, ::-1])
+    assert np.array_equal(read_picture(tmp_path / "picture.png"), picture)
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("not a picture")
+    for name in ("missing.jpg", "empty.jpg", "text.jpg", "."):
+        with pytest.raises(BadImageError, match="cannot be read|not a picture"):
+            read_picture(tmp_path / name)
 
 
 def test_views_that_are_not_contiguous_are_taken() -> None:

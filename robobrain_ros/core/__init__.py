@@ -1,4 +1,4 @@
-"""The core: from a question and a picture to an answer. Imports no ROS.
+"""The core: from a question and a picture to an answer. Imports no ROS. See `robobrain_ros.notebook` for a quick start.
 
 profile = profile_for("qwen2_5_vl")                      # or a checkpoint's folder
 parse_answer(Task.POINT, text, profile)                  # what a text says, in the model's own coordinates
@@ -6,8 +6,21 @@ await Brain(engine, profile).run(Query(Task.POINT, "the red mug", [picture]))   
 """
 
 from robobrain_ros.core.brain import Brain
+from robobrain_ros.core.imaging import read_picture
+from robobrain_ros.core.overlay import draw
 from robobrain_ros.core.parsing import AnswerParser, parse_answer
 from robobrain_ros.core.profiles import Profile, profile_for
 from robobrain_ros.core.query import Answer, Query, Task
 
-__all__ = ["Answer", "AnswerParser", "Brain", "Profile", "Query", "Task", "parse_answer", "profile_for"]
+__all__ = [
+    "Answer",
+    "AnswerParser",
+    "Brain",
+    "Profile",
+    "Query",
+    "Task",
+    "draw",
+    "parse_answer",
+    "profile_for",
+    "read_picture",
+]

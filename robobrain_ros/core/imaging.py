@@ -15,6 +15,7 @@ picture W pixels wide reaches from -0.5 to W - 0.5. Coordinates of a picture tha
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -164,6 +165,21 @@ def fit_picture(picture: Picture, budget: PixelBudget) -> Fitted:
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     image = cv2.resize(picture, (size.model_width, size.model_height), interpolation=interpolation)
     return Fitted(image, size)  # type: ignore[arg-type]
+
+
+def read_picture(path: str | Path) -> Picture:
+    """Read a picture file (JPEG, PNG, ...) as RGB, (height, width, 3), uint8.
+
+    :raises BadImageError: no such file, or not a picture.
+    """
+    try:
+        data = np.frombuffer(Path(path).read_bytes(), np.uint8)
+    except OSError as error:
+        raise BadImageError(f"{path} cannot be read: {error.strerror}.") from error
+    picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if picture is None:
+        raise BadImageError(f"{path} is not a picture that OpenCV can read.")
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
 
 
 def check_picture(picture: object) -> None:

@@ -1,0 +1,51 @@
+"""RoboBrain without ROS, for notebooks and scripts::
+
+    from robobrain_ros.core import Query, Task, draw, read_picture
+    from robobrain_ros.notebook import open_brain
+
+    brain = await open_brain("BAAI/RoboBrain2.0-7B")            # or a checkpoint's folder
+    picture = read_picture("table.jpg")
+    answer = await brain.run(Query(Task.POINT, "the red mug", [picture]))
+    print(answer.points)                                        # in the picture's pixels
+    drawn = draw(picture, answer, instruction="the red mug")    # an RGB array, for matplotlib's imshow
+    await brain.close()
+
+The engine starts processes of its own: a script (not a notebook) must do this under ``if __name__ == "__main__":``, in one
+``asyncio.run``.
+"""
+
+from typing import Any
+
+from robobrain_ros.core.brain import Brain
+from robobrain_ros.core.profiles import profile_for
+from robobrain_ros.engine.base import LoadProgress
+
+
+async def open_brain(model: str, *, can_think: bool | None = None, think: bool = False, **engine_options: Any) -> Brain:
+    """Load a model into this process; what it is doing meanwhile is printed.
+
+    :param model: a folder with a checkpoint, or a name on the hub.
+    :param can_think: whether the checkpoint can think; None: as its family (see `Profile.with_thinking`).
+    :param think: whether to think where a query leaves it open.
+    :param engine_options: fields of `engine.options.EngineOptions`, such as ``gpu_memory_utilization=0.6``.
+    :raises EngineConfigError: the model cannot be loaded; the message says what to do.
+    :raises TypeError: there is no such option.
+    """
+    from robobrain_ros.engine.embedded import EmbeddedEngine
+    from robobrain_ros.engine.options import EngineOptions
+
+    options = EngineOptions(model=model, **engine_options)
+    engine = EmbeddedEngine(options)
+    info = await engine.start(_tell)
+    try:
+        profile = profile_for(info.model_type)
+        if can_think is not None:
+            profile = profile.with_thinking(can_think)
+        return Brain(engine, profile, info=info, max_pixels=options.max_pixels, think=think)
+    except BaseException:
+        await engine.close()
+        raise
+
+
+def _tell(progress: LoadProgress) -> None:
+    print(progress.message, flush=True)
