@@ -1,0 +1,149 @@
+"""Standing queries: questions asked again and again on the newest picture."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.timer import Timer
+
+from robobrain_ros.core.query import Task
+from robobrain_ros.errors import BadRequestError, RoboBrainError
+from robobrain_ros.msg import QueryOptions
+from robobrain_ros.ros.cameras import Cameras, Frame
+from robobrain_ros.ros.conversions import to_outcome
+from robobrain_ros.ros.parameters import STANDING_PREFIX, Parameters
+from robobrain_ros.ros.requests import Asked, Requests, check_options, parse_task
+from robobrain_ros.srv import SetStandingQuery
+
+
+@dataclass
+class _StandingQuery:
+    name: str
+    task: Task
+    instruction: str
+    rate: float
+    options: QueryOptions
+    timer: Timer | None = None
+    asking: bool = False
+    last_sequence: int = -1
+
+
+class StandingQueries:
+    """The standing queries of a node, and the service ~/set_standing_query. They outlive deactivation and cleanup.
+
+    A query is never asked while its last question is unanswered, and never twice about one picture.
+    """
+
+    def __init__(self, node: Node, parameters: Parameters, requests: Requests, cameras: Callable[[], Cameras]) -> None:
+        self._node = node
+        self._parameters = parameters
+        self._requests = requests
+        self._cameras = cameras
+        self._queries: dict[str, _StandingQuery] = {}
+        self._clock = Clock(clock_type=ClockType.STEADY_TIME)
+        self._running = False
+        self._service = node.create_service(SetStandingQuery, "~/set_standing_query", self._on_set)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the queries that are set."""
+        return list(self._queries)
+
+    def load(self) -> None:
+        """Set the queries that the parameters describe, once; what was set by the service is kept.
+
+        :raises BadRequestError: a description is wrong.
+        """
+        for name in self._parameters["standing_queries"]:
+            if name in self._queries:
+                continue
+            values = {
+                key: self._parameters[f"{STANDING_PREFIX}{name}.{key}"] for key in ("task", "instruction", "rate", "camera")
+            }
+            options = QueryOptions(camera=values["camera"])
+            self._set(name, values["task"], values["instruction"], values["rate"], options)
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._running = True
+        for query in self._queries.values():
+            self._start_timer(query)
+
+    def stop(self) -> None:
+        """Stop to ask; the queries stay set."""
+        self._running = False
+        for query in self._queries.values():
+            self._stop_timer(query)
+
+    def on_frame(self, frame: Frame) -> None:
+        """A new picture came: ask those that ask on each."""
+        for query in self._queries.values():
+            if not query.rate:
+                self._ask_if_new(query)
+
+    def _on_set(self, request: SetStandingQuery.Request, response: SetStandingQuery.Response) -> SetStandingQuery.Response:
+        try:
+            if request.enabled:
+                self._set(request.name, request.task, request.instruction, request.rate, request.options)
+            else:
+                self._remove(request.name)
+            response.outcome = to_outcome(None)
+        except RoboBrainError as error:
+            response.outcome = to_outcome(error)
+        response.names = self.names
+        return response
+
+    def _set(self, name: str, task: str, instruction: str, rate: float, options: QueryOptions) -> None:
+        if not name.strip():
+            raise BadRequestError("The standing query has no name; give it one.")
+        if not instruction.strip():
+            raise BadRequestError(f"The standing query {name} has no instruction; say what is asked.")
+        if not (math.isfinite(rate) and rate >= 0.0):
+            raise BadRequestError(f"The rate of the standing query {name} is {rate}; it must be 0 (each picture) or positive.")
+        if options.images:
+            raise BadRequestError(f"The standing query {name} brings pictures of its own; it can only ask about a camera's.")
+        check_options(options)
+        self._cameras().name(options.camera)
+        query = _StandingQuery(name, parse_task(task), instruction, rate, options)
+        if name in self._queries:
+            self._stop_timer(self._queries[name])
+        self._queries[name] = query
+        if self._running:
+            self._start_timer(query)
+
+    def _remove(self, name: str) -> None:
+        if name not in self._queries:
+            raise BadRequestError(f"There is no standing query {name!r}; set are: {', '.join(self._queries) or 'none'}.")
+        self._stop_timer(self._queries.pop(name))
+
+    def _start_timer(self, query: _StandingQuery) -> None:
+        if query.rate:
+            # Steady, so that a rate means the same under simulated time; pictures are what simulation makes slower.
+            period = 1.0 / query.rate
+            query.timer = self._node.create_timer(period, lambda: self._ask_if_new(query), clock=self._clock)
+
+    def _stop_timer(self, query: _StandingQuery) -> None:
+        if query.timer is not None:
+            self._node.destroy_timer(query.timer)
+            query.timer = None
+
+    def _ask_if_new(self, query: _StandingQuery) -> None:
+        if query.asking or not self._running:
+            return
+        try:
+            frame = self._cameras()[query.options.camera].newest
+        except RoboBrainError:
+            return  # The camera that it asks about is not configured now.
+        if frame is None or frame.sequence == query.last_sequence:
+            return
+        query.asking = True
+        query.last_sequence = frame.sequence
+        self._node.executor.create_task(self._ask, query)
+
+    async def _ask(self, query: _StandingQuery) -> None:
+        try:
+            await self._requests.answer(Asked(query.task.value, query.instruction, query.options, query=query.name))
+        finally:
+            query.asking = False
