@@ -206,7 +206,7 @@ class Brain:
         )
         already_written = run.report.raw_text
         finish_reason = ""
-        async with aclosing(self.engine.generate(generation)) as stream:  # type: ignore[type-var]
+        async with aclosing(self.engine.generate(generation)) as stream:
             async for delta in stream:
                 self._count(run, parser, delta)
                 finish_reason = delta.finish_reason or finish_reason

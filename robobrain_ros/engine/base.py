@@ -1,6 +1,6 @@
 """What an engine is: text out of pictures and prompts. It knows nothing of tasks."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -90,7 +90,7 @@ class Engine(Protocol):
         """Load the model; raises `EngineConfigError` with what to do when it cannot."""
         ...
 
-    def generate(self, generation: Generation) -> AsyncIterator[TextDelta]:
+    def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
         """Stream the text. Closing the iterator, or cancelling the task that runs it, aborts the request in the engine.
 
         Raises `EngineFailedError` when the engine dies, `BadRequestError` or `BadImageError` when it refuses the request.

@@ -1,0 +1,165 @@
+"""A tiny checkpoint with random weights: it has RoboBrain's architecture and loads like one, and what it says is noise.
+
+For trying the engine, the interfaces and failures without a download: ``python -m robobrain_ros.demo.random_checkpoint FOLDER``.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>",
+    "<|video_pad|>",
+)  # fmt: skip
+TEXT_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+"""Ordinary tokens, as in RoboBrain's tokenizer: they are not skipped when text is decoded."""
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
+    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+MAX_POSITIONS = 8192
+_MIN_CELLS, _MAX_CELLS = 4, 1280
+
+
+def make_random_checkpoint(folder: str | Path, model_type: str = "qwen2_5_vl", seed: int = 0) -> Path:
+    """Write a checkpoint of about a million parameters.
+
+    :param folder: where; made with its parents, what lies there is overwritten.
+    :param model_type: "qwen2_5_vl" (RoboBrain 2.0) or "qwen3_vl" (RoboBrain 2.5).
+    :param seed: of the weights: same seed, same weights.
+    :returns: the folder.
+    :raises ValueError: another model type.
+    """
+    import torch
+
+    makers = {"qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl}
+    if model_type not in makers:
+        raise ValueError(f"There is no random checkpoint of {model_type!r}; known are {', '.join(makers)}.")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = _make_tokenizer()
+    tokenizer.save_pretrained(folder)
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = makers[model_type](ids, _padded(len(tokenizer)))
+    model.save_pretrained(folder)
+    patch = model.config.vision_config.patch_size
+    cell = (patch * model.config.vision_config.spatial_merge_size) ** 2
+    _write_json(
+        folder / "preprocessor_config.json",
+        {
+            "image_processor_type": "Qwen2VLImageProcessor",
+            "processor_class": "Qwen2_5_VLProcessor" if model_type == "qwen2_5_vl" else "Qwen3VLProcessor",
+            "size": {"shortest_edge": _MIN_CELLS * cell, "longest_edge": _MAX_CELLS * cell},
+            "min_pixels": _MIN_CELLS * cell,
+            "max_pixels": _MAX_CELLS * cell,
+            "patch_size": patch,
+            "temporal_patch_size": 2,
+            "merge_size": 2,
+        },
+    )
+    if model_type == "qwen3_vl":
+        video = {"video_processor_type": "Qwen3VLVideoProcessor", "patch_size": patch}
+        _write_json(folder / "video_preprocessor_config.json", video)
+    return folder
+
+
+def _make_tokenizer() -> Any:
+    """Bytes as tokens, and the tokens that the model family needs."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={byte: index for index, byte in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=list(SPECIAL_TOKENS),
+    )
+    fast.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TEXT_TAGS])
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def _padded(size: int) -> int:
+    return (size + 63) // 64 * 64
+
+
+def _text_config(ids: dict[str, int], vocabulary: int, mrope_section: list[int]) -> dict[str, Any]:
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "max_position_embeddings": MAX_POSITIONS,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": mrope_section},
+        "bos_token_id": ids["<|endoftext|>"],
+        "eos_token_id": ids["<|im_end|>"],
+    }
+
+
+def _image_ids(ids: dict[str, int]) -> dict[str, int]:
+    return {
+        "image_token_id": ids["<|image_pad|>"],
+        "video_token_id": ids["<|video_pad|>"],
+        "vision_start_token_id": ids["<|vision_start|>"],
+        "vision_end_token_id": ids["<|vision_end|>"],
+    }
+
+
+def _qwen2_5_vl(ids: dict[str, int], vocabulary: int) -> Any:
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    vision = {
+        "depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "out_hidden_size": 128,
+        "fullatt_block_indexes": [1], "window_size": 112, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2,
+    }  # fmt: skip
+    text = _text_config(ids, vocabulary, [4, 6, 6])
+    # vLLM 0.26 reads the older key.
+    text["rope_scaling"] = {"type": "mrope", "rope_type": "default", "mrope_section": [4, 6, 6]}
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_image_ids(ids), tie_word_embeddings=False)
+    return Qwen2_5_VLForConditionalGeneration(config)
+
+
+def _qwen3_vl(ids: dict[str, int], vocabulary: int) -> Any:
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    vision = {
+        "depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "out_hidden_size": 128,
+        "patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0],
+    }  # fmt: skip
+    text = _text_config(ids, vocabulary, [6, 5, 5])
+    config = Qwen3VLConfig(text_config=text, vision_config=vision, **_image_ids(ids), tie_word_embeddings=False)
+    return Qwen3VLForConditionalGeneration(config)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Write a checkpoint from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model-type", default="qwen2_5_vl", choices=["qwen2_5_vl", "qwen3_vl"])
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    folder = make_random_checkpoint(options.folder, options.model_type, options.seed)
+    print(f"Random weights in the shape of {options.model_type}: {folder}. What it answers is noise.")
+
+
+if __name__ == "__main__":
+    main()

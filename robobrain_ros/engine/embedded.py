@@ -1,0 +1,386 @@
+"""vLLM's AsyncLLM inside of this process: the model's own processes are its children."""
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from robobrain_ros.engine import compat, worker
+from robobrain_ros.engine.base import (
+    EngineHealth,
+    EngineInfo,
+    Generation,
+    LoadProgress,
+    ProgressCallback,
+    TextDelta,
+)
+from robobrain_ros.engine.checkpoint import Checkpoint, find_checkpoint
+from robobrain_ros.engine.options import EngineOptions, refuse_unknown
+from robobrain_ros.engine.start_errors import explain_start_error
+from robobrain_ros.errors import BadImageError, BadRequestError, EngineConfigError, EngineFailedError
+
+DEFAULT_MAX_MODEL_LEN = 8192
+"""Room for four pictures of the default size, thinking and an answer; what the models could do would fill a GPU with cache."""
+
+_PROGRESS_INTERVAL = 2.0
+_LOGGING_VARIABLE = "VLLM_LOGGING_CONFIG_PATH"
+_IMAGE_PLACEHOLDER = "<|image_pad|>"
+
+_log = logging.getLogger(__name__)
+
+
+class EmbeddedEngine:
+    """An `engine.base.Engine` on vLLM in this process.
+
+    One instance can be started again after `close`, also after its processes died.
+    """
+
+    def __init__(self, options: EngineOptions) -> None:
+        self.options = options
+        self._engine: Any = None
+        self._tokenizer: Any = None
+        self._checkpoint: Checkpoint | None = None
+        self._health = EngineHealth("stopped", "The engine is not started.")
+        self._running: set[str] = set()
+
+    async def start(self, progress: ProgressCallback) -> EngineInfo:
+        """See `Engine.start`. The loop goes on with other work meanwhile."""
+        self._health = EngineHealth("loading", "The engine is starting.")
+        try:
+            info = await self._start(progress)
+        except BaseException as error:
+            self._health = EngineHealth("failed", str(error) or "Starting the engine was broken off.")
+            raise
+        self._health = EngineHealth("ready", f"{info.model} is ready.")
+        return info
+
+    async def _start(self, progress: ProgressCallback) -> EngineInfo:
+        self.options.validate()
+        progress(LoadProgress("checking", "Checking vLLM and the checkpoint."))
+        version = await asyncio.to_thread(compat.check_vllm)
+        checkpoint = await asyncio.to_thread(find_checkpoint, self.options, progress)
+        log = _ChildLog.create(self.options.log_level)
+        ticker = _Ticker(progress, checkpoint)
+        ticker.start()
+        try:
+            await self._build(checkpoint, log)
+        except EngineConfigError:
+            raise
+        except Exception as error:
+            raise explain_start_error(error, log.read(), self.options) from error
+        finally:
+            ticker.stop()
+            log.release()
+        self._checkpoint = checkpoint
+        return self._describe(version)
+
+    async def _build(self, checkpoint: Checkpoint, log: "_ChildLog") -> None:
+        """Build vLLM's engine in another thread: it takes many seconds, and the loop has requests to refuse meanwhile."""
+        building = asyncio.ensure_future(asyncio.to_thread(_build_engine, self.options, checkpoint, log))
+        try:
+            self._engine = await asyncio.wait_for(asyncio.shield(building), self.options.start_timeout)
+        except (asyncio.CancelledError, asyncio.TimeoutError) as error:
+            # A thread cannot be broken off: whatever it builds is shut down as soon as it is there.
+            building.add_done_callback(_shut_down_late)
+            if isinstance(error, asyncio.TimeoutError):
+                raise EngineConfigError(
+                    f"The engine did not start within engine.start_timeout = {self.options.start_timeout:.0f} s."
+                ) from error
+            raise
+        self._tokenizer = await asyncio.to_thread(_load_tokenizer, checkpoint, self.options)
+
+    def _describe(self, version: str) -> EngineInfo:
+        from vllm.platforms import current_platform
+
+        assert self._checkpoint is not None
+        return EngineInfo(
+            model=self.options.model,
+            model_type=self._checkpoint.model_type,
+            engine=f"vllm {version} ({current_platform.device_name})",
+            max_model_len=self._engine.vllm_config.model_config.max_model_len,
+            min_pixels=self._checkpoint.min_pixels,
+            max_pixels=self._checkpoint.max_pixels,
+            patch=self._checkpoint.cell,
+        )
+
+    async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
+        """See `Engine.generate`."""
+        engine = self._engine
+        if engine is None:
+            raise EngineFailedError("The engine is not started.")
+        self._running.add(generation.request_id)
+        try:
+            async with aclosing(self._attempts(engine, generation)) as stream:
+                async for delta in stream:
+                    yield delta
+        except compat.dead_error() as error:
+            self._health = EngineHealth("failed", "The engine's process has died.")
+            raise EngineFailedError("The engine's process has died; it is built again, ask once more in a while.") from error
+        except compat.request_errors() as error:
+            raise _refusal(error, generation) from error
+        finally:
+            self._running.discard(generation.request_id)
+
+    async def _attempts(self, engine: Any, generation: Generation) -> AsyncGenerator[TextDelta, None]:
+        """Stream; once more after a finish with "error", which a poisoned picture cache gives before any text."""
+        for attempt in ("first", "second"):
+            request_id = generation.request_id if attempt == "first" else f"{generation.request_id}-again"
+            failed = False
+            async with aclosing(self._stream(engine, generation, request_id)) as stream:
+                async for delta in stream:
+                    failed = delta.finish_reason == "error"
+                    if failed:
+                        break
+                    yield delta
+            if not failed:
+                return
+            await engine.reset_mm_cache()
+        raise EngineFailedError("The engine could not answer this request, twice; the log of vLLM says why.")
+
+    async def _stream(self, engine: Any, generation: Generation, request_id: str) -> AsyncGenerator[TextDelta, None]:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters = SamplingParams(
+            max_tokens=generation.max_tokens,
+            temperature=generation.temperature,
+            stop=list(generation.stop),
+            seed=self.options.seed if generation.temperature > 0 else None,
+            output_kind=RequestOutputKind.DELTA,
+        )
+        prepared = await compat.prepare(engine, self._prompt(generation))
+        outputs = engine.generate(prepared, parameters, request_id, priority=generation.priority)
+        async with aclosing(outputs):
+            async for output in outputs:
+                yield _to_delta(output)
+
+    def _prompt(self, generation: Generation) -> dict[str, Any]:
+        assert self._checkpoint is not None
+        _check_pictures(generation, self._checkpoint)
+        content = [{"type": "image"} for _ in generation.images] + [{"type": "text", "text": generation.user_text}]
+        text = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        # vLLM takes a placeholder without a picture, and a picture without a placeholder, silently.
+        found = text.count(_IMAGE_PLACEHOLDER)
+        if found != len(generation.images):
+            raise BadRequestError(
+                f"The prompt has {found} places for {len(generation.images)} pictures; the question must not hold model tokens "
+                f"such as {_IMAGE_PLACEHOLDER}."
+            )
+        prompt: dict[str, Any] = {"prompt": text + generation.assistant_prefix}
+        if generation.images:
+            prompt["multi_modal_data"] = {"image": list(generation.images)}
+            prompt.update(compat.picture_names(generation))
+        return prompt
+
+    async def abort(self, request_id: str) -> None:
+        """See `Engine.abort`."""
+        if self._engine is not None:
+            await self._engine.abort(request_id)
+
+    def health(self) -> EngineHealth:
+        """See `Engine.health`."""
+        health = self._health
+        if health.state == "ready" and self._engine is not None and self._engine.errored:
+            health = EngineHealth("failed", "The engine's process has died.")
+        return EngineHealth(health.state, health.message, running=len(self._running))
+
+    async def close(self) -> None:
+        """See `Engine.close`."""
+        engine, self._engine = self._engine, None
+        self._health = EngineHealth("stopped", "The engine is closed.")
+        if engine is not None:
+            await asyncio.to_thread(engine.shutdown)
+
+
+def _build_engine(options: EngineOptions, checkpoint: Checkpoint, log: "_ChildLog") -> Any:
+    _set_environment(options, checkpoint, log)
+    from vllm import AsyncEngineArgs
+    from vllm.platforms import current_platform
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    on_cpu = current_platform.is_cpu()
+    if not on_cpu:
+        _check_device_count(options)
+    extra = options.extra_arguments()
+    refuse_unknown(extra, {item.name for item in fields(AsyncEngineArgs)})
+    arguments = _engine_arguments(options, checkpoint, on_cpu) | extra
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+
+
+def _engine_arguments(options: EngineOptions, checkpoint: Checkpoint, on_cpu: bool) -> dict[str, Any]:
+    longest = min(options.max_model_len or DEFAULT_MAX_MODEL_LEN, checkpoint.max_positions or DEFAULT_MAX_MODEL_LEN)
+    max_pixels = min(options.max_pixels, checkpoint.max_pixels or options.max_pixels)
+    arguments: dict[str, Any] = {
+        "model": str(checkpoint.path),
+        "served_model_name": options.model,
+        "dtype": checkpoint.dtype if options.dtype == "auto" and checkpoint.dtype == "float32" else options.dtype,
+        "max_model_len": options.max_model_len or longest,
+        "tensor_parallel_size": options.tensor_parallel_size,
+        "pipeline_parallel_size": options.pipeline_parallel_size,
+        "data_parallel_size": options.data_parallel_size,
+        "quantization": options.quantization or None,
+        "enforce_eager": options.enforce_eager or on_cpu,
+        "max_num_seqs": options.max_num_seqs,
+        "load_format": options.load_format,
+        "seed": options.seed,
+        "trust_remote_code": options.trust_remote_code,
+        "limit_mm_per_prompt": {"image": options.max_images, "video": 0},
+        # Memory is set aside for the largest picture that can come, so vLLM is told how large ours are.
+        "mm_processor_kwargs": {"max_pixels": max(max_pixels, checkpoint.min_pixels)},
+        # The checkpoint's own sampling would otherwise override greedy decoding's defaults.
+        "generation_config": "vllm",
+        "scheduling_policy": "priority",
+        "worker_extension_cls": f"{worker.__name__}.{worker.OwnerWatch.__name__}",
+    }
+    if not on_cpu:
+        arguments["gpu_memory_utilization"] = options.gpu_memory_utilization
+    return arguments
+
+
+def _set_environment(options: EngineOptions, checkpoint: Checkpoint, log: "_ChildLog") -> None:
+    """Settings that vLLM and its processes read from the environment; what the user has set stays."""
+    os.environ[worker.OWNER_VARIABLE] = worker.owner_name()
+    defaults = {
+        _LOGGING_VARIABLE: str(log.configuration),
+        # A forked child of a process with threads, ROS's for example, may hang.
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": str(options.cpu_memory_gib),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if checkpoint.local:
+        # Nothing is to be fetched, so nothing may wait for a network that is not there.
+        defaults["HF_HUB_OFFLINE"] = "1"
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def _check_device_count(options: EngineOptions) -> None:
+    import torch
+
+    wanted = options.tensor_parallel_size * options.pipeline_parallel_size * options.data_parallel_size
+    present = torch.accelerator.device_count()
+    if wanted > present and "nnodes" not in options.extra_arguments():
+        raise EngineConfigError(
+            f"tensor_parallel_size x pipeline_parallel_size x data_parallel_size = {wanted} GPUs are asked for, but this machine "
+            f"has {present}; lower engine.tensor_parallel_size."
+        )
+
+
+def _load_tokenizer(checkpoint: Checkpoint, options: EngineOptions) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, trust_remote_code=options.trust_remote_code)
+    if not tokenizer.chat_template:
+        raise EngineConfigError(f"The checkpoint in {checkpoint.path} has no chat template (chat_template.jinja); copy its own.")
+    return tokenizer
+
+
+def _check_pictures(generation: Generation, checkpoint: Checkpoint) -> None:
+    """A picture off the model's grid would be resized again, and coordinates would refer to another picture than ours; one of
+    a few pixels would even end the engine."""
+    for picture in generation.images:
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype.name != "uint8":
+            raise BadImageError(f"The engine takes pictures of shape (height, width, 3) and type uint8, not {picture.shape}.")
+        height, width = picture.shape[:2]
+        cell = checkpoint.cell or 1
+        if min(height, width) < cell or height % cell or width % cell:
+            raise BadImageError(f"The engine takes pictures whose sides are multiples of {cell}, not {width}x{height}.")
+
+
+def _shut_down_late(building: "asyncio.Future[Any]") -> None:
+    if not building.cancelled() and building.exception() is None:
+        threading.Thread(target=building.result().shutdown, name="engine-shutdown", daemon=True).start()
+
+
+def _to_delta(output: Any) -> TextDelta:
+    completion = output.outputs[0]
+    metrics = output.metrics
+    queued = metrics.scheduled_ts - metrics.queued_ts if metrics is not None and metrics.scheduled_ts else 0.0
+    return TextDelta(
+        text=completion.text,
+        tokens=len(completion.token_ids),
+        prompt_tokens=len(output.prompt_token_ids or ()),
+        queue_time=max(queued, 0.0),
+        finish_reason=completion.finish_reason or "",
+    )
+
+
+def _refusal(error: BaseException, generation: Generation) -> Exception:
+    """What vLLM says about a request that it refuses, as one of our errors. The reason may be in the cause."""
+    reasons = [str(part).strip() for part in (error, error.__cause__) if part is not None]
+    reason = next((part for part in reasons if part), type(error).__name__).splitlines()[0]
+    if "aspect ratio" in reason or "height and width" in reason:
+        return BadImageError(f"The model's picture processor refuses the picture: {reason}.")
+    return BadRequestError(f"The engine refuses the request: {reason} Shorten it, or raise engine.max_model_len.")
+
+
+class _Ticker(threading.Thread):
+    """Says every few seconds that the engine is still starting: loading a model takes minutes."""
+
+    def __init__(self, progress: ProgressCallback, checkpoint: Checkpoint) -> None:
+        super().__init__(name="engine-progress", daemon=True)
+        self._progress = progress
+        self._size = f" ({checkpoint.gigabytes:.1f} GB of weights)" if checkpoint.gigabytes >= 0.1 else ""
+        self._done = threading.Event()
+
+    def run(self) -> None:
+        """Tell the progress until stopped."""
+        began = time.monotonic()
+        while True:
+            seconds = time.monotonic() - began
+            message = f"Starting the engine's processes and loading the model{self._size}, {seconds:.0f} s."
+            self._progress(LoadProgress("loading", message))
+            if self._done.wait(_PROGRESS_INTERVAL):
+                return
+
+    def stop(self) -> None:
+        """Stop telling; returns when nothing more is told."""
+        self._done.set()
+        self.join(timeout=5.0)
+
+
+class _ChildLog:
+    """vLLM's log while it starts. Its processes write into a file: why one of them failed is said nowhere else."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.configuration = folder / "logging.json"
+        self._file = folder / "vllm.log"
+
+    @classmethod
+    def create(cls, level: str) -> "_ChildLog":
+        log = cls(Path(tempfile.mkdtemp(prefix="robobrain_ros-")))
+        line = {"format": "%(levelname)s [%(process)d] %(message)s"}
+        handlers = {
+            "file": {"class": "logging.FileHandler", "filename": str(log._file), "formatter": "line", "level": "INFO"},
+            "console": {"class": "logging.StreamHandler", "formatter": "line", "level": level.upper()},
+        }
+        loggers = {"vllm": {"handlers": ["file", "console"], "level": "INFO", "propagate": False}}
+        configuration = {"version": 1, "disable_existing_loggers": False, "formatters": {"line": line}}
+        log.configuration.write_text(json.dumps(configuration | {"handlers": handlers, "loggers": loggers}), encoding="utf-8")
+        return log
+
+    def read(self) -> str:
+        """All that was written so far."""
+        try:
+            return self._file.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def release(self) -> None:
+        """Remove the files; those that vLLM's processes hold open they go on writing, unseen."""
+        if os.environ.get(_LOGGING_VARIABLE) == str(self.configuration):
+            del os.environ[_LOGGING_VARIABLE]
+        shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,0 +1,246 @@
+"""Keeps an engine within bounds and alive: bounded admission, deadlines, and a new engine when the old one dies."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+from robobrain_ros.engine.base import Engine, EngineHealth, EngineInfo, Generation, LoadProgress, ProgressCallback, TextDelta
+from robobrain_ros.errors import (
+    BusyError,
+    CanceledError,
+    EngineFailedError,
+    NotReadyError,
+    RequestTimeoutError,
+    RoboBrainError,
+)
+
+WarmUp = Callable[[Engine, EngineInfo], Awaitable[None]]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long the supervisor waits for what. Seconds."""
+
+    health_interval: float = 0.5
+    """Between two looks at an idle engine."""
+    first_back_off: float = 1.0
+    """Before the engine is built again; doubled with each failure in a row."""
+    longest_back_off: float = 60.0
+    close: float = 20.0
+    """For an engine to give everything back."""
+    warm_up: float = 300.0
+    """For the warm-up."""
+    let_go: float = 2.0
+    """For the engine to let go of one request."""
+
+
+@dataclass
+class _Ticket:
+    """One request. All that its reader gets comes through ``arrivals``: text, then None; or the error that ends it."""
+
+    generation: Generation
+    arrivals: "asyncio.Queue[TextDelta | RoboBrainError | None]" = field(default_factory=asyncio.Queue)
+    inside: bool = False
+
+
+class Supervisor:
+    """An `engine.base.Engine` around another.
+
+    :param factory: makes the engine; called again after it died.
+    :param max_queued: requests that may wait while ``max_running`` are in the engine; the next is refused with `BusyError`.
+    :param max_running: requests that are in the engine at once.
+    :param warm_up: runs once on each engine built, before it counts as ready.
+    :param patience: waiting times.
+    """
+
+    def __init__(
+        self,
+        factory: Callable[[], Engine],
+        *,
+        max_queued: int,
+        max_running: int,
+        warm_up: WarmUp | None = None,
+        patience: Patience | None = None,
+    ) -> None:
+        self._factory = factory
+        self._max_queued = max_queued
+        self._warm_up = warm_up
+        self._patience = patience or Patience()
+        self._max_running = max_running
+        self._slots = asyncio.Semaphore(max_running)
+        self._engine: Engine | None = None
+        self._info: EngineInfo | None = None
+        self._tickets: dict[str, _Ticket] = {}
+        self._health = EngineHealth("stopped", "The engine is not started.")
+        self._restarts = 0
+        self._watch: asyncio.Task[None] | None = None
+        self._progress: ProgressCallback = lambda progress: None
+
+    async def start(self, progress: ProgressCallback) -> EngineInfo:
+        """See `Engine.start`. From then on the engine is watched, until `close`."""
+        self._progress = progress
+        self._set_health("loading", "The engine is starting.")
+        try:
+            info = await self._build()
+        except BaseException as error:
+            self._set_health("failed", str(error) or "Starting the engine was broken off.")
+            raise
+        self._watch = asyncio.create_task(self._keep_alive(), name="engine-watch")
+        return info
+
+    async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
+        """See `Engine.generate`; further raises `BusyError`, `NotReadyError`, `RequestTimeoutError`, `CanceledError`."""
+        if self._health.state != "ready":
+            raise self._unavailable()
+        if generation.request_id in self._tickets:
+            raise EngineFailedError(f"There is a request {generation.request_id} already; ids must be unique.")
+        if len(self._tickets) >= self._max_running + self._max_queued:
+            raise BusyError(f"{self._max_queued} requests wait already; ask again later, or raise max_queued.")
+        ticket = _Ticket(generation)
+        self._tickets[generation.request_id] = ticket
+        pump = asyncio.create_task(self._pump(ticket))
+        loop = asyncio.get_running_loop()
+        timer = None
+        if generation.deadline is not None:
+            left = max(generation.deadline - time.monotonic(), 0.0)
+            late = RequestTimeoutError("The request's deadline has passed; allow more time, or ask for less.")
+            timer = loop.call_later(left, ticket.arrivals.put_nowait, late)
+        try:
+            while (arrival := await ticket.arrivals.get()) is not None:
+                if isinstance(arrival, RoboBrainError):
+                    raise arrival
+                yield arrival
+        finally:
+            if timer is not None:
+                timer.cancel()
+            pump.cancel()
+            await asyncio.wait({pump}, timeout=self._patience.let_go)
+            del self._tickets[generation.request_id]
+
+    async def _pump(self, ticket: _Ticket) -> None:
+        """Bring what the engine writes to the ticket's reader. Cancelling this aborts the request in the engine."""
+        arrived = time.monotonic()
+        try:
+            async with self._slots:
+                engine = self._engine
+                if engine is None or self._health.state != "ready":
+                    raise self._unavailable()
+                ticket.inside = True
+                waited = time.monotonic() - arrived
+                async with aclosing(engine.generate(ticket.generation)) as stream:
+                    async for delta in stream:
+                        ticket.arrivals.put_nowait(replace(delta, queue_time=delta.queue_time + waited))
+            ticket.arrivals.put_nowait(None)
+        except RoboBrainError as error:
+            ticket.arrivals.put_nowait(error)
+        except Exception as error:
+            _log.exception("The engine broke on a request.")
+            ticket.arrivals.put_nowait(EngineFailedError(f"The engine broke on this request: {error}"))
+
+    async def abort(self, request_id: str) -> None:
+        """See `Engine.abort`. A request that still waits ends with `CanceledError`."""
+        ticket = self._tickets.get(request_id)
+        if ticket is None:
+            return
+        if ticket.inside and self._engine is not None:
+            await self._engine.abort(request_id)
+        else:
+            ticket.arrivals.put_nowait(CanceledError("The request was canceled before its turn came."))
+
+    def health(self) -> EngineHealth:
+        """See `Engine.health`."""
+        tickets = list(self._tickets.values())
+        running = sum(ticket.inside for ticket in tickets)
+        return replace(self._health, running=running, waiting=len(tickets) - running, restarts=self._restarts)
+
+    async def close(self) -> None:
+        """See `Engine.close`. Requests end with `CanceledError`."""
+        self._set_health("stopped", "The engine is closed.")
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait({self._watch}, timeout=self._patience.close)
+            self._watch = None
+        self._end_all(CanceledError("The node shuts down or was deactivated; ask again when it is active."))
+        await self._discard()
+
+    async def _build(self) -> EngineInfo:
+        engine = self._factory()
+        self._engine = engine
+        try:
+            info = await engine.start(self._progress)
+            if self._warm_up is not None:
+                message = "Warming up: each task once."
+                self._progress(LoadProgress("warming up", message))
+                await asyncio.wait_for(self._warm_up(engine, info), self._patience.warm_up)
+        except asyncio.TimeoutError as error:
+            await self._discard()
+            raise EngineFailedError(f"The engine did not warm up within {self._patience.warm_up:.0f} s.") from error
+        except BaseException:
+            await self._discard()
+            raise
+        self._info = info
+        self._set_health("ready", f"{info.model} is ready.")
+        self._progress(LoadProgress("ready", f"{info.model} is ready.", 1.0))
+        return info
+
+    async def _keep_alive(self) -> None:
+        """Watch the engine; when it has died, end what waits for it and build another."""
+        while True:
+            await asyncio.sleep(self._patience.health_interval)
+            engine = self._engine
+            if engine is None or engine.health().state != "failed":
+                continue
+            reason = engine.health().message
+            _log.error("The engine has failed: %s It is built again.", reason)
+            self._set_health("restarting", f"{reason} It is built again.")
+            self._end_all(EngineFailedError(f"{reason} It is built again; ask once more when the node says ready."))
+            await self._discard()
+            await self._rebuild()
+
+    async def _rebuild(self) -> None:
+        """Build another engine, with growing pauses, until one starts."""
+        back_off = self._patience.first_back_off
+        while True:
+            await asyncio.sleep(back_off)
+            try:
+                await self._build()
+            except RoboBrainError as error:
+                back_off = min(2 * back_off, self._patience.longest_back_off)
+                message = f"The engine could not be built again: {error} The next try follows in {back_off:.0f} s."
+                _log.error(message)
+                self._set_health("restarting", message)
+                self._progress(LoadProgress("restarting", message))
+                continue
+            self._restarts += 1
+            return
+
+    async def _discard(self) -> None:
+        """Close the engine, within bounds."""
+        engine, self._engine = self._engine, None
+        if engine is None:
+            return
+        try:
+            await asyncio.wait_for(engine.close(), self._patience.close)
+        except asyncio.TimeoutError:
+            _log.error("The engine did not close within %.0f s; its processes end with this one.", self._patience.close)
+        except Exception:
+            _log.exception("Closing the engine failed; its processes end with this one.")
+
+    def _end_all(self, error: RoboBrainError) -> None:
+        for ticket in self._tickets.values():
+            # Each reader raises its own: a traceback grows on the exception that is raised.
+            ticket.arrivals.put_nowait(type(error)(error.message))
+
+    def _unavailable(self) -> RoboBrainError:
+        health = self._health
+        if health.state in ("loading", "restarting"):
+            return NotReadyError(f"The model is not ready: {health.message}")
+        return EngineFailedError(f"There is no engine: {health.message}")
+
+    def _set_health(self, state: str, message: str) -> None:
+        self._health = EngineHealth(state, message)
