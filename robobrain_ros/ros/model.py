@@ -154,6 +154,8 @@ class Model:
         self._on_change()
 
     def _note(self, progress: LoadProgress) -> None:
+        if progress.stage == "ready" and self._brain is None:
+            return  # The engine is, the brain is not: that is said when it is.
         if progress.message != self._progress.message:
             self._logger.info(progress.message)
         self._progress = progress

@@ -73,5 +73,6 @@ class ResultTopics:
 
 
 def _overlay_message(result: Result) -> Image:
-    assert result.picture is not None and result.answer is not None, "a result that ended well has both"
+    assert result.picture is not None, "a result that ended well has its picture"
+    assert result.answer is not None, "and its answer"
     return to_image(overlay.draw(result.picture, result.answer, instruction=result.origin.text), result.origin.header)
