@@ -1,0 +1,69 @@
+"""The core with a real engine, as in a notebook: the model sees exactly the size that the picture was fitted to."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from robobrain_ros.core import Brain, Query, Task
+from robobrain_ros.core.query import Report
+from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
+from robobrain_ros.errors import BadRequestError, EngineConfigError, RoboBrainError
+from robobrain_ros.notebook import open_brain
+
+SIZES = [(424, 240), (640, 480), (1280, 720), (28, 28), (31, 1999), (1999, 31)]
+
+
+async def report_of(brain: Brain, query: Query) -> Report:
+    """How the request went, whether or not the random model's noise can be read."""
+    try:
+        return (await brain.run(query)).report
+    except RoboBrainError as error:
+        if error.report is None:
+            raise
+        return error.report
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("model_type", ["qwen2_5_vl", "qwen3_vl"])
+def test_the_processor_leaves_fitted_pictures_as_they_are(tmp_path, capfd, model_type: str) -> None:
+    checkpoint = make_random_checkpoint(tmp_path / model_type, model_type)
+
+    async def ask() -> None:
+        brain = await open_brain(str(checkpoint), max_model_len=4096, max_pixels=500_000)
+        try:
+            assert brain.profile.model_type == model_type
+            text_tokens = set()
+            for width, height in SIZES:
+                picture = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+                report = await report_of(brain, Query(Task.POINT, "the mug", [picture], max_tokens=4))
+                (size,) = report.model_image_sizes
+                visual_tokens = size[0] * size[1] // brain.profile.patch**2
+                text_tokens.add(report.prompt_tokens - visual_tokens)
+                assert report.answer_tokens > 0
+                assert report.first_token_time > 0
+            assert len(text_tokens) == 1
+            assert text_tokens.pop() > 10
+
+            picture = np.zeros((480, 640, 3), np.uint8)
+            query = Query(Task.ASK, "How many mugs?", [picture, picture], think=True, max_tokens=8)
+            if model_type == "qwen2_5_vl":
+                brain.think_tokens = 16
+                report = await report_of(brain, query)
+                assert 0 < report.thinking_tokens <= 16
+                assert report.model_image_sizes == [(644, 476)] * 2
+            else:
+                with pytest.raises(BadRequestError):
+                    await brain.run(query)
+        finally:
+            await brain.close()
+
+    asyncio.run(ask())
+    assert "model" in capfd.readouterr().out.lower()
+
+
+def test_a_model_that_cannot_be_loaded_is_refused_in_a_sentence(tmp_path) -> None:
+    with pytest.raises(EngineConfigError, match=r"config\.json|folder|checkpoint"):
+        asyncio.run(open_brain(str(tmp_path)))
+    with pytest.raises(TypeError):
+        asyncio.run(open_brain(str(tmp_path), gpu_memory=0.5))
