@@ -6,7 +6,10 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import rclpy
 from rclpy.clock import Clock, ClockType
@@ -18,13 +21,14 @@ from rclpy.signals import SignalHandlerOptions
 
 import robobrain_ros.demo
 from robobrain_ros.core.profiles import profile_for
+from robobrain_ros.engine.base import Engine
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError, RoboBrainError
-from robobrain_ros.ros.cameras import Camera, Cameras, Frame
+from robobrain_ros.ros.cameras import Camera, Cameras
 from robobrain_ros.ros.diagnostics import Diagnostics
 from robobrain_ros.ros.endpoints import Endpoints
 from robobrain_ros.ros.model import EngineFactory, Model, ModelSettings
-from robobrain_ros.ros.parameters import ENGINE_PREFIX, Parameters
+from robobrain_ros.ros.parameters import Parameters
 from robobrain_ros.ros.requests import Requests
 from robobrain_ros.ros.results import ResultTopics
 from robobrain_ros.ros.standing import StandingQueries
@@ -34,6 +38,12 @@ _FAREWELL = 2.0
 """Seconds in which cancelled requests are still answered when the node ends."""
 _ENGINE_FAREWELL = 20.0
 """Seconds that the engine has to give everything back when the node ends."""
+
+_MOST_FAULTS = 10
+"""Callbacks that may fail in a row before the node gives up."""
+_NAME_A_MODEL = (
+    "set the parameter engine.model, as in: --ros-args -p engine.model:=BAAI/RoboBrain2.0-7B (or a checkpoint's folder)."
+)
 
 Transition = Callable[[], None]
 
@@ -61,13 +71,13 @@ class RoboBrainNode(LifecycleNode):
         self._engine_factory = engine_factory
         self._log_handler = _RosLogHandler(self.get_logger())
         logging.getLogger("robobrain_ros").addHandler(self._log_handler)
-        self._cameras = Cameras([], [])
         self._parameters = Parameters(self)
+        self._cameras = Cameras([], self._parameters["cameras"])
         self._model = Model(self.get_logger(), self._on_model_change)
         self._results = ResultTopics(self, self._model)
         self._requests = Requests(self, self._parameters, self._model, lambda: self._cameras, self._results.publish)
         self._endpoints = Endpoints(self, self._requests)
-        self._standing: StandingQueries | None = None
+        self._standing = StandingQueries(self, self._parameters, self._requests, lambda: self._cameras)
         self._diagnostics = Diagnostics(self, self._parameters, self._model, self._requests, lambda: self._cameras)
         # Steady: life goes on where simulated time stands still.
         self._clock = Clock(clock_type=ClockType.STEADY_TIME)
@@ -114,3 +124,197 @@ class RoboBrainNode(LifecycleNode):
         self.get_logger().debug(f"{name}: done")
         self._diagnostics.publish()
         return TransitionCallbackReturn.SUCCESS
+
+    def _configure(self) -> None:
+        self._parameters.declare_named()
+        self._cameras = Cameras([], self._parameters["cameras"])
+        self._standing.load()
+        options = self._parameters.engine_options()
+        factory = self._engine_factory
+        if factory is None:
+            options = self._with_model(options)
+            factory = partial(_embedded_engine, options)
+        self._parameters.configured = True
+        self._results.open()
+        self._endpoints.open()
+        self._model.load(
+            factory,
+            ModelSettings(
+                name=options.model,
+                max_pixels=options.max_pixels,
+                max_queued=self._parameters["max_queued"],
+                max_running=options.max_num_seqs,
+                warm_up=self._parameters["warm_up"],
+                can_think=_CAN_THINK[self._parameters["model_can_think"]],
+            ),
+        )
+
+    def _activate(self) -> None:
+        names = self._parameters["cameras"]
+        self._cameras = Cameras([self._open_camera(name) for name in names], names)
+        self._requests.active = True
+        self._standing.start()
+        self.get_logger().info(f"Active; cameras: {', '.join(camera.topic for camera in self._cameras) or 'none'}.")
+
+    def _open_camera(self, name: str) -> Camera:
+        return Camera(
+            self,
+            name,
+            transport=self._parameters[f"{name}.transport"],
+            reliability=self._parameters["image_reliability"],
+            on_frame=self._standing.on_frame,
+        )
+
+    def _deactivate(self) -> None:
+        self._standing.stop()
+        self._requests.active = False
+        self._requests.cancel_all("The node was deactivated; ask again when it is active.")
+        self._cameras.close()
+
+    def _give_back(self) -> None:
+        self._deactivate()
+        self._endpoints.close()
+        self._results.close()
+        self._model.unload()
+        self._parameters.configured = False
+
+    def _with_model(self, options: EngineOptions) -> EngineOptions:
+        """The options with the demo model where none is named, checked as far as they can be without loading anything.
+
+        :raises EngineConfigError: something is wrong with them.
+        """
+        if not options.model:
+            demo = Path(robobrain_ros.demo.__file__).parent / "model"
+            if not (demo / "config.json").is_file():
+                raise EngineConfigError(f"No model is named; {_NAME_A_MODEL}")
+            self.get_logger().warning(
+                f"No model is named: the demo model is loaded, which knows nothing but the demo's table. To name one, {_NAME_A_MODEL}"
+            )
+            options = replace(options, model=str(demo))
+        options.validate()
+        if (Path(options.model) / "config.json").is_file():
+            profile_for(options.model)
+        return options
+
+    # What happens beside the transitions.
+
+    def _autostart(self) -> None:
+        assert self._starter is not None, "it is this timer that calls"
+        self.destroy_timer(self._starter)
+        self._starter = None
+        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+
+    def _each_second(self) -> None:
+        self._requests.give_up_overdue()
+        self._diagnostics.publish()
+
+    def _on_model_change(self) -> None:
+        """Called in the engine's thread."""
+        executor = self.executor
+        if executor is None or self._change_announced:
+            return
+        self._change_announced = True
+        executor.create_task(self._announce_change)
+
+    def _announce_change(self) -> None:
+        self._change_announced = False
+        self._diagnostics.publish()
+
+    def say_farewell(self, executor: SingleThreadedExecutor) -> None:
+        """Cancel what is under way and give the answers a moment to leave; call it after spinning, before `destroy_node`."""
+        self._deactivate()
+        end = time.monotonic() + _FAREWELL
+        while self._requests.open_count and time.monotonic() < end:
+            executor.spin_once(timeout_sec=0.05)
+        executor.spin_once(timeout_sec=0.0)
+
+    def destroy_node(self) -> None:
+        """Give everything back, the engine's processes included; waits for them, within bounds."""
+        self._give_back()
+        if not self._model.close(_ENGINE_FAREWELL):
+            self.get_logger().error(f"The engine did not end within {_ENGINE_FAREWELL:.0f} s.")
+        logging.getLogger("robobrain_ros").removeHandler(self._log_handler)
+        super().destroy_node()
+
+
+class _RosLogHandler(logging.Handler):
+    """Brings the log of the core and the engine, which know no ROS, to the node's logger."""
+
+    def __init__(self, logger: Any) -> None:
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        # A line for each level: rclpy takes it ill when one line logs at different levels.
+        if record.levelno >= logging.ERROR:
+            self._logger.error(text)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(text)
+        else:
+            self._logger.info(text)
+
+
+class _Stop:
+    """Becomes true at the first SIGINT or SIGTERM; the second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self.requested = True
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _embedded_engine(options: EngineOptions) -> Engine:
+    # Imported here, since it needs packages that users of another engine may not have.
+    from robobrain_ros.engine.embedded import EmbeddedEngine
+
+    return EmbeddedEngine(options)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the node until SIGINT or SIGTERM."""
+    stop = _Stop()
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        node = RoboBrainNode()
+    except (ParameterException, RoboBrainError) as error:
+        rclpy.logging.get_logger("robobrain").fatal(f"A parameter is wrong: {error}")
+        rclpy.shutdown()
+        sys.exit(1)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        _spin(executor, node, stop)
+        node.say_farewell(executor)
+    except ExternalShutdownException:
+        pass
+    finally:
+        node.destroy_node()
+        executor.shutdown(timeout_sec=1.0)
+        rclpy.try_shutdown()
+
+
+def _spin(executor: SingleThreadedExecutor, node: RoboBrainNode, stop: _Stop) -> None:
+    """Spin; a fault in one callback is logged and does not end the node, unless faults come one after the other."""
+    faults = 0
+    while not stop.requested and rclpy.ok():
+        try:
+            # The limit bounds how late a signal is seen.
+            executor.spin_once(timeout_sec=0.2)
+            faults = 0
+        except ExternalShutdownException:
+            raise
+        except Exception:
+            faults += 1
+            node.get_logger().error(f"A callback failed:\n{traceback.format_exc()}")
+            if faults >= _MOST_FAULTS:
+                raise
+
+
+if __name__ == "__main__":
+    main()

@@ -244,17 +244,12 @@ class Parameters:
             self._declare(standing_query_parameters(name))
 
     def engine_options(self) -> EngineOptions:
-        """The engine's parameters as its options.
-
-        :raises EngineConfigError: one of them is wrong, or no model is named.
-        """
+        """The engine's parameters as its options, not validated."""
         values: dict[str, Any] = {}
         for field in dataclasses.fields(EngineOptions):
             value = self[f"{ENGINE_PREFIX}{field.name}"]
             values[field.name] = tuple(value) if isinstance(value, list) else value
-        options = EngineOptions(**values)
-        options.validate()
-        return options
+        return EngineOptions(**values)
 
     def _declare(self, parameters: Iterable[Parameter]) -> None:
         for parameter in parameters:
