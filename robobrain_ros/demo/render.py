@@ -21,6 +21,7 @@ class Camera:
     """A pinhole camera above the table.
 
     :param sin_pitch: of the angle by which the optical axis looks down; ``cos_pitch`` likewise.
+    :param half_pitch: cosine and sine of half of that angle.
     :param height: of the optical centre above the table, metres.
     """
 
@@ -32,6 +33,7 @@ class Camera:
     cy: float
     sin_pitch: float
     cos_pitch: float
+    half_pitch: tuple[float, float]
     height: float
 
     def to_camera(self, point: tuple[float, float, float]) -> tuple[float, float, float]:

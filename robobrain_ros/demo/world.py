@@ -1,0 +1,379 @@
+"""The tabletop world: a table, a gripper and a few things of several colours and kinds, rendered from a seed, with the truth.
+
+The same seed gives the same scene on any machine: random numbers come from MT19937, whose stream numpy has frozen, and
+angles are built from their half-angle's tangent, so that nothing depends on a machine's sine or cosine.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from robobrain_ros.demo.layout import COLOURS, KINDS, NAMES, Layout, Thing, make_layout  # noqa: F401
+from robobrain_ros.demo.render import FAR, Camera, Floats, Hits, Rays, cast_box, cast_cup, cast_sphere
+
+TABLE, GRIPPER, FIRST_OBJECT = 0, 1, 2
+"""Ids in the mask: table and wall, gripper, first object."""
+
+LEAST_VISIBLE = 0.7
+"""Share of each object, and of each handle, that the camera sees."""
+
+_BODY, _RIM, _HANDLE = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """The pinhole camera, pixels; no distortion."""
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+
+
+@dataclass(frozen=True)
+class Pose:
+    """In the camera's optical frame (x right, y down, z forward): position (x, y, z) in metres, orientation (x, y, z, w)."""
+
+    position: tuple[float, float, float]
+    orientation: tuple[float, float, float, float]
+
+
+PixelBox = tuple[int, int, int, int]
+"""(u_min, v_min, u_max, v_max) of pixels, all inclusive."""
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """A thing on the table as the camera sees it.
+
+    :param id: its value in the scene's mask.
+    :param name: such as "red mug"; unique in the scene.
+    :param pose: of its middle.
+    :param box: of its visible pixels.
+    :param affordance: box of the visible pixels of the part to grasp: a mug's handle, a bowl's rim, else the whole thing.
+    :param centre: a pixel (u, v) of the thing nearest to the middle of what is visible of it.
+    :param size: its largest horizontal extent without handle and its height, metres.
+    """
+
+    id: int
+    colour: str
+    kind: str
+    name: str
+    pose: Pose
+    box: PixelBox
+    affordance: PixelBox
+    centre: tuple[int, int]
+    size: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Gripper:
+    """The open gripper above the table: the pixel between its finger tips, and the box of its visible pixels."""
+
+    tip: tuple[int, int]
+    box: PixelBox
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture of the table and the truth about it.
+
+    :param image: RGB, (height, width, 3), uint8.
+    :param depth: (height, width), float32: metres along the optical axis.
+    :param mask: (height, width), uint8: `TABLE` (and wall), `GRIPPER`, or an object's id.
+    """
+
+    width: int
+    height: int
+    image: npt.NDArray[np.uint8]
+    depth: npt.NDArray[np.float32]
+    mask: npt.NDArray[np.uint8]
+    intrinsics: Intrinsics
+    objects: tuple[SceneObject, ...]
+    gripper: Gripper
+    layout: Layout = field(repr=False)
+
+    def at(self, seconds: float) -> "Scene":
+        """The same scene after a while: its things have moved smoothly, and come back after six seconds."""
+        return look(replace(self.layout, things=tuple(thing.moved(seconds) for thing in self.layout.things)))[0]
+
+    def find(self, name: str) -> SceneObject | None:
+        """The thing of this name, such as "red mug"; None when it is not there."""
+        return next((thing for thing in self.objects if thing.name == name), None)
+
+
+def make_scene(
+    seed: int, size: tuple[int, int] = (640, 480), *, count: int | None = None, names: Sequence[str] | None = None
+) -> Scene:
+    """The scene of a seed.
+
+    :param size: (width, height) in pixels, each at least 112.
+    :param count: how many things, 2 to 6; None: as the seed has it.
+    :param names: exactly these things instead, from `NAMES`, all different.
+    :raises ValueError: a size, count or name outside of that.
+    """
+    if min(size) < 112:
+        raise ValueError(f"The tabletop world needs pictures of 112x112 pixels or more, not {size[0]}x{size[1]}.")
+    if names is not None and (len(set(names)) != len(names) or not set(names) <= set(NAMES) or not 1 <= len(names) <= 6):
+        raise ValueError(f"names must be one to six different ones of {', '.join(NAMES)}; got {list(names)}.")
+    if count is not None and not 2 <= count <= 6:
+        raise ValueError(f"count must be 2 to 6, not {count}.")
+    rng = np.random.RandomState(seed % 2**32)
+    for _ in range(200):
+        layout = make_layout(rng, size, count, names)
+        if layout is None:
+            continue
+        scene, visible = look(layout)
+        if visible >= LEAST_VISIBLE:
+            return scene
+    raise ValueError(f"No scene could be laid out for seed {seed}, size {size} and names {names}.")
+
+
+def look(layout: Layout) -> tuple[Scene, float]:
+    """Render a layout.
+
+    :returns: the scene, and the smallest share of a thing, or of its part to grasp, that the camera sees.
+    """
+    camera = layout.camera
+    colour, depth = _background(layout)
+    mask = np.zeros(depth.shape, np.uint8)
+    parts = np.zeros(depth.shape, np.uint8)
+    alone: list[tuple[int, int]] = []
+    for index, thing in enumerate(layout.things):
+        window = _window(camera, _corners(thing))
+        rays = _object_rays(camera, thing, window)
+        _shadow(colour, camera, thing, window, depth)
+        hits = _cast_thing(rays, thing, _shape(window))
+        alone.append((int((hits.part > 0).sum()), int(_graspable(thing, hits.part).sum())))
+        _draw(_Canvas(colour, depth, mask, parts), window, hits, FIRST_OBJECT + index, COLOURS[thing.colour], layout.light, thing.yaw)
+    _draw_gripper(_Canvas(colour, depth, mask, parts), layout)
+    image = _sensor(colour, layout)
+    visible = 1.0
+    objects = []
+    for index, thing in enumerate(layout.things):
+        seen = mask == FIRST_OBJECT + index
+        part = seen & _graspable(thing, parts)
+        whole, grasp = int(seen.sum()), int(part.sum())
+        if whole == 0 or grasp == 0:
+            visible = 0.0
+            continue
+        visible = min(visible, whole / alone[index][0], grasp / alone[index][1], _inside(camera, thing))
+        objects.append(_describe(camera, thing, FIRST_OBJECT + index, seen, part))
+    seen = mask == GRIPPER
+    tip = camera.project(layout.gripper[:3])
+    tip_pixel = (min(max(round(tip[0]), 0), camera.width - 1), min(max(round(tip[1]), 0), camera.height_px - 1))
+    gripper = Gripper(tip_pixel, _box(seen) if seen.any() else (*tip_pixel, *tip_pixel))
+    lens = Intrinsics(camera.fx, camera.fy, camera.cx, camera.cy)
+    return Scene(camera.width, camera.height_px, image, depth, mask, lens, tuple(objects), gripper, layout), visible
+
+
+@dataclass(frozen=True)
+class _Canvas:
+    """The picture being drawn: linear RGB (3, height, width), depth, ids, and parts of things."""
+
+    colour: Floats
+    depth: Floats
+    mask: npt.NDArray[np.uint8]
+    parts: npt.NDArray[np.uint8]
+
+
+_Window = tuple[int, int, int, int]
+
+
+def _shape(window: _Window) -> tuple[int, int]:
+    return window[3] - window[1], window[2] - window[0]
+
+
+def _background(layout: Layout) -> tuple[Floats, Floats]:
+    """Table and wall: both their depths depend on the row alone."""
+    camera = layout.camera
+    _, dy, dz = camera.rays(0, 0, camera.width, camera.height_px)
+    with np.errstate(divide="ignore"):
+        table = np.where(dz < 0, np.float32(-camera.height) / dz, FAR)
+        wall = np.where(dy > 0, np.float32(layout.wall_y) / dy, FAR)
+    on_table = table < wall
+    depth = np.broadcast_to(np.where(on_table, table, wall), (camera.height_px, camera.width)).astype(np.float32)
+    across = np.linspace(-1.0, 1.0, camera.width).astype(np.float32)[None, :]
+    down = np.linspace(-1.0, 1.0, camera.height_px).astype(np.float32)[:, None]
+    colour = np.empty((3, camera.height_px, camera.width), np.float32)
+    # The lamp is warm and stands to the right; the window in the back is dim.
+    for channel, (warm, bright) in enumerate(((1.0, 0.5), (0.2, 1.0), (-0.9, 0.5))):
+        ground = np.where(on_table, np.float32(layout.table[channel]), np.float32(layout.wall[channel]))
+        colour[channel] = ground + across * np.float32(layout.across * warm) + down * np.float32(layout.down * bright)
+    return colour, depth
+
+
+def _corners(thing: Thing) -> list[tuple[float, float, float]]:
+    reach = thing.radius if thing.kind != "block" else thing.radius * 1.4143
+    c, s = thing.yaw
+    flat = [(thing.x + a * reach, thing.y + b * reach) for a in (-1, 1) for b in (-1, 1)]
+    if thing.handle:
+        end, half = thing.radius + thing.handle, 0.15 * thing.radius
+        flat += [(thing.x + c * end - b * s * half, thing.y + s * end + b * c * half) for b in (-1, 1)]
+    return [(x, y, z) for x, y in flat for z in (0.0, thing.height)]
+
+
+def _window(camera: Camera, corners: Sequence[tuple[float, float, float]]) -> _Window:
+    """The part of the picture that shows the corners, a pixel wider all round, at least one pixel large."""
+    pixels = [camera.project(corner) for corner in corners]
+    left = min(max(int(min(u for u, _ in pixels)) - 1, 0), camera.width - 1)
+    top = min(max(int(min(v for _, v in pixels)) - 1, 0), camera.height_px - 1)
+    right = min(max(int(max(u for u, _ in pixels)) + 3, left + 1), camera.width)
+    bottom = min(max(int(max(v for _, v in pixels)) + 3, top + 1), camera.height_px)
+    return left, top, right, bottom
+
+
+def _inside(camera: Camera, thing: Thing) -> float:
+    """1 where the whole thing lies in the picture, else 0."""
+    pixels = [camera.project(corner) for corner in _corners(thing)]
+    return float(all(1 <= u <= camera.width - 2 and 1 <= v <= camera.height_px - 2 for u, v in pixels))
+
+
+def _object_rays(camera: Camera, thing: Thing, window: _Window) -> Rays:
+    x, y, z = camera.rays(*window)
+    c, s = (np.float32(value) for value in thing.yaw)
+    px, py = np.float32(-thing.x), np.float32(-thing.y)
+    return Rays(c * px + s * py, c * py - s * px, np.float32(camera.height), c * x + s * y, c * y - s * x, z)
+
+
+def _cast_thing(rays: Rays, thing: Thing, shape: tuple[int, int]) -> Hits:
+    hits = Hits.nothing(shape)
+    radius, height = thing.radius, thing.height
+    if thing.kind == "block":
+        cast_box(rays, hits, (-radius, -radius, 0.0), (radius, radius, height), _BODY)
+    elif thing.kind == "ball":
+        cast_sphere(rays, hits, radius, _BODY)
+    elif thing.kind == "bowl":
+        cast_cup(rays, hits, radius * 0.55, radius, height, radius * 0.12, _BODY, _RIM)
+    else:
+        cast_cup(rays, hits, radius, radius, height, radius * 0.14, _BODY, _RIM)
+        _cast_handle(rays, hits, thing)
+    return hits
+
+
+def _cast_handle(rays: Rays, hits: Hits, thing: Thing) -> None:
+    """A square ring of three bars, in the direction of the thing's x axis."""
+    inner, outer, half = thing.radius * 0.97, thing.radius + thing.handle, thing.radius * 0.15
+    low, high, bar = thing.height * 0.18, thing.height * 0.86, thing.handle * 0.36
+    cast_box(rays, hits, (outer - bar, -half, low), (outer, half, high), _HANDLE)
+    cast_box(rays, hits, (inner, -half, low), (outer, half, low + bar), _HANDLE)
+    cast_box(rays, hits, (inner, -half, high - bar), (outer, half, high), _HANDLE)
+
+
+def _graspable(thing: Thing, parts: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Where the part to grasp is: a mug's handle, a bowl's rim, else anywhere on the thing."""
+    if thing.kind == "mug":
+        return parts == _HANDLE
+    if thing.kind == "bowl":
+        return parts == _RIM
+    return parts > 0
+
+
+def _draw(
+    canvas: _Canvas,
+    window: _Window,
+    hits: Hits,
+    identity: int,
+    colour: tuple[int, int, int],
+    light: tuple[float, float, float],
+    yaw: tuple[float, float],
+) -> None:
+    left, top, right, bottom = window
+    place = (slice(top, bottom), slice(left, right))
+    nearer = hits.depth < canvas.depth[place]
+    canvas.depth[place][nearer] = hits.depth[nearer]
+    canvas.mask[place][nearer] = identity
+    canvas.parts[place][nearer] = hits.part[nearer]
+    c, s = yaw
+    # The light in the thing's own frame, where the normals are.
+    lx, ly, lz = (np.float32(v) for v in (c * light[0] + s * light[1], c * light[1] - s * light[0], light[2]))
+    shade = np.maximum(hits.nx * lx + hits.ny * ly + hits.nz * lz, 0) * np.float32(0.6) + hits.nz * np.float32(0.12) + np.float32(0.48)
+    for channel in range(3):
+        canvas.colour[channel][place][nearer] = (shade * np.float32(colour[channel]))[nearer]
+
+
+def _shadow(colour: Floats, camera: Camera, thing: Thing, window: _Window, depth: Floats) -> None:
+    """A soft dark ring where the thing stands."""
+    left, top, right, bottom = window
+    margin = max(4, (right - left) // 5)
+    left, top = max(left - margin, 0), max(top - margin, 0)
+    right, bottom = min(right + margin, camera.width), min(bottom + margin, camera.height_px)
+    dx, dy, dz = camera.rays(left, top, right, bottom)
+    t = np.float32(-camera.height) / np.minimum(dz, np.float32(-1e-3))
+    x, y = t * dx - np.float32(thing.x), t * dy - np.float32(thing.y)
+    distance = np.sqrt(x * x + y * y) / np.float32(thing.radius * 1.6)
+    dark = np.float32(1.0) - np.float32(0.35) * np.maximum(np.float32(1.0) - distance, 0)
+    colour[:, top:bottom, left:right] *= dark[None]
+
+
+_GRIPPER_COLOUR = (72, 74, 82)
+
+
+def _draw_gripper(canvas: _Canvas, layout: Layout) -> None:
+    """Two fingers, a palm and an arm that comes from above."""
+    x, y, z, half = layout.gripper
+    finger, deep, long = 0.010, 0.012, 0.055
+    boxes = (
+        ((-half - finger, -deep, z), (-half, deep, z + long)),
+        ((half, -deep, z), (half + finger, deep, z + long)),
+        ((-half - finger, -deep * 1.3, z + long), (half + finger, deep * 1.3, z + long + 0.025)),
+        ((-0.014, -0.014, z + long + 0.025), (0.014, 0.014, z + long + 0.3)),
+    )
+    camera = layout.camera
+    low = (x - half - finger, x + half + finger)
+    top = min(z + long + 0.3, camera.height * 0.9)
+    corners = [(a, y + b, c) for a in low for b in (-0.02, 0.02) for c in (z, top)]
+    window = _window(camera, corners)
+    dx, dy, dz = camera.rays(*window)
+    rays = Rays(np.float32(-x), np.float32(-y), np.float32(camera.height), dx, dy, dz)
+    hits = Hits.nothing(_shape(window))
+    for corner, opposite in boxes:
+        cast_box(rays, hits, corner, (opposite[0], opposite[1], min(opposite[2], top)), _BODY)
+    _draw(canvas, window, hits, GRIPPER, _GRIPPER_COLOUR, layout.light, (1.0, 0.0))
+
+
+def _sensor(colour: Floats, layout: Layout) -> npt.NDArray[np.uint8]:
+    """8 bits, with the sensor's noise: evenly spread, the same in all channels."""
+    rng = np.random.RandomState(layout.noise_seed)
+    noise = rng.randint(0, 2 * layout.noise + 1, size=colour.shape[1:], dtype=np.uint8).astype(np.float32) - np.float32(layout.noise - 0.5)
+    image = np.empty((*colour.shape[1:], 3), np.uint8)
+    for channel in range(3):
+        image[..., channel] = np.clip(colour[channel] + noise, 0, 255)
+    return image
+
+
+def _box(seen: npt.NDArray[np.bool_]) -> PixelBox:
+    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
+
+
+def _middle(seen: npt.NDArray[np.bool_], box: PixelBox) -> tuple[int, int]:
+    """The seen pixel nearest to the mean of all seen pixels."""
+    rows, columns = np.nonzero(seen[box[1] : box[3] + 1, box[0] : box[2] + 1])
+    v, u = int(rows.sum()) / len(rows), int(columns.sum()) / len(columns)
+    nearest = int(np.argmin((rows - v) ** 2 + (columns - u) ** 2))
+    return int(columns[nearest]) + box[0], int(rows[nearest]) + box[1]
+
+
+def _describe(camera: Camera, thing: Thing, identity: int, seen: npt.NDArray[np.bool_], part: npt.NDArray[np.bool_]) -> SceneObject:
+    position = camera.to_camera((thing.x, thing.y, thing.height / 2.0))
+    # The table's frame in the optical frame is a turn about x by 90 degrees and the pitch, the thing's in the table's by its yaw.
+    half_cos, half_sin = camera.half_pitch
+    root = 0.5**0.5
+    w, x = root * (half_cos - half_sin), root * (half_cos + half_sin)
+    yaw_cos, yaw_sin = thing.half_yaw
+    orientation = (x * yaw_cos, -x * yaw_sin, w * yaw_sin, w * yaw_cos)
+    box = _box(seen)
+    return SceneObject(
+        identity,
+        thing.colour,
+        thing.kind,
+        f"{thing.colour} {thing.kind}",
+        Pose(position, orientation),
+        box,
+        _box(part),
+        _middle(seen, box),
+        (2.0 * thing.radius, thing.height),
+    )
