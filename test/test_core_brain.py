@@ -192,6 +192,12 @@ def test_a_checkpoint_that_does_not_know_the_tags_is_asked_without_them() -> Non
     assert [generation.assistant_prefix for generation in engine.generations] == ["<think></think><answer>", ""]
 
 
+def test_a_checkpoint_that_cannot_think_though_it_was_told_to_is_asked_without_tags() -> None:
+    engine = ScriptedEngine(["", "", "[(137, 116)]"])
+    assert ask(engine, query(think=True)).points == (seen(137, 116),)
+    assert [generation.assistant_prefix for generation in engine.generations] == ["<think>", "<think></think><answer>", ""]
+
+
 def test_a_second_empty_answer_is_an_error() -> None:
     engine = ScriptedEngine(["<think></think>"])
     with pytest.raises(UnparsableAnswerError, match="empty") as caught:
@@ -345,6 +351,13 @@ async def test_an_engine_that_does_not_let_go_does_not_hold_the_caller() -> None
     with pytest.raises(RequestTimeoutError):
         await Brain(Stubborn([""]), TWO).run(query(timeout=0.05))
     release.set()
+
+
+@pytest.mark.parametrize("reason", ["error", ""])
+def test_an_answer_broken_off_is_no_answer(reason: str) -> None:
+    with pytest.raises(EngineFailedError, match="broke the answer off") as caught:
+        ask(ScriptedEngine([Script(["[(137, 116)]"], finish_reason=reason)]), query())
+    assert caught.value.raw_text == "[(137, 116)]"
 
 
 @in_a_loop

@@ -17,6 +17,7 @@ from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, Engine, EngineInfo, Ge
 from robobrain_ros.errors import (
     BadRequestError,
     CanceledError,
+    EngineFailedError,
     NothingFoundError,
     RequestTimeoutError,
     RoboBrainError,
@@ -159,15 +160,15 @@ class Brain:
         """Ask; when nothing comes, once more without thinking.
 
         Whether a checkpoint can think cannot be read off it, and one that cannot answers nothing to the tags of those that
-        can. So where the model was not made to think, the second try leaves the tags out.
+        can. So where it did not think, the second try leaves the tags out.
         """
         thinking = await self._think(run) if run.think else ""
-        with_tags = self.profile.assistant_prefix(think=False)
-        prefix = self.profile.prefix_after_thinking(thinking) if run.think else with_tags
+        without_thinking = self.profile.assistant_prefix(think=False)
+        prefix = self.profile.prefix_after_thinking(thinking) if run.think else without_thinking
         parser, finish_reason = await self._write(run, prefix)
         if not parser.text:
-            thinking, prefix = "", with_tags if run.think else ""
-            run.report.think, run.report.raw_text = False, ""
+            prefix = "" if prefix == without_thinking else without_thinking
+            thinking, run.report.think, run.report.raw_text = "", False, ""
             parser, finish_reason = await self._write(run, prefix)
         try:
             parsed = parser.finish(truncated=finish_reason == "length")
@@ -205,36 +206,43 @@ class Brain:
             priority=run.query.priority,
         )
         already_written = run.report.raw_text
-        finish_reason = ""
-        async with aclosing(self.engine.generate(generation)) as stream:
-            async for delta in stream:
-                self._count(run, parser, delta)
-                finish_reason = delta.finish_reason or finish_reason
-                run.report.finish_reason = finish_reason
-                if not delta.text:
-                    continue
-                progress = parser.feed(delta.text)
-                run.report.raw_text = already_written + parser.raw_text
-                if run.on_progress is not None:
-                    run.on_progress(self._map(progress, run, parser.normalized))
-        if finish_reason == "abort":
-            raise CanceledError("The request was aborted.")
-        return finish_reason
+        run.report.finish_reason = ""
+        try:
+            async with aclosing(self.engine.generate(generation)) as stream:
+                async for delta in stream:
+                    _count(delta, run, parser.in_thinking)
+                    progress = parser.feed(delta.text)
+                    if run.on_progress is not None and progress.text:
+                        run.on_progress(self._map(progress, run, parser.normalized))
+        finally:
+            run.report.raw_text = already_written + parser.raw_text
+        return _checked_finish_reason(run.report)
 
     def _map(self, progress: Progress, run: _Run, normalized: bool) -> Progress:
         points, boxes, waypoints = _to_picture(progress, run, self.profile, normalized)
         return replace(progress, points=points, boxes=boxes, waypoints=waypoints)
 
-    def _count(self, run: _Run, parser: AnswerParser, delta: TextDelta) -> None:
-        report = run.report
-        if not report.first_token_time and delta.tokens:
-            report.first_token_time = time.monotonic() - run.began
-            report.queue_time = delta.queue_time
-        report.prompt_tokens = max(report.prompt_tokens, delta.prompt_tokens)
-        if parser.in_thinking:
-            report.thinking_tokens += delta.tokens
-        else:
-            report.answer_tokens += delta.tokens
+
+def _count(delta: TextDelta, run: _Run, thinking: bool) -> None:
+    report = run.report
+    if not report.first_token_time and delta.tokens:
+        report.first_token_time = time.monotonic() - run.began
+    report.queue_time = report.queue_time or delta.queue_time
+    report.prompt_tokens = max(report.prompt_tokens, delta.prompt_tokens)
+    report.finish_reason = delta.finish_reason or report.finish_reason
+    if thinking:
+        report.thinking_tokens += delta.tokens
+    else:
+        report.answer_tokens += delta.tokens
+
+
+def _checked_finish_reason(report: Report) -> str:
+    """A stream that did not end as it should has not given the whole answer."""
+    if report.finish_reason == "abort":
+        raise CanceledError("The request was aborted.")
+    if report.finish_reason not in ("stop", "length"):
+        raise EngineFailedError(f"The engine broke the answer off ({report.finish_reason or 'without a reason'}); ask again.")
+    return report.finish_reason
 
 
 def _check_picture_count(query: Query) -> None:
@@ -249,14 +257,10 @@ def _check_picture_count(query: Query) -> None:
 
 def _fitted_ids(run: _Run) -> list[str]:
     """The names of the pictures as fitted: the same picture at another size is another one for the engine's cache."""
-    return (
-        [
-            f"{name}@{fitted.size.model_width}x{fitted.size.model_height}" if name else ""
-            for name, fitted in zip(run.query.image_ids, run.pictures, strict=True)
-        ]
-        if run.query.image_ids
-        else []
-    )
+    if not run.query.image_ids:
+        return []
+    named = zip(run.query.image_ids, run.report.model_image_sizes, strict=True)
+    return [f"{name}@{width}x{height}" if name else "" for name, (width, height) in named]
 
 
 def _to_answer(parsed: ParsedAnswer, run: _Run, profile: Profile) -> Answer:

@@ -113,7 +113,11 @@ class ParsedAnswer:
 
 @dataclass
 class Report:
-    """How an answer came about. Times in seconds; token counts of the model's own tokenizer."""
+    """How an answer came about. Times in seconds; token counts of the model's own tokenizer.
+
+    ``raw_text`` is exactly what the model wrote; between its thinking and its answer stand the tags that made it answer. When
+    an empty answer made the brain ask once more, it is the second answer's, but the tokens of both are counted.
+    """
 
     model: str = ""
     engine: str = ""
