@@ -71,18 +71,19 @@ class RoboBrainNode(LifecycleNode):
         self._engine_factory = engine_factory
         self._log_handler = _RosLogHandler(self.get_logger())
         logging.getLogger("robobrain_ros").addHandler(self._log_handler)
-        self._parameters = Parameters(self)
-        self._cameras = Cameras([], self._parameters["cameras"])
+        # Not _parameters: that name is rclpy's own, as _clock is.
+        self._settings = Parameters(self)
+        self._cameras = Cameras([], self._settings["cameras"])
         self._model = Model(self.get_logger(), self._on_model_change)
         self._results = ResultTopics(self, self._model)
-        self._requests = Requests(self, self._parameters, self._model, lambda: self._cameras, self._results.publish)
+        self._requests = Requests(self, self._settings, self._model, lambda: self._cameras, self._results.publish)
         self._endpoints = Endpoints(self, self._requests)
-        self._standing = StandingQueries(self, self._parameters, self._requests, lambda: self._cameras)
-        self._diagnostics = Diagnostics(self, self._parameters, self._model, self._requests, lambda: self._cameras)
+        self._standing = StandingQueries(self, self._settings, self._requests, lambda: self._cameras)
+        self._diagnostics = Diagnostics(self, self._settings, self._model, self._requests, lambda: self._cameras)
         # Steady: life goes on where simulated time stands still.
-        self._clock = Clock(clock_type=ClockType.STEADY_TIME)
-        self._second = self.create_timer(1.0, self._each_second, clock=self._clock)
-        self._starter = self.create_timer(0.0, self._autostart, clock=self._clock) if self._parameters["autostart"] else None
+        self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
+        self._second = self.create_timer(1.0, self._each_second, clock=self._steady_clock)
+        self._starter = self.create_timer(0.0, self._autostart, clock=self._steady_clock) if self._settings["autostart"] else None
         self._change_announced = False
 
     # The transitions, as rclpy calls them.
@@ -126,15 +127,15 @@ class RoboBrainNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _configure(self) -> None:
-        self._parameters.declare_named()
-        self._cameras = Cameras([], self._parameters["cameras"])
+        self._settings.declare_named()
+        self._cameras = Cameras([], self._settings["cameras"])
         self._standing.load()
-        options = self._parameters.engine_options()
+        options = self._settings.engine_options()
         factory = self._engine_factory
         if factory is None:
             options = self._with_model(options)
             factory = partial(_embedded_engine, options)
-        self._parameters.configured = True
+        self._settings.configured = True
         self._results.open()
         self._endpoints.open()
         self._model.load(
@@ -142,15 +143,15 @@ class RoboBrainNode(LifecycleNode):
             ModelSettings(
                 name=options.model,
                 max_pixels=options.max_pixels,
-                max_queued=self._parameters["max_queued"],
+                max_queued=self._settings["max_queued"],
                 max_running=options.max_num_seqs,
-                warm_up=self._parameters["warm_up"],
-                can_think=_CAN_THINK[self._parameters["model_can_think"]],
+                warm_up=self._settings["warm_up"],
+                can_think=_CAN_THINK[self._settings["model_can_think"]],
             ),
         )
 
     def _activate(self) -> None:
-        names = self._parameters["cameras"]
+        names = self._settings["cameras"]
         self._cameras = Cameras([self._open_camera(name) for name in names], names)
         self._requests.active = True
         self._standing.start()
@@ -160,8 +161,8 @@ class RoboBrainNode(LifecycleNode):
         return Camera(
             self,
             name,
-            transport=self._parameters[f"{name}.transport"],
-            reliability=self._parameters["image_reliability"],
+            transport=self._settings[f"{name}.transport"],
+            reliability=self._settings["image_reliability"],
             on_frame=self._standing.on_frame,
         )
 
@@ -176,7 +177,7 @@ class RoboBrainNode(LifecycleNode):
         self._endpoints.close()
         self._results.close()
         self._model.unload()
-        self._parameters.configured = False
+        self._settings.configured = False
 
     def _with_model(self, options: EngineOptions) -> EngineOptions:
         """The options with the demo model where none is named, checked as far as they can be without loading anything.
@@ -188,7 +189,7 @@ class RoboBrainNode(LifecycleNode):
             if not (demo / "config.json").is_file():
                 raise EngineConfigError(f"No model is named; {_NAME_A_MODEL}")
             self.get_logger().warning(
-                f"No model is named: the demo model is loaded, which knows nothing but the demo's table. To name one, {_NAME_A_MODEL}"
+                f"No model is named: loading the demo model, which knows only the demo's table. To name one, {_NAME_A_MODEL}"
             )
             options = replace(options, model=str(demo))
         options.validate()
