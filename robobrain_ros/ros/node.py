@@ -86,6 +86,16 @@ class RoboBrainNode(LifecycleNode):
         self._starter = self.create_timer(0.0, self._autostart, clock=self._steady_clock) if self._settings["autostart"] else None
         self._change_announced = False
 
+    @property
+    def cameras(self) -> Cameras:
+        """The cameras; open while the node is active."""
+        return self._cameras
+
+    @property
+    def model(self) -> Model:
+        """The model, and through it the engine's loop."""
+        return self._model
+
     # The transitions, as rclpy calls them.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:

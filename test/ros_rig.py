@@ -1,0 +1,175 @@
+"""A robobrain node and a client of it, over real DDS, for tests."""
+
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from threading import Event, Thread
+from typing import Any
+
+import numpy as np
+import rclpy
+from builtin_interfaces.msg import Time
+from fakes import ScriptedEngine
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image
+
+from robobrain_ros.demo.encodings import encode_picture
+from robobrain_ros.engine.base import Engine
+from robobrain_ros.ros.node import RoboBrainNode
+
+LIMIT = 60.0
+"""Seconds after which a test is taken to hang."""
+
+_numbers = count()
+
+
+def picture(width: int = 64, height: int = 48) -> np.ndarray:
+    """An RGB picture in which every pixel is different enough from its neighbours to notice an exchange."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    return np.stack([columns * 255 // width, rows * 255 // height, (rows + columns) % 256], axis=2).astype(np.uint8)
+
+
+def image_message(encoding: str = "rgb8", width: int = 64, height: int = 48, stamp: Time | None = None) -> Image:
+    """`picture` as a message, stamped with ``stamp``, or with now."""
+    data, step = encode_picture(picture(width, height), encoding)
+    message = Image(width=width, height=height, encoding=encoding, step=step, data=array("B", data.tobytes()))
+    message.header.frame_id = "camera_optical"
+    message.header.stamp = stamp or now()
+    return message
+
+
+def now() -> Time:
+    """The system's time as a stamp."""
+    nanoseconds = time.time_ns()
+    return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
+
+
+@dataclass
+class Rig:
+    """The node under test, spun in a thread of its own, and a client node, spun by whoever waits in the test."""
+
+    node: RoboBrainNode
+    client: Any
+    executor: SingleThreadedExecutor
+    context: Any
+    name: str
+    clients: dict[str, Any] = field(default_factory=dict)
+
+    def until(self, condition: Callable[[], Any], what: str = "what the test waits for") -> Any:
+        """Spin the client until the condition holds; gives its value."""
+        end = time.monotonic() + LIMIT
+        while not (value := condition()):
+            assert time.monotonic() < end, f"{what} has not come"
+            self.executor.spin_once(timeout_sec=0.02)
+        return value
+
+    def send(self, service_type: Any, name: str, request: Any) -> Any:
+        """Send a request to a service of the node; gives the future."""
+        if name not in self.clients:
+            self.clients[name] = self.client.create_client(service_type, f"{self.name}/{name}")
+        client = self.clients[name]
+        self.until(client.service_is_ready, f"the service {name}")
+        return client.call_async(request)
+
+    def call(self, service_type: Any, name: str, request: Any) -> Any:
+        """Call a service of the node; gives the response."""
+        return self.answer(self.send(service_type, name, request))
+
+    def answer(self, future: Any) -> Any:
+        """Await the result of a future."""
+        self.until(future.done, "an answer")
+        return future.result()
+
+    def listen(self, message_type: Any, topic: str, qos: Any = 10) -> list[Any]:
+        """Collect the messages of a topic."""
+        messages: list[Any] = []
+        self.client.create_subscription(message_type, topic, messages.append, qos)
+        self.until(lambda: self.client.count_publishers(topic), f"a publisher of {topic}")
+        return messages
+
+    def show(self, message: Any, camera: str = "camera", suffix: str = "image") -> None:
+        """Publish a picture and wait until the node has it."""
+        topic = f"{self.client.get_namespace().rstrip('/')}/{camera}/{suffix}"
+        publisher = self.clients.setdefault(topic, None) or self.client.create_publisher(type(message), topic, 1)
+        self.clients[topic] = publisher
+        self.until(publisher.get_subscription_count, f"a subscription to {topic}")
+        publisher.publish(message)
+
+        def arrived() -> bool:
+            newest = self.node.cameras[camera].newest
+            return newest is not None and newest.message == message
+
+        self.until(arrived, f"the picture on {topic}")
+
+    def transition(self, transition_id: int) -> bool:
+        """Ask for a transition; gives whether it succeeded."""
+        request = ChangeState.Request(transition=Transition(id=transition_id))
+        return bool(self.call(ChangeState, "change_state", request).success)
+
+    def until_ready(self) -> None:
+        """Wait until the model is loaded."""
+        self.until(lambda: self.node.model.health().state == "ready", "the model")
+
+    def on_loop(self, work: Callable[[], Any]) -> None:
+        """Call something on the engine's loop, where asyncio's events belong."""
+
+        async def run() -> None:
+            work()
+
+        self.node.model.submit(run()).result(LIMIT)
+
+
+@contextmanager
+def rig(engine: Engine | Callable[[], Engine] | None = None, *, namespace: str = "", **parameters: Any) -> Iterator[Rig]:
+    """A running node with that engine (or factory of engines; None: as the parameters say) in a namespace of its own.
+
+    Parameters are given by name, with __ for a dot. There is no warm-up: it would follow the engine's script.
+    """
+    namespace = namespace or f"/test_{next(_numbers)}"
+    context = rclpy.context.Context()
+    rclpy.init(context=context)
+    values = {"warm_up": False} | {name.replace("__", "."): value for name, value in parameters.items()}
+    factory = None if engine is None else (engine if callable(engine) else lambda: engine)
+    node = RoboBrainNode(
+        engine_factory=factory,
+        namespace=namespace,
+        parameter_overrides=[Parameter(name, value=value) for name, value in values.items()],
+        context=context,
+    )
+    client = rclpy.create_node("client", namespace=namespace, context=context)
+    executor, node_executor = SingleThreadedExecutor(context=context), SingleThreadedExecutor(context=context)
+    executor.add_node(client)
+    node_executor.add_node(node)
+    stop = Event()
+    thread = Thread(target=_spin, args=(node_executor, stop), daemon=True)
+    thread.start()
+    try:
+        yield Rig(node, client, executor, context, f"{namespace}/robobrain")
+    finally:
+        stop.set()
+        thread.join(LIMIT)
+        node.destroy_node()
+        client.destroy_node()
+        rclpy.shutdown(context=context)
+        assert not thread.is_alive(), "the node's executor hangs"
+
+
+@contextmanager
+def scripted(*scripts: Any, **parameters: Any) -> Iterator[tuple[Rig, ScriptedEngine]]:
+    """A ready node whose engine follows scripts, with a picture before its camera."""
+    engine = ScriptedEngine(list(scripts))
+    with rig(engine, **parameters) as it:
+        it.until_ready()
+        it.show(image_message())
+        yield it, engine
+
+
+def _spin(executor: SingleThreadedExecutor, stop: Event) -> None:
+    while not stop.is_set():
+        executor.spin_once(timeout_sec=0.1)
