@@ -90,7 +90,7 @@ def make_layout(
     return Layout(
         camera=camera,
         things=tuple(things),
-        wall_y=look_y + rng.uniform(0.22, 0.45),
+        wall_y=max([look_y + rng.uniform(0.22, 0.45), *(thing.y + thing.radius * 1.45 + thing.handle + 0.03 for thing in things)]),
         gripper=gripper,
         table=(rng.uniform(150, 185), rng.uniform(125, 155), rng.uniform(95, 125)),
         wall=(grey, grey, grey + rng.uniform(-6, 6)),
