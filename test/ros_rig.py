@@ -15,8 +15,9 @@ from builtin_interfaces.msg import Time
 from fakes import ScriptedEngine
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.parameter import Parameter
+from rclpy.parameter import Parameter, parameter_value_to_python
 from sensor_msgs.msg import Image
 
 from robobrain_ros.demo.encodings import encode_picture
@@ -111,6 +112,16 @@ class Rig:
         """Ask for a transition; gives whether it succeeded."""
         request = ChangeState.Request(transition=Transition(id=transition_id))
         return bool(self.call(ChangeState, "change_state", request).success)
+
+    def parameter(self, name: str) -> Any:
+        """Get a parameter over its service."""
+        value = self.call(GetParameters, "get_parameters", GetParameters.Request(names=[name])).values[0]
+        return parameter_value_to_python(value)
+
+    def set_parameter(self, name: str, value: Any) -> Any:
+        """Set a parameter over its service; gives the result with ``successful`` and ``reason``."""
+        request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+        return self.call(SetParameters, "set_parameters", request).results[0]
 
     def until_ready(self) -> None:
         """Wait until the model is loaded."""

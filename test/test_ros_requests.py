@@ -1,11 +1,14 @@
 """Requests to the node over DDS: exactly one answer each, with the right outcome."""
 
+import asyncio
 import math
 
 import pytest
 from builtin_interfaces.msg import Time
-from ros_rig import Rig, image_message, now, scripted
+from fakes import Script, ScriptedEngine
+from ros_rig import Rig, image_message, now, rig, scripted
 
+from robobrain_ros.errors import EngineFailedError
 from robobrain_ros.msg import Outcome, QueryOptions
 from robobrain_ros.srv import Ask, Locate, MakePlan, PredictTrajectory
 
@@ -82,3 +85,138 @@ def test_an_empty_question_is_refused(shared: Rig) -> None:
 def shared() -> object:
     with scripted("[(10, 10)]") as (it, _):
         yield it
+
+
+def test_requests_in_the_engine_leave_the_executor_free_and_end_together() -> None:
+    gate = asyncio.Event()
+    with scripted(Script([gate, "[(10, 10)]"])) as (it, engine):
+        futures = [it.send(Locate, "point", Locate.Request(instruction=f"mug {index}")) for index in range(8)]
+        it.until(lambda: len(engine.running) == 8, "eight requests in the engine")
+        it.show(image_message())  # Camera callbacks go on ...
+        assert it.parameter("max_tokens") == 512  # ... and so do the parameter services.
+        assert not any(future.done() for future in futures)
+        it.on_loop(gate.set)
+        responses = [it.answer(future) for future in futures]
+    assert [response.outcome.code for response in responses] == [Outcome.OK] * 8
+    assert [response.affordances.instruction for response in responses] == [f"mug {index}" for index in range(8)]
+
+
+def test_the_request_after_the_last_that_may_wait_is_refused_at_once() -> None:
+    gate = asyncio.Event()
+    with scripted(Script([gate, "[(10, 10)]"]), engine__max_num_seqs=1, max_queued=2) as (it, engine):
+        futures = [it.send(Locate, "point", Locate.Request(instruction="mug")) for _ in range(3)]
+        it.until(lambda: it.node.model.health().waiting == 2, "two waiting requests")
+        refused = point(it)
+        assert refused.outcome.code == Outcome.BUSY
+        assert "max_queued" in refused.outcome.message
+        assert len(engine.generations) == 1
+        it.on_loop(gate.set)
+        assert [it.answer(future).outcome.code for future in futures] == [Outcome.OK] * 3
+
+
+def test_a_request_past_its_deadline_leaves_the_engine() -> None:
+    with scripted(Script(["[(10,", asyncio.Event()])) as (it, engine):
+        response = point(it, timeout=0.3)
+        assert response.outcome.code == Outcome.TIMEOUT
+        assert response.affordances.report.raw_text == "[(10,"
+        assert response.affordances.report.total_time == pytest.approx(0.3, abs=5.0)
+        assert not engine.running
+        assert engine.aborted == [engine.generations[0].request_id]
+
+
+def test_the_nodes_own_timeout_holds_where_a_request_names_none_and_a_change_acts_at_once() -> None:
+    with scripted(Script([asyncio.Event()])) as (it, _):
+        assert it.set_parameter("request_timeout", 0.2).successful
+        assert point(it).outcome.code == Outcome.TIMEOUT
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("Some words (12, and nothing more", Outcome.UNPARSABLE_ANSWER),
+        ("[]", Outcome.NOTHING_FOUND),
+        (Script([EngineFailedError("The engine died.")]), Outcome.ENGINE_FAILED),
+        (Script([RuntimeError("boom")]), Outcome.ENGINE_FAILED),
+    ],
+)
+def test_what_goes_wrong_in_the_engine_is_an_outcome_and_the_next_request_is_served(script: object, code: int) -> None:
+    with scripted(script, "[(10, 10)]") as (it, _):
+        failed = point(it)
+        served = point(it)
+    assert failed.outcome.code == code
+    assert failed.outcome.message
+    assert not failed.affordances.points
+    assert failed.affordances.header.frame_id == "camera_optical"
+    assert served.outcome.code == Outcome.OK
+
+
+def test_before_the_model_is_loaded_requests_are_told_how_far_it_is() -> None:
+    gate = asyncio.Event()
+    with rig(ScriptedEngine(["[(10, 10)]"], start_gate=gate)) as it:
+        it.until(lambda: it.node.model.progress.stage == "loading", "loading")
+        early = point(it)
+        assert early.outcome.code == Outcome.NOT_READY
+        assert "50%" in early.outcome.message
+        it.on_loop(gate.set)
+        it.until_ready()
+        it.show(image_message())
+        assert point(it).outcome.code == Outcome.OK
+
+
+def test_a_model_that_cannot_be_loaded_is_an_outcome_that_says_why() -> None:
+    with rig(ScriptedEngine(["x"], start_error=EngineFailedError("No weights in /nowhere."))) as it:
+        it.until(lambda: it.node.model.health().state == "failed", "the failure")
+        response = point(it)
+    assert response.outcome.code == Outcome.ENGINE_FAILED
+    assert "No weights in /nowhere." in response.outcome.message
+
+
+def test_pictures_of_the_request_need_no_camera_and_give_their_header() -> None:
+    with rig(ScriptedEngine(["[(10, 10)]", "Two pictures."])) as it:
+        it.until_ready()
+        first = image_message("bgr8")
+        found = point(it, images=[first])
+        asked = it.call(Ask, "ask", Ask.Request(question="?", options=QueryOptions(images=[first, image_message("mono8")])))
+        none = point(it)
+    assert found.outcome.code == Outcome.OK
+    assert (found.affordances.header, found.affordances.camera) == (first.header, "")
+    assert (asked.outcome.code, asked.answer.text) == (Outcome.OK, "Two pictures.")
+    assert none.outcome.code == Outcome.NO_IMAGE
+    assert "nothing publishes there" in none.outcome.message
+
+
+def test_an_old_picture_is_refused_and_so_is_one_from_the_future() -> None:
+    with scripted("[(10, 10)]", max_image_age=5.0) as (it, _):
+        it.show(image_message(stamp=Time(sec=now().sec - 60)))
+        old = point(it)
+        it.show(image_message(stamp=Time(sec=now().sec + 60)))
+        future = point(it)
+        it.show(image_message(stamp=Time()))  # Without a stamp, it counts from its arrival.
+        unstamped = point(it)
+    assert (old.outcome.code, future.outcome.code) == (Outcome.STALE_IMAGE, Outcome.STALE_IMAGE)
+    assert "max_image_age" in old.outcome.message
+    assert "use_sim_time" in future.outcome.message
+    assert unstamped.outcome.code == Outcome.OK
+    assert math.isnan(unstamped.affordances.report.image_age)
+
+
+def test_thinking_is_on_request_and_by_parameter() -> None:
+    with scripted(Script(["hm"]), "[(10, 10)]", Script(["hm"]), "[(10, 10)]", "[(10, 10)]") as (it, engine):
+        on_request = point(it, think=QueryOptions.THINK_ON)
+        assert it.set_parameter("think", True).successful
+        by_parameter = point(it)
+        off = point(it, think=QueryOptions.THINK_OFF)
+    assert [it.affordances.report.think for it in (on_request, by_parameter, off)] == [True, True, False]
+    assert on_request.affordances.report.thinking == "hm"
+    assert len(engine.generations) == 5
+
+
+def test_two_cameras_have_pictures_of_their_own() -> None:
+    with scripted("[(10, 10)]", cameras=["camera", "wrist"], wrist__transport="raw") as (it, engine):
+        wide = image_message(width=320, height=240)
+        it.show(wide, "wrist")
+        front, wrist = point(it), point(it, camera="wrist")
+    assert (front.affordances.camera, front.affordances.image_width) == ("camera", 64)
+    assert (wrist.affordances.camera, wrist.affordances.image_width) == ("wrist", 320)
+    assert wrist.affordances.header == wide.header
+    assert engine.generations[0].image_ids != engine.generations[1].image_ids

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import time
 import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ _WARM_UP_SIZE = (480, 640)
 """(height, width) of the grey picture that each task is run on after loading."""
 _WARM_UP_TOKENS = 8
 _WARM_UP_TIMEOUT = 300.0
+_LOG_INTERVAL = 10.0
+"""Seconds between two lines in the log about one stage of loading."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Model:
         self._supervisor: Supervisor | None = None
         self._brain: Brain | None = None
         self._progress = LoadProgress("stopped", "The model is not loaded; configure the node.")
+        self._logged = 0.0
         self._error: RoboBrainError | None = None
         self._loading: concurrent.futures.Future[None] | None = None
 
@@ -156,8 +160,10 @@ class Model:
     def _note(self, progress: LoadProgress) -> None:
         if progress.stage == "ready" and self._brain is None:
             return  # The engine is, the brain is not: that is said when it is.
-        if progress.message != self._progress.message:
+        now = time.monotonic()
+        if progress.stage != self._progress.stage or now - self._logged >= _LOG_INTERVAL:
             self._logger.info(progress.message)
+            self._logged = now
         self._progress = progress
         self._on_change()
 
