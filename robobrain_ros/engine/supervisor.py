@@ -73,8 +73,8 @@ class Supervisor:
         self._patience = patience or Patience()
         self._max_running = max_running
         self._slots = asyncio.Semaphore(max_running)
+        self._alarm = asyncio.Event()
         self._engine: Engine | None = None
-        self._info: EngineInfo | None = None
         self._tickets: dict[str, _Ticket] = {}
         self._health = EngineHealth("stopped", "The engine is not started.")
         self._restarts = 0
@@ -95,7 +95,7 @@ class Supervisor:
 
     async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
         """See `Engine.generate`; further raises `BusyError`, `NotReadyError`, `RequestTimeoutError`, `CanceledError`."""
-        if self._health.state != "ready":
+        if self.health().state != "ready":
             raise self._unavailable()
         if generation.request_id in self._tickets:
             raise EngineFailedError(f"There is a request {generation.request_id} already; ids must be unique.")
@@ -128,7 +128,7 @@ class Supervisor:
         try:
             async with self._slots:
                 engine = self._engine
-                if engine is None or self._health.state != "ready":
+                if engine is None or self.health().state != "ready":
                     raise self._unavailable()
                 ticket.inside = True
                 waited = time.monotonic() - arrived
@@ -137,6 +137,7 @@ class Supervisor:
                         ticket.arrivals.put_nowait(replace(delta, queue_time=delta.queue_time + waited))
             ticket.arrivals.put_nowait(None)
         except RoboBrainError as error:
+            self._alarm.set()
             ticket.arrivals.put_nowait(error)
         except Exception as error:
             _log.exception("The engine broke on a request.")
@@ -156,7 +157,11 @@ class Supervisor:
         """See `Engine.health`."""
         tickets = list(self._tickets.values())
         running = sum(ticket.inside for ticket in tickets)
-        return replace(self._health, running=running, waiting=len(tickets) - running, restarts=self._restarts)
+        engine, health = self._engine, self._health
+        if health.state == "ready" and engine is not None and engine.health().state == "failed":
+            # The watch has not looked yet.
+            health = EngineHealth("restarting", f"{engine.health().message} It is built again.")
+        return replace(health, running=running, waiting=len(tickets) - running, restarts=self._restarts)
 
     async def close(self) -> None:
         """See `Engine.close`. Requests end with `CanceledError`."""
@@ -183,7 +188,6 @@ class Supervisor:
         except BaseException:
             await self._discard()
             raise
-        self._info = info
         self._set_health("ready", f"{info.model} is ready.")
         self._progress(LoadProgress("ready", f"{info.model} is ready.", 1.0))
         return info
@@ -191,7 +195,7 @@ class Supervisor:
     async def _keep_alive(self) -> None:
         """Watch the engine; when it has died, end what waits for it and build another."""
         while True:
-            await asyncio.sleep(self._patience.health_interval)
+            await self._wait_for_alarm()
             engine = self._engine
             if engine is None or engine.health().state != "failed":
                 continue
@@ -201,6 +205,14 @@ class Supervisor:
             self._end_all(EngineFailedError(f"{reason} It is built again; ask once more when the node says ready."))
             await self._discard()
             await self._rebuild()
+
+    async def _wait_for_alarm(self) -> None:
+        """Wait until a request failed, or for the next look at an engine that nobody asks."""
+        try:
+            await asyncio.wait_for(self._alarm.wait(), self._patience.health_interval)
+        except asyncio.TimeoutError:
+            return
+        self._alarm.clear()
 
     async def _rebuild(self) -> None:
         """Build another engine, with growing pauses, until one starts."""
@@ -237,7 +249,7 @@ class Supervisor:
             ticket.arrivals.put_nowait(type(error)(error.message))
 
     def _unavailable(self) -> RoboBrainError:
-        health = self._health
+        health = self.health()
         if health.state in ("loading", "restarting"):
             return NotReadyError(f"The model is not ready: {health.message}")
         return EngineFailedError(f"There is no engine: {health.message}")

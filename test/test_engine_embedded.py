@@ -1,0 +1,274 @@
+"""The embedded engine for real: vLLM on the CPU, with tiny checkpoints of random weights."""
+
+import asyncio
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import psutil
+import pytest
+
+from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
+from robobrain_ros.engine.base import EngineInfo, Generation, LoadProgress, TextDelta
+from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.engine.runtime import LoopThread
+from robobrain_ros.engine.supervisor import Patience, Supervisor
+from robobrain_ros.errors import BadImageError, BadRequestError, EngineConfigError, EngineFailedError
+
+START = 300.0
+"""Seconds that starting vLLM may take on a busy machine."""
+ANSWER = 60.0
+
+Result = TypeVar("Result")
+
+
+class RunningEngine:
+    """A supervised engine on its loop, for synchronous tests."""
+
+    def __init__(self, model: Path) -> None:
+        self.loop = LoopThread()
+        self.loop.start()
+        self.embedded: EmbeddedEngine | None = None
+        self.progress: list[LoadProgress] = []
+        self.options = EngineOptions(model=str(model), max_num_seqs=8)
+        self.supervisor = self.wait(self._make())
+        self.info: EngineInfo = self.wait(self.supervisor.start(self.progress.append), START)
+
+    async def _make(self) -> Supervisor:
+        patience = Patience(health_interval=0.2, first_back_off=0.1)
+        return Supervisor(self._make_engine, max_queued=8, max_running=8, patience=patience)
+
+    def _make_engine(self) -> EmbeddedEngine:
+        self.embedded = EmbeddedEngine(self.options)
+        return self.embedded
+
+    def submit(self, work: Coroutine[Any, Any, Result]) -> "Future[Result]":
+        return self.loop.submit(work)
+
+    def wait(self, work: Coroutine[Any, Any, Result], timeout: float = ANSWER) -> Result:
+        return self.submit(work).result(timeout)
+
+    async def deltas(self, generation: Generation, first: "Future[None] | None" = None) -> list[TextDelta]:
+        """All that is streamed; ``first`` is set with the first piece of it."""
+        deltas = []
+        async with aclosing(self.supervisor.generate(generation)) as stream:
+            async for delta in stream:
+                deltas.append(delta)
+                if first is not None and not first.done():
+                    first.set_result(None)
+        return deltas
+
+    def start_answer(self, generation: Generation) -> "Future[list[TextDelta]]":
+        """Begin a generation; returns once it streams."""
+        first: Future[None] = Future()
+        answer = self.submit(self.deltas(generation, first))
+        first.result(ANSWER)
+        return answer
+
+    def unfinished(self) -> int:
+        """Requests that vLLM itself has not finished."""
+        assert self.embedded is not None
+        return len(self.embedded._engine.output_processor.request_states)
+
+    def close(self) -> None:
+        self.wait(self.supervisor.close())
+        assert self.loop.stop()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_random_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def engine(checkpoint: Path) -> Iterator[RunningEngine]:
+    running = RunningEngine(checkpoint)
+    yield running
+    running.close()
+
+
+def picture(seed: int = 0, side: int = 224) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.random.default_rng(seed).integers(0, 255, (side, side, 3), np.uint8)
+
+
+_next_id = iter(range(10**6))
+
+
+def ask(max_tokens: int = 8, seed: int = 0, **changes: Any) -> Generation:
+    arguments: dict[str, Any] = {
+        "request_id": f"request-{next(_next_id)}",
+        "user_text": "the red mug",
+        "images": [picture(seed)],
+        "max_tokens": max_tokens,
+    }
+    return Generation(**(arguments | changes))
+
+
+def text(deltas: list[TextDelta]) -> str:
+    return "".join(delta.text for delta in deltas)
+
+
+def test_it_says_what_it_serves_and_how_loading_went(engine: RunningEngine, checkpoint: Path) -> None:
+    info = engine.info
+    assert (info.model, info.model_type) == (str(checkpoint), "qwen2_5_vl")
+    assert info.engine.startswith("vllm ")
+    assert (info.patch, info.min_pixels, info.max_pixels) == (28, 4 * 784, 1280 * 784)
+    stages = [progress.stage for progress in engine.progress]
+    assert stages[0] == "checking"
+    assert "loading" in stages
+    assert stages[-1] == "ready"
+
+
+def test_text_is_streamed_and_counted(engine: RunningEngine) -> None:
+    deltas = engine.wait(engine.deltas(ask(12)))
+    assert len(deltas) > 1
+    assert sum(delta.tokens for delta in deltas) == 12
+    assert [delta.finish_reason for delta in deltas] == [""] * (len(deltas) - 1) + ["length"]
+    # 64 visual tokens of 28x28 pixels, and text.
+    assert 64 < deltas[-1].prompt_tokens < 150
+
+
+def test_greedy_decoding_repeats_itself_and_sees_the_picture_and_the_prefix(engine: RunningEngine) -> None:
+    first = text(engine.wait(engine.deltas(ask(16))))
+    assert text(engine.wait(engine.deltas(ask(16)))) == first
+    others = [ask(16, seed=1), ask(16, assistant_prefix="<think>"), ask(16, user_text="the blue bowl")]
+    assert any(text(engine.wait(engine.deltas(other))) != first for other in others)
+
+
+def test_eight_at_once_are_batched_and_answered_as_one_by_one(engine: RunningEngine) -> None:
+    alone = [text(engine.wait(engine.deltas(ask(8, seed=seed)))) for seed in range(8)]
+    answers = [engine.submit(engine.deltas(ask(8, seed=seed))) for seed in range(8)]
+    assert [text(answer.result(ANSWER)) for answer in answers] == alone
+
+
+def test_a_named_picture_is_not_looked_at_again(engine: RunningEngine) -> None:
+    """vLLM takes the name's word for the picture: other pixels under a known name give the answer for the known ones."""
+    first = text(engine.wait(engine.deltas(ask(16, seed=20, image_ids=["camera@1"]))))
+    assert text(engine.wait(engine.deltas(ask(16, seed=21, image_ids=["camera@1"])))) == first
+    assert text(engine.wait(engine.deltas(ask(16, seed=20)))) == first
+
+
+def test_abort_frees_the_engine(engine: RunningEngine) -> None:
+    generation = ask(4000)
+    answer = engine.start_answer(generation)
+    engine.wait(engine.supervisor.abort(generation.request_id))
+    assert answer.result(ANSWER)[-1].finish_reason == "abort"
+    assert engine.unfinished() == 0
+
+
+def test_a_cancelled_reader_frees_the_engine(engine: RunningEngine) -> None:
+    answer = engine.start_answer(ask(4000))
+    answer.cancel()
+    engine.wait(wait_until_idle(engine))
+
+
+async def wait_until_idle(engine: RunningEngine) -> None:
+    while engine.unfinished() or engine.supervisor.health().running:
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("generation", "error"),
+    [
+        (ask(user_text="x" * 9000), BadRequestError),
+        (ask(user_text="what is <|image_pad|>?"), BadRequestError),
+        (ask(images=[np.zeros((20, 300, 3), np.uint8)]), BadImageError),
+        (ask(images=[np.zeros((224, 224), np.uint8)]), BadImageError),
+        (ask(images=[picture()] * 9), BadRequestError),
+    ],
+    ids=["too long", "placeholder in the question", "off the grid", "gray", "too many pictures"],
+)
+def test_a_bad_request_is_refused_and_the_next_one_answered(
+    engine: RunningEngine, generation: Generation, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        engine.wait(engine.deltas(generation))
+    assert text(engine.wait(engine.deltas(ask(4))))
+    assert engine.supervisor.health().state == "ready"
+
+
+def test_a_killed_engine_fails_its_requests_at_once_and_comes_back(engine: RunningEngine) -> None:
+    answers = [engine.start_answer(ask(4000, seed=seed)) for seed in range(3)]
+    children = psutil.Process().children(recursive=True)
+    began = time.monotonic()
+    for child in children:
+        if "resource_tracker" not in " ".join(child.cmdline()):
+            child.kill()
+    for answer in answers:
+        with pytest.raises(EngineFailedError, match="The engine's process has died"):
+            answer.result(2.0 + began - time.monotonic())
+
+    async def ready_again() -> None:
+        while engine.supervisor.health().state != "ready":
+            await asyncio.sleep(0.05)
+
+    engine.wait(ready_again(), START)
+    assert engine.supervisor.health().restarts == 1
+    assert text(engine.wait(engine.deltas(ask(4))))
+
+
+def test_qwen3_vl_is_served_too_and_closing_leaves_no_process(tmp_path: Path) -> None:
+    before = psutil.Process().children(recursive=True)
+    running = RunningEngine(make_random_checkpoint(tmp_path, "qwen3_vl"))
+    try:
+        assert (running.info.model_type, running.info.patch) == ("qwen3_vl", 32)
+        deltas = running.wait(running.deltas(ask(5, images=[picture(side=256)])))
+        assert sum(delta.tokens for delta in deltas) == 5
+        # 64 visual tokens of 32x32 pixels.
+        assert 64 < deltas[-1].prompt_tokens < 150
+        own = [child for child in psutil.Process().children(recursive=True) if child not in before and "VLLM" in child.name()]
+        assert own
+    finally:
+        running.close()
+    _, alive = psutil.wait_procs(own, timeout=10.0)
+    assert not alive
+
+
+def test_damaged_weights_are_named_as_the_cause(tmp_path: Path) -> None:
+    folder = make_random_checkpoint(tmp_path)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(EngineConfigError, match="are damaged; download the checkpoint again"):
+        RunningEngine(folder)
+
+
+OWNER = """
+import asyncio, sys
+from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.options import EngineOptions
+async def main():
+    engine = EmbeddedEngine(EngineOptions(model=sys.argv[1]))
+    await engine.start(lambda progress: None)
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+def test_no_engine_process_outlives_a_killed_owner(checkpoint: Path, tmp_path: Path) -> None:
+    script = tmp_path / "owner.py"
+    script.write_text(OWNER)
+    owner = subprocess.Popen([sys.executable, str(script), str(checkpoint)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert owner.stdout is not None
+        assert select.select([owner.stdout], [], [], START)[0], "the engine did not start"
+        assert owner.stdout.readline() == "ready\n"
+        children = psutil.Process(owner.pid).children(recursive=True)
+        assert [child for child in children if "VLLM" in child.name()]
+        os.kill(owner.pid, signal.SIGKILL)
+        _, alive = psutil.wait_procs(children, timeout=10.0)
+        assert not alive
+    finally:
+        owner.kill()
+        owner.wait(10.0)

@@ -1,0 +1,119 @@
+"""A wrong option is refused with a sentence before anything loads."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from robobrain_ros.engine.checkpoint import find_checkpoint
+from robobrain_ros.engine.options import EngineOptions, refuse_unknown
+from robobrain_ros.engine.start_errors import explain_start_error
+from robobrain_ros.errors import EngineConfigError
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": ""}, "engine.model is empty"),
+        ({"dtype": "float8"}, "engine.dtype is 'float8'; it must be one of auto, bfloat16, float16, float32"),
+        ({"max_model_len": -1}, "engine.max_model_len is -1; it must be at least 0"),
+        ({"gpu_memory_utilization": 1.5}, "engine.gpu_memory_utilization is 1.5; it must be from 0.05 to 1.0"),
+        ({"gpu_memory_utilization": float("nan")}, "engine.gpu_memory_utilization is nan"),
+        ({"tensor_parallel_size": 0}, "engine.tensor_parallel_size is 0"),
+        ({"max_num_seqs": True}, "engine.max_num_seqs must be of type int, not True"),
+        ({"trust_remote_code": "yes"}, "engine.trust_remote_code must be of type bool"),
+        ({"load_format": "zip"}, "engine.load_format is 'zip'"),
+        ({"extra": "{block_size: 32}"}, "engine.extra is not JSON"),
+        ({"extra": "[1]"}, "engine.extra must be a JSON object"),
+        ({"extra": '{"seed": 1}'}, "engine.extra sets seed, which is an option of its own"),
+    ],
+)
+def test_wrong_value_is_refused(changes: dict[str, object], said: str) -> None:
+    options = dataclasses.replace(EngineOptions(model="some/model"), **changes)
+    with pytest.raises(EngineConfigError) as caught:
+        options.validate()
+    assert said in caught.value.message
+
+
+def test_defaults_are_valid() -> None:
+    EngineOptions(model="some/model", extra='{"block_size": 32}').validate()
+
+
+def test_unknown_argument_names_the_nearest() -> None:
+    with pytest.raises(EngineConfigError, match="no engine argument 'blok_size'; did you mean block_size\\?"):
+        refuse_unknown({"blok_size": 1}, {"block_size", "swap_space"})
+
+
+def find(model: str | Path, **changes: object) -> None:
+    find_checkpoint(dataclasses.replace(EngineOptions(model=str(model)), **changes), lambda progress: None)
+
+
+def test_missing_folder() -> None:
+    with pytest.raises(EngineConfigError, match="/no/such/folder is not a folder on this machine"):
+        find("/no/such/folder")
+
+
+def test_folder_without_config(tmp_path: Path) -> None:
+    with pytest.raises(EngineConfigError, match=r"is no checkpoint: it has no config\.json"):
+        find(tmp_path)
+
+
+def test_broken_config(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(EngineConfigError, match="cannot be read"):
+        find(tmp_path)
+
+
+def test_missing_weights_matter_unless_they_are_dummies(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2_5_vl"}))
+    with pytest.raises(EngineConfigError, match="no weights"):
+        find(tmp_path)
+    find(tmp_path, load_format="dummy")
+
+
+def test_incomplete_download_names_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2_5_vl"}))
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    (tmp_path / shards["a"]).write_bytes(b"")
+    with pytest.raises(EngineConfigError, match=r"lacks 1 of its 2 weight files \(model-00002-of-00002"):
+        find(tmp_path)
+
+
+def test_gated_and_unknown_models_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    import httpx
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    response = httpx.Response(403, request=httpx.Request("GET", "https://hub.invalid/model"))
+    cases = [
+        (GatedRepoError("gated", response=response), "is gated: accept its conditions"),
+        (RepositoryNotFoundError("gone", response=response), "The hub has no model"),
+        (LocalEntryNotFoundError("no network"), "the hub cannot be reached"),
+    ]
+    for error, said in cases:
+
+        def refuse(*_arguments: object, error: Exception = error, **_options: object) -> str:
+            raise error
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+        with pytest.raises(EngineConfigError) as caught:
+            find("BAAI/RoboBrain2.0-7B")
+        assert said in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("logged", "said"),
+    [
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "GPU's memory is too small"),
+        ("ValueError: Free memory on device (3.1/79.1 GiB) on startup is less than desired GPU memory utilization", "Others hold"),
+        ("ValueError: No available memory for the cache blocks. Try increasing", "no memory is left for requests"),
+        ("safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge", "are damaged"),
+        ("ERROR [7] ValueError: nobody has seen this one", "ValueError: nobody has seen this one"),
+    ],
+)
+def test_start_error_is_read_from_the_childs_log(logged: str, said: str) -> None:
+    error = RuntimeError("Engine core initialization failed. See root cause above.")
+    explained = explain_start_error(error, logged, EngineOptions(model="some/model"))
+    assert said in explained.message

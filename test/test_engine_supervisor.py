@@ -1,0 +1,236 @@
+"""Admission, deadlines and restarts, with a scripted engine: timing and deaths that a real one cannot give on command."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import replace
+
+import pytest
+from fakes import Script, ScriptedEngine
+
+from robobrain_ros.engine.base import Engine, EngineInfo, Generation, LoadProgress
+from robobrain_ros.engine.supervisor import Patience, Supervisor
+from robobrain_ros.errors import (
+    BusyError,
+    CanceledError,
+    EngineConfigError,
+    EngineFailedError,
+    NotReadyError,
+    RequestTimeoutError,
+)
+
+QUICK = Patience(health_interval=0.01, first_back_off=0.01, longest_back_off=0.02)
+GUARD = 20.0
+"""Seconds after which a test counts as hung."""
+
+
+def ask(number: int = 0, timeout: float | None = None) -> Generation:
+    deadline = None if timeout is None else time.monotonic() + timeout
+    return Generation(request_id=f"request-{number}", user_text="?", images=[], max_tokens=8, deadline=deadline)
+
+
+async def read(engine: Supervisor, generation: Generation) -> str:
+    async with aclosing(engine.generate(generation)) as stream:
+        return "".join([delta.text async for delta in stream])
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until the loop's other tasks have brought a condition about."""
+    async with asyncio.timeout(GUARD):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), GUARD))
+
+
+def quiet(_progress: LoadProgress) -> None:
+    pass
+
+
+async def started(engine: Engine, **options: int) -> Supervisor:
+    bounds = {"max_queued": 4, "max_running": 2} | options
+    supervisor = Supervisor(lambda: engine, patience=QUICK, **bounds)
+    await supervisor.start(quiet)
+    return supervisor
+
+
+def test_text_passes_through() -> None:
+    async def test() -> None:
+        supervisor = await started(ScriptedEngine(["one", Script(["t", "w", "o"])]))
+        assert [await read(supervisor, ask(1)), await read(supervisor, ask(2))] == ["one", "two"]
+        await supervisor.close()
+
+    run(test)
+
+
+def test_the_queue_is_bounded_and_each_waiting_request_is_served() -> None:
+    async def test() -> None:
+        gate = asyncio.Event()
+        engine = ScriptedEngine([Script([gate, "done"])])
+        supervisor = await started(engine, max_queued=2, max_running=1)
+        readers = [asyncio.ensure_future(read(supervisor, ask(number))) for number in range(3)]
+        await until(lambda: supervisor.health().waiting == 2)
+        assert engine.running == {"request-0"}
+        with pytest.raises(BusyError, match="2 requests wait already"):
+            await read(supervisor, ask(3))
+        gate.set()
+        assert await asyncio.gather(*readers) == ["done"] * 3
+        health = supervisor.health()
+        assert (health.running, health.waiting) == (0, 0)
+        await supervisor.close()
+
+    run(test)
+
+
+def test_a_request_past_its_deadline_leaves_the_engine() -> None:
+    async def test() -> None:
+        engine = ScriptedEngine([Script(["some text", asyncio.Event()])])
+        supervisor = await started(engine)
+        with pytest.raises(RequestTimeoutError):
+            await read(supervisor, ask(timeout=0.05))
+        assert engine.aborted == ["request-0"]
+        assert not engine.running
+        await supervisor.close()
+
+    run(test)
+
+
+def test_a_deadline_counts_in_the_queue_too() -> None:
+    async def test() -> None:
+        engine = ScriptedEngine([Script([asyncio.Event()])])
+        supervisor = await started(engine, max_running=1)
+        first = asyncio.ensure_future(read(supervisor, ask(0)))
+        await engine.started.wait()
+        with pytest.raises(RequestTimeoutError):
+            await read(supervisor, ask(1, timeout=0.05))
+        assert [generation.request_id for generation in engine.generations] == ["request-0"]
+        first.cancel()
+        await supervisor.close()
+
+    run(test)
+
+
+def test_abort_ends_a_running_and_a_waiting_request() -> None:
+    async def test() -> None:
+        engine = ScriptedEngine([Script(["text", asyncio.Event()])])
+        supervisor = await started(engine, max_running=1)
+        running = asyncio.ensure_future(read(supervisor, ask(0)))
+        await engine.started.wait()
+        waiting = asyncio.ensure_future(read(supervisor, ask(1)))
+        await until(lambda: supervisor.health().waiting == 1)
+        await supervisor.abort("request-1")
+        with pytest.raises(CanceledError):
+            await waiting
+        await supervisor.abort("request-0")
+        assert await running == "text"
+        assert not engine.running
+        await supervisor.close()
+
+    run(test)
+
+
+def test_a_reader_that_goes_away_frees_the_engine() -> None:
+    async def test() -> None:
+        engine = ScriptedEngine([Script(["text", asyncio.Event()])])
+        supervisor = await started(engine)
+        reader = asyncio.ensure_future(read(supervisor, ask()))
+        await engine.started.wait()
+        reader.cancel()
+        await asyncio.wait({reader})
+        assert engine.aborted == ["request-0"]
+        assert supervisor.health().running == 0
+        await supervisor.close()
+
+    run(test)
+
+
+def test_a_dead_engine_is_built_again() -> None:
+    async def test() -> None:
+        engines = [ScriptedEngine([Script(["text", asyncio.Event()])]), ScriptedEngine(["alive"])]
+        remaining = iter(engines)
+        told: list[LoadProgress] = []
+        supervisor = Supervisor(lambda: next(remaining), max_queued=4, max_running=1, patience=QUICK)
+        await supervisor.start(told.append)
+        readers = [asyncio.ensure_future(read(supervisor, ask(number))) for number in range(3)]
+        await until(lambda: supervisor.health().waiting == 2)
+        engines[0].state = "failed"
+        for reader in readers:
+            with pytest.raises(EngineFailedError, match="built again"):
+                await reader
+        await until(lambda: supervisor.health().state == "ready")
+        assert await read(supervisor, ask(9)) == "alive"
+        assert supervisor.health().restarts == 1
+        assert engines[0].state == "stopped"
+        await supervisor.close()
+
+    run(test)
+
+
+def test_rebuilding_goes_on_until_it_works_and_says_so_meanwhile() -> None:
+    async def test() -> None:
+        gate = asyncio.Event()
+        broken = ScriptedEngine(["-"], start_error=EngineConfigError("No memory."))
+        engines = [ScriptedEngine(["-"]), broken, broken, ScriptedEngine(["alive"], start_gate=gate)]
+        remaining = iter(engines)
+        supervisor = Supervisor(lambda: next(remaining), max_queued=4, max_running=1, patience=QUICK)
+        await supervisor.start(quiet)
+        engines[0].state = "failed"
+        await until(lambda: engines[3].state == "loading")
+        with pytest.raises(NotReadyError, match="not ready"):
+            await read(supervisor, ask(1))
+        gate.set()
+        await until(lambda: supervisor.health().state == "ready")
+        assert await read(supervisor, ask(2)) == "alive"
+        await supervisor.close()
+
+    run(test)
+
+
+def test_an_engine_that_cannot_start_at_all_raises_and_is_closed() -> None:
+    async def test() -> None:
+        engine = ScriptedEngine(["-"], start_error=EngineConfigError("No weights."))
+        supervisor = Supervisor(lambda: engine, max_queued=1, max_running=1, patience=QUICK)
+        with pytest.raises(EngineConfigError, match="No weights"):
+            await supervisor.start(quiet)
+        assert supervisor.health().state == "failed"
+        assert engine.state == "stopped"
+
+    run(test)
+
+
+def test_close_ends_what_waits() -> None:
+    async def test() -> None:
+        engine = ScriptedEngine([Script(["text", asyncio.Event()])])
+        supervisor = await started(engine, max_running=1)
+        readers = [asyncio.ensure_future(read(supervisor, ask(number))) for number in range(2)]
+        await until(lambda: supervisor.health().waiting == 1)
+        await supervisor.close()
+        for reader in readers:
+            with pytest.raises(CanceledError):
+                await reader
+        assert engine.state == "stopped"
+        assert not engine.running
+
+    run(test)
+
+
+def test_it_warms_up_before_it_is_ready() -> None:
+    async def test() -> None:
+        engine = ScriptedEngine(["warm"])
+        seen: list[str] = []
+
+        async def warm_up(inner: Engine, info: EngineInfo) -> None:
+            seen.append(supervisor.health().state)
+            async with aclosing(inner.generate(replace(ask(), user_text=f"warm {info.model}"))) as stream:
+                seen.extend([delta.text async for delta in stream if delta.text])
+
+        supervisor = Supervisor(lambda: engine, max_queued=1, max_running=1, warm_up=warm_up, patience=QUICK)
+        await supervisor.start(quiet)
+        assert seen == ["loading", "warm"]
+        assert engine.generations[0].user_text == "warm scripted"
+        await supervisor.close()
+
+    run(test)
