@@ -13,7 +13,7 @@ import robobrain_ros.core.brain as brain_module
 from robobrain_ros.core import Brain, Query, Task, parse_answer, profile_for
 from robobrain_ros.core.imaging import fit_picture
 from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Progress
-from robobrain_ros.engine.base import EngineInfo
+from robobrain_ros.engine.base import EngineInfo, TextDelta
 from robobrain_ros.errors import (
     BadImageError,
     BadRequestError,
@@ -299,6 +299,7 @@ async def test_one_deadline_holds_for_thinking_and_answer_together() -> None:
     with pytest.raises(RequestTimeoutError):
         await Brain(engine, TWO, timeout=0.2, think=True).run(query())
     think, write = engine.generations
+    assert think.deadline is not None
     assert think.deadline == write.deadline
     assert engine.aborted == [write.request_id]
 
@@ -365,10 +366,26 @@ async def test_a_failing_listener_ends_the_request_in_the_engine() -> None:
     def fail(_: Progress) -> None:
         raise ZeroDivisionError
 
-    engine = ScriptedEngine([Script(["[", asyncio.Event()])])
+    class Stream:
+        """Not a generator, which would close itself when it is forgotten."""
+
+        closed = False
+
+        def __aiter__(self) -> "Stream":
+            return self
+
+        async def __anext__(self) -> TextDelta:
+            return TextDelta("[", 1)
+
+        async def aclose(self) -> None:
+            self.closed = True
+
+    stream = Stream()
+    engine = ScriptedEngine([""])
+    engine.generate = lambda generation: stream
     with pytest.raises(ZeroDivisionError):
         await Brain(engine, TWO).run(query(), fail)
-    assert engine.running == set()
+    assert stream.closed
 
 
 @in_a_loop

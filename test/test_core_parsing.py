@@ -210,6 +210,12 @@ def test_bare_numbers_cut_at_the_limit_are_not_trusted() -> None:
         read(Task.POINT, "376, 30", truncated=True)
 
 
+@pytest.mark.parametrize("text", ["(577, 224), (638", "(577, 224),", "[(577, 224), (638", "from (577, 224) to (638"])
+def test_half_a_box_is_no_point(text: str) -> None:
+    with pytest.raises(UnparsableAnswerError, match="before the first coordinate is complete"):
+        read(Task.AFFORDANCE, text, truncated=True)
+
+
 def test_a_single_point_answers_an_affordance_but_not_a_grounding() -> None:
     assert read(Task.AFFORDANCE, "[(600, 250)]").points == points((600, 250))
     with pytest.raises(UnparsableAnswerError, match="a point where a box was asked for"):

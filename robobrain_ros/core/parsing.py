@@ -422,9 +422,9 @@ class _CoordinateReader:
         if not self.items and not self.empty_list and not self.cut and not truncated and self._is_bare(text):
             self.feed(f"({text})")
             self._end_group(cut=False)
-        if self._boxes and len(self._loose) == 2 and not self.items:
+        if len(self._loose) == 2 and not self.items:
             self._publish([_box_of(*self._loose)])
-        else:
+        elif len(self._loose) != 1 or not (self.cut or truncated):  # Half a box is no point.
             self._publish(self._loose)
         if not self.items and not self.fault:
             self.fault = self._weak_fault
