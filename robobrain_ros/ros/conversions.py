@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from geometry_msgs.msg import Point as PointMessage
 from PIL import Image as PillowImage
+from PIL import UnidentifiedImageError
 from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
@@ -142,6 +143,9 @@ def _read_compressed(message: CompressedImage) -> Picture:
             _check_size(*image.size)  # Of the file's header: nothing has been decoded yet.
             wide = image.mode.startswith("I")
             samples = np.asarray(image if wide else image.convert("RGB"))
+    except UnidentifiedImageError:
+        # Its own message is an address in memory.
+        raise BadImageError(f"It is not a JPEG or PNG, or its header is broken; its format says {message.format!r}.") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, PillowImage.DecompressionBombError) as error:
         raise BadImageError(f"It cannot be read as a JPEG or PNG (its format says {message.format!r}): {error}.") from error
     if wide:

@@ -1,0 +1,231 @@
+"""Image messages: every encoding reads as what was encoded, everything broken is BAD_IMAGE with the reason."""
+
+import io
+import zlib
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image as PillowImage
+from ros_rig import Rig, image_message, picture, scripted
+from sensor_msgs.msg import CompressedImage, Image
+
+from robobrain_ros.demo.encodings import ENCODINGS, GRAY_ENCODINGS
+from robobrain_ros.errors import BadImageError
+from robobrain_ros.msg import Outcome, QueryOptions
+from robobrain_ros.ros.conversions import _covered, read_image
+from robobrain_ros.srv import Locate
+
+
+def expected(encoding: str, width: int = 64, height: int = 48) -> np.ndarray:
+    original = picture(width, height)
+    return (
+        cv2.cvtColor(cv2.cvtColor(original, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) if encoding in GRAY_ENCODINGS else original
+    )
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> int:
+    """The largest difference of any sample, borders left out: Bayer mosaics are guessed there."""
+    return int(np.abs(one.astype(int) - other)[2:-2, 2:-2].max())
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_every_encoding_reads_as_the_picture_that_was_encoded(encoding: str) -> None:
+    subsampled = encoding.startswith(("yuv", "nv12", "bayer"))
+    assert difference(read_image(image_message(encoding)), expected(encoding)) <= (16 if subsampled else 0)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_rows_may_be_padded(encoding: str) -> None:
+    tight = image_message(encoding)
+    padding = 13
+    rows = np.frombuffer(tight.data, np.uint8).reshape(-1, tight.step)
+    padded = np.pad(rows, ((0, 0), (0, padding)), constant_values=255)
+    message = Image(width=64, height=48, encoding=encoding, step=tight.step + padding, data=array("B", padded.tobytes()))
+    assert np.array_equal(read_image(message), read_image(tight))
+
+
+def test_mono16_may_be_big_endian() -> None:
+    little = image_message("mono16")
+    swapped = np.frombuffer(little.data, "<u2").astype(">u2")
+    big = Image(width=64, height=48, encoding="mono16", step=128, is_bigendian=1, data=array("B", swapped.tobytes()))
+    assert np.array_equal(read_image(big), read_image(little))
+
+
+def compressed(image_format: str, message_format: str, pixels: np.ndarray | None = None, **options: Any) -> CompressedImage:
+    buffer = io.BytesIO()
+    PillowImage.fromarray(picture() if pixels is None else pixels).save(buffer, image_format, **options)
+    return CompressedImage(format=message_format, data=array("B", buffer.getvalue()))
+
+
+@pytest.mark.parametrize("message_format", ["png", "rgb8; png compressed bgr8", ""])
+def test_a_png_reads_exactly(message_format: str) -> None:
+    assert np.array_equal(read_image(compressed("PNG", message_format)), picture())
+
+
+@pytest.mark.parametrize("message_format", ["jpeg", "jpg", "bgr8; jpeg compressed bgr8"])
+def test_a_jpeg_reads_nearly(message_format: str) -> None:
+    smooth = cv2.GaussianBlur(picture(), (0, 0), 3)
+    message = compressed("JPEG", message_format, smooth, quality=95, subsampling=0)
+    assert np.abs(read_image(message).astype(int) - smooth).max() <= 12
+
+
+def test_grey_and_16_bit_pngs_read_as_grey() -> None:
+    wide = (np.arange(64 * 48, dtype=np.uint16) * 20).reshape(48, 64)
+    assert np.array_equal(read_image(compressed("PNG", "mono16; png compressed mono16", wide))[:, :, 1], wide >> 8)
+    narrow = (wide >> 8).astype(np.uint8)
+    assert np.array_equal(read_image(compressed("PNG", "mono8; png compressed mono8", narrow))[:, :, 2], narrow)
+
+
+def test_the_orientation_in_a_jpeg_does_not_turn_it() -> None:
+    exif = PillowImage.Exif()
+    exif[0x0112] = 6  # Orientation: turned by a quarter.
+    assert read_image(compressed("JPEG", "jpeg", exif=exif)).shape == (48, 64, 3)
+
+
+def test_red_and_blue_exchanged_in_the_file_are_exchanged_back() -> None:
+    message = compressed("PNG", "rgb8; png compressed rgb8", picture()[:, :, ::-1])
+    assert np.array_equal(read_image(message), picture())
+
+
+def broken_image(**changes: Any) -> Image:
+    message = image_message()
+    for name, value in changes.items():
+        setattr(message, name, value)
+    return message
+
+
+def truncated(image_format: str) -> CompressedImage:
+    whole = compressed(image_format, image_format.lower())
+    return CompressedImage(format=whole.format, data=whole.data[: len(whole.data) // 2])
+
+
+def png_that_claims(width: int, height: int) -> CompressedImage:
+    data = bytearray(compressed("PNG", "png").data)
+    data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    return CompressedImage(format="png", data=array("B", bytes(data)))
+
+
+BROKEN: dict[str, tuple[Callable[[], Image | CompressedImage], str]] = {
+    "unknown encoding": (lambda: broken_image(encoding="rgb9"), "rgb9"),
+    "depth encoding": (lambda: broken_image(encoding="32FC1"), "32FC1"),
+    "no encoding": (lambda: broken_image(encoding=""), "encoding"),
+    "zero width": (lambda: broken_image(width=0), "0x48"),
+    "zero height": (lambda: broken_image(height=0), "64x0"),
+    "absurd size": (lambda: broken_image(width=2**32 - 1, height=2**32 - 1), "claims"),
+    "step too small": (lambda: broken_image(step=100), "step"),
+    "zero step": (lambda: broken_image(step=0), "step"),
+    "height beyond the data": (lambda: broken_image(height=49), "bytes"),
+    "too few bytes": (lambda: broken_image(data=array("B", bytes(100))), "100 bytes"),
+    "too many bytes": (lambda: broken_image(data=array("B", bytes(64 * 48 * 3 + 1))), "bytes"),
+    "no bytes": (lambda: broken_image(data=array("B")), "0 bytes"),
+    "odd width in yuv422": (lambda: broken_image(encoding="yuv422", width=63, step=126), "even"),
+    "odd height in nv12": (lambda: broken_image(encoding="nv12", height=47), "even"),
+    "everything zero": (Image, "encoding"),
+    "empty compressed": (CompressedImage, "no bytes"),
+    "garbage compressed": (lambda: CompressedImage(format="jpeg", data=array("B", bytes(range(256)))), "JPEG"),
+    "truncated jpeg": (lambda: truncated("JPEG"), "cannot be read"),
+    "truncated png": (lambda: truncated("PNG"), "cannot be read"),
+    "png bomb": (lambda: png_that_claims(60000, 60000), "cannot be read"),
+    "large png": (lambda: png_that_claims(9000, 9000), "claims"),
+    "compressed depth": (lambda: CompressedImage(format="16UC1; compressedDepth png", data=array("B", [1])), "depth"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_picture_is_refused_with_the_reason(case: str) -> None:
+    make, part = BROKEN[case]
+    with pytest.raises(BadImageError) as caught:
+        read_image(make())
+    assert part in caught.value.message
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    width=st.integers(0, 70),
+    height=st.integers(0, 50),
+    step=st.integers(0, 300),
+    encoding=st.sampled_from([*ENCODINGS, "16UC1", "?"]),
+    data=st.binary(max_size=2000),
+    big=st.integers(0, 255),
+)
+def test_no_raw_message_does_anything_but_read_or_be_refused(
+    width: int, height: int, step: int, encoding: str, data: bytes, big: int
+) -> None:
+    message = Image(width=width, height=height, step=step, encoding=encoding, is_bigendian=big, data=array("B", data))
+    with suppress(BadImageError):
+        assert read_image(message).shape == (height, width, 3)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    image_format=st.sampled_from(["JPEG", "PNG"]),
+    place=st.integers(0, 10**6),
+    value=st.integers(0, 255),
+    cut=st.integers(0, 10**6),
+)
+def test_no_damage_to_a_compressed_picture_does_anything_but_read_or_be_refused(
+    image_format: str, place: int, value: int, cut: int
+) -> None:
+    data = compressed(image_format, image_format.lower()).data
+    data[place % len(data)] = value
+    message = CompressedImage(format=image_format.lower(), data=data[: len(data) - cut % 7])
+    with suppress(BadImageError):
+        assert read_image(message).dtype == np.uint8
+
+
+@given(low=st.floats(-0.5, 99.5), extent=st.floats(0.0, 100.0), size=st.just(100))
+def test_a_region_covers_its_rectangle_in_whole_pixels(low: float, extent: float, size: int) -> None:
+    high = min(low + extent, size - 0.5)
+    first, count = _covered(low, high, size)
+    assert first >= 0
+    assert count >= 1
+    assert first + count <= size
+    assert first - 0.5 <= low + 1e-9
+    assert high <= first + count - 0.5 + 1e-9
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Rig]:
+    with scripted("[(10, 10)]") as (it, _):
+        yield it
+
+
+@pytest.mark.parametrize("case", [case for case, (make, _) in BROKEN.items() if isinstance(make(), Image)])
+def test_a_broken_camera_picture_is_an_outcome_and_the_node_lives_on(shared: Rig, case: str) -> None:
+    message = BROKEN[case][0]()
+    message.header.stamp = image_message().header.stamp
+    shared.show(message)
+    refused = shared.call(Locate, "point", Locate.Request(instruction="the mug"))
+    assert refused.outcome.code == Outcome.BAD_IMAGE
+    assert BROKEN[case][1] in refused.outcome.message
+    assert refused.affordances.header == message.header
+    shared.show(image_message())
+    assert shared.call(Locate, "point", Locate.Request(instruction="the mug")).outcome.code == Outcome.OK
+
+
+def test_a_broken_picture_of_a_request_is_named(shared: Rig) -> None:
+    options = QueryOptions(images=[Image()])
+    refused = shared.call(Locate, "point", Locate.Request(instruction="the mug", options=options))
+    assert refused.outcome.code == Outcome.BAD_IMAGE
+    assert "Picture 1 of the request" in refused.outcome.message
+
+
+def test_a_compressed_camera_is_read_and_its_damage_is_an_outcome() -> None:
+    with scripted("[(10, 10)]", cameras=["camera", "wrist"], wrist__transport="compressed") as (it, _):
+        request = Locate.Request(instruction="the mug", options=QueryOptions(camera="wrist"))
+        for make, code in ((lambda: compressed("JPEG", "jpeg"), Outcome.OK), (lambda: truncated("JPEG"), Outcome.BAD_IMAGE)):
+            message = make()
+            message.header.stamp = image_message().header.stamp
+            it.show(message, "wrist", "image/compressed")
+            response = it.call(Locate, "point", request)
+            assert response.outcome.code == code
+            assert response.affordances.header == message.header
