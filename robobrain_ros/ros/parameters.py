@@ -59,10 +59,10 @@ class Parameter:
         if self.choices:
             return "one of " + ", ".join(repr(choice) if choice == "" else str(choice) for choice in self.choices)
         if self.minimum is not None and self.maximum is not None:
-            return f"{self.minimum:g} to {self.maximum:g}"
+            return f"{self.minimum:.12g} to {self.maximum:.12g}"
         if self.minimum is not None:
-            return f"at least {self.minimum:g}"
-        return "" if self.maximum is None else f"at most {self.maximum:g}"
+            return f"at least {self.minimum:.12g}"
+        return "" if self.maximum is None else f"at most {self.maximum:.12g}"
 
     def fault(self, value: Any) -> str:
         """What is wrong with a value of the right type, as a sentence; empty: nothing."""
@@ -334,7 +334,8 @@ def to_markdown() -> str:
     for parameter in (*_NODE_PARAMETERS, *named, *engine_parameters()):
         default = _yaml_value(parameter.default)
         cells = (f"`{parameter.name}`", parameter.type_name, f"`{default}`", parameter.allowed, parameter.applies.value)
-        lines.append("| " + " | ".join((*cells, parameter.description)).replace("|  |", "| |") + " |")
+        description = parameter.description.replace("<", "&lt;")
+        lines.append("| " + " | ".join((*cells, description)).replace("|  |", "| |") + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -14,7 +14,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from robobrain_ros.core.brain import MOST_PICTURES, Brain
+from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.query import Answer, Picture, Progress, Query, Report, Task
 from robobrain_ros.errors import (
     BadImageError,
@@ -256,8 +256,9 @@ class Requests:
             count = len(options.images)
             if task.spatial and count != 1:
                 raise BadRequestError(f"The task {task.value} takes exactly one picture, not {count}.")
-            if count > MOST_PICTURES:
-                raise BadRequestError(f"A request takes at most {MOST_PICTURES} pictures, not {count}.")
+            most = self._parameters["engine.max_images"]
+            if count > most:
+                raise BadRequestError(f"A request takes at most {most} pictures (parameter engine.max_images), not {count}.")
             return options.images, [], replace(origin, header=options.images[0].header), "Picture {number} of the request"
         frame = self._cameras()[camera].fresh(self._parameters["max_image_age"])
         return (

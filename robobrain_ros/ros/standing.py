@@ -25,6 +25,7 @@ class _StandingQuery:
     instruction: str
     rate: float
     options: QueryOptions
+    from_parameters: bool
     timer: Timer | None = None
     asking: bool = False
     last_sequence: int = -1
@@ -52,18 +53,18 @@ class StandingQueries:
         return list(self._queries)
 
     def load(self) -> None:
-        """Set the queries that the parameters describe, once; what was set by the service is kept.
+        """Set the queries that the parameters describe; what was set by the service is kept, under the same name, too.
 
         :raises BadRequestError: a description is wrong.
         """
         for name in self._parameters["standing_queries"]:
-            if name in self._queries:
+            if name in self._queries and not self._queries[name].from_parameters:
                 continue
             values = {
                 key: self._parameters[f"{STANDING_PREFIX}{name}.{key}"] for key in ("task", "instruction", "rate", "camera")
             }
             options = QueryOptions(camera=values["camera"])
-            self._set(name, values["task"], values["instruction"], values["rate"], options)
+            self._set(name, values["task"], values["instruction"], values["rate"], options, from_parameters=True)
 
     def start(self) -> None:
         """Begin to ask."""
@@ -95,7 +96,9 @@ class StandingQueries:
         response.names = self.names
         return response
 
-    def _set(self, name: str, task: str, instruction: str, rate: float, options: QueryOptions) -> None:
+    def _set(
+        self, name: str, task: str, instruction: str, rate: float, options: QueryOptions, *, from_parameters: bool = False
+    ) -> None:
         if not name.strip():
             raise BadRequestError("The standing query has no name; give it one.")
         if not instruction.strip():
@@ -106,7 +109,7 @@ class StandingQueries:
             raise BadRequestError(f"The standing query {name} brings pictures of its own; it can only ask about a camera's.")
         check_options(options)
         self._cameras().name(options.camera)
-        query = _StandingQuery(name, parse_task(task), instruction, rate, options)
+        query = _StandingQuery(name, parse_task(task), instruction, rate, options, from_parameters)
         if name in self._queries:
             self._stop_timer(self._queries[name])
         self._queries[name] = query

@@ -1,0 +1,103 @@
+"""Starts the node robobrain.
+
+ros2 launch robobrain_ros robobrain.launch.py model:=BAAI/RoboBrain2.0-7B image_topic:=/front/image_raw
+"""
+
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+SHARE = Path(get_package_share_directory("robobrain_ros"))
+
+ARGUMENTS = (
+    DeclareLaunchArgument(
+        "model",
+        default_value="",
+        description="Checkpoint: a folder, or a name on the Hugging Face hub such as BAAI/RoboBrain2.0-7B. "
+        "Empty: as params_file says.",
+    ),
+    DeclareLaunchArgument(
+        "params_file",
+        default_value=str(SHARE / "config" / "robobrain.yaml"),
+        description="Parameter file of the node; the default one describes every parameter.",
+    ),
+    DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node and its topics."),
+    DeclareLaunchArgument(
+        "image_topic",
+        default_value="camera/image",
+        description="Picture of the camera called camera; a topic that ends in /compressed is read as CompressedImage.",
+    ),
+    DeclareLaunchArgument(
+        "camera_info_topic", default_value="camera/camera_info", description="Calibration of the camera called camera."
+    ),
+    DeclareLaunchArgument(
+        "depth_topic", default_value="camera/depth", description="Depth registered to the picture of the camera called camera."
+    ),
+    DeclareLaunchArgument(
+        "use_sim_time", default_value="false", choices=["true", "false"], description="Take the time from /clock (simulation)."
+    ),
+    DeclareLaunchArgument(
+        "autostart",
+        default_value="true",
+        choices=["true", "false"],
+        description="Configure and activate by itself; false: wait for a lifecycle manager.",
+    ),
+    DeclareLaunchArgument(
+        "log_level",
+        default_value="info",
+        choices=["debug", "info", "warn", "error", "fatal"],
+        description="From which level on log lines are shown.",
+    ),
+    DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"], description="Start RViz, too."),
+)
+
+
+def make_node(context: LaunchContext) -> list[Node]:
+    """The node; a function, since what the arguments leave open must not overrule the parameter file."""
+    value = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
+    parameters: dict[str, object] = {
+        "use_sim_time": value["use_sim_time"] == "true",
+        "autostart": value["autostart"] == "true",
+    }
+    if value["model"]:
+        parameters["engine.model"] = value["model"]
+    image = "camera/image"
+    if value["image_topic"].endswith("/compressed"):
+        image = "camera/image/compressed"
+        parameters["camera.transport"] = "compressed"
+    return [
+        Node(
+            package="robobrain_ros",
+            executable="robobrain",
+            name="robobrain",
+            namespace=value["namespace"],
+            output="screen",
+            parameters=[value["params_file"], parameters],
+            remappings=[
+                (image, value["image_topic"]),
+                ("camera/camera_info", value["camera_info_topic"]),
+                ("camera/depth", value["depth_topic"]),
+            ],
+            arguments=["--ros-args", "--log-level", value["log_level"]],
+            # The model gives its memory back before the process ends.
+            sigterm_timeout="20",
+        )
+    ]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """The launch description."""
+    rviz = Node(
+        package="rviz2",
+        executable="rviz2",
+        namespace=LaunchConfiguration("namespace"),
+        arguments=["-d", str(SHARE / "rviz" / "robobrain.rviz")],
+        parameters=[{"use_sim_time": LaunchConfiguration("use_sim_time")}],
+        condition=IfCondition(LaunchConfiguration("rviz")),
+    )
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=make_node), rviz])
