@@ -6,11 +6,12 @@ ros2 launch robobrain_ros robobrain.launch.py model:=BAAI/RoboBrain2.0-7B image_
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+
+from launch import LaunchContext, LaunchDescription
 
 SHARE = Path(get_package_share_directory("robobrain_ros"))
 
