@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import fcntl
 import hashlib
 import json
 import os
@@ -161,7 +162,6 @@ def read_stamp() -> dict[str, object]:
 
 def run(command: Sequence[str]) -> None:
     """Run a command into the log; on a terminal, its last line shows what it is doing."""
-    LOG.parent.mkdir(exist_ok=True)
     show = sys.stdout.isatty()
     last = error = ""
     with LOG.open("a") as log:
@@ -325,17 +325,20 @@ def repair_torchvision() -> None:
     """
     copy = Path(environment_path("purelib"), TORCHVISION_REPAIR.name)
     hook = copy.with_suffix(".pth")
-    for path in (copy, hook):
-        if path.exists():
-            path.unlink()
+    unrepaired = (
+        "import sys; sys.meta_path = [f for f in sys.meta_path if type(f).__name__ != 'DefineOperators']; import torchvision"
+    )
     try:
-        ask_environment("import torchvision")
+        ask_environment(unrepaired)
     except SetupError as error:
         if "torchvision::nms" not in str(error):
             raise
         shutil.copyfile(TORCHVISION_REPAIR, copy)
         hook.write_text(f"import {copy.stem}\n")
         ask_environment("import torchvision")
+    else:
+        hook.unlink(missing_ok=True)
+        copy.unlink(missing_ok=True)
 
 
 def install_engine_gpu() -> None:
@@ -402,25 +405,40 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--python", default="", help="the Python to use (default: the one of a sourced ROS, or 3.11 or 3.12)")
     parser.add_argument(
         "--engine", choices=["auto", "cpu", "gpu", "none"], default="auto",
-        help="vLLM for the GPU, for the CPU, or none (remote engine only); auto: gpu where nvidia-smi finds one",
+        help="vLLM for the GPU, for the CPU, or none (remote engine only); auto: as before, or gpu where nvidia-smi finds one",
     )  # fmt: skip
     return parser.parse_args()
+
+
+def choose_target(python: str, engine: str) -> tuple[Target, Interpreter]:
+    """What the environment shall be for: the user's word, else what it was made for, else what this machine has.
+
+    :param python: path of a Python, or empty.
+    :param engine: "cpu", "gpu", "none" or "auto".
+    """
+    ros_distro = sourced_ros()
+    made_for = read_stamp().get("target")
+    if isinstance(made_for, dict) and made_for["ros_distro"] == ros_distro:
+        python = python or str(PYTHON)
+        engine = made_for["engine"] if engine == "auto" else engine
+    if engine == "auto":
+        engine = "gpu" if has_gpu() else "cpu"
+    interpreter = choose_interpreter(ros_distro, python)
+    return Target(".".join(map(str, interpreter.version)), ros_distro, engine), interpreter
 
 
 def setup() -> None:
     """Bring .venv up to date."""
     options = parse_arguments()
-    ros_distro = sourced_ros()
-    engine = options.engine if options.engine != "auto" else ("gpu" if has_gpu() else "cpu")
-    interpreter = choose_interpreter(ros_distro, options.python)
-    target = Target(".".join(map(str, interpreter.version)), ros_distro, engine)
-    present = read_stamp()
+    target, interpreter = choose_target(options.python, options.engine)
     wanted = fingerprint(target)
-    if present == wanted:
+    if read_stamp() == wanted:
         print("The environment in .venv is up to date.")
         return
-    ros = f"the sourced ROS 2 {ros_distro}" if ros_distro else "ROS 2 Jazzy from PyPI, as no ROS is sourced"
-    print(f"Setting up .venv, once only: Python {target.python}, {ros}, engine: {engine}. Log: {LOG.relative_to(REPOSITORY)}")
+    ros = f"the sourced ROS 2 {target.ros_distro}" if target.ros_distro else "ROS 2 Jazzy from PyPI, as no ROS is sourced"
+    print(
+        f"Setting up .venv, once only: Python {target.python}, {ros}, engine: {target.engine}. Log: {LOG.relative_to(REPOSITORY)}"
+    )
     started = time.monotonic()
     run_steps(plan_steps(target, interpreter))
     STAMP.write_text(json.dumps(wanted, indent=1) + "\n")
@@ -429,8 +447,11 @@ def setup() -> None:
 
 def main() -> None:
     """Set up, or say in one sentence why not."""
+    LOG.parent.mkdir(exist_ok=True)
     try:
-        setup()
+        with (LOG.parent / "setup.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # Two makes at once: the second waits, and finds all done.
+            setup()
     except SetupError as error:
         sys.exit(f"make setup: {error}")
     except KeyboardInterrupt:
