@@ -6,7 +6,7 @@ as the model sees it, like RoboBrain 2.0's; `Question.coordinates` holds them in
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from robobrain_ros.core.imaging import FittedSize
 from robobrain_ros.core.query import Task
@@ -144,15 +144,15 @@ def _pick(scene: Scene, rng: random.Random) -> tuple[SceneObject, str]:
     return thing, _refer(scene, thing, rng)
 
 
-_POINT_VERBS = ("Point to", "Point to", "Point at", "Identify a spot on", "Locate", "Find")
-_GRASP_VERBS = ("pick up", "grasp", "hold", "grab", "take", "lift")
+_POINT_VERBS = ("", "Point to", "Point to", "Point at", "Identify a spot on", "Locate", "Find")
+_GRASP_VERBS = ("pick up", "pick up", "grasp", "hold", "grab", "take", "lift")
 _REACH_VERBS = ("reach", "reach for", "move to", "pick up", "touch", "grasp")
 _PUT_VERBS = ("put", "place", "move")
 
 
 def _point(scene: Scene, rng: random.Random) -> Question:
     thing, said = _pick(scene, rng)
-    text = f"{rng.choice(_POINT_VERBS)} {said}"
+    text = f"{rng.choice(_POINT_VERBS)} {said}".strip()
     return Question(
         Task.POINT, "point", text, (Coordinate(*thing.centre, (thing.id,)),), targets=(thing.id,), **_found(scene, thing, said)  # type: ignore[arg-type]
     )
@@ -198,7 +198,7 @@ def _vacant(scene: Scene, rng: random.Random) -> Question:
 
 
 def _gripper(scene: Scene, rng: random.Random) -> Question:
-    text = f"{rng.choice(_POINT_VERBS)} the {rng.choice(('gripper', 'robot gripper'))}"
+    text = f"{rng.choice(_POINT_VERBS)} the {rng.choice(('gripper', 'robot gripper'))}".strip()
     u, v = scene.gripper.tip
     tip = (Coordinate(u, v, (GRIPPER,)),)
     return Question(Task.POINT, "gripper", text, tip, thought="I look for the gripper.", targets=(GRIPPER,))
@@ -344,7 +344,7 @@ def _absent(scene: Scene, rng: random.Random) -> Question:
     kind = rng.choice(("point", "point", "spots", "afford", "reach", "ground", "ground", "plan", "plan", "put", "hold"))
     there, known = _pick(scene, rng)
     task, text = {
-        "point": (Task.POINT, f"{rng.choice(_POINT_VERBS)} {said}"),
+        "point": (Task.POINT, f"{rng.choice(_POINT_VERBS)} {said}".strip()),
         "spots": (Task.POINT, f"Identify several spots on {said}"),
         "afford": (Task.AFFORDANCE, f"{rng.choice(_GRASP_VERBS)} {said}"),
         "reach": (Task.TRAJECTORY, f"{rng.choice(_REACH_VERBS)} {said}"),
@@ -475,4 +475,8 @@ def ask_about(scene: Scene, kind: str, rng: random.Random) -> Question:
     """
     if kind not in KINDS_OF_QUESTIONS:
         raise ValueError(f"{kind!r} is no kind of question; there are {', '.join(KINDS_OF_QUESTIONS)}.")
-    return KINDS_OF_QUESTIONS[kind](scene, rng)
+    question = KINDS_OF_QUESTIONS[kind](scene, rng)
+    if rng.random() < 0.15:
+        # People begin with a capital letter, or not.
+        return replace(question, text=question.text[:1].swapcase() + question.text[1:])
+    return question

@@ -1,0 +1,219 @@
+"""Scenes and questions, made on the fly, as arrays for `training.network`."""
+
+import os
+import random
+from dataclasses import dataclass
+from multiprocessing import Queue
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from robobrain_ros.core.imaging import FittedSize, fit
+from robobrain_ros.core.query import Picture, Task
+from robobrain_ros.demo.layout import COLOURS, KINDS, NAMES
+from robobrain_ros.demo.questions import OTHER_WORDS, Question, ask_about
+from robobrain_ros.demo.world import Scene, make_scene
+from training.tokenizer import LARGEST_NUMBER, MAX_PIXELS, MIN_PIXELS, PATCH, PROFILE
+
+CAMERAS = (
+    (640, 480), (640, 480), (640, 480), (1280, 720), (1280, 720), (848, 480), (424, 240), (480, 640), (480, 480), (320, 240), (720, 480), (1280, 1024),
+)  # fmt: skip
+"""Sizes of usual cameras' pictures, the usual ones more often."""
+
+MIX = {
+    "point": 0.14, "spots": 0.07, "vacant": 0.07, "gripper": 0.02, "afford": 0.12, "reach": 0.06, "put": 0.07, "ground": 0.13,
+    "plan": 0.09, "describe": 0.03, "count": 0.04, "exists": 0.03, "colour": 0.015, "side": 0.02, "where": 0.01, "absent": 0.07,
+    "strange": 0.015,
+}  # fmt: skip
+"""Shares of the kinds of questions."""
+
+SHARE_OF_THINKING = 0.15
+FIRST_SEED = 1_000_000_000
+"""Seeds of scenes for training; evaluation takes smaller ones."""
+
+PICTURE_START = "<|im_start|>user\n<|vision_start|>"
+IDS = 9
+"""Ids in a mask are smaller."""
+
+Arrays = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question about a scene, with or without thinking."""
+
+    question: Question
+    think: bool
+
+
+def view(seed: int, camera: tuple[int, int], detail: float) -> tuple[Scene, FittedSize, Picture]:
+    """A scene, the size at which the model sees what this camera takes, and the model's picture.
+
+    :param detail: pixels rendered for each pixel of the model's picture, at most the camera's own; they are averaged by area.
+    """
+    target = fit(camera, MIN_PIXELS, MAX_PIXELS, PATCH)
+    ratio = min(1.0, (detail * target.model_width * target.model_height / (camera[0] * camera[1])) ** 0.5)
+    width, height = round(camera[0] * ratio), round(camera[1] * ratio)
+    scene = make_scene(seed, (width, height))
+    size = FittedSize(width, height, target.model_width, target.model_height)
+    shrinks = width * height > size.model_width * size.model_height
+    picture = cv2.resize(scene.image, (size.model_width, size.model_height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    return scene, size, picture
+
+
+class Packer:
+    """Turns scenes and questions into token ids and targets."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer.backend_tokenizer
+        self.start = self.encode(PICTURE_START)
+        self.picture, self.end = self.encode("<|image_pad|>")[0], self.encode("<|vision_end|>")[0]
+        self.padding = self.encode("<|endoftext|>")[0]
+        self.number_ids = [self.encode(str(number))[0] for number in range(LARGEST_NUMBER)]
+        self._numbers = {token: number for number, token in enumerate(self.number_ids)}
+        self._words = {self.encode(f" {word}")[0]: word for word in (*COLOURS, *KINDS)}
+        self._words.update({self.encode(f" {other}")[0]: word for word, other in OTHER_WORDS.items()})
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of token ids, with tags."""
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
+        return text
+
+    def prompt(self, example: Example) -> list[int]:
+        """What follows the picture, up to the answer."""
+        question = example.question
+        text = PROFILE.prompt(question.task, question.text)
+        return self.encode(f"{text}<|im_end|>\n<|im_start|>assistant\n{PROFILE.assistant_prefix(example.think)}")
+
+    def answer(self, example: Example, size: FittedSize) -> list[int]:
+        """The true answer."""
+        thinking = f"{example.question.thinking(size)}</think><answer>" if example.think else ""
+        return self.encode(f"{thinking}{example.question.answer(size)}</answer><|im_end|>")
+
+    def _about(self, scene: Scene, example: Example, answer: list[int]) -> tuple[list[int], list[int], list[int]]:
+        """For each token of the answer: the number that it is in a coordinate, and the ids of up to two things it is about."""
+        numbers, first, second = ([-1] * len(answer) for _ in range(3))
+        question = example.question
+        here = [question.here] if example.think and question.here is not None else []
+        coordinates = [coordinate for coordinate in (*here, *question.coordinates) for _ in range(2)]
+        spatial = question.task.spatial or bool(here)
+        places = [index for index, token in enumerate(answer) if token in self._numbers] if spatial else []
+        for index, coordinate in zip(places, coordinates, strict=False):
+            numbers[index] = self._numbers[answer[index]]
+            if coordinate.about:
+                first[index] = coordinate.about[0]
+                second[index] = coordinate.about[1] if len(coordinate.about) > 1 else -1
+        for index in range(len(answer) - 1):
+            thing = scene.find(f"{self._words.get(answer[index])} {self._words.get(answer[index + 1])}")
+            if thing is not None:
+                first[index] = first[index + 1] = thing.id
+        return numbers, first, second
+
+    def batch(self, views: list[tuple[Scene, FittedSize, Picture]], examples: list[list[Example]]) -> Arrays:
+        """One row for each view: the picture's tokens, then all questions about it.
+
+        ``ids`` (B, L); ``segment`` (B, L): 0 for the picture, a number for each question, -1 for padding; ``label``, ``number``
+        and ``about`` (2, B, L) belong to the token *before* the one they describe; ``cells`` (B, ids, cells).
+        """
+        size = views[0][1]
+        rows, columns = size.model_height // PATCH, size.model_width // PATCH
+        cells, start = rows * columns, len(self.start)
+        down, across = np.divmod(np.arange(cells), columns)
+        beginning = np.tile(np.arange(start), (3, 1))
+        middle = np.stack([np.full(cells, start), start + down, start + across])
+        after = start + max(rows, columns)
+        head = np.concatenate([beginning, middle, np.full((3, 1), after)], axis=1)
+        made = []
+        for (scene, fitted, _), asked in zip(views, examples, strict=True):
+            ids = [*self.start, *([self.picture] * cells), self.end]
+            targets = [[-1] * len(ids) for _ in range(4)]
+            segment, places = [0] * len(ids), [head]
+            for number, example in enumerate(asked, start=1):
+                prompt, answer = self.prompt(example), self.answer(example, fitted)
+                about = (answer, *self._about(scene, example, answer))
+                ids += prompt + answer
+                segment += [number] * (len(prompt) + len(answer))
+                places.append(np.tile(after + 1 + np.arange(len(prompt) + len(answer)), (3, 1)))
+                for target, values in zip(targets, about, strict=True):
+                    target += [-1] * (len(prompt) - 1) + values + [-1]
+            made.append((ids, segment, targets, np.concatenate(places, axis=1)))
+        length = (max(len(row[0]) for row in made) + 15) // 16 * 16
+        packed: Arrays = {
+            "ids": np.full((len(views), length), self.padding, np.int64),
+            "segment": np.full((len(views), length), -1, np.int64),
+            "targets": np.full((4, len(views), length), -1, np.int64),
+            "positions": np.zeros((3, len(views), length), np.int64),
+        }
+        for index, (ids, segment, targets, positions) in enumerate(made):
+            packed["ids"][index, : len(ids)], packed["segment"][index, : len(ids)] = ids, segment
+            packed["targets"][:, index, : len(ids)], packed["positions"][:, index, : len(ids)] = targets, positions
+        covered = np.stack([_covered(scene, fitted) for scene, fitted, _ in views])
+        packed["cells"] = covered > 0.1
+        packed["helper"] = np.stack([_helper(scene, fitted, part) for (scene, fitted, _), part in zip(views, covered, strict=True)])
+        packed["pictures"] = np.stack([picture for _, _, picture in views])
+        packed["start"], packed["count"] = start, cells
+        return packed
+
+
+def _covered(scene: Scene, size: FittedSize) -> npt.NDArray[np.float32]:
+    """(ids, cells): the share of each cell that each thing covers."""
+    rows, columns = size.model_height // PATCH, size.model_width // PATCH
+    shares = np.zeros((IDS, rows * columns), np.float32)
+    for identity in (1, *(thing.id for thing in scene.objects)):
+        mask = (scene.mask == identity).astype(np.float32)
+        shares[identity] = cv2.resize(mask, (columns, rows), interpolation=cv2.INTER_AREA).reshape(-1)
+    return shares
+
+
+def _helper(scene: Scene, size: FittedSize, covered: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """(cells, 6): colour, kind and box (model's pixels) of what covers most of a cell; -1 nothing, one past the last: gripper."""
+    targets = np.full((covered.shape[1], 6), -1, np.float32)
+    scale = np.array([size.model_width / size.width, size.model_height / size.height] * 2, np.float32)
+    rows = [(1, len(COLOURS), len(KINDS), scene.gripper.box)]
+    colours = list(COLOURS)
+    rows += [(thing.id, colours.index(thing.colour), KINDS.index(thing.kind), thing.box) for thing in scene.objects]
+    most = covered.argmax(0)
+    for identity, colour, kind, box in rows:
+        targets[(most == identity) & (covered[identity] > 0.08)] = [colour, kind, *(np.array(box, np.float32) * scale)]
+    return targets
+
+
+def examples_about(scene: Scene, rng: random.Random, count: int) -> list[Example]:
+    """Random questions in the training's mix."""
+    kinds = rng.choices(list(MIX), weights=list(MIX.values()), k=count)
+    return [Example(ask_about(scene, kind, rng), rng.random() < SHARE_OF_THINKING) for kind in kinds]
+
+
+def random_view(rng: random.Random, camera: tuple[int, int]) -> tuple[Scene, FittedSize, Picture]:
+    """A scene for training: rendered more or less finely, some compressed as JPEG."""
+    detail = rng.choices((1.15, 2.0, 4.0), weights=(0.55, 0.35, 0.1))[0]
+    scene, size, picture = view(FIRST_SEED + rng.randrange(3_000_000_000), camera, detail)
+    if rng.random() < 0.15:
+        _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, rng.randint(75, 95)])
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    return scene, size, picture
+
+
+def produce(queue: "Queue[Arrays]", tokenizer_folder: Path, seed: int, views: int, questions: int) -> None:
+    """Put batches into the queue, for ever: the work of one process."""
+    from transformers import PreTrainedTokenizerFast
+
+    os.nice(5)
+    cv2.setNumThreads(1)
+    packer = Packer(PreTrainedTokenizerFast.from_pretrained(tokenizer_folder))
+    rng = random.Random(seed)
+    while True:
+        camera = rng.choice(CAMERAS)
+        seen = [random_view(rng, camera) for _ in range(views)]
+        queue.put(packer.batch(seen, [examples_about(scene, rng, questions) for scene, _, _ in seen]))
+
+
+__all__ = ["CAMERAS", "FIRST_SEED", "MIX", "NAMES", "Arrays", "Example", "Packer", "Task", "examples_about", "produce", "random_view", "view"]

@@ -1,0 +1,247 @@
+"""A fast forward pass over the parameters of transformers' Qwen2.5-VL: many questions about one picture in one row.
+
+The same mathematics as transformers' own, without its generality: batches of pictures of one size, rows of one picture's tokens
+and then questions, each of which sees the picture and itself.
+"""
+
+import functools
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+PATCH, MERGE, WINDOW = 14, 2, 112
+_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]) * 255
+_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]) * 255
+_ROPE_SECTIONS = {32: [2, 7, 7], 24: [2, 5, 5], 16: [2, 3, 3]}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The model's size. Rotary base 500: texts and pictures are short."""
+
+    vision_width: int = 192
+    vision_layers: int = 5
+    vision_heads: int = 6
+    vision_mlp: int = 512
+    width: int = 256
+    layers: int = 4
+    heads: int = 8
+    key_heads: int = 4
+    mlp: int = 704
+    rope_theta: float = 500.0
+
+
+def make_config(tokenizer: PreTrainedTokenizerFast, shape: Shape) -> Qwen2_5_VLConfig:
+    """The configuration of a Qwen2.5-VL of this shape and vocabulary."""
+    token = tokenizer.convert_tokens_to_ids
+    rope = {"rope_type": "default", "mrope_section": _ROPE_SECTIONS[shape.width // shape.heads]}
+    return Qwen2_5_VLConfig(
+        text_config=dict(
+            vocab_size=math.ceil(len(tokenizer) / 64) * 64,
+            hidden_size=shape.width,
+            intermediate_size=shape.mlp,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.key_heads,
+            max_position_embeddings=4096,
+            rms_norm_eps=1e-6,
+            rope_scaling={"type": "mrope", **rope},
+            rope_parameters={**rope, "rope_theta": shape.rope_theta},
+            bos_token_id=token("<|endoftext|>"),
+            eos_token_id=token("<|im_end|>"),
+        ),
+        vision_config=dict(
+            depth=shape.vision_layers,
+            hidden_size=shape.vision_width,
+            intermediate_size=shape.vision_mlp,
+            num_heads=shape.vision_heads,
+            out_hidden_size=shape.width,
+            fullatt_block_indexes=[i for i in range(shape.vision_layers) if i % 2 == 1],
+            window_size=WINDOW,
+            patch_size=PATCH,
+            spatial_merge_size=MERGE,
+            temporal_patch_size=2,
+        ),
+        image_token_id=token("<|image_pad|>"),
+        video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"),
+        vision_end_token_id=token("<|vision_end|>"),
+        tie_word_embeddings=False,
+    )
+
+
+def initialise(model: Qwen2_5_VLForConditionalGeneration, number_ids: list[int]) -> None:
+    """Weights by fan-in, residual outputs smaller; neighbouring numbers begin with similar vectors (Fourier features)."""
+    for name, weight in model.named_parameters():
+        if weight.ndim == 2 and "embed_tokens" not in name and "lm_head" not in name:
+            residual = any(part in name for part in ("o_proj", "down_proj", "attn.proj"))
+            torch.nn.init.normal_(weight, std=(0.28 if residual else 0.7) / weight.shape[1] ** 0.5)
+    torch.nn.init.normal_(model.model.visual.patch_embed.proj.weight, std=0.03)
+    embedding, head = model.model.language_model.embed_tokens.weight, model.lm_head.weight
+    torch.nn.init.normal_(embedding, std=0.5)
+    torch.nn.init.normal_(head, std=0.02)
+    generator = torch.Generator().manual_seed(0)
+    for weight, scale in ((embedding, 0.7), (head, 0.028)):
+        half = weight.shape[1] // 2
+        numbers = torch.arange(len(number_ids)).float()[:, None]
+        spread = math.log(0.6) - math.log(0.006)
+        frequency = torch.exp(torch.rand(1, half, generator=generator) * spread + math.log(0.006))
+        phase = torch.rand(1, half, generator=generator) * 2 * math.pi
+        features = torch.cat([torch.cos(numbers * frequency + phase), torch.sin(numbers * frequency + phase)], 1)
+        with torch.no_grad():
+            weight[number_ids] = features * scale
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Rotary angles and windows of a picture's patches, in the order of the merged cells."""
+
+    cos: Tensor
+    sin: Tensor
+    same_window: Tensor
+
+
+@functools.lru_cache(maxsize=64)
+def grid(height: int, width: int, head_size: int, device: str) -> Grid:
+    """The `Grid` of a picture of this size in pixels."""
+    rows, columns = height // PATCH, width // PATCH
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+
+    def merged(place: Tensor) -> Tensor:
+        return place.reshape(rows // MERGE, MERGE, columns // MERGE, MERGE).transpose(1, 2).flatten()
+
+    row, column = merged(row), merged(column)
+    inverse = 1.0 / (10000.0 ** (torch.arange(0, head_size // 2, 2).float() / (head_size // 2)))
+    angles = torch.cat([row[:, None] * inverse, column[:, None] * inverse], -1)
+    angles = torch.cat([angles, angles], -1)
+    patches = WINDOW // PATCH
+    window = (row // patches) * 1000 + column // patches
+    return Grid(angles.cos().to(device), angles.sin().to(device), (window[:, None] == window[None]).to(device))
+
+
+def patches_of(pictures: Tensor) -> Tensor:
+    """uint8 (B, H, W, 3) as normalised patches (B, cells * 4, 588) in the processor's order, without the repeat in time."""
+    count, height, width, _ = pictures.shape
+    values = (pictures.float() - _MEAN.to(pictures.device)) / _STD.to(pictures.device)
+    values = values.reshape(count, height // 28, 2, 14, width // 28, 2, 14, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
+    return values.reshape(count, (height // 14) * (width // 14), 588)
+
+
+def _rms(values: Tensor, weight: Tensor) -> Tensor:
+    return F.rms_norm(values, (values.shape[-1],), weight.to(values.dtype), 1e-6)
+
+
+def _turn(values: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = values.chunk(2, -1)
+    return values * cos + torch.cat((-second, first), -1) * sin
+
+
+def see(model: Qwen2_5_VLForConditionalGeneration, patches: Tensor, size: tuple[int, int]) -> Tensor:
+    """Visual tokens (B, cells, width) of pictures of one size (height, width)."""
+    visual, config = model.model.visual, model.config.vision_config
+    # The processor shows each picture twice in time; both halves of the kernel see the same.
+    values = F.linear(patches, visual.patch_embed.proj.weight.sum(2).flatten(1))
+    count, length, width = values.shape
+    head_size = width // config.num_heads
+    geometry = grid(*size, head_size, str(values.device))
+    cos, sin = geometry.cos.to(values.dtype), geometry.sin.to(values.dtype)
+    for index, block in enumerate(visual.blocks):
+        qkv = block.attn.qkv(_rms(values, block.norm1.weight)).view(count, length, 3, config.num_heads, head_size)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        query, key = _turn(query, cos, sin).to(value.dtype), _turn(key, cos, sin).to(value.dtype)
+        mask = None if index in config.fullatt_block_indexes else geometry.same_window
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        values = values + block.attn.proj(seen.transpose(1, 2).reshape(count, length, width))
+        hidden = _rms(values, block.norm2.weight)
+        values = values + block.mlp.down_proj(F.silu(block.mlp.gate_proj(hidden)) * block.mlp.up_proj(hidden))
+    merger = visual.merger
+    return merger.mlp(_rms(values, merger.ln_q.weight).reshape(count, length // 4, 4 * width))
+
+
+@dataclass
+class Guide:
+    """Guided attention, in training only: two heads of one layer are shown where to look.
+
+    :param about: for each of the two heads the id of the thing that the next token is about, -1 none; (2, B, S).
+    :param cells: (B, ids, cells), whether a thing covers a cell; pictures' tokens begin at ``start``.
+    """
+
+    layer: int
+    about: Tensor
+    cells: Tensor
+    start: int
+    losses: list[Tensor] = field(default_factory=list)
+
+    def add(self, query: Tensor, key: Tensor, seen: Tensor) -> None:
+        """Take the loss at this layer: query and key (B, heads, S, head size), ``seen`` the mask (B, 1, S, S)."""
+        for head, about in ((0, self.about[0]), (query.shape[1] // 2, self.about[1])):
+            row, place = (about > 0).nonzero(as_tuple=True)
+            scores = (query[:, head].float() @ key[:, head].float().mT) * query.shape[-1] ** -0.5
+            scores = scores.masked_fill(~seen[:, 0], -1e4)[row, place]
+            wanted = self.cells[row, about[row, place]]
+            within = F.log_softmax(scores, -1)[:, self.start : self.start + wanted.shape[1]]
+            shown = wanted.any(1)
+            reached = -within.masked_fill(~wanted, -1e4).logsumexp(1)
+            self.losses.append((reached * shown).sum() / shown.sum().clamp_min(1))
+
+
+Cache = list[tuple[Tensor, Tensor] | None]
+
+
+def read(
+    model: Qwen2_5_VLForConditionalGeneration,
+    values: Tensor,
+    positions: Tensor,
+    seen: Tensor,
+    cache: Cache | None = None,
+    guide: Guide | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The language layers.
+
+    :param values: (B, S, width); ``positions``: (3, B, S); ``seen``: bool (B, 1, S, T).
+    :param cache: keys and values so far, by layer; extended in place.
+    :returns: the last hidden states, and those after the second layer.
+    """
+    language, config = model.model.language_model, model.config.text_config
+    heads, key_heads = config.num_attention_heads, config.num_key_value_heads
+    count, length, width = values.shape
+    cos, sin = (part[:, None].to(values.dtype) for part in _rotary(positions, width // heads, config))
+    early = values
+    for index, layer in enumerate(language.layers):
+        attention, hidden = layer.self_attn, _rms(values, layer.input_layernorm.weight)
+        query, key, value = (
+            part(hidden).view(count, length, number, -1).transpose(1, 2)
+            for part, number in ((attention.q_proj, heads), (attention.k_proj, key_heads), (attention.v_proj, key_heads))
+        )
+        query, key = _turn(query, cos, sin).to(value.dtype), _turn(key, cos, sin).to(value.dtype)
+        if cache is not None:
+            before = cache[index]
+            if before is not None:
+                key, value = torch.cat([before[0], key], 2), torch.cat([before[1], value], 2)
+            cache[index] = (key, value)
+        key, value = key.repeat_interleave(heads // key_heads, 1), value.repeat_interleave(heads // key_heads, 1)
+        if guide is not None and index == guide.layer:
+            guide.add(query, key, seen)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        values = values + attention.o_proj(mixed.transpose(1, 2).reshape(count, length, width))
+        hidden = _rms(values, layer.post_attention_layernorm.weight)
+        values = values + layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(hidden)) * layer.mlp.up_proj(hidden))
+        if index == 1:
+            early = values
+    return _rms(values, language.norm.weight), early
+
+
+def _rotary(positions: Tensor, head_size: int, config: Any) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (B, S, head size) of multimodal rotary positions (3, B, S): time, height and width."""
+    rope = config.rope_parameters
+    exponents = torch.arange(0, head_size, 2, device=positions.device).float() / head_size
+    angles = positions[..., None].float() / rope["rope_theta"] ** exponents
+    parts = angles.split(list(rope["mrope_section"]), dim=-1)
+    mixed = torch.cat([part[index % 3] for index, part in enumerate(parts)], dim=-1)
+    mixed = torch.cat([mixed, mixed], dim=-1)
+    return mixed.cos(), mixed.sin()

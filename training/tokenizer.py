@@ -1,0 +1,108 @@
+"""The demo model's own tokenizer: words of the tabletop world, whole numbers as one token each, and the fixed prompts.
+
+The fixed sentences of RoboBrain 2.0's prompts are one token each, which keeps prompts at some 30 tokens beside the picture. Other
+text falls back to letters and bytes, so that any text can be written and read.
+"""
+
+import json
+import random
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from robobrain_ros.core.imaging import fit
+from robobrain_ros.core.profiles import PROFILES, TEXT_SLOT
+from robobrain_ros.demo.questions import KINDS_OF_QUESTIONS, ask_about
+from robobrain_ros.demo.world import NAMES, make_scene
+
+PROFILE = PROFILES[0]
+LARGEST_NUMBER = 400
+"""Numbers below are one token each; pictures must be smaller."""
+MIN_PIXELS, MAX_PIXELS, PATCH = 43_904, 86_240, 28
+"""The processor's budget: 640x480 becomes 336x252, 1280x720 becomes 364x196."""
+
+SPECIAL = [
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
+]  # fmt: skip
+TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for c in m.content %}{% if c.type in ('image', 'image_url') or 'image' in c %}<|vision_start|><|image_pad|><|vision_end|>{% endif %}{% endfor %}"
+    "{% for c in m.content %}{% if 'text' in c %}{{ c.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_WORDS = Regex(r"\d{1,3}| ?[A-Za-z]+|\n|[^A-Za-z\d\s]+(?: (?=[\d(\[])[^A-Za-z\d\s]*)?|\s+")
+
+
+def fixed_sentences() -> list[str]:
+    """The parts of the prompts that never change, without the blanks next to the user's text."""
+    parts = {part.rstrip() for prompt in PROFILE.prompts.values() for part in prompt.template.split(TEXT_SLOT)}
+    return sorted(part for part in parts if len(part) > 8)
+
+
+def _corpus(scenes: int) -> list[str]:
+    rng = random.Random(1)
+    texts = ["user\nassistant\nsystem\nYou are a helpful assistant.\n"] * 50 + [f" {name}" for name in NAMES] * 30
+    for seed in range(scenes):
+        scene = make_scene(seed, (224, 168))
+        size = fit((224, 168), MIN_PIXELS, MAX_PIXELS, PATCH)
+        for kind in KINDS_OF_QUESTIONS:
+            question = ask_about(scene, kind, rng)
+            if kind != "strange":
+                texts += [question.text, question.thinking(size)]
+            texts.append(question.answer(size))
+    return texts
+
+
+def build(folder: Path, scenes: int = 150) -> PreTrainedTokenizerFast:
+    """Learn the words and write tokenizer and processor files into ``folder``."""
+    words = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(_WORDS, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    without_digits = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(_WORDS, "isolated"),
+            pre_tokenizers.Split(Regex(r"\d"), "removed"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = without_digits
+    trainer = trainers.BpeTrainer(
+        vocab_size=760, min_frequency=3, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
+    )
+    learner.train_from_iterator(_corpus(scenes), trainer)
+    learned = json.loads(learner.to_str())["model"]
+    vocabulary: dict[str, int] = learned["vocab"]
+    merges = [tuple(merge) for merge in learned["merges"]]
+    for number in range(10, LARGEST_NUMBER):
+        vocabulary[str(number)] = len(vocabulary)
+    for number in range(10, LARGEST_NUMBER):
+        digits = str(number)
+        merges.append((digits[:-1], digits[-1]))
+        if len(digits) == 3 and digits[1] != "0":
+            merges.append((digits[0], digits[1:]))
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = words
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", additional_special_tokens=SPECIAL
+    )
+    fast.add_tokens([AddedToken(text, special=False, normalized=False) for text in TAGS + fixed_sentences()])
+    fast.chat_template = CHAT_TEMPLATE
+    folder.mkdir(parents=True, exist_ok=True)
+    fast.save_pretrained(folder)
+    processor = {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "processor_class": "Qwen2_5_VLProcessor",
+        "min_pixels": MIN_PIXELS,
+        "max_pixels": MAX_PIXELS,
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
+    return fast
