@@ -1,0 +1,130 @@
+"""Score a model while it is in training: greedy answers by `training.network`, read and judged as the product does."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from robobrain_ros.core.imaging import FittedSize
+from robobrain_ros.core.parsing import parse_answer
+from robobrain_ros.core.query import Answer, ParsedAnswer, Picture
+from robobrain_ros.demo.metrics import Verdict, assess, assess_refusal
+from robobrain_ros.demo.questions import KINDS_OF_QUESTIONS, ask_about
+from robobrain_ros.demo.world import Scene
+from robobrain_ros.errors import RoboBrainError
+from training import network
+from training.batches import CAMERAS, Example, Packer, view
+from training.tokenizer import PROFILE
+
+LONGEST_ANSWER = 200
+
+
+@torch.no_grad()
+def answer_all(
+    model: Qwen2_5_VLForConditionalGeneration,
+    packer: Packer,
+    views: list[tuple[Scene, FittedSize, Picture]],
+    examples: list[Example],
+    device: str,
+) -> list[str]:
+    """Greedy answers to one question about each of several pictures of one size."""
+    batch = packer.batch(views, [[] for _ in views])
+    start, count = batch["start"], batch["count"]
+    head = start + count + 1
+    prompts = [packer.prompt(example) for example in examples]
+    longest = max(map(len, prompts))
+    ids = np.full((len(views), head + longest), packer.padding)
+    ids[:, :head] = batch["ids"][:, :head]
+    valid = np.zeros(ids.shape, bool)
+    valid[:, :head] = True
+    positions = np.zeros((3, *ids.shape), np.int64)
+    positions[:, :, :head] = batch["positions"][:, :, :head]
+    after = int(positions[0, 0, head - 1]) + 1
+    for index, prompt in enumerate(prompts):
+        place = head + longest - len(prompt)
+        ids[index, place:], valid[index, place:] = prompt, True
+        positions[:, index, place:] = after + np.arange(len(prompt))
+    pictures = torch.from_numpy(batch["pictures"]).to(device)
+    weight_type = model.lm_head.weight.dtype
+    pictured = network.see(model, network.patches_of(pictures).to(weight_type), tuple(batch["pictures"].shape[1:3]))
+    embed = model.model.language_model.embed_tokens
+    values = embed(torch.from_numpy(ids).to(device))
+    values = torch.cat([values[:, :start], pictured, values[:, start + count :]], 1)
+    mask = torch.from_numpy(valid).to(device)
+    length = ids.shape[1]
+    seen = (mask[:, None, :] & torch.ones(length, length, dtype=torch.bool, device=device).tril()) | torch.eye(length, dtype=torch.bool, device=device)
+    cache: network.Cache = [None] * len(model.model.language_model.layers)
+    places = torch.from_numpy(positions).to(device)
+    hidden, _ = network.read(model, values, places, seen[:, None], cache=cache)
+    place, ended = places[:, :, -1:], torch.zeros(len(views), dtype=torch.bool, device=device)
+    token, written = model.lm_head(hidden[:, -1]).argmax(-1), []
+    end = model.config.text_config.eos_token_id
+    for _ in range(LONGEST_ANSWER):
+        written.append(token)
+        ended |= token == end
+        if bool(ended.all()):
+            break
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+        place = place + 1
+        hidden, _ = network.read(model, embed(token[:, None]), place, mask[:, None, None], cache=cache)
+        token = model.lm_head(hidden[:, -1]).argmax(-1)
+    rows = torch.stack(written, 1).tolist()
+    return [packer.decode(row[: row.index(end)] if end in row else row) for row in rows]
+
+
+def in_picture(parsed: ParsedAnswer, size: FittedSize) -> Answer:
+    """The answer in the scene's own pixels."""
+    rule = PROFILE.coordinates
+    return Answer(
+        parsed.task,
+        parsed.text,
+        points=tuple(size.to_picture(point, rule) for point in parsed.points),
+        boxes=tuple(size.box_to_picture(box, rule) for box in parsed.boxes),
+        waypoints=tuple(size.to_picture(point, rule) for point in parsed.waypoints),
+        steps=parsed.steps,
+    )
+
+
+def mark(text: str, example: Example, scene: Scene, size: FittedSize) -> Verdict | None:
+    """The verdict on an answer's text; None where it cannot be read."""
+    try:
+        parsed = parse_answer(example.question.task, PROFILE.assistant_prefix(example.think) + text, PROFILE)
+    except RoboBrainError:
+        return None
+    if parsed.nothing_found and example.question.task.value != "ask":
+        return assess_refusal(example.question)
+    return assess(scene, example.question, in_picture(parsed, size))
+
+
+def evaluate(
+    model: Qwen2_5_VLForConditionalGeneration, packer: Packer, count: int, device: str, chunk: int = 64, cameras: Any = CAMERAS
+) -> dict[str, Any]:
+    """Scores by kind of question, over ``count`` scenes each that training never sees."""
+    sizes = sorted(set(cameras))
+    results: dict[str, Any] = {}
+    for think in (False, True):
+        for offset, kind in enumerate(KINDS_OF_QUESTIONS):
+            verdicts: list[Verdict | None] = []
+            number = count if not think else max(16, count // 3)
+            for first in range(0, number, chunk):
+                camera = sizes[(first // chunk + offset) % len(sizes)]
+                rng = random.Random(f"{kind} {first}")
+                views = [view(10_000 * offset + first + index, camera, 2.0) for index in range(min(chunk, number - first))]
+                examples = [Example(ask_about(scene, kind, rng), think) for scene, _, _ in views]
+                texts = answer_all(model, packer, views, examples, device)
+                verdicts += [mark(text, example, seen[0], seen[1]) for text, example, seen in zip(texts, examples, views, strict=True)]
+            results[f"{kind}{' thinking' if think else ''}"] = summary(verdicts)
+    return results
+
+
+def summary(verdicts: list[Verdict | None]) -> dict[str, float]:
+    """Shares of right and of readable answers, and the mean score."""
+    read = [verdict for verdict in verdicts if verdict is not None]
+    number = max(1, len(verdicts))
+    return {
+        "right": round(sum(verdict.right for verdict in read) / number, 3),
+        "mean": round(sum(verdict.score for verdict in read) / number, 3),
+        "read": round(len(read) / number, 3),
+    }

@@ -1,0 +1,293 @@
+"""Train the tabletop demo model: ``python -m training.train --out build/tabletop --minutes 17 --device cuda``.
+
+See README.md beside this file for the recipe. A run can be cut into several with ``--stop-after`` and goes on from its state.
+"""
+
+import argparse
+import json
+import multiprocessing
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
+
+from training import network
+from training.batches import Arrays, Packer, produce
+from training.muon import Muon
+from training.tokenizer import LARGEST_NUMBER, PATCH, build
+
+HELPERS_END = 0.7
+"""Share of the run after which helper heads and guided attention are gone."""
+WARM_UP = 60
+_COLOUR_CLASSES, _KIND_CLASSES = 8, 6
+"""Six colours, or four kinds; none; the gripper."""
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("build/tabletop"), help="folder of the model and of the run's state")
+    parser.add_argument("--minutes", type=float, default=17.0, help="length of the whole run")
+    parser.add_argument("--stop-after", type=float, default=0.0, help="stop this part of the run after so many minutes; 0: at its end")
+    parser.add_argument("--preview", type=float, default=0.0, help="after stopping, cool down for so many minutes to have a model to look at")
+    parser.add_argument("--views", type=int, default=64, help="pictures a step")
+    parser.add_argument("--questions", type=int, default=12, help="questions a picture")
+    parser.add_argument("--workers", type=int, default=14, help="processes that make scenes")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--muon-rate", type=float, default=0.02)
+    parser.add_argument("--adam-rate", type=float, default=3e-3)
+    parser.add_argument("--cooldown", type=float, default=0.45, help="share of the run in which the learning rate falls to zero")
+    parser.add_argument("--evaluate", type=int, default=128, help="questions of each kind after the run")
+    return parser.parse_args()
+
+
+class Trainer:
+    """Model, helpers and optimizers, and the run's place in time."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.device = options, options.device
+        torch.manual_seed(options.seed)
+        torch.backends.cuda.matmul.allow_tf32 = True
+        self.tokenizer = self._tokenizer(options.out)
+        self.packer = Packer(self.tokenizer)
+        self.model = Qwen2_5_VLForConditionalGeneration(network.make_config(self.tokenizer, network.Shape())).float()
+        network.initialise(self.model, self.packer.number_ids)
+        width = self.model.config.text_config.hidden_size
+        self.helpers = nn.ModuleList([nn.Linear(width, _COLOUR_CLASSES + _KIND_CLASSES + 4), nn.Linear(width, 6)])
+        self.model.to(self.device)
+        self.helpers.to(self.device)
+        self.number_ids = torch.tensor(self.packer.number_ids, device=self.device)
+        self.optimizers = self._optimizers()
+        self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+        self.step, self.seconds = 0, 0.0
+        self.sums: dict[str, Tensor] = {}
+
+    def _tokenizer(self, folder: Path) -> PreTrainedTokenizerFast:
+        if (folder / "tokenizer.json").exists():
+            return PreTrainedTokenizerFast.from_pretrained(folder)
+        return build(folder)
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        hidden, rest = [], list(self.helpers.parameters())
+        for name, weight in self.model.named_parameters():
+            matrix = weight.ndim == 2 and not any(part in name for part in ("embed_tokens", "lm_head", "merger.mlp.0"))
+            (hidden if matrix else rest).append(weight)
+            if name.endswith("qkv.weight"):
+                weight.parts = 3  # type: ignore[attr-defined]
+        adam = torch.optim.AdamW(rest, lr=self.options.adam_rate, betas=(0.9, 0.97), weight_decay=0.0)
+        return [adam, Muon(hidden, lr=self.options.muon_rate)]
+
+    @property
+    def share(self) -> float:
+        """How much of the whole run is over."""
+        return min(1.0, self.seconds / 60 / self.options.minutes)
+
+    def set_rates(self, factor: float) -> None:
+        """Warm-up, constant, linear to zero; ``factor`` beside."""
+        factor *= min(1.0, (self.step + 1) / WARM_UP) * min(1.0, max(0.0, (1 - self.share) / self.options.cooldown))
+        for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+
+    def learn(self, batch: Arrays) -> None:
+        """One step."""
+        loss = self.loss(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.optimizers[0].param_groups[0]["params"], 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+
+    def loss(self, batch: Arrays) -> Tensor:
+        """The loss of a batch; adds what it is made of to ``sums``."""
+        helping = max(0.0, 1 - self.share / HELPERS_END)
+        tensors = {key: torch.from_numpy(value).to(self.device, non_blocking=True) for key, value in batch.items() if key not in ("start", "count")}
+        start, count = batch["start"], batch["count"]
+        size = tuple(batch["pictures"].shape[1:3])
+        label, number, first, second = tensors["targets"].unbind(0)
+        guide = network.Guide(2, torch.stack([first, second]), tensors["cells"], start) if helping else None
+        with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.device == "cuda"):
+            pictured = network.see(self.model, network.patches_of(tensors["pictures"]), size)
+            values = self.model.model.language_model.embed_tokens(tensors["ids"])
+            values = torch.cat([values[:, :start], pictured.to(values.dtype), values[:, start + count :]], 1)
+            seen = _visible(tensors["segment"])
+            hidden, early = network.read(self.model, values, tensors["positions"], seen, guide=guide)
+            chosen = label >= 0
+            logits = self.model.lm_head(hidden[chosen])
+        logs = F.log_softmax(logits.float(), -1)
+        label, number = label[chosen], number[chosen]
+        numeric = number >= 0
+        soft = self._soft_numbers()
+        words = F.nll_loss(logs[~numeric], label[~numeric])
+        numbers = -(soft[number[numeric]] * logs[numeric][:, self.number_ids]).sum(1).mean() + (soft[200] * soft[200].clamp_min(1e-9).log()).sum()
+        loss = words + numbers
+        with torch.no_grad():
+            guess = logs.argmax(-1)
+            error = (logs[numeric][:, self.number_ids].argmax(-1) - number[numeric]).abs().float()
+            self._note(words=words, numbers=numbers, word_right=(guess[~numeric] == label[~numeric]).float().mean(), pixels_off=error.mean(), within_3=(error <= 3).float().mean())
+        if guide is not None:
+            guided = sum(guide.losses, torch.zeros((), device=self.device)) / len(guide.losses)
+            help_loss = self._help(pictured, early[:, start : start + count], tensors["helper"], size)
+            loss = loss + helping * (0.5 * guided + help_loss)
+            self._note(guided=guided, helped=help_loss)
+        return loss
+
+    def _soft_numbers(self) -> Tensor:
+        """Rows of soft targets: a Gaussian around each number, whose width falls from 3 to 1."""
+        width = 3.0 - 2.0 * min(1.0, self.share / 0.6)
+        numbers = torch.arange(LARGEST_NUMBER, device=self.device).float()
+        return torch.softmax(-((numbers[:, None] - numbers[None]) ** 2) / (2 * width * width), 1)
+
+    def _help(self, pictured: Tensor, early: Tensor, helper: Tensor, size: tuple[int, ...]) -> Tensor:
+        """Helper heads: what covers a cell, its box relative to the cell, and (in the language layers) box and cell absolutely."""
+        told, placed = self.helpers[0](pictured.float()), self.helpers[1](early.float())
+        covered = helper[..., 1] >= 0
+        amount = covered.sum().clamp_min(1)
+        rows, columns = torch.meshgrid(
+            torch.arange(size[0] // PATCH, device=self.device) * 28 + 14.0, torch.arange(size[1] // PATCH, device=self.device) * 28 + 14.0, indexing="ij"
+        )
+        cells = torch.stack([columns, rows, columns, rows], -1).view(1, -1, 4)
+        classes = (helper[..., :2] + 1).long()
+        what = F.cross_entropy(told[..., :_COLOUR_CLASSES].flatten(0, 1), classes[..., 0].flatten())
+        what = what + F.cross_entropy(told[..., _COLOUR_CLASSES:-4].flatten(0, 1), classes[..., 1].flatten())
+        near = (told[..., -4:] - (helper[..., 2:] - cells) / 40).abs().mean(-1)
+        far = (placed[..., :4] - (helper[..., 2:] - 150) / 80).abs().mean(-1)
+        own = (placed[..., 4:] - (cells[..., :2] - 150) / 80).abs().mean()
+        return what + ((near + far) * covered).sum() / amount + own
+
+    def _note(self, **values: Tensor) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
+
+    def report(self, steps: int) -> str:
+        """Means since the last report."""
+        means = {name: round(float(value) / steps, 4) for name, value in self.sums.items()}
+        self.sums = {}
+        return json.dumps({"step": self.step, "minutes": round(self.seconds / 60, 2), **means})
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a run needs to go on; momenta in half the bits."""
+        momenta = [_halved(optimizer.state_dict()) for optimizer in self.optimizers]
+        return {"model": self.model.state_dict(), "helpers": self.helpers.state_dict(), "optimizers": momenta, "step": self.step, "seconds": self.seconds}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.model.load_state_dict(state["model"])
+        self.helpers.load_state_dict(state["helpers"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def save(self, folder: Path) -> None:
+        """Write the model in bfloat16."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: value.detach().to("cpu", torch.bfloat16).contiguous() for name, value in self.model.state_dict().items()}
+        from safetensors.torch import save_file
+
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        self.model.config.save_pretrained(folder)
+
+
+def _halved(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _halved(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_halved(part) for part in value]
+    return value.bfloat16() if isinstance(value, Tensor) and value.ndim > 0 else value
+
+
+def _visible(segment: Tensor) -> Tensor:
+    """(B, 1, L, L): each token sees the picture, and its own question up to itself."""
+    length = segment.shape[1]
+    same = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
+    return (same & torch.ones(length, length, dtype=torch.bool, device=segment.device).tril())[:, None]
+
+
+STATE_PIECE = 15 * 2**20
+
+
+def save_state(folder: Path, state: dict[str, Any]) -> None:
+    """Write a state in pieces of 15 MiB, which travel more easily than one large file."""
+    import io
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getvalue()
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("state.*"):
+        old.unlink()
+    for index in range(0, len(data), STATE_PIECE):
+        (folder / f"state.{index // STATE_PIECE:02d}").write_bytes(data[index : index + STATE_PIECE])
+
+
+def load_state(folder: Path, device: str) -> dict[str, Any] | None:
+    """The state in a folder, if there is one."""
+    import io
+
+    pieces = sorted(folder.glob("state.*"))
+    if not pieces:
+        return None
+    state: dict[str, Any] = torch.load(io.BytesIO(b"".join(piece.read_bytes() for piece in pieces)), map_location=device, weights_only=True)
+    return state
+
+
+def run(trainer: Trainer, queue: Any, minutes: float, cooling: bool = False) -> None:
+    """Train for a while; ``cooling``: with a learning rate that falls to zero meanwhile."""
+    began = last = time.monotonic()
+    steps, waited, spent, before = 0, 0.0, 0.0, trainer.seconds
+    while spent < minutes * 60 and (cooling or trainer.share < 1):
+        asked = time.monotonic()
+        batch = queue.get(timeout=300)
+        waited += time.monotonic() - asked
+        trainer.set_rates(1 - spent / (minutes * 60) if cooling else 1.0)
+        trainer.learn(batch)
+        steps += 1
+        spent = time.monotonic() - began
+        if not cooling:
+            trainer.seconds = before + spent
+        if time.monotonic() - last > 15:
+            rate = steps * trainer.options.views / spent
+            print(trainer.report(max(1, trainer.step - getattr(trainer, "reported", 0))), f"{rate:.0f} pictures/s, waited {waited:.0f} s", flush=True)
+            trainer.reported, last = trainer.step, time.monotonic()  # type: ignore[attr-defined]
+
+
+def main() -> None:
+    """Train, save, evaluate."""
+    options = arguments()
+    trainer = Trainer(options)
+    state = load_state(options.out, options.device)
+    if state is not None:
+        trainer.resume(state)
+    parameters = sum(weight.numel() for weight in trainer.model.parameters())
+    print(f"{parameters} parameters; step {trainer.step}, {trainer.seconds / 60:.1f} minutes", flush=True)
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue(2 * options.workers)
+    seeds = np.random.SeedSequence([options.seed, trainer.step]).generate_state(options.workers)
+    workers = [
+        context.Process(target=produce, args=(queue, options.out, int(seed), options.views, options.questions), daemon=True) for seed in seeds
+    ]
+    for worker in workers:
+        worker.start()
+    left = options.minutes - trainer.seconds / 60
+    run(trainer, queue, min(left, options.stop_after or left))
+    save_state(options.out, trainer.state())
+    if options.preview and trainer.share < 1:
+        run(trainer, queue, options.preview, cooling=True)
+    trainer.save(options.out)
+    for worker in workers:
+        worker.terminate()
+    if options.evaluate:
+        from training.score import evaluate
+
+        print(json.dumps(evaluate(trainer.model.to(options.device).eval(), trainer.packer, options.evaluate, options.device), indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()
