@@ -1,0 +1,179 @@
+"""A camera that looks at the tabletop world: picture, compressed picture, camera_info, registered depth and the truth.
+
+All topics begin with the camera's name, and all messages of one picture carry one header: the picture's stamp and the
+camera's optical frame. The parameters are the fields of `CameraSettings`.
+"""
+
+import array
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import cv2
+import numpy as np
+import rclpy
+from builtin_interfaces.msg import Duration
+from geometry_msgs.msg import Vector3
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import ColorRGBA, Header
+from visualization_msgs.msg import Marker, MarkerArray
+
+from robobrain_ros.demo.encodings import encode_picture
+from robobrain_ros.demo.world import Scene, make_scene
+
+MILLIMETRES_PER_METRE = 1000.0
+JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class CameraSettings:
+    """The parameters of the node, by name, with their defaults."""
+
+    camera: str = "camera"
+    """Name of the camera: the prefix of its topics."""
+    frame_id: str = "camera_optical_frame"
+    """Frame of all messages: optical, z forward (REP 103)."""
+    seed: int = 7
+    """Seed of the scene: same seed, same scene."""
+    width: int = 640
+    height: int = 480
+    rate: float = 10.0
+    """Pictures per second."""
+    encoding: str = "rgb8"
+    """Encoding of the raw picture, one of `encodings.ENCODINGS`."""
+    depth_encoding: str = "16UC1"
+    """16UC1: millimetres, 0 invalid. 32FC1: metres, NaN invalid (REP 118)."""
+    moving: bool = False
+    """Whether the objects move."""
+
+
+class SceneMessages:
+    """One scene as messages, each made when it is first asked for."""
+
+    def __init__(self, scene: Scene, settings: CameraSettings) -> None:
+        self._scene = scene
+        self._settings = settings
+
+    @functools.cached_property
+    def image(self) -> Image:
+        """The picture in the settings' encoding."""
+        data, step = encode_picture(self._scene.image, self._settings.encoding)
+        return self._raw(self._settings.encoding, data.tobytes(), step)
+
+    @functools.cached_property
+    def compressed(self) -> CompressedImage:
+        """The picture as JPEG."""
+        bgr = cv2.cvtColor(self._scene.image, cv2.COLOR_RGB2BGR)
+        _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        return CompressedImage(format="rgb8; jpeg compressed bgr8", data=array.array("B", data.tobytes()))
+
+    @functools.cached_property
+    def depth(self) -> Image:
+        """Depth along the optical axis, registered to the picture."""
+        metres = self._scene.depth
+        if self._settings.depth_encoding == "32FC1":
+            return self._raw("32FC1", metres.astype("<f4").tobytes(), self._scene.width * 4)
+        millimetres = np.nan_to_num(np.round(metres * MILLIMETRES_PER_METRE), nan=0.0, posinf=0.0)
+        return self._raw("16UC1", millimetres.clip(0, np.iinfo(np.uint16).max).astype("<u2").tobytes(), self._scene.width * 2)
+
+    @functools.cached_property
+    def camera_info(self) -> CameraInfo:
+        """The pinhole camera, without distortion."""
+        lens = self._scene.intrinsics
+        k = [lens.fx, 0.0, lens.cx, 0.0, lens.fy, lens.cy, 0.0, 0.0, 1.0]
+        p = [*k[0:3], 0.0, *k[3:6], 0.0, *k[6:9], 0.0]
+        r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+        size = {"width": self._scene.width, "height": self._scene.height}
+        return CameraInfo(**size, distortion_model="plumb_bob", d=[0.0] * 5, k=k, r=r, p=p)
+
+    @functools.cached_property
+    def ground_truth(self) -> MarkerArray:
+        """Each object's pose in the optical frame: one marker, whose namespace and text are the object's name."""
+        markers = []
+        for thing in self._scene.objects:
+            marker = Marker(ns=thing.name, id=thing.id, type=Marker.TEXT_VIEW_FACING, text=thing.name)
+            position, orientation = thing.pose.position, thing.pose.orientation
+            marker.pose.position.x, marker.pose.position.y, marker.pose.position.z = map(float, position)
+            marker.pose.orientation.x, marker.pose.orientation.y, marker.pose.orientation.z = map(float, orientation[:3])
+            marker.pose.orientation.w = float(orientation[3])
+            marker.scale = Vector3(x=0.02, y=0.02, z=0.02)
+            marker.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
+            marker.lifetime = Duration(sec=1)
+            markers.append(marker)
+        return MarkerArray(markers=markers)
+
+    def _raw(self, encoding: str, data: bytes, step: int) -> Image:
+        image = Image(width=self._scene.width, height=self._scene.height, encoding=encoding, step=step)
+        # Assigning bytes would copy and check them one by one.
+        image.data = array.array("B", data)
+        return image
+
+
+Selector = Callable[[SceneMessages], Any]
+"""Takes one kind of message out of a scene's."""
+
+
+class DemoCamera(Node):
+    """Publishes one scene of the tabletop world at a rate, each kind of message only while somebody listens."""
+
+    def __init__(self) -> None:
+        super().__init__("demo_camera")
+        self.settings = self._declare_settings()
+        self._scene = make_scene(self.settings.seed, size=(self.settings.width, self.settings.height))
+        self._still = SceneMessages(self._scene, self.settings)
+        self._started = self.get_clock().now()
+        self._outputs = [
+            self._output(CameraInfo, "camera_info", lambda scene: scene.camera_info),
+            self._output(Image, "depth", lambda scene: scene.depth),
+            self._output(Image, "image", lambda scene: scene.image),
+            self._output(CompressedImage, "image/compressed", lambda scene: scene.compressed),
+            self._output(MarkerArray, "ground_truth", lambda scene: scene.ground_truth),
+        ]
+        self.create_timer(1.0 / self.settings.rate, self._publish)
+        names = ", ".join(f"the {thing.name}" for thing in self._scene.objects)
+        self.get_logger().info(f"Camera '{self.settings.camera}' looks at a table with {names} (seed {self.settings.seed}).")
+
+    def _declare_settings(self) -> CameraSettings:
+        read_only = ParameterDescriptor(read_only=True)
+        values: dict[str, Any] = {
+            field.name: self.declare_parameter(field.name, field.default, read_only).value for field in fields(CameraSettings)
+        }
+        return CameraSettings(**values)
+
+    def _output(self, kind: type, topic: str, select: Selector) -> tuple[Any, Selector]:
+        # Reliable serves subscribers of both kinds of reliability.
+        return self.create_publisher(kind, f"{self.settings.camera}/{topic}", QoSProfile(depth=2)), select
+
+    def _publish(self) -> None:
+        now = self.get_clock().now()
+        header = Header(stamp=now.to_msg(), frame_id=self.settings.frame_id)
+        messages = self._still
+        if self.settings.moving:
+            messages = SceneMessages(self._scene.at((now - self._started).nanoseconds * 1e-9), self.settings)
+        for publisher, select in self._outputs:
+            if publisher.get_subscription_count() == 0:
+                continue
+            message = select(messages)
+            for stamped in message.markers if isinstance(message, MarkerArray) else [message]:
+                stamped.header = header
+            publisher.publish(message)
+
+
+def main() -> None:
+    """Run the camera until it is interrupted."""
+    rclpy.init()
+    try:
+        rclpy.spin(DemoCamera())
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    main()
