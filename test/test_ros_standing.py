@@ -1,0 +1,124 @@
+"""Result topics and standing queries."""
+
+import asyncio
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import Script
+from lifecycle_msgs.msg import Transition
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from ros_rig import Rig, image_message, picture, scripted
+from sensor_msgs.msg import Image
+
+from robobrain_ros.msg import Affordances, Outcome, Plan, QueryOptions, TextAnswer, Trajectory
+from robobrain_ros.srv import Ask, Locate, MakePlan, PredictTrajectory, SetStandingQuery
+
+LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+def set_query(it: Rig, **fields: Any) -> SetStandingQuery.Response:
+    request = SetStandingQuery.Request(**({"name": "mugs", "enabled": True, "task": "point", "instruction": "mugs"} | fields))
+    return it.call(SetStandingQuery, "set_standing_query", request)
+
+
+def test_answers_are_on_their_topics_also_for_those_who_come_late() -> None:
+    with scripted("[(10, 10)]", "[(1, 2), (30, 40)]", "1. Reach", "Two mugs.") as (it, _):
+        it.call(Locate, "point", Locate.Request(instruction="mugs"))
+        it.call(PredictTrajectory, "trajectory", PredictTrajectory.Request(instruction="reach"))
+        it.call(MakePlan, "plan", MakePlan.Request(task="clear up"))
+        it.call(Ask, "ask", Ask.Request(question="how many?"))
+        types = {"affordances": Affordances, "trajectory": Trajectory, "plan": Plan, "answer": TextAnswer}
+        heard = {name: it.listen(message_type, f"{it.name}/{name}", LATCHED) for name, message_type in types.items()}
+        it.until(lambda: all(heard.values()), "the latched answers")
+    assert len(heard["affordances"][0].points) == 1
+    assert len(heard["trajectory"][0].waypoints) == 2
+    assert heard["plan"][0].steps[0].text == "Reach"
+    assert heard["answer"][0].text == "Two mugs."
+    assert {message.header.frame_id for (message,) in heard.values()} == {"camera_optical"}
+
+
+def test_the_overlay_is_the_picture_with_the_answer_on_it() -> None:
+    with scripted("[(10, 10)]") as (it, _):
+        message = image_message(width=320, height=240)
+        it.show(message)
+        overlays = it.listen(Image, f"{it.name}/overlay", LATCHED)
+        it.call(Locate, "point", Locate.Request(instruction="mugs"))
+        it.until(lambda: overlays, "the overlay")
+    drawn = np.frombuffer(overlays[0].data, np.uint8).reshape(240, 320, 3)
+    assert overlays[0].header == message.header
+    changed = (drawn != picture(320, 240)).any(axis=2)
+    assert changed.any()
+    assert changed.mean() < 0.5
+
+
+def test_a_standing_query_of_rate_0_asks_once_about_each_picture() -> None:
+    with scripted("[(10, 10)]") as (it, engine):
+        answers = it.listen(Affordances, f"{it.name}/affordances", LATCHED)
+        assert set_query(it, rate=0.0).names == ["mugs"]
+        for number in (1, 2, 3):
+            message = image_message()
+            it.show(message)
+            it.until(lambda number=number: len(answers) == number, "an answer about each picture")
+            assert answers[-1].header == message.header
+        assert {answer.query for answer in answers} == {"mugs"}
+        assert len(engine.generations) == 3
+        assert engine.generations[0].priority > 0
+
+
+def test_a_standing_query_never_waits_behind_itself_and_then_takes_the_newest_picture() -> None:
+    gate = asyncio.Event()
+    with scripted(Script([gate, "[(10, 10)]"])) as (it, engine):
+        answers = it.listen(Affordances, f"{it.name}/affordances", LATCHED)
+        set_query(it, rate=50.0)
+        it.until(lambda: engine.running, "the first question")
+        newest = None
+        for _ in range(3):
+            newest = image_message()
+            it.show(newest)
+        assert len(engine.generations) == 1
+        it.on_loop(gate.set)
+        it.until(lambda: len(answers) == 2, "the second answer")
+        assert answers[1].header == newest.header
+        assert len(engine.generations) == 2
+
+
+def test_standing_queries_outlive_the_lifecycle_and_can_be_removed() -> None:
+    parameters = {"standing_queries": ["blocks"], "standing_query__blocks__instruction": "blocks"}
+    with scripted("[(10, 10)]", **parameters) as (it, _):
+        answers = it.listen(Affordances, f"{it.name}/affordances", LATCHED)
+        it.until(lambda: answers, "an answer to the query of the parameters")
+        assert answers[0].query == "blocks"
+        assert set_query(it, name="blocks", enabled=False).names == []
+        assert set_query(it).names == ["mugs"]
+        for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
+            assert it.transition(transition)
+        for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+            assert it.transition(transition)
+        it.until_ready()
+        answers.clear()
+        it.show(image_message())
+        it.until(lambda: any(answer.query == "mugs" for answer in answers), "an answer after the second round")
+        assert set_query(it, enabled=False).names == ["blocks"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": ""},
+        {"instruction": " "},
+        {"task": "dance"},
+        {"rate": -1.0},
+        {"rate": math.nan},
+        {"options": QueryOptions(camera="wrist")},
+        {"options": QueryOptions(images=[Image()])},
+        {"name": "unknown", "enabled": False},
+    ],
+)
+def test_a_standing_query_that_makes_no_sense_is_refused(fields: dict[str, Any]) -> None:
+    with scripted("[(10, 10)]") as (it, _):
+        refused = set_query(it, **fields)
+    assert refused.outcome.code == Outcome.BAD_REQUEST
+    assert refused.outcome.message
+    assert not refused.names
