@@ -23,6 +23,9 @@ CAMERAS = (
 )  # fmt: skip
 """Sizes of usual cameras' pictures, the usual ones more often."""
 
+BUDGETS = (MAX_PIXELS, MAX_PIXELS, MAX_PIXELS, MAX_PIXELS, 68_000, 54_000)
+"""Pixel budgets: mostly the whole one, for a user may set a smaller one."""
+
 MIX = {
     "point": 0.14, "spots": 0.07, "vacant": 0.07, "gripper": 0.02, "afford": 0.12, "reach": 0.06, "put": 0.07, "ground": 0.13,
     "plan": 0.09, "describe": 0.03, "count": 0.04, "exists": 0.03, "colour": 0.015, "side": 0.02, "where": 0.01, "absent": 0.07,
@@ -49,12 +52,13 @@ class Example:
     think: bool
 
 
-def view(seed: int, camera: tuple[int, int], detail: float) -> tuple[Scene, FittedSize, Picture]:
+def view(seed: int, camera: tuple[int, int], detail: float, max_pixels: int = MAX_PIXELS) -> tuple[Scene, FittedSize, Picture]:
     """A scene, the size at which the model sees what this camera takes, and the model's picture.
 
     :param detail: pixels rendered for each pixel of the model's picture, at most the camera's own; they are averaged by area.
+    :param max_pixels: the budget of the model's picture.
     """
-    target = fit(camera, MIN_PIXELS, MAX_PIXELS, PATCH)
+    target = fit(camera, MIN_PIXELS, max_pixels, PATCH)
     ratio = min(1.0, (detail * target.model_width * target.model_height / (camera[0] * camera[1])) ** 0.5)
     width, height = round(camera[0] * ratio), round(camera[1] * ratio)
     scene = make_scene(seed, (width, height))
@@ -192,10 +196,10 @@ def examples_about(scene: Scene, rng: random.Random, count: int) -> list[Example
     return [Example(ask_about(scene, kind, rng), rng.random() < SHARE_OF_THINKING) for kind in kinds]
 
 
-def random_view(rng: random.Random, camera: tuple[int, int]) -> tuple[Scene, FittedSize, Picture]:
+def random_view(rng: random.Random, camera: tuple[int, int], max_pixels: int) -> tuple[Scene, FittedSize, Picture]:
     """A scene for training: rendered more or less finely, some compressed as JPEG."""
     detail = rng.choices((1.15, 2.0, 4.0), weights=(0.55, 0.35, 0.1))[0]
-    scene, size, picture = view(FIRST_SEED + rng.randrange(3_000_000_000), camera, detail)
+    scene, size, picture = view(FIRST_SEED + rng.randrange(3_000_000_000), camera, detail, max_pixels)
     if rng.random() < 0.15:
         _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, rng.randint(75, 95)])
         picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
@@ -211,8 +215,8 @@ def produce(queue: "Queue[Arrays]", tokenizer_folder: Path, seed: int, views: in
     packer = Packer(PreTrainedTokenizerFast.from_pretrained(tokenizer_folder))
     rng = random.Random(seed)
     while True:
-        camera = rng.choice(CAMERAS)
-        seen = [random_view(rng, camera) for _ in range(views)]
+        camera, budget = rng.choice(CAMERAS), rng.choice(BUDGETS)
+        seen = [random_view(rng, camera, budget) for _ in range(views)]
         queue.put(packer.batch(seen, [examples_about(scene, rng, questions) for scene, _, _ in seen]))
 
 
