@@ -89,10 +89,11 @@ def _assess_points(scene: Scene, question: Question, answer: Answer) -> Verdict:
     if target == GRIPPER:
         box, reach = scene.gripper.box, 0.01 * scene.width
         hits = [box[0] - reach <= p.u <= box[2] + reach and box[1] - reach <= p.v <= box[3] + reach for p in answer.points]
+        chance = (box[2] - box[0] + 2 * reach) * (box[3] - box[1] + 2 * reach) / (scene.width * scene.height)
     else:
         hits = [_at(scene, point.u, point.v) == target for point in answer.points]
+        chance = float((scene.mask == target).mean())
     share = sum(hits) / len(hits)
-    chance = float((scene.mask == target).mean())
     return Verdict(all(hits), f"{sum(hits)} of {len(hits)} points lie on the {_name(scene, target)}.", share, chance)
 
 
@@ -160,18 +161,19 @@ def _assess_plan(scene: Scene, question: Question, answer: Answer) -> Verdict:
 
 
 def _assess_text(question: Question, answer: Answer) -> Verdict:
-    """The facts must be the same: yes or no, numbers, sides, colours and what is named, in any order."""
-    said, true = _facts(answer.text), _facts(question.words)
+    """The facts must be the same: yes or no, numbers, sides, colours and what is named, in any order unless that is the point."""
+    ordered = question.kind == "side"
+    said, true = _facts(answer.text, ordered), _facts(question.words, ordered)
     right = said == true if any(true) else answer.text.strip() == question.words
     return Verdict(right, "Right." if right else f"Wrong: {question.words}", float(right))
 
 
-def _facts(text: str) -> tuple[frozenset[str], tuple[str, ...]]:
+def _facts(text: str, ordered: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
     lowered = text.lower()
-    named = frozenset(" ".join(pair) for pair in _THING.findall(lowered))
+    named = [" ".join(pair) for pair in _THING.findall(lowered)]
     rest = _THING.sub("", lowered)
     words = re.findall(rf"\b(?:yes|no|left|right|middle|\d+|{'|'.join(COLOURS)})\b", rest)
-    return named, tuple(words)
+    return tuple(named if ordered else sorted(named)), tuple(words)
 
 
 def wilson(right: int, count: int) -> tuple[float, float]:

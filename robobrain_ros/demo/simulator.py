@@ -52,7 +52,8 @@ class Table:
         if _APPROACH.match(text):
             self.near = names[-1]
             return ""
-        if _GRASP.match(text) and self.held != names[0]:
+        lifts = self.held == names[0] and _CARRY.match(text)
+        if _GRASP.match(text) and not lifts:
             return self._grasp(names[0])
         if _RELEASE.match(text):
             return self._release(text, names)
