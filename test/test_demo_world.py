@@ -238,7 +238,8 @@ def test_things_have_their_colours_in_the_picture() -> None:
 
 
 def test_scenes_hold_two_to_six_different_things() -> None:
-    counts, names = set(), set()
+    counts: set[int] = set()
+    names: set[str] = set()
     for seed in range(80):
         things = make_scene(seed, (160, 120)).objects
         counts.add(len(things))

@@ -52,7 +52,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Layout:
-    """Everything a scene is made of, before it is looked at. Colours are RGB, 0..255; ``noise_seed`` is for the sensor's noise."""
+    """Everything a scene is made of, before it is looked at. Colours are RGB, 0..255; ``noise_seed`` is for the sensor."""
 
     camera: Camera
     things: tuple[Thing, ...]
@@ -90,7 +90,9 @@ def make_layout(
     return Layout(
         camera=camera,
         things=tuple(things),
-        wall_y=max([look_y + rng.uniform(0.22, 0.45), *(thing.y + thing.radius * 1.45 + thing.handle + 0.03 for thing in things)]),
+        wall_y=max(
+            [look_y + rng.uniform(0.22, 0.45), *(thing.y + thing.radius * 1.45 + thing.handle + 0.03 for thing in things)]
+        ),
         gripper=gripper,
         table=(rng.uniform(150, 185), rng.uniform(125, 155), rng.uniform(95, 125)),
         wall=(grey, grey, grey + rng.uniform(-6, 6)),
@@ -153,7 +155,9 @@ def _place(rng: np.random.RandomState, camera: Camera, name: str, others: Sequen
     radius = {"block": rng.uniform(0.026, 0.036), "ball": rng.uniform(0.029, 0.041), "mug": rng.uniform(0.033, 0.042)}.get(
         kind, rng.uniform(0.048, 0.062)
     )
-    height = {"block": 2.0 * radius, "ball": 2.0 * radius, "mug": radius * rng.uniform(2.0, 2.4)}.get(kind, radius * rng.uniform(0.75, 0.95))
+    height = {"block": 2.0 * radius, "ball": 2.0 * radius, "mug": radius * rng.uniform(2.0, 2.4)}.get(
+        kind, radius * rng.uniform(0.75, 0.95)
+    )
     handle = radius * rng.uniform(0.72, 0.92) if kind == "mug" else 0.0
     for _ in range(40):
         u, v = rng.uniform(0.04, 0.96) * camera.width, rng.uniform(0.1, 0.95) * camera.height_px

@@ -123,7 +123,8 @@ def _assess_box(question: Question, answer: Answer) -> Verdict:
     if len(answer.boxes) != 1:
         return Verdict(False, f"Wrong: {len(answer.boxes)} boxes instead of one.", 0.0)
     score = overlap(truth, answer.boxes[0])
-    return Verdict(score > LEAST_OVERLAP, f"The box overlaps the true one by {score:.2f} (IoU; right above {LEAST_OVERLAP}).", score)
+    why = f"The box overlaps the true one by {score:.2f} (IoU; right above {LEAST_OVERLAP})."
+    return Verdict(score > LEAST_OVERLAP, why, score)
 
 
 def frechet(one: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]) -> float:

@@ -114,7 +114,8 @@ def absent_name(scene: Scene, rng: random.Random) -> str:
     """A name that is not on the table; mostly one that differs from something there in one word only."""
     there = {thing.name for thing in scene.objects}
     near = [
-        name for name in NAMES
+        name
+        for name in NAMES
         if name not in there and any(name.split()[0] == thing.colour or name.split()[1] == thing.kind for thing in scene.objects)
     ]
     far = [name for name in NAMES if name not in there]
@@ -154,7 +155,12 @@ def _point(scene: Scene, rng: random.Random) -> Question:
     thing, said = _pick(scene, rng)
     text = f"{rng.choice(_POINT_VERBS)} {said}".strip()
     return Question(
-        Task.POINT, "point", text, (Coordinate(*thing.centre, (thing.id,)),), targets=(thing.id,), **_found(scene, thing, said)  # type: ignore[arg-type]
+        Task.POINT,
+        "point",
+        text,
+        (Coordinate(*thing.centre, (thing.id,)),),
+        targets=(thing.id,),
+        **_found(scene, thing, said),  # type: ignore[arg-type]
     )
 
 
@@ -342,7 +348,7 @@ def _absent(scene: Scene, rng: random.Random) -> Question:
     said = _say(name, rng)
     thought = f"I look for {said}. There is no {name} on the table."
     kind = rng.choice(("point", "point", "spots", "afford", "reach", "ground", "ground", "plan", "plan", "put", "hold"))
-    there, known = _pick(scene, rng)
+    _, known = _pick(scene, rng)
     task, text = {
         "point": (Task.POINT, f"{rng.choice(_POINT_VERBS)} {said}".strip()),
         "spots": (Task.POINT, f"Identify several spots on {said}"),
@@ -353,7 +359,10 @@ def _absent(scene: Scene, rng: random.Random) -> Question:
     }.get(kind, (Task.PLAN if kind == "plan" else Task.TRAJECTORY, ""))
     if kind in ("plan", "put"):
         verb = rng.choice(_PUT_VERBS)
-        text = f"{verb} {said} next to {known}" if rng.random() < 0.4 else f"{verb} {known} {rng.choice(('into', 'in', 'on', 'next to'))} {said}"
+        if rng.random() < 0.4:
+            text = f"{verb} {said} next to {known}"
+        else:
+            text = f"{verb} {known} {rng.choice(('into', 'in', 'on', 'next to'))} {said}"
         if kind == "plan" and name.endswith("bowl") and rng.random() < 0.3:
             text = f"{verb} all {rng.choice(('ball', 'block'))}s into {said}"
     return Question(task, f"absent {kind}", text, words="" if task.spatial else _missing(name), thought=thought, absent=True)
@@ -363,18 +372,19 @@ def _describe(scene: Scene, rng: random.Random) -> Question:
     things = from_left(scene)
     text = rng.choice(("What is on the table?", "What do you see?", "Describe the scene.", "List the objects on the table."))
     words = f"On the table there are, from left to right, {enumeration([thing.name for thing in things])}."
-    return Question(Task.ASK, "describe", text, words=words, thought="I look from left to right.", targets=tuple(t.id for t in things))
+    return Question(
+        Task.ASK, "describe", text, words=words, thought="I look from left to right.", targets=tuple(t.id for t in things)
+    )
 
 
 def _count(scene: Scene, rng: random.Random) -> Question:
     """The answer lists what it counts first, for a small model counts best what it has written."""
-    choices: list[tuple[str, Callable[[SceneObject], bool]]] = [("objects", lambda thing: True)]
-    choices += [(f"{kind}s", lambda thing, kind=kind: thing.kind == kind) for kind in KINDS]
-    choices += [(f"{colour} objects", lambda thing, colour=colour: thing.colour == colour) for colour in COLOURS]
-    noun, wanted = rng.choice(choices[:1] * 4 + choices)
-    things = [thing for thing in from_left(scene) if wanted(thing)]
+    noun = rng.choice(["objects"] * 5 + [f"{kind}s" for kind in KINDS] + [f"{colour} objects" for colour in COLOURS])
+    things = [thing for thing in from_left(scene) if noun in ("objects", f"{thing.kind}s", f"{thing.colour} objects")]
     text = rng.choice((f"How many {noun} are on the table?", f"How many {noun} are there?", f"Count the {noun}."))
-    words = f"I see {enumeration([t.name for t in things])}: {len(things)}." if things else f"There are no {noun} on the table: 0."
+    words = (
+        f"I see {enumeration([t.name for t in things])}: {len(things)}." if things else f"There are no {noun} on the table: 0."
+    )
     return Question(Task.ASK, "count", text, words=words, thought=f"I count the {noun}.", targets=tuple(t.id for t in things))
 
 
@@ -385,7 +395,9 @@ def _exists(scene: Scene, rng: random.Random) -> Question:
     said = _say(name, rng).removeprefix("the ")
     text = rng.choice((f"Is there {article(said)} on the table?", f"Do you see {article(said)}?", f"Is there {article(said)}?"))
     words = f"Yes, there is {article(name)} on the table." if there else f"No, there is no {name} on the table."
-    return Question(Task.ASK, "exists", text, words=words, thought=f"I look for {article(name)}.", targets=(thing.id,) if there else ())
+    return Question(
+        Task.ASK, "exists", text, words=words, thought=f"I look for {article(name)}.", targets=(thing.id,) if there else ()
+    )
 
 
 def _colour(scene: Scene, rng: random.Random) -> Question:

@@ -79,8 +79,8 @@ class Hits:
     @classmethod
     def nothing(cls, shape: tuple[int, int]) -> "Hits":
         """No ray meets anything."""
-        zeros = [np.zeros(shape, np.float32) for _ in range(3)]
-        return cls(np.full(shape, FAR, np.float32), *zeros, np.zeros(shape, np.uint8))
+        nx, ny, nz = (np.zeros(shape, np.float32) for _ in range(3))
+        return cls(np.full(shape, FAR, np.float32), nx, ny, nz, np.zeros(shape, np.uint8))
 
     def add(self, depth: Floats, normal: tuple[Floats, Floats, Floats], part: int) -> None:
         """Take over where ``depth`` (`FAR`: no hit) is nearer."""
@@ -137,7 +137,10 @@ def cast_cup(rays: Rays, hits: Hits, base: float, top: float, height: float, wal
     h, thickness = np.float32(height), np.float32(wall)
     a = rays.dx * rays.dx + rays.dy * rays.dy - slope * slope * rays.dz * rays.dz
     flat = rays.ox * rays.dx + rays.oy * rays.dy
-    for radius, lowest, side in ((np.float32(base), np.float32(0), np.float32(1)), (np.float32(base - wall), thickness, np.float32(-1))):
+    for radius, lowest, side in (
+        (np.float32(base), np.float32(0), np.float32(1)),
+        (np.float32(base - wall), thickness, np.float32(-1)),
+    ):
         at_origin = radius + slope * rays.oz
         b = flat - slope * rays.dz * at_origin
         c = rays.ox * rays.ox + rays.oy * rays.oy - at_origin * at_origin

@@ -86,12 +86,19 @@ class Table:
         place = names[1] if len(names) > 1 else self.near
         if place == names[0]:
             return f"the {place} cannot be put onto itself"
-        relation = "in" if re.search(r"\b(?:in|into|inside)\b", text) else "beside" if re.search(r"\b(?:next to|beside)\b", text) else "on"
+        relation = _relation(text)
         if relation == "in" and place.split()[-1:] != [*CONTAINERS]:
             return f"the {place} cannot hold anything"
         self.where[names[0]] = (relation, place)
         self.held, self.near = "", ""
         return ""
+
+
+def _relation(text: str) -> str:
+    """How a step says that a thing shall lie to its place."""
+    if re.search(r"\b(?:in|into|inside)\b", text):
+        return "in"
+    return "beside" if re.search(r"\b(?:next to|beside)\b", text) else "on"
 
 
 def reaches_goal(names: Iterable[str], steps: Iterable[str], goal: Goal) -> tuple[bool, str]:

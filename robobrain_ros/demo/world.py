@@ -147,7 +147,8 @@ def look(layout: Layout) -> tuple[Scene, float]:
         _shadow(colour, camera, thing, window, depth)
         hits = _cast_thing(rays, thing, _shape(window))
         alone.append((int((hits.part > 0).sum()), int(_graspable(thing, hits.part).sum())))
-        _draw(_Canvas(colour, depth, mask, parts), window, hits, FIRST_OBJECT + index, COLOURS[thing.colour], layout.light, thing.yaw)
+        canvas = _Canvas(colour, depth, mask, parts)
+        _draw(canvas, window, hits, FIRST_OBJECT + index, COLOURS[thing.colour], layout.light, thing.yaw)
     _draw_gripper(_Canvas(colour, depth, mask, parts), layout)
     image = _sensor(colour, layout)
     visible = 1.0
@@ -289,7 +290,11 @@ def _draw(
     c, s = yaw
     # The light in the thing's own frame, where the normals are.
     lx, ly, lz = (np.float32(v) for v in (c * light[0] + s * light[1], c * light[1] - s * light[0], light[2]))
-    shade = np.maximum(hits.nx * lx + hits.ny * ly + hits.nz * lz, 0) * np.float32(0.6) + hits.nz * np.float32(0.12) + np.float32(0.48)
+    shade = (
+        np.maximum(hits.nx * lx + hits.ny * ly + hits.nz * lz, 0) * np.float32(0.6)
+        + hits.nz * np.float32(0.12)
+        + np.float32(0.48)
+    )
     for channel in range(3):
         canvas.colour[channel][place][nearer] = (shade * np.float32(colour[channel]))[nearer]
 
@@ -337,7 +342,8 @@ def _draw_gripper(canvas: _Canvas, layout: Layout) -> None:
 def _sensor(colour: Floats, layout: Layout) -> npt.NDArray[np.uint8]:
     """8 bits, with the sensor's noise: evenly spread, the same in all channels."""
     rng = np.random.RandomState(layout.noise_seed)
-    noise = rng.randint(0, 2 * layout.noise + 1, size=colour.shape[1:], dtype=np.uint8).astype(np.float32) - np.float32(layout.noise - 0.5)
+    steps = rng.randint(0, 2 * layout.noise + 1, size=colour.shape[1:], dtype=np.uint8)
+    noise = steps.astype(np.float32) - np.float32(layout.noise - 0.5)
     image = np.empty((*colour.shape[1:], 3), np.uint8)
     for channel in range(3):
         image[..., channel] = np.clip(colour[channel] + noise, 0, 255)
@@ -357,7 +363,9 @@ def _middle(seen: npt.NDArray[np.bool_], box: PixelBox) -> tuple[int, int]:
     return int(columns[nearest]) + box[0], int(rows[nearest]) + box[1]
 
 
-def _describe(camera: Camera, thing: Thing, identity: int, seen: npt.NDArray[np.bool_], part: npt.NDArray[np.bool_]) -> SceneObject:
+def _describe(
+    camera: Camera, thing: Thing, identity: int, seen: npt.NDArray[np.bool_], part: npt.NDArray[np.bool_]
+) -> SceneObject:
     position = camera.to_camera((thing.x, thing.y, thing.height / 2.0))
     # The table's frame in the optical frame is a turn about x by 90 degrees and the pitch, the thing's in the table's by its yaw.
     half_cos, half_sin = camera.half_pitch
