@@ -89,12 +89,21 @@ def _assess_points(scene: Scene, question: Question, answer: Answer) -> Verdict:
     if target == GRIPPER:
         box, reach = scene.gripper.box, 0.01 * scene.width
         hits = [box[0] - reach <= p.u <= box[2] + reach and box[1] - reach <= p.v <= box[3] + reach for p in answer.points]
-        chance = (box[2] - box[0] + 2 * reach) * (box[3] - box[1] + 2 * reach) / (scene.width * scene.height)
     else:
         hits = [_at(scene, point.u, point.v) == target for point in answer.points]
-        chance = float((scene.mask == target).mean())
-    share = sum(hits) / len(hits)
+    share, chance = sum(hits) / len(hits), chance_of(scene, question)
     return Verdict(all(hits), f"{sum(hits)} of {len(hits)} points lie on the {_name(scene, target)}.", share, chance)
+
+
+def chance_of(scene: Scene, question: Question) -> float:
+    """The share of random points in the picture that meet what is to be pointed at, or to be reached; else 0."""
+    if question.absent or question.kind == "vacant" or question.task not in (Task.POINT, Task.TRAJECTORY):
+        return 0.0
+    target = question.targets[-1]
+    if target == GRIPPER:
+        box, reach = scene.gripper.box, 0.01 * scene.width
+        return (box[2] - box[0] + 2 * reach) * (box[3] - box[1] + 2 * reach) / (scene.width * scene.height)
+    return float((scene.mask == target).mean())
 
 
 def _between(scene: Scene, question: Question, u: float, v: float) -> bool:
@@ -150,7 +159,7 @@ def _assess_trajectory(scene: Scene, question: Question, answer: Answer) -> Verd
     starts = apart < 0.07 * max(scene.width, scene.height)
     where = "ends on" if ends == target else "does not end on"
     why = f"The trajectory {where} the {_name(scene, target)} and starts {apart:.0f} px from the gripper."
-    return Verdict(ends == target and starts, why, float(ends == target), frechet=distance)
+    return Verdict(ends == target and starts, why, float(ends == target), chance_of(scene, question), distance)
 
 
 def _assess_plan(scene: Scene, question: Question, answer: Answer) -> Verdict:
