@@ -4,6 +4,8 @@ See README.md beside this file for the recipe. A run can be cut into several wit
 """
 
 import argparse
+import copy
+import io
 import json
 import multiprocessing
 import time
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
@@ -65,8 +68,9 @@ class Trainer:
         self.number_ids = torch.tensor(self.packer.number_ids, device=self.device)
         self.optimizers = self._optimizers()
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
-        self.step, self.seconds = 0, 0.0
+        self.step, self.reported, self.seconds = 0, 0, 0.0
         self.sums: dict[str, Tensor] = {}
+        self.kept: list[dict[str, Any]] = []
 
     def _tokenizer(self, folder: Path) -> PreTrainedTokenizerFast:
         if (folder / "tokenizer.json").exists():
@@ -96,14 +100,32 @@ class Trainer:
                 group["lr"] = rate * factor
 
     def learn(self, batch: Arrays) -> None:
-        """One step."""
+        """One step; after a loss or gradient that is not finite, back to the last `keep`."""
         loss = self.loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.optimizers[0].param_groups[0]["params"], 1.0)
+        weights = [weight for optimizer in self.optimizers for group in optimizer.param_groups for weight in group["params"]]
+        steep = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        if bool(torch.isfinite(loss) & torch.isfinite(steep)):
+            nn.utils.clip_grad_norm_(self.optimizers[0].param_groups[0]["params"], 1.0)
+            for optimizer in self.optimizers:
+                optimizer.step()
+        else:
+            self.forget()
         for optimizer in self.optimizers:
-            optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
+
+    def keep(self) -> None:
+        """Remember weights and momenta as they are now."""
+        self.kept = copy.deepcopy([part.state_dict() for part in (self.model, self.helpers, *self.optimizers)])
+
+    def forget(self) -> None:
+        """Back to what was kept; a run of a few thousand steps met one such step."""
+        broken = {name: round(float(value), 3) for name, value in self.sums.items()}
+        print(f"step {self.step}: not finite ({broken}); back to the last good weights", flush=True)
+        self.sums = {}
+        for part, state in zip((self.model, self.helpers, *self.optimizers), copy.deepcopy(self.kept), strict=True):
+            part.load_state_dict(state)
 
     def loss(self, batch: Arrays) -> Tensor:
         """The loss of a batch; adds what it is made of to ``sums``."""
@@ -131,7 +153,9 @@ class Trainer:
         with torch.no_grad():
             guess = logs.argmax(-1)
             error = (logs[numeric][:, self.number_ids].argmax(-1) - number[numeric]).abs().float()
-            self._note(words=words, numbers=numbers, word_right=(guess[~numeric] == label[~numeric]).float().mean(), pixels_off=error.mean(), within_3=(error <= 3).float().mean())
+            right = (guess[~numeric] == label[~numeric]).float().mean()
+            near = (error <= 3).float().mean()
+            self._note(words=words, numbers=numbers, word_right=right, pixels_off=error.mean(), within_3=near)
         if guide is not None:
             guided = sum(guide.losses, torch.zeros((), device=self.device)) / len(guide.losses)
             help_loss = self._help(pictured, early[:, start : start + count], tensors["helper"], size)
@@ -183,14 +207,12 @@ class Trainer:
         self.helpers.load_state_dict(state["helpers"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.reported, self.seconds = state["step"], state["step"], state["seconds"]
 
     def save(self, folder: Path) -> None:
         """Write the model in bfloat16."""
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: value.detach().to("cpu", torch.bfloat16).contiguous() for name, value in self.model.state_dict().items()}
-        from safetensors.torch import save_file
-
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         self.model.config.save_pretrained(folder)
 
@@ -215,8 +237,6 @@ STATE_PIECE = 15 * 2**20
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
     """Write a state in pieces of 15 MiB, which travel more easily than one large file."""
-    import io
-
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getvalue()
@@ -229,8 +249,6 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
 
 def load_state(folder: Path, device: str) -> dict[str, Any] | None:
     """The state in a folder, if there is one."""
-    import io
-
     pieces = sorted(folder.glob("state.*"))
     if not pieces:
         return None
@@ -242,6 +260,7 @@ def run(trainer: Trainer, queue: Any, minutes: float, cooling: bool = False) -> 
     """Train for a while; ``cooling``: with a learning rate that falls to zero meanwhile."""
     began = last = time.monotonic()
     steps, waited, spent, before = 0, 0.0, 0.0, trainer.seconds
+    trainer.keep()
     while spent < minutes * 60 and (cooling or trainer.share < 1):
         asked = time.monotonic()
         batch = queue.get(timeout=300)
@@ -254,8 +273,9 @@ def run(trainer: Trainer, queue: Any, minutes: float, cooling: bool = False) -> 
             trainer.seconds = before + spent
         if time.monotonic() - last > 15:
             rate = steps * trainer.options.views / spent
-            print(trainer.report(max(1, trainer.step - getattr(trainer, "reported", 0))), f"{rate:.0f} pictures/s, waited {waited:.0f} s", flush=True)
-            trainer.reported, last = trainer.step, time.monotonic()  # type: ignore[attr-defined]
+            print(trainer.report(max(1, trainer.step - trainer.reported)), f"{rate:.0f} pictures/s, waited {waited:.0f} s", flush=True)
+            trainer.reported, last = trainer.step, time.monotonic()
+            trainer.keep()
 
 
 def main() -> None:

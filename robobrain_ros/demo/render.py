@@ -146,7 +146,8 @@ def cast_cup(rays: Rays, hits: Hits, base: float, top: float, height: float, wal
         c = rays.ox * rays.ox + rays.oy * rays.oy - at_origin * at_origin
         root = b * b - a * c
         # Whatever a's sign, this root enters the cone (side 1: its outer face is seen) or leaves it (side -1: its inner face).
-        depth = (-b - side * np.sqrt(np.maximum(root, 0))) / a
+        with np.errstate(divide="ignore", invalid="ignore"):
+            depth = (-b - side * np.sqrt(np.maximum(root, 0))) / a
         z = rays.oz + depth * rays.dz
         depth = np.where((root > 0) & (z >= lowest) & (z <= h) & (depth > 0), depth, FAR).astype(np.float32)
         x, y = rays.ox + depth * rays.dx, rays.oy + depth * rays.dy
