@@ -267,9 +267,11 @@ def _points(
     count = sum(scored.points for scored in scores)
     if not count:
         return []
-    hits = sum(round(scored.verdict.score * scored.points) for scored in scores)
+    share = sum(scored.verdict.score * scored.points for scored in scores) / count
     chance = sum(scored.chance * scored.points for scored in scores) / count
-    return [share_row(group, kind, measure, hits, count, chance=chance or None, goal=goal)]
+    # Points of one answer hit or miss together: the interval is that of as many answers.
+    low, high = wilson(share * len(scores), len(scores))
+    return [Row(group, kind, measure, share, count, low, high, chance or None, goal)]
 
 
 def _boxes(group: str, kind: str, scores: Sequence[Scored], goal: float | None = None) -> list[Row]:

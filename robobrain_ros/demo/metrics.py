@@ -170,11 +170,18 @@ def _assess_plan(scene: Scene, question: Question, answer: Answer) -> Verdict:
     return Verdict(reached, "The plan reaches the goal." if reached else f"The plan fails: {fault}.", float(reached))
 
 
+_DECISIVE = {"exists": 0, "side": 0, "count": -1}
+"""Which of its words decides a short answer that names nothing, such as "Yes." or "3"."""
+
+
 def _assess_text(question: Question, answer: Answer) -> Verdict:
     """The facts must be the same: yes or no, numbers, sides, colours and what is named, in any order unless that is the point."""
     ordered = question.kind == "side"
     said, true = _facts(answer.text, ordered), _facts(question.words, ordered)
     right = said == true if any(true) else answer.text.strip() == question.words
+    part = _DECISIVE.get(question.kind)
+    if part is not None and not said[0] and said[1]:
+        right = said[1][part] == true[1][part]
     return Verdict(right, "Right." if right else f"Wrong: {question.words}", float(right))
 
 
@@ -186,7 +193,7 @@ def _facts(text: str, ordered: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(named if ordered else sorted(named)), tuple(words)
 
 
-def wilson(right: int, count: int) -> tuple[float, float]:
+def wilson(right: float, count: int) -> tuple[float, float]:
     """The 95 % confidence interval of a share (Wilson, 1927)."""
     if count == 0:
         return 0.0, 1.0
