@@ -1,7 +1,7 @@
 """A fake engine for what a real one cannot give on command: exact texts, exact timing, failures."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from robobrain_ros.engine.base import EngineHealth, EngineInfo, Generation, LoadProgress, ProgressCallback, TextDelta
@@ -61,7 +61,7 @@ class ScriptedEngine:
         self.state = "ready"
         return self.info
 
-    async def generate(self, generation: Generation) -> AsyncIterator[TextDelta]:
+    async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
         self.generations.append(generation)
         script = next(self._next, self._last)
         if isinstance(script, str):

@@ -62,9 +62,9 @@ class Rig:
     name: str
     clients: dict[str, Any] = field(default_factory=dict)
 
-    def until(self, condition: Callable[[], Any], what: str = "what the test waits for") -> Any:
+    def until(self, condition: Callable[[], Any], what: str = "what the test waits for", limit: float = LIMIT) -> Any:
         """Spin the client until the condition holds; gives its value."""
-        end = time.monotonic() + LIMIT
+        end = time.monotonic() + limit
         while not (value := condition()):
             assert time.monotonic() < end, f"{what} has not come"
             self.executor.spin_once(timeout_sec=0.02)
@@ -123,9 +123,9 @@ class Rig:
         request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
         return self.call(SetParameters, "set_parameters", request).results[0]
 
-    def until_ready(self) -> None:
+    def until_ready(self, limit: float = LIMIT) -> None:
         """Wait until the model is loaded."""
-        self.until(lambda: self.node.model.health().state == "ready", "the model")
+        self.until(lambda: self.node.model.health().state == "ready", "the model", limit)
 
     def on_loop(self, work: Callable[[], Any]) -> None:
         """Call something on the engine's loop, where asyncio's events belong."""

@@ -36,7 +36,8 @@ SCALE_U, SCALE_V = 424 / 420, 240 / 252
 
 def seen(x: float, y: float) -> Point:
     """Where in PICTURE a point lies that RoboBrain 2.0 gives as (x, y)."""
-    return Point(pytest.approx((x + 0.5) * SCALE_U - 0.5), pytest.approx((y + 0.5) * SCALE_V - 0.5))
+    nearly: Any = pytest.approx
+    return Point(nearly((x + 0.5) * SCALE_U - 0.5), nearly((y + 0.5) * SCALE_V - 0.5))
 
 
 def ask(engine: ScriptedEngine, query: Query, profile=TWO, on_progress=None, **options: Any) -> Answer:
@@ -381,7 +382,7 @@ async def test_a_failing_listener_ends_the_request_in_the_engine() -> None:
             self.closed = True
 
     stream = Stream()
-    engine = ScriptedEngine([""])
+    engine: Any = ScriptedEngine([""])
     engine.generate = lambda generation: stream
     with pytest.raises(ZeroDivisionError):
         await Brain(engine, TWO).run(query(), fail)

@@ -1,5 +1,7 @@
 """Pictures fit the model's grid, and what is seen there maps back to where it is in the picture."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -256,6 +258,6 @@ def test_views_that_are_not_contiguous_are_taken() -> None:
     ],
     ids=str,
 )
-def test_what_is_no_picture_is_refused(broken: object) -> None:
+def test_what_is_no_picture_is_refused(broken: Any) -> None:
     with pytest.raises(BadImageError, match=r"shape|empty"):
         fit_picture(broken, PixelBudget(3136, 10**6, 28))

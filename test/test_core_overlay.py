@@ -1,5 +1,7 @@
 """What is drawn lies where the answer says, on pictures of any size."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -143,6 +145,9 @@ def test_views_and_read_only_pictures_are_taken_and_others_refused() -> None:
     view = gray(640, 480)[::2, ::-2]
     view.flags.writeable = False
     assert draw(view, Answer(Task.ASK, "Two.")).shape == (240, 320, 3)
-    for broken in (gray(64, 64)[:, :, 0], gray(64, 64).astype(np.float32), cv2.UMat(gray(4, 4)), np.zeros((0, 3, 3), np.uint8)):
+    on_device: Any = cv2.UMat
+    whole = gray(64, 64)
+    refused: list[Any] = [whole[:, :, 0], whole.astype(np.float32), on_device(whole), np.zeros((0, 3, 3), np.uint8)]
+    for broken in refused:
         with pytest.raises(BadImageError):
             draw(broken, Answer(Task.ASK, "Two."))

@@ -4,6 +4,7 @@ import ast
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -17,7 +18,7 @@ from robobrain_ros.errors import RoboBrainError, UnparsableAnswerError
 TWO, TWO_FIVE = profile_for("qwen2_5_vl"), profile_for("qwen3_vl")
 
 
-def points(*pairs: tuple[float, ...]) -> tuple[Point, ...]:
+def points(*pairs: Any) -> tuple[Point, ...]:
     return tuple(Point(*pair) for pair in pairs)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ from robobrain_ros.errors import EngineConfigError
         ({"extra": '{"seed": 1}'}, "engine.extra sets seed, which is an option of its own"),
     ],
 )
-def test_wrong_value_is_refused(changes: dict[str, object], said: str) -> None:
+def test_wrong_value_is_refused(changes: dict[str, Any], said: str) -> None:
     options = dataclasses.replace(EngineOptions(model="some/model"), **changes)
     with pytest.raises(EngineConfigError) as caught:
         options.validate()
@@ -45,7 +46,7 @@ def test_unknown_argument_names_the_nearest() -> None:
         refuse_unknown({"blok_size": 1}, {"block_size", "swap_space"})
 
 
-def find(model: str | Path, **changes: object) -> None:
+def find(model: str | Path, **changes: Any) -> None:
     find_checkpoint(dataclasses.replace(EngineOptions(model=str(model)), **changes), lambda progress: None)
 
 
@@ -86,7 +87,7 @@ def test_gated_and_unknown_models_say_what_to_do(monkeypatch: pytest.MonkeyPatch
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    response = httpx.Response(403, request=httpx.Request("GET", "https://hub.invalid/model"))
+    response: Any = httpx.Response(403, request=httpx.Request("GET", "https://hub.invalid/model"))
     cases = [
         (GatedRepoError("gated", response=response), "is gated: accept its conditions"),
         (RepositoryNotFoundError("gone", response=response), "The hub has no model"),
@@ -107,7 +108,7 @@ def test_gated_and_unknown_models_say_what_to_do(monkeypatch: pytest.MonkeyPatch
     ("logged", "said"),
     [
         ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "GPU's memory is too small"),
-        ("ValueError: Free memory on device (3.1/79.1 GiB) on startup is less than desired GPU memory utilization", "Others hold"),
+        ("ValueError: Free memory on device (3.1/79.1 GiB) on startup is less than desired", "Others hold"),
         ("ValueError: No available memory for the cache blocks. Try increasing", "no memory is left for requests"),
         ("safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge", "are damaged"),
         ("ERROR [7] ValueError: nobody has seen this one", "ValueError: nobody has seen this one"),

@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from fakes import Script, ScriptedEngine
@@ -50,8 +51,8 @@ def quiet(_progress: LoadProgress) -> None:
     pass
 
 
-async def started(engine: Engine, **options: int) -> Supervisor:
-    bounds = {"max_queued": 4, "max_running": 2} | options
+async def started(engine: Engine, **options: Any) -> Supervisor:
+    bounds: dict[str, Any] = {"max_queued": 4, "max_running": 2} | options
     supervisor = Supervisor(lambda: engine, patience=QUICK, **bounds)
     await supervisor.start(quiet)
     return supervisor

@@ -44,7 +44,7 @@ def test_without_autostart_the_node_waits_and_goes_through_its_life_twice() -> N
             assert point(it).outcome.code == Outcome.NOT_READY
             assert not it.client.get_subscriptions_info_by_topic(f"{it.client.get_namespace()}/camera/image")
             assert it.transition(Transition.TRANSITION_CLEANUP)
-            it.until(lambda engine=engines[-1]: engine.state == "stopped", "the engine's end")
+            it.until(lambda: engines[-1].state == "stopped", "the engine's end")
             it.until(lambda: not it.client.count_services(f"{it.name}/point"), "the services' end")
             assert len(engines) == round_number
         assert it.transition(Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from typing import Any
 
 import pytest
 from builtin_interfaces.msg import Time
@@ -13,7 +14,7 @@ from robobrain_ros.msg import Outcome, QueryOptions
 from robobrain_ros.srv import Ask, Locate, MakePlan, PredictTrajectory
 
 
-def point(it: Rig, instruction: str = "the red mug", **options: object) -> Locate.Response:
+def point(it: Rig, instruction: str = "the red mug", **options: Any) -> Locate.Response:
     return it.call(Locate, "point", Locate.Request(instruction=instruction, options=QueryOptions(**options)))
 
 
@@ -71,7 +72,7 @@ def test_each_task_answers_on_its_service() -> None:
         ({"images": [image_message(), image_message()]}, "exactly one"),
     ],
 )
-def test_options_that_contradict_their_description_are_refused(shared: Rig, options: dict[str, object], part: str) -> None:
+def test_options_that_contradict_their_description_are_refused(shared: Rig, options: dict[str, Any], part: str) -> None:
     response = point(shared, **options)
     assert response.outcome.code == Outcome.BAD_REQUEST
     assert part in response.outcome.message

@@ -12,14 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from robobrain_ros.core.imaging import FittedSize, fit
-from robobrain_ros.core.query import Picture, Task
-from robobrain_ros.demo.layout import COLOURS, KINDS, NAMES
+from robobrain_ros.core.query import Picture
+from robobrain_ros.demo.layout import COLOURS, KINDS
 from robobrain_ros.demo.questions import OTHER_WORDS, Question, ask_about
 from robobrain_ros.demo.world import Scene, make_scene
 from training.tokenizer import LARGEST_NUMBER, MAX_PIXELS, MIN_PIXELS, PATCH, PROFILE
 
 CAMERAS = (
-    (640, 480), (640, 480), (640, 480), (1280, 720), (1280, 720), (848, 480), (424, 240), (480, 640), (480, 480), (320, 240), (720, 480), (1280, 1024),
+    (640, 480), (640, 480), (640, 480), (1280, 720), (1280, 720), (848, 480), (424, 240), (480, 640), (480, 480), (320, 240),
+    (720, 480), (1280, 1024),
 )  # fmt: skip
 """Sizes of usual cameras' pictures, the usual ones more often."""
 
@@ -64,7 +65,8 @@ def view(seed: int, camera: tuple[int, int], detail: float, max_pixels: int = MA
     scene = make_scene(seed, (width, height))
     size = FittedSize(width, height, target.model_width, target.model_height)
     shrinks = width * height > size.model_width * size.model_height
-    picture = cv2.resize(scene.image, (size.model_width, size.model_height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    picture: Any = cv2.resize(scene.image, (size.model_width, size.model_height), interpolation=method)
     return scene, size, picture
 
 
@@ -161,7 +163,8 @@ class Packer:
             packed["targets"][:, index, : len(ids)], packed["positions"][:, index, : len(ids)] = targets, positions
         covered = np.stack([_covered(scene, fitted) for scene, fitted, _ in views])
         packed["cells"] = covered > 0.1
-        packed["helper"] = np.stack([_helper(scene, fitted, part) for (scene, fitted, _), part in zip(views, covered, strict=True)])
+        helped = zip(views, covered, strict=True)
+        packed["helper"] = np.stack([_helper(scene, fitted, part) for (scene, fitted, _), part in helped])
         packed["pictures"] = np.stack([picture for _, _, picture in views])
         packed["start"], packed["count"] = start, cells
         return packed
@@ -202,7 +205,8 @@ def random_view(rng: random.Random, camera: tuple[int, int], max_pixels: int) ->
     scene, size, picture = view(FIRST_SEED + rng.randrange(3_000_000_000), camera, detail, max_pixels)
     if rng.random() < 0.15:
         _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, rng.randint(75, 95)])
-        picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        compressed: Any = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        return scene, size, compressed
     return scene, size, picture
 
 
@@ -218,6 +222,3 @@ def produce(queue: "Queue[Arrays]", tokenizer_folder: Path, seed: int, views: in
         camera, budget = rng.choice(CAMERAS), rng.choice(BUDGETS)
         seen = [random_view(rng, camera, budget) for _ in range(views)]
         queue.put(packer.batch(seen, [examples_about(scene, rng, questions) for scene, _, _ in seen]))
-
-
-__all__ = ["CAMERAS", "FIRST_SEED", "MIX", "NAMES", "Arrays", "Example", "Packer", "Task", "examples_about", "produce", "random_view", "view"]

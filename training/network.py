@@ -41,7 +41,7 @@ def make_config(tokenizer: PreTrainedTokenizerFast, shape: Shape) -> Qwen2_5_VLC
     token = tokenizer.convert_tokens_to_ids
     rope = {"rope_type": "default", "mrope_section": _ROPE_SECTIONS[shape.width // shape.heads]}
     return Qwen2_5_VLConfig(
-        text_config=dict(
+        text_config=dict(  # noqa: C408
             vocab_size=math.ceil(len(tokenizer) / 64) * 64,
             hidden_size=shape.width,
             intermediate_size=shape.mlp,
@@ -55,7 +55,7 @@ def make_config(tokenizer: PreTrainedTokenizerFast, shape: Shape) -> Qwen2_5_VLC
             bos_token_id=token("<|endoftext|>"),
             eos_token_id=token("<|im_end|>"),
         ),
-        vision_config=dict(
+        vision_config=dict(  # noqa: C408
             depth=shape.vision_layers,
             hidden_size=shape.vision_width,
             intermediate_size=shape.vision_mlp,

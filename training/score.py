@@ -54,7 +54,8 @@ def answer_all(
     values = torch.cat([values[:, :start], pictured, values[:, start + count :]], 1)
     mask = torch.from_numpy(valid).to(device)
     length = ids.shape[1]
-    seen = (mask[:, None, :] & torch.ones(length, length, dtype=torch.bool, device=device).tril()) | torch.eye(length, dtype=torch.bool, device=device)
+    before = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    seen = (mask[:, None, :] & before) | torch.eye(length, dtype=torch.bool, device=device)
     cache: network.Cache = [None] * len(model.model.language_model.layers)
     places = torch.from_numpy(positions).to(device)
     hidden, _ = network.read(model, values, places, seen[:, None], cache=cache)
@@ -114,7 +115,8 @@ def evaluate(
                 views = [view(10_000 * offset + first + index, camera, 2.0) for index in range(min(chunk, number - first))]
                 examples = [Example(ask_about(scene, kind, rng), think) for scene, _, _ in views]
                 texts = answer_all(model, packer, views, examples, device)
-                verdicts += [mark(text, example, seen[0], seen[1]) for text, example, seen in zip(texts, examples, views, strict=True)]
+                answered = zip(texts, examples, views, strict=True)
+                verdicts += [mark(text, example, scene, size) for text, example, (scene, size, _) in answered]
             results[f"{kind}{' thinking' if think else ''}"] = summary(verdicts)
     return results
 

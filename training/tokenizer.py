@@ -23,12 +23,14 @@ MIN_PIXELS, MAX_PIXELS, PATCH = 43_904, 86_240, 28
 """The processor's budget: 640x480 becomes 336x252, 1280x720 becomes 364x196."""
 
 SPECIAL = [
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>",
+    "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
 ]  # fmt: skip
 TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
-    "{% for c in m.content %}{% if c.type in ('image', 'image_url') or 'image' in c %}<|vision_start|><|image_pad|><|vision_end|>{% endif %}{% endfor %}"
+    "{% for c in m.content %}{% if c.type in ('image', 'image_url') or 'image' in c %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% endif %}{% endfor %}"
     "{% for c in m.content %}{% if 'text' in c %}{{ c.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )

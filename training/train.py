@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGenera
 from training import network
 from training.batches import Arrays, Packer, produce
 from training.muon import Muon
+from training.score import evaluate
 from training.tokenizer import LARGEST_NUMBER, PATCH, build
 
 HELPERS_END = 0.7
@@ -36,8 +37,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("build/tabletop"), help="folder of the model and of the run's state")
     parser.add_argument("--minutes", type=float, default=17.0, help="length of the whole run")
-    parser.add_argument("--stop-after", type=float, default=0.0, help="stop this part of the run after so many minutes; 0: at its end")
-    parser.add_argument("--preview", type=float, default=0.0, help="after stopping, cool down for so many minutes to have a model to look at")
+    parser.add_argument("--stop-after", type=float, default=0.0, help="stop this part of it after so many minutes; 0: at its end")
+    parser.add_argument("--preview", type=float, default=0.0, help="then cool down for so many minutes, for a model to look at")
     parser.add_argument("--views", type=int, default=64, help="pictures a step")
     parser.add_argument("--questions", type=int, default=12, help="questions a picture")
     parser.add_argument("--workers", type=int, default=14, help="processes that make scenes")
@@ -78,7 +79,8 @@ class Trainer:
         return build(folder)
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
-        hidden, rest = [], list(self.helpers.parameters())
+        hidden: list[nn.Parameter] = []
+        rest = list(self.helpers.parameters())
         for name, weight in self.model.named_parameters():
             matrix = weight.ndim == 2 and not any(part in name for part in ("embed_tokens", "lm_head", "merger.mlp.0"))
             (hidden if matrix else rest).append(weight)
@@ -130,8 +132,9 @@ class Trainer:
     def loss(self, batch: Arrays) -> Tensor:
         """The loss of a batch; adds what it is made of to ``sums``."""
         helping = max(0.0, 1 - self.share / HELPERS_END)
-        tensors = {key: torch.from_numpy(value).to(self.device, non_blocking=True) for key, value in batch.items() if key not in ("start", "count")}
         start, count = batch["start"], batch["count"]
+        arrays = {key: value for key, value in batch.items() if key not in ("start", "count")}
+        tensors = {key: torch.from_numpy(value).to(self.device, non_blocking=True) for key, value in arrays.items()}
         size = tuple(batch["pictures"].shape[1:3])
         label, number, first, second = tensors["targets"].unbind(0)
         guide = network.Guide(2, torch.stack([first, second]), tensors["cells"], start) if helping else None
@@ -148,7 +151,8 @@ class Trainer:
         numeric = number >= 0
         soft = self._soft_numbers()
         words = F.nll_loss(logs[~numeric], label[~numeric])
-        numbers = -(soft[number[numeric]] * logs[numeric][:, self.number_ids]).sum(1).mean() + (soft[200] * soft[200].clamp_min(1e-9).log()).sum()
+        least = -(soft[200] * soft[200].clamp_min(1e-9).log()).sum()
+        numbers = -(soft[number[numeric]] * logs[numeric][:, self.number_ids]).sum(1).mean() - least
         loss = words + numbers
         with torch.no_grad():
             guess = logs.argmax(-1)
@@ -170,13 +174,12 @@ class Trainer:
         return torch.softmax(-((numbers[:, None] - numbers[None]) ** 2) / (2 * width * width), 1)
 
     def _help(self, pictured: Tensor, early: Tensor, helper: Tensor, size: tuple[int, ...]) -> Tensor:
-        """Helper heads: what covers a cell, its box relative to the cell, and (in the language layers) box and cell absolutely."""
+        """Helper heads: what covers a cell, its box relative to the cell, and (in the language layers) both absolutely."""
         told, placed = self.helpers[0](pictured.float()), self.helpers[1](early.float())
         covered = helper[..., 1] >= 0
         amount = covered.sum().clamp_min(1)
-        rows, columns = torch.meshgrid(
-            torch.arange(size[0] // PATCH, device=self.device) * 28 + 14.0, torch.arange(size[1] // PATCH, device=self.device) * 28 + 14.0, indexing="ij"
-        )
+        down, across = ((torch.arange(length // PATCH, device=self.device) + 0.5) * PATCH for length in size)
+        rows, columns = torch.meshgrid(down, across, indexing="ij")
         cells = torch.stack([columns, rows, columns, rows], -1).view(1, -1, 4)
         classes = (helper[..., :2] + 1).long()
         what = F.cross_entropy(told[..., :_COLOUR_CLASSES].flatten(0, 1), classes[..., 0].flatten())
@@ -199,7 +202,8 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Everything that a run needs to go on; momenta in half the bits."""
         momenta = [_halved(optimizer.state_dict()) for optimizer in self.optimizers]
-        return {"model": self.model.state_dict(), "helpers": self.helpers.state_dict(), "optimizers": momenta, "step": self.step, "seconds": self.seconds}
+        weights = {"model": self.model.state_dict(), "helpers": self.helpers.state_dict()}
+        return {**weights, "optimizers": momenta, "step": self.step, "seconds": self.seconds}
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from a `state`."""
@@ -252,7 +256,8 @@ def load_state(folder: Path, device: str) -> dict[str, Any] | None:
     pieces = sorted(folder.glob("state.*"))
     if not pieces:
         return None
-    state: dict[str, Any] = torch.load(io.BytesIO(b"".join(piece.read_bytes() for piece in pieces)), map_location=device, weights_only=True)
+    data = io.BytesIO(b"".join(piece.read_bytes() for piece in pieces))
+    state: dict[str, Any] = torch.load(data, map_location=device, weights_only=True)
     return state
 
 
@@ -272,8 +277,8 @@ def run(trainer: Trainer, queue: Any, minutes: float, cooling: bool = False) -> 
         if not cooling:
             trainer.seconds = before + spent
         if time.monotonic() - last > 15:
-            rate = steps * trainer.options.views / spent
-            print(trainer.report(max(1, trainer.step - trainer.reported)), f"{rate:.0f} pictures/s, waited {waited:.0f} s", flush=True)
+            pace = f"{steps * trainer.options.views / spent:.0f} pictures/s, waited {waited:.0f} s"
+            print(trainer.report(max(1, trainer.step - trainer.reported)), pace, flush=True)
             trainer.reported, last = trainer.step, time.monotonic()
             trainer.keep()
 
@@ -290,9 +295,8 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     queue = context.Queue(2 * options.workers)
     seeds = np.random.SeedSequence([options.seed, trainer.step]).generate_state(options.workers)
-    workers = [
-        context.Process(target=produce, args=(queue, options.out, int(seed), options.views, options.questions), daemon=True) for seed in seeds
-    ]
+    about = (options.views, options.questions)
+    workers = [context.Process(target=produce, args=(queue, options.out, int(seed), *about), daemon=True) for seed in seeds]
     for worker in workers:
         worker.start()
     left = options.minutes - trainer.seconds / 60
@@ -304,9 +308,8 @@ def main() -> None:
     for worker in workers:
         worker.terminate()
     if options.evaluate:
-        from training.score import evaluate
-
-        print(json.dumps(evaluate(trainer.model.to(options.device).eval(), trainer.packer, options.evaluate, options.device), indent=1), flush=True)
+        scores = evaluate(trainer.model.to(options.device).eval(), trainer.packer, options.evaluate, options.device)
+        print(json.dumps(scores, indent=1), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,38 @@
+"""The least a node can do with a picture: a bare rclpy subscriber that keeps the newest and counts them."""
+
+import sys
+
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+
+
+class BareSubscriber(Node):
+    """Subscribes to one image topic as the node robobrain does by default: best effort, keep last 1."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__("bare_subscriber")
+        self.newest: Image | None = None
+        self.count = 0
+        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        self.create_subscription(Image, topic, self._keep, qos)
+
+    def _keep(self, message: Image) -> None:
+        self.newest = message
+        self.count += 1
+
+
+def main() -> None:
+    """Subscribe until interrupted."""
+    rclpy.init()
+    node = BareSubscriber(sys.argv[1])
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        print(node.count, flush=True)
+
+
+if __name__ == "__main__":
+    main()

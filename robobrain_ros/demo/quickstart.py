@@ -1,0 +1,330 @@
+"""The five-minute tour: a camera on the tabletop world, the node, every task asked through its service, the answers judged.
+
+Run by `make demo`. Everything goes over ROS: what is printed is what any node would get.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import Image
+
+from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Task
+from robobrain_ros.demo.metrics import Verdict, assess, assess_refusal
+from robobrain_ros.demo.questions import Question, ask_about
+from robobrain_ros.demo.world import Scene, make_scene
+from robobrain_ros.errors import OutcomeCode
+from robobrain_ros.msg import QueryOptions
+from robobrain_ros.srv import Ask, Locate, MakePlan, PredictTrajectory
+
+DEMO_MODEL = Path(__file__).parent / "model"
+SCENE_SEED = 12
+SIZE = (640, 480)
+KINDS = (
+    "point", "spots", "vacant", "afford", "ground", "reach", "put", "plan", "describe", "count", "exists", "where", "absent",
+)  # fmt: skip
+"""Kinds of questions of the tour, in this order; see `questions.KINDS_OF_QUESTIONS`."""
+THINKING_KINDS = ("point", "plan")
+"""Kinds asked once more with thinking, at the end."""
+
+_SERVICES: dict[Task, tuple[Any, str]] = {
+    Task.POINT: (Locate, "instruction"),
+    Task.AFFORDANCE: (Locate, "instruction"),
+    Task.GROUND: (Locate, "instruction"),
+    Task.TRAJECTORY: (PredictTrajectory, "instruction"),
+    Task.PLAN: (MakePlan, "task"),
+    Task.ASK: (Ask, "question"),
+}
+
+
+class DemoError(Exception):
+    """The tour cannot go on; the message says why."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question of the tour, and how it went."""
+
+    question: Question
+    think: bool
+    outcome: str
+    answered: str
+    verdict: Verdict | None
+    seconds: float
+    picture: Image | None
+
+
+class Tourist(Node):
+    """A user's node: asks through the services, listens to the pictures and the diagnostics."""
+
+    def __init__(self, namespace: str) -> None:
+        super().__init__("tourist", namespace=namespace)
+        self.progress = ""
+        self.state = ""
+        self._overlay: Image | None = None
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.create_subscription(Image, "robobrain/overlay", self._keep_overlay, latched)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._read_diagnostics, 10)
+        self._clients_by_task = {
+            task: self.create_client(service, f"robobrain/{task.value}") for task, (service, _) in _SERVICES.items()
+        }
+
+    def _keep_overlay(self, message: Image) -> None:
+        self._overlay = message
+
+    def _read_diagnostics(self, message: DiagnosticArray) -> None:
+        engine = f"{self.get_namespace().strip('/')}/robobrain: engine"
+        for status in message.status:
+            if status.name == engine:
+                self.state = next((value.value for value in status.values if value.key == "state"), "")
+                self.progress = status.message
+
+    def wait_until_ready(self, node: "subprocess.Popen[bytes]", timeout: float) -> None:
+        """Wait until the model is loaded, telling how far it is."""
+        end, told = time.monotonic() + timeout, ""
+        while self.state != "ready":
+            rclpy.spin_once(self, timeout_sec=0.5)
+            if node.poll() is not None or self.state == "failed":
+                raise DemoError(f"The node could not start: {self.progress or 'it ended'}")
+            if time.monotonic() > end:
+                raise DemoError(f"The model was not ready after {timeout:.0f} s: {self.progress}")
+            if self.progress != told:
+                told = self.progress
+                print(f"\r  {told[:100]:<100}", end="" if sys.stdout.isatty() else "\n", flush=True)
+        print()
+
+    def ask(self, question: Question, think: bool, timeout: float) -> tuple[Any, Image | None]:
+        """Ask; gives the response and the picture with the answer drawn in, where there is an answer."""
+        service, field = _SERVICES[question.task]
+        options = QueryOptions(think=QueryOptions.THINK_ON if think else QueryOptions.THINK_OFF, timeout=timeout)
+        client = self._clients_by_task[question.task]
+        if not client.wait_for_service(timeout):
+            raise DemoError(f"The service {client.srv_name} did not appear within {timeout:.0f} s.")
+        self._overlay = None
+        future = client.call_async(service.Request(**{field: question.text}, options=options))
+        rclpy.spin_until_future_complete(self, future, timeout_sec=timeout + 5.0)
+        if not future.done():
+            raise DemoError(f"The node did not answer within {timeout:.0f} s.")
+        response = future.result()
+        if response.outcome.code == OutcomeCode.OK:
+            self._wait(lambda: self._overlay is not None, 10.0)
+        return response, self._overlay
+
+    def _wait(self, condition: Callable[[], bool], seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while not condition() and time.monotonic() < end:
+            rclpy.spin_once(self, timeout_sec=0.1)
+        return condition()
+
+
+def to_answer(task: Task, response: Any) -> Answer:
+    """What a response says, for the judge."""
+    if task in (Task.POINT, Task.AFFORDANCE, Task.GROUND):
+        found = response.affordances
+        points = tuple(Point(point.u, point.v) for point in found.points)
+        boxes = tuple(Box(area.u_min, area.v_min, area.u_max, area.v_max) for area in found.areas)
+        return Answer(task, found.report.raw_text, points=points, boxes=boxes)
+    if task is Task.TRAJECTORY:
+        waypoints = tuple(Point(waypoint.u, waypoint.v) for waypoint in response.trajectory.waypoints)
+        return Answer(task, response.trajectory.report.raw_text, waypoints=waypoints)
+    if task is Task.PLAN:
+        steps = tuple(PlanStep(step.order, step.text) for step in response.plan.steps)
+        return Answer(task, response.plan.report.raw_text, steps=steps)
+    return Answer(task, response.answer.text)
+
+
+def describe(answer: Answer) -> str:
+    """The answer in a few words, for the table."""
+    if answer.points or answer.waypoints:
+        return " ".join(f"({point.u:.0f}, {point.v:.0f})" for point in answer.points or answer.waypoints)
+    if answer.boxes:
+        return " ".join(f"[{box.u_min:.0f}, {box.v_min:.0f}, {box.u_max:.0f}, {box.v_max:.0f}]" for box in answer.boxes)
+    if answer.steps:
+        return " ".join(f"{step.order}. {step.text}" for step in answer.steps)
+    return answer.text
+
+
+def tour(scene: Scene) -> list[tuple[Question, bool]]:
+    """What is asked, and whether with thinking."""
+    asked = []
+    for index, kind in enumerate((*KINDS, *THINKING_KINDS)):
+        # Each question has a generator of its own: adding one leaves the others as they are.
+        question = ask_about(scene, kind, random.Random(f"{SCENE_SEED} {kind}"))
+        asked.append((question, index >= len(KINDS)))
+    return asked
+
+
+def ask_all(tourist: Tourist, scene: Scene, trained: bool, timeout: float) -> list[Row]:
+    """Ask every question of the tour, printing each row as it is answered."""
+    rows = []
+    for question, think in tour(scene):
+        began = time.monotonic()
+        response, picture = tourist.ask(question, think, timeout)
+        seconds = time.monotonic() - began
+        answer = to_answer(question.task, response)
+        code = OutcomeCode(response.outcome.code)
+        said = describe(answer) if code is OutcomeCode.OK else response.outcome.message
+        verdict = _verdict(scene, question, answer, code) if trained else None
+        row = Row(question, think, code.name, said, verdict, seconds, picture)
+        print_row(row)
+        rows.append(row)
+    return rows
+
+
+def _verdict(scene: Scene, question: Question, answer: Answer, code: OutcomeCode) -> Verdict:
+    if code is OutcomeCode.OK:
+        return assess(scene, question, answer)
+    if code is OutcomeCode.NOTHING_FOUND:
+        return assess_refusal(question)
+    return Verdict(False, f"{code.name} is no answer.", 0.0)
+
+
+_COLUMNS = (("task", 11), ("asked", 42), ("answered", 60), ("right?", 7), ("s", 5))
+
+
+def print_table_head() -> None:
+    """The first two lines of the table."""
+    print("  ".join(f"{name:<{width}}" for name, width in _COLUMNS))
+    print("  ".join("-" * width for _, width in _COLUMNS))
+
+
+def print_row(row: Row) -> None:
+    """One row of the table; long texts go on in further lines."""
+    right = "" if row.verdict is None else "yes" if row.verdict.right else "no"
+    answered = row.answered if row.outcome in ("OK", "NOTHING_FOUND") else f"{row.outcome}: {row.answered}"
+    task = row.question.task.value + ("+" if row.think else "")
+    cells = [[task], textwrap.wrap(row.question.text, 42), textwrap.wrap(answered, 60), [right], [f"{row.seconds:.2f}"]]
+    for line in range(max(len(cell) for cell in cells)):
+        parts = [cell[line] if line < len(cell) else "" for cell in cells]
+        print("  ".join(f"{part:<{width}}" for part, (_, width) in zip(parts, _COLUMNS, strict=True)).rstrip(), flush=True)
+
+
+def save_pictures(rows: Sequence[Row], folder: Path) -> Path:
+    """Save each annotated picture, and all of them on one sheet; gives the sheet's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    for number, row in enumerate(rows, start=1):
+        if row.picture is None:
+            continue
+        picture = np.frombuffer(row.picture.data, np.uint8).reshape(row.picture.height, row.picture.width, 3)
+        bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+        cv2.imwrite(str(folder / f"{number:02d}-{row.question.task.value}.png"), bgr)
+        drawn.append(bgr)
+    sheet = folder / "all.png"
+    cv2.imwrite(str(sheet), contact_sheet(drawn))
+    return sheet
+
+
+def contact_sheet(pictures: Sequence[np.ndarray], columns: int = 4) -> np.ndarray:
+    """Pictures of one size side by side, each at half its size."""
+    small = [cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for picture in pictures]
+    small += [np.full_like(small[0], 255)] * (-len(small) % columns)
+    return np.vstack([np.hstack(small[start : start + columns]) for start in range(0, len(small), columns)])
+
+
+@contextmanager
+def processes(namespace: str, model: Path, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """The camera and the node, each in a process of its own, ended with the block; gives the node's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ros = ["--ros-args", "-r", f"__ns:={namespace}"]
+    size = ["-p", f"width:={SIZE[0]}", "-p", f"height:={SIZE[1]}", "-p", f"seed:={SCENE_SEED}"]
+    with (folder / "camera.log").open("wb") as camera_log, (folder / "node.log").open("wb") as node_log:
+        camera = _start("robobrain_ros.demo.camera", [*ros, *size], camera_log)
+        node = _start("robobrain_ros.ros.node", [*ros, "-p", f"engine.model:={model}"], node_log)
+        try:
+            yield node
+        finally:
+            for process in (camera, node):
+                _stop(process)
+
+
+def _start(module: str, arguments: Sequence[str], log: Any) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, "-P", "-m", module, *arguments], stdout=log, stderr=subprocess.STDOUT)
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(timeout=30.0)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(timeout=10.0)
+
+
+def choose_model(named: str) -> tuple[str, bool]:
+    """The checkpoint to show, and whether it was trained on this world; random weights where there is none."""
+    if named:
+        return named, True
+    if (DEMO_MODEL / "config.json").is_file():
+        print("Model: the tabletop demo model. It knows only its tabletop world; it is no stand-in for RoboBrain.")
+        return str(DEMO_MODEL), True
+    from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
+
+    print("Model: random weights, since no trained demo model is here: what it answers is noise.")
+    return str(make_random_checkpoint(tempfile.mkdtemp(prefix="robobrain_ros-"))), False
+
+
+def run(options: argparse.Namespace) -> int:
+    """The tour; gives the exit status."""
+    folder = options.output
+    model, trained = choose_model(options.model)
+    namespace = f"/robobrain_demo_{os.getpid()}"
+    scene = make_scene(SCENE_SEED, SIZE)
+    with processes(namespace, Path(model), folder) as node:
+        print(f"Starting camera and node; their logs are in {folder}/.")
+        tourist = Tourist(namespace)
+        try:
+            tourist.wait_until_ready(node, options.timeout)
+            print(f"On the table: {', '.join(thing.name for thing in scene.objects)}. A + behind a task: asked to think first.\n")
+            print_table_head()
+            rows = ask_all(tourist, scene, trained, options.timeout)
+        finally:
+            tourist.destroy_node()
+    sheet = save_pictures(rows, folder) if any(row.picture for row in rows) else None
+    if trained:
+        right = sum(row.verdict is not None and row.verdict.right for row in rows)
+        print(f"\n{right} of {len(rows)} answers are right, against the world's own truth.")
+    print(f"Pictures with the answers drawn in: {sheet or 'none, for no answer could be read'}")
+    return 0
+
+
+def main() -> None:
+    """Run the tour from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for pictures and logs")
+    parser.add_argument("--model", default="", help="another checkpoint: a folder, or a name on the hub")
+    parser.add_argument("--timeout", type=float, default=600.0, help="seconds that loading, and each answer, may take")
+    options = parser.parse_args()
+    # Nothing leaves this machine, and another ROS system on it does not hear us.
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    rclpy.init()
+    try:
+        sys.exit(run(options))
+    except DemoError as error:
+        sys.exit(f"{error} See {options.output}/node.log.")
+    except (KeyboardInterrupt, ExternalShutdownException):
+        sys.exit(130)
+    finally:
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    main()

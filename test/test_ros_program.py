@@ -1,0 +1,91 @@
+"""The program robobrain, as a process of its own, and what the documentation says of its names."""
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ros_rig import LIMIT, rig, scripted
+
+from robobrain_ros.demo import encodings
+
+PROGRAM = [sys.executable, "-c", "from robobrain_ros.ros.node import main; main()", "--ros-args"]
+
+
+def start(*arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen([*PROGRAM, *arguments], stderr=subprocess.PIPE, text=True)
+
+
+def read_until(process: "subprocess.Popen[str]", words: str) -> str:
+    """The lines up to the one with the words, or to the end."""
+    lines = []
+    assert process.stderr is not None
+    for line in process.stderr:
+        lines.append(line)
+        if words in line:
+            break
+    return "".join(lines)
+
+
+@pytest.mark.timeout(LIMIT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_cleanly(number: signal.Signals, tmp_path: Path) -> None:
+    process = start("-p", f"engine.model:={tmp_path}/nothing", "-r", "__ns:=/program")
+    read_until(process, "Active")
+    process.send_signal(number)
+    assert process.wait(LIMIT) == 0
+    assert "Traceback" not in process.stderr.read()  # type: ignore[union-attr]
+
+
+@pytest.mark.timeout(LIMIT)
+@pytest.mark.parametrize(
+    ("argument", "part"),
+    [("max_tokens:=0", "max_tokens"), ("request_timeout:=fast", "request_timeout"), ("engine.dtype:=int3", "dtype")],
+)
+def test_a_wrong_parameter_ends_it_with_a_sentence(argument: str, part: str) -> None:
+    process = start("-p", argument)
+    _, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    assert part in errors
+
+
+def test_the_documentation_names_what_the_node_offers(repository: Path) -> None:
+    text = (repository / "docs" / "interfaces.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"\| `(\S+?)` \| `(\w+/\w+)`", text))
+    with scripted("[(10, 10)]", cameras=["camera", "wrist"], wrist__transport="compressed") as (it, _):
+        offered = set()
+        names = it.node.get_name(), it.node.get_namespace()
+        published = it.client.get_publisher_names_and_types_by_node(*names)
+        subscribed = it.client.get_subscriber_names_and_types_by_node(*names)
+        services = it.client.get_service_names_and_types_by_node(*names)
+        for name, types in (*published, *subscribed, *services):
+            short = name.replace(it.name, "~").replace(f"{it.node.get_namespace()}/", "")
+            package, _kind, message = types[0].split("/")
+            if package not in ("rcl_interfaces", "lifecycle_msgs", "type_description_interfaces") and "_action" not in name:
+                offered.add((re.sub("^(camera|wrist)/", "<camera>/", short), f"{package}/{message}"))
+    assert offered == documented - {("~/run_task", "robobrain_ros/RunTask")}
+
+
+def test_the_documentation_names_every_encoding(repository: Path) -> None:
+    text = (repository / "docs" / "interfaces.md").read_text(encoding="utf-8")
+    for encoding in encodings.ENCODINGS:
+        assert f"`{re.sub('bayer_.*', 'bayer_*8', encoding)}`" in text
+
+
+def test_a_node_without_a_model_says_how_to_name_one(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("robobrain_ros.demo.__file__", str(tmp_path / "__init__.py"))  # No demo model lies there.
+    said = ""
+    with rig() as it:
+
+        def heard() -> bool:
+            nonlocal said
+            said += capfd.readouterr().err
+            return "engine.model:=" in said
+
+        it.until(heard, "the sentence")
+    assert "Cannot configure: No model is named" in said
