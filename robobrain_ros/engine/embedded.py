@@ -8,9 +8,11 @@ import shutil
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,11 @@ DEFAULT_MAX_MODEL_LEN = 8192
 
 _PROGRESS_INTERVAL = 2.0
 _LOGGING_VARIABLE = "VLLM_LOGGING_CONFIG_PATH"
+_OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
 _IMAGE_PLACEHOLDER = "<|image_pad|>"
+
+_environment: dict[str, str] = {}
+"""The environment variables that engines of this process have set."""
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +73,7 @@ class EmbeddedEngine:
         self.options.validate()
         progress(LoadProgress("checking", "Checking vLLM and the checkpoint."))
         version = await asyncio.to_thread(compat.check_vllm)
+        _go_online()
         checkpoint = await asyncio.to_thread(find_checkpoint, self.options, progress)
         log = _ChildLog.create(self.options.log_level)
         ticker = _Ticker(progress, checkpoint)
@@ -85,12 +92,16 @@ class EmbeddedEngine:
 
     async def _build(self, checkpoint: Checkpoint, log: "_ChildLog") -> None:
         """Build vLLM's engine in another thread: it takes many seconds, and the loop has requests to refuse meanwhile."""
-        building = asyncio.ensure_future(asyncio.to_thread(_build_engine, self.options, checkpoint, log))
+        # The thread puts the engine into a list rather than returning it: a thread's result lives on in places that only the
+        # interpreter's end clears, and an engine that is deleted then writes a traceback.
+        built: list[Any] = []
+        building = asyncio.ensure_future(asyncio.to_thread(lambda: built.append(_build_engine(self.options, checkpoint, log))))
         try:
-            self._engine = await asyncio.wait_for(asyncio.shield(building), self.options.start_timeout)
+            await asyncio.wait_for(asyncio.shield(building), self.options.start_timeout)
+            self._engine = built.pop()
         except (asyncio.CancelledError, asyncio.TimeoutError) as error:
             # A thread cannot be broken off: whatever it builds is shut down as soon as it is there.
-            building.add_done_callback(_shut_down_late)
+            building.add_done_callback(partial(_shut_down_late, built))
             if isinstance(error, asyncio.TimeoutError):
                 raise EngineConfigError(
                     f"The engine did not start within engine.start_timeout = {self.options.start_timeout:.0f} s."
@@ -241,6 +252,7 @@ def _engine_arguments(options: EngineOptions, checkpoint: Checkpoint, on_cpu: bo
         # The checkpoint's own sampling would otherwise override greedy decoding's defaults.
         "generation_config": "vllm",
         "scheduling_policy": "priority",
+        "use_tqdm_on_load": not options.quiet,
         "worker_extension_cls": f"{worker.__name__}.{worker.OwnerWatch.__name__}",
     }
     if not on_cpu:
@@ -251,7 +263,7 @@ def _engine_arguments(options: EngineOptions, checkpoint: Checkpoint, on_cpu: bo
 def _set_environment(options: EngineOptions, checkpoint: Checkpoint, log: "_ChildLog") -> None:
     """Settings that vLLM and its processes read from the environment; what the user has set stays."""
     os.environ[worker.OWNER_VARIABLE] = worker.owner_name()
-    defaults = {
+    values = {
         _LOGGING_VARIABLE: str(log.configuration),
         # A forked child of a process with threads, ROS's for example, may hang.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
@@ -259,11 +271,34 @@ def _set_environment(options: EngineOptions, checkpoint: Checkpoint, log: "_Chil
         "VLLM_CPU_KVCACHE_SPACE": str(options.cpu_memory_gib),
         "TOKENIZERS_PARALLELISM": "false",
     }
+    if options.quiet:
+        # What libraries tell their developers; the user can do nothing about it.
+        values |= {"PYTHONWARNINGS": "ignore::FutureWarning", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|torch|vllm)\.")
+    for name, value in values.items():
+        # What an engine before this one has set is not the user's.
+        if name not in os.environ or os.environ[name] == _environment.get(name):
+            os.environ[name] = _environment[name] = value
     if checkpoint.local:
-        # Nothing is to be fetched, so nothing may wait for a network that is not there.
-        defaults["HF_HUB_OFFLINE"] = "1"
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
+        _go_offline()
+
+
+def _go_offline() -> None:
+    """Nothing is to be fetched, so nothing may wait for a network that is not there."""
+    from huggingface_hub import constants
+
+    if not constants.HF_HUB_OFFLINE and _OFFLINE_VARIABLE not in os.environ:
+        os.environ[_OFFLINE_VARIABLE] = _environment[_OFFLINE_VARIABLE] = "1"
+        constants.HF_HUB_OFFLINE = True
+
+
+def _go_online() -> None:
+    """Undo `_go_offline`, for a model that may be on the hub."""
+    if _environment.pop(_OFFLINE_VARIABLE, None) is not None:
+        from huggingface_hub import constants
+
+        os.environ.pop(_OFFLINE_VARIABLE, None)
+        constants.HF_HUB_OFFLINE = False
 
 
 def _check_device_count(options: EngineOptions) -> None:
@@ -299,9 +334,9 @@ def _check_pictures(generation: Generation, checkpoint: Checkpoint) -> None:
             raise BadImageError(f"The engine takes pictures whose sides are multiples of {cell}, not {width}x{height}.")
 
 
-def _shut_down_late(building: "asyncio.Future[Any]") -> None:
+def _shut_down_late(built: list[Any], building: "asyncio.Future[None]") -> None:
     if not building.cancelled() and building.exception() is None:
-        threading.Thread(target=building.result().shutdown, name="engine-shutdown", daemon=True).start()
+        threading.Thread(target=built.pop().shutdown, name="engine-shutdown", daemon=True).start()
 
 
 def _to_delta(output: Any) -> TextDelta:

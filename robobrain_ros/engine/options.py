@@ -64,6 +64,11 @@ class EngineOptions:
     log_level: str = option("error", "From which level on vLLM's own log lines are shown.", choices=LOG_LEVELS)
     extra: str = option("", 'Any other argument of vLLM\'s engine, as a JSON object: {"block_size": 32}.')
 
+    @property
+    def quiet(self) -> bool:
+        """Whether only what has gone wrong is to be shown of vLLM."""
+        return self.log_level == "error"
+
     def validate(self) -> None:
         """Check every value that can be checked without loading anything.
 

@@ -1,0 +1,69 @@
+"""What the engine sets in the environment for vLLM, and what it leaves alone."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from robobrain_ros.engine import embedded
+from robobrain_ros.engine.checkpoint import Checkpoint
+from robobrain_ros.engine.options import EngineOptions
+
+LOCAL = Checkpoint(Path("/models/x"), True, "qwen2_5_vl", 28, 3136, 1003520, 8192, "bfloat16", 0.1)
+
+
+@pytest.fixture
+def log() -> Iterator[embedded._ChildLog]:
+    log = embedded._ChildLog.create("error")
+    yield log
+    log.release()
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """An environment of the test's own."""
+    own: dict[str, str] = {}
+    monkeypatch.setattr(os, "environ", own)
+    monkeypatch.setattr(embedded, "_environment", {})
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    return own
+
+
+def test_a_local_folder_puts_the_hub_out_of_reach_only_for_itself(environment: dict[str, str], log: embedded._ChildLog) -> None:
+    """The engine after it may name a model on the hub."""
+    for _ in range(2):
+        embedded._set_environment(EngineOptions(), LOCAL, log)
+        assert (environment["HF_HUB_OFFLINE"], constants.HF_HUB_OFFLINE) == ("1", True)
+        embedded._go_online()
+        assert ("HF_HUB_OFFLINE" in environment, constants.HF_HUB_OFFLINE) == (False, False)
+
+
+def test_the_next_engine_gets_its_own_settings(environment: dict[str, str], log: embedded._ChildLog) -> None:
+    """What the engine before it has set is not the user's."""
+    for gib in (1, 2):
+        embedded._set_environment(EngineOptions(cpu_memory_gib=gib), LOCAL, log)
+        assert environment["VLLM_CPU_KVCACHE_SPACE"] == str(gib)
+
+
+def test_what_the_user_has_set_stays(
+    environment: dict[str, str], log: embedded._ChildLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also through a second start."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    users = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "7", "PYTHONWARNINGS": "default"}
+    environment |= users
+    for _ in range(2):
+        embedded._set_environment(EngineOptions(), LOCAL, log)
+        embedded._go_online()
+    assert {name: environment[name] for name in users} == users
+    assert constants.HF_HUB_OFFLINE
+
+
+def test_only_a_quiet_engine_hides_warnings(environment: dict[str, str], log: embedded._ChildLog) -> None:
+    """Whoever asks for vLLM's log gets everything."""
+    embedded._set_environment(EngineOptions(log_level="info"), LOCAL, log)
+    assert "PYTHONWARNINGS" not in environment
+    embedded._set_environment(EngineOptions(), LOCAL, log)
+    assert environment["PYTHONWARNINGS"] == "ignore::FutureWarning"
