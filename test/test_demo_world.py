@@ -75,6 +75,10 @@ def test_a_seed_gives_the_same_scene_on_any_machine(seed: int, size: tuple[int, 
     assert digest(make_scene(seed, size)) == DIGESTS[seed, size]
 
 
+def test_a_scene_moves_the_same_way_on_any_machine() -> None:
+    assert digest(make_scene(0).at(1.5)) == "7f3c7617b89f69f1"
+
+
 def test_other_seeds_give_other_scenes() -> None:
     assert len({digest(make_scene(seed, (320, 240))) for seed in range(20)}) == 20
 
@@ -286,6 +290,7 @@ def test_things_move_and_come_back() -> None:
     scene = make_scene(11)
     assert digest(scene.at(0.0)) == digest(scene)
     assert digest(scene.at(6.0)) == digest(scene)
+    assert digest(scene.at(7.5)) == digest(scene.at(1.5)) == digest(scene.at(-4.5)) == digest(scene.at(4.5))
     away = scene.at(3.0)
     moved = [
         np.linalg.norm(np.subtract(now.pose.position, before.pose.position))
