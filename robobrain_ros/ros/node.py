@@ -1,6 +1,8 @@
 """The lifecycle node: what exists when, and what is connected with what."""
 
+import argparse
 import logging
+import re
 import signal
 import sys
 import time
@@ -138,6 +140,8 @@ class RoboBrainNode(LifecycleNode):
 
     def _configure(self) -> None:
         self._settings.declare_named()
+        if unknown := self._settings.unknown():
+            self.get_logger().warning(f"This node has no such parameters, they change nothing: {', '.join(unknown)}.")
         self._cameras = Cameras([], self._settings["cameras"])
         self._standing.load()
         options = self._settings.engine_options()
@@ -287,14 +291,47 @@ def _embedded_engine(options: EngineOptions) -> Engine:
     return EmbeddedEngine(options)
 
 
+def _explain(error: ParameterException) -> str:
+    """What rclpy says about a wrong parameter, without what it wraps around the sentence."""
+    text = str(error).partition("Reason: ")[2] or str(error)
+    text = re.sub(r"\.?: [\w.]+$", "", text) + "."
+    if "'INTEGER', expecting type 'DOUBLE'" in text:
+        text += " Write it with a point, as in 1.0."
+    return text
+
+
+def _check_command_line(arguments: list[str]) -> None:
+    """Answer --help; refuse what only looks like a setting."""
+    parser = argparse.ArgumentParser(
+        prog="robobrain",
+        description="Runs the node robobrain until it is interrupted.",
+        usage="robobrain [--help] [--ros-args [-p NAME:=VALUE ...] [--params-file FILE] [-r FROM:=TO ...] [--log-level LEVEL]]",
+        epilog=f"To begin, {_NAME_A_MODEL} All parameters: docs/parameters.md, config/robobrain.yaml, or `ros2 param describe`.",
+    )
+    # Not by rclpy's remove_ros_args: that takes model:=x for a remapping, as ROS 1 did.
+    own, for_ros = [], False
+    for argument in arguments:
+        if argument == "--ros-args":
+            for_ros = True
+        elif argument == "--" and for_ros:
+            for_ros = False
+        elif not for_ros:
+            own.append(argument)
+    parser.parse_args(own)
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the node until SIGINT or SIGTERM."""
+    _check_command_line(sys.argv[1:] if args is None else args)
     stop = _Stop()
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:  # Of rcl: an argument that it cannot read.
+        sys.exit(f"robobrain: {error}")
     try:
         node = RoboBrainNode()
-    except (ParameterException, RoboBrainError) as error:
-        rclpy.logging.get_logger("robobrain").fatal(f"A parameter is wrong: {error}")
+    except ParameterException as error:
+        rclpy.logging.get_logger("robobrain").fatal(f"A parameter is wrong: {_explain(error)}")
         rclpy.shutdown()
         sys.exit(1)
     executor = SingleThreadedExecutor()

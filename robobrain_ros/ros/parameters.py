@@ -243,6 +243,15 @@ class Parameters:
         for name in self["standing_queries"]:
             self._declare(standing_query_parameters(name))
 
+    def unknown(self) -> list[str]:
+        """Names that were given values on the command line or in a file and that no parameter has: misspelt ones, most often.
+
+        Standing queries that are described but not named among ``standing_queries`` are left out: they wait to be named.
+        """
+        # rclpy tells this nowhere else; a version without it warns of nothing.
+        given = getattr(self._node, "_parameter_overrides", {})
+        return sorted(name for name in given if not self._node.has_parameter(name) and not name.startswith(STANDING_PREFIX))
+
     def engine_options(self) -> EngineOptions:
         """The engine's parameters as its options, not validated."""
         values: dict[str, Any] = {}

@@ -1,0 +1,54 @@
+"""What the program robobrain says about a command line that it cannot follow."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from ros_rig import LIMIT, rig
+
+PROGRAM = [sys.executable, "-c", "from robobrain_ros.ros.node import main; main()"]
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    # Not in the repository, where Python would find the sources without the built messages.
+    return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, cwd="/", timeout=LIMIT, check=False)
+
+
+def test_help_tells_how_to_name_a_model() -> None:
+    """And starts nothing."""
+    done = run("--help")
+    assert done.returncode == 0
+    assert "engine.model:=" in done.stdout.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["model:=/models/x"], "unrecognized arguments: model:=/models/x"),
+        (["--ros-args", "--", "x"], "unrecognized arguments: x"),
+        (["--ros-args", "--params-file", "/nowhere.yaml"], "/nowhere.yaml"),
+        (["--ros-args", "--log-level", "loud"], "log level"),
+        (["--ros-args", "-r", "__ns:=no-namespace"], "__ns:=no-namespace"),
+        (["--ros-args", "-p", "request_timeout:=5"], "expecting type 'DOUBLE'. Write it with a point, as in 1.0."),
+        (
+            ["--ros-args", "-p", "engine.dtype:=int3"],
+            "wrong: engine.dtype is 'int3'; it must be one of auto, bfloat16",
+        ),
+    ],
+)
+def test_what_cannot_be_followed_is_told_in_a_sentence(arguments: list[str], said: str) -> None:
+    """Without a traceback."""
+    done = run(*arguments)
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_misspelt_parameters_are_told(capfd: pytest.CaptureFixture[str]) -> None:
+    """Standing queries that are described but not named, and the parameters of rclpy, are none."""
+    given: dict[str, Any] = {"engine__modle": "x", "standing_query__later__rate": 1.0, "use_sim_time": False}
+    with rig(autostart=False, **given) as it:
+        it.node.trigger_configure()
+    said = capfd.readouterr().err
+    assert "This node has no such parameters, they change nothing: engine.modle." in said
