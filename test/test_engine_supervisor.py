@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fakes import Script, ScriptedEngine
 
-from robobrain_ros.engine.base import Engine, EngineInfo, Generation, LoadProgress
+from robobrain_ros.engine.base import Engine, EngineInfo, Generation, LoadProgress, TextDelta
 from robobrain_ros.engine.supervisor import Patience, Supervisor
 from robobrain_ros.errors import (
     BusyError,
@@ -109,6 +109,37 @@ def test_a_deadline_counts_in_the_queue_too() -> None:
             await read(supervisor, ask(1, timeout=0.05))
         assert [generation.request_id for generation in engine.generations] == ["request-0"]
         first.cancel()
+        await supervisor.close()
+
+    run(test)
+
+
+class SlowToLetGo(ScriptedEngine):
+    """Takes a while to end a request that was given up."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.letting_go, self.may_end = asyncio.Event(), asyncio.Event()
+
+    async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
+        try:
+            async for delta in super().generate(generation):
+                yield delta
+        finally:
+            self.letting_go.set()
+            await self.may_end.wait()
+
+
+def test_a_reader_cancelled_while_its_request_is_given_up_leaves_no_place_taken() -> None:
+    async def test() -> None:
+        engine = SlowToLetGo([Script([asyncio.Event()])])
+        supervisor = await started(engine, max_running=1)
+        reader = asyncio.ensure_future(read(supervisor, ask(0, timeout=0.01)))
+        await engine.letting_go.wait()
+        reader.cancel()
+        await asyncio.wait({reader})
+        engine.may_end.set()
+        await until(lambda: supervisor.health().running == 0)
         await supervisor.close()
 
     run(test)

@@ -3,6 +3,7 @@
 The checkpoint is tiny and random, so that what it says is noise: the tests look at everything but the sense of the answers.
 """
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -50,14 +51,31 @@ def it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 
 
 def engine_processes() -> list[psutil.Process]:
-    """The processes of vLLM below this one."""
-    return [process for process in psutil.Process().children(recursive=True) if "EngineCore" in " ".join(process.cmdline())]
+    """The living processes of vLLM below this one."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # Its child ZombieProcess too: dead, not yet waited for.
+            if "EngineCore" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def unfinished(it: Rig) -> int:
     """Requests that vLLM itself has not finished."""
     engine: Any = it.node.model._supervisor
     return len(engine._engine._engine.output_processor.request_states)
+
+
+@pytest.fixture(scope="module")
+def endless(it: Rig) -> str:
+    """A question on which the random model talks on and on; most it ends after some tokens."""
+    options = QueryOptions(max_tokens=1000)
+    for number in range(20):
+        question = f"Tell story {number}."
+        response = it.call(Ask, "ask", Ask.Request(question=question, options=options))
+        if response.answer.report.finish_reason == "length":
+            return question
+    raise AssertionError("The random model ends every answer.")
 
 
 @pytest.mark.timeout(START + 60)
@@ -91,18 +109,18 @@ def test_eight_at_once_are_worked_on_together(it: Rig) -> None:
     assert it.node.model.health().running == 0
 
 
-def test_a_request_past_its_deadline_leaves_vllm(it: Rig) -> None:
+def test_a_request_past_its_deadline_leaves_vllm(it: Rig, endless: str) -> None:
     options = QueryOptions(max_tokens=4000, timeout=0.5)
-    response = it.call(Ask, "ask", Ask.Request(question="Tell a long story.", options=options))
+    response = it.call(Ask, "ask", Ask.Request(question=endless, options=options))
     assert response.outcome.code == Outcome.TIMEOUT
     it.until(lambda: unfinished(it) == 0, "the end of the request in vLLM")
 
 
-def test_the_action_streams_and_its_cancel_reaches_vllm(it: Rig) -> None:
+def test_the_action_streams_and_its_cancel_reaches_vllm(it: Rig, endless: str) -> None:
     client = ActionClient(it.client, RunTask, f"{it.name}/run_task")
     it.until(client.server_is_ready, "the action")
     feedback: list[Any] = []
-    goal = RunTask.Goal(task="ask", instruction="Tell a long story.", options=QueryOptions(max_tokens=4000))
+    goal = RunTask.Goal(task="ask", instruction=endless, options=QueryOptions(max_tokens=4000))
     handle = it.answer(client.send_goal_async(goal, feedback_callback=feedback.append))
     it.until(lambda: len(feedback) >= 2, "streamed feedback")
     assert unfinished(it) == 1
@@ -122,9 +140,9 @@ def test_what_the_engine_cannot_hold_is_refused_and_not_answered_badly(it: Rig) 
 
 
 @pytest.mark.timeout(START + 60)
-def test_a_killed_engine_fails_its_requests_and_comes_back(it: Rig) -> None:
+def test_a_killed_engine_fails_its_requests_and_comes_back(it: Rig, endless: str) -> None:
     options = QueryOptions(max_tokens=4000)
-    futures = [it.send(Ask, "ask", Ask.Request(question="Tell a long story.", options=options)) for _ in range(8)]
+    futures = [it.send(Ask, "ask", Ask.Request(question=endless, options=options)) for _ in range(8)]
     it.until(lambda: it.node.model.health().running == 8, "eight requests in the engine")
     (process,) = engine_processes()
     os.kill(process.pid, signal.SIGKILL)

@@ -15,7 +15,8 @@ PROGRAM = [sys.executable, "-c", "from robobrain_ros.ros.node import main; main(
 
 
 def start(*arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen([*PROGRAM, *arguments], stderr=subprocess.PIPE, text=True)
+    # Not in the repository, where Python would find the sources without the built messages.
+    return subprocess.Popen([*PROGRAM, *arguments], stderr=subprocess.PIPE, text=True, cwd="/")
 
 
 def read_until(process: "subprocess.Popen[str]", words: str) -> str:

@@ -119,8 +119,10 @@ class Supervisor:
             if timer is not None:
                 timer.cancel()
             pump.cancel()
-            await asyncio.wait({pump}, timeout=self._patience.let_go)
-            del self._tickets[generation.request_id]
+            try:
+                await asyncio.wait({pump}, timeout=self._patience.let_go)
+            finally:  # Even when the reader is cancelled meanwhile: a ticket left behind would take a place for ever.
+                del self._tickets[generation.request_id]
 
     async def _pump(self, ticket: _Ticket) -> None:
         """Bring what the engine writes to the ticket's reader. Cancelling this aborts the request in the engine."""
