@@ -22,7 +22,7 @@ _ROPE_SECTIONS = {32: [2, 7, 7], 24: [2, 5, 5], 16: [2, 3, 3]}
 
 @dataclass(frozen=True)
 class Shape:
-    """The model's size. Rotary base 500: texts and pictures are short."""
+    """The model's size."""
 
     vision_width: int = 192
     vision_layers: int = 5
@@ -33,14 +33,16 @@ class Shape:
     heads: int = 8
     key_heads: int = 4
     mlp: int = 704
-    rope_theta: float = 500.0
+    rope_theta: float = 1_000_000.0
 
 
 def make_config(tokenizer: PreTrainedTokenizerFast, shape: Shape) -> Qwen2_5_VLConfig:
     """The configuration of a Qwen2.5-VL of this shape and vocabulary."""
     token = tokenizer.convert_tokens_to_ids
-    rope = {"rope_type": "default", "mrope_section": _ROPE_SECTIONS[shape.width // shape.heads]}
+    rope = {"rope_type": "default", "mrope_section": _ROPE_SECTIONS[shape.width // shape.heads], "rope_theta": shape.rope_theta}
     return Qwen2_5_VLConfig(
+        architectures=["Qwen2_5_VLForConditionalGeneration"],
+        dtype="float32",  # Saved in bfloat16, but small enough to run with all its digits anywhere.
         text_config=dict(  # noqa: C408
             vocab_size=math.ceil(len(tokenizer) / 64) * 64,
             hidden_size=shape.width,
@@ -50,8 +52,7 @@ def make_config(tokenizer: PreTrainedTokenizerFast, shape: Shape) -> Qwen2_5_VLC
             num_key_value_heads=shape.key_heads,
             max_position_embeddings=4096,
             rms_norm_eps=1e-6,
-            rope_scaling={"type": "mrope", **rope},
-            rope_parameters={**rope, "rope_theta": shape.rope_theta},
+            rope_parameters=rope,
             bos_token_id=token("<|endoftext|>"),
             eos_token_id=token("<|im_end|>"),
         ),

@@ -53,6 +53,20 @@ def dead_error() -> type[BaseException]:
     return error
 
 
+class _AfterDeath(logging.Filter):
+    """Drops what vLLM logs, with a traceback, when its process is gone: closed by us, or dead, which we say in a sentence."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], dead_error()))
+
+
+def quieten_deaths() -> None:
+    """Leave it to this package to say that the engine's process has ended."""
+    logger = logging.getLogger("vllm.v1.engine.async_llm")
+    if not any(isinstance(known, _AfterDeath) for known in logger.filters):
+        logger.addFilter(_AfterDeath())
+
+
 async def prepare(engine: Any, prompt: dict[str, Any]) -> Any:
     """Tokenize a prompt and its pictures without holding up the event loop, which older versions do in ``generate``."""
     renderer = getattr(engine, "renderer", None)

@@ -226,6 +226,7 @@ def _build_engine(options: EngineOptions, checkpoint: Checkpoint, log: "_ChildLo
     extra = options.extra_arguments()
     refuse_unknown(extra, {item.name for item in fields(AsyncEngineArgs)})
     arguments = _engine_arguments(options, checkpoint, on_cpu) | extra
+    compat.quieten_deaths()
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
 
 
