@@ -79,7 +79,7 @@ def test_the_documentation_names_every_encoding(repository: Path) -> None:
 def test_a_node_without_a_model_says_how_to_name_one(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("robobrain_ros.demo.__file__", str(tmp_path / "__init__.py"))  # No demo model lies there.
+    monkeypatch.setattr("robobrain_ros.demo.DEMO_MODEL", tmp_path)
     said = ""
     with rig() as it:
 

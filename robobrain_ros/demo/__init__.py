@@ -1,0 +1,6 @@
+"""The tabletop world, and a small model that knows nothing else."""
+
+from pathlib import Path
+
+DEMO_MODEL = Path(__file__).parent / "model"
+"""The tabletop demo model's checkpoint; its README says how it was made and what it can do."""

@@ -6,10 +6,10 @@ Run by `make demo`. Everything goes over ROS: what is printed is what any node w
 import argparse
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
-import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +27,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
 
+from robobrain_ros import demo
 from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Task
 from robobrain_ros.demo.metrics import Verdict, assess, assess_refusal
 from robobrain_ros.demo.questions import Question, ask_about
@@ -35,15 +36,17 @@ from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.msg import QueryOptions
 from robobrain_ros.srv import Ask, Locate, MakePlan, PredictTrajectory
 
-DEMO_MODEL = Path(__file__).parent / "model"
 SCENE_SEED = 12
 SIZE = (640, 480)
-KINDS = (
-    "point", "spots", "vacant", "afford", "ground", "reach", "put", "plan", "describe", "count", "exists", "where", "absent",
+TOUR = (
+    ("point", 7), ("spots", 9), ("vacant", 9), ("afford", 7), ("ground", 0), ("reach", 11), ("put", 5), ("plan", 10),
+    ("describe", 10), ("count", 9), ("exists", 10), ("where", 5), ("absent", 9),
 )  # fmt: skip
-"""Kinds of questions of the tour, in this order; see `questions.KINDS_OF_QUESTIONS`."""
-THINKING_KINDS = ("point", "plan")
-"""Kinds asked once more with thinking, at the end."""
+"""What the tour asks: kinds of questions (see `questions.KINDS_OF_QUESTIONS`), each with the seed of its wording."""
+THINKING_TOUR = (("point", 2), ("plan", 3))
+"""What it asks with thinking, at the end."""
+ON_SHEET = 8
+"""So many of the first answers are drawn on one sheet: the ones that are something to look at."""
 
 _SERVICES: dict[Task, tuple[Any, str]] = {
     Task.POINT: (Locate, "instruction"),
@@ -67,9 +70,34 @@ class Row:
     think: bool
     outcome: str
     answered: str
-    verdict: Verdict | None
+    verdict: Verdict
     seconds: float
     picture: Image | None
+
+
+class Teller:
+    """Tells how far loading is: on a terminal in one line, elsewhere in few."""
+
+    EVERY = 10.0
+    """Seconds between lines that differ in their numbers only."""
+
+    def __init__(self) -> None:
+        self._on_terminal = sys.stdout.isatty()
+        self._told, self._kind, self._when = "", "", 0.0
+
+    def tell(self, progress: str) -> None:
+        """Tell it, if it is new."""
+        now, kind = time.monotonic(), re.sub(r"\d+", "", progress)
+        if progress == self._told or not (self._on_terminal or kind != self._kind or now - self._when > self.EVERY):
+            return
+        self._told, self._kind, self._when = progress, kind, now
+        line, end = (f"\r  {progress[:100]:<100}", "") if self._on_terminal else (f"  {progress}", "\n")
+        print(line, end=end, flush=True)
+
+    def end(self) -> None:
+        """Leave the line, so that the next does not write over it."""
+        if self._on_terminal:
+            print()
 
 
 class Tourist(Node):
@@ -99,17 +127,15 @@ class Tourist(Node):
 
     def wait_until_ready(self, node: "subprocess.Popen[bytes]", timeout: float) -> None:
         """Wait until the model is loaded, telling how far it is."""
-        end, told = time.monotonic() + timeout, ""
+        end, telling = time.monotonic() + timeout, Teller()
         while self.state != "ready":
             rclpy.spin_once(self, timeout_sec=0.5)
             if node.poll() is not None or self.state == "failed":
                 raise DemoError(f"The node could not start: {self.progress or 'it ended'}")
             if time.monotonic() > end:
                 raise DemoError(f"The model was not ready after {timeout:.0f} s: {self.progress}")
-            if self.progress != told:
-                told = self.progress
-                print(f"\r  {told[:100]:<100}", end="" if sys.stdout.isatty() else "\n", flush=True)
-        print()
+            telling.tell(self.progress)
+        telling.end()
 
     def ask(self, question: Question, think: bool, timeout: float) -> tuple[Any, Image | None]:
         """Ask; gives the response and the picture with the answer drawn in, where there is an answer."""
@@ -164,15 +190,11 @@ def describe(answer: Answer) -> str:
 
 def tour(scene: Scene) -> list[tuple[Question, bool]]:
     """What is asked, and whether with thinking."""
-    asked = []
-    for index, kind in enumerate((*KINDS, *THINKING_KINDS)):
-        # Each question has a generator of its own: adding one leaves the others as they are.
-        question = ask_about(scene, kind, random.Random(f"{SCENE_SEED} {kind}"))
-        asked.append((question, index >= len(KINDS)))
-    return asked
+    without = [(ask_about(scene, kind, random.Random(seed)), False) for kind, seed in TOUR]
+    return without + [(ask_about(scene, kind, random.Random(seed)), True) for kind, seed in THINKING_TOUR]
 
 
-def ask_all(tourist: Tourist, scene: Scene, trained: bool, timeout: float) -> list[Row]:
+def ask_all(tourist: Tourist, scene: Scene, timeout: float) -> list[Row]:
     """Ask every question of the tour, printing each row as it is answered."""
     rows = []
     for question, think in tour(scene):
@@ -182,14 +204,14 @@ def ask_all(tourist: Tourist, scene: Scene, trained: bool, timeout: float) -> li
         answer = to_answer(question.task, response)
         code = OutcomeCode(response.outcome.code)
         said = describe(answer) if code is OutcomeCode.OK else response.outcome.message
-        verdict = _verdict(scene, question, answer, code) if trained else None
-        row = Row(question, think, code.name, said, verdict, seconds, picture)
+        row = Row(question, think, code.name, said, judge(scene, question, answer, code), seconds, picture)
         print_row(row)
         rows.append(row)
     return rows
 
 
-def _verdict(scene: Scene, question: Question, answer: Answer, code: OutcomeCode) -> Verdict:
+def judge(scene: Scene, question: Question, answer: Answer, code: OutcomeCode) -> Verdict:
+    """Whether an answer, or none, is right."""
     if code is OutcomeCode.OK:
         return assess(scene, question, answer)
     if code is OutcomeCode.NOTHING_FOUND:
@@ -208,17 +230,18 @@ def print_table_head() -> None:
 
 def print_row(row: Row) -> None:
     """One row of the table; long texts go on in further lines."""
-    right = "" if row.verdict is None else "yes" if row.verdict.right else "no"
+    right = "yes" if row.verdict.right else "no"
     answered = row.answered if row.outcome in ("OK", "NOTHING_FOUND") else f"{row.outcome}: {row.answered}"
     task = row.question.task.value + ("+" if row.think else "")
-    cells = [[task], textwrap.wrap(row.question.text, 42), textwrap.wrap(answered, 60), [right], [f"{row.seconds:.2f}"]]
+    asked, said = textwrap.wrap(row.question.text, 42), textwrap.wrap(answered, 60, max_lines=8, placeholder=" ...")
+    cells = [[task], asked, said, [right], [f"{row.seconds:.2f}"]]
     for line in range(max(len(cell) for cell in cells)):
         parts = [cell[line] if line < len(cell) else "" for cell in cells]
         print("  ".join(f"{part:<{width}}" for part, (_, width) in zip(parts, _COLUMNS, strict=True)).rstrip(), flush=True)
 
 
 def save_pictures(rows: Sequence[Row], folder: Path) -> Path:
-    """Save each annotated picture, and all of them on one sheet; gives the sheet's path."""
+    """Save each annotated picture, and the first ones on one sheet; gives the sheet's path."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     for number, row in enumerate(rows, start=1):
@@ -228,8 +251,8 @@ def save_pictures(rows: Sequence[Row], folder: Path) -> Path:
         bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
         cv2.imwrite(str(folder / f"{number:02d}-{row.question.task.value}.png"), bgr)
         drawn.append(bgr)
-    sheet = folder / "all.png"
-    cv2.imwrite(str(sheet), contact_sheet(drawn))
+    sheet = folder / "sheet.png"
+    cv2.imwrite(str(sheet), contact_sheet(drawn[:ON_SHEET]))
     return sheet
 
 
@@ -241,7 +264,7 @@ def contact_sheet(pictures: Sequence[np.ndarray], columns: int = 4) -> np.ndarra
 
 
 @contextmanager
-def processes(namespace: str, model: Path, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def processes(namespace: str, model: str, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """The camera and the node, each in a process of its own, ended with the block; gives the node's."""
     folder.mkdir(parents=True, exist_ok=True)
     ros = ["--ros-args", "-r", f"__ns:={namespace}"]
@@ -269,39 +292,25 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
         process.wait(timeout=10.0)
 
 
-def choose_model(named: str) -> tuple[str, bool]:
-    """The checkpoint to show, and whether it was trained on this world; random weights where there is none."""
-    if named:
-        return named, True
-    if (DEMO_MODEL / "config.json").is_file():
-        print("Model: the tabletop demo model. It knows only its tabletop world; it is no stand-in for RoboBrain.")
-        return str(DEMO_MODEL), True
-    from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
-
-    print("Model: random weights, since no trained demo model is here: what it answers is noise.")
-    return str(make_random_checkpoint(tempfile.mkdtemp(prefix="robobrain_ros-"))), False
-
-
 def run(options: argparse.Namespace) -> int:
     """The tour; gives the exit status."""
     folder = options.output
-    model, trained = choose_model(options.model)
+    if not options.model:
+        print("Model: the tabletop demo model. It knows only its tabletop world; it is no stand-in for RoboBrain.")
     namespace = f"/robobrain_demo_{os.getpid()}"
     scene = make_scene(SCENE_SEED, SIZE)
-    with processes(namespace, Path(model), folder) as node:
+    with processes(namespace, options.model or str(demo.DEMO_MODEL), folder) as node:
         print(f"Starting camera and node; their logs are in {folder}/.")
         tourist = Tourist(namespace)
         try:
             tourist.wait_until_ready(node, options.timeout)
             print(f"On the table: {', '.join(thing.name for thing in scene.objects)}. A + behind a task: asked to think first.\n")
             print_table_head()
-            rows = ask_all(tourist, scene, trained, options.timeout)
+            rows = ask_all(tourist, scene, options.timeout)
         finally:
             tourist.destroy_node()
     sheet = save_pictures(rows, folder) if any(row.picture for row in rows) else None
-    if trained:
-        right = sum(row.verdict is not None and row.verdict.right for row in rows)
-        print(f"\n{right} of {len(rows)} answers are right, against the world's own truth.")
+    print(f"\n{sum(row.verdict.right for row in rows)} of {len(rows)} answers are right, against the world's own truth.")
     print(f"Pictures with the answers drawn in: {sheet or 'none, for no answer could be read'}")
     return 0
 

@@ -21,7 +21,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter as RosParameter
 from rclpy.signals import SignalHandlerOptions
 
-import robobrain_ros.demo
+from robobrain_ros import demo
 from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.engine.base import Engine
 from robobrain_ros.engine.options import EngineOptions
@@ -44,7 +44,8 @@ _ENGINE_FAREWELL = 20.0
 _MOST_FAULTS = 10
 """Callbacks that may fail in a row before the node gives up."""
 _NAME_A_MODEL = (
-    "set the parameter engine.model, as in: --ros-args -p engine.model:=BAAI/RoboBrain2.0-7B (or a checkpoint's folder)."
+    "To name a real one: ros2 launch robobrain_ros robobrain.launch.py model:=BAAI/RoboBrain2.0-7B (or a checkpoint's folder); "
+    "without launch, the parameter: --ros-args -p engine.model:=BAAI/RoboBrain2.0-7B"
 )
 
 Transition = Callable[[], None]
@@ -199,13 +200,12 @@ class RoboBrainNode(LifecycleNode):
         :raises EngineConfigError: something is wrong with them.
         """
         if not options.model:
-            demo = Path(robobrain_ros.demo.__file__).parent / "model"
-            if not (demo / "config.json").is_file():
-                raise EngineConfigError(f"No model is named; {_NAME_A_MODEL}")
+            if not (demo.DEMO_MODEL / "config.json").is_file():
+                raise EngineConfigError(f"No model is named. {_NAME_A_MODEL}")
             self.get_logger().warning(
-                f"No model is named: loading the demo model, which knows only the demo's table. To name one, {_NAME_A_MODEL}"
+                f"No model is named: loading the tabletop demo model, which knows only its tabletop world. {_NAME_A_MODEL}"
             )
-            options = replace(options, model=str(demo))
+            options = replace(options, model=str(demo.DEMO_MODEL))
         options.validate()
         if (Path(options.model) / "config.json").is_file():
             profile_for(options.model)
