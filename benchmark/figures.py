@@ -1,0 +1,135 @@
+"""What is made of measurements: percentiles, ratios with their uncertainty, a table and a JSON file. Knows no ROS."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+RESAMPLES = 4000
+"""Bootstrap samples of an interval."""
+
+Statistic = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+"""Takes samples along the last axis and gives one number for each."""
+
+
+def quantile(fraction: float) -> Statistic:
+    """The statistic "that quantile", 0.5 for the median."""
+    return lambda samples: np.asarray(np.quantile(samples, fraction, axis=-1))
+
+
+def total(samples: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The statistic "sum"."""
+    return np.asarray(np.sum(samples, axis=-1))
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a ratio should be: at most ``limit``, or at least."""
+
+    limit: float
+    at_least: bool = False
+
+    def __str__(self) -> str:
+        return f"{'≥' if self.at_least else '≤'} {self.limit:.2f}"
+
+    def reached(self, ratio: float) -> bool:
+        """Whether a ratio is as it should be."""
+        return ratio >= self.limit if self.at_least else ratio <= self.limit
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One line of the table: ``node`` and ``other`` in ``unit``, their ratio, and the interval that holds it with 95 %."""
+
+    name: str
+    node: float
+    other: float
+    unit: str
+    ratio: float
+    low: float
+    high: float
+    count: int
+    goal: Goal | None = None
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the goal is reached; None without a goal."""
+        return None if self.goal is None else self.goal.reached(self.ratio)
+
+
+def compare(
+    name: str,
+    node: Sequence[float],
+    other: Sequence[float],
+    statistic: Statistic,
+    unit: str,
+    *,
+    goal: Goal | None = None,
+    scale: float = 1.0,
+    per: float | None = None,
+) -> Comparison:
+    """Compare paired measurements by a statistic of each side; the pairs are what is resampled.
+
+    :param scale: by which the numbers are multiplied for the table, as 1000 for milliseconds.
+    :param per: compare rates instead: so many things were done in each measured time.
+    :raises ValueError: not as many on one side as on the other, or none.
+    """
+    if len(node) != len(other) or not len(node):
+        raise ValueError(f"{name}: {len(node)} measurements against {len(other)}; there must be as many, and at least one.")
+    ours, theirs = np.asarray(node, np.float64), np.asarray(other, np.float64)
+
+    def value(samples: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        made = statistic(samples)
+        return made if per is None else per / made
+
+    ratio = float(value(ours) / value(theirs))
+    # The same seed each time: the same measurements give the same interval.
+    chosen = np.random.default_rng(0).integers(0, len(ours), (RESAMPLES, len(ours)))
+    ratios = value(ours[chosen]) / value(theirs[chosen])
+    low, high = np.quantile(ratios, (0.025, 0.975))
+    return Comparison(
+        name, float(value(ours)) * scale, float(value(theirs)) * scale, unit, ratio, float(low), float(high), len(ours), goal
+    )
+
+
+_HEAD = ("measured", "node", "compared", "unit", "ratio", "95 % interval", "goal", "reached", "n")
+
+
+def table(comparisons: Sequence[Comparison]) -> str:
+    """The comparisons as a table in Markdown, its columns aligned."""
+    rows = [_HEAD, *(_cells(comparison) for comparison in comparisons)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def _cells(comparison: Comparison) -> tuple[str, ...]:
+    reached = {None: "", True: "yes", False: "no"}[comparison.reached]
+    return (
+        comparison.name,
+        _number(comparison.node),
+        _number(comparison.other),
+        comparison.unit,
+        f"{comparison.ratio:.3f}",
+        f"{comparison.low:.3f} – {comparison.high:.3f}",
+        "" if comparison.goal is None else str(comparison.goal),
+        reached,
+        str(comparison.count),
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def write(path: Path, comparisons: Sequence[Comparison], samples: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    """Write everything as JSON: the table's lines, each single measurement, and where and how it was measured."""
+    lines = [{**asdict(line), "goal": str(line.goal) if line.goal else None, "reached": line.reached} for line in comparisons]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"about": dict(about), "results": lines, "samples": dict(samples)}
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
