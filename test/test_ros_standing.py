@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import Script
+from fakes import Script, ScriptedEngine
 from lifecycle_msgs.msg import Transition
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from ros_rig import Rig, image_message, picture, scripted
+from ros_rig import Rig, image_message, picture, rig, scripted
 from sensor_msgs.msg import Image
 
 from robobrain_ros.msg import Affordances, Outcome, Plan, QueryOptions, TextAnswer, Trajectory
@@ -65,6 +65,23 @@ def test_a_standing_query_of_rate_0_asks_once_about_each_picture() -> None:
         assert {answer.query for answer in answers} == {"mugs"}
         assert len(engine.generations) == 3
         assert engine.generations[0].priority > 0
+
+
+def test_a_standing_query_waits_for_the_model(capfd: pytest.CaptureFixture[str]) -> None:
+    gate = asyncio.Event()
+    engine = ScriptedEngine(["[(10, 10)]"], start_gate=gate)
+    query = {"standing_query__mugs__task": "point", "standing_query__mugs__instruction": "mugs", "standing_query__mugs__rate": 0.0}
+    with rig(engine, standing_queries=["mugs"], **query) as it:
+        answers = it.listen(Affordances, f"{it.name}/affordances", LATCHED)
+        it.until(lambda: it.node.model.health().state == "loading", "loading")
+        it.show(image_message())
+        it.on_loop(gate.set)
+        it.until_ready()
+        message = image_message()
+        it.show(message)
+        it.until(lambda: answers, "the answer about the first picture after loading")
+    assert answers[0].header == message.header
+    assert "NOT_READY" not in capfd.readouterr().err
 
 
 def test_a_standing_query_never_waits_behind_itself_and_then_takes_the_newest_picture() -> None:

@@ -6,6 +6,7 @@ camera's optical frame. The parameters are the fields of `CameraSettings`.
 
 import array
 import functools
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -16,6 +17,7 @@ import rclpy
 from builtin_interfaces.msg import Duration
 from geometry_msgs.msg import Vector3
 from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
@@ -23,11 +25,12 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from robobrain_ros.demo.encodings import encode_picture
+from robobrain_ros.demo.encodings import ENCODINGS, encode_picture
 from robobrain_ros.demo.world import Scene, make_scene
 
 MILLIMETRES_PER_METRE = 1000.0
 JPEG_QUALITY = 95
+DEPTH_ENCODINGS = ("16UC1", "32FC1")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,15 @@ class CameraSettings:
     """16UC1: millimetres, 0 invalid. 32FC1: metres, NaN invalid (REP 118)."""
     moving: bool = False
     """Whether the objects move."""
+
+    def validate(self) -> None:
+        """:raises ValueError: a setting that the camera cannot follow; the size is the scene's to judge."""
+        if self.encoding not in ENCODINGS:
+            raise ValueError(f"encoding is {self.encoding!r}; known are {', '.join(ENCODINGS)}.")
+        if self.depth_encoding not in DEPTH_ENCODINGS:
+            raise ValueError(f"depth_encoding is {self.depth_encoding!r}; known are {', '.join(DEPTH_ENCODINGS)}.")
+        if not 0.01 <= self.rate <= 1000.0:
+            raise ValueError(f"rate is {self.rate}; it must be 0.01 to 1000 pictures per second.")
 
 
 class SceneMessages:
@@ -143,7 +155,9 @@ class DemoCamera(Node):
         values: dict[str, Any] = {
             field.name: self.declare_parameter(field.name, field.default, read_only).value for field in fields(CameraSettings)
         }
-        return CameraSettings(**values)
+        settings = CameraSettings(**values)
+        settings.validate()
+        return settings
 
     def _output(self, kind: type, topic: str, select: Selector) -> tuple[Any, Selector]:
         # Reliable serves subscribers of both kinds of reliability.
@@ -169,6 +183,8 @@ def main() -> None:
     rclpy.init()
     try:
         rclpy.spin(DemoCamera())
+    except (ValueError, ParameterException) as error:
+        sys.exit(f"The demo camera cannot start: {error}")
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:

@@ -81,7 +81,9 @@ class RoboBrainNode(LifecycleNode):
         self._results = ResultTopics(self, self._model)
         self._requests = Requests(self, self._settings, self._model, lambda: self._cameras, self._results.publish)
         self._endpoints = Endpoints(self, self._requests)
-        self._standing = StandingQueries(self, self._settings, self._requests, lambda: self._cameras)
+        self._standing = StandingQueries(
+            self, self._settings, self._requests, lambda: self._cameras, lambda: self._model.health().state == "ready"
+        )
         self._diagnostics = Diagnostics(self, self._settings, self._model, self._requests, lambda: self._cameras)
         # Steady: life goes on where simulated time stands still.
         self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)

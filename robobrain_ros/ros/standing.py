@@ -34,14 +34,17 @@ class _StandingQuery:
 class StandingQueries:
     """The standing queries of a node, and the service ~/set_standing_query. They outlive deactivation and cleanup.
 
-    A query is never asked while its last question is unanswered, and never twice about one picture.
+    A query is never asked while the model is not ready or its last question unanswered, and never twice about one picture.
     """
 
-    def __init__(self, node: Node, parameters: Parameters, requests: Requests, cameras: Callable[[], Cameras]) -> None:
+    def __init__(
+        self, node: Node, parameters: Parameters, requests: Requests, cameras: Callable[[], Cameras], ready: Callable[[], bool]
+    ) -> None:
         self._node = node
         self._parameters = parameters
         self._requests = requests
         self._cameras = cameras
+        self._ready = ready
         self._queries: dict[str, _StandingQuery] = {}
         self._clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._running = False
@@ -133,7 +136,7 @@ class StandingQueries:
             query.timer = None
 
     def _ask_if_new(self, query: _StandingQuery) -> None:
-        if query.asking or not self._running:
+        if query.asking or not self._running or not self._ready():
             return
         try:
             frame = self._cameras()[query.options.camera].newest
