@@ -21,9 +21,9 @@ def quantile(fraction: float) -> Statistic:
     return lambda samples: np.asarray(np.quantile(samples, fraction, axis=-1))
 
 
-def total(samples: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The statistic "sum"."""
-    return np.asarray(np.sum(samples, axis=-1))
+def mean(samples: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The statistic "mean"; for what adds up."""
+    return np.asarray(np.mean(samples, axis=-1))
 
 
 @dataclass(frozen=True)

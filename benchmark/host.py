@@ -1,0 +1,129 @@
+"""A node and direct calls of its engine in one process, so that both are asked side by side.
+
+Started by run.py: `python host.py FILE_DESCRIPTOR --ros-args ...`. Commands come as pickles over that socket, answers go back.
+"""
+
+import asyncio
+import itertools
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+import rclpy
+from exchange import Asked, AwaitPicture, Direct
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+
+from robobrain_ros.core.query import Picture, Query, Task
+from robobrain_ros.errors import RoboBrainError
+from robobrain_ros.ros.cameras import Frame
+from robobrain_ros.ros.conversions import read_image
+from robobrain_ros.ros.node import RoboBrainNode
+
+_number = itertools.count()
+
+
+class Host:
+    """Spins the node in this thread; commands are awaited in another one."""
+
+    def __init__(self, node: RoboBrainNode, connection: "Connection[Any, Any]") -> None:
+        self._node = node
+        self._connection = connection
+        self._arrival = threading.Condition()
+        self._stamp = 0
+        self._ended = threading.Event()
+
+    def spin(self) -> None:
+        """Spin until the other end of the socket is closed."""
+        executor = SingleThreadedExecutor()
+        executor.add_node(self._node)
+        threading.Thread(target=self._serve, daemon=True).start()
+        while not self._ended.is_set():
+            executor.spin_once(timeout_sec=0.2)
+            self._look()
+        self._node.say_farewell(executor)
+        executor.remove_node(self._node)
+
+    def _look(self) -> None:
+        """After each callback: a new picture may have come with it."""
+        frame = self._frame()
+        stamp = 0 if frame is None else _nanoseconds(frame)
+        if stamp != self._stamp:
+            with self._arrival:
+                self._stamp = stamp
+                self._arrival.notify_all()
+
+    def _frame(self) -> Frame | None:
+        return next((camera.newest for camera in self._node.cameras), None)
+
+    def _serve(self) -> None:
+        try:
+            while True:
+                self._connection.send(self._obey(self._connection.recv()))
+        except (EOFError, OSError):
+            pass  # The other end is gone.
+        finally:
+            self._ended.set()
+
+    def _obey(self, command: object) -> object:
+        if isinstance(command, AwaitPicture):
+            with self._arrival:
+                return self._arrival.wait_for(lambda: self._stamp == command.stamp, command.timeout)
+        assert isinstance(command, Direct)
+        frame = self._frame()
+        assert frame is not None, "asked before the first picture"
+        # Not part of the direct call's time: who calls from Python has the picture as an array.
+        picture = read_image(frame.message)
+        return self._node.model.submit(self._ask(command, picture)).result(timeout=command.timeout + 5.0)
+
+    async def _ask(self, command: Direct, picture: Picture) -> Asked:
+        # Named, as the node names its pictures, for vLLM would hash them otherwise; but by other names, so that neither side
+        # finds in vLLM's caches what the other has left there. Calls at once share a picture, as the services' do.
+        name = f"direct {next(_number)}"
+        began = time.monotonic()
+        each = await asyncio.gather(*(self._ask_once(command, picture, name) for _ in range(command.count)))
+        return Asked(time.monotonic() - began, list(each))
+
+    async def _ask_once(self, command: Direct, picture: Picture, name: str) -> tuple[float, str, int]:
+        query = Query(
+            Task.POINT,
+            command.text,
+            [picture],
+            image_ids=[name],
+            think=False,
+            timeout=command.timeout,
+            max_tokens=command.max_tokens,
+        )
+        began = time.monotonic()
+        try:
+            answer = await self._node.model.brain().run(query)
+        except RoboBrainError as error:
+            return time.monotonic() - began, error.code.name, 0 if error.report is None else error.report.answer_tokens
+        return time.monotonic() - began, "OK", answer.report.answer_tokens
+
+
+def _nanoseconds(frame: Frame) -> int:
+    stamp = frame.header.stamp
+    return int(stamp.sec * 10**9 + stamp.nanosec)
+
+
+def main() -> None:
+    """Run until the other end of the socket is closed."""
+    # It ends with its socket.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    node = RoboBrainNode()
+    try:
+        Host(node, Connection(int(sys.argv[1]))).spin()
+    except ExternalShutdownException:
+        pass
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    main()
