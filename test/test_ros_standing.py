@@ -70,8 +70,9 @@ def test_a_standing_query_of_rate_0_asks_once_about_each_picture() -> None:
 def test_a_standing_query_waits_for_the_model(capfd: pytest.CaptureFixture[str]) -> None:
     gate = asyncio.Event()
     engine = ScriptedEngine(["[(10, 10)]"], start_gate=gate)
-    query = {"standing_query__mugs__task": "point", "standing_query__mugs__instruction": "mugs", "standing_query__mugs__rate": 0.0}
-    with rig(engine, standing_queries=["mugs"], **query) as it:
+    query = {"task": "point", "instruction": "mugs", "rate": 0.0}
+    parameters: dict[str, Any] = {f"standing_query__mugs__{key}": value for key, value in query.items()}
+    with rig(engine, standing_queries=["mugs"], **parameters) as it:
         answers = it.listen(Affordances, f"{it.name}/affordances", LATCHED)
         it.until(lambda: it.node.model.health().state == "loading", "loading")
         it.show(image_message())

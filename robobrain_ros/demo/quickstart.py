@@ -48,7 +48,7 @@ THINKING_TOUR = (("point", 2), ("plan", 3))
 ON_SHEET = 8
 """So many of the first answers are drawn on one sheet: the ones that are something to look at."""
 
-_SERVICES: dict[Task, tuple[Any, str]] = {
+SERVICES: dict[Task, tuple[Any, str]] = {
     Task.POINT: (Locate, "instruction"),
     Task.AFFORDANCE: (Locate, "instruction"),
     Task.GROUND: (Locate, "instruction"),
@@ -56,6 +56,7 @@ _SERVICES: dict[Task, tuple[Any, str]] = {
     Task.PLAN: (MakePlan, "task"),
     Task.ASK: (Ask, "question"),
 }
+"""Of each task: its service's type, and the request's field that holds the text."""
 
 
 class DemoError(Exception):
@@ -112,7 +113,7 @@ class Tourist(Node):
         self.create_subscription(Image, "robobrain/overlay", self._keep_overlay, latched)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._read_diagnostics, 10)
         self._clients_by_task = {
-            task: self.create_client(service, f"robobrain/{task.value}") for task, (service, _) in _SERVICES.items()
+            task: self.create_client(service, f"robobrain/{task.value}") for task, (service, _) in SERVICES.items()
         }
 
     def _keep_overlay(self, message: Image) -> None:
@@ -139,7 +140,7 @@ class Tourist(Node):
 
     def ask(self, question: Question, think: bool, timeout: float) -> tuple[Any, Image | None]:
         """Ask; gives the response and the picture with the answer drawn in, where there is an answer."""
-        service, field = _SERVICES[question.task]
+        service, field = SERVICES[question.task]
         options = QueryOptions(think=QueryOptions.THINK_ON if think else QueryOptions.THINK_OFF, timeout=timeout)
         client = self._clients_by_task[question.task]
         if not client.wait_for_service(timeout):

@@ -1,0 +1,200 @@
+"""The whole way with answers that can be judged: what the tabletop demo model says through a camera topic is where it is.
+
+A swapped colour channel, a coordinate that is not scaled back or another prompt gives other answers: the last tests show that
+the checks here notice each of them.
+"""
+
+import random
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import pytest
+from lifecycle_msgs.msg import Transition
+from ros_rig import Rig, now, rig
+from sensor_msgs.msg import CompressedImage, Image
+
+from robobrain_ros.core.imaging import FittedSize
+from robobrain_ros.core.profiles import TEXT_SLOT
+from robobrain_ros.core.query import Task
+from robobrain_ros.demo.encodings import ENCODINGS, GRAY_ENCODINGS, encode_picture
+from robobrain_ros.demo.metrics import Verdict
+from robobrain_ros.demo.questions import Question, ask_about
+from robobrain_ros.demo.quickstart import SERVICES, judge, to_answer
+from robobrain_ros.demo.world import Scene, make_scene
+from robobrain_ros.errors import OutcomeCode
+from robobrain_ros.msg import QueryOptions
+from robobrain_ros.ros import conversions
+from robobrain_ros.srv import Locate
+
+START = 280.0
+"""Seconds that starting vLLM may take on a busy machine."""
+
+pytestmark = pytest.mark.timeout(START + 60)
+
+THINGS = ("red block", "blue block", "green bowl", "purple mug", "yellow ball")
+"""Red and blue are those that change places where channels do."""
+
+SIZES = ((640, 480), (1280, 720), (320, 240), (480, 640), (1920, 1080), (424, 240))
+SPATIAL = ("point", "spots", "afford", "ground", "reach", "put")
+
+
+@dataclass(frozen=True)
+class Table:
+    """The node and its cameras, which look at scenes."""
+
+    it: Rig
+
+    def show(self, scene: Scene, encoding: str = "rgb8") -> None:
+        """Before the camera called camera, raw."""
+        data, step = encode_picture(scene.image, encoding)
+        message = Image(width=scene.width, height=scene.height, encoding=encoding, step=step, data=array("B", data.tobytes()))
+        message.header.stamp = now()
+        self.it.show(message)
+
+    def show_compressed(self, scene: Scene, extension: str) -> None:
+        """Before the camera called wrist, as a file."""
+        encoded, data = cv2.imencode(extension, cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR))
+        assert encoded
+        message = CompressedImage(format=f"rgb8; {extension[1:]} compressed bgr8", data=array("B", data.tobytes()))
+        message.header.stamp = now()
+        self.it.show(message, "wrist", "image/compressed")
+
+    def ask(self, scene: Scene, question: Question, *, think: bool = False, camera: str = "camera") -> Verdict:
+        """Ask through the service; gives the verdict of the world's judge on the response."""
+        service, field = SERVICES[question.task]
+        options = QueryOptions(camera=camera, think=QueryOptions.THINK_ON if think else QueryOptions.THINK_OFF)
+        response = self.it.call(service, question.task.value, service.Request(**{field: question.text}, options=options))
+        answer = to_answer(question.task, response)
+        return judge(scene, question, answer, OutcomeCode(response.outcome.code))
+
+    def faults(self, scene: Scene, kinds: Sequence[str], **options: Any) -> list[str]:
+        """What is wrong with the answers to one question of each kind; nothing, it should be."""
+        asked = [ask_about(scene, kind, random.Random(kind)) for kind in kinds]
+        verdicts = [(question, self.ask(scene, question, **options)) for question in asked]
+        return [f"{question.text}: {verdict.why}" for question, verdict in verdicts if not verdict.right]
+
+
+@pytest.fixture(scope="module")
+def table() -> Iterator[Table]:
+    """The node as it starts without a model named, with two cameras."""
+    with rig(None, cameras=["camera", "wrist"], wrist__transport="compressed", max_image_age=0.0) as running:
+        running.until_ready(START)
+        yield Table(running)
+
+
+def wrong_colours(table: Table, scene: Scene, **options: Any) -> list[str]:
+    """What is wrong with the answers to where each thing is, by its colour."""
+    questions = [Question(Task.POINT, "point", f"the {thing.name}", targets=(thing.id,)) for thing in scene.objects]
+    verdicts = [(question, table.ask(scene, question, **options)) for question in questions]
+    return [f"{question.text}: {verdict.why}" for question, verdict in verdicts if not verdict.right]
+
+
+@pytest.mark.parametrize("encoding", [encoding for encoding in ENCODINGS if encoding not in GRAY_ENCODINGS])
+def test_every_colour_is_found_in_every_encoding(table: Table, encoding: str) -> None:
+    scene = make_scene(3, names=THINGS)
+    table.show(scene, encoding)
+    assert wrong_colours(table, scene) == []
+
+
+@pytest.mark.parametrize("encoding", GRAY_ENCODINGS)
+def test_a_gray_picture_gets_the_answers_of_the_same_picture_in_colour(table: Table, encoding: str) -> None:
+    """The model knows no gray table; what it says must still be the same."""
+    scene = make_scene(3, names=THINGS)
+    gray = cv2.cvtColor(cv2.cvtColor(scene.image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    scene = replace(scene, image=gray)
+    said = []
+    for shown in ("rgb8", encoding):
+        table.show(scene, shown)
+        requests = [Locate.Request(instruction=f"the {thing.name}") for thing in scene.objects]
+        responses = [table.it.call(Locate, "ground", request) for request in requests]
+        said.append([(response.outcome.code, response.affordances.areas) for response in responses])
+    assert said[0] == said[1]
+    assert any(areas for _, areas in said[0])
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+def test_two_cameras_each_see_their_own_table(table: Table, extension: str) -> None:
+    here, there = make_scene(4, names=THINGS), make_scene(5, (1280, 720), names=THINGS)
+    table.show(here)
+    table.show_compressed(there, extension)
+    assert wrong_colours(table, here, camera="camera") == []
+    assert wrong_colours(table, there, camera="wrist") == []
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_answers_are_in_the_pixels_of_every_size(table: Table, size: tuple[int, int]) -> None:
+    scene = make_scene(6, size, names=THINGS)
+    table.show(scene)
+    assert table.faults(scene, SPATIAL) == []
+
+
+@pytest.mark.parametrize("seed", [7, 8])
+def test_plans_reach_their_goals_and_answers_hold(table: Table, seed: int) -> None:
+    scene = make_scene(seed)
+    table.show(scene)
+    assert table.faults(scene, ("plan", "describe", "count", "exists", "where", "absent")) == []
+
+
+def test_with_thinking(table: Table) -> None:
+    scene = make_scene(9)
+    table.show(scene)
+    assert table.faults(scene, ("point", "afford", "ground", "reach", "plan", "exists"), think=True) == []
+
+
+@pytest.mark.parametrize("task", list(Task))
+@pytest.mark.parametrize("text", ["the golden crown", "Wo ist die rote Tasse?", "红色的杯子在哪里？", "as ]])} 12, 7", "x" * 500])
+def test_what_makes_no_sense_gets_a_well_formed_answer(table: Table, task: Task, text: str) -> None:
+    table.show(make_scene(10))
+    service, field = SERVICES[task]
+    response = table.it.call(service, task.value, service.Request(**{field: text}))
+    code = OutcomeCode(response.outcome.code)
+    assert code in (OutcomeCode.OK, OutcomeCode.NOTHING_FOUND, OutcomeCode.UNPARSABLE_ANSWER)
+    assert (code is OutcomeCode.OK) == (response.outcome.message == "")
+
+
+@pytest.mark.parametrize("task", list(Task))
+def test_an_empty_instruction_is_refused(table: Table, task: Task) -> None:
+    service, _ = SERVICES[task]
+    response = table.it.call(service, task.value, service.Request())
+    assert OutcomeCode(response.outcome.code) is OutcomeCode.BAD_REQUEST
+
+
+def test_a_swapped_colour_channel_is_noticed(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = make_scene(3, names=THINGS)
+    read = conversions.read_image
+    monkeypatch.setattr("robobrain_ros.ros.requests.read_image", lambda message: read(message)[:, :, ::-1].copy())
+    table.show(scene)
+    assert any("red block" in fault for fault in wrong_colours(table, scene))
+
+
+def test_a_missing_scale_back_is_noticed(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = make_scene(6, (1280, 720), names=THINGS)
+    monkeypatch.setattr(FittedSize, "to_picture", lambda size, point, rule, normalized=False: point)
+    table.show(scene)
+    assert len(table.faults(scene, ("point", "spots", "reach", "put"))) == 4
+
+
+def test_another_prompt_is_noticed(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = make_scene(6, names=THINGS)
+    brain = table.it.node.model.brain()
+    prompts = {task: replace(prompt, template=f"Please look: {TEXT_SLOT}") for task, prompt in brain.profile.prompts.items()}
+    monkeypatch.setattr(brain, "profile", replace(brain.profile, prompts=prompts))
+    table.show(scene)
+    assert len(table.faults(scene, SPATIAL)) >= len(SPATIAL) // 2
+
+
+def test_answers_are_in_the_pixels_under_a_smaller_budget(table: Table) -> None:
+    """Last, for it loads the model anew."""
+    for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
+        assert table.it.transition(transition)
+    assert table.it.set_parameter("engine.max_pixels", 60_000).successful
+    for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+        assert table.it.transition(transition)
+    table.it.until_ready(START)
+    for size in ((640, 480), (1280, 720)):
+        scene = make_scene(11, size, names=THINGS)
+        table.show(scene)
+        assert table.faults(scene, SPATIAL) == []
