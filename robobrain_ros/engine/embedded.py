@@ -211,7 +211,8 @@ class EmbeddedEngine:
         engine, self._engine = self._engine, None
         self._health = EngineHealth("stopped", "The engine is closed.")
         if engine is not None:
-            await asyncio.to_thread(engine.shutdown)
+            await compat.stop_listening(engine)
+            await asyncio.to_thread(compat.shut_down, engine)
 
 
 def _build_engine(options: EngineOptions, checkpoint: Checkpoint, log: "_ChildLog") -> Any:
@@ -337,7 +338,7 @@ def _check_pictures(generation: Generation, checkpoint: Checkpoint) -> None:
 
 def _shut_down_late(built: list[Any], building: "asyncio.Future[None]") -> None:
     if not building.cancelled() and building.exception() is None:
-        threading.Thread(target=built.pop().shutdown, name="engine-shutdown", daemon=True).start()
+        threading.Thread(target=compat.shut_down, args=(built.pop(),), name="engine-shutdown", daemon=True).start()
 
 
 def _to_delta(output: Any) -> TextDelta:

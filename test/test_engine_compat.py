@@ -1,0 +1,47 @@
+"""How an engine of vLLM is ended, in the old way and the new one."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from robobrain_ros.engine import compat
+from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.options import EngineOptions
+
+
+class NewEngine:
+    """What matters of vLLM's engine."""
+
+    def __init__(self) -> None:
+        self.output_handler = asyncio.ensure_future(asyncio.Event().wait())
+        self.timeouts: list[float] = []
+        self.read_to_the_end = False
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        self.read_to_the_end = not self.output_handler.done()
+        self.timeouts.append(timeout or 0.0)
+
+
+class OldEngine(NewEngine):
+    """An older one, whose shutdown takes no time limit."""
+
+    def shutdown(self) -> None:  # type: ignore[override]
+        super().shutdown(5.0)
+
+
+@pytest.mark.parametrize("kind", [OldEngine, NewEngine])
+def test_nobody_reads_from_an_engine_that_is_being_ended(kind: type[NewEngine]) -> None:
+    """The reader would log the end as a failure, with a traceback."""
+
+    async def run() -> NewEngine:
+        embedded: Any = EmbeddedEngine(EngineOptions())
+        embedded._engine = engine = kind()
+        await embedded.close()
+        assert embedded.health().state == "stopped"
+        return engine
+
+    engine = asyncio.run(run())
+    assert engine.output_handler.cancelled()
+    assert not engine.read_to_the_end
+    assert engine.timeouts == [5.0 if kind is OldEngine else compat._GOODBYE]
