@@ -40,7 +40,7 @@ def test_pairs_stay_together() -> None:
     """A machine that is slow for both sides of a pair at once does not widen the interval."""
     dice = random.Random(5)
     other = [dice.lognormvariate(0.0, 1.0) for _ in range(100)]
-    line = figures.compare("call", [1.5 * seconds for seconds in other], other, figures.total, "s")
+    line = figures.compare("call", [1.5 * seconds for seconds in other], other, figures.mean, "s")
     assert line.low == pytest.approx(1.5)
     assert line.high == pytest.approx(1.5)
 
@@ -57,7 +57,7 @@ def test_the_interval_is_reproducible() -> None:
 def test_unpaired_measurements_are_refused(node: list[float], other: list[float]) -> None:
     """Nothing is compared where a side has more measurements than the other, or both none."""
     with pytest.raises(ValueError, match="call"):
-        figures.compare("call", node, other, figures.total, "s")
+        figures.compare("call", node, other, figures.mean, "s")
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,9 @@ def test_goals_bound_from_one_side(goal: figures.Goal, ratio: float, reached: bo
 def test_the_table_has_a_line_for_each_comparison() -> None:
     """Every line has as many cells as the head, and says whether its goal is reached."""
     lines = [
-        figures.compare("call", [1.0, 1.0], [1.0, 1.0], figures.total, "s", goal=figures.Goal(1.05)),
-        figures.compare("a longer name", [2000.0], [1.0], figures.total, "s", goal=figures.Goal(1.05)),
-        figures.compare("without goal", [0.001], [1.0], figures.total, "s"),
+        figures.compare("call", [1.0, 1.0], [1.0, 1.0], figures.mean, "s", goal=figures.Goal(1.05)),
+        figures.compare("a longer name", [2000.0], [1.0], figures.mean, "s", goal=figures.Goal(1.05)),
+        figures.compare("without goal", [0.001], [1.0], figures.mean, "s"),
     ]
     rows = figures.table(lines).splitlines()
     assert len({len(row) for row in rows}) == 1
@@ -91,7 +91,7 @@ def test_the_table_has_a_line_for_each_comparison() -> None:
 
 def test_the_file_holds_results_and_single_measurements(tmp_path: Path) -> None:
     """What is written can be read again, with all that another evaluation needs."""
-    line = figures.compare("call", [2.0], [1.0], figures.total, "s", goal=figures.Goal(1.05))
+    line = figures.compare("call", [2.0], [1.0], figures.mean, "s", goal=figures.Goal(1.05))
     path = tmp_path / "new" / "benchmark.json"
     figures.write(path, [line], {"call": {"node": [2.0], "other": [1.0]}}, {"model": "demo"})
     content = json.loads(path.read_text(encoding="utf-8"))
