@@ -6,11 +6,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock
 from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
 from rclpy.time import Time
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
@@ -102,15 +104,46 @@ class Camera:
         self._node = node
         self._on_frame = on_frame
         self._newest: Frame | None = None
-        message_type, suffix = _TYPES[transport]
+        self._transport = transport
+        self._adapts = reliability == "auto"
+        self._reliable = reliability == "reliable"
+        self._leaving: Subscription | None = None
+        self._subscription = self._subscribe()
+        self.adapt()
+
+    def _subscribe(self) -> Subscription:
+        message_type, suffix = _TYPES[self._transport]
         qos = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
             depth=1,
-            reliability=ReliabilityPolicy.RELIABLE if reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT,
+            reliability=ReliabilityPolicy.RELIABLE if self._reliable else ReliabilityPolicy.BEST_EFFORT,
         )
-        self._subscription = node.create_subscription(
-            message_type, f"{name}/{suffix}", self._arrived, qos, callback_group=MutuallyExclusiveCallbackGroup()
+        return self._node.create_subscription(
+            message_type,
+            f"{self.name}/{suffix}",
+            partial(self._arrived, self._reliable),
+            qos,
+            callback_group=MutuallyExclusiveCallbackGroup(),
         )
+
+    def adapt(self) -> None:
+        """With reliability "auto", subscribe as the publishers publish; called each second.
+
+        A reliable subscription hears nothing of a best-effort publisher, and a best-effort one loses most large pictures.
+        """
+        publishers = self._node.get_publishers_info_by_topic(self.topic) if self._adapts else []
+        reliable = all(publisher.qos_profile.reliability == ReliabilityPolicy.RELIABLE for publisher in publishers)
+        if not publishers or reliable == self._reliable:
+            return
+        self._leave()
+        # The old one stays until the new one has found the publishers.
+        self._leaving, self._reliable = self._subscription, reliable
+        self._subscription = self._subscribe()
+
+    def _leave(self) -> None:
+        if self._leaving is not None:
+            self._node.destroy_subscription(self._leaving)
+            self._leaving = None
 
     @property
     def topic(self) -> str:
@@ -150,11 +183,18 @@ class Camera:
     def close(self) -> None:
         """Give the subscription back."""
         self._newest = None
+        self._leave()
         self._node.destroy_subscription(self._subscription)
 
-    def _arrived(self, message: Image | CompressedImage) -> None:
+    def _arrived(self, reliable: bool, message: Image | CompressedImage) -> None:
+        """A picture has come, over the reliable subscription or the other one."""
         arrival = time.monotonic()
         stamp = message.header.stamp
+        if self._leaving is not None:
+            if reliable == self._reliable:
+                self._leave()
+            if self._newest is not None and stamp == self._newest.header.stamp != Time().to_msg():
+                return  # It came over both.
         self.statistics.add(arrival, stamp.sec + stamp.nanosec * 1e-9)
         self._newest = Frame(message, self.name, next(_sequence), arrival)
         self._on_frame(self._newest)
@@ -173,6 +213,11 @@ class Cameras:
 
     def __iter__(self) -> Iterator[Camera]:
         return iter(self._cameras.values())
+
+    def adapt(self) -> None:
+        """As of `Camera.adapt`."""
+        for camera in self:
+            camera.adapt()
 
     def name(self, wanted: str) -> str:
         """The name of the camera that a request means.

@@ -224,6 +224,7 @@ class RoboBrainNode(LifecycleNode):
 
     def _each_second(self) -> None:
         self._requests.give_up_overdue()
+        self._cameras.adapt()
         self._diagnostics.publish()
 
     def _on_model_change(self) -> None:

@@ -103,9 +103,9 @@ _NODE_PARAMETERS = (
     ),
     Parameter(
         "image_reliability",
-        "best_effort",
-        "Reliability of the camera subscriptions; reliable helps where large pictures lose frames, with a reliable publisher.",
-        choices=("best_effort", "reliable"),
+        "auto",
+        "Reliability of the camera subscriptions. auto: as the publishers'. best_effort loses many large pictures.",
+        choices=("auto", "best_effort", "reliable"),
     ),
     Parameter(
         "max_image_age",
