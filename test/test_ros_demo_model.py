@@ -19,10 +19,11 @@ from sensor_msgs.msg import CompressedImage, Image
 from robobrain_ros.core.imaging import FittedSize
 from robobrain_ros.core.profiles import TEXT_SLOT
 from robobrain_ros.core.query import Task
+from robobrain_ros.demo.client import SERVICES, to_answer
 from robobrain_ros.demo.encodings import ENCODINGS, GRAY_ENCODINGS, encode_picture
 from robobrain_ros.demo.metrics import Verdict
 from robobrain_ros.demo.questions import Question, ask_about
-from robobrain_ros.demo.quickstart import SERVICES, judge, to_answer
+from robobrain_ros.demo.quickstart import judge
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.msg import QueryOptions

@@ -14,13 +14,14 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from robobrain_ros.core.brain import Brain
-from robobrain_ros.core.query import Query, Task
+from robobrain_ros.core.query import Answer, Query, Task
+from robobrain_ros.demo import DemoError
 from robobrain_ros.demo.metrics import LEAST_OVERLAP, Verdict, assess, assess_refusal, chance_of, wilson
 from robobrain_ros.demo.questions import KINDS_BY_TASK, Question, ask_about
 from robobrain_ros.demo.world import Scene, make_scene
@@ -42,6 +43,14 @@ CAMERAS = ((640, 480), (1280, 720), (848, 480), (424, 240), (480, 640), (480, 48
 
 ON_THINGS = ("point", "spots")
 """Kinds of questions whose points must lie on a thing."""
+
+
+class Answers(Protocol):
+    """What can be evaluated: a `core.brain.Brain`, or what asks one elsewhere."""
+
+    async def run(self, query: Query) -> Answer:
+        """See `core.brain.Brain.run`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,7 @@ def exam(seeds: Sequence[int], sizes: Sequence[tuple[int, int]], groups: Sequenc
             yield Asked(scene, f"tabletop {seed} {width}x{height}", group, question)
 
 
-async def score(brain: Brain, asked: Asked, think: bool, timeout: float) -> Scored:
+async def score(brain: Answers, asked: Asked, think: bool, timeout: float) -> Scored:
     """Ask one question and score the answer, or the failure."""
     scene, question = asked.scene, asked.question
     query = Query(question.task, question.text, [scene.image], [asked.picture_name], think=think, timeout=timeout)
@@ -129,7 +138,7 @@ def _kind(asked: Asked) -> str:
 
 
 async def score_all(
-    brain: Brain,
+    brain: Answers,
     questions: Iterator[Asked],
     think: bool = False,
     *,
@@ -344,7 +353,7 @@ def parse_size(text: str) -> tuple[str, tuple[tuple[int, int], ...]]:
     return text, ((int(width), int(height)),)
 
 
-async def evaluate(brain: Brain, options: argparse.Namespace) -> list[Part]:
+async def evaluate(brain: Answers, options: argparse.Namespace) -> list[Part]:
     """All rounds that the options ask for, with their tables on the standard output as they come."""
     parts = []
     seeds = range(options.first_seed, options.first_seed + options.scenes)
@@ -393,6 +402,9 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--at-once", type=_positive, default=16, help="requests at the same time (default: 16)")
     parser.add_argument("--max-pixels", type=_positive, help="of the picture in the model's eyes (default: the engine's)")
     parser.add_argument("--gpu-memory-utilization", type=float, help="share of the GPU's memory (default: the engine's)")
+    parser.add_argument(
+        "--over-ros", action="store_true", help="through the topic of a camera and the services of a node, one at a time"
+    )
     parser.add_argument("--json", type=Path, help="file to write everything to")
     options = parser.parse_args(arguments)
     if not 0 <= options.first_seed <= FIRST_TRAINING_SEED - options.scenes:
@@ -408,27 +420,40 @@ def _positive(text: str) -> int:
 
 async def run(options: argparse.Namespace) -> None:
     """Load the model, evaluate it, write the file."""
-    from robobrain_ros.notebook import open_brain
-
     given = {
         name: getattr(options, name) for name in ("max_pixels", "gpu_memory_utilization") if getattr(options, name) is not None
     }
-    # What the engine tells while it starts is progress; the standard output is for the tables.
-    with contextlib.redirect_stdout(sys.stderr):
-        brain = await open_brain(options.model, max_num_seqs=options.at_once, **given)
-    try:
-        parts = await evaluate(brain, options)
-    finally:
-        await brain.close()
+    if options.over_ros:
+        from robobrain_ros.demo.over_ros import open_node
+
+        async with open_node(options.model, **given) as node:
+            parts, engine = await evaluate(node, options), "a node's"
+    else:
+        async with _brain(options, given) as brain:
+            parts, engine = await evaluate(brain, options), brain.info.engine
     if options.json is not None:
         content = {
             "model": options.model,
             "first_seed": options.first_seed,
             "questions_per_scene": options.questions_per_scene,
-            "engine": brain.info.engine,
+            "engine": engine,
+            "over_ros": options.over_ros,
             "parts": [part.as_json() for part in parts],
         }
         options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+@contextlib.asynccontextmanager
+async def _brain(options: argparse.Namespace, given: dict[str, Any]) -> AsyncIterator[Brain]:
+    from robobrain_ros.notebook import open_brain
+
+    # What the engine tells while it starts is progress; the standard output is for the tables.
+    with contextlib.redirect_stdout(sys.stderr):
+        brain = await open_brain(options.model, max_num_seqs=options.at_once, **given)
+    try:
+        yield brain
+    finally:
+        await brain.close()
 
 
 def main() -> None:
@@ -436,7 +461,7 @@ def main() -> None:
     options = parse_options()
     try:
         asyncio.run(run(options))
-    except RoboBrainError as error:
+    except (RoboBrainError, DemoError) as error:
         sys.exit(str(error))
 
 

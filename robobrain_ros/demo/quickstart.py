@@ -6,14 +6,10 @@ Run by `make demo`. Everything goes over ROS: what is printed is what any node w
 import argparse
 import os
 import random
-import re
-import signal
-import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,20 +17,17 @@ from typing import Any
 import cv2
 import numpy as np
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import ExternalShutdownException
-from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
 
-from robobrain_ros import demo
-from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Task
+from robobrain_ros.core.query import Answer
+from robobrain_ros.demo import DEMO_MODEL, DemoError
+from robobrain_ros.demo.client import Client, Teller, running, to_answer
 from robobrain_ros.demo.metrics import Verdict, assess, assess_refusal
 from robobrain_ros.demo.questions import Question, ask_about
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.errors import OutcomeCode
-from robobrain_ros.msg import QueryOptions
-from robobrain_ros.srv import Ask, Locate, MakePlan, PredictTrajectory
 
 SCENE_SEED = 12
 SIZE = (640, 480)
@@ -47,20 +40,6 @@ THINKING_TOUR = (("point", 2), ("plan", 3))
 """What it asks with thinking, at the end."""
 ON_SHEET = 8
 """So many of the first answers are drawn on one sheet: the ones that are something to look at."""
-
-SERVICES: dict[Task, tuple[Any, str]] = {
-    Task.POINT: (Locate, "instruction"),
-    Task.AFFORDANCE: (Locate, "instruction"),
-    Task.GROUND: (Locate, "instruction"),
-    Task.TRAJECTORY: (PredictTrajectory, "instruction"),
-    Task.PLAN: (MakePlan, "task"),
-    Task.ASK: (Ask, "question"),
-}
-"""Of each task: its service's type, and the request's field that holds the text."""
-
-
-class DemoError(Exception):
-    """The tour cannot go on; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -76,106 +55,27 @@ class Row:
     picture: Image | None
 
 
-class Teller:
-    """Tells how far loading is: on a terminal in one line, elsewhere in few."""
-
-    EVERY = 10.0
-    """Seconds between lines that differ in their numbers only."""
-
-    def __init__(self) -> None:
-        self._on_terminal = sys.stdout.isatty()
-        self._told, self._kind, self._when = "", "", 0.0
-
-    def tell(self, progress: str) -> None:
-        """Tell it, if it is new."""
-        now, kind = time.monotonic(), re.sub(r"\d+", "", progress)
-        if progress == self._told or not (self._on_terminal or kind != self._kind or now - self._when > self.EVERY):
-            return
-        self._told, self._kind, self._when = progress, kind, now
-        line, end = (f"\r  {progress[:100]:<100}", "") if self._on_terminal else (f"  {progress}", "\n")
-        print(line, end=end, flush=True)
-
-    def end(self) -> None:
-        """Leave the line, so that the next does not write over it."""
-        if self._on_terminal:
-            print()
-
-
-class Tourist(Node):
-    """A user's node: asks through the services, listens to the pictures and the diagnostics."""
+class Tourist(Client):
+    """A client that also looks at the pictures with the answers drawn in."""
 
     def __init__(self, namespace: str) -> None:
-        super().__init__("tourist", namespace=namespace)
-        self.progress = ""
-        self.state = ""
+        super().__init__("tourist", namespace)
         self._overlay: Image | None = None
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self.create_subscription(Image, "robobrain/overlay", self._keep_overlay, latched)
-        self.create_subscription(DiagnosticArray, "/diagnostics", self._read_diagnostics, 10)
-        self._clients_by_task = {
-            task: self.create_client(service, f"robobrain/{task.value}") for task, (service, _) in SERVICES.items()
-        }
 
     def _keep_overlay(self, message: Image) -> None:
         self._overlay = message
 
-    def _read_diagnostics(self, message: DiagnosticArray) -> None:
-        engine = f"{self.get_namespace().strip('/')}/robobrain: engine"
-        for status in message.status:
-            if status.name == engine:
-                self.state = next((value.value for value in status.values if value.key == "state"), "")
-                self.progress = status.message
-
-    def wait_until_ready(self, node: "subprocess.Popen[bytes]", timeout: float) -> None:
-        """Wait until the model is loaded, telling how far it is."""
-        end, telling = time.monotonic() + timeout, Teller()
-        while self.state != "ready":
-            rclpy.spin_once(self, timeout_sec=0.5)
-            if node.poll() is not None or self.state == "failed":
-                raise DemoError(f"The node could not start: {self.progress or 'it ended'}")
-            if time.monotonic() > end:
-                raise DemoError(f"The model was not ready after {timeout:.0f} s: {self.progress}")
-            telling.tell(self.progress)
-        telling.end()
-
-    def ask(self, question: Question, think: bool, timeout: float) -> tuple[Any, Image | None]:
+    def see_answer(self, question: Question, think: bool, timeout: float) -> tuple[Any, Image | None]:
         """Ask; gives the response and the picture with the answer drawn in, where there is an answer."""
-        service, field = SERVICES[question.task]
-        options = QueryOptions(think=QueryOptions.THINK_ON if think else QueryOptions.THINK_OFF, timeout=timeout)
-        client = self._clients_by_task[question.task]
-        if not client.wait_for_service(timeout):
-            raise DemoError(f"The service {client.srv_name} did not appear within {timeout:.0f} s.")
         self._overlay = None
-        future = client.call_async(service.Request(**{field: question.text}, options=options))
-        rclpy.spin_until_future_complete(self, future, timeout_sec=timeout + 5.0)
-        if not future.done():
-            raise DemoError(f"The node did not answer within {timeout:.0f} s.")
-        response = future.result()
+        response = self.ask(question.task, question.text, think, timeout)
         if response.outcome.code == OutcomeCode.OK:
-            self._wait(lambda: self._overlay is not None, 10.0)
+            end = time.monotonic() + 10.0
+            while self._overlay is None and time.monotonic() < end:
+                rclpy.spin_once(self, timeout_sec=0.1)
         return response, self._overlay
-
-    def _wait(self, condition: Callable[[], bool], seconds: float) -> bool:
-        end = time.monotonic() + seconds
-        while not condition() and time.monotonic() < end:
-            rclpy.spin_once(self, timeout_sec=0.1)
-        return condition()
-
-
-def to_answer(task: Task, response: Any) -> Answer:
-    """What a response says, for the judge."""
-    if task in (Task.POINT, Task.AFFORDANCE, Task.GROUND):
-        found = response.affordances
-        points = tuple(Point(point.u, point.v) for point in found.points)
-        boxes = tuple(Box(area.u_min, area.v_min, area.u_max, area.v_max) for area in found.areas)
-        return Answer(task, found.report.raw_text, points=points, boxes=boxes)
-    if task is Task.TRAJECTORY:
-        waypoints = tuple(Point(waypoint.u, waypoint.v) for waypoint in response.trajectory.waypoints)
-        return Answer(task, response.trajectory.report.raw_text, waypoints=waypoints)
-    if task is Task.PLAN:
-        steps = tuple(PlanStep(step.order, step.text) for step in response.plan.steps)
-        return Answer(task, response.plan.report.raw_text, steps=steps)
-    return Answer(task, response.answer.text)
 
 
 def describe(answer: Answer) -> str:
@@ -200,7 +100,7 @@ def ask_all(tourist: Tourist, scene: Scene, timeout: float) -> list[Row]:
     rows = []
     for question, think in tour(scene):
         began = time.monotonic()
-        response, picture = tourist.ask(question, think, timeout)
+        response, picture = tourist.see_answer(question, think, timeout)
         seconds = time.monotonic() - began
         answer = to_answer(question.task, response)
         code = OutcomeCode(response.outcome.code)
@@ -264,35 +164,6 @@ def contact_sheet(pictures: Sequence[np.ndarray], columns: int = 4) -> np.ndarra
     return np.vstack([np.hstack(small[start : start + columns]) for start in range(0, len(small), columns)])
 
 
-@contextmanager
-def processes(namespace: str, model: str, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """The camera and the node, each in a process of its own, ended with the block; gives the node's."""
-    folder.mkdir(parents=True, exist_ok=True)
-    ros = ["--ros-args", "-r", f"__ns:={namespace}"]
-    size = ["-p", f"width:={SIZE[0]}", "-p", f"height:={SIZE[1]}", "-p", f"seed:={SCENE_SEED}"]
-    with (folder / "camera.log").open("wb") as camera_log, (folder / "node.log").open("wb") as node_log:
-        camera = _start("robobrain_ros.demo.camera", [*ros, *size], camera_log)
-        node = _start("robobrain_ros.ros.node", [*ros, "-p", f"engine.model:={model}"], node_log)
-        try:
-            yield node
-        finally:
-            for process in (camera, node):
-                _stop(process)
-
-
-def _start(module: str, arguments: Sequence[str], log: Any) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([sys.executable, "-P", "-m", module, *arguments], stdout=log, stderr=subprocess.STDOUT)
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(timeout=30.0)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(timeout=10.0)
-
-
 def run(options: argparse.Namespace) -> int:
     """The tour; gives the exit status."""
     folder = options.output
@@ -300,11 +171,16 @@ def run(options: argparse.Namespace) -> int:
         print("Model: the tabletop demo model. It knows only its tabletop world; it is no stand-in for RoboBrain.")
     namespace = f"/robobrain_demo_{os.getpid()}"
     scene = make_scene(SCENE_SEED, SIZE)
-    with processes(namespace, options.model or str(demo.DEMO_MODEL), folder) as node:
+    model = options.model or str(DEMO_MODEL)
+    size = {"width": SIZE[0], "height": SIZE[1]}
+    with (
+        running("robobrain_ros.demo.camera", namespace, folder / "camera.log", seed=SCENE_SEED, **size),
+        running("robobrain_ros.ros.node", namespace, folder / "node.log", **{"engine.model": model}) as node,
+    ):
         print(f"Starting camera and node; their logs are in {folder}/.")
         tourist = Tourist(namespace)
         try:
-            tourist.wait_until_ready(node, options.timeout)
+            tourist.wait_until_ready(node, options.timeout, Teller())
             print(f"On the table: {', '.join(thing.name for thing in scene.objects)}. A + behind a task: asked to think first.\n")
             print_table_head()
             rows = ask_all(tourist, scene, options.timeout)

@@ -1,0 +1,150 @@
+"""A user's node, for programs of the demo: it asks the node robobrain through its services, and waits for it to be ready."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.node import Node
+
+from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Task
+from robobrain_ros.demo import DemoError
+from robobrain_ros.msg import QueryOptions
+from robobrain_ros.srv import Ask, Locate, MakePlan, PredictTrajectory
+
+SERVICES: dict[Task, tuple[Any, str]] = {
+    Task.POINT: (Locate, "instruction"),
+    Task.AFFORDANCE: (Locate, "instruction"),
+    Task.GROUND: (Locate, "instruction"),
+    Task.TRAJECTORY: (PredictTrajectory, "instruction"),
+    Task.PLAN: (MakePlan, "task"),
+    Task.ASK: (Ask, "question"),
+}
+"""Of each task: its service's type, and the request's field that holds the text."""
+
+
+class Teller:
+    """Tells how far loading is: on a terminal in one line, elsewhere in few."""
+
+    EVERY = 10.0
+    """Seconds between lines that differ in their numbers only."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._on_terminal = self._stream.isatty()
+        self._told, self._kind, self._when = "", "", 0.0
+
+    def tell(self, progress: str) -> None:
+        """Tell it, if it is new."""
+        now, kind = time.monotonic(), re.sub(r"\d+", "", progress)
+        if progress == self._told or not (self._on_terminal or kind != self._kind or now - self._when > self.EVERY):
+            return
+        self._told, self._kind, self._when = progress, kind, now
+        line, end = (f"\r  {progress[:100]:<100}", "") if self._on_terminal else (f"  {progress}", "\n")
+        print(line, end=end, file=self._stream, flush=True)
+
+    def end(self) -> None:
+        """Leave the line, so that the next does not write over it."""
+        if self._on_terminal:
+            print(file=self._stream)
+
+
+class Client(Node):
+    """Asks through the services of the node ``robobrain`` in the same namespace."""
+
+    def __init__(self, name: str, namespace: str) -> None:
+        super().__init__(name, namespace=namespace)
+        self._state, self._progress = "", ""
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._read_diagnostics, 10)
+        self._clients_by_task = {
+            task: self.create_client(service, f"robobrain/{task.value}") for task, (service, _) in SERVICES.items()
+        }
+
+    def _read_diagnostics(self, message: DiagnosticArray) -> None:
+        engine = f"{self.get_namespace().strip('/')}/robobrain: engine"
+        for status in message.status:
+            if status.name == engine:
+                self._state = next((value.value for value in status.values if value.key == "state"), "")
+                self._progress = status.message
+
+    def wait_until_ready(self, process: "subprocess.Popen[bytes]", timeout: float, telling: "Teller") -> None:
+        """Wait until the model is loaded, telling how far it is.
+
+        :param process: the node's.
+        :raises DemoError: it could not start, or not within ``timeout`` seconds.
+        """
+        end = time.monotonic() + timeout
+        while self._state != "ready":
+            rclpy.spin_once(self, timeout_sec=0.5)
+            if process.poll() is not None or self._state == "failed":
+                raise DemoError(f"The node could not start: {self._progress or 'it ended'}")
+            if time.monotonic() > end:
+                raise DemoError(f"The model was not ready after {timeout:.0f} s: {self._progress}")
+            telling.tell(self._progress)
+        telling.end()
+
+    def ask(self, task: Task, text: str, think: bool, timeout: float) -> Any:
+        """Ask through the task's service; gives the response.
+
+        :raises DemoError: none came within ``timeout`` seconds.
+        """
+        service, field = SERVICES[task]
+        options = QueryOptions(think=QueryOptions.THINK_ON if think else QueryOptions.THINK_OFF, timeout=timeout)
+        client = self._clients_by_task[task]
+        if not client.wait_for_service(timeout):
+            raise DemoError(f"The service {client.srv_name} did not appear within {timeout:.0f} s.")
+        future = client.call_async(service.Request(**{field: text}, options=options))
+        rclpy.spin_until_future_complete(self, future, timeout_sec=timeout + 5.0)
+        if not future.done():
+            client.remove_pending_request(future)
+            raise DemoError(f"The node did not answer within {timeout:.0f} s.")
+        return future.result()
+
+
+def to_answer(task: Task, response: Any) -> Answer:
+    """What a response says, for the judge."""
+    if task in (Task.POINT, Task.AFFORDANCE, Task.GROUND):
+        found = response.affordances
+        points = tuple(Point(point.u, point.v) for point in found.points)
+        boxes = tuple(Box(area.u_min, area.v_min, area.u_max, area.v_max) for area in found.areas)
+        return Answer(task, found.report.raw_text, points=points, boxes=boxes)
+    if task is Task.TRAJECTORY:
+        waypoints = tuple(Point(waypoint.u, waypoint.v) for waypoint in response.trajectory.waypoints)
+        return Answer(task, response.trajectory.report.raw_text, waypoints=waypoints)
+    if task is Task.PLAN:
+        steps = tuple(PlanStep(step.order, step.text) for step in response.plan.steps)
+        return Answer(task, response.plan.report.raw_text, steps=steps)
+    return Answer(task, response.answer.text)
+
+
+@contextmanager
+def running(module: str, namespace: str, log: Path, **parameters: object) -> Iterator["subprocess.Popen[bytes]"]:
+    """A node in a process of its own, ended with the block; ``log`` gets what it prints."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    arguments = ["--ros-args", "-r", f"__ns:={namespace}"]
+    for name, value in parameters.items():
+        arguments += ["-p", f"{name}:={value}"]
+    with log.open("wb") as output:
+        # -P: not from the folder that this was started in, where the sources lack the built messages.
+        command = [sys.executable, "-P", "-m", module, *arguments]
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            yield process
+        finally:
+            _stop(process)
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(timeout=30.0)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(timeout=10.0)
