@@ -1,5 +1,7 @@
 """The least a node can do with a picture: a bare rclpy subscriber that keeps the newest and counts them."""
 
+import contextlib
+import signal
 import sys
 
 import rclpy
@@ -25,13 +27,14 @@ class BareSubscriber(Node):
 
 
 def main() -> None:
-    """Subscribe until interrupted."""
+    """Subscribe until interrupted, then tell the count."""
+    # rclpy's own handler ends the spinning; Python's would raise in the midst of taking a picture.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
     rclpy.init()
     node = BareSubscriber(sys.argv[1])
-    try:
+    with contextlib.suppress(ExternalShutdownException):
         rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        print(node.count, flush=True)
+    print(node.count, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""Train the tabletop demo model: ``python -m training.train --out build/tabletop --minutes 17 --device cuda``.
+"""Train the tabletop demo model: ``python -m training.train --out build/tabletop``.
 
-See README.md beside this file for the recipe. A run can be cut into several with ``--stop-after`` and goes on from its state.
+See README.md beside this file for the recipe. A run that was broken off goes on from its state when
+started again.
 """
 
 import argparse
 import copy
-import io
 import json
 import multiprocessing
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from training.tokenizer import LARGEST_NUMBER, PATCH, build
 HELPERS_END = 0.7
 """Share of the run after which helper heads and guided attention are gone."""
 WARM_UP = 60
+STATE = "state.pt"
+SAVE_EVERY = 60.0
+"""Seconds between saved states."""
 _COLOUR_CLASSES, _KIND_CLASSES = 8, 6
 """Six colours, or four kinds; none; the gripper."""
 
@@ -36,12 +40,12 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("build/tabletop"), help="folder of the model and of the run's state")
-    parser.add_argument("--minutes", type=float, default=17.0, help="length of the whole run")
+    parser.add_argument("--minutes", type=float, default=13.2, help="length of the whole run")
     parser.add_argument("--stop-after", type=float, default=0.0, help="stop this part of it after so many minutes; 0: at its end")
     parser.add_argument("--preview", type=float, default=0.0, help="then cool down for so many minutes, for a model to look at")
     parser.add_argument("--views", type=int, default=64, help="pictures a step")
     parser.add_argument("--questions", type=int, default=12, help="questions a picture")
-    parser.add_argument("--workers", type=int, default=14, help="processes that make scenes")
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="processes that make scenes")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--muon-rate", type=float, default=0.02)
@@ -125,7 +129,7 @@ class Trainer:
         """Back to what was kept; a run of a few thousand steps met one such step."""
         broken = {name: round(float(value), 3) for name, value in self.sums.items()}
         print(f"step {self.step}: not finite ({broken}); back to the last good weights", flush=True)
-        self.sums = {}
+        self.sums, self.reported = {}, self.step + 1
         for part, state in zip((self.model, self.helpers, *self.optimizers), copy.deepcopy(self.kept), strict=True):
             part.load_state_dict(state)
 
@@ -236,34 +240,25 @@ def _visible(segment: Tensor) -> Tensor:
     return (same & torch.ones(length, length, dtype=torch.bool, device=segment.device).tril())[:, None]
 
 
-STATE_PIECE = 15 * 2**20
-
-
 def save_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write a state in pieces of 15 MiB, which travel more easily than one large file."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    data = buffer.getvalue()
+    """Write a state; the one before stays until the new one is whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("state.*"):
-        old.unlink()
-    for index in range(0, len(data), STATE_PIECE):
-        (folder / f"state.{index // STATE_PIECE:02d}").write_bytes(data[index : index + STATE_PIECE])
+    unfinished = folder / "state.unfinished"
+    torch.save(state, unfinished)
+    unfinished.replace(folder / STATE)
 
 
 def load_state(folder: Path, device: str) -> dict[str, Any] | None:
     """The state in a folder, if there is one."""
-    pieces = sorted(folder.glob("state.*"))
-    if not pieces:
+    if not (folder / STATE).exists():
         return None
-    data = io.BytesIO(b"".join(piece.read_bytes() for piece in pieces))
-    state: dict[str, Any] = torch.load(data, map_location=device, weights_only=True)
+    state: dict[str, Any] = torch.load(folder / STATE, map_location=device, weights_only=True)
     return state
 
 
 def run(trainer: Trainer, queue: Any, minutes: float, cooling: bool = False) -> None:
     """Train for a while; ``cooling``: with a learning rate that falls to zero meanwhile."""
-    began = last = time.monotonic()
+    began = last = saved = time.monotonic()
     steps, waited, spent, before = 0, 0.0, 0.0, trainer.seconds
     trainer.keep()
     while spent < minutes * 60 and (cooling or trainer.share < 1):
@@ -281,6 +276,9 @@ def run(trainer: Trainer, queue: Any, minutes: float, cooling: bool = False) -> 
             print(trainer.report(max(1, trainer.step - trainer.reported)), pace, flush=True)
             trainer.reported, last = trainer.step, time.monotonic()
             trainer.keep()
+        if not cooling and time.monotonic() - saved > SAVE_EVERY:
+            save_state(trainer.options.out, trainer.state())
+            saved = time.monotonic()
 
 
 def main() -> None:

@@ -31,7 +31,11 @@ def option(
 class EngineOptions:
     """Options of the embedded engine. Each field's metadata has description, minimum, maximum and choices."""
 
-    model: str = option("", "Checkpoint: a folder, or a name on the Hugging Face hub such as BAAI/RoboBrain2.0-7B.")
+    model: str = option(
+        "",
+        "Checkpoint: a folder, or a name on the Hugging Face hub such as BAAI/RoboBrain2.0-7B. "
+        "Empty: the demo model.",
+    )
     dtype: str = option("auto", "Type of the weights in memory; auto: as the checkpoint says.", choices=DTYPES)
     max_model_len: int = option(
         0, "Most tokens of a request, pictures and answer included; 0: 8192, or what the model can if that is less.", minimum=0
