@@ -1,11 +1,15 @@
 """What the program robobrain says about a command line that it cannot follow."""
 
+import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ros_rig import LIMIT, rig
+
+import robobrain_ros.ros.node as node_module
 
 PROGRAM = [sys.executable, "-c", "from robobrain_ros.ros.node import main; main()"]
 
@@ -52,3 +56,20 @@ def test_misspelt_parameters_are_told(capfd: pytest.CaptureFixture[str]) -> None
         it.node.trigger_configure()
     said = capfd.readouterr().err
     assert "This node has no such parameters, they change nothing: engine.modle." in said
+
+
+def test_a_second_interruption_ends_at_once_and_an_echo_of_the_first_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The terminal and the launch may both signal a Ctrl-C."""
+    raised: list[int] = []
+    monkeypatch.setattr(signal, "raise_signal", raised.append)
+    now = iter([10.0, 10.5, 12.0])
+    monkeypatch.setattr(node_module, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        stop = node_module._Stop()
+        for expected in ([], [], [signal.SIGINT]):
+            stop._on_signal(signal.SIGINT, None)
+            assert (stop.requested, raised) == (True, expected)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

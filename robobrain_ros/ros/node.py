@@ -41,6 +41,9 @@ _FAREWELL = 2.0
 _ENGINE_FAREWELL = 20.0
 """Seconds that the engine has to give everything back when the node ends."""
 
+_SAME_SIGNAL = 1.0
+"""Seconds in which signals count as one: what stops a launch may signal the node, too, and the launch passes it on."""
+
 _MOST_FAULTS = 10
 """Callbacks that may fail in a row before the node gives up."""
 _NAME_A_MODEL = (
@@ -275,16 +278,21 @@ class _RosLogHandler(logging.Handler):
 
 
 class _Stop:
-    """Becomes true at the first SIGINT or SIGTERM; the second one ends the process at once."""
+    """Becomes true at the first SIGINT or SIGTERM; another one, `_SAME_SIGNAL` or more later, ends the process at once."""
 
     def __init__(self) -> None:
         self.requested = False
+        self._at = 0.0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: object) -> None:
-        self.requested = True
-        signal.signal(number, signal.SIG_DFL)
+        if not self.requested:
+            self.requested = True
+            self._at = time.monotonic()
+        elif time.monotonic() - self._at >= _SAME_SIGNAL:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
 
 def _embedded_engine(options: EngineOptions) -> Engine:
