@@ -1,0 +1,48 @@
+"""What the documentation says of names, defaults and files, against the code."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from robobrain_ros.errors import OutcomeCode
+from robobrain_ros.ros.parameters import to_markdown
+
+PAGES = ("README.md", "docs/development.md", "docs/interfaces.md", "docs/parameters.md", "docs/performance.md",
+         "docs/troubleshooting.md", "training/README.md", "robobrain_ros/demo/model/README.md")  # fmt: skip
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(repository: Path, page: str) -> None:
+    text = (repository / page).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if not link.startswith("http")]
+    missing = [link for link in links if not (repository / page).parent.joinpath(link).exists()]
+    assert missing == []
+
+
+def test_the_readmes_parameters_are_those_of_the_node(repository: Path) -> None:
+    """Names, and defaults where the README does not put them in words."""
+    known = dict(re.findall(r"^\| `(\S+)` \| [a-z ]+ \| `(.*?)` \|", to_markdown(), re.MULTILINE))
+    text = (repository / "README.md").read_text(encoding="utf-8").split("## Parameters")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\S+)` \| (.*?) \|", text, re.MULTILINE)
+    assert len(rows) >= 5
+    for name, default in rows:
+        assert name in known
+        if default != "the demo model":
+            assert default.strip("`") == known[name]
+
+
+def test_troubleshooting_knows_every_outcome(repository: Path) -> None:
+    text = (repository / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    for code in set(OutcomeCode) - {OutcomeCode.OK, OutcomeCode.CANCELED}:
+        assert f"| `{code.name}` |" in text
+
+
+def test_troubleshooting_quotes_what_the_engine_says(repository: Path) -> None:
+    text = (repository / "docs" / "troubleshooting.md").read_text(encoding="utf-8").split("## Requests fail")[0]
+    code = "".join(path.read_text(encoding="utf-8") for path in (repository / "robobrain_ros").rglob("*.py"))
+    quotes = re.findall(r"^\| `(.*?)` \|", text, re.MULTILINE)
+    assert len(quotes) > 6
+    for quote in quotes:
+        words = max(re.split(r"\.\.\.|\d+", quote), key=len).strip()
+        assert words in code, f"nothing says {words!r}"
