@@ -7,7 +7,6 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
-from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
@@ -40,38 +39,44 @@ ARGUMENTS = (
         "depth_topic", default_value="camera/depth", description="Depth registered to the picture of the camera called camera."
     ),
     DeclareLaunchArgument(
-        "use_sim_time", default_value="false", choices=["true", "false"], description="Take the time from /clock (simulation)."
+        "use_sim_time",
+        default_value="",
+        choices=["", "true", "false"],
+        description="Take the time from /clock (simulation). Empty: as params_file says.",
     ),
     DeclareLaunchArgument(
         "autostart",
-        default_value="true",
-        choices=["true", "false"],
-        description="Configure and activate by itself; false: wait for a lifecycle manager.",
+        default_value="",
+        choices=["", "true", "false"],
+        description="Configure and activate by itself; false: wait for a lifecycle manager. Empty: as params_file says.",
     ),
     DeclareLaunchArgument(
         "log_level",
         default_value="info",
         choices=["debug", "info", "warn", "error", "fatal"],
-        description="From which level on log lines are shown.",
+        description="From which level on the node's log lines are shown.",
     ),
     DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"], description="Start RViz, too."),
 )
 
 
-def make_node(context: LaunchContext) -> list[Node]:
-    """The node; a function, since what the arguments leave open must not overrule the parameter file."""
+def make_nodes(context: LaunchContext) -> list[Node]:
+    """The nodes; a function, since what the arguments leave open must not overrule the parameter file."""
     value = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
-    parameters: dict[str, object] = {
-        "use_sim_time": value["use_sim_time"] == "true",
-        "autostart": value["autostart"] == "true",
-    }
+    if not Path(value["params_file"]).is_file():
+        # launch_ros would warn and start the node without it, with another model than was meant.
+        raise FileNotFoundError(f"params_file: there is no file {value['params_file']}.")
+    switches = {name: value[name] == "true" for name in ("use_sim_time", "autostart") if value[name]}
+    parameters: dict[str, object] = dict(switches)
     if value["model"]:
         parameters["engine.model"] = value["model"]
     image = "camera/image"
     if value["image_topic"].endswith("/compressed"):
         image = "camera/image/compressed"
         parameters["camera.transport"] = "compressed"
-    return [
+    # Only the node's own logger: at level debug, those of rcl and DDS write hundreds of lines a second.
+    logger = ".".join([*value["namespace"].strip("/").split("/"), "robobrain"]).lstrip(".")
+    nodes = [
         Node(
             package="robobrain_ros",
             executable="robobrain",
@@ -84,21 +89,24 @@ def make_node(context: LaunchContext) -> list[Node]:
                 ("camera/camera_info", value["camera_info_topic"]),
                 ("camera/depth", value["depth_topic"]),
             ],
-            arguments=["--ros-args", "--log-level", value["log_level"]],
+            arguments=["--ros-args", "--log-level", f"{logger}:={value['log_level']}"],
             # The model gives its memory back before the process ends.
             sigterm_timeout="20",
         )
     ]
+    if value["rviz"] == "true":
+        nodes.append(
+            Node(
+                package="rviz2",
+                executable="rviz2",
+                namespace=value["namespace"],
+                arguments=["-d", str(SHARE / "rviz" / "robobrain.rviz")],
+                parameters=[{"use_sim_time": switches.get("use_sim_time", False)}],
+            )
+        )
+    return nodes
 
 
 def generate_launch_description() -> LaunchDescription:
     """The launch description."""
-    rviz = Node(
-        package="rviz2",
-        executable="rviz2",
-        namespace=LaunchConfiguration("namespace"),
-        arguments=["-d", str(SHARE / "rviz" / "robobrain.rviz")],
-        parameters=[{"use_sim_time": LaunchConfiguration("use_sim_time")}],
-        condition=IfCondition(LaunchConfiguration("rviz")),
-    )
-    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=make_node), rviz])
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=make_nodes)])

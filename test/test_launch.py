@@ -1,0 +1,171 @@
+"""The launch files for real, where `ros2 launch` is: what their arguments become, and that nothing outlives them."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+import rclpy
+from lifecycle_msgs.srv import GetState
+from rcl_interfaces.srv import GetParameters
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import parameter_value_to_python
+from ros_rig import LIMIT
+
+for _module in ("launch.actions", "launch_ros.actions", "ros2launch", "ros2cli.cli"):
+    pytest.importorskip(_module, reason="there is no `ros2 launch`: PyPI has none, a ROS installation has")
+
+pytestmark = pytest.mark.timeout(3 * LIMIT)
+ROS2 = [sys.executable, "-c", "import sys; from ros2cli.cli import main; sys.exit(main())"]
+LAUNCH = [*ROS2, "launch", "--noninteractive", "robobrain_ros"]
+
+
+def launch(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """A launch that ends by itself; its log, both streams of it, is ``stdout``."""
+    done = subprocess.run(
+        [*LAUNCH, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/", timeout=LIMIT, check=False
+    )
+    assert "Traceback" not in done.stdout
+    return done
+
+
+@contextmanager
+def launched(log: Path, *arguments: str) -> Iterator[SimpleNamespace]:
+    """A launch, interrupted at the end; ``processes``: all that it started, ``said``: its log, ``code``: how it ended."""
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [*LAUNCH, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+            start_new_session=True,
+        )
+    it = SimpleNamespace(process=psutil.Process(process.pid), said=log.read_text, processes=[], code=None)
+    try:
+        yield it
+        it.processes = it.process.children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        it.code = process.wait(LIMIT)
+    finally:
+        for left in [*psutil.Process().children(recursive=True)] if process.poll() is None else []:
+            left.kill()
+        process.wait(LIMIT)
+
+
+class Client:
+    """A node that asks the launched ones."""
+
+    def __init__(self) -> None:
+        self.context = rclpy.context.Context()
+        rclpy.init(context=self.context)
+        self.node: Any = rclpy.create_node("launch_client", context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+
+    def call(self, service_type: Any, name: str, request: Any) -> Any:
+        client = self.node.create_client(service_type, name)
+        assert client.wait_for_service(LIMIT), f"there is no service {name}"
+        future = client.call_async(request)
+        self.executor.spin_until_future_complete(future, LIMIT)
+        return future.result()
+
+    def parameters(self, node: str, *names: str) -> list[Any]:
+        response = self.call(GetParameters, f"{node}/get_parameters", GetParameters.Request(names=names))
+        return [parameter_value_to_python(value) for value in response.values]
+
+    def state(self, node: str) -> str:
+        return str(self.call(GetState, f"{node}/get_state", GetState.Request()).current_state.label)
+
+    def until(self, condition: Any) -> None:
+        end = time.monotonic() + LIMIT
+        while not condition():
+            assert time.monotonic() < end, "this has not come"
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def subscribed(self, node: str) -> set[str]:
+        namespace, _, name = node.rpartition("/")
+        return {topic for topic, _ in self.node.get_subscriber_names_and_types_by_node(name, namespace)}
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    client = Client()
+    yield client
+    client.node.destroy_node()
+    rclpy.shutdown(context=client.context)
+
+
+@pytest.mark.parametrize("name", ["robobrain.launch.py", "demo.launch.py"])
+def test_every_argument_is_described(name: str) -> None:
+    """--show-args tells all that a user needs."""
+    arguments = re.findall(r"^    '(\w+)':\n        (.*)\n", launch(name, "--show-args").stdout, re.MULTILINE)
+    assert {"model", "params_file", "namespace", "rviz"} <= {argument for argument, _ in arguments}
+    assert all(description[0].isupper() and "." in description for _, description in arguments), arguments
+
+
+def test_arguments_reach_the_node_and_an_interruption_leaves_nothing(client: Client, tmp_path: Path) -> None:
+    """Each of them where it belongs; what the parameter file says stays where no argument does."""
+    file = tmp_path / "parameters.yaml"
+    file.write_text("/**:\n  ros__parameters:\n    max_tokens: 77\n    engine:\n      seed: 5\n      model: /file\n")
+    arguments = [
+        f"params_file:={file}",
+        f"model:={tmp_path}/nothing",
+        "namespace:=/launched/one",
+        "image_topic:=/front/image_raw/compressed",
+        "use_sim_time:=true",
+        "log_level:=debug",
+    ]
+    node = "/launched/one/robobrain"
+    with launched(tmp_path / "log", "robobrain.launch.py", *arguments) as it:
+        names = "engine.model", "engine.seed", "max_tokens", "camera.transport", "use_sim_time", "autostart"
+        assert client.parameters(node, *names) == [f"{tmp_path}/nothing", 5, 77, "compressed", True, True]
+        client.until(lambda: client.state(node) == "active")
+        assert "/front/image_raw/compressed" in client.subscribed(node)
+        client.until(lambda: "could not be loaded" in it.said())
+    assert it.code == 0
+    assert it.processes
+    assert not psutil.wait_procs(it.processes, timeout=LIMIT)[1]
+    assert "Traceback" not in it.said()
+    assert "finished cleanly" in it.said()
+    assert "[DEBUG]" in it.said()
+    assert not re.search(r"\[DEBUG\].*\[rcl\]", it.said()), "rcl's lines would bury the node's"
+
+
+def test_the_parameter_file_counts_where_no_argument_is_given(client: Client, tmp_path: Path) -> None:
+    """An argument's default must not overrule it."""
+    file = tmp_path / "parameters.yaml"
+    file.write_text("/**:\n  ros__parameters:\n    autostart: false\n    use_sim_time: true\n")
+    node = "/launched_file/robobrain"
+    with launched(tmp_path / "log", "robobrain.launch.py", f"params_file:={file}", "namespace:=launched_file") as it:
+        assert client.parameters(node, "autostart", "use_sim_time", "engine.model") == [False, True, ""]
+        assert client.state(node) == "unconfigured"
+    assert it.code == 0
+
+
+def test_a_wrong_parameter_ends_the_launch_with_the_sentence(tmp_path: Path) -> None:
+    """Not a launch that goes on without its node."""
+    file = tmp_path / "parameters.yaml"
+    file.write_text("/**:\n  ros__parameters:\n    max_tokens: 0\n")
+    said = launch("robobrain.launch.py", f"params_file:={file}", "namespace:=launched_wrong").stdout
+    assert "A parameter is wrong: Parameter max_tokens out of range" in said
+    assert "process has died" in said
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [("params_file:=/nowhere.yaml", "there is no file /nowhere.yaml"), ("autostart:=maybe", "'maybe' is not valid")],
+)
+def test_what_cannot_be_launched_is_told(argument: str, said: str) -> None:
+    """A missing file above all: the node would start without it, with the demo model."""
+    done = launch("robobrain.launch.py", argument)
+    assert done.returncode != 0
+    assert said in done.stdout.replace('"', "'")
