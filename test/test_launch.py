@@ -56,8 +56,9 @@ def launched(log: Path, *arguments: str) -> Iterator[SimpleNamespace]:
         process.send_signal(signal.SIGINT)
         it.code = process.wait(LIMIT)
     finally:
-        for left in [*psutil.Process().children(recursive=True)] if process.poll() is None else []:
-            left.kill()
+        if process.poll() is None:
+            for left in [*it.process.children(recursive=True), it.process]:
+                left.kill()
         process.wait(LIMIT)
 
 
