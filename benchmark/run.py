@@ -37,6 +37,8 @@ WINDOW = 5.0
 """Seconds of one measurement of CPU time."""
 _SETTLING = 5.0
 """Seconds left out after the stream has begun or a process has got ready."""
+_PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+"""Where Fast DDS, the newer and the older, is told its transports."""
 _UNMEASURED = 5
 """Rounds at the beginning of each part that do not count."""
 
@@ -294,6 +296,8 @@ def main() -> None:
     options = read_arguments()
     # Nothing leaves this machine, and another ROS system on it does not hear us.
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    if not any(name in os.environ for name in _PROFILES):
+        os.environ.update(dict.fromkeys(_PROFILES, str(HERE / "fastdds.xml")))
     try:
         measured = run(options)
     except KeyboardInterrupt:
