@@ -112,7 +112,7 @@ def read_image(message: Image | CompressedImage) -> Picture:
 def _read_raw(message: Image) -> Picture:
     encoding = _ENCODINGS.get(message.encoding)
     if encoding is None:
-        raise BadImageError(f"The encoding {message.encoding!r} is not known; known are {', '.join(_ENCODINGS)}.")
+        raise BadImageError(f"The encoding {message.encoding[:40]!r} is not known; known are {', '.join(_ENCODINGS)}.")
     width, height, step, data = message.width, message.height, message.step, message.data
     _check_size(width, height)
     if width % encoding.width_unit or height % encoding.height_unit:
