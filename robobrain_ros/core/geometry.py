@@ -1,0 +1,209 @@
+"""From pixels to rays and positions, and back: the camera models of ROS, through OpenCV.
+
+Pixels are those of the camera's own picture, (0, 0) the centre of the top left one. Positions are metres in the optical frame:
+x right, y down, z forward. A position's depth is its z, not its distance.
+
+The optical frame is that of the rectified picture, as everywhere in ROS: where a calibration has a rotation R (stereo), the rays
+of a raw picture are turned by it. Its origin is the camera's own optical centre, so the baseline in P plays no part.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+PLUMB_BOB, RATIONAL, EQUIDISTANT = "plumb_bob", "rational_polynomial", "equidistant"
+_COEFFICIENTS = {PLUMB_BOB: (4, 5), RATIONAL: (8, 12, 14), EQUIDISTANT: (4,)}
+"""Distortion models of ROS, and how many coefficients OpenCV takes for them."""
+
+_PRECISION = 1e-3
+"""Pixels by which a ray may miss its pixel; one that misses it by more is NaN."""
+
+_ROUNDS = 20
+"""Newton steps at most. From OpenCV's first guess, three are usual."""
+
+_FARTHEST_RAY = 1e3
+"""Tangent of the angle to the optical axis beyond which a ray is NaN: it runs along the picture's plane."""
+
+
+class GeometryError(ValueError):
+    """Why pixels cannot become metres, as a sentence. It never ends a request, whose pixels are right: so it has no code."""
+
+
+@dataclass(frozen=True)
+class CameraModel:
+    """How a camera maps positions to the pixels of its pictures.
+
+    :param width: of the picture, pixels; ``height`` likewise.
+    :param distortion: empty for none, or `PLUMB_BOB`, `RATIONAL` or `EQUIDISTANT`.
+    :param rotation: rows of the matrix that turns the lens's axes to the optical frame's.
+    """
+
+    width: int
+    height: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    distortion: str = ""
+    coefficients: tuple[float, ...] = ()
+    rotation: tuple[tuple[float, ...], ...] = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+
+    @classmethod
+    def from_info(
+        cls,
+        *,
+        width: int,
+        height: int,
+        distortion_model: str,
+        d: Sequence[float],
+        k: Sequence[float],
+        r: Sequence[float],
+        p: Sequence[float],
+        binning_x: int = 0,
+        binning_y: int = 0,
+        roi: tuple[int, int, int, int] = (0, 0, 0, 0),
+        rectified: bool,
+        picture_size: tuple[int, int] | None = None,
+    ) -> "CameraModel":
+        """The model of a sensor_msgs/CameraInfo, whose values the parameters are; ``roi``: x_offset, y_offset, width, height.
+
+        :param rectified: the pictures are: P describes them. Else K, D and R do.
+        :param picture_size: (width, height) of the picture, which has to be the one that the values imply.
+        :raises GeometryError: the camera is not calibrated, or the values contradict each other or the picture.
+        """
+        matrix, row = (p, 4) if rectified else (k, 3)
+        if len(k) != 9 or len(r) != 9 or len(p) != 12:
+            raise GeometryError(f"camera_info is broken: K, R and P have {len(k)}, {len(r)} and {len(p)} numbers, not 9, 9, 12.")
+        if not np.isfinite([*d, *k, *r, *p]).all():
+            raise GeometryError("camera_info is broken: there are numbers in it that are not finite.")
+        fx, fy, cx, cy = matrix[0], matrix[row + 1], matrix[2], matrix[row + 2]
+        if fx == 0.0 or fy == 0.0:
+            which = "P holds zeros, which the rectified picture needs" if rectified else "K holds zeros"
+            raise GeometryError(f"The camera is not calibrated: {which} in its camera_info. Calibrate it, or publish its values.")
+        if fx < 0.0 or fy < 0.0 or (not rectified and any(r) and not _is_rotation(r)):
+            raise GeometryError("camera_info is broken: its focal lengths are negative, or R is no rotation.")
+        left, top, size, bins = _region(width, height, (max(binning_x, 1), max(binning_y, 1)), roi)
+        if picture_size is not None and picture_size != size:
+            raise GeometryError(
+                f"camera_info is of a picture of {size[0]}x{size[1]} pixels, but it has {picture_size[0]}x{picture_size[1]}."
+            )
+        name, coefficients = ("", ()) if rectified else _distortion(distortion_model, d)
+        turned = any(r) and not rectified
+        return cls(
+            *size,
+            fx / bins[0],
+            fy / bins[1],
+            # A binned pixel's centre is the middle of the pixels that it was made of.
+            (cx - left + 0.5) / bins[0] - 0.5,
+            (cy - top + 0.5) / bins[1] - 0.5,
+            name,
+            coefficients,
+            tuple(tuple(float(value) for value in r[i : i + 3]) for i in (0, 3, 6)) if turned else cls.rotation,
+        )
+
+    def project(self, positions: npt.ArrayLike) -> Floats:
+        """The pixels (n, 2) of positions (n, 3) in the optical frame; NaN for those that are not in front of the camera."""
+        points = np.asarray(positions, np.float64).reshape(-1, 3) @ np.asarray(self.rotation)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            flat = points[:, :2] / points[:, 2:]
+        flat[~(points[:, 2] > 0.0)] = np.nan
+        return self._distort(flat)[0]
+
+    def rays(self, pixels: npt.ArrayLike) -> Floats:
+        """The positions (n, 3) at one metre of depth that pixels (n, 2) show; NaN where no ray of the model gets there."""
+        wanted = np.asarray(pixels, np.float64).reshape(-1, 2)
+        flat = (wanted - (self.cx, self.cy)) / (self.fx, self.fy)
+        if self.distortion and len(wanted):
+            flat = self._undistort(wanted, flat)
+        rays: Floats = np.column_stack((flat, np.ones(len(flat)))) @ np.asarray(self.rotation).T
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rays /= rays[:, 2:]
+        rays[~(np.hypot(rays[:, 0], rays[:, 1]) < _FARTHEST_RAY)] = np.nan
+        return rays
+
+    def positions(self, pixels: npt.ArrayLike, depths: npt.ArrayLike) -> Floats:
+        """The positions (n, 3) of pixels (n, 2) at depths (n), metres; all NaN where the depth is NaN."""
+        return self.rays(pixels) * np.asarray(depths, np.float64).reshape(-1, 1)
+
+    @property
+    def _matrix(self) -> Floats:
+        return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
+
+    def _distort(self, flat: Floats) -> tuple[Floats, Floats]:
+        """The pixels (n, 2) of points (n, 2) in the lens's plane at depth 1, and their derivatives (n, 2, 2)."""
+        if not self.distortion or not len(flat):
+            return flat * (self.fx, self.fy) + (self.cx, self.cy), np.broadcast_to(np.diag((self.fx, self.fy)), (len(flat), 2, 2))
+        points = np.column_stack((flat, np.ones(len(flat))))[:, None, :]
+        zero, coefficients = np.zeros(3), np.array(self.coefficients)
+        if self.distortion == EQUIDISTANT:
+            pixels, jacobian = cv2.fisheye.projectPoints(points, zero, zero, self._matrix, coefficients)
+            columns = slice(11, 13)  # Of the shift: after two each of f and c, four of k, and the turn.
+        else:
+            pixels, jacobian = cv2.projectPoints(points, zero, zero, self._matrix, coefficients)
+            columns = slice(3, 5)
+        return np.array(pixels, np.float64).reshape(-1, 2), np.array(jacobian[:, columns], np.float64).reshape(-1, 2, 2)
+
+    def _undistort(self, wanted: Floats, guess: Floats) -> Floats:
+        """Points (n, 2) in the lens's plane, by Newton's method from OpenCV's guess, which alone is not exact enough."""
+        coefficients = np.array(self.coefficients)
+        undistort = cv2.fisheye.undistortPoints if self.distortion == EQUIDISTANT else cv2.undistortPoints
+        flat: Floats = np.array(undistort(wanted[:, None, :], self._matrix, coefficients), np.float64).reshape(-1, 2)
+        # OpenCV marks what it cannot solve with huge numbers.
+        flat = np.where(np.abs(flat).max(axis=1, keepdims=True) < _FARTHEST_RAY, flat, guess)
+        for _ in range(_ROUNDS):
+            pixels, jacobian = self._distort(flat)
+            miss = wanted - pixels
+            determinant = jacobian[:, 0, 0] * jacobian[:, 1, 1] - jacobian[:, 0, 1] * jacobian[:, 1, 0]
+            if not (np.abs(miss) > 1e-9).any():
+                break
+            with np.errstate(divide="ignore", invalid="ignore"):
+                flat = flat + np.column_stack(
+                    (
+                        (jacobian[:, 1, 1] * miss[:, 0] - jacobian[:, 0, 1] * miss[:, 1]) / determinant,
+                        (jacobian[:, 0, 0] * miss[:, 1] - jacobian[:, 1, 0] * miss[:, 0]) / determinant,
+                    )
+                )
+        # A negative determinant: beyond the lens's fold, where the formula maps back into the picture and no light comes from.
+        flat[~((np.abs(miss).max(axis=1) < _PRECISION) & (determinant > 0.0))] = np.nan
+        return flat
+
+
+def _is_rotation(r: Sequence[float]) -> bool:
+    matrix = np.reshape(np.asarray(r, np.float64), (3, 3))
+    return bool(np.allclose(matrix @ matrix.T, np.eye(3), atol=1e-3) and np.linalg.det(matrix) > 0.0)
+
+
+def _distortion(model: str, d: Sequence[float]) -> tuple[str, tuple[float, ...]]:
+    """The model to reckon with; without coefficients that differ from 0, plumb_bob and rational_polynomial are none."""
+    if model in ("", "none") and not any(d):
+        return "", ()
+    lengths = _COEFFICIENTS.get(model)
+    if lengths is None:
+        raise GeometryError(f"The distortion model {model!r} is not known; known are {', '.join(_COEFFICIENTS)} and none.")
+    if model != EQUIDISTANT and not any(d):
+        return "", ()
+    if len(d) not in lengths:
+        wanted = " or ".join(str(length) for length in lengths)
+        raise GeometryError(f"camera_info is broken: {model} has {wanted} coefficients, not {len(d)}.")
+    return model, tuple(float(value) for value in d)
+
+
+def _region(
+    width: int, height: int, bins: tuple[int, int], roi: tuple[int, int, int, int]
+) -> tuple[int, int, tuple[int, int], tuple[int, int]]:
+    """Left and top of what was read of the sensor, the picture's (width, height), and the binning."""
+    if width < 1 or height < 1:
+        raise GeometryError(f"camera_info is broken: its size is {width}x{height} pixels.")
+    left, top, across, down = roi
+    if across == 0 and down == 0:
+        left, top, across, down = 0, 0, width, height
+    if left < 0 or top < 0 or across < bins[0] or down < bins[1] or left + across > width or top + down > height:
+        raise GeometryError(
+            f"camera_info is broken: its roi of {across}x{down} pixels at {left}, {top} does not fit in {width}x{height} pixels."
+        )
+    return left, top, (across // bins[0], down // bins[1]), bins

@@ -1,0 +1,173 @@
+"""Pixels become rays and positions as OpenCV itself projects them, for every camera model that ROS has."""
+
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robobrain_ros.core.geometry import EQUIDISTANT, PLUMB_BOB, RATIONAL, CameraModel, GeometryError
+
+IDENTITY = [1.0, 0, 0, 0, 1, 0, 0, 0, 1]
+K = [525.0, 0, 319.5, 0, 526.0, 239.5, 0, 0, 1]
+P = [500.0, 0, 310.0, 0, 0, 501.0, 230.0, 0, 0, 0, 1, 0]
+INFO: dict[str, Any] = {
+    "width": 640,
+    "height": 480,
+    "distortion_model": "plumb_bob",
+    "d": [0.0] * 5,
+    "k": K,
+    "r": IDENTITY,
+    "p": P,
+    "rectified": False,
+}
+
+
+def coefficients(model: str, rng: np.random.Generator) -> list[float]:
+    """Distortion as real lenses have it: k1 of -0.35 to 0.2 and the rest in proportion."""
+    if model == PLUMB_BOB:
+        k1 = rng.uniform(-0.35, 0.2)
+        return [k1, rng.uniform(0.2, 0.6) * k1 * k1, *rng.uniform(-2e-3, 2e-3, 2), rng.uniform(-0.02, 0.02)]
+    if model == RATIONAL:
+        # Numerator and denominator nearly cancel, as in the calibrations of Azure Kinect and RealSense.
+        down = rng.uniform(0.1, 1.0), rng.uniform(0.0, 0.3), rng.uniform(0.0, 0.05)
+        up = down[0] + rng.uniform(-0.3, 0.1), down[1] + rng.uniform(0.0, 0.1), down[2] + rng.uniform(0.0, 0.01)
+        return [up[0], up[1], *rng.uniform(-2e-3, 2e-3, 2), up[2], *down]
+    if model == EQUIDISTANT:
+        angle = np.linspace(0.0, 1.5, 50)
+        while True:  # A lens maps a larger angle farther out.
+            d = [*rng.uniform(-0.06, 0.06, 2), *rng.uniform(-0.01, 0.01, 2)]
+            if (sum((2 * i + 3) * k * angle ** (2 * i + 2) for i, k in enumerate(d)) > -0.9).all():
+                return d
+    return []
+
+
+def camera(model: str, rng: np.random.Generator) -> tuple[dict[str, Any], float]:
+    """The values of a camera_info, and the tangent of half the field of view."""
+    width, height = [(640, 480), (1280, 720), (1920, 1080), (848, 480)][rng.integers(4)]
+    half = math.radians(rng.uniform(25, 80 if model == EQUIDISTANT else 42))
+    f = width / 2 / (half if model == EQUIDISTANT else math.tan(half))
+    k = [f, 0, width / 2 + rng.uniform(-20, 20), 0, f * rng.uniform(0.98, 1.02), height / 2 + rng.uniform(-20, 20), 0, 0, 1]
+    turn = cv2.Rodrigues(rng.uniform(-0.02, 0.02, 3))[0].ravel().tolist()
+    info = {
+        "width": width,
+        "height": height,
+        "distortion_model": model,
+        "d": coefficients(model, rng),
+        "k": k,
+        "r": turn,
+        "p": P,
+        "rectified": False,
+    }
+    return info, math.tan(half)
+
+
+@pytest.mark.parametrize("model", [PLUMB_BOB, RATIONAL, EQUIDISTANT, "none"])
+def test_positions_come_back_through_opencvs_own_projection(model: str) -> None:
+    """1,000 cameras of each model: under 1e-6 m and 1e-3 px."""
+    rng = np.random.default_rng(1)
+    seen = 0
+    for _ in range(1000):
+        info, reach = camera(model, rng)
+        lens = CameraModel.from_info(**info)
+        depth = rng.uniform(0.3, 5.0, (20, 1))
+        flat = rng.uniform(-reach, reach, (20, 2)) * (1.0, 0.6)
+        points = np.hstack((flat * depth, depth))
+        rvec = cv2.Rodrigues(np.reshape(info["r"], (3, 3)).T)[0]
+        matrix, d = np.reshape(info["k"], (3, 3)), np.array(info["d"] or [0.0] * 4)
+        project = cv2.fisheye.projectPoints if model == EQUIDISTANT else cv2.projectPoints
+        pixels = project(points[:, None, :], rvec, np.zeros(3), matrix, d)[0].reshape(-1, 2)
+        inside = ((pixels >= -0.5) & (pixels <= (info["width"] - 0.5, info["height"] - 0.5))).all(axis=1)
+        assert np.abs(lens.project(points) - pixels).max() < 1e-3
+        found = lens.positions(pixels[inside], depth[inside, 0])
+        assert np.abs(found - points[inside]).max(initial=0.0) < 1e-6, info
+        assert np.abs(lens.project(found) - pixels[inside]).max(initial=0.0) < 1e-3, info
+        seen += int(inside.sum())
+    assert seen > 10_000
+
+
+def test_what_no_ray_reaches_is_nan() -> None:
+    """Beyond the fold of a barrel lens, the formula would map back into the picture."""
+    lens = CameraModel.from_info(**{**INFO, "d": [-0.35, 0.0, 0.0, 0.0, 0.0]})
+    rays = lens.rays([(319.5, 239.5), (5000.0, 239.5), (math.nan, 0.0)])
+    assert rays[0] == pytest.approx((0.0, 0.0, 1.0))
+    assert np.isnan(rays[1:]).all()
+    assert np.isnan(lens.project([(0.1, 0.1, -1.0), (0.1, 0.1, 0.0)])).all()
+
+
+def test_a_position_without_depth_is_nan_as_a_whole() -> None:
+    lens = CameraModel.from_info(**INFO)
+    assert np.isnan(lens.positions([(3.0, 4.0)], [math.nan])).all()
+    assert lens.positions(np.empty((0, 2)), []).shape == (0, 3)
+
+
+def test_a_rectified_picture_is_described_by_p_alone() -> None:
+    """Distortion, rotation and the baseline of a stereo camera's second half are none of its business."""
+    stereo = [*P[:3], -25.0, *P[4:]]
+    lens = CameraModel.from_info(**{**INFO, "d": [-0.3, 0.1, 0, 0, 0], "p": stereo, "rectified": True})
+    assert lens.positions([(310.0 + 50.0, 230.0)], [2.0])[0] == pytest.approx((0.2, 0.0, 2.0))
+
+
+def test_raw_and_rectified_pictures_give_the_same_position() -> None:
+    """What OpenCV rectifies a raw pixel to lies on the same ray."""
+    turn = cv2.Rodrigues(np.array([0.02, -0.03, 0.01]))[0]
+    info = {**INFO, "d": [-0.2, 0.05, 1e-3, -1e-3, 0.0], "r": turn.ravel().tolist()}
+    raw = np.array([(100.0, 80.0), (500.0, 400.0), (320.0, 240.0)])
+    matrix, projection = np.reshape(K, (3, 3)), np.reshape(P, (3, 4))
+    rectified = cv2.undistortPoints(raw[:, None, :], matrix, np.array(info["d"]), R=turn, P=projection[:, :3]).reshape(-1, 2)
+    ours = CameraModel.from_info(**{**info, "rectified": True}).rays(rectified)
+    # OpenCV's own rectification is good to a few thousandths of a pixel.
+    assert np.allclose(CameraModel.from_info(**info).rays(raw), ours, atol=2e-4)
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 300), st.integers(0, 200))
+@settings(deadline=None)
+def test_binning_and_roi_keep_every_ray(across: int, down: int, left: int, top: int) -> None:
+    """A binned pixel looks where the middle of its pixels looks."""
+    whole = CameraModel.from_info(**INFO)
+    part = CameraModel.from_info(**INFO, binning_x=across, binning_y=down, roi=(left, top, 320, 240))
+    assert (part.width, part.height) == (320 // across, 240 // down)
+    pixel = np.array([(7.0, 5.0)])
+    sensor = [(left + 7 * across + (across - 1) / 2, top + 5 * down + (down - 1) / 2)]
+    assert np.allclose(part.rays(pixel), whole.rays(sensor), atol=1e-12)
+    assert CameraModel.from_info(**INFO, roi=(0, 0, 640, 480)) == whole
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"k": [0.0] * 9}, "not calibrated"),
+        ({"p": [0.0] * 12, "rectified": True}, "P holds zeros"),
+        ({"distortion_model": "kannala"}, "'kannala' is not known"),
+        ({"distortion_model": "", "d": [0.1]}, "'' is not known"),
+        ({"d": [0.1, 0.2, 0.3]}, "4 or 5 coefficients, not 3"),
+        ({"distortion_model": "equidistant", "d": []}, "4 coefficients, not 0"),
+        ({"width": 0}, "0x480"),
+        ({"roi": (600, 0, 100, 100)}, "does not fit"),
+        ({"picture_size": (1280, 960)}, "640x480 pixels, but it has 1280x960"),
+        ({"k": [math.nan] * 9}, "not finite"),
+        ({"k": [-5.0, *K[1:]]}, "negative"),
+        ({"r": [1.0] * 9}, "no rotation"),
+        ({"k": K[:4]}, "4, 9 and 12 numbers"),
+    ],
+)
+def test_what_is_no_calibration_is_refused_with_a_sentence(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(GeometryError, match=words) as refused:
+        CameraModel.from_info(**{**INFO, **changes})
+    assert str(refused.value).endswith(".")
+
+
+def test_a_driver_that_leaves_out_what_it_does_not_need_is_understood() -> None:
+    """R of zeros for one camera alone, and no coefficients for a lens without distortion."""
+    plain = CameraModel.from_info(**INFO)
+    same: tuple[dict[str, Any], ...] = (
+        {"r": [0.0] * 9},
+        {"d": []},
+        {"distortion_model": "", "d": []},
+        {"distortion_model": "none", "d": []},
+    )
+    for changes in same:
+        assert CameraModel.from_info(**{**INFO, **changes}) == plain
