@@ -54,4 +54,5 @@ def generate_launch_description() -> LaunchDescription:
         PythonLaunchDescriptionSource(str(SHARE / "launch" / "robobrain.launch.py")),
         launch_arguments={name: LaunchConfiguration(name) for name in passed_on}.items(),
     )
-    return LaunchDescription([*ARGUMENTS, camera, robobrain])
+    # In this order: where there is no RViz, the launch ends there, and would leave a camera behind that it has started.
+    return LaunchDescription([*ARGUMENTS, robobrain, camera])

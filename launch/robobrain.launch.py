@@ -76,7 +76,19 @@ def make_nodes(context: LaunchContext) -> list[Node]:
         parameters["camera.transport"] = "compressed"
     # Only the node's own logger: at level debug, those of rcl and DDS write hundreds of lines a second.
     logger = ".".join([*value["namespace"].strip("/").split("/"), "robobrain"]).lstrip(".")
-    nodes = [
+    nodes = []
+    if value["rviz"] == "true":
+        # First: where there is no RViz, the launch ends here, and would leave a node behind that it has started.
+        nodes.append(
+            Node(
+                package="rviz2",
+                executable="rviz2",
+                namespace=value["namespace"],
+                arguments=["-d", str(SHARE / "rviz" / "robobrain.rviz")],
+                parameters=[{"use_sim_time": switches.get("use_sim_time", False)}],
+            )
+        )
+    nodes.append(
         Node(
             package="robobrain_ros",
             executable="robobrain",
@@ -93,17 +105,7 @@ def make_nodes(context: LaunchContext) -> list[Node]:
             # The model gives its memory back before the process ends.
             sigterm_timeout="20",
         )
-    ]
-    if value["rviz"] == "true":
-        nodes.append(
-            Node(
-                package="rviz2",
-                executable="rviz2",
-                namespace=value["namespace"],
-                arguments=["-d", str(SHARE / "rviz" / "robobrain.rviz")],
-                parameters=[{"use_sim_time": switches.get("use_sim_time", False)}],
-            )
-        )
+    )
     return nodes
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import rclpy
+from ament_index_python.packages import get_packages_with_prefixes
 from lifecycle_msgs.srv import GetState
 from rcl_interfaces.srv import GetParameters
 from rclpy.executors import SingleThreadedExecutor
@@ -170,3 +171,14 @@ def test_what_cannot_be_launched_is_told(argument: str, said: str) -> None:
     done = launch("robobrain.launch.py", argument)
     assert done.returncode != 0
     assert said in done.stdout.replace('"', "'")
+
+
+@pytest.mark.parametrize("name", ["robobrain.launch.py", "demo.launch.py"])
+def test_where_rviz_is_missing_nothing_is_left_running(name: str) -> None:
+    """The launch ends; a node that it had started would live on without it."""
+    if "rviz2" in get_packages_with_prefixes():
+        pytest.skip("rviz2 is installed")
+    done = launch(name, "rviz:=true", "namespace:=launched_rviz", "model:=/nowhere")
+    assert done.returncode != 0
+    assert "package 'rviz2' not found" in done.stdout
+    assert [it for it in psutil.process_iter(["cmdline"]) if "__ns:=/launched_rviz" in (it.info["cmdline"] or [])] == []
