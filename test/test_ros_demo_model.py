@@ -19,7 +19,6 @@ from sensor_msgs.msg import CompressedImage, Image
 from robobrain_ros.core.imaging import FittedSize
 from robobrain_ros.core.profiles import TEXT_SLOT
 from robobrain_ros.core.query import Task
-from robobrain_ros.demo.client import SERVICES, to_answer
 from robobrain_ros.demo.encodings import ENCODINGS, GRAY_ENCODINGS, encode_picture
 from robobrain_ros.demo.metrics import Verdict
 from robobrain_ros.demo.questions import Question, ask_about
@@ -28,6 +27,8 @@ from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.msg import QueryOptions
 from robobrain_ros.ros import conversions
+from robobrain_ros.ros.client import to_answer
+from robobrain_ros.ros.services import SERVICES
 from robobrain_ros.srv import Ask
 
 START = 280.0

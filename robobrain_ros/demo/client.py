@@ -12,22 +12,12 @@ from typing import Any, TextIO
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.node import Node
 
-from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Task
+from robobrain_ros.core.query import Task
 from robobrain_ros.demo import DemoError
-from robobrain_ros.msg import QueryOptions
-from robobrain_ros.srv import Ask, Locate, MakePlan, PredictTrajectory
-
-SERVICES: dict[Task, tuple[Any, str]] = {
-    Task.POINT: (Locate, "instruction"),
-    Task.AFFORDANCE: (Locate, "instruction"),
-    Task.GROUND: (Locate, "instruction"),
-    Task.TRAJECTORY: (PredictTrajectory, "instruction"),
-    Task.PLAN: (MakePlan, "task"),
-    Task.ASK: (Ask, "question"),
-}
-"""Of each task: its service's type, and the request's field that holds the text."""
+from robobrain_ros.errors import RoboBrainError
+from robobrain_ros.ros.client import Client as AskingNode
+from robobrain_ros.ros.client import query_options
 
 
 class Teller:
@@ -56,16 +46,13 @@ class Teller:
             print(file=self._stream)
 
 
-class Client(Node):
-    """Asks through the services of the node ``robobrain`` in the same namespace."""
+class Client(AskingNode):
+    """Asks the node ``robobrain`` in the same namespace, of which it also knows how far loading is."""
 
     def __init__(self, name: str, namespace: str) -> None:
-        super().__init__(name, namespace=namespace)
+        super().__init__(name, namespace)
         self._state, self._progress = "", ""
         self.create_subscription(DiagnosticArray, "/diagnostics", self._read_diagnostics, 10)
-        self._clients_by_task = {
-            task: self.create_client(service, f"robobrain/{task.value}") for task, (service, _) in SERVICES.items()
-        }
 
     def _read_diagnostics(self, message: DiagnosticArray) -> None:
         engine = f"{self.get_namespace().strip('/')}/robobrain: engine"
@@ -90,38 +77,16 @@ class Client(Node):
             telling.tell(self._progress)
         telling.end()
 
-    def ask(self, task: Task, text: str, think: bool, timeout: float) -> Any:
+    def ask_node(self, task: Task, text: str, think: bool, timeout: float) -> Any:
         """Ask through the task's service; gives the response.
 
         :raises DemoError: none came within ``timeout`` seconds.
         """
-        service, field = SERVICES[task]
-        options = QueryOptions(think=QueryOptions.THINK_ON if think else QueryOptions.THINK_OFF, timeout=timeout)
-        client = self._clients_by_task[task]
-        if not client.wait_for_service(timeout):
-            raise DemoError(f"The service {client.srv_name} did not appear within {timeout:.0f} s.")
-        future = client.call_async(service.Request(**{field: text}, options=options))
-        rclpy.spin_until_future_complete(self, future, timeout_sec=timeout + 5.0)
-        if not future.done():
-            client.remove_pending_request(future)
-            raise DemoError(f"The node did not answer within {timeout:.0f} s.")
-        return future.result()
-
-
-def to_answer(task: Task, response: Any) -> Answer:
-    """What a response says, for the judge."""
-    if task in (Task.POINT, Task.AFFORDANCE, Task.GROUND):
-        found = response.affordances
-        points = tuple(Point(point.u, point.v) for point in found.points)
-        boxes = tuple(Box(area.u_min, area.v_min, area.u_max, area.v_max) for area in found.areas)
-        return Answer(task, found.report.raw_text, points=points, boxes=boxes)
-    if task is Task.TRAJECTORY:
-        waypoints = tuple(Point(waypoint.u, waypoint.v) for waypoint in response.trajectory.waypoints)
-        return Answer(task, response.trajectory.report.raw_text, waypoints=waypoints)
-    if task is Task.PLAN:
-        steps = tuple(PlanStep(step.order, step.text) for step in response.plan.steps)
-        return Answer(task, response.plan.report.raw_text, steps=steps)
-    return Answer(task, response.answer.text)
+        try:
+            self.wait_for_task(task, timeout)
+            return self.ask(task, text, query_options(think=think, timeout=timeout))
+        except RoboBrainError as error:
+            raise DemoError(error.message) from error
 
 
 @contextmanager

@@ -17,18 +17,12 @@ from sensor_msgs.msg import Image
 
 from robobrain_ros.core.query import Answer, Picture, Query, Task
 from robobrain_ros.demo import DemoError
-from robobrain_ros.demo.client import Client, Teller, running, to_answer
+from robobrain_ros.demo.client import Client, Teller, running
 from robobrain_ros.demo.encodings import encode_picture
 from robobrain_ros.errors import OutcomeCode, RoboBrainError
+from robobrain_ros.ros.client import to_answer
+from robobrain_ros.ros.services import RESULT_FIELDS
 
-_RESULTS = {
-    Task.POINT: "affordances",
-    Task.AFFORDANCE: "affordances",
-    Task.GROUND: "affordances",
-    Task.TRAJECTORY: "trajectory",
-    Task.PLAN: "plan",
-    Task.ASK: "answer",
-}
 _PATIENCE = 300.0
 """Seconds for an answer where the query says nothing."""
 _MOST_TRIES = 50
@@ -54,8 +48,8 @@ class OverRos:
     def _run(self, query: Query) -> Answer:
         header = self._show(query.images[0])
         for _ in range(_MOST_TRIES):
-            response = self._client.ask(query.task, query.text, bool(query.think), query.timeout or _PATIENCE)
-            if getattr(response, _RESULTS[query.task]).header == header:
+            response = self._client.ask_node(query.task, query.text, bool(query.think), query.timeout or _PATIENCE)
+            if getattr(response, RESULT_FIELDS[query.task]).header == header:
                 return _answer(query.task, response)
         raise DemoError("The node does not look at its camera's newest picture.")
 

@@ -23,11 +23,12 @@ from sensor_msgs.msg import Image
 
 from robobrain_ros.core.query import Answer
 from robobrain_ros.demo import DEMO_MODEL, DemoError
-from robobrain_ros.demo.client import Client, Teller, running, to_answer
+from robobrain_ros.demo.client import Client, Teller, running
 from robobrain_ros.demo.metrics import Verdict, assess, assess_refusal
 from robobrain_ros.demo.questions import Question, ask_about
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.errors import OutcomeCode
+from robobrain_ros.ros.client import to_answer
 
 SCENE_SEED = 12
 SIZE = (640, 480)
@@ -70,7 +71,7 @@ class Tourist(Client):
     def see_answer(self, question: Question, think: bool, timeout: float) -> tuple[Any, Image | None]:
         """Ask; gives the response and the picture with the answer drawn in, where there is an answer."""
         self._overlay = None
-        response = self.ask(question.task, question.text, think, timeout)
+        response = self.ask_node(question.task, question.text, think, timeout)
         if response.outcome.code == OutcomeCode.OK:
             end = time.monotonic() + 10.0
             while self._overlay is None and time.monotonic() < end:

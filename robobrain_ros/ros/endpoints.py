@@ -13,19 +13,9 @@ from rclpy.service import Service
 from robobrain_ros.action import RunTask
 from robobrain_ros.core.query import Answer, Progress, Task
 from robobrain_ros.ros.conversions import Origin, add_progress, to_outcome
-from robobrain_ros.ros.requests import RESULT_FIELDS, Asked, Requests
+from robobrain_ros.ros.requests import Asked, Requests
+from robobrain_ros.ros.services import RESULT_FIELDS, SERVICES
 from robobrain_ros.ros.tickets import Ticket
-from robobrain_ros.srv import Ask, Locate, MakePlan, PredictTrajectory
-
-_SERVICES: dict[Task, tuple[Any, str]] = {
-    Task.POINT: (Locate, "instruction"),
-    Task.AFFORDANCE: (Locate, "instruction"),
-    Task.GROUND: (Locate, "instruction"),
-    Task.TRAJECTORY: (PredictTrajectory, "instruction"),
-    Task.PLAN: (MakePlan, "task"),
-    Task.ASK: (Ask, "question"),
-}
-"""The service of each task, ~/<task>: its type, and its field that says what is asked."""
 
 
 class Endpoints:
@@ -44,7 +34,7 @@ class Endpoints:
 
     def open(self) -> None:
         """Offer the services and the action."""
-        for task, (service_type, text_field) in _SERVICES.items():
+        for task, (service_type, text_field) in SERVICES.items():
             callback = partial(self._serve, task, text_field)
             self._services.append(
                 self._node.create_service(service_type, f"~/{task.value}", callback, callback_group=self._group)

@@ -41,16 +41,6 @@ from robobrain_ros.ros.tickets import Ticket
 
 ResultMessage: TypeAlias = Affordances | Trajectory | Plan | TextAnswer
 
-RESULT_FIELDS = {
-    Task.POINT: "affordances",
-    Task.AFFORDANCE: "affordances",
-    Task.GROUND: "affordances",
-    Task.TRAJECTORY: "trajectory",
-    Task.PLAN: "plan",
-    Task.ASK: "answer",
-}
-"""Where the result of a task stands: the field of the service's response and of the action's result, and the topic under ~/."""
-
 _THINK = {QueryOptions.THINK_DEFAULT: None, QueryOptions.THINK_OFF: False, QueryOptions.THINK_ON: True}
 _OVERDUE = 5.0
 """Seconds beyond its deadline after which a request is answered even if the engine's loop does not respond."""

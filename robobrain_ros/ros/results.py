@@ -13,7 +13,8 @@ from robobrain_ros.core import overlay
 from robobrain_ros.msg import Affordances, Plan, TextAnswer, Trajectory
 from robobrain_ros.ros.conversions import to_image
 from robobrain_ros.ros.model import Model
-from robobrain_ros.ros.requests import RESULT_FIELDS, Result
+from robobrain_ros.ros.requests import Result
+from robobrain_ros.ros.services import RESULT_FIELDS
 
 _TYPES: dict[str, Any] = {"affordances": Affordances, "trajectory": Trajectory, "plan": Plan, "answer": TextAnswer}
 
