@@ -5,8 +5,9 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from threading import Lock
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock
@@ -17,7 +18,9 @@ from rclpy.time import Time
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from robobrain_ros.core.query import Picture
 from robobrain_ros.errors import BadRequestError, NoImageError, StaleImageError
+from robobrain_ros.ros.conversions import read_image
 
 _TYPES = {"raw": (Image, "image"), "compressed": (CompressedImage, "image/compressed")}
 
@@ -32,12 +35,14 @@ FrameListener = Callable[["Frame"], None]
 
 @dataclass(frozen=True)
 class Frame:
-    """A message as it arrived, not decoded. ``arrival`` is a time of ``time.monotonic()``."""
+    """A message as it arrived, decoded when first asked about. ``arrival`` is a time of ``time.monotonic()``."""
 
     message: Image | CompressedImage
     camera: str
     sequence: int
     arrival: float
+    _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
+    _decoded: list[Picture] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def header(self) -> Header:
@@ -50,6 +55,16 @@ class Frame:
         stamp = self.header.stamp
         size = f"{self.message.width}x{self.message.height}" if isinstance(self.message, Image) else "compressed"
         return f"{self.camera}:{stamp.sec}.{stamp.nanosec:09d}:{size}:{self.sequence}"
+
+    def picture(self) -> Picture:
+        """The picture, decoded once for all who ask; not to be written to. Callable from any thread.
+
+        :raises BadImageError: the reason why it cannot be read.
+        """
+        with self._lock:
+            if not self._decoded:
+                self._decoded.append(read_image(self.message))
+            return self._decoded[0]
 
 
 def stamp_age(clock: Clock, header: Header) -> float:

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TypeAlias
 
 from rclpy.node import Node
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from robobrain_ros.core.brain import Brain
@@ -25,7 +25,7 @@ from robobrain_ros.errors import (
     RoboBrainError,
 )
 from robobrain_ros.msg import Affordances, Plan, QueryOptions, TextAnswer, Trajectory
-from robobrain_ros.ros.cameras import Cameras, stamp_age
+from robobrain_ros.ros.cameras import Cameras, Frame, stamp_age
 from robobrain_ros.ros.conversions import (
     Origin,
     read_image,
@@ -44,6 +44,9 @@ ResultMessage: TypeAlias = Affordances | Trajectory | Plan | TextAnswer
 _THINK = {QueryOptions.THINK_DEFAULT: None, QueryOptions.THINK_OFF: False, QueryOptions.THINK_ON: True}
 _OVERDUE = 5.0
 """Seconds beyond its deadline after which a request is answered even if the engine's loop does not respond."""
+
+_PIXELS_WORTH_A_THREAD = 1_000_000
+"""Raw pictures up to this size are decoded on the engine's loop, in less than a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class _Job:
     task: Task
     brain: Brain
     origin: Origin
-    messages: Sequence[Image | CompressedImage]
+    sources: Sequence[Frame | Image]
     image_ids: Sequence[str]
     picture_name: str
     think: bool | None
@@ -186,7 +189,8 @@ class Requests:
     async def _work_off(self, job: _Job, ticket: Ticket[Answer], listener: Listener | None) -> Result:
         self._open[ticket] = job
         try:
-            ticket.start(lambda push: _work(job, push))
+            # Without a listener nothing is pushed: each push wakes the executor, which takes time from the model.
+            ticket.start(lambda push: _work(job, push if listener else None))
             while (news := await ticket.progress()) is not None:
                 for progress in news if listener else ():
                     listener(progress, _origin(job))  # type: ignore[misc]
@@ -219,12 +223,12 @@ class Requests:
         check_options(options)
         origin = Origin(Header(), text=asked.text, query=asked.query)
         timeout = options.timeout or self._parameters["request_timeout"]
-        messages, image_ids, origin, picture_name = self._pictures(asked, task, origin)
+        sources, image_ids, origin, picture_name = self._pictures(asked, task, origin)
         return _Job(
             task=task,
             brain=brain,
             origin=origin,
-            messages=messages,
+            sources=sources,
             image_ids=image_ids,
             picture_name=picture_name,
             think=_THINK[options.think],
@@ -238,8 +242,8 @@ class Requests:
 
     def _pictures(
         self, asked: Asked, task: Task, origin: Origin
-    ) -> tuple[Sequence[Image | CompressedImage], Sequence[str], Origin, str]:
-        """The messages to ask about, their names for the engine, where they come from, and how to call one in a sentence."""
+    ) -> tuple[Sequence[Frame | Image], Sequence[str], Origin, str]:
+        """The pictures to ask about, their names for the engine, where they come from, and how to call one in a sentence."""
         options = asked.options
         camera = self._cameras().name(options.camera) if options.camera or not options.images else ""
         if options.images:
@@ -252,7 +256,7 @@ class Requests:
             return options.images, [], replace(origin, header=options.images[0].header), "Picture {number} of the request"
         frame = self._cameras()[camera].fresh(self._parameters["max_image_age"])
         return (
-            [frame.message],
+            [frame],
             [frame.name],
             replace(origin, header=frame.header, camera=camera),
             f"The picture of camera {camera}",
@@ -324,9 +328,9 @@ def check_options(options: QueryOptions) -> None:
         raise BadRequestError(f"timeout is {options.timeout} s; it must be 0 (the node's default) or a positive number.")
 
 
-async def _work(job: _Job, push: Callable[[Progress], None]) -> Answer:
+async def _work(job: _Job, push: Callable[[Progress], None] | None) -> Answer:
     """The part of a request that runs on the engine's loop."""
-    pictures = await asyncio.to_thread(_decode, job)
+    pictures = _decode(job) if _decodes_quickly(job) else await asyncio.to_thread(_decode, job)
     job.picture = pictures[0]
     job.brain_began = time.monotonic()
     if job.brain_began >= job.deadline:
@@ -334,7 +338,8 @@ async def _work(job: _Job, push: Callable[[Progress], None]) -> Answer:
 
     def listen(progress: Progress) -> None:
         job.raw_text += progress.text
-        push(progress)
+        if push is not None:
+            push(progress)
 
     query = Query(
         task=job.task,
@@ -349,11 +354,18 @@ async def _work(job: _Job, push: Callable[[Progress], None]) -> Answer:
     return await job.brain.run(query, listen)
 
 
+def _decodes_quickly(job: _Job) -> bool:
+    """Whether to decode on the loop: a hand-over to another thread and back takes about as long."""
+    messages = [source.message if isinstance(source, Frame) else source for source in job.sources]
+    pixels = sum(message.width * message.height if isinstance(message, Image) else math.inf for message in messages)
+    return pixels <= _PIXELS_WORTH_A_THREAD
+
+
 def _decode(job: _Job) -> list[Picture]:
     pictures = []
-    for number, message in enumerate(job.messages, start=1):
+    for number, source in enumerate(job.sources, start=1):
         try:
-            pictures.append(read_image(message))
+            pictures.append(source.picture() if isinstance(source, Frame) else read_image(source))
         except BadImageError as error:
             raise BadImageError(f"{job.picture_name.format(number=number)} cannot be read: {error.message}") from error
     return pictures
