@@ -159,7 +159,7 @@ class CameraModel:
             pixels, jacobian = self._distort(flat)
             miss = wanted - pixels
             determinant = jacobian[:, 0, 0] * jacobian[:, 1, 1] - jacobian[:, 0, 1] * jacobian[:, 1, 0]
-            if not (np.abs(miss) > 1e-9).any():
+            if not (np.abs(miss) > 1e-7).any():
                 break
             with np.errstate(divide="ignore", invalid="ignore"):
                 flat = flat + np.column_stack(

@@ -1,0 +1,332 @@
+"""From an answer's pixels to the surfaces that they show, by a depth image of the same moment.
+
+A depth image holds the depth of each of its pixels along the optical axis, seen as the picture is seen; its size may be another
+one. Nothing here guesses: where too little is valid, a depth is NaN, and a reason says so.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from robobrain_ros.core.geometry import CameraModel, Floats, GeometryError
+from robobrain_ros.core.query import Box, Point
+
+Bools = npt.NDArray[np.bool_]
+Integers = npt.NDArray[np.intp]
+
+UNKNOWN = "too little valid depth around it"
+TOO_NEAR = "nearer than the depth camera can measure"
+TOO_FAR = "farther than the depth camera can measure"
+
+_STRETCH = 0.02
+"""Part by which the depth image's proportions may differ from the picture's: sizes are whole pixels."""
+
+_ENOUGH = 4
+"""Samples that make a surface; fewer are a measuring error beside it."""
+
+_BOX_SAMPLES = 32
+"""Samples along each side of a box, at most."""
+
+
+@dataclass(frozen=True)
+class DepthImage:
+    """A depth image as it lies in memory: (height, width) of uint16 millimetres or float32 metres.
+
+    In uint16, 0 is invalid (REP 118). In float32, NaN is invalid, -Inf nearer and +Inf farther than can be measured (REP 117).
+    """
+
+    samples: npt.NDArray[np.uint16] | npt.NDArray[np.float32]
+
+    @classmethod
+    def read(
+        cls, data: bytes | memoryview, *, width: int, height: int, step: int, encoding: str, big_endian: bool = False
+    ) -> "DepthImage":
+        """The depth image of the values of a sensor_msgs/Image; no copy.
+
+        :raises GeometryError: the encoding is none of depth, or the sizes contradict each other.
+        """
+        kind = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}.get(encoding)
+        if kind is None:
+            raise GeometryError(f"The depth image is in {encoding[:40]!r}; 16UC1 (millimetres) and 32FC1 (metres) are depth.")
+        size = int(kind[1])
+        if width < 1 or height < 1 or step < width * size or len(data) != step * height:
+            raise GeometryError(
+                f"The depth image is broken: {len(data)} bytes in rows of {step} are not {width}x{height} pixels in {encoding}."
+            )
+        rows = np.frombuffer(data, np.uint8).reshape(height, step)[:, : width * size]
+        if step % size:
+            rows = np.ascontiguousarray(rows)
+        samples = rows.view((">" if big_endian else "<") + kind)
+        return cls(samples)
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return int(self.samples.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return int(self.samples.shape[0])
+
+    def metres(self) -> npt.NDArray[np.float32]:
+        """All of it in metres, (height, width); NaN for what is not a measured depth."""
+        depths = self._take(np.s_[:, :])
+        return np.where(np.isfinite(depths), depths, np.nan).astype(np.float32)
+
+    def at(self, rows: Integers, columns: Integers) -> Floats:
+        """Metres at those pixels; NaN outside of the image and for what is invalid, infinities as of REP 117."""
+        inside = (rows >= 0) & (rows < self.height) & (columns >= 0) & (columns < self.width)
+        depths = self._take((np.where(inside, rows, 0), np.where(inside, columns, 0)))
+        depths[~inside] = np.nan
+        return depths
+
+    def _take(self, where: tuple[slice, slice] | tuple[Integers, Integers]) -> Floats:
+        depths = self.samples[where].astype(np.float64)
+        if self.samples.dtype.kind == "u":
+            depths *= 1e-3
+        depths[~((depths > 0.0) | (depths == -np.inf))] = np.nan
+        return depths
+
+    def scale(self, camera: CameraModel) -> tuple[float, float]:
+        """Depth pixels per pixel of the camera's picture, to the right and down.
+
+        :raises GeometryError: it is not the same view, having other proportions.
+        """
+        across, down = self.width / camera.width, self.height / camera.height
+        # A pixel more or less is rounding, however small the image.
+        slack = _STRETCH + 1.0 / min(self.width, self.height)
+        if abs(across / down - 1.0) > slack:
+            raise GeometryError(
+                f"The depth image has {self.width}x{self.height} pixels and the picture {camera.width}x{camera.height}: other "
+                "proportions, so not the same view; give depth that is aligned to the picture."
+            )
+        return across, down
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """Positions (n, 3) in the optical frame, metres; all NaN where not known, and ``reasons`` (n) says why; else it is empty.
+
+    ``interpolated`` (n): the depth is not measured there, but lies between that of the neighbours.
+    """
+
+    positions: Floats
+    reasons: tuple[str, ...]
+    interpolated: Bools
+
+
+def lift_points(camera: CameraModel, depth: DepthImage | None, points: Sequence[Point]) -> Lifted:
+    """Each point on the surface that it shows; without a depth image, where the model's own depth says."""
+    pixels = _pixels(points)
+    if depth is None:
+        depths, reasons = _own_depths(points), ["the model gave no depth"] * len(points)
+    else:
+        depths, reasons = surface_at(depth, pixels, depth.scale(camera))
+    return _lifted(camera, pixels, depths, reasons, np.zeros(len(pixels), np.bool_))
+
+
+def lift_boxes(camera: CameraModel, depth: DepthImage, boxes: Sequence[Box]) -> Lifted:
+    """The centre of each box, at the depth of the surface of what fills it."""
+    scale = depth.scale(camera)
+    found = [_surface_in(depth, box, scale) for box in boxes]
+    pixels = np.array([((box.u_min + box.u_max) / 2.0, (box.v_min + box.v_max) / 2.0) for box in boxes]).reshape(-1, 2)
+    depths = np.array([one for one, _ in found])
+    return _lifted(camera, pixels, depths, [reason for _, reason in found], np.zeros(len(boxes), np.bool_))
+
+
+def lift_waypoints(camera: CameraModel, depth: DepthImage | None, waypoints: Sequence[Point]) -> Lifted:
+    """Each waypoint where the model's own depth says, which knows of the air above things, else on the surface that it shows.
+
+    What has no depth, and lies between waypoints that have, lies on the straight line in space between them, and is flagged.
+    """
+    pixels, depths = _pixels(waypoints), _own_depths(waypoints)
+    reasons = ["the model gave no depth"] * len(waypoints)
+    open_ones = np.flatnonzero(np.isnan(depths))
+    if depth is not None and len(open_ones):
+        measured, why = surface_at(depth, pixels[open_ones], depth.scale(camera))
+        depths[open_ones] = measured
+        for index, reason in zip(open_ones, why, strict=True):
+            reasons[index] = reason
+    depths, interpolated = _bridged(pixels, depths)
+    return _lifted(camera, pixels, depths, reasons, interpolated)
+
+
+def _lifted(camera: CameraModel, pixels: Floats, depths: Floats, reasons: Sequence[str], interpolated: Bools) -> Lifted:
+    positions = camera.positions(pixels, depths)
+    known: Bools = np.isfinite(positions[:, 0])
+    positions[~known] = np.nan
+    said = tuple(
+        "" if good else (reason if np.isnan(d) else "the camera's lens model does not reach there")
+        for good, reason, d in zip(known, reasons, depths, strict=True)
+    )
+    return Lifted(positions, said, interpolated & known)
+
+
+def _pixels(points: Sequence[Point]) -> Floats:
+    return np.array([(point.u, point.v) for point in points], np.float64).reshape(-1, 2)
+
+
+def _own_depths(points: Sequence[Point]) -> Floats:
+    """The model's own depths; NaN where it gave none that can be."""
+    depths = np.array([np.nan if point.depth is None else point.depth for point in points], np.float64)
+    depths[~((depths > 0.0) & np.isfinite(depths))] = np.nan
+    return depths
+
+
+def _bridged(pixels: Floats, depths: Floats) -> tuple[Floats, Bools]:
+    """Depths with the gaps between known ones closed, and where: 1 / depth is linear along a straight line in space."""
+    gaps, known = np.isnan(depths), np.flatnonzero(~np.isnan(depths))
+    if not gaps.any() or len(known) < 2:
+        return depths, np.zeros(len(depths), np.bool_)
+    inner = gaps & (np.arange(len(depths)) > known[0]) & (np.arange(len(depths)) < known[-1])
+    # Where two waypoints are the same pixel, their order still counts.
+    way = np.concatenate(([0.0], np.cumsum(np.hypot(*np.diff(pixels, axis=0).T) + 1e-6)))
+    filled = depths.copy()
+    filled[inner] = 1.0 / np.interp(way[inner], way[known], 1.0 / depths[known])
+    return filled, inner
+
+
+@lru_cache(maxsize=8)
+def _window(radius: int) -> tuple[Integers, Integers, Floats]:
+    """Rows and columns of a round window about its centre, which comes first, and the samples' weights."""
+    down, across = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    distance = np.hypot(down, across)
+    order = np.argsort(distance, axis=None, kind="stable")
+    order = order[distance.ravel()[order] < radius + 0.5]
+    weights = np.exp(-0.5 * (distance.ravel()[order] / (0.6 * radius)) ** 2)
+    return down.ravel()[order], across.ravel()[order], weights
+
+
+def _gap(depths: Floats) -> Floats:
+    """Metres between neighbouring depths beyond which they are two surfaces: above what noise and slant make of one.
+
+    Noise of depth cameras grows with the square of the depth (Khoshelham and Elberink 2012).
+    """
+    return 0.008 + 0.004 * depths + 0.003 * depths * depths
+
+
+def surface_at(depth: DepthImage, pixels: Floats, scale: tuple[float, float]) -> tuple[Floats, list[str]]:
+    """Depths (n) of the surfaces at pixels (n, 2) of the picture, and why where they are NaN.
+
+    In a window around each, depths without a gap between them are one surface. The nearest one is taken, by a plane through
+    its samples. Where nothing was measured at the pixel itself, the surface has to reach around it: a thing that depth cameras
+    cannot see must not get the depth of what is behind it.
+    """
+    if not len(pixels):
+        return np.empty(0), []
+    radius = min(max(round(depth.width / 200), 2), 6)
+    rows, columns, weights = _window(radius)
+    u, v = (pixels[:, 0] + 0.5) * scale[0] - 0.5, (pixels[:, 1] + 0.5) * scale[1] - 0.5
+    strange = ~(np.isfinite(u) & np.isfinite(v))
+    # A point on the picture's border lies half a pixel outside of the outermost centres.
+    column = np.clip(np.rint(np.where(strange, -1e4, u)), -1e4, 1e6).astype(np.intp)
+    row = np.clip(np.rint(np.where(strange, -1e4, v)), -1e4, 1e6).astype(np.intp)
+    column[column == depth.width] -= 1
+    row[row == depth.height] -= 1
+    across, down = column[:, None] + columns, row[:, None] + rows
+    raw = depth.at(down, across)
+    z = np.where(np.isfinite(raw), raw, np.inf)
+    chosen = _nearest_surface(z, np.ones_like(weights), _ENOUGH, centre_decides=True)
+    chosen &= _reaches(z, chosen, (down >= 0) & (down < depth.height) & (across >= 0) & (across < depth.width))[:, None]
+    depths = _plane(z, chosen, weights, across - u[:, None], down - v[:, None])
+    near, far = (raw[:, :9] == -np.inf).sum(axis=1), (raw[:, :9] == np.inf).sum(axis=1)
+    reasons = [
+        "" if known else TOO_NEAR if 2 * n > 9 else TOO_FAR if 2 * f > 9 else UNKNOWN
+        for known, n, f in zip(~np.isnan(depths), near, far, strict=True)
+    ]
+    return depths, reasons
+
+
+def _nearest_surface(z: Floats, weights: Floats, enough: float, *, centre_decides: bool = False) -> Bools:
+    """Which samples (n, w) belong to the nearest surface that has samples of that weight; infinite ones are not valid.
+
+    :param centre_decides: the first sample counts for its own surface against farther ones, be it as small as two samples;
+        alone, it is a measuring error or something too thin to know, and neither may be given what is behind it.
+    """
+    count, size = z.shape
+    order = np.argsort(z, axis=1)
+    ordered = np.take_along_axis(z, order, axis=1)
+    valid = np.isfinite(ordered)
+    with np.errstate(invalid="ignore"):
+        new = np.diff(ordered, axis=1) > _gap(ordered[:, :-1])
+    surface = np.zeros((count, size), np.intp)
+    np.cumsum(new & valid[:, 1:], axis=1, out=surface[:, 1:])
+    place = surface + size * np.arange(count)[:, None]
+    sums = np.bincount(place.ravel(), (weights[order] * valid).ravel(), count * size).reshape(count, size)
+    big = sums >= enough
+    choice = np.where(big.any(axis=1), big.argmax(axis=1), size)
+    accepted = choice < size
+    if centre_decides:
+        number = (surface * (order == 0)).sum(axis=1)
+        samples = np.bincount(place.ravel(), valid.ravel(), count * size).reshape(count, size)
+        nearer = np.isfinite(z[:, 0]) & (number < choice)
+        choice[nearer] = number[nearer]
+        accepted[nearer] = samples[nearer, number[nearer]] >= 2
+    picked = (surface == choice[:, None]) & valid & accepted[:, None]
+    chosen = np.zeros((count, size), np.bool_)
+    np.put_along_axis(chosen, order, picked, axis=1)
+    return chosen
+
+
+def _reaches(z: Floats, chosen: Bools, inside: Bools) -> Bools:
+    """Whether a window's chosen surface (n, w) is there at its centre: at the pixel itself, or around one that has no depth."""
+    around = chosen[:, 1:9].sum(axis=1)
+    behind = (np.isfinite(z) & ~chosen).any(axis=1)
+    # Before something farther, the surface's own edge may be what could not be measured.
+    needed = np.where(behind, 3, 0.75 * inside[:, 1:9].sum(axis=1))
+    there: Bools = np.isfinite(z[:, 0]) | ((around >= needed) & (around > 0))
+    return there
+
+
+def _plane(z: Floats, chosen: Bools, weights: Floats, x: Floats, y: Floats) -> Floats:
+    """The depth (n) at x = y = 0 of a plane through the chosen samples (n, w) at x and y; NaN where none is chosen.
+
+    A plane's 1 / depth is linear in the picture.
+    """
+    z = np.where(chosen, z, 1.0)
+    weight = np.where(chosen, weights, 0.0)
+    weight /= weight.sum(axis=1, keepdims=True) + 1e-12
+    q = 1.0 / z
+    x_mean, y_mean, q_mean = (weight * x).sum(axis=1), (weight * y).sum(axis=1), (weight * q).sum(axis=1)
+    x, y, q = x - x_mean[:, None], y - y_mean[:, None], q - q_mean[:, None]
+    wx, wy = weight * x, weight * y
+    # Without samples on all sides, no slope rather than any.
+    xx, yy, xy = (wx * x).sum(axis=1) + 0.1, (wy * y).sum(axis=1) + 0.1, (wx * y).sum(axis=1)
+    xq, yq = (wx * q).sum(axis=1), (wy * q).sum(axis=1)
+    inverse = q_mean - ((yy * xq - xy * yq) * x_mean + (xx * yq - xy * xq) * y_mean) / (xx * yy - xy * xy)
+    nearest = np.where(chosen, z, np.inf).min(axis=1)
+    farthest = np.where(chosen, z, -np.inf).max(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        depth = np.clip(1.0 / inverse, nearest, farthest)
+    return np.where(chosen.any(axis=1), depth, np.nan)
+
+
+def _surface_in(depth: DepthImage, box: Box, scale: tuple[float, float]) -> tuple[float, str]:
+    """The depth at a box's centre of the nearest surface that fills a good part of its middle; or NaN and why."""
+    sides = np.array([[box.u_min, box.v_min], [box.u_max, box.v_max]])
+    if not np.isfinite(sides).all():
+        return np.nan, UNKNOWN
+    low, high = (sides + 0.5) * scale - 0.5
+    middle, quarter = (low + high) / 2.0, np.maximum((high - low) / 4.0, 1.0)
+    # The outer half of a box shows the background in its corners, and the ground that the thing stands on.
+    v, u = (
+        np.unique(np.rint(np.linspace(middle[axis] - quarter[axis], middle[axis] + quarter[axis], _BOX_SAMPLES))).astype(np.intp)
+        for axis in (1, 0)
+    )
+    rows, columns = (grid.ravel() for grid in np.meshgrid(v, u, indexing="ij"))
+    far = ((columns - middle[0]) / quarter[0]) ** 2 + ((rows - middle[1]) / quarter[1]) ** 2
+    order = np.argsort(far, kind="stable")
+    raw = depth.at(rows[order], columns[order])
+    z = np.where(np.isfinite(raw), raw, np.inf)[None]
+    weights = np.exp(-0.5 * far[order])
+    valid = (weights * np.isfinite(z[0])).sum()
+    chosen = _nearest_surface(z, weights, 0.25 * valid)[0]
+    if valid < 0.4 * weights.sum() or not chosen.any():
+        half = raw.size / 2
+        return np.nan, TOO_NEAR if (raw == -np.inf).sum() > half else TOO_FAR if (raw == np.inf).sum() > half else UNKNOWN
+    # Those next to the centre: on a slant, they have its depth.
+    return float(np.median(z[0][chosen][: max(_ENOUGH, raw.size // 40)])), ""
