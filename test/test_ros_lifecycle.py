@@ -79,7 +79,7 @@ def test_deactivation_answers_what_is_under_way() -> None:
 
 
 def test_configure_fails_where_no_model_is_named(tmp_path: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("robobrain_ros.demo.__file__", str(tmp_path / "__init__.py"))  # No demo model lies there.
+    monkeypatch.setattr("robobrain_ros.demo.DEMO_MODEL", tmp_path)  # No checkpoint lies there.
     with rig(None, autostart=False) as it:
         assert not it.transition(Transition.TRANSITION_CONFIGURE)
         assert state(it) == State.PRIMARY_STATE_UNCONFIGURED
