@@ -6,14 +6,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from threading import Lock
 
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock
 from rclpy.node import Node
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.subscription import Subscription
 from rclpy.time import Time
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
@@ -21,6 +17,7 @@ from std_msgs.msg import Header
 from robobrain_ros.core.query import Picture
 from robobrain_ros.errors import BadRequestError, NoImageError, StaleImageError
 from robobrain_ros.ros.conversions import read_image
+from robobrain_ros.ros.streams import Stream
 
 _TYPES = {"raw": (Image, "image"), "compressed": (CompressedImage, "image/compressed")}
 
@@ -119,51 +116,17 @@ class Camera:
         self._node = node
         self._on_frame = on_frame
         self._newest: Frame | None = None
-        self._transport = transport
-        self._adapts = reliability == "auto"
-        self._reliable = reliability == "reliable"
-        self._leaving: Subscription | None = None
-        self._subscription = self._subscribe()
-        self.adapt()
-
-    def _subscribe(self) -> Subscription:
-        message_type, suffix = _TYPES[self._transport]
-        qos = QoSProfile(
-            history=HistoryPolicy.KEEP_LAST,
-            depth=1,
-            reliability=ReliabilityPolicy.RELIABLE if self._reliable else ReliabilityPolicy.BEST_EFFORT,
-        )
-        return self._node.create_subscription(
-            message_type,
-            f"{self.name}/{suffix}",
-            partial(self._arrived, self._reliable),
-            qos,
-            callback_group=MutuallyExclusiveCallbackGroup(),
-        )
+        message_type, suffix = _TYPES[transport]
+        self._stream = Stream(node, message_type, f"{name}/{suffix}", self._arrived, reliability=reliability)
 
     def adapt(self) -> None:
-        """With reliability "auto", subscribe as the publishers publish; called each second.
-
-        A reliable subscription hears nothing of a best-effort publisher, and a best-effort one loses most large pictures.
-        """
-        publishers = self._node.get_publishers_info_by_topic(self.topic) if self._adapts else []
-        reliable = all(publisher.qos_profile.reliability == ReliabilityPolicy.RELIABLE for publisher in publishers)
-        if not publishers or reliable == self._reliable:
-            return
-        self._leave()
-        # The old one stays until the new one has found the publishers.
-        self._leaving, self._reliable = self._subscription, reliable
-        self._subscription = self._subscribe()
-
-    def _leave(self) -> None:
-        if self._leaving is not None:
-            self._node.destroy_subscription(self._leaving)
-            self._leaving = None
+        """As of `Stream.adapt`."""
+        self._stream.adapt()
 
     @property
     def topic(self) -> str:
         """Full name of the topic after remapping."""
-        return str(self._subscription.topic_name)
+        return self._stream.topic
 
     @property
     def newest(self) -> Frame | None:
@@ -179,14 +142,16 @@ class Camera:
         """
         frame = self._newest
         if frame is None:
-            raise NoImageError(f"No picture has arrived from camera {self.name} on {self.topic} yet; {self._publishers()}.")
+            raise NoImageError(
+                f"No picture has arrived from camera {self.name} on {self.topic} yet; {self._stream.publishers()}."
+            )
         age = stamp_age(self._node.get_clock(), frame.header)
         if math.isnan(age):
             age = time.monotonic() - frame.arrival
         if max_age > 0.0 and age > max_age:
             raise StaleImageError(
                 f"The newest picture of camera {self.name} is {age:.1f} s old, max_image_age is {max_age:g} s; "
-                f"{self._publishers()}."
+                f"{self._stream.publishers()}."
             )
         if max_age > 0.0 and age < -max_age:
             raise StaleImageError(
@@ -198,25 +163,14 @@ class Camera:
     def close(self) -> None:
         """Give the subscription back."""
         self._newest = None
-        self._leave()
-        self._node.destroy_subscription(self._subscription)
+        self._stream.close()
 
-    def _arrived(self, reliable: bool, message: Image | CompressedImage) -> None:
-        """A picture has come, over the reliable subscription or the other one."""
+    def _arrived(self, message: Image | CompressedImage) -> None:
         arrival = time.monotonic()
         stamp = message.header.stamp
-        if self._leaving is not None:
-            if reliable == self._reliable:
-                self._leave()
-            if self._newest is not None and stamp == self._newest.header.stamp != Time().to_msg():
-                return  # It came over both.
         self.statistics.add(arrival, stamp.sec + stamp.nanosec * 1e-9)
         self._newest = Frame(message, self.name, next(_sequence), arrival)
         self._on_frame(self._newest)
-
-    def _publishers(self) -> str:
-        count = self._node.count_publishers(self.topic)
-        return "nothing publishes there" if count == 0 else f"{count} publisher{'s' if count > 1 else ''} there"
 
 
 class Cameras:
