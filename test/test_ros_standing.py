@@ -139,3 +139,24 @@ def test_a_standing_query_that_makes_no_sense_is_refused(fields: dict[str, Any])
     assert refused.outcome.code == Outcome.BAD_REQUEST
     assert refused.outcome.message
     assert not refused.names
+
+
+def test_a_parameter_query_that_is_named_no_longer_ends() -> None:
+    """With the next configure, and [""] names none."""
+    with rig(
+        lambda: ScriptedEngine(["[(1, 2)]"]), autostart=False, standing_queries=["mugs"], standing_query__mugs__instruction="mugs"
+    ) as it:
+        it.node.trigger_configure()
+        assert set_query(it, name="blocks").names == ["mugs", "blocks"]
+        it.node.trigger_cleanup()
+        assert it.set_parameter("standing_queries", [""]).successful
+        it.node.trigger_configure()
+        assert set_query(it, name="bowls").names == ["blocks", "bowls"]
+
+
+def test_a_parameter_query_that_is_wrong_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    """The log alone tells why the transition fails."""
+    parameters: dict[str, Any] = {"standing_query__mugs__instruction": "mugs", "standing_query__mugs__camera": "wrist"}
+    with rig(autostart=False, standing_queries=["mugs"], **parameters) as it:
+        it.node.trigger_configure()
+    assert "Cannot configure: standing_query.mugs: There is no camera 'wrist'" in capfd.readouterr().err

@@ -234,7 +234,8 @@ class Parameters:
     def __getitem__(self, name: str) -> Any:
         """The present value."""
         value = self._node.get_parameter(name).value
-        return list(value) if isinstance(self._declared[name].default, list) else value
+        # [""] is how ROS users write an empty list: [] has no type on a command line and in parameter files.
+        return [item for item in value if item] if isinstance(self._declared[name].default, list) else value
 
     def declare_named(self) -> None:
         """Declare what belongs to the cameras and standing queries that are named now; called again on each configure."""
@@ -292,6 +293,7 @@ class Parameters:
 
 def _name_fault(parameter: str, names: list[str]) -> str:
     """What is wrong with a list of names, as a sentence; empty: nothing."""
+    names = [name for name in names if name]
     for name in names:
         # Such a name is part of topic and parameter names.
         if not name.isascii() or not name.isidentifier():
@@ -325,7 +327,7 @@ def _yaml_entry(key: str, parameter: Parameter, indent: str) -> list[str]:
     allowed = f" [{parameter.allowed}]" if parameter.allowed else ""
     comment = f"{indent}# {parameter.description}{allowed}"
     if parameter.default == []:
-        # A parameter file cannot hold an empty list: it has no type there.
+        # A parameter file cannot hold an empty list everywhere: it has no type there.
         return [comment, f"{indent}# {key}: []"]
     return [comment, f"{indent}{key}: {_yaml_value(parameter.default)}"]
 

@@ -60,14 +60,20 @@ class StandingQueries:
 
         :raises BadRequestError: a description is wrong.
         """
-        for name in self._parameters["standing_queries"]:
+        named = self._parameters["standing_queries"]
+        for name in [name for name, query in self._queries.items() if query.from_parameters and name not in named]:
+            self._remove(name)
+        for name in named:
             if name in self._queries and not self._queries[name].from_parameters:
                 continue
             values = {
                 key: self._parameters[f"{STANDING_PREFIX}{name}.{key}"] for key in ("task", "instruction", "rate", "camera")
             }
             options = QueryOptions(camera=values["camera"])
-            self._set(name, values["task"], values["instruction"], values["rate"], options, from_parameters=True)
+            try:
+                self._set(name, values["task"], values["instruction"], values["rate"], options, from_parameters=True)
+            except BadRequestError as error:
+                raise BadRequestError(f"{STANDING_PREFIX}{name}: {error.message}") from error
 
     def start(self) -> None:
         """Begin to ask."""
