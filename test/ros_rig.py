@@ -23,6 +23,7 @@ from sensor_msgs.msg import Image
 from robobrain_ros.demo.encodings import encode_picture
 from robobrain_ros.engine.base import Engine
 from robobrain_ros.ros.node import RoboBrainNode
+from robobrain_ros.ros.transforms import Tf2, TransformSource
 
 LIMIT = 60.0
 """Seconds after which a test is taken to hang."""
@@ -137,7 +138,13 @@ class Rig:
 
 
 @contextmanager
-def rig(engine: Engine | Callable[[], Engine] | None = None, *, namespace: str = "", **parameters: Any) -> Iterator[Rig]:
+def rig(
+    engine: Engine | Callable[[], Engine] | None = None,
+    *,
+    namespace: str = "",
+    transform_source: Callable[[Any], TransformSource] = Tf2,
+    **parameters: Any,
+) -> Iterator[Rig]:
     """A running node with that engine (or factory of engines; None: as the parameters say) in a namespace of its own.
 
     Parameters are given by name, with __ for a dot. There is no warm-up: it would follow the engine's script.
@@ -149,6 +156,7 @@ def rig(engine: Engine | Callable[[], Engine] | None = None, *, namespace: str =
     factory = None if engine is None else (engine if callable(engine) else lambda: engine)
     node = RoboBrainNode(
         engine_factory=factory,
+        transform_source=transform_source,
         namespace=namespace,
         parameter_overrides=[Parameter(name, value=value) for name, value in values.items()],
         context=context,

@@ -56,7 +56,7 @@ def test_a_wrong_parameter_ends_it_with_a_sentence(argument: str, part: str) -> 
 def test_the_documentation_names_what_the_node_offers(repository: Path) -> None:
     text = (repository / "docs" / "interfaces.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"\| `(\S+?)` \| `(\w+/\w+)`", text))
-    with scripted("[(10, 10)]", cameras=["camera", "wrist"], wrist__transport="compressed") as (it, _):
+    with scripted("[(10, 10)]", cameras=["camera", "wrist"], wrist__transport="compressed", wrist__use_depth=True) as (it, _):
         offered = set()
         names = it.node.get_name(), it.node.get_namespace()
         published = it.client.get_publisher_names_and_types_by_node(*names)

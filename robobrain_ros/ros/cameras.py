@@ -17,6 +17,7 @@ from std_msgs.msg import Header
 from robobrain_ros.core.query import Picture
 from robobrain_ros.errors import BadRequestError, NoImageError, StaleImageError
 from robobrain_ros.ros.conversions import read_image
+from robobrain_ros.ros.positions import Moment, Surroundings
 from robobrain_ros.ros.streams import Stream
 
 _TYPES = {"raw": (Image, "image"), "compressed": (CompressedImage, "image/compressed")}
@@ -110,7 +111,17 @@ class ArrivalStatistics:
 class Camera:
     """One camera of a node; decoding is left to the user of a frame."""
 
-    def __init__(self, node: Node, name: str, *, transport: str, reliability: str, on_frame: FrameListener) -> None:
+    def __init__(
+        self,
+        node: Node,
+        name: str,
+        *,
+        transport: str,
+        reliability: str,
+        on_frame: FrameListener,
+        use_depth: bool = False,
+        rectified: str = "auto",
+    ) -> None:
         self.name = name
         self.statistics = ArrivalStatistics()
         self._node = node
@@ -118,10 +129,17 @@ class Camera:
         self._newest: Frame | None = None
         message_type, suffix = _TYPES[transport]
         self._stream = Stream(node, message_type, f"{name}/{suffix}", self._arrived, reliability=reliability)
+        self.surroundings = Surroundings(node, name, use_depth=use_depth, reliability=reliability)
+        self._rectified = "rect" in self.topic if rectified == "auto" else rectified == "yes"
 
     def adapt(self) -> None:
         """As of `Stream.adapt`."""
         self._stream.adapt()
+        self.surroundings.adapt()
+
+    def moment(self, frame: Frame) -> Moment:
+        """What belongs to a picture of this camera; to be closed."""
+        return Moment.of(frame.header, self._rectified, self.surroundings)
 
     @property
     def topic(self) -> str:
@@ -164,6 +182,7 @@ class Camera:
         """Give the subscription back."""
         self._newest = None
         self._stream.close()
+        self.surroundings.close()
 
     def _arrived(self, message: Image | CompressedImage) -> None:
         arrival = time.monotonic()

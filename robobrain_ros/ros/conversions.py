@@ -5,7 +5,7 @@ import math
 import struct
 import zlib
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -17,7 +17,9 @@ from PIL import UnidentifiedImageError
 from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
+from robobrain_ros.core.geometry import CameraModel
 from robobrain_ros.core.query import Answer, Box, Picture, PlanStep, Point, Progress, Report
+from robobrain_ros.core.surfaces import Lifted
 from robobrain_ros.errors import BadImageError, OutcomeCode, RoboBrainError
 from robobrain_ros.msg import (
     AffordanceArea,
@@ -176,34 +178,57 @@ class Origin:
     height: int = 0
 
 
-def to_affordances(origin: Origin, task: str, answer: Answer | None, report: InferenceReport) -> Affordances:
+@dataclass(frozen=True)
+class Positions:
+    """Where an answer's parts are; each in the order of the answer, None where there is none or none was looked for.
+
+    :param header: the picture's stamp, and the frame that the positions are in.
+    :param note: what is missing and what to do about it; empty: nothing.
+    :param camera: maps the picture's pixels to rays in the picture's own frame; None: not known.
+    """
+
+    header: Header
+    points: Lifted | None = None
+    boxes: Lifted | None = None
+    waypoints: Lifted | None = None
+    note: str = ""
+    camera: CameraModel | None = None
+
+
+def to_affordances(
+    origin: Origin, task: str, answer: Answer | None, report: InferenceReport, positions: Positions | None = None
+) -> Affordances:
     """The answer to point, affordance or ground; without points and areas where there is none."""
     message = Affordances(
-        header=origin.header,
+        header=positions.header if positions else origin.header,
         task=task,
         instruction=clean(origin.text),
         query=origin.query,
         camera=origin.camera,
         image_width=origin.width,
         image_height=origin.height,
+        position_note=clean(positions.note) if positions else "",
         report=report,
     )
     if answer is not None:
-        message.points = to_points(answer.points)
-        message.areas = to_areas(answer.boxes, origin.width, origin.height)
+        message.points = to_points(answer.points, positions.points if positions else None)
+        message.areas = to_areas(answer.boxes, origin.width, origin.height, positions.boxes if positions else None)
     return message
 
 
-def to_trajectory(origin: Origin, answer: Answer | None, report: InferenceReport) -> Trajectory:
+def to_trajectory(
+    origin: Origin, answer: Answer | None, report: InferenceReport, positions: Positions | None = None
+) -> Trajectory:
     """The answer to trajectory; without waypoints where there is none."""
     return Trajectory(
-        header=origin.header,
+        header=positions.header if positions else origin.header,
         instruction=clean(origin.text),
         query=origin.query,
         camera=origin.camera,
         image_width=origin.width,
         image_height=origin.height,
-        waypoints=to_waypoints(answer.waypoints) if answer else [],
+        waypoints=to_waypoints(answer.waypoints, positions.waypoints if positions else None) if answer else [],
+        position_note=clean(positions.note) if positions else "",
         report=report,
     )
 
@@ -233,16 +258,16 @@ def to_text_answer(origin: Origin, answer: Answer | None, report: InferenceRepor
     )
 
 
-def to_points(points: Iterable[Point]) -> list[AffordancePoint]:
-    """Points without positions: those are not known."""
+def to_points(points: Sequence[Point], lifted: Lifted | None = None) -> list[AffordancePoint]:
+    """Points, their positions unknown where they were not lifted."""
     return [
-        AffordancePoint(u=point.u, v=point.v, position=unknown_position(), clamped=point.clamped, label=clean(point.label))
-        for point in points
+        AffordancePoint(u=point.u, v=point.v, position=position, clamped=point.clamped, label=clean(point.label))
+        for point, position in zip(points, _positions(len(points), lifted), strict=True)
     ]
 
 
-def to_areas(boxes: Iterable[Box], width: int, height: int) -> list[AffordanceArea]:
-    """Rectangles in a picture of that size (pixels), without positions."""
+def to_areas(boxes: Sequence[Box], width: int, height: int, lifted: Lifted | None = None) -> list[AffordanceArea]:
+    """Rectangles in a picture of that size (pixels), their positions unknown where they were not lifted."""
     return [
         AffordanceArea(
             roi=_region(box, width, height),
@@ -250,26 +275,34 @@ def to_areas(boxes: Iterable[Box], width: int, height: int) -> list[AffordanceAr
             v_min=box.v_min,
             u_max=box.u_max,
             v_max=box.v_max,
-            position=unknown_position(),
+            position=position,
             clamped=box.clamped,
             label=clean(box.label),
         )
-        for box in boxes
+        for box, position in zip(boxes, _positions(len(boxes), lifted), strict=True)
     ]
 
 
-def to_waypoints(points: Iterable[Point]) -> list[Waypoint]:
-    """Waypoints without positions; depth is the model's own."""
+def to_waypoints(points: Sequence[Point], lifted: Lifted | None = None) -> list[Waypoint]:
+    """Waypoints, their positions unknown where they were not lifted; depth is the model's own."""
+    interpolated = [False] * len(points) if lifted is None else lifted.interpolated.tolist()
     return [
         Waypoint(
             u=point.u,
             v=point.v,
             depth=_float32(point.depth),
-            position=unknown_position(),
+            position=position,
+            interpolated=between,
             clamped=point.clamped,
         )
-        for point in points
+        for point, position, between in zip(points, _positions(len(points), lifted), interpolated, strict=True)
     ]
+
+
+def _positions(count: int, lifted: Lifted | None) -> list[PointMessage]:
+    if lifted is None:
+        return [unknown_position() for _ in range(count)]
+    return [PointMessage(x=x, y=y, z=z) for x, y, z in lifted.positions.tolist()]
 
 
 def to_steps(steps: Iterable[PlanStep]) -> list[PlanStepMessage]:
@@ -319,9 +352,11 @@ def to_report(report: Report, thinking: str = "") -> InferenceReport:
     )
 
 
-def to_outcome(error: RoboBrainError | None) -> Outcome:
-    """How a request ended; None: well."""
-    return Outcome(code=int(OutcomeCode.OK)) if error is None else Outcome(code=int(error.code), message=clean(error.message))
+def to_outcome(error: RoboBrainError | None, note: str = "") -> Outcome:
+    """How a request ended; None: well, with a note of what its positions lack."""
+    if error is None:
+        return Outcome(code=int(OutcomeCode.OK), message=clean(note))
+    return Outcome(code=int(error.code), message=clean(error.message))
 
 
 def to_image(picture: Picture, header: Header) -> Image:

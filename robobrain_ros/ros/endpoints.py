@@ -62,7 +62,7 @@ class Endpoints:
         self._busy += 1
         try:
             result = await self._requests.answer(Asked(task.value, getattr(request, text_field), request.options))
-            response.outcome = to_outcome(result.error)
+            response.outcome = to_outcome(result.error, result.note)
             setattr(response, RESULT_FIELDS[task], result.message)
             return response
         finally:
@@ -78,7 +78,7 @@ class Endpoints:
             request = goal.request
             asked = Asked(request.task, request.instruction, request.options)
             result = await self._requests.answer(asked, ticket, partial(_publish_feedback, goal))
-            message = RunTask.Result(outcome=to_outcome(result.error))
+            message = RunTask.Result(outcome=to_outcome(result.error, result.note))
             if result.task is not None:
                 setattr(message, RESULT_FIELDS[result.task], result.message)
             if result.error is None:

@@ -34,6 +34,7 @@ from robobrain_ros.ros.parameters import Parameters
 from robobrain_ros.ros.requests import Requests
 from robobrain_ros.ros.results import ResultTopics
 from robobrain_ros.ros.standing import StandingQueries
+from robobrain_ros.ros.transforms import Tf2, Transforms, TransformSource
 
 _CAN_THINK = {"auto": None, "yes": True, "no": False}
 _FAREWELL = 2.0
@@ -61,6 +62,7 @@ class RoboBrainNode(LifecycleNode):
     No transition waits for the model.
 
     :param engine_factory: makes the engine instead of the embedded vLLM that the parameters describe; for tests.
+    :param transform_source: makes what knows the transforms, instead of tf2; for tests.
     :param parameter_overrides: as of `rclpy.node.Node`.
     :raises rclpy.exceptions.ParameterException: a parameter has a wrong initial value.
     """
@@ -69,6 +71,7 @@ class RoboBrainNode(LifecycleNode):
         self,
         *,
         engine_factory: EngineFactory | None = None,
+        transform_source: Callable[[LifecycleNode], TransformSource] = Tf2,
         namespace: str | None = None,
         parameter_overrides: list[RosParameter] | None = None,
         context: rclpy.context.Context | None = None,
@@ -82,7 +85,10 @@ class RoboBrainNode(LifecycleNode):
         self._cameras = Cameras([], self._settings["cameras"])
         self._model = Model(self.get_logger(), self._on_model_change)
         self._results = ResultTopics(self, self._model)
-        self._requests = Requests(self, self._settings, self._model, lambda: self._cameras, self._results.publish)
+        self._transforms = Transforms(self, transform_source)
+        self._requests = Requests(
+            self, self._settings, self._model, lambda: self._cameras, self._transforms, self._results.publish
+        )
         self._endpoints = Endpoints(self, self._requests)
         self._standing = StandingQueries(
             self, self._settings, self._requests, lambda: self._cameras, lambda: self._model.health().state == "ready"
@@ -156,6 +162,8 @@ class RoboBrainNode(LifecycleNode):
             options = self._with_model(options)
             factory = partial(_embedded_engine, options)
         self._settings.configured = True
+        if self._settings["target_frame"]:
+            self._transforms.open()
         self._results.open()
         self._endpoints.open()
         self._model.load(
@@ -184,6 +192,8 @@ class RoboBrainNode(LifecycleNode):
             transport=self._settings[f"{name}.transport"],
             reliability=self._settings["image_reliability"],
             on_frame=self._standing.on_frame,
+            use_depth=self._settings[f"{name}.use_depth"],
+            rectified=self._settings[f"{name}.rectified"],
         )
 
     def _deactivate(self) -> None:
@@ -196,6 +206,7 @@ class RoboBrainNode(LifecycleNode):
         self._deactivate()
         self._endpoints.close()
         self._results.close()
+        self._transforms.close()
         self._model.unload()
         self._settings.configured = False
 

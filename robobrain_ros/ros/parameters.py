@@ -115,6 +115,27 @@ _NODE_PARAMETERS = (
         minimum=0.0,
     ),
     Parameter(
+        "sync_tolerance",
+        0.01,
+        "Seconds between a picture's stamp and that of its depth image, or its camera_info; what differs more is not used.",
+        applies=Applies.AT_ONCE,
+        minimum=0.0,
+        maximum=10.0,
+    ),
+    Parameter(
+        "target_frame",
+        "",
+        "Frame of all positions, by tf2 at the picture's stamp. Empty: the picture's own optical frame.",
+    ),
+    Parameter(
+        "transform_timeout",
+        0.2,
+        "Seconds that an answer waits for its picture's depth image, camera_info and transform.",
+        applies=Applies.AT_ONCE,
+        minimum=0.0,
+        maximum=60.0,
+    ),
+    Parameter(
         "request_timeout",
         DEFAULT_TIMEOUT,
         "Seconds a request may take where it does not say itself.",
@@ -174,6 +195,17 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             "raw",
             f"raw: sensor_msgs/Image on {camera}/image; compressed: sensor_msgs/CompressedImage on {camera}/image/compressed.",
             choices=("raw", "compressed"),
+        ),
+        Parameter(
+            f"{camera}.use_depth",
+            False,
+            f"Give positions by the depth image on {camera}/depth (aligned to the picture) and the lens on {camera}/camera_info.",
+        ),
+        Parameter(
+            f"{camera}.rectified",
+            "auto",
+            "Whether pictures are rectified: P of camera_info describes them, not K and D. auto: if rect is in the topic's name.",
+            choices=("auto", "yes", "no"),
         ),
     )
 

@@ -28,6 +28,7 @@ from robobrain_ros.msg import Affordances, Plan, QueryOptions, TextAnswer, Traje
 from robobrain_ros.ros.cameras import Cameras, Frame, stamp_age
 from robobrain_ros.ros.conversions import (
     Origin,
+    Positions,
     read_image,
     to_affordances,
     to_plan,
@@ -37,7 +38,9 @@ from robobrain_ros.ros.conversions import (
 )
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters import Parameters
+from robobrain_ros.ros.positions import Locator, Moment
 from robobrain_ros.ros.tickets import Ticket
+from robobrain_ros.ros.transforms import Transforms
 
 ResultMessage: TypeAlias = Affordances | Trajectory | Plan | TextAnswer
 
@@ -70,18 +73,25 @@ class Result:
     answer: Answer | None = None
     error: RoboBrainError | None = None
     picture: Picture | None = None
+    positions: Positions | None = None
+    """Of the answer's parts; None: its picture came with the request, or it has no parts in a picture."""
+
+    @property
+    def note(self) -> str:
+        """What the positions lack; empty: nothing."""
+        return self.positions.note if self.positions else ""
 
     @cached_property
     def message(self) -> ResultMessage:
         """The message that the task answers with; without an answer, its report tells how far the request got."""
         report = to_report(self.report, self.answer.thinking if self.answer else "")
         if self.task is Task.TRAJECTORY:
-            return to_trajectory(self.origin, self.answer, report)
+            return to_trajectory(self.origin, self.answer, report, self.positions)
         if self.task is Task.PLAN:
             return to_plan(self.origin, self.answer, report)
         if self.task is Task.ASK or self.task is None:
             return to_text_answer(self.origin, self.answer, report)
-        return to_affordances(self.origin, self.task.value, self.answer, report)
+        return to_affordances(self.origin, self.task.value, self.answer, report, self.positions)
 
 
 @dataclass
@@ -110,7 +120,9 @@ class _Job:
     began: float
     deadline: float
     priority: int
+    moment: Moment | None = None
     picture: Picture | None = None
+    positions: Positions | None = None
     raw_text: str = ""
     brain_began: float = 0.0
 
@@ -131,6 +143,7 @@ class Requests:
         parameters: Parameters,
         model: Model,
         cameras: Callable[[], Cameras],
+        transforms: Transforms,
         on_result: Callable[[Result], None],
     ) -> None:
         self.statistics = Statistics()
@@ -139,6 +152,7 @@ class Requests:
         self._parameters = parameters
         self._model = model
         self._cameras = cameras
+        self._locator = Locator(parameters, transforms)
         self._on_result = on_result
         self._open: dict[Ticket[Answer], _Job] = {}
 
@@ -190,7 +204,7 @@ class Requests:
         self._open[ticket] = job
         try:
             # Without a listener nothing is pushed: each push wakes the executor, which takes time from the model.
-            ticket.start(lambda push: _work(job, push if listener else None))
+            ticket.start(lambda push: _work(job, push if listener else None, self._locator))
             while (news := await ticket.progress()) is not None:
                 for progress in news if listener else ():
                     listener(progress, _origin(job))  # type: ignore[misc]
@@ -200,7 +214,9 @@ class Requests:
             raise
         finally:
             del self._open[ticket]
-        result = Result(job.task, _origin(job), _report(job, answer.report), answer, picture=job.picture)
+            if job.moment is not None:
+                job.moment.close()
+        result = Result(job.task, _origin(job), _report(job, answer.report), answer, picture=job.picture, positions=job.positions)
         _ = result.message  # Whatever a message cannot hold shows here, where it can still be answered.
         self._on_result(result)
         return result
@@ -224,6 +240,7 @@ class Requests:
         origin = Origin(Header(), text=asked.text, query=asked.query)
         timeout = options.timeout or self._parameters["request_timeout"]
         sources, image_ids, origin, picture_name = self._pictures(asked, task, origin)
+        spatial = task.spatial and isinstance(sources[0], Frame)
         return _Job(
             task=task,
             brain=brain,
@@ -238,11 +255,11 @@ class Requests:
             deadline=began + timeout,
             # Standing queries stand behind requests.
             priority=1 if asked.query else 0,
+            # Claimed now: while the model answers, newer depth would push it out.
+            moment=self._cameras()[origin.camera].moment(sources[0]) if spatial else None,
         )
 
-    def _pictures(
-        self, asked: Asked, task: Task, origin: Origin
-    ) -> tuple[Sequence[Frame | Image], Sequence[str], Origin, str]:
+    def _pictures(self, asked: Asked, task: Task, origin: Origin) -> tuple[Sequence[Frame | Image], Sequence[str], Origin, str]:
         """The pictures to ask about, their names for the engine, where they come from, and how to call one in a sentence."""
         options = asked.options
         camera = self._cameras().name(options.camera) if options.camera or not options.images else ""
@@ -328,7 +345,7 @@ def check_options(options: QueryOptions) -> None:
         raise BadRequestError(f"timeout is {options.timeout} s; it must be 0 (the node's default) or a positive number.")
 
 
-async def _work(job: _Job, push: Callable[[Progress], None] | None) -> Answer:
+async def _work(job: _Job, push: Callable[[Progress], None] | None, locator: Locator) -> Answer:
     """The part of a request that runs on the engine's loop."""
     pictures = _decode(job) if _decodes_quickly(job) else await asyncio.to_thread(_decode, job)
     job.picture = pictures[0]
@@ -351,7 +368,11 @@ async def _work(job: _Job, push: Callable[[Progress], None] | None) -> Answer:
         max_tokens=job.max_tokens,
         priority=job.priority,
     )
-    return await job.brain.run(query, listen)
+    answer = await job.brain.run(query, listen)
+    if job.moment is not None:
+        height, width = job.picture.shape[:2]
+        job.positions = await locator.locate(answer, (width, height), job.moment)
+    return answer
 
 
 def _decodes_quickly(job: _Job) -> bool:

@@ -1,0 +1,252 @@
+"""Answers in metres over DDS: right where depth and lens belong to the picture, and NaN with a sentence of its own otherwise."""
+
+import re
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Time
+from fakes import ScriptedEngine
+from ros_rig import Rig, now, rig
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from robobrain_ros.core.geometry import CameraModel
+from robobrain_ros.demo.camera import CameraSettings, SceneMessages
+from robobrain_ros.demo.depth_camera import measure
+from robobrain_ros.demo.world import Scene, SceneObject, make_scene
+from robobrain_ros.engine.base import EngineInfo
+from robobrain_ros.msg import Outcome
+from robobrain_ros.ros.conversions import to_image
+from robobrain_ros.srv import Locate, PredictTrajectory
+
+MODEL_SIZE = (644, 476)
+"""What a 640x480 picture is fitted to for RoboBrain 2.0, width and height."""
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return make_scene(7)
+
+
+def lens_of(scene: Scene) -> CameraModel:
+    lens = scene.intrinsics
+    return CameraModel(scene.width, scene.height, lens.fx, lens.fy, lens.cx, lens.cy)
+
+
+def in_model(u: float, v: float) -> tuple[int, int]:
+    """A pixel of the picture as RoboBrain 2.0 writes it."""
+    return round((u + 0.5) * MODEL_SIZE[0] / 640 - 0.5), round((v + 0.5) * MODEL_SIZE[1] / 480 - 0.5)
+
+
+def points_text(things: tuple[SceneObject, ...]) -> str:
+    return str([in_model(*thing.centre) for thing in things])
+
+
+def depth_message(scene: Scene) -> Image:
+    """As a real depth camera measures it."""
+    samples = measure(scene.depth, scene.intrinsics.fx, 1)
+    message = Image(width=scene.width, height=scene.height, encoding="16UC1", step=scene.width * 2)
+    message.data = array("B", samples.astype("<u2").tobytes())
+    return message
+
+
+class Before:
+    """What stands before a node's camera; each message is stamped with the picture's stamp when it is shown."""
+
+    def __init__(self, it: Rig, scene: Scene) -> None:
+        self.it = it
+        self.scene = scene
+        self.header = Header(stamp=now(), frame_id="camera_optical")
+        self.publishers: dict[str, Any] = {}
+
+    def picture(self) -> None:
+        self.it.show(to_image(self.scene.image, self.header))
+
+    def companion(self, topic: str, message: Any, *, later: float = 0.0, frame: str = "camera_optical") -> None:
+        """Publish on a topic beside the picture's, and wait until the node has it."""
+        nanoseconds = self.header.stamp.sec * 10**9 + self.header.stamp.nanosec + round(later * 1e9)
+        message.header = Header(stamp=Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9), frame_id=frame)
+        if topic not in self.publishers:
+            name = f"{self.it.client.get_namespace()}/camera/{topic}"
+            self.publishers[topic] = self.it.client.create_publisher(type(message), name, 10)
+        self.it.until(self.publishers[topic].get_subscription_count, f"a subscription to {topic}")
+        self.publishers[topic].publish(message)
+        surroundings = self.it.node.cameras["camera"].surroundings
+        companion = surroundings.depth if topic == "depth" else surroundings.info
+        assert companion is not None
+        self.it.until(lambda: companion.newest is not None and companion.newest.header == message.header, topic)
+
+    def info(self, **changes: Any) -> None:
+        where = {name: changes.pop(name) for name in ("later", "frame") if name in changes}
+        message = SceneMessages(self.scene, CameraSettings()).camera_info
+        for name, value in changes.items():
+            setattr(message, name, value)
+        self.companion("camera_info", message, **where)
+
+    def depth(self, message: Image | None = None, **where: Any) -> None:
+        self.companion("depth", message or depth_message(self.scene), **where)
+
+
+@contextmanager
+def looking(scene: Scene, *scripts: str, model_type: str = "qwen2_5_vl", **parameters: Any) -> Iterator[Before]:
+    """A ready node with a depth camera before it, whose topics are still silent."""
+    info = EngineInfo(model="scripted", model_type=model_type, engine="scripted", patch=28 if "2_5" in model_type else 32)
+    parameters = {"camera__use_depth": True, "transform_timeout": 0.05, "max_image_age": 0.0} | parameters
+    with rig(ScriptedEngine(list(scripts), info=info), **parameters) as it:
+        it.until_ready()
+        yield Before(it, scene)
+
+
+def ask_point(it: Rig) -> Locate.Response:
+    return it.call(Locate, "point", Locate.Request(instruction="the things"))
+
+
+def position(part: Any) -> tuple[float, float, float]:
+    return part.position.x, part.position.y, part.position.z
+
+
+def error(scene: Scene, thing: SceneObject, where: tuple[float, float, float]) -> float:
+    """Metres from a position to a thing's true surface, as far as the camera sees it."""
+    rows, columns = np.nonzero(scene.mask == thing.id)
+    surface = lens_of(scene).positions(np.column_stack((columns, rows)), scene.depth[rows, columns])
+    return float(np.linalg.norm(surface - where, axis=1).min())
+
+
+def test_points_and_areas_lie_on_the_things_in_metres(scene: Scene) -> None:
+    """Through a depth camera's noise and holes, in the picture's own frame and with its stamp."""
+    boxes = [[*in_model(*thing.box[:2]), *in_model(*thing.box[2:])] for thing in scene.objects[:1]]
+    with looking(scene, points_text(scene.objects), str(boxes[0])) as before:
+        before.picture()
+        before.info()
+        before.depth()
+        points = ask_point(before.it)
+        areas = before.it.call(Locate, "ground", Locate.Request(instruction="the thing"))
+    assert points.outcome == Outcome(code=Outcome.OK)
+    assert points.affordances.header == before.header
+    assert points.affordances.position_note == ""
+    assert len(points.affordances.points) == len(scene.objects)
+    for thing, point in zip(scene.objects, points.affordances.points, strict=True):
+        assert error(scene, thing, position(point)) < 0.01
+        assert lens_of(scene).project([position(point)])[0] == pytest.approx((point.u, point.v), abs=1e-3)
+    assert error(scene, scene.objects[0], position(areas.affordances.areas[0])) < 0.02
+
+
+def test_waypoints_are_lifted_and_bridged(scene: Scene) -> None:
+    """A hole in the depth image between two waypoints that have depth is bridged, and said to be."""
+    depth = scene.depth.copy()
+    depth[:, 300:340] = np.nan
+    message = Image(width=640, height=480, encoding="32FC1", step=2560, data=array("B", depth.astype("<f4").tobytes()))
+    text = str([in_model(u, 400) for u in (200, 320, 440)])
+    with looking(scene, text) as before:
+        before.picture()
+        before.info()
+        before.depth(message)
+        response = before.it.call(PredictTrajectory, "trajectory", PredictTrajectory.Request(instruction="wipe"))
+    waypoints = response.trajectory.waypoints
+    assert [point.interpolated for point in waypoints] == [False, True, False]
+    assert response.trajectory.position_note == response.outcome.message == ""
+    for point in waypoints:
+        assert point.position.z == pytest.approx(scene.depth[round(point.v), round(point.u)], abs=0.005)
+
+
+def wrong_moment(before: Before) -> None:
+    before.info()
+    before.depth(later=0.1)
+    before.depth(later=0.2)
+
+
+def wrong_proportions(before: Before) -> None:
+    before.info()
+    before.depth(depth_message(make_scene(7, (640, 360))))
+
+
+def wrong_frame(before: Before) -> None:
+    before.info()
+    before.depth(frame="depth_optical")
+
+
+def all_invalid(before: Before) -> None:
+    before.info()
+    message = depth_message(before.scene)
+    message.data = array("B", bytes(len(message.data)))
+    before.depth(message)
+
+
+def not_depth(before: Before) -> None:
+    before.info()
+    before.depth(to_image(before.scene.image, Header()))
+
+
+def no_depth(before: Before) -> None:
+    before.info()
+
+
+def zeros(before: Before) -> None:
+    before.info(k=[0.0] * 9, p=[0.0] * 12, d=[])
+    before.depth()
+
+
+def no_info(before: Before) -> None:
+    before.depth()
+
+
+def info_of_another_moment(before: Before) -> None:
+    before.info(later=-0.5)
+    before.depth()
+
+
+def info_of_another_size(before: Before) -> None:
+    before.info(width=320, height=240)
+    before.depth()
+
+
+def info_of_another_frame(before: Before) -> None:
+    before.info(frame="other")
+    before.depth()
+
+
+def no_stamp(before: Before) -> None:
+    before.header = Header(frame_id="camera_optical")
+    before.info()
+    before.depth()
+
+
+@pytest.mark.parametrize(
+    ("show", "words"),
+    [
+        (wrong_moment, "No depth image of the picture's moment has come on .*/camera/depth: the nearest stamp is 0.1 s away"),
+        (wrong_proportions, "The depth image has 640x360 pixels and the picture 640x480: other proportions"),
+        (wrong_frame, "The depth image on .*/camera/depth is in the frame 'depth_optical', the picture in 'camera_optical'"),
+        (all_invalid, "points have no position: too little valid depth around it"),
+        (not_depth, "The depth image is in 'rgb8'"),
+        (no_depth, "No depth image has come on .*/camera/depth; nothing publishes there"),
+        (zeros, "The camera is not calibrated: K holds zeros"),
+        (no_info, "No camera_info has come on .*/camera/camera_info; nothing publishes there"),
+        (info_of_another_moment, "No camera_info of the picture's moment has come on .*: the nearest stamp is 0.5 s away"),
+        (info_of_another_size, "camera_info is of a picture of 320x240 pixels, but it has 640x480"),
+        (info_of_another_frame, "The camera_info on .* is in the frame 'other', the picture in 'camera_optical'"),
+        (no_stamp, "The picture has no stamp, so no camera_info can be told to belong to it"),
+    ],
+)
+def test_what_does_not_belong_to_the_picture_gives_nan_and_says_so(
+    scene: Scene, show: Callable[[Before], None], words: str
+) -> None:
+    """Each fault has its own sentence; the answer in pixels is right, and no number looks like a position."""
+    with looking(scene, points_text(scene.objects)) as before:
+        if show is no_stamp:
+            before.header = Header(frame_id="camera_optical")
+        before.picture()
+        show(before)
+        response = ask_point(before.it)
+    assert response.outcome.code == Outcome.OK
+    assert response.outcome.message == response.affordances.position_note
+    assert response.affordances.position_note.endswith(".")
+    assert re.search(words, response.affordances.position_note)
+    assert len(response.affordances.points) == len(scene.objects)
+    for thing, point in zip(scene.objects, response.affordances.points, strict=True):
+        assert np.isnan(position(point)).all()
+        assert (point.u, point.v) == pytest.approx(thing.centre, abs=1.0)
