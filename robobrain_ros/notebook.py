@@ -18,15 +18,27 @@ from typing import Any
 
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.profiles import profile_for
-from robobrain_ros.engine.base import LoadProgress
+from robobrain_ros.engine.base import LoadProgress, ProgressCallback
 
 
-async def open_brain(model: str, *, can_think: bool | None = None, think: bool = False, **engine_options: Any) -> Brain:
-    """Load a model into this process; what it is doing meanwhile is printed.
+def _tell(progress: LoadProgress) -> None:
+    print(progress.message, flush=True)
+
+
+async def open_brain(
+    model: str,
+    *,
+    can_think: bool | None = None,
+    think: bool = False,
+    progress: ProgressCallback = _tell,
+    **engine_options: Any,
+) -> Brain:
+    """Load a model into this process.
 
     :param model: a folder with a checkpoint, or a name on the hub.
     :param can_think: whether the checkpoint can think; None: as its family (see `Profile.with_thinking`).
     :param think: whether to think where a query leaves it open.
+    :param progress: hears what is being done meanwhile; by default it is printed.
     :param engine_options: fields of `engine.options.EngineOptions`, such as ``gpu_memory_utilization=0.6``.
     :raises EngineConfigError: the model cannot be loaded; the message says what to do.
     :raises TypeError: there is no such option.
@@ -36,7 +48,7 @@ async def open_brain(model: str, *, can_think: bool | None = None, think: bool =
 
     options = EngineOptions(model=model, **engine_options)
     engine = EmbeddedEngine(options)
-    info = await engine.start(_tell)
+    info = await engine.start(progress)
     try:
         profile = profile_for(info.model_type)
         if can_think is not None:
@@ -45,7 +57,3 @@ async def open_brain(model: str, *, can_think: bool | None = None, think: bool =
     except BaseException:
         await engine.close()
         raise
-
-
-def _tell(progress: LoadProgress) -> None:
-    print(progress.message, flush=True)

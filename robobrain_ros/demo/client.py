@@ -1,6 +1,5 @@
 """A user's node, for programs of the demo: it asks the node robobrain through its services, and waits for it to be ready."""
 
-import re
 import signal
 import subprocess
 import sys
@@ -8,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -18,32 +17,7 @@ from robobrain_ros.demo import DemoError
 from robobrain_ros.errors import RoboBrainError
 from robobrain_ros.ros.client import Client as AskingNode
 from robobrain_ros.ros.client import query_options
-
-
-class Teller:
-    """Tells how far loading is: on a terminal in one line, elsewhere in few."""
-
-    EVERY = 10.0
-    """Seconds between lines that differ in their numbers only."""
-
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stdout
-        self._on_terminal = self._stream.isatty()
-        self._told, self._kind, self._when = "", "", 0.0
-
-    def tell(self, progress: str) -> None:
-        """Tell it, if it is new."""
-        now, kind = time.monotonic(), re.sub(r"\d+", "", progress)
-        if progress == self._told or not (self._on_terminal or kind != self._kind or now - self._when > self.EVERY):
-            return
-        self._told, self._kind, self._when = progress, kind, now
-        line, end = (f"\r  {progress[:100]:<100}", "") if self._on_terminal else (f"  {progress}", "\n")
-        print(line, end=end, file=self._stream, flush=True)
-
-    def end(self) -> None:
-        """Leave the line, so that the next does not write over it."""
-        if self._on_terminal:
-            print(file=self._stream)
+from robobrain_ros.telling import Teller
 
 
 class Client(AskingNode):
@@ -61,7 +35,7 @@ class Client(AskingNode):
                 self._state = next((value.value for value in status.values if value.key == "state"), "")
                 self._progress = status.message
 
-    def wait_until_ready(self, process: "subprocess.Popen[bytes]", timeout: float, telling: "Teller") -> None:
+    def wait_until_ready(self, process: "subprocess.Popen[bytes]", timeout: float, telling: Teller) -> None:
         """Wait until the model is loaded, telling how far it is.
 
         :param process: the node's.

@@ -17,11 +17,12 @@ from sensor_msgs.msg import Image
 
 from robobrain_ros.core.query import Answer, Picture, Query, Task
 from robobrain_ros.demo import DemoError
-from robobrain_ros.demo.client import Client, Teller, running
+from robobrain_ros.demo.client import Client, running
 from robobrain_ros.demo.encodings import encode_picture
 from robobrain_ros.errors import OutcomeCode, RoboBrainError
 from robobrain_ros.ros.client import to_answer
 from robobrain_ros.ros.services import RESULT_FIELDS
+from robobrain_ros.telling import Teller
 
 _PATIENCE = 300.0
 """Seconds for an answer where the query says nothing."""

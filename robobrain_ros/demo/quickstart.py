@@ -23,12 +23,13 @@ from sensor_msgs.msg import Image
 
 from robobrain_ros.core.query import Answer
 from robobrain_ros.demo import DEMO_MODEL, DemoError
-from robobrain_ros.demo.client import Client, Teller, running
+from robobrain_ros.demo.client import Client, running
 from robobrain_ros.demo.metrics import Verdict, assess, assess_refusal
 from robobrain_ros.demo.questions import Question, ask_about
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.ros.client import to_answer
+from robobrain_ros.telling import Teller
 
 SCENE_SEED = 12
 SIZE = (640, 480)

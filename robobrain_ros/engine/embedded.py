@@ -338,7 +338,7 @@ def _check_pictures(generation: Generation, checkpoint: Checkpoint) -> None:
 
 def _shut_down_late(built: list[Any], building: "asyncio.Future[None]") -> None:
     if not building.cancelled() and building.exception() is None:
-        threading.Thread(target=compat.shut_down, args=(built.pop(),), name="engine-shutdown", daemon=True).start()
+        threading.Thread(target=compat.shut_down, args=(built.pop(),), name="engine-shutdown").start()
 
 
 def _to_delta(output: Any) -> TextDelta:

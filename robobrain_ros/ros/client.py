@@ -58,7 +58,7 @@ class Client(Node):
         """
         client = self._clients_by_task[task]
         if not self.spin_until(client.service_is_ready, seconds):
-            raise NotReadyError(f"The service {client.srv_name} did not appear within {seconds:g} s.")
+            raise NotReadyError(f"The service {self.resolve_service_name(client.srv_name)} did not appear within {seconds:g} s.")
 
     def ask(self, task: Task, text: str, options: QueryOptions, patience: float = 0.0) -> Any:
         """Ask through the task's service; gives the response.
@@ -84,7 +84,8 @@ class Client(Node):
             return future.result()
         client.remove_pending_request(future)
         if time.monotonic() - last_seen > _GONE:
-            raise NotReadyError(f"The service {client.srv_name} went away before it answered; the node has ended.")
+            name = self.resolve_service_name(client.srv_name)
+            raise NotReadyError(f"The service {name} went away before it answered; the node has ended.")
         raise RequestTimeoutError(f"The node did not answer within {patience:.0f} s.")
 
 

@@ -1,0 +1,110 @@
+"""The part of the program ``ask`` that knows ROS: one question to a running node."""
+
+import argparse
+import math
+import os
+from typing import Any
+
+import rclpy
+from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import Image
+
+from robobrain_ros.ask import Reply
+from robobrain_ros.core.query import Answer, Picture, Task
+from robobrain_ros.errors import BadRequestError, NotReadyError, OutcomeCode, RoboBrainError
+from robobrain_ros.ros.client import Client, query_options, to_answer
+from robobrain_ros.ros.conversions import read_image
+from robobrain_ros.ros.services import RESULT_FIELDS
+
+_APPEARANCE = 5.0
+"""Seconds in which a running node must have been found."""
+_DRAWING = 10.0
+"""Seconds in which the picture with the answer must have come."""
+
+
+def ask_node(options: argparse.Namespace, ros_arguments: list[str]) -> Reply:
+    """Ask the node that the options name."""
+    task = Task(options.task)
+    try:
+        # Ctrl-C is Python's: it ends the program wherever it waits.
+        rclpy.init(args=ros_arguments, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:  # Of rcl: an argument that it cannot read.
+        return Reply(OutcomeCode.BAD_REQUEST, str(error).splitlines()[0], Answer(task, ""))
+    try:
+        return _ask(task, options)
+    except RoboBrainError as error:
+        return Reply(error.code, error.message, Answer(task, ""))
+    finally:
+        rclpy.try_shutdown()
+
+
+def _ask(task: Task, options: argparse.Namespace) -> Reply:
+    name = options.node or "robobrain"
+    try:
+        client = Client(f"ask_{os.getpid()}", robobrain=name, tasks=[task])
+    except rclpy.exceptions.InvalidServiceNameException as error:
+        raise BadRequestError(f"{name!r} is no name of a node.") from error
+    try:
+        overlays: list[Image] = []
+        if options.save:
+            # Volatile: the last answer's picture, which the node keeps for those who come late, is not this one's.
+            client.create_subscription(Image, f"{name}/overlay", overlays.append, QoSProfile(depth=10))
+        try:
+            client.wait_for_task(task, _APPEARANCE)
+        except NotReadyError as error:
+            raise NotReadyError(f"{error.message} {_who_is_there(client)}") from error
+        if options.save:
+            client.spin_until(lambda: client.count_publishers(f"{name}/overlay"), _APPEARANCE)
+        wanted = query_options(
+            camera=options.camera or "", think=options.think, timeout=options.timeout, max_tokens=options.max_tokens
+        )
+        response = client.ask(task, options.text, wanted)
+        reply = _to_reply(task, response)
+        if options.save and reply.code is OutcomeCode.OK:
+            reply.overlay = _overlay_of(client, overlays, getattr(response, RESULT_FIELDS[task]).header.stamp)
+        return reply
+    finally:
+        client.destroy_node()
+
+
+def _who_is_there(client: Client) -> str:
+    """What could have been meant, as a sentence."""
+    suffix = f"/{Task.POINT.value}"
+    offered = [name for name, types in client.get_service_names_and_types() if "robobrain_ros/srv/Locate" in types]
+    # Names of services are those of their callers, too.
+    nodes = sorted(name.removesuffix(suffix) for name in offered if name.endswith(suffix) and client.count_services(name))
+    if nodes:
+        return f"Running are: {', '.join(nodes)}; name one with --node."
+    domain = os.environ.get("ROS_DOMAIN_ID", "0")
+    return f"No node robobrain is in sight (ROS_DOMAIN_ID is {domain}); start it, or ask about a file with --picture."
+
+
+def _overlay_of(client: Client, overlays: list[Image], stamp: Any) -> Picture | None:
+    """The picture with the answer, which comes about when the response does; None: it did not come.
+
+    By its stamp: positions, and with them the answer's header, may be in another frame than the picture.
+    """
+    client.spin_until(lambda: any(image.header.stamp == stamp for image in overlays), _DRAWING)
+    return next((read_image(image) for image in reversed(overlays) if image.header.stamp == stamp), None)
+
+
+def _to_reply(task: Task, response: Any) -> Reply:
+    found = getattr(response, RESULT_FIELDS[task])
+    width, height = getattr(found, "image_width", 0), getattr(found, "image_height", 0)
+    parts = [*getattr(found, "points", []), *getattr(found, "areas", []), *getattr(found, "waypoints", [])]
+    return Reply(
+        OutcomeCode(response.outcome.code),
+        response.outcome.message,
+        to_answer(task, response),
+        camera=found.camera,
+        frame_id=found.header.frame_id,
+        stamp=(found.header.stamp.sec, found.header.stamp.nanosec),
+        size=(width, height) if width and height else None,
+        positions=[_position(part.position) for part in parts],
+    )
+
+
+def _position(position: Any) -> tuple[float, float, float] | None:
+    place = position.x, position.y, position.z
+    return place if all(math.isfinite(value) for value in place) else None

@@ -1,0 +1,286 @@
+"""The program ask, as a process of its own: to a node over DDS, and with an engine of its own about a picture file."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from fakes import Script, ScriptedEngine
+from ros_rig import LIMIT, Rig, image_message, picture, rig, scripted
+
+from robobrain_ros import ask
+from robobrain_ros.core import imaging
+from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Task
+from robobrain_ros.demo.world import Scene, make_scene
+from robobrain_ros.errors import OutcomeCode
+
+PROGRAM = [sys.executable, "-c", "from robobrain_ros.ask import main; raise SystemExit(main())"]
+START = 280.0
+"""Seconds for an engine to start in, on a machine with much else to do."""
+
+
+def begin(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
+    # Not in the repository, where Python would find the sources without the built messages.
+    return subprocess.Popen(
+        [*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/", env=os.environ | environment
+    )
+
+
+def run(*arguments: str, limit: float = LIMIT, **environment: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error; none of them ever has a traceback."""
+    process = begin(*arguments, **environment)
+    try:
+        out, err = process.communicate(timeout=limit)
+    finally:
+        process.kill()
+    assert "Traceback" not in out + err
+    return process.returncode, out, err
+
+
+# The programs take a while to start: a picture may be older than usual.
+node = partial(scripted, max_image_age=0.0)
+
+
+def ask_it(it: Rig, *arguments: str) -> tuple[int, str, str]:
+    """Ask the node under test."""
+    return run(*arguments, "--node", it.name)
+
+
+def asked_json(it: Rig, *arguments: str) -> tuple[int, dict[str, Any]]:
+    code, out, _ = ask_it(it, *arguments, "--json")
+    assert len(out.splitlines()) == 1
+    return code, json.loads(out)
+
+
+def test_a_point_is_printed_and_the_request_is_as_the_options_say() -> None:
+    """Text, thinking and limits reach the engine; the pixels are those of the camera's picture."""
+    with node("[(10, 20), (30, 14)]") as (it, engine):
+        code, out, err = ask_it(it, "point", "the red mug", "--max-tokens", "7", "--no-think", "--camera", "camera")
+        generation = engine.generations[-1]
+        frame = it.node.cameras["camera"].newest
+        assert frame is not None
+    assert code == 0, err
+    lines = out.splitlines()
+    assert len(lines) == 2
+    height, width = generation.images[0].shape[:2]
+    assert lines[0] == f"  1  ({10.5 * 64 / width - 0.5:.1f}, {20.5 * 48 / height - 0.5:.1f})"
+    assert generation.max_tokens == 7
+    assert "the red mug" in generation.user_text
+    stamp = frame.header.stamp
+    assert f"camera camera, 64x48 pixels, frame camera_optical, stamp {stamp.sec}.{stamp.nanosec:09d}, scripted" in err
+
+
+TASKS: dict[str, tuple[str, str, Any]] = {
+    "point": ("[(10, 20)]", "points", 1),
+    "affordance": ("[10, 20, 30, 40]", "boxes", 1),
+    "ground": ("[10, 20, 30, 40]", "boxes", 1),
+    "trajectory": ("[(10, 20), (30, 40), (50, 40)]", "waypoints", 3),
+    "plan": ("1. Reach for the mug.\n2. Grasp the mug.", "steps", 2),
+    "ask": ("There are two.", "text", 14),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_task_prints_one_json_object(task: str) -> None:
+    """With the answer in its place and nothing in the others, the picture's header, and the report."""
+    text, key, count = TASKS[task]
+    with node(text) as (it, _):
+        code, said = asked_json(it, task, "the mug")
+        frame = it.node.cameras["camera"].newest
+        assert frame is not None
+    assert (code, said["outcome"], said["message"], said["task"], said["asked"]) == (0, "OK", "", task, "the mug")
+    for name in ("points", "boxes", "waypoints", "steps", "text"):
+        assert len(said[name]) == (count if name == key else 0)
+    assert said["header"]["stamp"] == {"sec": frame.header.stamp.sec, "nanosec": frame.header.stamp.nanosec}
+    assert said["header"]["frame_id"] == "camera_optical"
+    assert said["report"]["raw_text"] == text
+    if key in ("points", "boxes", "waypoints"):
+        assert said[key][0]["position"] is None
+        assert said["image"] == {"width": 64, "height": 48}
+
+
+def test_what_cannot_be_had_has_its_exit_code_and_a_sentence() -> None:
+    """In words and in JSON alike."""
+    with node("[]", "What do you mean?") as (it, _):
+        code, said = asked_json(it, "point", "the whale")
+        assert (code, said["outcome"], said["points"]) == (1, "NOTHING_FOUND", [])
+        assert said["message"]
+        code, out, err = ask_it(it, "point", "the mug")
+        assert (code, out) == (4, "")
+        assert "UNPARSABLE_ANSWER: " in err
+        assert "What do you mean?" in err
+        code, out, err = ask_it(it, "point", "the mug", "--camera", "wrist")
+        assert (code, out) == (2, "")
+        assert "BAD_REQUEST: There is no camera 'wrist'" in err
+
+
+def test_a_node_without_a_picture_says_so() -> None:
+    with rig(ScriptedEngine(["x"])) as it:
+        it.until_ready()
+        code, said = asked_json(it, "ask", "How many?")
+    assert (code, said["outcome"], said["header"]["frame_id"]) == (3, "NO_IMAGE", "")
+
+
+def test_the_saved_picture_is_the_one_of_this_answer(tmp_path: Path) -> None:
+    """Not the last one's, which the node keeps for those who come late."""
+    path = tmp_path / "answer.png"
+    with node("[(10, 10)]", "[(50, 40)]") as (it, _):
+        first = it.listen(type(image_message()), f"{it.name}/overlay")
+        assert ask_it(it, "point", "the first")[0] == 0
+        it.until(lambda: first)
+        code, _, err = ask_it(it, "point", "the second", "--save", str(path))
+        it.until(lambda: len(first) == 2)
+        expected = np.frombuffer(first[1].data, np.uint8).reshape(first[1].height, first[1].width, 3)
+    assert code == 0, err
+    assert np.array_equal(imaging.read_picture(path), expected)
+    assert not np.array_equal(expected, picture())
+
+
+def test_a_timeout_and_an_interruption_end_it(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    with node(Script([gate, "late"])) as (it, engine):
+        code, _, err = ask_it(it, "ask", "How many?", "--timeout", "0.5")
+        assert code == 3
+        assert "TIMEOUT: " in err
+        process = begin("ask", "How many?", "--node", it.name)
+        it.until(lambda: len(engine.generations) == 2, "the second question")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=LIMIT)
+        assert (process.returncode, out, err) == (130, "", "ask: interrupted\n")
+        it.on_loop(gate.set)
+
+
+def test_a_node_that_is_not_there_is_a_sentence_and_one_that_is_is_named() -> None:
+    with node("x") as (it, _):
+        code, out, err = run("ask", "How many?", "--node", "/nowhere/robobrain")
+    assert (code, out) == (3, "")
+    assert "The service /nowhere/robobrain/ask did not appear within 5 s." in err
+    assert it.name in err.split("Running are: ")[1]
+    assert "/nowhere" not in err.split("Running are: ")[1]
+
+
+def test_a_node_in_a_namespace_is_found_by_ros_arguments() -> None:
+    with node("Two.") as (it, _):
+        namespace = it.name.removesuffix("/robobrain")
+        code, out, err = run("ask", "How many?", "--ros-args", "-r", f"__ns:={namespace}")
+    assert (code, out) == (0, "Two.\n"), err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "required"),
+        (["dance", "tango"], "invalid choice: 'dance'"),
+        (["point", " "], "The question is empty"),
+        (["point", "x", "--timeout", "-1"], "no positive number of seconds"),
+        (["point", "x", "--model", "y"], "--model and --engine are for --picture"),
+        (["point", "x", "--picture", "a.png", "--camera", "y"], "--node and --camera are for asking a node"),
+        (["point", "x", "--picture", "a.png", "--picture", "b.png"], "exactly one picture, not 2"),
+        (["point", "x", "--picture", "a.png", "--engine", "speed=9"], "'speed=9' is not of the form"),
+        (["point", "x", "--save", "/nowhere/x.png"], "there is no such folder"),
+        (["point", "x", "--save", "x.doc"], "no such kind of picture"),
+        (["point", "x", "--node", "no name"], "'no name' is no name of a node"),
+        (["point", "x", "--ros-args", "-r", "__ns:=no-namespace"], "__ns:=no-namespace"),
+    ],
+)
+def test_wrong_usage_is_told_in_a_sentence(arguments: Sequence[str], said: str) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+def test_help_tells_every_exit_code() -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    rows = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ") and line.strip()[0].isdigit()}
+    for outcome, number in ask.EXIT_CODES.items():
+        assert outcome.name in rows[str(number)]
+    assert set(ask.EXIT_CODES) == set(OutcomeCode)
+
+
+def test_the_documentation_tells_every_exit_code(repository: Path) -> None:
+    text = (repository / "docs" / "command_line.md").read_text(encoding="utf-8")
+    rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
+    for outcome, number in ask.EXIT_CODES.items():
+        assert f"`{outcome.name}`" in rows[str(number)]
+    assert {str(ask.NOT_SAVED), str(ask.INTERRUPTED)} < set(rows)
+
+
+@pytest.mark.parametrize(("modules", "forbidden"), [("robobrain_ros.ask", "rclpy vllm torch robobrain_ros.msg"),
+                                                    ("robobrain_ros.ros.asking", "vllm torch")])  # fmt: skip
+def test_it_imports_no_more_than_it_needs(modules: str, forbidden: str) -> None:
+    """ROS only to ask a node, an engine only to ask about a file."""
+    code = f"import {modules}, sys; sys.exit(' '.join(set(sys.modules) & set({forbidden.split()})) or None)"
+    subprocess.run([sys.executable, "-c", code], cwd="/", check=True, timeout=LIMIT)
+
+
+def test_without_ros_it_says_what_can_be_done(tmp_path: Path) -> None:
+    (tmp_path / "rclpy.py").write_text("raise ImportError('No module named rclpy')\n")
+    code, out, err = run("point", "x", PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    assert (code, out) == (2, "")
+    assert "There is no ROS 2 here (No module named rclpy): source it, or ask about a file with --picture." in err
+
+
+def test_a_picture_that_cannot_be_read_starts_no_engine(tmp_path: Path) -> None:
+    (tmp_path / "noise.png").write_bytes(b"noise")
+    for name in ("noise.png", "nothing.png"):
+        code, out, err = run("point", "x", "--picture", str(tmp_path / name), "--json")
+        assert (code, json.loads(out)["outcome"]) == (4, "BAD_IMAGE")
+        assert "loading" not in err
+
+
+def test_people_read_positions_depths_and_who_does_what() -> None:
+    """What the scripted answers above do not have."""
+    points = (Point(1, 2, depth=0.5, label="mug"), Point(3, 4, clamped=True))
+    reply = ask.Reply(OutcomeCode.OK, "", Answer(Task.POINT, "", thinking="Hm.", points=points), positions=[(1, 2, 3), None])
+    assert ask.to_lines(reply) == [
+        "  (Hm.)",
+        "  1  (1.0, 2.0)  depth 0.500 m  mug  at (1.000, 2.000, 3.000) m",
+        "  2  (3.0, 4.0)  (moved to the picture's border)",
+    ]
+    assert [point["position"] for point in ask.to_dict(reply, "x")["points"]] == [[1, 2, 3], None]
+    boxes = (Box(1, 2, 3, 4, label="bowl"),)
+    reply = ask.Reply(OutcomeCode.OK, "", Answer(Task.GROUND, "", boxes=boxes), positions=[(0, 0, 1)])
+    assert ask.to_lines(reply) == ["  1  (1.0, 2.0) to (3.0, 4.0)  bowl  at (0.000, 0.000, 1.000) m"]
+    steps = (PlanStep(1, "Go.", "left", "move", '{"to": "x"}'), PlanStep(2, "Stop."))
+    assert ask.to_lines(ask.Reply(OutcomeCode.OK, "", Answer(Task.PLAN, "", steps=steps))) == [
+        '  1. left: Go.  [move {"to": "x"}]',
+        "  2. Stop.",
+    ]
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return make_scene(12, (640, 480))
+
+
+@pytest.mark.timeout(START + LIMIT)
+def test_a_picture_file_is_answered_by_the_demo_model(tmp_path: Path, scene: Scene) -> None:
+    """One JSON object on the standard output, whatever the engine prints; the point is on the thing; the picture is saved."""
+    file, saved = tmp_path / "scene.png", tmp_path / "answer.jpg"
+    cv2.imwrite(str(file), cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR))
+    bowl = next(thing for thing in scene.objects if thing.name == "green bowl")
+    code, out, err = run("ground", bowl.name, "--picture", str(file), "--save", str(saved), "--json", limit=START)
+    assert code == 0, err
+    said = json.loads(out)
+    (box,) = said["boxes"]
+    assert said["header"] == {"stamp": None, "frame_id": ""}
+    assert said["image"] == {"width": 640, "height": 480}
+    assert "knows only its tabletop world" in err
+    u, v = (box["u_min"] + box["u_max"]) / 2, (box["v_min"] + box["v_max"]) / 2
+    left, top, right, bottom = bowl.box
+    assert left < u < right
+    assert top < v < bottom
+    drawn = imaging.read_picture(saved)
+    assert drawn.shape == scene.image.shape
+    changed = np.abs(drawn.astype(int) - scene.image).sum(axis=2) > 120
+    assert changed.any()
