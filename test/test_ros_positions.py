@@ -1,15 +1,19 @@
 """Answers in metres over DDS: right where depth and lens belong to the picture, and NaN with a sentence of its own otherwise."""
 
+import asyncio
+import math
 import re
+import sys
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
-from fakes import ScriptedEngine
+from fakes import Script, ScriptedEngine
 from ros_rig import Rig, now, rig
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -19,8 +23,9 @@ from robobrain_ros.demo.camera import CameraSettings, SceneMessages
 from robobrain_ros.demo.depth_camera import measure
 from robobrain_ros.demo.world import Scene, SceneObject, make_scene
 from robobrain_ros.engine.base import EngineInfo
-from robobrain_ros.msg import Outcome
+from robobrain_ros.msg import Outcome, QueryOptions
 from robobrain_ros.ros.conversions import to_image
+from robobrain_ros.ros.transforms import Transform, TransformError
 from robobrain_ros.srv import Locate, PredictTrajectory
 
 MODEL_SIZE = (644, 476)
@@ -52,6 +57,12 @@ def depth_message(scene: Scene) -> Image:
     message = Image(width=scene.width, height=scene.height, encoding="16UC1", step=scene.width * 2)
     message.data = array("B", samples.astype("<u2").tobytes())
     return message
+
+
+def float_depth(metres: np.ndarray) -> Image:
+    height, width = metres.shape
+    data = array("B", metres.astype("<f4").tobytes())
+    return Image(width=width, height=height, encoding="32FC1", step=width * 4, data=data)
 
 
 class Before:
@@ -139,12 +150,11 @@ def test_waypoints_are_lifted_and_bridged(scene: Scene) -> None:
     """A hole in the depth image between two waypoints that have depth is bridged, and said to be."""
     depth = scene.depth.copy()
     depth[:, 300:340] = np.nan
-    message = Image(width=640, height=480, encoding="32FC1", step=2560, data=array("B", depth.astype("<f4").tobytes()))
     text = str([in_model(u, 400) for u in (200, 320, 440)])
     with looking(scene, text) as before:
         before.picture()
         before.info()
-        before.depth(message)
+        before.depth(float_depth(depth))
         response = before.it.call(PredictTrajectory, "trajectory", PredictTrajectory.Request(instruction="wipe"))
     waypoints = response.trajectory.waypoints
     assert [point.interpolated for point in waypoints] == [False, True, False]
@@ -250,3 +260,193 @@ def test_what_does_not_belong_to_the_picture_gives_nan_and_says_so(
     for thing, point in zip(scene.objects, response.affordances.points, strict=True):
         assert np.isnan(position(point)).all()
         assert (point.u, point.v) == pytest.approx(thing.centre, abs=1.0)
+
+
+def test_depth_that_comes_while_the_model_answers_is_waited_for_and_newer_depth_does_not_push_it_out(scene: Scene) -> None:
+    gate = asyncio.Event()
+    engine = ScriptedEngine([Script([gate, points_text(scene.objects)])])
+    with rig(engine, camera__use_depth=True, max_image_age=0.0, transform_timeout=5.0) as it:
+        it.until_ready()
+        before = Before(it, scene)
+        before.picture()
+        answer = it.send(Locate, "point", Locate.Request(instruction="the things"))
+        it.until(lambda: engine.generations, "the question")
+        before.info()
+        before.depth(later=-0.03)
+        before.depth(later=0.004)
+        for number in range(1, 20):
+            far = scene.depth.copy()
+            far += 1.0
+            before.depth(float_depth(far), later=0.03 * number)
+        it.on_loop(gate.set)
+        response = it.answer(answer)
+        assert not any(companion._claims for companion in it.node.cameras["camera"].surroundings.companions)
+    assert response.outcome == Outcome(code=Outcome.OK)
+    for thing, point in zip(scene.objects, response.affordances.points, strict=True):
+        assert error(scene, thing, position(point)) < 0.01
+
+
+def test_an_answer_waits_for_depth_that_comes_after_it(scene: Scene) -> None:
+    with looking(scene, points_text(scene.objects), transform_timeout=30.0) as before:
+        before.picture()
+        before.info()
+        answer = before.it.send(Locate, "point", Locate.Request(instruction="the things"))
+        companion = before.it.node.cameras["camera"].surroundings.depth
+        assert companion is not None
+        before.it.until(lambda: companion._claims, "the request")
+        before.depth()
+        response = before.it.answer(answer)
+    assert response.outcome == Outcome(code=Outcome.OK)
+    assert not np.isnan(position(response.affordances.points[0])).any()
+
+
+def test_without_use_depth_nothing_is_subscribed_waited_for_or_complained_about(scene: Scene) -> None:
+    with looking(scene, points_text(scene.objects), camera__use_depth=False, transform_timeout=30.0) as before:
+        before.picture()
+        response = ask_point(before.it)
+        assert before.it.client.count_subscribers(f"{before.it.client.get_namespace()}/camera/depth") == 0
+    assert response.outcome == Outcome(code=Outcome.OK)
+    assert response.affordances.header == before.header
+    assert np.isnan(position(response.affordances.points[0])).all()
+
+
+def test_pictures_of_a_request_have_no_positions(scene: Scene) -> None:
+    with looking(scene, points_text(scene.objects)) as before:
+        picture = to_image(scene.image, before.header)
+        request = Locate.Request(instruction="the things", options=QueryOptions(images=[picture]))
+        response = before.it.call(Locate, "point", request)
+    assert response.outcome == Outcome(code=Outcome.OK)
+    assert np.isnan(position(response.affordances.points[0])).all()
+
+
+def test_the_models_own_depth_gives_positions_without_a_depth_camera(scene: Scene) -> None:
+    """RoboBrain 2.5's trajectories, by camera_info alone."""
+    with looking(scene, "[(250, 500, 0.8), (750, 500, 0.9)]", model_type="qwen3_vl", camera__use_depth=False) as before:
+        before.picture()
+        request = PredictTrajectory.Request(instruction="wipe")
+        without = before.it.call(PredictTrajectory, "trajectory", request)
+        before.info()
+        with_info = before.it.call(PredictTrajectory, "trajectory", request)
+    assert "No camera_info has come" in without.trajectory.position_note
+    assert np.isnan(position(without.trajectory.waypoints[0])).all()
+    assert with_info.outcome == Outcome(code=Outcome.OK)
+    for waypoint, depth in zip(with_info.trajectory.waypoints, (0.8, 0.9), strict=True):
+        expected = lens_of(scene).positions([(waypoint.u, waypoint.v)], [depth])[0]
+        assert position(waypoint) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(("rectified", "shift"), [("auto", 0.0), ("no", 0.0), ("yes", 60.0)])
+def test_a_rectified_picture_goes_by_p(scene: Scene, rectified: str, shift: float) -> None:
+    lens = scene.intrinsics
+    p = [lens.fx, 0.0, lens.cx + 60.0, 0.0, 0.0, lens.fy, lens.cy, 0.0, 0.0, 0.0, 1.0, 0.0]
+    with looking(scene, points_text(scene.objects), camera__rectified=rectified) as before:
+        before.picture()
+        before.info(p=p)
+        before.depth()
+        response = ask_point(before.it)
+    point = response.affordances.points[0]
+    x, _, z = position(point)
+    assert x == pytest.approx((point.u - lens.cx - shift) / lens.fx * z, abs=1e-4)
+
+
+class Frames:
+    """Knows the transform of one moment; fails the first ``late`` times."""
+
+    def __init__(self, moment: Time, late: int = 0) -> None:
+        self.moment = moment
+        self.late = late
+        self.closed = False
+
+    def lookup(self, target: str, source: str, stamp: Time) -> Transform:
+        self.late -= 1
+        if self.late >= 0 or (target, source, stamp) != ("base_link", "camera_optical", self.moment):
+            raise TransformError(f"{source} was not there at {stamp.sec}")
+        return Transform((0.5, -0.5, 0.5, -0.5), (1.0, 2.0, 3.0))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("late", [0, 3])
+def test_positions_are_taken_to_target_frame_at_the_pictures_time(scene: Scene, late: int) -> None:
+    """Also where the transform comes after the answer; the frame is stated, the pixels stay the camera's."""
+    header = Header(stamp=now(), frame_id="camera_optical")
+    frames = Frames(header.stamp, late)
+    texts = [points_text(scene.objects)] * 2
+    with looking(scene, *texts, target_frame="base_link", transform_source=lambda node: frames, transform_timeout=20.0) as before:
+        overlays = before.it.listen(Image, f"{before.it.name}/overlay")
+        before.header = header
+        before.picture()
+        before.info()
+        before.depth()
+        response = ask_point(before.it)
+        before.it.until(lambda: overlays, "the overlay")
+    assert response.outcome == Outcome(code=Outcome.OK)
+    assert response.affordances.header == Header(stamp=header.stamp, frame_id="base_link")
+    assert overlays[0].header == header, "the picture is the camera's"
+    for thing, point in zip(scene.objects, response.affordances.points, strict=True):
+        # Forward is x, right is -y, down is -z there.
+        x, y, z = np.array(position(point)) - (1.0, 2.0, 3.0)
+        assert error(scene, thing, (-y, -z, x)) < 0.01
+    assert frames.closed
+
+
+def test_without_the_transform_positions_stay_in_the_optical_frame_and_say_so(scene: Scene) -> None:
+    frames = Frames(Time(sec=1))
+    with looking(scene, points_text(scene.objects), target_frame="base_link", transform_source=lambda node: frames) as before:
+        before.picture()
+        before.info()
+        before.depth()
+        response = ask_point(before.it)
+    assert response.outcome.code == Outcome.OK
+    assert (
+        "in the frame 'camera_optical', not in target_frame 'base_link': camera_optical was not there" in response.outcome.message
+    )
+    assert response.affordances.header == before.header
+    assert error(scene, scene.objects[0], position(response.affordances.points[0])) < 0.01
+
+
+def test_without_tf2_ros_positions_stay_in_the_optical_frame_and_say_so(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tf2_ros", None)
+    with looking(scene, points_text(scene.objects), target_frame="base_link") as before:
+        before.picture()
+        before.info()
+        before.depth()
+        response = ask_point(before.it)
+    assert "not in target_frame 'base_link': tf2_ros cannot be imported" in response.affordances.position_note
+    assert response.affordances.header == before.header
+    assert error(scene, scene.objects[0], position(response.affordances.points[0])) < 0.01
+
+
+def test_a_transform_turns_as_opencv_does_and_then_shifts() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        axis, angle = rng.normal(size=3), rng.uniform(0, 3)
+        axis /= np.linalg.norm(axis)
+        quaternion = (*(axis * math.sin(angle / 2)), math.cos(angle / 2))
+        points, shift = rng.normal(size=(5, 3)), rng.normal(size=3)
+        expected = points @ cv2.Rodrigues(axis * angle)[0].T + shift
+        assert np.allclose(Transform(quaternion, tuple(shift)).apply(points), expected)
+
+
+def test_the_real_tf2_gives_the_transform_at_the_pictures_time(scene: Scene) -> None:
+    """The frame moves: the transform of the picture's moment counts, not the latest."""
+    pytest.importorskip("tf2_ros")
+    from geometry_msgs.msg import TransformStamped
+    from tf2_msgs.msg import TFMessage
+
+    with looking(scene, points_text(scene.objects), target_frame="base_link", transform_timeout=20.0) as before:
+        publisher = before.it.client.create_publisher(TFMessage, "/tf", 10)
+        before.it.until(publisher.get_subscription_count, "tf2's subscription")
+        for later in (-1, 0, 1):
+            transform = TransformStamped(header=Header(frame_id="base_link"), child_frame_id="camera_optical")
+            transform.header.stamp = Time(sec=before.header.stamp.sec + later, nanosec=before.header.stamp.nanosec)
+            transform.transform.translation.x = 10.0 + later
+            publisher.publish(TFMessage(transforms=[transform]))
+        before.picture()
+        before.info()
+        before.depth()
+        response = ask_point(before.it)
+    assert response.affordances.header.frame_id == "base_link"
+    x, y, z = position(response.affordances.points[0])
+    assert error(scene, scene.objects[0], (x - 10.0, y, z)) < 0.01
