@@ -133,8 +133,9 @@ Selector = Callable[[SceneMessages], Any]
 class DemoCamera(Node):
     """Publishes one scene of the tabletop world at a rate, each kind of message only while somebody listens."""
 
-    def __init__(self) -> None:
-        super().__init__("demo_camera")
+    def __init__(self, **options: Any) -> None:
+        """:param options: as of `rclpy.node.Node`."""
+        super().__init__("demo_camera", **options)
         self.settings = self._declare_settings()
         self._scene = make_scene(self.settings.seed, size=(self.settings.width, self.settings.height))
         self._still = SceneMessages(self._scene, self.settings)
