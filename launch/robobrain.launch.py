@@ -36,7 +36,12 @@ ARGUMENTS = (
         "camera_info_topic", default_value="camera/camera_info", description="Calibration of the camera called camera."
     ),
     DeclareLaunchArgument(
-        "depth_topic", default_value="camera/depth", description="Depth registered to the picture of the camera called camera."
+        "depth_topic",
+        default_value="",
+        description="Depth aligned to the picture of the camera called camera, for positions. Empty: as params_file says.",
+    ),
+    DeclareLaunchArgument(
+        "target_frame", default_value="", description="Frame of the positions, such as base_link. Empty: as params_file says."
     ),
     DeclareLaunchArgument(
         "use_sim_time",
@@ -70,6 +75,12 @@ def make_nodes(context: LaunchContext) -> list[Node]:
     parameters: dict[str, object] = dict(switches)
     if value["model"]:
         parameters["engine.model"] = value["model"]
+    if value["target_frame"]:
+        parameters["target_frame"] = value["target_frame"]
+    remappings = [("camera/camera_info", value["camera_info_topic"])]
+    if value["depth_topic"]:
+        parameters["camera.use_depth"] = True
+        remappings.append(("camera/depth", value["depth_topic"]))
     image = "camera/image"
     if value["image_topic"].endswith("/compressed"):
         image = "camera/image/compressed"
@@ -96,11 +107,7 @@ def make_nodes(context: LaunchContext) -> list[Node]:
             namespace=value["namespace"],
             output="screen",
             parameters=[value["params_file"], parameters],
-            remappings=[
-                (image, value["image_topic"]),
-                ("camera/camera_info", value["camera_info_topic"]),
-                ("camera/depth", value["depth_topic"]),
-            ],
+            remappings=[(image, value["image_topic"]), *remappings],
             arguments=["--ros-args", "--log-level", f"{logger}:={value['log_level']}"],
             # The model gives its memory back before the process ends.
             sigterm_timeout="20",

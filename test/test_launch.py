@@ -123,6 +123,8 @@ def test_arguments_reach_the_node_and_an_interruption_leaves_nothing(client: Cli
         f"model:={tmp_path}/nothing",
         "namespace:=/launched/one",
         "image_topic:=/front/image_raw/compressed",
+        "depth_topic:=/front/aligned_depth",
+        "target_frame:=base_link",
         "use_sim_time:=true",
         "log_level:=debug",
     ]
@@ -130,8 +132,9 @@ def test_arguments_reach_the_node_and_an_interruption_leaves_nothing(client: Cli
     with launched(tmp_path / "log", "robobrain.launch.py", *arguments) as it:
         names = "engine.model", "engine.seed", "max_tokens", "camera.transport", "use_sim_time", "autostart"
         assert client.parameters(node, *names) == [f"{tmp_path}/nothing", 5, 77, "compressed", True, True]
+        assert client.parameters(node, "camera.use_depth", "target_frame") == [True, "base_link"]
         client.until(lambda: client.state(node) == "active")
-        assert "/front/image_raw/compressed" in client.subscribed(node)
+        assert {"/front/image_raw/compressed", "/front/aligned_depth"} <= client.subscribed(node)
         client.until(lambda: "could not be loaded" in it.said())
     assert it.code == 0
     assert it.processes
@@ -149,6 +152,7 @@ def test_the_parameter_file_counts_where_no_argument_is_given(client: Client, tm
     node = "/launched_file/robobrain"
     with launched(tmp_path / "log", "robobrain.launch.py", f"params_file:={file}", "namespace:=launched_file") as it:
         assert client.parameters(node, "autostart", "use_sim_time", "engine.model") == [False, True, ""]
+        assert client.parameters(node, "camera.use_depth", "target_frame") == [False, ""]
         assert client.state(node) == "unconfigured"
     assert it.code == 0
 
