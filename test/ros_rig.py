@@ -101,6 +101,7 @@ class Rig:
         publisher = self.clients.setdefault(topic, None) or self.client.create_publisher(type(message), topic, 1)
         self.clients[topic] = publisher
         self.until(publisher.get_subscription_count, f"a subscription to {topic}")
+        self.until(lambda: list(self.node.cameras), "open cameras")
         publisher.publish(message)
 
         def arrived() -> bool:

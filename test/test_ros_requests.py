@@ -70,6 +70,12 @@ def test_each_task_answers_on_its_service() -> None:
         ({"timeout": -1.0}, "timeout"),
         ({"timeout": math.inf}, "timeout"),
         ({"images": [image_message(), image_message()]}, "exactly one"),
+        ({"camera": "camara"}, "Is 'camera' meant?"),
+        ({"cameras": ["camera", "wrist"]}, "There is no camera 'wrist'"),
+        ({"cameras": ["camera", "camera"]}, "twice"),
+        ({"cameras": ["camera", ""]}, "empty"),
+        ({"cameras": ["camera"], "camera": "camera"}, "both"),
+        ({"cameras": ["camera"], "images": [image_message()]}, "both"),
     ],
 )
 def test_options_that_contradict_their_description_are_refused(shared: Rig, options: dict[str, Any], part: str) -> None:

@@ -1,5 +1,6 @@
 """The cameras: subscriptions that keep the newest message, its age, and statistics of what arrives."""
 
+import difflib
 import itertools
 import math
 import time
@@ -16,6 +17,7 @@ from std_msgs.msg import Header
 
 from robobrain_ros.core.query import Picture
 from robobrain_ros.errors import BadRequestError, NoImageError, StaleImageError
+from robobrain_ros.msg import QueryOptions
 from robobrain_ros.ros.conversions import read_image
 from robobrain_ros.ros.positions import Moment, Surroundings
 from robobrain_ros.ros.streams import Stream
@@ -215,8 +217,26 @@ class Cameras:
         if not self._names:
             raise BadRequestError("No camera is configured (parameter cameras); send the picture with the request.")
         if wanted and wanted not in self._names:
-            raise BadRequestError(f"There is no camera {wanted!r}; known are: {', '.join(self._names)}.")
+            near = difflib.get_close_matches(wanted, self._names, n=1)
+            hint = f" Is {near[0]!r} meant?" if near else ""
+            raise BadRequestError(f"There is no camera {wanted!r}; known are: {', '.join(self._names)}.{hint}")
         return wanted or self._names[0]
+
+    def names_of(self, options: QueryOptions) -> list[str]:
+        """The names of the cameras that a request means, one or several.
+
+        :raises BadRequestError: there is none of such a name, or the request contradicts itself.
+        """
+        if not options.cameras:
+            return [self.name(options.camera)]
+        if options.camera:
+            raise BadRequestError("camera and cameras are both given; give one of them.")
+        if "" in options.cameras:
+            raise BadRequestError("cameras holds an empty name; name each camera.")
+        names = [self.name(name) for name in options.cameras]
+        if len(set(names)) < len(names):
+            raise BadRequestError(f"cameras holds a name twice: {', '.join(names)}.")
+        return names
 
     def __getitem__(self, name: str) -> Camera:
         """The open camera that a request means; empty: the first.

@@ -239,6 +239,9 @@ def _engine_parameter(field: "dataclasses.Field[Any]") -> Parameter:
         maximum=field.metadata.get("maximum"),
         choices=tuple(field.metadata.get("choices", ())),
     )
+        Parameter(
+            f"{prefix}cameras", [], "Names of several cameras instead, for plan and ask. Asked when the first has a new picture."
+        ),
 
 
 def table() -> tuple[Parameter, ...]:

@@ -250,7 +250,7 @@ class Requests:
             picture_name=picture_name,
             think=_THINK[options.think],
             max_tokens=options.max_tokens or self._parameters["max_tokens"],
-            age=stamp_age(self._node.get_clock(), origin.header),
+            age=self._age(sources),
             began=began,
             deadline=began + timeout,
             # Standing queries stand behind requests.
@@ -262,26 +262,45 @@ class Requests:
     def _pictures(self, asked: Asked, task: Task, origin: Origin) -> tuple[Sequence[Frame | Image], Sequence[str], Origin, str]:
         """The pictures to ask about, their names for the engine, where they come from, and how to call one in a sentence."""
         options = asked.options
-        camera = self._cameras().name(options.camera) if options.camera or not options.images else ""
+    def _age(self, sources: Sequence[Frame | Image]) -> float:
+        """Seconds since the oldest picture's stamp; NaN: one has none."""
+        ages = [stamp_age(self._node.get_clock(), source.header) for source in sources]
+        return math.nan if any(map(math.isnan, ages)) else max(ages)
+
+        cameras = self._cameras()
         if options.images:
-            count = len(options.images)
-            if task.spatial and count != 1:
-                raise BadRequestError(f"The task {task.value} takes exactly one picture, not {count}.")
-            most = self._parameters["engine.max_images"]
-            if count > most:
-                raise BadRequestError(f"A request takes at most {most} pictures (parameter engine.max_images), not {count}.")
+            if options.cameras:
+                raise BadRequestError("images and cameras are both given; give one of them.")
+            if options.camera:
+                cameras.name(options.camera)
+            self.check_count(task, len(options.images), "images")
             return options.images, [], replace(origin, header=options.images[0].header), "Picture {number} of the request"
-        frame = self._cameras()[camera].fresh(self._parameters["max_image_age"])
+        names = cameras.names_of(options)
+        self.check_count(task, len(names), "cameras")
+        frames = [cameras[name].fresh(self._parameters["max_image_age"]) for name in names]
         return (
-            [frame],
-            [frame.name],
-            replace(origin, header=frame.header, camera=camera),
-            f"The picture of camera {camera}",
+            frames,
+            [frame.name for frame in frames],
+            replace(origin, header=frames[0].header, camera=names[0]),
+            "The picture of camera {camera}",
         )
 
     def _set_defaults(self, brain: Brain) -> None:
         """What the parameters say now: they act at once."""
         brain.think = self._parameters["think"]
+    def check_count(self, task: Task, count: int, field: str) -> None:
+        """Check how many pictures a request asks about, given in that field.
+
+        :raises BadRequestError: they are too many.
+        """
+        if task.spatial and count != 1:
+            raise BadRequestError(f"The task {task.value} takes exactly one picture, not {count} (field {field}).")
+        most = self._parameters["engine.max_images"]
+        if count > most:
+            raise BadRequestError(
+                f"A request takes at most {most} pictures (parameter engine.max_images), not {count} (field {field})."
+            )
+
         brain.think_tokens = self._parameters["think_tokens"]
 
     def _why_inactive(self) -> str:
@@ -388,7 +407,9 @@ def _decode(job: _Job) -> list[Picture]:
         try:
             pictures.append(source.picture() if isinstance(source, Frame) else read_image(source))
         except BadImageError as error:
-            raise BadImageError(f"{job.picture_name.format(number=number)} cannot be read: {error.message}") from error
+            camera = source.camera if isinstance(source, Frame) else ""
+            name = job.picture_name.format(number=number, camera=camera)
+            raise BadImageError(f"{name} cannot be read: {error.message}") from error
     return pictures
 
 

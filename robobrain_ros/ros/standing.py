@@ -66,10 +66,9 @@ class StandingQueries:
         for name in named:
             if name in self._queries and not self._queries[name].from_parameters:
                 continue
-            values = {
-                key: self._parameters[f"{STANDING_PREFIX}{name}.{key}"] for key in ("task", "instruction", "rate", "camera")
-            }
-            options = QueryOptions(camera=values["camera"])
+            keys = ("task", "instruction", "rate", "camera", "cameras")
+            values = {key: self._parameters[f"{STANDING_PREFIX}{name}.{key}"] for key in keys}
+            options = QueryOptions(camera=values["camera"], cameras=values["cameras"])
             try:
                 self._set(name, values["task"], values["instruction"], values["rate"], options, from_parameters=True)
             except BadRequestError as error:
@@ -117,8 +116,8 @@ class StandingQueries:
         if options.images:
             raise BadRequestError(f"The standing query {name} brings pictures of its own; it can only ask about a camera's.")
         check_options(options)
-        self._cameras().name(options.camera)
         query = _StandingQuery(name, parse_task(task), instruction, rate, options, from_parameters)
+        self._requests.check_count(query.task, len(self._cameras().names_of(options)), "cameras")
         if name in self._queries:
             self._stop_timer(self._queries[name])
         self._queries[name] = query
@@ -145,7 +144,8 @@ class StandingQueries:
         if query.asking or not self._running or not self._ready():
             return
         try:
-            frame = self._cameras()[query.options.camera].newest
+            cameras = self._cameras()
+            frame = cameras[cameras.names_of(query.options)[0]].newest
         except RoboBrainError:
             return  # The camera that it asks about is not configured now.
         if frame is None or frame.sequence == query.last_sequence:
