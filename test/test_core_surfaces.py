@@ -237,3 +237,20 @@ def test_the_depth_camera_of_the_tests_is_as_bad_as_its_sources_say() -> None:
     step_edge[:, 300:400] = 1.0
     lost = (measure(step_edge, 525.0, 1) == 0)[:, 200:500].mean(axis=0) > 0.5
     assert lost.sum() == pytest.approx(525.0 * 0.075 * (1.0 - 0.5), abs=4)
+
+
+@pytest.mark.parametrize(("metres", "size"), [(1.0, (640, 480)), (2.0, (640, 480)), (3.0, (640, 480)), (1.5, (320, 240))])
+def test_a_floor_seen_along_its_length_is_one_surface(metres: float, size: tuple[int, int]) -> None:
+    """30 cm above it, each row is several centimetres behind the one below, which is no edge."""
+    width, height = size
+    rows = (np.arange(height) + 0.5) * 480 / height - 0.5
+    floor = np.where(rows > 245, 0.3 * 525.0 / np.maximum(rows - 239.5, 1.0), np.inf)
+    samples = np.broadcast_to(floor[:, None], (height, width))
+    rng = np.random.default_rng(0)
+    noisy = (samples + rng.normal(0.0, 1.425e-3, samples.shape) * np.where(np.isfinite(samples), samples, 1.0) ** 2).astype(
+        np.float32
+    )
+    v = 239.5 + 0.3 * 525.0 / metres
+    found = np.array(depth_at(noisy, *[(float(u), v) for u in range(100, 500, 10)]))
+    assert np.median(found) == pytest.approx(metres, rel=0.01)
+    assert np.abs(found - metres).max() < 0.05 * metres

@@ -27,6 +27,9 @@ _STRETCH = 0.02
 _ENOUGH = 4
 """Samples that make a surface; fewer are a measuring error beside it."""
 
+_FLAT = 0.3
+"""Part of a gap that the samples of one plane may lie off it. Two planes a gap apart lie off by about a quarter of the gap."""
+
 _BOX_SAMPLES = 32
 """Samples along each side of a box, at most."""
 
@@ -230,9 +233,17 @@ def surface_at(depth: DepthImage, pixels: Floats, scale: tuple[float, float]) ->
     across, down = column[:, None] + columns, row[:, None] + rows
     raw = depth.at(down, across)
     z = np.where(np.isfinite(raw), raw, np.inf)
+    x, y = across - u[:, None], down - v[:, None]
     chosen = _nearest_surface(z, np.ones_like(weights), _ENOUGH, centre_decides=True)
+    split = np.flatnonzero((np.isfinite(z) & ~chosen).any(axis=1))
+    if len(split):
+        # A floor seen along its length has gaps, too: from row to row.
+        all_valid = np.isfinite(z[split])
+        depths, misfit = _plane(z[split], all_valid, weights, x[split], y[split])
+        flat = (misfit < _FLAT * _gap(depths)) & (all_valid.sum(axis=1) > 4 * _ENOUGH)
+        chosen[split[flat]] = all_valid[flat]
     chosen &= _reaches(z, chosen, (down >= 0) & (down < depth.height) & (across >= 0) & (across < depth.width))[:, None]
-    depths = _plane(z, chosen, weights, across - u[:, None], down - v[:, None])
+    depths, _ = _plane(z, chosen, weights, x, y)
     near, far = (raw[:, :9] == -np.inf).sum(axis=1), (raw[:, :9] == np.inf).sum(axis=1)
     reasons = [
         "" if known else TOO_NEAR if 2 * n > 9 else TOO_FAR if 2 * f > 9 else UNKNOWN
@@ -282,8 +293,10 @@ def _reaches(z: Floats, chosen: Bools, inside: Bools) -> Bools:
     return there
 
 
-def _plane(z: Floats, chosen: Bools, weights: Floats, x: Floats, y: Floats) -> Floats:
+def _plane(z: Floats, chosen: Bools, weights: Floats, x: Floats, y: Floats) -> tuple[Floats, Floats]:
     """The depth (n) at x = y = 0 of a plane through the chosen samples (n, w) at x and y; NaN where none is chosen.
+
+    And how far, in metres, the samples lie from the plane: the root of the mean square.
 
     A plane's 1 / depth is linear in the picture.
     """
@@ -297,12 +310,17 @@ def _plane(z: Floats, chosen: Bools, weights: Floats, x: Floats, y: Floats) -> F
     # Without samples on all sides, no slope rather than any.
     xx, yy, xy = (wx * x).sum(axis=1) + 0.1, (wy * y).sum(axis=1) + 0.1, (wx * y).sum(axis=1)
     xq, yq = (wx * q).sum(axis=1), (wy * q).sum(axis=1)
-    inverse = q_mean - ((yy * xq - xy * yq) * x_mean + (xx * yq - xy * xq) * y_mean) / (xx * yy - xy * xy)
+    determinant = xx * yy - xy * xy
+    slope_x, slope_y = (yy * xq - xy * yq) / determinant, (xx * yq - xy * xq) / determinant
+    inverse = q_mean - slope_x * x_mean - slope_y * y_mean
+    # Small differences of 1 / depth are those of depth by its square.
+    off = (q - slope_x[:, None] * x - slope_y[:, None] * y) * z * z
+    misfit = np.sqrt((off * off * chosen).mean(axis=1) * chosen.shape[1] / np.maximum(chosen.sum(axis=1), 1))
     nearest = np.where(chosen, z, np.inf).min(axis=1)
     farthest = np.where(chosen, z, -np.inf).max(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         depth = np.clip(1.0 / inverse, nearest, farthest)
-    return np.where(chosen.any(axis=1), depth, np.nan)
+    return np.where(chosen.any(axis=1), depth, np.nan), misfit
 
 
 def _surface_in(depth: DepthImage, box: Box, scale: tuple[float, float]) -> tuple[float, str]:
