@@ -24,6 +24,7 @@ from robobrain_ros.demo.depth_camera import measure
 from robobrain_ros.demo.world import Scene, SceneObject, make_scene
 from robobrain_ros.engine.base import EngineInfo
 from robobrain_ros.msg import Outcome, QueryOptions
+from robobrain_ros.ros.cameras import names_rectified
 from robobrain_ros.ros.conversions import to_image
 from robobrain_ros.ros.transforms import Transform, TransformError
 from robobrain_ros.srv import Locate, PredictTrajectory
@@ -347,6 +348,22 @@ def test_a_rectified_picture_goes_by_p(scene: Scene, rectified: str, shift: floa
     point = response.affordances.points[0]
     x, _, z = position(point)
     assert x == pytest.approx((point.u - lens.cx - shift) / lens.fx * z, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("topic", "rectified"),
+    [
+        ("/camera/image_rect", True),
+        ("/camera/image_rect/compressed", True),
+        ("/left/image_rect_color", True),
+        ("/rectified/image", True),
+        ("/camera/color/image_raw", False),
+        ("/director/image", False),
+        ("/rectangle/image", False),
+    ],
+)
+def test_a_rectified_picture_is_known_by_its_topic(topic: str, rectified: bool) -> None:
+    assert names_rectified(topic) is rectified
 
 
 class Frames:

@@ -3,6 +3,7 @@
 import difflib
 import itertools
 import math
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -75,6 +76,11 @@ def stamp_age(clock: Clock, header: Header) -> float:
     return float((now - Time.from_msg(header.stamp, clock_type=now.clock_type)).nanoseconds) * 1e-9
 
 
+def names_rectified(topic: str) -> bool:
+    """Whether a topic's name says that its pictures are rectified: image_rect, image_rect_color, rectified/image, ..."""
+    return re.search(r"(^|[/_])rect(ified)?($|[/_])", topic) is not None
+
+
 class ArrivalStatistics:
     """Rate and losses of a stream, from arrival times and stamps."""
 
@@ -132,7 +138,7 @@ class Camera:
         message_type, suffix = _TYPES[transport]
         self._stream = Stream(node, message_type, f"{name}/{suffix}", self._arrived, reliability=reliability)
         self.surroundings = Surroundings(node, name, use_depth=use_depth, reliability=reliability)
-        self._rectified = "rect" in self.topic if rectified == "auto" else rectified == "yes"
+        self._rectified = names_rectified(self.topic) if rectified == "auto" else rectified == "yes"
 
     def adapt(self) -> None:
         """As of `Stream.adapt`."""
