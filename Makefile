@@ -1,9 +1,9 @@
 # The two commands are `make demo` and `make test`; each sets up and builds what is missing first.
-# PYTHON=/path/to/python3.12 and ENGINE=cpu|gpu|none overrule what the set-up finds; ARGS goes to the demo or to pytest.
+# PYTHON=/path/to/python3.12 and ENGINE=cpu|gpu|none overrule what the set-up finds; ARGS goes to demo, bench and pytest.
 SHELL := bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup build lint typecheck constraints clean distclean
+.PHONY: help demo test bench setup build lint typecheck constraints clean distclean
 
 PYTHON ?=
 ENGINE ?= auto
@@ -18,6 +18,9 @@ demo: build ## Start the node and a camera, ask every task, print the answers an
 
 test: lint typecheck build ## Check style and types, build, and run all tests.
 	@$(ENVIRONMENT) && pytest $(ARGS)
+
+bench: build ## Measure the node against its own engine and a bare subscriber; docs/performance.md.
+	@$(ENVIRONMENT) && python benchmark/run.py $(ARGS)
 
 setup: ## Make .venv: Python, ROS 2 where none is sourced, vLLM for this machine, and the tools.
 	@command -v python3 >/dev/null || { [ "$$(id -u)" = 0 ] && echo "Installing python3 ..." && apt-get -qq update \
