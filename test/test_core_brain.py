@@ -81,6 +81,17 @@ def test_report_names_the_model_and_the_checkpoints_bounds_hold() -> None:
         Brain(ScriptedEngine([""]), TWO, info=info, max_pixels=3000)
 
 
+def test_a_picture_may_have_a_budget_of_its_own_within_the_brains() -> None:
+    info = EngineInfo("demo", "qwen2_5_vl", "vllm 0.32", min_pixels=4 * 784, max_pixels=100_000, patch=28)
+    pictures = [np.zeros((560, 560, 3), np.uint8)] * 4
+    asked = query(Task.ASK, images=pictures, max_pixels=[0, 84 * 84, 1, 10**7])
+    answer = ask(ScriptedEngine(["Two."]), asked, info=info)
+    assert answer.report.model_image_sizes == [(308, 308), (84, 84), (56, 56), (308, 308)]
+    for wrong in ([1], [0, 0, 0, -1]):
+        with pytest.raises(BadRequestError, match="max_pixels"):
+            ask(ScriptedEngine(["Two."]), query(Task.ASK, images=pictures, max_pixels=wrong), info=info)
+
+
 def test_thousandths_of_the_picture() -> None:
     answer = ask(ScriptedEngine(["[(500, 250, 0.8)]"]), query(Task.TRAJECTORY), TWO_FIVE)
     assert answer.waypoints == (Point(211.5, 59.5, depth=0.8),)

@@ -106,6 +106,24 @@ def test_the_pictures_of_several_cameras_reach_the_model_in_the_order_named() ->
         assert plan.plan.header.frame_id == plan.plan.camera == "left"
 
 
+def test_each_camera_has_a_pixel_budget_of_its_own() -> None:
+    """Never more than the engine's; a change acts at once, and answers stay in the picture's own pixels."""
+    engine = ScriptedEngine(["Two mugs.", "[(14, 14)]"])
+    budgets = {"engine__max_pixels": 200 * 200, "wrist__max_pixels": 56 * 56, "left__max_pixels": 10**6}
+    with rig(engine, cameras=list(THREE), **budgets) as it:
+        it.until_ready()
+        for name in THREE:
+            it.show(image_message(width=560, height=560), name)
+        ask(it, cameras=list(THREE))
+        assert sizes(engine) == [(196, 196), (56, 56), (196, 196)]
+        request = Locate.Request(instruction="mug", options=QueryOptions(camera="wrist"))
+        (point,) = it.call(Locate, "point", request).affordances.points
+        assert (point.u, point.v) == (pytest.approx(144.5), pytest.approx(144.5))
+        assert it.set_parameter("wrist.max_pixels", 84 * 84).successful
+        ask(it, camera="wrist")
+        assert sizes(engine) == [(84, 84)]
+
+
 def test_more_cameras_than_the_task_or_the_model_takes_are_refused() -> None:
     with rig(ScriptedEngine(["Two mugs."]), cameras=list(THREE), engine__max_images=2) as it:
         it.until_ready()

@@ -141,7 +141,9 @@ class Brain:
         return _Run(query, think, max_tokens, began + timeout, on_progress, report, began)
 
     async def _answer(self, run: _Run) -> Answer:
-        run.pictures = [await self._fit(picture) for picture in run.query.images]
+        limits = run.query.max_pixels or [0] * len(run.query.images)
+        budgets = [self.budget.narrowed(limit) for limit in limits]
+        run.pictures = [await _fit(picture, budget) for picture, budget in zip(run.query.images, budgets, strict=True)]
         run.report.model_image_sizes = [(fitted.size.model_width, fitted.size.model_height) for fitted in run.pictures]
         parsed = await self._ask_until_answered(run)
         run.report.total_time = time.monotonic() - run.began
@@ -150,11 +152,6 @@ class Brain:
                 f'The model says that what was asked for is not there: "{_shorten(parsed.text)}"', run.report.raw_text
             )
         return _to_answer(parsed, run, self.profile)
-
-    async def _fit(self, picture: Picture) -> Fitted:
-        if getattr(picture, "size", 0) // 3 > _PIXELS_WORTH_A_THREAD:
-            return await asyncio.to_thread(fit_picture, picture, self.budget)
-        return fit_picture(picture, self.budget)
 
     async def _ask_until_answered(self, run: _Run) -> ParsedAnswer:
         """Ask; when nothing comes, once more without thinking.
@@ -223,6 +220,12 @@ class Brain:
         return replace(progress, points=points, boxes=boxes, waypoints=waypoints)
 
 
+async def _fit(picture: Picture, budget: PixelBudget) -> Fitted:
+    if getattr(picture, "size", 0) // 3 > _PIXELS_WORTH_A_THREAD:
+        return await asyncio.to_thread(fit_picture, picture, budget)
+    return fit_picture(picture, budget)
+
+
 def _count(delta: TextDelta, run: _Run, thinking: bool) -> None:
     report = run.report
     if not report.first_token_time and delta.tokens:
@@ -253,6 +256,8 @@ def _check_picture_count(query: Query) -> None:
         raise BadRequestError(f"The task {query.task.value} takes 1 to {MOST_PICTURES} pictures, not {count}.")
     if query.image_ids and len(query.image_ids) != count:
         raise BadRequestError(f"There are {len(query.image_ids)} image ids for {count} pictures.")
+    if query.max_pixels and (len(query.max_pixels) != count or min(query.max_pixels) < 0):
+        raise BadRequestError(f"max_pixels is {list(query.max_pixels)}; it must be one number, 0 or more, for each picture.")
 
 
 def _fitted_ids(run: _Run) -> list[str]:

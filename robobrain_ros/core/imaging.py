@@ -128,6 +128,15 @@ class PixelBudget:
             raise EngineConfigError(f"max_pixels is {max_pixels}; this checkpoint needs {smallest} or more: raise max_pixels.")
         return cls(smallest, min(max_pixels, largest), patch)
 
+    def narrowed(self, max_pixels: int) -> "PixelBudget":
+        """This budget with at most so many pixels (0: as it is), as far as the model can see so few.
+
+        Never with more: the model's processor would shrink the picture again, and the way back would no longer be exact.
+        """
+        if not max_pixels:
+            return self
+        return replace(self, max_pixels=min(max(max_pixels, self.min_pixels), self.max_pixels))
+
 
 def fit(picture_size: tuple[int, int], min_pixels: int, max_pixels: int, patch: int) -> FittedSize:
     """The size at which the model shall see a picture.

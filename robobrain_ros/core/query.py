@@ -33,8 +33,9 @@ class Query:
 
     ``images`` are RGB pictures as the camera gave them; spatial tasks take exactly one. ``image_ids`` optionally names each
     picture uniquely (camera, stamp, size), so that an engine can reuse what it computed for the same picture; an empty name
-    leaves that to the engine. ``None`` means the brain's default; ``timeout`` is in seconds, ``max_tokens`` bounds the answer
-    (thinking has its own budget).
+    leaves that to the engine. ``max_pixels`` optionally says for each picture how many pixels it may have in the model's eyes,
+    where those are fewer than the brain's own; 0: the brain's. ``None`` means the brain's default; ``timeout`` is in seconds,
+    ``max_tokens`` bounds the answer (thinking has its own budget).
     """
 
     task: Task
@@ -45,6 +46,7 @@ class Query:
     timeout: float | None = None
     max_tokens: int | None = None
     priority: int = 0
+    max_pixels: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

@@ -217,6 +217,14 @@ def standing_query_parameters(name: str) -> tuple[Parameter, ...]:
         Parameter(f"{prefix}task", Task.POINT.value, "What is asked for.", choices=tuple(task.value for task in Task)),
         Parameter(f"{prefix}instruction", "", "The instruction or question."),
         Parameter(f"{prefix}rate", 1.0, "Times per second, at most. 0: on each new picture.", minimum=0.0),
+        Parameter(
+            f"{camera}.max_pixels",
+            0,
+            "Pixels a picture of this camera may have in the model's eyes, where fewer than engine.max_pixels. 0: as many.",
+            applies=Applies.AT_ONCE,
+            minimum=0,
+            maximum=12845056,
+        ),
         Parameter(f"{prefix}camera", "", "Name of the camera. Empty: the first of them."),
     )
 

@@ -121,6 +121,7 @@ class _Job:
     deadline: float
     priority: int
     moment: Moment | None = None
+    max_pixels: Sequence[int]
     picture: Picture | None = None
     positions: Positions | None = None
     raw_text: str = ""
@@ -258,10 +259,8 @@ class Requests:
             # Claimed now: while the model answers, newer depth would push it out.
             moment=self._cameras()[origin.camera].moment(sources[0]) if spatial else None,
         )
+            max_pixels=self._max_pixels(sources),
 
-    def _pictures(self, asked: Asked, task: Task, origin: Origin) -> tuple[Sequence[Frame | Image], Sequence[str], Origin, str]:
-        """The pictures to ask about, their names for the engine, where they come from, and how to call one in a sentence."""
-        options = asked.options
     def _age(self, sources: Sequence[Frame | Image]) -> float:
         """Seconds since the oldest picture's stamp; NaN: one has none."""
         ages = [stamp_age(self._node.get_clock(), source.header) for source in sources]
@@ -270,6 +269,13 @@ class Requests:
         cameras = self._cameras()
         if options.images:
             if options.cameras:
+    def _max_pixels(self, sources: Sequence[Frame | Image]) -> list[int]:
+        """How many pixels the model may see of each picture; 0: as many as of any."""
+        return [self._parameters[f"{it.camera}.max_pixels"] if isinstance(it, Frame) else 0 for it in sources]
+
+    def _pictures(self, asked: Asked, task: Task, origin: Origin) -> tuple[Sequence[Frame | Image], Sequence[str], Origin, str]:
+        """The pictures to ask about, their names for the engine, where they come from, and how to call one in a sentence."""
+        options = asked.options
                 raise BadRequestError("images and cameras are both given; give one of them.")
             if options.camera:
                 cameras.name(options.camera)
@@ -285,9 +291,6 @@ class Requests:
             "The picture of camera {camera}",
         )
 
-    def _set_defaults(self, brain: Brain) -> None:
-        """What the parameters say now: they act at once."""
-        brain.think = self._parameters["think"]
     def check_count(self, task: Task, count: int, field: str) -> None:
         """Check how many pictures a request asks about, given in that field.
 
@@ -304,6 +307,9 @@ class Requests:
         brain.think_tokens = self._parameters["think_tokens"]
 
     def _why_inactive(self) -> str:
+    def _set_defaults(self, brain: Brain) -> None:
+        """What the parameters say now: they act at once."""
+        brain.think = self._parameters["think"]
         try:
             self._model.brain()
         except RoboBrainError as error:
@@ -389,6 +395,7 @@ async def _work(job: _Job, push: Callable[[Progress], None] | None, locator: Loc
     )
     answer = await job.brain.run(query, listen)
     if job.moment is not None:
+        max_pixels=job.max_pixels,
         height, width = job.picture.shape[:2]
         job.positions = await locator.locate(answer, (width, height), job.moment)
     return answer
