@@ -44,13 +44,14 @@ Area = tuple[float, float, float, float]
 """Left, top, right, bottom."""
 
 
-def draw(picture: Picture, answer: Answer, *, instruction: str = "") -> Picture:
+def draw(picture: Picture, answer: Answer, *, instruction: str = "", thinking: bool = False) -> Picture:
     """A copy of ``picture`` with ``answer`` drawn on it.
 
     Points are numbered in their order, boxes carry their label, a trajectory runs from its ring to its arrow head; plans and
     answers in words, below the ``instruction``, stand in a caption on the side of the picture where less is drawn.
 
     :param picture: RGB, (height, width, 3), uint8: the query's own picture, whose pixels the answer speaks of.
+    :param thinking: what the model thought stands in the caption, too, after the answer and as far as there is room.
     :raises BadImageError: not such an array.
     """
     check_picture(picture)
@@ -62,7 +63,10 @@ def draw(picture: Picture, answer: Answer, *, instruction: str = "") -> Picture:
         canvas.point(point)
     canvas.labels(answer)
     name = _TASK_NAMES.get(answer.task, answer.task.value)
-    canvas.caption(f"{name}: {instruction}" if instruction.strip() else "", _words_of(answer))
+    words = _words_of(answer)
+    if thinking and answer.thinking.strip():
+        words.append(f"thinking: {answer.thinking.strip()}")
+    canvas.caption(f"{name}: {instruction}" if instruction.strip() else "", words)
     return canvas.image
 
 

@@ -17,7 +17,7 @@ from PIL import UnidentifiedImageError
 from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
-from robobrain_ros.core.geometry import CameraModel
+from robobrain_ros.core.geometry import CameraModel, Floats
 from robobrain_ros.core.query import Answer, Box, Picture, PlanStep, Point, Progress, Report
 from robobrain_ros.core.surfaces import Lifted
 from robobrain_ros.errors import BadImageError, OutcomeCode, RoboBrainError
@@ -185,6 +185,7 @@ class Positions:
     :param header: the picture's stamp, and the frame that the positions are in.
     :param note: what is missing and what to do about it; empty: nothing.
     :param camera: maps the picture's pixels to rays in the picture's own frame; None: not known.
+    :param move: takes positions (n, 3) from the picture's own frame to the header's; None: it is the same.
     """
 
     header: Header
@@ -193,6 +194,7 @@ class Positions:
     waypoints: Lifted | None = None
     note: str = ""
     camera: CameraModel | None = None
+    move: Callable[[Floats], Floats] | None = None
 
 
 def to_affordances(

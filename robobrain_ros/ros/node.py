@@ -84,7 +84,7 @@ class RoboBrainNode(LifecycleNode):
         self._settings = Parameters(self)
         self._cameras = Cameras([], self._settings["cameras"])
         self._model = Model(self.get_logger(), self._on_model_change)
-        self._results = ResultTopics(self, self._model)
+        self._results = ResultTopics(self, self._settings, self._model)
         self._transforms = Transforms(self, transform_source)
         self._requests = Requests(
             self, self._settings, self._model, lambda: self._cameras, self._transforms, self._results.publish
@@ -243,6 +243,7 @@ class RoboBrainNode(LifecycleNode):
 
     def _on_model_change(self) -> None:
         """Called in the engine's thread."""
+        self._results.attend()
         executor = self.executor
         if executor is None or self._change_announced:
             return

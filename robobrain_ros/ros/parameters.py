@@ -178,6 +178,27 @@ _NODE_PARAMETERS = (
         minimum=0,
         maximum=100000,
     ),
+    Parameter(
+        "marker_ray_length",
+        0.5,
+        "Metres of the rays on ~/markers that stand for what has no depth. 0: it is not shown.",
+        applies=Applies.AT_ONCE,
+        minimum=0.0,
+    ),
+    Parameter(
+        "marker_lifetime",
+        30.0,
+        "Seconds that an answer stays on ~/markers unless a newer one to its query supersedes it. 0: until then.",
+        applies=Applies.AT_ONCE,
+        minimum=0.0,
+        maximum=1e9,
+    ),
+    Parameter(
+        "overlay_thinking",
+        False,
+        "Write what the model thought on ~/overlay, too, as far as there is room.",
+        applies=Applies.AT_ONCE,
+    ),
     Parameter("warm_up", True, "Run each task once after loading, so that the first request is as quick as the later ones."),
     Parameter(
         "standing_queries",

@@ -288,7 +288,8 @@ class Locator:
         moved: dict[str, Any] = {
             name: replace(lifted, positions=transform.apply(lifted.positions)) for name, lifted in known.items()
         }
-        return replace(positions, header=Header(stamp=positions.header.stamp, frame_id=target), **moved)
+        header = Header(stamp=positions.header.stamp, frame_id=target)
+        return replace(positions, header=header, move=transform.apply, **moved)
 
 
 def _what_is_missing(name: str, lifted: Lifted) -> str:

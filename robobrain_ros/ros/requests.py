@@ -21,6 +21,7 @@ from robobrain_ros.errors import (
     BadRequestError,
     EngineFailedError,
     NotReadyError,
+    OutcomeCode,
     RequestTimeoutError,
     RoboBrainError,
 )
@@ -135,7 +136,7 @@ class Requests:
     """Answers requests, many at once. All methods are called in the executor and return, or await, without blocking it.
 
     :param cameras: gives the node's cameras.
-    :param on_result: called with each result that ended well.
+    :param on_result: called with each result that ended well, and with each that found nothing.
     """
 
     def __init__(
@@ -195,6 +196,8 @@ class Requests:
             result = await self._work_off(job, ticket, listener)
         except RoboBrainError as error:
             result = self._failed(asked, job, error)
+            if error.code is OutcomeCode.NOTHING_FOUND:
+                self._on_result(result)
         except Exception as error:
             self._node.get_logger().error(f"A request failed unexpectedly:\n{traceback.format_exc()}")
             result = self._failed(asked, job, EngineFailedError(f"Unexpected {type(error).__name__}: {error}"))

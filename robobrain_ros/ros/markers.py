@@ -1,0 +1,327 @@
+"""An answer in space: markers for RViz, and the standard messages of paths and poses."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+from builtin_interfaces.msg import Duration
+from geometry_msgs.msg import Point as PointMessage
+from geometry_msgs.msg import Pose, PoseArray, PoseStamped, Quaternion
+from nav_msgs.msg import Path
+from std_msgs.msg import ColorRGBA, Header
+from visualization_msgs.msg import Marker, MarkerArray
+
+from robobrain_ros.core.geometry import CameraModel, Floats
+from robobrain_ros.core.overlay import PALETTE, Colour
+from robobrain_ros.core.query import Answer, Box, Point
+from robobrain_ros.core.surfaces import Lifted
+
+REQUESTS = "request"
+"""The namespace of answers to requests; those of standing queries have the query's name."""
+
+_SIZE = 0.02
+"""Diameter of a point's sphere, metres at one metre distance: what is further off is as easy to see."""
+_UNKNOWN = 0.45
+"""How opaque what has no known distance is."""
+_LONGEST_LABEL = 40
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a camera's pixels show, as rays in the frame of the result.
+
+    :param camera: maps pixels to rays in the picture's own frame.
+    :param move: takes positions from that frame to the result's; None: it is the same.
+    """
+
+    camera: CameraModel
+    move: Callable[[Floats], Floats] | None = None
+
+    def at_depth(self, pixels: Sequence[tuple[float, float]], depth: float) -> Floats:
+        """The positions (n, 3) at that depth, metres along the optical axis; NaN where no ray gets there."""
+        return self._moved(self.camera.rays(pixels) * depth)
+
+    def at_distance(self, pixels: Sequence[tuple[float, float]], distance: float) -> Floats:
+        """The positions (n, 3) at that distance, metres from the camera."""
+        rays = self.camera.rays(pixels)
+        return self._moved(rays / np.linalg.norm(rays, axis=1, keepdims=True) * distance)
+
+    def around(self, pixels: Sequence[tuple[float, float]], pixel: tuple[float, float], position: Floats) -> Floats:
+        """The positions (n, 3) of pixels on the plane across the optical axis through the position that ``pixel`` shows."""
+        rays, (ray,) = self.at_depth(pixels, 1.0) - self.origin, self.at_depth([pixel], 1.0) - self.origin
+        return np.asarray(self.origin + rays * np.linalg.norm(position - self.origin) / np.linalg.norm(ray), np.float64)
+
+    @property
+    def origin(self) -> Floats:
+        """Where the camera is."""
+        return np.asarray(self._moved(np.zeros((1, 3)))[0], np.float64)
+
+    def _moved(self, positions: Floats) -> Floats:
+        return np.asarray(positions if self.move is None else self.move(positions), np.float64)
+
+
+@dataclass(frozen=True)
+class Style:
+    """How to show what has no depth, and how long.
+
+    :param ray_length: metres of a ray through a pixel of unknown depth; 0: none.
+    :param lifetime: seconds until RViz forgets a marker; 0: when it is superseded.
+    """
+
+    ray_length: float = 0.5
+    lifetime: float = 0.0
+
+
+def to_markers(
+    answer: Answer,
+    header: Header,
+    namespace: str,
+    style: Style,
+    *,
+    text: str = "",
+    sight: Sight | None = None,
+    points: Lifted | None = None,
+    boxes: Lifted | None = None,
+    waypoints: Lifted | None = None,
+) -> list[Marker]:
+    """The markers of an answer, in the namespaces <namespace>/points, /areas, /trajectory and /labels.
+
+    What has a position stands there; what has none is a ray, where there is a sight; else there is no marker.
+
+    :param header: of the result; positions and sight are in its frame.
+    :param text: what was asked: the label of an only part without a name.
+    :param points: positions of the answer's points, ``boxes`` of its boxes and ``waypoints`` of its waypoints; None: unknown.
+    """
+    pencil = _Pencil(header, namespace, style, sight)
+    for number, (point, position) in enumerate(zip(answer.points, _places(points, answer.points), strict=True), 1):
+        pencil.point(point, position, _label(number, len(answer.points), point.label, text))
+    for number, (box, position) in enumerate(zip(answer.boxes, _places(boxes, answer.boxes), strict=True), 1):
+        pencil.area(box, position, _label(number, len(answer.boxes), box.label, text))
+    if answer.waypoints:
+        pencil.trajectory(answer.waypoints, _places(waypoints, answer.waypoints), _shortened(text))
+    return pencil.markers
+
+
+def _places(lifted: Lifted | None, parts: Sequence[object]) -> Floats:
+    return np.full((len(parts), 3), np.nan) if lifted is None else lifted.positions
+
+
+def _label(number: int, of: int, label: str, text: str) -> str:
+    parts = [str(number)] if of > 1 else []
+    return " ".join([*parts, *([label] if label else [])]) or _shortened(text)
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST_LABEL else f"{text[: _LONGEST_LABEL - 3].rstrip()}..."
+
+
+class _Pencil:
+    def __init__(self, header: Header, namespace: str, style: Style, sight: Sight | None) -> None:
+        self.markers: list[Marker] = []
+        self._header = header
+        self._namespace = namespace
+        self._style = style
+        self._sight = sight
+        self._origin = np.zeros(3) if sight is None else sight.origin
+        self._ids = count()
+        seconds = max(style.lifetime, 0.0)
+        self._lifetime = Duration(sec=int(seconds), nanosec=int(seconds % 1.0 * 1e9))
+
+    def point(self, point: Point, position: Floats, label: str) -> None:
+        if np.isfinite(position).all():
+            size = self._size(position)
+            self._add("points", Marker.SPHERE, PALETTE.point, size, [position])
+            self._text(label, position, size, PALETTE.text)
+            return
+        ends = self._ray_ends([(point.u, point.v)])
+        if ends is not None:
+            self._add("points", Marker.LINE_LIST, PALETTE.point, self._size(ends[0]) / 4, [self._origin, ends[0]], _UNKNOWN)
+            self._text(label, ends[0], self._size(ends[0]), PALETTE.text)
+
+    def area(self, box: Box, position: Floats, label: str) -> None:
+        corners = [(box.u_min, box.v_min), (box.u_max, box.v_min), (box.u_max, box.v_max), (box.u_min, box.v_max)]
+        centre = (box.u_min + box.u_max) / 2, (box.v_min + box.v_max) / 2
+        if self._sight is not None and np.isfinite(position).all():
+            places = self._sight.around(corners, centre, position)
+            if not np.isfinite(places).all():
+                return
+            size = self._size(position)
+            self._add("areas", Marker.LINE_STRIP, PALETTE.box, size / 4, [*places, places[0]])
+            self._text(label, places[:2].mean(axis=0), size, PALETTE.text)
+            return
+        ends = self._ray_ends(corners)
+        if ends is not None:
+            lines = [place for end, after in zip(ends, np.roll(ends, -1, axis=0), strict=True)
+                     for place in (self._origin, end, end, after)]  # fmt: skip
+            self._add("areas", Marker.LINE_LIST, PALETTE.box, self._size(ends[0]) / 4, lines, _UNKNOWN)
+            self._text(label, ends[:2].mean(axis=0), self._size(ends[0]), PALETTE.text)
+
+    def trajectory(self, waypoints: Sequence[Point], positions: Floats, label: str) -> None:
+        known = np.isfinite(positions).all(axis=1)
+        opacity, places = 1.0, positions[known]
+        if not known.any():
+            # On a sphere around the camera: the way is right as the camera sees it, its depth is unknown.
+            ends = self._ray_ends([(waypoint.u, waypoint.v) for waypoint in waypoints])
+            if ends is None:
+                return
+            opacity, places = _UNKNOWN, ends
+            rays = [place for end in (ends[0], ends[-1]) for place in (self._origin, end)]
+            self._add("trajectory", Marker.LINE_LIST, PALETTE.start, self._size(ends[0]) / 6, rays, opacity)
+        size = float(np.median([self._size(place) for place in places]))
+        parts = _parts_of_the_way(places)
+        colours = [PALETTE.along(part) for part in parts]
+        if len(places) > 1:
+            self._add("trajectory", Marker.LINE_STRIP, colours, size / 4, places, opacity)
+        self._add("trajectory", Marker.SPHERE_LIST, colours, size / 1.5, places, opacity)
+        for start, end, colour in zip(places, places[1:], colours[1:], strict=False):
+            length = float(np.linalg.norm(end - start))
+            if length > size:
+                tail = end - (end - start) / length * min(2.5 * size, length)
+                self._add("trajectory", Marker.ARROW, colour, size, [tail, end], opacity)
+        self._text(label, places[0], size, PALETTE.text)
+
+    def _ray_ends(self, pixels: Sequence[tuple[float, float]]) -> Floats | None:
+        """Where the rays through the pixels end; None: there are none."""
+        if self._sight is None or self._style.ray_length <= 0.0:
+            return None
+        ends = self._sight.at_distance(pixels, self._style.ray_length)
+        return ends if np.isfinite(ends).all() else None
+
+    def _size(self, position: Floats) -> float:
+        """The size of what stands there, metres."""
+        return _SIZE * max(float(np.linalg.norm(position - self._origin)), 0.1)
+
+    def _add(
+        self,
+        kind: str,
+        marker_type: int,
+        colour: Colour | Sequence[Colour],
+        size: float,
+        places: Sequence[Floats] | Floats,
+        opacity: float = 1.0,
+    ) -> None:
+        marker = self._marker(kind, marker_type)
+        marker.scale.x = size
+        if marker_type == Marker.ARROW:  # Of the shaft and of the head: diameters, and the head's length.
+            marker.scale.x, marker.scale.y, marker.scale.z = size / 4, size, 1.5 * size
+        elif marker_type in (Marker.SPHERE, Marker.SPHERE_LIST):
+            marker.scale.y = marker.scale.z = size
+        if isinstance(colour[0], int):
+            marker.color = _to_colour(colour, opacity)  # type: ignore[arg-type]
+        else:
+            marker.color.a = opacity
+            marker.colors = [_to_colour(each, opacity) for each in colour]  # type: ignore[arg-type]
+        if marker_type == Marker.SPHERE:
+            marker.pose.position = _to_point(places[0])
+        else:
+            marker.points = [_to_point(place) for place in places]
+        self.markers.append(marker)
+
+    def _text(self, label: str, place: Floats, size: float, colour: Colour) -> None:
+        if not label:
+            return
+        marker = self._marker("labels", Marker.TEXT_VIEW_FACING)
+        marker.text = label
+        marker.scale.z = 1.5 * size
+        marker.color = _to_colour(colour, 1.0)
+        # Nearer to the camera by its own size, so that it does not stand in what it names.
+        towards = self._origin - place
+        marker.pose.position = _to_point(place + towards / max(float(np.linalg.norm(towards)), 1e-6) * 2.0 * size)
+        self.markers.append(marker)
+
+    def _marker(self, kind: str, marker_type: int) -> Marker:
+        marker = Marker(header=self._header, ns=f"{self._namespace}/{kind}", id=next(self._ids), type=marker_type)
+        marker.action = Marker.ADD
+        marker.lifetime = self._lifetime
+        return marker
+
+
+class Board:
+    """Remembers which markers are shown of each query, so that an answer takes away what the one before it left.
+
+    :param clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._shown: dict[str, tuple[float, list[Marker]]] = {}
+
+    def show(self, query: str, markers: list[Marker]) -> MarkerArray:
+        """What to publish so that of this query these markers are shown, and no others."""
+        _, before = self._shown.pop(query, (0.0, []))
+        kept = {(marker.ns, marker.id) for marker in markers}
+        gone = [marker for marker in before if (marker.ns, marker.id) not in kept]
+        if markers:
+            self._shown[query] = self._clock(), markers
+        deletions = [Marker(header=marker.header, ns=marker.ns, id=marker.id, action=Marker.DELETE) for marker in gone]
+        return MarkerArray(markers=[*deletions, *markers])
+
+    def everything(self) -> MarkerArray:
+        """What to publish for someone who has just come: all that is shown, and nothing that was before."""
+        now = self._clock()
+        alive = [marker for since, markers in self._shown.values() for marker in markers if _lives(marker, now - since)]
+        return MarkerArray(markers=[Marker(action=Marker.DELETEALL), *alive])
+
+    def clear(self) -> MarkerArray:
+        """What to publish so that nothing is shown."""
+        self._shown.clear()
+        return self.everything()
+
+
+def _lives(marker: Marker, age: float) -> bool:
+    lifetime: float = marker.lifetime.sec + marker.lifetime.nanosec * 1e-9
+    return lifetime == 0.0 or age < lifetime
+
+
+def to_path(header: Header, positions: Floats) -> Path:
+    """A trajectory as a path of its waypoints with positions; the x axis of each pose points along the motion.
+
+    The last one's points as the one's before it; where nothing moves, along the frame's x axis.
+    """
+    places = positions[np.isfinite(positions).all(axis=1)]
+    path = Path(header=header)
+    direction = np.array([1.0, 0.0, 0.0])
+    for number, place in enumerate(places):
+        onward = places[number + 1] - place if number + 1 < len(places) else np.zeros(3)
+        length = float(np.linalg.norm(onward))
+        if length > 1e-6:
+            direction = onward / length
+        pose = PoseStamped(header=header)
+        pose.pose.position = _to_point(place)
+        pose.pose.orientation = _turn_x_to(direction)
+        path.poses.append(pose)
+    return path
+
+
+def to_poses(header: Header, positions: Floats) -> PoseArray:
+    """The points that have positions; a point has no orientation, so that the poses have the frame's own."""
+    places = positions[np.isfinite(positions).all(axis=1)]
+    return PoseArray(header=header, poses=[Pose(position=_to_point(place)) for place in places])
+
+
+def _turn_x_to(direction: Floats) -> Quaternion:
+    """The shortest turn of the x axis to a direction of length 1."""
+    x, y, z = (float(value) for value in direction)
+    if x < -1.0 + 1e-9:
+        return Quaternion(x=0.0, y=0.0, z=1.0, w=0.0)
+    quaternion = np.array([0.0, -z, y, 1.0 + x])
+    quaternion /= np.linalg.norm(quaternion)
+    return Quaternion(**dict(zip("xyzw", (float(value) for value in quaternion), strict=True)))
+
+
+def _parts_of_the_way(places: Floats) -> list[float]:
+    """How far along the way each place is, 0 to 1."""
+    done = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(places, axis=0), axis=1))])
+    return [float(part) for part in done / max(done[-1], 1e-9)]
+
+
+def _to_point(place: Floats) -> PointMessage:
+    return PointMessage(x=float(place[0]), y=float(place[1]), z=float(place[2]))
+
+
+def _to_colour(colour: Colour, opacity: float) -> ColorRGBA:
+    red, green, blue = (value / 255.0 for value in colour)
+    return ColorRGBA(r=red, g=green, b=blue, a=opacity)
