@@ -239,11 +239,11 @@ class RoboBrainNode(LifecycleNode):
     def _each_second(self) -> None:
         self._requests.give_up_overdue()
         self._cameras.adapt()
+        self._results.attend()
         self._diagnostics.publish()
 
     def _on_model_change(self) -> None:
         """Called in the engine's thread."""
-        self._results.attend()
         executor = self.executor
         if executor is None or self._change_announced:
             return

@@ -218,6 +218,14 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             choices=("raw", "compressed"),
         ),
         Parameter(
+            f"{camera}.max_pixels",
+            0,
+            "Pixels a picture of this camera may have in the model's eyes, where fewer than engine.max_pixels. 0: as many.",
+            applies=Applies.AT_ONCE,
+            minimum=0,
+            maximum=12845056,
+        ),
+        Parameter(
             f"{camera}.use_depth",
             False,
             f"Give positions by the depth image on {camera}/depth (aligned to the picture) and the lens on {camera}/camera_info.",
@@ -238,15 +246,10 @@ def standing_query_parameters(name: str) -> tuple[Parameter, ...]:
         Parameter(f"{prefix}task", Task.POINT.value, "What is asked for.", choices=tuple(task.value for task in Task)),
         Parameter(f"{prefix}instruction", "", "The instruction or question."),
         Parameter(f"{prefix}rate", 1.0, "Times per second, at most. 0: on each new picture.", minimum=0.0),
-        Parameter(
-            f"{camera}.max_pixels",
-            0,
-            "Pixels a picture of this camera may have in the model's eyes, where fewer than engine.max_pixels. 0: as many.",
-            applies=Applies.AT_ONCE,
-            minimum=0,
-            maximum=12845056,
-        ),
         Parameter(f"{prefix}camera", "", "Name of the camera. Empty: the first of them."),
+        Parameter(
+            f"{prefix}cameras", [], "Names of several cameras instead, for plan and ask. Asked when the first has a new picture."
+        ),
     )
 
 
@@ -268,9 +271,6 @@ def _engine_parameter(field: "dataclasses.Field[Any]") -> Parameter:
         maximum=field.metadata.get("maximum"),
         choices=tuple(field.metadata.get("choices", ())),
     )
-        Parameter(
-            f"{prefix}cameras", [], "Names of several cameras instead, for plan and ask. Asked when the first has a new picture."
-        ),
 
 
 def table() -> tuple[Parameter, ...]:

@@ -121,8 +121,8 @@ class _Job:
     began: float
     deadline: float
     priority: int
-    moment: Moment | None = None
     max_pixels: Sequence[int]
+    moment: Moment | None = None
     picture: Picture | None = None
     positions: Positions | None = None
     raw_text: str = ""
@@ -259,19 +259,16 @@ class Requests:
             deadline=began + timeout,
             # Standing queries stand behind requests.
             priority=1 if asked.query else 0,
+            max_pixels=self._max_pixels(sources),
             # Claimed now: while the model answers, newer depth would push it out.
             moment=self._cameras()[origin.camera].moment(sources[0]) if spatial else None,
         )
-            max_pixels=self._max_pixels(sources),
 
     def _age(self, sources: Sequence[Frame | Image]) -> float:
         """Seconds since the oldest picture's stamp; NaN: one has none."""
         ages = [stamp_age(self._node.get_clock(), source.header) for source in sources]
         return math.nan if any(map(math.isnan, ages)) else max(ages)
 
-        cameras = self._cameras()
-        if options.images:
-            if options.cameras:
     def _max_pixels(self, sources: Sequence[Frame | Image]) -> list[int]:
         """How many pixels the model may see of each picture; 0: as many as of any."""
         return [self._parameters[f"{it.camera}.max_pixels"] if isinstance(it, Frame) else 0 for it in sources]
@@ -279,6 +276,9 @@ class Requests:
     def _pictures(self, asked: Asked, task: Task, origin: Origin) -> tuple[Sequence[Frame | Image], Sequence[str], Origin, str]:
         """The pictures to ask about, their names for the engine, where they come from, and how to call one in a sentence."""
         options = asked.options
+        cameras = self._cameras()
+        if options.images:
+            if options.cameras:
                 raise BadRequestError("images and cameras are both given; give one of them.")
             if options.camera:
                 cameras.name(options.camera)
@@ -307,12 +307,12 @@ class Requests:
                 f"A request takes at most {most} pictures (parameter engine.max_images), not {count} (field {field})."
             )
 
-        brain.think_tokens = self._parameters["think_tokens"]
-
-    def _why_inactive(self) -> str:
     def _set_defaults(self, brain: Brain) -> None:
         """What the parameters say now: they act at once."""
         brain.think = self._parameters["think"]
+        brain.think_tokens = self._parameters["think_tokens"]
+
+    def _why_inactive(self) -> str:
         try:
             self._model.brain()
         except RoboBrainError as error:
@@ -395,10 +395,10 @@ async def _work(job: _Job, push: Callable[[Progress], None] | None, locator: Loc
         timeout=job.deadline - job.brain_began,
         max_tokens=job.max_tokens,
         priority=job.priority,
+        max_pixels=job.max_pixels,
     )
     answer = await job.brain.run(query, listen)
     if job.moment is not None:
-        max_pixels=job.max_pixels,
         height, width = job.picture.shape[:2]
         job.positions = await locator.locate(answer, (width, height), job.moment)
     return answer
