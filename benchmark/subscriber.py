@@ -12,13 +12,13 @@ from sensor_msgs.msg import Image
 
 
 class BareSubscriber(Node):
-    """Subscribes to one image topic as the node robobrain does by default: best effort, keep last 1."""
+    """Subscribes to one image topic as the node robobrain does where the publisher is reliable: reliable, keep last 1."""
 
     def __init__(self, topic: str) -> None:
         super().__init__("bare_subscriber")
         self.newest: Image | None = None
         self.count = 0
-        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
         self.create_subscription(Image, topic, self._keep, qos)
 
     def _keep(self, message: Image) -> None:
