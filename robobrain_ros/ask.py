@@ -7,9 +7,11 @@ import argparse
 import asyncio
 import json
 import math
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -44,6 +46,8 @@ EXIT_CODES: dict[OutcomeCode, int] = {
 NOT_SAVED = 5
 """Exit code: there is an answer, but its picture could not be saved."""
 INTERRUPTED = 130
+_FAREWELL = 20.0
+"""Seconds that an interrupted engine has to end by itself."""
 
 _EPILOG = """exit codes:
   0  OK: the answer is printed
@@ -180,10 +184,7 @@ async def _run_brain(options: argparse.Namespace, query: Query) -> Answer:
     from robobrain_ros.demo import DEMO_MODEL
     from robobrain_ros.notebook import open_brain
 
-    task = asyncio.current_task()
-    assert task is not None
-    # As a Ctrl-C does: the engine's processes end with this one.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    _end_when_interrupted()
     if not options.model:
         _say("No --model is named: loading the tabletop demo model, which knows only its tabletop world and is no RoboBrain.")
     telling = Teller(sys.stderr)
@@ -195,6 +196,31 @@ async def _run_brain(options: argparse.Namespace, query: Query) -> Answer:
         return await brain.run(query)
     finally:
         await brain.close()
+
+
+def _end_when_interrupted() -> None:
+    """At the first SIGINT or SIGTERM, give the engine back; at the end of a short while, end whatever it is doing.
+
+    A model that is being loaded cannot be told to stop, and loading may take minutes.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def interrupt() -> None:
+        task.cancel()
+        timer = threading.Timer(_FAREWELL, _end_at_once)
+        timer.daemon = True
+        timer.start()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupt)
+
+
+def _end_at_once() -> None:
+    for child in multiprocessing.active_children():
+        child.kill()
+    _say("interrupted")
+    os._exit(INTERRUPTED)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The program ask, as a process of its own: to a node over DDS, and with an engine of its own about a picture file."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -284,3 +285,28 @@ def test_a_picture_file_is_answered_by_the_demo_model(tmp_path: Path, scene: Sce
     assert drawn.shape == scene.image.shape
     changed = np.abs(drawn.astype(int) - scene.image).sum(axis=2) > 120
     assert changed.any()
+
+
+@pytest.mark.timeout(START + LIMIT)
+def test_an_interruption_ends_a_loading_engine(tmp_path: Path, scene: Scene) -> None:
+    """As the terminal does it: the signal goes to the program and to all that it has started; nothing is left running."""
+    file = tmp_path / "scene.png"
+    cv2.imwrite(str(file), scene.image)
+    process = subprocess.Popen(
+        [*PROGRAM, "point", "x", "--picture", str(file)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/", start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert process.stdout is not None
+    try:
+        while "Starting the engine" not in process.stderr.readline():
+            assert process.poll() is None, "it has ended before it began to load"
+        os.killpg(process.pid, signal.SIGINT)
+        # Read to their ends: no process that it has started holds them any more.
+        err, out = process.stderr.read(), process.stdout.read()
+        assert process.wait(LIMIT) == ask.INTERRUPTED
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert out == ""
+    assert "ask: interrupted" in err
