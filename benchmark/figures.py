@@ -76,11 +76,13 @@ def compare(
 
     :param scale: by which the numbers are multiplied for the table, as 1000 for milliseconds.
     :param per: compare rates instead: so many things were done in each measured time.
-    :raises ValueError: not as many on one side as on the other, or none.
+    :raises ValueError: not as many on one side as on the other, none, or something that took no time at all.
     """
     if len(node) != len(other) or not len(node):
         raise ValueError(f"{name}: {len(node)} measurements against {len(other)}; there must be as many, and at least one.")
     ours, theirs = np.asarray(node, np.float64), np.asarray(other, np.float64)
+    if not (ours.min() > 0.0 and theirs.min() > 0.0):
+        raise ValueError(f"{name}: a measurement is 0 or less, so there is no ratio.")
 
     def value(samples: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         made = statistic(samples)

@@ -185,14 +185,15 @@ def measure_stream(options: argparse.Namespace, measured: Measured, folder: Path
         before, began = received(), time.monotonic()
         busy = _cpu(client, [*watched, *children], windows)
         rate = (received() - before) / (time.monotonic() - began)
-    engine = [sum(window[2:]) / WINDOW for window in busy]
     measured.samples["stream"] = {"with_stream": busy, "without": quiet, "pictures_per_second": rate}
+    ours, theirs = ([window[index] / WINDOW for window in busy] for index in (0, 1))
+    measured.lines.append(compare("CPU with stream", ours, theirs, mean, "% core", goal=Goal(1.10), scale=100.0))
+    alone = [np.mean([window[index] for window in quiet]) / WINDOW for index in (0, 1)]
+    engine = np.mean([sum(window[2:]) for window in busy]) / WINDOW
     measured.about["stream"] = (
-        f"{rate:.1f} pictures per second arrived; the engine's own processes took {median(engine):.1%} of a core"
+        f"{rate:.1f} pictures per second came to the node. Without a stream, the node took {alone[0]:.2%} of a core and the bare "
+        f"subscriber {alone[1]:.2%}; the engine's own processes took {engine:.2%}."
     )
-    for name, part, goal in (("CPU with stream", busy, Goal(1.10)), ("CPU without stream", quiet, None)):
-        ours, theirs = ([window[index] / WINDOW for window in part] for index in (0, 1))
-        measured.lines.append(compare(name, ours, theirs, mean, "% core", goal=goal, scale=100.0))
 
 
 def _cpu(client: Client, processes: Sequence[psutil.Process], windows: int) -> list[list[float]]:
@@ -304,7 +305,7 @@ def main() -> None:
         sys.exit(130)
     print(figures.table(measured.lines))
     if note := measured.about.get("stream"):
-        print(f"\nStream: {note}.")
+        print(f"\n{note}")
     figures.write(options.output, measured.lines, measured.samples, measured.about)
     _tell(f"All measurements are in {options.output}.")
 

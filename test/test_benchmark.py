@@ -53,9 +53,9 @@ def test_the_interval_is_reproducible() -> None:
     assert first == second
 
 
-@pytest.mark.parametrize(("node", "other"), [([], []), ([1.0], [1.0, 2.0])])
-def test_unpaired_measurements_are_refused(node: list[float], other: list[float]) -> None:
-    """Nothing is compared where a side has more measurements than the other, or both none."""
+@pytest.mark.parametrize(("node", "other"), [([], []), ([1.0], [1.0, 2.0]), ([1.0, 1.0], [1.0, 0.0])])
+def test_what_has_no_ratio_is_refused(node: list[float], other: list[float]) -> None:
+    """Nothing is compared where a side has more measurements than the other, both none, or one took no time."""
     with pytest.raises(ValueError, match="call"):
         figures.compare("call", node, other, figures.mean, "s")
 
