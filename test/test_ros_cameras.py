@@ -1,14 +1,19 @@
 """Cameras: subscriptions that follow the reliability of their publishers, and requests that name several."""
 
+import asyncio
+import random
 from typing import Any
 
 import pytest
-from fakes import ScriptedEngine
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from fakes import Script, ScriptedEngine
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from ros_rig import Rig, image_message, rig
-from sensor_msgs.msg import Image
+from ros_rig import Rig, image_message, now, rig, scripted
+from sensor_msgs.msg import CompressedImage, Image
 
 from robobrain_ros.msg import Outcome, QueryOptions, TextAnswer
+from robobrain_ros.ros.cameras import ArrivalStatistics
 from robobrain_ros.srv import Ask, Locate, MakePlan, SetStandingQuery
 
 RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
@@ -109,7 +114,7 @@ def test_the_pictures_of_several_cameras_reach_the_model_in_the_order_named() ->
 def test_each_camera_has_a_pixel_budget_of_its_own() -> None:
     """Never more than the engine's; a change acts at once, and answers stay in the picture's own pixels."""
     engine = ScriptedEngine(["Two mugs.", "[(14, 14)]"])
-    budgets = {"engine__max_pixels": 200 * 200, "wrist__max_pixels": 56 * 56, "left__max_pixels": 10**6}
+    budgets: dict[str, Any] = {"engine__max_pixels": 200 * 200, "wrist__max_pixels": 56 * 56, "left__max_pixels": 10**6}
     with rig(engine, cameras=list(THREE), **budgets) as it:
         it.until_ready()
         for name in THREE:
@@ -157,3 +162,134 @@ def test_a_standing_query_asks_about_several_cameras_when_the_first_has_a_new_pi
         refused = it.call(SetStandingQuery, "set_standing_query", request)
         assert refused.outcome.code == Outcome.BAD_REQUEST
         assert "field cameras" in refused.outcome.message
+
+
+def no_engine() -> Any:
+    pytest.fail("no engine is needed")
+
+
+def diagnosis(it: Rig, heard: list[DiagnosticArray], part: str) -> tuple[Any, dict[str, str]]:
+    """The next status of a part, and its values."""
+    heard.clear()
+    it.until(lambda: heard, "diagnostics")
+    (status,) = [status for status in heard[0].status if status.name.endswith(part)]
+    return status, {value.key: value.value for value in status.values}
+
+
+@pytest.mark.parametrize(
+    ("kind", "reliability", "part"),
+    [
+        (Image, BEST_EFFORT, "1 publisher there, but best effort, which a reliable subscription hears nothing of"),
+        (CompressedImage, RELIABLE, "1 publisher there, but of sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image"),
+        (Image, RELIABLE, "/camera/image yet; 1 publisher there."),
+    ],
+)
+def test_a_camera_that_has_not_started_says_why(kind: Any, reliability: ReliabilityPolicy, part: str) -> None:
+    """Who publishes on its topic, and why that does not arrive."""
+    with scripted("[(1, 2)]", image_reliability="reliable", cameras=["camera", "other"]) as (it, _):
+        # Another participant: one cannot have a topic of two types.
+        context = rclpy.context.Context()
+        rclpy.init(context=context)
+        driver = rclpy.create_node("driver", namespace=it.client.get_namespace(), context=context)
+        try:
+            driver.create_publisher(kind, "other/image", QoSProfile(depth=1, reliability=reliability))
+            topic = f"{it.client.get_namespace()}/other/image"
+            it.until(lambda: it.node.count_publishers(topic), "the publisher")
+            outcome = ask(it, camera="other").outcome
+        finally:
+            driver.destroy_node()
+            rclpy.shutdown(context=context)
+    assert outcome.code == Outcome.NO_IMAGE
+    assert part.replace("/camera/", "/other/") in outcome.message
+    assert topic in outcome.message
+
+
+def test_a_camera_that_stopped_is_told_from_one_whose_pictures_come_late() -> None:
+    with scripted("Two mugs.", max_image_age=0.3) as (it, _):
+        heard = it.listen(DiagnosticArray, "/diagnostics")
+        stopped = it.until(lambda: (outcome := ask(it).outcome).code != Outcome.OK and outcome, "the picture's end")
+        late = image_message()
+        late.header.stamp.sec -= 100
+        it.show(late)
+        delayed = ask(it).outcome
+        status, _ = diagnosis(it, heard, "camera camera")
+    assert (stopped.code, delayed.code) == (Outcome.STALE_IMAGE, Outcome.STALE_IMAGE)
+    assert "Camera camera has stopped: its last picture came 0." in stopped.message
+    assert "1 publisher there" in stopped.message
+    assert "after its stamp" in delayed.message
+    assert status.level == status.WARN
+
+
+def test_diagnostics_count_lost_and_late_pictures_and_name_the_cure() -> None:
+    with scripted("Two mugs.", max_image_age=0.0) as (it, _):
+        heard = it.listen(DiagnosticArray, "/diagnostics")
+        began = now()
+        for number in range(12):
+            message = image_message(width=640, height=480, stamp=now())
+            # Ten per second, a minute ago; from the eighth on, two of three do not come.
+            tenths = number + 2 * max(number - 7, 0)
+            message.header.stamp.sec = began.sec - 60 + tenths // 10
+            message.header.stamp.nanosec = tenths % 10 * 10**8
+            it.show(message)
+        status, values = diagnosis(it, heard, "camera camera")
+    # The picture that the rig shows at first is newer than these.
+    assert (values["received"], values["lost"], values["late"]) == ("13", "8", "12")
+    assert status.level == status.WARN
+    assert "38% of the last were lost" in status.message
+    assert "0.9 MB" in status.message
+    assert "transport_profile:=large" in status.message
+
+
+def test_statistics_of_standing_queries_count_what_was_asked_answered_and_skipped() -> None:
+    """And with the answer it asks about the picture that came meanwhile, though no other comes."""
+    gate = asyncio.Event()
+    scripts = (Script([gate, "[(1, 2)]"]), "There is no mug in the picture.", "1, 2, I do not know")
+    with scripted(*scripts) as (it, engine):
+        heard = it.listen(DiagnosticArray, "/diagnostics")
+        request = SetStandingQuery.Request(name="mugs", enabled=True, task="point", instruction="mug")
+        assert it.call(SetStandingQuery, "set_standing_query", request).outcome.code == Outcome.OK
+        for _ in range(4):
+            it.show(image_message())
+        assert diagnosis(it, heard, "standing query mugs")[1] == {"asked": "1", "answered": "0", "failed": "0", "skipped": "2"}
+        it.on_loop(gate.set)
+        it.until(lambda: diagnosis(it, heard, "standing query mugs")[1]["answered"] == "2", "two answers")
+        it.show(image_message())
+        it.until(lambda: diagnosis(it, heard, "standing query mugs")[1]["failed"] == "1", "the failure")
+        status, values = diagnosis(it, heard, "standing query mugs")
+    assert values == {"asked": "3", "answered": "2", "failed": "1", "skipped": "2"}
+    assert status.message == "3 asked, 2 answered, 1 failed, 2 skipped"
+    assert len(engine.generations) == 3
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.85])
+def test_lost_pictures_are_counted_however_many_they_are(share: float) -> None:
+    """By the gaps between stamps that jitter by a fifth of the period."""
+    dice = random.Random(1)
+    sent = [1000.0 + number / 30 + dice.uniform(-0.1, 0.1) / 30 for number in range(1000)]
+    come = [stamp for stamp in sent if dice.random() >= share]
+    statistics = ArrivalStatistics()
+    for stamp in come:
+        statistics.add(stamp, stamp)
+    lost = len(sent) - len(come)
+    assert statistics.received == len(come)
+    assert statistics.lost == pytest.approx(lost, rel=0.1) if lost else statistics.lost == 0
+    assert statistics.lost_recent == pytest.approx(share, abs=0.1)
+    assert statistics.rate(come[-1]) == pytest.approx(30 * (1 - share), rel=0.5)
+
+
+def test_a_camera_that_becomes_slower_or_quicker_has_lost_nothing() -> None:
+    """As with a longer exposure in the dark."""
+    statistics, stamp = ArrivalStatistics(), 1000.0
+    for period in [1 / 30] * 100 + [1 / 10] * 100 + [1 / 30] * 100:
+        stamp += period
+        statistics.add(stamp, stamp)
+        assert statistics.received
+    assert statistics.lost < 35
+
+
+def test_what_has_no_stamps_has_no_losses() -> None:
+    statistics = ArrivalStatistics()
+    for number in range(100):
+        statistics.add(number / 30, 0.0, late=number >= 90)
+    assert (statistics.received, statistics.lost, statistics.late) == (100, 0, 10)
+    assert statistics.late_recent == 0.1

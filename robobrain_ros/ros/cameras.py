@@ -25,6 +25,10 @@ from robobrain_ros.ros.streams import Stream
 
 _TYPES = {"raw": (Image, "image"), "compressed": (CompressedImage, "image/compressed")}
 
+_RECENT = 100
+"""Pictures of a camera that its recent losses and delays are counted of."""
+_NOTES = 50
+"""Arrivals that are noted before their statistics are made."""
 _SILENCE = 2.0
 """Seconds without a picture after which a camera's rate is called 0."""
 
@@ -82,42 +86,105 @@ def names_rectified(topic: str) -> bool:
 
 
 class ArrivalStatistics:
-    """Rate and losses of a stream, from arrival times and stamps."""
+    """Rate, losses and delays of a stream, from arrival times and stamps. What arrives is only noted, and worked off when asked.
+
+    Numbers that end in ``recent`` are of the last `_RECENT` pictures.
+    """
 
     def __init__(self) -> None:
-        self.received = 0
-        self.lost = 0
         self._arrivals: deque[float] = deque(maxlen=30)
-        self._gaps: deque[float] = deque(maxlen=15)
+        self._noted: list[tuple[float, float, bool]] = []
+        self._gaps: deque[float] = deque(maxlen=60)
+        self._recent: deque[tuple[int, bool]] = deque(maxlen=_RECENT)
         self._last_stamp = 0.0
+        self._received = self._lost = self._late = 0
 
-    def add(self, arrival: float, stamp: float) -> None:
-        """Count a picture that arrived at ``arrival`` (s, monotonic) with ``stamp`` (s; 0: none).
+    def add(self, arrival: float, stamp: float, late: bool = False) -> None:
+        """Count a picture that arrived at ``arrival`` (s, monotonic) with ``stamp`` (s; 0: none)."""
+        self._noted.append((arrival, stamp, late))
+        if len(self._noted) >= _NOTES:
+            self._work_off()
 
-        A gap between stamps of about n usual periods means that n - 1 pictures were lost; the usual period is the median of the
-        last gaps.
-        """
-        self.received += 1
-        self._arrivals.append(arrival)
-        gap = stamp - self._last_stamp
-        known = self._last_stamp > 0.0
-        self._last_stamp = stamp
-        if not known or gap <= 0.0 or stamp <= 0.0:
-            return
-        if len(self._gaps) >= 3:
-            period = sorted(self._gaps)[len(self._gaps) // 2]
-            self.lost += max(round(gap / period) - 1, 0)
-        self._gaps.append(gap)
+    @property
+    def received(self) -> int:
+        """Pictures that came."""
+        self._work_off()
+        return self._received
+
+    @property
+    def lost(self) -> int:
+        """Pictures that were sent and did not come, as far as gaps between stamps tell."""
+        self._work_off()
+        return self._lost
+
+    @property
+    def late(self) -> int:
+        """Pictures that came late."""
+        self._work_off()
+        return self._late
+
+    @property
+    def lost_recent(self) -> float:
+        """Share of the pictures sent that did not come, 0 to 1."""
+        self._work_off()
+        lost = sum(lost for lost, _ in self._recent)
+        return lost / (lost + len(self._recent)) if lost else 0.0
+
+    @property
+    def late_recent(self) -> float:
+        """Share of the pictures that came late, 0 to 1."""
+        self._work_off()
+        return sum(late for _, late in self._recent) / len(self._recent) if self._recent else 0.0
 
     def rate(self, now: float) -> float:
         """Pictures per second, 0 when none came lately; ``now`` as of ``time.monotonic()``."""
+        self._work_off()
         if len(self._arrivals) < 2 or now - self._arrivals[-1] > _SILENCE:
             return 0.0
         return (len(self._arrivals) - 1) / max(self._arrivals[-1] - self._arrivals[0], 1e-9)
 
+    def _work_off(self) -> None:
+        noted, self._noted = self._noted, []
+        stamps = [stamp for _, stamp, _ in noted]
+        # Gaps first: many at once tell the period better than few.
+        pairs = zip([self._last_stamp, *stamps], stamps, strict=False)
+        gaps = [now - before if now > before > 0.0 else 0.0 for before, now in pairs]
+        self._gaps.extend(gap for gap in gaps if gap)
+        period = _period(self._gaps)
+        for (arrival, _, late), gap in zip(noted, gaps, strict=True):
+            self._arrivals.append(arrival)
+            lost = max(round(gap / period) - 1, 0) if period else 0
+            self._recent.append((lost, late))
+            self._received += 1
+            self._lost += lost
+            self._late += late
+        self._last_stamp = stamps[-1] if stamps else self._last_stamp
+
+
+def _period(gaps: Sequence[float]) -> float:
+    """The time between a stream's stamps when none is missing; 0: not known yet.
+
+    Where most pictures are lost, few gaps are of one period: so it is the middle of the short ones. But where the last ones are
+    all alike, none is missing: the camera has become slower.
+    """
+    if len(gaps) < 4:
+        return 0.0
+    latest = sorted(list(gaps)[-15:])
+    usual = latest[len(latest) // 2]
+    if latest[0] > 0.75 * usual and latest[-1] < 1.25 * usual:
+        return usual
+    ordered = sorted(gaps)
+    short = ordered[len(ordered) // 15]
+    ordered = [gap for gap in ordered if short <= gap < 1.5 * short]
+    return ordered[len(ordered) // 2]
+
 
 class Camera:
-    """One camera of a node; decoding is left to the user of a frame."""
+    """One camera of a node; decoding is left to the user of a frame.
+
+    :param queue: pictures that may wait for the executor.
+    :param late_after: seconds between stamp and arrival from which on a picture counts as late.
+    """
 
     def __init__(
         self,
@@ -127,16 +194,21 @@ class Camera:
         transport: str,
         reliability: str,
         on_frame: FrameListener,
+        queue: int = 1,
+        late_after: float = math.inf,
         use_depth: bool = False,
         rectified: str = "auto",
     ) -> None:
         self.name = name
         self.statistics = ArrivalStatistics()
         self._node = node
+        self._clock = node.get_clock()
+        self.late_after = late_after
         self._on_frame = on_frame
         self._newest: Frame | None = None
         message_type, suffix = _TYPES[transport]
-        self._stream = Stream(node, message_type, f"{name}/{suffix}", self._arrived, reliability=reliability)
+        topic = f"{name}/{suffix}"
+        self._stream = Stream(node, message_type, topic, self._arrived, reliability=reliability, depth=queue)
         self.surroundings = Surroundings(node, name, use_depth=use_depth, reliability=reliability)
         self._rectified = names_rectified(self.topic) if rectified == "auto" else rectified == "yes"
 
@@ -155,6 +227,11 @@ class Camera:
         return self._stream.topic
 
     @property
+    def reliable(self) -> bool:
+        """Whether the subscription is reliable now."""
+        return self._stream.reliable
+
+    @property
     def newest(self) -> Frame | None:
         """The newest picture; None: none yet."""
         return self._newest
@@ -171,14 +248,12 @@ class Camera:
             raise NoImageError(
                 f"No picture has arrived from camera {self.name} on {self.topic} yet; {self._stream.publishers()}."
             )
-        age = stamp_age(self._node.get_clock(), frame.header)
+        age = stamp_age(self._clock, frame.header)
+        silence = time.monotonic() - frame.arrival
         if math.isnan(age):
-            age = time.monotonic() - frame.arrival
+            age = silence
         if max_age > 0.0 and age > max_age:
-            raise StaleImageError(
-                f"The newest picture of camera {self.name} is {age:.1f} s old, max_image_age is {max_age:g} s; "
-                f"{self._stream.publishers()}."
-            )
+            raise StaleImageError(self._why_stale(age, silence, max_age))
         if max_age > 0.0 and age < -max_age:
             raise StaleImageError(
                 f"The newest picture of camera {self.name} is stamped {-age:.1f} s ahead of the node's clock; "
@@ -186,8 +261,19 @@ class Camera:
             )
         return frame
 
+    def _why_stale(self, age: float, silence: float, max_age: float) -> str:
+        if age - silence > max_age:
+            return (
+                f"The last picture of camera {self.name} came {age - silence:.1f} s after its stamp, "
+                f"max_image_age is {max_age:g} s; check use_sim_time, the clocks' synchronization, and what delays it."
+            )
+        return (
+            f"Camera {self.name} has stopped: its last picture came {silence:.1f} s ago on {self.topic} and is {age:.1f} s old, "
+            f"max_image_age is {max_age:g} s; {self._stream.publishers()}."
+        )
+
     def close(self) -> None:
-        """Give the subscription back."""
+        """Give the subscriptions back."""
         self._newest = None
         self._stream.close()
         self.surroundings.close()
@@ -195,7 +281,8 @@ class Camera:
     def _arrived(self, message: Image | CompressedImage) -> None:
         arrival = time.monotonic()
         stamp = message.header.stamp
-        self.statistics.add(arrival, stamp.sec + stamp.nanosec * 1e-9)
+        late = stamp_age(self._clock, message.header) > self.late_after
+        self.statistics.add(arrival, stamp.sec + stamp.nanosec * 1e-9, late)
         self._newest = Frame(message, self.name, next(_sequence), arrival)
         self._on_frame(self._newest)
 

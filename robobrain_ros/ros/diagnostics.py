@@ -1,4 +1,4 @@
-"""/diagnostics: the engine's state and progress, the requests, and each camera's stream."""
+"""/diagnostics: the engine's state and progress, the requests, each standing query, and each camera's stream."""
 
 import time
 from collections.abc import Callable
@@ -7,25 +7,38 @@ from statistics import median
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
+from robobrain_ros.errors import RoboBrainError
 from robobrain_ros.ros.cameras import Camera, Cameras, stamp_age
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters import Parameters
 from robobrain_ros.ros.requests import Requests
+from robobrain_ros.ros.standing import StandingQueries, StandingStatistics
 
 _LEVELS = {"ready": DiagnosticStatus.OK, "failed": DiagnosticStatus.ERROR}
 """Of an engine's states; the others warn."""
+_WORTH_A_WARNING = 0.05
+"""Share of a camera's pictures that may be lost or late."""
+_LARGE = 400_000
+"""Bytes of a picture from which on it does not fit into the transport's shared memory as others do."""
 
 
 class Diagnostics:
     """Publishes the state of a node; called in the executor, each second and when something has changed."""
 
     def __init__(
-        self, node: Node, parameters: Parameters, model: Model, requests: Requests, cameras: Callable[[], Cameras]
+        self,
+        node: Node,
+        parameters: Parameters,
+        model: Model,
+        requests: Requests,
+        standing: StandingQueries,
+        cameras: Callable[[], Cameras],
     ) -> None:
         self._node = node
         self._parameters = parameters
         self._model = model
         self._requests = requests
+        self._standing = standing
         self._cameras = cameras
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
 
@@ -33,7 +46,9 @@ class Diagnostics:
         """Publish the present state."""
         message = DiagnosticArray()
         message.header.stamp = self._node.get_clock().now().to_msg()
-        message.status = [self._engine(), self._served(), *(self._camera(camera) for camera in self._cameras())]
+        queries = [self._query(name, statistics) for name, statistics in self._standing.statistics.items()]
+        cameras = [self._camera(camera) for camera in self._cameras()]
+        message.status = [self._engine(), self._served(), *queries, *cameras]
         self._publisher.publish(message)
 
     def _engine(self) -> DiagnosticStatus:
@@ -64,23 +79,33 @@ class Diagnostics:
         message = f"{statistics.served} served, {statistics.failed} failed, {self._requests.open_count} open"
         return self._status("requests", DiagnosticStatus.OK, message, values)
 
+    def _query(self, name: str, statistics: StandingStatistics) -> DiagnosticStatus:
+        values = {key: getattr(statistics, key) for key in ("asked", "answered", "failed", "skipped")}
+        message = ", ".join(f"{value} {key}" for key, value in values.items())
+        return self._status(f"standing query {name}", DiagnosticStatus.OK, message, values)
+
     def _camera(self, camera: Camera) -> DiagnosticStatus:
-        rate = camera.statistics.rate(time.monotonic())
+        statistics = camera.statistics
+        rate = statistics.rate(time.monotonic())
         frame = camera.newest
         age = None if frame is None else stamp_age(self._node.get_clock(), frame.header)
         values = {
             "topic": camera.topic,
             "rate": f"{rate:.1f} Hz",
             "age": "" if age is None else f"{age:.3f} s",
-            "received": camera.statistics.received,
-            "lost": camera.statistics.lost,
+            "reliable": camera.reliable,
+            "received": statistics.received,
+            "lost": statistics.lost,
+            "late": statistics.late,
         }
-        max_age = self._parameters["max_image_age"]
         level, message = DiagnosticStatus.OK, f"{rate:.1f} pictures per second"
-        if age is None:
-            level, message = DiagnosticStatus.WARN, f"No picture has arrived on {camera.topic} yet."
-        elif max_age and age > max_age:
-            level, message = DiagnosticStatus.WARN, f"The newest picture is {age:.1f} s old."
+        try:
+            camera.fresh(self._parameters["max_image_age"])
+        except RoboBrainError as error:
+            level, message = DiagnosticStatus.WARN, error.message
+        else:
+            if statistics.lost_recent > _WORTH_A_WARNING or statistics.late_recent > _WORTH_A_WARNING:
+                level, message = DiagnosticStatus.WARN, f"{message}; {_transport_trouble(camera)}"
         return self._status(f"camera {camera.name}", level, message, values)
 
     def _status(self, part: str, level: bytes, message: str, values: dict[str, object]) -> DiagnosticStatus:
@@ -92,3 +117,24 @@ class Diagnostics:
             hardware_id=name,
             values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
         )
+
+
+def _transport_trouble(camera: Camera) -> str:
+    """What is wrong with how a camera's pictures come, and the cure."""
+    statistics, frame = camera.statistics, camera.newest
+    size = len(frame.message.data) if frame else 0
+    if statistics.lost_recent > _WORTH_A_WARNING:
+        trouble = f"{statistics.lost_recent:.0%} of the last were lost"
+        if size >= _LARGE:
+            cure = (
+                f"pictures of {size / 1e6:.1f} MB need the transport profile large in the camera's process and in this one "
+                "(transport_profile:=large), or a reliable publisher, or compression"
+            )
+        elif camera.reliable:
+            cure = "the computer has too much to do"
+        else:
+            cure = "make the camera's publisher reliable"
+    else:
+        trouble = f"{statistics.late_recent:.0%} of the last came more than {camera.late_after:g} s after their stamps"
+        cure = "look for what delays them: driver, network, clocks that differ, or a computer with too much to do"
+    return f"{trouble}: {cure} (docs/troubleshooting.md)"

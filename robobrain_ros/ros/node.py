@@ -95,7 +95,9 @@ class RoboBrainNode(LifecycleNode):
         self._standing = StandingQueries(
             self, self._settings, self._requests, lambda: self._cameras, lambda: self._model.health().state == "ready"
         )
-        self._diagnostics = Diagnostics(self, self._settings, self._model, self._requests, lambda: self._cameras)
+        self._diagnostics = Diagnostics(
+            self, self._settings, self._model, self._requests, self._standing, lambda: self._cameras
+        )
         # Steady: life goes on where simulated time stands still.
         self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._second = self.create_timer(1.0, self._each_second, clock=self._steady_clock)
@@ -201,8 +203,10 @@ class RoboBrainNode(LifecycleNode):
             self,
             name,
             transport=self._settings[f"{name}.transport"],
-            reliability=self._settings["image_reliability"],
+            reliability=self._settings[f"{name}.reliability"] or self._settings["image_reliability"],
             on_frame=self._standing.on_frame,
+            queue=self._settings[f"{name}.queue"],
+            late_after=self._settings[f"{name}.late_after"],
             use_depth=self._settings[f"{name}.use_depth"],
             rectified=self._settings[f"{name}.rectified"],
         )

@@ -218,6 +218,25 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             choices=("raw", "compressed"),
         ),
         Parameter(
+            f"{camera}.reliability",
+            "",
+            "Reliability of this camera's subscriptions, as of image_reliability. Empty: as that says.",
+            choices=("", "auto", "best_effort", "reliable"),
+        ),
+        Parameter(
+            f"{camera}.queue",
+            1,
+            "Pictures that may wait to be received. Only the newest is asked about: more than 1 helps none but the statistics.",
+            minimum=1,
+            maximum=100,
+        ),
+        Parameter(
+            f"{camera}.late_after",
+            0.2,
+            "Seconds between a picture's stamp and its arrival from which on it counts as late in /diagnostics.",
+            minimum=0.0,
+        ),
+        Parameter(
             f"{camera}.max_pixels",
             0,
             "Pixels a picture of this camera may have in the model's eyes, where fewer than engine.max_pixels. 0: as many.",

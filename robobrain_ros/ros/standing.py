@@ -2,20 +2,33 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.timer import Timer
 
 from robobrain_ros.core.query import Task
-from robobrain_ros.errors import BadRequestError, RoboBrainError
+from robobrain_ros.errors import BadRequestError, OutcomeCode, RoboBrainError
 from robobrain_ros.msg import QueryOptions
 from robobrain_ros.ros.cameras import Cameras, Frame
 from robobrain_ros.ros.conversions import to_outcome
 from robobrain_ros.ros.parameters import STANDING_PREFIX, Parameters
 from robobrain_ros.ros.requests import Asked, Requests, check_options, parse_task
 from robobrain_ros.srv import SetStandingQuery
+
+
+@dataclass
+class StandingStatistics:
+    """What has become of a query since it was set.
+
+    ``skipped``: pictures that came and that it was not asked about, since its last question was still open, or it was not due.
+    """
+
+    asked: int = 0
+    answered: int = 0
+    failed: int = 0
+    skipped: int = 0
 
 
 @dataclass
@@ -29,6 +42,9 @@ class _StandingQuery:
     timer: Timer | None = None
     asking: bool = False
     last_sequence: int = -1
+    fresh: bool = False
+    """A picture has come that it has not been asked about."""
+    statistics: StandingStatistics = field(default_factory=StandingStatistics)
 
 
 class StandingQueries:
@@ -54,6 +70,11 @@ class StandingQueries:
     def names(self) -> list[str]:
         """Names of the queries that are set."""
         return list(self._queries)
+
+    @property
+    def statistics(self) -> dict[str, StandingStatistics]:
+        """Of each query, by its name."""
+        return {name: query.statistics for name, query in self._queries.items()}
 
     def load(self) -> None:
         """Set the queries that the parameters describe; what was set by the service is kept, under the same name, too.
@@ -85,12 +106,24 @@ class StandingQueries:
         self._running = False
         for query in self._queries.values():
             self._stop_timer(query)
+            query.fresh = False
 
     def on_frame(self, frame: Frame) -> None:
         """A new picture came: ask those that ask on each."""
         for query in self._queries.values():
+            if self._camera(query) != frame.camera or not self._ready():
+                continue
+            query.statistics.skipped += query.fresh
+            query.fresh = True
             if not query.rate:
                 self._ask_if_new(query)
+
+    def _camera(self, query: _StandingQuery) -> str:
+        """Name of the camera whose pictures it is asked about, of several the first; empty: it is not configured now."""
+        try:
+            return self._cameras().names_of(query.options)[0]
+        except RoboBrainError:
+            return ""
 
     def _on_set(self, request: SetStandingQuery.Request, response: SetStandingQuery.Response) -> SetStandingQuery.Response:
         try:
@@ -143,19 +176,34 @@ class StandingQueries:
     def _ask_if_new(self, query: _StandingQuery) -> None:
         if query.asking or not self._running or not self._ready():
             return
-        try:
-            cameras = self._cameras()
-            frame = cameras[cameras.names_of(query.options)[0]].newest
-        except RoboBrainError:
-            return  # The camera that it asks about is not configured now.
+        frame = self._newest(query)
         if frame is None or frame.sequence == query.last_sequence:
             return
         query.asking = True
-        query.last_sequence = frame.sequence
         self._node.executor.create_task(self._ask, query)
 
-    async def _ask(self, query: _StandingQuery) -> None:
+    def _newest(self, query: _StandingQuery) -> Frame | None:
+        camera = self._camera(query)
         try:
-            await self._requests.answer(Asked(query.task.value, query.instruction, query.options, query=query.name))
+            return self._cameras()[camera].newest if camera else None
+        except RoboBrainError:
+            return None  # Closed meanwhile.
+
+    async def _ask(self, query: _StandingQuery) -> None:
+        # Noted here, not when the task was made: it asks about what is the newest now.
+        frame = self._newest(query)
+        query.last_sequence = frame.sequence if frame else query.last_sequence
+        query.fresh = False
+        statistics = query.statistics
+        statistics.asked += 1
+        try:
+            asked = Asked(query.task.value, query.instruction, query.options, query=query.name)
+            result = await self._requests.answer(asked)
+            # That nothing is there is an answer, too.
+            well = result.error is None or result.error.code is OutcomeCode.NOTHING_FOUND
+            statistics.answered += well
+            statistics.failed += not well
         finally:
             query.asking = False
+        if not query.rate:
+            self._ask_if_new(query)  # About what came meanwhile.

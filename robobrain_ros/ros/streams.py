@@ -53,9 +53,28 @@ class Stream:
         self._subscription = self._subscribe()
 
     def publishers(self) -> str:
-        """How many publish there, in words."""
-        count = self._node.count_publishers(self.topic)
-        return "nothing publishes there" if count == 0 else f"{count} publisher{'s' if count > 1 else ''} there"
+        """Who publishes there, in words, and what keeps it from arriving."""
+        publishers = self._node.get_publishers_info_by_topic(self.topic)
+        if not publishers:
+            return "nothing publishes there"
+        counted = f"{len(publishers)} publisher{'s' if len(publishers) > 1 else ''} there"
+        wanted = self._type_name()
+        types = {publisher.topic_type for publisher in publishers}
+        if wanted not in types:
+            return f"{counted}, but of {', '.join(sorted(types))}, not {wanted}"
+        best_effort = ReliabilityPolicy.BEST_EFFORT
+        if self._reliable and all(publisher.qos_profile.reliability == best_effort for publisher in publishers):
+            return f"{counted}, but best effort, which a reliable subscription hears nothing of: make one of them as the other"
+        return counted
+
+    @property
+    def reliable(self) -> bool:
+        """Whether it is reliable now."""
+        return self._reliable
+
+    def _type_name(self) -> str:
+        package, kind = self._type.__module__.split(".")[:2]
+        return f"{package}/{kind}/{self._type.__name__}"
 
     def close(self) -> None:
         """Give the subscription back."""
