@@ -242,12 +242,16 @@ def test_answers_to_requests_wait_while_another_is_drawn(monkeypatch: pytest.Mon
 
 
 def test_what_was_thought_stands_on_the_overlay_on_request() -> None:
+    """Below the instruction, which it does not drive out, however long it is."""
     picture = np.zeros((480, 640, 3), np.uint8)
     answer = Answer(Task.POINT, "", thinking="It is red. " * 200, points=(Point(320, 20),))
     without, with_it = overlay.draw(picture, answer), overlay.draw(picture, answer, thinking=True)
     assert not without[300:].any()
     assert with_it[300:].any()
     assert np.array_equal(without[:200], with_it[:200])
+    first, second = (overlay.draw(picture, answer, thinking=True, instruction=word) for word in ("mug", "cup"))
+    changed = np.flatnonzero((first != second).any(axis=(1, 2)))
+    assert 240 <= changed[0] < changed[-1] < 290
 
 
 def test_a_view_that_fails_costs_no_answer(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -63,10 +63,8 @@ def draw(picture: Picture, answer: Answer, *, instruction: str = "", thinking: b
         canvas.point(point)
     canvas.labels(answer)
     name = _TASK_NAMES.get(answer.task, answer.task.value)
-    words = _words_of(answer)
-    if thinking and answer.thinking.strip():
-        words.append(f"thinking: {answer.thinking.strip()}")
-    canvas.caption(f"{name}: {instruction}" if instruction.strip() else "", words)
+    title = f"{name}: {instruction}" if instruction.strip() else ""
+    canvas.caption(title, _words_of(answer), f"thinking: {answer.thinking}" if thinking and answer.thinking.strip() else "")
     return canvas.image
 
 
@@ -146,20 +144,24 @@ class _Canvas:
             parts = [str(number)] if len(answer.boxes) > 1 else []
             self._tag(" ".join([*parts, box.label]), box)
 
-    def caption(self, instruction: str, paragraphs: Sequence[str]) -> None:
+    def caption(self, instruction: str, paragraphs: Sequence[str], aside: str = "") -> None:
         """Text on a darkened band at the bottom, or at the top where that hides less.
 
-        It takes no more than half of the picture; what does not fit is cut, the instruction first.
+        It takes no more than half of the picture; what does not fit is cut: the aside, which comes last, then the instruction.
         """
         margin = max(2, round(7 * self.unit))
         line_height = self._text_size("Ag")[1]
         pitch = round(line_height * 1.75)
         title = self._wrap(_plain(instruction), self.width - 2 * margin)
         lines = [line for paragraph in paragraphs for line in self._wrap(_plain(paragraph), self.width - 2 * margin)]
-        room = self.height * (0.5 if lines else 0.25)
+        asides = self._wrap(_plain(aside), self.width - 2 * margin)
+        room = self.height * (0.5 if lines or asides else 0.25)
         most = int((room - 2 * margin - line_height) // pitch) + 1
         if len(title) + len(lines) <= most or not lines:
             lines = [*title, *lines]
+        if len(asides) > (left := max(most - len(lines), 0)):
+            asides = [*asides[: left - 1], self._shortened(f"{asides[left - 1]} ...", self.width - 2 * margin)] if left else []
+        lines += asides
         if not lines or most < 1:
             return
         if len(lines) > most:
