@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -272,3 +272,38 @@ def test_no_engine_process_outlives_a_killed_owner(checkpoint: Path, tmp_path: P
     finally:
         owner.kill()
         owner.wait(10.0)
+
+
+def engine_processes() -> set[psutil.Process]:
+    """Those of vLLM below this process, while they live."""
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "VLLM" in child.name():
+                found.add(child)
+    return found
+
+
+def test_breaking_off_a_start_ends_its_processes(checkpoint: Path) -> None:
+    """Otherwise they would load the model to the end, and the program could not end before."""
+    before = engine_processes()
+
+    async def break_off() -> set[psutil.Process]:
+        engine = EmbeddedEngine(EngineOptions(model=str(checkpoint)))
+        start = asyncio.ensure_future(engine.start(lambda progress: None))
+        while not (started := engine_processes() - before):
+            assert not start.done(), "it started before it could be broken off"
+            await asyncio.sleep(0.05)
+        start.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await start
+        await engine.close()
+        return started
+
+    loop = LoopThread()
+    loop.start()
+    started = loop.submit(break_off()).result(START)
+    _, alive = psutil.wait_procs(started, timeout=10.0)
+    assert not alive
+    assert not engine_processes() - before
+    assert loop.stop()

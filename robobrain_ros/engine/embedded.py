@@ -3,16 +3,18 @@
 import asyncio
 import json
 import logging
+import multiprocessing
 import os
 import shutil
 import tempfile
 import threading
 import time
 import warnings
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import fields
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,8 @@ DEFAULT_MAX_MODEL_LEN = 8192
 """Room for four pictures of the default size, thinking and an answer; what the models could do would fill a GPU with cache."""
 
 _PROGRESS_INTERVAL = 2.0
+_BREAK_OFF = 15.0
+"""Seconds that breaking off a start may take; importing vLLM is the longest part that does not end sooner."""
 _LOGGING_VARIABLE = "VLLM_LOGGING_CONFIG_PATH"
 _OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
 _IMAGE_PLACEHOLDER = "<|image_pad|>"
@@ -95,12 +99,13 @@ class EmbeddedEngine:
         # The thread puts the engine into a list rather than returning it: a thread's result lives on in places that only the
         # interpreter's end clears, and an engine that is deleted then writes a traceback.
         built: list[Any] = []
+        others = multiprocessing.active_children()
         building = asyncio.ensure_future(asyncio.to_thread(lambda: built.append(_build_engine(self.options, checkpoint, log))))
         try:
             await asyncio.wait_for(asyncio.shield(building), self.options.start_timeout)
             self._engine = built.pop()
         except (asyncio.CancelledError, asyncio.TimeoutError) as error:
-            # A thread cannot be broken off: whatever it builds is shut down as soon as it is there.
+            await _break_off(building, others)
             building.add_done_callback(partial(_shut_down_late, built))
             if isinstance(error, asyncio.TimeoutError):
                 raise EngineConfigError(
@@ -336,7 +341,26 @@ def _check_pictures(generation: Generation, checkpoint: Checkpoint) -> None:
             raise BadImageError(f"The engine takes pictures whose sides are multiples of {cell}, not {width}x{height}.")
 
 
+async def _break_off(building: "asyncio.Future[None]", others: Sequence[BaseProcess]) -> None:
+    """End a thread that builds an engine, which nothing can stop from outside: without the processes that it starts and waits
+    for, it gives up. The interpreter could not end before it, and the next engine would share the GPU with this one.
+
+    :param others: processes that are not of this engine.
+    """
+    began = time.monotonic()
+    while not building.done() and (passed := time.monotonic() - began) < _BREAK_OFF:
+        for process in multiprocessing.active_children():
+            if process in others:
+                continue
+            if passed < _BREAK_OFF / 5:
+                process.terminate()
+            else:
+                process.kill()  # While it loads, vLLM's process may let the wish to end pass.
+        await asyncio.wait({building}, timeout=0.2)
+
+
 def _shut_down_late(built: list[Any], building: "asyncio.Future[None]") -> None:
+    """Give back what was built too late."""
     if not building.cancelled() and building.exception() is None:
         threading.Thread(target=compat.shut_down, args=(built.pop(),), name="engine-shutdown").start()
 

@@ -33,8 +33,7 @@ class EngineOptions:
 
     model: str = option(
         "",
-        "Checkpoint: a folder, or a name on the Hugging Face hub such as BAAI/RoboBrain2.0-7B. "
-        "Empty: the demo model.",
+        "Checkpoint: a folder, or a name on the Hugging Face hub such as BAAI/RoboBrain2.0-7B. Empty: the demo model.",
     )
     dtype: str = option("auto", "Type of the weights in memory; auto: as the checkpoint says.", choices=DTYPES)
     max_model_len: int = option(
