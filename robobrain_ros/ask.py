@@ -264,7 +264,7 @@ def _parser() -> _Parser:
     parser.add_argument("--json", action="store_true", help="print one JSON object, whatever the outcome")
     node = parser.add_argument_group("asking a node")
     node.add_argument("--node", default=None, metavar="NAME", help="its name, such as /left_arm/robobrain (robobrain)")
-    node.add_argument("--camera", default=None, metavar="NAME", help="one of its cameras (the first)")
+    node.add_argument("--camera", action="append", metavar="NAME", help="one of its cameras (the first); again for ask and plan")
     file = parser.add_argument_group("asking about a picture file, without ROS")
     file.add_argument("--picture", action="append", type=Path, metavar="FILE", help="may be given again for ask and plan")
     file.add_argument("--model", default="", help="a checkpoint's folder, or a name on the hub (the tabletop demo model)")
@@ -319,7 +319,7 @@ def _check(parser: _Parser, options: argparse.Namespace) -> None:
     if not options.text.strip():
         parser.refuse("The question is empty; say what is asked for.")
     if options.picture:
-        if options.node is not None or options.camera is not None:
+        if options.node is not None or options.camera:
             parser.refuse("--node and --camera are for asking a node; --picture asks without one.")
         if len(options.picture) > 1 and Task(options.task).spatial:
             parser.refuse(f"The task {options.task} takes exactly one picture, not {len(options.picture)}.")

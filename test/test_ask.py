@@ -160,6 +160,18 @@ def test_a_timeout_and_an_interruption_end_it(tmp_path: Path) -> None:
         it.on_loop(gate.set)
 
 
+def test_several_cameras_are_asked_about_at_once() -> None:
+    """In the order named; a task in one picture refuses them."""
+    with node("Two.", cameras=["camera", "wrist"]) as (it, engine):
+        it.show(image_message(width=80), "wrist")
+        cameras = ("--camera", "wrist", "--camera", "camera")
+        code, said = asked_json(it, "ask", "How many?", *cameras)
+        assert (code, said["text"], said["camera"]) == (0, "Two.", "wrist")
+        assert len(engine.generations[-1].images) == 2
+        code, said = asked_json(it, "point", "the mug", *cameras)
+        assert (code, said["outcome"]) == (2, "BAD_REQUEST")
+
+
 def test_a_node_that_is_not_there_is_a_sentence_and_one_that_is_is_named() -> None:
     with node("x") as (it, _):
         code, out, err = run("ask", "How many?", "--node", "/nowhere/robobrain")

@@ -180,11 +180,12 @@ def test_each_query_supersedes_its_own_markers_only(scene: Scene) -> None:
         assert len(of_kind(messages, "request/points")) == 2
         late = view(it)
         it.until(lambda: shown(late).keys() == shown(messages).keys(), "all that is shown")
-        it.call(SetStandingQuery, "set_standing_query", SetStandingQuery.Request(name="mug"))
         assert point(it).outcome.code == Outcome.NOTHING_FOUND
         it.until(lambda: not of_kind(messages, "request/points"), "the end of the request's markers")
         assert len(of_kind(messages, "mug/points")) == 1
         assert of_kind(messages, "request/labels") == []
+        it.call(SetStandingQuery, "set_standing_query", SetStandingQuery.Request(name="mug"))
+        it.until(lambda: not shown(messages), "the end of the removed query's markers")
 
 
 def test_the_overlay_is_drawn_for_who_comes_late_and_compressed_for_who_wants_it() -> None:

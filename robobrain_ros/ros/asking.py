@@ -57,7 +57,7 @@ def _ask(task: Task, options: argparse.Namespace) -> Reply:
         if options.save:
             client.spin_until(lambda: client.count_publishers(f"{name}/overlay"), _APPEARANCE)
         wanted = query_options(
-            camera=options.camera or "", think=options.think, timeout=options.timeout, max_tokens=options.max_tokens
+            cameras=options.camera or [], think=options.think, timeout=options.timeout, max_tokens=options.max_tokens
         )
         response = client.ask(task, options.text, wanted)
         reply = _to_reply(task, response)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -21,9 +21,11 @@ _GONE = 3.0
 """Seconds without the service after which the node is taken to have ended."""
 
 
-def query_options(*, camera: str = "", think: bool | None = None, timeout: float = 0.0, max_tokens: int = 0) -> QueryOptions:
+def query_options(
+    *, cameras: Sequence[str] = (), think: bool | None = None, timeout: float = 0.0, max_tokens: int = 0
+) -> QueryOptions:
     """What a request may set; the defaults leave it to the node."""
-    return QueryOptions(camera=camera, think=_THINK[think], timeout=timeout, max_tokens=max_tokens)
+    return QueryOptions(cameras=list(cameras), think=_THINK[think], timeout=timeout, max_tokens=max_tokens)
 
 
 class Client(Node):

@@ -93,7 +93,12 @@ class RoboBrainNode(LifecycleNode):
         )
         self._endpoints = Endpoints(self, self._requests)
         self._standing = StandingQueries(
-            self, self._settings, self._requests, lambda: self._cameras, lambda: self._model.health().state == "ready"
+            self,
+            self._settings,
+            self._requests,
+            lambda: self._cameras,
+            lambda: self._model.health().state == "ready",
+            self._results.forget,
         )
         self._diagnostics = Diagnostics(
             self, self._settings, self._model, self._requests, self._standing, lambda: self._cameras

@@ -66,3 +66,8 @@ class ResultTopics:
         """Show newcomers what is shown; called each second."""
         for view in self._views or ():
             view.attend()
+
+    def forget(self, query: str) -> None:
+        """A standing query was removed: nothing of it is shown any more."""
+        if self._views is not None:
+            self._views[0].wipe(query)

@@ -51,16 +51,25 @@ class StandingQueries:
     """The standing queries of a node, and the service ~/set_standing_query. They outlive deactivation and cleanup.
 
     A query is never asked while the model is not ready or its last question unanswered, and never twice about one picture.
+
+    :param on_removed: called with the name of a query that was removed.
     """
 
     def __init__(
-        self, node: Node, parameters: Parameters, requests: Requests, cameras: Callable[[], Cameras], ready: Callable[[], bool]
+        self,
+        node: Node,
+        parameters: Parameters,
+        requests: Requests,
+        cameras: Callable[[], Cameras],
+        ready: Callable[[], bool],
+        on_removed: Callable[[str], None],
     ) -> None:
         self._node = node
         self._parameters = parameters
         self._requests = requests
         self._cameras = cameras
         self._ready = ready
+        self._on_removed = on_removed
         self._queries: dict[str, _StandingQuery] = {}
         self._clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._running = False
@@ -161,6 +170,7 @@ class StandingQueries:
         if name not in self._queries:
             raise BadRequestError(f"There is no standing query {name!r}; set are: {', '.join(self._queries) or 'none'}.")
         self._stop_timer(self._queries.pop(name))
+        self._on_removed(name)
 
     def _start_timer(self, query: _StandingQuery) -> None:
         if query.rate:

@@ -56,7 +56,7 @@ class SpatialViews:
         query = result.origin.query or REQUESTS
         answer, positions = result.answer, result.positions
         if answer is None:
-            self._publish_markers(self._board.show(query, []))
+            self.wipe(query)
             return
         if not (result.task and result.task.spatial):
             return
@@ -82,6 +82,10 @@ class SpatialViews:
             poses = to_poses(header, positions.points.positions)
             if poses.poses:
                 self._poses.publish(poses)
+
+    def wipe(self, query: str) -> None:
+        """Take away what is shown of a query."""
+        self._publish_markers(self._board.show(query, []))
 
     def attend(self) -> None:
         """Show newcomers what is shown; called each second."""
