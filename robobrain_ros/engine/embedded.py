@@ -99,12 +99,18 @@ class EmbeddedEngine:
         # The thread puts the engine into a list rather than returning it: a thread's result lives on in places that only the
         # interpreter's end clears, and an engine that is deleted then writes a traceback.
         built: list[Any] = []
+        broken_off = threading.Event()
         others = multiprocessing.active_children()
-        building = asyncio.ensure_future(asyncio.to_thread(lambda: built.append(_build_engine(self.options, checkpoint, log))))
+
+        def build() -> None:
+            built.append(_build_engine(self.options, checkpoint, log, broken_off))
+
+        building = asyncio.ensure_future(asyncio.to_thread(build))
         try:
             await asyncio.wait_for(asyncio.shield(building), self.options.start_timeout)
             self._engine = built.pop()
         except (asyncio.CancelledError, asyncio.TimeoutError) as error:
+            broken_off.set()
             await _break_off(building, others)
             building.add_done_callback(partial(_shut_down_late, built))
             if isinstance(error, asyncio.TimeoutError):
@@ -220,7 +226,7 @@ class EmbeddedEngine:
             await asyncio.to_thread(compat.shut_down, engine)
 
 
-def _build_engine(options: EngineOptions, checkpoint: Checkpoint, log: "_ChildLog") -> Any:
+def _build_engine(options: EngineOptions, checkpoint: Checkpoint, log: "_ChildLog", broken_off: threading.Event) -> Any:
     _set_environment(options, checkpoint, log)
     from vllm import AsyncEngineArgs
     from vllm.platforms import current_platform
@@ -233,7 +239,10 @@ def _build_engine(options: EngineOptions, checkpoint: Checkpoint, log: "_ChildLo
     refuse_unknown(extra, {item.name for item in fields(AsyncEngineArgs)})
     arguments = _engine_arguments(options, checkpoint, on_cpu) | extra
     compat.quieten_deaths()
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+    engine_arguments = AsyncEngineArgs(**arguments)
+    if broken_off.is_set():  # While vLLM was imported, which takes long enough.
+        raise EngineFailedError("Starting the engine was broken off.")
+    return AsyncLLM.from_engine_args(engine_arguments)
 
 
 def _engine_arguments(options: EngineOptions, checkpoint: Checkpoint, on_cpu: bool) -> dict[str, Any]:
