@@ -30,6 +30,11 @@ ARGUMENTS = (
         default_value=str(SHARE / "config" / "demo.yaml"),
         description="Parameter file of the node robobrain; the default one says what is asked again and again.",
     ),
+    DeclareLaunchArgument(
+        "transport_profile",
+        default_value="",
+        description="Fast DDS profile of both nodes: large (shared memory with room for whole pictures) or a file.",
+    ),
     DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"], description="Start RViz, too."),
 )
 
@@ -49,10 +54,11 @@ def generate_launch_description() -> LaunchDescription:
             }
         ],
     )
-    passed_on = ("namespace", "model", "params_file", "rviz")
+    passed_on = ("namespace", "model", "params_file", "transport_profile", "rviz")
     robobrain = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(SHARE / "launch" / "robobrain.launch.py")),
         launch_arguments={name: LaunchConfiguration(name) for name in passed_on}.items(),
     )
-    # In this order: where there is no RViz, the launch ends there, and would leave a camera behind that it has started.
+    # In this order: where there is no RViz, the launch ends there, and would leave a camera behind that it has started. And the
+    # transport profile counts for what comes after it.
     return LaunchDescription([*ARGUMENTS, robobrain, camera])

@@ -6,11 +6,11 @@ ros2 launch robobrain_ros robobrain.launch.py model:=BAAI/RoboBrain2.0-7B image_
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from launch import LaunchContext, LaunchDescription
+from launch import Action, LaunchContext, LaunchDescription
 
 SHARE = Path(get_package_share_directory("robobrain_ros"))
 
@@ -61,16 +61,29 @@ ARGUMENTS = (
         choices=["debug", "info", "warn", "error", "fatal"],
         description="From which level on the node's log lines are shown.",
     ),
+    DeclareLaunchArgument(
+        "transport_profile",
+        default_value="",
+        description="Fast DDS profile of what is started: large (shared memory with room for whole pictures) or a file. "
+        "Empty: as the environment says. The camera's driver needs it, too.",
+    ),
     DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"], description="Start RViz, too."),
 )
 
+_PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+"""Where Fast DDS, the newer and the older (up to ROS 2 Jazzy), is told its transports."""
 
-def make_nodes(context: LaunchContext) -> list[Node]:
+
+def make_nodes(context: LaunchContext) -> list[Action]:
     """The nodes; a function, since what the arguments leave open must not overrule the parameter file."""
     value = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     if not Path(value["params_file"]).is_file():
         # launch_ros would warn and start the node without it, with another model than was meant.
         raise FileNotFoundError(f"params_file: there is no file {value['params_file']}.")
+    profile = str(SHARE / "config" / "fastdds_large.xml") if value["transport_profile"] == "large" else value["transport_profile"]
+    if profile and not Path(profile).is_file():
+        # Fast DDS would say nothing and go on with its defaults.
+        raise FileNotFoundError(f"transport_profile: there is no file {profile}; it is large, a file, or empty.")
     switches = {name: value[name] == "true" for name in ("use_sim_time", "autostart") if value[name]}
     parameters: dict[str, object] = dict(switches)
     if value["model"]:
@@ -87,7 +100,8 @@ def make_nodes(context: LaunchContext) -> list[Node]:
         parameters["camera.transport"] = "compressed"
     # Only the node's own logger: at level debug, those of rcl and DDS write hundreds of lines a second.
     logger = ".".join([*value["namespace"].strip("/").split("/"), "robobrain"]).lstrip(".")
-    nodes = []
+    # For all that is started from here on, the demo camera, too.
+    nodes: list[Action] = [SetEnvironmentVariable(name, profile) for name in _PROFILES if profile]
     if value["rviz"] == "true":
         # First: where there is no RViz, the launch ends here, and would leave a node behind that it has started.
         nodes.append(

@@ -1,5 +1,6 @@
 """The launch files for real, where `ros2 launch` is: what their arguments become, and that nothing outlives them."""
 
+import contextlib
 import re
 import signal
 import subprocess
@@ -157,6 +158,23 @@ def test_the_parameter_file_counts_where_no_argument_is_given(client: Client, tm
     assert it.code == 0
 
 
+def test_the_transport_profile_reaches_both_nodes(client: Client, tmp_path: Path) -> None:
+    """The camera needs it above all."""
+    arguments = ["namespace:=launched_profile", f"model:={tmp_path}/nothing", "transport_profile:=large"]
+    with launched(tmp_path / "log", "demo.launch.py", *arguments) as it:
+
+        def told() -> set[str]:
+            found = set()
+            for process in it.process.children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if process.environ().get("FASTRTPS_DEFAULT_PROFILES_FILE", "").endswith("/config/fastdds_large.xml"):
+                        found |= {part for part in ("demo_camera", "robobrain") if f"/{part}" in " ".join(process.cmdline())}
+            return found
+
+        client.until(lambda: told() == {"demo_camera", "robobrain"})
+    assert it.code == 0
+
+
 def test_a_wrong_parameter_ends_the_launch_with_the_sentence(tmp_path: Path) -> None:
     """Not a launch that goes on without its node."""
     file = tmp_path / "parameters.yaml"
@@ -168,7 +186,11 @@ def test_a_wrong_parameter_ends_the_launch_with_the_sentence(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("argument", "said"),
-    [("params_file:=/nowhere.yaml", "there is no file /nowhere.yaml"), ("autostart:=maybe", "'maybe' is not valid")],
+    [
+        ("params_file:=/nowhere.yaml", "there is no file /nowhere.yaml"),
+        ("transport_profile:=/nowhere.xml", "there is no file /nowhere.xml"),
+        ("autostart:=maybe", "'maybe' is not valid"),
+    ],
 )
 def test_what_cannot_be_launched_is_told(argument: str, said: str) -> None:
     """A missing file above all: the node would start without it, with the demo model."""

@@ -1,0 +1,42 @@
+"""The transport profile of config/: Fast DDS reads it, and takes the room in shared memory that it grants."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ament_index_python.packages import get_package_share_directory
+from rclpy.utilities import get_rmw_implementation_identifier
+
+pytestmark = pytest.mark.skipif("fastrtps" not in get_rmw_implementation_identifier(), reason="the middleware is not Fast DDS")
+
+PROFILE = Path(get_package_share_directory("robobrain_ros")) / "config" / "fastdds_large.xml"
+LARGEST_SEGMENT = """
+import rclpy
+
+rclpy.init()
+node = rclpy.create_node("transport")
+with open("/proc/self/maps") as file:
+    spans = [line.split()[0].split("-") for line in file if "/dev/shm/fast" in line]
+print(max((int(end, 16) - int(begin, 16) for begin, end in spans), default=0))
+"""
+
+
+def largest_segment(profile: Path | None) -> int:
+    """Bytes of the largest piece of shared memory that a node has under a profile."""
+    names = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    if profile is not None:
+        environment |= dict.fromkeys(names, str(profile))
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", LARGEST_SEGMENT], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "error" not in done.stderr.lower(), done.stderr
+    return int(done.stdout)
+
+
+def test_the_profile_makes_room_for_whole_pictures() -> None:
+    picture = 3840 * 2160 * 3
+    assert largest_segment(None) < picture
+    assert largest_segment(PROFILE) > 4 * picture
