@@ -28,6 +28,7 @@ class OutcomeCode(IntEnum):
     TIMEOUT = 10
     CANCELED = 11
     ENGINE_FAILED = 12
+    INFEASIBLE_PLAN = 13
 
 
 class RoboBrainError(Exception):
@@ -118,6 +119,12 @@ class EngineFailedError(RoboBrainError):
     """The engine died or refused to work; the message says what happens next."""
 
     code = OutcomeCode.ENGINE_FAILED
+
+
+class InfeasiblePlanError(RoboBrainError):
+    """The plan has its form, but contradicts itself or what the request says of the robots; the message names the step."""
+
+    code = OutcomeCode.INFEASIBLE_PLAN
 
 
 class EngineConfigError(EngineFailedError):

@@ -7,6 +7,8 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
+from robobrain_ros.core.plan_request import PlanRequest, Verdict
+
 Picture = npt.NDArray[np.uint8]
 """An RGB picture: shape (height, width, 3), uint8, rows from top to bottom."""
 
@@ -35,7 +37,8 @@ class Query:
     picture uniquely (camera, stamp, size), so that an engine can reuse what it computed for the same picture; an empty name
     leaves that to the engine. ``max_pixels`` optionally says for each picture how many pixels it may have in the model's eyes,
     where those are fewer than the brain's own; 0: the brain's. ``None`` means the brain's default; ``timeout`` is in seconds,
-    ``max_tokens`` bounds the answer (thinking has its own budget).
+    ``max_tokens`` bounds the answer (thinking has its own budget). ``plan``: what a robot stack knows, for the task plan; None,
+    or one without robots: a plan in words.
     """
 
     task: Task
@@ -47,6 +50,7 @@ class Query:
     max_tokens: int | None = None
     priority: int = 0
     max_pixels: Sequence[int] = ()
+    plan: PlanRequest | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,7 @@ class ParsedAnswer:
     waypoints: tuple[Waypoint, ...] = ()
     steps: tuple[PlanStep, ...] = ()
     reasoning: str = ""
+    verdict: Verdict = Verdict.PLAN
     nothing_found: bool = False
     normalized: bool = False
 
@@ -150,6 +155,7 @@ class Answer:
     waypoints: tuple[Waypoint, ...] = ()
     steps: tuple[PlanStep, ...] = ()
     reasoning: str = ""
+    verdict: Verdict = Verdict.PLAN
     report: Report = field(default_factory=Report)
 
 

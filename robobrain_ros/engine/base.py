@@ -12,6 +12,18 @@ DEFAULT_MAX_PIXELS = 1280 * 28 * 28
 
 
 @dataclass(frozen=True)
+class Constraint:
+    """What a text must match; exactly one of the two is set.
+
+    ``json_schema``: the text is one compact JSON value, without blanks, that satisfies this schema (JSON text). ``regex``: the
+    whole text matches this pattern. The engine lets the model write nothing else; only a text cut at ``max_tokens`` may break it.
+    """
+
+    json_schema: str = ""
+    regex: str = ""
+
+
+@dataclass(frozen=True)
 class Generation:
     """One generation.
 
@@ -19,7 +31,8 @@ class Generation:
     pictures first; the engine renders it with the checkpoint's own chat template and appends ``assistant_prefix`` after the
     generation prompt, so that the model goes on from there. ``image_ids`` as of `core.query.Query`. Decoding is greedy at
     ``temperature`` 0. ``stop``: text that ends the generation and is not part of it. ``request_id`` must be unique.
-    ``deadline`` is a time of ``time.monotonic()``, or None. A lower ``priority`` is served first.
+    ``deadline`` is a time of ``time.monotonic()``, or None. A lower ``priority`` is served first. ``constraint``: what the text,
+    without the prefix, must match; None: anything.
     """
 
     request_id: str
@@ -32,6 +45,7 @@ class Generation:
     stop: Sequence[str] = ()
     deadline: float | None = None
     priority: int = 0
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True)
