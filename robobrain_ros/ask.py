@@ -40,6 +40,7 @@ EXIT_CODES: dict[OutcomeCode, int] = {
     OutcomeCode.CANCELED: 3,
     OutcomeCode.BAD_IMAGE: 4,
     OutcomeCode.UNPARSABLE_ANSWER: 4,
+    OutcomeCode.INFEASIBLE_PLAN: 4,
     OutcomeCode.ENGINE_FAILED: 4,
 }
 """What the program ends with, by the outcome."""
@@ -54,7 +55,7 @@ _EPILOG = """exit codes:
   1  NOTHING_FOUND: the model says that it is not there
   2  wrong usage, BAD_REQUEST, UNSUPPORTED_TASK: ask otherwise
   3  NOT_READY, BUSY, NO_IMAGE, STALE_IMAGE, TIMEOUT, CANCELED, or there is no such node: try again
-  4  BAD_IMAGE, UNPARSABLE_ANSWER, ENGINE_FAILED: picture, model or engine are at fault
+  4  BAD_IMAGE, UNPARSABLE_ANSWER, INFEASIBLE_PLAN, ENGINE_FAILED: picture, model or engine are at fault
   5  answered, but the picture could not be saved
   130  interrupted
 
@@ -154,7 +155,8 @@ def footnote(reply: Reply) -> str:
     frame = f"frame {reply.frame_id}" if reply.frame_id else ""
     stamp = "" if reply.stamp is None else f"stamp {reply.stamp[0]}.{reply.stamp[1]:09d}"
     report = reply.answer.report
-    return ", ".join(part for part in (camera, size, frame, stamp, report.model, f"{report.total_time:.2f} s") if part)
+    first = f"first part after {report.first_part_time:.2f} s" if report.first_part_time else ""
+    return ", ".join(part for part in (camera, size, frame, stamp, report.model, first, f"{report.total_time:.2f} s") if part)
 
 
 def ask_picture(options: argparse.Namespace) -> Reply:

@@ -113,6 +113,12 @@ def test_progress_comes_piece_by_piece_in_the_pictures_pixels() -> None:
     assert not any(piece.thinking for piece in pieces)
 
 
+def test_the_report_tells_when_the_first_part_was_complete() -> None:
+    streamed = ask(ScriptedEngine([Script(["[(137, 116", "), (1", "69, 94)]"])]), query()).report
+    assert 0 < streamed.first_token_time < streamed.first_part_time <= streamed.total_time
+    assert ask(ScriptedEngine(["Two."]), query(Task.ASK)).report.first_part_time == 0
+
+
 def test_a_plan_and_a_question_may_take_several_pictures_or_a_large_one() -> None:
     engine = ScriptedEngine(["I see:\n1. Pick\n2. Place", "Two."])
     large = np.zeros((1080, 1920, 3), np.uint8)

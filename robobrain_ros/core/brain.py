@@ -209,6 +209,7 @@ class Brain:
                 async for delta in stream:
                     _count(delta, run, parser.in_thinking)
                     progress = parser.feed(delta.text)
+                    _note_first_part(progress, run)
                     if run.on_progress is not None and progress.text:
                         run.on_progress(self._map(progress, run, parser.normalized))
         finally:
@@ -237,6 +238,11 @@ def _count(delta: TextDelta, run: _Run, thinking: bool) -> None:
         report.thinking_tokens += delta.tokens
     else:
         report.answer_tokens += delta.tokens
+
+
+def _note_first_part(progress: Progress, run: _Run) -> None:
+    if not run.report.first_part_time and (progress.points or progress.boxes or progress.waypoints or progress.steps):
+        run.report.first_part_time = time.monotonic() - run.began
 
 
 def _checked_finish_reason(report: Report) -> str:

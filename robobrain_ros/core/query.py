@@ -124,6 +124,7 @@ class Report:
 
     ``raw_text`` is exactly what the model wrote; between its thinking and its answer stand the tags that made it answer. When
     an empty answer made the brain ask once more, it is the second answer's, but the tokens of both are counted.
+    ``first_part_time``: until the first point, box, waypoint or step was complete; 0: none was before the answer's end.
     """
 
     model: str = ""
@@ -133,6 +134,7 @@ class Report:
     image_age: float = 0.0
     queue_time: float = 0.0
     first_token_time: float = 0.0
+    first_part_time: float = 0.0
     total_time: float = 0.0
     prompt_tokens: int = 0
     thinking_tokens: int = 0

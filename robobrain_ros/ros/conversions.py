@@ -342,6 +342,7 @@ def to_report(report: Report, thinking: str = "") -> InferenceReport:
         image_age=report.image_age,
         queue_time=report.queue_time,
         first_token_time=report.first_token_time,
+        first_part_time=report.first_part_time,
         total_time=report.total_time,
         prompt_tokens=report.prompt_tokens,
         thinking_tokens=report.thinking_tokens,

@@ -438,5 +438,6 @@ def _report(job: _Job, report: Report) -> Report:
         report,
         image_age=job.age,
         first_token_time=report.first_token_time + before if report.first_token_time else 0.0,
+        first_part_time=report.first_part_time + before if report.first_part_time else 0.0,
         total_time=time.monotonic() - job.began,
     )
