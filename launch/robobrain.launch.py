@@ -1,10 +1,11 @@
 """Starts the node robobrain.
 
-ros2 launch robobrain_ros robobrain.launch.py model:=BAAI/RoboBrain2.0-7B image_topic:=/front/image_raw
+ros2 launch robobrain_ros robobrain.launch.py model:=robobrain2.0-7b image_topic:=/front/image_raw
 """
 
 from pathlib import Path
 
+import yaml
 from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
@@ -14,17 +15,22 @@ from launch import Action, LaunchContext, LaunchDescription
 
 SHARE = Path(get_package_share_directory("robobrain_ros"))
 
+DEFAULT_PARAMETERS = str(SHARE / "config" / "robobrain.yaml")
+WHAT_IT_IS = ("model", "quantization")
+"""What a model's file says of the engine that no parameter file overrules: a copy of the default one has "" there."""
+
 ARGUMENTS = (
     DeclareLaunchArgument(
         "model",
         default_value="",
-        description="Checkpoint: a folder, or a name on the Hugging Face hub such as BAAI/RoboBrain2.0-7B. "
-        "Empty: as params_file says.",
+        description="Checkpoint: the name of a file in config/models such as robobrain2.0-7b, a folder, or a name on the hub "
+        "such as BAAI/RoboBrain2.0-7B. Empty: as params_file says.",
     ),
     DeclareLaunchArgument(
         "params_file",
-        default_value=str(SHARE / "config" / "robobrain.yaml"),
-        description="Parameter file of the node; the default one describes every parameter.",
+        default_value=DEFAULT_PARAMETERS,
+        description="Parameter file of the node; the default one describes every parameter. Another one counts above the model's "
+        "file, but for which model it is.",
     ),
     DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node and its topics."),
     DeclareLaunchArgument(
@@ -74,6 +80,13 @@ _PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 """Where Fast DDS, the newer and the older (up to ROS 2 Jazzy), is told its transports."""
 
 
+def what_it_is(model_file: Path) -> dict[str, object]:
+    """The parameters that say which model a file is of."""
+    said = yaml.safe_load(model_file.read_text(encoding="utf-8"))["/**"]["ros__parameters"]
+    engine = {f"engine.{name}": said["engine"][name] for name in WHAT_IT_IS if name in said["engine"]}
+    return {"model_can_think": said.get("model_can_think", "auto"), **engine}
+
+
 def make_nodes(context: LaunchContext) -> list[Action]:
     """The nodes; a function, since what the arguments leave open must not overrule the parameter file."""
     value = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
@@ -86,8 +99,14 @@ def make_nodes(context: LaunchContext) -> list[Action]:
         raise FileNotFoundError(f"transport_profile: there is no file {profile}; it is large, a file, or empty.")
     switches = {name: value[name] == "true" for name in ("use_sim_time", "autostart") if value[name]}
     parameters: dict[str, object] = dict(switches)
+    files = [value["params_file"]]
     if value["model"]:
         parameters["engine.model"] = value["model"]
+        model_file = SHARE / "config" / "models" / f"{value['model'].lower()}.yaml"
+        if model_file.is_file():
+            # Below a file of the user's own, above the one that holds nothing but defaults.
+            files.insert(1 if value["params_file"] == DEFAULT_PARAMETERS else 0, str(model_file))
+            parameters |= what_it_is(model_file)
     if value["target_frame"]:
         parameters["target_frame"] = value["target_frame"]
     remappings = [("camera/camera_info", value["camera_info_topic"])]
@@ -120,7 +139,7 @@ def make_nodes(context: LaunchContext) -> list[Action]:
             name="robobrain",
             namespace=value["namespace"],
             output="screen",
-            parameters=[value["params_file"], parameters],
+            parameters=[*files, parameters],
             remappings=[(image, value["image_topic"]), *remappings],
             arguments=["--ros-args", "--log-level", f"{logger}:={value['log_level']}"],
             # The model gives its memory back before the process ends.

@@ -269,7 +269,7 @@ def _parser() -> _Parser:
     node.add_argument("--camera", action="append", metavar="NAME", help="one of its cameras (the first); again for ask and plan")
     file = parser.add_argument_group("asking about a picture file, without ROS")
     file.add_argument("--picture", action="append", type=Path, metavar="FILE", help="may be given again for ask and plan")
-    file.add_argument("--model", default="", help="a checkpoint's folder, or a name on the hub (the tabletop demo model)")
+    file.add_argument("--model", default="", help="a folder, a name on the hub, or robobrain2.0-7b (the tabletop demo model)")
     file.add_argument(
         "--engine", action="append", type=_engine_option, default=[], metavar="NAME=VALUE",
         help="an engine's option, as in docs/parameters.md: gpu_memory_utilization=0.6",

@@ -16,6 +16,7 @@ The engine starts processes of its own: a script (not a notebook) must do this u
 
 from typing import Any
 
+from robobrain_ros import models
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.engine.base import LoadProgress, ProgressCallback
@@ -35,8 +36,10 @@ async def open_brain(
 ) -> Brain:
     """Load a model into this process.
 
-    :param model: a folder with a checkpoint, or a name on the hub.
-    :param can_think: whether the checkpoint can think; None: as its family (see `Profile.with_thinking`).
+    :param model: a folder with a checkpoint, a name on the hub, or one of `models.MODELS`, such as "robobrain2.0-7b", which
+        brings its own values for options that are not given.
+    :param can_think: whether the checkpoint can think; None: as is known of it, or else as its family
+        (see `Profile.with_thinking`).
     :param think: whether to think where a query leaves it open.
     :param progress: hears what is being done meanwhile; by default it is printed.
     :param engine_options: fields of `engine.options.EngineOptions`, such as ``gpu_memory_utilization=0.6``.
@@ -46,7 +49,8 @@ async def open_brain(
     from robobrain_ros.engine.embedded import EmbeddedEngine
     from robobrain_ros.engine.options import EngineOptions
 
-    options = EngineOptions(model=model, **engine_options)
+    options = models.with_known_model(EngineOptions(model=model, **engine_options))
+    can_think = models.can_think(model) if can_think is None else can_think
     engine = EmbeddedEngine(options)
     info = await engine.start(progress)
     try:

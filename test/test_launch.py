@@ -146,6 +146,21 @@ def test_arguments_reach_the_node_and_an_interruption_leaves_nothing(client: Cli
     assert not re.search(r"\[DEBUG\].*\[rcl\]", it.said()), "rcl's lines would bury the node's"
 
 
+def test_a_named_model_brings_its_settings_below_those_of_a_file(client: Client, tmp_path: Path) -> None:
+    """But for what it is: a copy of the default file, with an empty name, does not unload it."""
+    file = tmp_path / "parameters.yaml"
+    copied = {"max_model_len": 4096, "model": "", "quantization": ""}
+    said = "".join(f"      {name}: {value!r}\n" for name, value in copied.items())
+    file.write_text(f"/**:\n  ros__parameters:\n    model_can_think: auto\n    engine:\n{said}")
+    names = "engine.model", "engine.quantization", "engine.max_model_len", "engine.max_num_seqs", "model_can_think"
+    node = "/launched_model/robobrain"
+    arguments = ["namespace:=launched_model", "model:=RoboBrain2.0-32b-fp8", "autostart:=false"]
+    with launched(tmp_path / "log", "robobrain.launch.py", *arguments):
+        assert client.parameters(node, *names) == ["BAAI/RoboBrain2.0-32B", "fp8", 8192, 8, "yes"]
+    with launched(tmp_path / "log", "robobrain.launch.py", *arguments, f"params_file:={file}"):
+        assert client.parameters(node, *names) == ["BAAI/RoboBrain2.0-32B", "fp8", 4096, 8, "yes"]
+
+
 def test_the_parameter_file_counts_where_no_argument_is_given(client: Client, tmp_path: Path) -> None:
     """An argument's default must not overrule it."""
     file = tmp_path / "parameters.yaml"

@@ -1,6 +1,7 @@
 """Find a checkpoint, on disk or on the hub, and read what is to be known of it before anything is loaded."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def find_checkpoint(options: EngineOptions, progress: ProgressCallback) -> Check
     path = Path(options.model).expanduser()
     local = path.exists() or options.model.startswith(("/", "./", "../", "~")) or options.model.count("/") != 1
     if not local:
-        path = _from_hub(options, progress)
+        path = _from_modelscope(options, progress) if _use_modelscope() else _from_hub(options, progress)
     elif not path.is_dir():
         raise EngineConfigError(
             f"engine.model: {options.model} is not a folder on this machine, nor a name on the hub such as BAAI/RoboBrain2.0-7B."
@@ -129,6 +130,29 @@ def _from_hub(options: EngineOptions, progress: ProgressCallback) -> Path:
             "name a folder with the checkpoint."
         ) from error
     return Path(folder)
+
+
+def _use_modelscope() -> bool:
+    """Whether vLLM's own switch says that names are of ModelScope, read as vLLM reads it."""
+    return os.environ.get("VLLM_USE_MODELSCOPE", "").strip().lower() in ("1", "true")
+
+
+def _from_modelscope(options: EngineOptions, progress: ProgressCallback) -> Path:
+    try:
+        from modelscope import snapshot_download
+    except ImportError as error:
+        raise EngineConfigError(
+            "VLLM_USE_MODELSCOPE is set, but the package modelscope is not installed: pip install modelscope."
+        ) from error
+    progress(LoadProgress("downloading", f"Looking for {options.model} on this machine and on ModelScope."))
+    files = _HUB_FILES if options.load_format == "dummy" else [*_HUB_FILES, *WEIGHT_PATTERNS]
+    try:
+        return Path(snapshot_download(options.model, allow_patterns=files))
+    except Exception as error:  # Its errors have no base class of their own.
+        raise EngineConfigError(
+            f"{options.model} cannot be had from ModelScope ({_first_line(error)}): check the spelling and the network, run "
+            "`modelscope login` where it needs one, or name a folder with the checkpoint."
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:

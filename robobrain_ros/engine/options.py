@@ -33,7 +33,8 @@ class EngineOptions:
 
     model: str = option(
         "",
-        "Checkpoint: a folder, or a name on the Hugging Face hub such as BAAI/RoboBrain2.0-7B. Empty: the demo model.",
+        "Checkpoint: a folder, a name on the hub such as BAAI/RoboBrain2.0-7B, or one of docs/models.md such as robobrain2.0-7b, "
+        "which has values of its own for options at their defaults. Empty: the demo model.",
     )
     dtype: str = option("auto", "Type of the weights in memory; auto: as the checkpoint says.", choices=DTYPES)
     max_model_len: int = option(

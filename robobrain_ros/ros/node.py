@@ -28,6 +28,7 @@ from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.engine.base import Engine
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError, RoboBrainError
+from robobrain_ros.models import can_think, with_known_model
 from robobrain_ros.ros.cameras import Camera, Cameras
 from robobrain_ros.ros.diagnostics import Diagnostics
 from robobrain_ros.ros.endpoints import Endpoints
@@ -38,7 +39,6 @@ from robobrain_ros.ros.results import ResultTopics
 from robobrain_ros.ros.standing import StandingQueries
 from robobrain_ros.ros.transforms import Tf2, Transforms, TransformSource
 
-_CAN_THINK = {"auto": None, "yes": True, "no": False}
 _FAREWELL = 2.0
 """Seconds in which cancelled requests are still answered when the node ends."""
 _ENGINE_FAREWELL = 20.0
@@ -192,9 +192,13 @@ class RoboBrainNode(LifecycleNode):
                 max_queued=self._settings["max_queued"],
                 max_running=options.max_num_seqs,
                 warm_up=self._settings["warm_up"],
-                can_think=_CAN_THINK[self._settings["model_can_think"]],
+                can_think=self._can_think(options.model),
             ),
         )
+
+    def _can_think(self, model: str) -> bool | None:
+        said = self._settings["model_can_think"]
+        return can_think(model) if said == "auto" else said == "yes"
 
     def _activate(self) -> None:
         names = self._settings["cameras"]
@@ -242,6 +246,7 @@ class RoboBrainNode(LifecycleNode):
                 f"No model is named: loading the tabletop demo model, which knows only its tabletop world. {_NAME_A_MODEL}"
             )
             options = replace(options, model=str(demo.DEMO_MODEL))
+        options = with_known_model(options)
         options.validate()
         if (Path(options.model) / "config.json").is_file():
             profile_for(options.model)

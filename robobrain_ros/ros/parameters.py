@@ -168,7 +168,7 @@ _NODE_PARAMETERS = (
     Parameter(
         "model_can_think",
         "auto",
-        "Whether the checkpoint was trained to think. auto: as its family; RoboBrain 2.0 3B was not, which its files do not say.",
+        "Whether the checkpoint was trained to think. auto: as is known of its name, else as its family; its files do not say.",
         choices=("auto", "yes", "no"),
     ),
     Parameter(
