@@ -17,16 +17,12 @@ from typing import Any
 
 import figures
 import psutil
-from client import BenchmarkError, child, cpu_seconds
+from client import HERE, LARGE, PROFILES, BenchmarkError, child, cpu_seconds
 from figures import Goal, compare, mean
 from listening import Streams
 from run import WINDOW, describe_machine
 
-HERE = Path(__file__).resolve().parent
-LARGE = HERE.parent / "config" / "fastdds_large.xml"
 PARTS = ("arrival", "idle")
-PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
-"""Where Fast DDS, the newer and the older, is told its transports."""
 SETTLING = 6.0
 """Seconds left out after the processes have found each other; the node follows its publishers' reliability within one."""
 GOAL = 0.95

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 import rclpy
-from client import HERE, BenchmarkError, Client, Hosted, child, cpu_seconds, hosted, ros
+from client import HERE, LARGE, PROFILES, BenchmarkError, Client, Hosted, child, cpu_seconds, hosted, ros
 from exchange import Asked, Direct
 from figures import Comparison, Goal, compare, mean, quantile
 
@@ -37,8 +37,6 @@ WINDOW = 5.0
 """Seconds of one measurement of CPU time."""
 _SETTLING = 5.0
 """Seconds left out after the stream has begun or a process has got ready."""
-_PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
-"""Where Fast DDS, the newer and the older, is told its transports."""
 _UNMEASURED = 5
 """Rounds at the beginning of each part that do not count."""
 
@@ -297,8 +295,8 @@ def main() -> None:
     options = read_arguments()
     # Nothing leaves this machine, and another ROS system on it does not hear us.
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    if not any(name in os.environ for name in _PROFILES):
-        os.environ.update(dict.fromkeys(_PROFILES, str(HERE / "fastdds.xml")))
+    if not any(name in os.environ for name in PROFILES):
+        os.environ.update(dict.fromkeys(PROFILES, str(LARGE)))
     try:
         measured = run(options)
     except KeyboardInterrupt:

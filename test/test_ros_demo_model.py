@@ -165,7 +165,7 @@ def test_an_empty_instruction_is_refused(table: Table, task: Task) -> None:
 def test_a_swapped_colour_channel_is_noticed(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = make_scene(3, names=THINGS)
     read = conversions.read_image
-    monkeypatch.setattr("robobrain_ros.ros.requests.read_image", lambda message: read(message)[:, :, ::-1].copy())
+    monkeypatch.setattr("robobrain_ros.ros.cameras.read_image", lambda message: read(message)[:, :, ::-1].copy())
     table.show(scene)
     assert any("red block" in fault for fault in wrong_colours(table, scene))
 
