@@ -3,8 +3,10 @@
 import asyncio
 import importlib.metadata
 import inspect
+import json
 import logging
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from robobrain_ros.engine.base import Generation
@@ -70,6 +72,23 @@ def quieten_deaths() -> None:
     logger = logging.getLogger("vllm.v1.engine.async_llm")
     if not any(isinstance(known, _AfterDeath) for known in logger.filters):
         logger.addFilter(_AfterDeath())
+
+
+def join_command(arguments: Mapping[str, Any], rank: int) -> list[str]:
+    """The command by which another machine joins an engine: vLLM's own server, without a server, on the same arguments.
+
+    :param arguments: of vLLM's AsyncEngineArgs.
+    """
+    command = ["vllm", "serve", arguments["model"], "--headless", "--node-rank", str(rank)]
+    for name, value in arguments.items():
+        flag = f"--{name.replace('_', '-')}"
+        if name == "model" or value is None:
+            continue
+        if isinstance(value, bool):
+            command.append(flag if value else flag.replace("--", "--no-", 1))
+        else:
+            command += [flag, json.dumps(value) if isinstance(value, dict | list) else str(value)]
+    return command
 
 
 async def prepare(engine: Any, prompt: dict[str, Any]) -> Any:

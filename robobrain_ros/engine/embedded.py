@@ -5,6 +5,7 @@ import json
 import logging
 import multiprocessing
 import os
+import shlex
 import shutil
 import tempfile
 import threading
@@ -38,6 +39,8 @@ DEFAULT_MAX_MODEL_LEN = 8192
 _PROGRESS_INTERVAL = 2.0
 _BREAK_OFF = 15.0
 """Seconds that breaking off a start may take; importing vLLM is the longest part that does not end sooner."""
+_RPC_TIMEOUT = 60.0
+"""Seconds that the workers may take to answer a call."""
 _LOGGING_VARIABLE = "VLLM_LOGGING_CONFIG_PATH"
 _OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
 _IMAGE_PLACEHOLDER = "<|image_pad|>"
@@ -118,6 +121,9 @@ class EmbeddedEngine:
                     f"The engine did not start within engine.start_timeout = {self.options.start_timeout:.0f} s."
                 ) from error
             raise
+        if self.options.nnodes > 1:
+            where = self.options.master_addr, self.options.master_port
+            await self._engine.collective_rpc("watch_first_machine", timeout=_RPC_TIMEOUT, args=where)
         self._tokenizer = await asyncio.to_thread(_load_tokenizer, checkpoint, self.options)
 
     def _describe(self, version: str) -> EngineInfo:
@@ -238,11 +244,21 @@ def _build_engine(options: EngineOptions, checkpoint: Checkpoint, log: "_ChildLo
     extra = options.extra_arguments()
     refuse_unknown(extra, {item.name for item in fields(AsyncEngineArgs)})
     arguments = _engine_arguments(options, checkpoint, on_cpu) | extra
+    if options.nnodes > 1:
+        _tell_how_to_join(options, arguments)
     compat.quieten_deaths()
     engine_arguments = AsyncEngineArgs(**arguments)
     if broken_off.is_set():  # While vLLM was imported, which takes long enough.
         raise EngineFailedError("Starting the engine was broken off.")
     return AsyncLLM.from_engine_args(engine_arguments)
+
+
+def _tell_how_to_join(options: EngineOptions, arguments: dict[str, Any]) -> None:
+    # A folder is named as it is here, and a model of the hub by its name: the other machines have caches of their own.
+    model = arguments["model"] if Path(options.model).expanduser().is_dir() else options.model
+    for rank in range(1, options.nnodes):
+        command = shlex.join(compat.join_command(arguments | {"model": model}, rank))
+        _log.warning("Waiting for machine %d of %d. On it, with this package installed: %s", rank + 1, options.nnodes, command)
 
 
 def _engine_arguments(options: EngineOptions, checkpoint: Checkpoint, on_cpu: bool) -> dict[str, Any]:
@@ -273,6 +289,10 @@ def _engine_arguments(options: EngineOptions, checkpoint: Checkpoint, on_cpu: bo
     }
     if not on_cpu:
         arguments["gpu_memory_utilization"] = options.gpu_memory_utilization
+    if options.distributed_executor_backend:
+        arguments["distributed_executor_backend"] = options.distributed_executor_backend
+    if options.nnodes > 1:
+        arguments |= {"nnodes": options.nnodes, "master_addr": options.master_addr, "master_port": options.master_port}
     return arguments
 
 
@@ -320,12 +340,15 @@ def _go_online() -> None:
 def _check_device_count(options: EngineOptions) -> None:
     import torch
 
-    wanted = options.tensor_parallel_size * options.pipeline_parallel_size * options.data_parallel_size
+    if options.distributed_executor_backend == "ray":
+        return  # The cluster has more than this machine.
+    wanted = options.gpus // options.nnodes
     present = torch.accelerator.device_count()
-    if wanted > present and "nnodes" not in options.extra_arguments():
+    if wanted > present:
+        shared = f" / nnodes = {options.nnodes}" if options.nnodes > 1 else ""
         raise EngineConfigError(
-            f"tensor_parallel_size x pipeline_parallel_size x data_parallel_size = {wanted} GPUs are asked for, but this machine "
-            f"has {present}; lower engine.tensor_parallel_size."
+            f"tensor_parallel_size x pipeline_parallel_size x data_parallel_size{shared} = {wanted} GPUs are asked for, but this "
+            f"machine has {present}; lower engine.tensor_parallel_size."
         )
 
 

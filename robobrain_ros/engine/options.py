@@ -11,6 +11,7 @@ from robobrain_ros.errors import EngineConfigError
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 LOAD_FORMATS = ("auto", "safetensors", "pt", "dummy", "runai_streamer", "bitsandbytes")
+EXECUTOR_BACKENDS = ("", "mp", "ray", "uni")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -49,6 +50,18 @@ class EngineOptions:
     tensor_parallel_size: int = option(1, "GPUs that share each layer.", minimum=1, maximum=64)
     pipeline_parallel_size: int = option(1, "Groups of GPUs that share the layers.", minimum=1, maximum=64)
     data_parallel_size: int = option(1, "Copies of the model that share the requests.", minimum=1, maximum=64)
+    distributed_executor_backend: str = option(
+        "", "What runs the workers: mp (processes), ray (a Ray cluster), uni (no process of its own). Empty: vLLM chooses.",
+        choices=EXECUTOR_BACKENDS,
+    )
+    nnodes: int = option(
+        1,
+        "Machines that share the model without Ray; this one is the first. The log tells the command for the others.",
+        minimum=1,
+        maximum=64,
+    )
+    master_addr: str = option("", "Address of this machine at which the others reach it, where nnodes is more than 1.")
+    master_port: int = option(29501, "Port at master_addr, where nnodes is more than 1.", minimum=1024, maximum=65535)
     quantization: str = option("", "Quantization such as fp8 or awq; empty: as the checkpoint says.")
     enforce_eager: bool = option(
         False, "Run without CUDA graphs: starts faster, answers slower. On the CPU the engine is always eager."
@@ -69,6 +82,11 @@ class EngineOptions:
     extra: str = option("", 'Any other argument of vLLM\'s engine, as a JSON object: {"block_size": 32}.')
 
     @property
+    def gpus(self) -> int:
+        """GPUs that the model is spread over, on all machines together."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size * self.data_parallel_size
+
+    @property
     def quiet(self) -> bool:
         """Whether only what has gone wrong is to be shown of vLLM."""
         return self.log_level == "error"
@@ -83,6 +101,22 @@ class EngineOptions:
         if not self.model.strip():
             raise EngineConfigError("engine.model is empty; name a folder, or a model such as BAAI/RoboBrain2.0-7B.")
         self.extra_arguments()
+        self._check_nodes()
+
+    def _check_nodes(self) -> None:
+        if self.nnodes == 1:
+            return
+        if not self.master_addr.strip():
+            raise EngineConfigError("engine.nnodes is more than 1, so engine.master_addr must say where this machine is reached.")
+        if self.distributed_executor_backend not in ("", "mp"):
+            raise EngineConfigError(
+                f"engine.nnodes is for the backend mp; leave it at 1 with {self.distributed_executor_backend}."
+            )
+        if self.gpus % self.nnodes:
+            raise EngineConfigError(
+                f"tensor_parallel_size x pipeline_parallel_size x data_parallel_size = {self.gpus} GPUs cannot be had evenly "
+                f"from engine.nnodes = {self.nnodes} machines."
+            )
 
     def extra_arguments(self) -> dict[str, Any]:
         """What ``extra`` says.

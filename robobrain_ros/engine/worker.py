@@ -1,7 +1,8 @@
 """What runs inside of vLLM's processes: they end when the process that owns the engine ends, however it ends.
 
 vLLM imports this module in each worker through its own option ``worker_extension_cls``. A process killed with SIGKILL cannot
-say goodbye, and its engine's processes would live on, holding the GPU. So each worker watches the owner.
+say goodbye, and its engine's processes would live on, holding the GPU. So each worker watches the owner: on the owner's machine
+its process, on another machine a connection to the first one. Ray ends its own workers with the process that asked for them.
 """
 
 import os
@@ -11,22 +12,70 @@ import socket
 import threading
 
 OWNER_VARIABLE = "ROBOBRAIN_ROS_ENGINE_OWNER"
-"""Environment variable: host and process id of the owner, as `owner_name` writes it."""
+"""Environment variable: where the owner's process id counts, and that id, as `owner_name` writes it."""
+
+_CONNECT_TIMEOUT = 10.0
+_KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+"""A machine that has lost its power is missed after two minutes."""
 
 
 class OwnerWatch:
-    """The (empty) extension of vLLM's worker class; importing its module is what counts."""
+    """The extension of vLLM's worker class. On the owner's machine, importing its module is what counts."""
+
+    def watch_first_machine(self, address: str, port: int) -> str:
+        """End this worker when the engine's first machine lets go of vLLM's own rendezvous, unless it watches the owner already.
+
+        :returns: "process" or "connection": what is watched.
+        :raises OSError: nothing listens there.
+        """
+        if _is_here(os.environ.get(OWNER_VARIABLE, "")):
+            return "process"
+        watch_connection(address, port)
+        return "connection"
 
 
 def owner_name() -> str:
-    """This process, as the owner of engines that it starts. The host matters where workers run on several."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    """This process, as the owner of engines that it starts."""
+    return f"{_where_ids_count()}:{os.getpid()}"
+
+
+def _where_ids_count() -> str:
+    """Where a process id means this process: a running system, and in it a container. Machines may have the same host name."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return f"{file.read().strip()}-{os.stat('/proc/self/ns/pid').st_ino}"
+
+
+def _is_here(name: str) -> bool:
+    where, _, pid = name.rpartition(":")
+    return pid.isdigit() and where == _where_ids_count()
+
+
+def watch_connection(address: str, port: int) -> None:
+    """End this process when who listens there has gone. Nothing is sent: the listener, torch's TCPStore, waits for it patiently.
+
+    :raises OSError: nothing listens there.
+    """
+    connection = socket.create_connection((address, port), _CONNECT_TIMEOUT)
+    connection.settimeout(None)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    threading.Thread(target=_wait_for_the_end_of, args=(connection,), name="owner-watch", daemon=True).start()
+
+
+def _wait_for_the_end_of(connection: socket.socket) -> None:
+    try:
+        while connection.recv(4096):
+            continue
+    except OSError:
+        pass  # Reset, or not reachable any more.
+    os.kill(os.getpid(), signal.SIGKILL)  # vLLM's process above it ends with its workers.
 
 
 def watch_owner(name: str) -> None:
     """End this process, and vLLM's core process above it, as soon as the owner has ended. Returns at once."""
-    host, _, pid = name.rpartition(":")
-    if host != socket.gethostname() or not pid.isdigit() or int(pid) == os.getpid():
+    pid = name.rpartition(":")[2]
+    if not _is_here(name) or int(pid) == os.getpid():
         return
     threading.Thread(target=_wait_and_end, args=(int(pid),), name="owner-watch", daemon=True).start()
 

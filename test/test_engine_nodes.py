@@ -1,0 +1,141 @@
+"""Several machines: what is asked of them, the command that joins one, and that its workers do not outlive the first."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robobrain_ros.engine import compat, embedded, worker
+from robobrain_ros.engine.checkpoint import Checkpoint
+from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.errors import EngineConfigError
+
+TWO = EngineOptions(model="BAAI/RoboBrain2.0-32B", tensor_parallel_size=4, nnodes=2, master_addr="10.0.0.1")
+CHECKPOINT = Checkpoint(Path("/cache/32b"), False, "qwen2_5_vl", 28, 3136, 1003520, 8192, "bfloat16", 67.0)
+LIMIT = 60.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"master_addr": ""}, "engine.master_addr must say"),
+        ({"distributed_executor_backend": "ray"}, "leave it at 1 with ray"),
+        ({"tensor_parallel_size": 3}, "= 3 GPUs cannot be had evenly from engine.nnodes = 2 machines"),
+        ({"distributed_executor_backend": "mpi"}, "it must be one of"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes: dict[str, Any], said: str) -> None:
+    TWO.validate()
+    with pytest.raises(EngineConfigError) as caught:
+        replace(TWO, **changes).validate()
+    assert said in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "present", "refused"),
+    [
+        ({}, 2, ""),
+        ({}, 1, "/ nnodes = 2 = 2 GPUs are asked for, but this machine has 1"),
+        ({"nnodes": 1}, 2, "= 4 GPUs are asked for, but this machine has 2"),
+        ({"nnodes": 1, "distributed_executor_backend": "ray"}, 1, ""),
+        ({"data_parallel_size": 2}, 4, ""),
+    ],
+)
+def test_each_machine_needs_its_share_of_gpus(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], present: int, refused: str
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: present)
+    options = replace(TWO, **changes)
+    if not refused:
+        embedded._check_device_count(options)
+        return
+    with pytest.raises(EngineConfigError) as caught:
+        embedded._check_device_count(options)
+    assert refused in caught.value.message
+
+
+def test_the_command_that_joins_means_the_same_engine_to_vllm() -> None:
+    """Read by vLLM's own parser, it gives what the first machine gives its engine."""
+    from vllm import AsyncEngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    options = replace(TWO, quantization="fp8", enforce_eager=True, distributed_executor_backend="mp")
+    arguments = embedded._engine_arguments(options, CHECKPOINT, on_cpu=False)
+    command = compat.join_command(arguments, 1)
+    assert command[:3] == ["vllm", "serve", "/cache/32b"]
+    assert "--headless" in command
+    parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
+    told = [part for part in command[3:] if part != "--headless"]
+    joined = AsyncEngineArgs.from_cli_args(parser.parse_args(["--model", command[2], *told]))
+    here = AsyncEngineArgs(**arguments)
+    different = {name for name in arguments if getattr(joined, name) != getattr(here, name)}
+    assert different <= {"served_model_name"}  # One name, or a list of one.
+    assert joined.node_rank == 1
+
+
+STORE = """
+import socket, sys, torch.distributed as dist
+store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+print(store.port, flush=True)
+sys.stdin.read()
+"""
+
+WORKER = """
+import sys
+from robobrain_ros.engine.worker import OwnerWatch
+print(OwnerWatch().watch_first_machine("127.0.0.1", int(sys.argv[1])), flush=True)
+sys.stdin.read()
+"""
+
+
+def start(script: str, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**{name: value for name, value in os.environ.items() if name != worker.OWNER_VARIABLE}, **environment},
+    )
+
+
+def said(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_a_worker_elsewhere_ends_with_the_first_machines_rendezvous_and_not_before() -> None:
+    """Torch's own store, which vLLM's first worker holds, keeps a silent connection; a killed one lets go of it."""
+    store = start(STORE)
+    port = said(store)
+    elsewhere = start(WORKER, port, **{worker.OWNER_VARIABLE: "another-machine:1"})
+    here = start(WORKER, port, **{worker.OWNER_VARIABLE: worker.owner_name()})
+    try:
+        assert said(elsewhere) == "connection"
+        assert said(here) == "process"
+        with pytest.raises(subprocess.TimeoutExpired):
+            elsewhere.wait(2.0)
+        store.kill()
+        assert elsewhere.wait(LIMIT) == -signal.SIGKILL
+        assert here.poll() is None
+    finally:
+        for process in (store, elsewhere, here):
+            process.kill()
+            process.wait(LIMIT)
+
+
+def test_a_process_id_of_another_machine_or_container_is_not_watched() -> None:
+    """Two containers may have one host name; a number that is a process here means nothing there."""
+    here = worker.owner_name()
+    assert worker._is_here(here)
+    assert not worker._is_here(f"another-machine:{here.rpartition(':')[2]}")
+    assert not worker._is_here("")
+    code = "from robobrain_ros.engine.worker import OwnerWatch; print('alive')"
+    done = start(code, **{worker.OWNER_VARIABLE: "another-machine:999999999"})
+    assert done.communicate(timeout=LIMIT)[0] == "alive\n"
