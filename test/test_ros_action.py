@@ -1,25 +1,39 @@
 """The action ~/run_task: streamed feedback, cancel, and a result for every goal."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import rclpy
 from action_msgs.msg import GoalStatus
+from action_msgs.srv import CancelGoal
 from fakes import Script
+from lifecycle_msgs.msg import Transition
 from rclpy.action import ActionClient
 from ros_rig import Rig, scripted
 
 from robobrain_ros.action import RunTask
-from robobrain_ros.msg import Outcome, QueryOptions
+from robobrain_ros.msg import Outcome, PlanContext, QueryOptions
 
 
-def send_goal(it: Rig, task: str, instruction: str, on_feedback: Callable[[Any], None] | None = None, **options: Any) -> Any:
+def send_goal(
+    it: Rig,
+    task: str,
+    instruction: str,
+    on_feedback: Callable[[Any], None] | None = None,
+    context: PlanContext | None = None,
+    **options: Any,
+) -> Any:
     """Send a goal and await its acceptance; gives the handle."""
     client = it.clients.setdefault("run_task", None) or ActionClient(it.client, RunTask, f"{it.name}/run_task")
     it.clients["run_task"] = client
     it.until(client.server_is_ready, "the action")
-    goal = RunTask.Goal(task=task, instruction=instruction, options=QueryOptions(**options))
+    goal = RunTask.Goal(task=task, instruction=instruction, options=QueryOptions(**options), context=context or PlanContext())
     handle = it.answer(client.send_goal_async(goal, feedback_callback=on_feedback))
     assert handle.accepted
     return handle
@@ -95,3 +109,148 @@ def test_a_goal_that_makes_no_sense_is_aborted_with_the_reason(task: str, instru
     assert outcome.status == GoalStatus.STATUS_ABORTED
     assert outcome.result.outcome.code == Outcome.BAD_REQUEST
     assert outcome.result.outcome.message
+
+
+PARTS = {
+    "affordance": ("[10, 12, 30, 40]", "areas"),
+    "ground": ("[10, 12, 30, 40]", "areas"),
+    "trajectory": ("[(1, 2),", "waypoints"),
+    "plan": ("1. Reach\n2. Grasp\n3. Li", "steps"),
+}
+
+
+@pytest.mark.parametrize("task", PARTS)
+def test_each_part_is_fed_back_before_the_answer_ends_and_the_report_says_when(task: str) -> None:
+    text, parts = PARTS[task]
+    gate = asyncio.Event()
+    rest = " (30, 40)]" if task == "trajectory" else "ft" if task == "plan" else ""
+    with scripted(Script([text, gate, rest])) as (it, engine):
+        feedback: list[Any] = []
+        handle = send_goal(it, task, "the mug", lambda message: feedback.append(message.feedback))
+        it.until(lambda: any(getattr(part, parts) for part in feedback), "the first part")
+        assert engine.running
+        it.on_loop(gate.set)
+        outcome = it.answer(handle.get_result_async())
+    assert outcome.status == GoalStatus.STATUS_SUCCEEDED
+    result = outcome.result
+    report = (result.plan if task == "plan" else result.trajectory if task == "trajectory" else result.affordances).report
+    assert 0 < report.first_token_time <= report.first_part_time < report.total_time
+
+
+def test_a_goal_past_its_deadline_is_aborted_as_timeout() -> None:
+    with scripted(Script(["1. Reach\n2. Gr", asyncio.Event()])) as (it, engine):
+        outcome = it.answer(send_goal(it, "plan", "clear the table", timeout=0.5).get_result_async())
+        assert not engine.running
+        assert engine.aborted == [engine.generations[0].request_id]
+    assert (outcome.status, outcome.result.outcome.code) == (GoalStatus.STATUS_ABORTED, Outcome.TIMEOUT)
+    assert outcome.result.plan.report.raw_text == "1. Reach\n2. Gr"
+    assert not outcome.result.plan.steps
+
+
+def test_a_new_goal_leaves_the_old_one_alone_and_cancelling_all_ends_both() -> None:
+    """Many goals run at once: nothing is pre-empted unless its sender cancels it."""
+    with scripted(Script(["1. Reach", asyncio.Event()])) as (it, engine):
+        handles = [send_goal(it, "plan", "clear the table"), send_goal(it, "point", "the mug")]
+        it.until(lambda: len(engine.running) == 2, "both in the engine")
+        cancelled = it.call(CancelGoal, "run_task/_action/cancel_goal", CancelGoal.Request())
+        outcomes = [it.answer(handle.get_result_async()) for handle in handles]
+        assert not engine.running
+        assert len(engine.aborted) == 2
+    assert len(cancelled.goals_canceling) == 2
+    assert [outcome.status for outcome in outcomes] == [GoalStatus.STATUS_CANCELED] * 2
+    assert [outcome.result.outcome.code for outcome in outcomes] == [Outcome.CANCELED] * 2
+
+
+@pytest.mark.parametrize(
+    "transitions",
+    [
+        [Transition.TRANSITION_DEACTIVATE],
+        [Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP],
+        [Transition.TRANSITION_ACTIVE_SHUTDOWN],
+    ],
+)
+def test_a_goal_in_the_middle_of_a_deactivation_or_shutdown_is_aborted_as_canceled(transitions: list[int]) -> None:
+    with scripted(Script(["1. Reach", asyncio.Event()])) as (it, engine):
+        result = send_goal(it, "plan", "clear the table").get_result_async()
+        it.until(lambda: engine.running, "the request in the engine")
+        for transition in transitions:
+            assert it.transition(transition)
+        outcome = it.answer(result)
+        assert not engine.running
+    assert (outcome.status, outcome.result.outcome.code) == (GoalStatus.STATUS_ABORTED, Outcome.CANCELED)
+    assert "deactivated" in outcome.result.outcome.message
+
+
+def test_the_goal_of_a_client_that_leaves_is_aborted_and_another_clients_is_not() -> None:
+    gate = asyncio.Event()
+    with scripted(Script([gate, "1. Reach\n2. Grasp"])) as (it, engine):
+        leaving = rclpy.create_node("leaving", namespace=it.client.get_namespace(), context=it.context)
+        it.executor.add_node(leaving)
+        client = ActionClient(leaving, RunTask, f"{it.name}/run_task")
+        it.until(client.server_is_ready, "the action")
+        assert it.answer(client.send_goal_async(RunTask.Goal(task="plan", instruction="its own"))).accepted
+        it.until(lambda: engine.running, "its goal in the engine")
+        it.executor.remove_node(leaving)
+        client.destroy()
+        leaving.destroy_node()
+        it.until(lambda: engine.aborted, "the end of its goal")
+        stays = send_goal(it, "plan", "another's")
+        it.until(lambda: engine.running, "the other goal in the engine")
+        it.on_loop(gate.set)
+        assert it.answer(stays.get_result_async()).status == GoalStatus.STATUS_SUCCEEDED
+    assert engine.aborted == [engine.generations[0].request_id]
+
+
+CLIENT = """
+import os, sys
+import rclpy
+from rclpy.action import ActionClient
+from robobrain_ros.action import RunTask
+
+rclpy.init()
+node = rclpy.create_node("dying")
+client = ActionClient(node, RunTask, sys.argv[1])
+assert client.wait_for_server(30)
+future = client.send_goal_async(RunTask.Goal(task="plan", instruction="clear the table"))
+rclpy.spin_until_future_complete(node, future)
+sys.stdout.write("sent\\n" if future.result().accepted else "refused\\n")
+sys.stdout.flush()
+sys.stdin.read()
+"""
+SHORT_LEASE = """<?xml version="1.0"?>
+<dds xmlns="http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles"><profiles>
+<participant profile_name="short_lease" is_default_profile="true"><rtps><builtin><discovery_config>
+<leaseDuration><sec>2</sec></leaseDuration><leaseAnnouncement><sec>0</sec><nanosec>500000000</nanosec></leaseAnnouncement>
+</discovery_config></builtin></rtps></participant></profiles></dds>
+"""
+"""What DDS holds to be dead: by default who has not been heard of for 20 s, here for 2 s."""
+
+
+def test_the_goal_of_a_client_that_is_killed_is_aborted(tmp_path: Path) -> None:
+    """It says no farewell: DDS alone finds out."""
+    profile = tmp_path / "short_lease.xml"
+    profile.write_text(SHORT_LEASE)
+    with scripted(Script(["1. Reach", asyncio.Event()])) as (it, engine):
+        process = subprocess.Popen(
+            [sys.executable, "-c", CLIENT, f"{it.name}/run_task"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/",
+            env=os.environ | {"FASTRTPS_DEFAULT_PROFILES_FILE": str(profile)},
+        )  # fmt: skip
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "sent\n"
+            it.until(lambda: engine.running, "its goal in the engine")
+        finally:
+            process.kill()
+            process.wait()
+        it.until(lambda: not engine.running, "the end of its goal")
+        assert engine.aborted == [engine.generations[0].request_id]
+        it.until(lambda: it.node.model.health().running == 0, "an empty engine")
+
+
+def test_a_context_is_for_plans_alone() -> None:
+    with scripted("[(10, 12)]") as (it, engine):
+        outcome = it.answer(send_goal(it, "point", "the mug", context=PlanContext(max_steps=3)).get_result_async())
+        assert not engine.generations
+    assert (outcome.status, outcome.result.outcome.code) == (GoalStatus.STATUS_ABORTED, Outcome.BAD_REQUEST)
+    assert "context is given, but the task point takes none" in outcome.result.outcome.message

@@ -27,7 +27,6 @@ from robobrain_ros.msg import (
     Affordances,
     InferenceReport,
     Outcome,
-    Plan,
     TextAnswer,
     Trajectory,
     Waypoint,
@@ -231,19 +230,6 @@ def to_trajectory(
         image_height=origin.height,
         waypoints=to_waypoints(answer.waypoints, positions.waypoints if positions else None) if answer else [],
         position_note=clean(positions.note) if positions else "",
-        report=report,
-    )
-
-
-def to_plan(origin: Origin, answer: Answer | None, report: InferenceReport) -> Plan:
-    """The answer to plan; without steps where there is none."""
-    return Plan(
-        header=origin.header,
-        task=clean(origin.text),
-        query=origin.query,
-        camera=origin.camera,
-        steps=to_steps(answer.steps) if answer else [],
-        reasoning=clean(answer.reasoning) if answer else "",
         report=report,
     )
 

@@ -1,6 +1,8 @@
 """The services and the action: messages in, messages out; what happens between is `requests`."""
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +19,19 @@ from robobrain_ros.ros.requests import Asked, Requests
 from robobrain_ros.ros.services import RESULT_FIELDS, SERVICES
 from robobrain_ros.ros.tickets import Ticket
 
+_ACQUAINTANCE = 5.0
+"""Seconds after a goal's arrival in which who sent it must have been discovered."""
+_FEEDBACK = "~/run_task/_action/feedback"
+
+
+@dataclass
+class _Goal:
+    """A goal that is worked on. ``listeners``: those who heard feedback when it came; one of them has sent it."""
+
+    ticket: Ticket[Answer]
+    began: float
+    listeners: set[bytes] = field(default_factory=set)
+
 
 class Endpoints:
     """The services ~/<task> and the action ~/run_task of a node."""
@@ -28,7 +43,7 @@ class Endpoints:
         self._group = ReentrantCallbackGroup()
         self._services: list[Service] = []
         self._action: ActionServer | None = None
-        self._tickets: dict[bytes, Ticket[Answer]] = {}
+        self._goals: dict[bytes, _Goal] = {}
         self._busy = 0
         self._retired: list[Callable[[], Any]] = []
 
@@ -61,7 +76,10 @@ class Endpoints:
     async def _serve(self, task: Task, text_field: str, request: Any, response: Any) -> Any:
         self._busy += 1
         try:
-            result = await self._requests.answer(Asked(task.value, getattr(request, text_field), request.options))
+            asked = Asked(task.value, getattr(request, text_field), request.options)
+            if task is Task.PLAN:
+                asked = replace(asked, context=request.context)
+            result = await self._requests.answer(asked)
             response.outcome = to_outcome(result.error, result.note)
             setattr(response, RESULT_FIELDS[task], result.message)
             return response
@@ -71,12 +89,13 @@ class Endpoints:
     async def _execute(self, goal: ServerGoalHandle) -> RunTask.Result:
         self._busy += 1
         identity = bytes(goal.goal_id.uuid)
-        ticket = self._tickets[identity] = self._requests.ticket()
+        ticket = self._requests.ticket()
+        self._goals[identity] = _Goal(ticket, time.monotonic(), self._listeners())
         try:
             if goal.is_cancel_requested:
                 ticket.cancel("The goal was canceled.")
             request = goal.request
-            asked = Asked(request.task, request.instruction, request.options)
+            asked = Asked(request.task, request.instruction, request.options, context=request.context)
             result = await self._requests.answer(asked, ticket, partial(_publish_feedback, goal))
             message = RunTask.Result(outcome=to_outcome(result.error, result.note))
             if result.task is not None:
@@ -89,14 +108,31 @@ class Endpoints:
                 goal.abort()
             return message
         finally:
-            del self._tickets[identity]
+            del self._goals[identity]
             self._leave()
 
     def _cancel(self, goal: ServerGoalHandle) -> CancelResponse:
-        ticket = self._tickets.get(bytes(goal.goal_id.uuid))
-        if ticket is not None:
-            ticket.cancel("The goal was canceled.")
+        known = self._goals.get(bytes(goal.goal_id.uuid))
+        if known is not None:
+            known.ticket.cancel("The goal was canceled.")
         return CancelResponse.ACCEPT
+
+    def attend(self) -> None:
+        """End the goals of clients that are gone; called each second.
+
+        An action server is not told who sent a goal. Every action client hears feedback, though: once all those who did when the
+        goal came are gone, nobody waits for its result any more.
+        """
+        present = self._listeners() if self._goals else set()
+        for goal in self._goals.values():
+            if time.monotonic() - goal.began < _ACQUAINTANCE:
+                goal.listeners |= present
+            if goal.listeners and goal.listeners.isdisjoint(present):
+                goal.listeners.clear()
+                goal.ticket.cancel("The client that sent the goal is gone.")
+
+    def _listeners(self) -> set[bytes]:
+        return {bytes(info.endpoint_gid) for info in self._node.get_subscriptions_info_by_topic(_FEEDBACK)}
 
     def _leave(self) -> None:
         self._busy -= 1

@@ -25,6 +25,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from robobrain_ros import demo
 from robobrain_ros.core.profiles import profile_for
+from robobrain_ros.core.robots_file import read_robots
 from robobrain_ros.engine.base import Engine
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError, RoboBrainError
@@ -173,6 +174,8 @@ class RoboBrainNode(LifecycleNode):
         if unknown := self._settings.unknown():
             self.get_logger().warning(f"This node has no such parameters, they change nothing: {', '.join(unknown)}.")
         self._cameras = Cameras([], self._settings["cameras"])
+        robots_file = self._settings["robots_file"]
+        self._requests.robots = read_robots(Path(robots_file)) if robots_file else ()
         self._standing.load()
         options = self._settings.engine_options()
         factory = self._engine_factory
@@ -265,6 +268,7 @@ class RoboBrainNode(LifecycleNode):
         self._requests.give_up_overdue()
         self._cameras.adapt()
         self._results.attend()
+        self._endpoints.attend()
         self._diagnostics.publish()
 
     def _on_model_change(self) -> None:

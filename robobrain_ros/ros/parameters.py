@@ -199,6 +199,19 @@ _NODE_PARAMETERS = (
         "Write what the model thought on ~/overlay, too, as far as there is room.",
         applies=Applies.AT_ONCE,
     ),
+    Parameter(
+        "robots_file",
+        "",
+        "File with the robots that plans are made for where a request names none, as config/robots_example.yaml. Empty: none.",
+    ),
+    Parameter(
+        "max_plan_steps",
+        16,
+        "Most steps of a plan where the request does not say itself.",
+        applies=Applies.AT_ONCE,
+        minimum=1,
+        maximum=50,
+    ),
     Parameter("warm_up", True, "Run each task once after loading, so that the first request is as quick as the later ones."),
     Parameter(
         "standing_queries",

@@ -15,6 +15,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from robobrain_ros.core.brain import Brain
+from robobrain_ros.core.plan_request import PlanMode, PlanRequest, Robot
 from robobrain_ros.core.query import Answer, Picture, Progress, Query, Report, Task
 from robobrain_ros.errors import (
     BadImageError,
@@ -25,20 +26,20 @@ from robobrain_ros.errors import (
     RequestTimeoutError,
     RoboBrainError,
 )
-from robobrain_ros.msg import Affordances, Plan, QueryOptions, TextAnswer, Trajectory
+from robobrain_ros.msg import Affordances, Plan, PlanContext, QueryOptions, TextAnswer, Trajectory
 from robobrain_ros.ros.cameras import Cameras, Frame, stamp_age
 from robobrain_ros.ros.conversions import (
     Origin,
     Positions,
     read_image,
     to_affordances,
-    to_plan,
     to_report,
     to_text_answer,
     to_trajectory,
 )
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters import Parameters
+from robobrain_ros.ros.plan_messages import skill_count, to_plan, to_plan_request
 from robobrain_ros.ros.positions import Locator, Moment
 from robobrain_ros.ros.tickets import Ticket
 from robobrain_ros.ros.transforms import Transforms
@@ -51,6 +52,8 @@ _OVERDUE = 5.0
 
 _PIXELS_WORTH_A_THREAD = 1_000_000
 """Raw pictures up to this size are decoded on the engine's loop, in less than a millisecond."""
+_SKILLS_WORTH_A_THREAD = 100
+"""Contexts with up to this many skills are read on the engine's loop, in less than a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class Asked:
     options: QueryOptions
     query: str = ""
     """Name of the standing query."""
+    context: PlanContext = field(default_factory=PlanContext)
+    """For the task plan; for the others it must be empty."""
 
 
 @dataclass
@@ -122,6 +127,9 @@ class _Job:
     deadline: float
     priority: int
     max_pixels: Sequence[int]
+    context: PlanContext
+    robots: Sequence[Robot]
+    max_plan_steps: int
     moment: Moment | None = None
     picture: Picture | None = None
     positions: Positions | None = None
@@ -150,6 +158,8 @@ class Requests:
     ) -> None:
         self.statistics = Statistics()
         self.active = False
+        self.robots: Sequence[Robot] = ()
+        """Those that plans are made for where a request names none."""
         self._node = node
         self._parameters = parameters
         self._model = model
@@ -241,6 +251,8 @@ class Requests:
             raise BadRequestError("The question is empty; say what is asked for.")
         options = asked.options
         check_options(options)
+        if task is not Task.PLAN and asked.context != PlanContext():
+            raise BadRequestError(f"context is given, but the task {task.value} takes none; leave it empty.")
         origin = Origin(Header(), text=asked.text, query=asked.query)
         timeout = options.timeout or self._parameters["request_timeout"]
         sources, image_ids, origin, picture_name = self._pictures(asked, task, origin)
@@ -260,6 +272,9 @@ class Requests:
             # Standing queries stand behind requests.
             priority=1 if asked.query else 0,
             max_pixels=self._max_pixels(sources),
+            context=asked.context,
+            robots=self.robots,
+            max_plan_steps=self._parameters["max_plan_steps"],
             # Claimed now: while the model answers, newer depth would push it out.
             moment=self._cameras()[origin.camera].moment(sources[0]) if spatial else None,
         )
@@ -375,6 +390,7 @@ def check_options(options: QueryOptions) -> None:
 
 async def _work(job: _Job, push: Callable[[Progress], None] | None, locator: Locator) -> Answer:
     """The part of a request that runs on the engine's loop."""
+    plan = await _plan_request(job) if job.task is Task.PLAN else None
     pictures = _decode(job) if _decodes_quickly(job) else await asyncio.to_thread(_decode, job)
     job.picture = pictures[0]
     job.brain_began = time.monotonic()
@@ -396,12 +412,27 @@ async def _work(job: _Job, push: Callable[[Progress], None] | None, locator: Loc
         max_tokens=job.max_tokens,
         priority=job.priority,
         max_pixels=job.max_pixels,
+        plan=plan,
     )
     answer = await job.brain.run(query, listen)
     if job.moment is not None:
         height, width = job.picture.shape[:2]
         job.positions = await locator.locate(answer, (width, height), job.moment)
     return answer
+
+
+async def _plan_request(job: _Job) -> PlanRequest:
+    """What the request says of robots, scene and history, with the node's defaults where it says nothing.
+
+    :raises BadRequestError: as of `to_plan_request`.
+    """
+    if skill_count(job.context) <= _SKILLS_WORTH_A_THREAD:
+        request = to_plan_request(job.context)
+    else:
+        request = await asyncio.to_thread(to_plan_request, job.context)
+    # The next step is one: that mode takes no number.
+    most = 0 if request.mode is PlanMode.NEXT_STEP else job.max_plan_steps
+    return replace(request, robots=request.robots or tuple(job.robots), max_steps=request.max_steps or most)
 
 
 def _decodes_quickly(job: _Job) -> bool:
