@@ -44,7 +44,7 @@ class View:
         while not condition():
             self.executor.spin_until_future_complete(future, timeout_sec=0.05)
             deadline -= 0.05
-            assert deadline > 0, f"heard only {({topic: len(messages) for topic, messages in self.heard.items()})}"
+            assert deadline > 0, f"heard only { ({topic: len(messages) for topic, messages in self.heard.items()}) }"
 
     def whole(self) -> dict[str, Any]:
         """One message of each topic, all of one picture."""

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from robobrain_ros.core.imaging import FittedSize, fit
+from robobrain_ros.core.plan_prompt import plan_prompt
 from robobrain_ros.core.query import Picture
 from robobrain_ros.demo.layout import COLOURS, KINDS
 from robobrain_ros.demo.questions import OTHER_WORDS, Question, ask_about
@@ -64,10 +65,15 @@ def view(seed: int, camera: tuple[int, int], detail: float, max_pixels: int = MA
     width, height = round(camera[0] * ratio), round(camera[1] * ratio)
     scene = make_scene(seed, (width, height))
     size = FittedSize(width, height, target.model_width, target.model_height)
-    shrinks = width * height > size.model_width * size.model_height
+    return scene, size, model_picture(scene, size)
+
+
+def model_picture(scene: Scene, size: FittedSize) -> Picture:
+    """The scene's picture as the model sees it."""
+    shrinks = size.width * size.height > size.model_width * size.model_height
     method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     picture: Any = cv2.resize(scene.image, (size.model_width, size.model_height), interpolation=method)
-    return scene, size, picture
+    return picture
 
 
 class Packer:
@@ -97,6 +103,8 @@ class Packer:
         """What follows the picture, up to the answer."""
         question = example.question
         text = PROFILE.prompt(question.task, question.text)
+        if question.plan is not None:
+            text = plan_prompt(question.text, question.plan)
         return self.encode(f"{text}<|im_end|>\n<|im_start|>assistant\n{PROFILE.assistant_prefix(example.think)}")
 
     def answer(self, example: Example, size: FittedSize) -> list[int]:

@@ -146,7 +146,7 @@ class Trainer:
             pictured = network.see(self.model, network.patches_of(tensors["pictures"]), size)
             values = self.model.model.language_model.embed_tokens(tensors["ids"])
             values = torch.cat([values[:, :start], pictured.to(values.dtype), values[:, start + count :]], 1)
-            seen = _visible(tensors["segment"])
+            seen = visible(tensors["segment"])
             hidden, early = network.read(self.model, values, tensors["positions"], seen, guide=guide)
             chosen = label >= 0
             logits = self.model.lm_head(hidden[chosen])
@@ -233,7 +233,7 @@ def _halved(value: Any) -> Any:
     return value.bfloat16() if isinstance(value, Tensor) and value.ndim > 0 else value
 
 
-def _visible(segment: Tensor) -> Tensor:
+def visible(segment: Tensor) -> Tensor:
     """(B, 1, L, L): each token sees the picture, and its own question up to itself."""
     length = segment.shape[1]
     same = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])

@@ -24,7 +24,10 @@ _PERIOD = 6.0
 
 @dataclass(frozen=True)
 class Thing:
-    """What a thing is, before it is looked at: sizes in metres, place on the table, yaw as cosine and sine of its half."""
+    """What a thing is, before it is looked at: sizes in metres, place on the table, yaw as cosine and sine of its half.
+
+    :param z: of its lower end above the table.
+    """
 
     colour: str
     kind: str
@@ -35,6 +38,12 @@ class Thing:
     half_yaw: tuple[float, float]
     handle: float = 0.0
     drift: tuple[float, float] = (0.0, 0.0)
+    z: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Such as "red mug"."""
+        return f"{self.colour} {self.kind}"
 
     @property
     def yaw(self) -> tuple[float, float]:
@@ -160,19 +169,25 @@ def _place(rng: np.random.RandomState, camera: Camera, name: str, others: Sequen
     )
     handle = radius * rng.uniform(0.72, 0.92) if kind == "mug" else 0.0
     for _ in range(40):
-        u, v = rng.uniform(0.04, 0.96) * camera.width, rng.uniform(0.1, 0.95) * camera.height_px
-        across, down = (u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy
-        depth = camera.height / (camera.sin_pitch + camera.cos_pitch * down)
-        x, y = across * depth, (camera.cos_pitch - camera.sin_pitch * down) * depth
+        x, y = spot_on_table(rng, camera)
         drift = (rng.uniform(-0.018, 0.018), rng.uniform(-0.018, 0.018))
         yaw = _half_turn(rng, 0.36 if kind == "mug" else 0.4, kind == "mug" and rng.random_sample() < 0.5)
         thing = Thing(colour, kind, radius, height, x, y, yaw, handle, drift)
-        if _fits(camera, thing, others):
+        if fits(camera, thing, others):
             return thing
     return None
 
 
-def _fits(camera: Camera, thing: Thing, others: Sequence[Thing]) -> bool:
+def spot_on_table(rng: np.random.RandomState, camera: Camera) -> tuple[float, float]:
+    """A random x and y on the table, in the picture."""
+    u, v = rng.uniform(0.04, 0.96) * camera.width, rng.uniform(0.1, 0.95) * camera.height_px
+    across, down = (u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy
+    depth = camera.height / (camera.sin_pitch + camera.cos_pitch * down)
+    return across * depth, (camera.cos_pitch - camera.sin_pitch * down) * depth
+
+
+def fits(camera: Camera, thing: Thing, others: Sequence[Thing]) -> bool:
+    """Whether a thing on the table lies within the picture and apart from the others."""
     reach = thing.radius * 1.2 + thing.handle
     for sx in (-1, 1):
         for sy, z in ((-1, 0.0), (1, thing.height), (-1, thing.height)):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from robobrain_ros.core.query import Answer, Box, Task
 from robobrain_ros.demo.layout import COLOURS, KINDS
+from robobrain_ros.demo.plans import judge_plan
 from robobrain_ros.demo.questions import Question
 from robobrain_ros.demo.simulator import reaches_goal
 from robobrain_ros.demo.world import GRIPPER, TABLE, Scene
@@ -43,7 +44,7 @@ def judge(scene: Scene, question: Question, answer: Answer) -> tuple[bool, str]:
 
 def assess(scene: Scene, question: Question, answer: Answer) -> Verdict:
     """Score an answer that holds something. For answers that say that nothing was found see `assess_refusal`."""
-    if question.absent and question.task is not Task.ASK:
+    if question.absent and question.task is not Task.ASK and question.plan is None:
         return Verdict(False, "Wrong: what was asked for is not on the table.", 0.0)
     if question.task is Task.POINT:
         return _assess_points(scene, question, answer)
@@ -163,6 +164,9 @@ def _assess_trajectory(scene: Scene, question: Question, answer: Answer) -> Verd
 
 
 def _assess_plan(scene: Scene, question: Question, answer: Answer) -> Verdict:
+    if question.plan is not None:
+        right, fault = judge_plan(question, answer)
+        return Verdict(right, "Right." if right else f"Wrong: {fault}.", float(right))
     if question.goal is None:
         return Verdict(False, "Wrong: there is nothing to plan.", 0.0)
     steps = [step.text for step in sorted(answer.steps, key=lambda step: step.order)]

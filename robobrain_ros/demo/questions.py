@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from robobrain_ros.core.imaging import FittedSize
+from robobrain_ros.core.plan_request import PlanRequest, Verdict
 from robobrain_ros.core.query import Task
 from robobrain_ros.demo.layout import COLOURS, KINDS, NAMES
-from robobrain_ros.demo.simulator import Goal
+from robobrain_ros.demo.simulator import Goal, Table
 from robobrain_ros.demo.world import GRIPPER, Scene, SceneObject
 
 OTHER_WORDS = {"block": "cube", "mug": "cup"}
@@ -44,6 +45,9 @@ class Question:
     :param targets: ids of the things meant, the one to end on last.
     :param goal: what a plan shall reach; None: nothing can be done.
     :param absent: what is asked for is not on the table.
+    :param plan: what the robot's stack tells; None: a plan in words. ``words`` is then the answer's JSON.
+    :param verdict: what there is to say about the task.
+    :param table: the state that the plan begins with; None: nothing was moved yet.
     """
 
     task: Task
@@ -56,6 +60,9 @@ class Question:
     targets: tuple[int, ...] = ()
     goal: Goal | None = None
     absent: bool = False
+    plan: PlanRequest | None = None
+    verdict: Verdict = Verdict.PLAN
+    table: Table | None = None
 
     def answer(self, size: FittedSize) -> str:
         """The answer's text, coordinates in the pixels of the model's picture."""

@@ -1,11 +1,13 @@
 """The tabletop world's simulator: executes the steps of a plan, and tells whether a goal holds."""
 
+import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from robobrain_ros.demo.layout import NAMES
 
+RELATIONS = ("in", "on", "beside")
 CONTAINERS = ("bowl",)
 """Kinds that things can be put into."""
 
@@ -26,6 +28,43 @@ class Goal:
     place: str = ""
 
 
+@dataclass(frozen=True)
+class Step:
+    """One call of a skill of the arm's; ``relation`` and ``place`` are empty for pick."""
+
+    skill: str
+    object: str
+    relation: str = ""
+    place: str = ""
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        if self.skill == "pick":
+            return f"Pick up the {self.object}"
+        return f"Place the {self.object} {self.relation} the {self.place}"
+
+    @property
+    def arguments(self) -> str:
+        """As JSON."""
+        arguments = {"object": self.object}
+        if self.skill == "place":
+            arguments |= {"relation": self.relation, "place": self.place}
+        return json.dumps(arguments, separators=(",", ":"))
+
+    @classmethod
+    def read(cls, skill: str, arguments: str) -> "Step":
+        """Of a plan's step.
+
+        :raises ValueError: it is no step of the arm's.
+        """
+        names = {"pick": {"object"}, "place": {"object", "relation", "place"}}.get(skill)
+        given = json.loads(arguments or "{}")
+        if names is None or not isinstance(given, dict) or set(given) != names:
+            raise ValueError(f"The arm has no skill {skill!r} with the arguments {arguments}.")
+        return cls(skill, **{name: str(value) for name, value in given.items()})
+
+
 @dataclass
 class Table:
     """The state: what lies where, and what the gripper holds."""
@@ -36,6 +75,10 @@ class Table:
     """What the gripper, or the thing it holds, is above."""
     where: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Of each thing that was moved: relation and place."""
+
+    def copy(self) -> "Table":
+        """The same state, to be changed on its own."""
+        return replace(self, where=dict(self.where))
 
     def execute(self, step: str) -> str:
         """Execute one step in plain English.
@@ -54,12 +97,20 @@ class Table:
             return ""
         lifts = self.held == names[0] and _CARRY.match(text)
         if _GRASP.match(text) and not lifts:
-            return self._grasp(names[0])
+            return self.pick(names[0])
         if _RELEASE.match(text):
             return self._release(text, names)
         if _CARRY.match(text):
             return self._carry(names)
         return f"{step!r} is not something that the gripper can do"
+
+    def do(self, step: Step) -> str:
+        """Do a step of the arm's; gives why it cannot be done, or nothing."""
+        if step.skill == "place":
+            return self.place(step.object, step.relation, step.place)
+        if any(place == step.object and relation != "beside" for relation, place in self.where.values()):
+            return f"something lies in or on the {step.object}"
+        return self.pick(step.object)
 
     def holds(self, goal: Goal) -> bool:
         """Whether the goal holds now."""
@@ -67,7 +118,10 @@ class Table:
             return self.held in goal.things
         return not self.held and all(self.where.get(thing) == (goal.relation, goal.place) for thing in goal.things)
 
-    def _grasp(self, name: str) -> str:
+    def pick(self, name: str) -> str:
+        """Grasp a thing; gives why it cannot be done, or nothing."""
+        if name not in self.names:
+            return f"there is no {name} on the table"
         if self.held:
             return f"the gripper holds the {self.held} already"
         self.held, self.near = name, ""
@@ -83,15 +137,29 @@ class Table:
     def _release(self, text: str, names: Sequence[str]) -> str:
         if self.held != names[0]:
             return f"the gripper does not hold the {names[0]}"
-        place = names[1] if len(names) > 1 else self.near
-        if place == names[0]:
+        return self.place(names[0], _relation(text), names[1] if len(names) > 1 else self.near)
+
+    def place(self, name: str, relation: str, place: str) -> str:
+        """Put what is held "in", "on" or "beside" a place; gives why it cannot be done, or nothing."""
+        if self.held != name:
+            return f"the gripper does not hold the {name}"
+        if relation not in RELATIONS:
+            return f"nothing can be put {relation!r} a place"
+        if place == name:
             return f"the {place} cannot be put onto itself"
-        relation = _relation(text)
+        if place and place not in self.names:
+            return f"there is no {place} on the table"
         if relation == "in" and place.split()[-1:] != [*CONTAINERS]:
             return f"the {place} cannot hold anything"
-        self.where[names[0]] = (relation, place)
+        self.where[name] = (relation, place)
         self.held, self.near = "", ""
         return ""
+
+    def lie(self, name: str) -> None:
+        """The thing lies on the table, wherever it was: it was dropped, or somebody moved it."""
+        self.where.pop(name, None)
+        if self.held == name:
+            self.held, self.near = "", ""
 
 
 def _relation(text: str) -> str:

@@ -144,7 +144,8 @@ def look(layout: Layout) -> tuple[Scene, float]:
     for index, thing in enumerate(layout.things):
         window = _window(camera, _corners(thing))
         rays = _object_rays(camera, thing, window)
-        _shadow(colour, camera, thing, window, depth)
+        if thing.z == 0.0:
+            _shadow(colour, camera, thing, window, depth)
         hits = _cast_thing(rays, thing, _shape(window))
         alone.append((int((hits.part > 0).sum()), int(_graspable(thing, hits.part).sum())))
         canvas = _Canvas(colour, depth, mask, parts)
@@ -213,7 +214,7 @@ def _corners(thing: Thing) -> list[tuple[float, float, float]]:
     if thing.handle:
         end, half = thing.radius + thing.handle, 0.15 * thing.radius
         flat += [(thing.x + c * end - b * s * half, thing.y + s * end + b * c * half) for b in (-1, 1)]
-    return [(x, y, z) for x, y in flat for z in (0.0, thing.height)]
+    return [(x, y, z) for x, y in flat for z in (thing.z, thing.z + thing.height)]
 
 
 def _window(camera: Camera, corners: Sequence[tuple[float, float, float]]) -> _Window:
@@ -236,7 +237,7 @@ def _object_rays(camera: Camera, thing: Thing, window: _Window) -> Rays:
     x, y, z = camera.rays(*window)
     c, s = (np.float32(value) for value in thing.yaw)
     px, py = np.float32(-thing.x), np.float32(-thing.y)
-    return Rays(c * px + s * py, c * py - s * px, np.float32(camera.height), c * x + s * y, c * y - s * x, z)
+    return Rays(c * px + s * py, c * py - s * px, np.float32(camera.height - thing.z), c * x + s * y, c * y - s * x, z)
 
 
 def _cast_thing(rays: Rays, thing: Thing, shape: tuple[int, int]) -> Hits:
@@ -366,7 +367,7 @@ def _middle(seen: npt.NDArray[np.bool_], box: PixelBox) -> tuple[int, int]:
 def _describe(
     camera: Camera, thing: Thing, identity: int, seen: npt.NDArray[np.bool_], part: npt.NDArray[np.bool_]
 ) -> SceneObject:
-    position = camera.to_camera((thing.x, thing.y, thing.height / 2.0))
+    position = camera.to_camera((thing.x, thing.y, thing.z + thing.height / 2.0))
     # The table's frame in the optical frame is a turn about x by 90 degrees and the pitch, the thing's in the table's by its yaw.
     half_cos, half_sin = camera.half_pitch
     root = 0.5**0.5
@@ -378,7 +379,7 @@ def _describe(
         identity,
         thing.colour,
         thing.kind,
-        f"{thing.colour} {thing.kind}",
+        thing.name,
         Pose(position, orientation),
         box,
         _box(part),

@@ -39,9 +39,7 @@ class Client(Node):
         self, name: str, namespace: str | None = None, robobrain: str = "robobrain", tasks: Iterable[Task] = tuple(Task)
     ) -> None:
         super().__init__(name, namespace=namespace)
-        self._clients_by_task = {
-            task: self.create_client(SERVICES[task][0], f"{robobrain}/{task.value}") for task in tasks
-        }
+        self._clients_by_task = {task: self.create_client(SERVICES[task][0], f"{robobrain}/{task.value}") for task in tasks}
 
     def spin_until(self, condition: Callable[[], Any], seconds: float) -> bool:
         """Work off what comes until the condition holds; False: it did not within so many seconds."""

@@ -101,9 +101,7 @@ class RoboBrainNode(LifecycleNode):
             lambda: self._model.health().state == "ready",
             self._results.forget,
         )
-        self._diagnostics = Diagnostics(
-            self, self._settings, self._model, self._requests, self._standing, lambda: self._cameras
-        )
+        self._diagnostics = Diagnostics(self, self._settings, self._model, self._requests, self._standing, lambda: self._cameras)
         # Steady: life goes on where simulated time stands still.
         self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._second = self.create_timer(1.0, self._each_second, clock=self._steady_clock)

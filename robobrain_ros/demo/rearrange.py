@@ -1,0 +1,102 @@
+"""What becomes of a layout when things are held, put somewhere or moved: layouts to be looked at like any other.
+
+As simple as it can be: a thing in a bowl or on another one is drawn at its height, nothing rolls, tilts or falls.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from robobrain_ros.demo.layout import Layout, Thing, fits, spot_on_table
+
+_TRIES = 200
+_DEEP = 0.015
+"""How far a thing reaches up between the finger tips, metres."""
+_AROUND = ((1.0, 0.0), (-1.0, 0.0), (0.7, -0.7), (-0.7, -0.7), (0.0, -1.0), (0.7, 0.7), (-0.7, 0.7), (0.0, 1.0))
+"""Where beside a thing there may be room: to its right first, then to its left, nearer, farther."""
+
+
+def find(layout: Layout, name: str) -> Thing:
+    """The thing of this name.
+
+    :raises StopIteration: there is none.
+    """
+    return next(thing for thing in layout.things if thing.name == name)
+
+
+def hold(layout: Layout, name: str) -> Layout:
+    """The thing hangs between the finger tips, a bowl by its rim."""
+    thing = find(layout, name)
+    x, y, z, half = layout.gripper
+    bowl = thing.kind == "bowl"
+    changed = replace(thing, x=x + thing.radius * 0.94 if bowl else x, y=y, z=max(z + _DEEP - thing.height, 0.0))
+    gripper = layout.gripper if bowl else (x, y, z, max(half, thing.radius))
+    return replace(_with(layout, changed), gripper=gripper)
+
+
+def put(layout: Layout, name: str, relation: str, place: str, contents: int = 0) -> Layout:
+    """The thing lies "in", "on" or "beside" the place.
+
+    :param contents: how many things the place holds already.
+    """
+    thing, there = find(layout, name), find(layout, place)
+    if relation == "beside":
+        return _beside(layout, thing, there)
+    if relation == "in":
+        return _with(layout, _inside(thing, there, contents))
+    return _with(layout, replace(thing, x=there.x, y=there.y, z=there.z + there.height))
+
+
+def move(layout: Layout, name: str, rng: np.random.RandomState) -> Layout:
+    """The thing lies somewhere else on the table, where there is room and the gripper does not hide it."""
+    thing, others = find(layout, name), _standing(layout, name)
+    changed = replace(thing, z=0.0)
+    for _ in range(_TRIES):
+        x, y = spot_on_table(rng, layout.camera)
+        changed = replace(thing, x=x, y=y, z=0.0)
+        apart = (x - thing.x) ** 2 + (y - thing.y) ** 2 > 4.0 * thing.radius * thing.radius
+        if apart and fits(layout.camera, changed, others) and _seen(layout, changed):
+            break
+    return _with(layout, changed)
+
+
+def _with(layout: Layout, changed: Thing) -> Layout:
+    return replace(layout, things=tuple(changed if thing.name == changed.name else thing for thing in layout.things))
+
+
+def _standing(layout: Layout, name: str) -> list[Thing]:
+    """What stands on the table beside the thing."""
+    return [thing for thing in layout.things if thing.name != name and thing.z == 0.0]
+
+
+def _seen(layout: Layout, thing: Thing) -> bool:
+    """Whether the gripper is not in front of the thing."""
+    camera, (x, y, z, _) = layout.camera, layout.gripper
+    u, v = camera.project((x, y, z))
+    clear = 0.085 * camera.fx / camera.to_camera((x, y, z))[2]
+    at_u, at_v = camera.project((thing.x, thing.y, thing.height / 2.0))
+    return abs(at_u - u) > clear or at_v > v + clear
+
+
+def _beside(layout: Layout, thing: Thing, place: Thing) -> Layout:
+    """At the nearest free spot around the place."""
+    others = _standing(layout, thing.name)
+    apart = 1.2 * (thing.radius + place.radius) + thing.handle + place.handle + 0.026
+    spots: Iterable[tuple[float, float]] = (
+        (place.x + farther * apart * across, place.y + farther * apart * away)
+        for farther in (1.0, 1.2, 1.5, 1.9)
+        for across, away in _AROUND
+    )
+    choices = [replace(thing, x=x, y=y, z=0.0) for x, y in spots]
+    return _with(layout, next((choice for choice in choices if fits(layout.camera, choice, others)), choices[0]))
+
+
+def _inside(thing: Thing, bowl: Thing, contents: int) -> Thing:
+    """As low as the bowl's wall lets it; what comes later lies on what is there, to one side."""
+    low, top = 0.43 * bowl.radius, 0.88 * bowl.radius
+    reach = thing.radius * (1.1 if thing.kind == "block" else 0.8)
+    share = min(max((reach - low) / (top - low), 0.12), 1.0)
+    side = (0.0, 0.45, -0.45)[contents % 3] if contents else 0.0
+    z = bowl.z + share * bowl.height + 0.45 * thing.height * contents
+    return replace(thing, x=bowl.x + side * bowl.radius, y=bowl.y - 0.2 * bowl.radius * min(contents, 1), z=z)

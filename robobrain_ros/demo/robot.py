@@ -1,0 +1,110 @@
+"""The robot of the tabletop world: one arm, as a plan's request describes it, and the table that it works on."""
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from robobrain_ros.core.plan_request import DoneStep, Place, Robot, Skill, SkillEffect, StepOutcome
+from robobrain_ros.demo import rearrange
+from robobrain_ros.demo.layout import Layout
+from robobrain_ros.demo.simulator import RELATIONS, Step, Table
+from robobrain_ros.demo.world import Scene, look
+
+_OBJECT = {"type": "string", "format": "object"}
+
+
+def _schema(**properties: Any) -> str:
+    schema = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    return json.dumps(schema)
+
+
+ARM = Robot(
+    "arm",
+    type="an arm with a gripper",
+    skills=(
+        Skill("pick", "grasp an object and lift it", _schema(object=_OBJECT), SkillEffect.GRASPS, "object"),
+        Skill(
+            "place",
+            "put the held object in, on or beside another one",
+            _schema(object=_OBJECT, relation={"type": "string", "enum": list(RELATIONS)}, place=_OBJECT),
+            SkillEffect.RELEASES,
+            "object",
+        ),
+    ),
+)
+"""What the demo model was trained to plan for."""
+
+SLIPPED = "the {name} slipped and lies on the table"
+MOVED = "the {name} is not where it was"
+"""What the arm observes when a step fails."""
+
+
+def done(step: Step, outcome: StepOutcome = StepOutcome.SUCCEEDED, observation: str = "") -> DoneStep:
+    """A step as part of the history that a plan is made from."""
+    return DoneStep(step.text, ARM.name, step.skill, step.arguments, outcome, observation)
+
+
+@dataclass
+class World:
+    """The table and what lies on it, as truth and as layout to be looked at; both change together.
+
+    :param layout: of a scene in which nothing was moved yet.
+    :param rng: for where things come to lie that slip or are moved.
+    """
+
+    layout: Layout
+    rng: np.random.RandomState
+    table: Table = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.table = Table(tuple(thing.name for thing in self.layout.things))
+        self._gripper = self.layout.gripper
+
+    def look(self) -> Scene:
+        """What the camera sees now."""
+        return look(self.layout)[0]
+
+    def execute(self, step: Step) -> str:
+        """Do a step; gives why it cannot be done, or nothing."""
+        contents = sum(place == ("in", step.place) for place in self.table.where.values())
+        fault = self.table.do(step)
+        if fault:
+            return fault
+        if step.skill == "pick":
+            self.layout = rearrange.hold(self.layout, step.object)
+        else:
+            self._change(rearrange.put(self.layout, step.object, step.relation, step.place, contents))
+        return ""
+
+    def drop(self, name: str) -> None:
+        """The thing lies on the table somewhere else: it slipped from the gripper, or somebody moved it."""
+        self._change(rearrange.move(self.layout, name, self.rng), open_gripper=self.table.held in ("", name))
+        self.table.lie(name)
+
+    def _change(self, layout: Layout, open_gripper: bool = True) -> None:
+        self.layout = replace(layout, gripper=self._gripper) if open_gripper else layout
+
+    def across(self, name: str) -> float:
+        """How far to the right the camera sees a thing, pixels."""
+        thing = rearrange.find(self.layout, name)
+        return self.layout.camera.project((thing.x, thing.y, thing.z))[0]
+
+    def arm(self) -> Robot:
+        """The arm, with what it holds."""
+        return replace(ARM, holding=self.table.held)
+
+    def places(self) -> tuple[Place, ...]:
+        """What lies where, for a plan's request."""
+        on_table = [name for name in self.table.names if name != self.table.held and self._support(name) == "table"]
+        held: dict[str, list[str]] = {place: [] for place in self.table.names}
+        for name in self.table.names:
+            if self._support(name) in held:
+                held[self._support(name)].append(name)
+        others = tuple(Place(place, tuple(names)) for place, names in held.items() if names)
+        return (Place("table", tuple(on_table)), *others)
+
+    def _support(self, name: str) -> str:
+        relation, place = self.table.where.get(name, ("on", "table"))
+        return "table" if relation == "beside" else place

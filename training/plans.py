@@ -1,0 +1,277 @@
+"""Fine-tune the demo model to answer with plans that the tabletop's arm can run::
+
+    python -m training.plans --model robobrain_ros/demo/model --out build/plans
+
+On one CPU core; what the model sees stays as it is (the vision layers are frozen), and half of the questions are those of the
+training before, lest they are forgotten. Begun again, it goes on from its state.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from tokenizers import AddedToken
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
+
+from robobrain_ros.core.imaging import FittedSize
+from robobrain_ros.core.plan_prompt import ORDER, REASONING, STEPS, TEXT, VERDICT, plan_prompt
+from robobrain_ros.core.plan_request import PlanMode, PlanRequest, Verdict
+from robobrain_ros.core.query import Picture
+from robobrain_ros.demo import plans
+from robobrain_ros.demo.questions import Question
+from robobrain_ros.demo.robot import ARM
+from robobrain_ros.demo.simulator import Step
+from robobrain_ros.demo.world import Scene
+from training import network
+from training.batches import (
+    BUDGETS,
+    CAMERAS,
+    FIRST_SEED,
+    SHARE_OF_THINKING,
+    Arrays,
+    Example,
+    Packer,
+    examples_about,
+    model_picture,
+    random_view,
+)
+from training.score import answer_all
+from training.tokenizer import LARGEST_NUMBER
+from training.train import load_state, save_state, visible
+
+View = tuple[Scene, FittedSize, Picture]
+SAVE_EVERY = 60.0
+"""Seconds."""
+CONTEXT = 16_384
+"""Tokens: room for the longest plan that its schema allows, which is far longer than any true one."""
+
+
+def new_tokens() -> list[str]:
+    """The parts of prompts and answers that never change, one token each."""
+    lines = plan_prompt("", PlanRequest((ARM,))).split("\n")
+    asked = ["\n".join(plan_prompt("", PlanRequest(mode=mode)).split("\n")[1:]) for mode in PlanMode]
+    mark = "\x00"
+    opening, rest = f'{{"{REASONING}":"', f'","{VERDICT}":"'
+    whole = plans.answer_json(Verdict.PLAN, mark, [Step("pick", mark), Step("place", mark, mark, mark)])
+    text = whole.replace(json.dumps(mark)[1:-1], mark)
+    steps = text[text.index(f'"{STEPS}"') :]
+    for said in (Step("pick", mark).text, Step("place", mark, mark, mark).text):
+        steps = steps.replace(said, mark)
+    # Between the marks, and up to a step's order, which is a number: "...":1},{"subtask":"...
+    pieces = [part for piece in steps.split(mark)[1:-1] for part in piece.replace(":1}", f":{mark}}}").split(mark)]
+    ends = [f'{rest}{verdict.value}"}}' for verdict in Verdict if verdict is not Verdict.PLAN]
+    answers = [opening, f'{rest}{Verdict.PLAN.value}","{STEPS}":[{{"{TEXT}":"', *dict.fromkeys(pieces), f'"}},"{ORDER}":', *ends]
+    return ["\n".join(lines[1:-2]), *asked, *dict.fromkeys(answers)]
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=Path("robobrain_ros/demo/model"), help="folder of the model to begin with")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint and state")
+    parser.add_argument("--steps", type=int, default=700, help="of the whole run")
+    parser.add_argument("--views", type=int, default=4, help="pictures a step, half of them of tables on which things were moved")
+    parser.add_argument("--rate", type=float, default=5e-4, help="AdamW's, which falls to zero over the last 60 %%")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--evaluate", type=int, default=64, help="situations of each kind after the run")
+    return parser.parse_args()
+
+
+class Tuner:
+    """The model, its optimizer, and the place in the run."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.step = options, 0
+        torch.manual_seed(options.seed)
+        known = PreTrainedTokenizerFast.from_pretrained(options.model)
+        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(options.model)
+        added = [text for text in new_tokens() if text not in known.get_vocab()]
+        self.tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in added])
+        self.packer = Packer(self.tokenizer)
+        self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(options.model, dtype=torch.float32)
+        self._spell(added, Packer(known))
+        self.model.model.visual.requires_grad_(False)
+        vocabulary = [self.model.model.language_model.embed_tokens.weight, self.model.lm_head.weight]
+        layers = list(self.model.model.language_model.layers.parameters())
+        layers.append(self.model.model.language_model.norm.weight)
+        groups = [{"params": layers, "rate": options.rate}, {"params": vocabulary, "rate": options.rate * 4}]
+        self.optimizer = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.98), weight_decay=0.0)
+        self.number_ids = torch.tensor(self.packer.number_ids)
+        self.sums: dict[str, float] = {}
+
+    def _spell(self, added: list[str], known: Packer) -> None:
+        """A new token begins as the mean of what it was written with before; what it takes to say it, unused rows have learnt."""
+        embedding = self.model.model.language_model.embed_tokens.weight
+        if len(self.tokenizer) > len(embedding):
+            raise ValueError(f"{len(self.tokenizer)} tokens do not fit into a vocabulary of {len(embedding)}.")
+        with torch.no_grad():
+            for text in added:
+                embedding[self.packer.encode(text)[0]] = embedding[known.encode(text)].mean(0)
+
+    def learn(self, batch: Arrays) -> None:
+        """One step."""
+        share = self.step / self.options.steps
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * min(1.0, (self.step + 1) / 30) * min(1.0, max(0.0, (1 - share) / 0.6))
+        loss = self.loss(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_([weight for group in self.optimizer.param_groups for weight in group["params"]], 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+
+    def loss(self, batch: Arrays) -> Tensor:
+        """Cross entropy; for numbers in coordinates with soft targets, a Gaussian one pixel wide."""
+        start, count = batch["start"], batch["count"]
+        label, number = torch.from_numpy(batch["targets"])[:2].unbind(0)
+        with torch.no_grad():
+            pictures = torch.from_numpy(batch["pictures"])
+            pictured = network.see(self.model, network.patches_of(pictures), tuple(pictures.shape[1:3]))  # type: ignore[arg-type]
+        values = self.model.model.language_model.embed_tokens(torch.from_numpy(batch["ids"]))
+        values = torch.cat([values[:, :start], pictured, values[:, start + count :]], 1)
+        seen = visible(torch.from_numpy(batch["segment"]))
+        hidden, _ = network.read(self.model, values, torch.from_numpy(batch["positions"]), seen)
+        chosen = label >= 0
+        logs = F.log_softmax(self.model.lm_head(hidden[chosen]), -1)
+        label, number = label[chosen], number[chosen]
+        numeric = number >= 0
+        words = F.nll_loss(logs[~numeric], label[~numeric])
+        right = (logs[~numeric].argmax(-1) == label[~numeric]).float().mean()
+        loss, off = words, torch.zeros(())
+        if bool(numeric.any()):
+            numbers = torch.arange(LARGEST_NUMBER).float()
+            soft = torch.softmax(-((numbers[None] - number[numeric][:, None]) ** 2) / 2, 1)
+            own = logs[numeric][:, self.number_ids]
+            loss = loss - (soft * own).sum(1).mean() + (soft * soft.clamp_min(1e-9).log()).sum(1).mean()
+            off = (own.argmax(-1) - number[numeric]).abs().float().mean()
+        for name, value in (("loss", loss), ("words", words), ("word_right", right), ("pixels_off", off)):
+            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
+        return loss
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the run needs to go on."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+    def save(self) -> None:
+        """Write the checkpoint, in bfloat16 as it was."""
+        shutil.copytree(self.options.model, self.options.out, dirs_exist_ok=True)
+        weights = {name: value.detach().to(torch.bfloat16).contiguous() for name, value in self.model.state_dict().items()}
+        save_file(weights, self.options.out / "model.safetensors", metadata={"format": "pt"})
+        self.tokenizer.save_pretrained(self.options.out)
+        config = json.loads((self.options.model / "config.json").read_text(encoding="utf-8"))
+        config["text_config"]["max_position_embeddings"] = CONTEXT
+        (self.options.out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def changed_view(view: View, rng: random.Random) -> tuple[View, list[Example]]:
+    """The view's table after some steps to a goal, and questions about it."""
+    scene, size, _ = view
+    situation = plans.midway(scene, rng)
+    now = situation.world.look()
+    asked = [situation.question(mode, rng) for mode in (PlanMode.REPLAN, PlanMode.REPLAN, PlanMode.NEXT_STEP, PlanMode.CHECK)]
+    for mode in (PlanMode.NEW, PlanMode.CHECK):
+        other = plans.another(situation, scene, rng)
+        asked += [other.question(mode, rng)] if other is not None else []
+    return (now, size, model_picture(now, size)), [_example(question, rng) for question in asked]
+
+
+def first_examples(scene: Scene, rng: random.Random) -> list[Example]:
+    """Questions for plans about a table on which nothing was moved."""
+    modes = (PlanMode.NEW, PlanMode.NEW, PlanMode.NEW, rng.choice((PlanMode.REPLAN, PlanMode.NEXT_STEP, PlanMode.CHECK)))
+    return [_example(plans.at_first(scene, rng, rng.random() < 0.2).question(mode, rng), rng) for mode in modes]
+
+
+def _example(question: Question, rng: random.Random) -> Example:
+    return Example(question, rng.random() < SHARE_OF_THINKING)
+
+
+def make_batch(packer: Packer, seed: int, step: int, count: int) -> Arrays:
+    """The batch of a step, always the same one."""
+    rng = random.Random(f"plans {seed} {step}")
+    camera, budget = rng.choice(CAMERAS), rng.choice(BUDGETS)
+    views: list[View] = []
+    examples: list[list[Example]] = []
+    for index in range(count):
+        view = random_view(rng, camera, budget)
+        if index % 2:
+            view, asked = changed_view(view, rng)
+        else:
+            asked = examples_about(view[0], rng, 12) + first_examples(view[0], rng)
+        views.append(view)
+        examples.append(asked)
+    return packer.batch(views, examples)
+
+
+def evaluate(tuner: Tuner, count: int) -> dict[str, Any]:
+    """Shares of answers, freely written, that are word for word the true ones; over scenes that training never sees."""
+    results: dict[str, Any] = {}
+    for mode in PlanMode:
+        right = 0
+        rng = random.Random(f"evaluate {mode}")
+        for first in range(0, count, 16):
+            views, examples = [], []
+            for index in range(min(16, count - first)):
+                scene, size, picture = _unseen(first + index)
+                fresh = mode is PlanMode.NEW
+                situation = plans.at_first(scene, rng, index % 4 == 0) if fresh else plans.midway(scene, rng)
+                now = situation.world.look()
+                views.append((now, size, picture if fresh else model_picture(now, size)))
+                examples.append(Example(situation.question(mode, rng), False))
+            texts = answer_all(tuner.model, tuner.packer, views, examples, "cpu")
+            right += sum(
+                text.removesuffix("</answer>") == example.question.words for text, example in zip(texts, examples, strict=True)
+            )
+        results[plans.KINDS[mode]] = round(right / count, 3)
+    return results
+
+
+def _unseen(number: int) -> View:
+    from training.batches import view
+
+    return view(FIRST_SEED // 4 + number, (640, 480), 2.0)
+
+
+def main() -> None:
+    """Train, save, evaluate."""
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    os.nice(10)
+    tuner = Tuner(options)
+    state = load_state(options.out, "cpu")
+    if state is not None:
+        tuner.resume(state)
+    last = saved = time.monotonic()
+    reported = tuner.step
+    while tuner.step < options.steps:
+        tuner.learn(make_batch(tuner.packer, options.seed, tuner.step, options.views))
+        if time.monotonic() - last > 15:
+            means = {name: round(value / (tuner.step - reported), 4) for name, value in tuner.sums.items()}
+            pace = round((tuner.step - reported) / (time.monotonic() - last), 3)
+            print(json.dumps({"step": tuner.step, **means, "steps_per_second": pace}), flush=True)
+            tuner.sums, reported, last = {}, tuner.step, time.monotonic()
+        if time.monotonic() - saved > SAVE_EVERY:
+            save_state(options.out, tuner.state())
+            saved = time.monotonic()
+    tuner.save()
+    if options.evaluate:
+        print(json.dumps(evaluate(tuner, options.evaluate), indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()
