@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -23,7 +23,9 @@ import cv2
 from robobrain_ros.core.brain import DEFAULT_TIMEOUT
 from robobrain_ros.core.imaging import read_picture
 from robobrain_ros.core.overlay import draw
+from robobrain_ros.core.plan_request import DoneStep, Place, PlanMode, PlanRequest, StepOutcome, Verdict
 from robobrain_ros.core.query import Answer, Picture, Query, Task
+from robobrain_ros.core.roboos import roboos_json
 from robobrain_ros.errors import OutcomeCode, RoboBrainError
 from robobrain_ros.telling import Teller
 
@@ -105,7 +107,9 @@ def to_dict(reply: Reply, text: str) -> dict[str, Any]:
             **parts,
             "steps": [asdict(step) for step in answer.steps],
             "text": answer.text if answer.task is Task.ASK and reply.code is OutcomeCode.OK else "",
+            "verdict": answer.verdict.value if answer.task is Task.PLAN and reply.code is OutcomeCode.OK else "",
             "reasoning": answer.reasoning,
+            "roboos_json": roboos_json(answer.steps, answer.reasoning),
             "thinking": answer.thinking,
             "report": asdict(answer.report),
         }
@@ -139,6 +143,8 @@ def to_lines(reply: Reply) -> list[str]:
         lines.append(f"{step.order:3}. {who}{step.text}{skill}")
     if answer.task is Task.ASK:
         lines.append(answer.text)
+    if answer.verdict is not Verdict.PLAN:
+        lines.append(f"The task is {answer.verdict.value}.")
     return lines
 
 
@@ -166,7 +172,8 @@ def ask_picture(options: argparse.Namespace) -> Reply:
     try:
         pictures = [read_picture(path) for path in options.picture]
         answer = asyncio.run(_run_brain(options, Query(
-            task, options.text, pictures, think=options.think, timeout=options.timeout, max_tokens=options.max_tokens or None
+            task, options.text, pictures, think=options.think, timeout=options.timeout, max_tokens=options.max_tokens or None,
+            plan=options.plan,
         )))  # fmt: skip
         code, message = OutcomeCode.OK, ""
     except RoboBrainError as error:
@@ -264,6 +271,7 @@ def _parser() -> _Parser:
     parser.add_argument("--max-tokens", type=_count, default=0, metavar="N", help="tokens that the answer may have")
     parser.add_argument("--save", type=Path, metavar="FILE", help="save the picture with the answer drawn in (.png, .jpg, ...)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, whatever the outcome")
+    _add_plan_arguments(parser.add_argument_group("for plan, what is known"))
     node = parser.add_argument_group("asking a node")
     node.add_argument("--node", default=None, metavar="NAME", help="its name, such as /left_arm/robobrain (robobrain)")
     node.add_argument("--camera", action="append", metavar="NAME", help="one of its cameras (the first); again for ask and plan")
@@ -275,6 +283,39 @@ def _parser() -> _Parser:
         help="an engine's option, as in docs/parameters.md: gpu_memory_utilization=0.6",
     )  # fmt: skip
     return parser
+
+
+def _add_plan_arguments(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--robots", type=Path, metavar="FILE", help="robots and their skills, as config/robots_example.yaml")
+    group.add_argument(
+        "--place", action="append", type=_place, default=[], metavar="PLACE:THINGS",
+        help='a place of the scene and what is on it, such as "table: red mug, bowl"; may be given again',
+    )  # fmt: skip
+    group.add_argument(
+        "--done", dest="done", action="append", type=DoneStep, default=[], metavar="STEP",
+        help="a step that was done; may be given again, in order with --failed",
+    )  # fmt: skip
+    group.add_argument("--failed", dest="done", action="append", type=_failed, metavar="STEP", help="a step that failed")
+    group.add_argument("--feedback", default="", metavar="TEXT", help="anything else that the planner should know")
+    group.add_argument("--max-steps", type=_count, default=0, metavar="N", help="most steps of the plan")
+    modes = group.add_mutually_exclusive_group()
+    for name, mode, meaning in (
+        ("--replan", PlanMode.REPLAN, "plan what is left of the task"),
+        ("--next-step", PlanMode.NEXT_STEP, "only the next step"),
+        ("--check", PlanMode.CHECK, "only whether the task is done"),
+    ):
+        modes.add_argument(name, dest="mode", action="store_const", const=mode, default=PlanMode.NEW, help=meaning)
+
+
+def _place(text: str) -> Place:
+    name, separator, things = text.partition(":")
+    if not separator or not name.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form PLACE: THING, THING")
+    return Place(name.strip(), tuple(thing.strip() for thing in things.split(",") if thing.strip()))
+
+
+def _failed(text: str) -> DoneStep:
+    return DoneStep(text, outcome=StepOutcome.FAILED)
 
 
 def _seconds(text: str) -> float:
@@ -327,12 +368,35 @@ def _check(parser: _Parser, options: argparse.Namespace) -> None:
             parser.refuse(f"The task {options.task} takes exactly one picture, not {len(options.picture)}.")
     elif options.model or options.engine:
         parser.refuse("--model and --engine are for --picture; a node has its model already.")
+    options.plan = _plan_request(parser, options)
     if options.save:
         # Found now rather than after the model has worked.
         if not options.save.absolute().parent.is_dir():
             parser.refuse(f"{options.save} cannot be saved: there is no such folder.")
         if not options.save.suffix or not cv2.haveImageWriter(str(options.save)):
             parser.refuse(f"{options.save} cannot be saved: OpenCV knows no such kind of picture; call it .png or .jpg.")
+
+
+def _plan_request(parser: _Parser, options: argparse.Namespace) -> PlanRequest | None:
+    """What is known for a plan; None: nothing, or it is no plan."""
+    request = PlanRequest(
+        scene=tuple(options.place),
+        done=tuple(options.done),
+        feedback=options.feedback,
+        max_steps=options.max_steps,
+        mode=options.mode,
+    )
+    if options.task != Task.PLAN.value and (options.robots or request != PlanRequest()):
+        parser.refuse("--robots, --place, --done, --failed, --feedback, --max-steps and the modes are for the task plan.")
+    if options.robots:
+        # Imported here: reading YAML takes a while that others need not wait.
+        from robobrain_ros.core.robots_file import read_robots
+
+        try:
+            request = replace(request, robots=read_robots(options.robots))
+        except RoboBrainError as error:
+            parser.refuse(error.message)
+    return request if request != PlanRequest() else None
 
 
 def _save(picture: Picture | None, path: Path) -> bool:

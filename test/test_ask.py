@@ -101,6 +101,9 @@ def test_each_task_prints_one_json_object(task: str) -> None:
     assert (code, said["outcome"], said["message"], said["task"], said["asked"]) == (0, "OK", "", task, "the mug")
     for name in ("points", "boxes", "waypoints", "steps", "text"):
         assert len(said[name]) == (count if name == key else 0)
+    assert said["verdict"] == ("plan" if task == "plan" else "")
+    subtasks = json.loads(said["roboos_json"])["subtask_list"] if task == "plan" else []
+    assert [subtask["subtask"] for subtask in subtasks] == [step["text"] for step in said["steps"]]
     assert said["header"]["stamp"] == {"sec": frame.header.stamp.sec, "nanosec": frame.header.stamp.nanosec}
     assert said["header"]["frame_id"] == "camera_optical"
     assert said["report"]["raw_text"] == text
@@ -201,6 +204,10 @@ def test_a_node_in_a_namespace_is_found_by_ros_arguments() -> None:
         (["point", "x", "--picture", "a.png", "--engine", "speed=9"], "'speed=9' is not of the form"),
         (["point", "x", "--save", "/nowhere/x.png"], "there is no such folder"),
         (["point", "x", "--save", "x.doc"], "no such kind of picture"),
+        (["point", "x", "--check"], "are for the task plan"),
+        (["plan", "x", "--check", "--replan"], "not allowed with"),
+        (["plan", "x", "--robots", "/nowhere.yaml"], "/nowhere.yaml cannot be read"),
+        (["plan", "x", "--place", "table"], "'table' is not of the form PLACE: THING, THING"),
         (["point", "x", "--node", "no name"], "'no name' is no name of a node"),
         (["point", "x", "--ros-args", "-r", "__ns:=no-namespace"], "__ns:=no-namespace"),
     ],

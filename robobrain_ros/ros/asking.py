@@ -59,7 +59,7 @@ def _ask(task: Task, options: argparse.Namespace) -> Reply:
         wanted = query_options(
             cameras=options.camera or [], think=options.think, timeout=options.timeout, max_tokens=options.max_tokens
         )
-        response = client.ask(task, options.text, wanted)
+        response = client.ask(task, options.text, wanted, plan=options.plan)
         reply = _to_reply(task, response)
         if options.save and reply.code is OutcomeCode.OK:
             reply.overlay = _overlay_of(client, overlays, getattr(response, RESULT_FIELDS[task]).header.stamp)

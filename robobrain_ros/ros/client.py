@@ -9,9 +9,11 @@ from typing import Any
 import rclpy
 from rclpy.node import Node
 
+from robobrain_ros.core.plan_request import PlanRequest
 from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Report, Task
 from robobrain_ros.errors import NotReadyError, RequestTimeoutError
 from robobrain_ros.msg import InferenceReport, QueryOptions
+from robobrain_ros.ros.plan_messages import VERDICTS, to_plan_context
 from robobrain_ros.ros.services import RESULT_FIELDS, SERVICES
 
 _THINK = {None: QueryOptions.THINK_DEFAULT, False: QueryOptions.THINK_OFF, True: QueryOptions.THINK_ON}
@@ -60,16 +62,22 @@ class Client(Node):
         if not self.spin_until(client.service_is_ready, seconds):
             raise NotReadyError(f"The service {self.resolve_service_name(client.srv_name)} did not appear within {seconds:g} s.")
 
-    def ask(self, task: Task, text: str, options: QueryOptions, patience: float = 0.0) -> Any:
+    def ask(
+        self, task: Task, text: str, options: QueryOptions, patience: float = 0.0, plan: PlanRequest | None = None
+    ) -> Any:
         """Ask through the task's service; gives the response.
 
+        :param plan: what is known beside the pictures; for the task plan alone.
         :param patience: seconds to wait for an answer; 0: a little longer than the options' timeout.
         :raises RequestTimeoutError: none came.
         :raises NotReadyError: the node ended meanwhile.
         """
         service, field = SERVICES[task]
         client = self._clients_by_task[task]
-        future = client.call_async(service.Request(**{field: text}, options=options))
+        request = service.Request(**{field: text}, options=options)
+        if plan is not None:
+            request.context = to_plan_context(plan)
+        future = client.call_async(request)
         patience = patience or options.timeout + _GRACE
         last_seen = time.monotonic()
 
@@ -105,7 +113,8 @@ def to_answer(task: Task, response: Any) -> Answer:
         return replace(answer, waypoints=tuple(waypoints))
     if task is Task.PLAN:
         steps = (PlanStep(step.order, step.text, step.robot, step.skill, step.arguments) for step in found.steps)
-        return replace(answer, steps=tuple(steps), reasoning=found.reasoning)
+        verdict = next(verdict for verdict, number in VERDICTS.items() if number == found.verdict)
+        return replace(answer, steps=tuple(steps), reasoning=found.reasoning, verdict=verdict)
     return replace(answer, text=found.text)
 
 

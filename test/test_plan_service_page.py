@@ -1,0 +1,123 @@
+"""docs/plan_service.md: its examples run against a node, its tables are those of the interfaces."""
+
+import asyncio
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fakes import Script
+from rclpy.action import ActionClient
+from ros_rig import LIMIT, Rig, scripted
+
+from robobrain_ros import ask
+from robobrain_ros.errors import OutcomeCode
+from robobrain_ros.msg import Outcome
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PAGE = (REPOSITORY / "docs" / "plan_service.md").read_text(encoding="utf-8")
+SERVICE_EXAMPLE, ACTION_EXAMPLE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+ASKED = [shlex.split(line)[4:] for line in COMMANDS if line.startswith("ros2 run robobrain_ros ask ")]
+STEP = {"subtask": "Pick it up.", "robot_name": "left_arm", "skill": "pick", "arguments": {"object": "mug"}, "subtask_order": 1}
+PLAN = json.dumps({"reasoning_explanation": "It is on the table.", "verdict": "plan", "subtask_list": [STEP]})
+
+
+@contextmanager
+def running(it: Rig, folder: Path, code: str) -> "Iterator[subprocess.Popen[str]]":
+    """A program of the page, run in the node's namespace as a user would; it ends well."""
+    program = folder / "example.py"
+    program.write_text(code)
+    namespace = it.name.removesuffix("/robobrain")
+    command = [sys.executable, "-u", str(program), "--ros-args", "-r", f"__ns:={namespace}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd="/")
+    try:
+        yield process
+        assert process.wait(LIMIT) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_service_example_executes_its_plan(tmp_path: Path) -> None:
+    with scripted(PLAN, max_image_age=0.0) as (it, _), running(it, tmp_path, SERVICE_EXAMPLE) as process:
+        said, _ = process.communicate(timeout=LIMIT)
+    assert said == "left_arm pick {'object': 'mug'}\n"
+
+
+def test_the_action_example_prints_steps_as_they_come(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    script = Script(["1. Reach\n2. Grasp\n3. Lift\n", gate, "4. Go"])
+    with scripted(script, max_image_age=0.0) as (it, _), running(it, tmp_path, ACTION_EXAMPLE) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["streamed: 1 Reach\n", "streamed: 2 Grasp\n"]
+        it.on_loop(gate.set)
+        said, _ = process.communicate(timeout=LIMIT)
+    assert said.splitlines()[-1] == "4 0 4"
+
+
+def filled(message: Any, values: dict[str, Any]) -> Any:
+    """The message, filled from what a ros2 command line says; unknown fields and wrong types are errors."""
+    types = message.get_fields_and_field_types()
+    for name, value in values.items():
+        assert name in types, f"{type(message).__name__} has no field {name}"
+        kind = types[name].removeprefix("sequence<").removesuffix(">")
+        if "/" in kind:
+            package, class_name = kind.split("/")
+            new = getattr(import_module(f"{package}.msg"), class_name)
+            value = [filled(new(), part) for part in value] if isinstance(value, list) else filled(new(), value)
+        setattr(message, name, value)  # Which checks types and ranges.
+    return message
+
+
+@pytest.mark.parametrize("command", [shlex.split(line) for line in COMMANDS if " ask " not in line], ids=lambda it: it[1])
+def test_ros2_command_lines_fill_their_messages_and_are_answered(command: list[str]) -> None:
+    words = [word for word in command if word != "--feedback"]
+    assert words[0] == "ros2"
+    name, kind, values = words[3:]
+    package, folder, class_name = kind.split("/")
+    interface = getattr(import_module(f"{package}.{folder}"), class_name)
+    request = filled(interface.Request() if folder == "srv" else interface.Goal(), yaml.safe_load(values))
+    name = name.removeprefix("/robobrain/")
+    with scripted(PLAN if folder == "srv" else "1. Pick up the mug.") as (it, _):
+        if folder == "srv":
+            answer = it.call(interface, name, request)
+        else:
+            client = ActionClient(it.client, interface, f"{it.name}/{name}")
+            it.until(client.server_is_ready, "the action")
+            answer = it.answer(it.answer(client.send_goal_async(request)).get_result_async()).result
+    assert answer.outcome.code == Outcome.OK, answer.outcome.message
+
+
+def test_command_lines_of_ask_are_understood_and_their_files_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    assert len(ASKED) == 5
+    for arguments in ASKED:
+        parser = ask._parser()
+        options = parser.parse_args(arguments)
+        ask._check(parser, options)
+        assert options.plan is not None
+
+
+def test_the_tables_of_fields_are_those_of_the_interfaces() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import interface_tables; print(interface_tables.tables())"],
+        capture_output=True, text=True, cwd=REPOSITORY / "scripts", check=True, timeout=LIMIT,
+    )  # fmt: skip
+    assert done.stdout.strip() in PAGE, "run: python scripts/interface_tables.py"
+    for name in ("mode", "arguments_schema", "reachable_places", "observation", "roboos_json"):
+        assert f"| `{name}` |" in done.stdout
+
+
+def test_the_page_says_what_to_do_at_each_outcome() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| (?:SUCCESS|FAILURE|RUNNING).* \|$", PAGE, re.MULTILINE)
+    assert rows == list(dict.fromkeys(rows))
+    assert set(rows) == {code.name for code in OutcomeCode}
