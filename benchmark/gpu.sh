@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Measures on a GPU: benchmark/gpu.sh [--wheels FOLDER] [options of gpu.py]. docs/performance.md says what.
+# With a network, vLLM is installed for the torch that this Python has, or with its own, into an environment of its own. With
+# --wheels, exactly the wheels of that folder are put beside what this Python has: nothing is looked for elsewhere.
+set -eo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python="${PYTHON:-python3}"
+wheels=
+arguments=()
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --wheels) wheels="$2"; shift 2 ;;
+    *) arguments+=("$1"); shift ;;
+  esac
+done
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+
+if [ -n "$wheels" ]; then
+  [ -d "$wheels" ] || { echo "--wheels: there is no folder $wheels." >&2; exit 2; }
+  site="$PWD/build/gpu_site"
+  rm -rf "$site"
+  "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$site" "$wheels"/*.whl
+  export PYTHONPATH="$PYTHONPATH:$site"
+elif ! "$python" -c "import vllm" 2>/dev/null; then
+  environment="$PWD/build/gpu_venv"
+  [ -x "$environment/bin/python" ] || "$python" -m venv --system-site-packages "$environment"
+  torch="$("$python" -c "import torch; print('.'.join(torch.__version__.split('.')[:2]))" 2>/dev/null || true)"
+  case "$torch" in
+    2.11) vllm="vllm==0.26.*" ;;
+    2.13) vllm="vllm>=0.27,<0.33" ;;
+    *) vllm="vllm>=0.26,<0.33" ;;
+  esac
+  "$environment/bin/python" -m pip install --quiet "$vllm" -r requirements/base.txt
+  "$environment/bin/python" -m pip install --quiet --no-deps -r requirements/flagos.txt
+  python="$environment/bin/python"
+fi
+
+missing="$("$python" - <<'PYTHON'
+import importlib
+for name in ("torch", "transformers", "numpy", "cv2", "PIL", "yaml", "vllm"):
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        print(f"  {name}: {type(error).__name__}: {error}")
+PYTHON
+)"
+[ -z "$missing" ] || { printf 'These do not import:\n%s\n' "$missing" >&2; exit 3; }
+exec "$python" benchmark/gpu.py "${arguments[@]}"

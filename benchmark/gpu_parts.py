@@ -1,0 +1,254 @@
+"""What is measured in one process with one engine: each function writes lines of JSON as results come.
+
+Started by gpu.py: ``python gpu_parts.py KIND MODEL ...``.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import gpu_shapes
+import numpy as np
+
+from robobrain_ros.core import Brain, Query, Task, profile_for
+from robobrain_ros.core.imaging import PixelBudget, fit_picture
+from robobrain_ros.core.query import Report
+from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, EngineInfo, Generation, LoadProgress, ProgressCallback, TextDelta
+from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.errors import UnparsableAnswerError
+
+QUESTION = "the red mug"
+AT_ONCE = 8
+HD, VGA = (1280, 720), (640, 480)
+KINDS: dict[str, dict[str, Any]] = {
+    "native": {},
+    "eager": {"enforce_eager": True},
+    "flagos-on": {"flagos_mode": "on"},
+    "flagos-on-eager": {"flagos_mode": "on", "enforce_eager": True},
+    "flagos-auto": {"flagos_mode": "auto"},
+}
+"""Engines that are compared: options besides those that all have."""
+
+
+class FixedLengthEngine(EmbeddedEngine):
+    """Writes exactly ``max_tokens`` tokens, whatever they are: random weights do not end by themselves, or end anywhere."""
+
+    async def start(self, progress: ProgressCallback) -> EngineInfo:
+        """As `EmbeddedEngine.start`; then each request's sampling parameters are changed on their way into vLLM."""
+        info = await super().start(progress)
+        generate = self._engine.generate
+
+        def generate_all(prompt: Any, parameters: Any, *arguments: Any, **named: Any) -> Any:
+            parameters.ignore_eos, parameters.min_tokens = True, parameters.max_tokens
+            parameters.stop, parameters.output_text_buffer_length = [], 0
+            return generate(prompt, parameters, *arguments, **named)
+
+        self._engine.generate = generate_all
+        return info
+
+    async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
+        """The text is noise, or empty, which would be asked for again: a full stop stands for each piece."""
+        async for delta in super().generate(generation):
+            yield replace(delta, text=".")
+
+
+class Bench:
+    """An engine, pictures that it has never seen, and the file that results go to."""
+
+    def __init__(self, brain: Brain, options: argparse.Namespace) -> None:
+        self.brain = brain
+        self.options = options
+        self.noise = np.random.default_rng(options.seed)
+        self.pictures = 0
+
+    def picture(self, size: tuple[int, int]) -> Any:
+        """Noise of (width, height): each picture is new to every cache."""
+        self.pictures += 1
+        return self.noise.integers(0, 255, (size[1], size[0], 3), np.uint8)
+
+    async def ask(self, picture: Any, *, think: bool = False, tokens: int = 0, text: str = QUESTION, name: str = "") -> Report:
+        """One question; how it went."""
+        tokens = tokens or self.options.answer_tokens
+        query = Query(
+            Task.POINT, text, [picture], image_ids=[name or f"new {self.pictures} {time.monotonic_ns()}"], think=think,
+            max_tokens=tokens, timeout=600.0,
+        )  # fmt: skip
+        try:
+            report = (await self.brain.run(query)).report
+        except UnparsableAnswerError as error:
+            if error.report is None:
+                raise
+            report = error.report
+        wanted = tokens, self.options.think_tokens if think else 0
+        if (report.answer_tokens, report.thinking_tokens) != wanted:
+            came = report.answer_tokens, report.thinking_tokens
+            raise RuntimeError(f"{came} tokens of answer and thought came instead of {wanted}: times cannot be compared.")
+        return report
+
+    async def at_once(self, count: int) -> float:
+        """Seconds until so many questions about different pictures are answered."""
+        pictures = [self.picture(HD) for _ in range(count)]
+        began = time.perf_counter()
+        await asyncio.gather(*(self.ask(picture) for picture in pictures))
+        return time.perf_counter() - began
+
+
+def write(options: argparse.Namespace, what: str, values: Sequence[float], **more: Any) -> None:
+    """Add a line to the file."""
+    line = {"kind": options.kind, "model": options.model, "what": what, "values": list(values), **more}
+    with options.output.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    print(f"{options.model} {options.kind}: {what}, {len(line['values'])} values", flush=True)
+
+
+def engine_options(options: argparse.Namespace, folder: Path) -> EngineOptions:
+    """The options of the engine that is measured."""
+    own = dict(KINDS[options.kind])
+    if "flagos_mode" in {item.name for item in fields(EngineOptions)}:
+        own.setdefault("flagos_mode", "off")
+    # The longest question is a 1280x720 picture, a thought and an answer.
+    return EngineOptions(
+        model=str(folder), load_format="dummy", max_model_len=4096, max_images=1, max_num_seqs=AT_ONCE,
+        start_timeout=max(options.limit, 10.0), **own,
+    )  # fmt: skip
+
+
+async def measure_engine(options: argparse.Namespace, folder: Path) -> None:
+    """(a) to (e), as far as ``--sets`` says, with one engine."""
+    wanted = engine_options(options, folder)
+    engine = FixedLengthEngine(wanted)
+    began = time.perf_counter()
+    info = await engine.start(lambda progress: _tell(progress))
+    try:
+        write(options, "start", [time.perf_counter() - began], engine=info.engine, flagos_active=info.flagos_active)
+        brain = Brain(engine, profile_for(info.model_type), info=info, think_tokens=options.think_tokens)
+        bench = Bench(brain, options)
+        for count in (1, AT_ONCE, 1):
+            await bench.at_once(count)  # Warm up.
+        if "speed" in options.sets:
+            await measure_speed(bench)
+        if "grid" in options.sets:
+            await measure_grid(bench)
+    finally:
+        await engine.close()
+
+
+async def measure_speed(bench: Bench) -> None:
+    """One at a time, eight at once, and how fast tokens follow each other."""
+    options = bench.options
+    reports = [await bench.ask(bench.picture(HD)) for _ in range(options.rounds * AT_ONCE)]
+    write(options, "at 1", [report.total_time for report in reports], tokens=options.answer_tokens)
+    write(options, "first token", [report.first_token_time for report in reports], prompt_tokens=reports[0].prompt_tokens,
+          patches=_patches(reports[0]))  # fmt: skip
+    write(options, "at 8", [await bench.at_once(AT_ONCE) for _ in range(options.rounds)], tokens=options.answer_tokens)
+    tokens = options.decode_tokens
+    reports = [await bench.ask(bench.picture(HD), tokens=tokens) for _ in range(options.rounds)]
+    steps = [(report.total_time - report.first_token_time) / (tokens - 1) for report in reports]
+    write(options, "decode step", steps, context=reports[0].prompt_tokens + tokens // 2)
+
+
+async def measure_grid(bench: Bench) -> None:
+    """Sizes of pictures, questions about each, with and without thinking."""
+    options = bench.options
+    for size in (VGA, HD):
+        for questions in (1, 3):
+            for think in (False, True):
+                times = []
+                for number in range(options.rounds + 1):
+                    picture, name = bench.picture(size), f"frame {size} {questions} {think} {number}"
+                    began = time.perf_counter()
+                    asked = [bench.ask(picture, think=think, text=f"{QUESTION} {each}", name=name) for each in range(questions)]
+                    await asyncio.gather(*asked)
+                    times.append(time.perf_counter() - began)
+                # The first one is for what is compiled at a new shape.
+                write(options, "frame", times[1:], size=size, questions=questions, think=think)
+
+
+def _patches(report: Report) -> int:
+    ((width, height),) = report.model_image_sizes
+    return (width // 14) * (height // 14)
+
+
+def measure_official(options: argparse.Namespace, folder: Path) -> None:
+    """transformers' ``generate`` as the official inference.py has it: one request after the other, also where eight wait.
+
+    The same prompt, the same fitted picture, as many new tokens; sampling at 0.7 as there. Its weights are as random as ours.
+    """
+    import torch
+    from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+    dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
+    torch.set_default_dtype(dtype)
+    with torch.device(options.device):
+        model = Qwen2_5_VLForConditionalGeneration(AutoConfig.from_pretrained(folder)).eval()
+    torch.set_default_dtype(torch.float32)
+    processor = AutoProcessor.from_pretrained(folder)
+    profile = profile_for("qwen2_5_vl")
+    noise = np.random.default_rng(options.seed)
+    budget = PixelBudget.within(DEFAULT_MAX_PIXELS, 0, 0, profile.patch)
+
+    def ask(tokens: int) -> float:
+        picture = noise.integers(0, 255, (HD[1], HD[0], 3), np.uint8)
+        began = time.perf_counter()
+        content = [{"type": "image"}, {"type": "text", "text": profile.prompt(Task.POINT, QUESTION)}]
+        message = [{"role": "user", "content": content}]
+        text = processor.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        text += profile.assistant_prefix(think=False)
+        fitted = fit_picture(picture, budget).image
+        inputs = processor(text=[text], images=[fitted], return_tensors="pt").to(options.device)
+        with torch.inference_mode():
+            made = model.generate(**inputs, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=True, temperature=0.7)
+        count = made.shape[1] - inputs["input_ids"].shape[1]
+        if count != tokens:
+            raise RuntimeError(f"{count} tokens instead of {tokens} came: times cannot be compared.")
+        return time.perf_counter() - began
+
+    for _ in range(2):
+        ask(options.answer_tokens)
+    times = [ask(options.answer_tokens) for _ in range(options.rounds * AT_ONCE)]
+    write(options, "at 1", times, tokens=options.answer_tokens)
+    write(options, "at 8", [sum(times[first : first + AT_ONCE]) for first in range(0, len(times), AT_ONCE)])
+    write(options, "first token", [ask(1) for _ in range(options.rounds * AT_ONCE)])
+
+
+def _tell(progress: LoadProgress) -> None:
+    print(progress.message, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Measure what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=["chip", "official", *KINDS])
+    parser.add_argument("model", choices=gpu_shapes.SHAPES)
+    parser.add_argument("--sets", nargs="*", default=["speed"])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--limit", type=float, default=300.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--answer-tokens", type=int, default=64)
+    parser.add_argument("--think-tokens", type=int, default=256)
+    parser.add_argument("--decode-tokens", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    if options.kind == "chip":
+        measured = gpu_shapes.measure_chip(options.device, small=options.model == "tiny")
+        write(options, "chip", [], **measured)
+        return
+    dtype = "float32" if options.device == "cpu" else "bfloat16"
+    folder = gpu_shapes.write_checkpoint(options.folder / options.model, gpu_shapes.SHAPES[options.model], dtype)
+    if options.kind == "official":
+        measure_official(options, folder)
+    else:
+        asyncio.run(measure_engine(options, folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Checkpoints without weights in the real shapes, the work that a request is in them, and what the chip could do."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from robobrain_ros.demo import DEMO_MODEL
+from robobrain_ros.models import ARCHITECTURES, Architecture, Vision
+
+SHAPES = {
+    "tiny": Architecture("qwen2_5_vl", 2, 128, 256, 4, 2, 32, 2048, False, Vision(2, 64, 128, 2, 14, full_attention=1)),
+    "3b": ARCHITECTURES["qwen2.5-vl-3b"],
+    "7b": ARCHITECTURES["qwen2.5-vl-7b"],
+    "32b": ARCHITECTURES["qwen2.5-vl-32b"],
+}
+WINDOW = 112
+"""Pixels of the side of the picture encoder's attention windows."""
+
+
+def write_checkpoint(folder: Path, shape: Architecture, dtype: str) -> Path:
+    """A folder that vLLM loads with ``load_format: dummy``: the real config.json, and the demo model's tokenizer.
+
+    The tokenizer knows a thousand of the vocabulary's tokens: weights are random, so what they write means nothing anyway.
+    """
+    from transformers import AutoTokenizer, Qwen2_5_VLConfig
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(DEMO_MODEL / name, folder)
+    ids = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids
+    eighth = shape.head_dim // 8
+    sections = [eighth, eighth * 3 // 2, eighth * 3 // 2]
+    text = {
+        "vocab_size": shape.vocabulary,
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "max_position_embeddings": 32768,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": sections},
+        # vLLM 0.26 reads the older key.
+        "rope_scaling": {"type": "mrope", "rope_type": "default", "mrope_section": sections},
+        "bos_token_id": ids("<|endoftext|>"),
+        "eos_token_id": ids("<|im_end|>"),
+    }
+    eye = shape.vision
+    every = eye.depth // eye.full_attention
+    vision = {
+        "depth": eye.depth,
+        "hidden_size": eye.hidden,
+        "intermediate_size": eye.intermediate,
+        "num_heads": eye.heads,
+        "out_hidden_size": shape.hidden,
+        "fullatt_block_indexes": list(range(every - 1, eye.depth, every)),
+        "window_size": WINDOW,
+        "patch_size": eye.patch,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
+    tokens = {
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+    }
+    config = Qwen2_5_VLConfig(
+        text_config=text,
+        vision_config=vision,
+        tie_word_embeddings=shape.tied,
+        architectures=["Qwen2_5_VLForConditionalGeneration"],
+        dtype=dtype,
+        **{name: ids(token) for name, token in tokens.items()},
+    )
+    config.save_pretrained(folder)
+    processor = json.loads((DEMO_MODEL / "preprocessor_config.json").read_text(encoding="utf-8"))
+    processor |= {"min_pixels": 4 * 28 * 28, "max_pixels": 16384 * 28 * 28}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor), encoding="utf-8")
+    return folder
+
+
+def decode_bytes(shape: Architecture, context: int, weight_bytes: int = 2) -> int:
+    """Bytes that have to be read for one more token of one request: each weight of the layers and of the output once, and the
+    cache of all tokens before."""
+    return weight_bytes * (shape.linear_parameters + shape.head_parameters) + shape.kv_bytes_per_token * context
+
+
+def prefill_flops(shape: Architecture, tokens: int, patches: int) -> int:
+    """Operations (a multiplication and an addition are two) for a prompt, its pictures' encoding included.
+
+    The usual count, 2 for each weight and token, and 4 x width for each pair of tokens that attention looks at: half of all pairs
+    in the language model; in the picture encoder all pairs of its few layers with full attention, and the pairs within windows of
+    64 patches in the others.
+    """
+    language = 2 * shape.linear_parameters * tokens + 2 * shape.head_parameters
+    language += 2 * shape.layers * shape.heads * shape.head_dim * tokens * tokens
+    eye = shape.vision
+    linear = eye.depth * (4 * eye.hidden * eye.hidden + 3 * eye.hidden * eye.intermediate)
+    window = (WINDOW // eye.patch) ** 2
+    pairs = patches * (eye.full_attention * patches + (eye.depth - eye.full_attention) * window)
+    merge = 4 * eye.hidden * (4 * eye.hidden + shape.hidden) * (patches // 4)
+    return language + 2 * linear * patches + 4 * eye.hidden * pairs + 2 * merge
+
+
+def measure_chip(device: str, small: bool) -> dict[str, Any]:
+    """What this chip does by measurement: bytes per second of a copy, read and written, and operations per second of a matrix
+    product in the weights' type; the best of several tries each."""
+    import time
+
+    import torch
+
+    on_gpu = device != "cpu"
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    side, numbers = (512, 2**22) if small else (8192, 2**30)
+    source = torch.ones(numbers, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+
+    def best(work: Any) -> float:
+        times = []
+        for _ in range(12):
+            if on_gpu:
+                torch.cuda.synchronize()
+            began = time.perf_counter()
+            work()
+            if on_gpu:
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    return {
+        "bytes_per_s": 2 * numbers / best(lambda: target.copy_(source)),
+        "flops_per_s": 2 * side**3 / best(lambda: torch.matmul(left, right)),
+        "chip": torch.cuda.get_device_name() if on_gpu else "CPU",
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,120 @@
+"""The GPU benchmark without a GPU: shapes, the work that is counted, the jobs, and the table of what came back."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmark"))
+
+import gpu
+import gpu_shapes
+
+
+@pytest.mark.parametrize("name", gpu_shapes.SHAPES)
+def test_a_checkpoint_without_weights_has_as_many_parameters_as_counted(tmp_path: Path, name: str) -> None:
+    """Built by transformers from the config.json that vLLM loads; on the meta device, where nothing takes memory."""
+    import torch
+    from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
+
+    shape = gpu_shapes.SHAPES[name]
+    folder = gpu_shapes.write_checkpoint(tmp_path, shape, "bfloat16")
+    with torch.device("meta"):
+        model = Qwen2_5_VLForConditionalGeneration(AutoConfig.from_pretrained(folder))
+    assert sum(part.numel() for part in model.parameters()) == shape.parameters
+    layers = model.model.language_model.layers
+    linear = sum(part.weight.numel() for part in layers.modules() if isinstance(part, torch.nn.Linear))
+    assert linear == shape.linear_parameters
+    every = shape.vision.depth // shape.vision.full_attention
+    assert model.config.vision_config.fullatt_block_indexes == list(range(every - 1, shape.vision.depth, every))
+
+
+def test_bytes_of_a_token_by_hand() -> None:
+    """The 7B: 6.5e9 weights of its layers and 0.54e9 of its output, 2 bytes each, and 56 KiB for each token before."""
+    shape = gpu_shapes.SHAPES["7b"]
+    assert shape.linear_parameters == 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944)
+    assert gpu_shapes.decode_bytes(shape, 0) == 2 * (shape.linear_parameters + 152064 * 3584)
+    assert gpu_shapes.decode_bytes(shape, 1000) - gpu_shapes.decode_bytes(shape, 0) == 57_344_000
+
+
+def test_operations_of_a_prompt_by_another_count() -> None:
+    """PyTorch's own counter, on the same modules, for a text without a picture."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import Qwen2ForCausalLM
+    from transformers.models.qwen2 import Qwen2Config
+
+    shape, tokens = gpu_shapes.SHAPES["tiny"], 64
+    config = Qwen2Config(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        attn_implementation="eager",
+    )
+    model = Qwen2ForCausalLM(config)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, tokens, dtype=torch.long), logits_to_keep=1)
+    # It counts all pairs of tokens; half of them are looked at.
+    pairs = 2 * shape.layers * shape.heads * shape.head_dim * tokens * tokens
+    assert counter.get_total_flops() == gpu_shapes.prefill_flops(shape, tokens, 0) + pairs
+
+
+def test_each_engine_is_started_once_for_all_parts() -> None:
+    jobs = gpu.plan(list(gpu.PARTS), ["3b", "7b"])
+    assert jobs[0].kind == "chip"
+    names = [(job.kind, job.model) for job in jobs[1:]]
+    assert len(set(names)) == len(names) == 12
+    assert gpu.Job("native", "7b", ("speed", "grid")) in jobs
+    assert gpu.plan(["e"], ["3b"]) == [gpu.Job("native", "3b", ("grid",))]
+
+
+def test_what_cannot_be_run_has_a_reason(tmp_path: Path) -> None:
+    options = gpu.read_arguments(
+        ["--only", "b", "--models", "tiny", "--device", "cpu", "--minutes", "0", "--output", str(tmp_path / "out.jsonl")]
+    )
+    gpu.run(options)
+    reasons = {line["kind"]: line["reason"] for line in gpu.Results(options.output).failed}
+    assert set(reasons) == {"native", "flagos-auto", "flagos-on"}
+    assert reasons["native"] == "no time was left"
+    assert reasons["flagos-on"] != ""
+
+
+def line(kind: str, what: str, values: list[float], **more: Any) -> str:
+    return json.dumps({"kind": kind, "model": "7b", "what": what, "values": values, **more})
+
+
+def test_the_table_is_made_of_whatever_is_there(tmp_path: Path) -> None:
+    shape = gpu_shapes.SHAPES["7b"]
+    moved = gpu_shapes.decode_bytes(shape, 1300)
+    file = tmp_path / "out.jsonl"
+    file.write_text(
+        "\n".join(
+            [
+                line("", "about", [], machine="here"),
+                line("chip", "chip", [], bytes_per_s=3e12, flops_per_s=7e14, chip="H"),
+                line("native", "at 1", [9.0]),
+                line("native", "at 1", [0.5, 0.5]),
+                line("native", "at 8", [1.0]),
+                line("official", "at 1", [2.0, 2.0, 2.0]),
+                line("official", "at 8", [16.0]),
+                line("native", "decode step", [moved / 2.4e12], context=1300),
+                line("native", "frame", [0.1, 0.3, 0.2], size=[640, 480], questions=3, think=False),
+                line("flagos-on", "failed", [], reason="flag-gems is not installed"),
+            ]
+        )
+    )
+    results = gpu.Results(file)
+    ratios = {made.name: (round(made.ratio, 3), made.reached) for made in gpu.comparisons(results, ["7b"])}
+    assert ratios == {
+        "7b at 1, native / official": (4.0, True),
+        "7b at 8, native / official": (16.0, True),
+        "7b decode / bandwidth": (0.8, True),
+    }
+    text = gpu.report(results, ["7b"])
+    assert "| 7b | 640x480 | 3 | no | 200 |" in text
+    assert "not measured: 7b flagos-on: flag-gems is not installed" in text
