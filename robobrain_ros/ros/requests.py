@@ -414,7 +414,12 @@ async def _work(job: _Job, push: Callable[[Progress], None] | None, locator: Loc
         max_pixels=job.max_pixels,
         plan=plan,
     )
-    answer = await job.brain.run(query, listen)
+    try:
+        answer = await job.brain.run(query, listen)
+    except BadRequestError as error:
+        if not job.context.robots and error.message.startswith("context.robots"):
+            error.message += " (These robots are those of parameter robots_file.)"
+        raise
     if job.moment is not None:
         height, width = job.picture.shape[:2]
         job.positions = await locator.locate(answer, (width, height), job.moment)
