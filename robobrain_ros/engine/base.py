@@ -10,6 +10,9 @@ import numpy.typing as npt
 DEFAULT_MAX_PIXELS = 1280 * 28 * 28
 """Default budget for a picture in the model's eyes: 1280 visual tokens of RoboBrain 2.0, so that 1280x720 keeps its size."""
 
+IMAGE_PLACEHOLDER = "<|image_pad|>"
+"""What stands in a prompt of Qwen-VL for a picture; in a question it would take a picture's place."""
+
 
 @dataclass(frozen=True)
 class Constraint:

@@ -21,6 +21,7 @@ from typing import Any
 
 from robobrain_ros.engine import compat, worker
 from robobrain_ros.engine.base import (
+    IMAGE_PLACEHOLDER,
     EngineHealth,
     EngineInfo,
     Generation,
@@ -43,7 +44,6 @@ _RPC_TIMEOUT = 60.0
 """Seconds that the workers may take to answer a call."""
 _LOGGING_VARIABLE = "VLLM_LOGGING_CONFIG_PATH"
 _OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
-_IMAGE_PLACEHOLDER = "<|image_pad|>"
 
 _environment: dict[str, str] = {}
 """The environment variables that engines of this process have set."""
@@ -199,11 +199,11 @@ class EmbeddedEngine:
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
         # vLLM takes a placeholder without a picture, and a picture without a placeholder, silently.
-        found = text.count(_IMAGE_PLACEHOLDER)
+        found = text.count(IMAGE_PLACEHOLDER)
         if found != len(generation.images):
             raise BadRequestError(
                 f"The prompt has {found} places for {len(generation.images)} pictures; the question must not hold model tokens "
-                f"such as {_IMAGE_PLACEHOLDER}."
+                f"such as {IMAGE_PLACEHOLDER}."
             )
         prompt: dict[str, Any] = {"prompt": text + generation.assistant_prefix}
         if generation.images:

@@ -5,9 +5,19 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from types import GenericAlias
 from typing import Any
+from urllib.parse import urlsplit
 
+from robobrain_ros.engine.keys import read_key
 from robobrain_ros.errors import EngineConfigError
+
+KINDS = ("embedded", "remote")
+PICTURE_FORMATS = ("png", "jpeg")
+CELLS = {"qwen2_5_vl": 28, "qwen3_vl": 32}
+"""By model type: side of the square of pixels that a visual token covers. No server tells it."""
+KEY_VARIABLE = "ROBOBRAIN_ROS_ENGINE_KEY"
+"""Environment variable with the key of the remote servers, where no file is named."""
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 LOAD_FORMATS = ("auto", "safetensors", "pt", "dummy", "runai_streamer", "bitsandbytes")
@@ -30,12 +40,16 @@ def option(
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Options of the embedded engine. Each field's metadata has description, minimum, maximum and choices."""
+    """Options of an engine. Each field's metadata has description, minimum, maximum and choices."""
 
+    kind: str = option(
+        "embedded", "embedded: vLLM inside of this process; remote: the servers of engine.urls (docs/engines.md).", choices=KINDS
+    )
     model: str = option(
         "",
         "Checkpoint: a folder, a name on the hub such as BAAI/RoboBrain2.0-7B, or one of docs/models.md such as robobrain2.0-7b, "
-        "which has values of its own for options at their defaults. Empty: the demo model.",
+        "which has values of its own for options at their defaults. Empty: the demo model. "
+        "With kind remote: what the servers call their model; empty: they are asked.",
     )
     dtype: str = option("auto", "Type of the weights in memory; auto: as the checkpoint says.", choices=DTYPES)
     max_model_len: int = option(
@@ -80,6 +94,25 @@ class EngineOptions:
     start_timeout: float = option(1800.0, "Seconds that starting may take, download not counted.", minimum=10.0, maximum=86400.0)
     log_level: str = option("error", "From which level on vLLM's own log lines are shown.", choices=LOG_LEVELS)
     extra: str = option("", 'Any other argument of vLLM\'s engine, as a JSON object: {"block_size": 32}.')
+    urls: tuple[str, ...] = option(
+        (), "kind remote: OpenAI-compatible servers of one model, such as http://gpu:9010/v1; the least loaded one is asked."
+    )
+    key_file: str = option(
+        "", f"kind remote: file that holds the servers' key alone. Empty: environment variable {KEY_VARIABLE}, or no key."
+    )
+    model_type: str = option(
+        "",
+        "kind remote: model_type of the served checkpoint's config.json. Empty: told by the model's name.",
+        choices=("", *CELLS),
+    )
+    picture_format: str = option(
+        "png",
+        "kind remote: how pictures travel. png: exactly; jpeg: a quarter of the bytes, not exactly.",
+        choices=PICTURE_FORMATS,
+    )
+    picture_quality: int = option(95, "kind remote: quality of jpeg.", minimum=1, maximum=100)
+    verify: bool = option(True, "kind remote: refuse servers whose certificate does not verify. False: who listens gets the key.")
+    ca_file: str = option("", "kind remote: PEM file with the certificates to trust. Empty: the public authorities'.")
 
     @property
     def gpus(self) -> int:
@@ -98,9 +131,14 @@ class EngineOptions:
         """
         for item in fields(self):
             _check_value(item.name, getattr(self, item.name), item.type, item.metadata)
+        self.extra_arguments()
+        if self.kind == "remote":
+            self._validate_remote()
+            return
         if not self.model.strip():
             raise EngineConfigError("engine.model is empty; name a folder, or a model such as BAAI/RoboBrain2.0-7B.")
-        self.extra_arguments()
+        if self.urls:
+            raise EngineConfigError("engine.urls is set, but engine.kind is embedded; set engine.kind to remote to ask servers.")
         self._check_nodes()
 
     def _check_nodes(self) -> None:
@@ -117,6 +155,22 @@ class EngineOptions:
                 f"tensor_parallel_size x pipeline_parallel_size x data_parallel_size = {self.gpus} GPUs cannot be had evenly "
                 f"from engine.nnodes = {self.nnodes} machines."
             )
+
+    def _validate_remote(self) -> None:
+        if not self.urls:
+            raise EngineConfigError("engine.kind is remote, but engine.urls is empty; name a server such as http://gpu:9010/v1.")
+        for url in self.urls:
+            _check_url(url)
+        if len({base_url(url) for url in self.urls}) < len(self.urls):
+            raise EngineConfigError("engine.urls names a server twice.")
+        self.read_key()
+
+    def read_key(self) -> str:
+        """The key of the remote servers; empty: there is none.
+
+        :raises EngineConfigError: the file cannot be read, or holds no key.
+        """
+        return read_key(self.key_file, "engine.key_file", KEY_VARIABLE)
 
     def extra_arguments(self) -> dict[str, Any]:
         """What ``extra`` says.
@@ -137,6 +191,25 @@ class EngineOptions:
         return arguments
 
 
+def base_url(url: str) -> str:
+    """The address below which a server's API lies; /v1 where only the server itself is named."""
+    parts = urlsplit(url.strip())
+    return f"{parts.scheme.lower()}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url.strip())
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        parts, host = urlsplit(""), None
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        # Not repeated: it may hold a key.
+        raise EngineConfigError("engine.urls holds more than addresses; a key belongs into engine.key_file.")
+    if parts.scheme.lower() not in ("http", "https") or not host:
+        raise EngineConfigError(f"engine.urls: {url!r} is no address of a server; it must look like http://gpu:9010/v1.")
+
+
 def refuse_unknown(arguments: dict[str, Any], known: set[str]) -> None:
     """Refuse names that vLLM's engine does not know, and say the nearest that it does.
 
@@ -151,6 +224,10 @@ def refuse_unknown(arguments: dict[str, Any], known: set[str]) -> None:
 
 
 def _check_value(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> None:
+    if isinstance(kind, GenericAlias):
+        if not isinstance(value, tuple | list) or not all(isinstance(item, str) and item for item in value):
+            raise EngineConfigError(f"engine.{name} must be a list of texts, not {value!r}.")
+        return
     kind_name = kind if isinstance(kind, str) else kind.__name__
     accepted: dict[str, tuple[type, ...]] = {"str": (str,), "bool": (bool,), "int": (int,), "float": (int, float)}
     if not isinstance(value, accepted[kind_name]) or (isinstance(value, bool) and kind_name != "bool"):

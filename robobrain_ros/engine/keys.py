@@ -1,0 +1,44 @@
+"""Keys of servers: out of a file or the environment, and never into a log, a message or a parameter."""
+
+import logging
+import os
+import stat
+from pathlib import Path
+
+from robobrain_ros.errors import EngineConfigError
+
+_LONGEST = 4096
+
+_log = logging.getLogger(__name__)
+
+
+def read_key(path: str, option: str, variable: str) -> str:
+    """The key in a file, or else in an environment variable; empty: there is none.
+
+    :param option: name of the option that names the file, for messages.
+    :raises EngineConfigError: the file cannot be read, or what is found is no key. The message does not hold it.
+    """
+    if not path:
+        return _checked(os.environ.get(variable, ""), variable) if os.environ.get(variable, "").strip() else ""
+    file = Path(path).expanduser()
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(_LONGEST + 1)
+            mode = os.fstat(stream.fileno()).st_mode
+    except OSError as error:
+        raise EngineConfigError(f"{option}: {path} cannot be read ({error.strerror}).") from error
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        _log.warning("%s: others can read %s; chmod 600 keeps the key to you.", option, path)
+    return _checked(content.decode("latin-1"), f"{option}: {path}")
+
+
+def _checked(text: str, where: str) -> str:
+    key = text.strip()
+    if not key or len(text) > _LONGEST or not all("!" <= letter <= "~" for letter in key):
+        raise EngineConfigError(f"{where} must hold a key and nothing else: one line of ASCII letters without blanks.")
+    return key
+
+
+def without_key(text: str, key: str) -> str:
+    """A text that a server may have written, with the key taken out."""
+    return text.replace(key, "***") if key else text
