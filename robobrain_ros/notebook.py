@@ -27,17 +27,17 @@ def _tell(progress: LoadProgress) -> None:
 
 
 async def open_brain(
-    model: str,
+    model: str = "",
     *,
     can_think: bool | None = None,
     think: bool = False,
     progress: ProgressCallback = _tell,
     **engine_options: Any,
 ) -> Brain:
-    """Load a model into this process.
+    """Load a model into this process, or, with ``kind="remote", urls=("http://gpu:9010/v1",)``, ask servers that have it.
 
     :param model: a folder with a checkpoint, a name on the hub, or one of `models.MODELS`, such as "robobrain2.0-7b", which
-        brings its own values for options that are not given.
+        brings its own values for options that are not given. Of servers: what they call it; empty: they are asked.
     :param can_think: whether the checkpoint can think; None: as is known of it, or else as its family
         (see `Profile.with_thinking`).
     :param think: whether to think where a query leaves it open.
@@ -46,12 +46,14 @@ async def open_brain(
     :raises EngineConfigError: the model cannot be loaded; the message says what to do.
     :raises TypeError: there is no such option.
     """
-    from robobrain_ros.engine.embedded import EmbeddedEngine
+    from robobrain_ros.engine.factory import make_engine
     from robobrain_ros.engine.options import EngineOptions
 
-    options = models.with_known_model(EngineOptions(model=model, **engine_options))
+    options = EngineOptions(model=model, **engine_options)
+    if options.kind == "embedded":
+        options = models.with_known_model(options)
     can_think = models.can_think(model) if can_think is None else can_think
-    engine = EmbeddedEngine(options)
+    engine = make_engine(options)
     info = await engine.start(progress)
     try:
         profile = profile_for(info.model_type)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +17,15 @@ if find_spec("robobrain_ros") is None or find_spec("robobrain_ros.msg") is None:
 # Nothing leaves this machine, and another ROS system on it does not hear us.
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+
+
+@pytest.fixture(scope="session")
+def vllm_server() -> Iterator[str]:
+    """The address of a server of vLLM's with the demo model."""
+    from vllm_server import running_server
+
+    with running_server() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

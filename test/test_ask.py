@@ -198,7 +198,7 @@ def test_a_node_in_a_namespace_is_found_by_ros_arguments() -> None:
         (["dance", "tango"], "invalid choice: 'dance'"),
         (["point", " "], "The question is empty"),
         (["point", "x", "--timeout", "-1"], "no positive number of seconds"),
-        (["point", "x", "--model", "y"], "--model and --engine are for --picture"),
+        (["point", "x", "--model", "y"], "--model, --url and --engine are for --picture"),
         (["point", "x", "--picture", "a.png", "--camera", "y"], "--node and --camera are for asking a node"),
         (["point", "x", "--picture", "a.png", "--picture", "b.png"], "exactly one picture, not 2"),
         (["point", "x", "--picture", "a.png", "--engine", "speed=9"], "'speed=9' is not of the form"),

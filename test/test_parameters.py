@@ -53,7 +53,7 @@ def test_every_option_of_the_engine_is_a_parameter_with_its_bounds() -> None:
     by_name = {parameter.name: parameter for parameter in table()}
     for field in dataclasses.fields(EngineOptions):
         parameter = by_name[f"engine.{field.name}"]
-        assert parameter.default == field.default
+        assert parameter.default == (list(field.default) if isinstance(field.default, tuple) else field.default)
         assert parameter.description == field.metadata["description"]
         assert (parameter.minimum, parameter.maximum) == (field.metadata["minimum"], field.metadata["maximum"])
 

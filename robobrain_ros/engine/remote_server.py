@@ -255,19 +255,20 @@ class _Counter:
 
     def read(self, chunk: Any) -> TextDelta | None:
         """The text of a chunk."""
+        # openai passes on whatever has come, of any form.
         choices = getattr(chunk, "choices", None)
-        choice = choices[0] if choices else None
+        choice = choices[0] if isinstance(choices, list) and choices else None
         text = ""
         if choice is not None:
             # Servers may be set to take thinking out of the text, where the model is not to be followed further.
             delta = getattr(choice, "delta", None)
             parts = (getattr(delta, name, None) for name in ("reasoning", "reasoning_content", "content"))
             text = next((part for part in parts if isinstance(part, str) and part), "")
-            self._finish_reason = getattr(choice, "finish_reason", None) or self._finish_reason
+            self._finish_reason = str(getattr(choice, "finish_reason", None) or self._finish_reason)
         usage = getattr(chunk, "usage", None)
         if usage is not None:
-            self._prompt_tokens = getattr(usage, "prompt_tokens", 0) or 0
-            new = max((getattr(usage, "completion_tokens", 0) or 0) - self._tokens, 0)
+            self._prompt_tokens = _number(usage, "prompt_tokens")
+            new = max(_number(usage, "completion_tokens") - self._tokens, 0)
         else:
             new = 1 if text else 0
         self._tokens += new
@@ -285,6 +286,11 @@ class _Counter:
         if self._finish_reason in ("", "abort", "error"):
             raise Fault(EngineFailedError(f"{url} broke off in the middle of its answer; ask again."))
         return TextDelta(self._kept, self._unsaid, self._prompt_tokens, finish_reason=self._finish_reason)
+
+
+def _number(usage: Any, name: str) -> int:
+    value = getattr(usage, name, 0)
+    return value if isinstance(value, int) else 0
 
 
 def _picture_part(url: str) -> dict[str, Any]:

@@ -160,9 +160,11 @@ class Supervisor:
         tickets = list(self._tickets.values())
         running = sum(ticket.inside for ticket in tickets)
         engine, health = self._engine, self._health
-        if health.state == "ready" and engine is not None and engine.health().state == "failed":
-            # The watch has not looked yet.
-            health = EngineHealth("restarting", f"{engine.health().message} It is built again.")
+        if health.state == "ready" and engine is not None:
+            health = engine.health()
+            if health.state == "failed":
+                # The watch has not looked yet.
+                health = EngineHealth("restarting", f"{health.message} It is built again.")
         return replace(health, running=running, waiting=len(tickets) - running, restarts=self._restarts)
 
     async def close(self) -> None:

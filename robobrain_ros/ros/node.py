@@ -26,7 +26,7 @@ from rclpy.signals import SignalHandlerOptions
 from robobrain_ros import demo
 from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.core.robots_file import read_robots
-from robobrain_ros.engine.base import Engine
+from robobrain_ros.engine.factory import make_engine
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError, RoboBrainError
 from robobrain_ros.models import can_think, with_known_model
@@ -64,7 +64,7 @@ class RoboBrainNode(LifecycleNode):
     Configure begins to load the model and offers services and action; activate opens the cameras and lets requests through.
     No transition waits for the model.
 
-    :param engine_factory: makes the engine instead of the embedded vLLM that the parameters describe; for tests.
+    :param engine_factory: makes the engine instead of the one that the parameters describe; for tests.
     :param transform_source: makes what knows the transforms, instead of tf2; for tests.
     :param parameter_overrides: as of `rclpy.node.Node`.
     :raises rclpy.exceptions.ParameterException: a parameter has a wrong initial value.
@@ -178,8 +178,8 @@ class RoboBrainNode(LifecycleNode):
         options = self._settings.engine_options()
         factory = self._engine_factory
         if factory is None:
-            options = self._with_model(options)
-            factory = partial(_embedded_engine, options)
+            options = self._checked(options)
+            factory = partial(make_engine, options)
         self._settings.configured = True
         if self._settings["target_frame"]:
             self._transforms.open()
@@ -235,11 +235,14 @@ class RoboBrainNode(LifecycleNode):
         self._model.unload()
         self._settings.configured = False
 
-    def _with_model(self, options: EngineOptions) -> EngineOptions:
+    def _checked(self, options: EngineOptions) -> EngineOptions:
         """The options with the demo model where none is named, checked as far as they can be without loading anything.
 
         :raises EngineConfigError: something is wrong with them.
         """
+        if options.kind == "remote":
+            options.validate()
+            return options
         if not options.model:
             if not (demo.DEMO_MODEL / "config.json").is_file():
                 raise EngineConfigError(f"No model is named. {_NAME_A_MODEL}")
@@ -332,13 +335,6 @@ class _Stop:
         elif time.monotonic() - self._at >= _SAME_SIGNAL:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-
-
-def _embedded_engine(options: EngineOptions) -> Engine:
-    # Imported here, since it needs packages that users of another engine may not have.
-    from robobrain_ros.engine.embedded import EmbeddedEngine
-
-    return EmbeddedEngine(options)
 
 
 def _explain(error: ParameterException) -> str:

@@ -1,0 +1,457 @@
+"""The remote engine against servers that misbehave, over real sockets: each fault its own outcome, and no key in any of them."""
+
+import asyncio
+import base64
+import logging
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from aiohttp import web
+from openai_server import MODEL, certificate, chunk, serving, sse
+
+from robobrain_ros.core.profiles import PROFILES
+from robobrain_ros.engine.base import Constraint, Generation, TextDelta
+from robobrain_ros.engine.keys import read_key
+from robobrain_ros.engine.options import CELLS, EngineOptions
+from robobrain_ros.engine.pictures import data_url
+from robobrain_ros.engine.remote import Pace, RemoteEngine
+from robobrain_ros.engine.supervisor import Patience, Supervisor
+from robobrain_ros.errors import (
+    BadImageError,
+    BadRequestError,
+    BusyError,
+    EngineConfigError,
+    EngineFailedError,
+    RequestTimeoutError,
+    RoboBrainError,
+)
+
+KEY = "sk-secret-0123456789"
+PACE = Pace(up=0.2, down=0.05)
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 60.0))
+
+
+def options(*urls: str, **changes: Any) -> EngineOptions:
+    return EngineOptions(kind="remote", urls=urls, start_timeout=10.0, **changes)
+
+
+def question(request_id: str = "a", **changes: Any) -> Generation:
+    return Generation(request_id, "where?", [np.zeros((28, 56, 3), np.uint8)], 50, **changes)
+
+
+@asynccontextmanager
+async def started(*urls: str, **changes: Any) -> AsyncIterator[RemoteEngine]:
+    engine = RemoteEngine(options(*urls, **changes), PACE)
+    await engine.start(lambda progress: None)
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+async def ask(engine: Any, generation: Generation | None = None) -> list[TextDelta]:
+    async with aclosing(engine.generate(generation or question())) as stream:
+        return [delta async for delta in stream]
+
+
+def text(deltas: list[TextDelta]) -> str:
+    return "".join(delta.text for delta in deltas)
+
+
+async def fault(work: Coroutine[Any, Any, Any]) -> RoboBrainError:
+    with pytest.raises(RoboBrainError) as caught:
+        await work
+    assert KEY not in f"{caught.value.message} {caught.value!r} {caught.value.__cause__!r}"
+    return caught.value
+
+
+def test_text_counts_and_what_is_asked() -> None:
+    async def work() -> None:
+        async with serving() as server, started(server.url) as engine:
+            generation = question(
+                assistant_prefix="<answer>", stop=("</answer>",), constraint=Constraint(json_schema='{"type": "object"}')
+            )
+            deltas = await ask(engine, generation)
+            assert text(deltas) == "[(10, 20)]"
+            assert [delta.finish_reason for delta in deltas] == ["", "", "stop"]
+            assert sum(delta.tokens for delta in deltas) == 2
+            assert deltas[-1].prompt_tokens == 7
+            (body,) = server.bodies
+            user, assistant = body["messages"]
+            assert [part["type"] for part in user["content"]] == ["image_url", "text"]
+            assert assistant == {"role": "assistant", "content": "<answer>"}
+            assert body["continue_final_message"] is True
+            assert body["add_generation_prompt"] is False
+            assert body["structured_outputs"] == {"json": {"type": "object"}}
+            assert (body["temperature"], body["repetition_penalty"], body["stop"]) == (0.0, 1.0, ["</answer>"])
+            assert body["model"] == MODEL
+            await ask(engine, question("b", constraint=Constraint(regex="[0-9]")))
+            assert server.bodies[-1]["structured_outputs"] == {"regex": "[0-9]"}
+            assert len(server.bodies[-1]["messages"]) == 1
+
+    run(work())
+
+
+def test_closing_the_stream_and_abort_reach_the_server() -> None:
+    async def work() -> None:
+        async with serving(hold=asyncio.Event()) as server, started(server.url) as engine:
+            async with aclosing(engine.generate(question())) as stream:
+                assert (await anext(stream)).text == "[(1"
+            await server.until(lambda: server.broken_off == 1)
+            async with aclosing(engine.generate(question("b"))) as stream:
+                await anext(stream)
+                await engine.abort("b")
+                assert [delta.finish_reason async for delta in stream] == ["abort"]
+            await server.until(lambda: server.broken_off == 2)
+            await engine.abort("unknown")
+            assert engine.health().running == 0
+
+    run(work())
+
+
+def test_a_slow_server_ends_with_the_deadline_and_is_let_go() -> None:
+    async def work() -> None:
+        async with serving(hold=asyncio.Event()) as server, started(server.url) as engine:
+            late = await fault(ask(engine, question(deadline=time.monotonic() + 0.3)))
+            assert isinstance(late, RequestTimeoutError)
+            await server.until(lambda: server.broken_off == 1)
+
+    run(work())
+
+
+async def drop(request: web.Request) -> web.StreamResponse:
+    response = await sse(request)
+    await response.write(chunk("[(1", 1))
+    assert request.transport is not None
+    request.transport.close()
+    return response
+
+
+async def end_early(request: web.Request) -> web.StreamResponse:
+    response = await sse(request)
+    await response.write(chunk("[(1", 1))
+    return response
+
+
+async def endless_line(request: web.Request) -> web.StreamResponse:
+    response = await sse(request)
+    while True:
+        await response.write(b"x" * 65536)
+
+
+async def error_in_stream(request: web.Request) -> web.StreamResponse:
+    response = await sse(request)
+    await response.write(chunk("[(1", 1) + f'data: {{"error": {{"message": "burnt {KEY}", "code": 500}}}}\n\n'.encode())
+    return response
+
+
+async def no_json_in_stream(request: web.Request) -> web.StreamResponse:
+    response = await sse(request)
+    await response.write(b"data: {oh no\n\n")
+    return response
+
+
+async def other_form(request: web.Request) -> web.StreamResponse:
+    response = await sse(request)
+    await response.write(b'data: {"choices": [{"delta": 5}], "usage": "many"}\n\ndata: {"choices": 7}\n\ndata: [DONE]\n\n')
+    return response
+
+
+async def html(request: web.Request) -> web.StreamResponse:
+    return web.Response(text="<html><body>Welcome</body></html>", content_type="text/html")
+
+
+def refusing(status: int, message: str = "") -> Any:
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        said = message or f"no, {request.headers.get('Authorization')}"
+        return web.json_response({"error": {"message": said, "code": status}}, status=status)
+
+    return refuse
+
+
+async def html_error(request: web.Request) -> web.StreamResponse:
+    return web.Response(text=f"<html><h1>Bad gateway</h1>{KEY * 20}</html>", content_type="text/html", status=502)
+
+
+async def redirect(request: web.Request) -> web.StreamResponse:
+    raise web.HTTPTemporaryRedirect(f"https://elsewhere.invalid/v1?key={KEY}")
+
+
+@pytest.mark.parametrize(
+    ("chat", "kind", "said"),
+    [
+        (refusing(400, "the prompt is too long"), BadRequestError, "refuses the request: the prompt is too long"),
+        (refusing(401), EngineFailedError, "refuses the key (401); check engine.key_file"),
+        (refusing(403), EngineFailedError, "refuses the key (403)"),
+        (refusing(404), EngineFailedError, "no model 'RoboBrain2.0-test'"),
+        (refusing(429), BusyError, "too many requests"),
+        (refusing(500), EngineFailedError, "has failed (500"),
+        (html_error, EngineFailedError, "has failed (502: Bad gateway"),
+        (html, EngineFailedError, "answers with text/html instead of text/event-stream"),
+        (redirect, EngineFailedError, "leads on to https://elsewhere.invalid (307)"),
+        (drop, EngineFailedError, "ask again"),
+        (end_early, EngineFailedError, "broke off in the middle of its answer"),
+        (endless_line, EngineFailedError, "has no end"),
+        (error_in_stream, EngineFailedError, "broke off: burnt ***"),
+        (no_json_in_stream, EngineFailedError, "what is not JSON"),
+        (other_form, EngineFailedError, "broke off in the middle of its answer"),
+    ],
+)
+def test_each_fault_of_a_request_is_an_outcome(
+    chat: Any, kind: type[RoboBrainError], said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    file = tmp_path / "key"
+    file.write_text(f"{KEY}\n")
+
+    async def work() -> None:
+        async with serving(key=KEY) as server, started(server.url, key_file=str(file)) as engine:
+            server.chat = chat
+            found = await fault(ask(engine))
+            assert type(found) is kind
+            assert said in found.message
+            server.chat = None
+            end = time.monotonic() + 30
+            while engine.health().state != "ready":
+                assert time.monotonic() < end, "the server does not count as well again"
+                await asyncio.sleep(0.02)
+            assert text(await ask(engine, question("b"))) == "[(10, 20)]"
+
+    run(work())
+    assert KEY not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        (html, "answers with text/html instead of application/json"),
+        (refusing(401), "refuses the key (401)"),
+        (refusing(404), "does not know what it is asked for"),
+        (redirect, "leads on to https://elsewhere.invalid"),
+    ],
+)
+def test_what_waiting_cannot_mend_ends_the_start_at_once(models: Any, said: str) -> None:
+    async def work() -> None:
+        async with serving(models=models) as server:
+            found = await fault(RemoteEngine(options(server.url), PACE).start(lambda progress: None))
+            assert isinstance(found, EngineConfigError)
+            assert said in found.message
+
+    run(work())
+
+
+def test_other_models_are_named() -> None:
+    async def work() -> None:
+        async with serving() as server:
+            found = await fault(RemoteEngine(options(server.url, model="Other"), PACE).start(lambda progress: None))
+            assert f"has no model 'Other'; it has: {MODEL}" in found.message
+
+            async def two(request: web.Request) -> web.StreamResponse:
+                return web.json_response({"data": [{"id": "one"}, {"id": "two"}, {"id": "adapter", "parent": "one"}]})
+
+            server.models = two
+            found = await fault(RemoteEngine(options(server.url), PACE).start(lambda progress: None))
+            assert "has these models: one, two. Name one of them in engine.model." in found.message
+            found = await fault(RemoteEngine(options(server.url, model="one"), PACE).start(lambda progress: None))
+            assert "set engine.model_type" in found.message
+
+    run(work())
+
+
+def test_a_certificate_that_does_not_verify(tmp_path: Path) -> None:
+    async def work() -> None:
+        tls, trusted = certificate(tmp_path)
+        async with serving(tls=tls) as server:
+            found = await fault(RemoteEngine(options(server.url), PACE).start(lambda progress: None))
+            assert "does not verify (self-signed certificate" in found.message
+            assert "engine.ca_file" in found.message
+            plain = await fault(RemoteEngine(options(server.url.replace("https", "http")), PACE).start(lambda progress: None))
+            assert isinstance(plain, EngineConfigError)
+            async with started(server.url, ca_file=str(trusted)) as engine:
+                assert text(await ask(engine)) == "[(10, 20)]"
+            async with started(server.url, verify=False) as engine:
+                assert text(await ask(engine)) == "[(10, 20)]"
+        async with serving() as server:
+            found = await fault(RemoteEngine(options(server.url.replace("http", "https")), PACE).start(lambda progress: None))
+            assert "does not speak TLS" in found.message
+
+    run(work())
+
+
+def test_the_start_waits_for_a_server_and_says_so() -> None:
+    async def work() -> None:
+        async with serving() as server:
+            port = int(server.url.split(":")[2].split("/")[0])
+        waiting = asyncio.Event()
+
+        def tell(progress: Any) -> None:
+            if "cannot be reached (Connect" in progress.message or "Waiting" in progress.message:
+                waiting.set()
+
+        engine = RemoteEngine(options(server.url), PACE)
+        start = asyncio.create_task(engine.start(tell))
+        await asyncio.wait_for(waiting.wait(), 30.0)
+        async with serving(port=port):
+            info = await start
+            assert (info.model, info.model_type, info.max_model_len) == (MODEL, "qwen2_5_vl", 4096)
+            await engine.close()
+
+    run(work())
+
+
+def test_the_least_loaded_is_asked_and_another_takes_over() -> None:
+    async def work() -> None:
+        async with (
+            serving(hold=asyncio.Event()) as one,
+            serving(hold=asyncio.Event()) as two,
+            started(one.url, two.url) as engine,
+        ):
+            tasks = [asyncio.create_task(ask(engine, question(str(number)))) for number in range(4)]
+            await one.until(lambda: one.open == 2)
+            await two.until(lambda: two.open == 2)
+            for server in (one, two):
+                assert server.hold is not None
+                server.hold.set()
+            await asyncio.gather(*tasks)
+            one.chat = refusing(500)
+            assert text(await ask(engine)) == "[(10, 20)]"
+            one.chat = drop  # Some text has been given already: another server may say something else.
+            assert isinstance(await fault(ask(engine, question("b"))), EngineFailedError)
+            one.chat = two.chat = refusing(500)
+            before = len(one.bodies) + len(two.bodies)
+            await fault(ask(engine, question("c")))
+            assert len(one.bodies) + len(two.bodies) == before + 2
+
+    run(work())
+
+
+def test_a_server_that_comes_back_is_used_again() -> None:
+    async def work() -> None:
+        async with serving(pieces=("two",)) as two:
+            async with serving(pieces=("one",)) as one:
+                port = int(one.url.split(":")[2].split("/")[0])
+                engine = RemoteEngine(options(one.url, two.url), PACE)
+                await engine.start(lambda progress: None)
+                assert text(await ask(engine)) == "one"
+            assert text(await ask(engine)) == "two"
+            assert "1 of 2 servers" in engine.health().message
+            async with serving(port=port, pieces=("one again",)):
+                end = time.monotonic() + 30
+                while "1 of 2" in engine.health().message:
+                    assert time.monotonic() < end, "the first server does not count as well again"
+                    await asyncio.sleep(0.02)
+                assert text(await ask(engine)) == "one again"
+            await engine.close()
+
+    run(work())
+
+
+def test_the_supervisor_tells_that_all_are_down_and_when_one_is_there_again() -> None:
+    async def work() -> None:
+        async with serving() as server:
+            port = int(server.url.split(":")[2].split("/")[0])
+            supervisor = Supervisor(
+                lambda: RemoteEngine(options(server.url), PACE),
+                max_queued=1,
+                max_running=1,
+                patience=Patience(health_interval=0.05, first_back_off=0.05),
+            )
+            await supervisor.start(lambda progress: None)
+
+        async def until(state: str) -> None:
+            end = time.monotonic() + 30
+            while supervisor.health().state != state:
+                assert time.monotonic() < end, f"it does not become {state}"
+                await asyncio.sleep(0.02)
+
+        await until("restarting")
+        assert "cannot be reached" in supervisor.health().message
+        async with serving(port=port):
+            await until("ready")
+            assert text(await ask(supervisor)) == "[(10, 20)]"
+            await supervisor.close()
+
+    run(work())
+
+
+def test_what_the_engine_refuses_itself() -> None:
+    async def work() -> None:
+        async with serving() as server, started(server.url) as engine:
+            odd = Generation("a", "where?", [np.zeros((30, 56, 3), np.uint8)], 50)
+            assert isinstance(await fault(ask(engine, odd)), BadImageError)
+            marked = Generation("a", "what is <|image_pad|>?", [], 50)
+            assert isinstance(await fault(ask(engine, marked)), BadRequestError)
+            assert not server.bodies
+        assert isinstance(await fault(ask(engine)), EngineFailedError)
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"urls": ()}, "engine.urls is empty"),
+        ({"urls": ("gpu:9010",)}, "is no address of a server"),
+        ({"urls": ("ftp://gpu",)}, "is no address of a server"),
+        ({"urls": ("http://gpu:99999",)}, "is no address of a server"),
+        ({"urls": (f"http://me:{KEY}@gpu:9010",)}, "a key belongs into engine.key_file"),
+        ({"urls": (f"http://gpu:9010/v1?key={KEY}",)}, "a key belongs into engine.key_file"),
+        ({"urls": ("http://gpu", "http://gpu/v1/")}, "names a server twice"),
+        ({"urls": "http://gpu"}, "must be a list"),
+        ({"key_file": "/no/such/file"}, "engine.key_file: /no/such/file cannot be read"),
+        ({"picture_format": "bmp"}, "engine.picture_format is 'bmp'"),
+        ({"model_type": "llama"}, "engine.model_type is 'llama'"),
+        ({"kind": "embedded", "model": "x"}, "engine.urls is set, but engine.kind is embedded"),
+    ],
+)
+def test_wrong_options_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(EngineConfigError) as caught:
+        EngineOptions(**({"kind": "remote", "urls": ("http://gpu:9010",)} | changes)).validate()
+    assert said in caught.value.message
+    assert KEY not in caught.value.message
+
+
+def test_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    assert read_key("", "engine.key_file", "NO_SUCH_VARIABLE") == ""
+    monkeypatch.setenv("SOME_VARIABLE", KEY)
+    assert read_key("", "engine.key_file", "SOME_VARIABLE") == KEY
+    file = tmp_path / "key"
+    for content in ("", "\n", f"{KEY}\nmore", "schlüssel", "x" * 5000):
+        file.write_text(content, encoding="utf-8")
+        with pytest.raises(EngineConfigError, match="must hold a key and nothing else") as caught:
+            read_key(str(file), "engine.key_file", "SOME_VARIABLE")
+        assert KEY not in caught.value.message
+    file.write_text(f" {KEY}\n")
+    file.chmod(0o644)
+    assert read_key(str(file), "engine.key_file", "SOME_VARIABLE") == KEY
+    assert "chmod 600" in caplog.text
+    assert KEY not in caplog.text
+
+
+def test_png_is_exact_and_jpeg_is_near() -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (28, 56, 3), np.uint8)
+
+    def read(url: str) -> Any:
+        kind, _, data = url.partition(";base64,")
+        decoded: Any = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
+        return kind, decoded[:, :, ::-1]
+
+    kind, exact = read(data_url(picture, "png", 95))
+    assert kind == "data:image/png"
+    assert (exact == picture).all()
+    kind, near = read(data_url(picture, "jpeg", 95))
+    assert kind == "data:image/jpeg"
+    assert 0 < np.abs(near.astype(int) - picture).mean() < 8
+
+
+def test_the_cells_are_those_of_the_families() -> None:
+    assert {profile.model_type: profile.patch for profile in PROFILES} == CELLS

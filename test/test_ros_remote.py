@@ -1,0 +1,194 @@
+"""The whole way with a remote engine: a server of vLLM's in a process of its own, and the same node, messages and judge.
+
+What test_ros_demo_model.py asks of the embedded engine, as far as the kind of engine can make a difference.
+"""
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from action_msgs.msg import GoalStatus
+from rclpy.action import ActionClient
+from ros_rig import rig
+from test_ros_demo_model import SPATIAL, THINGS, Table, wrong_colours
+from vllm_server import KEY, MODEL, START, unfinished
+
+from robobrain_ros.action import RunTask
+from robobrain_ros.demo import DEMO_MODEL
+from robobrain_ros.demo.world import make_scene
+from robobrain_ros.engine.base import IMAGE_PLACEHOLDER, Constraint, Generation
+from robobrain_ros.engine.checkpoint import read_checkpoint
+from robobrain_ros.engine.pictures import data_url
+from robobrain_ros.engine.remote_server import Server
+from robobrain_ros.msg import Outcome, QueryOptions
+from robobrain_ros.srv import Ask, Locate
+
+pytestmark = pytest.mark.timeout(START + 120)
+
+
+@pytest.fixture(scope="module")
+def key_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file: Path = tmp_path_factory.mktemp("secret") / "key"
+    file.write_text(f"{KEY}\n")
+    file.chmod(0o600)
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def table(vllm_server: str, key_file: str) -> Iterator[Table]:
+    """A node whose engine is the server."""
+    engine: dict[str, Any] = {"engine__kind": "remote", "engine__urls": [vllm_server], "engine__key_file": key_file}
+    with rig(None, max_image_age=0.0, engine__max_num_seqs=8, **engine) as running:
+        running.until_ready(START)
+        yield Table(running)
+
+
+@pytest.fixture
+def endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo model ends its answers soon; here it is not let."""
+    body = Server._body
+
+    def without_end(server: Server, *arguments: Any) -> dict[str, Any]:
+        changed = body(server, *arguments)
+        changed.pop("stop", None)
+        changed["extra_body"]["ignore_eos"] = True
+        return changed
+
+    monkeypatch.setattr(Server, "_body", without_end)
+
+
+def test_name_and_bounds_are_those_of_the_checkpoint(table: Table) -> None:
+    """No server tells the bounds of its pictures: they were measured."""
+    info = table.it.node.model.info
+    checkpoint = read_checkpoint(DEMO_MODEL, local=True)
+    assert info is not None
+    assert (info.model, info.model_type) == (MODEL, checkpoint.model_type)
+    assert info.engine.startswith("vllm at http://127.0.0.1:")
+    assert info.max_model_len > 0
+    assert info.patch == checkpoint.cell
+    assert (info.min_pixels, info.max_pixels) == (checkpoint.min_pixels, checkpoint.max_pixels)
+
+
+@pytest.mark.parametrize("size", [(640, 480), (1280, 720)], ids=str)
+def test_answers_are_where_things_are(table: Table, size: tuple[int, int]) -> None:
+    scene = make_scene(6, size, names=THINGS)
+    table.show(scene)
+    assert table.faults(scene, SPATIAL) == []
+    assert wrong_colours(table, scene) == []
+
+
+def test_plans_answers_and_thinking(table: Table) -> None:
+    scene = make_scene(7)
+    table.show(scene)
+    assert table.faults(scene, ("plan", "describe", "count", "absent")) == []
+    scene = make_scene(9)
+    table.show(scene)
+    assert table.faults(scene, ("point", "plan"), think=True) == []
+
+
+def test_the_report_tells_of_the_server(table: Table) -> None:
+    table.show(make_scene(3))
+    options = QueryOptions(think=QueryOptions.THINK_ON)
+    report = table.it.call(Locate, "point", Locate.Request(instruction="the red block", options=options)).affordances.report
+    assert report.model == MODEL
+    assert report.engine.startswith("vllm at ")
+    assert report.prompt_tokens > 0
+    assert report.thinking_tokens > 0
+    assert report.answer_tokens > 0
+    assert 0 < report.first_token_time <= report.total_time
+    assert report.finish_reason == "stop"
+    assert KEY not in str(report)
+
+
+def test_eight_at_once(table: Table, endless: None) -> None:
+    options = QueryOptions(max_tokens=100)
+    futures = [table.it.send(Ask, "ask", Ask.Request(question=f"What is at place {n}?", options=options)) for n in range(8)]
+    table.it.until(lambda: table.it.node.model.health().running == 8, "eight requests in the engine")
+    responses = [table.it.answer(future) for future in futures]
+    assert {response.outcome.code for response in responses} == {Outcome.OK}
+    assert {response.answer.report.answer_tokens for response in responses} == {100}
+    assert [response.answer.question for response in responses] == [f"What is at place {n}?" for n in range(8)]
+
+
+def test_the_action_streams_and_its_cancel_reaches_the_server(table: Table, endless: None, vllm_server: str) -> None:
+    client = ActionClient(table.it.client, RunTask, f"{table.it.name}/run_task")
+    table.it.until(client.server_is_ready, "the action")
+    feedback: list[Any] = []
+    goal = RunTask.Goal(task="ask", instruction="Tell me all.", options=QueryOptions(max_tokens=7000))
+    handle = table.it.answer(client.send_goal_async(goal, feedback_callback=feedback.append))
+    table.it.until(lambda: len(feedback) >= 2, "streamed feedback")
+    assert unfinished(vllm_server) == 1
+    table.it.answer(handle.cancel_goal_async())
+    outcome = table.it.answer(handle.get_result_async())
+    assert outcome.status == GoalStatus.STATUS_CANCELED
+    assert outcome.result.outcome.code == Outcome.CANCELED
+    table.it.until(lambda: unfinished(vllm_server) == 0, "the end of the request in the server")
+
+
+def test_a_deadline_reaches_the_server(table: Table, endless: None, vllm_server: str) -> None:
+    options = QueryOptions(max_tokens=7000, timeout=0.7)
+    response = table.it.call(Ask, "ask", Ask.Request(question="Tell me all.", options=options))
+    assert response.outcome.code == Outcome.TIMEOUT
+    table.it.until(lambda: unfinished(vllm_server) == 0, "the end of the request in the server")
+
+
+def test_what_the_server_or_the_engine_refuses(table: Table) -> None:
+    marked = table.it.call(Ask, "ask", Ask.Request(question=f"What is {IMAGE_PLACEHOLDER}?"))
+    assert marked.outcome.code == Outcome.BAD_REQUEST
+    much = table.it.call(Ask, "ask", Ask.Request(question="What?", options=QueryOptions(max_tokens=10**6)))
+    assert much.outcome.code == Outcome.OK
+    long = table.it.call(Ask, "ask", Ask.Request(question="0 1 2 3 4 5 6 7 " * 490))
+    assert long.outcome.code in (Outcome.OK, Outcome.BAD_REQUEST)
+
+
+def test_structured_outputs(table: Table) -> None:
+    engine: Any = table.it.node.model._supervisor
+    properties = {"count": {"type": "integer", "minimum": 0, "maximum": 9}, "seen": {"type": "boolean"}}
+    schema = {"type": "object", "properties": properties, "required": ["count", "seen"], "additionalProperties": False}
+
+    async def written(request_id: str, constraint: Constraint) -> tuple[str, str]:
+        picture = np.zeros((224, 280, 3), np.uint8)
+        generation = Generation(request_id, "How many?", [picture], 60, constraint=constraint)
+        async with aclosing(engine.generate(generation)) as stream:
+            deltas = [delta async for delta in stream]
+        return "".join(delta.text for delta in deltas), deltas[-1].finish_reason
+
+    text, reason = table.it.node.model.submit(written("json", Constraint(json_schema=json.dumps(schema)))).result(60)
+    assert reason == "stop"
+    assert set(json.loads(text)) == {"count", "seen"}
+    assert text == json.dumps(json.loads(text), separators=(",", ":"))
+    text, reason = table.it.node.model.submit(written("regex", Constraint(regex="[0-9]{3}-[a-f]{2}"))).result(60)
+    assert (len(text), text[3], reason) == (6, "-", "stop")
+
+
+def test_the_prompt_is_token_for_token_that_of_the_embedded_engine(table: Table, vllm_server: str) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
+    picture = np.zeros((224, 280, 3), np.uint8)
+    question, prefix = "the red  block. Ünd?\n", "<think>It is\n left.</think><answer>"
+    rendered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    expected = tokenizer(rendered + prefix, add_special_tokens=False)["input_ids"]
+    pad = tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER)
+    place = expected.index(pad)
+    expected[place : place + 1] = [pad] * (224 * 280 // 28**2)
+    supervisor: Any = table.it.node.model._supervisor
+    server = supervisor._engine._servers[0]
+    body = server._body(Generation("a", question, [], 1, assistant_prefix=prefix), [data_url(picture, "png", 95)], server.served)
+    request = {"model": MODEL, "messages": body["messages"]} | body["extra_body"]
+    post = urllib.request.Request(
+        vllm_server.replace("/v1", "/tokenize"),
+        json.dumps(request).encode(),
+        {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"},
+    )
+    with urllib.request.urlopen(post, timeout=30) as response:
+        assert json.load(response)["tokens"] == expected

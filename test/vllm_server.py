@@ -1,0 +1,67 @@
+"""vLLM's own OpenAI-compatible server with the tabletop demo model, as a process of its own."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from robobrain_ros.demo import DEMO_MODEL
+
+START = 280.0
+"""Seconds that starting vLLM may take on a busy machine."""
+MODEL = "RoboBrain2.0-tabletop"
+"""What the server calls the demo model: the name tells the family."""
+KEY = "test-key-7f3a"
+
+
+@contextmanager
+def running_server() -> Iterator[str]:
+    """What `vllm serve` starts; that command itself is not there in vLLM's build for the CPU. Gives the address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/v1"
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(DEMO_MODEL), "--port", str(port)]
+    command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--max-num-seqs", "8", "--enforce-eager"]
+    command += ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
+    quiet = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_API_KEY": KEY}
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, env=os.environ | quiet, stdout=log, stderr=log)
+        try:
+            end = time.monotonic() + START
+            while not _is_up(url):
+                if process.poll() is not None or time.monotonic() > end:
+                    log.seek(0)
+                    raise AssertionError(f"vLLM's server did not start: {log.read()[-3000:].decode(errors='replace')}")
+                time.sleep(0.2)  # It says nowhere but at its port that it is there.
+            yield url
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(10)
+
+
+def unfinished(url: str) -> int:
+    """Requests that the server itself works on, or keeps waiting."""
+    with urllib.request.urlopen(url.replace("/v1", "/metrics"), timeout=10) as response:
+        metrics = response.read().decode()
+    counts = re.findall(r"^vllm:num_requests_(?:running|waiting)\{.*\} ([0-9.]+)", metrics, re.MULTILINE)
+    assert len(counts) >= 2
+    return round(sum(map(float, counts)))
+
+
+def _is_up(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url.replace("/v1", "/health"), timeout=2) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
