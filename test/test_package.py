@@ -22,7 +22,18 @@ SOURCE = REPOSITORY / "robobrain_ros"
 MANIFEST = ElementTree.parse(REPOSITORY / "package.xml").getroot()
 DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "PyYAML", "tf2_ros": "tf2_ros_py"}
 """Where a module and what brings it have different names."""
-ENGINE = {"openai", "vllm", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "tqdm", "flag_gems", "modelscope"}
+ENGINE = {
+    "openai",
+    "vllm",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "huggingface_hub",
+    "tqdm",
+    "flag_gems",
+    "modelscope",
+}
 """What setting up an engine brings along; see requirements/engine-*.txt and flagos.txt."""
 
 
