@@ -11,9 +11,14 @@ from typing import Any
 
 from robobrain_ros.core.imaging import Fitted, FittedSize, PixelBudget, fit_picture
 from robobrain_ros.core.parsing import AnswerParser
+from robobrain_ros.core.plan_checks import check_request
+from robobrain_ros.core.plan_feasibility import check_feasible
+from robobrain_ros.core.plan_prompt import context_in_words
+from robobrain_ros.core.plan_request import PlanMode, PlanRequest, Verdict
+from robobrain_ros.core.plan_schema import PlanForm, plan_form
 from robobrain_ros.core.profiles import Profile
-from robobrain_ros.core.query import Answer, Box, ParsedAnswer, Picture, Point, Progress, Query, Report
-from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, Engine, EngineInfo, Generation, TextDelta
+from robobrain_ros.core.query import Answer, Box, ParsedAnswer, Picture, Point, Progress, Query, Report, Task
+from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, Constraint, Engine, EngineInfo, Generation, TextDelta
 from robobrain_ros.errors import (
     BadRequestError,
     CanceledError,
@@ -33,6 +38,10 @@ MOST_PICTURES = 8
 
 _GRACE = 2.0
 """Seconds that an engine has to let go of a request that was given up."""
+_CONTEXT = 8192
+"""Tokens of the model's context where the engine does not say."""
+_AROUND_PROMPT = 64
+"""Tokens that a chat template and the tags put around a prompt, at most."""
 _PIXELS_WORTH_A_THREAD = 200_000
 """Pictures larger than this are resized beside the loop, which they would hold for milliseconds; the hand-over costs 0.3 ms."""
 
@@ -51,6 +60,8 @@ class _Run:
     report: Report
     began: float
     pictures: list[Fitted] = field(default_factory=list)
+    plan: PlanForm | None = None
+    """What the answer is held to; None: a plan in words, or no plan."""
 
     @property
     def size(self) -> FittedSize:
@@ -145,13 +156,38 @@ class Brain:
         budgets = [self.budget.narrowed(limit) for limit in limits]
         run.pictures = [await _fit(picture, budget) for picture, budget in zip(run.query.images, budgets, strict=True)]
         run.report.model_image_sizes = [(fitted.size.model_width, fitted.size.model_height) for fitted in run.pictures]
+        run.plan = await self._plan_form(run)
         parsed = await self._ask_until_answered(run)
         run.report.total_time = time.monotonic() - run.began
+        if parsed.verdict is Verdict.IMPOSSIBLE:
+            raise NothingFoundError(f'The model says that the task cannot be done: "{parsed.reasoning}"', run.report.raw_text)
         if parsed.nothing_found:
             raise NothingFoundError(
                 f'The model says that what was asked for is not there: "{_shorten(parsed.text)}"', run.report.raw_text
             )
+        if run.plan is not None:
+            check_feasible(parsed.steps, run.plan.request)
         return _to_answer(parsed, run, self.profile)
+
+    async def _plan_form(self, run: _Run) -> PlanForm | None:
+        """What a plan is held to, made in another thread: a large request takes a while, and others are answered meanwhile."""
+        request = run.query.plan
+        if request is None or run.query.task is not Task.PLAN:
+            return None
+        if not _is_structured(request):
+            await asyncio.to_thread(check_request, request)
+            return None
+        return await asyncio.to_thread(lambda: plan_form(request, self._room(run, request)))
+
+    def _room(self, run: _Run, request: PlanRequest) -> int:
+        """Tokens that the model's context has left for an answer."""
+        check_request(request)  # Before its texts are put into a prompt.
+        count = self.info.count_tokens or _count_bytes
+        prompt = count(self.profile.plan_prompt(run.query.text, request))
+        patch = self.info.patch or self.profile.patch
+        pictures = sum(width * height // patch**2 for width, height in run.report.model_image_sizes)
+        thinking = self.think_tokens if run.think else 0
+        return (self.info.max_model_len or _CONTEXT) - prompt - pictures - thinking - _AROUND_PROMPT
 
     async def _ask_until_answered(self, run: _Run) -> ParsedAnswer:
         """Ask; when nothing comes, once more without thinking.
@@ -184,16 +220,27 @@ class Brain:
 
     async def _write(self, run: _Run, prefix: str) -> tuple[AnswerParser, str]:
         """Let the model answer; gives the parser, fed, and the finish reason."""
-        parser = AnswerParser(run.query.task, self.profile)
+        parser = AnswerParser(run.query.task, self.profile, plan=run.plan)
+        if run.plan is not None:
+            # A plan must not be cut: its form bounds it, and max_tokens does not.
+            constraint = Constraint(json_schema=run.plan.text)
+            return parser, await self._generate(run, parser, prefix, run.plan.tokens, (), constraint)
         stop = ("</answer>",) if prefix else ()
-        finish_reason = await self._generate(run, parser, prefix, run.max_tokens, stop)
-        return parser, finish_reason
+        return parser, await self._generate(run, parser, prefix, run.max_tokens, stop)
 
-    async def _generate(self, run: _Run, parser: AnswerParser, prefix: str, max_tokens: int, stop: Sequence[str]) -> str:
+    async def _generate(
+        self,
+        run: _Run,
+        parser: AnswerParser,
+        prefix: str,
+        max_tokens: int,
+        stop: Sequence[str],
+        constraint: Constraint | None = None,
+    ) -> str:
         """Run one generation to its end, feed the parser and the listener, count; gives the finish reason."""
         generation = Generation(
             request_id=uuid.uuid4().hex,
-            user_text=self.profile.prompt(run.query.task, run.query.text),
+            user_text=self._prompt(run),
             images=[fitted.image for fitted in run.pictures],
             max_tokens=max_tokens,
             image_ids=_fitted_ids(run),
@@ -201,6 +248,7 @@ class Brain:
             stop=stop,
             deadline=run.deadline,
             priority=run.query.priority,
+            constraint=constraint,
         )
         already_written = run.report.raw_text
         run.report.finish_reason = ""
@@ -216,9 +264,27 @@ class Brain:
             run.report.raw_text = already_written + parser.raw_text
         return _checked_finish_reason(run.report)
 
+    def _prompt(self, run: _Run) -> str:
+        query = run.query
+        if query.plan is None or query.task is not Task.PLAN:
+            return self.profile.prompt(query.task, query.text)
+        if run.plan is not None:
+            return self.profile.plan_prompt(query.text, query.plan)
+        known = context_in_words(query.plan)
+        return "\n".join(part for part in (known, self.profile.prompt(query.task, query.text)) if part)
+
     def _map(self, progress: Progress, run: _Run, normalized: bool) -> Progress:
         points, boxes, waypoints = _to_picture(progress, run, self.profile, normalized)
         return replace(progress, points=points, boxes=boxes, waypoints=waypoints)
+
+
+def _is_structured(request: PlanRequest) -> bool:
+    """Whether the answer is held to a form: what robots shall do, and whether a task is done."""
+    return bool(request.robots) or request.mode is PlanMode.CHECK
+
+
+def _count_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))
 
 
 async def _fit(picture: Picture, budget: PixelBudget) -> Fitted:
@@ -285,6 +351,7 @@ def _to_answer(parsed: ParsedAnswer, run: _Run, profile: Profile) -> Answer:
         waypoints=waypoints,
         steps=parsed.steps,
         reasoning=parsed.reasoning,
+        verdict=parsed.verdict,
         report=run.report,
     )
 

@@ -29,6 +29,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from robobrain_ros.core.plan_answer import StructuredPlanReader
+from robobrain_ros.core.plan_request import Verdict
+from robobrain_ros.core.plan_schema import PlanForm
 from robobrain_ros.core.planning import PlanReader, unescaped
 from robobrain_ros.core.profiles import AnswerForm, Profile
 from robobrain_ros.core.query import Box, ParsedAnswer, PlanStep, Point, Progress, Task
@@ -102,13 +105,15 @@ class AnswerParser:
     """Reads an answer while it is being written; the result is the same however the text is cut.
 
     :param thinking: the text begins within the thinking, because the opening tag was part of the prompt.
+    :param plan: the text is a plan that the model was held to, and holds no tags: what looks like one is part of a name.
     :raises UnsupportedTaskError: the profile does not know the task.
     """
 
-    def __init__(self, task: Task, profile: Profile, *, thinking: bool = False) -> None:
+    def __init__(self, task: Task, profile: Profile, *, thinking: bool = False, plan: PlanForm | None = None) -> None:
         self.task = task
         self.form = profile.form(task)
-        self._tags = _TagReader(thinking)
+        self._structure = plan
+        self._tags = _TagReader(thinking, deaf=plan is not None)
         self._raw: list[str] = []
         self._restart()
 
@@ -166,6 +171,7 @@ class AnswerParser:
         """Forget what was read: it turned out to be thinking."""
         self._coordinates = _CoordinateReader(boxes=self.form is AnswerForm.BOXES)
         self._plan = PlanReader()
+        self._structured = StructuredPlanReader(self._structure) if self._structure else None
 
     def _progress(self, segments: Sequence["_Segment"]) -> Progress:
         points: list[Point] = []
@@ -181,6 +187,8 @@ class AnswerParser:
                 found = self._coordinates.feed(segment.text)
                 points += [item for item in found if isinstance(item, Point)]
                 boxes += [item for item in found if isinstance(item, Box)]
+            elif self._structured is not None:
+                steps += self._structured.feed(segment.text)
             elif self.form is AnswerForm.STEPS:
                 steps += self._plan.feed(segment.text)
         text = "".join(segment.text for segment in segments)
@@ -204,6 +212,8 @@ class AnswerParser:
     def _finish_plan(self, text: str, truncated: bool) -> ParsedAnswer:
         if truncated:
             raise UnparsableAnswerError("The plan was cut at the token limit; allow more tokens (max_tokens).", self.raw_text)
+        if self._structured is not None:
+            return self._finish_structured(self._structured, text)
         try:
             plan = self._plan.finish()
         except ValueError as error:
@@ -213,6 +223,21 @@ class AnswerParser:
         if not plan.steps:
             raise UnparsableAnswerError("The plan holds no steps; ask in other words.", self.raw_text)
         return ParsedAnswer(self.task, text, self.thinking, steps=plan.steps, reasoning=plan.reasoning)
+
+    def _finish_structured(self, reader: StructuredPlanReader, text: str) -> ParsedAnswer:
+        try:
+            plan = reader.finish()
+        except ValueError as error:
+            raise UnparsableAnswerError(f"The plan cannot be read: {error}.", self.raw_text) from error
+        return ParsedAnswer(
+            self.task,
+            text,
+            self.thinking,
+            steps=plan.steps,
+            reasoning=plan.reasoning,
+            verdict=plan.verdict,
+            nothing_found=plan.verdict is Verdict.IMPOSSIBLE,
+        )
 
     def _finish_spatial(self, text: str, truncated: bool) -> ParsedAnswer:
         reader = self._coordinates
@@ -275,10 +300,14 @@ def _held_length(text: str) -> int:
 
 
 class _TagReader:
-    """Parts thinking from answer. Tags may be cut, missing, or repeated."""
+    """Parts thinking from answer. Tags may be cut, missing, or repeated.
 
-    def __init__(self, thinking: bool) -> None:
+    :param deaf: there are no tags.
+    """
+
+    def __init__(self, thinking: bool, deaf: bool = False) -> None:
         self.in_thinking = thinking
+        self._deaf = deaf
         self.closed = False
         self._held = ""
         self._thinking: list[str] = []
@@ -296,6 +325,9 @@ class _TagReader:
 
     def feed(self, text: str) -> list[_Segment]:
         segments: list[_Segment] = []
+        if self._deaf:
+            self._take(text, segments)
+            return segments
         text = self._held + text
         end = len(text) - _held_length(text)
         start = 0

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
+from robobrain_ros.core import plan_prompt
+from robobrain_ros.core.plan_request import PlanRequest
 from robobrain_ros.core.query import Task
 from robobrain_ros.errors import EngineConfigError, UnsupportedTaskError
 
@@ -86,6 +88,14 @@ class Profile:
         :raises UnsupportedTaskError: the family was not trained for the task.
         """
         return self._task_prompt(task).fill(text)
+
+    def plan_prompt(self, task: str, request: PlanRequest) -> str:
+        """What the user's message says where the answer is a plan of the form that `core.plan_schema` makes of the request.
+
+        :raises UnsupportedTaskError: the family was not trained to plan.
+        """
+        self._task_prompt(Task.PLAN)
+        return plan_prompt.plan_prompt(task, request)
 
     def form(self, task: Task) -> AnswerForm:
         """What the answer to ``task`` is made of.

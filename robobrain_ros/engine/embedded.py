@@ -44,6 +44,8 @@ _RPC_TIMEOUT = 60.0
 """Seconds that the workers may take to answer a call."""
 _LOGGING_VARIABLE = "VLLM_LOGGING_CONFIG_PATH"
 _OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
+_GRAMMAR_WORDS = ("grammar", "schema", "regex", "Unimplemented keys")
+"""One of them stands in whatever vLLM says against a constraint."""
 
 _environment: dict[str, str] = {}
 """The environment variables that engines of this process have set."""
@@ -138,7 +140,11 @@ class EmbeddedEngine:
             min_pixels=self._checkpoint.min_pixels,
             max_pixels=self._checkpoint.max_pixels,
             patch=self._checkpoint.cell,
+            count_tokens=self._count_tokens,
         )
+
+    def _count_tokens(self, text: str) -> int:
+        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
         """See `Engine.generate`."""
@@ -182,6 +188,7 @@ class EmbeddedEngine:
             max_tokens=generation.max_tokens,
             temperature=generation.temperature,
             stop=list(generation.stop),
+            structured_outputs=compat.structured_outputs(generation.constraint) if generation.constraint else None,
             seed=self.options.seed if generation.temperature > 0 else None,
             output_kind=RequestOutputKind.DELTA,
         )
@@ -284,6 +291,7 @@ def _engine_arguments(options: EngineOptions, checkpoint: Checkpoint, on_cpu: bo
         # The checkpoint's own sampling would otherwise override greedy decoding's defaults.
         "generation_config": "vllm",
         "scheduling_policy": "priority",
+        "structured_outputs_config": compat.STRUCTURED_OUTPUTS_CONFIG,
         "use_tqdm_on_load": not options.quiet,
         "worker_extension_cls": f"{worker.__name__}.{worker.OwnerWatch.__name__}",
     }
@@ -416,6 +424,8 @@ def _refusal(error: BaseException, generation: Generation) -> Exception:
     reason = next((part for part in reasons if part), type(error).__name__).splitlines()[0]
     if "aspect ratio" in reason or "height and width" in reason:
         return BadImageError(f"The model's picture processor refuses the picture: {reason}.")
+    if generation.constraint is not None and any(word in reason for word in _GRAMMAR_WORDS):
+        return BadRequestError(f"The engine cannot hold the model to the form asked for: {reason}")
     return BadRequestError(f"The engine refuses the request: {reason} Shorten it, or raise engine.max_model_len.")
 
 

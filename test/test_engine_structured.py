@@ -1,0 +1,139 @@
+"""What an engine writes under a constraint: vLLM on the CPU, with random weights, which know nothing of JSON."""
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from jsonschema import Draft202012Validator
+from plan_requests import random_request
+
+from robobrain_ros.core import AnswerParser, Brain, Query, Task, plan_schema, profile_for
+from robobrain_ros.core.plan_request import Place, PlanMode, PlanRequest, Robot, Skill, Verdict
+from robobrain_ros.core.plan_schema import PlanForm, TextBounds, plan_form
+from robobrain_ros.core.query import Report
+from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
+from robobrain_ros.engine.base import Constraint, EngineInfo, Generation
+from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.engine.runtime import LoopThread
+from robobrain_ros.errors import BadRequestError, InfeasiblePlanError, NothingFoundError
+
+START = 300.0
+PROFILE = profile_for("qwen2_5_vl")
+AT_ONCE = 128
+
+
+class RunningEngine:
+    """An engine on its loop, for synchronous tests."""
+
+    def __init__(self, model: str) -> None:
+        self.loop = LoopThread()
+        self.loop.start()
+        self.embedded = EmbeddedEngine(EngineOptions(model=model, max_num_seqs=AT_ONCE))
+        self.info: EngineInfo = self.wait(self.embedded.start(lambda progress: None), START)
+
+    def wait(self, work: Any, timeout: float = 120.0) -> Any:
+        return self.loop.submit(work).result(timeout)
+
+    async def write(self, generation: Generation) -> tuple[str, int, str]:
+        """The text, its tokens, the finish reason."""
+        text, tokens, reason = "", 0, ""
+        self.embedded.options = replace(self.embedded.options, seed=next(_next_id))  # Each its own noise.
+        async with aclosing(self.embedded.generate(generation)) as stream:
+            async for delta in stream:
+                text, tokens, reason = text + delta.text, tokens + delta.tokens, delta.finish_reason
+        return text, tokens, reason
+
+    async def write_all(self, generations: list[Generation]) -> list[tuple[str, int, str]]:
+        return list(await asyncio.gather(*map(self.write, generations)))
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
+    running = RunningEngine(str(make_random_checkpoint(tmp_path_factory.mktemp("checkpoint"))))
+    yield running
+    running.wait(running.embedded.close())
+    assert running.loop.stop()
+
+
+_next_id = iter(range(10**6))
+
+
+def generation(constraint: Constraint, max_tokens: int, text: str = "go") -> Generation:
+    return Generation(f"structured-{next(_next_id)}", text, [], max_tokens, temperature=1.0, constraint=constraint)
+
+
+def test_a_thousand_random_requests_give_a_thousand_plans(engine: RunningEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_schema, "BOUNDS", (TextBounds(6, 4, 3),))
+    forms = [plan_form(random_request(seed), 8000) for seed in range(1000)]
+    generations = [generation(Constraint(json_schema=form.text), form.tokens, f"task {i}") for i, form in enumerate(forms)]
+    answers = engine.wait(engine.write_all(generations), 280.0)
+    verdicts = [check(form, *answer) for form, answer in zip(forms, answers, strict=True)]
+    assert set(verdicts) == set(Verdict)
+
+
+def check(form: PlanForm, text: str, tokens: int, reason: str) -> Verdict:
+    assert reason == "stop", text
+    assert tokens <= form.tokens
+    Draft202012Validator(form.schema).validate(json.loads(text))
+    parser = AnswerParser(Task.PLAN, PROFILE, plan=form)
+    parser.feed(text)
+    parsed = parser.finish()
+    assert (parsed.verdict is Verdict.PLAN) == bool(parsed.steps)
+    names = {robot.name: [skill.name for skill in robot.skills] for robot in form.request.robots}
+    assert all(step.skill in names[step.robot] for step in parsed.steps)
+    return parsed.verdict
+
+
+def test_a_brain_gives_a_plan_that_the_robots_can_run_or_says_why_not(engine: RunningEngine) -> None:
+    schema = '{"type": "object", "properties": {"what": {"type": "string", "format": "object"}}}'
+    robot = Robot("arm", skills=(Skill("look at", "", schema), Skill("wait")))
+    request = PlanRequest((robot,), (Place("table", ("mug", "bowl")),), max_steps=4)
+    brain = Brain(engine.embedded, PROFILE, info=engine.info)
+    query = Query(Task.PLAN, "look around", [np.zeros((112, 112, 3), np.uint8)], plan=request, max_tokens=1)
+    verdict, raw_text, report = engine.wait(outcome(brain, query))
+    assert json.loads(raw_text)["verdict"] == verdict
+    assert report.finish_reason == "stop"
+    assert report.answer_tokens > 1
+
+
+async def outcome(brain: Brain, query: Query) -> tuple[str, str, Report]:
+    """What came of it: noise may well repeat itself, or say that it cannot be done."""
+    try:
+        answer = await brain.run(query)
+    except (InfeasiblePlanError, NothingFoundError) as error:
+        verdict = "plan" if isinstance(error, InfeasiblePlanError) else "impossible"
+        return verdict, error.raw_text, error.report or Report()
+    assert {step.robot for step in answer.steps} == {"arm"}
+    return answer.verdict.value, answer.report.raw_text, answer.report
+
+
+def test_a_check_needs_no_robots(engine: RunningEngine) -> None:
+    brain = Brain(engine.embedded, PROFILE, info=engine.info)
+    query = Query(Task.PLAN, "tidy up", [np.zeros((112, 112, 3), np.uint8)], plan=PlanRequest(mode=PlanMode.CHECK))
+    answer = engine.wait(brain.run(query))
+    assert answer.verdict in (Verdict.DONE, Verdict.NOT_DONE)
+    assert answer.steps == ()
+
+
+def test_a_text_follows_its_pattern(engine: RunningEngine) -> None:
+    pattern = r"\[(\([0-9]{1,3}, [0-9]{1,3}\)(, \([0-9]{1,3}, [0-9]{1,3}\)){0,3})?\]"
+    answers = engine.wait(engine.write_all([generation(Constraint(regex=pattern), 100) for _ in range(20)]))
+    assert all(reason == "stop" and re.fullmatch(pattern, text) for text, _, reason in answers)
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [Constraint(regex="(unclosed"), Constraint(json_schema='{"type": "array", "uniqueItems": true}'), Constraint(regex="a(?=b)")],
+    ids=["no pattern", "not enforced", "lookahead"],
+)
+def test_what_cannot_be_enforced_is_refused_with_the_reason(engine: RunningEngine, constraint: Constraint) -> None:
+    with pytest.raises(BadRequestError, match="cannot hold the model to the form"):
+        engine.wait(engine.write(generation(constraint, 10)))
+    assert engine.wait(engine.write(generation(Constraint(regex="ab"), 10)))[0] == "ab"
