@@ -1,0 +1,259 @@
+"""Plans for robots without an engine: requests, schemas, reading, feasibility."""
+
+import asyncio
+import json
+import re
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import Script, ScriptedEngine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from plan_requests import random_request
+
+from robobrain_ros.core import AnswerParser, Brain, Query, Task, profile_for
+from robobrain_ros.core.patterns import safe_pattern
+from robobrain_ros.core.plan_checks import check_request
+from robobrain_ros.core.plan_feasibility import check_feasible
+from robobrain_ros.core.plan_request import DoneStep, Place, PlanMode, PlanRequest, Robot, Skill, SkillEffect, Verdict
+from robobrain_ros.core.plan_schema import BOUNDS, longest_text, plan_form
+from robobrain_ros.core.query import Answer, PlanStep, Progress
+from robobrain_ros.engine.base import EngineInfo
+from robobrain_ros.errors import BadRequestError, InfeasiblePlanError, NothingFoundError, UnparsableAnswerError
+
+PROFILE = profile_for("qwen2_5_vl")
+WHAT = '{"type": "object", "properties": {"what": {"type": "string", "format": "object"}}}'
+WHERE = WHAT[:-2] + ', "where": {"type": "string", "format": "place"}}}'
+PICK = Skill("pick", "", WHAT, SkillEffect.GRASPS, "what")
+PUT = Skill("put", "", WHERE, SkillEffect.RELEASES, "what")
+TURN = Skill("turn", "", '{"type": "object", "properties": {"angle": {"type": "number", "minimum": -90, "maximum": 90}}}')
+ARM = Robot("arm", skills=(PICK, PUT), reachable_places=("table",))
+BASE = Robot('"base"', skills=(TURN, PICK))
+SCENE = (Place("table", ("mug", "bowl")), Place("shelf"))
+REQUEST = PlanRequest((ARM, BASE), SCENE, max_steps=6)
+
+
+def step(robot: str, skill: str, order: int, **arguments: Any) -> dict[str, Any]:
+    return {"subtask": f"{skill} it", "robot_name": robot, "skill": skill, "arguments": arguments, "subtask_order": order}
+
+
+def plan(*steps: dict[str, Any], verdict: str = "plan", reasoning: str = "So it is.") -> str:
+    content: dict[str, Any] = {"reasoning_explanation": reasoning, "verdict": verdict}
+    if steps:
+        content["subtask_list"] = list(steps)
+    return json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+
+
+GOOD = plan(
+    step("arm", "pick", 2, what="mug"), step('"base"', "turn", 5, angle=-2.5), step("arm", "put", 5, what="mug", where="table")
+)
+
+
+def ask(
+    text: str | Script, request: PlanRequest = REQUEST, on_progress: Any = None, **options: Any
+) -> tuple[Answer, ScriptedEngine]:
+    engine = ScriptedEngine([text])
+    query = Query(Task.PLAN, "tidy up", [np.zeros((112, 112, 3), np.uint8)], plan=request)
+    return asyncio.run(Brain(engine, PROFILE, **options).run(query, on_progress)), engine
+
+
+def test_a_plan_is_typed_sorted_and_its_orders_have_no_gap() -> None:
+    answer, engine = ask(GOOD)
+    assert [(it.order, it.robot, it.skill, it.arguments) for it in answer.steps] == [
+        (1, "arm", "pick", '{"what": "mug"}'),
+        (2, '"base"', "turn", '{"angle": -2.5}'),
+        (2, "arm", "put", '{"what": "mug", "where": "table"}'),
+    ]
+    assert (answer.verdict, answer.reasoning) == (Verdict.PLAN, "So it is.")
+    (generation,) = engine.generations
+    assert generation.user_text == PROFILE.plan_prompt("tidy up", REQUEST)
+    assert generation.constraint is not None
+    assert "subtask_list" in generation.constraint.json_schema
+    assert generation.stop == ()
+
+
+@given(st.lists(st.integers(0, len(GOOD)), max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_steps_come_as_soon_as_they_are_complete_however_the_text_is_cut(cuts: list[int]) -> None:
+    parser = AnswerParser(Task.PLAN, PROFILE, plan=plan_form(REQUEST, 8000))
+    places = sorted({0, *cuts, len(GOOD)})
+    steps: list[PlanStep] = []
+    for start, end in pairwise(places):
+        steps += parser.feed(GOOD[start:end]).steps
+        assert len(steps) == GOOD[:end].count(',"subtask_order":2}') + GOOD[:end].count(',"subtask_order":5}')
+    assert [it.skill for it in steps] == ["pick", "turn", "put"]
+
+
+def test_progress_gives_the_steps() -> None:
+    pieces: list[Progress] = []
+    half = GOOD.index('{"subtask":"turn')
+    ask(Script([GOOD[:half], GOOD[half:]]), on_progress=pieces.append)
+    assert [[it.skill for it in piece.steps] for piece in pieces] == [["pick"], ["turn", "put"]]
+
+
+def test_names_that_look_like_tags_do_not_end_a_plan() -> None:
+    text = plan(verdict="done", reasoning="a </answer> b <think>")
+    assert ask(text, replace(REQUEST, mode=PlanMode.REPLAN))[0].reasoning == "a </answer> b <think>"
+
+
+def test_impossible_says_why_and_done_has_no_steps() -> None:
+    with pytest.raises(NothingFoundError, match="No hands"):
+        ask(plan(verdict="impossible", reasoning="No hands."))
+    answer, _ = ask(plan(verdict="not done"), PlanRequest(mode=PlanMode.CHECK))
+    assert (answer.verdict, answer.steps) == (Verdict.NOT_DONE, ())
+
+
+def test_without_robots_the_plan_is_in_words_and_what_is_known_is_told() -> None:
+    answer, engine = ask("1. Take the mug\n2. Put it down", PlanRequest(scene=SCENE, feedback="The mug is hot."))
+    assert [it.text for it in answer.steps] == ["Take the mug", "Put it down"]
+    (generation,) = engine.generations
+    assert generation.constraint is None
+    assert "- table: mug, bowl" in generation.user_text
+    assert "The mug is hot." in generation.user_text
+
+
+@pytest.mark.parametrize("text", [GOOD[:-20], plan(step("arm", "turn", 1, angle=0)), plan(step("arm", "pick", 1, what="moon"))])
+def test_never_half_a_plan_nor_one_beside_its_schema(text: str) -> None:
+    with pytest.raises(UnparsableAnswerError) as caught:
+        ask(Script([text], "length" if text != GOOD else "stop"))
+    assert caught.value.raw_text == text
+
+
+def test_budgets_shorten_the_texts_and_then_refuse() -> None:
+    wide, narrow = plan_form(REQUEST, 100_000), plan_form(REQUEST, 3000)
+    assert wide.tokens > 3000 >= narrow.tokens
+    with pytest.raises(BadRequestError, match=r"^context\.max_steps: a plan of 6 steps may take \d+ tokens"):
+        plan_form(REQUEST, 1000)
+    _, engine = ask(GOOD, info=EngineInfo("m", "qwen2_5_vl", "e", max_model_len=8192, patch=28, count_tokens=lambda text: 100))
+    assert engine.generations[0].max_tokens == plan_form(REQUEST, 8192 - 100 - 16 - 64).tokens
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_text_is_longer_than_its_budget(seed: int) -> None:
+    """The longest value of each kind, put in by hand, fits."""
+    form = plan_form(random_request(seed), 100_000)
+    assert len(form.text.encode()) < 256 * 1024
+    Draft202012Validator.check_schema(form.schema)
+    text = json.dumps({"reasoning_explanation": "語" * BOUNDS[0].reasoning, "verdict": "impossible"}, ensure_ascii=False)
+    assert len(text.encode()) <= longest_text(form.schema)
+
+
+def test_a_hundred_robots_share_their_skills_in_the_schema() -> None:
+    skills = tuple(Skill(f"skill {i}", "", WHAT) for i in range(100))
+    form = plan_form(PlanRequest(tuple(Robot(f"r{i}", skills=skills) for i in range(100)), SCENE, max_steps=2), 10_000)
+    assert len(form.text) < 8000
+    apart = tuple(
+        Robot(f"r{i}", skills=tuple(Skill(f"s{k}", "", WHAT.replace("what", f"w{i}_{k}")) for k in range(100))) for i in range(3)
+    )
+    with pytest.raises(BadRequestError, match=r"^context\.robots: the robots have 300 skills that differ"):
+        plan_form(PlanRequest(apart, SCENE), 10_000)
+
+
+def skilled(**changes: Any) -> PlanRequest:
+    return PlanRequest((replace(ARM, skills=(replace(PICK, **changes),)),), SCENE)
+
+
+def schemed(schema: Any) -> PlanRequest:
+    return skilled(
+        arguments_schema=schema if isinstance(schema, str) else json.dumps(schema), effect=SkillEffect.NONE, object_argument=""
+    )
+
+
+def prop(**schema: Any) -> PlanRequest:
+    return schemed({"type": "object", "properties": {"x": schema}})
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (PlanRequest((ARM, ARM), SCENE), r"context\.robots\[1\]\.name: 'arm' is the name of context\.robots\[0\]"),
+        (PlanRequest((Robot("arm"),)), r"context\.robots\[0\]\.skills: the robot has no skills"),
+        (PlanRequest((replace(ARM, name=" "),)), r"context\.robots\[0\]\.name: it is empty"),
+        (PlanRequest((replace(ARM, name="a\nb"),)), r"context\.robots\[0\]\.name: .* line break"),
+        (PlanRequest((replace(ARM, name="x" * 10_000),)), r"context\.robots\[0\]\.name: it has 10000 characters"),
+        (PlanRequest((replace(ARM, name="<think>"),)), r"context\.robots\[0\]\.name: .*angle brackets"),
+        (PlanRequest((replace(ARM, skills=(PICK, PICK)),)), r"context\.robots\[0\]\.skills\[1\]\.name"),
+        (PlanRequest((replace(ARM, reachable_places=("moon",)),), SCENE), r"context\.robots\[0\]\.reachable_places\[0\]"),
+        (PlanRequest(tuple(replace(ARM, name=str(i)) for i in range(101))), r"context\.robots: there are 101"),
+        (PlanRequest(scene=(*SCENE, SCENE[0])), r"context\.scene\[2\]\.name"),
+        (PlanRequest(scene=(Place("t", ("x",) * 201),)), r"context\.scene\[0\]\.objects: there are more than"),
+        (PlanRequest(done=(DoneStep(),)), r"context\.done\[0\]: it says neither"),
+        (PlanRequest(done=(DoneStep("x", arguments="[1]"),)), r"context\.done\[0\]\.arguments: it is no JSON object"),
+        (PlanRequest(feedback="x" * 5000), r"context\.feedback: it has 5000"),
+        (PlanRequest((ARM,), max_steps=51), r"context\.max_steps: 51 is not within"),
+        (PlanRequest((ARM,), max_steps=2, mode=PlanMode.NEXT_STEP), r"context\.max_steps: the mode asks for one"),
+        (skilled(object_argument="which"), r"context\.robots\[0\]\.skills\[0\]\.object_argument: 'which' is no property"),
+        (skilled(object_argument=""), r"context\.robots\[0\]\.skills\[0\]\.object_argument: a skill with an effect"),
+        (schemed("{"), r"context\.robots\[0\]\.skills\[0\]\.arguments_schema: it is no JSON"),
+        (schemed("[1]"), r".*arguments_schema: it is no JSON schema of an object"),
+        (schemed({"type": "objekt"}), r".*arguments_schema: type is no JSON schema"),
+        (schemed({"type": "object", "$defs": 5}), r".*arguments_schema: .*is no object"),
+        (schemed("[" * 5000), r".*arguments_schema: it is no JSON"),
+        (schemed(" " * 20_000 + "{}"), r".*arguments_schema: it has 20002 bytes"),
+        (schemed({"type": "string"}), r".*arguments_schema: it describes no object"),
+        (prop(type="array", items={"type": "null"}, uniqueItems=True), r".*arguments_schema: x: uniqueItems cannot be enforced"),
+        (prop(**{"not": {"type": "null"}}), r".*arguments_schema: x: it has no type"),
+        (prop(**{"$ref": "http://x/y"}), r".*arguments_schema: x: \$ref 'http://x/y' leads nowhere"),
+        (prop(type="string", pattern="a(?=b)"), r".*arguments_schema: x: the pattern holds what cannot be enforced \(assert\)"),
+        (prop(type="string", pattern="a*"), r".*arguments_schema: x: a repetition in the pattern has no bound"),
+        (prop(type="string", format="email"), r".*arguments_schema: x: the format 'email' cannot be enforced"),
+        (prop(type="integer", minimum=3, maximum=2), r".*arguments_schema: x: no number lies between"),
+    ],
+)
+def test_bad_requests_are_refused_with_the_fields_path(request_: PlanRequest, message: str) -> None:
+    with pytest.raises(BadRequestError, match=f"^{message}"):
+        check_request(request_)
+
+
+def test_a_schema_that_refers_to_itself_is_refused() -> None:
+    node = {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}}
+    with pytest.raises(BadRequestError, match="refers to itself"):
+        check_request(schemed({"$defs": {"node": node}, **node}))
+
+
+def test_quotes_and_languages_survive() -> None:
+    request = PlanRequest((Robot('der "große" Arm', skills=(Skill("贈る", "", WHAT),)),), (Place("Tisch", ("it's \\ here",)),))
+    text = plan(step('der "große" Arm', "贈る", 1, what="it's \\ here"))
+    answer, _ = ask(text, request)
+    assert (answer.steps[0].robot, answer.steps[0].skill) == ('der "große" Arm', "贈る")
+    assert json.loads(answer.steps[0].arguments) == {"what": "it's \\ here"}
+
+
+@pytest.mark.parametrize("pattern", ["[A-Z]{2,4}", r"\d{1,3}\.\d", "left|right", "(a|b)c?", "^x$"])
+def test_a_safe_pattern_says_what_the_users_says(pattern: str) -> None:
+    for text in ("AB", "ABCDE", "12.5", "125", "left", "leftright", "ac", "b", "x", "xx", ""):
+        assert bool(re.fullmatch(safe_pattern(pattern), text)) == bool(re.fullmatch(pattern, text))
+
+
+def steps(*said: tuple[str, str, str]) -> list[PlanStep]:
+    return [
+        PlanStep(order, f"{skill} {what}", robot, skill, json.dumps({"what": what}))
+        for order, (robot, skill, what) in enumerate(said, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("plan_", "fault"),
+    [
+        (steps(("arm", "pick", "mug"), ("arm", "pick", "bowl")), "Step 2 .*'bowl', but it still holds 'mug'"),
+        (steps(("arm", "put", "mug")), "Step 1 .*holds nothing"),
+        (steps(("arm", "pick", "mug"), ("arm", "put", "bowl")), "Step 2 .*holds 'mug'"),
+        (steps(("arm", "pick", "mug"), ('"base"', "pick", "mug")), "Step 2 .*which robot 'arm' holds"),
+        (steps(*[("arm", "pick", "mug"), ("arm", "put", "mug")] * 4), "From step 1 on, 'pick' and 'put' comes 4 times"),
+        (steps(*[('"base"', "turn", "")] * 4), "From step 1 on, 'turn' comes 4 times"),
+        ([replace(it, order=1) for it in steps(('"base"', "turn", ""), ('"base"', "turn", "x"))], "Steps 1 and 2 are both"),
+    ],
+)
+def test_what_a_schema_cannot_say_is_named(plan_: list[PlanStep], fault: str) -> None:
+    with pytest.raises(InfeasiblePlanError, match=fault):
+        check_feasible(plan_, REQUEST)
+
+
+def test_a_good_plan_passes_and_what_is_held_before_counts() -> None:
+    check_feasible(steps(("arm", "pick", "mug"), ("arm", "put", "mug"), ('"base"', "pick", "mug")), REQUEST)
+    holding = replace(REQUEST, robots=(replace(ARM, holding="mug"), BASE))
+    check_feasible(steps(("arm", "put", "mug"), ("arm", "pick", "bowl")), holding)
