@@ -69,6 +69,7 @@ def generation(constraint: Constraint, max_tokens: int, text: str = "go") -> Gen
     return Generation(f"structured-{next(_next_id)}", text, [], max_tokens, temperature=1.0, constraint=constraint)
 
 
+@pytest.mark.timeout(600)  # Its engine starts within it.
 def test_a_thousand_random_requests_give_a_thousand_plans(engine: RunningEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_schema, "BOUNDS", (TextBounds(6, 4, 3),))
     forms = [plan_form(random_request(seed), 8000) for seed in range(1000)]
