@@ -76,7 +76,9 @@ def test_the_command_that_joins_means_the_same_engine_to_vllm() -> None:
     joined = AsyncEngineArgs.from_cli_args(parser.parse_args(["--model", command[2], *told]))
     here = AsyncEngineArgs(**arguments)
     different = {name for name in arguments if getattr(joined, name) != getattr(here, name)}
-    assert different <= {"served_model_name"}  # One name, or a list of one.
+    assert different <= {"served_model_name", "structured_outputs_config"}  # One name, or a list of one; and as an object.
+    told_to_hold = {name: getattr(joined.structured_outputs_config, name) for name in compat.STRUCTURED_OUTPUTS_CONFIG}
+    assert told_to_hold == compat.STRUCTURED_OUTPUTS_CONFIG
     assert joined.node_rank == 1
 
 

@@ -37,9 +37,8 @@ class Query:
     picture uniquely (camera, stamp, size), so that an engine can reuse what it computed for the same picture; an empty name
     leaves that to the engine. ``max_pixels`` optionally says for each picture how many pixels it may have in the model's eyes,
     where those are fewer than the brain's own; 0: the brain's. ``None`` means the brain's default; ``timeout`` is in seconds,
-    ``max_tokens`` bounds the answer (thinking has its own budget); a plan for
-    robots must not be cut, so its own form bounds it instead. ``plan``: what a robot stack knows, for the task plan; None,
-    or one without robots: a plan in words.
+    ``max_tokens`` bounds the answer (thinking has its own budget); a plan for robots must not be cut, so its own form bounds it
+    instead. ``plan``: what a robot stack knows, for the task plan; None, or one without robots: a plan in words.
     """
 
     task: Task
