@@ -10,9 +10,26 @@ from fakes import Script, ScriptedEngine
 
 from robobrain_ros.core import Brain, Task, profile_for
 from robobrain_ros.core.imaging import fit
+from robobrain_ros.core.plan_request import PlanMode
+from robobrain_ros.core.plan_request import Verdict as PlanVerdict
 from robobrain_ros.demo import evaluate
-from robobrain_ros.demo.evaluate import CAMERAS, FIRST_SEED, FIRST_TRAINING_SEED, GROUPS, Asked, Row, Scored, exam, rows_of, table
+from robobrain_ros.demo.evaluate import (
+    CAMERAS,
+    FIRST_SEED,
+    FIRST_TRAINING_SEED,
+    GROUPS,
+    SITUATIONS,
+    Asked,
+    Row,
+    Scored,
+    exam,
+    rows_of,
+    table,
+)
 from robobrain_ros.demo.metrics import Verdict, wilson
+from robobrain_ros.demo.plans import answer_json
+from robobrain_ros.demo.questions import Question
+from robobrain_ros.demo.simulator import Step
 from robobrain_ros.engine.base import EngineInfo, Generation, TextDelta
 from robobrain_ros.errors import EngineFailedError, OutcomeCode, RequestTimeoutError
 
@@ -35,6 +52,8 @@ def truth(asked: Asked) -> str:
 
 def untruth(asked: Asked) -> str:
     """A readable answer that is wrong: the picture's lower left corner, a plan for something else, an empty phrase."""
+    if asked.question.plan is not None:
+        return wrong_plan(asked.question)
     if asked.question.task in (Task.GROUND, Task.AFFORDANCE):
         return "[0, 0, 5, 5]"
     if asked.question.task.spatial:
@@ -42,8 +61,24 @@ def untruth(asked: Asked) -> str:
     return "1. Sing to the gripper" if asked.question.task is Task.PLAN else "Perhaps."
 
 
+def wrong_plan(question: Question) -> str:
+    """A valid answer that is wrong: the task is done, or not, the other way round; or a thing that is not asked for is picked."""
+    assert question.plan is not None
+    assert question.table is not None
+    if question.plan.mode is PlanMode.CHECK:
+        other = PlanVerdict.NOT_DONE if question.verdict is PlanVerdict.DONE else PlanVerdict.DONE
+        return answer_json(other, "", [])
+    if question.plan.mode is not PlanMode.NEW and question.verdict is PlanVerdict.PLAN:
+        return answer_json(PlanVerdict.DONE, "", [])
+    meant = () if question.goal is None else question.goal.things
+    held, thing = question.table.held, next(name for name in question.table.names if name not in meant)
+    return answer_json(PlanVerdict.PLAN, "", [Step("place", held, "beside", thing) if held else Step("pick", thing)])
+
+
 def refusal(asked: Asked) -> str:
     """What a model says that finds nothing anywhere."""
+    if asked.question.plan is not None:
+        return answer_json(PlanVerdict.IMPOSSIBLE, "", [])
     return "[]" if asked.question.task.spatial else "There is no such thing on the table."
 
 
@@ -84,6 +119,8 @@ def test_true_answers_score_full_marks() -> None:
         ("affordance", 0.9),
         ("trajectory", 0.95),
         ("plan", 0.95),
+        ("robot_plan", 0.95),
+        ("replan", 0.95),
         ("all", 0.995),
     }
 
@@ -102,12 +139,12 @@ def test_wrong_answers_score_nothing() -> None:
 
 
 def test_a_model_that_refuses_everything_is_right_about_the_absent_only() -> None:
-    asked = [one for one in questions() if one.question.task is not Task.ASK]
+    asked = [one for one in questions() if one.question.task is not Task.ASK and one.question.kind != "check"]
     rows = rows_of(scored(asked, ScriptedEngine([refusal(one) for one in asked])))
-    assert row_of(rows, "absent").value == 1.0
+    assert row_of(rows, "absent").value == row_of(rows, "impossible").value == 1.0
     assert row_of(rows, "all", "present, yet refused").value == 1.0
     assert row_of(rows, "all", "answers that can be read").value == 1.0
-    assert all(row.value == 0 for row in rows if row.group not in ("absent", "all"))
+    assert all(row.value == 0 for row in rows if row.group not in ("absent", "impossible", "all"))
 
 
 def test_answers_that_cannot_be_read_are_counted() -> None:
@@ -203,7 +240,8 @@ def test_an_exam_takes_the_sizes_in_turn_and_all_kinds_of_questions() -> None:
     assert sizes == [SIZES[index % 3] for index in range(60)]
     kinds = {one.question.kind for one in asked}
     assert kinds >= {"point", "spots", "vacant", "gripper", "afford", "reach", "put", "ground", "plan", "count", "strange"}
-    assert len({one.picture_name for one in asked}) == 60
+    assert len({one.picture_name for one in asked if one.group not in SITUATIONS}) == 60
+    assert len({one.picture_name for one in asked}) == 60 * (1 + len(SITUATIONS))
 
 
 def test_every_kind_of_question_meets_every_camera() -> None:

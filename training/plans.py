@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path("robobrain_ros/demo/model"), help="folder of the model to begin with")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint and state")
-    parser.add_argument("--steps", type=int, default=700, help="of the whole run")
+    parser.add_argument("--steps", type=int, default=1500, help="of the whole run")
     parser.add_argument("--views", type=int, default=4, help="pictures a step, half of them of tables on which things were moved")
     parser.add_argument("--rate", type=float, default=5e-4, help="AdamW's, which falls to zero over the last 60 %%")
     parser.add_argument("--seed", type=int, default=0)
@@ -182,19 +183,33 @@ class Tuner:
 def changed_view(view: View, rng: random.Random) -> tuple[View, list[Example]]:
     """The view's table after some steps to a goal, and questions about it."""
     scene, size, _ = view
-    situation = plans.midway(scene, rng)
+    situation = _situation(scene, rng)
     now = situation.world.look()
-    asked = [situation.question(mode, rng) for mode in (PlanMode.REPLAN, PlanMode.REPLAN, PlanMode.NEXT_STEP, PlanMode.CHECK)]
+    asked = [situation.question(mode, rng) for mode in (PlanMode.REPLAN, PlanMode.NEXT_STEP, PlanMode.CHECK)]
     for mode in (PlanMode.NEW, PlanMode.CHECK):
         other = plans.another(situation, scene, rng)
         asked += [other.question(mode, rng)] if other is not None else []
+    absent = replace(situation, asked=plans.task_about(scene, rng, absent=True))
+    asked.append(absent.question(rng.choice(tuple(PlanMode)), rng))
     return (now, size, model_picture(now, size)), [_example(question, rng) for question in asked]
 
 
+def _situation(scene: Scene, rng: random.Random) -> plans.Situation:
+    """Every second one with several things to move, where there are several; every third one after a failure."""
+    several, failed = rng.random() < 0.5, rng.random() < 0.35
+    for _ in range(12):
+        situation = plans.midway(scene, rng)
+        goal = situation.asked.goal
+        if (not several or (goal is not None and len(goal.things) > 1)) and (not failed or situation.failed):
+            break
+    return situation
+
+
 def first_examples(scene: Scene, rng: random.Random) -> list[Example]:
-    """Questions for plans about a table on which nothing was moved."""
-    modes = (PlanMode.NEW, PlanMode.NEW, PlanMode.NEW, rng.choice((PlanMode.REPLAN, PlanMode.NEXT_STEP, PlanMode.CHECK)))
-    return [_example(plans.at_first(scene, rng, rng.random() < 0.2).question(mode, rng), rng) for mode in modes]
+    """Questions for plans about a table on which nothing was moved; half of the new ones about what is not there."""
+    modes = (*[PlanMode.NEW] * 4, rng.choice(tuple(PlanMode)))
+    asked = [plans.at_first(scene, rng, index % 2 == 0).question(mode, rng) for index, mode in enumerate(modes)]
+    return [_example(question, rng) for question in asked]
 
 
 def _example(question: Question, rng: random.Random) -> Example:

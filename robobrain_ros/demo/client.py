@@ -12,6 +12,7 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 
+from robobrain_ros.core.plan_request import PlanRequest
 from robobrain_ros.core.query import Task
 from robobrain_ros.demo import DemoError
 from robobrain_ros.errors import RoboBrainError
@@ -51,14 +52,14 @@ class Client(AskingNode):
             telling.tell(self._progress)
         telling.end()
 
-    def ask_node(self, task: Task, text: str, think: bool, timeout: float) -> Any:
-        """Ask through the task's service; gives the response.
+    def ask_node(self, task: Task, text: str, think: bool, timeout: float, plan: PlanRequest | None = None) -> Any:
+        """Ask through the task's service; gives the response. ``plan``: what is known, for the task plan.
 
         :raises DemoError: none came within ``timeout`` seconds.
         """
         try:
             self.wait_for_task(task, timeout)
-            return self.ask(task, text, query_options(think=think, timeout=timeout))
+            return self.ask(task, text, query_options(think=think, timeout=timeout), plan=plan)
         except RoboBrainError as error:
             raise DemoError(error.message) from error
 

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from robobrain_ros.core.brain import Brain
+from robobrain_ros.core.plan_request import PlanMode
 from robobrain_ros.core.query import Answer, Query, Task
-from robobrain_ros.demo import DemoError
+from robobrain_ros.demo import DemoError, plans
 from robobrain_ros.demo.metrics import LEAST_OVERLAP, Verdict, assess, assess_refusal, chance_of, wilson
 from robobrain_ros.demo.questions import KINDS_BY_TASK, Question, ask_about
 from robobrain_ros.demo.world import Scene, make_scene
@@ -36,10 +37,21 @@ ABSENT = "absent"
 GROUPS: dict[str, tuple[str, ...]] = {task.value: kinds for task, kinds in KINDS_BY_TASK.items()}
 GROUPS["point"] = (*KINDS_BY_TASK[Task.POINT], "gripper")
 GROUPS[ABSENT] = ("absent", "absent", "absent", "absent", "strange")
-"""What can be scored: each task, and what is asked for but not there, in any task; and the kinds of questions that make it up."""
+GROUPS |= {"robot_plan": (PlanMode.NEW.name,), "replan": (PlanMode.REPLAN.name,), "impossible": (PlanMode.NEW.name,)}
+GROUPS["progress"] = (PlanMode.CHECK.name, PlanMode.REPLAN.name, PlanMode.NEXT_STEP.name)
+"""What can be scored: each task; what is asked for but not there, in any task; plans that a robot can run, at first, after a
+failure, for what is not there, and how far it has got. And the kinds of questions that make it up, of the last four the modes."""
 
 CAMERAS = ((640, 480), (1280, 720), (848, 480), (424, 240), (480, 640), (480, 480), (1280, 1024))
 """Sizes of usual cameras' pictures, which "mixed" takes in turn. Seven, so that every kind of question meets every size."""
+
+SITUATIONS: dict[str, Callable[[Scene, random.Random], plans.Situation]] = {
+    "robot_plan": plans.at_first,
+    "replan": plans.after_failure,
+    "impossible": lambda scene, rng: plans.at_first(scene, rng, absent=True),
+    "progress": plans.midway,
+}
+"""How the table of a group is made, where it is not the scene alone."""
 
 ON_THINGS = ("point", "spots")
 """Kinds of questions whose points must lie on a thing."""
@@ -86,18 +98,27 @@ class Scored:
         return self.code in (OutcomeCode.OK, OutcomeCode.NOTHING_FOUND)
 
 
-def questions_about(scene: Scene, seed: int, groups: Sequence[str], number: int = 1) -> list[tuple[str, Question]]:
-    """So many questions of each group about the scene of a seed, always the same ones; seeds in a row take all kinds in turn."""
+def questions_about(scene: Scene, seed: int, groups: Sequence[str], number: int = 1) -> list[Asked]:
+    """So many questions of each group about the scene of a seed, always the same ones; seeds in a row take all kinds in turn.
+
+    Some are about the table after some steps.
+    """
     questions = []
+    name = f"tabletop {seed} {scene.width}x{scene.height}"
     for group in groups:
         kinds = GROUPS[group]
         for index in range(number):
             rng = random.Random(f"{seed} {group} {index}")
+            if group in SITUATIONS:
+                situation = SITUATIONS[group](scene, rng)
+                question = situation.question(PlanMode[kinds[(seed + index) % len(kinds)]], rng)
+                questions.append(Asked(situation.world.look(), f"{name} {group} {index}", group, question))
+                continue
             question = ask_about(scene, kinds[(seed + index) % len(kinds)], rng)
             while not question.text.strip():
                 # An empty question is among the strange ones; it is refused before any model sees it.
                 question = ask_about(scene, question.kind, rng)
-            questions.append((group, question))
+            questions.append(Asked(scene, name, group, question))
     return questions
 
 
@@ -111,14 +132,15 @@ def exam(seeds: Sequence[int], sizes: Sequence[tuple[int, int]], groups: Sequenc
             raise ValueError(f"The scene of seed {seed} may have been trained on; scores take seeds below {FIRST_TRAINING_SEED}.")
         width, height = sizes[index % len(sizes)]
         scene = make_scene(seed, (width, height))
-        for group, question in questions_about(scene, seed, groups, number):
-            yield Asked(scene, f"tabletop {seed} {width}x{height}", group, question)
+        yield from questions_about(scene, seed, groups, number)
 
 
 async def score(brain: Answers, asked: Asked, think: bool, timeout: float) -> Scored:
     """Ask one question and score the answer, or the failure."""
     scene, question = asked.scene, asked.question
-    query = Query(question.task, question.text, [scene.image], [asked.picture_name], think=think, timeout=timeout)
+    query = Query(
+        question.task, question.text, [scene.image], [asked.picture_name], think=think, timeout=timeout, plan=question.plan
+    )
     points = 1
     try:
         answer = await brain.run(query)
@@ -238,9 +260,9 @@ def _rows_of_group(group: str, scores: Sequence[Scored]) -> list[Row]:
             *_trajectories(group, "", scores, goal=0.95),
             _right(group, "", scores, "ends on the target, starts at the gripper"),
         ]
-    if group == "plan":
+    if group in ("plan", "robot_plan", "replan"):
         return [_right(group, "", scores, "reaches the goal in the simulator", goal=0.95)]
-    return [_right(group, "", scores, "refused" if group == ABSENT else "right")]
+    return [_right(group, "", scores, "refused" if group in (ABSENT, "impossible") else "right")]
 
 
 def _rows_of_kind(group: str, kind: str, scores: Sequence[Scored]) -> list[Row]:

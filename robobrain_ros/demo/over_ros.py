@@ -49,7 +49,7 @@ class OverRos:
     def _run(self, query: Query) -> Answer:
         header = self._show(query.images[0])
         for _ in range(_MOST_TRIES):
-            response = self._client.ask_node(query.task, query.text, bool(query.think), query.timeout or _PATIENCE)
+            response = self._client.ask_node(query.task, query.text, bool(query.think), query.timeout or _PATIENCE, query.plan)
             if getattr(response, RESULT_FIELDS[query.task]).header == header:
                 return _answer(query.task, response)
         raise DemoError("The node does not look at its camera's newest picture.")

@@ -15,7 +15,7 @@ from robobrain_ros.core.plan_prompt import ARGUMENTS, ORDER, REASONING, ROBOT, S
 from robobrain_ros.core.plan_request import DoneStep, PlanMode, PlanRequest, StepOutcome, Verdict
 from robobrain_ros.core.query import Answer, Task
 from robobrain_ros.demo.questions import Question, ask_about, enumeration
-from robobrain_ros.demo.robot import ARM, MOVED, SLIPPED, World, done
+from robobrain_ros.demo.robot import ARM, MOST_STEPS, MOVED, SLIPPED, World, done
 from robobrain_ros.demo.simulator import Goal, Step, Table
 from robobrain_ros.demo.world import Scene
 
@@ -55,13 +55,14 @@ class Situation:
         """What is asked in a mode, with its true answer; the scene is told to the planner, or left to its eyes."""
         world, asked = self.world, self.asked
         scene = world.places() if rng.random() < _SHARE_WITH_SCENE else ()
+        most = MOST_STEPS if mode in (PlanMode.NEW, PlanMode.REPLAN) else 0
         verdict, reasoning, steps = _truth(mode, asked, world)
         return replace(
             asked,
             kind=KINDS[mode],
             words=answer_json(verdict, reasoning, steps),
             thought=reasoning,
-            plan=PlanRequest((world.arm(),), scene, self.done, self.feedback, mode=mode),
+            plan=PlanRequest((world.arm(),), scene, self.done, self.feedback, most, mode),
             verdict=verdict,
             table=world.table.copy(),
         )

@@ -36,6 +36,9 @@ ARM = Robot(
 )
 """What the demo model was trained to plan for."""
 
+MOST_STEPS = 10
+"""Of a plan: five things, for six lie on a table at most; the fewer, the more room is left for the words of each."""
+
 SLIPPED = "the {name} slipped and lies on the table"
 MOVED = "the {name} is not where it was"
 """What the arm observes when a step fails."""

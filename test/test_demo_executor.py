@@ -1,0 +1,140 @@
+"""The executor: it goes on from what happened, looks at the newest picture, and gives up after a while."""
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import rclpy
+from fakes import ScriptedEngine
+from ros_rig import rig
+
+from robobrain_ros.core.plan_request import StepOutcome, Verdict
+from robobrain_ros.core.query import PlanStep, Task
+from robobrain_ros.demo.executor import Executor, SimulatedArm, WorldCamera
+from robobrain_ros.demo.plans import answer_json
+from robobrain_ros.demo.robot import World
+from robobrain_ros.demo.simulator import Goal, Step
+from robobrain_ros.demo.world import make_scene
+from robobrain_ros.engine.base import Generation, TextDelta
+from robobrain_ros.ros.client import Client
+
+NAMES = ("red block", "green bowl", "yellow ball")
+PICK, PUT = Step("pick", "red block"), Step("place", "red block", "in", "green bowl")
+TASK, GOAL = "put the red block into the green bowl", Goal("in", ("red block",), "green bowl")
+PLAN = answer_json(Verdict.PLAN, "", [PICK, PUT])
+DONE = answer_json(Verdict.DONE, "Nothing is left to do.", [])
+
+
+def make_world() -> World:
+    """A small picture of three things."""
+    return World(make_scene(3, (320, 240), names=NAMES).layout, np.random.RandomState(3))
+
+
+def as_plan(step: Step, order: int = 1) -> PlanStep:
+    """A step as the service gives it."""
+    return PlanStep(order, step.text, "arm", step.skill, step.arguments)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def context() -> Iterator[None]:
+    """The executor's node lives in the default context, as a user's does."""
+    rclpy.init()
+    yield
+    rclpy.try_shutdown()
+
+
+class Planner(ScriptedEngine):
+    """An engine whose answer depends on the prompt alone, for the same may be asked twice: until a new picture has come."""
+
+    def __init__(self, answer: str) -> None:
+        super().__init__([answer])
+        self.answer = answer
+        self.asked: dict[str, Generation] = {}
+
+    async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
+        self.asked[generation.user_text] = generation
+        self._next = iter([DONE if f"{PUT.text} succeeded." in generation.user_text else self.answer])
+        async for delta in super().generate(generation):
+            yield delta
+
+
+@contextmanager
+def executing(
+    world: World, answer: str = PLAN, troubles: tuple[str, ...] = (), **options: Any
+) -> Iterator[tuple[Executor, Planner]]:
+    """An executor beside a node whose engine gives this answer until the last step has succeeded."""
+    engine = Planner(answer)
+    with rig(engine) as it:
+        it.until_ready()
+        client = Client("executor", it.client.get_namespace(), tasks=[Task.PLAN])
+        camera = WorldCamera(client, world)
+        try:
+            client.wait_for_task(Task.PLAN, 30.0)
+            yield Executor(client, SimulatedArm(world, troubles), tell=lambda line: None, timeout=30.0, **options), engine
+        finally:
+            camera.close()
+            client.destroy_node()
+
+
+def test_a_task_without_trouble_needs_one_plan_and_the_last_word() -> None:
+    world = make_world()
+    with executing(world) as (executor, _):
+        ending = executor.run(TASK)
+    assert (ending.done, ending.plans) == (True, 2)
+    assert world.table.holds(GOAL)
+    assert [step.outcome for step in ending.history] == [StepOutcome.SUCCEEDED] * 2
+
+
+def test_after_a_slip_the_planner_is_told_and_shown_what_happened() -> None:
+    world = make_world()
+    with executing(world, troubles=("slip",)) as (executor, engine):
+        ending = executor.run(TASK)
+    assert (ending.done, ending.plans) == (True, 3)
+    assert world.table.holds(GOAL)
+    assert [step.outcome for step in ending.history] == [StepOutcome.FAILED, StepOutcome.SUCCEEDED, StepOutcome.SUCCEEDED]
+    first, second, last = engine.asked.values()
+    assert "What are the steps to complete the task?" in first.user_text
+    assert "1. Pick up the red block failed: the red block slipped and lies on the table." in second.user_text
+    assert "the rest of the task" in second.user_text
+    assert "3. Place the red block in the green bowl succeeded." in last.user_text
+    assert not np.array_equal(first.images[0], second.images[0])
+    assert not np.array_equal(second.images[0], last.images[0])
+
+
+def test_it_gives_up_after_so_many_plans() -> None:
+    world = make_world()
+    with executing(world, answer_json(Verdict.PLAN, "", [PICK]), most_plans=3) as (executor, _):
+        ending = executor.run(TASK)
+    assert (ending.done, ending.plans) == (False, 3)
+    assert "3 plans" in ending.why
+    assert not world.table.holds(GOAL)
+
+
+def test_what_cannot_be_done_ends_at_once() -> None:
+    impossible = answer_json(Verdict.IMPOSSIBLE, "There is no red mug on the table.", [])
+    with executing(make_world(), impossible) as (executor, _):
+        ending = executor.run("pick up the red mug")
+    assert (ending.done, ending.plans, ending.history) == (False, 1, ())
+    assert "There is no red mug" in ending.why
+
+
+def test_a_thing_that_was_moved_is_not_where_it_was() -> None:
+    arm = SimulatedArm(make_world(), ("moved",))
+    assert arm.execute(as_plan(PICK)) == "the red block is not where it was"
+    assert arm.describe().holding == ""
+    assert arm.execute(as_plan(PICK)) == ""
+    assert arm.describe().holding == "red block"
+
+
+def test_what_is_taken_out_again_is_seen_by_the_camera_only() -> None:
+    world = make_world()
+    arm = SimulatedArm(world, ("taken",))
+    assert [arm.execute(as_plan(step)) for step in (PICK, PUT)] == ["", ""]
+    assert not world.table.holds(GOAL)
+
+
+@pytest.mark.parametrize("step", [PlanStep(1, "Sing"), PlanStep(1, "Fly", "arm", "fly", "{}"), as_plan(PUT)])
+def test_what_the_arm_cannot_do_is_observed(step: PlanStep) -> None:
+    assert SimulatedArm(make_world()).execute(step)
