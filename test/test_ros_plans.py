@@ -1,14 +1,20 @@
 """Plans for robots over DDS: what a stack tells reaches the model, what comes back is typed, what makes no sense is refused."""
 
+import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import ScriptedEngine
+from action_msgs.msg import GoalStatus
+from fakes import Script, ScriptedEngine
+from rclpy.action import ActionClient
 from ros_rig import Rig, rig, scripted
+from test_ask import ask_it
 
+from robobrain_ros.action import RunTask
 from robobrain_ros.core.plan_request import (
     DoneStep,
     Place,
@@ -20,8 +26,9 @@ from robobrain_ros.core.plan_request import (
     StepOutcome,
 )
 from robobrain_ros.msg import Outcome, PlanContext, QueryOptions
+from robobrain_ros.msg import Plan as PlanMessage
 from robobrain_ros.ros.plan_messages import to_plan_context, to_plan_request
-from robobrain_ros.srv import MakePlan
+from robobrain_ros.srv import Ask, MakePlan, SetStandingQuery
 
 SCHEMA = json.dumps({"type": "object", "properties": {"object": {"type": "string", "format": "object"}}})
 PICK = Skill("pick", "Grasps an object.", SCHEMA, SkillEffect.GRASPS, "object")
@@ -36,6 +43,18 @@ REQUEST = PlanRequest(
 )
 
 
+def step(order: int = 1, thing: str = "mug") -> dict[str, Any]:
+    """A step of a plan as the model writes it."""
+    who = {"subtask": f"Pick {thing}.", "robot_name": "left_arm", "skill": "pick"}
+    return {**who, "arguments": {"object": thing}, "subtask_order": order}
+
+
+def written(verdict: str = "plan", *steps: dict[str, Any]) -> str:
+    """An answer as the model writes it."""
+    said = {"reasoning_explanation": "Because.", "verdict": verdict}
+    return json.dumps(said | ({"subtask_list": list(steps)} if verdict == "plan" else {}))
+
+
 def plan(it: Rig, request: PlanRequest | PlanContext, task: str = "clear the table", **options: Any) -> MakePlan.Response:
     context = request if isinstance(request, PlanContext) else to_plan_context(request)
     return it.call(MakePlan, "plan", MakePlan.Request(task=task, context=context, options=QueryOptions(**options)))
@@ -44,6 +63,90 @@ def plan(it: Rig, request: PlanRequest | PlanContext, task: str = "clear the tab
 def test_a_context_means_the_same_as_message_and_in_the_core() -> None:
     assert to_plan_request(to_plan_context(REQUEST)) == REQUEST
     assert to_plan_request(PlanContext()) == PlanRequest()
+
+
+def test_what_a_stack_tells_reaches_the_model_and_its_plan_is_typed() -> None:
+    with scripted(written("plan", step())) as (it, engine):
+        response = plan(it, REQUEST)
+        (generation,) = engine.generations
+    for known in ("left_arm", "pick", "red block", "it slipped", "The mug is wet.", "the rest of the task"):
+        assert known in generation.user_text
+    assert generation.constraint is not None
+    assert '"left_arm"' in generation.constraint.json_schema
+    assert response.outcome == Outcome(code=Outcome.OK)
+    (first,) = response.plan.steps
+    assert (first.order, first.robot, first.skill, first.text) == (1, "left_arm", "pick", "Pick mug.")
+    assert json.loads(first.arguments) == {"object": "mug"}
+    assert (response.plan.verdict, response.plan.reasoning) == (PlanMessage.VERDICT_PLAN, "Because.")
+    assert json.loads(response.plan.roboos_json) == {"reasoning_explanation": "Because.", "subtask_list": [step()]}
+
+
+@pytest.mark.parametrize(
+    ("mode", "said", "verdict"),
+    [
+        (PlanMode.CHECK, "done", PlanMessage.VERDICT_DONE),
+        (PlanMode.CHECK, "not done", PlanMessage.VERDICT_NOT_DONE),
+        (PlanMode.REPLAN, "done", PlanMessage.VERDICT_DONE),
+    ],
+)
+def test_a_verdict_without_steps_is_an_answer(mode: PlanMode, said: str, verdict: int) -> None:
+    with scripted(written(said)) as (it, _):
+        response = plan(it, replace(REQUEST, mode=mode))
+    assert response.outcome.code == Outcome.OK
+    assert (response.plan.verdict, list(response.plan.steps), response.plan.roboos_json) == (verdict, [], "")
+
+
+def test_what_cannot_be_done_or_contradicts_itself_is_an_outcome_without_steps() -> None:
+    twice = written("plan", step(1), step(2, "red block"))
+    with scripted(written("impossible"), twice, twice[:-9]) as (it, _):
+        impossible, infeasible, cut = (plan(it, replace(REQUEST, mode=PlanMode.NEW)) for _ in range(3))
+    assert impossible.outcome.code == Outcome.NOTHING_FOUND
+    assert "Because." in impossible.outcome.message
+    assert infeasible.outcome.code == Outcome.INFEASIBLE_PLAN
+    assert "Step 2" in infeasible.outcome.message
+    assert infeasible.plan.report.raw_text == twice
+    assert cut.outcome.code == Outcome.UNPARSABLE_ANSWER
+    assert not any(response.plan.steps for response in (impossible, infeasible, cut))
+
+
+def test_steps_are_fed_back_as_soon_as_each_is_complete() -> None:
+    gate = asyncio.Event()
+    text = written("plan", step(1), {**step(2), "skill": "wait", "arguments": {}})
+    half = text.index("}, {") + 1
+    with scripted(Script([text[:half], gate, text[half:]])) as (it, engine):
+        client = ActionClient(it.client, RunTask, f"{it.name}/run_task")
+        it.until(client.server_is_ready, "the action")
+        fed: list[Any] = []
+        goal = RunTask.Goal(task="plan", instruction="clear the table", context=to_plan_context(REQUEST))
+        handle = it.answer(client.send_goal_async(goal, feedback_callback=lambda message: fed.extend(message.feedback.steps)))
+        it.until(lambda: fed, "the first step")
+        assert engine.running
+        it.on_loop(gate.set)
+        outcome = it.answer(handle.get_result_async())
+        it.until(lambda: len(fed) == 2, "the second step")
+    assert outcome.status == GoalStatus.STATUS_SUCCEEDED
+    assert fed == outcome.result.plan.steps
+    assert 0 < outcome.result.plan.report.first_part_time < outcome.result.plan.report.total_time
+
+
+def test_robots_of_the_file_are_those_of_requests_and_standing_queries_that_name_none(repository: Path) -> None:
+    example = str(repository / "config" / "robots_example.yaml")
+    with scripted(written("impossible"), robots_file=example) as (it, engine):
+        plan(it, PlanContext())
+        assert it.set_parameter("max_plan_steps", 3).successful
+        plan(it, PlanContext())
+        plan(it, PlanRequest(mode=PlanMode.NEXT_STEP))
+        plan(it, PlanRequest(robots=(replace(ARM, name="right_arm"),)))
+        query = {"name": "tidy", "enabled": True, "task": "plan", "instruction": "tidy up", "rate": 50.0}
+        it.call(SetStandingQuery, "set_standing_query", SetStandingQuery.Request(**query))
+        it.until(lambda: len(engine.generations) == 5, "the standing query")
+        elsewhere = plan(it, PlanRequest(scene=(Place("shelf"),)))
+    texts = [generation.user_text for generation in engine.generations]
+    assert ["carrier" in text for text in texts] == [True, True, True, False, True]
+    most = [generation.constraint.json_schema for generation in engine.generations if generation.constraint]
+    assert [('"maxItems": 16' in schema, '"maxItems": 3' in schema) for schema in most[:2]] == [(True, False), (False, True)]
+    assert elsewhere.outcome.code == Outcome.BAD_REQUEST
+    assert elsewhere.outcome.message.endswith("(These robots are those of parameter robots_file.)")
 
 
 def test_a_wrong_file_of_robots_keeps_the_node_unconfigured(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -70,10 +173,27 @@ def raw(**numbers: int) -> PlanContext:
     return context
 
 
+def with_skill(**changes: Any) -> PlanRequest:
+    return replace(REQUEST, robots=(replace(ARM, skills=(PICK, replace(PICK, **{"name": "put"} | changes))),))
+
+
 BAD = [
     (raw(mode=9), "context.mode", "MODE_CHECK (3)"),
     (raw(effect=7), "context.robots[0].skills[1].effect", "EFFECT_GRASPS (1)"),
     (raw(outcome=200), "context.done[0].outcome", "FAILED (1)"),
+    (replace(REQUEST, robots=(ARM, ARM)), "context.robots[1].name", "left_arm"),
+    (replace(REQUEST, robots=(replace(ARM, skills=()),)), "context.robots[0].skills", "no skills"),
+    (replace(REQUEST, robots=(replace(ARM, name=""),)), "context.robots[0].name", "empty"),
+    (replace(REQUEST, robots=(replace(ARM, name="arm\nleft"),)), "context.robots[0].name", "line break"),
+    (replace(REQUEST, robots=(replace(ARM, name="x" * 10_000),)), "context.robots[0].name", "10000 characters"),
+    (replace(REQUEST, mode=PlanMode.NEXT_STEP), "context.max_steps", "one step"),
+    (replace(REQUEST, max_steps=2**32 - 1), "context.max_steps", "4294967295"),
+    (with_skill(name="pick"), "context.robots[0].skills[1].name", "already"),
+    (with_skill(arguments_schema="{"), "context.robots[0].skills[1].arguments_schema", "no JSON"),
+    (with_skill(arguments_schema='{"type": "thing"}'), "context.robots[0].skills[1].arguments_schema", "no JSON schema"),
+    (with_skill(arguments_schema=" " * 10_000_000 + "{}"), "context.robots[0].skills[1].arguments_schema", "10000002 bytes"),
+    (with_skill(object_argument="thing"), "context.robots[0].skills[1].object_argument", "no property"),
+    (replace(REQUEST, feedback="x" * 100_000), "context.feedback", "100000 characters"),
 ]
 
 
@@ -95,3 +215,39 @@ def test_an_unknown_camera_is_refused(shared: tuple[Rig, ScriptedEngine]) -> Non
     response = plan(shared[0], REQUEST, camera="wrist")
     assert response.outcome.code == Outcome.BAD_REQUEST
     assert "There is no camera 'wrist'" in response.outcome.message
+
+
+def test_names_with_quotes_are_names() -> None:
+    name = "the \"left\" arm's 🤖"
+    with scripted(written("plan", {**step(), "robot_name": name})) as (it, _):
+        response = plan(it, replace(REQUEST, robots=(replace(ARM, name=name),)))
+    assert response.outcome.code == Outcome.OK, response.outcome.message
+    assert response.plan.steps[0].robot == name
+    assert json.loads(response.plan.roboos_json)["subtask_list"][0]["robot_name"] == name
+
+
+def test_a_hundred_robots_with_a_hundred_skills_hold_nobody_up(shared: tuple[Rig, ScriptedEngine]) -> None:
+    """They are read beside the loop: what others ask meanwhile is answered."""
+    it, _ = shared
+    skills = tuple(replace(PICK, name=f"skill_{number}") for number in range(100))
+    request = PlanRequest(robots=tuple(replace(ARM, name=f"arm_{number}", skills=skills) for number in range(100)))
+    large = it.send(MakePlan, "plan", MakePlan.Request(task="clear the table", context=to_plan_context(request)))
+    meanwhile = it.call(Ask, "ask", Ask.Request(question="How many?"))
+    assert meanwhile.outcome.code == Outcome.OK
+    response = it.answer(large)
+    assert response.outcome.code in (Outcome.UNPARSABLE_ANSWER, Outcome.BAD_REQUEST)  # The script says "Two."
+    assert response.outcome.message
+
+
+def test_the_program_ask_tells_robots_scene_and_history(repository: Path) -> None:
+    example = str(repository / "config" / "robots_example.yaml")
+    with scripted(written("plan", step()), max_image_age=0.0) as (it, engine):
+        known = ("--robots", example, "--place", "table: mug", "--place", "tray:", "--failed", "pick the mug", "--replan")
+        code, out, err = ask_it(it, "plan", "clear the table", *known, "--feedback", "it is wet", "--json")
+        text = engine.generations[0].user_text
+    assert code == 0, err
+    said = json.loads(out)
+    for words in ("carrier", "- table: mug", "pick the mug failed", "it is wet", "the rest of the task"):
+        assert words in text
+    assert (said["verdict"], said["steps"][0]["robot"], said["steps"][0]["skill"]) == ("plan", "left_arm", "pick")
+    assert json.loads(said["roboos_json"])["subtask_list"] == [step()]

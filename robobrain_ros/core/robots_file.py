@@ -7,7 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from robobrain_ros.core.plan_request import Robot, Skill, SkillEffect
+from robobrain_ros.core.plan_checks import check_request
+from robobrain_ros.core.plan_request import PlanRequest, Robot, Skill, SkillEffect
 from robobrain_ros.errors import BadRequestError
 
 LARGEST_FILE = 1_000_000
@@ -69,9 +70,22 @@ class _Reader:
         if not named:
             raise self._fault(_line(parts["robots"]), "it holds no robots.")
         self._lines["robots"] = _line(parts["robots"])
-        return tuple(
+        robots = tuple(
             self._robot(name, node, shared, f"robots[{index}]") for index, (name, node) in enumerate(named.items())
         )
+        try:
+            check_request(PlanRequest(robots=robots))
+        except BadRequestError as error:
+            raise BadRequestError(f"{self._name}:{self._line_of(error.message)}: {error.message}") from error
+        return robots
+
+    def _line_of(self, message: str) -> int:
+        """The line of the field that a message begins with, or of what it is part of."""
+        found = _PATH.search(message)
+        path = found[0] if found else "robots"
+        while path not in self._lines:
+            path = path[: max(path.rfind("."), path.rfind("["))]
+        return self._lines[path]
 
     def _robot(self, name: str, node: yaml.Node, shared: dict[str, yaml.Node], path: str) -> Robot:
         fields = self._noted(node, f"robot {name}", _ROBOT_KEYS, path)
