@@ -1,6 +1,7 @@
 """Brain.run: from a query to an answer, through an engine that says exactly what the test wants."""
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -173,6 +174,33 @@ def test_thinking_has_its_own_budget_and_is_followed_by_the_answer() -> None:
     assert (write.assistant_prefix, write.max_tokens) == ("<think>It may be at (1, 2).</think><answer>", 64)
     assert think.user_text == write.user_text
     assert parse_answer(Task.POINT, answer.report.raw_text, TWO).thinking == answer.thinking
+
+
+def test_answers_to_spatial_tasks_are_constrained_and_nothing_else_is() -> None:
+    engine = ScriptedEngine(["I think", "[(419, 251)]", "Two."])
+    brain = Brain(engine, TWO, constrain_coordinates=True)
+    asyncio.run(brain.run(query(think=True)))
+    asyncio.run(brain.run(query(Task.ASK)))
+    thought, answer, words = engine.generations
+    assert (thought.constraint, words.constraint) == (None, None)
+    assert answer.constraint is not None
+    assert re.fullmatch(answer.constraint.regex, "[(419, 251)]")
+    assert not re.fullmatch(answer.constraint.regex, "[(420, 251)]")
+    assert not re.fullmatch(answer.constraint.regex, "[(419, 252)]")
+
+
+def test_answers_are_free_where_coordinates_are_not_constrained() -> None:
+    engine = ScriptedEngine(["[(1, 1)]"])
+    ask(engine, query(), constrain_coordinates=False)
+    assert [generation.constraint for generation in engine.generations] == [None]
+
+
+def test_a_checkpoint_that_answers_nothing_to_the_tags_may_do_so_under_the_constraint_too() -> None:
+    engine = ScriptedEngine(["", "[(137, 116)]"])
+    assert ask(engine, query(), constrain_coordinates=True).points == (seen(137, 116),)
+    for generation in engine.generations:
+        assert generation.constraint is not None
+        assert re.fullmatch(generation.constraint.regex, "")
 
 
 def test_there_is_an_answer_when_the_thinking_budget_ends() -> None:

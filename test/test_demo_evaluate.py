@@ -337,6 +337,7 @@ def test_the_table_shows_interval_chance_and_goal() -> None:
         ("--model m --tasks sing", "sing"),
         ("--model m --scenes 0", "positive"),
         ("--model m --first-seed 999999900", "trained on"),
+        ("--model m --over-ros --constrain no", "constrain_coordinates"),
         ("--scenes 5", "--model"),
     ],
 )
@@ -344,6 +345,21 @@ def test_a_wrong_command_line_is_refused(arguments: str, message: str, capsys: p
     with pytest.raises(SystemExit):
         evaluate.parse_options(arguments.split())
     assert message in capsys.readouterr().err
+
+
+def test_rounds_with_and_without_the_constraint(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = ScriptedEngine(["[(1, 1)]"])
+
+    async def open_brain(model: str, **options: object) -> Brain:
+        return brain_of(engine)
+
+    monkeypatch.setattr("robobrain_ros.notebook.open_brain", open_brain)
+    arguments = "--model demo --scenes 2 --sizes 320x240 --tasks point --constrain both"
+    asyncio.run(evaluate.run(evaluate.parse_options(arguments.split())))
+    assert [generation.constraint is not None for generation in engine.generations] == [False, False, True, True]
+    printed = capsys.readouterr().out
+    assert "without thinking, coordinates free: 2 scenes" in printed
+    assert "without thinking, coordinates constrained: 2 scenes" in printed
 
 
 def test_the_program_writes_tables_and_a_file(

@@ -13,7 +13,9 @@ import pytest
 from jsonschema import Draft202012Validator
 from plan_requests import random_request
 
-from robobrain_ros.core import AnswerParser, Brain, Query, Task, plan_schema, profile_for
+from robobrain_ros.core import AnswerParser, Brain, Query, Task, parse_answer, plan_schema, profile_for
+from robobrain_ros.core.grammars import coordinate_pattern
+from robobrain_ros.core.imaging import FittedSize
 from robobrain_ros.core.plan_request import Place, PlanMode, PlanRequest, Robot, Skill, Verdict
 from robobrain_ros.core.plan_schema import PlanForm, TextBounds, plan_form
 from robobrain_ros.core.query import Report
@@ -138,3 +140,16 @@ def test_what_cannot_be_enforced_is_refused_with_the_reason(engine: RunningEngin
     with pytest.raises(BadRequestError, match="cannot hold the model to the form"):
         engine.wait(engine.write(generation(constraint, 10)))
     assert engine.wait(engine.write(generation(Constraint(regex="ab"), 10)))[0] == "ab"
+
+
+@pytest.mark.parametrize("task", [Task.POINT, Task.GROUND])
+def test_noise_gives_coordinates_within_the_picture(engine: RunningEngine, task: Task) -> None:
+    """Random weights write nothing else under the grammar, and it is read; a text that was cut is the beginning of one."""
+    size = FittedSize(640, 480, 644, 476)
+    pattern = coordinate_pattern(task, PROFILE, size)
+    answers = engine.wait(engine.write_all([generation(Constraint(regex=pattern), 400, f"{task} {i}") for i in range(64)]))
+    whole = [text for text, _, reason in answers if reason == "stop" and text]
+    assert whole
+    for text in whole:
+        assert re.fullmatch(pattern, text)
+        parse_answer(task, text, PROFILE)

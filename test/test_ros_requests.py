@@ -218,6 +218,14 @@ def test_thinking_is_on_request_and_by_parameter() -> None:
     assert len(engine.generations) == 5
 
 
+def test_coordinates_are_constrained_by_parameter_at_once() -> None:
+    with scripted("[(10, 10)]") as (it, engine):
+        for constrain in (True, False, True):
+            assert it.set_parameter("constrain_coordinates", constrain).successful
+            assert point(it).outcome.code == Outcome.OK
+    assert [generation.constraint is not None for generation in engine.generations] == [True, False, True]
+
+
 def test_two_cameras_have_pictures_of_their_own() -> None:
     with scripted("[(10, 10)]", cameras=["camera", "wrist"], wrist__transport="raw") as (it, engine):
         wide = image_message(width=320, height=240)

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from robobrain_ros.core.grammars import coordinate_pattern
 from robobrain_ros.core.imaging import Fitted, FittedSize, PixelBudget, fit_picture
 from robobrain_ros.core.parsing import AnswerParser
 from robobrain_ros.core.plan_checks import check_request
@@ -32,6 +33,7 @@ from robobrain_ros.errors import (
 DEFAULT_THINK_TOKENS = 768
 DEFAULT_MAX_TOKENS = 512
 DEFAULT_TIMEOUT = 60.0
+DEFAULT_CONSTRAIN_COORDINATES = True
 LONGEST_TEXT = 8000
 """Characters a question may have: far more than anyone asks, far less than what fills a model's context."""
 MOST_PICTURES = 8
@@ -80,6 +82,7 @@ class Brain:
     :param think_tokens: how long the model may think; when it has not ended by then, it is made to answer.
     :param max_tokens: how long an answer may be where a query leaves it open, thinking not counted.
     :param timeout: seconds a request may take where a query leaves it open.
+    :param constrain_coordinates: hold answers to spatial tasks to lists of coordinates within the picture; thinking is free.
     :raises EngineConfigError: no picture fits into ``max_pixels``.
     """
 
@@ -94,6 +97,7 @@ class Brain:
         think_tokens: int = DEFAULT_THINK_TOKENS,
         max_tokens: int = DEFAULT_MAX_TOKENS,
         timeout: float = DEFAULT_TIMEOUT,
+        constrain_coordinates: bool = DEFAULT_CONSTRAIN_COORDINATES,
     ) -> None:
         self.engine = engine
         self.profile = profile
@@ -103,6 +107,7 @@ class Brain:
         self.think_tokens = think_tokens
         self.max_tokens = max_tokens
         self.timeout = timeout
+        self.constrain_coordinates = constrain_coordinates
 
     async def run(self, query: Query, on_progress: ProgressListener | None = None) -> Answer:
         """Answer a query.
@@ -226,7 +231,14 @@ class Brain:
             constraint = Constraint(json_schema=run.plan.text)
             return parser, await self._generate(run, parser, prefix, run.plan.tokens, (), constraint)
         stop = ("</answer>",) if prefix else ()
-        return parser, await self._generate(run, parser, prefix, run.max_tokens, stop)
+        return parser, await self._generate(run, parser, prefix, run.max_tokens, stop, self._coordinates_alone(run))
+
+    def _coordinates_alone(self, run: _Run) -> Constraint | None:
+        """What the answer to a spatial task is held to."""
+        task = run.query.task
+        if not (self.constrain_coordinates and task.spatial):
+            return None
+        return Constraint(regex=coordinate_pattern(task, self.profile, run.size))
 
     async def _generate(
         self,

@@ -2,6 +2,8 @@
 
     python -m robobrain_ros.demo.evaluate --model robobrain_ros/demo/model --scenes 500 --sizes 640x480 mixed --json scores.json
 
+With ``--constrain both``, what it costs or brings to hold answers to lists of coordinates.
+
 Pictures are taken at the camera's size, and asked about as any picture is: the brain fits them to the model. An answer that
 cannot be read, or does not come, counts as wrong. Models are trained on seeds from `FIRST_TRAINING_SEED` upwards.
 """
@@ -9,6 +11,7 @@ cannot be read, or does not come, counts as wrong. Models are trained on seeds f
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 import sys
@@ -339,11 +342,13 @@ def table(rows: Sequence[Row]) -> str:
 class Part:
     """One round of the evaluation: pictures of one size, or of mixed ones, with or without thinking.
 
+    :param constrain: whether answers were held to lists of coordinates; None: as whoever answers has it by default.
     :param codes: how many requests ended how.
     """
 
     size: str
     think: bool
+    constrain: bool | None
     scenes: int
     seconds: float
     codes: dict[str, int]
@@ -355,7 +360,8 @@ class Part:
         count = sum(self.codes.values())
         ends = ", ".join(f"{name} {number}" for name, number in self.codes.items())
         mind = "with" if self.think else "without"
-        return f"{self.size}, {mind} thinking: {self.scenes} scenes, {count} questions in {self.seconds:.0f} s ({ends})"
+        held = {None: "", False: ", coordinates free", True: ", coordinates constrained"}[self.constrain]
+        return f"{self.size}, {mind} thinking{held}: {self.scenes} scenes, {count} questions in {self.seconds:.0f} s ({ends})"
 
     def as_json(self) -> dict[str, Any]:
         """For a file."""
@@ -375,21 +381,26 @@ def parse_size(text: str) -> tuple[str, tuple[tuple[int, int], ...]]:
     return text, ((int(width), int(height)),)
 
 
+_CHOICES: dict[str | None, list[bool | None]] = {None: [None], "no": [False], "yes": [True], "both": [False, True]}
+
+
 async def evaluate(brain: Answers, options: argparse.Namespace) -> list[Part]:
     """All rounds that the options ask for, with their tables on the standard output as they come."""
     parts = []
     seeds = range(options.first_seed, options.first_seed + options.scenes)
     total = options.scenes * len(options.tasks) * options.questions_per_scene
-    for think in {"no": [False], "yes": [True], "both": [False, True]}[options.think]:
-        for name, sizes in options.sizes:
-            began = time.monotonic()
-            questions = exam(seeds, sizes, options.tasks, options.questions_per_scene)
-            progress = _Progress(name, think, total)
-            scores = await score_all(brain, questions, think, at_once=options.at_once, progress=progress)
-            codes = Counter(scored.code.name for scored in scores)
-            seconds = time.monotonic() - began
-            parts.append(Part(name, think, options.scenes, seconds, dict(codes.most_common()), rows_of(scores)))
-            print(f"\n{parts[-1].title}\n\n{table(parts[-1].rows)}", flush=True)
+    rounds = itertools.product(_CHOICES[options.think], options.sizes, _CHOICES[options.constrain])
+    for think, (name, sizes), constrain in rounds:
+        if isinstance(brain, Brain) and constrain is not None:
+            brain.constrain_coordinates = constrain
+        began = time.monotonic()
+        questions = exam(seeds, sizes, options.tasks, options.questions_per_scene)
+        progress = _Progress(name, bool(think), total)
+        scores = await score_all(brain, questions, bool(think), at_once=options.at_once, progress=progress)
+        codes = dict(Counter(scored.code.name for scored in scores).most_common())
+        seconds = time.monotonic() - began
+        parts.append(Part(name, bool(think), constrain, options.scenes, seconds, codes, rows_of(scores)))
+        print(f"\n{parts[-1].title}\n\n{table(parts[-1].rows)}", flush=True)
     return parts
 
 
@@ -419,6 +430,9 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--sizes", type=parse_size, nargs="+", default=[parse_size("640x480")], metavar="WxH", help="of the pictures; or: mixed"
     )
     parser.add_argument("--think", choices=("no", "yes", "both"), default="no", help="before answering (default: no)")
+    parser.add_argument(
+        "--constrain", choices=("no", "yes", "both"), help="answers to lists of coordinates (default: as the brain or node does)"
+    )
     parser.add_argument("--tasks", choices=tuple(GROUPS), nargs="+", default=list(GROUPS), metavar="TASK", help=", ".join(GROUPS))
     parser.add_argument("--questions-per-scene", type=_positive, default=1, help="of each task (default: 1)")
     parser.add_argument("--at-once", type=_positive, default=16, help="requests at the same time (default: 16)")
@@ -429,6 +443,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, help="file to write everything to")
     options = parser.parse_args(arguments)
+    if options.over_ros and options.constrain:
+        parser.error("over ROS the node's parameter constrain_coordinates decides, not --constrain")
     if not 0 <= options.first_seed <= FIRST_TRAINING_SEED - options.scenes:
         parser.error(f"the scenes' seeds must lie below {FIRST_TRAINING_SEED}: those above may have been trained on")
     return options

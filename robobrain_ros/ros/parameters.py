@@ -17,7 +17,12 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
-from robobrain_ros.core.brain import DEFAULT_MAX_TOKENS, DEFAULT_THINK_TOKENS, DEFAULT_TIMEOUT
+from robobrain_ros.core.brain import (
+    DEFAULT_CONSTRAIN_COORDINATES,
+    DEFAULT_MAX_TOKENS,
+    DEFAULT_THINK_TOKENS,
+    DEFAULT_TIMEOUT,
+)
 from robobrain_ros.core.query import Task
 from robobrain_ros.engine.options import EngineOptions
 
@@ -164,6 +169,13 @@ _NODE_PARAMETERS = (
         applies=Applies.AT_ONCE,
         minimum=1,
         maximum=32768,
+    ),
+    Parameter(
+        "constrain_coordinates",
+        DEFAULT_CONSTRAIN_COORDINATES,
+        "Let the model answer spatial tasks by lists of coordinates within the picture alone, [] where nothing is found; its "
+        "thinking stays free. A remote server must know structured outputs, as vLLM's does; others may ignore or refuse it.",
+        applies=Applies.AT_ONCE,
     ),
     Parameter(
         "model_can_think",

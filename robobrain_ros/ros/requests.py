@@ -326,6 +326,7 @@ class Requests:
         """What the parameters say now: they act at once."""
         brain.think = self._parameters["think"]
         brain.think_tokens = self._parameters["think_tokens"]
+        brain.constrain_coordinates = self._parameters["constrain_coordinates"]
 
     def _why_inactive(self) -> str:
         try:
