@@ -79,7 +79,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path("robobrain_ros/demo/model"), help="folder of the model to begin with")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint and state")
-    parser.add_argument("--steps", type=int, default=1500, help="of the whole run")
+    parser.add_argument("--steps", type=int, default=1200, help="of the whole run")
     parser.add_argument("--views", type=int, default=4, help="pictures a step, half of them of tables on which things were moved")
     parser.add_argument("--rate", type=float, default=5e-4, help="AdamW's, which falls to zero over the last 60 %%")
     parser.add_argument("--seed", type=int, default=0)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import rclpy
+from builtin_interfaces.msg import Time as TimeMessage
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.time import Time
@@ -29,7 +30,7 @@ from robobrain_ros.demo.layout import Layout
 from robobrain_ros.demo.robot import MOST_STEPS, MOVED, SLIPPED, World
 from robobrain_ros.demo.simulator import Step
 from robobrain_ros.demo.world import make_scene
-from robobrain_ros.errors import OutcomeCode, RoboBrainError
+from robobrain_ros.errors import OutcomeCode, RoboBrainError, StaleImageError
 from robobrain_ros.ros.client import Client, query_options, to_answer
 
 MOST_PLANS = 8
@@ -100,7 +101,7 @@ class Executor:
     def run(self, task: str) -> Ending:
         """Plan, do, look and plan again, until nothing is left to do or the patience ends.
 
-        :raises RoboBrainError: the node does not answer.
+        :raises RoboBrainError: the node does not answer, or not about the newest picture.
         """
         history: list[DoneStep] = []
         feedback = ""
@@ -140,11 +141,19 @@ class Executor:
         options = query_options(cameras=[self._camera] if self._camera else [], think=False, timeout=self._timeout)
         for _ in range(_MOST_TRIES):
             response = self._client.ask(Task.PLAN, task, options, plan=plan)
-            if OutcomeCode(response.outcome.code) in _PASSING:
+            code = OutcomeCode(response.outcome.code)
+            if code in _PASSING:
                 self._client.spin_until(lambda: False, _SETTLE)
-            elif Time.from_msg(response.plan.header.stamp, clock_type=self._moved_at.clock_type) >= self._moved_at:
-                break
-        return response
+            elif code is not OutcomeCode.OK or self._is_new(response.plan.header.stamp):
+                return response
+        if code in _PASSING:
+            return response
+        raise StaleImageError(
+            "No answer was about a picture taken after the last step; see that the camera's clock is this one's."
+        )
+
+    def _is_new(self, stamp: TimeMessage) -> bool:
+        return bool(Time.from_msg(stamp, clock_type=self._moved_at.clock_type) >= self._moved_at)
 
 
 class SimulatedArm:
@@ -213,10 +222,10 @@ class WorldCamera:
         self._publisher.publish(self._message)
 
 
-def random_troubles(seed: int, most: int = 3) -> list[str]:
-    """Troubles of a seed."""
+def random_troubles(seed: int) -> list[str]:
+    """One to three troubles, always the same ones."""
     rng = random.Random(seed)
-    return rng.choices(TROUBLES, k=rng.randint(1, most))
+    return rng.choices(TROUBLES, k=rng.randint(1, 3))
 
 
 def main() -> None:
@@ -225,6 +234,7 @@ def main() -> None:
     parser.add_argument("task", help='what shall be done, such as "put the red ball into the bowl"')
     parser.add_argument("--seed", type=int, default=12, help="of the scene (default: 12)")
     parser.add_argument("--troubles", choices=TROUBLES, nargs="*", default=[], help="what goes wrong, in this order")
+    parser.add_argument("--trouble-seed", type=int, help="one to three random troubles instead")
     parser.add_argument("--camera", default="camera", help="the node's camera that shall see the table (default: camera)")
     parser.add_argument("--robobrain", default="robobrain", help="name of the node to ask (default: robobrain)")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds that an answer may take (default: 60)")
@@ -236,9 +246,11 @@ def main() -> None:
         camera = WorldCamera(client, world, options.camera)  # noqa: F841
         client.wait_for_task(Task.PLAN, options.timeout)
         print(f"On the table: {', '.join(world.table.names)}.")
-        arm = SimulatedArm(world, options.troubles)
+        seed = options.trouble_seed
+        arm = SimulatedArm(world, options.troubles if seed is None else random_troubles(seed))
         ending = Executor(client, arm, camera=options.camera, timeout=options.timeout).run(options.task)
         print(f"{'Done' if ending.done else 'Not done'}, after {ending.plans} plans: {ending.why}")
+        print("The world's truth: " + "; ".join(f"{place.name}: {', '.join(place.objects)}" for place in world.places()))
         sys.exit(0 if ending.done else 1)
     except RoboBrainError as error:
         sys.exit(error.message)
