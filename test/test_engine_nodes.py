@@ -61,11 +61,14 @@ def test_each_machine_needs_its_share_of_gpus(
     assert refused in caught.value.message
 
 
-def test_the_command_that_joins_means_the_same_engine_to_vllm() -> None:
+def test_the_command_that_joins_means_the_same_engine_to_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read by vLLM's own parser, it gives what the first machine gives its engine."""
+    from huggingface_hub import constants
     from vllm import AsyncEngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+    # An engine that was started in this process before may have left it, and vLLM would look for the model.
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     options = replace(TWO, quantization="fp8", enforce_eager=True, distributed_executor_backend="mp")
     arguments = embedded._engine_arguments(options, CHECKPOINT, on_cpu=False)
     command = compat.join_command(arguments, 1)
