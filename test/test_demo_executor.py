@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import rclpy
 from fakes import ScriptedEngine
-from ros_rig import rig
+from ros_rig import image_message, rig
 
 from robobrain_ros.core.plan_request import StepOutcome, Verdict
 from robobrain_ros.core.query import PlanStep, Task
@@ -64,10 +64,11 @@ class Planner(ScriptedEngine):
 def executing(
     world: World, answer: str = PLAN, troubles: tuple[str, ...] = (), **options: Any
 ) -> Iterator[tuple[Executor, Planner]]:
-    """An executor beside a node whose engine gives this answer until the last step has succeeded."""
+    """An executor beside a node whose engine gives this answer until the last step has succeeded; it has an older picture."""
     engine = Planner(answer)
     with rig(engine) as it:
         it.until_ready()
+        it.show(image_message())
         client = Client("executor", it.client.get_namespace(), tasks=[Task.PLAN])
         camera = WorldCamera(client, world)
         try:
@@ -85,6 +86,14 @@ def test_a_task_without_trouble_needs_one_plan_and_the_last_word() -> None:
     assert (ending.done, ending.plans) == (True, 2)
     assert world.table.holds(GOAL)
     assert [step.outcome for step in ending.history] == [StepOutcome.SUCCEEDED] * 2
+
+
+def test_no_plan_is_made_from_a_picture_older_than_the_task() -> None:
+    world = make_world()
+    with executing(world) as (executor, engine):
+        executor.run(TASK)
+    first, last = (generation.images[0] for generation in engine.asked.values())
+    assert first.shape == last.shape
 
 
 def test_after_a_slip_the_planner_is_told_and_shown_what_happened() -> None:

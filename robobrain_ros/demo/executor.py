@@ -105,6 +105,7 @@ class Executor:
         """
         history: list[DoneStep] = []
         feedback = ""
+        self._moved_at = self._client.get_clock().now()
         for number in range(1, self._most_plans + 1):
             response = self._ask(task, history, feedback)
             code, why = OutcomeCode(response.outcome.code), response.outcome.message
@@ -135,7 +136,7 @@ class Executor:
         self._client.spin_until(lambda: False, _SETTLE)
 
     def _ask(self, task: str, history: list[DoneStep], feedback: str) -> Any:
-        """Ask for a plan from a picture that was taken after the last step."""
+        """Ask for a plan from a picture that was taken after the last step, or after the task began."""
         mode = PlanMode.REPLAN if history else PlanMode.NEW
         plan = PlanRequest((self._arm.describe(),), (), tuple(history), feedback, self._most_steps, mode)
         options = query_options(cameras=[self._camera] if self._camera else [], think=False, timeout=self._timeout)
@@ -149,7 +150,7 @@ class Executor:
         if code in _PASSING:
             return response
         raise StaleImageError(
-            "No answer was about a picture taken after the last step; see that the camera's clock is this one's."
+            "No answer was about a picture taken since the last step; see that the camera's clock is this one's."
         )
 
     def _is_new(self, stamp: TimeMessage) -> bool:
