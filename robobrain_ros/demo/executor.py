@@ -105,7 +105,7 @@ class Executor:
         """
         history: list[DoneStep] = []
         feedback = ""
-        self._moved_at = self._client.get_clock().now()
+        self._settle()
         for number in range(1, self._most_plans + 1):
             response = self._ask(task, history, feedback)
             code, why = OutcomeCode(response.outcome.code), response.outcome.message
@@ -132,6 +132,10 @@ class Executor:
             self._tell(f"  {step.text}: {observation or 'done'}")
             if observation:
                 break
+        self._settle()
+
+    def _settle(self) -> None:
+        """No older picture counts from now on; wait for a newer one, for a refusal does not tell which one it is about."""
         self._moved_at = self._client.get_clock().now()
         self._client.spin_until(lambda: False, _SETTLE)
 
