@@ -11,7 +11,7 @@ import yaml
 from rcl_interfaces.srv import DescribeParameters, ListParameters
 from ros_rig import Rig, rig, scripted
 
-from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.engine.options import EngineOptions, public_name
 from robobrain_ros.ros.parameters import (
     Applies,
     camera_parameters,
@@ -52,7 +52,7 @@ def test_the_documentation_is_written_from_the_table(repository: Path) -> None:
 def test_every_option_of_the_engine_is_a_parameter_with_its_bounds() -> None:
     by_name = {parameter.name: parameter for parameter in table()}
     for field in dataclasses.fields(EngineOptions):
-        parameter = by_name[f"engine.{field.name}"]
+        parameter = by_name[public_name(field.name)]
         assert parameter.default == (list(field.default) if isinstance(field.default, tuple) else field.default)
         assert parameter.description == field.metadata["description"]
         assert (parameter.minimum, parameter.maximum) == (field.metadata["minimum"], field.metadata["maximum"])

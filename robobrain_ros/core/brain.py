@@ -131,10 +131,19 @@ class Brain:
             error.report = report
             error.raw_text = error.raw_text or report.raw_text
             raise
+        finally:
+            self._note_flagos(report)
 
     async def close(self) -> None:
         """Close the engine: give back its memory and processes."""
         await self.engine.close()
+
+    def _note_flagos(self, report: Report) -> None:
+        """Say which FlagGems operators the engine has; one that was built again may have others than at first."""
+        health = self.engine.health()
+        report.flagos_operators = health.flagos_operators
+        if health.flagos_active is not None:
+            report.flagos_active = health.flagos_active
 
     def _prepare(self, query: Query, on_progress: ProgressListener | None, report: Report, began: float) -> _Run:
         """Check the query and fill in what it leaves open."""

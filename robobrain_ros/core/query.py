@@ -130,6 +130,8 @@ class Report:
     model: str = ""
     engine: str = ""
     flagos_active: bool = False
+    flagos_operators: tuple[str, ...] = ()
+    """FlagGems operators that had run in the engine by the end of the request."""
     think: bool = False
     image_age: float = 0.0
     queue_time: float = 0.0

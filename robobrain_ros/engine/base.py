@@ -95,13 +95,20 @@ class EngineInfo:
 
 @dataclass(frozen=True)
 class EngineHealth:
-    """The engine's present state: ``state`` is one of "stopped", "loading", "ready", "failed", "restarting"."""
+    """The engine's present state: ``state`` is one of "stopped", "loading", "ready", "failed", "restarting".
+
+    ``warning``: what works otherwise than was asked for, and what to do, as a sentence. ``flagos_active``: whether FlagGems
+    operators are in it; None: as its `EngineInfo` says. ``flagos_operators``: those that have run in it so far.
+    """
 
     state: str
     message: str
     running: int = 0
     waiting: int = 0
     restarts: int = 0
+    warning: str = ""
+    flagos_active: bool | None = None
+    flagos_operators: tuple[str, ...] = ()
 
 
 class Engine(Protocol):

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import fields
 from functools import partial
@@ -19,7 +19,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from robobrain_ros.engine import compat, worker
+import numpy as np
+
+from robobrain_ros.engine import compat, flagos, worker
 from robobrain_ros.engine.base import (
     IMAGE_PLACEHOLDER,
     EngineHealth,
@@ -31,12 +33,14 @@ from robobrain_ros.engine.base import (
 )
 from robobrain_ros.engine.checkpoint import Checkpoint, find_checkpoint
 from robobrain_ros.engine.options import EngineOptions, refuse_unknown
-from robobrain_ros.engine.start_errors import explain_start_error
+from robobrain_ros.engine.start_errors import explain_start_error, is_known
 from robobrain_ros.errors import BadImageError, BadRequestError, EngineConfigError, EngineFailedError
 
 DEFAULT_MAX_MODEL_LEN = 8192
 """Room for four pictures of the default size, thinking and an answer; what the models could do would fill a GPU with cache."""
 
+_FIRST_PICTURE, _FIRST_TOKENS = 448, 4
+"""Side of the picture, in pixels, and length of the answer with which FlagGems' operators are tried after loading."""
 _PROGRESS_INTERVAL = 2.0
 _BREAK_OFF = 15.0
 """Seconds that breaking off a start may take; importing vLLM is the longest part that does not end sooner."""
@@ -66,6 +70,9 @@ class EmbeddedEngine:
         self._checkpoint: Checkpoint | None = None
         self._health = EngineHealth("stopped", "The engine is not started.")
         self._running: set[str] = set()
+        self._workers: flagos.Workers | None = None
+        self._answers = 0
+        """How many generations have ended."""
 
     async def start(self, progress: ProgressCallback) -> EngineInfo:
         """See `Engine.start`. The loop goes on with other work meanwhile."""
@@ -84,22 +91,55 @@ class EmbeddedEngine:
         version = await asyncio.to_thread(compat.check_vllm)
         _go_online()
         checkpoint = await asyncio.to_thread(find_checkpoint, self.options, progress)
+        flagos.check_names(self.options)
+        while not await self._try_to_start(checkpoint, progress):
+            pass  # Without what has failed of FlagGems; `flagos.choose` knows an end.
+        return self._describe(version)
+
+    async def _try_to_start(self, checkpoint: Checkpoint, progress: ProgressCallback) -> bool:
+        """Start; false: FlagGems was the obstacle, and another try leaves out what has failed of it."""
+        choice = await asyncio.to_thread(self._choose, checkpoint)
+        self._workers = workers = flagos.Workers(choice, self.options)
         log = _ChildLog.create(self.options.log_level)
         ticker = _Ticker(progress, checkpoint)
         ticker.start()
         try:
-            await self._build(checkpoint, log)
+            await self._build(checkpoint, log, workers)
+            self._checkpoint = checkpoint
+            if workers.active:
+                await asyncio.wait_for(self._first_steps(), self.options.start_timeout)
+            return True
         except EngineConfigError:
             raise
         except Exception as error:
-            raise explain_start_error(error, log.read(), self.options) from error
+            failure = workers.failure("it did not start" if self._engine is None else "its first steps ended it")
+            if failure is None or (is_known(error, log.read()) and not failure.operator):
+                raise explain_start_error(error, log.read(), self.options) from error
+            flagos.remember(self.options.model, failure)
+            await self.close()
+            self._health = EngineHealth("loading", "The engine is built again without what failed of FlagGems.")
+            return False
         finally:
             ticker.stop()
             log.release()
-        self._checkpoint = checkpoint
-        return self._describe(version)
+            if self._engine is None:
+                workers.release()
 
-    async def _build(self, checkpoint: Checkpoint, log: "_ChildLog") -> None:
+    def _choose(self, checkpoint: Checkpoint) -> flagos.Choice:
+        """What to do with FlagGems."""
+        return flagos.choose(self.options, checkpoint)
+
+    async def _first_steps(self) -> None:
+        """Prefill with a picture, and a few steps: an operator that fails shows now, not in the first request."""
+        assert self._checkpoint is not None
+        side = _FIRST_PICTURE // (self._checkpoint.cell or 1) * (self._checkpoint.cell or 1)
+        picture = np.full((side, side, 3), 128, np.uint8)
+        generation = Generation("flagos-first-steps", "What is in the picture?", [picture], max_tokens=_FIRST_TOKENS)
+        async with aclosing(self._attempts(self._engine, generation)) as stream:
+            async for _ in stream:
+                pass
+
+    async def _build(self, checkpoint: Checkpoint, log: "_ChildLog", workers: flagos.Workers) -> None:
         """Build vLLM's engine in another thread: it takes many seconds, and the loop has requests to refuse meanwhile."""
         # The thread puts the engine into a list rather than returning it: a thread's result lives on in places that only the
         # interpreter's end clears, and an engine that is deleted then writes a traceback.
@@ -108,7 +148,7 @@ class EmbeddedEngine:
         others = multiprocessing.active_children()
 
         def build() -> None:
-            built.append(_build_engine(self.options, checkpoint, log, broken_off))
+            built.append(_build_engine(self.options, checkpoint, log, workers, broken_off))
 
         building = asyncio.ensure_future(asyncio.to_thread(build))
         try:
@@ -132,6 +172,7 @@ class EmbeddedEngine:
         from vllm.platforms import current_platform
 
         assert self._checkpoint is not None
+        assert self._workers is not None
         return EngineInfo(
             model=self.options.model,
             model_type=self._checkpoint.model_type,
@@ -140,6 +181,8 @@ class EmbeddedEngine:
             min_pixels=self._checkpoint.min_pixels,
             max_pixels=self._checkpoint.max_pixels,
             patch=self._checkpoint.cell,
+            flagos_active=self._workers.active or bool(self._workers.choice.platform),
+            details=self._workers.details(),
             count_tokens=self._count_tokens,
         )
 
@@ -157,12 +200,23 @@ class EmbeddedEngine:
                 async for delta in stream:
                     yield delta
         except compat.dead_error() as error:
-            self._health = EngineHealth("failed", "The engine's process has died.")
+            self._note_death()
             raise EngineFailedError("The engine's process has died; it is built again, ask once more in a while.") from error
         except compat.request_errors() as error:
             raise _refusal(error, generation) from error
         finally:
             self._running.discard(generation.request_id)
+            self._answers += 1
+
+    def _note_death(self) -> None:
+        """The engine's process has died; where FlagGems did it, the next engine does without what failed."""
+        failed_before = self._health.state == "failed"
+        self._health = EngineHealth("failed", "The engine's process has died.")
+        if failed_before or self._workers is None:
+            return
+        failure = self._workers.failure("its process died")
+        if failure is not None and (failure.operator or self._answers < flagos.FIRST_ANSWERS):
+            flagos.remember(self.options.model, failure)
 
     async def _attempts(self, engine: Any, generation: Generation) -> AsyncGenerator[TextDelta, None]:
         """Stream; once more after a finish with "error", which a poisoned picture cache gives before any text."""
@@ -228,7 +282,17 @@ class EmbeddedEngine:
         health = self._health
         if health.state == "ready" and self._engine is not None and self._engine.errored:
             health = EngineHealth("failed", "The engine's process has died.")
-        return EngineHealth(health.state, health.message, running=len(self._running))
+        workers = self._workers
+        if workers is None or health.state != "ready":
+            return EngineHealth(health.state, health.message, running=len(self._running))
+        return EngineHealth(
+            health.state,
+            health.message,
+            running=len(self._running),
+            warning=workers.warning,
+            flagos_active=workers.active or bool(workers.choice.platform),
+            flagos_operators=workers.called,
+        )
 
     async def close(self) -> None:
         """See `Engine.close`."""
@@ -237,10 +301,18 @@ class EmbeddedEngine:
         if engine is not None:
             await compat.stop_listening(engine)
             await asyncio.to_thread(compat.shut_down, engine)
+        if self._workers is not None:
+            self._workers.release()
 
 
-def _build_engine(options: EngineOptions, checkpoint: Checkpoint, log: "_ChildLog", broken_off: threading.Event) -> Any:
-    _set_environment(options, checkpoint, log)
+def _build_engine(
+    options: EngineOptions,
+    checkpoint: Checkpoint,
+    log: "_ChildLog",
+    workers: flagos.Workers,
+    broken_off: threading.Event,
+) -> Any:
+    _set_environment(options, checkpoint, log, workers.environment())
     from vllm import AsyncEngineArgs
     from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -250,7 +322,7 @@ def _build_engine(options: EngineOptions, checkpoint: Checkpoint, log: "_ChildLo
         _check_device_count(options)
     extra = options.extra_arguments()
     refuse_unknown(extra, {item.name for item in fields(AsyncEngineArgs)})
-    arguments = _engine_arguments(options, checkpoint, on_cpu) | extra
+    arguments = _engine_arguments(options, checkpoint, on_cpu, workers.choice) | extra
     if options.nnodes > 1:
         _tell_how_to_join(options, arguments)
     compat.quieten_deaths()
@@ -268,7 +340,10 @@ def _tell_how_to_join(options: EngineOptions, arguments: dict[str, Any]) -> None
         _log.warning("Waiting for machine %d of %d. On it, with this package installed: %s", rank + 1, options.nnodes, command)
 
 
-def _engine_arguments(options: EngineOptions, checkpoint: Checkpoint, on_cpu: bool) -> dict[str, Any]:
+def _engine_arguments(
+    options: EngineOptions, checkpoint: Checkpoint, on_cpu: bool, choice: flagos.Choice
+) -> dict[str, Any]:
+    own_extension = f"{worker.__name__}.{worker.OwnerWatch.__name__}"
     longest = min(options.max_model_len or DEFAULT_MAX_MODEL_LEN, checkpoint.max_positions or DEFAULT_MAX_MODEL_LEN)
     max_pixels = min(options.max_pixels, checkpoint.max_pixels or options.max_pixels)
     arguments: dict[str, Any] = {
@@ -280,7 +355,7 @@ def _engine_arguments(options: EngineOptions, checkpoint: Checkpoint, on_cpu: bo
         "pipeline_parallel_size": options.pipeline_parallel_size,
         "data_parallel_size": options.data_parallel_size,
         "quantization": options.quantization or None,
-        "enforce_eager": options.enforce_eager or on_cpu,
+        "enforce_eager": options.enforce_eager or on_cpu or (choice.active and not choice.graphs),
         "max_num_seqs": options.max_num_seqs,
         "load_format": options.load_format,
         "seed": options.seed,
@@ -293,7 +368,7 @@ def _engine_arguments(options: EngineOptions, checkpoint: Checkpoint, on_cpu: bo
         "scheduling_policy": "priority",
         "structured_outputs_config": compat.STRUCTURED_OUTPUTS_CONFIG,
         "use_tqdm_on_load": not options.quiet,
-        "worker_extension_cls": f"{worker.__name__}.{worker.OwnerWatch.__name__}",
+        "worker_extension_cls": flagos.WORKER_EXTENSION if choice.active else own_extension,
     }
     if not on_cpu:
         arguments["gpu_memory_utilization"] = options.gpu_memory_utilization
@@ -304,16 +379,19 @@ def _engine_arguments(options: EngineOptions, checkpoint: Checkpoint, on_cpu: bo
     return arguments
 
 
-def _set_environment(options: EngineOptions, checkpoint: Checkpoint, log: "_ChildLog") -> None:
-    """Settings that vLLM and its processes read from the environment; what the user has set stays."""
+def _set_environment(
+    options: EngineOptions, checkpoint: Checkpoint, log: "_ChildLog", more: Mapping[str, str | None] | None = None
+) -> None:
+    """Settings that vLLM and its processes read from the environment; what the user has set stays. None: not set."""
     os.environ[worker.OWNER_VARIABLE] = worker.owner_name()
-    values = {
+    values: dict[str, str | None] = {
         _LOGGING_VARIABLE: str(log.configuration),
         # A forked child of a process with threads, ROS's for example, may hang.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CPU_KVCACHE_SPACE": str(options.cpu_memory_gib),
         "TOKENIZERS_PARALLELISM": "false",
+        **(more or {}),
     }
     if options.quiet:
         # What libraries tell their developers; the user can do nothing about it.
@@ -321,7 +399,11 @@ def _set_environment(options: EngineOptions, checkpoint: Checkpoint, log: "_Chil
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|torch|vllm)\.")
     for name, value in values.items():
         # What an engine before this one has set is not the user's.
-        if name not in os.environ or os.environ[name] == _environment.get(name):
+        if name in os.environ and os.environ[name] != _environment.get(name):
+            continue
+        if value is None:
+            os.environ.pop(name, None)
+        else:
             os.environ[name] = _environment[name] = value
     if checkpoint.local:
         _go_offline()

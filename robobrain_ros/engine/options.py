@@ -23,6 +23,10 @@ DTYPES = ("auto", "bfloat16", "float16", "float32")
 LOAD_FORMATS = ("auto", "safetensors", "pt", "dummy", "runai_streamer", "bitsandbytes")
 EXECUTOR_BACKENDS = ("", "mp", "ray", "uni")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+FLAGOS_MODES = ("auto", "on", "off")
+FLAGOS_PLATFORMS = ("auto", "fl", "vllm")
+FLAGOS_PREFIX = "flagos_"
+"""Options whose names begin with this are called ``flagos.*`` outside; all others are ``engine.*``."""
 
 
 def option(
@@ -36,6 +40,13 @@ def option(
     """A field of `EngineOptions`: its default, what it means, and what it may be. Bounds are inclusive."""
     metadata = {"description": description, "minimum": minimum, "maximum": maximum, "choices": choices}
     return field(default=default, metadata=metadata)
+
+
+def public_name(name: str) -> str:
+    """What users call an option: its parameter's name, such as ``engine.dtype`` or ``flagos.mode``."""
+    if name.startswith(FLAGOS_PREFIX):
+        return f"flagos.{name.removeprefix(FLAGOS_PREFIX)}"
+    return f"engine.{name}"
 
 
 @dataclass(frozen=True)
@@ -113,6 +124,28 @@ class EngineOptions:
     picture_quality: int = option(95, "kind remote: quality of jpeg.", minimum=1, maximum=100)
     verify: bool = option(True, "kind remote: refuse servers whose certificate does not verify. False: who listens gets the key.")
     ca_file: str = option("", "kind remote: PEM file with the certificates to trust. Empty: the public authorities'.")
+    flagos_mode: str = option(
+        "auto",
+        "FlagGems' operators inside of vLLM. auto: those that tune_flagos found right and not slower here, "
+        "with this chip and model, else none; on: all but flagos.exclude, or those of flagos.include; off: none.",
+        choices=FLAGOS_MODES,
+    )
+    flagos_include: tuple[str, ...] = option(
+        (), "FlagGems operators to use and no others, by their functions' names, such as mm. In mode auto: of the measured ones."
+    )
+    flagos_exclude: tuple[str, ...] = option((), "FlagGems operators to leave out, by their functions' names, such as mm.")
+    flagos_record: bool = option(
+        False, "Let FlagGems log each operator once, with shapes, into a file that /diagnostics names. Costs speed."
+    )
+    flagos_platform: str = option(
+        "auto",
+        "vllm-plugin-FL's platform, which runs vLLM on other makers' chips. auto: where it is installed; fl: it must be; "
+        "vllm: vLLM's own platform, even where it is.",
+        choices=FLAGOS_PLATFORMS,
+    )
+    flagos_tune_file: str = option(
+        "", "File that tune_flagos writes and mode auto reads. Empty: robobrain_ros/flagos.json in $XDG_CACHE_HOME or ~/.cache."
+    )
 
     @property
     def gpus(self) -> int:
@@ -139,6 +172,8 @@ class EngineOptions:
             raise EngineConfigError("engine.model is empty; name a folder, or a model such as BAAI/RoboBrain2.0-7B.")
         if self.urls:
             raise EngineConfigError("engine.urls is set, but engine.kind is embedded; set engine.kind to remote to ask servers.")
+        if self.flagos_include and self.flagos_exclude:
+            raise EngineConfigError("flagos.include and flagos.exclude are both set; name what to use, or what to leave out.")
         self._check_nodes()
 
     def _check_nodes(self) -> None:
@@ -187,7 +222,7 @@ class EngineOptions:
             raise EngineConfigError('engine.extra must be a JSON object such as {"block_size": 32}.')
         own = sorted({item.name for item in fields(self)} & arguments.keys())
         if own:
-            raise EngineConfigError(f"engine.extra sets {own[0]}, which is an option of its own: engine.{own[0]}.")
+            raise EngineConfigError(f"engine.extra sets {own[0]}, which is an option of its own: {public_name(own[0])}.")
         return arguments
 
 
@@ -224,19 +259,20 @@ def refuse_unknown(arguments: dict[str, Any], known: set[str]) -> None:
 
 
 def _check_value(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> None:
+    option_name = public_name(name)
     if isinstance(kind, GenericAlias):
         if not isinstance(value, tuple | list) or not all(isinstance(item, str) and item for item in value):
-            raise EngineConfigError(f"engine.{name} must be a list of texts, not {value!r}.")
+            raise EngineConfigError(f"{option_name} must be a list of texts, not {value!r}.")
         return
     kind_name = kind if isinstance(kind, str) else kind.__name__
     accepted: dict[str, tuple[type, ...]] = {"str": (str,), "bool": (bool,), "int": (int,), "float": (int, float)}
     if not isinstance(value, accepted[kind_name]) or (isinstance(value, bool) and kind_name != "bool"):
-        raise EngineConfigError(f"engine.{name} must be of type {kind_name}, not {value!r}.")
+        raise EngineConfigError(f"{option_name} must be of type {kind_name}, not {value!r}.")
     if metadata["choices"] and value not in metadata["choices"]:
-        raise EngineConfigError(f"engine.{name} is {value!r}; it must be one of {', '.join(metadata['choices'])}.")
+        raise EngineConfigError(f"{option_name} is {value!r}; it must be one of {', '.join(metadata['choices'])}.")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     minimum, maximum = metadata["minimum"], metadata["maximum"]
     if not math.isfinite(value) or (minimum is not None and value < minimum) or (maximum is not None and value > maximum):
         bounds = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
-        raise EngineConfigError(f"engine.{name} is {value}; it must be {bounds}.")
+        raise EngineConfigError(f"{option_name} is {value}; it must be {bounds}.")

@@ -58,6 +58,12 @@ _CAUSES = (
 )
 
 
+def is_known(error: BaseException, child_log: str) -> bool:
+    """Whether the cause is one that has its own advice."""
+    said = "\n".join([*_chain(error), child_log])
+    return any(re.search(cause.pattern, said) for cause in _CAUSES)
+
+
 def explain_start_error(error: BaseException, child_log: str, options: EngineOptions) -> EngineConfigError:
     """The error to show for an exception that vLLM raised while it started.
 

@@ -324,6 +324,7 @@ def to_report(report: Report, thinking: str = "") -> InferenceReport:
         model=report.model,
         engine=report.engine,
         flagos_active=report.flagos_active,
+        flagos_operators=list(report.flagos_operators),
         think=report.think,
         image_age=report.image_age,
         queue_time=report.queue_time,

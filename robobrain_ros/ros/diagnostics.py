@@ -63,7 +63,11 @@ class Diagnostics:
         }
         if info is not None:
             values |= {"model": info.model, "engine": info.engine, "flagos_active": info.flagos_active, **info.details}
-        return self._status("engine", _LEVELS.get(health.state, DiagnosticStatus.WARN), health.message, values)
+            values["flagos_called"] = ", ".join(health.flagos_operators)
+        level, message = _LEVELS.get(health.state, DiagnosticStatus.WARN), health.message
+        if health.warning and level == DiagnosticStatus.OK:
+            level, message = DiagnosticStatus.WARN, f"{message} {health.warning}"
+        return self._status("engine", level, message, values)
 
     def _served(self) -> DiagnosticStatus:
         statistics = self._requests.statistics

@@ -24,9 +24,10 @@ from robobrain_ros.core.brain import (
     DEFAULT_TIMEOUT,
 )
 from robobrain_ros.core.query import Task
-from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.engine.options import EngineOptions, public_name
 
 ENGINE_PREFIX = "engine."
+FLAGOS_PREFIX = "flagos."
 STANDING_PREFIX = "standing_query."
 
 Value = bool | int | float | str | list[str]
@@ -308,7 +309,7 @@ def _engine_parameter(field: "dataclasses.Field[Any]") -> Parameter:
         default = list(default)
     assert isinstance(default, bool | int | float | str | list), f"EngineOptions.{field.name} has no default that ROS can hold"
     return Parameter(
-        f"{ENGINE_PREFIX}{field.name}",
+        public_name(field.name),
         default,
         field.metadata["description"],
         minimum=field.metadata.get("minimum"),
@@ -365,7 +366,7 @@ class Parameters:
         """The engine's parameters as its options, not validated."""
         values: dict[str, Any] = {}
         for field in dataclasses.fields(EngineOptions):
-            value = self[f"{ENGINE_PREFIX}{field.name}"]
+            value = self[public_name(field.name)]
             values[field.name] = tuple(value) if isinstance(value, list) else value
         return EngineOptions(**values)
 
@@ -408,7 +409,7 @@ def _name_fault(parameter: str, names: list[str]) -> str:
             return f"{parameter} holds {name!r}; a name is letters, digits and _, beginning with a letter."
     if len(set(names)) < len(names):
         return f"{parameter} holds a name twice: {', '.join(names)}."
-    taken = [name for name in names if parameter == "cameras" and f"{name}." in (ENGINE_PREFIX, STANDING_PREFIX)]
+    taken = [name for name in names if parameter == "cameras" and f"{name}." in (ENGINE_PREFIX, FLAGOS_PREFIX, STANDING_PREFIX)]
     return f"A camera cannot be called {taken[0]!r}; call it something else." if taken else ""
 
 
@@ -422,9 +423,11 @@ def to_yaml() -> str:
     ]
     for parameter in (*_NODE_PARAMETERS, *camera_parameters("camera")):
         lines += _yaml_entry(parameter.name, parameter, "    ")
-    lines.append(f"    {ENGINE_PREFIX.rstrip('.')}:")
-    for parameter in engine_parameters():
-        lines += _yaml_entry(parameter.name.removeprefix(ENGINE_PREFIX), parameter, "      ")
+    for prefix in (ENGINE_PREFIX, FLAGOS_PREFIX):
+        lines.append(f"    {prefix.rstrip('.')}:")
+        for parameter in engine_parameters():
+            if parameter.name.startswith(prefix):
+                lines += _yaml_entry(parameter.name.removeprefix(prefix), parameter, "      ")
     lines.append('    # A standing query, once "red_mug" is among standing_queries:')
     for parameter in standing_query_parameters("red_mug"):
         lines.append(f"    # {parameter.name}: {_yaml_value(parameter.default)}  # {parameter.description}")

@@ -1,0 +1,271 @@
+"""FlagOS around an engine: which of FlagGems' operators go into vLLM's workers, what became of them, and what else is installed.
+
+FlagGems is imported in the workers only (`engine.flagos_worker`). Here it is decided what they shall use; when an operator fails,
+the engine is built again without it, and when that does not help, without any.
+"""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from robobrain_ros.engine import flagos_tuning
+from robobrain_ros.engine.checkpoint import Checkpoint
+from robobrain_ros.engine.flagos_ledger import VARIABLE, Entry, Failure, LedgerReader
+from robobrain_ros.engine.flagos_operators import installed, known_operators, refuse_unknown_operators
+from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.errors import EngineConfigError
+
+WORKER_EXTENSION = "robobrain_ros.engine.flagos_worker.FlagosExtension"
+"""By name: importing it here would bring FlagGems into this process."""
+FIRST_ANSWERS = 16
+"""While an engine has given no more answers than these, its death for no known reason is taken to be FlagGems'."""
+
+_MOST_FAILURES = 2
+"""Operators that may fail one after the other until none is used."""
+_PLUGIN_GROUPS = ("vllm.platform_plugins", "vllm.general_plugins")
+_PARTS = {
+    "flag-gems": ("flag-gems",),
+    "flagtree": ("flagtree",),
+    "flagcx": ("flagcx", "flagcx-torch"),
+    "vllm-plugin-FL": ("vllm-plugin-fl",),
+}
+"""Parts of FlagOS, and the distributions that they come in."""
+
+_failures: dict[str, list[Failure]] = {}
+"""What has failed in this process, for each model."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What an engine shall do with FlagGems.
+
+    :param active: whether its operators go in.
+    :param why: a sentence.
+    :param include: names to use; None: all but ``exclude`` and what is left out anyway.
+    :param graphs: CUDA graphs may be used with them.
+    :param warning: what does not work as it was asked for.
+    :param platform: the name of vllm-plugin-FL's platform where that runs, which brings its own FlagGems.
+    """
+
+    active: bool
+    why: str
+    include: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    graphs: bool = False
+    warning: str = ""
+    platform: str = ""
+
+
+def refuse_where_impossible(options: EngineOptions) -> None:
+    """See to it that FlagGems can be brought in. Imports vLLM.
+
+    :raises EngineConfigError: it cannot; or a name is unknown.
+    """
+    check_names(options)
+    if obstacle := _obstacle(options):
+        raise EngineConfigError(f"FlagGems cannot be measured here: {obstacle}.")
+
+
+def check_names(options: EngineOptions) -> None:
+    """Refuse operators that FlagGems does not have.
+
+    :raises EngineConfigError: with the nearest name.
+    """
+    if options.flagos_mode == "off":
+        return
+    known = known_operators()
+    refuse_unknown_operators("flagos.include", options.flagos_include, known)
+    refuse_unknown_operators("flagos.exclude", options.flagos_exclude, known)
+
+
+def choose(options: EngineOptions, checkpoint: Checkpoint) -> Choice:
+    """Decide what to do. Imports vLLM where there is something to decide.
+
+    :raises EngineConfigError: ``flagos.mode`` is on and it cannot be; or the tune file or vllm-plugin-FL was demanded in vain.
+    """
+    plugins = plugin_names()
+    if options.flagos_platform == "fl" and not plugins:
+        raise EngineConfigError("flagos.platform is fl, but vllm-plugin-FL is not installed here; install it, or say auto.")
+    if plugins and options.flagos_platform != "vllm":
+        why = "vllm-plugin-FL's platform runs the model, with its own choice of FlagGems' operators."
+        return Choice(False, why, options.flagos_include or None, options.flagos_exclude, platform=plugins[0])
+    if options.flagos_mode == "off":
+        return Choice(False, "flagos.mode is off.")
+    obstacle = _obstacle(options)
+    if obstacle and options.flagos_mode == "on":
+        raise EngineConfigError(f"flagos.mode is on, but {obstacle}; or set flagos.mode to auto or off.")
+    if obstacle:
+        return Choice(False, f"Native operators: {obstacle}.")
+    choice = _by_mode(options, checkpoint)
+    return _after_failures(choice, _failures.get(options.model, [])) if choice.active else choice
+
+
+def _obstacle(options: EngineOptions) -> str:
+    """Why FlagGems cannot be used here, and what to do about it; empty: nothing is known to be in the way."""
+    if not installed():
+        return "flag-gems is not installed in this Python: pip install --no-deps -r requirements/flagos.txt"
+    if options.nnodes > 1:
+        return "the model is spread over several machines, whose workers are not told: run it on one"
+    from vllm.platforms import current_platform
+
+    # FlagGems' own variable names a maker whose chip it would not find by itself.
+    if current_platform.is_cpu() and not os.environ.get("GEMS_VENDOR"):
+        return "vLLM runs on the CPU here, and FlagGems needs an accelerator: install vLLM for it"
+    return ""
+
+
+def _by_mode(options: EngineOptions, checkpoint: Checkpoint) -> Choice:
+    if options.flagos_mode == "on":
+        which = f"{len(options.flagos_include)} named" if options.flagos_include else "all but those left out"
+        return Choice(
+            True, f"flagos.mode is on: {which}, not measured here.", options.flagos_include or None, options.flagos_exclude
+        )
+    path = flagos_tuning.tune_file(options)
+    try:
+        tuned = flagos_tuning.find(path, flagos_tuning.key_of(options, checkpoint))
+    except EngineConfigError as error:
+        return Choice(False, f"Native operators: {error.message}")
+    named = options.flagos_include
+    operators = tuple(
+        name for name in tuned.operators if name not in options.flagos_exclude and (not named or name in named)
+    )
+    if not operators:
+        return Choice(False, f"Native operators: tune_flagos found none that is right and not slower here ({path}).")
+    return Choice(True, f"{len(operators)} operators that were measured here ({path}).", operators, graphs=tuned.graphs)
+
+
+def _after_failures(choice: Choice, failures: list[Failure]) -> Choice:
+    """Without the operators that have failed in this process, or without any."""
+    if not failures:
+        return choice
+    last = failures[-1]
+    names = [failure.operator for failure in failures]
+    if "" in names or len(names) > _MOST_FAILURES:
+        warning = (
+            f"FlagGems is not used any more, as {last.operator or 'the engine'} failed with it ({last.how}): "
+            "leave out operators by flagos.exclude, or run tune_flagos."
+        )
+        return Choice(False, "Native operators, after failures with FlagGems.", warning=warning)
+    warning = (
+        f"FlagGems' operator {last.operator} failed ({last.how}): PyTorch's own is used instead of {', '.join(names)}; "
+        "name it in flagos.exclude, or run tune_flagos."
+    )
+    include = None if choice.include is None else tuple(name for name in choice.include if name not in names)
+    return replace(choice, include=include, exclude=(*choice.exclude, *names), warning=warning, active=include != ())
+
+
+def remember(model: str, failure: Failure) -> None:
+    """Let the engines that this process builds from now on leave out what has failed."""
+    _log.warning("FlagGems: %s failed (%s); the engine is built again without it.", failure.operator or "the engine", failure.how)
+    _failures.setdefault(model, []).append(failure)
+
+
+def plugin_names() -> list[str]:
+    """vLLM's names of vllm-plugin-FL's platform plugins; empty: it is not installed."""
+    points = metadata.entry_points(group=_PLUGIN_GROUPS[0])
+    return sorted(point.name for point in points if point.value.startswith("vllm_fl"))
+
+
+def installed_parts() -> str:
+    """What of FlagOS is installed, with versions, for people."""
+    return ", ".join(f"{part} {flagos_tuning.version_of(*names) or 'no'}" for part, names in _PARTS.items())
+
+
+class Workers:
+    """FlagGems in the workers of one engine: what they are told, and what they have written."""
+
+    def __init__(self, choice: Choice, options: EngineOptions) -> None:
+        self.choice = choice
+        self._options = options
+        self._folder = Path(tempfile.mkdtemp(prefix="robobrain_ros-flagos-")) if choice.active else None
+        self._reader = None if self._folder is None else LedgerReader(self._folder)
+
+    def environment(self) -> dict[str, str | None]:
+        """Environment variables for the workers; None: not to be set."""
+        choice, options = self.choice, self._options
+        values: dict[str, str | None] = {VARIABLE: json.dumps(self._told()) if choice.active else None}
+        if choice.platform:
+            values["USE_FLAGGEMS"] = "0" if options.flagos_mode == "off" else None
+            values["VLLM_FL_FLAGOS_WHITELIST"] = ",".join(choice.include or ()) or None
+            values["VLLM_FL_FLAGOS_BLACKLIST"] = ",".join(choice.exclude) or None
+        elif options.flagos_platform == "vllm" and plugin_names():
+            others = {point.name for group in _PLUGIN_GROUPS for point in metadata.entry_points(group=group)}
+            own = {
+                point.name
+                for group in _PLUGIN_GROUPS
+                for point in metadata.entry_points(group=group)
+                if point.value.startswith("vllm_fl")
+            }
+            values["VLLM_PLUGINS"] = ",".join(sorted(others - own))
+        return values
+
+    def _told(self) -> dict[str, Any]:
+        include = None if self.choice.include is None else list(self.choice.include)
+        log_folder = flagos_tuning.tune_file(self._options).parent if self._options.flagos_record else None
+        if log_folder is not None:
+            log_folder.mkdir(parents=True, exist_ok=True)
+        return {
+            "include": include,
+            "exclude": list(self.choice.exclude),
+            "folder": str(self._folder),
+            "log_folder": str(log_folder or ""),
+        }
+
+    @property
+    def entries(self) -> list[Entry]:
+        """What the workers have written."""
+        return [] if self._reader is None else self._reader.entries()
+
+    @property
+    def active(self) -> bool:
+        """Whether operators are registered in them."""
+        return any(entry.registered for entry in self.entries)
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """Operators that have run so far."""
+        return () if self._reader is None else self._reader.called()
+
+    @property
+    def warning(self) -> str:
+        """What does not work as it was asked for; empty: all does."""
+        error = next((entry.error for entry in self.entries if entry.error), "")
+        if error:
+            return f"FlagGems cannot be used ({error}): the engine runs native operators; flagos.mode off is silent about it."
+        return self.choice.warning
+
+    def failure(self, how: str) -> Failure | None:
+        """What failed, when the engine has; None: FlagGems was not in it."""
+        if not self.active or self._reader is None:
+            return None
+        return self._reader.failure() or Failure("", how)
+
+    def details(self) -> dict[str, str]:
+        """For diagnostics."""
+        said: dict[str, Any] = {"flagos": self.choice.why, "flagos_parts": installed_parts()}
+        entries = self.entries
+        if entries:
+            entry = entries[0]
+            said |= {
+                "flagos_vendor": entry.vendor,
+                "flagos_registered": ", ".join(entry.registered),
+                "flagos_fused": "; ".join(f"{layer}: {who}" for layer, who in sorted(entry.fused.items())),
+                "flagos_log": ", ".join(entry.log for entry in entries if entry.log),
+            }
+        if self.choice.platform:
+            said["flagos_platform"] = self.choice.platform
+        return {name: str(value) for name, value in said.items() if value}
+
+    def release(self) -> None:
+        """Remove the files."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = self._reader = None

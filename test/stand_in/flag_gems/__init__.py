@@ -1,0 +1,133 @@
+"""A stand-in for FlagGems on the CPU: its interface as of flag-gems 5.0, and operators that really replace PyTorch's.
+
+The file that ``FLAG_GEMS_STAND_IN`` names says what they do, a JSON object ``{operator: behaviour}``: "slow" waits, "wrong" gives
+other numbers, "raise" raises, "crash" ends the process; ``"native slow"`` gives PyTorch's own a wait, so that the stand-in's is
+the faster one. ``{"import": "raise"}``: importing this fails, as FlagGems' does where it finds no accelerator.
+"""
+
+import json
+import os
+import time
+import types
+from pathlib import Path
+
+import torch
+
+from . import recording
+from .recording import setup_flaggems_logging
+
+__version__ = "5.0.2"
+vendor_name = os.environ.get("GEMS_VENDOR", "arm")
+
+WAIT = 0.002
+PATIENT = os.environ.get("FLAG_GEMS_STAND_IN")
+BEHAVIOUR = json.loads(Path(PATIENT).read_text()) if PATIENT else {}
+if BEHAVIOUR.get("import") == "raise":
+    raise RuntimeError("The Triton device is not found.")
+
+
+def _behave(name, result):
+    """What the stand-in does instead of, or beside, computing."""
+    behaviour = BEHAVIOUR.get(name, "")
+    if behaviour == "slow":
+        time.sleep(WAIT)
+    elif behaviour == "wrong":
+        result = result * 1.5 + 0.5
+    elif behaviour == "raise":
+        raise RuntimeError(f"Triton cannot compile {name}")
+    elif behaviour == "crash":
+        os.kill(os.getpid(), 11)
+    return result
+
+
+def silu(x):
+    recording.note("GEMS SILU")
+    return _behave("silu", x * torch.sigmoid(x))
+
+
+def gelu(x, *, approximate="none"):
+    recording.note("GEMS GELU")
+    inner = 0.7978845608028654 * (x + 0.044715 * x**3) if approximate == "tanh" else None
+    return _behave("gelu", 0.5 * x * (1 + (torch.erf(x / 2**0.5) if inner is None else torch.tanh(inner))))
+
+
+def argmax(x, dim=None, keepdim=False):
+    recording.note("GEMS ARGMAX")
+    return _behave("argmax", torch.max(x, dim, keepdim)[1] if dim is not None else torch.max(x.reshape(-1), 0)[1])
+
+
+def embedding(weight, indices, padding_idx=-1, scale_grad_by_freq=False, sparse=False):
+    recording.note("GEMS EMBEDDING")
+    rows = torch.index_select(weight, 0, indices.reshape(-1))
+    return _behave("embedding", rows.reshape(*indices.shape, weight.shape[1]))
+
+
+def exponential_(x, lambd=1.0, *, generator=None):
+    recording.note("GEMS EXPONENTIAL_")
+    return x.copy_(-torch.log1p(-torch.rand_like(x)) / lambd)
+
+
+def cos(x):
+    recording.note("GEMS COS")
+    return torch.sin(x + torch.pi / 2)
+
+
+def gems_silu_and_mul(x, y):
+    recording.note("GEMS CUSTOM SILU_AND_MUL FORWARD")
+    return _behave("gems_silu_and_mul", x * torch.sigmoid(x) * y)
+
+
+_FULL_CONFIG = (
+    ("silu", silu),
+    ("gelu", gelu),
+    ("argmax", argmax),
+    ("embedding", embedding),
+    ("exponential_", exponential_),
+    ("cos", cos, lambda: True),
+)
+FULL_CONFIG_BY_FUNC = {}
+for _row in _FULL_CONFIG:
+    FULL_CONFIG_BY_FUNC.setdefault(_row[1].__name__, []).append(_row)
+
+
+class Register:
+    """Puts operators into a library; what is called with it decides for which names."""
+
+    def __init__(self, config, user_include_ops=None, lib=None, full_config_by_func=None):
+        self.lib = lib
+        for name in user_include_ops or ():
+            for row in (full_config_by_func or {}).get(name, ()):
+                self.register_impl(row[0], row[1])
+
+    def register_impl(self, key, fn):
+        self.lib.impl(key, fn, "CPU")
+
+
+registrar = Register
+runtime = types.SimpleNamespace(backend=types.SimpleNamespace(get_unused_ops=lambda vendor: ("cos",)))
+
+
+def only_enable(lib=None, include=None, registrar=registrar, record=False, once=False, path=None):
+    registrar(_FULL_CONFIG, user_include_ops=include, lib=lib, full_config_by_func=FULL_CONFIG_BY_FUNC)
+    setup_flaggems_logging(path=path, record=record, once=once)
+
+
+def _wait_and(compute, *arguments, **options):
+    time.sleep(WAIT)
+    return compute(*arguments, **options)
+
+
+def _slow_down_native(name, compute):
+    """PyTorch's own operator of this process gets a wait: an accelerator's maker has not come to it yet."""
+    if BEHAVIOUR.get(name) == "native slow":
+        library = torch.library.Library("aten", "IMPL")
+        library.impl(name, lambda *arguments, **options: _wait_and(compute, *arguments, **options), "CPU")
+        return library
+    return None
+
+
+_native = [
+    _slow_down_native("silu", lambda x: x * torch.sigmoid(x)),
+    _slow_down_native("embedding", embedding),
+    _slow_down_native("argmax", argmax),
+]

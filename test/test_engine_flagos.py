@@ -1,0 +1,343 @@
+"""FlagGems in vLLM's workers, for real but for FlagGems itself, whose stand-in really replaces PyTorch's operators on the CPU."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flagos_rig import stand_in
+
+from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
+from robobrain_ros.engine import flagos, flagos_tuning
+from robobrain_ros.engine.base import EngineInfo, Generation
+from robobrain_ros.engine.checkpoint import Checkpoint, read_checkpoint
+from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.flagos_ledger import VARIABLE, Failure, Ledger, LedgerReader
+from robobrain_ros.engine.flagos_operators import known_operators
+from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.engine.runtime import LoopThread
+from robobrain_ros.errors import EngineConfigError
+
+START = 600.0
+ANSWER = 60.0
+OPERATORS = ("argmax", "embedding", "gelu", "gems_silu_and_mul", "silu")
+"""The stand-in's, but for those that are left out: by FlagScale, by FlagGems itself on this maker's chips."""
+
+
+class Started:
+    """An engine on its loop."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        self.loop = LoopThread()
+        self.loop.start()
+        self.engine = EmbeddedEngine(options)
+        self.info: EngineInfo = self.loop.submit(self.engine.start(lambda progress: None)).result(START)
+
+    def ask(self, seed: int = 0) -> str:
+        return self.loop.submit(self._ask(seed)).result(ANSWER)
+
+    async def _ask(self, seed: int) -> str:
+        picture = np.random.default_rng(seed).integers(0, 255, (224, 224, 3), np.uint8)
+        text = ""
+        async with aclosing(self.engine.generate(Generation(f"ask-{seed}", "the mug", [picture], 8))) as stream:
+            async for delta in stream:
+                text += delta.text
+        return text
+
+    def use(self, *names: str) -> list[list[str]]:
+        """Switch operators in the running engine."""
+        call = self.engine._engine.collective_rpc("flagos_use", args=(list(names),))
+        used: list[list[str]] = self.loop.submit(call).result(ANSWER)
+        return used
+
+    def close(self) -> None:
+        self.loop.submit(self.engine.close()).result(ANSWER)
+        assert self.loop.stop()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("flagos")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Path:
+    return make_random_checkpoint(folder / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def started(folder: Path, model: Path) -> Iterator[Started]:
+    options = EngineOptions(
+        model=str(model), flagos_mode="on", flagos_record=True, flagos_tune_file=str(folder / "cache" / "flagos.json")
+    )
+    with stand_in(folder):
+        running = Started(options)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
+    """The stand-in in the path."""
+    with stand_in(tmp_path) as patch:
+        yield patch
+
+
+def test_it_says_what_is_registered_and_what_was_called(started: Started, folder: Path) -> None:
+    info = started.info
+    assert info.flagos_active
+    assert tuple(info.details["flagos_registered"].split(", ")) == OPERATORS
+    assert info.details["flagos_vendor"] == "arm"
+    assert "SiluAndMul: FlagGems while gems_silu_and_mul is in use" in info.details["flagos_fused"]
+    assert "RotaryEmbedding: vLLM" in info.details["flagos_fused"]
+    assert "flag-gems" in info.details["flagos_parts"]
+    started.use(*OPERATORS)
+    assert started.engine.health().flagos_operators == ()
+    started.ask()
+    health = started.engine.health()
+    assert {"argmax", "embedding", "gems_silu_and_mul"} <= set(health.flagos_operators) <= set(OPERATORS)
+    assert health.flagos_active
+    assert not health.warning
+    log = Path(info.details["flagos_log"])
+    assert log.parent == folder / "cache"
+    assert "GEMS ARGMAX" in log.read_text()
+
+
+def test_operators_are_switched_in_the_running_engine(started: Started) -> None:
+    """And the right ones give the same answer as PyTorch's."""
+    assert started.use() == [[]]
+    native = started.ask(seed=1)
+    assert started.engine.health().flagos_operators == ()
+    assert started.engine.health().flagos_active is False
+    assert started.use("argmax", "silu", "nonsense") == [["argmax", "silu"]]
+    assert started.ask(seed=1) == native
+    # With the fused one gone, vLLM's own layer computes with PyTorch's silu, which is FlagGems' now.
+    assert started.engine.health().flagos_operators == ("argmax", "silu")
+
+
+def test_failing_operators_are_left_out_one_by_one(tmp_path: Path, model: Path) -> None:
+    """One raises an exception, one ends its process: the engine starts without both, names them, and answers."""
+    own = tmp_path / "model"
+    own.symlink_to(model)
+    with stand_in(tmp_path, {"embedding": "raise", "argmax": "crash"}):
+        running = Started(EngineOptions(model=str(own), flagos_mode="on"))
+        try:
+            registered = running.info.details["flagos_registered"].split(", ")
+            assert registered == [name for name in OPERATORS if name not in ("argmax", "embedding")]
+            warning = running.engine.health().warning
+            assert "FlagGems' operator argmax failed (its process ended in it)" in warning
+            assert "PyTorch's own is used instead of embedding, argmax" in warning
+            running.ask()
+        finally:
+            running.close()
+
+
+def test_where_flag_gems_cannot_be_imported_the_worker_goes_on(tmp_path: Path) -> None:
+    told: dict[str, Any] = {"include": None, "exclude": [], "folder": str(tmp_path), "log_folder": ""}
+    with stand_in(tmp_path, {"import": "raise"}) as patch:
+        patch.setenv(VARIABLE, json.dumps(told))
+        subprocess.run([sys.executable, "-c", "import robobrain_ros.engine.flagos_worker"], check=True, timeout=ANSWER)
+    (tmp_path / "behaviour.json").unlink()
+    (entry,) = LedgerReader(tmp_path).entries()
+    assert (entry.registered, entry.error) == ((), "RuntimeError: The Triton device is not found.")
+
+
+def test_the_ledger_knows_where_a_process_ended(tmp_path: Path) -> None:
+    script = f"""
+import os
+from pathlib import Path
+from robobrain_ros.engine.flagos_ledger import Ledger
+ledger = Ledger(Path({str(tmp_path)!r}), ["mm", "silu"])
+ledger.watched("mm", ledger.watched("silu", lambda: None))()
+ledger.watched("mm", lambda: os.kill(os.getpid(), 9))()
+"""
+    subprocess.run([sys.executable, "-c", script], check=False, timeout=ANSWER)
+    reader = LedgerReader(tmp_path)
+    assert reader.called() == ("mm", "silu")
+    assert reader.failure() == Failure("mm", "its process ended in it")
+
+
+def test_an_exception_is_remembered_and_passed_on(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, ["mm"])
+
+    def fail() -> None:
+        raise ValueError("no kernel")
+
+    with pytest.raises(ValueError, match="no kernel"):
+        ledger.watched("mm", fail)()
+    assert LedgerReader(tmp_path).failure() == Failure("mm", "ValueError: no kernel")
+
+
+def test_the_operators_are_read_without_importing(found: pytest.MonkeyPatch) -> None:
+    assert known_operators() == {*OPERATORS, "cos", "exponential_", "gems_rms_forward"}
+    assert "flag_gems" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"flagos_mode": "yes"}, "flagos.mode is 'yes'; it must be one of auto, on, off"),
+        ({"flagos_include": ("mm",), "flagos_exclude": ("silu",)}, "flagos.include and flagos.exclude are both set"),
+        ({"flagos_include": "mm"}, "flagos.include must be a list of texts"),
+        ({"flagos_platform": "cuda"}, "flagos.platform is 'cuda'"),
+    ],
+)
+def test_wrong_options_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(EngineConfigError) as caught:
+        dataclasses.replace(EngineOptions(model="some/model"), **changes).validate()
+    assert said in caught.value.message
+
+
+@pytest.mark.parametrize("option", ["include", "exclude"])
+def test_an_unknown_operator_is_refused_with_the_nearest(found: pytest.MonkeyPatch, option: str) -> None:
+    changes: dict[str, Any] = {f"flagos_{option}": ("argmaxx",)}
+    options = dataclasses.replace(EngineOptions(model="some/model"), **changes)
+    with pytest.raises(EngineConfigError, match=f"flagos.{option}: FlagGems has no operator 'argmaxx'; did you mean argmax\\?"):
+        flagos.check_names(options)
+
+
+def choose(model: Path, **changes: Any) -> flagos.Choice:
+    options = EngineOptions(model=str(model), **{f"flagos_{name}": value for name, value in changes.items()})
+    return flagos.choose(options, read_checkpoint(model, local=True))
+
+
+def test_without_flag_gems(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flagos, "installed", lambda: False)
+    with pytest.raises(EngineConfigError, match=r"flagos\.mode is on, but flag-gems is not installed"):
+        choose(model, mode="on")
+    choice = choose(model, mode="auto")
+    assert not choice.active
+    assert "flag-gems is not installed" in choice.why
+
+
+def test_without_an_accelerator(model: Path, found: pytest.MonkeyPatch) -> None:
+    found.delenv("GEMS_VENDOR")
+    with pytest.raises(EngineConfigError, match=r"flagos\.mode is on, but vLLM runs on the CPU here"):
+        choose(model, mode="on")
+    assert "vLLM runs on the CPU here" in choose(model).why
+    assert choose(model, mode="off").why == "flagos.mode is off."
+
+
+def test_a_platform_that_is_not_there_is_refused(model: Path) -> None:
+    with pytest.raises(EngineConfigError, match="vllm-plugin-FL is not installed"):
+        choose(model, platform="fl")
+
+
+def test_an_installed_platform_plugin_is_used_and_told_the_operators(model: Path, tmp_path: Path) -> None:
+    """The plugin is a distribution with vllm-plugin-FL's entry point; what vLLM does with it is vLLM's own."""
+    information = tmp_path / "vllm_plugin_fl-0.1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm-plugin-fl\nVersion: 0.1.0\n")
+    (information / "entry_points.txt").write_text("[vllm.platform_plugins]\nfl = vllm_fl:register\n")
+    with stand_in(tmp_path) as patch:
+        patch.syspath_prepend(str(tmp_path))
+        options = EngineOptions(model=str(model), flagos_exclude=("silu",))
+        choice = flagos.choose(options, read_checkpoint(model, local=True))
+        assert (choice.active, choice.platform) == (False, "fl")
+        workers = flagos.Workers(choice, options)
+        assert workers.environment()["VLLM_FL_FLAGOS_BLACKLIST"] == "silu"
+        assert workers.details()["flagos_platform"] == "fl"
+        assert "vllm-plugin-FL 0.1.0" in workers.details()["flagos_parts"]
+        own = dataclasses.replace(options, flagos_platform="vllm")
+        plugins = flagos.Workers(flagos.choose(own, read_checkpoint(model, local=True)), own).environment()["VLLM_PLUGINS"]
+        assert plugins is not None
+        assert "fl" not in plugins.split(",")
+
+
+def test_after_three_failures_or_an_unnamed_one_none_is_used(
+    model: Path, found: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: dict[str, list[Failure]] = {}
+    monkeypatch.setattr(flagos, "_failures", failures)
+    for name in ("mm", "silu"):
+        flagos.remember(str(model), Failure(name, "it broke"))
+        choice = choose(model, mode="on")
+        assert choice.active
+        assert choice.exclude[-1] == name
+    flagos.remember(str(model), Failure("cat", "it broke"))
+    choice = choose(model, mode="on")
+    assert not choice.active
+    assert "FlagGems is not used any more, as cat failed with it (it broke)" in choice.warning
+    failures.clear()
+    flagos.remember(str(model), Failure("", "its process died"))
+    assert not choose(model, mode="on").active
+
+
+@pytest.fixture
+def checkpoint(model: Path) -> Checkpoint:
+    return read_checkpoint(model, local=True)
+
+
+def test_auto_uses_what_was_measured_here(model: Path, checkpoint: Checkpoint, found: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "flagos.json"
+    assert "Nothing was measured yet" in choose(model, tune_file=str(path)).why
+    options = EngineOptions(model=str(model), flagos_tune_file=str(path))
+    key = flagos_tuning.key_of(options, checkpoint)
+    assert key.chip
+    assert "torch" in key.versions
+    flagos_tuning.write(path, flagos_tuning.Tuned(key, ("argmax", "silu"), graphs=True))
+    choice = choose(model, tune_file=str(path))
+    assert (choice.active, choice.include, choice.graphs) == (True, ("argmax", "silu"), True)
+    assert choose(model, tune_file=str(path), exclude=("silu",)).include == ("argmax",)
+    assert choose(model, tune_file=str(path), include=("silu", "cos")).include == ("silu",)
+    nothing = choose(model, tune_file=str(path), include=("cos",))
+    assert (nothing.active, "found none that is right and not slower" in nothing.why) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("chip", "is of another chip (NVIDIA H20; here "),
+        ("driver", "is of another driver (NVIDIA H20; here unknown"),
+        ("model", "is of another model (NVIDIA H20; here qwen2_5_vl "),
+        ("settings", "is of another way of running the model (NVIDIA H20; here dtype auto"),
+        ("versions", "is of another set of versions (NVIDIA H20; here "),
+    ],
+)
+def test_a_tune_file_of_something_else_is_not_used(
+    model: Path, checkpoint: Checkpoint, found: pytest.MonkeyPatch, tmp_path: Path, part: str, said: str
+) -> None:
+    path = tmp_path / "flagos.json"
+    key = flagos_tuning.key_of(EngineOptions(model=str(model)), checkpoint)
+    flagos_tuning.write(path, flagos_tuning.Tuned(dataclasses.replace(key, **{part: "NVIDIA H20"}), ("silu",)))
+    choice = choose(model, tune_file=str(path))
+    assert not choice.active
+    assert said in choice.why
+    assert "run tune_flagos here" in choice.why
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"format": 1}',
+        '{"format": 99, "entries": []}',
+        '{"format": 1, "entries": [{}]}',
+        '{"format": 1, "entries": [3]}',
+        '{"format": 1, "entries": [{"key": {"chip": "", "driver": "", "model": "", "settings": "", "versions": ""}, '
+        '"operators": "silu", "graphs": false, "table": []}]}',
+    ],
+)
+def test_a_damaged_tune_file_is_named(model: Path, found: pytest.MonkeyPatch, tmp_path: Path, content: str) -> None:
+    path = tmp_path / "flagos.json"
+    path.write_text(content)
+    choice = choose(model, tune_file=str(path))
+    assert not choice.active
+    assert str(path) in choice.why
+    assert "run tune_flagos again" in choice.why
+
+
+def test_writing_keeps_other_entries_and_replaces_its_own(checkpoint: Checkpoint, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "flagos.json"
+    key = flagos_tuning.key_of(EngineOptions(model=str(model)), checkpoint)
+    other = dataclasses.replace(key, chip="NVIDIA H20")
+    for tuned in (flagos_tuning.Tuned(key, ("mm",)), flagos_tuning.Tuned(other, ("cat",)), flagos_tuning.Tuned(key, ("silu",))):
+        flagos_tuning.write(path, tuned)
+    assert [(entry.key, entry.operators) for entry in flagos_tuning.read(path)] == [(other, ("cat",)), (key, ("silu",))]
