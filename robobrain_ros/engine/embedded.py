@@ -341,7 +341,7 @@ def _tell_how_to_join(options: EngineOptions, arguments: dict[str, Any]) -> None
 
 
 def _engine_arguments(
-    options: EngineOptions, checkpoint: Checkpoint, on_cpu: bool, choice: flagos.Choice
+    options: EngineOptions, checkpoint: Checkpoint, on_cpu: bool, choice: flagos.Choice = flagos.NATIVE
 ) -> dict[str, Any]:
     own_extension = f"{worker.__name__}.{worker.OwnerWatch.__name__}"
     longest = min(options.max_model_len or DEFAULT_MAX_MODEL_LEN, checkpoint.max_positions or DEFAULT_MAX_MODEL_LEN)

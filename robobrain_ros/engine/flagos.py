@@ -64,6 +64,9 @@ class Choice:
     platform: str = ""
 
 
+NATIVE = Choice(False, "FlagGems is not asked for.")
+
+
 def refuse_where_impossible(options: EngineOptions) -> None:
     """See to it that FlagGems can be brought in. Imports vLLM.
 
