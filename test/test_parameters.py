@@ -35,7 +35,8 @@ def test_the_parameter_file_is_written_from_the_table(repository: Path) -> None:
 
 def test_the_parameter_file_holds_every_default() -> None:
     values = yaml.safe_load(to_yaml())["/**"]["ros__parameters"]
-    values |= {f"engine.{name}": value for name, value in values.pop("engine").items()}
+    for group in ("engine", "flagos"):
+        values |= {f"{group}.{name}": value for name, value in values.pop(group).items()}
     for parameter in (*table(), *camera_parameters("camera")):
         if parameter.default != []:
             assert values.pop(parameter.name) == parameter.default
