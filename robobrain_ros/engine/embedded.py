@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -32,6 +32,7 @@ from robobrain_ros.engine.base import (
     TextDelta,
 )
 from robobrain_ros.engine.checkpoint import Checkpoint, find_checkpoint
+from robobrain_ros.engine.flagos_ledger import Failure
 from robobrain_ros.engine.options import EngineOptions, refuse_unknown
 from robobrain_ros.engine.start_errors import explain_start_error, is_known
 from robobrain_ros.errors import BadImageError, BadRequestError, EngineConfigError, EngineFailedError
@@ -57,14 +58,36 @@ _environment: dict[str, str] = {}
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Written:
+    """A generation of a fixed length, as `EmbeddedEngine.write` measures it.
+
+    :param tokens: their ids; ``probabilities``, their log-probabilities where they were asked for.
+    :param prefill: seconds to the first token; ``total``, to the last.
+    """
+
+    tokens: tuple[int, ...]
+    probabilities: tuple[float, ...]
+    prefill: float
+    total: float
+
+    @property
+    def decode(self) -> float:
+        """Seconds from the first token to the last."""
+        return self.total - self.prefill
+
+
 class EmbeddedEngine:
     """An `engine.base.Engine` on vLLM in this process.
 
     One instance can be started again after `close`, also after its processes died.
+
+    :param choice: what to do with FlagGems; None: as the options say.
     """
 
-    def __init__(self, options: EngineOptions) -> None:
+    def __init__(self, options: EngineOptions, choice: flagos.Choice | None = None) -> None:
         self.options = options
+        self._given_choice = choice
         self._engine: Any = None
         self._tokenizer: Any = None
         self._checkpoint: Checkpoint | None = None
@@ -113,7 +136,7 @@ class EmbeddedEngine:
             raise
         except Exception as error:
             failure = workers.failure("it did not start" if self._engine is None else "its first steps ended it")
-            if failure is None or (is_known(error, log.read()) and not failure.operator):
+            if failure is None or self._given_choice is not None or (is_known(error, log.read()) and not failure.operator):
                 raise explain_start_error(error, log.read(), self.options) from error
             flagos.remember(self.options.model, failure)
             await self.close()
@@ -127,7 +150,7 @@ class EmbeddedEngine:
 
     def _choose(self, checkpoint: Checkpoint) -> flagos.Choice:
         """What to do with FlagGems."""
-        return flagos.choose(self.options, checkpoint)
+        return self._given_choice or flagos.choose(self.options, checkpoint)
 
     async def _first_steps(self) -> None:
         """Prefill with a picture, and a few steps: an operator that fails shows now, not in the first request."""
@@ -212,7 +235,7 @@ class EmbeddedEngine:
         """The engine's process has died; where FlagGems did it, the next engine does without what failed."""
         failed_before = self._health.state == "failed"
         self._health = EngineHealth("failed", "The engine's process has died.")
-        if failed_before or self._workers is None:
+        if failed_before or self._workers is None or self._given_choice is not None:
             return
         failure = self._workers.failure("its process died")
         if failure is not None and (failure.operator or self._answers < flagos.FIRST_ANSWERS):
@@ -271,6 +294,55 @@ class EmbeddedEngine:
             prompt["multi_modal_data"] = {"image": list(generation.images)}
             prompt.update(compat.picture_names(generation))
         return prompt
+
+    async def write(self, generation: Generation, probabilities: bool = False) -> Written:
+        """Write exactly ``max_tokens`` tokens, greedily, and take the time; for comparing operators.
+
+        :raises EngineFailedError: the engine has died of it.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters = SamplingParams(
+            max_tokens=generation.max_tokens,
+            temperature=0.0,
+            ignore_eos=True,
+            logprobs=0 if probabilities else None,
+            output_kind=RequestOutputKind.DELTA,
+        )
+        tokens: list[int] = []
+        logarithms: list[float] = []
+        began = time.monotonic()
+        first = 0.0
+        try:
+            prepared = await compat.prepare(self._engine, self._prompt(generation))
+            async with aclosing(self._engine.generate(prepared, parameters, generation.request_id)) as outputs:
+                async for output in outputs:
+                    first = first or time.monotonic() - began
+                    (completion,) = output.outputs
+                    tokens += completion.token_ids
+                    for token, entry in zip(completion.token_ids, completion.logprobs or (), strict=False):
+                        logarithms.append(entry[token].logprob)
+        except compat.dead_error() as error:
+            self._note_death()
+            raise EngineFailedError("The engine's process has died.") from error
+        return Written(tuple(tokens), tuple(logarithms), first, time.monotonic() - began)
+
+    async def use_flagos(self, names: Sequence[str]) -> None:
+        """Use these operators of FlagGems and no others, and count calls anew.
+
+        :raises EngineFailedError: the engine has died.
+        """
+        try:
+            await self._engine.collective_rpc("flagos_use", args=(list(names),))
+        except compat.dead_error() as error:
+            self._note_death()
+            raise EngineFailedError("The engine's process has died.") from error
+
+    @property
+    def flagos_failure(self) -> Failure | None:
+        """Which operator of FlagGems has failed in a dead engine; None: FlagGems was not in it."""
+        return None if self._workers is None else self._workers.failure("its process died")
 
     async def abort(self, request_id: str) -> None:
         """See `Engine.abort`."""

@@ -137,9 +137,7 @@ def _by_mode(options: EngineOptions, checkpoint: Checkpoint) -> Choice:
     except EngineConfigError as error:
         return Choice(False, f"Native operators: {error.message}")
     named = options.flagos_include
-    operators = tuple(
-        name for name in tuned.operators if name not in options.flagos_exclude and (not named or name in named)
-    )
+    operators = tuple(name for name in tuned.operators if name not in options.flagos_exclude and (not named or name in named))
     if not operators:
         return Choice(False, f"Native operators: tune_flagos found none that is right and not slower here ({path}).")
     return Choice(True, f"{len(operators)} operators that were measured here ({path}).", operators, graphs=tuned.graphs)

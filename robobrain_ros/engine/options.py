@@ -76,7 +76,8 @@ class EngineOptions:
     pipeline_parallel_size: int = option(1, "Groups of GPUs that share the layers.", minimum=1, maximum=64)
     data_parallel_size: int = option(1, "Copies of the model that share the requests.", minimum=1, maximum=64)
     distributed_executor_backend: str = option(
-        "", "What runs the workers: mp (processes), ray (a Ray cluster), uni (no process of its own). Empty: vLLM chooses.",
+        "",
+        "What runs the workers: mp (processes), ray (a Ray cluster), uni (no process of its own). Empty: vLLM chooses.",
         choices=EXECUTOR_BACKENDS,
     )
     nnodes: int = option(

@@ -19,7 +19,7 @@ from .recording import setup_flaggems_logging
 __version__ = "5.0.2"
 vendor_name = os.environ.get("GEMS_VENDOR", "arm")
 
-WAIT = 0.002
+WAIT = 0.02
 PATIENT = os.environ.get("FLAG_GEMS_STAND_IN")
 BEHAVIOUR = json.loads(Path(PATIENT).read_text()) if PATIENT else {}
 if BEHAVIOUR.get("import") == "raise":

@@ -1,0 +1,174 @@
+"""Choosing operators by measurement: with the stand-in for FlagGems in a real engine, and the decisions by themselves."""
+
+import asyncio
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from flagos_rig import stand_in
+
+from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
+from robobrain_ros.engine import flagos, flagos_tuning
+from robobrain_ros.engine.checkpoint import read_checkpoint
+from robobrain_ros.engine.flagos_tuning import Key
+from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.errors import EngineConfigError
+from robobrain_ros.tune_flagos import (
+    Settings,
+    State,
+    Tuner,
+    Verdict,
+    choose_way,
+    interval_of_median,
+    measure,
+    parse_options,
+    table,
+    tune,
+)
+
+
+def test_the_right_and_quick_operator_is_kept_and_auto_uses_it(tmp_path: Path) -> None:
+    """One operator is faster than PyTorch's, one slower, one wrong, one ends the engine."""
+    model = make_random_checkpoint(tmp_path / "checkpoint")
+    behaviour = {"argmax": "native slow", "gelu": "slow", "embedding": "wrong", "gems_silu_and_mul": "crash"}
+    options = EngineOptions(model=str(model), flagos_mode="on", flagos_tune_file=str(tmp_path / "flagos.json"))
+    said: list[str] = []
+    with stand_in(tmp_path, behaviour):
+        tuned = asyncio.run(tune(options, Settings(pairs=4, scenes=1, tokens=6, size=(224, 224)), said.append))
+        auto = flagos.choose(
+            EngineOptions(model=str(model), flagos_tune_file=options.flagos_tune_file), read_checkpoint(model, local=True)
+        )
+    words = {str(row["name"]): str(row["word"]) for row in tuned.table}
+    assert words["argmax"] == "kept"
+    assert words["gelu"] == "slower"
+    assert words["embedding"].startswith("wrong: ")
+    assert words["gems_silu_and_mul"] == "crashes: its process ended in it"
+    assert words["together"] == "kept"
+    assert tuned.operators[0] == "argmax"
+    assert set(tuned.operators) <= {"argmax", "silu"}
+    assert (auto.active, auto.include) == (True, tuned.operators)
+    assert any(line.startswith("flagos.mode auto will use argmax") for line in said)
+    assert not (tmp_path / "flagos.json.state").exists()
+
+
+def test_where_there_is_nothing_to_measure_it_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flagos, "installed", lambda: False)
+    with pytest.raises(EngineConfigError, match="FlagGems cannot be measured here: flag-gems is not installed"):
+        asyncio.run(tune(EngineOptions(model=str(tmp_path)), Settings(), print))
+
+
+@pytest.mark.parametrize(
+    ("count", "index"),
+    [(1, 0), (4, 0), (6, 0), (10, 1), (20, 5), (100, 39)],
+)
+def test_the_interval_of_a_median(count: int, index: int) -> None:
+    """Ranks as tables of the sign test have them."""
+    values = [float(value) for value in range(count)]
+    assert interval_of_median(values[::-1]) == (values[index], values[count - 1 - index])
+
+
+def verdict(name: str, total: float, fault: str = "") -> Verdict:
+    return Verdict(name, fault, 0.0, total, total, total, total - 0.05, total + 0.05)
+
+
+class ScriptedTuner(Tuner):
+    """Judges as told: each operator has a speed, several have their mean; a speed of 0 breaks the run off."""
+
+    def __init__(self, speeds: dict[str, float]) -> None:
+        self.speeds = speeds
+        self.crashed: dict[str, str] = {}
+        self.judged: list[str] = []
+
+    async def called(self, candidates: object) -> list[str]:
+        return sorted(self.speeds)
+
+    async def judge(self, names: object, title: str, pairs: int) -> Verdict:
+        assert isinstance(names, list)
+        self.judged.append(title if title != "together" else "+".join(names))
+        speeds = [self.speeds[name] for name in names]
+        if 0.0 in speeds:
+            raise KeyboardInterrupt
+        return verdict(title, sum(speeds) / len(speeds))
+
+
+KEY = Key("chip", "driver", "model", "settings", "versions")
+
+
+def resumed(path: Path) -> State:
+    return State.resume(path, KEY, Settings(), ["a", "b", "c"])
+
+
+def test_the_worst_is_dropped_until_the_whole_is_not_slower(tmp_path: Path) -> None:
+    tuner = ScriptedTuner({"a": 0.96, "b": 1.02, "c": 0.9, "d": 0.97})
+    names, verdicts = asyncio.run(measure(tuner, resumed(tmp_path / "state"), tmp_path / "state", Settings(), print))
+    # c is slower for sure; of the others, a and then d are dropped.
+    assert tuner.judged == ["a", "b", "c", "d", "a+d+b", "d+b", "b"]
+    assert names == ["b"]
+    assert [one.word for one in verdicts] == ["kept", "kept", "slower", "kept", "kept"]
+
+
+def test_none_is_used_where_all_together_stay_slower(tmp_path: Path) -> None:
+    tuner = ScriptedTuner({"a": 0.96})
+    assert asyncio.run(measure(tuner, resumed(tmp_path / "state"), tmp_path / "state", Settings(), print))[0] == []
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(measure(ScriptedTuner({"a": 1.1, "b": 0.0, "c": 1.2}), resumed(path), path, Settings(), print))
+    tuner = ScriptedTuner({"a": 1.1, "b": 1.3, "c": 1.2})
+    names, _ = asyncio.run(measure(tuner, resumed(path), path, Settings(), print))
+    assert tuner.judged == ["b", "c", "a+c+b"]
+    assert names == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"key": 1}', None])
+def test_a_state_of_another_measurement_or_a_damaged_one_is_begun_anew(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "state"
+    if content is None:
+        state = resumed(path)
+        state.called = ["a"]
+        path.write_text(json.dumps({**asdict(state), "settings": {"pairs": 99}}))
+    else:
+        path.write_text(content)
+    assert resumed(path).called == []
+
+
+@pytest.mark.parametrize(
+    ("native", "eager", "graphs", "way"),
+    [
+        ([3.0, 3.1], [2.0, 2.1], [2.5], (True, False)),
+        ([3.0, 3.1], [4.0, 4.1], [2.5], (True, True)),
+        ([1.0], [4.0], [2.5], (False, True)),
+        ([3.0], [2.0], [], (True, False)),
+        ([3.0], [], [2.0], (True, True)),
+    ],
+)
+def test_graphs_are_used_where_they_are_fastest(
+    native: list[float], eager: list[float], graphs: list[float], way: tuple[bool, bool]
+) -> None:
+    assert choose_way(native, eager, graphs) == way
+
+
+def test_the_table_is_read_by_people() -> None:
+    lines = table([verdict("argmax", 1.1), verdict("gelu", 0.5), Verdict("cat", "wrong: other token at 3")]).splitlines()
+    assert len({len(line.rstrip()) <= 100 for line in lines}) == 1
+    assert lines[1].split()[0] == "argmax"
+    assert lines[1].endswith("kept")
+    assert lines[2].endswith("slower")
+    assert lines[3].endswith("wrong: other token at 3")
+
+
+def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    options = parse_options(["--pairs", "3", "--size", "1280x720", "--engine", "max_num_seqs=4"])
+    assert (options.pairs, options.size[1], dict(options.engine)) == (3, ((1280, 720),), {"max_num_seqs": 4})
+    for wrong in (["--pairs", "0"], ["--engine", "flagos_mode=off"], ["--engine", "nonsense=1"]):
+        with pytest.raises(SystemExit):
+            parse_options(wrong)
+    assert "NAME=VALUE" in capsys.readouterr().err
+
+
+def test_the_default_file_is_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert flagos_tuning.tune_file(EngineOptions()) == Path("/somewhere/robobrain_ros/flagos.json")
