@@ -26,6 +26,7 @@ from robobrain_ros.errors import EngineConfigError
 
 START = 600.0
 ANSWER = 60.0
+pytestmark = pytest.mark.timeout(900)  # One test starts three engines, one after the other.
 OPERATORS = ("argmax", "embedding", "gelu", "gems_silu_and_mul", "silu")
 """The stand-in's, but for those that are left out: by FlagScale, by FlagGems itself on this maker's chips."""
 

@@ -28,6 +28,7 @@ from robobrain_ros.tune_flagos import (
 )
 
 
+@pytest.mark.timeout(900)  # Two engines are started, one after the other.
 def test_the_right_and_quick_operator_is_kept_and_auto_uses_it(tmp_path: Path) -> None:
     """One operator is faster than PyTorch's, one slower, one wrong, one ends the engine."""
     model = make_random_checkpoint(tmp_path / "checkpoint")
