@@ -123,8 +123,8 @@ class Questions:
             scene = make_scene(seed, settings.size)
             picture = fit_picture(scene.image, budget).image
             tasks = [task.value for task in _TASKS if task in profile.tasks]
-            for _, question in questions_about(scene, seed, tasks):
-                self._asked.append((picture, profile.prompt(question.task, question.text)))
+            for asked in questions_about(scene, seed, tasks):
+                self._asked.append((picture, profile.prompt(asked.question.task, asked.question.text)))
 
     def __len__(self) -> int:
         return len(self._asked)
