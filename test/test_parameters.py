@@ -11,7 +11,7 @@ import yaml
 from rcl_interfaces.srv import DescribeParameters, ListParameters
 from ros_rig import Rig, rig, scripted
 
-from robobrain_ros.engine.options import EngineOptions, public_name
+from robobrain_ros.engine.options import SERVER_PREFIX, EngineOptions, ServerOptions, public_name
 from robobrain_ros.ros.parameters import (
     Applies,
     camera_parameters,
@@ -35,7 +35,7 @@ def test_the_parameter_file_is_written_from_the_table(repository: Path) -> None:
 
 def test_the_parameter_file_holds_every_default() -> None:
     values = yaml.safe_load(to_yaml())["/**"]["ros__parameters"]
-    for group in ("engine", "flagos"):
+    for group in ("engine", "flagos", "openai_server"):
         values |= {f"{group}.{name}": value for name, value in values.pop(group).items()}
     for parameter in (*table(), *camera_parameters("camera")):
         if parameter.default != []:
@@ -52,8 +52,10 @@ def test_the_documentation_is_written_from_the_table(repository: Path) -> None:
 
 def test_every_option_of_the_engine_is_a_parameter_with_its_bounds() -> None:
     by_name = {parameter.name: parameter for parameter in table()}
-    for field in dataclasses.fields(EngineOptions):
-        parameter = by_name[public_name(field.name)]
+    options = [(public_name(field.name), field) for field in dataclasses.fields(EngineOptions)]
+    options += [(f"{SERVER_PREFIX}{field.name}", field) for field in dataclasses.fields(ServerOptions)]
+    for name, field in options:
+        parameter = by_name[name]
         assert parameter.default == (list(field.default) if isinstance(field.default, tuple) else field.default)
         assert parameter.description == field.metadata["description"]
         assert (parameter.minimum, parameter.maximum) == (field.metadata["minimum"], field.metadata["maximum"])

@@ -136,6 +136,43 @@ def picture_names(generation: Generation) -> dict[str, Any]:
     return {"multi_modal_uuids": {"image": names}} if names and all(names) else {}
 
 
+async def build_http_app(engine: Any, model: str, name: str) -> Any:
+    """vLLM's own OpenAI-compatible application on an engine.
+
+    :param engine: an AsyncLLM, or what stands before it.
+    :param model: the checkpoint that it has loaded.
+    :param name: what clients call it.
+    """
+    build_app, init_app_state, arguments = await asyncio.to_thread(_http_parts, model, name)
+    tasks = await engine.get_supported_tasks()
+    known = {"supported_tasks": tasks, "model_config": engine.vllm_config.model_config}
+    app = build_app(arguments, **_taken(build_app, known))
+    await init_app_state(engine, app.state, arguments, **_taken(init_app_state, known))
+    return app
+
+
+def _http_parts(model: str, name: str) -> tuple[Any, Any, Any]:
+    try:
+        from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+        from vllm.entrypoints.launchers.app import build_app
+        from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    except ImportError:  # Up to 0.27 or so.
+        from vllm.entrypoints.openai.api_server import build_app, init_app_state
+        from vllm.entrypoints.openai.cli_args import make_arg_parser
+    try:
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
+    except ImportError:
+        from vllm.utils import FlexibleArgumentParser
+    # No page of another origin may ask, and the documentation's pages are not needed.
+    words = ["--model", model, "--served-model-name", name, "--allowed-origins", "[]", "--disable-fastapi-docs"]
+    return build_app, init_app_state, make_arg_parser(FlexibleArgumentParser()).parse_args(words)
+
+
+def _taken(function: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Those of the arguments that a function takes."""
+    return {name: value for name, value in arguments.items() if name in inspect.signature(function).parameters}
+
+
 def _version_of(distribution: str) -> str:
     try:
         return importlib.metadata.version(distribution)

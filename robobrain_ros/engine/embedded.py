@@ -212,6 +212,11 @@ class EmbeddedEngine:
     def _count_tokens(self, text: str) -> int:
         return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    @property
+    def vllm(self) -> Any:
+        """vLLM's own engine, for who serves it to others; None while there is none."""
+        return self._engine
+
     async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
         """See `Engine.generate`."""
         engine = self._engine

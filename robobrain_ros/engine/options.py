@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from robobrain_ros.engine.keys import read_key
+from robobrain_ros.engine.server_guard import is_loopback
 from robobrain_ros.errors import EngineConfigError
 
 KINDS = ("embedded", "remote")
@@ -19,13 +20,22 @@ CELLS = {"qwen2_5_vl": 28, "qwen3_vl": 32}
 KEY_VARIABLE = "ROBOBRAIN_ROS_ENGINE_KEY"
 """Environment variable with the key of the remote servers, where no file is named."""
 
+SERVER_KEY_VARIABLE = "ROBOBRAIN_ROS_SERVER_KEY"
+"""Environment variable with the key that clients of the HTTP server must bring, where no file is named."""
+ENGINE_PREFIX = "engine."
+FLAGOS_PREFIX = "flagos."
+SERVER_PREFIX = "openai_server."
+OPTION_PREFIXES = (ENGINE_PREFIX, FLAGOS_PREFIX, SERVER_PREFIX)
+"""With what the names of the parameters of engine and server begin."""
+
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 LOAD_FORMATS = ("auto", "safetensors", "pt", "dummy", "runai_streamer", "bitsandbytes")
 EXECUTOR_BACKENDS = ("", "mp", "ray", "uni")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 FLAGOS_MODES = ("auto", "on", "off")
 FLAGOS_PLATFORMS = ("auto", "fl", "vllm")
-FLAGOS_PREFIX = "flagos_"
+
+_FLAGOS_FIELDS = "flagos_"
 """Options whose names begin with this are called ``flagos.*`` outside; all others are ``engine.*``."""
 
 
@@ -44,9 +54,9 @@ def option(
 
 def public_name(name: str) -> str:
     """What users call an option: its parameter's name, such as ``engine.dtype`` or ``flagos.mode``."""
-    if name.startswith(FLAGOS_PREFIX):
-        return f"flagos.{name.removeprefix(FLAGOS_PREFIX)}"
-    return f"engine.{name}"
+    if name.startswith(_FLAGOS_FIELDS):
+        return f"{FLAGOS_PREFIX}{name.removeprefix(_FLAGOS_FIELDS)}"
+    return f"{ENGINE_PREFIX}{name}"
 
 
 @dataclass(frozen=True)
@@ -164,7 +174,7 @@ class EngineOptions:
         :raises EngineConfigError: with the name of the option and what it may be.
         """
         for item in fields(self):
-            _check_value(item.name, getattr(self, item.name), item.type, item.metadata)
+            _check_value(public_name(item.name), getattr(self, item.name), item.type, item.metadata)
         self.extra_arguments()
         if self.kind == "remote":
             self._validate_remote()
@@ -227,6 +237,49 @@ class EngineOptions:
         return arguments
 
 
+@dataclass(frozen=True)
+class ServerOptions:
+    """Options of the HTTP server on the embedded engine; metadata as of `EngineOptions`."""
+
+    enabled: bool = option(False, "Open an OpenAI-compatible HTTP server on the node's embedded engine (docs/engines.md).")
+    host: str = option("127.0.0.1", "Address to listen at. Any other than this machine's own asks for a key.")
+    port: int = option(9010, "Port to listen at.", minimum=1, maximum=65535)
+    key_file: str = option(
+        "", f"File that holds the key that clients must bring, alone. Empty: environment variable {SERVER_KEY_VARIABLE}, or none."
+    )
+    max_requests: int = option(
+        4,
+        "Requests over HTTP that are worked on at once, fewer than engine.max_num_seqs; the next gets 429.",
+        minimum=1,
+        maximum=1023,
+    )
+    max_body_mib: int = option(32, "Size that a request over HTTP may have, pictures included, in MiB.", minimum=1, maximum=1024)
+
+    def validate(self, engine: EngineOptions) -> str:
+        """Check what can be checked without opening anything; gives the key, or an empty text.
+
+        :raises EngineConfigError: with the name of the option and what it may be.
+        """
+        for item in fields(self):
+            _check_value(f"{SERVER_PREFIX}{item.name}", getattr(self, item.name), item.type, item.metadata)
+        if not self.enabled:
+            return ""
+        if engine.kind != "embedded":
+            raise EngineConfigError("openai_server.enabled serves the embedded engine; engine.kind remote has servers already.")
+        if self.max_requests >= engine.max_num_seqs:
+            raise EngineConfigError(
+                f"openai_server.max_requests is {self.max_requests}; it must be less than engine.max_num_seqs = "
+                f"{engine.max_num_seqs}, so that places are left for the robot."
+            )
+        key = read_key(self.key_file, f"{SERVER_PREFIX}key_file", SERVER_KEY_VARIABLE)
+        if not key and not is_loopback(self.host):
+            raise EngineConfigError(
+                f"openai_server.host is {self.host}, which others can reach, and there is no key; write one into a file and name "
+                f"it in openai_server.key_file, or set {SERVER_KEY_VARIABLE}."
+            )
+        return key
+
+
 def base_url(url: str) -> str:
     """The address below which a server's API lies; /v1 where only the server itself is named."""
     parts = urlsplit(url.strip())
@@ -260,20 +313,19 @@ def refuse_unknown(arguments: dict[str, Any], known: set[str]) -> None:
 
 
 def _check_value(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> None:
-    option_name = public_name(name)
     if isinstance(kind, GenericAlias):
         if not isinstance(value, tuple | list) or not all(isinstance(item, str) and item for item in value):
-            raise EngineConfigError(f"{option_name} must be a list of texts, not {value!r}.")
+            raise EngineConfigError(f"{name} must be a list of texts, not {value!r}.")
         return
     kind_name = kind if isinstance(kind, str) else kind.__name__
     accepted: dict[str, tuple[type, ...]] = {"str": (str,), "bool": (bool,), "int": (int,), "float": (int, float)}
     if not isinstance(value, accepted[kind_name]) or (isinstance(value, bool) and kind_name != "bool"):
-        raise EngineConfigError(f"{option_name} must be of type {kind_name}, not {value!r}.")
+        raise EngineConfigError(f"{name} must be of type {kind_name}, not {value!r}.")
     if metadata["choices"] and value not in metadata["choices"]:
-        raise EngineConfigError(f"{option_name} is {value!r}; it must be one of {', '.join(metadata['choices'])}.")
+        raise EngineConfigError(f"{name} is {value!r}; it must be one of {', '.join(metadata['choices'])}.")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     minimum, maximum = metadata["minimum"], metadata["maximum"]
     if not math.isfinite(value) or (minimum is not None and value < minimum) or (maximum is not None and value > maximum):
         bounds = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
-        raise EngineConfigError(f"{option_name} is {value}; it must be {bounds}.")
+        raise EngineConfigError(f"{name} is {value}; it must be {bounds}.")

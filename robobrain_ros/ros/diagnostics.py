@@ -7,6 +7,7 @@ from statistics import median
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
+from robobrain_ros.engine.server_guard import ServerState
 from robobrain_ros.errors import RoboBrainError
 from robobrain_ros.ros.cameras import Camera, Cameras, stamp_age
 from robobrain_ros.ros.model import Model
@@ -33,6 +34,7 @@ class Diagnostics:
         requests: Requests,
         standing: StandingQueries,
         cameras: Callable[[], Cameras],
+        http: Callable[[], ServerState | None],
     ) -> None:
         self._node = node
         self._parameters = parameters
@@ -40,6 +42,7 @@ class Diagnostics:
         self._requests = requests
         self._standing = standing
         self._cameras = cameras
+        self._http = http
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
 
     def publish(self) -> None:
@@ -48,7 +51,9 @@ class Diagnostics:
         message.header.stamp = self._node.get_clock().now().to_msg()
         queries = [self._query(name, statistics) for name, statistics in self._standing.statistics.items()]
         cameras = [self._camera(camera) for camera in self._cameras()]
-        message.status = [self._engine(), self._served(), *queries, *cameras]
+        http = self._http()
+        servers = [] if http is None else [self._server(http)]
+        message.status = [self._engine(), self._served(), *servers, *queries, *cameras]
         self._publisher.publish(message)
 
     def _engine(self) -> DiagnosticStatus:
@@ -68,6 +73,11 @@ class Diagnostics:
         if health.warning and level == DiagnosticStatus.OK:
             level, message = DiagnosticStatus.WARN, f"{message} {health.warning}"
         return self._status("engine", level, message, values)
+
+    def _server(self, http: ServerState) -> DiagnosticStatus:
+        level = DiagnosticStatus.OK if http.state == "open" else DiagnosticStatus.WARN
+        values = {"state": http.state, "address": http.address, "running": http.running, "refused": http.refused}
+        return self._status("openai server", level, http.message, values)
 
     def _served(self) -> DiagnosticStatus:
         statistics = self._requests.statistics

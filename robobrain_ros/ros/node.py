@@ -28,6 +28,7 @@ from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.core.robots_file import read_robots
 from robobrain_ros.engine.factory import make_engine
 from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.engine.server_guard import ServerState
 from robobrain_ros.errors import EngineConfigError, RoboBrainError
 from robobrain_ros.models import can_think, with_known_model
 from robobrain_ros.ros.cameras import Camera, Cameras
@@ -87,6 +88,7 @@ class RoboBrainNode(LifecycleNode):
         self._settings = Parameters(self)
         self._cameras = Cameras([], self._settings["cameras"])
         self._model = Model(self.get_logger(), self._on_model_change)
+        self._http: ServerState | None = None
         self._results = ResultTopics(self, self._settings, self._model)
         self._transforms = Transforms(self, transform_source)
         self._requests = Requests(
@@ -101,7 +103,15 @@ class RoboBrainNode(LifecycleNode):
             lambda: self._model.health().state == "ready",
             self._results.forget,
         )
-        self._diagnostics = Diagnostics(self, self._settings, self._model, self._requests, self._standing, lambda: self._cameras)
+        self._diagnostics = Diagnostics(
+            self,
+            self._settings,
+            self._model,
+            self._requests,
+            self._standing,
+            lambda: self._cameras,
+            lambda: self._http,
+        )
         # Steady: life goes on where simulated time stands still.
         self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._second = self.create_timer(1.0, self._each_second, clock=self._steady_clock)
@@ -179,7 +189,10 @@ class RoboBrainNode(LifecycleNode):
         factory = self._engine_factory
         if factory is None:
             options = self._checked(options)
-            factory = partial(make_engine, options)
+            server = self._settings.server_options()
+            server.validate(options)
+            self._http = ServerState() if server.enabled else None
+            factory = partial(make_engine, options, server, self._http)
         self._settings.configured = True
         if self._settings["target_frame"]:
             self._transforms.open()

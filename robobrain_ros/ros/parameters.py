@@ -7,7 +7,7 @@ python -m robobrain_ros.ros.parameters markdown     # the table of docs/paramete
 import dataclasses
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -24,10 +24,8 @@ from robobrain_ros.core.brain import (
     DEFAULT_TIMEOUT,
 )
 from robobrain_ros.core.query import Task
-from robobrain_ros.engine.options import EngineOptions, public_name
+from robobrain_ros.engine.options import OPTION_PREFIXES, SERVER_PREFIX, EngineOptions, ServerOptions, public_name
 
-ENGINE_PREFIX = "engine."
-FLAGOS_PREFIX = "flagos."
 STANDING_PREFIX = "standing_query."
 
 Value = bool | int | float | str | list[str]
@@ -300,16 +298,25 @@ def standing_query_parameters(name: str) -> tuple[Parameter, ...]:
 
 def engine_parameters() -> tuple[Parameter, ...]:
     """One parameter for each field of `EngineOptions`."""
-    return tuple(_engine_parameter(field) for field in dataclasses.fields(EngineOptions))
+    return tuple(_option_parameter(public_name(field.name), field) for field in dataclasses.fields(EngineOptions))
 
 
-def _engine_parameter(field: "dataclasses.Field[Any]") -> Parameter:
+def server_parameters() -> tuple[Parameter, ...]:
+    """One parameter for each field of `ServerOptions`."""
+    return tuple(_option_parameter(_server_name(field.name), field) for field in dataclasses.fields(ServerOptions))
+
+
+def _server_name(option: str) -> str:
+    return f"{SERVER_PREFIX}{option}"
+
+
+def _option_parameter(name: str, field: "dataclasses.Field[Any]") -> Parameter:
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     if isinstance(default, tuple | list):
         default = list(default)
-    assert isinstance(default, bool | int | float | str | list), f"EngineOptions.{field.name} has no default that ROS can hold"
+    assert isinstance(default, bool | int | float | str | list), f"{name} has no default that ROS can hold"
     return Parameter(
-        public_name(field.name),
+        name,
         default,
         field.metadata["description"],
         minimum=field.metadata.get("minimum"),
@@ -320,7 +327,7 @@ def _engine_parameter(field: "dataclasses.Field[Any]") -> Parameter:
 
 def table() -> tuple[Parameter, ...]:
     """Every parameter whose name is fixed, the node's first."""
-    return _NODE_PARAMETERS + engine_parameters()
+    return _NODE_PARAMETERS + engine_parameters() + server_parameters()
 
 
 class Parameters:
@@ -364,11 +371,15 @@ class Parameters:
 
     def engine_options(self) -> EngineOptions:
         """The engine's parameters as its options, not validated."""
-        values: dict[str, Any] = {}
-        for field in dataclasses.fields(EngineOptions):
-            value = self[public_name(field.name)]
-            values[field.name] = tuple(value) if isinstance(value, list) else value
-        return EngineOptions(**values)
+        return EngineOptions(**self._options(EngineOptions, public_name))
+
+    def server_options(self) -> ServerOptions:
+        """The parameters of the engine's HTTP server as its options, not validated."""
+        return ServerOptions(**self._options(ServerOptions, _server_name))
+
+    def _options(self, kind: type[Any], name_of: Callable[[str], str]) -> dict[str, Any]:
+        values = {field.name: self[name_of(field.name)] for field in dataclasses.fields(kind)}
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
     def _declare(self, parameters: Iterable[Parameter]) -> None:
         for parameter in parameters:
@@ -409,7 +420,7 @@ def _name_fault(parameter: str, names: list[str]) -> str:
             return f"{parameter} holds {name!r}; a name is letters, digits and _, beginning with a letter."
     if len(set(names)) < len(names):
         return f"{parameter} holds a name twice: {', '.join(names)}."
-    taken = [name for name in names if parameter == "cameras" and f"{name}." in (ENGINE_PREFIX, FLAGOS_PREFIX, STANDING_PREFIX)]
+    taken = [name for name in names if parameter == "cameras" and f"{name}." in (*OPTION_PREFIXES, STANDING_PREFIX)]
     return f"A camera cannot be called {taken[0]!r}; call it something else." if taken else ""
 
 
@@ -423,9 +434,9 @@ def to_yaml() -> str:
     ]
     for parameter in (*_NODE_PARAMETERS, *camera_parameters("camera")):
         lines += _yaml_entry(parameter.name, parameter, "    ")
-    for prefix in (ENGINE_PREFIX, FLAGOS_PREFIX):
+    for prefix in OPTION_PREFIXES:
         lines.append(f"    {prefix.rstrip('.')}:")
-        for parameter in engine_parameters():
+        for parameter in (*engine_parameters(), *server_parameters()):
             if parameter.name.startswith(prefix):
                 lines += _yaml_entry(parameter.name.removeprefix(prefix), parameter, "      ")
     lines.append('    # A standing query, once "red_mug" is among standing_queries:')
@@ -453,7 +464,7 @@ def to_markdown() -> str:
     """The table of docs/parameters.md."""
     lines = ["| parameter | type | default | allowed | acts | description |", "|---|---|---|---|---|---|"]
     named = (*camera_parameters("<camera>"), *standing_query_parameters("<name>"))
-    for parameter in (*_NODE_PARAMETERS, *named, *engine_parameters()):
+    for parameter in (*_NODE_PARAMETERS, *named, *engine_parameters(), *server_parameters()):
         default = _yaml_value(parameter.default)
         cells = (f"`{parameter.name}`", parameter.type_name, f"`{default}`", parameter.allowed, parameter.applies.value)
         description = parameter.description.replace("<", "&lt;")

@@ -1,0 +1,356 @@
+"""The engine as a server: vLLM's application on our own engine, behind our guard, over real sockets."""
+
+import asyncio
+import http.client
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from ros_rig import rig
+
+from robobrain_ros.demo import DEMO_MODEL
+from robobrain_ros.engine import compat
+from robobrain_ros.engine.base import Generation
+from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.options import EngineOptions, ServerOptions
+from robobrain_ros.engine.pictures import data_url
+from robobrain_ros.engine.runtime import LoopThread
+from robobrain_ros.engine.server import HTTP_PRIORITY, ServedEngine
+from robobrain_ros.engine.server_guard import PATHS, Guard, ServerState, is_loopback
+from robobrain_ros.engine.supervisor import Patience, Supervisor
+from robobrain_ros.errors import EngineConfigError
+
+START = 300.0
+"""Seconds that starting vLLM may take on a busy machine."""
+KEY = "sk-robot-91c2"
+NAME = "tabletop-demo"
+
+pytestmark = pytest.mark.timeout(START + 60)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Served:
+    """A supervised engine that serves, on its loop."""
+
+    def __init__(self, key_file: str) -> None:
+        self.port = free_port()
+        self.state = ServerState()
+        self.server = ServerOptions(enabled=True, port=self.port, key_file=key_file, max_requests=2, max_body_mib=1)
+        self.options = EngineOptions(model=str(DEMO_MODEL), max_num_seqs=4)
+        self.engine: ServedEngine | None = None
+        self.loop = LoopThread()
+        self.loop.start()
+        self.supervisor: Supervisor = self.wait(self._make())
+        self.wait(self.supervisor.start(lambda progress: None), START)
+
+    async def _make(self) -> Supervisor:
+        return Supervisor(self._engine, max_queued=8, max_running=4, patience=Patience(health_interval=0.2, first_back_off=0.1))
+
+    def _engine(self) -> ServedEngine:
+        self.engine = ServedEngine(EmbeddedEngine(self.options), self.server, self.state)
+        return self.engine
+
+    def wait(self, work: Coroutine[Any, Any, Any], timeout: float = 60.0) -> Any:
+        return self.loop.submit(work).result(timeout)
+
+    def until(self, condition: Callable[[], bool], limit: float = 60.0) -> None:
+        end = time.monotonic() + limit
+        while not condition():
+            assert time.monotonic() < end, self.state
+            time.sleep(0.05)
+
+    def request(self, method: str, path: str, body: Any = None, key: str = KEY, **headers: str) -> tuple[int, Any]:
+        """As curl does it; gives status and JSON or text."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        try:
+            connection.request(method, path, data, {"Content-Type": "application/json", **headers})
+            response = connection.getresponse()
+            text = response.read().decode()
+            return response.status, json.loads(text) if text.startswith(("{", "[")) else text
+        finally:
+            connection.close()
+
+    def chat(self, **extra: Any) -> tuple[int, Any]:
+        body = {"model": NAME, "messages": [{"role": "user", "content": "Hello?"}], "max_tokens": 4, "temperature": 0}
+        return self.request("POST", "/v1/chat/completions", body | extra)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    file: Path = tmp_path_factory.mktemp("secret") / "key"
+    file.write_text(KEY)
+    file.chmod(0o600)
+    it = Served(str(file))
+    try:
+        it.until(lambda: it.state.state == "open")
+        yield it
+    finally:
+        it.wait(it.supervisor.close())
+        assert it.state.state == "closed"
+        with pytest.raises(ConnectionRefusedError):
+            it.request("GET", "/health")
+        it.loop.stop()
+
+
+def test_the_openai_client(served: Served) -> None:
+    import openai
+
+    client = openai.OpenAI(base_url=served.state.address, api_key=KEY, max_retries=0, timeout=60.0)
+    assert [model.id for model in client.models.list().data] == [NAME]
+    picture = data_url(np.full((224, 280, 3), 90, np.uint8), "png", 95)
+    content: Any = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": "How many mugs?"}]
+    with client.chat.completions.create(
+        model=NAME, messages=[{"role": "user", "content": content}], max_tokens=20, temperature=0, stream=True
+    ) as stream:
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+    wrong = openai.OpenAI(base_url=served.state.address, api_key="wrong", max_retries=0, timeout=60.0)
+    with pytest.raises(openai.AuthenticationError, match="asks for a key"):
+        wrong.models.list()
+
+
+def test_every_route_of_the_application_asks_for_the_key(served: Served) -> None:
+    assert served.engine is not None
+    app = served.wait(compat.build_http_app(served.engine._inner.vllm, str(DEMO_MODEL), NAME))
+    paths = {route.path for route in app.routes if hasattr(route, "path")} | {"/docs", "/metrics", "/tokenize", "/pause", "/"}
+    assert len(paths) > 10
+    for path in paths:
+        for method in ("GET", "POST", "OPTIONS"):
+            status, answer = served.request(method, path, {}, key="")
+            assert status == 401, (method, path)
+            assert answer["error"]["type"] == "authentication_error"
+    for key in ("wrong", KEY[:-1], f"{KEY}x"):
+        assert served.request("GET", "/v1/models", key=key)[0] == 401
+
+
+def test_what_is_served_and_what_is_not(served: Served) -> None:
+    for path in PATHS["GET"]:
+        assert served.request("GET", path)[0] == 200
+    assert served.request("POST", "/tokenize", {"model": NAME, "prompt": "Hello"})[0] == 200
+    for path in ("/v1/load_lora_adapter", "/pause", "/sleep", "/collective_rpc", "/start_profile", "/reset_prefix_cache",
+                 "/invocations", "/scale_elastic_ep", "/v1/responses", "/docs", "/openapi.json"):  # fmt: skip
+        assert served.request("POST", path, {})[0] == 404
+    assert served.request("GET", "/v1/chat/completions")[0] == 405
+    assert served.request("POST", "/v1/chat/completions", b"{")[0] in (400, 422)
+    assert served.chat(model="other")[0] == 404
+
+
+def test_an_upgrade_to_a_websocket_is_refused(served: Served) -> None:
+    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+    upgrade["Sec-WebSocket-Key"] = "a" * 22 + "=="
+    assert served.request("GET", "/v1/realtime", key="", **upgrade)[0] == 401
+    assert served.request("GET", "/v1/realtime", **upgrade)[0] == 404
+
+
+def test_large_bodies_are_refused_before_and_while_they_come(served: Served) -> None:
+    large = b"x" * (1 << 20) + b"x"
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+    connection.putrequest("POST", "/v1/chat/completions")
+    for name, value in (("Authorization", f"Bearer {KEY}"), ("Content-Length", str(len(large)))):
+        connection.putheader(name, value)
+    connection.endheaders()  # Refused by its length alone: nothing has been sent of it.
+    assert connection.getresponse().status == 413
+    connection.close()
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    connection.request("POST", "/v1/chat/completions", iter([large[: 1 << 19]] * 3), headers, encode_chunked=True)
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+def test_http_goes_behind_whatever_it_asks_for(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert served.engine is not None
+    engine = served.engine._inner.vllm
+    seen: list[int] = []
+    add_request = engine.add_request
+
+    async def watched(*arguments: Any, **named: Any) -> Any:
+        seen.append(named["priority"])
+        return await add_request(*arguments, **named)
+
+    monkeypatch.setattr(engine, "add_request", watched)
+    assert served.chat(priority=-5)[0] == 200
+    body = {"model": NAME, "prompt": ["a", "b", "c"], "max_tokens": 2}
+    assert served.request("POST", "/v1/completions", body, **{"X-Vllm-Priority": "-7"})[0] == 200
+
+    async def ask() -> None:
+        async with aclosing(served.supervisor.generate(Generation("robot", "Hello?", [], 2))) as stream:
+            assert [delta async for delta in stream]
+
+    served.wait(ask())
+    assert seen == [HTTP_PRIORITY] * 4 + [0]
+    status, answer = served.chat(n=3, temperature=1)
+    assert status == 400
+    assert "at most 2 answers" in str(answer)
+
+
+def test_more_than_so_many_at_once_get_429(served: Served) -> None:
+    body = {"model": NAME, "messages": [{"role": "user", "content": "Hello?"}], "max_tokens": 4000, "ignore_eos": True}
+    connections = []
+    for _ in range(2):
+        connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+        headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+        connection.request("POST", "/v1/chat/completions", json.dumps(body | {"stream": True}), headers)
+        response = connection.getresponse()
+        assert response.status == 200
+        response.read(1)
+        connections.append((connection, response))
+    status, answer = served.chat()
+    assert (status, answer["error"]["type"]) == (429, "rate_limit_error")
+    assert served.state.refused == 1
+    assert served.request("GET", "/v1/models")[0] == 200
+    for connection, response in connections:
+        response.close()
+        connection.close()
+    served.until(lambda: served.state.running == 0)
+    assert served.engine is not None
+    served.until(lambda: not served.engine._inner.vllm.output_processor.request_states)  # type: ignore[union-attr]
+    assert served.chat()[0] == 200
+
+
+def test_a_killed_engine_takes_its_server_along_and_brings_it_back(served: Served) -> None:
+    first = served.engine
+    engines = [process for process in psutil.Process().children(recursive=True) if "EngineCore" in " ".join(process.cmdline())]
+    os.kill(engines[0].pid, signal.SIGKILL)
+    served.until(lambda: served.engine is not first and served.state.state == "open", START)
+    assert served.chat()[0] == 200
+
+
+def test_a_port_in_use_leaves_the_robot_its_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a model: the application is not what matters here."""
+
+    class Engine:
+        options = EngineOptions(model="x")
+        vllm: Any = None
+
+        async def start(self, progress: Any) -> Any:
+            class Info:
+                model = "x"
+
+            return Info()
+
+        async def close(self) -> None:
+            pass
+
+    class Vllm:
+        class model_config:
+            model = "x"
+
+        def generate(self, priority: int = 0) -> None:
+            pass
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def build(*arguments: Any) -> Any:
+        return app
+
+    monkeypatch.setattr(compat, "build_http_app", build)
+    monkeypatch.setattr("robobrain_ros.engine.server._AGAIN", 0.05)
+
+    async def work() -> None:
+        inner: Any = Engine()
+        inner.vllm = Vllm()
+        state = ServerState()
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            port = other.getsockname()[1]
+            engine = ServedEngine(inner, ServerOptions(enabled=True, port=port), state)
+            await engine.start(lambda progress: None)
+            while state.state != "failed":
+                await asyncio.sleep(0.01)
+            assert f"port {port} (Address already in use)" in state.message
+        while state.state != "open":
+            await asyncio.sleep(0.01)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"204"
+        writer.write(b"GET /health HTTP/1.1\r\nHost: evil.example\r\n\r\n")
+        while not (line := await reader.readline()).startswith(b"HTTP"):
+            assert line
+        assert line.split()[1] == b"403"
+        writer.close()
+        await engine.close()
+        assert state.state == "closed"
+
+    asyncio.run(asyncio.wait_for(work(), 60.0))
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "127.0.0.1:9010"}, 200),
+        ({"host": "localhost"}, 200),
+        ({"host": "[::1]:9010", "origin": "http://localhost:3000"}, 200),
+        ({"host": "robot.example"}, 403),
+        ({}, 403),
+        ({"host": "127.0.0.1", "origin": "https://evil.example"}, 403),
+        ({"host": "127.0.0.1", "origin": "null"}, 403),
+    ],
+)
+def test_without_a_key_only_this_machine_is_let_through(headers: dict[str, str], status: int) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b""}
+
+    guard = Guard(app, key="", max_requests=1, max_body=10, state=ServerState())
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    asyncio.run(guard({"type": "http", "method": "GET", "path": "/health", "headers": pairs}, receive, send))
+    assert sent[0]["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"host": "0.0.0.0"}, "there is no key"),
+        ({"host": "robot.local"}, "there is no key"),
+        ({"max_requests": 16}, "must be less than engine.max_num_seqs"),
+        ({"port": 0}, "openai_server.port is 0"),
+        ({"key_file": "/no/such/file"}, "openai_server.key_file: /no/such/file cannot be read"),
+    ],
+)
+def test_wrong_options_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(EngineConfigError) as caught:
+        ServerOptions(**({"enabled": True} | changes)).validate(EngineOptions(model="x"))
+    assert said in caught.value.message
+    remote = EngineOptions(kind="remote", urls=("http://gpu",))
+    with pytest.raises(EngineConfigError, match="has servers already"):
+        ServerOptions(enabled=True).validate(remote)
+
+
+def test_loopbacks() -> None:
+    assert all(map(is_loopback, ("127.0.0.1", "127.8.8.8", "localhost", "::1", "[::1]")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "", "gpu", "10.0.0.1", "localhost.evil.example")))
+
+
+def test_an_open_address_without_a_key_is_refused_before_anything_loads() -> None:
+    with rig(None, autostart=False, openai_server__enabled=True, openai_server__host="0.0.0.0") as it:
+        from lifecycle_msgs.msg import Transition
+
+        assert not it.transition(Transition.TRANSITION_CONFIGURE)
+        assert it.node.model.health().state == "stopped"
