@@ -74,7 +74,7 @@ class ServedEngine:
 
     async def _keep_open(self, model: str) -> None:
         try:
-            engine = _Behind(self._inner.vllm, self._options.max_requests)
+            engine = self._behind()
             app = await compat.build_http_app(engine, str(engine.model_config.model), _public_name(model))
             guard = Guard(
                 app,
@@ -91,6 +91,9 @@ class ServedEngine:
         except Exception as error:
             _log.exception("The HTTP server has failed; the node works on without it.")
             self._tell("failed", f"The HTTP server has failed ({type(error).__name__}: {error}); the log says where.")
+
+    def _behind(self) -> Any:
+        return _Behind(self._inner.vllm, self._options.max_requests)
 
     async def _serve(self, guard: Guard) -> None:
         """Serve until the end; returns at once where the port cannot be had."""

@@ -106,10 +106,7 @@ class Guard:
         return kind.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._key)
 
     async def _pass(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Let a request through once its body is there, whole, in time and not too large, which a chunked one does not say before.
-
-        The application reads it into memory anyway, and while it came the client would hold a place there.
-        """
+        """Let a request through once its body is there, in time and not too large, which a chunked one does not say before."""
         try:
             body = await asyncio.wait_for(self._read(receive), _UPLOAD)
         except asyncio.TimeoutError:
