@@ -102,7 +102,7 @@ async def measure(options: argparse.Namespace) -> None:
     unruled = Unruled(inner, ServerOptions(enabled=True, port=free_port(), max_requests=1), ServerState())
     unruled._options = replace(unruled._options, max_requests=1000)
     opening = asyncio.create_task(unruled._keep_open(options.model))
-    while not (ruled._state.state == unruled._state.state == "open"):
+    while not (ruled._state.state == unruled._state.state == "open"):  # noqa: ASYNC110 - a server's state has no event.
         await asyncio.sleep(0.1)
     seconds: dict[str, list[float]] = {"alone": [], "with clients": [], "without rules": []}
     await robot_calls(ruled, 5, "warm")

@@ -30,7 +30,7 @@ def _behave(name, result):
     """What the stand-in does instead of, or beside, computing."""
     behaviour = BEHAVIOUR.get(name, "")
     if behaviour == "slow":
-        time.sleep(WAIT)
+        time.sleep(20 * WAIT)  # Far beyond what a busy machine adds, beside a slow native operator, too.
     elif behaviour == "wrong":
         result = result * 1.5 + 0.5
     elif behaviour == "raise":
