@@ -135,7 +135,7 @@ class Executor:
         self._settle()
 
     def _settle(self) -> None:
-        """No older picture counts from now on; wait for a newer one, for a refusal does not tell which one it is about."""
+        """No older picture counts from now on; the arm comes to rest, and the camera sees it."""
         self._moved_at = self._client.get_clock().now()
         self._client.spin_until(lambda: False, _SETTLE)
 
@@ -146,11 +146,11 @@ class Executor:
         options = query_options(cameras=[self._camera] if self._camera else [], think=False, timeout=self._timeout)
         for _ in range(_MOST_TRIES):
             response = self._client.ask(Task.PLAN, task, options, plan=plan)
-            code = OutcomeCode(response.outcome.code)
-            if code in _PASSING:
-                self._client.spin_until(lambda: False, _SETTLE)
-            elif code is not OutcomeCode.OK or self._is_new(response.plan.header.stamp):
+            code, stamp = OutcomeCode(response.outcome.code), response.plan.header.stamp
+            # What was refused before a picture was taken has no stamp; a refusal for what is in one has that picture's.
+            if code not in _PASSING and (stamp == TimeMessage() or self._is_new(stamp)):
                 return response
+            self._client.spin_until(lambda: False, _SETTLE)
         if code in _PASSING:
             return response
         raise StaleImageError(

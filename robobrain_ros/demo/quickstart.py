@@ -1,6 +1,7 @@
 """The five-minute tour: a camera on the tabletop world, the node, every task asked through its service, the answers judged.
 
-Run by `make demo`. Everything goes over ROS: what is printed is what any node would get.
+At the end an arm does a task by the node's plans, and what it grasps slips once. Run by `make demo`. Everything goes over ROS:
+what is printed is what any node would get.
 """
 
 import argparse
@@ -24,10 +25,13 @@ from sensor_msgs.msg import Image
 from robobrain_ros.core.query import Answer
 from robobrain_ros.demo import DEMO_MODEL, DemoError
 from robobrain_ros.demo.client import Client, running
+from robobrain_ros.demo.executor import Executor, SimulatedArm, WorldCamera
 from robobrain_ros.demo.metrics import Verdict, assess, assess_refusal
 from robobrain_ros.demo.questions import Question, ask_about
+from robobrain_ros.demo.robot import World
+from robobrain_ros.demo.simulator import Goal
 from robobrain_ros.demo.world import Scene, make_scene
-from robobrain_ros.errors import OutcomeCode
+from robobrain_ros.errors import OutcomeCode, RoboBrainError
 from robobrain_ros.ros.client import to_answer
 from robobrain_ros.telling import Teller
 
@@ -40,6 +44,8 @@ TOUR = (
 """What the tour asks: kinds of questions (see `questions.KINDS_OF_QUESTIONS`), each with the seed of its wording."""
 THINKING_TOUR = (("point", 2), ("plan", 3))
 """What it asks with thinking, at the end."""
+ARM_TASK, ARM_GOAL = "put the yellow block into the green bowl", Goal("in", ("yellow block",), "green bowl")
+"""What the arm is told at the end, and what holds when it is done."""
 ON_SHEET = 8
 """So many of the first answers are drawn on one sheet: the ones that are something to look at."""
 
@@ -166,6 +172,31 @@ def contact_sheet(pictures: Sequence[np.ndarray], columns: int = 4) -> np.ndarra
     return np.vstack([np.hstack(small[start : start + columns]) for start in range(0, len(small), columns)])
 
 
+def sum_up(rows: Sequence[Row], folder: Path) -> None:
+    """Save the pictures, and print how many answers are right."""
+    sheet = save_pictures(rows, folder) if any(row.picture for row in rows) else None
+    print(f"\n{sum(row.verdict.right for row in rows)} of {len(rows)} answers are right, against the world's own truth.")
+    print(f"Pictures with the answers drawn in: {sheet or 'none, for no answer could be read'}")
+
+
+def close_the_loop(client: Client, timeout: float) -> None:
+    """Let the arm do a task by the node's plans, with a slip, and print each plan and step; shows the camera's pictures itself.
+
+    :raises DemoError: the node does not answer.
+    """
+    world = World(make_scene(SCENE_SEED, SIZE).layout, np.random.RandomState(SCENE_SEED))
+    print(f"\nThe arm is told to {ARM_TASK}; what it grasps will slip once.")
+    camera = WorldCamera(client, world)
+    try:
+        ending = Executor(client, SimulatedArm(world, ["slip"]), timeout=timeout).run(ARM_TASK)
+    except RoboBrainError as error:
+        raise DemoError(error.message) from error
+    finally:
+        camera.close()
+    truth = "holds" if world.table.holds(ARM_GOAL) else "does not hold"
+    print(f"{'Done' if ending.done else 'Not done'}: {ending.why} In the world's own truth, the goal {truth}.")
+
+
 def run(options: argparse.Namespace) -> int:
     """The tour; gives the exit status."""
     folder = options.output
@@ -175,22 +206,20 @@ def run(options: argparse.Namespace) -> int:
     scene = make_scene(SCENE_SEED, SIZE)
     model = options.model or str(DEMO_MODEL)
     size = {"width": SIZE[0], "height": SIZE[1]}
-    with (
-        running("robobrain_ros.demo.camera", namespace, folder / "camera.log", seed=SCENE_SEED, **size),
-        running("robobrain_ros.ros.node", namespace, folder / "node.log", **{"engine.model": model}) as node,
-    ):
+    with running("robobrain_ros.ros.node", namespace, folder / "node.log", **{"engine.model": model}) as node:
         print(f"Starting camera and node; their logs are in {folder}/.")
         tourist = Tourist(namespace)
         try:
-            tourist.wait_until_ready(node, options.timeout, Teller())
-            print(f"On the table: {', '.join(thing.name for thing in scene.objects)}. A + behind a task: asked to think first.\n")
-            print_table_head()
-            rows = ask_all(tourist, scene, options.timeout)
+            with running("robobrain_ros.demo.camera", namespace, folder / "camera.log", seed=SCENE_SEED, **size):
+                tourist.wait_until_ready(node, options.timeout, Teller())
+                names = ", ".join(thing.name for thing in scene.objects)
+                print(f"On the table: {names}. A + behind a task: asked to think first.\n")
+                print_table_head()
+                rows = ask_all(tourist, scene, options.timeout)
+            sum_up(rows, folder)
+            close_the_loop(tourist, options.timeout)
         finally:
             tourist.destroy_node()
-    sheet = save_pictures(rows, folder) if any(row.picture for row in rows) else None
-    print(f"\n{sum(row.verdict.right for row in rows)} of {len(rows)} answers are right, against the world's own truth.")
-    print(f"Pictures with the answers drawn in: {sheet or 'none, for no answer could be read'}")
     return 0
 
 
