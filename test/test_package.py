@@ -33,6 +33,7 @@ ENGINE = {
     "tqdm",
     "flag_gems",
     "modelscope",
+    "uvicorn",
 }
 """What setting up an engine brings along; see requirements/engine-*.txt and flagos.txt."""
 
