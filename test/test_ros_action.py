@@ -171,11 +171,13 @@ def test_a_new_goal_leaves_the_old_one_alone_and_cancelling_all_ends_both() -> N
 )
 def test_a_goal_in_the_middle_of_a_deactivation_or_shutdown_is_aborted_as_canceled(transitions: list[int]) -> None:
     with scripted(Script(["1. Reach", asyncio.Event()])) as (it, engine):
-        result = send_goal(it, "plan", "clear the table").get_result_async()
+        handle = send_goal(it, "plan", "clear the table")
+        result = handle.get_result_async()
         it.until(lambda: engine.running, "the request in the engine")
         for transition in transitions:
             assert it.transition(transition)
         outcome = it.answer(result)
+        assert it.answer(handle.get_result_async()) == outcome, "who asks a little late gets it all the same"
         assert not engine.running
     assert (outcome.status, outcome.result.outcome.code) == (GoalStatus.STATUS_ABORTED, Outcome.CANCELED)
     assert "deactivated" in outcome.result.outcome.message

@@ -1,7 +1,6 @@
 """The services and the action: messages in, messages out; what happens between is `requests`."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -21,6 +20,8 @@ from robobrain_ros.ros.tickets import Ticket
 
 _ACQUAINTANCE = 5.0
 """Seconds after a goal's arrival in which who sent it must have been discovered."""
+_LINGER = 2.0
+"""Seconds in which what was closed still answers: who sent a goal asks for its result in a second request."""
 _FEEDBACK = "~/run_task/_action/feedback"
 
 
@@ -45,10 +46,13 @@ class Endpoints:
         self._action: ActionServer | None = None
         self._goals: dict[bytes, _Goal] = {}
         self._busy = 0
-        self._retired: list[Callable[[], Any]] = []
+        self._closed: float | None = None
 
     def open(self) -> None:
         """Offer the services and the action."""
+        self._closed = None
+        if self._services:
+            return
         for task, (service_type, text_field) in SERVICES.items():
             callback = partial(self._serve, task, text_field)
             self._services.append(
@@ -65,13 +69,8 @@ class Endpoints:
         )
 
     def close(self) -> None:
-        """Take the services and the action away, once the requests that are under way have been answered."""
-        self._retired += [partial(self._node.destroy_service, service) for service in self._services]
-        if self._action is not None:
-            self._retired.append(self._action.destroy)
-        self._services, self._action = [], None
-        if not self._busy:
-            self._destroy_retired()
+        """Take the services and the action away, once their requests have been answered and the answers fetched."""
+        self._closed = time.monotonic()
 
     async def _serve(self, task: Task, text_field: str, request: Any, response: Any) -> Any:
         self._busy += 1
@@ -84,7 +83,7 @@ class Endpoints:
             setattr(response, RESULT_FIELDS[task], result.message)
             return response
         finally:
-            self._leave()
+            self._busy -= 1
 
     async def _execute(self, goal: ServerGoalHandle) -> RunTask.Result:
         self._busy += 1
@@ -109,7 +108,7 @@ class Endpoints:
             return message
         finally:
             del self._goals[identity]
-            self._leave()
+            self._busy -= 1
 
     def _cancel(self, goal: ServerGoalHandle) -> CancelResponse:
         known = self._goals.get(bytes(goal.goal_id.uuid))
@@ -118,11 +117,13 @@ class Endpoints:
         return CancelResponse.ACCEPT
 
     def attend(self) -> None:
-        """End the goals of clients that are gone; called each second.
+        """End the goals of clients that are gone, and what was closed; called each second.
 
         An action server is not told who sent a goal. Every action client hears feedback, though: once all those who did when the
         goal came are gone, nobody waits for its result any more.
         """
+        if self._closed is not None and not self._busy and time.monotonic() - self._closed >= _LINGER:
+            self._destroy()
         present = self._listeners() if self._goals else set()
         for goal in self._goals.values():
             if time.monotonic() - goal.began < _ACQUAINTANCE:
@@ -134,16 +135,12 @@ class Endpoints:
     def _listeners(self) -> set[bytes]:
         return {bytes(info.endpoint_gid) for info in self._node.get_subscriptions_info_by_topic(_FEEDBACK)}
 
-    def _leave(self) -> None:
-        self._busy -= 1
-        if not self._busy and self._retired:
-            # As a task, it comes after the answer that is being returned right now has been sent.
-            self._node.executor.create_task(self._destroy_retired)
-
-    def _destroy_retired(self) -> None:
-        retired, self._retired = self._retired, []
-        for destroy in retired:
-            destroy()
+    def _destroy(self) -> None:
+        for service in self._services:
+            self._node.destroy_service(service)
+        if self._action is not None:
+            self._action.destroy()
+        self._services, self._action = [], None
 
 
 def _publish_feedback(goal: ServerGoalHandle, progress: Progress, origin: Origin) -> None:

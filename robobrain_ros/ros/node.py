@@ -43,6 +43,8 @@ from robobrain_ros.ros.transforms import Tf2, Transforms, TransformSource
 
 _FAREWELL = 2.0
 """Seconds in which cancelled requests are still answered when the node ends."""
+_LAST_WORDS = 0.2
+"""Seconds of them in which those who sent a goal still get its result: they ask for it in a request of its own."""
 _ENGINE_FAREWELL = 20.0
 """Seconds that the engine has to give everything back when the node ends."""
 
@@ -303,7 +305,9 @@ class RoboBrainNode(LifecycleNode):
         end = time.monotonic() + _FAREWELL
         while self._requests.open_count and time.monotonic() < end:
             executor.spin_once(timeout_sec=0.05)
-        executor.spin_once(timeout_sec=0.0)
+        end = min(end, time.monotonic() + _LAST_WORDS)
+        while time.monotonic() < end:
+            executor.spin_once(timeout_sec=0.02)
 
     def destroy_node(self) -> None:
         """Give everything back, the engine's processes included; waits for them, within bounds."""
