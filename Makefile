@@ -17,7 +17,7 @@ demo: build ## Start the node and a camera, ask every task, print the answers an
 	@$(ENVIRONMENT) && python -P -m robobrain_ros.demo.quickstart $(ARGS)
 
 test: lint typecheck build ## Check style and types, build, and run all tests, two files at a time.
-	@$(ENVIRONMENT) && pytest -n 2 --dist loadfile $(ARGS)
+	@$(ENVIRONMENT) && pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: build ## Measure the node against its own engine and a bare subscriber; docs/performance.md.
 	@$(ENVIRONMENT) && python benchmark/run.py $(ARGS)

@@ -98,13 +98,24 @@ def compare(
     )
 
 
-_HEAD = ("measured", "node", "compared", "unit", "ratio", "95 % interval", "goal", "reached", "n")
+_GOALS = ("goal", "reached")
 
 
-def table(comparisons: Sequence[Comparison]) -> str:
-    """The comparisons as a table in Markdown, its columns aligned."""
-    rows = [_HEAD, *(_cells(comparison) for comparison in comparisons)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+def table(comparisons: Sequence[Comparison], sides: tuple[str, str] = ("node", "compared")) -> str:
+    """The comparisons as a table in Markdown; without goals, it has no columns for them.
+
+    :param sides: what the two columns of the measured values are called.
+    """
+    head = ("measured", *sides, "unit", "ratio", "95 % interval", *_GOALS, "n")
+    rows = [head, *(_cells(comparison) for comparison in comparisons)]
+    if not any(comparison.goal for comparison in comparisons):
+        rows = [tuple(cell for name, cell in zip(head, row, strict=True) if name not in _GOALS) for row in rows]
+    return plain_table(rows)
+
+
+def plain_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows, the first one being the head, as a table in Markdown, its columns aligned."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)

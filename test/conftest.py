@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,17 +18,10 @@ os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("ROS_DOMAIN_ID", None)  # Each process of several is a ROS system of its own.
 os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
-# Engines side by side would else all be bound to the same core.
+# Engines side by side would else all be bound to the same core, or wait for each other's threads.
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-
-
-@pytest.fixture(scope="session")
-def vllm_server() -> Iterator[str]:
-    """The address of a server of vLLM's with the demo model."""
-    from vllm_server import running_server
-
-    with running_server() as url:
-        yield url
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,14 @@ import sys
 import time
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import psutil
 import pytest
+from processes import engine_processes
 
 from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
 from robobrain_ros.engine.base import EngineInfo, Generation, LoadProgress, TextDelta
@@ -199,11 +200,10 @@ def test_a_bad_request_is_refused_and_the_next_one_answered(
 
 def test_a_killed_engine_fails_its_requests_at_once_and_comes_back(engine: RunningEngine) -> None:
     answers = [engine.start_answer(ask(4000, seed=seed)) for seed in range(3)]
-    children = psutil.Process().children(recursive=True)
+    processes = engine_processes()
     began = time.monotonic()
-    for child in children:
-        if "resource_tracker" not in " ".join(child.cmdline()):
-            child.kill()
+    for process in processes:
+        process.kill()
     for answer in answers:
         with pytest.raises(EngineFailedError, match="The engine's process has died"):
             answer.result(2.0 + began - time.monotonic())
@@ -218,7 +218,7 @@ def test_a_killed_engine_fails_its_requests_at_once_and_comes_back(engine: Runni
 
 
 def test_qwen3_vl_is_served_too_and_closing_leaves_no_process(tmp_path: Path) -> None:
-    before = psutil.Process().children(recursive=True)
+    before = engine_processes()
     running = RunningEngine(make_random_checkpoint(tmp_path, "qwen3_vl"))
     try:
         assert (running.info.model_type, running.info.patch) == ("qwen3_vl", 32)
@@ -226,7 +226,7 @@ def test_qwen3_vl_is_served_too_and_closing_leaves_no_process(tmp_path: Path) ->
         assert sum(delta.tokens for delta in deltas) == 5
         # 64 visual tokens of 32x32 pixels.
         assert 64 < deltas[-1].prompt_tokens < 150
-        own = [child for child in psutil.Process().children(recursive=True) if child not in before and "VLLM" in child.name()]
+        own = engine_processes() - before
         assert own
     finally:
         running.close()
@@ -272,16 +272,6 @@ def test_no_engine_process_outlives_a_killed_owner(checkpoint: Path, tmp_path: P
     finally:
         owner.kill()
         owner.wait(10.0)
-
-
-def engine_processes() -> set[psutil.Process]:
-    """Those of vLLM below this process, while they live."""
-    found = set()
-    for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if "VLLM" in child.name():
-                found.add(child)
-    return found
 
 
 def test_breaking_off_a_start_ends_its_processes(checkpoint: Path) -> None:

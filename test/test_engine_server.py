@@ -3,8 +3,6 @@
 import asyncio
 import http.client
 import json
-import os
-import signal
 import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -13,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
+from processes import engine_processes
 from ros_rig import rig
 
 from robobrain_ros.demo import DEMO_MODEL
@@ -226,8 +224,8 @@ def test_more_than_so_many_at_once_get_429(served: Served) -> None:
 
 def test_a_killed_engine_takes_its_server_along_and_brings_it_back(served: Served) -> None:
     first = served.engine
-    engines = [process for process in psutil.Process().children(recursive=True) if "EngineCore" in " ".join(process.cmdline())]
-    os.kill(engines[0].pid, signal.SIGKILL)
+    (process,) = engine_processes("EngineCore")
+    process.kill()
     served.until(lambda: served.engine is not first and served.state.state == "open", START)
     assert served.chat()[0] == 200
 

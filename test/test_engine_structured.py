@@ -117,6 +117,18 @@ async def outcome(brain: Brain, query: Query) -> tuple[str, str, Report]:
     return answer.verdict.value, answer.report.raw_text, answer.report
 
 
+def test_a_plan_may_be_thought_about_freely_and_has_its_form_all_the_same(engine: RunningEngine) -> None:
+    robot = Robot("arm", skills=(Skill("look around"), Skill("wait")))
+    brain = Brain(engine.embedded, PROFILE, info=engine.info, think_tokens=24)
+    picture = np.zeros((112, 112, 3), np.uint8)
+    query = Query(Task.PLAN, "look around", [picture], think=True, plan=PlanRequest((robot,), max_steps=2))
+    verdict, raw_text, report = engine.wait(outcome(brain, query))
+    thought, _, written = raw_text.partition("</think><answer>")
+    assert thought
+    assert 0 < report.thinking_tokens <= 24
+    assert json.loads(written)["verdict"] == verdict
+
+
 def test_a_check_needs_no_robots(engine: RunningEngine) -> None:
     brain = Brain(engine.embedded, PROFILE, info=engine.info)
     query = Query(Task.PLAN, "tidy up", [np.zeros((112, 112, 3), np.uint8)], plan=PlanRequest(mode=PlanMode.CHECK))

@@ -232,7 +232,7 @@ def test_the_goal_of_a_client_that_is_killed_is_aborted(tmp_path: Path) -> None:
     """It says no farewell: DDS alone finds out."""
     profile = tmp_path / "short_lease.xml"
     profile.write_text(SHORT_LEASE)
-    with scripted(Script(["1. Reach", asyncio.Event()])) as (it, engine):
+    with scripted(Script(["1. Reach", asyncio.Event()]), max_image_age=0.0) as (it, engine):
         process = subprocess.Popen(
             [sys.executable, "-c", CLIENT, f"{it.name}/run_task"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/",

@@ -16,7 +16,7 @@ from action_msgs.msg import GoalStatus
 from rclpy.action import ActionClient
 from ros_rig import rig
 from test_ros_demo_model import SPATIAL, THINGS, Table, wrong_colours
-from vllm_server import KEY, MODEL, START, unfinished
+from vllm_server import KEY, MODEL, START, running_server, unfinished
 
 from robobrain_ros.action import RunTask
 from robobrain_ros.demo import DEMO_MODEL
@@ -29,6 +29,13 @@ from robobrain_ros.msg import Outcome, QueryOptions
 from robobrain_ros.srv import Ask, Locate
 
 pytestmark = pytest.mark.timeout(START + 120)
+
+
+@pytest.fixture(scope="module")
+def vllm_server() -> Iterator[str]:
+    """The address of a server of vLLM's with the demo model."""
+    with running_server() as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

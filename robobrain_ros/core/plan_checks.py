@@ -7,7 +7,7 @@ from robobrain_ros.core.argument_schema import Schema, is_like_a_token, is_print
 from robobrain_ros.core.plan_request import DoneStep, Place, PlanMode, PlanRequest, Robot, Skill, SkillEffect, StepOutcome
 from robobrain_ros.errors import BadRequestError
 
-DEFAULT_MAX_STEPS = 12
+DEFAULT_MAX_STEPS = 16
 MOST_STEPS = 50
 MOST_ROBOTS = 100
 MOST_SKILLS = 100

@@ -5,6 +5,7 @@ For trying the engine, the interfaces and failures without a download: ``python 
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,15 @@ MAX_POSITIONS = 8192
 _MIN_CELLS, _MAX_CELLS = 4, 1280
 
 
-def make_random_checkpoint(folder: str | Path, model_type: str = "qwen2_5_vl", seed: int = 0) -> Path:
-    """Write a checkpoint of about a million parameters.
+def make_random_checkpoint(
+    folder: str | Path, model_type: str = "qwen2_5_vl", seed: int = 0, *, texts: Iterable[str] = (), vocabulary: int = 0
+) -> Path:
+    """Write a checkpoint of about a million parameters, and 256 more for each token of the vocabulary.
 
     :param folder: where; made with its parents, what lies there is overwritten.
     :param model_type: "qwen2_5_vl" (RoboBrain 2.0) or "qwen3_vl" (RoboBrain 2.5).
     :param seed: of the weights: same seed, same weights.
+    :param texts: from which tokens of several bytes are learned, ``vocabulary`` in all; without, each byte is a token.
     :returns: the folder.
     :raises ValueError: another model type.
     """
@@ -42,7 +46,7 @@ def make_random_checkpoint(folder: str | Path, model_type: str = "qwen2_5_vl", s
         raise ValueError(f"There is no random checkpoint of {model_type!r}; known are {', '.join(makers)}.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _make_tokenizer()
+    tokenizer = _make_tokenizer(texts, vocabulary)
     tokenizer.save_pretrained(folder)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     with torch.random.fork_rng():
@@ -70,14 +74,17 @@ def make_random_checkpoint(folder: str | Path, model_type: str = "qwen2_5_vl", s
     return folder
 
 
-def _make_tokenizer() -> Any:
-    """Bytes as tokens, and the tokens that the model family needs."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+def _make_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
+    """Bytes as tokens, what is learned from texts, and the tokens that the model family needs."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={byte: index for index, byte in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=vocabulary > 0)
+    if vocabulary:
+        trainer = trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, min_frequency=0, show_progress=False)
+        tokenizer.train_from_iterator(texts, trainer)
     tokenizer.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -4,6 +4,7 @@ A plain ASGI application around another. It knows nothing of models.
 """
 
 import asyncio
+import contextlib
 import hmac
 import ipaddress
 import json
@@ -25,6 +26,8 @@ PATHS = {
 
 _UPLOAD = 60.0
 """Seconds that a request's body may take to come."""
+_LINGER = 2.0
+"""Seconds in which what still comes of a refused request is taken, and thrown away."""
 
 
 @dataclass
@@ -65,16 +68,17 @@ class Guard:
         if scope["type"] != "http":
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
-        refusal = self._refusal(scope, headers)
+        refusal = self._refusal(scope, headers) or await self._let_through(scope, receive, send)
         if refusal is not None:
-            await _answer(send, *refusal)
-            return
+            await _answer(receive, send, *refusal)
+
+    async def _let_through(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> tuple[int, str] | None:
         if scope["method"] != "POST":
             await self._app(scope, receive, send)
-            return
+            return None
         self._state.running += 1
         try:
-            await self._pass(scope, receive, send)
+            return await self._pass(scope, receive, send)
         finally:
             self._state.running -= 1
 
@@ -105,24 +109,23 @@ class Guard:
         kind, _, given = headers.get(b"authorization", b"").partition(b" ")
         return kind.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._key)
 
-    async def _pass(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def _pass(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> tuple[int, str] | None:
         """Let a request through once its body is there, in time and not too large, which a chunked one does not say before."""
         try:
             body = await asyncio.wait_for(self._read(receive), _UPLOAD)
         except asyncio.TimeoutError:
-            await _answer(send, 408, f"The request has not come within {_UPLOAD:.0f} s.")
-            return
+            return 408, f"The request has not come within {_UPLOAD:.0f} s."
         except _BodyTooLargeError:
-            await _answer(send, 413, f"The request has more than {self._max_body} bytes.")
-            return
+            return 413, f"The request has more than {self._max_body} bytes."
         if body is None:
-            return
+            return None
         left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replay() -> Message:
             return left.pop() if left else await receive()
 
         await self._app(scope, replay, send)
+        return None
 
     async def _read(self, receive: Receive) -> bytes | None:
         """The body; None: the client has gone."""
@@ -166,7 +169,7 @@ def _is_local(value: bytes | None, page: bool = False) -> bool:
     return is_loopback(host or "")
 
 
-async def _answer(send: Send, status: int, message: str) -> None:
+async def _answer(receive: Receive, send: Send, status: int, message: str) -> None:
     kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
     error = {"message": message, "type": kinds.get(status, "invalid_request_error"), "param": None, "code": status}
     body = json.dumps({"error": error}).encode()
@@ -176,4 +179,14 @@ async def _answer(send: Send, status: int, message: str) -> None:
     if status == 429:
         headers.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    # Closing while the request still comes would reset the connection, and take the answer away from who is sending.
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(_discard(receive), _LINGER)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _discard(receive: Receive) -> None:
+    """Until the request has come, or its client has gone."""
+    while (await receive()).get("more_body"):
+        pass

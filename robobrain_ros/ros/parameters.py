@@ -23,6 +23,7 @@ from robobrain_ros.core.brain import (
     DEFAULT_THINK_TOKENS,
     DEFAULT_TIMEOUT,
 )
+from robobrain_ros.core.plan_checks import DEFAULT_MAX_STEPS, MOST_STEPS
 from robobrain_ros.core.query import Task
 from robobrain_ros.engine.options import OPTION_PREFIXES, SERVER_PREFIX, EngineOptions, ServerOptions, public_name
 
@@ -217,11 +218,11 @@ _NODE_PARAMETERS = (
     ),
     Parameter(
         "max_plan_steps",
-        16,
+        DEFAULT_MAX_STEPS,
         "Most steps of a plan where the request does not say itself.",
         applies=Applies.AT_ONCE,
         minimum=1,
-        maximum=50,
+        maximum=MOST_STEPS,
     ),
     Parameter("warm_up", True, "Run each task once after loading, so that the first request is as quick as the later ones."),
     Parameter(
