@@ -24,6 +24,7 @@ from robobrain_ros.demo.depth_camera import measure
 from robobrain_ros.demo.world import Scene, SceneObject, make_scene
 from robobrain_ros.engine.base import EngineInfo
 from robobrain_ros.msg import Outcome, QueryOptions
+from robobrain_ros.ros import cameras
 from robobrain_ros.ros.cameras import names_rectified
 from robobrain_ros.ros.conversions import to_image
 from robobrain_ros.ros.transforms import Transform, TransformError
@@ -285,6 +286,25 @@ def test_depth_that_comes_while_the_model_answers_is_waited_for_and_newer_depth_
     assert response.outcome == Outcome(code=Outcome.OK)
     for thing, point in zip(scene.objects, response.affordances.points, strict=True):
         assert error(scene, thing, position(point)) < 0.01
+
+
+def test_asked_about_is_the_newest_picture_that_has_depth(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless that is much older than the newest one."""
+    with looking(scene, points_text(scene.objects)) as before:
+        before.info()
+        before.depth()
+        before.picture()
+        whole, before.header = before.header, Header(stamp=now(), frame_id="camera_optical")
+        before.info()
+        before.picture()
+        response = ask_point(before.it)
+        monkeypatch.setattr(cameras, "_WORTH_DEPTH", 0.0)
+        without_depth = ask_point(before.it)
+    assert response.outcome == Outcome(code=Outcome.OK)
+    assert response.affordances.header == whole
+    assert error(scene, scene.objects[0], position(response.affordances.points[0])) < 0.01
+    assert without_depth.affordances.header == before.header
+    assert "No depth image of the picture's moment" in without_depth.outcome.message
 
 
 def test_an_answer_waits_for_depth_that_comes_after_it(scene: Scene) -> None:

@@ -162,7 +162,7 @@ class DemoCamera(Node):
 
     def _output(self, kind: type, topic: str, select: Selector) -> tuple[Any, Selector]:
         # Reliable serves subscribers of both kinds of reliability.
-        return self.create_publisher(kind, f"{self.settings.camera}/{topic}", QoSProfile(depth=2)), select
+        return self.create_publisher(kind, f"{self.settings.camera}/{topic}", QoSProfile(depth=10)), select
 
     def _publish(self) -> None:
         now = self.get_clock().now()

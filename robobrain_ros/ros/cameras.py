@@ -27,6 +27,10 @@ _TYPES = {"raw": (Image, "image"), "compressed": (CompressedImage, "image/compre
 
 _RECENT = 100
 """Pictures of a camera that its recent losses and delays are counted of."""
+_WITH_DEPTH = 8
+"""Pictures kept of a camera with depth."""
+_WORTH_DEPTH = 0.5
+"""Seconds that a picture with depth may be older than the newest one to be asked about in its place."""
 _NOTES = 50
 """Arrivals that are noted before their statistics are made."""
 _SILENCE = 2.0
@@ -206,6 +210,7 @@ class Camera:
         self.late_after = late_after
         self._on_frame = on_frame
         self._newest: Frame | None = None
+        self._with_depth: deque[Frame] = deque(maxlen=_WITH_DEPTH if use_depth else 0)
         message_type, suffix = _TYPES[transport]
         topic = f"{name}/{suffix}"
         self._stream = Stream(node, message_type, topic, self._arrived, reliability=reliability, depth=queue)
@@ -261,6 +266,19 @@ class Camera:
             )
         return frame
 
+    def measured(self, max_age: float, tolerance: float) -> Frame:
+        """The newest picture whose depth and camera_info have come; the newest of all where there is none, or a much older one.
+
+        The newest one's depth may still be on its way, and where the transport loses messages it never comes.
+
+        :param max_age: as of `fresh`, whose errors it raises.
+        :param tolerance: seconds between the stamps of what belongs together.
+        """
+        newest = self.fresh(max_age)
+        whole = (frame for frame in reversed(self._with_depth) if self.surroundings.complete(frame.header, tolerance))
+        frame = next(whole, newest)
+        return frame if newest.arrival - frame.arrival <= _WORTH_DEPTH else newest
+
     def _why_stale(self, age: float, silence: float, max_age: float) -> str:
         if age - silence > max_age:
             return (
@@ -275,6 +293,7 @@ class Camera:
     def close(self) -> None:
         """Give the subscriptions back."""
         self._newest = None
+        self._with_depth.clear()
         self._stream.close()
         self.surroundings.close()
 
@@ -284,6 +303,7 @@ class Camera:
         late = stamp_age(self._clock, message.header) > self.late_after
         self.statistics.add(arrival, stamp.sec + stamp.nanosec * 1e-9, late)
         self._newest = Frame(message, self.name, next(_sequence), arrival)
+        self._with_depth.append(self._newest)
         self._on_frame(self._newest)
 
 

@@ -272,7 +272,8 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.use_depth",
             False,
-            f"Give positions by the depth image on {camera}/depth (aligned to the picture) and the lens on {camera}/camera_info.",
+            f"Give positions by the depth image on {camera}/depth (aligned to the picture) and the lens on {camera}/camera_info; "
+            "asked about is the newest picture that has both.",
         ),
         Parameter(
             f"{camera}.rectified",

@@ -28,7 +28,9 @@ from robobrain_ros.ros.transforms import TransformError, Transforms
 _log = logging.getLogger(__name__)
 
 _KEPT = 8
-"""Messages kept per topic: a picture asked about may be some periods old, and its depth may come before it."""
+"""Depth images kept of a camera: a picture asked about may be some periods old, and its depth may come before it."""
+_KEPT_INFOS = 300
+"""camera_infos kept of a camera: small, and never late, while its pictures may be seconds late on a busy machine."""
 
 
 def nanoseconds(stamp: TimeMessage) -> int:
@@ -66,17 +68,23 @@ class Claim:
 class Companion:
     """A topic that goes with a camera's pictures, its newest messages kept as they come."""
 
-    def __init__(self, node: Node, message_type: Any, topic: str, what: str, *, reliability: str) -> None:
+    def __init__(self, node: Node, message_type: Any, topic: str, what: str, *, reliability: str, kept: int) -> None:
         self.what = what
         """How to call a message in a sentence."""
-        self._kept: deque[Any] = deque(maxlen=_KEPT)
+        self._kept: deque[Any] = deque(maxlen=kept)
         self._claims: list[Claim] = []
-        self.stream = Stream(node, message_type, topic, self._arrived, reliability=reliability)
+        # As many may wait: an executor that is late has the picture, and must not have lost what belongs to it.
+        self.stream = Stream(node, message_type, topic, self._arrived, reliability=reliability, depth=_KEPT)
 
     @property
     def newest(self) -> Any:
         """The newest message; None: none yet."""
         return self._kept[-1] if self._kept else None
+
+    def has(self, stamp: int, tolerance: float) -> bool:
+        """Whether the message of a picture has come; ``tolerance`` in seconds."""
+        most = round(tolerance * 1e9)
+        return any(abs(nanoseconds(message.header.stamp) - stamp) <= most for message in reversed(self._kept))
 
     def claim(self, stamp: int) -> Claim:
         """Begin to look for the message of a picture."""
@@ -109,14 +117,22 @@ class Surroundings:
     """What a camera publishes beside its pictures: camera_info, and depth where it is wanted."""
 
     def __init__(self, node: Node, camera: str, *, use_depth: bool, reliability: str) -> None:
-        # A camera_info is small: best effort hears every publisher and loses none.
-        self.info = Companion(node, CameraInfo, f"{camera}/camera_info", "camera_info", reliability="best_effort")
-        self.depth = Companion(node, Image, f"{camera}/depth", "depth image", reliability=reliability) if use_depth else None
+        # Small as a camera_info is, best effort loses it where pictures fill the transport's buffers.
+        self.info = Companion(
+            node, CameraInfo, f"{camera}/camera_info", "camera_info", reliability=reliability, kept=_KEPT_INFOS
+        )
+        self.depth = (
+            Companion(node, Image, f"{camera}/depth", "depth image", reliability=reliability, kept=_KEPT) if use_depth else None
+        )
 
     @property
     def companions(self) -> list[Companion]:
         """All topics."""
         return [self.info] if self.depth is None else [self.info, self.depth]
+
+    def complete(self, header: Header, tolerance: float) -> bool:
+        """Whether all that belongs to a picture has come; ``tolerance`` in seconds."""
+        return all(companion.has(nanoseconds(header.stamp), tolerance) for companion in self.companions)
 
     def adapt(self) -> None:
         """As of `Stream.adapt`."""

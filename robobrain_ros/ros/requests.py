@@ -27,7 +27,7 @@ from robobrain_ros.errors import (
     RoboBrainError,
 )
 from robobrain_ros.msg import Affordances, Plan, PlanContext, QueryOptions, TextAnswer, Trajectory
-from robobrain_ros.ros.cameras import Cameras, Frame, stamp_age
+from robobrain_ros.ros.cameras import Camera, Cameras, Frame, stamp_age
 from robobrain_ros.ros.conversions import (
     Origin,
     Positions,
@@ -301,13 +301,18 @@ class Requests:
             return options.images, [], replace(origin, header=options.images[0].header), "Picture {number} of the request"
         names = cameras.names_of(options)
         self.check_count(task, len(names), "cameras")
-        frames = [cameras[name].fresh(self._parameters["max_image_age"]) for name in names]
+        frames = [self._frame(cameras[name], task) for name in names]
         return (
             frames,
             [frame.name for frame in frames],
             replace(origin, header=frames[0].header, camera=names[0]),
             "The picture of camera {camera}",
         )
+
+    def _frame(self, camera: Camera, task: Task) -> Frame:
+        """The picture to ask about; where positions are wanted, one that has what they need."""
+        max_age = self._parameters["max_image_age"]
+        return camera.measured(max_age, self._parameters["sync_tolerance"]) if task.spatial else camera.fresh(max_age)
 
     def check_count(self, task: Task, count: int, field: str) -> None:
         """Check how many pictures a request asks about, given in that field.
