@@ -155,8 +155,8 @@ def _draw_head(canvas: Canvas, seen: Floats, width: float, colour: tuple[float, 
 
 def _draw_text(canvas: Canvas, text: str, place: Floats, colour: tuple[float, ...]) -> None:
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
-    corner = int(place[0] - width / 2), int(place[1] + height / 2)
-    cv2.putText(canvas, text, corner, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 3, cv2.LINE_AA)
+    corner = int(place[0] - width / 2), int(place[1]) - 2 * height
+    cv2.rectangle(canvas, (corner[0] - 4, corner[1] - height - 4), (corner[0] + width + 4, corner[1] + 5), (32, 32, 32), -1)
     cv2.putText(canvas, text, corner, cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, 1, cv2.LINE_AA)
 
 
@@ -171,7 +171,7 @@ def _fixed(place: Floats) -> tuple[int, int]:
 def draw(scene: Scene, markers: list[Any]) -> Canvas:
     """The scene's cloud and the markers, seen from beside the camera."""
     positions, colours = cloud(scene)
-    view = View(np.median(positions, axis=0), yaw=0.5, pitch=-0.12, focal_length=620.0)
+    view = View(np.median(positions, axis=0), yaw=0.5, pitch=-0.12, focal_length=520.0)
     canvas: Canvas = np.full((VIEW_SIZE[1], VIEW_SIZE[0], 3), 48, np.uint8)
     draw_cloud(canvas, view, positions, colours)
     for marker in sorted(markers, key=lambda marker: marker.type == Marker.TEXT_VIEW_FACING):
