@@ -72,8 +72,8 @@ class Unbound:
         return await self._engine.start(progress)
 
     def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
-        """As of `Engine`, but without the constraint."""
-        return self._engine.generate(replace(generation, constraint=None))
+        """As of `Engine`, but without the constraint; the tag that the model was trained to end an answer with ends it."""
+        return self._engine.generate(replace(generation, constraint=None, stop=("</answer>",)))
 
     async def abort(self, request_id: str) -> None:
         """As of `Engine`."""
@@ -131,15 +131,16 @@ async def ask(brain: Brain, query: Query) -> Asked:
 
 
 async def ask_both(free: Brain, held: Brain, queries: Sequence[Query]) -> tuple[list[Asked], list[Asked]]:
-    """Ask each query both ways, each way first in every second round. The first round does not count."""
+    """Ask each query both ways, each way first in every second round.
+
+    Before, it is asked once uncounted: its picture and prompt are then in the engine's caches for both ways.
+    """
     found: tuple[list[Asked], list[Asked]] = ([], [])
-    for number, query in enumerate([queries[0], *queries]):
+    for number, query in enumerate(queries):
+        await ask(held, query)
         sides = [(free, found[0]), (held, found[1])]
         for brain, answers in sides if number % 2 else reversed(sides):
             answers.append(await ask(brain, query))
-        if number == 0:
-            found[0].clear()
-            found[1].clear()
     return found
 
 

@@ -24,6 +24,8 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 MAX_POSITIONS = 8192
+_LONGEST_TOKEN = 32
+"""Bytes; grammars are compiled for tokens of up to about a hundred."""
 _MIN_CELLS, _MAX_CELLS = 4, 1280
 
 
@@ -83,7 +85,13 @@ def _make_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
     tokenizer = Tokenizer(models.BPE(vocab={byte: index for index, byte in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=vocabulary > 0)
     if vocabulary:
-        trainer = trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, min_frequency=0, show_progress=False)
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            max_token_length=_LONGEST_TOKEN,
+            min_frequency=0,
+            initial_alphabet=alphabet,
+            show_progress=False,
+        )
         tokenizer.train_from_iterator(texts, trainer)
     tokenizer.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(
