@@ -25,7 +25,7 @@ CHAT_TEMPLATE = (
 )
 MAX_POSITIONS = 8192
 _LONGEST_TOKEN = 32
-"""Bytes; grammars are compiled for tokens of up to about a hundred."""
+"""Bytes; llguidance cannot compile grammars for a vocabulary with very long ones."""
 _MIN_CELLS, _MAX_CELLS = 4, 1280
 
 
