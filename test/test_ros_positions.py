@@ -23,12 +23,12 @@ from robobrain_ros.demo.camera import CameraSettings, SceneMessages
 from robobrain_ros.demo.depth_camera import measure
 from robobrain_ros.demo.world import Scene, SceneObject, make_scene
 from robobrain_ros.engine.base import EngineInfo
-from robobrain_ros.msg import Outcome, QueryOptions
+from robobrain_ros.msg import Affordances, Outcome, QueryOptions
 from robobrain_ros.ros import cameras
 from robobrain_ros.ros.cameras import names_rectified
 from robobrain_ros.ros.conversions import to_image
 from robobrain_ros.ros.transforms import Transform, TransformError
-from robobrain_ros.srv import Locate, PredictTrajectory
+from robobrain_ros.srv import Locate, PredictTrajectory, SetStandingQuery
 
 MODEL_SIZE = (644, 476)
 """What a 640x480 picture is fitted to for RoboBrain 2.0, width and height."""
@@ -305,6 +305,36 @@ def test_asked_about_is_the_newest_picture_that_has_depth(scene: Scene, monkeypa
     assert error(scene, scene.objects[0], position(response.affordances.points[0])) < 0.01
     assert without_depth.affordances.header == before.header
     assert "No depth image of the picture's moment" in without_depth.outcome.message
+
+
+def test_a_picture_with_depth_that_is_too_old_is_not_asked_about(scene: Scene) -> None:
+    with looking(scene, points_text(scene.objects), max_image_age=10.0) as before:
+        before.header.stamp.sec -= 60
+        before.info()
+        before.depth()
+        before.picture()
+        before.header = Header(stamp=now(), frame_id="camera_optical")
+        before.picture()
+        response = ask_point(before.it)
+    assert response.affordances.header == before.header
+
+
+def test_a_standing_query_asks_once_about_each_picture_with_depth(scene: Scene) -> None:
+    """Where a picture's depth is lost, the one before it has been asked about already."""
+    with looking(scene, *[points_text(scene.objects)] * 3) as before:
+        answers = before.it.listen(Affordances, f"{before.it.name}/affordances")
+        query = SetStandingQuery.Request(enabled=True, name="things", task="point", instruction="the things")
+        assert before.it.call(SetStandingQuery, "set_standing_query", query).outcome.code == Outcome.OK
+        headers = []
+        for has_depth in (True, False, True):
+            before.header = Header(stamp=now(), frame_id="camera_optical")
+            before.info()
+            if has_depth:
+                before.depth()
+                headers.append(before.header)
+            before.picture()
+            before.it.until(lambda: len(answers) == len(headers), "the answer")
+    assert [answer.header for answer in answers] == headers
 
 
 def test_an_answer_waits_for_depth_that_comes_after_it(scene: Scene) -> None:

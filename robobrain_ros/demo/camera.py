@@ -161,7 +161,7 @@ class DemoCamera(Node):
         return settings
 
     def _output(self, kind: type, topic: str, select: Selector) -> tuple[Any, Selector]:
-        # Reliable serves subscribers of both kinds of reliability.
+        # Reliable serves subscribers of both kinds of reliability; what was lost is sent again as long as it is among so many.
         return self.create_publisher(kind, f"{self.settings.camera}/{topic}", QoSProfile(depth=10)), select
 
     def _publish(self) -> None:

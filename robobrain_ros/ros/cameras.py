@@ -251,10 +251,7 @@ class Camera:
             raise NoImageError(
                 f"No picture has arrived from camera {self.name} on {self.topic} yet; {self._stream.publishers()}."
             )
-        age = stamp_age(self._clock, frame.header)
-        silence = time.monotonic() - frame.arrival
-        if math.isnan(age):
-            age = silence
+        age, silence = self._age(frame), time.monotonic() - frame.arrival
         if max_age > 0.0 and age > max_age:
             raise StaleImageError(self._why_stale(age, silence, max_age))
         if max_age > 0.0 and age < -max_age:
@@ -264,18 +261,25 @@ class Camera:
             )
         return frame
 
-    def measured(self, max_age: float, tolerance: float) -> Frame:
-        """The newest picture whose depth and camera_info have come; the newest of all where there is none, or a much older one.
+    def newest_with_depth(self, tolerance: float, max_age: float) -> Frame | None:
+        """The newest picture whose depth and camera_info have come; where there is none, or it is too old, the newest of all.
 
         The newest one's depth may still be on its way, and where the transport loses messages it never comes.
 
-        :param max_age: as of `fresh`, whose errors it raises.
         :param tolerance: seconds between the stamps of what belongs together.
+        :param max_age: as of `fresh`.
         """
-        newest = self.fresh(max_age)
+        newest = self._newest
         whole = (frame for frame in reversed(self._with_depth) if self.surroundings.complete(frame.header, tolerance))
-        frame = next(whole, newest)
-        return frame if newest.arrival - frame.arrival <= _WORTH_DEPTH else newest
+        frame = next(whole, None)
+        if newest is None or frame is None or newest.arrival - frame.arrival > _WORTH_DEPTH:
+            return newest
+        return newest if 0.0 < max_age < self._age(frame) else frame
+
+    def _age(self, frame: Frame) -> float:
+        """Seconds since the picture's stamp, or, without a stamp, since its arrival."""
+        age = stamp_age(self._clock, frame.header)
+        return time.monotonic() - frame.arrival if math.isnan(age) else age
 
     def _why_stale(self, age: float, silence: float, max_age: float) -> str:
         if age - silence > max_age:

@@ -28,9 +28,7 @@ from robobrain_ros.ros.transforms import TransformError, Transforms
 _log = logging.getLogger(__name__)
 
 _KEPT = 8
-"""Depth images kept of a camera: a picture asked about may be some periods old, and its depth may come before it."""
-_KEPT_INFOS = 300
-"""camera_infos kept of a camera: small, and never late, while its pictures may be seconds late on a busy machine."""
+"""Messages kept per topic: a picture asked about may be some periods old, and its depth may come before it."""
 
 
 def nanoseconds(stamp: TimeMessage) -> int:
@@ -64,14 +62,18 @@ class Claim:
         """Nanoseconds between the picture's stamp and the best message's."""
         return abs(nanoseconds(self.best.header.stamp) - self._stamp)
 
+    def is_met(self, tolerance: float) -> bool:
+        """Whether the best message belongs to the picture; ``tolerance`` in seconds."""
+        return self.best is not None and self.distance <= round(tolerance * 1e9)
+
 
 class Companion:
     """A topic that goes with a camera's pictures, its newest messages kept as they come."""
 
-    def __init__(self, node: Node, message_type: Any, topic: str, what: str, *, reliability: str, kept: int) -> None:
+    def __init__(self, node: Node, message_type: Any, topic: str, what: str, *, reliability: str) -> None:
         self.what = what
         """How to call a message in a sentence."""
-        self._kept: deque[Any] = deque(maxlen=kept)
+        self._kept: deque[Any] = deque(maxlen=_KEPT)
         self._claims: list[Claim] = []
         # As many may wait: an executor that is late has the picture, and must not have lost what belongs to it.
         self.stream = Stream(node, message_type, topic, self._arrived, reliability=reliability, depth=_KEPT)
@@ -83,8 +85,7 @@ class Companion:
 
     def has(self, stamp: int, tolerance: float) -> bool:
         """Whether the message of a picture has come; ``tolerance`` in seconds."""
-        most = round(tolerance * 1e9)
-        return any(abs(nanoseconds(message.header.stamp) - stamp) <= most for message in reversed(self._kept))
+        return Claim(stamp, tuple(self._kept)).is_met(tolerance)
 
     def claim(self, stamp: int) -> Claim:
         """Begin to look for the message of a picture."""
@@ -105,7 +106,7 @@ class Companion:
         """Why a picture has no such message, as a sentence; empty: it has."""
         if claim.best is None:
             return f"No {self.what} has come on {self.stream.topic}; {self.stream.publishers()}."
-        if claim.distance > round(tolerance * 1e9):
+        if not claim.is_met(tolerance):
             return (
                 f"No {self.what} of the picture's moment has come on {self.stream.topic}: the nearest stamp is "
                 f"{claim.distance * 1e-9:.3g} s away, sync_tolerance is {tolerance:g} s."
@@ -118,12 +119,8 @@ class Surroundings:
 
     def __init__(self, node: Node, camera: str, *, use_depth: bool, reliability: str) -> None:
         # Small as a camera_info is, best effort loses it where pictures fill the transport's buffers.
-        self.info = Companion(
-            node, CameraInfo, f"{camera}/camera_info", "camera_info", reliability=reliability, kept=_KEPT_INFOS
-        )
-        self.depth = (
-            Companion(node, Image, f"{camera}/depth", "depth image", reliability=reliability, kept=_KEPT) if use_depth else None
-        )
+        self.info = Companion(node, CameraInfo, f"{camera}/camera_info", "camera_info", reliability=reliability)
+        self.depth = Companion(node, Image, f"{camera}/depth", "depth image", reliability=reliability) if use_depth else None
 
     @property
     def companions(self) -> list[Companion]:

@@ -309,10 +309,15 @@ class Requests:
             "The picture of camera {camera}",
         )
 
+    def candidate(self, camera: Camera, task: Task) -> Frame | None:
+        """The picture to ask about, if it is not too old: the newest, for spatial tasks one that has depth. None: none yet."""
+        if not task.spatial:
+            return camera.newest
+        return camera.newest_with_depth(self._parameters["sync_tolerance"], self._parameters["max_image_age"])
+
     def _frame(self, camera: Camera, task: Task) -> Frame:
-        """The picture to ask about; where positions are wanted, one that has what they need."""
-        max_age = self._parameters["max_image_age"]
-        return camera.measured(max_age, self._parameters["sync_tolerance"]) if task.spatial else camera.fresh(max_age)
+        newest = camera.fresh(self._parameters["max_image_age"])
+        return self.candidate(camera, task) or newest
 
     def check_count(self, task: Task, count: int, field: str) -> None:
         """Check how many pictures a request asks about, given in that field.

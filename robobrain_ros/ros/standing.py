@@ -187,7 +187,7 @@ class StandingQueries:
         if query.asking or not self._running or not self._ready():
             return
         frame = self._newest(query)
-        if frame is None or frame.sequence == query.last_sequence:
+        if frame is None or frame.sequence <= query.last_sequence:
             return
         query.asking = True
         self._node.executor.create_task(self._ask, query)
@@ -195,7 +195,7 @@ class StandingQueries:
     def _newest(self, query: _StandingQuery) -> Frame | None:
         camera = self._camera(query)
         try:
-            return self._cameras()[camera].newest if camera else None
+            return self._requests.candidate(self._cameras()[camera], query.task) if camera else None
         except RoboBrainError:
             return None  # Closed meanwhile.
 
