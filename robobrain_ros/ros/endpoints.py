@@ -123,7 +123,7 @@ class Endpoints:
         goal came are gone, nobody waits for its result any more.
         """
         if self._closed is not None and not self._busy and time.monotonic() - self._closed >= _LINGER:
-            self._destroy()
+            self.destroy()
         present = self._listeners() if self._goals else set()
         for goal in self._goals.values():
             if time.monotonic() - goal.began < _ACQUAINTANCE:
@@ -135,12 +135,13 @@ class Endpoints:
     def _listeners(self) -> set[bytes]:
         return {bytes(info.endpoint_gid) for info in self._node.get_subscriptions_info_by_topic(_FEEDBACK)}
 
-    def _destroy(self) -> None:
+    def destroy(self) -> None:
+        """Take the services and the action away at once."""
         for service in self._services:
             self._node.destroy_service(service)
         if self._action is not None:
             self._action.destroy()
-        self._services, self._action = [], None
+        self._services, self._action, self._closed = [], None, None
 
 
 def _publish_feedback(goal: ServerGoalHandle, progress: Progress, origin: Origin) -> None:

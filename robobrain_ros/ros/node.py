@@ -322,6 +322,7 @@ class RoboBrainNode(LifecycleNode):
     def destroy_node(self) -> None:
         """Give everything back, the engine's processes included; waits for them, within bounds."""
         self._give_back()
+        self._endpoints.destroy()
         if not self._model.close(_ENGINE_FAREWELL):
             self.get_logger().error(f"The engine did not end within {_ENGINE_FAREWELL:.0f} s.")
         logging.getLogger("robobrain_ros").removeHandler(self._log_handler)
