@@ -2,8 +2,8 @@
 
     python scripts/marker_picture.py
 
-The camera and the node of the demo run as a user's would; the cloud is the camera's own depth image, the markers are those of
-~/markers. Only the drawing is not RViz's, so that it needs no screen.
+The camera and the node of the demo run as a user's would; the cloud is the scene's own depth, the markers are those of ~/markers.
+Only the drawing is not RViz's, so that it needs no screen.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import rclpy
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from visualization_msgs.msg import Marker, MarkerArray
 
+from robobrain_ros.core.geometry import CameraModel
 from robobrain_ros.core.query import Task
 from robobrain_ros.demo import DEMO_MODEL, DemoError
 from robobrain_ros.demo.client import Client, running
@@ -108,11 +109,11 @@ def ask_all(logs: Path) -> list[Any]:
 
 def cloud(scene: Scene) -> tuple[Floats, Canvas]:
     """Positions (n, 3) of the scene's pixels in the optical frame, and their colours (n, 3), BGR."""
-    rows, columns = np.mgrid[: scene.height, : scene.width]
-    lens, depth = scene.intrinsics, scene.depth.astype(np.float64)
-    positions = np.stack([(columns - lens.cx) / lens.fx * depth, (rows - lens.cy) / lens.fy * depth, depth], axis=2)
-    near = np.isfinite(depth) & (depth < FARTHEST)
-    return positions[near], np.ascontiguousarray(scene.image[near][:, ::-1])
+    rows, columns = np.nonzero(scene.depth < FARTHEST)
+    lens = scene.intrinsics
+    camera = CameraModel(scene.width, scene.height, lens.fx, lens.fy, lens.cx, lens.cy)
+    positions = camera.positions(np.column_stack((columns, rows)), scene.depth[rows, columns])
+    return positions, np.ascontiguousarray(scene.image[rows, columns][:, ::-1])
 
 
 def draw_cloud(canvas: Canvas, view: View, positions: Floats, colours: Canvas) -> None:

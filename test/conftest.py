@@ -16,12 +16,12 @@ if find_spec("robobrain_ros") is None or find_spec("robobrain_ros.msg") is None:
 # Nothing leaves this machine, and another ROS system on it does not hear us.
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.pop("ROS_DOMAIN_ID", None)  # Each process of several is a ROS system of its own.
-os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
-# Engines side by side would else all be bound to the same core, or wait for each other's threads.
-os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-if "PYTEST_XDIST_WORKER" in os.environ:
+    # Each process of several is a ROS system of its own, and its engines' threads keep to one core.
+    os.environ.pop("ROS_DOMAIN_ID", None)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+# Engines side by side would else all be bound to the same core.
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
 @pytest.fixture(scope="session")
