@@ -85,7 +85,7 @@ class Watcher(Client):
         end = time.monotonic() + 10.0
         while not self._newest:
             if time.monotonic() > end:
-                raise DemoError(f"{text}: no markers came.")
+                raise DemoError(f"{text}: no markers came. {response.outcome.message}")
             rclpy.spin_once(self, timeout_sec=0.1)
         return self._newest
 
