@@ -121,9 +121,15 @@ class EmbeddedEngine:
 
     async def _try_to_start(self, checkpoint: Checkpoint, progress: ProgressCallback) -> bool:
         """Start; false: FlagGems was the obstacle, and another try leaves out what has failed of it."""
-        choice = await asyncio.to_thread(self._choose, checkpoint)
-        self._workers = workers = flagos.Workers(choice, self.options)
         log = _ChildLog.create(self.options.log_level)
+        try:
+            # `flagos.choose` may import vLLM, which reads its settings then.
+            _set_environment(self.options, checkpoint, log)
+            choice = await asyncio.to_thread(self._choose, checkpoint)
+        except BaseException:
+            log.release()
+            raise
+        self._workers = workers = flagos.Workers(choice, self.options)
         ticker = _Ticker(progress, checkpoint)
         ticker.start()
         try:
