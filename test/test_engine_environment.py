@@ -1,5 +1,6 @@
 """What the engine sets in the environment for vLLM, and what it leaves alone."""
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,9 @@ from huggingface_hub import constants
 
 from robobrain_ros.engine import embedded
 from robobrain_ros.engine.checkpoint import Checkpoint
+from robobrain_ros.engine.embedded import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.errors import EngineConfigError
 
 LOCAL = Checkpoint(Path("/models/x"), True, "qwen2_5_vl", 28, 3136, 1003520, 8192, "bfloat16", 0.1)
 
@@ -67,3 +70,21 @@ def test_only_a_quiet_engine_hides_warnings(environment: dict[str, str], log: em
     assert "PYTHONWARNINGS" not in environment
     embedded._set_environment(EngineOptions(), LOCAL, log)
     assert environment["PYTHONWARNINGS"] == "ignore::FutureWarning"
+
+
+def test_settings_are_there_before_flagos_may_import_vllm(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM reads them when it is imported; what was made for it is gone when the engine does not start."""
+    seen: list[tuple[Path, bool]] = []
+
+    def choose(engine: EmbeddedEngine, checkpoint: Checkpoint) -> None:
+        path = Path(environment[embedded._LOGGING_VARIABLE])
+        seen.append((path, path.exists()))
+        raise EngineConfigError("No.")
+
+    monkeypatch.setattr(EmbeddedEngine, "_choose", choose)
+    with pytest.raises(EngineConfigError, match="No"):
+        asyncio.run(EmbeddedEngine(EngineOptions())._try_to_start(LOCAL, lambda progress: None))
+    ((path, existed),) = seen
+    assert existed
+    assert not path.parent.exists()
+    assert embedded._LOGGING_VARIABLE not in environment
