@@ -44,9 +44,10 @@ for name in ("torch", "transformers", "numpy", "cv2", "PIL", "yaml", "vllm"):
         print(f"  {name}: {type(error).__name__}: {error}")
 PYTHON
 )"
+[ -z "$missing" ] || { printf 'These do not import:\n%s\n' "$missing" >&2; exit 3; }
+
 # vLLM for CUDA depends on FlashInfer and takes its sampler for granted; where the wheels leave it out, vLLM's own is used.
 if ! "$python" -c "import flashinfer" 2>/dev/null; then
   export VLLM_USE_FLASHINFER_SAMPLER="${VLLM_USE_FLASHINFER_SAMPLER:-0}"
 fi
-[ -z "$missing" ] || { printf 'These do not import:\n%s\n' "$missing" >&2; exit 3; }
 exec "$python" benchmark/gpu.py "${arguments[@]}"

@@ -5,7 +5,6 @@ Started by gpu.py: ``python gpu_parts.py KIND MODEL ...``.
 
 import argparse
 import asyncio
-import json
 import sys
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 import gpu_shapes
 import numpy as np
+from gpu import add
 
 from robobrain_ros.core import Brain, Query, Task, profile_for
 from robobrain_ros.core.imaging import PixelBudget, fit_picture
@@ -103,8 +103,7 @@ class Bench:
 def write(options: argparse.Namespace, what: str, values: Sequence[float], **more: Any) -> None:
     """Add a line to the file."""
     line = {"kind": options.kind, "model": options.model, "what": what, "values": list(values), **more}
-    with options.output.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    add(options.output, line)
     print(f"{options.model} {options.kind}: {what}, {len(line['values'])} values", flush=True)
 
 

@@ -126,14 +126,19 @@ class EmbeddedEngine:
             # `flagos.choose` may import vLLM, which reads its settings then.
             _set_environment(self.options, checkpoint, log)
             choice = await asyncio.to_thread(self._choose, checkpoint)
-        except BaseException:
+            return await self._start_with(choice, checkpoint, log, progress)
+        finally:
             log.release()
-            raise
+
+    async def _start_with(
+        self, choice: flagos.Choice, checkpoint: Checkpoint, log: "_ChildLog", progress: ProgressCallback
+    ) -> bool:
+        """Start with these of FlagGems' operators; false: as `_try_to_start`."""
         self._workers = workers = flagos.Workers(choice, self.options)
         ticker = _Ticker(progress, checkpoint)
         ticker.start()
         try:
-            await self._build(checkpoint, log, workers)
+            await self._build(checkpoint, workers)
             self._checkpoint = checkpoint
             if workers.active:
                 await asyncio.wait_for(self._first_steps(), self.options.start_timeout)
@@ -150,7 +155,6 @@ class EmbeddedEngine:
             return False
         finally:
             ticker.stop()
-            log.release()
             if self._engine is None:
                 workers.release()
 
@@ -168,7 +172,7 @@ class EmbeddedEngine:
             async for _ in stream:
                 pass
 
-    async def _build(self, checkpoint: Checkpoint, log: "_ChildLog", workers: flagos.Workers) -> None:
+    async def _build(self, checkpoint: Checkpoint, workers: flagos.Workers) -> None:
         """Build vLLM's engine in another thread: it takes many seconds, and the loop has requests to refuse meanwhile."""
         # The thread puts the engine into a list rather than returning it: a thread's result lives on in places that only the
         # interpreter's end clears, and an engine that is deleted then writes a traceback.
@@ -177,7 +181,7 @@ class EmbeddedEngine:
         others = multiprocessing.active_children()
 
         def build() -> None:
-            built.append(_build_engine(self.options, checkpoint, log, workers, broken_off))
+            built.append(_build_engine(self.options, checkpoint, workers, broken_off))
 
         building = asyncio.ensure_future(asyncio.to_thread(build))
         try:
@@ -391,11 +395,10 @@ class EmbeddedEngine:
 def _build_engine(
     options: EngineOptions,
     checkpoint: Checkpoint,
-    log: "_ChildLog",
     workers: flagos.Workers,
     broken_off: threading.Event,
 ) -> Any:
-    _set_environment(options, checkpoint, log, workers.environment())
+    _put_into_environment(workers.environment())
     from vllm import AsyncEngineArgs
     from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -462,24 +465,28 @@ def _engine_arguments(
     return arguments
 
 
-def _set_environment(
-    options: EngineOptions, checkpoint: Checkpoint, log: "_ChildLog", more: Mapping[str, str | None] | None = None
-) -> None:
-    """Settings that vLLM and its processes read from the environment; what the user has set stays. None: not set."""
+def _set_environment(options: EngineOptions, checkpoint: Checkpoint, log: "_ChildLog") -> None:
+    """Settings that vLLM and its processes read from the environment; what the user has set stays."""
     os.environ[worker.OWNER_VARIABLE] = worker.owner_name()
-    values: dict[str, str | None] = {
+    values = {
         _LOGGING_VARIABLE: str(log.configuration),
         # A forked child of a process with threads, ROS's for example, may hang.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CPU_KVCACHE_SPACE": str(options.cpu_memory_gib),
         "TOKENIZERS_PARALLELISM": "false",
-        **(more or {}),
     }
     if options.quiet:
         # What libraries tell their developers; the user can do nothing about it.
         values |= {"PYTHONWARNINGS": "ignore::FutureWarning", "TORCH_CPP_LOG_LEVEL": "ERROR"}
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|torch|vllm)\.")
+    _put_into_environment(values)
+    if checkpoint.local:
+        _go_offline()
+
+
+def _put_into_environment(values: Mapping[str, str | None]) -> None:
+    """Set variables, None: not to be set, but those that the user has set."""
     for name, value in values.items():
         # What an engine before this one has set is not the user's.
         if name in os.environ and os.environ[name] != _environment.get(name):
@@ -488,8 +495,6 @@ def _set_environment(
             os.environ.pop(name, None)
         else:
             os.environ[name] = _environment[name] = value
-    if checkpoint.local:
-        _go_offline()
 
 
 def _go_offline() -> None:
