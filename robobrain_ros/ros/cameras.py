@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 from rclpy.clock import Clock
-from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -19,6 +18,7 @@ from robobrain_ros.core.query import Picture
 from robobrain_ros.errors import BadRequestError, NoImageError, StaleImageError
 from robobrain_ros.msg import QueryOptions
 from robobrain_ros.ros.conversions import read_image
+from robobrain_ros.ros.intake import Intake
 from robobrain_ros.ros.positions import Moment, Surroundings, nanoseconds
 from robobrain_ros.ros.streams import Stream
 
@@ -190,7 +190,7 @@ class Camera:
 
     def __init__(
         self,
-        node: Node,
+        intake: Intake,
         name: str,
         *,
         transport: str,
@@ -203,16 +203,15 @@ class Camera:
     ) -> None:
         self.name = name
         self.statistics = ArrivalStatistics()
-        self._node = node
-        self._clock = node.get_clock()
+        self._clock = intake.node.get_clock()
         self.late_after = late_after
         self._on_frame = on_frame
         self._newest: Frame | None = None
         self._with_depth: deque[Frame] = deque(maxlen=_WITH_DEPTH if use_depth else 0)
         message_type, suffix = _TYPES[transport]
         topic = f"{name}/{suffix}"
-        self._stream = Stream(node, message_type, topic, self._arrived, reliability=reliability, depth=queue)
-        self.surroundings = Surroundings(node, name, use_depth=use_depth, reliability=reliability)
+        self._stream = Stream(intake, message_type, topic, self._arrived, reliability=reliability, depth=queue)
+        self.surroundings = Surroundings(intake, name, use_depth=use_depth, reliability=reliability)
         self._rectified = names_rectified(self.topic) if rectified == "auto" else rectified == "yes"
 
     def adapt(self) -> None:

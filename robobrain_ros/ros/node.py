@@ -36,6 +36,7 @@ from robobrain_ros.models import can_think, with_known_model
 from robobrain_ros.ros.cameras import Camera, Cameras
 from robobrain_ros.ros.diagnostics import Diagnostics
 from robobrain_ros.ros.endpoints import Endpoints
+from robobrain_ros.ros.intake import Intake
 from robobrain_ros.ros.model import EngineFactory, Model, ModelSettings
 from robobrain_ros.ros.parameters import Parameters
 from robobrain_ros.ros.requests import Requests
@@ -93,6 +94,7 @@ class RoboBrainNode(LifecycleNode):
         logging.getLogger("robobrain_ros").addHandler(self._log_handler)
         # Not _parameters: that name is rclpy's own, as _clock is.
         self._settings = Parameters(self)
+        self._intake = Intake(self)
         self._cameras = Cameras([], self._settings["cameras"])
         self._model = Model(self.get_logger(), self._on_model_change)
         self._http: ServerState | None = None
@@ -235,7 +237,7 @@ class RoboBrainNode(LifecycleNode):
 
     def _open_camera(self, name: str) -> Camera:
         return Camera(
-            self,
+            self._intake,
             name,
             transport=self._settings[f"{name}.transport"],
             reliability=self._settings[f"{name}.reliability"] or self._settings["image_reliability"],

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time as TimeMessage
-from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
@@ -21,6 +20,7 @@ from robobrain_ros.core.geometry import CameraModel, GeometryError
 from robobrain_ros.core.query import Answer
 from robobrain_ros.core.surfaces import DepthImage, Lifted, lift_boxes, lift_points, lift_waypoints
 from robobrain_ros.ros.conversions import Positions
+from robobrain_ros.ros.intake import Intake
 from robobrain_ros.ros.parameters import Parameters
 from robobrain_ros.ros.streams import Stream
 from robobrain_ros.ros.transforms import TransformError, Transforms
@@ -70,13 +70,13 @@ class Claim:
 class Companion:
     """A topic that goes with a camera's pictures, its newest messages kept as they come."""
 
-    def __init__(self, node: Node, message_type: Any, topic: str, what: str, *, reliability: str) -> None:
+    def __init__(self, intake: Intake, message_type: Any, topic: str, what: str, *, reliability: str) -> None:
         self.what = what
         """How to call a message in a sentence."""
         self._kept: deque[Any] = deque(maxlen=_KEPT)
         self._claims: list[Claim] = []
         # As many may wait: an executor that is late has the picture, and must not have lost what belongs to it.
-        self.stream = Stream(node, message_type, topic, self._arrived, reliability=reliability, depth=_KEPT)
+        self.stream = Stream(intake, message_type, topic, self._arrived, reliability=reliability, depth=_KEPT)
 
     @property
     def newest(self) -> Any:
@@ -117,10 +117,10 @@ class Companion:
 class Surroundings:
     """What a camera publishes beside its pictures: camera_info, and depth where it is wanted."""
 
-    def __init__(self, node: Node, camera: str, *, use_depth: bool, reliability: str) -> None:
+    def __init__(self, intake: Intake, camera: str, *, use_depth: bool, reliability: str) -> None:
         # Small as a camera_info is, best effort loses it where pictures fill the transport's buffers.
-        self.info = Companion(node, CameraInfo, f"{camera}/camera_info", "camera_info", reliability=reliability)
-        self.depth = Companion(node, Image, f"{camera}/depth", "depth image", reliability=reliability) if use_depth else None
+        self.info = Companion(intake, CameraInfo, f"{camera}/camera_info", "camera_info", reliability=reliability)
+        self.depth = Companion(intake, Image, f"{camera}/depth", "depth image", reliability=reliability) if use_depth else None
 
     @property
     def companions(self) -> list[Companion]:

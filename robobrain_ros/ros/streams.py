@@ -4,11 +4,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from rclpy.time import Time
+
+from robobrain_ros.ros.intake import Intake
 
 
 class Stream:
@@ -19,9 +19,10 @@ class Stream:
     """
 
     def __init__(
-        self, node: Node, message_type: Any, topic: str, listener: Callable[[Any], None], *, reliability: str, depth: int = 1
+        self, intake: Intake, message_type: Any, topic: str, listener: Callable[[Any], None], *, reliability: str, depth: int = 1
     ) -> None:
-        self._node = node
+        self._intake = intake
+        self._node = intake.node
         self._type = message_type
         self._name = topic
         self._listener = listener
@@ -79,7 +80,7 @@ class Stream:
     def close(self) -> None:
         """Give the subscription back."""
         self._leave()
-        self._node.destroy_subscription(self._subscription)
+        self._intake.unsubscribe(self._subscription)
 
     def _subscribe(self) -> Subscription:
         qos = QoSProfile(
@@ -87,13 +88,11 @@ class Stream:
             depth=self._depth,
             reliability=ReliabilityPolicy.RELIABLE if self._reliable else ReliabilityPolicy.BEST_EFFORT,
         )
-        return self._node.create_subscription(
-            self._type, self._name, partial(self._arrived, self._reliable), qos, callback_group=MutuallyExclusiveCallbackGroup()
-        )
+        return self._intake.subscribe(self._type, self._name, partial(self._arrived, self._reliable), qos)
 
     def _leave(self) -> None:
         if self._leaving is not None:
-            self._node.destroy_subscription(self._leaving)
+            self._intake.unsubscribe(self._leaving)
             self._leaving = None
 
     def _arrived(self, reliable: bool, message: Any) -> None:
