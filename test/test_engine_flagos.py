@@ -1,10 +1,11 @@
 """FlagGems in vLLM's workers, for real but for FlagGems itself, whose stand-in really replaces PyTorch's operators on the CPU."""
 
+import asyncio
 import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,14 @@ from flagos_rig import stand_in
 
 from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
 from robobrain_ros.engine import flagos, flagos_tuning
-from robobrain_ros.engine.base import EngineInfo, Generation
+from robobrain_ros.engine.base import Constraint, EngineInfo, Generation
 from robobrain_ros.engine.checkpoint import Checkpoint, read_checkpoint
 from robobrain_ros.engine.embedded import EmbeddedEngine
 from robobrain_ros.engine.flagos_ledger import VARIABLE, Failure, Ledger, LedgerReader
 from robobrain_ros.engine.flagos_operators import known_operators
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.runtime import LoopThread
-from robobrain_ros.errors import EngineConfigError
+from robobrain_ros.errors import EngineConfigError, EngineFailedError
 
 START = 600.0
 ANSWER = 60.0
@@ -40,13 +41,15 @@ class Started:
         self.engine = EmbeddedEngine(options)
         self.info: EngineInfo = self.loop.submit(self.engine.start(lambda progress: None)).result(START)
 
-    def ask(self, seed: int = 0) -> str:
-        return self.loop.submit(self._ask(seed)).result(ANSWER)
+    def ask(self, seed: int = 0, form: str = "") -> str:
+        return self.loop.submit(self._ask(seed, form)).result(ANSWER)
 
-    async def _ask(self, seed: int) -> str:
+    async def _ask(self, seed: int, form: str) -> str:
         picture = np.random.default_rng(seed).integers(0, 255, (224, 224, 3), np.uint8)
+        constraint = Constraint(regex=form) if form else None
+        generation = Generation(f"ask-{seed}", "the mug", [picture], 16 if form else 8, constraint=constraint)
         text = ""
-        async with aclosing(self.engine.generate(Generation(f"ask-{seed}", "the mug", [picture], 8))) as stream:
+        async with aclosing(self.engine.generate(generation)) as stream:
             async for delta in stream:
                 text += delta.text
         return text
@@ -137,6 +140,53 @@ def test_failing_operators_are_left_out_one_by_one(tmp_path: Path, model: Path) 
             running.ask()
         finally:
             running.close()
+
+
+def test_an_operator_that_lets_forbidden_tokens_through_is_found_and_left_out(tmp_path: Path, model: Path) -> None:
+    """It raises nothing, and ends nothing: only an answer that is held to a form shows it."""
+    own = tmp_path / "model"
+    own.symlink_to(model)
+    with stand_in(tmp_path, {"argmax": "next"}):
+        running = Started(EngineOptions(model=str(own), flagos_mode="on"))
+        try:
+            registered = running.info.details["flagos_registered"].split(", ")
+            assert registered == [name for name in OPERATORS if name != "argmax"]
+            warning = running.engine.health().warning
+            assert "FlagGems' operator argmax failed (the first answers broke off with it)" in warning
+            assert running.ask(form=r"\[\[1, 2\]\]") == "[[1, 2]]"
+
+            # Once it has come in all the same, a request that cannot be answered has the engine built again, without any.
+            running.use(*OPERATORS)
+            with pytest.raises(EngineFailedError, match="could not answer this request, twice"):
+                running.ask(form=r"\[\[1, 2\]\]")
+            assert running.engine.health().state == "failed"
+            choice = choose(own, mode="on")
+            assert not choice.active
+            assert "the engine failed with it (it could not answer a request)" in choice.warning
+        finally:
+            running.close()
+
+
+@pytest.mark.parametrize(
+    ("guilty", "found"),
+    [({"d"}, "d"), ({"a"}, "a"), ({"b", "e"}, "b"), (set(), "")],
+)
+def test_the_culprit_is_found_by_halves(guilty: set[str], found: str) -> None:
+    tried: list[Sequence[str]] = []
+
+    async def fail(names: Sequence[str]) -> bool:
+        tried.append(names)
+        return bool(guilty & set(names))
+
+    assert asyncio.run(flagos.find_culprit("abcde", fail)) == found
+    assert len(tried) <= 7
+
+
+def test_what_fails_only_together_has_no_culprit() -> None:
+    async def fail(names: Sequence[str]) -> bool:
+        return {"a", "e"} <= set(names)
+
+    assert asyncio.run(flagos.find_culprit("abcde", fail)) == ""
 
 
 def test_where_flag_gems_cannot_be_imported_the_worker_goes_on(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import threading
 import time
+import uuid
 import warnings
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -24,6 +25,7 @@ import numpy as np
 from robobrain_ros.engine import compat, flagos, worker
 from robobrain_ros.engine.base import (
     IMAGE_PLACEHOLDER,
+    Constraint,
     EngineHealth,
     EngineInfo,
     Generation,
@@ -40,8 +42,11 @@ from robobrain_ros.errors import BadImageError, BadRequestError, EngineConfigErr
 DEFAULT_MAX_MODEL_LEN = 8192
 """Room for four pictures of the default size, thinking and an answer; what the models could do would fill a GPU with cache."""
 
-_FIRST_PICTURE, _FIRST_TOKENS = 448, 4
-"""Side of the picture, in pixels, and length of the answer with which FlagGems' operators are tried after loading."""
+_FIRST_PICTURE, _FIRST_TOKENS = 448, 16
+"""Side of the pictures, in pixels, and most tokens of the answers with which FlagGems' operators are tried after loading."""
+_FIRST_FORMS = (None, Constraint(regex=r"\[\[[0-9]{1,3}, [0-9]{1,3}\]\]"))
+"""What these answers are held to: nothing, and a form. An operator that lets a forbidden token through breaks only the second."""
+_BROKE_OFF = "the first answers broke off with it"
 _PROGRESS_INTERVAL = 2.0
 _BREAK_OFF = 15.0
 """Seconds that breaking off a start may take; importing vLLM is the longest part that does not end sooner."""
@@ -60,16 +65,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Written:
-    """A generation of a fixed length, as `EmbeddedEngine.write` measures it.
+    """A generation as `EmbeddedEngine.write` measures it.
 
     :param tokens: their ids; ``probabilities``, their log-probabilities where they were asked for.
     :param prefill: seconds to the first token; ``total``, to the last.
+    :param broken: it was broken off, as a token came that the form did not allow.
     """
 
     tokens: tuple[int, ...]
     probabilities: tuple[float, ...]
     prefill: float
     total: float
+    broken: bool = False
 
     @property
     def decode(self) -> float:
@@ -135,7 +142,7 @@ class EmbeddedEngine:
     ) -> bool:
         """Start with these of FlagGems' operators; false: as `_try_to_start`."""
         self._workers = workers = flagos.Workers(choice, self.options)
-        ticker = _Ticker(progress, checkpoint)
+        ticker = _Ticker(progress, checkpoint, with_flagos=choice.active)
         ticker.start()
         try:
             await self._build(checkpoint, workers)
@@ -146,7 +153,7 @@ class EmbeddedEngine:
         except EngineConfigError:
             raise
         except Exception as error:
-            failure = workers.failure("it did not start" if self._engine is None else "its first steps ended it")
+            failure = await self._what_failed(workers)
             if failure is None or self._given_choice is not None or (is_known(error, log.read()) and not failure.operator):
                 raise explain_start_error(error, log.read(), self.options) from error
             flagos.remember(self.options.model, failure)
@@ -163,14 +170,44 @@ class EmbeddedEngine:
         return self._given_choice or flagos.choose(self.options, checkpoint)
 
     async def _first_steps(self) -> None:
-        """Prefill with a picture, and a few steps: an operator that fails shows now, not in the first request."""
+        """Prefill with a picture, and a few steps: an operator that fails shows now, not in the first request.
+
+        :raises EngineFailedError: an answer could not be written.
+        """
         assert self._checkpoint is not None
         side = _FIRST_PICTURE // (self._checkpoint.cell or 1) * (self._checkpoint.cell or 1)
-        picture = np.full((side, side, 3), 128, np.uint8)
-        generation = Generation("flagos-first-steps", "What is in the picture?", [picture], max_tokens=_FIRST_TOKENS)
-        async with aclosing(self._attempts(self._engine, generation)) as stream:
-            async for _ in stream:
-                pass
+        for form in _FIRST_FORMS:
+            # New each time: what a cache knows, no operator computes.
+            picture = np.random.default_rng().integers(0, 256, (side, side, 3), np.uint8)
+            name = f"flagos-{uuid.uuid4().hex}"
+            generation = Generation(name, "What is in the picture?", [picture], _FIRST_TOKENS, constraint=form)
+            async with aclosing(self._attempts(self._engine, generation)) as stream:
+                async for _ in stream:
+                    pass
+
+    async def _what_failed(self, workers: flagos.Workers) -> Failure | None:
+        """What of FlagGems is to be left out after a start that failed; None: it was not in it."""
+        failure = workers.failure("it did not start" if self._engine is None else "its first steps ended it")
+        if failure is None or failure.operator or self._engine is None or self._engine.errored:
+            return failure
+        # The engine lives, so that it can be tried which operator it is.
+        try:
+            operator = await asyncio.wait_for(flagos.find_culprit(workers.called, self._fail_with), self.options.start_timeout)
+        except (EngineFailedError, asyncio.TimeoutError):
+            return workers.failure("its first steps ended it")
+        return Failure(operator, _BROKE_OFF)
+
+    async def _fail_with(self, names: Sequence[str]) -> bool:
+        """Whether the first steps fail with these operators, and no others.
+
+        :raises EngineFailedError: the engine has died of it.
+        """
+        await self.use_flagos(names)
+        try:
+            await self._first_steps()
+        except EngineFailedError:
+            return True
+        return False
 
     async def _build(self, checkpoint: Checkpoint, workers: flagos.Workers) -> None:
         """Build vLLM's engine in another thread: it takes many seconds, and the loop has requests to refuse meanwhile."""
@@ -270,7 +307,16 @@ class EmbeddedEngine:
             if not failed:
                 return
             await engine.reset_mm_cache()
+        self._suspect_flagos()
         raise EngineFailedError("The engine could not answer this request, twice; the log of vLLM says why.")
+
+    def _suspect_flagos(self) -> None:
+        """A request could not be answered by an engine that goes on: where FlagGems is in it, the next engine does without."""
+        workers = self._workers
+        if self._health.state != "ready" or workers is None or not workers.active or self._given_choice is not None:
+            return
+        flagos.remember(self.options.model, Failure("", "it could not answer a request"))
+        self._health = EngineHealth("failed", "The engine could not answer a request with FlagGems' operators.")
 
     async def _stream(self, engine: Any, generation: Generation, request_id: str) -> AsyncGenerator[TextDelta, None]:
         from vllm import SamplingParams
@@ -311,7 +357,8 @@ class EmbeddedEngine:
         return prompt
 
     async def write(self, generation: Generation, probabilities: bool = False) -> Written:
-        """Write exactly ``max_tokens`` tokens, greedily, and take the time; for comparing operators.
+        """Write exactly ``max_tokens`` tokens, or at most so many where a form is to be kept, greedily, and take the time; for
+        comparing operators.
 
         :raises EngineFailedError: the engine has died of it.
         """
@@ -321,14 +368,15 @@ class EmbeddedEngine:
         parameters = SamplingParams(
             max_tokens=generation.max_tokens,
             temperature=0.0,
-            ignore_eos=True,
+            ignore_eos=generation.constraint is None,
+            structured_outputs=compat.structured_outputs(generation.constraint) if generation.constraint else None,
             logprobs=0 if probabilities else None,
             output_kind=RequestOutputKind.DELTA,
         )
         tokens: list[int] = []
         logarithms: list[float] = []
         began = time.monotonic()
-        first = 0.0
+        first, broken = 0.0, False
         try:
             prepared = await compat.prepare(self._engine, self._prompt(generation))
             async with aclosing(self._engine.generate(prepared, parameters, generation.request_id)) as outputs:
@@ -336,12 +384,13 @@ class EmbeddedEngine:
                     first = first or time.monotonic() - began
                     (completion,) = output.outputs
                     tokens += completion.token_ids
+                    broken = completion.finish_reason == "error"
                     for token, entry in zip(completion.token_ids, completion.logprobs or (), strict=False):
                         logarithms.append(entry[token].logprob)
         except compat.dead_error() as error:
             self._note_death()
             raise EngineFailedError("The engine's process has died.") from error
-        return Written(tuple(tokens), tuple(logarithms), first, time.monotonic() - began)
+        return Written(tuple(tokens), tuple(logarithms), first, time.monotonic() - began, broken)
 
     async def use_flagos(self, names: Sequence[str]) -> None:
         """Use these operators of FlagGems and no others, and count calls anew.
@@ -602,9 +651,10 @@ def _refusal(error: BaseException, generation: Generation) -> Exception:
 class _Ticker(threading.Thread):
     """Says every few seconds that the engine is still starting: loading a model takes minutes."""
 
-    def __init__(self, progress: ProgressCallback, checkpoint: Checkpoint) -> None:
+    def __init__(self, progress: ProgressCallback, checkpoint: Checkpoint, *, with_flagos: bool = False) -> None:
         super().__init__(name="engine-progress", daemon=True)
         self._progress = progress
+        self._more = "; FlagGems compiles its operators, the first time for minutes" if with_flagos else ""
         self._size = f" ({checkpoint.gigabytes:.1f} GB of weights)" if checkpoint.gigabytes >= 0.1 else ""
         self._done = threading.Event()
 
@@ -613,7 +663,7 @@ class _Ticker(threading.Thread):
         began = time.monotonic()
         while True:
             seconds = time.monotonic() - began
-            message = f"Starting the engine's processes and loading the model{self._size}, {seconds:.0f} s."
+            message = f"Starting the engine's processes and loading the model{self._size}{self._more}, {seconds:.0f} s."
             self._progress(LoadProgress("loading", message))
             if self._done.wait(_PROGRESS_INTERVAL):
                 return

@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -167,6 +168,19 @@ def remember(model: str, failure: Failure) -> None:
     """Let the engines that this process builds from now on leave out what has failed."""
     _log.warning("FlagGems: %s failed (%s); the engine is built again without it.", failure.operator or "the engine", failure.how)
     _failures.setdefault(model, []).append(failure)
+
+
+async def find_culprit(names: Sequence[str], fail: Callable[[Sequence[str]], Awaitable[bool]]) -> str:
+    """The operator that it fails with, found by halves; empty: it fails with none of them alone."""
+    suspects = list(names)
+    while len(suspects) > 1:
+        middle = len(suspects) // 2
+        halves = suspects[:middle], suspects[middle:]
+        failing = [half for half in halves if await fail(half)]
+        if not failing:
+            return ""
+        suspects = failing[0]
+    return suspects[0] if suspects and await fail(suspects) else ""
 
 
 def plugin_names() -> list[str]:

@@ -1,8 +1,9 @@
 """A stand-in for FlagGems on the CPU: its interface as of flag-gems 5.0, and operators that really replace PyTorch's.
 
 The file that ``FLAG_GEMS_STAND_IN`` names says what they do, a JSON object ``{operator: behaviour}``: "slow" waits, "wrong" gives
-other numbers, "raise" raises, "crash" ends the process; ``"native slow"`` gives PyTorch's own a wait, so that the stand-in's is
-the faster one. ``{"import": "raise"}``: importing this fails, as FlagGems' does where it finds no accelerator.
+other numbers, "next" numbers larger by one, "raise" raises, "crash" ends the process; ``"native slow"`` gives PyTorch's own a
+wait, so that the stand-in's is the faster one. ``{"import": "raise"}``: importing this fails, as FlagGems' does where it finds no
+accelerator.
 """
 
 import json
@@ -33,6 +34,8 @@ def _behave(name, result):
         time.sleep(20 * WAIT)  # Far beyond what a busy machine adds, beside a slow native operator, too.
     elif behaviour == "wrong":
         result = result * 1.5 + 0.5
+    elif behaviour == "next":
+        result = result + 1
     elif behaviour == "raise":
         raise RuntimeError(f"Triton cannot compile {name}")
     elif behaviour == "crash":
