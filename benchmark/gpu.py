@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,8 +24,6 @@ import figures
 import gpu_shapes
 import numpy as np
 
-from robobrain_ros.engine.options import EngineOptions
-
 HERE = Path(__file__).resolve().parent
 PARTS = {
     "a": "this engine against transformers' generate: requests per second at 1 and 8 at once, first token",
@@ -33,15 +31,18 @@ PARTS = {
     "c": "decoding against the memory's bandwidth, prefill against the matrix units",
     "d": "CUDA graphs against eager, with FlagGems",
     "e": "640x480 and 1280x720, 1 and 3 questions a frame, with and without thinking",
+    "tune": "tune_flagos, for FlagOS auto in b: one by one, it takes many minutes, and goes on where it was cut off",
 }
 KINDS = {
+    "tune": ("tune",),
     "a": ("native", "official"),
     "b": ("native", "flagos-auto", "flagos-on"),
     "c": ("native",),
     "d": ("native", "eager", "flagos-on", "flagos-on-eager"),
     "e": ("native",),
 }
-"""Which engines a part compares."""
+"""Which engines a part compares; those of the parts further up are started first."""
+DEFAULT_PARTS = ("a", "b", "c", "d", "e")
 _SHORTEST = 20.0
 """Seconds under which no further job is begun."""
 
@@ -59,10 +60,10 @@ def plan(parts: Sequence[str], models: Sequence[str]) -> list[Job]:
     """The jobs for these parts, the chip first, each engine started once for all that is measured with it."""
     jobs = [Job("chip", models[0])] if "c" in parts else []
     for model in models:
-        kinds = dict.fromkeys(kind for part in parts for kind in KINDS[part])
+        kinds = dict.fromkeys(kind for part in KINDS if part in parts for kind in KINDS[part])
         for kind in kinds:
             sets = []
-            if any(kind in KINDS[part] for part in parts if part != "e"):
+            if any(kind in KINDS[part] for part in parts if part not in ("e", "tune")):
                 sets.append("speed")
             if kind == "native" and "e" in parts:
                 sets.append("grid")
@@ -72,10 +73,8 @@ def plan(parts: Sequence[str], models: Sequence[str]) -> list[Job]:
 
 def reason_to_skip(job: Job, device: str) -> str:
     """Why a job cannot be run here; empty: it can."""
-    if not job.kind.startswith("flagos"):
+    if not job.kind.startswith(("flagos", "tune")):
         return ""
-    if "flagos_mode" not in {item.name for item in fields(EngineOptions)}:
-        return "this version has no flagos.mode"
     if find_spec("flag_gems") is None:
         return "flag-gems is not installed"
     return "FlagGems needs an accelerator" if device == "cpu" else ""
@@ -87,6 +86,7 @@ def run_job(job: Job, options: argparse.Namespace, limit: float) -> str:
     given = {
         "--device": options.device,
         "--folder": options.folder,
+        "--tune-pairs": options.tune_pairs,
         "--output": options.output,
         "--limit": limit,
         "--rounds": options.rounds,
@@ -137,6 +137,7 @@ class Results:
         lines: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
         self.frames = [line for line in lines if line["what"] == "frame"]
         self.failed = [line for line in lines if line["what"] == "failed"]
+        self.tuned = {line["model"]: line for line in lines if line["what"] == "tuned"}
         self.about: dict[str, Any] = next((line for line in reversed(lines) if line["what"] == "about"), {})
         self._by_name = {(line["model"], line["kind"], line["what"]): line for line in lines}
 
@@ -231,6 +232,10 @@ def report(results: Results, models: Sequence[str]) -> str:
     pieces.append(figures.table(list(comparisons(results, models))))
     if results.frames:
         pieces.append(frames_table(results.frames))
+    for model, tuned in results.tuned.items():
+        how = "with CUDA graphs" if tuned["graphs"] else "eagerly"
+        chosen = f"{', '.join(tuned['operators'])}, {how}" if tuned["operators"] else "none"
+        pieces.append(f"{model}: tune_flagos chose {chosen}:\n\n{tuned['table']}")
     pieces += [f"not measured: {line['model']} {line['kind']}: {line['reason']}" for line in results.failed]
     return "\n\n".join(pieces)
 
@@ -254,7 +259,7 @@ def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace
         epilog="\n".join(f"  {name}: {what}" for name, what in PARTS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(DEFAULT_PARTS), help="parts (all but tune)")
     parser.add_argument("--models", nargs="+", choices=gpu_shapes.SHAPES, default=["3b", "7b", "32b"], help="shapes")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu: for trying, with --models tiny")
     parser.add_argument("--minutes", type=float, default=9.0, help="for all of it (9)")
@@ -263,7 +268,8 @@ def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace
     parser.add_argument("--answer-tokens", type=int, default=64, help="of each answer (64)")
     parser.add_argument("--think-tokens", type=int, default=256, help="of each thought (256)")
     parser.add_argument("--decode-tokens", type=int, default=256, help="of the answers that decoding is timed with (256)")
-    parser.add_argument("--folder", type=Path, default=Path("log/gpu_checkpoints"), help="for checkpoints without weights")
+    parser.add_argument("--tune-pairs", type=int, default=10, help="times that tune_flagos times each operator (10)")
+    parser.add_argument("--folder", type=Path, default=Path("log/gpu_checkpoints"), help="for checkpoints; tune's have weights")
     parser.add_argument("--output", type=Path, default=Path("log/gpu.jsonl"), help="where results are added, line by line")
     parser.add_argument("--table", action="store_true", help="only show the table of what is in --output")
     return parser.parse_args(arguments)

@@ -5,10 +5,12 @@ Started by gpu.py: ``python gpu_parts.py KIND MODEL ...``.
 
 import argparse
 import asyncio
+import multiprocessing
 import sys
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import fields, replace
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, EngineInfo, Generation
 from robobrain_ros.engine.embedded import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import UnparsableAnswerError
+from robobrain_ros.tune_flagos import Settings, Verdict, table, tune
 
 QUESTION = "the red mug"
 AT_ONCE = 8
@@ -33,8 +36,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "flagos-on": {"flagos_mode": "on"},
     "flagos-on-eager": {"flagos_mode": "on", "enforce_eager": True},
     "flagos-auto": {"flagos_mode": "auto"},
+    "tune": {"flagos_mode": "on", "load_format": "auto"},
 }
-"""Engines that are compared: options besides those that all have."""
+"""Engines that are compared: options besides those that all have; and tune_flagos', whose results need weights."""
 
 
 class FixedLengthEngine(EmbeddedEngine):
@@ -109,13 +113,11 @@ def write(options: argparse.Namespace, what: str, values: Sequence[float], **mor
 
 def engine_options(options: argparse.Namespace, folder: Path) -> EngineOptions:
     """The options of the engine that is measured."""
-    own = dict(KINDS[options.kind])
-    if "flagos_mode" in {item.name for item in fields(EngineOptions)}:
-        own.setdefault("flagos_mode", "off")
+    own = {"load_format": "dummy", "flagos_mode": "off", **KINDS[options.kind]}
     # The longest question is a 1280x720 picture, a thought and an answer.
     return EngineOptions(
-        model=str(folder), load_format="dummy", max_model_len=4096, max_images=1, max_num_seqs=AT_ONCE,
-        start_timeout=max(options.limit, 10.0), **own,
+        model=str(folder), max_model_len=4096, max_images=1, max_num_seqs=AT_ONCE,
+        start_timeout=max(options.limit, 10.0), flagos_tune_file=str(options.folder / "flagos.json"), **own,
     )  # fmt: skip
 
 
@@ -217,6 +219,17 @@ def measure_official(options: argparse.Namespace, folder: Path) -> None:
     write(options, "first token", [ask(1) for _ in range(options.rounds * AT_ONCE)])
 
 
+def measure_tuning(options: argparse.Namespace, folder: Path) -> None:
+    """tune_flagos, for the same options as the other engines have, so that ``flagos-auto`` finds what it has written."""
+    # In a process of its own, whose memory on the chip is free again afterwards.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as writer:
+        writer.submit(gpu_shapes.write_weights, folder, options.device).result()
+    settings = Settings(options.tune_pairs, scenes=2, tokens=8, size=VGA)
+    tuned = asyncio.run(tune(engine_options(options, folder), settings, lambda line: print(line, flush=True)))
+    verdicts = [Verdict(**{name: value for name, value in row.items() if name != "word"}) for row in tuned.table]
+    write(options, "tuned", [], operators=tuned.operators, graphs=tuned.graphs, table=table(verdicts))
+
+
 def _tell(progress: LoadProgress) -> None:
     print(progress.message, file=sys.stderr, flush=True)
 
@@ -235,6 +248,7 @@ def main() -> None:
     parser.add_argument("--answer-tokens", type=int, default=64)
     parser.add_argument("--think-tokens", type=int, default=256)
     parser.add_argument("--decode-tokens", type=int, default=256)
+    parser.add_argument("--tune-pairs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.kind == "chip":
@@ -245,6 +259,8 @@ def main() -> None:
     folder = gpu_shapes.write_checkpoint(options.folder / options.model, gpu_shapes.SHAPES[options.model], dtype)
     if options.kind == "official":
         measure_official(options, folder)
+    elif options.kind == "tune":
+        measure_tuning(options, folder)
     else:
         asyncio.run(measure_engine(options, folder))
 

@@ -16,6 +16,11 @@ SHAPES = {
 }
 WINDOW = 112
 """Pixels of the side of the picture encoder's attention windows."""
+_EMBEDDING = 2.0
+"""Standard deviation of embeddings, about that of what all layers add."""
+_TARGET = 11.0
+"""Logit of the token that is answered, where half of a vector is its embedding: not far above all others together, e^12 of them
+near 0, so that its probability shows what an operator changes."""
 
 
 def write_checkpoint(folder: Path, shape: Architecture, dtype: str) -> Path:
@@ -78,6 +83,41 @@ def write_checkpoint(folder: Path, shape: Architecture, dtype: str) -> Path:
     processor |= {"min_pixels": 4 * 28 * 28, "max_pixels": 16384 * 28 * 28}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor), encoding="utf-8")
     return folder
+
+
+def write_weights(folder: Path, device: str, seed: int = 0) -> None:
+    """Random weights for a checkpoint of `write_checkpoint`, where it has none: for comparing results, for which vLLM's dummy
+    weights, all next to 0, will not do.
+
+    As transformers makes them, with two changes, so that rounding does not decide which token is next: what layers add is scaled
+    by 1 / sqrt(2 x layers), as GPT-2 did; embeddings are as large as all that is added, and are the output's weights, too: each
+    token is answered by itself.
+    """
+    import torch
+    from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
+
+    if any(folder.glob("*.safetensors")):
+        return
+    torch.manual_seed(seed)
+    config = AutoConfig.from_pretrained(folder)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(config.dtype)
+    try:
+        with torch.device(device):
+            model = Qwen2_5_VLForConditionalGeneration(config).eval()
+    finally:
+        torch.set_default_dtype(default)
+    language = model.model.language_model
+    width, layers = config.text_config.hidden_size, config.text_config.num_hidden_layers
+    with torch.no_grad():
+        for layer in language.layers:
+            for part in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                part.weight.mul_((2 * layers) ** -0.5)
+        language.embed_tokens.weight.normal_(0.0, _EMBEDDING)
+        model.lm_head.weight.copy_(language.embed_tokens.weight)
+        # Of a vector of unit variance, half of it the token's own embedding.
+        language.norm.weight.fill_(_TARGET / (width * _EMBEDDING * 0.5**0.5))
+    model.save_pretrained(folder)
 
 
 def decode_bytes(shape: Architecture, context: int, weight_bytes: int = 2) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,27 @@ def test_a_checkpoint_without_weights_has_as_many_parameters_as_counted(tmp_path
     assert linear == shape.linear_parameters
     every = shape.vision.depth // shape.vision.full_attention
     assert model.config.vision_config.fullatt_block_indexes == list(range(every - 1, shape.vision.depth, every))
+
+
+def test_written_weights_answer_each_token_by_itself(tmp_path: Path) -> None:
+    """In either precision, so that another order of additions changes no token; and not so surely that errors are lost."""
+    import torch
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    shape = replace(gpu_shapes.SHAPES["tiny"], layers=4, hidden=512, intermediate=2048, heads=16)
+    folder = gpu_shapes.write_checkpoint(tmp_path, shape, "bfloat16")
+    gpu_shapes.write_weights(folder, "cpu")
+    tokens = torch.arange(100, 1500, 7)[None]
+    probabilities = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval()
+        with torch.no_grad():
+            logits = model(input_ids=tokens).logits.float()
+        assert torch.equal(logits.argmax(-1), tokens)
+        probabilities[dtype] = logits.log_softmax(-1).gather(-1, tokens[..., None])
+    exact, rounded = probabilities[torch.float32], probabilities[torch.bfloat16]
+    assert (exact < 0.0).all()
+    assert (exact - rounded).abs().max() < 0.1
 
 
 def test_bytes_of_a_token_by_hand() -> None:
@@ -65,12 +87,15 @@ def test_operations_of_a_prompt_by_another_count() -> None:
 
 
 def test_each_engine_is_started_once_for_all_parts() -> None:
-    jobs = gpu.plan(list(gpu.PARTS), ["3b", "7b"])
+    jobs = gpu.plan(gpu.DEFAULT_PARTS, ["3b", "7b"])
     assert jobs[0].kind == "chip"
     names = [(job.kind, job.model) for job in jobs[1:]]
     assert len(set(names)) == len(names) == 12
     assert gpu.Job("native", "7b", ("speed", "grid")) in jobs
     assert gpu.plan(["e"], ["3b"]) == [gpu.Job("native", "3b", ("grid",))]
+    # What is chosen is used by the engine that comes after.
+    kinds = [job.kind for job in gpu.plan(["b", "tune"], ["7b"])]
+    assert kinds == ["tune", "native", "flagos-auto", "flagos-on"]
 
 
 def test_what_cannot_be_run_has_a_reason(tmp_path: Path) -> None:
@@ -104,6 +129,7 @@ def test_the_table_is_made_of_whatever_is_there(tmp_path: Path) -> None:
                 line("official", "at 8", [16.0]),
                 line("native", "decode step", [moved / 2.4e12], context=1300),
                 line("native", "frame", [0.1, 0.3, 0.2], size=[640, 480], questions=3, think=False),
+                line("tune", "tuned", [], operators=["argmax"], graphs=False, table="argmax x1.1 kept"),
                 line("flagos-on", "failed", [], reason="flag-gems is not installed"),
             ]
         )
@@ -117,4 +143,5 @@ def test_the_table_is_made_of_whatever_is_there(tmp_path: Path) -> None:
     }
     text = gpu.report(results, ["7b"])
     assert "| 7b | 640x480 | 3 | no | 200 |" in text
+    assert "7b: tune_flagos chose argmax, eagerly:\n\nargmax x1.1 kept" in text
     assert "not measured: 7b flagos-on: flag-gems is not installed" in text
