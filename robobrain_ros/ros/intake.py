@@ -2,7 +2,7 @@
 
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
+from threading import Lock
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup
@@ -30,37 +30,44 @@ class Intake(Waitable):
         """Whose subscriptions they are."""
         self._group = _Untouched()
         self._listeners: dict[Subscription, Listener] = {}
-        self._held = ExitStack()
+        self._lock = Lock()
+        self._waiting = False
+        self._leaving: list[Subscription] = []
         self._awaited: list[Subscription] = []
-        self._indices: list[int] = []
         self._ready: list[Subscription] = []
         node.add_waitable(self)
 
     def subscribe(self, message_type: Any, topic: str, listener: Listener, qos: QoSProfile) -> Subscription:
-        """Subscribe as by `rclpy.node.Node.create_subscription`."""
+        """Subscribe as by `rclpy.node.Node.create_subscription`; in any thread."""
         subscription = self.node.create_subscription(message_type, topic, listener, qos, callback_group=self._group)
+        # Held as long as it is one of these: to hold each of them anew in each round would be most of a round's cost.
+        subscription.handle.__enter__()
         self._listeners[subscription] = listener
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """Give a subscription back; from then on its listener is not called."""
+        """Give a subscription back, in any thread; from then on its listener is not called."""
         del self._listeners[subscription]
         self.node.destroy_subscription(subscription)
+        with self._lock:
+            if self._waiting:
+                self._leaving.append(subscription)  # It must not be taken from under the executor.
+            else:
+                _let_go(subscription)
 
     def __enter__(self) -> None:
-        """As of `Waitable`: from now on it is waited for those that there are now. Who gives one back in another thread must not
-        take it from under the executor."""
-        self._awaited = []
-        for subscription in list(self._listeners):
-            try:
-                self._held.enter_context(subscription.handle)
-            except InvalidHandle:
-                continue  # It is being given back.
-            self._awaited.append(subscription)
+        """As of `Waitable`: from now on it is waited for those that there are now."""
+        with self._lock:
+            self._waiting = True
+            self._awaited = list(self._listeners)
 
     def __exit__(self, *raised: object) -> None:
         """As of `Waitable`."""
-        self._held.close()
+        with self._lock:
+            self._waiting = False
+            leaving, self._leaving = self._leaving, []
+            for subscription in leaving:
+                _let_go(subscription)
 
     def get_num_entities(self) -> NumberOfEntities:
         """As of `Waitable`."""
@@ -68,12 +75,13 @@ class Intake(Waitable):
 
     def add_to_wait_set(self, wait_set: Any) -> None:
         """As of `Waitable`."""
-        self._indices = [wait_set.add_subscription(subscription.handle) for subscription in self._awaited]
+        for subscription in self._awaited:
+            wait_set.add_subscription(subscription.handle)
 
     def is_ready(self, wait_set: Any) -> bool:
         """As of `Waitable`."""
-        awaited = zip(self._indices, self._awaited, strict=True)
-        self._ready = [subscription for index, subscription in awaited if wait_set.is_ready("subscription", index)]
+        pointers = wait_set.get_ready_entities("subscription")
+        self._ready = [each for each in self._awaited if each.handle.pointer in pointers] if pointers else []
         return bool(self._ready)
 
     def take_data(self) -> list[tuple[Subscription, Any]]:
@@ -108,6 +116,10 @@ class Intake(Waitable):
                 fault = error
         if fault is not None:
             raise fault
+
+
+def _let_go(subscription: Subscription) -> None:
+    subscription.handle.__exit__(None, None, None)
 
 
 class _Untouched(CallbackGroup):
