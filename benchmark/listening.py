@@ -23,7 +23,7 @@ from sensor_msgs.msg import Image
 
 from robobrain_ros.engine.base import EngineHealth, EngineInfo, Generation, ProgressCallback, TextDelta
 from robobrain_ros.ros.cameras import ArrivalStatistics
-from robobrain_ros.ros.node import RoboBrainNode
+from robobrain_ros.ros.node import RoboBrainNode, keep_buffers
 
 NAMESPACE = "/robobrain_pictures"
 
@@ -121,7 +121,8 @@ class IdleEngine:
 
 
 def robobrain(streams: Streams) -> RoboBrainNode:
-    """The node with all cameras, active."""
+    """The node with all cameras, active, as the program starts it."""
+    keep_buffers()
     values = {"cameras": [topic.split("/")[-2] for topic in streams.topics], "warm_up": False, "autostart": False}
     parameters = [Parameter(name, value=value) for name, value in values.items()]
     node = RoboBrainNode(engine_factory=IdleEngine, namespace=NAMESPACE, parameter_overrides=parameters)

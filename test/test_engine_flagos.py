@@ -126,7 +126,14 @@ def test_operators_are_switched_in_the_running_engine(started: Started) -> None:
 
 
 def test_failing_operators_are_left_out_one_by_one(tmp_path: Path, model: Path) -> None:
-    """One raises an exception, one ends its process: the engine starts without both, names them, and answers."""
+    """One raises an exception, one ends its process: the engine starts without both, names them, and answers.
+
+    Which comes first is vLLM's: some versions choose a token while they start, others not before the first steps.
+    """
+    last_words = (
+        "argmax failed (its process ended in it): PyTorch's own is used instead of embedding, argmax",
+        "embedding failed (RuntimeError: Triton cannot compile embedding): PyTorch's own is used instead of argmax, embedding",
+    )
     own = tmp_path / "model"
     own.symlink_to(model)
     with stand_in(tmp_path, {"embedding": "raise", "argmax": "crash"}):
@@ -135,8 +142,7 @@ def test_failing_operators_are_left_out_one_by_one(tmp_path: Path, model: Path) 
             registered = running.info.details["flagos_registered"].split(", ")
             assert registered == [name for name in OPERATORS if name not in ("argmax", "embedding")]
             warning = running.engine.health().warning
-            assert "FlagGems' operator argmax failed (its process ended in it)" in warning
-            assert "PyTorch's own is used instead of embedding, argmax" in warning
+            assert any(words in warning for words in last_words)
             running.ask()
         finally:
             running.close()

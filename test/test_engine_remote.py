@@ -45,7 +45,7 @@ def options(*urls: str, **changes: Any) -> EngineOptions:
 
 
 def question(request_id: str = "a", **changes: Any) -> Generation:
-    return Generation(request_id, "where?", [np.zeros((28, 56, 3), np.uint8)], 50, **changes)
+    return Generation(request_id, "where?", [np.zeros((28, 56, 3), np.uint8)], **{"max_tokens": 50} | changes)
 
 
 @asynccontextmanager
@@ -93,7 +93,9 @@ def test_text_counts_and_what_is_asked() -> None:
             assert body["add_generation_prompt"] is False
             assert body["structured_outputs"] == {"json": {"type": "object"}}
             assert (body["temperature"], body["repetition_penalty"], body["stop"]) == (0.0, 1.0, ["</answer>"])
-            assert body["model"] == MODEL
+            assert (body["model"], body["max_tokens"]) == (MODEL, 50)
+            await ask(engine, question("room", max_tokens=4096))  # All that the model has room for.
+            assert "max_tokens" not in server.bodies[-1]
             await ask(engine, question("b", constraint=Constraint(regex="[0-9]")))
             assert server.bodies[-1]["structured_outputs"] == {"regex": "[0-9]"}
             assert len(server.bodies[-1]["messages"]) == 1

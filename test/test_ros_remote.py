@@ -168,7 +168,8 @@ def test_structured_outputs(table: Table) -> None:
     text, reason = table.it.node.model.submit(written("json", Constraint(json_schema=json.dumps(schema)))).result(60)
     assert reason == "stop"
     assert set(json.loads(text)) == {"count", "seen"}
-    assert text == json.dumps(json.loads(text), separators=(",", ":"))
+    # Without blanks, or with the single ones that vLLM 0.26 has xgrammar put.
+    assert text in [json.dumps(json.loads(text), separators=separators) for separators in ((",", ":"), (", ", ": "))]
     text, reason = table.it.node.model.submit(written("regex", Constraint(regex="[0-9]{3}-[a-f]{2}"))).result(60)
     assert (len(text), text[3], reason) == (6, "-", "stop")
 

@@ -228,14 +228,16 @@ class Server:
         body: dict[str, Any] = {
             "model": served.model,
             "messages": messages,
-            # More than the model has room for would be refused; the embedded engine stops where the room ends.
-            "max_tokens": min(generation.max_tokens, served.max_model_len or generation.max_tokens),
             "temperature": generation.temperature,
             "top_p": 1.0,
             "stream": True,
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
             "extra_body": extra,
         }
+        # As much as the model has room for leaves none for the prompt, which some versions of vLLM refuse. Without a number the
+        # answer stops where the room ends, as the embedded engine's does.
+        if not served.max_model_len or generation.max_tokens < served.max_model_len:
+            body["max_tokens"] = generation.max_tokens
         if generation.stop:
             body["stop"] = list(generation.stop)
         if generation.temperature > 0:

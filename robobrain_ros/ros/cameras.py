@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
-from rclpy.clock import Clock
+from rclpy.clock import ROSClock
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -75,11 +75,14 @@ class Frame:
             return self._decoded[0]
 
 
-def stamp_age(clock: Clock, header: Header) -> float:
+def stamp_age(clock: ROSClock, header: Header) -> float:
     """Seconds from a header's stamp to now, by that clock; NaN without a stamp."""
-    # In plain numbers: it is asked for each picture, and rclpy's times cost ten times as much.
+    # In plain numbers, and past rclpy where its time is the system's: it is asked for each picture, and costs ten times as much.
     stamp = nanoseconds(header.stamp)
-    return float(clock.now().nanoseconds - stamp) * 1e-9 if stamp else math.nan
+    if not stamp:
+        return math.nan
+    now = clock.now().nanoseconds if clock.ros_time_is_active else time.time_ns()
+    return float(now - stamp) * 1e-9
 
 
 def names_rectified(topic: str) -> bool:

@@ -396,7 +396,7 @@ def _check_command_line(arguments: list[str]) -> None:
     parser.parse_args(own)
 
 
-def _keep_buffers() -> None:
+def keep_buffers() -> None:
     """Let glibc keep the buffers of pictures for the next ones.
 
     By itself it returns them to the kernel and gets them anew, each page by a fault, whenever the heap happens to end with one:
@@ -411,7 +411,7 @@ def _keep_buffers() -> None:
 def main(args: list[str] | None = None) -> None:
     """Run the node until SIGINT or SIGTERM."""
     _check_command_line(sys.argv[1:] if args is None else args)
-    _keep_buffers()
+    keep_buffers()
     stop = _Stop()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
