@@ -121,8 +121,10 @@ def shut_down(engine: Any) -> None:
         engine.shutdown()
 
 
-def structured_outputs(constraint: Constraint) -> Any:
-    """vLLM's own word for a constraint."""
+def structured_outputs(constraint: Constraint | None) -> Any:
+    """vLLM's own word for a constraint, or for none."""
+    if constraint is None:
+        return None
     from vllm.sampling_params import StructuredOutputsParams
 
     if constraint.json_schema:

@@ -326,7 +326,7 @@ class EmbeddedEngine:
             max_tokens=generation.max_tokens,
             temperature=generation.temperature,
             stop=list(generation.stop),
-            structured_outputs=compat.structured_outputs(generation.constraint) if generation.constraint else None,
+            structured_outputs=compat.structured_outputs(generation.constraint),
             seed=self.options.seed if generation.temperature > 0 else None,
             output_kind=RequestOutputKind.DELTA,
         )
@@ -369,7 +369,7 @@ class EmbeddedEngine:
             max_tokens=generation.max_tokens,
             temperature=0.0,
             ignore_eos=generation.constraint is None,
-            structured_outputs=compat.structured_outputs(generation.constraint) if generation.constraint else None,
+            structured_outputs=compat.structured_outputs(generation.constraint),
             logprobs=0 if probabilities else None,
             output_kind=RequestOutputKind.DELTA,
         )

@@ -29,7 +29,7 @@ class Intake(Waitable):
         self.node = node
         """Whose subscriptions they are."""
         self._group = _Untouched()
-        self._listeners: dict[Subscription, Listener] = {}
+        self._subscriptions: list[Subscription] = []
         self._lock = Lock()
         self._waiting = False
         self._leaving: list[Subscription] = []
@@ -40,14 +40,14 @@ class Intake(Waitable):
     def subscribe(self, message_type: Any, topic: str, listener: Listener, qos: QoSProfile) -> Subscription:
         """Subscribe as by `rclpy.node.Node.create_subscription`; in any thread."""
         subscription = self.node.create_subscription(message_type, topic, listener, qos, callback_group=self._group)
-        # Held as long as it is one of these: to hold each of them anew in each round would be most of a round's cost.
+        # Held as long as it is one of these, rather than anew in each round of the executor.
         subscription.handle.__enter__()
-        self._listeners[subscription] = listener
+        self._subscriptions.append(subscription)
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Give a subscription back, in any thread; from then on its listener is not called."""
-        del self._listeners[subscription]
+        self._subscriptions.remove(subscription)
         self.node.destroy_subscription(subscription)
         with self._lock:
             if self._waiting:
@@ -59,7 +59,7 @@ class Intake(Waitable):
         """As of `Waitable`: from now on it is waited for those that there are now."""
         with self._lock:
             self._waiting = True
-            self._awaited = list(self._listeners)
+            self._awaited = list(self._subscriptions)
 
     def __exit__(self, *raised: object) -> None:
         """As of `Waitable`."""
@@ -105,11 +105,10 @@ class Intake(Waitable):
         """
         fault: Exception | None = None
         for subscription, message in taken_data:
-            listener = self._listeners.get(subscription)
-            if listener is None:
+            if subscription not in self._subscriptions:
                 continue  # A listener before it has given it back.
             try:
-                listener(message)
+                subscription.callback(message)
             except Exception as error:
                 if fault is not None:
                     self.node.get_logger().error("".join(traceback.format_exception(fault)))
