@@ -7,14 +7,14 @@ same clients of a server without rules (no priority, no bound on requests at onc
 import argparse
 import asyncio
 import socket
-import statistics
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+import figures
 import numpy as np
 
 from robobrain_ros.demo import DEMO_MODEL
@@ -27,10 +27,21 @@ from robobrain_ros.engine.server_guard import ServerState
 SEATS = 4
 TOKENS = 16
 CLIENT_TOKENS = 200
+LIMIT = 120.0
+"""Seconds that servers and clients may take to begin, or to end."""
+ALONE, RULED, UNRULED = "alone", "with clients", "with clients, without rules"
 
 
 class Unruled(ServedEngine):
-    """A second server on the same engine, whose requests are as good as the robot's."""
+    """A second server on the same engine, whose requests are as good as the robot's, and of which any number is let through."""
+
+    def __init__(self, inner: EmbeddedEngine, state: ServerState) -> None:
+        super().__init__(inner, ServerOptions(enabled=True, port=free_port(), max_requests=1), state)
+        self._options = replace(self._options, max_requests=1000)
+
+    async def open(self, model: str) -> None:
+        """Open the server of an engine that runs already."""
+        self._task = asyncio.create_task(self._keep_open(model))
 
     def _behind(self) -> Any:
         return self._inner.vllm
@@ -61,26 +72,41 @@ async def be_clients(url: str, count: int) -> None:
     await asyncio.gather(*(ask(number) for number in range(count)))
 
 
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for what has no event, as a server's state.
+
+    :raises SystemExit: it was not within the limit.
+    """
+    end = time.monotonic() + LIMIT
+    while not condition():
+        if time.monotonic() > end:
+            raise SystemExit(f"{what}: not within {LIMIT:.0f} s.")
+        await asyncio.sleep(0.05)
+
+
 @asynccontextmanager
-async def clients(url: str, count: int) -> AsyncIterator[None]:
-    """Clients in a process of their own, at work."""
-    process = await asyncio.create_subprocess_exec(sys.executable, __file__, "--be-clients", url, "--clients", str(count))
+async def clients(state: ServerState, count: int, most: int) -> AsyncIterator[None]:
+    """Clients in a process of their own, at work: as many of their requests as the server lets through are in it."""
+    arguments = "--be-clients", state.address, "--clients", str(count)
+    process = await asyncio.create_subprocess_exec(sys.executable, __file__, *arguments)
     try:
-        await asyncio.sleep(8.0)
-        assert process.returncode is None, "the clients have ended"
+        await until(lambda: state.running >= min(count, most) or process.returncode is not None, "The clients' first requests")
+        if process.returncode is not None:
+            raise SystemExit(f"The clients ended with exit code {process.returncode}.")
         yield
     finally:
-        process.kill()
+        if process.returncode is None:
+            process.kill()
         await process.wait()
-        await asyncio.sleep(2.0)
+        await until(lambda: state.running == 0, "The end of the clients' requests")
 
 
-async def robot_calls(engine: ServedEngine, count: int, name: str) -> list[float]:
+async def robot_calls(engine: ServedEngine, count: int) -> list[float]:
     """Seconds of calls, one after the other, each with a picture of its own."""
     seconds = []
-    for number in range(count):
+    for _ in range(count):
         picture = np.random.default_rng(time.time_ns()).integers(0, 255, (224, 280, 3), np.uint8)
-        generation = Generation(f"{name}-{number}-{time.time_ns()}", "What do you see?", [picture], TOKENS)
+        generation = Generation(f"robot-{time.time_ns()}", "What do you see?", [picture], TOKENS)
         began = time.perf_counter()
         async with aclosing(engine.generate(generation)) as stream:
             async for _ in stream:
@@ -90,42 +116,50 @@ async def robot_calls(engine: ServedEngine, count: int, name: str) -> list[float
 
 
 def free_port() -> int:
+    """A port that nobody listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-async def measure(options: argparse.Namespace) -> None:
+async def measure(options: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds of the robot's calls in each situation."""
     inner = EmbeddedEngine(EngineOptions(model=options.model, max_num_seqs=SEATS))
-    ruled = ServedEngine(inner, ServerOptions(enabled=True, port=free_port(), max_requests=SEATS - 1), ServerState())
-    await ruled.start(lambda progress: print(progress.message, flush=True))
-    unruled = Unruled(inner, ServerOptions(enabled=True, port=free_port(), max_requests=1), ServerState())
-    unruled._options = replace(unruled._options, max_requests=1000)
-    opening = asyncio.create_task(unruled._keep_open(options.model))
-    while not (ruled._state.state == unruled._state.state == "open"):  # noqa: ASYNC110 - a server's state has no event.
-        await asyncio.sleep(0.1)
-    seconds: dict[str, list[float]] = {"alone": [], "with clients": [], "without rules": []}
-    await robot_calls(ruled, 5, "warm")
-    for _ in range(options.rounds):
-        seconds["alone"] += await robot_calls(ruled, options.calls, "alone")
-        async with clients(ruled._state.address, options.clients):
-            seconds["with clients"] += await robot_calls(ruled, options.calls, "with")
-        async with clients(unruled._state.address, options.clients):
-            seconds["without rules"] += await robot_calls(ruled, options.calls, "without")
-    if unruled._server is not None:
-        unruled._server.should_exit = unruled._server.force_exit = True
-    await asyncio.wait({opening}, timeout=3.0)
-    opening.cancel()
-    await ruled.close()
-    base = statistics.median(seconds["alone"])
-    print("| robot's calls | n | p50 | p95 | p50 to alone |\n|---|---|---|---|---|")
-    for name, times in seconds.items():
-        p95 = statistics.quantiles(times, n=20)[-1]
-        median = statistics.median(times)
-        print(f"| {name} | {len(times)} | {median * 1e3:.0f} ms | {p95 * 1e3:.0f} ms | {median / base:.2f} |")
+    most = SEATS - 1
+    states = {RULED: ServerState(), UNRULED: ServerState()}
+    ruled = ServedEngine(inner, ServerOptions(enabled=True, port=free_port(), max_requests=most), states[RULED])
+    unruled = Unruled(inner, states[UNRULED])
+    seconds: dict[str, list[float]] = {ALONE: [], RULED: [], UNRULED: []}
+    await ruled.start(lambda progress: print(progress.message, file=sys.stderr, flush=True))
+    try:
+        await unruled.open(options.model)
+        await until(lambda: all(state.state == "open" for state in states.values()), f"Both servers being open ({states})")
+        await robot_calls(ruled, 5)  # Warm up.
+        for number in range(options.rounds):
+            print(f"Round {number + 1} of {options.rounds}.", file=sys.stderr, flush=True)
+            seconds[ALONE] += await robot_calls(ruled, options.calls)
+            async with clients(states[RULED], options.clients, most):
+                seconds[RULED] += await robot_calls(ruled, options.calls)
+            async with clients(states[UNRULED], options.clients, options.clients):
+                seconds[UNRULED] += await robot_calls(ruled, options.calls)
+    finally:
+        await unruled.close()
+        await ruled.close()
+    return seconds
+
+
+def report(seconds: dict[str, list[float]]) -> str:
+    """The table: medians and the 95th of a hundred, against the robot alone."""
+    lines = [
+        figures.compare(f"{name}, p{100 * part:.0f}", seconds[name], seconds[ALONE], figures.quantile(part), "ms", scale=1000.0)
+        for name in (RULED, UNRULED)
+        for part in (0.5, 0.95)
+    ]
+    return figures.table(lines, ("robot's call", "alone"))
 
 
 def main() -> None:
+    """Measure, and show the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(DEMO_MODEL))
     parser.add_argument("--clients", type=int, default=12)
@@ -133,7 +167,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--be-clients", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    asyncio.run(be_clients(options.be_clients, options.clients) if options.be_clients else measure(options))
+    if options.be_clients:
+        asyncio.run(be_clients(options.be_clients, options.clients))
+    else:
+        print(report(asyncio.run(measure(options))))
 
 
 if __name__ == "__main__":
