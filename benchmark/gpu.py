@@ -31,15 +31,19 @@ PARTS = {
     "c": "decoding against the memory's bandwidth, prefill against the matrix units",
     "d": "CUDA graphs against eager, with FlagGems",
     "e": "640x480 and 1280x720, 1 and 3 questions a frame, with and without thinking",
+    "scale": "two GPUs, by tensor, pipeline and data parallel, against one",
     "tune": "tune_flagos, for FlagOS auto in b: one by one, it takes many minutes, and goes on where it was cut off",
 }
+SCALED = ("tensor", "pipeline", "data")
+"""Engines on two GPUs."""
 KINDS = {
     "tune": ("tune",),
     "a": ("native", "official"),
     "b": ("native", "flagos-auto", "flagos-on"),
     "c": ("native",),
-    "d": ("native", "eager", "flagos-on", "flagos-on-eager"),
+    "d": ("native", "eager", "flagos-on", "flagos-graphs"),
     "e": ("native",),
+    "scale": ("native", *SCALED),
 }
 """Which engines a part compares; those of the parts further up are started first."""
 DEFAULT_PARTS = ("a", "b", "c", "d", "e")
@@ -73,6 +77,8 @@ def plan(parts: Sequence[str], models: Sequence[str]) -> list[Job]:
 
 def reason_to_skip(job: Job, device: str) -> str:
     """Why a job cannot be run here; empty: it can."""
+    if job.kind in SCALED:
+        return "" if gpu_shapes.gpu_count() >= 2 else "it needs two GPUs"
     if not job.kind.startswith(("flagos", "tune")):
         return ""
     if find_spec("flag_gems") is None:
@@ -136,6 +142,7 @@ class Results:
     def __init__(self, path: Path) -> None:
         lines: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
         self.frames = [line for line in lines if line["what"] == "frame"]
+        self.starts = [line for line in lines if line["what"] == "start"]
         self.failed = [line for line in lines if line["what"] == "failed"]
         self.tuned = {line["model"]: line for line in lines if line["what"] == "tuned"}
         self.about: dict[str, Any] = next((line for line in reversed(lines) if line["what"] == "about"), {})
@@ -160,7 +167,8 @@ def comparisons(results: Results, models: Sequence[str]) -> Iterator[figures.Com
             ("flagos-auto", "native", 1.0),
             ("flagos-on", "native", None),
             ("native", "eager", None),
-            ("flagos-on", "flagos-on-eager", None),
+            ("flagos-graphs", "flagos-on", None),
+            *((kind, "native", None) for kind in SCALED),
         ):
             for what, count in (("at 1", 1.0), ("at 8", 8.0)):
                 limit = None if goal is None else figures.Goal(goal, at_least=True)
@@ -236,6 +244,7 @@ def report(results: Results, models: Sequence[str]) -> str:
         how = "with CUDA graphs" if tuned["graphs"] else "eagerly"
         chosen = f"{', '.join(tuned['operators'])}, {how}" if tuned["operators"] else "none"
         pieces.append(f"{model}: tune_flagos chose {chosen}:\n\n{tuned['table']}")
+    pieces += [f"{line['model']} {line['kind']}: {line['warning']}" for line in results.starts if line.get("warning")]
     pieces += [f"not measured: {line['model']} {line['kind']}: {line['reason']}" for line in results.failed]
     return "\n\n".join(pieces)
 

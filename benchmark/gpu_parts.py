@@ -21,7 +21,9 @@ from gpu import add
 from robobrain_ros.core import Brain, Query, Task, profile_for
 from robobrain_ros.core.imaging import PixelBudget, fit_picture
 from robobrain_ros.core.query import Report
+from robobrain_ros.engine import flagos
 from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, EngineInfo, Generation, LoadProgress, ProgressCallback, TextDelta
+from robobrain_ros.engine.checkpoint import Checkpoint
 from robobrain_ros.engine.embedded import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import UnparsableAnswerError
@@ -34,8 +36,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "native": {},
     "eager": {"enforce_eager": True},
     "flagos-on": {"flagos_mode": "on"},
-    "flagos-on-eager": {"flagos_mode": "on", "enforce_eager": True},
+    "flagos-graphs": {"flagos_mode": "on"},
     "flagos-auto": {"flagos_mode": "auto"},
+    "tensor": {"tensor_parallel_size": 2},
+    "pipeline": {"pipeline_parallel_size": 2},
+    "data": {"data_parallel_size": 2},
     "tune": {"flagos_mode": "on", "load_format": "auto"},
 }
 """Engines that are compared: options besides those that all have; and tune_flagos', whose results need weights."""
@@ -61,6 +66,13 @@ class FixedLengthEngine(EmbeddedEngine):
         """The text is noise, or empty, which would be asked for again: a full stop stands for each piece."""
         async for delta in super().generate(generation):
             yield replace(delta, text=".")
+
+
+class GraphsEngine(FixedLengthEngine):
+    """FlagGems with CUDA graphs, which ``flagos.mode`` on alone does not dare."""
+
+    def _choose(self, checkpoint: Checkpoint) -> flagos.Choice:
+        return replace(super()._choose(checkpoint), graphs=True)
 
 
 class Bench:
@@ -124,11 +136,12 @@ def engine_options(options: argparse.Namespace, folder: Path) -> EngineOptions:
 async def measure_engine(options: argparse.Namespace, folder: Path) -> None:
     """(a) to (e), as far as ``--sets`` says, with one engine."""
     wanted = engine_options(options, folder)
-    engine = FixedLengthEngine(wanted)
+    engine = GraphsEngine(wanted) if options.kind == "flagos-graphs" else FixedLengthEngine(wanted)
     began = time.perf_counter()
     info = await engine.start(lambda progress: _tell(progress))
     try:
-        write(options, "start", [time.perf_counter() - began], engine=info.engine, flagos_active=info.flagos_active)
+        write(options, "start", [time.perf_counter() - began], engine=info.engine, flagos_active=info.flagos_active,
+              warning=engine.health().warning)  # fmt: skip
         brain = Brain(engine, profile_for(info.model_type), info=info, think_tokens=options.think_tokens)
         bench = Bench(brain, options)
         for count in (1, AT_ONCE, 1):

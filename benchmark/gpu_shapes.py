@@ -143,6 +143,13 @@ def prefill_flops(shape: Architecture, tokens: int, patches: int) -> int:
     return language + 2 * linear * patches + 4 * eye.hidden * pairs + 2 * merge
 
 
+def gpu_count() -> int:
+    """How many GPUs there are."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def measure_chip(device: str, small: bool) -> dict[str, Any]:
     """What this chip does by measurement: bytes per second of a copy, read and written, and operations per second of a matrix
     product in the weights' type; the best of several tries each."""

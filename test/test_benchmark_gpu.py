@@ -11,6 +11,7 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmark"))
 
 import gpu
+import gpu_parts
 import gpu_shapes
 
 
@@ -96,15 +97,18 @@ def test_each_engine_is_started_once_for_all_parts() -> None:
     # What is chosen is used by the engine that comes after.
     kinds = [job.kind for job in gpu.plan(["b", "tune"], ["7b"])]
     assert kinds == ["tune", "native", "flagos-auto", "flagos-on"]
+    assert [job.kind for job in gpu.plan(["scale"], ["32b"])] == ["native", "tensor", "pipeline", "data"]
+    assert {kind for kinds in gpu.KINDS.values() for kind in kinds} == {*gpu_parts.KINDS, "official"}
 
 
 def test_what_cannot_be_run_has_a_reason(tmp_path: Path) -> None:
     options = gpu.read_arguments(
-        ["--only", "b", "--models", "tiny", "--device", "cpu", "--minutes", "0", "--output", str(tmp_path / "out.jsonl")]
+        ["--only", "b", "scale", "--models", "tiny", "--device", "cpu", "--minutes", "0", "--output", str(tmp_path / "out.jsonl")]
     )
     gpu.run(options)
     reasons = {line["kind"]: line["reason"] for line in gpu.Results(options.output).failed}
-    assert set(reasons) == {"native", "flagos-auto", "flagos-on"}
+    assert set(reasons) == {"native", "flagos-auto", "flagos-on", *gpu.SCALED}
+    assert reasons["tensor"] == "it needs two GPUs"
     assert reasons["native"] == "no time was left"
     assert reasons["flagos-on"] != ""
 
@@ -130,6 +134,7 @@ def test_the_table_is_made_of_whatever_is_there(tmp_path: Path) -> None:
                 line("native", "decode step", [moved / 2.4e12], context=1300),
                 line("native", "frame", [0.1, 0.3, 0.2], size=[640, 480], questions=3, think=False),
                 line("tune", "tuned", [], operators=["argmax"], graphs=False, table="argmax x1.1 kept"),
+                line("flagos-on", "start", [1.0], warning="FlagGems' operator argmax failed"),
                 line("flagos-on", "failed", [], reason="flag-gems is not installed"),
             ]
         )
@@ -144,4 +149,5 @@ def test_the_table_is_made_of_whatever_is_there(tmp_path: Path) -> None:
     text = gpu.report(results, ["7b"])
     assert "| 7b | 640x480 | 3 | no | 200 |" in text
     assert "7b: tune_flagos chose argmax, eagerly:\n\nargmax x1.1 kept" in text
+    assert "7b flagos-on: FlagGems' operator argmax failed" in text
     assert "not measured: 7b flagos-on: flag-gems is not installed" in text

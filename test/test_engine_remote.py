@@ -232,6 +232,37 @@ def test_each_fault_of_a_request_is_an_outcome(
     assert KEY not in caplog.text
 
 
+async def error_at_once(request: web.Request) -> web.StreamResponse:
+    """As of vLLM where xgrammar cannot compile the form."""
+    response = await sse(request)
+    await response.write(b'data: {"error": {"message": "Internal server error", "code": 500}}\n\n')
+    return response
+
+
+@pytest.mark.parametrize(
+    ("chat", "form", "hinted"),
+    [
+        (error_at_once, True, True),
+        (refusing(500), True, True),
+        (error_at_once, False, False),
+        (end_early, True, False),
+        (refusing(401), True, False),
+        (refusing(429), True, False),
+    ],
+)
+def test_a_server_that_fails_on_a_form_may_need_another_backend(chat: Any, form: bool, hinted: bool) -> None:
+    """It does not say so itself."""
+
+    async def work() -> None:
+        async with serving() as server, started(server.url) as engine:
+            server.chat = chat
+            constraint = Constraint(regex="[0-9]") if form else None
+            found = await fault(ask(engine, question(constraint=constraint)))
+            assert ('--structured-outputs-config \'{"backend": "guidance"' in found.message) is hinted
+
+    run(work())
+
+
 @pytest.mark.parametrize(
     ("models", "said"),
     [

@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import logging
 import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -220,6 +221,20 @@ def test_more_than_so_many_at_once_get_429(served: Served) -> None:
     assert served.engine is not None
     served.until(lambda: not served.engine._inner.vllm.output_processor.request_states)  # type: ignore[union-attr]
     assert served.chat()[0] == 200
+
+
+def test_tools_that_a_chat_program_offers_are_no_reason_to_refuse(served: Served) -> None:
+    """AnythingLLM sends some with each message; RoboBrain 2.0's chat template leaves them out."""
+    parameters = {"type": "object", "properties": {"query": {"type": "string"}}}
+    tool = {"type": "function", "function": {"name": "search", "description": "Search.", "parameters": parameters}}
+    status, answer = served.chat(tools=[tool])
+    assert status == 200, answer
+    assert answer["choices"][0]["message"]["role"] == "assistant"
+
+
+def test_the_process_still_logs_when_the_server_is_open(served: Served) -> None:
+    """vLLM's application sets the root logger's level."""
+    assert logging.getLogger().level == logging.WARNING
 
 
 def test_a_killed_engine_takes_its_server_along_and_brings_it_back(served: Served) -> None:

@@ -43,6 +43,8 @@ pytestmark = pytest.mark.timeout(START + 60)
 THINGS = ("red block", "blue block", "green bowl", "purple mug", "yellow ball")
 """Red and blue are those that change places where channels do."""
 
+CAMERAS: dict[str, Any] = {"cameras": ["camera", "wrist"], "wrist__transport": "compressed", "max_image_age": 0.0}
+
 SIZES = ((640, 480), (1280, 720), (320, 240), (480, 640), (1920, 1080), (424, 240))
 SPATIAL = ("point", "spots", "afford", "ground", "reach", "put")
 
@@ -86,7 +88,7 @@ class Table:
 @pytest.fixture(scope="module")
 def table() -> Iterator[Table]:
     """The node as it starts without a model named, with two cameras."""
-    with rig(None, cameras=["camera", "wrist"], wrist__transport="compressed", max_image_age=0.0) as running:
+    with rig(None, **CAMERAS) as running:
         running.until_ready(START)
         yield Table(running)
 

@@ -1,13 +1,12 @@
-"""The whole way with a remote engine: a server of vLLM's in a process of its own, and the same node, messages and judge.
+"""The whole way with a remote engine, a server of vLLM's in a process of its own: what is particular to it.
 
-What test_ros_demo_model.py asks of the embedded engine, as far as the kind of engine can make a difference.
+What it has in common with the embedded engine is asked in test_ros_remote_tabletop.py.
 """
 
 import json
 import urllib.request
 from collections.abc import Iterator
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,8 @@ import pytest
 from action_msgs.msg import GoalStatus
 from rclpy.action import ActionClient
 from ros_rig import rig
-from test_ros_demo_model import SPATIAL, THINGS, Table, wrong_colours
-from vllm_server import KEY, MODEL, START, running_server, unfinished
+from test_ros_demo_model import Table
+from vllm_server import KEY, MODEL, START, node_parameters, running_server, unfinished
 
 from robobrain_ros.action import RunTask
 from robobrain_ros.demo import DEMO_MODEL
@@ -39,17 +38,9 @@ def vllm_server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def key_file(tmp_path_factory: pytest.TempPathFactory) -> str:
-    file: Path = tmp_path_factory.mktemp("secret") / "key"
-    file.write_text(f"{KEY}\n")
-    file.chmod(0o600)
-    return str(file)
-
-
-@pytest.fixture(scope="module")
-def table(vllm_server: str, key_file: str) -> Iterator[Table]:
+def table(vllm_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
     """A node whose engine is the server."""
-    engine: dict[str, Any] = {"engine__kind": "remote", "engine__urls": [vllm_server], "engine__key_file": key_file}
+    engine = node_parameters(vllm_server, tmp_path_factory.mktemp("secret"))
     with rig(None, max_image_age=0.0, engine__max_num_seqs=8, **engine) as running:
         running.until_ready(START)
         yield Table(running)
@@ -79,23 +70,6 @@ def test_name_and_bounds_are_those_of_the_checkpoint(table: Table) -> None:
     assert info.max_model_len > 0
     assert info.patch == checkpoint.cell
     assert (info.min_pixels, info.max_pixels) == (checkpoint.min_pixels, checkpoint.max_pixels)
-
-
-@pytest.mark.parametrize("size", [(640, 480), (1280, 720)], ids=str)
-def test_answers_are_where_things_are(table: Table, size: tuple[int, int]) -> None:
-    scene = make_scene(6, size, names=THINGS)
-    table.show(scene)
-    assert table.faults(scene, SPATIAL) == []
-    assert wrong_colours(table, scene) == []
-
-
-def test_plans_answers_and_thinking(table: Table) -> None:
-    scene = make_scene(7)
-    table.show(scene)
-    assert table.faults(scene, ("plan", "describe", "count", "absent")) == []
-    scene = make_scene(9)
-    table.show(scene)
-    assert table.faults(scene, ("point", "plan"), think=True) == []
 
 
 def test_the_report_tells_of_the_server(table: Table) -> None:

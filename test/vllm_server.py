@@ -10,6 +10,8 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from robobrain_ros.demo import DEMO_MODEL
 
@@ -29,7 +31,7 @@ def running_server() -> Iterator[str]:
     url = f"http://127.0.0.1:{port}/v1"
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(DEMO_MODEL), "--port", str(port)]
     command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--max-num-seqs", "8", "--enforce-eager"]
-    command += ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
+    command += ["--structured-outputs-config", '{"backend": "guidance", "disable_any_whitespace": true}']
     quiet = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_API_KEY": KEY}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, env=os.environ | quiet, stdout=log, stderr=log)
@@ -48,6 +50,17 @@ def running_server() -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(10)
+
+
+def node_parameters(url: str, folder: Path) -> dict[str, Any]:
+    """Parameters, by name with __ for a dot, of a node whose engine is this server.
+
+    :param folder: for the file with the key.
+    """
+    key_file = folder / "key"
+    key_file.write_text(f"{KEY}\n")
+    key_file.chmod(0o600)
+    return {"engine__kind": "remote", "engine__urls": [url], "engine__key_file": str(key_file)}
 
 
 def unfinished(url: str) -> int:

@@ -1,12 +1,13 @@
 """Everything that differs between the versions of vLLM that are supported. Nothing outside of this file asks for a version."""
 
 import asyncio
+import contextlib
 import importlib.metadata
 import inspect
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from robobrain_ros.engine.base import Constraint, Generation
@@ -145,12 +146,27 @@ async def build_http_app(engine: Any, model: str, name: str) -> Any:
     :param model: the checkpoint that it has loaded.
     :param name: what clients call it.
     """
-    build_app, init_app_state, arguments = await asyncio.to_thread(_http_parts, model, name)
-    tasks = await engine.get_supported_tasks()
-    known = {"supported_tasks": tasks, "model_config": engine.vllm_config.model_config}
-    app = build_app(arguments, **_taken(build_app, known))
-    await init_app_state(engine, app.state, arguments, **_taken(init_app_state, known))
+    with _root_log_kept():
+        build_app, init_app_state, arguments = await asyncio.to_thread(_http_parts, model, name)
+        tasks = await engine.get_supported_tasks()
+        known = {"supported_tasks": tasks, "model_config": engine.vllm_config.model_config}
+        app = build_app(arguments, **_taken(build_app, known))
+        await init_app_state(engine, app.state, arguments, **_taken(init_app_state, known))
     return app
+
+
+@contextlib.contextmanager
+def _root_log_kept() -> Iterator[None]:
+    """A package that vLLM's application imports (model-hosting-container-standards) sets the level of the root logger, and of its
+    handlers, to ERROR: whatever else the process has to say would be lost."""
+    root = logging.getLogger()
+    those: list[logging.Logger | logging.Handler] = [root, *root.handlers]
+    levels = [(each, each.level) for each in those]
+    try:
+        yield
+    finally:
+        for each, level in levels:
+            each.setLevel(level)
 
 
 def _http_parts(model: str, name: str) -> tuple[Any, Any, Any]:
@@ -167,6 +183,8 @@ def _http_parts(model: str, name: str) -> tuple[Any, Any, Any]:
         from vllm.utils import FlexibleArgumentParser
     # No page of another origin may ask, and the documentation's pages are not needed.
     words = ["--model", model, "--served-model-name", name, "--allowed-origins", "[]", "--disable-fastapi-docs"]
+    # Chat programs send tools with each message, and would be refused without these two. Qwen's way to call them is Hermes'.
+    words += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
     return build_app, init_app_state, make_arg_parser(FlexibleArgumentParser()).parse_args(words)
 
 

@@ -34,6 +34,10 @@ _TRIES = 2
 """Servers that a request is tried on."""
 _LET_GO = 2.0
 """Seconds to end a request at its server."""
+_FORM_HINT = (
+    "It was asked for an answer in a form: where each such request fails, start the server with another backend for them, "
+    """--structured-outputs-config '{"backend": "guidance", "disable_any_whitespace": true}'."""
+)
 
 _log = logging.getLogger(__name__)
 
@@ -212,7 +216,7 @@ class RemoteEngine:
                 server.put_down(fault)
                 others = [other for other in self._servers if other.fault is None and other not in tried]
                 if written or not fault.elsewhere or len(tried) >= _TRIES or not others:
-                    raise fault.error from fault
+                    raise _explained(fault, generation, written) from fault
                 _log.warning("%s Another server is asked.", fault.error.message)
 
     def _choose(self, tried: list[Server]) -> Server:
@@ -273,6 +277,14 @@ class RemoteEngine:
         for server in servers:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(server.close(), _LET_GO)
+
+
+def _explained(fault: Fault, generation: Generation, written: bool) -> RoboBrainError:
+    """The outcome of a request that has failed. A server that fails on the form itself says no more than that it has failed."""
+    error = fault.error
+    if generation.constraint is None or written or fault.down or not isinstance(error, EngineFailedError):
+        return error
+    return EngineFailedError(f"{error.message} {_FORM_HINT}")
 
 
 def _import_openai() -> None:

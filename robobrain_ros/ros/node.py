@@ -64,6 +64,9 @@ _NAME_A_MODEL = (
     "without launch, the parameter: --ros-args -p engine.model:=BAAI/RoboBrain2.0-7B"
 )
 
+_package_log = logging.getLogger("robobrain_ros")
+"""Of the core and the engine, which know no ROS."""
+
 Transition = Callable[[], None]
 
 
@@ -91,7 +94,9 @@ class RoboBrainNode(LifecycleNode):
         super().__init__("robobrain", namespace=namespace, parameter_overrides=parameter_overrides, context=context)
         self._engine_factory = engine_factory
         self._log_handler = _RosLogHandler(self.get_logger())
-        logging.getLogger("robobrain_ros").addHandler(self._log_handler)
+        _package_log.addHandler(self._log_handler)
+        # What of it is shown is for ROS to decide; left alone, Python's root logger would keep all but warnings back.
+        _package_log.setLevel(logging.INFO)
         # Not _parameters: that name is rclpy's own, as _clock is.
         self._settings = Parameters(self)
         self._intake = Intake(self)
@@ -327,12 +332,12 @@ class RoboBrainNode(LifecycleNode):
         self._endpoints.destroy()
         if not self._model.close(_ENGINE_FAREWELL):
             self.get_logger().error(f"The engine did not end within {_ENGINE_FAREWELL:.0f} s.")
-        logging.getLogger("robobrain_ros").removeHandler(self._log_handler)
+        _package_log.removeHandler(self._log_handler)
         super().destroy_node()
 
 
 class _RosLogHandler(logging.Handler):
-    """Brings the log of the core and the engine, which know no ROS, to the node's logger."""
+    """Brings the package's log to the node's logger."""
 
     def __init__(self, logger: Any) -> None:
         super().__init__()
