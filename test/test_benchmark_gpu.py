@@ -84,7 +84,9 @@ def test_operations_of_a_prompt_by_another_count() -> None:
         model(torch.zeros(1, tokens, dtype=torch.long), logits_to_keep=1)
     # It counts all pairs of tokens; half of them are looked at.
     pairs = 2 * shape.layers * shape.heads * shape.head_dim * tokens * tokens
-    assert counter.get_total_flops() == gpu_shapes.prefill_flops(shape, tokens, 0) + pairs
+    # Older versions of transformers find the positions' angles by a product of matrices, newer ones do not.
+    angles = tokens * shape.head_dim
+    assert counter.get_total_flops() - gpu_shapes.prefill_flops(shape, tokens, 0) - pairs in (0, angles)
 
 
 def test_each_engine_is_started_once_for_all_parts() -> None:

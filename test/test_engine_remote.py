@@ -103,6 +103,31 @@ def test_text_counts_and_what_is_asked() -> None:
     run(work())
 
 
+def test_an_answer_is_cut_where_the_room_ends_by_servers_that_refuse_it_too() -> None:
+    """In the words of vLLM 0.26 to 0.31; later ones cut it themselves."""
+
+    async def work() -> None:
+        async def refuse(request: web.Request) -> web.StreamResponse:
+            if not long and "max_tokens" not in server.bodies[-1]:
+                return await server.stream(request)
+            message = "This model's maximum context length is 4096 tokens. However, you requested 4090 output tokens (...)"
+            error = {"message": message, "type": "BadRequestError", "param": "input_tokens", "code": 400}
+            return web.json_response({"error": error}, status=400)
+
+        async with serving() as server, started(server.url) as engine:
+            long, server.chat = False, refuse
+            assert text(await ask(engine, question(max_tokens=4090))) == "[(10, 20)]"
+            assert [body.pop("max_tokens", None) for body in server.bodies] == [4090, None]
+            assert server.bodies[0] == server.bodies[1]
+            long = True  # The prompt alone is too long.
+            error = await fault(ask(engine, question("b", max_tokens=4090)))
+            assert isinstance(error, BadRequestError)
+            assert "maximum context length is 4096" in error.message
+            assert len(server.bodies) == 4
+
+    run(work())
+
+
 def test_closing_the_stream_and_abort_reach_the_server() -> None:
     async def work() -> None:
         async with serving(hold=asyncio.Event()) as server, started(server.url) as engine:

@@ -7,6 +7,7 @@ import math
 import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +32,8 @@ _WIDEST = 128
 """Cells of a row: a picture's sides may differ 200-fold."""
 _FAMILIES = {r"robobrain[-_ ]?2[._]0": "qwen2_5_vl", r"robobrain[-_ ]?2[._]5": "qwen3_vl"}
 """Model types by what servers call the families' models."""
+_OF_LENGTH = ("max_tokens", "input_tokens", "input_text")
+"""What vLLM names as the wrong parameter of a request for which the model's context is too short."""
 
 _log = logging.getLogger(__name__)
 
@@ -111,9 +114,8 @@ class Server:
         self.running += 1
         try:
             body = self._body(generation, pictures, self.served)
-            async with self._client.chat.completions.with_streaming_response.create(
-                **body, timeout=_timeout(self._client, generation.deadline)
-            ) as response:
+            async with AsyncExitStack() as stack:
+                response = await self._open(stack, body, generation.deadline)
                 _check_kind(response.headers, self.url, "text/event-stream")
                 counter = _Counter()
                 async for chunk in await response.parse():
@@ -127,6 +129,23 @@ class Server:
             raise explain(error, self.url, self.served.model, self._key) from error
         finally:
             self.running -= 1
+
+    async def _open(self, stack: AsyncExitStack, body: dict[str, Any], deadline: float | None) -> Any:
+        """The response to a request, which the stack closes.
+
+        vLLM up to 0.31 refuses a request whose prompt and longest answer do not fit into the model's context; the embedded
+        engine, and newer servers, stop where the room ends. Without a number they all do.
+        """
+        import openai
+
+        create = self._client.chat.completions.with_streaming_response.create
+        try:
+            return await stack.enter_async_context(create(**body, timeout=_timeout(self._client, deadline)))
+        except openai.BadRequestError as error:
+            if "max_tokens" not in body or error.param not in _OF_LENGTH:
+                raise
+        body = {name: value for name, value in body.items() if name != "max_tokens"}
+        return await stack.enter_async_context(create(**body, timeout=_timeout(self._client, deadline)))
 
     async def _ask_models(self) -> Served:
         response = await self._client.models.with_raw_response.list(timeout=LOOK)
