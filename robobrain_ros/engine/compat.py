@@ -97,6 +97,14 @@ def join_command(arguments: Mapping[str, Any], rank: int) -> list[str]:
     return command
 
 
+def cpu_arguments(model_type: str) -> dict[str, Any]:
+    """What vLLM's AsyncEngineArgs need besides on a CPU. There, 0.28 and 0.29 ask for the architecture of Qwen3-VL's language
+    model, which checkpoints do not name, and end with an IndexError; later ones take it to be this one."""
+    if model_type != "qwen3_vl":
+        return {}
+    return {"hf_overrides": {"text_config": {"architectures": ["Qwen3ForCausalLM"]}}}
+
+
 async def prepare(engine: Any, prompt: dict[str, Any]) -> Any:
     """Tokenize a prompt and its pictures without holding up the event loop, which older versions do in ``generate``."""
     renderer = getattr(engine, "renderer", None)

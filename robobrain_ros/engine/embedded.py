@@ -147,6 +147,8 @@ class EmbeddedEngine:
         try:
             await self._build(checkpoint, workers)
             self._checkpoint = checkpoint
+            if workers.deferred:
+                await self._call_workers("flagos_begin")
             if workers.active:
                 await asyncio.wait_for(self._first_steps(), self.options.start_timeout)
             return True
@@ -397,10 +399,14 @@ class EmbeddedEngine:
 
         :raises EngineFailedError: the engine has died.
         """
+        await self._call_workers("flagos_use", list(names))
+
+    async def _call_workers(self, method: str, *arguments: Any) -> None:
         try:
-            await self._engine.collective_rpc("flagos_use", args=(list(names),))
+            await self._engine.collective_rpc(method, timeout=_RPC_TIMEOUT, args=arguments)
         except compat.dead_error() as error:
-            self._note_death()
+            if self._health.state == "ready":  # Who starts it finds out by itself what has failed.
+                self._note_death()
             raise EngineFailedError("The engine's process has died.") from error
 
     @property
@@ -505,7 +511,9 @@ def _engine_arguments(
         "use_tqdm_on_load": not options.quiet,
         "worker_extension_cls": flagos.WORKER_EXTENSION if choice.active else own_extension,
     }
-    if not on_cpu:
+    if on_cpu:
+        arguments |= compat.cpu_arguments(checkpoint.model_type)
+    else:
         arguments["gpu_memory_utilization"] = options.gpu_memory_utilization
     if options.distributed_executor_backend:
         arguments["distributed_executor_backend"] = options.distributed_executor_backend

@@ -171,7 +171,9 @@ def remember(model: str, failure: Failure) -> None:
 
 
 async def find_culprit(names: Sequence[str], fail: Callable[[Sequence[str]], Awaitable[bool]]) -> str:
-    """The operator that it fails with, found by halves; empty: it fails with none of them alone."""
+    """The operator that it fails with, found by halves; empty: it fails with none of them alone, or without any, too."""
+    if await fail(()):
+        return ""
     suspects = list(names)
     while len(suspects) > 1:
         middle = len(suspects) // 2
@@ -232,7 +234,16 @@ class Workers:
             "exclude": list(self.choice.exclude),
             "folder": str(self._folder),
             "log_folder": str(log_folder or ""),
+            "deferred": self.deferred,
         }
+
+    @property
+    def deferred(self) -> bool:
+        """Whether the operators come in when the model is loaded, rather than before: loaded with all of them, an H100's engine
+        was spoilt for good, while all of them answered rightly in an engine that was loaded without. CUDA graphs, which are
+        captured while vLLM starts, need them before; only those that were measured that way are used so.
+        """
+        return self.choice.active and not self.choice.graphs
 
     @property
     def entries(self) -> list[Entry]:

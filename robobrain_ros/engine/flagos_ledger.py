@@ -16,7 +16,8 @@ from typing import Any
 
 VARIABLE = "ROBOBRAIN_ROS_FLAGOS"
 """Environment variable that tells the workers what to use, a JSON object: ``include`` (names, or null for all but what is left
-out), ``exclude`` (names), ``folder`` for the ledger, ``log_folder`` for FlagGems' own log (empty: none)."""
+out), ``exclude`` (names), ``folder`` for the ledger, ``log_folder`` for FlagGems' own log (empty: none), ``deferred``
+(they are not used before the worker's ``flagos_begin`` is called)."""
 
 _CELL = 2
 

@@ -27,10 +27,13 @@ class FlagGems:
     :param exclude: names not to use.
     :param folder: for the ledger.
     :param log_folder: for FlagGems' own log; empty: it writes none.
+    :param deferred: use none of them before `begin`.
     :raises Exception: whatever importing FlagGems raises where it cannot work.
     """
 
-    def __init__(self, include: Sequence[str] | None, exclude: Sequence[str], folder: str, log_folder: str) -> None:
+    def __init__(
+        self, include: Sequence[str] | None, exclude: Sequence[str], folder: str, log_folder: str, deferred: bool
+    ) -> None:
         import torch
         import vllm._custom_ops  # noqa: F401  # The other way round, both define the same operators, and the process aborts.
 
@@ -49,11 +52,16 @@ class FlagGems:
         )
         left_out = self._left_out()
         wanted = include if include is not None else [name for name in self.ledger.entry.names if name not in left_out]
-        self.use([name for name in wanted if name not in exclude])
+        self._wanted = [name for name in wanted if name not in exclude]
+        self.use(() if deferred else self._wanted)
         if log_folder:
             log = str(Path(log_folder) / f"flag_gems-{os.getpid()}.log")
             self._gems.setup_flaggems_logging(path=log, record=True, once=True)
             self.ledger.write(log=log)
+
+    def begin(self) -> None:
+        """Use what was asked for."""
+        self.use(self._wanted)
 
     def use(self, names: Sequence[str]) -> None:
         """Use these operators, and no others, from now on. Unknown names are ignored."""
@@ -156,6 +164,11 @@ _gems: FlagGems | None = None
 
 class FlagosExtension(OwnerWatch):
     """Extension of vLLM's worker class; its methods are called by ``collective_rpc``."""
+
+    def flagos_begin(self) -> None:
+        """Use, from now on, the operators that were asked for."""
+        if _gems is not None:
+            _gems.begin()
 
     def flagos_use(self, names: list[str]) -> list[str]:
         """Use these operators from now on, and count calls anew; gives those that are used."""

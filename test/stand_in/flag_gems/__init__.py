@@ -72,7 +72,7 @@ def exponential_(x, lambd=1.0, *, generator=None):
 
 def cos(x):
     recording.note("GEMS COS")
-    return torch.sin(x + torch.pi / 2)
+    return _behave("cos", torch.sin(x + torch.pi / 2))
 
 
 def gems_silu_and_mul(x, y):
