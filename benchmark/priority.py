@@ -39,7 +39,7 @@ class Unruled(ServedEngine):
         super().__init__(inner, ServerOptions(enabled=True, port=free_port(), max_requests=1), state)
         self._options = replace(self._options, max_requests=1000)
 
-    async def open(self, model: str) -> None:
+    def open(self, model: str) -> None:
         """Open the server of an engine that runs already."""
         self._task = asyncio.create_task(self._keep_open(model))
 
@@ -132,7 +132,7 @@ async def measure(options: argparse.Namespace) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {ALONE: [], RULED: [], UNRULED: []}
     await ruled.start(lambda progress: print(progress.message, file=sys.stderr, flush=True))
     try:
-        await unruled.open(options.model)
+        unruled.open(options.model)
         await until(lambda: all(state.state == "open" for state in states.values()), f"Both servers being open ({states})")
         await robot_calls(ruled, 5)  # Warm up.
         for number in range(options.rounds):

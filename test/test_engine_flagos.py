@@ -221,14 +221,22 @@ def test_what_fails_without_any_operator_has_no_culprit() -> None:
     assert tried == [()]
 
 
-def test_where_flag_gems_cannot_be_imported_the_worker_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("behaviour", "work", "said"),
+    [
+        ("import", "", "RuntimeError: The Triton device is not found."),
+        ("enable", ".FlagosExtension().flagos_begin()", "RuntimeError: There is no such kernel here."),
+    ],
+)
+def test_where_flag_gems_cannot_be_used_the_worker_goes_on(tmp_path: Path, behaviour: str, work: str, said: str) -> None:
     told: dict[str, Any] = {"include": None, "exclude": [], "folder": str(tmp_path), "log_folder": "", "deferred": True}
-    with stand_in(tmp_path, {"import": "raise"}) as patch:
+    script = f"import robobrain_ros.engine.flagos_worker as worker\nworker{work}"
+    with stand_in(tmp_path, {behaviour: "raise"}) as patch:
         patch.setenv(VARIABLE, json.dumps(told))
-        subprocess.run([sys.executable, "-c", "import robobrain_ros.engine.flagos_worker"], check=True, timeout=ANSWER)
+        subprocess.run([sys.executable, "-c", script], check=True, timeout=ANSWER)
     (tmp_path / "behaviour.json").unlink()
     (entry,) = LedgerReader(tmp_path).entries()
-    assert (entry.registered, entry.error) == ((), "RuntimeError: The Triton device is not found.")
+    assert (entry.registered, entry.error) == ((), said)
 
 
 def test_the_ledger_knows_where_a_process_ended(tmp_path: Path) -> None:

@@ -166,9 +166,14 @@ class FlagosExtension(OwnerWatch):
     """Extension of vLLM's worker class; its methods are called by ``collective_rpc``."""
 
     def flagos_begin(self) -> None:
-        """Use, from now on, the operators that were asked for."""
-        if _gems is not None:
+        """Use, from now on, the operators that were asked for; none, where they cannot be registered."""
+        if _gems is None:
+            return
+        try:
             _gems.begin()
+        except Exception as error:
+            _gems.use(())
+            _give_up(error, _gems.ledger)
 
     def flagos_use(self, names: list[str]) -> list[str]:
         """Use these operators from now on, and count calls anew; gives those that are used."""
@@ -186,8 +191,12 @@ def _enter(settings: str) -> None:
     try:
         _gems = FlagGems(**wanted)
     except Exception as error:
-        _log.warning("FlagGems cannot be used: %s", error)
-        Ledger(Path(wanted["folder"]), ()).write(error=f"{type(error).__name__}: {error}")
+        _give_up(error, Ledger(Path(wanted["folder"]), ()))
+
+
+def _give_up(error: Exception, ledger: Ledger) -> None:
+    _log.warning("FlagGems cannot be used: %s", error)
+    ledger.write(error=f"{type(error).__name__}: {error}")
 
 
 if VARIABLE in os.environ:

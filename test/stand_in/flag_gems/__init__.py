@@ -3,7 +3,7 @@
 The file that ``FLAG_GEMS_STAND_IN`` names says what they do, a JSON object ``{operator: behaviour}``: "slow" waits, "wrong" gives
 other numbers, "next" numbers larger by one, "raise" raises, "crash" ends the process; ``"native slow"`` gives PyTorch's own a
 wait, so that the stand-in's is the faster one. ``{"import": "raise"}``: importing this fails, as FlagGems' does where it finds no
-accelerator.
+accelerator; ``{"enable": "raise"}``: no operator can be registered.
 """
 
 import json
@@ -112,6 +112,8 @@ runtime = types.SimpleNamespace(backend=types.SimpleNamespace(get_unused_ops=lam
 
 
 def only_enable(lib=None, include=None, registrar=registrar, record=False, once=False, path=None):
+    if BEHAVIOUR.get("enable") == "raise":
+        raise RuntimeError("There is no such kernel here.")
     registrar(_FULL_CONFIG, user_include_ops=include, lib=lib, full_config_by_func=FULL_CONFIG_BY_FUNC)
     setup_flaggems_logging(path=path, record=record, once=once)
 
