@@ -126,6 +126,8 @@ def write(options: argparse.Namespace, what: str, values: Sequence[float], **mor
 def engine_options(options: argparse.Namespace, folder: Path) -> EngineOptions:
     """The options of the engine that is measured."""
     own = {"load_format": "dummy", "flagos_mode": "off", **KINDS[options.kind]}
+    if own["flagos_mode"] != "off":
+        own["flagos_exclude"] = tuple(options.exclude)
     # The longest question is a 1280x720 picture, a thought and an answer.
     return EngineOptions(
         model=str(folder), max_model_len=4096, max_images=1, max_num_seqs=AT_ONCE,
@@ -262,6 +264,7 @@ def main() -> None:
     parser.add_argument("--think-tokens", type=int, default=256)
     parser.add_argument("--decode-tokens", type=int, default=256)
     parser.add_argument("--tune-pairs", type=int, default=10)
+    parser.add_argument("--exclude", nargs="*", default=[])
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.kind == "chip":

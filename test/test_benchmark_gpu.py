@@ -100,6 +100,7 @@ def test_each_engine_is_started_once_for_all_parts() -> None:
     kinds = [job.kind for job in gpu.plan(["b", "tune"], ["7b"])]
     assert kinds == ["tune", "native", "flagos-auto", "flagos-on"]
     assert [job.kind for job in gpu.plan(["scale"], ["32b"])] == ["native", "tensor", "pipeline", "data"]
+    assert [job.kind for job in gpu.plan(["b", "d"], ["7b"], ["eager", "flagos-on"])] == ["flagos-on", "eager"]
     assert {kind for kinds in gpu.KINDS.values() for kind in kinds} == {*gpu_parts.KINDS, "official"}
 
 
