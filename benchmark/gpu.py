@@ -46,8 +46,9 @@ KINDS = {
     "scale": ("native", *SCALED),
 }
 """Which engines a part compares; those of the parts further up are started first."""
-_ENGINES = tuple(dict.fromkeys(kind for kinds in KINDS.values() for kind in kinds))
 DEFAULT_PARTS = ("a", "b", "c", "d", "e")
+ENGINES = tuple(dict.fromkeys(kind for kinds in KINDS.values() for kind in kinds))
+"""Those of all parts."""
 _SHORTEST = 20.0
 """Seconds under which no further job is begun."""
 
@@ -61,17 +62,15 @@ class Job:
     sets: tuple[str, ...] = ()
 
 
-def plan(parts: Sequence[str], models: Sequence[str], engines: Sequence[str] = ()) -> list[Job]:
+def plan(parts: Sequence[str], models: Sequence[str], engines: Sequence[str] = ENGINES) -> list[Job]:
     """The jobs for these parts, the chip first, each engine started once for all that is measured with it.
 
-    :param engines: of the parts' engines only these; empty: all.
+    :param engines: of the parts' engines only these.
     """
     jobs = [Job("chip", models[0])] if "c" in parts else []
     for model in models:
-        kinds = dict.fromkeys(kind for part in KINDS if part in parts for kind in KINDS[part])
+        kinds = dict.fromkeys(kind for part in KINDS if part in parts for kind in KINDS[part] if kind in engines)
         for kind in kinds:
-            if engines and kind not in engines:
-                continue
             sets = []
             if any(kind in KINDS[part] for part in parts if part not in ("e", "tune")):
                 sets.append("speed")
@@ -107,7 +106,7 @@ def run_job(job: Job, options: argparse.Namespace, limit: float) -> str:
         "--decode-tokens": options.decode_tokens,
     }
     command += [str(part) for pair in given.items() for part in pair]
-    command += ["--exclude", *options.exclude] if options.exclude else []
+    command += ["--exclude", *options.exclude]
     process = subprocess.Popen(command, start_new_session=True)
     try:
         code = process.wait(limit)
@@ -277,7 +276,7 @@ def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace
     )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(DEFAULT_PARTS), help="parts (all but tune)")
     parser.add_argument("--models", nargs="+", choices=gpu_shapes.SHAPES, default=["3b", "7b", "32b"], help="shapes")
-    parser.add_argument("--engines", nargs="+", choices=_ENGINES, default=[], help="of the parts' engines only these")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES, help="of the parts' engines only these")
     parser.add_argument("--exclude", nargs="+", default=[], metavar="OPERATOR", help="flagos.exclude of the FlagOS engines")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu: for trying, with --models tiny")
     parser.add_argument("--minutes", type=float, default=9.0, help="for all of it (9)")

@@ -125,9 +125,7 @@ def write(options: argparse.Namespace, what: str, values: Sequence[float], **mor
 
 def engine_options(options: argparse.Namespace, folder: Path) -> EngineOptions:
     """The options of the engine that is measured."""
-    own = {"load_format": "dummy", "flagos_mode": "off", **KINDS[options.kind]}
-    if own["flagos_mode"] != "off":
-        own["flagos_exclude"] = tuple(options.exclude)
+    own = {"load_format": "dummy", "flagos_mode": "off", "flagos_exclude": tuple(options.exclude), **KINDS[options.kind]}
     # The longest question is a 1280x720 picture, a thought and an answer.
     return EngineOptions(
         model=str(folder), max_model_len=4096, max_images=1, max_num_seqs=AT_ONCE,
