@@ -372,6 +372,8 @@ def test_auto_uses_what_was_measured_here(model: Path, checkpoint: Checkpoint, f
     key = flagos_tuning.key_of(options, checkpoint)
     assert key.chip
     assert "torch" in key.versions
+    # What the user tells vLLM besides may change everything.
+    assert flagos_tuning.key_of(dataclasses.replace(options, extra='{"block_size": 32}'), checkpoint) != key
     flagos_tuning.write(path, flagos_tuning.Tuned(key, ("argmax", "silu"), graphs=True))
     choice = choose(model, tune_file=str(path))
     assert (choice.active, choice.include, choice.graphs) == (True, ("argmax", "silu"), True)

@@ -70,7 +70,7 @@ def test_the_command_that_joins_means_the_same_engine_to_vllm(monkeypatch: pytes
     # An engine that was started in this process before may have left it, and vLLM would look for the model.
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     options = replace(TWO, quantization="fp8", enforce_eager=True, distributed_executor_backend="mp")
-    arguments = embedded._engine_arguments(options, CHECKPOINT, on_cpu=False)
+    arguments = embedded._engine_arguments(options, CHECKPOINT, "cuda")
     command = compat.join_command(arguments, 1)
     assert command[:3] == ["vllm", "serve", "/cache/32b"]
     assert "--headless" in command
@@ -83,6 +83,27 @@ def test_the_command_that_joins_means_the_same_engine_to_vllm(monkeypatch: pytes
     told_to_hold = {name: getattr(joined.structured_outputs_config, name) for name in compat.STRUCTURED_OUTPUTS_CONFIG}
     assert told_to_hold == compat.STRUCTURED_OUTPUTS_CONFIG
     assert joined.node_rank == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "options", "extra", "compilation"),
+    [
+        ("cuda", {}, {}, {"compile_mm_encoder": True}),
+        ("cuda", {}, {"compilation_config": {"cudagraph_mode": "NONE"}}, {"compile_mm_encoder": True, "cudagraph_mode": "NONE"}),
+        ("cuda", {}, {"compilation_config": {"compile_mm_encoder": False}}, {"compile_mm_encoder": False}),
+        ("cuda", {}, {"compilation_config": 0}, 0),
+        ("cuda", {"enforce_eager": True}, {}, None),
+        ("cpu", {}, {}, None),
+        ("npu", {}, {}, None),
+    ],
+)
+def test_the_picture_encoder_is_compiled_where_vllm_can(
+    device: str, options: dict[str, Any], extra: dict[str, Any], compilation: Any
+) -> None:
+    """And the user's own words about compilation count above that."""
+    arguments = embedded._engine_arguments(replace(TWO, **options), CHECKPOINT, device)
+    assert embedded._with_extra(arguments, extra | {"block_size": 32}).get("compilation_config") == compilation
+    assert embedded._with_extra(arguments, {"block_size": 32})["block_size"] == 32
 
 
 STORE = """

@@ -52,6 +52,9 @@ _BREAK_OFF = 15.0
 """Seconds that breaking off a start may take; importing vLLM is the longest part that does not end sooner."""
 _RPC_TIMEOUT = 60.0
 """Seconds that the workers may take to answer a call."""
+_PICTURE_THREADS = 4
+"""Beside an H100, a picture of 1280x720 was prepared in 18 ms with four, and in 30 to 44 with one."""
+_COMPILATION = "compilation_config"
 _LOGGING_VARIABLE = "VLLM_LOGGING_CONFIG_PATH"
 _OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
 _GRAMMAR_WORDS = ("grammar", "schema", "regex", "Unimplemented keys")
@@ -458,12 +461,13 @@ def _build_engine(
     from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    on_cpu = current_platform.is_cpu()
-    if not on_cpu:
+    device = str(current_platform.device_type)
+    if device != "cpu":
         _check_device_count(options)
+        _put_into_environment({"OMP_NUM_THREADS": str(_threads_for_pictures())})
     extra = options.extra_arguments()
     refuse_unknown(extra, {item.name for item in fields(AsyncEngineArgs)})
-    arguments = _engine_arguments(options, checkpoint, on_cpu, workers.choice) | extra
+    arguments = _with_extra(_engine_arguments(options, checkpoint, device, workers.choice), extra)
     if options.nnodes > 1:
         _tell_how_to_join(options, arguments)
     compat.quieten_deaths()
@@ -481,9 +485,27 @@ def _tell_how_to_join(options: EngineOptions, arguments: dict[str, Any]) -> None
         _log.warning("Waiting for machine %d of %d. On it, with this package installed: %s", rank + 1, options.nnodes, command)
 
 
+def _threads_for_pictures() -> int:
+    """Threads that prepare a picture for the encoder; vLLM takes a single one unless it is told, and one picture at a time."""
+    return min(_PICTURE_THREADS, max(1, len(os.sched_getaffinity(0)) // 2))
+
+
+def _with_extra(arguments: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of vLLM's, and those of ``engine.extra`` above them; what that does not say of compilation stays as it is."""
+    ours, theirs = arguments.get(_COMPILATION), extra.get(_COMPILATION)
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        extra = extra | {_COMPILATION: ours | theirs}
+    return arguments | extra
+
+
 def _engine_arguments(
-    options: EngineOptions, checkpoint: Checkpoint, on_cpu: bool, choice: flagos.Choice = flagos.NATIVE
+    options: EngineOptions, checkpoint: Checkpoint, device: str, choice: flagos.Choice = flagos.NATIVE
 ) -> dict[str, Any]:
+    """Arguments of vLLM's engine.
+
+    :param device: vLLM's word for the kind of device, such as "cpu" and "cuda".
+    """
+    on_cpu = device == "cpu"
     own_extension = f"{worker.__name__}.{worker.OwnerWatch.__name__}"
     longest = min(options.max_model_len or DEFAULT_MAX_MODEL_LEN, checkpoint.max_positions or DEFAULT_MAX_MODEL_LEN)
     max_pixels = min(options.max_pixels, checkpoint.max_pixels or options.max_pixels)
@@ -515,6 +537,10 @@ def _engine_arguments(
         arguments |= compat.cpu_arguments(checkpoint.model_type)
     else:
         arguments["gpu_memory_utilization"] = options.gpu_memory_utilization
+    if device == "cuda" and not arguments["enforce_eager"]:
+        # The picture encoder is no part of what vLLM compiles by itself. Operator by operator it took 80 of the 112 ms that an
+        # H100 needed for a picture with the 7B, compiled 31 of 63.
+        arguments[_COMPILATION] = {"compile_mm_encoder": True}
     if options.distributed_executor_backend:
         arguments["distributed_executor_backend"] = options.distributed_executor_backend
     if options.nnodes > 1:

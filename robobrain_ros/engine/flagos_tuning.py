@@ -87,11 +87,12 @@ def key_of(options: EngineOptions, checkpoint: Checkpoint) -> Key:
     sizes = "x".join(
         str(size) for size in (options.tensor_parallel_size, options.pipeline_parallel_size, options.data_parallel_size)
     )
+    extra = f", extra {options.extra}" if options.extra else ""
     return Key(
         chip=_processor() if on_cpu else str(current_platform.get_device_name()),
         driver="" if on_cpu else _driver(),
         model=f"{checkpoint.model_type} {config} {checkpoint.gigabytes:.3f} GB",
-        settings=f"dtype {options.dtype}, quantization {options.quantization or 'none'}, parallel {sizes}",
+        settings=f"dtype {options.dtype}, quantization {options.quantization or 'none'}, parallel {sizes}{extra}",
         versions=", ".join(f"{name} {version}" for name, version in versions().items()),
     )
 
