@@ -128,7 +128,7 @@ ARCHITECTURES = {
 class KnownModel:
     """A checkpoint with a name.
 
-    :param checkpoint: its name on the hub.
+    :param checkpoint: its name on the hub; or, of one that is to be made first, the folder where docs/models.md has it.
     :param architecture: key of `ARCHITECTURES`.
     :param can_think: whether it was trained to.
     :param quantization: as of `EngineOptions`; empty: as the checkpoint says.
@@ -183,25 +183,28 @@ class KnownModel:
         }
 
 
+_FP8 = "fp8_per_tensor"
+"""vLLM's word, in 0.26 to 0.32, for making a plain checkpoint's weights FP8 while it loads. It has none for dense layers in INT8:
+``int8_per_channel_weight_only`` leaves them as they are, and makes only experts smaller."""
 _NOT_PUBLISHED = "No such checkpoint is published: vLLM makes the weights smaller while it loads the plain one."
-_INT8 = f"{_NOT_PUBLISHED} Seen in vLLM 0.32; an older one may not have it."
+_TO_BE_MADE = "No such checkpoint is published: docs/models.md has the command that makes it of the plain one."
 
 MODELS = (
     KnownModel("robobrain2.0-3b", "BAAI/RoboBrain2.0-3B", "qwen2.5-vl-3b", False),
-    KnownModel("robobrain2.0-3b-fp8", "BAAI/RoboBrain2.0-3B", "qwen2.5-vl-3b", False, "fp8", 8, note=_NOT_PUBLISHED),
+    KnownModel("robobrain2.0-3b-fp8", "BAAI/RoboBrain2.0-3B", "qwen2.5-vl-3b", False, _FP8, 8, note=_NOT_PUBLISHED),
     KnownModel(
-        "robobrain2.0-3b-w8a16", "BAAI/RoboBrain2.0-3B", "qwen2.5-vl-3b", False, "int8_per_channel_weight_only", 8, note=_INT8
+        "robobrain2.0-3b-w8a16", "~/models/RoboBrain2.0-3B-W8A16", "qwen2.5-vl-3b", False, bits=8, note=_TO_BE_MADE
     ),
     KnownModel("robobrain2.0-7b", "BAAI/RoboBrain2.0-7B", "qwen2.5-vl-7b", True),
     KnownModel("robobrain2.0-7b-fp8", "BAAI/RoboBrain2.0-7B-FP8", "qwen2.5-vl-7b", True, bits=8),
     KnownModel("robobrain2.0-7b-w8a16", "BAAI/RoboBrain2.0-7B-W8A16", "qwen2.5-vl-7b", True, bits=8),
     KnownModel("robobrain2.0-32b", "BAAI/RoboBrain2.0-32B", "qwen2.5-vl-32b", True, max_num_seqs=8),
     KnownModel(
-        "robobrain2.0-32b-fp8", "BAAI/RoboBrain2.0-32B", "qwen2.5-vl-32b", True, "fp8", 8, max_num_seqs=8, note=_NOT_PUBLISHED
+        "robobrain2.0-32b-fp8", "BAAI/RoboBrain2.0-32B", "qwen2.5-vl-32b", True, _FP8, 8, max_num_seqs=8, note=_NOT_PUBLISHED
     ),
     KnownModel(
-        "robobrain2.0-32b-w8a16", "BAAI/RoboBrain2.0-32B", "qwen2.5-vl-32b", True, "int8_per_channel_weight_only", 8,
-        max_num_seqs=8, note=_INT8,
+        "robobrain2.0-32b-w8a16", "~/models/RoboBrain2.0-32B-W8A16", "qwen2.5-vl-32b", True, bits=8, max_num_seqs=8,
+        note=_TO_BE_MADE,
     ),
     KnownModel("robobrain2.5-4b", "BAAI/RoboBrain2.5-4B", "qwen3-vl-4b", False),
     KnownModel("robobrain2.5-8b", "BAAI/RoboBrain2.5-8B-NV", "qwen3-vl-8b", False),

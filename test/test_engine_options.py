@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.engine.checkpoint import find_checkpoint
 from robobrain_ros.engine.options import EngineOptions, refuse_unknown
 from robobrain_ros.engine.start_errors import explain_start_error
@@ -105,13 +106,34 @@ def test_gated_and_unknown_models_say_what_to_do(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"quantization": "fp8_per_tensor", "dtype": "float32"}, "does not suit this chip or the weights' type"),
+        ({"max_num_batched_tokens": 8, "max_num_seqs": 16}, "max_num_batched_tokens (8) must be greater than or equal to"),
+    ],
+)
+def test_what_vllm_finds_wrong_with_its_configuration_is_told(changes: dict[str, Any], said: str) -> None:
+    """By vLLM itself: pydantic's message has the reason in its second line."""
+    from vllm import AsyncEngineArgs
+
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  # What it says is what is tested.
+        AsyncEngineArgs(model=str(DEMO_MODEL), **changes).create_engine_config()
+    assert said in explain_start_error(caught.value, "", EngineOptions(model="some/model")).message
+
+
+@pytest.mark.parametrize(
     ("logged", "said"),
     [
         ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "GPU's memory is too small"),
         ("ValueError: Free memory on device (3.1/79.1 GiB) on startup is less than desired", "Others hold"),
         ("ValueError: No available memory for the cache blocks. Try increasing", "no memory is left for requests"),
         ("safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge", "are damaged"),
+        ("ValueError: Failed to find a kernel that can implement the WNA16 linear layer. Reasons: ", "does not suit this chip"),
         ("ERROR [7] ValueError: nobody has seen this one", "ValueError: nobody has seen this one"),
+        (
+            "NotImplementedError: not on this chip\nException: WorkerProc initialization failed. See stack trace for root cause.",
+            "NotImplementedError: not on this chip",
+        ),
     ],
 )
 def test_start_error_is_read_from_the_childs_log(logged: str, said: str) -> None:

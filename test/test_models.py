@@ -55,6 +55,22 @@ def test_a_model_file_holds_parameters_of_the_table_with_values_that_they_may_ha
     assert (values["model_can_think"] == "yes") == models.can_think(model.name) == models.can_think(options.model)
 
 
+@pytest.mark.parametrize("model", [model for model in models.MODELS if model.quantization], ids=lambda model: model.name)
+def test_vllm_makes_the_layers_of_a_dense_model_smaller_by_that_quantization(model: models.KnownModel) -> None:
+    """There are kinds that make only experts smaller, which RoboBrain has none of."""
+    from vllm.config.quantization import resolve_quantization_config
+
+    config = resolve_quantization_config(model.quantization, None)
+    assert config is not None
+    assert config.linear is not None
+    assert model.bits == 8
+
+
+def test_what_has_to_be_made_first_says_where_that_stands() -> None:
+    with pytest.raises(EngineConfigError, match=r"~/models/RoboBrain2\.0-32B-W8A16 is not a folder .* docs/models\.md"):
+        find(models.with_known_model(EngineOptions(model="robobrain2.0-32b-w8a16")).model)
+
+
 def test_the_documentation_has_the_table(repository: Path) -> None:
     text = (repository / "docs" / "models.md").read_text(encoding="utf-8")
     assert models.to_markdown() in text, "put the output of: python -m robobrain_ros.models markdown into docs/models.md"
@@ -80,7 +96,7 @@ def test_figures_by_hand() -> None:
 
 def test_what_the_user_sets_stays() -> None:
     options = models.with_known_model(EngineOptions(model="robobrain2.0-32b-fp8", max_model_len=4096, tensor_parallel_size=2))
-    assert (options.model, options.quantization) == ("BAAI/RoboBrain2.0-32B", "fp8")
+    assert (options.model, options.quantization) == ("BAAI/RoboBrain2.0-32B", "fp8_per_tensor")
     assert (options.max_model_len, options.max_num_seqs, options.tensor_parallel_size) == (4096, 8, 2)
 
 

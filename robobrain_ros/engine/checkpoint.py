@@ -46,7 +46,8 @@ def find_checkpoint(options: EngineOptions, progress: ProgressCallback) -> Check
         path = _from_modelscope(options, progress) if _use_modelscope() else _from_hub(options, progress)
     elif not path.is_dir():
         raise EngineConfigError(
-            f"engine.model: {options.model} is not a folder on this machine, nor a name on the hub such as BAAI/RoboBrain2.0-7B."
+            f"engine.model: {options.model} is not a folder on this machine, nor a name on the hub such as BAAI/RoboBrain2.0-7B; "
+            "docs/models.md says where checkpoints come from, and which have to be made first."
         )
     return read_checkpoint(path, local, weights_needed=options.load_format != "dummy")
 

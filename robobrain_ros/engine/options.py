@@ -98,7 +98,7 @@ class EngineOptions:
     )
     master_addr: str = option("", "Address of this machine at which the others reach it, where nnodes is more than 1.")
     master_port: int = option(29501, "Port at master_addr, where nnodes is more than 1.", minimum=1024, maximum=65535)
-    quantization: str = option("", "Quantization such as fp8 or awq; empty: as the checkpoint says.")
+    quantization: str = option("", "Quantization such as fp8_per_tensor or awq; empty: as the checkpoint says.")
     enforce_eager: bool = option(
         False, "Run without CUDA graphs: starts faster, answers slower. On the CPU the engine is always eager."
     )

@@ -47,8 +47,10 @@ _CAUSES = (
         "The weights of {model} are damaged; download the checkpoint again.",
     ),
     _Cause(
-        r"Unknown quantization method|does not match the quantization method|quantization method .* is not supported",
-        "engine.quantization does not suit {model} or this chip; leave it empty to do as the checkpoint says.",
+        r"Unknown quantization method|does not match the quantization method|quantization method .* is not supported"
+        r"|is not supported for quantization method|Failed to find a kernel that can implement",
+        "The quantization of {model}, or engine.quantization where it is set, does not suit this chip or the weights' type: take "
+        "the plain checkpoint, and leave engine.quantization empty to do as the checkpoint says.",
     ),
     _Cause(
         r"Failed to infer device type|no CUDA-capable device|Found no NVIDIA driver|driver on your system is too old",
@@ -89,5 +91,10 @@ def _chain(error: BaseException) -> list[str]:
 def _reason(error: BaseException, child_log: str) -> str:
     """The last exception that a child has logged, or the one that we have."""
     raised = re.findall(r"^(?:ERROR \[\d+\] )?(?:\w+\.)*(\w*(?:Error|Exception): .+)$", child_log, re.MULTILINE)
-    telling = [line for line in raised if "See root cause above" not in line]
-    return telling[-1] if telling else _chain(error)[0].splitlines()[0]
+    telling: list[str] = [line for line in raised if not re.search(r"See (root cause|stack trace)", line)]
+    if telling:
+        return telling[-1]
+    chain = _chain(error)
+    # A check of vLLM's configuration: pydantic's first line only counts the errors.
+    checked = re.search(r"^\s*(?:Value error|Assertion failed), (.+?)(?: \[type=.*)?$", chain[0], re.MULTILINE)
+    return checked.group(1) if checked else chain[0].splitlines()[0]
