@@ -31,9 +31,11 @@ PARTS = {
     "c": "decoding against the memory's bandwidth, prefill against the matrix units",
     "d": "CUDA graphs against eager, with FlagGems",
     "e": "640x480 and 1280x720, 1 and 3 questions a frame, with and without thinking",
+    "bits": "weights of 8 bits, FP8 and W8A16, against 16 bits",
     "scale": "two GPUs, by tensor, pipeline and data parallel, against one",
     "tune": "tune_flagos, for FlagOS auto in b: one by one, it takes many minutes, and goes on where it was cut off",
 }
+QUANTIZED = ("fp8", "w8a16")
 SCALED = ("tensor", "pipeline", "data")
 """Engines on two GPUs."""
 KINDS = {
@@ -43,6 +45,7 @@ KINDS = {
     "c": ("native",),
     "d": ("native", "eager", "flagos-on", "flagos-graphs"),
     "e": ("native",),
+    "bits": ("native", *QUANTIZED),
     "scale": ("native", *SCALED),
 }
 """Which engines a part compares; those of the parts further up are started first."""
@@ -174,7 +177,7 @@ def comparisons(results: Results, models: Sequence[str]) -> Iterator[figures.Com
             ("flagos-on", "native", None),
             ("native", "eager", None),
             ("flagos-graphs", "flagos-on", None),
-            *((kind, "native", None) for kind in SCALED),
+            *((kind, "native", None) for kind in (*QUANTIZED, *SCALED)),
         ):
             for what, count in (("at 1", 1.0), ("at 8", 8.0)):
                 limit = None if goal is None else figures.Goal(goal, at_least=True)

@@ -6,6 +6,7 @@ Started by gpu.py: ``python gpu_parts.py KIND MODEL ...``.
 import argparse
 import asyncio
 import multiprocessing
+import os
 import sys
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -41,6 +42,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "tensor": {"tensor_parallel_size": 2},
     "pipeline": {"pipeline_parallel_size": 2},
     "data": {"data_parallel_size": 2},
+    "fp8": {"quantization": "fp8_per_tensor"},
+    "w8a16": {},
     "tune": {"flagos_mode": "on", "load_format": "auto"},
 }
 """Engines that are compared: options besides those that all have; and tune_flagos', whose results need weights."""
@@ -140,7 +143,8 @@ async def measure_engine(options: argparse.Namespace, folder: Path) -> None:
     began = time.perf_counter()
     info = await engine.start(lambda progress: _tell(progress))
     try:
-        write(options, "start", [time.perf_counter() - began], engine=info.engine, flagos_active=info.flagos_active,
+        seconds, (weights, *_) = time.perf_counter() - began, await engine.vllm.collective_rpc(_weights_gib)
+        write(options, "start", [seconds], engine=info.engine, flagos_active=info.flagos_active, weights_gib=weights,
               warning=engine.health().warning)  # fmt: skip
         brain = Brain(engine, profile_for(info.model_type), info=info, think_tokens=options.think_tokens)
         bench = Bench(brain, options)
@@ -183,6 +187,11 @@ async def measure_grid(bench: Bench) -> None:
                     times.append(time.perf_counter() - began)
                 # The first one is for what is compiled at a new shape.
                 write(options, "frame", times[1:], size=size, questions=questions, think=think)
+
+
+def _weights_gib(worker: Any) -> float:
+    """GiB of the weights on the first GPU, as vLLM's worker counted them; 0 on the CPU, where it does not count."""
+    return float(getattr(worker.model_runner, "model_memory_usage", 0)) / 2**30
 
 
 def _patches(report: Report) -> int:
@@ -269,8 +278,12 @@ def main() -> None:
         measured = gpu_shapes.measure_chip(options.device, small=options.model == "tiny")
         write(options, "chip", [], **measured)
         return
+    os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # A function of ours is called in the worker.
     dtype = "float32" if options.device == "cpu" else "bfloat16"
-    folder = gpu_shapes.write_checkpoint(options.folder / options.model, gpu_shapes.SHAPES[options.model], dtype)
+    name, quantization = options.model, None
+    if options.kind == "w8a16":
+        name, quantization = f"{options.model}-w8a16", gpu_shapes.W8A16
+    folder = gpu_shapes.write_checkpoint(options.folder / name, gpu_shapes.SHAPES[options.model], dtype, quantization)
     if options.kind == "official":
         measure_official(options, folder)
     elif options.kind == "tune":

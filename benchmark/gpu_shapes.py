@@ -14,6 +14,22 @@ SHAPES = {
     "7b": ARCHITECTURES["qwen2.5-vl-7b"],
     "32b": ARCHITECTURES["qwen2.5-vl-32b"],
 }
+W8A16 = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "quantization_status": "compressed",
+    "ignore": ["lm_head", "re:.*visual.*", "re:.*embed_tokens$"],
+    "config_groups": {
+        "W8A16": {
+            "format": "pack-quantized",
+            "targets": ["Linear"],
+            "weights": {
+                "num_bits": 8, "type": "int", "symmetric": True, "strategy": "group", "group_size": 128, "dynamic": False,
+            },
+        }
+    },
+}  # fmt: skip
+"""``quantization_config`` of config.json, as LLM Compressor's ``model_free_ptq`` writes it for docs/models.md's command."""
 WINDOW = 112
 """Pixels of the side of the picture encoder's attention windows."""
 _EMBEDDING = 2.0
@@ -23,10 +39,12 @@ _TARGET = 11.0
 near 0, so that its probability shows what an operator changes."""
 
 
-def write_checkpoint(folder: Path, shape: Architecture, dtype: str) -> Path:
+def write_checkpoint(folder: Path, shape: Architecture, dtype: str, quantization: dict[str, Any] | None = None) -> Path:
     """A folder that vLLM loads with ``load_format: dummy``: the real config.json, and the demo model's tokenizer.
 
     The tokenizer knows a thousand of the vocabulary's tokens: weights are random, so what they write means nothing anyway.
+
+    :param quantization: ``quantization_config`` of config.json, such as `W8A16`; None: it has none.
     """
     from transformers import AutoTokenizer, Qwen2_5_VLConfig
 
@@ -76,6 +94,7 @@ def write_checkpoint(folder: Path, shape: Architecture, dtype: str) -> Path:
         tie_word_embeddings=shape.tied,
         architectures=["Qwen2_5_VLForConditionalGeneration"],
         dtype=dtype,
+        **({} if quantization is None else {"quantization_config": quantization}),
         **{name: ids(token) for name, token in tokens.items()},
     )
     config.save_pretrained(folder)

@@ -1,0 +1,146 @@
+"""Where the time to the first token goes, in the engine with a real shape and random weights; needs no ROS and no weights.
+
+    PYTHONPATH=. python benchmark/first_token.py 7b
+    PYTHONPATH=. python benchmark/first_token.py 7b --extra '{"compilation_config": {"compile_mm_encoder": false}}'
+
+Each line is a median: *fit* is resizing, *prepare* is what vLLM does in this process (tokens, patches), *engine* is what its own
+process needs, without *queue*; *first* is all until the first token is here, the way between the processes included.
+"""
+
+import argparse
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import gpu_shapes
+import numpy as np
+from gpu_parts import AT_ONCE, HD
+
+from robobrain_ros.core import profile_for
+from robobrain_ros.core.imaging import PixelBudget, fit_picture
+from robobrain_ros.engine import compat
+from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, Generation
+from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.options import EngineOptions
+
+Times = dict[str, float]
+"""Milliseconds by what they were spent on."""
+_WARM_UP = 2
+
+
+class Asker:
+    """Asks an engine and takes the times."""
+
+    def __init__(self, engine: EmbeddedEngine) -> None:
+        self._engine = engine
+        self._noise = np.random.default_rng(0)
+        self._budget = PixelBudget.within(DEFAULT_MAX_PIXELS, 0, 0, profile_for("qwen2_5_vl").patch)
+        self._asked = 0
+
+    def picture(self) -> Any:
+        """Noise, new to every cache."""
+        return self._noise.integers(0, 255, (HD[1], HD[0], 3), np.uint8)
+
+    def digits(self, count: int) -> str:
+        """A text of so many tokens, about."""
+        return " ".join(str(digit) for digit in self._noise.integers(0, 9, count))
+
+    async def ask(self, picture: Any, text: str, name: str = "", tokens: int = 1) -> Times:
+        """One request of exactly so many tokens.
+
+        :param name: of the picture; empty: one of its own.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        self._asked += 1
+        began = time.perf_counter()
+        images = [] if picture is None else [fit_picture(picture, self._budget).image]
+        fitted = time.perf_counter()
+        names = [name or f"picture {self._asked}"] * len(images)
+        generation = Generation(f"request {self._asked}", text, images, tokens, image_ids=names)
+        prepared = await compat.prepare(self._engine.vllm, self._engine._prompt(generation))
+        ready = time.perf_counter()
+        parameters = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True, output_kind=RequestOutputKind.DELTA)
+        first, metrics, count = 0.0, None, 0
+        async with aclosing(self._engine.vllm.generate(prepared, parameters, generation.request_id)) as outputs:
+            async for output in outputs:
+                if not first:
+                    first, metrics, count = time.perf_counter(), output.metrics, len(output.prompt_token_ids)
+        ended = time.perf_counter()
+        assert metrics is not None
+        return {
+            "prompt_tokens": float(count),
+            "fit": 1000 * (fitted - began),
+            "prepare": 1000 * (ready - fitted),
+            "queue": 1000 * (metrics.scheduled_ts - metrics.queued_ts),
+            "engine": 1000 * (metrics.first_token_ts - metrics.scheduled_ts),
+            "first": 1000 * (first - began),
+            "all": 1000 * (ended - began),
+        }
+
+
+def tell(title: str, times: list[Times]) -> None:
+    """Print a line of medians."""
+    said = ", ".join(f"{name} {median(each[name] for each in times):.4g}" for name in times[0])
+    print(f"{title}: {said}", flush=True)
+
+
+async def series(title: str, count: int, make: Callable[[int], Awaitable[Times]]) -> None:
+    """So many requests, one after the other, and a few before that do not count."""
+    tell(title, [await make(number) for number in range(count + _WARM_UP)][_WARM_UP:])
+
+
+async def measure(options: argparse.Namespace) -> None:
+    """All series, with one engine."""
+    dtype = "float32" if options.device == "cpu" else "bfloat16"
+    folder = gpu_shapes.write_checkpoint(options.folder / options.model, gpu_shapes.SHAPES[options.model], dtype)
+    engine = EmbeddedEngine(
+        EngineOptions(
+            model=str(folder),
+            max_model_len=4096,
+            max_images=1,
+            max_num_seqs=AT_ONCE,
+            load_format="dummy",
+            flagos_mode="off",
+            quantization=options.quantization,
+            extra=options.extra,
+        )
+    )
+    began = time.perf_counter()
+    await engine.start(lambda progress: None)
+    print(f"ready after {time.perf_counter() - began:.0f} s; milliseconds, medians of {options.count}", flush=True)
+    asker = Asker(engine)
+    try:
+        picture = asker.picture()
+        await series("a new picture", options.count, lambda number: asker.ask(asker.picture(), f"red mug {number}"))
+        await series("the same picture", options.count, lambda number: asker.ask(picture, f"red mug {number}", "same"))
+        await series("as long a text", options.count, lambda number: asker.ask(None, asker.digits(598)))
+        await series("a short text", options.count, lambda number: asker.ask(None, asker.digits(4)))
+        for _ in range(3):
+            began = time.perf_counter()
+            asked = [asker.ask(asker.picture(), f"mug {number}", tokens=64) for number in range(AT_ONCE)]
+            times = await asyncio.gather(*asked)
+            tell(f"{AT_ONCE} new pictures at once, 64 tokens each, {time.perf_counter() - began:.2f} s", times)
+    finally:
+        await engine.close()
+
+
+def main() -> None:
+    """Measure what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=gpu_shapes.SHAPES)
+    parser.add_argument("--extra", default="", help="as of engine.extra")
+    parser.add_argument("--quantization", default="", help="as of engine.quantization")
+    parser.add_argument("--count", type=int, default=10, help="requests of each kind (10)")
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu: for trying, with tiny")
+    parser.add_argument("--folder", type=Path, default=Path("log/gpu_checkpoints"), help="for checkpoints")
+    asyncio.run(measure(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
