@@ -43,7 +43,9 @@ def table(vllm_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     engine = node_parameters(vllm_server, tmp_path_factory.mktemp("secret"))
     with rig(None, max_image_age=0.0, engine__max_num_seqs=8, **engine) as running:
         running.until_ready(START)
-        yield Table(running)
+        asked = Table(running)
+        asked.show(make_scene(3))  # So that each test can be run by itself.
+        yield asked
 
 
 @pytest.fixture
@@ -73,7 +75,6 @@ def test_name_and_bounds_are_those_of_the_checkpoint(table: Table) -> None:
 
 
 def test_the_report_tells_of_the_server(table: Table) -> None:
-    table.show(make_scene(3))
     options = QueryOptions(think=QueryOptions.THINK_ON)
     report = table.it.call(Locate, "point", Locate.Request(instruction="the red block", options=options)).affordances.report
     assert report.model == MODEL
