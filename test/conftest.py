@@ -24,6 +24,16 @@ os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
+_LONGEST = ("engine_flagos", "ros_remote", "engine_embedded", "ros_demo_model", "tune_flagos", "engine_structured", "notebook")
+"""Test files, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take minutes: of two processes, none is left alone with one of them at the end."""
+    order = {f"test_{name}": number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The folder of the source code."""

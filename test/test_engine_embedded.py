@@ -217,23 +217,6 @@ def test_a_killed_engine_fails_its_requests_at_once_and_comes_back(engine: Runni
     assert text(engine.wait(engine.deltas(ask(4))))
 
 
-def test_qwen3_vl_is_served_too_and_closing_leaves_no_process(tmp_path: Path) -> None:
-    before = engine_processes()
-    running = RunningEngine(make_random_checkpoint(tmp_path, "qwen3_vl"))
-    try:
-        assert (running.info.model_type, running.info.patch) == ("qwen3_vl", 32)
-        deltas = running.wait(running.deltas(ask(5, images=[picture(side=256)])))
-        assert sum(delta.tokens for delta in deltas) == 5
-        # 64 visual tokens of 32x32 pixels.
-        assert 64 < deltas[-1].prompt_tokens < 150
-        own = engine_processes() - before
-        assert own
-    finally:
-        running.close()
-    _, alive = psutil.wait_procs(own, timeout=10.0)
-    assert not alive
-
-
 def test_damaged_weights_are_named_as_the_cause(tmp_path: Path) -> None:
     folder = make_random_checkpoint(tmp_path)
     weights = folder / "model.safetensors"

@@ -3,7 +3,9 @@
 import asyncio
 
 import numpy as np
+import psutil
 import pytest
+from processes import engine_processes
 
 from robobrain_ros.core import Brain, Query, Task
 from robobrain_ros.core.query import Report
@@ -30,9 +32,13 @@ def test_the_processor_leaves_fitted_pictures_as_they_are(tmp_path, capfd, model
     checkpoint = make_random_checkpoint(tmp_path / model_type, model_type)
 
     async def ask() -> None:
+        before = engine_processes()
         brain = await open_brain(str(checkpoint), max_model_len=4096, max_pixels=500_000)
+        own = engine_processes() - before
         try:
+            assert own
             assert brain.profile.model_type == model_type
+            assert brain.profile.patch == brain.info.patch == {"qwen2_5_vl": 28, "qwen3_vl": 32}[model_type]
             text_tokens = set()
             for width, height in SIZES:
                 picture = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
@@ -57,6 +63,8 @@ def test_the_processor_leaves_fitted_pictures_as_they_are(tmp_path, capfd, model
                     await brain.run(query)
         finally:
             await brain.close()
+        _, alive = await asyncio.to_thread(psutil.wait_procs, own, timeout=10.0)
+        assert not alive
 
     asyncio.run(ask())
     assert "model" in capfd.readouterr().out.lower()

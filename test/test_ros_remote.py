@@ -1,7 +1,5 @@
-"""The whole way with a remote engine, a server of vLLM's in a process of its own: what is particular to it.
-
-What it has in common with the embedded engine is asked in test_ros_remote_tabletop.py.
-"""
+"""The whole way with a remote engine, a server of vLLM's in a process of its own: what is particular to it, and the
+whole suite of test_ros_demo_model.py once more."""
 
 import json
 import urllib.request
@@ -14,7 +12,8 @@ import pytest
 from action_msgs.msg import GoalStatus
 from rclpy.action import ActionClient
 from ros_rig import rig
-from test_ros_demo_model import Table
+from test_ros_demo_model import *  # noqa: F403  # Also tests that it will have.
+from test_ros_demo_model import CAMERAS, Table
 from vllm_server import KEY, MODEL, START, node_parameters, running_server, unfinished
 
 from robobrain_ros.action import RunTask
@@ -38,14 +37,23 @@ def vllm_server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def table(vllm_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
-    """A node whose engine is the server."""
+def asked(vllm_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
+    """A node whose engine is the server, which takes old pictures, too."""
     engine = node_parameters(vllm_server, tmp_path_factory.mktemp("secret"))
     with rig(None, max_image_age=0.0, engine__max_num_seqs=8, **engine) as running:
         running.until_ready(START)
-        asked = Table(running)
-        asked.show(make_scene(3))  # So that each test can be run by itself.
-        yield asked
+        table = Table(running)
+        table.show(make_scene(3))  # So that each test can be run by itself.
+        yield table
+
+
+@pytest.fixture(scope="module")  # type: ignore[no-redef]  # In place of the one that comes with the tests.
+def table(vllm_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
+    """A node whose engine is the server, with two cameras, for the suite of test_ros_demo_model.py."""
+    engine = node_parameters(vllm_server, tmp_path_factory.mktemp("secret"))
+    with rig(None, **CAMERAS, **engine) as running:
+        running.until_ready(START)
+        yield Table(running)
 
 
 @pytest.fixture
@@ -62,9 +70,9 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Server, "_body", without_end)
 
 
-def test_name_and_bounds_are_those_of_the_checkpoint(table: Table) -> None:
+def test_name_and_bounds_are_those_of_the_checkpoint(asked: Table) -> None:
     """No server tells the bounds of its pictures: they were measured."""
-    info = table.it.node.model.info
+    info = asked.it.node.model.info
     checkpoint = read_checkpoint(DEMO_MODEL, local=True)
     assert info is not None
     assert (info.model, info.model_type) == (MODEL, checkpoint.model_type)
@@ -74,9 +82,9 @@ def test_name_and_bounds_are_those_of_the_checkpoint(table: Table) -> None:
     assert (info.min_pixels, info.max_pixels) == (checkpoint.min_pixels, checkpoint.max_pixels)
 
 
-def test_the_report_tells_of_the_server(table: Table) -> None:
+def test_the_report_tells_of_the_server(asked: Table) -> None:
     options = QueryOptions(think=QueryOptions.THINK_ON)
-    report = table.it.call(Locate, "point", Locate.Request(instruction="the red block", options=options)).affordances.report
+    report = asked.it.call(Locate, "point", Locate.Request(instruction="the red block", options=options)).affordances.report
     assert report.model == MODEL
     assert report.engine.startswith("vllm at ")
     assert report.prompt_tokens > 0
@@ -87,50 +95,50 @@ def test_the_report_tells_of_the_server(table: Table) -> None:
     assert KEY not in str(report)
 
 
-def test_eight_at_once(table: Table, endless: None) -> None:
+def test_eight_at_once(asked: Table, endless: None) -> None:
     options = QueryOptions(max_tokens=100)
-    futures = [table.it.send(Ask, "ask", Ask.Request(question=f"What is at place {n}?", options=options)) for n in range(8)]
-    table.it.until(lambda: table.it.node.model.health().running == 8, "eight requests in the engine")
-    responses = [table.it.answer(future) for future in futures]
+    futures = [asked.it.send(Ask, "ask", Ask.Request(question=f"What is at place {n}?", options=options)) for n in range(8)]
+    asked.it.until(lambda: asked.it.node.model.health().running == 8, "eight requests in the engine")
+    responses = [asked.it.answer(future) for future in futures]
     assert {response.outcome.code for response in responses} == {Outcome.OK}
     assert {response.answer.report.answer_tokens for response in responses} == {100}
     assert [response.answer.question for response in responses] == [f"What is at place {n}?" for n in range(8)]
 
 
-def test_the_action_streams_and_its_cancel_reaches_the_server(table: Table, endless: None, vllm_server: str) -> None:
-    client = ActionClient(table.it.client, RunTask, f"{table.it.name}/run_task")
-    table.it.until(client.server_is_ready, "the action")
+def test_the_action_streams_and_its_cancel_reaches_the_server(asked: Table, endless: None, vllm_server: str) -> None:
+    client = ActionClient(asked.it.client, RunTask, f"{asked.it.name}/run_task")
+    asked.it.until(client.server_is_ready, "the action")
     feedback: list[Any] = []
     goal = RunTask.Goal(task="ask", instruction="Tell me all.", options=QueryOptions(max_tokens=7000))
-    handle = table.it.answer(client.send_goal_async(goal, feedback_callback=feedback.append))
-    table.it.until(lambda: len(feedback) >= 2, "streamed feedback")
+    handle = asked.it.answer(client.send_goal_async(goal, feedback_callback=feedback.append))
+    asked.it.until(lambda: len(feedback) >= 2, "streamed feedback")
     assert unfinished(vllm_server) == 1
-    table.it.answer(handle.cancel_goal_async())
-    outcome = table.it.answer(handle.get_result_async())
+    asked.it.answer(handle.cancel_goal_async())
+    outcome = asked.it.answer(handle.get_result_async())
     assert outcome.status == GoalStatus.STATUS_CANCELED
     assert outcome.result.outcome.code == Outcome.CANCELED
-    table.it.until(lambda: unfinished(vllm_server) == 0, "the end of the request in the server")
+    asked.it.until(lambda: unfinished(vllm_server) == 0, "the end of the request in the server")
 
 
-def test_a_deadline_reaches_the_server(table: Table, endless: None, vllm_server: str) -> None:
+def test_a_deadline_reaches_the_server(asked: Table, endless: None, vllm_server: str) -> None:
     options = QueryOptions(max_tokens=7000, timeout=0.7)
-    response = table.it.call(Ask, "ask", Ask.Request(question="Tell me all.", options=options))
+    response = asked.it.call(Ask, "ask", Ask.Request(question="Tell me all.", options=options))
     assert response.outcome.code == Outcome.TIMEOUT
-    table.it.until(lambda: unfinished(vllm_server) == 0, "the end of the request in the server")
+    asked.it.until(lambda: unfinished(vllm_server) == 0, "the end of the request in the server")
 
 
-def test_what_the_server_or_the_engine_refuses(table: Table) -> None:
-    marked = table.it.call(Ask, "ask", Ask.Request(question=f"What is {IMAGE_PLACEHOLDER}?"))
+def test_what_the_server_or_the_engine_refuses(asked: Table) -> None:
+    marked = asked.it.call(Ask, "ask", Ask.Request(question=f"What is {IMAGE_PLACEHOLDER}?"))
     assert marked.outcome.code == Outcome.BAD_REQUEST
     for tokens in (10**6, 16_380):  # More than the model has room for, with the prompt or without.
-        much = table.it.call(Ask, "ask", Ask.Request(question="What?", options=QueryOptions(max_tokens=tokens)))
+        much = asked.it.call(Ask, "ask", Ask.Request(question="What?", options=QueryOptions(max_tokens=tokens)))
         assert (much.outcome.code, much.outcome.message) == (Outcome.OK, "")
-    long = table.it.call(Ask, "ask", Ask.Request(question="0 1 2 3 4 5 6 7 " * 490))
+    long = asked.it.call(Ask, "ask", Ask.Request(question="0 1 2 3 4 5 6 7 " * 490))
     assert long.outcome.code in (Outcome.OK, Outcome.BAD_REQUEST)
 
 
-def test_structured_outputs(table: Table) -> None:
-    engine: Any = table.it.node.model._supervisor
+def test_structured_outputs(asked: Table) -> None:
+    engine: Any = asked.it.node.model._supervisor
     properties = {"count": {"type": "integer", "minimum": 0, "maximum": 9}, "seen": {"type": "boolean"}}
     schema = {"type": "object", "properties": properties, "required": ["count", "seen"], "additionalProperties": False}
 
@@ -141,16 +149,16 @@ def test_structured_outputs(table: Table) -> None:
             deltas = [delta async for delta in stream]
         return "".join(delta.text for delta in deltas), deltas[-1].finish_reason
 
-    text, reason = table.it.node.model.submit(written("json", Constraint(json_schema=json.dumps(schema)))).result(60)
+    text, reason = asked.it.node.model.submit(written("json", Constraint(json_schema=json.dumps(schema)))).result(60)
     assert reason == "stop"
     assert set(json.loads(text)) == {"count", "seen"}
     # Without blanks, or with the single ones that vLLM 0.26 has xgrammar put.
     assert text in [json.dumps(json.loads(text), separators=separators) for separators in ((",", ":"), (", ", ": "))]
-    text, reason = table.it.node.model.submit(written("regex", Constraint(regex="[0-9]{3}-[a-f]{2}"))).result(60)
+    text, reason = asked.it.node.model.submit(written("regex", Constraint(regex="[0-9]{3}-[a-f]{2}"))).result(60)
     assert (len(text), text[3], reason) == (6, "-", "stop")
 
 
-def test_the_prompt_is_token_for_token_that_of_the_embedded_engine(table: Table, vllm_server: str) -> None:
+def test_the_prompt_is_token_for_token_that_of_the_embedded_engine(asked: Table, vllm_server: str) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
@@ -165,7 +173,7 @@ def test_the_prompt_is_token_for_token_that_of_the_embedded_engine(table: Table,
     pad = tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER)
     place = expected.index(pad)
     expected[place : place + 1] = [pad] * (224 * 280 // 28**2)
-    supervisor: Any = table.it.node.model._supervisor
+    supervisor: Any = asked.it.node.model._supervisor
     server = supervisor._engine._servers[0]
     body = server._body(Generation("a", question, [], 1, assistant_prefix=prefix), [data_url(picture, "png", 95)], server.served)
     request = {"model": MODEL, "messages": body["messages"]} | body["extra_body"]
