@@ -156,9 +156,9 @@ def test_a_named_model_brings_its_settings_below_those_of_a_file(client: Client,
     node = "/launched_model/robobrain"
     arguments = ["namespace:=launched_model", "model:=RoboBrain2.0-32b-fp8", "autostart:=false"]
     with launched(tmp_path / "log", "robobrain.launch.py", *arguments):
-        assert client.parameters(node, *names) == ["BAAI/RoboBrain2.0-32B", "fp8", 8192, 8, "yes"]
+        assert client.parameters(node, *names) == ["BAAI/RoboBrain2.0-32B", "fp8_per_tensor", 8192, 8, "yes"]
     with launched(tmp_path / "log", "robobrain.launch.py", *arguments, f"params_file:={file}"):
-        assert client.parameters(node, *names) == ["BAAI/RoboBrain2.0-32B", "fp8", 4096, 8, "yes"]
+        assert client.parameters(node, *names) == ["BAAI/RoboBrain2.0-32B", "fp8_per_tensor", 4096, 8, "yes"]
 
 
 def test_the_parameter_file_counts_where_no_argument_is_given(client: Client, tmp_path: Path) -> None:
