@@ -20,6 +20,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("ROS_DOMAIN_ID", None)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+# Read by each Python that is started from here.
+_paths = [str(REPOSITORY / "test" / "child_start"), os.environ.get("PYTHONPATH", "")]
+os.environ["PYTHONPATH"] = os.pathsep.join(path for path in _paths if path)
 # Engines side by side would else all be bound to the same core.
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
