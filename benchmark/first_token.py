@@ -3,29 +3,26 @@
     PYTHONPATH=. python benchmark/first_token.py 7b
     PYTHONPATH=. python benchmark/first_token.py 7b --extra '{"compilation_config": {"compile_mm_encoder": false}}'
 
-Each line is a median: *fit* is resizing, *prepare* is what vLLM does in this process (tokens, patches), *engine* is what its own
-process needs, without *queue*; *first* is all until the first token is here, the way between the processes included.
+Each line has medians: *fit* is resizing, *prepared* is what vLLM does in this process (tokens, patches), *computed* is what its
+own process needs; *first* is all until the first token is here, the way between the processes included.
 """
 
 import argparse
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import gpu_shapes
 import numpy as np
-from gpu_parts import AT_ONCE, HD
+from gpu_parts import AT_ONCE, HD, dummy_options, noise
 
 from robobrain_ros.core import profile_for
 from robobrain_ros.core.imaging import PixelBudget, fit_picture
-from robobrain_ros.engine import compat
 from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, Generation
 from robobrain_ros.engine.embedded import EmbeddedEngine
-from robobrain_ros.engine.options import EngineOptions
 
 Times = dict[str, float]
 """Milliseconds by what they were spent on."""
@@ -37,51 +34,37 @@ class Asker:
 
     def __init__(self, engine: EmbeddedEngine) -> None:
         self._engine = engine
-        self._noise = np.random.default_rng(0)
+        self._generator = np.random.default_rng(0)
         self._budget = PixelBudget.within(DEFAULT_MAX_PIXELS, 0, 0, profile_for("qwen2_5_vl").patch)
         self._asked = 0
 
     def picture(self) -> Any:
         """Noise, new to every cache."""
-        return self._noise.integers(0, 255, (HD[1], HD[0], 3), np.uint8)
+        return noise(self._generator, HD)
 
     def digits(self, count: int) -> str:
-        """A text of so many tokens, about."""
-        return " ".join(str(digit) for digit in self._noise.integers(0, 9, count))
+        """A text of twice as many tokens, about."""
+        return " ".join(str(digit) for digit in self._generator.integers(0, 9, count))
 
     async def ask(self, picture: Any, text: str, name: str = "", tokens: int = 1) -> Times:
         """One request of exactly so many tokens.
 
         :param name: of the picture; empty: one of its own.
         """
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
         self._asked += 1
         began = time.perf_counter()
         images = [] if picture is None else [fit_picture(picture, self._budget).image]
-        fitted = time.perf_counter()
+        fit = time.perf_counter() - began
         names = [name or f"picture {self._asked}"] * len(images)
-        generation = Generation(f"request {self._asked}", text, images, tokens, image_ids=names)
-        prepared = await compat.prepare(self._engine.vllm, self._engine._prompt(generation))
-        ready = time.perf_counter()
-        parameters = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True, output_kind=RequestOutputKind.DELTA)
-        first, metrics, count = 0.0, None, 0
-        async with aclosing(self._engine.vllm.generate(prepared, parameters, generation.request_id)) as outputs:
-            async for output in outputs:
-                if not first:
-                    first, metrics, count = time.perf_counter(), output.metrics, len(output.prompt_token_ids)
-        ended = time.perf_counter()
-        assert metrics is not None
-        return {
-            "prompt_tokens": float(count),
-            "fit": 1000 * (fitted - began),
-            "prepare": 1000 * (ready - fitted),
-            "queue": 1000 * (metrics.scheduled_ts - metrics.queued_ts),
-            "engine": 1000 * (metrics.first_token_ts - metrics.scheduled_ts),
-            "first": 1000 * (first - began),
-            "all": 1000 * (ended - began),
+        written = await self._engine.write(Generation(f"request {self._asked}", text, images, tokens, image_ids=names))
+        seconds = {
+            "fit": fit,
+            "prepared": written.prepared,
+            "computed": written.computed,
+            "first": fit + written.prefill,
+            "all": fit + written.total,
         }
+        return {part: 1000 * spent for part, spent in seconds.items()}
 
 
 def tell(title: str, times: list[Times]) -> None:
@@ -97,20 +80,8 @@ async def series(title: str, count: int, make: Callable[[int], Awaitable[Times]]
 
 async def measure(options: argparse.Namespace) -> None:
     """All series, with one engine."""
-    dtype = "float32" if options.device == "cpu" else "bfloat16"
-    folder = gpu_shapes.write_checkpoint(options.folder / options.model, gpu_shapes.SHAPES[options.model], dtype)
-    engine = EmbeddedEngine(
-        EngineOptions(
-            model=str(folder),
-            max_model_len=4096,
-            max_images=1,
-            max_num_seqs=AT_ONCE,
-            load_format="dummy",
-            flagos_mode="off",
-            quantization=options.quantization,
-            extra=options.extra,
-        )
-    )
+    folder = gpu_shapes.checkpoint_for("native", options.model, options.device, options.folder)
+    engine = EmbeddedEngine(dummy_options(folder, quantization=options.quantization, extra=options.extra))
     began = time.perf_counter()
     await engine.start(lambda progress: None)
     print(f"ready after {time.perf_counter() - began:.0f} s; milliseconds, medians of {options.count}", flush=True)

@@ -36,6 +36,7 @@ PARTS = {
     "tune": "tune_flagos, for FlagOS auto in b: one by one, it takes many minutes, and goes on where it was cut off",
 }
 QUANTIZED = ("fp8", "w8a16")
+"""Engines with weights of 8 bits."""
 SCALED = ("tensor", "pipeline", "data")
 """Engines on two GPUs."""
 KINDS = {
@@ -277,7 +278,7 @@ def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace
         epilog="\n".join(f"  {name}: {what}" for name, what in PARTS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(DEFAULT_PARTS), help="parts (all but tune)")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(DEFAULT_PARTS), help="parts (a to e)")
     parser.add_argument("--models", nargs="+", choices=gpu_shapes.SHAPES, default=["3b", "7b", "32b"], help="shapes")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES, help="of the parts' engines only these")
     parser.add_argument("--exclude", nargs="+", default=[], metavar="OPERATOR", help="flagos.exclude of the FlagOS engines")

@@ -78,6 +78,11 @@ class GraphsEngine(FixedLengthEngine):
         return replace(super()._choose(checkpoint), graphs=True)
 
 
+def noise(generator: np.random.Generator, size: tuple[int, int]) -> Any:
+    """A picture of (width, height), uint8 of shape (height, width, 3)."""
+    return generator.integers(0, 255, (size[1], size[0], 3), np.uint8)
+
+
 class Bench:
     """An engine, pictures that it has never seen, and the file that results go to."""
 
@@ -90,7 +95,7 @@ class Bench:
     def picture(self, size: tuple[int, int]) -> Any:
         """Noise of (width, height): each picture is new to every cache."""
         self.pictures += 1
-        return self.noise.integers(0, 255, (size[1], size[0], 3), np.uint8)
+        return noise(self.noise, size)
 
     async def ask(self, picture: Any, *, think: bool = False, tokens: int = 0, text: str = QUESTION, name: str = "") -> Report:
         """One question; how it went."""
@@ -126,13 +131,18 @@ def write(options: argparse.Namespace, what: str, values: Sequence[float], **mor
     print(f"{options.model} {options.kind}: {what}, {len(line['values'])} values", flush=True)
 
 
+def dummy_options(folder: Path, **changes: Any) -> EngineOptions:
+    """The options that all engines have, but for changes: random weights, and no FlagGems."""
+    # The longest question is a 1280x720 picture, a thought and an answer.
+    shared: dict[str, Any] = {"max_model_len": 4096, "max_images": 1, "max_num_seqs": AT_ONCE}
+    return EngineOptions(model=str(folder), **({"load_format": "dummy", "flagos_mode": "off"} | shared | changes))
+
+
 def engine_options(options: argparse.Namespace, folder: Path) -> EngineOptions:
     """The options of the engine that is measured."""
-    own = {"load_format": "dummy", "flagos_mode": "off", "flagos_exclude": tuple(options.exclude), **KINDS[options.kind]}
-    # The longest question is a 1280x720 picture, a thought and an answer.
-    return EngineOptions(
-        model=str(folder), max_model_len=4096, max_images=1, max_num_seqs=AT_ONCE,
-        start_timeout=max(options.limit, 10.0), flagos_tune_file=str(options.folder / "flagos.json"), **own,
+    return dummy_options(
+        folder, start_timeout=max(options.limit, 10.0), flagos_tune_file=str(options.folder / "flagos.json"),
+        flagos_exclude=tuple(options.exclude), **KINDS[options.kind],
     )  # fmt: skip
 
 
@@ -214,11 +224,11 @@ def measure_official(options: argparse.Namespace, folder: Path) -> None:
     torch.set_default_dtype(torch.float32)
     processor = AutoProcessor.from_pretrained(folder)
     profile = profile_for("qwen2_5_vl")
-    noise = np.random.default_rng(options.seed)
+    generator = np.random.default_rng(options.seed)
     budget = PixelBudget.within(DEFAULT_MAX_PIXELS, 0, 0, profile.patch)
 
     def ask(tokens: int) -> float:
-        picture = noise.integers(0, 255, (HD[1], HD[0], 3), np.uint8)
+        picture = noise(generator, HD)
         began = time.perf_counter()
         content = [{"type": "image"}, {"type": "text", "text": profile.prompt(Task.POINT, QUESTION)}]
         message = [{"role": "user", "content": content}]
@@ -279,11 +289,7 @@ def main() -> None:
         write(options, "chip", [], **measured)
         return
     os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # A function of ours is called in the worker.
-    dtype = "float32" if options.device == "cpu" else "bfloat16"
-    name, quantization = options.model, None
-    if options.kind == "w8a16":
-        name, quantization = f"{options.model}-w8a16", gpu_shapes.W8A16
-    folder = gpu_shapes.write_checkpoint(options.folder / name, gpu_shapes.SHAPES[options.model], dtype, quantization)
+    folder = gpu_shapes.checkpoint_for(options.kind, options.model, options.device, options.folder)
     if options.kind == "official":
         measure_official(options, folder)
     elif options.kind == "tune":

@@ -14,22 +14,25 @@ SHAPES = {
     "7b": ARCHITECTURES["qwen2.5-vl-7b"],
     "32b": ARCHITECTURES["qwen2.5-vl-32b"],
 }
-W8A16 = {
-    "quant_method": "compressed-tensors",
-    "format": "pack-quantized",
-    "quantization_status": "compressed",
-    "ignore": ["lm_head", "re:.*visual.*", "re:.*embed_tokens$"],
-    "config_groups": {
-        "W8A16": {
-            "format": "pack-quantized",
-            "targets": ["Linear"],
-            "weights": {
-                "num_bits": 8, "type": "int", "symmetric": True, "strategy": "group", "group_size": 128, "dynamic": False,
-            },
-        }
-    },
+QUANTIZATION_CONFIGS: dict[str, dict[str, Any]] = {
+    "w8a16": {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "ignore": ["lm_head", "re:.*visual.*", "re:.*embed_tokens$"],
+        "config_groups": {
+            "W8A16": {
+                "format": "pack-quantized",
+                "targets": ["Linear"],
+                "weights": {
+                    "num_bits": 8, "type": "int", "symmetric": True, "strategy": "group", "group_size": 128, "dynamic": False,
+                },
+            }
+        },
+    }
 }  # fmt: skip
-"""``quantization_config`` of config.json, as LLM Compressor's ``model_free_ptq`` writes it for docs/models.md's command."""
+"""``quantization_config`` of config.json by the kind of engine, for those that do not load the plain checkpoint: as LLM
+Compressor's ``model_free_ptq`` writes it for docs/models.md's command."""
 WINDOW = 112
 """Pixels of the side of the picture encoder's attention windows."""
 _EMBEDDING = 2.0
@@ -39,12 +42,19 @@ _TARGET = 11.0
 near 0, so that its probability shows what an operator changes."""
 
 
+def checkpoint_for(kind: str, model: str, device: str, folder: Path) -> Path:
+    """The checkpoint that an engine of this kind loads, written below a folder of checkpoints; parameters as of gpu_parts.py."""
+    quantization = QUANTIZATION_CONFIGS.get(kind)
+    name = model if quantization is None else f"{model}-{kind}"
+    return write_checkpoint(folder / name, SHAPES[model], "float32" if device == "cpu" else "bfloat16", quantization)
+
+
 def write_checkpoint(folder: Path, shape: Architecture, dtype: str, quantization: dict[str, Any] | None = None) -> Path:
     """A folder that vLLM loads with ``load_format: dummy``: the real config.json, and the demo model's tokenizer.
 
     The tokenizer knows a thousand of the vocabulary's tokens: weights are random, so what they write means nothing anyway.
 
-    :param quantization: ``quantization_config`` of config.json, such as `W8A16`; None: it has none.
+    :param quantization: ``quantization_config`` of config.json, one of `QUANTIZATION_CONFIGS`; None: it has none.
     """
     from transformers import AutoTokenizer, Qwen2_5_VLConfig
 

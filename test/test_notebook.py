@@ -10,6 +10,7 @@ from processes import engine_processes
 from robobrain_ros.core import Brain, Query, Task
 from robobrain_ros.core.query import Report
 from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
+from robobrain_ros.engine.base import Generation
 from robobrain_ros.errors import BadRequestError, EngineConfigError, RoboBrainError
 from robobrain_ros.notebook import open_brain
 
@@ -39,6 +40,14 @@ def test_the_processor_leaves_fitted_pictures_as_they_are(tmp_path, capfd, model
             assert own
             assert brain.profile.model_type == model_type
             assert brain.profile.patch == brain.info.patch == {"qwen2_5_vl": 28, "qwen3_vl": 32}[model_type]
+            assert brain.info.model_type == model_type
+            # As the engine itself counts: all tokens that were asked for, and 64 visual ones.
+            side = 8 * brain.profile.patch
+            square = np.random.default_rng(0).integers(0, 255, (side, side, 3), np.uint8)
+            deltas = [delta async for delta in brain.engine.generate(Generation("five", "the red mug", [square], 5))]
+            assert sum(delta.tokens for delta in deltas) == 5
+            assert 64 < deltas[-1].prompt_tokens < 150
+
             text_tokens = set()
             for width, height in SIZES:
                 picture = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)

@@ -73,6 +73,8 @@ class Written:
     :param tokens: their ids; ``probabilities``, their log-probabilities where they were asked for.
     :param prefill: seconds to the first token; ``total``, to the last.
     :param broken: it was broken off, as a token came that the form did not allow.
+    :param prepared: of ``prefill``, the seconds that vLLM needed in this process, for tokens and patches.
+    :param computed: of ``prefill``, the seconds that the engine's own process needed, from when it took the request up.
     """
 
     tokens: tuple[int, ...]
@@ -80,6 +82,8 @@ class Written:
     prefill: float
     total: float
     broken: bool = False
+    prepared: float = 0.0
+    computed: float = 0.0
 
     @property
     def decode(self) -> float:
@@ -381,12 +385,15 @@ class EmbeddedEngine:
         tokens: list[int] = []
         logarithms: list[float] = []
         began = time.monotonic()
-        first, broken = 0.0, False
+        first, ready, computed, broken = 0.0, 0.0, 0.0, False
         try:
             prepared = await compat.prepare(self._engine, self._prompt(generation))
+            ready = time.monotonic() - began
             async with aclosing(self._engine.generate(prepared, parameters, generation.request_id)) as outputs:
                 async for output in outputs:
                     first = first or time.monotonic() - began
+                    if output.metrics is not None:
+                        computed = output.metrics.first_token_ts - output.metrics.scheduled_ts
                     (completion,) = output.outputs
                     tokens += completion.token_ids
                     broken = completion.finish_reason == "error"
@@ -395,7 +402,8 @@ class EmbeddedEngine:
         except compat.dead_error() as error:
             self._note_death()
             raise EngineFailedError("The engine's process has died.") from error
-        return Written(tuple(tokens), tuple(logarithms), first, time.monotonic() - began, broken)
+        total = time.monotonic() - began
+        return Written(tuple(tokens), tuple(logarithms), first, total, broken, ready, computed)
 
     async def use_flagos(self, names: Sequence[str]) -> None:
         """Use these operators of FlagGems and no others, and count calls anew.
