@@ -19,6 +19,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Each process of several is a ROS system of its own, and its engines' threads keep to one core.
     os.environ.pop("ROS_DOMAIN_ID", None)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # With one thread, vLLM's worker needs no process of its own to bind it, which would import vLLM once more: as on one GPU,
+    # the worker is in the engine's process.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
 # Read by each Python that is started from here.
 _paths = [str(REPOSITORY / "test" / "child_start"), os.environ.get("PYTHONPATH", "")]

@@ -239,16 +239,20 @@ if __name__ == "__main__":
 """
 
 
-def test_no_engine_process_outlives_a_killed_owner(checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("multiprocessing", "count"), [("0", 1), ("1", 2)])
+def test_no_engine_process_outlives_a_killed_owner(checkpoint: Path, tmp_path: Path, multiprocessing: str, count: int) -> None:
+    """With the worker in the engine's process, as on one GPU, and in one of its own, as on several or on a CPU."""
     script = tmp_path / "owner.py"
     script.write_text(OWNER)
-    owner = subprocess.Popen([sys.executable, str(script), str(checkpoint)], stdout=subprocess.PIPE, text=True)
+    environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": multiprocessing}
+    command = [sys.executable, str(script), str(checkpoint)]
+    owner = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         assert owner.stdout is not None
         assert select.select([owner.stdout], [], [], START)[0], "the engine did not start"
         assert owner.stdout.readline() == "ready\n"
         children = psutil.Process(owner.pid).children(recursive=True)
-        assert [child for child in children if "VLLM" in child.name()]
+        assert len([child for child in children if "VLLM" in child.name()]) == count
         os.kill(owner.pid, signal.SIGKILL)
         _, alive = psutil.wait_procs(children, timeout=10.0)
         assert not alive
