@@ -179,6 +179,7 @@ def comparisons(results: Results, models: Sequence[str]) -> Iterator[figures.Com
             ("native", "eager", None),
             ("flagos-graphs", "flagos-on", None),
             *((kind, "native", None) for kind in (*QUANTIZED, *SCALED)),
+            *((kind, "official", None) for kind in QUANTIZED),
         ):
             for what, count in (("at 1", 1.0), ("at 8", 8.0)):
                 limit = None if goal is None else figures.Goal(goal, at_least=True)

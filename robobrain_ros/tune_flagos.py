@@ -11,7 +11,6 @@ next.
 
 import argparse
 import asyncio
-import dataclasses
 import itertools
 import json
 import logging
@@ -20,7 +19,7 @@ import os
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -75,11 +74,12 @@ class Settings:
 class Verdict:
     """What was found of an operator, or of several together. Ratios are native time over FlagGems': above 1, FlagGems is faster.
 
-    :param name: the operator's; or "together".
+    :param name: the operator's; or how many together.
     :param fault: what is wrong with it; empty: it is right.
     :param difference: largest of the log-probabilities' differences.
     :param prefill: ratio of the times to the first token, ``decode`` of the rest, ``total`` of both; medians of pairs.
     :param low: of the interval of ``total`` that holds the true median with 95 % (or as near as the pairs allow), as ``high``.
+    :param strict: ``total`` itself decides, not its interval: what is used is not to be slower.
     """
 
     name: str
@@ -90,16 +90,24 @@ class Verdict:
     total: float = 0.0
     low: float = 0.0
     high: float = 0.0
+    strict: bool = False
 
     @property
     def kept(self) -> bool:
         """Whether it is right, and not shown to be slower."""
-        return not self.fault and self.high >= 1.0
+        return not self.fault and (self.total if self.strict else self.high) >= 1.0
 
     @property
     def word(self) -> str:
         """For the table."""
-        return self.fault or ("kept" if self.kept else "slower")
+        return self.fault or ("not slower" if self.kept else "slower")
+
+    @property
+    def sentence(self) -> str:
+        """For who watches."""
+        if self.fault:
+            return self.fault
+        return f"{self.word}, {self.total:.3f} times native's speed ({self.low:.3f} to {self.high:.3f})"
 
 
 def interval_of_median(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
@@ -363,15 +371,16 @@ async def measure(tuner: Tuner, state: State, path: Path, settings: Settings, sa
             state.crashed = dict(tuner.crashed)
             state.write(path)
         verdict = Verdict(**state.verdicts[name])
-        times = "" if verdict.fault else f", {verdict.total:.3f} times native's speed ({verdict.low:.3f} to {verdict.high:.3f})"
-        say(f"{number} of {len(state.called)}: {name}: {verdict.word}{times}")
+        say(f"{number} of {len(state.called)}: {name}: {verdict.sentence}")
     verdicts = [Verdict(**state.verdicts[name]) for name in state.called]
     kept = sorted((verdict for verdict in verdicts if verdict.kept), key=lambda verdict: verdict.total)
     while kept:
-        together = await tuner.judge([verdict.name for verdict in kept], "together", 2 * settings.pairs)
-        say(f"{len(kept)} together: {together.word}, {together.total:.3f} times native's speed")
-        if not together.fault and together.total >= 1.0:
-            return sorted(verdict.name for verdict in kept), [*verdicts, together]
+        title = f"{len(kept)} together"
+        together = replace(await tuner.judge([verdict.name for verdict in kept], title, 2 * settings.pairs), strict=True)
+        verdicts.append(together)
+        say(f"{title}: {together.sentence}")
+        if together.kept:
+            return sorted(verdict.name for verdict in kept), verdicts
         say(f"  {kept[0].name} is dropped.")
         kept = kept[1:]
     return [], verdicts
@@ -544,7 +553,7 @@ def main() -> None:
     )
     settings = Settings(given.pairs, given.scenes, given.tokens, given.size[1][0], given.bound)
     try:
-        options = dataclasses.replace(options, **dict(given.engine))
+        options = replace(options, **dict(given.engine))
         asyncio.run(tune(options, settings, lambda line: print(line, flush=True)))
     except RoboBrainError as error:
         sys.exit(error.message)

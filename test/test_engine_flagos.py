@@ -187,6 +187,21 @@ def test_an_operator_that_lets_forbidden_tokens_through_is_found_and_left_out(tm
             running.close()
 
 
+def test_an_operator_that_is_wrong_once_is_no_accident(tmp_path: Path, model: Path) -> None:
+    """Asked again, the engine would have answered: the 17th token is the first that has a form. Which operator it was, it does
+    not show any more, so that none is used."""
+    own = tmp_path / "model"
+    own.symlink_to(model)
+    with stand_in(tmp_path, {"argmax": "next at 17"}):
+        running = Started(EngineOptions(model=str(own), flagos_mode="on"))
+        try:
+            assert not running.info.flagos_active
+            assert "the engine failed with it (the first answers broke off with it)" in running.engine.health().warning
+            assert running.ask(form=r"\[\[1, 2\]\]") == "[[1, 2]]"
+        finally:
+            running.close()
+
+
 @pytest.mark.parametrize(
     ("guilty", "found"),
     [({"d"}, "d"), ({"a"}, "a"), ({"b", "e"}, "b"), (set(), "")],

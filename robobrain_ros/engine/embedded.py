@@ -190,9 +190,11 @@ class EmbeddedEngine:
             picture = np.random.default_rng().integers(0, 256, (side, side, 3), np.uint8)
             name = f"flagos-{uuid.uuid4().hex}"
             generation = Generation(name, "What is in the picture?", [picture], _FIRST_TOKENS, constraint=form)
-            async with aclosing(self._attempts(self._engine, generation)) as stream:
-                async for _ in stream:
-                    pass
+            # Not asked for twice, as requests are: an operator that is wrong now and then would get away with it.
+            async with aclosing(self._stream(self._engine, generation, name)) as stream:
+                async for delta in stream:
+                    if delta.finish_reason == "error":
+                        raise EngineFailedError("One of the first answers broke off.")
 
     async def _what_failed(self, workers: flagos.Workers) -> Failure | None:
         """What of FlagGems is to be left out after a start that failed; None: it was not in it."""

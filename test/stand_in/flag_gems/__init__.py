@@ -1,15 +1,16 @@
 """A stand-in for FlagGems on the CPU: its interface as of flag-gems 5.0, and operators that really replace PyTorch's.
 
 The file that ``FLAG_GEMS_STAND_IN`` names says what they do, a JSON object ``{operator: behaviour}``: "slow" waits, "wrong" gives
-other numbers, "next" numbers larger by one, "raise" raises, "crash" ends the process; ``"native slow"`` gives PyTorch's own a
-wait, so that the stand-in's is the faster one. ``{"import": "raise"}``: importing this fails, as FlagGems' does where it finds no
-accelerator; ``{"enable": "raise"}``: no operator can be registered.
+other numbers, "next" numbers larger by one, "next at 17" in the 17th call only, "raise" raises, "crash" ends the process;
+``"native slow"`` gives PyTorch's own a wait, so that the stand-in's is the faster one. ``{"import": "raise"}``: importing this
+fails, as FlagGems' does where it finds no accelerator; ``{"enable": "raise"}``: no operator can be registered.
 """
 
 import json
 import os
 import time
 import types
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -26,15 +27,18 @@ BEHAVIOUR = json.loads(Path(PATIENT).read_text()) if PATIENT else {}
 if BEHAVIOUR.get("import") == "raise":
     raise RuntimeError("The Triton device is not found.")
 
+_calls = Counter()
+
 
 def _behave(name, result):
     """What the stand-in does instead of, or beside, computing."""
     behaviour = BEHAVIOUR.get(name, "")
+    _calls[name] += 1
     if behaviour == "slow":
         time.sleep(20 * WAIT)  # Far beyond what a busy machine adds, beside a slow native operator, too.
     elif behaviour == "wrong":
         result = result * 1.5 + 0.5
-    elif behaviour == "next":
+    elif behaviour in ("next", f"next at {_calls[name]}"):
         result = result + 1
     elif behaviour == "raise":
         raise RuntimeError(f"Triton cannot compile {name}")
