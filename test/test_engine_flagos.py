@@ -28,7 +28,7 @@ from robobrain_ros.errors import EngineConfigError, EngineFailedError
 START = 600.0
 ANSWER = 60.0
 pytestmark = pytest.mark.timeout(900)  # One test starts three engines, one after the other.
-OPERATORS = ("argmax", "embedding", "gelu", "gems_silu_and_mul", "silu")
+OPERATORS = ("argmax", "embedding", "gelu", "gems_silu_and_mul", "pow_scalar", "silu")
 """The stand-in's, but for those that are left out: by FlagScale, by FlagGems itself on this maker's chips."""
 
 
@@ -252,6 +252,20 @@ def test_where_flag_gems_cannot_be_used_the_worker_goes_on(tmp_path: Path, behav
     (tmp_path / "behaviour.json").unlink()
     (entry,) = LedgerReader(tmp_path).entries()
     assert (entry.registered, entry.error) == ((), said)
+
+
+@pytest.mark.parametrize(("vendor", "left_out"), [("arm", {"cos"}), ("nvidia", {"pow_scalar"})])
+def test_what_is_left_out_depends_on_the_maker(tmp_path: Path, vendor: str, left_out: set[str]) -> None:
+    """FlagGems itself leaves out cos on chips of other makers than NVIDIA, vllm-plugin-FL pow_scalar on NVIDIA's."""
+    told: dict[str, Any] = {"include": None, "exclude": [], "folder": str(tmp_path), "log_folder": "", "deferred": True}
+    with stand_in(tmp_path) as patch:
+        patch.setenv("GEMS_VENDOR", vendor)
+        patch.setenv(VARIABLE, json.dumps(told))
+        script = "import robobrain_ros.engine.flagos_worker as worker\nworker.FlagosExtension().flagos_begin()"
+        subprocess.run([sys.executable, "-c", script], check=True, timeout=ANSWER)
+    (tmp_path / "behaviour.json").unlink()
+    (entry,) = LedgerReader(tmp_path).entries()
+    assert set(entry.registered) == {*OPERATORS, "cos"} - left_out
 
 
 def test_the_ledger_knows_where_a_process_ended(tmp_path: Path) -> None:

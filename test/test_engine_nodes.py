@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from robobrain_ros.engine import compat, embedded, worker
+from robobrain_ros.engine import compat, embedded, flagos, worker
 from robobrain_ros.engine.checkpoint import Checkpoint
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
@@ -104,6 +104,12 @@ def test_the_picture_encoder_is_compiled_where_vllm_can(
     arguments = embedded._engine_arguments(replace(TWO, **options), CHECKPOINT, device)
     assert embedded._with_extra(arguments, extra | {"block_size": 32}).get("compilation_config") == compilation
     assert embedded._with_extra(arguments, {"block_size": 32})["block_size"] == 32
+
+
+def test_a_platform_plugin_says_itself_what_is_compiled() -> None:
+    """vllm-plugin-FL's chips call themselves cuda, some of them, too."""
+    choice = flagos.Choice(False, "the plugin's", platform="fl")
+    assert "compilation_config" not in embedded._engine_arguments(TWO, CHECKPOINT, "cuda", choice)
 
 
 STORE = """

@@ -547,7 +547,7 @@ def _engine_arguments(
         arguments |= compat.cpu_arguments(checkpoint.model_type)
     else:
         arguments["gpu_memory_utilization"] = options.gpu_memory_utilization
-    if device == "cuda" and not arguments["enforce_eager"]:
+    if device == "cuda" and not arguments["enforce_eager"] and not choice.platform:
         # The picture encoder is no part of what vLLM compiles by itself. Operator by operator it took 80 of the 112 ms that an
         # H100 needed for a picture with the 7B, compiled 31 of 63.
         arguments[_COMPILATION] = {"compile_mm_encoder": True}

@@ -18,8 +18,12 @@ FUSED = {"gems_rms_forward": "RMSNorm", "gems_silu_and_mul": "SiluAndMul"}
 LEFT_OUT = ("exponential_", "softmax", "index", "index_put_")
 """Left out unless named: the first two as FlagScale does for RoboBrain (its configuration of serving), the others as
 vllm-plugin-FL does."""
-LEFT_OUT_BY_VENDOR = {"metax": ("masked_fill_", "mm", "addmm", "nonzero")}
-"""Left out further on other makers' chips, by FlagGems' names of the makers, as vllm-plugin-FL does."""
+LEFT_OUT_BY_VENDOR = {
+    "nvidia": ("_index_put_impl_", "clamp", "clamp_", "copy_", "index_put", "nonzero", "pow_scalar", "to_copy"),
+    "metax": ("masked_fill", "masked_fill_", "mm", "addmm", "nonzero"),
+    "hygon": ("cat",),
+}
+"""Left out further, unless named, by FlagGems' names of the makers, as vllm-plugin-FL does."""
 
 _TABLE = "_FULL_CONFIG"
 

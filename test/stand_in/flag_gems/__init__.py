@@ -79,6 +79,11 @@ def cos(x):
     return _behave("cos", torch.sin(x + torch.pi / 2))
 
 
+def pow_scalar(base, exponent):
+    recording.note("GEMS POW_SCALAR")
+    return _behave("pow_scalar", torch.exp(exponent * torch.log(torch.tensor(base, dtype=exponent.dtype))))
+
+
 def gems_silu_and_mul(x, y):
     recording.note("GEMS CUSTOM SILU_AND_MUL FORWARD")
     return _behave("gems_silu_and_mul", x * torch.sigmoid(x) * y)
@@ -91,6 +96,7 @@ _FULL_CONFIG = (
     ("embedding", embedding),
     ("exponential_", exponential_),
     ("cos", cos, lambda: True),
+    ("pow.Scalar", pow_scalar),
 )
 FULL_CONFIG_BY_FUNC = {}
 for _row in _FULL_CONFIG:
