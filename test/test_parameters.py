@@ -113,3 +113,15 @@ def test_an_unconfigured_node_refuses_wrong_values_and_takes_right_ones(name: st
         assert not it.set_parameter(name, value).successful
         assert it.set_parameter("cameras", ["front", "wrist"]).successful
         assert it.set_parameter("engine.dtype", "float32").successful
+
+
+@pytest.mark.parametrize(("given", "meant"), [(True, "on"), (False, "off"), ("on", "on"), ("auto", "auto")])
+def test_what_yaml_makes_of_on_and_off_is_understood(given: Any, meant: str) -> None:
+    """``mode: on`` in a file, ``-p flagos.mode:=on`` and ``ros2 param set`` give booleans."""
+    with rig(lambda: pytest.fail("no engine is needed"), autostart=False, flagos__mode=given) as it:
+        assert it.node._settings.engine_options().flagos_mode == meant
+        assert it.set_parameter("flagos.mode", meant != "on").successful
+        assert it.node._settings.engine_options().flagos_mode == ("off" if meant == "on" else "on")
+        refused = it.set_parameter("flagos.mode", 5)
+        assert not refused.successful
+        assert refused.reason == "flagos.mode is 5; it must be one of auto, on, off."

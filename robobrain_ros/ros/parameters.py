@@ -69,6 +69,15 @@ class Parameter:
             return f"at least {self.minimum:.12g}"
         return "" if self.maximum is None else f"at most {self.maximum:.12g}"
 
+    @property
+    def switch(self) -> bool:
+        """Whether on and off are among the choices, which YAML takes for true and false, in files and on command lines."""
+        return {"on", "off"} <= set(self.choices)
+
+    def meant(self, value: Any) -> Any:
+        """The value as a choice, where YAML has made a boolean of it."""
+        return ("on" if value else "off") if self.switch and isinstance(value, bool) else value
+
     def fault(self, value: Any) -> str:
         """What is wrong with a value of the right type, as a sentence; empty: nothing."""
         if isinstance(value, float) and not math.isfinite(value):
@@ -85,6 +94,7 @@ class Parameter:
             description=f"{self.description} A change acts {self.applies.value}.",
             read_only=self.applies is Applies.AT_START,
             additional_constraints=self.allowed if self.choices else "",
+            dynamic_typing=self.switch,
         )
         if self.minimum is None and self.maximum is None:
             return descriptor
@@ -351,7 +361,7 @@ class Parameters:
 
     def __getitem__(self, name: str) -> Any:
         """The present value."""
-        value = self._node.get_parameter(name).value
+        value = self._declared[name].meant(self._node.get_parameter(name).value)
         # [""] is how ROS users write an empty list: [] has no type on a command line and in parameter files.
         return [item for item in value if item] if isinstance(self._declared[name].default, list) else value
 
@@ -407,7 +417,7 @@ class Parameters:
             return ""
         if self.configured and parameter.applies is Applies.ON_CONFIGURE and self._node.has_parameter(change.name):
             return f"{change.name} can be set only while the node is unconfigured; deactivate and clean it up first."
-        fault = parameter.fault(change.value)
+        fault = parameter.fault(parameter.meant(change.value))
         if not fault and change.name in ("cameras", "standing_queries"):
             fault = _name_fault(change.name, list(change.value))
         return fault
