@@ -1,6 +1,7 @@
 """What the cameras' subscriptions take in, by a real executor over real DDS."""
 
 from collections.abc import Callable, Iterator
+from itertools import count
 from threading import Thread
 from typing import Any
 
@@ -16,14 +17,17 @@ from robobrain_ros.ros.intake import Intake, Listener
 
 QOS = QoSProfile(depth=5)
 STEP = 0.1
+_numbers = count()
 
 
 class Bench:
     """A node with an intake, which whoever waits spins, and a node that publishes to it."""
 
     def __init__(self, context: Any) -> None:
-        self.node = Node("listener", namespace="/intake", context=context)
-        self.sender = Node("sender", namespace="/intake", context=context)
+        # DDS may still tell of the nodes of the test before.
+        self.namespace = f"/intake_{next(_numbers)}"
+        self.node = Node("listener", namespace=self.namespace, context=context)
+        self.sender = Node("sender", namespace=self.namespace, context=context)
         self.intake = Intake(self.node)
         self.executor = SingleThreadedExecutor(context=context)
         self.executor.add_node(self.node)
@@ -80,13 +84,13 @@ def test_each_listener_hears_its_own_messages_in_their_order(bench: Bench) -> No
 def test_the_subscriptions_are_the_nodes(bench: Bench) -> None:
     """As ``ros2 node info`` tells them."""
     bench.listen("a")
-    bench.until(lambda: ("/intake/a", ["std_msgs/msg/Header"]) in names(bench))
+    bench.until(lambda: (f"{bench.namespace}/a", ["std_msgs/msg/Header"]) in names(bench))
     # DDS tells of nodes and of their subscriptions each by itself.
-    bench.until(lambda: bench.sender.count_subscribers("/intake/a") == 1)
+    bench.until(lambda: bench.sender.count_subscribers(f"{bench.namespace}/a") == 1)
 
 
 def names(bench: Bench) -> list[Any]:
-    return list(bench.sender.get_subscriber_names_and_types_by_node("listener", "/intake"))
+    return list(bench.sender.get_subscriber_names_and_types_by_node("listener", bench.namespace))
 
 
 def test_what_was_given_back_is_heard_no_more(bench: Bench) -> None:
