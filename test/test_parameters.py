@@ -125,3 +125,5 @@ def test_what_yaml_makes_of_on_and_off_is_understood(given: Any, meant: str) -> 
         refused = it.set_parameter("flagos.mode", 5)
         assert not refused.successful
         assert refused.reason == "flagos.mode is 5; it must be one of auto, on, off."
+        assert not it.set_parameter("flagos.mode", None).successful, "ros2 param delete"
+        assert it.node.has_parameter("flagos.mode")

@@ -79,7 +79,8 @@ class Parameter:
         return ("on" if value else "off") if self.switch and isinstance(value, bool) else value
 
     def fault(self, value: Any) -> str:
-        """What is wrong with a value of the right type, as a sentence; empty: nothing."""
+        """What is wrong with a value of the right type, or with any for a switch, as a sentence; empty: nothing."""
+        value = self.meant(value)
         if isinstance(value, float) and not math.isfinite(value):
             return f"{self.name} is {value}; it must be a finite number."
         if self.choices and value not in self.choices:
@@ -413,11 +414,12 @@ class Parameters:
 
     def _fault(self, change: RosParameter) -> str:
         parameter = self._declared.get(change.name)
-        if parameter is None or change.value is None:
+        # rclpy itself refuses to take the value from a parameter, but from those that may have another type.
+        if parameter is None or (change.value is None and not parameter.switch):
             return ""
         if self.configured and parameter.applies is Applies.ON_CONFIGURE and self._node.has_parameter(change.name):
             return f"{change.name} can be set only while the node is unconfigured; deactivate and clean it up first."
-        fault = parameter.fault(parameter.meant(change.value))
+        fault = parameter.fault(change.value)
         if not fault and change.name in ("cameras", "standing_queries"):
             fault = _name_fault(change.name, list(change.value))
         return fault
