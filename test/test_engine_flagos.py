@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from robobrain_ros.engine import flagos, flagos_tuning
 from robobrain_ros.engine.base import Constraint, EngineInfo, Generation
 from robobrain_ros.engine.checkpoint import Checkpoint, read_checkpoint
 from robobrain_ros.engine.embedded import EmbeddedEngine
-from robobrain_ros.engine.flagos_ledger import VARIABLE, Failure, Ledger, LedgerReader
+from robobrain_ros.engine.flagos_ledger import VARIABLE, Entry, Failure, Ledger, LedgerReader
 from robobrain_ros.engine.flagos_operators import known_operators
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.runtime import LoopThread
@@ -63,6 +63,19 @@ class Started:
     def close(self) -> None:
         self.loop.submit(self.engine.close()).result(ANSWER)
         assert self.loop.stop()
+
+
+@contextmanager
+def behaving(behaviour: dict[str, str], folder: Path, model: Path, **options: Any) -> Iterator[Started]:
+    """An engine with FlagGems on whose operators behave so. Its model has a name of its own: what failed is remembered by it."""
+    own = folder / "model"
+    own.symlink_to(model)
+    with stand_in(folder, behaviour):
+        running = Started(EngineOptions(model=str(own), flagos_mode="on", **options))
+        try:
+            yield running
+        finally:
+            running.close()
 
 
 @pytest.fixture(scope="module")
@@ -134,72 +147,48 @@ def test_failing_operators_are_left_out_one_by_one(tmp_path: Path, model: Path) 
         "argmax failed (its process ended in it): PyTorch's own is used instead of embedding, argmax",
         "embedding failed (RuntimeError: Triton cannot compile embedding): PyTorch's own is used instead of argmax, embedding",
     )
-    own = tmp_path / "model"
-    own.symlink_to(model)
-    with stand_in(tmp_path, {"embedding": "raise", "argmax": "crash"}):
-        running = Started(EngineOptions(model=str(own), flagos_mode="on"))
-        try:
-            registered = running.info.details["flagos_registered"].split(", ")
-            assert registered == [name for name in OPERATORS if name not in ("argmax", "embedding")]
-            warning = running.engine.health().warning
-            assert any(words in warning for words in last_words)
-            running.ask()
-        finally:
-            running.close()
+    with behaving({"embedding": "raise", "argmax": "crash"}, tmp_path, model) as running:
+        registered = running.info.details["flagos_registered"].split(", ")
+        assert registered == [name for name in OPERATORS if name not in ("argmax", "embedding")]
+        warning = running.engine.health().warning
+        assert any(words in warning for words in last_words)
+        running.ask()
 
 
 def test_the_model_is_loaded_natively(tmp_path: Path, model: Path) -> None:
     """An operator that would spoil what is made while it loads, here the table of the positions' angles, does no harm."""
-    own = tmp_path / "model"
-    own.symlink_to(model)
-    with stand_in(tmp_path, {"cos": "raise"}):
-        running = Started(EngineOptions(model=str(own), flagos_mode="on", flagos_include=("argmax", "cos")))
-        try:
-            assert running.info.details["flagos_registered"] == "argmax, cos"
-            assert running.engine.health().warning == ""
-            running.ask()
-        finally:
-            running.close()
+    with behaving({"cos": "raise"}, tmp_path, model, flagos_include=("argmax", "cos")) as running:
+        assert running.info.details["flagos_registered"] == "argmax, cos"
+        assert running.engine.health().warning == ""
+        running.ask()
 
 
 def test_an_operator_that_lets_forbidden_tokens_through_is_found_and_left_out(tmp_path: Path, model: Path) -> None:
     """It raises nothing, and ends nothing: only an answer that is held to a form shows it."""
-    own = tmp_path / "model"
-    own.symlink_to(model)
-    with stand_in(tmp_path, {"argmax": "next"}):
-        running = Started(EngineOptions(model=str(own), flagos_mode="on"))
-        try:
-            registered = running.info.details["flagos_registered"].split(", ")
-            assert registered == [name for name in OPERATORS if name != "argmax"]
-            warning = running.engine.health().warning
-            assert "FlagGems' operator argmax failed (the first answers broke off with it)" in warning
-            assert running.ask(form=r"\[\[1, 2\]\]") == "[[1, 2]]"
+    with behaving({"argmax": "next"}, tmp_path, model) as running:
+        registered = running.info.details["flagos_registered"].split(", ")
+        assert registered == [name for name in OPERATORS if name != "argmax"]
+        warning = running.engine.health().warning
+        assert "FlagGems' operator argmax failed (the first answers broke off with it)" in warning
+        assert running.ask(form=r"\[\[1, 2\]\]") == "[[1, 2]]"
 
-            # Once it has come in all the same, a request that cannot be answered has the engine built again, without any.
-            running.use(*OPERATORS)
-            with pytest.raises(EngineFailedError, match="could not answer this request, twice"):
-                running.ask(form=r"\[\[1, 2\]\]")
-            assert running.engine.health().state == "failed"
-            choice = choose(own, mode="on")
-            assert not choice.active
-            assert "the engine failed with it (it could not answer a request)" in choice.warning
-        finally:
-            running.close()
+        # Once it has come in all the same, a request that cannot be answered has the engine built again, without any.
+        running.use(*OPERATORS)
+        with pytest.raises(EngineFailedError, match="could not answer this request, twice"):
+            running.ask(form=r"\[\[1, 2\]\]")
+        assert running.engine.health().state == "failed"
+        choice = choose(tmp_path / "model", mode="on")
+        assert not choice.active
+        assert "the engine failed with it (it could not answer a request)" in choice.warning
 
 
 def test_an_operator_that_is_wrong_once_is_no_accident(tmp_path: Path, model: Path) -> None:
     """Asked again, the engine would have answered: the 17th token is the first that has a form. Which operator it was, it does
     not show any more, so that none is used."""
-    own = tmp_path / "model"
-    own.symlink_to(model)
-    with stand_in(tmp_path, {"argmax": "next at 17"}):
-        running = Started(EngineOptions(model=str(own), flagos_mode="on"))
-        try:
-            assert not running.info.flagos_active
-            assert "the engine failed with it (the first answers broke off with it)" in running.engine.health().warning
-            assert running.ask(form=r"\[\[1, 2\]\]") == "[[1, 2]]"
-        finally:
-            running.close()
+    with behaving({"argmax": "next at 17"}, tmp_path, model) as running:
+        assert not running.info.flagos_active
+        assert "the engine failed with it (the first answers broke off with it)" in running.engine.health().warning
+        assert running.ask(form=r"\[\[1, 2\]\]") == "[[1, 2]]"
 
 
 @pytest.mark.parametrize(
@@ -236,6 +225,19 @@ def test_what_fails_without_any_operator_has_no_culprit() -> None:
     assert tried == [()]
 
 
+def written_by_a_worker(folder: Path, work: str, behaviour: dict[str, str], vendor: str = "arm") -> Entry:
+    """What vLLM's worker writes down when its module is imported, and does this of it."""
+    told: dict[str, Any] = {"include": None, "exclude": [], "folder": str(folder), "log_folder": "", "deferred": True}
+    script = f"import robobrain_ros.engine.flagos_worker as worker\nworker{work}"
+    with stand_in(folder, behaviour) as patch:
+        patch.setenv("GEMS_VENDOR", vendor)
+        patch.setenv(VARIABLE, json.dumps(told))
+        subprocess.run([sys.executable, "-c", script], check=True, timeout=ANSWER)
+    (folder / "behaviour.json").unlink()
+    (entry,) = LedgerReader(folder).entries()
+    return entry
+
+
 @pytest.mark.parametrize(
     ("behaviour", "work", "said"),
     [
@@ -244,27 +246,14 @@ def test_what_fails_without_any_operator_has_no_culprit() -> None:
     ],
 )
 def test_where_flag_gems_cannot_be_used_the_worker_goes_on(tmp_path: Path, behaviour: str, work: str, said: str) -> None:
-    told: dict[str, Any] = {"include": None, "exclude": [], "folder": str(tmp_path), "log_folder": "", "deferred": True}
-    script = f"import robobrain_ros.engine.flagos_worker as worker\nworker{work}"
-    with stand_in(tmp_path, {behaviour: "raise"}) as patch:
-        patch.setenv(VARIABLE, json.dumps(told))
-        subprocess.run([sys.executable, "-c", script], check=True, timeout=ANSWER)
-    (tmp_path / "behaviour.json").unlink()
-    (entry,) = LedgerReader(tmp_path).entries()
+    entry = written_by_a_worker(tmp_path, work, {behaviour: "raise"})
     assert (entry.registered, entry.error) == ((), said)
 
 
 @pytest.mark.parametrize(("vendor", "left_out"), [("arm", {"cos"}), ("nvidia", {"pow_scalar"})])
 def test_what_is_left_out_depends_on_the_maker(tmp_path: Path, vendor: str, left_out: set[str]) -> None:
     """FlagGems itself leaves out cos on chips of other makers than NVIDIA, vllm-plugin-FL pow_scalar on NVIDIA's."""
-    told: dict[str, Any] = {"include": None, "exclude": [], "folder": str(tmp_path), "log_folder": "", "deferred": True}
-    with stand_in(tmp_path) as patch:
-        patch.setenv("GEMS_VENDOR", vendor)
-        patch.setenv(VARIABLE, json.dumps(told))
-        script = "import robobrain_ros.engine.flagos_worker as worker\nworker.FlagosExtension().flagos_begin()"
-        subprocess.run([sys.executable, "-c", script], check=True, timeout=ANSWER)
-    (tmp_path / "behaviour.json").unlink()
-    (entry,) = LedgerReader(tmp_path).entries()
+    entry = written_by_a_worker(tmp_path, ".FlagosExtension().flagos_begin()", {}, vendor)
     assert set(entry.registered) == {*OPERATORS, "cos"} - left_out
 
 
