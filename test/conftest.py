@@ -22,10 +22,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # With one thread, vLLM's worker needs no process of its own to bind it, which would import vLLM once more: as on one GPU,
     # the worker is in the engine's process.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    # Read by each Python that is started from here, and not by pytest's own: ended nodes are garbage that has to go.
+    _paths = [str(REPOSITORY / "test" / "child_start"), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in _paths if path)
 os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
-# Read by each Python that is started from here.
-_paths = [str(REPOSITORY / "test" / "child_start"), os.environ.get("PYTHONPATH", "")]
-os.environ["PYTHONPATH"] = os.pathsep.join(path for path in _paths if path)
 # Engines side by side would else all be bound to the same core.
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
