@@ -532,7 +532,8 @@ def engine_option(text: str) -> tuple[str, Any]:
     import yaml
 
     name, separator, value = text.partition("=")
-    if not separator or name not in EngineOptions.__dataclass_fields__ or name == "model" or name.startswith("flagos_"):
+    own = name == "model" or (name.startswith("flagos_") and name != "flagos_platform")
+    if not separator or name not in EngineOptions.__dataclass_fields__ or own:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE with the name of an engine option")
     return name, yaml.safe_load(value)
 

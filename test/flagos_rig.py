@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 STAND_IN = Path(__file__).parent / "stand_in"
+STAND_IN_PLUGIN = Path(__file__).parent / "stand_in_plugin"
+_PLUGIN_METADATA = "Metadata-Version: 2.1\nName: vllm-plugin-fl\nVersion: 0.3.0\n"
+_PLUGIN_ENTRY_POINTS = "[vllm.platform_plugins]\nfl = vllm_fl:register\n\n[vllm.general_plugins]\nfl = vllm_fl:register_model\n"
 
 
 @contextmanager
@@ -24,4 +27,21 @@ def stand_in(folder: Path, behaviour: dict[str, str] | None = None) -> Iterator[
         patch.setenv("PYTHONPATH", os.pathsep.join([str(STAND_IN), os.environ.get("PYTHONPATH", "")]))
         patch.setenv("FLAG_GEMS_STAND_IN", str(told))
         patch.setenv("GEMS_VENDOR", "arm")
+        yield patch
+
+
+@contextmanager
+def plugin(folder: Path, behaviour: str = "", flag_gems: dict[str, str] | None = None) -> Iterator[pytest.MonkeyPatch]:
+    """Let processes that this one starts have the stand-ins for vllm-plugin-FL, as if it were installed, and for FlagGems.
+
+    :param behaviour: the plugin's (see its docstring); ``flag_gems``, that of FlagGems' operators.
+    """
+    information = folder / "site" / "vllm_plugin_fl-0.3.0.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text(_PLUGIN_METADATA)
+    (information / "entry_points.txt").write_text(_PLUGIN_ENTRY_POINTS)
+    with stand_in(folder, flag_gems) as patch:
+        path = [str(information.parent), str(STAND_IN_PLUGIN), os.environ["PYTHONPATH"]]
+        patch.setenv("PYTHONPATH", os.pathsep.join(path))
+        patch.setenv("VLLM_FL_STAND_IN", behaviour)
         yield patch

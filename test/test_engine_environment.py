@@ -1,7 +1,9 @@
 """What the engine sets in the environment for vLLM, and what it leaves alone."""
 
 import asyncio
+import logging
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from huggingface_hub import constants
 
 from robobrain_ros.engine import embedded
+from robobrain_ros.engine import environment as engine_environment
 from robobrain_ros.engine.checkpoint import Checkpoint
 from robobrain_ros.engine.embedded import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
@@ -29,7 +32,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """An environment of the test's own."""
     own: dict[str, str] = {}
     monkeypatch.setattr(os, "environ", own)
-    monkeypatch.setattr(embedded, "_environment", {})
+    monkeypatch.setattr(engine_environment, "_set", {})
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     return own
 
@@ -39,7 +42,7 @@ def test_a_local_folder_puts_the_hub_out_of_reach_only_for_itself(environment: d
     for _ in range(2):
         embedded._set_environment(EngineOptions(), LOCAL, log)
         assert (environment["HF_HUB_OFFLINE"], constants.HF_HUB_OFFLINE) == ("1", True)
-        embedded._go_online()
+        engine_environment.go_online()
         assert ("HF_HUB_OFFLINE" in environment, constants.HF_HUB_OFFLINE) == (False, False)
 
 
@@ -59,7 +62,7 @@ def test_what_the_user_has_set_stays(
     environment |= users
     for _ in range(2):
         embedded._set_environment(EngineOptions(), LOCAL, log)
-        embedded._go_online()
+        engine_environment.go_online()
     assert {name: environment[name] for name in users} == users
     assert constants.HF_HUB_OFFLINE
 
@@ -88,3 +91,17 @@ def test_settings_are_there_before_flagos_may_import_vllm(environment: dict[str,
     assert existed
     assert not path.parent.exists()
     assert embedded._LOGGING_VARIABLE not in environment
+
+
+def test_a_later_engine_hears_what_vllm_says_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM reads its logging configuration only once, when it is imported for the first engine."""
+    monkeypatch.setitem(sys.modules, "vllm", sys.modules[__name__])
+    said = logging.getLogger("vllm.model_executor.models.registry")
+    first = embedded._ChildLog.create("error")
+    first.release()
+    second = embedded._ChildLog.create("error")
+    said.error("ImportError: cannot import name")
+    heard = second.read()
+    second.release()
+    said.error("Unheard.")
+    assert heard.splitlines() == [f"ERROR [{os.getpid()}] ImportError: cannot import name"]

@@ -338,27 +338,6 @@ def test_a_platform_that_is_not_there_is_refused(model: Path) -> None:
         choose(model, platform="fl")
 
 
-def test_an_installed_platform_plugin_is_used_and_told_the_operators(model: Path, tmp_path: Path) -> None:
-    """The plugin is a distribution with vllm-plugin-FL's entry point; what vLLM does with it is vLLM's own."""
-    information = tmp_path / "vllm_plugin_fl-0.1.0.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm-plugin-fl\nVersion: 0.1.0\n")
-    (information / "entry_points.txt").write_text("[vllm.platform_plugins]\nfl = vllm_fl:register\n")
-    with stand_in(tmp_path) as patch:
-        patch.syspath_prepend(str(tmp_path))
-        options = EngineOptions(model=str(model), flagos_exclude=("silu",))
-        choice = flagos.choose(options, read_checkpoint(model, local=True))
-        assert (choice.active, choice.platform) == (False, "fl")
-        workers = flagos.Workers(choice, options)
-        assert workers.environment()["VLLM_FL_FLAGOS_BLACKLIST"] == "silu"
-        assert workers.details()["flagos_platform"] == "fl"
-        assert "vllm-plugin-FL 0.1.0" in workers.details()["flagos_parts"]
-        own = dataclasses.replace(options, flagos_platform="vllm")
-        plugins = flagos.Workers(flagos.choose(own, read_checkpoint(model, local=True)), own).environment()["VLLM_PLUGINS"]
-        assert plugins is not None
-        assert "fl" not in plugins.split(",")
-
-
 def test_after_three_failures_or_an_unnamed_one_none_is_used(
     model: Path, found: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

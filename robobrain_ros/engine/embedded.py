@@ -7,12 +7,13 @@ import multiprocessing
 import os
 import shlex
 import shutil
+import sys
 import tempfile
 import threading
 import time
 import uuid
 import warnings
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, fields
 from functools import partial
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from robobrain_ros.engine import compat, flagos, worker
+from robobrain_ros.engine import compat, environment, flagos, worker
 from robobrain_ros.engine.base import (
     IMAGE_PLACEHOLDER,
     Constraint,
@@ -56,12 +57,10 @@ _PICTURE_THREADS = 4
 """Beside an H100, a picture of 1280x720 was prepared in 18 ms with four, and in 30 to 44 with one."""
 _COMPILATION = "compilation_config"
 _LOGGING_VARIABLE = "VLLM_LOGGING_CONFIG_PATH"
-_OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
+_LOG_FORMAT = "%(levelname)s [%(process)d] %(message)s"
+_VLLM_LOG = logging.getLogger("vllm")
 _GRAMMAR_WORDS = ("grammar", "schema", "regex", "Unimplemented keys")
 """One of them stands in whatever vLLM says against a constraint."""
-
-_environment: dict[str, str] = {}
-"""The environment variables that engines of this process have set."""
 
 _log = logging.getLogger(__name__)
 
@@ -126,7 +125,7 @@ class EmbeddedEngine:
         self.options.validate()
         progress(LoadProgress("checking", "Checking vLLM and the checkpoint."))
         version = await asyncio.to_thread(compat.check_vllm)
-        _go_online()
+        environment.go_online()
         checkpoint = await asyncio.to_thread(find_checkpoint, self.options, progress)
         flagos.check_names(self.options)
         while not await self._try_to_start(checkpoint, progress):
@@ -156,7 +155,10 @@ class EmbeddedEngine:
             self._checkpoint = checkpoint
             if workers.deferred:
                 await self._call_workers("flagos_begin")
-            if workers.active:
+            if choice.by_platform:
+                names = await self._call_workers("flagos_registered")
+                workers.registered = tuple(sorted(set().union(*names)))
+            if workers.flagos_active:
                 await asyncio.wait_for(self._first_steps(), self.options.start_timeout)
             return True
         except EngineConfigError:
@@ -164,7 +166,7 @@ class EmbeddedEngine:
         except Exception as error:
             failure = await self._what_failed(workers)
             if failure is None or self._given_choice is not None or (is_known(error, log.read()) and not failure.operator):
-                raise explain_start_error(error, log.read(), self.options) from error
+                raise explain_start_error(error, log.read(), self.options, choice.platform) from error
             flagos.remember(self.options.model, failure)
             await self.close()
             self._health = EngineHealth("loading", "The engine is built again without what failed of FlagGems.")
@@ -176,7 +178,9 @@ class EmbeddedEngine:
 
     def _choose(self, checkpoint: Checkpoint) -> flagos.Choice:
         """What to do with FlagGems."""
-        return self._given_choice or flagos.choose(self.options, checkpoint)
+        if self._given_choice is not None:
+            return flagos.on_platform(self._given_choice, self.options)
+        return flagos.choose(self.options, checkpoint)
 
     async def _first_steps(self) -> None:
         """Prefill with a picture, and a few steps: an operator that fails shows now, not in the first request.
@@ -199,7 +203,7 @@ class EmbeddedEngine:
     async def _what_failed(self, workers: flagos.Workers) -> Failure | None:
         """What of FlagGems is to be left out after a start that failed; None: it was not in it."""
         failure = workers.failure("it did not start" if self._engine is None else "its first steps ended it")
-        if failure is None or failure.operator or self._engine is None or self._engine.errored:
+        if failure is None or failure.operator or not workers.active or self._engine is None or self._engine.errored:
             return failure
         # The engine lives, so that it can be tried which operator it is.
         try:
@@ -262,7 +266,7 @@ class EmbeddedEngine:
             min_pixels=self._checkpoint.min_pixels,
             max_pixels=self._checkpoint.max_pixels,
             patch=self._checkpoint.cell,
-            flagos_active=self._workers.active or bool(self._workers.choice.platform),
+            flagos_active=self._workers.flagos_active,
             details=self._workers.details(),
             count_tokens=self._count_tokens,
         )
@@ -324,7 +328,7 @@ class EmbeddedEngine:
     def _suspect_flagos(self) -> None:
         """A request could not be answered by an engine that goes on: where FlagGems is in it, the next engine does without."""
         workers = self._workers
-        if self._health.state != "ready" or workers is None or not workers.active or self._given_choice is not None:
+        if self._health.state != "ready" or workers is None or not workers.flagos_active or self._given_choice is not None:
             return
         flagos.remember(self.options.model, Failure("", "it could not answer a request"))
         self._health = EngineHealth("failed", "The engine could not answer a request with FlagGems' operators.")
@@ -414,9 +418,14 @@ class EmbeddedEngine:
         """
         await self._call_workers("flagos_use", list(names))
 
-    async def _call_workers(self, method: str, *arguments: Any) -> None:
+    async def _call_workers(self, method: str, *arguments: Any) -> list[Any]:
+        """What each worker gives back.
+
+        :raises EngineFailedError: the engine has died.
+        """
         try:
-            await self._engine.collective_rpc(method, timeout=_RPC_TIMEOUT, args=arguments)
+            answers: list[Any] = await self._engine.collective_rpc(method, timeout=_RPC_TIMEOUT, args=arguments)
+            return answers
         except compat.dead_error() as error:
             if self._health.state == "ready":  # Who starts it finds out by itself what has failed.
                 self._note_death()
@@ -445,7 +454,7 @@ class EmbeddedEngine:
             health.message,
             running=len(self._running),
             warning=workers.warning,
-            flagos_active=workers.active or bool(workers.choice.platform),
+            flagos_active=workers.flagos_active,
             flagos_operators=workers.called,
         )
 
@@ -466,7 +475,7 @@ def _build_engine(
     workers: flagos.Workers,
     broken_off: threading.Event,
 ) -> Any:
-    _put_into_environment(workers.environment())
+    environment.put(workers.environment())
     from vllm import AsyncEngineArgs
     from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -474,7 +483,7 @@ def _build_engine(
     device = str(current_platform.device_type)
     if device != "cpu":
         _check_device_count(options)
-        _put_into_environment({"OMP_NUM_THREADS": str(_threads_for_pictures())})
+        environment.put({"OMP_NUM_THREADS": str(_threads_for_pictures())})
     extra = options.extra_arguments()
     refuse_unknown(extra, {item.name for item in fields(AsyncEngineArgs)})
     arguments = _with_extra(_engine_arguments(options, checkpoint, device, workers.choice), extra)
@@ -541,7 +550,7 @@ def _engine_arguments(
         "scheduling_policy": "priority",
         "structured_outputs_config": compat.STRUCTURED_OUTPUTS_CONFIG,
         "use_tqdm_on_load": not options.quiet,
-        "worker_extension_cls": flagos.WORKER_EXTENSION if choice.active else own_extension,
+        "worker_extension_cls": flagos.WORKER_EXTENSION if choice.active or choice.by_platform else own_extension,
     }
     if on_cpu:
         arguments |= compat.cpu_arguments(checkpoint.model_type)
@@ -573,39 +582,9 @@ def _set_environment(options: EngineOptions, checkpoint: Checkpoint, log: "_Chil
         # What libraries tell their developers; the user can do nothing about it.
         values |= {"PYTHONWARNINGS": "ignore::FutureWarning", "TORCH_CPP_LOG_LEVEL": "ERROR"}
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|torch|vllm)\.")
-    _put_into_environment(values)
+    environment.put(values)
     if checkpoint.local:
-        _go_offline()
-
-
-def _put_into_environment(values: Mapping[str, str | None]) -> None:
-    """Set variables, None: not to be set, but those that the user has set."""
-    for name, value in values.items():
-        # What an engine before this one has set is not the user's.
-        if name in os.environ and os.environ[name] != _environment.get(name):
-            continue
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = _environment[name] = value
-
-
-def _go_offline() -> None:
-    """Nothing is to be fetched, so nothing may wait for a network that is not there."""
-    from huggingface_hub import constants
-
-    if not constants.HF_HUB_OFFLINE and _OFFLINE_VARIABLE not in os.environ:
-        os.environ[_OFFLINE_VARIABLE] = _environment[_OFFLINE_VARIABLE] = "1"
-        constants.HF_HUB_OFFLINE = True
-
-
-def _go_online() -> None:
-    """Undo `_go_offline`, for a model that may be on the hub."""
-    if _environment.pop(_OFFLINE_VARIABLE, None) is not None:
-        from huggingface_hub import constants
-
-        os.environ.pop(_OFFLINE_VARIABLE, None)
-        constants.HF_HUB_OFFLINE = False
+        environment.go_offline()
 
 
 def _check_device_count(options: EngineOptions) -> None:
@@ -719,7 +698,7 @@ class _Ticker(threading.Thread):
 
 
 class _ChildLog:
-    """vLLM's log while it starts. Its processes write into a file: why one of them failed is said nowhere else."""
+    """vLLM's log while it starts. It writes into a file, here and in its processes: why one failed is said nowhere else."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -729,7 +708,7 @@ class _ChildLog:
     @classmethod
     def create(cls, level: str) -> "_ChildLog":
         log = cls(Path(tempfile.mkdtemp(prefix="robobrain_ros-")))
-        line = {"format": "%(levelname)s [%(process)d] %(message)s"}
+        line = {"format": _LOG_FORMAT}
         handlers = {
             "file": {"class": "logging.FileHandler", "filename": str(log._file), "formatter": "line", "level": "INFO"},
             "console": {"class": "logging.StreamHandler", "formatter": "line", "level": level.upper()},
@@ -737,7 +716,15 @@ class _ChildLog:
         loggers = {"vllm": {"handlers": ["file", "console"], "level": "INFO", "propagate": False}}
         configuration = {"version": 1, "disable_existing_loggers": False, "formatters": {"line": line}}
         log.configuration.write_text(json.dumps(configuration | {"handlers": handlers, "loggers": loggers}), encoding="utf-8")
+        if "vllm" in sys.modules:
+            log._follow_this_process()
         return log
+
+    def _follow_this_process(self) -> None:
+        """vLLM has read its configuration when it was imported: what it says in this process would go to that engine's file."""
+        handler = logging.FileHandler(self._file)
+        handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+        _VLLM_LOG.addHandler(handler)
 
     def read(self) -> str:
         """All that was written so far."""
@@ -747,7 +734,11 @@ class _ChildLog:
             return ""
 
     def release(self) -> None:
-        """Remove the files; those that vLLM's processes hold open they go on writing, unseen."""
+        """Remove the files, into which this process writes no more; what vLLM's other processes hold open they go on writing."""
         if os.environ.get(_LOGGING_VARIABLE) == str(self.configuration):
             del os.environ[_LOGGING_VARIABLE]
+        for handler in tuple(_VLLM_LOG.handlers):
+            if isinstance(handler, logging.FileHandler) and handler.baseFilename == str(self._file):
+                _VLLM_LOG.removeHandler(handler)
+                handler.close()
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -11,11 +11,10 @@ import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from robobrain_ros.engine import flagos_tuning
+from robobrain_ros.engine import environment, flagos_plugin, flagos_tuning
 from robobrain_ros.engine.checkpoint import Checkpoint
 from robobrain_ros.engine.flagos_ledger import VARIABLE, Entry, Failure, LedgerReader
 from robobrain_ros.engine.flagos_operators import installed, known_operators, refuse_unknown_operators
@@ -29,12 +28,12 @@ FIRST_ANSWERS = 16
 
 _MOST_FAILURES = 2
 """Operators that may fail one after the other until none is used."""
-_PLUGIN_GROUPS = ("vllm.platform_plugins", "vllm.general_plugins")
+_PLUGIN = "vllm-plugin-FL"
 _PARTS = {
     "flag-gems": ("flag-gems",),
     "flagtree": ("flagtree",),
     "flagcx": ("flagcx", "flagcx-torch"),
-    "vllm-plugin-FL": ("vllm-plugin-fl",),
+    _PLUGIN: flagos_tuning.PLUGIN_DISTRIBUTIONS,
 }
 """Parts of FlagOS, and the distributions that they come in."""
 
@@ -53,7 +52,8 @@ class Choice:
     :param include: names to use; None: all but ``exclude`` and what is left out anyway.
     :param graphs: CUDA graphs may be used with them.
     :param warning: what does not work as it was asked for.
-    :param platform: the name of vllm-plugin-FL's platform where that runs, which brings its own FlagGems.
+    :param platform: the name of vllm-plugin-FL's platform, where that runs the model.
+    :param by_platform: that brings FlagGems' operators in, by its own choice but for ``include`` and ``exclude``.
     """
 
     active: bool
@@ -63,6 +63,7 @@ class Choice:
     graphs: bool = False
     warning: str = ""
     platform: str = ""
+    by_platform: bool = False
 
 
 NATIVE = Choice(False, "FlagGems is not asked for.")
@@ -74,6 +75,7 @@ def refuse_where_impossible(options: EngineOptions) -> None:
     :raises EngineConfigError: it cannot; or a name is unknown.
     """
     check_names(options)
+    _find_platform(options)
     if obstacle := _obstacle(options):
         raise EngineConfigError(f"FlagGems cannot be measured here: {obstacle}.")
 
@@ -95,12 +97,75 @@ def choose(options: EngineOptions, checkpoint: Checkpoint) -> Choice:
 
     :raises EngineConfigError: ``flagos.mode`` is on and it cannot be; or the tune file or vllm-plugin-FL was demanded in vain.
     """
-    plugins = plugin_names()
-    if options.flagos_platform == "fl" and not plugins:
-        raise EngineConfigError("flagos.platform is fl, but vllm-plugin-FL is not installed here; install it, or say auto.")
-    if plugins and options.flagos_platform != "vllm":
-        why = "vllm-plugin-FL's platform runs the model, with its own choice of FlagGems' operators."
-        return Choice(False, why, options.flagos_include or None, options.flagos_exclude, platform=plugins[0])
+    platform, warning = _find_platform(options)
+    choice = _choose_on_platform(options, checkpoint) if platform else _choose(options, checkpoint)
+    if choice.active or choice.by_platform:
+        choice = _after_failures(choice, _failures.get(options.model, []))
+    return replace(choice, platform=platform, warning=" ".join(filter(None, (warning, choice.warning))))
+
+
+def _find_platform(options: EngineOptions) -> tuple[str, str]:
+    """The name of vllm-plugin-FL's platform where that runs the model in this process, and what is not as it could be.
+
+    :raises EngineConfigError: it runs it, or does not, against ``flagos.platform``.
+    """
+    installed_names = flagos_plugin.names()
+    wanted = options.flagos_platform
+    if not installed_names:
+        if wanted == "fl":
+            raise EngineConfigError("flagos.platform is fl, but vllm-plugin-FL is not installed here; install it, or say auto.")
+        return "", ""
+    environment.put(flagos_plugin.environment(wanted=wanted != "vllm"))
+    if wanted == "vllm":
+        if flagos_plugin.in_charge():
+            raise EngineConfigError(
+                "flagos.platform is vllm, but vllm-plugin-FL's platform is in charge of this process, by VLLM_PLUGINS in the "
+                "environment or an engine before this one: unset that, or start the process again."
+            )
+        return "", ""
+    obstacle = flagos_plugin.obstacle()
+    if not obstacle:
+        return installed_names[0], ""
+    version = flagos_tuning.version_of(*_PARTS[_PLUGIN])
+    cannot = f"vLLM cannot use vllm-plugin-FL {version} ({obstacle})"
+    advice = "install what it needs, or the one for this vLLM, or set flagos.platform to vllm."
+    if wanted == "fl":
+        raise EngineConfigError(f"flagos.platform is fl, but {cannot}: {advice}")
+    # Kept out for good: half of it may have been imported, and vLLM would ask it again.
+    environment.put(flagos_plugin.environment(wanted=False))
+    return "", f"{cannot}, and its own platform runs the model: {advice}"
+
+
+def on_platform(choice: Choice, options: EngineOptions) -> Choice:
+    """A choice that was made without asking which platform runs the model.
+
+    :raises EngineConfigError: another than ``flagos.platform`` says.
+    """
+    return replace(choice, platform=_find_platform(options)[0])
+
+
+def _choose_on_platform(options: EngineOptions, checkpoint: Checkpoint) -> Choice:
+    """On vllm-plugin-FL's platform, where FlagGems may be the only one to have an operator for the chip: what was measured, else
+    what the plugin chooses."""
+    if options.flagos_mode == "off":
+        return Choice(False, "flagos.mode is off.")
+    own = "vllm-plugin-FL's platform runs the model, with its own choice of FlagGems' operators"
+    by_platform = Choice(False, f"{own}.", options.flagos_include or None, options.flagos_exclude, by_platform=True)
+    if options.flagos_mode == "on":
+        return by_platform
+    if obstacle := _obstacle(options):
+        return replace(by_platform, why=f"{own}: {obstacle}.")
+    try:
+        return _measured(options, checkpoint)
+    except EngineConfigError as error:
+        return replace(by_platform, why=f"{own}: {error.message}")
+
+
+def _choose(options: EngineOptions, checkpoint: Checkpoint) -> Choice:
+    """On vLLM's own platform.
+
+    :raises EngineConfigError: ``flagos.mode`` is on and it cannot be.
+    """
     if options.flagos_mode == "off":
         return Choice(False, "flagos.mode is off.")
     obstacle = _obstacle(options)
@@ -108,8 +173,15 @@ def choose(options: EngineOptions, checkpoint: Checkpoint) -> Choice:
         raise EngineConfigError(f"flagos.mode is on, but {obstacle}; or set flagos.mode to auto or off.")
     if obstacle:
         return Choice(False, f"Native operators: {obstacle}.")
-    choice = _by_mode(options, checkpoint)
-    return _after_failures(choice, _failures.get(options.model, [])) if choice.active else choice
+    if options.flagos_mode == "on":
+        which = f"{len(options.flagos_include)} named" if options.flagos_include else "all but those left out"
+        return Choice(
+            True, f"flagos.mode is on: {which}, not measured here.", options.flagos_include or None, options.flagos_exclude
+        )
+    try:
+        return _measured(options, checkpoint)
+    except EngineConfigError as error:
+        return Choice(False, f"Native operators: {error.message}")
 
 
 def _obstacle(options: EngineOptions) -> str:
@@ -126,17 +198,13 @@ def _obstacle(options: EngineOptions) -> str:
     return ""
 
 
-def _by_mode(options: EngineOptions, checkpoint: Checkpoint) -> Choice:
-    if options.flagos_mode == "on":
-        which = f"{len(options.flagos_include)} named" if options.flagos_include else "all but those left out"
-        return Choice(
-            True, f"flagos.mode is on: {which}, not measured here.", options.flagos_include or None, options.flagos_exclude
-        )
+def _measured(options: EngineOptions, checkpoint: Checkpoint) -> Choice:
+    """The operators of the tune file.
+
+    :raises EngineConfigError: it has none that were measured here.
+    """
     path = flagos_tuning.tune_file(options)
-    try:
-        tuned = flagos_tuning.find(path, flagos_tuning.key_of(options, checkpoint))
-    except EngineConfigError as error:
-        return Choice(False, f"Native operators: {error.message}")
+    tuned = flagos_tuning.find(path, flagos_tuning.key_of(options, checkpoint))
     named = options.flagos_include
     operators = tuple(name for name in tuned.operators if name not in options.flagos_exclude and (not named or name in named))
     if not operators:
@@ -161,7 +229,8 @@ def _after_failures(choice: Choice, failures: list[Failure]) -> Choice:
         "name it in flagos.exclude, or run tune_flagos."
     )
     include = None if choice.include is None else tuple(name for name in choice.include if name not in names)
-    return replace(choice, include=include, exclude=(*choice.exclude, *names), warning=warning, active=include != ())
+    active = choice.active and include != ()
+    return replace(choice, include=include, exclude=(*choice.exclude, *names), warning=warning, active=active)
 
 
 def remember(model: str, failure: Failure) -> None:
@@ -185,12 +254,6 @@ async def find_culprit(names: Sequence[str], fail: Callable[[Sequence[str]], Awa
     return suspects[0] if suspects and await fail(suspects) else ""
 
 
-def plugin_names() -> list[str]:
-    """vLLM's names of vllm-plugin-FL's platform plugins; empty: it is not installed."""
-    points = metadata.entry_points(group=_PLUGIN_GROUPS[0])
-    return sorted(point.name for point in points if point.value.startswith("vllm_fl"))
-
-
 def installed_parts() -> str:
     """What of FlagOS is installed, with versions, for people."""
     return ", ".join(f"{part} {flagos_tuning.version_of(*names) or 'no'}" for part, names in _PARTS.items())
@@ -202,27 +265,25 @@ class Workers:
     def __init__(self, choice: Choice, options: EngineOptions) -> None:
         self.choice = choice
         self._options = options
-        self._folder = Path(tempfile.mkdtemp(prefix="robobrain_ros-flagos-")) if choice.active else None
-        self._reader = None if self._folder is None else LedgerReader(self._folder)
+        in_use = choice.active or choice.by_platform
+        self._folder = Path(tempfile.mkdtemp(prefix="robobrain_ros-flagos-")) if in_use else None
+        self._reader = LedgerReader(self._folder) if self._folder is not None and choice.active else None
+        self.registered: tuple[str, ...] = ()
+        """What vllm-plugin-FL has registered, once a worker has said it."""
 
     def environment(self) -> dict[str, str | None]:
         """Environment variables for the workers; None: not to be set."""
-        choice, options = self.choice, self._options
-        values: dict[str, str | None] = {VARIABLE: json.dumps(self._told()) if choice.active else None}
-        if choice.platform:
-            values["USE_FLAGGEMS"] = "0" if options.flagos_mode == "off" else None
-            values["VLLM_FL_FLAGOS_WHITELIST"] = ",".join(choice.include or ()) or None
-            values["VLLM_FL_FLAGOS_BLACKLIST"] = ",".join(choice.exclude) or None
-        elif options.flagos_platform == "vllm" and plugin_names():
-            others = {point.name for group in _PLUGIN_GROUPS for point in metadata.entry_points(group=group)}
-            own = {
-                point.name
-                for group in _PLUGIN_GROUPS
-                for point in metadata.entry_points(group=group)
-                if point.value.startswith("vllm_fl")
-            }
-            values["VLLM_PLUGINS"] = ",".join(sorted(others - own))
-        return values
+        choice = self.choice
+        told = {VARIABLE: json.dumps(self._told()) if choice.active else None}
+        log = str(self._log or "")
+        return told | flagos_plugin.environment(
+            bool(choice.platform), choice.by_platform, choice.include or (), choice.exclude, log
+        )
+
+    @property
+    def _log(self) -> Path | None:
+        """What vllm-plugin-FL lets FlagGems write: operators, when they are first called."""
+        return self._folder / "called.log" if self._folder is not None and self.choice.by_platform else None
 
     def _told(self) -> dict[str, Any]:
         include = None if self.choice.include is None else list(self.choice.include)
@@ -252,12 +313,19 @@ class Workers:
 
     @property
     def active(self) -> bool:
-        """Whether operators are registered in them."""
+        """Whether operators of this package's choice are registered in them."""
         return any(entry.registered for entry in self.entries)
+
+    @property
+    def flagos_active(self) -> bool:
+        """Whether FlagGems' operators are in use, whoever has chosen them."""
+        return self.active or bool(self.registered)
 
     @property
     def called(self) -> tuple[str, ...]:
         """Operators that have run so far."""
+        if self._log is not None:
+            return flagos_plugin.called(self._log)
         return () if self._reader is None else self._reader.called()
 
     @property
@@ -270,13 +338,16 @@ class Workers:
 
     def failure(self, how: str) -> Failure | None:
         """What failed, when the engine has; None: FlagGems was not in it."""
+        if self.choice.by_platform:
+            return Failure("", how)
         if not self.active or self._reader is None:
             return None
         return self._reader.failure() or Failure("", how)
 
     def details(self) -> dict[str, str]:
         """For diagnostics."""
-        said: dict[str, Any] = {"flagos": self.choice.why, "flagos_parts": installed_parts()}
+        choice = self.choice
+        said = {"flagos": choice.why, "flagos_parts": installed_parts(), "flagos_platform": choice.platform}
         entries = self.entries
         if entries:
             entry = entries[0]
@@ -286,9 +357,9 @@ class Workers:
                 "flagos_fused": "; ".join(f"{layer}: {who}" for layer, who in sorted(entry.fused.items())),
                 "flagos_log": ", ".join(entry.log for entry in entries if entry.log),
             }
-        if self.choice.platform:
-            said["flagos_platform"] = self.choice.platform
-        return {name: str(value) for name, value in said.items() if value}
+        if self.registered:
+            said["flagos_registered"] = ", ".join(self.registered)
+        return {name: value for name, value in said.items() if value}
 
     def release(self) -> None:
         """Remove the files."""

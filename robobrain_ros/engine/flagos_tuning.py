@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from robobrain_ros.engine import flagos_plugin
 from robobrain_ros.engine.checkpoint import Checkpoint
 from robobrain_ros.engine.compat import DISTRIBUTIONS
 from robobrain_ros.engine.flagos_ledger import write_atomically
@@ -28,6 +29,7 @@ _PARTS = {
     "versions": "set of versions",
 }
 """Parts of a key, and what people call them; the earlier differs the more."""
+PLUGIN_DISTRIBUTIONS = ("vllm-plugin-fl",)
 _TAKING_PART = {
     "vllm": DISTRIBUTIONS,
     "torch": ("torch",),
@@ -45,7 +47,7 @@ class Key:
     :param driver: its driver's version, as far as it is known.
     :param model: type, a hash of config.json, and the weights' size.
     :param settings: what changes which operators run, or their shapes: types, quantization, parallelism.
-    :param versions: of vLLM, PyTorch, Triton, FlagGems and FlagTree.
+    :param versions: of vLLM, PyTorch, Triton, FlagGems and FlagTree, and of vllm-plugin-FL where its platform runs the model.
     """
 
     chip: str
@@ -83,17 +85,19 @@ def key_of(options: EngineOptions, checkpoint: Checkpoint) -> Key:
     from vllm.platforms import current_platform
 
     on_cpu = current_platform.is_cpu()
+    plugin = flagos_plugin.in_charge()
     config = hashlib.sha256((checkpoint.path / "config.json").read_bytes()).hexdigest()[:12]
     sizes = "x".join(
         str(size) for size in (options.tensor_parallel_size, options.pipeline_parallel_size, options.data_parallel_size)
     )
     extra = f", extra {options.extra}" if options.extra else ""
+    taking_part = versions() | ({"vllm-plugin-FL": version_of(*PLUGIN_DISTRIBUTIONS)} if plugin else {})
     return Key(
-        chip=_processor() if on_cpu else str(current_platform.get_device_name()),
+        chip=_processor() if on_cpu else (plugin and flagos_plugin.chip()) or str(current_platform.get_device_name()),
         driver="" if on_cpu else _driver(),
         model=f"{checkpoint.model_type} {config} {checkpoint.gigabytes:.3f} GB",
         settings=f"dtype {options.dtype}, quantization {options.quantization or 'none'}, parallel {sizes}{extra}",
-        versions=", ".join(f"{name} {version}" for name, version in versions().items()),
+        versions=", ".join(f"{name} {version}" for name, version in taking_part.items()),
     )
 
 

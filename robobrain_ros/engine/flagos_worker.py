@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from robobrain_ros.engine import flagos_plugin
 from robobrain_ros.engine.flagos_ledger import VARIABLE, Ledger
 from robobrain_ros.engine.flagos_operators import FUSED, LEFT_OUT, LEFT_OUT_BY_VENDOR
 from robobrain_ros.engine.worker import OwnerWatch
@@ -182,6 +183,10 @@ class FlagosExtension(OwnerWatch):
         _gems.use(names)
         _gems.ledger.forget_calls()
         return list(_gems.ledger.entry.registered)
+
+    def flagos_registered(self) -> list[str]:
+        """What vllm-plugin-FL has registered in this process, which it does by itself."""
+        return flagos_plugin.registered()
 
 
 def _enter(settings: str) -> None:

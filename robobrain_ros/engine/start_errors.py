@@ -66,16 +66,20 @@ def is_known(error: BaseException, child_log: str) -> bool:
     return any(re.search(cause.pattern, said) for cause in _CAUSES)
 
 
-def explain_start_error(error: BaseException, child_log: str, options: EngineOptions) -> EngineConfigError:
+def explain_start_error(error: BaseException, child_log: str, options: EngineOptions, platform: str = "") -> EngineConfigError:
     """The error to show for an exception that vLLM raised while it started.
 
     :param child_log: what vLLM's processes have logged.
+    :param platform: vllm-plugin-FL's, where that runs the model.
     """
     said = "\n".join([*_chain(error), child_log])
     for cause in _CAUSES:
         if re.search(cause.pattern, said):
             return EngineConfigError(cause.advice.replace("{model}", options.model))
-    return EngineConfigError(f"The engine could not start with {options.model}: {_reason(error, child_log)}")
+    reason = f"The engine could not start with {options.model}: {_reason(error, child_log)}"
+    if platform:
+        reason += " It ran on vllm-plugin-FL's platform, which must be made for this vLLM; flagos.platform: vllm leaves it out."
+    return EngineConfigError(reason)
 
 
 def _chain(error: BaseException) -> list[str]:

@@ -108,11 +108,16 @@ class Register:
 
     def __init__(self, config, user_include_ops=None, lib=None, full_config_by_func=None):
         self.lib = lib
+        self.all_ops = []
         for name in user_include_ops or ():
             for row in (full_config_by_func or {}).get(name, ()):
                 self.register_impl(row[0], row[1])
 
+    def get_all_ops(self):
+        return self.all_ops
+
     def register_impl(self, key, fn):
+        self.all_ops.append(fn.__name__)
         # A slowed native operator is a kernel from Python too, which PyTorch 2.11 replaces only when told to.
         self.lib.impl(key, fn, "CPU", allow_override=True)
 
@@ -121,11 +126,23 @@ registrar = Register
 runtime = types.SimpleNamespace(backend=types.SimpleNamespace(get_unused_ops=lambda vendor: ("cos",)))
 
 
-def only_enable(lib=None, include=None, registrar=registrar, record=False, once=False, path=None):
+aten_lib = torch.library.Library("aten", "IMPL")
+current_work_registrar = None
+
+
+def only_enable(lib=aten_lib, include=None, registrar=registrar, record=False, once=False, path=None):
+    global current_work_registrar
     if BEHAVIOUR.get("enable") == "raise":
         raise RuntimeError("There is no such kernel here.")
-    registrar(_FULL_CONFIG, user_include_ops=include, lib=lib, full_config_by_func=FULL_CONFIG_BY_FUNC)
+    current_work_registrar = registrar(
+        _FULL_CONFIG, user_include_ops=include, lib=lib, full_config_by_func=FULL_CONFIG_BY_FUNC
+    )
     setup_flaggems_logging(path=path, record=record, once=once)
+
+
+def enable(lib=aten_lib, unused=None, registrar=registrar, record=False, once=False, path=None):
+    left_out = {*(unused or ()), *runtime.backend.get_unused_ops(vendor_name)}
+    only_enable(lib, [name for name in FULL_CONFIG_BY_FUNC if name not in left_out], registrar, record, once, path)
 
 
 def _wait_and(compute, *arguments, **options):

@@ -7,7 +7,7 @@ _log = logging.getLogger("flag_gems")
 
 def note(said):
     """An operator was called."""
-    _log.debug(said)
+    _log.debug(said, stacklevel=2)
 
 
 def setup_flaggems_logging(path=None, record=True, once=False):

@@ -1,0 +1,137 @@
+"""vllm-plugin-FL, a platform of vLLM's for the chips of many makers, which brings FlagGems in by itself: whether it is in charge,
+and what it is told and tells.
+
+vLLM passes over a plugin that raises, with no more than a line in its log, and its own platform runs the model; which of them
+does is fixed for a process when vLLM first asks. The names of environment variables and the form of the log are those of the
+plugin's sources, as of August 2026.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+
+_PLATFORMS = "vllm.platform_plugins"
+_GROUPS = (
+    _PLATFORMS,
+    "vllm.general_plugins",
+    "vllm.io_processor_plugins",
+    "vllm.stat_logger_plugins",
+    "vllm.endpoint_plugins",
+)
+"""vLLM's groups of plugins, all of which VLLM_PLUGINS chooses from."""
+LOG_VARIABLE = "FLAGGEMS_ENABLE_OPLIST_PATH"
+
+_PACKAGE = "vllm_fl"
+_CALLED = re.compile(r"^\[DEBUG\] (?:flag_gems\.(?:\w+\.)*(\w+): |vllm_fl\.dispatch\.ops\.(\w+): default\.flagos$)", re.MULTILINE)
+"""Lines of the log: FlagGems' own end with the function's name; the plugin's say which of vLLM's layers FlagGems computes."""
+_CHIP = "import torch; print(torch.get_device_module().get_device_name(0))"
+_CHIP_TIMEOUT = 120.0
+
+
+def names() -> list[str]:
+    """vLLM's names of the plugin's platforms; empty: it is not installed."""
+    return sorted(point.name for point in _points() if point.group == _PLATFORMS)
+
+
+def _points() -> list[metadata.EntryPoint]:
+    return [point for point in _all_points() if re.split(r"[.:]", point.value)[0] == _PACKAGE]
+
+
+def _all_points() -> Iterator[metadata.EntryPoint]:
+    return (point for group in _GROUPS for point in metadata.entry_points(group=group))
+
+
+def in_charge() -> str:
+    """The name of the plugin's platform where it runs models in this process; empty: another does. Imports vLLM, where the plugin
+    is installed.
+
+    :raises Exception: whatever importing the platform raises: made for another version of vLLM, it may raise anything.
+    """
+    own = names()
+    if not own:
+        return ""
+    from vllm.platforms import current_platform
+
+    return own[0] if type(current_platform).__module__.partition(".")[0] == _PACKAGE else ""
+
+
+def obstacle() -> str:
+    """Why the installed plugin is not in charge; empty: it is. Imports vLLM, and what vLLM has passed over."""
+    try:
+        if in_charge():
+            return ""
+    except Exception as error:
+        return _said(error)
+    allowed = os.environ.get("VLLM_PLUGINS")
+    if allowed is not None and not set(names()) & set(allowed.split(",")):
+        return f"VLLM_PLUGINS = {allowed!r} in the environment leaves it out"
+    for point in _points():
+        if point.group != _PLATFORMS:
+            continue
+        try:
+            found = point.load()()
+        except Exception as error:
+            return _said(error)
+        if found is None:
+            return "it finds no chip of its own here"
+    return "vLLM took another platform"
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def environment(
+    wanted: bool, flag_gems: bool = False, include: Sequence[str] = (), exclude: Sequence[str] = (), log: str = ""
+) -> dict[str, str | None]:
+    """What vLLM and the plugin are told, None: nothing; all None where it is not installed.
+
+    :param wanted: it may be in charge; else it is kept out.
+    :param flag_gems: it brings FlagGems in; else its platform runs native operators.
+    :param include: FlagGems' operators to use, no others; empty: all but ``exclude``, or the plugin's own choice if that is, too.
+    :param log: the file into which it writes the operators that are called; empty: where it wants.
+    """
+    own = {point.name for point in _points()}
+    others = {point.name for point in _all_points()} - own
+    told = wanted and flag_gems and bool(own)
+    return {
+        "VLLM_PLUGINS": None if wanted or not own else ",".join(sorted(others)),
+        "USE_FLAGGEMS": "0" if wanted and own and not flag_gems else None,
+        "VLLM_FL_FLAGOS_WHITELIST": (",".join(include) or None) if told else None,
+        "VLLM_FL_FLAGOS_BLACKLIST": (",".join(exclude) or None) if told and not include else None,
+        LOG_VARIABLE: log or None if told else None,
+    }
+
+
+def called(log: Path) -> tuple[str, ...]:
+    """Names of FlagGems' functions, and of vLLM's layers, that the log says to have been called, in alphabetical order."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ()  # None was called yet.
+    return tuple(sorted({one or other for one, other in _CALLED.findall(text)}))
+
+
+def registered() -> list[str]:
+    """In a worker: the functions of FlagGems that the plugin has registered."""
+    gems = sys.modules.get("flag_gems")
+    registrar = getattr(gems, "current_work_registrar", None)
+    return [] if registrar is None else sorted({str(name) for name in registrar.get_all_ops()})
+
+
+def chip() -> str:
+    """The accelerator's name, which the plugin's platform does not tell; it says the maker's. In a process of its own, as asking
+    PyTorch takes memory of the chip.
+
+    :returns: empty, where PyTorch does not say it.
+    """
+    try:
+        asked = subprocess.run([sys.executable, "-c", _CHIP], capture_output=True, text=True, timeout=_CHIP_TIMEOUT, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    lines = asked.stdout.strip().splitlines()
+    return lines[-1].strip() if asked.returncode == 0 and lines else ""

@@ -1,0 +1,156 @@
+"""vllm-plugin-FL's platform in a real vLLM: each case in a process of its own, as vLLM chooses a platform once for a process.
+
+The plugin is a stand-in, whose platform is vLLM's own for the CPU; what vLLM makes of it is vLLM's own.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flagos_rig import plugin
+
+from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
+from robobrain_ros.engine import flagos_plugin
+
+TIMEOUT = 300.0
+CHOOSE = """
+import json, sys
+from pathlib import Path
+from robobrain_ros.engine import flagos, flagos_plugin
+from robobrain_ros.engine.checkpoint import read_checkpoint
+from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.errors import EngineConfigError
+
+model, *cases = sys.argv[1:]
+for case in cases:
+    options = EngineOptions(model=model, **json.loads(case))
+    try:
+        choice = flagos.choose(options, read_checkpoint(Path(model), local=True))
+    except EngineConfigError as error:
+        print(json.dumps({"refused": error.message}))
+        continue
+    workers = flagos.Workers(choice, options)
+    told = {name: value for name, value in workers.environment().items() if value}
+    workers.release()
+    print(json.dumps(vars(choice) | {"told": told, "in_charge": flagos_plugin.in_charge()}))
+"""
+ASK = """
+import asyncio, json, sys
+from contextlib import aclosing
+import numpy as np
+from robobrain_ros.engine.base import Generation
+from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.options import EngineOptions
+
+async def ask():
+    engine = EmbeddedEngine(EngineOptions(model=sys.argv[1], flagos_mode="on", flagos_exclude=("silu",)))
+    info = await engine.start(lambda progress: None)
+    picture = np.zeros((224, 224, 3), np.uint8)
+    async with aclosing(engine.generate(Generation("ask", "the mug", [picture], 8))) as stream:
+        tokens = [delta.tokens async for delta in stream]
+    health = engine.health()
+    await engine.close()
+    said = {"active": info.flagos_active, "called": health.flagos_operators, "warning": health.warning, "tokens": sum(tokens)}
+    print(json.dumps(info.details | said))
+
+if __name__ == "__main__":
+    asyncio.run(ask())
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_random_checkpoint(tmp_path_factory.mktemp("plugin") / "checkpoint")
+
+
+def run(
+    folder: Path,
+    program: str,
+    *arguments: str,
+    behaviour: str = "",
+    flag_gems: dict[str, str] | None = None,
+    variables: dict[str, str] | None = None,
+) -> list[Any]:
+    """What a program prints, line by line, in a process that has the plugin.
+
+    :param behaviour: of the stand-in for the plugin; ``flag_gems``, of the one for FlagGems.
+    """
+    script = folder / "script.py"
+    script.write_text(program)
+    with plugin(folder, behaviour, flag_gems) as patch:
+        for name, value in (variables or {}).items():
+            patch.setenv(name, value)
+        command = [sys.executable, "-P", str(script), *arguments]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=TIMEOUT)
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def choices(folder: Path, model: Path, *cases: dict[str, Any], **how: Any) -> list[Any]:
+    """What becomes of options, one after the other in one process."""
+    return run(folder, CHOOSE, str(model), *map(json.dumps, cases), **how)
+
+
+def test_its_platform_runs_the_model_and_says_which_operators(tmp_path: Path, model: Path) -> None:
+    (said,) = run(tmp_path, ASK, str(model))
+    assert said["flagos_platform"] == "fl"
+    assert said["flagos"] == "vllm-plugin-FL's platform runs the model, with its own choice of FlagGems' operators."
+    assert "vllm-plugin-FL 0.3.0" in said["flagos_parts"]
+    assert set(said["flagos_registered"].split(", ")) == {"gelu", "argmax", "embedding", "exponential_", "pow_scalar"}
+    assert said["active"]
+    assert {"embedding", "gelu"} <= set(said["called"])
+    assert "silu" not in said["called"]
+    assert said["tokens"] == 8
+
+
+def test_where_its_operators_fail_the_platform_runs_native_ones(tmp_path: Path, model: Path) -> None:
+    (said,) = run(tmp_path, ASK, str(model), flag_gems={"embedding": "raise"})
+    assert (said["flagos_platform"], said["active"], said["called"]) == ("fl", False, [])
+    assert said["flagos"] == "Native operators, after failures with FlagGems."
+    assert said["warning"].startswith("FlagGems is not used any more, as the engine failed with it")
+    assert said["tokens"] == 8
+
+
+def test_it_is_told_what_to_use(tmp_path: Path, model: Path) -> None:
+    """As long as nothing was measured there, it chooses by itself; and once it is in charge, it stays so."""
+    by_itself, named, without, off, other = choices(
+        tmp_path, model, {}, {"flagos_mode": "on", "flagos_include": ["gelu"]}, {"flagos_exclude": ["silu"]},
+        {"flagos_mode": "off"}, {"flagos_platform": "vllm"},
+    )  # fmt: skip
+    for choice in (by_itself, named, without):
+        assert (choice["platform"], choice["in_charge"], choice["by_platform"], choice["active"]) == ("fl", "fl", True, False)
+        assert choice["told"].pop(flagos_plugin.LOG_VARIABLE)
+    assert "Nothing was measured yet" in by_itself["why"]
+    assert [by_itself["told"], named["told"], without["told"]] == [
+        {},
+        {"VLLM_FL_FLAGOS_WHITELIST": "gelu"},
+        {"VLLM_FL_FLAGOS_BLACKLIST": "silu"},
+    ]
+    assert (off["platform"], off["by_platform"], off["told"]) == ("fl", False, {"USE_FLAGGEMS": "0"})
+    assert "vllm-plugin-FL's platform is in charge of this process" in other["refused"]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "variables", "said"),
+    [
+        ("raise", {}, "ModuleNotFoundError: No module named 'flagcx'"),
+        ("old", {}, "ImportError: cannot import name 'SparseWeightPatch' from 'vllm'"),
+        ("nothing", {}, "it finds no chip of its own here"),
+        ("", {"VLLM_PLUGINS": "others"}, "VLLM_PLUGINS = 'others' in the environment leaves it out"),
+    ],
+)
+def test_where_vllm_passes_it_over_it_is_said_why(
+    tmp_path: Path, model: Path, behaviour: str, variables: dict[str, str], said: str
+) -> None:
+    """vLLM itself says no more than a line in its log, and runs the model on its own platform."""
+    demanded, auto, own = choices(
+        tmp_path, model, {"flagos_platform": "fl"}, {}, {"flagos_platform": "vllm"}, behaviour=behaviour, variables=variables
+    )
+    assert demanded["refused"].startswith(f"flagos.platform is fl, but vLLM cannot use vllm-plugin-FL 0.3.0 ({said})")
+    assert auto["warning"].startswith(f"vLLM cannot use vllm-plugin-FL 0.3.0 ({said}), and its own platform runs the model: ")
+    assert own["warning"] == ""
+    for choice in (auto, own):
+        assert (choice["platform"], choice["in_charge"], choice["by_platform"]) == ("", "", False)
+        assert "fl" not in choice["told"].get("VLLM_PLUGINS", "").split(",")
