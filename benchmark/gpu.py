@@ -44,7 +44,7 @@ KINDS = {
     "a": ("native", "official"),
     "b": ("native", "flagos-auto", "flagos-on"),
     "c": ("native",),
-    "d": ("native", "eager", "flagos-on", "flagos-graphs"),
+    "d": ("native", "eager", "flagos-on", "flagos-eager"),
     "e": ("native",),
     "bits": ("native", *QUANTIZED),
     "scale": ("native", *SCALED),
@@ -177,7 +177,7 @@ def comparisons(results: Results, models: Sequence[str]) -> Iterator[figures.Com
             ("flagos-auto", "native", 1.0),
             ("flagos-on", "native", None),
             ("native", "eager", None),
-            ("flagos-graphs", "flagos-on", None),
+            ("flagos-on", "flagos-eager", None),
             *((kind, "native", None) for kind in (*QUANTIZED, *SCALED)),
             *((kind, "official", None) for kind in QUANTIZED),
         ):

@@ -22,9 +22,7 @@ from gpu import add
 from robobrain_ros.core import Brain, Query, Task, profile_for
 from robobrain_ros.core.imaging import PixelBudget, fit_picture
 from robobrain_ros.core.query import Report
-from robobrain_ros.engine import flagos
 from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, EngineInfo, Generation, LoadProgress, ProgressCallback, TextDelta
-from robobrain_ros.engine.checkpoint import Checkpoint
 from robobrain_ros.engine.embedded import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import UnparsableAnswerError
@@ -37,7 +35,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "native": {},
     "eager": {"enforce_eager": True},
     "flagos-on": {"flagos_mode": "on"},
-    "flagos-graphs": {"flagos_mode": "on"},
+    "flagos-eager": {"flagos_mode": "on", "enforce_eager": True},
     "flagos-auto": {"flagos_mode": "auto"},
     "tensor": {"tensor_parallel_size": 2},
     "pipeline": {"pipeline_parallel_size": 2},
@@ -69,13 +67,6 @@ class FixedLengthEngine(EmbeddedEngine):
         """The text is noise, or empty, which would be asked for again: a full stop stands for each piece."""
         async for delta in super().generate(generation):
             yield replace(delta, text=".")
-
-
-class GraphsEngine(FixedLengthEngine):
-    """FlagGems with CUDA graphs, which ``flagos.mode`` on alone does not dare."""
-
-    def _choose(self, checkpoint: Checkpoint) -> flagos.Choice:
-        return replace(super()._choose(checkpoint), graphs=True)
 
 
 def noise(generator: np.random.Generator, size: tuple[int, int]) -> Any:
@@ -149,7 +140,7 @@ def engine_options(options: argparse.Namespace, folder: Path) -> EngineOptions:
 async def measure_engine(options: argparse.Namespace, folder: Path) -> None:
     """(a) to (e), as far as ``--sets`` says, with one engine."""
     wanted = engine_options(options, folder)
-    engine = GraphsEngine(wanted) if options.kind == "flagos-graphs" else FixedLengthEngine(wanted)
+    engine = FixedLengthEngine(wanted)
     began = time.perf_counter()
     info = await engine.start(lambda progress: _tell(progress))
     try:
@@ -162,6 +153,7 @@ async def measure_engine(options: argparse.Namespace, folder: Path) -> None:
             await bench.at_once(count)  # Warm up.
         if "speed" in options.sets:
             await measure_speed(bench)
+        write(options, "called", [], operators=engine.health().flagos_operators)
         if "grid" in options.sets:
             await measure_grid(bench)
     finally:

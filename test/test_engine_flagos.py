@@ -357,6 +357,30 @@ def test_after_three_failures_or_an_unnamed_one_none_is_used(
     assert not choose(model, mode="on").active
 
 
+def test_with_cuda_graphs_an_unnamed_failure_costs_the_graphs_first(
+    model: Path, found: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mode on asks for FlagGems, if slowly; auto asks for speed. All that is needed of an accelerator is vLLM's word for it."""
+    from vllm.platforms import current_platform
+
+    failures: dict[str, list[Failure]] = {}
+    monkeypatch.setattr(flagos, "_failures", failures)
+    monkeypatch.setattr(type(current_platform), "is_cpu", lambda self: False)
+    assert choose(model, mode="on").graphs
+    eager = EngineOptions(model=str(model), flagos_mode="on", enforce_eager=True)
+    assert not flagos.choose(eager, read_checkpoint(model, local=True)).graphs
+    flagos.remember(str(model), Failure("", "its first steps ended it"))
+    slower = choose(model, mode="on")
+    assert (slower.active, slower.graphs) == (True, False)
+    assert "FlagGems failed with CUDA graphs (its first steps ended it)" in slower.warning
+    flagos.remember(str(model), Failure("silu", "it broke"))
+    without = choose(model, mode="on")
+    assert (without.active, without.graphs, without.exclude) == (True, False, ("silu",))
+    assert "FlagGems' operator silu failed" in without.warning
+    flagos.remember(str(model), Failure("", "its process died"))
+    assert not choose(model, mode="on").active
+
+
 @pytest.fixture
 def checkpoint(model: Path) -> Checkpoint:
     return read_checkpoint(model, local=True)

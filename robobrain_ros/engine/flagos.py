@@ -100,7 +100,7 @@ def choose(options: EngineOptions, checkpoint: Checkpoint) -> Choice:
     platform, warning = _find_platform(options)
     choice = _choose_on_platform(options, checkpoint) if platform else _choose(options, checkpoint)
     if choice.active or choice.by_platform:
-        choice = _after_failures(choice, _failures.get(options.model, []))
+        choice = _after_failures(choice, _failures.get(options.model, []), eagerly=options.flagos_mode == "on")
     return replace(choice, platform=platform, warning=" ".join(filter(None, (warning, choice.warning))))
 
 
@@ -175,13 +175,18 @@ def _choose(options: EngineOptions, checkpoint: Checkpoint) -> Choice:
         return Choice(False, f"Native operators: {obstacle}.")
     if options.flagos_mode == "on":
         which = f"{len(options.flagos_include)} named" if options.flagos_include else "all but those left out"
-        return Choice(
-            True, f"flagos.mode is on: {which}, not measured here.", options.flagos_include or None, options.flagos_exclude
-        )
+        why = f"flagos.mode is on: {which}, not measured here."
+        return Choice(True, why, options.flagos_include or None, options.flagos_exclude, graphs=_graphs_are_possible(options))
     try:
         return _measured(options, checkpoint)
     except EngineConfigError as error:
         return Choice(False, f"Native operators: {error.message}")
+
+
+def _graphs_are_possible(options: EngineOptions) -> bool:
+    from vllm.platforms import current_platform
+
+    return not (options.enforce_eager or current_platform.is_cpu())
 
 
 def _obstacle(options: EngineOptions) -> str:
@@ -212,8 +217,21 @@ def _measured(options: EngineOptions, checkpoint: Checkpoint) -> Choice:
     return Choice(True, f"{len(operators)} operators that were measured here ({path}).", operators, graphs=tuned.graphs)
 
 
-def _after_failures(choice: Choice, failures: list[Failure]) -> Choice:
-    """Without the operators that have failed in this process, or without any."""
+def _after_failures(choice: Choice, failures: list[Failure], *, eagerly: bool) -> Choice:
+    """Without CUDA graphs, without the operators that have failed in this process, or without any.
+
+    :param eagerly: they are wanted without CUDA graphs, too, which is much slower.
+    """
+    unnamed = next((failure for failure in failures if not failure.operator), None)
+    if eagerly and choice.graphs and unnamed is not None:
+        # Which operator it is cannot be tried out in what was captured.
+        left = [failure for failure in failures if failure is not unnamed]
+        warning = (
+            f"FlagGems failed with CUDA graphs ({unnamed.how}), and its operators run without them, slowly: leave out operators "
+            "by flagos.exclude, or run tune_flagos."
+        )
+        choice = _after_failures(replace(choice, graphs=False), left, eagerly=False)
+        return replace(choice, warning=choice.warning or warning)
     if not failures:
         return choice
     last = failures[-1]
@@ -235,7 +253,7 @@ def _after_failures(choice: Choice, failures: list[Failure]) -> Choice:
 
 def remember(model: str, failure: Failure) -> None:
     """Let the engines that this process builds from now on leave out what has failed."""
-    _log.warning("FlagGems: %s failed (%s); the engine is built again without it.", failure.operator or "the engine", failure.how)
+    _log.warning("FlagGems: %s failed (%s); the engine is built again.", failure.operator or "the engine", failure.how)
     _failures.setdefault(model, []).append(failure)
 
 
@@ -300,9 +318,9 @@ class Workers:
 
     @property
     def deferred(self) -> bool:
-        """Whether the operators come in when the model is loaded, rather than before: loaded with all of them, an H100's engine
-        was spoilt for good, while all of them answered rightly in an engine that was loaded without. CUDA graphs, which are
-        captured while vLLM starts, need them before; only those that were measured that way are used so.
+        """Whether the operators come in when the model is loaded, rather than before: an operator that is wrong then spoils the
+        model's tables for good, and nothing tells which it was. CUDA graphs, which are captured while vLLM starts, need them
+        before.
         """
         return self.choice.active and not self.choice.graphs
 

@@ -19,11 +19,12 @@ LEFT_OUT = ("exponential_", "softmax", "index", "index_put_")
 """Left out unless named: the first two as FlagScale does for RoboBrain (its configuration of serving), the others as
 vllm-plugin-FL does."""
 LEFT_OUT_BY_VENDOR = {
-    "nvidia": ("_index_put_impl_", "clamp", "clamp_", "copy_", "index_put", "nonzero", "pow_scalar", "to_copy"),
+    "nvidia": ("_index_put_impl_", "clamp", "clamp_", "copy_", "index_put", "mul", "nonzero", "pow_scalar", "to_copy"),
     "metax": ("masked_fill", "masked_fill_", "mm", "addmm", "nonzero"),
     "hygon": ("cat",),
 }
-"""Left out further, unless named, by FlagGems' names of the makers, as vllm-plugin-FL does."""
+"""Left out further, unless named, by FlagGems' names of the makers, as vllm-plugin-FL does; and ``mul``, whose kernel for Hopper
+does not broadcast (flag-gems 5.0.2): of (n, 1) and (1, m) it makes (n, 1), which spoils RoboBrain's tables of positions."""
 
 _TABLE = "_FULL_CONFIG"
 
