@@ -102,6 +102,7 @@ def test_its_platform_runs_the_model_and_says_which_operators(tmp_path: Path, mo
     assert said["active"]
     assert {"embedding", "gelu"} <= set(said["called"])
     assert "silu" not in said["called"]
+    assert said["flagos_log"].endswith("called.log")
     assert said["tokens"] == 8
 
 

@@ -293,13 +293,13 @@ class Workers:
         """Environment variables for the workers; None: not to be set."""
         choice = self.choice
         told = {VARIABLE: json.dumps(self._told()) if choice.active else None}
-        log = str(self._log or "")
+        log = str(self._called_log or "")
         return told | flagos_plugin.environment(
             bool(choice.platform), choice.by_platform, choice.include or (), choice.exclude, log
         )
 
     @property
-    def _log(self) -> Path | None:
+    def _called_log(self) -> Path | None:
         """What vllm-plugin-FL lets FlagGems write: operators, when they are first called."""
         return self._folder / "called.log" if self._folder is not None and self.choice.by_platform else None
 
@@ -342,8 +342,8 @@ class Workers:
     @property
     def called(self) -> tuple[str, ...]:
         """Operators that have run so far."""
-        if self._log is not None:
-            return flagos_plugin.called(self._log)
+        if self._called_log is not None:
+            return flagos_plugin.called(self._called_log)
         return () if self._reader is None else self._reader.called()
 
     @property
@@ -376,7 +376,7 @@ class Workers:
                 "flagos_log": ", ".join(entry.log for entry in entries if entry.log),
             }
         if self.registered:
-            said["flagos_registered"] = ", ".join(self.registered)
+            said |= {"flagos_registered": ", ".join(self.registered), "flagos_log": str(self._called_log)}
         return {name: value for name, value in said.items() if value}
 
     def release(self) -> None:
