@@ -3,6 +3,9 @@
 import argparse
 import math
 import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import rclpy
@@ -23,11 +26,40 @@ _DRAWING = 10.0
 """Seconds in which the picture with the answer must have come."""
 
 
+class _Asker(Client):
+    """A client whose waiting ends with Ctrl-C. Python would raise it wherever it is; in a destructor, and rclpy has one for each
+    wait, it would be lost."""
+
+    _interrupted = False
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Meanwhile, Ctrl-C is noted, and raised where `spin_until` waits."""
+        before = signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _interrupt(self, number: int, frame: object) -> None:
+        self._interrupted = True
+
+    def spin_until(self, condition: Callable[[], Any], seconds: float) -> bool:
+        """See `Client.spin_until`.
+
+        :raises KeyboardInterrupt: Ctrl-C.
+        """
+        held = super().spin_until(lambda: self._interrupted or condition(), seconds)
+        if self._interrupted:
+            raise KeyboardInterrupt
+        return held
+
+
 def ask_node(options: argparse.Namespace, ros_arguments: list[str]) -> Reply:
     """Ask the node that the options name."""
     task = Task(options.task)
     try:
-        # Ctrl-C is Python's: it ends the program wherever it waits.
+        # Ctrl-C is Python's, and `_Asker`'s while it waits.
         rclpy.init(args=ros_arguments, signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:  # Of rcl: an argument that it cannot read.
         return Reply(OutcomeCode.BAD_REQUEST, str(error).splitlines()[0], Answer(task, ""))
@@ -42,30 +74,35 @@ def ask_node(options: argparse.Namespace, ros_arguments: list[str]) -> Reply:
 def _ask(task: Task, options: argparse.Namespace) -> Reply:
     name = options.node or "robobrain"
     try:
-        client = Client(f"ask_{os.getpid()}", robobrain=name, tasks=[task])
+        client = _Asker(f"ask_{os.getpid()}", robobrain=name, tasks=[task])
     except rclpy.exceptions.InvalidServiceNameException as error:
         raise BadRequestError(f"{name!r} is no name of a node.") from error
     try:
-        overlays: list[Image] = []
-        if options.save:
-            # Volatile: the last answer's picture, which the node keeps for those who come late, is not this one's.
-            client.create_subscription(Image, f"{name}/overlay", overlays.append, QoSProfile(depth=10))
-        try:
-            client.wait_for_task(task, _APPEARANCE)
-        except NotReadyError as error:
-            raise NotReadyError(f"{error.message} {_who_is_there(client)}") from error
-        if options.save:
-            client.spin_until(lambda: client.count_publishers(f"{name}/overlay"), _APPEARANCE)
-        wanted = query_options(
-            cameras=options.camera or [], think=options.think, timeout=options.timeout, max_tokens=options.max_tokens
-        )
-        response = client.ask(task, options.text, wanted, plan=options.plan)
-        reply = _to_reply(task, response)
-        if options.save and reply.code is OutcomeCode.OK:
-            reply.overlay = _overlay_of(client, overlays, getattr(response, RESULT_FIELDS[task]).header.stamp)
-        return reply
+        with client.interruptible():
+            return _ask_with(client, task, options, name)
     finally:
         client.destroy_node()
+
+
+def _ask_with(client: Client, task: Task, options: argparse.Namespace, name: str) -> Reply:
+    overlays: list[Image] = []
+    if options.save:
+        # Volatile: the last answer's picture, which the node keeps for those who come late, is not this one's.
+        client.create_subscription(Image, f"{name}/overlay", overlays.append, QoSProfile(depth=10))
+    try:
+        client.wait_for_task(task, _APPEARANCE)
+    except NotReadyError as error:
+        raise NotReadyError(f"{error.message} {_who_is_there(client)}") from error
+    if options.save:
+        client.spin_until(lambda: client.count_publishers(f"{name}/overlay"), _APPEARANCE)
+    wanted = query_options(
+        cameras=options.camera or [], think=options.think, timeout=options.timeout, max_tokens=options.max_tokens
+    )
+    response = client.ask(task, options.text, wanted, plan=options.plan)
+    reply = _to_reply(task, response)
+    if options.save and reply.code is OutcomeCode.OK:
+        reply.overlay = _overlay_of(client, overlays, getattr(response, RESULT_FIELDS[task]).header.stamp)
+    return reply
 
 
 def _who_is_there(client: Client) -> str:

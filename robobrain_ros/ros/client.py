@@ -49,7 +49,7 @@ class Client(Node):
         while not condition():
             if time.monotonic() >= end:
                 return False
-            # In short pieces, between which Python notices a Ctrl-C.
+            # In short pieces, between which a Ctrl-C is noticed.
             rclpy.spin_once(self, timeout_sec=0.1)
         return True
 
