@@ -14,21 +14,27 @@ from flagos_rig import plugin
 
 from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
 from robobrain_ros.engine import flagos_plugin
+from robobrain_ros.engine.flagos_ledger import VARIABLE
 
 TIMEOUT = 300.0
 CHOOSE = """
 import json, sys
 from pathlib import Path
-from robobrain_ros.engine import flagos, flagos_plugin
+from robobrain_ros.engine import flagos, flagos_plugin, flagos_tuning
 from robobrain_ros.engine.checkpoint import read_checkpoint
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
 
 model, *cases = sys.argv[1:]
-for case in cases:
-    options = EngineOptions(model=model, **json.loads(case))
+checkpoint = read_checkpoint(Path(model), local=True)
+for case in map(json.loads, cases):
+    tuned = case.pop("tuned", None)
+    options = EngineOptions(model=model, **case)
+    if tuned is not None:
+        key = flagos_tuning.key_of(options, checkpoint)
+        flagos_tuning.write(flagos_tuning.tune_file(options), flagos_tuning.Tuned(key, tuple(tuned)))
     try:
-        choice = flagos.choose(options, read_checkpoint(Path(model), local=True))
+        choice = flagos.choose(options, checkpoint)
     except EngineConfigError as error:
         print(json.dumps({"refused": error.message}))
         continue
@@ -131,6 +137,23 @@ def test_it_is_told_what_to_use(tmp_path: Path, model: Path) -> None:
     ]
     assert (off["platform"], off["by_platform"], off["told"]) == ("fl", False, {"USE_FLAGGEMS": "0"})
     assert "vllm-plugin-FL's platform is in charge of this process" in other["refused"]
+
+
+def test_what_was_measured_on_its_platform_is_used_there(tmp_path: Path, model: Path) -> None:
+    """By this package, with its watch, as on vLLM's own platform; the plugin leaves FlagGems to it."""
+    path = str(tmp_path / "flagos.json")
+    some, none, elsewhere = choices(
+        tmp_path, model, {"flagos_tune_file": path, "tuned": ["gelu", "silu"]}, {"flagos_tune_file": path, "tuned": []},
+        {"flagos_tune_file": path, "extra": '{"max_logprobs": 3}'},
+    )  # fmt: skip
+    assert (some["platform"], some["active"], some["by_platform"], some["include"]) == ("fl", True, False, ["gelu", "silu"])
+    assert some["told"]["USE_FLAGGEMS"] == "0"
+    assert VARIABLE in some["told"]
+    assert (none["active"], none["by_platform"], none["told"]) == (False, False, {"USE_FLAGGEMS": "0"})
+    assert elsewhere["by_platform"]
+    assert "is of another way of running the model" in elsewhere["why"]
+    (entry,) = json.loads(Path(path).read_text())["entries"]
+    assert "vllm-plugin-FL 0.3.0" in entry["key"]["versions"]
 
 
 @pytest.mark.parametrize(
