@@ -38,7 +38,7 @@ from robobrain_ros.engine import flagos_tuning
 from robobrain_ros.engine.base import Constraint, EngineInfo, Generation
 from robobrain_ros.engine.checkpoint import find_checkpoint
 from robobrain_ros.engine.embedded import EmbeddedEngine, Written
-from robobrain_ros.engine.flagos import Choice, refuse_where_impossible
+from robobrain_ros.engine.flagos import Choice, graphs_are_possible, refuse_where_impossible
 from robobrain_ros.engine.flagos_ledger import write_atomically
 from robobrain_ros.engine.flagos_operators import LEFT_OUT, known_operators
 from robobrain_ros.engine.flagos_tuning import Key, Tuned
@@ -439,7 +439,7 @@ async def tune(options: EngineOptions, settings: Settings, say: Say) -> Tuned:
     finally:
         await tuner.close()
     graphs = False
-    if operators and not options.enforce_eager and not await asyncio.to_thread(_on_cpu):
+    if operators and graphs_are_possible(options):
         use, graphs = await _with_graphs(engine, questions, operators, settings, say)
         operators = operators if use else []
     tuned = Tuned(key, tuple(operators), graphs, [{**asdict(verdict), "word": verdict.word} for verdict in verdicts])
@@ -450,12 +450,6 @@ async def tune(options: EngineOptions, settings: Settings, say: Say) -> Tuned:
     say(f"flagos.mode auto will use {', '.join(operators)}, {how}." if operators else "flagos.mode auto will use none.")
     say(f"Written to {path}.")
     return tuned
-
-
-def _on_cpu() -> bool:
-    from vllm.platforms import current_platform
-
-    return bool(current_platform.is_cpu())
 
 
 def _candidates(options: EngineOptions) -> list[str]:

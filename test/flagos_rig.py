@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from robobrain_ros.engine.flagos_ledger import VARIABLE
+
 STAND_IN = Path(__file__).parent / "stand_in"
 STAND_IN_PLUGIN = Path(__file__).parent / "stand_in_plugin"
 _PLUGIN_METADATA = "Metadata-Version: 2.1\nName: vllm-plugin-fl\nVersion: 0.3.0\n"
@@ -41,6 +43,7 @@ def plugin(folder: Path, behaviour: str = "", flag_gems: dict[str, str] | None =
     (information / "METADATA").write_text(_PLUGIN_METADATA)
     (information / "entry_points.txt").write_text(_PLUGIN_ENTRY_POINTS)
     with stand_in(folder, flag_gems) as patch:
+        patch.delenv(VARIABLE, raising=False)  # An engine of this process may have left it, for its own workers.
         path = [str(information.parent), str(STAND_IN_PLUGIN), os.environ["PYTHONPATH"]]
         patch.setenv("PYTHONPATH", os.pathsep.join(path))
         patch.setenv("VLLM_FL_STAND_IN", behaviour)

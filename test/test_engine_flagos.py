@@ -338,11 +338,17 @@ def test_a_platform_that_is_not_there_is_refused(model: Path) -> None:
         choose(model, platform="fl")
 
 
+@pytest.fixture
+def failures(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Failure]]:
+    """What has failed in this process: nothing yet."""
+    none: dict[str, list[Failure]] = {}
+    monkeypatch.setattr(flagos, "_failures", none)
+    return none
+
+
 def test_after_three_failures_or_an_unnamed_one_none_is_used(
-    model: Path, found: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+    model: Path, found: pytest.MonkeyPatch, failures: dict[str, list[Failure]]
 ) -> None:
-    failures: dict[str, list[Failure]] = {}
-    monkeypatch.setattr(flagos, "_failures", failures)
     for name in ("mm", "silu"):
         flagos.remember(str(model), Failure(name, "it broke"))
         choice = choose(model, mode="on")
@@ -358,13 +364,11 @@ def test_after_three_failures_or_an_unnamed_one_none_is_used(
 
 
 def test_with_cuda_graphs_an_unnamed_failure_costs_the_graphs_first(
-    model: Path, found: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+    model: Path, found: pytest.MonkeyPatch, failures: dict[str, list[Failure]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Mode on asks for FlagGems, if slowly; auto asks for speed. All that is needed of an accelerator is vLLM's word for it."""
     from vllm.platforms import current_platform
 
-    failures: dict[str, list[Failure]] = {}
-    monkeypatch.setattr(flagos, "_failures", failures)
     monkeypatch.setattr(type(current_platform), "is_cpu", lambda self: False)
     assert choose(model, mode="on").graphs
     eager = EngineOptions(model=str(model), flagos_mode="on", enforce_eager=True)

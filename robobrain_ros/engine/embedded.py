@@ -550,7 +550,7 @@ def _engine_arguments(
         "scheduling_policy": "priority",
         "structured_outputs_config": compat.STRUCTURED_OUTPUTS_CONFIG,
         "use_tqdm_on_load": not options.quiet,
-        "worker_extension_cls": flagos.WORKER_EXTENSION if choice.active or choice.by_platform else own_extension,
+        "worker_extension_cls": flagos.WORKER_EXTENSION if choice.with_flagos else own_extension,
     }
     if on_cpu:
         arguments |= compat.cpu_arguments(checkpoint.model_type)

@@ -28,12 +28,11 @@ FIRST_ANSWERS = 16
 
 _MOST_FAILURES = 2
 """Operators that may fail one after the other until none is used."""
-_PLUGIN = "vllm-plugin-FL"
 _PARTS = {
     "flag-gems": ("flag-gems",),
     "flagtree": ("flagtree",),
     "flagcx": ("flagcx", "flagcx-torch"),
-    _PLUGIN: flagos_tuning.PLUGIN_DISTRIBUTIONS,
+    flagos_plugin.NAME: flagos_plugin.DISTRIBUTIONS,
 }
 """Parts of FlagOS, and the distributions that they come in."""
 
@@ -64,6 +63,11 @@ class Choice:
     warning: str = ""
     platform: str = ""
     by_platform: bool = False
+
+    @property
+    def with_flagos(self) -> bool:
+        """Whether FlagGems' operators are to be used, whoever brings them in."""
+        return self.active or self.by_platform
 
 
 NATIVE = Choice(False, "FlagGems is not asked for.")
@@ -98,8 +102,8 @@ def choose(options: EngineOptions, checkpoint: Checkpoint) -> Choice:
     :raises EngineConfigError: ``flagos.mode`` is on and it cannot be; or the tune file or vllm-plugin-FL was demanded in vain.
     """
     platform, warning = _find_platform(options)
-    choice = _choose_on_platform(options, checkpoint) if platform else _choose(options, checkpoint)
-    if choice.active or choice.by_platform:
+    choice = _choose(options, checkpoint, platform)
+    if choice.with_flagos:
         choice = _after_failures(choice, _failures.get(options.model, []), eagerly=options.flagos_mode == "on")
     return replace(choice, platform=platform, warning=" ".join(filter(None, (warning, choice.warning))))
 
@@ -126,7 +130,7 @@ def _find_platform(options: EngineOptions) -> tuple[str, str]:
     obstacle = flagos_plugin.obstacle()
     if not obstacle:
         return installed_names[0], ""
-    version = flagos_tuning.version_of(*_PARTS[_PLUGIN])
+    version = flagos_tuning.version_of(*flagos_plugin.DISTRIBUTIONS)
     cannot = f"vLLM cannot use vllm-plugin-FL {version} ({obstacle})"
     advice = "install what it needs, or the one for this vLLM, or set flagos.platform to vllm."
     if wanted == "fl":
@@ -144,46 +148,38 @@ def on_platform(choice: Choice, options: EngineOptions) -> Choice:
     return replace(choice, platform=_find_platform(options)[0])
 
 
-def _choose_on_platform(options: EngineOptions, checkpoint: Checkpoint) -> Choice:
-    """On vllm-plugin-FL's platform, where FlagGems may be the only one to have an operator for the chip: what was measured, else
-    what the plugin chooses."""
-    if options.flagos_mode == "off":
-        return Choice(False, "flagos.mode is off.")
-    own = "vllm-plugin-FL's platform runs the model, with its own choice of FlagGems' operators"
-    by_platform = Choice(False, f"{own}.", options.flagos_include or None, options.flagos_exclude, by_platform=True)
-    if options.flagos_mode == "on":
-        return by_platform
-    if obstacle := _obstacle(options):
-        return replace(by_platform, why=f"{own}: {obstacle}.")
-    try:
-        return _measured(options, checkpoint)
-    except EngineConfigError as error:
-        return replace(by_platform, why=f"{own}: {error.message}")
-
-
-def _choose(options: EngineOptions, checkpoint: Checkpoint) -> Choice:
-    """On vLLM's own platform.
+def _choose(options: EngineOptions, checkpoint: Checkpoint, platform: str) -> Choice:
+    """On vllm-plugin-FL's platform, or, where that is empty, on vLLM's own. FlagGems may be the only one to have an operator for
+    the plugin's chip, so that the plugin chooses as long as nothing was measured.
 
     :raises EngineConfigError: ``flagos.mode`` is on and it cannot be.
     """
     if options.flagos_mode == "off":
         return Choice(False, "flagos.mode is off.")
-    obstacle = _obstacle(options)
-    if obstacle and options.flagos_mode == "on":
-        raise EngineConfigError(f"flagos.mode is on, but {obstacle}; or set flagos.mode to auto or off.")
-    if obstacle:
-        return Choice(False, f"Native operators: {obstacle}.")
     if options.flagos_mode == "on":
-        which = f"{len(options.flagos_include)} named" if options.flagos_include else "all but those left out"
-        why = f"flagos.mode is on: {which}, not measured here."
-        return Choice(True, why, options.flagos_include or None, options.flagos_exclude, graphs=_graphs_are_possible(options))
+        return _left_to_platform(options) if platform else _on(options)
     try:
         return _measured(options, checkpoint)
     except EngineConfigError as error:
-        return Choice(False, f"Native operators: {error.message}")
+        return _left_to_platform(options, error.message) if platform else Choice(False, f"Native operators: {error.message}")
 
 
-def _graphs_are_possible(options: EngineOptions) -> bool:
+def _left_to_platform(options: EngineOptions, because: str = "") -> Choice:
+    end = f": {because}" if because else "."
+    why = f"vllm-plugin-FL's platform runs the model, with its own choice of FlagGems' operators{end}"
+    return Choice(False, why, options.flagos_include or None, options.flagos_exclude, by_platform=True)
+
+
+def _on(options: EngineOptions) -> Choice:
+    if obstacle := _obstacle(options):
+        raise EngineConfigError(f"flagos.mode is on, but {obstacle}; or set flagos.mode to auto or off.")
+    which = f"{len(options.flagos_include)} named" if options.flagos_include else "all but those left out"
+    why = f"flagos.mode is on: {which}, not measured here."
+    return Choice(True, why, options.flagos_include or None, options.flagos_exclude, graphs=graphs_are_possible(options))
+
+
+def graphs_are_possible(options: EngineOptions) -> bool:
+    """Whether an engine can have CUDA graphs here. Imports vLLM."""
     from vllm.platforms import current_platform
 
     return not (options.enforce_eager or current_platform.is_cpu())
@@ -206,8 +202,10 @@ def _obstacle(options: EngineOptions) -> str:
 def _measured(options: EngineOptions, checkpoint: Checkpoint) -> Choice:
     """The operators of the tune file.
 
-    :raises EngineConfigError: it has none that were measured here.
+    :raises EngineConfigError: FlagGems cannot be used, or the file has none that were measured here.
     """
+    if obstacle := _obstacle(options):
+        raise EngineConfigError(f"{obstacle}.")
     path = flagos_tuning.tune_file(options)
     tuned = flagos_tuning.find(path, flagos_tuning.key_of(options, checkpoint))
     named = options.flagos_include
@@ -283,8 +281,7 @@ class Workers:
     def __init__(self, choice: Choice, options: EngineOptions) -> None:
         self.choice = choice
         self._options = options
-        in_use = choice.active or choice.by_platform
-        self._folder = Path(tempfile.mkdtemp(prefix="robobrain_ros-flagos-")) if in_use else None
+        self._folder = Path(tempfile.mkdtemp(prefix="robobrain_ros-flagos-")) if choice.with_flagos else None
         self._reader = LedgerReader(self._folder) if self._folder is not None and choice.active else None
         self.registered: tuple[str, ...] = ()
         """What vllm-plugin-FL has registered, once a worker has said it."""

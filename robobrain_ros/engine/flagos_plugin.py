@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -23,6 +23,9 @@ _GROUPS = (
     "vllm.endpoint_plugins",
 )
 """vLLM's groups of plugins, all of which VLLM_PLUGINS chooses from."""
+NAME = "vllm-plugin-FL"
+DISTRIBUTIONS = ("vllm-plugin-fl",)
+"""Under which names it is published."""
 LOG_VARIABLE = "FLAGGEMS_ENABLE_OPLIST_PATH"
 
 _PACKAGE = "vllm_fl"
@@ -38,11 +41,16 @@ def names() -> list[str]:
 
 
 def _points() -> list[metadata.EntryPoint]:
-    return [point for point in _all_points() if re.split(r"[.:]", point.value)[0] == _PACKAGE]
+    return [point for point in _all_points() if _is_own(point)]
 
 
-def _all_points() -> Iterator[metadata.EntryPoint]:
-    return (point for group in _GROUPS for point in metadata.entry_points(group=group))
+def _is_own(point: metadata.EntryPoint) -> bool:
+    return re.split(r"[.:]", point.value)[0] == _PACKAGE
+
+
+def _all_points() -> list[metadata.EntryPoint]:
+    found = metadata.entry_points()  # Of all groups, as each call reads every distribution.
+    return [point for group in _GROUPS for point in found.select(group=group)]
 
 
 def in_charge() -> str:
@@ -95,8 +103,9 @@ def environment(
     :param include: FlagGems' operators to use, no others; empty: all but ``exclude``, or the plugin's own choice if that is, too.
     :param log: the file into which it writes the operators that are called; empty: where it wants.
     """
-    own = {point.name for point in _points()}
-    others = {point.name for point in _all_points()} - own
+    points = _all_points()
+    own = {point.name for point in points if _is_own(point)}
+    others = {point.name for point in points} - own
     told = wanted and flag_gems and bool(own)
     return {
         "VLLM_PLUGINS": None if wanted or not own else ",".join(sorted(others)),

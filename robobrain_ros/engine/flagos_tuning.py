@@ -29,7 +29,6 @@ _PARTS = {
     "versions": "set of versions",
 }
 """Parts of a key, and what people call them; the earlier differs the more."""
-PLUGIN_DISTRIBUTIONS = ("vllm-plugin-fl",)
 _TAKING_PART = {
     "vllm": DISTRIBUTIONS,
     "torch": ("torch",),
@@ -91,7 +90,7 @@ def key_of(options: EngineOptions, checkpoint: Checkpoint) -> Key:
         str(size) for size in (options.tensor_parallel_size, options.pipeline_parallel_size, options.data_parallel_size)
     )
     extra = f", extra {options.extra}" if options.extra else ""
-    taking_part = versions() | ({"vllm-plugin-FL": version_of(*PLUGIN_DISTRIBUTIONS)} if plugin else {})
+    taking_part = versions() | ({flagos_plugin.NAME: version_of(*flagos_plugin.DISTRIBUTIONS)} if plugin else {})
     return Key(
         chip=_processor() if on_cpu else (plugin and flagos_plugin.chip()) or str(current_platform.get_device_name()),
         driver="" if on_cpu else _driver(),
