@@ -9,7 +9,7 @@ from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.ros.parameters import to_markdown
 
 PAGES = ("README.md", "docs/command_line.md", "docs/development.md", "docs/engines.md", "docs/interfaces.md",
-         "docs/models.md", "docs/parameters.md", "docs/performance.md", "docs/troubleshooting.md", "training/README.md",
+         "docs/faults.md", "docs/models.md", "docs/parameters.md", "docs/performance.md", "docs/troubleshooting.md", "training/README.md",
          "robobrain_ros/demo/model/README.md")  # fmt: skip
 
 
@@ -47,3 +47,18 @@ def test_troubleshooting_quotes_what_the_engine_says(repository: Path) -> None:
     for quote in quotes:
         words = max(re.split(r"\.\.\.|\d+", quote), key=len).strip()
         assert words in code, f"nothing says {words!r}"
+
+
+def test_each_fault_names_a_test_that_exists(repository: Path) -> None:
+    """The last cell of each row of the fault table is a list of `file.py::test`."""
+    text = (repository / "docs" / "faults.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| fault |")]
+    for row in rows:
+        cells = [cell.strip() for cell in row.strip("|").split(" | ")]
+        assert len(cells) == 4, f"four cells are expected: {row}"
+        assert all(cells), f"an empty cell: {row}"
+        names = re.findall(r"`(test_\w+\.py)::(test_\w+)`", cells[3])
+        assert names, f"no test is named: {row}"
+        for file, test in names:
+            code = (repository / "test" / file).read_text(encoding="utf-8")
+            assert re.search(rf"^ *(async )?def {test}\(", code, re.MULTILINE), f"{file} has no {test}"
