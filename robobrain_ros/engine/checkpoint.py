@@ -1,12 +1,12 @@
 """Find a checkpoint, on disk or on the hub, and read what is to be known of it before anything is loaded."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from robobrain_ros.engine.base import LoadProgress, ProgressCallback
+from robobrain_ros.engine.checkpoint_files import AGAIN, INDEX, indexed_files, read_json
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
 
@@ -49,7 +49,12 @@ def find_checkpoint(options: EngineOptions, progress: ProgressCallback) -> Check
             f"engine.model: {options.model} is not a folder on this machine, nor a name on the hub such as BAAI/RoboBrain2.0-7B; "
             "docs/models.md says where checkpoints come from, and which have to be made first."
         )
-    return read_checkpoint(path, local, weights_needed=options.load_format != "dummy")
+    try:
+        return read_checkpoint(path, local, weights_needed=options.load_format != "dummy")
+    except OSError as error:
+        raise EngineConfigError(
+            f"engine.model: {path} cannot be read ({error.strerror}). Check the owner and the permissions of the folder."
+        ) from error
 
 
 def read_checkpoint(path: Path, local: bool, weights_needed: bool = True) -> Checkpoint:
@@ -57,13 +62,23 @@ def read_checkpoint(path: Path, local: bool, weights_needed: bool = True) -> Che
 
     :raises EngineConfigError: config.json or the weights are missing or broken.
     """
-    config = _read_json(path / "config.json")
-    weights = [file for pattern in WEIGHT_PATTERNS for file in path.glob(pattern)]
+    config = read_json(path / "config.json")
+    weights = [file for pattern in WEIGHT_PATTERNS for file in path.glob(pattern) if file.exists()]
     if weights_needed and not weights:
         raise EngineConfigError(f"{path} has a config.json but no weights (*.safetensors); download the checkpoint again.")
     _check_shards(path)
+    processor = read_json(path / "preprocessor_config.json") if (path / "preprocessor_config.json").exists() else {}
+    gigabytes = sum(file.stat().st_size for file in weights) / 1e9
+    try:
+        return _facts(path, local, config, processor, gigabytes)
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise EngineConfigError(
+            f"config.json or preprocessor_config.json in {path} has a value of the wrong kind ({error}); {AGAIN}."
+        ) from error
+
+
+def _facts(path: Path, local: bool, config: dict[str, Any], processor: dict[str, Any], gigabytes: float) -> Checkpoint:
     text, vision = config.get("text_config", config), config.get("vision_config", {})
-    processor = _read_json(path / "preprocessor_config.json") if (path / "preprocessor_config.json").exists() else {}
     size = processor.get("size") or {}
     return Checkpoint(
         path=path,
@@ -74,29 +89,16 @@ def read_checkpoint(path: Path, local: bool, weights_needed: bool = True) -> Che
         max_pixels=int(processor.get("max_pixels") or size.get("longest_edge") or 0),
         max_positions=int(text.get("max_position_embeddings", 0)),
         dtype=str(config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or ""),
-        gigabytes=sum(file.stat().st_size for file in weights) / 1e9,
+        gigabytes=gigabytes,
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise EngineConfigError(f"{path.parent} is no checkpoint: it has no {path.name}.") from error
-    except (OSError, ValueError) as error:
-        raise EngineConfigError(f"{path} cannot be read ({error}); download the checkpoint again.") from error
-    if not isinstance(content, dict):
-        raise EngineConfigError(f"{path} does not hold a JSON object; download the checkpoint again.")
-    return content
 
 
 def _check_shards(path: Path) -> None:
     """A broken-off download leaves an index that names files which are not there."""
-    index = path / "model.safetensors.index.json"
-    if not index.exists():
+    if not (path / INDEX).exists():
         return
-    shards = sorted(set(_read_json(index).get("weight_map", {}).values()))
-    missing = [shard for shard in shards if not (path / str(shard)).exists()]
+    shards = indexed_files(path)
+    missing = [shard for shard in shards if not (path / shard).exists()]
     if missing:
         raise EngineConfigError(
             f"{path} lacks {len(missing)} of its {len(shards)} weight files ({missing[0]}, ...); download the checkpoint again."

@@ -35,6 +35,7 @@ from robobrain_ros.engine.base import (
     TextDelta,
 )
 from robobrain_ros.engine.checkpoint import Checkpoint, find_checkpoint
+from robobrain_ros.engine.checkpoint_files import check_files
 from robobrain_ros.engine.flagos_ledger import Failure
 from robobrain_ros.engine.options import EngineOptions, refuse_unknown
 from robobrain_ros.engine.start_errors import explain_start_error, is_known
@@ -127,6 +128,7 @@ class EmbeddedEngine:
         version = await asyncio.to_thread(compat.check_vllm)
         environment.go_online()
         checkpoint = await asyncio.to_thread(find_checkpoint, self.options, progress)
+        await asyncio.to_thread(check_files, checkpoint.path, weights_needed=self.options.load_format != "dummy")
         flagos.check_names(self.options)
         while not await self._try_to_start(checkpoint, progress):
             pass  # Without what has failed of FlagGems; `flagos.choose` knows an end.

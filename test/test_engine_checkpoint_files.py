@@ -1,0 +1,201 @@
+"""Broken checkpoints are named before vLLM starts. The files are real ones: copies of the demo model, each broken in one way."""
+
+import asyncio
+import json
+import os
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from processes import engine_processes
+
+from robobrain_ros.demo import DEMO_MODEL
+from robobrain_ros.engine.checkpoint import find_checkpoint
+from robobrain_ros.engine.checkpoint_files import INDEX, check_files
+from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.errors import EngineConfigError
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22ea5e2ca24d17e2393\n"
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A whole checkpoint."""
+    return shutil.copytree(DEMO_MODEL, tmp_path / "checkpoint")
+
+
+def write_weights(path: Path, tensors: dict[str, list[int]]) -> None:
+    """A whole safetensors file with float32 tensors of these shapes."""
+    header, end = {}, 0
+    for name, shape in tensors.items():
+        size = 4
+        for side in shape:
+            size *= side
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
+
+
+def split(folder: Path) -> None:
+    """Two files and an index in place of the one file."""
+    tensors = {"model.language_model.embed_tokens.weight": [1024, 256]}
+    tensors |= {f"model.language_model.layers.{layer}.mlp.up_proj.weight": [1, 1] for layer in range(4)}
+    blocks = {f"model.visual.blocks.{block}.norm1.weight": [1] for block in range(5)}
+    write_weights(folder / "a.safetensors", tensors)
+    write_weights(folder / "b.safetensors", blocks)
+    names = dict.fromkeys(tensors, "a.safetensors") | dict.fromkeys(blocks, "b.safetensors")
+    (folder / INDEX).write_text(json.dumps({"weight_map": names}))
+    (folder / WEIGHTS).unlink()
+
+
+def change_config(folder: Path, section: str, name: str, value: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (config[section] if section else config)[name] = value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def cut(name: str, size: int) -> Callable[[Path], None]:
+    return lambda folder: os.truncate(folder / name, size)
+
+
+def without(*names: str) -> Callable[[Path], None]:
+    def remove(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+
+    return remove
+
+
+def write(name: str, text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(text) and None  # type: ignore[return-value]
+
+
+def split_then(*steps: Callable[[Path], None]) -> Callable[[Path], None]:
+    def prepare(folder: Path) -> None:
+        split(folder)
+        for step in steps:
+            step(folder)
+
+    return prepare
+
+
+def fifo(name: str) -> Callable[[Path], None]:
+    def replace(folder: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return replace
+
+
+def loop(name: str) -> Callable[[Path], None]:
+    def replace(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).symlink_to(name)
+
+    return replace
+
+
+BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+    "weights cut off": (cut(WEIGHTS, 5_000_000), r"model\.safetensors is cut off: it has 5000000 of 13442984 bytes"),
+    "weights cut off by one byte": (cut(WEIGHTS, 13_442_983), "is cut off: it has 13442983 of 13442984 bytes"),
+    "weights cut off in the header": (cut(WEIGHTS, 1000), "is cut off: it has 1000 of more than"),
+    "weights cut off in the header's length": (cut(WEIGHTS, 5), "is damaged: it is not a safetensors file"),
+    "weights too long": (lambda folder: os.truncate(folder / WEIGHTS, 13_442_990), "has 13442990 bytes instead of 13442984"),
+    "weights of an error page": (write(WEIGHTS, "<html>404 not found</html>"), "is damaged: it is not a safetensors file"),
+    "weights empty": (write(WEIGHTS, ""), r"model\.safetensors is empty"),
+    "weights are a pointer": (write(WEIGHTS, POINTER), r"is a pointer of Git LFS.*git lfs pull"),
+    "weights missing": (without(WEIGHTS), "no weights"),
+    "weights are a pipe": (fifo(WEIGHTS), "is not a regular file"),
+    "shard missing": (split_then(without("b.safetensors")), r"lacks 1 of its 2 weight files \(b\.safetensors"),
+    "shard cut off": (split_then(cut("a.safetensors", 9000)), r"a\.safetensors is cut off"),
+    "shard is a pointer": (split_then(write("b.safetensors", POINTER)), r"b\.safetensors is a pointer of Git LFS"),
+    "shard of another download": (
+        split_then(lambda folder: write_weights(folder / "b.safetensors", {"x": [1]})),
+        r"b\.safetensors has no tensor model\.visual\.blocks\.0\.norm1\.weight",
+    ),
+    "index empty": (split_then(write(INDEX, "{}")), "names no weight files"),
+    "index cut off": (split_then(cut(INDEX, 40)), r"index\.json cannot be read"),
+    "config missing": (without("config.json"), r"it has no config\.json"),
+    "config cut off": (cut("config.json", 100), r"config\.json cannot be read"),
+    "config is a list": (write("config.json", "[]"), "does not hold a JSON object"),
+    "config is a pointer": (write("config.json", POINTER), r"config\.json is a pointer of Git LFS"),
+    "config is a pipe": (fifo("config.json"), "is not a regular file"),
+    "config cannot be read": (loop("config.json"), r"config\.json cannot be read \(.*\)"),
+    "config with a text for a number": (
+        lambda folder: change_config(folder, "vision_config", "patch_size", "wide"),
+        "has a value of the wrong kind",
+    ),
+    "config without its vision": (lambda folder: change_config(folder, "", "vision_config", None), "value of the wrong kind"),
+    "tokenizer missing": (without("tokenizer.json"), "has no tokenizer"),
+    "tokenizer cut off": (cut("tokenizer.json", 5000), r"tokenizer\.json cannot be read"),
+    "tokenizer is a pointer": (write("tokenizer.json", POINTER), r"tokenizer\.json is a pointer of Git LFS"),
+    "chat template missing": (without("chat_template.jinja"), "has no chat template"),
+    "chat template empty": (write("chat_template.jinja", ""), r"chat_template\.jinja is empty"),
+    "preprocessor missing": (without("preprocessor_config.json"), r"has no preprocessor_config\.json"),
+    "preprocessor cut off": (cut("preprocessor_config.json", 10), r"preprocessor_config\.json cannot be read"),
+    "weights of another architecture": (
+        lambda folder: write_weights(folder / WEIGHTS, {"transformer.wte.weight": [1024, 256]}),
+        "belong to another architecture",
+    ),
+    "weights of a wider model": (
+        lambda folder: change_config(folder, "text_config", "hidden_size", 128),
+        "hidden_size is 128 there and 256 in the weights",
+    ),
+    "weights of a deeper model": (
+        lambda folder: change_config(folder, "text_config", "num_hidden_layers", 3),
+        "num_hidden_layers is 3 there and 4 in the weights",
+    ),
+    "weights of another image encoder": (
+        lambda folder: change_config(folder, "vision_config", "depth", 9),
+        r"vision_config\.depth is 9 there and 5 in the weights",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_checkpoint_gets_one_sentence_before_vllm_starts(folder: Path, case: str) -> None:
+    break_it, said = BROKEN[case]
+    break_it(folder)
+    options = EngineOptions(model=str(folder))
+
+    async def start() -> None:
+        await EmbeddedEngine(options).start(lambda progress: None)
+
+    before = engine_processes()
+    with pytest.raises(EngineConfigError, match=said) as caught:
+        asyncio.run(start())
+    assert "\n" not in caught.value.message
+    assert not engine_processes() - before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="Root reads every file.")
+def test_a_file_without_permission_is_named(folder: Path) -> None:
+    (folder / WEIGHTS).chmod(0)
+    with pytest.raises(EngineConfigError, match=r"Permission denied.*Check the owner and the permissions"):
+        check_files(folder)
+
+
+def test_an_unreadable_folder_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("robobrain_ros.engine.checkpoint.read_checkpoint", refuse)
+    with pytest.raises(EngineConfigError, match=r"cannot be read \(Permission denied\)\. Check the owner"):
+        find_checkpoint(EngineOptions(model=str(folder)), lambda progress: None)
+
+
+def test_whole_checkpoints_pass(folder: Path) -> None:
+    check_files(folder)
+    (folder / "chat_template.jinja").unlink()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": "{{ messages }}"}))
+    split(folder)
+    check_files(folder)
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    check_files(folder, weights_needed=False)
