@@ -4,6 +4,7 @@ import importlib
 import re
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 # Python's own parser of patterns, under the name that it has since 3.11.
@@ -19,6 +20,11 @@ LONGEST_MATCH = 200
 """Characters of a text that a user's pattern may ask for."""
 
 _SPECIAL = frozenset(r"\^$.|?*+()[]{}-")
+_FREE_RANGES = ((0x20, 0x21), (0x23, 0x5B), (0x5D, 0x7E), (0xA0, 0xD7FF), (0xF900, 0xFFFD))
+"""The ranges of `FREE`."""
+_BEGINNINGS = frozenset({"AT_BEGINNING", "AT_BEGINNING_STRING"})
+_ENDS = frozenset({"AT_END", "AT_END_STRING"})
+_ANCHORS = {"AT_BEGINNING": "^", "AT_BEGINNING_STRING": r"\A", "AT_END": "$", "AT_END_STRING": r"\Z", "AT_BOUNDARY": r"\b"}
 _CATEGORIES = {"CATEGORY_DIGIT": "0-9", "CATEGORY_WORD": "A-Za-z0-9_"}
 
 
@@ -41,6 +47,9 @@ def longest_match(pattern: str) -> int:
 def safe_pattern(pattern: str) -> str:
     """A user's pattern for a JSON string, in words that Python and grammars understand alike; the whole text must match it.
 
+    As in JSON Schema, ``\\d`` is 0 to 9 and ``\\w`` is an ASCII letter, a digit or ``_``. Anchors are allowed where they change
+    nothing: at the beginning and the end of the pattern, or of an alternative of the whole pattern.
+
     :raises ValueError: it is no pattern, has no bounds, or holds what a grammar cannot enforce; the message says what.
     """
     if len(pattern) > LONGEST_PATTERN:
@@ -51,7 +60,7 @@ def safe_pattern(pattern: str) -> str:
         raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
     if tokens.state.flags & ~re.UNICODE:
         raise ValueError(f"the pattern {pattern!r} sets flags, which cannot be enforced")
-    safe = f"^{_written(tokens)}$"
+    safe = f"^{_written(tokens, _Place(first=True, last=True))}$"
     longest = longest_match(safe)
     if longest > LONGEST_MATCH:
         raise ValueError(
@@ -60,26 +69,56 @@ def safe_pattern(pattern: str) -> str:
     return safe
 
 
-def _written(tokens: Iterable[tuple[Any, Any]], repeated: bool = False) -> str:
-    return "".join(_one(str(kind), value, repeated) for kind, value in tokens)
+@dataclass(frozen=True)
+class _Place:
+    """Where a part of a pattern stands: at the ``first`` or ``last`` place of the whole, or within a repetition."""
+
+    first: bool = False
+    last: bool = False
+    repeated: bool = False
 
 
-def _one(kind: str, value: Any, repeated: bool) -> str:
+def _written(tokens: Iterable[tuple[Any, Any]], place: _Place) -> str:
+    parts = [(str(kind), value) for kind, value in tokens]
+    begin = next((at for at, part in enumerate(parts) if not _is_anchor(part, _BEGINNINGS)), len(parts))
+    end = next((at for at in range(len(parts), 0, -1) if not _is_anchor(parts[at - 1], _ENDS)), 0)
+    written = []
+    for at, (kind, value) in enumerate(parts):
+        first, last = place.first and at <= begin, place.last and at >= end - 1
+        if _is_anchor((kind, value), _BEGINNINGS) and first:
+            continue  # The whole text must match anyway.
+        if _is_anchor((kind, value), _ENDS) and last:
+            continue
+        written.append(_one(kind, value, _Place(first, last, place.repeated)))
+    return "".join(written)
+
+
+def _is_anchor(part: tuple[str, Any], kinds: frozenset[str]) -> bool:
+    return part[0] == "AT" and str(part[1]) in kinds
+
+
+def _one(kind: str, value: Any, place: _Place) -> str:
     if kind == "LITERAL":
         return _literal(value)
     if kind == "IN":
         return f"[{''.join(_member(str(what), it) for what, it in value)}]"
-    if kind == "AT" and str(value) in ("AT_BEGINNING", "AT_END") and not repeated:
-        return ""  # The whole text must match anyway.
     if kind == "BRANCH":
-        return f"({'|'.join(_written(branch, repeated) for branch in value[1])})"
+        return f"({'|'.join(_written(branch, place) for branch in value[1])})"
     if kind == "SUBPATTERN":
-        return f"({_written(value[3], repeated)})"
-    if kind == "MAX_REPEAT" and not repeated:
+        _, added, removed, content = value
+        if added or removed:
+            raise ValueError("a group in the pattern sets flags, which cannot be enforced; write out what it matches")
+        return f"({_written(content, place)})"
+    if kind == "MAX_REPEAT" and not place.repeated:
         least, most, what = value
         if most > LONGEST_MATCH:
             raise ValueError(f"a repetition in the pattern has no bound below {LONGEST_MATCH}; bound it, as in {{0,20}}")
-        return f"({_written(what, repeated=True)}){{{least},{most}}}"
+        return f"({_written(what, _Place(repeated=True))}){{{least},{most}}}"
+    if kind == "AT":
+        raise ValueError(
+            f"the pattern holds what cannot be enforced ({_ANCHORS.get(str(value), 'an anchor')} in its middle); the whole text "
+            "must match the pattern, so leave it out"
+        )
     what = "a repetition within a repetition" if kind == "MAX_REPEAT" else kind.lower().replace("_", " ")
     raise ValueError(f"the pattern holds what cannot be enforced ({what}); use classes of characters and bounded repetitions")
 
@@ -91,6 +130,8 @@ def _member(kind: str, value: Any) -> str:
         low, high = value
         if low <= ord('"') <= high or low <= ord("\\") <= high:
             raise ValueError("a class in the pattern holds a quote or a backslash, which JSON would have to escape")
+        if not any(start <= low and high <= end for start, end in _FREE_RANGES):
+            raise ValueError(f"a class in the pattern spans control characters: {_literal(low)}-{_literal(high)}; name its parts")
         return f"{_literal(low)}-{_literal(high)}"
     if kind == "CATEGORY" and str(value) in _CATEGORIES:
         return _CATEGORIES[str(value)]
@@ -102,3 +143,51 @@ def _literal(code: int) -> str:
     if not re.fullmatch(f"[{FREE}]", character):
         raise ValueError(f"the pattern holds the character {character!r}, which JSON would have to escape")
     return f"\\{character}" if character in _SPECIAL else character
+
+
+def matches(pattern: str, text: str) -> bool:
+    """Whether the whole text matches a pattern of `safe_pattern` or `free_text`, in time that the text's length bounds.
+
+    Python's own matcher tries every way through alternatives: ``(x|xx){66}`` can keep it busy for years.
+    """
+    if "(" not in pattern:
+        return re.fullmatch(pattern, text) is not None
+    return len(text) in _ends(_parser.parse(pattern), text, {0})
+
+
+def _ends(tokens: Iterable[tuple[Any, Any]], text: str, starts: set[int]) -> set[int]:
+    """Where a match can end that begins at one of ``starts``."""
+    for kind, value in tokens:
+        if str(kind) != "AT":  # Anchors stand at the ends of the whole.
+            starts = _ends_of_one(str(kind), value, text, starts)
+    return starts
+
+
+def _ends_of_one(kind: str, value: Any, text: str, starts: set[int]) -> set[int]:
+    if kind == "BRANCH":
+        return set().union(*(_ends(branch, text, starts) for branch in value[1]))
+    if kind == "SUBPATTERN":
+        return _ends(value[3], text, starts)
+    if kind == "MAX_REPEAT":
+        return _ends_of_repeat(value, text, starts)
+    return {start + 1 for start in starts if start < len(text) and _fits(kind, value, ord(text[start]))}
+
+
+def _ends_of_repeat(value: Any, text: str, starts: set[int]) -> set[int]:
+    least, most, what = value
+    found = set(starts) if least == 0 else set()
+    for count in range(1, most + 1):
+        starts = _ends(what, text, starts)
+        if not starts or (count > least and starts <= found):
+            break
+        if count >= least:
+            found |= starts
+    return found
+
+
+def _fits(kind: str, value: Any, code: int) -> bool:
+    if kind == "LITERAL":
+        return bool(code == value)
+    if kind == "RANGE":
+        return bool(value[0] <= code <= value[1])
+    return any(_fits(str(member), it, code) for member, it in value)

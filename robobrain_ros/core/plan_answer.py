@@ -1,10 +1,12 @@
 """Read a plan that was written under a schema: each step as soon as it is complete, and the whole, checked once more."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
+from robobrain_ros.core.patterns import matches
 from robobrain_ros.core.plan_prompt import ARGUMENTS, ORDER, REASONING, ROBOT, SKILL, STEPS, TEXT, VERDICT
 from robobrain_ros.core.plan_request import Verdict
 from robobrain_ros.core.plan_schema import PlanForm
@@ -70,25 +72,36 @@ class StructuredPlanReader:
 
         :raises ValueError: it does not satisfy its schema; the message says where.
         """
-        from jsonschema import Draft202012Validator
         from jsonschema.exceptions import best_match
 
         try:
             content = json.loads("".join(self._text))
         except (ValueError, RecursionError) as error:
             raise ValueError("its JSON is cut or malformed") from error
-        fault = best_match(Draft202012Validator(self._form.schema).iter_errors(content))
+        fault = best_match(_validator()(self._form.schema).iter_errors(content))
         if fault is not None:
             raise ValueError(f"{fault.json_path} is not what the schema allows: {fault.message[:200]}")
         steps = [_step_of(item) for item in content.get(STEPS, ())]
         return StructuredPlan(Verdict(content[VERDICT]), content[REASONING].strip(), _ranked(steps))
 
 
+@cache
+def _validator() -> Any:
+    """A validator whose patterns take bounded time, whatever the text."""
+    from jsonschema import Draft202012Validator, ValidationError, validators
+
+    def pattern(_: Any, pattern: str, text: Any, __: Any) -> Iterator[ValidationError]:
+        if isinstance(text, str) and not matches(pattern, text):
+            yield ValidationError(f"{text[:100]!r} does not match {pattern[:100]!r}")
+
+    return validators.extend(Draft202012Validator, {"pattern": pattern})
+
+
 def _steps_of(text: str) -> list[PlanStep]:
     """The step of a complete object; none where it is no step, which the whole's check will name."""
     try:
         return [_step_of(json.loads(text))]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []
 
 
