@@ -171,3 +171,74 @@ def test_a_driver_that_leaves_out_what_it_does_not_need_is_understood() -> None:
     )
     for changes in same:
         assert CameraModel.from_info(**{**INFO, **changes}) == plain
+
+
+D5 = [0.1, -0.2, 0.001, 0.002, 0.05]
+
+
+@pytest.mark.parametrize(
+    ("model", "d", "surplus"),
+    [
+        ("plumb_bob", D5, 3),
+        ("plumb_bob", D5, 9),
+        ("plumb_bob", D5[:4], 1),
+        ("rational_polynomial", [*D5, 0.1, 0.1, 0.1], 6),
+        ("rational_polynomial", [*D5, 0.1, 0.1, 0.1], 1),
+        ("equidistant", [0.01, 0.02, 0.003, 0.001], 1),
+        ("equidistant", [0.01, 0.02, 0.0, 0.0], 4),
+    ],
+)
+def test_zeros_after_the_coefficients_say_nothing(model: str, d: list[float], surplus: int) -> None:
+    """Drivers that fill up D to a fixed length give the same rays."""
+    pixels = [(0.0, 0.0), (100.0, 400.0), (600.0, 50.0)]
+    plain = CameraModel.from_info(**{**INFO, "distortion_model": model, "d": d})
+    filled = CameraModel.from_info(**{**INFO, "distortion_model": model, "d": [*d, *[0.0] * surplus]})
+    assert plain.distortion == filled.distortion == model
+    assert np.allclose(plain.rays(pixels), filled.rays(pixels), atol=1e-9, equal_nan=True)
+
+
+def test_more_coefficients_than_the_model_has_are_refused() -> None:
+    for model, d in (("plumb_bob", [*D5, 0.1, 0.0]), ("equidistant", [0.01] * 5), ("rational_polynomial", [0.01] * 15)):
+        with pytest.raises(GeometryError, match=f"{model} has .* coefficients, not {len(d)}"):
+            CameraModel.from_info(**{**INFO, "distortion_model": model, "d": d})
+
+
+NO_LENS = ("", "none", "None", "NONE", "pinhole", "Pinhole", "perspective", "ideal", "brown4", "inverse_brown_conrady")
+
+
+@pytest.mark.parametrize("d", [[], [0.0] * 4, [0.0] * 5, [0.0] * 8, [0.0] * 14])
+def test_a_lens_without_coefficients_needs_no_model(d: list[float]) -> None:
+    """Whatever the model is called, as long as its projection is that of a pinhole."""
+    plain = CameraModel.from_info(**INFO)
+    names = (*NO_LENS, "plumb_bob", "Plumb Bob", "radtan", "brown_conrady", "Brown Conrady", "rational_polynomial", "RATIONAL")
+    for name in names:
+        assert CameraModel.from_info(**{**INFO, "distortion_model": name, "d": d}) == plain
+
+
+@pytest.mark.parametrize(
+    ("names", "model", "d"),
+    [
+        (("PLUMB_BOB", "plumb bob", "radtan", "RadTan", "brown_conrady", "Brown-Conrady", "opencv"), PLUMB_BOB, D5),
+        (("rational", "RATIONAL_POLYNOMIAL", "Rational Polynomial"), RATIONAL, [*D5, 0.1, 0.1, 0.1]),
+        (("fisheye", "Fisheye", "kannala_brandt4", "Kannala-Brandt", "EQUIDISTANT"), EQUIDISTANT, [0.01, 0.02, 0.0, 0.0]),
+        (("fisheye", "kannala_brandt4", "equidistant"), EQUIDISTANT, [0.0] * 4),
+        (("fisheye", "equidistant"), EQUIDISTANT, [0.0] * 5),
+    ],
+)
+def test_other_names_of_a_model_are_understood(names: tuple[str, ...], model: str, d: list[float]) -> None:
+    expected = CameraModel.from_info(**{**INFO, "distortion_model": model, "d": d})
+    assert expected.distortion == model
+    for name in names:
+        assert CameraModel.from_info(**{**INFO, "distortion_model": name, "d": d}) == expected
+
+
+@pytest.mark.parametrize("name", [*NO_LENS, "f-theta", "omnidirectional"])
+def test_coefficients_of_an_unknown_model_are_refused(name: str) -> None:
+    with pytest.raises(GeometryError, match="is not known; known are plumb_bob, rational_polynomial, equidistant"):
+        CameraModel.from_info(**{**INFO, "distortion_model": name, "d": D5})
+
+
+@pytest.mark.parametrize("name", ["mei", "omnidirectional", "double_sphere", "ds", "f-theta", "equisolid", "stereographic"])
+def test_a_projection_of_its_own_needs_its_model_even_with_zeros(name: str) -> None:
+    with pytest.raises(GeometryError, match="is not known"):
+        CameraModel.from_info(**{**INFO, "distortion_model": name, "d": [0.0] * 5})

@@ -8,9 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from robobrain_ros.core.depth_checks import DepthRange
 from robobrain_ros.core.geometry import CameraModel, GeometryError
 from robobrain_ros.core.query import Box, Point
-from robobrain_ros.core.surfaces import TOO_FAR, TOO_NEAR, UNKNOWN, DepthImage, lift_boxes, lift_points, lift_waypoints
+from robobrain_ros.core.surfaces import (
+    NO_OWN_DEPTH,
+    OWN_OUT_OF_RANGE,
+    TOO_FAR,
+    TOO_NEAR,
+    UNKNOWN,
+    DepthImage,
+    lift_boxes,
+    lift_points,
+    lift_waypoints,
+)
 from robobrain_ros.demo.depth_camera import measure
 from robobrain_ros.demo.world import make_scene
 
@@ -38,10 +49,10 @@ def image(samples: npt.NDArray[np.generic], encoding: str, padding: int = 0, big
 @pytest.mark.parametrize("padding", [0, 3, 8])
 @pytest.mark.parametrize("big", [False, True])
 def test_both_encodings_become_metres(padding: int, big: bool) -> None:
-    """Millimetres with 0 for none, metres with NaN, -Inf and Inf for none; whatever the padding and the order of bytes."""
-    millimetres = image(np.array([[1500, 0, 65535], [1, 2, 3]], np.uint16), "16UC1", padding, big).metres()
+    """Millimetres with 0 and 65535 for none, metres with NaN, -Inf and Inf for none; whatever padding and order of bytes."""
+    millimetres = image(np.array([[1500, 0, 65535], [1, 2, 65534]], np.uint16), "16UC1", padding, big).metres()
     assert millimetres.dtype == np.float32
-    assert np.allclose(millimetres, [[1.5, math.nan, 65.535], [0.001, 0.002, 0.003]], equal_nan=True)
+    assert np.allclose(millimetres, [[1.5, math.nan, math.nan], [0.001, 0.002, 65.534]], equal_nan=True)
     odd = np.array([[1.5, math.nan, math.inf], [-math.inf, 0.0, -1.0]], np.float32)
     metres = image(odd, "32FC1", padding, big).metres()
     assert np.allclose(metres, [[1.5, *[math.nan] * 2], [math.nan] * 3], equal_nan=True)
@@ -254,3 +265,109 @@ def test_a_floor_seen_along_its_length_is_one_surface(metres: float, size: tuple
     found = np.array(depth_at(noisy, *[(float(u), v) for u in range(100, 500, 10)]))
     assert np.median(found) == pytest.approx(metres, rel=0.01)
     assert np.abs(found - metres).max() < 0.05 * metres
+
+
+INDOORS = DepthRange(0.0, 20.0)
+HOLE = np.s_[200:260, 300:360]
+IN_HOLE, BESIDE = (330.0, 230.0), (100.0, 100.0)
+
+
+def noisy(metres: float) -> npt.NDArray[np.float32]:
+    """A wall as a depth camera measures it."""
+    return (flat(metres) + np.random.default_rng(0).normal(0.0, 2e-3, (480, 640)) * metres**2).astype(np.float32)
+
+
+def lifted_z(depth: DepthImage) -> tuple[float, float, float]:
+    """Depth of a point in the hole, of a box in it, and of a point beside it."""
+    points = lift_points(CAMERA, depth, [Point(*IN_HOLE), Point(*BESIDE)]).positions[:, 2]
+    (box,) = lift_boxes(CAMERA, depth, [Box(310, 210, 350, 250)]).positions
+    return float(points[0]), float(box[2]), float(points[1])
+
+
+@pytest.mark.parametrize("background", [0.8, 3.0])
+@pytest.mark.parametrize("invalid", [0, 65535, 65534, 20000, 10000, 8000, 4095, 8191, 32767])
+def test_what_a_driver_writes_for_no_measurement_is_no_depth_in_16_bits(invalid: int, background: float) -> None:
+    """A hole filled with an error value, the end of the scale, or the value at which the driver clamps."""
+    samples = (noisy(background) * 1e3).astype(np.uint16)
+    samples[HOLE] = invalid
+    point, box, beside = lifted_z(image(samples, "16UC1").bounded(INDOORS))
+    assert math.isnan(point)
+    assert math.isnan(box)
+    assert beside == pytest.approx(background, abs=0.02)
+
+
+@pytest.mark.parametrize("invalid", [0.0, -1.0, -0.001, math.nan, math.inf, -math.inf, 65.535, 65535.0, 1e10, 1000.0, 25.0, 10.0])
+def test_what_a_driver_writes_for_no_measurement_is_no_depth_in_floats(invalid: float) -> None:
+    samples = noisy(0.8)
+    samples[HOLE] = invalid
+    point, box, beside = lifted_z(image(samples, "32FC1").bounded(INDOORS))
+    assert math.isnan(point)
+    assert math.isnan(box)
+    assert beside == pytest.approx(0.8, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("invalid", "encoding"), [(65535, "16UC1"), (10000, "16UC1"), (0, "16UC1"), (1e10, "32FC1"), (-1, "32FC1")]
+)
+def test_an_image_of_one_invalid_value_has_no_depth(invalid: float, encoding: str) -> None:
+    samples = np.full((480, 640), invalid, np.uint16 if encoding == "16UC1" else np.float32)
+    assert np.isnan(lifted_z(image(samples, encoding).bounded(INDOORS))).all()
+
+
+@pytest.mark.parametrize("millimetres", [800.0, 150.0, 3000.0, 19000.0])
+def test_floats_in_millimetres_are_named(millimetres: float) -> None:
+    """Also with holes and a few samples that could be metres; no depth is taken from them."""
+    samples = noisy(1.0) * np.float32(millimetres)
+    samples[:50] = 0.0
+    samples[50:60] = np.nan
+    samples[60:62] = 65535.0
+    samples[62:63] = 30.0
+    with pytest.raises(GeometryError, match=r"32FC1 with a median of .*, which are millimetres") as named:
+        image(samples, "32FC1").bounded(INDOORS)
+    assert str(named.value).endswith(".")
+
+
+@pytest.mark.parametrize("metres", [0.3, 0.8, 3.0, 7.3, 12.3])
+def test_a_measured_wall_keeps_its_depth(metres: float) -> None:
+    """Noise-free too, as in a simulation."""
+    for samples in (flat(metres), noisy(metres)):
+        for depth in (image(samples, "32FC1"), image((samples * 1e3).round().astype(np.uint16), "16UC1")):
+            assert lifted_z(depth.bounded(INDOORS)) == pytest.approx([metres] * 3, rel=0.05)
+
+
+def test_a_wall_at_whole_metres_without_noise_is_believed_where_it_is_asked_for() -> None:
+    depth = DepthImage(flat(5.0))
+    assert np.isnan(lifted_z(depth.bounded(INDOORS))).all()
+    assert lifted_z(depth.bounded(INDOORS, detect_clamp=False)) == pytest.approx([5.0] * 3)
+
+
+def test_an_outdoor_sky_is_not_taken_for_millimetres() -> None:
+    samples = noisy(3.0)
+    samples[:300] = 1000.0
+    lifted = lift_points(CAMERA, DepthImage(samples).bounded(INDOORS), [Point(320, 100), Point(320, 400)])
+    assert lifted.reasons == (TOO_FAR, "")
+    far = flat(150.3)
+    assert lifted_z(DepthImage(far).bounded(DepthRange(0.0, 200.0))) == pytest.approx([150.3] * 3)
+
+
+def test_depths_outside_of_the_range_say_on_which_side() -> None:
+    """The end of the range itself is excluded: there a driver clamps."""
+    samples = noisy(0.8)
+    samples[HOLE] = 0.05
+    samples[50:150, 50:150] = 2.0
+    depth = DepthImage(samples).bounded(DepthRange(0.1, 2.0))
+    assert lift_points(CAMERA, depth, [Point(*IN_HOLE), Point(*BESIDE), Point(500, 400)]).reasons == (TOO_NEAR, TOO_FAR, "")
+
+
+@pytest.mark.parametrize("own", [800.0, 25.0, 1e10, math.inf, 0.01])
+def test_the_models_own_depth_keeps_to_the_range(own: float) -> None:
+    limits = DepthRange(0.1, 20.0)
+    for lifted in (
+        lift_points(CAMERA, None, [Point(1, 1, depth=own), Point(2, 2, depth=19.0), Point(3, 3)], limits),
+        lift_waypoints(CAMERA, None, [Point(1, 1, depth=own), Point(2, 2, depth=19.0), Point(3, 3)], limits),
+    ):
+        assert lifted.positions[1, 2] == pytest.approx(19.0)
+        assert np.isnan(lifted.positions[[0, 2]]).all()
+        assert lifted.reasons == (OWN_OUT_OF_RANGE, "", NO_OWN_DEPTH)
+    measured = lift_waypoints(CAMERA, DepthImage(flat(1.0)), [Point(100, 100, depth=own)], limits)
+    assert measured.positions[0, 2] == pytest.approx(1.0)

@@ -7,6 +7,7 @@ The optical frame is that of the rectified picture, as everywhere in ROS: where 
 of a raw picture are turned by it. Its origin is the camera's own optical centre, so the baseline in P plays no part.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,8 +18,19 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 PLUMB_BOB, RATIONAL, EQUIDISTANT = "plumb_bob", "rational_polynomial", "equidistant"
-_COEFFICIENTS = {PLUMB_BOB: (4, 5), RATIONAL: (8, 12, 14), EQUIDISTANT: (4,)}
+_COEFFICIENTS = {PLUMB_BOB: (4, 5), RATIONAL: (4, 5, 8, 12, 14), EQUIDISTANT: (4,)}
 """Distortion models of ROS, and how many coefficients OpenCV takes for them."""
+_ALIASES = {
+    PLUMB_BOB: ("plumbbob", "radtan", "radial_tangential", "brown", "brown_conrady", "opencv"),
+    RATIONAL: ("rational", "opencv_rational"),
+    EQUIDISTANT: ("fisheye", "kannala_brandt", "kannala_brandt4", "kb4", "opencv_fisheye"),
+}
+"""Other names of the same models, as drivers and calibration tools write them."""
+_MODELS = {name: model for model, names in _ALIASES.items() for name in (model, *names)}
+_OWN_PROJECTIONS = re.compile(
+    "fish|equi|kannala|omni|mei|sphere|ucm|theta|stereo|ortho|scara|ocam|cylind|panoram|division|(^|_)(fov|ds|kb[0-9]*)($|_)"
+)
+"""Names of lenses that map angles in another way than a pinhole does, even with coefficients of 0."""
 
 _PRECISION = 1e-3
 """Pixels by which a ray may miss its pixel; one that misses it by more is NaN."""
@@ -178,19 +190,27 @@ def _is_rotation(r: Sequence[float]) -> bool:
     return bool(np.allclose(matrix @ matrix.T, np.eye(3), atol=1e-3) and np.linalg.det(matrix) > 0.0)
 
 
-def _distortion(model: str, d: Sequence[float]) -> tuple[str, tuple[float, ...]]:
-    """The model to reckon with; without coefficients that differ from 0, plumb_bob and rational_polynomial are none."""
-    if model in ("", "none") and not any(d):
+def _distortion(name: str, d: Sequence[float]) -> tuple[str, tuple[float, ...]]:
+    """The model to reckon with, and its coefficients.
+
+    Zeros at the end say nothing and are cut. A lens whose coefficients are all 0 needs no model, unless its projection is not
+    that of a pinhole.
+    """
+    plain = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    model = _MODELS.get(plain)
+    if not any(d) and model != EQUIDISTANT and (model or not _OWN_PROJECTIONS.search(plain)):
         return "", ()
-    lengths = _COEFFICIENTS.get(model)
-    if lengths is None:
-        raise GeometryError(f"The distortion model {model!r} is not known; known are {', '.join(_COEFFICIENTS)} and none.")
-    if model != EQUIDISTANT and not any(d):
-        return "", ()
-    if len(d) not in lengths:
-        wanted = " or ".join(str(length) for length in lengths)
+    if model is None:
+        raise GeometryError(
+            f"The distortion model {name[:40]!r} is not known; known are {', '.join(_COEFFICIENTS)}, their usual other names, "
+            "and none where all coefficients are 0."
+        )
+    used = max((index for index, value in enumerate(d, 1) if value), default=0)
+    length = next((length for length in _COEFFICIENTS[model] if used <= length <= len(d)), None)
+    if length is None:
+        wanted = " or ".join(str(length) for length in _COEFFICIENTS[model])
         raise GeometryError(f"camera_info is broken: {model} has {wanted} coefficients, not {len(d)}.")
-    return model, tuple(float(value) for value in d)
+    return model, tuple(float(value) for value in d[:length])
 
 
 def _region(

@@ -5,12 +5,13 @@ one. Nothing here guesses: where too little is valid, a depth is NaN, and a reas
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
+from robobrain_ros.core.depth_checks import ANY_DEPTH, NO_SAMPLE, DepthRange, clamp_of, in_millimetres, some_of
 from robobrain_ros.core.geometry import CameraModel, Floats, GeometryError
 from robobrain_ros.core.query import Box, Point
 
@@ -18,8 +19,13 @@ Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.intp]
 
 UNKNOWN = "too little valid depth around it"
-TOO_NEAR = "nearer than the depth camera can measure"
-TOO_FAR = "farther than the depth camera can measure"
+TOO_NEAR = "nearer than min_depth or than the depth camera can measure"
+TOO_FAR = "farther than max_depth or than the depth camera can measure"
+NO_OWN_DEPTH = "the model gave no depth"
+OWN_OUT_OF_RANGE = "the model's own depth is outside min_depth to max_depth"
+
+_CONVERTED_NO_SAMPLE = np.float32(NO_SAMPLE * 1e-3)
+"""What becomes of 65535 where somebody has converted millimetres to metres."""
 
 _STRETCH = 0.02
 """Part by which the depth image's proportions may differ from the picture's: sizes are whole pixels."""
@@ -38,10 +44,12 @@ _BOX_SAMPLES = 32
 class DepthImage:
     """A depth image as it lies in memory: (height, width) of uint16 millimetres or float32 metres.
 
-    In uint16, 0 is invalid (REP 118). In float32, NaN is invalid, -Inf nearer and +Inf farther than can be measured (REP 117).
+    In uint16, 0 (REP 118) and 65535 are invalid. In float32, NaN, 0 and negative depths are invalid, -Inf is nearer and +Inf
+    farther than can be measured (REP 117). Finite depths below and beyond ``limits`` count as nearer and farther, too.
     """
 
     samples: npt.NDArray[np.uint16] | npt.NDArray[np.float32]
+    limits: DepthRange = ANY_DEPTH
 
     @classmethod
     def read(
@@ -64,6 +72,22 @@ class DepthImage:
             rows = np.ascontiguousarray(rows)
         samples = rows.view((">" if big_endian else "<") + kind)
         return cls(samples)
+
+    def bounded(self, limits: DepthRange, *, detect_clamp: bool = True) -> "DepthImage":
+        """The same image, in which only depths within the limits count as measured.
+
+        :param detect_clamp: also leave out the value at which a driver clamps, by the rule of `clamp_of`.
+        :raises GeometryError: the whole image is in millimetres where metres are expected.
+        """
+        some = DepthImage(some_of(self.samples), limits)._valid(np.s_[:, :])
+        if self.samples.dtype.kind == "f" and in_millimetres(some, limits):
+            raise GeometryError(
+                f"The depth image is 32FC1 with a median of {np.nanmedian(some[np.isfinite(some)]):.6g}, which are millimetres; "
+                "32FC1 holds metres (REP 118). Convert it, or publish it as 16UC1."
+            )
+        some[limits.too_far(some)] = np.nan
+        clamp = clamp_of(some) if detect_clamp else np.inf
+        return replace(self, limits=replace(limits, maximum=min(limits.maximum, clamp)))
 
     @property
     def width(self) -> int:
@@ -88,9 +112,20 @@ class DepthImage:
         return depths
 
     def _take(self, where: tuple[slice, slice] | tuple[Integers, Integers]) -> Floats:
-        depths = self.samples[where].astype(np.float64)
+        depths = self._valid(where)
+        depths[self.limits.too_near(depths)] = -np.inf
+        depths[self.limits.too_far(depths)] = np.inf
+        return depths
+
+    def _valid(self, where: tuple[slice, slice] | tuple[Integers, Integers]) -> Floats:
+        """Metres, NaN for what is invalid, whatever the limits."""
+        samples = self.samples[where]
+        depths = samples.astype(np.float64)
         if self.samples.dtype.kind == "u":
             depths *= 1e-3
+            depths[samples == NO_SAMPLE] = np.nan
+        else:
+            depths[samples == _CONVERTED_NO_SAMPLE] = np.nan
         depths[~((depths > 0.0) | (depths == -np.inf))] = np.nan
         return depths
 
@@ -122,11 +157,16 @@ class Lifted:
     interpolated: Bools
 
 
-def lift_points(camera: CameraModel, depth: DepthImage | None, points: Sequence[Point]) -> Lifted:
-    """Each point on the surface that it shows; without a depth image, where the model's own depth says."""
+def lift_points(
+    camera: CameraModel, depth: DepthImage | None, points: Sequence[Point], limits: DepthRange = ANY_DEPTH
+) -> Lifted:
+    """Each point on the surface that it shows; without a depth image, where the model's own depth says.
+
+    :param limits: of the model's own depths; a depth image has its own.
+    """
     pixels = _pixels(points)
     if depth is None:
-        depths, reasons = _own_depths(points), ["the model gave no depth"] * len(points)
+        depths, reasons = _own_depths(points, limits)
     else:
         depths, reasons = surface_at(depth, pixels, depth.scale(camera))
     return _lifted(camera, pixels, depths, reasons, np.zeros(len(pixels), np.bool_))
@@ -141,13 +181,17 @@ def lift_boxes(camera: CameraModel, depth: DepthImage, boxes: Sequence[Box]) -> 
     return _lifted(camera, pixels, depths, [reason for _, reason in found], np.zeros(len(boxes), np.bool_))
 
 
-def lift_waypoints(camera: CameraModel, depth: DepthImage | None, waypoints: Sequence[Point]) -> Lifted:
+def lift_waypoints(
+    camera: CameraModel, depth: DepthImage | None, waypoints: Sequence[Point], limits: DepthRange = ANY_DEPTH
+) -> Lifted:
     """Each waypoint where the model's own depth says, which knows of the air above things, else on the surface that it shows.
 
     What has no depth, and lies between waypoints that have, lies on the straight line in space between them, and is flagged.
+
+    :param limits: of the model's own depths; a depth image has its own.
     """
-    pixels, depths = _pixels(waypoints), _own_depths(waypoints)
-    reasons = ["the model gave no depth"] * len(waypoints)
+    pixels = _pixels(waypoints)
+    depths, reasons = _own_depths(waypoints, limits)
     open_ones = np.flatnonzero(np.isnan(depths))
     if depth is not None and len(open_ones):
         measured, why = surface_at(depth, pixels[open_ones], depth.scale(camera))
@@ -173,11 +217,13 @@ def _pixels(points: Sequence[Point]) -> Floats:
     return np.array([(point.u, point.v) for point in points], np.float64).reshape(-1, 2)
 
 
-def _own_depths(points: Sequence[Point]) -> Floats:
-    """The model's own depths; NaN where it gave none that can be."""
+def _own_depths(points: Sequence[Point], limits: DepthRange) -> tuple[Floats, list[str]]:
+    """The model's own depths, NaN where it gave none that can be, and why it is NaN."""
     depths = np.array([np.nan if point.depth is None else point.depth for point in points], np.float64)
-    depths[~((depths > 0.0) & np.isfinite(depths))] = np.nan
-    return depths
+    depths[~(depths > 0.0)] = np.nan
+    outside = limits.too_near(depths) | limits.too_far(depths) | np.isinf(depths)
+    depths[outside] = np.nan
+    return depths, [OWN_OUT_OF_RANGE if out else NO_OWN_DEPTH for out in outside]
 
 
 def _bridged(pixels: Floats, depths: Floats) -> tuple[Floats, Bools]:
