@@ -2,13 +2,15 @@
 
 import asyncio
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from fakes import Script, ScriptedEngine
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from ros_rig import Rig, image_message, now, rig, scripted
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -293,3 +295,67 @@ def test_what_has_no_stamps_has_no_losses() -> None:
         statistics.add(number / 30, 0.0, late=number >= 90)
     assert (statistics.received, statistics.lost, statistics.late) == (100, 0, 10)
     assert statistics.late_recent == 0.1
+
+
+LATCHED = QoSProfile(depth=1, reliability=RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+@contextmanager
+def driver_of(namespace: str) -> Iterator[Any]:
+    """A camera driver in a context of its own, which may be there before the node."""
+    context = rclpy.context.Context()
+    rclpy.init(context=context)
+    driver = rclpy.create_node("driver", namespace=namespace, context=context)
+    try:
+        yield driver
+    finally:
+        driver.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def test_what_latched_publishers_sent_before_the_node_came_arrives() -> None:
+    """Once, and what they send later arrives too."""
+    with driver_of("/latched") as driver:
+        source = driver.create_publisher(Image, "camera/image", LATCHED)
+        early = image_message()
+        source.publish(early)
+        with rig(ScriptedEngine(["Two mugs."]), namespace="/latched", max_image_age=0.0) as it:
+            it.until_ready()
+            camera = it.until(lambda: next(iter(it.node.cameras), None), "the camera")
+            newest = it.until(lambda: camera.newest, "the image that was sent before")
+            assert newest.message == early
+            assert ask(it).outcome.code == Outcome.OK
+            later = image_message(width=100)
+            source.publish(later)
+            it.until(lambda: camera.newest.message == later, "the image that was sent later")
+            assert camera.statistics.received == 2
+
+
+def test_latched_and_other_publishers_of_a_topic_are_both_heard() -> None:
+    """Also a latched one that was there first, and each message counts once."""
+    with driver_of("/mixed") as driver:
+        plain = driver.create_publisher(Image, "camera/image", QoSProfile(depth=1, reliability=RELIABLE))
+        latched = driver.create_publisher(Image, "camera/image", LATCHED)
+        early = image_message()
+        latched.publish(early)
+        with rig(ScriptedEngine(["Two mugs."]), namespace="/mixed", max_image_age=0.0) as it:
+            it.until_ready()
+            camera = it.until(lambda: next(iter(it.node.cameras), None), "the camera")
+            it.until(lambda: camera.newest and camera.newest.message == early, "the image that was sent before")
+            for number, source in enumerate((plain, latched, plain, latched)):
+                message = image_message(width=100 + number)
+                source.publish(message)
+                it.until(lambda message=message: camera.newest.message == message, f"image {number}")
+            assert camera.statistics.received == 5
+
+
+def test_a_best_effort_subscription_names_what_it_cannot_get_of_a_latched_publisher() -> None:
+    with driver_of("/deaf") as driver:
+        driver.create_publisher(Image, "camera/image", LATCHED).publish(image_message())
+        with rig(ScriptedEngine(["Two mugs."]), namespace="/deaf", image_reliability="best_effort") as it:
+            it.until_ready()
+            it.until(lambda: it.node.count_publishers("/deaf/camera/image"), "the publisher")
+            outcome = ask(it).outcome
+    assert outcome.code == Outcome.NO_IMAGE
+    assert "latched (transient local): a best-effort subscription gets nothing" in outcome.message
+    assert "set the reliability to auto" in outcome.message

@@ -206,11 +206,6 @@ def no_info(before: Before) -> None:
     before.depth()
 
 
-def info_of_another_moment(before: Before) -> None:
-    before.info(later=-0.5)
-    before.depth()
-
-
 def info_of_another_size(before: Before) -> None:
     before.info(width=320, height=240)
     before.depth()
@@ -227,6 +222,32 @@ def no_stamp(before: Before) -> None:
     before.depth()
 
 
+def filled(before: Before, millimetres: int) -> None:
+    before.info()
+    message = depth_message(before.scene)
+    size = message.width * message.height
+    message.data = array("B", np.full(size, millimetres, "<u2").tobytes())
+    before.depth(message)
+
+
+def only_65535(before: Before) -> None:
+    filled(before, 65535)
+
+
+def clamped(before: Before) -> None:
+    filled(before, 10000)
+
+
+def float_millimetres(before: Before) -> None:
+    before.info()
+    before.depth(float_depth(before.scene.depth * 1e3))
+
+
+def far_plane(before: Before) -> None:
+    before.info()
+    before.depth(float_depth(np.full_like(before.scene.depth, 1e10)))
+
+
 @pytest.mark.parametrize(
     ("show", "words"),
     [
@@ -238,10 +259,13 @@ def no_stamp(before: Before) -> None:
         (no_depth, "No depth image has come on .*/camera/depth; nothing publishes there"),
         (zeros, "The camera is not calibrated: K holds zeros"),
         (no_info, "No camera_info has come on .*/camera/camera_info; nothing publishes there"),
-        (info_of_another_moment, "No camera_info of the picture's moment has come on .*: the nearest stamp is 0.5 s away"),
         (info_of_another_size, "camera_info is of a picture of 320x240 pixels, but it has 640x480"),
         (info_of_another_frame, "The camera_info on .* is in the frame 'other', the picture in 'camera_optical'"),
-        (no_stamp, "The picture has no stamp, so no camera_info can be told to belong to it"),
+        (no_stamp, "The picture has no stamp, so no depth image can be told to belong to it"),
+        (only_65535, "points have no position: too little valid depth around it"),
+        (clamped, "points have no position: farther than max_depth or than the depth camera can measure"),
+        (float_millimetres, "The depth image is 32FC1 with a median of .*, which are millimetres; 32FC1 holds metres"),
+        (far_plane, "points have no position: farther than max_depth"),
     ],
 )
 def test_what_does_not_belong_to_the_picture_gives_nan_and_says_so(
@@ -262,6 +286,63 @@ def test_what_does_not_belong_to_the_picture_gives_nan_and_says_so(
     for thing, point in zip(scene.objects, response.affordances.points, strict=True):
         assert np.isnan(position(point)).all()
         assert (point.u, point.v) == pytest.approx(thing.centre, abs=1.0)
+
+
+@pytest.mark.parametrize("later", [None, -3.0, 0.02, 5.0])
+def test_a_calibration_of_another_moment_serves(scene: Scene, later: float | None) -> None:
+    """Stamped 0, published once long ago, or with a stamp of its own; the answer does not wait for another one."""
+    with looking(scene, points_text(scene.objects), transform_timeout=50.0) as before:
+        stamp = before.header.stamp
+        if later is None:
+            before.header = Header(frame_id="camera_optical")
+        before.info(**({} if later is None else {"later": later}))
+        before.header = Header(stamp=stamp, frame_id="camera_optical")
+        before.picture()
+        before.depth()
+        response = ask_point(before.it)
+    assert response.outcome == Outcome(code=Outcome.OK)
+    assert error(scene, scene.objects[0], position(response.affordances.points[0])) < 0.01
+
+
+def test_the_newest_calibration_that_fits_the_image_is_used(scene: Scene) -> None:
+    """One of another size or frame on the same topic, newer or of the image's very moment, does not replace it."""
+    with looking(scene, points_text(scene.objects)) as before:
+        before.info(later=-3.0)
+        before.info(width=320, height=240)
+        before.info(frame="other", later=0.5)
+        before.picture()
+        before.depth()
+        response = ask_point(before.it)
+    assert response.outcome == Outcome(code=Outcome.OK)
+    assert error(scene, scene.objects[0], position(response.affordances.points[0])) < 0.01
+
+
+def test_the_range_of_depths_is_a_parameter_of_the_camera_and_acts_at_once(scene: Scene) -> None:
+    with looking(scene, points_text(scene.objects)) as before:
+        before.picture()
+        before.info()
+        before.depth()
+        assert ask_point(before.it).outcome == Outcome(code=Outcome.OK)
+        assert before.it.set_parameter("camera.max_depth", 0.2).successful
+        far = ask_point(before.it)
+        assert before.it.set_parameter("camera.max_depth", 20.0).successful
+        assert before.it.set_parameter("camera.min_depth", 10.0).successful
+        near = ask_point(before.it)
+    assert "farther than max_depth" in far.outcome.message
+    assert "nearer than min_depth" in near.outcome.message
+    for response in (far, near):
+        assert all(np.isnan(position(point)).all() for point in response.affordances.points)
+
+
+def test_the_models_own_depth_keeps_to_the_range(scene: Scene) -> None:
+    with looking(scene, "[(250, 500, 0.8), (750, 500, 900.0)]", model_type="qwen3_vl", camera__use_depth=False) as before:
+        before.picture()
+        before.info()
+        response = before.it.call(PredictTrajectory, "trajectory", PredictTrajectory.Request(instruction="wipe"))
+    first, second = response.trajectory.waypoints
+    assert first.position.z == pytest.approx(0.8, abs=1e-4)
+    assert np.isnan(position(second)).all()
+    assert "the model's own depth is outside min_depth to max_depth" in response.outcome.message
 
 
 def test_depth_that_comes_while_the_model_answers_is_waited_for_and_newer_depth_does_not_push_it_out(scene: Scene) -> None:

@@ -46,6 +46,10 @@ class GeometryError(ValueError):
     """Why pixels cannot become metres, as a sentence. It never ends a request, whose pixels are right: so it has no code."""
 
 
+class OtherSizeError(GeometryError):
+    """The calibration is of an image of another size."""
+
+
 @dataclass(frozen=True)
 class CameraModel:
     """How a camera maps positions to the pixels of its pictures.
@@ -86,7 +90,8 @@ class CameraModel:
 
         :param rectified: the pictures are: P describes them. Else K, D and R do.
         :param picture_size: (width, height) of the picture, which has to be the one that the values imply.
-        :raises GeometryError: the camera is not calibrated, or the values contradict each other or the picture.
+        :raises OtherSizeError: the picture has another size.
+        :raises GeometryError: the camera is not calibrated, or the values contradict each other.
         """
         matrix, row = (p, 4) if rectified else (k, 3)
         if len(k) != 9 or len(r) != 9 or len(p) != 12:
@@ -101,7 +106,7 @@ class CameraModel:
             raise GeometryError("camera_info is broken: its focal lengths are negative, or R is no rotation.")
         left, top, size, bins = _region(width, height, (max(binning_x, 1), max(binning_y, 1)), roi)
         if picture_size is not None and picture_size != size:
-            raise GeometryError(
+            raise OtherSizeError(
                 f"camera_info is of a picture of {size[0]}x{size[1]} pixels, but it has {picture_size[0]}x{picture_size[1]}."
             )
         name, coefficients = ("", ()) if rectified else _distortion(distortion_model, d)

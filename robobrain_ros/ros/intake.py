@@ -12,7 +12,8 @@ from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
 from rclpy.waitable import NumberOfEntities, Waitable
 
-Listener = Callable[[Any], None]
+Listener = Callable[..., None]
+"""Called with a message and, where it asks for it, with what the middleware knows of it (``source_timestamp``, ...)."""
 
 
 class Intake(Waitable):
@@ -30,6 +31,7 @@ class Intake(Waitable):
         """Whose subscriptions they are."""
         self._group = _Untouched()
         self._subscriptions: list[Subscription] = []
+        self._informed: set[Subscription] = set()
         self._lock = Lock()
         self._waiting = False
         self._leaving: list[Subscription] = []
@@ -37,17 +39,25 @@ class Intake(Waitable):
         self._ready: list[Subscription] = []
         node.add_waitable(self)
 
-    def subscribe(self, message_type: Any, topic: str, listener: Listener, qos: QoSProfile) -> Subscription:
-        """Subscribe as by `rclpy.node.Node.create_subscription`; in any thread."""
+    def subscribe(
+        self, message_type: Any, topic: str, listener: Listener, qos: QoSProfile, *, informed: bool = False
+    ) -> Subscription:
+        """Subscribe as by `rclpy.node.Node.create_subscription`; in any thread.
+
+        :param informed: call the listener with the message's info as a second argument.
+        """
         subscription = self.node.create_subscription(message_type, topic, listener, qos, callback_group=self._group)
         # Held as long as it is one of these, rather than anew in each round of the executor.
         subscription.handle.__enter__()
+        if informed:
+            self._informed.add(subscription)
         self._subscriptions.append(subscription)
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Give a subscription back, in any thread; from then on its listener is not called."""
         self._subscriptions.remove(subscription)
+        self._informed.discard(subscription)
         self.node.destroy_subscription(subscription)
         with self._lock:
             if self._waiting:
@@ -84,8 +94,8 @@ class Intake(Waitable):
         self._ready = [each for each in self._awaited if each.handle.pointer in pointers] if pointers else []
         return bool(self._ready)
 
-    def take_data(self) -> list[tuple[Subscription, Any]]:
-        """As of `Waitable`: each subscription that is ready, with its message."""
+    def take_data(self) -> list[tuple[Subscription, Any, Any]]:
+        """As of `Waitable`: each subscription that is ready, with its message and the message's info."""
         taken = []
         for subscription in self._ready:
             try:
@@ -94,21 +104,24 @@ class Intake(Waitable):
             except InvalidHandle:
                 continue  # It was given back meanwhile.
             if message is not None:
-                taken.append((subscription, message[0]))
+                taken.append((subscription, *message))
         self._ready = []
         return taken
 
-    async def execute(self, taken_data: list[tuple[Subscription, Any]]) -> None:
+    async def execute(self, taken_data: list[tuple[Subscription, Any, Any]]) -> None:
         """As of `Waitable`: hand the messages on.
 
         :raises Exception: the last one that a listener has raised, when all have been called; those before it are logged.
         """
         fault: Exception | None = None
-        for subscription, message in taken_data:
+        for subscription, message, info in taken_data:
             if subscription not in self._subscriptions:
                 continue  # A listener before it has given it back.
             try:
-                subscription.callback(message)
+                if subscription in self._informed:
+                    subscription.callback(message, info)
+                else:
+                    subscription.callback(message)
             except Exception as error:
                 if fault is not None:
                     self.node.get_logger().error("".join(traceback.format_exception(fault)))

@@ -133,7 +133,7 @@ _NODE_PARAMETERS = (
     Parameter(
         "sync_tolerance",
         0.01,
-        "Seconds between a picture's stamp and that of its depth image, or its camera_info; what differs more is not used.",
+        "Seconds between an image's stamp and that of its depth image; depth that differs more is not used.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=10.0,
@@ -285,6 +285,29 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             False,
             f"Give positions by the depth image on {camera}/depth (aligned to the picture) and the lens on {camera}/camera_info; "
             "asked about is the newest picture that has both.",
+        ),
+        Parameter(
+            f"{camera}.min_depth",
+            0.0,
+            "Smallest depth in metres that counts as measured, by the depth image or by the model itself.",
+            applies=Applies.AT_ONCE,
+            minimum=0.0,
+            maximum=10000.0,
+        ),
+        Parameter(
+            f"{camera}.max_depth",
+            20.0,
+            "Depth in metres from which on a value is no measurement. A driver that clamps: set the value at which it clamps.",
+            applies=Applies.AT_ONCE,
+            minimum=0.01,
+            maximum=10000.0,
+        ),
+        Parameter(
+            f"{camera}.detect_depth_clamp",
+            True,
+            "Leave out the largest depth of an image where many pixels hold exactly it and it is a whole number of metres from "
+            "4 m on, or 4095, 8191, ... mm: the driver clamps there. Set false for simulations without noise.",
+            applies=Applies.AT_ONCE,
         ),
         Parameter(
             f"{camera}.rectified",

@@ -6,7 +6,7 @@ Positions never end a request: its pixels are right. What is missing is said in 
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +16,8 @@ from builtin_interfaces.msg import Time as TimeMessage
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from robobrain_ros.core.geometry import CameraModel, GeometryError
+from robobrain_ros.core.depth_checks import DepthRange
+from robobrain_ros.core.geometry import CameraModel, GeometryError, OtherSizeError
 from robobrain_ros.core.query import Answer
 from robobrain_ros.core.surfaces import DepthImage, Lifted, lift_boxes, lift_points, lift_waypoints
 from robobrain_ros.ros.conversions import Positions
@@ -45,11 +46,25 @@ class Claim:
         """The message whose stamp is the nearest so far."""
         self.settled: Future[None] = Future()
         """Done when no nearer one can come."""
+        self._closed = False
         for message in kept:
             self.offer(message)
 
+    @property
+    def stamp(self) -> int:
+        """The picture's stamp, nanoseconds."""
+        return self._stamp
+
+    def close(self) -> None:
+        """Keep what has come; what comes from now on is of another time. Called in the executor."""
+        self._closed = True
+        if not self.settled.done():
+            self.settled.set_result(None)
+
     def offer(self, message: Any) -> None:
         """A message has come; called in the executor."""
+        if self._closed:
+            return
         stamp = nanoseconds(message.header.stamp)
         if self.best is None or abs(stamp - self._stamp) < self.distance:
             self.best = message
@@ -97,6 +112,15 @@ class Companion:
         """Look no longer."""
         self._claims.remove(claim)
 
+    def forget(self, is_old: Callable[[TimeMessage], bool]) -> None:
+        """Time has jumped: drop the messages of the time before, and do not wait for more of them."""
+        kept = [message for message in self._kept if not is_old(message.header.stamp)]
+        self._kept.clear()
+        self._kept.extend(kept)
+        for claim in self._claims:
+            claim.close()
+        self.stream.fetch_latched()
+
     def _arrived(self, message: Any) -> None:
         self._kept.append(message)
         for claim in self._claims:
@@ -114,12 +138,43 @@ class Companion:
         return ""
 
 
+class Calibrations(Companion):
+    """camera_info. A calibration does not depend on the moment: one of another moment serves where its frame and size fit."""
+
+    def __init__(self, intake: Intake, topic: str, *, reliability: str) -> None:
+        self._last: CameraInfo | None = None
+        """The newest one, which is kept when time jumps."""
+        super().__init__(intake, CameraInfo, topic, "camera_info", reliability=reliability)
+
+    def candidates(self, claim: Claim, tolerance: float) -> list[CameraInfo]:
+        """What may describe the claim's picture, the best first: of its moment, then the newest."""
+        first = [claim.best] if claim.is_met(tolerance) else []
+        last = [] if self._last is None else [self._last]
+        return [*first, *reversed(self._kept), *last]
+
+    def fits(self, frame: str) -> bool:
+        """Whether a calibration in that frame has come."""
+        known = [*self._kept, *([] if self._last is None else [self._last])]
+        return any(same_frame(info.header.frame_id, frame) for info in known)
+
+    def _arrived(self, message: CameraInfo) -> None:
+        self._last = message
+        super()._arrived(message)
+
+
+def same_frame(one: str, other: str) -> bool:
+    """Whether two names are of one frame; in ROS 1 they began with a slash."""
+    return one.lstrip("/") == other.lstrip("/")
+
+
 class Surroundings:
     """What a camera publishes beside its pictures: camera_info, and depth where it is wanted."""
 
     def __init__(self, intake: Intake, camera: str, *, use_depth: bool, reliability: str) -> None:
+        self.camera = camera
+        """The camera's name."""
         # Small as a camera_info is, best effort loses it where pictures fill the transport's buffers.
-        self.info = Companion(intake, CameraInfo, f"{camera}/camera_info", "camera_info", reliability=reliability)
+        self.info = Calibrations(intake, f"{camera}/camera_info", reliability=reliability)
         self.depth = Companion(intake, Image, f"{camera}/depth", "depth image", reliability=reliability) if use_depth else None
 
     @property
@@ -129,7 +184,13 @@ class Surroundings:
 
     def complete(self, header: Header, tolerance: float) -> bool:
         """Whether all that belongs to a picture has come; ``tolerance`` in seconds."""
-        return all(companion.has(nanoseconds(header.stamp), tolerance) for companion in self.companions)
+        measured = self.depth is None or self.depth.has(nanoseconds(header.stamp), tolerance)
+        return measured and self.info.fits(header.frame_id)
+
+    def forget(self, is_old: Callable[[TimeMessage], bool]) -> None:
+        """As of `Companion.forget`."""
+        for companion in self.companions:
+            companion.forget(is_old)
 
     def adapt(self) -> None:
         """As of `Stream.adapt`."""
@@ -163,8 +224,12 @@ class Moment:
             companion.release(claim)
 
     async def settled(self, timeout: float) -> None:
-        """Wait until all that belongs to the picture is there, or cannot come any more; on any asyncio loop."""
-        waits = [asyncio.wrap_future(claim.settled) for claim in self.claims if not claim.settled.done()]
+        """Wait until all that belongs to the picture is there, or cannot come any more; on any asyncio loop.
+
+        A calibration that fits is there already: its own moment's is not waited for, since it may never come.
+        """
+        needed = self.claims[1:] if self.surroundings.info.fits(self.header.frame_id) else self.claims
+        waits = [asyncio.wrap_future(claim.settled) for claim in needed if not claim.settled.done()]
         if waits and timeout > 0.0:
             # Shielded by wait: a claim serves no one else, but a cancelled future would make `offer` raise.
             await asyncio.wait(waits, timeout=timeout)
@@ -210,61 +275,41 @@ class Locator:
 
     def _camera(self, moment: Moment, size: tuple[int, int]) -> tuple[CameraModel | None, str]:
         """The camera's model, or why there is none."""
-        info, why = self._belonging(moment, 0)
-        if info is None:
-            return None, why
-        roi = info.roi
-        try:
-            model = CameraModel.from_info(
-                width=info.width,
-                height=info.height,
-                distortion_model=info.distortion_model,
-                d=info.d,
-                k=info.k,
-                r=info.r,
-                p=info.p,
-                binning_x=info.binning_x,
-                binning_y=info.binning_y,
-                roi=(roi.x_offset, roi.y_offset, roi.width, roi.height),
-                rectified=moment.rectified,
-                picture_size=size,
-            )
-        except GeometryError as error:
-            return None, str(error)
-        return model, ""
+        companion, claim = moment.surroundings.info, moment.claims[0]
+        candidates = companion.candidates(claim, self._parameters["sync_tolerance"])
+        if not candidates:
+            return None, companion.explain(claim, 0.0)
+        why = ""
+        for info in candidates:
+            other_frame = _other_frame(companion, info, moment)
+            if other_frame:
+                why = why or other_frame
+                continue
+            try:
+                return to_camera_model(info, moment.rectified, size), ""
+            except OtherSizeError as error:
+                why = why or str(error)
+            except GeometryError as error:
+                return None, str(error)
+        return None, why
 
     def _depth(self, moment: Moment) -> tuple[DepthImage | None, str]:
         """The depth image of the picture's moment, or why there is none."""
-        message, why = self._belonging(moment, 1)
-        if message is None:
-            return None, why
-        try:
-            depth = DepthImage.read(
-                memoryview(message.data).cast("B"),
-                width=message.width,
-                height=message.height,
-                step=message.step,
-                encoding=message.encoding,
-                big_endian=bool(message.is_bigendian),
-            )
-        except GeometryError as error:
-            return None, str(error)
-        return depth, ""
-
-    def _belonging(self, moment: Moment, index: int) -> tuple[Any, str]:
-        """The message of a companion that belongs to the picture, or None and why there is none."""
-        companion, claim = moment.surroundings.companions[index], moment.claims[index]
+        companion, claim = moment.surroundings.companions[1], moment.claims[1]
         if nanoseconds(moment.header.stamp) == 0:
             return None, f"The picture has no stamp, so no {companion.what} can be told to belong to it."
-        if why := companion.explain(claim, self._parameters["sync_tolerance"]):
+        why = companion.explain(claim, self._parameters["sync_tolerance"]) or _other_frame(companion, claim.best, moment)
+        if why:
             return None, why
-        frame, wanted = claim.best.header.frame_id.lstrip("/"), moment.header.frame_id.lstrip("/")
-        if frame != wanted:
-            return None, (
-                f"The {companion.what} on {companion.stream.topic} is in the frame {frame!r}, the picture in {wanted!r}; "
-                "it has to be the picture's own view (aligned, registered)."
-            )
-        return claim.best, ""
+        camera = moment.surroundings.camera
+        try:
+            depth = read_depth(claim.best)
+            return depth.bounded(self._limits(camera), detect_clamp=self._parameters[f"{camera}.detect_depth_clamp"]), ""
+        except GeometryError as error:
+            return None, str(error)
+
+    def _limits(self, camera: str) -> DepthRange:
+        return depth_range(self._parameters, camera)
 
     def _lift(self, answer: Answer, camera: CameraModel, moment: Moment) -> Positions:
         depth, note = (None, "") if moment.surroundings.depth is None else self._depth(moment)
@@ -273,13 +318,14 @@ class Locator:
                 depth.scale(camera)
             except GeometryError as error:
                 depth, note = None, str(error)
+        limits = self._limits(moment.surroundings.camera)
         points = boxes = waypoints = None
         # Where depth is measured, the model's guess does not stand in for it; a waypoint's is no guess of a surface.
         if depth is not None or moment.surroundings.depth is None:
-            points = lift_points(camera, depth, answer.points) if answer.points else None
+            points = lift_points(camera, depth, answer.points, limits) if answer.points else None
         if depth is not None:
             boxes = lift_boxes(camera, depth, answer.boxes) if answer.boxes else None
-        waypoints = lift_waypoints(camera, depth, answer.waypoints) if answer.waypoints else None
+        waypoints = lift_waypoints(camera, depth, answer.waypoints, limits) if answer.waypoints else None
         if not note:
             parts = (("points", points), ("areas", boxes), ("waypoints", waypoints))
             note = " ".join(_what_is_missing(name, lifted) for name, lifted in parts if lifted and any(lifted.reasons))
@@ -303,6 +349,59 @@ class Locator:
         }
         header = Header(stamp=positions.header.stamp, frame_id=target)
         return replace(positions, header=header, move=transform.apply, **moved)
+
+
+def depth_range(parameters: Parameters, camera: str) -> DepthRange:
+    """The depths of a camera that count as measured."""
+    return DepthRange(parameters[f"{camera}.min_depth"], parameters[f"{camera}.max_depth"])
+
+
+def read_depth(message: Image) -> DepthImage:
+    """The depth image of a message.
+
+    :raises GeometryError: the reason why it cannot be read.
+    """
+    return DepthImage.read(
+        memoryview(message.data).cast("B"),
+        width=message.width,
+        height=message.height,
+        step=message.step,
+        encoding=message.encoding,
+        big_endian=bool(message.is_bigendian),
+    )
+
+
+def to_camera_model(info: CameraInfo, rectified: bool, size: tuple[int, int] | None) -> CameraModel:
+    """The model that a camera_info describes; ``size``: (width, height) of the picture, None: not known.
+
+    :raises GeometryError: as of `CameraModel.from_info`.
+    """
+    roi = info.roi
+    return CameraModel.from_info(
+        width=info.width,
+        height=info.height,
+        distortion_model=info.distortion_model,
+        d=info.d,
+        k=info.k,
+        r=info.r,
+        p=info.p,
+        binning_x=info.binning_x,
+        binning_y=info.binning_y,
+        roi=(roi.x_offset, roi.y_offset, roi.width, roi.height),
+        rectified=rectified,
+        picture_size=size,
+    )
+
+
+def _other_frame(companion: Companion, message: Any, moment: Moment) -> str:
+    """Why a message is not of the picture's view, as a sentence; empty: it is."""
+    frame, wanted = message.header.frame_id.lstrip("/"), moment.header.frame_id.lstrip("/")
+    if frame == wanted:
+        return ""
+    return (
+        f"The {companion.what} on {companion.stream.topic} is in the frame {frame!r}, the picture in {wanted!r}; "
+        "it has to be the picture's own view (aligned, registered)."
+    )
 
 
 def _what_is_missing(name: str, lifted: Lifted) -> str:
