@@ -30,6 +30,7 @@ from robobrain_ros.demo import DEMO_MODEL, DemoError
 from robobrain_ros.demo.evaluate import FIRST_SEED, GROUPS, exam, rows_of, score_all
 from robobrain_ros.demo.metrics import wilson
 from robobrain_ros.errors import BadRequestError, EngineFailedError, RoboBrainError
+from robobrain_ros.files import UnreadableFileError, read_small_text
 from robobrain_ros.tune_flagos import engine_option
 
 PUBLISHED = {
@@ -53,6 +54,8 @@ _FORMAT_OF_POINTS = re.compile(r"\s*Your (?:answer should be formatted|task is t
 """What the benchmarks append on how to write points; a model family's own words, of its profile, take its place."""
 _MOST_PICTURES = 8
 _TIMEOUT = 600.0
+_LARGEST_FILE = 1 << 30
+"""Bytes of a benchmark's list of questions."""
 
 
 class BenchmarkError(DemoError):
@@ -125,8 +128,8 @@ def _rows(path: Path) -> list[tuple[dict[str, Any], str]]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_small_text(path, _LARGEST_FILE)
+    except UnreadableFileError as error:
         raise BenchmarkError(f"{path} cannot be read: {error}.") from error
 
 

@@ -35,6 +35,7 @@ DECIMALS = 4
 LARGEST_NUMBER = 1_000_000
 """Numbers without a bound of their own lie between this and its negative."""
 
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 _ANNOTATIONS = frozenset(
     {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment", "$schema", "$id"}
 )
@@ -261,10 +262,7 @@ def _string(said: Schema, path: str) -> Schema:
 
 def is_printable(text: str, longest: int) -> bool:
     """Whether a text may stand in one line of a prompt: no control characters, no halves of characters."""
-    return len(text) <= longest and not any(
-        character < " " or "\x7f" <= character < "\xa0" or "\ud800" <= character <= "\udfff" or character in "\u2028\u2029"
-        for character in text
-    )
+    return len(text) <= longest and _UNPRINTABLE.search(text) is None
 
 
 def is_like_a_token(text: str) -> bool:

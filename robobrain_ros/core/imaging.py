@@ -23,6 +23,10 @@ import numpy as np
 from robobrain_ros.core.profiles import CoordinateRule
 from robobrain_ros.core.query import Box, Picture, Point
 from robobrain_ros.errors import BadImageError, EngineConfigError
+from robobrain_ros.files import UnreadableFileError, read_small_file
+
+_LARGEST_FILE = 256 << 20
+"""Bytes of an image file."""
 
 MAX_SIDE_RATIO = 200
 """The processor of Qwen-VL refuses pictures whose sides differ more."""
@@ -182,9 +186,9 @@ def read_picture(path: str | Path) -> Picture:
     :raises BadImageError: no such file, or not a picture.
     """
     try:
-        data = np.frombuffer(Path(path).read_bytes(), np.uint8)
-    except OSError as error:
-        raise BadImageError(f"{path} cannot be read: {error.strerror}.") from error
+        data = np.frombuffer(read_small_file(path, _LARGEST_FILE).content, np.uint8)
+    except UnreadableFileError as error:
+        raise BadImageError(f"{path} cannot be read: {error}.") from error
     picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if picture is None:
         raise BadImageError(f"{path} is not a picture that OpenCV can read.")

@@ -10,6 +10,7 @@ from robobrain_ros.core import plan_prompt
 from robobrain_ros.core.plan_request import PlanRequest
 from robobrain_ros.core.query import Task
 from robobrain_ros.errors import EngineConfigError, UnsupportedTaskError
+from robobrain_ros.files import UnreadableFileError, read_small_text
 
 
 class CoordinateRule(Enum):
@@ -29,6 +30,8 @@ class AnswerForm(Enum):
     STEPS = "steps"
 
 
+_LARGEST_CONFIG = 10_000_000
+"""Bytes of a config.json."""
 TEXT_SLOT = "{text}"
 """Where the user's text goes in a prompt. Replaced plainly: the text may hold braces of its own."""
 
@@ -221,8 +224,8 @@ def profile_for(where: str | Path) -> Profile:
 
 def _model_type(config: Path) -> str:
     try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(read_small_text(config, _LARGEST_CONFIG))
+    except (UnreadableFileError, ValueError, RecursionError) as error:
         raise EngineConfigError(f"{config} cannot be read as a checkpoint's config.json: {error}.") from error
     if not isinstance(content, dict):
         raise EngineConfigError(f"{config} is not a checkpoint's config.json: it holds no JSON object.")

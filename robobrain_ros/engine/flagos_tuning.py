@@ -19,8 +19,11 @@ from robobrain_ros.engine.compat import DISTRIBUTIONS
 from robobrain_ros.engine.flagos_ledger import write_atomically
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
+from robobrain_ros.files import NoSuchFileError, UnreadableFileError, read_small_text
 
 FORMAT = 1
+_LARGEST_FILE = 64 << 20
+"""Bytes of a tune file."""
 _PARTS = {
     "chip": "chip",
     "driver": "driver",
@@ -140,10 +143,10 @@ def read(path: Path) -> list[Tuned]:
     :raises EngineConfigError: it cannot be read as what it should be.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        content = json.loads(read_small_text(path, _LARGEST_FILE))
+    except NoSuchFileError:
         return []
-    except (OSError, ValueError) as error:
+    except (UnreadableFileError, ValueError, RecursionError) as error:
         raise EngineConfigError(f"The tune file {path} is damaged ({error}); run tune_flagos again.") from error
     if not isinstance(content, dict) or not isinstance(content.get("entries"), list):
         raise EngineConfigError(f"The tune file {path} is damaged (no list of entries); run tune_flagos again.")

@@ -7,6 +7,7 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ from robobrain_ros.errors import (
     EngineFailedError,
     RoboBrainError,
 )
+from robobrain_ros.files import UnreadableFileError, read_small_file
 
 CONNECT = 5.0
 """Seconds in which a server must take a connection."""
@@ -30,6 +32,8 @@ LARGEST_RESPONSE = 64 << 20
 
 _LONGEST_REASON = 300
 _CONNECTIONS = 256
+_LARGEST_CA_FILE = 4 << 20
+"""Bytes; the public authorities' certificates together have 0.3 MB."""
 
 _log = logging.getLogger(__name__)
 
@@ -119,10 +123,14 @@ def _trust(options: EngineOptions) -> "ssl.SSLContext | bool":
     if not options.verify or not options.ca_file:
         return options.verify
     try:
-        return ssl.create_default_context(cafile=options.ca_file)
-    except OSError as error:
-        reason = error.strerror or "it holds no certificate"
-        raise EngineConfigError(f"engine.ca_file: {options.ca_file} cannot be read ({reason}).") from error
+        content = read_small_file(Path(options.ca_file).expanduser(), _LARGEST_CA_FILE).content
+        if not content.strip():  # Python would take the public authorities' instead.
+            raise UnreadableFileError("it is empty")
+        return ssl.create_default_context(cadata=content.decode("ascii", "replace").replace("\ufffd", "?"))
+    except (UnreadableFileError, RuntimeError) as error:
+        raise EngineConfigError(f"engine.ca_file: {options.ca_file} cannot be read ({error}).") from error
+    except (ssl.SSLError, ValueError) as error:
+        raise EngineConfigError(f"engine.ca_file: {options.ca_file} cannot be read (it holds no certificate in PEM).") from error
 
 
 def explain(error: BaseException, url: str, model: str, key: str) -> Fault:

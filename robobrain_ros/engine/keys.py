@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 from robobrain_ros.errors import EngineConfigError
+from robobrain_ros.files import UnreadableFileError, read_small_file
 
 _LONGEST = 4096
 
@@ -20,16 +21,13 @@ def read_key(path: str, option: str, variable: str) -> str:
     """
     if not path:
         return _checked(os.environ.get(variable, ""), variable) if os.environ.get(variable, "").strip() else ""
-    file = Path(path).expanduser()
     try:
-        with file.open("rb") as stream:
-            content = stream.read(_LONGEST + 1)
-            mode = os.fstat(stream.fileno()).st_mode
-    except OSError as error:
-        raise EngineConfigError(f"{option}: {path} cannot be read ({error.strerror}).") from error
-    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        file = read_small_file(Path(path).expanduser(), _LONGEST)
+    except (UnreadableFileError, RuntimeError) as error:  # RuntimeError: ~user of no known user.
+        raise EngineConfigError(f"{option}: {path} cannot be read ({error}).") from error
+    if file.mode & (stat.S_IRGRP | stat.S_IROTH):
         _log.warning("%s: others can read %s; chmod 600 keeps the key to you.", option, path)
-    return _checked(content.decode("latin-1"), f"{option}: {path}")
+    return _checked(file.content.decode("latin-1"), f"{option}: {path}")
 
 
 def _checked(text: str, where: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import rclpy
 from rclpy.clock import Clock, ClockType
@@ -33,6 +33,7 @@ from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.server_guard import ServerState
 from robobrain_ros.errors import EngineConfigError, RoboBrainError
 from robobrain_ros.models import can_think, with_known_model
+from robobrain_ros.ros.beside import beside
 from robobrain_ros.ros.cameras import Camera, Cameras
 from robobrain_ros.ros.diagnostics import Diagnostics
 from robobrain_ros.ros.endpoints import Endpoints
@@ -68,6 +69,7 @@ _package_log = logging.getLogger("robobrain_ros")
 """Of the core and the engine, which know no ROS."""
 
 Transition = Callable[[], None]
+_Result = TypeVar("_Result")
 
 
 class RoboBrainNode(LifecycleNode):
@@ -93,6 +95,8 @@ class RoboBrainNode(LifecycleNode):
     ) -> None:
         super().__init__("robobrain", namespace=namespace, parameter_overrides=parameter_overrides, context=context)
         self._engine_factory = engine_factory
+        self.stop_requested: Callable[[], bool] = lambda: False
+        """Whether the process was told to end; `main` sets it."""
         self._log_handler = _RosLogHandler(self.get_logger())
         _package_log.addHandler(self._log_handler)
         # What of it is shown is for ROS to decide; left alone, Python's root logger would keep all but warnings back.
@@ -201,15 +205,15 @@ class RoboBrainNode(LifecycleNode):
         if unknown := self._settings.unknown():
             self.get_logger().warning(f"This node has no such parameters, they change nothing: {', '.join(unknown)}.")
         self._cameras = Cameras([], self._settings["cameras"])
-        robots_file = self._settings["robots_file"]
-        self._requests.robots = read_robots(Path(robots_file)) if robots_file else ()
+        file = self._settings["robots_file"]
+        self._requests.robots = self._beside(partial(read_robots, Path(file)), "Reading robots_file") if file else ()
         self._standing.load()
         options = self._settings.engine_options()
         factory = self._engine_factory
         if factory is None:
-            options = self._checked(options)
+            options = self._beside(partial(self._checked, options), "Checking the files of the engine's parameters")
             server = self._settings.server_options()
-            server.validate(options)
+            self._beside(partial(server.validate, options), "Checking the files of the HTTP server's parameters")
             self._http = ServerState() if server.enabled else None
             factory = partial(make_engine, options, server, self._http)
         self._settings.configured = True
@@ -228,6 +232,10 @@ class RoboBrainNode(LifecycleNode):
                 can_think=self._can_think(options.model),
             ),
         )
+
+    def _beside(self, work: Callable[[], _Result], what: str) -> _Result:
+        """Do what reads files beside the executor: a drive that does not answer must not keep the node from ending."""
+        return beside(work, what, lambda: self.context.ok() and not self.stop_requested())
 
     def _can_think(self, model: str) -> bool | None:
         said = self._settings["model_can_think"]
@@ -428,6 +436,7 @@ def main(args: list[str] | None = None) -> None:
         rclpy.logging.get_logger("robobrain").fatal(f"A parameter is wrong: {_explain(error)}")
         rclpy.shutdown()
         sys.exit(1)
+    node.stop_requested = lambda: stop.requested
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:

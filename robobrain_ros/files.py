@@ -1,0 +1,95 @@
+"""Read a small file whose name came from a parameter or a command line: never more than a bound, never a wait for a writer.
+
+This module imports nothing of the package, so that the core, the engines and the node can use it.
+"""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+_KINDS = {
+    stat.S_IFDIR: "it is a directory",
+    stat.S_IFIFO: "it is a named pipe (FIFO)",
+    stat.S_IFCHR: "it is a character device",
+    stat.S_IFBLK: "it is a block device",
+    stat.S_IFSOCK: "it is a socket",
+}
+_PIECE = 1 << 16
+
+
+class UnreadableFileError(Exception):
+    """A file cannot be read. The text is the reason alone, without the file's name and without a full stop."""
+
+
+class NoSuchFileError(UnreadableFileError):
+    """There is no file of this name."""
+
+
+@dataclass(frozen=True)
+class SmallFile:
+    """The content of a file and its permission bits."""
+
+    content: bytes
+    mode: int
+
+
+def read_small_file(path: str | Path, largest: int) -> SmallFile:
+    """Read a regular file of at most ``largest`` bytes.
+
+    Nothing is read from a pipe, a device, a socket or a directory, and opening one never blocks.
+
+    :raises UnreadableFileError: it cannot be read, is not a regular file, or is larger; `NoSuchFileError` where it is missing.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except FileNotFoundError as error:
+        raise NoSuchFileError("No such file or directory") from error
+    except OSError as error:
+        special = _KINDS.get(_kind(path), "")  # A socket, or a device without a driver.
+        raise UnreadableFileError(f"{special}, not a regular file" if special else error.strerror or "unknown error") from error
+    except ValueError as error:  # A name with a NUL character.
+        raise UnreadableFileError(f"its name is not a file name ({error})") from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(status.st_mode), "it is not a file")
+            raise UnreadableFileError(f"{kind}, not a regular file")
+        if status.st_size > largest:
+            raise UnreadableFileError(f"it is larger than {largest} bytes")
+        return SmallFile(_content(descriptor, largest), status.st_mode)
+    except OSError as error:
+        raise UnreadableFileError(error.strerror or "it cannot be read") from error
+    finally:
+        os.close(descriptor)
+
+
+def read_small_text(path: str | Path, largest: int) -> str:
+    """Read a regular file of UTF-8 text; see `read_small_file`.
+
+    :raises UnreadableFileError: as of `read_small_file`, or it is not UTF-8.
+    """
+    content = read_small_file(path, largest).content
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UnreadableFileError(f"it is not text in UTF-8 (line {line}); save it as UTF-8") from error
+
+
+def _content(descriptor: int, largest: int) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    while piece := os.read(descriptor, _PIECE):
+        pieces.append(piece)
+        size += len(piece)
+        if size > largest:
+            raise UnreadableFileError(f"it is larger than {largest} bytes")
+    return b"".join(pieces)
+
+
+def _kind(path: str | Path) -> int:
+    try:
+        return stat.S_IFMT(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return 0

@@ -1,0 +1,59 @@
+"""Work beside the executor for a transition, which must end in time whatever a disk or a network drive does."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from robobrain_ros.errors import CanceledError, EngineConfigError
+
+Result = TypeVar("Result")
+
+READING = 10.0
+"""Seconds that reading the files of all parameters may take."""
+_LOOK = 0.05
+"""Seconds between two looks at whether ROS still runs."""
+
+
+def beside(work: Callable[[], Result], what: str, alive: Callable[[], bool], limit: float = READING) -> Result:
+    """Do some work in a thread of its own and wait for it, while ``alive()``, at most ``limit`` seconds.
+
+    A thread that does not end in time is left behind; it does not keep the process from ending.
+
+    :param what: the work, as the subject of a sentence, for messages.
+    :raises EngineConfigError: the work takes longer.
+    :raises CanceledError: ROS shuts down meanwhile.
+    """
+    job = _Job(work)
+    thread = threading.Thread(target=job.run, name=what, daemon=True)
+    end = time.monotonic() + limit
+    thread.start()
+    while not job.done.wait(_LOOK):
+        if not alive():
+            raise CanceledError(f"{what} was broken off, because ROS shuts down.")
+        if time.monotonic() > end:
+            raise EngineConfigError(f"{what} takes longer than {limit:.0f} s. Is a network drive unreachable?")
+    return job.result()
+
+
+class _Job(Generic[Result]):
+    """Some work, its end, and what it ended with."""
+
+    def __init__(self, work: Callable[[], Result]) -> None:
+        self.done = threading.Event()
+        self._work = work
+        self._results: list[Result] = []
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._results.append(self._work())
+        except BaseException as error:
+            self._error = error
+        finally:
+            self.done.set()
+
+    def result(self) -> Result:
+        if self._error is not None:
+            raise self._error
+        return self._results[0]

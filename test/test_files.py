@@ -1,0 +1,147 @@
+"""Files that parameters and command lines name: never a wait, never more than a bound, always a sentence."""
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lifecycle_msgs.msg import Transition
+from ros_rig import LIMIT, rig
+from test_ros_program import read_until, start
+
+from robobrain_ros.core.imaging import read_picture
+from robobrain_ros.core.profiles import profile_for
+from robobrain_ros.core.robots_file import read_robots
+from robobrain_ros.engine.flagos_tuning import read as read_tune_file
+from robobrain_ros.engine.http_client import make_client
+from robobrain_ros.engine.keys import read_key
+from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.errors import CanceledError, EngineConfigError, RoboBrainError
+from robobrain_ros.files import NoSuchFileError, UnreadableFileError, read_small_file, read_small_text
+from robobrain_ros.ros.beside import beside
+
+
+def special(kind: str, folder: Path) -> str:
+    """A name of this kind; made in the folder where the system has none."""
+    path = folder / "x"
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "named pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as it:
+            it.bind(str(path))
+    elif kind == "character device":
+        return "/dev/zero"
+    elif kind == "larger":
+        with path.open("wb") as file:
+            file.truncate(5 << 30)
+    elif kind == "not a file name":
+        return f"{path}\0"
+    return str(path)
+
+
+KINDS = ("directory", "named pipe", "socket", "character device", "larger", "not a file name", "No such file")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_regular_files_below_a_size_are_read(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(UnreadableFileError, match=kind) as caught:
+        read_small_file(special(kind, tmp_path), 1000)
+    assert isinstance(caught.value, NoSuchFileError) == (kind == "No such file")
+
+
+def test_a_regular_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes("é".encode() * 50_000)
+    (tmp_path / "link").symlink_to(path)
+    assert read_small_text(tmp_path / "link", 100_000) == "é" * 50_000
+    with pytest.raises(UnreadableFileError, match="larger than 99999 bytes"):
+        read_small_text(path, 99_999)
+    path.write_bytes(b"first\nsecond \xff\n")
+    with pytest.raises(UnreadableFileError, match=r"not text in UTF-8 \(line 2\)"):
+        read_small_text(path, 100)
+
+
+def remote(path: str) -> Any:
+    return make_client(EngineOptions(kind="remote", ca_file=path), "https://localhost:1/v1", "")
+
+
+READERS: list[Callable[[str], Any]] = [
+    lambda path: read_robots(Path(path)),
+    lambda path: read_key(path, "engine.key_file", "NO_SUCH_VARIABLE"),
+    remote,
+    lambda path: read_tune_file(Path(path)),
+    lambda path: profile_for(path),
+    read_picture,
+]
+
+
+@pytest.mark.parametrize(
+    "reader", READERS, ids=["robots_file", "key_file", "ca_file", "flagos.tune_file", "config.json", "image"]
+)
+@pytest.mark.parametrize("kind", ["named pipe", "socket", "character device", "larger"])
+def test_every_file_of_a_parameter_is_read_this_way(reader: Callable[[str], Any], kind: str, tmp_path: Path) -> None:
+    """On the old code a pipe waits for ever: the test's own time limit fails."""
+    path = special(kind, tmp_path)
+    with pytest.raises(RoboBrainError, match=f"{kind}|larger") as caught:
+        reader(path)
+    assert path in caught.value.message
+
+
+def test_a_file_of_certificates_is_read_and_an_empty_one_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ca.pem"
+    for content in (b"", b"no certificate", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", b"\xff"):
+        path.write_bytes(content)
+        with pytest.raises(EngineConfigError, match=r"engine\.ca_file: .* cannot be read"):
+            remote(str(path))
+
+
+def test_work_beside_the_executor_ends_with_ros_and_with_its_limit() -> None:
+    never = threading.Event()
+    looks = iter([True, True, False])
+    with pytest.raises(CanceledError, match="Reading it was broken off"):
+        beside(never.wait, "Reading it", lambda: next(looks))
+    with pytest.raises(EngineConfigError, match="Reading it takes longer than 0 s"):
+        beside(never.wait, "Reading it", lambda: True, limit=0.0)
+    never.set()
+    with pytest.raises(ZeroDivisionError):
+        beside(lambda: 1 // 0, "Reading it", lambda: True)
+    assert beside(lambda: 5, "Reading it", lambda: True) == 5
+
+
+def test_configure_ends_when_the_process_is_told_to_end_while_a_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, never = threading.Event(), threading.Event()
+
+    def hang(path: Path) -> None:
+        reading.set()
+        never.wait(LIMIT)
+
+    monkeypatch.setattr("robobrain_ros.ros.node.read_robots", hang)
+    with rig(lambda: pytest.fail("no engine is needed"), autostart=False, robots_file="/some/drive/robots.yaml") as it:
+        it.node.stop_requested = reading.is_set
+        assert not it.transition(Transition.TRANSITION_CONFIGURE)
+    never.set()
+
+
+@pytest.mark.timeout(LIMIT)
+@pytest.mark.parametrize("parameter", ["robots_file", "engine.key_file"])
+def test_a_pipe_does_not_keep_the_program_from_ending(parameter: str, tmp_path: Path) -> None:
+    path = special("named pipe", tmp_path)
+    process = start(
+        "-p",
+        "engine.kind:=remote",
+        "-p",
+        "engine.urls:=['http://127.0.0.1:9/v1']",
+        "-p",
+        f"{parameter}:={path}",
+        "-r",
+        "__ns:=/pipe",
+    )
+    said = read_until(process, "Cannot configure")
+    assert "named pipe (FIFO), not a regular file" in said
+    process.terminate()
+    assert process.wait(LIMIT) == 0
