@@ -9,6 +9,7 @@ from robobrain_ros.errors import EngineConfigError
 from robobrain_ros.files import UnreadableFileError, read_small_file
 
 _LONGEST = 4096
+_LARGEST_FILE = 64 * 1024
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ def read_key(path: str, option: str, variable: str) -> str:
     if not path:
         return _checked(os.environ.get(variable, ""), variable) if os.environ.get(variable, "").strip() else ""
     try:
-        file = read_small_file(Path(path).expanduser(), _LONGEST)
+        file = read_small_file(Path(path).expanduser(), _LARGEST_FILE)
     except (UnreadableFileError, RuntimeError) as error:  # RuntimeError: ~user of no known user.
         raise EngineConfigError(f"{option}: {path} cannot be read ({error}).") from error
     if file.mode & (stat.S_IRGRP | stat.S_IROTH):
