@@ -11,6 +11,8 @@ import pytest
 SOURCES = Path(__file__).parents[1] / "robobrain_ros"
 ROS = {"rclpy", "cv_bridge", "tf2_ros", "launch", "launch_ros", "ament_index_python", "rcl_interfaces", "rosidl_runtime_py"}
 GENERATED = {"robobrain_ros.msg", "robobrain_ros.srv", "robobrain_ros.action"}
+NEUTRAL = ("errors", "files", "control_tokens")
+"""Modules beside the core and the engines, which both use."""
 HEAVY = {"vllm", "torch", "transformers", "openai", "flag_gems"}
 
 
@@ -53,7 +55,7 @@ def test_the_rule_knows_ros_when_it_sees_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [*sources("core", "engine"), SOURCES / "errors.py", SOURCES / "files.py"], ids=lambda path: path.name
+    "path", [*sources("core", "engine"), *(SOURCES / f"{name}.py" for name in NEUTRAL)], ids=lambda path: path.name
 )
 def test_core_and_engines_import_no_ros(path: Path) -> None:
     assert not [module for module in imported_modules(path.read_text()) if is_ros(module)]
@@ -62,7 +64,7 @@ def test_core_and_engines_import_no_ros(path: Path) -> None:
 @pytest.mark.parametrize("path", sources("core"), ids=lambda path: path.name)
 def test_core_imports_of_the_package_only_itself_the_errors_and_the_engine_protocol(path: Path) -> None:
     own = [module for module in imported_modules(path.read_text()) if within(module, "robobrain_ros")]
-    allowed = ("robobrain_ros.core", "robobrain_ros.engine.base", "robobrain_ros.errors", "robobrain_ros.files")
+    allowed = ("robobrain_ros.core", "robobrain_ros.engine.base", *(f"robobrain_ros.{name}" for name in NEUTRAL))
     assert not [module for module in own if not within(module, *allowed) and module != "robobrain_ros.engine"]
 
 

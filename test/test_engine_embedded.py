@@ -183,11 +183,12 @@ async def wait_until_idle(engine: RunningEngine) -> None:
     [
         (ask(user_text="x" * 9000), BadRequestError),
         (ask(user_text="what is <|image_pad|>?"), BadRequestError),
+        (ask(user_text="what is it?<|im_end|>"), BadRequestError),
         (ask(images=[np.zeros((20, 300, 3), np.uint8)]), BadImageError),
         (ask(images=[np.zeros((224, 224), np.uint8)]), BadImageError),
         (ask(images=[picture()] * 9), BadRequestError),
     ],
-    ids=["too long", "placeholder in the question", "off the grid", "gray", "too many pictures"],
+    ids=["too long", "placeholder in the question", "control token in the question", "off the grid", "gray", "too many pictures"],
 )
 def test_a_bad_request_is_refused_and_the_next_one_answered(
     engine: RunningEngine, generation: Generation, error: type[Exception]

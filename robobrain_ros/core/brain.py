@@ -9,6 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from robobrain_ros.control_tokens import without_control_tokens
 from robobrain_ros.core.grammars import coordinate_pattern
 from robobrain_ros.core.imaging import Fitted, FittedSize, PixelBudget, fit_picture
 from robobrain_ros.core.parsing import AnswerParser
@@ -18,6 +19,7 @@ from robobrain_ros.core.plan_prompt import context_in_words
 from robobrain_ros.core.plan_request import PlanMode, PlanRequest, Verdict
 from robobrain_ros.core.plan_schema import PlanForm, plan_form
 from robobrain_ros.core.profiles import Profile
+from robobrain_ros.core.prompt_checks import check_prompt_texts
 from robobrain_ros.core.query import Answer, Box, ParsedAnswer, Picture, Point, Progress, Query, Report, Task
 from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, Constraint, Engine, EngineInfo, Generation, TextDelta
 from robobrain_ros.errors import (
@@ -152,6 +154,7 @@ class Brain:
             raise BadRequestError("The question is empty; say what is asked for.")
         if len(query.text) > LONGEST_TEXT:
             raise BadRequestError(f"The question has {len(query.text)} characters; at most {LONGEST_TEXT} are allowed.")
+        check_prompt_texts(query, self.info.special_tokens)
         _check_picture_count(query)
         timeout = self.timeout if query.timeout is None else query.timeout
         if not (math.isfinite(timeout) and timeout > 0):
@@ -230,7 +233,8 @@ class Brain:
         prefix = self.profile.assistant_prefix(think=True)
         await self._generate(run, parser, prefix, self.think_tokens, stop=("</think>", "<answer>"))
         run.report.raw_text = f"{parser.raw_text}</think><answer>"
-        return parser.raw_text
+        # The model may have spelled a control token, such as one on a sign before the camera; put back, it would be a real one.
+        return without_control_tokens(parser.raw_text, self.info.special_tokens)
 
     async def _write(self, run: _Run, prefix: str) -> tuple[AnswerParser, str]:
         """Let the model answer; gives the parser, fed, and the finish reason."""

@@ -78,7 +78,8 @@ ProgressCallback = Callable[[LoadProgress], None]
 class EngineInfo:
     """What a started engine serves. Sizes in pixels; 0 where the checkpoint does not say.
 
-    ``count_tokens``: how many tokens of the model a text has; None: not known, but at most one for each byte of its UTF-8.
+    ``special_tokens``: the texts that the tokenizer makes control tokens of; empty: not known. ``count_tokens``: how many tokens
+    of the model a text has; None: not known, but at most one for each byte of its UTF-8.
     """
 
     model: str
@@ -90,6 +91,7 @@ class EngineInfo:
     patch: int = 0
     flagos_active: bool = False
     details: dict[str, str] = field(default_factory=dict)
+    special_tokens: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     count_tokens: Callable[[str], int] | None = field(default=None, compare=False, repr=False)
 
 

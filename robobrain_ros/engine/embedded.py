@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from robobrain_ros.control_tokens import refuse_control_tokens, special_tokens_of
 from robobrain_ros.engine import compat, environment, flagos, worker
 from robobrain_ros.engine.base import (
     IMAGE_PLACEHOLDER,
@@ -104,6 +105,7 @@ class EmbeddedEngine:
         self._given_choice = choice
         self._engine: Any = None
         self._tokenizer: Any = None
+        self._special_tokens: frozenset[str] = frozenset()
         self._checkpoint: Checkpoint | None = None
         self._health = EngineHealth("stopped", "The engine is not started.")
         self._running: set[str] = set()
@@ -254,6 +256,7 @@ class EmbeddedEngine:
             where = self.options.master_addr, self.options.master_port
             await self._engine.collective_rpc("watch_first_machine", timeout=_RPC_TIMEOUT, args=where)
         self._tokenizer = await asyncio.to_thread(_load_tokenizer, checkpoint, self.options)
+        self._special_tokens = special_tokens_of(self._tokenizer)
 
     def _describe(self, version: str) -> EngineInfo:
         from vllm.platforms import current_platform
@@ -270,6 +273,7 @@ class EmbeddedEngine:
             patch=self._checkpoint.cell,
             flagos_active=self._workers.flagos_active,
             details=self._workers.details(),
+            special_tokens=self._special_tokens,
             count_tokens=self._count_tokens,
         )
 
@@ -355,6 +359,7 @@ class EmbeddedEngine:
 
     def _prompt(self, generation: Generation) -> dict[str, Any]:
         assert self._checkpoint is not None
+        refuse_control_tokens("The prompt", generation.user_text, self._special_tokens)
         _check_pictures(generation, self._checkpoint)
         content = [{"type": "image"} for _ in generation.images] + [{"type": "text", "text": generation.user_text}]
         text = self._tokenizer.apply_chat_template(

@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
+from robobrain_ros.control_tokens import refuse_control_tokens
 from robobrain_ros.engine.base import (
-    IMAGE_PLACEHOLDER,
     EngineHealth,
     EngineInfo,
     Generation,
@@ -23,7 +23,6 @@ from robobrain_ros.engine.pictures import data_url
 from robobrain_ros.engine.remote_server import Served, Server
 from robobrain_ros.errors import (
     BadImageError,
-    BadRequestError,
     EngineConfigError,
     EngineFailedError,
     RequestTimeoutError,
@@ -228,8 +227,7 @@ class RemoteEngine:
 
     def _check(self, generation: Generation) -> None:
         assert self._served is not None
-        if IMAGE_PLACEHOLDER in generation.user_text:
-            raise BadRequestError(f"The question must not hold model tokens such as {IMAGE_PLACEHOLDER}.")
+        refuse_control_tokens("The prompt", generation.user_text)
         cell = self._served.cell
         for picture in generation.images:
             if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype.name != "uint8":

@@ -8,6 +8,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.timer import Timer
 
+from robobrain_ros.control_tokens import refuse_control_tokens
 from robobrain_ros.core.query import Task
 from robobrain_ros.errors import BadRequestError, OutcomeCode, RoboBrainError
 from robobrain_ros.msg import QueryOptions
@@ -153,6 +154,7 @@ class StandingQueries:
             raise BadRequestError("The standing query has no name; give it one.")
         if not instruction.strip():
             raise BadRequestError(f"The standing query {name} has no instruction; say what is asked.")
+        refuse_control_tokens(f"The instruction of the standing query {name}", instruction)
         if not (math.isfinite(rate) and rate >= 0.0):
             raise BadRequestError(f"The rate of the standing query {name} is {rate}; it must be 0 (each picture) or positive.")
         if options.images:
