@@ -232,9 +232,11 @@ class Brain:
         parser = AnswerParser(run.query.task, self.profile, thinking=True)
         prefix = self.profile.assistant_prefix(think=True)
         await self._generate(run, parser, prefix, self.think_tokens, stop=("</think>", "<answer>"))
-        run.report.raw_text = f"{parser.raw_text}</think><answer>"
+        # A server that parts thinking from the answer itself may have gone on to an answer, which was not asked for yet.
+        thought = parser.raw_text.partition("</think>")[0]
+        run.report.raw_text = f"{thought}</think><answer>"
         # The model may have spelled a control token, such as one on a sign before the camera; put back, it would be a real one.
-        return without_control_tokens(parser.raw_text, self.info.special_tokens)
+        return without_control_tokens(thought, self.info.special_tokens)
 
     async def _write(self, run: _Run, prefix: str) -> tuple[AnswerParser, str]:
         """Let the model answer; gives the parser, fed, and the finish reason."""
@@ -280,8 +282,8 @@ class Brain:
         try:
             async with aclosing(self.engine.generate(generation)) as stream:
                 async for delta in stream:
-                    _count(delta, run, parser.in_thinking)
-                    progress = parser.feed(delta.text)
+                    _count(delta, run, delta.thinking or (parser.in_thinking and not parser.declared))
+                    progress = parser.feed(delta.text, delta.thinking)
                     _note_first_part(progress, run)
                     if run.on_progress is not None and progress.text:
                         run.on_progress(self._map(progress, run, parser.normalized))

@@ -9,6 +9,7 @@ may be cut anywhere and reading takes linear time:
 
 What is read, and how:
 
+- Pieces that a server has declared to be thinking are thinking, and what follows them is not.
 - Everything up to the last closing think tag is thinking, whether opened or not; so is what stands before an answer tag. Results
   are never read from thinking. A tag cut at the end of the text is dropped.
 - A coordinate is a pair of round or square brackets with two numbers (a point), three (a point and its depth in metres) or
@@ -113,6 +114,7 @@ class AnswerParser:
         self.task = task
         self.form = profile.form(task)
         self._structure = plan
+        self._began_in_thinking = thinking
         self._tags = _TagReader(thinking, deaf=plan is not None)
         self._raw: list[str] = []
         self._restart()
@@ -133,6 +135,11 @@ class AnswerParser:
         return self._tags.in_thinking
 
     @property
+    def declared(self) -> bool:
+        """Whether a server has declared the last piece to be thinking."""
+        return self._tags.declared
+
+    @property
     def text(self) -> str:
         """The answer so far, without thinking and tags."""
         return self._tags.answer
@@ -142,14 +149,17 @@ class AnswerParser:
         """Whether the coordinates so far are fractions of the picture."""
         return self._coordinates.scale is _Scale.FRACTIONS
 
-    def feed(self, text: str) -> Progress:
+    def feed(self, text: str, thinking: bool = False) -> Progress:
         """Read the next piece.
 
+        :param thinking: a server has declared the piece to be thinking; tags in it mean nothing.
         :returns: the piece without tags, whether it belongs to the thinking (at its end), and the parts that it completes,
             coordinates as the model wrote them. An unopened ``</think>`` may later declare parts already given to be thinking.
         """
+        if text and thinking != self._tags.declared and not (thinking and self._began_in_thinking):
+            self._raw.append("<think>" if thinking else "</think>")  # What the server has taken out of the text.
         self._raw.append(text)
-        return self._progress(self._tags.feed(text))
+        return self._progress(self._tags.feed(text, thinking))
 
     def finish(self, truncated: bool = False) -> ParsedAnswer:
         """The whole answer.
@@ -203,6 +213,11 @@ class AnswerParser:
         )
 
     def _empty_message(self, truncated: bool) -> str:
+        if self._tags.declared:
+            return (
+                "The server sent reasoning and no answer: its reasoning parser took everything for thinking, or the token limit "
+                "was reached. Allow more tokens (max_tokens), or start the server without a reasoning parser."
+            )
         if truncated and self._tags.in_thinking:
             return "The model was still thinking when its token limit was reached; allow it more tokens or do not let it think."
         if self.thinking:
@@ -307,6 +322,8 @@ class _TagReader:
 
     def __init__(self, thinking: bool, deaf: bool = False) -> None:
         self.in_thinking = thinking
+        self.declared = False
+        """Whether the last piece was declared to be thinking."""
         self._deaf = deaf
         self.closed = False
         self._held = ""
@@ -323,9 +340,14 @@ class _TagReader:
     def answer(self) -> str:
         return "".join(self._answer).strip()
 
-    def feed(self, text: str) -> list[_Segment]:
+    def feed(self, text: str, thinking: bool = False) -> list[_Segment]:
         segments: list[_Segment] = []
-        if self._deaf:
+        if thinking and not self.declared:
+            self._take(self._held, segments)  # What looked like the beginning of a tag was none.
+            self._held = ""
+        if text and (thinking or self.declared):
+            self.declared = self.in_thinking = thinking
+        if self._deaf or thinking:
             self._take(text, segments)
             return segments
         text = self._held + text

@@ -53,13 +53,18 @@ class Generation:
 
 @dataclass(frozen=True)
 class TextDelta:
-    """A piece of generated text. ``finish_reason`` is empty until the last piece: "stop", "length" or "abort"."""
+    """A piece of generated text. ``finish_reason`` is empty until the last piece: "stop", "length" or "abort".
+
+    ``thinking``: a server's reasoning parser has declared the piece to be thinking, without tags around it. False: the text says
+    itself what is thinking.
+    """
 
     text: str
     tokens: int
     prompt_tokens: int = 0
     queue_time: float = 0.0
     finish_reason: str = ""
+    thinking: bool = False
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ class Server:
                 counter = _Counter()
                 async for chunk in await response.parse():
                     self._last_sign = time.monotonic()
-                    if (delta := counter.read(chunk)) is not None:
+                    for delta in counter.read(chunk):
                         yield delta
                 yield counter.last(self.url)
         except (asyncio.CancelledError, GeneratorExit):
@@ -274,30 +274,35 @@ class _Counter:
         self._unsaid = 0
         self._prompt_tokens = 0
 
-    def read(self, chunk: Any) -> TextDelta | None:
-        """The text of a chunk."""
+    def read(self, chunk: Any) -> list[TextDelta]:
+        """The pieces of text in a chunk: thinking, where the server parts it from the answer, and text."""
         # openai passes on whatever has come, of any form.
         choices = getattr(chunk, "choices", None)
         choice = choices[0] if isinstance(choices, list) and choices else None
-        text = ""
+        thinking = text = ""
         if choice is not None:
-            # Servers may be set to take thinking out of the text, where the model is not to be followed further.
+            # A server with a reasoning parser takes thinking out of the text; some servers send it under both names.
             delta = getattr(choice, "delta", None)
-            parts = (getattr(delta, name, None) for name in ("reasoning", "reasoning_content", "content"))
-            text = next((part for part in parts if isinstance(part, str) and part), "")
+            thinking = _text(delta, "reasoning") or _text(delta, "reasoning_content")
+            text = _text(delta, "content")
             self._finish_reason = str(getattr(choice, "finish_reason", None) or self._finish_reason)
         usage = getattr(chunk, "usage", None)
         if usage is not None:
             self._prompt_tokens = _number(usage, "prompt_tokens")
             new = max(_number(usage, "completion_tokens") - self._tokens, 0)
         else:
-            new = 1 if text else 0
+            new = 1 if text or thinking else 0
         self._tokens += new
+        pieces = []
+        if thinking:
+            pieces.append(TextDelta(thinking, 0 if text else new, self._prompt_tokens, thinking=True))
+            new = new if text else 0
         if self._finish_reason:
             self._kept += text
             self._unsaid += new
-            return None
-        return TextDelta(text, new, self._prompt_tokens) if text or new else None
+        elif text or new:
+            pieces.append(TextDelta(text, new, self._prompt_tokens))
+        return pieces
 
     def last(self, url: str) -> TextDelta:
         """The end of the text.
@@ -307,6 +312,11 @@ class _Counter:
         if self._finish_reason in ("", "abort", "error"):
             raise Fault(EngineFailedError(f"{url} broke off in the middle of its answer; ask again."))
         return TextDelta(self._kept, self._unsaid, self._prompt_tokens, finish_reason=self._finish_reason)
+
+
+def _text(delta: Any, name: str) -> str:
+    value = getattr(delta, name, None)
+    return value if isinstance(value, str) else ""
 
 
 def _number(usage: Any, name: str) -> int:
