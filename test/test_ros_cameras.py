@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -345,8 +346,12 @@ def test_latched_and_other_publishers_of_a_topic_are_both_heard() -> None:
             for number, source in enumerate((plain, latched, plain, latched)):
                 message = image_message(width=100 + number)
                 source.publish(message)
-                it.until(lambda message=message: camera.newest.message == message, f"image {number}")
+                it.until(partial(_is_newest, camera, message), f"image {number}")
             assert camera.statistics.received == 5
+
+
+def _is_newest(camera: Any, message: Image) -> bool:
+    return bool(camera.newest.message == message)
 
 
 def test_a_best_effort_subscription_names_what_it_cannot_get_of_a_latched_publisher() -> None:

@@ -1,6 +1,7 @@
 """Which samples of a depth image are measurements: bounds, and the values that drivers write where nothing was measured."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +51,7 @@ ANY_DEPTH = DepthRange()
 """No bounds."""
 
 
-def some_of(samples: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+def some_of(samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """An evenly spread part of an image, small enough for checks of the whole image."""
     step = max(int((samples.size / _MOST_SAMPLES) ** 0.5), 1)
     return samples[::step, ::step]

@@ -79,7 +79,7 @@ class DepthImage:
         :param detect_clamp: also leave out the value at which a driver clamps, by the rule of `clamp_of`.
         :raises GeometryError: the whole image is in millimetres where metres are expected.
         """
-        some = DepthImage(some_of(self.samples), limits)._valid(np.s_[:, :])
+        some = replace(self, samples=some_of(self.samples))._valid(np.s_[:, :])
         if self.samples.dtype.kind == "f" and in_millimetres(some, limits):
             raise GeometryError(
                 f"The depth image is 32FC1 with a median of {np.nanmedian(some[np.isfinite(some)]):.6g}, which are millimetres; "

@@ -8,18 +8,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Lock
 
-from rclpy.clock import ROSClock
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from robobrain_ros.core.query import Picture
 from robobrain_ros.errors import BadRequestError, NoImageError, StaleImageError
 from robobrain_ros.msg import QueryOptions
+from robobrain_ros.ros.clock import ClockWatch, Jump, nanoseconds, stamp_age
 from robobrain_ros.ros.conversions import read_image
 from robobrain_ros.ros.intake import Intake
-from robobrain_ros.ros.positions import Moment, Surroundings, nanoseconds
+from robobrain_ros.ros.positions import Moment, Surroundings
 from robobrain_ros.ros.streams import Stream
 
 _TYPES = {"raw": (Image, "image"), "compressed": (CompressedImage, "image/compressed")}
@@ -75,16 +76,6 @@ class Frame:
             return self._decoded[0]
 
 
-def stamp_age(clock: ROSClock, header: Header) -> float:
-    """Seconds from a header's stamp to now, by that clock; NaN without a stamp."""
-    # In plain numbers, and past rclpy where its time is the system's: it is asked for each picture, and costs ten times as much.
-    stamp = nanoseconds(header.stamp)
-    if not stamp:
-        return math.nan
-    now = clock.now().nanoseconds if clock.ros_time_is_active else time.time_ns()
-    return float(now - stamp) * 1e-9
-
-
 def names_rectified(topic: str) -> bool:
     """Whether a topic's name says that its pictures are rectified: image_rect, image_rect_color, rectified/image, ..."""
     return re.search(r"(^|[/_])rect(ified)?($|[/_])", topic) is not None
@@ -109,6 +100,12 @@ class ArrivalStatistics:
         self._noted.append((arrival, stamp, late))
         if len(self._noted) >= _NOTES:
             self._work_off()
+
+    def restart(self) -> None:
+        """Time has jumped: gaps between stamps across the jump say nothing."""
+        self._work_off()
+        self._gaps.clear()
+        self._last_stamp = 0.0
 
     @property
     def received(self) -> int:
@@ -203,8 +200,12 @@ class Camera:
         late_after: float = math.inf,
         use_depth: bool = False,
         rectified: str = "auto",
+        watch: ClockWatch | None = None,
     ) -> None:
         self.name = name
+        self._watch = watch
+        self._last_stamp = 0
+        self._why_empty = ""
         self.statistics = ArrivalStatistics()
         self._clock = intake.node.get_clock()
         self.late_after = late_after
@@ -214,7 +215,10 @@ class Camera:
         message_type, suffix = _TYPES[transport]
         topic = f"{name}/{suffix}"
         self._stream = Stream(intake, message_type, topic, self._arrived, reliability=reliability, depth=queue)
-        self.surroundings = Surroundings(intake, name, use_depth=use_depth, reliability=reliability)
+        is_leftover = partial(watch.is_leftover, name) if watch else lambda stamp: False
+        self.surroundings = Surroundings(
+            intake, name, use_depth=use_depth, reliability=reliability, is_leftover=is_leftover
+        )
         self._rectified = names_rectified(self.topic) if rectified == "auto" else rectified == "yes"
 
     def adapt(self) -> None:
@@ -248,10 +252,13 @@ class Camera:
         :raises NoImageError: none has arrived.
         :raises StaleImageError: it is older, or that far ahead of the node's clock.
         """
+        if self._watch is not None:
+            self._watch.check()
         frame = self._newest
         if frame is None:
+            since = self._why_empty or "yet"
             raise NoImageError(
-                f"No picture has arrived from camera {self.name} on {self.topic} yet; {self._stream.publishers()}."
+                f"No picture has arrived from camera {self.name} on {self.topic} {since}; {self._stream.publishers()}."
             )
         age, silence = self._age(frame), time.monotonic() - frame.arrival
         if max_age > 0.0 and age > max_age:
@@ -294,6 +301,18 @@ class Camera:
             f"max_image_age is {max_age:g} s; {self._stream.publishers()}."
         )
 
+    def forget(self, jump: Jump) -> None:
+        """Drop the images of the time before a jump, and what belongs to them."""
+        if self._newest is not None and jump.is_old(nanoseconds(self._newest.header.stamp)):
+            self._newest, self._why_empty = None, f"since {jump}"
+        kept = [frame for frame in self._with_depth if not jump.is_old(nanoseconds(frame.header.stamp))]
+        self._with_depth.clear()
+        self._with_depth.extend(kept)
+        self._last_stamp = 0
+        self.statistics.restart()
+        self.surroundings.forget(jump)
+        self._stream.fetch_latched()
+
     def close(self) -> None:
         """Give the subscriptions back."""
         self._newest = None
@@ -304,11 +323,24 @@ class Camera:
     def _arrived(self, message: Image | CompressedImage) -> None:
         arrival = time.monotonic()
         stamp = message.header.stamp
+        if self._watch is not None and not self._follow(self._watch, nanoseconds(stamp)):
+            return
         late = stamp_age(self._clock, message.header) > self.late_after
         self.statistics.add(arrival, stamp.sec + stamp.nanosec * 1e-9, late)
         self._newest = Frame(message, self.name, next(_sequence), arrival)
         self._with_depth.append(self._newest)
         self._on_frame(self._newest)
+
+
+    def _follow(self, watch: ClockWatch, stamp: int) -> bool:
+        """Let the watch notice jumps of time by an image's stamp (nanoseconds); False: the image is of the time before one."""
+        watch.check()
+        if watch.is_leftover(self.name, stamp):
+            return False
+        if len(self._stream.publisher_nodes) < 2:  # Stamps of several publishers tell nothing.
+            watch.stamps_went(self.name, self._last_stamp, stamp)
+        self._last_stamp = stamp
+        return True
 
 
 class Cameras:
@@ -325,6 +357,12 @@ class Cameras:
         """As of `Camera.adapt`."""
         for camera in self:
             camera.adapt()
+
+    def forget(self, jump: Jump) -> None:
+        """As of `Camera.forget`."""
+        for camera in self:
+            if jump.concerns(camera.name):
+                camera.forget(jump)
 
     def name(self, wanted: str) -> str:
         """The name of the camera that a request means.

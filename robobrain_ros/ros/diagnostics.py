@@ -9,7 +9,8 @@ from rclpy.node import Node
 
 from robobrain_ros.engine.server_guard import ServerState
 from robobrain_ros.errors import RoboBrainError
-from robobrain_ros.ros.cameras import Camera, Cameras, stamp_age
+from robobrain_ros.ros.cameras import Camera, Cameras
+from robobrain_ros.ros.clock import stamp_age
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters import Parameters
 from robobrain_ros.ros.requests import Requests

@@ -35,6 +35,7 @@ from robobrain_ros.errors import EngineConfigError, RoboBrainError
 from robobrain_ros.models import can_think, with_known_model
 from robobrain_ros.ros.beside import beside
 from robobrain_ros.ros.cameras import Camera, Cameras
+from robobrain_ros.ros.clock import ClockWatch, Jump
 from robobrain_ros.ros.diagnostics import Diagnostics
 from robobrain_ros.ros.endpoints import Endpoints
 from robobrain_ros.ros.intake import Intake
@@ -130,6 +131,7 @@ class RoboBrainNode(LifecycleNode):
             lambda: self._cameras,
             lambda: self._http,
         )
+        self._watch = ClockWatch(self, self._on_time_jump)
         # Steady: life goes on where simulated time stands still.
         self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._second = self.create_timer(1.0, self._each_second, clock=self._steady_clock)
@@ -259,6 +261,7 @@ class RoboBrainNode(LifecycleNode):
             late_after=self._settings[f"{name}.late_after"],
             use_depth=self._settings[f"{name}.use_depth"],
             rectified=self._settings[f"{name}.rectified"],
+            watch=self._watch,
         )
 
     def _deactivate(self) -> None:
@@ -305,7 +308,21 @@ class RoboBrainNode(LifecycleNode):
         if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
 
+    def _on_time_jump(self, jump: Jump) -> None:
+        """Clear all that remembers time."""
+        self.get_logger().warning(
+            f"Attention: {jump}. Images, depth, transforms and statistics of the time before are dropped, and requests about "
+            "those images end with STALE_IMAGE.",
+            throttle_duration_sec=1.0,
+        )
+        self._transforms.clear(jump)
+        self._cameras.forget(jump)
+        self._requests.end_older(jump)
+        if not jump.camera:
+            self._results.wipe()
+
     def _each_second(self) -> None:
+        self._watch.check()
         self._requests.give_up_overdue()
         self._cameras.adapt()
         self._results.attend()
@@ -336,6 +353,7 @@ class RoboBrainNode(LifecycleNode):
 
     def destroy_node(self) -> None:
         """Give everything back, the engine's processes included; waits for them, within bounds."""
+        self._watch.close()
         self._give_back()
         self._endpoints.destroy()
         if not self._model.close(_ENGINE_FAREWELL):

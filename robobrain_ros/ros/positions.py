@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from builtin_interfaces.msg import Time as TimeMessage
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
@@ -20,6 +19,7 @@ from robobrain_ros.core.depth_checks import DepthRange
 from robobrain_ros.core.geometry import CameraModel, GeometryError, OtherSizeError
 from robobrain_ros.core.query import Answer
 from robobrain_ros.core.surfaces import DepthImage, Lifted, lift_boxes, lift_points, lift_waypoints
+from robobrain_ros.ros.clock import Jump, nanoseconds
 from robobrain_ros.ros.conversions import Positions
 from robobrain_ros.ros.intake import Intake
 from robobrain_ros.ros.parameters import Parameters
@@ -30,11 +30,6 @@ _log = logging.getLogger(__name__)
 
 _KEPT = 8
 """Messages kept per topic: a picture asked about may be some periods old, and its depth may come before it."""
-
-
-def nanoseconds(stamp: TimeMessage) -> int:
-    """A stamp as one number; 0: none."""
-    return int(stamp.sec * 10**9 + stamp.nanosec)
 
 
 class Claim:
@@ -85,7 +80,17 @@ class Claim:
 class Companion:
     """A topic that goes with a camera's pictures, its newest messages kept as they come."""
 
-    def __init__(self, intake: Intake, message_type: Any, topic: str, what: str, *, reliability: str) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        message_type: Any,
+        topic: str,
+        what: str,
+        *,
+        reliability: str,
+        is_leftover: Callable[[int], bool] = lambda stamp: False,
+    ) -> None:
+        self._is_leftover = is_leftover
         self.what = what
         """How to call a message in a sentence."""
         self._kept: deque[Any] = deque(maxlen=_KEPT)
@@ -112,16 +117,19 @@ class Companion:
         """Look no longer."""
         self._claims.remove(claim)
 
-    def forget(self, is_old: Callable[[TimeMessage], bool]) -> None:
-        """Time has jumped: drop the messages of the time before, and do not wait for more of them."""
-        kept = [message for message in self._kept if not is_old(message.header.stamp)]
+    def forget(self, jump: Jump) -> None:
+        """Drop the messages of the time before a jump, and do not wait for more of them."""
+        kept = [message for message in self._kept if not jump.is_old(nanoseconds(message.header.stamp))]
         self._kept.clear()
         self._kept.extend(kept)
         for claim in self._claims:
-            claim.close()
+            if jump.is_old(claim.stamp):
+                claim.close()
         self.stream.fetch_latched()
 
     def _arrived(self, message: Any) -> None:
+        if self._is_leftover(nanoseconds(message.header.stamp)):
+            return
         self._kept.append(message)
         for claim in self._claims:
             claim.offer(message)
@@ -141,10 +149,10 @@ class Companion:
 class Calibrations(Companion):
     """camera_info. A calibration does not depend on the moment: one of another moment serves where its frame and size fit."""
 
-    def __init__(self, intake: Intake, topic: str, *, reliability: str) -> None:
+    def __init__(self, intake: Intake, topic: str, *, reliability: str, is_leftover: Callable[[int], bool]) -> None:
         self._last: CameraInfo | None = None
         """The newest one, which is kept when time jumps."""
-        super().__init__(intake, CameraInfo, topic, "camera_info", reliability=reliability)
+        super().__init__(intake, CameraInfo, topic, "camera_info", reliability=reliability, is_leftover=is_leftover)
 
     def candidates(self, claim: Claim, tolerance: float) -> list[CameraInfo]:
         """What may describe the claim's picture, the best first: of its moment, then the newest."""
@@ -170,12 +178,21 @@ def same_frame(one: str, other: str) -> bool:
 class Surroundings:
     """What a camera publishes beside its pictures: camera_info, and depth where it is wanted."""
 
-    def __init__(self, intake: Intake, camera: str, *, use_depth: bool, reliability: str) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        camera: str,
+        *,
+        use_depth: bool,
+        reliability: str,
+        is_leftover: Callable[[int], bool] = lambda stamp: False,
+    ) -> None:
         self.camera = camera
         """The camera's name."""
         # Small as a camera_info is, best effort loses it where pictures fill the transport's buffers.
-        self.info = Calibrations(intake, f"{camera}/camera_info", reliability=reliability)
-        self.depth = Companion(intake, Image, f"{camera}/depth", "depth image", reliability=reliability) if use_depth else None
+        how: dict[str, Any] = {"reliability": reliability, "is_leftover": is_leftover}
+        self.info = Calibrations(intake, f"{camera}/camera_info", **how)
+        self.depth = Companion(intake, Image, f"{camera}/depth", "depth image", **how) if use_depth else None
 
     @property
     def companions(self) -> list[Companion]:
@@ -187,10 +204,10 @@ class Surroundings:
         measured = self.depth is None or self.depth.has(nanoseconds(header.stamp), tolerance)
         return measured and self.info.fits(header.frame_id)
 
-    def forget(self, is_old: Callable[[TimeMessage], bool]) -> None:
+    def forget(self, jump: Jump) -> None:
         """As of `Companion.forget`."""
         for companion in self.companions:
-            companion.forget(is_old)
+            companion.forget(jump)
 
     def adapt(self) -> None:
         """As of `Stream.adapt`."""

@@ -25,9 +25,11 @@ from robobrain_ros.errors import (
     OutcomeCode,
     RequestTimeoutError,
     RoboBrainError,
+    StaleImageError,
 )
 from robobrain_ros.msg import Affordances, Plan, PlanContext, QueryOptions, TextAnswer, Trajectory
-from robobrain_ros.ros.cameras import Camera, Cameras, Frame, stamp_age
+from robobrain_ros.ros.cameras import Camera, Cameras, Frame
+from robobrain_ros.ros.clock import Jump, nanoseconds, reported_age, stamp_age
 from robobrain_ros.ros.conversions import (
     Origin,
     Positions,
@@ -188,6 +190,13 @@ class Requests:
         for ticket in list(self._open):
             ticket.cancel(reason)
 
+    def end_older(self, jump: Jump) -> None:
+        """End the requests about images of the time before a jump: their answers would be about another time."""
+        for ticket, job in list(self._open.items()):
+            frames = [source for source in job.sources if isinstance(source, Frame)]
+            if any(jump.concerns(frame.camera) and jump.is_old(nanoseconds(frame.header.stamp)) for frame in frames):
+                ticket.give_up(StaleImageError(f"While the model answered, {jump}: the image is of the time before. Ask again."))
+
     def give_up_overdue(self) -> None:
         """Answer the requests that the engine's loop should have ended long ago; called once per second."""
         for ticket, job in list(self._open.items()):
@@ -282,7 +291,7 @@ class Requests:
     def _age(self, sources: Sequence[Frame | Image]) -> float:
         """Seconds since the oldest picture's stamp; NaN: one has none."""
         ages = [stamp_age(self._node.get_clock(), source.header) for source in sources]
-        return math.nan if any(map(math.isnan, ages)) else max(ages)
+        return math.nan if any(map(math.isnan, ages)) else reported_age(max(ages))
 
     def _max_pixels(self, sources: Sequence[Frame | Image]) -> list[int]:
         """How many pixels the model may see of each picture; 0: as many as of any."""

@@ -67,6 +67,11 @@ class ResultTopics:
         for view in self._views or ():
             view.attend()
 
+    def wipe(self) -> None:
+        """Time has jumped: nothing of the time before is shown any more."""
+        for view in self._views or ():
+            view.wipe_all()
+
     def forget(self, query: str) -> None:
         """A standing query was removed: nothing of it is shown any more."""
         if self._views is not None:

@@ -12,6 +12,7 @@ from rclpy.node import Node
 from rclpy.time import Time
 
 from robobrain_ros.core.geometry import Floats
+from robobrain_ros.ros.clock import Jump, nanoseconds
 
 _PAUSE = 0.01
 """Seconds between two looks for a transform that has not come yet."""
@@ -44,6 +45,9 @@ class TransformSource(Protocol):
         :raises TransformError: there is none yet.
         """
 
+    def clear(self, jump: Jump) -> None:
+        """Forget the transforms of the time before a jump; static ones stay."""
+
     def close(self) -> None:
         """Give everything back."""
 
@@ -62,6 +66,10 @@ class Tf2:
         self._error: Any = tf2_ros.TransformException
         # Without the node, or it would offer tf2's own service in our name.
         self._buffer = tf2_ros.Buffer()
+        self._jump: Jump | None = None
+        self._set_transform = getattr(self._buffer, "set_transform", None)
+        if self._set_transform is not None:
+            self._buffer.set_transform = self._take
         self._listener = tf2_ros.TransformListener(self._buffer, node, spin_thread=False)
 
     def lookup(self, target: str, source: str, stamp: TimeMessage) -> Transform:
@@ -72,6 +80,16 @@ class Tf2:
             raise TransformError(str(error).rstrip(".")) from error
         turn, shift = found.rotation, found.translation
         return Transform((turn.x, turn.y, turn.z, turn.w), (shift.x, shift.y, shift.z))
+
+    def clear(self, jump: Jump) -> None:
+        """As of `TransformSource.clear`. Without it, the buffer would reject what is older than what it holds."""
+        self._jump = jump
+        self._buffer.clear()
+
+    def _take(self, transform: Any, authority: str) -> None:
+        """Keep a transform that has come, unless it was sent before a jump: it would keep out those of the new time."""
+        if self._jump is None or not self._jump.is_leftover(nanoseconds(transform.header.stamp)):
+            self._set_transform(transform, authority)  # type: ignore[misc]
 
     def close(self) -> None:
         """Give the subscriptions back."""
@@ -105,6 +123,11 @@ class Transforms:
             self._source.close()
             self._source = None
         self._why_closed = "the node is not configured"
+
+    def clear(self, jump: Jump) -> None:
+        """Forget the transforms of the time before a jump."""
+        if self._source is not None:
+            self._source.clear(jump)
 
     async def wait(self, target: str, source: str, stamp: TimeMessage, timeout: float) -> Transform:
         """The transform at that time, waited for at most ``timeout`` seconds; on any asyncio loop.

@@ -87,6 +87,10 @@ class SpatialViews:
         """Take away what is shown of a query."""
         self._publish_markers(self._board.show(query, []))
 
+    def wipe_all(self) -> None:
+        """Take away all that is shown."""
+        self._publish_markers(self._board.clear())
+
     def attend(self) -> None:
         """Show newcomers what is shown; called each second."""
         listeners = self._markers.get_subscription_count()
@@ -132,6 +136,10 @@ class Overlay:
             self._begin(result)
         elif not result.origin.query:
             self._waiting.append(result)
+
+    def wipe_all(self) -> None:
+        """Draw nothing of what was for who comes later."""
+        self._last = None
 
     def attend(self) -> None:
         """Draw the last result for who has come since; called each second."""

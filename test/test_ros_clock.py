@@ -1,0 +1,324 @@
+"""Jumps of time, by real messages on /clock, by stamps, and by a patched system clock: nothing of the time before remains."""
+
+import asyncio
+import math
+import sys
+import types
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray
+from fakes import Script, ScriptedEngine
+from geometry_msgs.msg import TransformStamped
+from ros_rig import Rig, image_message, rig
+from rosgraph_msgs.msg import Clock
+from std_msgs.msg import Header
+from test_ros_positions import Before, ask_point, looking, points_text, position
+from visualization_msgs.msg import Marker, MarkerArray
+
+from robobrain_ros.demo.world import Scene, make_scene
+from robobrain_ros.msg import Outcome
+from robobrain_ros.ros import clock
+from robobrain_ros.ros.clock import Jump, reported_age
+from robobrain_ros.srv import Ask, Locate, SetStandingQuery
+
+
+def stamp(seconds: float) -> Time:
+    nanoseconds = round(seconds * 1e9)
+    return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
+
+
+class Simulation:
+    """What publishes /clock."""
+
+    def __init__(self, it: Rig) -> None:
+        self.it = it
+        self.publisher = it.client.create_publisher(Clock, "/clock", 10)
+        it.until(self.publisher.get_subscription_count, "the node on /clock")
+
+    def tick(self, seconds: float) -> None:
+        """Set the time, and wait until the node has it."""
+        wanted = round(seconds * 1e9)
+
+        def there() -> bool:
+            self.publisher.publish(Clock(clock=stamp(seconds)))
+            self.it.executor.spin_once(timeout_sec=0.01)
+            return bool(self.it.node.get_clock().now().nanoseconds == wanted)
+
+        self.it.until(there, "the time")
+
+
+class Buffer:
+    """As tf2's: it holds 10 s, and rejects what is older."""
+
+    made: ClassVar["list[Buffer]"] = []
+
+    def __init__(self) -> None:
+        self.stamps: list[float] = []
+        Buffer.made.append(self)
+
+    def clear(self) -> None:
+        self.stamps.clear()
+
+    def set_transform(self, transform: TransformStamped, authority: str) -> None:
+        seconds = transform.header.stamp.sec + transform.header.stamp.nanosec * 1e-9
+        if not self.stamps or seconds > max(self.stamps) - 10.0:
+            self.stamps.append(seconds)
+
+    def lookup_transform(self, target: str, source: str, when: Any) -> TransformStamped:
+        seconds = when.nanoseconds * 1e-9
+        if not self.stamps or not min(self.stamps) <= seconds <= max(self.stamps):
+            raise LookupError(f"{seconds} is not within {self.stamps}")
+        found = TransformStamped()
+        found.transform.rotation.w = 1.0
+        found.transform.translation.x = 100.0
+        return found
+
+
+class Listener:
+    def __init__(self, buffer: Buffer, node: Any, **options: Any) -> None:
+        pass
+
+    def unregister(self) -> None:
+        pass
+
+
+@pytest.fixture
+def tf2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A buffer that the test fills; tf2_ros is not everywhere."""
+    module: Any = types.ModuleType("tf2_ros")
+    module.Buffer, module.TransformListener, module.TransformException = Buffer, Listener, LookupError
+    monkeypatch.setitem(sys.modules, "tf2_ros", module)
+
+
+def tell_tf(seconds: float) -> None:
+    for moment in (seconds - 0.05, seconds + 0.05):
+        Buffer.made[-1].set_transform(TransformStamped(header=Header(stamp=stamp(moment))), "test")
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return make_scene(7)
+
+
+def show(before: Before, seconds: float, *, whole: bool = True) -> None:
+    """An image of that time, with its calibration and depth where it is to be whole."""
+    before.header = Header(stamp=stamp(seconds), frame_id="camera_optical")
+    if whole:
+        before.info()
+        before.depth()
+    before.picture()
+
+
+def seconds_of(header: Header) -> float:
+    return float(header.stamp.sec + header.stamp.nanosec * 1e-9)
+
+
+def test_when_simulated_time_jumps_back_nothing_of_the_time_before_remains(scene: Scene, tf2: None) -> None:
+    """A bag in a loop: images, depth, transforms and losses begin anew with the second pass."""
+    parameters = {"use_sim_time": True, "max_image_age": 2.0, "target_frame": "base_link"}
+    with looking(scene, points_text(scene.objects), **parameters) as before:
+        simulation = Simulation(before.it)
+        for number in range(10):
+            simulation.tick(100.0 + number / 10)
+            show(before, 99.95 + number / 10)
+        tell_tf(100.85)
+        first = ask_point(before.it)
+        assert (first.outcome.code, first.affordances.header.frame_id) == (Outcome.OK, "base_link")
+        camera = before.it.node.cameras["camera"]
+
+        simulation.tick(40.0)
+        empty = ask_point(before.it)
+        assert empty.outcome.code == Outcome.NO_IMAGE
+        assert "since time jumped back by 60.9 s" in empty.outcome.message
+        assert Buffer.made[-1].stamps == []
+
+        show(before, 39.95, whole=False)
+        without = ask_point(before.it)
+        assert without.outcome.code == Outcome.OK
+        assert "No depth image has come" in without.outcome.message
+        assert seconds_of(without.affordances.header) == pytest.approx(39.95)
+        assert np.isnan(position(without.affordances.points[0])).all()
+
+        simulation.tick(40.2)
+        show(before, 40.1)
+        tell_tf(40.1)
+        second = ask_point(before.it)
+        assert second.outcome == Outcome(code=Outcome.OK)
+        assert second.affordances.header == Header(stamp=stamp(40.1), frame_id="base_link")
+        assert second.affordances.report.image_age == pytest.approx(0.1, abs=1e-3)
+        assert position(second.affordances.points[0])[0] > 50.0
+        assert camera.statistics.lost == 0
+
+
+def test_a_transform_sent_before_a_jump_and_delivered_after_it_is_not_kept(tf2: None, scene: Scene) -> None:
+    """In the buffer it would keep out all transforms of the second pass."""
+    parameters = {"use_sim_time": True, "target_frame": "base_link"}
+    with looking(scene, points_text(scene.objects), **parameters) as before:
+        simulation = Simulation(before.it)
+        simulation.tick(100.0)
+        tell_tf(100.0)
+        simulation.tick(40.0)
+        tell_tf(100.0)
+        tell_tf(40.0)
+        assert Buffer.made[-1].stamps == pytest.approx([39.95, 40.05])
+
+
+@pytest.mark.parametrize("after", [40.0, 160.0])
+def test_a_request_in_flight_when_time_jumps_ends_with_the_reason(after: float) -> None:
+    gate = asyncio.Event()
+    engine = ScriptedEngine([Script([gate, "[(10, 20)]"]), "[(10, 20)]"])
+    with rig(engine, use_sim_time=True) as it:
+        it.until_ready()
+        simulation = Simulation(it)
+        simulation.tick(100.0)
+        it.show(image_message(stamp=stamp(99.9)))
+        answer = it.send(Locate, "point", Locate.Request(instruction="mug"))
+        it.until(lambda: engine.generations, "the question")
+        simulation.tick(after)
+        outcome = it.answer(answer).outcome
+        it.until(lambda: not engine.running, "the end of the work in the engine")
+        it.show(image_message(stamp=stamp(after)))
+        again = it.call(Locate, "point", Locate.Request(instruction="mug"))
+    assert outcome.code == Outcome.STALE_IMAGE
+    assert f"time jumped {'back' if after < 100.0 else 'forward'} by 60.0 s" in outcome.message
+    assert again.outcome.code == Outcome.OK
+
+
+def test_images_of_a_request_do_not_depend_on_the_clock() -> None:
+    """A request that brings its image is answered over a jump."""
+    gate = asyncio.Event()
+    engine = ScriptedEngine([Script([gate, "Two mugs."])])
+    with rig(engine, use_sim_time=True) as it:
+        it.until_ready()
+        simulation = Simulation(it)
+        simulation.tick(100.0)
+        request = Ask.Request(question="What is there?")
+        request.options.images = [image_message(stamp=stamp(99.9))]
+        answer = it.send(Ask, "ask", request)
+        it.until(lambda: engine.generations, "the question")
+        simulation.tick(40.0)
+        it.on_loop(gate.set)
+        assert it.answer(answer).outcome.code == Outcome.OK
+
+
+def test_a_standing_query_goes_on_after_a_jump() -> None:
+    engine = ScriptedEngine(["[(10, 20)]"])
+    with rig(engine, use_sim_time=True) as it:
+        it.until_ready()
+        simulation = Simulation(it)
+        query = SetStandingQuery.Request(enabled=True, name="mug", task="point", instruction="mug")
+        assert it.call(SetStandingQuery, "set_standing_query", query).outcome.code == Outcome.OK
+        for number, seconds in enumerate((100.0, 40.0, 100.0), 1):
+            simulation.tick(seconds)
+            it.show(image_message(stamp=stamp(seconds)))
+            it.until(lambda number=number: it.node._standing.statistics["mug"].answered == number, "the answer")  # type: ignore[misc]
+
+
+def test_simulated_time_that_starts_or_runs_fast_is_no_jump() -> None:
+    with rig(ScriptedEngine(["Two mugs."]), use_sim_time=True, max_image_age=0.0) as it:
+        it.until_ready()
+        it.show(image_message(stamp=stamp(1000.0)))
+        simulation = Simulation(it)
+        for seconds in (1000.0, 1002.0, 1004.9):
+            simulation.tick(seconds)
+        assert it.node._watch.jumps == 0
+        for seconds in (1020.0, 1040.0, 1060.0):
+            simulation.tick(seconds)
+        assert it.node._watch.jumps <= 1, "steps that follow one another are a recording that is played fast"
+
+
+def test_a_bag_in_a_loop_without_a_clock_begins_anew(scene: Scene, tf2: None) -> None:
+    """Stamps go back while the system's time goes on. Another camera keeps its image."""
+    parameters: dict[str, Any] = {"target_frame": "base_link", "cameras": ["camera", "other"]}
+    with looking(scene, points_text(scene.objects), **parameters) as before:
+        before.it.show(image_message(), "other")
+        for number in range(5):
+            show(before, 100.0 + number / 10)
+        tell_tf(100.4)
+        show(before, 40.0, whole=False)
+        assert Buffer.made[-1].stamps == []
+        without = ask_point(before.it)
+        show(before, 40.1)
+        tell_tf(40.1)
+        second = ask_point(before.it)
+        assert before.it.node.cameras["camera"].statistics.lost == 0
+        assert before.it.node.cameras["other"].newest is not None
+    assert "No depth image has come" in without.outcome.message
+    assert second.affordances.header == Header(stamp=stamp(40.1), frame_id="base_link")
+
+
+@pytest.fixture
+def system_clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The first entry is added to the system's time, seconds."""
+    offset = [0.0]
+    real = clock.system_time
+    monkeypatch.setattr(clock, "system_time", lambda: real() + round(offset[0] * 1e9))
+    return offset
+
+
+@pytest.mark.parametrize("step", [-3600.0, -0.8, 3600.0])
+def test_a_step_of_the_system_clock_is_noticed_before_the_next_answer(step: float, system_clock: list[float]) -> None:
+    with rig(ScriptedEngine(["Two mugs."]), max_image_age=0.0) as it:
+        it.until_ready()
+        heard = it.listen(DiagnosticArray, "/diagnostics")
+        it.show(image_message())
+        system_clock[0] = step
+        outcome = it.call(Ask, "ask", Ask.Request(question="What is there?")).outcome
+        assert outcome.code == Outcome.NO_IMAGE
+        assert f"by {abs(step):.1f} s" in outcome.message
+        for number in range(20):
+            it.show(image_message(stamp=stamp(clock.system_time() * 1e-9 - 2.0 + number / 10)))
+        answer = it.call(Ask, "ask", Ask.Request(question="What is there?"))
+        heard.clear()
+        it.until(lambda: heard, "diagnostics")
+    assert answer.outcome.code == Outcome.OK
+    assert answer.answer.report.image_age >= 0.0
+    (camera,) = [status for status in heard[0].status if status.name.endswith("camera camera")]
+    assert "lost" not in camera.message
+
+
+def test_markers_of_the_time_before_are_deleted(scene: Scene) -> None:
+    with looking(scene, points_text(scene.objects), use_sim_time=True) as before:
+        simulation = Simulation(before.it)
+        markers = before.it.listen(MarkerArray, f"{before.it.name}/markers")
+        simulation.tick(100.0)
+        show(before, 99.9)
+        ask_point(before.it)
+        before.it.until(lambda: markers and markers[-1].markers[-1].action == Marker.ADD, "markers")
+        simulation.tick(40.0)
+        before.it.until(lambda: [marker.action for marker in markers[-1].markers] == [Marker.DELETEALL], "their end")
+
+
+@pytest.mark.parametrize(("age", "reported"), [(1.5, 1.5), (0.0, 0.0), (-0.2, 0.0), (-60.0, math.nan), (math.nan, math.nan)])
+def test_no_reported_age_is_negative(age: float, reported: float) -> None:
+    assert reported_age(age) == pytest.approx(reported, nan_ok=True)
+
+
+def test_an_image_ahead_of_the_clock_has_no_age(scene: Scene) -> None:
+    with rig(ScriptedEngine(["Two mugs."]), max_image_age=0.0) as it:
+        it.until_ready()
+        message = image_message()
+        message.header.stamp.sec += 100
+        it.show(message)
+        answer = it.call(Ask, "ask", Ask.Request(question="What is there?")).answer
+    assert math.isnan(answer.report.image_age)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "old", "new"),
+    [
+        (100.0, 40.0, [99.9, 100.1, 80.0], [40.0, 39.9, 45.0, 1.7e9]),
+        (100.0, 99.5, [99.9, 100.0], [99.5, 99.4, 1.7e9]),
+        (100.0, 200.0, [99.0, 120.0], [200.0, 190.0]),
+        (1.7e9, 0.5, [1.7e9 - 3600.0], [0.4]),
+    ],
+)
+def test_a_stamp_is_old_when_it_is_near_the_time_before(before: float, after: float, old: list[float], new: list[float]) -> None:
+    """A stamp of neither time, or none, says nothing."""
+    jump = Jump(round(before * 1e9), round(after * 1e9))
+    assert all(jump.is_old(round(each * 1e9)) for each in old)
+    assert not any(jump.is_old(round(each * 1e9)) for each in new)
+    assert not jump.is_old(0)
