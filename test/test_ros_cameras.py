@@ -2,9 +2,11 @@
 
 import asyncio
 import random
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from ros_rig import Rig, image_message, now, rig, scripted
 from sensor_msgs.msg import CompressedImage, Image
 
 from robobrain_ros.msg import Outcome, QueryOptions, TextAnswer
-from robobrain_ros.ros.cameras import ArrivalStatistics
+from robobrain_ros.ros.arrivals import ArrivalStatistics
 from robobrain_ros.srv import Ask, Locate, MakePlan, SetStandingQuery
 
 RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
@@ -364,3 +366,84 @@ def test_a_best_effort_subscription_names_what_it_cannot_get_of_a_latched_publis
     assert outcome.code == Outcome.NO_IMAGE
     assert "latched (transient local): a best-effort subscription gets nothing" in outcome.message
     assert "set the reliability to auto" in outcome.message
+
+
+DICE = random.Random(1)
+TICKS = [1000.0 + number / 10 for number in range(100)]
+NO_ONE_PERIOD = {
+    "two drivers": sorted([*TICKS, *[tick + 0.012 for tick in TICKS]]),
+    "two drivers at a whole part of the period": sorted([*TICKS, *[tick + 0.02 for tick in TICKS]]),
+    "bursts of three": [tick + late for tick in TICKS for late in (0.0, 0.005, 0.01)],
+    "bursts with jitter": [tick + late + DICE.uniform(0.0, 0.002) for tick in TICKS for late in (0.0, 0.005, 0.01)],
+    "bursts with random pauses": list(
+        accumulate(gap for _ in range(40) for gap in (DICE.uniform(0.2, 3.0), 0.01, 0.01, 0.01))
+    ),
+    "jitter of 20 %": [tick + DICE.uniform(-0.02, 0.02) for tick in TICKS],
+    "jitter of 30 %": [tick + DICE.uniform(-0.03, 0.03) for tick in TICKS],
+    "a trigger at random": list(accumulate(DICE.expovariate(10.0) for _ in range(100))),
+    "a long exposure every second image": list(accumulate([1 / 30, 1 / 15] * 60)),
+    "a recording played twice": [*TICKS[:50], *TICKS[:50]],
+    "each image twice": sorted([*TICKS, *TICKS]),
+}
+
+
+@pytest.mark.parametrize("case", NO_ONE_PERIOD)
+@pytest.mark.parametrize("each", [1, 5, 10, 100])
+def test_where_gaps_have_no_one_period_nothing_is_called_lost(case: str, each: int) -> None:
+    """However often the numbers are asked for."""
+    statistics = ArrivalStatistics()
+    for number, stamp in enumerate(NO_ONE_PERIOD[case]):
+        statistics.add(stamp, stamp)
+        if number % each == 0:
+            assert statistics.received == number + 1
+    assert statistics.lost_recent == 0.0
+    assert statistics.lost <= 0.05 * len(NO_ONE_PERIOD[case])
+
+
+@pytest.mark.parametrize("step", [3600.0, -3600.0, 3.0])
+def test_a_step_of_the_cameras_clock_is_no_loss(step: float) -> None:
+    """The stamps jump and the arrivals do not."""
+    statistics = ArrivalStatistics()
+    for number in range(200):
+        statistics.add(number / 30, 1e6 + number / 30 + (step if number >= 100 else 0.0))
+        assert statistics.received
+    assert statistics.lost == 0
+
+
+def test_two_drivers_of_one_camera_are_named_and_nothing_is_called_lost(capfd: pytest.CaptureFixture[str]) -> None:
+    with scripted("Two mugs.", max_image_age=0.0) as (it, _), driver_of(it.client.get_namespace()) as driver:
+        heard = it.listen(DiagnosticArray, "/diagnostics")
+        second = driver.create_publisher(Image, "camera/image", 1)
+        it.until(second.get_subscription_count, "the second driver")
+
+        def named() -> Any:
+            it.show(image_message())
+            second.publish(image_message(width=100))
+            status, _ = diagnosis(it, heard, "camera camera")
+            return status if "2 publishers" in status.message else None
+
+        status = it.until(named, "the diagnosis")
+        namespace = it.client.get_namespace()
+    assert status.level == status.WARN
+    assert f"2 publishers send to {namespace}/camera/image at once: {namespace}/client, {namespace}/driver." in status.message
+    assert "lost" not in status.message
+    assert capfd.readouterr().err.count("2 publishers send to") == 1
+
+
+def test_a_camera_slower_than_max_image_age_is_told_from_one_that_has_stopped() -> None:
+    with scripted("Two mugs.", max_image_age=0.3) as (it, _):
+        heard = it.listen(DiagnosticArray, "/diagnostics")
+
+        def until_stale() -> str:
+            outcome = it.until(lambda: (outcome := ask(it).outcome).code != Outcome.OK and outcome, "the image's end")
+            assert outcome.code == Outcome.STALE_IMAGE
+            return str(outcome.message)
+
+        for _ in range(3):
+            until_stale()
+            it.show(image_message())
+        slow = until_stale()
+        it.until(lambda: "has stopped" in ask(it).outcome.message, "the camera's end")
+        status, _ = diagnosis(it, heard, "camera camera")
+    assert re.search(r"Camera camera sends an image every \d\.\d s on .*: set max_image_age to at least \d, or to 0", slow)
+    assert "sends an image every" in status.message

@@ -118,7 +118,7 @@ def seconds_of(header: Header) -> float:
 
 def test_when_simulated_time_jumps_back_nothing_of_the_time_before_remains(scene: Scene, tf2: None) -> None:
     """A bag in a loop: images, depth, transforms and losses begin anew with the second pass."""
-    parameters = {"use_sim_time": True, "max_image_age": 2.0, "target_frame": "base_link"}
+    parameters: dict[str, Any] = {"use_sim_time": True, "max_image_age": 2.0, "target_frame": "base_link"}
     with looking(scene, points_text(scene.objects), **parameters) as before:
         simulation = Simulation(before.it)
         for number in range(10):
@@ -155,7 +155,7 @@ def test_when_simulated_time_jumps_back_nothing_of_the_time_before_remains(scene
 
 def test_a_transform_sent_before_a_jump_and_delivered_after_it_is_not_kept(tf2: None, scene: Scene) -> None:
     """In the buffer it would keep out all transforms of the second pass."""
-    parameters = {"use_sim_time": True, "target_frame": "base_link"}
+    parameters: dict[str, Any] = {"use_sim_time": True, "target_frame": "base_link"}
     with looking(scene, points_text(scene.objects), **parameters) as before:
         simulation = Simulation(before.it)
         simulation.tick(100.0)
@@ -290,6 +290,23 @@ def test_markers_of_the_time_before_are_deleted(scene: Scene) -> None:
         before.it.until(lambda: markers and markers[-1].markers[-1].action == Marker.ADD, "markers")
         simulation.tick(40.0)
         before.it.until(lambda: [marker.action for marker in markers[-1].markers] == [Marker.DELETEALL], "their end")
+
+
+def test_diagnostics_report_jumps_and_a_simulation_without_a_clock() -> None:
+    with rig(ScriptedEngine(["Two mugs."]), use_sim_time=True) as it:
+        heard = it.listen(DiagnosticArray, "/diagnostics")
+
+        def status(words: str) -> Any:
+            parts = [part for message in heard for part in message.status if part.name.endswith("robobrain: clock")]
+            return next((part for part in parts if words in part.message), None)
+
+        missing = it.until(lambda: status("no time came on /clock"), "the missing clock")
+        simulation = Simulation(it)
+        simulation.tick(100.0)
+        simulation.tick(40.0)
+        jump = it.until(lambda: status("time jumped back by 60.0 s"), "the jump")
+    assert missing.level == jump.level == jump.WARN
+    assert {value.key: value.value for value in jump.values}["jumps"] == "1"
 
 
 @pytest.mark.parametrize(("age", "reported"), [(1.5, 1.5), (0.0, 0.0), (-0.2, 0.0), (-60.0, math.nan), (math.nan, math.nan)])

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray
 from fakes import Script, ScriptedEngine
 from ros_rig import Rig, now, rig
 from sensor_msgs.msg import Image
@@ -25,6 +26,7 @@ from robobrain_ros.demo.world import Scene, SceneObject, make_scene
 from robobrain_ros.engine.base import EngineInfo
 from robobrain_ros.msg import Affordances, Outcome, QueryOptions
 from robobrain_ros.ros import cameras
+from robobrain_ros.ros.camera_checks import is_body_frame
 from robobrain_ros.ros.cameras import names_rectified
 from robobrain_ros.ros.conversions import to_image
 from robobrain_ros.ros.transforms import Transform, TransformError
@@ -449,6 +451,65 @@ def test_pictures_of_a_request_have_no_positions(scene: Scene) -> None:
         response = before.it.call(Locate, "point", request)
     assert response.outcome == Outcome(code=Outcome.OK)
     assert np.isnan(position(response.affordances.points[0])).all()
+
+
+def camera_status(it: Rig, wanted: str) -> Any:
+    """The camera's next status in /diagnostics whose message has those words."""
+    heard = it.listen(DiagnosticArray, "/diagnostics")
+
+    def found() -> Any:
+        parts = [status for message in heard for status in message.status if status.name.endswith("camera camera")]
+        return next((status for status in parts if wanted in status.message), None)
+
+    return it.until(found, wanted)
+
+
+def test_an_image_in_a_body_frame_is_named_once(scene: Scene, capfd: pytest.CaptureFixture[str]) -> None:
+    """Its positions would be turned by 90 degrees."""
+    with looking(scene, points_text(scene.objects)) as before:
+        for _ in range(2):
+            before.header = Header(stamp=now(), frame_id="camera_link")
+            before.picture()
+            before.info(frame="camera_link")
+            before.depth(frame="camera_link")
+            status = camera_status(before.it, "are in the frame 'camera_link', which is named as a body")
+        assert status.level == status.WARN
+    assert capfd.readouterr().err.count("are in the frame 'camera_link'") == 1
+
+
+@pytest.mark.parametrize(
+    ("frame", "body"),
+    [
+        ("camera_link", True),
+        ("base_link", True),
+        ("/base_link", True),
+        ("base_footprint", True),
+        ("map", True),
+        ("robot1/odom", True),
+        ("vehicle/camera_link/rgb", True),
+        ("Camera_Link", True),
+        ("camera_optical_frame", False),
+        ("camera_link_optical", False),
+        ("camera_color_optical_frame", False),
+        ("camera_optical", False),
+        ("camera", False),
+        ("usb_cam", False),
+        ("linkage_camera", False),
+        ("database", False),
+        ("", False),
+    ],
+)
+def test_a_body_frame_is_known_by_its_name(frame: str, body: bool) -> None:
+    assert is_body_frame(frame) is body
+
+
+def test_depth_in_millimetres_as_floats_is_named_without_a_request(scene: Scene, capfd: pytest.CaptureFixture[str]) -> None:
+    with looking(scene, points_text(scene.objects)) as before:
+        before.picture()
+        float_millimetres(before)
+        status = camera_status(before.it, "which are millimetres")
+    assert status.level == status.WARN
+    assert capfd.readouterr().err.count("which are millimetres") == 1
 
 
 def test_the_models_own_depth_gives_positions_without_a_depth_camera(scene: Scene) -> None:

@@ -17,6 +17,7 @@ from std_msgs.msg import Header
 from robobrain_ros.core.query import Picture
 from robobrain_ros.errors import BadRequestError, NoImageError, StaleImageError
 from robobrain_ros.msg import QueryOptions
+from robobrain_ros.ros.arrivals import ArrivalStatistics
 from robobrain_ros.ros.clock import ClockWatch, Jump, nanoseconds, stamp_age
 from robobrain_ros.ros.conversions import read_image
 from robobrain_ros.ros.intake import Intake
@@ -25,16 +26,13 @@ from robobrain_ros.ros.streams import Stream
 
 _TYPES = {"raw": (Image, "image"), "compressed": (CompressedImage, "image/compressed")}
 
-_RECENT = 100
-"""Pictures of a camera that its recent losses and delays are counted of."""
 _WITH_DEPTH = 8
 """Pictures kept of a camera with depth."""
 _WORTH_DEPTH = 0.5
 """Seconds that a picture with depth may be older than the newest one to be asked about in its place."""
-_NOTES = 50
-"""Arrivals that are noted before their statistics are made."""
-_SILENCE = 2.0
-"""Seconds without a picture after which a camera's rate is called 0."""
+
+_PERIODS = 2.5
+"""Periods without an image after which a camera has stopped."""
 
 _sequence = itertools.count()
 """Numbers every frame of the process, so that no two have the same name even if their stamps are equal."""
@@ -79,106 +77,6 @@ class Frame:
 def names_rectified(topic: str) -> bool:
     """Whether a topic's name says that its pictures are rectified: image_rect, image_rect_color, rectified/image, ..."""
     return re.search(r"(^|[/_])rect(ified)?($|[/_])", topic) is not None
-
-
-class ArrivalStatistics:
-    """Rate, losses and delays of a stream, from arrival times and stamps. What arrives is only noted, and worked off when asked.
-
-    Numbers that end in ``recent`` are of the last `_RECENT` pictures.
-    """
-
-    def __init__(self) -> None:
-        self._arrivals: deque[float] = deque(maxlen=30)
-        self._noted: list[tuple[float, float, bool]] = []
-        self._gaps: deque[float] = deque(maxlen=60)
-        self._recent: deque[tuple[int, bool]] = deque(maxlen=_RECENT)
-        self._last_stamp = 0.0
-        self._received = self._lost = self._late = 0
-
-    def add(self, arrival: float, stamp: float, late: bool = False) -> None:
-        """Count a picture that arrived at ``arrival`` (s, monotonic) with ``stamp`` (s; 0: none)."""
-        self._noted.append((arrival, stamp, late))
-        if len(self._noted) >= _NOTES:
-            self._work_off()
-
-    def restart(self) -> None:
-        """Time has jumped: gaps between stamps across the jump say nothing."""
-        self._work_off()
-        self._gaps.clear()
-        self._last_stamp = 0.0
-
-    @property
-    def received(self) -> int:
-        """Pictures that came."""
-        self._work_off()
-        return self._received
-
-    @property
-    def lost(self) -> int:
-        """Pictures that were sent and did not come, as far as gaps between stamps tell."""
-        self._work_off()
-        return self._lost
-
-    @property
-    def late(self) -> int:
-        """Pictures that came late."""
-        self._work_off()
-        return self._late
-
-    @property
-    def lost_recent(self) -> float:
-        """Share of the pictures sent that did not come, 0 to 1."""
-        self._work_off()
-        lost = sum(lost for lost, _ in self._recent)
-        return lost / (lost + len(self._recent)) if lost else 0.0
-
-    @property
-    def late_recent(self) -> float:
-        """Share of the pictures that came late, 0 to 1."""
-        self._work_off()
-        return sum(late for _, late in self._recent) / len(self._recent) if self._recent else 0.0
-
-    def rate(self, now: float) -> float:
-        """Pictures per second, 0 when none came lately; ``now`` as of ``time.monotonic()``."""
-        self._work_off()
-        if len(self._arrivals) < 2 or now - self._arrivals[-1] > _SILENCE:
-            return 0.0
-        return (len(self._arrivals) - 1) / max(self._arrivals[-1] - self._arrivals[0], 1e-9)
-
-    def _work_off(self) -> None:
-        noted, self._noted = self._noted, []
-        stamps = [stamp for _, stamp, _ in noted]
-        # Gaps first: many at once tell the period better than few.
-        pairs = zip([self._last_stamp, *stamps], stamps, strict=False)
-        gaps = [now - before if now > before > 0.0 else 0.0 for before, now in pairs]
-        self._gaps.extend(gap for gap in gaps if gap)
-        period = _period(self._gaps)
-        for (arrival, _, late), gap in zip(noted, gaps, strict=True):
-            self._arrivals.append(arrival)
-            lost = max(round(gap / period) - 1, 0) if period else 0
-            self._recent.append((lost, late))
-            self._received += 1
-            self._lost += lost
-            self._late += late
-        self._last_stamp = stamps[-1] if stamps else self._last_stamp
-
-
-def _period(gaps: Sequence[float]) -> float:
-    """The time between a stream's stamps when none is missing; 0: not known yet.
-
-    Where most pictures are lost, few gaps are of one period: so it is the middle of the short ones. But where the last ones are
-    all alike, none is missing: the camera has become slower.
-    """
-    if len(gaps) < 4:
-        return 0.0
-    latest = sorted(list(gaps)[-15:])
-    usual = latest[len(latest) // 2]
-    if latest[0] > 0.75 * usual and latest[-1] < 1.25 * usual:
-        return usual
-    ordered = sorted(gaps)
-    short = ordered[len(ordered) // 15]
-    ordered = [gap for gap in ordered if short <= gap < 1.5 * short]
-    return ordered[len(ordered) // 2]
 
 
 class Camera:
@@ -241,6 +139,11 @@ class Camera:
         return self._stream.reliable
 
     @property
+    def publisher_nodes(self) -> tuple[str, ...]:
+        """Full names of the nodes that publish the images, one for each publisher."""
+        return self._stream.publisher_nodes
+
+    @property
     def newest(self) -> Frame | None:
         """The newest picture; None: none yet."""
         return self._newest
@@ -290,7 +193,20 @@ class Camera:
         age = stamp_age(self._clock, frame.header)
         return time.monotonic() - frame.arrival if math.isnan(age) else age
 
+    def why_slow(self, most: float) -> str:
+        """A sentence where the camera sends less often than each ``most`` seconds; otherwise empty."""
+        interval = self.statistics.interval
+        if not 0.0 < most < interval:
+            return ""
+        return (
+            f"Camera {self.name} sends an image every {interval:.1f} s on {self.topic}: set max_image_age to at least "
+            f"{math.ceil(_PERIODS * interval)}, or to 0 to accept any age."
+        )
+
     def _why_stale(self, age: float, silence: float, max_age: float) -> str:
+        slow = self.why_slow(0.5 * max_age)
+        if slow and silence < _PERIODS * self.statistics.interval and age - silence <= max_age:
+            return f"{slow} The last one is {age:.1f} s old, max_image_age is {max_age:g} s."
         if age - silence > max_age:
             return (
                 f"The last picture of camera {self.name} came {age - silence:.1f} s after its stamp, "

@@ -9,12 +9,14 @@ from rclpy.node import Node
 
 from robobrain_ros.engine.server_guard import ServerState
 from robobrain_ros.errors import RoboBrainError
+from robobrain_ros.ros.camera_checks import CameraChecks
 from robobrain_ros.ros.cameras import Camera, Cameras
-from robobrain_ros.ros.clock import stamp_age
+from robobrain_ros.ros.clock import ClockWatch, stamp_age
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters import Parameters
 from robobrain_ros.ros.requests import Requests
 from robobrain_ros.ros.standing import StandingQueries, StandingStatistics
+from robobrain_ros.ros.streams import described
 
 _LEVELS = {"ready": DiagnosticStatus.OK, "failed": DiagnosticStatus.ERROR}
 """Of an engine's states; the others warn."""
@@ -36,7 +38,10 @@ class Diagnostics:
         standing: StandingQueries,
         cameras: Callable[[], Cameras],
         http: Callable[[], ServerState | None],
+        watch: ClockWatch,
     ) -> None:
+        self._watch = watch
+        self._checks = CameraChecks(node, parameters)
         self._node = node
         self._parameters = parameters
         self._model = model
@@ -51,10 +56,11 @@ class Diagnostics:
         message = DiagnosticArray()
         message.header.stamp = self._node.get_clock().now().to_msg()
         queries = [self._query(name, statistics) for name, statistics in self._standing.statistics.items()]
+        self._checks.look(self._cameras())
         cameras = [self._camera(camera) for camera in self._cameras()]
         http = self._http()
         servers = [] if http is None else [self._server(http)]
-        message.status = [self._engine(), self._served(), *servers, *queries, *cameras]
+        message.status = [self._engine(), self._served(), self._clock(), *servers, *queries, *cameras]
         self._publisher.publish(message)
 
     def _engine(self) -> DiagnosticStatus:
@@ -94,6 +100,17 @@ class Diagnostics:
         message = f"{statistics.served} served, {statistics.failed} failed, {self._requests.open_count} open"
         return self._status("requests", DiagnosticStatus.OK, message, values)
 
+    def _clock(self) -> DiagnosticStatus:
+        watch = self._watch
+        level, message = DiagnosticStatus.OK, "simulated time" if watch.simulated else "system time"
+        if watch.simulated and self._node.get_clock().now().nanoseconds == 0:
+            level = DiagnosticStatus.WARN
+            message = f"use_sim_time is set and no time came on /clock; {self._node.count_publishers('/clock')} publishers there"
+        elif watch.recent:
+            level, message = DiagnosticStatus.WARN, f"{message}; {watch.last}"
+        values = {"simulated": watch.simulated, "jumps": watch.jumps, "last_jump": watch.last or ""}
+        return self._status("clock", level, message, values)
+
     def _query(self, name: str, statistics: StandingStatistics) -> DiagnosticStatus:
         values = {key: getattr(statistics, key) for key in ("asked", "answered", "failed", "skipped")}
         message = ", ".join(f"{value} {key}" for key, value in values.items())
@@ -112,6 +129,7 @@ class Diagnostics:
             "received": statistics.received,
             "lost": statistics.lost,
             "late": statistics.late,
+            "publishers": described(camera.publisher_nodes),
         }
         level, message = DiagnosticStatus.OK, f"{rate:.1f} pictures per second"
         try:
@@ -119,8 +137,13 @@ class Diagnostics:
         except RoboBrainError as error:
             level, message = DiagnosticStatus.WARN, error.message
         else:
-            if statistics.lost_recent > _WORTH_A_WARNING or statistics.late_recent > _WORTH_A_WARNING:
+            # The stamps of several publishers tell nothing of losses.
+            troubled = statistics.lost_recent > _WORTH_A_WARNING or statistics.late_recent > _WORTH_A_WARNING
+            if troubled and len(camera.publisher_nodes) < 2:
                 level, message = DiagnosticStatus.WARN, f"{message}; {_transport_trouble(camera)}"
+        for trouble in self._checks.troubles(camera):
+            if trouble not in message:
+                level, message = DiagnosticStatus.WARN, f"{message}; {trouble}"
         return self._status(f"camera {camera.name}", level, message, values)
 
     def _status(self, part: str, level: bytes, message: str, values: dict[str, object]) -> DiagnosticStatus:

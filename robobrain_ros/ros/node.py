@@ -122,6 +122,7 @@ class RoboBrainNode(LifecycleNode):
             lambda: self._model.health().state == "ready",
             self._results.forget,
         )
+        self._watch = ClockWatch(self, self._on_time_jump)
         self._diagnostics = Diagnostics(
             self,
             self._settings,
@@ -130,8 +131,8 @@ class RoboBrainNode(LifecycleNode):
             self._standing,
             lambda: self._cameras,
             lambda: self._http,
+            self._watch,
         )
-        self._watch = ClockWatch(self, self._on_time_jump)
         # Steady: life goes on where simulated time stands still.
         self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._second = self.create_timer(1.0, self._each_second, clock=self._steady_clock)
