@@ -108,7 +108,7 @@ class Diagnostics:
             message = f"use_sim_time is set and no time came on /clock; {self._node.count_publishers('/clock')} publishers there"
         elif watch.recent:
             level, message = DiagnosticStatus.WARN, f"{message}; {watch.last}"
-        values = {"simulated": watch.simulated, "jumps": watch.jumps, "last_jump": watch.last or ""}
+        values: dict[str, object] = {"simulated": watch.simulated, "jumps": watch.jumps, "last_jump": watch.last or ""}
         return self._status("clock", level, message, values)
 
     def _query(self, name: str, statistics: StandingStatistics) -> DiagnosticStatus:
