@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rclpy
 import yaml
 from rcl_interfaces.srv import DescribeParameters, ListParameters
 from ros_rig import Rig, rig, scripted
+from test_ros_program import start
 
 from robobrain_ros.engine.options import SERVER_PREFIX, EngineOptions, ServerOptions, public_name
+from robobrain_ros.ros.node import RoboBrainNode
 from robobrain_ros.ros.parameters import (
     Applies,
+    Parameter,
     camera_parameters,
     standing_query_parameters,
     table,
@@ -127,3 +131,77 @@ def test_what_yaml_makes_of_on_and_off_is_understood(given: Any, meant: str) -> 
         assert refused.reason == "flagos.mode is 5; it must be one of auto, on, off."
         assert not it.set_parameter("flagos.mode", None).successful, "ros2 param delete"
         assert it.node.has_parameter("flagos.mode")
+
+
+CHOICES = [it for it in (*table(), *camera_parameters("camera"), *standing_query_parameters("mugs")) if it.choices]
+
+
+@pytest.fixture(scope="module")
+def unconfigured() -> Iterator[Rig]:
+    with rig(lambda: pytest.fail("no engine is needed"), autostart=False, standing_queries=["mugs"]) as it:
+        yield it
+
+
+@pytest.mark.parametrize("parameter", CHOICES, ids=lambda it: it.name)
+@pytest.mark.parametrize("value", [True, False])
+def test_a_boolean_of_yaml_is_a_choice_or_named(unconfigured: Rig, parameter: Parameter, value: bool) -> None:
+    """``camera.rectified: yes``, ``model_can_think: no``, and what no choice means, for each parameter with choices."""
+    before = unconfigured.node._settings[parameter.name]
+    meanings = {"on", "yes", "true"} if value else {"off", "no", "false"}
+    result = unconfigured.set_parameter(parameter.name, value)
+    assert result.successful == bool(meanings & set(parameter.choices))
+    if result.successful:
+        assert unconfigured.node._settings[parameter.name] in meanings
+        assert unconfigured.set_parameter(parameter.name, before).successful
+    else:
+        made = "true, which YAML makes of yes, on and true" if value else "false, which YAML makes of no, off and false"
+        assert result.reason == f"{parameter.name} is {made} without quotes; it must be {parameter.allowed}."
+        assert unconfigured.node._settings[parameter.name] == before
+
+
+@pytest.mark.parametrize(("name", "value"), [("model_can_think", False), ("camera.rectified", True), ("flagos.mode", True)])
+def test_a_boolean_of_yaml_is_understood_in_a_file(name: str, value: bool, tmp_path: Path) -> None:
+    """By ROS's own reader of parameter files, with the words as people write them."""
+    path = tmp_path / "file.yaml"
+    word = {"flagos.mode": "on"}.get(name, "yes" if value else "no")
+    path.write_text(f"/**:\n  ros__parameters:\n    {name}: {word}\n    autostart: false\n")
+    context = rclpy.context.Context()
+    rclpy.init(args=["--ros-args", "--params-file", str(path)], context=context)
+    node = RoboBrainNode(namespace="/in_a_file", context=context)
+    try:
+        assert node._settings[name] == word
+        assert node.get_parameter(name).value is value
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        (
+            "target_frame",
+            True,
+            "target_frame is true, which YAML makes of yes, on and true without quotes; it must be text.",
+        ),
+        ("engine.model", 7, "engine.model is 7; it must be text. YAML reads a number. Put text in quotes: `engine.model:"),
+        ("standing_query.mugs.instruction", 0.5, "standing_query.mugs.instruction is 0.5; it must be text."),
+        ("image_reliability", 1, "image_reliability is 1; it must be one of auto, best_effort, reliable."),
+        ("model_can_think", ["yes"], "model_can_think is a list; it must be one of auto, yes, no."),
+        ("robots_file", None, "robots_file has no value; it must be text."),
+    ],
+)
+def test_another_type_than_text_is_named_with_the_cure(unconfigured: Rig, name: str, value: Any, said: str) -> None:
+    before = unconfigured.node._settings[name]
+    result = unconfigured.set_parameter(name, value)
+    assert not result.successful
+    assert result.reason.startswith(said)
+    assert unconfigured.node._settings[name] == before
+
+
+def test_a_wrong_boolean_at_the_start_ends_the_program_with_the_sentence() -> None:
+    process = start("-p", "image_reliability:=yes")
+    _, errors = process.communicate(timeout=60.0)
+    assert process.returncode == 1
+    assert "image_reliability is true, which YAML makes of yes, on and true without quotes; it must be one of auto" in errors
+    assert "Traceback" not in errors

@@ -32,6 +32,11 @@ STANDING_PREFIX = "standing_query."
 Value = bool | int | float | str | list[str]
 
 
+_MEANINGS = {True: ("on", "yes", "true"), False: ("off", "no", "false")}
+"""Choices that mean what YAML makes of them without quotes, in files and on command lines."""
+_WORDS = {True: "yes, on and true", False: "no, off and false"}
+
+
 class Applies(str, Enum):
     """When a changed value begins to count."""
 
@@ -70,17 +75,21 @@ class Parameter:
         return "" if self.maximum is None else f"at most {self.maximum:.12g}"
 
     @property
-    def switch(self) -> bool:
-        """Whether on and off are among the choices, which YAML takes for true and false, in files and on command lines."""
-        return {"on", "off"} <= set(self.choices)
+    def is_text(self) -> bool:
+        """Whether the value is one text. Such a parameter takes other types from ROS, and explains them itself."""
+        return isinstance(self.default, str)
 
     def meant(self, value: Any) -> Any:
-        """The value as a choice, where YAML has made a boolean of it."""
-        return ("on" if value else "off") if self.switch and isinstance(value, bool) else value
+        """The value as a choice, where YAML has made a boolean of ``yes``, ``no``, ``on`` or ``off``, and a choice means that."""
+        if not isinstance(value, bool):
+            return value
+        return next((choice for choice in _MEANINGS[value] if choice in self.choices), value)
 
     def fault(self, value: Any) -> str:
-        """What is wrong with a value of the right type, or with any for a switch, as a sentence; empty: nothing."""
+        """What is wrong with a value of the right type, or with any for a text, as a sentence; empty: nothing."""
         value = self.meant(value)
+        if self.is_text and not isinstance(value, str):
+            return self._fault_of_type(value)
         if isinstance(value, float) and not math.isfinite(value):
             return f"{self.name} is {value}; it must be a finite number."
         if self.choices and value not in self.choices:
@@ -89,13 +98,26 @@ class Parameter:
         above = self.maximum is not None and value > self.maximum
         return f"{self.name} is {value}; it must be {self.allowed}." if below or above else ""
 
+    def _fault_of_type(self, value: Any) -> str:
+        """What is wrong with a value that is no text: YAML has read it as something else."""
+        wanted = f"it must be {self.allowed}" if self.choices else "it must be text"
+        quotes = f"Put text in quotes: `{self.name}: \"...\"` in a file, `-p '{self.name}:=\"...\"'` on a command line."
+        if value is None:
+            return f"{self.name} has no value; {wanted}."
+        if isinstance(value, bool):
+            said = f"{self.name} is {str(value).lower()}, which YAML makes of {_WORDS[value]} without quotes; {wanted}."
+            return said if self.choices else f"{said} {quotes}"
+        if isinstance(value, int | float):
+            return f"{self.name} is {value}; {wanted}." + ("" if self.choices else f" YAML reads a number. {quotes}")
+        return f"{self.name} is a list; {wanted}."
+
     def descriptor(self) -> ParameterDescriptor:
         """The descriptor that ``ros2 param describe`` shows."""
         descriptor = ParameterDescriptor(
             description=f"{self.description} A change acts {self.applies.value}.",
             read_only=self.applies is Applies.AT_START,
             additional_constraints=self.allowed if self.choices else "",
-            dynamic_typing=self.switch,
+            dynamic_typing=self.is_text,
         )
         if self.minimum is None and self.maximum is None:
             return descriptor
@@ -438,7 +460,7 @@ class Parameters:
     def _fault(self, change: RosParameter) -> str:
         parameter = self._declared.get(change.name)
         # rclpy itself refuses to take the value from a parameter, but from those that may have another type.
-        if parameter is None or (change.value is None and not parameter.switch):
+        if parameter is None or (change.value is None and not parameter.is_text):
             return ""
         if self.configured and parameter.applies is Applies.ON_CONFIGURE and self._node.has_parameter(change.name):
             return f"{change.name} can be set only while the node is unconfigured; deactivate and clean it up first."
