@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import figures
@@ -22,7 +21,8 @@ from robobrain_ros.engine.base import Generation
 from robobrain_ros.engine.embedded import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions, ServerOptions
 from robobrain_ros.engine.server import ServedEngine
-from robobrain_ros.engine.server_guard import ServerState
+from robobrain_ros.engine.server_front import HttpFront
+from robobrain_ros.engine.server_guard import Guard, ServerState
 
 SEATS = 4
 TOKENS = 16
@@ -35,13 +35,15 @@ ALONE, RULED, UNRULED = "alone", "with clients", "with clients, without rules"
 class Unruled(ServedEngine):
     """A second server on the same engine, whose requests are as good as the robot's, and of which any number is let through."""
 
-    def __init__(self, inner: EmbeddedEngine, state: ServerState) -> None:
-        super().__init__(inner, ServerOptions(enabled=True, port=free_port(), max_requests=1), state)
-        self._options = replace(self._options, max_requests=1000)
+    def __init__(self, inner: EmbeddedEngine) -> None:
+        front = HttpFront(ServerOptions(enabled=True, port=free_port(), max_requests=SEATS - 1), inner.options)
+        front.guard = Guard(key="", max_requests=1000, max_body=1 << 20, state=front.state)
+        super().__init__(inner, front)
 
     def open(self, model: str) -> None:
         """Open the server of an engine that runs already."""
-        self._task = asyncio.create_task(self._keep_open(model))
+        self.front.open()
+        self._task = asyncio.create_task(self._serve(model))
 
     def _behind(self) -> Any:
         return self._inner.vllm
@@ -126,9 +128,9 @@ async def measure(options: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds of the robot's calls in each situation."""
     inner = EmbeddedEngine(EngineOptions(model=options.model, max_num_seqs=SEATS))
     most = SEATS - 1
-    states = {RULED: ServerState(), UNRULED: ServerState()}
-    ruled = ServedEngine(inner, ServerOptions(enabled=True, port=free_port(), max_requests=most), states[RULED])
-    unruled = Unruled(inner, states[UNRULED])
+    front = HttpFront(ServerOptions(enabled=True, port=free_port(), max_requests=most), inner.options)
+    ruled, unruled = ServedEngine(inner, front), Unruled(inner)
+    states = {RULED: front.state, UNRULED: unruled.front.state}
     seconds: dict[str, list[float]] = {ALONE: [], RULED: [], UNRULED: []}
     await ruled.start(lambda progress: print(progress.message, file=sys.stderr, flush=True))
     try:
@@ -143,8 +145,9 @@ async def measure(options: argparse.Namespace) -> dict[str, list[float]]:
             async with clients(states[UNRULED], options.clients, options.clients):
                 seconds[UNRULED] += await robot_calls(ruled, options.calls)
     finally:
-        await unruled.close()
+        await unruled.front.close()
         await ruled.close()
+        await front.close()
     return seconds
 
 

@@ -189,6 +189,13 @@ _FP8 = "fp8_per_tensor"
 _NOT_PUBLISHED = "No such checkpoint is published: vLLM makes the weights smaller while it loads the plain one."
 _TO_BE_MADE = "No such checkpoint is published: docs/models.md has the command that makes it of the plain one."
 
+SERVED_NAMES = {
+    "qwen2.5-vl-7b": ("RoboBrain2.0-7B", "RoboBrain2.0-7B-nvidia-flagos", "robobrain2_7b-nv-flagos"),
+    "qwen2.5-vl-32b": ("RoboBrain2.0-32B", "RoboBrain2.0-32B-nvidia-flagos", "robobrain2_32b-nv-flagos"),
+    "qwen3-vl-8b": ("RoboBrain2.5-8B", "RoboBrain2.5-8B-NV", "RoboBrain2.5-8B-nvidia-flagos"),
+}
+"""By architecture: under which names FlagRelease and FlagScale serve a model, in any of its quantizations."""
+
 MODELS = (
     KnownModel("robobrain2.0-3b", "BAAI/RoboBrain2.0-3B", "qwen2.5-vl-3b", False),
     KnownModel("robobrain2.0-3b-fp8", "BAAI/RoboBrain2.0-3B", "qwen2.5-vl-3b", False, _FP8, 8, note=_NOT_PUBLISHED),
@@ -214,6 +221,19 @@ MODELS = (
 def find_model(name: str) -> KnownModel | None:
     """The model of that name, in capitals or not; None: it is none of these."""
     return next((model for model in MODELS if model.name == name.strip().lower()), None)
+
+
+def served_names(model: str) -> tuple[str, ...]:
+    """The names under which FlagRelease and FlagScale serve a checkpoint, which is known by its name on the hub or its folder's.
+
+    :param model: as of `EngineOptions`.
+    """
+    name = Path(model).name.lower()
+    known = next((it for it in MODELS if Path(it.checkpoint).name.lower() == name or it.name == name), None)
+    if known is not None:
+        return SERVED_NAMES.get(known.architecture, ())
+    named = {served.lower() for served in (name, name.removesuffix("-flagos"))}
+    return next((names for names in SERVED_NAMES.values() if named & {served.lower() for served in names}), ())
 
 
 def can_think(model: str) -> bool | None:

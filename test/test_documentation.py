@@ -8,9 +8,9 @@ import pytest
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.ros.parameters import to_markdown
 
-PAGES = ("README.md", "docs/command_line.md", "docs/development.md", "docs/engines.md", "docs/faults.md", "docs/interfaces.md",
-         "docs/models.md", "docs/parameters.md", "docs/performance.md", "docs/troubleshooting.md", "training/README.md",
-         "robobrain_ros/demo/model/README.md")  # fmt: skip
+PAGES = ("README.md", "docs/command_line.md", "docs/development.md", "docs/engines.md", "docs/faults.md", "docs/http_server.md",
+         "docs/interfaces.md", "docs/models.md", "docs/parameters.md", "docs/performance.md", "docs/troubleshooting.md",
+         "training/README.md", "robobrain_ros/demo/model/README.md")  # fmt: skip
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -7,6 +7,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,16 @@ from ros_rig import rig
 
 from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.engine import compat
+from robobrain_ros.engine.addresses import is_loopback
 from robobrain_ros.engine.base import Generation
 from robobrain_ros.engine.embedded import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions, ServerOptions
 from robobrain_ros.engine.pictures import data_url
 from robobrain_ros.engine.runtime import LoopThread
 from robobrain_ros.engine.server import HTTP_PRIORITY, ServedEngine
-from robobrain_ros.engine.server_guard import PATHS, Guard, ServerState, is_loopback
+from robobrain_ros.engine.server_front import HttpFront
+from robobrain_ros.engine.server_guard import PATHS, RETRY_AFTER, Guard, ServerState
+from robobrain_ros.engine.server_requests import Limits
 from robobrain_ros.engine.supervisor import Patience, Supervisor
 from robobrain_ros.errors import EngineConfigError
 
@@ -32,6 +36,7 @@ START = 300.0
 """Seconds that starting vLLM may take on a busy machine."""
 KEY = "sk-robot-91c2"
 NAME = "tabletop-demo"
+LIMITS = Limits(max_model_len=100, max_answers=2, max_images=1, max_pixels=10**6, max_body=10**6, names=(NAME,))
 
 pytestmark = pytest.mark.timeout(START + 60)
 
@@ -47,9 +52,10 @@ class Served:
 
     def __init__(self, key_file: str) -> None:
         self.port = free_port()
-        self.state = ServerState()
-        self.server = ServerOptions(enabled=True, port=self.port, key_file=key_file, max_requests=2, max_body_mib=1)
+        server = ServerOptions(enabled=True, port=self.port, key_file=key_file, max_requests=2, max_body_mib=1)
         self.options = EngineOptions(model=str(DEMO_MODEL), max_num_seqs=4)
+        self.front = HttpFront(server, self.options)
+        self.state = self.front.state
         self.engine: ServedEngine | None = None
         self.loop = LoopThread()
         self.loop.start()
@@ -60,7 +66,7 @@ class Served:
         return Supervisor(self._engine, max_queued=8, max_running=4, patience=Patience(health_interval=0.2, first_back_off=0.1))
 
     def _engine(self) -> ServedEngine:
-        self.engine = ServedEngine(EmbeddedEngine(self.options), self.server, self.state)
+        self.engine = ServedEngine(EmbeddedEngine(self.options), self.front)
         return self.engine
 
     def wait(self, work: Coroutine[Any, Any, Any], timeout: float = 60.0) -> Any:
@@ -102,6 +108,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield it
     finally:
         it.wait(it.supervisor.close())
+        it.wait(it.front.close())
         assert it.state.state == "closed"
         with pytest.raises(ConnectionRefusedError):
             it.request("GET", "/health")
@@ -126,7 +133,7 @@ def test_the_openai_client(served: Served) -> None:
 
 def test_every_route_of_the_application_asks_for_the_key(served: Served) -> None:
     assert served.engine is not None
-    app = served.wait(compat.build_http_app(served.engine._inner.vllm, str(DEMO_MODEL), NAME))
+    app = served.wait(compat.build_http_app(served.engine._inner.vllm, str(DEMO_MODEL), [NAME]))
     paths = {route.path for route in app.routes if hasattr(route, "path")} | {"/docs", "/metrics", "/tokenize", "/pause", "/"}
     assert len(paths) > 10
     for path in paths:
@@ -237,62 +244,56 @@ def test_the_process_still_logs_when_the_server_is_open(served: Served) -> None:
     assert logging.getLogger().level == logging.WARNING
 
 
-def test_a_killed_engine_takes_its_server_along_and_brings_it_back(served: Served) -> None:
-    first = served.engine
-    (process,) = engine_processes("EngineCore")
-    process.kill()
-    served.until(lambda: served.engine is not first and served.state.state == "open", START)
+def test_a_killed_engine_answers_503_and_comes_back(served: Served) -> None:
+    """The port stays open; requests get the reason and a time to wait, also the one that was in the engine."""
+    body = {"model": NAME, "messages": [{"role": "user", "content": "Hello?"}], "max_tokens": 8000, "ignore_eos": True}
+    with ThreadPoolExecutor(1) as pool:
+        inside = pool.submit(served.request, "POST", "/v1/chat/completions", body)
+        served.until(lambda: served.state.running == 1)
+        first = served.engine
+        (process,) = engine_processes("EngineCore")
+        process.kill()
+        status, answer = inside.result(60)
+        assert (status, answer["error"]["type"]) == (503, "server_error")
+    seen = set()
+    while served.state.state != "open" or served.engine is first:
+        connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+        connection.request("GET", "/v1/models", headers={"Authorization": f"Bearer {KEY}"})
+        response = connection.getresponse()
+        seen.add(response.status)
+        if response.status == 503:
+            assert response.getheader("Retry-After") == str(RETRY_AFTER)
+            assert "The engine is not ready: " in json.loads(response.read())["error"]["message"]
+        connection.close()
+        time.sleep(0.2)
+    assert seen <= {200, 503}
+    assert 503 in seen
     assert served.chat()[0] == 200
 
 
-def test_a_port_in_use_leaves_the_robot_its_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_in_use_leaves_the_robot_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a model: the application is not what matters here."""
-
-    class Engine:
-        options = EngineOptions(model="x")
-        vllm: Any = None
-
-        async def start(self, progress: Any) -> Any:
-            class Info:
-                model = "x"
-
-            return Info()
-
-        async def close(self) -> None:
-            pass
-
-    class Vllm:
-        class model_config:
-            model = "x"
-
-        def generate(self, priority: int = 0) -> None:
-            pass
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    async def build(*arguments: Any) -> Any:
-        return app
-
-    monkeypatch.setattr(compat, "build_http_app", build)
-    monkeypatch.setattr("robobrain_ros.engine.server._AGAIN", 0.05)
+    monkeypatch.setattr("robobrain_ros.engine.server_front._AGAIN", 0.05)
 
     async def work() -> None:
-        inner: Any = Engine()
-        inner.vllm = Vllm()
-        state = ServerState()
         with socket.socket() as other:
             other.bind(("127.0.0.1", 0))
             other.listen()
             port = other.getsockname()[1]
-            engine = ServedEngine(inner, ServerOptions(enabled=True, port=port), state)
-            await engine.start(lambda progress: None)
-            while state.state != "failed":
+            front = HttpFront(ServerOptions(enabled=True, port=port), EngineOptions(model="x"))
+            front.open()
+            while front.state.state != "failed":
                 await asyncio.sleep(0.01)
-            assert f"port {port} (Address already in use)" in state.message
-        while state.state != "open":
+            assert f"port {port} (Address already in use)" in front.state.message
+        while front.state.state != "waiting":
             await asyncio.sleep(0.01)
+        front.serve(app, LIMITS, lambda: "")
+        assert front.state.state == "open"
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         assert (await reader.readline()).split()[1] == b"204"
@@ -301,8 +302,8 @@ def test_a_port_in_use_leaves_the_robot_its_engine(tmp_path: Path, monkeypatch: 
             assert line
         assert line.split()[1] == b"403"
         writer.close()
-        await engine.close()
-        assert state.state == "closed"
+        await front.close()
+        assert front.state.state == "closed"
 
     asyncio.run(asyncio.wait_for(work(), 60.0))
 
@@ -331,7 +332,8 @@ def test_without_a_key_only_this_machine_is_let_through(headers: dict[str, str],
     async def receive() -> Any:
         return {"type": "http.request", "body": b""}
 
-    guard = Guard(app, key="", max_requests=1, max_body=10, state=ServerState())
+    guard = Guard(key="", max_requests=1, max_body=10, state=ServerState())
+    guard.serve(app, LIMITS, lambda: "")
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
     asyncio.run(guard({"type": "http", "method": "GET", "path": "/health", "headers": pairs}, receive, send))
     assert sent[0]["status"] == status

@@ -7,9 +7,10 @@ import inspect
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from robobrain_ros.engine import environment
 from robobrain_ros.engine.base import Constraint, Generation
 from robobrain_ros.errors import EngineConfigError
 
@@ -147,15 +148,17 @@ def picture_names(generation: Generation) -> dict[str, Any]:
     return {"multi_modal_uuids": {"image": names}} if names and all(names) else {}
 
 
-async def build_http_app(engine: Any, model: str, name: str) -> Any:
+async def build_http_app(engine: Any, model: str, names: Sequence[str]) -> Any:
     """vLLM's own OpenAI-compatible application on an engine.
 
     :param engine: an AsyncLLM, or what stands before it.
     :param model: the checkpoint that it has loaded.
-    :param name: what clients call it.
+    :param names: what clients call it, the first one in answers.
     """
+    # Of tools that must be called vLLM 0.32 makes a structural tag otherwise, whose cost is unknown before it is compiled.
+    environment.put({"VLLM_ENFORCE_STRICT_TOOL_CALLING": "0"})
     with _root_log_kept():
-        build_app, init_app_state, arguments = await asyncio.to_thread(_http_parts, model, name)
+        build_app, init_app_state, arguments = await asyncio.to_thread(_http_parts, model, names)
         tasks = await engine.get_supported_tasks()
         known = {"supported_tasks": tasks, "model_config": engine.vllm_config.model_config}
         app = build_app(arguments, **_taken(build_app, known))
@@ -177,7 +180,7 @@ def _root_log_kept() -> Iterator[None]:
             each.setLevel(level)
 
 
-def _http_parts(model: str, name: str) -> tuple[Any, Any, Any]:
+def _http_parts(model: str, names: Sequence[str]) -> tuple[Any, Any, Any]:
     try:
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.app import build_app
@@ -190,7 +193,7 @@ def _http_parts(model: str, name: str) -> tuple[Any, Any, Any]:
     except ImportError:
         from vllm.utils import FlexibleArgumentParser
     # No page of another origin may ask, and the documentation's pages are not needed.
-    words = ["--model", model, "--served-model-name", name, "--allowed-origins", "[]", "--disable-fastapi-docs"]
+    words = ["--model", model, "--served-model-name", *names, "--allowed-origins", "[]", "--disable-fastapi-docs"]
     # Chat programs send tools with each message, and would be refused without these two. Qwen's way to call them is Hermes'.
     words += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
     return build_app, init_app_state, make_arg_parser(FlexibleArgumentParser()).parse_args(words)

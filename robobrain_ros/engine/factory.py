@@ -2,14 +2,13 @@
 
 from robobrain_ros.engine.base import Engine
 from robobrain_ros.engine.options import EngineOptions, ServerOptions
-from robobrain_ros.engine.server_guard import ServerState
+from robobrain_ros.engine.server_front import HttpFront
 
 
-def make_engine(options: EngineOptions, server: ServerOptions | None = None, state: ServerState | None = None) -> Engine:
+def make_engine(options: EngineOptions, front: HttpFront | None = None) -> Engine:
     """An engine of the kind that is wanted, not started. Each needs packages that users of the other may not have.
 
-    :param server: opens an embedded engine to others over HTTP.
-    :param state: where its server tells how it is.
+    :param front: opens an embedded engine to others over HTTP.
     """
     if options.kind == "remote":
         from robobrain_ros.engine.remote import RemoteEngine
@@ -18,8 +17,17 @@ def make_engine(options: EngineOptions, server: ServerOptions | None = None, sta
     from robobrain_ros.engine.embedded import EmbeddedEngine
 
     engine = EmbeddedEngine(options)
-    if server is None or not server.enabled:
+    if front is None:
         return engine
     from robobrain_ros.engine.server import ServedEngine
 
-    return ServedEngine(engine, server, state or ServerState())
+    return ServedEngine(engine, front)
+
+
+def make_front(server: ServerOptions, options: EngineOptions) -> HttpFront | None:
+    """The port of the engine's HTTP server, not open yet; None: it is not wanted. Reads the file with the key.
+
+    :raises EngineConfigError: an option is wrong.
+    """
+    server.validate(options)
+    return HttpFront(server, options) if server.enabled else None

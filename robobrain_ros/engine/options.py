@@ -9,8 +9,8 @@ from types import GenericAlias
 from typing import Any
 from urllib.parse import urlsplit
 
+from robobrain_ros.engine.addresses import is_loopback
 from robobrain_ros.engine.keys import read_key
-from robobrain_ros.engine.server_guard import is_loopback
 from robobrain_ros.errors import EngineConfigError
 
 KINDS = ("embedded", "remote")
@@ -253,7 +253,28 @@ class ServerOptions:
         minimum=1,
         maximum=1023,
     )
-    max_body_mib: int = option(32, "Size that a request over HTTP may have, pictures included, in MiB.", minimum=1, maximum=1024)
+    max_body_mib: int = option(16, "Size limit of an HTTP request's body in MiB, images included.", minimum=1, maximum=1024)
+    max_image_pixels: int = option(
+        16_777_216,
+        "Pixel limit of all images of one HTTP request together, checked before they are decoded.",
+        minimum=784,
+        maximum=178_956_970,
+    )
+    max_connections: int = option(64, "Connections to the HTTP server at once.", minimum=4, maximum=1024)
+    max_connections_per_client: int = option(
+        16,
+        "Connections of one address (IPv6: one /64 network) that wait without having shown the key. A new one closes the oldest.",
+        minimum=1,
+        maximum=1024,
+    )
+    allowed_media_domains: tuple[str, ...] = option(
+        (), "Hosts from which the server fetches images named by URLs. Empty: only images within the request (data:)."
+    )
+    model_names: tuple[str, ...] = option(
+        (),
+        "Further names under which clients find the model. Empty: the names under which FlagRelease and FlagScale serve the "
+        "same checkpoint (docs/http_server.md).",
+    )
 
     def validate(self, engine: EngineOptions) -> str:
         """Check what can be checked without opening anything; gives the key, or an empty text.

@@ -155,6 +155,8 @@ class Server:
         # Adapters name the model that they belong to.
         wanted = self._options.model
         known = {str(model.get("id")): model for model in models if not model.get("parent") or model.get("id") == wanted}
+        if not wanted and len({str(model.get("root") or name) for name, model in known.items()}) == 1:
+            known = dict([next(iter(known.items()))])  # Several names of one checkpoint.
         name = wanted or next(iter(known), "")
         names = ", ".join(known) or "none"
         if name not in known or (len(known) > 1 and not wanted):

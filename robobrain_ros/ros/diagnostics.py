@@ -83,7 +83,8 @@ class Diagnostics:
 
     def _server(self, http: ServerState) -> DiagnosticStatus:
         level = DiagnosticStatus.OK if http.state == "open" else DiagnosticStatus.WARN
-        values = {"state": http.state, "address": http.address, "running": http.running, "refused": http.refused}
+        names = ("state", "address", "running", "refused", "rejected", "connections", "dropped")
+        values: dict[str, object] = {name: getattr(http, name) for name in names}
         return self._status("openai server", level, http.message, values)
 
     def _served(self) -> DiagnosticStatus:

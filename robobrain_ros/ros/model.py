@@ -4,7 +4,7 @@ import asyncio
 import concurrent.futures
 import time
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from robobrain_ros.errors import (
 )
 
 EngineFactory = Callable[[], Engine]
+Close = Callable[[], Awaitable[None]]
 
 _WARM_UP_SIZE = (480, 640)
 """(height, width) of the grey picture that each task is run on after loading."""
@@ -60,6 +61,7 @@ class Model:
         self._turn = asyncio.Lock()
         """One loading or unloading at a time; used on the loop only."""
         self._supervisor: Supervisor | None = None
+        self._on_unload: Close | None = None
         self._brain: Brain | None = None
         self._progress = LoadProgress("stopped", "The model is not loaded; configure the node.")
         self._logged = 0.0
@@ -76,12 +78,15 @@ class Model:
         """What is served; None while nothing is."""
         return None if self._brain is None else self._brain.info
 
-    def load(self, factory: EngineFactory, settings: ModelSettings) -> None:
-        """Begin to load; returns at once."""
+    def load(self, factory: EngineFactory, settings: ModelSettings, close: Close | None = None) -> None:
+        """Begin to load; returns at once.
+
+        :param close: called on the engine's loop when the model was unloaded, to give back what outlives single engines.
+        """
         self._loop.start()
         self._error = None
         self._progress = LoadProgress("starting", f"Loading {settings.name}.")
-        self._loading = self._loop.submit(self._load(factory, settings))
+        self._loading = self._loop.submit(self._load(factory, settings, close))
 
     def unload(self) -> "concurrent.futures.Future[None] | None":
         """Begin to give everything back, loading included; returns at once what tells when it is done."""
@@ -125,8 +130,9 @@ class Model:
         """Run a coroutine on the engine's loop."""
         return self._loop.submit(work)
 
-    async def _load(self, factory: EngineFactory, settings: ModelSettings) -> None:
+    async def _load(self, factory: EngineFactory, settings: ModelSettings, close: Close | None) -> None:
         async with self._turn:
+            self._on_unload = close
             supervisor = Supervisor(
                 factory,
                 max_queued=settings.max_queued,
@@ -151,6 +157,9 @@ class Model:
             supervisor, self._supervisor = self._supervisor, None
             if supervisor is not None:
                 await supervisor.close()
+            close, self._on_unload = self._on_unload, None
+            if close is not None:
+                await close()
 
     def _fail(self, error: RoboBrainError) -> None:
         self._error = error

@@ -28,9 +28,9 @@ from rclpy.subscription import Subscription
 from robobrain_ros import demo
 from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.core.robots_file import read_robots
-from robobrain_ros.engine.factory import make_engine
+from robobrain_ros.engine.factory import make_engine, make_front
 from robobrain_ros.engine.options import EngineOptions
-from robobrain_ros.engine.server_guard import ServerState
+from robobrain_ros.engine.server_front import HttpFront
 from robobrain_ros.errors import EngineConfigError, RoboBrainError
 from robobrain_ros.models import can_think, with_known_model
 from robobrain_ros.ros.beside import beside
@@ -107,7 +107,7 @@ class RoboBrainNode(LifecycleNode):
         self._intake = Intake(self)
         self._cameras = Cameras([], self._settings["cameras"])
         self._model = Model(self.get_logger(), self._on_model_change)
-        self._http: ServerState | None = None
+        self._front: HttpFront | None = None
         self._results = ResultTopics(self, self._settings, self._model)
         self._transforms = Transforms(self, transform_source)
         self._requests = Requests(
@@ -130,7 +130,7 @@ class RoboBrainNode(LifecycleNode):
             self._requests,
             self._standing,
             lambda: self._cameras,
-            lambda: self._http,
+            lambda: None if self._front is None else self._front.state,
             self._watch,
         )
         # Steady: life goes on where simulated time stands still.
@@ -216,9 +216,8 @@ class RoboBrainNode(LifecycleNode):
         if factory is None:
             options = self._beside(partial(self._checked, options), "Checking the files of the engine's parameters")
             server = self._settings.server_options()
-            self._beside(partial(server.validate, options), "Checking the files of the HTTP server's parameters")
-            self._http = ServerState() if server.enabled else None
-            factory = partial(make_engine, options, server, self._http)
+            self._front = self._beside(partial(make_front, server, options), "Checking the files of the HTTP server's parameters")
+            factory = partial(make_engine, options, self._front)
         self._settings.configured = True
         if self._settings["target_frame"]:
             self._transforms.open()
@@ -234,6 +233,7 @@ class RoboBrainNode(LifecycleNode):
                 warm_up=self._settings["warm_up"],
                 can_think=self._can_think(options.model),
             ),
+            None if self._front is None else self._front.close,
         )
 
     def _beside(self, work: Callable[[], _Result], what: str) -> _Result:

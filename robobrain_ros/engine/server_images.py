@@ -1,0 +1,136 @@
+"""The images of HTTP requests: fetched from allowed hosts only, measured before they are decoded."""
+
+import base64
+import binascii
+import io
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+_FETCH = 10.0
+"""Seconds that fetching one image may take."""
+_SILENCE = 5.0
+_PIECE = 64 * 1024
+_LONGEST = 200
+"""How many times as long as wide an image may be; the models take no longer ones."""
+_SCAN = b"\xff\xda"
+_MOST_SCANS = 64
+"""Scans of a progressive JPEG. Each costs time for every pixel, however few bytes it has."""
+_PREFIX = 100
+"""Characters that the part of a data URL before the data may have."""
+
+
+class ImageBudget:
+    """Counts the images of one request.
+
+    :param most: images.
+    :param pixels: of all images together.
+    :param size: bytes that one fetched image may have.
+    :param domains: names of hosts that images may be fetched from.
+    """
+
+    def __init__(self, most: int, pixels: int, size: int, domains: Sequence[str] = ()) -> None:
+        self._most = most
+        self._all_pixels = self._pixels = pixels
+        self._size = size
+        self._domains = frozenset(domain.lower() for domain in domains)
+        self._count = 0
+
+    def take(self, url: str) -> str:
+        """Check an image, and give the data URL that holds it. Runs beside the event loop.
+
+        :raises ValueError: the URL is not served, the image cannot be read, or the request's images are too many or too large.
+        """
+        self._count += 1
+        if self._count > self._most:
+            raise ValueError(f"the request has more than {self._most} images (engine.max_images)")
+        scheme = url[:_PREFIX].partition(":")[0].lower()
+        if scheme in ("http", "https"):
+            return self._fetched(url)
+        if scheme != "data":
+            kind = f"{scheme[:20]}: URLs are" if ":" in url[:_PREFIX] else "this URL is"
+            raise ValueError(f"{kind} not served; send the image itself: data:image/png;base64,...")
+        head, found, data = url.partition(",")
+        if not found or len(head) > _PREFIX or not head.lower().endswith(";base64"):
+            raise ValueError("the data URL is not of the form data:image/png;base64,...")
+        try:
+            content = base64.b64decode(data, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise ValueError(f"the data URL does not hold base64: {error}") from error
+        self._measure(content)
+        return url
+
+    def _measure(self, content: bytes) -> str:
+        """Check size, and that the image can be decoded; gives its format."""
+        from PIL import Image
+
+        try:
+            # The header alone is read here.
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise self._too_large("") from error
+        except Exception as error:  # Whatever a decoder raises: the bytes are a stranger's.
+            raise ValueError(f"the image cannot be read; it must be {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from error
+        with image:
+            width, height = image.size
+            self._pixels -= width * height
+            if self._pixels < 0:
+                raise self._too_large(f" (the last one {width}x{height})")
+            if max(width, height) > _LONGEST * min(width, height):
+                raise ValueError(f"the image is more than {_LONGEST} times as long as wide")
+            if image.format == "JPEG" and content.count(_SCAN) > _MOST_SCANS:
+                raise ValueError(f"the JPEG image has more than {_MOST_SCANS} scans; save it as a baseline JPEG")
+            try:
+                image.draft("RGB", (width // 8, height // 8))  # JPEG alone is decoded smaller.
+                image.load()
+            except Exception as error:
+                raise ValueError(f"the image cannot be decoded: {str(error)[:100]}") from error
+            return str(image.format)
+
+    def _too_large(self, which: str) -> ValueError:
+        return ValueError(
+            f"the images have more than {self._all_pixels} pixels{which}; send smaller ones, or raise "
+            "openai_server.max_image_pixels"
+        )
+
+    def _fetched(self, url: str) -> str:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").lower()
+        if host not in self._domains:
+            raise ValueError(
+                "images are not fetched from this URL; send the image itself (data:image/png;base64,...), or name its host in "
+                "openai_server.allowed_media_domains"
+            )
+        if parts.username or parts.password:
+            raise ValueError("a URL with a user name is not served")
+        try:
+            content = self._fetch(url)
+        except (OSError, ValueError) as error:
+            # Not the reason of the system: a client could explore the network with it.
+            raise ValueError(f"the image at {host} could not be fetched within {_FETCH:.0f} s and {self._size} bytes") from error
+        kind = self._measure(content).lower()
+        return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+    def _fetch(self, url: str) -> bytes:
+        opener = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({}))
+        end = time.monotonic() + _FETCH
+        pieces: list[bytes] = []
+        total = 0
+        with opener.open(url, timeout=_SILENCE) as response:
+            while piece := response.read1(_PIECE):
+                pieces.append(piece)
+                total += len(piece)
+                if total > self._size or time.monotonic() > end:
+                    raise ValueError("it is too large or too slow")
+        return b"".join(pieces)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Takes a redirect for a failure: it may lead anywhere."""
+
+    def redirect_request(self, *arguments: Any, **named: Any) -> None:
+        return None
