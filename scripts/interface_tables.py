@@ -12,20 +12,22 @@ INTERFACES = ("PlanContext", "Robot", "Skill", "Place", "DoneStep", "Plan", "Pla
 BEGIN, END = "<!-- Written by: python scripts/interface_tables.py -->\n", "<!-- End of what is written by it -->\n"
 
 _FIELD = re.compile(r"(?P<type>[\w/\[\]]+) +(?P<name>\w+)(?:=(?P<value>\d+))? +# (?P<comment>.*)")
-_MORE = re.compile(r" +# (?P<comment>.*)")
+_MORE = re.compile(r"# (?P<comment>.*)")
 
 
 def table(text: str) -> str:
     """The fields and constants of a .msg file as a Markdown table, below its first comment."""
     title, *lines = text.splitlines()
     rows: list[list[str]] = []
+    above: list[str] = []  # The comment's lines above a field: `ros2 interface show` puts nested fields below it.
     for line in lines:
         field, more = _FIELD.fullmatch(line), _MORE.fullmatch(line)
         if field:
             value = f" = {field['value']}" if field["value"] else ""
-            rows.append([f"`{field['name']}`{value}", f"`{field['type']}`", field["comment"]])
+            rows.append([f"`{field['name']}`{value}", f"`{field['type']}`", " ".join([field["comment"], *above])])
+            above = []
         elif more:
-            rows[-1][2] += f" {more['comment']}"
+            above.append(more["comment"])
     cells = "\n".join("| " + " | ".join(row).replace("<", "&lt;") + " |" for row in rows)
     return f"{title.removeprefix('# ')}\n\n| field or constant | type | meaning |\n|---|---|---|\n{cells}\n"
 

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 import rclpy
 from fakes import ScriptedEngine
-from ros_rig import image_message, rig
+from ros_rig import LIMIT, image_message, rig
 
 from robobrain_ros.core.plan_request import StepOutcome, Verdict
 from robobrain_ros.core.query import PlanStep, Task
-from robobrain_ros.demo.executor import Executor, SimulatedArm, WorldCamera
+from robobrain_ros.demo.executor import Executor, SimulatedArm, WorldCamera, wait_for_node
 from robobrain_ros.demo.plans import answer_json
 from robobrain_ros.demo.robot import World
 from robobrain_ros.demo.simulator import Goal, Step
 from robobrain_ros.demo.world import make_scene
 from robobrain_ros.engine.base import Generation, TextDelta
+from robobrain_ros.errors import NotReadyError
 from robobrain_ros.ros.client import Client
 
 NAMES = ("red block", "green bowl", "yellow ball")
@@ -147,3 +148,17 @@ def test_what_is_taken_out_again_is_seen_by_the_camera_only() -> None:
 @pytest.mark.parametrize("step", [PlanStep(1, "Sing"), PlanStep(1, "Fly", "arm", "fly", "{}"), as_plan(PUT)])
 def test_what_the_arm_cannot_do_is_observed(step: PlanStep) -> None:
     assert SimulatedArm(make_world()).execute(step)
+
+
+def test_a_node_of_another_name_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    """The executor waits for the node robobrain without a namespace; the node that runs has one."""
+    with rig(ScriptedEngine(["[]"])) as it:
+        it.until_ready()
+        client = Client("lost_executor", robobrain="/nowhere/robobrain", tasks=[Task.PLAN])
+        client.spin_until(client.running_nodes, LIMIT)
+        with pytest.raises(NotReadyError) as ended:
+            wait_for_node(client, 0.5)
+        client.destroy_node()
+    assert it.name in ended.value.message
+    assert "Name one with --robobrain." in ended.value.message
+    assert it.name in capfd.readouterr().err

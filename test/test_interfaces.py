@@ -60,3 +60,9 @@ def test_outcome_constants_are_the_codes_of_the_errors() -> None:
 def test_the_tasks_named_in_the_interfaces_are_those_of_the_core(interface: str) -> None:
     task = next(declared for declared in declarations(REPOSITORY / interface) if declared["name"] == "task")
     assert set(re.findall(r'"(\w+)"', task["comment"])) == {each.value for each in Task}
+
+
+@pytest.mark.parametrize("path", INTERFACES, ids=lambda path: path.name)
+def test_no_comment_goes_on_below_its_field(path: Path) -> None:
+    """`ros2 interface show` puts the fields of a nested type between the two lines."""
+    assert [line for line in path.read_text().splitlines() if re.match(r"\s+#", line)] == []

@@ -141,3 +141,22 @@ def test_pip_installs_the_same_programs(wheel: zipfile.ZipFile) -> None:
 def test_pip_knows_the_version_of_package_xml(wheel: zipfile.ZipFile) -> None:
     metadata = next(wheel.read(name).decode() for name in wheel.namelist() if name.endswith("METADATA"))
     assert f"\nVersion: {MANIFEST.findtext('version')}\n" in metadata
+
+
+def test_the_pytest_plugins_of_ros_are_switched_off(tmp_path: Path) -> None:
+    """Two of a sourced ROS's end pytest 9 before the first test, because a hook of theirs takes an argument that is gone."""
+    hooks = "import pytest\n\n@pytest.hookimpl(optionalhook=True)\ndef pytest_configure(config, path): pass\n"
+    names = ["launch_testing", "launch_ros", "launch_pytest", "ament_copyright", "ament_flake8", "ament_lint", "ament_mypy",
+             "ament_pep257", "ament_xmllint"]  # fmt: skip
+    information = tmp_path / "ros_plugins-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: ros-plugins\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[pytest11]\n" + "".join(f"{name} = hooks_of_{name}\n" for name in names))
+    for name in names:
+        (tmp_path / f"hooks_of_{name}.py").write_text(hooks)
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "test/test_core_grammars.py"],
+        cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 import rclpy
 from builtin_interfaces.msg import Duration
-from geometry_msgs.msg import Vector3
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
@@ -27,6 +26,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from robobrain_ros.demo.encodings import ENCODINGS, encode_picture
 from robobrain_ros.demo.world import Scene, make_scene
+from robobrain_ros.ros.markers import text_scale
 
 MILLIMETRES_PER_METRE = 1000.0
 JPEG_QUALITY = 95
@@ -113,7 +113,7 @@ class SceneMessages:
             marker.pose.position.x, marker.pose.position.y, marker.pose.position.z = map(float, position)
             marker.pose.orientation.x, marker.pose.orientation.y, marker.pose.orientation.z = map(float, orientation[:3])
             marker.pose.orientation.w = float(orientation[3])
-            marker.scale = Vector3(x=0.02, y=0.02, z=0.02)
+            marker.scale = text_scale(0.02)
             marker.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
             marker.lifetime = Duration(sec=1)
             markers.append(marker)

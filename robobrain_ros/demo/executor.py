@@ -30,7 +30,7 @@ from robobrain_ros.demo.layout import Layout
 from robobrain_ros.demo.robot import MOST_STEPS, MOVED, SLIPPED, World
 from robobrain_ros.demo.simulator import Step
 from robobrain_ros.demo.world import make_scene
-from robobrain_ros.errors import OutcomeCode, RoboBrainError, StaleImageError
+from robobrain_ros.errors import NotReadyError, OutcomeCode, RoboBrainError, StaleImageError
 from robobrain_ros.ros.client import Client, query_options, to_answer
 
 MOST_PLANS = 8
@@ -39,6 +39,8 @@ _MOST_TRIES = 20
 """So often the same is asked until the answer is about a picture taken after the last step."""
 _SETTLE = 0.5
 """Seconds in which an arm comes to rest, and its camera sees it."""
+_APPEARANCE = 3.0
+"""Seconds after which the executor names the nodes that run, while it waits for its own."""
 _PERIOD = 0.2
 """Seconds between two pictures of the simulated camera."""
 _PASSING = (OutcomeCode.BUSY, OutcomeCode.NO_IMAGE, OutcomeCode.STALE_IMAGE, OutcomeCode.NOT_READY)
@@ -208,7 +210,8 @@ class WorldCamera:
         self._node, self._world, self._clock = node, world, node.get_clock()
         self._layout: Layout | None = None
         self._message = Image()
-        self._publisher = node.create_publisher(Image, f"{camera}/image", 1)
+        # Large and reliable: at depth 1, the next image would replace one that is still being sent.
+        self._publisher = node.create_publisher(Image, f"{camera}/image", 5)
         self._timer = node.create_timer(_PERIOD, self._publish)
 
     def close(self) -> None:
@@ -233,6 +236,28 @@ def random_troubles(seed: int) -> list[str]:
     return rng.choices(TROUBLES, k=rng.randint(1, 3))
 
 
+def wait_for_node(client: Client, seconds: float) -> None:
+    """Wait for the node; after a while, name the nodes that run.
+
+    :raises NotReadyError: it does not appear within so many seconds.
+    """
+    try:
+        client.wait_for_task(Task.PLAN, min(_APPEARANCE, seconds))
+    except NotReadyError as error:
+        print(f"{error.message} {_who_runs(client)}", file=sys.stderr, flush=True)
+        try:
+            client.wait_for_task(Task.PLAN, max(seconds - _APPEARANCE, 0.0))
+        except NotReadyError:
+            raise NotReadyError(f"The node did not appear within {seconds:g} s. {_who_runs(client)}") from error
+
+
+def _who_runs(client: Client) -> str:
+    nodes = client.running_nodes()
+    if nodes:
+        return f"These nodes run: {', '.join(nodes)}. Name one with --robobrain."
+    return "No node robobrain runs in this ROS domain. Start one: ros2 launch robobrain_ros robobrain.launch.py"
+
+
 def main() -> None:
     """Run a task on the tabletop world from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -249,7 +274,7 @@ def main() -> None:
     try:
         client = Client("demo_executor", robobrain=options.robobrain, tasks=[Task.PLAN])
         camera = WorldCamera(client, world, options.camera)  # noqa: F841
-        client.wait_for_task(Task.PLAN, options.timeout)
+        wait_for_node(client, options.timeout)
         print(f"On the table: {', '.join(world.table.names)}.")
         seed = options.trouble_seed
         arm = SimulatedArm(world, options.troubles if seed is None else random_troubles(seed))

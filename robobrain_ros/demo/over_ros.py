@@ -35,7 +35,7 @@ class OverRos:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._publisher = client.create_publisher(Image, "camera/image", QoSProfile(depth=1))
+        self._publisher = client.create_publisher(Image, "camera/image", QoSProfile(depth=5))
         self._lock = asyncio.Lock()
 
     async def run(self, query: Query) -> Answer:

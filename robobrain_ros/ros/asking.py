@@ -88,13 +88,13 @@ def _ask_with(client: Client, task: Task, options: argparse.Namespace, name: str
     overlays: list[Image] = []
     if options.save:
         # Volatile: the last answer's picture, which the node keeps for those who come late, is not this one's.
-        client.create_subscription(Image, f"{name}/overlay", overlays.append, QoSProfile(depth=10))
+        overlay = client.create_subscription(Image, f"{name}/overlay", overlays.append, QoSProfile(depth=10))
     try:
         client.wait_for_task(task, _APPEARANCE)
     except NotReadyError as error:
         raise NotReadyError(f"{error.message} {_who_is_there(client)}") from error
     if options.save:
-        client.spin_until(lambda: client.count_publishers(f"{name}/overlay"), _APPEARANCE)
+        client.spin_until(overlay.get_publisher_count, _APPEARANCE)
     wanted = query_options(
         cameras=options.camera or [], think=options.think, timeout=options.timeout, max_tokens=options.max_tokens
     )
@@ -107,10 +107,7 @@ def _ask_with(client: Client, task: Task, options: argparse.Namespace, name: str
 
 def _who_is_there(client: Client) -> str:
     """What could have been meant, as a sentence."""
-    suffix = f"/{Task.POINT.value}"
-    offered = [name for name, types in client.get_service_names_and_types() if "robobrain_ros/srv/Locate" in types]
-    # Names of services are those of their callers, too.
-    nodes = sorted(name.removesuffix(suffix) for name in offered if name.endswith(suffix) and client.count_services(name))
+    nodes = client.running_nodes()
     if nodes:
         return f"Running are: {', '.join(nodes)}; name one with --node."
     domain = os.environ.get("ROS_DOMAIN_ID", "0")

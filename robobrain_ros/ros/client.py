@@ -62,6 +62,13 @@ class Client(Node):
         if not self.spin_until(client.service_is_ready, seconds):
             raise NotReadyError(f"The service {self.resolve_service_name(client.srv_name)} did not appear within {seconds:g} s.")
 
+    def running_nodes(self) -> list[str]:
+        """Names of the nodes robobrain in sight, with their namespaces."""
+        suffix = f"/{Task.POINT.value}"
+        offered = [name for name, types in self.get_service_names_and_types() if "robobrain_ros/srv/Locate" in types]
+        # Names of services are those of their callers, too.
+        return sorted(name.removesuffix(suffix) for name in offered if name.endswith(suffix) and self.count_services(name))
+
     def ask(
         self, task: Task, text: str, options: QueryOptions, patience: float = 0.0, plan: PlanRequest | None = None
     ) -> Any:

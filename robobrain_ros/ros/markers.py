@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import count
 
 import numpy as np
 from builtin_interfaces.msg import Duration
+from builtin_interfaces.msg import Time as TimeMessage
 from geometry_msgs.msg import Point as PointMessage
-from geometry_msgs.msg import Pose, PoseArray, PoseStamped, Quaternion
+from geometry_msgs.msg import Pose, PoseArray, PoseStamped, Quaternion, Vector3
 from nav_msgs.msg import Path
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
@@ -127,8 +129,7 @@ class _Pencil:
         self._sight = sight
         self._origin = np.zeros(3) if sight is None else sight.origin
         self._ids = count()
-        seconds = max(style.lifetime, 0.0)
-        self._lifetime = Duration(sec=int(seconds), nanosec=int(seconds % 1.0 * 1e9))
+        self._lifetime = _to_duration(max(style.lifetime, 0.0))
 
     def point(self, point: Point, position: Floats, label: str) -> None:
         if np.isfinite(position).all():
@@ -181,7 +182,8 @@ class _Pencil:
             if length > size:
                 tail = end - (end - start) / length * min(2.5 * size, length)
                 self._add("trajectory", Marker.ARROW, colour, size, [tail, end], opacity)
-        self._text(label, places[0], size, PALETTE.text)
+        # At the end: many trajectories start at the gripper.
+        self._text(label, places[-1], size, PALETTE.text)
 
     def _ray_ends(self, pixels: Sequence[tuple[float, float]]) -> Floats | None:
         """Where the rays through the pixels end; None: there are none."""
@@ -225,7 +227,7 @@ class _Pencil:
             return
         marker = self._marker("labels", Marker.TEXT_VIEW_FACING)
         marker.text = label
-        marker.scale.z = 1.5 * size
+        marker.scale = text_scale(1.5 * size)
         marker.color = _to_colour(colour, 1.0)
         # Nearer to the camera by its own size, so that it does not stand in what it names.
         towards = self._origin - place
@@ -242,7 +244,7 @@ class _Pencil:
 class Board:
     """Remembers which markers are shown of each query, so that an answer takes away what the one before it left.
 
-    :param clock: seconds.
+    :param clock: seconds, of the clock that the viewers measure a marker's lifetime with.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -259,21 +261,46 @@ class Board:
         deletions = [Marker(header=marker.header, ns=marker.ns, id=marker.id, action=Marker.DELETE) for marker in gone]
         return MarkerArray(markers=[*deletions, *markers])
 
-    def everything(self) -> MarkerArray:
-        """What to publish for someone who has just come: all that is shown, and nothing that was before."""
+    def everything(self, stamp: TimeMessage | None = None) -> MarkerArray:
+        """What to publish for a new subscriber: all that is shown, for the rest of its lifetime.
+
+        :param stamp: replaces the markers' own, of which the subscriber's tf buffer may know nothing; None: they keep theirs.
+        """
         now = self._clock()
-        alive = [marker for since, markers in self._shown.values() for marker in markers if _lives(marker, now - since)]
-        return MarkerArray(markers=[Marker(action=Marker.DELETEALL), *alive])
+        alive = [_aged(marker, max(now - since, 0.0), stamp) for since, markers in self._shown.values() for marker in markers]
+        return MarkerArray(markers=[Marker(action=Marker.DELETEALL), *filter(None, alive)])
 
     def clear(self) -> MarkerArray:
         """What to publish so that nothing is shown."""
         self._shown.clear()
-        return self.everything()
+        return MarkerArray(markers=[Marker(action=Marker.DELETEALL)])
 
 
-def _lives(marker: Marker, age: float) -> bool:
+def _aged(marker: Marker, age: float, stamp: TimeMessage | None) -> Marker | None:
+    """The marker when it has been shown for ``age`` seconds; None: its lifetime is over."""
     lifetime: float = marker.lifetime.sec + marker.lifetime.nanosec * 1e-9
-    return lifetime == 0.0 or age < lifetime
+    if lifetime and age >= lifetime:
+        return None
+    aged: Marker = copy(marker)
+    if stamp is not None:
+        aged.header = Header(stamp=stamp, frame_id=marker.header.frame_id)
+    if lifetime:
+        aged.lifetime = _to_duration(lifetime - age)
+        if aged.lifetime == Duration():  # Less than a nanosecond is left, and 0 means forever.
+            return None
+    return aged
+
+
+def text_scale(height: float) -> Vector3:
+    """The scale of a TEXT_VIEW_FACING marker with capital letters of that height, metres.
+
+    RViz 2 takes x as the width of a blank. Where x is 0, it takes the width that fits letters of 1 m.
+    """
+    return Vector3(x=0.3 * height, z=height)
+
+
+def _to_duration(seconds: float) -> Duration:
+    return Duration(sec=int(seconds), nanosec=int(seconds % 1.0 * 1e9))
 
 
 def to_path(header: Header, positions: Floats) -> Path:

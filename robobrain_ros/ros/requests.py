@@ -52,6 +52,9 @@ _THINK = {QueryOptions.THINK_DEFAULT: None, QueryOptions.THINK_OFF: False, Query
 _OVERDUE = 5.0
 """Seconds beyond its deadline after which a request is answered even if the engine's loop does not respond."""
 
+_REJECTED = {OutcomeCode.BAD_REQUEST, OutcomeCode.UNSUPPORTED_TASK, OutcomeCode.BUSY, OutcomeCode.NOT_READY}
+"""Outcomes of requests for which no camera and no model was asked: they do not supersede the answer before."""
+
 _PIXELS_WORTH_A_THREAD = 1_000_000
 """Raw pictures up to this size are decoded on the engine's loop, in less than a millisecond."""
 _SKILLS_WORTH_A_THREAD = 100
@@ -146,7 +149,7 @@ class Requests:
     """Answers requests, many at once. All methods are called in the executor and return, or await, without blocking it.
 
     :param cameras: gives the node's cameras.
-    :param on_result: called with each result that ended well, and with each that found nothing.
+    :param on_result: called with each result but those of rejected requests.
     """
 
     def __init__(
@@ -215,11 +218,11 @@ class Requests:
             result = await self._work_off(job, ticket, listener)
         except RoboBrainError as error:
             result = self._failed(asked, job, error)
-            if error.code is OutcomeCode.NOTHING_FOUND:
-                self._on_result(result)
         except Exception as error:
             self._node.get_logger().error(f"A request failed unexpectedly:\n{traceback.format_exc()}")
             result = self._failed(asked, job, EngineFailedError(f"Unexpected {type(error).__name__}: {error}"))
+        if result.error is not None and result.error.code not in _REJECTED:
+            self._on_result(result)
         self._count(result)
         return result
 

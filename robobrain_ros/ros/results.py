@@ -37,7 +37,7 @@ class ResultTopics:
         }
         self._views = (
             SpatialViews(self._node, self._parameters, _LATCHED),
-            Overlay(self._node, self._parameters, self._model, _LATCHED),
+            Overlay(self._node, self._parameters, self._model),
         )
 
     def close(self) -> None:
@@ -49,18 +49,16 @@ class ResultTopics:
         self._publishers, self._views = {}, None
 
     def publish(self, result: Result) -> None:
-        """Publish a result that ended well, or with what was asked for not being there: then nothing of it is shown any more."""
+        """Publish a result that ended well; of one without an answer, the views show that there is nothing any more."""
         if result.task is None or self._views is None:
             return
-        spatial, overlay = self._views
         if result.answer is not None:
             self._publishers[RESULT_FIELDS[result.task]].publish(result.message)
-        try:
-            spatial.publish(result)
-            if result.answer is not None:
-                overlay.publish(result)
-        except Exception:  # The answer is right, whether or not it can be shown.
-            self._node.get_logger().error(f"An answer could not be shown:\n{traceback.format_exc()}")
+        for view in self._views:
+            try:
+                view.publish(result)
+            except Exception:  # The answer is right, whether or not it can be shown.
+                self._node.get_logger().error(f"An answer could not be shown:\n{traceback.format_exc()}")
 
     def attend(self) -> None:
         """Show newcomers what is shown; called each second."""

@@ -217,5 +217,7 @@ class StandingQueries:
             statistics.failed += not well
         finally:
             query.asking = False
+            if query.name not in self._queries:  # Removed meanwhile: its last answer is not to be shown.
+                self._on_removed(query.name)
         if not query.rate:
             self._ask_if_new(query)  # About what came meanwhile.

@@ -1,0 +1,26 @@
+"""The subscribers of a topic, and which of them are new."""
+
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+
+
+class Audience:
+    """The subscribers of a publisher. Compares endpoints, not their number: one that restarts is a new one.
+
+    :param node: knows the graph.
+    """
+
+    def __init__(self, node: Node, publisher: Publisher) -> None:
+        self._node = node
+        self._publisher = publisher
+        self._known: set[tuple[int, ...]] = set()
+
+    def has_newcomers(self) -> bool:
+        """Whether a subscriber has come since the last call of this method."""
+        if not self._publisher.get_subscription_count():
+            self._known = set()
+            return False
+        there = {tuple(it.endpoint_gid) for it in self._node.get_subscriptions_info_by_topic(self._publisher.topic_name)}
+        new = there - self._known
+        self._known = there
+        return bool(new)
