@@ -1,6 +1,7 @@
 """Brain.run: from a query to an answer, through an engine that says exactly what the test wants."""
 
 import asyncio
+import gc
 import re
 import threading
 from collections.abc import Callable, Coroutine
@@ -441,3 +442,28 @@ async def test_many_requests_at_once_keep_apart() -> None:
     answers = await asyncio.gather(*(brain.run(query(text=f"mug {number}")) for number in range(32)))
     assert [answer.points[0] for answer in answers] == [seen(100 + number, 100) for number in range(32)]
     assert len({generation.request_id for generation in engine.generations}) == 32
+
+
+@pytest.mark.parametrize("steps", range(1, 12))
+def test_a_failure_in_the_moment_of_a_cancellation_is_not_reported_as_lost(steps: int) -> None:
+    """The engine fails, and some steps of the loop later the reader is cancelled: asyncio has nothing to report."""
+    lost: list[dict[str, Any]] = []
+
+    async def test() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(context))
+        gate = asyncio.Event()
+        engine = ScriptedEngine([Script([gate, EngineFailedError("The engine died.")])])
+        reader = asyncio.ensure_future(Brain(engine, TWO).run(query()))
+        await engine.started.wait()
+        gate.set()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        reader.cancel()
+        await asyncio.wait({reader})
+        if not reader.cancelled():
+            reader.exception()
+        del reader
+        gc.collect()
+
+    asyncio.run(test())
+    assert not lost

@@ -406,6 +406,7 @@ def _shorten(text: str) -> str:
 async def _within(work: Coroutine[Any, Any, Answer], deadline: float) -> Answer:
     """Await within a deadline. Given up, the work is cancelled, and has a moment to let go of what it holds."""
     task = asyncio.ensure_future(work)
+    task.add_done_callback(_retrieve)  # Now: the work may fail in the very moment in which whoever awaits it is cancelled.
     try:
         await asyncio.wait({task}, timeout=max(deadline - time.monotonic(), 0.0))
         if task.cancelled():
@@ -415,7 +416,6 @@ async def _within(work: Coroutine[Any, Any, Answer], deadline: float) -> Answer:
     finally:
         if not task.done():
             task.cancel()
-            task.add_done_callback(_retrieve)
             await asyncio.wait({task}, timeout=_GRACE)
     raise RequestTimeoutError("The request's deadline has passed; allow more time, or let the model see fewer pixels.")
 
