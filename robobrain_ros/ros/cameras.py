@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from threading import Lock
 
 from sensor_msgs.msg import CompressedImage, Image
@@ -113,10 +112,8 @@ class Camera:
         message_type, suffix = _TYPES[transport]
         topic = f"{name}/{suffix}"
         self._stream = Stream(intake, message_type, topic, self._arrived, reliability=reliability, depth=queue)
-        is_leftover = partial(watch.is_leftover, name) if watch else lambda stamp: False
-        self.surroundings = Surroundings(
-            intake, name, use_depth=use_depth, reliability=reliability, is_leftover=is_leftover
-        )
+        is_leftover = watch.is_leftover if watch else lambda stamp: False
+        self.surroundings = Surroundings(intake, name, use_depth=use_depth, reliability=reliability, is_leftover=is_leftover)
         self._rectified = names_rectified(self.topic) if rectified == "auto" else rectified == "yes"
 
     def adapt(self) -> None:
@@ -251,7 +248,7 @@ class Camera:
     def _follow(self, watch: ClockWatch, stamp: int) -> bool:
         """Let the watch notice jumps of time by an image's stamp (nanoseconds); False: the image is of the time before one."""
         watch.check()
-        if watch.is_leftover(self.name, stamp):
+        if watch.is_leftover(stamp):
             return False
         if len(self._stream.publisher_nodes) < 2:  # Stamps of several publishers tell nothing.
             watch.stamps_went(self.name, self._last_stamp, stamp)

@@ -138,9 +138,12 @@ class ClockWatch:
         if before and after and after - before < -_BACK_STAMPS * 1e9:
             self._announce(Jump(before, after, camera))
 
-    def is_leftover(self, camera: str, stamp: int) -> bool:
-        """Whether a camera's message with that stamp (nanoseconds) was sent before a jump and delivered after it."""
-        return self.last is not None and self.last.concerns(camera) and self.last.is_leftover(stamp)
+    def is_leftover(self, stamp: int) -> bool:
+        """Whether a message with that stamp (nanoseconds) was sent before a jump of the clock and delivered after it.
+
+        Where only a camera's stamps jumped, its next image may be of any time.
+        """
+        return self.last is not None and not self.last.camera and self.last.is_leftover(stamp)
 
     def close(self) -> None:
         """Watch no longer."""
