@@ -578,14 +578,15 @@ DEPTHS = st.one_of(st.integers(0, 9), st.floats(0, 9).map(lambda value: round(va
 def test_points_round_trip(pairs, square: bool) -> None:
     pairs.insert(0, (640, 480))  # Leaves no doubt that these are pixels.
     text = str([list(pair) for pair in pairs] if square else pairs)
-    assert read(Task.POINT, text).points == points(*pairs)
+    assert read(Task.POINT, text).points == tuple(dict.fromkeys(points(*pairs)))
 
 
 @given(st.lists(st.tuples(NUMBERS, NUMBERS, DEPTHS), min_size=1, max_size=12))
 @settings(deadline=None)
 def test_waypoints_with_depth_round_trip(triples) -> None:
     triples.insert(0, (640, 480, 1))
-    assert read(Task.TRAJECTORY, str(triples), TWO_FIVE).waypoints == points(*triples)
+    moved = [point for point, _ in itertools.groupby(points(*triples))]
+    assert list(read(Task.TRAJECTORY, str(triples), TWO_FIVE).waypoints) == moved
 
 
 @given(st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS), min_size=1, max_size=5), st.text(max_size=20))
@@ -594,9 +595,8 @@ def test_labelled_boxes_round_trip(boxes, label: str) -> None:
     boxes.insert(0, (640, 480, 10, 20))
     text = json.dumps([{"bbox_2d": list(box), "label": label} for box in boxes])
     found = read(Task.GROUND, text).boxes
-    assert [(box.u_min, box.v_min, box.u_max, box.v_max) for box in found] == [
-        (min(a, c), min(b, d), max(a, c), max(b, d)) for a, b, c, d in boxes
-    ]
+    sorted_corners = [(min(a, c), min(b, d), max(a, c), max(b, d)) for a, b, c, d in boxes]
+    assert [(box.u_min, box.v_min, box.u_max, box.v_max) for box in found] == list(dict.fromkeys(sorted_corners))
     assert {box.label for box in found} == {label}
 
 

@@ -142,7 +142,7 @@ def test_declared_thinking_is_the_same_however_it_is_cut(pieces: list[tuple[bool
         place += len(text)
     assert (whole.text, whole.thinking, whole.in_thinking) == (cut.text, cut.thinking, cut.in_thinking)
     assert whole.raw_text == cut.raw_text
-    results = []
+    results: list[Any] = []
     for parser in (whole, cut):
         try:
             results.append(parser.finish().points)

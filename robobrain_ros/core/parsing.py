@@ -12,10 +12,14 @@ What is read, and how:
 - Pieces that a server has declared to be thinking are thinking, and what follows them is not.
 - Everything up to the last closing think tag is thinking, whether opened or not; so is what stands before an answer tag. Results
   are never read from thinking. A tag cut at the end of the text is dropped.
-- A coordinate is a pair of round or square brackets with two numbers (a point), three (a point and its depth in metres) or
-  four (a box), or an object with ``x`` and ``y``, or ``x1 y1 x2 y2``. An object's ``label`` (or ``name``) goes to the
-  coordinates within. Numbers outside of brackets ("about 3, 4") and brackets with words ("(see 3, 4)") are prose, unless the
-  whole answer is nothing but two to four numbers.
+- A coordinate is a pair of round or square brackets with two numbers (a point), three (a point and its depth in metres, in
+  families that give depth; a confidence otherwise, which is not read) or four (a box), or an object with ``x`` and ``y``, or
+  ``x1 y1 x2 y2``. An object's ``label`` (or ``name``) goes to the coordinates within. Numbers outside of brackets
+  ("about 3, 4") and brackets with words ("(see 3, 4)") are prose, unless the whole answer is nothing but two to four numbers.
+- Where the answer holds a list, coordinates that prose names outside of it ("The image is (640, 480)") are not read. Without a
+  list they are the answer.
+- The same point or box, with the same label, counts once: models that find no end repeat themselves. A trajectory may come back
+  to a waypoint, but not stay at it.
 - Two points next to each other make a box where a box is asked for. Corners may come in any order.
 - Text that ends in the middle of a coordinate: the complete ones count. None complete: an error. A plan that ends in the
   middle is always an error; half a plan is worse than none.
@@ -113,6 +117,7 @@ class AnswerParser:
     def __init__(self, task: Task, profile: Profile, *, thinking: bool = False, plan: PlanForm | None = None) -> None:
         self.task = task
         self.form = profile.form(task)
+        self._gives_depth = profile.gives_depth
         self._structure = plan
         self._began_in_thinking = thinking
         self._tags = _TagReader(thinking, deaf=plan is not None)
@@ -179,7 +184,7 @@ class AnswerParser:
 
     def _restart(self) -> None:
         """Forget what was read: it turned out to be thinking."""
-        self._coordinates = _CoordinateReader(boxes=self.form is AnswerForm.BOXES)
+        self._coordinates = _CoordinateReader(self.form, self._gives_depth)
         self._plan = PlanReader()
         self._structured = StructuredPlanReader(self._structure) if self._structure else None
 
@@ -427,19 +432,29 @@ class _Frame:
 class _CoordinateReader:
     """Finds coordinates in text.
 
-    :param boxes: two points side by side are the corners of a box.
+    :param form: what the items are. Of boxes, two points side by side are the corners.
+    :param gives_depth: a third number is the depth.
 
     ``items``: what was found. ``fault``: why the text as a whole cannot be trusted, or empty. ``cut``: it ended within brackets.
     ``empty_list``: it holds an empty list.
     """
 
-    def __init__(self, boxes: bool) -> None:
+    def __init__(self, form: AnswerForm, gives_depth: bool) -> None:
         self.items: list[Point | Box] = []
         self.fault = ""
         self.cut = False
         self.empty_list = False
         self.scale = _Scale.UNKNOWN
-        self._boxes = boxes
+        self._boxes = form is AnswerForm.BOXES
+        self._moving = form is AnswerForm.WAYPOINTS
+        self._gives_depth = gives_depth
+        self._known: set[Point | Box] = set()
+        self._prose = False
+        """Whether there was a word outside of brackets."""
+        self._listed = False
+        """Whether there was a list, which makes asides of the coordinates in prose."""
+        self._asides: list[Point | Box] = []
+        """Coordinates in prose, not weighed yet; of boxes, two points side by side are one."""
         self._stack: list[_Frame] = []
         self._token: list[str] = []
         self._token_overlong = False
@@ -449,6 +464,8 @@ class _CoordinateReader:
         self._objects = 0
         self._group: list[Point] = []
         self._group_open = False
+        self._prose_group = False
+        """Whether the points side by side stand in prose."""
         self._loose: list[Point] = []
         self._weak_fault = ""
         self._dead = False
@@ -476,12 +493,24 @@ class _CoordinateReader:
         if not self.items and not self.empty_list and not self.cut and not truncated and self._is_bare(text):
             self.feed(f"({text})")
             self._end_group(cut=False)
+        if not self._listed:
+            self._read_asides()
         if len(self._loose) == 2 and not self.items:
             self._publish([_box_of(*self._loose)])
         elif len(self._loose) != 1 or not (self.cut or truncated):  # Half a box is no point.
             self._publish(self._loose)
         if not self.items and not self.fault:
             self.fault = self._weak_fault
+
+    def _read_asides(self) -> None:
+        """There is no list: what prose names is the answer."""
+        asides, self._asides = self._asides, []
+        for item in asides:
+            self._weigh([item.u, item.v] if isinstance(item, Point) else [item.u_min, item.v_min, item.u_max, item.v_max])
+            if self._is_corner(item):
+                self._loose.append(item)  # type: ignore[arg-type]
+            else:
+                self._publish([item])
 
     def _is_bare(self, text: str) -> bool:
         return len(text) <= _LONGEST_BARE_ANSWER and _BARE_NUMBERS.fullmatch(text) is not None
@@ -522,6 +551,7 @@ class _CoordinateReader:
         self._token, self._token_overlong = [], False
         if not self._stack:
             self._end_group(cut=False)
+            self._prose = self._prose or any(character.isalpha() for character in token)
             return
         frame = self._stack[-1]
         if not _NUMBER.fullmatch(token):
@@ -602,10 +632,14 @@ class _CoordinateReader:
         numbers = frame.numbers
         if frame.pure and 2 <= len(numbers) <= 4:
             self._mark_parent(good=True)
-            self._emit(self._item(numbers))
+            asked_for = self._boxes and frame.opening == "[" and len(numbers) == 4
+            self._note_list(asked_for or any(outer.opening != "(" for outer in self._stack))
+            aside = not asked_for and self._is_aside()
+            self._emit(self._item(numbers, weigh=not aside), aside)
             return
         if frame.pure and not numbers:
             self.empty_list = True
+            self._note_list(frame.opening == "[" and bool(self._asides))
             return
         self._mark_parent(good=False)
         if frame.pure and len(numbers) > 4:
@@ -627,6 +661,7 @@ class _CoordinateReader:
 
     def _close_object(self, frame: _Frame) -> None:
         item = self._item_of_fields(frame.fields)
+        self._note_list(item is not None)
         if item is not None:
             frame.items.append(item)
         if frame.items or frame.good:
@@ -646,14 +681,28 @@ class _CoordinateReader:
             if all(key in fields for key in keys):
                 numbers = [fields[key] for key in keys]
                 depth = next((fields[key] for key in _DEPTH_KEYS if key in fields), None)
-                return self._item(numbers if len(numbers) == 4 or depth is None else [*numbers, depth])
+                item = self._item(numbers)
+                return replace(item, depth=depth) if isinstance(item, Point) else item  # A key says that it is a depth.
         return None
 
-    def _item(self, numbers: list[float]) -> Point | Box:
-        self._weigh(numbers if len(numbers) == 4 else numbers[:2])
+    def _note_list(self, listed: bool) -> None:
+        """A list, or coordinates within one: what prose names was beside the answer."""
+        if listed:
+            self._listed = True
+            self._asides = []
+
+    def _is_aside(self) -> bool:
+        """Whether the coordinates that end here stand in prose, and in no list."""
+        if any(frame.opening != "(" for frame in self._stack) or (self._stack and self._boxes):
+            return False
+        return self._prose or any(not frame.pure for frame in self._stack)
+
+    def _item(self, numbers: list[float], weigh: bool = True) -> Point | Box:
+        if weigh:
+            self._weigh(numbers if len(numbers) == 4 else numbers[:2])
         if len(numbers) == 4:
             return _box_of(Point(numbers[0], numbers[1]), Point(numbers[2], numbers[3]))
-        return Point(numbers[0], numbers[1], numbers[2] if len(numbers) == 3 else None)
+        return Point(numbers[0], numbers[1], numbers[2] if len(numbers) == 3 and self._gives_depth else None)
 
     def _weigh(self, coordinates: list[float]) -> None:
         """The first coordinates that leave no doubt decide whether all are fractions: 0.5 is one, 0 or 1 may be either."""
@@ -667,11 +716,16 @@ class _CoordinateReader:
     def _is_corner(self, item: Point | Box) -> bool:
         return self._boxes and isinstance(item, Point)
 
-    def _emit(self, item: Point | Box) -> None:
+    def _emit(self, item: Point | Box, aside: bool = False) -> None:
         """Pass an item on: to the object that may label it, to the points that may make a box, or out."""
+        if aside and not self._is_corner(item):
+            if not self._listed:
+                self._asides.append(item)
+            return
         innermost = self._stack[-1] if self._stack else None
         if isinstance(item, Point) and self._boxes:
             if innermost is None:
+                self._prose_group = aside
                 self._group.append(item)
             elif innermost.opening == "{":
                 innermost.items.append(item)
@@ -687,14 +741,25 @@ class _CoordinateReader:
     def _end_group(self, cut: bool) -> None:
         """The points side by side outside of any list end here: two make a box."""
         group, self._group, self._group_open = self._group, [], False
-        if len(group) == 2:
+        if self._prose_group:
+            self._prose_group = False
+            box = [_box_of(*group)] if len(group) == 2 else []
+            if not self._listed and (box or not cut):
+                self._asides += box or group
+        elif len(group) == 2:
             self._publish([_box_of(*group)])
         elif not cut:
             self._loose += group
 
     def _publish(self, items: Sequence[Point | Box]) -> None:
-        self.items += items
-        self._new += items
+        """Give items out, each once; a trajectory may come back to a waypoint."""
+        for item in items:
+            if item == self.items[-1] if self._moving and self.items else item in self._known:
+                continue
+            if not self._moving:
+                self._known.add(item)
+            self.items.append(item)
+            self._new.append(item)
 
 
 def _box_of(corner: Point, opposite: Point) -> Box:

@@ -60,6 +60,7 @@ class Profile:
     :param coordinates: the grid that answers are written in.
     :param patch: side of the square of pixels that one visual token covers; picture sides are multiples of it.
     :param trained_to_think: whether checkpoints of the family exist that can think.
+    :param gives_depth: whether a third number of a point is its depth in metres; in other families it is a confidence.
     :param can_think: whether this checkpoint can. It cannot be read off the config: see `with_thinking`.
     """
 
@@ -70,6 +71,7 @@ class Profile:
     patch: int
     trained_to_think: bool
     can_think: bool
+    gives_depth: bool = False
 
     @property
     def tasks(self) -> frozenset[Task]:
@@ -198,6 +200,7 @@ PROFILES: tuple[Profile, ...] = (
         patch=32,
         trained_to_think=False,
         can_think=False,
+        gives_depth=True,
     ),
 )
 """Every family known."""
