@@ -44,6 +44,7 @@ EXIT_CODES: dict[OutcomeCode, int] = {
     OutcomeCode.UNPARSABLE_ANSWER: 4,
     OutcomeCode.INFEASIBLE_PLAN: 4,
     OutcomeCode.ENGINE_FAILED: 4,
+    OutcomeCode.NOT_SET: 4,
 }
 """What the program ends with, by the outcome."""
 NOT_SAVED = 5
@@ -59,7 +60,7 @@ _EPILOG = """exit codes:
   1  NOTHING_FOUND: the model says that it is not there
   2  wrong usage, BAD_REQUEST, UNSUPPORTED_TASK: ask otherwise
   3  NOT_READY, BUSY, NO_IMAGE, STALE_IMAGE, TIMEOUT, CANCELED, or there is no such node: try again
-  4  BAD_IMAGE, UNPARSABLE_ANSWER, INFEASIBLE_PLAN, ENGINE_FAILED: picture, model or engine are at fault
+  4  BAD_IMAGE, UNPARSABLE_ANSWER, INFEASIBLE_PLAN, ENGINE_FAILED, NOT_SET: image, model or engine are at fault
   5  answered, but the picture could not be saved
   130  interrupted
 

@@ -13,22 +13,26 @@ if TYPE_CHECKING:
 
 
 class OutcomeCode(IntEnum):
-    """How a request ended; the same names and numbers as the constants of ``robobrain_ros/msg/Outcome``."""
+    """How a request ended; the same names and numbers as the constants of ``robobrain_ros/msg/Outcome``.
 
-    OK = 0
-    NOT_READY = 1
-    BUSY = 2
-    NO_IMAGE = 3
-    STALE_IMAGE = 4
-    BAD_IMAGE = 5
-    BAD_REQUEST = 6
-    UNSUPPORTED_TASK = 7
-    UNPARSABLE_ANSWER = 8
-    NOTHING_FOUND = 9
-    TIMEOUT = 10
-    CANCELED = 11
-    ENGINE_FAILED = 12
-    INFEASIBLE_PLAN = 13
+    ``NOT_SET`` is what a message holds that nobody filled; the node sends no such outcome.
+    """
+
+    NOT_SET = 0
+    OK = 1
+    NOT_READY = 2
+    BUSY = 3
+    NO_IMAGE = 4
+    STALE_IMAGE = 5
+    BAD_IMAGE = 6
+    BAD_REQUEST = 7
+    UNSUPPORTED_TASK = 8
+    UNPARSABLE_ANSWER = 9
+    NOTHING_FOUND = 10
+    TIMEOUT = 11
+    CANCELED = 12
+    ENGINE_FAILED = 13
+    INFEASIBLE_PLAN = 14
 
 
 class RoboBrainError(Exception):

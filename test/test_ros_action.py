@@ -44,16 +44,17 @@ def test_points_are_fed_back_as_soon_as_they_are_complete() -> None:
     with scripted(Script(["[(10, 12),", gate, " (30, 40)]"])) as (it, _):
         feedback: list[Any] = []
         handle = send_goal(it, "point", "two mugs", lambda message: feedback.append(message.feedback))
-        it.until(lambda: sum(len(part.points) for part in feedback) == 1, "the first point")
+        it.until(lambda: feedback and len(feedback[-1].points) == 1, "the first point")
         it.on_loop(gate.set)
         outcome = it.answer(handle.get_result_async())
-        it.until(lambda: sum(len(part.points) for part in feedback) == 2, "the second point")
+        it.until(lambda: len(feedback[-1].points) == 2, "the second point")
     assert outcome.status == GoalStatus.STATUS_SUCCEEDED
     result = outcome.result
     assert result.outcome.code == Outcome.OK
-    fed_back = [(point.u, point.v) for part in feedback for point in part.points]
+    fed_back = [(point.u, point.v) for point in feedback[-1].points]
     assert fed_back == [(point.u, point.v) for point in result.affordances.points]
-    assert "".join(part.text for part in feedback) == "[(10, 12), (30, 40)]"
+    assert feedback[-1].text == "[(10, 12), (30, 40)]"
+    assert [part.sequence for part in feedback] == list(range(1, len(feedback) + 1))
     assert result.affordances.header.frame_id == "camera_optical"
 
 

@@ -101,12 +101,14 @@ def test_diagnostics_tell_the_engine_the_requests_and_the_camera() -> None:
         def told() -> dict[str, Any] | None:
             for message in messages:
                 status = {item.name.split(": ")[1]: item for item in message.status if item.name.startswith(it.name[1:])}
-                if status and {pair.key: pair.value for pair in status["requests"].values}["served"] == "1":
+                if status and {pair.key: pair.value for pair in status["requests"].values}["served"] == "2":
                     return status
             return None
 
         status = it.until(told, "diagnostics of the served request")
     engine = {pair.key: pair.value for pair in status["engine"].values}
     camera = {pair.key: pair.value for pair in status["camera camera"].values}
+    requests = {pair.key: pair.value for pair in status["requests"].values}
+    assert (requests["failed"], requests["last_error"]) == ("0", ""), "that nothing was found is an answer"
     assert (engine["state"], engine["model"]) == ("ready", "scripted")
     assert (camera["received"], camera["lost"]) == ("1", "0")

@@ -118,14 +118,14 @@ def test_steps_are_fed_back_as_soon_as_each_is_complete() -> None:
         it.until(client.server_is_ready, "the action")
         fed: list[Any] = []
         goal = RunTask.Goal(task="plan", instruction="clear the table", context=to_plan_context(REQUEST))
-        handle = it.answer(client.send_goal_async(goal, feedback_callback=lambda message: fed.extend(message.feedback.steps)))
-        it.until(lambda: fed, "the first step")
+        handle = it.answer(client.send_goal_async(goal, feedback_callback=lambda message: fed.append(message.feedback)))
+        it.until(lambda: any(part.steps for part in fed), "the first step")
         assert engine.running
         it.on_loop(gate.set)
         outcome = it.answer(handle.get_result_async())
-        it.until(lambda: len(fed) == 2, "the second step")
+        it.until(lambda: len(fed[-1].steps) == 2, "the second step")
     assert outcome.status == GoalStatus.STATUS_SUCCEEDED
-    assert fed == outcome.result.plan.steps
+    assert fed[-1].steps == outcome.result.plan.steps
     assert 0 < outcome.result.plan.report.first_part_time < outcome.result.plan.report.total_time
 
 

@@ -13,6 +13,7 @@ from robobrain_ros.core.plan_request import PlanRequest
 from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Report, Task
 from robobrain_ros.errors import NotReadyError, RequestTimeoutError
 from robobrain_ros.msg import InferenceReport, QueryOptions
+from robobrain_ros.ros import qos
 from robobrain_ros.ros.plan_messages import VERDICTS, to_plan_context
 from robobrain_ros.ros.services import RESULT_FIELDS, SERVICES
 
@@ -41,7 +42,9 @@ class Client(Node):
         self, name: str, namespace: str | None = None, robobrain: str = "robobrain", tasks: Iterable[Task] = tuple(Task)
     ) -> None:
         super().__init__(name, namespace=namespace)
-        self._clients_by_task = {task: self.create_client(SERVICES[task][0], f"{robobrain}/{task.value}") for task in tasks}
+        self._clients_by_task = {
+            task: self.create_client(SERVICES[task][0], f"{robobrain}/{task.value}", qos_profile=qos.CLIENT) for task in tasks
+        }
 
     def spin_until(self, condition: Callable[[], Any], seconds: float) -> bool:
         """Work off what comes until the condition holds; False: it did not within so many seconds."""

@@ -18,7 +18,7 @@ from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from robobrain_ros.core.geometry import CameraModel, Floats
-from robobrain_ros.core.query import Answer, Box, Picture, PlanStep, Point, Progress, Report
+from robobrain_ros.core.query import Answer, Box, Picture, PlanStep, Point, Report
 from robobrain_ros.core.surfaces import Lifted
 from robobrain_ros.errors import BadImageError, OutcomeCode, RoboBrainError
 from robobrain_ros.msg import (
@@ -35,6 +35,9 @@ from robobrain_ros.msg import PlanStep as PlanStepMessage
 
 MOST_PIXELS = 64 * 1024 * 1024
 """Pixels of the largest picture that is read; more is taken for a broken header."""
+
+_LONGEST_SENTENCE = 4000
+"""Characters of an outcome's message; it may quote what the caller sent."""
 
 _Rows = npt.NDArray[np.uint8]
 
@@ -307,16 +310,6 @@ def to_steps(steps: Iterable[PlanStep]) -> list[PlanStepMessage]:
     ]
 
 
-def add_progress(feedback: object, progress: Progress, width: int, height: int) -> None:
-    """Fill a RunTask feedback with what is new in an answer about a picture of that size (pixels)."""
-    feedback.text = clean(progress.text)  # type: ignore[attr-defined]
-    feedback.thinking = progress.thinking  # type: ignore[attr-defined]
-    feedback.points = to_points(progress.points)  # type: ignore[attr-defined]
-    feedback.areas = to_areas(progress.boxes, width, height)  # type: ignore[attr-defined]
-    feedback.waypoints = to_waypoints(progress.waypoints)  # type: ignore[attr-defined]
-    feedback.steps = to_steps(progress.steps)  # type: ignore[attr-defined]
-
-
 def to_report(report: Report, thinking: str = "") -> InferenceReport:
     """How an answer came about; ``thinking`` is the thinking alone."""
     width, height = report.model_image_sizes[0] if report.model_image_sizes else (0, 0)
@@ -346,7 +339,7 @@ def to_outcome(error: RoboBrainError | None, note: str = "") -> Outcome:
     """How a request ended; None: well, with a note of what its positions lack."""
     if error is None:
         return Outcome(code=int(OutcomeCode.OK), message=clean(note))
-    return Outcome(code=int(error.code), message=clean(error.message))
+    return Outcome(code=int(error.code), message=clean(shortened(error.message, _LONGEST_SENTENCE)))
 
 
 def to_image(picture: Picture, header: Header) -> Image:
@@ -366,6 +359,11 @@ def unknown_position() -> PointMessage:
 def clean(text: str) -> str:
     """Text that a message can hold: a zero byte would end it, and half a surrogate pair cannot be encoded."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
+
+
+def shortened(text: str, longest: int) -> str:
+    """Text of at most so many characters."""
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def _region(box: Box, width: int, height: int) -> RegionOfInterest:

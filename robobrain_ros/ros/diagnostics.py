@@ -5,23 +5,29 @@ from collections.abc import Callable
 from statistics import median
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rclpy.node import Node
 
 from robobrain_ros.engine.server_guard import ServerState
 from robobrain_ros.errors import RoboBrainError
+from robobrain_ros.ros.boundary import GuardedNode
 from robobrain_ros.ros.camera_checks import CameraChecks
 from robobrain_ros.ros.cameras import Camera, Cameras
 from robobrain_ros.ros.clock import ClockWatch, stamp_age
+from robobrain_ros.ros.conversions import shortened
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters import Parameters
 from robobrain_ros.ros.requests import Requests
 from robobrain_ros.ros.standing import StandingQueries, StandingStatistics
 from robobrain_ros.ros.streams import described
+from robobrain_ros.ros.twins import Twins
 
 _LEVELS = {"ready": DiagnosticStatus.OK, "failed": DiagnosticStatus.ERROR}
 """Of an engine's states; the others warn."""
 _WORTH_A_WARNING = 0.05
 """Share of a camera's pictures that may be lost or late."""
+_FAULT_SHOWN = 60.0
+"""Seconds that the fault of a callback is shown as a warning."""
+_LONGEST = 1000
+"""Characters of a message or value; what callers send can be of any length."""
 _LARGE = 400_000
 """Bytes of a picture from which on it does not fit into the transport's shared memory as others do."""
 
@@ -31,7 +37,8 @@ class Diagnostics:
 
     def __init__(
         self,
-        node: Node,
+        node: GuardedNode,
+        twins: Twins,
         parameters: Parameters,
         model: Model,
         requests: Requests,
@@ -43,12 +50,15 @@ class Diagnostics:
         self._watch = watch
         self._checks = CameraChecks(node, parameters)
         self._node = node
+        self._twins = twins
         self._parameters = parameters
         self._model = model
         self._requests = requests
         self._standing = standing
         self._cameras = cameras
         self._http = http
+        self._faults_shown = 0
+        self._faulty_until = 0.0
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
 
     def publish(self) -> None:
@@ -60,7 +70,7 @@ class Diagnostics:
         cameras = [self._camera(camera) for camera in self._cameras()]
         http = self._http()
         servers = [] if http is None else [self._server(http)]
-        message.status = [self._engine(), self._served(), self._clock(), *servers, *queries, *cameras]
+        message.status = [self._engine(), self._served(), self._clock(), self._callbacks(), *servers, *queries, *cameras]
         self._publisher.publish(message)
 
     def _engine(self) -> DiagnosticStatus:
@@ -112,6 +122,23 @@ class Diagnostics:
         values: dict[str, object] = {"simulated": watch.simulated, "jumps": watch.jumps, "last_jump": watch.last or ""}
         return self._status("clock", level, message, values)
 
+    def _callbacks(self) -> DiagnosticStatus:
+        """What no request shows: faults of callbacks, lost responses, other nodes of this name."""
+        faults = self._node.faults
+        values = {
+            "faults": faults.count,
+            "last_fault": faults.last,
+            "lost_responses": faults.lost_responses,
+            "nodes_of_this_name": self._twins.count + 1,
+        }
+        if self._twins.warning:
+            return self._status("node", DiagnosticStatus.WARN, self._twins.warning, values)
+        recent, self._faults_shown = faults.count - self._faults_shown, faults.count
+        self._faulty_until = time.monotonic() + _FAULT_SHOWN if recent else self._faulty_until
+        if time.monotonic() < self._faulty_until:
+            return self._status("node", DiagnosticStatus.WARN, f"{faults.last}. Please report it with the log.", values)
+        return self._status("node", DiagnosticStatus.OK, f"{faults.count} faults of callbacks", values)
+
     def _query(self, name: str, statistics: StandingStatistics) -> DiagnosticStatus:
         values = {key: getattr(statistics, key) for key in ("asked", "answered", "failed", "skipped")}
         message = ", ".join(f"{value} {key}" for key, value in values.items())
@@ -152,9 +179,9 @@ class Diagnostics:
         return DiagnosticStatus(
             level=level,
             name=f"{name}: {part}",
-            message=message,
+            message=shortened(message, _LONGEST),
             hardware_id=name,
-            values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
+            values=[KeyValue(key=key, value=shortened(str(value), _LONGEST)) for key, value in values.items()],
         )
 
 

@@ -1,19 +1,25 @@
 """The services and the action: messages in, messages out; what happens between is `requests`."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action import CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.node import Node
 from rclpy.service import Service
 
 from robobrain_ros.action import RunTask
-from robobrain_ros.core.query import Answer, Progress, Task
-from robobrain_ros.ros.conversions import Origin, add_progress, to_outcome
+from robobrain_ros.core.query import Answer, Task
+from robobrain_ros.errors import EngineFailedError
+from robobrain_ros.ros import qos
+from robobrain_ros.ros.action_server import GuardedActionServer
+from robobrain_ros.ros.boundary import GuardedNode
+from robobrain_ros.ros.conversions import to_outcome
+from robobrain_ros.ros.feedback import Feedback
+from robobrain_ros.ros.pacing import Pacing
 from robobrain_ros.ros.requests import Asked, Requests
 from robobrain_ros.ros.services import RESULT_FIELDS, SERVICES
 from robobrain_ros.ros.tickets import Ticket
@@ -22,7 +28,8 @@ _ACQUAINTANCE = 5.0
 """Seconds after a goal's arrival in which who sent it must have been discovered."""
 _LINGER = 2.0
 """Seconds in which what was closed still answers: who sent a goal asks for its result in a second request."""
-_FEEDBACK = "~/run_task/_action/feedback"
+_ACTION = "~/run_task"
+_FEEDBACK = f"{_ACTION}/_action/feedback"
 
 
 @dataclass
@@ -37,35 +44,48 @@ class _Goal:
 class Endpoints:
     """The services ~/<task> and the action ~/run_task of a node."""
 
-    def __init__(self, node: Node, requests: Requests) -> None:
+    def __init__(self, node: GuardedNode, requests: Requests) -> None:
         self._node = node
         self._requests = requests
+        self._pacing = Pacing(node)
         # Coroutines wait in it for the model; in a group of one at a time, one waiting would hold up all the others.
         self._group = ReentrantCallbackGroup()
         self._services: list[Service] = []
-        self._action: ActionServer | None = None
+        self._action: GuardedActionServer | None = None
         self._goals: dict[bytes, _Goal] = {}
         self._busy = 0
         self._closed: float | None = None
 
-    def open(self) -> None:
-        """Offer the services and the action."""
+    @property
+    def busy(self) -> int:
+        """Requests and goals without a response or result."""
+        return self._busy
+
+    def open(self, max_queued: int) -> None:
+        """Offer the services and the action, for as many requests as may wait and a burst of further ones."""
         self._closed = None
         if self._services:
             return
         for task, (service_type, text_field) in SERVICES.items():
             callback = partial(self._serve, task, text_field)
             self._services.append(
-                self._node.create_service(service_type, f"~/{task.value}", callback, callback_group=self._group)
+                self._node.create_service(
+                    service_type,
+                    f"~/{task.value}",
+                    callback,
+                    callback_group=self._group,
+                    qos_profile=qos.service(max_queued),
+                )
             )
-        self._action = ActionServer(
+        self._action = GuardedActionServer(
             self._node,
             RunTask,
-            "~/run_task",
-            self._execute,
-            callback_group=self._group,
-            goal_callback=lambda goal: GoalResponse.ACCEPT,  # Refusals come with a reason, in the result.
-            cancel_callback=self._cancel,
+            _ACTION,
+            execute=self._execute,
+            cancel=self._cancel,
+            pacing=self._pacing,
+            depth=max_queued,
+            group=self._group,
         )
 
     def close(self) -> None:
@@ -81,34 +101,55 @@ class Endpoints:
             result = await self._requests.answer(asked)
             response.outcome = to_outcome(result.error, result.note)
             setattr(response, RESULT_FIELDS[task], result.message)
+            await self._pacing.turn(f"~/{task.value}")
             return response
         finally:
             self._busy -= 1
 
     async def _execute(self, goal: ServerGoalHandle) -> RunTask.Result:
+        """Work off a goal; whatever is raised becomes its outcome."""
         self._busy += 1
-        identity = bytes(goal.goal_id.uuid)
-        ticket = self._requests.ticket()
-        self._goals[identity] = _Goal(ticket, time.monotonic(), self._listeners())
         try:
-            if goal.is_cancel_requested:
-                ticket.cancel("The goal was canceled.")
-            request = goal.request
-            asked = Asked(request.task, request.instruction, request.options, context=request.context)
-            result = await self._requests.answer(asked, ticket, partial(_publish_feedback, goal))
-            message = RunTask.Result(outcome=to_outcome(result.error, result.note))
-            if result.task is not None:
-                setattr(message, RESULT_FIELDS[result.task], result.message)
-            if result.error is None:
-                goal.succeed()
-            elif goal.is_cancel_requested:
-                goal.canceled()
-            else:
-                goal.abort()
-            return message
+            message = await self._run(goal)
+        except Exception as error:
+            sentence = self._node.fault(f"A goal of {_ACTION}", error)
+            message = RunTask.Result(outcome=to_outcome(EngineFailedError(sentence)))
+            self._end(goal, goal.abort)
         finally:
-            del self._goals[identity]
+            self._goals.pop(bytes(goal.goal_id.uuid), None)
             self._busy -= 1
+        return message
+
+    async def _run(self, goal: ServerGoalHandle) -> RunTask.Result:
+        ticket = self._requests.ticket()
+        self._goals[bytes(goal.goal_id.uuid)] = _Goal(ticket, time.monotonic(), self._listeners())
+        if goal.is_cancel_requested:
+            ticket.cancel("The goal was canceled.")
+        request = goal.request
+        asked = Asked(request.task, request.instruction, request.options, context=request.context)
+        feedback = Feedback(self._node, goal, self._pacing)
+        result = await self._requests.answer(asked, ticket, feedback.add)
+        await feedback.finish()
+        message = RunTask.Result(outcome=to_outcome(result.error, result.note))
+        if result.task is not None:
+            setattr(message, RESULT_FIELDS[result.task], result.message)
+        if self._action is not None:
+            await self._pacing.turn(self._action.service("result"))
+        if result.error is None:
+            self._end(goal, goal.succeed)
+        elif goal.is_cancel_requested:
+            self._end(goal, goal.canceled)
+        else:
+            self._end(goal, goal.abort)
+        return message
+
+    def _end(self, goal: ServerGoalHandle, event: Callable[[], None]) -> None:
+        """Set a goal's last state; its result is delivered even where the state cannot be set."""
+        try:
+            if goal.is_active:
+                event()
+        except Exception as error:
+            self._node.fault(f"The state of a goal of {_ACTION}", error)
 
     def _cancel(self, goal: ServerGoalHandle) -> CancelResponse:
         known = self._goals.get(bytes(goal.goal_id.uuid))
@@ -137,14 +178,10 @@ class Endpoints:
 
     def destroy(self) -> None:
         """Take the services and the action away at once."""
+        self._pacing.close()
         for service in self._services:
             self._node.destroy_service(service)
         if self._action is not None:
             self._action.destroy()
         self._services, self._action, self._closed = [], None, None
 
-
-def _publish_feedback(goal: ServerGoalHandle, progress: Progress, origin: Origin) -> None:
-    feedback = RunTask.Feedback()
-    add_progress(feedback, progress, origin.width, origin.height)
-    goal.publish_feedback(feedback)

@@ -12,18 +12,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import rclpy
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter as RosParameter
-from rclpy.publisher import Publisher
 from rclpy.signals import SignalHandlerOptions
-from rclpy.subscription import Subscription
 
 from robobrain_ros import demo
 from robobrain_ros.core.profiles import profile_for
@@ -34,17 +32,19 @@ from robobrain_ros.engine.server_front import HttpFront
 from robobrain_ros.errors import EngineConfigError, RoboBrainError
 from robobrain_ros.models import can_think, with_known_model
 from robobrain_ros.ros.beside import beside
+from robobrain_ros.ros.boundary import GuardedNode
 from robobrain_ros.ros.cameras import Camera, Cameras
 from robobrain_ros.ros.clock import ClockWatch, Jump
 from robobrain_ros.ros.diagnostics import Diagnostics
 from robobrain_ros.ros.endpoints import Endpoints
 from robobrain_ros.ros.intake import Intake
 from robobrain_ros.ros.model import EngineFactory, Model, ModelSettings
-from robobrain_ros.ros.parameters import Parameters
-from robobrain_ros.ros.requests import Requests
+from robobrain_ros.ros.parameters import Parameters, changed_only
+from robobrain_ros.ros.requests import Requests, Statistics
 from robobrain_ros.ros.results import ResultTopics
 from robobrain_ros.ros.standing import StandingQueries
 from robobrain_ros.ros.transforms import Tf2, Transforms, TransformSource
+from robobrain_ros.ros.twins import Twins
 
 _FAREWELL = 2.0
 """Seconds in which cancelled requests are still answered when the node ends."""
@@ -59,8 +59,10 @@ _SAME_SIGNAL = 1.0
 _MALLOC_OPTIONS = {-3: 32 << 20, -1: 256 << 20}
 """M_MMAP_THRESHOLD, at its largest, and M_TRIM_THRESHOLD, both in bytes; see malloc.h."""
 
-_MOST_FAULTS = 10
-"""Callbacks that may fail in a row before the node gives up."""
+_FAULTS_IN_A_ROW = 10
+"""Rounds of the executor that may fail in a row before it pauses between them, so that a lasting fault does not take a core."""
+_PAUSE = 0.1
+"""Seconds of such a pause."""
 _NAME_A_MODEL = (
     "To name a real one: ros2 launch robobrain_ros robobrain.launch.py model:=BAAI/RoboBrain2.0-7B (or a checkpoint's folder); "
     "without launch, the parameter: --ros-args -p engine.model:=BAAI/RoboBrain2.0-7B"
@@ -73,7 +75,7 @@ Transition = Callable[[], None]
 _Result = TypeVar("_Result")
 
 
-class RoboBrainNode(LifecycleNode):
+class RoboBrainNode(GuardedNode):
     """The node ``robobrain``.
 
     Configure begins to load the model and offers services and action; activate opens the cameras and lets requests through.
@@ -94,11 +96,22 @@ class RoboBrainNode(LifecycleNode):
         parameter_overrides: list[RosParameter] | None = None,
         context: rclpy.context.Context | None = None,
     ) -> None:
+        self._complete = False
         super().__init__("robobrain", namespace=namespace, parameter_overrides=parameter_overrides, context=context)
-        self._engine_factory = engine_factory
         self.stop_requested: Callable[[], bool] = lambda: False
         """Whether the process was told to end; `main` sets it."""
         self._log_handler = _RosLogHandler(self.get_logger())
+        try:
+            self._build(engine_factory, transform_source)
+        except BaseException:
+            self.destroy_node()
+            raise
+        self._complete = True
+
+    def _build(
+        self, engine_factory: EngineFactory | None, transform_source: Callable[[LifecycleNode], TransformSource]
+    ) -> None:
+        self._engine_factory = engine_factory
         _package_log.addHandler(self._log_handler)
         # What of it is shown is for ROS to decide; left alone, Python's root logger would keep all but warnings back.
         _package_log.setLevel(logging.INFO)
@@ -123,8 +136,10 @@ class RoboBrainNode(LifecycleNode):
             self._results.forget,
         )
         self._watch = ClockWatch(self, self._on_time_jump)
+        self._twins = Twins(self)
         self._diagnostics = Diagnostics(
             self,
+            self._twins,
             self._settings,
             self._model,
             self._requests,
@@ -139,19 +154,10 @@ class RoboBrainNode(LifecycleNode):
         self._starter = self.create_timer(0.0, self._autostart, clock=self._steady_clock) if self._settings["autostart"] else None
         self._change_announced = False
 
-    def create_publisher(self, *arguments: Any, **options: Any) -> Publisher:
-        """As of `rclpy.node.Node`, without rclpy's warnings of subscribers that ask for more than is offered.
-
-        They say so themselves; and the executor has to wait for two events of each publisher else, which makes each of its
-        rounds, and a camera makes hundreds per second, take half as long again.
-        """
-        options.setdefault("event_callbacks", PublisherEventCallbacks(use_default_callbacks=False))
-        return super().create_publisher(*arguments, **options)
-
-    def create_subscription(self, *arguments: Any, **options: Any) -> Subscription:
-        """As of `rclpy.node.Node`, without rclpy's warnings of publishers that offer less, which `Stream` explains; as above."""
-        options.setdefault("event_callbacks", SubscriptionEventCallbacks(use_default_callbacks=False))
-        return super().create_subscription(*arguments, **options)
+    def set_parameters_atomically(self, parameter_list: list[RosParameter]) -> SetParametersResult:
+        """As of `rclpy.node.Node`, which `ros2 param load` of the node's own dump must get past; see `changed_only`."""
+        changes = changed_only(self, parameter_list)
+        return super().set_parameters_atomically(changes) if changes else SetParametersResult(successful=True)
 
     @property
     def cameras(self) -> Cameras:
@@ -162,6 +168,11 @@ class RoboBrainNode(LifecycleNode):
     def model(self) -> Model:
         """The model, and through it the engine's loop."""
         return self._model
+
+    @property
+    def statistics(self) -> Statistics:
+        """What has become of the requests."""
+        return self._requests.statistics
 
     # The transitions, as rclpy calls them.
 
@@ -222,7 +233,7 @@ class RoboBrainNode(LifecycleNode):
         if self._settings["target_frame"]:
             self._transforms.open()
         self._results.open()
-        self._endpoints.open()
+        self._endpoints.open(self._settings["max_queued"])
         self._model.load(
             factory,
             ModelSettings(
@@ -306,7 +317,10 @@ class RoboBrainNode(LifecycleNode):
         assert self._starter is not None, "it is this timer that calls"
         self.destroy_timer(self._starter)
         self._starter = None
-        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+        state = self._state_machine.current_state[1]
+        if state != "unconfigured":
+            self.get_logger().info(f"autostart does nothing: the node is {state} already.")
+        elif self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
 
     def _on_time_jump(self, jump: Jump) -> None:
@@ -328,15 +342,15 @@ class RoboBrainNode(LifecycleNode):
         self._cameras.adapt()
         self._results.attend()
         self._endpoints.attend()
+        self._twins.attend()
         self._diagnostics.publish()
 
     def _on_model_change(self) -> None:
         """Called in the engine's thread."""
-        executor = self.executor
-        if executor is None or self._change_announced:
+        if self.executor is None or self._change_announced:
             return
         self._change_announced = True
-        executor.create_task(self._announce_change)
+        self.start_task(self._announce_change)
 
     def _announce_change(self) -> None:
         self._change_announced = False
@@ -346,19 +360,24 @@ class RoboBrainNode(LifecycleNode):
         """Cancel what is under way and give the answers a moment to leave; call it after spinning, before `destroy_node`."""
         self._deactivate()
         end = time.monotonic() + _FAREWELL
-        while self._requests.open_count and time.monotonic() < end:
+        while (self._requests.open_count or self._endpoints.busy) and time.monotonic() < end:
             executor.spin_once(timeout_sec=0.05)
         end = min(end, time.monotonic() + _LAST_WORDS)
         while time.monotonic() < end:
             executor.spin_once(timeout_sec=0.02)
 
     def destroy_node(self) -> None:
-        """Give everything back, the engine's processes included; waits for them, within bounds."""
-        self._watch.close()
-        self._give_back()
-        self._endpoints.destroy()
-        if not self._model.close(_ENGINE_FAREWELL):
-            self.get_logger().error(f"The engine did not end within {_ENGINE_FAREWELL:.0f} s.")
+        """Give everything back, the engine's processes included; waits for them, within bounds.
+
+        It can be called again, and for a node whose constructor failed.
+        """
+        complete, self._complete = self._complete, False
+        if complete:
+            self._watch.close()
+            self._give_back()
+            self._endpoints.destroy()
+            if not self._model.close(_ENGINE_FAREWELL):
+                self.get_logger().error(f"The engine did not end within {_ENGINE_FAREWELL:.0f} s.")
         _package_log.removeHandler(self._log_handler)
         super().destroy_node()
 
@@ -452,9 +471,9 @@ def main(args: list[str] | None = None) -> None:
     try:
         node = RoboBrainNode()
     except ParameterException as error:
-        rclpy.logging.get_logger("robobrain").fatal(f"A parameter is wrong: {_explain(error)}")
-        rclpy.shutdown()
-        sys.exit(1)
+        _refuse_to_start(f"A parameter is wrong: {_explain(error)}")
+    except Exception as error:  # Of rclpy: a name, a namespace or a parameter file that it does not take.
+        _refuse_to_start(f"The node cannot start: {type(error).__name__}: {' '.join(str(error).split())}")
     node.stop_requested = lambda: stop.requested
     executor = SingleThreadedExecutor()
     executor.add_node(node)
@@ -469,8 +488,14 @@ def main(args: list[str] | None = None) -> None:
         rclpy.try_shutdown()
 
 
+def _refuse_to_start(sentence: str) -> NoReturn:
+    rclpy.logging.get_logger("robobrain").fatal(sentence)
+    rclpy.shutdown()
+    sys.exit(1)
+
+
 def _spin(executor: SingleThreadedExecutor, node: RoboBrainNode, stop: _Stop) -> None:
-    """Spin; a fault in one callback is logged and does not end the node, unless faults come one after the other."""
+    """Spin until a signal comes, whatever is raised. Callbacks are guarded; what arrives here, rclpy itself raises."""
     faults = 0
     # Bounds how late a signal is seen; a timeout would do so, too, but rclpy makes a timer of its own for each.
     node.create_timer(0.5, lambda: None, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -480,11 +505,11 @@ def _spin(executor: SingleThreadedExecutor, node: RoboBrainNode, stop: _Stop) ->
             faults = 0
         except ExternalShutdownException:
             raise
-        except Exception:
+        except Exception as error:
             faults += 1
-            node.get_logger().error(f"A callback failed:\n{traceback.format_exc()}")
-            if faults >= _MOST_FAULTS:
-                raise
+            node.fault("A round of the executor", error)
+            if faults >= _FAULTS_IN_A_ROW:
+                time.sleep(_PAUSE)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,17 @@ from robobrain_ros.core.brain import (
 from robobrain_ros.core.plan_checks import DEFAULT_MAX_STEPS, MOST_STEPS
 from robobrain_ros.core.query import Task
 from robobrain_ros.engine.options import OPTION_PREFIXES, SERVER_PREFIX, EngineOptions, ServerOptions, public_name
+from robobrain_ros.ros.limits import (
+    LEAST_RATE,
+    MOST_CAMERAS,
+    MOST_ITEMS,
+    MOST_NAME,
+    MOST_PARAMETER_TEXT,
+    MOST_QUERIES,
+    MOST_RATE,
+    MOST_TIMEOUT,
+    MOST_TOKENS,
+)
 
 STANDING_PREFIX = "standing_query."
 
@@ -56,6 +67,8 @@ class Parameter:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[Value, ...] = ()
+    least: float | None = None
+    """The smallest number beside 0, where 0 is ``minimum`` and has a meaning of its own."""
 
     @property
     def type_name(self) -> str:
@@ -68,6 +81,8 @@ class Parameter:
         """The allowed values in words; empty: any."""
         if self.choices:
             return "one of " + ", ".join(repr(choice) if choice == "" else str(choice) for choice in self.choices)
+        if self.least is not None:
+            return f"0, or {self.least:.12g} to {self.maximum:.12g}"
         if self.minimum is not None and self.maximum is not None:
             return f"{self.minimum:.12g} to {self.maximum:.12g}"
         if self.minimum is not None:
@@ -94,7 +109,11 @@ class Parameter:
             return f"{self.name} is {value}; it must be a finite number."
         if self.choices and value not in self.choices:
             return f"{self.name} is {value!r}; it must be {self.allowed}."
-        below = self.minimum is not None and value < self.minimum
+        if isinstance(value, str) and len(value) > MOST_PARAMETER_TEXT:
+            return f"{self.name} has {len(value)} characters; at most {MOST_PARAMETER_TEXT} are allowed."
+        if isinstance(self.default, list) and (len(value) > MOST_ITEMS or max(map(len, value), default=0) > MOST_PARAMETER_TEXT):
+            return f"{self.name} has {len(value)} items; at most {MOST_ITEMS}, of {MOST_PARAMETER_TEXT} characters, are allowed."
+        below = self.minimum is not None and value < self.minimum or self.least is not None and 0 < value < self.least
         above = self.maximum is not None and value > self.maximum
         return f"{self.name} is {value}; it must be {self.allowed}." if below or above else ""
 
@@ -151,6 +170,7 @@ _NODE_PARAMETERS = (
         "Seconds between a picture's stamp and a request beyond which the picture is refused as STALE_IMAGE. 0: never.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
+        maximum=1e9,
     ),
     Parameter(
         "sync_tolerance",
@@ -179,7 +199,7 @@ _NODE_PARAMETERS = (
         "Seconds a request may take where it does not say itself.",
         applies=Applies.AT_ONCE,
         minimum=0.01,
-        maximum=3600.0,
+        maximum=MOST_TIMEOUT,
     ),
     Parameter(
         "max_tokens",
@@ -187,7 +207,7 @@ _NODE_PARAMETERS = (
         "Tokens an answer may have where the request does not say itself, thinking not counted.",
         applies=Applies.AT_ONCE,
         minimum=1,
-        maximum=32768,
+        maximum=MOST_TOKENS,
     ),
     Parameter(
         "think",
@@ -201,7 +221,7 @@ _NODE_PARAMETERS = (
         "Tokens the model may think; then it is made to answer.",
         applies=Applies.AT_ONCE,
         minimum=1,
-        maximum=32768,
+        maximum=MOST_TOKENS,
     ),
     Parameter(
         "constrain_coordinates",
@@ -229,6 +249,7 @@ _NODE_PARAMETERS = (
         "Metres of the rays on ~/markers that stand for what has no depth. 0: it is not shown.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
+        maximum=1000.0,
     ),
     Parameter(
         "marker_lifetime",
@@ -247,7 +268,8 @@ _NODE_PARAMETERS = (
     Parameter(
         "robots_file",
         "",
-        "File with the robots that plans are made for where a request names none, as config/robots_example.yaml. Empty: none.",
+        "File with the robots that plans are made for where a request names none, as config/robots_example.yaml. A relative path "
+        "starts at the working directory of the node. Empty: none.",
     ),
     Parameter(
         "max_plan_steps",
@@ -293,6 +315,7 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             0.2,
             "Seconds between a picture's stamp and its arrival from which on it counts as late in /diagnostics.",
             minimum=0.0,
+            maximum=3600.0,
         ),
         Parameter(
             f"{camera}.max_pixels",
@@ -346,7 +369,14 @@ def standing_query_parameters(name: str) -> tuple[Parameter, ...]:
     return (
         Parameter(f"{prefix}task", Task.POINT.value, "What is asked for.", choices=tuple(task.value for task in Task)),
         Parameter(f"{prefix}instruction", "", "The instruction or question."),
-        Parameter(f"{prefix}rate", 1.0, "Times per second, at most. 0: on each new picture.", minimum=0.0),
+        Parameter(
+            f"{prefix}rate",
+            1.0,
+            "Times per second, at most. 0 asks on each new image.",
+            minimum=0.0,
+            maximum=MOST_RATE,
+            least=LEAST_RATE,
+        ),
         Parameter(f"{prefix}camera", "", "Name of the camera. Empty: the first of them."),
         Parameter(
             f"{prefix}cameras", [], "Names of several cameras instead, for plan and ask. Asked when the first has a new picture."
@@ -421,11 +451,12 @@ class Parameters:
     def unknown(self) -> list[str]:
         """Names that were given values on the command line or in a file and that no parameter has: misspelt ones, most often.
 
-        Standing queries that are described but not named among ``standing_queries`` are left out: they wait to be named.
+        Standing queries that are described but not named among ``standing_queries`` are left out where each of their parameters
+        is known: they wait to be named.
         """
         # rclpy tells this nowhere else; a version without it warns of nothing.
         given = getattr(self._node, "_parameter_overrides", {})
-        return sorted(name for name in given if not self._node.has_parameter(name) and not name.startswith(STANDING_PREFIX))
+        return sorted(name for name in given if not self._node.has_parameter(name) and not _describes_a_query(name))
 
     def engine_options(self) -> EngineOptions:
         """The engine's parameters as its options, not validated."""
@@ -457,12 +488,21 @@ class Parameters:
                 return SetParametersResult(successful=False, reason=reason)
         return SetParametersResult(successful=True)
 
+    def _changes(self, change: RosParameter) -> bool:
+        """Whether it gives a declared parameter another value."""
+        if not self._node.has_parameter(change.name):
+            return False
+        parameter, present = self._declared[change.name], self._node.get_parameter(change.name).value
+        if isinstance(parameter.default, list):
+            return list(present or []) != list(change.value)
+        return bool(parameter.meant(present) != parameter.meant(change.value))
+
     def _fault(self, change: RosParameter) -> str:
         parameter = self._declared.get(change.name)
         # rclpy itself refuses to take the value from a parameter, but from those that may have another type.
         if parameter is None or (change.value is None and not parameter.is_text):
             return ""
-        if self.configured and parameter.applies is Applies.ON_CONFIGURE and self._node.has_parameter(change.name):
+        if self.configured and parameter.applies is Applies.ON_CONFIGURE and self._changes(change):
             return f"{change.name} can be set only while the node is unconfigured; deactivate and clean it up first."
         fault = parameter.fault(change.value)
         if not fault and change.name in ("cameras", "standing_queries"):
@@ -470,10 +510,43 @@ class Parameters:
         return fault
 
 
+def changed_only(node: Node, changes: Sequence[RosParameter]) -> list[RosParameter]:
+    """What is left to set of some parameters.
+
+    Read-only parameters that keep their value are left out: rclpy rejects them even so. An empty list, which has no type in YAML,
+    is taken for a list of strings where the parameter is one.
+    """
+    wanted = []
+    for change in changes:
+        if node.has_parameter(change.name):
+            present = node.get_parameter(change.name)
+            if present.type_ is RosParameter.Type.STRING_ARRAY and _is_empty_list(change):
+                change = RosParameter(change.name, RosParameter.Type.STRING_ARRAY, [])
+            if change.value == present.value and node.describe_parameter(change.name).read_only:
+                continue
+        wanted.append(change)
+    return wanted
+
+
+def _is_empty_list(change: RosParameter) -> bool:
+    return change.type_.name.endswith("_ARRAY") and len(change.value) == 0
+
+
+def _describes_a_query(name: str) -> bool:
+    """Whether a parameter of that name describes a standing query."""
+    query = name.removeprefix(STANDING_PREFIX).rpartition(".")[0]
+    return name.startswith(STANDING_PREFIX) and name in {it.name for it in standing_query_parameters(query)}
+
+
 def _name_fault(parameter: str, names: list[str]) -> str:
     """What is wrong with a list of names, as a sentence; empty: nothing."""
     names = [name for name in names if name]
+    most = MOST_CAMERAS if parameter == "cameras" else MOST_QUERIES
+    if len(names) > most:
+        return f"{parameter} holds {len(names)} names; at most {most} are allowed."
     for name in names:
+        if len(name) > MOST_NAME:
+            return f"{parameter} holds a name of {len(name)} characters; at most {MOST_NAME} are allowed."
         # Such a name is part of topic and parameter names.
         if not name.isascii() or not name.isidentifier():
             return f"{parameter} holds {name!r}; a name is letters, digits and _, beginning with a letter."

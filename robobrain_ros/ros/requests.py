@@ -34,10 +34,19 @@ from robobrain_ros.ros.conversions import (
     Origin,
     Positions,
     read_image,
+    shortened,
     to_affordances,
     to_report,
     to_text_answer,
     to_trajectory,
+)
+from robobrain_ros.ros.limits import (
+    LEAST_TIMEOUT,
+    MOST_CAMERAS,
+    MOST_NAME,
+    MOST_TEXT,
+    MOST_TIMEOUT,
+    MOST_TOKENS,
 )
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters import Parameters
@@ -54,6 +63,9 @@ _OVERDUE = 5.0
 
 _REJECTED = {OutcomeCode.BAD_REQUEST, OutcomeCode.UNSUPPORTED_TASK, OutcomeCode.BUSY, OutcomeCode.NOT_READY}
 """Outcomes of requests for which no camera and no model was asked: they do not supersede the answer before."""
+
+_LONGEST_ERROR = 500
+"""Characters of an error in the log and in /diagnostics."""
 
 _PIXELS_WORTH_A_THREAD = 1_000_000
 """Raw pictures up to this size are decoded on the engine's loop, in less than a millisecond."""
@@ -91,6 +103,11 @@ class Result:
     def note(self) -> str:
         """What the positions lack; empty: nothing."""
         return self.positions.note if self.positions else ""
+
+    @property
+    def answered(self) -> bool:
+        """Whether the model answered in form; that nothing of what was asked for is in the image is an answer, too."""
+        return self.error is None or self.error.code is OutcomeCode.NOTHING_FOUND
 
     @cached_property
     def message(self) -> ResultMessage:
@@ -259,8 +276,7 @@ class Requests:
         self._set_defaults(brain)
         task = parse_task(asked.task)
         brain.profile.form(task)
-        if not asked.text.strip():
-            raise BadRequestError("The question is empty; say what is asked for.")
+        check_text(asked.text, "question")
         options = asked.options
         check_options(options)
         if task is not Task.PLAN and asked.context != PlanContext():
@@ -277,7 +293,7 @@ class Requests:
             image_ids=image_ids,
             picture_name=picture_name,
             think=_THINK[options.think],
-            max_tokens=options.max_tokens or self._parameters["max_tokens"],
+            max_tokens=min(options.max_tokens, MOST_TOKENS) or self._parameters["max_tokens"],
             age=self._age(sources),
             began=began,
             deadline=began + timeout,
@@ -369,19 +385,20 @@ class Requests:
                 if info is None
                 else Report(info.model, info.engine, info.flagos_active, image_age=math.nan)
             )
-            return Result(task, Origin(Header(), text=asked.text, query=asked.query), report, error=error)
+            return Result(task, Origin(Header(), text=shortened(asked.text, MOST_TEXT), query=asked.query), report, error=error)
         info = job.brain.info
         report = error.report or Report(info.model, info.engine, info.flagos_active, raw_text=job.raw_text)
         report.raw_text = report.raw_text or error.raw_text
         return Result(job.task, _origin(job), _report(job, report), error=error, picture=job.picture)
 
     def _count(self, result: Result) -> None:
-        if result.error is None:
+        if result.answered:
             self.statistics.served += 1
             self.statistics.latencies.append(result.report.total_time)
             return
+        assert result.error is not None, "without an error it is answered"
         self.statistics.failed += 1
-        self.statistics.last_error = f"{result.error.code.name}: {result.error.message}"
+        self.statistics.last_error = shortened(f"{result.error.code.name}: {result.error.message}", _LONGEST_ERROR)
         self._node.get_logger().warning(
             f"{result.task.value if result.task else 'A request'} ended with {self.statistics.last_error}",
             throttle_duration_sec=1.0,
@@ -397,7 +414,18 @@ def parse_task(name: str) -> Task:
         return Task(name)
     except ValueError:
         known = ", ".join(task.value for task in Task)
-        raise BadRequestError(f"There is no task {name!r}; known are: {known}.") from None
+        raise BadRequestError(f"There is no task {name[:MOST_NAME]!r}; known are: {known}.") from None
+
+
+def check_text(text: str, field: str) -> None:
+    """Check what is asked in words, given in that field.
+
+    :raises BadRequestError: it is empty or too long.
+    """
+    if not text.strip():
+        raise BadRequestError(f"The {field} is empty; say what is asked for.")
+    if len(text) > MOST_TEXT:
+        raise BadRequestError(f"The {field} has {len(text)} characters; at most {MOST_TEXT} are read.")
 
 
 def check_options(options: QueryOptions) -> None:
@@ -407,8 +435,15 @@ def check_options(options: QueryOptions) -> None:
     """
     if options.think not in _THINK:
         raise BadRequestError(f"think is {options.think}; it must be THINK_DEFAULT (0), THINK_OFF (1) or THINK_ON (2).")
-    if not (math.isfinite(options.timeout) and options.timeout >= 0.0):
-        raise BadRequestError(f"timeout is {options.timeout} s; it must be 0 (the node's default) or a positive number.")
+    if options.timeout and not LEAST_TIMEOUT <= options.timeout <= MOST_TIMEOUT:
+        raise BadRequestError(
+            f"timeout is {options.timeout:g} s; it must be 0 (the node's default) or {LEAST_TIMEOUT:g} to {MOST_TIMEOUT:g} s."
+        )
+    if len(options.cameras) > MOST_CAMERAS:
+        raise BadRequestError(f"cameras holds {len(options.cameras)} names; at most {MOST_CAMERAS} are read.")
+    for name in (options.camera, *options.cameras):
+        if len(name) > MOST_NAME:
+            raise BadRequestError(f"The name of a camera has {len(name)} characters; at most {MOST_NAME} are read.")
 
 
 async def _work(job: _Job, push: Callable[[Progress], None] | None, locator: Locator) -> Answer:

@@ -1,21 +1,22 @@
 """Standing queries: questions asked again and again on the newest picture."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rclpy.clock import Clock, ClockType
-from rclpy.node import Node
 from rclpy.timer import Timer
 
 from robobrain_ros.control_tokens import refuse_control_tokens
 from robobrain_ros.core.query import Task
-from robobrain_ros.errors import BadRequestError, OutcomeCode, RoboBrainError
+from robobrain_ros.errors import BadRequestError, RoboBrainError
 from robobrain_ros.msg import QueryOptions
+from robobrain_ros.ros import qos
+from robobrain_ros.ros.boundary import GuardedNode
 from robobrain_ros.ros.cameras import Cameras, Frame
 from robobrain_ros.ros.conversions import to_outcome
+from robobrain_ros.ros.limits import LEAST_RATE, MOST_NAME, MOST_QUERIES, MOST_RATE
 from robobrain_ros.ros.parameters import STANDING_PREFIX, Parameters
-from robobrain_ros.ros.requests import Asked, Requests, check_options, parse_task
+from robobrain_ros.ros.requests import Asked, Requests, check_options, check_text, parse_task
 from robobrain_ros.srv import SetStandingQuery
 
 
@@ -58,7 +59,7 @@ class StandingQueries:
 
     def __init__(
         self,
-        node: Node,
+        node: GuardedNode,
         parameters: Parameters,
         requests: Requests,
         cameras: Callable[[], Cameras],
@@ -74,7 +75,7 @@ class StandingQueries:
         self._queries: dict[str, _StandingQuery] = {}
         self._clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._running = False
-        self._service = node.create_service(SetStandingQuery, "~/set_standing_query", self._on_set)
+        self._service = node.create_service(SetStandingQuery, "~/set_standing_query", self._on_set, qos_profile=qos.service(0))
 
     @property
     def names(self) -> list[str]:
@@ -150,13 +151,19 @@ class StandingQueries:
     def _set(
         self, name: str, task: str, instruction: str, rate: float, options: QueryOptions, *, from_parameters: bool = False
     ) -> None:
-        if not name.strip():
-            raise BadRequestError("The standing query has no name; give it one.")
-        if not instruction.strip():
-            raise BadRequestError(f"The standing query {name} has no instruction; say what is asked.")
+        if not name.strip() or not name.isprintable() or len(name) > MOST_NAME:
+            raise BadRequestError(
+                f"name is {name[:MOST_NAME]!r}; a standing query needs a name of 1 to {MOST_NAME} printable characters."
+            )
+        if name not in self._queries and len(self._queries) >= MOST_QUERIES:
+            raise BadRequestError(f"{MOST_QUERIES} standing queries are set, which is the most; remove one first.")
+        check_text(instruction, f"instruction of the standing query {name}")
         refuse_control_tokens(f"The instruction of the standing query {name}", instruction)
-        if not (math.isfinite(rate) and rate >= 0.0):
-            raise BadRequestError(f"The rate of the standing query {name} is {rate}; it must be 0 (each picture) or positive.")
+        if not (rate == 0.0 or LEAST_RATE <= rate <= MOST_RATE):
+            raise BadRequestError(
+                f"The rate of the standing query {name} is {rate:g} Hz; it must be 0 (each new image) or "
+                f"{LEAST_RATE:g} to {MOST_RATE:g} Hz."
+            )
         if options.images:
             raise BadRequestError(f"The standing query {name} brings pictures of its own; it can only ask about a camera's.")
         check_options(options)
@@ -170,7 +177,8 @@ class StandingQueries:
 
     def _remove(self, name: str) -> None:
         if name not in self._queries:
-            raise BadRequestError(f"There is no standing query {name!r}; set are: {', '.join(self._queries) or 'none'}.")
+            known = ", ".join(self._queries) or "none"
+            raise BadRequestError(f"There is no standing query {name[:MOST_NAME]!r}; set are: {known}.")
         self._stop_timer(self._queries.pop(name))
         self._on_removed(name)
 
@@ -192,7 +200,7 @@ class StandingQueries:
         if frame is None or frame.sequence <= query.last_sequence:
             return
         query.asking = True
-        self._node.executor.create_task(self._ask, query)
+        self._node.start_task(self._ask, query)
 
     def _newest(self, query: _StandingQuery) -> Frame | None:
         camera = self._camera(query)
@@ -211,10 +219,8 @@ class StandingQueries:
         try:
             asked = Asked(query.task.value, query.instruction, query.options, query=query.name)
             result = await self._requests.answer(asked)
-            # That nothing is there is an answer, too.
-            well = result.error is None or result.error.code is OutcomeCode.NOTHING_FOUND
-            statistics.answered += well
-            statistics.failed += not well
+            statistics.answered += result.answered
+            statistics.failed += not result.answered
         finally:
             query.asking = False
             if query.name not in self._queries:  # Removed meanwhile: its last answer is not to be shown.

@@ -1,0 +1,75 @@
+"""rclpy's action server with the boundary around it, and with paced responses."""
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.callback_groups import CallbackGroup
+
+from robobrain_ros.ros import qos
+from robobrain_ros.ros.boundary import GuardedNode
+from robobrain_ros.ros.pacing import Pacing
+
+_SERVICES = {"goal": "send_goal", "cancel": "cancel_goal", "result": "get_result"}
+"""What rclpy calls that which it takes, and the service that it came by."""
+
+
+class GuardedActionServer(ActionServer):
+    """An action server that answers each goal, cancel and result request, and accepts every goal.
+
+    :param execute: works off a goal; must set the goal's state and must not raise.
+    :param cancel: is told of goals whose cancel was requested.
+    """
+
+    def __init__(
+        self,
+        node: GuardedNode,
+        action_type: Any,
+        name: str,
+        *,
+        execute: Callable[[ServerGoalHandle], Any],
+        cancel: Callable[[ServerGoalHandle], CancelResponse],
+        pacing: Pacing,
+        depth: int,
+        group: CallbackGroup,
+    ) -> None:
+        self._guarded_node = node
+        self._name = name
+        self._pacing = pacing
+        profile = qos.service(depth)
+        super().__init__(
+            node,
+            action_type,
+            name,
+            execute,
+            callback_group=group,
+            goal_callback=lambda goal: GoalResponse.ACCEPT,  # Rejections come with a reason, in the result.
+            cancel_callback=node.guard(f"The action {name}", cancel, lambda _: CancelResponse.REJECT),
+            goal_service_qos_profile=profile,
+            result_service_qos_profile=profile,
+            cancel_service_qos_profile=profile,
+            feedback_pub_qos_profile=qos.FEEDBACK,
+        )
+
+    def service(self, kind: str) -> str:
+        """Name of the service of that kind: "goal", "cancel" or "result"."""
+        return f"{self._name}/_action/{_SERVICES[kind]}"
+
+    def take_data(self) -> dict[str, Any]:
+        """As of `Waitable`; what cannot be read is skipped."""
+        try:
+            return super().take_data()
+        except Exception as error:
+            self._guarded_node.fault(f"The action {self._name}", error)
+            return {}
+
+    async def execute(self, taken_data: dict[str, Any]) -> None:
+        """As of `Waitable`: each kind in its turn, whatever becomes of the others."""
+        for kind, data in taken_data.items():
+            try:
+                if kind in _SERVICES:
+                    await self._pacing.turn(self.service(kind))
+                await super().execute({kind: data})
+            except Exception as error:
+                self._guarded_node.fault(f"The action {self._name} ({kind})", error)

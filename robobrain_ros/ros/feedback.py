@@ -1,0 +1,79 @@
+"""The feedback of one goal: each message holds all of the answer so far, so that a lost message costs nothing."""
+
+import math
+import time
+
+from rclpy.action.server import ServerGoalHandle
+
+from robobrain_ros.action import RunTask
+from robobrain_ros.core.query import Progress
+from robobrain_ros.ros.boundary import GuardedNode
+from robobrain_ros.ros.conversions import Origin, clean, to_areas, to_points, to_steps, to_waypoints
+from robobrain_ros.ros.pacing import Pacing
+
+_INTERVAL = 0.05
+"""Seconds between two messages that bring new text alone; a new part is published at once."""
+_LAST_WORD = 0.03
+"""Seconds between the last feedback and the result. rclpy's client drops the feedback that it has not taken when the result comes."""
+
+
+class Feedback:
+    """Gathers the progress of a goal and publishes it. Called in the executor.
+
+    Text is published at most 20 times a second: each message repeats it, and a long answer has thousands of tokens.
+    """
+
+    def __init__(self, node: GuardedNode, goal: ServerGoalHandle, pacing: Pacing) -> None:
+        self._node = node
+        self._goal = goal
+        self._pacing = pacing
+        self._message = RunTask.Feedback()
+        self._published = -math.inf
+        self._pending = False
+        """There is progress that has not been published."""
+        self._scheduled = False
+
+    def add(self, progress: Progress, origin: Origin) -> None:
+        """Take what is new of an answer about an image of the origin's size; never raises."""
+        try:
+            self._add(progress, origin)
+        except Exception as error:
+            self._node.fault("The feedback of a goal", error)
+
+    async def finish(self) -> None:
+        """Publish what is pending, and let the client take it; never raises. The result may follow."""
+        try:
+            if self._pending:
+                self._publish()
+        except Exception as error:
+            self._node.fault("The feedback of a goal", error)
+        if time.monotonic() - self._published < _LAST_WORD:
+            await self._pacing.sleep(_LAST_WORD)
+
+    def _add(self, progress: Progress, origin: Origin) -> None:
+        message = self._message
+        message.text += clean(progress.text)
+        message.thinking = progress.thinking
+        message.points.extend(to_points(progress.points))
+        message.areas.extend(to_areas(progress.boxes, origin.width, origin.height))
+        message.waypoints.extend(to_waypoints(progress.waypoints))
+        message.steps.extend(to_steps(progress.steps))
+        self._pending = True
+        parts = progress.points or progress.boxes or progress.waypoints or progress.steps
+        if parts or time.monotonic() - self._published >= _INTERVAL:
+            self._publish()
+        elif not self._scheduled:
+            self._scheduled = True
+            self._node.start_task(self._publish_later)
+
+    async def _publish_later(self) -> None:
+        await self._pacing.sleep(_INTERVAL)
+        self._scheduled = False
+        if self._pending:
+            self._publish()
+
+    def _publish(self) -> None:
+        self._message.sequence += 1
+        self._published = time.monotonic()
+        self._pending = False
+        self._goal.publish_feedback(self._message)

@@ -1,0 +1,112 @@
+"""Spaces the responses of a service, so that clients can take each of them.
+
+A client receives the responses to every client of its service, and by default keeps the last 10 until its program takes them.
+When hundreds of requests end at once, clients that are slower than the node would lose theirs.
+"""
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from threading import Lock
+
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.task import Future
+from rclpy.timer import Timer
+
+_UNPACED = 5
+"""Responses that leave at once: half of what a client keeps by default."""
+_INTERVAL = 0.003
+"""Seconds between further responses, with one client."""
+_INTERVAL_PER_CLIENT = 0.0002
+"""Seconds more for each client, which takes as many responses as all clients together."""
+_TICK = 0.002
+_RECOUNT = 1.0
+"""Seconds after which the clients are counted anew."""
+
+
+@dataclass
+class _Lane:
+    """The responses of one service. ``tokens`` of them may leave now."""
+
+    tokens: float = _UNPACED
+    at: float = 0.0
+    interval: float = _INTERVAL
+    counted: float = -_RECOUNT
+    waiting: deque[Future] = field(default_factory=deque)
+
+    def take(self, now: float) -> bool:
+        """Whether one more response may leave; if so it is counted."""
+        self.tokens = min(self.tokens + (now - self.at) / self.interval, _UNPACED)
+        self.at = now
+        if self.tokens < 1.0:
+            return False
+        self.tokens -= 1.0
+        return True
+
+
+class Pacing:
+    """Turns to respond, in the order of `turn`. All methods are called in the executor."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._lanes: dict[str, _Lane] = {}
+        self._sleepers: list[tuple[float, Future]] = []
+        self._timer: Timer | None = None
+        self._clock = Clock(clock_type=ClockType.STEADY_TIME)
+        self._lock = Lock()
+
+    async def turn(self, service: str) -> None:
+        """Await the turn to send one response of the service."""
+        with self._lock:
+            lane = self._lanes.setdefault(service, _Lane())
+            now = time.monotonic()
+            if now - lane.counted >= _RECOUNT:
+                lane.counted = now
+                lane.interval = _INTERVAL + _INTERVAL_PER_CLIENT * self._node.count_clients(service)
+            if not lane.waiting and lane.take(now):
+                return
+            future = Future()
+            lane.waiting.append(future)
+            self._tick_on()
+        await future
+
+    async def sleep(self, seconds: float) -> None:
+        """Await that so much time has passed."""
+        future = Future()
+        with self._lock:
+            self._sleepers.append((time.monotonic() + seconds, future))
+            self._tick_on()
+        await future
+
+    def close(self) -> None:
+        """Let everything go on that waits."""
+        with self._lock:
+            released = [future for lane in self._lanes.values() for future in lane.waiting]
+            released += [future for _, future in self._sleepers]
+            self._lanes, self._sleepers = {}, []
+            self._tick_off()
+        for future in released:
+            future.set_result(None)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            released = [future for end, future in self._sleepers if end <= now]
+            self._sleepers = [(end, future) for end, future in self._sleepers if end > now]
+            for lane in self._lanes.values():
+                while lane.waiting and lane.take(now):
+                    released.append(lane.waiting.popleft())
+            if not self._sleepers and not any(lane.waiting for lane in self._lanes.values()):
+                self._tick_off()
+        for future in released:
+            future.set_result(None)
+
+    def _tick_on(self) -> None:
+        if self._timer is None:
+            self._timer = self._node.create_timer(_TICK, self._tick, clock=self._clock)
+
+    def _tick_off(self) -> None:
+        if self._timer is not None:
+            self._node.destroy_timer(self._timer)
+            self._timer = None

@@ -1,0 +1,110 @@
+"""Hundreds of requests at once, of clients with rclpy's own quality of service: each gets exactly one response."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import Script
+from rclpy.action import ActionClient
+from rclpy.qos import QoSProfile
+from ros_rig import Rig, scripted
+
+from robobrain_ros.action import RunTask
+from robobrain_ros.msg import Outcome
+from robobrain_ros.ros import qos
+
+COUNT = 200
+
+
+def burst(it: Rig, kind: str, count: int, clients: int, meanwhile: Callable[[], None] = lambda: None) -> dict[str, int]:
+    """How the requests of a client process ended: how many by outcome, and how many got none ("lost")."""
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).parent / "bursts.py"), kind, it.name, str(count), str(clients)],
+        stdout=subprocess.PIPE, text=True, cwd="/",
+    )  # fmt: skip
+
+    def ended() -> bool:
+        meanwhile()
+        return process.poll() is not None
+
+    try:
+        it.until(ended, "the client's end", 120.0)
+    finally:
+        process.kill()
+    assert process.stdout is not None
+    assert process.returncode == 0
+    return json.loads(process.stdout.read())
+
+
+@pytest.mark.parametrize("clients", [1, 50])
+def test_of_200_service_requests_at_once_each_is_answered(clients: int) -> None:
+    with scripted("[(10, 10)]", max_image_age=0.0, max_queued=COUNT) as (it, _):
+        ends = burst(it, "services", COUNT, clients)
+        statistics = it.node.statistics
+    assert ends == {"lost": 0, str(Outcome.OK): COUNT}
+    assert (statistics.served, statistics.failed) == (COUNT, 0)
+
+
+def test_what_may_not_wait_is_answered_as_busy() -> None:
+    gate = asyncio.Event()
+    with scripted(Script([gate, "[(10, 10)]"]), max_image_age=0.0, max_queued=3, engine__max_num_seqs=2) as (it, engine):
+
+        def release() -> None:
+            """The engine goes on once it has refused all that it could not take."""
+            if it.node.statistics.failed == COUNT - 5:
+                it.on_loop(gate.set)
+
+        ends = burst(it, "services", COUNT, 1, release)
+    assert ends == {"lost": 0, str(Outcome.OK): 5, str(Outcome.BUSY): COUNT - 5}
+
+
+@pytest.mark.parametrize("clients", [1, 20])
+def test_of_200_goals_at_once_each_is_accepted_and_has_its_result(clients: int) -> None:
+    with scripted("[(10, 10)]", max_image_age=0.0, max_queued=COUNT) as (it, _):
+        ends = burst(it, "goals", COUNT, clients)
+    assert ends == {"lost": 0, str(Outcome.OK): COUNT}
+
+
+def test_of_200_cancels_at_once_each_is_answered_and_ends_its_goal() -> None:
+    with scripted(Script(["[(10,", asyncio.Event()]), max_image_age=0.0, max_queued=COUNT) as (it, engine):
+        ends = burst(it, "cancels", COUNT, 1)
+        assert not engine.running
+    assert ends == {"lost": 0, str(Outcome.CANCELED): COUNT}
+
+
+def test_every_service_keeps_more_than_what_may_wait() -> None:
+    """rcl makes those of the lifecycle itself; managers ask one after the other."""
+    with scripted("[(10, 10)]", max_queued=500) as (it, _):
+        kept = {service.srv_name: service.qos_profile.depth for service in it.node.services}
+    by_task = ("point", "affordance", "ground", "trajectory", "plan", "ask")
+    assert all(kept[f"~/{task}"] >= 500 + qos.BURST for task in by_task)
+    assert kept["~/set_standing_query"] >= qos.BURST
+    assert all(depth >= qos.BURST for name, depth in kept.items() if "parameter" in name)
+
+
+def test_lost_feedback_is_visible_and_harmless() -> None:
+    """A client that keeps one message and takes it rarely misses some, and still knows all of the answer."""
+    pieces: list[Any] = ["1. Step 1\n"]
+    gates = [asyncio.Event() for _ in range(30)]
+    for number, gate in enumerate(gates, 2):
+        pieces += [gate, f"{number}. Step {number}\n"]
+    with scripted(Script(pieces), max_image_age=0.0) as (it, _):
+        client = ActionClient(it.client, RunTask, f"{it.name}/run_task", feedback_sub_qos_profile=QoSProfile(depth=1))
+        it.until(client.server_is_ready, "the action")
+        fed: list[Any] = []
+        goal = RunTask.Goal(task="plan", instruction="clear the table")
+        handle = it.answer(client.send_goal_async(goal, feedback_callback=lambda message: fed.append(message.feedback)))
+        it.until(lambda: fed, "the first feedback")
+        for gate in gates:
+            it.on_loop(gate.set)  # The client takes nothing meanwhile.
+        result = it.answer(handle.get_result_async()).result
+        it.until(lambda: fed[-1].text == result.plan.report.raw_text, "the last feedback")
+    numbers = [feedback.sequence for feedback in fed]
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] > len(numbers), "some were lost"
+    assert [step.text for step in fed[-1].steps] == [step.text for step in result.plan.steps]

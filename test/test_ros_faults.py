@@ -1,0 +1,329 @@
+"""Exceptions in what rclpy calls: each becomes a response and a log line, and the node goes on."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from action_msgs.msg import GoalStatus
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.msg import Parameter as ParameterMessage
+from rcl_interfaces.msg import ParameterValue
+from rcl_interfaces.srv import GetParameters, SetParameters, SetParametersAtomically
+from rclpy.action import ActionClient
+from ros_rig import Rig, image_message, rig, scripted
+
+from robobrain_ros.action import RunTask
+from robobrain_ros.errors import OutcomeCode
+from robobrain_ros.msg import Outcome, QueryOptions
+from robobrain_ros.srv import Ask, Locate, MakePlan, PredictTrajectory, SetStandingQuery
+
+
+class Boom(Exception):
+    """What no callback expects."""
+
+
+def fail(*arguments: Any, **options: Any) -> Any:
+    raise Boom("the dict does not know it")
+
+
+def status_of(messages: list[Any], it: Rig, part: str) -> DiagnosticStatus | None:
+    """The newest status of a part of the node."""
+    name = f"{it.name[1:]}: {part}"
+    found = [status for message in messages for status in message.status if status.name == name]
+    return found[-1] if found else None
+
+
+def value_of(status: DiagnosticStatus, key: str) -> str:
+    return next(pair.value for pair in status.values if pair.key == key)
+
+
+def run_goal(it: Rig, **fields: Any) -> Any:
+    client = it.clients.setdefault("run_task", None) or ActionClient(it.client, RunTask, f"{it.name}/run_task")
+    it.clients["run_task"] = client
+    it.until(client.server_is_ready, "the action")
+    handle = it.answer(client.send_goal_async(RunTask.Goal(**fields)))
+    assert handle.accepted
+    return it.answer(handle.get_result_async())
+
+
+CALLS = [
+    (Locate, "point", {"instruction": "mug"}),
+    (Locate, "affordance", {"instruction": "mug"}),
+    (Locate, "ground", {"instruction": "mug"}),
+    (PredictTrajectory, "trajectory", {"instruction": "mug"}),
+    (MakePlan, "plan", {"task": "clear"}),
+    (Ask, "ask", {"question": "what?"}),
+]
+
+
+def test_a_callback_that_raises_answers_logs_and_shows_in_diagnostics_and_the_node_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with scripted("[(10, 10)]") as (it, _):
+        messages = it.listen(DiagnosticArray, "/diagnostics")
+        with monkeypatch.context() as broken:
+            broken.setattr("robobrain_ros.ros.endpoints.to_outcome", fail)
+            responses = [it.call(kind, name, kind.Request(**fields)) for kind, name, fields in CALLS for _ in range(3)]
+        after = it.call(Locate, "point", Locate.Request(instruction="mug"))
+        status = it.until(
+            lambda: (found := status_of(messages, it, "node")) and value_of(found, "faults") == "18" and found, "the faults"
+        )
+    assert {response.outcome.code for response in responses} == {Outcome.ENGINE_FAILED}
+    assert all("Boom: the dict does not know it" in response.outcome.message for response in responses)
+    assert after.outcome.code == Outcome.OK
+    assert status.level == DiagnosticStatus.WARN
+    assert "Boom" in value_of(status, "last_fault")
+    log = capfd.readouterr().err
+    assert "The service ~/point failed: Boom: the dict does not know it" in log
+    assert "Traceback" not in log
+
+
+def test_the_service_of_standing_queries_answers_what_it_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted("[(10, 10)]") as (it, _):
+        monkeypatch.setattr("robobrain_ros.ros.standing.check_options", fail)
+        request = SetStandingQuery.Request(name="mugs", enabled=True, task="point", instruction="mugs", rate=1.0)
+        for _ in range(12):
+            assert it.call(SetStandingQuery, "set_standing_query", request).outcome.code == Outcome.ENGINE_FAILED
+
+
+def test_a_goal_whose_execution_raises_is_aborted_as_engine_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted("[(10, 10)]") as (it, _):
+        with monkeypatch.context() as broken:
+            broken.setattr("robobrain_ros.ros.endpoints.RESULT_FIELDS", {})
+            failed = [run_goal(it, task="point", instruction="mug") for _ in range(12)]
+        after = run_goal(it, task="point", instruction="mug")
+    assert {end.status for end in failed} == {GoalStatus.STATUS_ABORTED}
+    assert {end.result.outcome.code for end in failed} == {Outcome.ENGINE_FAILED}
+    assert after.status == GoalStatus.STATUS_SUCCEEDED
+
+
+def test_feedback_that_raises_costs_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted("[(10, 10)]") as (it, _):
+        monkeypatch.setattr("robobrain_ros.ros.feedback.to_points", fail)
+        end = run_goal(it, task="point", instruction="mug")
+        assert it.node.faults.count
+    assert (end.status, end.result.outcome.code) == (GoalStatus.STATUS_SUCCEEDED, Outcome.OK)
+
+
+@pytest.mark.parametrize("kind", ["timer", "subscription", "task", "guard condition", "coroutine"])
+def test_whatever_rclpy_calls_may_raise(kind: str) -> None:
+    async def fail_later() -> None:
+        fail()
+
+    start: dict[str, Callable[[Rig], Any]] = {
+        "timer": lambda it: it.node.create_timer(0.01, fail),
+        "subscription": lambda it: it.node.create_subscription(type(image_message()), "broken", fail, 1),
+        "task": lambda it: it.node.start_task(fail),
+        "guard condition": lambda it: it.node.create_guard_condition(fail).trigger(),
+        "coroutine": lambda it: it.node.start_task(fail_later),
+    }
+    with scripted("[(10, 10)]") as (it, _):
+        start[kind](it)
+        if kind == "subscription":
+            publisher = it.client.create_publisher(type(image_message()), "broken", 1)
+            it.until(publisher.get_subscription_count, "the subscription")
+            publisher.publish(image_message())
+        it.until(lambda: it.node.faults.count, "the fault")
+        assert it.call(Locate, "point", Locate.Request(instruction="mug")).outcome.code == Outcome.OK
+
+
+def test_parameter_services_answer_what_rclpy_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value of a type that does not exist, and a check that fails."""
+    absurd = ParameterMessage(name="max_tokens", value=ParameterValue(type=77))
+    with scripted("[(10, 10)]") as (it, _):
+        for _ in range(12):
+            (result,) = it.call(SetParameters, "set_parameters", SetParameters.Request(parameters=[absurd])).results
+            assert not result.successful
+            assert result.reason
+        request = SetParametersAtomically.Request(parameters=[absurd])
+        assert not it.call(SetParametersAtomically, "set_parameters_atomically", request).result.successful
+        with monkeypatch.context() as broken:
+            broken.setattr(it.node._settings, "_fault", fail)
+            result = it.set_parameter("max_tokens", 100)
+        assert not result.successful
+        assert "Boom" in result.reason
+        assert len(it.call(GetParameters, "get_parameters", GetParameters.Request(names=["max_tokens"])).values) == 1
+
+
+def test_a_transition_that_the_state_does_not_allow_fails_with_a_log_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with scripted("[(10, 10)]") as (it, _):
+        for transition in (
+            Transition(id=Transition.TRANSITION_CONFIGURE),
+            Transition(id=Transition.TRANSITION_ACTIVATE),
+            Transition(id=77),
+            Transition(label="configure"),
+            Transition(label="dance"),
+        ) * 3:
+            response = it.call(ChangeState, "change_state", ChangeState.Request(transition=transition))
+            assert not response.success
+        assert it.call(GetState, "get_state", GetState.Request()).current_state.id == State.PRIMARY_STATE_ACTIVE
+        assert it.call(Locate, "point", Locate.Request(instruction="mug")).outcome.code == Outcome.OK
+        by_label = ChangeState.Request(transition=Transition(label="deactivate"))
+        assert it.call(ChangeState, "change_state", by_label).success
+        log = capfd.readouterr().err
+    for wanted in ("Transition 1 rejected: the node is active", "Transition 77 rejected", "Transition dance rejected"):
+        assert wanted in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("rate", [1e-45, 1e-11, 1e-4, 101.0, 1e12, 3e38, math.inf, -math.inf, math.nan, -1.0])
+def test_a_rate_beyond_its_bounds_is_rejected_and_nothing_is_registered(rate: float) -> None:
+    with scripted("[(10, 10)]") as (it, _):
+        request = SetStandingQuery.Request(name="mugs", enabled=True, task="point", instruction="mugs", rate=rate)
+        response = it.call(SetStandingQuery, "set_standing_query", request)
+        assert not it.node.faults.count
+    assert (response.outcome.code, response.names) == (Outcome.BAD_REQUEST, [])
+    assert "rate" in response.outcome.message
+
+
+def test_the_bounds_of_a_rate_are_allowed() -> None:
+    with scripted("[(10, 10)]") as (it, _):
+        for rate in (0.0, -0.0, 0.001, 100.0):
+            request = SetStandingQuery.Request(name="mugs", enabled=True, task="point", instruction="mugs", rate=rate)
+            assert it.call(SetStandingQuery, "set_standing_query", request).outcome.code == Outcome.OK
+
+
+@pytest.mark.parametrize(
+    ("instruction", "options"),
+    [
+        ("x" * 10_001, {}),
+        ("mug", {"timeout": 1e-11}),
+        ("mug", {"timeout": 3600.5}),
+        ("mug", {"timeout": 3e38}),
+        ("mug", {"timeout": math.inf}),
+        ("mug", {"timeout": math.nan}),
+        ("mug", {"timeout": -1.0}),
+        ("mug", {"think": 3}),
+        ("mug", {"camera": "y" * 1_000_000}),
+        ("mug", {"cameras": ["camera"] * 100_000}),
+        ("mug", {"cameras": ["y" * 1_000_000]}),
+    ],
+)
+def test_what_a_request_may_hold_is_bounded_and_named(instruction: str, options: dict[str, Any]) -> None:
+    with scripted("[(10, 10)]") as (it, engine):
+        messages = it.listen(DiagnosticArray, "/diagnostics")
+        response = it.call(Locate, "point", Locate.Request(instruction=instruction, options=QueryOptions(**options)))
+        status = it.until(
+            lambda: (found := status_of(messages, it, "requests")) and value_of(found, "last_error") and found, "the error"
+        )
+        assert not engine.generations
+    assert response.outcome.code == Outcome.BAD_REQUEST
+    assert len(response.outcome.message) < 300
+    assert len(value_of(status, "last_error")) < 600
+
+
+@pytest.mark.parametrize("name", ["x" * 101, "n\0x", "two\nlines", "", " ", "\x1b[31m"])
+def test_the_name_of_a_standing_query_is_short_and_printable(name: str) -> None:
+    with scripted("[(10, 10)]") as (it, _):
+        request = SetStandingQuery.Request(name=name, enabled=True, task="point", instruction="mugs", rate=1.0)
+        response = it.call(SetStandingQuery, "set_standing_query", request)
+    assert (response.outcome.code, response.names) == (Outcome.BAD_REQUEST, [])
+
+
+def test_the_number_of_standing_queries_is_bounded() -> None:
+    with scripted("[(10, 10)]") as (it, _):
+        requests = [
+            SetStandingQuery.Request(name=f"q{n}", enabled=True, task="point", instruction="x", rate=0.001) for n in range(110)
+        ]
+        futures = [it.send(SetStandingQuery, "set_standing_query", request) for request in requests]
+        codes = [it.answer(future).outcome.code for future in futures]
+    assert codes == [Outcome.OK] * 100 + [Outcome.BAD_REQUEST] * 10
+
+
+def test_no_default_outcome_reads_as_success() -> None:
+    assert Outcome().code == Outcome.NOT_SET == OutcomeCode.NOT_SET
+    assert Outcome.OK != 0
+    for message in (*(kind.Response() for kind, _, _ in CALLS), SetStandingQuery.Response(), RunTask.Result()):
+        assert message.outcome.code == Outcome.NOT_SET
+
+
+def test_a_second_node_of_the_same_name_is_named_in_log_and_diagnostics(capfd: pytest.CaptureFixture[str]) -> None:
+    with scripted("[(10, 10)]", namespace="/twins") as (it, _):
+        messages = it.listen(DiagnosticArray, "/diagnostics")
+        it.until(lambda: (found := status_of(messages, it, "node")) and found.level == DiagnosticStatus.OK, "a single node")
+        with rig(autostart=False, namespace="/twins"):
+            status = it.until(
+                lambda: (found := status_of(messages, it, "node")) and "2 nodes are called" in found.message and found, "the twin"
+            )
+        it.until(lambda: (found := status_of(messages, it, "node")) and found.level == DiagnosticStatus.OK, "a single node")
+    assert status.level == DiagnosticStatus.WARN
+    assert value_of(status, "nodes_of_this_name") == "2"
+    assert "2 nodes are called /twins/robobrain" in capfd.readouterr().err
+
+
+PROGRAM = [sys.executable, "-c", "from robobrain_ros.ros.node import main; main()", "--ros-args"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["-p", "standing_queries:=[mug]", "-p", "standing_query.mug.rate:=1.0e-11"], "standing_query.mug.rate"),
+        (["-p", "standing_queries:=[mug]", "-p", "standing_query.mug.rate:=1.0e12"], "standing_query.mug.rate"),
+        (["-p", "max_queued:=99999999999999999999"], "max_queued"),
+        (["-p", "max_image_age:=1.0e300"], "max_image_age"),
+        (["-p", f"cameras:=[{','.join(f'c{n}' for n in range(33))}]"], "cameras"),
+        (["-p", f"target_frame:={'x' * 30_000}"], "target_frame"),
+        (["-r", "__node:=not-a-name"], "not-a-name"),
+    ],
+)
+def test_the_program_ends_with_one_sentence_where_a_number_or_name_is_out_of_bounds(arguments: list[str], part: str) -> None:
+    done = subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, timeout=60, cwd="/", check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert part in done.stderr
+
+
+def test_a_node_whose_constructor_failed_is_destroyed_and_can_be_destroyed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    destroyed: list[Any] = []
+
+    def destroy(node: Any) -> None:
+        destroyed.append(node)
+        plain(node)
+
+    from robobrain_ros.ros.node import RoboBrainNode
+
+    plain = RoboBrainNode.destroy_node
+    monkeypatch.setattr(RoboBrainNode, "destroy_node", destroy)
+    for broken in ("Parameters", "Intake", "Model", "ResultTopics", "StandingQueries", "Diagnostics"):
+        with monkeypatch.context() as without:
+            without.setattr(f"robobrain_ros.ros.node.{broken}", fail)
+            with pytest.raises(Boom), rig():
+                pass
+        assert len(destroyed) == 1
+        plain(destroyed.pop())  # As rclpy.shutdown does, from ROS 2 Kilted on.
+
+
+def test_the_program_outlives_a_round_of_the_executor_that_raises_each_time(tmp_path: Any) -> None:
+    """What rclpy itself raises; ten in a row used to end the node."""
+    program = (
+        "from rclpy.executors import SingleThreadedExecutor as Executor\n"
+        "from robobrain_ros.ros.node import main\n"
+        "spin_once, rounds = Executor.spin_once, iter(range(30))\n"
+        "def broken(self, timeout_sec=None):\n"
+        "    if next(rounds, None) is not None:\n"
+        "        raise RuntimeError('out of memory in the middleware')\n"
+        "    spin_once(self, timeout_sec)\n"
+        "Executor.spin_once = broken\n"
+        "main()\n"
+    )
+    arguments = ["--ros-args", "-p", f"engine.model:={tmp_path}/nothing", "-r", "__ns:=/outlives"]
+    process = subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True, cwd="/", env=os.environ)
+    assert process.stderr is not None
+    try:
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if "Active" in line or "Cannot configure" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+    assert any("A round of the executor failed: RuntimeError: out of memory in the middleware" in line for line in lines)
