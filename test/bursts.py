@@ -1,6 +1,6 @@
-"""A client process that sends many requests at once, for test_ros_bursts.py; it keeps the quality of service that rclpy gives.
+"""A client process that sends many requests at once, for test_ros_bursts.py.
 
-python bursts.py KIND NODE COUNT CLIENTS prints how the requests ended as JSON, numbers by outcome; "lost" had no answer.
+python bursts.py KIND NODE COUNT CLIENTS DEPTH prints how the requests ended as JSON, numbers by outcome; "lost" had no answer.
 """
 
 import collections
@@ -11,6 +11,7 @@ from typing import Any
 
 import rclpy
 from rclpy.action import ActionClient
+from rclpy.qos import QoSProfile
 
 from robobrain_ros.action import RunTask
 from robobrain_ros.srv import Locate
@@ -19,8 +20,10 @@ PATIENCE = 40.0
 """Seconds after which a request counts as lost."""
 
 
-def main(kind: str, name: str, count: int, clients: int) -> None:
+def main(kind: str, name: str, count: int, clients: int, depth: int) -> None:
     rclpy.init()
+    deep = QoSProfile(depth=depth)
+    services = {f"{name}_service_qos_profile": deep for name in ("goal", "cancel", "result")}
     node = rclpy.create_node("bursts")
 
     def wait(futures: list[Any], limit: float = PATIENCE) -> list[Any]:
@@ -36,13 +39,13 @@ def main(kind: str, name: str, count: int, clients: int) -> None:
             rclpy.spin_once(node, timeout_sec=0.1)
 
     if kind == "services":
-        callers = [node.create_client(Locate, f"{name}/point") for _ in range(clients)]
+        callers = [node.create_client(Locate, f"{name}/point", qos_profile=deep) for _ in range(clients)]
         until(lambda: all(caller.service_is_ready() for caller in callers))
         until(lambda: node.count_clients(f"{name}/point") == clients)
         sent = [callers[n % clients].call_async(Locate.Request(instruction=f"thing {n}")) for n in range(count)]
         ends = [response.outcome.code for response in wait(sent)]
     else:
-        actors = [ActionClient(node, RunTask, f"{name}/run_task") for _ in range(clients)]
+        actors = [ActionClient(node, RunTask, f"{name}/run_task", **services) for _ in range(clients)]
         until(lambda: all(actor.server_is_ready() for actor in actors))
         goals = [actors[n % clients].send_goal_async(RunTask.Goal(task="point", instruction=f"thing {n}")) for n in range(count)]
         handles = wait(goals)
@@ -58,4 +61,4 @@ def main(kind: str, name: str, count: int, clients: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))

@@ -10,6 +10,7 @@ import pytest
 import rclpy
 import yaml
 from rcl_interfaces.srv import DescribeParameters, ListParameters
+from rclpy.parameter import Parameter as RosParameter
 from ros_rig import Rig, rig, scripted
 from test_ros_program import start
 
@@ -205,3 +206,27 @@ def test_a_wrong_boolean_at_the_start_ends_the_program_with_the_sentence() -> No
     assert process.returncode == 1
     assert "image_reliability is true, which YAML makes of yes, on and true without quotes; it must be one of auto" in errors
     assert "Traceback" not in errors
+
+
+def test_the_nodes_own_values_can_be_set_again_while_it_is_active(shared: Rig) -> None:
+    """As `ros2 param load` of the node's own dump does, in which an empty list has no type."""
+    names = shared.call(ListParameters, "list_parameters", ListParameters.Request()).result.names
+    for name in names:
+        value = shared.parameter(name)
+        if value == []:
+            value = RosParameter(name, RosParameter.Type.BOOL_ARRAY, []).value
+        result = shared.set_parameter(name, value)
+        assert result.successful, f"{name}: {result.reason}"
+    assert not shared.set_parameter("max_queued", 5).successful
+    assert not shared.set_parameter("autostart", False).successful
+    assert shared.parameter("max_queued") == 32
+
+
+def test_a_misspelt_parameter_of_a_standing_query_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    wrong: dict[str, Any] = {"standing_query__bowl__tsk": "point", "standing_query__later__rat": 1.0}
+    right: dict[str, Any] = {"standing_query__later__instruction": "bowls", "standing_query__bowl__instruction": "bowls"}
+    with rig(autostart=False, standing_queries=["bowl"], **wrong, **right) as it:
+        it.node.trigger_configure()
+    log = capfd.readouterr().err
+    assert "standing_query.bowl.tsk, standing_query.later.rat" in log
+    assert "instruction" not in log

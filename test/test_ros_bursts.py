@@ -1,4 +1,4 @@
-"""Hundreds of requests at once, of clients with rclpy's own quality of service: each gets exactly one response."""
+"""Hundreds of requests at once, of clients that keep 10 responses, as by default, and of others: each gets one response."""
 
 import asyncio
 import json
@@ -21,10 +21,12 @@ from robobrain_ros.ros import qos
 COUNT = 200
 
 
-def burst(it: Rig, kind: str, count: int, clients: int, meanwhile: Callable[[], None] = lambda: None) -> dict[str, int]:
+def burst(
+    it: Rig, kind: str, count: int, clients: int, meanwhile: Callable[[], None] = lambda: None, depth: int = qos.BURST
+) -> dict[str, int]:
     """How the requests of a client process ended: how many by outcome, and how many got none ("lost")."""
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).parent / "bursts.py"), kind, it.name, str(count), str(clients)],
+        [sys.executable, str(Path(__file__).parent / "bursts.py"), kind, it.name, str(count), str(clients), str(depth)],
         stdout=subprocess.PIPE, text=True, cwd="/",
     )  # fmt: skip
 
@@ -41,10 +43,10 @@ def burst(it: Rig, kind: str, count: int, clients: int, meanwhile: Callable[[], 
     return json.loads(process.stdout.read())
 
 
-@pytest.mark.parametrize("clients", [1, 50])
-def test_of_200_service_requests_at_once_each_is_answered(clients: int) -> None:
-    with scripted("[(10, 10)]", max_image_age=0.0, max_queued=COUNT) as (it, _):
-        ends = burst(it, "services", COUNT, clients)
+@pytest.mark.parametrize(("clients", "depth"), [(1, 10), (50, 10), (50, qos.BURST)])
+def test_of_200_service_requests_at_once_each_is_answered(clients: int, depth: int) -> None:
+    with scripted("[(10, 10)]", max_image_age=0.0, max_queued=COUNT, request_timeout=60.0) as (it, _):
+        ends = burst(it, "services", COUNT, clients, depth=depth)
         statistics = it.node.statistics
     assert ends == {"lost": 0, str(Outcome.OK): COUNT}
     assert (statistics.served, statistics.failed) == (COUNT, 0)
@@ -52,7 +54,7 @@ def test_of_200_service_requests_at_once_each_is_answered(clients: int) -> None:
 
 def test_what_may_not_wait_is_answered_as_busy() -> None:
     gate = asyncio.Event()
-    with scripted(Script([gate, "[(10, 10)]"]), max_image_age=0.0, max_queued=3, engine__max_num_seqs=2) as (it, engine):
+    with scripted(Script([gate, "[(10, 10)]"]), max_image_age=0.0, max_queued=3, engine__max_num_seqs=2) as (it, _):
 
         def release() -> None:
             """The engine goes on once it has refused all that it could not take."""
@@ -63,15 +65,15 @@ def test_what_may_not_wait_is_answered_as_busy() -> None:
     assert ends == {"lost": 0, str(Outcome.OK): 5, str(Outcome.BUSY): COUNT - 5}
 
 
-@pytest.mark.parametrize("clients", [1, 20])
-def test_of_200_goals_at_once_each_is_accepted_and_has_its_result(clients: int) -> None:
-    with scripted("[(10, 10)]", max_image_age=0.0, max_queued=COUNT) as (it, _):
-        ends = burst(it, "goals", COUNT, clients)
+@pytest.mark.parametrize(("clients", "depth"), [(1, 10), (20, qos.BURST)])
+def test_of_200_goals_at_once_each_is_accepted_and_has_its_result(clients: int, depth: int) -> None:
+    with scripted("[(10, 10)]", max_image_age=0.0, max_queued=COUNT, request_timeout=60.0) as (it, _):
+        ends = burst(it, "goals", COUNT, clients, depth=depth)
     assert ends == {"lost": 0, str(Outcome.OK): COUNT}
 
 
 def test_of_200_cancels_at_once_each_is_answered_and_ends_its_goal() -> None:
-    with scripted(Script(["[(10,", asyncio.Event()]), max_image_age=0.0, max_queued=COUNT) as (it, engine):
+    with scripted(Script(["[(10,", asyncio.Event()]), max_image_age=0.0, max_queued=COUNT, request_timeout=60.0) as (it, engine):
         ends = burst(it, "cancels", COUNT, 1)
         assert not engine.running
     assert ends == {"lost": 0, str(Outcome.CANCELED): COUNT}
@@ -107,4 +109,5 @@ def test_lost_feedback_is_visible_and_harmless() -> None:
     numbers = [feedback.sequence for feedback in fed]
     assert numbers == sorted(set(numbers))
     assert numbers[-1] > len(numbers), "some were lost"
-    assert [step.text for step in fed[-1].steps] == [step.text for step in result.plan.steps]
+    assert fed[-1].steps == result.plan.steps[: len(fed[-1].steps)]
+    assert len(fed[-1].steps) >= len(result.plan.steps) - 1, "the end of the text completes the last one"

@@ -1,7 +1,7 @@
 """Exceptions in what rclpy calls: each becomes a response and a log line, and the node goes on."""
 
+import gc
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -219,7 +219,7 @@ def test_what_a_request_may_hold_is_bounded_and_named(instruction: str, options:
     assert len(value_of(status, "last_error")) < 600
 
 
-@pytest.mark.parametrize("name", ["x" * 101, "n\0x", "two\nlines", "", " ", "\x1b[31m"])
+@pytest.mark.parametrize("name", ["x" * 101, "two\nlines", "", " ", "\x1b[31m"])
 def test_the_name_of_a_standing_query_is_short_and_printable(name: str) -> None:
     with scripted("[(10, 10)]") as (it, _):
         request = SetStandingQuery.Request(name=name, enabled=True, task="point", instruction="mugs", rate=1.0)
@@ -252,6 +252,7 @@ def test_a_second_node_of_the_same_name_is_named_in_log_and_diagnostics(capfd: p
             status = it.until(
                 lambda: (found := status_of(messages, it, "node")) and "2 nodes are called" in found.message and found, "the twin"
             )
+        gc.collect()  # A lifecycle node keeps its DDS participant until it is garbage.
         it.until(lambda: (found := status_of(messages, it, "node")) and found.level == DiagnosticStatus.OK, "a single node")
     assert status.level == DiagnosticStatus.WARN
     assert value_of(status, "nodes_of_this_name") == "2"
@@ -314,7 +315,7 @@ def test_the_program_outlives_a_round_of_the_executor_that_raises_each_time(tmp_
         "main()\n"
     )
     arguments = ["--ros-args", "-p", f"engine.model:={tmp_path}/nothing", "-r", "__ns:=/outlives"]
-    process = subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True, cwd="/", env=os.environ)
+    process = subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True, cwd="/")
     assert process.stderr is not None
     try:
         lines = []

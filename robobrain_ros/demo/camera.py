@@ -4,11 +4,12 @@ All topics begin with the camera's name, and all messages of one picture carry o
 camera's optical frame. The parameters are the fields of `CameraSettings`.
 """
 
+import argparse
 import array
 import functools
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import cv2
@@ -26,6 +27,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from robobrain_ros.demo.encodings import ENCODINGS, encode_picture
 from robobrain_ros.demo.world import Scene, make_scene
+from robobrain_ros.ros.command_line import own_arguments
 from robobrain_ros.ros.markers import text_scale
 
 MILLIMETRES_PER_METRE = 1000.0
@@ -33,26 +35,27 @@ JPEG_QUALITY = 95
 DEPTH_ENCODINGS = ("16UC1", "32FC1")
 
 
+LEAST_RATE, MOST_RATE = 0.01, 1000.0
+"""Images per second."""
+
+
+def _setting(default: Any, description: str) -> Any:
+    return field(default=default, metadata={"description": description})
+
+
 @dataclass(frozen=True)
 class CameraSettings:
     """The parameters of the node, by name, with their defaults."""
 
-    camera: str = "camera"
-    """Name of the camera: the prefix of its topics."""
-    frame_id: str = "camera_optical_frame"
-    """Frame of all messages: optical, z forward (REP 103)."""
-    seed: int = 7
-    """Seed of the scene: same seed, same scene."""
-    width: int = 640
-    height: int = 480
-    rate: float = 10.0
-    """Pictures per second."""
-    encoding: str = "rgb8"
-    """Encoding of the raw picture, one of `encodings.ENCODINGS`."""
-    depth_encoding: str = "16UC1"
-    """16UC1: millimetres, 0 invalid. 32FC1: metres, NaN invalid (REP 118)."""
-    moving: bool = False
-    """Whether the objects move."""
+    camera: str = _setting("camera", "Name of the camera: the prefix of its topics.")
+    frame_id: str = _setting("camera_optical_frame", "Frame of all messages: optical, z forward (REP 103).")
+    seed: int = _setting(7, "Seed of the scene: the same seed makes the same scene.")
+    width: int = _setting(640, "Width of the images in pixels.")
+    height: int = _setting(480, "Height of the images in pixels.")
+    rate: float = _setting(10.0, f"Images per second, {LEAST_RATE:g} to {MOST_RATE:g}.")
+    encoding: str = _setting("rgb8", f"Encoding of the raw image: {', '.join(ENCODINGS)}.")
+    depth_encoding: str = _setting("16UC1", "16UC1: millimetres, 0 invalid. 32FC1: metres, NaN invalid (REP 118).")
+    moving: bool = _setting(False, "Whether the objects move.")
 
     def validate(self) -> None:
         """:raises ValueError: a setting that the camera cannot follow; the size is the scene's to judge."""
@@ -60,8 +63,8 @@ class CameraSettings:
             raise ValueError(f"encoding is {self.encoding!r}; known are {', '.join(ENCODINGS)}.")
         if self.depth_encoding not in DEPTH_ENCODINGS:
             raise ValueError(f"depth_encoding is {self.depth_encoding!r}; known are {', '.join(DEPTH_ENCODINGS)}.")
-        if not 0.01 <= self.rate <= 1000.0:
-            raise ValueError(f"rate is {self.rate}; it must be 0.01 to 1000 pictures per second.")
+        if not LEAST_RATE <= self.rate <= MOST_RATE:
+            raise ValueError(f"rate is {self.rate}; it must be {LEAST_RATE:g} to {MOST_RATE:g} images per second.")
 
 
 class SceneMessages:
@@ -152,10 +155,10 @@ class DemoCamera(Node):
         self.get_logger().info(f"Camera '{self.settings.camera}' looks at a table with {names} (seed {self.settings.seed}).")
 
     def _declare_settings(self) -> CameraSettings:
-        read_only = ParameterDescriptor(read_only=True)
-        values: dict[str, Any] = {
-            field.name: self.declare_parameter(field.name, field.default, read_only).value for field in fields(CameraSettings)
-        }
+        values: dict[str, Any] = {}
+        for setting in fields(CameraSettings):
+            descriptor = ParameterDescriptor(description=setting.metadata["description"], read_only=True)
+            values[setting.name] = self.declare_parameter(setting.name, setting.default, descriptor).value
         settings = CameraSettings(**values)
         settings.validate()
         return settings
@@ -181,6 +184,15 @@ class DemoCamera(Node):
 
 def main() -> None:
     """Run the camera until it is interrupted."""
+    settings = "\n".join(f"  {it.name} ({it.default}): {it.metadata['description']}" for it in fields(CameraSettings))
+    parser = argparse.ArgumentParser(
+        prog="demo_camera",
+        description="Publishes images of the tabletop world until it is interrupted.",
+        usage="demo_camera [--help] [--ros-args [-p NAME:=VALUE ...] [-r FROM:=TO ...]]",
+        epilog=f"parameters:\n{settings}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args(own_arguments(sys.argv[1:]))
     rclpy.init()
     try:
         rclpy.spin(DemoCamera())

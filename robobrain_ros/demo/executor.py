@@ -268,8 +268,8 @@ def main() -> None:
     parser.add_argument("--camera", default="camera", help="the node's camera that shall see the table (default: camera)")
     parser.add_argument("--robobrain", default="robobrain", help="name of the node to ask (default: robobrain)")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds that an answer may take (default: 60)")
-    rclpy.init()
     options = parser.parse_args(rclpy.utilities.remove_ros_args(sys.argv)[1:])
+    rclpy.init()
     world = World(make_scene(options.seed).layout, np.random.RandomState(options.seed))
     try:
         client = Client("demo_executor", robobrain=options.robobrain, tasks=[Task.PLAN])

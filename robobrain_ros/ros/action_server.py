@@ -9,10 +9,11 @@ from rclpy.callback_groups import CallbackGroup
 
 from robobrain_ros.ros import qos
 from robobrain_ros.ros.boundary import GuardedNode
-from robobrain_ros.ros.pacing import Pacing
 
 _SERVICES = {"goal": "send_goal", "cancel": "cancel_goal", "result": "get_result"}
 """What rclpy calls that which it takes, and the service that it came by."""
+_WEIGHT = 10.0
+"""Each change of a goal's state reaches every action client, with the states of all goals."""
 
 
 class GuardedActionServer(ActionServer):
@@ -30,13 +31,11 @@ class GuardedActionServer(ActionServer):
         *,
         execute: Callable[[ServerGoalHandle], Any],
         cancel: Callable[[ServerGoalHandle], CancelResponse],
-        pacing: Pacing,
         depth: int,
         group: CallbackGroup,
     ) -> None:
         self._guarded_node = node
         self._name = name
-        self._pacing = pacing
         profile = qos.service(depth)
         super().__init__(
             node,
@@ -52,9 +51,9 @@ class GuardedActionServer(ActionServer):
             feedback_pub_qos_profile=qos.FEEDBACK,
         )
 
-    def service(self, kind: str) -> str:
-        """Name of the service of that kind: "goal", "cancel" or "result"."""
-        return f"{self._name}/_action/{_SERVICES[kind]}"
+    async def turn(self, kind: str) -> None:
+        """Await the turn to respond to a request of that kind: "goal", "cancel" or "result"."""
+        await self._guarded_node.pacing.turn(f"{self._name}/_action/{_SERVICES[kind]}", _WEIGHT)
 
     def take_data(self) -> dict[str, Any]:
         """As of `Waitable`; what cannot be read is skipped."""
@@ -69,7 +68,7 @@ class GuardedActionServer(ActionServer):
         for kind, data in taken_data.items():
             try:
                 if kind in _SERVICES:
-                    await self._pacing.turn(self.service(kind))
+                    await self.turn(kind)
                 await super().execute({kind: data})
             except Exception as error:
                 self._guarded_node.fault(f"The action {self._name} ({kind})", error)

@@ -25,6 +25,7 @@ from rclpy.subscription import Subscription
 from rclpy.timer import Timer
 
 from robobrain_ros.errors import OutcomeCode
+from robobrain_ros.ros.pacing import Pacing
 
 _LOG_INTERVAL = 1.0
 """Seconds in which one place logs its faults once; all of them are counted."""
@@ -67,12 +68,13 @@ def describe(where: str, error: BaseException) -> str:
 class GuardedNode(LifecycleNode):
     """A lifecycle node whose callbacks may raise: services answer, everything else goes on.
 
-    ``faults`` counts what was raised. It guards services, timers, subscriptions, guard conditions, parameter callbacks and the
-    tasks of `start_task`, those of rclpy itself included.
+    ``faults`` counts what was raised; ``pacing`` spaces the responses of all services. The node guards services, timers,
+    subscriptions, guard conditions, parameter callbacks and the tasks of `start_task`, those of rclpy itself included.
     """
 
     def __init__(self, name: str, **options: Any) -> None:
         self.faults = Faults()
+        self.pacing = Pacing(self)
         super().__init__(name, **options)
         # rclpy makes these services without create_service.
         for service in self.services:
@@ -148,9 +150,10 @@ class GuardedNode(LifecycleNode):
         where, callback, send = f"The service {service.srv_name}", service.callback, service.send_response
         failed = _FALLBACKS.get(service.srv_type, _failed)
 
+        if service.srv_type is ChangeState:
+            callback = functools.partial(self._change_state, callback)
+
         def instead(error: Exception, request: Any, response: Any) -> Any:
-            if service.srv_type is ChangeState and isinstance(error, rclpy_implementation.RCLError):
-                return self._reject_transition(request, response)
             return failed(request, service.srv_type.Response(), self.fault(where, error))
 
         def guarded_send(response: Any, header: Any) -> None:
@@ -163,13 +166,20 @@ class GuardedNode(LifecycleNode):
                 send(failed(None, service.srv_type.Response(), self.fault(where, error)), header)
 
         service.callback = _caught(callback, instead)
-        service.send_response = guarded_send
+        service.send_response = lambda response, header: self.pacing.respond(
+            service.srv_name, lambda: guarded_send(response, header)
+        )
 
-    def _reject_transition(self, request: ChangeState.Request, response: ChangeState.Response) -> ChangeState.Response:
-        """As rclcpp answers a transition that the present state does not allow, or that does not exist."""
-        wanted = request.transition.label or str(request.transition.id)
+    def _change_state(
+        self, change: Callable[..., Any], request: ChangeState.Request, response: ChangeState.Response
+    ) -> ChangeState.Response:
+        """As rclpy does, and reject as rclcpp does what the present state does not allow, or what does not exist."""
+        by_label, wanted = bool(request.transition.label), request.transition.label or str(request.transition.id)
+        transitions = [(label, str(number)) for number, label, *_ in self._state_machine.available_transitions]
+        if wanted in {label if by_label else number for label, number in transitions}:
+            return change(request, response)
         state = self._state_machine.current_state[1]
-        allowed = ", ".join(f"{label} ({number})" for number, label, *_ in self._state_machine.available_transitions) or "none"
+        allowed = ", ".join(f"{label} ({number})" for label, number in transitions) or "none"
         self.get_logger().error(
             f"Transition {wanted} rejected: the node is {state}. Transitions from this state: {allowed}."
         )

@@ -19,7 +19,6 @@ from robobrain_ros.ros.action_server import GuardedActionServer
 from robobrain_ros.ros.boundary import GuardedNode
 from robobrain_ros.ros.conversions import to_outcome
 from robobrain_ros.ros.feedback import Feedback
-from robobrain_ros.ros.pacing import Pacing
 from robobrain_ros.ros.requests import Asked, Requests
 from robobrain_ros.ros.services import RESULT_FIELDS, SERVICES
 from robobrain_ros.ros.tickets import Ticket
@@ -47,7 +46,6 @@ class Endpoints:
     def __init__(self, node: GuardedNode, requests: Requests) -> None:
         self._node = node
         self._requests = requests
-        self._pacing = Pacing(node)
         # Coroutines wait in it for the model; in a group of one at a time, one waiting would hold up all the others.
         self._group = ReentrantCallbackGroup()
         self._services: list[Service] = []
@@ -83,7 +81,6 @@ class Endpoints:
             _ACTION,
             execute=self._execute,
             cancel=self._cancel,
-            pacing=self._pacing,
             depth=max_queued,
             group=self._group,
         )
@@ -101,7 +98,6 @@ class Endpoints:
             result = await self._requests.answer(asked)
             response.outcome = to_outcome(result.error, result.note)
             setattr(response, RESULT_FIELDS[task], result.message)
-            await self._pacing.turn(f"~/{task.value}")
             return response
         finally:
             self._busy -= 1
@@ -127,14 +123,14 @@ class Endpoints:
             ticket.cancel("The goal was canceled.")
         request = goal.request
         asked = Asked(request.task, request.instruction, request.options, context=request.context)
-        feedback = Feedback(self._node, goal, self._pacing)
+        feedback = Feedback(self._node, goal)
         result = await self._requests.answer(asked, ticket, feedback.add)
         await feedback.finish()
         message = RunTask.Result(outcome=to_outcome(result.error, result.note))
         if result.task is not None:
             setattr(message, RESULT_FIELDS[result.task], result.message)
         if self._action is not None:
-            await self._pacing.turn(self._action.service("result"))
+            await self._action.turn("result")
         if result.error is None:
             self._end(goal, goal.succeed)
         elif goal.is_cancel_requested:
@@ -178,7 +174,7 @@ class Endpoints:
 
     def destroy(self) -> None:
         """Take the services and the action away at once."""
-        self._pacing.close()
+        self._node.pacing.close()
         for service in self._services:
             self._node.destroy_service(service)
         if self._action is not None:

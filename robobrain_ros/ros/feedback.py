@@ -9,12 +9,11 @@ from robobrain_ros.action import RunTask
 from robobrain_ros.core.query import Progress
 from robobrain_ros.ros.boundary import GuardedNode
 from robobrain_ros.ros.conversions import Origin, clean, to_areas, to_points, to_steps, to_waypoints
-from robobrain_ros.ros.pacing import Pacing
 
 _INTERVAL = 0.05
 """Seconds between two messages that bring new text alone; a new part is published at once."""
 _LAST_WORD = 0.03
-"""Seconds between the last feedback and the result. rclpy's client drops the feedback that it has not taken when the result comes."""
+"""Seconds between the last feedback and the result. When the result comes, rclpy's client drops feedback it has not taken."""
 
 
 class Feedback:
@@ -23,10 +22,9 @@ class Feedback:
     Text is published at most 20 times a second: each message repeats it, and a long answer has thousands of tokens.
     """
 
-    def __init__(self, node: GuardedNode, goal: ServerGoalHandle, pacing: Pacing) -> None:
+    def __init__(self, node: GuardedNode, goal: ServerGoalHandle) -> None:
         self._node = node
         self._goal = goal
-        self._pacing = pacing
         self._message = RunTask.Feedback()
         self._published = -math.inf
         self._pending = False
@@ -48,7 +46,7 @@ class Feedback:
         except Exception as error:
             self._node.fault("The feedback of a goal", error)
         if time.monotonic() - self._published < _LAST_WORD:
-            await self._pacing.sleep(_LAST_WORD)
+            await self._node.pacing.sleep(_LAST_WORD)
 
     def _add(self, progress: Progress, origin: Origin) -> None:
         message = self._message
@@ -67,7 +65,7 @@ class Feedback:
             self._node.start_task(self._publish_later)
 
     async def _publish_later(self) -> None:
-        await self._pacing.sleep(_INTERVAL)
+        await self._node.pacing.sleep(_INTERVAL)
         self._scheduled = False
         if self._pending:
             self._publish()

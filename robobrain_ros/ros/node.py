@@ -35,6 +35,7 @@ from robobrain_ros.ros.beside import beside
 from robobrain_ros.ros.boundary import GuardedNode
 from robobrain_ros.ros.cameras import Camera, Cameras
 from robobrain_ros.ros.clock import ClockWatch, Jump
+from robobrain_ros.ros.command_line import own_arguments
 from robobrain_ros.ros.diagnostics import Diagnostics
 from robobrain_ros.ros.endpoints import Endpoints
 from robobrain_ros.ros.intake import Intake
@@ -360,7 +361,7 @@ class RoboBrainNode(GuardedNode):
         """Cancel what is under way and give the answers a moment to leave; call it after spinning, before `destroy_node`."""
         self._deactivate()
         end = time.monotonic() + _FAREWELL
-        while (self._requests.open_count or self._endpoints.busy) and time.monotonic() < end:
+        while (self._requests.open_count or self._endpoints.busy or self.pacing.waiting) and time.monotonic() < end:
             executor.spin_once(timeout_sec=0.05)
         end = min(end, time.monotonic() + _LAST_WORDS)
         while time.monotonic() < end:
@@ -435,16 +436,7 @@ def _check_command_line(arguments: list[str]) -> None:
         usage="robobrain [--help] [--ros-args [-p NAME:=VALUE ...] [--params-file FILE] [-r FROM:=TO ...] [--log-level LEVEL]]",
         epilog=f"To begin, {_NAME_A_MODEL} All parameters: docs/parameters.md, config/robobrain.yaml, or `ros2 param describe`.",
     )
-    # Not by rclpy's remove_ros_args: that takes model:=x for a remapping, as ROS 1 did.
-    own, for_ros = [], False
-    for argument in arguments:
-        if argument == "--ros-args":
-            for_ros = True
-        elif argument == "--" and for_ros:
-            for_ros = False
-        elif not for_ros:
-            own.append(argument)
-    parser.parse_args(own)
+    parser.parse_args(own_arguments(arguments))
 
 
 def keep_buffers() -> None:

@@ -6,6 +6,7 @@ When hundreds of requests end at once, clients that are slower than the node wou
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -16,7 +17,7 @@ from rclpy.timer import Timer
 
 _UNPACED = 5
 """Responses that leave at once: half of what a client keeps by default."""
-_INTERVAL = 0.003
+_INTERVAL = 0.008
 """Seconds between further responses, with one client."""
 _INTERVAL_PER_CLIENT = 0.0002
 """Seconds more for each client, which takes as many responses as all clients together."""
@@ -33,7 +34,7 @@ class _Lane:
     at: float = 0.0
     interval: float = _INTERVAL
     counted: float = -_RECOUNT
-    waiting: deque[Future] = field(default_factory=deque)
+    waiting: deque[Callable[[], None]] = field(default_factory=deque)
 
     def take(self, now: float) -> bool:
         """Whether one more response may leave; if so it is counted."""
@@ -46,7 +47,7 @@ class _Lane:
 
 
 class Pacing:
-    """Turns to respond, in the order of `turn`. All methods are called in the executor."""
+    """Turns to respond, in the order in which they are asked for. All methods are called in the executor."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -56,20 +57,33 @@ class Pacing:
         self._clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._lock = Lock()
 
-    async def turn(self, service: str) -> None:
-        """Await the turn to send one response of the service."""
+    @property
+    def waiting(self) -> int:
+        """Responses that wait for their turn."""
+        return sum(len(lane.waiting) for lane in self._lanes.values())
+
+    async def turn(self, service: str, weight: float) -> None:
+        """As `respond`, to be awaited."""
+        future = Future()
+        self.respond(service, lambda: future.set_result(None), weight)
+        await future
+
+    def respond(self, service: str, send: Callable[[], None], weight: float = 1.0) -> None:
+        """Call what sends a response of the service, now or in its turn.
+
+        :param weight: how much longer than a response of a plain service a client takes for it.
+        """
         with self._lock:
             lane = self._lanes.setdefault(service, _Lane())
             now = time.monotonic()
             if now - lane.counted >= _RECOUNT:
                 lane.counted = now
-                lane.interval = _INTERVAL + _INTERVAL_PER_CLIENT * self._node.count_clients(service)
-            if not lane.waiting and lane.take(now):
+                lane.interval = _INTERVAL + _INTERVAL_PER_CLIENT * weight * self._node.count_clients(service)
+            if lane.waiting or not lane.take(now):
+                lane.waiting.append(send)
+                self._tick_on()
                 return
-            future = Future()
-            lane.waiting.append(future)
-            self._tick_on()
-        await future
+        send()
 
     async def sleep(self, seconds: float) -> None:
         """Await that so much time has passed."""
@@ -82,24 +96,29 @@ class Pacing:
     def close(self) -> None:
         """Let everything go on that waits."""
         with self._lock:
-            released = [future for lane in self._lanes.values() for future in lane.waiting]
-            released += [future for _, future in self._sleepers]
+            released = [send for lane in self._lanes.values() for send in lane.waiting]
+            sleepers = self._sleepers
             self._lanes, self._sleepers = {}, []
             self._tick_off()
-        for future in released:
+        for send in released:
+            send()
+        for _, future in sleepers:
             future.set_result(None)
 
     def _tick(self) -> None:
         now = time.monotonic()
         with self._lock:
-            released = [future for end, future in self._sleepers if end <= now]
+            awake = [future for end, future in self._sleepers if end <= now]
+            released = []
             self._sleepers = [(end, future) for end, future in self._sleepers if end > now]
             for lane in self._lanes.values():
                 while lane.waiting and lane.take(now):
                     released.append(lane.waiting.popleft())
             if not self._sleepers and not any(lane.waiting for lane in self._lanes.values()):
                 self._tick_off()
-        for future in released:
+        for send in released:
+            send()
+        for future in awake:
             future.set_result(None)
 
     def _tick_on(self) -> None:
