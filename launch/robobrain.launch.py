@@ -12,6 +12,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import Action, LaunchContext, LaunchDescription
+from robobrain_ros.ros import ending
 
 SHARE = Path(get_package_share_directory("robobrain_ros"))
 
@@ -142,8 +143,8 @@ def make_nodes(context: LaunchContext) -> list[Action]:
             parameters=[*files, parameters],
             remappings=[(image, value["image_topic"]), *remappings],
             arguments=["--ros-args", "--log-level", f"{logger}:={value['log_level']}"],
-            # The model gives its memory back before the process ends.
-            sigterm_timeout="20",
+            # The node ends by itself before launch sends it another signal.
+            sigterm_timeout=str(ending.LIMIT + 5.0),
         )
     )
     return nodes

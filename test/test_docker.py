@@ -11,6 +11,8 @@ import pytest
 import yaml
 from ros_rig import LIMIT, rig
 
+from robobrain_ros.ros import ending
+
 KNOWN_TO_DEBIAN = {"g++", "python3-dev", "python3-venv"}
 """Packages of the recipe that package.xml cannot ask for: scripts/setup_env.py names the same on a bare machine."""
 RECIPE_ROOT = "/ws/src/robobrain_ros/"
@@ -28,6 +30,7 @@ def instructions(repository: Path) -> list[tuple[str, str]]:
 def test_instructions_are_dockers_in_an_order_that_works(repository: Path) -> None:
     names = [name for name, _ in instructions(repository)]
     allowed = {"FROM", "SHELL", "WORKDIR", "COPY", "RUN", "ENV", "VOLUME", "USER", "HEALTHCHECK", "ENTRYPOINT", "CMD"}
+    allowed.add("STOPSIGNAL")
     assert set(names) <= allowed
     assert names[0] == "FROM"
     assert names.index("USER") > len(names) - 1 - names[::-1].index("RUN"), "what installs runs as root"
@@ -102,3 +105,15 @@ def test_the_health_check_tells_an_active_node_from_others(repository: Path) -> 
         assert (code, "There is no node" in said) == (1, True)
     with rig() as it:
         assert check(it.node.get_fully_qualified_name()) == (0, "")
+
+
+def test_stopping_a_container_reaches_the_node_and_waits_for_it(repository: Path) -> None:
+    """`ros2 launch` as process 1 ends with SIGINT, and not with SIGTERM."""
+    service = yaml.safe_load((repository / "docker" / "compose.yaml").read_text(encoding="utf-8"))["services"]["robobrain"]
+    assert service["stop_signal"] == "SIGINT"
+    assert ("STOPSIGNAL", "SIGINT") in instructions(repository)
+    launch = (repository / "launch" / "robobrain.launch.py").read_text(encoding="utf-8")
+    extra = re.search(r"sigterm_timeout=str\(ending\.LIMIT \+ ([0-9.]+)\)", launch)
+    assert extra is not None
+    assert ending.FORCED < ending.LIMIT < ending.LIMIT + float(extra.group(1)) < float(service["stop_grace_period"].rstrip("s"))
+    assert ending.FAREWELL + ending.ENGINE < ending.FORCED

@@ -1,15 +1,24 @@
 """The program robobrain, as a process of its own, and what the documentation says of its names."""
 
+import json
 import re
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
 
+import psutil
 import pytest
-from ros_rig import LIMIT, rig, scripted
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from ros_rig import LIMIT, image_message, rig, scripted
 
 from robobrain_ros.demo import encodings
+from robobrain_ros.engine import leftovers
+from robobrain_ros.ros import ending
+from robobrain_ros.srv import Ask
 
 PROGRAM = [sys.executable, "-c", "from robobrain_ros.ros.node import main; main()", "--ros-args"]
 
@@ -90,3 +99,72 @@ def test_a_node_without_a_model_says_how_to_name_one(
 
         it.until(heard, "the sentence")
     assert "Cannot configure: No model is named" in said
+
+
+HANGS = """
+import asyncio, threading
+from robobrain_ros.engine.base import EngineHealth
+from robobrain_ros.ros import node
+class Hangs:
+    async def start(self, progress):
+        threading.Thread(target=threading.Event().wait).start()
+        await asyncio.to_thread(threading.Event().wait)
+    async def close(self):
+        await asyncio.to_thread(threading.Event().wait)
+    def health(self):
+        return EngineHealth("loading", "It hangs.")
+node.make_engine = lambda *arguments: Hangs()
+node.main()
+"""
+
+
+@pytest.mark.timeout(LIMIT)
+def test_an_engine_that_hangs_does_not_keep_the_program(tmp_path: Path) -> None:
+    """It also keeps a thread that Python would wait for."""
+    command = [sys.executable, "-c", HANGS, "--ros-args", "-r", "__ns:=/hangs"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd="/")
+    read_until(process, "Active")
+    process.send_signal(signal.SIGTERM)
+    # Ten seconds are promised.
+    assert process.wait(ending.LIMIT) in (0, 1)
+
+
+def _left(pid: int) -> set[str]:
+    """Folders of an engine's owner."""
+    return {str(path) for path in Path(tempfile.gettempdir()).glob(f"{leftovers.PREFIX}{pid}-*")}
+
+
+@pytest.mark.timeout(280)
+def test_a_signal_under_load_ends_it_in_time_without_leftovers() -> None:
+    process = start("-r", "__ns:=/loaded", "-p", "warm_up:=false")
+    context = rclpy.context.Context()
+    rclpy.init(context=context)
+    client = rclpy.create_node("loader", namespace="/loaded", context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(client)
+    try:
+        read_until(process, "is ready")
+        threading.Thread(target=process.stderr.read, daemon=True).start()  # type: ignore[union-attr]
+        family = psutil.Process(process.pid).children(recursive=True)
+        record = json.loads((next(Path(folder) for folder in _left(process.pid)) / "engine.json").read_text())
+        ask = client.create_client(Ask, "robobrain/ask")
+        assert ask.wait_for_service(30.0)
+        request = Ask.Request(question="What is on the table?")
+        request.options.images = [image_message(width=640, height=480)] * 2
+        answers = [ask.call_async(request) for _ in range(24)]
+        while not any(answer.done() for answer in answers):
+            executor.spin_once(timeout_sec=0.1)
+        process.send_signal(signal.SIGTERM)
+        # Ten seconds are promised.
+        assert process.wait(ending.LIMIT) == 0
+        _, alive = psutil.wait_procs(family, timeout=1.0)
+        assert not alive
+        assert not _left(process.pid)
+        assert not [name for name in record["shared_memory"] if (leftovers.SHARED_MEMORY / name).exists()]
+        executor.spin_once(timeout_sec=0.1)
+    finally:
+        process.kill()
+        process.wait(10.0)
+        executor.shutdown()
+        client.destroy_node()
+        rclpy.shutdown(context=context)

@@ -24,8 +24,8 @@ STRUCTURED_OUTPUTS_CONFIG = {"backend": "guidance", "disable_any_whitespace": Tr
 character that a bounded text may still have: on a vocabulary of 150,000 tokens that takes seconds for a single text. Blanks
 between the parts of a JSON text would be without bound, so there are none."""
 
-_GOODBYE = 12.0
-"""Seconds that vLLM's processes have to give everything back before they are killed."""
+_GOODBYE = 4.0
+"""Seconds that vLLM's processes have to give everything back before they are killed. `leftovers` removes what they leave then."""
 
 _log = logging.getLogger(__name__)
 
@@ -81,6 +81,17 @@ def quieten_deaths() -> None:
         logger.addFilter(_AfterDeath())
 
 
+def quieten_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """Leave out of the log that tasks of vLLM's own, which nobody waits for, ended with a dead engine."""
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if type(error).__name__ != "EngineDeadError":
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(handle)
+
+
 def join_command(arguments: Mapping[str, Any], rank: int) -> list[str]:
     """The command by which another machine joins an engine: vLLM's own server, without a server, on the same arguments.
 
@@ -115,16 +126,30 @@ async def prepare(engine: Any, prompt: dict[str, Any]) -> Any:
     return prepared
 
 
+async def reply(engine: Any) -> None:
+    """Return when the engine's loop has replied, which it does between two steps of the model."""
+    await engine.is_sleeping()
+
+
+def on_cpu() -> bool:
+    """Whether the models of this process run on the CPU."""
+    from vllm.platforms import current_platform
+
+    return str(current_platform.device_type) == "cpu"
+
+
 async def stop_listening(engine: Any) -> None:
     """End the task that reads what the engine's process writes, which would log that process's wanted end as a failure."""
     handler = getattr(engine, "output_handler", None)
     if handler is not None:
         handler.cancel()
         await asyncio.wait({handler}, timeout=1.0)
+        if handler.done() and not handler.cancelled():
+            handler.exception()  # Seen; otherwise asyncio logs that nobody has.
 
 
 def shut_down(engine: Any) -> None:
-    """End an engine's processes. On a busy machine the usual 5 s are too few, and what is killed leaves shared memory behind."""
+    """End an engine's processes, by force after `_GOODBYE`."""
     if "timeout" in inspect.signature(engine.shutdown).parameters:
         engine.shutdown(timeout=_GOODBYE)
     else:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from robobrain_ros.control_tokens import refuse_control_tokens, special_tokens_of
-from robobrain_ros.engine import compat, environment, flagos, worker
+from robobrain_ros.engine import compat, environment, flagos, leftovers, space, worker
 from robobrain_ros.engine.base import (
     IMAGE_PLACEHOLDER,
     Constraint,
@@ -40,6 +40,7 @@ from robobrain_ros.engine.checkpoint_files import check_files
 from robobrain_ros.engine.flagos_ledger import Failure
 from robobrain_ros.engine.options import EngineOptions, refuse_unknown
 from robobrain_ros.engine.start_errors import explain_start_error, is_known
+from robobrain_ros.engine.vitals import Vitals
 from robobrain_ros.errors import BadImageError, BadRequestError, EngineConfigError, EngineFailedError
 
 DEFAULT_MAX_MODEL_LEN = 8192
@@ -51,14 +52,24 @@ _FIRST_FORMS = (None, Constraint(regex=r"\[\[[0-9]{1,3}, [0-9]{1,3}\]\]"))
 """What these answers are held to: nothing, and a form. An operator that lets a forbidden token through breaks only the second."""
 _BROKE_OFF = "the first answers broke off with it"
 _PROGRESS_INTERVAL = 2.0
-_BREAK_OFF = 15.0
-"""Seconds that breaking off a start may take; importing vLLM is the longest part that does not end sooner."""
+_BREAK_OFF = 4.0
+"""Seconds that breaking off a start may take. Importing vLLM takes longer on a slow machine; its end is not waited for."""
+_KILL_AFTER = 1.5
+"""Seconds of them after which processes are killed: while it loads, vLLM's process may let the wish to end pass."""
 _RPC_TIMEOUT = 60.0
 """Seconds that the workers may take to answer a call."""
+_MIB = 1 << 20
+_BYTES_PER_PIXEL = 24
+"""Of a prepared image: three colours in float32, each pixel twice, since the encoder takes pairs of video frames."""
+_SETTLED = 10
+"""Answers after which nothing is compiled any more, so that only a GPU's work is waited for."""
 _PICTURE_THREADS = 4
 """Beside an H100, a picture of 1280x720 was prepared in 18 ms with four, and in 30 to 44 with one."""
 _COMPILATION = "compilation_config"
 _LOGGING_VARIABLE = "VLLM_LOGGING_CONFIG_PATH"
+_SOCKETS_VARIABLE = "VLLM_RPC_BASE_PATH"
+_HIDDEN_WARNINGS = "ignore::FutureWarning,ignore:resource_tracker:UserWarning"
+"""The second one: that a process that was killed has left shared memory. `leftovers` removes it."""
 _LOG_FORMAT = "%(levelname)s [%(process)d] %(message)s"
 _VLLM_LOG = logging.getLogger("vllm")
 _GRAMMAR_WORDS = ("grammar", "schema", "regex", "Unimplemented keys")
@@ -112,6 +123,8 @@ class EmbeddedEngine:
         self._workers: flagos.Workers | None = None
         self._answers = 0
         """How many generations have ended."""
+        self._folder: leftovers.RunFolder | None = None
+        self._vitals: Vitals | None = None
 
     async def start(self, progress: ProgressCallback) -> EngineInfo:
         """See `Engine.start`. The loop goes on with other work meanwhile."""
@@ -120,28 +133,47 @@ class EmbeddedEngine:
             info = await self._start(progress)
         except BaseException as error:
             self._health = EngineHealth("failed", str(error) or "Starting the engine was broken off.")
+            self._release_folder()
             raise
         self._health = EngineHealth("ready", f"{info.model} is ready.")
         return info
 
     async def _start(self, progress: ProgressCallback) -> EngineInfo:
         self.options.validate()
+        compat.quieten_tasks(asyncio.get_running_loop())
         progress(LoadProgress("checking", "Checking vLLM and the checkpoint."))
         version = await asyncio.to_thread(compat.check_vllm)
         environment.go_online()
         checkpoint = await asyncio.to_thread(find_checkpoint, self.options, progress)
         await asyncio.to_thread(check_files, checkpoint.path, weights_needed=self.options.load_format != "dummy")
         flagos.check_names(self.options)
+        self._folder = await asyncio.to_thread(_make_folder)
         while not await self._try_to_start(checkpoint, progress):
             pass  # Without what has failed of FlagGems; `flagos.choose` knows an end.
+        self._watch_vitals()
         return self._describe(version)
+
+    def _watch_vitals(self) -> None:
+        assert self._folder is not None
+        engine, workers = self._engine, self._workers
+
+        def works_on_cpu() -> bool:
+            compiles = self._answers < _SETTLED or (workers is not None and workers.flagos_active)
+            return compiles or compat.on_cpu()
+
+        pids = [process.pid for process in self._folder.processes]
+        self._vitals = Vitals(pids, lambda: compat.reply(engine), lambda: len(self._running), works_on_cpu=works_on_cpu)
+        self._vitals.start()
 
     async def _try_to_start(self, checkpoint: Checkpoint, progress: ProgressCallback) -> bool:
         """Start; false: FlagGems was the obstacle, and another try leaves out what has failed of it."""
-        log = _ChildLog.create(self.options.log_level)
+        if self._folder is None:  # The try before has closed it.
+            self._folder = await asyncio.to_thread(_make_folder)
+        log = _ChildLog.create(self.options.log_level, self._folder.path)
         try:
             # `flagos.choose` may import vLLM, which reads its settings then.
             _set_environment(self.options, checkpoint, log)
+            environment.put({_SOCKETS_VARIABLE: self._folder.socket_folder})
             choice = await asyncio.to_thread(self._choose, checkpoint)
             return await self._start_with(choice, checkpoint, log, progress)
         finally:
@@ -240,6 +272,7 @@ class EmbeddedEngine:
             built.append(_build_engine(self.options, checkpoint, workers, broken_off))
 
         building = asyncio.ensure_future(asyncio.to_thread(build))
+        recording = asyncio.create_task(self._keep_record(others))
         try:
             await asyncio.wait_for(asyncio.shield(building), self.options.start_timeout)
             self._engine = built.pop()
@@ -252,11 +285,28 @@ class EmbeddedEngine:
                     f"The engine did not start within engine.start_timeout = {self.options.start_timeout:.0f} s."
                 ) from error
             raise
+        finally:
+            recording.cancel()
+        await asyncio.to_thread(self._record, others)
         if self.options.nnodes > 1:
             where = self.options.master_addr, self.options.master_port
             await self._engine.collective_rpc("watch_first_machine", timeout=_RPC_TIMEOUT, args=where)
         self._tokenizer = await asyncio.to_thread(_load_tokenizer, checkpoint, self.options)
         self._special_tokens = special_tokens_of(self._tokenizer)
+
+    async def _keep_record(self, others: Sequence[BaseProcess]) -> None:
+        while True:
+            await asyncio.to_thread(self._record, others)
+            await asyncio.sleep(_PROGRESS_INTERVAL)
+
+    def _record(self, others: Sequence[BaseProcess]) -> None:
+        """Note which processes are of this engine.
+
+        :param others: child processes that are not.
+        """
+        if self._folder is not None:
+            mine = [process.pid for process in multiprocessing.active_children() if process not in others]
+            self._folder.record(pid for pid in mine if pid is not None)
 
     def _describe(self, version: str) -> EngineInfo:
         from vllm.platforms import current_platform
@@ -272,8 +322,8 @@ class EmbeddedEngine:
             max_pixels=self._checkpoint.max_pixels,
             patch=self._checkpoint.cell,
             flagos_active=self._workers.flagos_active,
-            details=self._workers.details(),
             special_tokens=self._special_tokens,
+            details={**self._workers.details(), "image_cache": f"at most {_image_cache_mib(self.options)} MiB a process"},
             count_tokens=self._count_tokens,
         )
 
@@ -297,7 +347,7 @@ class EmbeddedEngine:
                     yield delta
         except compat.dead_error() as error:
             self._note_death()
-            raise EngineFailedError("The engine's process has died; it is built again, ask once more in a while.") from error
+            raise EngineFailedError(f"{self._health.message} It is built again, ask once more in a while.") from error
         except compat.request_errors() as error:
             raise _refusal(error, generation) from error
         finally:
@@ -307,7 +357,7 @@ class EmbeddedEngine:
     def _note_death(self) -> None:
         """The engine's process has died; where FlagGems did it, the next engine does without what failed."""
         failed_before = self._health.state == "failed"
-        self._health = EngineHealth("failed", "The engine's process has died.")
+        self._health = EngineHealth("failed", _death())
         if failed_before or self._workers is None or self._given_choice is not None:
             return
         failure = self._workers.failure("its process died")
@@ -355,6 +405,8 @@ class EmbeddedEngine:
         outputs = engine.generate(prepared, parameters, request_id, priority=generation.priority)
         async with aclosing(outputs):
             async for output in outputs:
+                if self._vitals is not None:
+                    self._vitals.note_output()
                 yield _to_delta(output)
 
     def _prompt(self, generation: Generation) -> dict[str, Any]:
@@ -452,7 +504,10 @@ class EmbeddedEngine:
         """See `Engine.health`."""
         health = self._health
         if health.state == "ready" and self._engine is not None and self._engine.errored:
-            health = EngineHealth("failed", "The engine's process has died.")
+            health = EngineHealth("failed", _death())
+        stall, limit = self._stall(), self.options.stall_timeout
+        if stall and health.state == "ready" and self._vitals is not None and 0 < limit <= self._vitals.stalled_for:
+            health = EngineHealth("failed", stall)
         workers = self._workers
         if workers is None or health.state != "ready":
             return EngineHealth(health.state, health.message, running=len(self._running))
@@ -460,20 +515,42 @@ class EmbeddedEngine:
             health.state,
             health.message,
             running=len(self._running),
-            warning=workers.warning,
+            warning=" ".join(text for text in (stall, workers.warning) if text),
             flagos_active=workers.flagos_active,
             flagos_operators=workers.called,
         )
 
+    def _stall(self) -> str:
+        """That the engine does not work, as a sentence; empty: it works."""
+        vitals = self._vitals
+        if vitals is None or not vitals.reason:
+            return ""
+        limit = self.options.stall_timeout
+        follows = f"It is restarted after {limit:.0f} s (engine.stall_timeout)."
+        if not limit:
+            follows = "Continue the process, or restart the node: engine.stall_timeout is 0."
+        return f"The engine has not worked for {vitals.stalled_for:.0f} s: {vitals.reason}. {follows}"
+
     async def close(self) -> None:
         """See `Engine.close`."""
         engine, self._engine = self._engine, None
+        vitals, self._vitals = self._vitals, None
         self._health = EngineHealth("stopped", "The engine is closed.")
+        if vitals is not None:
+            await vitals.close()
+            if vitals.reason and self._folder is not None:
+                self._folder.kill()  # It would let every wish to end pass.
         if engine is not None:
             await compat.stop_listening(engine)
             await asyncio.to_thread(compat.shut_down, engine)
         if self._workers is not None:
             self._workers.release()
+        self._release_folder()
+
+    def _release_folder(self) -> None:
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            folder.release()
 
 
 def _build_engine(
@@ -501,6 +578,32 @@ def _build_engine(
     if broken_off.is_set():  # While vLLM was imported, which takes long enough.
         raise EngineFailedError("Starting the engine was broken off.")
     return AsyncLLM.from_engine_args(engine_arguments)
+
+
+def _make_folder() -> leftovers.RunFolder:
+    """The folder of an engine, after what dead engines have left was removed.
+
+    :raises EngineConfigError: there is no room for it.
+    """
+    leftovers.sweep()
+    try:
+        return leftovers.RunFolder()
+    except OSError as error:
+        raise EngineConfigError(
+            f"No folder for temporary files can be written ({error.strerror or error}): free some space, or name another one in "
+            "the environment variable TMPDIR."
+        ) from error
+
+
+def _death() -> str:
+    """That the engine's process has died, and why, where that shows."""
+    return " ".join(text for text in ("The engine's process has died.", space.shortage()) if text)
+
+
+def _image_cache_mib(options: EngineOptions) -> int:
+    """What vLLM may keep of prepared images, in each process. The largest image must fit: older versions refuse it otherwise."""
+    largest = options.max_pixels * _BYTES_PER_PIXEL
+    return max(options.image_cache_mib, -(-largest // _MIB) + 1) if options.image_cache_mib else 0
 
 
 def _tell_how_to_join(options: EngineOptions, arguments: dict[str, Any]) -> None:
@@ -549,6 +652,7 @@ def _engine_arguments(
         "load_format": options.load_format,
         "seed": options.seed,
         "trust_remote_code": options.trust_remote_code,
+        "mm_processor_cache_gb": _image_cache_mib(options) / 1024,
         "limit_mm_per_prompt": {"image": options.max_images, "video": 0},
         # Memory is set aside for the largest picture that can come, so vLLM is told how large ours are.
         "mm_processor_kwargs": {"max_pixels": max(max_pixels, checkpoint.min_pixels)},
@@ -587,7 +691,7 @@ def _set_environment(options: EngineOptions, checkpoint: Checkpoint, log: "_Chil
     }
     if options.quiet:
         # What libraries tell their developers; the user can do nothing about it.
-        values |= {"PYTHONWARNINGS": "ignore::FutureWarning", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        values |= {"PYTHONWARNINGS": _HIDDEN_WARNINGS, "TORCH_CPP_LOG_LEVEL": "ERROR"}
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|torch|vllm)\.")
     environment.put(values)
     if checkpoint.local:
@@ -632,19 +736,25 @@ def _check_pictures(generation: Generation, checkpoint: Checkpoint) -> None:
 
 async def _break_off(building: "asyncio.Future[None]", others: Sequence[BaseProcess]) -> None:
     """End a thread that builds an engine, which nothing can stop from outside: without the processes that it starts and waits
-    for, it gives up. The interpreter could not end before it, and the next engine would share the GPU with this one.
+    for, it gives up. Otherwise the next engine would share the GPU with this one.
 
     :param others: processes that are not of this engine.
     """
+    ending = asyncio.create_task(_end_children(building, others), name="engine-break-off")
+    building.add_done_callback(lambda _: ending.done())  # Holds the task until then.
+    await asyncio.wait({building}, timeout=_BREAK_OFF)
+
+
+async def _end_children(building: "asyncio.Future[None]", others: Sequence[BaseProcess]) -> None:
     began = time.monotonic()
-    while not building.done() and (passed := time.monotonic() - began) < _BREAK_OFF:
+    while not building.done():
         for process in multiprocessing.active_children():
             if process in others:
                 continue
-            if passed < _BREAK_OFF / 5:
+            if time.monotonic() - began < _KILL_AFTER:
                 process.terminate()
             else:
-                process.kill()  # While it loads, vLLM's process may let the wish to end pass.
+                process.kill()
         await asyncio.wait({building}, timeout=0.2)
 
 
@@ -713,8 +823,8 @@ class _ChildLog:
         self._file = folder / "vllm.log"
 
     @classmethod
-    def create(cls, level: str) -> "_ChildLog":
-        log = cls(Path(tempfile.mkdtemp(prefix="robobrain_ros-")))
+    def create(cls, level: str, folder: Path | None = None) -> "_ChildLog":
+        log = cls(Path(tempfile.mkdtemp(prefix="robobrain_ros-log-", dir=folder)))
         line = {"format": _LOG_FORMAT}
         handlers = {
             "file": {"class": "logging.FileHandler", "filename": str(log._file), "formatter": "line", "level": "INFO"},

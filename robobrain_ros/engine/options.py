@@ -110,10 +110,24 @@ class EngineOptions:
         maximum=12845056,
     )
     max_images: int = option(4, "Most pictures in one request.", minimum=1, maximum=8)
+    image_cache_mib: int = option(
+        256,
+        "Memory for prepared images, in MiB, in the node and in each engine process. A known image is not prepared again. At "
+        "least one image of engine.max_pixels fits. 0: none.",
+        minimum=0,
+        maximum=65536,
+    )
     load_format: str = option("auto", "Form of the weights; dummy: random ones of the right shape.", choices=LOAD_FORMATS)
     seed: int = option(0, "Seed of all that is random in the engine.", minimum=0, maximum=2**31 - 1)
     trust_remote_code: bool = option(False, "Run Python code that comes with the checkpoint. RoboBrain needs none.")
     start_timeout: float = option(1800.0, "Seconds that starting may take, download not counted.", minimum=10.0, maximum=86400.0)
+    stall_timeout: float = option(
+        60.0,
+        "Seconds after which an engine that has stalled is restarted: its process is stopped, or its device hangs. /diagnostics "
+        "warns within 10 s. 0: never.",
+        minimum=0.0,
+        maximum=86400.0,
+    )
     log_level: str = option("error", "From which level on vLLM's own log lines are shown.", choices=LOG_LEVELS)
     extra: str = option("", 'Any other argument of vLLM\'s engine, as a JSON object: {"block_size": 32}.')
     urls: tuple[str, ...] = option(

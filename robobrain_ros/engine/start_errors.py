@@ -6,6 +6,7 @@ vLLM's own exception often says no more than that a process failed; the reason i
 import re
 from dataclasses import dataclass
 
+from robobrain_ros.engine import space
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
 
@@ -76,6 +77,8 @@ def explain_start_error(error: BaseException, child_log: str, options: EngineOpt
     for cause in _CAUSES:
         if re.search(cause.pattern, said):
             return EngineConfigError(cause.advice.replace("{model}", options.model))
+    if full := space.shortage():
+        return EngineConfigError(f"The engine could not start: {full}")
     reason = f"The engine could not start with {options.model}: {_reason(error, child_log)}"
     if platform:
         reason += " It ran on vllm-plugin-FL's platform, which must be made for this vLLM; flagos.platform: vllm leaves it out."

@@ -31,7 +31,7 @@ class Patience:
     first_back_off: float = 1.0
     """Before the engine is built again; doubled with each failure in a row."""
     longest_back_off: float = 60.0
-    close: float = 20.0
+    close: float = 8.0
     """For an engine to give everything back."""
     warm_up: float = 300.0
     """For the warm-up."""

@@ -28,7 +28,7 @@ class OwnerWatch:
         :returns: "process" or "connection": what is watched.
         :raises OSError: nothing listens there.
         """
-        if _is_here(os.environ.get(OWNER_VARIABLE, "")):
+        if counts_here(os.environ.get(OWNER_VARIABLE, "")):
             return "process"
         watch_connection(address, port)
         return "connection"
@@ -45,7 +45,8 @@ def _where_ids_count() -> str:
         return f"{file.read().strip()}-{os.stat('/proc/self/ns/pid').st_ino}"
 
 
-def _is_here(name: str) -> bool:
+def counts_here(name: str) -> bool:
+    """Whether an owner's process id, as `owner_name` writes it, means a process that this one can see."""
     where, _, pid = name.rpartition(":")
     return pid.isdigit() and where == _where_ids_count()
 
@@ -75,7 +76,7 @@ def _wait_for_the_end_of(connection: socket.socket) -> None:
 def watch_owner(name: str) -> None:
     """End this process, and vLLM's core process above it, as soon as the owner has ended. Returns at once."""
     pid = name.rpartition(":")[2]
-    if not _is_here(name) or int(pid) == os.getpid():
+    if not counts_here(name) or int(pid) == os.getpid():
         return
     threading.Thread(target=_wait_and_end, args=(int(pid),), name="owner-watch", daemon=True).start()
 

@@ -102,7 +102,7 @@ class Model:
         """Unload and end the thread; waits at most about ``timeout`` seconds and says whether all ended in time."""
         done = self.unload()
         in_time = done is None or not concurrent.futures.wait([done], timeout).not_done
-        return self._loop.stop(timeout=2.0) and in_time
+        return self._loop.stop(timeout=1.0) and in_time
 
     def brain(self) -> Brain:
         """What answers.

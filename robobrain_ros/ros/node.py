@@ -31,6 +31,7 @@ from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.server_front import HttpFront
 from robobrain_ros.errors import EngineConfigError, RoboBrainError
 from robobrain_ros.models import can_think, with_known_model
+from robobrain_ros.ros import ending
 from robobrain_ros.ros.beside import beside
 from robobrain_ros.ros.boundary import GuardedNode
 from robobrain_ros.ros.cameras import Camera, Cameras
@@ -46,13 +47,6 @@ from robobrain_ros.ros.results import ResultTopics
 from robobrain_ros.ros.standing import StandingQueries
 from robobrain_ros.ros.transforms import Tf2, Transforms, TransformSource
 from robobrain_ros.ros.twins import Twins
-
-_FAREWELL = 2.0
-"""Seconds in which cancelled requests are still answered when the node ends."""
-_LAST_WORDS = 0.2
-"""Seconds of them in which those who sent a goal still get its result: they ask for it in a request of its own."""
-_ENGINE_FAREWELL = 20.0
-"""Seconds that the engine has to give everything back when the node ends."""
 
 _SAME_SIGNAL = 1.0
 """Seconds in which signals count as one: what stops a launch may signal the node, too, and the launch passes it on."""
@@ -360,10 +354,10 @@ class RoboBrainNode(GuardedNode):
     def say_farewell(self, executor: SingleThreadedExecutor) -> None:
         """Cancel what is under way and give the answers a moment to leave; call it after spinning, before `destroy_node`."""
         self._deactivate()
-        end = time.monotonic() + _FAREWELL
+        end = time.monotonic() + ending.FAREWELL
         while (self._requests.open_count or self._endpoints.busy or self.pacing.waiting) and time.monotonic() < end:
             executor.spin_once(timeout_sec=0.05)
-        end = min(end, time.monotonic() + _LAST_WORDS)
+        end = min(end, time.monotonic() + ending.LAST_WORDS)
         while time.monotonic() < end:
             executor.spin_once(timeout_sec=0.02)
 
@@ -377,8 +371,8 @@ class RoboBrainNode(GuardedNode):
             self._watch.close()
             self._give_back()
             self._endpoints.destroy()
-            if not self._model.close(_ENGINE_FAREWELL):
-                self.get_logger().error(f"The engine did not end within {_ENGINE_FAREWELL:.0f} s.")
+            if not self._model.close(ending.ENGINE):
+                self.get_logger().error(f"The engine did not end within {ending.ENGINE:.0f} s.")
         _package_log.removeHandler(self._log_handler)
         super().destroy_node()
 
@@ -414,6 +408,7 @@ class _Stop:
         if not self.requested:
             self.requested = True
             self._at = time.monotonic()
+            ending.force_later()
         elif time.monotonic() - self._at >= _SAME_SIGNAL:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
@@ -475,9 +470,12 @@ def main(args: list[str] | None = None) -> None:
     except ExternalShutdownException:
         pass
     finally:
+        if not stop.requested:
+            ending.force_later()
         node.destroy_node()
         executor.shutdown(timeout_sec=1.0)
         rclpy.try_shutdown()
+    ending.leave()
 
 
 def _refuse_to_start(sentence: str) -> NoReturn:

@@ -1,0 +1,90 @@
+"""What Linux says about processes in /proc: their state, their CPU time, and what they map. Without /proc nothing is known."""
+
+import os
+import re
+import signal
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROC = Path("/proc")
+_SHARED = re.compile(r" /dev/shm/((?:psm_|sem\.mp-|torch_|nccl-)[\w.-]+)$", re.MULTILINE)
+"""Shared memory of Python's multiprocessing, its semaphores, and those of PyTorch and NCCL."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """One look at a process.
+
+    :param state: one letter as of proc(5): R runs, S sleeps, D waits for a device, T is stopped, Z has ended.
+    :param cpu: seconds of CPU time so far.
+    :param started: clock ticks from the start of the system; with ``pid`` it names one process for ever.
+    """
+
+    pid: int
+    parent: int
+    state: str
+    cpu: float
+    started: int
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a signal or a debugger has stopped it."""
+        return self.state in ("T", "t")
+
+
+def look(pid: int) -> Process | None:
+    """The process of that id; None: there is none."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(encoding="ascii", errors="replace")
+        # The name in parentheses may hold anything.
+        values = text.rpartition(")")[2].split()
+        cpu = (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
+        return Process(pid, int(values[1]), values[0], cpu, int(values[19]))
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def family(roots: Iterable[int]) -> list[Process]:
+    """The living processes of these ids, and all below them."""
+    everyone = [found for name in _names() if (found := look(int(name))) is not None and found.state != "Z"]
+    members = set(roots)
+    while True:
+        more = {process.pid for process in everyone if process.parent in members} - members
+        if not more:
+            return [process for process in everyone if process.pid in members]
+        members |= more
+
+
+def shared_memory(pids: Iterable[int]) -> set[str]:
+    """Names in /dev/shm that these processes map."""
+    names: set[str] = set()
+    for pid in pids:
+        with suppress(OSError):
+            names |= set(_SHARED.findall((_PROC / str(pid) / "maps").read_text(encoding="utf-8", errors="replace")))
+    return names
+
+
+def everywhere_mapped() -> set[str]:
+    """Names in /dev/shm that any process maps, as far as this one may see."""
+    return shared_memory(int(name) for name in _names())
+
+
+def kill(process: Process) -> None:
+    """End a process now, unless its id belongs to another one by now."""
+    with suppress(OSError):
+        descriptor = os.pidfd_open(process.pid)
+        try:
+            present = look(process.pid)
+            if present is not None and present.started == process.started:
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        finally:
+            os.close(descriptor)
+
+
+def _names() -> list[str]:
+    try:
+        return [name for name in os.listdir(_PROC) if name.isdigit()]
+    except OSError:
+        return []

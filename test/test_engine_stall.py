@@ -1,0 +1,98 @@
+"""A stopped engine, for real: it is noticed, requests keep their deadlines, and it is restarted."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import aclosing
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from processes import engine_processes
+
+from robobrain_ros.demo import DEMO_MODEL
+from robobrain_ros.engine.base import Engine, Generation
+from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.engine.runtime import LoopThread
+from robobrain_ros.engine.supervisor import Patience, Supervisor
+from robobrain_ros.errors import EngineFailedError, RequestTimeoutError
+
+START = 280.0
+SIDE = 224
+OPTIONS = EngineOptions(model=str(DEMO_MODEL), stall_timeout=6.0, image_cache_mib=1, max_pixels=SIDE * SIDE, max_num_seqs=4)
+
+
+class Running:
+    """A supervised engine on its loop."""
+
+    def __init__(self) -> None:
+        self.made: list[EmbeddedEngine] = []
+        self.loop = LoopThread()
+        self.loop.start()
+        self.supervisor = self.wait(self._make())
+        self.info = self.wait(self.supervisor.start(lambda progress: None), START)
+
+    async def _make(self) -> Supervisor:
+        return Supervisor(self._engine, max_queued=4, max_running=4, patience=Patience(first_back_off=0.1))
+
+    def _engine(self) -> Engine:
+        self.made.append(EmbeddedEngine(OPTIONS))
+        return self.made[-1]
+
+    def wait(self, work: Any, timeout: float = 60.0) -> Any:
+        return self.loop.submit(work).result(timeout)
+
+    async def answer(self, number: int, timeout: float = 60.0, seed: int = 0) -> str:
+        picture = np.random.default_rng(seed).integers(0, 255, (SIDE, SIDE, 3), np.uint8)
+        generation = Generation(f"request-{number}", "?", [picture], 4, deadline=time.monotonic() + timeout)
+        async with aclosing(self.supervisor.generate(generation)) as stream:
+            return "".join([delta.text async for delta in stream])
+
+    async def until(self, condition: Any, limit: float) -> None:
+        async with asyncio.timeout(limit):
+            while not condition():
+                await asyncio.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Running]:
+    it = Running()
+    yield it
+    it.wait(it.supervisor.close())
+    assert it.loop.stop()
+
+
+@pytest.mark.timeout(START)
+def test_prepared_images_keep_to_their_memory(running: Running) -> None:
+    """vLLM evicts by the same rule in the engine's process, which holds the images themselves."""
+    cache = running.made[-1].vllm.renderer.mm_processor_cache._cache
+    bound = 3 << 20  # An image of engine.max_pixels has 1.2 MB at most.
+    assert cache.maxsize <= bound
+    assert running.info.details["image_cache"] == "at most 3 MiB a process"
+    for number in range(40):
+        running.wait(running.answer(number, seed=number))
+    assert 0 < cache.currsize <= bound
+    kept = len(cache)
+    hits = cache.stat().hits
+    running.wait(running.answer(100, seed=39))
+    assert cache.stat().hits > hits
+    assert len(cache) == kept
+
+
+@pytest.mark.timeout(START)
+def test_a_stopped_engine_is_noticed_and_restarted(running: Running) -> None:
+    processes = engine_processes()
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    with pytest.raises((RequestTimeoutError, EngineFailedError)):
+        running.wait(running.answer(200, timeout=1.0, seed=1000))
+    # Ten seconds are promised.
+    running.wait(running.until(lambda: "is stopped" in running.supervisor.health().warning, 10.0))
+    running.wait(running.until(lambda: running.supervisor.health().restarts == 1, START), START)
+    _, alive = psutil.wait_procs(processes, timeout=30.0)
+    assert not alive
+    assert running.supervisor.health().warning == ""
+    running.wait(running.answer(300))

@@ -1,0 +1,127 @@
+"""A stalled engine is told from a slow one, by real processes that work, wait, or are stopped."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from robobrain_ros.engine import processes
+from robobrain_ros.engine.vitals import Limits, Vitals
+
+QUICK = Limits(interval=0.02, quiet=0.05, silence=0.4, busy_silence=1e6)
+GUARD = 30.0
+WORKS = "print(flush=True)\nwhile True: sum(range(10000))"
+WAITS = "print(flush=True)\nimport threading; threading.Event().wait()"
+
+
+@contextmanager
+def process(code: str) -> Iterator["subprocess.Popen[bytes]"]:
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait(GUARD)
+
+
+async def silent() -> None:
+    await asyncio.Event().wait()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(GUARD):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def watch(
+    child: "subprocess.Popen[bytes]",
+    test: Callable[[Vitals], Awaitable[None]],
+    *,
+    ask: Callable[[], Awaitable[None]] = silent,
+    running: int = 1,
+    on_cpu: bool = True,
+) -> None:
+    async def run() -> None:
+        vitals = Vitals([child.pid], ask, lambda: running, works_on_cpu=lambda: on_cpu, limits=QUICK)
+        vitals.start()
+        await test(vitals)
+        await vitals.close()
+
+    asyncio.run(asyncio.wait_for(run(), GUARD))
+
+
+async def stalls(vitals: Vitals) -> None:
+    await until(lambda: vitals.stalled_for > 0)
+    assert "neither writes text nor replies" in vitals.reason
+
+
+async def goes_on(vitals: Vitals) -> None:
+    """Never stalled, for several times as long as silence is allowed."""
+    for _ in range(100):
+        await asyncio.sleep(0.02)
+        assert not vitals.reason
+
+
+def test_a_waiting_process_stalls_where_requests_run() -> None:
+    with process(WAITS) as child:
+        watch(child, stalls)
+
+
+def test_a_long_prefill_on_the_cpu_is_no_stall() -> None:
+    with process(WORKS) as child:
+        watch(child, goes_on)
+
+
+def test_beside_a_silent_gpu_cpu_time_is_no_sign_of_work() -> None:
+    with process(WORKS) as child:
+        watch(child, stalls, on_cpu=False)
+
+
+def test_a_reply_of_the_loop_is_a_sign_of_work() -> None:
+    async def reply() -> None:
+        await asyncio.sleep(0.01)
+
+    with process(WAITS) as child:
+        watch(child, goes_on, ask=reply)
+
+
+def test_an_idle_engine_does_not_stall() -> None:
+    with process(WAITS) as child:
+        watch(child, goes_on, running=0)
+
+
+@pytest.mark.parametrize("running", [0, 1])
+def test_a_stopped_process_stalls_until_it_is_continued(running: int) -> None:
+    async def test(vitals: Vitals) -> None:
+        child.send_signal(signal.SIGSTOP)
+        await until(lambda: "is stopped" in vitals.reason)
+        child.send_signal(signal.SIGCONT)
+        await until(lambda: not vitals.reason)
+
+    with process(WORKS) as child:
+        watch(child, test, running=running)
+
+
+def test_a_family_is_all_that_is_below_its_roots() -> None:
+    code = "import subprocess, sys\nchild = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)\n" + WAITS
+    with process(code) as child:
+        members = processes.family([child.pid])
+        assert {member.parent for member in members} >= {child.pid}
+        for member in members:
+            processes.kill(member)
+        assert child.wait(GUARD) == -signal.SIGKILL
+
+
+def test_another_process_of_the_same_id_is_not_ended() -> None:
+    with process(WAITS) as child:
+        found = processes.look(child.pid)
+        assert found is not None
+        processes.kill(processes.Process(found.pid, found.parent, "S", 0.0, found.started + 1))
+        assert child.poll() is None
