@@ -16,6 +16,7 @@ import pytest
 from ament_index_python.packages import get_package_prefix
 
 import robobrain_ros
+from robobrain_ros import ros_programs
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SOURCE = REPOSITORY / "robobrain_ros"
@@ -160,3 +161,19 @@ def test_the_pytest_plugins_of_ros_are_switched_off(tmp_path: Path) -> None:
         cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", executables())
+def test_each_program_that_needs_ros_ends_with_a_sentence_where_there_is_none(name: str, tmp_path: Path) -> None:
+    """As after `pip install .`: the code is there, rclpy is not."""
+    module, function = executables()[name].split(":")
+    if not module.endswith("ros_programs"):
+        pytest.skip("it works without ROS")
+    (tmp_path / "rclpy.py").write_text("raise ModuleNotFoundError(\"No module named 'rclpy'\")")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from {module} import {function}; {function}()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60, cwd="/")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{name} needs ROS 2, which this Python cannot use (No module named 'rclpy').")
+    assert "make build" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (REPOSITORY / ros_programs.DOCUMENTATION).is_file()

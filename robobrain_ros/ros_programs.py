@@ -1,0 +1,39 @@
+"""The programs that need ROS. Where Python cannot import ROS, each ends with a sentence instead of a traceback."""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+DOCUMENTATION = "docs/command_line.md"
+"""Where the documentation describes the use without ROS, in the repository."""
+
+
+def robobrain() -> None:
+    """Run the node."""
+    _main_of("robobrain", "robobrain_ros.ros.node")()
+
+
+def demo_camera() -> None:
+    """Run the camera of the demo."""
+    _main_of("demo_camera", "robobrain_ros.demo.camera")()
+
+
+def demo_executor() -> None:
+    """Run the demo that executes plans."""
+    _main_of("demo_executor", "robobrain_ros.demo.executor")()
+
+
+def _main_of(program: str, module: str) -> Callable[[], None]:
+    try:
+        import rclpy  # noqa: F401
+
+        import robobrain_ros.msg  # noqa: F401
+    except ImportError as error:
+        sys.exit(
+            f"{program} needs ROS 2, which this Python cannot use ({error}). Source ROS 2 and the workspace with robobrain_ros "
+            "(source /opt/ros/<distro>/setup.bash, source install/setup.bash), or run `make build` and "
+            "`. scripts/env.sh` in the repository. Without ROS, use the package from Python or by the program ask: "
+            f"{DOCUMENTATION}."
+        )
+    main: Callable[[], None] = import_module(module).main
+    return main
