@@ -322,6 +322,13 @@ def test_other_models_are_named() -> None:
             found = await fault(RemoteEngine(options(server.url, model="one"), PACE).start(lambda progress: None))
             assert "set engine.model_type" in found.message
 
+            async def names(request: web.Request) -> web.StreamResponse:
+                return web.json_response({"data": [{"id": "one", "root": "/m"}, {"id": "two", "root": "/m"}]})
+
+            server.models = names  # Of one model, the first of which is taken.
+            found = await fault(RemoteEngine(options(server.url), PACE).start(lambda progress: None))
+            assert "The name 'one' does not tell" in found.message
+
     run(work())
 
 

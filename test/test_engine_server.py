@@ -5,6 +5,8 @@ import http.client
 import json
 import logging
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +38,7 @@ START = 300.0
 """Seconds that starting vLLM may take on a busy machine."""
 KEY = "sk-robot-91c2"
 NAME = "tabletop-demo"
+ALIAS = "RoboBrain2.0-32B-nvidia-flagos"
 LIMITS = Limits(max_model_len=100, max_answers=2, max_images=1, max_pixels=10**6, max_body=10**6, names=(NAME,))
 
 pytestmark = pytest.mark.timeout(START + 60)
@@ -52,7 +55,9 @@ class Served:
 
     def __init__(self, key_file: str) -> None:
         self.port = free_port()
-        server = ServerOptions(enabled=True, port=self.port, key_file=key_file, max_requests=2, max_body_mib=1)
+        server = ServerOptions(
+            enabled=True, port=self.port, key_file=key_file, max_requests=2, max_body_mib=1, model_names=(ALIAS,)
+        )
         self.options = EngineOptions(model=str(DEMO_MODEL), max_num_seqs=4)
         self.front = HttpFront(server, self.options)
         self.state = self.front.state
@@ -119,7 +124,7 @@ def test_the_openai_client(served: Served) -> None:
     import openai
 
     client = openai.OpenAI(base_url=served.state.address, api_key=KEY, max_retries=0, timeout=60.0)
-    assert [model.id for model in client.models.list().data] == [NAME]
+    assert [model.id for model in client.models.list().data] == [NAME, ALIAS]
     picture = data_url(np.full((224, 280, 3), 90, np.uint8), "png", 95)
     content: Any = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": "How many mugs?"}]
     with client.chat.completions.create(
@@ -129,6 +134,65 @@ def test_the_openai_client(served: Served) -> None:
     wrong = openai.OpenAI(base_url=served.state.address, api_key="wrong", max_retries=0, timeout=60.0)
     with pytest.raises(openai.AuthenticationError, match="asks for a key"):
         wrong.models.list()
+
+
+FLAGRELEASE = """
+import openai
+openai.api_key = "{key}"
+openai.base_url = "http://127.0.0.1:{port}/v1/"
+model = "RoboBrain2.0-32B-nvidia-flagos"
+messages = [
+    {{"role": "system", "content": "You are a helpful assistant."}},
+    {{"role": "user", "content": "What can a gripper hold?"}},
+]
+response = openai.chat.completions.create(
+    model=model, messages=messages, temperature=0.7, top_p=0.95, max_tokens=20, stream=False
+)
+for item in response.choices:
+    print(item.message.role)
+"""
+"""In the form of the scripts on FlagRelease's pages."""
+
+
+def test_the_script_of_flagrelease(served: Served) -> None:
+    script = FLAGRELEASE.format(key=KEY, port=served.port)
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "assistant\n"), ran.stderr
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"minItems": 10**9, "items": {}}}}},
+        {"structured_outputs": {"json": {"type": "string", "minLength": 10**9}}},
+        {"structured_outputs": {"regex": "(a{1,4000}){1,4000}"}},
+        {"structured_outputs": {"regex": "(?=a)b"}},
+        {"messages": [{"role": "assistant", "tool_calls": "[[["}]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}]},
+        {"messages": [{"role": "user", "content": "x" * 200_000}]},
+        {"logit_bias": {"2147483647": 1}},
+        {"continue_final_message": True},
+        {"n": 10**9},
+    ],
+)
+def test_bad_requests_get_400_and_cost_the_robot_nothing(served: Served, extra: dict[str, Any]) -> None:
+    status, answer = served.chat(**extra)
+    assert status == 400, answer
+    assert answer["error"]["message"]
+    assert served.engine is not None
+    assert served.engine.health().state == "ready"
+
+
+def test_a_required_call_keeps_to_its_schema(served: Served) -> None:
+    count = {"type": "integer", "minimum": 1, "maximum": 9}
+    parameters = {"type": "object", "properties": {"count": count}, "required": ["count"]}
+    tools = [{"type": "function", "function": {"name": "take", "parameters": parameters, "strict": True}}]
+    for choice in ("required", {"type": "function", "function": {"name": "take"}}):
+        status, answer = served.chat(tools=tools, tool_choice=choice, max_tokens=60)
+        assert status == 200, answer
+        (call,) = answer["choices"][0]["message"]["tool_calls"]
+        assert call["function"]["name"] == "take"
+        assert json.loads(call["function"]["arguments"])["count"] in range(1, 10)
 
 
 def test_every_route_of_the_application_asks_for_the_key(served: Served) -> None:

@@ -205,9 +205,9 @@ def test_what_is_wrong_before_the_body_is_read(server: Server) -> None:
     assert server.status("POST", "/v1/responses", BODY) == 404
     assert server.status("PUT", "/v1/models", BODY) == 405
     for length in ("-1", "1x", "9" * 30):
-        connection = server.connect(head("POST", "/v1/completions", f"Content-Length: {length}"))
-        assert connection.recv(65536).split()[1] in (b"400", b"413")
-        connection.close()
+        wrong = server.connect(head("POST", "/v1/completions", f"Content-Length: {length}"))
+        assert wrong.recv(65536).split()[1] in (b"400", b"413")
+        wrong.close()
     assert server.served == 0
 
 
@@ -237,9 +237,27 @@ def test_one_address_has_a_rate(server: Server, monkeypatch: pytest.MonkeyPatch)
     assert server.status() == 200, "those with the key are counted apart"
 
 
+def test_large_bodies_count_as_many_requests(server: Server) -> None:
+    server.front.guard._rates = Rates(rate=0.001, burst=3)
+    large = json.dumps({"model": "other", "messages": [{"role": "user", "content": "x" * 900_000}]}).encode()
+    assert server.status("POST", "/v1/chat/completions", large) == 404
+    assert server.status() == 429
+
+
+def test_a_large_body_that_nobody_wants_is_taken_and_thrown_away(server: Server) -> None:
+    """The client reads its answer after it has sent all; the answer must have come by then."""
+    for path, size, key, status in (
+        ("/v1/chat/completions", 30 << 20, KEY, 413),
+        ("/tokenize", 900_000, KEY, 413),
+        ("/v1/chat/completions", 900_000, "wrong", 401),
+    ):
+        assert server.status("POST", path, b"x" * size, key) == status
+    assert server.served == 0
+
+
 def test_rates_come_back_and_forget_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(server_guard.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("robobrain_ros.engine.server_guard.time.monotonic", lambda: now[0])
     rates = Rates(rate=2.0, burst=2.0)
     assert [rates.take("a") for _ in range(3)] == [True, True, False]
     assert rates.take("b")

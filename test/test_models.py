@@ -146,3 +146,24 @@ def test_modelscope_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "modelscope", None)
     with pytest.raises(EngineConfigError, match="pip install modelscope"):
         find("BAAI/RoboBrain2.0-7B")
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("BAAI/RoboBrain2.0-32B", "RoboBrain2.0-32B-nvidia-flagos"),
+        ("BAAI/RoboBrain2.0-32B", "robobrain2_32b-nv-flagos"),
+        ("/models/RoboBrain2.0-7B", "robobrain2_7b-nv-flagos"),
+        ("BAAI/RoboBrain2.0-7B-FP8", "RoboBrain2.0-7B-nvidia-flagos"),
+        ("BAAI/RoboBrain2.5-8B-NV", "RoboBrain2.5-8B-nvidia-flagos"),
+        ("FlagRelease/RoboBrain2.5-8B-FlagOS", "RoboBrain2.5-8B-nvidia-flagos"),
+        ("FlagRelease/RoboBrain2.0-32B-FlagOS", "RoboBrain2.0-32B"),
+    ],
+)
+def test_a_checkpoint_is_served_under_the_names_of_flagrelease(model: str, name: str) -> None:
+    assert name in models.served_names(model)
+
+
+def test_other_checkpoints_have_no_further_names() -> None:
+    for model in ("BAAI/RoboBrain2.0-3B", "BAAI/RoboBrain2.5-4B", "Qwen/Qwen2.5-VL-7B-Instruct", "", "/models"):
+        assert models.served_names(model) == ()

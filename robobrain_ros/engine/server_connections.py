@@ -25,6 +25,8 @@ KEEP_ALIVE = 5
 ACCEPTS, ACCEPTS_AT_ONCE = 200.0, 100.0
 """Connections taken a second, and at once; others wait in the system's queue of `BACKLOG`."""
 BACKLOG = 128
+_QUIET = 0.1
+"""Seconds without data after which a request that is thrown away counts as ended."""
 LOG_EACH = 60.0
 """Seconds between two lines in the log of the same kind."""
 
@@ -123,6 +125,8 @@ def make_protocol(connections: Connections) -> type[H11Protocol]:
 
         _timer: asyncio.TimerHandle | None = None
         _name = ""
+        _discarded: int | None = None
+        """Bytes that came and were not looked at; None: all are."""
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -137,6 +141,9 @@ def make_protocol(connections: Connections) -> type[H11Protocol]:
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
+            if self._discarded is not None:
+                self._discarded += len(data)
+                return
             if self.transport.is_closing():
                 return
             try:
@@ -155,6 +162,15 @@ def make_protocol(connections: Connections) -> type[H11Protocol]:
         def admit(self) -> None:
             """The request has shown the key."""
             connections.admit(self)
+
+        async def discard(self, longest: float) -> None:
+            """Throw away what comes, until nothing comes or ``longest`` seconds have passed. It is the connection's end."""
+            end = time.monotonic() + longest
+            self._discarded, before = 0, -1
+            self.flow.resume_reading()
+            while before < self._discarded and not self.transport.is_closing() and time.monotonic() < end:
+                before = self._discarded
+                await asyncio.sleep(_QUIET)
 
         def abort(self) -> None:
             """End at once, whatever has not been sent."""

@@ -41,6 +41,7 @@ class HttpFront:
         self._server: Any = None
         self._listening = False
         self._serving = False
+        self._closing = asyncio.Event()
         self._waiting_for = "The model is loading."
 
     def open(self) -> None:
@@ -64,6 +65,7 @@ class HttpFront:
     async def close(self) -> None:
         """Give the port back. Requests are broken off."""
         self.suspend("The model is unloaded.")
+        self._closing.set()
         task, self._task = self._task, None
         if task is not None:
             if self._server is not None:
@@ -83,7 +85,7 @@ class HttpFront:
             self.state.state, self.state.message = "waiting", self._waiting_for
 
     async def _keep_open(self) -> None:
-        while True:
+        while not self._closing.is_set():
             try:
                 await self._listen()
             except asyncio.CancelledError:
@@ -92,7 +94,8 @@ class HttpFront:
                 _log.exception("The HTTP server has failed. The node works on without it.")
                 self.state.state = "failed"
                 self.state.message = f"The HTTP server has failed ({type(error).__name__}: {error}); the log has the reason."
-            await asyncio.sleep(_AGAIN)
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), _AGAIN)
 
     async def _listen(self) -> None:
         """Serve until the end; returns at once where the port cannot be had."""

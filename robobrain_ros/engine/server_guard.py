@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from robobrain_ros.engine.addresses import client_of, is_loopback
-from robobrain_ros.engine.server_requests import ROUTES, Limits, RequestError, checked_body
+from robobrain_ros.engine.server_requests import ROUTES, Limits, RequestError, checked_body, largest_body
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -38,11 +38,14 @@ STALL = 30.0
 """Seconds in which a client must take some of its answer."""
 RATE, BURST = 50.0, 100.0
 """Requests a second of one client, and at once; those with the key and those without are counted apart."""
+COST = 256 * 1024
+"""Bytes of a body that count as one request more against the rate."""
 RETRY_AFTER = 10
 """Seconds that clients are told to wait while there is no engine."""
 
 _LINGER = 2.0
 """Seconds in which what still comes of a refused request is taken, and thrown away."""
+_SMALL = 64 * 1024
 _LOOK = 0.5
 _MOST_CLIENTS = 1000
 _HEADERS = frozenset({b"host", b"accept", b"user-agent"})
@@ -114,8 +117,10 @@ class Guard:
         if scope["type"] != "http":
             return
         connection = scope.get("state", {}).pop("connection", None)
-        answer = _Answer(scope, send, connection)
         headers = {name.lower(): value for name, value in scope["headers"]}
+        answer = _Answer(scope, send, connection)
+        length = headers.get(b"content-length", b"0")
+        answer.outstanding = _SMALL + 1 if b"transfer-encoding" in headers or len(length) > 9 else int(length)
         try:
             refusal = self._refusal(scope, headers, connection)
             refusal = refusal or await self._let_through(scope, headers, receive, answer)
@@ -144,12 +149,17 @@ class Guard:
             if known:
                 return 405, f"{path} takes {known[0]}."
             return 404, f"There is no {scope['method'][:20]} {path[:100]} here; there is /v1/models and /v1/chat/completions."
-        return self._unavailable() or (self._refused_post(headers) if scope["method"] == "POST" else None)
+        return self._unavailable() or (self._refused_post(path, headers) if scope["method"] == "POST" else None)
 
-    def _refused_post(self, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
+    def _largest(self, path: str) -> int:
+        """Bytes that the body of a route may have."""
+        return self._max_body if self._limits is None else largest_body(path, self._limits)
+
+    def _refused_post(self, path: str, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
         length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or len(length) > 18 or int(length) > self._max_body:
-            return 413, f"The request has more than {self._max_body} bytes (openai_server.max_body_mib)."
+        most = self._largest(path)
+        if not length.isdigit() or len(length) > 18 or int(length) > most:
+            return 413, _too_large(most)
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if kind != b"application/json":
             return 415, "The body must be JSON: Content-Type: application/json."
@@ -183,9 +193,11 @@ class Guard:
         with self._upload() as upload:
             if upload is None:
                 return 429, "Too many requests are on their way; try again in a while."
-            body = await upload.read(receive, self._max_body)
+            body = await upload.read(receive, self._largest(scope["path"]))
         if isinstance(body, tuple):
             return body
+        answer.outstanding = 0
+        self._rates.charge((client_of(scope.get("client")), True), len(body) / COST)
         if refusal := self._unavailable() or self._busy():
             return refusal
         self._state.running += 1
@@ -284,7 +296,7 @@ class _Upload:
                 raise _GoneError
             body += message.get("body", b"")
             if len(body) > most:
-                return 413, f"The request has more than {most} bytes (openai_server.max_body_mib)."
+                return 413, _too_large(most)
             if not message.get("more_body"):
                 return bytes(body)
 
@@ -300,6 +312,8 @@ class _Answer:
         self.started = self.complete = False
         self.field = ""
         """The place in the body that an error is about."""
+        self.outstanding = 0
+        """Bytes of the request that may still come."""
         self.held_back: Callable[[], bool] = lambda: False
         """Whether an error of the application is not to be passed on, since there is a better one."""
 
@@ -340,8 +354,11 @@ class _Answer:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": b"" if self._bodiless else body, "more_body": True})
         # Closing while the request still comes would reset the connection, and take the answer away from who is sending.
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(_discard(receive), _LINGER)
+        if self.outstanding > _SMALL and self._connection is not None:
+            await self._connection.discard(_LINGER)
+        elif self.outstanding:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(_discard(receive), _LINGER)
         await self._send({"type": "http.response.body", "body": b""})
 
 
@@ -351,6 +368,12 @@ class Rates:
     def __init__(self, rate: float = RATE, burst: float = BURST) -> None:
         self._rate, self._burst = rate, burst
         self._left: dict[Any, tuple[float, float]] = {}
+
+    def charge(self, client: Any, cost: float) -> None:
+        """Take more tokens of a client, also such that it does not have yet."""
+        if client in self._left:
+            left, at = self._left[client]
+            self._left[client] = (left - cost, at)
 
     def take(self, client: Any) -> bool:
         """Whether a client may ask once more."""
@@ -377,6 +400,10 @@ def _is_local(value: bytes | None, page: bool = False) -> bool:
     except ValueError:
         return False
     return is_loopback(host or "")
+
+
+def _too_large(most: int) -> str:
+    return f"The request has more than {most} bytes (openai_server.max_body_mib; less where no images belong to a request)."
 
 
 async def _discard(receive: Receive) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from robobrain_ros.core.constraint_bounds import LARGEST_SCHEMA
 from robobrain_ros.engine.server_images import ImageBudget
 from robobrain_ros.engine.server_schemas import check_choice, check_regex, check_schema
 
@@ -79,6 +80,13 @@ def checked_body(path: str, body: bytes, limits: Limits) -> bytes:
         for number, tool in enumerate(checked.get("tools", ())):
             _SCHEMA(tool["function"].get("parameters", {}), f"tools[{number}].function.parameters")
     return json.dumps(checked).encode()
+
+
+def largest_body(path: str, limits: Limits) -> int:
+    """Bytes that the body of a route may have: without images, what text and tools can need with every character escaped."""
+    if path == "/v1/chat/completions":
+        return limits.max_body
+    return min(limits.max_body, LARGEST_TOOLS + LARGEST_SCHEMA + 6 * CHARACTERS_PER_TOKEN * limits.max_model_len)
 
 
 def _parse(body: bytes) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from robobrain_ros.core.constraint_bounds import check_regex_bounds, check_schem
 MOST_SUBSCHEMAS = 3000
 MOST_COUNTS = 100_000
 """The sum of all counts, such as ``minItems``, of one schema."""
-MOST_VALUES = 1000
+MOST_VALUES = 5000
 """Values of one ``enum``."""
 MOST_CHOICES = 200
 LONGEST_CHOICE = 1000
