@@ -1,8 +1,10 @@
 """What the program robobrain says about a command line that it cannot follow."""
 
+import dataclasses
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from ros_rig import LIMIT, rig
 
 import robobrain_ros.ros.node as node_module
+from robobrain_ros.demo.camera import CameraSettings
 
 PROGRAM = [sys.executable, "-c", "from robobrain_ros.ros.node import main; main()"]
 
@@ -73,3 +76,24 @@ def test_a_second_interruption_ends_at_once_and_an_echo_of_the_first_does_not(mo
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+EXECUTABLES = (Path(__file__).parent.parent / "executables.txt").read_text(encoding="utf-8")
+PROGRAMS = [line.split(" = ") for line in EXECUTABLES.splitlines() if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize(("name", "entry"), PROGRAMS, ids=lambda it: it)
+def test_help_of_every_program_is_printed_and_nothing_starts(name: str, entry: str) -> None:
+    module, function = entry.split(":")
+    code = f"import sys; sys.argv = ['{name}', '--help']; from {module} import {function}; {function}()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", timeout=LIMIT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
+
+
+def test_the_demo_camera_describes_its_parameters_and_rejects_what_is_no_argument() -> None:
+    assert all(setting.metadata["description"] for setting in dataclasses.fields(CameraSettings))
+    code = "import sys; sys.argv = ['demo_camera', 'rate:=5']; from robobrain_ros.demo.camera import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", timeout=LIMIT, check=False)
+    assert done.returncode == 2
+    assert "unrecognized arguments: rate:=5" in done.stderr
