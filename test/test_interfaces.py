@@ -1,11 +1,13 @@
 """The messages document themselves, and agree with the code."""
 
+import fnmatch
 import re
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from robobrain_ros.core.encodings import ENCODINGS
 from robobrain_ros.core.query import Task
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.msg import Outcome
@@ -66,3 +68,14 @@ def test_the_tasks_named_in_the_interfaces_are_those_of_the_core(interface: str)
 def test_no_comment_goes_on_below_its_field(path: Path) -> None:
     """`ros2 interface show` puts the fields of a nested type between the two lines."""
     assert [line for line in path.read_text().splitlines() if re.match(r"\s+#", line)] == []
+
+
+def test_the_page_of_interfaces_lists_the_encodings_that_are_read() -> None:
+    text = (REPOSITORY / "docs" / "interfaces.md").read_text(encoding="utf-8")
+    section = text.split("### Image encodings")[1].split("\n### ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    listed = [name for row in rows for name in re.findall(r"`(\S+?)`", row)]
+    assert len(set(listed)) == len(listed)
+    read = {name: fnmatch.filter(ENCODINGS, name) for name in listed}
+    assert all(read.values()), read
+    assert {encoding for found in read.values() for encoding in found} == set(ENCODINGS)

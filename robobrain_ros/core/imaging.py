@@ -20,6 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from robobrain_ros.core.bit_depth import colour_to_8_bits, gray_to_8_bits
 from robobrain_ros.core.profiles import CoordinateRule
 from robobrain_ros.core.query import Box, Picture, Point
 from robobrain_ros.errors import BadImageError, EngineConfigError
@@ -181,7 +182,7 @@ def fit_picture(picture: Picture, budget: PixelBudget) -> Fitted:
 
 
 def read_picture(path: str | Path) -> Picture:
-    """Read a picture file (JPEG, PNG, ...) as RGB, (height, width, 3), uint8.
+    """Read a picture file (JPEG, PNG, ...) as RGB, (height, width, 3), uint8; 16 bits by the rule of `core.bit_depth`.
 
     :raises BadImageError: no such file, or not a picture.
     """
@@ -189,7 +190,12 @@ def read_picture(path: str | Path) -> Picture:
         data = np.frombuffer(read_small_file(path, _LARGEST_FILE).content, np.uint8)
     except UnreadableFileError as error:
         raise BadImageError(f"{path} cannot be read: {error}.") from error
-    picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    picture = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if data.size else None
+    if picture is not None and picture.dtype == np.uint16:
+        gray = np.array_equal(picture[:, :, 0], picture[:, :, 1]) and np.array_equal(picture[:, :, 0], picture[:, :, 2])
+        picture = (gray_to_8_bits if gray else colour_to_8_bits)(picture)  # type: ignore[arg-type]
+    elif picture is not None and picture.dtype != np.uint8:
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
     if picture is None:
         raise BadImageError(f"{path} is not a picture that OpenCV can read.")
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]

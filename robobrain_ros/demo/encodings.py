@@ -5,12 +5,14 @@ import numpy as np
 import numpy.typing as npt
 
 ENCODINGS = (
-    "rgb8", "bgr8", "rgba8", "bgra8", "8UC3", "mono8", "8UC1", "mono16",
-    "bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8", "yuv422", "yuv422_yuy2", "nv12",
+    "rgb8", "bgr8", "rgba8", "bgra8", "8UC3", "8UC4", "mono8", "8UC1",
+    "rgb16", "bgr16", "rgba16", "bgra16", "16UC3", "16UC4", "mono16", "16UC1",
+    "bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8", "bayer_rggb16", "bayer_bggr16", "bayer_gbrg16", "bayer_grbg16",
+    "yuv422", "uyvy", "yuv422_yuy2", "yuyv", "nv12", "nv21", "nv24",
 )  # fmt: skip
-"""What `encode_picture` can write. 8UC3 is in the order blue, green, red, as OpenCV has it."""
+"""What `encode_picture` can write. 8UC3 is in the order blue, green, red, as OpenCV has it. With 16 bits, 255 is 65535."""
 
-GRAY_ENCODINGS = ("mono8", "8UC1", "mono16")
+GRAY_ENCODINGS = ("mono8", "8UC1", "mono16", "16UC1")
 
 # Where in a 2x2 square of the mosaic (row, column) each channel (0 red, 1 green, 2 blue) is sampled.
 _BAYER_CHANNELS = {
@@ -26,13 +28,15 @@ _COLOUR_CODES = {
     "bgra8": cv2.COLOR_RGB2BGRA,
     "mono8": cv2.COLOR_RGB2GRAY,
     "8UC1": cv2.COLOR_RGB2GRAY,
+    "8UC4": cv2.COLOR_RGB2BGRA,
 }
+_SUBSAMPLED = ("yuv422", "uyvy", "yuv422_yuy2", "yuyv", "nv12", "nv21")
 
 
 def encode_picture(picture: npt.NDArray[np.uint8], encoding: str) -> tuple[npt.NDArray[np.uint8], int]:
     """The bytes and the row length (``step``, bytes) of an RGB picture (height, width, 3) in one of `ENCODINGS`.
 
-    Multi-byte samples are little-endian. The chroma-subsampled ones (yuv422, yuv422_yuy2, nv12) want even sides.
+    Multi-byte samples are little-endian. Encodings with subsampled chroma (yuv422, yuyv, nv12, ...) need even sides.
 
     :raises ValueError: unknown encoding, or an odd side where it must be even.
     """
@@ -42,15 +46,17 @@ def encode_picture(picture: npt.NDArray[np.uint8], encoding: str) -> tuple[npt.N
     if encoding in _COLOUR_CODES:
         converted = cv2.cvtColor(picture, _COLOUR_CODES[encoding])
         return converted.reshape(-1).astype(np.uint8), converted.size // height
-    if encoding == "mono16":
-        wide = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype("<u2") * 257
-        return wide.view(np.uint8).reshape(-1), width * 2
+    if encoding in ENCODINGS and "16" in encoding:
+        narrow, step = encode_picture(picture, encoding.replace("16", "8"))
+        return (narrow.astype("<u2") * 257).astype("<u2").view(np.uint8), step * 2
     if encoding in _BAYER_CHANNELS:
         return _mosaic(picture, _BAYER_CHANNELS[encoding]).reshape(-1), width
-    if encoding in ("yuv422", "yuv422_yuy2", "nv12"):
+    if encoding == "nv24":
+        return _nv24(picture), width
+    if encoding in _SUBSAMPLED:
         if width % 2 or height % 2:
             raise ValueError(f"{encoding} wants even sides, not {width}x{height}")
-        return _subsampled(picture, encoding).reshape(-1), width if encoding == "nv12" else width * 2
+        return _subsampled(picture, encoding).reshape(-1), width if encoding.startswith("nv") else width * 2
     raise ValueError(f"unknown encoding {encoding!r}; known are {', '.join(ENCODINGS)}")
 
 
@@ -62,18 +68,29 @@ def _mosaic(picture: npt.NDArray[np.uint8], channels: tuple[tuple[int, int], tup
     return mosaic
 
 
+def _nv24(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Limited-range BT.601 with chroma of full size: luma, then U and V in turns."""
+    red, green, blue = (picture[:, :, channel].astype(np.float64) for channel in range(3))
+    luma = 16 + 0.257 * red + 0.504 * green + 0.098 * blue
+    u = 128 - 0.148 * red - 0.291 * green + 0.439 * blue
+    v = 128 + 0.439 * red - 0.368 * green - 0.071 * blue
+    planes = [luma.reshape(-1), np.dstack((u, v)).reshape(-1)]
+    return np.rint(np.concatenate(planes)).clip(0, 255).astype(np.uint8)
+
+
 def _subsampled(picture: npt.NDArray[np.uint8], encoding: str) -> npt.NDArray[np.uint8]:
     """Limited-range BT.601, which OpenCV's decoders assume."""
     height, width = picture.shape[:2]
     planes = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420)
     luma = planes[:height]
     chroma = planes[height:].reshape(2, height // 2, width // 2)
-    if encoding == "nv12":
-        return np.concatenate([luma.reshape(-1), chroma.transpose(1, 2, 0).reshape(-1)]).astype(np.uint8)
+    if encoding in ("nv12", "nv21"):
+        ordered = chroma if encoding == "nv12" else chroma[::-1]
+        return np.concatenate([luma.reshape(-1), ordered.transpose(1, 2, 0).reshape(-1)]).astype(np.uint8)
     u, v = (plane.repeat(2, axis=0) for plane in chroma)
     packed = np.empty((height, width // 2, 4), np.uint8)
     first, second = luma[:, 0::2], luma[:, 1::2]
-    order = (u, first, v, second) if encoding == "yuv422" else (first, u, second, v)
+    order = (u, first, v, second) if encoding in ("yuv422", "uyvy") else (first, u, second, v)
     for index, samples in enumerate(order):
         packed[:, :, index] = samples
     return packed

@@ -8,7 +8,8 @@ from rclpy.node import Node
 from robobrain_ros.core.geometry import GeometryError
 from robobrain_ros.ros.cameras import Camera, Cameras
 from robobrain_ros.ros.parameters import Parameters
-from robobrain_ros.ros.positions import depth_range, read_depth
+from robobrain_ros.ros.depth import read_depth
+from robobrain_ros.ros.positions import depth_range
 from robobrain_ros.ros.streams import described
 
 _BODY_FRAME = re.compile(

@@ -18,7 +18,8 @@ from robobrain_ros.errors import BadRequestError, NoImageError, StaleImageError
 from robobrain_ros.msg import QueryOptions
 from robobrain_ros.ros.arrivals import ArrivalStatistics
 from robobrain_ros.ros.clock import ClockWatch, Jump, nanoseconds, stamp_age
-from robobrain_ros.ros.conversions import read_image
+from robobrain_ros.ros.frames import plain_header
+from robobrain_ros.ros.images import ImageReader
 from robobrain_ros.ros.intake import Intake
 from robobrain_ros.ros.positions import Moment, Surroundings
 from robobrain_ros.ros.streams import Stream
@@ -47,13 +48,14 @@ class Frame:
     camera: str
     sequence: int
     arrival: float
+    reader: ImageReader = field(default_factory=ImageReader, repr=False, compare=False)
     _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
     _decoded: list[Picture] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def header(self) -> Header:
-        """The picture's own header."""
-        return self.message.header
+        """The image's own header, its frame without a leading slash."""
+        return plain_header(self.message.header)
 
     @property
     def name(self) -> str:
@@ -69,7 +71,7 @@ class Frame:
         """
         with self._lock:
             if not self._decoded:
-                self._decoded.append(read_image(self.message))
+                self._decoded.append(self.reader.read(self.message))
             return self._decoded[0]
 
 
@@ -83,6 +85,7 @@ class Camera:
 
     :param queue: pictures that may wait for the executor.
     :param late_after: seconds between stamp and arrival from which on a picture counts as late.
+    :param depth_transport: as of `robobrain_ros.ros.depth.DepthStream`.
     """
 
     def __init__(
@@ -96,8 +99,10 @@ class Camera:
         queue: int = 1,
         late_after: float = math.inf,
         use_depth: bool = False,
+        depth_transport: str = "auto",
         rectified: str = "auto",
         watch: ClockWatch | None = None,
+        reader: ImageReader | None = None,
     ) -> None:
         self.name = name
         self._watch = watch
@@ -105,6 +110,7 @@ class Camera:
         self._why_empty = ""
         self.statistics = ArrivalStatistics()
         self._clock = intake.node.get_clock()
+        self._reader = reader or ImageReader(name)
         self.late_after = late_after
         self._on_frame = on_frame
         self._newest: Frame | None = None
@@ -113,7 +119,14 @@ class Camera:
         topic = f"{name}/{suffix}"
         self._stream = Stream(intake, message_type, topic, self._arrived, reliability=reliability, depth=queue)
         is_leftover = watch.is_leftover if watch else lambda stamp: False
-        self.surroundings = Surroundings(intake, name, use_depth=use_depth, reliability=reliability, is_leftover=is_leftover)
+        self.surroundings = Surroundings(
+            intake,
+            name,
+            use_depth=use_depth,
+            depth_transport=depth_transport,
+            reliability=reliability,
+            is_leftover=is_leftover,
+        )
         self._rectified = names_rectified(self.topic) if rectified == "auto" else rectified == "yes"
 
     def adapt(self) -> None:
@@ -240,7 +253,7 @@ class Camera:
             return
         late = stamp_age(self._clock, message.header) > self.late_after
         self.statistics.add(arrival, stamp.sec + stamp.nanosec * 1e-9, late)
-        self._newest = Frame(message, self.name, next(_sequence), arrival)
+        self._newest = Frame(message, self.name, next(_sequence), arrival, self._reader)
         self._with_depth.append(self._newest)
         self._on_frame(self._newest)
 

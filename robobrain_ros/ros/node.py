@@ -39,6 +39,7 @@ from robobrain_ros.ros.clock import ClockWatch, Jump
 from robobrain_ros.ros.command_line import own_arguments
 from robobrain_ros.ros.diagnostics import Diagnostics
 from robobrain_ros.ros.endpoints import Endpoints
+from robobrain_ros.ros.images import ImageReader
 from robobrain_ros.ros.intake import Intake
 from robobrain_ros.ros.model import EngineFactory, Model, ModelSettings
 from robobrain_ros.ros.parameters import Parameters, changed_only
@@ -267,8 +268,14 @@ class RoboBrainNode(GuardedNode):
             queue=self._settings[f"{name}.queue"],
             late_after=self._settings[f"{name}.late_after"],
             use_depth=self._settings[f"{name}.use_depth"],
+            depth_transport=self._settings[f"{name}.depth_transport"],
             rectified=self._settings[f"{name}.rectified"],
             watch=self._watch,
+            reader=ImageReader(
+                name,
+                swap_red_blue=self._settings[f"{name}.swap_red_blue"],
+                bit_depth=self._settings[f"{name}.bit_depth"],
+            ),
         )
 
     def _deactivate(self) -> None:

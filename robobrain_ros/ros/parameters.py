@@ -17,6 +17,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
+from robobrain_ros.core.bit_depth import BIT_DEPTHS
 from robobrain_ros.core.brain import (
     DEFAULT_CONSTRAIN_COORDINATES,
     DEFAULT_MAX_TOKENS,
@@ -355,10 +356,29 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             applies=Applies.AT_ONCE,
         ),
         Parameter(
+            f"{camera}.depth_transport",
+            "auto",
+            f"raw: sensor_msgs/Image on {camera}/depth; compressed: sensor_msgs/CompressedImage (compressedDepth, or PNG of 16 "
+            f"bits) on {camera}/depth/compressedDepth. auto: as the publishers on these two topics.",
+            choices=("auto", "raw", "compressed"),
+        ),
+        Parameter(
             f"{camera}.rectified",
             "auto",
             "Whether pictures are rectified: P of camera_info describes them, not K and D. auto: if rect is in the topic's name.",
             choices=("auto", "yes", "no"),
+        ),
+        Parameter(
+            f"{camera}.bit_depth",
+            0,
+            "Bits that the sensor uses in 16-bit images: 0 is black, 2^bit_depth - 1 is white. 0: scale each image by its own "
+            "samples (docs/interfaces.md).",
+            choices=(0, *BIT_DEPTHS),
+        ),
+        Parameter(
+            f"{camera}.swap_red_blue",
+            False,
+            "Exchange red and blue of this camera's images, for publishers that write them in the wrong order.",
         ),
     )
 

@@ -9,10 +9,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage
 from std_msgs.msg import Header
 
 from robobrain_ros.core.depth_checks import DepthRange
@@ -21,6 +22,8 @@ from robobrain_ros.core.query import Answer
 from robobrain_ros.core.surfaces import DepthImage, Lifted, lift_boxes, lift_points, lift_waypoints
 from robobrain_ros.ros.clock import Jump, nanoseconds
 from robobrain_ros.ros.conversions import Positions
+from robobrain_ros.ros.depth import DepthStream, read_depth
+from robobrain_ros.ros.frames import plain_frame
 from robobrain_ros.ros.intake import Intake
 from robobrain_ros.ros.parameters import Parameters
 from robobrain_ros.ros.streams import Stream
@@ -82,10 +85,8 @@ class Companion:
 
     def __init__(
         self,
-        intake: Intake,
-        message_type: Any,
-        topic: str,
         what: str,
+        open_stream: Callable[..., Stream],
         *,
         reliability: str,
         is_leftover: Callable[[int], bool] = lambda stamp: False,
@@ -96,7 +97,7 @@ class Companion:
         self._kept: deque[Any] = deque(maxlen=_KEPT)
         self._claims: list[Claim] = []
         # As many may wait: an executor that is late has the picture, and must not have lost what belongs to it.
-        self.stream = Stream(intake, message_type, topic, self._arrived, reliability=reliability, depth=_KEPT)
+        self.stream = open_stream(listener=self._arrived, reliability=reliability, depth=_KEPT)
 
     @property
     def newest(self) -> Any:
@@ -152,7 +153,8 @@ class Calibrations(Companion):
     def __init__(self, intake: Intake, topic: str, *, reliability: str, is_leftover: Callable[[int], bool]) -> None:
         self._last: CameraInfo | None = None
         """The newest one, which is kept when time jumps."""
-        super().__init__(intake, CameraInfo, topic, "camera_info", reliability=reliability, is_leftover=is_leftover)
+        stream = partial(Stream, intake, CameraInfo, topic)
+        super().__init__("camera_info", stream, reliability=reliability, is_leftover=is_leftover)
 
     def candidates(self, claim: Claim, tolerance: float) -> list[CameraInfo]:
         """What may describe the claim's picture, the best first: of its moment, then the newest."""
@@ -172,7 +174,7 @@ class Calibrations(Companion):
 
 def same_frame(one: str, other: str) -> bool:
     """Whether two names are of one frame; in ROS 1 they began with a slash."""
-    return one.lstrip("/") == other.lstrip("/")
+    return plain_frame(one) == plain_frame(other)
 
 
 class Surroundings:
@@ -184,6 +186,7 @@ class Surroundings:
         camera: str,
         *,
         use_depth: bool,
+        depth_transport: str = "auto",
         reliability: str,
         is_leftover: Callable[[int], bool] = lambda stamp: False,
     ) -> None:
@@ -192,7 +195,8 @@ class Surroundings:
         # Small as a camera_info is, best effort loses it where pictures fill the transport's buffers.
         how: dict[str, Any] = {"reliability": reliability, "is_leftover": is_leftover}
         self.info = Calibrations(intake, f"{camera}/camera_info", **how)
-        self.depth = Companion(intake, Image, f"{camera}/depth", "depth image", **how) if use_depth else None
+        depth = partial(DepthStream, intake, f"{camera}/depth", transport=depth_transport)
+        self.depth = Companion("depth image", depth, **how) if use_depth else None
 
     @property
     def companions(self) -> list[Companion]:
@@ -234,6 +238,11 @@ class Moment:
         """Claim what belongs to a picture; in the executor."""
         stamp = nanoseconds(header.stamp)
         return cls(header, rectified, surroundings, [companion.claim(stamp) for companion in surroundings.companions])
+
+    @property
+    def has_compressed_depth(self) -> bool:
+        """Whether the depth image found so far has to be decompressed."""
+        return self.surroundings.depth is not None and isinstance(self.claims[1].best, CompressedImage)
 
     def close(self) -> None:
         """Look no longer; in the executor."""
@@ -287,7 +296,11 @@ class Locator:
         camera, note = self._camera(moment, size)
         if camera is None:
             return Positions(moment.header, note=note)
-        positions = self._lift(answer, camera, moment)
+        if moment.has_compressed_depth:
+            # Beside the loop: to decompress takes milliseconds.
+            positions = await asyncio.to_thread(self._lift, answer, camera, moment)
+        else:
+            positions = self._lift(answer, camera, moment)
         return await self._moved(positions, end)
 
     def _camera(self, moment: Moment, size: tuple[int, int]) -> tuple[CameraModel | None, str]:
@@ -350,7 +363,7 @@ class Locator:
 
     async def _moved(self, positions: Positions, end: float) -> Positions:
         """The positions in target_frame at the picture's time, where that can be."""
-        target, source = self._parameters["target_frame"].lstrip("/"), positions.header.frame_id.lstrip("/")
+        target, source = plain_frame(self._parameters["target_frame"]), plain_frame(positions.header.frame_id)
         parts = {"points": positions.points, "boxes": positions.boxes, "waypoints": positions.waypoints}
         known = {name: lifted for name, lifted in parts.items() if lifted and np.isfinite(lifted.positions).any()}
         if not target or target == source or not known:
@@ -371,21 +384,6 @@ class Locator:
 def depth_range(parameters: Parameters, camera: str) -> DepthRange:
     """The depths of a camera that count as measured."""
     return DepthRange(parameters[f"{camera}.min_depth"], parameters[f"{camera}.max_depth"])
-
-
-def read_depth(message: Image) -> DepthImage:
-    """The depth image of a message.
-
-    :raises GeometryError: the reason why it cannot be read.
-    """
-    return DepthImage.read(
-        memoryview(message.data).cast("B"),
-        width=message.width,
-        height=message.height,
-        step=message.step,
-        encoding=message.encoding,
-        big_endian=bool(message.is_bigendian),
-    )
 
 
 def to_camera_model(info: CameraInfo, rectified: bool, size: tuple[int, int] | None) -> CameraModel:
@@ -412,7 +410,7 @@ def to_camera_model(info: CameraInfo, rectified: bool, size: tuple[int, int] | N
 
 def _other_frame(companion: Companion, message: Any, moment: Moment) -> str:
     """Why a message is not of the picture's view, as a sentence; empty: it is."""
-    frame, wanted = message.header.frame_id.lstrip("/"), moment.header.frame_id.lstrip("/")
+    frame, wanted = plain_frame(message.header.frame_id), plain_frame(moment.header.frame_id)
     if frame == wanted:
         return ""
     return (

@@ -40,6 +40,7 @@ from robobrain_ros.ros.conversions import (
     to_text_answer,
     to_trajectory,
 )
+from robobrain_ros.ros.frames import plain_header
 from robobrain_ros.ros.limits import (
     LEAST_TIMEOUT,
     MOST_CAMERAS,
@@ -326,7 +327,8 @@ class Requests:
             if options.camera:
                 cameras.name(options.camera)
             self.check_count(task, len(options.images), "images")
-            return options.images, [], replace(origin, header=options.images[0].header), "Picture {number} of the request"
+            origin = replace(origin, header=plain_header(options.images[0].header))
+            return options.images, [], origin, "Picture {number} of the request"
         names = cameras.names_of(options)
         self.check_count(task, len(names), "cameras")
         frames = [self._frame(cameras[name], task) for name in names]
