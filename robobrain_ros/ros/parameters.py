@@ -17,7 +17,6 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
-from robobrain_ros.core.bit_depth import BIT_DEPTHS
 from robobrain_ros.core.brain import (
     DEFAULT_CONSTRAIN_COORDINATES,
     DEFAULT_MAX_TOKENS,
@@ -373,7 +372,8 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             0,
             "Bits that the sensor uses in 16-bit images: 0 is black, 2^bit_depth - 1 is white. 0: scale each image by its own "
             "samples (docs/interfaces.md).",
-            choices=(0, *BIT_DEPTHS),
+            minimum=0,
+            maximum=16,
         ),
         Parameter(
             f"{camera}.swap_red_blue",
