@@ -267,7 +267,7 @@ class ServerOptions:
         minimum=1,
         maximum=1023,
     )
-    max_body_mib: int = option(16, "Size limit of an HTTP request's body in MiB, images included.", minimum=1, maximum=1024)
+    max_body_mib: int = option(24, "Size limit of an HTTP request's body in MiB, images included.", minimum=1, maximum=1024)
     max_image_pixels: int = option(
         16_777_216,
         "Pixel limit of all images of one HTTP request together, checked before they are decoded.",

@@ -38,8 +38,9 @@ STALL = 30.0
 """Seconds in which a client must take some of its answer."""
 RATE, BURST = 50.0, 100.0
 """Requests a second of one client, and at once; those with the key and those without are counted apart."""
-COST = 256 * 1024
-"""Bytes of a body that count as one request more against the rate."""
+COST = 1 << 20
+"""Bytes of a body that count as one request more against the rate, and as `WRONG` ones where the body is rejected."""
+WRONG = 10
 RETRY_AFTER = 10
 """Seconds that clients are told to wait while there is no engine."""
 
@@ -197,14 +198,18 @@ class Guard:
         if isinstance(body, tuple):
             return body
         answer.outstanding = 0
-        self._rates.charge((client_of(scope.get("client")), True), len(body) / COST)
+        client = client_of(scope.get("client")), True
+        self._rates.charge(client, len(body) / COST)
         if refusal := self._unavailable() or self._busy():
             return refusal
         self._state.running += 1
         try:
-            return await self._check_and_pass(inner, body, receive, answer)
+            refusal = await self._check_and_pass(inner, body, receive, answer)
         finally:
             self._state.running -= 1
+        if refusal is not None and refusal[0] < 500:
+            self._rates.charge(client, (WRONG - 1) * len(body) / COST)
+        return refusal
 
     @contextlib.contextmanager
     def _upload(self) -> Iterator["_Upload | None"]:
