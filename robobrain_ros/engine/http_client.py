@@ -29,6 +29,8 @@ SILENCE = 300.0
 LONGEST_LINE = 1 << 20
 LARGEST_RESPONSE = 64 << 20
 """Bytes: far more than any answer has, far less than what fills a robot's memory."""
+LARGEST_JSON = 4 << 20
+"""Bytes of a response that is read as a whole."""
 
 _LONGEST_REASON = 300
 _CONNECTIONS = 256
@@ -75,8 +77,9 @@ def make_client(options: EngineOptions, url: str, key: str) -> Any:
     class Bounded(httpx.AsyncByteStream):  # type: ignore[misc, name-defined]
         """A response's bytes, as far as they have an end."""
 
-        def __init__(self, stream: Any) -> None:
+        def __init__(self, stream: Any, largest: int) -> None:
             self._stream = stream
+            self._largest = largest
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
             total = line = 0
@@ -84,7 +87,7 @@ def make_client(options: EngineOptions, url: str, key: str) -> Any:
                 total += len(piece)
                 end = piece.rfind(b"\n")
                 line = line + len(piece) if end < 0 else len(piece) - end
-                if line > LONGEST_LINE or total > LARGEST_RESPONSE:
+                if line > LONGEST_LINE or total > self._largest:
                     raise EndlessResponseError
                 yield piece
 
@@ -95,7 +98,8 @@ def make_client(options: EngineOptions, url: str, key: str) -> Any:
         # Compressed, a few bytes could become gigabytes; it was not asked for.
         if response.headers.get("content-encoding", "identity") != "identity":
             raise EndlessResponseError
-        response.stream = Bounded(response.stream)
+        streamed = response.headers.get("content-type", "").startswith("text/event-stream")
+        response.stream = Bounded(response.stream, LARGEST_RESPONSE if streamed else LARGEST_JSON)
 
     timeout = httpx.Timeout(SILENCE, connect=CONNECT)
     limits = httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
@@ -150,7 +154,7 @@ def explain(error: BaseException, url: str, model: str, key: str) -> Fault:
         return _status_fault(error, url, model, key)
     if isinstance(error, openai.APIError):  # Told in the midst of a stream.
         return Fault(EngineFailedError(f"{url} broke off: {_reason(error.message, key)}"))
-    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError):
         return wrong_answer(url, "what is not JSON")
     if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2"):
         return Fault(EngineFailedError(f"{url} broke the connection off in the middle of its answer; ask again."))

@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 
 from robobrain_ros.engine.base import Constraint, Generation, TextDelta
-from robobrain_ros.engine.http_client import CONNECT, SILENCE, Fault, explain, make_client, wrong_answer
+from robobrain_ros.engine.http_client import (
+    CONNECT,
+    SILENCE,
+    EndlessResponseError,
+    Fault,
+    explain,
+    make_client,
+    wrong_answer,
+)
 from robobrain_ros.engine.options import CELLS, EngineOptions, base_url
 from robobrain_ros.engine.pictures import data_url
 from robobrain_ros.errors import BadRequestError, EngineConfigError, EngineFailedError
@@ -34,6 +42,10 @@ _FAMILIES = {r"robobrain[-_ ]?2[._]0": "qwen2_5_vl", r"robobrain[-_ ]?2[._]5": "
 """Model types by what servers call the families' models."""
 _OF_LENGTH = ("max_tokens", "input_tokens", "input_text")
 """What vLLM names as the wrong parameter of a request for which the model's context is too short."""
+
+_LETTERS, _CHUNKS, _SPARE = 64, 8, 128
+"""Most letters and most chunks of an answer for each of its tokens, and tokens to spare. Usual are 4 letters and one chunk."""
+_LONGEST_NAMES = 300
 
 _log = logging.getLogger(__name__)
 
@@ -117,11 +129,14 @@ class Server:
             async with AsyncExitStack() as stack:
                 response = await self._open(stack, body, generation.deadline)
                 _check_kind(response.headers, self.url, "text/event-stream")
-                counter = _Counter()
+                counter = _Counter(generation.max_tokens)
                 async for chunk in await response.parse():
                     self._last_sign = time.monotonic()
                     for delta in counter.read(chunk):
                         yield delta
+                    if counter.full:
+                        break  # Which closes the stream: the server writes more than it was asked for.
+                    await asyncio.sleep(0)  # Deadlines come first, however fast a server writes.
                 yield counter.last(self.url)
         except (asyncio.CancelledError, GeneratorExit):
             raise
@@ -158,7 +173,7 @@ class Server:
         if not wanted and len({str(model.get("root") or name) for name, model in known.items()}) == 1:
             known = dict([next(iter(known.items()))])  # Several names of one checkpoint.
         name = wanted or next(iter(known), "")
-        names = ", ".join(known) or "none"
+        names = _cut(", ".join(known) or "none")
         if name not in known or (len(known) > 1 and not wanted):
             problem = f"has no model {name!r}; it has: {names}" if wanted else f"has these models: {names}"
             raise Fault(EngineConfigError(f"{self.url} {problem}. Name one of them in engine.model."), down=True, lasting=True)
@@ -267,14 +282,35 @@ class Server:
 
 
 class _Counter:
-    """Reads a stream's chunks; keeps the end back until the token counts have come, which follow it."""
+    """Reads a stream's chunks; keeps the end back until the token counts have come, which follow it.
 
-    def __init__(self) -> None:
+    :param max_tokens: asked for. Not every server keeps to it: what exceeds it is cut, as if the server had stopped there.
+    """
+
+    def __init__(self, max_tokens: int) -> None:
+        self._max_tokens = max_tokens
+        self._letters = 0
+        self._chunks = 0
         self._finish_reason = ""
         self._kept = ""
         self._tokens = 0
         self._unsaid = 0
         self._prompt_tokens = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether more has come than was asked for.
+
+        :raises EndlessResponseError: much has come, and hardly any text.
+        """
+        if self._tokens > self._max_tokens or self._letters > _LETTERS * (self._max_tokens + _SPARE):
+            self._finish_reason = "length"
+            return True
+        if self._chunks <= _CHUNKS * (self._max_tokens + _SPARE):
+            return False
+        if not self._finish_reason:
+            raise EndlessResponseError
+        return True
 
     def read(self, chunk: Any) -> list[TextDelta]:
         """The pieces of text in a chunk: thinking, where the server parts it from the answer, and text."""
@@ -295,6 +331,8 @@ class _Counter:
         else:
             new = 1 if text or thinking else 0
         self._tokens += new
+        self._letters += len(text) + len(thinking)
+        self._chunks += 1
         pieces = []
         if thinking:
             pieces.append(TextDelta(thinking, 0 if text else new, self._prompt_tokens, thinking=True))
@@ -324,6 +362,10 @@ def _text(delta: Any, name: str) -> str:
 def _number(usage: Any, name: str) -> int:
     value = getattr(usage, name, 0)
     return value if isinstance(value, int) else 0
+
+
+def _cut(names: str) -> str:
+    return names if len(names) <= _LONGEST_NAMES else f"{names[:_LONGEST_NAMES]}..."
 
 
 def _picture_part(url: str) -> dict[str, Any]:
