@@ -50,9 +50,9 @@ def image(samples: npt.NDArray[np.generic], encoding: str, padding: int = 0, big
 @pytest.mark.parametrize("big", [False, True])
 def test_both_encodings_become_metres(padding: int, big: bool) -> None:
     """Millimetres with 0 and 65535 for none, metres with NaN, -Inf and Inf for none; whatever padding and order of bytes."""
-    millimetres = image(np.array([[1500, 0, 65535], [1, 2, 65534]], np.uint16), "16UC1", padding, big).metres()
+    millimetres = image(np.array([[1500, 0, 65535], [1, 2, 19999]], np.uint16), "16UC1", padding, big).metres()
     assert millimetres.dtype == np.float32
-    assert np.allclose(millimetres, [[1.5, math.nan, math.nan], [0.001, 0.002, 65.534]], equal_nan=True)
+    assert np.allclose(millimetres, [[1.5, math.nan, math.nan], [0.001, 0.002, 19.999]], equal_nan=True)
     odd = np.array([[1.5, math.nan, math.inf], [-math.inf, 0.0, -1.0]], np.float32)
     metres = image(odd, "32FC1", padding, big).metres()
     assert np.allclose(metres, [[1.5, *[math.nan] * 2], [math.nan] * 3], equal_nan=True)

@@ -49,6 +49,8 @@ class DepthRange:
 
 ANY_DEPTH = DepthRange()
 """No bounds."""
+USUAL_DEPTH = DepthRange(0.0, 20.0)
+"""What depth cameras measure."""
 
 
 def some_of(samples: npt.NDArray[Any]) -> npt.NDArray[Any]:

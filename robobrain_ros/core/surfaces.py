@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from robobrain_ros.core.depth_checks import ANY_DEPTH, NO_SAMPLE, DepthRange, clamp_of, in_millimetres, some_of
+from robobrain_ros.core.depth_checks import NO_SAMPLE, USUAL_DEPTH, DepthRange, clamp_of, in_millimetres, some_of
 from robobrain_ros.core.geometry import CameraModel, Floats, GeometryError
 from robobrain_ros.core.query import Box, Point
 
@@ -49,15 +49,24 @@ class DepthImage:
     """
 
     samples: npt.NDArray[np.uint16] | npt.NDArray[np.float32]
-    limits: DepthRange = ANY_DEPTH
+    limits: DepthRange = USUAL_DEPTH
 
     @classmethod
     def read(
-        cls, data: bytes | memoryview, *, width: int, height: int, step: int, encoding: str, big_endian: bool = False
+        cls,
+        data: bytes | memoryview,
+        *,
+        width: int,
+        height: int,
+        step: int,
+        encoding: str,
+        big_endian: bool = False,
+        limits: DepthRange = USUAL_DEPTH,
+        detect_clamp: bool = True,
     ) -> "DepthImage":
-        """The depth image of the values of a sensor_msgs/Image; no copy.
+        """The depth image of the values of a sensor_msgs/Image; no copy. ``limits`` and ``detect_clamp``: as of `bounded`.
 
-        :raises GeometryError: the encoding is none of depth, or the sizes contradict each other.
+        :raises GeometryError: the encoding is none of depth, or the sizes contradict each other; as of `bounded`.
         """
         kind = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}.get(encoding)
         if kind is None:
@@ -71,7 +80,7 @@ class DepthImage:
         if step % size:
             rows = np.ascontiguousarray(rows)
         samples = rows.view((">" if big_endian else "<") + kind)
-        return cls(samples)
+        return cls(samples).bounded(limits, detect_clamp=detect_clamp)
 
     def bounded(self, limits: DepthRange, *, detect_clamp: bool = True) -> "DepthImage":
         """The same image, in which only depths within the limits count as measured.
@@ -158,7 +167,7 @@ class Lifted:
 
 
 def lift_points(
-    camera: CameraModel, depth: DepthImage | None, points: Sequence[Point], limits: DepthRange = ANY_DEPTH
+    camera: CameraModel, depth: DepthImage | None, points: Sequence[Point], limits: DepthRange = USUAL_DEPTH
 ) -> Lifted:
     """Each point on the surface that it shows; without a depth image, where the model's own depth says.
 
@@ -182,7 +191,7 @@ def lift_boxes(camera: CameraModel, depth: DepthImage, boxes: Sequence[Box]) -> 
 
 
 def lift_waypoints(
-    camera: CameraModel, depth: DepthImage | None, waypoints: Sequence[Point], limits: DepthRange = ANY_DEPTH
+    camera: CameraModel, depth: DepthImage | None, waypoints: Sequence[Point], limits: DepthRange = USUAL_DEPTH
 ) -> Lifted:
     """Each waypoint where the model's own depth says, which knows of the air above things, else on the surface that it shows.
 

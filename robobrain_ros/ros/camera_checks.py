@@ -68,7 +68,7 @@ class CameraChecks:
         if companion is None or companion.newest is None or isinstance(companion.newest, CompressedImage):
             return  # To decompress takes too long in the executor; an answer's position_note names the same faults.
         try:
-            read_depth(companion.newest).bounded(depth_range(self._parameters, camera.name), detect_clamp=False)
+            read_depth(companion.newest, depth_range(self._parameters, camera.name), detect_clamp=False)
         except GeometryError as error:
             yield f"Camera {camera.name} has no usable depth on {companion.stream.topic}: {error}"
 

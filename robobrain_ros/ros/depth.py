@@ -5,6 +5,7 @@ from typing import Any
 
 from sensor_msgs.msg import CompressedImage, Image
 
+from robobrain_ros.core.depth_checks import USUAL_DEPTH, DepthRange
 from robobrain_ros.core.depth_files import decode_depth
 from robobrain_ros.core.surfaces import DepthImage
 from robobrain_ros.ros.intake import Intake
@@ -56,13 +57,15 @@ class DepthStream(Stream):
         return any(publisher.topic_type == name for publisher in self._node.get_publishers_info_by_topic(topic))
 
 
-def read_depth(message: Image | CompressedImage) -> DepthImage:
-    """The depth image of a message.
+def read_depth(
+    message: Image | CompressedImage, limits: DepthRange = USUAL_DEPTH, *, detect_clamp: bool = True
+) -> DepthImage:
+    """The depth image of a message; ``limits`` and ``detect_clamp``: as of `DepthImage.bounded`.
 
     :raises robobrain_ros.core.geometry.GeometryError: the reason why it cannot be read.
     """
     if isinstance(message, CompressedImage):
-        return DepthImage(decode_depth(bytes(message.data), message.format))
+        return DepthImage(decode_depth(bytes(message.data), message.format)).bounded(limits, detect_clamp=detect_clamp)
     return DepthImage.read(
         memoryview(message.data).cast("B"),
         width=message.width,
@@ -70,4 +73,6 @@ def read_depth(message: Image | CompressedImage) -> DepthImage:
         step=message.step,
         encoding=message.encoding,
         big_endian=bool(message.is_bigendian),
+        limits=limits,
+        detect_clamp=detect_clamp,
     )

@@ -333,8 +333,8 @@ class Locator:
             return None, why
         camera = moment.surroundings.camera
         try:
-            depth = read_depth(claim.best)
-            return depth.bounded(self._limits(camera), detect_clamp=self._parameters[f"{camera}.detect_depth_clamp"]), ""
+            detect_clamp = self._parameters[f"{camera}.detect_depth_clamp"]
+            return read_depth(claim.best, self._limits(camera), detect_clamp=detect_clamp), ""
         except GeometryError as error:
             return None, str(error)
 
