@@ -332,6 +332,10 @@ def test_what_latched_publishers_sent_before_the_node_came_arrives() -> None:
             source.publish(later)
             it.until(lambda: camera.newest.message == later, "the image that was sent later")
             assert camera.statistics.received == 2
+            assert it.set_parameter("max_image_age", 0.01).successful
+            stale = it.until(lambda: (outcome := ask(it).outcome).code != Outcome.OK and outcome, "the image's end")
+    assert stale.code == Outcome.STALE_IMAGE
+    assert "publisher is latched (transient local): set max_image_age to 0" in stale.message
 
 
 def test_latched_and_other_publishers_of_a_topic_are_both_heard() -> None:

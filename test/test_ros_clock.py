@@ -11,7 +11,7 @@ import pytest
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from fakes import Script, ScriptedEngine
-from geometry_msgs.msg import TransformStamped
+from geometry_msgs.msg import PoseArray, TransformStamped
 from ros_rig import Rig, image_message, rig
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import Header
@@ -284,12 +284,14 @@ def test_markers_of_the_time_before_are_deleted(scene: Scene) -> None:
     with looking(scene, points_text(scene.objects), use_sim_time=True) as before:
         simulation = Simulation(before.it)
         markers = before.it.listen(MarkerArray, f"{before.it.name}/markers")
+        poses = before.it.listen(PoseArray, f"{before.it.name}/poses")
         simulation.tick(100.0)
         show(before, 99.9)
         ask_point(before.it)
         before.it.until(lambda: markers and markers[-1].markers[-1].action == Marker.ADD, "markers")
         simulation.tick(40.0)
         before.it.until(lambda: [marker.action for marker in markers[-1].markers] == [Marker.DELETEALL], "their end")
+        before.it.until(lambda: len(poses) == 2 and not poses[-1].poses, "the end of the poses")
 
 
 def test_diagnostics_report_jumps_and_a_simulation_without_a_clock() -> None:

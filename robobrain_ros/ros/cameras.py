@@ -217,10 +217,15 @@ class Camera:
         slow = self.why_slow(0.5 * max_age)
         if slow and silence < _PERIODS * self.statistics.interval and age - silence <= max_age:
             return f"{slow} The last one is {age:.1f} s old, max_image_age is {max_age:g} s."
-        if age - silence > max_age:
+        if age - silence > max_age and not self._stream.latched:
             return (
                 f"The last picture of camera {self.name} came {age - silence:.1f} s after its stamp, "
                 f"max_image_age is {max_age:g} s; check use_sim_time, the clocks' synchronization, and what delays it."
+            )
+        if self._stream.latched:
+            return (
+                f"The last image of camera {self.name} on {self.topic} is {age:.1f} s old, max_image_age is {max_age:g} s. Its "
+                "publisher is latched (transient local): set max_image_age to 0 to accept an image of any age."
             )
         return (
             f"Camera {self.name} has stopped: its last picture came {silence:.1f} s ago on {self.topic} and is {age:.1f} s old, "

@@ -107,6 +107,8 @@ class SpatialViews:
     def wipe_all(self) -> None:
         """Take away all that is shown."""
         self._publish_markers(self._board.clear())
+        self._path.wipe()
+        self._poses.wipe()
 
     def attend(self) -> None:
         """Show new subscribers what is shown; called each second."""
@@ -142,10 +144,14 @@ class _Target:
             self._shown = None
             self._publisher.publish(self._type(header=header))
 
-    def close(self) -> None:
-        """Take the latched message and the topic away."""
+    def wipe(self) -> None:
+        """Take the latched message away, whichever query it is of."""
         if self._shown is not None:
             self.show(self._shown[0], Header(), None)
+
+    def close(self) -> None:
+        """Take the latched message and the topic away."""
+        self.wipe()
         self._node.destroy_publisher(self._publisher)
 
 
