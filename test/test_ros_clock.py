@@ -296,6 +296,7 @@ def test_markers_of_the_time_before_are_deleted(scene: Scene) -> None:
 
 def test_diagnostics_report_jumps_and_a_simulation_without_a_clock() -> None:
     with rig(ScriptedEngine(["Two mugs."]), use_sim_time=True) as it:
+        it.until_ready()
         heard = it.listen(DiagnosticArray, "/diagnostics")
 
         def status(words: str) -> Any:
@@ -303,6 +304,10 @@ def test_diagnostics_report_jumps_and_a_simulation_without_a_clock() -> None:
             return next((part for part in parts if words in part.message), None)
 
         missing = it.until(lambda: status("no time came on /clock"), "the missing clock")
+        it.show(image_message())
+        refused = it.call(Ask, "ask", Ask.Request(question="What is there?")).outcome
+        assert refused.code == Outcome.STALE_IMAGE
+        assert "Simulated time has not started: use_sim_time is set and nothing came on /clock." in refused.message
         simulation = Simulation(it)
         simulation.tick(100.0)
         simulation.tick(40.0)

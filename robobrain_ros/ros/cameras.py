@@ -176,6 +176,11 @@ class Camera:
         age, silence = self._age(frame), time.monotonic() - frame.arrival
         if max_age > 0.0 and age > max_age:
             raise StaleImageError(self._why_stale(age, silence, max_age))
+        if max_age > 0.0 and age < -max_age and self._watch is not None and self._watch.waits:
+            raise StaleImageError(
+                "Simulated time has not started: use_sim_time is set and nothing came on /clock. Start what publishes /clock "
+                "(ros2 bag play --clock), or set use_sim_time to false."
+            )
         if max_age > 0.0 and age < -max_age:
             raise StaleImageError(
                 f"The newest picture of camera {self.name} is stamped {-age:.1f} s ahead of the node's clock; "
@@ -261,7 +266,6 @@ class Camera:
         self._newest = Frame(message, self.name, next(_sequence), arrival, self._reader)
         self._with_depth.append(self._newest)
         self._on_frame(self._newest)
-
 
     def _follow(self, watch: ClockWatch, stamp: int) -> bool:
         """Let the watch notice jumps of time by an image's stamp (nanoseconds); False: the image is of the time before one."""

@@ -121,6 +121,11 @@ class ClockWatch:
         return bool(self._clock.ros_time_is_active)
 
     @property
+    def waits(self) -> bool:
+        """Whether time is simulated and has not started."""
+        return self.simulated and self._now() == 0
+
+    @property
     def recent(self) -> bool:
         """Whether time has jumped a moment ago."""
         return self.last is not None and time.monotonic() - self.last.noticed < _RECENT

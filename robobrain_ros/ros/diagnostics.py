@@ -114,7 +114,7 @@ class Diagnostics:
     def _clock(self) -> DiagnosticStatus:
         watch = self._watch
         level, message = DiagnosticStatus.OK, "simulated time" if watch.simulated else "system time"
-        if watch.simulated and self._node.get_clock().now().nanoseconds == 0:
+        if watch.waits:
             level = DiagnosticStatus.WARN
             message = f"use_sim_time is set and no time came on /clock; {self._node.count_publishers('/clock')} publishers there"
         elif watch.recent:
