@@ -31,6 +31,8 @@ _WITH_DEPTH = 8
 _WORTH_DEPTH = 0.5
 """Seconds that a picture with depth may be older than the newest one to be asked about in its place."""
 
+_STREAM = 3
+"""Images from which on a latched publisher is taken for a camera that goes on sending."""
 _PERIODS = 2.5
 """Periods without an image after which a camera has stopped."""
 
@@ -219,18 +221,18 @@ class Camera:
         )
 
     def _why_stale(self, age: float, silence: float, max_age: float) -> str:
-        slow = self.why_slow(0.5 * max_age)
-        if slow and silence < _PERIODS * self.statistics.interval and age - silence <= max_age:
-            return f"{slow} The last one is {age:.1f} s old, max_image_age is {max_age:g} s."
-        if age - silence > max_age and not self._stream.latched:
-            return (
-                f"The last picture of camera {self.name} came {age - silence:.1f} s after its stamp, "
-                f"max_image_age is {max_age:g} s; check use_sim_time, the clocks' synchronization, and what delays it."
-            )
-        if self._stream.latched:
+        if self._stream.latched and self.statistics.received < _STREAM:
             return (
                 f"The last image of camera {self.name} on {self.topic} is {age:.1f} s old, max_image_age is {max_age:g} s. Its "
                 "publisher is latched (transient local): set max_image_age to 0 to accept an image of any age."
+            )
+        slow = self.why_slow(0.5 * max_age)
+        if slow and silence < _PERIODS * self.statistics.interval and age - silence <= max_age:
+            return f"{slow} The last one is {age:.1f} s old, max_image_age is {max_age:g} s."
+        if age - silence > max_age:
+            return (
+                f"The last picture of camera {self.name} came {age - silence:.1f} s after its stamp, "
+                f"max_image_age is {max_age:g} s; check use_sim_time, the clocks' synchronization, and what delays it."
             )
         return (
             f"Camera {self.name} has stopped: its last picture came {silence:.1f} s ago on {self.topic} and is {age:.1f} s old, "
