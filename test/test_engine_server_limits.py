@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fakes import ScriptedEngine
 
 from robobrain_ros.engine import server_connections, server_guard
 from robobrain_ros.engine.addresses import client_of
@@ -20,6 +21,7 @@ from robobrain_ros.engine.server_connections import LARGEST_HEADER
 from robobrain_ros.engine.server_front import HttpFront
 from robobrain_ros.engine.server_guard import Rates
 from robobrain_ros.engine.server_requests import Limits
+from robobrain_ros.ros.model import Model, ModelSettings
 
 KEY = "sk-robot-91c2"
 LIMITS = Limits(max_model_len=100, max_answers=2, max_images=1, max_pixels=10**6, max_body=1 << 20, names=("m",))
@@ -296,6 +298,22 @@ def test_a_client_that_does_not_read_its_answer_is_cut(server: Server, monkeypat
     server.until(lambda: finished)
     server.until(lambda: server.front.state.connections == 0)
     connection.close()
+
+
+def test_the_port_is_given_back_with_the_model() -> None:
+    closed = []
+
+    async def close() -> None:
+        closed.append(True)
+
+    model = Model(logging.getLogger(), lambda: None)
+    settings = ModelSettings(name="x", max_pixels=10**6, max_queued=1, max_running=1, warm_up=False)
+    model.load(lambda: ScriptedEngine([]), settings, close)
+    assert model._loading is not None
+    model._loading.result(30)
+    assert closed == []
+    assert model.close(30)
+    assert closed == [True]
 
 
 def test_clients_are_addresses_and_networks() -> None:
