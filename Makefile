@@ -1,5 +1,6 @@
 # The two commands are `make demo` and `make test`; each sets up and builds what is missing first.
-# PYTHON=/path/to/python3.12 and ENGINE=cpu|gpu|none overrule what the set-up finds; ARGS goes to demo, bench and pytest.
+# PYTHON=/path/to/python3.12, ENGINE=cpu|gpu|none and ROS=jazzy|kilted override what the set-up finds; ARGS goes to demo, bench
+# and pytest. Another Python or ROS makes .venv anew, and with another ROS the build starts from nothing.
 SHELL := bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
@@ -7,6 +8,7 @@ SHELL := bash
 
 PYTHON ?=
 ENGINE ?= auto
+ROS ?=
 ARGS ?=
 ENVIRONMENT := . scripts/env.sh
 
@@ -26,7 +28,7 @@ setup: ## Make .venv: Python, ROS 2 where none is sourced, vLLM for this machine
 	@command -v python3 >/dev/null || { [ "$$(id -u)" = 0 ] && echo "Installing python3 ..." && apt-get -qq update \
 	  && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends python3 >/dev/null; } \
 	  || { echo "Python is missing: sudo apt-get install python3" >&2; exit 1; }
-	@python3 scripts/setup_env.py --engine "$(ENGINE)" --python "$(PYTHON)"
+	@python3 scripts/setup_env.py --engine "$(ENGINE)" --python "$(PYTHON)" --ros "$(ROS)"
 
 build: setup ## Build the messages and install the package into install/.
 	@scripts/build.sh

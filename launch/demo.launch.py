@@ -7,13 +7,12 @@ ros2 topic echo /robobrain/plan
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
 
-from launch import LaunchDescription
+from launch import Action, LaunchContext, LaunchDescription
 
 SHARE = Path(get_package_share_directory("robobrain_ros"))
 
@@ -32,33 +31,62 @@ ARGUMENTS = (
     ),
     DeclareLaunchArgument(
         "transport_profile",
+        default_value="large",
+        description="Fast DDS profile of both nodes: large (shared memory with room for whole images; 128 MB of /dev/shm a "
+        "process) or a file. Empty: as the environment says.",
+    ),
+    DeclareLaunchArgument(
+        "use_sim_time",
         default_value="",
-        description="Fast DDS profile of both nodes: large (shared memory with room for whole pictures) or a file.",
+        choices=["", "true", "false"],
+        description="Take the time of both nodes from /clock (simulation). Empty: as params_file says, for the camera false.",
+    ),
+    DeclareLaunchArgument(
+        "log_level",
+        default_value="info",
+        choices=["debug", "info", "warn", "error", "fatal"],
+        description="From which level on the log lines of both nodes are shown.",
+    ),
+    DeclareLaunchArgument(
+        "fixed_frame", default_value="", description="Fixed frame of RViz. Empty: the frame of the camera; the table's is table."
     ),
     DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"], description="Start RViz, too."),
 )
 
 
-def generate_launch_description() -> LaunchDescription:
-    """The launch description."""
+PASSED_ON = ("namespace", "model", "params_file", "transport_profile", "use_sim_time", "log_level", "rviz", "fixed_frame")
+"""Arguments of robobrain.launch.py."""
+
+
+def make_nodes(context: LaunchContext) -> list[Action]:
+    """Both nodes; a function, so that a wrong argument ends the launch before it has started one of them."""
+    value = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
+    parameters: dict[str, object] = {
+        "seed": int(value["seed"]),
+        "moving": value["moving"] == "true",
+        "rate": float(value["rate"]),
+    }
+    if value["use_sim_time"]:
+        parameters["use_sim_time"] = value["use_sim_time"] == "true"
+    robobrain = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(SHARE / "launch" / "robobrain.launch.py")),
+        launch_arguments={name: value[name] for name in PASSED_ON}.items(),
+    )
+    logger = ".".join([*value["namespace"].strip("/").split("/"), "demo_camera"]).lstrip(".")
     camera = Node(
         package="robobrain_ros",
         executable="demo_camera",
-        namespace=LaunchConfiguration("namespace"),
+        name="demo_camera",
+        namespace=value["namespace"],
         output="screen",
-        parameters=[
-            {
-                "seed": ParameterValue(LaunchConfiguration("seed"), value_type=int),
-                "moving": ParameterValue(LaunchConfiguration("moving"), value_type=bool),
-                "rate": ParameterValue(LaunchConfiguration("rate"), value_type=float),
-            }
-        ],
-    )
-    passed_on = ("namespace", "model", "params_file", "transport_profile", "rviz")
-    robobrain = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(str(SHARE / "launch" / "robobrain.launch.py")),
-        launch_arguments={name: LaunchConfiguration(name) for name in passed_on}.items(),
+        parameters=[parameters],
+        arguments=["--ros-args", "--log-level", f"{logger}:={value['log_level']}"],
     )
     # In this order: where there is no RViz, the launch ends there, and would leave a camera behind that it has started. And the
     # transport profile counts for what comes after it.
-    return LaunchDescription([*ARGUMENTS, robobrain, camera])
+    return [robobrain, camera]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """The launch description."""
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=make_nodes)])

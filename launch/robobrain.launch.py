@@ -6,7 +6,7 @@ ros2 launch robobrain_ros robobrain.launch.py model:=robobrain2.0-7b image_topic
 from pathlib import Path
 
 import yaml
-from ament_index_python.packages import get_package_share_directory
+from ament_index_python.packages import get_package_prefix, get_package_share_directory
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -76,6 +76,11 @@ ARGUMENTS = (
         "Empty: as the environment says. The camera's driver needs it, too.",
     ),
     DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"], description="Start RViz, too."),
+    DeclareLaunchArgument(
+        "fixed_frame",
+        default_value="",
+        description="Fixed frame of RViz. Empty: target_frame, or the frame of the first image on image_topic.",
+    ),
 )
 
 _PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
@@ -124,14 +129,20 @@ def make_nodes(context: LaunchContext) -> list[Action]:
     # For all that is started from here on, the demo camera, too.
     nodes: list[Action] = [SetEnvironmentVariable(name, profile) for name in _PROFILES if profile]
     if value["rviz"] == "true":
-        # First: where there is no RViz, the launch ends here, and would leave a node behind that it has started.
+        get_package_prefix("rviz2")  # Without RViz the launch ends here, before it has started a node.
+        frame = value["fixed_frame"] or value["target_frame"]
         nodes.append(
             Node(
-                package="rviz2",
-                executable="rviz2",
+                package="robobrain_ros",
+                executable="rviz",
                 namespace=value["namespace"],
-                arguments=["-d", str(SHARE / "rviz" / "robobrain.rviz")],
+                output="screen",
+                arguments=[
+                    *("-d", str(SHARE / "rviz" / "robobrain.rviz")),
+                    *("--image-topic", value["image_topic"], "--fixed-frame", frame),
+                ],
                 parameters=[{"use_sim_time": switches.get("use_sim_time", False)}],
+                remappings=[("camera/image", value["image_topic"].removesuffix("/compressed")), *remappings],
             )
         )
     nodes.append(

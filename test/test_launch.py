@@ -174,8 +174,8 @@ def test_the_parameter_file_counts_where_no_argument_is_given(client: Client, tm
 
 
 def test_the_transport_profile_reaches_both_nodes(client: Client, tmp_path: Path) -> None:
-    """The camera needs it above all."""
-    arguments = ["namespace:=launched_profile", f"model:={tmp_path}/nothing", "transport_profile:=large"]
+    """The camera needs it above all, and it is the demo's default. So do simulated time and the log level."""
+    arguments = ["namespace:=launched_profile", f"model:={tmp_path}/nothing", "use_sim_time:=true", "log_level:=error"]
     with launched(tmp_path / "log", "demo.launch.py", *arguments) as it:
 
         def told() -> set[str]:
@@ -189,7 +189,8 @@ def test_the_transport_profile_reaches_both_nodes(client: Client, tmp_path: Path
         client.until(lambda: told() == {"demo_camera", "robobrain"})
         # `ros2 launch` leaves a process alone that is only just being started when it is interrupted.
         for node in ("demo_camera", "robobrain"):
-            client.parameters(f"/launched_profile/{node}", "use_sim_time")
+            assert client.parameters(f"/launched_profile/{node}", "use_sim_time") == [True]
+        assert not re.search(r"\[INFO\].*\[launched_profile", it.said())
     assert it.code == 0
 
 
@@ -215,6 +216,12 @@ def test_what_cannot_be_launched_is_told(argument: str, said: str) -> None:
     done = launch("robobrain.launch.py", argument)
     assert done.returncode != 0
     assert said in done.stdout.replace('"', "'")
+
+
+def test_a_wrong_argument_of_the_demo_leaves_nothing_running() -> None:
+    """Not the node without its camera."""
+    assert launch("demo.launch.py", "seed:=red", "namespace:=launched_seed").returncode != 0
+    assert [it for it in psutil.process_iter(["cmdline"]) if "__ns:=/launched_seed" in (it.info["cmdline"] or [])] == []
 
 
 @pytest.mark.parametrize("name", ["robobrain.launch.py", "demo.launch.py"])

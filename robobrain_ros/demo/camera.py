@@ -7,6 +7,7 @@ camera's optical frame. The parameters are the fields of `CameraSettings`.
 import argparse
 import array
 import functools
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -16,11 +17,12 @@ import cv2
 import numpy as np
 import rclpy
 from builtin_interfaces.msg import Duration
+from geometry_msgs.msg import Quaternion, Transform, TransformStamped, Vector3
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
@@ -30,6 +32,8 @@ from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.ros.command_line import own_arguments
 from robobrain_ros.ros.markers import text_scale
 
+TABLE_FRAME = "table"
+"""Parent of the camera's frame in tf: z up, its origin on the table below the camera."""
 MILLIMETRES_PER_METRE = 1000.0
 JPEG_QUALITY = 95
 DEPTH_ENCODINGS = ("16UC1", "32FC1")
@@ -107,6 +111,18 @@ class SceneMessages:
         return CameraInfo(**size, distortion_model="plumb_bob", d=[0.0] * 5, k=k, r=r, p=p)
 
     @functools.cached_property
+    def transform(self) -> TransformStamped:
+        """The camera's pose on the table, which never changes."""
+        camera = self._scene.layout.camera
+        # The table's frame in the optical frame is turned about x by 90 degrees and the pitch.
+        half = -(math.pi / 2 + math.atan2(camera.sin_pitch, camera.cos_pitch)) / 2
+        pose = Transform(
+            translation=Vector3(z=camera.height), rotation=Quaternion(x=math.sin(half), y=0.0, z=0.0, w=math.cos(half))
+        )
+        header = Header(frame_id=TABLE_FRAME)
+        return TransformStamped(header=header, child_frame_id=self._settings.frame_id, transform=pose)
+
+    @functools.cached_property
     def ground_truth(self) -> MarkerArray:
         """Each object's pose in the optical frame: one marker, whose namespace and text are the object's name."""
         markers = []
@@ -150,6 +166,7 @@ class DemoCamera(Node):
             self._output(CompressedImage, "image/compressed", lambda scene: scene.compressed),
             self._output(MarkerArray, "ground_truth", lambda scene: scene.ground_truth),
         ]
+        self._publish_transform()
         self.create_timer(1.0 / self.settings.rate, self._publish)
         names = ", ".join(f"the {thing.name}" for thing in self._scene.objects)
         self.get_logger().info(f"Camera '{self.settings.camera}' looks at a table with {names} (seed {self.settings.seed}).")
@@ -166,6 +183,14 @@ class DemoCamera(Node):
     def _output(self, kind: type, topic: str, select: Selector) -> tuple[Any, Selector]:
         # Reliable serves subscribers of both kinds of reliability; what was lost is sent again as long as it is among so many.
         return self.create_publisher(kind, f"{self.settings.camera}/{topic}", QoSProfile(depth=10)), select
+
+    def _publish_transform(self) -> None:
+        try:
+            from tf2_msgs.msg import TFMessage
+        except ImportError:  # ROS 2 from PyPI has no tf2.
+            return
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.create_publisher(TFMessage, "/tf_static", latched).publish(TFMessage(transforms=[self._still.transform]))
 
     def _publish(self) -> None:
         now = self.get_clock().now()

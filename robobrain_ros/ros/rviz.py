@@ -1,0 +1,70 @@
+"""Starts RViz with the frame of a camera's images as its fixed frame, for the launch files.
+
+RViz reads its fixed frame once, at the start, and a camera's frame is known when its first image has come.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from ament_index_python.packages import get_package_prefix
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.utilities import remove_ros_args
+from sensor_msgs.msg import CompressedImage, Image
+
+_TYPES: dict[str, Any] = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage}
+
+
+def first_frame(node: Node, topic: str, seconds: float) -> str:
+    """The frame of the first image on a topic, raw or compressed; empty: none has come within so many seconds."""
+    # Its own clock would stand still under simulated time until /clock comes.
+    clock = rclpy.clock.Clock(clock_type=rclpy.clock.ClockType.STEADY_TIME)
+    end = clock.now() + rclpy.duration.Duration(seconds=seconds)
+    frames: list[str] = []
+    qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # Hears every publisher.
+    subscribed: set[str] = set()
+    while not any(frames) and clock.now() < end:
+        for publisher in node.get_publishers_info_by_topic(topic):
+            kind = publisher.topic_type
+            if kind in _TYPES and kind not in subscribed:
+                subscribed.add(kind)
+                node.create_subscription(_TYPES[kind], topic, lambda message: frames.append(message.header.frame_id), qos)
+        rclpy.spin_once(node, timeout_sec=0.1)
+    return next(filter(None, frames), "").lstrip("/")
+
+
+def main() -> None:
+    """Wait for an image, then become RViz; arguments that are not known here go on to RViz."""
+    parser = argparse.ArgumentParser(prog="rviz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--image-topic", default="camera/image", help="whose frame is taken (default: %(default)s)")
+    parser.add_argument("--fixed-frame", default="", help="do not wait: this frame")
+    parser.add_argument("--wait", type=float, default=30.0, metavar="S", help="for an image, seconds (default: %(default)g)")
+    options, others = parser.parse_known_args(remove_ros_args(sys.argv)[1:])
+    given = sys.argv[1:]
+    ros_arguments = given[given.index("--ros-args") :] if "--ros-args" in given else []
+    frame = options.fixed_frame
+    if not frame:
+        rclpy.init(args=ros_arguments)
+        try:
+            node = rclpy.create_node(f"rviz_start_{os.getpid()}")
+            topic = node.resolve_topic_name(options.image_topic)
+            frame = first_frame(node, topic, options.wait)
+            if not frame:
+                node.get_logger().warning(
+                    f"No image with a frame came on {topic} within {options.wait:g} s. RViz starts with the fixed frame of its "
+                    "configuration; set another one in RViz, or start with fixed_frame:=<frame>."
+                )
+        except (KeyboardInterrupt, rclpy.executors.ExternalShutdownException):
+            sys.exit(130)
+        finally:
+            rclpy.try_shutdown()
+    program = Path(get_package_prefix("rviz2")) / "lib" / "rviz2" / "rviz2"
+    os.execv(program, [str(program), *others, *(["-f", frame] if frame else []), *ros_arguments])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""Every `ros2` command of README and docs, against the tabletop demo: the first thing that a newcomer sees is an answer.
+
+With ros2cli the commands run as they stand; without it (ROS 2 from PyPI) the same calls go through rclpy.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rclpy
+import yaml
+from ament_index_python.packages import get_package_prefix
+from lifecycle_msgs.srv import GetState
+from rclpy.action import ActionClient
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from ros_rig import LIMIT
+from rosidl_parser.definition import AbstractSequence, NamespacedType
+
+from robobrain_ros.demo.client import running
+from robobrain_ros.msg import Outcome
+from robobrain_ros.srv import Locate
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+COMMAND = re.compile(r"^(?:\$ )?(ros2 .*?)\s*(?:\s#.*)?$")
+NOT_HERE = {
+    r"ros2 launch ": "needs `ros2 launch`; test_launch.py runs both launch files where it is",
+    r"ros2 run robobrain_ros (tune_flagos|check_consistency) ": "needs a GPU or the weights",
+    r"ros2 run robobrain_ros demo_executor ": "brings a camera of its own; test_demo_executor.py runs it",
+    r"ros2 run robobrain_ros ask .*--(node|camera) ": "needs a node or a camera of that name",
+    r"ros2 service call .*context: {robots: ": "names a robot that the demo model does not plan for",
+    r"ros2 run tf2_": "needs tf2",
+    r"ros2 security ": "makes keys; needs SROS 2",
+    r"ros2 topic (hz|info) ": "shows a rate or a publisher, not an answer",
+    r"ros2 (lifecycle set|param set|param load) ": "changes the node",
+    r"ros2 bag ": "needs rosbag2",
+}
+"""Which commands the demo cannot answer, and why."""
+RUNS = r"ros2 (service call|action send_goal|topic echo|lifecycle get|interface show|pkg prefix|run robobrain_ros ask) "
+"""Which commands run here; all of them can be given again and again."""
+ROS2 = [sys.executable, "-c", "import sys; from ros2cli.cli import main; sys.exit(main())"]
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+def documented() -> list[tuple[str, str]]:
+    """Page and command of each line that begins with ros2 in a block of code."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for block in re.findall(r"^```(?:bash|sh|console)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [(page.name, match[1]) for match in map(COMMAND.match, lines) if match]
+    return list(dict.fromkeys(found))
+
+
+def why_not(command: str) -> str:
+    """Why a command does not run here; empty: nothing keeps it from running."""
+    return next((reason for pattern, reason in NOT_HERE.items() if re.match(pattern, command)), "")
+
+
+COMMANDS = list(dict.fromkeys(command for _, command in documented() if not why_not(command) and re.match(RUNS, command)))
+
+
+@pytest.fixture(scope="module")
+def domain() -> Iterator[int]:
+    """A ROS domain of its own: the documented names are absolute, and each session of the tests has its node robobrain there."""
+    before = os.environ.get("ROS_DOMAIN_ID")
+    number = 20 + (os.getpid() + int(before or 0)) % 80
+    os.environ["ROS_DOMAIN_ID"] = str(number)
+    yield number
+    os.environ.pop("ROS_DOMAIN_ID")
+    if before is not None:
+        os.environ["ROS_DOMAIN_ID"] = before
+
+
+class Demo:
+    """A client of the running demo."""
+
+    def __init__(self, domain: int, folder: Path) -> None:
+        self.folder = folder
+        self.context = rclpy.context.Context()
+        rclpy.init(context=self.context, domain_id=domain)
+        self.node: Any = rclpy.create_node("reader_of_the_docs", context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+
+    def wait(self, future: Any, seconds: float = LIMIT) -> Any:
+        self.executor.spin_until_future_complete(future, seconds)
+        assert future.done(), "no answer has come"
+        return future.result()
+
+    def call(self, service_type: Any, name: str, request: Any) -> Any:
+        client = self.node.create_client(service_type, name)
+        assert client.wait_for_service(LIMIT), name
+        return self.wait(client.call_async(request))
+
+    def run(self, *command: str) -> str:
+        """Run a program in the user's folder; gives its output."""
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=2 * LIMIT, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def demo(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    """The demo's camera and the node on the tabletop demo model, ready, and a folder with the repository's config."""
+    folder = tmp_path_factory.mktemp("documented")
+    (folder / "config").symlink_to(REPOSITORY / "config")
+    camera = running("robobrain_ros.demo.camera", "/", folder / "camera.log", seed=12)
+    node = running("robobrain_ros.ros.node", "/", folder / "node.log", **{"camera.use_depth": True})
+    with camera, node:
+        it = Demo(domain, folder)
+        request = Locate.Request(instruction="the purple mug")
+        end = time.monotonic() + 4 * LIMIT
+        while it.call(Locate, "/robobrain/point", request).outcome.code != Outcome.OK:
+            assert time.monotonic() < end, (folder / "node.log").read_text()
+            it.executor.spin_once(timeout_sec=0.5)
+        yield it
+        it.node.destroy_node()
+        rclpy.shutdown(context=it.context)
+
+
+def filled(message: Any, values: dict[str, Any]) -> Any:
+    """A message with the fields that a command line gives as YAML."""
+    types = dict(zip(message.get_fields_and_field_types(), message.SLOT_TYPES, strict=True))
+    for name, value in values.items():
+        setattr(message, name, _converted(types[name], value))
+    return message
+
+
+def _converted(kind: Any, value: Any) -> Any:
+    if isinstance(kind, NamespacedType):
+        return filled(getattr(import_module(".".join(kind.namespaces)), kind.name)(), value)
+    if isinstance(kind, AbstractSequence) and isinstance(kind.value_type, NamespacedType):
+        return [_converted(kind.value_type, each) for each in value]
+    return value
+
+
+def interface(name: str) -> Any:
+    """The class of an interface such as robobrain_ros/srv/Locate."""
+    package, kind, name = name.split("/")
+    return getattr(import_module(f"{package}.{kind}"), name)
+
+
+def run_with_ros2(demo: Demo, words: list[str]) -> None:
+    once = ["--once"] if words[1:3] == ["topic", "echo"] else []
+    output = demo.run(*ROS2, *words[1:], *once)
+    if words[1] == "service":
+        assert f"Outcome(code={Outcome.OK}," in output
+    if words[1] == "action":
+        assert "Goal finished with status: SUCCEEDED" in output
+    assert output.strip()
+
+
+def run_through_rclpy(demo: Demo, words: list[str]) -> None:
+    """The same calls as those of ros2cli."""
+    _, command, verb, *rest = words
+    rest = [word for word in rest if not word.startswith("--")]
+    if command == "service":
+        kind = interface(rest[1])
+        response = demo.call(kind, rest[0], filled(kind.Request(), yaml.safe_load(rest[2])))
+        assert response.outcome.code == Outcome.OK, response.outcome.message
+    elif command == "action":
+        kind = interface(rest[1])
+        client = ActionClient(demo.node, kind, rest[0])
+        assert client.wait_for_server(LIMIT)
+        goal = demo.wait(client.send_goal_async(filled(kind.Goal(), yaml.safe_load(rest[2]))))
+        assert demo.wait(goal.get_result_async()).result.outcome.code == Outcome.OK
+        client.destroy()
+    elif command == "topic":
+        infos: list[Any] = []
+        messages: list[Any] = []
+        end = time.monotonic() + LIMIT
+        while not messages:
+            if not infos and (infos := demo.node.get_publishers_info_by_topic(rest[0])):
+                kind = interface(infos[0].topic_type)
+                qos = QoSProfile(depth=1, durability=infos[0].qos_profile.durability)
+                demo.node.create_subscription(kind, rest[0], messages.append, qos)
+            assert time.monotonic() < end, f"nothing comes on {rest[0]}"
+            demo.executor.spin_once(timeout_sec=0.1)
+    elif command == "lifecycle":
+        assert demo.call(GetState, f"{rest[0]}/get_state", GetState.Request()).current_state.label == "active"
+    elif command == "interface":
+        assert interface(rest[0])
+    elif command == "pkg":
+        assert get_package_prefix(rest[0])
+    else:
+        demo.run(str(Path(get_package_prefix(verb)) / "lib" / verb / rest[0]), *words[4:])
+
+
+def test_the_readme_has_commands() -> None:
+    """What the other tests read."""
+    assert {"README.md", "command_line.md", "plan_service.md"} <= {page for page, _ in documented()}
+    assert any(command.startswith("ros2 service call") for command in COMMANDS)
+
+
+@pytest.mark.parametrize(("page", "command"), documented())
+def test_every_command_is_known_to_run_or_not(page: str, command: str) -> None:
+    """A new one goes into NOT_HERE with the reason, or is one that runs here."""
+    assert why_not(command) or re.match(RUNS, command), f"{page}: {command}"
+
+
+@pytest.mark.timeout(5 * LIMIT)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_documented_command_answers(demo: Demo, command: str) -> None:
+    """Its outcome is OK: the demo has what the command asks for."""
+    words = shlex.split(command)
+    if find_spec("ros2cli"):
+        run_with_ros2(demo, words)
+    else:
+        run_through_rclpy(demo, words)

@@ -1,0 +1,98 @@
+"""RViz for the launch files: its fixed frame is that of the camera's images. A script stands in for RViz's program."""
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from ros_rig import LIMIT, image_message, scripted
+from sensor_msgs.msg import CompressedImage, Image
+
+from robobrain_ros.demo.camera import CameraSettings, SceneMessages
+from robobrain_ros.demo.world import make_scene
+from robobrain_ros.ros.transforms import Transform
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> Path:
+    """An install folder with a program rviz2 that prints its arguments."""
+    (tmp_path / "share/ament_index/resource_index/packages").mkdir(parents=True)
+    (tmp_path / "share/ament_index/resource_index/packages/rviz2").touch()
+    program = tmp_path / "lib/rviz2/rviz2"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\necho "rviz2 $*"\n')
+    program.chmod(0o755)
+    return tmp_path
+
+
+def start(prefix: Path, *arguments: str) -> "subprocess.Popen[str]":
+    paths = os.pathsep.join([str(prefix), os.environ["AMENT_PREFIX_PATH"]])
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", "from robobrain_ros.ros.rviz import main; main()", *arguments],
+        env=os.environ | {"AMENT_PREFIX_PATH": paths}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_a_given_frame_is_taken_without_waiting(prefix: Path) -> None:
+    """The launch file's arguments and ROS's go on to RViz."""
+    process = start(prefix, "-d", "x.rviz", "--fixed-frame", "map", "--ros-args", "-r", "__ns:=/arm")
+    output, _ = process.communicate(timeout=LIMIT)
+    assert output == "rviz2 -d x.rviz -f map --ros-args -r __ns:=/arm\n"
+
+
+@pytest.mark.parametrize("kind", [Image, CompressedImage])
+def test_without_one_it_is_the_frame_of_the_first_image(prefix: Path, kind: Any) -> None:
+    """Of either kind, on a remapped topic, in the node's namespace."""
+    with scripted("[]") as (it, _):
+        namespace = it.name.rpartition("/")[0]
+        publisher = it.client.create_publisher(kind, f"{namespace}/front", 1)
+        message = image_message() if kind is Image else CompressedImage(header=image_message().header)
+        process = start(prefix, "--image-topic", "front", "--ros-args", "-r", f"__ns:={namespace}")
+        it.until(lambda: publisher.publish(message) or process.poll() is not None, "RViz")
+        assert process.communicate()[0].startswith("rviz2 -f camera_optical --ros-args")
+
+
+def test_without_an_image_it_starts_all_the_same(prefix: Path) -> None:
+    process = start(prefix, "--image-topic", "/nobody/publishes/here", "--wait", "0.2")
+    output, errors = process.communicate(timeout=LIMIT)
+    assert output.strip() == "rviz2"
+    assert "No image with a frame came on /nobody/publishes/here" in errors
+
+
+def test_the_demo_camera_stands_on_the_table() -> None:
+    """Its transform takes what the camera sees to the table: the depth image's lowest pixels have height 0 there."""
+    scene = make_scene(12)
+    stamped = SceneMessages(scene, CameraSettings()).transform
+    turn, move = stamped.transform.rotation, stamped.transform.translation
+    to_table = Transform((turn.x, turn.y, turn.z, turn.w), (move.x, move.y, move.z))
+    assert (stamped.header.frame_id, stamped.child_frame_id) == ("table", "camera_optical_frame")
+    lens, (row, column) = scene.intrinsics, (scene.height - 1, 5)
+    depth = float(scene.depth[row, column])
+    seen = np.array([[(column - lens.cx) / lens.fx * depth, (row - lens.cy) / lens.fy * depth, depth]])
+    assert to_table.apply(seen)[0][2] == pytest.approx(0.0, abs=0.005)
+    assert to_table.apply(np.zeros((1, 3)))[0] == pytest.approx((0.0, 0.0, scene.layout.camera.height))
+
+
+def test_the_configuration_shows_every_view_on_its_topic() -> None:
+    """Relative names, so that a namespace reaches them, and the QoS that the node publishes with."""
+    configuration = yaml.safe_load((REPOSITORY / "rviz" / "robobrain.rviz").read_text())
+    displays = {display["Class"].rpartition("/")[2]: display for display in configuration["Visualization Manager"]["Displays"]}
+    topics = {name: display["Topic"]["Value"] for name, display in displays.items() if "Topic" in display}
+    expected = {"Image": "overlay", "MarkerArray": "markers", "Path": "path", "PoseArray": "poses"}
+    assert topics == {name: f"robobrain/{topic}" for name, topic in expected.items()}
+    assert displays["DepthCloud"]["Depth Map Topic"] == "camera/depth"
+    assert displays["DepthCloud"]["Color Image Topic"] == "camera/image"
+    panels = {panel["Class"]: panel for panel in configuration["Panels"]}
+    assert {"Help Height", "Tree Height"} <= panels["rviz_common/Displays"].keys()
+
+
+def test_the_manifest_asks_for_what_the_demo_publishes() -> None:
+    names = {element.text for element in ElementTree.parse(REPOSITORY / "package.xml").getroot()}
+    assert {"rviz2", "tf2_msgs", "tf2_ros_py"} <= names
