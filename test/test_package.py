@@ -27,6 +27,7 @@ ENGINE = {
     "openai",
     "vllm",
     "torch",
+    "triton",
     "transformers",
     "tokenizers",
     "safetensors",

@@ -1,0 +1,468 @@
+"""Operators by shape: the table's file, the registration in PyTorch's dispatcher, the check at the start, the kernels' numbers.
+
+The registration is real and runs on the CPU's dispatch key, with an implementation in PyTorch. The kernels run in Triton's
+interpreter.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from robobrain_ros.engine import flagos_check, flagos_start, flagos_table
+from robobrain_ros.engine.flagos_shapes import ShapeOperators
+from robobrain_ros.engine.flagos_start import Device
+from robobrain_ros.engine.flagos_table import ROWS, Entry, Launch, Table
+from robobrain_ros.errors import EngineConfigError
+
+GPU = "Stub GPU 80GB"
+VECTOR = Launch("vector", 4, 256)
+TILE = Launch("tile", 32, 256, 16)
+
+
+def entry(rows: int = 1, k: int = 32, n: int = 48, operator: str = "mm", dtype: str = "bfloat16") -> Entry:
+    """An entry for small weights."""
+    return Entry(operator, dtype, rows, k, n, "skinny", VECTOR if rows == 1 else TILE, 12.0, 10.0)
+
+
+class Computed:
+    """An implementation in PyTorch, which notes what it computed.
+
+    :param spoil: changes a result; told k and n.
+    """
+
+    def __init__(self, spoil: Callable[[Any, int, int], None] | None = None, obstacle: str = "") -> None:
+        self.calls: list[tuple[int, int, int, bool]] = []
+        self._spoil, self._obstacle = spoil, obstacle
+
+    def obstacle(self, x: Any, weight: Any, bias: Any = None, out: Any = None) -> str:
+        return self._obstacle
+
+    def multiply(self, launch: Launch, x: Any, weight: Any, bias: Any = None, out: Any = None) -> Any:
+        self.calls.append((*x.shape, weight.shape[1], bias is not None))
+        # einsum reaches bmm, which is not registered.
+        result = torch.einsum("mk,kn->mn", x.float(), weight.float()) + (0.0 if bias is None else bias.float())
+        if self._spoil is not None:
+            self._spoil(result, x.shape[1], weight.shape[1])
+        out = x.new_empty(result.shape) if out is None else out
+        return out.copy_(result)
+
+
+@contextmanager
+def installed(entries: Sequence[Entry], implementation: Any) -> Iterator[ShapeOperators]:
+    """Registered on the CPU."""
+    operators = ShapeOperators(entries, {"skinny": implementation}, key="CPU")
+    operators.install()
+    try:
+        yield operators
+    finally:
+        operators.remove()
+
+
+def inputs(rows: int, k: int = 32, n: int = 48, dtype: Any = torch.bfloat16) -> tuple[Any, Any, Any]:
+    """x, the transposed view of weights, and a bias."""
+    generator = torch.Generator().manual_seed(rows + k + n)
+    x, weight, bias = (torch.randn(size, generator=generator).to(dtype) for size in ((rows, k), (n, k), (n,)))
+    return x, weight.t(), bias
+
+
+def test_forms_with_an_entry_are_computed_by_it_and_nothing_else() -> None:
+    implementation = Computed()
+    x, weight, bias = inputs(4)
+    expected, expected_with_bias = torch.mm(x, weight), torch.addmm(bias, x, weight)
+    with installed([entry(4), entry(4, operator="addmm")], implementation) as operators:
+        out = torch.empty_like(expected)
+        results = [torch.mm(x, weight), torch.mm(x, weight, out=out), torch.nn.functional.linear(x, weight.t())]
+        with_bias = [torch.addmm(bias, x, weight), torch.addmm(bias, x, weight, out=torch.empty_like(expected))]
+        with_bias.append(torch.nn.functional.linear(x, weight.t(), bias))
+        assert len(implementation.calls) == 6
+        assert {known.operator for known in operators.called} == {"mm", "addmm"}
+        assert results[1] is out
+    for result in results:
+        torch.testing.assert_close(result, expected, rtol=0.02, atol=0.02)
+    for result in with_bias:
+        torch.testing.assert_close(result, expected_with_bias, rtol=0.02, atol=0.02)
+    torch.mm(x, weight)
+    assert len(implementation.calls) == 6, "removed, and still called"
+
+
+@pytest.mark.parametrize(
+    ("rows", "k", "n", "dtype", "options"),
+    [
+        (5, 32, 48, torch.bfloat16, {}),
+        (17, 32, 48, torch.bfloat16, {}),
+        (4, 48, 32, torch.bfloat16, {}),
+        (4, 32, 48, torch.float16, {}),
+        (4, 32, 48, torch.float32, {}),
+        (4, 32, 48, torch.bfloat16, {"alpha": 2}),
+        (4, 32, 48, torch.bfloat16, {"beta": 0.5}),
+    ],
+)
+def test_everything_without_an_entry_is_pytorchs_to_the_bit(
+    rows: int, k: int, n: int, dtype: Any, options: dict[str, Any]
+) -> None:
+    implementation = Computed()
+    x, weight, bias = inputs(rows, k, n, dtype)
+
+    def all_forms() -> list[Any]:
+        out = torch.empty(rows, n, dtype=dtype)
+        results = [torch.addmm(bias, x, weight, **options), torch.addmm(bias, x, weight, out=out, **options)]
+        return results if options else [*results, torch.mm(x, weight), torch.mm(x, weight, out=torch.empty(rows, n, dtype=dtype))]
+
+    expected = all_forms()
+    with installed([entry(4), entry(4, operator="addmm")], implementation):
+        results = all_forms()
+    assert implementation.calls == []
+    assert all(torch.equal(*pair) for pair in zip(results, expected, strict=True))
+
+
+def test_errors_are_pytorchs() -> None:
+    with installed([entry(4), entry(4, operator="addmm")], Computed()):
+        for wrong in ((torch.randn(3), torch.randn(3, 3)), (torch.randn(2, 3), torch.randn(4, 3)), (torch.tensor(1.0),) * 2):
+            with pytest.raises(RuntimeError, match=r"matri|shapes|2D|2-D"):
+                torch.mm(*wrong)
+        assert torch.mm(torch.randn(0, 32), torch.randn(32, 48)).shape == (0, 48)
+
+
+def test_rows_belong_to_the_smallest_class_that_holds_them() -> None:
+    entries = [entry(rows) for rows in ROWS if rows != 8]
+    operators = ShapeOperators(entries, {"skinny": Computed()}, key="CPU")
+    found = [operators.find("mm", *inputs(rows)[:2]) for rows in range(1, 18)]
+    classes = [None if known is None else known.rows for known in found]
+    assert classes == [1, 2, 4, 4, None, None, None, None, *([16] * 8), None]
+
+
+def test_tensors_that_the_implementation_cannot_take_are_native_and_the_reason_is_kept() -> None:
+    x, weight, _ = inputs(4)
+    implementation = Computed(obstacle="strides")
+    with installed([entry(4)], implementation) as operators:
+        torch.mm(x, weight)
+        assert implementation.calls == []
+        assert operators.refused == {entry(4): "strides"}
+
+
+def test_a_kernel_that_raises_is_native_from_then_on(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(result: Any, k: int, n: int) -> None:
+        raise RuntimeError("out of resource: shared memory")
+
+    implementation = Computed(fail)
+    x, weight, _ = inputs(4)
+    expected = torch.mm(x, weight)
+    with installed([entry(4), entry(16)], implementation) as operators:
+        results = [torch.mm(x, weight) for _ in range(3)]
+        assert len(implementation.calls) == 1
+        assert list(operators.failed.values()) == ["RuntimeError: out of resource: shared memory"]
+        assert operators.find("mm", *inputs(9)[:2]) == entry(16), "only the shape class that failed"
+    assert all(torch.equal(result, expected) for result in results)
+    assert "mm bfloat16 4x32x48" in caplog.text
+
+
+def test_gradients_and_fake_tensors_pass() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with installed([entry(4, dtype="float16")], Computed()):
+        x, weight, _ = inputs(4, dtype=torch.float16)
+        x.requires_grad_()
+        torch.mm(x, weight).sum().backward()
+        assert x.grad is not None
+        mode = FakeTensorMode()
+        fakes = mode.from_tensor(x.detach()), mode.from_tensor(weight)
+        with mode:
+            assert torch.mm(*fakes).shape == (4, 48)
+
+
+SHAPES = [entry(rows, k, n, operator) for rows in ROWS for k, n in ((32, 48), (64, 16), (16, 96)) for operator in ("mm", "addmm")]
+PLANTED = {
+    "one element": lambda result: result.view(-1)[-1:].add_(1.0),
+    "missing": lambda result: result.view(-1)[-1:].fill_(torch.nan),
+    "scale": lambda result: result.mul_(1.01),
+    "rows": lambda result: result.copy_(result.flip(1)),
+}
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_kernel_that_is_wrong_for_one_shape_is_found_by_shape(fault: str) -> None:
+    def spoil(result: Any, k: int, n: int) -> None:
+        if (k, n) == (64, 16):
+            PLANTED[fault](result)
+
+    verdict = flagos_check.check(SHAPES, {"skinny": Computed(spoil)}, "cpu", None)
+    assert {found.entry for found in verdict.faults} == {known for known in SHAPES if (known.k, known.n) == (64, 16)}
+    assert "64x16" in verdict.obstacle
+    assert "32x48" not in verdict.obstacle
+
+
+def test_an_answer_that_changes_and_a_kernel_that_does_not_compile_are_found() -> None:
+    seen = iter(range(10_000))
+
+    def drift(result: Any, k: int, n: int) -> None:
+        result[0, 0] *= 1.0 + (next(seen) % 2) * 0.01
+
+    def fail(result: Any, k: int, n: int) -> None:
+        raise RuntimeError("PTXAS error")
+
+    one = [entry(1, k=512)]
+    assert "two answers differ" in flagos_check.check(one, {"skinny": Computed(drift)}, "cpu", None).obstacle
+    assert "RuntimeError: PTXAS error" in flagos_check.check(one, {"skinny": Computed(fail)}, "cpu", None).obstacle
+    assert "strides" in flagos_check.check(one, {"skinny": Computed(obstacle="strides")}, "cpu", None).obstacle
+
+
+def test_right_kernels_pass_and_three_shapes_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flagos_check, "_COLD_BYTES", 20_000)
+    timed: list[int] = []
+
+    def timer(functions: Sequence[Callable[[], Any]]) -> float:
+        functions[0]()
+        timed.append(len(functions))
+        return 1.0
+
+    verdict = flagos_check.check(SHAPES, {"skinny": Computed()}, "cpu", timer)
+    assert verdict.obstacle == ""
+    assert set(verdict.ratios) == {"mm bfloat16 1x64x16", "mm bfloat16 1x32x48", "mm bfloat16 1x16x96"}
+    assert min(timed) > 1, "weights that a cache may hold"
+
+
+def test_a_slower_kernel_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flagos_check, "_COLD_BYTES", 20_000)
+    implementation = Computed()
+
+    def timer(functions: Sequence[Callable[[], Any]]) -> float:
+        before = len(implementation.calls)
+        functions[0]()
+        return 1.1 if len(implementation.calls) > before else 1.0
+
+    verdict = flagos_check.check([entry()], {"skinny": implementation}, "cpu", timer)
+    assert "slower than native: mm bfloat16 1x32x48 at 0.91" in verdict.obstacle
+
+
+def stub(implementation: Any, **changes: Any) -> Callable[[], Device]:
+    """Finds a device that is this CPU under another name."""
+    device = Device(GPU, "cpu", "CPU", "2.11.0", "3.6.0", {"skinny": implementation}, None)
+    return lambda: replace(device, **changes)
+
+
+def test_start_registers_what_the_model_has_and_says_so(tmp_path: Path) -> None:
+    flagos_table.write(flagos_table.table_file(GPU, tmp_path), Table(GPU, "2", "3", tuple(SHAPES), {}))
+    implementation = Computed()
+    started = flagos_start.start([(64, 16), (999, 999)], "bfloat16", stub(implementation), tmp_path)
+    try:
+        assert "10 shape classes" in started.why
+        assert started.details()["flagos_shapes_in_use"] == (
+            "addmm bfloat16 64x16: 1, 2, 4, 8, 16 rows; mm bfloat16 64x16: 1, 2, 4, 8, 16 rows"
+        )
+        implementation.calls.clear()
+        torch.mm(*inputs(2, 64, 16)[:2])
+        torch.mm(*inputs(2, 32, 48)[:2])
+        assert implementation.calls == [(2, 64, 16, False)]
+    finally:
+        started.operators.remove()
+
+
+def _wrong_for_one(result: Any, k: int, n: int) -> None:
+    if (k, n) == (64, 16):
+        result.mul_(2.0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "implementation", "changes", "words"),
+    [
+        ("bfloat16", Computed(_wrong_for_one), {}, "wrong for 10 shapes: addmm bfloat16 1x64x16"),
+        ("float16", Computed(), {}, "no entry for this model's weights in float16"),
+        ("bfloat16", Computed(), {"name": "Other GPU"}, "no measured table for Other GPU"),
+        ("bfloat16", Computed(), {"torch": "3.0"}, "for PyTorch 2; this is PyTorch 3"),
+        ("bfloat16", Computed(), {"implementations": {}}, "KeyError"),
+        ("bfloat16", Computed(), {"place": "nowhere"}, "RuntimeError"),
+    ],
+)
+def test_start_stays_native_with_the_reason(
+    tmp_path: Path, dtype: str, implementation: Computed, changes: dict[str, Any], words: str
+) -> None:
+    flagos_table.write(flagos_table.table_file(GPU, tmp_path), Table(GPU, "2", "3", tuple(SHAPES), {}))
+    started = flagos_start.start([(64, 16), (32, 48)], dtype, stub(implementation, **changes), tmp_path)
+    assert started.operators is None
+    assert started.why.startswith("Native matrix products: ")
+    assert words in started.why
+    assert started.details() == {"flagos_shapes": started.why}
+    implementation.calls.clear()
+    torch.mm(*inputs(1, 64, 16)[:2])
+    assert implementation.calls == []
+
+
+def test_start_without_a_gpu_is_native() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert flagos_start.start([(64, 16)], "bfloat16").why == "Native matrix products: this process has no GPU."
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    """A table's file, with changes to its top."""
+    path = flagos_table.table_file(GPU, folder)
+    flagos_table.write(path, Table(GPU, "2", "3", (entry(),), {"date": "2026-11-27"}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return path
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+    entries = tuple(SHAPES)
+    flagos_table.write(flagos_table.table_file(GPU, tmp_path), Table(GPU, "2", "3", entries, {"torch": "2.11.0"}))
+    table = flagos_table.find(GPU, "2.13.0+cu130", "3.6.0", tmp_path)
+    assert set(table.entries) == set(entries)
+    assert {(known.k, known.n) for known in table.for_weights([(64, 16), (1, 1)])} == {(64, 16)}
+
+
+@pytest.mark.parametrize(
+    ("device", "torch_version", "triton_version", "words"),
+    [
+        ("Other GPU", "2.11", "3.6", "no measured table for Other GPU"),
+        (GPU, "3.0.1", "3.6", "for PyTorch 2; this is PyTorch 3"),
+        (GPU, "2.11", "4.0", "for Triton 3; this is Triton 4"),
+        ("stub-gpu 80gb", "2.11", "3.6", f"for GPU {GPU}"),
+    ],
+)
+def test_a_table_for_something_else_is_refused_with_the_reason(
+    tmp_path: Path, device: str, torch_version: str, triton_version: str, words: str
+) -> None:
+    written(tmp_path)
+    with pytest.raises(EngineConfigError, match=words) as caught:
+        flagos_table.find(device, torch_version, triton_version, tmp_path)
+    assert "benchmark/skinny_matmul.py" in str(caught.value)
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    """An entry as JSON, with changes; None removes a field."""
+    content = asdict(entry()) | changes
+    return {name: value for name, value in content.items() if value is not None}
+
+
+def launched(**changes: Any) -> dict[str, Any]:
+    """An entry as JSON, with changes of its launch."""
+    return changed(launch=asdict(VECTOR) | changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": 2},
+        {"format": True},
+        {"device": ""},
+        {"device": 5},
+        {"torch": "2.11"},
+        {"triton": None},
+        {"measured": []},
+        {"measured": {"date": 3}},
+        {"entries": {}},
+        {"entries": [7]},
+        {"entries": [changed()] * 2},
+        {"entries": [changed(operator="bmm")]},
+        {"entries": [changed(operator=["mm"])]},
+        {"entries": [changed(dtype="float64")]},
+        {"entries": [changed(rows=3)]},
+        {"entries": [changed(rows=True)]},
+        {"entries": [changed(rows=2)]},
+        {"entries": [changed(k=0)]},
+        {"entries": [changed(k=32.0)]},
+        {"entries": [changed(n=2**40)]},
+        {"entries": [changed(n=None)]},
+        {"entries": [changed(implementation="shell")]},
+        {"entries": [changed(us=-1.0)]},
+        {"entries": [changed(native_us=float("nan"))]},
+        {"entries": [changed(native_us=float("inf"))]},
+        {"entries": [changed(launch="vector")]},
+        {"entries": [launched(kernel="other")]},
+        {"entries": [launched(block_n=3)]},
+        {"entries": [launched(block_k=2**20)]},
+        {"entries": [launched(block_n=4096, block_k=4096)]},
+        {"entries": [launched(block_m=16)]},
+        {"entries": [launched(kernel="tile", block_m=16, block_n=4)]},
+        {"entries": [launched(split_k=0)]},
+        {"entries": [launched(warps=3)]},
+        {"entries": [launched(stages=99)]},
+    ],
+)
+def test_a_damaged_table_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    written(tmp_path, **changes)
+    with pytest.raises(EngineConfigError, match="cannot be used"):
+        flagos_table.find(GPU, "2.11.0", "3.6.0", tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe", b"{", b"[" * 100_000, b" " * (4 * 2**20 + 1)])
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path, content: bytes) -> None:
+    written(tmp_path).write_bytes(content)
+    with pytest.raises(EngineConfigError, match="cannot be used"):
+        flagos_table.find(GPU, "2.11.0", "3.6.0", tmp_path)
+
+
+def test_a_table_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="takes 1 rows, not 2"):
+        flagos_table.write(tmp_path / "table.json", Table(GPU, "2", "3", (replace(entry(), rows=2),)))
+    assert not (tmp_path / "table.json").exists()
+
+
+@pytest.mark.parametrize("path", sorted(flagos_table.FOLDER.glob("*.json")), ids=lambda path: path.stem)
+def test_shipped_tables_are_whole(path: Path) -> None:
+    table = flagos_table.read(path)
+    assert flagos_table.table_file(table.device) == path
+    assert table.entries
+    assert all(known.us < known.native_us for known in table.entries)
+    ShapeOperators(table.entries, {}, key="CPU")
+
+
+@pytest.fixture(scope="module")
+def interpreted() -> list[dict[str, Any]]:
+    """What skinny_interpreted.py printed."""
+    pytest.importorskip("triton")
+    program = Path(__file__).with_name("skinny_interpreted.py")
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, str(program)], env=one_thread, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_kernels_agree_with_float64_and_repeat_to_the_bit(interpreted: list[dict[str, Any]]) -> None:
+    assert len(interpreted) == 60
+    assert [case["name"] for case in interpreted if not case["same"]] == []
+    bounds = {"torch.float16": 2**-10, "torch.bfloat16": 2**-7}
+    wrong = [case for case in interpreted if not case["error"] <= bounds[case["name"].split()[2]]]
+    assert wrong == []
+
+
+def test_obstacles_of_the_skinny_product() -> None:
+    pytest.importorskip("triton")
+    from robobrain_ros.engine.flagos_matmul import obstacle
+
+    x, weight, bias = inputs(4)
+    out = torch.empty(4, 48, dtype=torch.bfloat16)
+    assert not obstacle(x, weight, bias, out)
+    assert not obstacle(x[:, :16], weight[:16], bias.expand(4, 48), out)
+    assert not obstacle(x, weight, out.clone(), out)
+    for case, words in (
+        ((torch.randn(17, 32).bfloat16(), weight), "sizes"),
+        ((x, weight.contiguous()), "strides"),
+        ((x.t().contiguous().t(), weight), "strides"),
+        ((x.float(), weight.float()), "types"),
+        ((x, weight.half()), "types"),
+        ((x[:1].expand(4, 32), weight), "strides"),
+        ((x, weight, bias.float()), "bias"),
+        ((x, weight, bias[:1]), "bias"),
+        ((x, weight, torch.randn(48, 4).bfloat16().t()), "bias"),
+        ((x, weight, torch.randn(3, 48).bfloat16()), "bias"),
+        ((x, weight, None, torch.empty(48, 4, dtype=torch.bfloat16).t()), "out"),
+        ((x, weight, None, torch.empty(4, 48)), "out"),
+        ((x, weight, None, torch.empty(0, dtype=torch.bfloat16)), "out"),
+        ((x, x.t(), None, x.view(-1)[:16].view(4, 4)), "out"),
+    ):
+        assert words in obstacle(*case)
+
+
+def test_without_get_kernel_nothing_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.library, "get_kernel")
+    with pytest.raises(RuntimeError, match="get_kernel"):
+        ShapeOperators([entry()], {"skinny": Computed()}, key="CPU").install()
