@@ -1,0 +1,448 @@
+"""Measure the skinny matrix product on a GPU, and write the table that ``flagos_table`` reads; needs no ROS, vLLM or weights.
+
+    PYTHONPATH=. python benchmark/skinny_matmul.py                     # all parts; about 15 minutes
+    PYTHONPATH=. python benchmark/skinny_matmul.py --only step --models 7b
+
+The parts:
+
+- ``search`` times candidate launches and PyTorch's operator for each matrix of the models, in CUDA graphs, with weights that
+  no cache holds.
+- ``confirm`` times the best launches in turn with PyTorch's operator, and writes the table of those that are faster.
+- ``numerics`` compares both with float64.
+- ``check`` is the quick check at the start of an engine, with an empty and a filled cache of compiled kernels.
+- ``step`` times whole decoding steps, native and with the table in turn.
+- ``overhead`` times the look-up outside of CUDA graphs.
+
+Raw numbers go to ``--folder``, the table to ``--table``.
+"""
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import figures
+
+from robobrain_ros.engine import flagos_table
+from robobrain_ros.engine.flagos_table import ROWS, Entry, Launch, Table
+from robobrain_ros.models import ARCHITECTURES, Architecture
+
+MODELS = {"7b": "qwen2.5-vl-7b", "32b": "qwen2.5-vl-32b", "3b": "qwen2.5-vl-3b", "8b": "qwen3-vl-8b", "4b": "qwen3-vl-4b"}
+"""RoboBrain's sizes (2.5 has the 4B and the 8B), the first measured first."""
+PARTS = ("search", "confirm", "numerics", "check", "step", "overhead")
+PARALLEL = (1, 2)
+"""Sizes of tensor parallel."""
+POOL_WEIGHTS = 820_000_000
+"""Random numbers that all matrices are cut from: those of the largest, and more than any cache holds."""
+_VOCABULARY_PADDING = 64
+"""vLLM pads the vocabulary to a multiple of this."""
+_NEAR = 1.01
+"""Launches within this of the fastest count as equal, so that few kernels serve many shapes: each compiles at the first start."""
+_LEAST_GAIN = 1.01
+_CONFIRM_ROUNDS = 7
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product of a decoding step.
+
+    :param name: which one it is.
+    :param residual: the bias of ``addmm`` is a matrix, as Inductor adds a residual.
+    """
+
+    operator: str
+    k: int
+    n: int
+    name: str
+    residual: bool = False
+
+
+def products(shape: Architecture, parallel: int = 1) -> list[Product]:
+    """The products of a layer and of the output layer, as vLLM has them: q, k and v in one, and the MLP's two first, too."""
+    heads = (shape.heads // parallel + 2 * max(1, shape.kv_heads // parallel)) * shape.head_dim
+    vocabulary = -(-shape.vocabulary // _VOCABULARY_PADDING) * _VOCABULARY_PADDING
+    with_bias = shape.model_type == "qwen2_5_vl"
+    return [
+        Product("addmm" if with_bias else "mm", shape.hidden, heads, "qkv"),
+        Product("mm", shape.heads * shape.head_dim // parallel, shape.hidden, "o"),
+        Product("mm", shape.hidden, 2 * shape.intermediate // parallel, "gate_up"),
+        Product("mm", shape.intermediate // parallel, shape.hidden, "down"),
+        Product("mm", shape.hidden, vocabulary // parallel, "head"),
+    ]
+
+
+def all_products(models: Iterable[str], parallel: Iterable[int] = PARALLEL) -> list[Product]:
+    """The products of these models, each once, also as Inductor may call them: without the bias, which it can add elsewhere, and
+    ``o`` and ``down`` with the residual that is added to them."""
+    found: dict[tuple[str, int, int], Product] = {}
+    for size, model in itertools.product(parallel, models):
+        for product in products(ARCHITECTURES[MODELS[model]], size):
+            name = f"{model} {product.name}" + (f" tp{size}" if size > 1 else "")
+            residual = product.name in ("o", "down")
+            for operator in dict.fromkeys((product.operator, "mm", *(("addmm",) if residual else ()))):
+                made = Product(operator, product.k, product.n, name, residual and operator == "addmm")
+                found.setdefault((operator, product.k, product.n), made)
+    return list(found.values())
+
+
+def candidates(rows: int, known: frozenset[Launch] | None = None) -> list[Launch]:
+    """Launches to try for a class of rows.
+
+    :param known: only these; None: all.
+    """
+    launches = _vectors() if rows == 1 else _tiles(16 if rows > 8 else 8)
+    return [launch for launch in launches if known is None or launch in known]
+
+
+def known_launches(path: Path | None) -> frozenset[Launch] | None:
+    """The fastest launches of an earlier search, on whatever GPU; None without one."""
+    if path is None:
+        return None
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    names = {field.name for field in fields(Launch)}
+    return frozenset(Launch(**{name: best[name] for name in names}) for line in lines for best in line["best"])
+
+
+def _vectors() -> Iterator[Launch]:
+    for block_n, block_k, warps, stages in itertools.product((1, 2, 4, 8), (256, 512, 1024, 2048), (1, 2, 4, 8), (1, 3, 4)):
+        if 16 <= block_n * block_k // (32 * warps) <= 64 and (stages == 1 or block_k <= 1024):
+            yield Launch("vector", block_n, block_k, 0, 1, warps, stages)
+    for block_n, block_k, split_k in itertools.product((2, 4), (256, 512), (2, 4)):
+        yield Launch("vector", block_n, block_k, 0, split_k, 4 if block_k == 512 else 2, 1)
+
+
+def _tiles(block_m: int) -> Iterator[Launch]:
+    for block_n, block_k, warps, stages in itertools.product((16, 32, 64, 128), (128, 256, 512), (1, 2, 4, 8), (3, 4, 5, 6)):
+        weights = block_n * block_k
+        shared = 2 * (weights + block_k * block_m) * stages
+        if 32_000 <= shared <= 228_000 and (64 if warps == 8 else 128) <= weights // (32 * warps) <= 512:
+            yield Launch("tile", block_n, block_k, block_m, 1, warps, stages)
+    for block_n, block_k, warps, stages in itertools.product((16, 32), (512, 1024), (1, 2, 4), (2, 3)):
+        if 2 * block_k * (block_n + block_m) * stages <= 228_000 and (block_k, stages) != (512, 3):
+            yield Launch("tile", block_n, block_k, block_m, 1, warps, stages)
+    for block_n, block_k, split_k in itertools.product((16, 32, 64), (128, 256), (2, 4, 8)):
+        yield Launch("tile", block_n, block_k, block_m, split_k, 4 if block_n > 16 else 2, 4)
+
+
+def compile_all(jobs: Sequence[tuple[Launch, bool, bool]], processes: int) -> list[str]:
+    """Compile launches into Triton's cache, several at once; returns what failed.
+
+    :param jobs: launch, whether k is a multiple of its steps, whether there is a bias.
+    """
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        return [failure for failure in pool.imap_unordered(_compile, jobs, 2) if failure]
+
+
+def _compile(job: tuple[Launch, bool, bool]) -> str:
+    import torch
+
+    from robobrain_ros.engine.flagos_matmul import multiply
+
+    launch, exact, with_bias = job
+    k = launch.block_k * launch.split_k + (0 if exact else 16)
+    n = max(16, launch.block_n)
+    x, weight, bias = (torch.zeros(shape, device="cuda", dtype=torch.bfloat16) for shape in ((1, k), (n, k), (n,)))
+    try:
+        multiply(launch, x, weight.t(), bias if with_bias else None)
+    except Exception as error:
+        return f"{launch}: {type(error).__name__}: {error}"[:300]
+    return ""
+
+
+def is_exact(launch: Launch, k: int) -> bool:
+    """Whether the steps of a launch divide k."""
+    return k % (launch.block_k * launch.split_k) == 0
+
+
+class Bench:
+    """Inputs on the GPU, and functions on them that can be timed."""
+
+    def __init__(self, dtype: str = "bfloat16") -> None:
+        import torch
+
+        from robobrain_ros.engine import flagos_check, flagos_matmul
+
+        self._torch, self._check, self._matmul = torch, flagos_check, flagos_matmul
+        self.dtype = dtype
+        self._type = getattr(torch, dtype)
+        torch.manual_seed(0)
+        self._pool = torch.empty(POOL_WEIGHTS, device="cuda", dtype=self._type).normal_(0.0, 0.02)
+
+    def weights(self, product: Product) -> list[Any]:
+        """Matrices (k, n) to be read in turn."""
+        size = product.k * product.n
+        count = min(self._check.cold_copies(2 * size), POOL_WEIGHTS // size)
+        return [self._pool[index * size : (index + 1) * size].view(product.n, product.k).t() for index in range(count)]
+
+    def inputs(self, product: Product, rows: int) -> tuple[Any, Any]:
+        """x, and the bias or None."""
+        x = self._torch.randn(rows, product.k, device="cuda", dtype=self._type)
+        size = (rows, product.n) if product.residual else (product.n,)
+        bias = self._torch.randn(size, device="cuda", dtype=self._type) if product.operator == "addmm" else None
+        return x, bias
+
+    def native(self, x: Any, weight: Any, bias: Any) -> Any:
+        """PyTorch's own operator."""
+        return self._torch.mm(x, weight) if bias is None else self._torch.addmm(bias, x, weight)
+
+    def microseconds(self, call: Callable[[Any], Any], weights: Sequence[Any]) -> float:
+        """Of one call, in a CUDA graph of calls with each of the weights."""
+        seconds = self._check.graph_timer([partial(call, weight) for weight in weights])
+        return seconds / len(weights) * 1e6
+
+    def sides(self, product: Product, rows: int) -> tuple[Callable[[Any], Any], Callable[[Launch], Callable[[Any], Any]]]:
+        """A function that computes the product natively, and one that makes such a function of a launch."""
+        x, bias = self.inputs(product, rows)
+
+        def by(launch: Launch) -> Callable[[Any], Any]:
+            return lambda weight: self._matmul.multiply(launch, x, weight, bias)
+
+        return lambda weight: self.native(x, weight, bias), by
+
+    def wrong(self, ours: Any, native: Any) -> bool:
+        """Whether results differ by more than roundings."""
+        rounding = self._torch.finfo(self._type).eps
+        off = (ours.float() - native.float()).abs()
+        return not bool((off <= 2 * rounding * (native.float().abs() + native.float().square().mean().sqrt())).all())
+
+    def errors(self, product: Product, rows: int, launch: Launch) -> dict[str, float]:
+        """Distance to float64 of both sides, its root mean square and its maximum."""
+        torch = self._torch
+        x, bias = self.inputs(product, rows)
+        weight = self.weights(product)[0]
+        sides = self.native(x, weight, bias), self._matmul.multiply(launch, x, weight, bias)
+        squares, most = [0.0, 0.0], [0.0, 0.0]
+        for part in range(0, product.n, 16384):
+            columns = slice(part, part + 16384)
+            exact = x.double() @ weight[:, columns].double() + (0.0 if bias is None else bias[..., columns].double())
+            for index, side in enumerate(sides):
+                off = (side[:, columns].double() - exact).abs()
+                squares[index] += float(off.square().sum())
+                most[index] = max(most[index], float(off.max()))
+        torch.cuda.synchronize()
+        count = rows * product.n
+        (native_rms, rms), (native_max, largest) = ((square / count) ** 0.5 for square in squares), most
+        return {"native_rms": native_rms, "rms": rms, "native_max": native_max, "max": largest}
+
+
+def search(options: argparse.Namespace) -> None:
+    """Time candidates for every product, and write few launches that serve all well to ``chosen.json``.
+
+    A product with a residual uses the launches of the one without.
+    """
+    end = time.monotonic() + 60.0 * options.minutes
+    wanted = [product for product in all_products(options.models) if not product.residual]
+    known = known_launches(options.candidates)
+    jobs = {
+        (launch, is_exact(launch, product.k), product.operator == "addmm")
+        for rows in ROWS for launch in candidates(rows, known) for product in wanted
+    }  # fmt: skip
+    failures = compile_all(sorted(jobs, key=str), options.processes)
+    print(f"{len(jobs)} kernels compiled in {60 * options.minutes - (end - time.monotonic()):.0f} s, {len(failures)} failed: "
+          f"{failures[:2]}", flush=True)  # fmt: skip
+    bench = Bench()
+    cells: dict[tuple[Product, int], dict[Launch, float]] = {}
+    with (options.folder / "search.jsonl").open("w", encoding="utf-8") as file:
+        for product, rows in itertools.product(wanted, ROWS):
+            if time.monotonic() > end:
+                print(f"no time was left for {product.name} {rows}", flush=True)
+                break
+            native, times = _times(bench, product, rows, candidates(rows, known))
+            cells[product, rows] = times
+            best = sorted(times, key=lambda launch: times[launch])[:5]
+            line = {**asdict(product), "rows": rows, "native_us": round(native, 3), "tried": len(times)}
+            line["best"] = [{**asdict(launch), "us": round(times[launch], 3)} for launch in best]
+            file.write(json.dumps(line) + "\n")
+            print(f"{product.name:16} {product.operator:5} {rows:2} {native:7.1f} {times[best[0]]:7.1f} us "
+                  f"{native / times[best[0]]:.3f} {best[0]}", flush=True)  # fmt: skip
+    chosen = choose(cells)
+    print(f"{len(set(chosen.values()))} launches for {len(chosen)} shape classes", flush=True)
+    lines = [[product.operator, product.k, product.n, rows, asdict(launch)] for (product, rows), launch in chosen.items()]
+    text = "[\n" + ",\n".join(map(json.dumps, lines)) + "\n]\n"
+    (options.folder / "chosen.json").write_text(text, encoding="utf-8")
+
+
+def confirm_all(options: argparse.Namespace) -> Table:
+    """Time each launch of ``chosen.json`` in turn with native, in each dtype; the table of those that are faster."""
+    lines = json.loads((options.folder / "chosen.json").read_text(encoding="utf-8"))
+    chosen = {(operator, k, n, rows): Launch(**launch) for operator, k, n, rows, launch in lines}
+    entries = []
+    with (options.folder / "confirm.jsonl").open("w", encoding="utf-8") as file:
+        for dtype in flagos_table.DTYPES:
+            bench = Bench(dtype)
+            for product, rows in itertools.product(all_products(options.models), ROWS):
+                launch = chosen.get(("mm" if product.residual else product.operator, product.k, product.n, rows))
+                if launch is None:
+                    continue
+                entry, line = confirm(bench, product, rows, launch)
+                file.write(json.dumps(line) + "\n")
+                if entry is not None:
+                    entries.append(entry)
+            del bench
+    return Table(*versions(), tuple(entries), about())
+
+
+def _times(
+    bench: Bench, product: Product, rows: int, launches: Sequence[Launch]
+) -> tuple[float, dict[Launch, float]]:
+    """Microseconds natively, and by each launch that is right."""
+    weights = bench.weights(product)
+    native, by = bench.sides(product, rows)
+    expected = native(weights[0])
+    times: dict[Launch, float] = {}
+    for launch in launches:
+        try:
+            result = by(launch)(weights[0])
+        except Exception as error:
+            if "resource" not in str(error):
+                print(f"{launch}: {type(error).__name__}: {error}"[:200], flush=True)
+            continue
+        if bench.wrong(result, expected):
+            print(f"WRONG: {product} {rows} {launch}", flush=True)
+            continue
+        times[launch] = bench.microseconds(by(launch), weights)
+    return bench.microseconds(native, weights), times
+
+
+def choose(cells: dict[tuple[Product, int], dict[Launch, float]]) -> dict[tuple[Product, int], Launch]:
+    """For each cell one of the launches that are within `_NEAR` of its fastest, so that there are few different ones."""
+    near = {}
+    for cell, times in cells.items():
+        most = _NEAR * min(times.values(), default=0.0)
+        near[cell] = {launch for launch, us in times.items() if us <= most}
+    chosen: dict[tuple[Product, int], Launch] = {}
+    while open_cells := [cell for cell in near if near[cell] and cell not in chosen]:
+        counts: dict[Launch, int] = {}
+        for cell in open_cells:
+            for launch in near[cell]:
+                counts[launch] = counts.get(launch, 0) + 1
+        common = max(sorted(counts, key=str), key=lambda launch: counts[launch])
+        chosen.update({cell: common for cell in open_cells if common in near[cell]})
+    return chosen
+
+
+def confirm(bench: Bench, product: Product, rows: int, launch: Launch) -> tuple[Entry | None, dict[str, Any]]:
+    """Time both sides in turn; an entry if the launch is surely faster, and what was measured."""
+    weights = bench.weights(product)
+    native, by = bench.sides(product, rows)
+    ours = by(launch)
+    pairs = []
+    for index in range(_CONFIRM_ROUNDS):
+        order = (native, ours) if index % 2 == 0 else (ours, native)
+        times = {side: bench.microseconds(side, weights) for side in order}
+        pairs.append((times[native], times[ours]))
+    natives, own = ([pair[side] for pair in pairs] for side in range(2))
+    compared = figures.compare("", natives, own, figures.quantile(0.5), "us")
+    native_us, us = median(natives), median(own)
+    line = {**asdict(product), "rows": rows, "dtype": bench.dtype, "launch": asdict(launch), "native_us": round(native_us, 3)}
+    line |= {"us": round(us, 3), "ratio": round(compared.ratio, 4), "low": round(compared.low, 4)}
+    line["high"] = round(compared.high, 4)
+    if native_us / us < _LEAST_GAIN or compared.low <= 1.0:
+        return None, line
+    entry = Entry(
+        product.operator, bench.dtype, rows, product.k, product.n, "skinny", launch, round(native_us, 3), round(us, 3)
+    )
+    return entry, line
+
+
+def numerics(options: argparse.Namespace) -> bool:
+    """Compare every entry of the table, and native, with float64; whether no error exceeds 1.5 times native's."""
+    table = flagos_table.read(options.table)
+    bounds = 0.0
+    with (options.folder / "numerics.jsonl").open("w", encoding="utf-8") as file:
+        for dtype in flagos_table.DTYPES:
+            bench = Bench(dtype)
+            for entry in (entry for entry in table.entries if entry.dtype == dtype):
+                product = Product(entry.operator, entry.k, entry.n, "", residual=entry.operator == "addmm")
+                errors = bench.errors(product, entry.rows, entry.launch)
+                ratio = max(errors["rms"] / errors["native_rms"], errors["max"] / errors["native_max"])
+                bounds = max(bounds, ratio)
+                shown = {name: float(f"{value:.4g}") for name, value in errors.items()}
+                file.write(json.dumps({"entry": entry.name, **shown, "ratio": round(ratio, 4)}) + "\n")
+            del bench
+    print(f"numerics: {len(table.entries)} entries, largest error over native's: {bounds:.3f}", flush=True)
+    return bounds <= 1.5
+
+
+def versions() -> tuple[str, str, str]:
+    """The GPU's name, and the major versions that a table is for."""
+    import torch
+    import triton
+
+    return torch.cuda.get_device_name(), flagos_table.major(torch.__version__), flagos_table.major(triton.__version__)
+
+
+def about() -> dict[str, str]:
+    """Where and with what it is measured."""
+    import torch
+    import triton
+
+    return {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "cuda": str(torch.version.cuda or torch.version.hip),
+        "python": sys.version.split()[0],
+        "command": "PYTHONPATH=. python benchmark/skinny_matmul.py",
+    }
+
+
+def table_of(table: Table) -> str:
+    """The gain for each model, rows and product, as a table in Markdown."""
+    known = {(entry.operator, entry.k, entry.n, entry.rows): entry for entry in table.entries if entry.dtype == "bfloat16"}
+    lines = [("model", "rows", "qkv", "o", "gate_up", "down", "head")]
+    for model, parallel, rows in itertools.product(MODELS, PARALLEL, ROWS):
+        cells = []
+        for product in products(ARCHITECTURES[MODELS[model]], parallel):
+            entry = known.get((product.operator, product.k, product.n, rows))
+            cells.append("native" if entry is None else f"{entry.native_us / entry.us:.2f}")
+        lines.append((f"{model} tp{parallel}" if parallel > 1 else model, str(rows), *cells))  # type: ignore[arg-type]
+    return figures.plain_table(lines)
+
+
+def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts (all)")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="sizes (all)")
+    parser.add_argument("--rows", nargs="+", type=int, choices=ROWS, default=[1, 8], help="of the decoding steps (1 8)")
+    parser.add_argument("--minutes", type=float, default=7.0, help="for the search at most (7)")
+    parser.add_argument("--candidates", type=Path, help="a search.jsonl: try its fastest launches only, in half of the time")
+    parser.add_argument("--rounds", type=int, default=10, help="of A B B A for each decoding step (10)")
+    parser.add_argument("--processes", type=int, default=14, help="that compile (14)")
+    parser.add_argument("--folder", type=Path, default=Path("log/skinny_matmul"), help="for raw numbers")
+    parser.add_argument("--table", type=Path, default=None, help="the table's file (the package's own for this GPU)")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Run the parts."""
+    options = read_arguments()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    options.table = options.table or flagos_table.table_file(versions()[0])
+    print(versions(), about(), flush=True)
+    if "search" in options.only:
+        search(options)
+    if "confirm" in options.only:
+        found = confirm_all(options)
+        flagos_table.write(options.table, found)
+        print(table_of(found), flush=True)
+    if "numerics" in options.only and not numerics(options):
+        raise SystemExit("An entry's error exceeds 1.5 times that of PyTorch's operator.")
+    if {"check", "step", "overhead"} & set(options.only):
+        import skinny_step
+
+        skinny_step.run(options)
+
+
+if __name__ == "__main__":
+    main()
