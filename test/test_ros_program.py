@@ -160,8 +160,9 @@ def test_a_signal_under_load_ends_it_in_time_without_leftovers() -> None:
         process.send_signal(signal.SIGTERM)
         # Ten seconds are promised.
         assert process.wait(ending.LIMIT) == 0
-        _, alive = psutil.wait_procs(family, timeout=1.0)
-        assert not alive
+        _, left = psutil.wait_procs(family, timeout=1.0)
+        # A zombie has ended: who adopts orphans here may not collect it.
+        assert not [child for child in left if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
         assert not _left(process.pid)
         assert not [name for name in record["shared_memory"] if (leftovers.SHARED_MEMORY / name).exists()]
         executor.spin_once(timeout_sec=0.1)
