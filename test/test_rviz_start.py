@@ -91,6 +91,10 @@ def test_the_configuration_shows_every_view_on_its_topic() -> None:
     assert displays["DepthCloud"]["Color Image Topic"] == "camera/image"
     panels = {panel["Class"]: panel for panel in configuration["Panels"]}
     assert {"Help Height", "Tree Height"} <= panels["rviz_common/Displays"].keys()
+    # Qt's saved state finds a dock by the name of its panel, UTF-16.
+    state = bytes.fromhex(configuration["Window Geometry"]["QMainWindow State"])
+    for name in ("Displays", "Views", displays["Image"]["Name"]):
+        assert name.encode("utf-16-be") in state
 
 
 def test_the_manifest_asks_for_what_the_demo_publishes() -> None:
