@@ -19,6 +19,7 @@ import pytest
 import rclpy
 import yaml
 from ament_index_python.packages import get_package_prefix
+from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import GetState
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
@@ -117,14 +118,17 @@ def demo(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo
     folder = tmp_path_factory.mktemp("documented")
     (folder / "config").symlink_to(REPOSITORY / "config")
     camera = running("robobrain_ros.demo.camera", "/", folder / "camera.log", seed=12)
-    node = running("robobrain_ros.ros.node", "/", folder / "node.log", **{"camera.use_depth": True})
+    node = running("robobrain_ros.ros.node", "/", folder / "node.log", **{"camera.use_depth": True, "warm_up": False})
     with camera, node:
         it = Demo(domain, folder)
         request = Locate.Request(instruction="the purple mug")
-        end = time.monotonic() + 4 * LIMIT
-        while it.call(Locate, "/robobrain/point", request).outcome.code != Outcome.OK:
+        states: list[DiagnosticArray] = []
+        it.node.create_subscription(DiagnosticArray, "/diagnostics", states.append, 10)
+        end = time.monotonic() + 4.5 * LIMIT
+        while not any(value.value == "ready" for state in states for status in state.status for value in status.values):
             assert time.monotonic() < end, (folder / "node.log").read_text()
             it.executor.spin_once(timeout_sec=0.5)
+        assert it.call(Locate, "/robobrain/point", request).outcome.code == Outcome.OK
         yield it
         it.node.destroy_node()
         rclpy.shutdown(context=it.context)
