@@ -180,15 +180,20 @@ def overhead(table: Table) -> list[dict[str, Any]]:
 
 def check(model: str, table: Table) -> list[dict[str, Any]]:
     """The check at an engine's start, for a model's entries in bfloat16, twice: the second finds compiled kernels."""
+    import torch
+
     from robobrain_ros.engine import flagos_check, flagos_matmul
 
     sizes = {(product.k, product.n) for product in products(ARCHITECTURES[MODELS[model]])}
     entries = [entry for entry in table.for_weights(sizes) if entry.dtype == "bfloat16"]
     lines = []
     for _ in range(2):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
         verdict = flagos_check.check(entries, {"skinny": flagos_matmul}, "cuda", flagos_check.graph_timer)
         ratios = {name: round(ratio, 3) for name, ratio in verdict.ratios.items()}
         line = {"check": model, "entries": len(entries), "seconds": round(verdict.seconds, 2), "obstacle": verdict.obstacle}
+        line |= {"peak_mb": torch.cuda.max_memory_allocated() // 10**6, "left_mb": torch.cuda.memory_allocated() // 10**6}
         lines.append({**line, "ratios": ratios})
         print(lines[-1], flush=True)
     return lines
