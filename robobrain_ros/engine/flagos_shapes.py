@@ -56,10 +56,12 @@ class ShapeOperators:
         by_rows[below + 1 : entry.rows + 1] = [entry] * (entry.rows - below)
 
     def install(self) -> None:
-        """Register what has entries.
+        """Register what has entries; once is enough.
 
         :raises RuntimeError: this PyTorch cannot: it has no ``torch.library.get_kernel`` (2.9), or no kernel for the device.
         """
+        if self._library is not None:
+            return
         if not hasattr(torch.library, "get_kernel"):
             raise RuntimeError(f"PyTorch {torch.__version__} has no torch.library.get_kernel")
         library = torch.library.Library("aten", "IMPL")
