@@ -1,12 +1,15 @@
 """An independent client of the contract test: acts at random, keeps a ledger of what it sent, and checks what comes back."""
 
 import math
+import os
 import random
 import time
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
@@ -91,27 +94,41 @@ _TEXTS = ["", " ", "\n", "the mug", "x" * 5_000, "<|im_end|>", "<|image_pad|>", 
 
 
 class Stalls:
-    """Measures for how long the machine did not run this process, which no promise of the node can cover."""
+    """Measures for how long the machine let the node and this process wait for a core, which no promise of the node can cover.
 
-    def __init__(self, period: float = 0.02) -> None:
-        self._stop, self._period, self._total = Event(), period, 0.0
+    The kernel counts it for each thread (/proc/<pid>/task/<tid>/schedstat, second number, ns). Without these counts it is the
+    time that a thread of this process overslept.
+    """
+
+    def __init__(self, pid: int, period: float = 0.02) -> None:
+        self._pids = (pid, os.getpid())
+        self._stop, self._period, self._overslept = Event(), period, 0.0
         self._thread = Thread(target=self._run, daemon=True)
         self._thread.start()
 
     @property
     def total(self) -> float:
-        """Seconds of oversleeping since the start."""
-        return self._total
+        """Seconds of waiting since the start: in each process, that of the thread that waited longest."""
+        counted = [self._waited(pid) for pid in self._pids]
+        return max(sum(counted), self._overslept)
 
     def close(self) -> None:
         self._stop.set()
         self._thread.join(5.0)
 
+    @staticmethod
+    def _waited(pid: int) -> float:
+        waits = [0]
+        for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            with suppress(OSError, IndexError, ValueError):  # The thread has ended, or the kernel does not count.
+                waits.append(int(path.read_text(encoding="ascii").split()[1]))
+        return max(waits) * 1e-9
+
     def _run(self) -> None:
         while not self._stop.is_set():
             began = time.monotonic()
             self._stop.wait(self._period)
-            self._total += max(time.monotonic() - began - 2 * self._period, 0.0)
+            self._overslept += max(time.monotonic() - began - 2 * self._period, 0.0)
 
 
 @dataclass
@@ -123,6 +140,8 @@ class Entry:
     limit: float
     stalls: float
     step: int
+    clock: float
+    """The node's clock when it was sent, seconds."""
     answered: float = 0.0
 
 
@@ -132,6 +151,7 @@ class Shown:
 
     number: int
     published: float
+    """The node's clock when it was published, seconds."""
     epoch: int
     """Counts the jumps back of the clock before it."""
     stale: bool
@@ -155,7 +175,9 @@ class Camera:
 class ContractClient:
     """The client: `act` does one random thing, and `faults` lists the promises that were broken."""
 
-    def __init__(self, namespace: str, seed: int, context: Any, *, sim_time: bool, unexpected: Counter[str]) -> None:
+    def __init__(
+        self, namespace: str, seed: int, context: Any, *, node_pid: int, sim_time: bool, unexpected: Counter[str]
+    ) -> None:
         self._node = Node("contract_client", namespace=namespace, context=context)
         self.faults: list[str] = []
         self.log: deque[str] = deque(maxlen=60)
@@ -166,7 +188,7 @@ class ContractClient:
         self.diagnostics: dict[str, dict[str, str]] = {}
         self.sim_time = sim_time
         self.unexpected = unexpected
-        self.stalls = Stalls()
+        self.stalls = Stalls(node_pid)
         self._random = random.Random(seed)
         self._spinner = SingleThreadedExecutor(context=context)
         self._spinner.add_node(self._node)
@@ -231,7 +253,7 @@ class ContractClient:
         message.header.stamp, message.header.frame_id = stamp, frame_id
         if camera.broken:
             message.data = message.data[:100]
-        shown = Shown(self._number, time.monotonic(), self._epoch, camera.stamp_offset < -2 * MAX_IMAGE_AGE)
+        shown = Shown(self._number, self.now(), self._epoch, camera.stamp_offset < -2 * MAX_IMAGE_AGE)
         if camera.depth:
             shown.depth_mm = self._show_depth(camera, stamp, frame_id)
         self._frames[(camera.name, stamp.sec, stamp.nanosec)] = shown
@@ -305,7 +327,7 @@ class ContractClient:
 
     def _open(self, what: str, limit: float) -> int:
         self.sent += 1
-        self.ledger[self.sent] = Entry(what, time.monotonic(), limit, self.stalls.total, self.step)
+        self.ledger[self.sent] = Entry(what, time.monotonic(), limit, self.stalls.total, self.step, self.now())
         self._note(what)
         return self.sent
 
@@ -466,12 +488,13 @@ class ContractClient:
             return
         if said is not None and said != shown.number:
             self._fault(f"{entry.what}: the answer is about image {said}, its header names image {shown.number}")
-        age = entry.sent - shown.published
-        if age > MAX_IMAGE_AGE + 0.5 + self.stalls.total - entry.stalls:
+        age = entry.clock - shown.published
+        settled = entry.sent - self._jumped > 1.0  # A jump of the clock has reached the node.
+        if settled and age > MAX_IMAGE_AGE + 0.5 + self.stalls.total - entry.stalls:
             self._fault(f"{entry.what}: the image was published {age:.2f} s before the request")
         if shown.stale:
             self._fault(f"{entry.what}: the image's stamp was stale when it was published")
-        if entry.sent - self._jumped > 1.0 and shown.epoch < self._epoch:
+        if settled and shown.epoch < self._epoch:
             self._fault(f"{entry.what}: the image is from before the clock's last jump")
         if result.report.image_age < -0.1 and not self.sim_time:
             self._fault(f"{entry.what}: image_age is {result.report.image_age:.2f} s")
