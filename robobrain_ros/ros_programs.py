@@ -1,8 +1,10 @@
-"""The programs that need ROS. Where Python cannot import ROS, each ends with a sentence instead of a traceback."""
+"""The programs that need ROS. Where Python cannot import ROS, each ends with a sentence instead of a traceback or a signal."""
 
 import sys
 from collections.abc import Callable
 from importlib import import_module
+
+from robobrain_ros.engine import space
 
 DOCUMENTATION = "docs/command_line.md"
 """Where the documentation describes the use without ROS, in the repository."""
@@ -29,6 +31,8 @@ def rviz() -> None:
 
 
 def _main_of(program: str, module: str) -> Callable[[], None]:
+    if full := space.shortage_for_ros():
+        sys.exit(f"{program} cannot start: {full} ROS 2 needs some of it.")
     try:
         import rclpy  # noqa: F401
 

@@ -169,7 +169,10 @@ class EmbeddedEngine:
         """Start; false: FlagGems was the obstacle, and another try leaves out what has failed of it."""
         if self._folder is None:  # The try before has closed it.
             self._folder = await asyncio.to_thread(_make_folder)
-        log = _ChildLog.create(self.options.log_level, self._folder.path)
+        try:
+            log = _ChildLog.create(self.options.log_level, self._folder.path)
+        except OSError as error:
+            raise _no_temporary_files(error) from error
         try:
             # `flagos.choose` may import vLLM, which reads its settings then.
             _set_environment(self.options, checkpoint, log)
@@ -589,10 +592,14 @@ def _make_folder() -> leftovers.RunFolder:
     try:
         return leftovers.RunFolder()
     except OSError as error:
-        raise EngineConfigError(
-            f"No folder for temporary files can be written ({error.strerror or error}): free some space, or name another one in "
-            "the environment variable TMPDIR."
-        ) from error
+        raise _no_temporary_files(error) from error
+
+
+def _no_temporary_files(error: OSError) -> EngineConfigError:
+    return EngineConfigError(
+        f"No folder for temporary files can be written ({error.strerror or error}): free some space, or name another one in "
+        "the environment variable TMPDIR."
+    )
 
 
 def _death() -> str:

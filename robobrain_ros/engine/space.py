@@ -1,4 +1,4 @@
-"""Whether the places that an engine writes to are full: its processes then die without a word."""
+"""Whether the places that an engine and ROS write to are full: their processes then die without a word."""
 
 import os
 import tempfile
@@ -6,23 +6,36 @@ from pathlib import Path
 
 _ENOUGH = 16 << 20
 """Bytes of free space."""
+_ENOUGH_FOR_ROS = 64 << 10
+"""Bytes of free space in /dev/shm. With less, the tracing in ROS 2 ends the process by SIGBUS when Python imports rclpy."""
+_SHARED_MEMORY = "/dev/shm"
+_MORE_SHARED_MEMORY = "remove old files there, or give it more (docker run --shm-size=2g, or --ipc=host)"
+
+
+def shortage_for_ros() -> str:
+    """That ROS cannot even be imported because /dev/shm is full, as a sentence with what to do; empty: it can."""
+    return _sentence(_SHARED_MEMORY, _MORE_SHARED_MEMORY, _ENOUGH_FOR_ROS)
 
 
 def shortage() -> str:
     """Which of the places is full, as a sentence with what to do; empty: none."""
-    for path, advice in _places():
-        try:
-            found = os.statvfs(path)
-        except OSError:
-            continue
-        if found.f_blocks and found.f_bavail * found.f_frsize < _ENOUGH:
-            left = found.f_bavail * found.f_frsize / (1 << 20)
-            return f"{path} is full ({left:.1f} MiB left): {advice}."
-    return ""
+    sentences = (_sentence(path, advice, _ENOUGH) for path, advice in _places())
+    return next((sentence for sentence in sentences if sentence), "")
+
+
+def _sentence(path: str, advice: str, enough: int) -> str:
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return ""
+    left = found.f_bavail * found.f_frsize
+    if not found.f_blocks or left >= enough:
+        return ""
+    return f"{path} is full ({left / (1 << 20):.1f} MiB left): {advice}."
 
 
 def _places() -> list[tuple[str, str]]:
-    places = [("/dev/shm", "remove old files there, or give it more (docker run --shm-size=2g, or --ipc=host)")]
+    places = [(_SHARED_MEMORY, _MORE_SHARED_MEMORY)]
     try:
         places.append((tempfile.gettempdir(), "free some space, or name another folder in TMPDIR"))
     except OSError:

@@ -26,6 +26,7 @@ from rclpy.timer import Timer
 
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.ros.pacing import Pacing
+from robobrain_ros.ros.redelivery import Redelivery
 
 _LOG_INTERVAL = 1.0
 """Seconds in which one place logs its faults once; all of them are counted."""
@@ -43,7 +44,7 @@ class Faults:
     count: int = 0
     last: str = ""
     lost_responses: int = 0
-    """Responses that could not be sent: their clients were gone."""
+    """Responses that could not be sent: their clients could not be reached."""
     _logged: dict[str, float] = field(default_factory=dict)
 
     def note(self, where: str, error: BaseException) -> tuple[str, bool]:
@@ -68,13 +69,15 @@ def describe(where: str, error: BaseException) -> str:
 class GuardedNode(LifecycleNode):
     """A lifecycle node whose callbacks may raise: services answer, everything else goes on.
 
-    ``faults`` counts what was raised; ``pacing`` spaces the responses of all services. The node guards services, timers,
-    subscriptions, guard conditions, parameter callbacks and the tasks of `start_task`, those of rclpy itself included.
+    ``faults`` counts what was raised; ``pacing`` spaces the responses of all services; ``redelivery`` sends those again whose
+    client is not known yet. The node guards services, timers, subscriptions, guard conditions, parameter callbacks and the
+    tasks of `start_task`, those of rclpy itself included.
     """
 
     def __init__(self, name: str, **options: Any) -> None:
         self.faults = Faults()
         self.pacing = Pacing(self)
+        self.redelivery = Redelivery(self)
         super().__init__(name, **options)
         # rclpy makes these services without create_service.
         for service in self.services:
@@ -156,14 +159,28 @@ class GuardedNode(LifecycleNode):
         def instead(error: Exception, request: Any, response: Any) -> Any:
             return failed(request, service.srv_type.Response(), self.fault(where, error))
 
-        def guarded_send(response: Any, header: Any) -> None:
+        def sent(response: Any, header: Any) -> bool:
+            """Whether the response has left; if not, its client is not known yet."""
             try:
                 send(response, header)
-            except rclpy_implementation.RCLError as error:  # The client is gone.
-                self.faults.lost_responses += 1
-                self.get_logger().warning(f"{where} could not send a response: {error}", throttle_duration_sec=_LOG_INTERVAL)
+            except rclpy_implementation.RCLError:
+                return False
+            return True
+
+        def lost() -> None:
+            self.faults.lost_responses += 1
+            self.get_logger().warning(
+                f"{where} could not send a response: its client cannot be reached.", throttle_duration_sec=_LOG_INTERVAL
+            )
+
+        def guarded_send(response: Any, header: Any) -> None:
+            try:
+                left = sent(response, header)
             except Exception as error:  # The response holds what its message cannot.
-                send(failed(None, service.srv_type.Response(), self.fault(where, error)), header)
+                response = failed(None, service.srv_type.Response(), self.fault(where, error))
+                left = sent(response, header)
+            if not left:
+                self.redelivery.keep(lambda: sent(response, header), lost)
 
         service.callback = _caught(callback, instead)
         service.send_response = lambda response, header: self.pacing.respond(

@@ -55,6 +55,11 @@ _SAME_SIGNAL = 1.0
 _MALLOC_OPTIONS = {-3: 32 << 20, -1: 256 << 20}
 """M_MMAP_THRESHOLD, at its largest, and M_TRIM_THRESHOLD, both in bytes; see malloc.h."""
 
+_LOG_ADVICE = (
+    ". Name a folder that can be written in the environment variable ROS_LOG_DIR, or start without a log file "
+    "(--ros-args --disable-external-lib-logs)."
+)
+"""What to do where rcl cannot write its log file."""
 _FAULTS_IN_A_ROW = 10
 """Rounds of the executor that may fail in a row before it pauses between them, so that a lasting fault does not take a core."""
 _PAUSE = 0.1
@@ -460,8 +465,8 @@ def main(args: list[str] | None = None) -> None:
     stop = _Stop()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as error:  # Of rcl: an argument that it cannot read.
-        sys.exit(f"robobrain: {error}")
+    except RuntimeError as error:  # Of rcl: an argument that it cannot read, or a log file that it cannot write.
+        sys.exit(f"robobrain: {error}{_LOG_ADVICE if 'Failed opening file' in str(error) else ''}")
     try:
         node = RoboBrainNode()
     except ParameterException as error:
