@@ -14,7 +14,7 @@ import time
 import uuid
 import warnings
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -590,7 +590,13 @@ def _make_folder() -> leftovers.RunFolder:
     """
     leftovers.sweep()
     try:
-        return leftovers.RunFolder()
+        folder = leftovers.RunFolder()
+        try:
+            space.check_room(folder.path)
+        except OSError:
+            folder.release()
+            raise
+        return folder
     except OSError as error:
         raise _no_temporary_files(error) from error
 
@@ -864,5 +870,6 @@ class _ChildLog:
         for handler in tuple(_VLLM_LOG.handlers):
             if isinstance(handler, logging.FileHandler) and handler.baseFilename == str(self._file):
                 _VLLM_LOG.removeHandler(handler)
-                handler.close()
+                with suppress(OSError):  # A full disk.
+                    handler.close()
         shutil.rmtree(self._folder, ignore_errors=True)

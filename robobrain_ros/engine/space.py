@@ -8,6 +8,8 @@ _ENOUGH = 16 << 20
 """Bytes of free space."""
 _ENOUGH_FOR_ROS = 64 << 10
 """Bytes of free space in /dev/shm. With less, the tracing in ROS 2 ends the process by SIGBUS when Python imports rclpy."""
+_ENOUGH_FOR_FILES = 1 << 20
+"""Bytes that an engine's folder for temporary files must hold: its log, its record and its sockets."""
 _SHARED_MEMORY = "/dev/shm"
 _MORE_SHARED_MEMORY = "remove old files there, or give it more (docker run --shm-size=2g, or --ipc=host)"
 
@@ -21,6 +23,15 @@ def shortage() -> str:
     """Which of the places is full, as a sentence with what to do; empty: none."""
     sentences = (_sentence(path, advice, _ENOUGH) for path, advice in _places())
     return next((sentence for sentence in sentences if sentence), "")
+
+
+def check_room(folder: Path) -> None:
+    """Check that the folder has room for an engine's files. Python takes a folder for temporary files that holds four bytes.
+
+    :raises OSError: it has not.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, _ENOUGH_FOR_FILES)
 
 
 def _sentence(path: str, advice: str, enough: int) -> str:
