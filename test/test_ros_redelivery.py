@@ -19,7 +19,8 @@ def unknown(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], bool]]
     """Lets those responses of ~/point fail, by the number of the try, as rmw_fastrtps does for a reader that it does not know."""
 
     def fail(which: Callable[[int], bool]) -> list[int]:
-        real, tries = Service.send_response, []
+        real = Service.send_response
+        tries: list[int] = []
 
         def send(service: Service, response: Any, header: Any) -> None:
             if service.srv_name.endswith("point"):
