@@ -12,10 +12,11 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from fakes import Script, ScriptedEngine
 from geometry_msgs.msg import PoseArray, TransformStamped
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros_rig import Rig, image_message, rig
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import Header
-from test_ros_positions import Before, ask_point, looking, points_text, position
+from test_ros_positions import Before, ask_point, error, looking, points_text, position
 from visualization_msgs.msg import Marker, MarkerArray
 
 from robobrain_ros.demo.world import Scene, make_scene
@@ -164,6 +165,34 @@ def test_a_transform_sent_before_a_jump_and_delivered_after_it_is_not_kept(tf2: 
         tell_tf(100.0)
         tell_tf(40.0)
         assert Buffer.made[-1].stamps == pytest.approx([39.95, 40.05])
+
+
+def test_with_the_real_tf2_target_frame_works_again_after_time_jumped_back(scene: Scene) -> None:
+    """A chain of a moving and a static frame, through /tf and /tf_static; tf2 itself would reject the second pass."""
+    pytest.importorskip("tf2_ros")
+    from tf2_msgs.msg import TFMessage
+
+    parameters: dict[str, Any] = {"use_sim_time": True, "target_frame": "base_link", "transform_timeout": 20.0}
+    with looking(scene, points_text(scene.objects), **parameters) as before:
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        static = before.it.client.create_publisher(TFMessage, "/tf_static", latched)
+        moving = before.it.client.create_publisher(TFMessage, "/tf", 10)
+        before.it.until(moving.get_subscription_count, "tf2's subscription")
+        mount = TransformStamped(header=Header(frame_id="mount"), child_frame_id="camera_optical")
+        mount.transform.translation.z = 5.0
+        static.publish(TFMessage(transforms=[mount]))
+        simulation = Simulation(before.it)
+        for seconds, x in ((100.0, 10.0), (40.0, 20.0)):
+            simulation.tick(seconds)
+            for moment in (seconds - 0.1, seconds + 0.1):
+                base = TransformStamped(header=Header(frame_id="base_link", stamp=stamp(moment)), child_frame_id="mount")
+                base.transform.translation.x = x
+                moving.publish(TFMessage(transforms=[base]))
+            show(before, seconds)
+            response = ask_point(before.it)
+            assert (response.outcome.message, response.affordances.header.frame_id) == ("", "base_link")
+            found = position(response.affordances.points[0])
+            assert error(scene, scene.objects[0], (found[0] - x, found[1], found[2] - 5.0)) < 0.01
 
 
 @pytest.mark.parametrize("after", [40.0, 160.0])
