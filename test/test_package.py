@@ -36,6 +36,7 @@ ENGINE = {
     "flag_gems",
     "modelscope",
     "uvicorn",
+    "h11",
 }
 """What setting up an engine brings along; see requirements/engine-*.txt and flagos.txt."""
 
