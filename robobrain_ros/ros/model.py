@@ -23,6 +23,7 @@ from robobrain_ros.errors import (
     RoboBrainError,
     UnparsableAnswerError,
 )
+from robobrain_ros.ros import memory
 
 EngineFactory = Callable[[], Engine]
 Close = Callable[[], Awaitable[None]]
@@ -37,7 +38,7 @@ _LOG_INTERVAL = 10.0
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """How the model is served; ``can_think`` None: as its family can."""
+    """How the model is served; ``can_think`` None: as its family can; ``settle``: see `memory.settle_objects`."""
 
     name: str
     max_pixels: int
@@ -45,6 +46,7 @@ class ModelSettings:
     max_running: int
     warm_up: bool
     can_think: bool | None = None
+    settle: bool = False
 
 
 class Model:
@@ -185,8 +187,12 @@ class _WarmUp:
         self._progress = progress
 
     async def __call__(self, engine: Engine, info: EngineInfo) -> None:
-        if not self._settings.warm_up:
-            return
+        if self._settings.warm_up:
+            await self._ask(engine, info)
+        if self._settings.settle:
+            memory.settle_objects()
+
+    async def _ask(self, engine: Engine, info: EngineInfo) -> None:
         brain = _brain(engine, info, self._settings)
         picture = np.full((*_WARM_UP_SIZE, 3), 128, np.uint8)
         for task in sorted(brain.profile.tasks, key=list(Task).index):

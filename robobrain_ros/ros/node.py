@@ -1,7 +1,6 @@
 """The lifecycle node: what exists when, and what is connected with what."""
 
 import argparse
-import ctypes
 import logging
 import re
 import signal
@@ -41,6 +40,7 @@ from robobrain_ros.ros.diagnostics import Diagnostics
 from robobrain_ros.ros.endpoints import Endpoints
 from robobrain_ros.ros.images import ImageReader
 from robobrain_ros.ros.intake import Intake
+from robobrain_ros.ros.memory import MemoryReturn, keep_buffers
 from robobrain_ros.ros.model import EngineFactory, Model, ModelSettings
 from robobrain_ros.ros.parameters import Parameters, changed_only
 from robobrain_ros.ros.requests import Requests, Statistics
@@ -51,9 +51,6 @@ from robobrain_ros.ros.twins import Twins
 
 _SAME_SIGNAL = 1.0
 """Seconds in which signals count as one: what stops a launch may signal the node, too, and the launch passes it on."""
-
-_MALLOC_OPTIONS = {-3: 32 << 20, -1: 256 << 20}
-"""M_MMAP_THRESHOLD, at its largest, and M_TRIM_THRESHOLD, both in bytes; see malloc.h."""
 
 _LOG_ADVICE = (
     ". Name a folder that can be written in the environment variable ROS_LOG_DIR, or start without a log file "
@@ -138,6 +135,7 @@ class RoboBrainNode(GuardedNode):
         )
         self._watch = ClockWatch(self, self._on_time_jump)
         self._twins = Twins(self)
+        self._memory = MemoryReturn(lambda: self.statistics.served + self.statistics.failed)
         self._diagnostics = Diagnostics(
             self,
             self._twins,
@@ -244,6 +242,7 @@ class RoboBrainNode(GuardedNode):
                 max_running=options.max_num_seqs,
                 warm_up=self._settings["warm_up"],
                 can_think=self._can_think(options.model),
+                settle=self._engine_factory is None,
             ),
             None if self._front is None else self._front.close,
         )
@@ -350,6 +349,7 @@ class RoboBrainNode(GuardedNode):
         self._results.attend()
         self._endpoints.attend()
         self._twins.attend()
+        self._memory.attend()
         self._diagnostics.publish()
 
     def _on_model_change(self) -> None:
@@ -444,18 +444,6 @@ def _check_command_line(arguments: list[str]) -> None:
         epilog=f"To begin, {_NAME_A_MODEL} All parameters: docs/parameters.md, config/robobrain.yaml, or `ros2 param describe`.",
     )
     parser.parse_args(own_arguments(arguments))
-
-
-def keep_buffers() -> None:
-    """Let glibc keep the buffers of pictures for the next ones.
-
-    By itself it returns them to the kernel and gets them anew, each page by a fault, whenever the heap happens to end with one:
-    then a stream of 1920x1080 takes twice the CPU time.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # Other C libraries have none.
-        for option, size in _MALLOC_OPTIONS.items():
-            mallopt(option, size)
 
 
 def main(args: list[str] | None = None) -> None:
