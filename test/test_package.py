@@ -24,7 +24,6 @@ MANIFEST = ElementTree.parse(REPOSITORY / "package.xml").getroot()
 DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "PyYAML", "tf2_ros": "tf2_ros_py"}
 """Where a module and what brings it have different names."""
 ENGINE = {
-    "h11",
     "openai",
     "vllm",
     "torch",
