@@ -155,7 +155,7 @@ def test_a_boolean_of_yaml_is_a_choice_or_named(unconfigured: Rig, parameter: Pa
         assert unconfigured.node._settings[parameter.name] in meanings
         assert unconfigured.set_parameter(parameter.name, before).successful
     else:
-        made = "true, which YAML makes of yes, on and true" if value else "false, which YAML makes of no, off and false"
+        made = "true: YAML reads yes, on and true" if value else "false: YAML reads no, off and false"
         assert result.reason == f"{parameter.name} is {made} without quotes; it must be {parameter.allowed}."
         assert unconfigured.node._settings[parameter.name] == before
 
@@ -183,9 +183,9 @@ def test_a_boolean_of_yaml_is_understood_in_a_file(name: str, value: bool, tmp_p
         (
             "target_frame",
             True,
-            "target_frame is true, which YAML makes of yes, on and true without quotes; it must be text.",
+            "target_frame is true: YAML reads yes, on and true without quotes as true; it must be text.",
         ),
-        ("engine.model", 7, "engine.model is 7; it must be text. YAML reads a number. Put text in quotes: `engine.model:"),
+        ("engine.model", 7, "engine.model is 7; it must be text. YAML reads this value as a number. Put text in quotes"),
         ("standing_query.mugs.instruction", 0.5, "standing_query.mugs.instruction is 0.5; it must be text."),
         ("image_reliability", 1, "image_reliability is 1; it must be one of auto, best_effort, reliable."),
         ("model_can_think", ["yes"], "model_can_think is a list; it must be one of auto, yes, no."),
@@ -204,7 +204,7 @@ def test_a_wrong_boolean_at_the_start_ends_the_program_with_the_sentence() -> No
     process = start("-p", "image_reliability:=yes")
     _, errors = process.communicate(timeout=60.0)
     assert process.returncode == 1
-    assert "image_reliability is true, which YAML makes of yes, on and true without quotes; it must be one of auto" in errors
+    assert "image_reliability is true: YAML reads yes, on and true without quotes as true; it must be one of auto" in errors
     assert "Traceback" not in errors
 
 

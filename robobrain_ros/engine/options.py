@@ -112,8 +112,8 @@ class EngineOptions:
     max_images: int = option(4, "Most pictures in one request.", minimum=1, maximum=8)
     image_cache_mib: int = option(
         256,
-        "Memory for prepared images, in MiB, in the node and in each engine process. A known image is not prepared again. At "
-        "least one image of engine.max_pixels fits. 0: none.",
+        "Memory limit for the cache of prepared images in MiB, in the node and in each engine process. At least one image of "
+        "engine.max_pixels fits. 0: no cache.",
         minimum=0,
         maximum=65536,
     )
@@ -123,7 +123,7 @@ class EngineOptions:
     start_timeout: float = option(1800.0, "Seconds that starting may take, download not counted.", minimum=10.0, maximum=86400.0)
     stall_timeout: float = option(
         60.0,
-        "Seconds after which an engine that has stalled is restarted: its process is stopped, or its device hangs. /diagnostics "
+        "Seconds after which the node restarts a stalled engine (its process is stopped, or its device hangs). /diagnostics "
         "warns within 10 s. 0: never.",
         minimum=0.0,
         maximum=86400.0,
@@ -274,15 +274,15 @@ class ServerOptions:
         minimum=784,
         maximum=178_956_970,
     )
-    max_connections: int = option(64, "Connections to the HTTP server at once.", minimum=4, maximum=1024)
+    max_connections: int = option(64, "Most open connections to the HTTP server.", minimum=4, maximum=1024)
     max_connections_per_client: int = option(
         16,
-        "Connections of one address (IPv6: one /64 network) that wait without having shown the key. A new one closes the oldest.",
+        "Most connections of one address (IPv6: one /64 network) without a request with the key. A new one closes the oldest.",
         minimum=1,
         maximum=1024,
     )
     allowed_media_domains: tuple[str, ...] = option(
-        (), "Hosts from which the server fetches images named by URLs. Empty: only images within the request (data:)."
+        (), "Hosts from which the server fetches images by URL. Empty: only images within the request (data:)."
     )
     model_names: tuple[str, ...] = option(
         (),

@@ -44,7 +44,7 @@ Value = bool | int | float | str | list[str]
 
 
 _MEANINGS = {True: ("on", "yes", "true"), False: ("off", "no", "false")}
-"""Choices that mean what YAML makes of them without quotes, in files and on command lines."""
+"""Choices for each boolean: YAML reads these words as booleans where they have no quotes."""
 _WORDS = {True: "yes, on and true", False: "no, off and false"}
 
 
@@ -68,7 +68,7 @@ class Parameter:
     maximum: float | None = None
     choices: tuple[Value, ...] = ()
     least: float | None = None
-    """The smallest number beside 0, where 0 is ``minimum`` and has a meaning of its own."""
+    """Smallest value above 0, for parameters where 0 has a special meaning; None: ``minimum`` alone is the bound."""
 
     @property
     def type_name(self) -> str:
@@ -91,17 +91,17 @@ class Parameter:
 
     @property
     def is_text(self) -> bool:
-        """Whether the value is one text. Such a parameter takes other types from ROS, and explains them itself."""
+        """Whether the value is a text. ROS may set such a parameter to another type; `fault` then explains what YAML read."""
         return isinstance(self.default, str)
 
     def meant(self, value: Any) -> Any:
-        """The value as a choice, where YAML has made a boolean of ``yes``, ``no``, ``on`` or ``off``, and a choice means that."""
+        """Return the choice that a boolean means, where YAML read ``yes``, ``no``, ``on`` or ``off`` as a boolean."""
         if not isinstance(value, bool):
             return value
         return next((choice for choice in _MEANINGS[value] if choice in self.choices), value)
 
     def fault(self, value: Any) -> str:
-        """What is wrong with a value of the right type, or with any for a text, as a sentence; empty: nothing."""
+        """A sentence about what is wrong with a value, empty: nothing. Types are checked for text parameters only."""
         value = self.meant(value)
         if self.is_text and not isinstance(value, str):
             return self._fault_of_type(value)
@@ -118,16 +118,17 @@ class Parameter:
         return f"{self.name} is {value}; it must be {self.allowed}." if below or above else ""
 
     def _fault_of_type(self, value: Any) -> str:
-        """What is wrong with a value that is no text: YAML has read it as something else."""
+        """A sentence about a value that is not a text, because YAML read it as something else."""
         wanted = f"it must be {self.allowed}" if self.choices else "it must be text"
         quotes = f"Put text in quotes: `{self.name}: \"...\"` in a file, `-p '{self.name}:=\"...\"'` on a command line."
         if value is None:
             return f"{self.name} has no value; {wanted}."
         if isinstance(value, bool):
-            said = f"{self.name} is {str(value).lower()}, which YAML makes of {_WORDS[value]} without quotes; {wanted}."
+            read = str(value).lower()
+            said = f"{self.name} is {read}: YAML reads {_WORDS[value]} without quotes as {read}; {wanted}."
             return said if self.choices else f"{said} {quotes}"
         if isinstance(value, int | float):
-            return f"{self.name} is {value}; {wanted}." + ("" if self.choices else f" YAML reads a number. {quotes}")
+            return f"{self.name} is {value}; {wanted}." + ("" if self.choices else f" YAML reads this value as a number. {quotes}")
         return f"{self.name} is a list; {wanted}."
 
     def descriptor(self) -> ParameterDescriptor:
@@ -269,7 +270,7 @@ _NODE_PARAMETERS = (
         "robots_file",
         "",
         "File with the robots that plans are made for where a request names none, as config/robots_example.yaml. A relative path "
-        "starts at the working directory of the node. Empty: none.",
+        "starts at the node's working directory. Empty: none.",
     ),
     Parameter(
         "max_plan_steps",
@@ -334,7 +335,7 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.min_depth",
             0.0,
-            "Smallest depth in metres that counts as measured, by the depth image or by the model itself.",
+            "Smallest depth in metres that counts as measured, in depth images and in the model's own depths.",
             applies=Applies.AT_ONCE,
             minimum=0.0,
             maximum=10000.0,
@@ -342,7 +343,7 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.max_depth",
             20.0,
-            "Depth in metres from which on a value is no measurement. A driver that clamps: set the value at which it clamps.",
+            "Depths of this value in metres or more count as not measured. If the driver clamps, set the depth at which it clamps.",
             applies=Applies.AT_ONCE,
             minimum=0.01,
             maximum=10000.0,
@@ -350,15 +351,15 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.detect_depth_clamp",
             True,
-            "Leave out the largest depth of an image where many pixels hold exactly it and it is a whole number of metres from "
-            "4 m on, or 4095, 8191, ... mm: the driver clamps there. Set false for simulations without noise.",
+            "Leave out the depth at which a driver clamps: many pixels hold exactly the largest depth of the image, and it is a "
+            "whole number of metres from 4 m on, or 4095, 8191, ... mm. Set false for simulations without noise.",
             applies=Applies.AT_ONCE,
         ),
         Parameter(
             f"{camera}.depth_transport",
             "auto",
-            f"raw: sensor_msgs/Image on {camera}/depth; compressed: sensor_msgs/CompressedImage (compressedDepth, or PNG of 16 "
-            f"bits) on {camera}/depth/compressedDepth. auto: as the publishers on these two topics.",
+            f"raw: sensor_msgs/Image on {camera}/depth. compressed: sensor_msgs/CompressedImage (compressedDepth, or 16-bit PNG) "
+            f"on {camera}/depth/compressedDepth. auto: the type that is published on these two topics.",
             choices=("auto", "raw", "compressed"),
         ),
         Parameter(
@@ -370,7 +371,7 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.bit_depth",
             0,
-            "Bits that the sensor uses in 16-bit images: 0 is black, 2^bit_depth - 1 is white. 0: scale each image by its own "
+            "Bits that the sensor uses in 16-bit images: 0 is black, 2^bit_depth - 1 is white. 0 scales each image by its own "
             "samples (docs/interfaces.md).",
             minimum=0,
             maximum=16,
@@ -378,7 +379,7 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.swap_red_blue",
             False,
-            "Exchange red and blue of this camera's images, for publishers that write them in the wrong order.",
+            "Exchange red and blue of this camera's images. Set true where the publisher writes them in the wrong order.",
         ),
     )
 
@@ -392,7 +393,7 @@ def standing_query_parameters(name: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{prefix}rate",
             1.0,
-            "Times per second, at most. 0 asks on each new image.",
+            "Most requests per second. 0 asks on each new image.",
             minimum=0.0,
             maximum=MOST_RATE,
             least=LEAST_RATE,
@@ -531,10 +532,9 @@ class Parameters:
 
 
 def changed_only(node: Node, changes: Sequence[RosParameter]) -> list[RosParameter]:
-    """What is left to set of some parameters.
+    """Leave out read-only parameters whose value does not change, because rclpy rejects any change of them.
 
-    Read-only parameters that keep their value are left out: rclpy rejects them even so. An empty list, which has no type in YAML,
-    is taken for a list of strings where the parameter is one.
+    An empty list has no type in YAML. It becomes a list of strings where the parameter is one.
     """
     wanted = []
     for change in changes:
