@@ -32,23 +32,23 @@ ARGUMENTS = (
     DeclareLaunchArgument(
         "transport_profile",
         default_value="large",
-        description="Fast DDS profile of both nodes: large (shared memory with room for whole images; 128 MB of /dev/shm a "
-        "process) or a file. Empty: as the environment says.",
+        description="Fast DDS profile of both nodes: large (shared memory with room for whole images; 128 MB of /dev/shm for "
+        "each process) or a file. Empty: the environment decides.",
     ),
     DeclareLaunchArgument(
         "use_sim_time",
         default_value="",
         choices=["", "true", "false"],
-        description="Take the time of both nodes from /clock (simulation). Empty: as params_file says, for the camera false.",
+        description="Take the time of both nodes from /clock (simulation). Empty: as in params_file; the camera: false.",
     ),
     DeclareLaunchArgument(
         "log_level",
         default_value="info",
         choices=["debug", "info", "warn", "error", "fatal"],
-        description="From which level on the log lines of both nodes are shown.",
+        description="Log level of both nodes.",
     ),
     DeclareLaunchArgument(
-        "fixed_frame", default_value="", description="Fixed frame of RViz. Empty: the frame of the camera; the table's is table."
+        "fixed_frame", default_value="", description="Fixed frame of RViz, such as table. Empty: the camera's frame."
     ),
     DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"], description="Start RViz, too."),
 )

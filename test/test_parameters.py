@@ -185,7 +185,7 @@ def test_a_boolean_of_yaml_is_understood_in_a_file(name: str, value: bool, tmp_p
             True,
             "target_frame is true: YAML reads yes, on and true without quotes as true; it must be text.",
         ),
-        ("engine.model", 7, "engine.model is 7; it must be text. YAML reads this value as a number. Put text in quotes"),
+        ("engine.model", 7, "engine.model is 7; it must be text. YAML reads it as a number. Put text in quotes"),
         ("standing_query.mugs.instruction", 0.5, "standing_query.mugs.instruction is 0.5; it must be text."),
         ("image_reliability", 1, "image_reliability is 1; it must be one of auto, best_effort, reliable."),
         ("model_can_think", ["yes"], "model_can_think is a list; it must be one of auto, yes, no."),

@@ -189,7 +189,7 @@ def check_size(width: int, height: int) -> None:
     if width < 1 or height < 1:
         raise BadImageError(f"It has no pixels: {width}x{height}.")
     if width * height > MOST_PIXELS:
-        raise BadImageError(f"It claims to be {width}x{height} pixels; at most {MOST_PIXELS} pixels are read.")
+        raise BadImageError(f"It claims to be {width}x{height} pixels; at most {MOST_PIXELS} pixels are allowed.")
 
 
 def _without_padding(rows: Bytes, row_bytes: int, height: int, layout: Encoding) -> Bytes:

@@ -153,7 +153,7 @@ def check_file_size(width: int, height: int, size: int) -> None:
     """Raise BadImageError for a file of ``size`` bytes that claims a size in pixels which no image has."""
     check_size(width, height)
     if width * height > _LARGE and width * height > size * _PIXELS_PER_BYTE:
-        raise BadImageError(f"It claims to be {width}x{height} pixels in {size} bytes: it is taken for a decompression bomb.")
+        raise BadImageError(f"It claims {width}x{height} pixels in {size} bytes, as a decompression bomb does.")
 
 
 def _is_wide(image: PillowImage.Image, data: bytes) -> bool:
@@ -166,7 +166,7 @@ def _is_wide(image: PillowImage.Image, data: bytes) -> bool:
     tags = getattr(image, "tag_v2", {})
     bits = max(tags.get(258, (8,)), default=8) if image.format == "TIFF" else 8
     if bits > 16 or image.mode == "F":
-        raise BadImageError(f"It has {bits} bits a sample; 8 and 16 are read. If it is depth, publish it on <camera>/depth.")
+        raise BadImageError(f"It has {bits} bits a sample; 8 and 16 are supported. If it is depth, publish it on <camera>/depth.")
     return bits == 16
 
 

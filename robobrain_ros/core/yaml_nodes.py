@@ -58,13 +58,13 @@ def compose(text: str) -> yaml.Node | None:
         raise
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise YamlFault(mark.line + 1 if mark else 1, f"it is no YAML: {error.problem or error.context}.") from error
+        raise YamlFault(mark.line + 1 if mark else 1, f"it is not valid YAML: {error.problem or error.context}.") from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1 if isinstance(error.position, int) else 1
-        raise YamlFault(line, f"it is no YAML: the character {chr(error.character)!r} is not allowed.") from error
+        raise YamlFault(line, f"it is not valid YAML: the character {chr(error.character)!r} is not allowed.") from error
     except Exception as error:  # PyYAML's scanner raises ValueError, OverflowError and more for odd escapes and directives.
         line = loader.line + 1 if loader is not None else 1
-        raise YamlFault(line, f"it is no YAML: {' '.join(str(error).split())[:200]}.") from error
+        raise YamlFault(line, f"it is not valid YAML: {' '.join(str(error).split())[:200]}.") from error
 
 
 def line_of(node: yaml.Node) -> int:

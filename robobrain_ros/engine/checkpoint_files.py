@@ -109,7 +109,7 @@ def _check_tokenizer(folder: Path) -> None:
 def _check_processor(folder: Path) -> None:
     present = [folder / name for name in _PROCESSORS if (folder / name).exists()]
     if not present:
-        raise EngineConfigError(f"{folder} has no {_PROCESSORS[0]}, which says how images are prepared; {AGAIN}.")
+        raise EngineConfigError(f"{folder} has no {_PROCESSORS[0]}, which defines how images are prepared; {AGAIN}.")
     for path in present:
         read_json(path)
 
@@ -154,7 +154,7 @@ def _check_index(folder: Path, headers: Mapping[str, Header]) -> None:
     for tensor, name in _weight_map(folder).items():
         if tensor not in headers[name]:
             raise EngineConfigError(
-                f"{folder / name} has no tensor {tensor}, which {INDEX} promises: the files are of different downloads; {AGAIN}."
+                f"{folder / name} has no tensor {tensor}, which {INDEX} lists: the files come from different downloads; {AGAIN}."
             )
 
 

@@ -350,7 +350,7 @@ class EmbeddedEngine:
                     yield delta
         except compat.dead_error() as error:
             self._note_death()
-            raise EngineFailedError(f"{self._health.message} It is built again, ask once more in a while.") from error
+            raise EngineFailedError(f"{self._health.message} It restarts. Ask again when the node is ready.") from error
         except compat.request_errors() as error:
             raise _refusal(error, generation) from error
         finally:
@@ -529,7 +529,7 @@ class EmbeddedEngine:
         if vitals is None or not vitals.reason:
             return ""
         limit = self.options.stall_timeout
-        follows = f"It is restarted after {limit:.0f} s (engine.stall_timeout)."
+        follows = f"The node restarts it after {limit:.0f} s (engine.stall_timeout)."
         if not limit:
             follows = "Continue the process, or restart the node: engine.stall_timeout is 0."
         return f"The engine has not worked for {vitals.stalled_for:.0f} s: {vitals.reason}. {follows}"
@@ -603,7 +603,7 @@ def _make_folder() -> leftovers.RunFolder:
 
 def _no_temporary_files(error: OSError) -> EngineConfigError:
     return EngineConfigError(
-        f"No folder for temporary files can be written ({error.strerror or error}): free some space, or name another one in "
+        f"No folder for temporary files is writable ({error.strerror or error}): free some space, or name another folder in "
         "the environment variable TMPDIR."
     )
 

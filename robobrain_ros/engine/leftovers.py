@@ -127,7 +127,7 @@ def _sweep(folder: Path) -> None:
         removed = _remove_shared_memory(shared)
         shutil.rmtree(folder, ignore_errors=True)
         _log.info(
-            "Removed what a dead engine had left: %s, %d processes, %d files of shared memory.", folder, killed, removed
+            "Removed the leftovers of a dead engine: %s, %d processes, %d files of shared memory.", folder, killed, removed
         )
     finally:
         os.close(lock)

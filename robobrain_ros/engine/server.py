@@ -74,7 +74,7 @@ class ServedEngine:
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            _log.exception("The HTTP server has failed. The node works on without it.")
+            _log.exception("The HTTP server has failed. The node continues without it.")
             self.front.suspend(f"The HTTP server has failed ({type(error).__name__}: {error}); the log has the reason.")
             return
         limits = Limits(

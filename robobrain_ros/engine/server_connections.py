@@ -89,11 +89,11 @@ class Connections:
         now = time.monotonic()
         if now - self._said.get(kind, -LOG_EACH) >= LOG_EACH:
             self._said[kind] = now
-            _log.warning("%s Such lines are logged once in %.0f s; /diagnostics counts all.", message, LOG_EACH)
+            _log.warning("%s The node logs such lines once in %.0f s; /diagnostics counts all.", message, LOG_EACH)
 
     def _drop_oldest(self, client: str, reason: str) -> None:
         oldest = next(connection for connection, its in self._waiting.items() if its == client)
-        self.drop(oldest, f"{reason}, and this one of {client} had not sent a request")
+        self.drop(oldest, f"{reason}, and this connection of {client} had no request")
 
     def _count(self) -> None:
         self._state.connections = len(self._waiting) + len(self._working)

@@ -91,7 +91,7 @@ class HttpFront:
             except asyncio.CancelledError:
                 raise
             except Exception as error:
-                _log.exception("The HTTP server has failed. The node works on without it.")
+                _log.exception("The HTTP server has failed. The node continues without it.")
                 self.state.state = "failed"
                 self.state.message = f"The HTTP server has failed ({type(error).__name__}: {error}); the log has the reason."
             with suppress(asyncio.TimeoutError):
@@ -104,8 +104,8 @@ class HttpFront:
             listener = _bound(host, port)
         except OSError as error:
             message = (
-                f"The HTTP server cannot listen at {host}, port {port} ({error.strerror or error}). End the program that does, "
-                "or set openai_server.port. The node tries again, and works on without it."
+                f"The HTTP server cannot listen at {host}, port {port} ({error.strerror or error}). End the program that uses "
+                "the port, or set openai_server.port. The node tries again every 10 s, and continues without the server."
             )
             if self.state.message != message:
                 _log.warning(message)
@@ -116,7 +116,7 @@ class HttpFront:
         self._listening = True
         self._tell()
         key = "with a key" if self._key else "without a key, for this machine alone"
-        _log.info("The HTTP server listens at %s, %s. The robot goes first.", self.state.address, key)
+        _log.info("The HTTP server listens at %s, %s. The robot's requests go first.", self.state.address, key)
         try:
             await self._server.serve(sockets=[listener])
         finally:
@@ -196,6 +196,6 @@ def _bound(host: str, port: int) -> socket.socket:
         listener.close()
         raise
     if not is_loopback(host):
-        _log.warning("The HTTP server is not encrypted. Put a proxy with TLS before it where the network is not yours.")
+        _log.warning("The HTTP server is not encrypted. On a network that others use, put a proxy with TLS before it.")
     listener.setblocking(False)
     return listener

@@ -242,7 +242,7 @@ class Guard:
             answer.field = error.field
             return error.status, str(error)
         except MemoryError:
-            return 413, "There is no memory for this request."
+            return 413, "The server has no memory for this request. Send a smaller one."
         inner["headers"] += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         return await self._pass(inner, body, receive, answer)
 
@@ -292,7 +292,7 @@ class _Upload:
         while True:
             left = self.began + UPLOAD + len(body) / SLOWEST - time.monotonic()
             if left <= 0 or self.cut:
-                return 408, f"The request's body has not come within {UPLOAD:.0f} s and at {SLOWEST} bytes per second."
+                return 408, f"The request's body did not arrive within {UPLOAD:.0f} s, plus 1 s for each {SLOWEST} bytes."
             try:
                 message = await asyncio.wait_for(receive(), min(left, _LOOK))
             except asyncio.TimeoutError:
@@ -408,7 +408,7 @@ def _is_local(value: bytes | None, page: bool = False) -> bool:
 
 
 def _too_large(most: int) -> str:
-    return f"The request has more than {most} bytes (openai_server.max_body_mib; less where no images belong to a request)."
+    return f"The request has more than {most} bytes (openai_server.max_body_mib, and less on routes without images)."
 
 
 async def _discard(receive: Receive) -> None:

@@ -294,7 +294,7 @@ class _Request:
         result = list_of(integer(0, LARGEST_ID), self._most_tokens)(value, place)
         self._tokens -= len(result)
         if self._tokens < 0:
-            raise RequestError(place, f"more than {self._most_tokens} tokens are asked about (engine.max_model_len)")
+            raise RequestError(place, f"there are more than {self._most_tokens} tokens (engine.max_model_len)")
         return result
 
     def prompt(self, value: Any, place: str) -> Any:

@@ -164,7 +164,7 @@ class Supervisor:
             health = engine.health()
             if health.state == "failed":
                 # The watch has not looked yet.
-                health = EngineHealth("restarting", f"{health.message} It is built again.")
+                health = EngineHealth("restarting", f"{health.message} It restarts.")
         return replace(health, running=running, waiting=len(tickets) - running, restarts=self._restarts)
 
     async def close(self) -> None:
@@ -204,9 +204,9 @@ class Supervisor:
             if engine is None or engine.health().state != "failed":
                 continue
             reason = engine.health().message
-            _log.error("The engine has failed: %s It is built again.", reason)
-            self._set_health("restarting", f"{reason} It is built again.")
-            self._end_all(EngineFailedError(f"{reason} It is built again; ask once more when the node says ready."))
+            _log.error("The engine has failed: %s It restarts.", reason)
+            self._set_health("restarting", f"{reason} It restarts.")
+            self._end_all(EngineFailedError(f"{reason} It restarts. Ask again when the node is ready."))
             await self._discard()
             await self._rebuild()
 

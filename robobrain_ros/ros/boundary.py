@@ -88,7 +88,7 @@ class GuardedNode(LifecycleNode):
         """Count and log an exception that was caught; returns the sentence about it."""
         sentence, due = self.faults.note(where, error)
         if due:
-            self.get_logger().error(f"{sentence}. The node goes on.")
+            self.get_logger().error(f"{sentence}. The node continues.")
             self.get_logger().debug("".join(format_exception(error)))
         return sentence
 

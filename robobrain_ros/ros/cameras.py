@@ -223,12 +223,12 @@ class Camera:
     def _why_stale(self, age: float, silence: float, max_age: float) -> str:
         if self._stream.latched and self.statistics.received < _STREAM:
             return (
-                f"The last image of camera {self.name} on {self.topic} is {age:.1f} s old, max_image_age is {max_age:g} s. Its "
+                f"The last image of camera {self.name} on {self.topic} is {age:.1f} s old; max_image_age is {max_age:g} s. Its "
                 "publisher is latched (transient local): set max_image_age to 0 to accept an image of any age."
             )
         slow = self.why_slow(0.5 * max_age)
         if slow and silence < _PERIODS * self.statistics.interval and age - silence <= max_age:
-            return f"{slow} The last one is {age:.1f} s old, max_image_age is {max_age:g} s."
+            return f"{slow} The last one is {age:.1f} s old; max_image_age is {max_age:g} s."
         if age - silence > max_age:
             return (
                 f"The last picture of camera {self.name} came {age - silence:.1f} s after its stamp, "

@@ -116,7 +116,8 @@ class Diagnostics:
         level, message = DiagnosticStatus.OK, "simulated time" if watch.simulated else "system time"
         if watch.waits:
             level = DiagnosticStatus.WARN
-            message = f"use_sim_time is set and no time came on /clock; {self._node.count_publishers('/clock')} publishers there"
+            publishers = self._node.count_publishers("/clock")
+            message = f"use_sim_time is set and no time came on /clock, which has {publishers} publishers"
         elif watch.recent:
             level, message = DiagnosticStatus.WARN, f"{message}; {watch.last}"
         values: dict[str, object] = {"simulated": watch.simulated, "jumps": watch.jumps, "last_jump": watch.last or ""}

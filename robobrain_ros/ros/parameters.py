@@ -128,7 +128,7 @@ class Parameter:
             said = f"{self.name} is {read}: YAML reads {_WORDS[value]} without quotes as {read}; {wanted}."
             return said if self.choices else f"{said} {quotes}"
         if isinstance(value, int | float):
-            return f"{self.name} is {value}; {wanted}." + ("" if self.choices else f" YAML reads this value as a number. {quotes}")
+            return f"{self.name} is {value}; {wanted}." + ("" if self.choices else f" YAML reads it as a number. {quotes}")
         return f"{self.name} is a list; {wanted}."
 
     def descriptor(self) -> ParameterDescriptor:
@@ -343,7 +343,8 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.max_depth",
             20.0,
-            "Depths of this value in metres or more count as not measured. If the driver clamps, set the depth at which it clamps.",
+            "Depths of this value in metres or more count as not measured. If the driver clamps, set the depth at which it "
+            "clamps.",
             applies=Applies.AT_ONCE,
             minimum=0.01,
             maximum=10000.0,

@@ -427,7 +427,7 @@ def check_text(text: str, field: str) -> None:
     if not text.strip():
         raise BadRequestError(f"The {field} is empty; say what is asked for.")
     if len(text) > MOST_TEXT:
-        raise BadRequestError(f"The {field} has {len(text)} characters; at most {MOST_TEXT} are read.")
+        raise BadRequestError(f"The {field} has {len(text)} characters; at most {MOST_TEXT} are allowed.")
 
 
 def check_options(options: QueryOptions) -> None:
@@ -442,10 +442,10 @@ def check_options(options: QueryOptions) -> None:
             f"timeout is {options.timeout:g} s; it must be 0 (the node's default) or {LEAST_TIMEOUT:g} to {MOST_TIMEOUT:g} s."
         )
     if len(options.cameras) > MOST_CAMERAS:
-        raise BadRequestError(f"cameras holds {len(options.cameras)} names; at most {MOST_CAMERAS} are read.")
+        raise BadRequestError(f"cameras holds {len(options.cameras)} names; at most {MOST_CAMERAS} are allowed.")
     for name in (options.camera, *options.cameras):
         if len(name) > MOST_NAME:
-            raise BadRequestError(f"The name of a camera has {len(name)} characters; at most {MOST_NAME} are read.")
+            raise BadRequestError(f"The name of a camera has {len(name)} characters; at most {MOST_NAME} are allowed.")
 
 
 async def _work(job: _Job, push: Callable[[Progress], None] | None, locator: Locator) -> Answer:

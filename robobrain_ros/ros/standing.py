@@ -156,7 +156,7 @@ class StandingQueries:
                 f"name is {name[:MOST_NAME]!r}; a standing query needs a name of 1 to {MOST_NAME} printable characters."
             )
         if name not in self._queries and len(self._queries) >= MOST_QUERIES:
-            raise BadRequestError(f"{MOST_QUERIES} standing queries are set, which is the most; remove one first.")
+            raise BadRequestError(f"{MOST_QUERIES} standing queries are set, which is the maximum; remove one first.")
         check_text(instruction, f"instruction of the standing query {name}")
         refuse_control_tokens(f"The instruction of the standing query {name}", instruction)
         if not (rate == 0.0 or LEAST_RATE <= rate <= MOST_RATE):
