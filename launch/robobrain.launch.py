@@ -45,8 +45,8 @@ ARGUMENTS = (
     DeclareLaunchArgument(
         "depth_topic",
         default_value="",
-        description="Depth aligned to the image of the camera called camera, raw or compressed, for positions. Empty: "
-        "params_file decides.",
+        description="Depth aligned to the image of the camera called camera, raw or compressed, for positions. Empty: as "
+        "params_file says.",
     ),
     DeclareLaunchArgument(
         "target_frame", default_value="", description="Frame of the positions, such as base_link. Empty: as params_file says."
