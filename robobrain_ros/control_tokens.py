@@ -37,7 +37,7 @@ def find_control_token(text: str, tokens: frozenset[str] = frozenset()) -> str:
     return found[0] if found else ""
 
 
-def refuse_control_tokens(field: str, text: str, tokens: frozenset[str] = frozenset()) -> None:
+def reject_control_tokens(field: str, text: str, tokens: frozenset[str] = frozenset()) -> None:
     """Check a text that goes into a prompt.
 
     :param field: what holds the text, for the message: "The question", "context.robots[0].name".

@@ -52,7 +52,7 @@ TEXTS += ["A", "B", "AB", "é", "^", "a^", "1", "_", "a1", "٣", "é1", "c", "ac
 
 @given(PATTERNS)
 @settings(max_examples=600, deadline=None)
-def test_a_pattern_is_enforced_as_python_reads_it_or_refused(pattern: str) -> None:
+def test_a_pattern_is_enforced_as_python_reads_it_or_rejected(pattern: str) -> None:
     try:
         safe = safe_pattern(pattern)
     except ValueError:
@@ -84,7 +84,7 @@ def test_a_pattern_is_enforced_as_python_reads_it_or_refused(pattern: str) -> No
         ("a{99999999999}", "no regular expression"),
     ],
 )
-def test_what_cannot_be_enforced_is_refused_with_the_reason(pattern: str, reason: str) -> None:
+def test_what_cannot_be_enforced_is_rejected_with_the_reason(pattern: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         safe_pattern(pattern)
 
@@ -199,7 +199,7 @@ def test_a_schema_beyond_the_bounds_is_named_by_its_place(schema: Any, place: st
         "x" * 20_000,
     ],
 )
-def test_a_regular_expression_beyond_the_bounds_is_refused(pattern: str) -> None:
+def test_a_regular_expression_beyond_the_bounds_is_rejected(pattern: str) -> None:
     with pytest.raises(ValueError, match="the regular expression"):
         check_regex_bounds(pattern)
 
@@ -215,7 +215,7 @@ def test_a_regular_expression_beyond_the_bounds_is_refused(pattern: str) -> None
         "a" * 70_000,
     ],
 )
-def test_a_grammar_beyond_the_bounds_is_refused(grammar: str) -> None:
+def test_a_grammar_beyond_the_bounds_is_rejected(grammar: str) -> None:
     with pytest.raises(ValueError, match="the grammar"):
         check_grammar_bounds(grammar)
 

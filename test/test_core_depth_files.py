@@ -86,7 +86,7 @@ def broken() -> Iterator[tuple[bytes, str, str]]:
 
 
 @pytest.mark.parametrize(("data", "image_format", "part"), list(broken()))
-def test_broken_depth_is_named(data: bytes, image_format: str, part: str) -> None:
+def test_broken_depth_is_rejected_with_the_reason(data: bytes, image_format: str, part: str) -> None:
     with pytest.raises(GeometryError, match=part):
         decode_depth(data, image_format)
 
@@ -106,7 +106,7 @@ def test_every_rvl_image_comes_back(samples: list[int], height: int) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(place=st.integers(0, 10**6), value=st.integers(0, 255), cut=st.integers(0, 40), codec=st.sampled_from(["png", "rvl"]))
-def test_no_damage_does_anything_but_read_or_be_named(place: int, value: int, cut: int, codec: str) -> None:
+def test_damaged_depth_is_read_or_rejected(place: int, value: int, cut: int, codec: str) -> None:
     whole, image_format = compressed_depth(millimetres(), codec)
     data = bytearray(whole[: len(whole) - cut])
     data[place % len(data)] = value
@@ -114,6 +114,6 @@ def test_no_damage_does_anything_but_read_or_be_named(place: int, value: int, cu
         assert decode_depth(bytes(data), image_format).ndim == 2
 
 
-def test_an_rvl_size_that_no_image_has_is_refused_before_memory_is_taken() -> None:
+def test_an_rvl_size_that_no_image_has_is_rejected_before_memory_is_taken() -> None:
     with pytest.raises(BadImageError, match="at most"):
         decode_rvl(struct.pack("<II", 60000, 60000) + bytes(100))

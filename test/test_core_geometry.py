@@ -188,7 +188,7 @@ D5 = [0.1, -0.2, 0.001, 0.002, 0.05]
         ("equidistant", [0.01, 0.02, 0.0, 0.0], 4),
     ],
 )
-def test_zeros_after_the_coefficients_say_nothing(model: str, d: list[float], surplus: int) -> None:
+def test_extra_zeros_after_the_coefficients_are_ignored(model: str, d: list[float], surplus: int) -> None:
     """Drivers that fill up D to a fixed length give the same rays."""
     pixels = [(0.0, 0.0), (100.0, 400.0), (600.0, 50.0)]
     plain = CameraModel.from_info(**{**INFO, "distortion_model": model, "d": d})
@@ -197,7 +197,7 @@ def test_zeros_after_the_coefficients_say_nothing(model: str, d: list[float], su
     assert np.allclose(plain.rays(pixels), filled.rays(pixels), atol=1e-9, equal_nan=True)
 
 
-def test_more_coefficients_than_the_model_has_are_refused() -> None:
+def test_more_coefficients_than_the_model_has_are_rejected() -> None:
     for model, d in (("plumb_bob", [*D5, 0.1, 0.0]), ("equidistant", [0.01] * 5), ("rational_polynomial", [0.01] * 15)):
         with pytest.raises(GeometryError, match=f"{model} has .* coefficients, not {len(d)}"):
             CameraModel.from_info(**{**INFO, "distortion_model": model, "d": d})
@@ -233,7 +233,7 @@ def test_other_names_of_a_model_are_understood(names: tuple[str, ...], model: st
 
 
 @pytest.mark.parametrize("name", [*NO_LENS, "f-theta", "omnidirectional"])
-def test_coefficients_of_an_unknown_model_are_refused(name: str) -> None:
+def test_coefficients_of_an_unknown_model_are_rejected(name: str) -> None:
     with pytest.raises(GeometryError, match="is not known; known are plumb_bob, rational_polynomial, equidistant"):
         CameraModel.from_info(**{**INFO, "distortion_model": name, "d": D5})
 

@@ -95,7 +95,7 @@ def test_what_was_debayered_to_grey_stays_grey(image_format: str) -> None:
     assert (image[..., 0] == image[..., 2]).all()
 
 
-def test_a_mosaic_with_odd_sides_is_refused() -> None:
+def test_a_mosaic_with_odd_sides_is_rejected() -> None:
     with pytest.raises(BadImageError, match="even"):
         decode_file(file_of(mosaic(scene(), "rggb")[:63, :95], "png"), "bayer_rggb8; png compressed ")
 
@@ -141,7 +141,7 @@ def test_a_tiff_of_the_plugin_is_read_as_its_source_was() -> None:
     assert_is_scene(decode_file(file_of(scene().astype(np.uint16) * 257, "tiff"), "bgr16; tiff compressed "))
 
 
-def test_a_tiff_of_floats_is_refused() -> None:
+def test_a_tiff_of_floats_is_rejected() -> None:
     with pytest.raises(BadImageError, match="32 bits"):
         decode_file(file_of(np.ones((8, 8), np.float32), "tiff"), "32FC1; tiff compressed ")
 
@@ -151,7 +151,7 @@ def test_an_empty_message_names_the_publishers_encoding() -> None:
         decode_file(b"", "16UC1; jpeg compressed mono8")
 
 
-def test_a_wide_png_that_is_cut_off_is_refused() -> None:
+def test_a_wide_png_that_is_cut_off_is_rejected() -> None:
     whole = file_of(np.random.default_rng(0).integers(0, 65535, (64, 96), np.uint16), "png")
     for part in (0.3, 0.9, 0.999):
         with pytest.raises(BadImageError, match="cannot be read"):
@@ -171,7 +171,7 @@ def png(width: int, height: int, bits: int = 8) -> bytes:
 
 @pytest.mark.parametrize("size", [(8000, 8000), (5000, 5000), (9000, 9000), (60000, 1000)])
 @pytest.mark.parametrize("bits", [8, 16])
-def test_a_decompression_bomb_is_refused_before_it_is_decoded(
+def test_a_decompression_bomb_is_rejected_before_it_is_decoded(
     size: tuple[int, int], bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bomb = png(*size, bits)

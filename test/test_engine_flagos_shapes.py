@@ -327,7 +327,7 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
         ("stub-gpu 80gb", "2.11", "3.6", f"for GPU {GPU}"),
     ],
 )
-def test_a_table_for_something_else_is_refused_with_the_reason(
+def test_a_table_for_something_else_is_rejected_with_the_reason(
     tmp_path: Path, device: str, torch_version: str, triton_version: str, words: str
 ) -> None:
     written(tmp_path)
@@ -387,14 +387,14 @@ def launched(**changes: Any) -> dict[str, Any]:
         {"entries": [launched(stages=99)]},
     ],
 )
-def test_a_damaged_table_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_a_damaged_table_is_rejected(tmp_path: Path, changes: dict[str, Any]) -> None:
     written(tmp_path, **changes)
     with pytest.raises(EngineConfigError, match="cannot be used"):
         flagos_table.find(GPU, "2.11.0", "3.6.0", tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe", b"{", b"[" * 100_000, b" " * (4 * 2**20 + 1)])
-def test_a_file_that_is_no_table_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_table_is_rejected(tmp_path: Path, content: bytes) -> None:
     written(tmp_path).write_bytes(content)
     with pytest.raises(EngineConfigError, match="cannot be used"):
         flagos_table.find(GPU, "2.11.0", "3.6.0", tmp_path)

@@ -82,7 +82,7 @@ async def endless_headers(request: web.Request) -> web.StreamResponse:
 
 
 @pytest.mark.parametrize("chat", [no_text, comments, zipped, endless_headers])
-def test_what_has_no_end_is_an_outcome_within_bounded_memory(chat: Any) -> None:
+def test_endless_responses_end_with_an_outcome_in_bounded_memory(chat: Any) -> None:
     async def work() -> None:
         async with serving() as server, started(server.url) as engine:
             server.chat = chat

@@ -111,7 +111,7 @@ def tool(parameters: Any) -> list[Any]:
         ],
     ],
 )  # fmt: skip
-def test_what_a_chat_may_not_hold(body: Any, field: str, reason: str) -> None:
+def test_wrong_fields_of_a_chat_are_rejected(body: Any, field: str, reason: str) -> None:
     with pytest.raises(RequestError) as caught:
         check(CHAT, body)
     assert field in caught.value.field
@@ -145,12 +145,12 @@ def test_what_a_chat_may_not_hold(body: Any, field: str, reason: str) -> None:
         ("/detokenize", {"tokens": [2**40]}, "a whole number"),
     ],
 )
-def test_what_other_bodies_may_not_hold(path: str, body: Any, reason: str) -> None:
+def test_wrong_fields_of_other_bodies_are_rejected(path: str, body: Any, reason: str) -> None:
     with pytest.raises(RequestError, match=reason):
         check(path, body)
 
 
-def test_what_programs_send_is_passed_on() -> None:
+def test_the_fields_that_clients_send_are_passed_on() -> None:
     body = said(
         model="alias", temperature=0.7, top_p=0.95, stream=False, stop=None, user="x", priority=-5, n=1, max_tokens=16,
         tools=tool(BIG), tool_choice="auto", seed=3, logit_bias={"5": -1}, response_format={"type": "text"},
@@ -313,7 +313,7 @@ def test_the_nodes_own_plan_schemas_are_served(seed: int) -> None:
     check_schema(plan_form(random_request(seed), 100_000).text)
 
 
-def test_the_last_look_before_the_engine() -> None:
+def test_constraints_are_checked_again_before_the_engine() -> None:
     """Whatever route a constraint took."""
 
     class Given:

@@ -148,7 +148,7 @@ def test_a_text_follows_its_pattern(engine: RunningEngine) -> None:
     [Constraint(regex="(unclosed"), Constraint(json_schema='{"type": "array", "uniqueItems": true}'), Constraint(regex="a(?=b)")],
     ids=["no pattern", "not enforced", "lookahead"],
 )
-def test_what_cannot_be_enforced_is_refused_with_the_reason(engine: RunningEngine, constraint: Constraint) -> None:
+def test_what_cannot_be_enforced_is_rejected_with_the_reason(engine: RunningEngine, constraint: Constraint) -> None:
     with pytest.raises(BadRequestError, match="cannot hold the model to the form"):
         engine.wait(engine.write(generation(constraint, 10)))
     assert engine.wait(engine.write(generation(Constraint(regex="ab"), 10)))[0] == "ab"

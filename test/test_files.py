@@ -92,7 +92,7 @@ def test_every_file_of_a_parameter_is_read_this_way(reader: Callable[[str], Any]
     assert path in caught.value.message
 
 
-def test_a_file_of_certificates_is_read_and_an_empty_one_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_certificates_is_read_and_an_empty_one_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "ca.pem"
     for content in (b"", b"no certificate", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", b"\xff"):
         path.write_bytes(content)

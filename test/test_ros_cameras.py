@@ -393,7 +393,7 @@ NO_ONE_PERIOD = {
 
 @pytest.mark.parametrize("case", NO_ONE_PERIOD)
 @pytest.mark.parametrize("each", [1, 5, 10, 100])
-def test_where_gaps_have_no_one_period_nothing_is_called_lost(case: str, each: int) -> None:
+def test_without_one_period_no_image_counts_as_lost(case: str, each: int) -> None:
     """However often the numbers are asked for."""
     statistics = ArrivalStatistics()
     for number, stamp in enumerate(NO_ONE_PERIOD[case]):
@@ -414,7 +414,7 @@ def test_a_step_of_the_cameras_clock_is_no_loss(step: float) -> None:
     assert statistics.lost == 0
 
 
-def test_two_drivers_of_one_camera_are_named_and_nothing_is_called_lost(capfd: pytest.CaptureFixture[str]) -> None:
+def test_two_drivers_of_one_camera_are_named_and_no_image_counts_as_lost(capfd: pytest.CaptureFixture[str]) -> None:
     with scripted("Two mugs.", max_image_age=0.0) as (it, _), driver_of(it.client.get_namespace()) as driver:
         heard = it.listen(DiagnosticArray, "/diagnostics")
         second = driver.create_publisher(Image, "camera/image", 1)

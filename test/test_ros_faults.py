@@ -113,7 +113,7 @@ def test_feedback_that_raises_costs_no_result(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("kind", ["timer", "subscription", "task", "guard condition", "coroutine"])
-def test_whatever_rclpy_calls_may_raise(kind: str) -> None:
+def test_an_exception_in_any_callback_is_logged_and_counted(kind: str) -> None:
     async def fail_later() -> None:
         fail()
 
@@ -206,7 +206,7 @@ def test_the_bounds_of_a_rate_are_allowed() -> None:
         ("mug", {"cameras": ["y" * 1_000_000]}),
     ],
 )
-def test_what_a_request_may_hold_is_bounded_and_named(instruction: str, options: dict[str, Any]) -> None:
+def test_each_bound_of_a_request_is_checked(instruction: str, options: dict[str, Any]) -> None:
     with scripted("[(10, 10)]") as (it, engine):
         messages = it.listen(DiagnosticArray, "/diagnostics")
         response = it.call(Locate, "point", Locate.Request(instruction=instruction, options=QueryOptions(**options)))

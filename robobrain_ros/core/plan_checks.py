@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 
-from robobrain_ros.control_tokens import refuse_control_tokens
+from robobrain_ros.control_tokens import reject_control_tokens
 from robobrain_ros.core.argument_schema import Schema, is_like_a_token, is_printable, read_schema
 from robobrain_ros.core.plan_request import DoneStep, Place, PlanMode, PlanRequest, Robot, Skill, SkillEffect, StepOutcome
 from robobrain_ros.errors import BadRequestError
@@ -153,4 +153,4 @@ def _text(path: str, text: str, longest: int, lines: bool = False) -> None:
         raise BadRequestError(f"{path}: it has {len(text)} characters; at most {longest} are allowed.")
     if not is_printable(" ".join(text.split()) if lines else text, longest):
         raise BadRequestError(f"{path}: {text[:40]!r} holds a line break, a control character or half a character.")
-    refuse_control_tokens(path, text)
+    reject_control_tokens(path, text)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from robobrain_ros.control_tokens import refuse_control_tokens
+from robobrain_ros.control_tokens import reject_control_tokens
 from robobrain_ros.core.query import Query
 
 
@@ -14,10 +14,10 @@ def check_prompt_texts(query: Query, tokens: frozenset[str] = frozenset()) -> No
     :param tokens: the special tokens of the checkpoint's tokenizer; empty: not known.
     :raises BadRequestError: a text holds a control token; the message begins with the field.
     """
-    refuse_control_tokens("The question", query.text, tokens)
+    reject_control_tokens("The question", query.text, tokens)
     if query.plan is not None:
         for path, text in texts_of(query.plan, "context"):
-            refuse_control_tokens(path, text, tokens)
+            reject_control_tokens(path, text, tokens)
 
 
 def texts_of(value: Any, path: str) -> Iterator[tuple[str, str]]:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from robobrain_ros.control_tokens import refuse_control_tokens, special_tokens_of
+from robobrain_ros.control_tokens import reject_control_tokens, special_tokens_of
 from robobrain_ros.engine import compat, environment, flagos, leftovers, space, worker
 from robobrain_ros.engine.base import (
     IMAGE_PLACEHOLDER,
@@ -414,7 +414,7 @@ class EmbeddedEngine:
 
     def _prompt(self, generation: Generation) -> dict[str, Any]:
         assert self._checkpoint is not None
-        refuse_control_tokens("The prompt", generation.user_text, self._special_tokens)
+        reject_control_tokens("The prompt", generation.user_text, self._special_tokens)
         _check_pictures(generation, self._checkpoint)
         content = [{"type": "image"} for _ in generation.images] + [{"type": "text", "text": generation.user_text}]
         text = self._tokenizer.apply_chat_template(

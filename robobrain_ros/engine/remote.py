@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
-from robobrain_ros.control_tokens import refuse_control_tokens
+from robobrain_ros.control_tokens import reject_control_tokens
 from robobrain_ros.engine.base import (
     EngineHealth,
     EngineInfo,
@@ -227,7 +227,7 @@ class RemoteEngine:
 
     def _check(self, generation: Generation) -> None:
         assert self._served is not None
-        refuse_control_tokens("The prompt", generation.user_text)
+        reject_control_tokens("The prompt", generation.user_text)
         cell = self._served.cell
         for picture in generation.images:
             if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype.name != "uint8":

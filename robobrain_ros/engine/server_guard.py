@@ -45,7 +45,7 @@ RETRY_AFTER = 10
 """Seconds that clients are told to wait while there is no engine."""
 
 _LINGER = 2.0
-"""Seconds in which what still comes of a refused request is taken, and thrown away."""
+"""Seconds in which what still comes of a rejected request is read and dropped."""
 _SMALL = 64 * 1024
 _LOOK = 0.5
 _MOST_CLIENTS = 1000
@@ -150,13 +150,13 @@ class Guard:
             if known:
                 return 405, f"{path} takes {known[0]}."
             return 404, f"There is no {scope['method'][:20]} {path[:100]} here; there is /v1/models and /v1/chat/completions."
-        return self._unavailable() or (self._refused_post(path, headers) if scope["method"] == "POST" else None)
+        return self._unavailable() or (self._rejected_post(path, headers) if scope["method"] == "POST" else None)
 
     def _largest(self, path: str) -> int:
         """Bytes that the body of a route may have."""
         return self._max_body if self._limits is None else largest_body(path, self._limits)
 
-    def _refused_post(self, path: str, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
+    def _rejected_post(self, path: str, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
         length = headers.get(b"content-length", b"0")
         most = self._largest(path)
         if not length.isdigit() or len(length) > 18 or int(length) > most:
@@ -234,7 +234,7 @@ class Guard:
         self, inner: Scope, body: bytes, receive: Receive, answer: "_Answer"
     ) -> tuple[int, str] | None:
         limits = self._limits
-        assert limits is not None, "requests are refused before there are limits"
+        assert limits is not None, "requests are rejected before there are limits"
         loop = asyncio.get_running_loop()
         try:
             body = await loop.run_in_executor(self._checking, checked_body, inner["path"], body, limits)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from rclpy.clock import Clock, ClockType
 from rclpy.timer import Timer
 
-from robobrain_ros.control_tokens import refuse_control_tokens
+from robobrain_ros.control_tokens import reject_control_tokens
 from robobrain_ros.core.query import Task
 from robobrain_ros.errors import BadRequestError, RoboBrainError
 from robobrain_ros.msg import QueryOptions
@@ -158,7 +158,7 @@ class StandingQueries:
         if name not in self._queries and len(self._queries) >= MOST_QUERIES:
             raise BadRequestError(f"{MOST_QUERIES} standing queries are set, which is the maximum; remove one first.")
         check_text(instruction, f"instruction of the standing query {name}")
-        refuse_control_tokens(f"The instruction of the standing query {name}", instruction)
+        reject_control_tokens(f"The instruction of the standing query {name}", instruction)
         if not (rate == 0.0 or LEAST_RATE <= rate <= MOST_RATE):
             raise BadRequestError(
                 f"The rate of the standing query {name} is {rate:g} Hz; it must be 0 (each new image) or "
