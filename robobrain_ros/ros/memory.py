@@ -35,10 +35,10 @@ def return_free_memory() -> None:
 def settle_objects() -> None:
     """Exempt the objects that live now from garbage collection; call it when a model was loaded.
 
-    vLLM ties the prepared images of a request into reference cycles. Python collects the old ones only when a quarter as many
-    objects as the last full collection kept have grown old: after vLLM's import that is hundreds of thousands, and images of
-    hundreds of MB. Of the objects that remain, a full collection takes milliseconds and comes often. What an engine before this
-    one has left behind is collected first.
+    Part of what a request with an image leaves behind is freed only by a full collection. Python begins one when the objects that
+    have grown old are a quarter of those that the last one kept: after vLLM's import that is hundreds of thousands of objects, and
+    images of hundreds of MB. A full collection of the few objects that are not exempt is short and comes often. What an earlier
+    engine has left behind is collected first.
     """
     gc.unfreeze()
     gc.collect()
