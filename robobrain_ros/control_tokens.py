@@ -1,4 +1,4 @@
-"""Control tokens of chat templates in text of users: rejected, because a tokenizer makes real tokens of them.
+"""Find and reject control tokens of chat templates in texts of users, because a tokenizer turns them into real tokens.
 
 ``<|im_end|>`` in a question ends the turn, ``<|im_start|>system`` begins another one, and ``<|image_pad|>`` takes the place
 of an image. A text is checked against the special tokens of the checkpoint's own tokenizer where it is known, and always against
@@ -18,7 +18,7 @@ from robobrain_ros.errors import BadRequestError
 
 _FORM = r"<\|[^<>|\s]{1,64}\|>"
 _SHORTEST = 3
-"""Characters of a token of another form. Some tokenizers pad with an ordinary letter or word."""
+"""Least characters of a token of another form. Some tokenizers pad with an ordinary letter or word."""
 
 
 def special_tokens_of(tokenizer: object) -> frozenset[str]:
@@ -52,7 +52,7 @@ def reject_control_tokens(field: str, text: str, tokens: frozenset[str] = frozen
 
 
 def without_control_tokens(text: str, tokens: frozenset[str] = frozenset()) -> str:
-    """A text whose control tokens are taken apart by a blank, so that a tokenizer makes ordinary text of them."""
+    """Split the control tokens of a text with a blank, so that a tokenizer reads them as ordinary text."""
     return _pattern(tokens).sub(lambda token: f"{token[0][:1]} {token[0][1:]}", text)
 
 

@@ -1,4 +1,4 @@
-"""Read a small file whose name came from a parameter or a command line: never more than a bound, never a wait for a writer.
+"""Read a small file whose name is a parameter or an argument: up to a size limit, and without waiting for a writer.
 
 This module imports nothing of the package, so that the core, the engines and the node can use it.
 """

@@ -92,7 +92,7 @@ def _check_schema(schema: Schema) -> None:
         raise ValueError(f"{' or '.join(_DEFINITIONS)} is no object")
     try:
         # Of the keywords that are taken, it says the same as newer drafts, three times as fast.
-        # Patterns are read by `core.patterns`: Python's own compiler, as a format's check, fails on some with other errors.
+        # `core.patterns` reads patterns. As a format check, Python's compiler raises other errors for some of them.
         Draft7Validator.check_schema(schema | {"definitions": parts[0] | parts[1]}, format_checker=FormatChecker(formats=()))
     except SchemaError as error:
         where = "".join(f".{part}" for part in error.absolute_path)

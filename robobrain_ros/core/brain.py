@@ -232,10 +232,10 @@ class Brain:
         parser = AnswerParser(run.query.task, self.profile, thinking=True)
         prefix = self.profile.assistant_prefix(think=True)
         await self._generate(run, parser, prefix, self.think_tokens, stop=("</think>", "<answer>"))
-        # A server that parts thinking from the answer itself may have gone on to an answer, which was not asked for yet.
+        # A server with a reasoning parser may have continued with the answer, which is requested separately.
         thought = parser.raw_text.partition("</think>")[0]
         run.report.raw_text = f"{thought}</think><answer>"
-        # The model may have spelled a control token, such as one on a sign before the camera; put back, it would be a real one.
+        # The model may have written a control token, for example from a sign in the image. In the prompt it would be a real one.
         return without_control_tokens(thought, self.info.special_tokens)
 
     async def _write(self, run: _Run, prefix: str) -> tuple[AnswerParser, str]:

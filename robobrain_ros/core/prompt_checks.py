@@ -1,4 +1,4 @@
-"""Every text of a query that reaches a prompt, by the name of its field, and the check for control tokens."""
+"""Check every text of a query that reaches a prompt for control tokens."""
 
 import dataclasses
 from collections.abc import Iterator

@@ -158,7 +158,7 @@ class _Reader:
         return value
 
     def _check_values(self, fields: Mapping[str, yaml.Node], what: str) -> None:
-        """Refuse values of ``enum`` and ``const`` of which YAML has made something else than the schema's type, or than meant."""
+        """Reject values of ``enum`` and ``const`` that YAML read as another type than the schema's, or than probably meant."""
         values = [fields["const"]] if "const" in fields else []
         if isinstance(fields.get("enum"), yaml.SequenceNode):
             values += fields["enum"].value

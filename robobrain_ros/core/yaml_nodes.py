@@ -1,7 +1,7 @@
-"""YAML files as trees of nodes with their lines: bounded before anything is built, and never evaluated.
+"""Read YAML files as trees of nodes with their lines. Sizes are checked before objects are created; nothing is evaluated.
 
 YAML has traps for people who write data by hand. Without quotes, ``on`` is a boolean, ``12:30`` is the number 750 and
-``010`` is 8. `meaning` names what YAML makes of such a text.
+``010`` is 8. `meaning` reports what YAML reads for such a text.
 """
 
 import re
@@ -85,7 +85,7 @@ def scalar(node: yaml.Node) -> Any:
 
 
 def meaning(node: yaml.Node) -> str:
-    """What YAML makes of a value, for a message: "a boolean (true)"."""
+    """What YAML reads for a value, for a message: "a boolean (true)"."""
     if isinstance(node, yaml.MappingNode):
         return "a mapping"
     if isinstance(node, yaml.SequenceNode):
@@ -115,7 +115,7 @@ def quoted(node: yaml.Node) -> str:
 
 @dataclass(frozen=True)
 class _Extent:
-    """How many nodes are below an anchor, itself included, and how many levels."""
+    """Number of nodes and levels below an anchor, itself included."""
 
     nodes: int
     levels: int

@@ -40,7 +40,7 @@ _MOST_TRIES = 20
 _SETTLE = 0.5
 """Seconds in which an arm comes to rest, and its camera sees it."""
 _APPEARANCE = 3.0
-"""Seconds after which the executor names the nodes that run, while it waits for its own."""
+"""Seconds of waiting after which the executor logs the names of the nodes that run."""
 _PERIOD = 0.2
 """Seconds between two pictures of the simulated camera."""
 _PASSING = (OutcomeCode.BUSY, OutcomeCode.NO_IMAGE, OutcomeCode.STALE_IMAGE, OutcomeCode.NOT_READY)

@@ -1,4 +1,4 @@
-"""Addresses of machines: which are this machine's own, and which belong to one client."""
+"""Network addresses: which ones belong to this machine, and which ones count as one client."""
 
 import ipaddress
 from typing import Any
@@ -15,7 +15,7 @@ def is_loopback(host: str) -> bool:
 
 
 def client_of(address: Any) -> str:
-    """Who a client is, for counting: its IPv4 address, or the /64 network of its IPv6 address, which one user can have whole.
+    """Return a client's identity for limits: its IPv4 address, or the /64 network of its IPv6 address, which one user can own.
 
     :param address: of a socket: host and port.
     """

@@ -53,16 +53,16 @@ _FIRST_FORMS = (None, Constraint(regex=r"\[\[[0-9]{1,3}, [0-9]{1,3}\]\]"))
 _BROKE_OFF = "the first answers broke off with it"
 _PROGRESS_INTERVAL = 2.0
 _BREAK_OFF = 4.0
-"""Seconds that breaking off a start may take. Importing vLLM takes longer on a slow machine; its end is not waited for."""
+"""Seconds that cancelling a start may take. Importing vLLM takes longer on a slow machine; the node does not wait for it."""
 _KILL_AFTER = 1.5
-"""Seconds of them after which processes are killed: while it loads, vLLM's process may let the wish to end pass."""
+"""Seconds of `_BREAK_OFF` after which processes are killed, because vLLM's process may ignore a signal while it loads."""
 _RPC_TIMEOUT = 60.0
 """Seconds that the workers may take to answer a call."""
 _MIB = 1 << 20
 _BYTES_PER_PIXEL = 24
 """Of a prepared image: three colours in float32, each pixel twice, since the encoder takes pairs of video frames."""
 _SETTLED = 10
-"""Answers after which nothing is compiled any more, so that only a GPU's work is waited for."""
+"""Number of answers after which vLLM no longer compiles, so that CPU time no longer counts as work beside a GPU."""
 _PICTURE_THREADS = 4
 """Beside an H100, a picture of 1280x720 was prepared in 18 ms with four, and in 30 to 44 with one."""
 _COMPILATION = "compilation_config"
@@ -524,7 +524,7 @@ class EmbeddedEngine:
         )
 
     def _stall(self) -> str:
-        """That the engine does not work, as a sentence; empty: it works."""
+        """A sentence where the engine has stalled; empty: it works."""
         vitals = self._vitals
         if vitals is None or not vitals.reason:
             return ""
@@ -542,7 +542,7 @@ class EmbeddedEngine:
         if vitals is not None:
             await vitals.close()
             if vitals.reason and self._folder is not None:
-                self._folder.kill()  # It would let every wish to end pass.
+                self._folder.kill()  # A stopped process ignores SIGTERM.
         if engine is not None:
             await compat.stop_listening(engine)
             await asyncio.to_thread(compat.shut_down, engine)
@@ -609,7 +609,7 @@ def _no_temporary_files(error: OSError) -> EngineConfigError:
 
 
 def _death() -> str:
-    """That the engine's process has died, and why, where that shows."""
+    """A sentence that the engine's process has died, with the reason where it is known."""
     return " ".join(text for text in ("The engine's process has died.", space.shortage()) if text)
 
 

@@ -1,4 +1,4 @@
-"""What Linux says about processes in /proc: their state, their CPU time, and what they map. Without /proc nothing is known."""
+"""Read the state, CPU time and mapped shared memory of processes from /proc. Without /proc, all of it is unknown."""
 
 import os
 import re
@@ -15,7 +15,7 @@ _SHARED = re.compile(r" /dev/shm/((?:psm_|sem\.mp-|torch_|nccl-)[\w.-]+)$", re.M
 
 @dataclass(frozen=True)
 class Process:
-    """One look at a process.
+    """The state of a process at one moment.
 
     :param state: one letter as of proc(5): R runs, S sleeps, D waits for a device, T is stopped, Z has ended.
     :param cpu: seconds of CPU time so far.

@@ -1,4 +1,4 @@
-"""Connections to the HTTP server: how many, how long, and how large a header, all before anybody is asked for a key.
+"""Limits of connections to the HTTP server (number, duration, size of the header), applied before the key is checked.
 
 A connection is *waiting* until it has brought the header of a request with the right key. Waiting connections are closed after
 `HEADER` seconds, and the oldest of them give way to new ones; so whoever opens many shuts nobody out.
@@ -50,7 +50,7 @@ class Connections:
         self._said: dict[str, float] = {}
 
     def add(self, connection: Any, client: str) -> bool:
-        """Take a connection in; where there are too many, an older one is closed. False: each of them is at work."""
+        """Accept a connection. Where there are too many, close an older one. False: all others are at work."""
         self._waiting[connection] = client
         clients = Counter(self._waiting.values())
         if clients[client] > self._most_of_client:
@@ -149,7 +149,7 @@ def make_protocol(connections: Connections) -> type[H11Protocol]:
             try:
                 super().data_received(data)
             except h11.LocalProtocolError:
-                self.abort()  # It went on sending what is no HTTP while an answer was on its way.
+                self.abort()  # It sent data that is not HTTP while an answer was being sent.
             if self.conn.their_state is not h11.IDLE:
                 self._unwatch()
 
@@ -164,7 +164,7 @@ def make_protocol(connections: Connections) -> type[H11Protocol]:
             connections.admit(self)
 
         async def discard(self, longest: float) -> None:
-            """Throw away what comes, until nothing comes or ``longest`` seconds have passed. It is the connection's end."""
+            """Drop incoming data until none comes or ``longest`` seconds have passed, then end the connection."""
             end = time.monotonic() + longest
             self._discarded, before = 0, -1
             self.flow.resume_reading()
@@ -173,7 +173,7 @@ def make_protocol(connections: Connections) -> type[H11Protocol]:
                 await asyncio.sleep(_QUIET)
 
         def abort(self) -> None:
-            """End at once, whatever has not been sent."""
+            """Close at once, also with unsent data."""
             self._unwatch()
             self.transport.abort()
 
@@ -193,7 +193,7 @@ def make_protocol(connections: Connections) -> type[H11Protocol]:
 
 
 async def accept(listener: Any, make: Any, connections: Connections) -> None:
-    """Take connections in until this is cancelled, only so many a second. A process without free file descriptors waits."""
+    """Accept connections at a limited rate until cancelled. A process without free file descriptors waits."""
     loop = asyncio.get_running_loop()
     rates = Rates(ACCEPTS, ACCEPTS_AT_ONCE)
     listener.listen(BACKLOG)

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class HttpFront:
-    """Answers HTTP requests: with the application of an engine while there is one, with 503 and the reason while there is none.
+    """Answers HTTP requests: by the engine's application while an engine runs, otherwise with 503 and the reason.
 
     A port that cannot be opened does not stop the robot: ``state`` and the log report it, and the front tries again.
 
@@ -45,7 +45,7 @@ class HttpFront:
         self._waiting_for = "The model is loading."
 
     def open(self) -> None:
-        """Begin to listen; does nothing where it does already. Runs on the engine's loop."""
+        """Listen on the port, unless it is open already. Runs on the engine's loop."""
         if self._task is None:
             self._task = asyncio.create_task(self._keep_open(), name="http-server")
 
@@ -56,14 +56,14 @@ class HttpFront:
         self._tell()
 
     def suspend(self, reason: str) -> None:
-        """Answer with 503 until the next `serve`. Requests in the application are broken off."""
+        """Answer with 503 until the next `serve`, and end requests in the application."""
         self._serving = False
         self._waiting_for = reason
         self.guard.suspend()
         self._tell()
 
     async def close(self) -> None:
-        """Give the port back. Requests are broken off."""
+        """Close the port and end its requests."""
         self.suspend("The model is unloaded.")
         self._closing.set()
         task, self._task = self._task, None

@@ -1,4 +1,4 @@
-"""What the body of an HTTP request may hold. Each route has a table of its fields; everything else is rejected by name.
+"""Check the bodies of HTTP requests. Each route has a table of its fields; other fields are rejected by name.
 
 A checked body is written again from what was checked, so the application behind never reads what nobody has looked at.
 """

@@ -67,7 +67,7 @@ def check_choice(choices: Any) -> None:
 
 
 def check_structured_outputs(value: Any) -> None:
-    """Check vLLM's own parameters of a constraint: the last look before the engine, whatever route a request took.
+    """Check vLLM's own parameters of a constraint: the last check before the engine, for every route.
 
     :raises ValueError: a bound is exceeded, or the kind of constraint is not served.
     """

@@ -36,7 +36,7 @@ class Limits:
 
 
 class Vitals:
-    """Watches an engine.
+    """Watches whether a running engine still works.
 
     :param pids: ids of its processes.
     :param ask: returns when the engine's loop has replied.
@@ -77,16 +77,16 @@ class Vitals:
         return self._reason if self._since is not None else ""
 
     def start(self) -> None:
-        """Begin to look, on the running loop."""
+        """Start to watch, on the running loop."""
         self._note_sign()
         self._task = asyncio.create_task(self._keep_looking(), name="engine-vitals")
 
     def note_output(self) -> None:
-        """The engine has written something."""
+        """Note that the engine has written text."""
         self._note_sign()
 
     async def close(self) -> None:
-        """Look no more."""
+        """Stop watching."""
         tasks = {task for task in (self._task, self._question) if task is not None}
         self._task = self._question = None
         for task in tasks:
@@ -105,7 +105,7 @@ class Vitals:
     def _look(self) -> None:
         now = time.monotonic()
         if now - self._looked > 5 * self._limits.interval:
-            self._note_sign()  # This process itself did not run: it knows nothing about the engine.
+            self._note_sign()  # This process itself was stopped, so it knows nothing about the engine.
         self._looked = now
         found = [process for pid in self._pids if (process := processes.look(pid)) is not None]
         self._cpu = sum(process.cpu for process in found)
@@ -122,7 +122,7 @@ class Vitals:
         if silent >= self._limit(silent):
             self._note_stall(self._sign, "it neither writes text nor replies")
         elif self._since is not None:
-            self._note_sign()  # It was stopped, and goes on.
+            self._note_sign()  # It was stopped, and runs again.
 
     def _limit(self, silent: float) -> float:
         used = self._cpu - self._cpu_at_sign

@@ -1,4 +1,4 @@
-"""rclpy's action server with the boundary around it, and with paced responses."""
+"""An action server that survives exceptions and spaces its responses."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,16 +11,16 @@ from robobrain_ros.ros import qos
 from robobrain_ros.ros.boundary import GuardedNode
 
 _SERVICES = {"goal": "send_goal", "cancel": "cancel_goal", "result": "get_result"}
-"""What rclpy calls that which it takes, and the service that it came by."""
+"""rclpy's name of each kind of request, and the service of this kind."""
 _WEIGHT = 10.0
-"""Each change of a goal's state reaches every action client, with the states of all goals."""
+"""Weight of a response: each change of a goal's state reaches every action client, with the states of all goals."""
 
 
 class GuardedActionServer(ActionServer):
     """An action server that answers each goal, cancel and result request, and accepts every goal.
 
     :param execute: works off a goal; must set the goal's state and must not raise.
-    :param cancel: is told of goals whose cancel was requested.
+    :param cancel: called with goals whose cancel was requested.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class GuardedActionServer(ActionServer):
         )
 
     async def turn(self, kind: str) -> None:
-        """Await the turn to respond to a request of that kind: "goal", "cancel" or "result"."""
+        """Wait for the turn of a response to a "goal", "cancel" or "result" request."""
         await self._guarded_node.pacing.turn(f"{self._name}/_action/{_SERVICES[kind]}", _WEIGHT)
 
     def take_data(self) -> dict[str, Any]:

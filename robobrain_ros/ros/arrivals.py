@@ -6,7 +6,7 @@ from itertools import pairwise
 from statistics import median
 
 _RECENT = 100
-"""Images of a camera that its recent losses and delays are counted of."""
+"""Number of a camera's newest images for which recent losses and delays are counted."""
 _NOTES = 50
 """Arrivals that are noted before their statistics are made."""
 _SILENCE = 2.0
@@ -48,39 +48,39 @@ class ArrivalStatistics:
             self._work_off()
 
     def restart(self) -> None:
-        """Time has jumped: gaps between stamps across the jump say nothing."""
+        """Drop the gaps between stamps, because time has jumped."""
         self._work_off()
         self._gaps.clear()
         self._last_stamp = 0.0
 
     @property
     def received(self) -> int:
-        """Images that came."""
+        """Number of images that arrived."""
         self._work_off()
         return self._received
 
     @property
     def lost(self) -> int:
-        """Images that were sent and did not come, as far as gaps between stamps tell."""
+        """Number of images that were sent and did not arrive, as far as gaps between stamps show."""
         self._work_off()
         return self._lost
 
     @property
     def late(self) -> int:
-        """Images that came late."""
+        """Number of images that arrived late."""
         self._work_off()
         return self._late
 
     @property
     def lost_recent(self) -> float:
-        """Share of the images sent that did not come, 0 to 1; 0 where the stamps have no one period."""
+        """Share of the sent images that did not arrive, 0 to 1; 0 where the stamps have no single period."""
         self._work_off()
         lost = sum(lost for lost, _ in self._recent)
         return lost / (lost + len(self._recent)) if lost and period_of(self._gaps) else 0.0
 
     @property
     def late_recent(self) -> float:
-        """Share of the images that came late, 0 to 1."""
+        """Share of the images that arrived late, 0 to 1."""
         self._work_off()
         return sum(late for _, late in self._recent) / len(self._recent) if self._recent else 0.0
 
@@ -125,13 +125,13 @@ class ArrivalStatistics:
             self._late += late
 
     def _take_back(self) -> None:
-        """What looked like losses were none: the gaps show by now that they have no one period."""
+        """Uncount losses, because the gaps now show that they have no single period."""
         self._lost -= sum(lost for lost, _ in self._recent)
         self._recent = deque(((0, late) for _, late in self._recent), maxlen=_RECENT)
 
 
 def period_of(gaps: Sequence[float]) -> float:
-    """The time between a stream's stamps when none is missing; 0: not known, or there is no one period.
+    """The time between a stream's stamps when none is missing; 0: not known, or there is no single period.
 
     :param gaps: seconds between successive stamps, all positive.
     """

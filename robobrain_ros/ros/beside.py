@@ -1,4 +1,4 @@
-"""Work beside the executor for a transition, which must end in time whatever a disk or a network drive does."""
+"""Run slow work of a transition in a thread, so that the transition ends in time even if a drive does not answer."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ _LOOK = 0.05
 
 
 def beside(work: Callable[[], Result], what: str, alive: Callable[[], bool], limit: float = READING) -> Result:
-    """Do some work in a thread of its own and wait for it, while ``alive()``, at most ``limit`` seconds.
+    """Run work in a separate thread and wait for it, while ``alive()``, at most ``limit`` seconds.
 
     A thread that does not end in time is left behind; it does not keep the process from ending.
 
@@ -30,14 +30,14 @@ def beside(work: Callable[[], Result], what: str, alive: Callable[[], bool], lim
     thread.start()
     while not job.done.wait(_LOOK):
         if not alive():
-            raise CanceledError(f"{what} was broken off, because ROS shuts down.")
+            raise CanceledError(f"{what} was stopped, because ROS shuts down.")
         if time.monotonic() > end:
             raise EngineConfigError(f"{what} takes longer than {limit:.0f} s. Is a network drive unreachable?")
     return job.result()
 
 
 class _Job(Generic[Result]):
-    """Some work, its end, and what it ended with."""
+    """A piece of work, whether it has ended, and its result."""
 
     def __init__(self, work: Callable[[], Result]) -> None:
         self.done = threading.Event()

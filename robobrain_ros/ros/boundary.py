@@ -31,10 +31,10 @@ from robobrain_ros.ros.redelivery import Redelivery
 _LOG_INTERVAL = 1.0
 """Seconds in which one place logs its faults once; all of them are counted."""
 _LONGEST = 500
-"""Characters of an exception's own words."""
+"""Characters of an exception's message that are reported."""
 
 Fallback = Callable[[Any, Any, str], Any]
-"""Makes a response of the request, the response as rclpy made it, and the sentence that says what went wrong."""
+"""Makes a response from the request, the empty response, and the sentence about what went wrong."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Faults:
 
 
 def describe(where: str, error: BaseException) -> str:
-    """One line about an exception: where it was raised, and what it says."""
+    """One line about an exception: its place and its message."""
     frames = extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     words = " ".join(str(error).split())[:_LONGEST]
@@ -102,7 +102,7 @@ class GuardedNode(LifecycleNode):
         return _caught(callback, lambda error, *_: instead(self.fault(where, error)))
 
     def start_task(self, callback: Callable[..., Any], *arguments: Any) -> None:
-        """Call a function, or await a coroutine function, in the executor; without an executor nothing happens."""
+        """Call a function, or await a coroutine function, in the executor. Without an executor, do nothing."""
         executor = self.executor
         if executor is not None:
             executor.create_task(self.guard(f"The task {_name(callback)}", callback), *arguments)
@@ -176,7 +176,7 @@ class GuardedNode(LifecycleNode):
         def guarded_send(response: Any, header: Any) -> None:
             try:
                 left = sent(response, header)
-            except Exception as error:  # The response holds what its message cannot.
+            except Exception as error:  # The response holds a value that its message type cannot hold.
                 response = failed(None, service.srv_type.Response(), self.fault(where, error))
                 left = sent(response, header)
             if not left:

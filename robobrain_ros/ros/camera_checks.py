@@ -1,4 +1,4 @@
-"""What is wrong with how a camera is set up: found without a request, logged once, and shown in /diagnostics."""
+"""Find faults in a camera's setup without a request; log each once and show it in /diagnostics."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -21,12 +21,12 @@ _BODY_FRAME = re.compile(
 
 
 def is_body_frame(frame: str) -> bool:
-    """Whether a frame's name is that of a body: a link of a robot, or a fixed frame. Optical frames are named so (REP 103)."""
+    """Whether a frame's name is that of a link or of a fixed frame. Names of optical frames contain "optical" (REP 103)."""
     return "optical" not in frame.lower() and _BODY_FRAME.search(frame.lower()) is not None
 
 
 class CameraChecks:
-    """Looks at the cameras, each second; called in the executor."""
+    """Checks the cameras each second. Called in the executor."""
 
     def __init__(self, node: Node, parameters: Parameters) -> None:
         self._node = node
@@ -35,7 +35,7 @@ class CameraChecks:
         self._logged: set[tuple[str, str]] = set()
 
     def look(self, cameras: Cameras) -> None:
-        """Look once, and log what was not found before."""
+        """Check all cameras once, and log new faults."""
         checks: dict[str, Callable[[Camera], Iterator[str]]] = {
             "publishers": _publishers,
             "frame": _frame,
@@ -50,7 +50,7 @@ class CameraChecks:
                     self._log_once(camera.name, kind, trouble)
 
     def troubles(self, camera: Camera) -> list[str]:
-        """What was found wrong with a camera, as sentences."""
+        """Faults of a camera's setup, as sentences."""
         return self._found.get(camera.name, [])
 
     def _log_once(self, camera: str, kind: str, trouble: str) -> None:

@@ -32,9 +32,9 @@ _WORTH_DEPTH = 0.5
 """Seconds that a picture with depth may be older than the newest one to be asked about in its place."""
 
 _STREAM = 3
-"""Images from which on a latched publisher is taken for a camera that goes on sending."""
+"""Number of images after which a latched publisher counts as a camera that keeps publishing."""
 _PERIODS = 2.5
-"""Periods without an image after which a camera has stopped."""
+"""Periods without an image after which a camera counts as stopped."""
 
 _sequence = itertools.count()
 """Numbers every frame of the process, so that no two have the same name even if their stamps are equal."""
@@ -240,7 +240,7 @@ class Camera:
         )
 
     def forget(self, jump: Jump) -> None:
-        """Drop the images of the time before a jump, and what belongs to them."""
+        """Drop the images from before a jump of time, with their depth."""
         if self._newest is not None and jump.is_old(nanoseconds(self._newest.header.stamp)):
             self._newest, self._why_empty = None, f"since {jump}"
         kept = [frame for frame in self._with_depth if not jump.is_old(nanoseconds(frame.header.stamp))]

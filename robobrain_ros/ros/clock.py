@@ -1,4 +1,4 @@
-"""Jumps of time: noticed in one place, whether simulated time, the system's clock, or the stamps of a camera jump."""
+"""Notice jumps of simulated time, of the system clock, and of a camera's stamps."""
 
 import math
 import time
@@ -14,21 +14,21 @@ from std_msgs.msg import Header
 _BACK_SIMULATED = 0.1
 _BACK_SYSTEM = 0.5
 _FORWARD = 5.0
-"""Seconds from which on a step is a jump. NTP slews smaller differences; simulated time steps forward as far as it is fast."""
+"""Least seconds of a jump. NTP slews smaller differences; fast simulated time makes larger steps forward."""
 _FAST = 1.0
-"""Seconds: steps forward that follow one another within them are a recording that is played fast."""
+"""Seconds; steps forward that follow each other within this time come from a recording that is played fast."""
 _BACK_STAMPS = 1.0
-"""Seconds by which a camera's stamps go back when its recording begins again."""
+"""Least seconds by which a camera's stamps jump back when its recording restarts."""
 _NEIGHBOURHOOD = 10.0
-"""Seconds around the time before a jump whose stamps count as of that time, at least; for a longer jump, its length."""
+"""Stamps within this many seconds of the time before a jump count as old. Longer jumps use their own length."""
 _LEFTOVERS = 0.5
-"""Seconds after a jump in which messages of the time before may still be delivered."""
+"""Seconds after a jump in which older messages may still be delivered."""
 _LONG = 5.0
-"""Seconds; after a shorter jump the new time soon reaches the old one, and a stamp does not tell leftovers."""
+"""Seconds; after a shorter jump, the new time soon reaches the old one, so stamps cannot identify older messages."""
 _SKEW = 0.5
-"""Seconds that a stamp may be ahead of the node's clock and still be of about now: clocks of several machines differ."""
+"""Seconds that a stamp may be ahead of the node's clock, because clocks of several machines differ."""
 _RECENT = 10.0
-"""Seconds for which a jump is worth a warning."""
+"""Seconds for which /diagnostics warns about a jump."""
 
 
 def nanoseconds(stamp: TimeMessage) -> int:
@@ -127,7 +127,7 @@ class ClockWatch:
 
     @property
     def recent(self) -> bool:
-        """Whether time has jumped a moment ago."""
+        """Whether time jumped within the last `_RECENT` seconds."""
         return self.last is not None and time.monotonic() - self.last.noticed < _RECENT
 
     def check(self) -> None:
@@ -151,7 +151,7 @@ class ClockWatch:
         return self.last is not None and not self.last.camera and self.last.is_leftover(stamp)
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self._handle.unregister()
 
     def _now(self) -> int:

@@ -1,4 +1,4 @@
-"""How the program ends: within `LIMIT` of the first signal, whatever hangs.
+"""End the program within `LIMIT` of the first signal, even if something hangs.
 
 The steps below share that time. What has not ended by `FORCED` is ended by force, with the engine's processes and files.
 """
@@ -17,7 +17,7 @@ FORCED = 9.0
 FAREWELL = 2.0
 """Seconds in which cancelled requests are still answered."""
 LAST_WORDS = 0.2
-"""Seconds of them in which clients that sent a goal still get its result: they ask for it in a request of its own."""
+"""Seconds of `FAREWELL` in which clients can still fetch the results of their goals, which needs a separate request."""
 ENGINE = 5.0
 """Seconds that the engine has to give everything back."""
 
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 def force_later(after: float = FORCED) -> threading.Timer:
-    """Begin to count: the process ends by force after so many seconds, unless it has ended before."""
+    """End the process by force after so many seconds, unless it has ended before."""
     timer = threading.Timer(after, _force, [after])
     timer.daemon = True
     timer.start()
@@ -33,7 +33,7 @@ def force_later(after: float = FORCED) -> threading.Timer:
 
 
 def leave(code: int = 0) -> None:
-    """End the process now. Python's own end waits for threads and then takes vLLM's objects apart, which lasts many seconds."""
+    """End the process now. Python's own exit waits for threads and destroys vLLM's objects, which takes many seconds."""
     leftovers.release_all()
     _exit(code)
 

@@ -103,7 +103,7 @@ class Endpoints:
             self._busy -= 1
 
     async def _execute(self, goal: ServerGoalHandle) -> RunTask.Result:
-        """Work off a goal; whatever is raised becomes its outcome."""
+        """Execute a goal. An exception becomes its outcome."""
         self._busy += 1
         try:
             message = await self._run(goal)

@@ -1,4 +1,4 @@
-"""The feedback of one goal: each message holds all of the answer so far, so that a lost message costs nothing."""
+"""The feedback of one goal: each message holds all of the answer so far, so a lost message does no harm."""
 
 import math
 import time
@@ -17,7 +17,7 @@ _LAST_WORD = 0.03
 
 
 class Feedback:
-    """Gathers the progress of a goal and publishes it. Called in the executor.
+    """Collects the progress of a goal and publishes it. Called in the executor.
 
     Text is published at most 20 times a second: each message repeats it, and a long answer has thousands of tokens.
     """
@@ -39,7 +39,7 @@ class Feedback:
             self._node.fault("The feedback of a goal", error)
 
     async def finish(self) -> None:
-        """Publish what is pending, and let the client take it; never raises. The result may follow."""
+        """Publish pending feedback and give the client time to receive it, before the result. Never raises."""
         try:
             if self._pending:
                 self._publish()

@@ -1,4 +1,4 @@
-"""Frame names: tf2 knows no leading slash, but bags and drivers of ROS 1 publish frames with one."""
+"""Remove the leading slash of frame names. ROS 1 used it in bags and drivers; tf2 rejects it."""
 
 import logging
 
@@ -7,7 +7,7 @@ from std_msgs.msg import Header
 _log = logging.getLogger(__name__)
 
 _MOST_NAMES = 100
-"""Frames that are logged; each name comes from a message."""
+"""Most frames that are logged, because each name comes from a message."""
 
 _logged: set[str] = set()
 

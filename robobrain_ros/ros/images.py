@@ -1,4 +1,4 @@
-"""Image messages to RGB, with what a user states about a camera's images."""
+"""Convert image messages to RGB, with the camera's parameters for 16 bits and for red and blue."""
 
 import logging
 from threading import Lock
@@ -17,7 +17,7 @@ _FILES = ("jpeg", "jpg", "mjpeg", "png", "image/jpeg", "image/png")
 """Encodings of raw images whose bytes are those of a file, as some drivers publish them."""
 
 _MOST_NOTES = 20
-"""Assumptions about one camera that are logged; each holds a format that the publisher chooses."""
+"""Most assumptions about one camera that are logged, because each holds a format that the publisher chooses."""
 
 
 class ImageReader:

@@ -242,7 +242,7 @@ class _Pencil:
 
 
 class Board:
-    """Remembers which markers are shown of each query, so that an answer takes away what the one before it left.
+    """Remembers which markers of each query are shown, so that an answer can delete the markers of the one before.
 
     :param clock: seconds, of the clock that the viewers measure a marker's lifetime with.
     """

@@ -248,7 +248,7 @@ class RoboBrainNode(GuardedNode):
         )
 
     def _beside(self, work: Callable[[], _Result], what: str) -> _Result:
-        """Do what reads files beside the executor: a drive that does not answer must not keep the node from ending."""
+        """Read files beside the executor, because a drive that does not answer must not keep the node from ending."""
         return beside(work, what, lambda: self.context.ok() and not self.stop_requested())
 
     def _can_think(self, model: str) -> bool | None:
@@ -330,7 +330,7 @@ class RoboBrainNode(GuardedNode):
             self.trigger_activate()
 
     def _on_time_jump(self, jump: Jump) -> None:
-        """Clear all that remembers time."""
+        """Clear everything that depends on the time before."""
         self.get_logger().warning(
             f"Attention: {jump}. Images, depth, transforms and statistics of the time before are dropped, and requests about "
             "those images end with STALE_IMAGE.",

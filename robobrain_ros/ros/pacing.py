@@ -20,7 +20,7 @@ _UNPACED = 5
 _INTERVAL = 0.008
 """Seconds between further responses, with one client."""
 _INTERVAL_PER_CLIENT = 0.0002
-"""Seconds more for each client, which takes as many responses as all clients together."""
+"""Additional seconds for each client, because each client receives the responses to all clients."""
 _TICK = 0.002
 _RECOUNT = 1.0
 """Seconds after which the clients are counted anew."""
@@ -69,7 +69,7 @@ class Pacing:
         await future
 
     def respond(self, service: str, send: Callable[[], None], weight: float = 1.0) -> None:
-        """Call what sends a response of the service, now or in its turn.
+        """Call a function that sends a response of the service, now or in its turn.
 
         :param weight: how much longer than a response of a plain service a client takes for it.
         """
@@ -86,7 +86,7 @@ class Pacing:
         send()
 
     async def sleep(self, seconds: float) -> None:
-        """Await that so much time has passed."""
+        """Wait for so many seconds."""
         future = Future()
         with self._lock:
             self._sleepers.append((time.monotonic() + seconds, future))
@@ -94,7 +94,7 @@ class Pacing:
         await future
 
     def close(self) -> None:
-        """Let everything go on that waits."""
+        """Send all waiting responses and end all waits."""
         with self._lock:
             released = [send for lane in self._lanes.values() for send in lane.waiting]
             sleepers = self._sleepers

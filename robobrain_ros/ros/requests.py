@@ -63,7 +63,7 @@ _OVERDUE = 5.0
 """Seconds beyond its deadline after which a request is answered even if the engine's loop does not respond."""
 
 _REJECTED = {OutcomeCode.BAD_REQUEST, OutcomeCode.UNSUPPORTED_TASK, OutcomeCode.BUSY, OutcomeCode.NOT_READY}
-"""Outcomes of requests for which no camera and no model was asked: they do not supersede the answer before."""
+"""Outcomes of requests that reached no camera and no model. They do not supersede the last answer."""
 
 _LONGEST_ERROR = 500
 """Characters of an error in the log and in /diagnostics."""
@@ -107,7 +107,7 @@ class Result:
 
     @property
     def answered(self) -> bool:
-        """Whether the model answered in form; that nothing of what was asked for is in the image is an answer, too."""
+        """Whether the model answered in form. NOTHING_FOUND is an answer, too."""
         return self.error is None or self.error.code is OutcomeCode.NOTHING_FOUND
 
     @cached_property

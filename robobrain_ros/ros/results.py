@@ -66,7 +66,7 @@ class ResultTopics:
             view.attend()
 
     def wipe(self) -> None:
-        """Time has jumped: nothing of the time before is shown any more."""
+        """Clear all views, because time has jumped."""
         for view in self._views or ():
             view.wipe_all()
 

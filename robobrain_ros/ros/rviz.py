@@ -20,7 +20,7 @@ _TYPES: dict[str, Any] = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/Compr
 
 
 def first_frame(node: Node, topic: str, seconds: float) -> str:
-    """The frame of the first image on a topic, raw or compressed; empty: none has come within so many seconds."""
+    """The frame of the first image on a topic, raw or compressed; empty: no image arrived within so many seconds."""
     # Its own clock would stand still under simulated time until /clock comes.
     clock = rclpy.clock.Clock(clock_type=rclpy.clock.ClockType.STEADY_TIME)
     end = clock.now() + rclpy.duration.Duration(seconds=seconds)

@@ -1,4 +1,4 @@
-"""Subscriptions that are as reliable and as latched as what is published."""
+"""Subscriptions whose reliability and durability follow the publishers."""
 
 import time
 from collections import deque
@@ -105,7 +105,7 @@ class Stream:
             self._catching = self._open(_Offer(reliable=True, latched=True))
 
     def fetch_latched(self) -> None:
-        """Receive once more what latched publishers have sent."""
+        """Receive again what latched publishers have sent."""
         self._caught.clear()
         self._sources.clear()
         self._end_leaving()

@@ -1,4 +1,4 @@
-"""Notices other nodes of the same name: both would answer each request, and a client takes whichever response comes first."""
+"""Notice other nodes of the same name. All of them would answer each request, and a client takes the first response."""
 
 from rclpy.node import Node
 

@@ -59,7 +59,7 @@ class SpatialViews:
         self._board = Board(lambda: clock.now().nanoseconds * 1e-9)
 
     def close(self) -> None:
-        """Wipe what is shown and take the topics away."""
+        """Delete everything that is shown, and destroy the publishers."""
         if self._markers.get_subscription_count():
             self._markers.publish(self._board.clear())
         self._node.destroy_publisher(self._markers)
@@ -105,7 +105,7 @@ class SpatialViews:
             target.show(query, Header(), None)
 
     def wipe_all(self) -> None:
-        """Take away all that is shown."""
+        """Delete everything that is shown."""
         self._publish_markers(self._board.clear())
         self._path.wipe()
         self._poses.wipe()
@@ -145,12 +145,12 @@ class _Target:
             self._publisher.publish(self._type(header=header))
 
     def wipe(self) -> None:
-        """Take the latched message away, whichever query it is of."""
+        """Supersede the latched message of any query with an empty one."""
         if self._shown is not None:
             self.show(self._shown[0], Header(), None)
 
     def close(self) -> None:
-        """Take the latched message and the topic away."""
+        """Supersede the latched message, and destroy the publisher."""
         self.wipe()
         self._node.destroy_publisher(self._publisher)
 
@@ -191,7 +191,7 @@ class Overlay:
             self._waiting.append(result)
 
     def wipe_all(self) -> None:
-        """Draw nothing of what was for who comes later."""
+        """Forget the result that was kept for late subscribers."""
         self._last = None
 
     def attend(self) -> None:
