@@ -155,8 +155,9 @@ def test_a_boolean_of_yaml_is_a_choice_or_named(unconfigured: Rig, parameter: Pa
         assert unconfigured.node._settings[parameter.name] in meanings
         assert unconfigured.set_parameter(parameter.name, before).successful
     else:
-        made = "true: YAML reads yes, on and true" if value else "false: YAML reads no, off and false"
-        assert result.reason == f"{parameter.name} is {made} without quotes; it must be {parameter.allowed}."
+        read = "true: YAML reads yes, on and true" if value else "false: YAML reads no, off and false"
+        made = f"{read} without quotes as {str(value).lower()}"
+        assert result.reason == f"{parameter.name} is {made}; it must be {parameter.allowed}."
         assert unconfigured.node._settings[parameter.name] == before
 
 

@@ -153,7 +153,7 @@ def check_file_size(width: int, height: int, size: int) -> None:
     """Raise BadImageError for a file of ``size`` bytes that claims a size in pixels which no image has."""
     check_size(width, height)
     if width * height > _LARGE and width * height > size * _PIXELS_PER_BYTE:
-        raise BadImageError(f"It claims {width}x{height} pixels in {size} bytes, as a decompression bomb does.")
+        raise BadImageError(f"It claims to be {width}x{height} pixels in {size} bytes, as a decompression bomb does.")
 
 
 def _is_wide(image: PillowImage.Image, data: bytes) -> bool:

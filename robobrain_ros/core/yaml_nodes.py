@@ -48,7 +48,7 @@ class YamlFault(Exception):
 def compose(text: str) -> yaml.Node | None:
     """The file's one document as nodes; None: the file is empty. Nothing is constructed.
 
-    :raises YamlFault: it is no YAML, or exceeds `MOST_NODES` or `DEEPEST`.
+    :raises YamlFault: it is not valid YAML, or exceeds `MOST_NODES` or `DEEPEST`.
     """
     loader: Any = None
     try:
