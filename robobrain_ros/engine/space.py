@@ -1,4 +1,4 @@
-"""Whether the places that an engine and ROS write to are full: their processes then die without a word."""
+"""Check whether the places that an engine and ROS write to are full, because their processes then die without a message."""
 
 import os
 import tempfile
@@ -15,12 +15,12 @@ _MORE_SHARED_MEMORY = "remove old files there, or give it more (docker run --shm
 
 
 def shortage_for_ros() -> str:
-    """That ROS cannot even be imported because /dev/shm is full, as a sentence with what to do; empty: it can."""
+    """A sentence with what to do where /dev/shm is too full to import ROS; empty: it is not."""
     return _sentence(_SHARED_MEMORY, _MORE_SHARED_MEMORY, _ENOUGH_FOR_ROS)
 
 
 def shortage() -> str:
-    """Which of the places is full, as a sentence with what to do; empty: none."""
+    """A sentence with what to do about the first full place; empty: none is full."""
     sentences = (_sentence(path, advice, _ENOUGH) for path, advice in _places())
     return next((sentence for sentence in sentences if sentence), "")
 

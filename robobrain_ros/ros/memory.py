@@ -1,4 +1,4 @@
-"""The memory of the node's process: glibc keeps buffers of images for the next ones, and returns what is free now and then."""
+"""Limit the memory of the process: glibc reuses the buffers of images, and returns free memory to the kernel at intervals."""
 
 import ctypes
 import gc
@@ -9,15 +9,15 @@ from threading import Thread
 _OPTIONS = {-3: 32 << 20, -1: 256 << 20, -8: 4}
 """M_MMAP_THRESHOLD, at its largest, and M_TRIM_THRESHOLD, both in bytes, and M_ARENA_MAX; see malloc.h."""
 INTERVAL = 30.0
-"""Seconds between two returns. The buffers in use are then taken anew once, which costs some milliseconds."""
+"""Seconds between two returns. After a return, glibc allocates the buffers once again, which takes some milliseconds."""
 
 
 def keep_buffers() -> None:
-    """Let glibc keep the buffers of images for the next ones.
+    """Let glibc keep the buffers of images for the next ones, and use only a few heaps.
 
-    By default it returns them to the kernel and gets them anew, each page by a fault, whenever the heap happens to end with one:
-    then a stream of 1920x1080 takes twice the CPU time. It also makes up to eight heaps per core, one for each thread, and
-    each keeps what its busiest moment needed: hence a few for all threads.
+    By default, glibc returns a buffer at the end of the heap to the kernel, and allocates it again with one page fault per page. A
+    stream of 1920x1080 then takes twice the CPU time. By default, glibc also creates up to eight heaps per core, one for each
+    thread, and each heap keeps its peak size. So all threads share a few heaps.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # Other C libraries have none.
@@ -26,19 +26,19 @@ def keep_buffers() -> None:
 
 
 def return_free_memory() -> None:
-    """Return the free pages of all heaps to the kernel, also those between memory in use; takes milliseconds."""
+    """Return the free pages of all heaps to the kernel, also pages between memory in use. Takes milliseconds."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 def settle_objects() -> None:
-    """Exempt the objects that live now from garbage collection; call it when a model was loaded.
+    """Exempt the present objects from garbage collection. Call it after a model was loaded.
 
-    Part of what a request with an image leaves behind is freed only by a full collection. Python begins one when the objects that
-    have grown old are a quarter of those that the last one kept: after vLLM's import that is hundreds of thousands of objects, and
-    images of hundreds of MB. A full collection of the few objects that are not exempt is short and comes often. What an earlier
-    engine has left behind is collected first.
+    Some objects of a request with an image are freed only by a full collection. Python starts one when the number of new old
+    objects reaches a quarter of the objects that the last one kept. After vLLM's import, these are hundreds of thousands of
+    objects, which hold hundreds of MB of images. With most objects exempt, full collections are short and frequent. The objects
+    of an earlier engine are collected first.
     """
     gc.unfreeze()
     gc.collect()
@@ -47,9 +47,9 @@ def settle_objects() -> None:
 
 
 class MemoryReturn:
-    """Collects garbage and returns free memory after requests, at most once per `INTERVAL`, in a thread of its own.
+    """Collects garbage and returns free memory after requests, at most once per `INTERVAL`, in a separate thread.
 
-    What an image leaves behind in the heaps lies between small objects that live on, so that glibc, left alone, never returns it.
+    The buffers of an image lie between small objects that stay in use, so glibc never returns them by itself.
 
     :param ended: how many requests have ended so far.
     :param clock: seconds of a steady clock.

@@ -1,8 +1,8 @@
 """Sends a response again where the middleware did not know its client yet.
 
 A request can arrive before DDS has matched the client's reader of responses, on a loaded computer or a lossy network. The
-middleware then waits 0.1 s and raises an error. For a client that has left it raises none. So the node keeps the response and
-sends it when the client is known.
+middleware then waits 0.1 s and raises an error. For a client that has left, it raises no error. The node therefore keeps the
+response and sends it when the client is known.
 """
 
 import time
@@ -15,7 +15,7 @@ from rclpy.node import Node
 from rclpy.timer import Timer
 
 _PATIENCE = 15.0
-"""Seconds after which a response counts as lost. Announcements that were lost are repeated every few seconds."""
+"""Seconds after which a response counts as lost. DDS repeats its announcements every few seconds."""
 _PAUSE = 0.5
 """Seconds between two tries: a try that fails blocks the executor for 0.1 s."""
 
@@ -48,14 +48,14 @@ class Redelivery:
         """Send a response later.
 
         :param send: sends it; returns whether that succeeded. It must not raise.
-        :param lost: called in place of further tries when the patience has ended.
+        :param lost: called after the last try failed.
         """
         self._kept.append(_Kept(send, lost, time.monotonic() + _PATIENCE))
         if self._timer is None:
             self._timer = self._node.create_timer(_PAUSE, self._try, clock=self._clock)
 
     def _try(self) -> None:
-        """Send until one try fails; what failed goes to the end, so that no client keeps the others waiting."""
+        """Send until one try fails. A response that failed moves to the end, so that no client delays the others."""
         for _ in range(min(len(self._kept), _AT_ONCE)):
             kept = self._kept.popleft()
             if kept.send():
