@@ -15,7 +15,7 @@ INTERVAL = 30.0
 def keep_buffers() -> None:
     """Let glibc keep the buffers of images for the next ones, and use only a few heaps.
 
-    By default, glibc returns a buffer at the end of the heap to the kernel, and allocates it again with one page fault per page. A
+    By default, glibc returns a buffer at the end of the heap to the kernel, and allocates it again with one fault per page. A
     stream of 1920x1080 then takes twice the CPU time. By default, glibc also creates up to eight heaps per core, one for each
     thread, and each heap keeps its peak size. So all threads share a few heaps.
     """
