@@ -242,3 +242,34 @@ def test_coefficients_of_an_unknown_model_are_rejected(name: str) -> None:
 def test_a_projection_of_its_own_needs_its_model_even_with_zeros(name: str) -> None:
     with pytest.raises(GeometryError, match="is not known"):
         CameraModel.from_info(**{**INFO, "distortion_model": name, "d": [0.0] * 5})
+
+
+@pytest.mark.parametrize("rectified", [False, True])
+@pytest.mark.parametrize(
+    ("fx", "fy", "cx", "cy"),
+    [
+        (1.0, 1.0, 0.0, 0.0),
+        (1.0, 1.0, 320.0, 240.0),
+        (0.8, 0.8, 0.5, 0.5),
+        (0.004, 0.004, 320.0, 240.0),
+        (1e-320, 1e-320, 320.0, 240.0),
+        (1e300, 1e300, 320.0, 240.0),
+        (500.0, 5.0, 320.0, 240.0),
+        (500.0, 500.0, 0.0, 0.0),
+        (500.0, 500.0, 1e300, 240.0),
+        (500.0, 500.0, 320.0, -9000.0),
+    ],
+)
+def test_a_calibration_that_no_lens_has_is_none(fx: float, fy: float, cx: float, cy: float, rectified: bool) -> None:
+    """Drivers publish the identity or metres without a calibration: a position by it would be wrong without a sign of it."""
+    numbers = [fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
+    matrix = [value for index, value in enumerate(numbers) if index % 4 != 3]
+    with pytest.raises(GeometryError, match=r"The camera is not calibrated: [KP] in its camera_info has"):
+        CameraModel.from_info(**{**INFO, "k": matrix, "p": numbers, "rectified": rectified})
+
+
+@pytest.mark.parametrize(("f", "cx"), [(640 / 23, 320.0), (640 / math.pi, 320.0), (300_000.0, 320.0), (500.0, -900.0)])
+def test_a_calibration_of_an_unusual_lens_serves(f: float, cx: float) -> None:
+    """A field of view of 170 degrees, a fisheye, a telescope, and an image that was cut out of a larger one."""
+    camera = CameraModel.from_info(**{**INFO, "k": [f, 0.0, cx, 0.0, f, 240.0, 0.0, 0.0, 1.0]})
+    assert (camera.fx, camera.cx) == (f, cx)

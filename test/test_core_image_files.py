@@ -194,3 +194,14 @@ def test_a_large_photograph_is_no_bomb() -> None:
     buffer = io.BytesIO()
     PillowImage.fromarray(noise).save(buffer, "JPEG", quality=60)
     assert decode_file(buffer.getvalue(), "jpeg").shape == (4200, 4200, 3)
+
+
+def test_a_decoder_that_raises_anything_is_a_bad_image() -> None:
+    """The place of a TIFF's samples as a text: Pillow raises TypeError."""
+    stream = io.BytesIO()
+    PillowImage.new("L", (8, 8)).save(stream, "TIFF")
+    data = bytearray(stream.getvalue())
+    entry = data.index(struct.pack("<HH", 273, 4))
+    data[entry + 2] = 2
+    with pytest.raises(BadImageError, match="cannot be read as a JPEG, PNG or TIFF"):
+        decode_file(bytes(data), "")

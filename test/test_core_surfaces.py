@@ -327,6 +327,26 @@ def test_floats_in_millimetres_are_named(millimetres: float) -> None:
     assert str(named.value).endswith(".")
 
 
+@pytest.mark.parametrize("metres", [1, 3, 19])
+def test_integers_in_metres_are_named(metres: int) -> None:
+    samples = np.full((480, 640), metres, np.uint16)
+    samples[:50] = 0
+    with pytest.raises(GeometryError, match=f"16UC1 with a median of {metres}, which are no millimetres"):
+        image(samples, "16UC1")
+
+
+@pytest.mark.parametrize("wrong", [1e-42, 6.9e-41, 1e-7])
+def test_what_is_nearly_zero_is_no_depth(wrong: float) -> None:
+    """Floats whose bytes are in the other order than is_bigendian states are mostly denormal."""
+    assert np.isnan(lifted_z(image(flat(wrong), "32FC1"))).all()
+    assert np.isnan(lifted_z(image(flat(1.5).astype(">f4").view("<f4"), "32FC1"))).all()
+
+
+@pytest.mark.parametrize("name", ["16uc1", "16UC1 ", "MONO16"])
+def test_upper_case_and_blanks_of_a_depth_encoding_do_not_matter(name: str) -> None:
+    assert lifted_z(image(np.full((480, 640), 1503, np.uint16), name)) == pytest.approx([1.503] * 3)
+
+
 @pytest.mark.parametrize("metres", [0.3, 0.8, 3.0, 7.3, 12.3])
 def test_a_measured_wall_keeps_its_depth(metres: float) -> None:
     """Noise-free too, as in a simulation."""

@@ -100,6 +100,12 @@ def loop(name: str) -> Callable[[Path], None]:
     return replace
 
 
+def weights(header: str, length: int | None = None) -> Callable[[Path], None]:
+    content = struct.pack("<Q", len(header) if length is None else length) + header.encode()
+    return lambda folder: (folder / WEIGHTS).write_bytes(content) and None  # type: ignore[return-value]
+
+
+OF_TENSOR = '{"shape": [1, 1], "data_offsets": [0, 0]}'
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "weights cut off": (cut(WEIGHTS, 5_000_000), r"model\.safetensors is cut off: it has 5000000 of 13442984 bytes"),
     "weights cut off by one byte": (cut(WEIGHTS, 13_442_983), "is cut off: it has 13442983 of 13442984 bytes"),
@@ -118,6 +124,17 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
         split_then(lambda folder: write_weights(folder / "b.safetensors", {"x": [1]})),
         r"b\.safetensors has no tensor model\.visual\.blocks\.0\.norm1\.weight",
     ),
+    **{
+        f"index names {name[:6]!a}": (split_then(write(INDEX, json.dumps({"weight_map": {"x": name}}))), "names no weight files")
+        for name in ("a\0b", "\ud800", "x" * 300, "", "..", "../a", "/dev/zero", "a\nb")
+    },
+    "weights with an endless tensor": (weights('{"x": {"shape": [1], "data_offsets": [0, 1e999]}}'), "is damaged"),
+    "weights with a header of 2**63 bytes": (weights("{}", 2**63), "is damaged"),
+    "weights with a layer of 5000 digits": (
+        weights(f'{{"embed_tokens.weight": {OF_TENSOR}, "layers.{"9" * 5000}.x": {OF_TENSOR}}}'),
+        "belong to another model",
+    ),
+    "config is huge": (cut("config.json", 1 << 40), r"config\.json cannot be read \(it is larger"),
     "index empty": (split_then(write(INDEX, "{}")), "names no weight files"),
     "index cut off": (split_then(cut(INDEX, 40)), r"index\.json cannot be read"),
     "config missing": (without("config.json"), r"it has no config\.json"),

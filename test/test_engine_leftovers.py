@@ -82,7 +82,10 @@ def test_shared_memory_that_a_process_maps_stays(temporary: Path, segment: Share
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("record", ["", "[]", "{", '{"processes": [1, ["x", 2]], "shared_memory": [7]}'])
+@pytest.mark.parametrize(
+    "record",
+    ["", "[]", "{", '{"processes": [1, ["x", 2]], "shared_memory": [7]}', '{"processes": 1, "shared_memory": null}'],
+)
 def test_a_damaged_record_ends_nothing(temporary: Path, record: str) -> None:
     folder = dead_folder(temporary)
     (folder / "engine.json").write_text(record)

@@ -24,6 +24,7 @@ from robobrain_ros.engine.server_schemas import check_regex, check_schema, check
 
 LIMITS = Limits(max_model_len=1000, max_answers=2, max_images=2, max_pixels=100_000, max_body=1 << 20, names=("m", "alias"))
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+CHAIN = {"$ref": "#/$defs/0", "$defs": {str(at): {"$ref": f"#/$defs/{at + 1}"} for at in range(2000)} | {"2000": True}}
 BIG = {"type": "array", "minItems": 10**9, "items": {"type": "integer"}}
 
 
@@ -93,6 +94,16 @@ def tool(parameters: Any) -> list[Any]:
         (said(messages=[{"role": "user"}]), "messages[0].content", "expected"),
         (said(messages=["x"]), "messages[0]", "an object"),
         (said(messages=[{"role": "user", "content": "\ud800"}]), "messages[0].content", "surrogate"),
+        (said(response_format={"type": "json_schema", "json_schema": {"schema": {"enum": ["\ud800"]}}}), "", "surrogate"),
+        (said(structured_outputs={"choice": ["\ud800"]}), "", "surrogate"),
+        (said(structured_outputs={"regex": "\ud800"}), "", "surrogate"),
+        (said(tools=tool({"\ud800": 1})), "", "surrogate"),
+        (said(structured_outputs={"json": CHAIN}), "structured_outputs.json", "references that lead to one another"),
+        (said(structured_outputs={"json": {"type": {"a": 1}}}), "structured_outputs.json", "known types"),
+        (said(structured_outputs={"json": {"required": 5}}), "structured_outputs.json", "list of strings"),
+        (said(structured_outputs={"json": {"enum": []}}), "structured_outputs.json", "1 to 5000"),
+        (said(messages=[{"role": "user", "content": [{"type": "image_url"}]}]), "image_url", "an image is expected"),
+        ({"model": "m"}, "messages", "missing or empty"),
         (said(messages=[{"role": "assistant", "tool_calls": "[[["}]), "messages[0].tool_calls", "a list"),
         (
             said(messages=[{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[[["}}]}]),
@@ -245,6 +256,9 @@ def test_images_are_fetched_from_named_hosts_only(host: int) -> None:
     for path in ("redirect", "endless"):
         with pytest.raises(RequestError, match="could not be fetched"):
             check(CHAT, with_image(f"http://127.0.0.1:{host}/{path}"), allowed)
+    for broken in ("http://127.0.0.1:port/image", f"http://127.0.0.1:{host}/an image"):
+        with pytest.raises(RequestError, match="could not be fetched"):
+            check(CHAT, with_image(broken), allowed)
     assert Hosts.asked == ["/image", "/redirect", "/endless"]
     with pytest.raises(RequestError, match="not fetched from this URL"):
         check(CHAT, with_image(f"http://localhost:{host}/image"), allowed)

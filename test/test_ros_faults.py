@@ -142,6 +142,12 @@ def test_parameter_services_answer_what_rclpy_raises(monkeypatch: pytest.MonkeyP
             (result,) = it.call(SetParameters, "set_parameters", SetParameters.Request(parameters=[absurd])).results
             assert not result.successful
             assert result.reason
+        good = ParameterMessage(name="max_tokens", value=ParameterValue(type=2, integer_value=77))
+        both = SetParameters.Request(parameters=[good, absurd])
+        assert [result.successful for result in it.call(SetParameters, "set_parameters", both).results] == [True, False]
+        unknown = ParameterMessage(name="max_tokenz", value=good.value)
+        (result,) = it.call(SetParameters, "set_parameters", SetParameters.Request(parameters=[unknown])).results
+        assert result.reason == "This node has no parameter 'max_tokenz'."
         request = SetParametersAtomically.Request(parameters=[absurd])
         assert not it.call(SetParametersAtomically, "set_parameters_atomically", request).result.successful
         with monkeypatch.context() as broken:
@@ -160,6 +166,7 @@ def test_a_transition_that_the_state_does_not_allow_fails_with_a_log_line(capfd:
             Transition(id=77),
             Transition(label="configure"),
             Transition(label="dance"),
+            Transition(label="\u202e" * 10_000),
         ) * 3:
             response = it.call(ChangeState, "change_state", ChangeState.Request(transition=transition))
             assert not response.success
@@ -171,6 +178,7 @@ def test_a_transition_that_the_state_does_not_allow_fails_with_a_log_line(capfd:
     for wanted in ("Transition 1 rejected: the node is active", "Transition 77 rejected", "Transition dance rejected"):
         assert wanted in log
     assert "Traceback" not in log
+    assert max(map(len, log.splitlines())) < 500
 
 
 @pytest.mark.parametrize("rate", [1e-45, 1e-11, 1e-4, 101.0, 1e12, 3e38, math.inf, -math.inf, math.nan, -1.0])

@@ -24,6 +24,8 @@ _CLAMP_SHARE, _CLAMP_SAMPLES = 0.005, 16
 _NO_METRES = 100.0
 """Metres beyond which a depth camera measures nothing: a 32FC1 image whose samples all lie beyond it is in millimetres."""
 _MILLIMETRES_SHARE = 0.95
+_NEAREST = 0.02
+"""Metres within which no depth camera measures: a 16UC1 image whose samples nearly all lie within it is not in millimetres."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,12 @@ def in_millimetres(depths: Floats, limits: DepthRange) -> bool:
         return False
     beyond = valid > max(_NO_METRES, limits.maximum if np.isfinite(limits.maximum) else 0.0)
     return bool(beyond.mean() >= _MILLIMETRES_SHARE and np.median(valid) <= NO_SAMPLE)
+
+
+def in_metres(depths: Floats) -> bool:
+    """Whether samples that should be millimetres are metres; ``depths``: of an image in metres, NaN where it is invalid."""
+    valid = depths[np.isfinite(depths)]
+    return bool(len(valid) and (valid <= _NEAREST).mean() >= _MILLIMETRES_SHARE)
 
 
 def clamp_of(depths: Floats) -> float:

@@ -38,6 +38,13 @@ _PRECISION = 1e-3
 _ROUNDS = 20
 """Newton steps at most. From OpenCV's first guess, three are usual."""
 
+_WIDEST_LENS, _LONGEST_LENS = 60.0, 2000.0
+"""Bounds of the focal length: the longer side of the image is at most 60 of it (178 degrees), it is at most 2000 of the side."""
+_MOST_SQUEEZED = 5.0
+"""Ratio of the two focal lengths of an image whose pixels are not square."""
+_FARTHEST_CENTRE = 5.0
+"""Sides of the image by which the principal point may be off its middle, where an image was cut out of a larger one."""
+
 _FARTHEST_RAY = 1e3
 """Tangent of the angle to the optical axis beyond which a ray is NaN: it runs along the picture's plane."""
 
@@ -104,6 +111,7 @@ class CameraModel:
             raise GeometryError(f"The camera is not calibrated: {which} in its camera_info. Calibrate it, or publish its values.")
         if fx < 0.0 or fy < 0.0 or (not rectified and any(r) and not _is_rotation(r)):
             raise GeometryError("camera_info is broken: its focal lengths are negative, or R is no rotation.")
+        _check_lens("P" if rectified else "K", (width, height), (fx, fy), (cx, cy))
         left, top, size, bins = _region(width, height, (max(binning_x, 1), max(binning_y, 1)), roi)
         if picture_size is not None and picture_size != size:
             raise OtherSizeError(
@@ -188,6 +196,22 @@ class CameraModel:
         # A negative determinant: beyond the lens's fold, where the formula maps back into the picture and no light comes from.
         flat[~((np.abs(miss).max(axis=1) < _PRECISION) & (determinant > 0.0))] = np.nan
         return flat
+
+
+def _check_lens(what: str, size: tuple[int, int], focal: tuple[float, float], centre: tuple[float, float]) -> None:
+    """Raise GeometryError for what no lens has: drivers publish the identity, or numbers of another unit, without calibration."""
+    longest = max(size)
+    plausible = all(longest / _WIDEST_LENS <= f <= longest * _LONGEST_LENS for f in focal)
+    if not plausible or not 1.0 / _MOST_SQUEEZED <= focal[0] / focal[1] <= _MOST_SQUEEZED:
+        raise GeometryError(
+            f"The camera is not calibrated: {what} in its camera_info has focal lengths of {focal[0]:g} and {focal[1]:g} pixels, "
+            f"which no lens of an image of {size[0]}x{size[1]} pixels has. Calibrate it, or publish its values."
+        )
+    if centre == (0.0, 0.0) or any(abs(c - side / 2) > _FARTHEST_CENTRE * side for c, side in zip(centre, size, strict=True)):
+        raise GeometryError(
+            f"The camera is not calibrated: {what} in its camera_info has its principal point at {centre[0]:g}, {centre[1]:g}, "
+            f"for an image of {size[0]}x{size[1]} pixels. Calibrate it, or publish its values."
+        )
 
 
 def _is_rotation(r: Sequence[float]) -> bool:

@@ -16,8 +16,6 @@ state. What image_transport's compressed plugin writes, by its source code:
 """
 
 import io
-import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,9 +36,6 @@ _LARGE = 16 * 1024 * 1024
 _PIXELS_PER_BYTE = 256
 """A file of more than `_LARGE` pixels must hold at least one byte for that many pixels. Otherwise it is taken to be a
 decompression bomb: a real image of that size, even a dark one, holds noise."""
-
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, KeyError, struct.error, zlib.error, PillowImage.DecompressionBombError)
-
 
 def _ignore(note: str) -> None:
     """Take a note and do nothing."""
@@ -144,8 +139,10 @@ def _decode(data: bytes, image_format: str) -> tuple[str, npt.NDArray[np.generic
     except UnidentifiedImageError:
         # Its own message is an address in memory.
         raise BadImageError(f"It is not a JPEG, PNG or TIFF, or its header is broken; {stated}.") from None
-    except _BROKEN as error:
-        raise BadImageError(f"It cannot be read as a JPEG, PNG or TIFF ({stated}): {error}.") from error
+    except BadImageError:
+        raise
+    except Exception as error:  # Whatever a decoder raises: the bytes may be anything.
+        raise BadImageError(f"It cannot be read as a JPEG, PNG or TIFF ({stated}): {str(error)[:200]}.") from error
     return kind, _decode_wide(data, stated)
 
 

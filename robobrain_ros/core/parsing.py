@@ -16,6 +16,7 @@ What is read, and how:
   families that give depth; a confidence otherwise, which is not read) or four (a box), or an object with ``x`` and ``y``, or
   ``x1 y1 x2 y2``. An object's ``label`` (or ``name``) goes to the coordinates within. Numbers outside of brackets
   ("about 3, 4") and brackets with words ("(see 3, 4)") are prose, unless the whole answer is nothing but two to four numbers.
+- The value of a key such as ``size`` or ``resolution`` is no coordinate.
 - Where the answer holds a list, coordinates that prose names outside of it ("The image is (640, 480)") are not read. Without a
   list they are the answer.
 - The same point or box, with the same label, counts once: models that find no end repeat themselves. A trajectory may come back
@@ -96,6 +97,8 @@ _NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,
 _BARE_NUMBERS = re.compile(r"[-+]?[0-9.]+(?:\s*,\s*[-+]?[0-9.]+){1,3}")
 _LABEL_KEYS = frozenset({"label", "name"})
 _OBJECT_KEYS = (("x1", "y1", "x2", "y2"), ("x_min", "y_min", "x_max", "y_max"), ("xmin", "ymin", "xmax", "ymax"), ("x", "y"))
+_SIZE_KEYS = frozenset({"size", "image_size", "img_size", "imagesize", "resolution", "dimensions", "shape", "width", "height"})
+"""Keys of an object whose numbers are the image's size, and no coordinates."""
 _DEPTH_KEYS = ("d", "depth", "z")
 
 
@@ -417,6 +420,8 @@ class _Frame:
     children: bool = False
     good: bool = False
     bad: bool = False
+    of_size: bool = False
+    """It is the value of one of `_SIZE_KEYS`."""
     points: list[Point] = field(default_factory=list)
     """Points that may be corners of a box."""
     items: list[Point | Box] = field(default_factory=list)
@@ -608,9 +613,12 @@ class _CoordinateReader:
             self.fault = f"its brackets are nested more than {_DEEPEST_NESTING} deep"
             self._dead = True
             return
+        frame = _Frame(opening)
         if self._stack:
-            self._stack[-1].children = True
-        self._stack.append(_Frame(opening))
+            outer = self._stack[-1]
+            frame.of_size = outer.of_size or (outer.opening == "{" and outer.key in _SIZE_KEYS)
+            outer.children |= not frame.of_size
+        self._stack.append(frame)
         self._objects += opening == "{"
 
     def _close(self) -> None:
@@ -620,8 +628,10 @@ class _CoordinateReader:
             return
         frame = self._stack.pop()
         self._group_open = False
+        self._objects -= frame.opening == "{"
+        if frame.of_size:
+            return
         if frame.opening == "{":
-            self._objects -= 1
             self._close_object(frame)
         elif frame.children:
             self._close_list(frame)

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from robobrain_ros.core.depth_checks import NO_SAMPLE, USUAL_DEPTH, DepthRange, clamp_of, in_millimetres, some_of
+from robobrain_ros.core.depth_checks import NO_SAMPLE, USUAL_DEPTH, DepthRange, clamp_of, in_metres, in_millimetres, some_of
 from robobrain_ros.core.geometry import CameraModel, Floats, GeometryError
 from robobrain_ros.core.query import Box, Point
 
@@ -26,6 +26,9 @@ OWN_OUT_OF_RANGE = "the model's own depth is outside min_depth to max_depth"
 
 _CONVERTED_NO_SAMPLE = np.float32(NO_SAMPLE * 1e-3)
 """What becomes of 65535 where somebody has converted millimetres to metres."""
+
+_LEAST = 5e-4
+"""Metres; what is less is 0, or floats whose bytes are in the other order."""
 
 _STRETCH = 0.02
 """Part by which the depth image's proportions may differ from the picture's: sizes are whole pixels."""
@@ -44,8 +47,8 @@ _BOX_SAMPLES = 32
 class DepthImage:
     """A depth image as it lies in memory: (height, width) of uint16 millimetres or float32 metres.
 
-    In uint16, 0 (REP 118) and 65535 are invalid. In float32, NaN, 0 and negative depths are invalid, -Inf is nearer and +Inf
-    farther than can be measured (REP 117). Finite depths below and beyond ``limits`` count as nearer and farther, too.
+    In uint16, 0 (REP 118) and 65535 are invalid. In float32, NaN, 0, denormal and negative depths are invalid, -Inf is nearer
+    and +Inf farther than can be measured (REP 117). Finite depths below and beyond ``limits`` count as nearer and farther, too.
     """
 
     samples: npt.NDArray[np.uint16] | npt.NDArray[np.float32]
@@ -68,7 +71,7 @@ class DepthImage:
 
         :raises GeometryError: the encoding is none of depth, or the sizes contradict each other; as of `bounded`.
         """
-        kind = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}.get(encoding)
+        kind = {"16uc1": "u2", "mono16": "u2", "32fc1": "f4"}.get(encoding.strip().lower())
         if kind is None:
             raise GeometryError(f"The depth image is in {encoding[:40]!r}; 16UC1 (millimetres) and 32FC1 (metres) are depth.")
         size = int(kind[1])
@@ -86,13 +89,18 @@ class DepthImage:
         """The same image, in which only depths within the limits count as measured.
 
         :param detect_clamp: also leave out the value at which a driver clamps, by the rule of `clamp_of`.
-        :raises GeometryError: the whole image is in millimetres where metres are expected.
+        :raises GeometryError: the whole image is in millimetres where metres are expected, or the other way round.
         """
         some = replace(self, samples=some_of(self.samples))._valid(np.s_[:, :])
         if self.samples.dtype.kind == "f" and in_millimetres(some, limits):
             raise GeometryError(
                 f"The depth image is 32FC1 with a median of {np.nanmedian(some[np.isfinite(some)]):.6g}, which are millimetres; "
                 "32FC1 holds metres (REP 118). Convert it, or publish it as 16UC1."
+            )
+        if self.samples.dtype.kind == "u" and in_metres(some):
+            raise GeometryError(
+                f"The depth image is 16UC1 with a median of {np.nanmedian(some) * 1e3:.6g}, which are no millimetres; 16UC1 "
+                "holds millimetres (REP 118). Convert it, or publish metres as 32FC1."
             )
         some[limits.too_far(some)] = np.nan
         clamp = clamp_of(some) if detect_clamp else np.inf
@@ -135,7 +143,7 @@ class DepthImage:
             depths[samples == NO_SAMPLE] = np.nan
         else:
             depths[samples == _CONVERTED_NO_SAMPLE] = np.nan
-        depths[~((depths > 0.0) | (depths == -np.inf))] = np.nan
+        depths[~((depths > _LEAST) | (depths == -np.inf))] = np.nan
         return depths
 
     def scale(self, camera: CameraModel) -> tuple[float, float]:

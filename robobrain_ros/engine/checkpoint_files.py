@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from robobrain_ros.errors import EngineConfigError
+from robobrain_ros.files import UnreadableFileError, read_small_file
 
 AGAIN = "download the checkpoint again"
 INDEX = "model.safetensors.index.json"
@@ -24,6 +25,8 @@ _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _TEMPLATES = ("chat_template.jinja", "chat_template.json")
 _LANGUAGE_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _VISION_BLOCK = re.compile(r"(?:^|\.)visual\.blocks\.(\d+)\.")
+_FILE_NAME = re.compile(r"[\w-][\w .+-]*")
+_LONGEST_NAME = 200
 _KNOWN_TYPES = ("qwen2_5_vl", "qwen3_vl")
 """Model types whose tensors' names and shapes are compared with config.json."""
 
@@ -50,9 +53,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     _check_regular(path)
     try:
-        text = path.read_bytes()
-        content = json.loads(text) if len(text) <= _LARGEST_JSON else None
-    except (OSError, ValueError, RecursionError) as error:
+        content = json.loads(read_small_file(path, _LARGEST_JSON).content)
+    except (UnreadableFileError, ValueError, RecursionError) as error:
         raise EngineConfigError(f"{path} cannot be read ({error}); {AGAIN}.") from error
     if not isinstance(content, dict):
         raise EngineConfigError(f"{path} does not hold a JSON object; {AGAIN}.")
@@ -143,9 +145,14 @@ def indexed_files(folder: Path) -> list[str]:
 
 def _weight_map(folder: Path) -> dict[str, str]:
     entries = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(entries, dict) or not entries or not all(isinstance(name, str) for name in entries.values()):
+    if not isinstance(entries, dict) or not entries or not all(map(_is_file_name, entries.values())):
         raise EngineConfigError(f"{folder / INDEX} names no weight files; {AGAIN}.")
     return entries
+
+
+def _is_file_name(name: Any) -> bool:
+    """Whether a value names a file of the checkpoint's own folder."""
+    return isinstance(name, str) and len(name) <= _LONGEST_NAME and _FILE_NAME.fullmatch(name) is not None
 
 
 def _check_index(folder: Path, headers: Mapping[str, Header]) -> None:
@@ -178,7 +185,7 @@ def _read_header(path: Path) -> Header:
             end = length + 8 + max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
     except OSError as error:
         raise EngineConfigError(f"{path} cannot be read ({error.strerror}).") from error
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+    except (ValueError, OverflowError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
         raise damaged from error
     if size < end:
         raise EngineConfigError(f"{path} is cut off: it has {size} of {end} bytes; {AGAIN}.")
@@ -225,8 +232,8 @@ def _count(pattern: re.Pattern[str], names: Mapping[str, Any], without: str = ""
     return len(set(_numbers(pattern, names, without)))
 
 
-def _numbers(pattern: re.Pattern[str], names: Mapping[str, Any], without: str) -> Iterator[int]:
+def _numbers(pattern: re.Pattern[str], names: Mapping[str, Any], without: str) -> Iterator[str]:
     for name in names:
         found = None if without and without in name else pattern.search(name)
         if found:
-            yield int(found.group(1))
+            yield found.group(1)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from robobrain_ros.engine import processes, worker
+from robobrain_ros.files import UnreadableFileError, read_small_file
 
 PREFIX = "robobrain_ros-"
 SHARED_MEMORY = Path("/dev/shm")
@@ -27,6 +28,7 @@ SHARED_MEMORY = Path("/dev/shm")
 _LOCK = "owner.lock"
 _RECORD = "engine.json"
 _PLAIN_NAME = re.compile(r"[\w.-]+")
+_LARGEST_RECORD = 1 << 20
 _LONGEST_SOCKET = 107 - len("/") - 36
 """Bytes that the path of a folder for sockets may have; vLLM appends a UUID."""
 
@@ -122,7 +124,7 @@ def _sweep(folder: Path) -> None:
         return  # Its owner lives.
     try:
         record = _read(folder / _RECORD)
-        shared = {name for name in record.get("shared_memory", ()) if isinstance(name, str)}
+        shared = {name for name in _list(record, "shared_memory") if isinstance(name, str)}
         killed = _kill_recorded(record)
         removed = _remove_shared_memory(shared)
         shutil.rmtree(folder, ignore_errors=True)
@@ -138,7 +140,7 @@ def _kill_recorded(record: dict[str, Any]) -> int:
     if not worker.counts_here(str(record.get("owner", ""))):
         return 0
     count = 0
-    for entry in record.get("processes", ()):
+    for entry in _list(record, "processes"):
         if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(number, int) for number in entry)):
             continue
         found = processes.look(entry[0])
@@ -171,10 +173,15 @@ def _is_mine(path: Path) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(read_small_file(path, _LARGEST_RECORD).content)
+    except (UnreadableFileError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _list(record: dict[str, Any], name: str) -> list[Any]:
+    value = record.get(name)
+    return value if isinstance(value, list) else []
 
 
 def _locked(path: Path, *, create: bool) -> int | None:

@@ -243,6 +243,9 @@ class Guard:
             return error.status, str(error)
         except MemoryError:
             return 413, "The server has no memory for this request. Send a smaller one."
+        except Exception as error:
+            _log.error("The check of an HTTP request has failed: %s: %s", type(error).__name__, str(error)[:200])
+            return 500, "The server has failed on this request; its log has the reason."
         inner["headers"] += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         return await self._pass(inner, body, receive, answer)
 

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import http.client
 import io
 import time
 import urllib.error
@@ -109,7 +110,7 @@ class ImageBudget:
             raise ValueError("a URL with a user name is not served")
         try:
             content = self._fetch(url)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             # Not the reason of the system: a client could explore the network with it.
             raise ValueError(f"the image at {host} could not be fetched within {_FETCH:.0f} s and {self._size} bytes") from error
         kind = self._measure(content).lower()

@@ -75,11 +75,16 @@ def checked_body(path: str, body: bytes, limits: Limits) -> bytes:
     :raises RequestError: the body is not served.
     """
     checked = _Request(limits).fields(_parse(body), ROUTES[path])
+    if all(checked.get(name) in (None, []) for name in NEEDED[path]):
+        raise RequestError(NEEDED[path][0], "this field is missing or empty")
     if checked.get("tool_choice", "auto") not in ("auto", "none"):
         # vLLM makes a constraint of these tools; of others it does not.
         for number, tool in enumerate(checked.get("tools", ())):
             _SCHEMA(tool["function"].get("parameters", {}), f"tools[{number}].function.parameters")
-    return json.dumps(checked).encode()
+    try:
+        return json.dumps(checked, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # Of the names and values of schemas, too.
+        raise RequestError("", "a string in the body holds half a character (a lone surrogate)") from error
 
 
 def largest_body(path: str, limits: Limits) -> int:
@@ -414,7 +419,10 @@ class _Request:
             return checked
         if kind != "image_url":
             raise RequestError(f"{place}.type", f"{str(kind)[:40]!r} is not served; served are text and image_url")
-        return self._object(value, place, {"type": text(), "image_url": "image"})
+        checked = self._object(value, place, {"type": text(), "image_url": "image"})
+        if "image_url" not in checked:
+            raise RequestError(f"{place}.image_url", "an image is expected")
+        return checked
 
     def image(self, value: Any, place: str) -> Any:
         """An image by its URL."""
@@ -499,3 +507,10 @@ ROUTES: dict[str, dict[str, Any]] = {
     "/detokenize": {"model": "model", "tokens": "tokens"},
 }  # fmt: skip
 """The POST routes that are served, and the fields of each."""
+NEEDED = {
+    "/v1/chat/completions": ("messages",),
+    "/v1/completions": ("prompt",),
+    "/tokenize": ("messages", "prompt"),
+    "/detokenize": ("tokens",),
+}
+"""Of each route, the fields one of which a request must have."""

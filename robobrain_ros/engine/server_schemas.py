@@ -7,7 +7,7 @@ EBNF or Lark and structural tags are not served: their cost cannot be bounded wi
 import json
 from typing import Any
 
-from robobrain_ros.core.constraint_bounds import check_regex_bounds, check_schema_bounds
+from robobrain_ros.core.constraint_bounds import DEEPEST, check_regex_bounds, check_schema_bounds
 
 MOST_SUBSCHEMAS = 3000
 MOST_COUNTS = 100_000
@@ -25,6 +25,7 @@ _NUMBER_KEYWORDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusi
 _MAP_KEYWORDS = frozenset({"properties", "$defs", "definitions"})
 _LIST_KEYWORDS = frozenset({"anyOf", "prefixItems"})
 _SCHEMA_KEYWORDS = frozenset({"items", "additionalProperties"})
+_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 _FORMATS = ("date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid")
 _KEYWORDS = (
     _TEXT_KEYWORDS | _FREE_KEYWORDS | _COUNT_KEYWORDS | _NUMBER_KEYWORDS | _MAP_KEYWORDS | _LIST_KEYWORDS | _SCHEMA_KEYWORDS
@@ -130,6 +131,7 @@ class _Walk:
         _require(reference not in within and reference != "#", path, "the schema refers to itself; write it out to a fixed depth")
         if reference in self._checked:
             return
+        _require(len(within) < DEEPEST, path, f"the schema has more than {DEEPEST} references that lead to one another")
         head, kind, name = ([*reference.split("/", 2), "", ""])[:3]
         definitions = self._root.get(kind)
         known = head == "#" and kind in ("$defs", "definitions") and isinstance(definitions, dict) and name in definitions
@@ -145,8 +147,14 @@ class _Walk:
         elif key in _NUMBER_KEYWORDS:
             _check_number(key, value, path)
         elif key == "enum":
-            few = isinstance(value, list) and len(value) <= MOST_VALUES
-            _require(few, path, f"a list of at most {MOST_VALUES} values is expected")
+            few = isinstance(value, list) and 1 <= len(value) <= MOST_VALUES
+            _require(few, path, f"a list of 1 to {MOST_VALUES} values is expected")
+        elif key == "type":
+            named = value if isinstance(value, list) else [value]
+            _require(bool(named) and all(name in _TYPES for name in named), path, f"known types are {', '.join(_TYPES)}")
+        elif key == "required":
+            texts = isinstance(value, list) and all(isinstance(name, str) for name in value)
+            _require(texts, path, "a list of strings is expected")
         elif key == "pattern":
             _require(isinstance(value, str), path, "a string is expected")
         elif key == "format":

@@ -30,6 +30,7 @@ from robobrain_ros.ros.redelivery import Redelivery
 
 _LOG_INTERVAL = 1.0
 """Seconds in which one place logs its faults once; all of them are counted."""
+_LONGEST_NAME = 60
 _LONGEST = 500
 """Characters of an exception's message that are reported."""
 
@@ -153,6 +154,8 @@ class GuardedNode(LifecycleNode):
         where, callback, send = f"The service {service.srv_name}", service.callback, service.send_response
         failed = _FALLBACKS.get(service.srv_type, _failed)
 
+        if service.srv_type is SetParameters:
+            callback = functools.partial(self._set_each, callback)
         if service.srv_type is ChangeState:
             callback = functools.partial(self._change_state, callback)
 
@@ -187,6 +190,15 @@ class GuardedNode(LifecycleNode):
             service.srv_name, lambda: guarded_send(response, header)
         )
 
+    def _set_each(
+        self, setting: Callable[..., Any], request: SetParameters.Request, response: SetParameters.Response
+    ) -> SetParameters.Response:
+        """As rclpy does, but one that raises does not hide that others were set."""
+        for parameter in request.parameters:
+            one = self.guard("Setting a parameter", setting, _rejected)
+            response.results += one(SetParameters.Request(parameters=[parameter]), SetParameters.Response()).results
+        return response
+
     def _change_state(
         self, change: Callable[..., Any], request: ChangeState.Request, response: ChangeState.Response
     ) -> ChangeState.Response:
@@ -197,9 +209,8 @@ class GuardedNode(LifecycleNode):
             return change(request, response)
         state = self._state_machine.current_state[1]
         allowed = ", ".join(f"{label} ({number})" for label, number in transitions) or "none"
-        self.get_logger().error(
-            f"Transition {wanted} rejected: the node is {state}. Transitions from this state: {allowed}."
-        )
+        name = ascii(wanted)[1:-1][:_LONGEST_NAME]
+        self.get_logger().error(f"Transition {name} rejected: the node is {state}. Transitions from this state: {allowed}.")
         response.success = False
         return response
 
@@ -236,6 +247,10 @@ def _failed(request: Any, response: Any, sentence: str) -> Any:
         response.outcome.code = int(OutcomeCode.ENGINE_FAILED)
         response.outcome.message = sentence
     return response
+
+
+def _rejected(sentence: str) -> SetParameters.Response:
+    return SetParameters.Response(results=[SetParametersResult(successful=False, reason=sentence)])
 
 
 def _failed_parameters(request: SetParameters.Request | None, response: SetParameters.Response, sentence: str) -> Any:

@@ -155,6 +155,9 @@ class RoboBrainNode(GuardedNode):
 
     def set_parameters_atomically(self, parameter_list: list[RosParameter]) -> SetParametersResult:
         """As of `rclpy.node.Node`, which `ros2 param load` of the node's own dump must get past; see `changed_only`."""
+        unknown = next((change.name for change in parameter_list if not self.has_parameter(change.name)), None)
+        if unknown is not None:
+            return SetParametersResult(successful=False, reason=f"This node has no parameter {unknown[:100]!r}.")
         changes = changed_only(self, parameter_list)
         return super().set_parameters_atomically(changes) if changes else SetParametersResult(successful=True)
 

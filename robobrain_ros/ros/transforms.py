@@ -78,6 +78,8 @@ class Tf2:
             found = self._buffer.lookup_transform(target, source, Time.from_msg(stamp)).transform
         except self._error as error:
             raise TransformError(str(error).rstrip(".")) from error
+        except (ValueError, OverflowError) as error:  # The stamp is a number that rclpy takes for no time.
+            raise TransformError(f"the stamp of {stamp.sec} s and {stamp.nanosec} ns is no time") from error
         turn, shift = found.rotation, found.translation
         return Transform((turn.x, turn.y, turn.z, turn.w), (shift.x, shift.y, shift.z))
 
