@@ -158,6 +158,10 @@ def interface(name: str) -> Any:
 
 def run_with_ros2(demo: Demo, words: list[str]) -> None:
     once = ["--once"] if words[1:3] == ["topic", "echo"] else []
+    if once:
+        end = time.monotonic() + LIMIT
+        while words[3] not in demo.run(*ROS2, "topic", "list").split():
+            assert time.monotonic() < end, f"ros2 does not discover {words[3]}"
     output = demo.run(*ROS2, *words[1:], *once)
     if words[1] == "service":
         assert f"Outcome(code={Outcome.OK}," in output

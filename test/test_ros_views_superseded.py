@@ -263,6 +263,7 @@ def test_labels_are_readable_in_rviz_and_do_not_meet_at_the_gripper(scene: Scene
         end, start = positions[-1], positions[0]
         place = np.array([getattr(labels[-1].pose.position, axis) for axis in "xyz"])
         assert np.linalg.norm(place - end) < np.linalg.norm(place - start) / 3
+        assert np.linalg.norm(place) < 0.9 * np.linalg.norm(end), "above a bowl that the way ends in"
     assert len(labels) == 2
     for label in [*labels, *SceneMessages(scene, CameraSettings()).ground_truth.markers]:
         assert label.scale.x == pytest.approx(0.3 * label.scale.z)

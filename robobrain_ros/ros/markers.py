@@ -182,8 +182,8 @@ class _Pencil:
             if length > size:
                 tail = end - (end - start) / length * min(2.5 * size, length)
                 self._add("trajectory", Marker.ARROW, colour, size, [tail, end], opacity)
-        # At the end: many trajectories start at the gripper.
-        self._text(label, places[-1], size, PALETTE.text)
+        # At the end, for many trajectories start at the gripper; and far enough above it where it lies in a bowl.
+        self._text(label, places[-1], size, PALETTE.text, nearer=8.0)
 
     def _ray_ends(self, pixels: Sequence[tuple[float, float]]) -> Floats | None:
         """Where the rays through the pixels end; None: there are none."""
@@ -222,16 +222,16 @@ class _Pencil:
             marker.points = [_to_point(place) for place in places]
         self.markers.append(marker)
 
-    def _text(self, label: str, place: Floats, size: float, colour: Colour) -> None:
+    def _text(self, label: str, place: Floats, size: float, colour: Colour, nearer: float = 2.0) -> None:
         if not label:
             return
         marker = self._marker("labels", Marker.TEXT_VIEW_FACING)
         marker.text = label
         marker.scale = text_scale(1.5 * size)
         marker.color = _to_colour(colour, 1.0)
-        # Nearer to the camera by its own size, so that it does not stand in what it names.
+        # Nearer to the camera by that many sizes, so that it does not stand in what it names.
         towards = self._origin - place
-        marker.pose.position = _to_point(place + towards / max(float(np.linalg.norm(towards)), 1e-6) * 2.0 * size)
+        marker.pose.position = _to_point(place + towards / max(float(np.linalg.norm(towards)), 1e-6) * nearer * size)
         self.markers.append(marker)
 
     def _marker(self, kind: str, marker_type: int) -> Marker:
