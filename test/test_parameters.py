@@ -89,7 +89,7 @@ def test_the_node_declares_the_table_and_describes_it(shared: Rig) -> None:
         ("request_timeout", -1.0, "request_timeout"),
         ("request_timeout", math.nan, "request_timeout"),
         ("max_image_age", math.inf, ""),
-        ("max_tokens", "many", "INTEGER"),
+        ("max_tokens", "many", "Wrong parameter type, expected"),
         ("autostart", False, "read-only"),
         ("cameras", ["front"], "unconfigured"),
         ("engine.dtype", "float16", "unconfigured"),
