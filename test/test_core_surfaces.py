@@ -331,7 +331,7 @@ def test_floats_in_millimetres_are_named(millimetres: float) -> None:
 def test_integers_in_metres_are_named(metres: int) -> None:
     samples = np.full((480, 640), metres, np.uint16)
     samples[:50] = 0
-    with pytest.raises(GeometryError, match=f"16UC1 with a median of {metres}, which are no millimetres"):
+    with pytest.raises(GeometryError, match=f"16UC1 with a median of {metres}, which are not millimetres"):
         image(samples, "16UC1")
 
 

@@ -99,7 +99,7 @@ class DepthImage:
             )
         if self.samples.dtype.kind == "u" and in_metres(some):
             raise GeometryError(
-                f"The depth image is 16UC1 with a median of {np.nanmedian(some) * 1e3:.6g}, which are no millimetres; 16UC1 "
+                f"The depth image is 16UC1 with a median of {np.nanmedian(some) * 1e3:.6g}, which are not millimetres; 16UC1 "
                 "holds millimetres (REP 118). Convert it, or publish metres as 32FC1."
             )
         some[limits.too_far(some)] = np.nan
