@@ -1,5 +1,6 @@
 """What killed owners of engines leave is removed by the next one, and nothing else is."""
 
+import fcntl
 import json
 import mmap
 import os
@@ -154,3 +155,24 @@ def test_a_folder_is_removed_with_its_owner(temporary: Path) -> None:
     folder._processes.clear()  # This test's own process.
     leftovers.release_all()
     assert not folder.path.exists()
+
+
+def test_a_sweep_while_a_folder_is_made_leaves_it_alone(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may start an engine, and sweep, between the making of a folder and its lock."""
+    lock = fcntl.flock
+    swept: list[None] = []
+
+    def flock(descriptor: int, operation: int) -> None:
+        if not swept:
+            swept.append(None)
+            leftovers.sweep()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    folder = leftovers.RunFolder()
+    assert swept
+    assert (folder.path / "owner.lock").is_file()
+    leftovers.sweep()
+    assert folder.path.is_dir()
+    folder.release()
+    assert not list(temporary.iterdir())

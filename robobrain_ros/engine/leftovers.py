@@ -42,10 +42,12 @@ class RunFolder:
     """The folder of the engine of this process. One engine at a time uses it."""
 
     def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         self._processes: dict[tuple[int, int], processes.Process] = {}
         self._shared: set[str] = set()
-        self._lock = _locked(self.path / _LOCK, create=True)
+        # It gets the name that `sweep` looks for when it is locked: before, a sweep would take its owner for dead.
+        hidden = Path(tempfile.mkdtemp(prefix=f".{PREFIX}{os.getpid()}-"))
+        self._lock = _locked(hidden / _LOCK, create=True)
+        self.path = hidden.rename(hidden.with_name(hidden.name.removeprefix(".")))
         _present.add(self)
 
     @property
