@@ -30,8 +30,8 @@ from robobrain_ros.demo.quickstart import judge
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.msg import QueryOptions
-from robobrain_ros.ros import conversions
 from robobrain_ros.ros.client import Client, to_answer
+from robobrain_ros.ros.images import ImageReader
 from robobrain_ros.ros.services import SERVICES
 from robobrain_ros.srv import Ask
 
@@ -201,8 +201,8 @@ def test_an_empty_instruction_is_refused(table: Table, task: Task) -> None:
 
 def test_a_swapped_colour_channel_is_noticed(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = make_scene(3, names=THINGS)
-    read = conversions.read_image
-    monkeypatch.setattr("robobrain_ros.ros.cameras.read_image", lambda message: read(message)[:, :, ::-1].copy())
+    read = ImageReader.read
+    monkeypatch.setattr(ImageReader, "read", lambda reader, message: read(reader, message)[:, :, ::-1].copy())
     table.show(scene)
     assert any("red block" in fault for fault in wrong_colours(table, scene))
 
