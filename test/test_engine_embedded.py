@@ -130,6 +130,11 @@ def test_it_says_what_it_serves_and_how_loading_went(engine: RunningEngine, chec
     assert stages[-1] == "ready"
 
 
+def test_programs_started_later_do_not_inherit_the_engines_folder(engine: RunningEngine) -> None:
+    """The folder may be gone when such a program starts an engine of its own."""
+    assert "VLLM_RPC_BASE_PATH" not in os.environ
+
+
 def test_text_is_streamed_and_counted(engine: RunningEngine) -> None:
     deltas = engine.wait(engine.deltas(ask(12)))
     assert len(deltas) > 1

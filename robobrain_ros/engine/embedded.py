@@ -181,6 +181,8 @@ class EmbeddedEngine:
             return await self._start_with(choice, checkpoint, log, progress)
         finally:
             log.release()
+            # vLLM has read it; a program started from here later would take it for its user's, and the folder may be gone then.
+            environment.put({_SOCKETS_VARIABLE: None})
 
     async def _start_with(
         self, choice: flagos.Choice, checkpoint: Checkpoint, log: "_ChildLog", progress: ProgressCallback
