@@ -190,7 +190,7 @@ def test_a_dead_engine_is_built_again() -> None:
         await until(lambda: supervisor.health().waiting == 2)
         engines[0].state = "failed"
         for reader in readers:
-            with pytest.raises(EngineFailedError, match="built again"):
+            with pytest.raises(EngineFailedError, match="restarts"):
                 await reader
         await until(lambda: supervisor.health().state == "ready")
         assert await read(supervisor, ask(9)) == "alive"
