@@ -23,6 +23,7 @@ from sensor_msgs.msg import Image
 
 from robobrain_ros.demo.encodings import encode_picture
 from robobrain_ros.engine.base import Engine
+from robobrain_ros.ros import memory
 from robobrain_ros.ros.node import RoboBrainNode
 from robobrain_ros.ros.transforms import Tf2, TransformSource
 
@@ -33,6 +34,9 @@ _COLLECT_EACH = 8
 """Rigs. A lifecycle node keeps its DDS participant until it is garbage, and more than 32 on a machine do not find each other."""
 
 _numbers = count()
+
+# The nodes of many tests share this process: exempt from garbage collection, ended ones would keep their DDS participants.
+setattr(memory, "settle_objects", lambda: None)  # noqa: B010 - mypy takes an assignment for a redefinition.
 
 
 def picture(width: int = 64, height: int = 48) -> np.ndarray:

@@ -40,6 +40,7 @@ from collections import deque
 
 from robobrain_ros.ros import memory
 
+gc.set_threshold(700, 10, 10)  # Python's own: children of the tests have others.
 loaded = [[] for _ in range(1_000_000)]
 gc.collect()
 if sys.argv[1] == "settled":
