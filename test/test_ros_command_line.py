@@ -13,6 +13,7 @@ from ros_rig import LIMIT, rig
 
 import robobrain_ros.ros.node as node_module
 from robobrain_ros.demo.camera import CameraSettings
+from robobrain_ros.ros import ending
 
 PROGRAM = [sys.executable, "-c", "from robobrain_ros.ros.node import main; main()"]
 
@@ -64,7 +65,10 @@ def test_misspelt_parameters_are_told(capfd: pytest.CaptureFixture[str]) -> None
 def test_a_second_interruption_ends_at_once_and_an_echo_of_the_first_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """The terminal and the launch may both signal a Ctrl-C."""
     raised: list[int] = []
+    forced: list[None] = []
     monkeypatch.setattr(signal, "raise_signal", raised.append)
+    # The real one would end this process, which is that of the tests.
+    monkeypatch.setattr(ending, "force_later", lambda: forced.append(None))
     now = iter([10.0, 10.5, 12.0])
     monkeypatch.setattr(node_module, "time", SimpleNamespace(monotonic=lambda: next(now)))
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -73,6 +77,7 @@ def test_a_second_interruption_ends_at_once_and_an_echo_of_the_first_does_not(mo
         for expected in ([], [], [signal.SIGINT]):
             stop._on_signal(signal.SIGINT, None)
             assert (stop.requested, raised) == (True, expected)
+        assert len(forced) == 1
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
