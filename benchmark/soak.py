@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import random
-import socket
 import sys
 import time
 from collections import Counter
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 import psutil
 from client import BenchmarkError, child, ros
+from priority import free_port
 from soak_client import PATIENCE, REQUEST_TIMEOUT, SERVICES, SoakClient, count_unexpected
 from soak_faults import Surroundings, engine_core, inject, schedule
 
@@ -243,13 +243,6 @@ def _version() -> str:
         except ImportError:
             continue
     return ""
-
-
-def free_port() -> int:
-    """A port on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def be_victim(namespace: str) -> None:
