@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -21,6 +22,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -172,6 +174,30 @@ class Camera:
     """How its depth is: "" without depth, "good", "none", "zero" or "saturated"."""
 
 
+class _Spinner(SingleThreadedExecutor):
+    """Takes responses, and keeps when the middleware received each of them.
+
+    This process also plays cameras and a clock, and on a busy computer it takes a response some time after it came.
+    """
+
+    def _take_client(self, client: Any) -> Any:
+        with suppress(_rclpy.InvalidHandle), client.handle:
+            header, response = client.handle.take_response(client.srv_type.Response)
+            if header is None:
+                return None
+            waited = max(time.time() - header.received_timestamp * 1e-9, 0.0) if header.received_timestamp else 0.0
+            received = time.monotonic() - waited
+            return partial(self._deliver, client, header.request_id.sequence_number, response, received)
+        return None
+
+    async def _deliver(self, client: Any, sequence: int, response: Any, received: float) -> None:
+        with suppress(KeyError):  # The request was cancelled, or this is a second response, which is counted elsewhere.
+            future = client.get_pending_request(sequence)
+            future.received = received
+            future._set_executor(self)
+            future.set_result(response)
+
+
 class ContractClient:
     """The client: `act` does one random thing, and `faults` lists the promises that were broken."""
 
@@ -190,7 +216,7 @@ class ContractClient:
         self.unexpected = unexpected
         self.stalls = Stalls(node_pid)
         self._random = random.Random(seed)
-        self._spinner = SingleThreadedExecutor(context=context)
+        self._spinner = _Spinner(context=context)
         self._spinner.add_node(self._node)
         self._sim_now = 1_000.0
         self._epoch, self._jumped = 0, -math.inf
@@ -331,13 +357,13 @@ class ContractClient:
         self._note(what)
         return self.sent
 
-    def _close(self, key: int) -> Entry | None:
+    def _close(self, key: int, future: Any = None) -> Entry | None:
         entry = self.ledger.pop(key, None)
         if entry is None:
             self._fault(f"a second response to request {key}")
             return None
         self.answered += 1
-        entry.answered = time.monotonic()
+        entry.answered = getattr(future, "received", time.monotonic())
         allowed = entry.limit + GRACE + self.stalls.total - entry.stalls
         if entry.answered - entry.sent > allowed:
             self._fault(f"{entry.what} was answered after {entry.answered - entry.sent:.2f} s, allowed are {allowed:.2f} s")
@@ -457,7 +483,7 @@ class ContractClient:
         return expected | {"OK", "BAD_REQUEST", "INFEASIBLE_PLAN"} if odd_text else expected
 
     def _on_response(self, key: int, task: str, future: Any, expected: set[str], number: int | None) -> None:
-        entry = self._close(key)
+        entry = self._close(key, future)
         if entry is not None and future.exception() is None:
             self._check(entry, task, future.result(), expected, number)
 
@@ -593,7 +619,7 @@ class ContractClient:
         key = self._open(f"standing query {name[:5]!r} rate {rate:g} {'on' if enabled else 'off'}", DEFAULT_TIMEOUT)
 
         def answered(future: Any) -> None:
-            self._close(key)
+            self._close(key, future)
             code = CODES.get(future.result().outcome.code, f"code {future.result().outcome.code}")
             self.outcomes[f"standing {code}"] += 1
             if code not in ("OK", "BAD_REQUEST"):
@@ -634,7 +660,7 @@ class ContractClient:
         request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
 
         def answered(future: Any) -> None:
-            self._close(key)
+            self._close(key, future)
             result = future.result().results[0]
             if not result.successful and not result.reason:
                 self._fault(f"parameter {name} = {value!r}: refused without a reason")
@@ -668,7 +694,7 @@ class ContractClient:
 
         def answered(future: Any) -> None:
             self.changing = False
-            self._close(key)
+            self._close(key, future)
             success = bool(future.result().success)
             if success != (expected is not None):
                 self._fault(f"transition {transition} from {self.state}: success is {success}")

@@ -32,6 +32,8 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmark"))
 
 from soak_client import count_unexpected
 
+pytestmark = pytest.mark.alone
+
 STEPS = int(os.environ.get("CONTRACT_STEPS", "1500"))
 SEED = int(os.environ.get("CONTRACT_SEED", "1"))
 EXIT_LIMIT = 10.0

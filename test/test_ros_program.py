@@ -135,6 +135,7 @@ def _left(pid: int) -> set[str]:
     return {str(path) for path in Path(tempfile.gettempdir()).glob(f"{leftovers.PREFIX}{pid}-*")}
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(280)
 def test_a_signal_under_load_ends_it_in_time_without_leftovers() -> None:
     process = start("-r", "__ns:=/loaded", "-p", "warm_up:=false")
