@@ -35,7 +35,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["robobrain_ros", "robobrain_ros.*"]),
-    package_data={"robobrain_ros.demo": ["model/*", "model/**/*"], "robobrain_ros.engine": ["flagos_tables/*.json"]},
+    package_data={"robobrain_ros.demo": ["model/*", "model/**/*"], "robobrain_ros.engine.flagos.by_shape": ["tables/*.json"]},
     zip_safe=False,
     options={"build": {"build_base": "build/pip"}},  # Beside what colcon builds.
     install_requires=lines("requirements/base.txt"),

@@ -22,7 +22,7 @@ from gpu_parts import AT_ONCE, HD, dummy_options, noise
 from robobrain_ros.core import profile_for
 from robobrain_ros.core.imaging import PixelBudget, fit_picture
 from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, Generation
-from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 
 Times = dict[str, float]
 """Milliseconds by what they were spent on."""

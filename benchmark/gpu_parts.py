@@ -19,14 +19,14 @@ import gpu_shapes
 import numpy as np
 from gpu import add
 
+from robobrain_ros.cli.tune_flagos import Settings, Verdict, table, tune
 from robobrain_ros.core import Brain, Query, Task, profile_for
 from robobrain_ros.core.imaging import PixelBudget, fit_picture
 from robobrain_ros.core.query import Report
 from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, EngineInfo, Generation, LoadProgress, ProgressCallback, TextDelta
-from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import UnparsableAnswerError
-from robobrain_ros.tune_flagos import Settings, Verdict, table, tune
 
 QUESTION = "the red mug"
 AT_ONCE = 8

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from robobrain_ros.demo import DEMO_MODEL
-from robobrain_ros.models import ARCHITECTURES, Architecture, Vision
+from robobrain_ros.engine.presets import ARCHITECTURES, Architecture, Vision
 
 SHAPES = {
     "tiny": Architecture("qwen2_5_vl", 2, 128, 256, 4, 2, 32, 2048, False, Vision(2, 64, 128, 2, 14, full_attention=1)),

@@ -18,9 +18,10 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from robobrain_ros.core.query import Picture, Query, Task
+from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.errors import RoboBrainError
-from robobrain_ros.ros.cameras import Frame
-from robobrain_ros.ros.conversions import read_image
+from robobrain_ros.ros.cameras.cameras import Frame
+from robobrain_ros.ros.messages.conversions import read_image
 from robobrain_ros.ros.node import RoboBrainNode
 
 _number = itertools.count()
@@ -115,7 +116,7 @@ def main() -> None:
     # It ends with its socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    node = RoboBrainNode()
+    node = RoboBrainNode(default_model=DEMO_MODEL)
     try:
         Host(node, Connection(int(sys.argv[1]))).spin()
     except ExternalShutdownException:

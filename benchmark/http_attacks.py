@@ -31,11 +31,11 @@ import numpy as np
 from priority import free_port, robot_calls, until
 
 from robobrain_ros.demo import DEMO_MODEL
-from robobrain_ros.engine import compat
-from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.embedded import compat
+from robobrain_ros.engine.embedded.engine import EmbeddedEngine
+from robobrain_ros.engine.http.front import HttpFront
+from robobrain_ros.engine.http.server import ServedEngine
 from robobrain_ros.engine.options import EngineOptions, ServerOptions
-from robobrain_ros.engine.server import ServedEngine
-from robobrain_ros.engine.server_front import HttpFront
 
 KEY = "sk-benchmark-0123456789"
 NAME = "tabletop-demo"

@@ -18,11 +18,11 @@ import numpy as np
 
 from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.engine.base import Generation
-from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.embedded.engine import EmbeddedEngine
+from robobrain_ros.engine.http.front import HttpFront
+from robobrain_ros.engine.http.guard import Guard, ServerState
+from robobrain_ros.engine.http.server import ServedEngine
 from robobrain_ros.engine.options import EngineOptions, ServerOptions
-from robobrain_ros.engine.server import ServedEngine
-from robobrain_ros.engine.server_front import HttpFront
-from robobrain_ros.engine.server_guard import Guard, ServerState
 
 SEATS = 4
 TOKENS = 16

@@ -25,8 +25,8 @@ from exchange import Asked, Direct
 from figures import Comparison, Goal, compare, mean, quantile
 
 import robobrain_ros.demo
-from robobrain_ros.demo.questions import ask_about
 from robobrain_ros.demo.world import make_scene
+from robobrain_ros.evaluation.questions import ask_about
 
 PARTS = ("call", "throughput", "cache", "stream")
 CALL_SIZE = (1280, 720)
@@ -160,7 +160,7 @@ def measure_stream(options: argparse.Namespace, measured: Measured, folder: Path
     with ExitStack() as stack:
         client = Client(namespace, options.timeout, options.max_tokens)
         stack.callback(client.destroy_node)
-        node = stack.enter_context(child(["-P", "-m", "robobrain_ros.ros.node", *ros_arguments], folder / "stream_node.log"))
+        node = stack.enter_context(child(["-P", "-m", "robobrain_ros.cli.robobrain", *ros_arguments], folder / "stream_node.log"))
         bare = stack.enter_context(child([str(HERE / "subscriber.py"), topic], folder / "stream_bare.log"))
         _tell("Starting a node to stream to ...")
         client.wait_until_ready(node, options.timeout_start)

@@ -32,9 +32,9 @@ from typing import Any
 
 import figures
 
-from robobrain_ros.engine import flagos_table
-from robobrain_ros.engine.flagos_table import ROWS, Entry, Launch, Table
-from robobrain_ros.models import ARCHITECTURES, Architecture
+from robobrain_ros.engine.flagos.by_shape import table as flagos_table
+from robobrain_ros.engine.flagos.by_shape.table import ROWS, Entry, Launch, Table
+from robobrain_ros.engine.presets import ARCHITECTURES, Architecture
 
 MODELS = {"7b": "qwen2.5-vl-7b", "32b": "qwen2.5-vl-32b", "3b": "qwen2.5-vl-3b", "8b": "qwen3-vl-8b", "4b": "qwen3-vl-4b"}
 """RoboBrain's sizes (2.5 has the 4B and the 8B), the first measured first."""
@@ -145,7 +145,7 @@ def compile_all(jobs: Sequence[tuple[Launch, bool, bool]], processes: int) -> li
 def _compile(job: tuple[Launch, bool, bool]) -> str:
     import torch
 
-    from robobrain_ros.engine.flagos_matmul import multiply
+    from robobrain_ros.engine.flagos.by_shape.matmul import multiply
 
     launch, exact, with_bias = job
     k = launch.block_k * launch.split_k + (0 if exact else 16)
@@ -169,7 +169,8 @@ class Bench:
     def __init__(self, dtype: str = "bfloat16") -> None:
         import torch
 
-        from robobrain_ros.engine import flagos_check, flagos_matmul
+        from robobrain_ros.engine.flagos.by_shape import check as flagos_check
+        from robobrain_ros.engine.flagos.by_shape import matmul as flagos_matmul
 
         self._torch, self._check, self._matmul = torch, flagos_check, flagos_matmul
         self.dtype = dtype

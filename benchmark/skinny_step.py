@@ -15,9 +15,9 @@ from typing import Any
 import figures
 from skinny_matmul import MODELS, products, versions
 
-from robobrain_ros.engine import flagos_table
-from robobrain_ros.engine.flagos_table import Table
-from robobrain_ros.models import ARCHITECTURES, Architecture
+from robobrain_ros.engine.flagos.by_shape import table as flagos_table
+from robobrain_ros.engine.flagos.by_shape.table import Table
+from robobrain_ros.engine.presets import ARCHITECTURES, Architecture
 
 CONTEXT = 1400
 """Tokens in the cache of a request: an image of 1280x720 and a question."""
@@ -98,7 +98,7 @@ class Step:
                 logits = step()
 
         def timed() -> float:
-            from robobrain_ros.engine.flagos_check import replayed
+            from robobrain_ros.engine.flagos.by_shape.check import replayed
 
             with torch.cuda.stream(stream):
                 return replayed(graph, stream, _REPLAYS) * 1e3
@@ -114,8 +114,8 @@ def _rotated(torch: Any, x: Any, cosine: Any, sine: Any) -> Any:
 
 def measure(model: str, table: Table, rows_of_steps: Sequence[int], rounds: int) -> list[dict[str, Any]]:
     """Time the steps of a model, A B B A so many times, A being native."""
-    from robobrain_ros.engine import flagos_matmul
-    from robobrain_ros.engine.flagos_shapes import ShapeOperators
+    from robobrain_ros.engine.flagos.by_shape import matmul as flagos_matmul
+    from robobrain_ros.engine.flagos.by_shape.operators import ShapeOperators
 
     shape = ARCHITECTURES[MODELS[model]]
     step = Step(shape)
@@ -153,8 +153,8 @@ def overhead(table: Table) -> list[dict[str, Any]]:
     """Microseconds of Python and the dispatcher for a call outside of CUDA graphs, before and after registration."""
     import torch
 
-    from robobrain_ros.engine import flagos_matmul
-    from robobrain_ros.engine.flagos_shapes import ShapeOperators
+    from robobrain_ros.engine.flagos.by_shape import matmul as flagos_matmul
+    from robobrain_ros.engine.flagos.by_shape.operators import ShapeOperators
 
     operators = ShapeOperators(table.entries, {"skinny": flagos_matmul})
     cases = {
@@ -182,7 +182,8 @@ def check(model: str, table: Table) -> list[dict[str, Any]]:
     """The check at an engine's start, for a model's entries in bfloat16, twice: the second finds compiled kernels."""
     import torch
 
-    from robobrain_ros.engine import flagos_check, flagos_matmul
+    from robobrain_ros.engine.flagos.by_shape import check as flagos_check
+    from robobrain_ros.engine.flagos.by_shape import matmul as flagos_matmul
 
     sizes = {(product.k, product.n) for product in products(ARCHITECTURES[MODELS[model]])}
     entries = [entry for entry in table.for_weights(sizes) if entry.dtype == "bfloat16"]

@@ -40,7 +40,7 @@ _RECOVERY = 240.0
 """Seconds after a fault within which the node must answer again."""
 SLOPE_GOAL = 1.0
 """MB for 1,000 requests that each process may grow by over the second half."""
-_NODE = "from robobrain_ros.ros.node import main; main()"
+_NODE = "from robobrain_ros.cli.robobrain import main; main()"
 
 
 @dataclass

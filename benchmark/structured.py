@@ -25,18 +25,18 @@ import numpy as np
 from figures import Comparison, compare, plain_table, quantile
 
 from robobrain_ros.core import Brain, Query, Task, profile_for
-from robobrain_ros.core.plan_request import PlanMode, PlanRequest, Robot, Skill
-from robobrain_ros.core.plan_schema import plan_form
+from robobrain_ros.core.plans.request import PlanMode, PlanRequest, Robot, Skill
+from robobrain_ros.core.plans.schema import plan_form
 from robobrain_ros.core.query import Picture, Report
 from robobrain_ros.demo import DEMO_MODEL
-from robobrain_ros.demo.plans import at_first
-from robobrain_ros.demo.questions import ask_about
 from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
 from robobrain_ros.demo.world import make_scene
 from robobrain_ros.engine.base import Constraint, Engine, EngineHealth, EngineInfo, Generation, ProgressCallback, TextDelta
-from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import InfeasiblePlanError, NothingFoundError, UnparsableAnswerError
+from robobrain_ros.evaluation.plans import at_first
+from robobrain_ros.evaluation.questions import ask_about
 
 PARTS = ("plans", "waypoint", "vocabulary", "schemas", "cancel")
 SIZE = (640, 480)

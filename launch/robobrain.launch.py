@@ -12,7 +12,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import Action, LaunchContext, LaunchDescription
-from robobrain_ros.ros import ending
+from robobrain_ros.ros.process import ending
 
 SHARE = Path(get_package_share_directory("robobrain_ros"))
 

@@ -21,13 +21,13 @@ import rclpy
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from visualization_msgs.msg import Marker, MarkerArray
 
+from robobrain_ros.cli.progress import Teller
 from robobrain_ros.core.geometry import CameraModel
 from robobrain_ros.core.query import Task
 from robobrain_ros.demo import DEMO_MODEL, DemoError
 from robobrain_ros.demo.client import Client, running
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.errors import OutcomeCode
-from robobrain_ros.telling import Teller
 
 Floats = npt.NDArray[np.float64]
 Canvas = npt.NDArray[np.uint8]
@@ -96,7 +96,7 @@ def ask_all(logs: Path) -> list[Any]:
     size = {"width": SCENE_SIZE[0], "height": SCENE_SIZE[1]}
     node = {"engine.model": str(DEMO_MODEL), "camera.use_depth": True}
     with (
-        running("robobrain_ros.ros.node", namespace, logs / "node.log", **node) as process,
+        running("robobrain_ros.cli.robobrain", namespace, logs / "node.log", **node) as process,
         running("robobrain_ros.demo.camera", namespace, logs / "camera.log", seed=SEED, **size),
     ):
         watcher = Watcher(namespace)

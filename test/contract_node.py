@@ -150,10 +150,11 @@ class ContractEngine:
 
 def main() -> None:
     """Run the real program with this engine."""
-    from robobrain_ros.ros import node
+    from robobrain_ros.ros import main as node_process
 
-    node.RoboBrainNode = partial(node.RoboBrainNode, engine_factory=ContractEngine)  # type: ignore[misc, assignment]
-    node.main()
+    factory = partial(node_process.RoboBrainNode, engine_factory=ContractEngine)
+    node_process.RoboBrainNode = factory  # type: ignore[misc, assignment]
+    node_process.main()
 
 
 if __name__ == "__main__":

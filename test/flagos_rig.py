@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from robobrain_ros.engine.flagos_ledger import VARIABLE
+from robobrain_ros.engine.flagos.ledger import VARIABLE
 
 STAND_IN = Path(__file__).parent / "stand_in"
 STAND_IN_PLUGIN = Path(__file__).parent / "stand_in_plugin"

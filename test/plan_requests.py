@@ -4,7 +4,7 @@ import json
 import random
 from typing import Any
 
-from robobrain_ros.core.plan_request import Place, PlanMode, PlanRequest, Robot, Skill
+from robobrain_ros.core.plans.request import Place, PlanMode, PlanRequest, Robot, Skill
 
 NAMES = [
     "arm",

@@ -21,10 +21,11 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter, parameter_value_to_python
 from sensor_msgs.msg import Image
 
+from robobrain_ros import demo
 from robobrain_ros.demo.encodings import encode_picture
 from robobrain_ros.engine.base import Engine
-from robobrain_ros.ros import memory
 from robobrain_ros.ros.node import RoboBrainNode
+from robobrain_ros.ros.process import memory
 from robobrain_ros.ros.transforms import Tf2, TransformSource
 
 LIMIT = 60.0
@@ -168,6 +169,7 @@ def rig(
     factory = None if engine is None else (engine if callable(engine) else lambda: engine)
     node = RoboBrainNode(
         engine_factory=factory,
+        default_model=demo.DEMO_MODEL,
         transform_source=transform_source,
         namespace=namespace,
         parameter_overrides=[Parameter(name, value=value) for name, value in values.items()],

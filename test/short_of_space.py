@@ -23,7 +23,7 @@ from ros_rig import image_message
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.srv import Ask
 
-PROGRAM = [sys.executable, "-c", "from robobrain_ros.ros_programs import robobrain; robobrain()", "--ros-args"]
+PROGRAM = [sys.executable, "-c", "from robobrain_ros.cli.ros_programs import robobrain; robobrain()", "--ros-args"]
 SETTLED = {"OK", "ENGINE_FAILED"}
 PAUSE = 0.5
 """Seconds between two requests: the engine needs the processor."""

@@ -13,8 +13,8 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
 
-from robobrain_ros.engine.flagos_matmul import multiply, obstacle
-from robobrain_ros.engine.flagos_table import Launch
+from robobrain_ros.engine.flagos.by_shape.matmul import multiply, obstacle
+from robobrain_ros.engine.flagos.by_shape.table import Launch
 
 SIZES = ((64, 16), (100, 33), (1, 1), (7, 5))
 """(k, n): multiples of the blocks, and what is left over in each direction."""

@@ -18,13 +18,13 @@ import pytest
 from fakes import Script, ScriptedEngine
 from ros_rig import LIMIT, Rig, image_message, picture, rig, scripted
 
-from robobrain_ros import ask
+from robobrain_ros.cli import ask
 from robobrain_ros.core import imaging
 from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Task
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.errors import OutcomeCode
 
-PROGRAM = [sys.executable, "-c", "from robobrain_ros.ask import main; raise SystemExit(main())"]
+PROGRAM = [sys.executable, "-c", "from robobrain_ros.cli.ask import main; raise SystemExit(main())"]
 START = 280.0
 """Seconds for an engine to start in, on a machine with much else to do."""
 
@@ -236,8 +236,8 @@ def test_the_documentation_tells_every_exit_code(repository: Path) -> None:
     assert {str(ask.NOT_SAVED), str(ask.INTERRUPTED)} < set(rows)
 
 
-@pytest.mark.parametrize(("modules", "forbidden"), [("robobrain_ros.ask", "rclpy vllm torch robobrain_ros.msg"),
-                                                    ("robobrain_ros.ros.asking", "vllm torch")])  # fmt: skip
+@pytest.mark.parametrize(("modules", "forbidden"), [("robobrain_ros.cli.ask", "rclpy vllm torch robobrain_ros.msg"),
+                                                    ("robobrain_ros.cli.ask_node", "vllm torch")])  # fmt: skip
 def test_it_imports_no_more_than_it_needs(modules: str, forbidden: str) -> None:
     """ROS only to ask a node, an engine only to ask about a file."""
     code = f"import {modules}, sys; sys.exit(' '.join(set(sys.modules) & set({forbidden.split()})) or None)"

@@ -10,9 +10,9 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmark"))
 
 import skinny_matmul
 
-from robobrain_ros.engine import flagos_table
-from robobrain_ros.engine.flagos_table import ROWS, Entry, Launch, Table
-from robobrain_ros.models import ARCHITECTURES
+from robobrain_ros.engine.flagos.by_shape import table as flagos_table
+from robobrain_ros.engine.flagos.by_shape.table import ROWS, Entry, Launch, Table
+from robobrain_ros.engine.presets import ARCHITECTURES
 
 
 @pytest.mark.parametrize("model", skinny_matmul.MODELS)

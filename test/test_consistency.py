@@ -10,7 +10,7 @@ import pytest
 from fakes import ScriptedEngine
 from PIL import Image
 
-from robobrain_ros.consistency import (
+from robobrain_ros.cli.check_consistency import (
     Benchmark,
     BenchmarkError,
     Cell,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robobrain_ros.core.bit_depth import colour_to_8_bits, gray_to_8_bits
+from robobrain_ros.core.formats.bit_depth import colour_to_8_bits, gray_to_8_bits
 from robobrain_ros.core.imaging import read_picture
 
 SAMPLES = st.lists(st.integers(0, 65535), min_size=1, max_size=300)

@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plan_requests import random_request
 
+from robobrain_ros.bounds.constraints import check_grammar_bounds, check_regex_bounds, check_schema_bounds
 from robobrain_ros.core import profile_for
-from robobrain_ros.core.argument_schema import read_schema
-from robobrain_ros.core.constraint_bounds import check_grammar_bounds, check_regex_bounds, check_schema_bounds
 from robobrain_ros.core.grammars import coordinate_pattern
 from robobrain_ros.core.imaging import FittedSize
-from robobrain_ros.core.patterns import matches, safe_pattern
-from robobrain_ros.core.plan_answer import StructuredPlanReader
-from robobrain_ros.core.plan_checks import check_request
-from robobrain_ros.core.plan_request import PlanRequest, Robot, Skill
-from robobrain_ros.core.plan_schema import plan_form
+from robobrain_ros.core.plans.argument_schema import read_schema
+from robobrain_ros.core.plans.checks import check_request
+from robobrain_ros.core.plans.patterns import matches, safe_pattern
+from robobrain_ros.core.plans.request import PlanRequest, Robot, Skill
+from robobrain_ros.core.plans.schema import plan_form
+from robobrain_ros.core.plans.structured import StructuredPlanReader
 from robobrain_ros.core.query import Task
 from robobrain_ros.errors import BadRequestError
 

@@ -11,7 +11,7 @@ from depth_publisher import compressed_depth, quantization, rvl
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from robobrain_ros.core.depth_files import decode_depth, decode_rvl
+from robobrain_ros.core.formats.depth_files import decode_depth, decode_rvl
 from robobrain_ros.core.geometry import GeometryError
 from robobrain_ros.errors import BadImageError
 

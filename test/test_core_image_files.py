@@ -11,7 +11,7 @@ import pytest
 from PIL import Image as PillowImage
 from ros_images import mosaic
 
-from robobrain_ros.core.image_files import ReadingOptions, decode_file
+from robobrain_ros.core.formats.image_files import ReadingOptions, decode_file
 from robobrain_ros.errors import BadImageError
 
 ORANGE, TEAL = (230, 120, 20), (10, 150, 160)

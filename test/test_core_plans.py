@@ -16,11 +16,11 @@ from jsonschema import Draft202012Validator
 from plan_requests import random_request
 
 from robobrain_ros.core import AnswerParser, Brain, Query, Task, profile_for
-from robobrain_ros.core.patterns import safe_pattern
-from robobrain_ros.core.plan_checks import check_request
-from robobrain_ros.core.plan_feasibility import check_feasible
-from robobrain_ros.core.plan_request import DoneStep, Place, PlanMode, PlanRequest, Robot, Skill, SkillEffect, Verdict
-from robobrain_ros.core.plan_schema import BOUNDS, longest_text, plan_form
+from robobrain_ros.core.plans.checks import check_request
+from robobrain_ros.core.plans.feasibility import check_feasible
+from robobrain_ros.core.plans.patterns import safe_pattern
+from robobrain_ros.core.plans.request import DoneStep, Place, PlanMode, PlanRequest, Robot, Skill, SkillEffect, Verdict
+from robobrain_ros.core.plans.schema import BOUNDS, longest_text, plan_form
 from robobrain_ros.core.query import Answer, PlanStep, Progress
 from robobrain_ros.engine.base import EngineInfo
 from robobrain_ros.errors import BadRequestError, InfeasiblePlanError, NothingFoundError, UnparsableAnswerError

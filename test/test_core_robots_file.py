@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from robobrain_ros.core.plan_request import Robot, Skill, SkillEffect
-from robobrain_ros.core.robots_file import read_robots
+from robobrain_ros.core.plans.request import Robot, Skill, SkillEffect
+from robobrain_ros.core.plans.robots_file import read_robots
 from robobrain_ros.errors import BadRequestError
 
 

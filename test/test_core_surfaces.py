@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robobrain_ros.core.depth_checks import DepthRange
+from robobrain_ros.core.formats.depth_checks import DepthRange
 from robobrain_ros.core.geometry import CameraModel, GeometryError
 from robobrain_ros.core.query import Box, Point
 from robobrain_ros.core.surfaces import (

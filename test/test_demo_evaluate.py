@@ -10,10 +10,13 @@ from fakes import Script, ScriptedEngine
 
 from robobrain_ros.core import Brain, Task, profile_for
 from robobrain_ros.core.imaging import fit
-from robobrain_ros.core.plan_request import PlanMode
-from robobrain_ros.core.plan_request import Verdict as PlanVerdict
-from robobrain_ros.demo import evaluate
-from robobrain_ros.demo.evaluate import (
+from robobrain_ros.core.plans.request import PlanMode
+from robobrain_ros.core.plans.request import Verdict as PlanVerdict
+from robobrain_ros.demo.simulator import Step
+from robobrain_ros.engine.base import EngineInfo, Generation, TextDelta
+from robobrain_ros.errors import EngineFailedError, OutcomeCode, RequestTimeoutError
+from robobrain_ros.evaluation import evaluate
+from robobrain_ros.evaluation.evaluate import (
     CAMERAS,
     FIRST_SEED,
     FIRST_TRAINING_SEED,
@@ -26,12 +29,9 @@ from robobrain_ros.demo.evaluate import (
     rows_of,
     table,
 )
-from robobrain_ros.demo.metrics import Verdict, wilson
-from robobrain_ros.demo.plans import answer_json
-from robobrain_ros.demo.questions import Question
-from robobrain_ros.demo.simulator import Step
-from robobrain_ros.engine.base import EngineInfo, Generation, TextDelta
-from robobrain_ros.errors import EngineFailedError, OutcomeCode, RequestTimeoutError
+from robobrain_ros.evaluation.metrics import Verdict, wilson
+from robobrain_ros.evaluation.plans import answer_json
+from robobrain_ros.evaluation.questions import Question
 
 PROFILE = profile_for("qwen2_5_vl")
 INFO = EngineInfo("demo", "qwen2_5_vl", "scripted", min_pixels=43_904, max_pixels=86_240, patch=28)
@@ -353,7 +353,7 @@ def test_rounds_with_and_without_the_constraint(monkeypatch: pytest.MonkeyPatch,
     async def open_brain(model: str, **options: object) -> Brain:
         return brain_of(engine)
 
-    monkeypatch.setattr("robobrain_ros.notebook.open_brain", open_brain)
+    monkeypatch.setattr("robobrain_ros.local.open_brain", open_brain)
     arguments = "--model demo --scenes 2 --sizes 320x240 --tasks point --constrain both"
     asyncio.run(evaluate.run(evaluate.parse_options(arguments.split())))
     assert [generation.constraint is not None for generation in engine.generations] == [False, False, True, True]
@@ -374,7 +374,7 @@ def test_the_program_writes_tables_and_a_file(
         print("The engine starts.")
         return brain_of(engine)
 
-    monkeypatch.setattr("robobrain_ros.notebook.open_brain", open_brain)
+    monkeypatch.setattr("robobrain_ros.local.open_brain", open_brain)
     file = tmp_path / "scores.json"
     arguments = f"--model demo --scenes 3 --sizes 320x240 mixed --think both --tasks point absent --at-once 2 --json {file}"
     asyncio.run(evaluate.run(evaluate.parse_options(arguments.split())))

@@ -10,15 +10,15 @@ import rclpy
 from fakes import ScriptedEngine
 from ros_rig import LIMIT, image_message, rig
 
-from robobrain_ros.core.plan_request import StepOutcome, Verdict
+from robobrain_ros.core.plans.request import StepOutcome, Verdict
 from robobrain_ros.core.query import PlanStep, Task
 from robobrain_ros.demo.executor import Executor, SimulatedArm, WorldCamera, wait_for_node
-from robobrain_ros.demo.plans import answer_json
 from robobrain_ros.demo.robot import World
 from robobrain_ros.demo.simulator import Goal, Step
 from robobrain_ros.demo.world import make_scene
 from robobrain_ros.engine.base import Generation, TextDelta
 from robobrain_ros.errors import NotReadyError
+from robobrain_ros.evaluation.plans import answer_json
 from robobrain_ros.ros.client import Client
 
 NAMES = ("red block", "green bowl", "yellow ball")

@@ -7,15 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from robobrain_ros.core.plan_prompt import ARGUMENTS, ORDER, REASONING, SKILL, STEPS, TEXT, VERDICT, VERDICTS
-from robobrain_ros.core.plan_request import PlanMode, StepOutcome, Verdict
+from robobrain_ros.core.plans.prompt import ARGUMENTS, ORDER, REASONING, SKILL, STEPS, TEXT, VERDICT, VERDICTS
+from robobrain_ros.core.plans.request import PlanMode, StepOutcome, Verdict
 from robobrain_ros.core.query import Answer, PlanStep, Task
-from robobrain_ros.demo import plans
-from robobrain_ros.demo.metrics import assess
-from robobrain_ros.demo.questions import Question
 from robobrain_ros.demo.robot import ARM, World
 from robobrain_ros.demo.simulator import Goal, Step, Table
 from robobrain_ros.demo.world import GRIPPER, Scene, make_scene
+from robobrain_ros.evaluation import plans
+from robobrain_ros.evaluation.metrics import assess
+from robobrain_ros.evaluation.questions import Question
 
 NAMES = ("red block", "blue block", "green bowl", "yellow ball", "purple mug")
 IN_BOWL = Goal("in", ("red block", "yellow ball"), "green bowl")

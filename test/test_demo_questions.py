@@ -7,12 +7,14 @@ from collections.abc import Iterator
 import pytest
 
 from robobrain_ros.core.imaging import FittedSize, fit
-from robobrain_ros.core.parsing import parse_answer
 from robobrain_ros.core.profiles import PROFILES
 from robobrain_ros.core.query import Answer, Task
+from robobrain_ros.core.reading.answers import parse_answer
 from robobrain_ros.demo.layout import COLOURS, KINDS, NAMES
-from robobrain_ros.demo.metrics import Verdict, assess, assess_refusal, judge
-from robobrain_ros.demo.questions import (
+from robobrain_ros.demo.simulator import reaches_goal
+from robobrain_ros.demo.world import GRIPPER, TABLE, Scene, make_scene
+from robobrain_ros.evaluation.metrics import Verdict, assess, assess_refusal, judge
+from robobrain_ros.evaluation.questions import (
     KINDS_BY_TASK,
     KINDS_OF_QUESTIONS,
     OTHER_WORDS,
@@ -21,8 +23,6 @@ from robobrain_ros.demo.questions import (
     ask_about,
     from_left,
 )
-from robobrain_ros.demo.simulator import reaches_goal
-from robobrain_ros.demo.world import GRIPPER, TABLE, Scene, make_scene
 
 PROFILE = PROFILES[0]
 CAMERAS = [(640, 480), (320, 240), (424, 240), (480, 640), (224, 224), (848, 480)]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from ros_rig import LIMIT, rig
 
-from robobrain_ros.ros import ending
+from robobrain_ros.ros.process import ending
 
 KNOWN_TO_DEBIAN = {"g++", "python3-dev", "python3-venv"}
 """Packages of the recipe that package.xml cannot ask for: scripts/setup_env.py names the same on a bare machine."""

@@ -118,7 +118,7 @@ def demo(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo
     folder = tmp_path_factory.mktemp("documented")
     (folder / "config").symlink_to(REPOSITORY / "config")
     camera = running("robobrain_ros.demo.camera", "/", folder / "camera.log", seed=12)
-    node = running("robobrain_ros.ros.node", "/", folder / "node.log", **{"camera.use_depth": True, "warm_up": False})
+    node = running("robobrain_ros.cli.robobrain", "/", folder / "node.log", **{"camera.use_depth": True, "warm_up": False})
     with camera, node:
         it = Demo(domain, folder)
         request = Locate.Request(instruction="the purple mug")

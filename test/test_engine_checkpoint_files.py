@@ -12,9 +12,9 @@ import pytest
 from processes import engine_processes
 
 from robobrain_ros.demo import DEMO_MODEL
-from robobrain_ros.engine.checkpoint import find_checkpoint
-from robobrain_ros.engine.checkpoint_files import INDEX, check_files
-from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.embedded.checkpoint import find_checkpoint
+from robobrain_ros.engine.embedded.checkpoint_files import INDEX, check_files
+from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
 
@@ -201,7 +201,7 @@ def test_an_unreadable_folder_is_named(folder: Path, monkeypatch: pytest.MonkeyP
     def refuse(*_arguments: object, **_options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("robobrain_ros.engine.checkpoint.read_checkpoint", refuse)
+    monkeypatch.setattr("robobrain_ros.engine.embedded.checkpoint.read_checkpoint", refuse)
     with pytest.raises(EngineConfigError, match=r"cannot be read \(Permission denied\)\. Check the owner"):
         find_checkpoint(EngineOptions(model=str(folder)), lambda progress: None)
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from robobrain_ros.engine import compat
-from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.embedded import compat
+from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
 
 

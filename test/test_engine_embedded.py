@@ -20,7 +20,7 @@ from processes import engine_processes
 
 from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
 from robobrain_ros.engine.base import EngineInfo, Generation, LoadProgress, TextDelta
-from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.runtime import LoopThread
 from robobrain_ros.engine.supervisor import Patience, Supervisor
@@ -225,7 +225,7 @@ def test_a_killed_engine_fails_its_requests_at_once_and_comes_back(engine: Runni
 
 OWNER = """
 import asyncio, sys
-from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
 async def main():
     engine = EmbeddedEngine(EngineOptions(model=sys.argv[1]))

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from robobrain_ros.engine import embedded
 from robobrain_ros.engine import environment as engine_environment
-from robobrain_ros.engine.checkpoint import Checkpoint
-from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.embedded import engine as embedded
+from robobrain_ros.engine.embedded.checkpoint import Checkpoint
+from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
 

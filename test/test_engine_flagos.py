@@ -15,12 +15,13 @@ import pytest
 from flagos_rig import stand_in
 
 from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
-from robobrain_ros.engine import flagos, flagos_tuning
 from robobrain_ros.engine.base import Constraint, EngineInfo, Generation
-from robobrain_ros.engine.checkpoint import Checkpoint, read_checkpoint
-from robobrain_ros.engine.embedded import EmbeddedEngine
-from robobrain_ros.engine.flagos_ledger import VARIABLE, Entry, Failure, Ledger, LedgerReader
-from robobrain_ros.engine.flagos_operators import known_operators
+from robobrain_ros.engine.embedded.checkpoint import Checkpoint, read_checkpoint
+from robobrain_ros.engine.embedded.engine import EmbeddedEngine
+from robobrain_ros.engine.flagos import choice as flagos
+from robobrain_ros.engine.flagos import tune_file as flagos_tuning
+from robobrain_ros.engine.flagos.ledger import VARIABLE, Entry, Failure, Ledger, LedgerReader
+from robobrain_ros.engine.flagos.operators import known_operators
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.runtime import LoopThread
 from robobrain_ros.errors import EngineConfigError, EngineFailedError
@@ -228,7 +229,7 @@ def test_what_fails_without_any_operator_has_no_culprit() -> None:
 def written_by_a_worker(folder: Path, work: str, behaviour: dict[str, str], vendor: str = "arm") -> Entry:
     """What vLLM's worker writes down when its module is imported, and does this of it."""
     told: dict[str, Any] = {"include": None, "exclude": [], "folder": str(folder), "log_folder": "", "deferred": True}
-    script = f"import robobrain_ros.engine.flagos_worker as worker\nworker{work}"
+    script = f"import robobrain_ros.engine.flagos.worker as worker\nworker{work}"
     with stand_in(folder, behaviour) as patch:
         patch.setenv("GEMS_VENDOR", vendor)
         patch.setenv(VARIABLE, json.dumps(told))
@@ -261,7 +262,7 @@ def test_the_ledger_knows_where_a_process_ended(tmp_path: Path) -> None:
     script = f"""
 import os
 from pathlib import Path
-from robobrain_ros.engine.flagos_ledger import Ledger
+from robobrain_ros.engine.flagos.ledger import Ledger
 ledger = Ledger(Path({str(tmp_path)!r}), ["mm", "silu"])
 ledger.watched("mm", ledger.watched("silu", lambda: None))()
 ledger.watched("mm", lambda: os.kill(os.getpid(), 9))()

@@ -13,15 +13,15 @@ import pytest
 from flagos_rig import plugin
 
 from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
-from robobrain_ros.engine import flagos_plugin
-from robobrain_ros.engine.flagos_ledger import VARIABLE
+from robobrain_ros.engine.flagos import plugin as flagos_plugin
+from robobrain_ros.engine.flagos.ledger import VARIABLE
 
 TIMEOUT = 300.0
 CHOOSE = """
 import json, sys
 from pathlib import Path
 from robobrain_ros.engine import flagos, flagos_plugin, flagos_tuning
-from robobrain_ros.engine.checkpoint import read_checkpoint
+from robobrain_ros.engine.embedded.checkpoint import read_checkpoint
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
 
@@ -48,7 +48,7 @@ import asyncio, json, sys
 from contextlib import aclosing
 import numpy as np
 from robobrain_ros.engine.base import Generation
-from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
 
 async def ask():

@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 import torch
 
-from robobrain_ros.engine import flagos_check, flagos_start, flagos_table
-from robobrain_ros.engine.flagos_shapes import ShapeOperators
-from robobrain_ros.engine.flagos_start import Device
-from robobrain_ros.engine.flagos_table import ROWS, Entry, Launch, Table
+from robobrain_ros.engine.flagos.by_shape import check as flagos_check
+from robobrain_ros.engine.flagos.by_shape import start as flagos_start
+from robobrain_ros.engine.flagos.by_shape import table as flagos_table
+from robobrain_ros.engine.flagos.by_shape.operators import ShapeOperators
+from robobrain_ros.engine.flagos.by_shape.start import Device
+from robobrain_ros.engine.flagos.by_shape.table import ROWS, Entry, Launch, Table
 from robobrain_ros.errors import EngineConfigError
 
 GPU = "Stub GPU 80GB"
@@ -436,7 +438,7 @@ def test_kernels_agree_with_float64_and_repeat_to_the_bit(interpreted: list[dict
 
 def test_obstacles_of_the_skinny_product() -> None:
     pytest.importorskip("triton")
-    from robobrain_ros.engine.flagos_matmul import obstacle
+    from robobrain_ros.engine.flagos.by_shape.matmul import obstacle
 
     x, weight, bias = inputs(4)
     out = torch.empty(4, 48, dtype=torch.bfloat16)

@@ -11,7 +11,7 @@ import pytest
 
 from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
 from robobrain_ros.engine.base import Generation
-from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.runtime import LoopThread
 
@@ -49,7 +49,7 @@ def test_a_worker_starts_the_table_after_loading_and_answers_without_a_gpu(
 
 def test_an_engine_without_cuda_graphs_stays_native() -> None:
     pytest.importorskip("vllm")
-    from robobrain_ros.engine.flagos_vllm import WithTable
+    from robobrain_ros.engine.flagos.by_shape.vllm_worker import WithTable
 
     class Loads:
         vllm_config = SimpleNamespace(model_config=SimpleNamespace(enforce_eager=True))

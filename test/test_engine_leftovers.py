@@ -17,19 +17,19 @@ import psutil
 import pytest
 
 from robobrain_ros.demo import DEMO_MODEL
-from robobrain_ros.engine import leftovers
+from robobrain_ros.engine.embedded import leftovers
 
 START = 280.0
 HOLDER = """
 import sys
-from robobrain_ros.engine.leftovers import RunFolder
+from robobrain_ros.engine.embedded.leftovers import RunFolder
 folder = RunFolder()
 print(folder.path, flush=True)
 sys.stdin.read()
 """
 OWNER = """
 import asyncio, sys
-from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
 async def main():
     engine = EmbeddedEngine(EngineOptions(model=sys.argv[1]))

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from robobrain_ros.engine import compat, embedded, flagos, worker
-from robobrain_ros.engine.checkpoint import Checkpoint
+from robobrain_ros.engine.embedded import compat, worker
+from robobrain_ros.engine.embedded import engine as embedded
+from robobrain_ros.engine.embedded.checkpoint import Checkpoint
+from robobrain_ros.engine.flagos import choice as flagos
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
 
@@ -121,7 +123,7 @@ sys.stdin.read()
 
 WORKER = """
 import sys
-from robobrain_ros.engine.worker import OwnerWatch
+from robobrain_ros.engine.embedded.worker import OwnerWatch
 print(OwnerWatch().watch_first_machine("127.0.0.1", int(sys.argv[1])), flush=True)
 sys.stdin.read()
 """
@@ -168,6 +170,6 @@ def test_a_process_id_of_another_machine_or_container_is_not_watched() -> None:
     assert worker.counts_here(here)
     assert not worker.counts_here(f"another-machine:{here.rpartition(':')[2]}")
     assert not worker.counts_here("")
-    code = "from robobrain_ros.engine.worker import OwnerWatch; print('alive')"
+    code = "from robobrain_ros.engine.embedded.worker import OwnerWatch; print('alive')"
     done = start(code, **{worker.OWNER_VARIABLE: "another-machine:999999999"})
     assert done.communicate(timeout=LIMIT)[0] == "alive\n"

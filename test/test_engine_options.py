@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from robobrain_ros.demo import DEMO_MODEL
-from robobrain_ros.engine.checkpoint import find_checkpoint
+from robobrain_ros.engine.embedded.checkpoint import find_checkpoint
+from robobrain_ros.engine.embedded.start_errors import explain_start_error
 from robobrain_ros.engine.options import EngineOptions, refuse_unknown
-from robobrain_ros.engine.start_errors import explain_start_error
 from robobrain_ros.errors import EngineConfigError
 
 

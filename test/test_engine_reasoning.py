@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from openai_server import TestServer, serving, sse
 
 from robobrain_ros.core import AnswerParser, Brain, Query, Task, profile_for
-from robobrain_ros.core.plan_request import PlanMode, PlanRequest, Verdict
+from robobrain_ros.core.plans.request import PlanMode, PlanRequest, Verdict
 from robobrain_ros.core.query import Answer, Point
 from robobrain_ros.engine.options import EngineOptions
-from robobrain_ros.engine.remote import RemoteEngine
+from robobrain_ros.engine.remote.engine import RemoteEngine
 from robobrain_ros.errors import NothingFoundError, UnparsableAnswerError
 
 PROFILE = profile_for("qwen2_5_vl")

@@ -19,8 +19,8 @@ from robobrain_ros.core.profiles import PROFILES
 from robobrain_ros.engine.base import Constraint, Generation, TextDelta
 from robobrain_ros.engine.keys import read_key
 from robobrain_ros.engine.options import CELLS, EngineOptions
-from robobrain_ros.engine.pictures import data_url
-from robobrain_ros.engine.remote import Pace, RemoteEngine
+from robobrain_ros.engine.remote.data_url import data_url
+from robobrain_ros.engine.remote.engine import Pace, RemoteEngine
 from robobrain_ros.engine.supervisor import Patience, Supervisor
 from robobrain_ros.errors import (
     BadImageError,

@@ -20,17 +20,17 @@ from processes import engine_processes
 from ros_rig import rig
 
 from robobrain_ros.demo import DEMO_MODEL
-from robobrain_ros.engine import compat
 from robobrain_ros.engine.addresses import is_loopback
 from robobrain_ros.engine.base import Generation
-from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.embedded import compat
+from robobrain_ros.engine.embedded.engine import EmbeddedEngine
+from robobrain_ros.engine.http.front import HttpFront
+from robobrain_ros.engine.http.guard import PATHS, RETRY_AFTER, Guard, ServerState
+from robobrain_ros.engine.http.requests import Limits
+from robobrain_ros.engine.http.server import HTTP_PRIORITY, ServedEngine
 from robobrain_ros.engine.options import EngineOptions, ServerOptions
-from robobrain_ros.engine.pictures import data_url
+from robobrain_ros.engine.remote.data_url import data_url
 from robobrain_ros.engine.runtime import LoopThread
-from robobrain_ros.engine.server import HTTP_PRIORITY, ServedEngine
-from robobrain_ros.engine.server_front import HttpFront
-from robobrain_ros.engine.server_guard import PATHS, RETRY_AFTER, Guard, ServerState
-from robobrain_ros.engine.server_requests import Limits
 from robobrain_ros.engine.supervisor import Patience, Supervisor
 from robobrain_ros.errors import EngineConfigError
 
@@ -342,7 +342,7 @@ def test_a_port_in_use_leaves_the_robot_its_engine(monkeypatch: pytest.MonkeyPat
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    monkeypatch.setattr("robobrain_ros.engine.server_front._AGAIN", 0.05)
+    monkeypatch.setattr("robobrain_ros.engine.http.front._AGAIN", 0.05)
 
     async def work() -> None:
         with socket.socket() as other:

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 from fakes import ScriptedEngine
 
-from robobrain_ros.engine import server_connections, server_guard
 from robobrain_ros.engine.addresses import client_of
+from robobrain_ros.engine.http import connections as server_connections
+from robobrain_ros.engine.http import guard as server_guard
+from robobrain_ros.engine.http.connections import LARGEST_HEADER
+from robobrain_ros.engine.http.front import HttpFront
+from robobrain_ros.engine.http.guard import Rates
+from robobrain_ros.engine.http.requests import Limits
 from robobrain_ros.engine.options import EngineOptions, ServerOptions
 from robobrain_ros.engine.runtime import LoopThread
-from robobrain_ros.engine.server_connections import LARGEST_HEADER
-from robobrain_ros.engine.server_front import HttpFront
-from robobrain_ros.engine.server_guard import Rates
-from robobrain_ros.engine.server_requests import Limits
 from robobrain_ros.ros.model import Model, ModelSettings
 
 KEY = "sk-robot-91c2"
@@ -259,7 +260,7 @@ def test_a_large_body_that_nobody_wants_is_taken_and_thrown_away(server: Server)
 
 def test_rates_come_back_and_forget_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("robobrain_ros.engine.server_guard.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("robobrain_ros.engine.http.guard.time.monotonic", lambda: now[0])
     rates = Rates(rate=2.0, burst=2.0)
     assert [rates.take("a") for _ in range(3)] == [True, True, False]
     assert rates.take("b")

@@ -14,7 +14,7 @@ from processes import engine_processes
 
 from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.engine.base import Engine, Generation
-from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.runtime import LoopThread
 from robobrain_ros.engine.supervisor import Patience, Supervisor

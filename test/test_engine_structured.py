@@ -13,15 +13,16 @@ import pytest
 from jsonschema import Draft202012Validator
 from plan_requests import random_request
 
-from robobrain_ros.core import AnswerParser, Brain, Query, Task, parse_answer, plan_schema, profile_for
+from robobrain_ros.core import AnswerParser, Brain, Query, Task, parse_answer, profile_for
 from robobrain_ros.core.grammars import coordinate_pattern
 from robobrain_ros.core.imaging import FittedSize
-from robobrain_ros.core.plan_request import Place, PlanMode, PlanRequest, Robot, Skill, Verdict
-from robobrain_ros.core.plan_schema import PlanForm, TextBounds, plan_form
+from robobrain_ros.core.plans import schema as plan_schema
+from robobrain_ros.core.plans.request import Place, PlanMode, PlanRequest, Robot, Skill, Verdict
+from robobrain_ros.core.plans.schema import PlanForm, TextBounds, plan_form
 from robobrain_ros.core.query import Report
 from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
 from robobrain_ros.engine.base import Constraint, EngineInfo, Generation
-from robobrain_ros.engine.embedded import EmbeddedEngine
+from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.runtime import LoopThread
 from robobrain_ros.errors import BadRequestError, InfeasiblePlanError, NothingFoundError

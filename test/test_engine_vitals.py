@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from robobrain_ros.engine import processes
-from robobrain_ros.engine.vitals import Limits, Vitals
+from robobrain_ros.engine.embedded import processes
+from robobrain_ros.engine.embedded.vitals import Limits, Vitals
 
 QUICK = Limits(interval=0.02, quiet=0.05, silence=0.4, busy_silence=1e6)
 GUARD = 30.0

@@ -12,16 +12,16 @@ from lifecycle_msgs.msg import Transition
 from ros_rig import LIMIT, rig
 from test_ros_program import read_until, start
 
+from robobrain_ros.bounds.files import NoSuchFileError, UnreadableFileError, read_small_file, read_small_text
 from robobrain_ros.core.imaging import read_picture
+from robobrain_ros.core.plans.robots_file import read_robots
 from robobrain_ros.core.profiles import profile_for
-from robobrain_ros.core.robots_file import read_robots
-from robobrain_ros.engine.flagos_tuning import read as read_tune_file
-from robobrain_ros.engine.http_client import make_client
+from robobrain_ros.engine.flagos.tune_file import read as read_tune_file
 from robobrain_ros.engine.keys import read_key
 from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.engine.remote.client import make_client
 from robobrain_ros.errors import CanceledError, EngineConfigError, RoboBrainError
-from robobrain_ros.files import NoSuchFileError, UnreadableFileError, read_small_file, read_small_text
-from robobrain_ros.ros.beside import beside
+from robobrain_ros.ros.process.beside import beside
 
 
 def special(kind: str, folder: Path) -> str:

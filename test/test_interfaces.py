@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from robobrain_ros.core.encodings import ENCODINGS
+from robobrain_ros.core.formats.encodings import ENCODINGS
 from robobrain_ros.core.query import Task
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.msg import Outcome

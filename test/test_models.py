@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from robobrain_ros import models
-from robobrain_ros.engine.checkpoint import find_checkpoint
+from robobrain_ros.engine import presets as models
+from robobrain_ros.engine.embedded.checkpoint import find_checkpoint
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
 from robobrain_ros.ros.parameters import table
@@ -34,7 +34,7 @@ def parameters_of(path: Path) -> dict[str, Any]:
 def test_every_model_has_its_file_and_no_file_is_without_a_model(repository: Path) -> None:
     files = {path.stem: path.read_text(encoding="utf-8") for path in (repository / "config" / "models").iterdir()}
     assert files == {model.name: models.to_yaml(model) for model in models.MODELS}, (
-        "run: python -m robobrain_ros.models yaml config/models"
+        "run: python -m robobrain_ros.engine.presets yaml config/models"
     )
 
 
@@ -73,7 +73,7 @@ def test_what_has_to_be_made_first_says_where_that_stands() -> None:
 
 def test_the_documentation_has_the_table(repository: Path) -> None:
     text = (repository / "docs" / "models.md").read_text(encoding="utf-8")
-    assert models.to_markdown() in text, "put the output of: python -m robobrain_ros.models markdown into docs/models.md"
+    assert models.to_markdown() in text, "put the output of: python -m robobrain_ros.engine.presets markdown into docs/models.md"
 
 
 @pytest.mark.parametrize("name", models.ARCHITECTURES)

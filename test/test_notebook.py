@@ -12,7 +12,7 @@ from robobrain_ros.core.query import Report
 from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
 from robobrain_ros.engine.base import Generation
 from robobrain_ros.errors import BadRequestError, EngineConfigError, RoboBrainError
-from robobrain_ros.notebook import open_brain
+from robobrain_ros.local import open_brain
 
 SIZES = [(424, 240), (640, 480), (1280, 720), (28, 28), (31, 1999), (1999, 31)]
 

@@ -16,7 +16,7 @@ import pytest
 from ament_index_python.packages import get_package_prefix
 
 import robobrain_ros
-from robobrain_ros import ros_programs
+from robobrain_ros.cli import ros_programs
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SOURCE = REPOSITORY / "robobrain_ros"

@@ -19,7 +19,7 @@ from fakes import Script
 from rclpy.action import ActionClient
 from ros_rig import LIMIT, Rig, scripted
 
-from robobrain_ros import ask
+from robobrain_ros.cli import ask
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.msg import Outcome
 

@@ -16,7 +16,7 @@ from ros_rig import Rig, scripted
 
 from robobrain_ros.action import RunTask
 from robobrain_ros.msg import Outcome
-from robobrain_ros.ros import qos
+from robobrain_ros.ros.delivery import qos
 
 COUNT = 200
 

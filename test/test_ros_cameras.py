@@ -18,7 +18,7 @@ from ros_rig import Rig, image_message, now, rig, scripted
 from sensor_msgs.msg import CompressedImage, Image
 
 from robobrain_ros.msg import Outcome, QueryOptions, TextAnswer
-from robobrain_ros.ros.arrivals import ArrivalStatistics
+from robobrain_ros.ros.cameras.arrivals import ArrivalStatistics
 from robobrain_ros.srv import Ask, Locate, MakePlan, SetStandingQuery
 
 RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT

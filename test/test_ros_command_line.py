@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from ros_rig import LIMIT, rig
 
-import robobrain_ros.ros.node as node_module
+import robobrain_ros.ros.main as node_process
 from robobrain_ros.demo.camera import CameraSettings
-from robobrain_ros.ros import ending
+from robobrain_ros.ros.process import ending
 
-PROGRAM = [sys.executable, "-c", "from robobrain_ros.ros.node import main; main()"]
+PROGRAM = [sys.executable, "-c", "from robobrain_ros.cli.robobrain import main; main()"]
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -70,10 +70,10 @@ def test_a_second_interruption_ends_at_once_and_an_echo_of_the_first_does_not(mo
     # The real one would end this process, which is that of the tests.
     monkeypatch.setattr(ending, "force_later", lambda: forced.append(None))
     now = iter([10.0, 10.5, 12.0])
-    monkeypatch.setattr(node_module, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr(node_process, "time", SimpleNamespace(monotonic=lambda: next(now)))
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        stop = node_module._Stop()
+        stop = node_process._Stop()
         for expected in ([], [], [signal.SIGINT]):
             stop._on_signal(signal.SIGINT, None)
             assert (stop.requested, raised) == (True, expected)

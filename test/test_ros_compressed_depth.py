@@ -16,8 +16,8 @@ from test_ros_positions import Before, ask_point, depth_message, error, looking,
 
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.msg import Outcome, QueryOptions
-from robobrain_ros.ros import frames
-from robobrain_ros.ros.conversions import to_image
+from robobrain_ros.ros.cameras import frames
+from robobrain_ros.ros.messages.conversions import to_image
 from robobrain_ros.ros.transforms import Transform, TransformError
 from robobrain_ros.srv import Locate
 

@@ -18,21 +18,21 @@ from ros_rig import Rig, now, rig
 from sensor_msgs.msg import CompressedImage, Image
 
 from robobrain_ros.core.imaging import FittedSize
-from robobrain_ros.core.plan_request import StepOutcome
+from robobrain_ros.core.plans.request import StepOutcome
 from robobrain_ros.core.profiles import TEXT_SLOT
 from robobrain_ros.core.query import Task
-from robobrain_ros.demo import plans
 from robobrain_ros.demo.encodings import ENCODINGS, GRAY_ENCODINGS, encode_picture
 from robobrain_ros.demo.executor import Executor, SimulatedArm, WorldCamera
-from robobrain_ros.demo.metrics import Verdict
-from robobrain_ros.demo.questions import Question, ask_about
 from robobrain_ros.demo.quickstart import judge
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.errors import OutcomeCode
+from robobrain_ros.evaluation import plans
+from robobrain_ros.evaluation.metrics import Verdict
+from robobrain_ros.evaluation.questions import Question, ask_about
 from robobrain_ros.msg import QueryOptions
+from robobrain_ros.ros.cameras.images import ImageReader
 from robobrain_ros.ros.client import Client, to_answer
-from robobrain_ros.ros.images import ImageReader
-from robobrain_ros.ros.services import SERVICES
+from robobrain_ros.ros.tasks import SERVICES
 from robobrain_ros.srv import Ask
 
 START = 280.0

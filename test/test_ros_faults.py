@@ -267,7 +267,7 @@ def test_a_second_node_of_the_same_name_is_named_in_log_and_diagnostics(capfd: p
     assert "2 nodes are called /twins/robobrain" in capfd.readouterr().err
 
 
-PROGRAM = [sys.executable, "-c", "from robobrain_ros.ros.node import main; main()", "--ros-args"]
+PROGRAM = [sys.executable, "-c", "from robobrain_ros.cli.robobrain import main; main()", "--ros-args"]
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_the_program_outlives_a_round_of_the_executor_that_raises_each_time(tmp_
     """What rclpy itself raises; ten in a row used to end the node."""
     program = (
         "from rclpy.executors import SingleThreadedExecutor as Executor\n"
-        "from robobrain_ros.ros.node import main\n"
+        "from robobrain_ros.cli.robobrain import main\n"
         "spin_once, rounds = Executor.spin_once, iter(range(30))\n"
         "def broken(self, timeout_sec=None):\n"
         "    if next(rounds, None) is not None:\n"

@@ -17,12 +17,12 @@ from ros_rig import Rig, image_message, picture, scripted
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from robobrain_ros.core import encodings
+from robobrain_ros.core.formats import encodings
 from robobrain_ros.demo.encodings import ENCODINGS, GRAY_ENCODINGS
 from robobrain_ros.errors import BadImageError
 from robobrain_ros.msg import Outcome, QueryOptions
-from robobrain_ros.ros.conversions import _covered, read_image, to_image
-from robobrain_ros.ros.images import ImageReader
+from robobrain_ros.ros.cameras.images import ImageReader
+from robobrain_ros.ros.messages.conversions import _covered, read_image, to_image
 from robobrain_ros.srv import Locate
 
 

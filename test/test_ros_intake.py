@@ -13,7 +13,7 @@ from rclpy.qos import QoSProfile
 from ros_rig import LIMIT
 from std_msgs.msg import Header
 
-from robobrain_ros.ros.intake import Intake, Listener
+from robobrain_ros.ros.cameras.intake import Intake, Listener
 
 QOS = QoSProfile(depth=5)
 STEP = 0.1

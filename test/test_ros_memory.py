@@ -7,7 +7,7 @@ from threading import Event
 import pytest
 from ros_rig import scripted
 
-from robobrain_ros.ros import memory
+from robobrain_ros.ros.process import memory
 from robobrain_ros.srv import Locate
 
 FRAGMENTS = """

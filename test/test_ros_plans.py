@@ -15,7 +15,7 @@ from ros_rig import Rig, rig, scripted
 from test_ask import ask_it
 
 from robobrain_ros.action import RunTask
-from robobrain_ros.core.plan_request import (
+from robobrain_ros.core.plans.request import (
     DoneStep,
     Place,
     PlanMode,
@@ -27,7 +27,7 @@ from robobrain_ros.core.plan_request import (
 )
 from robobrain_ros.msg import Outcome, PlanContext, QueryOptions
 from robobrain_ros.msg import Plan as PlanMessage
-from robobrain_ros.ros.plan_messages import to_plan_context, to_plan_request
+from robobrain_ros.ros.messages.plans import to_plan_context, to_plan_request
 from robobrain_ros.srv import Ask, MakePlan, SetStandingQuery
 
 SCHEMA = json.dumps({"type": "object", "properties": {"object": {"type": "string", "format": "object"}}})

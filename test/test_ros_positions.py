@@ -25,10 +25,10 @@ from robobrain_ros.demo.depth_camera import measure
 from robobrain_ros.demo.world import Scene, SceneObject, make_scene
 from robobrain_ros.engine.base import EngineInfo
 from robobrain_ros.msg import Affordances, Outcome, QueryOptions
-from robobrain_ros.ros import cameras
-from robobrain_ros.ros.camera_checks import is_body_frame
-from robobrain_ros.ros.cameras import names_rectified
-from robobrain_ros.ros.conversions import to_image
+from robobrain_ros.ros.cameras import cameras
+from robobrain_ros.ros.cameras.cameras import names_rectified
+from robobrain_ros.ros.cameras.checks import is_body_frame
+from robobrain_ros.ros.messages.conversions import to_image
 from robobrain_ros.ros.transforms import Transform, TransformError
 from robobrain_ros.srv import Locate, PredictTrajectory, SetStandingQuery
 

@@ -17,11 +17,11 @@ from rclpy.executors import SingleThreadedExecutor
 from ros_rig import LIMIT, image_message, rig, scripted
 
 from robobrain_ros.demo import encodings
-from robobrain_ros.engine import leftovers
-from robobrain_ros.ros import ending
+from robobrain_ros.engine.embedded import leftovers
+from robobrain_ros.ros.process import ending
 from robobrain_ros.srv import Ask
 
-PROGRAM = [sys.executable, "-c", "from robobrain_ros.ros.node import main; main()", "--ros-args"]
+PROGRAM = [sys.executable, "-c", "from robobrain_ros.cli.robobrain import main; main()", "--ros-args"]
 
 
 def start(*arguments: str) -> "subprocess.Popen[str]":
@@ -105,6 +105,7 @@ def test_a_node_without_a_model_says_how_to_name_one(
 HANGS = """
 import asyncio, threading
 from robobrain_ros.engine.base import EngineHealth
+from robobrain_ros.cli.robobrain import main
 from robobrain_ros.ros import node
 class Hangs:
     async def start(self, progress):
@@ -115,7 +116,7 @@ class Hangs:
     def health(self):
         return EngineHealth("loading", "It hangs.")
 node.make_engine = lambda *arguments: Hangs()
-node.main()
+main()
 """
 
 

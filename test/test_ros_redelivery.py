@@ -49,7 +49,7 @@ def test_a_response_waits_for_a_client_that_is_not_known_yet(unknown: Callable[[
 def test_a_client_that_never_comes_costs_one_response_and_a_log_line(
     unknown: Callable[[Callable[[int], bool]], list[int]], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("robobrain_ros.ros.redelivery._PATIENCE", 0.0)
+    monkeypatch.setattr("robobrain_ros.ros.delivery.redelivery._PATIENCE", 0.0)
     unknown(lambda number: number <= 2)
     with scripted("[(10, 10)]", max_image_age=0.0) as (it, _):
         it.send(Locate, "point", REQUEST)

@@ -20,9 +20,9 @@ from robobrain_ros.action import RunTask
 from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.demo.world import make_scene
 from robobrain_ros.engine.base import IMAGE_PLACEHOLDER, Constraint, Generation
-from robobrain_ros.engine.checkpoint import read_checkpoint
-from robobrain_ros.engine.pictures import data_url
-from robobrain_ros.engine.remote_server import Server
+from robobrain_ros.engine.embedded.checkpoint import read_checkpoint
+from robobrain_ros.engine.remote.data_url import data_url
+from robobrain_ros.engine.remote.server import Server
 from robobrain_ros.msg import Outcome, QueryOptions
 from robobrain_ros.srv import Ask, Locate
 

@@ -20,8 +20,8 @@ from robobrain_ros.core.query import Answer, Point, Task
 from robobrain_ros.core.surfaces import Lifted
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.msg import Affordances, Outcome
-from robobrain_ros.ros.markers import Board, Sight, Style, to_markers, to_path, to_poses
 from robobrain_ros.ros.transforms import Transform
+from robobrain_ros.ros.views.markers import Board, Sight, Style, to_markers, to_path, to_poses
 from robobrain_ros.srv import Locate, PredictTrajectory, SetStandingQuery
 
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -259,7 +259,7 @@ def test_a_view_that_fails_costs_no_answer(monkeypatch: pytest.MonkeyPatch, capf
     def broken(*args: object, **options: object) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("robobrain_ros.ros.views.to_markers", broken)
+    monkeypatch.setattr("robobrain_ros.ros.views.views.to_markers", broken)
     with scripted("[(20, 20)]", "[]", max_image_age=0.0) as (it, _):
         results = it.listen(Affordances, f"{it.name}/affordances")
         assert point(it).outcome.code == Outcome.OK

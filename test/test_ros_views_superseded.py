@@ -21,7 +21,7 @@ from robobrain_ros.core.surfaces import Lifted
 from robobrain_ros.demo.camera import CameraSettings, SceneMessages
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.msg import Outcome, QueryOptions
-from robobrain_ros.ros.markers import Board, Sight, Style, to_markers
+from robobrain_ros.ros.views.markers import Board, Sight, Style, to_markers
 from robobrain_ros.srv import Locate, PredictTrajectory, SetStandingQuery
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)

@@ -35,7 +35,7 @@ def prefix(tmp_path: Path) -> Path:
 def start(prefix: Path, *arguments: str) -> "subprocess.Popen[str]":
     paths = os.pathsep.join([str(prefix), os.environ["AMENT_PREFIX_PATH"]])
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", "from robobrain_ros.ros.rviz import main; main()", *arguments],
+        [sys.executable, "-P", "-c", "from robobrain_ros.ros.views.rviz import main; main()", *arguments],
         env=os.environ | {"AMENT_PREFIX_PATH": paths}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 

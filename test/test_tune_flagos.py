@@ -10,17 +10,7 @@ from typing import Any
 import pytest
 from flagos_rig import stand_in
 
-from robobrain_ros.core.imaging import PixelBudget
-from robobrain_ros.core.profiles import profile_for
-from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
-from robobrain_ros.engine import flagos, flagos_tuning
-from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, EngineHealth, EngineInfo, Generation, ProgressCallback
-from robobrain_ros.engine.checkpoint import read_checkpoint
-from robobrain_ros.engine.embedded import Written
-from robobrain_ros.engine.flagos_tuning import Key
-from robobrain_ros.engine.options import EngineOptions
-from robobrain_ros.errors import EngineConfigError
-from robobrain_ros.tune_flagos import (
+from robobrain_ros.cli.tune_flagos import (
     Questions,
     Settings,
     State,
@@ -33,6 +23,17 @@ from robobrain_ros.tune_flagos import (
     table,
     tune,
 )
+from robobrain_ros.core.imaging import PixelBudget
+from robobrain_ros.core.profiles import profile_for
+from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
+from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, EngineHealth, EngineInfo, Generation, ProgressCallback
+from robobrain_ros.engine.embedded.checkpoint import read_checkpoint
+from robobrain_ros.engine.embedded.engine import Written
+from robobrain_ros.engine.flagos import choice as flagos
+from robobrain_ros.engine.flagos import tune_file as flagos_tuning
+from robobrain_ros.engine.flagos.tune_file import Key
+from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.errors import EngineConfigError
 
 
 @pytest.mark.timeout(900)  # Two engines are started, one after the other.

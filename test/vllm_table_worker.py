@@ -4,7 +4,7 @@ from typing import Any
 
 from vllm.v1.worker.cpu_worker import CPUWorker
 
-from robobrain_ros.engine.flagos_vllm import WithTable
+from robobrain_ros.engine.flagos.by_shape.vllm_worker import WithTable
 
 
 class CpuTableWorker(WithTable, CPUWorker):  # type: ignore[misc]

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from robobrain_ros.core.imaging import FittedSize, fit
-from robobrain_ros.core.plan_prompt import plan_prompt
+from robobrain_ros.core.plans.prompt import plan_prompt
 from robobrain_ros.core.query import Picture
 from robobrain_ros.demo.layout import COLOURS, KINDS
-from robobrain_ros.demo.questions import OTHER_WORDS, Question, ask_about
 from robobrain_ros.demo.world import Scene, make_scene
+from robobrain_ros.evaluation.questions import OTHER_WORDS, Question, ask_about
 from training.tokenizer import LARGEST_NUMBER, MAX_PIXELS, MIN_PIXELS, PATCH, PROFILE
 
 CAMERAS = (

@@ -24,14 +24,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
 from robobrain_ros.core.imaging import FittedSize
-from robobrain_ros.core.plan_prompt import ORDER, REASONING, STEPS, TEXT, VERDICT, plan_prompt
-from robobrain_ros.core.plan_request import PlanMode, PlanRequest, Verdict
+from robobrain_ros.core.plans.prompt import ORDER, REASONING, STEPS, TEXT, VERDICT, plan_prompt
+from robobrain_ros.core.plans.request import PlanMode, PlanRequest, Verdict
 from robobrain_ros.core.query import Picture
-from robobrain_ros.demo import plans
-from robobrain_ros.demo.questions import Question
 from robobrain_ros.demo.robot import ARM
 from robobrain_ros.demo.simulator import Step
 from robobrain_ros.demo.world import Scene
+from robobrain_ros.evaluation import plans
+from robobrain_ros.evaluation.questions import Question
 from training import network
 from training.batches import (
     BUDGETS,

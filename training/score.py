@@ -8,12 +8,12 @@ import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from robobrain_ros.core.imaging import FittedSize
-from robobrain_ros.core.parsing import parse_answer
 from robobrain_ros.core.query import Answer, ParsedAnswer, Picture
-from robobrain_ros.demo.metrics import Verdict, assess, assess_refusal
-from robobrain_ros.demo.questions import KINDS_OF_QUESTIONS, ask_about
+from robobrain_ros.core.reading.answers import parse_answer
 from robobrain_ros.demo.world import Scene
 from robobrain_ros.errors import RoboBrainError
+from robobrain_ros.evaluation.metrics import Verdict, assess, assess_refusal
+from robobrain_ros.evaluation.questions import KINDS_OF_QUESTIONS, ask_about
 from training import network
 from training.batches import CAMERAS, Example, Packer, view
 from training.tokenizer import PROFILE

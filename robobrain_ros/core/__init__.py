@@ -1,4 +1,4 @@
-"""The core: from a question and a picture to an answer. Imports no ROS. See `robobrain_ros.notebook` for a quick start.
+"""The core: from a question and a picture to an answer. Imports no ROS. See `robobrain_ros.local` for a quick start.
 
 profile = profile_for("qwen2_5_vl")                      # or a checkpoint's folder
 parse_answer(Task.POINT, text, profile)                  # what a text says, in the model's own coordinates
@@ -8,9 +8,9 @@ await Brain(engine, profile).run(Query(Task.POINT, "the red mug", [picture]))   
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.imaging import read_picture
 from robobrain_ros.core.overlay import draw
-from robobrain_ros.core.parsing import AnswerParser, parse_answer
 from robobrain_ros.core.profiles import Profile, profile_for
 from robobrain_ros.core.query import Answer, Query, Task
+from robobrain_ros.core.reading.answers import AnswerParser, parse_answer
 
 __all__ = [
     "Answer",

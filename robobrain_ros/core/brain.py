@@ -9,18 +9,18 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from robobrain_ros.control_tokens import without_control_tokens
+from robobrain_ros.bounds.control_tokens import without_control_tokens
 from robobrain_ros.core.grammars import coordinate_pattern
 from robobrain_ros.core.imaging import Fitted, FittedSize, PixelBudget, fit_picture
-from robobrain_ros.core.parsing import AnswerParser
-from robobrain_ros.core.plan_checks import check_request
-from robobrain_ros.core.plan_feasibility import check_feasible
-from robobrain_ros.core.plan_prompt import context_in_words
-from robobrain_ros.core.plan_request import PlanMode, PlanRequest, Verdict
-from robobrain_ros.core.plan_schema import PlanForm, plan_form
+from robobrain_ros.core.plans.checks import check_request
+from robobrain_ros.core.plans.feasibility import check_feasible
+from robobrain_ros.core.plans.prompt import context_in_words
+from robobrain_ros.core.plans.request import PlanMode, PlanRequest, Verdict
+from robobrain_ros.core.plans.schema import PlanForm, plan_form
 from robobrain_ros.core.profiles import Profile
 from robobrain_ros.core.prompt_checks import check_prompt_texts
 from robobrain_ros.core.query import Answer, Box, ParsedAnswer, Picture, Point, Progress, Query, Report, Task
+from robobrain_ros.core.reading.answers import AnswerParser
 from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, Constraint, Engine, EngineInfo, Generation, TextDelta
 from robobrain_ros.errors import (
     BadRequestError,

@@ -20,11 +20,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from robobrain_ros.core.bit_depth import colour_to_8_bits, gray_to_8_bits
+from robobrain_ros.bounds.files import UnreadableFileError, read_small_file
+from robobrain_ros.core.formats.bit_depth import colour_to_8_bits, gray_to_8_bits
 from robobrain_ros.core.profiles import CoordinateRule
 from robobrain_ros.core.query import Box, Picture, Point
 from robobrain_ros.errors import BadImageError, EngineConfigError
-from robobrain_ros.files import UnreadableFileError, read_small_file
 
 _LARGEST_FILE = 256 << 20
 """Bytes of an image file."""

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
-from robobrain_ros.core import plan_prompt
-from robobrain_ros.core.plan_request import PlanRequest
+from robobrain_ros.bounds.files import UnreadableFileError, read_small_text
+from robobrain_ros.core.plans import prompt as plan_prompt
+from robobrain_ros.core.plans.request import PlanRequest
 from robobrain_ros.core.query import Task
 from robobrain_ros.errors import EngineConfigError, UnsupportedTaskError
-from robobrain_ros.files import UnreadableFileError, read_small_text
 
 
 class CoordinateRule(Enum):

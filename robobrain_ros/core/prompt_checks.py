@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from robobrain_ros.control_tokens import reject_control_tokens
+from robobrain_ros.bounds.control_tokens import reject_control_tokens
 from robobrain_ros.core.query import Query
 
 

@@ -7,7 +7,7 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
-from robobrain_ros.core.plan_request import PlanRequest, Verdict
+from robobrain_ros.core.plans.request import PlanRequest, Verdict
 
 Picture = npt.NDArray[np.uint8]
 """An RGB picture: shape (height, width, 3), uint8, rows from top to bottom."""

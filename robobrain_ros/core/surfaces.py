@@ -11,7 +11,15 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from robobrain_ros.core.depth_checks import NO_SAMPLE, USUAL_DEPTH, DepthRange, clamp_of, in_metres, in_millimetres, some_of
+from robobrain_ros.core.formats.depth_checks import (
+    NO_SAMPLE,
+    USUAL_DEPTH,
+    DepthRange,
+    clamp_of,
+    in_metres,
+    in_millimetres,
+    some_of,
+)
 from robobrain_ros.core.geometry import CameraModel, Floats, GeometryError
 from robobrain_ros.core.query import Box, Point
 

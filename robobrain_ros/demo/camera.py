@@ -29,8 +29,8 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from robobrain_ros.demo.encodings import ENCODINGS, encode_picture
 from robobrain_ros.demo.world import Scene, make_scene
-from robobrain_ros.ros.command_line import own_arguments
-from robobrain_ros.ros.markers import text_scale
+from robobrain_ros.ros.process.command_line import own_arguments
+from robobrain_ros.ros.views.markers import text_scale
 
 TABLE_FRAME = "table"
 """Parent of the camera's frame in tf: z up, its origin on the table below the camera."""

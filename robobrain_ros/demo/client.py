@@ -12,13 +12,13 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 
-from robobrain_ros.core.plan_request import PlanRequest
+from robobrain_ros.cli.progress import Teller
+from robobrain_ros.core.plans.request import PlanRequest
 from robobrain_ros.core.query import Task
 from robobrain_ros.demo import DemoError
 from robobrain_ros.errors import RoboBrainError
 from robobrain_ros.ros.client import Client as AskingNode
 from robobrain_ros.ros.client import query_options
-from robobrain_ros.telling import Teller
 
 
 class Client(AskingNode):

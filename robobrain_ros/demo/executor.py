@@ -23,7 +23,7 @@ from rclpy.time import Time
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from robobrain_ros.core.plan_request import DoneStep, PlanMode, PlanRequest, Robot, StepOutcome, Verdict
+from robobrain_ros.core.plans.request import DoneStep, PlanMode, PlanRequest, Robot, StepOutcome, Verdict
 from robobrain_ros.core.query import PlanStep, Task
 from robobrain_ros.demo.encodings import encode_picture
 from robobrain_ros.demo.layout import Layout

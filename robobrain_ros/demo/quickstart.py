@@ -22,18 +22,18 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
 
+from robobrain_ros.cli.progress import Teller
 from robobrain_ros.core.query import Answer
 from robobrain_ros.demo import DEMO_MODEL, DemoError
 from robobrain_ros.demo.client import Client, running
 from robobrain_ros.demo.executor import Executor, SimulatedArm, WorldCamera
-from robobrain_ros.demo.metrics import Verdict, assess, assess_refusal
-from robobrain_ros.demo.questions import Question, ask_about
 from robobrain_ros.demo.robot import World
 from robobrain_ros.demo.simulator import Goal
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.errors import OutcomeCode, RoboBrainError
+from robobrain_ros.evaluation.metrics import Verdict, assess, assess_refusal
+from robobrain_ros.evaluation.questions import Question, ask_about
 from robobrain_ros.ros.client import to_answer
-from robobrain_ros.telling import Teller
 
 SCENE_SEED = 12
 SIZE = (640, 480)
@@ -206,7 +206,7 @@ def run(options: argparse.Namespace) -> int:
     scene = make_scene(SCENE_SEED, SIZE)
     model = options.model or str(DEMO_MODEL)
     size = {"width": SIZE[0], "height": SIZE[1]}
-    with running("robobrain_ros.ros.node", namespace, folder / "node.log", **{"engine.model": model}) as node:
+    with running("robobrain_ros.cli.robobrain", namespace, folder / "node.log", **{"engine.model": model}) as node:
         print(f"Starting camera and node; their logs are in {folder}/.")
         tourist = Tourist(namespace)
         try:

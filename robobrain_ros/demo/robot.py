@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from robobrain_ros.core.plan_request import DoneStep, Place, Robot, Skill, SkillEffect, StepOutcome
+from robobrain_ros.core.plans.request import DoneStep, Place, Robot, Skill, SkillEffect, StepOutcome
 from robobrain_ros.demo import rearrange
 from robobrain_ros.demo.layout import Layout
 from robobrain_ros.demo.simulator import RELATIONS, Step, Table

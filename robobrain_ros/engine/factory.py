@@ -1,8 +1,8 @@
 """The engine that the options describe."""
 
 from robobrain_ros.engine.base import Engine
+from robobrain_ros.engine.http.front import HttpFront
 from robobrain_ros.engine.options import EngineOptions, ServerOptions
-from robobrain_ros.engine.server_front import HttpFront
 
 
 def make_engine(options: EngineOptions, front: HttpFront | None = None) -> Engine:
@@ -11,15 +11,15 @@ def make_engine(options: EngineOptions, front: HttpFront | None = None) -> Engin
     :param front: opens an embedded engine to others over HTTP.
     """
     if options.kind == "remote":
-        from robobrain_ros.engine.remote import RemoteEngine
+        from robobrain_ros.engine.remote.engine import RemoteEngine
 
         return RemoteEngine(options)
-    from robobrain_ros.engine.embedded import EmbeddedEngine
+    from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 
     engine = EmbeddedEngine(options)
     if front is None:
         return engine
-    from robobrain_ros.engine.server import ServedEngine
+    from robobrain_ros.engine.http.server import ServedEngine
 
     return ServedEngine(engine, front)
 

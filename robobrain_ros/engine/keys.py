@@ -5,8 +5,8 @@ import os
 import stat
 from pathlib import Path
 
+from robobrain_ros.bounds.files import UnreadableFileError, read_small_file
 from robobrain_ros.errors import EngineConfigError
-from robobrain_ros.files import UnreadableFileError, read_small_file
 
 _LONGEST = 4096
 _LARGEST_FILE = 64 * 1024

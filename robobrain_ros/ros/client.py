@@ -9,13 +9,13 @@ from typing import Any
 import rclpy
 from rclpy.node import Node
 
-from robobrain_ros.core.plan_request import PlanRequest
+from robobrain_ros.core.plans.request import PlanRequest
 from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Report, Task
 from robobrain_ros.errors import NotReadyError, RequestTimeoutError
 from robobrain_ros.msg import InferenceReport, QueryOptions
-from robobrain_ros.ros import qos
-from robobrain_ros.ros.plan_messages import VERDICTS, to_plan_context
-from robobrain_ros.ros.services import RESULT_FIELDS, SERVICES
+from robobrain_ros.ros.delivery import qos
+from robobrain_ros.ros.messages.plans import VERDICTS, to_plan_context
+from robobrain_ros.ros.tasks import RESULT_FIELDS, SERVICES
 
 _THINK = {None: QueryOptions.THINK_DEFAULT, False: QueryOptions.THINK_OFF, True: QueryOptions.THINK_ON}
 _GRACE = 5.0

@@ -6,19 +6,19 @@ from statistics import median
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-from robobrain_ros.engine.server_guard import ServerState
+from robobrain_ros.engine.http.guard import ServerState
 from robobrain_ros.errors import RoboBrainError
-from robobrain_ros.ros.boundary import GuardedNode
-from robobrain_ros.ros.camera_checks import CameraChecks
-from robobrain_ros.ros.cameras import Camera, Cameras
+from robobrain_ros.ros.cameras.cameras import Camera, Cameras
+from robobrain_ros.ros.cameras.checks import CameraChecks
+from robobrain_ros.ros.cameras.streams import described
 from robobrain_ros.ros.clock import ClockWatch, stamp_age
-from robobrain_ros.ros.conversions import shortened
+from robobrain_ros.ros.delivery.boundary import GuardedNode
+from robobrain_ros.ros.messages.conversions import shortened
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters import Parameters
+from robobrain_ros.ros.process.twins import Twins
 from robobrain_ros.ros.requests import Requests
 from robobrain_ros.ros.standing import StandingQueries, StandingStatistics
-from robobrain_ros.ros.streams import described
-from robobrain_ros.ros.twins import Twins
 
 _LEVELS = {"ready": DiagnosticStatus.OK, "failed": DiagnosticStatus.ERROR}
 """Of an engine's states; the others warn."""

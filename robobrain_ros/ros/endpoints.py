@@ -14,13 +14,13 @@ from rclpy.service import Service
 from robobrain_ros.action import RunTask
 from robobrain_ros.core.query import Answer, Task
 from robobrain_ros.errors import EngineFailedError
-from robobrain_ros.ros import qos
-from robobrain_ros.ros.action_server import GuardedActionServer
-from robobrain_ros.ros.boundary import GuardedNode
-from robobrain_ros.ros.conversions import to_outcome
+from robobrain_ros.ros.delivery import qos
+from robobrain_ros.ros.delivery.action_server import GuardedActionServer
+from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.feedback import Feedback
+from robobrain_ros.ros.messages.conversions import to_outcome
 from robobrain_ros.ros.requests import Asked, Requests
-from robobrain_ros.ros.services import RESULT_FIELDS, SERVICES
+from robobrain_ros.ros.tasks import RESULT_FIELDS, SERVICES
 from robobrain_ros.ros.tickets import Ticket
 
 _ACQUAINTANCE = 5.0

@@ -7,8 +7,8 @@ from rclpy.action.server import ServerGoalHandle
 
 from robobrain_ros.action import RunTask
 from robobrain_ros.core.query import Progress
-from robobrain_ros.ros.boundary import GuardedNode
-from robobrain_ros.ros.conversions import Origin, clean, to_areas, to_points, to_steps, to_waypoints
+from robobrain_ros.ros.delivery.boundary import GuardedNode
+from robobrain_ros.ros.messages.conversions import Origin, clean, to_areas, to_points, to_steps, to_waypoints
 
 _INTERVAL = 0.05
 """Seconds between two messages that bring new text alone; a new part is published at once."""

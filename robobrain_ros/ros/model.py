@@ -23,7 +23,7 @@ from robobrain_ros.errors import (
     RoboBrainError,
     UnparsableAnswerError,
 )
-from robobrain_ros.ros import memory
+from robobrain_ros.ros.process import memory
 
 EngineFactory = Callable[[], Engine]
 Close = Callable[[], Awaitable[None]]

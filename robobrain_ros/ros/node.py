@@ -1,70 +1,44 @@
 """The lifecycle node: what exists when, and what is connected with what."""
 
-import argparse
 import logging
-import re
-import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TypeVar
 
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter as RosParameter
-from rclpy.signals import SignalHandlerOptions
 
-from robobrain_ros import demo
-from robobrain_ros.core.profiles import profile_for
-from robobrain_ros.core.robots_file import read_robots
+from robobrain_ros.core.plans.robots_file import read_robots
 from robobrain_ros.engine.factory import make_engine, make_front
-from robobrain_ros.engine.options import EngineOptions
-from robobrain_ros.engine.server_front import HttpFront
-from robobrain_ros.errors import EngineConfigError, RoboBrainError
-from robobrain_ros.models import can_think, with_known_model
-from robobrain_ros.ros import ending
-from robobrain_ros.ros.beside import beside
-from robobrain_ros.ros.boundary import GuardedNode
-from robobrain_ros.ros.cameras import Camera, Cameras
+from robobrain_ros.engine.http.front import HttpFront
+from robobrain_ros.engine.presets import can_think
+from robobrain_ros.errors import RoboBrainError
+from robobrain_ros.ros.cameras.cameras import Cameras
+from robobrain_ros.ros.cameras.intake import Intake
+from robobrain_ros.ros.cameras.opening import open_cameras
 from robobrain_ros.ros.clock import ClockWatch, Jump
-from robobrain_ros.ros.command_line import own_arguments
+from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.diagnostics import Diagnostics
 from robobrain_ros.ros.endpoints import Endpoints
-from robobrain_ros.ros.images import ImageReader
-from robobrain_ros.ros.intake import Intake
-from robobrain_ros.ros.memory import MemoryReturn, keep_buffers
+from robobrain_ros.ros.engine_setup import checked_options
 from robobrain_ros.ros.model import EngineFactory, Model, ModelSettings
 from robobrain_ros.ros.parameters import Parameters, changed_only
+from robobrain_ros.ros.process import ending
+from robobrain_ros.ros.process.beside import beside
+from robobrain_ros.ros.process.log_handler import RosLogHandler
+from robobrain_ros.ros.process.memory import MemoryReturn
+from robobrain_ros.ros.process.twins import Twins
 from robobrain_ros.ros.requests import Requests, Statistics
 from robobrain_ros.ros.results import ResultTopics
 from robobrain_ros.ros.standing import StandingQueries
 from robobrain_ros.ros.transforms import Tf2, Transforms, TransformSource
-from robobrain_ros.ros.twins import Twins
-
-_SAME_SIGNAL = 1.0
-"""Seconds in which signals count as one: what stops a launch may signal the node, too, and the launch passes it on."""
-
-_LOG_ADVICE = (
-    ". Name a folder that can be written in the environment variable ROS_LOG_DIR, or start without a log file "
-    "(--ros-args --disable-external-lib-logs)."
-)
-"""What to do where rcl cannot write its log file."""
-_FAULTS_IN_A_ROW = 10
-"""Rounds of the executor that may fail in a row before it pauses between them, so that a lasting fault does not take a core."""
-_PAUSE = 0.1
-"""Seconds of such a pause."""
-_NAME_A_MODEL = (
-    "To name a real one: ros2 launch robobrain_ros robobrain.launch.py model:=BAAI/RoboBrain2.0-7B (or a checkpoint's folder); "
-    "without launch, the parameter: --ros-args -p engine.model:=BAAI/RoboBrain2.0-7B"
-)
 
 _package_log = logging.getLogger("robobrain_ros")
 """Of the core and the engine, which know no ROS."""
@@ -80,6 +54,7 @@ class RoboBrainNode(GuardedNode):
     No transition waits for the model.
 
     :param engine_factory: makes the engine instead of the one that the parameters describe; for tests.
+    :param default_model: the checkpoint that is loaded where parameter ``engine.model`` is empty; None: it must be set.
     :param transform_source: makes what knows the transforms, instead of tf2; for tests.
     :param parameter_overrides: as of `rclpy.node.Node`.
     :raises rclpy.exceptions.ParameterException: a parameter has a wrong initial value.
@@ -89,16 +64,18 @@ class RoboBrainNode(GuardedNode):
         self,
         *,
         engine_factory: EngineFactory | None = None,
+        default_model: Path | None = None,
         transform_source: Callable[[LifecycleNode], TransformSource] = Tf2,
         namespace: str | None = None,
         parameter_overrides: list[RosParameter] | None = None,
         context: rclpy.context.Context | None = None,
     ) -> None:
         self._complete = False
+        self._default_model = default_model
         super().__init__("robobrain", namespace=namespace, parameter_overrides=parameter_overrides, context=context)
         self.stop_requested: Callable[[], bool] = lambda: False
         """Whether the process was told to end; `main` sets it."""
-        self._log_handler = _RosLogHandler(self.get_logger())
+        self._log_handler = RosLogHandler(self.get_logger())
         try:
             self._build(engine_factory, transform_source)
         except BaseException:
@@ -227,7 +204,8 @@ class RoboBrainNode(GuardedNode):
         options = self._settings.engine_options()
         factory = self._engine_factory
         if factory is None:
-            options = self._beside(partial(self._checked, options), "Checking the files of the engine's parameters")
+            check = partial(checked_options, options, self._default_model, self.get_logger().warning)
+            options = self._beside(check, "Checking the files of the engine's parameters")
             server = self._settings.server_options()
             self._front = self._beside(partial(make_front, server, options), "Checking the files of the HTTP server's parameters")
             factory = partial(make_engine, options, self._front)
@@ -260,30 +238,10 @@ class RoboBrainNode(GuardedNode):
 
     def _activate(self) -> None:
         names = self._settings["cameras"]
-        self._cameras = Cameras([self._open_camera(name) for name in names], names)
+        self._cameras = open_cameras(names, self._intake, self._settings, self._watch, self._standing.on_frame)
         self._requests.active = True
         self._standing.start()
         self.get_logger().info(f"Active; cameras: {', '.join(camera.topic for camera in self._cameras) or 'none'}.")
-
-    def _open_camera(self, name: str) -> Camera:
-        return Camera(
-            self._intake,
-            name,
-            transport=self._settings[f"{name}.transport"],
-            reliability=self._settings[f"{name}.reliability"] or self._settings["image_reliability"],
-            on_frame=self._standing.on_frame,
-            queue=self._settings[f"{name}.queue"],
-            late_after=self._settings[f"{name}.late_after"],
-            use_depth=self._settings[f"{name}.use_depth"],
-            depth_transport=self._settings[f"{name}.depth_transport"],
-            rectified=self._settings[f"{name}.rectified"],
-            watch=self._watch,
-            reader=ImageReader(
-                name,
-                swap_red_blue=self._settings[f"{name}.swap_red_blue"],
-                bit_depth=self._settings[f"{name}.bit_depth"],
-            ),
-        )
 
     def _deactivate(self) -> None:
         self._standing.stop()
@@ -298,27 +256,6 @@ class RoboBrainNode(GuardedNode):
         self._transforms.close()
         self._model.unload()
         self._settings.configured = False
-
-    def _checked(self, options: EngineOptions) -> EngineOptions:
-        """The options with the demo model where none is named, checked as far as they can be without loading anything.
-
-        :raises EngineConfigError: something is wrong with them.
-        """
-        if options.kind == "remote":
-            options.validate()
-            return options
-        if not options.model:
-            if not (demo.DEMO_MODEL / "config.json").is_file():
-                raise EngineConfigError(f"No model is named. {_NAME_A_MODEL}")
-            self.get_logger().warning(
-                f"No model is named: loading the tabletop demo model, which knows only its tabletop world. {_NAME_A_MODEL}"
-            )
-            options = replace(options, model=str(demo.DEMO_MODEL))
-        options = with_known_model(options)
-        options.validate()
-        if (Path(options.model) / "config.json").is_file():
-            profile_for(options.model)
-        return options
 
     # What happens beside the transitions.
 
@@ -390,120 +327,3 @@ class RoboBrainNode(GuardedNode):
                 self.get_logger().error(f"The engine did not end within {ending.ENGINE:.0f} s.")
         _package_log.removeHandler(self._log_handler)
         super().destroy_node()
-
-
-class _RosLogHandler(logging.Handler):
-    """Brings the package's log to the node's logger."""
-
-    def __init__(self, logger: Any) -> None:
-        super().__init__()
-        self._logger = logger
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
-        # A line for each level: rclpy takes it ill when one line logs at different levels.
-        if record.levelno >= logging.ERROR:
-            self._logger.error(text)
-        elif record.levelno >= logging.WARNING:
-            self._logger.warning(text)
-        else:
-            self._logger.info(text)
-
-
-class _Stop:
-    """Becomes true at the first SIGINT or SIGTERM; another one, `_SAME_SIGNAL` or more later, ends the process at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._at = 0.0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, frame: object) -> None:
-        if not self.requested:
-            self.requested = True
-            self._at = time.monotonic()
-            ending.force_later()
-        elif time.monotonic() - self._at >= _SAME_SIGNAL:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-
-
-def _explain(error: ParameterException) -> str:
-    """What rclpy says about a wrong parameter, without what it wraps around the sentence."""
-    text = str(error).partition("Reason: ")[2] or str(error)
-    text = re.sub(r"\.?: [\w.]+$", "", text) + "."
-    if "'INTEGER', expecting type 'DOUBLE'" in text:
-        text += " Write it with a point, as in 1.0."
-    return text
-
-
-def _check_command_line(arguments: list[str]) -> None:
-    """Answer --help; refuse what only looks like a setting."""
-    parser = argparse.ArgumentParser(
-        prog="robobrain",
-        description="Runs the node robobrain until it is interrupted.",
-        usage="robobrain [--help] [--ros-args [-p NAME:=VALUE ...] [--params-file FILE] [-r FROM:=TO ...] [--log-level LEVEL]]",
-        epilog=f"To begin, {_NAME_A_MODEL} All parameters: docs/parameters.md, config/robobrain.yaml, or `ros2 param describe`.",
-    )
-    parser.parse_args(own_arguments(arguments))
-
-
-def main(args: list[str] | None = None) -> None:
-    """Run the node until SIGINT or SIGTERM."""
-    _check_command_line(sys.argv[1:] if args is None else args)
-    keep_buffers()
-    stop = _Stop()
-    try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as error:  # Of rcl: an argument that it cannot read, or a log file that it cannot write.
-        sys.exit(f"robobrain: {error}{_LOG_ADVICE if 'Failed opening file' in str(error) else ''}")
-    try:
-        node = RoboBrainNode()
-    except ParameterException as error:
-        _refuse_to_start(f"A parameter is wrong: {_explain(error)}")
-    except Exception as error:  # Of rclpy: a name, a namespace or a parameter file that it does not take.
-        _refuse_to_start(f"The node cannot start: {type(error).__name__}: {' '.join(str(error).split())}")
-    node.stop_requested = lambda: stop.requested
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        _spin(executor, node, stop)
-        node.say_farewell(executor)
-    except ExternalShutdownException:
-        pass
-    finally:
-        if not stop.requested:
-            ending.force_later()
-        node.destroy_node()
-        executor.shutdown(timeout_sec=1.0)
-        rclpy.try_shutdown()
-    ending.leave()
-
-
-def _refuse_to_start(sentence: str) -> NoReturn:
-    rclpy.logging.get_logger("robobrain").fatal(sentence)
-    rclpy.shutdown()
-    sys.exit(1)
-
-
-def _spin(executor: SingleThreadedExecutor, node: RoboBrainNode, stop: _Stop) -> None:
-    """Spin until a signal comes, whatever is raised. Callbacks are guarded; what arrives here, rclpy itself raises."""
-    faults = 0
-    # Bounds how late a signal is seen; a timeout would do so, too, but rclpy makes a timer of its own for each.
-    node.create_timer(0.5, lambda: None, clock=Clock(clock_type=ClockType.STEADY_TIME))
-    while not stop.requested and rclpy.ok():
-        try:
-            executor.spin_once()
-            faults = 0
-        except ExternalShutdownException:
-            raise
-        except Exception as error:
-            faults += 1
-            node.fault("A round of the executor", error)
-            if faults >= _FAULTS_IN_A_ROW:
-                time.sleep(_PAUSE)
-
-
-if __name__ == "__main__":
-    main()

@@ -23,7 +23,7 @@ from robobrain_ros.core.brain import (
     DEFAULT_THINK_TOKENS,
     DEFAULT_TIMEOUT,
 )
-from robobrain_ros.core.plan_checks import DEFAULT_MAX_STEPS, MOST_STEPS
+from robobrain_ros.core.plans.checks import DEFAULT_MAX_STEPS, MOST_STEPS
 from robobrain_ros.core.query import Task
 from robobrain_ros.engine.options import OPTION_PREFIXES, SERVER_PREFIX, EngineOptions, ServerOptions, public_name
 from robobrain_ros.ros.limits import (

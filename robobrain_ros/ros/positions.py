@@ -16,17 +16,17 @@ import numpy as np
 from sensor_msgs.msg import CameraInfo, CompressedImage
 from std_msgs.msg import Header
 
-from robobrain_ros.core.depth_checks import DepthRange
+from robobrain_ros.core.formats.depth_checks import DepthRange
 from robobrain_ros.core.geometry import CameraModel, GeometryError, OtherSizeError
 from robobrain_ros.core.query import Answer
 from robobrain_ros.core.surfaces import DepthImage, Lifted, lift_boxes, lift_points, lift_waypoints
+from robobrain_ros.ros.cameras.depth import DepthStream, read_depth
+from robobrain_ros.ros.cameras.frames import plain_frame
+from robobrain_ros.ros.cameras.intake import Intake
+from robobrain_ros.ros.cameras.streams import Stream
 from robobrain_ros.ros.clock import Jump, nanoseconds
-from robobrain_ros.ros.conversions import Positions
-from robobrain_ros.ros.depth import DepthStream, read_depth
-from robobrain_ros.ros.frames import plain_frame
-from robobrain_ros.ros.intake import Intake
+from robobrain_ros.ros.messages.conversions import Positions
 from robobrain_ros.ros.parameters import Parameters
-from robobrain_ros.ros.streams import Stream
 from robobrain_ros.ros.transforms import TransformError, Transforms
 
 _log = logging.getLogger(__name__)

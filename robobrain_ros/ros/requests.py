@@ -15,7 +15,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from robobrain_ros.core.brain import Brain
-from robobrain_ros.core.plan_request import PlanMode, PlanRequest, Robot
+from robobrain_ros.core.plans.request import PlanMode, PlanRequest, Robot
 from robobrain_ros.core.query import Answer, Picture, Progress, Query, Report, Task
 from robobrain_ros.errors import (
     BadImageError,
@@ -28,9 +28,18 @@ from robobrain_ros.errors import (
     StaleImageError,
 )
 from robobrain_ros.msg import Affordances, Plan, PlanContext, QueryOptions, TextAnswer, Trajectory
-from robobrain_ros.ros.cameras import Camera, Cameras, Frame
+from robobrain_ros.ros.cameras.cameras import Camera, Cameras, Frame
+from robobrain_ros.ros.cameras.frames import plain_header
 from robobrain_ros.ros.clock import Jump, nanoseconds, reported_age, stamp_age
-from robobrain_ros.ros.conversions import (
+from robobrain_ros.ros.limits import (
+    LEAST_TIMEOUT,
+    MOST_CAMERAS,
+    MOST_NAME,
+    MOST_TEXT,
+    MOST_TIMEOUT,
+    MOST_TOKENS,
+)
+from robobrain_ros.ros.messages.conversions import (
     Origin,
     Positions,
     read_image,
@@ -40,18 +49,9 @@ from robobrain_ros.ros.conversions import (
     to_text_answer,
     to_trajectory,
 )
-from robobrain_ros.ros.frames import plain_header
-from robobrain_ros.ros.limits import (
-    LEAST_TIMEOUT,
-    MOST_CAMERAS,
-    MOST_NAME,
-    MOST_TEXT,
-    MOST_TIMEOUT,
-    MOST_TOKENS,
-)
+from robobrain_ros.ros.messages.plans import skill_count, to_plan, to_plan_request
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters import Parameters
-from robobrain_ros.ros.plan_messages import skill_count, to_plan, to_plan_request
 from robobrain_ros.ros.positions import Locator, Moment
 from robobrain_ros.ros.tickets import Ticket
 from robobrain_ros.ros.transforms import Transforms

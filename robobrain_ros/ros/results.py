@@ -11,8 +11,8 @@ from robobrain_ros.msg import Affordances, Plan, TextAnswer, Trajectory
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters import Parameters
 from robobrain_ros.ros.requests import Result
-from robobrain_ros.ros.services import RESULT_FIELDS
-from robobrain_ros.ros.views import Overlay, SpatialViews
+from robobrain_ros.ros.tasks import RESULT_FIELDS
+from robobrain_ros.ros.views.views import Overlay, SpatialViews
 
 _TYPES: dict[str, Any] = {"affordances": Affordances, "trajectory": Trajectory, "plan": Plan, "answer": TextAnswer}
 

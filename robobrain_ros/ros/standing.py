@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from rclpy.clock import Clock, ClockType
 from rclpy.timer import Timer
 
-from robobrain_ros.control_tokens import reject_control_tokens
+from robobrain_ros.bounds.control_tokens import reject_control_tokens
 from robobrain_ros.core.query import Task
 from robobrain_ros.errors import BadRequestError, RoboBrainError
 from robobrain_ros.msg import QueryOptions
-from robobrain_ros.ros import qos
-from robobrain_ros.ros.boundary import GuardedNode
-from robobrain_ros.ros.cameras import Cameras, Frame
-from robobrain_ros.ros.conversions import to_outcome
+from robobrain_ros.ros.cameras.cameras import Cameras, Frame
+from robobrain_ros.ros.delivery import qos
+from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.limits import LEAST_RATE, MOST_NAME, MOST_QUERIES, MOST_RATE
+from robobrain_ros.ros.messages.conversions import to_outcome
 from robobrain_ros.ros.parameters import STANDING_PREFIX, Parameters
 from robobrain_ros.ros.requests import Asked, Requests, check_options, check_text, parse_task
 from robobrain_ros.srv import SetStandingQuery

@@ -1,0 +1,144 @@
+"""The part of the program ``ask`` that knows ROS: one question to a running node."""
+
+import argparse
+import math
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import rclpy
+from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import Image
+
+from robobrain_ros.cli.reply import Reply
+from robobrain_ros.core.query import Answer, Picture, Task
+from robobrain_ros.errors import BadRequestError, NotReadyError, OutcomeCode, RoboBrainError
+from robobrain_ros.ros.client import Client, query_options, to_answer
+from robobrain_ros.ros.messages.conversions import read_image
+from robobrain_ros.ros.tasks import RESULT_FIELDS
+
+_APPEARANCE = 5.0
+"""Seconds in which a running node must have been found."""
+_DRAWING = 10.0
+"""Seconds in which the picture with the answer must have come."""
+
+
+class _Asker(Client):
+    """A client whose waiting ends with Ctrl-C. Python would raise it wherever it is; in a destructor, and rclpy has one for each
+    wait, it would be lost."""
+
+    _interrupted = False
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Meanwhile, Ctrl-C is noted, and raised where `spin_until` waits."""
+        before = signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _interrupt(self, number: int, frame: object) -> None:
+        self._interrupted = True
+
+    def spin_until(self, condition: Callable[[], Any], seconds: float) -> bool:
+        """See `Client.spin_until`.
+
+        :raises KeyboardInterrupt: Ctrl-C.
+        """
+        held = super().spin_until(lambda: self._interrupted or condition(), seconds)
+        if self._interrupted:
+            raise KeyboardInterrupt
+        return held
+
+
+def ask_node(options: argparse.Namespace, ros_arguments: list[str]) -> Reply:
+    """Ask the node that the options name."""
+    task = Task(options.task)
+    try:
+        # Ctrl-C is Python's, and `_Asker`'s while it waits.
+        rclpy.init(args=ros_arguments, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:  # Of rcl: an argument that it cannot read.
+        return Reply(OutcomeCode.BAD_REQUEST, str(error).splitlines()[0], Answer(task, ""))
+    try:
+        return _ask(task, options)
+    except RoboBrainError as error:
+        return Reply(error.code, error.message, Answer(task, ""))
+    finally:
+        rclpy.try_shutdown()
+
+
+def _ask(task: Task, options: argparse.Namespace) -> Reply:
+    name = options.node or "robobrain"
+    try:
+        client = _Asker(f"ask_{os.getpid()}", robobrain=name, tasks=[task])
+    except rclpy.exceptions.InvalidServiceNameException as error:
+        raise BadRequestError(f"{name!r} is no name of a node.") from error
+    try:
+        with client.interruptible():
+            return _ask_with(client, task, options, name)
+    finally:
+        client.destroy_node()
+
+
+def _ask_with(client: Client, task: Task, options: argparse.Namespace, name: str) -> Reply:
+    overlays: list[Image] = []
+    if options.save:
+        # Volatile: the last answer's picture, which the node keeps for those who come late, is not this one's.
+        overlay = client.create_subscription(Image, f"{name}/overlay", overlays.append, QoSProfile(depth=10))
+    try:
+        client.wait_for_task(task, _APPEARANCE)
+    except NotReadyError as error:
+        raise NotReadyError(f"{error.message} {_who_is_there(client)}") from error
+    if options.save:
+        client.spin_until(overlay.get_publisher_count, _APPEARANCE)
+    wanted = query_options(
+        cameras=options.camera or [], think=options.think, timeout=options.timeout, max_tokens=options.max_tokens
+    )
+    response = client.ask(task, options.text, wanted, plan=options.plan)
+    reply = _to_reply(task, response)
+    if options.save and reply.code is OutcomeCode.OK:
+        reply.overlay = _overlay_of(client, overlays, getattr(response, RESULT_FIELDS[task]).header.stamp)
+    return reply
+
+
+def _who_is_there(client: Client) -> str:
+    """What could have been meant, as a sentence."""
+    nodes = client.running_nodes()
+    if nodes:
+        return f"Running are: {', '.join(nodes)}; name one with --node."
+    domain = os.environ.get("ROS_DOMAIN_ID", "0")
+    return f"No node robobrain is in sight (ROS_DOMAIN_ID is {domain}); start it, or ask about a file with --picture."
+
+
+def _overlay_of(client: Client, overlays: list[Image], stamp: Any) -> Picture | None:
+    """The picture with the answer, which comes about when the response does; None: it did not come.
+
+    By its stamp: positions, and with them the answer's header, may be in another frame than the picture.
+    """
+    client.spin_until(lambda: any(image.header.stamp == stamp for image in overlays), _DRAWING)
+    return next((read_image(image) for image in reversed(overlays) if image.header.stamp == stamp), None)
+
+
+def _to_reply(task: Task, response: Any) -> Reply:
+    found = getattr(response, RESULT_FIELDS[task])
+    width, height = getattr(found, "image_width", 0), getattr(found, "image_height", 0)
+    parts = [*getattr(found, "points", []), *getattr(found, "areas", []), *getattr(found, "waypoints", [])]
+    return Reply(
+        OutcomeCode(response.outcome.code),
+        response.outcome.message,
+        to_answer(task, response),
+        camera=found.camera,
+        frame_id=found.header.frame_id,
+        stamp=(found.header.stamp.sec, found.header.stamp.nanosec),
+        size=(width, height) if width and height else None,
+        positions=[_position(part.position) for part in parts],
+    )
+
+
+def _position(position: Any) -> tuple[float, float, float] | None:
+    place = position.x, position.y, position.z
+    return place if all(math.isfinite(value) for value in place) else None

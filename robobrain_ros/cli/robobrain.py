@@ -1,0 +1,13 @@
+"""The program ``robobrain``: the node, with the tabletop demo model where parameter ``engine.model`` names none."""
+
+from robobrain_ros import demo
+from robobrain_ros.ros import main as node_process
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the node until SIGINT or SIGTERM."""
+    node_process.main(args, default_model=demo.DEMO_MODEL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""Image files in messages: JPEG, PNG and TIFF, and what the `format` of a sensor_msgs/CompressedImage states about them.
+
+A file states its own kind, size, channels and channel order, and the file is believed. `format` decides only what a file cannot
+state. What image_transport's compressed plugin writes, by its source code:
+
+| source encoding | format | the file holds |
+|---|---|---|
+| rgb8, bgr8, rgba8, bgra8, yuv... | ``rgb8; jpeg compressed bgr8`` | the colours as they are |
+| the same with 16 bits | ``rgb16; jpeg compressed bgr8`` | the upper 8 bits |
+| the same with 16 bits | ``rgb16; png compressed bgr16`` | 16 bits |
+| mono8, mono16 | ``mono16; jpeg compressed mono8`` | grey, the upper 8 bits |
+| mono8, mono16, 8UC1, 16UC1 | ``mono16; png compressed`` and a blank | grey of 8 or 16 bits |
+| bayer_* | ``bayer_rggb8; jpeg compressed mono8`` | grey, without the mosaic |
+| bayer_* (older versions; PNG and TIFF) | ``bayer_rggb8; jpeg compressed`` and a blank | the mosaic, as grey |
+| rgb8, rgba8, rgb16, rgba16 | ``rgb8; tiff compressed`` and a blank | red and blue exchanged |
+"""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as PillowImage
+from PIL import UnidentifiedImageError
+
+from robobrain_ros.core.formats.bit_depth import SCALED_BY_ITSELF, Bytes, Words, colour_to_8_bits, gray_to_8_bits
+from robobrain_ros.core.formats.encodings import ENCODINGS, canonical, check_size, debayer
+from robobrain_ros.core.query import Picture
+from robobrain_ros.errors import BadImageError
+
+FILE_KINDS = ("JPEG", "PNG", "TIFF")
+
+_LARGE = 16 * 1024 * 1024
+_PIXELS_PER_BYTE = 256
+"""A file of more than `_LARGE` pixels must hold at least one byte for that many pixels. Otherwise it is taken to be a
+decompression bomb: a real image of that size, even a dark one, holds noise."""
+
+def _ignore(note: str) -> None:
+    """Take a note and do nothing."""
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """What a user states about a camera's images.
+
+    :param swap_red_blue: the publisher exchanges red and blue.
+    :param bits: bit depth of the sensor in 16-bit images; 0: unknown.
+    :param note: takes what was assumed about an image, as a sentence; ``<camera>`` stands for the camera's name.
+    """
+
+    swap_red_blue: bool = False
+    bits: int = 0
+    note: Callable[[str], None] = _ignore
+
+
+@dataclass(frozen=True)
+class Label:
+    """The parts of a `format` such as ``rgb8; jpeg compressed bgr8``, in lower case; empty where the format omits them.
+
+    ``source`` is the encoding before the compression, as of `canonical`, ``target`` the one that was compressed.
+    """
+
+    text: str
+    source: str
+    kind: str
+    target: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Label":
+        """Read a format in any case, with or without blanks."""
+        source, _, rest = text.lower().partition(";")
+        kind, _, target = rest.partition("compressed")
+        return cls(text, canonical(source), kind.strip(), target.strip())
+
+    @property
+    def bayer(self) -> str:
+        """The Bayer encoding whose mosaic the file holds if it is grey; empty: none."""
+        plain = self.target in ("mono8", "mono16")
+        return self.source if self.source.startswith("bayer_") and not plain else ""
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether a file of 8 bits holds the upper 8 of 16 bits."""
+        return self._wide_source and self.target in ("mono8", "bgr8", "rgb8")
+
+    @property
+    def clipped(self) -> bool:
+        """Whether older versions of image_transport have cut off all values above 255."""
+        return self._wide_source and self.kind == "jpeg" and not self.narrowed
+
+    @property
+    def _wide_source(self) -> bool:
+        return bool(self.source) and ENCODINGS[self.source].bits == 16
+
+
+def decode_file(data: bytes, image_format: str, options: ReadingOptions | None = None) -> Picture:
+    """A JPEG, PNG or TIFF as RGB, (height, width, 3), uint8, a copy.
+
+    The orientation that a file states is ignored: coordinates are those of the camera's own pixels.
+
+    :param image_format: `format` of the CompressedImage; may be empty or wrong.
+    :raises BadImageError: the reason why the file cannot be read.
+    """
+    options = options or ReadingOptions()
+    if "compresseddepth" in image_format.lower():
+        raise BadImageError(f"Its format is {image_format[:60]!r}: it is depth, not an image. Publish it on <camera>/depth.")
+    if not data:
+        raise BadImageError(
+            "It holds no bytes. image_transport publishes an empty message for an encoding that it cannot compress: "
+            "set the publisher's format to png, or use the raw image."
+        )
+    label = Label.parse(image_format)
+    kind, samples = _decode(data, image_format)
+    rgb = _interpret(kind, samples, label, options)
+    return rgb[:, :, ::-1].copy() if options.swap_red_blue else rgb
+
+
+def decode_bits(data: bytes, image_format: str) -> npt.NDArray[np.generic]:
+    """The samples of a file as they are: (height, width) or (height, width, 3), RGB; uint8, or uint16 for files of 16 bits.
+
+    :raises BadImageError: the reason why the file cannot be read.
+    """
+    return _decode(data, image_format)[1]
+
+
+def _decode(data: bytes, image_format: str) -> tuple[str, npt.NDArray[np.generic]]:
+    stated = f"its format is {image_format[:60]!r}"
+    try:
+        with PillowImage.open(io.BytesIO(data), formats=FILE_KINDS) as image:
+            check_file_size(*image.size, len(data))  # Of the file's header: nothing has been decoded yet.
+            kind = str(image.format)
+            if not _is_wide(image, data):
+                gray = image.mode in ("1", "L", "LA")
+                return kind, np.array(image.convert("L" if gray else "RGB"))
+            if kind == "PNG":
+                image.verify()  # OpenCV accepts files that are cut off.
+    except UnidentifiedImageError:
+        # Its own message is an address in memory.
+        raise BadImageError(f"It is not a JPEG, PNG or TIFF, or its header is broken; {stated}.") from None
+    except BadImageError:
+        raise
+    except Exception as error:  # Whatever a decoder raises: the bytes may be anything.
+        raise BadImageError(f"It cannot be read as a JPEG, PNG or TIFF ({stated}): {str(error)[:200]}.") from error
+    return kind, _decode_wide(data, stated)
+
+
+def check_file_size(width: int, height: int, size: int) -> None:
+    """Raise BadImageError for a file of ``size`` bytes that claims a size in pixels which no image has."""
+    check_size(width, height)
+    if width * height > _LARGE and width * height > size * _PIXELS_PER_BYTE:
+        raise BadImageError(f"It claims to be {width}x{height} pixels in {size} bytes, as a decompression bomb does.")
+
+
+def _is_wide(image: PillowImage.Image, data: bytes) -> bool:
+    """Whether a file has 16 bits a sample.
+
+    :raises BadImageError: it has more.
+    """
+    if image.format == "PNG":
+        return data[24] == 16
+    tags = getattr(image, "tag_v2", {})
+    bits = max(tags.get(258, (8,)), default=8) if image.format == "TIFF" else 8
+    if bits > 16 or image.mode == "F":
+        raise BadImageError(f"It has {bits} bits a sample; 8 and 16 are supported. If it is depth, publish it on <camera>/depth.")
+    return bits == 16
+
+
+def _decode_wide(data: bytes, stated: str) -> Words:
+    try:
+        samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise BadImageError(f"It cannot be read as a PNG or TIFF ({stated}): {error}.") from error
+    if samples is None or samples.dtype != np.uint16 or samples.ndim not in (2, 3):
+        raise BadImageError(f"It cannot be read as a PNG or TIFF of 16 bits; {stated}.")
+    if samples.ndim == 3:
+        # Red, green, blue, without alpha.
+        return np.ascontiguousarray(samples[:, :, 2::-1])
+    return samples  # type: ignore[return-value]
+
+
+def _interpret(kind: str, samples: npt.NDArray[np.generic], label: Label, options: ReadingOptions) -> Picture:
+    """Decoded samples as RGB, by what the format states."""
+    if label.bayer and (mosaic := _single_channel(samples)) is not None:
+        return debayer(_bytes_of(mosaic, label, options, colour=True), label.bayer)
+    rgb = _bytes_of(samples, label, options, colour=samples.ndim == 3)
+    if rgb.ndim == 2:
+        return np.repeat(rgb[:, :, None], 3, axis=2)
+    if kind == "TIFF" and label.kind == "tiff" and not label.target and label.source.startswith("rgb"):
+        return rgb[:, :, ::-1].copy()
+    if label.target.startswith("rgb") and not options.swap_red_blue:
+        options.note(
+            f"The format {label.text[:60]!r} may mean that the publisher exchanges red and blue in the file. The node reads the "
+            "colours as the file states them. If red and blue are exchanged, set <camera>.swap_red_blue to true."
+        )
+    return rgb
+
+
+def _single_channel(samples: npt.NDArray[np.generic]) -> npt.NDArray[np.generic] | None:
+    """The one channel of samples (height, width), or of three channels that are equal; None: they differ."""
+    if samples.ndim == 2:
+        return samples
+    first = samples[:, :, 0]
+    equal = np.array_equal(first, samples[:, :, 1]) and np.array_equal(first, samples[:, :, 2])
+    return np.ascontiguousarray(first) if equal else None
+
+
+def _bytes_of(samples: npt.NDArray[np.generic], label: Label, options: ReadingOptions, *, colour: bool) -> Bytes:
+    """Samples of 8 bits, by the rule of `robobrain_ros.core.formats.bit_depth` where the camera's have 16."""
+    wide = samples.astype(np.uint16, copy=False)
+    if samples.dtype == np.uint8:
+        if label.clipped:
+            options.note(
+                f"A JPEG of 16-bit samples (format {label.text[:60]!r}) holds 8 bits a sample, and older versions of "
+                "image_transport cut off all values above 255. Set the publisher's format to png."
+            )
+        if not label.narrowed:
+            return samples  # type: ignore[return-value]
+        options.note(
+            f"A JPEG of 16-bit samples (format {label.text[:60]!r}) keeps their upper 8 bits only: a 12-bit camera has 16 levels "
+            "left. Set the publisher's format to png."
+        )
+        wide = wide * np.uint16(257)
+    if not options.bits:
+        options.note(SCALED_BY_ITSELF)
+    return colour_to_8_bits(wide, options.bits) if colour else gray_to_8_bits(wide, options.bits)

@@ -1,0 +1,289 @@
+"""A user's JSON schema of a skill's arguments, brought into a form that a grammar enforces wholly: closed and bounded.
+
+Only what can be enforced is taken; every other keyword is refused by its name, because a plan that ignores it would be wrong.
+`core.constraint_bounds` holds the wider bounds, for schemas that an engine shall enforce for other callers.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
+from typing import Any
+
+from robobrain_ros.bounds.constraints import check_schema_bounds
+from robobrain_ros.core.plans.patterns import safe_pattern
+
+Schema = dict[str, Any]
+
+OBJECT, PLACE, ROBOT = "object", "place", "robot"
+FORMATS = (OBJECT, PLACE, ROBOT)
+"""What a string property may name, by its ``format``."""
+
+LARGEST_SCHEMA = 16 * 1024
+"""Bytes that one skill's schema may have."""
+DEEPEST_SCHEMA = 8
+MOST_NODES = 200
+"""Subschemas that one schema may have, references followed."""
+MOST_VALUES = 200
+"""Values of an enum."""
+LONGEST_KEY = 100
+LONGEST_STRING = 1000
+MOST_ITEMS = 64
+DEFAULT_MOST_ITEMS = 8
+DECIMALS = 4
+LARGEST_NUMBER = 1_000_000
+"""Numbers without a bound of their own lie between this and its negative."""
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
+_ANNOTATIONS = frozenset(
+    {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment", "$schema", "$id"}
+)
+_DEFINITIONS = ("$defs", "definitions")
+_KEYWORDS: Mapping[str, frozenset[str]] = {
+    "null": frozenset(),
+    "boolean": frozenset(),
+    "integer": frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}),
+    "number": frozenset({"minimum", "maximum"}),
+    "string": frozenset({"minLength", "maxLength", "pattern", "format"}),
+    "array": frozenset({"items", "minItems", "maxItems"}),
+    "object": frozenset({"properties", "required", "additionalProperties"}),
+}
+
+
+@lru_cache(maxsize=512)  # A stack tells the same skills with each request.
+def read_schema(text: str) -> Schema:
+    """The closed and bounded form of a schema: an object, every property required unless its ``required`` says otherwise.
+
+    Free strings keep their ``minLength``, ``maxLength`` and ``format`` of `FORMATS`; who fills them in, bounds them.
+
+    :param text: JSON; empty: no arguments.
+    :raises ValueError: it is no schema, too large, or holds what cannot be enforced; the message begins with the place in it.
+    """
+    if not text.strip():
+        return {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
+    size = len(text.encode("utf-8", "replace"))
+    if size > LARGEST_SCHEMA:
+        raise ValueError(f"it has {size} bytes; at most {LARGEST_SCHEMA} are allowed")
+    try:
+        schema = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is no JSON: {error}") from error
+    check_schema_bounds(schema)
+    if not isinstance(schema, dict):
+        raise ValueError('it is no JSON schema of an object, such as {"type": "object", "properties": {...}}')
+    _check_schema(schema)
+    closed = _Reader(schema).node(schema, "", 0)
+    if closed.get("type") != "object":
+        raise ValueError('it describes no object; arguments are {"type": "object", "properties": {...}}')
+    return closed
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _check_schema(schema: Schema) -> None:
+    from jsonschema import Draft7Validator, FormatChecker
+    from jsonschema.exceptions import SchemaError
+
+    parts = [schema.get(key, {}) for key in _DEFINITIONS]
+    if not all(isinstance(part, dict) for part in parts):
+        raise ValueError(f"{' or '.join(_DEFINITIONS)} is no object")
+    try:
+        # Of the keywords that are taken, it says the same as newer drafts, three times as fast.
+        # `core.patterns` reads patterns. As a format check, Python's compiler raises other errors for some of them.
+        Draft7Validator.check_schema(schema | {"definitions": parts[0] | parts[1]}, format_checker=FormatChecker(formats=()))
+    except SchemaError as error:
+        where = "".join(f".{part}" for part in error.absolute_path)
+        raise ValueError(f"{where[1:] or 'it'} is no JSON schema: {error.message[:200]}") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+class _Reader:
+    """Reads one schema; counts what it holds."""
+
+    def __init__(self, root: Schema) -> None:
+        self._definitions = {f"#/{key}/{name}": it for key in _DEFINITIONS for name, it in dict(root.get(key, {})).items()}
+        self._nodes = 0
+
+    def node(self, schema: Any, path: str, depth: int) -> Schema:
+        self._nodes += 1
+        _require(self._nodes <= MOST_NODES, path, f"it has more than {MOST_NODES} subschemas")
+        _require(depth <= DEEPEST_SCHEMA, path, f"it is nested more than {DEEPEST_SCHEMA} deep, or refers to itself")
+        _require(isinstance(schema, dict), path, "true and false are no types; say what is allowed")
+        said = {key: value for key, value in schema.items() if key not in _ANNOTATIONS and key not in _DEFINITIONS}
+        if "$ref" in said:
+            _only(said, {"$ref"}, path)
+            target = self._definitions.get(said["$ref"])
+            _require(target is not None, path, f"$ref {said['$ref']!r} leads nowhere; only '#/$defs/NAME' is followed")
+            return self.node(target, path, depth + 1)
+        if "anyOf" in said:
+            _only(said, {"anyOf"}, path)
+            return {"anyOf": [self.node(it, f"{path}.anyOf[{i}]", depth + 1) for i, it in enumerate(said["anyOf"])]}
+        if "const" in said or "enum" in said:
+            return _values(said, path)
+        kinds = said.pop("type", None)
+        _require(kinds is not None, path, "it has no type")
+        if isinstance(kinds, str):
+            _only(said, _KEYWORDS[kinds], path)
+            return self._typed(kinds, said, path, depth)
+        _only(said, frozenset().union(*(_KEYWORDS[kind] for kind in kinds)), path)
+        return {"anyOf": [self._typed(kind, _part(said, _KEYWORDS[kind]), path, depth) for kind in kinds]}
+
+    def _typed(self, kind: str, said: Schema, path: str, depth: int) -> Schema:
+        if kind in ("integer", "number"):
+            return _number(kind, said, path)
+        if kind == "string":
+            return _string(said, path)
+        if kind == "array":
+            return self._array(said, path, depth)
+        if kind == "object":
+            return self._object(said, path, depth)
+        return {"type": kind}
+
+    def _array(self, said: Schema, path: str, depth: int) -> Schema:
+        _require("items" in said, path, "an array needs items, which say what it holds")
+        least = int(said.get("minItems", 0))
+        most = int(said.get("maxItems", max(DEFAULT_MOST_ITEMS, least)))
+        fault = f"it allows {least} to {most} items; maxItems must be at least minItems and at most {MOST_ITEMS}"
+        _require(least <= most <= MOST_ITEMS, path, fault)
+        items = self.node(said["items"], f"{path}.items", depth + 1)
+        return {"type": "array", "items": items, "minItems": least, "maxItems": most}
+
+    def _object(self, said: Schema, path: str, depth: int) -> Schema:
+        properties = said.get("properties", {})
+        for name in properties:
+            fault = f"the property name {name[:40]!r} is empty, too long or unprintable"
+            _require(bool(name) and is_printable(name, LONGEST_KEY) and not is_like_a_token(name), path, fault)
+        required = said.get("required", list(properties))
+        unknown = [name for name in required if name not in properties]
+        _require(not unknown, path, f"required names {', '.join(map(repr, unknown[:3]))}, which is no property")
+        return {
+            "type": "object",
+            "properties": {name: self.node(it, f"{path}.{name}", depth + 1) for name, it in properties.items()},
+            "required": [name for name in properties if name in required],
+            "additionalProperties": False,
+        }
+
+
+def _values(said: Schema, path: str) -> Schema:
+    from jsonschema import Draft202012Validator
+
+    values = said["enum"] if "enum" in said else [said["const"]]
+    _require(len(values) <= MOST_VALUES, path, f"it lists {len(values)} values; at most {MOST_VALUES} are allowed")
+    _only(said, {"enum", "const", "type"}, path)
+    fitting = [value for value in values if Draft202012Validator(said).is_valid(value)]
+    _require(bool(fitting), path, "no value satisfies it")
+    for value in fitting:
+        _require(_is_plain(value), path, f"{str(value)[:40]!r} is neither a text of one line nor a number, boolean or null")
+    return {"enum": fitting}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, str):
+        return is_printable(value, LONGEST_STRING) and not is_like_a_token(value)
+    return value is None or (isinstance(value, bool | int | float) and abs(value) <= 1e15)
+
+
+def _number(kind: str, said: Schema, path: str) -> Schema:
+    low, high = said.get("minimum"), said.get("maximum")
+    if kind == "integer":
+        low, high = _integer_bounds(said)
+    low = min(-LARGEST_NUMBER, high if high is not None else 0) if low is None else low
+    high = max(LARGEST_NUMBER, low) if high is None else high
+    _require(low <= high, path, f"no number lies between {low} and {high}")
+    _require(max(abs(low), abs(high)) <= 1e12, path, "its bounds are larger than 1e12")
+    _require(
+        kind == "integer" or bool(_writable(low, high)), path, f"no number of {DECIMALS} decimals lies between {low} and {high}"
+    )
+    return {"type": kind, "minimum": low, "maximum": high}
+
+
+def enforceable(schema: Any) -> Any:
+    """The schema as engines enforce it: numbers have a bounded count of digits, which no keyword says directly.
+
+    From 0 on they have up to `DECIMALS` decimals. Below 0, where llguidance knows no ``multipleOf``, they are whole, or have
+    three digits that count and at most three decimals.
+    """
+    if isinstance(schema, list):
+        return [enforceable(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("type") == "number":
+        alternatives = _writable(schema["minimum"], schema["maximum"])
+        return {"anyOf": alternatives} if len(alternatives) > 1 else alternatives[0]
+    return {key: value if key == "enum" else enforceable(value) for key, value in schema.items()}
+
+
+def _writable(low: float, high: float) -> list[Schema]:
+    """Schemas of the numbers between two bounds that have few digits."""
+    alternatives: list[Schema] = []
+    if math.ceil(max(low, 0) * 10**DECIMALS) <= math.floor(high * 10**DECIMALS):
+        alternatives.append({"type": "number", "minimum": max(low, 0), "maximum": high, "multipleOf": 10**-DECIMALS})
+    if math.ceil(low) <= min(-1, math.floor(high)):
+        alternatives.append({"type": "integer", "minimum": math.ceil(low), "maximum": min(-1, math.floor(high))})
+    fractions = [value for value in _negative_fractions() if low <= value <= high]
+    return [*alternatives, {"enum": fractions}] if fractions else alternatives
+
+
+@cache
+def _negative_fractions() -> tuple[float, ...]:
+    values = {-count / scale for scale in (1000, 100, 10) for count in range(1, 1000) if count % scale}
+    return tuple(sorted(values))
+
+
+def _integer_bounds(said: Schema) -> tuple[int | None, int | None]:
+    lows = [math.ceil(said["minimum"])] if "minimum" in said else []
+    lows += [math.floor(said["exclusiveMinimum"]) + 1] if "exclusiveMinimum" in said else []
+    highs = [math.floor(said["maximum"])] if "maximum" in said else []
+    highs += [math.ceil(said["exclusiveMaximum"]) - 1] if "exclusiveMaximum" in said else []
+    return max(lows, default=None), min(highs, default=None)
+
+
+def _string(said: Schema, path: str) -> Schema:
+    kind = said.get("format")
+    if kind is not None:
+        _require(kind in FORMATS, path, f"the format {kind!r} cannot be enforced; known are {', '.join(FORMATS)}, or use pattern")
+        _only(said, {"format"}, path)
+        return {"type": "string", "format": kind}
+    if "pattern" in said:
+        _only(said, {"pattern"}, path)
+        try:
+            return {"type": "string", "pattern": safe_pattern(said["pattern"])}
+        except ValueError as error:
+            raise ValueError(f"{path[1:] or 'it'}: {error}") from error
+    least = int(said.get("minLength", 0))
+    most = int(said.get("maxLength", LONGEST_STRING))
+    _require(least <= min(most, LONGEST_STRING), path, f"minLength is {least}, more than maxLength or {LONGEST_STRING}")
+    return {"type": "string", "minLength": least, "maxLength": most}
+
+
+def is_printable(text: str, longest: int) -> bool:
+    """Whether a text may stand in one line of a prompt: no control characters, no halves of characters."""
+    return len(text) <= longest and _UNPRINTABLE.search(text) is None
+
+
+def is_like_a_token(text: str) -> bool:
+    """Whether a text holds what may be one token of a model, such as ``<think>``, which no grammar can spell."""
+    return re.search(r"<\S*>", text) is not None
+
+
+def _only(said: Schema, allowed: frozenset[str] | set[str], path: str) -> None:
+    others = [key for key in said if key not in allowed]
+    _require(not others, path, f"{', '.join(others[:5])} cannot be enforced here; leave it out")
+
+
+def _part(said: Schema, keys: frozenset[str]) -> Schema:
+    return {key: value for key, value in said.items() if key in keys}
+
+
+def _require(holds: bool, path: str, fault: str) -> None:
+    if not holds:
+        raise ValueError(f"{path[1:]}: {fault}" if path else fault)
+
+
+def names_of(schema: Schema) -> Sequence[str]:
+    """The arguments of a schema that was read."""
+    return list(schema["properties"])

@@ -1,0 +1,156 @@
+"""Checks of a plan request: whatever contradicts its description is refused, with the field's path and the reason."""
+
+import json
+from collections.abc import Iterable, Sequence
+
+from robobrain_ros.bounds.control_tokens import reject_control_tokens
+from robobrain_ros.core.plans.argument_schema import Schema, is_like_a_token, is_printable, read_schema
+from robobrain_ros.core.plans.request import DoneStep, Place, PlanMode, PlanRequest, Robot, Skill, SkillEffect, StepOutcome
+from robobrain_ros.errors import BadRequestError
+
+DEFAULT_MAX_STEPS = 16
+MOST_STEPS = 50
+MOST_ROBOTS = 100
+MOST_SKILLS = 100
+"""Of one robot."""
+MOST_PLACES = 100
+MOST_OBJECTS = 200
+"""In the whole scene."""
+MOST_DONE = 200
+LONGEST_NAME = 100
+LONGEST_TEXT = 1000
+"""Characters of a description, a state, an observation, the text of a step that was done."""
+LONGEST_FEEDBACK = 4000
+
+ArgumentSchemas = dict[str, Schema]
+"""The closed form of each text of a schema, by that text."""
+
+
+def check_request(request: PlanRequest) -> ArgumentSchemas:
+    """Check a request.
+
+    :returns: the skills' schemas, read; equal texts are read once.
+    :raises BadRequestError: the message begins with the field's path, as in ``robobrain_ros/srv/MakePlan``.
+    """
+    schemas: ArgumentSchemas = {}
+    _check_mode(request)
+    _count("context.robots", request.robots, MOST_ROBOTS)
+    _unique("context.robots", [robot.name for robot in request.robots])
+    places = [place.name for place in request.scene]
+    for number, robot in enumerate(request.robots):
+        _check_robot(f"context.robots[{number}]", robot, places, schemas)
+    _check_scene(request.scene, places)
+    _count("context.done", request.done, MOST_DONE)
+    for number, step in enumerate(request.done):
+        _check_done(f"context.done[{number}]", step)
+    _text("context.feedback", request.feedback, LONGEST_FEEDBACK, lines=True)
+    return schemas
+
+
+def _check_mode(request: PlanRequest) -> None:
+    if request.mode not in list(PlanMode):
+        known = ", ".join(f"{mode.name} ({mode.value})" for mode in PlanMode)
+        raise BadRequestError(f"context.mode: {request.mode} is none of {known}.")
+    if not 0 <= request.max_steps <= MOST_STEPS:
+        raise BadRequestError(f"context.max_steps: {request.max_steps} is not within 0 (the default) to {MOST_STEPS}.")
+    if request.mode is PlanMode.NEXT_STEP and request.max_steps > 1:
+        raise BadRequestError(f"context.max_steps: the mode asks for one step, not for {request.max_steps}; leave it at 0.")
+
+
+def _check_robot(path: str, robot: Robot, places: Sequence[str], schemas: ArgumentSchemas) -> None:
+    _name(f"{path}.name", robot.name)
+    for field in ("type", "state", "position"):
+        _text(f"{path}.{field}", getattr(robot, field), LONGEST_TEXT)
+    if robot.holding:
+        _name(f"{path}.holding", robot.holding)
+    if not robot.skills:
+        raise BadRequestError(f"{path}.skills: the robot has no skills, so no plan can use it; give it some, or leave it out.")
+    _count(f"{path}.skills", robot.skills, MOST_SKILLS)
+    _unique(f"{path}.skills", [skill.name for skill in robot.skills])
+    for number, skill in enumerate(robot.skills):
+        _check_skill(f"{path}.skills[{number}]", skill, schemas)
+    _count(f"{path}.reachable_places", robot.reachable_places, MOST_PLACES)
+    for number, place in enumerate(robot.reachable_places):
+        _name(f"{path}.reachable_places[{number}]", place)
+        if places and place not in places:
+            raise BadRequestError(f"{path}.reachable_places[{number}]: {place!r} is no place of context.scene.")
+
+
+def _check_skill(path: str, skill: Skill, schemas: ArgumentSchemas) -> None:
+    _name(f"{path}.name", skill.name)
+    _text(f"{path}.description", skill.description, LONGEST_TEXT)
+    if skill.arguments_schema not in schemas:
+        try:
+            schemas[skill.arguments_schema] = read_schema(skill.arguments_schema)
+        except ValueError as error:
+            raise BadRequestError(f"{path}.arguments_schema: {error}.") from error
+    properties = schemas[skill.arguments_schema]["properties"]
+    if skill.effect not in list(SkillEffect):
+        raise BadRequestError(f"{path}.effect: {skill.effect} is none of 0 (none), 1 (grasps), 2 (releases).")
+    if skill.effect and not skill.object_argument:
+        raise BadRequestError(f"{path}.object_argument: a skill with an effect must say which argument names the object.")
+    if skill.object_argument and not skill.effect:
+        raise BadRequestError(f"{path}.effect: object_argument is given, but not whether the skill grasps or releases it.")
+    if skill.object_argument and skill.object_argument not in properties:
+        raise BadRequestError(f"{path}.object_argument: {skill.object_argument!r} is no property of arguments_schema.")
+
+
+def _check_scene(scene: Sequence[Place], places: Sequence[str]) -> None:
+    _count("context.scene", scene, MOST_PLACES)
+    _unique("context.scene", places)
+    count = 0
+    for number, place in enumerate(scene):
+        _name(f"context.scene[{number}].name", place.name)
+        count += len(place.objects)
+        if count > MOST_OBJECTS:
+            raise BadRequestError(f"context.scene[{number}].objects: there are more than {MOST_OBJECTS} objects in the scene.")
+        for index, name in enumerate(place.objects):
+            _name(f"context.scene[{number}].objects[{index}]", name)
+
+
+def _check_done(path: str, step: DoneStep) -> None:
+    for field in ("text", "robot", "skill", "arguments", "observation"):
+        _text(f"{path}.{field}", getattr(step, field), LONGEST_TEXT, lines=True)
+    if not step.text.strip() and not step.skill.strip():
+        raise BadRequestError(f"{path}: it says neither text nor skill; say what was done.")
+    if step.outcome not in list(StepOutcome):
+        raise BadRequestError(f"{path}.outcome: {step.outcome} is none of 0 (succeeded), 1 (failed), 2 (canceled).")
+    if step.arguments and not _is_object(step.arguments):
+        raise BadRequestError(f"{path}.arguments: it is no JSON object.")
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _count(path: str, items: Sequence[object], most: int) -> None:
+    if len(items) > most:
+        raise BadRequestError(f"{path}: there are {len(items)}; at most {most} are allowed.")
+
+
+def _unique(path: str, names: Iterable[str]) -> None:
+    seen: dict[str, int] = {}
+    for number, name in enumerate(names):
+        if name in seen:
+            raise BadRequestError(f"{path}[{number}].name: {name[:60]!r} is the name of {path}[{seen[name]}] already.")
+        seen[name] = number
+
+
+def _name(path: str, name: str) -> None:
+    if not name.strip():
+        raise BadRequestError(f"{path}: it is empty.")
+    _text(path, name, LONGEST_NAME)
+    if is_like_a_token(name):
+        raise BadRequestError(f"{path}: {name[:40]!r} holds a word in <angle brackets>, which models keep for themselves.")
+
+
+def _text(path: str, text: str, longest: int, lines: bool = False) -> None:
+    """:param lines: it may have several lines."""
+    if len(text) > longest:
+        raise BadRequestError(f"{path}: it has {len(text)} characters; at most {longest} are allowed.")
+    if not is_printable(" ".join(text.split()) if lines else text, longest):
+        raise BadRequestError(f"{path}: {text[:40]!r} holds a line break, a control character or half a character.")
+    reject_control_tokens(path, text)

@@ -1,0 +1,95 @@
+"""What the model is told for a plan that robots shall execute, and the form that it answers in.
+
+Ours: neither family was trained for a prompt of this kind. The words follow the planner of RoboOS, the framework of RoboBrain's
+authors, whose JSON the answer extends by ``verdict``, ``skill`` and ``arguments``.
+"""
+
+import json
+from collections.abc import Iterator
+
+from robobrain_ros.core.plans.request import DoneStep, PlanMode, PlanRequest, Robot, Skill, StepOutcome, Verdict
+
+VERDICTS: dict[PlanMode, tuple[Verdict, ...]] = {
+    PlanMode.NEW: (Verdict.PLAN, Verdict.IMPOSSIBLE),
+    PlanMode.REPLAN: (Verdict.PLAN, Verdict.DONE, Verdict.IMPOSSIBLE),
+    PlanMode.NEXT_STEP: (Verdict.PLAN, Verdict.DONE, Verdict.IMPOSSIBLE),
+    PlanMode.CHECK: (Verdict.DONE, Verdict.NOT_DONE),
+}
+"""What may be said in each mode."""
+
+REASONING, VERDICT, STEPS = "reasoning_explanation", "verdict", "subtask_list"
+"""Keys of the answer, in this order; the steps only with `Verdict.PLAN`."""
+
+TEXT, ROBOT, SKILL, ARGUMENTS, ORDER = "subtask", "robot_name", "skill", "arguments", "subtask_order"
+"""Keys of a step, in this order: what is said in words first, the robot reads last."""
+
+_QUESTIONS = {
+    PlanMode.NEW: "What are the steps to complete the task?",
+    PlanMode.REPLAN: "What are the steps to complete the rest of the task?",
+    PlanMode.NEXT_STEP: "What is the next step?",
+    PlanMode.CHECK: "Is the task done?",
+}
+_OUTCOMES = {StepOutcome.SUCCEEDED: "succeeded", StepOutcome.FAILED: "failed", StepOutcome.CANCELED: "was canceled"}
+_STEP_FORM = (
+    f'{{"{TEXT}": "what to do", "{ROBOT}": "who does it", "{SKILL}": "name of the skill", "{ARGUMENTS}": {{...}}, "{ORDER}": 1}}'
+)
+
+
+def plan_prompt(task: str, request: PlanRequest) -> str:
+    """The user's message for a plan by robots: the task, what is known, the question, the form of the answer."""
+    return "\n".join([f'The task is "{task.strip()}".', *_known(request), _QUESTIONS[request.mode], answer_form(request.mode)])
+
+
+def answer_form(mode: PlanMode) -> str:
+    """What the answer shall look like, in words."""
+    verdicts = " or ".join(f'"{verdict.value}"' for verdict in VERDICTS[mode])
+    form = f'Answer with a JSON object: "{REASONING}", then "{VERDICT}", which is {verdicts}'
+    if mode is PlanMode.CHECK:
+        return f"{form}."
+    return f'{form}, then for a plan "{STEPS}", a list of {_STEP_FORM}. Steps of equal order may run in parallel.'
+
+
+def context_in_words(request: PlanRequest) -> str:
+    """What is known beside the robots' skills, for a plan in words; empty where nothing is."""
+    return "\n".join(_known(request))
+
+
+def _known(request: PlanRequest) -> Iterator[str]:
+    for robot in request.robots:
+        yield from _robot(robot)
+    if request.scene:
+        yield "The scene:"
+    for place in request.scene:
+        yield f"- {place.name}: {', '.join(place.objects) or 'nothing'}"
+    if request.done:
+        yield "Done so far:"
+    for number, step in enumerate(request.done, start=1):
+        yield f"{number}. {_done(step)}"
+    if request.feedback.strip():
+        yield f"Feedback: {request.feedback.strip()}"
+
+
+def _robot(robot: Robot) -> Iterator[str]:
+    about = [
+        robot.type,
+        robot.state,
+        f"at {robot.position}" if robot.position else "",
+        f"reaches {', '.join(robot.reachable_places)}" if robot.reachable_places else "",
+    ]
+    said = ", ".join(part for part in about if part)
+    yield f"Robot {robot.name}" + (f" ({said})" if said else "") + (":" if robot.skills else "")
+    for skill in robot.skills:
+        yield f"- {_signature(skill)}" + (f": {skill.description}" if skill.description else "")
+    if robot.holding:
+        yield f"Robot {robot.name} holds the {robot.holding}."
+
+
+def _signature(skill: Skill) -> str:
+    properties = json.loads(skill.arguments_schema).get("properties", {}) if skill.arguments_schema else {}
+    return f"{skill.name}({', '.join(properties)})"
+
+
+def _done(step: DoneStep) -> str:
+    what = step.text or " ".join(part for part in (step.robot, step.skill, step.arguments) if part)
+    observed = f": {step.observation}" if step.observation else ""
+    return f"{what.rstrip('.')} {_OUTCOMES[step.outcome]}{observed.rstrip('.')}."

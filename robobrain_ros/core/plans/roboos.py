@@ -1,0 +1,25 @@
+"""A plan as RoboOS, the framework of RoboBrain's authors, reads it."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from robobrain_ros.core.plans.prompt import ARGUMENTS, ORDER, REASONING, ROBOT, SKILL, STEPS, TEXT
+from robobrain_ros.core.query import PlanStep
+
+
+def roboos_json(steps: Sequence[PlanStep], reasoning: str = "") -> str:
+    """The plan as the JSON that RoboOS's master takes subtasks from, skill and arguments beside; empty without steps.
+
+    Its master reads ``robot_name``, ``subtask`` and ``subtask_order`` (master/agents/agent.py) and passes the rest over.
+    """
+    if not steps:
+        return ""
+    return json.dumps({REASONING: reasoning, STEPS: [_subtask(step) for step in steps]}, ensure_ascii=False)
+
+
+def _subtask(step: PlanStep) -> dict[str, Any]:
+    subtask: dict[str, Any] = {ROBOT: step.robot, TEXT: step.text, ORDER: step.order}
+    if step.skill:
+        subtask |= {SKILL: step.skill, ARGUMENTS: json.loads(step.arguments) if step.arguments else {}}
+    return subtask

@@ -1,0 +1,223 @@
+"""Robots and their skills from a YAML file: the data of a request, and its checks, with the line of what is wrong."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import yaml
+
+from robobrain_ros.bounds.files import UnreadableFileError, read_small_text
+from robobrain_ros.core.plans import yaml_nodes
+from robobrain_ros.core.plans.checks import MOST_ROBOTS, MOST_SKILLS, check_request
+from robobrain_ros.core.plans.request import PlanRequest, Robot, Skill, SkillEffect
+from robobrain_ros.core.plans.yaml_nodes import YamlFault, line_of
+from robobrain_ros.errors import BadRequestError
+
+LARGEST_FILE = 256 * 1024
+"""Bytes; far more than anyone writes."""
+
+_EFFECTS = {effect.name.lower(): effect for effect in SkillEffect}
+_SKILL_TEXTS = ("description", "object_argument")
+_SKILL_KEYS = (*_SKILL_TEXTS, "arguments_schema", "effect")
+_ROBOT_TEXTS = ("type", "state", "position", "holding")
+_ROBOT_KEYS = (*_ROBOT_TEXTS, "reachable_places", "skills")
+_PATH = re.compile(r"robots(?:\[\d+\])?(?:\.\w+(?:\[\d+\])?)*")
+_TYPES = {
+    yaml_nodes.TEXT: {"string"},
+    yaml_nodes.BOOLEAN: {"boolean"},
+    yaml_nodes.NUMBER: {"integer", "number"},
+    yaml_nodes.FRACTION: {"number"},
+    yaml_nodes.NULL: {"null"},
+}
+"""The types of a JSON schema that a value may have, by the tag that YAML gives it."""
+
+
+def read_robots(path: Path) -> tuple[Robot, ...]:
+    """The robots of a file; config/robots_example.yaml says what it may hold.
+
+    :raises BadRequestError: it cannot be read, or what it says makes no sense; the message begins with file and line.
+    """
+    try:
+        text = read_small_text(path, LARGEST_FILE)
+    except UnreadableFileError as error:
+        raise BadRequestError(f"{path} cannot be read: {error}.") from error
+    reader = _Reader()
+    try:
+        return reader.read(text)
+    except YamlFault as error:
+        raise BadRequestError(f"{path}:{error.line}: {error.sentence[0].upper()}{error.sentence[1:]}") from error
+    except BadRequestError as error:
+        raise BadRequestError(f"{path}:{reader.line_of(error.message)}: {error.message}") from error
+
+
+class _Reader:
+    """Reads one file. ``_lines`` remembers where each field stands, by its path in the request."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, int] = {}
+        self._schemas: dict[int, str] = {}
+        """Schemas that several robots share are read once; by their nodes' identity."""
+
+    def read(self, text: str) -> tuple[Robot, ...]:
+        root = yaml_nodes.compose(text)
+        if root is None:
+            raise self._fault(1, "it is empty; it must hold robots.")
+        parts = self._fields(root, "the file", ("skills", "robots"))
+        if "robots" not in parts:
+            raise self._fault(line_of(root), "it holds no robots.")
+        shared = self._fields(parts["skills"], "skills") if "skills" in parts else {}
+        for name, node in shared.items():
+            self._skill(name, node, "")  # Wrong ones are told whether or not a robot has them.
+        named = self._fields(parts["robots"], "robots")
+        if not named:
+            raise self._fault(line_of(parts["robots"]), "it holds no robots.")
+        if len(named) > MOST_ROBOTS:
+            raise self._fault(line_of(parts["robots"]), f"it holds {len(named)} robots; at most {MOST_ROBOTS} are allowed.")
+        self._lines["robots"] = line_of(parts["robots"])
+        robots = tuple(
+            self._robot(name, node, shared, f"robots[{index}]") for index, (name, node) in enumerate(named.items())
+        )
+        check_request(PlanRequest(robots=robots))
+        return robots
+
+    def line_of(self, message: str) -> int:
+        """The line of the field that a message begins with, or of what it is part of."""
+        found = _PATH.search(message)
+        path = found[0] if found else "robots"
+        while path and path not in self._lines:
+            path = path[: max(path.rfind("."), path.rfind("["), 0)]
+        return self._lines.get(path, 1)
+
+    def _robot(self, name: str, node: yaml.Node, shared: dict[str, yaml.Node], path: str) -> Robot:
+        fields = self._noted(node, f"robot {name}", _ROBOT_KEYS, path)
+        texts = {key: self._text(fields[key], f"{key} of robot {name}") for key in _ROBOT_TEXTS if key in fields}
+        places = self._items(fields.get("reachable_places"), f"reachable_places of robot {name}")
+        skills = self._items(fields.get("skills"), f"skills of robot {name}")
+        if len(skills) > MOST_SKILLS:
+            fault = f"robot {name} has {len(skills)} skills; at most {MOST_SKILLS} are allowed."
+            raise self._fault(line_of(fields["skills"]), fault)
+        return Robot(
+            name,
+            skills=tuple(
+                self._named_skill(item, name, shared, f"{path}.skills[{index}]") for index, item in enumerate(skills)
+            ),
+            reachable_places=tuple(self._text(place, f"a reachable place of robot {name}") for place in places),
+            **texts,
+        )
+
+    def _named_skill(self, item: yaml.Node, robot: str, shared: dict[str, yaml.Node], path: str) -> Skill:
+        """A skill of a robot: the name of one under skills, or one written right there, as a mapping of its name."""
+        if isinstance(item, yaml.MappingNode):
+            own = self._fields(item, f"a skill of robot {robot}")
+            if len(own) != 1:
+                raise self._fault(line_of(item), f"a skill of robot {robot} must be a name, or one name with its description.")
+            ((name, node),) = own.items()
+            return self._skill(name, node, path)
+        name = self._text(item, f"a skill of robot {robot}")
+        if name not in shared:
+            known = ", ".join(shared) or "none"
+            raise self._fault(line_of(item), f"Robot {robot} has the skill {name!r}, which is not under skills: {known}.")
+        return self._skill(name, shared[name], path)
+
+    def _skill(self, name: str, node: yaml.Node, path: str) -> Skill:
+        fields = self._noted(node, f"skill {name}", _SKILL_KEYS, path)
+        texts = {key: self._text(fields[key], f"{key} of skill {name}") for key in _SKILL_TEXTS if key in fields}
+        effect = self._text(fields["effect"], f"effect of skill {name}") if "effect" in fields else "none"
+        if effect not in _EFFECTS:
+            raise self._fault(
+                line_of(fields["effect"]), f"effect of skill {name} is {effect!r}; it must be one of {', '.join(_EFFECTS)}."
+            )
+        return Skill(name, arguments_schema=self._schema(fields.get("arguments_schema"), name), effect=_EFFECTS[effect], **texts)
+
+    def _schema(self, node: yaml.Node | None, skill: str) -> str:
+        if node is None:
+            return ""
+        if not isinstance(node, yaml.MappingNode):
+            raise self._fault(line_of(node), f"arguments_schema of skill {skill} must be a mapping: a JSON schema in YAML.")
+        if id(node) not in self._schemas:
+            said = self._json(node, f"arguments_schema of skill {skill}")
+            self._schemas[id(node)] = json.dumps(said, ensure_ascii=False)
+        return self._schemas[id(node)]
+
+    def _json(self, node: yaml.Node, what: str) -> object:
+        """What a node says in JSON's terms."""
+        if isinstance(node, yaml.MappingNode):
+            fields = self._fields(node, what)
+            self._check_values(fields, what)
+            return {key: self._json(value, what) for key, value in fields.items()}
+        if isinstance(node, yaml.SequenceNode):
+            return [self._json(item, what) for item in node.value]
+        if node.tag not in yaml_nodes.SCALARS:
+            raise self._misread(node, what, "which JSON does not know")
+        if node.tag != yaml_nodes.BOOLEAN and yaml_nodes.surprising(node):
+            raise self._misread(node, what, "which few people mean", "For the number, write it in base 10; for text, ")
+        value = yaml_nodes.scalar(node)
+        if isinstance(value, int | float) and not -1e308 < value < 1e308:
+            raise self._misread(node, what, "which JSON does not know", "Write a finite number; for text, ")
+        return value
+
+    def _check_values(self, fields: Mapping[str, yaml.Node], what: str) -> None:
+        """Reject values of ``enum`` and ``const`` that YAML read as another type than the schema's, or than probably meant."""
+        values = [fields["const"]] if "const" in fields else []
+        if isinstance(fields.get("enum"), yaml.SequenceNode):
+            values += fields["enum"].value
+        kind = fields.get("type")
+        kinds = kind.value if isinstance(kind, yaml.SequenceNode) else [kind] if kind is not None else []
+        types = {str(item.value) for item in kinds if isinstance(item, yaml.ScalarNode)}
+        for value in values:
+            if not isinstance(value, yaml.ScalarNode) or value.tag not in _TYPES or _TYPES[value.tag] & types:
+                continue
+            if "string" in types or yaml_nodes.surprising(value):
+                raise self._misread(value, what, "not as text")
+
+    def _misread(self, node: yaml.Node, what: str, problem: str, cure: str = "For text, ") -> YamlFault:
+        """YAML has made something of a text that was hardly meant."""
+        made = f"{what} holds {str(node.value)[:40]}, which YAML reads as {yaml_nodes.meaning(node)}, {problem}"
+        return self._fault(line_of(node), f"{made}. {cure}put it in quotes: {yaml_nodes.quoted(node)}.")
+
+    def _noted(self, node: yaml.Node, what: str, allowed: Iterable[str], path: str) -> dict[str, yaml.Node]:
+        """Fields, whose lines are noted."""
+        fields = self._fields(node, what, allowed)
+        if path:
+            self._lines[path] = line_of(node)
+            self._lines |= {f"{path}.{key}": line_of(value) for key, value in fields.items()}
+        return fields
+
+    def _fields(self, node: yaml.Node, what: str, allowed: Iterable[str] = ()) -> dict[str, yaml.Node]:
+        """The fields of a mapping; without ``allowed``, any names."""
+        if not isinstance(node, yaml.MappingNode):
+            raise self._fault(line_of(node), f"{what} must be a mapping, `name: ...`.")
+        fields: dict[str, yaml.Node] = {}
+        merged: dict[str, yaml.Node] = {}
+        for key, value in node.value:
+            if key.tag == yaml_nodes.MERGE:
+                for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                    merged = self._fields(part, f"what << names in {what}", allowed) | merged
+                continue
+            name = self._text(key, f"a name in {what}")
+            if name in fields:
+                raise self._fault(line_of(key), f"{what} names {name!r} twice.")
+            if allowed and name not in allowed:
+                raise self._fault(line_of(key), f"{what} has no field {name!r}; there are {', '.join(allowed)}.")
+            fields[name] = value
+        return merged | fields
+
+    def _items(self, node: yaml.Node | None, what: str) -> list[yaml.Node]:
+        if node is None:
+            return []
+        if not isinstance(node, yaml.SequenceNode):
+            raise self._fault(line_of(node), f"{what} must be a list, `[a, b]`.")
+        return list(node.value)
+
+    def _text(self, node: yaml.Node, what: str) -> str:
+        if isinstance(node, yaml.ScalarNode) and node.tag == yaml_nodes.TEXT:
+            return str(node.value)
+        if not isinstance(node, yaml.ScalarNode):
+            raise self._fault(line_of(node), f"{what} must be text; it is {yaml_nodes.meaning(node)}.")
+        cure = f"put it in quotes: {yaml_nodes.quoted(node)}" if str(node.value) else "write it, or leave the field out"
+        said = str(node.value)[:40] or "nothing"
+        raise self._fault(line_of(node), f"{what} must be text; YAML reads {said} as {yaml_nodes.meaning(node)}; {cure}.")
+
+    def _fault(self, line: int, sentence: str) -> YamlFault:
+        return YamlFault(line, sentence)

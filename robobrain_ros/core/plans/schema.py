@@ -1,0 +1,248 @@
+"""From a plan request a JSON schema: whatever satisfies it can be run by the robots that the request names."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from robobrain_ros.core.plans.argument_schema import OBJECT, PLACE, ROBOT, Schema, enforceable
+from robobrain_ros.core.plans.checks import DEFAULT_MAX_STEPS, ArgumentSchemas, check_request
+from robobrain_ros.core.plans.patterns import MOST_BYTES, free_text, longest_match
+from robobrain_ros.core.plans.prompt import ARGUMENTS, ORDER, REASONING, SKILL, STEPS, TEXT, VERDICT, VERDICTS
+from robobrain_ros.core.plans.prompt import ROBOT as ROBOT_KEY
+from robobrain_ros.core.plans.request import PlanMode, PlanRequest, Robot, Verdict
+from robobrain_ros.errors import BadRequestError
+
+MOST_ALTERNATIVES = 200
+"""Different forms of a step: skills whose arguments differ, by robots whose skills differ."""
+LARGEST_PLAN_SCHEMA = 256 * 1024
+"""Bytes of the whole schema."""
+
+
+@dataclass(frozen=True)
+class TextBounds:
+    """Most characters of the free texts: the reasoning, a step's words, a free text among the arguments."""
+
+    reasoning: int
+    step: int
+    argument: int
+
+
+BOUNDS = tuple(TextBounds(*bounds) for bounds in ((600, 160, 160), (400, 120, 100), (300, 90, 60), (200, 60, 40), (120, 40, 24)))
+"""From what is wanted to the least that makes sense; the first whose longest plan fits into the model's context is taken."""
+
+
+@dataclass(frozen=True)
+class PlanForm:
+    """What a plan must look like: ``schema``, and the most ``tokens`` that a text of this schema can have."""
+
+    request: PlanRequest
+    schema: Schema
+    tokens: int
+
+    @property
+    def text(self) -> str:
+        """The schema as JSON text for an engine. The order of its keys is the order of the answer's."""
+        return json.dumps(enforceable(self.schema), ensure_ascii=False)
+
+
+def plan_form(request: PlanRequest, room: int) -> PlanForm:
+    """The schema of a request's plan, with the longest free texts for which the plan fits into ``room`` tokens whatever it says.
+
+    :raises BadRequestError: the request contradicts its description, or the shortest plan does not fit.
+    """
+    schemas = check_request(request)
+    for bounds in BOUNDS:
+        schema = _schema(request, schemas, bounds)
+        tokens = longest_text(schema) + 1  # And the one that ends the text.
+        if tokens <= room:
+            return PlanForm(request, schema, tokens)
+    raise BadRequestError(
+        f"context.max_steps: a plan of {_most_steps(request)} steps may take {tokens} tokens, and the model's context has room "
+        f"for {max(room, 0)}; ask for fewer steps, shorten the arguments, names or pictures, or raise engine.max_model_len."
+    )
+
+
+def longest_text(schema: Schema) -> int:
+    """Bytes that a text which satisfies ``schema`` may have at most, with a blank behind each comma and colon; no text of a
+    model whose tokens are made of bytes has more tokens than that.
+
+    :param schema: one of this module: closed, bounded, strings without escapes.
+    """
+    return _Lengths(schema.get("$defs", {})).of(schema)
+
+
+def _most_steps(request: PlanRequest) -> int:
+    return 1 if request.mode is PlanMode.NEXT_STEP else request.max_steps or DEFAULT_MAX_STEPS
+
+
+def _schema(request: PlanRequest, schemas: ArgumentSchemas, bounds: TextBounds) -> Schema:
+    verdicts = VERDICTS[request.mode]
+    reasoning: Schema = {"type": "string", "pattern": free_text(0, bounds.reasoning)}
+    others = [verdict.value for verdict in verdicts if verdict is not Verdict.PLAN]
+    without_steps = _object({REASONING: reasoning, VERDICT: {"enum": others}})
+    if Verdict.PLAN not in verdicts or not request.robots:
+        return without_steps
+    definitions = _Definitions(request, bounds)
+    alternatives = list(_alternatives(request, schemas, definitions))
+    if not alternatives:  # Every skill needs an object or a place, and the scene holds none.
+        return without_steps
+    steps = {"type": "array", "items": {"$ref": "#/$defs/step"}, "minItems": 1, "maxItems": _most_steps(request)}
+    definitions.known["step"] = {"anyOf": alternatives} if len(alternatives) > 1 else alternatives[0]
+    with_steps = _object({REASONING: reasoning, VERDICT: {"enum": [Verdict.PLAN.value]}, STEPS: steps})
+    schema = {"anyOf": [with_steps, without_steps], "$defs": definitions.known}
+    size = len(json.dumps(schema, ensure_ascii=False).encode())
+    if size > LARGEST_PLAN_SCHEMA:
+        raise BadRequestError(
+            f"context.robots: all schemas together have {size} bytes; at most {LARGEST_PLAN_SCHEMA} are allowed. Offer fewer "
+            "skills, or let robots share theirs."
+        )
+    return schema
+
+
+def _object(properties: Mapping[str, Schema]) -> Schema:
+    return {"type": "object", "properties": dict(properties), "required": list(properties), "additionalProperties": False}
+
+
+def _alternatives(request: PlanRequest, schemas: ArgumentSchemas, definitions: "_Definitions") -> Iterator[Schema]:
+    """Each form that a step may have. Robots that can do the same share theirs, and so do skills with the same arguments."""
+    groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for robot in request.robots:
+        groups.setdefault(definitions.skills_of(robot, schemas), []).append(robot.name)
+    forms = [(robots, arguments, names) for skills, robots in groups.items() for arguments, names in _shared(skills)]
+    if len(forms) > MOST_ALTERNATIVES:
+        raise BadRequestError(
+            f"context.robots: the robots have {len(forms)} skills that differ in their arguments; at most {MOST_ALTERNATIVES} "
+            "are allowed. Offer fewer, or let robots share theirs."
+        )
+    order = {"type": "integer", "minimum": 1, "maximum": _most_steps(request)}
+    for robots, arguments, names in forms:
+        yield _object(
+            {
+                TEXT: {"$ref": "#/$defs/text"},
+                ROBOT_KEY: {"enum": robots},
+                SKILL: {"enum": names},
+                ARGUMENTS: json.loads(arguments),
+                ORDER: order,
+            }
+        )
+
+
+def _shared(skills: Sequence[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
+    """Skills by their arguments: each schema with the names of the skills that take it."""
+    by_arguments: dict[str, list[str]] = {}
+    for name, arguments in skills:
+        by_arguments.setdefault(arguments, []).append(name)
+    yield from by_arguments.items()
+
+
+class _Definitions:
+    """Fills names and bounds into argument schemas. What many of them hold is written once, in ``known``."""
+
+    def __init__(self, request: PlanRequest, bounds: TextBounds) -> None:
+        self.known: dict[str, Schema] = {"text": {"type": "string", "pattern": free_text(1, bounds.step, blank_start=False)}}
+        self._bounds = bounds
+        self._filled: dict[tuple[str, str], str | None] = {}
+        self._scene = [place.name for place in request.scene]
+        self._robots = self._names("robots", [robot.name for robot in request.robots])
+        self._objects: Schema | None = {}
+        if request.scene:
+            on_places = [name for place in request.scene for name in place.objects]
+            self._objects = self._names("objects", on_places + [robot.holding for robot in request.robots if robot.holding])
+
+    def skills_of(self, robot: Robot, schemas: ArgumentSchemas) -> tuple[tuple[str, str], ...]:
+        """The names of the skills that the robot can use, each with its arguments' schema as JSON text."""
+        reachable = robot.reachable_places or self._scene
+        places: Schema | None = {}
+        if reachable:
+            places = self._names("places", reachable)
+        vocabulary = {OBJECT: self._objects, PLACE: places, ROBOT: self._robots}
+        which = str(places)
+        skills = []
+        for skill in robot.skills:
+            key = skill.arguments_schema, which
+            if key not in self._filled:
+                filled = self._fill(schemas[skill.arguments_schema], vocabulary)
+                self._filled[key] = None if filled is None else json.dumps(filled, ensure_ascii=False)
+            arguments = self._filled[key]
+            if arguments is not None:
+                skills.append((skill.name, arguments))
+        return tuple(skills)
+
+    def _names(self, key: str, names: Sequence[str]) -> Schema | None:
+        """A reference to an enum of names; None: there are none."""
+        unique = list(dict.fromkeys(names))
+        if not unique:
+            return None
+        known = next((name for name, it in self.known.items() if it == {"enum": unique}), "")
+        if not known:
+            known = f"{key}{len(self.known)}"
+            self.known[known] = {"enum": unique}
+        return {"$ref": f"#/$defs/{known}"}
+
+    def _fill(self, schema: Schema, vocabulary: Mapping[str, Schema | None]) -> Schema | None:
+        """The schema with names and bounds; None: nothing can satisfy it, since there is nothing to name."""
+        if "anyOf" in schema:
+            alternatives = [filled for it in schema["anyOf"] if (filled := self._fill(it, vocabulary)) is not None]
+            return {"anyOf": alternatives} if alternatives else None
+        if schema.get("type") == "string" and "pattern" not in schema:
+            return self._string(schema, vocabulary)
+        if schema.get("type") == "array":
+            items = self._fill(schema["items"], vocabulary)
+            return None if items is None else schema | {"items": items}
+        if schema.get("type") != "object":
+            return schema
+        properties = {name: self._fill(it, vocabulary) for name, it in schema["properties"].items()}
+        if any(properties[name] is None for name in schema["required"]):
+            return None
+        return schema | {"properties": {name: it for name, it in properties.items() if it is not None}}
+
+    def _string(self, schema: Schema, vocabulary: Mapping[str, Schema | None]) -> Schema | None:
+        if "format" in schema:
+            named = vocabulary[schema["format"]]
+            return named if named != {} else {"type": "string", "pattern": free_text(1, self._bounds.argument, blank_start=False)}
+        least = schema["minLength"]
+        most = max(min(schema["maxLength"], self._bounds.argument), least)
+        if most == 0:
+            return {"enum": [""]}
+        return {"type": "string", "pattern": free_text(least, most)}
+
+
+class _Lengths:
+    """The longest texts of schemas, in bytes."""
+
+    def __init__(self, definitions: Mapping[str, Schema]) -> None:
+        self._definitions = definitions
+        self._known: dict[str, int] = {}
+
+    def of(self, schema: Schema) -> int:
+        """Of this schema."""
+        if "$ref" in schema:
+            name = schema["$ref"].removeprefix("#/$defs/")
+            if name not in self._known:
+                self._known[name] = self.of(self._definitions[name])
+            return self._known[name]
+        if "anyOf" in schema:
+            return max(map(self.of, schema["anyOf"]))
+        if "enum" in schema:
+            return max(map(_written_length, schema["enum"]))
+        return self._typed(schema)
+
+    def _typed(self, schema: Schema) -> int:
+        kind = schema["type"]
+        if kind == "string":
+            return 2 + MOST_BYTES * longest_match(str(schema["pattern"]))
+        if kind == "array":
+            return 2 + int(schema["maxItems"]) * (self.of(schema["items"]) + len(", "))
+        if kind == "object":
+            return 2 + sum(_written_length(key) + len(": , ") + self.of(it) for key, it in schema["properties"].items())
+        if kind in ("integer", "number"):
+            digits = max(len(f"{int(schema[bound])}") for bound in ("minimum", "maximum")) + 1
+            return digits + (len(".0000") if kind == "number" else 0)
+        return len("false")
+
+
+def _written_length(value: Any) -> int:
+    """Bytes of a value in JSON. Some writers escape slashes."""
+    text = json.dumps(value, ensure_ascii=False)
+    return len(text.encode()) + text.count("/")

@@ -1,0 +1,122 @@
+"""Read a plan that was written under a schema: each step as soon as it is complete, and the whole, checked once more."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from robobrain_ros.core.plans.patterns import matches
+from robobrain_ros.core.plans.prompt import ARGUMENTS, ORDER, REASONING, ROBOT, SKILL, STEPS, TEXT, VERDICT
+from robobrain_ros.core.plans.request import Verdict
+from robobrain_ros.core.plans.schema import PlanForm
+from robobrain_ros.core.query import PlanStep
+
+_STEP_DEPTH = 3
+"""Brackets that are open within a step: the answer's, the list's, the step's own."""
+
+
+@dataclass(frozen=True)
+class StructuredPlan:
+    """``steps`` in ascending order, their orders counted from 1 without a gap; none unless the verdict is `Verdict.PLAN`."""
+
+    verdict: Verdict
+    reasoning: str
+    steps: tuple[PlanStep, ...]
+
+
+class StructuredPlanReader:
+    """Reads a plan while it is being written; looks at each character once."""
+
+    def __init__(self, form: PlanForm) -> None:
+        self._form = form
+        self._text: list[str] = []
+        self._step: list[str] = []
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False
+
+    def feed(self, text: str) -> list[PlanStep]:
+        """Read the next piece; gives the steps that it completes, with their orders as written."""
+        self._text.append(text)
+        steps = []
+        start = 0 if self._depth >= _STEP_DEPTH else None
+        for place, character in enumerate(text):
+            if self._in_string:
+                self._read_string(character)
+            elif character == '"':
+                self._in_string = True
+            elif character in "{[":
+                self._depth += 1
+                if self._depth == _STEP_DEPTH:
+                    start = place
+            elif character in "}]":
+                self._depth -= 1
+                if self._depth == _STEP_DEPTH - 1 and start is not None:
+                    steps += _steps_of("".join([*self._step, text[start : place + 1]]))
+                    self._step, start = [], None
+        if start is not None:
+            self._step.append(text[start:])
+        return steps
+
+    def _read_string(self, character: str) -> None:
+        if self._escaped:
+            self._escaped = False
+        elif character == "\\":
+            self._escaped = True
+        elif character == '"':
+            self._in_string = False
+
+    def finish(self) -> StructuredPlan:
+        """The whole plan.
+
+        :raises ValueError: it does not satisfy its schema; the message says where.
+        """
+        from jsonschema.exceptions import best_match
+
+        try:
+            content = json.loads("".join(self._text))
+        except (ValueError, RecursionError) as error:
+            raise ValueError("its JSON is cut or malformed") from error
+        fault = best_match(_validator()(self._form.schema).iter_errors(content))
+        if fault is not None:
+            raise ValueError(f"{fault.json_path} is not what the schema allows: {fault.message[:200]}")
+        steps = [_step_of(item) for item in content.get(STEPS, ())]
+        return StructuredPlan(Verdict(content[VERDICT]), content[REASONING].strip(), _ranked(steps))
+
+
+@cache
+def _validator() -> Any:
+    """A validator whose patterns take bounded time, whatever the text."""
+    from jsonschema import Draft202012Validator, ValidationError, validators
+
+    def pattern(_: Any, pattern: str, text: Any, __: Any) -> Iterator[ValidationError]:
+        if isinstance(text, str) and not matches(pattern, text):
+            yield ValidationError(f"{text[:100]!r} does not match {pattern[:100]!r}")
+
+    return validators.extend(Draft202012Validator, {"pattern": pattern})
+
+
+def _steps_of(text: str) -> list[PlanStep]:
+    """The step of a complete object; none where it is no step, which the whole's check will name."""
+    try:
+        return [_step_of(json.loads(text))]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
+
+
+def _step_of(item: dict[str, Any]) -> PlanStep:
+    arguments = item[ARGUMENTS]
+    return PlanStep(
+        order=item[ORDER],
+        text=item[TEXT].strip(),
+        robot=item[ROBOT],
+        skill=item[SKILL],
+        arguments=json.dumps(arguments, ensure_ascii=False) if arguments else "",
+    )
+
+
+def _ranked(steps: Sequence[PlanStep]) -> tuple[PlanStep, ...]:
+    ranks = {order: rank for rank, order in enumerate(sorted({step.order for step in steps}), 1)}
+    ranked = (replace(step, order=ranks[step.order]) for step in steps)
+    return tuple(sorted(ranked, key=lambda step: step.order))

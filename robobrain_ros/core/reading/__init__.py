@@ -1,0 +1,1 @@
+"""Read what the model wrote: answers to spatial tasks, plans and free text."""

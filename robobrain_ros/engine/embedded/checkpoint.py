@@ -1,0 +1,182 @@
+"""Find a checkpoint, on disk or on the hub, and read what is to be known of it before anything is loaded."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robobrain_ros.engine.base import LoadProgress, ProgressCallback
+from robobrain_ros.engine.embedded.checkpoint_files import AGAIN, INDEX, indexed_files, read_json
+from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.errors import EngineConfigError
+
+WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
+_HUB_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.py"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint's files say. Numbers are 0 and texts empty where they say nothing.
+
+    :param path: its folder.
+    :param local: it was named as a folder; nothing may be fetched for it.
+    :param cell: side of the square of pixels that one visual token covers.
+    :param dtype: type of the weights, such as "bfloat16".
+    """
+
+    path: Path
+    local: bool
+    model_type: str
+    cell: int
+    min_pixels: int
+    max_pixels: int
+    max_positions: int
+    dtype: str
+    gigabytes: float
+
+
+def find_checkpoint(options: EngineOptions, progress: ProgressCallback) -> Checkpoint:
+    """Find the checkpoint that ``options.model`` names, downloading it from the hub where it is not on this machine.
+
+    :raises EngineConfigError: not found, not allowed, incomplete, or not a checkpoint.
+    """
+    path = Path(options.model).expanduser()
+    local = path.exists() or options.model.startswith(("/", "./", "../", "~")) or options.model.count("/") != 1
+    if not local:
+        path = _from_modelscope(options, progress) if _use_modelscope() else _from_hub(options, progress)
+    elif not path.is_dir():
+        raise EngineConfigError(
+            f"engine.model: {options.model} is not a folder on this machine, nor a name on the hub such as BAAI/RoboBrain2.0-7B; "
+            "docs/models.md says where checkpoints come from, and which have to be made first."
+        )
+    try:
+        return read_checkpoint(path, local, weights_needed=options.load_format != "dummy")
+    except OSError as error:
+        raise EngineConfigError(
+            f"engine.model: {path} cannot be read ({error.strerror}). Check the owner and the permissions of the folder."
+        ) from error
+
+
+def read_checkpoint(path: Path, local: bool, weights_needed: bool = True) -> Checkpoint:
+    """Read a checkpoint's folder.
+
+    :raises EngineConfigError: config.json or the weights are missing or broken.
+    """
+    config = read_json(path / "config.json")
+    weights = [file for pattern in WEIGHT_PATTERNS for file in path.glob(pattern) if file.exists()]
+    if weights_needed and not weights:
+        raise EngineConfigError(f"{path} has a config.json but no weights (*.safetensors); download the checkpoint again.")
+    _check_shards(path)
+    processor = read_json(path / "preprocessor_config.json") if (path / "preprocessor_config.json").exists() else {}
+    gigabytes = sum(file.stat().st_size for file in weights) / 1e9
+    try:
+        return _facts(path, local, config, processor, gigabytes)
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise EngineConfigError(
+            f"config.json or preprocessor_config.json in {path} has a value of the wrong kind ({error}); {AGAIN}."
+        ) from error
+
+
+def _facts(path: Path, local: bool, config: dict[str, Any], processor: dict[str, Any], gigabytes: float) -> Checkpoint:
+    text, vision = config.get("text_config", config), config.get("vision_config", {})
+    size = processor.get("size") or {}
+    return Checkpoint(
+        path=path,
+        local=local,
+        model_type=str(config.get("model_type", "")),
+        cell=int(vision.get("patch_size", 0)) * int(vision.get("spatial_merge_size", 0)),
+        min_pixels=int(processor.get("min_pixels") or size.get("shortest_edge") or 0),
+        max_pixels=int(processor.get("max_pixels") or size.get("longest_edge") or 0),
+        max_positions=int(text.get("max_position_embeddings", 0)),
+        dtype=str(config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or ""),
+        gigabytes=gigabytes,
+    )
+
+
+def _check_shards(path: Path) -> None:
+    """A broken-off download leaves an index that names files which are not there."""
+    if not (path / INDEX).exists():
+        return
+    shards = indexed_files(path)
+    missing = [shard for shard in shards if not (path / shard).exists()]
+    if missing:
+        raise EngineConfigError(
+            f"{path} lacks {len(missing)} of its {len(shards)} weight files ({missing[0]}, ...); download the checkpoint again."
+        )
+
+
+def _from_hub(options: EngineOptions, progress: ProgressCallback) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    model = options.model
+    progress(LoadProgress("downloading", f"Looking for {model} on this machine and on the hub."))
+    files = [*_HUB_FILES, *WEIGHT_PATTERNS] if options.load_format != "dummy" else _HUB_FILES
+    try:
+        folder = snapshot_download(model, allow_patterns=files, tqdm_class=_reporter(model, progress))
+    except GatedRepoError as error:
+        raise EngineConfigError(
+            f"{model} is gated: accept its conditions on its hub page, then run `hf auth login` or set HF_TOKEN."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise EngineConfigError(
+            f"The hub has no model {model}, or it is private: check the spelling, or set HF_TOKEN to a token that may read it."
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise EngineConfigError(
+            f"{model} is not on this machine, and the hub cannot be reached ({_first_line(error)}); connect to the network, or "
+            "name a folder with the checkpoint."
+        ) from error
+    return Path(folder)
+
+
+def _use_modelscope() -> bool:
+    """Whether vLLM's own switch says that names are of ModelScope, read as vLLM reads it."""
+    return os.environ.get("VLLM_USE_MODELSCOPE", "").strip().lower() in ("1", "true")
+
+
+def _from_modelscope(options: EngineOptions, progress: ProgressCallback) -> Path:
+    try:
+        from modelscope import snapshot_download
+    except ImportError as error:
+        raise EngineConfigError(
+            "VLLM_USE_MODELSCOPE is set, but the package modelscope is not installed: pip install modelscope."
+        ) from error
+    progress(LoadProgress("downloading", f"Looking for {options.model} on this machine and on ModelScope."))
+    files = _HUB_FILES if options.load_format == "dummy" else [*_HUB_FILES, *WEIGHT_PATTERNS]
+    try:
+        return Path(snapshot_download(options.model, allow_patterns=files))
+    except Exception as error:  # Its errors have no base class of their own.
+        raise EngineConfigError(
+            f"{options.model} cannot be had from ModelScope ({_first_line(error)}): check the spelling and the network, run "
+            "`modelscope login` where it needs one, or name a folder with the checkpoint."
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _reporter(model: str, progress: ProgressCallback) -> type[Any]:
+    """A progress bar that tells our listener instead of drawing."""
+    from tqdm.auto import tqdm  # type: ignore[import-untyped]
+
+    class Reporter(tqdm):  # type: ignore[misc]
+        """Counts what was downloaded."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            options["disable"] = False
+            super().__init__(*arguments, **options)
+
+        def display(self, *_arguments: Any, **_options: Any) -> None:
+            """Tell how far the download is."""
+            if self.unit == "B" and self.total:
+                message = f"Downloading {model}: {self.n / 1e9:.2f} of {self.total / 1e9:.2f} GB."
+                progress(LoadProgress("downloading", message, self.n / self.total))
+
+    return Reporter

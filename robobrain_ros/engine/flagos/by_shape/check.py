@@ -1,0 +1,208 @@
+"""A quick check of a table's entries on this machine: right for each shape, and not slower for three of them.
+
+Both sides get the same random numbers, and native operators are the reference. An implementation is wrong if it differs by more
+than two roundings at an element, or by more than half a rounding on average. It is wrong, too, if it leaves an element unwritten,
+or if its second answer differs from its first. Times are of CUDA graphs with weights that no cache holds. Check before
+`ShapeOperators` are installed: they would be compared with themselves. Importing this module imports PyTorch.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from statistics import median
+from typing import Any
+
+import torch
+
+from robobrain_ros.engine.flagos.by_shape.operators import Implementation
+from robobrain_ros.engine.flagos.by_shape.table import OPERATORS, ROWS, Entry
+
+_MOST_SLOWER = 1.03
+"""Of the native time: two measurements of one kernel differ by about this."""
+_TIMED_SHAPES = 3
+_ROUNDS = 5
+_COLD_BYTES = 200_000_000
+"""Weights that are read between two readings of the same ones; larger than the caches of today's GPUs."""
+
+Timer = Callable[[Sequence[Callable[[], Any]]], float]
+"""Seconds that functions take, called one after the other on the device."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with an entry."""
+
+    entry: Entry
+    how: str
+
+    def __str__(self) -> str:
+        return f"{self.entry.name}: {self.how}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found.
+
+    :param ratios: native time over the implementation's, of the shapes that were timed.
+    :param seconds: that it took, of which compiling kernels takes most when they are not in Triton's cache.
+    """
+
+    faults: tuple[Fault, ...]
+    ratios: dict[str, float]
+    seconds: float
+
+    @property
+    def obstacle(self) -> str:
+        """Why the entries are not to be used; empty: they are right, and not slower."""
+        if self.faults:
+            shown = "; ".join(map(str, self.faults[:3]))
+            more = f", and {len(self.faults) - 3} more" if len(self.faults) > 3 else ""
+            return f"wrong or failing for {len(self.faults)} of the shape classes: {shown}{more}"
+        slow = [f"{name} at {ratio:.2f} of the native speed" for name, ratio in self.ratios.items() if ratio * _MOST_SLOWER < 1.0]
+        return f"slower than native: {'; '.join(slow)}" if slow else ""
+
+
+def check(
+    entries: Sequence[Entry], implementations: Mapping[str, Implementation], device: str, timer: Timer | None
+) -> Verdict:
+    """Check these entries on a device.
+
+    :param timer: None: nothing is timed.
+    """
+    start = time.monotonic()
+    if not entries:
+        return Verdict((), {}, 0.0)
+    numbers = _Numbers(entries, device)
+    faults = [Fault(entry, how) for entry in entries if (how := _fault(entry, implementations[entry.implementation], numbers))]
+    ratios: dict[str, float] = {}
+    if timer is not None and not faults:
+        ratios = {entry.name: _ratio(entry, implementations[entry.implementation], numbers, timer) for entry in _timed(entries)}
+    return Verdict(tuple(faults), ratios, time.monotonic() - start)
+
+
+class _Numbers:
+    """Random inputs in memory that all entries share."""
+
+    def __init__(self, entries: Iterable[Entry], device: str) -> None:
+        self._generator = torch.Generator(device).manual_seed(0)
+        self._device = device
+        self._most = max(entry.k * entry.n for entry in entries)
+        self._pools: dict[str, Any] = {}
+
+    def weights(self, entry: Entry, count: int = 1) -> list[Any]:
+        """So many (k, n) matrices, transposed views of row-major ones."""
+        size = entry.k * entry.n
+        pool = self._pools.get(entry.dtype)
+        if pool is None or pool.numel() < size * count:
+            self._pools[entry.dtype] = pool = self.random(max(self._most, size * count), entry.dtype)
+        return [pool[index * size : (index + 1) * size].view(entry.n, entry.k).t() for index in range(count)]
+
+    def random(self, size: int | tuple[int, int], dtype: str) -> Any:
+        """Normal numbers."""
+        shape = (size,) if isinstance(size, int) else size
+        return torch.empty(shape, dtype=getattr(torch, dtype), device=self._device).normal_(generator=self._generator)
+
+    def inputs(self, entry: Entry, rows: int) -> tuple[Any, list[Any]]:
+        """The first matrix, and biases: a row and a matrix, or None for an operator without one."""
+        sizes = (entry.n, (rows, entry.n))
+        biases = [self.random(size, entry.dtype) for size in sizes] if entry.operator == "addmm" else [None]
+        return self.random((rows, entry.k), entry.dtype), biases
+
+
+def _native(x: Any, weight: Any, bias: Any) -> Any:
+    return torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
+
+
+def _fault(entry: Entry, implementation: Implementation, numbers: _Numbers) -> str:
+    """What is wrong with an entry, at the most and at the fewest rows of its class; empty: nothing."""
+    fewest = max((rows for rows in ROWS if rows < entry.rows), default=0) + 1
+    try:
+        for rows in dict.fromkeys((entry.rows, fewest)):
+            x, biases = numbers.inputs(entry, rows)
+            weight = numbers.weights(entry)[0]
+            for bias in biases:
+                first, second = (torch.full((rows, entry.n), torch.nan, dtype=x.dtype, device=x.device) for _ in range(2))
+                if why := implementation.obstacle(x, weight, bias, first):
+                    return f"it does not take {rows} rows ({why})"
+                for out in (first, second):
+                    implementation.multiply(entry.launch, x, weight, bias, out)
+                if how := _difference(first, second, _native(x, weight, bias)):
+                    return f"{how} with {rows} rows"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"[:300]
+    return ""
+
+
+def _difference(first: Any, second: Any, native: Any) -> str:
+    if not bool(torch.isfinite(first).all()):
+        return "elements are missing or not finite"
+    if not torch.equal(first, second):
+        return "two answers differ"
+    rounding = torch.finfo(native.dtype).eps
+    expected = native.float()
+    off = (first.float() - expected).abs_()
+    typical = float(expected.square().mean().sqrt())
+    if bool((off > 2 * rounding * (expected.abs() + typical)).any()):
+        return f"an element differs by {float(off.max()):.3g}"
+    average = float(off.square().mean().sqrt()) / max(typical, 1e-30)
+    return f"elements differ by {average:.2g} on average" if average > rounding / 2 else ""
+
+
+def _timed(entries: Sequence[Entry]) -> list[Entry]:
+    """Of the entries with the fewest rows and one operator, the smallest weights, the largest, and those in the middle."""
+    first = min(entries, key=lambda entry: (entry.rows, OPERATORS.index(entry.operator)))
+    like_it = [entry for entry in entries if (entry.rows, entry.operator) == (first.rows, first.operator)]
+    ordered = sorted(like_it, key=lambda entry: entry.k * entry.n)
+    last = len(ordered) - 1
+    return [ordered[index] for index in sorted({last * part // (_TIMED_SHAPES - 1) for part in range(_TIMED_SHAPES)})]
+
+
+def _ratio(entry: Entry, implementation: Implementation, numbers: _Numbers, timer: Timer) -> float:
+    x, (bias, *_) = numbers.inputs(entry, entry.rows)
+    out = torch.empty((entry.rows, entry.n), dtype=x.dtype, device=x.device)
+    weights = numbers.weights(entry, cold_copies(entry.k * entry.n * x.element_size()))
+    sides = (
+        [lambda weight=weight: _native(x, weight, bias) for weight in weights],
+        [lambda weight=weight: implementation.multiply(entry.launch, x, weight, bias, out) for weight in weights],
+    )
+    times = [tuple(timer(side) for side in sides) for _ in range(_ROUNDS)]
+    return median(native for native, _ in times) / median(ours for _, ours in times)
+
+
+def cold_copies(size: int) -> int:
+    """Copies of weights of so many bytes that are read in turn, so that no cache holds one when its turn comes."""
+    return max(1, -(-_COLD_BYTES // size))
+
+
+def graph_timer(functions: Sequence[Callable[[], Any]], milliseconds: float = 2.0) -> float:
+    """Seconds that functions take in a CUDA graph, the median of three times."""
+    stream = _side_stream(torch.cuda.current_device())
+    with torch.cuda.stream(stream):
+        for function in functions:
+            function()
+        stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            for function in functions:
+                function()
+        once = replayed(graph, stream, 2)
+        count = max(1, min(20, int(milliseconds / 1e3 / once)))
+        return median(replayed(graph, stream, count) for _ in range(3))
+
+
+@cache
+def _side_stream(device: int) -> Any:
+    """One stream for all timing: cuBLAS keeps a workspace of 32 MB for each stream that it has seen."""
+    return torch.cuda.Stream(device)
+
+
+def replayed(graph: Any, stream: Any, count: int) -> float:
+    """Seconds of one replay, of so many together."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record(stream)
+    for _ in range(count):
+        graph.replay()
+    end.record(stream)
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1e3 / count

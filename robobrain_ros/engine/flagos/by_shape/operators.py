@@ -1,0 +1,148 @@
+"""Operators by shape: a table's implementations in the place of PyTorch's, through torch.library. All other shapes stay native.
+
+`ShapeOperators` registers a function for each form of each operator of the table (``mm``, ``mm.out``, ``addmm``, ``addmm.out``).
+The function looks the shape up and calls the entry's implementation, or PyTorch's own kernel, which it took from the dispatcher
+before. CUDA graphs record what was called, so the look-up costs time outside of them only. Importing this module imports PyTorch.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import torch
+
+from robobrain_ros.engine.flagos.by_shape.table import MOST_ROWS, OPERATORS, ROWS, Entry, Launch
+
+_log = logging.getLogger(__name__)
+
+
+class Implementation(Protocol):
+    """What computes products: two functions, with `flagos_matmul`'s meaning."""
+
+    def obstacle(self, x: Any, weight: Any, bias: Any = None, out: Any = None) -> str:
+        """Why it cannot take these tensors; empty: it can."""
+
+    def multiply(self, launch: Launch, x: Any, weight: Any, bias: Any = None, out: Any = None) -> Any:
+        """``x @ weight + bias``."""
+
+
+class ShapeOperators:
+    """Implementations of a table's entries, registered from `install` until `remove`.
+
+    :param entries: what to use; at most one for each shape class.
+    :param implementations: by the entries' ``implementation``.
+    :param key: the dispatch key of the device; PyTorch uses CUDA for AMD's GPUs, too.
+    """
+
+    def __init__(self, entries: Iterable[Entry], implementations: Mapping[str, Implementation], key: str = "CUDA") -> None:
+        self.entries = tuple(entries)
+        self.called: set[Entry] = set()
+        """Entries that computed something so far. What a CUDA graph replays is not counted again."""
+        self.failed: dict[Entry, str] = {}
+        """Entries whose implementation raised an exception, which are native since, and that exception."""
+        self.refused: dict[Entry, str] = {}
+        """Entries whose implementation could not take the tensors of a call, and why it could not at the last one."""
+        self._implementations = dict(implementations)
+        self._key = key
+        self._library: Any = None
+        self._by_weights: dict[str, dict[tuple[Any, int, int], list[Entry | None]]] = {name: {} for name in OPERATORS}
+        for entry in self.entries:
+            self._add(entry)
+
+    def _add(self, entry: Entry) -> None:
+        weights = (getattr(torch, entry.dtype), entry.k, entry.n)
+        by_rows = self._by_weights[entry.operator].setdefault(weights, [None] * (MOST_ROWS + 1))
+        below = max((rows for rows in ROWS if rows < entry.rows), default=0)
+        by_rows[below + 1 : entry.rows + 1] = [entry] * (entry.rows - below)
+
+    def install(self) -> None:
+        """Register what has entries; once is enough.
+
+        :raises RuntimeError: this PyTorch cannot: it has no ``torch.library.get_kernel`` (2.9), or no kernel for the device.
+        """
+        if self._library is not None:
+            return
+        if not hasattr(torch.library, "get_kernel"):
+            raise RuntimeError(f"PyTorch {torch.__version__} has no torch.library.get_kernel")
+        library = torch.library.Library("aten", "IMPL")
+        forms = {"mm": (self._mm, self._mm_out), "addmm": (self._addmm, self._addmm_out)}
+        for operator in (name for name in OPERATORS if self._by_weights[name]):
+            for name, make in zip((operator, f"{operator}.out"), forms[operator], strict=True):
+                native = torch.library.get_kernel(f"aten::{name}", self._key).call_boxed
+                library.impl(name, make(native), self._key, with_keyset=True)
+        self._library = library
+
+    def remove(self) -> None:
+        """Let PyTorch's own operators compute everything again. What CUDA graphs have recorded stays."""
+        if self._library is not None:
+            self._library._destroy()
+            self._library = None
+
+    @property
+    def summary(self) -> str:
+        """What is in use, for people: "mm bfloat16 3584x4608: 1, 2 rows; ..."."""
+        rows: dict[str, list[int]] = {}
+        for entry in self.entries:
+            if entry not in self.failed:
+                rows.setdefault(f"{entry.operator} {entry.dtype} {entry.k}x{entry.n}", []).append(entry.rows)
+        return "; ".join(f"{name}: {', '.join(map(str, sorted(found)))} rows" for name, found in sorted(rows.items()))
+
+    def _mm(self, native: Callable[..., Any]) -> Callable[..., Any]:
+        def mm(keys: Any, x: Any, weight: Any) -> Any:
+            result = self._compute("mm", x, weight)
+            return native(keys, x, weight) if result is None else result
+
+        return mm
+
+    def _mm_out(self, native: Callable[..., Any]) -> Callable[..., Any]:
+        def mm_out(keys: Any, x: Any, weight: Any, *, out: Any) -> Any:
+            result = self._compute("mm", x, weight, out=out)
+            return native(keys, x, weight, out=out) if result is None else result
+
+        return mm_out
+
+    def _addmm(self, native: Callable[..., Any]) -> Callable[..., Any]:
+        def addmm(keys: Any, bias: Any, x: Any, weight: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+            result = self._compute("addmm", x, weight, bias) if beta == 1 and alpha == 1 else None
+            return native(keys, bias, x, weight, beta=beta, alpha=alpha) if result is None else result
+
+        return addmm
+
+    def _addmm_out(self, native: Callable[..., Any]) -> Callable[..., Any]:
+        def addmm_out(keys: Any, bias: Any, x: Any, weight: Any, *, beta: Any = 1, alpha: Any = 1, out: Any) -> Any:
+            result = self._compute("addmm", x, weight, bias, out) if beta == 1 and alpha == 1 else None
+            return native(keys, bias, x, weight, beta=beta, alpha=alpha, out=out) if result is None else result
+
+        return addmm_out
+
+    def _compute(self, operator: str, x: Any, weight: Any, bias: Any = None, out: Any = None) -> Any:
+        """The product, by the entry for its shape; None: PyTorch's own operator is to compute it."""
+        entry = self.find(operator, x, weight)
+        if entry is None:
+            return None
+        implementation = self._implementations[entry.implementation]
+        if why := implementation.obstacle(x, weight, bias, out):
+            self.refused[entry] = why
+            return None
+        try:
+            result = implementation.multiply(entry.launch, x, weight, bias, out)
+        except Exception as error:
+            self._drop(entry, error)
+            return None
+        self.called.add(entry)
+        return result
+
+    def find(self, operator: str, x: Any, weight: Any) -> Entry | None:
+        """The entry for a product; None: it is native."""
+        if x.dim() != 2 or weight.dim() != 2 or not 0 < x.shape[0] <= MOST_ROWS:
+            return None
+        by_rows = self._by_weights[operator].get((x.dtype, x.shape[1], weight.shape[1]))
+        return by_rows[x.shape[0]] if by_rows is not None else None
+
+    def _drop(self, entry: Entry, error: Exception) -> None:
+        how = f"{type(error).__name__}: {error}"[:300]
+        _log.warning("The %s kernel failed for %s (%s). PyTorch's operator computes this shape from now on.",
+                     entry.implementation, entry.name, how)  # fmt: skip
+        self.failed[entry] = how
+        by_rows = self._by_weights[entry.operator][getattr(torch, entry.dtype), entry.k, entry.n]
+        by_rows[:] = [None if known is entry else known for known in by_rows]

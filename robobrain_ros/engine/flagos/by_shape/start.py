@@ -1,0 +1,118 @@
+"""Operators by shape for a process that is about to capture CUDA graphs: find the table, check it here, register what passed.
+
+Whatever is in the way, PyTorch's own operators stay and the reason is reported: nothing here raises.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robobrain_ros.engine.flagos.by_shape import table as flagos_table
+from robobrain_ros.errors import EngineConfigError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Device:
+    """The device of this process.
+
+    :param name: the GPU's, as PyTorch reports it; "" where there is none.
+    :param place: where tensors of the check live; ``key``, the dispatch key of operators there.
+    :param torch: full version, ``triton`` likewise; "" where it is not installed.
+    :param implementations: what computes entries, by the name in the table.
+    :param timer: seconds of some calls; None times nothing.
+    """
+
+    name: str
+    place: str
+    key: str
+    torch: str
+    triton: str
+    implementations: Mapping[str, Any]
+    timer: Callable[..., float] | None
+
+
+@dataclass(frozen=True)
+class Started:
+    """What came of it.
+
+    :param operators: `flagos_shapes.ShapeOperators`, registered; None: everything is native.
+    :param why: a sentence for people.
+    """
+
+    operators: Any
+    why: str
+
+    def details(self) -> dict[str, str]:
+        """For /diagnostics: why, the shapes in use, and what became native since."""
+        found = {"flagos_shapes": self.why}
+        if self.operators is not None:
+            found["flagos_shapes_in_use"] = self.operators.summary
+            found["flagos_shapes_failed"] = "; ".join(f"{entry.name}: {how}" for entry, how in self.operators.failed.items())
+        return {name: value for name, value in found.items() if value}
+
+
+def start(
+    weights: Iterable[tuple[int, int]],
+    dtype: str,
+    find_device: Callable[[], Device] | None = None,
+    folder: Path = flagos_table.FOLDER,
+) -> Started:
+    """Register the table's operators for a model on this GPU, after a check. Call it before CUDA graphs are captured.
+
+    :param weights: sizes (k, n) of the matrices that the model multiplies by.
+    :param dtype: of the weights, such as "bfloat16".
+    """
+    try:
+        started = _start(set(weights), dtype, (find_device or this_gpu)(), folder)
+    except EngineConfigError as error:
+        started = Started(None, f"Native matrix products: {error.message}")
+    except Exception as error:  # An engine that would start without this is to start with it, too.
+        started = Started(None, f"Native matrix products: {type(error).__name__}: {error}")
+    _log.info("%s", started.why)
+    return started
+
+
+def this_gpu() -> Device:
+    """The current GPU.
+
+    :raises EngineConfigError: there is no GPU, or no Triton.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise EngineConfigError("this process has no GPU.")
+    try:
+        import triton
+
+        from robobrain_ros.engine.flagos.by_shape import check as flagos_check
+        from robobrain_ros.engine.flagos.by_shape import matmul as flagos_matmul
+    except ImportError as error:
+        raise EngineConfigError(f"Triton cannot be imported ({error}).") from error
+    name = str(torch.cuda.get_device_name())
+    versions = torch.__version__, triton.__version__
+    return Device(name, "cuda", "CUDA", *versions, {"skinny": flagos_matmul}, flagos_check.graph_timer)
+
+
+def _start(weights: set[tuple[int, int]], dtype: str, device: Device, folder: Path) -> Started:
+    from robobrain_ros.engine.flagos.by_shape import check as flagos_check
+    from robobrain_ros.engine.flagos.by_shape.operators import ShapeOperators
+
+    table = flagos_table.find(device.name, device.torch, device.triton, folder)
+    entries = [entry for entry in table.for_weights(weights) if entry.dtype == dtype]
+    if not entries:
+        raise EngineConfigError(f"the table for {device.name} has no entry for this model's weights in {dtype}.")
+    verdict = flagos_check.check(entries, device.implementations, device.place, device.timer)
+    if verdict.obstacle:
+        raise EngineConfigError(f"the check at the start found the table's kernels {verdict.obstacle}.")
+    operators = ShapeOperators(entries, device.implementations, device.key)
+    operators.install()
+    ratios = ", ".join(f"{ratio:.2f}" for ratio in verdict.ratios.values())
+    return Started(
+        operators,
+        f"{len(entries)} shape classes of matrix products use the table for {device.name}; checked in {verdict.seconds:.1f} s"
+        + (f", {ratios} of the native speed." if ratios else "."),
+    )

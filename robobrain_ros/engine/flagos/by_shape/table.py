@@ -1,0 +1,272 @@
+"""Tables of measured operators by shape: for which matrix products which kernel is faster than PyTorch's own, on one GPU.
+
+A table is a JSON file for one GPU and for major versions of PyTorch and Triton. An entry names an operator, a dtype, the sizes of
+the weights and a number of rows; it states what computes the product and how it is launched. Other shapes stay native.
+This module reads and checks tables; it imports neither PyTorch nor Triton.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from robobrain_ros.errors import EngineConfigError
+
+FORMAT = 1
+MOST_ROWS = 16
+ROWS = (1, 2, 4, 8, 16)
+"""Classes of rows: a product belongs to the smallest class that is not below its rows."""
+OPERATORS = ("mm", "addmm")
+"""Each with its form ``out``."""
+DTYPES = ("bfloat16", "float16")
+IMPLEMENTATIONS = ("skinny",)
+"""What may compute a product: "skinny" is `flagos_matmul`."""
+FOLDER = Path(__file__).with_name("tables")
+"""Tables that come with this package."""
+
+_MOST_BYTES = 4 * 2**20
+_MOST_ENTRIES = 10_000
+_MOST_SIZE = 2**24
+_POWERS = tuple(2**power for power in range(13))
+_KERNELS = ("vector", "tile")
+_VERSION = re.compile(r"\d{1,4}")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a skinny product is launched.
+
+    :param kernel: "vector" (one row) or "tile" (at most ``block_m`` rows).
+    :param block_n: columns of a program.
+    :param block_k: elements of a step along the sum.
+    :param block_m: rows of a tile; 0 for "vector".
+    :param split_k: programs that share the sum of an element.
+    :param warps: of a program.
+    :param stages: steps whose loads are in flight at once.
+    """
+
+    kernel: str
+    block_n: int
+    block_k: int
+    block_m: int = 0
+    split_k: int = 1
+    warps: int = 4
+    stages: int = 3
+
+    @property
+    def most_rows(self) -> int:
+        """Rows that it takes."""
+        return 1 if self.kernel == "vector" else min(self.block_m, MOST_ROWS)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One shape class.
+
+    :param operator: of `OPERATORS`; ``dtype``, of `DTYPES`.
+    :param rows: most rows, one of `ROWS`; products with at most the next smaller class's rows have another entry, or none.
+    :param k: rows of the second matrix, ``n`` its columns.
+    :param native_us: microseconds that PyTorch's operator took where it was measured, and ``us`` this one.
+    """
+
+    operator: str
+    dtype: str
+    rows: int
+    k: int
+    n: int
+    implementation: str
+    launch: Launch
+    native_us: float
+    us: float
+
+    @property
+    def name(self) -> str:
+        """For people: operator, dtype and sizes."""
+        return f"{self.operator} {self.dtype} {self.rows}x{self.k}x{self.n}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """What was measured on one GPU.
+
+    :param device: the GPU's name, as PyTorch reports it.
+    :param torch: major version, ``triton`` likewise.
+    :param measured: machine, full versions, date and command, for people.
+    """
+
+    device: str
+    torch: str
+    triton: str
+    entries: tuple[Entry, ...]
+    measured: dict[str, str] = field(default_factory=dict)
+
+    def for_weights(self, sizes: Iterable[tuple[int, int]]) -> tuple[Entry, ...]:
+        """Entries for these weights only, given as (k, n)."""
+        wanted = set(sizes)
+        return tuple(entry for entry in self.entries if (entry.k, entry.n) in wanted)
+
+
+def major(version: str) -> str:
+    """The major version: "2" of "2.11.0+cu130"."""
+    return version.split(".")[0]
+
+
+def table_file(device: str, folder: Path = FOLDER) -> Path:
+    """Where the table of a GPU lies."""
+    return folder / (re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") + ".json")
+
+
+def find(device: str, torch: str, triton: str, folder: Path = FOLDER) -> Table:
+    """The table for a GPU and these versions of PyTorch and Triton, given in full.
+
+    :raises EngineConfigError: there is none, or it is damaged or for something else; the message says what to do.
+    """
+    path = table_file(device, folder)
+    if not path.is_file():
+        raise EngineConfigError(f"There is no measured table for {device or 'this GPU'}. {HOW_TO_MEASURE}")
+    table = read(path)
+    for what, theirs, ours in (
+        ("GPU", table.device, device),
+        ("PyTorch", table.torch, major(torch)),
+        ("Triton", table.triton, major(triton)),
+    ):
+        if theirs != ours:
+            raise EngineConfigError(f"The table {path} is for {what} {theirs}; this is {what} {ours}. {HOW_TO_MEASURE}")
+    return table
+
+
+HOW_TO_MEASURE = "Run benchmark/skinny_matmul.py on this machine to measure one."
+
+
+def read(path: Path) -> Table:
+    """Read and check a table.
+
+    :raises EngineConfigError: the file cannot be read, or a value in it is missing, has another type or is out of its bounds.
+    """
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise _Damaged(f"it has more than {_MOST_BYTES} bytes")
+        return _table(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: JSON, UTF-8, and _Damaged.
+        raise EngineConfigError(f"The table {path} cannot be used: {error}. {HOW_TO_MEASURE}") from error
+
+
+def write(path: Path, table: Table) -> None:
+    """Write a table such that `read` takes it.
+
+    :raises OSError: it cannot be written.
+    :raises ValueError: `read` would reject it.
+    """
+    entries = [asdict(entry) for entry in sorted(table.entries, key=_order)]
+    head = {"format": FORMAT, **{name: value for name, value in asdict(table).items() if name != "entries"}}
+    _table({**head, "entries": entries})
+    lines = ",\n".join("  " + json.dumps(entry) for entry in entries)
+    text = json.dumps(head, indent=1)[: -len("\n}")] + f',\n "entries": [\n{lines}\n ]\n}}\n'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _order(entry: Entry) -> tuple[str, str, int, int, int]:
+    return entry.operator, entry.dtype, entry.k, entry.n, entry.rows
+
+
+class _Damaged(ValueError):
+    """Something in a file is not as it should be."""
+
+
+class _Fields:
+    """The fields of a JSON object, each taken with its type and bounds."""
+
+    def __init__(self, value: Any, where: str) -> None:
+        if not isinstance(value, dict):
+            raise _Damaged(f"{where} is no object")
+        self._value, self._where = value, where
+
+    def take(self, name: str) -> Any:
+        if name not in self._value:
+            raise _Damaged(f"{self._where} has no {name!r}")
+        return self._value[name]
+
+    def text(self, name: str, pattern: str = r"[^\x00-\x1f]{1,300}") -> str:
+        value = self.take(name)
+        if not isinstance(value, str) or re.fullmatch(pattern, value) is None:
+            raise _Damaged(f"{name!r} of {self._where} is {_shown(value)}")
+        return value
+
+    def one_of(self, name: str, choices: Iterable[Any]) -> Any:
+        value = self.take(name)
+        if not any(value == choice and type(value) is type(choice) for choice in choices):
+            raise _Damaged(f"{name!r} of {self._where} is {_shown(value)}")
+        return value
+
+    def whole(self, name: str, least: int, most: int) -> int:
+        value = self.take(name)
+        if type(value) is not int or not least <= value <= most:
+            raise _Damaged(f"{name!r} of {self._where} is {_shown(value)}, not a whole number from {least} to {most}")
+        return value
+
+    def positive(self, name: str) -> float:
+        value = self.take(name)
+        if type(value) not in (int, float) or not 0.0 < value < 1e9:
+            raise _Damaged(f"{name!r} of {self._where} is {_shown(value)}, not a number of microseconds")
+        return float(value)
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:80]
+
+
+def _table(content: Any) -> Table:
+    fields = _Fields(content, "the file")
+    if (found := fields.take("format")) != FORMAT or type(found) is not int:
+        raise _Damaged(f"it has format {_shown(found)}, and this version reads {FORMAT}")
+    entries = fields.take("entries")
+    if not isinstance(entries, list) or len(entries) > _MOST_ENTRIES:
+        raise _Damaged(f"'entries' is no list of at most {_MOST_ENTRIES}")
+    measured = fields.take("measured")
+    if not isinstance(measured, dict) or not all(isinstance(value, str) for value in measured.values()):
+        raise _Damaged("'measured' is no object of texts")
+    read_entries = tuple(_entry(entry, f"entry {index}") for index, entry in enumerate(entries))
+    if len({_order(entry) for entry in read_entries}) < len(read_entries):
+        raise _Damaged("two entries are for the same shape class")
+    device, torch, triton = fields.text("device"), fields.text("torch", _VERSION.pattern), fields.text("triton", _VERSION.pattern)
+    return Table(device, torch, triton, read_entries, measured)
+
+
+def _entry(content: Any, where: str) -> Entry:
+    fields = _Fields(content, where)
+    entry = Entry(
+        operator=fields.one_of("operator", OPERATORS),
+        dtype=fields.one_of("dtype", DTYPES),
+        rows=fields.one_of("rows", ROWS),
+        k=fields.whole("k", 1, _MOST_SIZE),
+        n=fields.whole("n", 1, _MOST_SIZE),
+        implementation=fields.one_of("implementation", IMPLEMENTATIONS),
+        launch=_launch(fields.take("launch"), f"the launch of {where}"),
+        native_us=fields.positive("native_us"),
+        us=fields.positive("us"),
+    )
+    if entry.rows > entry.launch.most_rows:
+        raise _Damaged(f"the launch of {where} takes {entry.launch.most_rows} rows, not {entry.rows}")
+    return entry
+
+
+def _launch(content: Any, where: str) -> Launch:
+    fields = _Fields(content, where)
+    kernel = fields.one_of("kernel", _KERNELS)
+    launch = Launch(
+        kernel,
+        block_n=fields.one_of("block_n", _POWERS),
+        block_k=fields.one_of("block_k", _POWERS),
+        block_m=fields.one_of("block_m", (0,) if kernel == "vector" else (8, 16)),
+        split_k=fields.whole("split_k", 1, 64),
+        warps=fields.one_of("warps", (1, 2, 4, 8, 16)),
+        stages=fields.whole("stages", 1, 8),
+    )
+    if kernel == "tile" and (launch.block_n < 16 or launch.block_k < 16):
+        raise _Damaged(f"{where} has blocks below 16")
+    if launch.block_n * launch.block_k > 2**16:
+        raise _Damaged(f"{where} has blocks of more than {2**16} weights")
+    return launch

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible HTTP server of an embedded engine, with its limits."""

@@ -1,0 +1,214 @@
+"""Limits of connections to the HTTP server (number, duration, size of the header), applied before the key is checked.
+
+A connection is *waiting* until it has brought the header of a request with the right key. Waiting connections are closed after
+`HEADER` seconds, and the oldest of them give way to new ones; so whoever opens many shuts nobody out.
+"""
+
+import asyncio
+import errno
+import logging
+import time
+from collections import Counter
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from robobrain_ros.engine.addresses import client_of
+from robobrain_ros.engine.http.guard import Rates, ServerState
+
+HEADER = 10.0
+"""Seconds that the header of a request may take, from the connection's begin or the end of the answer before."""
+LARGEST_HEADER = 16 * 1024
+KEEP_ALIVE = 5
+"""Seconds that a connection may be idle between two requests."""
+ACCEPTS, ACCEPTS_AT_ONCE = 200.0, 100.0
+"""Connections taken a second, and at once; others wait in the system's queue of `BACKLOG`."""
+BACKLOG = 128
+_QUIET = 0.1
+"""Seconds without data after which a request that is thrown away counts as ended."""
+LOG_EACH = 60.0
+"""Seconds between two lines in the log of the same kind."""
+
+_log = logging.getLogger(__name__)
+
+
+class Connections:
+    """All connections of a server.
+
+    :param most: at once.
+    :param most_of_client: waiting ones of one client.
+    """
+
+    def __init__(self, most: int, most_of_client: int, state: ServerState) -> None:
+        self._most = most
+        self._most_of_client = most_of_client
+        self._state = state
+        self._waiting: dict[Any, str] = {}
+        """Connections that have not shown a key, and their clients; the oldest first."""
+        self._working: set[Any] = set()
+        self._said: dict[str, float] = {}
+
+    def add(self, connection: Any, client: str) -> bool:
+        """Accept a connection. Where there are too many, close an older one. False: all others are at work."""
+        self._waiting[connection] = client
+        clients = Counter(self._waiting.values())
+        if clients[client] > self._most_of_client:
+            self._drop_oldest(client, f"one client opened more than {self._most_of_client} connections")
+        elif len(self._waiting) + len(self._working) > self._most:
+            self._drop_oldest(clients.most_common(1)[0][0], f"there were more than {self._most} connections")
+        self._count()
+        return connection in self._waiting
+
+    def admit(self, connection: Any) -> None:
+        """A connection has shown the key."""
+        if self._waiting.pop(connection, None) is not None:
+            self._working.add(connection)
+
+    def wait(self, connection: Any, client: str) -> None:
+        """A connection's request was answered."""
+        if connection in self._working:
+            self._working.discard(connection)
+            self._waiting[connection] = client
+
+    def remove(self, connection: Any) -> None:
+        """A connection has ended."""
+        self._waiting.pop(connection, None)
+        self._working.discard(connection)
+        self._count()
+
+    def drop(self, connection: Any, reason: str) -> None:
+        """Close a connection at once."""
+        self.remove(connection)
+        self._state.dropped += 1
+        self.say("dropped", f"The HTTP server closed a connection: {reason}.")
+        connection.abort()
+
+    def say(self, kind: str, message: str) -> None:
+        """Log a line, unless one of its kind was logged within `LOG_EACH` seconds."""
+        now = time.monotonic()
+        if now - self._said.get(kind, -LOG_EACH) >= LOG_EACH:
+            self._said[kind] = now
+            _log.warning("%s The node logs such lines once in %.0f s; /diagnostics counts all.", message, LOG_EACH)
+
+    def _drop_oldest(self, client: str, reason: str) -> None:
+        oldest = next(connection for connection, its in self._waiting.items() if its == client)
+        self.drop(oldest, f"{reason}, and this connection of {client} had no request")
+
+    def _count(self) -> None:
+        self._state.connections = len(self._waiting) + len(self._working)
+
+
+class Sparing(logging.Filter):
+    """Lets one record of each message through in `LOG_EACH` seconds: strangers cause them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now = time.monotonic()
+        key = str(record.msg)[:200]
+        if now - self._last.get(key, -LOG_EACH) < LOG_EACH:
+            return False
+        if len(self._last) > 100:
+            self._last.clear()
+        self._last[key] = now
+        return True
+
+
+def make_protocol(connections: Connections) -> type[H11Protocol]:
+    """uvicorn's protocol of h11, which bounds headers, with the limits of this module."""
+
+    class Connection(H11Protocol):
+        """One connection."""
+
+        _timer: asyncio.TimerHandle | None = None
+        _name = ""
+        _discarded: int | None = None
+        """Bytes that came and were not looked at; None: all are."""
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._name = client_of(self.client)
+            self.app_state = {**self.app_state, "connection": self}
+            if connections.add(self, self._name):
+                self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            connections.remove(self)
+            self._unwatch()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self._discarded is not None:
+                self._discarded += len(data)
+                return
+            if self.transport.is_closing():
+                return
+            try:
+                super().data_received(data)
+            except h11.LocalProtocolError:
+                self.abort()  # It sent data that is not HTTP while an answer was being sent.
+            if self.conn.their_state is not h11.IDLE:
+                self._unwatch()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            connections.wait(self, self._name)
+            if not self.transport.is_closing() and self.conn.their_state is h11.IDLE:
+                self._watch()
+
+        def admit(self) -> None:
+            """The request has shown the key."""
+            connections.admit(self)
+
+        async def discard(self, longest: float) -> None:
+            """Drop incoming data until none comes or ``longest`` seconds have passed, then end the connection."""
+            end = time.monotonic() + longest
+            self._discarded, before = 0, -1
+            self.flow.resume_reading()
+            while before < self._discarded and not self.transport.is_closing() and time.monotonic() < end:
+                before = self._discarded
+                await asyncio.sleep(_QUIET)
+
+        def abort(self) -> None:
+            """Close at once, also with unsent data."""
+            self._unwatch()
+            self.transport.abort()
+
+        def _watch(self) -> None:
+            self._unwatch()
+            self._timer = self.loop.call_later(HEADER, self._too_late)
+
+        def _unwatch(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+        def _too_late(self) -> None:
+            connections.drop(self, f"no request came from {self._name} within {HEADER:.0f} s")
+
+    return Connection
+
+
+async def accept(listener: Any, make: Any, connections: Connections) -> None:
+    """Accept connections at a limited rate until cancelled. A process without free file descriptors waits."""
+    loop = asyncio.get_running_loop()
+    rates = Rates(ACCEPTS, ACCEPTS_AT_ONCE)
+    listener.listen(BACKLOG)
+    while True:
+        while not rates.take("all"):  # noqa: ASYNC110 - tokens come with time alone
+            await asyncio.sleep(1 / ACCEPTS)
+        try:
+            connection, _ = await loop.sock_accept(listener)
+        except OSError as error:
+            if error.errno in (errno.EBADF, errno.EINVAL):
+                return  # The listener is closed.
+            connections.say("accept", f"The HTTP server cannot take connections now ({error.strerror}).")
+            await asyncio.sleep(1.0)
+            continue
+        try:
+            await loop.connect_accepted_socket(make, connection)
+        except OSError:
+            connection.close()

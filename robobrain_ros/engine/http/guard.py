@@ -1,0 +1,420 @@
+"""What stands before the HTTP server of the engine: who may ask, what, how much, and how many at once.
+
+A plain ASGI application around another. It knows nothing of models.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from robobrain_ros.engine.addresses import client_of, is_loopback
+from robobrain_ros.engine.http.requests import ROUTES, Limits, RequestError, checked_body, largest_body
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+PATHS = {"GET": {"/v1/models", "/health", "/metrics", "/version"}, "POST": set(ROUTES)}
+"""All that is served, by method. What loads adapters, pauses, profiles, resets or stores is not: the engine is the robot's."""
+
+UPLOAD = 10.0
+"""Seconds that a request's body may take to come, and a second more for each `SLOWEST` bytes that have come."""
+SLOWEST = 64 * 1024
+SPARE_UPLOADS = 4
+"""Bodies that may be on their way besides those of the requests that are worked on."""
+UPLOAD_SHARE = 2.0
+"""Seconds after which an upload gives its place to another one, where all places are taken."""
+STALL = 30.0
+"""Seconds in which a client must take some of its answer."""
+RATE, BURST = 50.0, 100.0
+"""Requests a second of one client, and at once; those with the key and those without are counted apart."""
+COST = 1 << 20
+"""Bytes of a body that count as one request more against the rate, and as `WRONG` ones where the body is rejected."""
+WRONG = 10
+RETRY_AFTER = 10
+"""Seconds that clients are told to wait while there is no engine."""
+
+_LINGER = 2.0
+"""Seconds in which what still comes of a rejected request is read and dropped."""
+_SMALL = 64 * 1024
+_LOOK = 0.5
+_MOST_CLIENTS = 1000
+_HEADERS = frozenset({b"host", b"accept", b"user-agent"})
+"""Headers that the application gets; others could steer it."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class ServerState:
+    """What the server does, for diagnostics; read from any thread. ``state``: "closed", "waiting" for the engine, "open" or
+    "failed".
+
+    ``running`` and ``refused`` count requests, the latter those for which no place was left; ``rejected`` counts those that were
+    answered with any other error before the engine, and ``dropped`` connections that were closed by a limit.
+    """
+
+    state: str = "closed"
+    message: str = "The HTTP server is closed; it opens when the node loads the model."
+    address: str = ""
+    running: int = 0
+    refused: int = 0
+    rejected: int = 0
+    dropped: int = 0
+    connections: int = 0
+
+
+class Guard:
+    """Lets requests through to an application, or answers them itself.
+
+    :param key: what requests must bring; empty: none, and then only programs on this machine are let through.
+    :param max_requests: POST requests that are worked on at once; the next is answered with 429.
+    :param max_body: bytes of a request.
+    :param state: where it counts.
+    """
+
+    def __init__(self, *, key: str, max_requests: int, max_body: int, state: ServerState) -> None:
+        self._key = key.encode()
+        self._max_requests = max_requests
+        self._max_body = max_body
+        self._state = state
+        self._app: App | None = None
+        self._limits: Limits | None = None
+        self._fault: Callable[[], str] = lambda: ""
+        self._inside: set[asyncio.Task[None]] = set()
+        self._uploads: list[_Upload] = []
+        self._rates = Rates()
+        # Of its own: the robot's requests use the loop's.
+        self._checking = ThreadPoolExecutor(max_workers=2, thread_name_prefix="http-check")
+
+    def serve(self, app: App, limits: Limits, fault: Callable[[], str]) -> None:
+        """Let requests through from now on.
+
+        :param fault: why the application cannot work now; empty: it can.
+        """
+        self._app, self._limits, self._fault = app, limits, fault
+
+    def suspend(self) -> None:
+        """Answer with 503 from now on, and break off the requests that are in the application."""
+        self._app = None
+        for task in self._inside:
+            task.cancel()
+
+    def close(self) -> None:
+        """End what works beside the loop."""
+        self._checking.shutdown(wait=False, cancel_futures=True)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        connection = scope.get("state", {}).pop("connection", None)
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        answer = _Answer(scope, send, connection)
+        length = headers.get(b"content-length", b"0")
+        answer.outstanding = _SMALL + 1 if b"transfer-encoding" in headers or len(length) > 9 else int(length)
+        try:
+            refusal = self._refusal(scope, headers, connection)
+            refusal = refusal or await self._let_through(scope, headers, receive, answer)
+        except _GoneError:
+            return
+        if refusal is not None:
+            self._state.rejected += refusal[0] not in (429, 503)
+            await answer.refuse(receive, *refusal)
+
+    def _refusal(self, scope: Scope, headers: dict[bytes, bytes], connection: Any) -> tuple[int, str] | None:
+        allowed = self._is_allowed(headers)
+        client = client_of(scope.get("client"))
+        if not self._rates.take((client, allowed)):
+            self._state.refused += 1
+            return 429, f"More than {RATE:.0f} requests per second came from this address; slow down."
+        if not allowed:
+            return 401, "This server asks for a key: Authorization: Bearer KEY."
+        # A web page that this machine's browser shows can reach the loopback, and needs no key there.
+        if not self._key and not (_is_local(headers.get(b"host", b"")) and _is_local(headers.get(b"origin"), page=True)):
+            return 403, "Without a key this server answers only programs on its own machine, under the loopback's name."
+        if connection is not None:
+            connection.admit()
+        path = scope["path"]
+        if path not in PATHS.get(scope["method"], ()):
+            known = sorted(method for method, paths in PATHS.items() if path in paths)
+            if known:
+                return 405, f"{path} takes {known[0]}."
+            return 404, f"There is no {scope['method'][:20]} {path[:100]} here; there is /v1/models and /v1/chat/completions."
+        return self._unavailable() or (self._rejected_post(path, headers) if scope["method"] == "POST" else None)
+
+    def _largest(self, path: str) -> int:
+        """Bytes that the body of a route may have."""
+        return self._max_body if self._limits is None else largest_body(path, self._limits)
+
+    def _rejected_post(self, path: str, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
+        length = headers.get(b"content-length", b"0")
+        most = self._largest(path)
+        if not length.isdigit() or len(length) > 18 or int(length) > most:
+            return 413, _too_large(most)
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if kind != b"application/json":
+            return 415, "The body must be JSON: Content-Type: application/json."
+        return self._busy()
+
+    def _busy(self) -> tuple[int, str] | None:
+        if self._state.running < self._max_requests:
+            return None
+        self._state.refused += 1
+        return 429, f"{self._max_requests} requests are worked on already (openai_server.max_requests); try again in a while."
+
+    def _unavailable(self) -> tuple[int, str] | None:
+        if self._app is None:
+            return 503, f"The engine is not ready: {self._state.message} Try again in about {RETRY_AFTER} s."
+        fault = self._fault()
+        return (503, f"The engine is not ready: {fault} Try again in about {RETRY_AFTER} s.") if fault else None
+
+    def _is_allowed(self, headers: dict[bytes, bytes]) -> bool:
+        if not self._key:
+            return True
+        kind, _, given = headers.get(b"authorization", b"").partition(b" ")
+        return kind.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._key)
+
+    async def _let_through(
+        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, answer: "_Answer"
+    ) -> tuple[int, str] | None:
+        kept = [(name, value) for name, value in headers.items() if name in _HEADERS]
+        inner = {**scope, "query_string": b"", "headers": kept}
+        if scope["method"] != "POST":
+            return await self._pass(inner, b"", receive, answer)
+        with self._upload() as upload:
+            if upload is None:
+                return 429, "Too many requests are on their way; try again in a while."
+            body = await upload.read(receive, self._largest(scope["path"]))
+        if isinstance(body, tuple):
+            return body
+        answer.outstanding = 0
+        client = client_of(scope.get("client")), True
+        self._rates.charge(client, len(body) / COST)
+        if refusal := self._unavailable() or self._busy():
+            return refusal
+        self._state.running += 1
+        try:
+            refusal = await self._check_and_pass(inner, body, receive, answer)
+        finally:
+            self._state.running -= 1
+        if refusal is not None and refusal[0] < 500:
+            self._rates.charge(client, (WRONG - 1) * len(body) / COST)
+        return refusal
+
+    @contextlib.contextmanager
+    def _upload(self) -> Iterator["_Upload | None"]:
+        """A place for a body that comes; None: all are taken by others that came just now."""
+        if len(self._uploads) >= self._max_requests + SPARE_UPLOADS:
+            oldest = self._uploads[0]
+            if time.monotonic() - oldest.began < UPLOAD_SHARE:
+                self._state.refused += 1
+                yield None
+                return
+            oldest.cut = True
+            self._uploads.remove(oldest)
+        upload = _Upload()
+        self._uploads.append(upload)
+        try:
+            yield upload
+        finally:
+            if upload in self._uploads:
+                self._uploads.remove(upload)
+
+    async def _check_and_pass(
+        self, inner: Scope, body: bytes, receive: Receive, answer: "_Answer"
+    ) -> tuple[int, str] | None:
+        limits = self._limits
+        assert limits is not None, "requests are rejected before there are limits"
+        loop = asyncio.get_running_loop()
+        try:
+            body = await loop.run_in_executor(self._checking, checked_body, inner["path"], body, limits)
+        except RequestError as error:
+            answer.field = error.field
+            return error.status, str(error)
+        except MemoryError:
+            return 413, "The server has no memory for this request. Send a smaller one."
+        except Exception as error:
+            _log.error("The check of an HTTP request has failed: %s: %s", type(error).__name__, str(error)[:200])
+            return 500, "The server has failed on this request; its log has the reason."
+        inner["headers"] += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        return await self._pass(inner, body, receive, answer)
+
+    async def _pass(self, inner: Scope, body: bytes, receive: Receive, answer: "_Answer") -> tuple[int, str] | None:
+        """Run the application on one request; gives what is answered where it could not answer itself."""
+        app = self._app
+        if app is None:
+            return self._unavailable()
+        left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Message:
+            return left.pop() if left else await receive()
+
+        answer.held_back = lambda: self._unavailable() is not None
+        task = asyncio.ensure_future(app(inner, replay, answer.pass_on))
+        self._inside.add(task)
+        try:
+            await asyncio.wait({task})
+        finally:
+            self._inside.discard(task)
+            task.cancel()
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, _GoneError) or answer.complete:
+            return None
+        if answer.started:
+            answer.abort()  # Half an answer must not look like a whole one.
+            return None
+        if error is not None and not self._unavailable():
+            _log.error("The HTTP application has failed on a request: %s: %s", type(error).__name__, error)
+        return self._unavailable() or (500, "The server has failed on this request; its log has the reason.")
+
+
+class _Upload:
+    """A request's body on its way."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.cut = False
+        """Whether another one has its place now."""
+
+    async def read(self, receive: Receive, most: int) -> bytes | tuple[int, str]:
+        """The body, or what to answer; a chunked one does not say before how long it is.
+
+        :raises _GoneError: the client has gone.
+        """
+        body = bytearray()
+        while True:
+            left = self.began + UPLOAD + len(body) / SLOWEST - time.monotonic()
+            if left <= 0 or self.cut:
+                return 408, f"The request's body did not arrive within {UPLOAD:.0f} s, plus 1 s for each {SLOWEST} bytes."
+            try:
+                message = await asyncio.wait_for(receive(), min(left, _LOOK))
+            except asyncio.TimeoutError:
+                continue
+            if message["type"] != "http.request":
+                raise _GoneError
+            body += message.get("body", b"")
+            if len(body) > most:
+                return 413, _too_large(most)
+            if not message.get("more_body"):
+                return bytes(body)
+
+
+class _Answer:
+    """The answer to one request, the application's or the guard's own."""
+
+    def __init__(self, scope: Scope, send: Send, connection: Any) -> None:
+        self._send = send
+        self._connection = connection
+        self._bodiless = scope["method"] == "HEAD"
+        self._dropping = False
+        self.started = self.complete = False
+        self.field = ""
+        """The place in the body that an error is about."""
+        self.outstanding = 0
+        """Bytes of the request that may still come."""
+        self.held_back: Callable[[], bool] = lambda: False
+        """Whether an error of the application is not to be passed on, since there is a better one."""
+
+    async def pass_on(self, message: Message) -> None:
+        """An application's ``send``.
+
+        :raises _GoneError: the client does not take its answer.
+        """
+        if message["type"] == "http.response.start" and message["status"] >= 500 and self.held_back():
+            self._dropping = True
+        if self._dropping:
+            return
+        self.started = True
+        try:
+            await asyncio.wait_for(self._send(message), STALL)
+        except asyncio.TimeoutError as error:
+            self.abort()
+            raise _GoneError from error
+        self.complete = message["type"] == "http.response.body" and not message.get("more_body")
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        if self._connection is not None:
+            self._connection.abort()
+
+    async def refuse(self, receive: Receive, status: int, message: str) -> None:
+        """Answer with an error, as OpenAI's servers write it."""
+        kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+        kind = kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
+        error = {"message": message, "type": kind, "param": self.field or None, "code": status}
+        body = json.dumps({"error": error}).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        headers.append((b"connection", b"close"))
+        if status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        if status in (429, 503):
+            headers.append((b"retry-after", str(1 if status == 429 else RETRY_AFTER).encode()))
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": b"" if self._bodiless else body, "more_body": True})
+        # Closing while the request still comes would reset the connection, and take the answer away from who is sending.
+        if self.outstanding > _SMALL and self._connection is not None:
+            await self._connection.discard(_LINGER)
+        elif self.outstanding:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(_discard(receive), _LINGER)
+        await self._send({"type": "http.response.body", "body": b""})
+
+
+class Rates:
+    """Tokens of clients: each request takes one, and they come back with time."""
+
+    def __init__(self, rate: float = RATE, burst: float = BURST) -> None:
+        self._rate, self._burst = rate, burst
+        self._left: dict[Any, tuple[float, float]] = {}
+
+    def charge(self, client: Any, cost: float) -> None:
+        """Take more tokens of a client, also such that it does not have yet."""
+        if client in self._left:
+            left, at = self._left[client]
+            self._left[client] = (left - cost, at)
+
+    def take(self, client: Any) -> bool:
+        """Whether a client may ask once more."""
+        now = time.monotonic()
+        left, at = self._left.pop(client, (self._burst, now))
+        left = min(self._burst, left + (now - at) * self._rate)
+        if len(self._left) >= _MOST_CLIENTS:
+            self._left.pop(next(iter(self._left)))  # The one that has not asked for the longest time.
+        self._left[client] = (left - 1 if left >= 1 else left, now)
+        return left >= 1
+
+
+class _GoneError(Exception):
+    """The client has gone, or does not take its answer."""
+
+
+def _is_local(value: bytes | None, page: bool = False) -> bool:
+    """Whether a Host header, or (``page``) an Origin header or its absence, names the loopback."""
+    if value is None:
+        return page
+    text = value.decode("latin-1")
+    try:
+        host = urlsplit(text if page else f"//{text}").hostname
+    except ValueError:
+        return False
+    return is_loopback(host or "")
+
+
+def _too_large(most: int) -> str:
+    return f"The request has more than {most} bytes (openai_server.max_body_mib, and less on routes without images)."
+
+
+async def _discard(receive: Receive) -> None:
+    """Until the request has come, or its client has gone."""
+    while (await receive()).get("more_body"):
+        pass

@@ -1,0 +1,516 @@
+"""Check the bodies of HTTP requests. Each route has a table of its fields; other fields are rejected by name.
+
+A checked body is written again from what was checked, so the application behind never reads what nobody has looked at.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from robobrain_ros.bounds.constraints import LARGEST_SCHEMA
+from robobrain_ros.engine.http.images import ImageBudget
+from robobrain_ros.engine.http.schemas import check_choice, check_regex, check_schema
+
+MOST_VALUES = 100_000
+"""JSON values of a body, counted by the characters that separate them; those within texts count, too."""
+MOST_MESSAGES = 256
+MOST_PARTS = 64
+"""Parts of one message's content."""
+MOST_PROMPTS = 16
+MOST_TOOLS = 128
+LARGEST_TOOLS = 256 * 1024
+"""Bytes of all tools as JSON text."""
+MOST_STOPS = 16
+LONGEST_STOP = 256
+MOST_BIASES = 300
+MOST_LOGPROBS = 20
+CHARACTERS_PER_TOKEN = 16
+"""A prompt may have this many characters for each token of the model's context: more than any text needs."""
+DEEPEST_JSON = 32
+LONGEST_NAME = 256
+LARGEST_ID = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the bounds of a request follow from.
+
+    :param max_model_len: tokens of the model's context.
+    :param max_answers: answers to one request.
+    :param max_images: images of one request.
+    :param max_pixels: pixels of all images of a request together.
+    :param max_body: bytes of a body, and of an image that is fetched.
+    :param names: what clients may call the model; the first one is its own.
+    :param domains: hosts that images may be fetched from.
+    """
+
+    max_model_len: int
+    max_answers: int
+    max_images: int
+    max_pixels: int
+    max_body: int
+    names: tuple[str, ...]
+    domains: tuple[str, ...] = ()
+
+
+class RequestError(ValueError):
+    """A request that is not served; ``field`` is the place in its body, such as ``messages[0].content``."""
+
+    def __init__(self, field: str, reason: str, status: int = 400) -> None:
+        super().__init__(f"{field}: {reason}" if field else reason)
+        self.field = field
+        self.status = status
+
+
+Check = Callable[[Any, str], Any]
+"""Takes a value and its place; gives the value to pass on, or raises `RequestError`."""
+
+
+def checked_body(path: str, body: bytes, limits: Limits) -> bytes:
+    """The body that is passed on to the application. Runs beside the event loop: it parses, and decodes images.
+
+    :param path: one of `ROUTES`.
+    :raises RequestError: the body is not served.
+    """
+    checked = _Request(limits).fields(_parse(body), ROUTES[path])
+    if all(checked.get(name) in (None, []) for name in NEEDED[path]):
+        raise RequestError(NEEDED[path][0], "this field is missing or empty")
+    if checked.get("tool_choice", "auto") not in ("auto", "none"):
+        # vLLM makes a constraint of these tools; of others it does not.
+        for number, tool in enumerate(checked.get("tools", ())):
+            _SCHEMA(tool["function"].get("parameters", {}), f"tools[{number}].function.parameters")
+    try:
+        return json.dumps(checked, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # Of the names and values of schemas, too.
+        raise RequestError("", "a string in the body holds half a character (a lone surrogate)") from error
+
+
+def largest_body(path: str, limits: Limits) -> int:
+    """Bytes that the body of a route may have: without images, what text and tools can need with every character escaped."""
+    if path == "/v1/chat/completions":
+        return limits.max_body
+    return min(limits.max_body, LARGEST_TOOLS + LARGEST_SCHEMA + 6 * CHARACTERS_PER_TOKEN * limits.max_model_len)
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    if sum(map(body.count, (b",", b":", b"[", b"{"))) > MOST_VALUES:
+        raise RequestError("", f"the body has more than {MOST_VALUES} JSON values, or commas, colons and brackets in its texts")
+    try:
+        value = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise RequestError("", "the body is not UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise RequestError("", f"the body is not JSON: {str(error)[:200] or 'nested too deeply'}") from error
+    if not isinstance(value, dict):
+        raise RequestError("", "the body is not a JSON object")
+    return value
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+def integer(low: int, high: int) -> Check:
+    """A whole number within bounds."""
+
+    def check(value: Any, place: str) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise RequestError(place, f"a whole number from {low} to {high} is expected")
+        return value
+
+    return check
+
+
+def number(low: float, high: float) -> Check:
+    """A number within bounds."""
+
+    def check(value: Any, place: str) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise RequestError(place, f"a number from {low:g} to {high:g} is expected")
+        return value
+
+    return check
+
+
+def text(longest: int = LONGEST_NAME) -> Check:
+    """A string that can be written as UTF-8."""
+
+    def check(value: Any, place: str) -> Any:
+        if not isinstance(value, str) or len(value) > longest:
+            raise RequestError(place, f"a string of at most {longest} characters is expected")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(place, "the string holds half a character (a lone surrogate)") from error
+        return value
+
+    return check
+
+
+def flag(value: Any, place: str) -> Any:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise RequestError(place, "true or false is expected")
+    return value
+
+
+def one_of(*choices: str) -> Check:
+    """One of some strings."""
+
+    def check(value: Any, place: str) -> Any:
+        if value not in choices:
+            raise RequestError(place, f"one of {', '.join(choices)} is expected")
+        return value
+
+    return check
+
+
+def list_of(check: Check, most: int) -> Check:
+    """A list, each item of which is checked."""
+
+    def check_list(value: Any, place: str) -> Any:
+        if not isinstance(value, list) or len(value) > most:
+            raise RequestError(place, f"a list of at most {most} items is expected")
+        return [check(item, f"{place}[{number}]") for number, item in enumerate(value)]
+
+    return check_list
+
+
+def plain_json(deepest: int, largest: int) -> Check:
+    """Any JSON value within bounds of depth and size."""
+
+    def check(value: Any, place: str) -> Any:
+        _check_depth(value, place, deepest)
+        if len(json.dumps(value)) > largest:
+            raise RequestError(place, f"at most {largest} bytes are expected")
+        return value
+
+    return check
+
+
+def _check_depth(value: Any, place: str, left: int) -> None:
+    if left < 0:
+        raise RequestError(place, f"it is nested more than {DEEPEST_JSON} levels deep")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RequestError(place, "the number is too large")
+    if isinstance(value, str):
+        text(len(value))(value, place)
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for child in children:
+        _check_depth(child, place, left - 1)
+
+
+def only(neutral: Any) -> Check:
+    """A field that is not served, and whose neutral value clients send."""
+
+    def check(value: Any, place: str) -> Any:
+        if value != neutral:
+            raise RequestError(place, f"only {json.dumps(neutral)} is served")
+        return None
+
+    return check
+
+
+def _dropped(value: Any, place: str) -> Any:
+    """A field of OpenAI's that changes nothing here."""
+    return None
+
+
+def _of_openai(check: Callable[[Any], None]) -> Check:
+    """A check of `server_schemas`."""
+
+    def checked(value: Any, place: str) -> Any:
+        try:
+            check(value)
+        except ValueError as error:
+            raise RequestError(place, str(error)) from error
+        return value
+
+    return checked
+
+
+_JSON = plain_json(DEEPEST_JSON, LARGEST_TOOLS)
+_SCHEMA = _of_openai(check_schema)
+
+
+class _Request:
+    """Checks one body; counts its text and images."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._images = ImageBudget(limits.max_images, limits.max_pixels, limits.max_body, limits.domains)
+        self._most_characters = self._characters = CHARACTERS_PER_TOKEN * limits.max_model_len
+        self._most_tokens = self._tokens = limits.max_model_len
+
+    def fields(self, body: dict[str, Any], table: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+        """An object whose fields a table names; a null counts as a field that is missing."""
+        checked = {}
+        for name, value in body.items():
+            where = f"{place}.{name[:60]}" if place else name[:60]
+            if name not in table:
+                raise RequestError(where, f"this field is not served; served are {', '.join(sorted(table))}")
+            if value is None:
+                continue
+            check = table[name]
+            result = getattr(self, check)(value, where) if isinstance(check, str) else check(value, where)
+            if result is not None:
+                checked[name] = result
+        return checked
+
+    def _object(self, value: Any, place: str, table: Mapping[str, Any]) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise RequestError(place, "an object is expected")
+        return self.fields(value, table, place)
+
+    def written(self, value: Any, place: str) -> Any:
+        """A text that becomes part of the prompt."""
+        result = text(self._most_characters)(value, place)
+        self._characters -= len(result)
+        if self._characters < 0:
+            raise RequestError(
+                place,
+                f"the texts together have more than {self._most_characters} characters, {CHARACTERS_PER_TOKEN} for each of the "
+                f"{self._limits.max_model_len} tokens that a request may have (engine.max_model_len)",
+            )
+        return result
+
+    def model(self, value: Any, place: str) -> Any:
+        """A name of the model."""
+        if text()(value, place) not in self._limits.names:
+            names = ", ".join(self._limits.names)
+            raise RequestError(place, f"there is no model {value!r} here; there is {names}", status=404)
+        return value
+
+    def length(self, value: Any, place: str) -> Any:
+        """A count of tokens of the answer."""
+        return integer(0, self._limits.max_model_len)(value, place)
+
+    def answers(self, value: Any, place: str) -> Any:
+        """A number of answers."""
+        most = self._limits.max_answers
+        if isinstance(value, int) and value > most:
+            raise RequestError(place, f"{value} answers are asked for; at most {most} answers to one request are served")
+        return integer(1, most)(value, place)
+
+    def tokens(self, value: Any, place: str) -> Any:
+        """A prompt, or a text, as tokens' ids."""
+        result = list_of(integer(0, LARGEST_ID), self._most_tokens)(value, place)
+        self._tokens -= len(result)
+        if self._tokens < 0:
+            raise RequestError(place, f"there are more than {self._most_tokens} tokens (engine.max_model_len)")
+        return result
+
+    def prompt(self, value: Any, place: str) -> Any:
+        """A prompt of completions: a text, tokens' ids, or a list of such."""
+        if isinstance(value, str):
+            return self.written(value, place)
+        if isinstance(value, list) and value and isinstance(value[0], int):
+            return self.tokens(value, place)
+
+        def one(item: Any, where: str) -> Any:
+            return self.tokens(item, where) if isinstance(item, list) else self.written(item, where)
+
+        return list_of(one, MOST_PROMPTS)(value, place)
+
+    def stops(self, value: Any, place: str) -> Any:
+        """Texts that end an answer."""
+        one = text(LONGEST_STOP)
+        return one(value, place) if isinstance(value, str) else list_of(one, MOST_STOPS)(value, place)
+
+    def biases(self, value: Any, place: str) -> Any:
+        """Biases by tokens' ids."""
+        if not isinstance(value, dict) or len(value) > MOST_BIASES:
+            raise RequestError(place, f"an object of at most {MOST_BIASES} tokens is expected")
+        for key in value:
+            if not key.isascii() or not key.isdigit() or len(key) > 10 or int(key) > LARGEST_ID:
+                raise RequestError(place, f"{key[:20]!r} is not the id of a token")
+        return {key: number(-100, 100)(item, f"{place}.{key}") for key, item in value.items()}
+
+    def stream_options(self, value: Any, place: str) -> Any:
+        """What a stream tells besides."""
+        table = {"include_usage": flag, "continuous_usage_stats": flag, "include_obfuscation": _dropped}
+        return self._object(value, place, table)
+
+    def template_arguments(self, value: Any, place: str) -> Any:
+        """Arguments of the chat template."""
+        return self._object(value, place, {"enable_thinking": flag})
+
+    def structured(self, value: Any, place: str) -> Any:
+        """vLLM's own form of a constraint."""
+        for name in ("grammar", "structural_tag"):
+            if isinstance(value, dict) and value.get(name) is not None:
+                raise RequestError(f"{place}.{name}", "this kind of constraint is not served; use json, regex or choice")
+        table = {"regex": _of_openai(check_regex), "choice": _of_openai(check_choice), "json": _SCHEMA, "json_object": flag}
+        table |= dict.fromkeys(("grammar", "structural_tag"), _dropped)
+        return self._object(value, place, table)
+
+    def response_format(self, value: Any, place: str) -> Any:
+        """OpenAI's form of a constraint."""
+        table = {"type": one_of("text", "json_object", "json_schema"), "json_schema": "schema_of_format"}
+        checked = self._object(value, place, table)
+        if checked.get("type", "") == "json_schema" and "schema" not in checked.get("json_schema", {}):
+            raise RequestError(f"{place}.json_schema.schema", "a JSON schema is expected")
+        if "type" not in checked:
+            raise RequestError(f"{place}.type", "one of text, json_object, json_schema is expected")
+        return checked
+
+    def schema_of_format(self, value: Any, place: str) -> Any:
+        """The named schema of a ``response_format``."""
+        table = {"name": text(), "description": text(LARGEST_TOOLS), "schema": _SCHEMA, "strict": flag}
+        return {"name": "answer"} | self._object(value, place, table)
+
+    def tools(self, value: Any, place: str) -> Any:
+        """Functions that the model may call. They are written into the prompt, so they count as text."""
+        result = list_of(self._tool, MOST_TOOLS)(value, place)
+        self.written(json.dumps(result)[: self._most_characters + 1], place)
+        return result
+
+    def _tool(self, value: Any, place: str) -> Any:
+        table = {"type": one_of("function"), "function": "function"}
+        checked = self._object(value, place, table)
+        if "function" not in checked:
+            raise RequestError(f"{place}.function", "a function is expected")
+        return {"type": "function"} | checked
+
+    def function(self, value: Any, place: str) -> Any:
+        """A function of a tool."""
+        checked = self._object(
+            value, place, {"name": text(64), "description": text(LARGEST_TOOLS), "parameters": _JSON, "strict": _dropped}
+        )
+        if not checked.get("name"):
+            raise RequestError(f"{place}.name", "a name is expected")
+        return checked
+
+    def tool_choice(self, value: Any, place: str) -> Any:
+        """Whether a function must be called."""
+        if isinstance(value, str):
+            return one_of("none", "auto", "required")(value, place)
+        named = {"type": one_of("function"), "function": lambda it, where: self._object(it, where, {"name": text(64)})}
+        return self._object(value, place, named)
+
+    def messages(self, value: Any, place: str) -> Any:
+        """A conversation."""
+        if not isinstance(value, list) or not value:
+            raise RequestError(place, "a list of messages is expected")
+        return list_of(self._message, MOST_MESSAGES)(value, place)
+
+    def _message(self, value: Any, place: str) -> Any:
+        checked = self._object(value, place, _MESSAGE)
+        if "role" not in checked:
+            raise RequestError(f"{place}.role", "a role is expected")
+        if "content" not in checked and "tool_calls" not in checked:
+            raise RequestError(f"{place}.content", "a content is expected")
+        return checked
+
+    def content(self, value: Any, place: str) -> Any:
+        """The content of a message."""
+        if isinstance(value, str):
+            return self.written(value, place)
+        return list_of(self._part, MOST_PARTS)(value, place)
+
+    def _part(self, value: Any, place: str) -> Any:
+        kind = value.get("type") if isinstance(value, dict) else None
+        if kind == "text":
+            checked = self._object(value, place, {"type": text(), "text": "written"})
+            if "text" not in checked:
+                raise RequestError(f"{place}.text", "a text is expected")
+            return checked
+        if kind != "image_url":
+            raise RequestError(f"{place}.type", f"{str(kind)[:40]!r} is not served; served are text and image_url")
+        checked = self._object(value, place, {"type": text(), "image_url": "image"})
+        if "image_url" not in checked:
+            raise RequestError(f"{place}.image_url", "an image is expected")
+        return checked
+
+    def image(self, value: Any, place: str) -> Any:
+        """An image by its URL."""
+        table = {"url": lambda url, where: url, "detail": _dropped}
+        url = value if isinstance(value, str) else self._object(value, place, table).get("url")
+        if not isinstance(url, str):
+            raise RequestError(f"{place}.url", "a string is expected")
+        try:
+            return {"url": self._images.take(url)}
+        except ValueError as error:
+            raise RequestError(f"{place}.url", str(error)) from error
+
+    def tool_calls(self, value: Any, place: str) -> Any:
+        """Calls that the model has made before."""
+        return list_of(self._tool_call, MOST_PARTS)(value, place)
+
+    def _tool_call(self, value: Any, place: str) -> Any:
+        checked = self._object(value, place, {"id": text(), "type": one_of("function"), "function": "call", "index": _dropped})
+        if "function" not in checked:
+            raise RequestError(f"{place}.function", "a function is expected")
+        return {"id": "call", "type": "function"} | checked
+
+    def call(self, value: Any, place: str) -> Any:
+        """The function of a call, and its arguments: a JSON object as text."""
+        checked = self._object(value, place, {"name": text(64), "arguments": "arguments"})
+        if "name" not in checked:
+            raise RequestError(f"{place}.name", "a name is expected")
+        return {"arguments": "{}"} | checked
+
+    def arguments(self, value: Any, place: str) -> Any:
+        """Arguments of a call."""
+        if isinstance(value, str) and not value.strip():
+            return "{}"
+        self.written(value, place)
+        try:
+            arguments = json.loads(value, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            raise RequestError(place, f"the arguments are not JSON: {str(error)[:100]}") from error
+        if not isinstance(arguments, dict):
+            raise RequestError(place, "the arguments are not a JSON object")
+        _check_depth(arguments, place, DEEPEST_JSON)
+        return value
+
+
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+_MESSAGE = {
+    "role": one_of(*_ROLES), "content": "content", "name": text(64), "tool_calls": "tool_calls", "tool_call_id": text(),
+    "refusal": _dropped, "annotations": _dropped, "audio": _dropped, "reasoning": _dropped, "reasoning_content": _dropped,
+    "function_call": _dropped,
+}  # fmt: skip
+_WITHOUT_EFFECT = (
+    "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "priority",
+    "request_id", "verbosity",
+)  # fmt: skip
+"""Fields of OpenAI's or vLLM's that clients send and that change nothing here."""
+_SAMPLING: dict[str, Any] = {
+    "model": "model", "max_tokens": "length", "min_tokens": "length", "n": "answers", "stream": flag,
+    "stream_options": "stream_options", "temperature": number(0, 2), "top_p": number(0, 1), "top_k": integer(-1, LARGEST_ID),
+    "min_p": number(0, 1), "presence_penalty": number(-2, 2), "frequency_penalty": number(-2, 2),
+    "repetition_penalty": number(0.01, 10), "seed": integer(-(2**63), 2**63 - 1), "stop": "stops",
+    "stop_token_ids": list_of(integer(0, LARGEST_ID), 64), "include_stop_str_in_output": flag, "ignore_eos": flag,
+    "skip_special_tokens": flag, "logit_bias": "biases", "response_format": "response_format",
+    "structured_outputs": "structured", **dict.fromkeys(_WITHOUT_EFFECT, _dropped),
+}  # fmt: skip
+_CONVERSATION: dict[str, Any] = {
+    "model": "model", "messages": "messages", "tools": "tools", "add_generation_prompt": flag, "continue_final_message": flag,
+    "add_special_tokens": flag, "chat_template_kwargs": "template_arguments",
+}  # fmt: skip
+_TOKENIZE = {"model": "model", "prompt": "written", "add_special_tokens": flag, "return_token_strs": flag}
+ROUTES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {
+        **_SAMPLING, **_CONVERSATION, "max_completion_tokens": "length", "logprobs": flag,
+        "top_logprobs": integer(0, MOST_LOGPROBS),
+        "tool_choice": "tool_choice", "parallel_tool_calls": flag, "include_reasoning": flag,
+        "reasoning_effort": one_of("none", "minimal", "low", "medium", "high"),
+    },
+    "/v1/completions": {
+        **_SAMPLING, "prompt": "prompt", "logprobs": integer(0, MOST_LOGPROBS), "add_special_tokens": flag, "echo": only(False),
+        "best_of": only(1), "suffix": only(""),
+    },
+    "/tokenize": {**_TOKENIZE, **_CONVERSATION},
+    "/detokenize": {"model": "model", "tokens": "tokens"},
+}  # fmt: skip
+"""The POST routes that are served, and the fields of each."""
+NEEDED = {
+    "/v1/chat/completions": ("messages",),
+    "/v1/completions": ("prompt",),
+    "/tokenize": ("messages", "prompt"),
+    "/detokenize": ("tokens",),
+}
+"""Of each route, the fields one of which a request must have."""

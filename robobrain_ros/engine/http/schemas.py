@@ -1,0 +1,173 @@
+"""Bounds of the constraints that HTTP requests bring: JSON schemas, regular expressions and choices.
+
+A constraint is compiled in the engine's process. These checks run before that, on plain values, and compile nothing. Grammars in
+EBNF or Lark and structural tags are not served: their cost cannot be bounded without compiling them.
+"""
+
+import json
+from typing import Any
+
+from robobrain_ros.bounds.constraints import DEEPEST, check_regex_bounds, check_schema_bounds
+
+MOST_SUBSCHEMAS = 3000
+MOST_COUNTS = 100_000
+"""The sum of all counts, such as ``minItems``, of one schema."""
+MOST_VALUES = 5000
+"""Values of one ``enum``."""
+MOST_CHOICES = 200
+LONGEST_CHOICE = 1000
+LARGEST_NUMBER = 1e15
+
+_TEXT_KEYWORDS = frozenset({"title", "description", "$schema", "$id", "$comment", "format", "pattern", "$ref", "type"})
+_FREE_KEYWORDS = frozenset({"default", "examples", "deprecated", "readOnly", "writeOnly", "strict"})
+_COUNT_KEYWORDS = frozenset({"minItems", "maxItems", "minLength", "maxLength"})
+_NUMBER_KEYWORDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
+_MAP_KEYWORDS = frozenset({"properties", "$defs", "definitions"})
+_LIST_KEYWORDS = frozenset({"anyOf", "prefixItems"})
+_SCHEMA_KEYWORDS = frozenset({"items", "additionalProperties"})
+_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
+_FORMATS = ("date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid")
+_KEYWORDS = (
+    _TEXT_KEYWORDS | _FREE_KEYWORDS | _COUNT_KEYWORDS | _NUMBER_KEYWORDS | _MAP_KEYWORDS | _LIST_KEYWORDS | _SCHEMA_KEYWORDS
+) | {"enum", "const", "required", "allOf", "oneOf"}
+
+
+def check_schema(schema: Any) -> None:
+    """Check a JSON schema, as JSON text or as the value that the text means.
+
+    :raises ValueError: the schema exceeds a bound, refers to itself, or has a keyword that is not served.
+    """
+    check_schema_bounds(schema)
+    value = json.loads(schema) if isinstance(schema, str) else schema
+    if isinstance(value, bool):
+        return
+    if not isinstance(value, dict):
+        raise ValueError("a JSON schema is an object")
+    _Walk(value).schema(value, "", ())
+
+
+def check_regex(pattern: Any) -> None:
+    """Check a regular expression.
+
+    :raises ValueError: it is not a string, or exceeds a bound.
+    """
+    if not isinstance(pattern, str):
+        raise ValueError("a regular expression is a string")
+    check_regex_bounds(pattern)
+
+
+def check_choice(choices: Any) -> None:
+    """Check a list of allowed answers.
+
+    :raises ValueError: it is not a list of strings, or is too long.
+    """
+    if not isinstance(choices, list) or not choices or not all(isinstance(choice, str) and choice for choice in choices):
+        raise ValueError("a choice is a list of strings that are not empty")
+    if len(choices) > MOST_CHOICES or max(map(len, choices)) > LONGEST_CHOICE:
+        raise ValueError(f"a choice has at most {MOST_CHOICES} strings of at most {LONGEST_CHOICE} characters")
+
+
+def check_structured_outputs(value: Any) -> None:
+    """Check vLLM's own parameters of a constraint: the last check before the engine, for every route.
+
+    :raises ValueError: a bound is exceeded, or the kind of constraint is not served.
+    """
+    if value is None:
+        return
+    for name in ("grammar", "structural_tag"):
+        if getattr(value, name, None) is not None:
+            raise ValueError(f"structured_outputs.{name} is not served; use json, regex or choice")
+    for name, check in (("json", check_schema), ("regex", check_regex), ("choice", check_choice)):
+        given = getattr(value, name, None)
+        if given is None:
+            continue
+        try:
+            check(given)
+        except ValueError as error:
+            raise ValueError(f"structured_outputs.{name}: {error}") from error
+
+
+class _Walk:
+    """One look at every subschema; counts what the schema holds."""
+
+    def __init__(self, root: dict[str, Any]) -> None:
+        self._root = root
+        self._subschemas = 0
+        self._counts = 0
+        self._checked: set[str] = set()
+        """References whose targets were checked."""
+
+    def schema(self, schema: Any, path: str, within: tuple[str, ...]) -> None:
+        """:param within: the references that lead here."""
+        if isinstance(schema, bool):
+            return
+        _require(isinstance(schema, dict), path, "a schema is an object")
+        self._subschemas += 1
+        _require(self._subschemas <= MOST_SUBSCHEMAS, path, f"the schema has more than {MOST_SUBSCHEMAS} subschemas")
+        for key, value in schema.items():
+            place = f"{path}.{key[:40]}"
+            _require(key in _KEYWORDS, path, f"the keyword {key[:40]!r} is not served; leave it out")
+            if key in _MAP_KEYWORDS:
+                _require(isinstance(value, dict), place, "an object is expected")
+                if key == "properties" or not path:  # Definitions elsewhere cannot be referred to.
+                    for name, item in value.items():
+                        self.schema(item, f"{place}.{name[:40]}", within)
+            elif key in _LIST_KEYWORDS or key in ("allOf", "oneOf"):
+                _require(isinstance(value, list), place, "a list is expected")
+                # An engine multiplies out what is combined.
+                single = "only one entry is served; write the schema out, or use anyOf"
+                _require(key in _LIST_KEYWORDS or len(value) == 1, place, single)
+                for number, item in enumerate(value):
+                    self.schema(item, f"{place}[{number}]", within)
+            elif key in _SCHEMA_KEYWORDS:
+                self.schema(value, place, within)
+            elif key == "$ref":
+                self._follow(value, place, within)
+            else:
+                self._plain(key, value, place)
+
+    def _follow(self, reference: Any, path: str, within: tuple[str, ...]) -> None:
+        _require(isinstance(reference, str), path, "a string is expected")
+        _require(reference not in within and reference != "#", path, "the schema refers to itself; write it out to a fixed depth")
+        if reference in self._checked:
+            return
+        _require(len(within) < DEEPEST, path, f"the schema has more than {DEEPEST} references that lead to one another")
+        head, kind, name = ([*reference.split("/", 2), "", ""])[:3]
+        definitions = self._root.get(kind)
+        known = head == "#" and kind in ("$defs", "definitions") and isinstance(definitions, dict) and name in definitions
+        _require(known, path, f"{reference[:80]!r} leads nowhere; only '#/$defs/NAME' is followed")
+        self.schema(self._root[kind][name], path, (*within, reference))
+        self._checked.add(reference)
+
+    def _plain(self, key: str, value: Any, path: str) -> None:
+        if key in _COUNT_KEYWORDS:
+            _require(isinstance(value, int) and value >= 0, path, "a whole number from 0 on is expected")
+            self._counts += value
+            _require(self._counts <= MOST_COUNTS, path, f"all counts of the schema together are more than {MOST_COUNTS}")
+        elif key in _NUMBER_KEYWORDS:
+            _check_number(key, value, path)
+        elif key == "enum":
+            few = isinstance(value, list) and 1 <= len(value) <= MOST_VALUES
+            _require(few, path, f"a list of 1 to {MOST_VALUES} values is expected")
+        elif key == "type":
+            named = value if isinstance(value, list) else [value]
+            _require(bool(named) and all(name in _TYPES for name in named), path, f"known types are {', '.join(_TYPES)}")
+        elif key == "required":
+            texts = isinstance(value, list) and all(isinstance(name, str) for name in value)
+            _require(texts, path, "a list of strings is expected")
+        elif key == "pattern":
+            _require(isinstance(value, str), path, "a string is expected")
+        elif key == "format":
+            _require(value in _FORMATS, path, f"known formats are {', '.join(_FORMATS)}")
+
+
+def _check_number(key: str, value: Any, path: str) -> None:
+    within = isinstance(value, int | float) and abs(value) <= LARGEST_NUMBER
+    _require(within, path, f"a number up to {LARGEST_NUMBER:g} is expected")
+    if key == "multipleOf":
+        _require(1e-6 <= value <= 1e6, path, "a number from 0.000001 to 1000000 is expected")
+
+
+def _require(holds: bool, path: str, fault: str) -> None:
+    if not holds:
+        raise ValueError(f"{path.removeprefix('.')[:200]}: {fault}" if path else fault)

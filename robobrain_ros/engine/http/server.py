@@ -1,0 +1,139 @@
+"""vLLM's own OpenAI-compatible HTTP server on the node's engine: one GPU for the robot and its people, the robot first."""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from robobrain_ros.engine.base import EngineHealth, EngineInfo, Generation, ProgressCallback, TextDelta
+from robobrain_ros.engine.embedded import compat
+from robobrain_ros.engine.embedded.engine import EmbeddedEngine
+from robobrain_ros.engine.http.front import HttpFront
+from robobrain_ros.engine.http.requests import Limits
+from robobrain_ros.engine.http.schemas import check_structured_outputs
+from robobrain_ros.engine.presets import served_names
+
+HTTP_PRIORITY = 1_000_000
+"""Of all that comes over HTTP, whatever it asks for; a robot's own requests have 0 or a little more."""
+
+_GOODBYE = 3.0
+
+_log = logging.getLogger(__name__)
+
+
+class ServedEngine:
+    """An embedded engine that is open to others over HTTP as long as it runs.
+
+    :param front: the port, which outlives the engine; who made it, closes it.
+    """
+
+    def __init__(self, inner: EmbeddedEngine, front: HttpFront) -> None:
+        self.front = front
+        self._inner = inner
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, progress: ProgressCallback) -> EngineInfo:
+        """See `Engine.start`."""
+        self.front.open()
+        info = await self._inner.start(progress)
+        self._task = asyncio.create_task(self._serve(info.model), name="http-application")
+        return info
+
+    async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
+        """See `Engine.generate`."""
+        async with aclosing(self._inner.generate(generation)) as stream:
+            async for delta in stream:
+                yield delta
+
+    async def abort(self, request_id: str) -> None:
+        """See `Engine.abort`."""
+        await self._inner.abort(request_id)
+
+    def health(self) -> EngineHealth:
+        """See `Engine.health`."""
+        return self._inner.health()
+
+    async def close(self) -> None:
+        """See `Engine.close`. Requests over HTTP are broken off."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task}, timeout=_GOODBYE)
+        self.front.suspend("The engine has stopped; it restarts, or the node shuts down.")
+        await self._inner.close()
+
+    async def _serve(self, model: str) -> None:
+        options = self.front.options
+        try:
+            engine = self._behind()
+            names = list(dict.fromkeys([public_name(model), *(options.model_names or served_names(model))]))
+            app = await compat.build_http_app(engine, str(engine.model_config.model), names)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            _log.exception("The HTTP server has failed. The node continues without it.")
+            self.front.suspend(f"The HTTP server has failed ({type(error).__name__}: {error}); the log has the reason.")
+            return
+        limits = Limits(
+            max_model_len=int(engine.model_config.max_model_len),
+            max_answers=options.max_requests,
+            max_images=self._inner.options.max_images,
+            max_pixels=options.max_image_pixels,
+            max_body=options.max_body_mib << 20,
+            names=tuple(names),
+            domains=options.allowed_media_domains,
+        )
+        self.front.serve(app, limits, self._fault)
+
+    def _fault(self) -> str:
+        health = self._inner.health()
+        return "" if health.state == "ready" else health.message
+
+    def _behind(self) -> Any:
+        return _Behind(self._inner.vllm, self.front.options.max_requests)
+
+
+class _Behind:
+    """vLLM's engine as the HTTP server sees it: every request goes behind the robot's, and only some at once.
+
+    One HTTP request may hold many for the engine (``n``, lists of prompts), so it is here that they are counted. Each constraint
+    passes here, too, whatever route or field it came by.
+    """
+
+    def __init__(self, engine: Any, most: int) -> None:
+        self._engine = engine
+        self._most = most
+        self._slots = asyncio.Semaphore(most)
+        self._signature = inspect.signature(engine.generate)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    async def generate(self, *arguments: Any, **named: Any) -> AsyncGenerator[Any, None]:
+        """As of AsyncLLM, with the priority of HTTP.
+
+        :raises ValueError: more answers are asked for than there may be requests, or a constraint exceeds a bound.
+        """
+        call = self._signature.bind(*arguments, **named)
+        call.arguments["priority"] = HTTP_PRIORITY
+        parameters = call.arguments.get("sampling_params")
+        answers = getattr(parameters, "n", 1) or 1
+        if answers > self._most:
+            raise ValueError(f"n is {answers}; at most {self._most} answers to one request are served.")
+        constraint = getattr(parameters, "structured_outputs", None)
+        if constraint is not None:
+            await asyncio.to_thread(check_structured_outputs, constraint)
+        async with self._slots, aclosing(self._engine.generate(*call.args, **call.kwargs)) as outputs:
+            async for output in outputs:
+                yield output
+
+
+def public_name(model: str) -> str:
+    """What clients call a model: its name on the hub, or its folder's, or the demo model's."""
+    path = Path(model)
+    if not path.is_dir():
+        return model
+    return "tabletop-demo" if path.parts[-2:] == ("demo", "model") else path.name

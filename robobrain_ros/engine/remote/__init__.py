@@ -1,0 +1,1 @@
+"""Engines on OpenAI-compatible servers."""

@@ -1,0 +1,238 @@
+"""The HTTP client of remote engines, and what its failures mean. Nothing here waits, reads or follows without a limit."""
+
+import importlib
+import json
+import logging
+import re
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from robobrain_ros.bounds.files import UnreadableFileError, read_small_file
+from robobrain_ros.engine.keys import without_key
+from robobrain_ros.engine.options import KEY_VARIABLE, EngineOptions, base_url
+from robobrain_ros.errors import (
+    BadRequestError,
+    BusyError,
+    EngineConfigError,
+    EngineFailedError,
+    RoboBrainError,
+)
+
+CONNECT = 5.0
+"""Seconds in which a server must take a connection."""
+SILENCE = 300.0
+"""Seconds in which something must come from a server that answers a request without a deadline."""
+LONGEST_LINE = 1 << 20
+LARGEST_RESPONSE = 64 << 20
+"""Bytes: far more than any answer has, far less than what fills a robot's memory."""
+LARGEST_JSON = 4 << 20
+"""Bytes of a response that is read as a whole."""
+
+_LONGEST_REASON = 300
+_CONNECTIONS = 256
+_LARGEST_CA_FILE = 4 << 20
+"""Bytes; the public authorities' certificates together have 0.3 MB."""
+
+_log = logging.getLogger(__name__)
+
+
+class EndlessResponseError(Exception):
+    """A server sends more than any answer has."""
+
+
+@dataclass(eq=False)
+class Fault(Exception):
+    """What went wrong with a server.
+
+    :param error: the outcome of the request.
+    :param elsewhere: another server may do better.
+    :param down: the server is not to be asked until it has been looked at again.
+    :param lasting: waiting will not help; someone has to change something.
+    :param doubtful: the server is to be looked at soon.
+    """
+
+    error: RoboBrainError
+    elsewhere: bool = True
+    down: bool = False
+    lasting: bool = False
+    doubtful: bool = True
+
+
+def make_client(options: EngineOptions, url: str, key: str) -> Any:
+    """An ``openai.AsyncOpenAI`` for one server: no second tries, no redirects, no proxies, no credentials but ``key``.
+
+    :raises EngineConfigError: openai is not installed, or ``engine.ca_file`` cannot be read.
+    """
+    try:
+        import openai
+    except ImportError as error:
+        raise EngineConfigError("The package openai is not installed in this Python; install it: pip install openai.") from error
+    # openai brings its own HTTP library, httpx or, from version 3 on, httpx2.
+    httpx = importlib.import_module(openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0])
+
+    class Bounded(httpx.AsyncByteStream):  # type: ignore[misc, name-defined]
+        """A response's bytes, as far as they have an end."""
+
+        def __init__(self, stream: Any, largest: int) -> None:
+            self._stream = stream
+            self._largest = largest
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            total = line = 0
+            async for piece in self._stream:
+                total += len(piece)
+                end = piece.rfind(b"\n")
+                line = line + len(piece) if end < 0 else len(piece) - end
+                if line > LONGEST_LINE or total > self._largest:
+                    raise EndlessResponseError
+                yield piece
+
+        async def aclose(self) -> None:
+            await self._stream.aclose()
+
+    async def bound(response: Any) -> None:
+        # Compressed, a few bytes could become gigabytes; it was not asked for.
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise EndlessResponseError
+        streamed = response.headers.get("content-type", "").startswith("text/event-stream")
+        response.stream = Bounded(response.stream, LARGEST_RESPONSE if streamed else LARGEST_JSON)
+
+    timeout = httpx.Timeout(SILENCE, connect=CONNECT)
+    limits = httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
+    http_client = openai.DefaultAsyncHttpxClient(
+        verify=_trust(options),
+        trust_env=False,
+        follow_redirects=False,
+        timeout=timeout,
+        limits=limits,
+        event_hooks={"response": [bound]},
+    )
+    # What is not given here, openai would take from variables that are meant for its own service.
+    headers: Any = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit(), "Accept-Encoding": "identity"}
+    return openai.AsyncOpenAI(
+        base_url=base_url(url),
+        api_key=key or "none",
+        max_retries=0,
+        timeout=timeout,
+        http_client=http_client,
+        default_headers=headers,
+    )
+
+
+def _trust(options: EngineOptions) -> "ssl.SSLContext | bool":
+    if not options.verify or not options.ca_file:
+        return options.verify
+    try:
+        content = read_small_file(Path(options.ca_file).expanduser(), _LARGEST_CA_FILE).content
+        if not content.strip():  # Python would take the public authorities' instead.
+            raise UnreadableFileError("it is empty")
+        return ssl.create_default_context(cadata=content.decode("ascii", "replace").replace("\ufffd", "?"))
+    except (UnreadableFileError, RuntimeError) as error:
+        raise EngineConfigError(f"engine.ca_file: {options.ca_file} cannot be read ({error}).") from error
+    except (ssl.SSLError, ValueError) as error:
+        raise EngineConfigError(f"engine.ca_file: {options.ca_file} cannot be read (it holds no certificate in PEM).") from error
+
+
+def explain(error: BaseException, url: str, model: str, key: str) -> Fault:
+    """What an exception of openai, or of the HTTP library below it, means. No message holds the key."""
+    import openai
+
+    if isinstance(error, Fault):
+        return error
+    chain = list(_chain(error))
+    if any(isinstance(part, EndlessResponseError) for part in chain):
+        return wrong_answer(url, "what has no end")
+    if isinstance(error, openai.APITimeoutError):
+        return Fault(EngineFailedError(f"{url} does not answer in time."), down=not _was_connected(chain))
+    if isinstance(error, openai.APIConnectionError):
+        return _connection_fault(chain, url)
+    if isinstance(error, openai.APIStatusError):
+        return _status_fault(error, url, model, key)
+    if isinstance(error, openai.APIError):  # Told in the midst of a stream.
+        return Fault(EngineFailedError(f"{url} broke off: {_reason(error.message, key)}"))
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError):
+        return wrong_answer(url, "what is not JSON")
+    if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2"):
+        return Fault(EngineFailedError(f"{url} broke the connection off in the middle of its answer; ask again."))
+    _log.error("Asking %s has failed.", url, exc_info=error)
+    return Fault(EngineFailedError(f"Asking {url} has failed ({type(error).__name__}); the log says where."), lasting=True)
+
+
+def wrong_answer(url: str, what: str) -> Fault:
+    """The fault of something that is no OpenAI-compatible server."""
+    message = f"{url} answers with {what}; is it the address of an OpenAI-compatible server (.../v1)?"
+    return Fault(EngineFailedError(message), down=True, lasting=True)
+
+
+def _connection_fault(chain: list[BaseException], url: str) -> Fault:
+    for part in chain:
+        if isinstance(part, ssl.SSLCertVerificationError):
+            message = (
+                f"The certificate of {url} does not verify ({part.verify_message}); name its authority in engine.ca_file, or "
+                "write the name that it was made for."
+            )
+            return Fault(EngineFailedError(message), down=True, lasting=True)
+        if isinstance(part, ssl.SSLError):
+            message = f"{url} does not speak TLS as wanted ({part.reason}); is it an http:// address?"
+            return Fault(EngineFailedError(message), down=True, lasting=True)
+    if _was_connected(chain):
+        return Fault(EngineFailedError(f"{url} broke the connection off; ask again."))
+    reason = next((part.strerror for part in reversed(chain) if isinstance(part, OSError) and part.strerror), "")
+    reason = reason or _reason(str(chain[-1]) or type(chain[-1]).__name__, "")
+    message = f"{url} cannot be reached ({reason}); is the server started, and is it reachable from here?"
+    return Fault(EngineFailedError(message), down=True)
+
+
+def _was_connected(chain: list[BaseException]) -> bool:
+    return not any(type(part).__name__ in ("ConnectError", "ConnectTimeout") for part in chain)
+
+
+def _status_fault(error: Any, url: str, model: str, key: str) -> Fault:
+    status, reason = error.status_code, _server_reason(error, key)
+    if status in (401, 403):
+        message = f"{url} refuses the key ({status}); check engine.key_file, or the variable {KEY_VARIABLE}."
+        return Fault(EngineFailedError(message), down=True, lasting=True)
+    if status == 404:
+        named = f", or it has no model {model!r}" if model else ""
+        message = f"{url} does not know what it is asked for{named} (404: {reason}); check engine.urls and engine.model."
+        return Fault(EngineFailedError(message), down=True, lasting=True)
+    if 300 <= status < 400:
+        place = urlsplit(str(error.response.headers.get("location", "")))
+        to = f" to {place.scheme}://{place.hostname}" if place.hostname else ""
+        message = f"{url} leads on{to} ({status}), which is not followed; name the final address in engine.urls."
+        return Fault(EngineFailedError(message), down=True, lasting=True)
+    if status == 429:
+        return Fault(BusyError(f"{url} has too many requests already ({reason}); ask again later."), doubtful=False)
+    if status in (400, 413, 422):
+        return Fault(BadRequestError(f"The server refuses the request: {reason}"), elsewhere=False, doubtful=False)
+    return Fault(EngineFailedError(f"{url} has failed ({status}: {reason}); its own log says why."))
+
+
+def _server_reason(error: Any, key: str) -> str:
+    body = error.body
+    if isinstance(body, dict):
+        inner = body.get("error", body)
+        body = inner.get("message", "") if isinstance(inner, dict) else inner
+    return _reason(str(body or ""), key)
+
+
+def _reason(text: str, key: str) -> str:
+    """A server's words as one short line, without markup and without the key."""
+    plain = re.sub(r"<[^>]*>", " ", text) if text.lstrip().startswith("<") else text
+    # Taken out first: a key cut in half would not be found.
+    line = " ".join(without_key(plain, key).split())
+    line = "".join(letter for letter in line if letter.isprintable())
+    return line if len(line) <= _LONGEST_REASON else f"{line[: _LONGEST_REASON - 3]}..."
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    for _ in range(10):
+        if seen is None:
+            return
+        yield seen
+        seen = seen.__cause__ or seen.__context__

@@ -1,0 +1,294 @@
+"""Servers of OpenAI's protocol as an engine: ``vllm serve``, ``flagscale serve``, or the server of another robot."""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+
+from robobrain_ros.bounds.control_tokens import reject_control_tokens
+from robobrain_ros.engine.base import (
+    EngineHealth,
+    EngineInfo,
+    Generation,
+    LoadProgress,
+    ProgressCallback,
+    TextDelta,
+)
+from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.engine.remote.client import Fault
+from robobrain_ros.engine.remote.data_url import data_url
+from robobrain_ros.engine.remote.server import Served, Server
+from robobrain_ros.errors import (
+    BadImageError,
+    EngineConfigError,
+    EngineFailedError,
+    RequestTimeoutError,
+    RoboBrainError,
+)
+
+_TRIES = 2
+"""Servers that a request is tried on."""
+_LET_GO = 2.0
+"""Seconds to end a request at its server."""
+_FORM_HINT = (
+    "It was asked for an answer in a form: where each such request fails, start the server with another backend for them, "
+    """--structured-outputs-config '{"backend": "guidance", "disable_any_whitespace": true}'."""
+)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often servers are looked at. Seconds."""
+
+    up: float = 5.0
+    down: float = 2.0
+
+
+class RemoteEngine:
+    """An `engine.base.Engine` of one or several servers that serve the same model.
+
+    A request goes to the server with the fewest of ours. When that fails before any text has come, another one is asked, once.
+    """
+
+    def __init__(self, options: EngineOptions, pace: Pace | None = None) -> None:
+        self.options = options
+        self._pace = pace or Pace()
+        self._servers: list[Server] = []
+        self._watches: list[asyncio.Task[None]] = []
+        self._arrivals: dict[str, asyncio.Queue[TextDelta | RoboBrainError]] = {}
+        self._served: Served | None = None
+        self._state = ("stopped", "The engine is not started.")
+
+    async def start(self, progress: ProgressCallback) -> EngineInfo:
+        """See `Engine.start`. Waits for a server to come up, at most ``engine.start_timeout``, unless waiting cannot help."""
+        self._state = ("loading", "Looking for the servers.")
+        try:
+            return await self._start(progress)
+        except BaseException as error:
+            await self._let_go()
+            self._state = ("failed", str(error) or "Starting was broken off.")
+            raise
+
+    async def _start(self, progress: ProgressCallback) -> EngineInfo:
+        self.options.validate()
+        key = self.options.read_key()
+        self._warn_of_the_open(bool(key))
+        # In a thread: importing openai takes a second.
+        await asyncio.to_thread(_import_openai)
+        self._servers = [Server(url, self.options, key) for url in self.options.urls]
+        progress(LoadProgress("connecting", f"Looking for {_names(self._servers)}."))
+        await self._wait_for_one(progress)
+        served = next(server.served for server in self._servers if server.fault is None and server.served is not None)
+        self._served = served
+        for server in self._servers:
+            self._compare(server)
+        self._watches = [asyncio.create_task(self._watch(server), name=f"watch {server.url}") for server in self._servers]
+        self._state = ("ready", "")
+        return EngineInfo(
+            model=served.model,
+            model_type=served.model_type,
+            engine=f"{served.software} at {_names(self._servers)}",
+            max_model_len=served.max_model_len,
+            min_pixels=served.min_pixels,
+            max_pixels=served.max_pixels,
+            patch=served.cell,
+        )
+
+    async def _wait_for_one(self, progress: ProgressCallback) -> None:
+        end = time.monotonic() + self.options.start_timeout
+        while True:
+            await asyncio.gather(*(server.look() for server in self._servers))
+            faults = [server.fault for server in self._servers if server.fault is not None]
+            if len(faults) < len(self._servers):
+                return
+            said = " ".join(fault.error.message for fault in faults)
+            if all(fault.lasting for fault in faults):
+                raise EngineConfigError(said)
+            if time.monotonic() + self._pace.down > end:
+                limit = f"engine.start_timeout = {self.options.start_timeout:.0f} s"
+                raise EngineConfigError(f"No server came up within {limit}. {said}")
+            progress(LoadProgress("connecting", f"Waiting for a server. {said}"))
+            await asyncio.sleep(self._pace.down)
+
+    def _warn_of_the_open(self, has_key: bool) -> None:
+        if not self.options.verify:
+            _log.warning("engine.verify is false: whoever answers in a server's name gets the pictures and the key.")
+        for url in self.options.urls:
+            if has_key and url.lower().startswith("http:") and not re.match(r"http://(localhost|127\.|\[::1\])", url.lower()):
+                _log.warning("%s is not encrypted: the key and the pictures can be read on their way; use https.", url)
+
+    def _compare(self, server: Server) -> None:
+        """Refuse a server that serves something else than what was found at the start: pictures are fitted to that."""
+        ours, its = self._served, server.served
+        if ours is None or its is None or server.fault is not None:
+            return
+        shared = its.model == ours.model and its.cell == ours.cell
+        narrower = its.min_pixels > ours.min_pixels or its.max_pixels < ours.max_pixels
+        if not shared or narrower:
+            server.fault = Fault(
+                EngineConfigError(
+                    f"{server.url} serves {its.model} with pictures of {its.min_pixels} to {its.max_pixels} pixels, another one "
+                    f"{ours.model} with {ours.min_pixels} to {ours.max_pixels}; start all servers alike."
+                ),
+                down=True,
+                lasting=True,
+            )
+
+    async def _watch(self, server: Server) -> None:
+        """Look at a server from time to time, and at once when a request has met a fault."""
+        while True:
+            was_up = server.fault is None
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(server.doubted.wait(), self._pace.up if was_up else self._pace.down)
+            if server.doubted.is_set() and server.fault is not None:
+                await asyncio.sleep(self._pace.down)  # It has just been found down.
+            server.doubted.clear()
+            await server.look()
+            self._compare(server)
+            if was_up and server.fault is not None:
+                _log.warning("A server is down. %s", server.fault.error.message)
+            elif not was_up and server.fault is None:
+                _log.info("%s is there again.", server.url)
+
+    async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
+        """See `Engine.generate`; further raises `BusyError` and `RequestTimeoutError`."""
+        if self._state[0] != "ready":
+            raise EngineFailedError("The engine is not started.")
+        self._check(generation)
+        arrivals: asyncio.Queue[TextDelta | RoboBrainError] = asyncio.Queue()
+        self._arrivals[generation.request_id] = arrivals
+        pump = asyncio.create_task(self._pump(generation, arrivals))
+        timer = None
+        if generation.deadline is not None:
+            late = RequestTimeoutError("The request's deadline has passed before the server was done; allow more time.")
+            left = max(generation.deadline - time.monotonic(), 0.0)
+            timer = asyncio.get_running_loop().call_later(left, arrivals.put_nowait, late)
+        try:
+            while True:
+                arrival = await arrivals.get()
+                if isinstance(arrival, RoboBrainError):
+                    raise arrival
+                yield arrival
+                if arrival.finish_reason:
+                    return
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._arrivals.pop(generation.request_id, None)
+            pump.cancel()
+            await asyncio.wait({pump}, timeout=_LET_GO)
+
+    async def _pump(self, generation: Generation, arrivals: "asyncio.Queue[TextDelta | RoboBrainError]") -> None:
+        """Bring what a server writes to the reader. Cancelling this ends the request at the server."""
+        try:
+            pictures = [
+                await asyncio.to_thread(data_url, picture, self.options.picture_format, self.options.picture_quality)
+                for picture in generation.images
+            ]
+            await self._ask(generation, pictures, arrivals)
+        except RoboBrainError as error:
+            arrivals.put_nowait(error)
+        except Exception as error:
+            _log.exception("The remote engine broke on a request.")
+            arrivals.put_nowait(EngineFailedError(f"The remote engine broke on this request: {type(error).__name__}."))
+
+    async def _ask(
+        self, generation: Generation, pictures: list[str], arrivals: "asyncio.Queue[TextDelta | RoboBrainError]"
+    ) -> None:
+        tried: list[Server] = []
+        written = False
+        while True:
+            server = self._choose(tried)
+            tried.append(server)
+            try:
+                async with aclosing(server.generate(generation, pictures)) as stream:
+                    async for delta in stream:
+                        written = written or bool(delta.text)
+                        arrivals.put_nowait(delta)
+                return
+            except Fault as fault:
+                server.put_down(fault)
+                others = [other for other in self._servers if other.fault is None and other not in tried]
+                if written or not fault.elsewhere or len(tried) >= _TRIES or not others:
+                    raise _explained(fault, generation, written) from fault
+                _log.warning("%s Another server is asked.", fault.error.message)
+
+    def _choose(self, tried: list[Server]) -> Server:
+        """The server that is well and has the fewest of our requests."""
+        well = [server for server in self._servers if server.fault is None and server not in tried]
+        if not well:
+            raise EngineFailedError(self._trouble())
+        return min(well, key=lambda server: server.running)
+
+    def _check(self, generation: Generation) -> None:
+        assert self._served is not None
+        reject_control_tokens("The prompt", generation.user_text)
+        cell = self._served.cell
+        for picture in generation.images:
+            if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype.name != "uint8":
+                raise BadImageError(f"The engine takes pictures of shape (height, width, 3) and type uint8, not {picture.shape}.")
+            height, width = picture.shape[:2]
+            if min(height, width) < cell or height % cell or width % cell:
+                raise BadImageError(f"The engine takes pictures whose sides are multiples of {cell}, not {width}x{height}.")
+
+    async def abort(self, request_id: str) -> None:
+        """See `Engine.abort`."""
+        arrivals = self._arrivals.get(request_id)
+        if arrivals is not None:
+            arrivals.put_nowait(TextDelta("", 0, finish_reason="abort"))
+
+    def health(self) -> EngineHealth:
+        """See `Engine.health`. Failed while no server is well."""
+        state, message = self._state
+        servers = list(self._servers)
+        if state == "ready" and self._served is not None:
+            well = sum(server.fault is None for server in servers)
+            message = f"{self._served.model} is ready."
+            if not well:
+                state, message = "failed", self._trouble()
+            elif well < len(servers):
+                message += f" {well} of {len(servers)} servers: {self._trouble()}"
+        return EngineHealth(state, message, running=len(self._arrivals))
+
+    def _trouble(self) -> str:
+        return " ".join(server.fault.error.message for server in list(self._servers) if server.fault is not None)
+
+    async def close(self) -> None:
+        """See `Engine.close`. What still runs ends as aborted."""
+        self._state = ("stopped", "The engine is closed.")
+        for request_id in list(self._arrivals):
+            await self.abort(request_id)
+        await self._let_go()
+
+    async def _let_go(self) -> None:
+        watches, self._watches = self._watches, []
+        for watch in watches:
+            watch.cancel()
+        if watches:
+            await asyncio.wait(watches, timeout=_LET_GO)
+        servers, self._servers = self._servers, []
+        for server in servers:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(server.close(), _LET_GO)
+
+
+def _explained(fault: Fault, generation: Generation, written: bool) -> RoboBrainError:
+    """The outcome of a request that has failed. A server that fails on the form itself says no more than that it has failed."""
+    error = fault.error
+    if generation.constraint is None or written or fault.down or not isinstance(error, EngineFailedError):
+        return error
+    return EngineFailedError(f"{error.message} {_FORM_HINT}")
+
+
+def _import_openai() -> None:
+    with suppress(ImportError):  # It is said by who needs it.
+        import openai  # noqa: F401
+
+
+def _names(servers: list[Server]) -> str:
+    return ", ".join(server.url for server in servers)

@@ -1,0 +1,408 @@
+"""One OpenAI-compatible server: what it serves, whether it is well, and text out of it."""
+
+import asyncio
+import json
+import logging
+import math
+import re
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from robobrain_ros.engine.base import Constraint, Generation, TextDelta
+from robobrain_ros.engine.options import CELLS, EngineOptions, base_url
+from robobrain_ros.engine.remote.client import (
+    CONNECT,
+    SILENCE,
+    EndlessResponseError,
+    Fault,
+    explain,
+    make_client,
+    wrong_answer,
+)
+from robobrain_ros.engine.remote.data_url import data_url
+from robobrain_ros.errors import BadRequestError, EngineConfigError, EngineFailedError
+
+LOOK = 10.0
+"""Seconds in which a server must say that it is well."""
+_MEASURING = 120.0
+"""Seconds in which it must have looked at one of the pictures that it is measured with; others may be before them."""
+_PATIENCE = 2
+"""Looks in a row that may find a busy server silent before it counts as down."""
+_KNOWN = 64
+"""Cells of a picture that every checkpoint sees as it is."""
+_FEWEST = 4
+_WIDEST = 128
+"""Cells of a row: a picture's sides may differ 200-fold."""
+_FAMILIES = {r"robobrain[-_ ]?2[._]0": "qwen2_5_vl", r"robobrain[-_ ]?2[._]5": "qwen3_vl"}
+"""Model types by what servers call the families' models."""
+_OF_LENGTH = ("max_tokens", "input_tokens", "input_text")
+"""What vLLM names as the wrong parameter of a request for which the model's context is too short."""
+
+_LETTERS, _CHUNKS, _SPARE = 64, 8, 128
+"""Most letters and most chunks of an answer for each of its tokens, and tokens to spare. Usual are 4 letters and one chunk."""
+_LONGEST_NAMES = 300
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a server serves; 0 where it does not tell.
+
+    ``cell``: side of the square of pixels that a visual token covers. The server leaves pictures of whole cells, with from
+    ``min_pixels`` to ``max_pixels``, as they are.
+    """
+
+    model: str
+    model_type: str
+    cell: int
+    software: str
+    max_model_len: int
+    min_pixels: int = 0
+    max_pixels: int = 0
+    priorities: bool = False
+
+
+class Server:
+    """A server at one address.
+
+    ``served`` is what it serves, once it was found well; ``fault`` is what is wrong with it; None: nothing. ``running``
+    counts our requests in it.
+    """
+
+    def __init__(self, url: str, options: EngineOptions, key: str) -> None:
+        self.url = base_url(url)
+        self.served: Served | None = None
+        self.fault: Fault | None = Fault(EngineFailedError(f"{self.url} has not been looked at yet."))
+        self.running = 0
+        self.doubted = asyncio.Event()
+        self._options = options
+        self._key = key
+        self._client = make_client(options, url, key)
+        self._last_sign = 0.0
+        self._silent = 0
+
+    async def look(self) -> None:
+        """Find out whether it is well; sets ``served`` and ``fault``. One that was down is measured anew."""
+        began = time.monotonic()
+        try:
+            served = await asyncio.wait_for(self._ask_models(), LOOK)
+            if self.fault is not None or self.served is None:
+                self.served = await self._measure(served)
+        except asyncio.TimeoutError:
+            self._silent += 1
+            # A busy server may be slow to say so, but not slow to write.
+            if self.fault is None and (self._silent < _PATIENCE or self._last_sign > began):
+                return
+            self.fault = Fault(EngineFailedError(f"{self.url} takes connections but does not answer."))
+        except Exception as error:
+            self.fault = explain(error, self.url, self._options.model, self._key)
+        else:
+            self._silent, self.fault = 0, None
+
+    def put_down(self, fault: Fault) -> None:
+        """A request has met a fault: ask it no more where it is down, and look at it soon."""
+        if fault.down:
+            self.fault = fault
+        if fault.down or fault.doubtful:
+            self.doubted.set()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    async def generate(self, generation: Generation, pictures: Sequence[str]) -> AsyncGenerator[TextDelta, None]:
+        """Stream text; closing the stream ends the request in the server.
+
+        :param pictures: the generation's pictures as data URLs.
+        :raises Fault: it has failed.
+        """
+        assert self.served is not None, "only servers that are well are asked"
+        self.running += 1
+        try:
+            body = self._body(generation, pictures, self.served)
+            async with AsyncExitStack() as stack:
+                response = await self._open(stack, body, generation.deadline)
+                _check_kind(response.headers, self.url, "text/event-stream")
+                counter = _Counter(generation.max_tokens)
+                async for chunk in await response.parse():
+                    self._last_sign = time.monotonic()
+                    for delta in counter.read(chunk):
+                        yield delta
+                    if counter.full:
+                        break  # Which closes the stream: the server writes more than it was asked for.
+                    await asyncio.sleep(0)  # Deadlines come first, however fast a server writes.
+                yield counter.last(self.url)
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except Exception as error:
+            raise explain(error, self.url, self.served.model, self._key) from error
+        finally:
+            self.running -= 1
+
+    async def _open(self, stack: AsyncExitStack, body: dict[str, Any], deadline: float | None) -> Any:
+        """The response to a request, which the stack closes.
+
+        vLLM up to 0.31 refuses a request whose prompt and longest answer do not fit into the model's context; the embedded
+        engine, and newer servers, stop where the room ends. Without a number they all do.
+        """
+        import openai
+
+        create = self._client.chat.completions.with_streaming_response.create
+        try:
+            return await stack.enter_async_context(create(**body, timeout=_timeout(self._client, deadline)))
+        except openai.BadRequestError as error:
+            if "max_tokens" not in body or error.param not in _OF_LENGTH:
+                raise
+        body = {name: value for name, value in body.items() if name != "max_tokens"}
+        return await stack.enter_async_context(create(**body, timeout=_timeout(self._client, deadline)))
+
+    async def _ask_models(self) -> Served:
+        response = await self._client.models.with_raw_response.list(timeout=LOOK)
+        models = _read_json(response.http_response, self.url).get("data")
+        if not isinstance(models, list) or not all(isinstance(model, dict) for model in models):
+            raise wrong_answer(self.url, "something other than a list of models")
+        # Adapters name the model that they belong to.
+        wanted = self._options.model
+        known = {str(model.get("id")): model for model in models if not model.get("parent") or model.get("id") == wanted}
+        if not wanted and len({str(model.get("root") or name) for name, model in known.items()}) == 1:
+            known = dict([next(iter(known.items()))])  # Several names of one checkpoint.
+        name = wanted or next(iter(known), "")
+        names = _cut(", ".join(known) or "none")
+        if name not in known or (len(known) > 1 and not wanted):
+            problem = f"has no model {name!r}; it has: {names}" if wanted else f"has these models: {names}"
+            raise Fault(EngineConfigError(f"{self.url} {problem}. Name one of them in engine.model."), down=True, lasting=True)
+        length = known[name].get("max_model_len")
+        model_type = self._model_type(name)
+        software = str(known[name].get("owned_by") or "server")[:40]
+        return Served(name, model_type, CELLS[model_type], software, length if isinstance(length, int) and length > 0 else 0)
+
+    def _model_type(self, model: str) -> str:
+        if self._options.model_type:
+            return self._options.model_type
+        for pattern, model_type in _FAMILIES.items():
+            if re.search(pattern, model, re.IGNORECASE):
+                return model_type
+        message = (
+            f"The name {model!r} does not tell of which family the model of {self.url} is; set engine.model_type to qwen2_5_vl "
+            "(RoboBrain 2.0) or qwen3_vl (RoboBrain 2.5)."
+        )
+        raise Fault(EngineConfigError(message), down=True, lasting=True)
+
+    async def _measure(self, served: Served) -> Served:
+        """Find the bounds of its pictures by how many tokens it counts for some: no server tells them, and a picture that it
+        resizes is another one than coordinates refer to."""
+        served = replace(served, priorities=await self._has_priorities(served))
+        text = await self._tokens(served, _KNOWN) - _KNOWN
+        if text <= 0 or await self._tokens(served, _KNOWN + 8) != text + _KNOWN + 8:
+            _log.warning("%s does not count pictures as its family does; their bounds are taken to be the family's.", self.url)
+            return served
+
+        async def kept(cells: int) -> bool:
+            return await self._tokens(served, cells) == text + cells
+
+        budget = self._options.max_pixels // served.cell**2
+        room = served.max_model_len - text - 1
+        most = max(min(budget, room) if room > 0 else budget, _KNOWN)
+        largest = most if await kept(most) else await _boundary(kept, _KNOWN, most)
+        smallest = _FEWEST if await kept(_FEWEST) else await _boundary(kept, _KNOWN, _FEWEST)
+        return replace(served, min_pixels=smallest * served.cell**2, max_pixels=largest * served.cell**2)
+
+    async def _has_priorities(self, served: Served) -> bool:
+        """Whether requests may go before others; a server without that refuses those that want to."""
+        try:
+            await self._probe(served, "priority", {"priority": 1})
+        except Exception as error:
+            fault = explain(error, self.url, served.model, self._key)
+            if not isinstance(fault.error, BadRequestError):
+                raise fault from error
+            return False
+        return True
+
+    async def _tokens(self, served: Served, cells: int) -> int:
+        """Tokens of a prompt with a picture of so many cells (or one row fewer)."""
+        rows = math.ceil(cells / _WIDEST)
+        picture = np.full((rows * served.cell, cells // rows * served.cell, 3), 128, np.uint8)
+        left_out = cells % rows
+        tokens = await self._probe(served, [_picture_part(data_url(picture, "png", 100)), {"type": "text", "text": "?"}], {})
+        return tokens + left_out
+
+    async def _probe(self, served: Served, content: Any, extra: dict[str, Any]) -> int:
+        """Tokens of a prompt."""
+        response = await asyncio.wait_for(
+            self._client.chat.completions.with_raw_response.create(
+                model=served.model,
+                messages=[{"role": "user", "content": content}],
+                max_tokens=1,
+                temperature=0.0,
+                extra_body=extra,
+                timeout=_MEASURING,
+            ),
+            _MEASURING,
+        )
+        usage = _read_json(response.http_response, self.url).get("usage")
+        tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+        return tokens if isinstance(tokens, int) else 0
+
+    def _body(self, generation: Generation, pictures: Sequence[str], served: Served) -> dict[str, Any]:
+        content = [*map(_picture_part, pictures), {"type": "text", "text": generation.user_text}]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        # The server's own defaults come from the checkpoint; greedy decoding is to be the same everywhere.
+        extra: dict[str, Any] = {"repetition_penalty": 1.0}
+        if generation.assistant_prefix:
+            messages.append({"role": "assistant", "content": generation.assistant_prefix})
+            extra |= {"add_generation_prompt": False, "continue_final_message": True}
+        if generation.priority and served.priorities:
+            extra["priority"] = generation.priority
+        if generation.constraint is not None:
+            extra["structured_outputs"] = _structured(generation.constraint)
+        body: dict[str, Any] = {
+            "model": served.model,
+            "messages": messages,
+            "temperature": generation.temperature,
+            "top_p": 1.0,
+            "stream": True,
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+            "extra_body": extra,
+        }
+        # As much as the model has room for leaves none for the prompt, which some versions of vLLM refuse. Without a number the
+        # answer stops where the room ends, as the embedded engine's does.
+        if not served.max_model_len or generation.max_tokens < served.max_model_len:
+            body["max_tokens"] = generation.max_tokens
+        if generation.stop:
+            body["stop"] = list(generation.stop)
+        if generation.temperature > 0:
+            body["seed"] = self._options.seed
+        return body
+
+
+class _Counter:
+    """Reads a stream's chunks; keeps the end back until the token counts have come, which follow it.
+
+    :param max_tokens: asked for. Not every server keeps to it: what exceeds it is cut, as if the server had stopped there.
+    """
+
+    def __init__(self, max_tokens: int) -> None:
+        self._max_tokens = max_tokens
+        self._letters = 0
+        self._chunks = 0
+        self._finish_reason = ""
+        self._kept = ""
+        self._tokens = 0
+        self._unsaid = 0
+        self._prompt_tokens = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether more has come than was asked for.
+
+        :raises EndlessResponseError: much has come, and hardly any text.
+        """
+        if self._tokens > self._max_tokens or self._letters > _LETTERS * (self._max_tokens + _SPARE):
+            self._finish_reason = "length"
+            return True
+        if self._chunks <= _CHUNKS * (self._max_tokens + _SPARE):
+            return False
+        if not self._finish_reason:
+            raise EndlessResponseError
+        return True
+
+    def read(self, chunk: Any) -> list[TextDelta]:
+        """The pieces of text in a chunk: thinking, where the server parts it from the answer, and text."""
+        # openai passes on whatever has come, of any form.
+        choices = getattr(chunk, "choices", None)
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        thinking = text = ""
+        if choice is not None:
+            # A server with a reasoning parser takes thinking out of the text; some servers send it under both names.
+            delta = getattr(choice, "delta", None)
+            thinking = _text(delta, "reasoning") or _text(delta, "reasoning_content")
+            text = _text(delta, "content")
+            self._finish_reason = str(getattr(choice, "finish_reason", None) or self._finish_reason)
+        usage = getattr(chunk, "usage", None)
+        if usage is not None:
+            self._prompt_tokens = _number(usage, "prompt_tokens")
+            new = max(_number(usage, "completion_tokens") - self._tokens, 0)
+        else:
+            new = 1 if text or thinking else 0
+        self._tokens += new
+        self._letters += len(text) + len(thinking)
+        self._chunks += 1
+        pieces = []
+        if thinking:
+            pieces.append(TextDelta(thinking, 0 if text else new, self._prompt_tokens, thinking=True))
+            new = new if text else 0
+        if self._finish_reason:
+            self._kept += text
+            self._unsaid += new
+        elif text or new:
+            pieces.append(TextDelta(text, new, self._prompt_tokens))
+        return pieces
+
+    def last(self, url: str) -> TextDelta:
+        """The end of the text.
+
+        :raises Fault: it has none.
+        """
+        if self._finish_reason in ("", "abort", "error"):
+            raise Fault(EngineFailedError(f"{url} broke off in the middle of its answer; ask again."))
+        return TextDelta(self._kept, self._unsaid, self._prompt_tokens, finish_reason=self._finish_reason)
+
+
+def _text(delta: Any, name: str) -> str:
+    value = getattr(delta, name, None)
+    return value if isinstance(value, str) else ""
+
+
+def _number(usage: Any, name: str) -> int:
+    value = getattr(usage, name, 0)
+    return value if isinstance(value, int) else 0
+
+
+def _cut(names: str) -> str:
+    return names if len(names) <= _LONGEST_NAMES else f"{names[:_LONGEST_NAMES]}..."
+
+
+def _picture_part(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _structured(constraint: Constraint) -> dict[str, Any]:
+    if constraint.json_schema:
+        return {"json": json.loads(constraint.json_schema)}
+    return {"regex": constraint.regex}
+
+
+async def _boundary(kept: Callable[[int], Awaitable[bool]], good: int, bad: int) -> int:
+    """The last number that is kept, on the way from one that is to one that is not."""
+    while abs(bad - good) > 1:
+        middle = (good + bad) // 2
+        if await kept(middle):
+            good = middle
+        else:
+            bad = middle
+    return good
+
+
+def _timeout(client: Any, deadline: float | None) -> Any:
+    silence = SILENCE if deadline is None else min(SILENCE, max(deadline - time.monotonic(), 0.001))
+    return type(client.timeout)(silence, connect=min(CONNECT, silence))
+
+
+def _check_kind(headers: Any, url: str, wanted: str) -> None:
+    kind = headers.get("content-type", "nothing").partition(";")[0].strip()
+    if kind != wanted:
+        raise wrong_answer(url, f"{kind[:60]} instead of {wanted}")
+
+
+def _read_json(response: Any, url: str) -> dict[str, Any]:
+    _check_kind(response.headers, url, "application/json")
+    content = json.loads(response.content)
+    if not isinstance(content, dict):
+        raise wrong_answer(url, "JSON that is no object")
+    return content

@@ -1,0 +1,1 @@
+"""Scores of models on the tabletop world: questions with true answers, plans and metrics."""

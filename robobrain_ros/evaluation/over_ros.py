@@ -1,0 +1,101 @@
+"""The node as something to evaluate: a picture through its camera's topic, a question through its services."""
+
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from array import array
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import Image
+
+from robobrain_ros.cli.progress import Teller
+from robobrain_ros.core.query import Answer, Picture, Query, Task
+from robobrain_ros.demo import DemoError
+from robobrain_ros.demo.client import Client, running
+from robobrain_ros.demo.encodings import encode_picture
+from robobrain_ros.errors import OutcomeCode, RoboBrainError
+from robobrain_ros.ros.client import to_answer
+from robobrain_ros.ros.tasks import RESULT_FIELDS
+
+_PATIENCE = 300.0
+"""Seconds for an answer where the query says nothing."""
+_MOST_TRIES = 50
+"""How often a question is asked until it is about the picture just shown, which may arrive after it."""
+
+
+class OverRos:
+    """Answers queries like a `core.brain.Brain`, one at a time."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._publisher = client.create_publisher(Image, "camera/image", QoSProfile(depth=5))
+        self._lock = asyncio.Lock()
+
+    async def run(self, query: Query) -> Answer:
+        """Show the query's picture, ask, and give the answer.
+
+        :raises RoboBrainError: what the node's outcome says.
+        """
+        async with self._lock:
+            return await asyncio.to_thread(self._run, query)
+
+    def _run(self, query: Query) -> Answer:
+        header = self._show(query.images[0])
+        for _ in range(_MOST_TRIES):
+            response = self._client.ask_node(query.task, query.text, bool(query.think), query.timeout or _PATIENCE, query.plan)
+            if getattr(response, RESULT_FIELDS[query.task]).header == header:
+                return _answer(query.task, response)
+        raise DemoError("The node does not look at its camera's newest picture.")
+
+    def _show(self, picture: Picture) -> Any:
+        height, width = picture.shape[:2]
+        data, step = encode_picture(picture, "bgr8")
+        message = Image(width=width, height=height, encoding="bgr8", step=step, data=array("B", data.tobytes()))
+        message.header.frame_id = "camera_optical_frame"
+        message.header.stamp = self._client.get_clock().now().to_msg()
+        end = time.monotonic() + 10.0
+        while not self._publisher.get_subscription_count() and time.monotonic() < end:
+            rclpy.spin_once(self._client, timeout_sec=0.1)
+        self._publisher.publish(message)
+        return message.header
+
+
+def _answer(task: Task, response: Any) -> Answer:
+    code = OutcomeCode(response.outcome.code)
+    if code is not OutcomeCode.OK:
+        raise next(kind for kind in RoboBrainError.__subclasses__() if kind.code is code)(response.outcome.message)
+    return to_answer(task, response)
+
+
+@asynccontextmanager
+async def open_node(model: str, **engine: object) -> AsyncIterator[OverRos]:
+    """A node in a process of its own, ended with the block.
+
+    :param engine: parameters under ``engine.``.
+    :raises DemoError: the node does not become ready.
+    """
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    namespace = f"/evaluation_{os.getpid()}"
+    parameters = {"engine.model": model, "max_image_age": 0.0, "image_reliability": "reliable"}
+    parameters |= {f"engine.{name}": value for name, value in engine.items()}
+    rclpy.init()
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="robobrain_ros-") as folder,
+            running("robobrain_ros.cli.robobrain", namespace, Path(folder) / "node.log", **parameters) as process,
+        ):
+            client = Client("evaluation", namespace)
+            try:
+                client.wait_until_ready(process, 600.0, Teller(sys.stderr))
+                yield OverRos(client)
+            finally:
+                client.destroy_node()
+    finally:
+        rclpy.try_shutdown()

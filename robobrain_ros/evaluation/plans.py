@@ -1,0 +1,212 @@
+"""Questions for plans that the tabletop's arm can run: what was done so far, what became of it, and what is left to do.
+
+The answers are JSON as `core.plan_prompt` describes it, compact. The true plan is the shortest: pick and place, thing by thing,
+what is held first.
+"""
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from robobrain_ros.core.plans.prompt import ARGUMENTS, ORDER, REASONING, ROBOT, SKILL, STEPS, TEXT, VERDICT
+from robobrain_ros.core.plans.request import DoneStep, PlanMode, PlanRequest, StepOutcome, Verdict
+from robobrain_ros.core.query import Answer, Task
+from robobrain_ros.demo.robot import ARM, MOST_STEPS, MOVED, SLIPPED, World, done
+from robobrain_ros.demo.simulator import Goal, Step, Table
+from robobrain_ros.demo.world import Scene
+from robobrain_ros.evaluation.questions import Question, ask_about, enumeration
+
+KINDS = {
+    PlanMode.NEW: "plan new",
+    PlanMode.REPLAN: "plan again",
+    PlanMode.NEXT_STEP: "next step",
+    PlanMode.CHECK: "check",
+}
+"""Names of the kinds of questions."""
+
+_SHARE_OF_SLIPS = 0.2
+_SHARE_OF_MOVES = 0.12
+_SHARE_WITH_SCENE = 0.3
+_FEEDBACK = ("The {name} was moved.", "Somebody moved the {name}.", "The {name} lies on the table again.")
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A world in which some steps to a goal were done, and what there is to say about it.
+
+    :param asked: the task, one of `questions.ask_about` for a plan in words.
+    """
+
+    world: World
+    asked: Question
+    done: tuple[DoneStep, ...] = ()
+    feedback: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether something went wrong, and there is something left to do."""
+        wrong = bool(self.feedback) or any(step.outcome is not StepOutcome.SUCCEEDED for step in self.done)
+        return wrong and self.asked.goal is not None and bool(remaining(self.world.table, self.asked.goal))
+
+    def question(self, mode: PlanMode, rng: random.Random) -> Question:
+        """What is asked in a mode, with its true answer; the scene is told to the planner, or left to its eyes."""
+        world, asked = self.world, self.asked
+        scene = world.places() if rng.random() < _SHARE_WITH_SCENE else ()
+        most = MOST_STEPS if mode in (PlanMode.NEW, PlanMode.REPLAN) else 0
+        verdict, reasoning, steps = _truth(mode, asked, world)
+        return replace(
+            asked,
+            kind=KINDS[mode],
+            words=answer_json(verdict, reasoning, steps),
+            thought=reasoning,
+            plan=PlanRequest((world.arm(),), scene, self.done, self.feedback, most, mode),
+            verdict=verdict,
+            table=world.table.copy(),
+        )
+
+
+def remaining(table: Table, goal: Goal) -> list[Step]:
+    """The steps that are left: those for what is held first, then thing by thing in the goal's order."""
+    held = table.held
+    if goal.relation == "held":
+        return [] if held in goal.things else [*_put_aside(held, goal.things[0]), Step("pick", goal.things[0])]
+    steps = [] if held in goal.things else _put_aside(held, goal.place)
+    for thing in sorted(goal.things, key=lambda thing: thing != held):
+        if table.where.get(thing) == (goal.relation, goal.place):
+            continue
+        if thing != held:
+            steps.append(Step("pick", thing))
+        steps.append(Step("place", thing, goal.relation, goal.place))
+    return steps
+
+
+def _put_aside(held: str, place: str) -> list[Step]:
+    return [Step("place", held, "beside", place)] if held else []
+
+
+def judge_plan(question: Question, answer: Answer) -> tuple[bool, str]:
+    """Whether an answer to a question of this module is right: its verdict, and where its steps lead; and why not."""
+    if answer.verdict is not question.verdict:
+        return False, f'it says "{answer.verdict.value}", and the truth is "{question.verdict.value}"'
+    if question.verdict is not Verdict.PLAN:
+        return True, ""
+    goal, table = question.goal, question.table
+    if goal is None or table is None:
+        return False, "there is nothing to plan"
+    after = table.copy()
+    for step in sorted(answer.steps, key=lambda step: step.order):
+        try:
+            fault = after.do(Step.read(step.skill, step.arguments))
+        except ValueError as error:
+            fault = str(error)
+        if fault:
+            return False, fault
+    if question.plan is not None and question.plan.mode is PlanMode.NEXT_STEP:
+        nearer = len(answer.steps) == 1 and len(remaining(after, goal)) < len(remaining(table, goal))
+        return nearer, "" if nearer else "the step does not lead to the goal"
+    return (True, "") if after.holds(goal) else (False, "the goal does not hold after the last step")
+
+
+def answer_json(verdict: Verdict, reasoning: str, steps: Sequence[Step]) -> str:
+    """An answer's text."""
+    content: dict[str, object] = {REASONING: reasoning, VERDICT: verdict.value}
+    if verdict is Verdict.PLAN:
+        content[STEPS] = [
+            {TEXT: step.text, ROBOT: ARM.name, SKILL: step.skill, ARGUMENTS: json.loads(step.arguments), ORDER: number}
+            for number, step in enumerate(steps, start=1)
+        ]
+    return json.dumps(content, separators=(",", ":"))
+
+
+def _truth(mode: PlanMode, asked: Question, world: World) -> tuple[Verdict, str, list[Step]]:
+    goal, table = asked.goal, world.table
+    if goal is None:
+        return Verdict.NOT_DONE if mode is PlanMode.CHECK else Verdict.IMPOSSIBLE, asked.words, []
+    things = sorted(goal.things, key=world.across)
+    steps = remaining(table, replace(goal, things=tuple(things)))
+    if not steps:
+        return Verdict.DONE, "Nothing is left to do.", []
+    holds = f"The gripper holds the {table.held}. " if table.held else ""
+    reasoning = f"{holds}Left to do: {enumeration(list(dict.fromkeys(step.object for step in steps)))}."
+    if mode is PlanMode.CHECK:
+        return Verdict.NOT_DONE, reasoning, []
+    return Verdict.PLAN, reasoning, steps[:1] if mode is PlanMode.NEXT_STEP else steps
+
+
+def task_about(scene: Scene, rng: random.Random, absent: bool = False) -> Question:
+    """A task that can be done; ``absent``: one with something that is not on the table."""
+    while True:
+        asked = ask_about(scene, "absent" if absent else "plan", rng)
+        if asked.task is Task.PLAN and (asked.goal is None) == absent:
+            return asked
+
+
+def at_first(scene: Scene, rng: random.Random, absent: bool = False) -> Situation:
+    """Nothing was done so far."""
+    return Situation(World(scene.layout, _numpy(rng)), task_about(scene, rng, absent))
+
+
+def midway(scene: Scene, rng: random.Random) -> Situation:
+    """Some steps to a goal were done, of which some failed, and things may have been moved."""
+    begun = at_first(scene, rng)
+    history = tuple(_live(begun.world, begun.asked.goal, rng)) if begun.asked.goal else ()
+    return replace(begun, done=history, feedback=_meddle(begun.world, rng))
+
+
+def after_failure(scene: Scene, rng: random.Random) -> Situation:
+    """As `midway`, but something has gone wrong for certain."""
+    while not (situation := midway(scene, rng)).failed:
+        pass
+    return situation
+
+
+def another(situation: Situation, scene: Scene, rng: random.Random) -> Situation | None:
+    """Another task in the same world, of which nothing is done; None where what it is about is not at hand."""
+    asked, table = task_about(scene, rng), situation.world.table
+    goal = asked.goal
+    if goal is None or any(name in table.where for name in (*goal.things, goal.place)):
+        return None
+    if goal.place == table.held or not remaining(table, goal):
+        return None
+    return Situation(situation.world, asked)
+
+
+def _live(world: World, goal: Goal, rng: random.Random) -> Iterator[DoneStep]:
+    """Do some of the steps to a goal."""
+    stop = 0.12 if len(goal.things) > 1 else 0.3
+    failures = 0
+    while (steps := remaining(world.table, goal)) and failures < 3:
+        step = _try(world, steps[0], rng)
+        failures += step.outcome is not StepOutcome.SUCCEEDED
+        yield step
+        if rng.random() < (0.7 if step.observation else stop):
+            break
+
+
+def _try(world: World, step: Step, rng: random.Random) -> DoneStep:
+    """Do a step, or fail at it."""
+    chance = rng.random()
+    if chance < _SHARE_OF_SLIPS:
+        world.drop(step.object)
+        return done(step, StepOutcome.FAILED, SLIPPED.format(name=step.object))
+    if step.skill == "pick" and chance < _SHARE_OF_SLIPS + _SHARE_OF_MOVES:
+        world.drop(step.object)
+        return done(step, StepOutcome.FAILED, MOVED.format(name=step.object))
+    fault = world.execute(step)
+    return done(step, StepOutcome.FAILED, fault) if fault else done(step)
+
+
+def _meddle(world: World, rng: random.Random) -> str:
+    """Take something out of a bowl or off a block, sometimes; gives what is said about it, sometimes nothing."""
+    placed = [name for name, (relation, _) in world.table.where.items() if relation != "beside"]
+    if not placed or rng.random() < 0.6:
+        return ""
+    world.drop(placed[-1])
+    return rng.choice(_FEEDBACK).format(name=placed[-1]) if rng.random() < 0.4 else ""
+
+
+def _numpy(rng: random.Random) -> np.random.RandomState:
+    return np.random.RandomState(rng.randrange(2**32))

@@ -1,0 +1,1 @@
+"""Camera topics: subscriptions, statistics, checks, and the conversion of image and depth messages."""

@@ -1,0 +1,348 @@
+"""The cameras: subscriptions that keep the newest message, its age, and statistics of what arrives."""
+
+import difflib
+import itertools
+import math
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+
+from robobrain_ros.core.query import Picture
+from robobrain_ros.errors import BadRequestError, NoImageError, StaleImageError
+from robobrain_ros.msg import QueryOptions
+from robobrain_ros.ros.cameras.arrivals import ArrivalStatistics
+from robobrain_ros.ros.cameras.frames import plain_header
+from robobrain_ros.ros.cameras.images import ImageReader
+from robobrain_ros.ros.cameras.intake import Intake
+from robobrain_ros.ros.cameras.streams import Stream
+from robobrain_ros.ros.clock import ClockWatch, Jump, nanoseconds, stamp_age
+from robobrain_ros.ros.positions import Moment, Surroundings
+
+_TYPES = {"raw": (Image, "image"), "compressed": (CompressedImage, "image/compressed")}
+
+_WITH_DEPTH = 8
+"""Pictures kept of a camera with depth."""
+_WORTH_DEPTH = 0.5
+"""Seconds that a picture with depth may be older than the newest one to be asked about in its place."""
+
+_STREAM = 3
+"""Number of images after which a latched publisher counts as a camera that keeps publishing."""
+_PERIODS = 2.5
+"""Periods without an image after which a camera counts as stopped."""
+
+_sequence = itertools.count()
+"""Numbers every frame of the process, so that no two have the same name even if their stamps are equal."""
+
+FrameListener = Callable[["Frame"], None]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A message as it arrived, decoded when first asked about. ``arrival`` is a time of ``time.monotonic()``."""
+
+    message: Image | CompressedImage
+    camera: str
+    sequence: int
+    arrival: float
+    reader: ImageReader = field(default_factory=ImageReader, repr=False, compare=False)
+    _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
+    _decoded: list[Picture] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def header(self) -> Header:
+        """The image's own header, its frame without a leading slash."""
+        return plain_header(self.message.header)
+
+    @property
+    def name(self) -> str:
+        """Unique name of the picture, by which an engine recognizes it."""
+        stamp = self.header.stamp
+        size = f"{self.message.width}x{self.message.height}" if isinstance(self.message, Image) else "compressed"
+        return f"{self.camera}:{stamp.sec}.{stamp.nanosec:09d}:{size}:{self.sequence}"
+
+    def picture(self) -> Picture:
+        """The picture, decoded once for all who ask; not to be written to. Callable from any thread.
+
+        :raises BadImageError: the reason why it cannot be read.
+        """
+        with self._lock:
+            if not self._decoded:
+                self._decoded.append(self.reader.read(self.message))
+            return self._decoded[0]
+
+
+def names_rectified(topic: str) -> bool:
+    """Whether a topic's name says that its pictures are rectified: image_rect, image_rect_color, rectified/image, ..."""
+    return re.search(r"(^|[/_])rect(ified)?($|[/_])", topic) is not None
+
+
+class Camera:
+    """One camera of a node; decoding is left to the user of a frame.
+
+    :param queue: pictures that may wait for the executor.
+    :param late_after: seconds between stamp and arrival from which on a picture counts as late.
+    :param depth_transport: as of `robobrain_ros.ros.cameras.depth.DepthStream`.
+    """
+
+    def __init__(
+        self,
+        intake: Intake,
+        name: str,
+        *,
+        transport: str,
+        reliability: str,
+        on_frame: FrameListener,
+        queue: int = 1,
+        late_after: float = math.inf,
+        use_depth: bool = False,
+        depth_transport: str = "auto",
+        rectified: str = "auto",
+        watch: ClockWatch | None = None,
+        reader: ImageReader | None = None,
+    ) -> None:
+        self.name = name
+        self._watch = watch
+        self._last_stamp = 0
+        self._why_empty = ""
+        self.statistics = ArrivalStatistics()
+        self._clock = intake.node.get_clock()
+        self._reader = reader or ImageReader(name)
+        self.late_after = late_after
+        self._on_frame = on_frame
+        self._newest: Frame | None = None
+        self._with_depth: deque[Frame] = deque(maxlen=_WITH_DEPTH if use_depth else 0)
+        message_type, suffix = _TYPES[transport]
+        topic = f"{name}/{suffix}"
+        self._stream = Stream(intake, message_type, topic, self._arrived, reliability=reliability, depth=queue)
+        is_leftover = watch.is_leftover if watch else lambda stamp: False
+        self.surroundings = Surroundings(
+            intake,
+            name,
+            use_depth=use_depth,
+            depth_transport=depth_transport,
+            reliability=reliability,
+            is_leftover=is_leftover,
+        )
+        self._rectified = names_rectified(self.topic) if rectified == "auto" else rectified == "yes"
+
+    def adapt(self) -> None:
+        """As of `Stream.adapt`."""
+        self._stream.adapt()
+        self.surroundings.adapt()
+
+    def moment(self, frame: Frame) -> Moment:
+        """What belongs to a picture of this camera; to be closed."""
+        return Moment.of(frame.header, self._rectified, self.surroundings)
+
+    @property
+    def topic(self) -> str:
+        """Full name of the topic after remapping."""
+        return self._stream.topic
+
+    @property
+    def reliable(self) -> bool:
+        """Whether the subscription is reliable now."""
+        return self._stream.reliable
+
+    @property
+    def publisher_nodes(self) -> tuple[str, ...]:
+        """Full names of the nodes that publish the images, one for each publisher."""
+        return self._stream.publisher_nodes
+
+    @property
+    def newest(self) -> Frame | None:
+        """The newest picture; None: none yet."""
+        return self._newest
+
+    def fresh(self, max_age: float) -> Frame:
+        """The newest picture.
+
+        :param max_age: seconds it may be old, 0 for any age. Without a stamp, its age counts from its arrival.
+        :raises NoImageError: none has arrived.
+        :raises StaleImageError: it is older, or that far ahead of the node's clock.
+        """
+        if self._watch is not None:
+            self._watch.check()
+        frame = self._newest
+        if frame is None:
+            since = self._why_empty or "yet"
+            raise NoImageError(
+                f"No picture has arrived from camera {self.name} on {self.topic} {since}; {self._stream.publishers()}."
+            )
+        age, silence = self._age(frame), time.monotonic() - frame.arrival
+        if max_age > 0.0 and age > max_age:
+            raise StaleImageError(self._why_stale(age, silence, max_age))
+        if max_age > 0.0 and age < -max_age and self._watch is not None and self._watch.waits:
+            raise StaleImageError(
+                "Simulated time has not started: use_sim_time is set and nothing came on /clock. Start what publishes /clock "
+                "(ros2 bag play --clock), or set use_sim_time to false."
+            )
+        if max_age > 0.0 and age < -max_age:
+            raise StaleImageError(
+                f"The newest picture of camera {self.name} is stamped {-age:.1f} s ahead of the node's clock; "
+                "check use_sim_time and the clocks' synchronization."
+            )
+        return frame
+
+    def newest_with_depth(self, tolerance: float, max_age: float) -> Frame | None:
+        """The newest picture whose depth and camera_info have come; where there is none, or it is too old, the newest of all.
+
+        The newest one's depth may still be on its way, and where the transport loses messages it never comes.
+
+        :param tolerance: seconds between the stamps of what belongs together.
+        :param max_age: as of `fresh`.
+        """
+        newest = self._newest
+        whole = (frame for frame in reversed(self._with_depth) if self.surroundings.complete(frame.header, tolerance))
+        frame = next(whole, None)
+        if newest is None or frame is None or newest.arrival - frame.arrival > _WORTH_DEPTH:
+            return newest
+        return newest if 0.0 < max_age < self._age(frame) else frame
+
+    def _age(self, frame: Frame) -> float:
+        """Seconds since the picture's stamp, or, without a stamp, since its arrival."""
+        age = stamp_age(self._clock, frame.header)
+        return time.monotonic() - frame.arrival if math.isnan(age) else age
+
+    def why_slow(self, most: float) -> str:
+        """A sentence where the camera sends less often than each ``most`` seconds; otherwise empty."""
+        interval = self.statistics.interval
+        if not 0.0 < most < interval:
+            return ""
+        return (
+            f"Camera {self.name} sends an image every {interval:.1f} s on {self.topic}: set max_image_age to at least "
+            f"{math.ceil(_PERIODS * interval)}, or to 0 to accept any age."
+        )
+
+    def _why_stale(self, age: float, silence: float, max_age: float) -> str:
+        if self._stream.latched and self.statistics.received < _STREAM:
+            return (
+                f"The last image of camera {self.name} on {self.topic} is {age:.1f} s old; max_image_age is {max_age:g} s. Its "
+                "publisher is latched (transient local): set max_image_age to 0 to accept an image of any age."
+            )
+        slow = self.why_slow(0.5 * max_age)
+        if slow and silence < _PERIODS * self.statistics.interval and age - silence <= max_age:
+            return f"{slow} The last one is {age:.1f} s old; max_image_age is {max_age:g} s."
+        if age - silence > max_age:
+            return (
+                f"The last picture of camera {self.name} came {age - silence:.1f} s after its stamp, "
+                f"max_image_age is {max_age:g} s; check use_sim_time, the clocks' synchronization, and what delays it."
+            )
+        return (
+            f"Camera {self.name} has stopped: its last picture came {silence:.1f} s ago on {self.topic} and is {age:.1f} s old, "
+            f"max_image_age is {max_age:g} s; {self._stream.publishers()}."
+        )
+
+    def forget(self, jump: Jump) -> None:
+        """Drop the images from before a jump of time, with their depth."""
+        if self._newest is not None and jump.is_old(nanoseconds(self._newest.header.stamp)):
+            self._newest, self._why_empty = None, f"since {jump}"
+        kept = [frame for frame in self._with_depth if not jump.is_old(nanoseconds(frame.header.stamp))]
+        self._with_depth.clear()
+        self._with_depth.extend(kept)
+        self._last_stamp = 0
+        self.statistics.restart()
+        self.surroundings.forget(jump)
+        self._stream.fetch_latched()
+
+    def close(self) -> None:
+        """Give the subscriptions back."""
+        self._newest = None
+        self._with_depth.clear()
+        self._stream.close()
+        self.surroundings.close()
+
+    def _arrived(self, message: Image | CompressedImage) -> None:
+        arrival = time.monotonic()
+        stamp = message.header.stamp
+        if self._watch is not None and not self._follow(self._watch, nanoseconds(stamp)):
+            return
+        late = stamp_age(self._clock, message.header) > self.late_after
+        self.statistics.add(arrival, stamp.sec + stamp.nanosec * 1e-9, late)
+        self._newest = Frame(message, self.name, next(_sequence), arrival, self._reader)
+        self._with_depth.append(self._newest)
+        self._on_frame(self._newest)
+
+    def _follow(self, watch: ClockWatch, stamp: int) -> bool:
+        """Let the watch notice jumps of time by an image's stamp (nanoseconds); False: the image is of the time before one."""
+        watch.check()
+        if watch.is_leftover(stamp):
+            return False
+        if len(self._stream.publisher_nodes) < 2:  # Stamps of several publishers tell nothing.
+            watch.stamps_went(self.name, self._last_stamp, stamp)
+        self._last_stamp = stamp
+        return True
+
+
+class Cameras:
+    """The cameras of a node by name; the first is the default."""
+
+    def __init__(self, cameras: Sequence[Camera], names: Sequence[str]) -> None:
+        self._cameras = {camera.name: camera for camera in cameras}
+        self._names = tuple(names)
+
+    def __iter__(self) -> Iterator[Camera]:
+        return iter(self._cameras.values())
+
+    def adapt(self) -> None:
+        """As of `Camera.adapt`."""
+        for camera in self:
+            camera.adapt()
+
+    def forget(self, jump: Jump) -> None:
+        """As of `Camera.forget`."""
+        for camera in self:
+            if jump.concerns(camera.name):
+                camera.forget(jump)
+
+    def name(self, wanted: str) -> str:
+        """The name of the camera that a request means.
+
+        :raises BadRequestError: there is none of that name.
+        """
+        if not self._names:
+            raise BadRequestError("No camera is configured (parameter cameras); send the picture with the request.")
+        if wanted and wanted not in self._names:
+            near = difflib.get_close_matches(wanted, self._names, n=1)
+            hint = f" Is {near[0]!r} meant?" if near else ""
+            raise BadRequestError(f"There is no camera {wanted!r}; known are: {', '.join(self._names)}.{hint}")
+        return wanted or self._names[0]
+
+    def names_of(self, options: QueryOptions) -> list[str]:
+        """The names of the cameras that a request means, one or several.
+
+        :raises BadRequestError: there is none of such a name, or the request contradicts itself.
+        """
+        if not options.cameras:
+            return [self.name(options.camera)]
+        if options.camera:
+            raise BadRequestError("camera and cameras are both given; give one of them.")
+        if "" in options.cameras:
+            raise BadRequestError("cameras holds an empty name; name each camera.")
+        names = [self.name(name) for name in options.cameras]
+        if len(set(names)) < len(names):
+            raise BadRequestError(f"cameras holds a name twice: {', '.join(names)}.")
+        return names
+
+    def __getitem__(self, name: str) -> Camera:
+        """The open camera that a request means; empty: the first.
+
+        :raises BadRequestError: there is none of that name.
+        :raises NoImageError: the cameras are closed.
+        """
+        camera = self._cameras.get(self.name(name))
+        if camera is None:
+            raise NoImageError("The cameras are closed; activate the node.")
+        return camera
+
+    def close(self) -> None:
+        """Give all subscriptions back; names stay known."""
+        for camera in self._cameras.values():
+            camera.close()
+        self._cameras = {}

@@ -1,0 +1,95 @@
+"""Find faults in a camera's setup without a request; log each once and show it in /diagnostics."""
+
+import re
+from collections.abc import Callable, Iterator
+
+from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage
+
+from robobrain_ros.core.geometry import GeometryError
+from robobrain_ros.ros.cameras.cameras import Camera, Cameras
+from robobrain_ros.ros.cameras.depth import read_depth
+from robobrain_ros.ros.cameras.streams import described
+from robobrain_ros.ros.parameters import Parameters
+from robobrain_ros.ros.positions import depth_range
+
+_BODY_FRAME = re.compile(
+    r"(^|[/_:])link($|[/:])"  # Gazebo's sensors have the names of their links before their own.
+    r"|(^|[/_])(base|footprint|stabilized|body|chassis|torso|world|map|odom|earth|gripper|tool0|flange)$"
+)
+"""Names of frames whose x axis points forward (REP 103, REP 105)."""
+
+
+def is_body_frame(frame: str) -> bool:
+    """Whether a frame's name is that of a link or of a fixed frame. Names of optical frames contain "optical" (REP 103)."""
+    return "optical" not in frame.lower() and _BODY_FRAME.search(frame.lower()) is not None
+
+
+class CameraChecks:
+    """Checks the cameras each second. Called in the executor."""
+
+    def __init__(self, node: Node, parameters: Parameters) -> None:
+        self._node = node
+        self._parameters = parameters
+        self._found: dict[str, list[str]] = {}
+        self._logged: set[tuple[str, str]] = set()
+
+    def look(self, cameras: Cameras) -> None:
+        """Check all cameras once, and log new faults."""
+        checks: dict[str, Callable[[Camera], Iterator[str]]] = {
+            "publishers": _publishers,
+            "frame": _frame,
+            "depth": self._depth,
+            "rate": self._rate,
+        }
+        self._found = {camera.name: [] for camera in cameras}
+        for camera in cameras:
+            for kind, check in checks.items():
+                for trouble in check(camera):
+                    self._found[camera.name].append(trouble)
+                    self._log_once(camera.name, kind, trouble)
+
+    def troubles(self, camera: Camera) -> list[str]:
+        """Faults of a camera's setup, as sentences."""
+        return self._found.get(camera.name, [])
+
+    def _log_once(self, camera: str, kind: str, trouble: str) -> None:
+        if (camera, kind) not in self._logged:
+            self._logged.add((camera, kind))
+            self._node.get_logger().warning(trouble)
+
+    def _rate(self, camera: Camera) -> Iterator[str]:
+        slow = camera.why_slow(self._parameters["max_image_age"])
+        if slow:
+            yield slow
+
+    def _depth(self, camera: Camera) -> Iterator[str]:
+        companion = camera.surroundings.depth
+        if companion is None or companion.newest is None or isinstance(companion.newest, CompressedImage):
+            return  # To decompress takes too long in the executor; an answer's position_note names the same faults.
+        try:
+            read_depth(companion.newest, depth_range(self._parameters, camera.name), detect_clamp=False)
+        except GeometryError as error:
+            yield f"Camera {camera.name} has no usable depth on {companion.stream.topic}: {error}"
+
+
+def _publishers(camera: Camera) -> Iterator[str]:
+    streams = [(camera.topic, camera.publisher_nodes)]
+    streams += [(companion.stream.topic, companion.stream.publisher_nodes) for companion in camera.surroundings.companions]
+    for topic, nodes in streams:
+        if len(nodes) > 1:
+            yield (
+                f"{len(nodes)} publishers send to {topic} at once: {described(nodes)}. Their messages mix. End all but one, or "
+                "remap their topics."
+            )
+
+
+def _frame(camera: Camera) -> Iterator[str]:
+    frame = "" if camera.newest is None else camera.newest.header.frame_id
+    # Without a calibration there are no positions, and the frame's axes do not matter.
+    if camera.surroundings.info.fits(frame) and is_body_frame(frame):
+        yield (
+            f"The images on {camera.topic} are in the frame {frame!r}, which is named as a body (x forward), not as an optical "
+            "frame (x right, y down, z forward; REP 103). If it is a body, all positions are turned by 90 degrees. Set the "
+            "driver's frame_id to the optical frame, such as camera_optical_frame (docs/troubleshooting.md)."
+        )

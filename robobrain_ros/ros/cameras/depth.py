@@ -1,0 +1,78 @@
+"""Depth images: which topic and type they come on, and what is in a message."""
+
+from collections.abc import Callable
+from typing import Any
+
+from sensor_msgs.msg import CompressedImage, Image
+
+from robobrain_ros.core.formats.depth_checks import USUAL_DEPTH, DepthRange
+from robobrain_ros.core.formats.depth_files import decode_depth
+from robobrain_ros.core.surfaces import DepthImage
+from robobrain_ros.ros.cameras.intake import Intake
+from robobrain_ros.ros.cameras.streams import Stream
+
+_COMPRESSED_SUFFIX = "/compressedDepth"
+
+
+class DepthStream(Stream):
+    """A subscription to a camera's depth, raw or compressed.
+
+    :param transport: "raw": Image on the topic; "compressed": CompressedImage on <topic>/compressedDepth; "auto": the first of
+        Image on the topic, CompressedImage on it and CompressedImage on <topic>/compressedDepth that has a publisher. As long as
+        nothing is published where it listens, `adapt` looks again. <topic> is the name after remapping, which may end in
+        /compressedDepth itself.
+    """
+
+    def __init__(
+        self, intake: Intake, topic: str, listener: Callable[[Any], None], *, transport: str, reliability: str, depth: int
+    ) -> None:
+        remapped = intake.node.resolve_topic_name(topic)
+        compressed = topic if remapped.endswith(_COMPRESSED_SUFFIX) else f"{remapped}{_COMPRESSED_SUFFIX}"
+        sources: dict[str, tuple[tuple[Any, str], ...]] = {
+            "raw": ((Image, topic),),
+            "compressed": ((CompressedImage, compressed),),
+            "auto": ((Image, topic), (CompressedImage, topic), (CompressedImage, compressed)),
+        }
+        self._choices = sources[transport]
+        message_type, name = self._choices[0]
+        super().__init__(intake, message_type, name, listener, reliability=reliability, depth=depth)
+
+    def adapt(self) -> None:
+        """As of `Stream.adapt`, and with transport "auto", subscribe to what is published."""
+        if len(self._choices) > 1 and not self._published(self._type, self._name):
+            self._follow()
+        super().adapt()
+
+    def _follow(self) -> None:
+        found = next((source for source in self._choices if self._published(*source)), None)
+        if found is None:
+            return
+        # The old one goes first: a process cannot have one topic with two types.
+        self.close()
+        self._type, self._name = found
+        self._main = self._open(self._main.offer)
+
+    def _published(self, message_type: Any, topic: str) -> bool:
+        name = f"sensor_msgs/msg/{message_type.__name__}"
+        return any(publisher.topic_type == name for publisher in self._node.get_publishers_info_by_topic(topic))
+
+
+def read_depth(
+    message: Image | CompressedImage, limits: DepthRange = USUAL_DEPTH, *, detect_clamp: bool = True
+) -> DepthImage:
+    """The depth image of a message; ``limits`` and ``detect_clamp``: as of `DepthImage.bounded`.
+
+    :raises robobrain_ros.core.geometry.GeometryError: the reason why it cannot be read.
+    """
+    if isinstance(message, CompressedImage):
+        return DepthImage(decode_depth(bytes(message.data), message.format)).bounded(limits, detect_clamp=detect_clamp)
+    return DepthImage.read(
+        memoryview(message.data).cast("B"),
+        width=message.width,
+        height=message.height,
+        step=message.step,
+        encoding=message.encoding,
+        big_endian=bool(message.is_bigendian),
+        limits=limits,
+        detect_clamp=detect_clamp,
+    )

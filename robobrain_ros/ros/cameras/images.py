@@ -1,0 +1,78 @@
+"""Convert image messages to RGB, with the camera's parameters for 16 bits and for red and blue."""
+
+import logging
+from threading import Lock
+
+from sensor_msgs.msg import CompressedImage, Image
+
+from robobrain_ros.core.formats.bit_depth import SCALED_BY_ITSELF
+from robobrain_ros.core.formats.encodings import ENCODINGS, canonical, check_size, decode_raw
+from robobrain_ros.core.formats.image_files import ReadingOptions, decode_file
+from robobrain_ros.core.query import Picture
+from robobrain_ros.errors import BadImageError
+
+_log = logging.getLogger(__name__)
+
+_FILES = ("jpeg", "jpg", "mjpeg", "png", "image/jpeg", "image/png")
+"""Encodings of raw images whose bytes are those of a file, as some drivers publish them."""
+
+_MOST_NOTES = 20
+"""Most assumptions about one camera that are logged, because each holds a format that the publisher chooses."""
+
+
+class ImageReader:
+    """Reads the images of one camera, and logs each assumption about them once. Callable from any thread.
+
+    :param camera: name of the camera; empty: the images come with requests.
+    :param swap_red_blue: whether the publisher exchanges red and blue.
+    :param bit_depth: bits of the sensor in 16-bit images; 0: unknown, as of `robobrain_ros.core.formats.bit_depth`.
+    """
+
+    def __init__(self, camera: str = "", *, swap_red_blue: bool = False, bit_depth: int = 0) -> None:
+        self._camera = camera
+        self._options = ReadingOptions(swap_red_blue, bit_depth, self._note)
+        self._noted: set[str] = set()
+        self._lock = Lock()
+
+    def read(self, message: Image | CompressedImage) -> Picture:
+        """The image of a message as RGB, (height, width, 3), uint8, a copy.
+
+        :raises BadImageError: the reason why it cannot be read.
+        """
+        if isinstance(message, CompressedImage):
+            return decode_file(bytes(message.data), message.format, self._options)
+        if message.encoding.strip().lower() in _FILES:
+            return self._read_file(message)
+        picture = decode_raw(
+            memoryview(message.data),
+            width=message.width,
+            height=message.height,
+            step=message.step,
+            encoding=message.encoding,
+            big_endian=bool(message.is_bigendian),
+            bits=self._options.bits,
+        )
+        if ENCODINGS[canonical(message.encoding)].bits == 16 and not self._options.bits:
+            self._note(SCALED_BY_ITSELF)
+        return picture[:, :, ::-1].copy() if self._options.swap_red_blue else picture
+
+    def _read_file(self, message: Image) -> Picture:
+        """A JPEG or PNG inside a raw image; width and height may be 0."""
+        width, height = message.width, message.height
+        if width or height:
+            check_size(width, height)
+        picture = decode_file(bytes(message.data), message.encoding, self._options)
+        if (width or height) and picture.shape[:2] != (height, width):
+            raise BadImageError(
+                f"The message states {width}x{height} pixels, but the {message.encoding} in it has "
+                f"{picture.shape[1]}x{picture.shape[0]}."
+            )
+        return picture
+
+    def _note(self, text: str) -> None:
+        with self._lock:
+            if text in self._noted or len(self._noted) >= _MOST_NOTES:
+                return
+            self._noted.add(text)
+        source = f"Camera {self._camera}" if self._camera else "An image of a request"
+        _log.warning("%s: %s", source, text.replace("<camera>", self._camera or "<camera>"))

@@ -1,0 +1,40 @@
+"""Open the cameras that the parameters name."""
+
+from collections.abc import Sequence
+
+from robobrain_ros.ros.cameras.cameras import Camera, Cameras, FrameListener
+from robobrain_ros.ros.cameras.images import ImageReader
+from robobrain_ros.ros.cameras.intake import Intake
+from robobrain_ros.ros.clock import ClockWatch
+from robobrain_ros.ros.parameters import Parameters
+
+
+def open_cameras(
+    names: Sequence[str], intake: Intake, settings: Parameters, watch: ClockWatch, on_frame: FrameListener
+) -> Cameras:
+    """Subscribe to the topics of these cameras, with each camera's parameters.
+
+    :param on_frame: called in the executor with each new frame.
+    """
+    return Cameras([_open(name, intake, settings, watch, on_frame) for name in names], list(names))
+
+
+def _open(
+    name: str, intake: Intake, settings: Parameters, watch: ClockWatch, on_frame: FrameListener
+) -> Camera:
+    return Camera(
+        intake,
+        name,
+        transport=settings[f"{name}.transport"],
+        reliability=settings[f"{name}.reliability"] or settings["image_reliability"],
+        on_frame=on_frame,
+        queue=settings[f"{name}.queue"],
+        late_after=settings[f"{name}.late_after"],
+        use_depth=settings[f"{name}.use_depth"],
+        depth_transport=settings[f"{name}.depth_transport"],
+        rectified=settings[f"{name}.rectified"],
+        watch=watch,
+        reader=ImageReader(
+            name, swap_red_blue=settings[f"{name}.swap_red_blue"], bit_depth=settings[f"{name}.bit_depth"]
+        ),
+    )

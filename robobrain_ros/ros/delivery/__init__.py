@@ -1,0 +1,1 @@
+"""One response for each request: quality of service, pacing, and the boundary around callbacks."""

@@ -1,0 +1,74 @@
+"""An action server that survives exceptions and spaces its responses."""
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.callback_groups import CallbackGroup
+
+from robobrain_ros.ros.delivery import qos
+from robobrain_ros.ros.delivery.boundary import GuardedNode
+
+_SERVICES = {"goal": "send_goal", "cancel": "cancel_goal", "result": "get_result"}
+"""rclpy's name of each kind of request, and the service of this kind."""
+_WEIGHT = 10.0
+"""Weight of a response: each change of a goal's state reaches every action client, with the states of all goals."""
+
+
+class GuardedActionServer(ActionServer):
+    """An action server that answers each goal, cancel and result request, and accepts every goal.
+
+    :param execute: works off a goal; must set the goal's state and must not raise.
+    :param cancel: called with goals whose cancel was requested.
+    """
+
+    def __init__(
+        self,
+        node: GuardedNode,
+        action_type: Any,
+        name: str,
+        *,
+        execute: Callable[[ServerGoalHandle], Any],
+        cancel: Callable[[ServerGoalHandle], CancelResponse],
+        depth: int,
+        group: CallbackGroup,
+    ) -> None:
+        self._guarded_node = node
+        self._name = name
+        profile = qos.service(depth)
+        super().__init__(
+            node,
+            action_type,
+            name,
+            execute,
+            callback_group=group,
+            goal_callback=lambda goal: GoalResponse.ACCEPT,  # Rejections come with a reason, in the result.
+            cancel_callback=node.guard(f"The action {name}", cancel, lambda _: CancelResponse.REJECT),
+            goal_service_qos_profile=profile,
+            result_service_qos_profile=profile,
+            cancel_service_qos_profile=profile,
+            feedback_pub_qos_profile=qos.FEEDBACK,
+        )
+
+    async def turn(self, kind: str) -> None:
+        """Wait for the turn of a response to a "goal", "cancel" or "result" request."""
+        await self._guarded_node.pacing.turn(f"{self._name}/_action/{_SERVICES[kind]}", _WEIGHT)
+
+    def take_data(self) -> dict[str, Any]:
+        """As of `Waitable`; what cannot be read is skipped."""
+        try:
+            return super().take_data()
+        except Exception as error:
+            self._guarded_node.fault(f"The action {self._name}", error)
+            return {}
+
+    async def execute(self, taken_data: dict[str, Any]) -> None:
+        """As of `Waitable`: each kind in its turn, whatever becomes of the others."""
+        for kind, data in taken_data.items():
+            try:
+                if kind in _SERVICES:
+                    await self.turn(kind)
+                await super().execute({kind: data})
+            except Exception as error:
+                self._guarded_node.fault(f"The action {self._name} ({kind})", error)

@@ -1,0 +1,267 @@
+"""The boundary around everything that rclpy calls: an exception becomes a response and a log line, and never ends the node.
+
+rclpy itself raises what a callback raises out of ``spin``, and sends no response.
+"""
+
+import functools
+import inspect
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from traceback import extract_tb, format_exception
+from typing import Any
+
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import SetParametersResult
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
+from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+from rclpy.guard_condition import GuardCondition
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.lifecycle import LifecycleNode
+from rclpy.publisher import Publisher
+from rclpy.service import Service
+from rclpy.subscription import Subscription
+from rclpy.timer import Timer
+
+from robobrain_ros.errors import OutcomeCode
+from robobrain_ros.ros.delivery.pacing import Pacing
+from robobrain_ros.ros.delivery.redelivery import Redelivery
+
+_LOG_INTERVAL = 1.0
+"""Seconds in which one place logs its faults once; all of them are counted."""
+_LONGEST_NAME = 60
+_LONGEST = 500
+"""Characters of an exception's message that are reported."""
+
+Fallback = Callable[[Any, Any, str], Any]
+"""Makes a response from the request, the empty response, and the sentence about what went wrong."""
+
+
+@dataclass
+class Faults:
+    """Exceptions that callbacks raised since the node began. ``last`` is the sentence about the last one."""
+
+    count: int = 0
+    last: str = ""
+    lost_responses: int = 0
+    """Responses that could not be sent: their clients could not be reached."""
+    _logged: dict[str, float] = field(default_factory=dict)
+
+    def note(self, where: str, error: BaseException) -> tuple[str, bool]:
+        """Count an exception; returns the sentence about it, and whether to log the sentence now."""
+        self.count += 1
+        self.last = describe(where, error)
+        now = time.monotonic()
+        due = now - self._logged.get(where, -_LOG_INTERVAL) >= _LOG_INTERVAL
+        if due:
+            self._logged[where] = now
+        return self.last, due
+
+
+def describe(where: str, error: BaseException) -> str:
+    """One line about an exception: its place and its message."""
+    frames = extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    words = " ".join(str(error).split())[:_LONGEST]
+    return f"{where} failed: {type(error).__name__}: {words}{place}"
+
+
+class GuardedNode(LifecycleNode):
+    """A lifecycle node whose callbacks may raise: services answer, everything else goes on.
+
+    ``faults`` counts what was raised; ``pacing`` spaces the responses of all services; ``redelivery`` sends those again whose
+    client is not known yet. The node guards services, timers, subscriptions, guard conditions, parameter callbacks and the
+    tasks of `start_task`, those of rclpy itself included.
+    """
+
+    def __init__(self, name: str, **options: Any) -> None:
+        self.faults = Faults()
+        self.pacing = Pacing(self)
+        self.redelivery = Redelivery(self)
+        super().__init__(name, **options)
+        # rclpy makes these services without create_service.
+        for service in self.services:
+            if not hasattr(service.callback, "guarded"):
+                self._guard_service(service)
+
+    def fault(self, where: str, error: BaseException) -> str:
+        """Count and log an exception that was caught; returns the sentence about it."""
+        sentence, due = self.faults.note(where, error)
+        if due:
+            self.get_logger().error(f"{sentence}. The node continues.")
+            self.get_logger().debug("".join(format_exception(error)))
+        return sentence
+
+    def guard(
+        self, where: str, callback: Callable[..., Any], instead: Callable[[str], Any] = lambda sentence: None
+    ) -> Callable[..., Any]:
+        """The callback, which then never raises.
+
+        :param instead: makes what is returned in place of an exception, of the sentence about it.
+        """
+        return _caught(callback, lambda error, *_: instead(self.fault(where, error)))
+
+    def start_task(self, callback: Callable[..., Any], *arguments: Any) -> None:
+        """Call a function, or await a coroutine function, in the executor. Without an executor, do nothing."""
+        executor = self.executor
+        if executor is not None:
+            executor.create_task(self.guard(f"The task {_name(callback)}", callback), *arguments)
+
+    # As of `rclpy.node.Node`, guarded.
+
+    def create_service(self, srv_type: Any, srv_name: str, callback: Callable[..., Any], **options: Any) -> Service:
+        """As of `rclpy.node.Node`. A callback that raises is answered by a response with a failed outcome or result."""
+        service = super().create_service(srv_type, srv_name, callback, **options)
+        self._guard_service(service)
+        return service
+
+    def create_timer(self, timer_period_sec: float, callback: Callable[..., Any], *arguments: Any, **options: Any) -> Timer:
+        """As of `rclpy.node.Node`."""
+        guarded = self.guard(f"The timer {_name(callback)}", callback)
+        return super().create_timer(timer_period_sec, guarded, *arguments, **options)
+
+    def create_guard_condition(self, callback: Callable[..., Any], *arguments: Any, **options: Any) -> GuardCondition:
+        """As of `rclpy.node.Node`."""
+        guarded = self.guard(f"The guard condition {_name(callback)}", callback)
+        return super().create_guard_condition(guarded, *arguments, **options)
+
+    def create_subscription(
+        self, msg_type: Any, topic: str, callback: Callable[..., Any], *arguments: Any, **options: Any
+    ) -> Subscription:
+        """As of `rclpy.node.Node`, without rclpy's warnings of publishers that offer less, which `Stream` explains.
+
+        The executor would have to wait for two events of each subscription; a camera makes hundreds of rounds each second.
+        """
+        options.setdefault("event_callbacks", SubscriptionEventCallbacks(use_default_callbacks=False))
+        guarded = self.guard(f"The subscription to {topic}", callback)
+        return super().create_subscription(msg_type, topic, guarded, *arguments, **options)
+
+    def create_publisher(self, *arguments: Any, **options: Any) -> Publisher:
+        """As of `rclpy.node.Node`, without rclpy's warnings of subscribers that ask for more than is offered; as above."""
+        options.setdefault("event_callbacks", PublisherEventCallbacks(use_default_callbacks=False))
+        return super().create_publisher(*arguments, **options)
+
+    def add_on_set_parameters_callback(self, callback: Callable[..., Any]) -> None:
+        """As of `rclpy.node.Node`. A callback that raises rejects the change."""
+        guarded = self.guard(
+            "The check of a parameter", callback, lambda sentence: SetParametersResult(successful=False, reason=sentence)
+        )
+        super().add_on_set_parameters_callback(guarded)
+
+    def _guard_service(self, service: Service) -> None:
+        """Let a service answer each request, whatever its callback raises, and survive clients that are gone."""
+        where, callback, send = f"The service {service.srv_name}", service.callback, service.send_response
+        failed = _FALLBACKS.get(service.srv_type, _failed)
+
+        if service.srv_type is SetParameters:
+            callback = functools.partial(self._set_each, callback)
+        if service.srv_type is ChangeState:
+            callback = functools.partial(self._change_state, callback)
+
+        def instead(error: Exception, request: Any, response: Any) -> Any:
+            return failed(request, service.srv_type.Response(), self.fault(where, error))
+
+        def sent(response: Any, header: Any) -> bool:
+            """Whether the response has left; if not, its client is not known yet."""
+            try:
+                send(response, header)
+            except rclpy_implementation.RCLError:
+                return False
+            return True
+
+        def lost() -> None:
+            self.faults.lost_responses += 1
+            self.get_logger().warning(
+                f"{where} could not send a response: its client cannot be reached.", throttle_duration_sec=_LOG_INTERVAL
+            )
+
+        def guarded_send(response: Any, header: Any) -> None:
+            try:
+                left = sent(response, header)
+            except Exception as error:  # The response holds a value that its message type cannot hold.
+                response = failed(None, service.srv_type.Response(), self.fault(where, error))
+                left = sent(response, header)
+            if not left:
+                self.redelivery.keep(lambda: sent(response, header), lost)
+
+        service.callback = _caught(callback, instead)
+        service.send_response = lambda response, header: self.pacing.respond(
+            service.srv_name, lambda: guarded_send(response, header)
+        )
+
+    def _set_each(
+        self, setting: Callable[..., Any], request: SetParameters.Request, response: SetParameters.Response
+    ) -> SetParameters.Response:
+        """As rclpy does, but one that raises does not hide that others were set."""
+        for parameter in request.parameters:
+            one = self.guard("Setting a parameter", setting, _rejected)
+            response.results += one(SetParameters.Request(parameters=[parameter]), SetParameters.Response()).results
+        return response
+
+    def _change_state(
+        self, change: Callable[..., Any], request: ChangeState.Request, response: ChangeState.Response
+    ) -> ChangeState.Response:
+        """As rclpy does, and reject as rclcpp does what the present state does not allow, or what does not exist."""
+        by_label, wanted = bool(request.transition.label), request.transition.label or str(request.transition.id)
+        transitions = [(label, str(number)) for number, label, *_ in self._state_machine.available_transitions]
+        if wanted in {label if by_label else number for label, number in transitions}:
+            return change(request, response)
+        state = self._state_machine.current_state[1]
+        allowed = ", ".join(f"{label} ({number})" for label, number in transitions) or "none"
+        name = ascii(wanted)[1:-1][:_LONGEST_NAME]
+        self.get_logger().error(f"Transition {name} rejected: the node is {state}. Transitions from this state: {allowed}.")
+        response.success = False
+        return response
+
+
+def _caught(callback: Callable[..., Any], instead: Callable[..., Any]) -> Callable[..., Any]:
+    """The callback, plain or a coroutine function, that returns what ``instead`` makes of an exception and the arguments."""
+
+    @functools.wraps(callback)
+    async def awaiting(*arguments: Any, **options: Any) -> Any:
+        try:
+            return await callback(*arguments, **options)
+        except Exception as error:
+            return instead(error, *arguments)
+
+    @functools.wraps(callback)
+    def calling(*arguments: Any, **options: Any) -> Any:
+        try:
+            return callback(*arguments, **options)
+        except Exception as error:
+            return instead(error, *arguments)
+
+    guarded: Any = awaiting if inspect.iscoroutinefunction(callback) else calling
+    guarded.guarded = True
+    return guarded
+
+
+def _name(callback: Callable[..., Any]) -> str:
+    return str(getattr(callback, "__qualname__", None) or getattr(callback, "func", callback))
+
+
+def _failed(request: Any, response: Any, sentence: str) -> Any:
+    """A response with outcome ENGINE_FAILED or success False, as far as the type has them."""
+    if hasattr(response, "outcome"):
+        response.outcome.code = int(OutcomeCode.ENGINE_FAILED)
+        response.outcome.message = sentence
+    return response
+
+
+def _rejected(sentence: str) -> SetParameters.Response:
+    return SetParameters.Response(results=[SetParametersResult(successful=False, reason=sentence)])
+
+
+def _failed_parameters(request: SetParameters.Request | None, response: SetParameters.Response, sentence: str) -> Any:
+    results = [SetParametersResult(successful=False, reason=sentence) for _ in (request.parameters if request else ())]
+    response.results = results
+    return response
+
+
+def _failed_atomically(request: Any, response: SetParametersAtomically.Response, sentence: str) -> Any:
+    response.result = SetParametersResult(successful=False, reason=sentence)
+    return response
+
+
+_FALLBACKS: dict[Any, Fallback] = {SetParameters: _failed_parameters, SetParametersAtomically: _failed_atomically}

@@ -1,0 +1,133 @@
+"""The process of the node: its command line, signals, and spinning until the end."""
+
+import argparse
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import rclpy
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+
+from robobrain_ros.ros.engine_setup import NAME_A_MODEL
+from robobrain_ros.ros.node import RoboBrainNode
+from robobrain_ros.ros.process import ending
+from robobrain_ros.ros.process.command_line import own_arguments
+from robobrain_ros.ros.process.memory import keep_buffers
+
+_SAME_SIGNAL = 1.0
+"""Seconds in which signals count as one: what stops a launch may signal the node, too, and the launch passes it on."""
+
+_LOG_ADVICE = (
+    ". Name a folder that can be written in the environment variable ROS_LOG_DIR, or start without a log file "
+    "(--ros-args --disable-external-lib-logs)."
+)
+"""What to do where rcl cannot write its log file."""
+_FAULTS_IN_A_ROW = 10
+"""Rounds of the executor that may fail in a row before it pauses between them, so that a lasting fault does not take a core."""
+_PAUSE = 0.1
+"""Seconds of such a pause."""
+
+
+class _Stop:
+    """Becomes true at the first SIGINT or SIGTERM; another one, `_SAME_SIGNAL` or more later, ends the process at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._at = 0.0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        if not self.requested:
+            self.requested = True
+            self._at = time.monotonic()
+            ending.force_later()
+        elif time.monotonic() - self._at >= _SAME_SIGNAL:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+
+def _explain(error: ParameterException) -> str:
+    """What rclpy says about a wrong parameter, without what it wraps around the sentence."""
+    text = str(error).partition("Reason: ")[2] or str(error)
+    text = re.sub(r"\.?: [\w.]+$", "", text) + "."
+    if "'INTEGER', expecting type 'DOUBLE'" in text:
+        text += " Write it with a point, as in 1.0."
+    return text
+
+
+def _check_command_line(arguments: list[str]) -> None:
+    """Answer --help; refuse what only looks like a setting."""
+    parser = argparse.ArgumentParser(
+        prog="robobrain",
+        description="Runs the node robobrain until it is interrupted.",
+        usage="robobrain [--help] [--ros-args [-p NAME:=VALUE ...] [--params-file FILE] [-r FROM:=TO ...] [--log-level LEVEL]]",
+        epilog=f"To begin, {NAME_A_MODEL} All parameters: docs/parameters.md, config/robobrain.yaml, or `ros2 param describe`.",
+    )
+    parser.parse_args(own_arguments(arguments))
+
+
+def main(args: list[str] | None = None, default_model: Path | None = None) -> None:
+    """Run the node until SIGINT or SIGTERM.
+
+    :param args: the command line, without the program's name; None: that of this process.
+    :param default_model: see `RoboBrainNode`.
+    """
+    _check_command_line(sys.argv[1:] if args is None else args)
+    keep_buffers()
+    stop = _Stop()
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:  # Of rcl: an argument that it cannot read, or a log file that it cannot write.
+        sys.exit(f"robobrain: {error}{_LOG_ADVICE if 'Failed opening file' in str(error) else ''}")
+    try:
+        node = RoboBrainNode(default_model=default_model)
+    except ParameterException as error:
+        _refuse_to_start(f"A parameter is wrong: {_explain(error)}")
+    except Exception as error:  # Of rclpy: a name, a namespace or a parameter file that it does not take.
+        _refuse_to_start(f"The node cannot start: {type(error).__name__}: {' '.join(str(error).split())}")
+    node.stop_requested = lambda: stop.requested
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        _spin(executor, node, stop)
+        node.say_farewell(executor)
+    except ExternalShutdownException:
+        pass
+    finally:
+        if not stop.requested:
+            ending.force_later()
+        node.destroy_node()
+        executor.shutdown(timeout_sec=1.0)
+        rclpy.try_shutdown()
+    ending.leave()
+
+
+def _refuse_to_start(sentence: str) -> NoReturn:
+    rclpy.logging.get_logger("robobrain").fatal(sentence)
+    rclpy.shutdown()
+    sys.exit(1)
+
+
+def _spin(executor: SingleThreadedExecutor, node: RoboBrainNode, stop: _Stop) -> None:
+    """Spin until a signal comes, whatever is raised. Callbacks are guarded; what arrives here, rclpy itself raises."""
+    faults = 0
+    # Bounds how late a signal is seen; a timeout would do so, too, but rclpy makes a timer of its own for each.
+    node.create_timer(0.5, lambda: None, clock=Clock(clock_type=ClockType.STEADY_TIME))
+    while not stop.requested and rclpy.ok():
+        try:
+            executor.spin_once()
+            faults = 0
+        except ExternalShutdownException:
+            raise
+        except Exception as error:
+            faults += 1
+            node.fault("A round of the executor", error)
+            if faults >= _FAULTS_IN_A_ROW:
+                time.sleep(_PAUSE)

@@ -1,0 +1,260 @@
+"""Image messages to pictures, and answers to messages."""
+
+import math
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from geometry_msgs.msg import Point as PointMessage
+from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
+from std_msgs.msg import Header
+
+from robobrain_ros.core.geometry import CameraModel, Floats
+from robobrain_ros.core.query import Answer, Box, Picture, PlanStep, Point, Report
+from robobrain_ros.core.surfaces import Lifted
+from robobrain_ros.errors import OutcomeCode, RoboBrainError
+from robobrain_ros.msg import (
+    AffordanceArea,
+    AffordancePoint,
+    Affordances,
+    InferenceReport,
+    Outcome,
+    TextAnswer,
+    Trajectory,
+    Waypoint,
+)
+from robobrain_ros.msg import PlanStep as PlanStepMessage
+from robobrain_ros.ros.cameras.images import ImageReader
+
+_LONGEST_SENTENCE = 4000
+"""Characters of an outcome's message; it may quote what the caller sent."""
+
+_reader = ImageReader()
+
+
+def read_image(message: Image | CompressedImage) -> Picture:
+    """The image of a message that belongs to no camera: RGB, (height, width, 3), uint8, a copy.
+
+    :raises BadImageError: the reason why it cannot be read.
+    """
+    return _reader.read(message)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an answer answers: the header, camera and size (pixels) of its picture, and what was asked.
+
+    ``camera`` is empty for a picture that came with the request, ``query`` for what is no standing query.
+    """
+
+    header: Header
+    text: str
+    camera: str = ""
+    query: str = ""
+    width: int = 0
+    height: int = 0
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where an answer's parts are; each in the order of the answer, None where there is none or none was looked for.
+
+    :param header: the picture's stamp, and the frame that the positions are in.
+    :param note: what is missing and what to do about it; empty: nothing.
+    :param camera: maps the picture's pixels to rays in the picture's own frame; None: not known.
+    :param move: takes positions (n, 3) from the picture's own frame to the header's; None: it is the same.
+    """
+
+    header: Header
+    points: Lifted | None = None
+    boxes: Lifted | None = None
+    waypoints: Lifted | None = None
+    note: str = ""
+    camera: CameraModel | None = None
+    move: Callable[[Floats], Floats] | None = None
+
+
+def to_affordances(
+    origin: Origin, task: str, answer: Answer | None, report: InferenceReport, positions: Positions | None = None
+) -> Affordances:
+    """The answer to point, affordance or ground; without points and areas where there is none."""
+    message = Affordances(
+        header=positions.header if positions else origin.header,
+        task=task,
+        instruction=clean(origin.text),
+        query=origin.query,
+        camera=origin.camera,
+        image_width=origin.width,
+        image_height=origin.height,
+        position_note=clean(positions.note) if positions else "",
+        report=report,
+    )
+    if answer is not None:
+        message.points = to_points(answer.points, positions.points if positions else None)
+        message.areas = to_areas(answer.boxes, origin.width, origin.height, positions.boxes if positions else None)
+    return message
+
+
+def to_trajectory(
+    origin: Origin, answer: Answer | None, report: InferenceReport, positions: Positions | None = None
+) -> Trajectory:
+    """The answer to trajectory; without waypoints where there is none."""
+    return Trajectory(
+        header=positions.header if positions else origin.header,
+        instruction=clean(origin.text),
+        query=origin.query,
+        camera=origin.camera,
+        image_width=origin.width,
+        image_height=origin.height,
+        waypoints=to_waypoints(answer.waypoints, positions.waypoints if positions else None) if answer else [],
+        position_note=clean(positions.note) if positions else "",
+        report=report,
+    )
+
+
+def to_text_answer(origin: Origin, answer: Answer | None, report: InferenceReport) -> TextAnswer:
+    """The answer to ask; without text where there is none."""
+    return TextAnswer(
+        header=origin.header,
+        question=clean(origin.text),
+        query=origin.query,
+        camera=origin.camera,
+        text=clean(answer.text) if answer else "",
+        report=report,
+    )
+
+
+def to_points(points: Sequence[Point], lifted: Lifted | None = None) -> list[AffordancePoint]:
+    """Points, their positions unknown where they were not lifted."""
+    return [
+        AffordancePoint(u=point.u, v=point.v, position=position, clamped=point.clamped, label=clean(point.label))
+        for point, position in zip(points, _positions(len(points), lifted), strict=True)
+    ]
+
+
+def to_areas(boxes: Sequence[Box], width: int, height: int, lifted: Lifted | None = None) -> list[AffordanceArea]:
+    """Rectangles in a picture of that size (pixels), their positions unknown where they were not lifted."""
+    return [
+        AffordanceArea(
+            roi=_region(box, width, height),
+            u_min=box.u_min,
+            v_min=box.v_min,
+            u_max=box.u_max,
+            v_max=box.v_max,
+            position=position,
+            clamped=box.clamped,
+            label=clean(box.label),
+        )
+        for box, position in zip(boxes, _positions(len(boxes), lifted), strict=True)
+    ]
+
+
+def to_waypoints(points: Sequence[Point], lifted: Lifted | None = None) -> list[Waypoint]:
+    """Waypoints, their positions unknown where they were not lifted; depth is the model's own."""
+    interpolated = [False] * len(points) if lifted is None else lifted.interpolated.tolist()
+    return [
+        Waypoint(
+            u=point.u,
+            v=point.v,
+            depth=_float32(point.depth),
+            position=position,
+            interpolated=between,
+            clamped=point.clamped,
+        )
+        for point, position, between in zip(points, _positions(len(points), lifted), interpolated, strict=True)
+    ]
+
+
+def _positions(count: int, lifted: Lifted | None) -> list[PointMessage]:
+    if lifted is None:
+        return [unknown_position() for _ in range(count)]
+    return [PointMessage(x=x, y=y, z=z) for x, y, z in lifted.positions.tolist()]
+
+
+def to_steps(steps: Iterable[PlanStep]) -> list[PlanStepMessage]:
+    """Plan steps in their order."""
+    return [
+        PlanStepMessage(
+            order=min(max(step.order, 0), 2**32 - 1),
+            robot=clean(step.robot),
+            skill=clean(step.skill),
+            arguments=clean(step.arguments),
+            text=clean(step.text),
+        )
+        for step in steps
+    ]
+
+
+def to_report(report: Report, thinking: str = "") -> InferenceReport:
+    """How an answer came about; ``thinking`` is the thinking alone."""
+    width, height = report.model_image_sizes[0] if report.model_image_sizes else (0, 0)
+    return InferenceReport(
+        model=report.model,
+        engine=report.engine,
+        flagos_active=report.flagos_active,
+        flagos_operators=list(report.flagos_operators),
+        think=report.think,
+        image_age=report.image_age,
+        queue_time=report.queue_time,
+        first_token_time=report.first_token_time,
+        first_part_time=report.first_part_time,
+        total_time=report.total_time,
+        prompt_tokens=report.prompt_tokens,
+        thinking_tokens=report.thinking_tokens,
+        answer_tokens=report.answer_tokens,
+        finish_reason=report.finish_reason,
+        raw_text=clean(report.raw_text),
+        thinking=clean(thinking),
+        model_image_width=width,
+        model_image_height=height,
+    )
+
+
+def to_outcome(error: RoboBrainError | None, note: str = "") -> Outcome:
+    """How a request ended; None: well, with a note of what its positions lack."""
+    if error is None:
+        return Outcome(code=int(OutcomeCode.OK), message=clean(note))
+    return Outcome(code=int(error.code), message=clean(shortened(error.message, _LONGEST_SENTENCE)))
+
+
+def to_image(picture: Picture, header: Header) -> Image:
+    """An RGB picture (height, width, 3), uint8, as a message in rgb8."""
+    height, width = picture.shape[:2]
+    message = Image(header=header, height=height, width=width, encoding="rgb8", is_bigendian=0, step=width * 3)
+    # An array is taken over as it is; bytes would be checked one by one, which costs 20 ms for a full-HD picture.
+    message.data = array("B", picture.tobytes())
+    return message
+
+
+def unknown_position() -> PointMessage:
+    """The position of what has no valid depth."""
+    return PointMessage(x=math.nan, y=math.nan, z=math.nan)
+
+
+def clean(text: str) -> str:
+    """Text that a message can hold: a zero byte would end it, and half a surrogate pair cannot be encoded."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
+
+
+def shortened(text: str, longest: int) -> str:
+    """Text of at most so many characters."""
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def _region(box: Box, width: int, height: int) -> RegionOfInterest:
+    """The whole pixels that a rectangle covers: pixel i reaches from i - 0.5 to i + 0.5."""
+    left, columns = _covered(box.u_min, box.u_max, width)
+    top, rows = _covered(box.v_min, box.v_max, height)
+    return RegionOfInterest(x_offset=left, y_offset=top, width=columns, height=rows, do_rectify=False)
+
+
+def _covered(low: float, high: float, size: int) -> tuple[int, int]:
+    first = min(max(math.floor(low + 0.5), 0), size - 1)
+    last = min(max(math.ceil(high - 0.5), first), size - 1)
+    return first, last - first + 1
+
+
+def _float32(value: float | None) -> float:
+    """A number that a float32 can hold; NaN for those that it cannot, and for None."""
+    return math.nan if value is None or not abs(value) <= np.finfo(np.float32).max else value

@@ -1,0 +1,159 @@
+"""What a robot stack knows and what it is told: plan contexts and plans as messages."""
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import TypeVar
+
+from robobrain_ros.core.plans.request import (
+    DoneStep,
+    Place,
+    PlanMode,
+    PlanRequest,
+    Robot,
+    Skill,
+    SkillEffect,
+    StepOutcome,
+    Verdict,
+)
+from robobrain_ros.core.plans.roboos import roboos_json
+from robobrain_ros.core.query import Answer
+from robobrain_ros.errors import BadRequestError
+from robobrain_ros.msg import DoneStep as DoneStepMessage
+from robobrain_ros.msg import InferenceReport, Plan, PlanContext
+from robobrain_ros.msg import Place as PlaceMessage
+from robobrain_ros.msg import Robot as RobotMessage
+from robobrain_ros.msg import Skill as SkillMessage
+from robobrain_ros.ros.messages.conversions import Origin, clean, to_steps
+
+VERDICTS = {
+    Verdict.PLAN: Plan.VERDICT_PLAN,
+    Verdict.DONE: Plan.VERDICT_DONE,
+    Verdict.NOT_DONE: Plan.VERDICT_NOT_DONE,
+}
+"""What a plan's verdict is in its message. That a task is impossible is an outcome."""
+
+_PREFIXES: dict[type[IntEnum], str] = {PlanMode: "MODE_", SkillEffect: "EFFECT_", StepOutcome: ""}
+"""What the names of an enumeration's constants begin with in its message."""
+
+Number = TypeVar("Number", bound=IntEnum)
+
+
+def to_plan_request(context: PlanContext) -> PlanRequest:
+    """What the message says, as the core says it; only its numbers are checked here, the rest where it is used.
+
+    :raises BadRequestError: a number has no meaning; the message begins with the field's path.
+    """
+    return PlanRequest(
+        robots=tuple(_robot(robot, f"context.robots[{index}]") for index, robot in enumerate(context.robots)),
+        scene=tuple(Place(place.name, tuple(place.objects)) for place in context.scene),
+        done=tuple(_done_step(step, f"context.done[{index}]") for index, step in enumerate(context.done)),
+        feedback=context.feedback,
+        max_steps=context.max_steps,
+        mode=_member(PlanMode, context.mode, "context.mode"),
+    )
+
+
+def to_plan_context(request: PlanRequest) -> PlanContext:
+    """The same the other way, for those who ask."""
+    return PlanContext(
+        mode=int(request.mode),
+        robots=[_robot_message(robot) for robot in request.robots],
+        scene=[PlaceMessage(name=clean(place.name), objects=_cleaned(place.objects)) for place in request.scene],
+        done=[_done_message(step) for step in request.done],
+        feedback=clean(request.feedback),
+        max_steps=request.max_steps,
+    )
+
+
+def skill_count(context: PlanContext) -> int:
+    """How many skills its robots have, all together: what converting it takes goes with that."""
+    return sum(len(robot.skills) for robot in context.robots)
+
+
+def to_plan(origin: Origin, answer: Answer | None, report: InferenceReport) -> Plan:
+    """The answer to plan; without steps where there is none."""
+    message = Plan(header=origin.header, task=clean(origin.text), query=origin.query, camera=origin.camera, report=report)
+    if answer is not None:
+        message.verdict = VERDICTS[answer.verdict]
+        message.steps = to_steps(answer.steps)
+        message.reasoning = clean(answer.reasoning)
+        message.roboos_json = clean(roboos_json(answer.steps, answer.reasoning))
+    return message
+
+
+def _robot(message: RobotMessage, path: str) -> Robot:
+    return Robot(
+        name=message.name,
+        type=message.type,
+        state=message.state,
+        skills=tuple(_skill(skill, f"{path}.skills[{index}]") for index, skill in enumerate(message.skills)),
+        position=message.position,
+        reachable_places=tuple(message.reachable_places),
+        holding=message.holding,
+    )
+
+
+def _skill(message: SkillMessage, path: str) -> Skill:
+    return Skill(
+        name=message.name,
+        description=message.description,
+        arguments_schema=message.arguments_schema,
+        effect=_member(SkillEffect, message.effect, f"{path}.effect"),
+        object_argument=message.object_argument,
+    )
+
+
+def _done_step(message: DoneStepMessage, path: str) -> DoneStep:
+    return DoneStep(
+        text=message.text,
+        robot=message.robot,
+        skill=message.skill,
+        arguments=message.arguments,
+        outcome=_member(StepOutcome, message.outcome, f"{path}.outcome"),
+        observation=message.observation,
+    )
+
+
+def _member(kind: type[Number], value: int, path: str) -> Number:
+    try:
+        return kind(value)
+    except ValueError:
+        known = ", ".join(f"{_PREFIXES[kind]}{member.name} ({member.value})" for member in kind)
+        raise BadRequestError(f"{path}: {value} is none of {known}.") from None
+
+
+def _robot_message(robot: Robot) -> RobotMessage:
+    return RobotMessage(
+        name=clean(robot.name),
+        type=clean(robot.type),
+        state=clean(robot.state),
+        skills=[_skill_message(skill) for skill in robot.skills],
+        position=clean(robot.position),
+        reachable_places=_cleaned(robot.reachable_places),
+        holding=clean(robot.holding),
+    )
+
+
+def _skill_message(skill: Skill) -> SkillMessage:
+    return SkillMessage(
+        name=clean(skill.name),
+        description=clean(skill.description),
+        arguments_schema=clean(skill.arguments_schema),
+        effect=int(skill.effect),
+        object_argument=clean(skill.object_argument),
+    )
+
+
+def _done_message(step: DoneStep) -> DoneStepMessage:
+    return DoneStepMessage(
+        text=clean(step.text),
+        robot=clean(step.robot),
+        skill=clean(step.skill),
+        arguments=clean(step.arguments),
+        outcome=int(step.outcome),
+        observation=clean(step.observation),
+    )
+
+
+def _cleaned(texts: Sequence[str]) -> list[str]:
+    return [clean(text) for text in texts]

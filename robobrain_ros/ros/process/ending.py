@@ -1,0 +1,51 @@
+"""End the program within `LIMIT` of the first signal, even if something hangs.
+
+The steps below share that time. What has not ended by `FORCED` is ended by force, with the engine's processes and files.
+"""
+
+import logging
+import os
+import sys
+import threading
+
+from robobrain_ros.engine.embedded import leftovers
+
+LIMIT = 10.0
+"""Seconds from the first SIGINT or SIGTERM to the end of the process. The launch files wait longer before they kill."""
+FORCED = 9.0
+"""Seconds after which the process ends by force."""
+FAREWELL = 2.0
+"""Seconds in which cancelled requests are still answered."""
+LAST_WORDS = 0.2
+"""Seconds of `FAREWELL` in which clients can still fetch the results of their goals, which needs a separate request."""
+ENGINE = 5.0
+"""Seconds that the engine has to give everything back."""
+
+_log = logging.getLogger(__name__)
+
+
+def force_later(after: float = FORCED) -> threading.Timer:
+    """End the process by force after so many seconds, unless it has ended before."""
+    timer = threading.Timer(after, _force, [after])
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def leave(code: int = 0) -> None:
+    """End the process now. Python's own exit waits for threads and destroys vLLM's objects, which takes many seconds."""
+    leftovers.release_all()
+    _exit(code)
+
+
+def _force(after: float) -> None:
+    _log.error("The node did not end within %.0f s of the signal. It ends now by force.", after)
+    leftovers.release_all()
+    _exit(1)
+
+
+def _exit(code: int) -> None:
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)

@@ -1,0 +1,1 @@
+"""Answers for RViz and other programs: markers, paths, poses and annotated images."""

@@ -1,0 +1,258 @@
+"""What people and other programs see of the answers: markers, paths, poses, and pictures with the answer drawn in."""
+
+import asyncio
+import traceback
+from array import array
+from collections import deque
+from typing import Any
+
+import cv2
+from geometry_msgs.msg import PoseArray
+from nav_msgs.msg import Path
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+from visualization_msgs.msg import Marker, MarkerArray
+
+from robobrain_ros.core import overlay
+from robobrain_ros.core.query import Answer, Picture, Task
+from robobrain_ros.ros.messages.conversions import to_image
+from robobrain_ros.ros.model import Model
+from robobrain_ros.ros.parameters import Parameters
+from robobrain_ros.ros.requests import Result
+from robobrain_ros.ros.views.audience import Audience
+from robobrain_ros.ros.views.markers import REQUESTS, Board, Sight, Style, to_markers, to_path, to_poses
+
+_JPEG_QUALITY = 90
+_MOST_WAITING = 8
+"""Answers to requests that may wait for being drawn; the oldest gets no picture."""
+
+CHANGES = QoSProfile(
+    depth=10,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+    lifespan=Duration(seconds=10.0),
+)
+"""Of markers, which are changes to what is shown, and of large messages: the next one must not replace one that is still being
+sent. A late subscriber gets the messages of the last 10 s, because tf2 remembers 10 s, and within a second all that is shown."""
+
+
+class SpatialViews:
+    """~/markers, ~/path and ~/poses. Called in the executor.
+
+    Markers are published while the topic has subscribers; a new subscriber gets all that are shown. ~/path and ~/poses keep the
+    last message for late subscribers.
+    """
+
+    def __init__(self, node: Node, parameters: Parameters, latched: QoSProfile) -> None:
+        self._node = node
+        self._parameters = parameters
+        self._markers = node.create_publisher(MarkerArray, "~/markers", CHANGES)
+        self._audience = Audience(node, self._markers)
+        self._path = _Target(node, Path, "~/path", latched)
+        self._poses = _Target(node, PoseArray, "~/poses", latched)
+        clock = node.get_clock()
+        # The node's clock, because RViz counts a marker's lifetime in ROS time.
+        self._board = Board(lambda: clock.now().nanoseconds * 1e-9)
+
+    def close(self) -> None:
+        """Delete everything that is shown, and destroy the publishers."""
+        if self._markers.get_subscription_count():
+            self._markers.publish(self._board.clear())
+        self._node.destroy_publisher(self._markers)
+        self._path.close()
+        self._poses.close()
+
+    def publish(self, result: Result) -> None:
+        """Show a result of a spatial task; one without positions takes away what its query showed before."""
+        if not (result.task and result.task.spatial):
+            return
+        query = result.origin.query or REQUESTS
+        header = result.message.header
+        positions = result.positions
+        # Made whether or not the topic has subscribers: it takes less than a millisecond, and late subscribers get them, too.
+        self._publish_markers(self._board.show(query, self._to_markers(result, header, query)))
+        if result.task is Task.TRAJECTORY:
+            path = to_path(header, positions.waypoints.positions) if positions and positions.waypoints else None
+            self._path.show(query, header, path if path and path.poses else None)
+        else:
+            poses = to_poses(header, positions.points.positions) if positions and positions.points else None
+            self._poses.show(query, header, poses if poses and poses.poses else None)
+
+    def _to_markers(self, result: Result, header: Header, query: str) -> list[Marker]:
+        answer, positions = result.answer, result.positions
+        if answer is None:
+            return []
+        return to_markers(
+            answer,
+            header,
+            query,
+            Style(self._parameters["marker_ray_length"], self._parameters["marker_lifetime"]),
+            text=result.origin.text,
+            sight=Sight(positions.camera, positions.move) if positions and positions.camera else None,
+            points=positions.points if positions else None,
+            boxes=positions.boxes if positions else None,
+            waypoints=positions.waypoints if positions else None,
+        )
+
+    def wipe(self, query: str) -> None:
+        """Take away what is shown of a query."""
+        self._publish_markers(self._board.show(query, []))
+        for target in (self._path, self._poses):
+            target.show(query, Header(), None)
+
+    def wipe_all(self) -> None:
+        """Delete everything that is shown."""
+        self._publish_markers(self._board.clear())
+        self._path.wipe()
+        self._poses.wipe()
+
+    def attend(self) -> None:
+        """Show new subscribers what is shown; called each second."""
+        if self._audience.has_newcomers():
+            self._markers.publish(self._board.everything(self._node.get_clock().now().to_msg()))
+
+    def _publish_markers(self, message: MarkerArray) -> None:
+        if message.markers and self._markers.get_subscription_count():
+            self._markers.publish(message)
+
+
+class _Target:
+    """A latched topic that a robot may follow: an answer without positions supersedes the one before with an empty message."""
+
+    def __init__(self, node: Node, message_type: Any, topic: str, latched: QoSProfile) -> None:
+        self._node = node
+        self._type = message_type
+        self._publisher = node.create_publisher(message_type, topic, latched)
+        self._shown: tuple[str, str] | None = None
+        """Query and frame of the message that is latched; None: it is empty, or there is none."""
+
+    def show(self, query: str, header: Header, message: Any) -> None:
+        """Publish the message of a query; None: take away the one that is latched, if it is this query's.
+
+        :param header: of the empty message; without a frame, it gets the latched message's frame and the time of now.
+        """
+        if message is not None:
+            self._shown = query, header.frame_id
+            self._publisher.publish(message)
+        elif self._shown is not None and self._shown[0] == query:
+            if not header.frame_id:
+                header = Header(stamp=self._node.get_clock().now().to_msg(), frame_id=self._shown[1])
+            self._shown = None
+            self._publisher.publish(self._type(header=header))
+
+    def wipe(self) -> None:
+        """Supersede the latched message of any query with an empty one."""
+        if self._shown is not None:
+            self.show(self._shown[0], Header(), None)
+
+    def close(self) -> None:
+        """Supersede the latched message, and destroy the publisher."""
+        self.wipe()
+        self._node.destroy_publisher(self._publisher)
+
+
+class Overlay:
+    """~/overlay and ~/overlay/compressed: drawn once for both, beside the engine's loop, while somebody listens.
+
+    While one is drawn, the answers to requests wait, and those to standing queries get no picture: the next ones will.
+    """
+
+    def __init__(self, node: Node, parameters: Parameters, model: Model) -> None:
+        self._node = node
+        self._parameters = parameters
+        self._model = model
+        self._raw: Publisher | None = node.create_publisher(Image, "~/overlay", CHANGES)
+        self._compressed: Publisher | None = node.create_publisher(CompressedImage, "~/overlay/compressed", CHANGES)
+        self._audiences = Audience(node, self._raw), Audience(node, self._compressed)
+        self._drawing = False
+        self._waiting: deque[Result] = deque(maxlen=_MOST_WAITING)
+        self._last: Result | None = None
+
+    def close(self) -> None:
+        """Take the topics away; what is being drawn is not published."""
+        for publisher in (self._raw, self._compressed):
+            self._node.destroy_publisher(publisher)
+        self._raw = self._compressed = self._last = None
+        self._waiting.clear()
+
+    def publish(self, result: Result) -> None:
+        """Draw a result whose picture has been read, and publish it; one without an answer is drawn with its outcome's name."""
+        if result.picture is None:
+            return
+        if not any(self._wanted):
+            self._last = result
+        elif not self._drawing:
+            self._begin(result)
+        elif not result.origin.query:
+            self._waiting.append(result)
+
+    def wipe_all(self) -> None:
+        """Forget the result that was kept for late subscribers."""
+        self._last = None
+
+    def attend(self) -> None:
+        """Draw the last result for new subscribers; called each second."""
+        if self._raw is None or self._drawing:
+            return
+        if self._has_newcomers() and self._last is not None:
+            self._begin(self._last)
+
+    def _has_newcomers(self) -> bool:
+        raw, compressed = (audience.has_newcomers() for audience in self._audiences)
+        return raw or compressed
+
+    @property
+    def _wanted(self) -> tuple[bool, bool]:
+        """Whether somebody listens to the raw and to the compressed picture."""
+        raw, compressed = (bool(topic and topic.get_subscription_count()) for topic in (self._raw, self._compressed))
+        return raw, compressed
+
+    def _begin(self, result: Result) -> None:
+        self._drawing = True
+        self._last = result
+        self._has_newcomers()  # They get this one.
+        self._model.submit(self._draw(result, self._parameters["overlay_thinking"], *self._wanted))
+
+    async def _draw(self, result: Result, thinking: bool, raw: bool, compressed: bool) -> None:
+        messages: list[Any] = [None, None]
+        try:
+            messages = await asyncio.to_thread(_overlay_messages, result, thinking, raw, compressed)
+        except Exception:
+            self._node.get_logger().error(f"The overlay could not be drawn:\n{traceback.format_exc()}")
+        executor = self._node.executor
+        if executor is None:
+            self._drawing = False
+        else:
+            executor.create_task(self._drawn, *messages)
+
+    def _drawn(self, raw: Image | None, compressed: CompressedImage | None) -> None:
+        self._drawing = False
+        for publisher, message in ((self._raw, raw), (self._compressed, compressed)):
+            if publisher is not None and message is not None:
+                publisher.publish(message)
+        if self._waiting and any(self._wanted):
+            self._begin(self._waiting.popleft())
+
+
+def _overlay_messages(result: Result, thinking: bool, raw: bool, compressed: bool) -> list[Any]:
+    assert result.picture is not None, "only results with a picture are drawn"
+    assert result.task is not None, "and its task"
+    answer, instruction = result.answer or Answer(result.task, ""), result.origin.text
+    if result.error is not None:
+        instruction = f"{instruction} ({result.error.code.name})"
+    drawn = overlay.draw(result.picture, answer, instruction=instruction, thinking=thinking)
+    return [
+        to_image(drawn, result.origin.header) if raw else None,
+        _to_compressed(drawn, result.origin.header) if compressed else None,
+    ]
+
+
+def _to_compressed(picture: Picture, header: Any) -> CompressedImage:
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    encoded, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    assert encoded, "JPEG holds every picture"
+    return CompressedImage(header=header, format="rgb8; jpeg compressed bgr8", data=array("B", data.tobytes()))
