@@ -15,7 +15,7 @@ ENVIRONMENT := . scripts/env.sh
 help: ## List the commands.
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-demo: build ## Start the node and a camera, ask every task, print the answers and save annotated pictures.
+demo: build ## Start the node and a camera, ask every task, print the answers and save annotated images.
 	@$(ENVIRONMENT) && python -P -m robobrain_ros.demo.quickstart $(ARGS)
 
 test: lint typecheck build ## Check style and types, build, and run all tests, two files at a time; those of deadlines alone.

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import psutil
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from exchange import Asked, AwaitPicture, Direct
+from exchange import Asked, AwaitImage, Direct
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
@@ -30,11 +30,11 @@ from robobrain_ros.srv import Locate
 
 HERE = Path(__file__).resolve().parent
 LARGE = HERE.parent / "config" / "fastdds_large.xml"
-"""Fast DDS with room in shared memory for whole pictures."""
+"""Fast DDS with room in shared memory for whole images."""
 PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 """Where Fast DDS, the newer and the older, is told its transports."""
 _PATIENCE = 30.0
-"""Seconds that a child may take to end, and a picture to arrive."""
+"""Seconds that a child may take to end, and an image to arrive."""
 
 
 class BenchmarkError(Exception):
@@ -42,7 +42,7 @@ class BenchmarkError(Exception):
 
 
 class Client(Node):
-    """A user's node: publishes pictures, asks ~/point through DDS, listens to the diagnostics."""
+    """A user's node: publishes images, asks ~/point through DDS, listens to the diagnostics."""
 
     def __init__(self, namespace: str, timeout: float, max_tokens: int) -> None:
         super().__init__("benchmark", namespace=namespace, start_parameter_services=False, enable_rosout=False)
@@ -85,22 +85,22 @@ class Client(Node):
         if not self._service.wait_for_service(_PATIENCE):
             raise BenchmarkError("The node's service ~/point did not appear.")
 
-    def show(self, picture: npt.NDArray[np.uint8], arrived: "Callable[[int], bool]") -> None:
-        """Publish a bgr8 picture, again where it was lost on its way.
+    def show(self, image: npt.NDArray[np.uint8], arrived: "Callable[[int], bool]") -> None:
+        """Publish a bgr8 image, again where it was lost on its way.
 
-        :param arrived: waits for the picture with that stamp (nanoseconds).
+        :param arrived: waits for the image with that stamp (nanoseconds).
         :raises BenchmarkError: it does not arrive.
         """
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         message = Image(width=width, height=height, step=width * 3, encoding="bgr8")
-        message.data = array.array("B", picture.tobytes())
+        message.data = array.array("B", image.tobytes())
         for _ in range(5):
             now = self.get_clock().now()
             message.header.stamp = now.to_msg()
             self._images.publish(message)
             if arrived(now.nanoseconds):
                 return
-        raise BenchmarkError("No picture reaches the node.")
+        raise BenchmarkError("No image reaches the node.")
 
     def ask(self, text: str, count: int = 1) -> Asked:
         """Ask that many times at once; times are those of this process, from the first call to the last answer's arrival."""
@@ -133,8 +133,8 @@ class Hosted:
         self._direct = direct
 
     def arrived(self, stamp: int) -> bool:
-        """Wait for the picture with that stamp."""
-        return bool(self._command(AwaitPicture(stamp, 2.0), 10.0))
+        """Wait for the image with that stamp."""
+        return bool(self._command(AwaitImage(stamp, 2.0), 10.0))
 
     def ask(self, text: str, count: int = 1) -> Asked:
         """Ask the node's own engine directly in its process."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Direct:
-    """Command: ask that many times at once, straight from Python, about the newest picture. Answered with `Asked`."""
+    """Command: ask that many times at once, straight from Python, about the newest image. Answered with `Asked`."""
 
     text: str
     count: int
@@ -14,8 +14,8 @@ class Direct:
 
 
 @dataclass(frozen=True)
-class AwaitPicture:
-    """Command: wait for the camera's picture with that stamp (nanoseconds). Answered with whether it came."""
+class AwaitImage:
+    """Command: wait for the camera's image with that stamp (nanoseconds). Answered with whether it came."""
 
     stamp: int
     timeout: float

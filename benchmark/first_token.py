@@ -20,7 +20,7 @@ import numpy as np
 from gpu_parts import AT_ONCE, HD, dummy_options, noise
 
 from robobrain_ros.core import profile_for
-from robobrain_ros.core.imaging import PixelBudget, fit_picture
+from robobrain_ros.core.imaging import PixelBudget, fit_image
 from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, Generation
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 
@@ -38,7 +38,7 @@ class Asker:
         self._budget = PixelBudget.within(DEFAULT_MAX_PIXELS, 0, 0, profile_for("qwen2_5_vl").patch)
         self._asked = 0
 
-    def picture(self) -> Any:
+    def image(self) -> Any:
         """Noise, new to every cache."""
         return noise(self._generator, HD)
 
@@ -46,16 +46,16 @@ class Asker:
         """A text of twice as many tokens, about."""
         return " ".join(str(digit) for digit in self._generator.integers(0, 9, count))
 
-    async def ask(self, picture: Any, text: str, name: str = "", tokens: int = 1) -> Times:
+    async def ask(self, image: Any, text: str, name: str = "", tokens: int = 1) -> Times:
         """One request of exactly so many tokens.
 
-        :param name: of the picture; empty: one of its own.
+        :param name: of the image; empty: one of its own.
         """
         self._asked += 1
         began = time.perf_counter()
-        images = [] if picture is None else [fit_picture(picture, self._budget).image]
+        images = [] if image is None else [fit_image(image, self._budget).image]
         fit = time.perf_counter() - began
-        names = [name or f"picture {self._asked}"] * len(images)
+        names = [name or f"image {self._asked}"] * len(images)
         written = await self._engine.write(Generation(f"request {self._asked}", text, images, tokens, image_ids=names))
         seconds = {
             "fit": fit,
@@ -87,16 +87,16 @@ async def measure(options: argparse.Namespace) -> None:
     print(f"ready after {time.perf_counter() - began:.0f} s; milliseconds, medians of {options.count}", flush=True)
     asker = Asker(engine)
     try:
-        picture = asker.picture()
-        await series("a new picture", options.count, lambda number: asker.ask(asker.picture(), f"red mug {number}"))
-        await series("the same picture", options.count, lambda number: asker.ask(picture, f"red mug {number}", "same"))
+        image = asker.image()
+        await series("a new image", options.count, lambda number: asker.ask(asker.image(), f"red mug {number}"))
+        await series("the same image", options.count, lambda number: asker.ask(image, f"red mug {number}", "same"))
         await series("as long a text", options.count, lambda number: asker.ask(None, asker.digits(598)))
         await series("a short text", options.count, lambda number: asker.ask(None, asker.digits(4)))
         for _ in range(3):
             began = time.perf_counter()
-            asked = [asker.ask(asker.picture(), f"mug {number}", tokens=64) for number in range(AT_ONCE)]
+            asked = [asker.ask(asker.image(), f"mug {number}", tokens=64) for number in range(AT_ONCE)]
             times = await asyncio.gather(*asked)
-            tell(f"{AT_ONCE} new pictures at once, 64 tokens each, {time.perf_counter() - began:.2f} s", times)
+            tell(f"{AT_ONCE} new images at once, 64 tokens each, {time.perf_counter() - began:.2f} s", times)
     finally:
         await engine.close()
 

@@ -234,7 +234,7 @@ def _against_limits(results: Results, model: str) -> Iterator[figures.Comparison
 
 def frames_table(frames: Sequence[dict[str, Any]]) -> str:
     """Part (e) as a table in Markdown."""
-    lines = ["| model | picture | questions | thinks | ms a frame, median |", "|---|---|---|---|---|"]
+    lines = ["| model | image | questions | thinks | ms a frame, median |", "|---|---|---|---|---|"]
     last = {(line["model"], *line["size"], line["questions"], line["think"]): line["values"] for line in frames}
     for (model, width, height, questions, think), values in last.items():
         median = 1000.0 * float(np.median(values))

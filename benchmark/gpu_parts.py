@@ -21,7 +21,7 @@ from gpu import add
 
 from robobrain_ros.cli.tune_flagos import Settings, Verdict, table, tune
 from robobrain_ros.core import Brain, Query, Task, profile_for
-from robobrain_ros.core.imaging import PixelBudget, fit_picture
+from robobrain_ros.core.imaging import PixelBudget, fit_image
 from robobrain_ros.core.query import Report
 from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, EngineInfo, Generation, LoadProgress, ProgressCallback, TextDelta
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
@@ -70,29 +70,29 @@ class FixedLengthEngine(EmbeddedEngine):
 
 
 def noise(generator: np.random.Generator, size: tuple[int, int]) -> Any:
-    """A picture of (width, height), uint8 of shape (height, width, 3)."""
+    """An image of (width, height), uint8 of shape (height, width, 3)."""
     return generator.integers(0, 255, (size[1], size[0], 3), np.uint8)
 
 
 class Bench:
-    """An engine, pictures that it has never seen, and the file that results go to."""
+    """An engine, images that it has never seen, and the file that results go to."""
 
     def __init__(self, brain: Brain, options: argparse.Namespace) -> None:
         self.brain = brain
         self.options = options
         self.noise = np.random.default_rng(options.seed)
-        self.pictures = 0
+        self.images = 0
 
-    def picture(self, size: tuple[int, int]) -> Any:
-        """Noise of (width, height): each picture is new to every cache."""
-        self.pictures += 1
+    def image(self, size: tuple[int, int]) -> Any:
+        """Noise of (width, height): each image is new to every cache."""
+        self.images += 1
         return noise(self.noise, size)
 
-    async def ask(self, picture: Any, *, think: bool = False, tokens: int = 0, text: str = QUESTION, name: str = "") -> Report:
+    async def ask(self, image: Any, *, think: bool = False, tokens: int = 0, text: str = QUESTION, name: str = "") -> Report:
         """One question; how it went."""
         tokens = tokens or self.options.answer_tokens
         query = Query(
-            Task.POINT, text, [picture], image_ids=[name or f"new {self.pictures} {time.monotonic_ns()}"], think=think,
+            Task.POINT, text, [image], image_ids=[name or f"new {self.images} {time.monotonic_ns()}"], think=think,
             max_tokens=tokens, timeout=600.0,
         )  # fmt: skip
         try:
@@ -108,10 +108,10 @@ class Bench:
         return report
 
     async def at_once(self, count: int) -> float:
-        """Seconds until so many questions about different pictures are answered."""
-        pictures = [self.picture(HD) for _ in range(count)]
+        """Seconds until so many questions about different images are answered."""
+        images = [self.image(HD) for _ in range(count)]
         began = time.perf_counter()
-        await asyncio.gather(*(self.ask(picture) for picture in pictures))
+        await asyncio.gather(*(self.ask(image) for image in images))
         return time.perf_counter() - began
 
 
@@ -124,7 +124,7 @@ def write(options: argparse.Namespace, what: str, values: Sequence[float], **mor
 
 def dummy_options(folder: Path, **changes: Any) -> EngineOptions:
     """The options that all engines have, but for changes: random weights, and no FlagGems."""
-    # The longest question is a 1280x720 picture, a thought and an answer.
+    # The longest question is a 1280x720 image, a thought and an answer.
     shared: dict[str, Any] = {"max_model_len": 4096, "max_images": 1, "max_num_seqs": AT_ONCE}
     return EngineOptions(model=str(folder), **({"load_format": "dummy", "flagos_mode": "off"} | shared | changes))
 
@@ -163,28 +163,28 @@ async def measure_engine(options: argparse.Namespace, folder: Path) -> None:
 async def measure_speed(bench: Bench) -> None:
     """One at a time, eight at once, and how fast tokens follow each other."""
     options = bench.options
-    reports = [await bench.ask(bench.picture(HD)) for _ in range(options.rounds * AT_ONCE)]
+    reports = [await bench.ask(bench.image(HD)) for _ in range(options.rounds * AT_ONCE)]
     write(options, "at 1", [report.total_time for report in reports], tokens=options.answer_tokens)
     write(options, "first token", [report.first_token_time for report in reports], prompt_tokens=reports[0].prompt_tokens,
           patches=_patches(reports[0]))  # fmt: skip
     write(options, "at 8", [await bench.at_once(AT_ONCE) for _ in range(options.rounds)], tokens=options.answer_tokens)
     tokens = options.decode_tokens
-    reports = [await bench.ask(bench.picture(HD), tokens=tokens) for _ in range(options.rounds)]
+    reports = [await bench.ask(bench.image(HD), tokens=tokens) for _ in range(options.rounds)]
     steps = [(report.total_time - report.first_token_time) / (tokens - 1) for report in reports]
     write(options, "decode step", steps, context=reports[0].prompt_tokens + tokens // 2)
 
 
 async def measure_grid(bench: Bench) -> None:
-    """Sizes of pictures, questions about each, with and without thinking."""
+    """Sizes of images, questions about each, with and without thinking."""
     options = bench.options
     for size in (VGA, HD):
         for questions in (1, 3):
             for think in (False, True):
                 times = []
                 for number in range(options.rounds + 1):
-                    picture, name = bench.picture(size), f"frame {size} {questions} {think} {number}"
+                    image, name = bench.image(size), f"frame {size} {questions} {think} {number}"
                     began = time.perf_counter()
-                    asked = [bench.ask(picture, think=think, text=f"{QUESTION} {each}", name=name) for each in range(questions)]
+                    asked = [bench.ask(image, think=think, text=f"{QUESTION} {each}", name=name) for each in range(questions)]
                     await asyncio.gather(*asked)
                     times.append(time.perf_counter() - began)
                 # The first one is for what is compiled at a new shape.
@@ -204,7 +204,7 @@ def _patches(report: Report) -> int:
 def measure_official(options: argparse.Namespace, folder: Path) -> None:
     """transformers' ``generate`` as the official inference.py has it: one request after the other, also where eight wait.
 
-    The same prompt, the same fitted picture, as many new tokens; sampling at 0.7 as there. Its weights are as random as ours.
+    The same prompt, the same fitted image, as many new tokens; sampling at 0.7 as there. Its weights are as random as ours.
     """
     import torch
     from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
@@ -220,13 +220,13 @@ def measure_official(options: argparse.Namespace, folder: Path) -> None:
     budget = PixelBudget.within(DEFAULT_MAX_PIXELS, 0, 0, profile.patch)
 
     def ask(tokens: int) -> float:
-        picture = noise(generator, HD)
+        image = noise(generator, HD)
         began = time.perf_counter()
         content = [{"type": "image"}, {"type": "text", "text": profile.prompt(Task.POINT, QUESTION)}]
         message = [{"role": "user", "content": content}]
         text = processor.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
         text += profile.assistant_prefix(think=False)
-        fitted = fit_picture(picture, budget).image
+        fitted = fit_image(image, budget).image
         inputs = processor(text=[text], images=[fitted], return_tensors="pt").to(options.device)
         with torch.inference_mode():
             made = model.generate(**inputs, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=True, temperature=0.7)

@@ -34,7 +34,7 @@ QUANTIZATION_CONFIGS: dict[str, dict[str, Any]] = {
 """``quantization_config`` of config.json by the kind of engine, for those that do not load the plain checkpoint: as LLM
 Compressor's ``model_free_ptq`` writes it for docs/models.md's command."""
 WINDOW = 112
-"""Pixels of the side of the picture encoder's attention windows."""
+"""Pixels of the side of the image encoder's attention windows."""
 _EMBEDDING = 2.0
 """Standard deviation of embeddings, about that of what all layers add."""
 _TARGET = 11.0
@@ -156,10 +156,10 @@ def decode_bytes(shape: Architecture, context: int, weight_bytes: int = 2) -> in
 
 
 def prefill_flops(shape: Architecture, tokens: int, patches: int) -> int:
-    """Operations (a multiplication and an addition are two) for a prompt, its pictures' encoding included.
+    """Operations (a multiplication and an addition are two) for a prompt, its images' encoding included.
 
     The usual count, 2 for each weight and token, and 4 x width for each pair of tokens that attention looks at: half of all pairs
-    in the language model; in the picture encoder all pairs of its few layers with full attention, and the pairs within windows of
+    in the language model; in the image encoder all pairs of its few layers with full attention, and the pairs within windows of
     64 patches in the others.
     """
     language = 2 * shape.linear_parameters * tokens + 2 * shape.head_parameters

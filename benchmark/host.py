@@ -13,15 +13,15 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import rclpy
-from exchange import Asked, AwaitPicture, Direct
+from exchange import Asked, AwaitImage, Direct
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
-from robobrain_ros.core.query import Picture, Query, Task
+from robobrain_ros.core.query import Query, RgbImage, Task
 from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.errors import RoboBrainError
 from robobrain_ros.ros.cameras.cameras import Frame
-from robobrain_ros.ros.messages.conversions import read_image
+from robobrain_ros.ros.messages.conversions import read_image_message
 from robobrain_ros.ros.node import RoboBrainNode
 
 _number = itertools.count()
@@ -49,7 +49,7 @@ class Host:
         executor.remove_node(self._node)
 
     def _look(self) -> None:
-        """After each callback: a new picture may have come with it."""
+        """After each callback: a new image may have come with it."""
         frame = self._frame()
         stamp = 0 if frame is None else _nanoseconds(frame)
         if stamp != self._stamp:
@@ -70,29 +70,29 @@ class Host:
             self._ended.set()
 
     def _obey(self, command: object) -> object:
-        if isinstance(command, AwaitPicture):
+        if isinstance(command, AwaitImage):
             with self._arrival:
                 return self._arrival.wait_for(lambda: self._stamp == command.stamp, command.timeout)
         assert isinstance(command, Direct)
         frame = self._frame()
-        assert frame is not None, "asked before the first picture"
-        # Not part of the direct call's time: who calls from Python has the picture as an array.
-        picture = read_image(frame.message)
-        return self._node.model.submit(self._ask(command, picture)).result(timeout=command.timeout + 5.0)
+        assert frame is not None, "asked before the first image"
+        # Not part of the direct call's time: who calls from Python has the image as an array.
+        image = read_image_message(frame.message)
+        return self._node.model.submit(self._ask(command, image)).result(timeout=command.timeout + 5.0)
 
-    async def _ask(self, command: Direct, picture: Picture) -> Asked:
-        # Named, as the node names its pictures, for vLLM would hash them otherwise; but by other names, so that neither side
-        # finds in vLLM's caches what the other has left there. Calls at once share a picture, as the services' do.
+    async def _ask(self, command: Direct, image: RgbImage) -> Asked:
+        # Named, as the node names its images, for vLLM would hash them otherwise; but by other names, so that neither side
+        # finds in vLLM's caches what the other has left there. Calls at once share an image, as the services' do.
         name = f"direct {next(_number)}"
         began = time.monotonic()
-        each = await asyncio.gather(*(self._ask_once(command, picture, name) for _ in range(command.count)))
+        each = await asyncio.gather(*(self._ask_once(command, image, name) for _ in range(command.count)))
         return Asked(time.monotonic() - began, list(each))
 
-    async def _ask_once(self, command: Direct, picture: Picture, name: str) -> tuple[float, str, int]:
+    async def _ask_once(self, command: Direct, image: RgbImage, name: str) -> tuple[float, str, int]:
         query = Query(
             Task.POINT,
             command.text,
-            [picture],
+            [image],
             image_ids=[name],
             think=False,
             timeout=command.timeout,

@@ -1,4 +1,4 @@
-"""The processes of pictures.py: `python listening.py send|robobrain|bare JSON`, the JSON being the fields of `Streams`.
+"""The processes of images.py: `python listening.py send|robobrain|bare JSON`, the JSON being the fields of `Streams`.
 
 Each runs until it is interrupted and then prints, as JSON, the stamps (nanoseconds) of what it has sent or received, by topic.
 """
@@ -26,12 +26,12 @@ from robobrain_ros.ros.cameras.cameras import ArrivalStatistics
 from robobrain_ros.ros.node import RoboBrainNode
 from robobrain_ros.ros.process.memory import keep_buffers
 
-NAMESPACE = "/robobrain_pictures"
+NAMESPACE = "/robobrain_images"
 
 
 @dataclass(frozen=True)
 class Streams:
-    """Cameras c0, c1, ... that all send bgr8 pictures of that size at that rate."""
+    """Cameras c0, c1, ... that all send bgr8 images of that size at that rate."""
 
     count: int
     width: int
@@ -41,7 +41,7 @@ class Streams:
 
     @property
     def topics(self) -> list[str]:
-        """The topics of the pictures."""
+        """The topics of the images."""
         return [f"{NAMESPACE}/c{number}/image" for number in range(self.count)]
 
     @property
@@ -52,7 +52,7 @@ class Streams:
 
 
 class Sender(Node):
-    """Publishes still pictures on all topics."""
+    """Publishes still images on all topics."""
 
     def __init__(self, streams: Streams) -> None:
         super().__init__("sender")
@@ -71,7 +71,7 @@ class Sender(Node):
 
 
 class BareSubscribers(Node):
-    """The least a node can do with pictures: keep the newest of each topic, and count."""
+    """The least a node can do with images: keep the newest of each topic, and count."""
 
     def __init__(self, streams: Streams) -> None:
         super().__init__("bare_subscribers")

@@ -104,11 +104,11 @@ async def clients(state: ServerState, count: int, most: int) -> AsyncIterator[No
 
 
 async def robot_calls(engine: ServedEngine, count: int) -> list[float]:
-    """Seconds of calls, one after the other, each with a picture of its own."""
+    """Seconds of calls, one after the other, each with an image of its own."""
     seconds = []
     for _ in range(count):
-        picture = np.random.default_rng(time.time_ns()).integers(0, 255, (224, 280, 3), np.uint8)
-        generation = Generation(f"robot-{time.time_ns()}", "What do you see?", [picture], TOKENS)
+        image = np.random.default_rng(time.time_ns()).integers(0, 255, (224, 280, 3), np.uint8)
+        generation = Generation(f"robot-{time.time_ns()}", "What do you see?", [image], TOKENS)
         began = time.perf_counter()
         async with aclosing(engine.generate(generation)) as stream:
             async for _ in stream:

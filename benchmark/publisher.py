@@ -1,4 +1,4 @@
-"""Publishes one still picture at a rate, as a camera driver would: `python publisher.py TOPIC WIDTH HEIGHT RATE`."""
+"""Publishes one still image at a rate, as a camera driver would: `python publisher.py TOPIC WIDTH HEIGHT RATE`."""
 
 import array
 import contextlib
@@ -12,7 +12,7 @@ from sensor_msgs.msg import Image
 
 
 class StillCamera(Node):
-    """A bgr8 camera whose picture never changes, so that the cost lies with those who listen."""
+    """A bgr8 camera whose image never changes, so that the cost lies with those who listen."""
 
     def __init__(self, topic: str, width: int, height: int, rate: float) -> None:
         super().__init__("still_camera")

@@ -50,7 +50,7 @@ class Measured:
     about: dict[str, Any] = field(default_factory=dict)
 
 
-class Pictures:
+class Images:
     """A tabletop scene, each time under other noise: alike for the model, new for every cache."""
 
     def __init__(self, seed: int) -> None:
@@ -59,7 +59,7 @@ class Pictures:
         self._dimmed = np.minimum(np.ascontiguousarray(self.scene.image[:, :, ::-1]), 251)
 
     def next(self) -> npt.NDArray[np.uint8]:
-        """A picture that has not been before, bgr8."""
+        """An image that has not been before, bgr8."""
         return self._dimmed + self._noise.integers(0, 5, self._dimmed.shape, np.uint8)
 
     def questions(self, count: int) -> list[str]:
@@ -74,10 +74,10 @@ class Pictures:
 
 
 def measure_calls(client: Client, node: Hosted, options: argparse.Namespace, measured: Measured) -> None:
-    """One service call against one direct call, in turns, about the same new picture."""
-    pictures = Pictures(options.seed)
-    (question,) = pictures.questions(1)
-    service, direct = _in_turns(client, node, pictures, question, 1, options.pairs)
+    """One service call against one direct call, in turns, about the same new image."""
+    images = Images(options.seed)
+    (question,) = images.questions(1)
+    service, direct = _in_turns(client, node, images, question, 1, options.pairs)
     ours, theirs = _seconds(service), _seconds(direct)
     measured.samples["call"] = {"node": ours, "direct": theirs, "question": question, **_outcomes(service, direct)}
     measured.lines += [
@@ -88,9 +88,9 @@ def measure_calls(client: Client, node: Hosted, options: argparse.Namespace, mea
 
 def measure_throughput(client: Client, node: Hosted, options: argparse.Namespace, measured: Measured) -> None:
     """Eight service calls at once against eight direct ones, in turns."""
-    pictures = Pictures(options.seed)
-    (question,) = pictures.questions(1)
-    service, direct = _in_turns(client, node, pictures, question, AT_ONCE, options.rounds)
+    images = Images(options.seed)
+    (question,) = images.questions(1)
+    service, direct = _in_turns(client, node, images, question, AT_ONCE, options.rounds)
     ours, theirs = _seconds(service), _seconds(direct)
     measured.samples["throughput"] = {"node": ours, "direct": theirs, "question": question, **_outcomes(service, direct)}
     goal = Goal(0.95, at_least=True)
@@ -100,13 +100,13 @@ def measure_throughput(client: Client, node: Hosted, options: argparse.Namespace
 
 
 def _in_turns(
-    client: Client, node: Hosted, pictures: Pictures, question: str, count: int, rounds: int
+    client: Client, node: Hosted, images: Images, question: str, count: int, rounds: int
 ) -> tuple[list[Asked], list[Asked]]:
     """Ask through the service and directly, one after the other, each first in every second round."""
     sides: list[tuple[Callable[[str, int], Asked], list[Asked]]] = [(client.ask, []), (node.ask, [])]
     service, direct = sides[0][1], sides[1][1]
     for number in range(-_UNMEASURED, rounds):
-        client.show(pictures.next(), node.arrived)
+        client.show(images.next(), node.arrived)
         for ask, results in sides if number % 2 else reversed(sides):
             result = ask(question, count)
             if number >= 0:
@@ -115,13 +115,13 @@ def _in_turns(
 
 
 def measure_cache(client: Client, node: Hosted, options: argparse.Namespace, measured: Measured) -> None:
-    """The second question about a picture against the first one, both through the service."""
-    pictures = Pictures(options.seed)
-    questions = pictures.questions(2)
+    """The second question about an image against the first one, both through the service."""
+    images = Images(options.seed)
+    questions = images.questions(2)
     first: list[Asked] = []
     second: list[Asked] = []
     for number in range(-_UNMEASURED, options.pairs):
-        client.show(pictures.next(), node.arrived)
+        client.show(images.next(), node.arrived)
         # Each question is the first one every second time.
         asked = [client.ask(text) for text in (questions if number % 2 else reversed(questions))]
         if number >= 0:
@@ -183,13 +183,13 @@ def measure_stream(options: argparse.Namespace, measured: Measured, folder: Path
         before, began = received(), time.monotonic()
         busy = _cpu(client, [*watched, *children], windows)
         rate = (received() - before) / (time.monotonic() - began)
-    measured.samples["stream"] = {"with_stream": busy, "without": quiet, "pictures_per_second": rate}
+    measured.samples["stream"] = {"with_stream": busy, "without": quiet, "images_per_second": rate}
     ours, theirs = ([window[index] / WINDOW for window in busy] for index in (0, 1))
     measured.lines.append(compare("CPU with stream", ours, theirs, mean, "% core", goal=Goal(1.10), scale=100.0))
     alone = [np.mean([window[index] for window in quiet]) / WINDOW for index in (0, 1)]
     engine = np.mean([sum(window[2:]) for window in busy]) / WINDOW
     measured.about["stream"] = (
-        f"{rate:.1f} pictures per second came to the node. Without a stream, the node took {alone[0]:.2%} of a core and the bare "
+        f"{rate:.1f} images per second came to the node. Without a stream, the node took {alone[0]:.2%} of a core and the bare "
         f"subscriber {alone[1]:.2%}; the engine's own processes took {engine:.2%}."
     )
 

@@ -27,7 +27,7 @@ from figures import Comparison, compare, plain_table, quantile
 from robobrain_ros.core import Brain, Query, Task, profile_for
 from robobrain_ros.core.plans.request import PlanMode, PlanRequest, Robot, Skill
 from robobrain_ros.core.plans.schema import plan_form
-from robobrain_ros.core.query import Picture, Report
+from robobrain_ros.core.query import Report, RgbImage
 from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
 from robobrain_ros.demo.world import make_scene
@@ -133,7 +133,7 @@ async def ask(brain: Brain, query: Query) -> Asked:
 async def ask_both(free: Brain, held: Brain, queries: Sequence[Query]) -> tuple[list[Asked], list[Asked]]:
     """Ask each query both ways, each way first in every second round.
 
-    Before, it is asked once uncounted: its picture and prompt are then in the engine's caches for both ways.
+    Before, it is asked once uncounted: its image and prompt are then in the engine's caches for both ways.
     """
     found: tuple[list[Asked], list[Asked]] = ([], [])
     for number, query in enumerate(queries):
@@ -212,8 +212,8 @@ def _properties(index: int, variant: int) -> dict[str, Any]:
 def skill_query(number: int, variant: int) -> Query:
     """A task for a robot of so many skills."""
     request = PlanRequest((Robot("arm", skills=skills(number, variant)),), max_steps=2)
-    picture: Picture = np.full((112, 112, 3), 90, np.uint8)
-    return Query(Task.PLAN, f"Tidy up, variant {variant}.", [picture], plan=request, timeout=TIMEOUT)
+    image: RgbImage = np.full((112, 112, 3), 90, np.uint8)
+    return Query(Task.PLAN, f"Tidy up, variant {variant}.", [image], plan=request, timeout=TIMEOUT)
 
 
 async def measure_vocabulary(brains: tuple[Brain, Brain], options: argparse.Namespace, measured: Measured) -> None:

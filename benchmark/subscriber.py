@@ -1,4 +1,4 @@
-"""The least a node can do with a picture: a bare rclpy subscriber that keeps the newest and counts them."""
+"""The least a node can do with an image: a bare rclpy subscriber that keeps the newest and counts them."""
 
 import contextlib
 import signal
@@ -28,7 +28,7 @@ class BareSubscriber(Node):
 
 def main() -> None:
     """Subscribe until interrupted, then tell the count."""
-    # rclpy's own handler ends the spinning; Python's would raise in the midst of taking a picture.
+    # rclpy's own handler ends the spinning; Python's would raise in the midst of taking an image.
     signal.signal(signal.SIGINT, lambda number, frame: None)
     rclpy.init()
     node = BareSubscriber(sys.argv[1])

@@ -20,7 +20,7 @@ ARGUMENTS = (
     DeclareLaunchArgument("namespace", default_value="", description="Namespace of the nodes and their topics."),
     DeclareLaunchArgument("seed", default_value="12", description="Seed of the scene; the questions are about scene 12."),
     DeclareLaunchArgument("moving", default_value="true", choices=["true", "false"], description="Whether the things move."),
-    DeclareLaunchArgument("rate", default_value="10.0", description="Pictures per second."),
+    DeclareLaunchArgument("rate", default_value="10.0", description="Images per second."),
     DeclareLaunchArgument(
         "model", default_value="", description="Checkpoint to look at the table with. Empty: the tabletop demo model."
     ),

@@ -37,7 +37,7 @@ ARGUMENTS = (
     DeclareLaunchArgument(
         "image_topic",
         default_value="camera/image",
-        description="Picture of the camera called camera; a topic that ends in /compressed is read as CompressedImage.",
+        description="Image of the camera called camera; a topic that ends in /compressed is read as CompressedImage.",
     ),
     DeclareLaunchArgument(
         "camera_info_topic", default_value="camera/camera_info", description="Calibration of the camera called camera."
@@ -72,7 +72,7 @@ ARGUMENTS = (
     DeclareLaunchArgument(
         "transport_profile",
         default_value="",
-        description="Fast DDS profile of what is started: large (shared memory with room for whole pictures) or a file. "
+        description="Fast DDS profile of what is started: large (shared memory with room for whole images) or a file. "
         "Empty: as the environment says. The camera's driver needs it, too.",
     ),
     DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"], description="Start RViz, too."),

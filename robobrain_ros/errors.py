@@ -66,19 +66,19 @@ class BusyError(RoboBrainError):
 
 
 class NoImageError(RoboBrainError):
-    """No picture has arrived from the camera yet."""
+    """No image has arrived from the camera yet."""
 
     code = OutcomeCode.NO_IMAGE
 
 
 class StaleImageError(RoboBrainError):
-    """The newest picture is older than the request allows."""
+    """The newest image is older than the request allows."""
 
     code = OutcomeCode.STALE_IMAGE
 
 
 class BadImageError(RoboBrainError):
-    """A picture cannot be read: unknown encoding, wrong size, broken data, impossible shape."""
+    """An image cannot be read: unknown encoding, wrong size, broken data, impossible shape."""
 
     code = OutcomeCode.BAD_IMAGE
 
@@ -102,7 +102,7 @@ class UnparsableAnswerError(RoboBrainError):
 
 
 class NothingFoundError(RoboBrainError):
-    """The model answered, in form, that what was asked for is not in the picture."""
+    """The model answered, in form, that what was asked for is not in the image."""
 
     code = OutcomeCode.NOTHING_FOUND
 

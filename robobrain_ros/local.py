@@ -1,13 +1,13 @@
 """RoboBrain without ROS, for notebooks and scripts::
 
-    from robobrain_ros.core import Query, Task, draw, read_picture
+    from robobrain_ros.core import Query, Task, draw, read_image
     from robobrain_ros.local import open_brain
 
     brain = await open_brain("BAAI/RoboBrain2.0-7B")            # or a checkpoint's folder
-    picture = read_picture("table.jpg")
-    answer = await brain.run(Query(Task.POINT, "the red mug", [picture]))
-    print(answer.points)                                        # in the picture's pixels
-    drawn = draw(picture, answer, instruction="the red mug")    # an RGB array, for matplotlib's imshow
+    image = read_image("table.jpg")
+    answer = await brain.run(Query(Task.POINT, "the red mug", [image]))
+    print(answer.points)                                        # in the image's pixels
+    drawn = draw(image, answer, instruction="the red mug")    # an RGB array, for matplotlib's imshow
     await brain.close()
 
 The engine starts processes of its own: a script (not a notebook) must do this under ``if __name__ == "__main__":``, in one

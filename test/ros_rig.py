@@ -22,7 +22,7 @@ from rclpy.parameter import Parameter, parameter_value_to_python
 from sensor_msgs.msg import Image
 
 from robobrain_ros import demo
-from robobrain_ros.demo.encodings import encode_picture
+from robobrain_ros.demo.encodings import encode_image
 from robobrain_ros.engine.base import Engine
 from robobrain_ros.ros.node import RoboBrainNode
 from robobrain_ros.ros.process import memory
@@ -40,15 +40,15 @@ _numbers = count()
 setattr(memory, "settle_objects", lambda: None)  # noqa: B010 - mypy takes an assignment for a redefinition.
 
 
-def picture(width: int = 64, height: int = 48) -> np.ndarray:
-    """An RGB picture in which every pixel is different enough from its neighbours to notice an exchange."""
+def image(width: int = 64, height: int = 48) -> np.ndarray:
+    """An RGB image in which every pixel is different enough from its neighbours to notice an exchange."""
     rows, columns = np.mgrid[0:height, 0:width]
     return np.stack([columns * 255 // width, rows * 255 // height, (rows + columns) % 256], axis=2).astype(np.uint8)
 
 
 def image_message(encoding: str = "rgb8", width: int = 64, height: int = 48, stamp: Time | None = None) -> Image:
-    """`picture` as a message, stamped with ``stamp``, or with now."""
-    data, step = encode_picture(picture(width, height), encoding)
+    """`image` as a message, stamped with ``stamp``, or with now."""
+    data, step = encode_image(image(width, height), encoding)
     message = Image(width=width, height=height, encoding=encoding, step=step, data=array("B", data.tobytes()))
     message.header.frame_id = "camera_optical"
     message.header.stamp = stamp or now()
@@ -105,7 +105,7 @@ class Rig:
         return messages
 
     def show(self, message: Any, camera: str = "camera", suffix: str = "image") -> None:
-        """Publish a picture and wait until the node has it."""
+        """Publish an image and wait until the node has it."""
         topic = f"{self.client.get_namespace().rstrip('/')}/{camera}/{suffix}"
         publisher = self.clients.setdefault(topic, None) or self.client.create_publisher(type(message), topic, 1)
         self.clients[topic] = publisher
@@ -117,7 +117,7 @@ class Rig:
             newest = self.node.cameras[camera].newest
             return newest is not None and newest.message == message
 
-        self.until(arrived, f"the picture on {topic}")
+        self.until(arrived, f"the image on {topic}")
 
     def transition(self, transition_id: int) -> bool:
         """Ask for a transition; gives whether it succeeded."""
@@ -195,7 +195,7 @@ def rig(
 
 @contextmanager
 def scripted(*scripts: Any, **parameters: Any) -> Iterator[tuple[Rig, ScriptedEngine]]:
-    """A ready node whose engine follows scripts, with a picture before its camera."""
+    """A ready node whose engine follows scripts, with an image before its camera."""
     engine = ScriptedEngine(list(scripts))
     with rig(engine, **parameters) as it:
         it.until_ready()

@@ -1,4 +1,4 @@
-"""The program ask, as a process of its own: to a node over DDS, and with an engine of its own about a picture file."""
+"""The program ask, as a process of its own: to a node over DDS, and with an engine of its own about an image file."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from fakes import Script, ScriptedEngine
-from ros_rig import LIMIT, Rig, image_message, picture, rig, scripted
+from ros_rig import LIMIT, Rig, image, image_message, rig, scripted
 
 from robobrain_ros.cli import ask
 from robobrain_ros.core import imaging
@@ -47,7 +47,7 @@ def run(*arguments: str, limit: float = LIMIT, **environment: str) -> tuple[int,
     return process.returncode, out, err
 
 
-# The programs take a while to start: a picture may be older than usual.
+# The programs take a while to start: an image may be older than usual.
 node = partial(scripted, max_image_age=0.0)
 
 
@@ -63,7 +63,7 @@ def asked_json(it: Rig, *arguments: str) -> tuple[int, dict[str, Any]]:
 
 
 def test_a_point_is_printed_and_the_request_is_as_the_options_say() -> None:
-    """Text, thinking and limits reach the engine; the pixels are those of the camera's picture."""
+    """Text, thinking and limits reach the engine; the pixels are those of the camera's image."""
     with node("[(10, 20), (30, 14)]") as (it, engine):
         code, out, err = ask_it(it, "point", "the red mug", "--max-tokens", "7", "--no-think", "--camera", "camera")
         generation = engine.generations[-1]
@@ -92,7 +92,7 @@ TASKS: dict[str, tuple[str, str, Any]] = {
 
 @pytest.mark.parametrize("task", TASKS)
 def test_each_task_prints_one_json_object(task: str) -> None:
-    """With the answer in its place and nothing in the others, the picture's header, and the report."""
+    """With the answer in its place and nothing in the others, the image's header, and the report."""
     text, key, count = TASKS[task]
     with node(text) as (it, _):
         code, said = asked_json(it, task, "the mug")
@@ -127,14 +127,14 @@ def test_what_cannot_be_had_has_its_exit_code_and_a_sentence() -> None:
         assert "BAD_REQUEST: There is no camera 'wrist'" in err
 
 
-def test_a_node_without_a_picture_says_so() -> None:
+def test_a_node_without_a_image_says_so() -> None:
     with rig(ScriptedEngine(["x"])) as it:
         it.until_ready()
         code, said = asked_json(it, "ask", "How many?")
     assert (code, said["outcome"], said["header"]["frame_id"]) == (3, "NO_IMAGE", "")
 
 
-def test_the_saved_picture_is_the_one_of_this_answer(tmp_path: Path) -> None:
+def test_the_saved_image_is_the_one_of_this_answer(tmp_path: Path) -> None:
     """Not the last one's, which the node keeps for those who come late."""
     path = tmp_path / "answer.png"
     with node("[(10, 10)]", "[(50, 40)]") as (it, _):
@@ -146,8 +146,8 @@ def test_the_saved_picture_is_the_one_of_this_answer(tmp_path: Path) -> None:
         it.until(lambda: overlays[-1].data != overlays[0].data)
         expected = np.frombuffer(overlays[-1].data, np.uint8).reshape(overlays[-1].height, overlays[-1].width, 3)
     assert code == 0, err
-    assert np.array_equal(imaging.read_picture(path), expected)
-    assert not np.array_equal(expected, picture())
+    assert np.array_equal(imaging.read_image(path), expected)
+    assert not np.array_equal(expected, image())
 
 
 def test_a_timeout_and_an_interruption_end_it(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_timeout_and_an_interruption_end_it(tmp_path: Path) -> None:
 
 
 def test_several_cameras_are_asked_about_at_once() -> None:
-    """In the order named; a task in one picture refuses them."""
+    """In the order named; a task in one image refuses them."""
     with node("Two.", cameras=["camera", "wrist"]) as (it, engine):
         it.show(image_message(width=80), "wrist")
         cameras = ("--camera", "wrist", "--camera", "camera")
@@ -199,12 +199,12 @@ def test_a_node_in_a_namespace_is_found_by_ros_arguments() -> None:
         (["dance", "tango"], "invalid choice: 'dance'"),
         (["point", " "], "The question is empty"),
         (["point", "x", "--timeout", "-1"], "no positive number of seconds"),
-        (["point", "x", "--model", "y"], "--model, --url and --engine are for --picture"),
-        (["point", "x", "--picture", "a.png", "--camera", "y"], "--node and --camera are for asking a node"),
-        (["point", "x", "--picture", "a.png", "--picture", "b.png"], "exactly one picture, not 2"),
-        (["point", "x", "--picture", "a.png", "--engine", "speed=9"], "'speed=9' is not of the form"),
+        (["point", "x", "--model", "y"], "--model, --url and --engine are for --image"),
+        (["point", "x", "--image", "a.png", "--camera", "y"], "--node and --camera are for asking a node"),
+        (["point", "x", "--image", "a.png", "--image", "b.png"], "exactly one image, not 2"),
+        (["point", "x", "--image", "a.png", "--engine", "speed=9"], "'speed=9' is not of the form"),
         (["point", "x", "--save", "/nowhere/x.png"], "there is no such folder"),
-        (["point", "x", "--save", "x.doc"], "no such kind of picture"),
+        (["point", "x", "--save", "x.doc"], "no such kind of image"),
         (["point", "x", "--check"], "are for the task plan"),
         (["plan", "x", "--check", "--replan"], "not allowed with"),
         (["plan", "x", "--robots", "/nowhere.yaml"], "/nowhere.yaml cannot be read"),
@@ -248,13 +248,13 @@ def test_without_ros_it_says_what_can_be_done(tmp_path: Path) -> None:
     (tmp_path / "rclpy.py").write_text("raise ImportError('No module named rclpy')\n")
     code, out, err = run("point", "x", PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     assert (code, out) == (2, "")
-    assert "There is no ROS 2 here (No module named rclpy): source it, or ask about a file with --picture." in err
+    assert "There is no ROS 2 here (No module named rclpy): source it, or ask about a file with --image." in err
 
 
-def test_a_picture_that_cannot_be_read_starts_no_engine(tmp_path: Path) -> None:
+def test_a_image_that_cannot_be_read_starts_no_engine(tmp_path: Path) -> None:
     (tmp_path / "noise.png").write_bytes(b"noise")
     for name in ("noise.png", "nothing.png"):
-        code, out, err = run("point", "x", "--picture", str(tmp_path / name), "--json")
+        code, out, err = run("point", "x", "--image", str(tmp_path / name), "--json")
         assert (code, json.loads(out)["outcome"]) == (4, "BAD_IMAGE")
         assert "loading" not in err
 
@@ -266,7 +266,7 @@ def test_people_read_positions_depths_and_who_does_what() -> None:
     assert ask.to_lines(reply) == [
         "  (Hm.)",
         "  1  (1.0, 2.0)  depth 0.500 m  mug  at (1.000, 2.000, 3.000) m",
-        "  2  (3.0, 4.0)  (moved to the picture's border)",
+        "  2  (3.0, 4.0)  (moved to the image's border)",
     ]
     assert [point["position"] for point in ask.to_dict(reply, "x")["points"]] == [[1, 2, 3], None]
     boxes = (Box(1, 2, 3, 4, label="bowl"),)
@@ -285,12 +285,12 @@ def scene() -> Scene:
 
 
 @pytest.mark.timeout(START + LIMIT)
-def test_a_picture_file_is_answered_by_the_demo_model(tmp_path: Path, scene: Scene) -> None:
-    """One JSON object on the standard output, whatever the engine prints; the point is on the thing; the picture is saved."""
+def test_a_image_file_is_answered_by_the_demo_model(tmp_path: Path, scene: Scene) -> None:
+    """One JSON object on the standard output, whatever the engine prints; the point is on the thing; the image is saved."""
     file, saved = tmp_path / "scene.png", tmp_path / "answer.jpg"
     cv2.imwrite(str(file), cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR))
     bowl = next(thing for thing in scene.objects if thing.name == "green bowl")
-    code, out, err = run("ground", bowl.name, "--picture", str(file), "--save", str(saved), "--json", limit=START)
+    code, out, err = run("ground", bowl.name, "--image", str(file), "--save", str(saved), "--json", limit=START)
     assert code == 0, err
     said = json.loads(out)
     (box,) = said["boxes"]
@@ -301,7 +301,7 @@ def test_a_picture_file_is_answered_by_the_demo_model(tmp_path: Path, scene: Sce
     left, top, right, bottom = bowl.box
     assert left < u < right
     assert top < v < bottom
-    drawn = imaging.read_picture(saved)
+    drawn = imaging.read_image(saved)
     assert drawn.shape == scene.image.shape
     changed = np.abs(drawn.astype(int) - scene.image).sum(axis=2) > 120
     assert changed.any()
@@ -313,7 +313,7 @@ def test_an_interruption_ends_a_loading_engine(tmp_path: Path, scene: Scene) -> 
     file = tmp_path / "scene.png"
     cv2.imwrite(str(file), scene.image)
     process = subprocess.Popen(
-        [*PROGRAM, "point", "x", "--picture", str(file)],
+        [*PROGRAM, "point", "x", "--image", str(file)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/", start_new_session=True,
     )  # fmt: skip
     assert process.stderr is not None

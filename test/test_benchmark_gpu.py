@@ -63,7 +63,7 @@ def test_bytes_of_a_token_by_hand() -> None:
 
 
 def test_operations_of_a_prompt_by_another_count() -> None:
-    """PyTorch's own counter, on the same modules, for a text without a picture."""
+    """PyTorch's own counter, on the same modules, for a text without an image."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import Qwen2ForCausalLM

@@ -30,12 +30,12 @@ from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.engine.base import EngineInfo
 
 SIZE = (112, 84)
-"""(width, height) of the pictures, which the model sees as they are: multiples of 28."""
+"""(width, height) of the images, which the model sees as they are: multiples of 28."""
 FORMAT = " Your answer should be formatted as a list of tuples, i.e. [(x1, y1), ...], normalized between 0 and 1."
 
 
 def save(path: Path, mask: bool = False, size: tuple[int, int] = SIZE) -> None:
-    """A grey picture; a mask is white on its left half."""
+    """A grey image; a mask is white on its left half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.full((size[1], size[0]), 0 if mask else 128, np.uint8)
     if mask:
@@ -93,7 +93,7 @@ def test_a_flageval_folder_is_read(tmp_path: Path) -> None:
     assert (benchmark.name, benchmark.skipped) == ("ERQA", {"numerical": 1, "video": 1})
     choice, yes_no, point = benchmark.items
     assert choice.text.startswith("Which is nearer?\nA. the mug\nB. the bowl\nAnswer with the option's letter")
-    assert (choice.answer, yes_no.answer, len(yes_no.pictures)) == ("B", "yes", 2)
+    assert (choice.answer, yes_no.answer, len(yes_no.images)) == ("B", "yes", 2)
     assert point.mask == tmp_path / "mask" / "a.png"
 
 
@@ -116,18 +116,18 @@ def broken(folder: Path, fault: str) -> str:
     if fault == "outside":
         questions.write_text(json.dumps({**row, "image": "../../secret.jpg"}))
         return "leads out of the folder"
-    if fault == "no picture":
+    if fault == "no image":
         (folder / "images" / "01.jpg").unlink()
-        return "images/01.jpg cannot be read as a picture"
-    if fault == "damaged picture":
+        return "images/01.jpg cannot be read as an image"
+    if fault == "damaged image":
         (folder / "images" / "01.jpg").write_bytes(b"JFIF")
-        return "images/01.jpg cannot be read as a picture"
+        return "images/01.jpg cannot be read as an image"
     if fault == "no mask":
         (folder / "masks" / "02.png").unlink()
         return "has no mask of the name 02.jpg"
     if fault == "other size":
         save(folder / "masks" / "02.png", mask=True, size=(56, 56))
-        return "the mask is (56, 56) pixels, its picture (112, 84)"
+        return "the mask is (56, 56) pixels, its image (112, 84)"
     if fault == "binary":
         questions.write_bytes(b"\xff\xfe\x00")
         return "cannot be read"
@@ -143,8 +143,8 @@ def broken(folder: Path, fault: str) -> str:
         "no text",
         "twice",
         "outside",
-        "no picture",
-        "damaged picture",
+        "no image",
+        "damaged image",
         "no mask",
         "other size",
         "binary",
@@ -229,7 +229,7 @@ async def filled(title: str, replies: list[str], benchmark: Benchmark) -> Column
 
 
 def test_points_are_scored_by_the_mask_and_columns_compared(tmp_path: Path) -> None:
-    """Half of the first answer's points are in the mask, a point out of the picture counts as wrong, no answer as 0."""
+    """Half of the first answer's points are in the mask, a point out of the image counts as wrong, no answer as 0."""
     benchmark = read_benchmark(where2place(tmp_path / "Where2Place"))
     native = asyncio.run(filled("native", ["[(10, 10), (100, 10)]", "[(5, 5)]", "[(40, 40)]"], benchmark))
     flagos = asyncio.run(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robobrain_ros.core.formats.bit_depth import colour_to_8_bits, gray_to_8_bits
-from robobrain_ros.core.imaging import read_picture
+from robobrain_ros.core.imaging import read_image
 
 SAMPLES = st.lists(st.integers(0, 65535), min_size=1, max_size=300)
 
@@ -73,7 +73,7 @@ def test_a_known_bit_depth_fixes_black_and_white() -> None:
 def test_files_of_16_bits_follow_the_rule(tmp_path) -> None:
     ramp = np.tile(np.linspace(200, 900, 96).astype(np.uint16), (64, 1))
     cv2.imwrite(str(tmp_path / "gray.png"), ramp)
-    assert read_picture(tmp_path / "gray.png").max() == 255
+    assert read_image(tmp_path / "gray.png").max() == 255
     colours = np.full((16, 16, 3), (20, 120, 230), np.uint16) << 4
     cv2.imwrite(str(tmp_path / "colour.png"), colours)
-    assert np.abs(read_picture(tmp_path / "colour.png")[8, 8].astype(int) - (230, 120, 20)).max() <= 1
+    assert np.abs(read_image(tmp_path / "colour.png")[8, 8].astype(int) - (230, 120, 20)).max() <= 1

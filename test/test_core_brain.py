@@ -13,7 +13,7 @@ from fakes import Script, ScriptedEngine
 
 import robobrain_ros.core.brain as brain_module
 from robobrain_ros.core import Brain, Query, Task, parse_answer, profile_for
-from robobrain_ros.core.imaging import fit_picture
+from robobrain_ros.core.imaging import fit_image
 from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Progress
 from robobrain_ros.engine.base import EngineInfo, TextDelta
 from robobrain_ros.errors import (
@@ -31,13 +31,13 @@ from robobrain_ros.errors import (
 )
 
 TWO, TWO_FIVE = profile_for("qwen2_5_vl"), profile_for("qwen3_vl")
-PICTURE = np.zeros((240, 424, 3), np.uint8)
+IMAGE = np.zeros((240, 424, 3), np.uint8)
 # RoboBrain 2.0 sees 424x240 as 420x252.
 SCALE_U, SCALE_V = 424 / 420, 240 / 252
 
 
 def seen(x: float, y: float) -> Point:
-    """Where in PICTURE a point lies that RoboBrain 2.0 gives as (x, y)."""
+    """Where in IMAGE a point lies that RoboBrain 2.0 gives as (x, y)."""
     nearly: Any = pytest.approx
     return Point(nearly((x + 0.5) * SCALE_U - 0.5), nearly((y + 0.5) * SCALE_V - 0.5))
 
@@ -47,10 +47,10 @@ def ask(engine: ScriptedEngine, query: Query, profile=TWO, on_progress=None, **o
 
 
 def query(task: Task = Task.POINT, text: str = "the mug", **options: Any) -> Query:
-    return Query(task, text, **{"images": [PICTURE], **options})
+    return Query(task, text, **{"images": [IMAGE], **options})
 
 
-def test_an_answer_in_the_pictures_own_pixels_with_its_report() -> None:
+def test_an_answer_in_the_images_own_pixels_with_its_report() -> None:
     text = "[(137, 116), (169, 94)]"
     engine = ScriptedEngine([Script(["[(137, 1", "16), (169", ", 94)]"])])
     answer = ask(engine, query(Task.TRAJECTORY, "reach for the banana on the plate."))
@@ -83,18 +83,18 @@ def test_report_names_the_model_and_the_checkpoints_bounds_hold() -> None:
         Brain(ScriptedEngine([""]), TWO, info=info, max_pixels=3000)
 
 
-def test_a_picture_may_have_a_budget_of_its_own_within_the_brains() -> None:
+def test_a_image_may_have_a_budget_of_its_own_within_the_brains() -> None:
     info = EngineInfo("demo", "qwen2_5_vl", "vllm 0.32", min_pixels=4 * 784, max_pixels=100_000, patch=28)
-    pictures = [np.zeros((560, 560, 3), np.uint8)] * 4
-    asked = query(Task.ASK, images=pictures, max_pixels=[0, 84 * 84, 1, 10**7])
+    images = [np.zeros((560, 560, 3), np.uint8)] * 4
+    asked = query(Task.ASK, images=images, max_pixels=[0, 84 * 84, 1, 10**7])
     answer = ask(ScriptedEngine(["Two."]), asked, info=info)
     assert answer.report.model_image_sizes == [(308, 308), (84, 84), (56, 56), (308, 308)]
     for wrong in ([1], [0, 0, 0, -1]):
         with pytest.raises(BadRequestError, match="max_pixels"):
-            ask(ScriptedEngine(["Two."]), query(Task.ASK, images=pictures, max_pixels=wrong), info=info)
+            ask(ScriptedEngine(["Two."]), query(Task.ASK, images=images, max_pixels=wrong), info=info)
 
 
-def test_thousandths_of_the_picture() -> None:
+def test_thousandths_of_the_image() -> None:
     answer = ask(ScriptedEngine(["[(500, 250, 0.8)]"]), query(Task.TRAJECTORY), TWO_FIVE)
     assert answer.waypoints == (Point(211.5, 59.5, depth=0.8),)
     answer = ask(ScriptedEngine(["[0, 0, 1000, 500]"]), query(Task.GROUND), TWO_FIVE)
@@ -106,7 +106,7 @@ def test_fractions_are_scaled_and_points_outside_clamped_and_flagged() -> None:
     assert answer.points == (Point(211.5, 59.5), Point(423, 119.5, clamped=True))
 
 
-def test_progress_comes_piece_by_piece_in_the_pictures_pixels() -> None:
+def test_progress_comes_piece_by_piece_in_the_images_pixels() -> None:
     pieces: list[Progress] = []
     engine = ScriptedEngine([Script(["[(137, 116", "), (1", "69, 94)]"])])
     ask(engine, query(), on_progress=pieces.append)
@@ -121,16 +121,16 @@ def test_the_report_tells_when_the_first_part_was_complete() -> None:
     assert ask(ScriptedEngine(["Two."]), query(Task.ASK)).report.first_part_time == 0
 
 
-def test_a_plan_and_a_question_may_take_several_pictures_or_a_large_one() -> None:
+def test_a_plan_and_a_question_may_take_several_images_or_a_large_one() -> None:
     engine = ScriptedEngine(["I see:\n1. Pick\n2. Place", "Two."])
     large = np.zeros((1080, 1920, 3), np.uint8)
 
     async def both() -> tuple[Answer, Answer]:
         brain = Brain(engine, TWO)
-        pictures = [PICTURE, large]
+        images = [IMAGE, large]
         return (
-            await brain.run(Query(Task.PLAN, "tidy up", pictures, image_ids=["a", ""])),
-            await brain.run(Query(Task.ASK, "How many mugs?", pictures)),
+            await brain.run(Query(Task.PLAN, "tidy up", images, image_ids=["a", ""])),
+            await brain.run(Query(Task.ASK, "How many mugs?", images)),
         )
 
     plan, answer = asyncio.run(both())
@@ -143,14 +143,14 @@ def test_a_plan_and_a_question_may_take_several_pictures_or_a_large_one() -> Non
     assert engine.generations[0].request_id != engine.generations[1].request_id
 
 
-def test_large_pictures_are_resized_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_are_resized_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[threading.Thread] = []
 
     def fit_and_tell(*arguments: Any) -> Any:
         threads.append(threading.current_thread())
-        return fit_picture(*arguments)
+        return fit_image(*arguments)
 
-    monkeypatch.setattr(brain_module, "fit_picture", fit_and_tell)
+    monkeypatch.setattr(brain_module, "fit_image", fit_and_tell)
     ask(ScriptedEngine(["[(1, 1)]"]), query(images=[np.zeros((720, 1280, 3), np.uint8)]))
     ask(ScriptedEngine(["[(1, 1)]"]), query())
     assert [thread is threading.main_thread() for thread in threads] == [False, True]
@@ -261,17 +261,17 @@ def test_a_second_empty_answer_is_an_error() -> None:
         (query(text=""), BadRequestError, "empty"),
         (query(text=" \n"), BadRequestError, "empty"),
         (query(text="mug " * 3000), BadRequestError, "12000 characters"),
-        (query(images=[]), BadRequestError, "exactly one picture, not 0"),
-        (query(images=[PICTURE, PICTURE]), BadRequestError, "exactly one picture, not 2"),
-        (query(Task.ASK, images=[]), BadRequestError, "1 to 8 pictures, not 0"),
-        (query(Task.PLAN, images=[PICTURE] * 9), BadRequestError, "1 to 8 pictures, not 9"),
-        (query(image_ids=["a", "b"]), BadRequestError, "2 image ids for 1 pictures"),
+        (query(images=[]), BadRequestError, "exactly one image, not 0"),
+        (query(images=[IMAGE, IMAGE]), BadRequestError, "exactly one image, not 2"),
+        (query(Task.ASK, images=[]), BadRequestError, "1 to 8 images, not 0"),
+        (query(Task.PLAN, images=[IMAGE] * 9), BadRequestError, "1 to 8 images, not 9"),
+        (query(image_ids=["a", "b"]), BadRequestError, "2 image ids for 1 images"),
         (query(timeout=0.0), BadRequestError, "timeout"),
         (query(timeout=-1.0), BadRequestError, "timeout"),
         (query(timeout=float("nan")), BadRequestError, "timeout"),
         (query(timeout=float("inf")), BadRequestError, "timeout"),
         (query(max_tokens=0), BadRequestError, "max_tokens"),
-        (query(images=[PICTURE[:, :, 0]]), BadImageError, "shape"),
+        (query(images=[IMAGE[:, :, 0]]), BadImageError, "shape"),
         (query(images=[np.zeros((2, 401, 3), np.uint8)]), BadImageError, "401x2"),
     ],
     ids=lambda part: part if isinstance(part, str) else "",

@@ -90,7 +90,7 @@ def test_positions_come_back_through_opencvs_own_projection(model: str) -> None:
 
 
 def test_what_no_ray_reaches_is_nan() -> None:
-    """Beyond the fold of a barrel lens, the formula would map back into the picture."""
+    """Beyond the fold of a barrel lens, the formula would map back into the image."""
     lens = CameraModel.from_info(**{**INFO, "d": [-0.35, 0.0, 0.0, 0.0, 0.0]})
     rays = lens.rays([(319.5, 239.5), (5000.0, 239.5), (math.nan, 0.0)])
     assert rays[0] == pytest.approx((0.0, 0.0, 1.0))
@@ -104,14 +104,14 @@ def test_a_position_without_depth_is_nan_as_a_whole() -> None:
     assert lens.positions(np.empty((0, 2)), []).shape == (0, 3)
 
 
-def test_a_rectified_picture_is_described_by_p_alone() -> None:
+def test_a_rectified_image_is_described_by_p_alone() -> None:
     """Distortion, rotation and the baseline of a stereo camera's second half are none of its business."""
     stereo = [*P[:3], -25.0, *P[4:]]
     lens = CameraModel.from_info(**{**INFO, "d": [-0.3, 0.1, 0, 0, 0], "p": stereo, "rectified": True})
     assert lens.positions([(310.0 + 50.0, 230.0)], [2.0])[0] == pytest.approx((0.2, 0.0, 2.0))
 
 
-def test_raw_and_rectified_pictures_give_the_same_position() -> None:
+def test_raw_and_rectified_images_give_the_same_position() -> None:
     """What OpenCV rectifies a raw pixel to lies on the same ray."""
     turn = cv2.Rodrigues(np.array([0.02, -0.03, 0.01]))[0]
     info = {**INFO, "d": [-0.2, 0.05, 1e-3, -1e-3, 0.0], "r": turn.ravel().tolist()}
@@ -147,7 +147,7 @@ def test_binning_and_roi_keep_every_ray(across: int, down: int, left: int, top: 
         ({"distortion_model": "equidistant", "d": []}, "4 coefficients, not 0"),
         ({"width": 0}, "0x480"),
         ({"roi": (600, 0, 100, 100)}, "does not fit"),
-        ({"picture_size": (1280, 960)}, "640x480 pixels, but it has 1280x960"),
+        ({"image_size": (1280, 960)}, "640x480 pixels, but it has 1280x960"),
         ({"k": [math.nan] * 9}, "not finite"),
         ({"k": [-5.0, *K[1:]]}, "negative"),
         ({"r": [1.0] * 9}, "no rotation"),

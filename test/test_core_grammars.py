@@ -38,7 +38,7 @@ def test_every_number_up_to_a_bound(most: int) -> None:
 
 @st.composite
 def points(draw: Any, task: Task, most: int) -> tuple[FittedSize, list[tuple[int, int]], str]:
-    """A picture's size, pixels about as often outside of it as within, and how a model writes them."""
+    """An image's size, pixels about as often outside of it as within, and how a model writes them."""
     size, comma = draw(SIZES), draw(SEPARATORS)
     across, down = st.integers(0, size.model_width + 3), st.integers(0, size.model_height + 3)
     if draw(st.booleans()):
@@ -59,7 +59,7 @@ def test_pixels_in_bounds_match_and_are_read_as_written(task: Task, most: int) -
         assert list(parsed.points) == (list(dict.fromkeys(written)) if task is Task.POINT else [])
         assert list(parsed.waypoints) == ([] if task is Task.POINT else [point for point, _ in groupby(written)])
         if inside and not parsed.normalized:
-            mapped = [size.to_picture(point, TWO.coordinates) for point in parsed.points + parsed.waypoints]
+            mapped = [size.to_image(point, TWO.coordinates) for point in parsed.points + parsed.waypoints]
             assert not any(point.clamped for point in mapped)
 
     check()
@@ -77,7 +77,7 @@ def test_boxes_in_bounds_match_and_are_read_as_written(task: Task) -> None:
         assert bool(re.fullmatch(coordinate_pattern(task, TWO, size), text)) == inside
         (box,) = parse_answer(task, text, TWO).boxes
         assert box == Box(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
-        assert not inside or not size.box_to_picture(box, TWO.coordinates).clamped
+        assert not inside or not size.box_to_image(box, TWO.coordinates).clamped
 
     check()
 

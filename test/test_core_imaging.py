@@ -1,4 +1,4 @@
-"""Pictures fit the model's grid, and what is seen there maps back to where it is in the picture."""
+"""Images fit the model's grid, and what is seen there maps back to where it is in the image."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from robobrain_ros.core.imaging import FittedSize, PixelBudget, fit, fit_picture, read_picture
+from robobrain_ros.core.imaging import FittedSize, PixelBudget, fit, fit_image, read_image
 from robobrain_ros.core.profiles import CoordinateRule
 from robobrain_ros.core.query import Box, Point
 from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS
@@ -99,7 +99,7 @@ def test_budget_is_what_the_user_and_the_checkpoint_allow() -> None:
         PixelBudget.within(65535, 65536, 16777216, 32)
 
 
-def picture_of(width: int, height: int) -> np.ndarray:
+def image_of(width: int, height: int) -> np.ndarray:
     return np.zeros((height, width, 3), np.uint8)
 
 
@@ -111,8 +111,8 @@ def blurred_dot(width: int, height: int, u: float, v: float, sigma_u: float, sig
     return np.repeat(gray[:, :, None], 3, axis=2)
 
 
-def centroid(picture: np.ndarray) -> tuple[float, float]:
-    gray = picture[:, :, 0].astype(np.float64)
+def centroid(image: np.ndarray) -> tuple[float, float]:
+    gray = image[:, :, 0].astype(np.float64)
     return (
         float(gray.sum(axis=0) @ np.arange(gray.shape[1]) / gray.sum()),
         float(gray.sum(axis=1) @ np.arange(gray.shape[0]) / gray.sum()),
@@ -125,7 +125,7 @@ def centroid(picture: np.ndarray) -> tuple[float, float]:
 @example((4000, 3000, 28, 3136, 3136), 0.3, 0.7, "pixels")
 @example((28, 28, 32, 65536, 65536), 0.3, 0.7, "thousandths")
 def test_a_mark_maps_back_to_where_it_is_within_half_a_pixel(case, across: float, down: float, rule: str) -> None:
-    """What is drawn in the picture, found in the model's picture and mapped back, lies where it was drawn."""
+    """What is drawn in the image, found in the model's image and mapped back, lies where it was drawn."""
     width, height, patch, least, most = case
     size = fit((width, height), least, most, patch)
     # A spot wide enough for the coarser of the two grids, and far enough from the border to be whole.
@@ -134,8 +134,8 @@ def test_a_mark_maps_back_to_where_it_is_within_half_a_pixel(case, across: float
     u, v = across * (width - 1), down * (height - 1)
     assume(4 * sigma_u < u < width - 1 - 4 * sigma_u and 4 * sigma_v < v < height - 1 - 4 * sigma_v)
 
-    picture = blurred_dot(width, height, u, v, sigma_u, sigma_v)
-    fitted = fit_picture(picture, PixelBudget(least, most, patch))
+    image = blurred_dot(width, height, u, v, sigma_u, sigma_v)
+    fitted = fit_image(image, PixelBudget(least, most, patch))
     seen_u, seen_v = centroid(fitted.image)
     if rule == "pixels":
         seen, grid = Point(seen_u, seen_v), PIXELS
@@ -143,9 +143,9 @@ def test_a_mark_maps_back_to_where_it_is_within_half_a_pixel(case, across: float
         whole = 1000.0 if rule == "thousandths" else 1.0
         seen = Point((seen_u + 0.5) / size.model_width * whole, (seen_v + 0.5) / size.model_height * whole)
         grid = THOUSANDTHS
-    back = fitted.size.to_picture(seen, grid, normalized=rule == "fractions")
+    back = fitted.size.to_image(seen, grid, normalized=rule == "fractions")
 
-    true_u, true_v = centroid(picture)
+    true_u, true_v = centroid(image)
     assert abs(back.u - true_u) <= 0.5
     assert abs(back.v - true_v) <= 0.5
     assert not back.clamped
@@ -157,21 +157,21 @@ def test_mapping_keeps_order_and_reaches_both_borders(case) -> None:
     width, height, patch, least, most = case
     size = fit((width, height), least, most, patch)
     for rule, last in ((PIXELS, size.model_width - 1), (THOUSANDTHS, 1000)):
-        mapped = [size.to_picture(Point(x, 0), rule) for x in range(last + 1)]
+        mapped = [size.to_image(Point(x, 0), rule) for x in range(last + 1)]
         places = [point.u for point in mapped]
         assert places == sorted(places)
         assert not any(point.clamped for point in mapped)
-        # Half of one of the model's cells, or half a pixel of the picture, is all that may miss.
+        # Half of one of the model's cells, or half a pixel of the image, is all that may miss.
         slack = max(0.5, width / last)
         assert 0 <= places[0] <= slack
         assert width - 1 - slack <= places[-1] <= width - 1
 
 
 def test_the_recorded_scale_error_is_gone() -> None:
-    """RoboBrain 2.0 sees 424x240 as 420x252: taken as it is, the lowest row would lie 12 pixels below the picture."""
+    """RoboBrain 2.0 sees 424x240 as 420x252: taken as it is, the lowest row would lie 12 pixels below the image."""
     size = fit((424, 240), 3136, 12845056, 28)
     assert (size.model_width, size.model_height) == (420, 252)
-    last = size.to_picture(Point(419, 251), PIXELS)
+    last = size.to_image(Point(419, 251), PIXELS)
     assert (last.u, last.v) == (pytest.approx(423, abs=0.5), pytest.approx(239, abs=0.5))
     assert not last.clamped
 
@@ -181,7 +181,7 @@ def test_the_recorded_scale_error_is_gone() -> None:
 @settings(deadline=None)
 def test_points_outside_are_clamped_and_flagged(rule: CoordinateRule, u: float, v: float) -> None:
     size = FittedSize(640, 480, 644, 476)
-    point = size.to_picture(Point(u, v, depth=0.5, label="mug"), rule)
+    point = size.to_image(Point(u, v, depth=0.5, label="mug"), rule)
     assert 0 <= point.u <= 639
     assert 0 <= point.v <= 479
     assert (point.depth, point.label) == (0.5, "mug")
@@ -193,54 +193,54 @@ def test_points_outside_are_clamped_and_flagged(rule: CoordinateRule, u: float, 
 
 def test_boxes_that_end_at_the_border_are_inside_and_beyond_it_are_flagged() -> None:
     size = FittedSize(364, 448, 364, 448)
-    whole = size.box_to_picture(Box(0, 0, 364, 448), PIXELS)
+    whole = size.box_to_image(Box(0, 0, 364, 448), PIXELS)
     assert (whole.u_min, whole.v_min, whole.u_max, whole.v_max, whole.clamped) == (0, 0, 363, 447, False)
-    beyond = size.box_to_picture(Box(19, 300, 154, 476, label="cup"), PIXELS)
+    beyond = size.box_to_image(Box(19, 300, 154, 476, label="cup"), PIXELS)
     assert (beyond.v_max, beyond.clamped, beyond.label) == (447, True, "cup")
-    assert size.box_to_picture(Box(0, 0, 1000, 1000), THOUSANDTHS).clamped is False
-    assert size.box_to_picture(Box(0.1, 0.2, 1.0, 1.1), THOUSANDTHS, normalized=True).clamped is True
+    assert size.box_to_image(Box(0, 0, 1000, 1000), THOUSANDTHS).clamped is False
+    assert size.box_to_image(Box(0.1, 0.2, 1.0, 1.1), THOUSANDTHS, normalized=True).clamped is True
 
 
 def test_fitting_resizes_once_and_not_at_all_where_nothing_is_to_do() -> None:
     budget = PixelBudget(3136, DEFAULT_MAX_PIXELS, 28)
-    already = picture_of(644, 476)
-    assert fit_picture(already, budget).image is already
-    fitted = fit_picture(picture_of(1280, 720), budget)
+    already = image_of(644, 476)
+    assert fit_image(already, budget).image is already
+    fitted = fit_image(image_of(1280, 720), budget)
     assert fitted.image.shape == (728, 1288, 3)
     assert fitted.image.dtype == np.uint8
     assert fitted.size == FittedSize(1280, 720, 1288, 728)
 
 
 def test_shrinking_averages_so_that_fine_patterns_do_not_alias() -> None:
-    stripes = picture_of(1120, 1120)
+    stripes = image_of(1120, 1120)
     stripes[:, ::4] = 255
-    shrunk = fit_picture(stripes, PixelBudget(3136, 280 * 280, 28)).image
+    shrunk = fit_image(stripes, PixelBudget(3136, 280 * 280, 28)).image
     assert shrunk.shape == (280, 280, 3)
     assert np.all(np.abs(shrunk.astype(int) - 64) <= 2)
 
 
 def test_colours_keep_their_channels() -> None:
-    picture = picture_of(100, 60)
-    picture[:] = (200, 100, 50)
-    assert np.all(fit_picture(picture, PixelBudget(3136, 10**6, 28)).image == (200, 100, 50))
+    image = image_of(100, 60)
+    image[:] = (200, 100, 50)
+    assert np.all(fit_image(image, PixelBudget(3136, 10**6, 28)).image == (200, 100, 50))
 
 
-def test_picture_files_are_read_as_rgb(tmp_path) -> None:
-    picture = np.random.default_rng(0).integers(0, 255, (30, 50, 3), np.uint8)
-    cv2.imwrite(str(tmp_path / "picture.png"), picture[:, :, ::-1])
-    assert np.array_equal(read_picture(tmp_path / "picture.png"), picture)
+def test_image_files_are_read_as_rgb(tmp_path) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (30, 50, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "image.png"), image[:, :, ::-1])
+    assert np.array_equal(read_image(tmp_path / "image.png"), image)
     (tmp_path / "empty.jpg").touch()
-    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "text.jpg").write_text("not an image")
     for name in ("missing.jpg", "empty.jpg", "text.jpg", "."):
-        with pytest.raises(BadImageError, match=r"cannot be read|not a picture"):
-            read_picture(tmp_path / name)
+        with pytest.raises(BadImageError, match=r"cannot be read|not an image"):
+            read_image(tmp_path / name)
 
 
 def test_views_that_are_not_contiguous_are_taken() -> None:
     wide = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
     budget = PixelBudget(3136, 200_704, 28)
     flipped = wide[::-1, ::-1, ::-1]
-    assert np.array_equal(fit_picture(flipped, budget).image, fit_picture(np.ascontiguousarray(flipped), budget).image)
+    assert np.array_equal(fit_image(flipped, budget).image, fit_image(np.ascontiguousarray(flipped), budget).image)
 
 
 @pytest.mark.parametrize(
@@ -258,6 +258,6 @@ def test_views_that_are_not_contiguous_are_taken() -> None:
     ],
     ids=str,
 )
-def test_what_is_no_picture_is_refused(broken: Any) -> None:
+def test_what_is_no_image_is_refused(broken: Any) -> None:
     with pytest.raises(BadImageError, match=r"shape|empty"):
-        fit_picture(broken, PixelBudget(3136, 10**6, 28))
+        fit_image(broken, PixelBudget(3136, 10**6, 28))

@@ -1,4 +1,4 @@
-"""What is drawn lies where the answer says, on pictures of any size."""
+"""What is drawn lies where the answer says, on images of any size."""
 
 from typing import Any
 
@@ -20,12 +20,12 @@ def gray(width: int, height: int) -> np.ndarray:
     return np.full((height, width, 3), GRAY, np.uint8)
 
 
-def changed(picture: np.ndarray) -> np.ndarray:
-    return np.any(picture != GRAY, axis=2)
+def changed(image: np.ndarray) -> np.ndarray:
+    return np.any(image != GRAY, axis=2)
 
 
-def coloured(picture: np.ndarray, colour: Colour) -> np.ndarray:
-    return np.all(np.abs(picture.astype(int) - colour) < 12, axis=2)
+def coloured(image: np.ndarray, colour: Colour) -> np.ndarray:
+    return np.all(np.abs(image.astype(int) - colour) < 12, axis=2)
 
 
 def centre_of(mask: np.ndarray) -> tuple[float, float]:
@@ -34,15 +34,15 @@ def centre_of(mask: np.ndarray) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 48), *SIZES])
-def test_a_point_is_drawn_about_its_place_and_the_picture_itself_stays(width: int, height: int) -> None:
-    picture = gray(width, height)
+def test_a_point_is_drawn_about_its_place_and_the_image_itself_stays(width: int, height: int) -> None:
+    image = gray(width, height)
     place = (0.3 * width, 0.6 * height)
-    drawn = draw(picture, Answer(Task.POINT, "", points=(Point(*place),)))
-    assert (drawn.shape, drawn.dtype) == (picture.shape, np.uint8)
-    assert not changed(picture).any()
+    drawn = draw(image, Answer(Task.POINT, "", points=(Point(*place),)))
+    assert (drawn.shape, drawn.dtype) == (image.shape, np.uint8)
+    assert not changed(image).any()
     assert centre_of(changed(drawn)) == pytest.approx(place, abs=1)
     assert coloured(drawn, PALETTE.point).any()
-    # Big enough to be seen, small enough to leave the picture alone.
+    # Big enough to be seen, small enough to leave the image alone.
     assert 0.0003 < changed(drawn).mean() < 0.05
 
 
@@ -95,7 +95,7 @@ def test_the_captions_band_leaves_the_side_where_the_answer_lies() -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
-def test_plans_and_answers_in_words_take_at_most_half_of_the_picture(width: int, height: int) -> None:
+def test_plans_and_answers_in_words_take_at_most_half_of_the_image(width: int, height: int) -> None:
     plan = Answer(Task.PLAN, "", steps=tuple(PlanStep(number, "pick up the mug " * 5, "arm") for number in range(1, 40)))
     words = Answer(Task.ASK, "The mug stands on the table. " * 50)
     for answer in (plan, words):
@@ -141,7 +141,7 @@ def test_anything_can_be_drawn_on_any_size(width: int, height: int, answer: Answ
     assert drawn.shape == (height, width, 3)
 
 
-def test_views_and_read_only_pictures_are_taken_and_others_refused() -> None:
+def test_views_and_read_only_images_are_taken_and_others_refused() -> None:
     view = gray(640, 480)[::2, ::-2]
     view.flags.writeable = False
     assert draw(view, Answer(Task.ASK, "Two.")).shape == (240, 320, 3)

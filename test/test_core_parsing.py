@@ -66,7 +66,7 @@ RECORDED = {
         points((240, 684, 0.986), (493, 659, 0.963)),
     ),
     "2.5 integer depth": (TWO_FIVE, Task.TRAJECTORY, "[(100, 200, 1)]", points((100, 200, 1))),
-    "box out of the picture": (TWO, Task.AFFORDANCE, "[19, 300, 154, 476]", (Box(19, 300, 154, 476),)),
+    "box out of the image": (TWO, Task.AFFORDANCE, "[19, 300, 154, 476]", (Box(19, 300, 154, 476),)),
 }
 
 

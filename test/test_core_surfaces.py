@@ -135,7 +135,7 @@ def test_nothing_valid_is_nan_with_the_reason(value: float, reason: str) -> None
 )
 @settings(max_examples=200, deadline=None)
 def test_depth_of_another_size_is_read_where_the_pixel_looks(u: float, v: float, size: tuple[int, int]) -> None:
-    """A slanted plane comes out exactly, since 1 / depth is linear in pixels, up to the picture's border."""
+    """A slanted plane comes out exactly, since 1 / depth is linear in pixels, up to the image's border."""
     width, height = size
     columns, rows = np.meshgrid((np.arange(width) + 0.5) * 640 / width - 0.5, (np.arange(height) + 0.5) * 480 / height - 0.5)
     samples = (1.0 / (0.8 + 0.0002 * columns + 0.0004 * rows)).astype(np.float32)

@@ -47,7 +47,7 @@ class View:
             assert deadline > 0, f"heard only { ({topic: len(messages) for topic, messages in self.heard.items()}) }"
 
     def whole(self) -> dict[str, Any]:
-        """One message of each topic, all of one picture."""
+        """One message of each topic, all of one image."""
 
         def stamps(messages: list[Any]) -> set[tuple[int, int]]:
             headers = [message.markers[0].header if isinstance(message, MarkerArray) else message.header for message in messages]
@@ -100,7 +100,7 @@ def positions(message: MarkerArray) -> dict[str, tuple[float, float, float]]:
 
 
 @pytest.mark.parametrize("depth_encoding", ["16UC1", "32FC1"])
-def test_all_topics_tell_of_one_picture(depth_encoding: str) -> None:
+def test_all_topics_tell_of_one_image(depth_encoding: str) -> None:
     scene: Scene = make_scene(5, (320, 240))
     with camera(seed=5, width=320, height=240, depth_encoding=depth_encoding) as view:
         seen = view.whole()

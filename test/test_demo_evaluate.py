@@ -45,13 +45,13 @@ def questions(groups: Sequence[str] = ALL, seeds: Sequence[int] = SCENES) -> lis
 
 
 def truth(asked: Asked) -> str:
-    """The true answer as the model would write it, having seen the picture at its own size."""
+    """The true answer as the model would write it, having seen the image at its own size."""
     size = fit((asked.scene.width, asked.scene.height), INFO.min_pixels, INFO.max_pixels, INFO.patch)
     return asked.question.answer(size)
 
 
 def untruth(asked: Asked) -> str:
-    """A readable answer that is wrong: the picture's lower left corner, a plan for something else, an empty phrase."""
+    """A readable answer that is wrong: the image's lower left corner, a plan for something else, an empty phrase."""
     if asked.question.plan is not None:
         return wrong_plan(asked.question)
     if asked.question.task in (Task.GROUND, Task.AFFORDANCE):
@@ -189,7 +189,7 @@ def test_thinking_comes_before_the_answer() -> None:
     assert engine.generations[0].assistant_prefix == "<think>"
 
 
-def test_the_model_gets_the_scenes_picture_with_its_name() -> None:
+def test_the_model_gets_the_scenes_image_with_its_name() -> None:
     asked = questions(("point", "ground"), range(700, 702))
     engine = ScriptedEngine(["[(1, 1)]"])
     scored(asked, engine)
@@ -240,8 +240,8 @@ def test_an_exam_takes_the_sizes_in_turn_and_all_kinds_of_questions() -> None:
     assert sizes == [SIZES[index % 3] for index in range(60)]
     kinds = {one.question.kind for one in asked}
     assert kinds >= {"point", "spots", "vacant", "gripper", "afford", "reach", "put", "ground", "plan", "count", "strange"}
-    assert len({one.picture_name for one in asked if one.group not in SITUATIONS}) == 60
-    assert len({one.picture_name for one in asked}) == 60 * (1 + len(SITUATIONS))
+    assert len({one.image_name for one in asked if one.group not in SITUATIONS}) == 60
+    assert len({one.image_name for one in asked}) == 60 * (1 + len(SITUATIONS))
 
 
 def test_every_kind_of_question_meets_every_camera() -> None:

@@ -1,4 +1,4 @@
-"""The executor: it goes on from what happened, looks at the newest picture, and gives up after a while."""
+"""The executor: it goes on from what happened, looks at the newest image, and gives up after a while."""
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ DONE = answer_json(Verdict.DONE, "Nothing is left to do.", [])
 
 
 def make_world() -> World:
-    """A small picture of three things."""
+    """A small image of three things."""
     return World(make_scene(3, (320, 240), names=NAMES).layout, np.random.RandomState(3))
 
 
@@ -47,7 +47,7 @@ def context() -> Iterator[None]:
 
 
 class Planner(ScriptedEngine):
-    """An engine whose answer depends on the prompt alone, for the same may be asked twice: until a new picture has come."""
+    """An engine whose answer depends on the prompt alone, for the same may be asked twice: until a new image has come."""
 
     def __init__(self, answer: str) -> None:
         super().__init__([answer])
@@ -65,7 +65,7 @@ class Planner(ScriptedEngine):
 def executing(
     world: World, answer: str = PLAN, troubles: tuple[str, ...] = (), **options: Any
 ) -> Iterator[tuple[Executor, Planner]]:
-    """An executor beside a node whose engine gives this answer until the last step has succeeded; it has an older picture."""
+    """An executor beside a node whose engine gives this answer until the last step has succeeded; it has an older image."""
     engine = Planner(answer)
     with rig(engine) as it:
         it.until_ready()
@@ -89,7 +89,7 @@ def test_a_task_without_trouble_needs_one_plan_and_the_last_word() -> None:
     assert [step.outcome for step in ending.history] == [StepOutcome.SUCCEEDED] * 2
 
 
-def test_no_plan_is_made_from_a_picture_older_than_the_task() -> None:
+def test_no_plan_is_made_from_a_image_older_than_the_task() -> None:
     world = make_world()
     with executing(world) as (executor, engine):
         executor.run(TASK)

@@ -71,7 +71,7 @@ def test_a_point_beside_the_thing_is_wrong(scene: Scene) -> None:
         assert "0 of 1" in verdict.why
 
 
-def test_chance_is_the_share_of_the_picture_that_the_thing_covers(scene: Scene) -> None:
+def test_chance_is_the_share_of_the_image_that_the_thing_covers(scene: Scene) -> None:
     question = question_about(scene, "point", "red ball")
     rng = random.Random(0)
     anywhere = points(*((rng.uniform(0, 639), rng.uniform(0, 479)) for _ in range(20_000)))
@@ -169,8 +169,8 @@ def test_a_trajectory_with_a_place_ends_there(scene: Scene) -> None:
     assert not assess(scene, question, way(*((place.u, place.v) for place in approach(scene, ball)))).right
 
 
-def test_the_distance_of_trajectories_is_in_parts_of_the_picture() -> None:
-    """The same way in pictures of two sizes, shifted down by a tenth of the height."""
+def test_the_distance_of_trajectories_is_in_parts_of_the_image() -> None:
+    """The same way in images of two sizes, shifted down by a tenth of the height."""
     for size in ((640, 480), (320, 240)):
         scene = make_scene(3, size, names=NAMES)
         question = question_about(scene, "reach", "red ball")
@@ -230,7 +230,7 @@ def test_steps_are_done_in_their_order(scene: Scene) -> None:
         ("count", "There are no red objects on the table: 0.", "I see a red mug: 1.", False),
         ("colour", "The mug is red.", "It is red", True),
         ("colour", "The mug is red.", "The mug is green.", False),
-        ("where", "The red mug is in the left of the picture.", "The red mug is in the right of the picture.", False),
+        ("where", "The red mug is in the left of the image.", "The red mug is in the right of the image.", False),
         ("side", "Yes, the red mug is to the left of the blue ball.", "Yes, the red mug is to the left of the blue ball.", True),
         ("side", "Yes, the red mug is to the left of the blue ball.", "No, the red mug is to the right of the blue ball.", False),
         ("side", "Yes, the red mug is to the left of the blue ball.", "Yes, the blue ball is to the left of the red mug.", False),

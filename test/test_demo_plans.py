@@ -85,7 +85,7 @@ def test_what_was_dropped_lies_free_on_the_table(seed: int) -> None:
     assert (it.table.held, it.table.where) == ("", {})
 
 
-def test_the_mask_tells_what_the_picture_shows() -> None:
+def test_the_mask_tells_what_the_image_shows() -> None:
     scene = after(PICK, PUT).look()
     ids = {thing.id for thing in scene.objects} | {0, GRIPPER}
     assert set(np.unique(scene.mask)) == ids
@@ -171,7 +171,7 @@ def answer_to(question: Question, text: str) -> Answer:
 
 
 def situations(count: int = 24) -> list[plans.Situation]:
-    """Tables after some steps, small pictures."""
+    """Tables after some steps, small images."""
     rngs = [random.Random(seed) for seed in range(count)]
     return [plans.midway(make_scene(seed, (224, 168)), rng) for seed, rng in enumerate(rngs)]
 

@@ -31,7 +31,7 @@ _SCENES: dict[int, Scene] = {}
 
 
 def scene_of(seed: int) -> Scene:
-    """The scene of a seed; small pictures for most."""
+    """The scene of a seed; small images for most."""
     if seed not in _SCENES:
         _SCENES[seed] = make_scene(seed, CAMERAS[seed % len(CAMERAS)])
     return _SCENES[seed]
@@ -57,9 +57,9 @@ def verdict_on(scene: Scene, question: Question, text: str) -> Verdict:
     answer = Answer(
         parsed.task,
         parsed.text,
-        points=tuple(size.to_picture(point, rule) for point in parsed.points),
-        boxes=tuple(size.box_to_picture(box, rule) for box in parsed.boxes),
-        waypoints=tuple(size.to_picture(point, rule) for point in parsed.waypoints),
+        points=tuple(size.to_image(point, rule) for point in parsed.points),
+        boxes=tuple(size.box_to_image(box, rule) for box in parsed.boxes),
+        waypoints=tuple(size.to_image(point, rule) for point in parsed.waypoints),
         steps=parsed.steps,
     )
     verdict = assess(scene, question, answer)
@@ -302,13 +302,13 @@ def test_strange_questions_are_refused_in_each_task() -> None:
 
 
 def test_answers_are_the_same_places_at_every_size() -> None:
-    """The same question in a picture of another size: its answer maps back to within two of the model's pixels."""
+    """The same question in an image of another size: its answer maps back to within two of the model's pixels."""
     scene = make_scene(5, (1280, 720))
     question = ask_about(scene, "point", random.Random(0))
     for budget in (20_000, 86_240, 500_000, 2_000_000):
         size = fit((1280, 720), 3_136, budget, 28)
         (point,) = parse_answer(Task.POINT, question.answer(size), PROFILE).points
-        back = size.to_picture(point, PROFILE.coordinates)
+        back = size.to_image(point, PROFILE.coordinates)
         (true,) = question.coordinates
         assert abs(back.u - true.u) <= 1280 / size.model_width
         assert abs(back.v - true.v) <= 720 / size.model_height

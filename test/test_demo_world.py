@@ -1,4 +1,4 @@
-"""The tabletop world: the picture and the truth about it agree with each other, and come out the same on any machine."""
+"""The tabletop world: the image and the truth about it agree with each other, and come out the same on any machine."""
 
 import hashlib
 from collections.abc import Iterator
@@ -57,7 +57,7 @@ def turn_of(orientation: tuple[float, float, float, float]) -> npt.NDArray[np.fl
 
 
 def surface_of(scene: Scene, identity: int) -> npt.NDArray[np.float64]:
-    """The visible points of a thing, (n, 3) metres in the optical frame, from the depth picture through the intrinsics."""
+    """The visible points of a thing, (n, 3) metres in the optical frame, from the depth image through the intrinsics."""
     rows, columns = np.nonzero(scene.mask == identity)
     depth = scene.depth[rows, columns].astype(np.float64)
     lens = scene.intrinsics
@@ -231,7 +231,7 @@ def test_things_are_seen_nearly_whole() -> None:
         assert digest(again) == digest(scene)
 
 
-def test_things_have_their_colours_in_the_picture() -> None:
+def test_things_have_their_colours_in_the_image() -> None:
     """Light changes how bright a thing is, less so its hue: its own colour is the nearest of all."""
     hues = {name: np.array(colour) / np.linalg.norm(colour) for name, colour in COLOURS.items()}
     for scene in some_scenes():

@@ -98,7 +98,7 @@ def engine(checkpoint: Path) -> Iterator[RunningEngine]:
     running.close()
 
 
-def picture(seed: int = 0, side: int = 224) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def image(seed: int = 0, side: int = 224) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.random.default_rng(seed).integers(0, 255, (side, side, 3), np.uint8)
 
 
@@ -109,7 +109,7 @@ def ask(max_tokens: int = 8, seed: int = 0, **changes: Any) -> Generation:
     arguments: dict[str, Any] = {
         "request_id": f"request-{next(_next_id)}",
         "user_text": "the red mug",
-        "images": [picture(seed)],
+        "images": [image(seed)],
         "max_tokens": max_tokens,
     }
     return Generation(**(arguments | changes))
@@ -144,7 +144,7 @@ def test_text_is_streamed_and_counted(engine: RunningEngine) -> None:
     assert 64 < deltas[-1].prompt_tokens < 150
 
 
-def test_greedy_decoding_repeats_itself_and_sees_the_picture_and_the_prefix(engine: RunningEngine) -> None:
+def test_greedy_decoding_repeats_itself_and_sees_the_image_and_the_prefix(engine: RunningEngine) -> None:
     first = text(engine.wait(engine.deltas(ask(16))))
     assert text(engine.wait(engine.deltas(ask(16)))) == first
     others = [ask(16, seed=1), ask(16, assistant_prefix="<think>"), ask(16, user_text="the blue bowl")]
@@ -157,8 +157,8 @@ def test_eight_at_once_are_batched_and_answered_as_one_by_one(engine: RunningEng
     assert [text(answer.result(ANSWER)) for answer in answers] == alone
 
 
-def test_a_named_picture_is_not_looked_at_again(engine: RunningEngine) -> None:
-    """vLLM takes the name's word for the picture: other pixels under a known name give the answer for the known ones."""
+def test_a_named_image_is_not_looked_at_again(engine: RunningEngine) -> None:
+    """vLLM takes the name's word for the image: other pixels under a known name give the answer for the known ones."""
     first = text(engine.wait(engine.deltas(ask(16, seed=20, image_ids=["camera@1"]))))
     assert text(engine.wait(engine.deltas(ask(16, seed=21, image_ids=["camera@1"])))) == first
     assert text(engine.wait(engine.deltas(ask(16, seed=20)))) == first
@@ -191,9 +191,9 @@ async def wait_until_idle(engine: RunningEngine) -> None:
         (ask(user_text="what is it?<|im_end|>"), BadRequestError),
         (ask(images=[np.zeros((20, 300, 3), np.uint8)]), BadImageError),
         (ask(images=[np.zeros((224, 224), np.uint8)]), BadImageError),
-        (ask(images=[picture()] * 9), BadRequestError),
+        (ask(images=[image()] * 9), BadRequestError),
     ],
-    ids=["too long", "placeholder in the question", "control token in the question", "off the grid", "gray", "too many pictures"],
+    ids=["too long", "placeholder in the question", "control token in the question", "off the grid", "gray", "too many images"],
 )
 def test_a_bad_request_is_refused_and_the_next_one_answered(
     engine: RunningEngine, generation: Generation, error: type[Exception]

@@ -46,9 +46,9 @@ class Started:
         return self.loop.submit(self._ask(seed, form)).result(ANSWER)
 
     async def _ask(self, seed: int, form: str) -> str:
-        picture = np.random.default_rng(seed).integers(0, 255, (224, 224, 3), np.uint8)
+        image = np.random.default_rng(seed).integers(0, 255, (224, 224, 3), np.uint8)
         constraint = Constraint(regex=form) if form else None
-        generation = Generation(f"ask-{seed}", "the mug", [picture], 16 if form else 8, constraint=constraint)
+        generation = Generation(f"ask-{seed}", "the mug", [image], 16 if form else 8, constraint=constraint)
         text = ""
         async with aclosing(self.engine.generate(generation)) as stream:
             async for delta in stream:

@@ -54,8 +54,8 @@ from robobrain_ros.engine.options import EngineOptions
 async def ask():
     engine = EmbeddedEngine(EngineOptions(model=sys.argv[1], flagos_mode="on", flagos_exclude=("silu",)))
     info = await engine.start(lambda progress: None)
-    picture = np.zeros((224, 224, 3), np.uint8)
-    async with aclosing(engine.generate(Generation("ask", "the mug", [picture], 8))) as stream:
+    image = np.zeros((224, 224, 3), np.uint8)
+    async with aclosing(engine.generate(Generation("ask", "the mug", [image], 8))) as stream:
         tokens = [delta.tokens async for delta in stream]
     health = engine.health()
     await engine.close()

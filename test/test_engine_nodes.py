@@ -99,7 +99,7 @@ def test_the_command_that_joins_means_the_same_engine_to_vllm(monkeypatch: pytes
         ("npu", {}, {}, None),
     ],
 )
-def test_the_picture_encoder_is_compiled_where_vllm_can(
+def test_the_image_encoder_is_compiled_where_vllm_can(
     device: str, options: dict[str, Any], extra: dict[str, Any], compilation: Any
 ) -> None:
     """And the user's own words about compilation count above that."""

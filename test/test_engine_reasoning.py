@@ -21,7 +21,7 @@ from robobrain_ros.engine.remote.engine import RemoteEngine
 from robobrain_ros.errors import NothingFoundError, UnparsableAnswerError
 
 PROFILE = profile_for("qwen2_5_vl")
-PICTURE = np.zeros((280, 280, 3), np.uint8)
+IMAGE = np.zeros((280, 280, 3), np.uint8)
 THERE = (Point(10, 20),)
 
 
@@ -48,7 +48,7 @@ def answer(handler: Any, query: Query | None = None) -> tuple[Answer, TestServer
             info = await engine.start(lambda progress: None)
             server.chat = handler
             try:
-                return await Brain(engine, PROFILE, info=info).run(query or Query(Task.POINT, "the mug", [PICTURE])), server
+                return await Brain(engine, PROFILE, info=info).run(query or Query(Task.POINT, "the mug", [IMAGE])), server
             finally:
                 await engine.close()
 
@@ -102,7 +102,7 @@ def test_reasoning_alone_is_no_answer(end: str) -> None:
 
 def test_a_plan_after_reasoning_keeps_its_form() -> None:
     text = '{"reasoning_explanation":"a </think> b","verdict":"done"}'
-    request = Query(Task.PLAN, "tidy up", [PICTURE], plan=PlanRequest(mode=PlanMode.CHECK))
+    request = Query(Task.PLAN, "tidy up", [IMAGE], plan=PlanRequest(mode=PlanMode.CHECK))
     found, _ = answer(
         chat({"reasoning": "{ it [ is"}, {"reasoning": " done.", "content": text[:9]}, {"content": text[9:]}), request
     )
@@ -116,7 +116,7 @@ def test_an_answer_that_follows_the_thinking_at_once_is_asked_for_again() -> Non
     async def handler(request: web.Request) -> web.StreamResponse:
         return await chat(*calls.pop(0))(request)
 
-    found, server = answer(handler, Query(Task.POINT, "the mug", [PICTURE], think=True))
+    found, server = answer(handler, Query(Task.POINT, "the mug", [IMAGE], think=True))
     assert (found.points, found.thinking) == (THERE, "Left.")
     assert server.bodies[1]["messages"][-1]["content"] == "<think>Left.</think><answer>"
     assert found.report.raw_text == "Left.</think><answer>[(10, 20)]"

@@ -473,7 +473,7 @@ def test_what_the_engine_refuses_itself() -> None:
         ({"urls": ("http://gpu", "http://gpu/v1/")}, "names a server twice"),
         ({"urls": "http://gpu"}, "must be a list"),
         ({"key_file": "/no/such/file"}, "engine.key_file: /no/such/file cannot be read"),
-        ({"picture_format": "bmp"}, "engine.picture_format is 'bmp'"),
+        ({"image_format": "bmp"}, "engine.image_format is 'bmp'"),
         ({"model_type": "llama"}, "engine.model_type is 'llama'"),
         ({"kind": "embedded", "model": "x"}, "engine.urls is set, but engine.kind is embedded"),
     ],
@@ -503,19 +503,19 @@ def test_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.Lo
 
 
 def test_png_is_exact_and_jpeg_is_near() -> None:
-    picture = np.random.default_rng(0).integers(0, 255, (28, 56, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (28, 56, 3), np.uint8)
 
     def read(url: str) -> Any:
         kind, _, data = url.partition(";base64,")
         decoded: Any = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
         return kind, decoded[:, :, ::-1]
 
-    kind, exact = read(data_url(picture, "png", 95))
+    kind, exact = read(data_url(image, "png", 95))
     assert kind == "data:image/png"
-    assert (exact == picture).all()
-    kind, near = read(data_url(picture, "jpeg", 95))
+    assert (exact == image).all()
+    kind, near = read(data_url(image, "jpeg", 95))
     assert kind == "data:image/jpeg"
-    assert 0 < np.abs(near.astype(int) - picture).mean() < 8
+    assert 0 < np.abs(near.astype(int) - image).mean() < 8
 
 
 def test_the_cells_are_those_of_the_families() -> None:

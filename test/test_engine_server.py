@@ -125,8 +125,8 @@ def test_the_openai_client(served: Served) -> None:
 
     client = openai.OpenAI(base_url=served.state.address, api_key=KEY, max_retries=0, timeout=60.0)
     assert [model.id for model in client.models.list().data] == [NAME, ALIAS]
-    picture = data_url(np.full((224, 280, 3), 90, np.uint8), "png", 95)
-    content: Any = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": "How many mugs?"}]
+    image = data_url(np.full((224, 280, 3), 90, np.uint8), "png", 95)
+    content: Any = [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": "How many mugs?"}]
     with client.chat.completions.create(
         model=NAME, messages=[{"role": "user", "content": content}], max_tokens=20, temperature=0, stream=True
     ) as stream:

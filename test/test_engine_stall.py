@@ -46,8 +46,8 @@ class Running:
         return self.loop.submit(work).result(timeout)
 
     async def answer(self, number: int, timeout: float = 60.0, seed: int = 0) -> str:
-        picture = np.random.default_rng(seed).integers(0, 255, (SIDE, SIDE, 3), np.uint8)
-        generation = Generation(f"request-{number}", "?", [picture], 4, deadline=time.monotonic() + timeout)
+        image = np.random.default_rng(seed).integers(0, 255, (SIDE, SIDE, 3), np.uint8)
+        generation = Generation(f"request-{number}", "?", [image], 4, deadline=time.monotonic() + timeout)
         async with aclosing(self.supervisor.generate(generation)) as stream:
             return "".join([delta.text async for delta in stream])
 

@@ -121,8 +121,8 @@ async def outcome(brain: Brain, query: Query) -> tuple[str, str, Report]:
 def test_a_plan_may_be_thought_about_freely_and_has_its_form_all_the_same(engine: RunningEngine) -> None:
     robot = Robot("arm", skills=(Skill("look around"), Skill("wait")))
     brain = Brain(engine.embedded, PROFILE, info=engine.info, think_tokens=24)
-    picture = np.zeros((112, 112, 3), np.uint8)
-    query = Query(Task.PLAN, "look around", [picture], think=True, plan=PlanRequest((robot,), max_steps=2))
+    image = np.zeros((112, 112, 3), np.uint8)
+    query = Query(Task.PLAN, "look around", [image], think=True, plan=PlanRequest((robot,), max_steps=2))
     verdict, raw_text, report = engine.wait(outcome(brain, query))
     thought, _, written = raw_text.partition("</think><answer>")
     assert thought
@@ -156,7 +156,7 @@ def test_what_cannot_be_enforced_is_rejected_with_the_reason(engine: RunningEngi
 
 
 @pytest.mark.parametrize("task", [Task.POINT, Task.GROUND])
-def test_noise_gives_coordinates_within_the_picture(engine: RunningEngine, task: Task) -> None:
+def test_noise_gives_coordinates_within_the_image(engine: RunningEngine, task: Task) -> None:
     """Random weights write nothing else under the grammar, and it is read; a text that was cut is the beginning of one."""
     size = FittedSize(640, 480, 644, 476)
     pattern = coordinate_pattern(task, PROFILE, size)

@@ -13,7 +13,7 @@ from ros_rig import LIMIT, rig
 from test_ros_program import read_until, start
 
 from robobrain_ros.bounds.files import NoSuchFileError, UnreadableFileError, read_small_file, read_small_text
-from robobrain_ros.core.imaging import read_picture
+from robobrain_ros.core.imaging import read_image
 from robobrain_ros.core.plans.robots_file import read_robots
 from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.engine.flagos.tune_file import read as read_tune_file
@@ -76,7 +76,7 @@ READERS: list[Callable[[str], Any]] = [
     remote,
     lambda path: read_tune_file(Path(path)),
     lambda path: profile_for(path),
-    read_picture,
+    read_image,
 ]
 
 

@@ -1,4 +1,4 @@
-"""The core with a real engine, as in a notebook: the model sees exactly the size that the picture was fitted to."""
+"""The core with a real engine, as in a notebook: the model sees exactly the size that the image was fitted to."""
 
 import asyncio
 
@@ -29,7 +29,7 @@ async def report_of(brain: Brain, query: Query) -> Report:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("model_type", ["qwen2_5_vl", "qwen3_vl"])
-def test_the_processor_leaves_fitted_pictures_as_they_are(tmp_path, capfd, model_type: str) -> None:
+def test_the_processor_leaves_fitted_images_as_they_are(tmp_path, capfd, model_type: str) -> None:
     checkpoint = make_random_checkpoint(tmp_path / model_type, model_type)
 
     async def ask() -> None:
@@ -50,8 +50,8 @@ def test_the_processor_leaves_fitted_pictures_as_they_are(tmp_path, capfd, model
 
             text_tokens = set()
             for width, height in SIZES:
-                picture = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
-                report = await report_of(brain, Query(Task.POINT, "the mug", [picture], max_tokens=4))
+                image = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+                report = await report_of(brain, Query(Task.POINT, "the mug", [image], max_tokens=4))
                 (size,) = report.model_image_sizes
                 visual_tokens = size[0] * size[1] // brain.profile.patch**2
                 text_tokens.add(report.prompt_tokens - visual_tokens)
@@ -60,8 +60,8 @@ def test_the_processor_leaves_fitted_pictures_as_they_are(tmp_path, capfd, model
             assert len(text_tokens) == 1
             assert text_tokens.pop() > 10
 
-            picture = np.zeros((480, 640, 3), np.uint8)
-            query = Query(Task.ASK, "How many mugs?", [picture, picture], think=True, max_tokens=8)
+            image = np.zeros((480, 640, 3), np.uint8)
+            query = Query(Task.ASK, "How many mugs?", [image, image], think=True, max_tokens=8)
             if model_type == "qwen2_5_vl":
                 brain.think_tokens = 16
                 report = await report_of(brain, query)

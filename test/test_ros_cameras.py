@@ -35,7 +35,7 @@ def publisher(it: Rig, reliability: ReliabilityPolicy) -> Any:
 
 
 def stream_until(it: Rig, source: Any, reliability: ReliabilityPolicy) -> int:
-    """Publish until the node has subscribed in that way only, and a picture after that has arrived; gives how many came."""
+    """Publish until the node has subscribed in that way only, and an image after that has arrived; gives how many came."""
     sent = []
 
     def followed() -> bool:
@@ -53,12 +53,12 @@ def stream_until(it: Rig, source: Any, reliability: ReliabilityPolicy) -> int:
         newest = it.node.cameras["camera"].newest
         return newest is not None and newest.message.header == last.header
 
-    it.until(arrived, "a picture")
+    it.until(arrived, "an image")
     return len(sent)
 
 
 def test_a_camera_follows_its_publishers() -> None:
-    """From reliable to best effort and back, and keeps the pictures coming."""
+    """From reliable to best effort and back, and keeps the images coming."""
     with rig(lambda: pytest.fail("no engine is needed"), autostart=False) as it:
         it.node.trigger_configure()
         it.node.trigger_activate()
@@ -91,11 +91,11 @@ def ask(it: Rig, **options: Any) -> Ask.Response:
 
 
 def sizes(engine: ScriptedEngine) -> list[tuple[int, int]]:
-    """(width, height) of the pictures of the last generation: each camera's has a size of its own."""
+    """(width, height) of the images of the last generation: each camera's has a size of its own."""
     return [(image.shape[1], image.shape[0]) for image in engine.generations[-1].images]
 
 
-def test_the_pictures_of_several_cameras_reach_the_model_in_the_order_named() -> None:
+def test_the_images_of_several_cameras_reach_the_model_in_the_order_named() -> None:
     """For ask and plan; the header is the first one's, the age the oldest one's."""
     engine = ScriptedEngine(["Two mugs.", "1. Reach"])
     with rig(engine, cameras=list(THREE), max_image_age=0.0) as it:
@@ -117,7 +117,7 @@ def test_the_pictures_of_several_cameras_reach_the_model_in_the_order_named() ->
 
 
 def test_each_camera_has_a_pixel_budget_of_its_own() -> None:
-    """Never more than the engine's; a change acts at once, and answers stay in the picture's own pixels."""
+    """Never more than the engine's; a change acts at once, and answers stay in the image's own pixels."""
     engine = ScriptedEngine(["Two mugs.", "[(14, 14)]"])
     budgets: dict[str, Any] = {"engine__max_pixels": 200 * 200, "wrist__max_pixels": 56 * 56, "left__max_pixels": 10**6}
     with rig(engine, cameras=list(THREE), **budgets) as it:
@@ -149,7 +149,7 @@ def test_more_cameras_than_the_task_or_the_model_takes_are_refused() -> None:
     assert all("field cameras" in outcome.message for outcome in (too_many, spatial))
 
 
-def test_a_standing_query_asks_about_several_cameras_when_the_first_has_a_new_picture() -> None:
+def test_a_standing_query_asks_about_several_cameras_when_the_first_has_a_new_image() -> None:
     engine = ScriptedEngine(["Two mugs."])
     described = {"task": "ask", "instruction": "What differs?", "rate": 0.0, "cameras": ["wrist", "front"]}
     parameters: dict[str, Any] = {f"standing_query__both__{key}": value for key, value in described.items()}
@@ -209,23 +209,23 @@ def test_a_camera_that_has_not_started_says_why(kind: Any, reliability: Reliabil
     assert topic in outcome.message
 
 
-def test_a_camera_that_stopped_is_told_from_one_whose_pictures_come_late() -> None:
+def test_a_camera_that_stopped_is_told_from_one_whose_images_come_late() -> None:
     with scripted("Two mugs.", max_image_age=0.3) as (it, _):
         heard = it.listen(DiagnosticArray, "/diagnostics")
-        stopped = it.until(lambda: (outcome := ask(it).outcome).code != Outcome.OK and outcome, "the picture's end")
+        stopped = it.until(lambda: (outcome := ask(it).outcome).code != Outcome.OK and outcome, "the image's end")
         late = image_message()
         late.header.stamp.sec -= 100
         it.show(late)
         delayed = ask(it).outcome
         status, _ = diagnosis(it, heard, "camera camera")
     assert (stopped.code, delayed.code) == (Outcome.STALE_IMAGE, Outcome.STALE_IMAGE)
-    assert "Camera camera has stopped: its last picture came 0." in stopped.message
+    assert "Camera camera has stopped: its last image came 0." in stopped.message
     assert "1 publisher there" in stopped.message
     assert "after its stamp" in delayed.message
     assert status.level == status.WARN
 
 
-def test_diagnostics_count_lost_and_late_pictures_and_name_the_cure() -> None:
+def test_diagnostics_count_lost_and_late_images_and_name_the_cure() -> None:
     with scripted("Two mugs.", max_image_age=0.0) as (it, _):
         heard = it.listen(DiagnosticArray, "/diagnostics")
         began = now()
@@ -237,7 +237,7 @@ def test_diagnostics_count_lost_and_late_pictures_and_name_the_cure() -> None:
             message.header.stamp.nanosec = tenths % 10 * 10**8
             it.show(message)
         status, values = diagnosis(it, heard, "camera camera")
-    # The picture that the rig shows at first is newer than these.
+    # The image that the rig shows at first is newer than these.
     assert (values["received"], values["lost"], values["late"]) == ("13", "8", "12")
     assert status.level == status.WARN
     assert "38% of the last were lost" in status.message
@@ -246,9 +246,9 @@ def test_diagnostics_count_lost_and_late_pictures_and_name_the_cure() -> None:
 
 
 def test_statistics_of_standing_queries_count_what_was_asked_answered_and_skipped() -> None:
-    """And with the answer it asks about the picture that came meanwhile, though no other comes."""
+    """And with the answer it asks about the image that came meanwhile, though no other comes."""
     gate = asyncio.Event()
-    scripts = (Script([gate, "[(1, 2)]"]), "There is no mug in the picture.", "1, 2, I do not know")
+    scripts = (Script([gate, "[(1, 2)]"]), "There is no mug in the image.", "1, 2, I do not know")
     with scripted(*scripts) as (it, engine):
         heard = it.listen(DiagnosticArray, "/diagnostics")
         request = SetStandingQuery.Request(name="mugs", enabled=True, task="point", instruction="mug")
@@ -267,7 +267,7 @@ def test_statistics_of_standing_queries_count_what_was_asked_answered_and_skippe
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.85])
-def test_lost_pictures_are_counted_however_many_they_are(share: float) -> None:
+def test_lost_images_are_counted_however_many_they_are(share: float) -> None:
     """By the gaps between stamps that jitter by a fifth of the period."""
     dice = random.Random(1)
     sent = [1000.0 + number / 30 + dice.uniform(-0.1, 0.1) / 30 for number in range(1000)]

@@ -110,7 +110,7 @@ def show(before: Before, seconds: float, *, whole: bool = True) -> None:
     if whole:
         before.info()
         before.depth()
-    before.picture()
+    before.image()
 
 
 def seconds_of(header: Header) -> float:

@@ -62,7 +62,7 @@ def show_depth(driver: Any, before: Before, topic: str, message: CompressedImage
 
 def next_moment(before: Before) -> None:
     before.header = Header(stamp=now(), frame_id=before.header.frame_id)
-    before.picture()
+    before.image()
     before.info()
 
 
@@ -107,7 +107,7 @@ def test_a_leading_slash_of_a_frame_is_removed_everywhere_and_logged_once(
         for slashes in (("/", "", "//"), ("", "/", "/")):
             image, info, depth = (f"{slash}camera_optical" for slash in slashes)
             before.header = Header(stamp=now(), frame_id=image)
-            before.picture()
+            before.image()
             before.info(frame=info)
             before.depth(frame=depth)
             response = ask_point(before.it)
@@ -133,7 +133,7 @@ def test_target_frame_may_begin_with_a_slash(scene: Scene) -> None:
 
     with looking(scene, points_text(scene.objects), target_frame="/base_link", transform_source=lambda node: Moved()) as before:
         before.header.frame_id = "/camera_optical"
-        before.picture()
+        before.image()
         before.info(frame="/camera_optical")
         before.depth(frame="/camera_optical")
         affordances = ask_point(before.it).affordances

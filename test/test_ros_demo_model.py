@@ -21,7 +21,7 @@ from robobrain_ros.core.imaging import FittedSize
 from robobrain_ros.core.plans.request import StepOutcome
 from robobrain_ros.core.profiles import TEXT_SLOT
 from robobrain_ros.core.query import Task
-from robobrain_ros.demo.encodings import ENCODINGS, GRAY_ENCODINGS, encode_picture
+from robobrain_ros.demo.encodings import ENCODINGS, GRAY_ENCODINGS, encode_image
 from robobrain_ros.demo.executor import Executor, SimulatedArm, WorldCamera
 from robobrain_ros.demo.quickstart import judge
 from robobrain_ros.demo.world import Scene, make_scene
@@ -57,7 +57,7 @@ class Table:
 
     def show(self, scene: Scene, encoding: str = "rgb8") -> None:
         """Before the camera called camera, raw."""
-        data, step = encode_picture(scene.image, encoding)
+        data, step = encode_image(scene.image, encoding)
         message = Image(width=scene.width, height=scene.height, encoding=encoding, step=step, data=array("B", data.tobytes()))
         message.header.stamp = now()
         self.it.show(message)
@@ -108,8 +108,8 @@ def test_every_colour_is_found_in_every_encoding(table: Table, encoding: str) ->
 
 
 @pytest.mark.parametrize("encoding", GRAY_ENCODINGS)
-def test_a_gray_picture_gets_the_answers_of_the_same_picture_in_colour(table: Table, encoding: str) -> None:
-    """The model knows no gray table; what it says must still be the same, and depend on the picture."""
+def test_a_gray_image_gets_the_answers_of_the_same_image_in_colour(table: Table, encoding: str) -> None:
+    """The model knows no gray table; what it says must still be the same, and depend on the image."""
     scenes = [make_scene(seed) for seed in (3, 4, 5)]
     said = []
     for shown in ("rgb8", encoding):
@@ -209,7 +209,7 @@ def test_a_swapped_colour_channel_is_noticed(table: Table, monkeypatch: pytest.M
 
 def test_a_missing_scale_back_is_noticed(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = make_scene(6, (1280, 720), names=THINGS)
-    monkeypatch.setattr(FittedSize, "to_picture", lambda size, point, rule, normalized=False: point)
+    monkeypatch.setattr(FittedSize, "to_image", lambda size, point, rule, normalized=False: point)
     table.show(scene)
     assert len(table.faults(scene, ("point", "spots", "reach", "put"))) == 4
 

@@ -1,4 +1,4 @@
-"""The whole way for real: pictures and requests over DDS, a vLLM engine on the CPU behind the node.
+"""The whole way for real: images and requests over DDS, a vLLM engine on the CPU behind the node.
 
 The checkpoint is tiny and random, so that what it says is noise: the tests look at everything but the sense of the answers.
 """
@@ -69,7 +69,7 @@ def endless(it: Rig) -> str:
 
 @pytest.mark.timeout(START + 60)
 @pytest.mark.parametrize("task", SERVICES)
-def test_each_service_answers_with_the_header_of_the_picture(it: Rig, task: str) -> None:
+def test_each_service_answers_with_the_header_of_the_image(it: Rig, task: str) -> None:
     service_type, text_field, result_field = SERVICES[task]
     message = image_message(width=320, height=240, stamp=Time(sec=now().sec, nanosec=987654321))
     it.show(message)

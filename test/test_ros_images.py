@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PillowImage
-from ros_rig import Rig, image_message, picture, scripted
+from ros_rig import Rig, image, image_message, scripted
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -22,12 +22,12 @@ from robobrain_ros.demo.encodings import ENCODINGS, GRAY_ENCODINGS
 from robobrain_ros.errors import BadImageError
 from robobrain_ros.msg import Outcome, QueryOptions
 from robobrain_ros.ros.cameras.images import ImageReader
-from robobrain_ros.ros.messages.conversions import _covered, read_image, to_image
+from robobrain_ros.ros.messages.conversions import _covered, read_image_message, to_image
 from robobrain_ros.srv import Locate
 
 
 def expected(encoding: str, width: int = 64, height: int = 48) -> np.ndarray:
-    original = picture(width, height)
+    original = image(width, height)
     return (
         cv2.cvtColor(cv2.cvtColor(original, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) if encoding in GRAY_ENCODINGS else original
     )
@@ -39,10 +39,10 @@ def difference(one: np.ndarray, other: np.ndarray) -> int:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_every_encoding_reads_as_the_picture_that_was_encoded(encoding: str) -> None:
+def test_every_encoding_reads_as_the_image_that_was_encoded(encoding: str) -> None:
     subsampled = encoding.startswith(("yuv", "yuyv", "uyvy", "nv12", "nv21", "bayer"))
     most = 16 if subsampled else 3 if encoding == "nv24" else 0
-    assert difference(read_image(image_message(encoding)), expected(encoding)) <= most
+    assert difference(read_image_message(image_message(encoding)), expected(encoding)) <= most
 
 
 def test_the_table_of_encodings_is_what_the_demo_camera_can_publish() -> None:
@@ -52,9 +52,9 @@ def test_the_table_of_encodings_is_what_the_demo_camera_can_publish() -> None:
 @pytest.mark.parametrize("encoding", ["RGB8", "Bgr8", "rgb8 ", "MONO8", "8uc3", "BAYER_RGGB8", "YUYV", "Nv12", "mono16 "])
 def test_upper_case_and_blanks_of_an_encoding_do_not_matter(encoding: str) -> None:
     message = image_message(encodings.canonical(encoding))
-    usual = read_image(message)
+    usual = read_image_message(message)
     message.encoding = encoding
-    assert np.array_equal(read_image(message), usual)
+    assert np.array_equal(read_image_message(message), usual)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -67,7 +67,7 @@ def test_rows_may_be_padded(encoding: str) -> None:
         chroma = np.pad(rows[48:].reshape(48, -1), ((0, 0), (0, 2 * padding)), constant_values=255)
         padded = np.concatenate((padded[:48], chroma.reshape(96, -1)))
     message = Image(width=64, height=48, encoding=encoding, step=tight.step + padding, data=array("B", padded.tobytes()))
-    assert np.array_equal(read_image(message), read_image(tight))
+    assert np.array_equal(read_image_message(message), read_image_message(tight))
 
 
 @pytest.mark.parametrize("encoding", ["mono16", "16UC1", "rgb16", "bayer_gbrg16"])
@@ -75,7 +75,7 @@ def test_16_bits_may_be_big_endian(encoding: str) -> None:
     little = image_message(encoding)
     swapped = np.frombuffer(little.data, "<u2").astype(">u2")
     big = Image(width=64, height=48, encoding=encoding, step=little.step, is_bigendian=1, data=array("B", swapped.tobytes()))
-    assert np.array_equal(read_image(big), read_image(little))
+    assert np.array_equal(read_image_message(big), read_image_message(little))
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14])
@@ -84,8 +84,8 @@ def test_10_to_14_bits_are_not_dark(encoding: str, bits: int) -> None:
     message = image_message(encoding)
     samples = np.frombuffer(message.data, "<u2") >> (16 - bits)
     message.data = array("B", samples.tobytes())
-    image = read_image(message)
-    full = read_image(image_message(encoding))
+    image = read_image_message(message)
+    full = read_image_message(image_message(encoding))
     if encoding in GRAY_ENCODINGS:  # Stretched: the order stays, and black and white are reached.
         assert (image.min(), image.max()) == (0, 255)
         assert np.corrcoef(image.ravel(), full.ravel())[0, 1] > 0.999
@@ -98,47 +98,47 @@ def test_a_file_in_a_raw_image_is_read(encoding: str, kind: str) -> None:
     data = compressed(kind, "").data
     for width, height in ((64, 48), (0, 0)):
         message = Image(width=width, height=height, encoding=encoding, data=data)
-        assert np.array_equal(read_image(message), read_image(compressed(kind, "")))
+        assert np.array_equal(read_image_message(message), read_image_message(compressed(kind, "")))
     with pytest.raises(BadImageError, match="states 65x48"):
-        read_image(Image(width=65, height=48, encoding=encoding, data=data))
+        read_image_message(Image(width=65, height=48, encoding=encoding, data=data))
 
 
 def compressed(image_format: str, message_format: str, pixels: np.ndarray | None = None, **options: Any) -> CompressedImage:
     buffer = io.BytesIO()
-    PillowImage.fromarray(picture() if pixels is None else pixels).save(buffer, image_format, **options)
+    PillowImage.fromarray(image() if pixels is None else pixels).save(buffer, image_format, **options)
     return CompressedImage(format=message_format, data=array("B", buffer.getvalue()))
 
 
 @pytest.mark.parametrize("message_format", ["png", "rgb8; png compressed bgr8", ""])
 def test_a_png_reads_exactly(message_format: str) -> None:
-    assert np.array_equal(read_image(compressed("PNG", message_format)), picture())
+    assert np.array_equal(read_image_message(compressed("PNG", message_format)), image())
 
 
 @pytest.mark.parametrize("message_format", ["jpeg", "jpg", "bgr8; jpeg compressed bgr8"])
 def test_a_jpeg_reads_nearly(message_format: str) -> None:
-    smooth = cv2.GaussianBlur(picture(), (0, 0), 3)
+    smooth = cv2.GaussianBlur(image(), (0, 0), 3)
     message = compressed("JPEG", message_format, smooth, quality=95, subsampling=0)
-    assert np.abs(read_image(message).astype(int) - smooth).max() <= 12
+    assert np.abs(read_image_message(message).astype(int) - smooth).max() <= 12
 
 
 def test_grey_and_16_bit_pngs_read_as_grey() -> None:
     wide = (np.arange(64 * 48, dtype=np.uint16) * 20).reshape(48, 64)
-    assert np.array_equal(read_image(compressed("PNG", "mono16; png compressed mono16", wide))[:, :, 1], wide >> 8)
+    assert np.array_equal(read_image_message(compressed("PNG", "mono16; png compressed mono16", wide))[:, :, 1], wide >> 8)
     narrow = (wide >> 8).astype(np.uint8)
-    assert np.array_equal(read_image(compressed("PNG", "mono8; png compressed mono8", narrow))[:, :, 2], narrow)
+    assert np.array_equal(read_image_message(compressed("PNG", "mono8; png compressed mono8", narrow))[:, :, 2], narrow)
 
 
 def test_the_orientation_in_a_jpeg_does_not_turn_it() -> None:
     exif = PillowImage.Exif()
     exif[0x0112] = 6  # Orientation: turned by a quarter.
-    assert read_image(compressed("JPEG", "jpeg", exif=exif)).shape == (48, 64, 3)
+    assert read_image_message(compressed("JPEG", "jpeg", exif=exif)).shape == (48, 64, 3)
 
 
 def test_red_and_blue_are_exchanged_where_the_user_states_it() -> None:
     reader = ImageReader("front", swap_red_blue=True)
-    exchanged = picture()[:, :, ::-1].copy()
-    assert np.array_equal(reader.read(compressed("PNG", "rgb8; png compressed rgb8", exchanged)), picture())
-    assert np.array_equal(reader.read(to_image(exchanged, Header())), picture())
+    exchanged = image()[:, :, ::-1].copy()
+    assert np.array_equal(reader.read(compressed("PNG", "rgb8; png compressed rgb8", exchanged)), image())
+    assert np.array_equal(reader.read(to_image(exchanged, Header())), image())
 
 
 def test_an_assumption_about_a_camera_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -202,10 +202,10 @@ BROKEN: dict[str, tuple[Callable[[], Image | CompressedImage], str]] = {
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_picture_is_refused_with_the_reason(case: str) -> None:
+def test_a_broken_image_is_refused_with_the_reason(case: str) -> None:
     make, part = BROKEN[case]
     with pytest.raises(BadImageError) as caught:
-        read_image(make())
+        read_image_message(make())
     assert part in caught.value.message
 
 
@@ -223,7 +223,7 @@ def test_no_raw_message_does_anything_but_read_or_be_refused(
 ) -> None:
     message = Image(width=width, height=height, step=step, encoding=encoding, is_bigendian=big, data=array("B", data))
     with suppress(BadImageError):
-        assert read_image(message).shape == (height, width, 3)
+        assert read_image_message(message).shape == (height, width, 3)
 
 
 @settings(max_examples=200, deadline=None)
@@ -233,14 +233,14 @@ def test_no_raw_message_does_anything_but_read_or_be_refused(
     value=st.integers(0, 255),
     cut=st.integers(0, 10**6),
 )
-def test_no_damage_to_a_compressed_picture_does_anything_but_read_or_be_refused(
+def test_no_damage_to_a_compressed_image_does_anything_but_read_or_be_refused(
     image_format: str, place: int, value: int, cut: int
 ) -> None:
     data = compressed(image_format, image_format.lower()).data
     data[place % len(data)] = value
     message = CompressedImage(format=image_format.lower(), data=data[: len(data) - cut % 7])
     with suppress(BadImageError):
-        assert read_image(message).dtype == np.uint8
+        assert read_image_message(message).dtype == np.uint8
 
 
 @given(low=st.floats(-0.5, 99.5), extent=st.floats(0.0, 100.0), size=st.just(100))
@@ -261,7 +261,7 @@ def shared() -> Iterator[Rig]:
 
 
 @pytest.mark.parametrize("case", [case for case, (make, _) in BROKEN.items() if isinstance(make(), Image)])
-def test_a_broken_camera_picture_is_an_outcome_and_the_node_lives_on(shared: Rig, case: str) -> None:
+def test_a_broken_camera_image_is_an_outcome_and_the_node_lives_on(shared: Rig, case: str) -> None:
     message = BROKEN[case][0]()
     message.header.stamp = image_message().header.stamp
     shared.show(message)
@@ -273,11 +273,11 @@ def test_a_broken_camera_picture_is_an_outcome_and_the_node_lives_on(shared: Rig
     assert shared.call(Locate, "point", Locate.Request(instruction="the mug")).outcome.code == Outcome.OK
 
 
-def test_a_broken_picture_of_a_request_is_named(shared: Rig) -> None:
+def test_a_broken_image_of_a_request_is_named(shared: Rig) -> None:
     options = QueryOptions(images=[Image()])
     refused = shared.call(Locate, "point", Locate.Request(instruction="the mug", options=options))
     assert refused.outcome.code == Outcome.BAD_IMAGE
-    assert "Picture 1 of the request" in refused.outcome.message
+    assert "Image 1 of the request" in refused.outcome.message
 
 
 def test_a_compressed_camera_is_read_and_its_damage_is_an_outcome() -> None:

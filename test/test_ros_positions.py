@@ -1,4 +1,4 @@
-"""Answers in metres over DDS: right where depth and lens belong to the picture, and NaN with a sentence of its own otherwise."""
+"""Answers in metres over DDS: right where depth and lens belong to the image, and NaN with a sentence of its own otherwise."""
 
 import asyncio
 import math
@@ -33,7 +33,7 @@ from robobrain_ros.ros.transforms import Transform, TransformError
 from robobrain_ros.srv import Locate, PredictTrajectory, SetStandingQuery
 
 MODEL_SIZE = (644, 476)
-"""What a 640x480 picture is fitted to for RoboBrain 2.0, width and height."""
+"""What a 640x480 image is fitted to for RoboBrain 2.0, width and height."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def lens_of(scene: Scene) -> CameraModel:
 
 
 def in_model(u: float, v: float) -> tuple[int, int]:
-    """A pixel of the picture as RoboBrain 2.0 writes it."""
+    """A pixel of the image as RoboBrain 2.0 writes it."""
     return round((u + 0.5) * MODEL_SIZE[0] / 640 - 0.5), round((v + 0.5) * MODEL_SIZE[1] / 480 - 0.5)
 
 
@@ -70,7 +70,7 @@ def float_depth(metres: np.ndarray) -> Image:
 
 
 class Before:
-    """What stands before a node's camera; each message is stamped with the picture's stamp when it is shown."""
+    """What stands before a node's camera; each message is stamped with the image's stamp when it is shown."""
 
     def __init__(self, it: Rig, scene: Scene) -> None:
         self.it = it
@@ -78,11 +78,11 @@ class Before:
         self.header = Header(stamp=now(), frame_id="camera_optical")
         self.publishers: dict[str, Any] = {}
 
-    def picture(self) -> None:
+    def image(self) -> None:
         self.it.show(to_image(self.scene.image, self.header))
 
     def companion(self, topic: str, message: Any, *, later: float = 0.0, frame: str = "camera_optical") -> None:
-        """Publish on a topic beside the picture's, and wait until the node has it."""
+        """Publish on a topic beside the image's, and wait until the node has it."""
         nanoseconds = self.header.stamp.sec * 10**9 + self.header.stamp.nanosec + round(later * 1e9)
         message.header = Header(stamp=Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9), frame_id=frame)
         if topic not in self.publishers:
@@ -132,10 +132,10 @@ def error(scene: Scene, thing: SceneObject, where: tuple[float, float, float]) -
 
 
 def test_points_and_areas_lie_on_the_things_in_metres(scene: Scene) -> None:
-    """Through a depth camera's noise and holes, in the picture's own frame and with its stamp."""
+    """Through a depth camera's noise and holes, in the image's own frame and with its stamp."""
     boxes = [[*in_model(*thing.box[:2]), *in_model(*thing.box[2:])] for thing in scene.objects[:1]]
     with looking(scene, points_text(scene.objects), str(boxes[0])) as before:
-        before.picture()
+        before.image()
         before.info()
         before.depth()
         points = ask_point(before.it)
@@ -156,7 +156,7 @@ def test_waypoints_are_lifted_and_bridged(scene: Scene) -> None:
     depth[:, 300:340] = np.nan
     text = str([in_model(u, 400) for u in (200, 320, 440)])
     with looking(scene, text) as before:
-        before.picture()
+        before.image()
         before.info()
         before.depth(float_depth(depth))
         response = before.it.call(PredictTrajectory, "trajectory", PredictTrajectory.Request(instruction="wipe"))
@@ -253,31 +253,31 @@ def far_plane(before: Before) -> None:
 @pytest.mark.parametrize(
     ("show", "words"),
     [
-        (wrong_moment, "No depth image of the picture's moment has come on .*/camera/depth: the nearest stamp is 0.1 s away"),
-        (wrong_proportions, "The depth image has 640x360 pixels and the picture 640x480: other proportions"),
-        (wrong_frame, "The depth image on .*/camera/depth is in the frame 'depth_optical', the picture in 'camera_optical'"),
+        (wrong_moment, "No depth image of the image's moment has come on .*/camera/depth: the nearest stamp is 0.1 s away"),
+        (wrong_proportions, "The depth image has 640x360 pixels and the image 640x480: other proportions"),
+        (wrong_frame, "The depth image on .*/camera/depth is in the frame 'depth_optical', the image in 'camera_optical'"),
         (all_invalid, "points have no position: too little valid depth around it"),
         (not_depth, "The depth image is in 'rgb8'"),
         (no_depth, "No depth image has come on .*/camera/depth; nothing publishes there"),
         (zeros, "The camera is not calibrated: K holds zeros"),
         (no_info, "No camera_info has come on .*/camera/camera_info; nothing publishes there"),
-        (info_of_another_size, "camera_info is of a picture of 320x240 pixels, but it has 640x480"),
-        (info_of_another_frame, "The camera_info on .* is in the frame 'other', the picture in 'camera_optical'"),
-        (no_stamp, "The picture has no stamp, so no depth image can be told to belong to it"),
+        (info_of_another_size, "camera_info is of an image of 320x240 pixels, but it has 640x480"),
+        (info_of_another_frame, "The camera_info on .* is in the frame 'other', the image in 'camera_optical'"),
+        (no_stamp, "The image has no stamp, so no depth image can be told to belong to it"),
         (only_65535, "points have no position: too little valid depth around it"),
         (clamped, "points have no position: farther than max_depth or than the depth camera can measure"),
         (float_millimetres, "The depth image is 32FC1 with a median of .*, which are millimetres; 32FC1 holds metres"),
         (far_plane, "points have no position: farther than max_depth"),
     ],
 )
-def test_what_does_not_belong_to_the_picture_gives_nan_and_says_so(
+def test_what_does_not_belong_to_the_image_gives_nan_and_says_so(
     scene: Scene, show: Callable[[Before], None], words: str
 ) -> None:
     """Each fault has its own sentence; the answer in pixels is right, and no number looks like a position."""
     with looking(scene, points_text(scene.objects)) as before:
         if show is no_stamp:
             before.header = Header(frame_id="camera_optical")
-        before.picture()
+        before.image()
         show(before)
         response = ask_point(before.it)
     assert response.outcome.code == Outcome.OK
@@ -299,7 +299,7 @@ def test_a_calibration_of_another_moment_serves(scene: Scene, later: float | Non
             before.header = Header(frame_id="camera_optical")
         before.info(**({} if later is None else {"later": later}))
         before.header = Header(stamp=stamp, frame_id="camera_optical")
-        before.picture()
+        before.image()
         before.depth()
         response = ask_point(before.it)
     assert response.outcome == Outcome(code=Outcome.OK)
@@ -312,7 +312,7 @@ def test_the_newest_calibration_that_fits_the_image_is_used(scene: Scene) -> Non
         before.info(later=-3.0)
         before.info(width=320, height=240)
         before.info(frame="other", later=0.5)
-        before.picture()
+        before.image()
         before.depth()
         response = ask_point(before.it)
     assert response.outcome == Outcome(code=Outcome.OK)
@@ -321,7 +321,7 @@ def test_the_newest_calibration_that_fits_the_image_is_used(scene: Scene) -> Non
 
 def test_the_range_of_depths_is_a_parameter_of_the_camera_and_acts_at_once(scene: Scene) -> None:
     with looking(scene, points_text(scene.objects)) as before:
-        before.picture()
+        before.image()
         before.info()
         before.depth()
         assert ask_point(before.it).outcome == Outcome(code=Outcome.OK)
@@ -338,7 +338,7 @@ def test_the_range_of_depths_is_a_parameter_of_the_camera_and_acts_at_once(scene
 
 def test_the_models_own_depth_keeps_to_the_range(scene: Scene) -> None:
     with looking(scene, "[(250, 500, 0.8), (750, 500, 900.0)]", model_type="qwen3_vl", camera__use_depth=False) as before:
-        before.picture()
+        before.image()
         before.info()
         response = before.it.call(PredictTrajectory, "trajectory", PredictTrajectory.Request(instruction="wipe"))
     first, second = response.trajectory.waypoints
@@ -353,7 +353,7 @@ def test_depth_that_comes_while_the_model_answers_is_waited_for_and_newer_depth_
     with rig(engine, camera__use_depth=True, max_image_age=0.0, transform_timeout=5.0) as it:
         it.until_ready()
         before = Before(it, scene)
-        before.picture()
+        before.image()
         answer = it.send(Locate, "point", Locate.Request(instruction="the things"))
         it.until(lambda: engine.generations, "the question")
         before.info()
@@ -371,15 +371,15 @@ def test_depth_that_comes_while_the_model_answers_is_waited_for_and_newer_depth_
         assert error(scene, thing, position(point)) < 0.01
 
 
-def test_asked_about_is_the_newest_picture_that_has_depth(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_asked_about_is_the_newest_image_that_has_depth(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless that is much older than the newest one."""
     with looking(scene, points_text(scene.objects)) as before:
         before.info()
         before.depth()
-        before.picture()
+        before.image()
         whole, before.header = before.header, Header(stamp=now(), frame_id="camera_optical")
         before.info()
-        before.picture()
+        before.image()
         response = ask_point(before.it)
         monkeypatch.setattr(cameras, "_WORTH_DEPTH", 0.0)
         without_depth = ask_point(before.it)
@@ -387,23 +387,23 @@ def test_asked_about_is_the_newest_picture_that_has_depth(scene: Scene, monkeypa
     assert response.affordances.header == whole
     assert error(scene, scene.objects[0], position(response.affordances.points[0])) < 0.01
     assert without_depth.affordances.header == before.header
-    assert "No depth image of the picture's moment" in without_depth.outcome.message
+    assert "No depth image of the image's moment" in without_depth.outcome.message
 
 
-def test_a_picture_with_depth_that_is_too_old_is_not_asked_about(scene: Scene) -> None:
+def test_a_image_with_depth_that_is_too_old_is_not_asked_about(scene: Scene) -> None:
     with looking(scene, points_text(scene.objects), max_image_age=10.0) as before:
         before.header.stamp.sec -= 60
         before.info()
         before.depth()
-        before.picture()
+        before.image()
         before.header = Header(stamp=now(), frame_id="camera_optical")
-        before.picture()
+        before.image()
         response = ask_point(before.it)
     assert response.affordances.header == before.header
 
 
-def test_a_standing_query_asks_once_about_each_picture_with_depth(scene: Scene) -> None:
-    """Where a picture's depth is lost, the one before it has been asked about already."""
+def test_a_standing_query_asks_once_about_each_image_with_depth(scene: Scene) -> None:
+    """Where an image's depth is lost, the one before it has been asked about already."""
     with looking(scene, *[points_text(scene.objects)] * 3) as before:
         answers = before.it.listen(Affordances, f"{before.it.name}/affordances")
         query = SetStandingQuery.Request(enabled=True, name="things", task="point", instruction="the things")
@@ -415,14 +415,14 @@ def test_a_standing_query_asks_once_about_each_picture_with_depth(scene: Scene) 
             if has_depth:
                 before.depth()
                 headers.append(before.header)
-            before.picture()
+            before.image()
             before.it.until(lambda: len(answers) == len(headers), "the answer")
     assert [answer.header for answer in answers] == headers
 
 
 def test_an_answer_waits_for_depth_that_comes_after_it(scene: Scene) -> None:
     with looking(scene, points_text(scene.objects), transform_timeout=30.0) as before:
-        before.picture()
+        before.image()
         before.info()
         answer = before.it.send(Locate, "point", Locate.Request(instruction="the things"))
         companion = before.it.node.cameras["camera"].surroundings.depth
@@ -436,7 +436,7 @@ def test_an_answer_waits_for_depth_that_comes_after_it(scene: Scene) -> None:
 
 def test_without_use_depth_nothing_is_subscribed_waited_for_or_complained_about(scene: Scene) -> None:
     with looking(scene, points_text(scene.objects), camera__use_depth=False, transform_timeout=30.0) as before:
-        before.picture()
+        before.image()
         response = ask_point(before.it)
         assert before.it.client.count_subscribers(f"{before.it.client.get_namespace()}/camera/depth") == 0
     assert response.outcome == Outcome(code=Outcome.OK)
@@ -444,10 +444,10 @@ def test_without_use_depth_nothing_is_subscribed_waited_for_or_complained_about(
     assert np.isnan(position(response.affordances.points[0])).all()
 
 
-def test_pictures_of_a_request_have_no_positions(scene: Scene) -> None:
+def test_images_of_a_request_have_no_positions(scene: Scene) -> None:
     with looking(scene, points_text(scene.objects)) as before:
-        picture = to_image(scene.image, before.header)
-        request = Locate.Request(instruction="the things", options=QueryOptions(images=[picture]))
+        image = to_image(scene.image, before.header)
+        request = Locate.Request(instruction="the things", options=QueryOptions(images=[image]))
         response = before.it.call(Locate, "point", request)
     assert response.outcome == Outcome(code=Outcome.OK)
     assert np.isnan(position(response.affordances.points[0])).all()
@@ -469,7 +469,7 @@ def test_an_image_in_a_body_frame_is_named_once(scene: Scene, capfd: pytest.Capt
     with looking(scene, points_text(scene.objects)) as before:
         for _ in range(2):
             before.header = Header(stamp=now(), frame_id="camera_link")
-            before.picture()
+            before.image()
             before.info(frame="camera_link")
             before.depth(frame="camera_link")
             status = camera_status(before.it, "are in the frame 'camera_link', which is named as a body")
@@ -505,7 +505,7 @@ def test_a_body_frame_is_known_by_its_name(frame: str, body: bool) -> None:
 
 def test_depth_in_millimetres_as_floats_is_named_without_a_request(scene: Scene, capfd: pytest.CaptureFixture[str]) -> None:
     with looking(scene, points_text(scene.objects)) as before:
-        before.picture()
+        before.image()
         float_millimetres(before)
         status = camera_status(before.it, "which are millimetres")
     assert status.level == status.WARN
@@ -515,7 +515,7 @@ def test_depth_in_millimetres_as_floats_is_named_without_a_request(scene: Scene,
 def test_the_models_own_depth_gives_positions_without_a_depth_camera(scene: Scene) -> None:
     """RoboBrain 2.5's trajectories, by camera_info alone."""
     with looking(scene, "[(250, 500, 0.8), (750, 500, 0.9)]", model_type="qwen3_vl", camera__use_depth=False) as before:
-        before.picture()
+        before.image()
         request = PredictTrajectory.Request(instruction="wipe")
         without = before.it.call(PredictTrajectory, "trajectory", request)
         before.info()
@@ -529,11 +529,11 @@ def test_the_models_own_depth_gives_positions_without_a_depth_camera(scene: Scen
 
 
 @pytest.mark.parametrize(("rectified", "shift"), [("auto", 0.0), ("no", 0.0), ("yes", 60.0)])
-def test_a_rectified_picture_goes_by_p(scene: Scene, rectified: str, shift: float) -> None:
+def test_a_rectified_image_goes_by_p(scene: Scene, rectified: str, shift: float) -> None:
     lens = scene.intrinsics
     p = [lens.fx, 0.0, lens.cx + 60.0, 0.0, 0.0, lens.fy, lens.cy, 0.0, 0.0, 0.0, 1.0, 0.0]
     with looking(scene, points_text(scene.objects), camera__rectified=rectified) as before:
-        before.picture()
+        before.image()
         before.info(p=p)
         before.depth()
         response = ask_point(before.it)
@@ -554,7 +554,7 @@ def test_a_rectified_picture_goes_by_p(scene: Scene, rectified: str, shift: floa
         ("/rectangle/image", False),
     ],
 )
-def test_a_rectified_picture_is_known_by_its_topic(topic: str, rectified: bool) -> None:
+def test_a_rectified_image_is_known_by_its_topic(topic: str, rectified: bool) -> None:
     assert names_rectified(topic) is rectified
 
 
@@ -577,7 +577,7 @@ class Frames:
 
 
 @pytest.mark.parametrize("late", [0, 3])
-def test_positions_are_taken_to_target_frame_at_the_pictures_time(scene: Scene, late: int) -> None:
+def test_positions_are_taken_to_target_frame_at_the_images_time(scene: Scene, late: int) -> None:
     """Also where the transform comes after the answer; the frame is stated, the pixels stay the camera's."""
     header = Header(stamp=now(), frame_id="camera_optical")
     frames = Frames(header.stamp, late)
@@ -585,14 +585,14 @@ def test_positions_are_taken_to_target_frame_at_the_pictures_time(scene: Scene, 
     with looking(scene, *texts, target_frame="base_link", transform_source=lambda node: frames, transform_timeout=20.0) as before:
         overlays = before.it.listen(Image, f"{before.it.name}/overlay")
         before.header = header
-        before.picture()
+        before.image()
         before.info()
         before.depth()
         response = ask_point(before.it)
         before.it.until(lambda: overlays, "the overlay")
     assert response.outcome == Outcome(code=Outcome.OK)
     assert response.affordances.header == Header(stamp=header.stamp, frame_id="base_link")
-    assert overlays[0].header == header, "the picture is the camera's"
+    assert overlays[0].header == header, "the image is the camera's"
     for thing, point in zip(scene.objects, response.affordances.points, strict=True):
         # Forward is x, right is -y, down is -z there.
         x, y, z = np.array(position(point)) - (1.0, 2.0, 3.0)
@@ -603,7 +603,7 @@ def test_positions_are_taken_to_target_frame_at_the_pictures_time(scene: Scene, 
 def test_without_the_transform_positions_stay_in_the_optical_frame_and_say_so(scene: Scene) -> None:
     frames = Frames(Time(sec=1))
     with looking(scene, points_text(scene.objects), target_frame="base_link", transform_source=lambda node: frames) as before:
-        before.picture()
+        before.image()
         before.info()
         before.depth()
         response = ask_point(before.it)
@@ -618,7 +618,7 @@ def test_without_the_transform_positions_stay_in_the_optical_frame_and_say_so(sc
 def test_without_tf2_ros_positions_stay_in_the_optical_frame_and_say_so(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tf2_ros", None)
     with looking(scene, points_text(scene.objects), target_frame="base_link") as before:
-        before.picture()
+        before.image()
         before.info()
         before.depth()
         response = ask_point(before.it)
@@ -638,8 +638,8 @@ def test_a_transform_turns_as_opencv_does_and_then_shifts() -> None:
         assert np.allclose(Transform(quaternion, tuple(shift)).apply(points), expected)
 
 
-def test_the_real_tf2_gives_the_transform_at_the_pictures_time(scene: Scene) -> None:
-    """The frame moves: the transform of the picture's moment counts, not the latest."""
+def test_the_real_tf2_gives_the_transform_at_the_images_time(scene: Scene) -> None:
+    """The frame moves: the transform of the image's moment counts, not the latest."""
     pytest.importorskip("tf2_ros")
     from geometry_msgs.msg import TransformStamped
     from tf2_msgs.msg import TFMessage
@@ -652,7 +652,7 @@ def test_the_real_tf2_gives_the_transform_at_the_pictures_time(scene: Scene) -> 
             transform.header.stamp = Time(sec=before.header.stamp.sec + later, nanosec=before.header.stamp.nanosec)
             transform.transform.translation.x = 10.0 + later
             publisher.publish(TFMessage(transforms=[transform]))
-        before.picture()
+        before.image()
         before.info()
         before.depth()
         response = ask_point(before.it)
@@ -669,7 +669,7 @@ def test_answers_lie_within_a_centimetre_of_the_true_surface_at_a_metre() -> Non
         for seen in scenes:
             before.scene = seen
             before.header = Header(stamp=now(), frame_id="camera_optical")
-            before.picture()
+            before.image()
             before.info()
             before.depth()
             response = ask_point(before.it)

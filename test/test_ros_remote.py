@@ -38,7 +38,7 @@ def vllm_server() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def asked(vllm_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
-    """A node whose engine is the server, which takes old pictures, too."""
+    """A node whose engine is the server, which takes old images, too."""
     engine = node_parameters(vllm_server, tmp_path_factory.mktemp("secret"))
     with rig(None, max_image_age=0.0, engine__max_num_seqs=8, **engine) as running:
         running.until_ready(START)
@@ -71,7 +71,7 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_name_and_bounds_are_those_of_the_checkpoint(asked: Table) -> None:
-    """No server tells the bounds of its pictures: they were measured."""
+    """No server tells the bounds of its images: they were measured."""
     info = asked.it.node.model.info
     checkpoint = read_checkpoint(DEMO_MODEL, local=True)
     assert info is not None
@@ -143,8 +143,8 @@ def test_structured_outputs(asked: Table) -> None:
     schema = {"type": "object", "properties": properties, "required": ["count", "seen"], "additionalProperties": False}
 
     async def written(request_id: str, constraint: Constraint) -> tuple[str, str]:
-        picture = np.zeros((224, 280, 3), np.uint8)
-        generation = Generation(request_id, "How many?", [picture], 60, constraint=constraint)
+        image = np.zeros((224, 280, 3), np.uint8)
+        generation = Generation(request_id, "How many?", [image], 60, constraint=constraint)
         async with aclosing(engine.generate(generation)) as stream:
             deltas = [delta async for delta in stream]
         return "".join(delta.text for delta in deltas), deltas[-1].finish_reason
@@ -162,7 +162,7 @@ def test_the_prompt_is_token_for_token_that_of_the_embedded_engine(asked: Table,
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
-    picture = np.zeros((224, 280, 3), np.uint8)
+    image = np.zeros((224, 280, 3), np.uint8)
     question, prefix = "the red  block. Ünd?\n", "<think>It is\n left.</think><answer>"
     rendered = tokenizer.apply_chat_template(
         [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}],
@@ -175,7 +175,7 @@ def test_the_prompt_is_token_for_token_that_of_the_embedded_engine(asked: Table,
     expected[place : place + 1] = [pad] * (224 * 280 // 28**2)
     supervisor: Any = asked.it.node.model._supervisor
     server = supervisor._engine._servers[0]
-    body = server._body(Generation("a", question, [], 1, assistant_prefix=prefix), [data_url(picture, "png", 95)], server.served)
+    body = server._body(Generation("a", question, [], 1, assistant_prefix=prefix), [data_url(image, "png", 95)], server.served)
     request = {"model": MODEL, "messages": body["messages"]} | body["extra_body"]
     post = urllib.request.Request(
         vllm_server.replace("/v1", "/tokenize"),

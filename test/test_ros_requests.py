@@ -18,7 +18,7 @@ def point(it: Rig, instruction: str = "the red mug", **options: Any) -> Locate.R
     return it.call(Locate, "point", Locate.Request(instruction=instruction, options=QueryOptions(**options)))
 
 
-def test_point_answers_in_the_pixels_and_with_the_header_of_the_cameras_picture() -> None:
+def test_point_answers_in_the_pixels_and_with_the_header_of_the_cameras_image() -> None:
     stamp = Time(sec=now().sec, nanosec=123456789)
     with scripted("[(56, 28), (9999, 28)]", max_image_age=0.0) as (it, engine):
         message = image_message(width=640, height=480, stamp=stamp)
@@ -178,8 +178,8 @@ def test_a_model_that_cannot_be_loaded_is_an_outcome_that_says_why() -> None:
     assert "No weights in /nowhere." in response.outcome.message
 
 
-def test_pictures_of_the_request_need_no_camera_and_give_their_header() -> None:
-    with rig(ScriptedEngine(["[(10, 10)]", "Two pictures."])) as it:
+def test_images_of_the_request_need_no_camera_and_give_their_header() -> None:
+    with rig(ScriptedEngine(["[(10, 10)]", "Two images."])) as it:
         it.until_ready()
         first = image_message("bgr8")
         found = point(it, images=[first])
@@ -187,12 +187,12 @@ def test_pictures_of_the_request_need_no_camera_and_give_their_header() -> None:
         none = point(it)
     assert found.outcome.code == Outcome.OK
     assert (found.affordances.header, found.affordances.camera) == (first.header, "")
-    assert (asked.outcome.code, asked.answer.text) == (Outcome.OK, "Two pictures.")
+    assert (asked.outcome.code, asked.answer.text) == (Outcome.OK, "Two images.")
     assert none.outcome.code == Outcome.NO_IMAGE
     assert "nothing publishes there" in none.outcome.message
 
 
-def test_an_old_picture_is_refused_and_so_is_one_from_the_future() -> None:
+def test_an_old_image_is_refused_and_so_is_one_from_the_future() -> None:
     with scripted("[(10, 10)]", max_image_age=5.0) as (it, _):
         it.show(image_message(stamp=Time(sec=now().sec - 60)))
         old = point(it)
@@ -226,7 +226,7 @@ def test_coordinates_are_constrained_by_parameter_at_once() -> None:
     assert [generation.constraint is not None for generation in engine.generations] == [True, False, True]
 
 
-def test_two_cameras_have_pictures_of_their_own() -> None:
+def test_two_cameras_have_images_of_their_own() -> None:
     with scripted("[(10, 10)]", cameras=["camera", "wrist"], wrist__transport="raw") as (it, engine):
         wide = image_message(width=320, height=240)
         it.show(wide, "wrist")

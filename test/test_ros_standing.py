@@ -9,7 +9,7 @@ import pytest
 from fakes import Script, ScriptedEngine
 from lifecycle_msgs.msg import Transition
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from ros_rig import Rig, image_message, picture, rig, scripted
+from ros_rig import Rig, image, image_message, rig, scripted
 from sensor_msgs.msg import Image
 
 from robobrain_ros.msg import Affordances, Outcome, Plan, QueryOptions, TextAnswer, Trajectory
@@ -39,7 +39,7 @@ def test_answers_are_on_their_topics_also_for_those_who_come_late() -> None:
     assert {message.header.frame_id for (message,) in heard.values()} == {"camera_optical"}
 
 
-def test_the_overlay_is_the_picture_with_the_answer_on_it() -> None:
+def test_the_overlay_is_the_image_with_the_answer_on_it() -> None:
     with scripted("[(10, 10)]") as (it, _):
         message = image_message(width=320, height=240)
         it.show(message)
@@ -48,12 +48,12 @@ def test_the_overlay_is_the_picture_with_the_answer_on_it() -> None:
         it.until(lambda: overlays, "the overlay")
     drawn = np.frombuffer(overlays[0].data, np.uint8).reshape(240, 320, 3)
     assert overlays[0].header == message.header
-    changed = (drawn != picture(320, 240)).any(axis=2)
+    changed = (drawn != image(320, 240)).any(axis=2)
     assert changed.any()
     assert changed.mean() < 0.5
 
 
-def test_a_standing_query_of_rate_0_asks_once_about_each_picture() -> None:
+def test_a_standing_query_of_rate_0_asks_once_about_each_image() -> None:
     with scripted("[(10, 10)]") as (it, engine):
         answers = it.listen(Affordances, f"{it.name}/affordances", LATCHED)
         assert set_query(it, rate=0.0).names == ["mugs"]
@@ -80,24 +80,24 @@ def test_a_standing_query_waits_for_the_model(capfd: pytest.CaptureFixture[str])
         it.until_ready()
         message = image_message()
         it.show(message)
-        it.until(lambda: answers, "the answer about the first picture after loading")
+        it.until(lambda: answers, "the answer about the first image after loading")
     assert answers[0].header == message.header
     assert "NOT_READY" not in capfd.readouterr().err
 
 
-def test_a_standing_query_never_waits_behind_itself_and_then_takes_the_newest_picture() -> None:
+def test_a_standing_query_never_waits_behind_itself_and_then_takes_the_newest_image() -> None:
     gate = asyncio.Event()
     with scripted(Script([gate, "[(10, 10)]"])) as (it, engine):
         answers = it.listen(Affordances, f"{it.name}/affordances", LATCHED)
         set_query(it, rate=50.0)
         it.until(lambda: engine.running, "the first question")
-        pictures = [image_message() for _ in range(3)]
-        for picture in pictures:
-            it.show(picture)
+        images = [image_message() for _ in range(3)]
+        for image in images:
+            it.show(image)
         assert len(engine.generations) == 1
         it.on_loop(gate.set)
         it.until(lambda: len(answers) == 2, "the second answer")
-        assert answers[1].header == pictures[-1].header
+        assert answers[1].header == images[-1].header
         assert len(engine.generations) == 2
 
 

@@ -1,4 +1,4 @@
-"""What is shown of answers, over DDS: markers, paths and poses where things are, and pictures drawn for who listens."""
+"""What is shown of answers, over DDS: markers, paths and poses where things are, and images drawn for who listens."""
 
 import math
 from typing import Any
@@ -72,7 +72,7 @@ def point(it: Rig, instruction: str = "the things") -> Any:
 
 
 def in_sight(before: Before) -> None:
-    before.picture()
+    before.image()
     before.info()
     before.depth()
 
@@ -145,7 +145,7 @@ def test_points_are_poses_too(scene: Scene) -> None:
 def test_without_depth_there_are_rays(scene: Scene) -> None:
     """Of the length that the parameter says, through the pixels; and none where it is 0."""
     with looking(scene, points_text(scene.objects), camera__use_depth=False, marker_ray_length=0.8) as before:
-        before.picture()
+        before.image()
         before.info()
         messages = view(before.it)
         poses = before.it.listen(PoseArray, f"{before.it.name}/poses", LATCHED)
@@ -189,7 +189,7 @@ def test_each_query_supersedes_its_own_markers_only(scene: Scene) -> None:
 
 
 def test_the_overlay_is_drawn_for_who_comes_late_and_compressed_for_who_wants_it() -> None:
-    """JPEG of the same picture, with the picture's header."""
+    """JPEG of the same image, with the image's header."""
     with scripted("[(20, 20)]") as (it, _):
         point(it)
         compressed = it.listen(CompressedImage, f"{it.name}/overlay/compressed", LATCHED)
@@ -230,7 +230,7 @@ def test_it_is_drawn_once_for_both_and_not_for_nobody(monkeypatch: pytest.Monkey
 
 
 def test_answers_to_requests_wait_while_another_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each gets its picture: three requests at once, three pictures."""
+    """Each gets its image: three requests at once, three images."""
     with scripted("[(20, 20)]", max_image_age=0.0) as (it, _):
         raw = it.listen(Image, f"{it.name}/overlay")
         point(it)
@@ -239,18 +239,18 @@ def test_answers_to_requests_wait_while_another_is_drawn(monkeypatch: pytest.Mon
         futures = [it.send(Locate, "point", Locate.Request(instruction=f"thing {number}")) for number in range(3)]
         for future in futures:
             assert it.answer(future).outcome.code == Outcome.OK
-        it.until(lambda: len(raw) == count + 3, "three pictures")
+        it.until(lambda: len(raw) == count + 3, "three images")
 
 
 def test_what_was_thought_stands_on_the_overlay_on_request() -> None:
     """Below the instruction, which it does not drive out, however long it is."""
-    picture = np.zeros((480, 640, 3), np.uint8)
+    image = np.zeros((480, 640, 3), np.uint8)
     answer = Answer(Task.POINT, "", thinking="It is red. " * 200, points=(Point(320, 20),))
-    without, with_it = overlay.draw(picture, answer), overlay.draw(picture, answer, thinking=True)
+    without, with_it = overlay.draw(image, answer), overlay.draw(image, answer, thinking=True)
     assert not without[300:].any()
     assert with_it[300:].any()
     assert np.array_equal(without[:200], with_it[:200])
-    first, second = (overlay.draw(picture, answer, thinking=True, instruction=word) for word in ("mug", "cup"))
+    first, second = (overlay.draw(image, answer, thinking=True, instruction=word) for word in ("mug", "cup"))
     changed = np.flatnonzero((first != second).any(axis=(1, 2)))
     assert 240 <= changed[0] < changed[-1] < 290
 

@@ -35,7 +35,7 @@ def scene() -> Scene:
 
 def in_sight(before: Before) -> None:
     before.header = Header(stamp=now(), frame_id="camera_optical")
-    before.picture()
+    before.image()
     before.info()
     before.depth()
 
@@ -111,7 +111,7 @@ def test_an_answer_without_positions_supersedes_the_target(scene: Scene) -> None
         ask_point(it)
         it.until(lambda: poses_of(poses) == [1])
         before.header = Header(stamp=now(), frame_id="camera_optical")
-        before.picture()
+        before.image()
         all_invalid(before)
         assert ask_point(it).outcome.code == Outcome.OK
         it.until(lambda: len(poses) > 1, "the empty poses")

@@ -36,7 +36,7 @@ def largest_segment(profile: Path | None) -> int:
     return int(done.stdout)
 
 
-def test_the_profile_makes_room_for_whole_pictures() -> None:
-    picture = 3840 * 2160 * 3
-    assert largest_segment(None) < picture
-    assert largest_segment(PROFILE) > 4 * picture
+def test_the_profile_makes_room_for_whole_images() -> None:
+    image = 3840 * 2160 * 3
+    assert largest_segment(None) < image
+    assert largest_segment(PROFILE) > 4 * image

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from robobrain_ros.core.imaging import FittedSize, fit
 from robobrain_ros.core.plans.prompt import plan_prompt
-from robobrain_ros.core.query import Picture
+from robobrain_ros.core.query import RgbImage
 from robobrain_ros.demo.layout import COLOURS, KINDS
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.evaluation.questions import OTHER_WORDS, Question, ask_about
@@ -23,7 +23,7 @@ CAMERAS = (
     (640, 480), (640, 480), (640, 480), (1280, 720), (1280, 720), (848, 480), (424, 240), (480, 640), (480, 480), (320, 240),
     (720, 480), (1280, 1024),
 )  # fmt: skip
-"""Sizes of usual cameras' pictures, the usual ones more often."""
+"""Sizes of usual cameras' images, the usual ones more often."""
 
 BUDGETS = (MAX_PIXELS, MAX_PIXELS, MAX_PIXELS, MAX_PIXELS, 68_000, 54_000)
 """Pixel budgets: mostly the whole one, for a user may set a smaller one."""
@@ -39,7 +39,7 @@ SHARE_OF_THINKING = 0.15
 FIRST_SEED = 1_000_000_000
 """Seeds of scenes for training; evaluation takes smaller ones."""
 
-PICTURE_START = "<|im_start|>user\n<|vision_start|>"
+IMAGE_START = "<|im_start|>user\n<|vision_start|>"
 IDS = 9
 """Ids in a mask are smaller."""
 
@@ -54,26 +54,26 @@ class Example:
     think: bool
 
 
-def view(seed: int, camera: tuple[int, int], detail: float, max_pixels: int = MAX_PIXELS) -> tuple[Scene, FittedSize, Picture]:
-    """A scene, the size at which the model sees what this camera takes, and the model's picture.
+def view(seed: int, camera: tuple[int, int], detail: float, max_pixels: int = MAX_PIXELS) -> tuple[Scene, FittedSize, RgbImage]:
+    """A scene, the size at which the model sees what this camera takes, and the model's image.
 
-    :param detail: pixels rendered for each pixel of the model's picture, at most the camera's own; they are averaged by area.
-    :param max_pixels: the budget of the model's picture.
+    :param detail: pixels rendered for each pixel of the model's image, at most the camera's own; they are averaged by area.
+    :param max_pixels: the budget of the model's image.
     """
     target = fit(camera, MIN_PIXELS, max_pixels, PATCH)
     ratio = min(1.0, (detail * target.model_width * target.model_height / (camera[0] * camera[1])) ** 0.5)
     width, height = round(camera[0] * ratio), round(camera[1] * ratio)
     scene = make_scene(seed, (width, height))
     size = FittedSize(width, height, target.model_width, target.model_height)
-    return scene, size, model_picture(scene, size)
+    return scene, size, model_image(scene, size)
 
 
-def model_picture(scene: Scene, size: FittedSize) -> Picture:
-    """The scene's picture as the model sees it."""
+def model_image(scene: Scene, size: FittedSize) -> RgbImage:
+    """The scene's image as the model sees it."""
     shrinks = size.width * size.height > size.model_width * size.model_height
     method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    picture: Any = cv2.resize(scene.image, (size.model_width, size.model_height), interpolation=method)
-    return picture
+    image: Any = cv2.resize(scene.image, (size.model_width, size.model_height), interpolation=method)
+    return image
 
 
 class Packer:
@@ -81,8 +81,8 @@ class Packer:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer.backend_tokenizer
-        self.start = self.encode(PICTURE_START)
-        self.picture, self.end = self.encode("<|image_pad|>")[0], self.encode("<|vision_end|>")[0]
+        self.start = self.encode(IMAGE_START)
+        self.image, self.end = self.encode("<|image_pad|>")[0], self.encode("<|vision_end|>")[0]
         self.padding = self.encode("<|endoftext|>")[0]
         self.number_ids = [self.encode(str(number))[0] for number in range(LARGEST_NUMBER)]
         self._numbers = {token: number for number, token in enumerate(self.number_ids)}
@@ -100,7 +100,7 @@ class Packer:
         return text
 
     def prompt(self, example: Example) -> list[int]:
-        """What follows the picture, up to the answer."""
+        """What follows the image, up to the answer."""
         question = example.question
         text = PROFILE.prompt(question.task, question.text)
         if question.plan is not None:
@@ -131,10 +131,10 @@ class Packer:
                 first[index] = first[index + 1] = thing.id
         return numbers, first, second
 
-    def batch(self, views: list[tuple[Scene, FittedSize, Picture]], examples: list[list[Example]]) -> Arrays:
-        """One row for each view: the picture's tokens, then all questions about it.
+    def batch(self, views: list[tuple[Scene, FittedSize, RgbImage]], examples: list[list[Example]]) -> Arrays:
+        """One row for each view: the image's tokens, then all questions about it.
 
-        ``ids`` (B, L); ``segment`` (B, L): 0 for the picture, a number for each question, -1 for padding; ``label``, ``number``
+        ``ids`` (B, L); ``segment`` (B, L): 0 for the image, a number for each question, -1 for padding; ``label``, ``number``
         and ``about`` (2, B, L) belong to the token *before* the one they describe; ``cells`` (B, ids, cells).
         """
         size = views[0][1]
@@ -147,7 +147,7 @@ class Packer:
         head = np.concatenate([beginning, middle, np.full((3, 1), after)], axis=1)
         made = []
         for (scene, fitted, _), asked in zip(views, examples, strict=True):
-            ids = [*self.start, *([self.picture] * cells), self.end]
+            ids = [*self.start, *([self.image] * cells), self.end]
             targets = [[-1] * len(ids) for _ in range(4)]
             segment, places = [0] * len(ids), [head]
             for number, example in enumerate(asked, start=1):
@@ -173,7 +173,7 @@ class Packer:
         packed["cells"] = covered > 0.1
         helped = zip(views, covered, strict=True)
         packed["helper"] = np.stack([_helper(scene, fitted, part) for (scene, fitted, _), part in helped])
-        packed["pictures"] = np.stack([picture for _, _, picture in views])
+        packed["images"] = np.stack([image for _, _, image in views])
         packed["start"], packed["count"] = start, cells
         return packed
 
@@ -207,15 +207,15 @@ def examples_about(scene: Scene, rng: random.Random, count: int) -> list[Example
     return [Example(ask_about(scene, kind, rng), rng.random() < SHARE_OF_THINKING) for kind in kinds]
 
 
-def random_view(rng: random.Random, camera: tuple[int, int], max_pixels: int) -> tuple[Scene, FittedSize, Picture]:
+def random_view(rng: random.Random, camera: tuple[int, int], max_pixels: int) -> tuple[Scene, FittedSize, RgbImage]:
     """A scene for training: rendered more or less finely, some compressed as JPEG."""
     detail = rng.choices((1.15, 2.0, 4.0), weights=(0.55, 0.35, 0.1))[0]
-    scene, size, picture = view(FIRST_SEED + rng.randrange(3_000_000_000), camera, detail, max_pixels)
+    scene, size, image = view(FIRST_SEED + rng.randrange(3_000_000_000), camera, detail, max_pixels)
     if rng.random() < 0.15:
-        _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, rng.randint(75, 95)])
+        _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, rng.randint(75, 95)])
         compressed: Any = cv2.imdecode(data, cv2.IMREAD_COLOR)
         return scene, size, compressed
-    return scene, size, picture
+    return scene, size, image
 
 
 def produce(queue: "Queue[Arrays]", tokenizer_folder: Path, seed: int, views: int, questions: int) -> None:

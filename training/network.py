@@ -1,7 +1,7 @@
-"""A fast forward pass over the parameters of transformers' Qwen2.5-VL: many questions about one picture in one row.
+"""A fast forward pass over the parameters of transformers' Qwen2.5-VL: many questions about one image in one row.
 
-The same mathematics as transformers' own, without its generality: batches of pictures of one size, rows of one picture's tokens
-and then questions, each of which sees the picture and itself.
+The same mathematics as transformers' own, without its generality: batches of images of one size, rows of one image's tokens
+and then questions, each of which sees the image and itself.
 """
 
 import functools
@@ -100,7 +100,7 @@ def initialise(model: Qwen2_5_VLForConditionalGeneration, number_ids: list[int])
 
 @dataclass(frozen=True)
 class Grid:
-    """Rotary angles and windows of a picture's patches, in the order of the merged cells."""
+    """Rotary angles and windows of an image's patches, in the order of the merged cells."""
 
     cos: Tensor
     sin: Tensor
@@ -109,7 +109,7 @@ class Grid:
 
 @functools.lru_cache(maxsize=64)
 def grid(height: int, width: int, head_size: int, device: str) -> Grid:
-    """The `Grid` of a picture of this size in pixels."""
+    """The `Grid` of an image of this size in pixels."""
     rows, columns = height // PATCH, width // PATCH
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
 
@@ -125,10 +125,10 @@ def grid(height: int, width: int, head_size: int, device: str) -> Grid:
     return Grid(angles.cos().to(device), angles.sin().to(device), (window[:, None] == window[None]).to(device))
 
 
-def patches_of(pictures: Tensor) -> Tensor:
+def patches_of(images: Tensor) -> Tensor:
     """uint8 (B, H, W, 3) as normalised patches (B, cells * 4, 588) in the processor's order, without the repeat in time."""
-    count, height, width, _ = pictures.shape
-    values = (pictures.float() - _MEAN.to(pictures.device)) / _STD.to(pictures.device)
+    count, height, width, _ = images.shape
+    values = (images.float() - _MEAN.to(images.device)) / _STD.to(images.device)
     values = values.reshape(count, height // 28, 2, 14, width // 28, 2, 14, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
     return values.reshape(count, (height // 14) * (width // 14), 588)
 
@@ -143,9 +143,9 @@ def _turn(values: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def see(model: Qwen2_5_VLForConditionalGeneration, patches: Tensor, size: tuple[int, int]) -> Tensor:
-    """Visual tokens (B, cells, width) of pictures of one size (height, width)."""
+    """Visual tokens (B, cells, width) of images of one size (height, width)."""
     visual, config = model.model.visual, model.config.vision_config
-    # The processor shows each picture twice in time; both halves of the kernel see the same.
+    # The processor shows each image twice in time; both halves of the kernel see the same.
     values = F.linear(patches, visual.patch_embed.proj.weight.sum(2).flatten(1))
     count, length, width = values.shape
     head_size = width // config.num_heads
@@ -169,7 +169,7 @@ class Guide:
     """Guided attention, in training only: two heads of one layer are shown where to look.
 
     :param about: for each of the two heads the id of the thing that the next token is about, -1 none; (2, B, S).
-    :param cells: (B, ids, cells), whether a thing covers a cell; pictures' tokens begin at ``start``.
+    :param cells: (B, ids, cells), whether a thing covers a cell; images' tokens begin at ``start``.
     """
 
     layer: int

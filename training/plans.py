@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGenera
 from robobrain_ros.core.imaging import FittedSize
 from robobrain_ros.core.plans.prompt import ORDER, REASONING, STEPS, TEXT, VERDICT, plan_prompt
 from robobrain_ros.core.plans.request import PlanMode, PlanRequest, Verdict
-from robobrain_ros.core.query import Picture
+from robobrain_ros.core.query import RgbImage
 from robobrain_ros.demo.robot import ARM
 from robobrain_ros.demo.simulator import Step
 from robobrain_ros.demo.world import Scene
@@ -42,14 +42,14 @@ from training.batches import (
     Example,
     Packer,
     examples_about,
-    model_picture,
+    model_image,
     random_view,
 )
 from training.score import answer_all
 from training.tokenizer import LARGEST_NUMBER
 from training.train import load_state, save_state, visible
 
-View = tuple[Scene, FittedSize, Picture]
+View = tuple[Scene, FittedSize, RgbImage]
 SAVE_EVERY = 60.0
 """Seconds."""
 CONTEXT = 16_384
@@ -80,7 +80,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, default=Path("robobrain_ros/demo/model"), help="folder of the model to begin with")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint and state")
     parser.add_argument("--steps", type=int, default=1200, help="of the whole run")
-    parser.add_argument("--views", type=int, default=4, help="pictures a step, half of them of tables on which things were moved")
+    parser.add_argument("--views", type=int, default=4, help="images a step, half of them of tables on which things were moved")
     parser.add_argument("--rate", type=float, default=5e-4, help="AdamW's, which falls to zero over the last 60 %%")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -136,10 +136,10 @@ class Tuner:
         start, count = batch["start"], batch["count"]
         label, number = torch.from_numpy(batch["targets"])[:2].unbind(0)
         with torch.no_grad():
-            pictures = torch.from_numpy(batch["pictures"])
-            pictured = network.see(self.model, network.patches_of(pictures), tuple(pictures.shape[1:3]))  # type: ignore[arg-type]
+            images = torch.from_numpy(batch["images"])
+            imaged = network.see(self.model, network.patches_of(images), tuple(images.shape[1:3]))  # type: ignore[arg-type]
         values = self.model.model.language_model.embed_tokens(torch.from_numpy(batch["ids"]))
-        values = torch.cat([values[:, :start], pictured, values[:, start + count :]], 1)
+        values = torch.cat([values[:, :start], imaged, values[:, start + count :]], 1)
         seen = visible(torch.from_numpy(batch["segment"]))
         hidden, _ = network.read(self.model, values, torch.from_numpy(batch["positions"]), seen)
         chosen = label >= 0
@@ -191,7 +191,7 @@ def changed_view(view: View, rng: random.Random) -> tuple[View, list[Example]]:
         asked += [other.question(mode, rng)] if other is not None else []
     absent = replace(situation, asked=plans.task_about(scene, rng, absent=True))
     asked.append(absent.question(rng.choice(tuple(PlanMode)), rng))
-    return (now, size, model_picture(now, size)), [_example(question, rng) for question in asked]
+    return (now, size, model_image(now, size)), [_example(question, rng) for question in asked]
 
 
 def _situation(scene: Scene, rng: random.Random) -> plans.Situation:
@@ -242,11 +242,11 @@ def evaluate(tuner: Tuner, count: int) -> dict[str, Any]:
         for first in range(0, count, 16):
             views, examples = [], []
             for index in range(min(16, count - first)):
-                scene, size, picture = _unseen(first + index)
+                scene, size, image = _unseen(first + index)
                 fresh = mode is PlanMode.NEW
                 situation = plans.at_first(scene, rng, index % 4 == 0) if fresh else plans.midway(scene, rng)
                 now = situation.world.look()
-                views.append((now, size, picture if fresh else model_picture(now, size)))
+                views.append((now, size, image if fresh else model_image(now, size)))
                 examples.append(Example(situation.question(mode, rng), False))
             texts = answer_all(tuner.model, tuner.packer, views, examples, "cpu")
             right += sum(

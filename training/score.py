@@ -8,7 +8,7 @@ import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from robobrain_ros.core.imaging import FittedSize
-from robobrain_ros.core.query import Answer, ParsedAnswer, Picture
+from robobrain_ros.core.query import Answer, ParsedAnswer, RgbImage
 from robobrain_ros.core.reading.answers import parse_answer
 from robobrain_ros.demo.world import Scene
 from robobrain_ros.errors import RoboBrainError
@@ -25,11 +25,11 @@ LONGEST_ANSWER = 200
 def answer_all(
     model: Qwen2_5_VLForConditionalGeneration,
     packer: Packer,
-    views: list[tuple[Scene, FittedSize, Picture]],
+    views: list[tuple[Scene, FittedSize, RgbImage]],
     examples: list[Example],
     device: str,
 ) -> list[str]:
-    """Greedy answers to one question about each of several pictures of one size."""
+    """Greedy answers to one question about each of several images of one size."""
     batch = packer.batch(views, [[] for _ in views])
     start, count = batch["start"], batch["count"]
     head = start + count + 1
@@ -46,12 +46,12 @@ def answer_all(
         place = head + longest - len(prompt)
         ids[index, place:], valid[index, place:] = prompt, True
         positions[:, index, place:] = after + np.arange(len(prompt))
-    pictures = torch.from_numpy(batch["pictures"]).to(device)
+    images = torch.from_numpy(batch["images"]).to(device)
     weight_type = model.lm_head.weight.dtype
-    pictured = network.see(model, network.patches_of(pictures).to(weight_type), tuple(batch["pictures"].shape[1:3]))
+    imaged = network.see(model, network.patches_of(images).to(weight_type), tuple(batch["images"].shape[1:3]))
     embed = model.model.language_model.embed_tokens
     values = embed(torch.from_numpy(ids).to(device))
-    values = torch.cat([values[:, :start], pictured, values[:, start + count :]], 1)
+    values = torch.cat([values[:, :start], imaged, values[:, start + count :]], 1)
     mask = torch.from_numpy(valid).to(device)
     length = ids.shape[1]
     before = torch.ones(length, length, dtype=torch.bool, device=device).tril()
@@ -75,15 +75,15 @@ def answer_all(
     return [packer.decode(row[: row.index(end)] if end in row else row) for row in rows]
 
 
-def in_picture(parsed: ParsedAnswer, size: FittedSize) -> Answer:
+def in_image(parsed: ParsedAnswer, size: FittedSize) -> Answer:
     """The answer in the scene's own pixels."""
     rule = PROFILE.coordinates
     return Answer(
         parsed.task,
         parsed.text,
-        points=tuple(size.to_picture(point, rule) for point in parsed.points),
-        boxes=tuple(size.box_to_picture(box, rule) for box in parsed.boxes),
-        waypoints=tuple(size.to_picture(point, rule) for point in parsed.waypoints),
+        points=tuple(size.to_image(point, rule) for point in parsed.points),
+        boxes=tuple(size.box_to_image(box, rule) for box in parsed.boxes),
+        waypoints=tuple(size.to_image(point, rule) for point in parsed.waypoints),
         steps=parsed.steps,
     )
 
@@ -96,7 +96,7 @@ def mark(text: str, example: Example, scene: Scene, size: FittedSize) -> Verdict
         return None
     if parsed.nothing_found and example.question.task.value != "ask":
         return assess_refusal(example.question)
-    return assess(scene, example.question, in_picture(parsed, size))
+    return assess(scene, example.question, in_image(parsed, size))
 
 
 def evaluate(

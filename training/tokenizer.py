@@ -1,6 +1,6 @@
 """The demo model's own tokenizer: words of the tabletop world, whole numbers as one token each, and the fixed prompts.
 
-The fixed sentences of RoboBrain 2.0's prompts are one token each, which keeps prompts at some 30 tokens beside the picture. Other
+The fixed sentences of RoboBrain 2.0's prompts are one token each, which keeps prompts at some 30 tokens beside the image. Other
 text falls back to letters and bytes, so that any text can be written and read.
 """
 
@@ -18,7 +18,7 @@ from robobrain_ros.evaluation.questions import KINDS_OF_QUESTIONS, ask_about
 
 PROFILE = PROFILES[0]
 LARGEST_NUMBER = 400
-"""Numbers below are one token each; pictures must be smaller."""
+"""Numbers below are one token each; images must be smaller."""
 MIN_PIXELS, MAX_PIXELS, PATCH = 43_904, 86_240, 28
 """The processor's budget: 640x480 becomes 336x252, 1280x720 becomes 364x196."""
 

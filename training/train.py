@@ -43,8 +43,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=13.2, help="length of the whole run")
     parser.add_argument("--stop-after", type=float, default=0.0, help="stop this part of it after so many minutes; 0: at its end")
     parser.add_argument("--preview", type=float, default=0.0, help="then cool down for so many minutes, for a model to look at")
-    parser.add_argument("--views", type=int, default=64, help="pictures a step")
-    parser.add_argument("--questions", type=int, default=12, help="questions a picture")
+    parser.add_argument("--views", type=int, default=64, help="images a step")
+    parser.add_argument("--questions", type=int, default=12, help="questions an image")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="processes that make scenes")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
@@ -139,13 +139,13 @@ class Trainer:
         start, count = batch["start"], batch["count"]
         arrays = {key: value for key, value in batch.items() if key not in ("start", "count")}
         tensors = {key: torch.from_numpy(value).to(self.device, non_blocking=True) for key, value in arrays.items()}
-        size = tuple(batch["pictures"].shape[1:3])
+        size = tuple(batch["images"].shape[1:3])
         label, number, first, second = tensors["targets"].unbind(0)
         guide = network.Guide(2, torch.stack([first, second]), tensors["cells"], start) if helping else None
         with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.device == "cuda"):
-            pictured = network.see(self.model, network.patches_of(tensors["pictures"]), size)
+            imaged = network.see(self.model, network.patches_of(tensors["images"]), size)
             values = self.model.model.language_model.embed_tokens(tensors["ids"])
-            values = torch.cat([values[:, :start], pictured.to(values.dtype), values[:, start + count :]], 1)
+            values = torch.cat([values[:, :start], imaged.to(values.dtype), values[:, start + count :]], 1)
             seen = visible(tensors["segment"])
             hidden, early = network.read(self.model, values, tensors["positions"], seen, guide=guide)
             chosen = label >= 0
@@ -166,7 +166,7 @@ class Trainer:
             self._note(words=words, numbers=numbers, word_right=right, pixels_off=error.mean(), within_3=near)
         if guide is not None:
             guided = sum(guide.losses, torch.zeros((), device=self.device)) / len(guide.losses)
-            help_loss = self._help(pictured, early[:, start : start + count], tensors["helper"], size)
+            help_loss = self._help(imaged, early[:, start : start + count], tensors["helper"], size)
             loss = loss + helping * (0.5 * guided + help_loss)
             self._note(guided=guided, helped=help_loss)
         return loss
@@ -177,9 +177,9 @@ class Trainer:
         numbers = torch.arange(LARGEST_NUMBER, device=self.device).float()
         return torch.softmax(-((numbers[:, None] - numbers[None]) ** 2) / (2 * width * width), 1)
 
-    def _help(self, pictured: Tensor, early: Tensor, helper: Tensor, size: tuple[int, ...]) -> Tensor:
+    def _help(self, imaged: Tensor, early: Tensor, helper: Tensor, size: tuple[int, ...]) -> Tensor:
         """Helper heads: what covers a cell, its box relative to the cell, and (in the language layers) both absolutely."""
-        told, placed = self.helpers[0](pictured.float()), self.helpers[1](early.float())
+        told, placed = self.helpers[0](imaged.float()), self.helpers[1](early.float())
         covered = helper[..., 1] >= 0
         amount = covered.sum().clamp_min(1)
         down, across = ((torch.arange(length // PATCH, device=self.device) + 0.5) * PATCH for length in size)
@@ -234,7 +234,7 @@ def _halved(value: Any) -> Any:
 
 
 def visible(segment: Tensor) -> Tensor:
-    """(B, 1, L, L): each token sees the picture, and its own question up to itself."""
+    """(B, 1, L, L): each token sees the image, and its own question up to itself."""
     length = segment.shape[1]
     same = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
     return (same & torch.ones(length, length, dtype=torch.bool, device=segment.device).tril())[:, None]
@@ -272,7 +272,7 @@ def run(trainer: Trainer, queue: Any, minutes: float, cooling: bool = False) -> 
         if not cooling:
             trainer.seconds = before + spent
         if time.monotonic() - last > 15:
-            pace = f"{steps * trainer.options.views / spent:.0f} pictures/s, waited {waited:.0f} s"
+            pace = f"{steps * trainer.options.views / spent:.0f} images/s, waited {waited:.0f} s"
             print(trainer.report(max(1, trainer.step - trainer.reported)), pace, flush=True)
             trainer.reported, last = trainer.step, time.monotonic()
             trainer.keep()

@@ -1,4 +1,4 @@
-"""The program ``ask``: one question on the command line, to a running node or, without ROS, about a picture file.
+"""The program ``ask``: one question on the command line, to a running node or, without ROS, about an image file.
 
 ``ros2 run robobrain_ros ask point "the red mug"``; ``ask --help`` tells the rest, and docs/command_line.md.
 """
@@ -23,10 +23,10 @@ import cv2
 from robobrain_ros.cli.progress import Teller
 from robobrain_ros.cli.reply import Reply, footnote, to_dict, to_lines
 from robobrain_ros.core.brain import DEFAULT_TIMEOUT
-from robobrain_ros.core.imaging import read_picture
+from robobrain_ros.core.imaging import read_image
 from robobrain_ros.core.overlay import draw
 from robobrain_ros.core.plans.request import DoneStep, Place, PlanMode, PlanRequest, StepOutcome
-from robobrain_ros.core.query import Answer, Picture, Query, Task
+from robobrain_ros.core.query import Answer, Query, RgbImage, Task
 from robobrain_ros.errors import OutcomeCode, RoboBrainError
 
 EXIT_CODES: dict[OutcomeCode, int] = {
@@ -48,7 +48,7 @@ EXIT_CODES: dict[OutcomeCode, int] = {
 }
 """What the program ends with, by the outcome."""
 NOT_SAVED = 5
-"""Exit code: there is an answer, but its picture could not be saved."""
+"""Exit code: there is an answer, but its image could not be saved."""
 INTERRUPTED = 130
 _WAIT_FOR_SERVER = 20.0
 """Seconds that a server may take to be there."""
@@ -61,20 +61,20 @@ _EPILOG = """exit codes:
   2  wrong usage, BAD_REQUEST, UNSUPPORTED_TASK: ask otherwise
   3  NOT_READY, BUSY, NO_IMAGE, STALE_IMAGE, TIMEOUT, CANCELED, or there is no such node: try again
   4  BAD_IMAGE, UNPARSABLE_ANSWER, INFEASIBLE_PLAN, ENGINE_FAILED, NOT_SET: image, model or engine are at fault
-  5  answered, but the picture could not be saved
+  5  answered, but the image could not be saved
   130  interrupted
 
 The answer goes to the standard output, everything else to the standard error. Arguments after --ros-args are ROS's."""
 
 
-def ask_picture(options: argparse.Namespace) -> Reply:
-    """Ask a model that is loaded for this question alone, about picture files."""
-    pictures: list[Picture] = []
+def ask_image(options: argparse.Namespace) -> Reply:
+    """Ask a model that is loaded for this question alone, about image files."""
+    images: list[RgbImage] = []
     task = Task(options.task)
     try:
-        pictures = [read_picture(path) for path in options.picture]
+        images = [read_image(path) for path in options.image]
         answer = asyncio.run(_run_brain(options, Query(
-            task, options.text, pictures, think=options.think, timeout=options.timeout, max_tokens=options.max_tokens or None,
+            task, options.text, images, think=options.think, timeout=options.timeout, max_tokens=options.max_tokens or None,
             plan=options.plan,
         )))  # fmt: skip
         code, message = OutcomeCode.OK, ""
@@ -84,10 +84,10 @@ def ask_picture(options: argparse.Namespace) -> Reply:
         if error.report is not None:
             answer = Answer(task, "", report=error.report)
     reply = Reply(code, message, answer)
-    if pictures:
-        reply.size = pictures[0].shape[1], pictures[0].shape[0]
+    if images:
+        reply.size = images[0].shape[1], images[0].shape[0]
         if options.save and code is OutcomeCode.OK:
-            reply.overlay = draw(pictures[0], answer, instruction=options.text)
+            reply.overlay = draw(images[0], answer, instruction=options.text)
     return reply
 
 
@@ -165,7 +165,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> _Parser:
     parser = _Parser(
         prog="ask",
-        description="Ask RoboBrain one question: a running node about what its camera sees, or about a picture file.",
+        description="Ask RoboBrain one question: a running node about what its camera sees, or about an image file.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -174,14 +174,14 @@ def _parser() -> _Parser:
     parser.add_argument("--think", action=argparse.BooleanOptionalAction, help="think first, or not; else as the node is set")
     parser.add_argument("--timeout", type=_seconds, default=DEFAULT_TIMEOUT, metavar="S", help="for the answer (%(default)g)")
     parser.add_argument("--max-tokens", type=_count, default=0, metavar="N", help="tokens that the answer may have")
-    parser.add_argument("--save", type=Path, metavar="FILE", help="save the picture with the answer drawn in (.png, .jpg, ...)")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="save the image with the answer drawn in (.png, .jpg, ...)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, whatever the outcome")
     _add_plan_arguments(parser.add_argument_group("for plan, what is known"))
     node = parser.add_argument_group("asking a node")
     node.add_argument("--node", default=None, metavar="NAME", help="its name, such as /left_arm/robobrain (robobrain)")
     node.add_argument("--camera", action="append", metavar="NAME", help="one of its cameras (the first); again for ask and plan")
-    file = parser.add_argument_group("asking about a picture file, without ROS")
-    file.add_argument("--picture", action="append", type=Path, metavar="FILE", help="may be given again for ask and plan")
+    file = parser.add_argument_group("asking about an image file, without ROS")
+    file.add_argument("--image", action="append", type=Path, metavar="FILE", help="may be given again for ask and plan")
     file.add_argument("--model", default="", help="a folder, a name on the hub, or robobrain2.0-7b (the tabletop demo model)")
     file.add_argument(
         "--url", action="append", default=[], metavar="URL",
@@ -270,20 +270,20 @@ def _check(parser: _Parser, options: argparse.Namespace) -> None:
     """Refuse what contradicts itself, before anything is started."""
     if not options.text.strip():
         parser.refuse("The question is empty; say what is asked for.")
-    if options.picture:
+    if options.image:
         if options.node is not None or options.camera:
-            parser.refuse("--node and --camera are for asking a node; --picture asks without one.")
-        if len(options.picture) > 1 and Task(options.task).spatial:
-            parser.refuse(f"The task {options.task} takes exactly one picture, not {len(options.picture)}.")
+            parser.refuse("--node and --camera are for asking a node; --image asks without one.")
+        if len(options.image) > 1 and Task(options.task).spatial:
+            parser.refuse(f"The task {options.task} takes exactly one image, not {len(options.image)}.")
     elif options.model or options.engine or options.url:
-        parser.refuse("--model, --url and --engine are for --picture; a node has its model already.")
+        parser.refuse("--model, --url and --engine are for --image; a node has its model already.")
     options.plan = _plan_request(parser, options)
     if options.save:
         # Found now rather than after the model has worked.
         if not options.save.absolute().parent.is_dir():
             parser.refuse(f"{options.save} cannot be saved: there is no such folder.")
         if not options.save.suffix or not cv2.haveImageWriter(str(options.save)):
-            parser.refuse(f"{options.save} cannot be saved: OpenCV knows no such kind of picture; call it .png or .jpg.")
+            parser.refuse(f"{options.save} cannot be saved: OpenCV knows no such kind of image; call it .png or .jpg.")
 
 
 def _plan_request(parser: _Parser, options: argparse.Namespace) -> PlanRequest | None:
@@ -308,12 +308,12 @@ def _plan_request(parser: _Parser, options: argparse.Namespace) -> PlanRequest |
     return request if request != PlanRequest() else None
 
 
-def _save(picture: Picture | None, path: Path) -> bool:
-    if picture is None:
-        _say(f"{path} was not saved: the node sent no picture with the answer.")
+def _save(image: RgbImage | None, path: Path) -> bool:
+    if image is None:
+        _say(f"{path} was not saved: the node sent no image with the answer.")
         return False
     try:
-        encoded, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        encoded, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         assert encoded, "the kind of file has been checked"
         path.write_bytes(data.tobytes())
     except OSError as error:
@@ -345,7 +345,7 @@ def _ask_node(options: argparse.Namespace, ros_arguments: list[str]) -> Reply:
     try:
         from robobrain_ros.cli.ask_node import ask_node
     except ImportError as error:
-        _say(f"There is no ROS 2 here ({error}): source it, or ask about a file with --picture.")
+        _say(f"There is no ROS 2 here ({error}): source it, or ask about a file with --image.")
         sys.exit(2)
     return ask_node(options, ros_arguments)
 
@@ -357,10 +357,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(own)
     _check(parser, options)
     try:
-        if not options.picture:
+        if not options.image:
             return _finish(_ask_node(options, for_ros), options, sys.stdout)
         with _answers_alone() as stream:
-            return _finish(ask_picture(options), options, stream)
+            return _finish(ask_image(options), options, stream)
     except (KeyboardInterrupt, asyncio.CancelledError):
         _say("interrupted")
         return INTERRUPTED

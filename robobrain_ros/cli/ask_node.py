@@ -14,16 +14,16 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
 from robobrain_ros.cli.reply import Reply
-from robobrain_ros.core.query import Answer, Picture, Task
+from robobrain_ros.core.query import Answer, RgbImage, Task
 from robobrain_ros.errors import BadRequestError, NotReadyError, OutcomeCode, RoboBrainError
 from robobrain_ros.ros.client import Client, query_options, to_answer
-from robobrain_ros.ros.messages.conversions import read_image
+from robobrain_ros.ros.messages.conversions import read_image_message
 from robobrain_ros.ros.tasks import RESULT_FIELDS
 
 _APPEARANCE = 5.0
 """Seconds in which a running node must have been found."""
 _DRAWING = 10.0
-"""Seconds in which the picture with the answer must have come."""
+"""Seconds in which the image with the answer must have come."""
 
 
 class _Asker(Client):
@@ -87,7 +87,7 @@ def _ask(task: Task, options: argparse.Namespace) -> Reply:
 def _ask_with(client: Client, task: Task, options: argparse.Namespace, name: str) -> Reply:
     overlays: list[Image] = []
     if options.save:
-        # Volatile: the last answer's picture, which the node keeps for those who come late, is not this one's.
+        # Volatile: the last answer's image, which the node keeps for those who come late, is not this one's.
         overlay = client.create_subscription(Image, f"{name}/overlay", overlays.append, QoSProfile(depth=10))
     try:
         client.wait_for_task(task, _APPEARANCE)
@@ -111,16 +111,16 @@ def _who_is_there(client: Client) -> str:
     if nodes:
         return f"Running are: {', '.join(nodes)}; name one with --node."
     domain = os.environ.get("ROS_DOMAIN_ID", "0")
-    return f"No node robobrain is in sight (ROS_DOMAIN_ID is {domain}); start it, or ask about a file with --picture."
+    return f"No node robobrain is in sight (ROS_DOMAIN_ID is {domain}); start it, or ask about a file with --image."
 
 
-def _overlay_of(client: Client, overlays: list[Image], stamp: Any) -> Picture | None:
-    """The picture with the answer, which comes about when the response does; None: it did not come.
+def _overlay_of(client: Client, overlays: list[Image], stamp: Any) -> RgbImage | None:
+    """The image with the answer, which comes about when the response does; None: it did not come.
 
-    By its stamp: positions, and with them the answer's header, may be in another frame than the picture.
+    By its stamp: positions, and with them the answer's header, may be in another frame than the image.
     """
     client.spin_until(lambda: any(image.header.stamp == stamp for image in overlays), _DRAWING)
-    return next((read_image(image) for image in reversed(overlays) if image.header.stamp == stamp), None)
+    return next((read_image_message(image) for image in reversed(overlays) if image.header.stamp == stamp), None)
 
 
 def _to_reply(task: Task, response: Any) -> Reply:

@@ -52,7 +52,7 @@ _ANSWER_BY_LETTER = "Answer with the option's letter from the given choices dire
 """As FlagEval asks All-Angles, EgoPlan-Bench2, CV-Bench and EmbSpatial-Bench."""
 _FORMAT_OF_POINTS = re.compile(r"\s*Your (?:answer should be formatted|task is to identify specific points).*", re.DOTALL)
 """What the benchmarks append on how to write points; a model family's own words, of its profile, take its place."""
-_MOST_PICTURES = 8
+_MOST_IMAGES = 8
 _TIMEOUT = 600.0
 _LARGEST_FILE = 1 << 30
 """Bytes of a benchmark's list of questions."""
@@ -72,7 +72,7 @@ class Item:
     identity: str
     kind: str
     text: str
-    pictures: tuple[Path, ...]
+    images: tuple[Path, ...]
     answer: str = ""
     mask: Path | None = None
 
@@ -90,7 +90,7 @@ def read_benchmark(folder: Path, name: str = "") -> Benchmark:
     """Read a benchmark's folder, all of it, so that nothing is missing after hours of asking. Two forms are known:
 
     - Where2Place as on the hub: ``point_questions.jsonl``, a JSON object a line with ``question_id``, ``image``, ``text``;
-      pictures in ``images/``, and masks of the same names in ``masks/``.
+      images in ``images/``, and masks of the same names in ``masks/``.
     - FlagEval's own, into which its FlagEvalMM turns every benchmark, EmbodiedVerse included: ``data.json``, a list of objects
       with ``question_id``, ``question``, ``img_path`` (one, or a list), ``question_type``, ``answer``, perhaps ``options``; for
       points ``mask_path``. Paths are relative to the folder.
@@ -114,7 +114,7 @@ def read_benchmark(folder: Path, name: str = "") -> Benchmark:
     if twice:
         raise BenchmarkError(f"{folder} has the question {twice[0]} twice.")
     for item in items:
-        _check_pictures(item)
+        _check_images(item)
     return Benchmark(name or folder.resolve().name, items, dict(skipped))
 
 
@@ -144,12 +144,12 @@ def _object(line: str, where: str) -> dict[str, Any]:
 
 
 def _where2place(folder: Path, row: dict[str, Any], where: str) -> Item:
-    identity, image, text = (_field(row, name, where) for name in ("question_id", "image", "text"))
-    picture = _inside(folder / "images", image, where)
-    mask = next((path for path in _same_stem(_inside(folder / "masks", image, where)) if path.is_file()), None)
+    identity, name, text = (_field(row, field, where) for field in ("question_id", "image", "text"))
+    image = _inside(folder / "images", name, where)
+    mask = next((path for path in _same_stem(_inside(folder / "masks", name, where)) if path.is_file()), None)
     if mask is None:
-        raise BenchmarkError(f"{where}: masks/ has no mask of the name {image}.")
-    return Item(identity, "point", _FORMAT_OF_POINTS.sub("", text).strip(), (picture,), mask=mask)
+        raise BenchmarkError(f"{where}: masks/ has no mask of the name {name}.")
+    return Item(identity, "point", _FORMAT_OF_POINTS.sub("", text).strip(), (image,), mask=mask)
 
 
 def _same_stem(path: Path) -> list[Path]:
@@ -203,24 +203,24 @@ def _flageval_item(folder: Path, row: dict[str, Any], where: str) -> tuple[Item 
     names = names if isinstance(names, list) else [names]
     if not names or not all(isinstance(name, str) and name for name in names):
         raise BenchmarkError(f"{where} has no img_path.")
-    if len(names) > _MOST_PICTURES or (kind == "point" and len(names) > 1):
-        return None, "too many pictures"
+    if len(names) > _MOST_IMAGES or (kind == "point" and len(names) > 1):
+        return None, "too many images"
     identity = _field(row, "question_id", where)
     text = re.sub(r"<image \d+>\s*", "", _field(row, "question", where))
-    pictures = tuple(_inside(folder, name, where) for name in names)
+    images = tuple(_inside(folder, name, where) for name in names)
     if kind == "point":
         mask = _inside(folder, _field(row, "mask_path", where), where)
-        return Item(identity, kind, _FORMAT_OF_POINTS.sub("", text).strip(), pictures, mask=mask), ""
+        return Item(identity, kind, _FORMAT_OF_POINTS.sub("", text).strip(), images, mask=mask), ""
     answer = _field(row, "answer", where).strip().strip("().").upper()
     if kind == "yes-no":
         if answer not in ("YES", "NO"):
             raise BenchmarkError(f"{where}: the answer {answer!r} is neither yes nor no.")
-        return Item(identity, kind, text, pictures, answer.lower()), ""
+        return Item(identity, kind, text, images, answer.lower()), ""
     options = row.get("options") or []
     letters = _LETTERS[: len(options)] if options else _LETTERS
     if len(answer) != 1 or answer not in letters:
         raise BenchmarkError(f"{where}: the answer {answer!r} is not the letter of an option.")
-    return Item(identity, kind, _with_options(text, options), pictures, answer), ""
+    return Item(identity, kind, _with_options(text, options), images, answer), ""
 
 
 def _with_options(text: str, options: Sequence[Any]) -> str:
@@ -232,18 +232,18 @@ def _with_options(text: str, options: Sequence[Any]) -> str:
     return text if asks else f"{text}\n{_ANSWER_BY_LETTER}"
 
 
-def _check_pictures(item: Item) -> None:
+def _check_images(item: Item) -> None:
     from PIL import Image, UnidentifiedImageError
 
     sizes = []
-    for path in (*item.pictures, *([item.mask] if item.mask is not None else [])):
+    for path in (*item.images, *([item.mask] if item.mask is not None else [])):
         try:
-            with Image.open(path) as picture:
-                sizes.append(picture.size)
+            with Image.open(path) as image:
+                sizes.append(image.size)
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise BenchmarkError(f"Question {item.identity}: {path} cannot be read as a picture ({error}).") from error
+            raise BenchmarkError(f"Question {item.identity}: {path} cannot be read as an image ({error}).") from error
     if item.mask is not None and sizes[0] != sizes[-1]:
-        raise BenchmarkError(f"Question {item.identity}: the mask is {sizes[-1]} pixels, its picture {sizes[0]}.")
+        raise BenchmarkError(f"Question {item.identity}: the mask is {sizes[-1]} pixels, its image {sizes[0]}.")
 
 
 @dataclass(frozen=True)
@@ -259,10 +259,10 @@ async def ask_item(brain: Brain, item: Item, think: bool) -> Result:
 
     :raises EngineFailedError: the engine has died; a score would say nothing.
     """
-    pictures = [await asyncio.to_thread(_pixels, path) for path in item.pictures]
+    images = [await asyncio.to_thread(_pixels, path) for path in item.images]
     task = Task.POINT if item.kind == "point" else Task.ASK
     try:
-        answer = await brain.run(Query(task, item.text, pictures, think=think, timeout=_TIMEOUT))
+        answer = await brain.run(Query(task, item.text, images, think=think, timeout=_TIMEOUT))
     except (EngineFailedError, BadRequestError):
         raise
     except RoboBrainError as error:
@@ -273,19 +273,19 @@ async def ask_item(brain: Brain, item: Item, think: bool) -> Result:
 def _pixels(path: Path) -> npt.NDArray[np.uint8]:
     from PIL import Image
 
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def score_item(item: Item, answer: Answer) -> float:
-    """The score: of points, the share of them in the mask, out of the picture 0; else 1 for the right letter or word."""
+    """The score: of points, the share of them in the mask, out of the image 0; else 1 for the right letter or word."""
     if item.mask is not None:
         from PIL import Image
 
-        with Image.open(item.mask) as picture:
-            mask = np.asarray(picture.convert("L")) > 127
+        with Image.open(item.mask) as image:
+            mask = np.asarray(image.convert("L")) > 127
         hits = [
-            not point.clamped  # The model's own point lay out of the picture.
+            not point.clamped  # The model's own point lay out of the image.
             and 0 <= round(point.v) < mask.shape[0]
             and 0 <= round(point.u) < mask.shape[1]
             and bool(mask[round(point.v), round(point.u)])
@@ -409,10 +409,10 @@ def _say(line: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _brain(options: argparse.Namespace, pictures: int, **flagos: Any) -> AsyncIterator[Brain]:
+async def _brain(options: argparse.Namespace, images: int, **flagos: Any) -> AsyncIterator[Brain]:
     from robobrain_ros.local import open_brain
 
-    given = {"max_num_seqs": options.at_once, "max_images": max(4, pictures), **dict(options.engine), **flagos}
+    given = {"max_num_seqs": options.at_once, "max_images": max(4, images), **dict(options.engine), **flagos}
     with contextlib.redirect_stdout(sys.stderr):
         brain = await open_brain(options.model, **given)
     try:
@@ -424,11 +424,11 @@ async def _brain(options: argparse.Namespace, pictures: int, **flagos: Any) -> A
 async def run(options: argparse.Namespace) -> None:
     """Ask both engines, one after the other, print the table, write the file."""
     benchmarks = await asyncio.to_thread(_read_all, options)
-    pictures = max((len(item.pictures) for benchmark in benchmarks for item in benchmark.items), default=1)
+    images = max((len(item.images) for benchmark in benchmarks for item in benchmark.items), default=1)
     columns = []
     for title, mode in (("native", "off"), ("FlagOS", options.mode)):
         named = {} if mode == "off" else {"flagos_include": tuple(options.include), "flagos_exclude": tuple(options.exclude)}
-        async with _brain(options, pictures, flagos_mode=mode, **named) as brain:
+        async with _brain(options, images, flagos_mode=mode, **named) as brain:
             active = brain.engine.health().flagos_active
             column = Column(title if mode == "off" or active else "FlagOS (ran native!)")
             _say(f"{column.title}: {brain.info.engine}. {brain.info.details.get('flagos', '')}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from robobrain_ros.core.plans.request import Verdict
 from robobrain_ros.core.plans.roboos import roboos_json
-from robobrain_ros.core.query import Answer, Picture, Task
+from robobrain_ros.core.query import Answer, RgbImage, Task
 from robobrain_ros.errors import OutcomeCode
 
 
@@ -16,8 +16,8 @@ class Reply:
     """What came of a question, from a node or from an engine in this process.
 
     ``positions``, in metres, are those of the answer's points, then boxes, then waypoints; None: unknown. ``stamp`` (seconds,
-    nanoseconds) and ``frame_id`` are the header's; None and empty for a picture file. ``size`` is the picture's, (width,
-    height). ``overlay``: the picture with the answer drawn in, where it was asked for.
+    nanoseconds) and ``frame_id`` are the header's; None and empty for an image file. ``size`` is the image's, (width,
+    height). ``overlay``: the image with the answer drawn in, where it was asked for.
     """
 
     code: OutcomeCode
@@ -28,7 +28,7 @@ class Reply:
     stamp: tuple[int, int] | None = None
     size: tuple[int, int] | None = None
     positions: Sequence[tuple[float, float, float] | None] = field(default_factory=list)
-    overlay: Picture | None = None
+    overlay: RgbImage | None = None
 
 
 def to_dict(reply: Reply, text: str) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def to_lines(reply: Reply) -> list[str]:
 
 def _rest(part: Any, position: tuple[float, float, float] | None) -> str:
     metres = "" if position is None else "  at ({:.3f}, {:.3f}, {:.3f}) m".format(*position)
-    clamped = "  (moved to the picture's border)" if part.clamped else ""
+    clamped = "  (moved to the image's border)" if part.clamped else ""
     return f"{'  ' if part.label else ''}{part.label}{metres}{clamped}"
 
 

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from robobrain_ros.core.grammars import coordinate_pattern
-from robobrain_ros.core.imaging import PixelBudget, fit_picture
+from robobrain_ros.core.imaging import PixelBudget, fit_image
 from robobrain_ros.core.profiles import Profile, profile_for
 from robobrain_ros.core.query import Task
 from robobrain_ros.demo import DEMO_MODEL
@@ -59,7 +59,7 @@ class Settings:
     :param scenes: tabletop scenes, a question of each of three tasks about each, and one of them once more with the answer held
         to its form, as the node asks; these answers are compared.
     :param tokens: length of each answer, ends ignored; where it is held to a form, `_HELD_TOKENS` at most.
-    :param size: (width, height) of the camera's pictures, in pixels.
+    :param size: (width, height) of the camera's images, in pixels.
     :param bound: most that a token's log-probability may differ.
     """
 
@@ -128,7 +128,7 @@ def interval_of_median(values: Sequence[float], confidence: float = 0.95) -> tup
 
 @dataclass(frozen=True)
 class _Asked:
-    picture: npt.NDArray[np.uint8]
+    image: npt.NDArray[np.uint8]
     text: str
     form: Constraint
 
@@ -143,7 +143,7 @@ class Questions:
         self._prefix = profile.assistant_prefix(think=False)
         for seed in range(FIRST_SEED, FIRST_SEED + settings.scenes):
             scene = make_scene(seed, settings.size)
-            fitted = fit_picture(scene.image, budget)
+            fitted = fit_image(scene.image, budget)
             tasks = [task.value for task in _TASKS if task in profile.tasks]
             of_scene = [
                 _Asked(
@@ -157,7 +157,7 @@ class Questions:
             self._held += of_scene[:1]
 
     def compared(self) -> list[Generation]:
-        """All whose answers are compared; pictures have a new name each time, so that nothing of them is taken from a cache."""
+        """All whose answers are compared; images have a new name each time, so that nothing of them is taken from a cache."""
         free = [self._generation(asked, self._settings.tokens) for asked in self._asked]
         return free + [self._generation(asked, _HELD_TOKENS, asked.form) for asked in self._held]
 
@@ -167,7 +167,7 @@ class Questions:
 
     def _generation(self, asked: _Asked, tokens: int, form: Constraint | None = None) -> Generation:
         name = uuid.uuid4().hex
-        return Generation(f"tune-{name}", asked.text, [asked.picture], tokens, [name], self._prefix, constraint=form)
+        return Generation(f"tune-{name}", asked.text, [asked.image], tokens, [name], self._prefix, constraint=form)
 
 
 Say = Callable[[str], None]
@@ -509,7 +509,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=Settings.pairs, help="times that each is timed (default: %(default)s)")
     parser.add_argument("--scenes", type=int, default=Settings.scenes, help="tabletop scenes (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=Settings.tokens, help="length of the answers (default: %(default)s)")
-    parser.add_argument("--size", type=parse_size, default=parse_size("640x480"), help="of the pictures (default: 640x480)")
+    parser.add_argument("--size", type=parse_size, default=parse_size("640x480"), help="of the images (default: 640x480)")
     parser.add_argument("--bound", type=float, default=Settings.bound, help="of log-probabilities (default: %(default)s)")
     parser.add_argument(
         "--engine", type=engine_option, action="append", default=[], metavar="NAME=VALUE", help="an option of the engine"

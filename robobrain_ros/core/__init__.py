@@ -1,12 +1,12 @@
-"""The core: from a question and a picture to an answer. Imports no ROS. See `robobrain_ros.local` for a quick start.
+"""The core: from a question and an image to an answer. Imports no ROS. See `robobrain_ros.local` for a quick start.
 
 profile = profile_for("qwen2_5_vl")                      # or a checkpoint's folder
 parse_answer(Task.POINT, text, profile)                  # what a text says, in the model's own coordinates
-await Brain(engine, profile).run(Query(Task.POINT, "the red mug", [picture]))   # an answer in the picture's pixels
+await Brain(engine, profile).run(Query(Task.POINT, "the red mug", [image]))   # an answer in the image's pixels
 """
 
 from robobrain_ros.core.brain import Brain
-from robobrain_ros.core.imaging import read_picture
+from robobrain_ros.core.imaging import read_image
 from robobrain_ros.core.overlay import draw
 from robobrain_ros.core.profiles import Profile, profile_for
 from robobrain_ros.core.query import Answer, Query, Task
@@ -22,5 +22,5 @@ __all__ = [
     "draw",
     "parse_answer",
     "profile_for",
-    "read_picture",
+    "read_image",
 ]

@@ -1,4 +1,4 @@
-"""From a question and pictures to an answer: the whole way, without ROS."""
+"""From a question and images to an answer: the whole way, without ROS."""
 
 import asyncio
 import math
@@ -11,7 +11,7 @@ from typing import Any
 
 from robobrain_ros.bounds.control_tokens import without_control_tokens
 from robobrain_ros.core.grammars import coordinate_pattern
-from robobrain_ros.core.imaging import Fitted, FittedSize, PixelBudget, fit_picture
+from robobrain_ros.core.imaging import Fitted, FittedSize, PixelBudget, fit_image
 from robobrain_ros.core.plans.checks import check_request
 from robobrain_ros.core.plans.feasibility import check_feasible
 from robobrain_ros.core.plans.prompt import context_in_words
@@ -19,7 +19,7 @@ from robobrain_ros.core.plans.request import PlanMode, PlanRequest, Verdict
 from robobrain_ros.core.plans.schema import PlanForm, plan_form
 from robobrain_ros.core.profiles import Profile
 from robobrain_ros.core.prompt_checks import check_prompt_texts
-from robobrain_ros.core.query import Answer, Box, ParsedAnswer, Picture, Point, Progress, Query, Report, Task
+from robobrain_ros.core.query import Answer, Box, ParsedAnswer, Point, Progress, Query, Report, RgbImage, Task
 from robobrain_ros.core.reading.answers import AnswerParser
 from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, Constraint, Engine, EngineInfo, Generation, TextDelta
 from robobrain_ros.errors import (
@@ -38,7 +38,7 @@ DEFAULT_TIMEOUT = 60.0
 DEFAULT_CONSTRAIN_COORDINATES = True
 LONGEST_TEXT = 8000
 """Characters a question may have: far more than anyone asks, far less than what fills a model's context."""
-MOST_PICTURES = 8
+MOST_IMAGES = 8
 
 _GRACE = 2.0
 """Seconds that an engine has to let go of a request that was given up."""
@@ -47,7 +47,7 @@ _CONTEXT = 8192
 _AROUND_PROMPT = 64
 """Tokens that a chat template and the tags put around a prompt, at most."""
 _PIXELS_WORTH_A_THREAD = 200_000
-"""Pictures larger than this are resized beside the loop, which they would hold for milliseconds; the hand-over costs 0.3 ms."""
+"""Images larger than this are resized beside the loop, which they would hold for milliseconds; the hand-over costs 0.3 ms."""
 
 ProgressListener = Callable[[Progress], None]
 
@@ -63,29 +63,29 @@ class _Run:
     on_progress: ProgressListener | None
     report: Report
     began: float
-    pictures: list[Fitted] = field(default_factory=list)
+    images: list[Fitted] = field(default_factory=list)
     plan: PlanForm | None = None
     """What the answer is held to; None: a plan in words, or no plan."""
 
     @property
     def size(self) -> FittedSize:
-        """Of the one picture of a spatial task."""
-        return self.pictures[0].size
+        """Of the one image of a spatial task."""
+        return self.images[0].size
 
 
 class Brain:
-    """Asks a model about pictures.
+    """Asks a model about images.
 
     :param engine: a started engine; `run` must be awaited on the loop that it lives on.
     :param profile: of the model family that the engine serves.
     :param info: what the engine's ``start`` answered; without it the checkpoint's bounds are taken to be its family's.
-    :param max_pixels: how many pixels a picture may have in the model's eyes; fewer are faster.
+    :param max_pixels: how many pixels an image may have in the model's eyes; fewer are faster.
     :param think: whether to think where a query leaves it open and the model can.
     :param think_tokens: how long the model may think; when it has not ended by then, it is made to answer.
     :param max_tokens: how long an answer may be where a query leaves it open, thinking not counted.
     :param timeout: seconds a request may take where a query leaves it open.
-    :param constrain_coordinates: hold answers to spatial tasks to lists of coordinates within the picture; thinking is free.
-    :raises EngineConfigError: no picture fits into ``max_pixels``.
+    :param constrain_coordinates: hold answers to spatial tasks to lists of coordinates within the image; thinking is free.
+    :raises EngineConfigError: no image fits into ``max_pixels``.
     """
 
     def __init__(
@@ -115,8 +115,8 @@ class Brain:
         """Answer a query.
 
         :param on_progress: called on the loop with each new piece of text and the parts that it completes, in the pixels of
-            the query's own picture. What is given there is preliminary; the answer is what counts.
-        :returns: the answer, all coordinates in the pixels of the query's own picture.
+            the query's own image. What is given there is preliminary; the answer is what counts.
+        :returns: the answer, all coordinates in the pixels of the query's own image.
         :raises RoboBrainError: every failure, with ``report`` (how far it got) and, once the model wrote, ``raw_text``. By name:
             BadRequestError, UnsupportedTaskError, BadImageError, UnparsableAnswerError, NothingFoundError,
             RequestTimeoutError, CanceledError (the engine was told to abort), EngineFailedError.
@@ -155,7 +155,7 @@ class Brain:
         if len(query.text) > LONGEST_TEXT:
             raise BadRequestError(f"The question has {len(query.text)} characters; at most {LONGEST_TEXT} are allowed.")
         check_prompt_texts(query, self.info.special_tokens)
-        _check_picture_count(query)
+        _check_image_count(query)
         timeout = self.timeout if query.timeout is None else query.timeout
         if not (math.isfinite(timeout) and timeout > 0):
             raise BadRequestError(f"The timeout is {timeout} s; it must be a positive number of seconds.")
@@ -171,8 +171,8 @@ class Brain:
     async def _answer(self, run: _Run) -> Answer:
         limits = run.query.max_pixels or [0] * len(run.query.images)
         budgets = [self.budget.narrowed(limit) for limit in limits]
-        run.pictures = [await _fit(picture, budget) for picture, budget in zip(run.query.images, budgets, strict=True)]
-        run.report.model_image_sizes = [(fitted.size.model_width, fitted.size.model_height) for fitted in run.pictures]
+        run.images = [await _fit(image, budget) for image, budget in zip(run.query.images, budgets, strict=True)]
+        run.report.model_image_sizes = [(fitted.size.model_width, fitted.size.model_height) for fitted in run.images]
         run.plan = await self._plan_form(run)
         parsed = await self._ask_until_answered(run)
         run.report.total_time = time.monotonic() - run.began
@@ -202,9 +202,9 @@ class Brain:
         count = self.info.count_tokens or _count_bytes
         prompt = count(self.profile.plan_prompt(run.query.text, request))
         patch = self.info.patch or self.profile.patch
-        pictures = sum(width * height // patch**2 for width, height in run.report.model_image_sizes)
+        images = sum(width * height // patch**2 for width, height in run.report.model_image_sizes)
         thinking = self.think_tokens if run.think else 0
-        return (self.info.max_model_len or _CONTEXT) - prompt - pictures - thinking - _AROUND_PROMPT
+        return (self.info.max_model_len or _CONTEXT) - prompt - images - thinking - _AROUND_PROMPT
 
     async def _ask_until_answered(self, run: _Run) -> ParsedAnswer:
         """Ask; when nothing comes, once more without thinking.
@@ -268,7 +268,7 @@ class Brain:
         generation = Generation(
             request_id=uuid.uuid4().hex,
             user_text=self._prompt(run),
-            images=[fitted.image for fitted in run.pictures],
+            images=[fitted.image for fitted in run.images],
             max_tokens=max_tokens,
             image_ids=_fitted_ids(run),
             assistant_prefix=prefix,
@@ -301,7 +301,7 @@ class Brain:
         return "\n".join(part for part in (known, self.profile.prompt(query.task, query.text)) if part)
 
     def _map(self, progress: Progress, run: _Run, normalized: bool) -> Progress:
-        points, boxes, waypoints = _to_picture(progress, run, self.profile, normalized)
+        points, boxes, waypoints = _to_image(progress, run, self.profile, normalized)
         return replace(progress, points=points, boxes=boxes, waypoints=waypoints)
 
 
@@ -314,10 +314,10 @@ def _count_bytes(text: str) -> int:
     return len(text.encode("utf-8", "replace"))
 
 
-async def _fit(picture: Picture, budget: PixelBudget) -> Fitted:
-    if getattr(picture, "size", 0) // 3 > _PIXELS_WORTH_A_THREAD:
-        return await asyncio.to_thread(fit_picture, picture, budget)
-    return fit_picture(picture, budget)
+async def _fit(image: RgbImage, budget: PixelBudget) -> Fitted:
+    if getattr(image, "size", 0) // 3 > _PIXELS_WORTH_A_THREAD:
+        return await asyncio.to_thread(fit_image, image, budget)
+    return fit_image(image, budget)
 
 
 def _count(delta: TextDelta, run: _Run, thinking: bool) -> None:
@@ -347,20 +347,20 @@ def _checked_finish_reason(report: Report) -> str:
     return report.finish_reason
 
 
-def _check_picture_count(query: Query) -> None:
+def _check_image_count(query: Query) -> None:
     count = len(query.images)
     if query.task.spatial and count != 1:
-        raise BadRequestError(f"The task {query.task.value} takes exactly one picture, not {count}.")
-    if not 1 <= count <= MOST_PICTURES:
-        raise BadRequestError(f"The task {query.task.value} takes 1 to {MOST_PICTURES} pictures, not {count}.")
+        raise BadRequestError(f"The task {query.task.value} takes exactly one image, not {count}.")
+    if not 1 <= count <= MOST_IMAGES:
+        raise BadRequestError(f"The task {query.task.value} takes 1 to {MOST_IMAGES} images, not {count}.")
     if query.image_ids and len(query.image_ids) != count:
-        raise BadRequestError(f"There are {len(query.image_ids)} image ids for {count} pictures.")
+        raise BadRequestError(f"There are {len(query.image_ids)} image ids for {count} images.")
     if query.max_pixels and (len(query.max_pixels) != count or min(query.max_pixels) < 0):
-        raise BadRequestError(f"max_pixels is {list(query.max_pixels)}; it must be one number, 0 or more, for each picture.")
+        raise BadRequestError(f"max_pixels is {list(query.max_pixels)}; it must be one number, 0 or more, for each image.")
 
 
 def _fitted_ids(run: _Run) -> list[str]:
-    """The names of the pictures as fitted: the same picture at another size is another one for the engine's cache."""
+    """The names of the images as fitted: the same image at another size is another one for the engine's cache."""
     if not run.query.image_ids:
         return []
     named = zip(run.query.image_ids, run.report.model_image_sizes, strict=True)
@@ -368,7 +368,7 @@ def _fitted_ids(run: _Run) -> list[str]:
 
 
 def _to_answer(parsed: ParsedAnswer, run: _Run, profile: Profile) -> Answer:
-    points, boxes, waypoints = _to_picture(parsed, run, profile, parsed.normalized)
+    points, boxes, waypoints = _to_image(parsed, run, profile, parsed.normalized)
     return Answer(
         task=parsed.task,
         text=parsed.text,
@@ -383,17 +383,17 @@ def _to_answer(parsed: ParsedAnswer, run: _Run, profile: Profile) -> Answer:
     )
 
 
-def _to_picture(
+def _to_image(
     parts: ParsedAnswer | Progress, run: _Run, profile: Profile, normalized: bool
 ) -> tuple[tuple[Point, ...], tuple[Box, ...], tuple[Point, ...]]:
-    """Points, boxes and waypoints mapped from the model's coordinates into the pixels of the query's own picture."""
+    """Points, boxes and waypoints mapped from the model's coordinates into the pixels of the query's own image."""
     if not run.query.task.spatial:
         return (), (), ()
     size, rule = run.size, profile.coordinates
     return (
-        tuple(size.to_picture(point, rule, normalized) for point in parts.points),
-        tuple(size.box_to_picture(box, rule, normalized) for box in parts.boxes),
-        tuple(size.to_picture(point, rule, normalized) for point in parts.waypoints),
+        tuple(size.to_image(point, rule, normalized) for point in parts.points),
+        tuple(size.box_to_image(box, rule, normalized) for box in parts.boxes),
+        tuple(size.to_image(point, rule, normalized) for point in parts.waypoints),
     )
 
 

@@ -1,10 +1,10 @@
 """From pixels to rays and positions, and back: the camera models of ROS, through OpenCV.
 
-Pixels are those of the camera's own picture, (0, 0) the centre of the top left one. Positions are metres in the optical frame:
+Pixels are those of the camera's own image, (0, 0) the centre of the top left one. Positions are metres in the optical frame:
 x right, y down, z forward. A position's depth is its z, not its distance.
 
-The optical frame is that of the rectified picture, as everywhere in ROS: where a calibration has a rotation R (stereo), the rays
-of a raw picture are turned by it. Its origin is the camera's own optical centre, so the baseline in P plays no part.
+The optical frame is that of the rectified image, as everywhere in ROS: where a calibration has a rotation R (stereo), the rays
+of a raw image are turned by it. Its origin is the camera's own optical centre, so the baseline in P plays no part.
 """
 
 import re
@@ -46,7 +46,7 @@ _FARTHEST_CENTRE = 5.0
 """Sides of the image by which the principal point may be off its middle, where an image was cut out of a larger one."""
 
 _FARTHEST_RAY = 1e3
-"""Tangent of the angle to the optical axis beyond which a ray is NaN: it runs along the picture's plane."""
+"""Tangent of the angle to the optical axis beyond which a ray is NaN: it runs along the image's plane."""
 
 
 class GeometryError(ValueError):
@@ -59,9 +59,9 @@ class OtherSizeError(GeometryError):
 
 @dataclass(frozen=True)
 class CameraModel:
-    """How a camera maps positions to the pixels of its pictures.
+    """How a camera maps positions to the pixels of its images.
 
-    :param width: of the picture, pixels; ``height`` likewise.
+    :param width: of the image, pixels; ``height`` likewise.
     :param distortion: empty for none, or `PLUMB_BOB`, `RATIONAL` or `EQUIDISTANT`.
     :param rotation: rows of the matrix that turns the lens's axes to the optical frame's.
     """
@@ -91,13 +91,13 @@ class CameraModel:
         binning_y: int = 0,
         roi: tuple[int, int, int, int] = (0, 0, 0, 0),
         rectified: bool,
-        picture_size: tuple[int, int] | None = None,
+        image_size: tuple[int, int] | None = None,
     ) -> "CameraModel":
         """The model of a sensor_msgs/CameraInfo, whose values the parameters are; ``roi``: x_offset, y_offset, width, height.
 
-        :param rectified: the pictures are: P describes them. Else K, D and R do.
-        :param picture_size: (width, height) of the picture, which has to be the one that the values imply.
-        :raises OtherSizeError: the picture has another size.
+        :param rectified: the images are: P describes them. Else K, D and R do.
+        :param image_size: (width, height) of the image, which has to be the one that the values imply.
+        :raises OtherSizeError: the image has another size.
         :raises GeometryError: the camera is not calibrated, or the values contradict each other.
         """
         matrix, row = (p, 4) if rectified else (k, 3)
@@ -107,15 +107,15 @@ class CameraModel:
             raise GeometryError("camera_info is broken: there are numbers in it that are not finite.")
         fx, fy, cx, cy = matrix[0], matrix[row + 1], matrix[2], matrix[row + 2]
         if fx == 0.0 or fy == 0.0:
-            which = "P holds zeros, which the rectified picture needs" if rectified else "K holds zeros"
+            which = "P holds zeros, which the rectified image needs" if rectified else "K holds zeros"
             raise GeometryError(f"The camera is not calibrated: {which} in its camera_info. Calibrate it, or publish its values.")
         if fx < 0.0 or fy < 0.0 or (not rectified and any(r) and not _is_rotation(r)):
             raise GeometryError("camera_info is broken: its focal lengths are negative, or R is no rotation.")
         _check_lens("P" if rectified else "K", (width, height), (fx, fy), (cx, cy))
         left, top, size, bins = _region(width, height, (max(binning_x, 1), max(binning_y, 1)), roi)
-        if picture_size is not None and picture_size != size:
+        if image_size is not None and image_size != size:
             raise OtherSizeError(
-                f"camera_info is of a picture of {size[0]}x{size[1]} pixels, but it has {picture_size[0]}x{picture_size[1]}."
+                f"camera_info is of an image of {size[0]}x{size[1]} pixels, but it has {image_size[0]}x{image_size[1]}."
             )
         name, coefficients = ("", ()) if rectified else _distortion(distortion_model, d)
         turned = any(r) and not rectified
@@ -193,7 +193,7 @@ class CameraModel:
                         (jacobian[:, 0, 0] * miss[:, 1] - jacobian[:, 1, 0] * miss[:, 0]) / determinant,
                     )
                 )
-        # A negative determinant: beyond the lens's fold, where the formula maps back into the picture and no light comes from.
+        # A negative determinant: beyond the lens's fold, where the formula maps back into the image and no light comes from.
         flat[~((np.abs(miss).max(axis=1) < _PRECISION) & (determinant > 0.0))] = np.nan
         return flat
 
@@ -245,7 +245,7 @@ def _distortion(name: str, d: Sequence[float]) -> tuple[str, tuple[float, ...]]:
 def _region(
     width: int, height: int, bins: tuple[int, int], roi: tuple[int, int, int, int]
 ) -> tuple[int, int, tuple[int, int], tuple[int, int]]:
-    """Left and top of what was read of the sensor, the picture's (width, height), and the binning."""
+    """Left and top of what was read of the sensor, the image's (width, height), and the binning."""
     if width < 1 or height < 1:
         raise GeometryError(f"camera_info is broken: its size is {width}x{height} pixels.")
     left, top, across, down = roi

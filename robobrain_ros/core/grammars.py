@@ -36,8 +36,8 @@ def number_up_to(most: int) -> str:
 def coordinate_pattern(task: Task, profile: Profile, size: FittedSize) -> str:
     """A pattern for the whole answer to a spatial task.
 
-    Pixels of points run from 0 to the last one of the picture as the model sees it; the corners of a box may also lie on the
-    picture's end, as the models write it.
+    Pixels of points run from 0 to the last one of the image as the model sees it; the corners of a box may also lie on the
+    image's end, as the models write it.
 
     :raises UnsupportedTaskError: the profile does not know the task.
     """

@@ -1,14 +1,14 @@
-"""Fit a picture to the model's grid, and map what the model points at back into the picture.
+"""Fit an image to the model's grid, and map what the model points at back into the image.
 
-The model sees a picture whose sides are multiples of `Profile.patch` and whose area lies within a budget. Its processor would
+The model sees an image whose sides are multiples of `Profile.patch` and whose area lies within a budget. Its processor would
 resize on its own; we do it before, in one step, to a size that the processor then leaves alone, so that the size which the
 model's coordinates refer to is known and the way back is exact.
 
 One convention holds throughout: the coordinate of a pixel is that of its centre, (0, 0) the centre of the top left pixel. So a
-picture W pixels wide reaches from -0.5 to W - 0.5. Coordinates of a picture that is w wide in the model's eyes map back by
+image W pixels wide reaches from -0.5 to W - 0.5. Coordinates of an image that is w wide in the model's eyes map back by
 
-- pixels of the model's picture: ``u = (x + 0.5) * W / w - 0.5``, centre to centre (what OpenCV's resize does);
-- thousandths: ``u = x / 1000 * W - 0.5``. Thousandths divide the picture's *extent*: 0 is its left border and 1000 its right
+- pixels of the model's image: ``u = (x + 0.5) * W / w - 0.5``, centre to centre (what OpenCV's resize does);
+- thousandths: ``u = x / 1000 * W - 0.5``. Thousandths divide the image's *extent*: 0 is its left border and 1000 its right
   border, so no half of a cell is to be added;
 - fractions, as some models write instead: as thousandths, with 1 in place of 1000.
 """
@@ -23,41 +23,41 @@ import numpy as np
 from robobrain_ros.bounds.files import UnreadableFileError, read_small_file
 from robobrain_ros.core.formats.bit_depth import colour_to_8_bits, gray_to_8_bits
 from robobrain_ros.core.profiles import CoordinateRule
-from robobrain_ros.core.query import Box, Picture, Point
+from robobrain_ros.core.query import Box, Point, RgbImage
 from robobrain_ros.errors import BadImageError, EngineConfigError
 
 _LARGEST_FILE = 256 << 20
 """Bytes of an image file."""
 
 MAX_SIDE_RATIO = 200
-"""The processor of Qwen-VL refuses pictures whose sides differ more."""
+"""The processor of Qwen-VL refuses images whose sides differ more."""
 
 MIN_CELLS = 4
 MAX_CELLS = 16384
-"""Bounds of a picture's visual tokens where the checkpoint does not say: those of Qwen-VL's processor."""
+"""Bounds of an image's visual tokens where the checkpoint does not say: those of Qwen-VL's processor."""
 
 
 @dataclass(frozen=True)
 class FittedSize:
-    """The picture's own size and the size at which the model sees it, in pixels."""
+    """The image's own size and the size at which the model sees it, in pixels."""
 
     width: int
     height: int
     model_width: int
     model_height: int
 
-    def to_picture(self, point: Point, rule: CoordinateRule, normalized: bool = False) -> Point:
-        """Map a point from the model's coordinates into the picture's pixels.
+    def to_image(self, point: Point, rule: CoordinateRule, normalized: bool = False) -> Point:
+        """Map a point from the model's coordinates into the image's pixels.
 
-        :param normalized: the model wrote fractions of the picture instead (`ParsedAnswer.normalized`).
+        :param normalized: the model wrote fractions of the image instead (`ParsedAnswer.normalized`).
         :returns: ``u`` in [0, width - 1], ``v`` in [0, height - 1]; ``clamped`` when the model's point lay outside.
         """
         grid = _Grid.of(self, rule, normalized)
         (u, u_clamped), (v, v_clamped) = grid.across.map(point.u), grid.down.map(point.v)
         return replace(point, u=u, v=v, clamped=u_clamped or v_clamped)
 
-    def box_to_picture(self, box: Box, rule: CoordinateRule, normalized: bool = False) -> Box:
-        """As `to_picture`, corner by corner. Models write a box that ends at the border with the border's own coordinate, which
+    def box_to_image(self, box: Box, rule: CoordinateRule, normalized: bool = False) -> Box:
+        """As `to_image`, corner by corner. Models write a box that ends at the border with the border's own coordinate, which
         is not outside."""
         grid = _Grid.of(self, rule, normalized)
         corners = [grid.across.map(box.u_min, True), grid.down.map(box.v_min, True)]
@@ -71,9 +71,9 @@ class FittedSize:
 class _Axis:
     """One axis of the model's grid.
 
-    :param cells: the picture's extent in the model's unit.
+    :param cells: the image's extent in the model's unit.
     :param centre: where in its unit cell the model's coordinate lies: 0.5 for pixels, 0 for parts of the extent.
-    :param size: the picture's extent in its own pixels.
+    :param size: the image's extent in its own pixels.
     """
 
     cells: int
@@ -81,9 +81,9 @@ class _Axis:
     size: int
 
     def map(self, value: float, borders: bool = False) -> tuple[float, bool]:
-        """The value in the picture's pixels, and whether it had to be moved in from outside.
+        """The value in the image's pixels, and whether it had to be moved in from outside.
 
-        :param borders: the value may be the picture's end itself rather than the centre of its last pixel.
+        :param borders: the value may be the image's end itself rather than the centre of its last pixel.
         """
         place = value + self.centre
         end = self.cells + (self.centre if borders else 0.0)
@@ -107,15 +107,15 @@ class _Grid:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A picture at the size at which the model sees it: ``image`` is RGB, (model_height, model_width, 3), uint8."""
+    """An image at the size at which the model sees it: ``image`` is RGB, (model_height, model_width, 3), uint8."""
 
-    image: Picture
+    image: RgbImage
     size: FittedSize
 
 
 @dataclass(frozen=True)
 class PixelBudget:
-    """How many pixels a picture may have in the model's eyes, and the side of the cells that it is made of."""
+    """How many pixels an image may have in the model's eyes, and the side of the cells that it is made of."""
 
     min_pixels: int
     max_pixels: int
@@ -136,77 +136,77 @@ class PixelBudget:
     def narrowed(self, max_pixels: int) -> "PixelBudget":
         """This budget with at most so many pixels (0: as it is), as far as the model can see so few.
 
-        Never with more: the model's processor would shrink the picture again, and the way back would no longer be exact.
+        Never with more: the model's processor would shrink the image again, and the way back would no longer be exact.
         """
         if not max_pixels:
             return self
         return replace(self, max_pixels=min(max(max_pixels, self.min_pixels), self.max_pixels))
 
 
-def fit(picture_size: tuple[int, int], min_pixels: int, max_pixels: int, patch: int) -> FittedSize:
-    """The size at which the model shall see a picture.
+def fit(image_size: tuple[int, int], min_pixels: int, max_pixels: int, patch: int) -> FittedSize:
+    """The size at which the model shall see an image.
 
     It is what ``smart_resize`` of transformers' Qwen2-VL processor gives for ``factor=patch``; and it is always a size that
-    ``smart_resize`` leaves as it is. (Its own result is not always one: a long narrow picture under a tight budget shrinks
+    ``smart_resize`` leaves as it is. (Its own result is not always one: a long narrow image under a tight budget shrinks
     again each time. There this is the size at which it comes to rest.)
 
-    :param picture_size: (width, height) in pixels.
-    :param min_pixels: the model's picture has at least so many, where the grid allows it.
+    :param image_size: (width, height) in pixels.
+    :param min_pixels: the model's image has at least so many, where the grid allows it.
     :param max_pixels: and at most so many, but always one cell.
-    :raises BadImageError: an empty picture, or one whose sides differ more than `MAX_SIDE_RATIO`.
+    :raises BadImageError: an empty image, or one whose sides differ more than `MAX_SIDE_RATIO`.
     """
-    width, height = picture_size
+    width, height = image_size
     if width < 1 or height < 1:
-        raise BadImageError(f"The picture is empty: {width}x{height} pixels.")
+        raise BadImageError(f"The image is empty: {width}x{height} pixels.")
     if max(width, height) > MAX_SIDE_RATIO * min(width, height):
-        raise BadImageError(f"The picture's sides, {width}x{height}, differ more than {MAX_SIDE_RATIO}-fold; crop it.")
+        raise BadImageError(f"The image's sides, {width}x{height}, differ more than {MAX_SIDE_RATIO}-fold; crop it.")
     model_width, model_height = _resting_size(width, height, max(min_pixels, patch * patch), max_pixels, patch)
     return FittedSize(width, height, model_width, model_height)
 
 
-def fit_picture(picture: Picture, budget: PixelBudget) -> Fitted:
-    """Resize a picture to the model's grid: by area when it shrinks, bicubic when it grows.
+def fit_image(image: RgbImage, budget: PixelBudget) -> Fitted:
+    """Resize an image to the model's grid: by area when it shrinks, bicubic when it grows.
 
-    :param picture: RGB, (height, width, 3), uint8; returned as it is where its size fits already.
-    :raises BadImageError: not such an array, or no such picture can be fitted (see `fit`).
+    :param image: RGB, (height, width, 3), uint8; returned as it is where its size fits already.
+    :raises BadImageError: not such an array, or no such image can be fitted (see `fit`).
     """
-    check_picture(picture)
-    height, width = picture.shape[:2]
+    check_image(image)
+    height, width = image.shape[:2]
     size = fit((width, height), budget.min_pixels, budget.max_pixels, budget.patch)
     if (size.model_width, size.model_height) == (width, height):
-        return Fitted(picture, size)
+        return Fitted(image, size)
     shrinks = size.model_width * size.model_height < width * height
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    image = cv2.resize(picture, (size.model_width, size.model_height), interpolation=interpolation)
-    return Fitted(image, size)  # type: ignore[arg-type]
+    resized = cv2.resize(image, (size.model_width, size.model_height), interpolation=interpolation)
+    return Fitted(resized, size)  # type: ignore[arg-type]
 
 
-def read_picture(path: str | Path) -> Picture:
-    """Read a picture file (JPEG, PNG, ...) as RGB, (height, width, 3), uint8; 16 bits by the rule of `core.bit_depth`.
+def read_image(path: str | Path) -> RgbImage:
+    """Read an image file (JPEG, PNG, ...) as RGB, (height, width, 3), uint8; 16 bits by the rule of `core.bit_depth`.
 
-    :raises BadImageError: no such file, or not a picture.
+    :raises BadImageError: no such file, or not an image.
     """
     try:
         data = np.frombuffer(read_small_file(path, _LARGEST_FILE).content, np.uint8)
     except UnreadableFileError as error:
         raise BadImageError(f"{path} cannot be read: {error}.") from error
-    picture = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if data.size else None
-    if picture is not None and picture.dtype == np.uint16:
-        gray = np.array_equal(picture[:, :, 0], picture[:, :, 1]) and np.array_equal(picture[:, :, 0], picture[:, :, 2])
-        picture = (gray_to_8_bits if gray else colour_to_8_bits)(picture)  # type: ignore[arg-type]
-    elif picture is not None and picture.dtype != np.uint8:
-        picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    if picture is None:
-        raise BadImageError(f"{path} is not a picture that OpenCV can read.")
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if data.size else None
+    if image is not None and image.dtype == np.uint16:
+        gray = np.array_equal(image[:, :, 0], image[:, :, 1]) and np.array_equal(image[:, :, 0], image[:, :, 2])
+        image = (gray_to_8_bits if gray else colour_to_8_bits)(image)  # type: ignore[arg-type]
+    elif image is not None and image.dtype != np.uint8:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    if image is None:
+        raise BadImageError(f"{path} is not an image that OpenCV can read.")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
 
 
-def check_picture(picture: object) -> None:
-    """Raise BadImageError for what is not an RGB picture: an array of shape (height, width, 3), uint8, not empty."""
-    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise BadImageError(f"A picture is an array of shape (height, width, 3) and type uint8, not {_kind_of(picture)}.")
-    if picture.size == 0:
-        raise BadImageError(f"The picture is empty: {picture.shape[1]}x{picture.shape[0]} pixels.")
+def check_image(image: object) -> None:
+    """Raise BadImageError for what is not an RGB image: an array of shape (height, width, 3), uint8, not empty."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise BadImageError(f"An image is an array of shape (height, width, 3) and type uint8, not {_kind_of(image)}.")
+    if image.size == 0:
+        raise BadImageError(f"The image is empty: {image.shape[1]}x{image.shape[0]} pixels.")
 
 
 def _kind_of(value: object) -> str:
@@ -258,7 +258,7 @@ def _nearest_size(width: int, height: int, min_pixels: int, max_pixels: int, pat
         best = candidate if best is None or candidate < best else best
     if best is None:
         raise EngineConfigError(
-            f"No picture made of cells of {patch}x{patch} pixels has between {min_pixels} and {max_pixels} pixels; "
+            f"No image made of cells of {patch}x{patch} pixels has between {min_pixels} and {max_pixels} pixels; "
             "raise max_pixels."
         )
     return best[2]

@@ -1,4 +1,4 @@
-"""Draw an answer on its picture."""
+"""Draw an answer on its image."""
 
 import math
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from robobrain_ros.core.imaging import check_picture
-from robobrain_ros.core.query import Answer, Box, Picture, Point, Task
+from robobrain_ros.core.imaging import check_image
+from robobrain_ros.core.query import Answer, Box, Point, RgbImage, Task
 
 Colour = tuple[int, int, int]
 """Red, green and blue, 0..255."""
@@ -44,18 +44,18 @@ Area = tuple[float, float, float, float]
 """Left, top, right, bottom."""
 
 
-def draw(picture: Picture, answer: Answer, *, instruction: str = "", thinking: bool = False) -> Picture:
-    """A copy of ``picture`` with ``answer`` drawn on it.
+def draw(image: RgbImage, answer: Answer, *, instruction: str = "", thinking: bool = False) -> RgbImage:
+    """A copy of ``image`` with ``answer`` drawn on it.
 
     Points are numbered in their order, boxes carry their label, a trajectory runs from its ring to its arrow head; plans and
-    answers in words, below the ``instruction``, stand in a caption on the side of the picture where less is drawn.
+    answers in words, below the ``instruction``, stand in a caption on the side of the image where less is drawn.
 
-    :param picture: RGB, (height, width, 3), uint8: the query's own picture, whose pixels the answer speaks of.
+    :param image: RGB, (height, width, 3), uint8: the query's own image, whose pixels the answer speaks of.
     :param thinking: what the model thought stands in the caption, too, after the answer and as far as there is room.
     :raises BadImageError: not such an array.
     """
-    check_picture(picture)
-    canvas = _Canvas(np.array(picture, order="C", copy=True))
+    check_image(image)
+    canvas = _Canvas(np.array(image, order="C", copy=True))
     for box in answer.boxes:
         canvas.box(box)
     canvas.trajectory(answer.waypoints)
@@ -81,7 +81,7 @@ def _words_of(answer: Answer) -> list[str]:
 
 @dataclass
 class _Canvas:
-    image: Picture
+    image: RgbImage
     anchors: list[Place] = field(default_factory=list)
     """What no label shall hide."""
     taken: list[Area] = field(default_factory=list)
@@ -89,7 +89,7 @@ class _Canvas:
 
     def __post_init__(self) -> None:
         self.height, self.width = self.image.shape[:2]
-        # One on a 640x480 picture; grows slower than the picture's diagonal, so that details of large ones stay visible.
+        # One on a 640x480 image; grows slower than the image's diagonal, so that details of large ones stay visible.
         self.unit = max(0.35, (math.hypot(self.width, self.height) / 800) ** 0.85)
         self.line = max(1, round(2.5 * self.unit + 0.3))
         self.ring = max(1, round(1.8 * self.unit))
@@ -147,7 +147,7 @@ class _Canvas:
     def caption(self, instruction: str, paragraphs: Sequence[str], aside: str = "") -> None:
         """Text on a darkened band at the bottom, or at the top where that hides less.
 
-        It takes no more than half of the picture; what does not fit is cut: the aside, which comes last, then the instruction.
+        It takes no more than half of the image; what does not fit is cut: the aside, which comes last, then the instruction.
         """
         margin = max(2, round(7 * self.unit))
         line_height = self._text_size("Ag")[1]
@@ -212,7 +212,7 @@ class _Canvas:
             return
         width, height = self._text_size(text)
         if height > self.height / 12:
-            return  # On so small a picture numbers hide more than they tell.
+            return  # On so small an image numbers hide more than they tell.
         pad = max(1, round(2 * self.unit))
         width, height, gap = width + 2 * pad, height + 2 * pad, self.radius + 2 * self.edge
         near = gap * 0.5
@@ -246,7 +246,7 @@ class _Canvas:
         self.taken.append(area)
 
     def _inside(self, area: Area) -> Area:
-        """The area, moved into the picture."""
+        """The area, moved into the image."""
         left = min(max(area[0], 0), max(self.width - 1 - (area[2] - area[0]), 0))
         top = min(max(area[1], 0), max(self.height - 1 - (area[3] - area[1]), 0))
         return left, top, left + area[2] - area[0], top + area[3] - area[1]

@@ -16,8 +16,8 @@ from robobrain_ros.errors import EngineConfigError, UnsupportedTaskError
 class CoordinateRule(Enum):
     """Which grid a model's coordinates are written in."""
 
-    PIXELS_OF_MODEL_IMAGE = "pixels of the picture as the model sees it"
-    THOUSANDTHS = "thousandths of the width and of the height of the picture, whatever its size"
+    PIXELS_OF_MODEL_IMAGE = "pixels of the image as the model sees it"
+    THOUSANDTHS = "thousandths of the width and of the height of the image, whatever its size"
 
 
 class AnswerForm(Enum):
@@ -58,7 +58,7 @@ class Profile:
     :param family: its name for people.
     :param prompts: each supported task's prompt, verbatim as in training.
     :param coordinates: the grid that answers are written in.
-    :param patch: side of the square of pixels that one visual token covers; picture sides are multiples of it.
+    :param patch: side of the square of pixels that one visual token covers; image sides are multiples of it.
     :param trained_to_think: whether checkpoints of the family exist that can think.
     :param gives_depth: whether a third number of a point is its depth in metres; in other families it is a confidence.
     :param can_think: whether this checkpoint can. It cannot be read off the config: see `with_thinking`.
@@ -88,7 +88,7 @@ class Profile:
         return replace(self, can_think=can_think)
 
     def prompt(self, task: Task, text: str) -> str:
-        """What the user's message says for ``task``, beside its pictures.
+        """What the user's message says for ``task``, beside its images.
 
         :raises UnsupportedTaskError: the family was not trained for the task.
         """

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from robobrain_ros.core.plans.request import PlanRequest, Verdict
 
-Picture = npt.NDArray[np.uint8]
-"""An RGB picture: shape (height, width, 3), uint8, rows from top to bottom."""
+RgbImage = npt.NDArray[np.uint8]
+"""An RGB image: shape (height, width, 3), uint8, rows from top to bottom."""
 
 
 class Task(str, Enum):
@@ -25,17 +25,17 @@ class Task(str, Enum):
 
     @property
     def spatial(self) -> bool:
-        """True when the answer is coordinates in one picture."""
+        """True when the answer is coordinates in one image."""
         return self in (Task.POINT, Task.AFFORDANCE, Task.TRAJECTORY, Task.GROUND)
 
 
 @dataclass(frozen=True)
 class Query:
-    """One question about one or more pictures.
+    """One question about one or more images.
 
-    ``images`` are RGB pictures as the camera gave them; spatial tasks take exactly one. ``image_ids`` optionally names each
-    picture uniquely (camera, stamp, size), so that an engine can reuse what it computed for the same picture; an empty name
-    leaves that to the engine. ``max_pixels`` optionally says for each picture how many pixels it may have in the model's eyes,
+    ``images`` are RGB images as the camera gave them; spatial tasks take exactly one. ``image_ids`` optionally names each
+    image uniquely (camera, stamp, size), so that an engine can reuse what it computed for the same image; an empty name
+    leaves that to the engine. ``max_pixels`` optionally says for each image how many pixels it may have in the model's eyes,
     where those are fewer than the brain's own; 0: the brain's. ``None`` means the brain's default; ``timeout`` is in seconds,
     ``max_tokens`` bounds the answer (thinking has its own budget); a plan for robots must not be cut, so its own form bounds it
     instead. ``plan``: what a robot stack knows, for the task plan; None, or one without robots: a plan in words.
@@ -43,7 +43,7 @@ class Query:
 
     task: Task
     text: str
-    images: Sequence[Picture]
+    images: Sequence[RgbImage]
     image_ids: Sequence[str] = ()
     think: bool | None = None
     timeout: float | None = None
@@ -55,11 +55,11 @@ class Query:
 
 @dataclass(frozen=True)
 class Point:
-    """A point in a picture.
+    """A point in an image.
 
     ``u`` to the right and ``v`` down, in pixels; (0, 0) is the centre of the top left pixel. ``depth`` in metres along the
     optical axis where the model itself gave one (RoboBrain 2.5), else None. ``clamped``: the model's point lay outside of the
-    picture and was moved to its border.
+    image and was moved to its border.
     """
 
     u: float
@@ -75,7 +75,7 @@ Waypoint = Point
 
 @dataclass(frozen=True)
 class Box:
-    """An axis-aligned rectangle in a picture, in pixels as of `Point`; ``u_min <= u_max`` and ``v_min <= v_max``."""
+    """An axis-aligned rectangle in an image, in pixels as of `Point`; ``u_min <= u_max`` and ``v_min <= v_max``."""
 
     u_min: float
     v_min: float
@@ -101,7 +101,7 @@ class ParsedAnswer:
     """What an answer's text says, coordinates as the model wrote them (see the profile's coordinate rule).
 
     ``nothing_found``: the model says in form that what was asked for is not there (an empty list, "There is no ...").
-    ``normalized``: the coordinates are fractions, 0..1, of the picture's width and height, whatever the profile's rule.
+    ``normalized``: the coordinates are fractions, 0..1, of the image's width and height, whatever the profile's rule.
     ``reasoning``: what a plan's text says beside its steps.
     """
 
@@ -144,12 +144,12 @@ class Report:
     finish_reason: str = ""
     raw_text: str = ""
     model_image_sizes: list[tuple[int, int]] = field(default_factory=list)
-    """(width, height) of each picture as the model saw it."""
+    """(width, height) of each image as the model saw it."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to a `Query`: as `ParsedAnswer`, but all coordinates in the pixels of the query's own picture."""
+    """The answer to a `Query`: as `ParsedAnswer`, but all coordinates in the pixels of the query's own image."""
 
     task: Task
     text: str

@@ -1,6 +1,6 @@
 """From an answer's pixels to the surfaces that they show, by a depth image of the same moment.
 
-A depth image holds the depth of each of its pixels along the optical axis, seen as the picture is seen; its size may be another
+A depth image holds the depth of each of its pixels along the optical axis, seen as the image is seen; its size may be another
 one. Nothing here guesses: where too little is valid, a depth is NaN, and a reason says so.
 """
 
@@ -39,7 +39,7 @@ _LEAST = 5e-4
 """Metres; what is less is 0, or floats whose bytes are in the other order."""
 
 _STRETCH = 0.02
-"""Part by which the depth image's proportions may differ from the picture's: sizes are whole pixels."""
+"""Part by which the depth image's proportions may differ from the image's: sizes are whole pixels."""
 
 _ENOUGH = 4
 """Samples that make a surface; fewer are a measuring error beside it."""
@@ -155,7 +155,7 @@ class DepthImage:
         return depths
 
     def scale(self, camera: CameraModel) -> tuple[float, float]:
-        """Depth pixels per pixel of the camera's picture, to the right and down.
+        """Depth pixels per pixel of the camera's image, to the right and down.
 
         :raises GeometryError: it is not the same view, having other proportions.
         """
@@ -164,8 +164,8 @@ class DepthImage:
         slack = _STRETCH + 1.0 / min(self.width, self.height)
         if abs(across / down - 1.0) > slack:
             raise GeometryError(
-                f"The depth image has {self.width}x{self.height} pixels and the picture {camera.width}x{camera.height}: other "
-                "proportions, so not the same view; give depth that is aligned to the picture."
+                f"The depth image has {self.width}x{self.height} pixels and the image {camera.width}x{camera.height}: other "
+                "proportions, so not the same view; give depth that is aligned to the image."
             )
         return across, down
 
@@ -284,7 +284,7 @@ def _gap(depths: Floats) -> Floats:
 
 
 def surface_at(depth: DepthImage, pixels: Floats, scale: tuple[float, float]) -> tuple[Floats, list[str]]:
-    """Depths (n) of the surfaces at pixels (n, 2) of the picture, and why where they are NaN.
+    """Depths (n) of the surfaces at pixels (n, 2) of the image, and why where they are NaN.
 
     In a window around each, depths without a gap between them are one surface. The nearest one is taken, by a plane through
     its samples. Where nothing was measured at the pixel itself, the surface has to reach around it: a thing that depth cameras
@@ -296,7 +296,7 @@ def surface_at(depth: DepthImage, pixels: Floats, scale: tuple[float, float]) ->
     rows, columns, weights = _window(radius)
     u, v = (pixels[:, 0] + 0.5) * scale[0] - 0.5, (pixels[:, 1] + 0.5) * scale[1] - 0.5
     strange = ~(np.isfinite(u) & np.isfinite(v))
-    # A point on the picture's border lies half a pixel outside of the outermost centres.
+    # A point on the image's border lies half a pixel outside of the outermost centres.
     column = np.clip(np.rint(np.where(strange, -1e4, u)), -1e4, 1e6).astype(np.intp)
     row = np.clip(np.rint(np.where(strange, -1e4, v)), -1e4, 1e6).astype(np.intp)
     column[column == depth.width] -= 1
@@ -369,7 +369,7 @@ def _plane(z: Floats, chosen: Bools, weights: Floats, x: Floats, y: Floats) -> t
 
     And how far, in metres, the samples lie from the plane: the root of the mean square.
 
-    A plane's 1 / depth is linear in the picture.
+    A plane's 1 / depth is linear in the image.
     """
     z = np.where(chosen, z, 1.0)
     weight = np.where(chosen, weights, 0.0)

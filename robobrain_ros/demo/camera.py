@@ -1,6 +1,6 @@
-"""A camera that looks at the tabletop world: picture, compressed picture, camera_info, registered depth and the truth.
+"""A camera that looks at the tabletop world: image, compressed image, camera_info, registered depth and the truth.
 
-All topics begin with the camera's name, and all messages of one picture carry one header: the picture's stamp and the
+All topics begin with the camera's name, and all messages of one image carry one header: the image's stamp and the
 camera's optical frame. The parameters are the fields of `CameraSettings`.
 """
 
@@ -27,7 +27,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from robobrain_ros.demo.encodings import ENCODINGS, encode_picture
+from robobrain_ros.demo.encodings import ENCODINGS, encode_image
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.ros.process.command_line import own_arguments
 from robobrain_ros.ros.views.markers import text_scale
@@ -80,20 +80,20 @@ class SceneMessages:
 
     @functools.cached_property
     def image(self) -> Image:
-        """The picture in the settings' encoding."""
-        data, step = encode_picture(self._scene.image, self._settings.encoding)
+        """The image in the settings' encoding."""
+        data, step = encode_image(self._scene.image, self._settings.encoding)
         return self._raw(self._settings.encoding, data.tobytes(), step)
 
     @functools.cached_property
     def compressed(self) -> CompressedImage:
-        """The picture as JPEG."""
+        """The image as JPEG."""
         bgr = cv2.cvtColor(self._scene.image, cv2.COLOR_RGB2BGR)
         _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         return CompressedImage(format="rgb8; jpeg compressed bgr8", data=array.array("B", data.tobytes()))
 
     @functools.cached_property
     def depth(self) -> Image:
-        """Depth along the optical axis, registered to the picture."""
+        """Depth along the optical axis, registered to the image."""
         metres = self._scene.depth
         if self._settings.depth_encoding == "32FC1":
             return self._raw("32FC1", metres.astype("<f4").tobytes(), self._scene.width * 4)

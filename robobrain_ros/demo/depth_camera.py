@@ -55,7 +55,7 @@ def measure(depth: npt.NDArray[np.float32], focal_length: float, seed: int) -> n
 def columns_lit(disparity: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     """Where the projector's light gets to, by the disparities (height, width) in pixels.
 
-    In the projector's picture, a pixel lies its disparity to the left; what is not to the right of all those to its left there
+    In the projector's image, a pixel lies its disparity to the left; what is not to the right of all those to its left there
     is hidden by one of them.
     """
     place = np.arange(disparity.shape[1]) - disparity

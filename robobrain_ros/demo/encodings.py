@@ -1,4 +1,4 @@
-"""Pictures as the bytes of a sensor_msgs/Image: the way back of `ros.conversions`, for cameras that we play ourselves."""
+"""Images as the bytes of a sensor_msgs/Image: the way back of `ros.conversions`, for cameras that we play ourselves."""
 
 import cv2
 import numpy as np
@@ -10,7 +10,7 @@ ENCODINGS = (
     "bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8", "bayer_rggb16", "bayer_bggr16", "bayer_gbrg16", "bayer_grbg16",
     "yuv422", "uyvy", "yuv422_yuy2", "yuyv", "nv12", "nv21", "nv24",
 )  # fmt: skip
-"""What `encode_picture` can write. 8UC3 is in the order blue, green, red, as OpenCV has it. With 16 bits, 255 is 65535."""
+"""What `encode_image` can write. 8UC3 is in the order blue, green, red, as OpenCV has it. With 16 bits, 255 is 65535."""
 
 GRAY_ENCODINGS = ("mono8", "8UC1", "mono16", "16UC1")
 
@@ -33,44 +33,44 @@ _COLOUR_CODES = {
 _SUBSAMPLED = ("yuv422", "uyvy", "yuv422_yuy2", "yuyv", "nv12", "nv21")
 
 
-def encode_picture(picture: npt.NDArray[np.uint8], encoding: str) -> tuple[npt.NDArray[np.uint8], int]:
-    """The bytes and the row length (``step``, bytes) of an RGB picture (height, width, 3) in one of `ENCODINGS`.
+def encode_image(image: npt.NDArray[np.uint8], encoding: str) -> tuple[npt.NDArray[np.uint8], int]:
+    """The bytes and the row length (``step``, bytes) of an RGB image (height, width, 3) in one of `ENCODINGS`.
 
     Multi-byte samples are little-endian. Encodings with subsampled chroma (yuv422, yuyv, nv12, ...) need even sides.
 
     :raises ValueError: unknown encoding, or an odd side where it must be even.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     if encoding == "rgb8":
-        return picture.reshape(-1), width * 3
+        return image.reshape(-1), width * 3
     if encoding in _COLOUR_CODES:
-        converted = cv2.cvtColor(picture, _COLOUR_CODES[encoding])
+        converted = cv2.cvtColor(image, _COLOUR_CODES[encoding])
         return converted.reshape(-1).astype(np.uint8), converted.size // height
     if encoding in ENCODINGS and "16" in encoding:
-        narrow, step = encode_picture(picture, encoding.replace("16", "8"))
+        narrow, step = encode_image(image, encoding.replace("16", "8"))
         return (narrow.astype("<u2") * 257).astype("<u2").view(np.uint8), step * 2
     if encoding in _BAYER_CHANNELS:
-        return _mosaic(picture, _BAYER_CHANNELS[encoding]).reshape(-1), width
+        return _mosaic(image, _BAYER_CHANNELS[encoding]).reshape(-1), width
     if encoding == "nv24":
-        return _nv24(picture), width
+        return _nv24(image), width
     if encoding in _SUBSAMPLED:
         if width % 2 or height % 2:
             raise ValueError(f"{encoding} wants even sides, not {width}x{height}")
-        return _subsampled(picture, encoding).reshape(-1), width if encoding.startswith("nv") else width * 2
+        return _subsampled(image, encoding).reshape(-1), width if encoding.startswith("nv") else width * 2
     raise ValueError(f"unknown encoding {encoding!r}; known are {', '.join(ENCODINGS)}")
 
 
-def _mosaic(picture: npt.NDArray[np.uint8], channels: tuple[tuple[int, int], tuple[int, int]]) -> npt.NDArray[np.uint8]:
-    mosaic = np.empty(picture.shape[:2], np.uint8)
+def _mosaic(image: npt.NDArray[np.uint8], channels: tuple[tuple[int, int], tuple[int, int]]) -> npt.NDArray[np.uint8]:
+    mosaic = np.empty(image.shape[:2], np.uint8)
     for row in (0, 1):
         for column in (0, 1):
-            mosaic[row::2, column::2] = picture[row::2, column::2, channels[row][column]]
+            mosaic[row::2, column::2] = image[row::2, column::2, channels[row][column]]
     return mosaic
 
 
-def _nv24(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _nv24(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Limited-range BT.601 with chroma of full size: luma, then U and V in turns."""
-    red, green, blue = (picture[:, :, channel].astype(np.float64) for channel in range(3))
+    red, green, blue = (image[:, :, channel].astype(np.float64) for channel in range(3))
     luma = 16 + 0.257 * red + 0.504 * green + 0.098 * blue
     u = 128 - 0.148 * red - 0.291 * green + 0.439 * blue
     v = 128 + 0.439 * red - 0.368 * green - 0.071 * blue
@@ -78,10 +78,10 @@ def _nv24(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.rint(np.concatenate(planes)).clip(0, 255).astype(np.uint8)
 
 
-def _subsampled(picture: npt.NDArray[np.uint8], encoding: str) -> npt.NDArray[np.uint8]:
+def _subsampled(image: npt.NDArray[np.uint8], encoding: str) -> npt.NDArray[np.uint8]:
     """Limited-range BT.601, which OpenCV's decoders assume."""
-    height, width = picture.shape[:2]
-    planes = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420)
+    height, width = image.shape[:2]
+    planes = cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420)
     luma = planes[:height]
     chroma = planes[height:].reshape(2, height // 2, width // 2)
     if encoding in ("nv12", "nv21"):

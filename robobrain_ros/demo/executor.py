@@ -25,7 +25,7 @@ from std_msgs.msg import Header
 
 from robobrain_ros.core.plans.request import DoneStep, PlanMode, PlanRequest, Robot, StepOutcome, Verdict
 from robobrain_ros.core.query import PlanStep, Task
-from robobrain_ros.demo.encodings import encode_picture
+from robobrain_ros.demo.encodings import encode_image
 from robobrain_ros.demo.layout import Layout
 from robobrain_ros.demo.robot import MOST_STEPS, MOVED, SLIPPED, World
 from robobrain_ros.demo.simulator import Step
@@ -36,13 +36,13 @@ from robobrain_ros.ros.client import Client, query_options, to_answer
 MOST_PLANS = 8
 """So often a plan is asked for, the last word that nothing is left to do included."""
 _MOST_TRIES = 20
-"""So often the same is asked until the answer is about a picture taken after the last step."""
+"""So often the same is asked until the answer is about an image taken after the last step."""
 _SETTLE = 0.5
 """Seconds in which an arm comes to rest, and its camera sees it."""
 _APPEARANCE = 3.0
 """Seconds of waiting after which the executor logs the names of the nodes that run."""
 _PERIOD = 0.2
-"""Seconds between two pictures of the simulated camera."""
+"""Seconds between two images of the simulated camera."""
 _PASSING = (OutcomeCode.BUSY, OutcomeCode.NO_IMAGE, OutcomeCode.STALE_IMAGE, OutcomeCode.NOT_READY)
 """What the next try may find otherwise."""
 
@@ -65,7 +65,7 @@ class Arm(Protocol):
 class Ending:
     """How a task ended.
 
-    :param done: whether nothing is left to do, as the model sees it in the last picture.
+    :param done: whether nothing is left to do, as the model sees it in the last image.
     :param plans: how often it was asked for a plan.
     """
 
@@ -103,7 +103,7 @@ class Executor:
     def run(self, task: str) -> Ending:
         """Plan, do, look and plan again, until nothing is left to do or the patience ends.
 
-        :raises RoboBrainError: the node does not answer, or not about the newest picture.
+        :raises RoboBrainError: the node does not answer, or not about the newest image.
         """
         history: list[DoneStep] = []
         feedback = ""
@@ -137,26 +137,26 @@ class Executor:
         self._settle()
 
     def _settle(self) -> None:
-        """No older picture counts from now on; the arm comes to rest, and the camera sees it."""
+        """No older image counts from now on; the arm comes to rest, and the camera sees it."""
         self._moved_at = self._client.get_clock().now()
         self._client.spin_until(lambda: False, _SETTLE)
 
     def _ask(self, task: str, history: list[DoneStep], feedback: str) -> Any:
-        """Ask for a plan from a picture that was taken after the last step, or after the task began."""
+        """Ask for a plan from an image that was taken after the last step, or after the task began."""
         mode = PlanMode.REPLAN if history else PlanMode.NEW
         plan = PlanRequest((self._arm.describe(),), (), tuple(history), feedback, self._most_steps, mode)
         options = query_options(cameras=[self._camera] if self._camera else [], think=False, timeout=self._timeout)
         for _ in range(_MOST_TRIES):
             response = self._client.ask(Task.PLAN, task, options, plan=plan)
             code, stamp = OutcomeCode(response.outcome.code), response.plan.header.stamp
-            # What was refused before a picture was taken has no stamp; a refusal for what is in one has that picture's.
+            # What was refused before an image was taken has no stamp; a refusal for what is in one has that image's.
             if code not in _PASSING and (stamp == TimeMessage() or self._is_new(stamp)):
                 return response
             self._client.spin_until(lambda: False, _SETTLE)
         if code in _PASSING:
             return response
         raise StaleImageError(
-            "No answer was about a picture taken since the last step; see that the camera's clock is this one's."
+            "No answer was about an image taken since the last step; see that the camera's clock is this one's."
         )
 
     def _is_new(self, stamp: TimeMessage) -> bool:
@@ -192,7 +192,7 @@ class SimulatedArm:
             return MOVED.format(name=what.object)
         fault = self.world.execute(what)
         if not fault and what.relation in ("in", "on") and self._has_trouble("taken"):
-            # Nobody tells the arm: only the picture shows it.
+            # Nobody tells the arm: only the image shows it.
             self.world.drop(what.object)
         return fault
 
@@ -222,9 +222,9 @@ class WorldCamera:
     def _publish(self) -> None:
         if self._layout is not self._world.layout:
             self._layout = self._world.layout
-            picture = self._world.look().image
-            data, step = encode_picture(picture, "rgb8")
-            height, width = picture.shape[:2]
+            image = self._world.look().image
+            data, step = encode_image(image, "rgb8")
+            height, width = image.shape[:2]
             self._message = Image(height=height, width=width, encoding="rgb8", step=step, data=array("B", data.tobytes()))
         self._message.header = Header(stamp=self._clock.now().to_msg(), frame_id="camera_optical_frame")
         self._publisher.publish(self._message)

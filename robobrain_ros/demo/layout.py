@@ -179,7 +179,7 @@ def _place(rng: np.random.RandomState, camera: Camera, name: str, others: Sequen
 
 
 def spot_on_table(rng: np.random.RandomState, camera: Camera) -> tuple[float, float]:
-    """A random x and y on the table, in the picture."""
+    """A random x and y on the table, in the image."""
     u, v = rng.uniform(0.04, 0.96) * camera.width, rng.uniform(0.1, 0.95) * camera.height_px
     across, down = (u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy
     depth = camera.height / (camera.sin_pitch + camera.cos_pitch * down)
@@ -187,7 +187,7 @@ def spot_on_table(rng: np.random.RandomState, camera: Camera) -> tuple[float, fl
 
 
 def fits(camera: Camera, thing: Thing, others: Sequence[Thing]) -> bool:
-    """Whether a thing on the table lies within the picture and apart from the others."""
+    """Whether a thing on the table lies within the image and apart from the others."""
     reach = thing.radius * 1.2 + thing.handle
     for sx in (-1, 1):
         for sy, z in ((-1, 0.0), (1, thing.height), (-1, thing.height)):
@@ -202,7 +202,7 @@ def fits(camera: Camera, thing: Thing, others: Sequence[Thing]) -> bool:
 
 
 def _gripper(rng: np.random.RandomState, camera: Camera, things: Sequence[Thing]) -> tuple[float, float, float, float] | None:
-    """Above the table, in the upper part of the picture, with its tips not in front of a thing."""
+    """Above the table, in the upper part of the image, with its tips not in front of a thing."""
     for _ in range(40):
         u, v = rng.uniform(0.12, 0.88) * camera.width, rng.uniform(0.2, 0.48) * camera.height_px
         z = rng.uniform(0.10, 0.17)

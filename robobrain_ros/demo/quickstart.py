@@ -60,11 +60,11 @@ class Row:
     answered: str
     verdict: Verdict
     seconds: float
-    picture: Image | None
+    image: Image | None
 
 
 class Tourist(Client):
-    """A client that also looks at the pictures with the answers drawn in."""
+    """A client that also looks at the images with the answers drawn in."""
 
     def __init__(self, namespace: str) -> None:
         super().__init__("tourist", namespace)
@@ -76,7 +76,7 @@ class Tourist(Client):
         self._overlay = message
 
     def see_answer(self, question: Question, think: bool, timeout: float) -> tuple[Any, Image | None]:
-        """Ask; gives the response and the picture with the answer drawn in, where there is an answer."""
+        """Ask; gives the response and the image with the answer drawn in, where there is an answer."""
         self._overlay = None
         response = self.ask_node(question.task, question.text, think, timeout)
         if response.outcome.code == OutcomeCode.OK:
@@ -108,12 +108,12 @@ def ask_all(tourist: Tourist, scene: Scene, timeout: float) -> list[Row]:
     rows = []
     for question, think in tour(scene):
         began = time.monotonic()
-        response, picture = tourist.see_answer(question, think, timeout)
+        response, image = tourist.see_answer(question, think, timeout)
         seconds = time.monotonic() - began
         answer = to_answer(question.task, response)
         code = OutcomeCode(response.outcome.code)
         said = describe(answer) if code is OutcomeCode.OK else response.outcome.message
-        row = Row(question, think, code.name, said, judge(scene, question, answer, code), seconds, picture)
+        row = Row(question, think, code.name, said, judge(scene, question, answer, code), seconds, image)
         print_row(row)
         rows.append(row)
     return rows
@@ -149,15 +149,15 @@ def print_row(row: Row) -> None:
         print("  ".join(f"{part:<{width}}" for part, (_, width) in zip(parts, _COLUMNS, strict=True)).rstrip(), flush=True)
 
 
-def save_pictures(rows: Sequence[Row], folder: Path) -> Path:
-    """Save each annotated picture, and the first ones on one sheet; gives the sheet's path."""
+def save_images(rows: Sequence[Row], folder: Path) -> Path:
+    """Save each annotated image, and the first ones on one sheet; gives the sheet's path."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     for number, row in enumerate(rows, start=1):
-        if row.picture is None:
+        if row.image is None:
             continue
-        picture = np.frombuffer(row.picture.data, np.uint8).reshape(row.picture.height, row.picture.width, 3)
-        bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+        image = np.frombuffer(row.image.data, np.uint8).reshape(row.image.height, row.image.width, 3)
+        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         cv2.imwrite(str(folder / f"{number:02d}-{row.question.task.value}.png"), bgr)
         drawn.append(bgr)
     sheet = folder / "sheet.png"
@@ -165,22 +165,22 @@ def save_pictures(rows: Sequence[Row], folder: Path) -> Path:
     return sheet
 
 
-def contact_sheet(pictures: Sequence[np.ndarray], columns: int = 4) -> np.ndarray:
-    """Pictures of one size side by side, each at half its size."""
-    small = [cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for picture in pictures]
+def contact_sheet(images: Sequence[np.ndarray], columns: int = 4) -> np.ndarray:
+    """Images of one size side by side, each at half its size."""
+    small = [cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for image in images]
     small += [np.full_like(small[0], 255)] * (-len(small) % columns)
     return np.vstack([np.hstack(small[start : start + columns]) for start in range(0, len(small), columns)])
 
 
 def sum_up(rows: Sequence[Row], folder: Path) -> None:
-    """Save the pictures, and print how many answers are right."""
-    sheet = save_pictures(rows, folder) if any(row.picture for row in rows) else None
+    """Save the images, and print how many answers are right."""
+    sheet = save_images(rows, folder) if any(row.image for row in rows) else None
     print(f"\n{sum(row.verdict.right for row in rows)} of {len(rows)} answers are right, against the world's own truth.")
-    print(f"Pictures with the answers drawn in: {sheet or 'none, for no answer could be read'}")
+    print(f"Images with the answers drawn in: {sheet or 'none, for no answer could be read'}")
 
 
 def close_the_loop(client: Client, timeout: float) -> None:
-    """Let the arm do a task by the node's plans, with a slip, and print each plan and step; shows the camera's pictures itself.
+    """Let the arm do a task by the node's plans, with a slip, and print each plan and step; shows the camera's images itself.
 
     :raises DemoError: the node does not answer.
     """
@@ -226,7 +226,7 @@ def run(options: argparse.Namespace) -> int:
 def main() -> None:
     """Run the tour from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for pictures and logs")
+    parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for images and logs")
     parser.add_argument("--model", default="", help="another checkpoint: a folder, or a name on the hub")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds that loading, and each answer, may take")
     options = parser.parse_args()

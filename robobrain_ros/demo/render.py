@@ -1,7 +1,7 @@
-"""Ray casting for the tabletop world: boxes, spheres and hollow cones, each only within its own part of the picture.
+"""Ray casting for the tabletop world: boxes, spheres and hollow cones, each only within its own part of the image.
 
 All pixel arithmetic is float32 with + - * / and square roots alone, which IEEE 754 rounds alike everywhere: the same scene gives
-the same picture on any machine. Coordinates are those of the table: x right, y away from the camera, z up, origin on the table
+the same image on any machine. Coordinates are those of the table: x right, y away from the camera, z up, origin on the table
 below the camera. A ray's parameter is the depth along the optical axis, in metres.
 """
 
@@ -47,7 +47,7 @@ class Camera:
         return self.cx + self.fx * x / z, self.cy + self.fy * y / z
 
     def rays(self, left: int, top: int, right: int, bottom: int) -> tuple[Floats, Floats, Floats]:
-        """Directions of the rays through a part of the picture, for one metre of depth: x of shape (1, n), y and z (m, 1)."""
+        """Directions of the rays through a part of the image, for one metre of depth: x of shape (1, n), y and z (m, 1)."""
         across = ((np.arange(left, right) - self.cx) / self.fx).astype(np.float32)[None, :]
         down = ((np.arange(top, bottom) - self.cy) / self.fy).astype(np.float32)[:, None]
         sin_pitch, cos_pitch = np.float32(self.sin_pitch), np.float32(self.cos_pitch)
@@ -56,7 +56,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Rays:
-    """Rays in an object's own frame: a common origin, directions as arrays that broadcast to the part of the picture."""
+    """Rays in an object's own frame: a common origin, directions as arrays that broadcast to the part of the image."""
 
     ox: np.float32
     oy: np.float32

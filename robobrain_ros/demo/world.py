@@ -78,7 +78,7 @@ class Gripper:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture of the table and the truth about it.
+    """An image of the table and the truth about it.
 
     :param image: RGB, (height, width, 3), uint8.
     :param depth: (height, width), float32: metres along the optical axis.
@@ -115,7 +115,7 @@ def make_scene(
     :raises ValueError: a size, count or name outside of that.
     """
     if min(size) < 112:
-        raise ValueError(f"The tabletop world needs pictures of 112x112 pixels or more, not {size[0]}x{size[1]}.")
+        raise ValueError(f"The tabletop world needs images of 112x112 pixels or more, not {size[0]}x{size[1]}.")
     if names is not None and (len(set(names)) != len(names) or not set(names) <= set(NAMES) or not 1 <= len(names) <= 6):
         raise ValueError(f"names must be one to six different ones of {', '.join(NAMES)}; got {list(names)}.")
     if count is not None and not 2 <= count <= 6:
@@ -173,7 +173,7 @@ def look(layout: Layout) -> tuple[Scene, float]:
 
 @dataclass(frozen=True)
 class _Canvas:
-    """The picture being drawn: linear RGB (3, height, width), depth, ids, and parts of things."""
+    """The image being drawn: linear RGB (3, height, width), depth, ids, and parts of things."""
 
     colour: Floats
     depth: Floats
@@ -218,7 +218,7 @@ def _corners(thing: Thing) -> list[tuple[float, float, float]]:
 
 
 def _window(camera: Camera, corners: Sequence[tuple[float, float, float]]) -> _Window:
-    """The part of the picture that shows the corners, a pixel wider all round, at least one pixel large."""
+    """The part of the image that shows the corners, a pixel wider all round, at least one pixel large."""
     pixels = [camera.project(corner) for corner in corners]
     left = min(max(int(min(u for u, _ in pixels)) - 1, 0), camera.width - 1)
     top = min(max(int(min(v for _, v in pixels)) - 1, 0), camera.height_px - 1)
@@ -228,7 +228,7 @@ def _window(camera: Camera, corners: Sequence[tuple[float, float, float]]) -> _W
 
 
 def _inside(camera: Camera, thing: Thing) -> float:
-    """1 where the whole thing lies in the picture, else 0."""
+    """1 where the whole thing lies in the image, else 0."""
     pixels = [camera.project(corner) for corner in _corners(thing)]
     return float(all(1 <= u <= camera.width - 2 and 1 <= v <= camera.height_px - 2 for u, v in pixels))
 

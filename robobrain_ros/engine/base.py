@@ -1,4 +1,4 @@
-"""What an engine is: text out of pictures and prompts. It knows nothing of tasks."""
+"""What an engine is: text out of images and prompts. It knows nothing of tasks."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 DEFAULT_MAX_PIXELS = 1280 * 28 * 28
-"""Default budget for a picture in the model's eyes: 1280 visual tokens of RoboBrain 2.0, so that 1280x720 keeps its size."""
+"""Default budget for an image in the model's eyes: 1280 visual tokens of RoboBrain 2.0, so that 1280x720 keeps its size."""
 
 IMAGE_PLACEHOLDER = "<|image_pad|>"
-"""What stands in a prompt of Qwen-VL for a picture; in a question it would take a picture's place."""
+"""What stands in a prompt of Qwen-VL for an image; in a question it would take an image's place."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Generation:
     """One generation.
 
     ``user_text`` and ``images`` (RGB, (height, width, 3), uint8, at the size the model shall see) make the user's message,
-    pictures first; the engine renders it with the checkpoint's own chat template and appends ``assistant_prefix`` after the
+    images first; the engine renders it with the checkpoint's own chat template and appends ``assistant_prefix`` after the
     generation prompt, so that the model goes on from there. ``image_ids`` as of `core.query.Query`. Decoding is greedy at
     ``temperature`` 0. ``stop``: text that ends the generation and is not part of it. ``request_id`` must be unique.
     ``deadline`` is a time of ``time.monotonic()``, or None. A lower ``priority`` is served first. ``constraint``: what the text,

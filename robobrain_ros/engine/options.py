@@ -14,7 +14,7 @@ from robobrain_ros.engine.keys import read_key
 from robobrain_ros.errors import EngineConfigError
 
 KINDS = ("embedded", "remote")
-PICTURE_FORMATS = ("png", "jpeg")
+IMAGE_FORMATS = ("png", "jpeg")
 CELLS = {"qwen2_5_vl": 28, "qwen3_vl": 32}
 """By model type: side of the square of pixels that a visual token covers. No server tells it."""
 KEY_VARIABLE = "ROBOBRAIN_ROS_ENGINE_KEY"
@@ -74,7 +74,7 @@ class EngineOptions:
     )
     dtype: str = option("auto", "Type of the weights in memory; auto: as the checkpoint says.", choices=DTYPES)
     max_model_len: int = option(
-        0, "Most tokens of a request, pictures and answer included; 0: 8192, or what the model can if that is less.", minimum=0
+        0, "Most tokens of a request, images and answer included; 0: 8192, or what the model can if that is less.", minimum=0
     )
     gpu_memory_utilization: float = option(
         0.9, "Share of the GPU's memory that the engine may take, weights included.", minimum=0.05, maximum=1.0
@@ -105,11 +105,11 @@ class EngineOptions:
     max_num_seqs: int = option(16, "Requests that the engine works on at once; more wait.", minimum=1, maximum=1024)
     max_pixels: int = option(
         1280 * 28 * 28,
-        "Pixels a picture may have in the model's eyes; larger ones are shrunk. Fewer are faster and less exact.",
+        "Pixels an image may have in the model's eyes; larger ones are shrunk. Fewer are faster and less exact.",
         minimum=784,
         maximum=12845056,
     )
-    max_images: int = option(4, "Most pictures in one request.", minimum=1, maximum=8)
+    max_images: int = option(4, "Most images in one request.", minimum=1, maximum=8)
     image_cache_mib: int = option(
         256,
         "Memory limit for the cache of prepared images in MiB, in the node and in each engine process. At least one image of "
@@ -141,12 +141,12 @@ class EngineOptions:
         "kind remote: model_type of the served checkpoint's config.json. Empty: told by the model's name.",
         choices=("", *CELLS),
     )
-    picture_format: str = option(
+    image_format: str = option(
         "png",
-        "kind remote: how pictures travel. png: exactly; jpeg: a quarter of the bytes, not exactly.",
-        choices=PICTURE_FORMATS,
+        "kind remote: how images travel. png: exactly; jpeg: a quarter of the bytes, not exactly.",
+        choices=IMAGE_FORMATS,
     )
-    picture_quality: int = option(95, "kind remote: quality of jpeg.", minimum=1, maximum=100)
+    image_quality: int = option(95, "kind remote: quality of jpeg.", minimum=1, maximum=100)
     verify: bool = option(True, "kind remote: refuse servers whose certificate does not verify. False: who listens gets the key.")
     ca_file: str = option("", "kind remote: PEM file with the certificates to trust. Empty: the public authorities'.")
     flagos_mode: str = option(

@@ -24,7 +24,7 @@ CARDS = {8: 7.9, 12: 11.9, 16: 15.0, 24: 22.5, 32: 31.8, 48: 45.0, 80: 79.6, 141
 
 @dataclass(frozen=True)
 class Vision:
-    """A picture encoder: ``deepstack`` counts the layers of Qwen3-VL that feed the language model besides the last."""
+    """An image encoder: ``deepstack`` counts the layers of Qwen3-VL that feed the language model besides the last."""
 
     depth: int
     hidden: int
@@ -96,7 +96,7 @@ class Architecture:
     def weight_bytes(self, bits: int = 16) -> int:
         """Bytes of the weights in bfloat16, with the language model's layers at ``bits``: 8 for FP8 and W8A16.
 
-        Scales, a few per thousand, are left out; so is that some versions of vLLM quantize the picture encoder, too.
+        Scales, a few per thousand, are left out; so is that some versions of vLLM quantize the image encoder, too.
         """
         return 2 * (self.parameters - self.linear_parameters) + self.linear_parameters * bits // 8
 

@@ -4,7 +4,7 @@
 
 With ``--constrain both``, what it costs or brings to hold answers to lists of coordinates.
 
-Pictures are taken at the camera's size, and asked about as any picture is: the brain fits them to the model. An answer that
+Images are taken at the camera's size, and asked about as any image is: the brain fits them to the model. An answer that
 cannot be read, or does not come, counts as wrong. Models are trained on seeds from `FIRST_TRAINING_SEED` upwards.
 """
 
@@ -47,7 +47,7 @@ GROUPS["progress"] = (PlanMode.CHECK.name, PlanMode.REPLAN.name, PlanMode.NEXT_S
 failure, for what is not there, and how far it has got. And the kinds of questions that make it up, of the last four the modes."""
 
 CAMERAS = ((640, 480), (1280, 720), (848, 480), (424, 240), (480, 640), (480, 480), (1280, 1024))
-"""Sizes of usual cameras' pictures, which "mixed" takes in turn. Seven, so that every kind of question meets every size."""
+"""Sizes of usual cameras' images, which "mixed" takes in turn. Seven, so that every kind of question meets every size."""
 
 SITUATIONS: dict[str, Callable[[Scene, random.Random], plans.Situation]] = {
     "robot_plan": plans.at_first,
@@ -74,7 +74,7 @@ class Asked:
     """A question about a scene, as part of a group, one of `GROUPS`."""
 
     scene: Scene
-    picture_name: str
+    image_name: str
     group: str
     question: Question
 
@@ -143,7 +143,7 @@ async def score(brain: Answers, asked: Asked, think: bool, timeout: float) -> Sc
     """Ask one question and score the answer, or the failure."""
     scene, question = asked.scene, asked.question
     query = Query(
-        question.task, question.text, [scene.image], [asked.picture_name], think=think, timeout=timeout, plan=question.plan
+        question.task, question.text, [scene.image], [asked.image_name], think=think, timeout=timeout, plan=question.plan
     )
     points = 1
     try:
@@ -321,7 +321,7 @@ def _trajectories(group: str, kind: str, scores: Sequence[Scored], goal: float |
     distances = [scored.verdict.frechet for scored in scores if scored.verdict.frechet is not None]
     if distances:
         mean = sum(distances) / len(distances)
-        rows.append(Row(group, kind, "mean Fréchet distance, parts of the picture", mean, len(distances)))
+        rows.append(Row(group, kind, "mean Fréchet distance, parts of the image", mean, len(distances)))
     return rows
 
 
@@ -341,7 +341,7 @@ def table(rows: Sequence[Row]) -> str:
 
 @dataclass(frozen=True)
 class Part:
-    """One round of the evaluation: pictures of one size, or of mixed ones, with or without thinking.
+    """One round of the evaluation: images of one size, or of mixed ones, with or without thinking.
 
     :param constrain: whether answers were held to lists of coordinates; None: as whoever answers has it by default.
     :param codes: how many requests ended how.
@@ -428,7 +428,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--scenes", type=_positive, default=500, help="how many scenes (default: 500)")
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help=f"seed of the first scene (default: {FIRST_SEED})")
     parser.add_argument(
-        "--sizes", type=parse_size, nargs="+", default=[parse_size("640x480")], metavar="WxH", help="of the pictures; or: mixed"
+        "--sizes", type=parse_size, nargs="+", default=[parse_size("640x480")], metavar="WxH", help="of the images; or: mixed"
     )
     parser.add_argument("--think", choices=("no", "yes", "both"), default="no", help="before answering (default: no)")
     parser.add_argument(
@@ -437,7 +437,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tasks", choices=tuple(GROUPS), nargs="+", default=list(GROUPS), metavar="TASK", help=", ".join(GROUPS))
     parser.add_argument("--questions-per-scene", type=_positive, default=1, help="of each task (default: 1)")
     parser.add_argument("--at-once", type=_positive, default=16, help="requests at the same time (default: 16)")
-    parser.add_argument("--max-pixels", type=_positive, help="of the picture in the model's eyes (default: the engine's)")
+    parser.add_argument("--max-pixels", type=_positive, help="of the image in the model's eyes (default: the engine's)")
     parser.add_argument("--gpu-memory-utilization", type=float, help="share of the GPU's memory (default: the engine's)")
     parser.add_argument(
         "--over-ros", action="store_true", help="through the topic of a camera and the services of a node, one at a time"

@@ -26,7 +26,7 @@ class Verdict:
     """Whether an answer is right, why (not), and how good: share of points on the target, IoU, or 0 and 1.
 
     :param chance: what a uniformly random point would reach; 0 where that says nothing.
-    :param frechet: discrete Fréchet distance of a trajectory to the true one, in parts of the picture; None: no trajectory.
+    :param frechet: discrete Fréchet distance of a trajectory to the true one, in parts of the image; None: no trajectory.
     """
 
     right: bool
@@ -71,7 +71,7 @@ def _name(scene: Scene, identity: int) -> str:
 
 
 def _at(scene: Scene, u: float, v: float) -> int:
-    """The id in the mask under a point; -1 outside of the picture."""
+    """The id in the mask under a point; -1 outside of the image."""
     column, row = round(u), round(v)
     if not (0 <= column < scene.width and 0 <= row < scene.height):
         return -1
@@ -97,7 +97,7 @@ def _assess_points(scene: Scene, question: Question, answer: Answer) -> Verdict:
 
 
 def chance_of(scene: Scene, question: Question) -> float:
-    """The share of random points in the picture that meet what is to be pointed at, or to be reached; else 0."""
+    """The share of random points in the image that meet what is to be pointed at, or to be reached; else 0."""
     if question.absent or question.kind == "vacant" or question.task not in (Task.POINT, Task.TRAJECTORY):
         return 0.0
     target = question.targets[-1]

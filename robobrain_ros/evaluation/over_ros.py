@@ -1,4 +1,4 @@
-"""The node as something to evaluate: a picture through its camera's topic, a question through its services."""
+"""The node as something to evaluate: an image through its camera's topic, a question through its services."""
 
 import asyncio
 import os
@@ -16,10 +16,10 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
 from robobrain_ros.cli.progress import Teller
-from robobrain_ros.core.query import Answer, Picture, Query, Task
+from robobrain_ros.core.query import Answer, Query, RgbImage, Task
 from robobrain_ros.demo import DemoError
 from robobrain_ros.demo.client import Client, running
-from robobrain_ros.demo.encodings import encode_picture
+from robobrain_ros.demo.encodings import encode_image
 from robobrain_ros.errors import OutcomeCode, RoboBrainError
 from robobrain_ros.ros.client import to_answer
 from robobrain_ros.ros.tasks import RESULT_FIELDS
@@ -27,7 +27,7 @@ from robobrain_ros.ros.tasks import RESULT_FIELDS
 _PATIENCE = 300.0
 """Seconds for an answer where the query says nothing."""
 _MOST_TRIES = 50
-"""How often a question is asked until it is about the picture just shown, which may arrive after it."""
+"""How often a question is asked until it is about the image just shown, which may arrive after it."""
 
 
 class OverRos:
@@ -39,7 +39,7 @@ class OverRos:
         self._lock = asyncio.Lock()
 
     async def run(self, query: Query) -> Answer:
-        """Show the query's picture, ask, and give the answer.
+        """Show the query's image, ask, and give the answer.
 
         :raises RoboBrainError: what the node's outcome says.
         """
@@ -52,11 +52,11 @@ class OverRos:
             response = self._client.ask_node(query.task, query.text, bool(query.think), query.timeout or _PATIENCE, query.plan)
             if getattr(response, RESULT_FIELDS[query.task]).header == header:
                 return _answer(query.task, response)
-        raise DemoError("The node does not look at its camera's newest picture.")
+        raise DemoError("The node does not look at its camera's newest image.")
 
-    def _show(self, picture: Picture) -> Any:
-        height, width = picture.shape[:2]
-        data, step = encode_picture(picture, "bgr8")
+    def _show(self, image: RgbImage) -> Any:
+        height, width = image.shape[:2]
+        data, step = encode_image(image, "bgr8")
         message = Image(width=width, height=height, encoding="bgr8", step=step, data=array("B", data.tobytes()))
         message.header.frame_id = "camera_optical_frame"
         message.header.stamp = self._client.get_clock().now().to_msg()

@@ -1,6 +1,6 @@
 """Questions about a scene of the tabletop world with their true answers, in the model's own forms.
 
-A question is what a user types; the prompt around it is the profile's. Texts of answers hold coordinates in pixels of the picture
+A question is what a user types; the prompt around it is the profile's. Texts of answers hold coordinates in pixels of the image
 as the model sees it, like RoboBrain 2.0's; `Question.coordinates` holds them in the scene's own pixels.
 """
 
@@ -65,7 +65,7 @@ class Question:
     table: Table | None = None
 
     def answer(self, size: FittedSize) -> str:
-        """The answer's text, coordinates in the pixels of the model's picture."""
+        """The answer's text, coordinates in the pixels of the model's image."""
         if not self.task.spatial:
             return self.words
         numbers = [_model_pixel(coordinate, size) for coordinate in self.coordinates]

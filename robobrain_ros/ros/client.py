@@ -77,7 +77,7 @@ class Client(Node):
     ) -> Any:
         """Ask through the task's service; gives the response.
 
-        :param plan: what is known beside the pictures; for the task plan alone.
+        :param plan: what is known beside the images; for the task plan alone.
         :param patience: seconds to wait for an answer; 0: a little longer than the options' timeout.
         :raises RequestTimeoutError: none came.
         :raises NotReadyError: the node ended meanwhile.

@@ -43,7 +43,7 @@ def system_time() -> int:
 
 def stamp_age(clock: ROSClock, header: Header) -> float:
     """Seconds from a header's stamp to now, by that clock; NaN without a stamp."""
-    # In plain numbers, and past rclpy where its time is the system's: it is asked for each picture, and costs ten times as much.
+    # In plain numbers, and past rclpy where its time is the system's: it is asked for each image, and costs ten times as much.
     stamp = nanoseconds(header.stamp)
     if not stamp:
         return math.nan

@@ -23,13 +23,13 @@ from robobrain_ros.ros.standing import StandingQueries, StandingStatistics
 _LEVELS = {"ready": DiagnosticStatus.OK, "failed": DiagnosticStatus.ERROR}
 """Of an engine's states; the others warn."""
 _WORTH_A_WARNING = 0.05
-"""Share of a camera's pictures that may be lost or late."""
+"""Share of a camera's images that may be lost or late."""
 _FAULT_SHOWN = 60.0
 """Seconds that the fault of a callback is shown as a warning."""
 _LONGEST = 1000
 """Characters of a message or value; what callers send can be of any length."""
 _LARGE = 400_000
-"""Bytes of a picture from which on it does not fit into the transport's shared memory as others do."""
+"""Bytes of an image from which on it does not fit into the transport's shared memory as others do."""
 
 
 class Diagnostics:
@@ -160,7 +160,7 @@ class Diagnostics:
             "late": statistics.late,
             "publishers": described(camera.publisher_nodes),
         }
-        level, message = DiagnosticStatus.OK, f"{rate:.1f} pictures per second"
+        level, message = DiagnosticStatus.OK, f"{rate:.1f} images per second"
         try:
             camera.fresh(self._parameters["max_image_age"])
         except RoboBrainError as error:
@@ -187,14 +187,14 @@ class Diagnostics:
 
 
 def _transport_trouble(camera: Camera) -> str:
-    """What is wrong with how a camera's pictures come, and the cure."""
+    """What is wrong with how a camera's images come, and the cure."""
     statistics, frame = camera.statistics, camera.newest
     size = len(frame.message.data) if frame else 0
     if statistics.lost_recent > _WORTH_A_WARNING:
         trouble = f"{statistics.lost_recent:.0%} of the last were lost"
         if size >= _LARGE:
             cure = (
-                f"pictures of {size / 1e6:.1f} MB need the transport profile large in the camera's process and in this one "
+                f"images of {size / 1e6:.1f} MB need the transport profile large in the camera's process and in this one "
                 "(transport_profile:=large), or a reliable publisher, or compression"
             )
         elif camera.reliable:

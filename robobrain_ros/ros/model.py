@@ -29,7 +29,7 @@ EngineFactory = Callable[[], Engine]
 Close = Callable[[], Awaitable[None]]
 
 _WARM_UP_SIZE = (480, 640)
-"""(height, width) of the grey picture that each task is run on after loading."""
+"""(height, width) of the grey image that each task is run on after loading."""
 _WARM_UP_TOKENS = 8
 _WARM_UP_TIMEOUT = 300.0
 _LOG_INTERVAL = 10.0
@@ -194,14 +194,14 @@ class _WarmUp:
 
     async def _ask(self, engine: Engine, info: EngineInfo) -> None:
         brain = _brain(engine, info, self._settings)
-        picture = np.full((*_WARM_UP_SIZE, 3), 128, np.uint8)
+        image = np.full((*_WARM_UP_SIZE, 3), 128, np.uint8)
         for task in sorted(brain.profile.tasks, key=list(Task).index):
             self._progress(LoadProgress("warming up", f"Warming up: {task.value}."))
-            query = Query(task, "warm up", [picture], think=False, timeout=_WARM_UP_TIMEOUT, max_tokens=_WARM_UP_TOKENS)
+            query = Query(task, "warm up", [image], think=False, timeout=_WARM_UP_TIMEOUT, max_tokens=_WARM_UP_TOKENS)
             try:
                 await brain.run(query)
             except (UnparsableAnswerError, NothingFoundError):
-                continue  # What it says to a grey picture does not matter.
+                continue  # What it says to a grey image does not matter.
 
 
 def _brain(engine: Engine, info: EngineInfo, settings: ModelSettings) -> Brain:

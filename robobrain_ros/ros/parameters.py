@@ -162,13 +162,13 @@ _NODE_PARAMETERS = (
     Parameter(
         "image_reliability",
         "auto",
-        "Reliability of the camera subscriptions. auto: as the publishers'. best_effort loses many large pictures.",
+        "Reliability of the camera subscriptions. auto: as the publishers'. best_effort loses many large images.",
         choices=("auto", "best_effort", "reliable"),
     ),
     Parameter(
         "max_image_age",
         2.0,
-        "Seconds between a picture's stamp and a request beyond which the picture is refused as STALE_IMAGE. 0: never.",
+        "Seconds between an image's stamp and a request beyond which the image is refused as STALE_IMAGE. 0: never.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=1e9,
@@ -184,12 +184,12 @@ _NODE_PARAMETERS = (
     Parameter(
         "target_frame",
         "",
-        "Frame of all positions, by tf2 at the picture's stamp. Empty: the picture's own optical frame.",
+        "Frame of all positions, by tf2 at the image's stamp. Empty: the image's own optical frame.",
     ),
     Parameter(
         "transform_timeout",
         0.2,
-        "Seconds that an answer waits for its picture's depth image, camera_info and transform.",
+        "Seconds that an answer waits for its image's depth image, camera_info and transform.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=60.0,
@@ -227,7 +227,7 @@ _NODE_PARAMETERS = (
     Parameter(
         "constrain_coordinates",
         DEFAULT_CONSTRAIN_COORDINATES,
-        "Let the model answer spatial tasks by lists of coordinates within the picture alone, [] where nothing is found; its "
+        "Let the model answer spatial tasks by lists of coordinates within the image alone, [] where nothing is found; its "
         "thinking stays free. A remote server must know structured outputs, as vLLM's does; others may ignore or refuse it.",
         applies=Applies.AT_ONCE,
     ),
@@ -307,21 +307,21 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.queue",
             1,
-            "Pictures that may wait to be received. Only the newest is asked about: more than 1 helps none but the statistics.",
+            "Images that may wait to be received. Only the newest is asked about: more than 1 helps none but the statistics.",
             minimum=1,
             maximum=100,
         ),
         Parameter(
             f"{camera}.late_after",
             0.2,
-            "Seconds between a picture's stamp and its arrival from which on it counts as late in /diagnostics.",
+            "Seconds between an image's stamp and its arrival from which on it counts as late in /diagnostics.",
             minimum=0.0,
             maximum=3600.0,
         ),
         Parameter(
             f"{camera}.max_pixels",
             0,
-            "Pixels a picture of this camera may have in the model's eyes, where fewer than engine.max_pixels. 0: as many.",
+            "Pixels an image of this camera may have in the model's eyes, where fewer than engine.max_pixels. 0: as many.",
             applies=Applies.AT_ONCE,
             minimum=0,
             maximum=12845056,
@@ -329,8 +329,8 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.use_depth",
             False,
-            f"Give positions by the depth image on {camera}/depth (aligned to the picture) and the lens on {camera}/camera_info; "
-            "asked about is the newest picture that has both.",
+            f"Give positions by the depth image on {camera}/depth (aligned to the image) and the lens on {camera}/camera_info; "
+            "asked about is the newest image that has both.",
         ),
         Parameter(
             f"{camera}.min_depth",
@@ -366,7 +366,7 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.rectified",
             "auto",
-            "Whether pictures are rectified: P of camera_info describes them, not K and D. auto: if rect is in the topic's name.",
+            "Whether images are rectified: P of camera_info describes them, not K and D. auto: if rect is in the topic's name.",
             choices=("auto", "yes", "no"),
         ),
         Parameter(
@@ -401,7 +401,7 @@ def standing_query_parameters(name: str) -> tuple[Parameter, ...]:
         ),
         Parameter(f"{prefix}camera", "", "Name of the camera. Empty: the first of them."),
         Parameter(
-            f"{prefix}cameras", [], "Names of several cameras instead, for plan and ask. Asked when the first has a new picture."
+            f"{prefix}cameras", [], "Names of several cameras instead, for plan and ask. Asked when the first has a new image."
         ),
     )
 

@@ -1,4 +1,4 @@
-"""From an answer's pixels to metres: what belongs to a picture is found by its stamp, positions are taken to a frame.
+"""From an answer's pixels to metres: what belongs to an image is found by its stamp, positions are taken to a frame.
 
 Positions never end a request: its pixels are right. What is missing is said in a note, and those positions are NaN.
 """
@@ -32,11 +32,11 @@ from robobrain_ros.ros.transforms import TransformError, Transforms
 _log = logging.getLogger(__name__)
 
 _KEPT = 8
-"""Messages kept per topic: a picture asked about may be some periods old, and its depth may come before it."""
+"""Messages kept per topic: an image asked about may be some periods old, and its depth may come before it."""
 
 
 class Claim:
-    """Looks for the message of a topic that belongs to a picture, among those that came and those that come."""
+    """Looks for the message of a topic that belongs to an image, among those that came and those that come."""
 
     def __init__(self, stamp: int, kept: Sequence[Any]) -> None:
         self._stamp = stamp
@@ -50,7 +50,7 @@ class Claim:
 
     @property
     def stamp(self) -> int:
-        """The picture's stamp, nanoseconds."""
+        """The image's stamp, nanoseconds."""
         return self._stamp
 
     def close(self) -> None:
@@ -72,16 +72,16 @@ class Claim:
 
     @property
     def distance(self) -> int:
-        """Nanoseconds between the picture's stamp and the best message's."""
+        """Nanoseconds between the image's stamp and the best message's."""
         return abs(nanoseconds(self.best.header.stamp) - self._stamp)
 
     def is_met(self, tolerance: float) -> bool:
-        """Whether the best message belongs to the picture; ``tolerance`` in seconds."""
+        """Whether the best message belongs to the image; ``tolerance`` in seconds."""
         return self.best is not None and self.distance <= round(tolerance * 1e9)
 
 
 class Companion:
-    """A topic that goes with a camera's pictures, its newest messages kept as they come."""
+    """A topic that goes with a camera's images, its newest messages kept as they come."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Companion:
         """How to call a message in a sentence."""
         self._kept: deque[Any] = deque(maxlen=_KEPT)
         self._claims: list[Claim] = []
-        # As many may wait: an executor that is late has the picture, and must not have lost what belongs to it.
+        # As many may wait: an executor that is late has the image, and must not have lost what belongs to it.
         self.stream = open_stream(listener=self._arrived, reliability=reliability, depth=_KEPT)
 
     @property
@@ -105,11 +105,11 @@ class Companion:
         return self._kept[-1] if self._kept else None
 
     def has(self, stamp: int, tolerance: float) -> bool:
-        """Whether the message of a picture has come; ``tolerance`` in seconds."""
+        """Whether the message of an image has come; ``tolerance`` in seconds."""
         return Claim(stamp, tuple(self._kept)).is_met(tolerance)
 
     def claim(self, stamp: int) -> Claim:
-        """Begin to look for the message of a picture."""
+        """Begin to look for the message of an image."""
         claim = Claim(stamp, tuple(self._kept))
         self._claims.append(claim)
         return claim
@@ -136,12 +136,12 @@ class Companion:
             claim.offer(message)
 
     def explain(self, claim: Claim, tolerance: float) -> str:
-        """Why a picture has no such message, as a sentence; empty: it has."""
+        """Why an image has no such message, as a sentence; empty: it has."""
         if claim.best is None:
             return f"No {self.what} has come on {self.stream.topic}; {self.stream.publishers()}."
         if not claim.is_met(tolerance):
             return (
-                f"No {self.what} of the picture's moment has come on {self.stream.topic}: the nearest stamp is "
+                f"No {self.what} of the image's moment has come on {self.stream.topic}: the nearest stamp is "
                 f"{claim.distance * 1e-9:.3g} s away, sync_tolerance is {tolerance:g} s."
             )
         return ""
@@ -157,7 +157,7 @@ class Calibrations(Companion):
         super().__init__("camera_info", stream, reliability=reliability, is_leftover=is_leftover)
 
     def candidates(self, claim: Claim, tolerance: float) -> list[CameraInfo]:
-        """What may describe the claim's picture, the best first: of its moment, then the newest."""
+        """What may describe the claim's image, the best first: of its moment, then the newest."""
         first = [claim.best] if claim.is_met(tolerance) else []
         last = [] if self._last is None else [self._last]
         return [*first, *reversed(self._kept), *last]
@@ -178,7 +178,7 @@ def same_frame(one: str, other: str) -> bool:
 
 
 class Surroundings:
-    """What a camera publishes beside its pictures: camera_info, and depth where it is wanted."""
+    """What a camera publishes beside its images: camera_info, and depth where it is wanted."""
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ class Surroundings:
     ) -> None:
         self.camera = camera
         """The camera's name."""
-        # Small as a camera_info is, best effort loses it where pictures fill the transport's buffers.
+        # Small as a camera_info is, best effort loses it where images fill the transport's buffers.
         how: dict[str, Any] = {"reliability": reliability, "is_leftover": is_leftover}
         self.info = Calibrations(intake, f"{camera}/camera_info", **how)
         depth = partial(DepthStream, intake, f"{camera}/depth", transport=depth_transport)
@@ -204,7 +204,7 @@ class Surroundings:
         return [self.info] if self.depth is None else [self.info, self.depth]
 
     def complete(self, header: Header, tolerance: float) -> bool:
-        """Whether all that belongs to a picture has come; ``tolerance`` in seconds."""
+        """Whether all that belongs to an image has come; ``tolerance`` in seconds."""
         measured = self.depth is None or self.depth.has(nanoseconds(header.stamp), tolerance)
         return measured and self.info.fits(header.frame_id)
 
@@ -226,7 +226,7 @@ class Surroundings:
 
 @dataclass
 class Moment:
-    """A picture's stamp and frame, and the claims for what belongs to it; made when a request comes, closed when it ends."""
+    """An image's stamp and frame, and the claims for what belongs to it; made when a request comes, closed when it ends."""
 
     header: Header
     rectified: bool
@@ -235,7 +235,7 @@ class Moment:
 
     @classmethod
     def of(cls, header: Header, rectified: bool, surroundings: Surroundings) -> "Moment":
-        """Claim what belongs to a picture; in the executor."""
+        """Claim what belongs to an image; in the executor."""
         stamp = nanoseconds(header.stamp)
         return cls(header, rectified, surroundings, [companion.claim(stamp) for companion in surroundings.companions])
 
@@ -250,7 +250,7 @@ class Moment:
             companion.release(claim)
 
     async def settled(self, timeout: float) -> None:
-        """Wait until all that belongs to the picture is there, or cannot come any more; on any asyncio loop.
+        """Wait until all that belongs to the image is there, or cannot come any more; on any asyncio loop.
 
         A calibration that fits is there already: its own moment's is not waited for, since it may never come.
         """
@@ -272,7 +272,7 @@ class Locator:
         self._transforms = transforms
 
     async def locate(self, answer: Answer, size: tuple[int, int], moment: Moment) -> Positions:
-        """The positions of an answer about a picture of that size (width, height); on the engine's loop, which it never blocks.
+        """The positions of an answer about an image of that size (width, height); on the engine's loop, which it never blocks.
 
         It waits at most the parameter transform_timeout, for depth and for the transform together. It never raises.
         """
@@ -324,10 +324,10 @@ class Locator:
         return None, why
 
     def _depth(self, moment: Moment) -> tuple[DepthImage | None, str]:
-        """The depth image of the picture's moment, or why there is none."""
+        """The depth image of the image's moment, or why there is none."""
         companion, claim = moment.surroundings.companions[1], moment.claims[1]
         if nanoseconds(moment.header.stamp) == 0:
-            return None, f"The picture has no stamp, so no {companion.what} can be told to belong to it."
+            return None, f"The image has no stamp, so no {companion.what} can be told to belong to it."
         why = companion.explain(claim, self._parameters["sync_tolerance"]) or _other_frame(companion, claim.best, moment)
         if why:
             return None, why
@@ -362,7 +362,7 @@ class Locator:
         return Positions(moment.header, points, boxes, waypoints, note, camera)
 
     async def _moved(self, positions: Positions, end: float) -> Positions:
-        """The positions in target_frame at the picture's time, where that can be."""
+        """The positions in target_frame at the image's time, where that can be."""
         target, source = plain_frame(self._parameters["target_frame"]), plain_frame(positions.header.frame_id)
         parts = {"points": positions.points, "boxes": positions.boxes, "waypoints": positions.waypoints}
         known = {name: lifted for name, lifted in parts.items() if lifted and np.isfinite(lifted.positions).any()}
@@ -387,7 +387,7 @@ def depth_range(parameters: Parameters, camera: str) -> DepthRange:
 
 
 def to_camera_model(info: CameraInfo, rectified: bool, size: tuple[int, int] | None) -> CameraModel:
-    """The model that a camera_info describes; ``size``: (width, height) of the picture, None: not known.
+    """The model that a camera_info describes; ``size``: (width, height) of the image, None: not known.
 
     :raises GeometryError: as of `CameraModel.from_info`.
     """
@@ -404,18 +404,18 @@ def to_camera_model(info: CameraInfo, rectified: bool, size: tuple[int, int] | N
         binning_y=info.binning_y,
         roi=(roi.x_offset, roi.y_offset, roi.width, roi.height),
         rectified=rectified,
-        picture_size=size,
+        image_size=size,
     )
 
 
 def _other_frame(companion: Companion, message: Any, moment: Moment) -> str:
-    """Why a message is not of the picture's view, as a sentence; empty: it is."""
+    """Why a message is not of the image's view, as a sentence; empty: it is."""
     frame, wanted = plain_frame(message.header.frame_id), plain_frame(moment.header.frame_id)
     if frame == wanted:
         return ""
     return (
-        f"The {companion.what} on {companion.stream.topic} is in the frame {frame!r}, the picture in {wanted!r}; "
-        "it has to be the picture's own view (aligned, registered)."
+        f"The {companion.what} on {companion.stream.topic} is in the frame {frame!r}, the image in {wanted!r}; "
+        "it has to be the image's own view (aligned, registered)."
     )
 
 

@@ -16,7 +16,7 @@ from std_msgs.msg import Header
 
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.plans.request import PlanMode, PlanRequest, Robot
-from robobrain_ros.core.query import Answer, Picture, Progress, Query, Report, Task
+from robobrain_ros.core.query import Answer, Progress, Query, Report, RgbImage, Task
 from robobrain_ros.errors import (
     BadImageError,
     BadRequestError,
@@ -42,7 +42,7 @@ from robobrain_ros.ros.limits import (
 from robobrain_ros.ros.messages.conversions import (
     Origin,
     Positions,
-    read_image,
+    read_image_message,
     shortened,
     to_affordances,
     to_report,
@@ -69,7 +69,7 @@ _LONGEST_ERROR = 500
 """Characters of an error in the log and in /diagnostics."""
 
 _PIXELS_WORTH_A_THREAD = 1_000_000
-"""Raw pictures up to this size are decoded on the engine's loop, in less than a millisecond."""
+"""Raw images up to this size are decoded on the engine's loop, in less than a millisecond."""
 _SKILLS_WORTH_A_THREAD = 100
 """Contexts with up to this many skills are read on the engine's loop, in less than a millisecond."""
 
@@ -89,16 +89,16 @@ class Asked:
 
 @dataclass
 class Result:
-    """How a request ended; ``error`` None: well. ``picture`` is the first one, once it has been read."""
+    """How a request ended; ``error`` None: well. ``image`` is the first one, once it has been read."""
 
     task: Task | None
     origin: Origin
     report: Report
     answer: Answer | None = None
     error: RoboBrainError | None = None
-    picture: Picture | None = None
+    image: RgbImage | None = None
     positions: Positions | None = None
-    """Of the answer's parts; None: its picture came with the request, or it has no parts in a picture."""
+    """Of the answer's parts; None: its image came with the request, or it has no parts in an image."""
 
     @property
     def note(self) -> str:
@@ -135,14 +135,14 @@ class Statistics:
 
 @dataclass
 class _Job:
-    """A request that may be worked on: everything checked that can be without decoding a picture."""
+    """A request that may be worked on: everything checked that can be without decoding an image."""
 
     task: Task
     brain: Brain
     origin: Origin
     sources: Sequence[Frame | Image]
     image_ids: Sequence[str]
-    picture_name: str
+    image_name: str
     think: bool | None
     max_tokens: int
     age: float
@@ -154,7 +154,7 @@ class _Job:
     robots: Sequence[Robot]
     max_plan_steps: int
     moment: Moment | None = None
-    picture: Picture | None = None
+    image: RgbImage | None = None
     positions: Positions | None = None
     raw_text: str = ""
     brain_began: float = 0.0
@@ -260,13 +260,13 @@ class Requests:
             del self._open[ticket]
             if job.moment is not None:
                 job.moment.close()
-        result = Result(job.task, _origin(job), _report(job, answer.report), answer, picture=job.picture, positions=job.positions)
+        result = Result(job.task, _origin(job), _report(job, answer.report), answer, image=job.image, positions=job.positions)
         _ = result.message  # Whatever a message cannot hold shows here, where it can still be answered.
         self._on_result(result)
         return result
 
     def _check(self, asked: Asked) -> _Job:
-        """Check all that can be checked without decoding a picture.
+        """Check all that can be checked without decoding an image.
 
         :raises RoboBrainError: the reason for a refusal.
         """
@@ -284,7 +284,7 @@ class Requests:
             raise BadRequestError(f"context is given, but the task {task.value} takes none; leave it empty.")
         origin = Origin(Header(), text=asked.text, query=asked.query)
         timeout = options.timeout or self._parameters["request_timeout"]
-        sources, image_ids, origin, picture_name = self._pictures(asked, task, origin)
+        sources, image_ids, origin, image_name = self._images(asked, task, origin)
         spatial = task.spatial and isinstance(sources[0], Frame)
         return _Job(
             task=task,
@@ -292,7 +292,7 @@ class Requests:
             origin=origin,
             sources=sources,
             image_ids=image_ids,
-            picture_name=picture_name,
+            image_name=image_name,
             think=_THINK[options.think],
             max_tokens=min(options.max_tokens, MOST_TOKENS) or self._parameters["max_tokens"],
             age=self._age(sources),
@@ -309,16 +309,16 @@ class Requests:
         )
 
     def _age(self, sources: Sequence[Frame | Image]) -> float:
-        """Seconds since the oldest picture's stamp; NaN: one has none."""
+        """Seconds since the oldest image's stamp; NaN: one has none."""
         ages = [stamp_age(self._node.get_clock(), source.header) for source in sources]
         return math.nan if any(map(math.isnan, ages)) else reported_age(max(ages))
 
     def _max_pixels(self, sources: Sequence[Frame | Image]) -> list[int]:
-        """How many pixels the model may see of each picture; 0: as many as of any."""
+        """How many pixels the model may see of each image; 0: as many as of any."""
         return [self._parameters[f"{it.camera}.max_pixels"] if isinstance(it, Frame) else 0 for it in sources]
 
-    def _pictures(self, asked: Asked, task: Task, origin: Origin) -> tuple[Sequence[Frame | Image], Sequence[str], Origin, str]:
-        """The pictures to ask about, their names for the engine, where they come from, and how to call one in a sentence."""
+    def _images(self, asked: Asked, task: Task, origin: Origin) -> tuple[Sequence[Frame | Image], Sequence[str], Origin, str]:
+        """The images to ask about, their names for the engine, where they come from, and how to call one in a sentence."""
         options = asked.options
         cameras = self._cameras()
         if options.images:
@@ -328,7 +328,7 @@ class Requests:
                 cameras.name(options.camera)
             self.check_count(task, len(options.images), "images")
             origin = replace(origin, header=plain_header(options.images[0].header))
-            return options.images, [], origin, "Picture {number} of the request"
+            return options.images, [], origin, "Image {number} of the request"
         names = cameras.names_of(options)
         self.check_count(task, len(names), "cameras")
         frames = [self._frame(cameras[name], task) for name in names]
@@ -336,11 +336,11 @@ class Requests:
             frames,
             [frame.name for frame in frames],
             replace(origin, header=frames[0].header, camera=names[0]),
-            "The picture of camera {camera}",
+            "The image of camera {camera}",
         )
 
     def candidate(self, camera: Camera, task: Task) -> Frame | None:
-        """The picture to ask about, if it is not too old: the newest, for spatial tasks one that has depth. None: none yet."""
+        """The image to ask about, if it is not too old: the newest, for spatial tasks one that has depth. None: none yet."""
         if not task.spatial:
             return camera.newest
         return camera.newest_with_depth(self._parameters["sync_tolerance"], self._parameters["max_image_age"])
@@ -350,16 +350,16 @@ class Requests:
         return self.candidate(camera, task) or newest
 
     def check_count(self, task: Task, count: int, field: str) -> None:
-        """Check how many pictures a request asks about, given in that field.
+        """Check how many images a request asks about, given in that field.
 
         :raises BadRequestError: they are too many.
         """
         if task.spatial and count != 1:
-            raise BadRequestError(f"The task {task.value} takes exactly one picture, not {count} (field {field}).")
+            raise BadRequestError(f"The task {task.value} takes exactly one image, not {count} (field {field}).")
         most = self._parameters["engine.max_images"]
         if count > most:
             raise BadRequestError(
-                f"A request takes at most {most} pictures (parameter engine.max_images), not {count} (field {field})."
+                f"A request takes at most {most} images (parameter engine.max_images), not {count} (field {field})."
             )
 
     def _set_defaults(self, brain: Brain) -> None:
@@ -391,7 +391,7 @@ class Requests:
         info = job.brain.info
         report = error.report or Report(info.model, info.engine, info.flagos_active, raw_text=job.raw_text)
         report.raw_text = report.raw_text or error.raw_text
-        return Result(job.task, _origin(job), _report(job, report), error=error, picture=job.picture)
+        return Result(job.task, _origin(job), _report(job, report), error=error, image=job.image)
 
     def _count(self, result: Result) -> None:
         if result.answered:
@@ -451,11 +451,11 @@ def check_options(options: QueryOptions) -> None:
 async def _work(job: _Job, push: Callable[[Progress], None] | None, locator: Locator) -> Answer:
     """The part of a request that runs on the engine's loop."""
     plan = await _plan_request(job) if job.task is Task.PLAN else None
-    pictures = _decode(job) if _decodes_quickly(job) else await asyncio.to_thread(_decode, job)
-    job.picture = pictures[0]
+    images = _decode(job) if _decodes_quickly(job) else await asyncio.to_thread(_decode, job)
+    job.image = images[0]
     job.brain_began = time.monotonic()
     if job.brain_began >= job.deadline:
-        raise RequestTimeoutError("The request's deadline passed while its pictures were read; allow more time.")
+        raise RequestTimeoutError("The request's deadline passed while its images were read; allow more time.")
 
     def listen(progress: Progress) -> None:
         job.raw_text += progress.text
@@ -465,7 +465,7 @@ async def _work(job: _Job, push: Callable[[Progress], None] | None, locator: Loc
     query = Query(
         task=job.task,
         text=job.origin.text,
-        images=pictures,
+        images=images,
         image_ids=job.image_ids,
         think=job.think,
         timeout=job.deadline - job.brain_began,
@@ -481,7 +481,7 @@ async def _work(job: _Job, push: Callable[[Progress], None] | None, locator: Loc
             error.message += " (These robots are those of parameter robots_file.)"
         raise
     if job.moment is not None:
-        height, width = job.picture.shape[:2]
+        height, width = job.image.shape[:2]
         job.positions = await locator.locate(answer, (width, height), job.moment)
     return answer
 
@@ -507,23 +507,23 @@ def _decodes_quickly(job: _Job) -> bool:
     return pixels <= _PIXELS_WORTH_A_THREAD
 
 
-def _decode(job: _Job) -> list[Picture]:
-    pictures = []
+def _decode(job: _Job) -> list[RgbImage]:
+    images = []
     for number, source in enumerate(job.sources, start=1):
         try:
-            pictures.append(source.picture() if isinstance(source, Frame) else read_image(source))
+            images.append(source.image() if isinstance(source, Frame) else read_image_message(source))
         except BadImageError as error:
             camera = source.camera if isinstance(source, Frame) else ""
-            name = job.picture_name.format(number=number, camera=camera)
+            name = job.image_name.format(number=number, camera=camera)
             raise BadImageError(f"{name} cannot be read: {error.message}") from error
-    return pictures
+    return images
 
 
 def _origin(job: _Job) -> Origin:
-    """Where the answer comes from, with the picture's size once it is known."""
-    if job.picture is None:
+    """Where the answer comes from, with the image's size once it is known."""
+    if job.image is None:
         return job.origin
-    height, width = job.picture.shape[:2]
+    height, width = job.image.shape[:2]
     return replace(job.origin, width=width, height=height)
 
 

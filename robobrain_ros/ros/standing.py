@@ -1,4 +1,4 @@
-"""Standing queries: questions asked again and again on the newest picture."""
+"""Standing queries: questions asked again and again on the newest image."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from robobrain_ros.srv import SetStandingQuery
 class StandingStatistics:
     """What has become of a query since it was set.
 
-    ``skipped``: pictures that came and that it was not asked about, since its last question was still open, or it was not due.
+    ``skipped``: images that came and that it was not asked about, since its last question was still open, or it was not due.
     """
 
     asked: int = 0
@@ -45,14 +45,14 @@ class _StandingQuery:
     asking: bool = False
     last_sequence: int = -1
     fresh: bool = False
-    """A picture has come that it has not been asked about."""
+    """An image has come that it has not been asked about."""
     statistics: StandingStatistics = field(default_factory=StandingStatistics)
 
 
 class StandingQueries:
     """The standing queries of a node, and the service ~/set_standing_query. They outlive deactivation and cleanup.
 
-    A query is never asked while the model is not ready or its last question unanswered, and never twice about one picture.
+    A query is never asked while the model is not ready or its last question unanswered, and never twice about one image.
 
     :param on_removed: called with the name of a query that was removed.
     """
@@ -120,7 +120,7 @@ class StandingQueries:
             query.fresh = False
 
     def on_frame(self, frame: Frame) -> None:
-        """A new picture came: ask those that ask on each."""
+        """A new image came: ask those that ask on each."""
         for query in self._queries.values():
             if self._camera(query) != frame.camera or not self._ready():
                 continue
@@ -130,7 +130,7 @@ class StandingQueries:
                 self._ask_if_new(query)
 
     def _camera(self, query: _StandingQuery) -> str:
-        """Name of the camera whose pictures it is asked about, of several the first; empty: it is not configured now."""
+        """Name of the camera whose images it is asked about, of several the first; empty: it is not configured now."""
         try:
             return self._cameras().names_of(query.options)[0]
         except RoboBrainError:
@@ -165,7 +165,7 @@ class StandingQueries:
                 f"{LEAST_RATE:g} to {MOST_RATE:g} Hz."
             )
         if options.images:
-            raise BadRequestError(f"The standing query {name} brings pictures of its own; it can only ask about a camera's.")
+            raise BadRequestError(f"The standing query {name} brings images of its own; it can only ask about a camera's.")
         check_options(options)
         query = _StandingQuery(name, parse_task(task), instruction, rate, options, from_parameters)
         self._requests.check_count(query.task, len(self._cameras().names_of(options)), "cameras")
@@ -184,7 +184,7 @@ class StandingQueries:
 
     def _start_timer(self, query: _StandingQuery) -> None:
         if query.rate:
-            # Steady, so that a rate means the same under simulated time; pictures are what simulation makes slower.
+            # Steady, so that a rate means the same under simulated time; images are what simulation makes slower.
             period = 1.0 / query.rate
             query.timer = self._node.create_timer(period, lambda: self._ask_if_new(query), clock=self._clock)
 

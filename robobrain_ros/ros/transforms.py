@@ -137,7 +137,7 @@ class Transforms:
         :raises TransformError: there is none.
         """
         if stamp.sec == 0 and stamp.nanosec == 0:
-            raise TransformError("the picture has no stamp")  # To tf2, it would mean the latest there is.
+            raise TransformError("the image has no stamp")  # To tf2, it would mean the latest there is.
         end = time.monotonic() + timeout
         while True:
             listening = self._source

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from robobrain_ros.core.formats.bit_depth import Bytes, Words, colour_to_8_bits, gray_to_8_bits
-from robobrain_ros.core.query import Picture
+from robobrain_ros.core.query import RgbImage
 from robobrain_ros.errors import BadImageError
 
 MOST_PIXELS = 64 * 1024 * 1024
@@ -146,7 +146,7 @@ def canonical(name: str) -> str:
 
 def decode_raw(
     data: memoryview | bytes, *, width: int, height: int, step: int, encoding: str, big_endian: bool = False, bits: int = 0
-) -> Picture:
+) -> RgbImage:
     """The values of a sensor_msgs/Image as RGB, (height, width, 3), uint8, a copy.
 
     :param bits: bit depth of the sensor, for 16-bit encodings; 0: unknown.
@@ -172,7 +172,7 @@ def decode_raw(
     return _to_rgb(name, _without_padding(rows, row_bytes, height, layout), Samples(big_endian, bits))
 
 
-def debayer(mosaic: Bytes, pattern: str) -> Picture:
+def debayer(mosaic: Bytes, pattern: str) -> RgbImage:
     """A Bayer mosaic (height, width) of 8-bit samples as RGB.
 
     :param pattern: a name of `ENCODINGS` that begins with ``bayer_``; its bit depth does not matter.
@@ -199,7 +199,7 @@ def _without_padding(rows: Bytes, row_bytes: int, height: int, layout: Encoding)
     return np.concatenate((rows[:height, :row_bytes], chroma.reshape(-1, row_bytes)))
 
 
-def _to_rgb(name: str, rows: Bytes, samples: Samples) -> Picture:
+def _to_rgb(name: str, rows: Bytes, samples: Samples) -> RgbImage:
     try:
         return ENCODINGS[name].to_rgb(rows, samples)
     except cv2.error as error:

@@ -27,7 +27,7 @@ from PIL import UnidentifiedImageError
 
 from robobrain_ros.core.formats.bit_depth import SCALED_BY_ITSELF, Bytes, Words, colour_to_8_bits, gray_to_8_bits
 from robobrain_ros.core.formats.encodings import ENCODINGS, canonical, check_size, debayer
-from robobrain_ros.core.query import Picture
+from robobrain_ros.core.query import RgbImage
 from robobrain_ros.errors import BadImageError
 
 FILE_KINDS = ("JPEG", "PNG", "TIFF")
@@ -95,7 +95,7 @@ class Label:
         return bool(self.source) and ENCODINGS[self.source].bits == 16
 
 
-def decode_file(data: bytes, image_format: str, options: ReadingOptions | None = None) -> Picture:
+def decode_file(data: bytes, image_format: str, options: ReadingOptions | None = None) -> RgbImage:
     """A JPEG, PNG or TIFF as RGB, (height, width, 3), uint8, a copy.
 
     The orientation that a file states is ignored: coordinates are those of the camera's own pixels.
@@ -180,7 +180,7 @@ def _decode_wide(data: bytes, stated: str) -> Words:
     return samples  # type: ignore[return-value]
 
 
-def _interpret(kind: str, samples: npt.NDArray[np.generic], label: Label, options: ReadingOptions) -> Picture:
+def _interpret(kind: str, samples: npt.NDArray[np.generic], label: Label, options: ReadingOptions) -> RgbImage:
     """Decoded samples as RGB, by what the format states."""
     if label.bayer and (mosaic := _single_channel(samples)) is not None:
         return debayer(_bytes_of(mosaic, label, options, colour=True), label.bayer)

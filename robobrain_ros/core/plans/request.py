@@ -96,7 +96,7 @@ class DoneStep:
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What a plan is made from, beside the task and the pictures. ``max_steps`` 0: the default."""
+    """What a plan is made from, beside the task and the images. ``max_steps`` 0: the default."""
 
     robots: tuple[Robot, ...] = ()
     scene: tuple[Place, ...] = ()

@@ -59,7 +59,7 @@ def plan_form(request: PlanRequest, room: int) -> PlanForm:
             return PlanForm(request, schema, tokens)
     raise BadRequestError(
         f"context.max_steps: a plan of {_most_steps(request)} steps may take {tokens} tokens, and the model's context has room "
-        f"for {max(room, 0)}; ask for fewer steps, shorten the arguments, names or pictures, or raise engine.max_model_len."
+        f"for {max(room, 0)}; ask for fewer steps, shorten the arguments, names or images, or raise engine.max_model_len."
     )
 
 

@@ -154,7 +154,7 @@ class AnswerParser:
 
     @property
     def normalized(self) -> bool:
-        """Whether the coordinates so far are fractions of the picture."""
+        """Whether the coordinates so far are fractions of the image."""
         return self._coordinates.scale is _Scale.FRACTIONS
 
     def feed(self, text: str, thinking: bool = False) -> Progress:
@@ -402,7 +402,7 @@ class _TagReader:
 
 
 class _Scale(Enum):
-    """What the coordinates so far are: fractions of the picture, or of the profile's own grid."""
+    """What the coordinates so far are: fractions of the image, or of the profile's own grid."""
 
     UNKNOWN = "unknown"
     FRACTIONS = "fractions"
@@ -721,7 +721,7 @@ class _CoordinateReader:
         if self.scale is _Scale.UNKNOWN and not (whole and inside):
             self.scale = _Scale.FRACTIONS if inside else _Scale.PLAIN
         elif self.scale is _Scale.FRACTIONS and not all(-1 <= value <= 2 for value in coordinates):
-            self.fault = self.fault or "it mixes fractions of the picture with larger coordinates"
+            self.fault = self.fault or "it mixes fractions of the image with larger coordinates"
 
     def _is_corner(self, item: Point | Box) -> bool:
         return self._boxes and isinstance(item, Point)

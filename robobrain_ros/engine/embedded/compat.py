@@ -118,7 +118,7 @@ def cpu_arguments(model_type: str) -> dict[str, Any]:
 
 
 async def prepare(engine: Any, prompt: dict[str, Any]) -> Any:
-    """Tokenize a prompt and its pictures without holding up the event loop, which older versions do in ``generate``."""
+    """Tokenize a prompt and its images without holding up the event loop, which older versions do in ``generate``."""
     renderer = getattr(engine, "renderer", None)
     if renderer is None or not hasattr(renderer, "render_cmpl_async"):
         return prompt
@@ -167,8 +167,8 @@ def structured_outputs(constraint: Constraint | None) -> Any:
     return StructuredOutputsParams(regex=constraint.regex)
 
 
-def picture_names(generation: Generation) -> dict[str, Any]:
-    """The caller's names of the pictures, where each has one; vLLM then neither hashes nor prepares a known picture again."""
+def image_names(generation: Generation) -> dict[str, Any]:
+    """The caller's names of the images, where each has one; vLLM then neither hashes nor prepares a known image again."""
     names = list(generation.image_ids)
     return {"multi_modal_uuids": {"image": names}} if names and all(names) else {}
 

@@ -46,10 +46,10 @@ from robobrain_ros.engine.options import EngineOptions, refuse_unknown
 from robobrain_ros.errors import BadImageError, BadRequestError, EngineConfigError, EngineFailedError
 
 DEFAULT_MAX_MODEL_LEN = 8192
-"""Room for four pictures of the default size, thinking and an answer; what the models could do would fill a GPU with cache."""
+"""Room for four images of the default size, thinking and an answer; what the models could do would fill a GPU with cache."""
 
-_FIRST_PICTURE, _FIRST_TOKENS = 448, 16
-"""Side of the pictures, in pixels, and most tokens of the answers with which FlagGems' operators are tried after loading."""
+_FIRST_IMAGE, _FIRST_TOKENS = 448, 16
+"""Side of the images, in pixels, and most tokens of the answers with which FlagGems' operators are tried after loading."""
 _FIRST_FORMS = (None, Constraint(regex=r"\[\[[0-9]{1,3}, [0-9]{1,3}\]\]"))
 """What these answers are held to: nothing, and a form. An operator that lets a forbidden token through breaks only the second."""
 _BROKE_OFF = "the first answers broke off with it"
@@ -65,8 +65,8 @@ _BYTES_PER_PIXEL = 24
 """Of a prepared image: three colours in float32, each pixel twice, since the encoder takes pairs of video frames."""
 _SETTLED = 10
 """Number of answers after which vLLM no longer compiles, so that CPU time no longer counts as work beside a GPU."""
-_PICTURE_THREADS = 4
-"""Beside an H100, a picture of 1280x720 was prepared in 18 ms with four, and in 30 to 44 with one."""
+_IMAGE_THREADS = 4
+"""Beside an H100, an image of 1280x720 was prepared in 18 ms with four, and in 30 to 44 with one."""
 _COMPILATION = "compilation_config"
 _LOGGING_VARIABLE = "VLLM_LOGGING_CONFIG_PATH"
 _SOCKETS_VARIABLE = "VLLM_RPC_BASE_PATH"
@@ -226,17 +226,17 @@ class EmbeddedEngine:
         return flagos.choose(self.options, checkpoint)
 
     async def _first_steps(self) -> None:
-        """Prefill with a picture, and a few steps: an operator that fails shows now, not in the first request.
+        """Prefill with an image, and a few steps: an operator that fails shows now, not in the first request.
 
         :raises EngineFailedError: an answer could not be written.
         """
         assert self._checkpoint is not None
-        side = _FIRST_PICTURE // (self._checkpoint.cell or 1) * (self._checkpoint.cell or 1)
+        side = _FIRST_IMAGE // (self._checkpoint.cell or 1) * (self._checkpoint.cell or 1)
         for form in _FIRST_FORMS:
             # New each time: what a cache knows, no operator computes.
-            picture = np.random.default_rng().integers(0, 256, (side, side, 3), np.uint8)
+            image = np.random.default_rng().integers(0, 256, (side, side, 3), np.uint8)
             name = f"flagos-{uuid.uuid4().hex}"
-            generation = Generation(name, "What is in the picture?", [picture], _FIRST_TOKENS, constraint=form)
+            generation = Generation(name, "What is in the image?", [image], _FIRST_TOKENS, constraint=form)
             # Not asked for twice, as requests are: an operator that is wrong now and then would get away with it.
             async with aclosing(self._stream(self._engine, generation, name)) as stream:
                 async for delta in stream:
@@ -372,7 +372,7 @@ class EmbeddedEngine:
             flagos.remember(self.options.model, failure)
 
     async def _attempts(self, engine: Any, generation: Generation) -> AsyncGenerator[TextDelta, None]:
-        """Stream; once more after a finish with "error", which a poisoned picture cache gives before any text."""
+        """Stream; once more after a finish with "error", which a poisoned image cache gives before any text."""
         for attempt in ("first", "second"):
             request_id = generation.request_id if attempt == "first" else f"{generation.request_id}-again"
             failed = False
@@ -419,22 +419,22 @@ class EmbeddedEngine:
     def _prompt(self, generation: Generation) -> dict[str, Any]:
         assert self._checkpoint is not None
         reject_control_tokens("The prompt", generation.user_text, self._special_tokens)
-        _check_pictures(generation, self._checkpoint)
+        _check_images(generation, self._checkpoint)
         content = [{"type": "image"} for _ in generation.images] + [{"type": "text", "text": generation.user_text}]
         text = self._tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-        # vLLM takes a placeholder without a picture, and a picture without a placeholder, silently.
+        # vLLM takes a placeholder without an image, and an image without a placeholder, silently.
         found = text.count(IMAGE_PLACEHOLDER)
         if found != len(generation.images):
             raise BadRequestError(
-                f"The prompt has {found} places for {len(generation.images)} pictures; the question must not hold model tokens "
+                f"The prompt has {found} places for {len(generation.images)} images; the question must not hold model tokens "
                 f"such as {IMAGE_PLACEHOLDER}."
             )
         prompt: dict[str, Any] = {"prompt": text + generation.assistant_prefix}
         if generation.images:
             prompt["multi_modal_data"] = {"image": list(generation.images)}
-            prompt.update(compat.picture_names(generation))
+            prompt.update(compat.image_names(generation))
         return prompt
 
     async def write(self, generation: Generation, probabilities: bool = False) -> Written:
@@ -574,7 +574,7 @@ def _build_engine(
     device = str(current_platform.device_type)
     if device != "cpu":
         _check_device_count(options)
-        environment.put({"OMP_NUM_THREADS": str(_threads_for_pictures())})
+        environment.put({"OMP_NUM_THREADS": str(_threads_for_images())})
     extra = options.extra_arguments()
     refuse_unknown(extra, {item.name for item in fields(AsyncEngineArgs)})
     arguments = _with_extra(_engine_arguments(options, checkpoint, device, workers.choice), extra)
@@ -631,9 +631,9 @@ def _tell_how_to_join(options: EngineOptions, arguments: dict[str, Any]) -> None
         _log.warning("Waiting for machine %d of %d. On it, with this package installed: %s", rank + 1, options.nnodes, command)
 
 
-def _threads_for_pictures() -> int:
-    """Threads that prepare a picture for the encoder; vLLM takes a single one unless it is told, and one picture at a time."""
-    return min(_PICTURE_THREADS, max(1, len(os.sched_getaffinity(0)) // 2))
+def _threads_for_images() -> int:
+    """Threads that prepare an image for the encoder; vLLM takes a single one unless it is told, and one image at a time."""
+    return min(_IMAGE_THREADS, max(1, len(os.sched_getaffinity(0)) // 2))
 
 
 def _with_extra(arguments: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
@@ -671,7 +671,7 @@ def _engine_arguments(
         "trust_remote_code": options.trust_remote_code,
         "mm_processor_cache_gb": _image_cache_mib(options) / 1024,
         "limit_mm_per_prompt": {"image": options.max_images, "video": 0},
-        # Memory is set aside for the largest picture that can come, so vLLM is told how large ours are.
+        # Memory is set aside for the largest image that can come, so vLLM is told how large ours are.
         "mm_processor_kwargs": {"max_pixels": max(max_pixels, checkpoint.min_pixels)},
         # The checkpoint's own sampling would otherwise override greedy decoding's defaults.
         "generation_config": "vllm",
@@ -685,8 +685,8 @@ def _engine_arguments(
     else:
         arguments["gpu_memory_utilization"] = options.gpu_memory_utilization
     if device == "cuda" and not arguments["enforce_eager"] and not choice.platform:
-        # The picture encoder is no part of what vLLM compiles by itself. Operator by operator it took 80 of the 112 ms that an
-        # H100 needed for a picture with the 7B, compiled 31 of 63.
+        # The image encoder is no part of what vLLM compiles by itself. Operator by operator it took 80 of the 112 ms that an
+        # H100 needed for an image with the 7B, compiled 31 of 63.
         arguments[_COMPILATION] = {"compile_mm_encoder": True}
     if options.distributed_executor_backend:
         arguments["distributed_executor_backend"] = options.distributed_executor_backend
@@ -739,16 +739,16 @@ def _load_tokenizer(checkpoint: Checkpoint, options: EngineOptions) -> Any:
     return tokenizer
 
 
-def _check_pictures(generation: Generation, checkpoint: Checkpoint) -> None:
-    """A picture off the model's grid would be resized again, and coordinates would refer to another picture than ours; one of
+def _check_images(generation: Generation, checkpoint: Checkpoint) -> None:
+    """An image off the model's grid would be resized again, and coordinates would refer to another image than ours; one of
     a few pixels would even end the engine."""
-    for picture in generation.images:
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype.name != "uint8":
-            raise BadImageError(f"The engine takes pictures of shape (height, width, 3) and type uint8, not {picture.shape}.")
-        height, width = picture.shape[:2]
+    for image in generation.images:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype.name != "uint8":
+            raise BadImageError(f"The engine takes images of shape (height, width, 3) and type uint8, not {image.shape}.")
+        height, width = image.shape[:2]
         cell = checkpoint.cell or 1
         if min(height, width) < cell or height % cell or width % cell:
-            raise BadImageError(f"The engine takes pictures whose sides are multiples of {cell}, not {width}x{height}.")
+            raise BadImageError(f"The engine takes images whose sides are multiples of {cell}, not {width}x{height}.")
 
 
 async def _break_off(building: "asyncio.Future[None]", others: Sequence[BaseProcess]) -> None:
@@ -799,7 +799,7 @@ def _refusal(error: BaseException, generation: Generation) -> Exception:
     reasons = [str(part).strip() for part in (error, error.__cause__) if part is not None]
     reason = next((part for part in reasons if part), type(error).__name__).splitlines()[0]
     if "aspect ratio" in reason or "height and width" in reason:
-        return BadImageError(f"The model's picture processor refuses the picture: {reason}.")
+        return BadImageError(f"The model's image processor refuses the image: {reason}.")
     if generation.constraint is not None and any(word in reason for word in _GRAMMAR_WORDS):
         return BadRequestError(f"The engine cannot hold the model to the form asked for: {reason}")
     return BadRequestError(f"The engine refuses the request: {reason} Shorten it, or raise engine.max_model_len.")

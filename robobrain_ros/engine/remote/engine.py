@@ -117,13 +117,13 @@ class RemoteEngine:
 
     def _warn_of_the_open(self, has_key: bool) -> None:
         if not self.options.verify:
-            _log.warning("engine.verify is false: whoever answers in a server's name gets the pictures and the key.")
+            _log.warning("engine.verify is false: whoever answers in a server's name gets the images and the key.")
         for url in self.options.urls:
             if has_key and url.lower().startswith("http:") and not re.match(r"http://(localhost|127\.|\[::1\])", url.lower()):
-                _log.warning("%s is not encrypted: the key and the pictures can be read on their way; use https.", url)
+                _log.warning("%s is not encrypted: the key and the images can be read on their way; use https.", url)
 
     def _compare(self, server: Server) -> None:
-        """Refuse a server that serves something else than what was found at the start: pictures are fitted to that."""
+        """Refuse a server that serves something else than what was found at the start: images are fitted to that."""
         ours, its = self._served, server.served
         if ours is None or its is None or server.fault is not None:
             return
@@ -132,7 +132,7 @@ class RemoteEngine:
         if not shared or narrower:
             server.fault = Fault(
                 EngineConfigError(
-                    f"{server.url} serves {its.model} with pictures of {its.min_pixels} to {its.max_pixels} pixels, another one "
+                    f"{server.url} serves {its.model} with images of {its.min_pixels} to {its.max_pixels} pixels, another one "
                     f"{ours.model} with {ours.min_pixels} to {ours.max_pixels}; start all servers alike."
                 ),
                 down=True,
@@ -186,11 +186,11 @@ class RemoteEngine:
     async def _pump(self, generation: Generation, arrivals: "asyncio.Queue[TextDelta | RoboBrainError]") -> None:
         """Bring what a server writes to the reader. Cancelling this ends the request at the server."""
         try:
-            pictures = [
-                await asyncio.to_thread(data_url, picture, self.options.picture_format, self.options.picture_quality)
-                for picture in generation.images
+            images = [
+                await asyncio.to_thread(data_url, image, self.options.image_format, self.options.image_quality)
+                for image in generation.images
             ]
-            await self._ask(generation, pictures, arrivals)
+            await self._ask(generation, images, arrivals)
         except RoboBrainError as error:
             arrivals.put_nowait(error)
         except Exception as error:
@@ -198,7 +198,7 @@ class RemoteEngine:
             arrivals.put_nowait(EngineFailedError(f"The remote engine broke on this request: {type(error).__name__}."))
 
     async def _ask(
-        self, generation: Generation, pictures: list[str], arrivals: "asyncio.Queue[TextDelta | RoboBrainError]"
+        self, generation: Generation, images: list[str], arrivals: "asyncio.Queue[TextDelta | RoboBrainError]"
     ) -> None:
         tried: list[Server] = []
         written = False
@@ -206,7 +206,7 @@ class RemoteEngine:
             server = self._choose(tried)
             tried.append(server)
             try:
-                async with aclosing(server.generate(generation, pictures)) as stream:
+                async with aclosing(server.generate(generation, images)) as stream:
                     async for delta in stream:
                         written = written or bool(delta.text)
                         arrivals.put_nowait(delta)
@@ -229,12 +229,12 @@ class RemoteEngine:
         assert self._served is not None
         reject_control_tokens("The prompt", generation.user_text)
         cell = self._served.cell
-        for picture in generation.images:
-            if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype.name != "uint8":
-                raise BadImageError(f"The engine takes pictures of shape (height, width, 3) and type uint8, not {picture.shape}.")
-            height, width = picture.shape[:2]
+        for image in generation.images:
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype.name != "uint8":
+                raise BadImageError(f"The engine takes images of shape (height, width, 3) and type uint8, not {image.shape}.")
+            height, width = image.shape[:2]
             if min(height, width) < cell or height % cell or width % cell:
-                raise BadImageError(f"The engine takes pictures whose sides are multiples of {cell}, not {width}x{height}.")
+                raise BadImageError(f"The engine takes images whose sides are multiples of {cell}, not {width}x{height}.")
 
     async def abort(self, request_id: str) -> None:
         """See `Engine.abort`."""

@@ -30,14 +30,14 @@ from robobrain_ros.errors import BadRequestError, EngineConfigError, EngineFaile
 LOOK = 10.0
 """Seconds in which a server must say that it is well."""
 _MEASURING = 120.0
-"""Seconds in which it must have looked at one of the pictures that it is measured with; others may be before them."""
+"""Seconds in which it must have looked at one of the images that it is measured with; others may be before them."""
 _PATIENCE = 2
 """Looks in a row that may find a busy server silent before it counts as down."""
 _KNOWN = 64
-"""Cells of a picture that every checkpoint sees as it is."""
+"""Cells of an image that every checkpoint sees as it is."""
 _FEWEST = 4
 _WIDEST = 128
-"""Cells of a row: a picture's sides may differ 200-fold."""
+"""Cells of a row: an image's sides may differ 200-fold."""
 _FAMILIES = {r"robobrain[-_ ]?2[._]0": "qwen2_5_vl", r"robobrain[-_ ]?2[._]5": "qwen3_vl"}
 """Model types by what servers call the families' models."""
 _OF_LENGTH = ("max_tokens", "input_tokens", "input_text")
@@ -54,7 +54,7 @@ _log = logging.getLogger(__name__)
 class Served:
     """What a server serves; 0 where it does not tell.
 
-    ``cell``: side of the square of pixels that a visual token covers. The server leaves pictures of whole cells, with from
+    ``cell``: side of the square of pixels that a visual token covers. The server leaves images of whole cells, with from
     ``min_pixels`` to ``max_pixels``, as they are.
     """
 
@@ -116,16 +116,16 @@ class Server:
         """Close the connections."""
         await self._client.close()
 
-    async def generate(self, generation: Generation, pictures: Sequence[str]) -> AsyncGenerator[TextDelta, None]:
+    async def generate(self, generation: Generation, images: Sequence[str]) -> AsyncGenerator[TextDelta, None]:
         """Stream text; closing the stream ends the request in the server.
 
-        :param pictures: the generation's pictures as data URLs.
+        :param images: the generation's images as data URLs.
         :raises Fault: it has failed.
         """
         assert self.served is not None, "only servers that are well are asked"
         self.running += 1
         try:
-            body = self._body(generation, pictures, self.served)
+            body = self._body(generation, images, self.served)
             async with AsyncExitStack() as stack:
                 response = await self._open(stack, body, generation.deadline)
                 _check_kind(response.headers, self.url, "text/event-stream")
@@ -195,12 +195,12 @@ class Server:
         raise Fault(EngineConfigError(message), down=True, lasting=True)
 
     async def _measure(self, served: Served) -> Served:
-        """Find the bounds of its pictures by how many tokens it counts for some: no server tells them, and a picture that it
+        """Find the bounds of its images by how many tokens it counts for some: no server tells them, and an image that it
         resizes is another one than coordinates refer to."""
         served = replace(served, priorities=await self._has_priorities(served))
         text = await self._tokens(served, _KNOWN) - _KNOWN
         if text <= 0 or await self._tokens(served, _KNOWN + 8) != text + _KNOWN + 8:
-            _log.warning("%s does not count pictures as its family does; their bounds are taken to be the family's.", self.url)
+            _log.warning("%s does not count images as its family does; their bounds are taken to be the family's.", self.url)
             return served
 
         async def kept(cells: int) -> bool:
@@ -225,11 +225,11 @@ class Server:
         return True
 
     async def _tokens(self, served: Served, cells: int) -> int:
-        """Tokens of a prompt with a picture of so many cells (or one row fewer)."""
+        """Tokens of a prompt with an image of so many cells (or one row fewer)."""
         rows = math.ceil(cells / _WIDEST)
-        picture = np.full((rows * served.cell, cells // rows * served.cell, 3), 128, np.uint8)
+        image = np.full((rows * served.cell, cells // rows * served.cell, 3), 128, np.uint8)
         left_out = cells % rows
-        tokens = await self._probe(served, [_picture_part(data_url(picture, "png", 100)), {"type": "text", "text": "?"}], {})
+        tokens = await self._probe(served, [_image_part(data_url(image, "png", 100)), {"type": "text", "text": "?"}], {})
         return tokens + left_out
 
     async def _probe(self, served: Served, content: Any, extra: dict[str, Any]) -> int:
@@ -249,8 +249,8 @@ class Server:
         tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
         return tokens if isinstance(tokens, int) else 0
 
-    def _body(self, generation: Generation, pictures: Sequence[str], served: Served) -> dict[str, Any]:
-        content = [*map(_picture_part, pictures), {"type": "text", "text": generation.user_text}]
+    def _body(self, generation: Generation, images: Sequence[str], served: Served) -> dict[str, Any]:
+        content = [*map(_image_part, images), {"type": "text", "text": generation.user_text}]
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         # The server's own defaults come from the checkpoint; greedy decoding is to be the same everywhere.
         extra: dict[str, Any] = {"repetition_penalty": 1.0}
@@ -368,7 +368,7 @@ def _cut(names: str) -> str:
     return names if len(names) <= _LONGEST_NAMES else f"{names[:_LONGEST_NAMES]}..."
 
 
-def _picture_part(url: str) -> dict[str, Any]:
+def _image_part(url: str) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 

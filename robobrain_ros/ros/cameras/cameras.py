@@ -13,7 +13,7 @@ from threading import Lock
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from robobrain_ros.core.query import Picture
+from robobrain_ros.core.query import RgbImage
 from robobrain_ros.errors import BadRequestError, NoImageError, StaleImageError
 from robobrain_ros.msg import QueryOptions
 from robobrain_ros.ros.cameras.arrivals import ArrivalStatistics
@@ -27,9 +27,9 @@ from robobrain_ros.ros.positions import Moment, Surroundings
 _TYPES = {"raw": (Image, "image"), "compressed": (CompressedImage, "image/compressed")}
 
 _WITH_DEPTH = 8
-"""Pictures kept of a camera with depth."""
+"""Images kept of a camera with depth."""
 _WORTH_DEPTH = 0.5
-"""Seconds that a picture with depth may be older than the newest one to be asked about in its place."""
+"""Seconds that an image with depth may be older than the newest one to be asked about in its place."""
 
 _STREAM = 3
 """Number of images after which a latched publisher counts as a camera that keeps publishing."""
@@ -52,7 +52,7 @@ class Frame:
     arrival: float
     reader: ImageReader = field(default_factory=ImageReader, repr=False, compare=False)
     _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
-    _decoded: list[Picture] = field(default_factory=list, repr=False, compare=False)
+    _decoded: list[RgbImage] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def header(self) -> Header:
@@ -61,13 +61,13 @@ class Frame:
 
     @property
     def name(self) -> str:
-        """Unique name of the picture, by which an engine recognizes it."""
+        """Unique name of the image, by which an engine recognizes it."""
         stamp = self.header.stamp
         size = f"{self.message.width}x{self.message.height}" if isinstance(self.message, Image) else "compressed"
         return f"{self.camera}:{stamp.sec}.{stamp.nanosec:09d}:{size}:{self.sequence}"
 
-    def picture(self) -> Picture:
-        """The picture, decoded once for all who ask; not to be written to. Callable from any thread.
+    def image(self) -> RgbImage:
+        """The image, decoded once for all who ask; not to be written to. Callable from any thread.
 
         :raises BadImageError: the reason why it cannot be read.
         """
@@ -78,15 +78,15 @@ class Frame:
 
 
 def names_rectified(topic: str) -> bool:
-    """Whether a topic's name says that its pictures are rectified: image_rect, image_rect_color, rectified/image, ..."""
+    """Whether a topic's name says that its images are rectified: image_rect, image_rect_color, rectified/image, ..."""
     return re.search(r"(^|[/_])rect(ified)?($|[/_])", topic) is not None
 
 
 class Camera:
     """One camera of a node; decoding is left to the user of a frame.
 
-    :param queue: pictures that may wait for the executor.
-    :param late_after: seconds between stamp and arrival from which on a picture counts as late.
+    :param queue: images that may wait for the executor.
+    :param late_after: seconds between stamp and arrival from which on an image counts as late.
     :param depth_transport: as of `robobrain_ros.ros.cameras.depth.DepthStream`.
     """
 
@@ -137,7 +137,7 @@ class Camera:
         self.surroundings.adapt()
 
     def moment(self, frame: Frame) -> Moment:
-        """What belongs to a picture of this camera; to be closed."""
+        """What belongs to an image of this camera; to be closed."""
         return Moment.of(frame.header, self._rectified, self.surroundings)
 
     @property
@@ -157,11 +157,11 @@ class Camera:
 
     @property
     def newest(self) -> Frame | None:
-        """The newest picture; None: none yet."""
+        """The newest image; None: none yet."""
         return self._newest
 
     def fresh(self, max_age: float) -> Frame:
-        """The newest picture.
+        """The newest image.
 
         :param max_age: seconds it may be old, 0 for any age. Without a stamp, its age counts from its arrival.
         :raises NoImageError: none has arrived.
@@ -173,7 +173,7 @@ class Camera:
         if frame is None:
             since = self._why_empty or "yet"
             raise NoImageError(
-                f"No picture has arrived from camera {self.name} on {self.topic} {since}; {self._stream.publishers()}."
+                f"No image has arrived from camera {self.name} on {self.topic} {since}; {self._stream.publishers()}."
             )
         age, silence = self._age(frame), time.monotonic() - frame.arrival
         if max_age > 0.0 and age > max_age:
@@ -185,13 +185,13 @@ class Camera:
             )
         if max_age > 0.0 and age < -max_age:
             raise StaleImageError(
-                f"The newest picture of camera {self.name} is stamped {-age:.1f} s ahead of the node's clock; "
+                f"The newest image of camera {self.name} is stamped {-age:.1f} s ahead of the node's clock; "
                 "check use_sim_time and the clocks' synchronization."
             )
         return frame
 
     def newest_with_depth(self, tolerance: float, max_age: float) -> Frame | None:
-        """The newest picture whose depth and camera_info have come; where there is none, or it is too old, the newest of all.
+        """The newest image whose depth and camera_info have come; where there is none, or it is too old, the newest of all.
 
         The newest one's depth may still be on its way, and where the transport loses messages it never comes.
 
@@ -206,7 +206,7 @@ class Camera:
         return newest if 0.0 < max_age < self._age(frame) else frame
 
     def _age(self, frame: Frame) -> float:
-        """Seconds since the picture's stamp, or, without a stamp, since its arrival."""
+        """Seconds since the image's stamp, or, without a stamp, since its arrival."""
         age = stamp_age(self._clock, frame.header)
         return time.monotonic() - frame.arrival if math.isnan(age) else age
 
@@ -231,11 +231,11 @@ class Camera:
             return f"{slow} The last one is {age:.1f} s old; max_image_age is {max_age:g} s."
         if age - silence > max_age:
             return (
-                f"The last picture of camera {self.name} came {age - silence:.1f} s after its stamp, "
+                f"The last image of camera {self.name} came {age - silence:.1f} s after its stamp, "
                 f"max_image_age is {max_age:g} s; check use_sim_time, the clocks' synchronization, and what delays it."
             )
         return (
-            f"Camera {self.name} has stopped: its last picture came {silence:.1f} s ago on {self.topic} and is {age:.1f} s old, "
+            f"Camera {self.name} has stopped: its last image came {silence:.1f} s ago on {self.topic} and is {age:.1f} s old, "
             f"max_image_age is {max_age:g} s; {self._stream.publishers()}."
         )
 
@@ -307,7 +307,7 @@ class Cameras:
         :raises BadRequestError: there is none of that name.
         """
         if not self._names:
-            raise BadRequestError("No camera is configured (parameter cameras); send the picture with the request.")
+            raise BadRequestError("No camera is configured (parameter cameras); send the image with the request.")
         if wanted and wanted not in self._names:
             near = difflib.get_close_matches(wanted, self._names, n=1)
             hint = f" Is {near[0]!r} meant?" if near else ""

@@ -8,7 +8,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from robobrain_ros.core.formats.bit_depth import SCALED_BY_ITSELF
 from robobrain_ros.core.formats.encodings import ENCODINGS, canonical, check_size, decode_raw
 from robobrain_ros.core.formats.image_files import ReadingOptions, decode_file
-from robobrain_ros.core.query import Picture
+from robobrain_ros.core.query import RgbImage
 from robobrain_ros.errors import BadImageError
 
 _log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class ImageReader:
         self._noted: set[str] = set()
         self._lock = Lock()
 
-    def read(self, message: Image | CompressedImage) -> Picture:
+    def read(self, message: Image | CompressedImage) -> RgbImage:
         """The image of a message as RGB, (height, width, 3), uint8, a copy.
 
         :raises BadImageError: the reason why it cannot be read.
@@ -43,7 +43,7 @@ class ImageReader:
             return decode_file(bytes(message.data), message.format, self._options)
         if message.encoding.strip().lower() in _FILES:
             return self._read_file(message)
-        picture = decode_raw(
+        image = decode_raw(
             memoryview(message.data),
             width=message.width,
             height=message.height,
@@ -54,20 +54,20 @@ class ImageReader:
         )
         if ENCODINGS[canonical(message.encoding)].bits == 16 and not self._options.bits:
             self._note(SCALED_BY_ITSELF)
-        return picture[:, :, ::-1].copy() if self._options.swap_red_blue else picture
+        return image[:, :, ::-1].copy() if self._options.swap_red_blue else image
 
-    def _read_file(self, message: Image) -> Picture:
+    def _read_file(self, message: Image) -> RgbImage:
         """A JPEG or PNG inside a raw image; width and height may be 0."""
         width, height = message.width, message.height
         if width or height:
             check_size(width, height)
-        picture = decode_file(bytes(message.data), message.encoding, self._options)
-        if (width or height) and picture.shape[:2] != (height, width):
+        image = decode_file(bytes(message.data), message.encoding, self._options)
+        if (width or height) and image.shape[:2] != (height, width):
             raise BadImageError(
                 f"The message states {width}x{height} pixels, but the {message.encoding} in it has "
-                f"{picture.shape[1]}x{picture.shape[0]}."
+                f"{image.shape[1]}x{image.shape[0]}."
             )
-        return picture
+        return image
 
     def _note(self, text: str) -> None:
         with self._lock:

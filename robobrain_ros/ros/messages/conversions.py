@@ -1,4 +1,4 @@
-"""Image messages to pictures, and answers to messages."""
+"""Image messages to images, and answers to messages."""
 
 import math
 from array import array
@@ -11,7 +11,7 @@ from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from robobrain_ros.core.geometry import CameraModel, Floats
-from robobrain_ros.core.query import Answer, Box, Picture, PlanStep, Point, Report
+from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Report, RgbImage
 from robobrain_ros.core.surfaces import Lifted
 from robobrain_ros.errors import OutcomeCode, RoboBrainError
 from robobrain_ros.msg import (
@@ -33,7 +33,7 @@ _LONGEST_SENTENCE = 4000
 _reader = ImageReader()
 
 
-def read_image(message: Image | CompressedImage) -> Picture:
+def read_image_message(message: Image | CompressedImage) -> RgbImage:
     """The image of a message that belongs to no camera: RGB, (height, width, 3), uint8, a copy.
 
     :raises BadImageError: the reason why it cannot be read.
@@ -43,9 +43,9 @@ def read_image(message: Image | CompressedImage) -> Picture:
 
 @dataclass(frozen=True)
 class Origin:
-    """What an answer answers: the header, camera and size (pixels) of its picture, and what was asked.
+    """What an answer answers: the header, camera and size (pixels) of its image, and what was asked.
 
-    ``camera`` is empty for a picture that came with the request, ``query`` for what is no standing query.
+    ``camera`` is empty for an image that came with the request, ``query`` for what is no standing query.
     """
 
     header: Header
@@ -60,10 +60,10 @@ class Origin:
 class Positions:
     """Where an answer's parts are; each in the order of the answer, None where there is none or none was looked for.
 
-    :param header: the picture's stamp, and the frame that the positions are in.
+    :param header: the image's stamp, and the frame that the positions are in.
     :param note: what is missing and what to do about it; empty: nothing.
-    :param camera: maps the picture's pixels to rays in the picture's own frame; None: not known.
-    :param move: takes positions (n, 3) from the picture's own frame to the header's; None: it is the same.
+    :param camera: maps the image's pixels to rays in the image's own frame; None: not known.
+    :param move: takes positions (n, 3) from the image's own frame to the header's; None: it is the same.
     """
 
     header: Header
@@ -134,7 +134,7 @@ def to_points(points: Sequence[Point], lifted: Lifted | None = None) -> list[Aff
 
 
 def to_areas(boxes: Sequence[Box], width: int, height: int, lifted: Lifted | None = None) -> list[AffordanceArea]:
-    """Rectangles in a picture of that size (pixels), their positions unknown where they were not lifted."""
+    """Rectangles in an image of that size (pixels), their positions unknown where they were not lifted."""
     return [
         AffordanceArea(
             roi=_region(box, width, height),
@@ -218,12 +218,12 @@ def to_outcome(error: RoboBrainError | None, note: str = "") -> Outcome:
     return Outcome(code=int(error.code), message=clean(shortened(error.message, _LONGEST_SENTENCE)))
 
 
-def to_image(picture: Picture, header: Header) -> Image:
-    """An RGB picture (height, width, 3), uint8, as a message in rgb8."""
-    height, width = picture.shape[:2]
+def to_image(image: RgbImage, header: Header) -> Image:
+    """An RGB image (height, width, 3), uint8, as a message in rgb8."""
+    height, width = image.shape[:2]
     message = Image(header=header, height=height, width=width, encoding="rgb8", is_bigendian=0, step=width * 3)
-    # An array is taken over as it is; bytes would be checked one by one, which costs 20 ms for a full-HD picture.
-    message.data = array("B", picture.tobytes())
+    # An array is taken over as it is; bytes would be checked one by one, which costs 20 ms for a full-HD image.
+    message.data = array("B", image.tobytes())
     return message
 
 

@@ -34,7 +34,7 @@ _LONGEST_LABEL = 40
 class Sight:
     """What a camera's pixels show, as rays in the frame of the result.
 
-    :param camera: maps pixels to rays in the picture's own frame.
+    :param camera: maps pixels to rays in the image's own frame.
     :param move: takes positions from that frame to the result's; None: it is the same.
     """
 

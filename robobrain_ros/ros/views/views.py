@@ -1,4 +1,4 @@
-"""What people and other programs see of the answers: markers, paths, poses, and pictures with the answer drawn in."""
+"""What people and other programs see of the answers: markers, paths, poses, and images with the answer drawn in."""
 
 import asyncio
 import traceback
@@ -18,7 +18,7 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from robobrain_ros.core import overlay
-from robobrain_ros.core.query import Answer, Picture, Task
+from robobrain_ros.core.query import Answer, RgbImage, Task
 from robobrain_ros.ros.messages.conversions import to_image
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters import Parameters
@@ -28,7 +28,7 @@ from robobrain_ros.ros.views.markers import REQUESTS, Board, Sight, Style, to_ma
 
 _JPEG_QUALITY = 90
 _MOST_WAITING = 8
-"""Answers to requests that may wait for being drawn; the oldest gets no picture."""
+"""Answers to requests that may wait for being drawn; the oldest gets no image."""
 
 CHANGES = QoSProfile(
     depth=10,
@@ -158,7 +158,7 @@ class _Target:
 class Overlay:
     """~/overlay and ~/overlay/compressed: drawn once for both, beside the engine's loop, while somebody listens.
 
-    While one is drawn, the answers to requests wait, and those to standing queries get no picture: the next ones will.
+    While one is drawn, the answers to requests wait, and those to standing queries get no image: the next ones will.
     """
 
     def __init__(self, node: Node, parameters: Parameters, model: Model) -> None:
@@ -180,8 +180,8 @@ class Overlay:
         self._waiting.clear()
 
     def publish(self, result: Result) -> None:
-        """Draw a result whose picture has been read, and publish it; one without an answer is drawn with its outcome's name."""
-        if result.picture is None:
+        """Draw a result whose image has been read, and publish it; one without an answer is drawn with its outcome's name."""
+        if result.image is None:
             return
         if not any(self._wanted):
             self._last = result
@@ -207,7 +207,7 @@ class Overlay:
 
     @property
     def _wanted(self) -> tuple[bool, bool]:
-        """Whether somebody listens to the raw and to the compressed picture."""
+        """Whether somebody listens to the raw and to the compressed image."""
         raw, compressed = (bool(topic and topic.get_subscription_count()) for topic in (self._raw, self._compressed))
         return raw, compressed
 
@@ -239,20 +239,20 @@ class Overlay:
 
 
 def _overlay_messages(result: Result, thinking: bool, raw: bool, compressed: bool) -> list[Any]:
-    assert result.picture is not None, "only results with a picture are drawn"
+    assert result.image is not None, "only results with an image are drawn"
     assert result.task is not None, "and its task"
     answer, instruction = result.answer or Answer(result.task, ""), result.origin.text
     if result.error is not None:
         instruction = f"{instruction} ({result.error.code.name})"
-    drawn = overlay.draw(result.picture, answer, instruction=instruction, thinking=thinking)
+    drawn = overlay.draw(result.image, answer, instruction=instruction, thinking=thinking)
     return [
         to_image(drawn, result.origin.header) if raw else None,
         _to_compressed(drawn, result.origin.header) if compressed else None,
     ]
 
 
-def _to_compressed(picture: Picture, header: Any) -> CompressedImage:
-    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+def _to_compressed(image: RgbImage, header: Any) -> CompressedImage:
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     encoded, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    assert encoded, "JPEG holds every picture"
+    assert encoded, "JPEG holds every image"
     return CompressedImage(header=header, format="rgb8; jpeg compressed bgr8", data=array("B", data.tobytes()))

@@ -1,6 +1,6 @@
 """Makes docs/images/markers.png: what RViz shows of the node's answers, seen from beside the camera.
 
-    python scripts/marker_picture.py
+    python scripts/marker_image.py
 
 The camera and the node of the demo run as a user's would; the cloud is the scene's own depth, the markers are those of ~/markers.
 Only the drawing is not RViz's, so that it needs no screen.
@@ -92,7 +92,7 @@ class Watcher(Client):
 
 def ask_all(logs: Path) -> list[Any]:
     """Start camera and node, ask everything; gives the markers."""
-    namespace = f"/marker_picture_{os.getpid()}"
+    namespace = f"/marker_image_{os.getpid()}"
     size = {"width": SCENE_SIZE[0], "height": SCENE_SIZE[1]}
     node = {"engine.model": str(DEMO_MODEL), "camera.use_depth": True}
     with (
@@ -181,7 +181,7 @@ def draw(scene: Scene, markers: list[Any]) -> Canvas:
 
 
 def main() -> None:
-    """Make the picture."""
+    """Make the image."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("docs/images/markers.png"))
     options = parser.parse_args()

@@ -1,6 +1,6 @@
-"""Measures how many large pictures reach the node, by transport profile, and what many small ones cost it: docs/performance.md.
+"""Measures how many large images reach the node, by transport profile, and what many small ones cost it: docs/performance.md.
 
-`python benchmark/pictures.py` in the environment of scripts/env.sh; ends by itself after some minutes, and needs no model.
+`python benchmark/images.py` in the environment of scripts/env.sh; ends by itself after some minutes, and needs no model.
 """
 
 import argparse
@@ -26,7 +26,7 @@ PARTS = ("arrival", "idle")
 SETTLING = 6.0
 """Seconds left out after the processes have found each other; the node follows its publishers' reliability within one."""
 GOAL = 0.95
-"""Share of the large pictures that shall reach the node with the profile."""
+"""Share of the large images that shall reach the node with the profile."""
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def told(log: Path) -> dict[str, list[int]]:
 
 
 def arrived(sent: dict[str, list[int]], received: dict[str, list[int]], seconds: float) -> tuple[int, int]:
-    """Of the pictures stamped in the last so many seconds: how many were sent, and how many of them came."""
+    """Of the images stamped in the last so many seconds: how many were sent, and how many of them came."""
     end = max(max(stamps) for stamps in sent.values()) - 10**9  # The last second may still be under way.
     begin = end - round(seconds * 1e9)
     counts = [sum(begin <= stamp <= end for stamps in side.values() for stamp in stamps) for side in (sent, received)]
@@ -58,7 +58,7 @@ def arrived(sent: dict[str, list[int]], received: dict[str, list[int]], seconds:
 
 
 def measure_arrival(profile: str, streams: Streams, seconds: float, folder: Path) -> dict[str, Any]:
-    """One stream of large pictures, to the node and to a bare subscriber one after the other."""
+    """One stream of large images, to the node and to a bare subscriber one after the other."""
     shares: dict[str, Any] = {"profile": profile, "reliable": streams.reliable}
     for variable in PROFILES:
         os.environ.pop(variable, None)
@@ -111,11 +111,11 @@ def read_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
-    parser.add_argument("--seconds", type=float, default=20.0, help="seconds of each stream of large pictures")
+    parser.add_argument("--seconds", type=float, default=20.0, help="seconds of each stream of large images")
     parser.add_argument("--windows", type=int, default=12, help=f"windows of {WINDOW:.0f} s of CPU time with many small ones")
-    parser.add_argument("--cameras", type=int, default=10, help="streams of small pictures")
+    parser.add_argument("--cameras", type=int, default=10, help="streams of small images")
     parser.add_argument("--size", type=int, nargs=2, default=(160, 120), metavar=("WIDTH", "HEIGHT"), help="of the small ones")
-    parser.add_argument("--output", type=Path, default=Path("log/benchmark_pictures.json"), help="where the JSON goes")
+    parser.add_argument("--output", type=Path, default=Path("log/benchmark_images.json"), help="where the JSON goes")
     return parser.parse_args()
 
 
@@ -127,7 +127,7 @@ def main() -> None:
     samples: dict[str, Any] = {}
     lines: list[figures.Comparison] = []
     try:
-        with tempfile.TemporaryDirectory(prefix="robobrain_ros-pictures-") as name:
+        with tempfile.TemporaryDirectory(prefix="robobrain_ros-images-") as name:
             folder = Path(name)
             if "arrival" in options.only:
                 rows = []
