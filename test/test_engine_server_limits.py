@@ -8,6 +8,7 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -336,3 +337,15 @@ async def _clear(event: asyncio.Event) -> None:
 
 async def _call(function: Any, *arguments: Any) -> Any:
     return function(*arguments)
+
+
+def test_rejected_bodies_of_all_connections_share_one_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Receiving what is thrown away takes the loop's time from the robot."""
+    now = [100.0]
+    monkeypatch.setattr(server_connections, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    connections = server_connections.Connections(10, 5, server_guard.ServerState())
+    rate = server_connections.DISCARD_RATE
+    assert connections.discard_pause(int(rate)) == pytest.approx(1.0)
+    assert connections.discard_pause(int(rate / 2)) == pytest.approx(1.5)
+    now[0] += 5.0
+    assert connections.discard_pause(int(rate / 4)) == pytest.approx(0.25)

@@ -27,6 +27,8 @@ ACCEPTS, ACCEPTS_AT_ONCE = 200.0, 100.0
 BACKLOG = 128
 _QUIET = 0.1
 """Seconds without data after which a request that is thrown away counts as ended."""
+DISCARD_RATE = 24e6
+"""Bytes per second of rejected bodies that all connections together may send. Receiving them takes time from the robot."""
 LOG_EACH = 60.0
 """Seconds between two lines in the log of the same kind."""
 
@@ -48,6 +50,13 @@ class Connections:
         """Connections that have not shown a key, and their clients; the oldest first."""
         self._working: set[Any] = set()
         self._said: dict[str, float] = {}
+        self._discarding_until = 0.0
+
+    def discard_pause(self, received: int) -> float:
+        """Seconds that a connection must not read after it has discarded so many bytes, so that `DISCARD_RATE` holds for all."""
+        now = time.monotonic()
+        self._discarding_until = max(now, self._discarding_until) + received / DISCARD_RATE
+        return self._discarding_until - now
 
     def add(self, connection: Any, client: str) -> bool:
         """Accept a connection. Where there are too many, close an older one. False: all others are at work."""
@@ -143,6 +152,8 @@ def make_protocol(connections: Connections) -> type[H11Protocol]:
         def data_received(self, data: bytes) -> None:
             if self._discarded is not None:
                 self._discarded += len(data)
+                self.flow.pause_reading()
+                self.loop.call_later(connections.discard_pause(len(data)), self.flow.resume_reading)
                 return
             if self.transport.is_closing():
                 return
@@ -168,7 +179,9 @@ def make_protocol(connections: Connections) -> type[H11Protocol]:
             end = time.monotonic() + longest
             self._discarded, before = 0, -1
             self.flow.resume_reading()
-            while before < self._discarded and not self.transport.is_closing() and time.monotonic() < end:
+            while not self.transport.is_closing() and time.monotonic() < end:
+                if before == self._discarded and not self.flow.read_paused:
+                    return
                 before = self._discarded
                 await asyncio.sleep(_QUIET)
 
