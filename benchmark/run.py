@@ -1,4 +1,7 @@
-"""Measures what the node costs beside its own engine, and beside a bare subscriber: `make bench`, docs/performance.md."""
+"""Measures the node against its own engine and against a bare subscriber: `make bench`.
+
+Results: docs/explanation/performance.md.
+"""
 
 import argparse
 import os

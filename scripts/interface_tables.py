@@ -1,4 +1,4 @@
-"""Writes the tables of fields in docs/plan_service.md from the interface files.
+"""Writes the tables of fields in docs/how-to/plan_service.md from the interface files.
 
 python scripts/interface_tables.py     # puts them between the page's marks
 """
@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "plan_service.md"
+PAGE = ROOT / "docs" / "how-to" / "plan_service.md"
 INTERFACES = ("PlanContext", "Robot", "Skill", "Place", "DoneStep", "Plan", "PlanStep")
 BEGIN, END = "<!-- Written by: python scripts/interface_tables.py -->\n", "<!-- End of what is written by it -->\n"
 

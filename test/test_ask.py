@@ -229,7 +229,7 @@ def test_help_tells_every_exit_code() -> None:
 
 
 def test_the_documentation_tells_every_exit_code(repository: Path) -> None:
-    text = (repository / "docs" / "command_line.md").read_text(encoding="utf-8")
+    text = (repository / "docs" / "reference" / "command_line.md").read_text(encoding="utf-8")
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
     for outcome, number in ask.EXIT_CODES.items():
         assert f"`{outcome.name}`" in rows[str(number)]

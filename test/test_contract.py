@@ -1,4 +1,4 @@
-"""The promises of README and docs/interfaces.md, against the real program under a random mix of everything a robot may do.
+"""The promises of docs/reference/interfaces.md, against the real program under a random mix of everything a robot may do.
 
 - Each request has exactly one response, at most 1 s after its deadline.
 - An answer is about the image that its header names, and that image was fresh when the request came.

@@ -8,17 +8,37 @@ import pytest
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.ros.parameters import to_markdown
 
-PAGES = ("README.md", "docs/command_line.md", "docs/development.md", "docs/engines.md", "docs/faults.md", "docs/http_server.md",
-         "docs/interfaces.md", "docs/models.md", "docs/parameters.md", "docs/performance.md", "docs/troubleshooting.md",
-         "training/README.md", "robobrain_ros/demo/model/README.md")  # fmt: skip
+REPOSITORY = Path(__file__).resolve().parent.parent
+IGNORED = {"build", "install", "log", ".venv", ".git"}
+PAGES = [
+    path.relative_to(REPOSITORY)
+    for path in sorted(REPOSITORY.rglob("*.md"))
+    if not IGNORED & set(path.relative_to(REPOSITORY).parts)
+]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(repository: Path, page: str) -> None:
-    text = (repository / page).read_text(encoding="utf-8")
-    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if not link.startswith("http")]
-    missing = [link for link in links if not (repository / page).parent.joinpath(link).exists()]
-    assert missing == []
+def prose(page: Path) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", (REPOSITORY / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, by the rule that GitHub and mkdocs share for them."""
+    titles = re.findall(r"^#+ +(.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", re.sub(r"[`*]", "", title).strip().lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for link in LINK.findall(prose(page)):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (REPOSITORY / page).parent.joinpath(path).resolve() if path else REPOSITORY / page
+        assert target.exists(), f"{page}: {link}"
+        if anchor:
+            assert anchor in anchors(target.relative_to(REPOSITORY)), f"{page}: {link}"
 
 
 def test_the_readmes_parameters_are_those_of_the_node(repository: Path) -> None:
@@ -34,13 +54,13 @@ def test_the_readmes_parameters_are_those_of_the_node(repository: Path) -> None:
 
 
 def test_troubleshooting_knows_every_outcome(repository: Path) -> None:
-    text = (repository / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    text = (repository / "docs" / "how-to" / "troubleshooting.md").read_text(encoding="utf-8")
     for code in set(OutcomeCode) - {OutcomeCode.OK, OutcomeCode.CANCELED}:
         assert f"| `{code.name}` |" in text
 
 
 def test_troubleshooting_quotes_what_the_engine_says(repository: Path) -> None:
-    text = (repository / "docs" / "troubleshooting.md").read_text(encoding="utf-8").split("## Requests fail")[0]
+    text = (repository / "docs" / "how-to" / "troubleshooting.md").read_text(encoding="utf-8").split("## Requests fail")[0]
     code = "".join(path.read_text(encoding="utf-8") for path in (repository / "robobrain_ros").rglob("*.py"))
     quotes = re.findall(r"^\| `(.*?)` \|", text, re.MULTILINE)
     assert len(quotes) > 6
@@ -51,7 +71,7 @@ def test_troubleshooting_quotes_what_the_engine_says(repository: Path) -> None:
 
 def test_each_fault_names_a_test_that_exists(repository: Path) -> None:
     """The last cell of each row of the fault table is a list of `file.py::test`."""
-    text = (repository / "docs" / "faults.md").read_text(encoding="utf-8")
+    text = (repository / "docs" / "reference" / "faults.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| fault |")]
     for row in rows:
         cells = [cell.strip() for cell in row.strip("|").split(" | ")]

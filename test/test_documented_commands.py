@@ -32,7 +32,7 @@ from robobrain_ros.msg import Outcome
 from robobrain_ros.srv import Locate
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 COMMAND = re.compile(r"^(?:\$ )?(ros2 .*?)\s*(?:\s#.*)?$")
 NOT_HERE = {
     r"ros2 launch ": "needs `ros2 launch`; test_launch.py runs both launch files where it is",

@@ -71,7 +71,7 @@ def test_no_comment_goes_on_below_its_field(path: Path) -> None:
 
 
 def test_the_page_of_interfaces_lists_the_encodings_that_are_read() -> None:
-    text = (REPOSITORY / "docs" / "interfaces.md").read_text(encoding="utf-8")
+    text = (REPOSITORY / "docs" / "reference" / "interfaces.md").read_text(encoding="utf-8")
     section = text.split("### Image encodings")[1].split("\n### ")[0]
     rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
     listed = [name for row in rows for name in re.findall(r"`(\S+?)`", row)]

@@ -72,8 +72,8 @@ def test_what_has_to_be_made_first_says_where_that_stands() -> None:
 
 
 def test_the_documentation_has_the_table(repository: Path) -> None:
-    text = (repository / "docs" / "models.md").read_text(encoding="utf-8")
-    assert models.to_markdown() in text, "put the output of: python -m robobrain_ros.engine.presets markdown into docs/models.md"
+    text = (repository / "docs" / "reference" / "models.md").read_text(encoding="utf-8")
+    assert models.to_markdown() in text, "python -m robobrain_ros.engine.presets markdown prints it"
 
 
 @pytest.mark.parametrize("name", models.ARCHITECTURES)

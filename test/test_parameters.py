@@ -49,9 +49,9 @@ def test_the_parameter_file_holds_every_default() -> None:
 
 
 def test_the_documentation_is_written_from_the_table(repository: Path) -> None:
-    text = (repository / "docs" / "parameters.md").read_text(encoding="utf-8")
+    text = (repository / "docs" / "reference" / "parameters.md").read_text(encoding="utf-8")
     assert text.endswith(to_markdown()), (
-        "put the output of: python -m robobrain_ros.ros.parameters markdown into docs/parameters.md"
+        "put the output of: python -m robobrain_ros.ros.parameters markdown into docs/reference/parameters.md"
     )
 
 

@@ -1,4 +1,4 @@
-"""docs/plan_service.md: its examples run against a node, its tables are those of the interfaces."""
+"""docs/how-to/plan_service.md: its examples run against a node, its tables are those of the interfaces."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.msg import Outcome
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PAGE = (REPOSITORY / "docs" / "plan_service.md").read_text(encoding="utf-8")
+PAGE = (REPOSITORY / "docs" / "how-to" / "plan_service.md").read_text(encoding="utf-8")
 SERVICE_EXAMPLE, ACTION_EXAMPLE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
 ASKED = [shlex.split(line)[4:] for line in COMMANDS if line.startswith("ros2 run robobrain_ros ask ")]

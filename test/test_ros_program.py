@@ -64,7 +64,7 @@ def test_a_wrong_parameter_ends_it_with_a_sentence(argument: str, part: str) -> 
 
 
 def test_the_documentation_names_what_the_node_offers(repository: Path) -> None:
-    text = (repository / "docs" / "interfaces.md").read_text(encoding="utf-8")
+    text = (repository / "docs" / "reference" / "interfaces.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"\| `(\S+?)` \| `(\w+/\w+)`", text))
     with scripted("[(10, 10)]", cameras=["camera", "wrist"], wrist__transport="compressed", wrist__use_depth=True) as (it, _):
         offered = set()
@@ -81,7 +81,7 @@ def test_the_documentation_names_what_the_node_offers(repository: Path) -> None:
 
 
 def test_the_documentation_names_every_encoding(repository: Path) -> None:
-    text = (repository / "docs" / "interfaces.md").read_text(encoding="utf-8")
+    text = (repository / "docs" / "reference" / "interfaces.md").read_text(encoding="utf-8")
     for encoding in encodings.ENCODINGS:
         assert f"`{re.sub('bayer_.*', 'bayer_*8', encoding)}`" in text
 

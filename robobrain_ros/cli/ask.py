@@ -1,6 +1,6 @@
 """The program ``ask``: one question on the command line, to a running node or, without ROS, about an image file.
 
-``ros2 run robobrain_ros ask point "the red mug"``; ``ask --help`` tells the rest, and docs/command_line.md.
+``ros2 run robobrain_ros ask point "the red mug"``; ``ask --help`` tells the rest, and docs/reference/command_line.md.
 """
 
 import argparse
@@ -189,7 +189,7 @@ def _parser() -> _Parser:
     )  # fmt: skip
     file.add_argument(
         "--engine", action="append", type=_engine_option, default=[], metavar="NAME=VALUE",
-        help="an engine's option, as in docs/parameters.md: gpu_memory_utilization=0.6",
+        help="an engine's option, as in docs/reference/parameters.md: gpu_memory_utilization=0.6",
     )  # fmt: skip
     return parser
 

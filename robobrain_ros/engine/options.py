@@ -64,12 +64,14 @@ class EngineOptions:
     """Options of an engine. Each field's metadata has description, minimum, maximum and choices."""
 
     kind: str = option(
-        "embedded", "embedded: vLLM inside of this process; remote: the servers of engine.urls (docs/engines.md).", choices=KINDS
+        "embedded",
+        "embedded: vLLM inside of this process; remote: the servers of engine.urls (docs/how-to/remote_engine.md).",
+        choices=KINDS,
     )
     model: str = option(
         "",
-        "Checkpoint: a folder, a name on the hub such as BAAI/RoboBrain2.0-7B, or one of docs/models.md such as robobrain2.0-7b, "
-        "which has values of its own for options at their defaults. Empty: the demo model. "
+        "Checkpoint: a folder, a name on the hub such as BAAI/RoboBrain2.0-7B, or one of docs/reference/models.md such as "
+        "robobrain2.0-7b, which has values of its own for options at their defaults. Empty: the demo model. "
         "With kind remote: what the servers call their model; empty: they are asked.",
     )
     dtype: str = option("auto", "Type of the weights in memory; auto: as the checkpoint says.", choices=DTYPES)
@@ -255,7 +257,9 @@ class EngineOptions:
 class ServerOptions:
     """Options of the HTTP server on the embedded engine; metadata as of `EngineOptions`."""
 
-    enabled: bool = option(False, "Open an OpenAI-compatible HTTP server on the node's embedded engine (docs/engines.md).")
+    enabled: bool = option(
+        False, "Open an OpenAI-compatible HTTP server on the node's embedded engine (docs/how-to/remote_engine.md)."
+    )
     host: str = option("127.0.0.1", "Address to listen at. Any other than this machine's own asks for a key.")
     port: int = option(9010, "Port to listen at.", minimum=1, maximum=65535)
     key_file: str = option(
@@ -287,7 +291,7 @@ class ServerOptions:
     model_names: tuple[str, ...] = option(
         (),
         "Further names under which clients find the model. Empty: the names under which FlagRelease and FlagScale serve the "
-        "same checkpoint (docs/http_server.md).",
+        "same checkpoint (docs/reference/http_server.md).",
     )
 
     def validate(self, engine: EngineOptions) -> str:

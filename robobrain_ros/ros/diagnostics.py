@@ -204,4 +204,4 @@ def _transport_trouble(camera: Camera) -> str:
     else:
         trouble = f"{statistics.late_recent:.0%} of the last came more than {camera.late_after:g} s after their stamps"
         cure = "look for what delays them: driver, network, clocks that differ, or a computer with too much to do"
-    return f"{trouble}: {cure} (docs/troubleshooting.md)"
+    return f"{trouble}: {cure} (docs/how-to/troubleshooting.md)"

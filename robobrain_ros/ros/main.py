@@ -68,7 +68,7 @@ def _check_command_line(arguments: list[str]) -> None:
         prog="robobrain",
         description="Runs the node robobrain until it is interrupted.",
         usage="robobrain [--help] [--ros-args [-p NAME:=VALUE ...] [--params-file FILE] [-r FROM:=TO ...] [--log-level LEVEL]]",
-        epilog=f"To begin, {NAME_A_MODEL} All parameters: docs/parameters.md, config/robobrain.yaml, or `ros2 param describe`.",
+        epilog=f"To begin, {NAME_A_MODEL} All parameters: docs/reference/parameters.md or `ros2 param describe`.",
     )
     parser.parse_args(own_arguments(arguments))
 

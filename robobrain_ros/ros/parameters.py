@@ -1,7 +1,7 @@
 """The parameters of the node: the one table they are declared, checked, documented and written to config/ from.
 
 python -m robobrain_ros.ros.parameters yaml > config/robobrain.yaml
-python -m robobrain_ros.ros.parameters markdown     # the table of docs/parameters.md
+python -m robobrain_ros.ros.parameters markdown     # the table of docs/reference/parameters.md
 """
 
 import dataclasses
@@ -373,7 +373,7 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             f"{camera}.bit_depth",
             0,
             "Bits that the sensor uses in 16-bit images: 0 is black, 2^bit_depth - 1 is white. 0 scales each image by its own "
-            "samples (docs/interfaces.md).",
+            "samples (docs/reference/interfaces.md).",
             minimum=0,
             maximum=16,
         ),
@@ -614,7 +614,7 @@ def _yaml_value(value: Value) -> str:
 
 
 def to_markdown() -> str:
-    """The table of docs/parameters.md."""
+    """The table of docs/reference/parameters.md."""
     lines = ["| parameter | type | default | allowed | acts | description |", "|---|---|---|---|---|---|"]
     named = (*camera_parameters("<camera>"), *standing_query_parameters("<name>"))
     for parameter in (*_NODE_PARAMETERS, *named, *engine_parameters(), *server_parameters()):

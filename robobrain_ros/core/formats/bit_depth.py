@@ -22,7 +22,7 @@ BIT_DEPTHS = (8, 10, 12, 14, 16)
 
 SCALED_BY_ITSELF = (
     "16-bit images do not state the sensor's bit depth, so the node scales the brightness of each image by its own samples "
-    "(docs/interfaces.md). For a fixed scale, set <camera>.bit_depth."
+    "(docs/reference/interfaces.md). For a fixed scale, set <camera>.bit_depth."
 )
 """What a user should know about images that are scaled without a known bit depth."""
 

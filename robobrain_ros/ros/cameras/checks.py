@@ -91,5 +91,5 @@ def _frame(camera: Camera) -> Iterator[str]:
         yield (
             f"The images on {camera.topic} are in the frame {frame!r}, which is named as a body (x forward), not as an optical "
             "frame (x right, y down, z forward; REP 103). If it is a body, all positions are turned by 90 degrees. Set the "
-            "driver's frame_id to the optical frame, such as camera_optical_frame (docs/troubleshooting.md)."
+            "driver's frame_id to the optical frame, such as camera_optical_frame (docs/how-to/troubleshooting.md)."
         )
