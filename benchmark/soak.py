@@ -40,6 +40,8 @@ _RECOVERY = 240.0
 """Seconds after a fault within which the node must answer again."""
 SLOPE_GOAL = 1.0
 """MB for 1,000 requests that each process may grow by over the second half."""
+_SMALL_CACHES = {"engine.image_cache_mib": 32, "engine.extra": "'{\"num_gpu_blocks_override\": 256}'"}
+"""Small caches of images, and of keys and values, are full long before the second half, in which a leak is looked for."""
 _NODE = "from robobrain_ros.cli.robobrain import main; main()"
 
 
@@ -265,6 +267,7 @@ def run_all(options: argparse.Namespace) -> bool:
         "openai_server.enabled": "true",
         "openai_server.port": port,
         "request_timeout": REQUEST_TIMEOUT,
+        **_SMALL_CACHES,
         **({"engine.model": options.model} if options.model else {}),
     }
     arguments = [part for name, value in values.items() for part in ("-p", f"{name}:={value}")]

@@ -15,7 +15,7 @@ from action_msgs.srv import CancelGoal
 from fakes import Script
 from lifecycle_msgs.msg import Transition
 from rclpy.action import ActionClient
-from ros_rig import Rig, scripted
+from ros_rig import Rig, image_message, scripted
 
 from robobrain_ros.action import RunTask
 from robobrain_ros.msg import Outcome, PlanContext, QueryOptions
@@ -249,6 +249,19 @@ def test_the_goal_of_a_client_that_is_killed_is_aborted(tmp_path: Path) -> None:
         it.until(lambda: not engine.running, "the end of its goal")
         assert engine.aborted == [engine.generations[0].request_id]
         it.until(lambda: it.node.model.health().running == 0, "an empty engine")
+
+
+def test_an_ended_goal_keeps_neither_its_images_nor_its_context() -> None:
+    """rclpy keeps each goal until its result expires: for 15 minutes by default, with images of many MB."""
+    with scripted(Script(["[(10, 12)]"])) as (it, _):
+        handle = send_goal(it, "point", "the mug", images=[image_message()])
+        assert it.answer(handle.get_result_async()).status == GoalStatus.STATUS_SUCCEEDED
+        action = it.node._endpoints._action
+        assert action is not None
+        kept = [goal.request for goal in action._goal_handles.values()]
+    assert len(kept) == 1
+    assert kept[0].options == QueryOptions()
+    assert kept[0].context == PlanContext()
 
 
 def test_a_context_is_for_plans_alone() -> None:

@@ -14,6 +14,7 @@ from rclpy.service import Service
 from robobrain_ros.action import RunTask
 from robobrain_ros.core.query import Answer, Task
 from robobrain_ros.errors import EngineFailedError
+from robobrain_ros.msg import PlanContext, QueryOptions
 from robobrain_ros.ros.delivery import qos
 from robobrain_ros.ros.delivery.action_server import GuardedActionServer
 from robobrain_ros.ros.delivery.boundary import GuardedNode
@@ -114,6 +115,8 @@ class Endpoints:
         finally:
             self._goals.pop(bytes(goal.goal_id.uuid), None)
             self._busy -= 1
+            # rclpy keeps an ended goal with its request, which may hold images of many MB, until its result expires.
+            goal.request.options, goal.request.context = QueryOptions(), PlanContext()
         return message
 
     async def _run(self, goal: ServerGoalHandle) -> RunTask.Result:

@@ -12,6 +12,8 @@ from robobrain_ros.ros.delivery.boundary import GuardedNode
 
 _SERVICES = {"goal": "send_goal", "cancel": "cancel_goal", "result": "get_result"}
 """rclpy's name of each kind of request, and the service of this kind."""
+RESULT_TIMEOUT = 60
+"""Seconds of the node's clock for which the result of an ended goal is kept. rclpy's default is 900 s."""
 _WEIGHT = 10.0
 """Weight of a response: each change of a goal's state reaches every action client, with the states of all goals."""
 
@@ -49,6 +51,7 @@ class GuardedActionServer(ActionServer):
             result_service_qos_profile=profile,
             cancel_service_qos_profile=profile,
             feedback_pub_qos_profile=qos.FEEDBACK,
+            result_timeout=RESULT_TIMEOUT,
         )
 
     async def turn(self, kind: str) -> None:
