@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from robobrain_ros.core.profiles import PROFILES, profile_for
 from robobrain_ros.core.query import Box, ParsedAnswer, PlanStep, Point, Task
-from robobrain_ros.core.reading.answers import REFUSALS, AnswerParser, parse_answer
+from robobrain_ros.core.reading.answers import AnswerParser, parse_answer
+from robobrain_ros.core.reading.refusals import REFUSALS
 from robobrain_ros.errors import RoboBrainError, UnparsableAnswerError
 
 TWO, TWO_FIVE = profile_for("qwen2_5_vl"), profile_for("qwen3_vl")

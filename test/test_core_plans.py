@@ -79,7 +79,7 @@ def test_a_plan_is_typed_sorted_and_its_orders_have_no_gap() -> None:
 @given(st.lists(st.integers(0, len(GOOD)), max_size=12))
 @settings(max_examples=60, deadline=None)
 def test_steps_come_as_soon_as_they_are_complete_however_the_text_is_cut(cuts: list[int]) -> None:
-    parser = AnswerParser(Task.PLAN, PROFILE, plan=plan_form(REQUEST, 8000))
+    parser = AnswerParser(Task.PLAN, PROFILE, plan_form=plan_form(REQUEST, 8000))
     places = sorted({0, *cuts, len(GOOD)})
     steps: list[PlanStep] = []
     for start, end in pairwise(places):

@@ -86,7 +86,7 @@ def check(form: PlanForm, text: str, tokens: int, reason: str) -> Verdict:
     assert reason == "stop", text
     assert tokens <= form.tokens
     Draft202012Validator(form.schema).validate(json.loads(text))
-    parser = AnswerParser(Task.PLAN, PROFILE, plan=form)
+    parser = AnswerParser(Task.PLAN, PROFILE, plan_form=form)
     parser.feed(text)
     parsed = parser.finish()
     assert (parsed.verdict is Verdict.PLAN) == bool(parsed.steps)

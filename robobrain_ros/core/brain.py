@@ -240,7 +240,7 @@ class Brain:
 
     async def _write(self, run: _Run, prefix: str) -> tuple[AnswerParser, str]:
         """Let the model answer; gives the parser, fed, and the finish reason."""
-        parser = AnswerParser(run.query.task, self.profile, plan=run.plan)
+        parser = AnswerParser(run.query.task, self.profile, plan_form=run.plan)
         if run.plan is not None:
             # A plan must not be cut: its form bounds it, and max_tokens does not.
             constraint = Constraint(json_schema=run.plan.text)
@@ -282,7 +282,7 @@ class Brain:
         try:
             async with aclosing(self.engine.generate(generation)) as stream:
                 async for delta in stream:
-                    _count(delta, run, delta.thinking or (parser.in_thinking and not parser.declared))
+                    _count(delta, run, delta.thinking or (parser.in_thinking and not parser.server_declares_thinking))
                     progress = parser.feed(delta.text, delta.thinking)
                     _note_first_part(progress, run)
                     if run.on_progress is not None and progress.text:

@@ -1,0 +1,111 @@
+"""Read a plan that the model wrote as JSON, as in RoboOS's prompt, or as a Python literal."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from robobrain_ros.core.query import PlanStep
+from robobrain_ros.core.reading.escapes import encodable
+from robobrain_ros.core.reading.python_literals import to_json
+
+FENCE = "```"
+_LIST_KEYS = ("subtask_list", "subtasks", "steps", "plan", "tasks")
+_TEXT_KEYS = ("subtask", "step", "action", "description", "text", "task", "instruction")
+_ROBOT_KEYS = ("robot_name", "robot")
+_ORDER_KEYS = ("subtask_order", "order")
+_SKILL_KEYS = ("skill", "tool", "name")
+_ARGUMENT_KEYS = ("arguments", "parameters", "args")
+_REASONING_KEYS = ("reasoning_explanation", "reasoning", "explanation")
+
+
+def find_plan_json(text: str) -> int | None:
+    """Where the JSON of a plan begins in the text; None: it holds none."""
+    fence = text.find(FENCE)
+    list_key = max(text.find('"subtask_list"'), text.find("'subtask_list'"))
+    if list_key >= 0:
+        start = text.find("{")
+        return start if 0 <= start < list_key else None
+    start = 0
+    if fence >= 0:
+        start = fence + len(FENCE)
+        start += len("json") if text[start : start + 4].lower() == "json" else 0
+    rest = text[start:].lstrip()
+    if re.match(r"\{\s*[\"'}]|\[\s*[\"'{\]]", rest):
+        return len(text) - len(rest)
+    return None
+
+
+def read_plan_json(text: str, start: int) -> tuple[tuple[PlanStep, ...], str]:
+    """Read the plan that begins at ``start``.
+
+    :returns: the steps in ascending order, their orders counted from 1 without a gap; the reasoning in the JSON and the text
+        around it.
+    :raises ValueError: the JSON is broken or is not a plan; the message names the fault.
+    """
+    value, end = _decode(text, start)
+    items, reasoning = _step_items(value)
+    around = f"{text[:start]}\n{text[end:]}".replace(FENCE + "json", "").replace(FENCE, "").split("\n")
+    steps = [_step_of(item, number) for number, item in enumerate(items, 1)]
+    ranks = {order: rank for rank, order in enumerate(sorted({step.order for step in steps}), 1)}
+    ordered = sorted((replace(step, order=ranks[step.order]) for step in steps), key=lambda step: step.order)
+    return tuple(ordered), "\n".join(part.strip() for part in (reasoning, *around) if part.strip())
+
+
+def _decode(text: str, start: int) -> tuple[Any, int]:
+    """Decode the value at ``start``. Returns it with the place behind it."""
+    decoder = json.JSONDecoder(strict=False)
+    try:
+        return decoder.raw_decode(text, start)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return decoder.raw_decode(to_json(text[start:]))[0], len(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("its JSON is cut or malformed") from error
+
+
+def _step_items(value: Any) -> tuple[Sequence[Any], str]:
+    """The items of the list of steps, and the reasoning beside it."""
+    if isinstance(value, list):
+        return value, ""
+    if not isinstance(value, dict):
+        raise ValueError("its JSON is no list of steps")
+    reasoning = _text_under(value, _REASONING_KEYS)
+    for key in _LIST_KEYS:
+        if isinstance(value.get(key), list):
+            return value[key], reasoning
+    if _text_under(value, _TEXT_KEYS):
+        return [value], reasoning
+    raise ValueError("its JSON holds no list of steps")
+
+
+def _step_of(item: Any, number: int) -> PlanStep:
+    if isinstance(item, str) and item.strip():
+        return PlanStep(number, encodable(item.strip()))
+    if not isinstance(item, dict):
+        raise ValueError(f"step {number} is no text")
+    text, skill = _text_under(item, _TEXT_KEYS), _text_under(item, _SKILL_KEYS)
+    if not text and not skill:
+        raise ValueError(f"step {number} does not say what to do")
+    arguments = next((item[key] for key in _ARGUMENT_KEYS if key in item), None)
+    return PlanStep(
+        _order_of(item, number),
+        text or skill,
+        robot=_text_under(item, _ROBOT_KEYS),
+        skill=skill,
+        arguments=encodable(json.dumps(arguments, ensure_ascii=False)) if isinstance(arguments, dict) else "",
+    )
+
+
+def _order_of(item: Mapping[str, Any], number: int) -> int:
+    order = next((item[key] for key in _ORDER_KEYS if key in item), number)
+    if isinstance(order, bool) or not re.fullmatch(r"\d{1,6}", str(order).strip()):
+        raise ValueError(f"the order of step {number} is no number")
+    return int(order)
+
+
+def _text_under(item: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """The text under the first of the keys that holds one; empty: none does."""
+    return encodable(next((item[key].strip() for key in keys if isinstance(item.get(key), str)), ""))
