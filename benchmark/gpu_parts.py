@@ -22,7 +22,7 @@ from gpu import add
 from robobrain_ros.cli.tune_flagos import Settings, Verdict, table, tune
 from robobrain_ros.core import Brain, Query, Task, profile_for
 from robobrain_ros.core.imaging import PixelBudget, fit_image
-from robobrain_ros.core.query import Report
+from robobrain_ros.core.query import Defaults, Report
 from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, EngineInfo, Generation, LoadProgress, ProgressCallback, TextDelta
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
@@ -147,7 +147,7 @@ async def measure_engine(options: argparse.Namespace, folder: Path) -> None:
         seconds, (weights, *_) = time.perf_counter() - began, await engine.vllm.collective_rpc(_weights_gib)
         write(options, "start", [seconds], engine=info.engine, flagos_active=info.flagos_active, weights_gib=weights,
               warning=engine.health().warning)  # fmt: skip
-        brain = Brain(engine, profile_for(info.model_type), info=info, think_tokens=options.think_tokens)
+        brain = Brain(engine, profile_for(info.model_type), info=info, defaults=Defaults(think_tokens=options.think_tokens))
         bench = Bench(brain, options)
         for count in (1, AT_ONCE, 1):
             await bench.at_once(count)  # Warm up.

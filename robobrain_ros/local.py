@@ -18,6 +18,7 @@ from typing import Any
 
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.profiles import profile_for
+from robobrain_ros.core.query import Defaults
 from robobrain_ros.engine import presets as models
 from robobrain_ros.engine.base import LoadProgress, ProgressCallback
 
@@ -30,7 +31,7 @@ async def open_brain(
     model: str = "",
     *,
     can_think: bool | None = None,
-    think: bool = False,
+    defaults: Defaults | None = None,
     progress: ProgressCallback = _tell,
     **engine_options: Any,
 ) -> Brain:
@@ -40,7 +41,7 @@ async def open_brain(
         brings its own values for options that are not given. Of servers: what they call it; empty: they are asked.
     :param can_think: whether the checkpoint can think; None: as is known of it, or else as its family
         (see `Profile.with_thinking`).
-    :param think: whether to think where a query leaves it open.
+    :param defaults: settings for everything that a query leaves open, such as ``Defaults(think=True)``.
     :param progress: hears what is being done meanwhile; by default it is printed.
     :param engine_options: fields of `engine.options.EngineOptions`, such as ``gpu_memory_utilization=0.6``.
     :raises EngineConfigError: the model cannot be loaded; the message says what to do.
@@ -59,7 +60,7 @@ async def open_brain(
         profile = profile_for(info.model_type)
         if can_think is not None:
             profile = profile.with_thinking(can_think)
-        return Brain(engine, profile, info=info, max_pixels=options.max_pixels, think=think)
+        return Brain(engine, profile, info=info, max_pixels=options.max_pixels, defaults=defaults)
     except BaseException:
         await engine.close()
         raise

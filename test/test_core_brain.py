@@ -12,7 +12,7 @@ import pytest
 from fakes import Script, ScriptedEngine
 
 import robobrain_ros.core.brain as brain_module
-from robobrain_ros.core import Brain, Query, Task, parse_answer, profile_for
+from robobrain_ros.core import Brain, Defaults, Query, Task, parse_answer, profile_for
 from robobrain_ros.core.imaging import fit_image
 from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Progress
 from robobrain_ros.engine.base import EngineInfo, TextDelta
@@ -42,8 +42,8 @@ def seen(x: float, y: float) -> Point:
     return Point(nearly((x + 0.5) * SCALE_U - 0.5), nearly((y + 0.5) * SCALE_V - 0.5))
 
 
-def ask(engine: ScriptedEngine, query: Query, profile=TWO, on_progress=None, **options: Any) -> Answer:
-    return asyncio.run(Brain(engine, profile, **options).run(query, on_progress))
+def ask(engine: ScriptedEngine, query: Query, profile=TWO, on_progress=None, info=None, **defaults: Any) -> Answer:
+    return asyncio.run(Brain(engine, profile, info=info, defaults=Defaults(**defaults)).run(query, on_progress))
 
 
 def query(task: Task = Task.POINT, text: str = "the mug", **options: Any) -> Query:
@@ -179,7 +179,7 @@ def test_thinking_has_its_own_budget_and_is_followed_by_the_answer() -> None:
 
 def test_answers_to_spatial_tasks_are_constrained_and_nothing_else_is() -> None:
     engine = ScriptedEngine(["I think", "[(419, 251)]", "Two."])
-    brain = Brain(engine, TWO, constrain_coordinates=True)
+    brain = Brain(engine, TWO)
     asyncio.run(brain.run(query(think=True)))
     asyncio.run(brain.run(query(Task.ASK)))
     thought, answer, words = engine.generations
@@ -344,11 +344,29 @@ async def test_a_request_past_its_deadline_is_aborted_in_the_engine() -> None:
 async def test_one_deadline_holds_for_thinking_and_answer_together() -> None:
     engine = ScriptedEngine(["hm", Script([asyncio.Event()])])
     with pytest.raises(RequestTimeoutError):
-        await Brain(engine, TWO, timeout=0.2, think=True).run(query())
+        await Brain(engine, TWO, defaults=Defaults(timeout=0.2, think=True)).run(query())
     think, write = engine.generations
     assert think.deadline is not None
     assert think.deadline == write.deadline
     assert engine.aborted == [write.request_id]
+
+
+@in_a_loop
+async def test_other_defaults_do_not_affect_requests_in_flight() -> None:
+    gate = asyncio.Event()
+    engine = ScriptedEngine([Script(["hm", gate]), "[(1, 1)]"])
+    brain = Brain(engine, TWO, defaults=Defaults(think=True))
+    in_flight = asyncio.create_task(brain.run(query()))
+    await engine.started.wait()
+    other = brain.with_defaults(think=False, constrain_coordinates=False, max_tokens=7)
+    gate.set()
+    assert (await in_flight).report.think
+    assert not (await other.run(query())).report.think
+    _, answer, free = engine.generations
+    assert answer.constraint is not None
+    assert answer.max_tokens == Defaults.max_tokens
+    assert (free.constraint, free.max_tokens) == (None, 7)
+    assert brain.defaults == Defaults(think=True)
 
 
 @in_a_loop

@@ -93,7 +93,7 @@ def test_an_empty_list_after_reasoning_is_an_answer() -> None:
 @pytest.mark.parametrize("end", ["stop", "length"])
 def test_reasoning_alone_is_no_answer(end: str) -> None:
     with pytest.raises(
-        UnparsableAnswerError, match=r"The server sent reasoning and no answer.*start the server without"
+        UnparsableAnswerError, match=r"sent reasoning but no answer.*reasoning parser"
     ) as caught:
         answer(chat({"reasoning": "It is at "}, {"reasoning": "[(99, 98)]"}, end=end))
     assert caught.value.report is not None

@@ -19,7 +19,7 @@ from robobrain_ros.core.imaging import FittedSize
 from robobrain_ros.core.plans import schema as plan_schema
 from robobrain_ros.core.plans.request import Place, PlanMode, PlanRequest, Robot, Skill, Verdict
 from robobrain_ros.core.plans.schema import PlanForm, TextBounds, plan_form
-from robobrain_ros.core.query import Report
+from robobrain_ros.core.query import Defaults, Report
 from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
 from robobrain_ros.engine.base import Constraint, EngineInfo, Generation
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
@@ -120,7 +120,7 @@ async def outcome(brain: Brain, query: Query) -> tuple[str, str, Report]:
 
 def test_a_plan_may_be_thought_about_freely_and_has_its_form_all_the_same(engine: RunningEngine) -> None:
     robot = Robot("arm", skills=(Skill("look around"), Skill("wait")))
-    brain = Brain(engine.embedded, PROFILE, info=engine.info, think_tokens=24)
+    brain = Brain(engine.embedded, PROFILE, info=engine.info, defaults=Defaults(think_tokens=24))
     image = np.zeros((112, 112, 3), np.uint8)
     query = Query(Task.PLAN, "look around", [image], think=True, plan=PlanRequest((robot,), max_steps=2))
     verdict, raw_text, report = engine.wait(outcome(brain, query))

@@ -63,8 +63,7 @@ def test_the_processor_leaves_fitted_images_as_they_are(tmp_path, capfd, model_t
             image = np.zeros((480, 640, 3), np.uint8)
             query = Query(Task.ASK, "How many mugs?", [image, image], think=True, max_tokens=8)
             if model_type == "qwen2_5_vl":
-                brain.think_tokens = 16
-                report = await report_of(brain, query)
+                report = await report_of(brain.with_defaults(think_tokens=16), query)
                 assert 0 < report.thinking_tokens <= 16
                 assert report.model_image_sizes == [(644, 476)] * 2
             else:

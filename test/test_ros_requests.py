@@ -226,6 +226,20 @@ def test_coordinates_are_constrained_by_parameter_at_once() -> None:
     assert [generation.constraint is not None for generation in engine.generations] == [True, False, True]
 
 
+def test_a_changed_parameter_does_not_affect_a_request_in_flight() -> None:
+    gate = asyncio.Event()
+    with scripted(Script(["hm", gate]), "[(10, 10)]", "[(10, 10)]", think=True) as (it, engine):
+        in_flight = it.send(Locate, "point", Locate.Request(instruction="the red mug"))
+        it.until(lambda: engine.generations, "the thinking")
+        for name, value in (("think", False), ("think_tokens", 7), ("constrain_coordinates", False)):
+            assert it.set_parameter(name, value).successful
+        it.on_loop(gate.set)
+        before, after = it.answer(in_flight), point(it)
+    assert (before.outcome.code, after.outcome.code) == (Outcome.OK, Outcome.OK)
+    assert (before.affordances.report.think, after.affordances.report.think) == (True, False)
+    assert [generation.constraint is not None for generation in engine.generations] == [False, True, False]
+
+
 def test_two_cameras_have_images_of_their_own() -> None:
     with scripted("[(10, 10)]", cameras=["camera", "wrist"], wrist__transport="raw") as (it, engine):
         wide = image_message(width=320, height=240)

@@ -22,11 +22,10 @@ import cv2
 
 from robobrain_ros.cli.progress import Teller
 from robobrain_ros.cli.reply import Reply, footnote, to_dict, to_lines
-from robobrain_ros.core.brain import DEFAULT_TIMEOUT
 from robobrain_ros.core.imaging import read_image
 from robobrain_ros.core.overlay import draw
 from robobrain_ros.core.plans.request import DoneStep, Place, PlanMode, PlanRequest, StepOutcome
-from robobrain_ros.core.query import Answer, Query, RgbImage, Task
+from robobrain_ros.core.query import Answer, Defaults, Query, RgbImage, Task
 from robobrain_ros.errors import OutcomeCode, RoboBrainError
 
 EXIT_CODES: dict[OutcomeCode, int] = {
@@ -172,7 +171,7 @@ def _parser() -> _Parser:
     parser.add_argument("task", choices=[task.value for task in Task], help="what to ask for")
     parser.add_argument("text", help='the instruction or question, such as "the red mug"')
     parser.add_argument("--think", action=argparse.BooleanOptionalAction, help="think first, or not; else as the node is set")
-    parser.add_argument("--timeout", type=_seconds, default=DEFAULT_TIMEOUT, metavar="S", help="for the answer (%(default)g)")
+    parser.add_argument("--timeout", type=_seconds, default=Defaults.timeout, metavar="S", help="for the answer (%(default)g)")
     parser.add_argument("--max-tokens", type=_count, default=0, metavar="N", help="tokens that the answer may have")
     parser.add_argument("--save", type=Path, metavar="FILE", help="save the image with the answer drawn in (.png, .jpg, ...)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, whatever the outcome")

@@ -9,13 +9,14 @@ from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.imaging import read_image
 from robobrain_ros.core.overlay import draw
 from robobrain_ros.core.profiles import Profile, profile_for
-from robobrain_ros.core.query import Answer, Query, Task
+from robobrain_ros.core.query import Answer, Defaults, Query, Task
 from robobrain_ros.core.reading.answers import AnswerParser, parse_answer
 
 __all__ = [
     "Answer",
     "AnswerParser",
     "Brain",
+    "Defaults",
     "Profile",
     "Query",
     "Task",

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from robobrain_ros.bounds.control_tokens import without_control_tokens
 from robobrain_ros.core.grammars import coordinate_pattern
@@ -19,7 +19,7 @@ from robobrain_ros.core.plans.request import PlanMode, PlanRequest, Verdict
 from robobrain_ros.core.plans.schema import PlanForm, plan_form
 from robobrain_ros.core.profiles import Profile
 from robobrain_ros.core.prompt_checks import check_prompt_texts
-from robobrain_ros.core.query import Answer, Box, ParsedAnswer, Point, Progress, Query, Report, RgbImage, Task
+from robobrain_ros.core.query import Answer, Box, Defaults, ParsedAnswer, Point, Progress, Query, Report, RgbImage, Task
 from robobrain_ros.core.reading.answers import AnswerParser
 from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, Constraint, Engine, EngineInfo, Generation, TextDelta
 from robobrain_ros.errors import (
@@ -32,10 +32,6 @@ from robobrain_ros.errors import (
     UnparsableAnswerError,
 )
 
-DEFAULT_THINK_TOKENS = 768
-DEFAULT_MAX_TOKENS = 512
-DEFAULT_TIMEOUT = 60.0
-DEFAULT_CONSTRAIN_COORDINATES = True
 LONGEST_TEXT = 8000
 """Characters a question may have: far more than anyone asks, far less than what fills a model's context."""
 MOST_IMAGES = 8
@@ -74,18 +70,14 @@ class _Run:
 
 
 class Brain:
-    """Asks a model about images.
+    """Answers queries with a model. A brain does not change; `with_defaults` returns another one for the same engine.
 
-    :param engine: a started engine; `run` must be awaited on the loop that it lives on.
-    :param profile: of the model family that the engine serves.
-    :param info: what the engine's ``start`` answered; without it the checkpoint's bounds are taken to be its family's.
-    :param max_pixels: how many pixels an image may have in the model's eyes; fewer are faster.
-    :param think: whether to think where a query leaves it open and the model can.
-    :param think_tokens: how long the model may think; when it has not ended by then, it is made to answer.
-    :param max_tokens: how long an answer may be where a query leaves it open, thinking not counted.
-    :param timeout: seconds a request may take where a query leaves it open.
-    :param constrain_coordinates: hold answers to spatial tasks to lists of coordinates within the image; thinking is free.
-    :raises EngineConfigError: no image fits into ``max_pixels``.
+    :param engine: a started engine. Await `run` on the engine's event loop.
+    :param profile: the profile of the model family that the engine serves.
+    :param info: the result of the engine's ``start``. Without it the limits of the model family apply.
+    :param max_pixels: pixel limit of each image that the model sees. A lower limit is faster.
+    :param defaults: settings for everything that a query leaves open.
+    :raises EngineConfigError: ``max_pixels`` is too low for any image.
     """
 
     def __init__(
@@ -95,21 +87,24 @@ class Brain:
         *,
         info: EngineInfo | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
-        think: bool = False,
-        think_tokens: int = DEFAULT_THINK_TOKENS,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        timeout: float = DEFAULT_TIMEOUT,
-        constrain_coordinates: bool = DEFAULT_CONSTRAIN_COORDINATES,
+        defaults: Defaults | None = None,
     ) -> None:
-        self.engine = engine
-        self.profile = profile
-        self.info = info or EngineInfo(model="", model_type=profile.model_type, engine="", patch=profile.patch)
-        self.budget = PixelBudget.within(max_pixels, self.info.min_pixels, self.info.max_pixels, self.info.patch or profile.patch)
-        self.think = think
-        self.think_tokens = think_tokens
-        self.max_tokens = max_tokens
-        self.timeout = timeout
-        self.constrain_coordinates = constrain_coordinates
+        self.engine: Final = engine
+        self.profile: Final = profile
+        self.info: Final = info or EngineInfo(model="", model_type=profile.model_type, engine="", patch=profile.patch)
+        self.defaults: Final = defaults or Defaults()
+        self.budget: Final = PixelBudget.within(
+            max_pixels, self.info.min_pixels, self.info.max_pixels, self.info.patch or profile.patch
+        )
+        self._max_pixels: Final = max_pixels
+
+    def with_defaults(self, **changes: Any) -> "Brain":
+        """A brain for the same engine with other defaults. Requests in flight keep the defaults that they began with.
+
+        :param changes: fields of `Defaults`.
+        """
+        defaults = replace(self.defaults, **changes)
+        return Brain(self.engine, self.profile, info=self.info, max_pixels=self._max_pixels, defaults=defaults)
 
     async def run(self, query: Query, on_progress: ProgressListener | None = None) -> Answer:
         """Answer a query.
@@ -156,13 +151,13 @@ class Brain:
             raise BadRequestError(f"The question has {len(query.text)} characters; at most {LONGEST_TEXT} are allowed.")
         check_prompt_texts(query, self.info.special_tokens)
         _check_image_count(query)
-        timeout = self.timeout if query.timeout is None else query.timeout
+        timeout = self.defaults.timeout if query.timeout is None else query.timeout
         if not (math.isfinite(timeout) and timeout > 0):
             raise BadRequestError(f"The timeout is {timeout} s; it must be a positive number of seconds.")
-        max_tokens = self.max_tokens if query.max_tokens is None else query.max_tokens
+        max_tokens = self.defaults.max_tokens if query.max_tokens is None else query.max_tokens
         if max_tokens < 1:
             raise BadRequestError(f"max_tokens is {max_tokens}; an answer needs at least 1.")
-        think = self.think and self.profile.can_think if query.think is None else query.think
+        think = self.defaults.think and self.profile.can_think if query.think is None else query.think
         if think and not self.profile.can_think:
             raise BadRequestError(f"This {self.profile.family} checkpoint was not trained to think; ask without thinking.")
         report.think = think
@@ -203,7 +198,7 @@ class Brain:
         prompt = count(self.profile.plan_prompt(run.query.text, request))
         patch = self.info.patch or self.profile.patch
         images = sum(width * height // patch**2 for width, height in run.report.model_image_sizes)
-        thinking = self.think_tokens if run.think else 0
+        thinking = self.defaults.think_tokens if run.think else 0
         return (self.info.max_model_len or _CONTEXT) - prompt - images - thinking - _AROUND_PROMPT
 
     async def _ask_until_answered(self, run: _Run) -> ParsedAnswer:
@@ -231,7 +226,7 @@ class Brain:
         """Let the model think within its budget; gives what it thought."""
         parser = AnswerParser(run.query.task, self.profile, thinking=True)
         prefix = self.profile.assistant_prefix(think=True)
-        await self._generate(run, parser, prefix, self.think_tokens, stop=("</think>", "<answer>"))
+        await self._generate(run, parser, prefix, self.defaults.think_tokens, stop=("</think>", "<answer>"))
         # A server with a reasoning parser may have continued with the answer, which is requested separately.
         thought = parser.raw_text.partition("</think>")[0]
         run.report.raw_text = f"{thought}</think><answer>"
@@ -251,7 +246,7 @@ class Brain:
     def _coordinates_alone(self, run: _Run) -> Constraint | None:
         """What the answer to a spatial task is held to."""
         task = run.query.task
-        if not (self.constrain_coordinates and task.spatial):
+        if not (self.defaults.constrain_coordinates and task.spatial):
             return None
         return Constraint(regex=coordinate_pattern(task, self.profile, run.size))
 

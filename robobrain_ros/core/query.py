@@ -30,15 +30,40 @@ class Task(str, Enum):
 
 
 @dataclass(frozen=True)
+class Defaults:
+    """Settings of a `core.brain.Brain` for everything that a query leaves open.
+
+    :param think: whether the model thinks first, if it can.
+    :param think_tokens: token limit of the thinking. When the model reaches it, it has to answer.
+    :param max_tokens: token limit of an answer, without its thinking.
+    :param timeout: seconds from the request to its answer.
+    :param constrain_coordinates: whether the engine constrains answers to spatial tasks to coordinates within the image.
+        Thinking is never constrained.
+    """
+
+    think: bool = False
+    think_tokens: int = 768
+    max_tokens: int = 512
+    timeout: float = 60.0
+    constrain_coordinates: bool = True
+
+
+@dataclass(frozen=True)
 class Query:
     """One question about one or more images.
 
-    ``images`` are RGB images as the camera gave them; spatial tasks take exactly one. ``image_ids`` optionally names each
-    image uniquely (camera, stamp, size), so that an engine can reuse what it computed for the same image; an empty name
-    leaves that to the engine. ``max_pixels`` optionally says for each image how many pixels it may have in the model's eyes,
-    where those are fewer than the brain's own; 0: the brain's. ``None`` means the brain's default; ``timeout`` is in seconds,
-    ``max_tokens`` bounds the answer (thinking has its own budget); a plan for robots must not be cut, so its own form bounds it
-    instead. ``plan``: what a robot stack knows, for the task plan; None, or one without robots: a plan in words.
+    :param task: the task.
+    :param text: the question or instruction.
+    :param images: RGB images as the camera published them. Spatial tasks take exactly one.
+    :param image_ids: a unique name for each image (camera, stamp, size), with which an engine reuses its results for the same
+        image. Empty: the engine recognizes images itself.
+    :param think: whether the model thinks first; None: the brain's default.
+    :param timeout: seconds until the deadline; None: the brain's default.
+    :param max_tokens: token limit of the answer, without its thinking; None: the brain's default. A plan for robots has a limit
+        of its own instead, because it must not be cut.
+    :param priority: lower values are served first.
+    :param max_pixels: a pixel limit for each image. 0, or no limits: the brain's. The brain's limit applies if it is lower.
+    :param plan: robots, scene and history for the task plan. None, or no robots: a plan in words.
     """
 
     task: Task

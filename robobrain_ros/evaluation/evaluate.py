@@ -393,7 +393,7 @@ async def evaluate(brain: Answers, options: argparse.Namespace) -> list[Part]:
     rounds = itertools.product(_CHOICES[options.think], options.sizes, _CHOICES[options.constrain])
     for think, (name, sizes), constrain in rounds:
         if isinstance(brain, Brain) and constrain is not None:
-            brain.constrain_coordinates = constrain
+            brain = brain.with_defaults(constrain_coordinates=constrain)
         began = time.monotonic()
         questions = exam(seeds, sizes, options.tasks, options.questions_per_scene)
         progress = _Progress(name, bool(think), total)

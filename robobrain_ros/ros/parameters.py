@@ -17,14 +17,8 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
-from robobrain_ros.core.brain import (
-    DEFAULT_CONSTRAIN_COORDINATES,
-    DEFAULT_MAX_TOKENS,
-    DEFAULT_THINK_TOKENS,
-    DEFAULT_TIMEOUT,
-)
 from robobrain_ros.core.plans.checks import DEFAULT_MAX_STEPS, MOST_STEPS
-from robobrain_ros.core.query import Task
+from robobrain_ros.core.query import Defaults, Task
 from robobrain_ros.engine.options import OPTION_PREFIXES, SERVER_PREFIX, EngineOptions, ServerOptions, public_name
 from robobrain_ros.ros.limits import (
     LEAST_RATE,
@@ -196,7 +190,7 @@ _NODE_PARAMETERS = (
     ),
     Parameter(
         "request_timeout",
-        DEFAULT_TIMEOUT,
+        Defaults.timeout,
         "Seconds a request may take where it does not say itself.",
         applies=Applies.AT_ONCE,
         minimum=0.01,
@@ -204,7 +198,7 @@ _NODE_PARAMETERS = (
     ),
     Parameter(
         "max_tokens",
-        DEFAULT_MAX_TOKENS,
+        Defaults.max_tokens,
         "Tokens an answer may have where the request does not say itself, thinking not counted.",
         applies=Applies.AT_ONCE,
         minimum=1,
@@ -218,7 +212,7 @@ _NODE_PARAMETERS = (
     ),
     Parameter(
         "think_tokens",
-        DEFAULT_THINK_TOKENS,
+        Defaults.think_tokens,
         "Tokens the model may think; then it is made to answer.",
         applies=Applies.AT_ONCE,
         minimum=1,
@@ -226,7 +220,7 @@ _NODE_PARAMETERS = (
     ),
     Parameter(
         "constrain_coordinates",
-        DEFAULT_CONSTRAIN_COORDINATES,
+        Defaults.constrain_coordinates,
         "Let the model answer spatial tasks by lists of coordinates within the image alone, [] where nothing is found; its "
         "thinking stays free. A remote server must know structured outputs, as vLLM's does; others may ignore or refuse it.",
         applies=Applies.AT_ONCE,

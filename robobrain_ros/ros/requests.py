@@ -273,8 +273,7 @@ class Requests:
         began = time.monotonic()
         if not self.active:
             raise NotReadyError(self._why_inactive())
-        brain = self._model.brain()
-        self._set_defaults(brain)
+        brain = self._brain()
         task = parse_task(asked.task)
         brain.profile.form(task)
         check_text(asked.text, "question")
@@ -362,11 +361,11 @@ class Requests:
                 f"A request takes at most {most} images (parameter engine.max_images), not {count} (field {field})."
             )
 
-    def _set_defaults(self, brain: Brain) -> None:
-        """What the parameters say now: they act at once."""
-        brain.think = self._parameters["think"]
-        brain.think_tokens = self._parameters["think_tokens"]
-        brain.constrain_coordinates = self._parameters["constrain_coordinates"]
+    def _brain(self) -> Brain:
+        """The brain with the present parameters as its defaults. A later change does not affect the request that gets it."""
+        return self._model.brain().with_defaults(
+            **{name: self._parameters[name] for name in ("think", "think_tokens", "constrain_coordinates")}
+        )
 
     def _why_inactive(self) -> str:
         try:
