@@ -16,6 +16,7 @@ from robobrain_ros.core import Brain, Defaults, Query, Task, parse_answer, profi
 from robobrain_ros.core.imaging import fit_image
 from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Progress
 from robobrain_ros.engine.base import EngineInfo, TextDelta
+from robobrain_ros.engine.supervisor import Supervisor
 from robobrain_ros.errors import (
     BadImageError,
     BadRequestError,
@@ -345,10 +346,24 @@ async def test_one_deadline_holds_for_thinking_and_answer_together() -> None:
     engine = ScriptedEngine(["hm", Script([asyncio.Event()])])
     with pytest.raises(RequestTimeoutError):
         await Brain(engine, TWO, defaults=Defaults(timeout=0.2, think=True)).run(query())
-    think, write = engine.generations
-    assert think.deadline is not None
-    assert think.deadline == write.deadline
+    _, write = engine.generations
     assert engine.aborted == [write.request_id]
+
+
+@in_a_loop
+async def test_the_deadline_counts_in_the_supervisors_queue_and_frees_the_place() -> None:
+    engine = ScriptedEngine([Script([asyncio.Event()])])
+    supervisor = Supervisor(lambda: engine, max_queued=1, max_running=1)
+    await supervisor.start(lambda progress: None)
+    brain = Brain(supervisor, TWO)
+    running = asyncio.create_task(brain.run(query()))
+    await engine.started.wait()
+    with pytest.raises(RequestTimeoutError, match="deadline"):
+        await brain.run(query(timeout=0.05))
+    assert len(engine.generations) == 1
+    assert (supervisor.health().running, supervisor.health().waiting) == (1, 0)
+    running.cancel()
+    await supervisor.close()
 
 
 @in_a_loop

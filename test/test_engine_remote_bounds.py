@@ -2,14 +2,13 @@
 
 import asyncio
 import itertools
-import time
 import tracemalloc
 from typing import Any
 
 import pytest
 from aiohttp import web
 from openai_server import chunk, serving, sse
-from test_engine_remote import ask, fault, question, run, started, text
+from test_engine_remote import ask, fault, question, run, started, text, within
 
 from robobrain_ros.errors import EngineConfigError, EngineFailedError, RequestTimeoutError
 
@@ -104,7 +103,7 @@ def test_a_deadline_is_kept_however_a_server_writes(chat: Any) -> None:
     async def work() -> None:
         async with serving() as server, started(server.url) as engine:
             server.chat = chat
-            found = await fault(ask(engine, question(deadline=time.monotonic() + 0.2)))
+            found = await fault(within(0.2, engine))
             assert isinstance(found, RequestTimeoutError | EngineFailedError)
 
     run(work())

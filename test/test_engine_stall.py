@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Any
@@ -18,7 +17,7 @@ from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.runtime import LoopThread
 from robobrain_ros.engine.supervisor import Patience, Supervisor
-from robobrain_ros.errors import EngineFailedError, RequestTimeoutError
+from robobrain_ros.errors import EngineFailedError
 
 START = 280.0
 SIDE = 224
@@ -47,8 +46,8 @@ class Running:
 
     async def answer(self, number: int, timeout: float = 60.0, seed: int = 0) -> str:
         image = np.random.default_rng(seed).integers(0, 255, (SIDE, SIDE, 3), np.uint8)
-        generation = Generation(f"request-{number}", "?", [image], 4, deadline=time.monotonic() + timeout)
-        async with aclosing(self.supervisor.generate(generation)) as stream:
+        generation = Generation(f"request-{number}", "?", [image], 4)
+        async with asyncio.timeout(timeout), aclosing(self.supervisor.generate(generation)) as stream:
             return "".join([delta.text async for delta in stream])
 
     async def until(self, condition: Any, limit: float) -> None:
@@ -87,7 +86,7 @@ def test_a_stopped_engine_is_noticed_and_restarted(running: Running) -> None:
     processes = engine_processes()
     for process in processes:
         process.send_signal(signal.SIGSTOP)
-    with pytest.raises((RequestTimeoutError, EngineFailedError)):
+    with pytest.raises((TimeoutError, EngineFailedError)):
         running.wait(running.answer(200, timeout=1.0, seed=1000))
     # Ten seconds are promised.
     running.wait(running.until(lambda: "is stopped" in running.supervisor.health().warning, 10.0))

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from robobrain_ros.bounds import deadlines
 from robobrain_ros.bounds.control_tokens import without_control_tokens
 from robobrain_ros.core.grammars import coordinate_pattern
 from robobrain_ros.core.imaging import Fitted, FittedSize, PixelBudget, fit_image
@@ -36,8 +37,6 @@ LONGEST_TEXT = 8000
 """Characters a question may have: far more than anyone asks, far less than what fills a model's context."""
 MOST_IMAGES = 8
 
-_GRACE = 2.0
-"""Seconds that an engine has to let go of a request that was given up."""
 _CONTEXT = 8192
 """Tokens of the model's context where the engine does not say."""
 _AROUND_PROMPT = 64
@@ -268,7 +267,6 @@ class Brain:
             image_ids=_fitted_ids(run),
             assistant_prefix=prefix,
             stop=stop,
-            deadline=run.deadline,
             priority=run.query.priority,
             constraint=constraint,
         )
@@ -411,7 +409,7 @@ async def _within(work: Coroutine[Any, Any, Answer], deadline: float) -> Answer:
     finally:
         if not task.done():
             task.cancel()
-            await asyncio.wait({task}, timeout=_GRACE)
+            await asyncio.wait({task}, timeout=deadlines.RELEASE)
     raise RequestTimeoutError("The request's deadline has passed; allow more time, or let the model see fewer pixels.")
 
 

@@ -24,7 +24,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from robobrain_ros.core.plans.request import DoneStep, PlanMode, PlanRequest, Robot, StepOutcome, Verdict
-from robobrain_ros.core.query import PlanStep, Task
+from robobrain_ros.core.query import Defaults, PlanStep, Task
 from robobrain_ros.demo.encodings import encode_image
 from robobrain_ros.demo.layout import Layout
 from robobrain_ros.demo.robot import MOST_STEPS, MOVED, SLIPPED, World
@@ -93,7 +93,7 @@ class Executor:
         tell: Callable[[str], None] = print,
         most_plans: int = MOST_PLANS,
         most_steps: int = MOST_STEPS,
-        timeout: float = 60.0,
+        timeout: float = Defaults.timeout,
     ) -> None:
         self._client, self._arm, self._camera = client, arm, camera
         self._tell, self._timeout = tell, timeout
@@ -267,7 +267,7 @@ def main() -> None:
     parser.add_argument("--trouble-seed", type=int, help="one to three random troubles instead")
     parser.add_argument("--camera", default="camera", help="the node's camera that shall see the table (default: camera)")
     parser.add_argument("--robobrain", default="robobrain", help="name of the node to ask (default: robobrain)")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds that an answer may take (default: 60)")
+    parser.add_argument("--timeout", type=float, default=Defaults.timeout, help="for each answer, seconds (%(default)g)")
     options = parser.parse_args(rclpy.utilities.remove_ros_args(sys.argv)[1:])
     rclpy.init()
     world = World(make_scene(options.seed).layout, np.random.RandomState(options.seed))

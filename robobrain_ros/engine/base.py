@@ -34,8 +34,9 @@ class Generation:
     images first; the engine renders it with the checkpoint's own chat template and appends ``assistant_prefix`` after the
     generation prompt, so that the model goes on from there. ``image_ids`` as of `core.query.Query`. Decoding is greedy at
     ``temperature`` 0. ``stop``: text that ends the generation and is not part of it. ``request_id`` must be unique.
-    ``deadline`` is a time of ``time.monotonic()``, or None. A lower ``priority`` is served first. ``constraint``: what the text,
-    without the prefix, must match; None: anything.
+    A lower ``priority`` is served first. ``constraint``: what the text, without the prefix, must match; None: anything.
+
+    A generation has no deadline. Its caller ends it by closing the stream.
     """
 
     request_id: str
@@ -46,7 +47,6 @@ class Generation:
     assistant_prefix: str = ""
     temperature: float = 0.0
     stop: Sequence[str] = ()
-    deadline: float | None = None
     priority: int = 0
     constraint: Constraint | None = None
 

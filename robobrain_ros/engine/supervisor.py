@@ -1,4 +1,4 @@
-"""Keeps an engine within bounds and alive: bounded admission, deadlines, and a new engine when the old one dies."""
+"""Admit a bounded number of requests to an engine, and restart the engine when it dies."""
 
 import asyncio
 import logging
@@ -7,13 +7,13 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
+from robobrain_ros.bounds.deadlines import RELEASE
 from robobrain_ros.engine.base import Engine, EngineHealth, EngineInfo, Generation, LoadProgress, ProgressCallback, TextDelta
 from robobrain_ros.errors import (
     BusyError,
     CanceledError,
     EngineFailedError,
     NotReadyError,
-    RequestTimeoutError,
     RoboBrainError,
 )
 
@@ -35,8 +35,6 @@ class Patience:
     """For an engine to give everything back."""
     warm_up: float = 300.0
     """For the warm-up."""
-    let_go: float = 2.0
-    """For the engine to let go of one request."""
 
 
 @dataclass
@@ -94,7 +92,7 @@ class Supervisor:
         return info
 
     async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
-        """See `Engine.generate`; further raises `BusyError`, `NotReadyError`, `RequestTimeoutError`, `CanceledError`."""
+        """See `Engine.generate`; further raises `BusyError`, `NotReadyError`, `CanceledError`."""
         if self.health().state != "ready":
             raise self._unavailable()
         if generation.request_id in self._tickets:
@@ -104,23 +102,15 @@ class Supervisor:
         ticket = _Ticket(generation)
         self._tickets[generation.request_id] = ticket
         pump = asyncio.create_task(self._pump(ticket))
-        loop = asyncio.get_running_loop()
-        timer = None
-        if generation.deadline is not None:
-            left = max(generation.deadline - time.monotonic(), 0.0)
-            late = RequestTimeoutError("The request's deadline has passed; allow more time, or ask for less.")
-            timer = loop.call_later(left, ticket.arrivals.put_nowait, late)
         try:
             while (arrival := await ticket.arrivals.get()) is not None:
                 if isinstance(arrival, RoboBrainError):
                     raise arrival
                 yield arrival
         finally:
-            if timer is not None:
-                timer.cancel()
             pump.cancel()
             try:
-                await asyncio.wait({pump}, timeout=self._patience.let_go)
+                await asyncio.wait({pump}, timeout=RELEASE)
             finally:  # Even when the reader is cancelled meanwhile: a ticket left behind would take a place for ever.
                 del self._tickets[generation.request_id]
 

@@ -9,6 +9,7 @@ from typing import Any
 import rclpy
 from rclpy.node import Node
 
+from robobrain_ros.bounds.deadlines import CLIENT_MARGIN
 from robobrain_ros.core.plans.request import PlanRequest
 from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Report, Task
 from robobrain_ros.errors import NotReadyError, RequestTimeoutError
@@ -18,8 +19,6 @@ from robobrain_ros.ros.messages.plans import VERDICTS, to_plan_context
 from robobrain_ros.ros.tasks import RESULT_FIELDS, SERVICES
 
 _THINK = {None: QueryOptions.THINK_DEFAULT, False: QueryOptions.THINK_OFF, True: QueryOptions.THINK_ON}
-_GRACE = 5.0
-"""Seconds beyond a request's own time in which the node must have answered."""
 _GONE = 3.0
 """Seconds without the service after which the node is taken to have ended."""
 
@@ -88,7 +87,7 @@ class Client(Node):
         if plan is not None:
             request.context = to_plan_context(plan)
         future = client.call_async(request)
-        patience = patience or options.timeout + _GRACE
+        patience = patience or options.timeout + CLIENT_MARGIN
         last_seen = time.monotonic()
 
         def ended() -> bool:

@@ -14,6 +14,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from robobrain_ros.bounds.deadlines import DEAD_LOOP
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.plans.request import PlanMode, PlanRequest, Robot
 from robobrain_ros.core.query import Answer, Progress, Query, Report, RgbImage, Task
@@ -59,8 +60,6 @@ from robobrain_ros.ros.transforms import Transforms
 ResultMessage: TypeAlias = Affordances | Trajectory | Plan | TextAnswer
 
 _THINK = {QueryOptions.THINK_DEFAULT: None, QueryOptions.THINK_OFF: False, QueryOptions.THINK_ON: True}
-_OVERDUE = 5.0
-"""Seconds beyond its deadline after which a request is answered even if the engine's loop does not respond."""
 
 _REJECTED = {OutcomeCode.BAD_REQUEST, OutcomeCode.UNSUPPORTED_TASK, OutcomeCode.BUSY, OutcomeCode.NOT_READY}
 """Outcomes of requests that reached no camera and no model. They do not supersede the last answer."""
@@ -221,7 +220,7 @@ class Requests:
     def give_up_overdue(self) -> None:
         """Answer the requests that the engine's loop should have ended long ago; called once per second."""
         for ticket, job in list(self._open.items()):
-            if time.monotonic() > job.deadline + _OVERDUE:
+            if time.monotonic() > job.deadline + DEAD_LOOP:
                 ticket.give_up(RequestTimeoutError("The request's deadline has passed and the engine does not respond."))
 
     async def answer(self, asked: Asked, ticket: Ticket[Answer] | None = None, listener: Listener | None = None) -> Result:

@@ -25,7 +25,7 @@ from robobrain_ros.errors import (
 CONNECT = 5.0
 """Seconds in which a server must take a connection."""
 SILENCE = 300.0
-"""Seconds in which something must come from a server that answers a request without a deadline."""
+"""Longest time in seconds between two pieces of a server's response."""
 LONGEST_LINE = 1 << 20
 LARGEST_RESPONSE = 64 << 20
 """Bytes: far more than any answer has, far less than what fills a robot's memory."""

@@ -9,6 +9,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from robobrain_ros.bounds.control_tokens import reject_control_tokens
+from robobrain_ros.bounds.deadlines import RELEASE
 from robobrain_ros.engine.base import (
     EngineHealth,
     EngineInfo,
@@ -25,14 +26,11 @@ from robobrain_ros.errors import (
     BadImageError,
     EngineConfigError,
     EngineFailedError,
-    RequestTimeoutError,
     RoboBrainError,
 )
 
 _TRIES = 2
 """Servers that a request is tried on."""
-_LET_GO = 2.0
-"""Seconds to end a request at its server."""
 _FORM_HINT = (
     "It was asked for an answer in a form: where each such request fails, start the server with another backend for them, "
     """--structured-outputs-config '{"backend": "guidance", "disable_any_whitespace": true}'."""
@@ -70,7 +68,7 @@ class RemoteEngine:
         try:
             return await self._start(progress)
         except BaseException as error:
-            await self._let_go()
+            await self._disconnect()
             self._state = ("failed", str(error) or "Starting was broken off.")
             raise
 
@@ -156,18 +154,13 @@ class RemoteEngine:
                 _log.info("%s is there again.", server.url)
 
     async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
-        """See `Engine.generate`; further raises `BusyError` and `RequestTimeoutError`."""
+        """See `Engine.generate`; further raises `BusyError`."""
         if self._state[0] != "ready":
             raise EngineFailedError("The engine is not started.")
         self._check(generation)
         arrivals: asyncio.Queue[TextDelta | RoboBrainError] = asyncio.Queue()
         self._arrivals[generation.request_id] = arrivals
         pump = asyncio.create_task(self._pump(generation, arrivals))
-        timer = None
-        if generation.deadline is not None:
-            late = RequestTimeoutError("The request's deadline has passed before the server was done; allow more time.")
-            left = max(generation.deadline - time.monotonic(), 0.0)
-            timer = asyncio.get_running_loop().call_later(left, arrivals.put_nowait, late)
         try:
             while True:
                 arrival = await arrivals.get()
@@ -177,11 +170,9 @@ class RemoteEngine:
                 if arrival.finish_reason:
                     return
         finally:
-            if timer is not None:
-                timer.cancel()
             self._arrivals.pop(generation.request_id, None)
             pump.cancel()
-            await asyncio.wait({pump}, timeout=_LET_GO)
+            await asyncio.wait({pump}, timeout=RELEASE)
 
     async def _pump(self, generation: Generation, arrivals: "asyncio.Queue[TextDelta | RoboBrainError]") -> None:
         """Bring what a server writes to the reader. Cancelling this ends the request at the server."""
@@ -263,18 +254,18 @@ class RemoteEngine:
         self._state = ("stopped", "The engine is closed.")
         for request_id in list(self._arrivals):
             await self.abort(request_id)
-        await self._let_go()
+        await self._disconnect()
 
-    async def _let_go(self) -> None:
+    async def _disconnect(self) -> None:
         watches, self._watches = self._watches, []
         for watch in watches:
             watch.cancel()
         if watches:
-            await asyncio.wait(watches, timeout=_LET_GO)
+            await asyncio.wait(watches, timeout=RELEASE)
         servers, self._servers = self._servers, []
         for server in servers:
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(server.close(), _LET_GO)
+                await asyncio.wait_for(server.close(), RELEASE)
 
 
 def _explained(fault: Fault, generation: Generation, written: bool) -> RoboBrainError:

@@ -16,8 +16,6 @@ import numpy as np
 from robobrain_ros.engine.base import Constraint, Generation, TextDelta
 from robobrain_ros.engine.options import CELLS, EngineOptions, base_url
 from robobrain_ros.engine.remote.client import (
-    CONNECT,
-    SILENCE,
     EndlessResponseError,
     Fault,
     explain,
@@ -127,7 +125,7 @@ class Server:
         try:
             body = self._body(generation, images, self.served)
             async with AsyncExitStack() as stack:
-                response = await self._open(stack, body, generation.deadline)
+                response = await self._open(stack, body)
                 _check_kind(response.headers, self.url, "text/event-stream")
                 counter = _Counter(generation.max_tokens)
                 async for chunk in await response.parse():
@@ -136,7 +134,7 @@ class Server:
                         yield delta
                     if counter.full:
                         break  # Which closes the stream: the server writes more than it was asked for.
-                    await asyncio.sleep(0)  # Deadlines come first, however fast a server writes.
+                    await asyncio.sleep(0)  # Timers and cancellations come first, however fast a server writes.
                 yield counter.last(self.url)
         except (asyncio.CancelledError, GeneratorExit):
             raise
@@ -145,7 +143,7 @@ class Server:
         finally:
             self.running -= 1
 
-    async def _open(self, stack: AsyncExitStack, body: dict[str, Any], deadline: float | None) -> Any:
+    async def _open(self, stack: AsyncExitStack, body: dict[str, Any]) -> Any:
         """The response to a request, which the stack closes.
 
         vLLM up to 0.31 refuses a request whose prompt and longest answer do not fit into the model's context; the embedded
@@ -155,12 +153,12 @@ class Server:
 
         create = self._client.chat.completions.with_streaming_response.create
         try:
-            return await stack.enter_async_context(create(**body, timeout=_timeout(self._client, deadline)))
+            return await stack.enter_async_context(create(**body))
         except openai.BadRequestError as error:
             if "max_tokens" not in body or error.param not in _OF_LENGTH:
                 raise
         body = {name: value for name, value in body.items() if name != "max_tokens"}
-        return await stack.enter_async_context(create(**body, timeout=_timeout(self._client, deadline)))
+        return await stack.enter_async_context(create(**body))
 
     async def _ask_models(self) -> Served:
         response = await self._client.models.with_raw_response.list(timeout=LOOK)
@@ -387,11 +385,6 @@ async def _boundary(kept: Callable[[int], Awaitable[bool]], good: int, bad: int)
         else:
             bad = middle
     return good
-
-
-def _timeout(client: Any, deadline: float | None) -> Any:
-    silence = SILENCE if deadline is None else min(SILENCE, max(deadline - time.monotonic(), 0.001))
-    return type(client.timeout)(silence, connect=min(CONNECT, silence))
 
 
 def _check_kind(headers: Any, url: str, wanted: str) -> None:
