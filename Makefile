@@ -22,7 +22,7 @@ test: lint typecheck build ## Check style and types, build, and run all tests, t
 	@$(ENVIRONMENT) && pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS)
 	@$(ENVIRONMENT) && pytest -m alone $(ARGS)
 
-bench: build ## Measure the node against its own engine and a bare subscriber; docs/explanation/performance.md.
+bench: build ## Measure the node against its own engine and a bare subscriber; docs/results/node.md.
 	@$(ENVIRONMENT) && python benchmark/run.py $(ARGS)
 
 setup: ## Make .venv: Python, ROS 2 where none is sourced, vLLM for this machine, and the tools.

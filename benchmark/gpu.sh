@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures on a GPU: benchmark/gpu.sh [--wheels FOLDER] [options of gpu.py]. docs/explanation/performance.md says what.
+# Measures on a GPU: benchmark/gpu.sh [--wheels FOLDER] [options of gpu.py]. docs/results/gpu.md says what.
 # With a network, vLLM is installed for the torch that this Python has, or with its own, into an environment of its own. With
 # --wheels, exactly the wheels of that folder are put beside what this Python has: nothing is looked for elsewhere.
 set -eo pipefail

@@ -32,7 +32,7 @@ QUANTIZATION_CONFIGS: dict[str, dict[str, Any]] = {
     }
 }  # fmt: skip
 """``quantization_config`` of config.json by the kind of engine, for those that do not load the plain checkpoint: as LLM
-Compressor's ``model_free_ptq`` writes it for docs/reference/models.md's command."""
+Compressor's ``model_free_ptq`` writes it for docs/how-to/models.md's command."""
 WINDOW = 112
 """Pixels of the side of the image encoder's attention windows."""
 _EMBEDDING = 2.0

@@ -1,6 +1,6 @@
 """Measures how many large images reach the node, by transport profile, and the CPU time of ten idle cameras.
 
-Results: docs/explanation/performance.md.
+Results: docs/results/node.md.
 
 `python benchmark/images.py` in the environment of scripts/env.sh; ends by itself after some minutes, and needs no model.
 """

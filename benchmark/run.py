@@ -1,6 +1,6 @@
 """Measures the node against its own engine and against a bare subscriber: `make bench`.
 
-Results: docs/explanation/performance.md.
+Results: docs/results/node.md.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Measures the cost and the effect of structured outputs for plans: `python benchmark/structured.py`.
 
-Results: docs/explanation/performance.md.
+Results: docs/results/node.md.
 
 Needs neither ROS nor a GPU. The demo model answers about tabletop scenes; a checkpoint of random weights, with as many tokens as
 RoboBrain has, stands for the largest cost of a form: that of the grammar on a large vocabulary.

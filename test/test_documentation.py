@@ -1,21 +1,35 @@
-"""What the documentation says of names, defaults and files, against the code."""
+"""The documentation against the code: links, anchors, tables, names, defaults and examples. The sentences are free."""
 
+import argparse
+import ast
 import re
+import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
+import yaml
 
+from robobrain_ros.cli import ask
+from robobrain_ros.engine import presets
+from robobrain_ros.engine.flagos import operators
 from robobrain_ros.errors import OutcomeCode
-from robobrain_ros.ros.parameters import to_markdown
+from robobrain_ros.ros.parameters import camera_parameters, standing_query_parameters, table, to_markdown
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-IGNORED = {"build", "install", "log", ".venv", ".git"}
+DOCS = REPOSITORY / "docs"
+IGNORED = {"build", "install", "log", "site", ".venv", ".git"}
 PAGES = [
     path.relative_to(REPOSITORY)
     for path in sorted(REPOSITORY.rglob("*.md"))
-    if not IGNORED & set(path.relative_to(REPOSITORY).parts)
+    if not any(part in IGNORED or part.startswith(".") for part in path.relative_to(REPOSITORY).parts)
 ]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+MOST_LINES = 120
+"""Of the README."""
 
 
 def prose(page: Path) -> str:
@@ -27,6 +41,29 @@ def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, by the rule that GitHub and mkdocs share for them."""
     titles = re.findall(r"^#+ +(.*)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", re.sub(r"[`*]", "", title).strip().lower()).replace(" ", "-") for title in titles}
+
+
+def blocks(language: str) -> Iterator[tuple[Path, str]]:
+    """Page and text of each block of code in a language."""
+    for page in PAGES:
+        text = (REPOSITORY / page).read_text(encoding="utf-8")
+        yield from ((page, block) for block in re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+
+
+def rows(page: str, heading: str = "") -> list[list[str]]:
+    """The cells of all table rows on a page of docs/, or below one of its headings."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    if heading:
+        text = re.split(r"^#+ ", text.split(f"{heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line.startswith("| ")]
+
+
+def names(cell: str) -> list[str]:
+    """What a cell has in backticks."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+# Structure
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
@@ -41,44 +78,188 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
             assert anchor in anchors(target.relative_to(REPOSITORY)), f"{page}: {link}"
 
 
-def test_the_readmes_parameters_are_those_of_the_node(repository: Path) -> None:
-    """Names, and defaults where the README does not put them in words."""
-    known = dict(re.findall(r"^\| `(\S+)` \| [a-z ]+ \| `(.*?)` \|", to_markdown(), re.MULTILINE))
-    text = (repository / "README.md").read_text(encoding="utf-8").split("## Parameters")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| `(\S+)` \| (.*?) \|", text, re.MULTILINE)
-    assert len(rows) >= 5
-    for name, default in rows:
-        assert name in known
-        if default != "the demo model":
-            assert default.strip("`") == known[name]
+def test_the_readme_is_short() -> None:
+    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= MOST_LINES
 
 
-def test_troubleshooting_knows_every_outcome(repository: Path) -> None:
-    text = (repository / "docs" / "how-to" / "troubleshooting.md").read_text(encoding="utf-8")
+def test_the_index_leads_to_every_page() -> None:
+    linked = {link.partition("#")[0] for link in LINK.findall((DOCS / "index.md").read_text(encoding="utf-8"))}
+    assert {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")} - {"index.md"} <= linked
+
+
+# Tables that are written from the code, or name what is in it
+
+
+def doc_tables() -> ModuleType:
+    sys.path.insert(0, str(REPOSITORY / "scripts"))
+    try:
+        return import_module("doc_tables")
+    finally:
+        sys.path.pop(0)
+
+
+def test_the_generated_tables_are_up_to_date() -> None:
+    tables = doc_tables()
+    written = {page: (REPOSITORY / page).read_text(encoding="utf-8") for page in PAGES if page.parts[0] == "docs"}
+    for page, text in written.items():
+        assert text == tables.write(text), f"{page}: run python scripts/doc_tables.py"
+    shown = set(re.findall(r"<!-- table: (\w+) -->", "".join(written.values())))
+    assert shown == set(tables.TABLES)
+
+
+def test_messages_are_all_described() -> None:
+    files = {path.stem for kind in ("msg", "srv", "action") for path in (REPOSITORY / kind).iterdir()}
+    assert files == set(re.findall(r"^### (\w+)$", (DOCS / "reference" / "messages.md").read_text("utf-8"), re.MULTILINE))
+
+
+def test_every_outcome_has_its_advice_and_its_exit_code() -> None:
+    advice = {names(row[0])[0]: row for row in rows("reference/outcomes.md", "## What a caller does") if names(row[0])}
+    assert set(advice) == {code.name for code in OutcomeCode}
+    for code, number in ask.EXIT_CODES.items():
+        assert advice[code.name][-1] == str(number)
+
+
+def test_troubleshooting_knows_every_outcome() -> None:
+    text = (DOCS / "how-to" / "troubleshooting.md").read_text(encoding="utf-8")
     for code in set(OutcomeCode) - {OutcomeCode.OK, OutcomeCode.CANCELED}:
         assert f"| `{code.name}` |" in text
 
 
-def test_troubleshooting_quotes_what_the_engine_says(repository: Path) -> None:
-    text = (repository / "docs" / "how-to" / "troubleshooting.md").read_text(encoding="utf-8").split("## Requests fail")[0]
-    code = "".join(path.read_text(encoding="utf-8") for path in (repository / "robobrain_ros").rglob("*.py"))
-    quotes = re.findall(r"^\| `(.*?)` \|", text, re.MULTILINE)
+def test_troubleshooting_quotes_messages_of_the_code() -> None:
+    code = "".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "robobrain_ros").rglob("*.py"))
+    quotes = [names(row[0])[0] for row in rows("how-to/troubleshooting.md", "## The node does not become ready") if names(row[0])]
     assert len(quotes) > 6
     for quote in quotes:
         words = max(re.split(r"\.\.\.|\d+", quote), key=len).strip()
         assert words in code, f"nothing says {words!r}"
 
 
-def test_each_fault_names_a_test_that_exists(repository: Path) -> None:
+def test_each_fault_names_a_test_that_exists() -> None:
     """The last cell of each row of the fault table is a list of `file.py::test`."""
-    text = (repository / "docs" / "reference" / "faults.md").read_text(encoding="utf-8")
-    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| fault |")]
-    for row in rows:
-        cells = [cell.strip() for cell in row.strip("|").split(" | ")]
-        assert len(cells) == 4, f"four cells are expected: {row}"
-        assert all(cells), f"an empty cell: {row}"
-        names = re.findall(r"`(test_\w+\.py)::(test_\w+)`", cells[3])
-        assert names, f"no test is named: {row}"
-        for file, test in names:
-            code = (repository / "test" / file).read_text(encoding="utf-8")
+    for row in rows("reference/faults.md"):
+        if row[0] == "fault":
+            continue
+        assert len(row) == 4, f"four cells are expected: {row}"
+        assert all(row), f"an empty cell: {row}"
+        tests = re.findall(r"`(test_\w+\.py)::(test_\w+)`", row[3])
+        assert tests, f"no test is named: {row}"
+        for file, test in tests:
+            code = (REPOSITORY / "test" / file).read_text(encoding="utf-8")
             assert re.search(rf"^ *(async )?def {test}\(", code, re.MULTILINE), f"{file} has no {test}"
+
+
+def test_the_command_line_options_are_documented() -> None:
+    documented = {name.split()[0] for row in rows("reference/command_line.md", "## ask") for name in names(row[0])}
+    parser: argparse.ArgumentParser = ask._parser()
+    known = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
+    assert documented == known - {"--help"}
+
+
+def test_the_launch_arguments_are_documented() -> None:
+    for launch_file in ("robobrain", "demo"):
+        tree = ast.parse((REPOSITORY / "launch" / f"{launch_file}.launch.py").read_text(encoding="utf-8"))
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        declared = {ast.literal_eval(call.args[0]) for call in calls if getattr(call.func, "id", "") == "DeclareLaunchArgument"}
+        documented = {
+            names(row[0])[0] for row in rows("reference/command_line.md", f"### {launch_file}.launch.py") if names(row[0])
+        }
+        assert documented == declared
+
+
+def test_the_exclusions_of_flaggems_are_documented() -> None:
+    found: dict[str, set[str]] = {}
+    for row in rows("explanation/flagos.md", "## Excluded operators"):
+        found.setdefault(row[0].lower(), set()).update(names(row[1]))
+    assert found["everywhere"] == set(operators.LEFT_OUT)
+    for vendor, excluded in operators.LEFT_OUT_BY_VENDOR.items():
+        assert found[vendor] == set(excluded)
+
+
+def dict_keys(file: str, *functions: str) -> set[str]:
+    """The keys that functions of a file put into dictionaries, and the names that they list in tuples."""
+    found: set[str] = set()
+    tree = ast.parse((REPOSITORY / "robobrain_ros" / file).read_text(encoding="utf-8"))
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef) or function.name not in functions:
+            continue
+        for node in ast.walk(function):
+            keys: list[Any] = []
+            if isinstance(node, ast.Dict):
+                keys = [key for key in node.keys if key is not None]
+            elif isinstance(node, ast.Tuple):
+                keys = list(node.elts)
+            elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
+                keys = [node.slice]
+            found |= {key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}
+    return found
+
+
+def test_the_keys_of_diagnostics_are_documented() -> None:
+    parts = dict_keys("ros/diagnostics.py", "_engine", "_server", "_served", "_clock", "_callbacks", "_query", "_camera")
+    parts |= dict_keys("engine/flagos/choice.py", "details") | {"image_cache"}
+    page = "reference/diagnostics.md"
+    documented = {name for row in rows(page, "## Keys of `engine`") for name in names(row[0])}
+    documented |= {name for row in rows(page, "## Keys of the other parts") for name in names(row[1])}
+    assert documented == parts
+
+
+def test_the_parameters_of_the_demo_camera_are_documented() -> None:
+    from robobrain_ros.demo.camera import CameraSettings
+
+    documented: dict[str, str] = {}
+    for row in filter(lambda row: names(row[1]), rows("how-to/demo.md", "## Scenes")):
+        documented |= dict(zip(names(row[0]), names(row[1]), strict=True))
+    defaults = {name: str(it.default) for name, it in CameraSettings.__dataclass_fields__.items()}
+    assert documented == {name: {"True": "true", "False": "false"}.get(default, default) for name, default in defaults.items()}
+
+
+def test_the_readmes_memory_is_that_of_the_presets() -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| `(robobrain\S+)` \| \S+ \| (\d+) GB(?:, FP8: (\d+) GB)? \|.*\| (yes|no) \|$", text, re.MULTILINE)
+    assert len(shown) == 5
+    for name, memory, in_fp8, thinks in shown:
+        model, quantized = presets.find_model(name), presets.find_model(f"{name}-fp8")
+        assert model is not None
+        assert (str(model.card_gb()), model.can_think) == (memory, thinks == "yes")
+        if in_fp8:
+            assert quantized is not None
+            assert str(quantized.card_gb()) == in_fp8
+
+
+def test_the_parameters_of_the_tutorial_are_those_of_the_node() -> None:
+    known = dict(re.findall(r"^\| `(\S+)` \| [a-z ]+ \| `(.*?)` \|", to_markdown(), re.MULTILINE))
+    shown = [row for row in rows("tutorials/robot.md", "## 5. Keep your settings") if names(row[0])]
+    assert len(shown) >= 5
+    for row in shown:
+        assert names(row[1]) == [known[names(row[0])[0]]]
+
+
+# Examples
+
+
+@pytest.mark.parametrize(("page", "code"), list(blocks("python")))
+def test_python_examples_are_python(page: Path, code: str) -> None:
+    compile(code, str(page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Parameters by their full names."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+@pytest.mark.parametrize(("page", "text"), [block for block in blocks("yaml") if "/**:" in block[1]])
+def test_parameter_files_hold_known_parameters_with_values_that_they_may_have(page: Path, text: str) -> None:
+    values = dict(flat(yaml.safe_load(text)["/**"]["ros__parameters"]))
+    known = list(table())
+    for camera in values.get("cameras", ["camera"]):
+        known += camera_parameters(camera)
+    for query in values.get("standing_queries", []):
+        known += standing_query_parameters(query)
+    by_name = {parameter.name: parameter for parameter in known}
+    for name, value in values.items():
+        assert name in by_name, f"{page}: {name}"
+        assert by_name[name].fault(value) == ""

@@ -67,7 +67,7 @@ def test_vllm_makes_the_layers_of_a_dense_model_smaller_by_that_quantization(mod
 
 
 def test_what_has_to_be_made_first_says_where_that_stands() -> None:
-    with pytest.raises(EngineConfigError, match=r"~/models/RoboBrain2\.0-32B-W8A16 is not a folder .* docs/models\.md"):
+    with pytest.raises(EngineConfigError, match=r"~/models/RoboBrain2\.0-32B-W8A16 is not a folder .* docs/how-to/models\.md"):
         find(models.with_known_model(EngineOptions(model="robobrain2.0-32b-w8a16")).model)
 
 

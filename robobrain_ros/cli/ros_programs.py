@@ -6,7 +6,7 @@ from importlib import import_module
 
 from robobrain_ros.engine.embedded import space
 
-DOCUMENTATION = "docs/reference/command_line.md"
+DOCUMENTATION = "docs/how-to/without_ros.md"
 """Where the documentation describes the use without ROS, in the repository."""
 
 

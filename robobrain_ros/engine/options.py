@@ -258,7 +258,7 @@ class ServerOptions:
     """Options of the HTTP server on the embedded engine; metadata as of `EngineOptions`."""
 
     enabled: bool = option(
-        False, "Open an OpenAI-compatible HTTP server on the node's embedded engine (docs/how-to/remote_engine.md)."
+        False, "Open an OpenAI-compatible HTTP server on the node's embedded engine (docs/how-to/http_server.md)."
     )
     host: str = option("127.0.0.1", "Address to listen at. Any other than this machine's own asks for a key.")
     port: int = option(9010, "Port to listen at.", minimum=1, maximum=65535)

@@ -128,7 +128,7 @@ ARCHITECTURES = {
 class KnownModel:
     """A checkpoint with a name.
 
-    :param checkpoint: its name on the hub; or, of one that is to be made first, the folder where docs/reference/models.md has it.
+    :param checkpoint: its name on the hub; or, of one that is to be made first, the folder where docs/how-to/models.md has it.
     :param architecture: key of `ARCHITECTURES`.
     :param can_think: whether it was trained to.
     :param quantization: as of `EngineOptions`; empty: as the checkpoint says.
@@ -187,7 +187,7 @@ _FP8 = "fp8_per_tensor"
 """vLLM's word, in 0.26 to 0.32, for making a plain checkpoint's weights FP8 while it loads. It has none for dense layers in INT8:
 ``int8_per_channel_weight_only`` leaves them as they are, and makes only experts smaller."""
 _NOT_PUBLISHED = "No such checkpoint is published: vLLM makes the weights smaller while it loads the plain one."
-_TO_BE_MADE = "No such checkpoint is published: docs/reference/models.md has the command that makes it of the plain one."
+_TO_BE_MADE = "No such checkpoint is published: docs/how-to/models.md has the command that makes it of the plain one."
 
 SERVED_NAMES = {
     "qwen2.5-vl-7b": ("RoboBrain2.0-7B", "RoboBrain2.0-7B-nvidia-flagos", "robobrain2_7b-nv-flagos"),

@@ -47,7 +47,7 @@ def find_checkpoint(options: EngineOptions, progress: ProgressCallback) -> Check
     elif not path.is_dir():
         raise EngineConfigError(
             f"engine.model: {options.model} is not a folder on this machine, nor a name on the hub such as BAAI/RoboBrain2.0-7B; "
-            "docs/reference/models.md says where checkpoints come from, and which have to be made first."
+            "docs/how-to/models.md says where checkpoints come from, and which have to be made first."
         )
     try:
         return read_checkpoint(path, local, weights_needed=options.load_format != "dummy")

@@ -1,0 +1,99 @@
+"""Writes every generated table of docs/ into its page: messages, outcomes, parameters and models.
+
+    . scripts/env.sh && python scripts/doc_tables.py
+
+A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`, or the end of the page. A test compares the pages.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from robobrain_ros.engine import presets
+from robobrain_ros.ros import parameters
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+
+RESULTS = ("Affordances", "AffordancePoint", "AffordanceArea", "Trajectory", "Waypoint", "Plan", "PlanStep", "TextAnswer")
+COMMON = ("QueryOptions", "Outcome", "InferenceReport")
+PLANNING = ("PlanContext", "Robot", "Skill", "Place", "DoneStep")
+PARTS = {"srv": ("request", "response"), "action": ("goal", "result", "feedback")}
+
+_MARKS = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end of table -->\n|\Z)", re.DOTALL)
+_FIELD = re.compile(r"(?P<type>[\w/\[\]]+) +(?P<name>\w+)(?:=(?P<value>\d+))? +# (?P<comment>.*)")
+_COMMENT = re.compile(r"# (?P<comment>.*)")
+
+
+def field_table(lines: list[str]) -> str:
+    """The fields and constants of one part of an interface as a Markdown table."""
+    rows: list[list[str]] = []
+    above: list[str] = []  # The comment's lines above a field: `ros2 interface show` puts nested fields below it.
+    for line in lines:
+        field, comment = _FIELD.fullmatch(line), _COMMENT.fullmatch(line)
+        if field:
+            value = f" = {field['value']}" if field["value"] else ""
+            rows.append([f"`{field['name']}`{value}", f"`{field['type']}`", " ".join([field["comment"], *above])])
+            above = []
+        elif comment:
+            above.append(comment["comment"])
+    cells = "".join("| " + " | ".join(row).replace("<", "&lt;") + " |\n" for row in rows)
+    return f"| field or constant | type | meaning |\n|---|---|---|\n{cells}"
+
+
+def interface(kind: str, name: str) -> str:
+    """The section of one interface file: its first comment, then a table for each part."""
+    title, *lines = (ROOT / kind / f"{name}.{kind}").read_text(encoding="utf-8").splitlines()
+    parts = "\n".join(lines).split("\n---\n")
+    tables = [field_table(part.splitlines()) for part in parts]
+    labelled = [f"*{label}*\n\n{table}" for label, table in zip(PARTS.get(kind, ("",)), tables, strict=True)]
+    return f"### {name}\n\n{title.removeprefix('# ')}\n\n" + "\n".join(tables if kind == "msg" else labelled)
+
+
+def interfaces(kind: str, names: tuple[str, ...]) -> str:
+    """Sections of several interface files."""
+    return "\n" + "\n".join(interface(kind, name) for name in names) + "\n"
+
+
+def _all(kind: str) -> tuple[str, ...]:
+    return tuple(path.stem for path in sorted((ROOT / kind).iterdir()))
+
+
+def outcomes() -> str:
+    """The constants of Outcome."""
+    lines = (ROOT / "msg" / "Outcome.msg").read_text(encoding="utf-8").splitlines()
+    found = [field for field in map(_FIELD.fullmatch, lines) if field and field["value"]]
+    rows = "".join(f"| `{field['name']}` | {field['value']} | {field['comment']} |\n" for field in found)
+    return f"| outcome | code | meaning |\n|---|---|---|\n{rows}"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "results": lambda: interfaces("msg", RESULTS),
+    "common": lambda: interfaces("msg", COMMON),
+    "planning": lambda: interfaces("msg", PLANNING),
+    "services": lambda: interfaces("srv", _all("srv")),
+    "actions": lambda: interfaces("action", _all("action")),
+    "outcomes": outcomes,
+    "parameters": parameters.to_markdown,
+    "models": presets.to_markdown,
+}
+"""Every table by its name in the marks."""
+
+
+def write(page: str) -> str:
+    """The text of a page with all its tables written anew."""
+    return _MARKS.sub(lambda found: found[1] + TABLES[found[2]]() + found[4], page)
+
+
+def main() -> None:
+    """Write the tables into all pages."""
+    for path in sorted(DOCS.rglob("*.md")):
+        before = path.read_text(encoding="utf-8")
+        after = write(before)
+        if after != before:
+            path.write_text(after, encoding="utf-8")
+            print(f"{path.relative_to(ROOT)} is written.")
+
+
+if __name__ == "__main__":
+    main()
