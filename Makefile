@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench setup build lint typecheck constraints clean distclean
+.PHONY: help demo test bench setup build docs lint typecheck constraints clean distclean
 
 PYTHON ?=
 ENGINE ?= auto
@@ -34,7 +34,10 @@ setup: ## Make .venv: Python, ROS 2 where none is sourced, vLLM for this machine
 build: setup ## Build the messages and install the package into install/.
 	@scripts/build.sh
 
-lint: setup ## Check style.
+docs: setup ## Build the documentation as a website in site/; a broken link fails.
+	@$(ENVIRONMENT) && mkdocs build --strict
+
+lint: setup docs ## Check style, and that the documentation builds.
 	@$(ENVIRONMENT) && ruff check .
 
 typecheck: setup ## Check types.
@@ -44,7 +47,7 @@ constraints: setup ## Write the installed versions to requirements/constraints.t
 	@$(ENVIRONMENT) && python scripts/freeze.py
 
 clean: ## Remove what was built.
-	rm -rf build install log demo_output
+	rm -rf build install log demo_output site
 
 distclean: clean ## Remove what was built, and the environment.
 	rm -rf .venv

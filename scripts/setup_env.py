@@ -362,7 +362,7 @@ def install_engine_gpu() -> None:
 
 def install_tools() -> None:
     """What the package itself, its tests and its build need; then the parser that vLLM and ROS both use, vLLM's last."""
-    pip_install(*(argument for name in ("base", "test", "tools") for argument in ("-r", requirement_file(name))))
+    pip_install(*(argument for name in ("base", "test", "tools", "docs") for argument in ("-r", requirement_file(name))))
     # lark-parser (of rosidl) and lark (of vLLM) are one module: the one installed last is there, and has to be vLLM's.
     mixed = "import lark, importlib.metadata as m; print(lark.__version__ != m.version('lark'))"
     try:
