@@ -1,8 +1,9 @@
-"""Writes every generated table of docs/ into its page: messages, outcomes, parameters and models.
+"""Writes what docs/ has from elsewhere into its pages: tables of messages, outcomes, parameters and models, and whole files.
 
     . scripts/env.sh && python scripts/doc_tables.py
 
-A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`, or the end of the page. A test compares the pages.
+A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`, or the end of the page; a file between
+`<!-- file: PATH -->` and `<!-- end of file -->`. A test compares the pages.
 """
 
 import re
@@ -21,6 +22,8 @@ PLANNING = ("PlanContext", "Robot", "Skill", "Place", "DoneStep")
 PARTS = {"srv": ("request", "response"), "action": ("goal", "result", "feedback")}
 
 _MARKS = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end of table -->\n|\Z)", re.DOTALL)
+_FILES = re.compile(r"(<!-- file: (\S+) -->\n)(.*?)(<!-- end of file -->\n)", re.DOTALL)
+_LANGUAGES = {".py": "python", ".yaml": "yaml"}
 _FIELD = re.compile(r"(?P<type>[\w/\[\]]+) +(?P<name>\w+)(?:=(?P<value>\d+))? +# (?P<comment>.*)")
 _COMMENT = re.compile(r"# (?P<comment>.*)")
 
@@ -80,9 +83,16 @@ TABLES: dict[str, Callable[[], str]] = {
 """Every table by its name in the marks."""
 
 
+def block(path: str) -> str:
+    """A file of the repository as a block of code."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    return f"```{_LANGUAGES[Path(path).suffix]}\n{text}```\n"
+
+
 def write(page: str) -> str:
-    """The text of a page with all its tables written anew."""
-    return _MARKS.sub(lambda found: found[1] + TABLES[found[2]]() + found[4], page)
+    """The text of a page with all its tables and files written anew."""
+    page = _MARKS.sub(lambda found: found[1] + TABLES[found[2]]() + found[4], page)
+    return _FILES.sub(lambda found: found[1] + block(found[2]) + found[4], page)
 
 
 def main() -> None:

@@ -238,6 +238,19 @@ def test_the_readmes_memory_is_that_of_the_presets() -> None:
             assert str(quantized.card_gb()) == in_fp8
 
 
+def test_the_readmes_speed_is_that_of_the_results() -> None:
+    """Requests per second at 1 and 8, of `generate`, rounded; the results' tables have one decimal more."""
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| (\w+), \w+ \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", text, re.MULTILINE)
+    measured = [row[1:3] for row in rows("results/gpu.md") if len(row) > 3 and row[3] == "requests/s"]
+    for model, at_1, at_8, generate in shown:
+        for speed in (at_1, at_8):
+            digits = len(speed.partition(".")[2])
+            found = [pair for pair in measured if f"{float(pair[0]):.{digits}f}" == speed and pair[1] == generate]
+            assert found, f"{model}: {speed} requests/s is in no row of the results"
+    assert len(shown) == 4
+
+
 def test_the_parameters_of_the_tutorial_are_those_of_the_node() -> None:
     known = dict(re.findall(r"^\| `(\S+)` \| [a-z ]+ \| `(.*?)` \|", to_markdown(), re.MULTILINE))
     shown = [row for row in rows("tutorials/robot.md", "## 5. Keep your settings") if names(row[0])]
