@@ -107,6 +107,15 @@ def test_the_generated_tables_are_up_to_date() -> None:
     assert shown == set(tables.TABLES)
 
 
+def test_the_architecture_lists_every_package() -> None:
+    sources = REPOSITORY / "robobrain_ros"
+    folders = {path.parent.relative_to(sources).as_posix() for path in sources.rglob("__init__.py")}
+    packages = {folder for folder in folders if folder != "." and folder.count("/") < 2}
+    listed = {name for row in rows("explanation/architecture.md", "## Packages") for name in names(row[0])}
+    assert packages <= listed
+    assert all((sources / name).is_dir() or (sources / f"{name}.py").is_file() for name in listed - {"robobrain_ros"})
+
+
 def test_messages_are_all_described() -> None:
     files = {path.stem for kind in ("msg", "srv", "action") for path in (REPOSITORY / kind).iterdir()}
     assert files == set(re.findall(r"^### (\w+)$", (DOCS / "reference" / "messages.md").read_text("utf-8"), re.MULTILINE))
