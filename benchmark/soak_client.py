@@ -27,7 +27,8 @@ from robobrain_ros.action import RunTask
 from robobrain_ros.demo.world import make_scene
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.msg import QueryOptions
-from robobrain_ros.srv import Ask, Locate, MakePlan, PredictTrajectory, SetStandingQuery
+from robobrain_ros.ros.tasks import TASKS
+from robobrain_ros.srv import Ask, SetStandingQuery
 
 SIZE = (640, 480)
 """(width, height) of the camera's image, pixels."""
@@ -41,14 +42,8 @@ RETRY = 0.25
 """Seconds that the client waits before it asks again when the node is not ready."""
 MANY = QoSProfile(depth=1_000)
 
-SERVICES: dict[str, tuple[Any, str]] = {
-    "point": (Locate, "instruction"),
-    "affordance": (Locate, "instruction"),
-    "ground": (Locate, "instruction"),
-    "trajectory": (PredictTrajectory, "instruction"),
-    "plan": (MakePlan, "task"),
-    "ask": (Ask, "question"),
-}
+SERVICES: dict[str, tuple[Any, str]] = {it.name: (it.service_type, it.text_field) for it in TASKS.values()}
+"""Of each service: its type, and the field of its request that holds the instruction."""
 
 
 @dataclass

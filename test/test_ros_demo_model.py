@@ -32,7 +32,7 @@ from robobrain_ros.evaluation.questions import Question, ask_about
 from robobrain_ros.msg import QueryOptions
 from robobrain_ros.ros.cameras.images import ImageReader
 from robobrain_ros.ros.client import Client, to_answer
-from robobrain_ros.ros.tasks import SERVICES
+from robobrain_ros.ros.tasks import TASKS
 from robobrain_ros.srv import Ask
 
 START = 280.0
@@ -72,9 +72,10 @@ class Table:
 
     def ask(self, scene: Scene, question: Question, *, think: bool = False, camera: str = "camera") -> Verdict:
         """Ask through the service; gives the verdict of the world's judge on the response."""
-        service, field = SERVICES[question.task]
+        interface = TASKS[question.task]
         options = QueryOptions(camera=camera, think=QueryOptions.THINK_ON if think else QueryOptions.THINK_OFF)
-        response = self.it.call(service, question.task.value, service.Request(**{field: question.text}, options=options))
+        request = interface.service_type.Request(**{interface.text_field: question.text}, options=options)
+        response = self.it.call(interface.service_type, interface.name, request)
         answer = to_answer(question.task, response)
         return judge(scene, question, answer, OutcomeCode(response.outcome.code))
 
@@ -185,8 +186,9 @@ def test_an_arm_mostly_reaches_its_goal_in_spite_of_a_trouble(user: Client) -> N
 @pytest.mark.parametrize("text", ["the golden crown", "Wo ist die rote Tasse?", "红色的杯子在哪里？", "as ]])} 12, 7", "x" * 500])
 def test_what_makes_no_sense_gets_a_well_formed_answer(table: Table, task: Task, text: str) -> None:
     table.show(make_scene(10))
-    service, field = SERVICES[task]
-    response = table.it.call(service, task.value, service.Request(**{field: text}))
+    interface = TASKS[task]
+    request = interface.service_type.Request(**{interface.text_field: text})
+    response = table.it.call(interface.service_type, interface.name, request)
     code = OutcomeCode(response.outcome.code)
     assert code in (OutcomeCode.OK, OutcomeCode.NOTHING_FOUND, OutcomeCode.UNPARSABLE_ANSWER)
     assert (code is OutcomeCode.OK) == (response.outcome.message == "")
@@ -194,8 +196,8 @@ def test_what_makes_no_sense_gets_a_well_formed_answer(table: Table, task: Task,
 
 @pytest.mark.parametrize("task", list(Task))
 def test_an_empty_instruction_is_refused(table: Table, task: Task) -> None:
-    service, _ = SERVICES[task]
-    response = table.it.call(service, task.value, service.Request())
+    interface = TASKS[task]
+    response = table.it.call(interface.service_type, interface.name, interface.service_type.Request())
     assert OutcomeCode(response.outcome.code) is OutcomeCode.BAD_REQUEST
 
 

@@ -18,24 +18,17 @@ from rclpy.action import ActionClient
 from ros_rig import Rig, image_message, now, rig
 
 from robobrain_ros.action import RunTask
+from robobrain_ros.core.query import Task
 from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
 from robobrain_ros.msg import Outcome, QueryOptions
-from robobrain_ros.srv import Ask, Locate, MakePlan, PredictTrajectory
+from robobrain_ros.ros.tasks import TASKS
+from robobrain_ros.srv import Ask
 
 START = 280.0
 """Seconds that starting vLLM may take on a busy machine."""
 
 NOISE = (Outcome.OK, Outcome.UNPARSABLE_ANSWER, Outcome.NOTHING_FOUND)
 """What may become of noise."""
-
-SERVICES = {
-    "point": (Locate, "instruction", "affordances"),
-    "affordance": (Locate, "instruction", "affordances"),
-    "ground": (Locate, "instruction", "affordances"),
-    "trajectory": (PredictTrajectory, "instruction", "trajectory"),
-    "plan": (MakePlan, "task", "plan"),
-    "ask": (Ask, "question", "answer"),
-}
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +61,14 @@ def endless(it: Rig) -> str:
 
 
 @pytest.mark.timeout(START + 60)
-@pytest.mark.parametrize("task", SERVICES)
-def test_each_service_answers_with_the_header_of_the_image(it: Rig, task: str) -> None:
-    service_type, text_field, result_field = SERVICES[task]
+@pytest.mark.parametrize("task", list(Task))
+def test_each_service_answers_with_the_header_of_the_image(it: Rig, task: Task) -> None:
+    interface = TASKS[task]
     message = image_message(width=320, height=240, stamp=Time(sec=now().sec, nanosec=987654321))
     it.show(message)
-    response = it.call(service_type, task, service_type.Request(**{text_field: "the red mug"}))
-    result = getattr(response, result_field)
+    request = interface.service_type.Request(**{interface.text_field: "the red mug"})
+    response = it.call(interface.service_type, interface.name, request)
+    result = interface.result_in(response)
     assert response.outcome.code in NOISE
     assert result.header == message.header
     assert result.report.engine.startswith("vllm ")

@@ -96,7 +96,7 @@ def test_the_service_of_standing_queries_answers_what_it_raises(monkeypatch: pyt
 def test_a_goal_whose_execution_raises_is_aborted_as_engine_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     with scripted("[(10, 10)]") as (it, _):
         with monkeypatch.context() as broken:
-            broken.setattr("robobrain_ros.ros.endpoints.RESULT_FIELDS", {})
+            broken.setattr("robobrain_ros.ros.endpoints.TASKS", {})
             failed = [run_goal(it, task="point", instruction="mug") for _ in range(12)]
         after = run_goal(it, task="point", instruction="mug")
     assert {end.status for end in failed} == {GoalStatus.STATUS_ABORTED}

@@ -18,7 +18,7 @@ from robobrain_ros.core.query import Answer, RgbImage, Task
 from robobrain_ros.errors import BadRequestError, NotReadyError, OutcomeCode, RoboBrainError
 from robobrain_ros.ros.client import Client, query_options, to_answer
 from robobrain_ros.ros.messages.conversions import read_image_message
-from robobrain_ros.ros.tasks import RESULT_FIELDS
+from robobrain_ros.ros.tasks import TASKS
 
 _APPEARANCE = 5.0
 """Seconds in which a running node must have been found."""
@@ -101,7 +101,7 @@ def _ask_with(client: Client, task: Task, options: argparse.Namespace, name: str
     response = client.ask(task, options.text, wanted, plan=options.plan)
     reply = _to_reply(task, response)
     if options.save and reply.code is OutcomeCode.OK:
-        reply.overlay = _overlay_of(client, overlays, getattr(response, RESULT_FIELDS[task]).header.stamp)
+        reply.overlay = _overlay_of(client, overlays, TASKS[task].result_in(response).header.stamp)
     return reply
 
 
@@ -124,7 +124,7 @@ def _overlay_of(client: Client, overlays: list[Image], stamp: Any) -> RgbImage |
 
 
 def _to_reply(task: Task, response: Any) -> Reply:
-    found = getattr(response, RESULT_FIELDS[task])
+    found = TASKS[task].result_in(response)
     width, height = getattr(found, "image_width", 0), getattr(found, "image_height", 0)
     parts = [*getattr(found, "points", []), *getattr(found, "areas", []), *getattr(found, "waypoints", [])]
     return Reply(

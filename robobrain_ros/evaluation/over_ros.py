@@ -22,7 +22,7 @@ from robobrain_ros.demo.client import Client, running
 from robobrain_ros.demo.encodings import encode_image
 from robobrain_ros.errors import OutcomeCode, RoboBrainError
 from robobrain_ros.ros.client import to_answer
-from robobrain_ros.ros.tasks import RESULT_FIELDS
+from robobrain_ros.ros.tasks import TASKS
 
 _PATIENCE = 300.0
 """Seconds for an answer where the query says nothing."""
@@ -50,7 +50,7 @@ class OverRos:
         header = self._show(query.images[0])
         for _ in range(_MOST_TRIES):
             response = self._client.ask_node(query.task, query.text, bool(query.think), query.timeout or _PATIENCE, query.plan)
-            if getattr(response, RESULT_FIELDS[query.task]).header == header:
+            if TASKS[query.task].result_in(response).header == header:
                 return _answer(query.task, response)
         raise DemoError("The node does not look at its camera's newest image.")
 

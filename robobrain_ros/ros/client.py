@@ -1,9 +1,7 @@
 """A user's node: it asks a node robobrain through its services."""
 
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields, replace
 from typing import Any
 
 import rclpy
@@ -11,12 +9,13 @@ from rclpy.node import Node
 
 from robobrain_ros.bounds.deadlines import CLIENT_MARGIN
 from robobrain_ros.core.plans.request import PlanRequest
-from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Report, Task
+from robobrain_ros.core.query import Answer, Task
 from robobrain_ros.errors import NotReadyError, RequestTimeoutError
-from robobrain_ros.msg import InferenceReport, QueryOptions
+from robobrain_ros.msg import QueryOptions
 from robobrain_ros.ros.delivery import qos
-from robobrain_ros.ros.messages.plans import VERDICTS, to_plan_context
-from robobrain_ros.ros.tasks import RESULT_FIELDS, SERVICES
+from robobrain_ros.ros.messages.plans import to_plan_context
+from robobrain_ros.ros.messages.reading import read_report
+from robobrain_ros.ros.tasks import TASKS
 
 _THINK = {None: QueryOptions.THINK_DEFAULT, False: QueryOptions.THINK_OFF, True: QueryOptions.THINK_ON}
 _GONE = 3.0
@@ -42,7 +41,8 @@ class Client(Node):
     ) -> None:
         super().__init__(name, namespace=namespace)
         self._clients_by_task = {
-            task: self.create_client(SERVICES[task][0], f"{robobrain}/{task.value}", qos_profile=qos.CLIENT) for task in tasks
+            task: self.create_client(TASKS[task].service_type, f"{robobrain}/{TASKS[task].name}", qos_profile=qos.CLIENT)
+            for task in tasks
         }
 
     def spin_until(self, condition: Callable[[], Any], seconds: float) -> bool:
@@ -66,14 +66,12 @@ class Client(Node):
 
     def running_nodes(self) -> list[str]:
         """Names of the nodes robobrain in sight, with their namespaces."""
-        suffix = f"/{Task.POINT.value}"
+        suffix = f"/{TASKS[Task.POINT].name}"
         offered = [name for name, types in self.get_service_names_and_types() if "robobrain_ros/srv/Locate" in types]
         # Names of services are those of their callers, too.
         return sorted(name.removesuffix(suffix) for name in offered if name.endswith(suffix) and self.count_services(name))
 
-    def ask(
-        self, task: Task, text: str, options: QueryOptions, patience: float = 0.0, plan: PlanRequest | None = None
-    ) -> Any:
+    def ask(self, task: Task, text: str, options: QueryOptions, patience: float = 0.0, plan: PlanRequest | None = None) -> Any:
         """Ask through the task's service; gives the response.
 
         :param plan: what is known beside the images; for the task plan alone.
@@ -81,9 +79,9 @@ class Client(Node):
         :raises RequestTimeoutError: none came.
         :raises NotReadyError: the node ended meanwhile.
         """
-        service, field = SERVICES[task]
+        interface = TASKS[task]
         client = self._clients_by_task[task]
-        request = service.Request(**{field: text}, options=options)
+        request = interface.service_type.Request(**{interface.text_field: text}, options=options)
         if plan is not None:
             request.context = to_plan_context(plan)
         future = client.call_async(request)
@@ -107,28 +105,8 @@ class Client(Node):
 
 
 def to_answer(task: Task, response: Any) -> Answer:
-    """What a response says, as the core says it."""
-    found = getattr(response, RESULT_FIELDS[task])
-    answer = Answer(task, found.report.raw_text, thinking=found.report.thinking, report=read_report(found.report))
-    if task in (Task.POINT, Task.AFFORDANCE, Task.GROUND):
-        return replace(
-            answer,
-            points=tuple(Point(p.u, p.v, clamped=p.clamped, label=p.label) for p in found.points),
-            boxes=tuple(Box(a.u_min, a.v_min, a.u_max, a.v_max, a.clamped, a.label) for a in found.areas),
-        )
-    if task is Task.TRAJECTORY:
-        depths = [None if math.isnan(waypoint.depth) else waypoint.depth for waypoint in found.waypoints]
-        waypoints = (Point(w.u, w.v, depth, w.clamped) for w, depth in zip(found.waypoints, depths, strict=True))
-        return replace(answer, waypoints=tuple(waypoints))
-    if task is Task.PLAN:
-        steps = (PlanStep(step.order, step.text, step.robot, step.skill, step.arguments) for step in found.steps)
-        verdict = next(verdict for verdict, number in VERDICTS.items() if number == found.verdict)
-        return replace(answer, steps=tuple(steps), reasoning=found.reasoning, verdict=verdict)
-    return replace(answer, text=found.text)
-
-
-def read_report(message: InferenceReport) -> Report:
-    """How an answer came about, as the core says it."""
-    names = [field.name for field in fields(Report) if field.name != "model_image_sizes"]
-    size = (message.model_image_width, message.model_image_height)
-    return Report(**{name: getattr(message, name) for name in names}, model_image_sizes=[size] if all(size) else [])
+    """The answer in a response of the task's service."""
+    interface = TASKS[task]
+    message = interface.result_in(response)
+    report = read_report(message.report)
+    return interface.read_message(Answer(task, report.raw_text, thinking=message.report.thinking, report=report), message)

@@ -12,7 +12,7 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.service import Service
 
 from robobrain_ros.action import RunTask
-from robobrain_ros.core.query import Answer, Task
+from robobrain_ros.core.query import Answer
 from robobrain_ros.errors import EngineFailedError
 from robobrain_ros.msg import PlanContext, QueryOptions
 from robobrain_ros.ros.delivery import qos
@@ -21,7 +21,7 @@ from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.feedback import Feedback
 from robobrain_ros.ros.messages.conversions import to_outcome
 from robobrain_ros.ros.requests import Asked, Requests
-from robobrain_ros.ros.tasks import RESULT_FIELDS, SERVICES
+from robobrain_ros.ros.tasks import TASKS, TaskInterface
 from robobrain_ros.ros.tickets import Ticket
 
 _ACQUAINTANCE = 5.0
@@ -65,13 +65,12 @@ class Endpoints:
         self._closed = None
         if self._services:
             return
-        for task, (service_type, text_field) in SERVICES.items():
-            callback = partial(self._serve, task, text_field)
+        for interface in TASKS.values():
             self._services.append(
                 self._node.create_service(
-                    service_type,
-                    f"~/{task.value}",
-                    callback,
+                    interface.service_type,
+                    f"~/{interface.name}",
+                    partial(self._serve, interface),
                     callback_group=self._group,
                     qos_profile=qos.service(max_queued),
                 )
@@ -90,15 +89,15 @@ class Endpoints:
         """Take the services and the action away, once their requests have been answered and the answers fetched."""
         self._closed = time.monotonic()
 
-    async def _serve(self, task: Task, text_field: str, request: Any, response: Any) -> Any:
+    async def _serve(self, interface: TaskInterface, request: Any, response: Any) -> Any:
         self._busy += 1
         try:
-            asked = Asked(task.value, getattr(request, text_field), request.options)
-            if task is Task.PLAN:
+            asked = Asked(interface.name, getattr(request, interface.text_field), request.options)
+            if interface.takes_context:
                 asked = replace(asked, context=request.context)
             result = await self._requests.answer(asked)
             response.outcome = to_outcome(result.error, result.note)
-            setattr(response, RESULT_FIELDS[task], result.message)
+            interface.put_result(response, result.message)
             return response
         finally:
             self._busy -= 1
@@ -131,7 +130,7 @@ class Endpoints:
         await feedback.finish()
         message = RunTask.Result(outcome=to_outcome(result.error, result.note))
         if result.task is not None:
-            setattr(message, RESULT_FIELDS[result.task], result.message)
+            TASKS[result.task].put_result(message, result.message)
         if self._action is not None:
             await self._action.turn("result")
         if result.error is None:
@@ -183,4 +182,3 @@ class Endpoints:
         if self._action is not None:
             self._action.destroy()
         self._services, self._action, self._closed = [], None, None
-

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TypeAlias
 
 from rclpy.node import Node
 from sensor_msgs.msg import Image
@@ -28,7 +27,7 @@ from robobrain_ros.errors import (
     RoboBrainError,
     StaleImageError,
 )
-from robobrain_ros.msg import Affordances, Plan, PlanContext, QueryOptions, TextAnswer, Trajectory
+from robobrain_ros.msg import PlanContext, QueryOptions
 from robobrain_ros.ros.cameras.cameras import Camera, Cameras, Frame
 from robobrain_ros.ros.cameras.frames import plain_header
 from robobrain_ros.ros.clock import Jump, nanoseconds, reported_age, stamp_age
@@ -45,19 +44,15 @@ from robobrain_ros.ros.messages.conversions import (
     Positions,
     read_image_message,
     shortened,
-    to_affordances,
     to_report,
-    to_text_answer,
-    to_trajectory,
 )
-from robobrain_ros.ros.messages.plans import skill_count, to_plan, to_plan_request
+from robobrain_ros.ros.messages.plans import skill_count, to_plan_request
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters import Parameters
 from robobrain_ros.ros.positions import Locator, Moment
+from robobrain_ros.ros.tasks import TASKS, ResultMessage
 from robobrain_ros.ros.tickets import Ticket
 from robobrain_ros.ros.transforms import Transforms
-
-ResultMessage: TypeAlias = Affordances | Trajectory | Plan | TextAnswer
 
 _THINK = {QueryOptions.THINK_DEFAULT: None, QueryOptions.THINK_OFF: False, QueryOptions.THINK_ON: True}
 
@@ -112,14 +107,9 @@ class Result:
     @cached_property
     def message(self) -> ResultMessage:
         """The message that the task answers with; without an answer, its report tells how far the request got."""
+        assert self.task is not None, "a request of an unknown task has no message"
         report = to_report(self.report, self.answer.thinking if self.answer else "")
-        if self.task is Task.TRAJECTORY:
-            return to_trajectory(self.origin, self.answer, report, self.positions)
-        if self.task is Task.PLAN:
-            return to_plan(self.origin, self.answer, report)
-        if self.task is Task.ASK or self.task is None:
-            return to_text_answer(self.origin, self.answer, report)
-        return to_affordances(self.origin, self.task.value, self.answer, report, self.positions)
+        return TASKS[self.task].to_message(self.origin, self.answer, report, self.positions)
 
 
 @dataclass
@@ -278,7 +268,7 @@ class Requests:
         check_text(asked.text, "question")
         options = asked.options
         check_options(options)
-        if task is not Task.PLAN and asked.context != PlanContext():
+        if not TASKS[task].takes_context and asked.context != PlanContext():
             raise BadRequestError(f"context is given, but the task {task.value} takes none; leave it empty.")
         origin = Origin(Header(), text=asked.text, query=asked.query)
         timeout = options.timeout or self._parameters["request_timeout"]
@@ -448,7 +438,7 @@ def check_options(options: QueryOptions) -> None:
 
 async def _work(job: _Job, push: Callable[[Progress], None] | None, locator: Locator) -> Answer:
     """The part of a request that runs on the engine's loop."""
-    plan = await _plan_request(job) if job.task is Task.PLAN else None
+    plan = await _plan_request(job) if TASKS[job.task].takes_context else None
     images = _decode(job) if _decodes_quickly(job) else await asyncio.to_thread(_decode, job)
     job.image = images[0]
     job.brain_began = time.monotonic()

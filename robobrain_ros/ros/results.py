@@ -1,20 +1,16 @@
 """The result topics, and what shows the results."""
 
 import traceback
-from typing import Any
 
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from robobrain_ros.msg import Affordances, Plan, TextAnswer, Trajectory
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters import Parameters
 from robobrain_ros.ros.requests import Result
-from robobrain_ros.ros.tasks import RESULT_FIELDS
+from robobrain_ros.ros.tasks import TASKS
 from robobrain_ros.ros.views.views import Overlay, SpatialViews
-
-_TYPES: dict[str, Any] = {"affordances": Affordances, "trajectory": Trajectory, "plan": Plan, "answer": TextAnswer}
 
 _LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 """Who comes late gets the last result, too."""
@@ -32,8 +28,9 @@ class ResultTopics:
 
     def open(self) -> None:
         """Offer the topics."""
+        types = {interface.result_field: interface.message_type for interface in TASKS.values()}
         self._publishers = {
-            name: self._node.create_publisher(message_type, f"~/{name}", _LATCHED) for name, message_type in _TYPES.items()
+            name: self._node.create_publisher(message_type, f"~/{name}", _LATCHED) for name, message_type in types.items()
         }
         self._views = (
             SpatialViews(self._node, self._parameters, _LATCHED),
@@ -53,7 +50,7 @@ class ResultTopics:
         if result.task is None or self._views is None:
             return
         if result.answer is not None:
-            self._publishers[RESULT_FIELDS[result.task]].publish(result.message)
+            self._publishers[TASKS[result.task].result_field].publish(result.message)
         for view in self._views:
             try:
                 view.publish(result)

@@ -11,7 +11,7 @@ from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from robobrain_ros.core.geometry import CameraModel, Floats
-from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Report, RgbImage
+from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Report, RgbImage, Task
 from robobrain_ros.core.surfaces import Lifted
 from robobrain_ros.errors import OutcomeCode, RoboBrainError
 from robobrain_ros.msg import (
@@ -76,12 +76,12 @@ class Positions:
 
 
 def to_affordances(
-    origin: Origin, task: str, answer: Answer | None, report: InferenceReport, positions: Positions | None = None
+    task: Task, origin: Origin, answer: Answer | None, report: InferenceReport, positions: Positions | None = None
 ) -> Affordances:
     """The answer to point, affordance or ground; without points and areas where there is none."""
     message = Affordances(
         header=positions.header if positions else origin.header,
-        task=task,
+        task=task.value,
         instruction=clean(origin.text),
         query=origin.query,
         camera=origin.camera,
@@ -113,7 +113,9 @@ def to_trajectory(
     )
 
 
-def to_text_answer(origin: Origin, answer: Answer | None, report: InferenceReport) -> TextAnswer:
+def to_text_answer(
+    origin: Origin, answer: Answer | None, report: InferenceReport, positions: Positions | None = None
+) -> TextAnswer:
     """The answer to ask; without text where there is none."""
     return TextAnswer(
         header=origin.header,

@@ -23,7 +23,7 @@ from robobrain_ros.msg import InferenceReport, Plan, PlanContext
 from robobrain_ros.msg import Place as PlaceMessage
 from robobrain_ros.msg import Robot as RobotMessage
 from robobrain_ros.msg import Skill as SkillMessage
-from robobrain_ros.ros.messages.conversions import Origin, clean, to_steps
+from robobrain_ros.ros.messages.conversions import Origin, Positions, clean, to_steps
 
 VERDICTS = {
     Verdict.PLAN: Plan.VERDICT_PLAN,
@@ -70,7 +70,7 @@ def skill_count(context: PlanContext) -> int:
     return sum(len(robot.skills) for robot in context.robots)
 
 
-def to_plan(origin: Origin, answer: Answer | None, report: InferenceReport) -> Plan:
+def to_plan(origin: Origin, answer: Answer | None, report: InferenceReport, positions: Positions | None = None) -> Plan:
     """The answer to plan; without steps where there is none."""
     message = Plan(header=origin.header, task=clean(origin.text), query=origin.query, camera=origin.camera, report=report)
     if answer is not None:

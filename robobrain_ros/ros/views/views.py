@@ -18,11 +18,12 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from robobrain_ros.core import overlay
-from robobrain_ros.core.query import Answer, RgbImage, Task
+from robobrain_ros.core.query import Answer, RgbImage
 from robobrain_ros.ros.messages.conversions import to_image
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters import Parameters
 from robobrain_ros.ros.requests import Result
+from robobrain_ros.ros.tasks import TASKS
 from robobrain_ros.ros.views.audience import Audience
 from robobrain_ros.ros.views.markers import REQUESTS, Board, Sight, Style, to_markers, to_path, to_poses
 
@@ -75,7 +76,7 @@ class SpatialViews:
         positions = result.positions
         # Made whether or not the topic has subscribers: it takes less than a millisecond, and late subscribers get them, too.
         self._publish_markers(self._board.show(query, self._to_markers(result, header, query)))
-        if result.task is Task.TRAJECTORY:
+        if TASKS[result.task].shown_as == "path":
             path = to_path(header, positions.waypoints.positions) if positions and positions.waypoints else None
             self._path.show(query, header, path if path and path.poses else None)
         else:

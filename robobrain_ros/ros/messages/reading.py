@@ -1,0 +1,45 @@
+"""Answer messages as the core's answers, for the nodes that ask. The counterpart of `conversions`."""
+
+import math
+from dataclasses import fields, replace
+
+from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Report
+from robobrain_ros.msg import Affordances, InferenceReport, Plan, TextAnswer, Trajectory
+from robobrain_ros.ros.messages.plans import VERDICTS
+
+
+def read_affordances(answer: Answer, message: Affordances) -> Answer:
+    """Add the points and rectangles of a message, in pixels of the camera's own image."""
+    return replace(
+        answer,
+        points=tuple(Point(point.u, point.v, clamped=point.clamped, label=point.label) for point in message.points),
+        boxes=tuple(Box(area.u_min, area.v_min, area.u_max, area.v_max, area.clamped, area.label) for area in message.areas),
+    )
+
+
+def read_trajectory(answer: Answer, message: Trajectory) -> Answer:
+    """Add the waypoints of a message: pixels of the camera's own image, and the model's own depth in metres."""
+    waypoints = (
+        Point(waypoint.u, waypoint.v, None if math.isnan(waypoint.depth) else waypoint.depth, waypoint.clamped)
+        for waypoint in message.waypoints
+    )
+    return replace(answer, waypoints=tuple(waypoints))
+
+
+def read_plan(answer: Answer, message: Plan) -> Answer:
+    """Add the steps, the verdict and the reasoning of a message."""
+    steps = (PlanStep(step.order, step.text, step.robot, step.skill, step.arguments) for step in message.steps)
+    verdict = next(verdict for verdict, number in VERDICTS.items() if number == message.verdict)
+    return replace(answer, steps=tuple(steps), reasoning=message.reasoning, verdict=verdict)
+
+
+def read_text_answer(answer: Answer, message: TextAnswer) -> Answer:
+    """Replace the text by that of a message."""
+    return replace(answer, text=message.text)
+
+
+def read_report(message: InferenceReport) -> Report:
+    """The report of a message."""
+    names = [field.name for field in fields(Report) if field.name != "model_image_sizes"]
+    size = (message.model_image_width, message.model_image_height)
+    return Report(**{name: getattr(message, name) for name in names}, model_image_sizes=[size] if all(size) else [])

@@ -1,0 +1,128 @@
+"""The task table: complete, and in agreement with the core, the interfaces and the documentation."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builtin_interfaces.msg import Time
+from std_msgs.msg import Header
+
+from robobrain_ros.action import RunTask
+from robobrain_ros.core.plans.request import Verdict
+from robobrain_ros.core.profiles import PROFILES
+from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Report, Task
+from robobrain_ros.ros.client import to_answer
+from robobrain_ros.ros.messages.conversions import Origin, to_report
+from robobrain_ros.ros.tasks import TASKS, TaskInterface, by_task
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAGE = (REPOSITORY / "docs" / "interfaces.md").read_text(encoding="utf-8")
+
+PARTS: dict[Task, dict[str, Any]] = {
+    Task.POINT: {"points": (Point(1.5, 2.5, label="mug"), Point(3.0, 4.0, clamped=True))},
+    Task.AFFORDANCE: {"boxes": (Box(1.0, 2.0, 30.0, 40.0, True, "handle"),)},
+    Task.GROUND: {"boxes": (Box(1.0, 2.0, 30.0, 40.0),)},
+    Task.TRAJECTORY: {"waypoints": (Point(1.0, 2.0, 0.5), Point(3.0, 4.0, None, True))},
+    Task.PLAN: {
+        "steps": (PlanStep(1, "grasp it", "arm", "pick", '{"object": "mug"}'),),
+        "reasoning": "it is near",
+        "verdict": Verdict.PLAN,
+    },
+    Task.ASK: {"text": "Two mugs."},
+}
+
+
+def ros_type(message_type: Any) -> str:
+    return f"robobrain_ros/{message_type.__name__}"
+
+
+def rows_of(section: str) -> dict[str, list[str]]:
+    """The rows of the first table of a section of docs/interfaces.md, by what stands in their first cell."""
+    text = PAGE.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| `")]
+    return {row[0].strip().strip("`"): [cell.strip() for cell in row[1:]] for row in rows}
+
+
+def test_the_table_has_each_task_once_in_the_order_of_the_core() -> None:
+    assert list(TASKS) == list(Task)
+    assert all(interface.task is task for task, interface in TASKS.items())
+
+
+def test_the_families_know_the_same_tasks() -> None:
+    assert {task for profile in PROFILES for task in profile.tasks} == set(TASKS)
+
+
+@pytest.mark.parametrize("rows", [[TASKS[Task.ASK]], [*TASKS.values(), TASKS[Task.PLAN]]])
+def test_a_task_without_a_row_or_with_two_is_an_error_that_names_the_table(rows: list[TaskInterface]) -> None:
+    with pytest.raises(TypeError, match=r"tasks\.py.*plan"):
+        by_task(rows)
+
+
+@pytest.mark.parametrize("task", list(Task))
+def test_a_row_agrees_with_the_definitions_of_service_and_action(task: Task) -> None:
+    interface = TASKS[task]
+    request = interface.service_type.Request.get_fields_and_field_types()
+    assert request[interface.text_field] == "string"
+    assert request["options"] == "robobrain_ros/QueryOptions"
+    assert ("context" in request) == interface.takes_context
+    assert set(request) == {interface.text_field, "options", *(["context"] if interface.takes_context else [])}
+    wanted = {"outcome": "robobrain_ros/Outcome", interface.result_field: ros_type(interface.message_type)}
+    assert interface.service_type.Response.get_fields_and_field_types() == wanted
+    assert wanted.items() <= RunTask.Result.get_fields_and_field_types().items()
+
+
+def test_no_service_or_result_is_without_a_task() -> None:
+    defined = {path.stem for path in (REPOSITORY / "srv").glob("*.srv")} - {"SetStandingQuery"}
+    assert {interface.service_type.__name__ for interface in TASKS.values()} == defined
+    results = set(RunTask.Result.get_fields_and_field_types()) - {"outcome"}
+    assert {interface.result_field for interface in TASKS.values()} == results
+
+
+def test_the_action_names_the_tasks_of_each_result() -> None:
+    definition = (REPOSITORY / "action" / "RunTask.action").read_text(encoding="utf-8").split("\n---\n")[1]
+    for field in {interface.result_field for interface in TASKS.values()}:
+        tasks = {task.value for task, interface in TASKS.items() if interface.result_field == field}
+        (comment,) = re.findall(rf"^\w+ {field} +# (.*)$", definition, re.MULTILINE)
+        assert set(re.findall(r"\w+", comment)) & {task.value for task in Task} == tasks
+
+
+def test_the_page_of_interfaces_lists_the_services_of_the_tasks() -> None:
+    rows = rows_of("Services")
+    listed = {name: cells[0].strip("`") for name, cells in rows.items() if name != "~/set_standing_query"}
+    assert listed == {f"~/{interface.name}": ros_type(interface.service_type) for interface in TASKS.values()}
+
+
+def test_the_page_of_interfaces_lists_the_topics_of_the_tasks() -> None:
+    rows = rows_of("Published")
+    for interface in TASKS.values():
+        kind, meaning = rows[f"~/{interface.result_field}"]
+        assert kind.strip("`") == ros_type(interface.message_type)
+        assert re.search(rf"\b{interface.name}\b", meaning), (interface.name, meaning)
+    assert {f"~/{interface.shown_as}" for interface in TASKS.values() if interface.shown_as} <= set(rows)
+
+
+@pytest.mark.parametrize("task", list(Task))
+def test_an_answer_survives_its_message(task: Task) -> None:
+    interface = TASKS[task]
+    answer = Answer(task, "raw", thinking="hm", report=Report(model="m", raw_text="raw", answer_tokens=7))
+    answer = dataclasses.replace(answer, **PARTS[task])
+    origin = Origin(Header(frame_id="optical", stamp=Time(sec=5)), "the mug", camera="front", query="mugs", width=64, height=48)
+    message = interface.to_message(origin, answer, to_report(answer.report, answer.thinking), None)
+    assert isinstance(message, interface.message_type)
+    assert (message.header, message.camera, message.query) == (origin.header, "front", "mugs")
+    response = interface.service_type.Response()
+    interface.put_result(response, message)
+    assert to_answer(task, response) == answer
+
+
+@pytest.mark.parametrize("task", list(Task))
+def test_without_an_answer_the_message_holds_the_report(task: Task) -> None:
+    interface = TASKS[task]
+    message = interface.to_message(Origin(Header(), "the mug"), None, to_report(Report(model="m")), None)
+    assert message == interface.message_type(
+        report=to_report(Report(model="m")),
+        **{name: getattr(message, name) for name in ("instruction", "question", "task") if hasattr(message, name)},
+    )
+    assert message.report.model == "m"
