@@ -17,7 +17,8 @@ from robobrain_ros.cli import ask
 from robobrain_ros.engine import presets
 from robobrain_ros.engine.flagos import operators
 from robobrain_ros.errors import OutcomeCode
-from robobrain_ros.ros.parameters import camera_parameters, standing_query_parameters, table, to_markdown
+from robobrain_ros.ros.parameters.documents import to_markdown
+from robobrain_ros.ros.parameters.table import camera_parameters, standing_query_parameters, table
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCS = REPOSITORY / "docs"

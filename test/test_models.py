@@ -13,7 +13,7 @@ from robobrain_ros.engine import presets as models
 from robobrain_ros.engine.embedded.checkpoint import find_checkpoint
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
-from robobrain_ros.ros.parameters import table
+from robobrain_ros.ros.parameters.table import table
 
 PUBLISHED = {
     "qwen2.5-vl-3b": 3_754_622_976,

@@ -16,15 +16,9 @@ from test_ros_program import start
 
 from robobrain_ros.engine.options import SERVER_PREFIX, EngineOptions, ServerOptions, public_name
 from robobrain_ros.ros.node import RoboBrainNode
-from robobrain_ros.ros.parameters import (
-    Applies,
-    Parameter,
-    camera_parameters,
-    standing_query_parameters,
-    table,
-    to_markdown,
-    to_yaml,
-)
+from robobrain_ros.ros.parameters.documents import to_markdown, to_yaml
+from robobrain_ros.ros.parameters.parameter import Applies, Parameter
+from robobrain_ros.ros.parameters.table import camera_parameters, standing_query_parameters, table
 
 
 @pytest.fixture(scope="module")

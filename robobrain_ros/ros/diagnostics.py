@@ -15,7 +15,7 @@ from robobrain_ros.ros.clock import ClockWatch, stamp_age
 from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.messages.conversions import shortened
 from robobrain_ros.ros.model import Model
-from robobrain_ros.ros.parameters import Parameters
+from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.process.twins import Twins
 from robobrain_ros.ros.requests import Requests
 from robobrain_ros.ros.standing import StandingQueries, StandingStatistics

@@ -29,7 +29,7 @@ from robobrain_ros.ros.diagnostics import Diagnostics
 from robobrain_ros.ros.endpoints import Endpoints
 from robobrain_ros.ros.engine_setup import checked_options
 from robobrain_ros.ros.model import EngineFactory, Model, ModelSettings
-from robobrain_ros.ros.parameters import Parameters, changed_only
+from robobrain_ros.ros.parameters.declared import Parameters, changed_only
 from robobrain_ros.ros.process import ending
 from robobrain_ros.ros.process.beside import beside
 from robobrain_ros.ros.process.log_handler import RosLogHandler

@@ -26,7 +26,7 @@ from robobrain_ros.ros.cameras.intake import Intake
 from robobrain_ros.ros.cameras.streams import Stream
 from robobrain_ros.ros.clock import Jump, nanoseconds
 from robobrain_ros.ros.messages.conversions import Positions
-from robobrain_ros.ros.parameters import Parameters
+from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.transforms import TransformError, Transforms
 
 _log = logging.getLogger(__name__)

@@ -48,7 +48,7 @@ from robobrain_ros.ros.messages.conversions import (
 )
 from robobrain_ros.ros.messages.plans import skill_count, to_plan_request
 from robobrain_ros.ros.model import Model
-from robobrain_ros.ros.parameters import Parameters
+from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.positions import Locator, Moment
 from robobrain_ros.ros.tasks import TASKS, ResultMessage
 from robobrain_ros.ros.tickets import Ticket

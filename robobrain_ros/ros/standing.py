@@ -15,7 +15,8 @@ from robobrain_ros.ros.delivery import qos
 from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.limits import LEAST_RATE, MOST_NAME, MOST_QUERIES, MOST_RATE
 from robobrain_ros.ros.messages.conversions import to_outcome
-from robobrain_ros.ros.parameters import STANDING_PREFIX, Parameters
+from robobrain_ros.ros.parameters.declared import Parameters
+from robobrain_ros.ros.parameters.table import STANDING_PREFIX
 from robobrain_ros.ros.requests import Asked, Requests, check_options, check_text, parse_task
 from robobrain_ros.srv import SetStandingQuery
 

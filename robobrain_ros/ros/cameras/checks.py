@@ -10,7 +10,7 @@ from robobrain_ros.core.geometry import GeometryError
 from robobrain_ros.ros.cameras.cameras import Camera, Cameras
 from robobrain_ros.ros.cameras.depth import read_depth
 from robobrain_ros.ros.cameras.streams import described
-from robobrain_ros.ros.parameters import Parameters
+from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.positions import depth_range
 
 _BODY_FRAME = re.compile(

@@ -6,7 +6,7 @@ from robobrain_ros.ros.cameras.cameras import Camera, Cameras, FrameListener
 from robobrain_ros.ros.cameras.images import ImageReader
 from robobrain_ros.ros.cameras.intake import Intake
 from robobrain_ros.ros.clock import ClockWatch
-from robobrain_ros.ros.parameters import Parameters
+from robobrain_ros.ros.parameters.declared import Parameters
 
 
 def open_cameras(

@@ -1,0 +1,157 @@
+"""The parameters as a node declares them: their present values, and the check of every change."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter as RosParameter
+
+from robobrain_ros.engine.options import OPTION_PREFIXES, EngineOptions, ServerOptions, public_name
+from robobrain_ros.ros.limits import MOST_CAMERAS, MOST_NAME, MOST_QUERIES
+from robobrain_ros.ros.parameters.parameter import Applies, Parameter
+from robobrain_ros.ros.parameters.table import (
+    STANDING_PREFIX,
+    camera_parameters,
+    server_name,
+    standing_query_parameters,
+    table,
+)
+
+
+class Parameters:
+    """The declared parameters of a node.
+
+    Declares the table, with the parameters of each camera and standing query named in it, and refuses wrong values with a
+    sentence. A parameter that acts on configure can be set only while ``configured()`` is false.
+
+    :raises rclpy.exceptions.ParameterException: an initial value (command line, parameter file) is of a wrong type or refused.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._declared: dict[str, Parameter] = {}
+        self.configured = False
+        node.add_on_set_parameters_callback(self._check)
+        self._declare(table())
+        self.declare_named()
+
+    def __getitem__(self, name: str) -> Any:
+        """The present value."""
+        value = self._declared[name].meant(self._node.get_parameter(name).value)
+        # [""] is how ROS users write an empty list: [] has no type on a command line and in parameter files.
+        return [item for item in value if item] if isinstance(self._declared[name].default, list) else value
+
+    def declare_named(self) -> None:
+        """Declare what belongs to the cameras and standing queries that are named now; called again on each configure."""
+        for camera in self["cameras"]:
+            self._declare(camera_parameters(camera))
+        for name in self["standing_queries"]:
+            self._declare(standing_query_parameters(name))
+
+    def unknown(self) -> list[str]:
+        """Names that were given values on the command line or in a file and that no parameter has: misspelt ones, most often.
+
+        Standing queries that are described but not named among ``standing_queries`` are left out where each of their parameters
+        is known: they wait to be named.
+        """
+        # rclpy tells this nowhere else; a version without it warns of nothing.
+        given = getattr(self._node, "_parameter_overrides", {})
+        return sorted(name for name in given if not self._node.has_parameter(name) and not _describes_a_query(name))
+
+    def engine_options(self) -> EngineOptions:
+        """The engine's parameters as its options, not validated."""
+        return EngineOptions(**self._options(EngineOptions, public_name))
+
+    def server_options(self) -> ServerOptions:
+        """The parameters of the engine's HTTP server as its options, not validated."""
+        return ServerOptions(**self._options(ServerOptions, server_name))
+
+    def _options(self, kind: type[Any], name_of: Callable[[str], str]) -> dict[str, Any]:
+        values = {field.name: self[name_of(field.name)] for field in dataclasses.fields(kind)}
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+    def _declare(self, parameters: Iterable[Parameter]) -> None:
+        for parameter in parameters:
+            if parameter.name in self._declared:
+                continue
+            self._declared[parameter.name] = parameter
+            # An empty list has no type of its own.
+            default: Any = RosParameter.Type.STRING_ARRAY if parameter.default == [] else parameter.default
+            value = self._node.declare_parameter(parameter.name, default, parameter.descriptor()).value
+            if value is None:
+                self._node.set_parameters([RosParameter(parameter.name, RosParameter.Type.STRING_ARRAY, [])])
+
+    def _check(self, changes: Sequence[RosParameter]) -> SetParametersResult:
+        for change in changes:
+            reason = self._fault(change)
+            if reason:
+                return SetParametersResult(successful=False, reason=reason)
+        return SetParametersResult(successful=True)
+
+    def _changes(self, change: RosParameter) -> bool:
+        """Whether it gives a declared parameter another value."""
+        if not self._node.has_parameter(change.name):
+            return False
+        parameter, present = self._declared[change.name], self._node.get_parameter(change.name).value
+        if isinstance(parameter.default, list):
+            return list(present or []) != list(change.value)
+        return bool(parameter.meant(present) != parameter.meant(change.value))
+
+    def _fault(self, change: RosParameter) -> str:
+        parameter = self._declared.get(change.name)
+        # rclpy itself refuses to take the value from a parameter, but from those that may have another type.
+        if parameter is None or (change.value is None and not parameter.is_text):
+            return ""
+        if self.configured and parameter.applies is Applies.ON_CONFIGURE and self._changes(change):
+            return f"{change.name} can be set only while the node is unconfigured; deactivate and clean it up first."
+        fault = parameter.fault(change.value)
+        if not fault and change.name in ("cameras", "standing_queries"):
+            fault = _name_fault(change.name, list(change.value))
+        return fault
+
+
+def changed_only(node: Node, changes: Sequence[RosParameter]) -> list[RosParameter]:
+    """Leave out read-only parameters whose value does not change, because rclpy rejects any change of them.
+
+    An empty list has no type in YAML. It becomes a list of strings where the parameter is one.
+    """
+    wanted = []
+    for change in changes:
+        if node.has_parameter(change.name):
+            present = node.get_parameter(change.name)
+            if present.type_ is RosParameter.Type.STRING_ARRAY and _is_empty_list(change):
+                change = RosParameter(change.name, RosParameter.Type.STRING_ARRAY, [])
+            if change.value == present.value and node.describe_parameter(change.name).read_only:
+                continue
+        wanted.append(change)
+    return wanted
+
+
+def _is_empty_list(change: RosParameter) -> bool:
+    return change.type_.name.endswith("_ARRAY") and len(change.value) == 0
+
+
+def _describes_a_query(name: str) -> bool:
+    """Whether a parameter of that name describes a standing query."""
+    query = name.removeprefix(STANDING_PREFIX).rpartition(".")[0]
+    return name.startswith(STANDING_PREFIX) and name in {it.name for it in standing_query_parameters(query)}
+
+
+def _name_fault(parameter: str, names: list[str]) -> str:
+    """What is wrong with a list of names, as a sentence; empty: nothing."""
+    names = [name for name in names if name]
+    most = MOST_CAMERAS if parameter == "cameras" else MOST_QUERIES
+    if len(names) > most:
+        return f"{parameter} holds {len(names)} names; at most {most} are allowed."
+    for name in names:
+        if len(name) > MOST_NAME:
+            return f"{parameter} holds a name of {len(name)} characters; at most {MOST_NAME} are allowed."
+        # Such a name is part of topic and parameter names.
+        if not name.isascii() or not name.isidentifier():
+            return f"{parameter} holds {name!r}; a name is letters, digits and _, beginning with a letter."
+    if len(set(names)) < len(names):
+        return f"{parameter} holds a name twice: {', '.join(names)}."
+    taken = [name for name in names if parameter == "cameras" and f"{name}." in (*OPTION_PREFIXES, STANDING_PREFIX)]
+    return f"A camera cannot be called {taken[0]!r}; call it something else." if taken else ""

@@ -1,0 +1,61 @@
+"""The documents that are written from the table: config/robobrain.yaml, and the table of docs/reference/parameters.md."""
+
+import yaml
+
+from robobrain_ros.engine.options import OPTION_PREFIXES
+from robobrain_ros.ros.parameters.parameter import Parameter, Value
+from robobrain_ros.ros.parameters.table import (
+    NODE_PARAMETERS,
+    camera_parameters,
+    engine_parameters,
+    server_parameters,
+    standing_query_parameters,
+)
+
+
+def to_yaml() -> str:
+    """The contents of config/robobrain.yaml: every parameter with its default, commented."""
+    lines = [
+        "# Every parameter of the node with its default, written by `python -m robobrain_ros.ros.parameters yaml`.",
+        "# Copy it and keep what you change. /**: for every node that reads this file, whatever its name and namespace.",
+        "/**:",
+        "  ros__parameters:",
+    ]
+    for parameter in (*NODE_PARAMETERS, *camera_parameters("camera")):
+        lines += _yaml_entry(parameter.name, parameter, "    ")
+    for prefix in OPTION_PREFIXES:
+        lines.append(f"    {prefix.rstrip('.')}:")
+        for parameter in (*engine_parameters(), *server_parameters()):
+            if parameter.name.startswith(prefix):
+                lines += _yaml_entry(parameter.name.removeprefix(prefix), parameter, "      ")
+    lines.append('    # A standing query, once "red_mug" is among standing_queries:')
+    for parameter in standing_query_parameters("red_mug"):
+        lines.append(f"    # {parameter.name}: {_yaml_value(parameter.default)}  # {parameter.description}")
+    return "\n".join(lines) + "\n"
+
+
+def _yaml_entry(key: str, parameter: Parameter, indent: str) -> list[str]:
+    allowed = f" [{parameter.allowed}]" if parameter.allowed else ""
+    comment = f"{indent}# {parameter.description}{allowed}"
+    if parameter.default == []:
+        # A parameter file cannot hold an empty list everywhere: it has no type there.
+        return [comment, f"{indent}# {key}: []"]
+    return [comment, f"{indent}{key}: {_yaml_value(parameter.default)}"]
+
+
+def _yaml_value(value: Value) -> str:
+    if isinstance(value, float):
+        return repr(value)
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...").replace("'", '"')
+
+
+def to_markdown() -> str:
+    """The table of docs/reference/parameters.md."""
+    lines = ["| parameter | type | default | allowed | acts | description |", "|---|---|---|---|---|---|"]
+    named = (*camera_parameters("<camera>"), *standing_query_parameters("<name>"))
+    for parameter in (*NODE_PARAMETERS, *named, *engine_parameters(), *server_parameters()):
+        default = _yaml_value(parameter.default)
+        cells = (f"`{parameter.name}`", parameter.type_name, f"`{default}`", parameter.allowed, parameter.applies.value)
+        description = parameter.description.replace("<", "&lt;")
+        lines.append("| " + " | ".join((*cells, description)).replace("|  |", "| |") + " |")
+    return "\n".join(lines) + "\n"
