@@ -17,7 +17,7 @@ from robobrain_ros.ros.messages.conversions import shortened
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.process.twins import Twins
-from robobrain_ros.ros.requests import Requests
+from robobrain_ros.ros.requests.requests import Requests
 from robobrain_ros.ros.standing import StandingQueries, StandingStatistics
 
 _LEVELS = {"ready": DiagnosticStatus.OK, "failed": DiagnosticStatus.ERROR}

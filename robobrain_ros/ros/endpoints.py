@@ -20,9 +20,10 @@ from robobrain_ros.ros.delivery.action_server import GuardedActionServer
 from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.feedback import Feedback
 from robobrain_ros.ros.messages.conversions import to_outcome
-from robobrain_ros.ros.requests import Asked, Requests
+from robobrain_ros.ros.requests.request import TaskRequest
+from robobrain_ros.ros.requests.requests import Requests
+from robobrain_ros.ros.requests.tickets import Ticket
 from robobrain_ros.ros.tasks import TASKS, TaskInterface
-from robobrain_ros.ros.tickets import Ticket
 
 _ACQUAINTANCE = 5.0
 """Seconds after a goal's arrival in which who sent it must have been discovered."""
@@ -92,10 +93,10 @@ class Endpoints:
     async def _serve(self, interface: TaskInterface, request: Any, response: Any) -> Any:
         self._busy += 1
         try:
-            asked = Asked(interface.name, getattr(request, interface.text_field), request.options)
+            wanted = TaskRequest(interface.name, getattr(request, interface.text_field), request.options)
             if interface.takes_context:
-                asked = replace(asked, context=request.context)
-            result = await self._requests.answer(asked)
+                wanted = replace(wanted, context=request.context)
+            result = await self._requests.answer(wanted)
             response.outcome = to_outcome(result.error, result.note)
             interface.put_result(response, result.message)
             return response
@@ -124,9 +125,9 @@ class Endpoints:
         if goal.is_cancel_requested:
             ticket.cancel("The goal was canceled.")
         request = goal.request
-        asked = Asked(request.task, request.instruction, request.options, context=request.context)
+        wanted = TaskRequest(request.task, request.instruction, request.options, context=request.context)
         feedback = Feedback(self._node, goal)
-        result = await self._requests.answer(asked, ticket, feedback.add)
+        result = await self._requests.answer(wanted, ticket, feedback.add)
         await feedback.finish()
         message = RunTask.Result(outcome=to_outcome(result.error, result.note))
         if result.task is not None:

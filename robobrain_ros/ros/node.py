@@ -35,8 +35,10 @@ from robobrain_ros.ros.process.beside import beside
 from robobrain_ros.ros.process.log_handler import RosLogHandler
 from robobrain_ros.ros.process.memory import MemoryReturn
 from robobrain_ros.ros.process.twins import Twins
-from robobrain_ros.ros.requests import Requests, Statistics
-from robobrain_ros.ros.results import ResultTopics
+from robobrain_ros.ros.requests.requests import Requests
+from robobrain_ros.ros.requests.selection import ImageSelection
+from robobrain_ros.ros.requests.statistics import RequestStatistics
+from robobrain_ros.ros.result_topics import ResultTopics
 from robobrain_ros.ros.standing import StandingQueries
 from robobrain_ros.ros.transforms import Tf2, Transforms, TransformSource
 
@@ -98,14 +100,16 @@ class RoboBrainNode(GuardedNode):
         self._front: HttpFront | None = None
         self._results = ResultTopics(self, self._settings, self._model)
         self._transforms = Transforms(self, transform_source)
+        selection = ImageSelection(self.get_clock(), self._settings, lambda: self._cameras)
         self._requests = Requests(
-            self, self._settings, self._model, lambda: self._cameras, self._transforms, self._results.publish
+            self, self._settings, self._model, lambda: self._cameras, selection, self._transforms, self._results.publish
         )
         self._endpoints = Endpoints(self, self._requests)
         self._standing = StandingQueries(
             self,
             self._settings,
             self._requests,
+            selection,
             lambda: self._cameras,
             lambda: self._model.health().state == "ready",
             self._results.forget,
@@ -149,7 +153,7 @@ class RoboBrainNode(GuardedNode):
         return self._model
 
     @property
-    def statistics(self) -> Statistics:
+    def statistics(self) -> RequestStatistics:
         """What has become of the requests."""
         return self._requests.statistics
 

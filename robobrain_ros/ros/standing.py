@@ -17,7 +17,9 @@ from robobrain_ros.ros.limits import LEAST_RATE, MOST_NAME, MOST_QUERIES, MOST_R
 from robobrain_ros.ros.messages.conversions import to_outcome
 from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.parameters.table import STANDING_PREFIX
-from robobrain_ros.ros.requests import Asked, Requests, check_options, check_text, parse_task
+from robobrain_ros.ros.requests.request import TaskRequest, check_options, check_text, parse_task
+from robobrain_ros.ros.requests.requests import Requests
+from robobrain_ros.ros.requests.selection import ImageSelection
 from robobrain_ros.srv import SetStandingQuery
 
 
@@ -63,6 +65,7 @@ class StandingQueries:
         node: GuardedNode,
         parameters: Parameters,
         requests: Requests,
+        selection: ImageSelection,
         cameras: Callable[[], Cameras],
         ready: Callable[[], bool],
         on_removed: Callable[[str], None],
@@ -70,6 +73,7 @@ class StandingQueries:
         self._node = node
         self._parameters = parameters
         self._requests = requests
+        self._selection = selection
         self._cameras = cameras
         self._ready = ready
         self._on_removed = on_removed
@@ -169,7 +173,7 @@ class StandingQueries:
             raise BadRequestError(f"The standing query {name} brings images of its own; it can only ask about a camera's.")
         check_options(options)
         query = _StandingQuery(name, parse_task(task), instruction, rate, options, from_parameters)
-        self._requests.check_count(query.task, len(self._cameras().names_of(options)), "cameras")
+        self._selection.check_count(query.task, len(self._cameras().names_of(options)), "cameras")
         if name in self._queries:
             self._stop_timer(self._queries[name])
         self._queries[name] = query
@@ -206,7 +210,7 @@ class StandingQueries:
     def _newest(self, query: _StandingQuery) -> Frame | None:
         camera = self._camera(query)
         try:
-            return self._requests.candidate(self._cameras()[camera], query.task) if camera else None
+            return self._selection.candidate(self._cameras()[camera], query.task) if camera else None
         except RoboBrainError:
             return None  # Closed meanwhile.
 
@@ -218,8 +222,8 @@ class StandingQueries:
         statistics = query.statistics
         statistics.asked += 1
         try:
-            asked = Asked(query.task.value, query.instruction, query.options, query=query.name)
-            result = await self._requests.answer(asked)
+            request = TaskRequest(query.task.value, query.instruction, query.options, query=query.name)
+            result = await self._requests.answer(request)
             statistics.answered += result.answered
             statistics.failed += not result.answered
         finally:

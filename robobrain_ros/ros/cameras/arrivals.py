@@ -27,7 +27,7 @@ _JUMP = 2.0
 
 
 class ArrivalStatistics:
-    """Rate, losses and delays of a stream. What arrives is only noted, and worked off when asked.
+    """Rate, losses and delays of a stream. What arrives is only noted, and processed when a number is read.
 
     Losses are counted only where the stamps have one period: not for bursts, jitter, triggered cameras or several publishers.
     Numbers that end in ``recent`` are of the last `_RECENT` images.
@@ -45,60 +45,60 @@ class ArrivalStatistics:
         """Count an image that arrived at ``arrival`` (s, monotonic) with ``stamp`` (s; 0: none)."""
         self._noted.append((arrival, stamp, late))
         if len(self._noted) >= _NOTES:
-            self._work_off()
+            self._process_noted()
 
     def restart(self) -> None:
         """Drop the gaps between stamps, because time has jumped."""
-        self._work_off()
+        self._process_noted()
         self._gaps.clear()
         self._last_stamp = 0.0
 
     @property
     def received(self) -> int:
         """Number of images that arrived."""
-        self._work_off()
+        self._process_noted()
         return self._received
 
     @property
     def lost(self) -> int:
         """Number of images that were sent and did not arrive, as far as gaps between stamps show."""
-        self._work_off()
+        self._process_noted()
         return self._lost
 
     @property
     def late(self) -> int:
         """Number of images that arrived late."""
-        self._work_off()
+        self._process_noted()
         return self._late
 
     @property
     def lost_recent(self) -> float:
         """Share of the sent images that did not arrive, 0 to 1; 0 where the stamps have no single period."""
-        self._work_off()
+        self._process_noted()
         lost = sum(lost for lost, _ in self._recent)
         return lost / (lost + len(self._recent)) if lost and period_of(self._gaps) else 0.0
 
     @property
     def late_recent(self) -> float:
         """Share of the images that arrived late, 0 to 1."""
-        self._work_off()
+        self._process_noted()
         return sum(late for _, late in self._recent) / len(self._recent) if self._recent else 0.0
 
     @property
     def interval(self) -> float:
         """The usual time between arrivals, seconds; 0: not known."""
-        self._work_off()
+        self._process_noted()
         between = [later - earlier for earlier, later in pairwise(self._arrivals)]
         return median(between) if between else 0.0
 
     def rate(self, now: float) -> float:
         """Images per second, 0 when none came lately; ``now`` as of ``time.monotonic()``."""
-        self._work_off()
+        self._process_noted()
         if len(self._arrivals) < 2 or now - self._arrivals[-1] > max(_SILENCE, _PERIODS * self.interval):
             return 0.0
         return (len(self._arrivals) - 1) / max(self._arrivals[-1] - self._arrivals[0], 1e-9)
 
-    def _work_off(self) -> None:
+    def _process_noted(self) -> None:
         noted, self._noted = self._noted, []
         if not noted:
             return

@@ -22,7 +22,7 @@ from robobrain_ros.core.query import Answer, RgbImage
 from robobrain_ros.ros.messages.conversions import to_image
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters.declared import Parameters
-from robobrain_ros.ros.requests import Result
+from robobrain_ros.ros.requests.result import Result
 from robobrain_ros.ros.tasks import TASKS
 from robobrain_ros.ros.views.audience import Audience
 from robobrain_ros.ros.views.markers import REQUESTS, Board, Sight, Style, to_markers, to_path, to_poses

@@ -8,7 +8,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters.declared import Parameters
-from robobrain_ros.ros.requests import Result
+from robobrain_ros.ros.requests.result import Result
 from robobrain_ros.ros.tasks import TASKS
 from robobrain_ros.ros.views.views import Overlay, SpatialViews
 

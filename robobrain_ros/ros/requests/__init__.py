@@ -1,0 +1,1 @@
+"""Requests: checks, the choice of images, the work on the engine's loop, and exactly one result for each."""

@@ -1,0 +1,69 @@
+"""A request as it arrives, and the checks that need neither camera nor model."""
+
+from dataclasses import dataclass, field
+
+from robobrain_ros.core.query import Task
+from robobrain_ros.errors import BadRequestError
+from robobrain_ros.msg import PlanContext, QueryOptions
+from robobrain_ros.ros.limits import LEAST_TIMEOUT, MOST_CAMERAS, MOST_NAME, MOST_TEXT, MOST_TIMEOUT
+
+THINK = {QueryOptions.THINK_DEFAULT: None, QueryOptions.THINK_OFF: False, QueryOptions.THINK_ON: True}
+"""What each constant of `QueryOptions.think` means for a query; None: the node's default."""
+
+
+@dataclass(frozen=True)
+class TaskRequest:
+    """A request of a service, a goal or a standing query, not checked.
+
+    :param task: name of the task.
+    :param text: the instruction or question.
+    :param query: name of the standing query; empty: a service or goal sent the request.
+    :param context: for tasks that take one; otherwise it must be empty.
+    """
+
+    task: str
+    text: str
+    options: QueryOptions
+    query: str = ""
+    context: PlanContext = field(default_factory=PlanContext)
+
+
+def parse_task(name: str) -> Task:
+    """The task of that name.
+
+    :raises BadRequestError: there is none.
+    """
+    try:
+        return Task(name)
+    except ValueError:
+        known = ", ".join(task.value for task in Task)
+        raise BadRequestError(f"There is no task {name[:MOST_NAME]!r}; known are: {known}.") from None
+
+
+def check_text(text: str, field: str) -> None:
+    """Check an instruction or question; ``field`` names it in the error.
+
+    :raises BadRequestError: it is empty or too long.
+    """
+    if not text.strip():
+        raise BadRequestError(f"The {field} is empty; say what is asked for.")
+    if len(text) > MOST_TEXT:
+        raise BadRequestError(f"The {field} has {len(text)} characters; at most {MOST_TEXT} are allowed.")
+
+
+def check_options(options: QueryOptions) -> None:
+    """Check the values of options, except the names of cameras.
+
+    :raises BadRequestError: a value is outside of the bounds that the message's definition states.
+    """
+    if options.think not in THINK:
+        raise BadRequestError(f"think is {options.think}; it must be THINK_DEFAULT (0), THINK_OFF (1) or THINK_ON (2).")
+    if options.timeout and not LEAST_TIMEOUT <= options.timeout <= MOST_TIMEOUT:
+        raise BadRequestError(
+            f"timeout is {options.timeout:g} s; it must be 0 (the node's default) or {LEAST_TIMEOUT:g} to {MOST_TIMEOUT:g} s."
+        )
+    if len(options.cameras) > MOST_CAMERAS:
+        raise BadRequestError(f"cameras holds {len(options.cameras)} names; at most {MOST_CAMERAS} are allowed.")
+    for name in (options.camera, *options.cameras):
+        if len(name) > MOST_NAME:
+            raise BadRequestError(f"The name of a camera has {len(name)} characters; at most {MOST_NAME} are allowed.")

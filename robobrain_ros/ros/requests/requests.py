@@ -1,0 +1,229 @@
+"""The requests of a node: checked in the executor, worked on beside it, answered exactly once."""
+
+import math
+import time
+import traceback
+from collections.abc import Callable, Sequence
+
+from rclpy.node import Node
+from std_msgs.msg import Header
+
+from robobrain_ros.bounds.deadlines import DEAD_LOOP
+from robobrain_ros.core.brain import Brain
+from robobrain_ros.core.plans.request import Robot
+from robobrain_ros.core.query import Answer, Progress, Report, Task
+from robobrain_ros.errors import (
+    BadRequestError,
+    EngineFailedError,
+    NotReadyError,
+    OutcomeCode,
+    RequestTimeoutError,
+    RoboBrainError,
+    StaleImageError,
+)
+from robobrain_ros.msg import PlanContext
+from robobrain_ros.ros.cameras.cameras import Cameras
+from robobrain_ros.ros.clock import Jump, nanoseconds
+from robobrain_ros.ros.limits import MOST_TEXT, MOST_TOKENS
+from robobrain_ros.ros.messages.conversions import Origin, shortened
+from robobrain_ros.ros.model import Model
+from robobrain_ros.ros.parameters.declared import Parameters
+from robobrain_ros.ros.positions import Locator, Moment
+from robobrain_ros.ros.requests.job import Job, run_job
+from robobrain_ros.ros.requests.request import THINK, TaskRequest, check_options, check_text, parse_task
+from robobrain_ros.ros.requests.result import Result
+from robobrain_ros.ros.requests.selection import ImageSelection, SelectedImages
+from robobrain_ros.ros.requests.statistics import RequestStatistics
+from robobrain_ros.ros.requests.tickets import Ticket
+from robobrain_ros.ros.tasks import TASKS
+from robobrain_ros.ros.transforms import Transforms
+
+_REJECTED = {OutcomeCode.BAD_REQUEST, OutcomeCode.UNSUPPORTED_TASK, OutcomeCode.BUSY, OutcomeCode.NOT_READY}
+"""Outcomes of requests that reached no camera and no model. They do not supersede the last answer."""
+
+ProgressListener = Callable[[Progress, Origin], None]
+
+
+class Requests:
+    """Answers requests, many at once. All methods are called in the executor and return, or await, without blocking it.
+
+    :param cameras: returns the node's cameras.
+    :param selection: chooses the images of a request.
+    :param on_result: called with the result of each request that was not rejected.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        parameters: Parameters,
+        model: Model,
+        cameras: Callable[[], Cameras],
+        selection: ImageSelection,
+        transforms: Transforms,
+        on_result: Callable[[Result], None],
+    ) -> None:
+        self.statistics = RequestStatistics()
+        self.active = False
+        """Whether requests are let through."""
+        self.robots: Sequence[Robot] = ()
+        """The robots of plans whose request names none."""
+        self._node = node
+        self._parameters = parameters
+        self._model = model
+        self._cameras = cameras
+        self._selection = selection
+        self._locator = Locator(parameters, transforms)
+        self._on_result = on_result
+        self._open: dict[Ticket[Answer], Job] = {}
+
+    @property
+    def open_count(self) -> int:
+        """Number of requests that the engine works on or that wait in it."""
+        return len(self._open)
+
+    def wake(self) -> None:
+        """Wake the executor; callable from any thread."""
+        executor = self._node.executor
+        if executor is not None:
+            executor.wake()
+
+    def ticket(self) -> Ticket[Answer]:
+        """A ticket for `answer`, by which the request can be cancelled."""
+        return Ticket(self._model, self.wake)
+
+    def cancel_all(self, reason: str) -> None:
+        """Cancel every open request."""
+        for ticket in list(self._open):
+            ticket.cancel(reason)
+
+    def end_older(self, jump: Jump) -> None:
+        """End the requests about images from before a jump of time."""
+        for ticket, job in list(self._open.items()):
+            frames = job.images.frames
+            if any(jump.concerns(frame.camera) and jump.is_old(nanoseconds(frame.header.stamp)) for frame in frames):
+                ticket.give_up(StaleImageError(f"While the model answered, {jump}: the image is of the time before. Ask again."))
+
+    def give_up_overdue(self) -> None:
+        """Answer the requests that the engine's loop should have ended; called once per second."""
+        for ticket, job in list(self._open.items()):
+            if time.monotonic() > job.deadline + DEAD_LOOP:
+                ticket.give_up(RequestTimeoutError("The request's deadline has passed and the engine does not respond."))
+
+    async def answer(
+        self, request: TaskRequest, ticket: Ticket[Answer] | None = None, listener: ProgressListener | None = None
+    ) -> Result:
+        """Answer a request; never raises.
+
+        :param listener: called in the executor with the progress of the answer.
+        """
+        job: Job | None = None
+        ticket = ticket or self.ticket()
+        try:
+            job = self._check(request)
+            result = await self._finish(job, ticket, listener)
+        except RoboBrainError as error:
+            result = self._failed(request, job, error)
+        except Exception as error:
+            self._node.get_logger().error(f"A request failed unexpectedly:\n{traceback.format_exc()}")
+            result = self._failed(request, job, EngineFailedError(f"Unexpected {type(error).__name__}: {error}"))
+        if result.error is not None and result.error.code not in _REJECTED:
+            self._on_result(result)
+        self._record(result)
+        return result
+
+    async def _finish(self, job: Job, ticket: Ticket[Answer], listener: ProgressListener | None) -> Result:
+        """Run the job on the engine's loop, and pass its progress on."""
+        self._open[ticket] = job
+        try:
+            # Without a listener nothing is pushed: each push wakes the executor, which takes time from the model.
+            ticket.start(lambda push: run_job(job, push if listener else None, self._locator))
+            while (news := await ticket.progress()) is not None:
+                for progress in news if listener else ():
+                    listener(progress, job.origin_with_size())  # type: ignore[misc]
+            answer = await ticket.result()
+        except BaseException:
+            ticket.cancel("The request was given up.")  # Nobody reads its answer any more.
+            raise
+        finally:
+            del self._open[ticket]
+            if job.moment is not None:
+                job.moment.close()
+        report = job.report(answer.report)
+        result = Result(job.task, job.origin_with_size(), report, answer, image=job.image, positions=job.positions)
+        _ = result.message  # A value that the message cannot hold raises here, where the request can still be answered.
+        self._on_result(result)
+        return result
+
+    def _check(self, request: TaskRequest) -> Job:
+        """Check everything that can be checked without decoding an image.
+
+        :raises RoboBrainError: the reason for a rejection.
+        """
+        began = time.monotonic()
+        if not self.active:
+            raise NotReadyError(self._why_inactive())
+        brain = self._brain()
+        task = parse_task(request.task)
+        brain.profile.form(task)
+        check_text(request.text, "question")
+        options = request.options
+        check_options(options)
+        if not TASKS[task].takes_context and request.context != PlanContext():
+            raise BadRequestError(f"context is given, but the task {task.value} takes none; leave it empty.")
+        images = self._selection.select(options, task)
+        return Job(
+            task=task,
+            brain=brain,
+            origin=Origin(images.header, text=request.text, query=request.query, camera=images.camera),
+            images=images,
+            think=THINK[options.think],
+            max_tokens=min(options.max_tokens, MOST_TOKENS) or self._parameters["max_tokens"],
+            began=began,
+            deadline=began + (options.timeout or self._parameters["request_timeout"]),
+            priority=1 if request.query else 0,  # Standing queries wait behind requests.
+            context=request.context,
+            robots=self.robots,
+            max_plan_steps=self._parameters["max_plan_steps"],
+            moment=self._moment(images) if task.spatial else None,
+        )
+
+    def _moment(self, images: SelectedImages) -> Moment | None:
+        """Depth, camera_info and transform of a camera's image. Held from now on, because newer ones replace them."""
+        return self._cameras()[images.camera].moment(images.frames[0]) if images.frames else None
+
+    def _brain(self) -> Brain:
+        """The brain with the present parameters as its defaults. A later change does not affect the request that gets it."""
+        return self._model.brain().with_defaults(
+            **{name: self._parameters[name] for name in ("think", "think_tokens", "constrain_coordinates")}
+        )
+
+    def _why_inactive(self) -> str:
+        try:
+            self._model.brain()
+        except RoboBrainError as error:
+            return f"The node is not active. {error.message}"
+        return "The node is not active; activate it."
+
+    def _failed(self, request: TaskRequest, job: Job | None, error: RoboBrainError) -> Result:
+        if job is None:
+            return self._rejected(request, error)
+        info = job.brain.info
+        report = error.report or Report(info.model, info.engine, info.flagos_active, raw_text=job.raw_text)
+        report.raw_text = report.raw_text or error.raw_text
+        return Result(job.task, job.origin_with_size(), job.report(report), error=error, image=job.image)
+
+    def _rejected(self, request: TaskRequest, error: RoboBrainError) -> Result:
+        try:
+            task: Task | None = parse_task(request.task)
+        except BadRequestError:
+            task = None
+        info = self._model.info
+        report = Report() if info is None else Report(info.model, info.engine, info.flagos_active)
+        report.image_age = math.nan
+        return Result(task, Origin(Header(), text=shortened(request.text, MOST_TEXT), query=request.query), report, error=error)
+
+    def _record(self, result: Result) -> None:
+        self.statistics.record(result)
+        if not result.answered:
+            task = result.task.value if result.task else "A request"
+            self._node.get_logger().warning(f"{task} ended with {self.statistics.last_error}", throttle_duration_sec=1.0)

@@ -1,0 +1,45 @@
+"""How a request ended."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from robobrain_ros.core.query import Answer, Report, RgbImage, Task
+from robobrain_ros.errors import OutcomeCode, RoboBrainError
+from robobrain_ros.ros.messages.conversions import Origin, Positions, to_report
+from robobrain_ros.ros.tasks import TASKS, ResultMessage
+
+
+@dataclass
+class Result:
+    """The end of a request.
+
+    :param task: None: the request named an unknown task.
+    :param error: None: the request succeeded.
+    :param image: the first image; None: no image was read.
+    :param positions: of the answer's parts; None: the image came with the request, or the answer has no parts in an image.
+    """
+
+    task: Task | None
+    origin: Origin
+    report: Report
+    answer: Answer | None = None
+    error: RoboBrainError | None = None
+    image: RgbImage | None = None
+    positions: Positions | None = None
+
+    @property
+    def note(self) -> str:
+        """Why positions are missing or not in ``target_frame``; empty: they are complete."""
+        return self.positions.note if self.positions else ""
+
+    @property
+    def answered(self) -> bool:
+        """Whether the model gave an answer of the task's form. NOTHING_FOUND is such an answer."""
+        return self.error is None or self.error.code is OutcomeCode.NOTHING_FOUND
+
+    @cached_property
+    def message(self) -> ResultMessage:
+        """The task's message. Without an answer, its report shows how far the request got."""
+        assert self.task is not None, "a request of an unknown task has no message"
+        report = to_report(self.report, self.answer.thinking if self.answer else "")
+        return TASKS[self.task].to_message(self.origin, self.answer, report, self.positions)

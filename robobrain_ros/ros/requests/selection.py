@@ -1,0 +1,104 @@
+"""The choice of the images that a request is about."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from rclpy.clock import ROSClock
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from robobrain_ros.core.query import Task
+from robobrain_ros.errors import BadRequestError
+from robobrain_ros.msg import QueryOptions
+from robobrain_ros.ros.cameras.cameras import Camera, Cameras, Frame
+from robobrain_ros.ros.cameras.frames import plain_header
+from robobrain_ros.ros.clock import reported_age, stamp_age
+from robobrain_ros.ros.parameters.declared import Parameters
+
+Source: TypeAlias = Frame | Image
+
+
+@dataclass(frozen=True)
+class SelectedImages:
+    """The images of a request, in the order in which its text names them.
+
+    :param sources: frames of cameras, or the images that came with the request.
+    :param header: header of the first image.
+    :param camera: name of the first image's camera; empty: the images came with the request.
+    :param age: seconds since the oldest image's stamp; NaN: an image has no stamp, or one ahead of the node's clock.
+    :param max_pixels: pixel limit of each image; 0: that of ``engine.max_pixels``.
+    """
+
+    sources: Sequence[Source]
+    header: Header
+    camera: str
+    age: float
+    max_pixels: Sequence[int]
+
+    @property
+    def frames(self) -> list[Frame]:
+        """The frames among the sources."""
+        return [source for source in self.sources if isinstance(source, Frame)]
+
+
+class ImageSelection:
+    """Chooses the images of requests. Called in the executor.
+
+    :param cameras: returns the node's cameras.
+    """
+
+    def __init__(self, clock: ROSClock, parameters: Parameters, cameras: Callable[[], Cameras]) -> None:
+        self._clock = clock
+        self._parameters = parameters
+        self._cameras = cameras
+
+    def select(self, options: QueryOptions, task: Task) -> SelectedImages:
+        """The images that a request with these options is about: its own, or the newest of its cameras.
+
+        :raises BadRequestError: the options contradict each other, the task or the parameters.
+        :raises NoImageError: a camera has no image.
+        :raises StaleImageError: a camera's newest image is too old.
+        """
+        cameras = self._cameras()
+        if options.images:
+            if options.cameras:
+                raise BadRequestError("images and cameras are both given; give one of them.")
+            if options.camera:
+                cameras.name(options.camera)
+            self.check_count(task, len(options.images), "images")
+            return self._selected(options.images, plain_header(options.images[0].header), "")
+        names = cameras.names_of(options)
+        self.check_count(task, len(names), "cameras")
+        frames = [self._fresh(cameras[name], task) for name in names]
+        return self._selected(frames, frames[0].header, names[0])
+
+    def candidate(self, camera: Camera, task: Task) -> Frame | None:
+        """The image to ask about, if it is not too old: the newest, for spatial tasks one that has depth. None: none yet."""
+        if not task.spatial:
+            return camera.newest
+        return camera.newest_with_depth(self._parameters["sync_tolerance"], self._parameters["max_image_age"])
+
+    def check_count(self, task: Task, count: int, field: str) -> None:
+        """Check the number of images that a request asks about; ``field`` names them in the error.
+
+        :raises BadRequestError: there are too many.
+        """
+        if task.spatial and count != 1:
+            raise BadRequestError(f"The task {task.value} takes exactly one image, not {count} (field {field}).")
+        most = self._parameters["engine.max_images"]
+        if count > most:
+            raise BadRequestError(
+                f"A request takes at most {most} images (parameter engine.max_images), not {count} (field {field})."
+            )
+
+    def _fresh(self, camera: Camera, task: Task) -> Frame:
+        newest = camera.fresh(self._parameters["max_image_age"])
+        return self.candidate(camera, task) or newest
+
+    def _selected(self, sources: Sequence[Source], header: Header, camera: str) -> SelectedImages:
+        ages = [stamp_age(self._clock, source.header) for source in sources]
+        age = math.nan if any(map(math.isnan, ages)) else reported_age(max(ages))
+        limits = [self._parameters[f"{it.camera}.max_pixels"] if isinstance(it, Frame) else 0 for it in sources]
+        return SelectedImages(sources, header, camera, age, limits)
