@@ -1,18 +1,71 @@
-"""The engine's options as the node starts with them: completed, and checked as far as possible without loading anything."""
+"""The engine that the parameters describe: its options are completed and checked as far as possible without loading anything."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from robobrain_ros.core.profiles import profile_for
+from robobrain_ros.engine.factory import make_engine, make_front
+from robobrain_ros.engine.http.front import HttpFront
 from robobrain_ros.engine.options import EngineOptions
-from robobrain_ros.engine.presets import with_known_model
+from robobrain_ros.engine.presets import can_think, with_known_model
 from robobrain_ros.errors import EngineConfigError
+from robobrain_ros.ros.model import EngineFactory, ModelSettings
+from robobrain_ros.ros.parameters.declared import Parameters
 
 NAME_A_MODEL = (
     "To name a real one: ros2 launch robobrain_ros robobrain.launch.py model:=BAAI/RoboBrain2.0-7B (or a checkpoint's folder); "
     "without launch, the parameter: --ros-args -p engine.model:=BAAI/RoboBrain2.0-7B"
 )
+
+
+@dataclass(frozen=True)
+class EngineSetup:
+    """How to load the model.
+
+    :param factory: makes the engine.
+    :param front: the HTTP server beside the engine; None: off.
+    """
+
+    factory: EngineFactory
+    front: HttpFront | None
+    settings: ModelSettings
+
+
+def set_up_engine(
+    parameters: Parameters,
+    default_model: Path | None,
+    read: Callable[[Callable[[], Any], str], Any],
+    warn: Callable[[str], object],
+    factory: EngineFactory | None = None,
+) -> EngineSetup:
+    """Prepare the engine that the parameters describe.
+
+    :param default_model: as of `checked_options`; so is ``warn``.
+    :param read: calls a function that reads files; its second argument describes the function for log lines.
+    :param factory: makes another engine, for tests; None: the engine of the parameters.
+    :raises EngineConfigError: a parameter is wrong, or no model is named and there is no default.
+    """
+    options, front, settle = parameters.engine_options(), None, factory is None
+    if factory is None:
+        check = partial(checked_options, options, default_model, warn)
+        options = read(check, "Checking the files of the engine's parameters")
+        make = partial(make_front, parameters.server_options(), options)
+        front = read(make, "Checking the files of the HTTP server's parameters")
+        factory = partial(make_engine, options, front)
+    thinks = parameters["model_can_think"]
+    settings = ModelSettings(
+        name=options.model,
+        max_pixels=options.max_pixels,
+        max_queued=parameters["max_queued"],
+        max_running=options.max_num_seqs,
+        warm_up=parameters["warm_up"],
+        can_think=can_think(options.model) if thinks == "auto" else thinks == "yes",
+        settle=settle,
+    )
+    return EngineSetup(factory, front, settings)
 
 
 def checked_options(options: EngineOptions, default_model: Path | None, warn: Callable[[str], object]) -> EngineOptions:

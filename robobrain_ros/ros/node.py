@@ -16,10 +16,8 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter as RosParameter
 
 from robobrain_ros.core.plans.robots_file import read_robots
-from robobrain_ros.engine.factory import make_engine, make_front
 from robobrain_ros.engine.http.front import HttpFront
-from robobrain_ros.engine.presets import can_think
-from robobrain_ros.errors import RoboBrainError
+from robobrain_ros.errors import BadRequestError, RoboBrainError
 from robobrain_ros.ros.cameras.cameras import Cameras
 from robobrain_ros.ros.cameras.intake import Intake
 from robobrain_ros.ros.cameras.opening import open_cameras
@@ -27,9 +25,9 @@ from robobrain_ros.ros.clock import ClockWatch, Jump
 from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.diagnostics import Diagnostics
 from robobrain_ros.ros.endpoints import Endpoints
-from robobrain_ros.ros.engine_setup import checked_options
-from robobrain_ros.ros.model import EngineFactory, Model, ModelSettings
-from robobrain_ros.ros.parameters.declared import Parameters, changed_only
+from robobrain_ros.ros.engine_setup import set_up_engine
+from robobrain_ros.ros.model import EngineFactory, Model
+from robobrain_ros.ros.parameters.declared import Parameters, known_changes
 from robobrain_ros.ros.process import ending
 from robobrain_ros.ros.process.beside import beside
 from robobrain_ros.ros.process.log_handler import RosLogHandler
@@ -135,11 +133,11 @@ class RoboBrainNode(GuardedNode):
         self._change_announced = False
 
     def set_parameters_atomically(self, parameter_list: list[RosParameter]) -> SetParametersResult:
-        """As of `rclpy.node.Node`, which `ros2 param load` of the node's own dump must get past; see `changed_only`."""
-        unknown = next((change.name for change in parameter_list if not self.has_parameter(change.name)), None)
-        if unknown is not None:
-            return SetParametersResult(successful=False, reason=f"This node has no parameter {unknown[:100]!r}.")
-        changes = changed_only(self, parameter_list)
+        """As of `rclpy.node.Node`, after `known_changes`, so that `ros2 param load` accepts the node's own dump."""
+        try:
+            changes = known_changes(self, parameter_list)
+        except BadRequestError as error:
+            return SetParametersResult(successful=False, reason=error.message)
         return super().set_parameters_atomically(changes) if changes else SetParametersResult(successful=True)
 
     @property
@@ -205,40 +203,20 @@ class RoboBrainNode(GuardedNode):
         file = self._settings["robots_file"]
         self._requests.robots = self._beside(partial(read_robots, Path(file)), "Reading robots_file") if file else ()
         self._standing.load()
-        options = self._settings.engine_options()
-        factory = self._engine_factory
-        if factory is None:
-            check = partial(checked_options, options, self._default_model, self.get_logger().warning)
-            options = self._beside(check, "Checking the files of the engine's parameters")
-            server = self._settings.server_options()
-            self._front = self._beside(partial(make_front, server, options), "Checking the files of the HTTP server's parameters")
-            factory = partial(make_engine, options, self._front)
+        setup = set_up_engine(
+            self._settings, self._default_model, self._beside, self.get_logger().warning, self._engine_factory
+        )
+        self._front = setup.front
         self._settings.configured = True
         if self._settings["target_frame"]:
             self._transforms.open()
         self._results.open()
         self._endpoints.open(self._settings["max_queued"])
-        self._model.load(
-            factory,
-            ModelSettings(
-                name=options.model,
-                max_pixels=options.max_pixels,
-                max_queued=self._settings["max_queued"],
-                max_running=options.max_num_seqs,
-                warm_up=self._settings["warm_up"],
-                can_think=self._can_think(options.model),
-                settle=self._engine_factory is None,
-            ),
-            None if self._front is None else self._front.close,
-        )
+        self._model.load(setup.factory, setup.settings, None if setup.front is None else setup.front.close)
 
     def _beside(self, work: Callable[[], _Result], what: str) -> _Result:
         """Read files beside the executor, because a drive that does not answer must not keep the node from ending."""
         return beside(work, what, lambda: self.context.ok() and not self.stop_requested())
-
-    def _can_think(self, model: str) -> bool | None:
-        said = self._settings["model_can_think"]
-        return can_think(model) if said == "auto" else said == "yes"
 
     def _activate(self) -> None:
         names = self._settings["cameras"]

@@ -9,6 +9,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from robobrain_ros.engine.options import OPTION_PREFIXES, EngineOptions, ServerOptions, public_name
+from robobrain_ros.errors import BadRequestError
 from robobrain_ros.ros.limits import MOST_CAMERAS, MOST_NAME, MOST_QUERIES
 from robobrain_ros.ros.parameters.parameter import Applies, Parameter
 from robobrain_ros.ros.parameters.table import (
@@ -112,20 +113,22 @@ class Parameters:
         return fault
 
 
-def changed_only(node: Node, changes: Sequence[RosParameter]) -> list[RosParameter]:
-    """Leave out read-only parameters whose value does not change, because rclpy rejects any change of them.
+def known_changes(node: Node, changes: Sequence[RosParameter]) -> list[RosParameter]:
+    """The changes without those of read-only parameters to their present value, because rclpy rejects any change of them.
 
     An empty list has no type in YAML. It becomes a list of strings where the parameter is one.
+
+    :raises BadRequestError: the node has no such parameter.
     """
     wanted = []
     for change in changes:
-        if node.has_parameter(change.name):
-            present = node.get_parameter(change.name)
-            if present.type_ is RosParameter.Type.STRING_ARRAY and _is_empty_list(change):
-                change = RosParameter(change.name, RosParameter.Type.STRING_ARRAY, [])
-            if change.value == present.value and node.describe_parameter(change.name).read_only:
-                continue
-        wanted.append(change)
+        if not node.has_parameter(change.name):
+            raise BadRequestError(f"This node has no parameter {change.name[:MOST_NAME]!r}.")
+        present = node.get_parameter(change.name)
+        if present.type_ is RosParameter.Type.STRING_ARRAY and _is_empty_list(change):
+            change = RosParameter(change.name, RosParameter.Type.STRING_ARRAY, [])
+        if change.value != present.value or not node.describe_parameter(change.name).read_only:
+            wanted.append(change)
     return wanted
 
 
