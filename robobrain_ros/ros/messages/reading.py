@@ -40,6 +40,7 @@ def read_text_answer(answer: Answer, message: TextAnswer) -> Answer:
 
 def read_report(message: InferenceReport) -> Report:
     """The report of a message."""
-    names = [field.name for field in fields(Report) if field.name != "model_image_sizes"]
+    differing = ("flagos_operators", "model_image_sizes")
+    same = {field.name: getattr(message, field.name) for field in fields(Report) if field.name not in differing}
     size = (message.model_image_width, message.model_image_height)
-    return Report(**{name: getattr(message, name) for name in names}, model_image_sizes=[size] if all(size) else [])
+    return Report(**same, flagos_operators=tuple(message.flagos_operators), model_image_sizes=[size] if all(size) else [])
