@@ -1,17 +1,21 @@
 """Result topics and standing queries."""
 
 import asyncio
+import dataclasses
 import math
 from typing import Any
 
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time
 from fakes import Script, ScriptedEngine
 from lifecycle_msgs.msg import Transition
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros_rig import Rig, image, image_message, rig, scripted
 from sensor_msgs.msg import Image
 
+from robobrain_ros.core.query import Task
+from robobrain_ros.errors import StaleImageError
 from robobrain_ros.msg import Affordances, Outcome, Plan, QueryOptions, TextAnswer, Trajectory
 from robobrain_ros.srv import Ask, Locate, MakePlan, PredictTrajectory, SetStandingQuery
 
@@ -99,6 +103,43 @@ def test_a_standing_query_never_waits_behind_itself_and_then_takes_the_newest_im
         it.until(lambda: len(answers) == 2, "the second answer")
         assert answers[1].header == images[-1].header
         assert len(engine.generations) == 2
+
+
+def test_a_standing_query_is_about_the_image_that_triggered_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second image comes before the question about the first is sent."""
+    with scripted("[(10, 10)]") as (it, _):
+        answers = it.listen(Affordances, f"{it.name}/affordances", LATCHED)
+        set_query(it, rate=0.0)
+        start, held = it.node.start_task, list[Any]()
+
+        def hold_questions(callback: Any, *arguments: Any) -> None:
+            if callback.__name__ == "_ask":
+                held.append((callback, *arguments))
+            else:
+                start(callback, *arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(it.node, "start_task", hold_questions)
+            images = [image_message() for _ in range(2)]
+            for message in images:
+                it.show(message)
+        assert len(held) == 1, "the second image waits until the first is answered"
+        start(*held[0])
+        it.until(lambda: len(answers) == 2, "the answers about both images")
+        assert [answer.header for answer in answers] == [message.header for message in images]
+        assert it.node._standing.statistics["mugs"].skipped == 0
+
+
+def test_an_image_that_became_too_old_is_not_asked_about() -> None:
+    with scripted("[(10, 10)]") as (it, engine):
+        newest = it.node.cameras["camera"].newest
+        assert newest is not None
+        old = dataclasses.replace(newest, message=image_message(stamp=Time(sec=1)))
+        selection = it.node._standing._selection
+        assert selection.select(QueryOptions(), Task.POINT, newest).frames == [newest]
+        with pytest.raises(StaleImageError):
+            selection.select(QueryOptions(), Task.POINT, old)
+        assert not engine.generations
 
 
 def test_standing_queries_outlive_the_lifecycle_and_can_be_removed() -> None:

@@ -47,8 +47,9 @@ class _StandingQuery:
     timer: Timer | None = None
     asking: bool = False
     last_sequence: int = -1
-    fresh: bool = False
-    """An image has come that it has not been asked about."""
+    """Of the last image that it was asked about."""
+    has_new_image: bool = False
+    """Whether an image came since, which counts as skipped when the next one comes."""
     statistics: StandingStatistics = field(default_factory=StandingStatistics)
 
 
@@ -122,15 +123,15 @@ class StandingQueries:
         self._running = False
         for query in self._queries.values():
             self._stop_timer(query)
-            query.fresh = False
+            query.has_new_image = False
 
     def on_frame(self, frame: Frame) -> None:
         """A new image came: ask those that ask on each."""
         for query in self._queries.values():
             if self._camera(query) != frame.camera or not self._ready():
                 continue
-            query.statistics.skipped += query.fresh
-            query.fresh = True
+            query.statistics.skipped += query.has_new_image
+            query.has_new_image = True
             if not query.rate:
                 self._ask_if_new(query)
 
@@ -205,24 +206,22 @@ class StandingQueries:
         if frame is None or frame.sequence <= query.last_sequence:
             return
         query.asking = True
-        self._node.start_task(self._ask, query)
+        query.last_sequence = frame.sequence
+        query.has_new_image = False
+        self._node.start_task(self._ask, query, frame)
 
     def _newest(self, query: _StandingQuery) -> Frame | None:
         camera = self._camera(query)
         try:
-            return self._selection.candidate(self._cameras()[camera], query.task) if camera else None
+            return self._selection.newest(self._cameras()[camera], query.task) if camera else None
         except RoboBrainError:
             return None  # Closed meanwhile.
 
-    async def _ask(self, query: _StandingQuery) -> None:
-        # Noted here, not when the task was made: it asks about what is the newest now.
-        frame = self._newest(query)
-        query.last_sequence = frame.sequence if frame else query.last_sequence
-        query.fresh = False
+    async def _ask(self, query: _StandingQuery, frame: Frame) -> None:
         statistics = query.statistics
         statistics.asked += 1
         try:
-            request = TaskRequest(query.task.value, query.instruction, query.options, query=query.name)
+            request = TaskRequest(query.task.value, query.instruction, query.options, query=query.name, frame=frame)
             result = await self._requests.answer(request)
             statistics.answered += result.answered
             statistics.failed += not result.answered

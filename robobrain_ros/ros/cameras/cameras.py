@@ -160,16 +160,18 @@ class Camera:
         """The newest image; None: none yet."""
         return self._newest
 
-    def fresh(self, max_age: float) -> Frame:
-        """The newest image.
+    def fresh(self, max_age: float, frame: Frame | None = None) -> Frame:
+        """An image of this camera, after a check of its age.
 
-        :param max_age: seconds it may be old, 0 for any age. Without a stamp, its age counts from its arrival.
-        :raises NoImageError: none has arrived.
-        :raises StaleImageError: it is older, or that far ahead of the node's clock.
+        :param max_age: longest age in seconds, 0 for any age. The age of an image without a stamp counts from its arrival.
+        :param frame: the image; None: the newest.
+        :raises NoImageError: no image has arrived, or time jumped since.
+        :raises StaleImageError: the image is older, or its stamp is further ahead of the node's clock than that.
         """
         if self._watch is not None:
             self._watch.check()
-        frame = self._newest
+        if frame is None or self._newest is None:  # A jump of time drops the newest image and with it all older ones.
+            frame = self._newest
         if frame is None:
             since = self._why_empty or "yet"
             raise NoImageError(

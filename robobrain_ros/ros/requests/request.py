@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from robobrain_ros.core.query import Task
 from robobrain_ros.errors import BadRequestError
 from robobrain_ros.msg import PlanContext, QueryOptions
+from robobrain_ros.ros.cameras.cameras import Frame
 from robobrain_ros.ros.limits import LEAST_TIMEOUT, MOST_CAMERAS, MOST_NAME, MOST_TEXT, MOST_TIMEOUT
 
 THINK = {QueryOptions.THINK_DEFAULT: None, QueryOptions.THINK_OFF: False, QueryOptions.THINK_ON: True}
@@ -19,6 +20,7 @@ class TaskRequest:
     :param text: the instruction or question.
     :param query: name of the standing query; empty: a service or goal sent the request.
     :param context: for tasks that take one; otherwise it must be empty.
+    :param frame: the image of the first camera that the request is about; None: the newest when the request is checked.
     """
 
     task: str
@@ -26,6 +28,7 @@ class TaskRequest:
     options: QueryOptions
     query: str = ""
     context: PlanContext = field(default_factory=PlanContext)
+    frame: Frame | None = None
 
 
 def parse_task(name: str) -> Task:

@@ -170,7 +170,7 @@ class Requests:
         check_options(options)
         if not TASKS[task].takes_context and request.context != PlanContext():
             raise BadRequestError(f"context is given, but the task {task.value} takes none; leave it empty.")
-        images = self._selection.select(options, task)
+        images = self._selection.select(options, task, request.frame)
         return Job(
             task=task,
             brain=brain,

@@ -54,12 +54,13 @@ class ImageSelection:
         self._parameters = parameters
         self._cameras = cameras
 
-    def select(self, options: QueryOptions, task: Task) -> SelectedImages:
+    def select(self, options: QueryOptions, task: Task, frame: Frame | None = None) -> SelectedImages:
         """The images that a request with these options is about: its own, or the newest of its cameras.
 
+        :param frame: the image of the first camera, chosen by `newest`; None: choose it now.
         :raises BadRequestError: the options contradict each other, the task or the parameters.
         :raises NoImageError: a camera has no image.
-        :raises StaleImageError: a camera's newest image is too old.
+        :raises StaleImageError: a camera's image is too old.
         """
         cameras = self._cameras()
         if options.images:
@@ -71,11 +72,15 @@ class ImageSelection:
             return self._selected(options.images, plain_header(options.images[0].header), "")
         names = cameras.names_of(options)
         self.check_count(task, len(names), "cameras")
-        frames = [self._fresh(cameras[name], task) for name in names]
+        chosen = [frame, *([None] * (len(names) - 1))]
+        frames = [self._fresh(cameras[name], task, which) for name, which in zip(names, chosen, strict=True)]
         return self._selected(frames, frames[0].header, names[0])
 
-    def candidate(self, camera: Camera, task: Task) -> Frame | None:
-        """The image to ask about, if it is not too old: the newest, for spatial tasks one that has depth. None: none yet."""
+    def newest(self, camera: Camera, task: Task) -> Frame | None:
+        """The image of a camera that a request is about: the newest, for spatial tasks the newest with depth. None: none yet.
+
+        The image may be too old; `select` checks that.
+        """
         if not task.spatial:
             return camera.newest
         return camera.newest_with_depth(self._parameters["sync_tolerance"], self._parameters["max_image_age"])
@@ -93,9 +98,9 @@ class ImageSelection:
                 f"A request takes at most {most} images (parameter engine.max_images), not {count} (field {field})."
             )
 
-    def _fresh(self, camera: Camera, task: Task) -> Frame:
-        newest = camera.fresh(self._parameters["max_image_age"])
-        return self.candidate(camera, task) or newest
+    def _fresh(self, camera: Camera, task: Task, frame: Frame | None) -> Frame:
+        newest = camera.fresh(self._parameters["max_image_age"], frame)
+        return frame or self.newest(camera, task) or newest
 
     def _selected(self, sources: Sequence[Source], header: Header, camera: str) -> SelectedImages:
         ages = [stamp_age(self._clock, source.header) for source in sources]
