@@ -18,7 +18,7 @@ from robobrain_ros.ros.messages.conversions import Origin, to_report
 from robobrain_ros.ros.tasks import TASKS, TaskInterface, by_task
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PAGE = (REPOSITORY / "docs" / "interfaces.md").read_text(encoding="utf-8")
+PAGE = (REPOSITORY / "docs" / "reference" / "interfaces.md").read_text(encoding="utf-8")
 
 PARTS: dict[Task, dict[str, Any]] = {
     Task.POINT: {"points": (Point(1.5, 2.5, label="mug"), Point(3.0, 4.0, clamped=True))},
@@ -39,7 +39,7 @@ def ros_type(message_type: Any) -> str:
 
 
 def rows_of(section: str) -> dict[str, list[str]]:
-    """The rows of the first table of a section of docs/interfaces.md, by what stands in their first cell."""
+    """The rows of the first table of a section of docs/reference/interfaces.md, by what stands in their first cell."""
     text = PAGE.split(f"\n## {section}\n")[1].split("\n## ")[0]
     rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| `")]
     return {row[0].strip().strip("`"): [cell.strip() for cell in row[1:]] for row in rows}
