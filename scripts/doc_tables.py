@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from robobrain_ros.engine import presets
-from robobrain_ros.ros import parameters
+from robobrain_ros.ros.parameters.documents import to_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -77,7 +77,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "services": lambda: interfaces("srv", _all("srv")),
     "actions": lambda: interfaces("action", _all("action")),
     "outcomes": outcomes,
-    "parameters": parameters.to_markdown,
+    "parameters": to_markdown,
     "models": presets.to_markdown,
 }
 """Every table by its name in the marks."""

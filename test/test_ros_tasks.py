@@ -95,7 +95,7 @@ def test_the_page_of_interfaces_lists_the_services_of_the_tasks() -> None:
 
 
 def test_the_page_of_interfaces_lists_the_topics_of_the_tasks() -> None:
-    rows = rows_of("Published")
+    rows = rows_of("Published topics")
     for interface in TASKS.values():
         kind, meaning = rows[f"~/{interface.result_field}"]
         assert kind.strip("`") == ros_type(interface.message_type)

@@ -1,7 +1,7 @@
 """The table of the node's parameters. To add a parameter, add a row, then write the documents again:
 
 python -m robobrain_ros.ros.parameters yaml > config/robobrain.yaml
-python -m robobrain_ros.ros.parameters markdown     # the table of docs/reference/parameters.md
+python scripts/doc_tables.py     # the table of docs/reference/parameters.md
 """
 
 import dataclasses
