@@ -1,4 +1,7 @@
-"""/diagnostics: the engine's state and progress, the requests, each standing query, and each camera's stream."""
+"""/diagnostics: engine, requests, clock, node, HTTP server, standing queries and cameras.
+
+docs/reference/diagnostics.md lists the levels and keys of each. A test compares the page with what is published.
+"""
 
 import time
 from collections.abc import Callable
@@ -107,6 +110,10 @@ class Diagnostics:
             "latency_p50": f"{median(latencies):.3f} s" if latencies else "",
             "latency_max": f"{latencies[-1]:.3f} s" if latencies else "",
             "last_error": statistics.last_error,
+            "prompt_tokens": statistics.prompt_tokens,
+            "thinking_tokens": statistics.thinking_tokens,
+            "answer_tokens": statistics.answer_tokens,
+            "token_rate": "" if statistics.token_rate is None else f"{statistics.token_rate:.1f} tokens/s",
         }
         message = f"{statistics.served} served, {statistics.failed} failed, {self._requests.open_count} open"
         return self._status("requests", DiagnosticStatus.OK, message, values)
