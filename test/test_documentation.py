@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import dataclasses
 import re
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from robobrain_ros import core
 from robobrain_ros.cli import ask
 from robobrain_ros.engine import presets
 from robobrain_ros.engine.flagos import operators
@@ -120,6 +122,16 @@ def test_the_architecture_lists_every_package() -> None:
 def test_messages_are_all_described() -> None:
     files = {path.stem for kind in ("msg", "srv", "action") for path in (REPOSITORY / kind).iterdir()}
     assert files == set(re.findall(r"^### (\w+)$", (DOCS / "reference" / "messages.md").read_text("utf-8"), re.MULTILINE))
+
+
+def test_the_public_names_of_python_are_documented() -> None:
+    page = "reference/python.md"
+    assert {names(row[0])[0] for row in rows(page, "## Names of robobrain_ros.core") if names(row[0])} == set(core.__all__)
+    for kind in (core.Query, core.Answer):
+        shown = [names(row[0])[0] for row in rows(page, f"## Fields of {kind.__name__}") if names(row[0])]
+        assert shown == [field.name for field in dataclasses.fields(kind)]
+    tasks = next(row for row in rows(page) if row[0] == "`Task`")
+    assert names(tasks[1]) == [task.name for task in core.Task]
 
 
 def test_every_outcome_has_its_advice_and_its_exit_code() -> None:
