@@ -22,9 +22,9 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
 from robobrain_ros.engine.base import EngineHealth, EngineInfo, Generation, ProgressCallback, TextDelta
+from robobrain_ros.engine.memory import keep_buffers
 from robobrain_ros.ros.cameras.cameras import ArrivalStatistics
 from robobrain_ros.ros.node import RoboBrainNode
-from robobrain_ros.ros.process.memory import keep_buffers
 
 NAMESPACE = "/robobrain_images"
 

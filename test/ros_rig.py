@@ -23,9 +23,9 @@ from sensor_msgs.msg import Image
 
 from robobrain_ros import demo
 from robobrain_ros.demo.encodings import encode_image
+from robobrain_ros.engine import memory
 from robobrain_ros.engine.base import Engine
 from robobrain_ros.ros.node import RoboBrainNode
-from robobrain_ros.ros.process import memory
 from robobrain_ros.ros.transforms import Tf2, TransformSource
 
 LIMIT = 60.0

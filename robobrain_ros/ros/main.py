@@ -14,11 +14,11 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
+from robobrain_ros.engine.memory import keep_buffers
 from robobrain_ros.ros.engine_setup import NAME_A_MODEL
 from robobrain_ros.ros.node import RoboBrainNode
 from robobrain_ros.ros.process import ending
 from robobrain_ros.ros.process.command_line import own_arguments
-from robobrain_ros.ros.process.memory import keep_buffers
 
 _SAME_SIGNAL = 1.0
 """Seconds in which signals count as one: what stops a launch may signal the node, too, and the launch passes it on."""

@@ -13,6 +13,7 @@ import numpy as np
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.profiles import Profile, profile_for
 from robobrain_ros.core.query import Query, Task
+from robobrain_ros.engine import memory
 from robobrain_ros.engine.base import Engine, EngineHealth, EngineInfo, LoadProgress
 from robobrain_ros.engine.runtime import LoopThread
 from robobrain_ros.engine.supervisor import Supervisor
@@ -23,7 +24,6 @@ from robobrain_ros.errors import (
     RoboBrainError,
     UnparsableAnswerError,
 )
-from robobrain_ros.ros.process import memory
 
 EngineFactory = Callable[[], Engine]
 Close = Callable[[], Awaitable[None]]

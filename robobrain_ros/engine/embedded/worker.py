@@ -11,6 +11,8 @@ import signal
 import socket
 import threading
 
+from robobrain_ros.engine.memory import return_free_memory_at_intervals
+
 OWNER_VARIABLE = "ROBOBRAIN_ROS_ENGINE_OWNER"
 """Environment variable: where the owner's process id counts, and that id, as `owner_name` writes it."""
 
@@ -110,3 +112,5 @@ def _is_engine(pid: int) -> bool:
 
 if OWNER_VARIABLE in os.environ:
     watch_owner(os.environ[OWNER_VARIABLE])
+    if owner_name() != os.environ[OWNER_VARIABLE]:  # Otherwise the node itself is the worker, and returns its own memory.
+        return_free_memory_at_intervals()
