@@ -17,21 +17,26 @@ STANDING_PREFIX = "standing_query."
 
 NODE_PARAMETERS = (
     Parameter(
-        "autostart", True, "Configure and activate by itself; false: wait for a lifecycle manager.", applies=Applies.AT_START
+        "autostart",
+        True,
+        "Configure and activate the node at its start. false: a lifecycle manager does that.",
+        applies=Applies.AT_START,
     ),
     Parameter(
-        "cameras", ["camera"], "Names of the cameras; each is read from the topics <name>/image or <name>/image/compressed."
+        "cameras",
+        ["camera"],
+        "Names of the cameras. A camera's topics are <name>/image, <name>/image/compressed, <name>/camera_info, <name>/depth.",
     ),
     Parameter(
         "image_reliability",
         "auto",
-        "Reliability of the camera subscriptions. auto: as the publishers'. best_effort loses many large images.",
+        "Reliability of the camera subscriptions. auto: that of the publishers. best_effort loses many large images.",
         choices=("auto", "best_effort", "reliable"),
     ),
     Parameter(
         "max_image_age",
         2.0,
-        "Seconds between an image's stamp and a request beyond which the image is refused as STALE_IMAGE. 0: never.",
+        "Maximum seconds from an image's stamp to the request. Older images end with STALE_IMAGE. 0: no limit.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=1e9,
@@ -39,7 +44,7 @@ NODE_PARAMETERS = (
     Parameter(
         "sync_tolerance",
         0.01,
-        "Seconds between an image's stamp and that of its depth image; depth that differs more is not used.",
+        "Maximum seconds between the stamps of an image and its depth image. The node does not use other depth images.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=10.0,
@@ -47,12 +52,12 @@ NODE_PARAMETERS = (
     Parameter(
         "target_frame",
         "",
-        "Frame of all positions, by tf2 at the image's stamp. Empty: the image's own optical frame.",
+        "Frame of all positions. The node transforms them with tf2 at the image's stamp. Empty: the image's optical frame.",
     ),
     Parameter(
         "transform_timeout",
         0.2,
-        "Seconds that an answer waits for its image's depth image, camera_info and transform.",
+        "Seconds that an answer waits for the image's depth image, camera_info and transform.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=60.0,
@@ -60,7 +65,7 @@ NODE_PARAMETERS = (
     Parameter(
         "request_timeout",
         Defaults.timeout,
-        "Seconds a request may take where it does not say itself.",
+        "Seconds from a request's arrival to TIMEOUT. options.timeout of a request overrides it.",
         applies=Applies.AT_ONCE,
         minimum=0.01,
         maximum=MOST_TIMEOUT,
@@ -68,7 +73,7 @@ NODE_PARAMETERS = (
     Parameter(
         "max_tokens",
         Defaults.max_tokens,
-        "Tokens an answer may have where the request does not say itself, thinking not counted.",
+        "Token limit of an answer without the thinking. options.max_tokens of a request overrides it.",
         applies=Applies.AT_ONCE,
         minimum=1,
         maximum=MOST_TOKENS,
@@ -76,13 +81,13 @@ NODE_PARAMETERS = (
     Parameter(
         "think",
         False,
-        "Think first, which costs seconds, where the request does not say itself and the model was trained to.",
+        "Let the model think first, if it was trained to. This takes seconds. options.think of a request overrides it.",
         applies=Applies.AT_ONCE,
     ),
     Parameter(
         "think_tokens",
         Defaults.think_tokens,
-        "Tokens the model may think; then it is made to answer.",
+        "Token limit of the thinking. At the limit, the model must answer.",
         applies=Applies.AT_ONCE,
         minimum=1,
         maximum=MOST_TOKENS,
@@ -90,27 +95,27 @@ NODE_PARAMETERS = (
     Parameter(
         "constrain_coordinates",
         Defaults.constrain_coordinates,
-        "Let the model answer spatial tasks by lists of coordinates within the image alone, [] where nothing is found; its "
-        "thinking stays free. A remote server must know structured outputs, as vLLM's does; others may ignore or refuse it.",
+        "Limit answers to spatial tasks to lists of coordinates inside the image, or [] for nothing found. The thinking is not "
+        "limited. A remote server must support structured outputs, as vLLM does; other servers may ignore or reject them.",
         applies=Applies.AT_ONCE,
     ),
     Parameter(
         "model_can_think",
         "auto",
-        "Whether the checkpoint was trained to think. auto: as is known of its name, else as its family; its files do not say.",
+        "Whether the checkpoint was trained to think, which its files do not state. auto: known from its name or its family.",
         choices=("auto", "yes", "no"),
     ),
     Parameter(
         "max_queued",
         32,
-        "Requests that may wait while engine.max_num_seqs others are worked on; the next one is refused as BUSY.",
+        "Maximum requests that wait while the engine works on engine.max_num_seqs others. Further ones end with BUSY.",
         minimum=0,
         maximum=100000,
     ),
     Parameter(
         "marker_ray_length",
         0.5,
-        "Metres of the rays on ~/markers that stand for what has no depth. 0: it is not shown.",
+        "Length in metres of the rays on ~/markers that show parts without depth. 0: these parts are not shown.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=1000.0,
@@ -118,7 +123,7 @@ NODE_PARAMETERS = (
     Parameter(
         "marker_lifetime",
         30.0,
-        "Seconds that an answer stays on ~/markers unless a newer one to its query supersedes it. 0: until then.",
+        "Seconds that markers stay, unless a newer answer to the same query replaces them. 0: no limit.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=1e9,
@@ -126,28 +131,28 @@ NODE_PARAMETERS = (
     Parameter(
         "overlay_thinking",
         False,
-        "Write what the model thought on ~/overlay, too, as far as there is room.",
+        "Write the model's thinking on ~/overlay, as far as there is room.",
         applies=Applies.AT_ONCE,
     ),
     Parameter(
         "robots_file",
         "",
-        "File with the robots that plans are made for where a request names none, as config/robots_example.yaml. A relative path "
+        "YAML file with the robots for plans whose request names none; config/robots_example.yaml is an example. A relative path "
         "starts at the node's working directory. Empty: none.",
     ),
     Parameter(
         "max_plan_steps",
         DEFAULT_MAX_STEPS,
-        "Most steps of a plan where the request does not say itself.",
+        "Maximum number of steps of a plan. context.max_steps of a request overrides it.",
         applies=Applies.AT_ONCE,
         minimum=1,
         maximum=MOST_STEPS,
     ),
-    Parameter("warm_up", True, "Run each task once after loading, so that the first request is as quick as the later ones."),
+    Parameter("warm_up", True, "Run each task once after loading. Without it, the first requests are slower."),
     Parameter(
         "standing_queries",
         [],
-        f"Names of the standing queries set from the beginning; each is described by {STANDING_PREFIX}<name>.*",
+        f"Names of the standing queries at the start. The parameters {STANDING_PREFIX}<name>.* describe each of them.",
     ),
 )
 
@@ -158,33 +163,33 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.transport",
             "raw",
-            f"raw: sensor_msgs/Image on {camera}/image; compressed: sensor_msgs/CompressedImage on {camera}/image/compressed.",
+            f"raw: sensor_msgs/Image on {camera}/image. compressed: sensor_msgs/CompressedImage on {camera}/image/compressed.",
             choices=("raw", "compressed"),
         ),
         Parameter(
             f"{camera}.reliability",
             "",
-            "Reliability of this camera's subscriptions, as of image_reliability. Empty: as that says.",
+            "Reliability of this camera's subscriptions. Empty: that of image_reliability.",
             choices=("", "auto", "best_effort", "reliable"),
         ),
         Parameter(
             f"{camera}.queue",
             1,
-            "Images that may wait to be received. Only the newest is asked about: more than 1 helps none but the statistics.",
+            "Depth of the subscription's queue. The node uses the newest image only. A longer queue only improves statistics.",
             minimum=1,
             maximum=100,
         ),
         Parameter(
             f"{camera}.late_after",
             0.2,
-            "Seconds between an image's stamp and its arrival from which on it counts as late in /diagnostics.",
+            "Seconds from an image's stamp to its arrival above which /diagnostics counts the image as late.",
             minimum=0.0,
             maximum=3600.0,
         ),
         Parameter(
             f"{camera}.max_pixels",
             0,
-            "Pixels an image of this camera may have in the model's eyes, where fewer than engine.max_pixels. 0: as many.",
+            "Pixel limit for this camera's images, if it is below engine.max_pixels. 0: engine.max_pixels.",
             applies=Applies.AT_ONCE,
             minimum=0,
             maximum=12845056,
@@ -192,13 +197,13 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.use_depth",
             False,
-            f"Give positions by the depth image on {camera}/depth (aligned to the image) and the lens on {camera}/camera_info; "
-            "asked about is the newest image that has both.",
+            f"Compute positions from {camera}/depth, whose images are aligned to the camera's images, and {camera}/camera_info. "
+            "Requests are about the newest image that has both.",
         ),
         Parameter(
             f"{camera}.min_depth",
             0.0,
-            "Smallest depth in metres that counts as measured, in depth images and in the model's own depths.",
+            "Smallest depth in metres that counts as measured. It also applies to the model's own depths.",
             applies=Applies.AT_ONCE,
             minimum=0.0,
             maximum=10000.0,
@@ -215,8 +220,8 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.detect_depth_clamp",
             True,
-            "Leave out the depth at which a driver clamps: many pixels hold exactly the largest depth of the image, and it is a "
-            "whole number of metres from 4 m on, or 4095, 8191, ... mm. Set false for simulations without noise.",
+            "Ignore the depth at which a driver clamps: many pixels hold exactly the largest depth of the image, and this "
+            "depth is a whole number of metres from 4 m on, or 4095, 8191, ... mm. Set false for simulations without noise.",
             applies=Applies.AT_ONCE,
         ),
         Parameter(
@@ -229,21 +234,21 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.rectified",
             "auto",
-            "Whether images are rectified: P of camera_info describes them, not K and D. auto: if rect is in the topic's name.",
+            "Whether the images are rectified: P of camera_info describes them, not K and D. auto: by rect in the topic's name.",
             choices=("auto", "yes", "no"),
         ),
         Parameter(
             f"{camera}.bit_depth",
             0,
-            "Bits that the sensor uses in 16-bit images: 0 is black, 2^bit_depth - 1 is white. 0 scales each image by its own "
-            "samples (docs/reference/interfaces.md).",
+            "Bits that the sensor uses in 16-bit images: 0 is black, 2^bit_depth - 1 is white. 0: the samples of each image set "
+            "its scale (docs/reference/interfaces.md).",
             minimum=0,
             maximum=16,
         ),
         Parameter(
             f"{camera}.swap_red_blue",
             False,
-            "Exchange red and blue of this camera's images. Set true where the publisher writes them in the wrong order.",
+            "Exchange red and blue in this camera's images. Set true if the publisher writes them in the wrong order.",
         ),
     )
 
@@ -252,19 +257,19 @@ def standing_query_parameters(name: str) -> tuple[Parameter, ...]:
     """The parameters that each standing query of the parameter ``standing_queries`` has."""
     prefix = f"{STANDING_PREFIX}{name}."
     return (
-        Parameter(f"{prefix}task", Task.POINT.value, "What is asked for.", choices=tuple(task.value for task in Task)),
-        Parameter(f"{prefix}instruction", "", "The instruction or question."),
+        Parameter(f"{prefix}task", Task.POINT.value, "Task of the query.", choices=tuple(task.value for task in Task)),
+        Parameter(f"{prefix}instruction", "", "Instruction or question of the query."),
         Parameter(
             f"{prefix}rate",
             1.0,
-            "Most requests per second. 0 asks on each new image.",
+            "Maximum requests per second. 0: one request for each new image.",
             minimum=0.0,
             maximum=MOST_RATE,
             least=LEAST_RATE,
         ),
-        Parameter(f"{prefix}camera", "", "Name of the camera. Empty: the first of them."),
+        Parameter(f"{prefix}camera", "", "Name of the camera. Empty: the first camera."),
         Parameter(
-            f"{prefix}cameras", [], "Names of several cameras instead, for plan and ask. Asked when the first has a new image."
+            f"{prefix}cameras", [], "Names of several cameras, for plan and ask. A new image of the first one triggers a request."
         ),
     )
 
