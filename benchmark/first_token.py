@@ -35,7 +35,7 @@ class Asker:
     def __init__(self, engine: EmbeddedEngine) -> None:
         self._engine = engine
         self._generator = np.random.default_rng(0)
-        self._budget = PixelBudget.within(DEFAULT_MAX_PIXELS, 0, 0, profile_for("qwen2_5_vl").patch)
+        self._budget = PixelBudget.within(DEFAULT_MAX_PIXELS, 0, 0, profile_for("qwen2_5_vl").cell)
         self._asked = 0
 
     def image(self) -> Any:

@@ -19,7 +19,7 @@ import gpu_shapes
 import numpy as np
 from gpu import add
 
-from robobrain_ros.cli.tune_flagos import Settings, Verdict, table, tune
+from robobrain_ros.cli.tune_flagos import OperatorVerdict, Settings, table, tune
 from robobrain_ros.core import Brain, Query, Task, profile_for
 from robobrain_ros.core.imaging import PixelBudget, fit_image
 from robobrain_ros.core.query import Defaults, Report
@@ -217,7 +217,7 @@ def measure_official(options: argparse.Namespace, folder: Path) -> None:
     processor = AutoProcessor.from_pretrained(folder)
     profile = profile_for("qwen2_5_vl")
     generator = np.random.default_rng(options.seed)
-    budget = PixelBudget.within(DEFAULT_MAX_PIXELS, 0, 0, profile.patch)
+    budget = PixelBudget.within(DEFAULT_MAX_PIXELS, 0, 0, profile.cell)
 
     def ask(tokens: int) -> float:
         image = noise(generator, HD)
@@ -250,7 +250,7 @@ def measure_tuning(options: argparse.Namespace, folder: Path) -> None:
         writer.submit(gpu_shapes.write_weights, folder, options.device).result()
     settings = Settings(options.tune_pairs, scenes=2, tokens=8, size=VGA)
     tuned = asyncio.run(tune(engine_options(options, folder), settings, lambda line: print(line, flush=True)))
-    verdicts = [Verdict(**{name: value for name, value in row.items() if name != "word"}) for row in tuned.table]
+    verdicts = [OperatorVerdict(**{name: value for name, value in row.items() if name != "word"}) for row in tuned.table]
     write(options, "tuned", [], operators=tuned.operators, graphs=tuned.graphs, table=table(verdicts))
 
 

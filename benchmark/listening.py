@@ -104,7 +104,7 @@ class IdleEngine:
 
     async def start(self, progress: ProgressCallback) -> EngineInfo:
         """Be ready."""
-        return EngineInfo(model="idle", model_type="qwen2_5_vl", engine="idle", patch=28)
+        return EngineInfo(model="idle", model_type="qwen2_5_vl", engine="idle", cell=28)
 
     async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
         """Write nothing."""

@@ -86,7 +86,7 @@ class ContractEngine:
         progress(LoadProgress("loading", "The engine of the contract test starts.", 0.5))
         await asyncio.sleep(0.05)
         self.state = "ready"
-        return EngineInfo(model="contract", model_type="qwen2_5_vl", engine="contract", patch=28)
+        return EngineInfo(model="contract", model_type="qwen2_5_vl", engine="contract", cell=28)
 
     async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
         abort = self._aborts[generation.request_id] = asyncio.Event()

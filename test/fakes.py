@@ -35,7 +35,7 @@ class ScriptedEngine:
 
     scripts: Sequence[Script | str]
     info: EngineInfo = field(
-        default_factory=lambda: EngineInfo(model="scripted", model_type="qwen2_5_vl", engine="scripted", patch=28)
+        default_factory=lambda: EngineInfo(model="scripted", model_type="qwen2_5_vl", engine="scripted", cell=28)
     )
     start_gate: asyncio.Event | None = None
     start_error: BaseException | None = None

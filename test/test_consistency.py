@@ -219,7 +219,7 @@ def test_the_letter_of_an_answer(text: str, letter: str) -> None:
 
 async def filled(title: str, replies: list[str], benchmark: Benchmark) -> Column:
     """What an engine that replies so gets; one question at a time."""
-    info = EngineInfo("scripted", "qwen2_5_vl", "scripted", min_pixels=784, max_pixels=10**6, patch=28)
+    info = EngineInfo("scripted", "qwen2_5_vl", "scripted", min_pixels=784, max_pixels=10**6, cell=28)
     engine = ScriptedEngine(replies)
     await engine.start(lambda progress: None)
     column = Column(title)

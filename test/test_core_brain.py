@@ -75,7 +75,7 @@ def test_an_answer_in_the_images_own_pixels_with_its_report() -> None:
 
 
 def test_report_names_the_model_and_the_checkpoints_bounds_hold() -> None:
-    info = EngineInfo("demo", "qwen2_5_vl", "vllm 0.32", min_pixels=3136, max_pixels=100_000, patch=28, flagos_active=True)
+    info = EngineInfo("demo", "qwen2_5_vl", "vllm 0.32", min_pixels=3136, max_pixels=100_000, cell=28, flagos_active=True)
     answer = ask(ScriptedEngine(["[(1, 1)]"]), query(), info=info)
     assert (answer.report.model, answer.report.engine, answer.report.flagos_active) == ("demo", "vllm 0.32", True)
     (width, height) = answer.report.model_image_sizes[0]
@@ -85,7 +85,7 @@ def test_report_names_the_model_and_the_checkpoints_bounds_hold() -> None:
 
 
 def test_a_image_may_have_a_budget_of_its_own_within_the_brains() -> None:
-    info = EngineInfo("demo", "qwen2_5_vl", "vllm 0.32", min_pixels=4 * 784, max_pixels=100_000, patch=28)
+    info = EngineInfo("demo", "qwen2_5_vl", "vllm 0.32", min_pixels=4 * 784, max_pixels=100_000, cell=28)
     images = [np.zeros((560, 560, 3), np.uint8)] * 4
     asked = query(Task.ASK, images=images, max_pixels=[0, 84 * 84, 1, 10**7])
     answer = ask(ScriptedEngine(["Two."]), asked, info=info)

@@ -27,15 +27,15 @@ def smart_resize():
     return pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl").smart_resize
 
 
-def budgets(patch: int) -> st.SearchStrategy[int]:
-    return st.integers(CHECKPOINTS[patch][0], 4_000_000)
+def budgets(cell: int) -> st.SearchStrategy[int]:
+    return st.integers(CHECKPOINTS[cell][0], 4_000_000)
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
-    """Width, height, patch, checkpoint's minimum, budget."""
-    patch = draw(GRIDS)
-    return draw(SIDES), draw(SIDES), patch, CHECKPOINTS[patch][0], draw(budgets(patch))
+    """Width, height, cell, checkpoint's minimum, budget."""
+    cell = draw(GRIDS)
+    return draw(SIDES), draw(SIDES), cell, CHECKPOINTS[cell][0], draw(budgets(cell))
 
 
 @given(cases())
@@ -44,31 +44,31 @@ def cases(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
 @example((1280, 720, 28, 3136, 200704))
 @example((28, 4000, 32, 65536, 65536))
 def test_size_is_the_processors_and_the_processor_leaves_it(smart_resize, case) -> None:
-    width, height, patch, least, most = case
-    size = fit((width, height), least, most, patch)
+    width, height, cell, least, most = case
+    size = fit((width, height), least, most, cell)
     model = size.model_height, size.model_width
-    assert size.model_width % patch == size.model_height % patch == 0
-    processors = smart_resize(height, width, patch, least, most)
-    if smart_resize(*processors, patch, least, most) == processors:
+    assert size.model_width % cell == size.model_height % cell == 0
+    processors = smart_resize(height, width, cell, least, most)
+    if smart_resize(*processors, cell, least, most) == processors:
         assert model == processors
     # Neither under the budget nor under the checkpoint's own, which is all that the engine's processor knows.
-    assert smart_resize(*model, patch, least, most) == model
-    assert smart_resize(*model, patch, least, CHECKPOINTS[patch][1]) == model
+    assert smart_resize(*model, cell, least, most) == model
+    assert smart_resize(*model, cell, least, CHECKPOINTS[cell][1]) == model
     assert least <= model[0] * model[1] <= most
 
 
 @given(st.integers(1, 4000), st.integers(1, 4000), GRIDS, st.integers(1, 2_000_000), st.integers(0, 2_000_000))
 @settings(max_examples=500, deadline=None)
-def test_size_stays_when_it_is_fitted_again_whatever_the_budget(width, height, patch, least, margin) -> None:
+def test_size_stays_when_it_is_fitted_again_whatever_the_budget(width, height, cell, least, margin) -> None:
     assume(max(width, height) <= 200 * min(width, height))
     most = least + margin
     try:
-        size = fit((width, height), least, most, patch)
+        size = fit((width, height), least, most, cell)
     except EngineConfigError:
         # Only a budget narrower than the steps of the grid leaves nothing.
-        assert margin < 200 * patch * patch
+        assert margin < 200 * cell * cell
         return
-    again = fit((size.model_width, size.model_height), least, most, patch)
+    again = fit((size.model_width, size.model_height), least, most, cell)
     assert (again.model_width, again.model_height) == (size.model_width, size.model_height)
 
 
@@ -126,8 +126,8 @@ def centroid(image: np.ndarray) -> tuple[float, float]:
 @example((28, 28, 32, 65536, 65536), 0.3, 0.7, "thousandths")
 def test_a_mark_maps_back_to_where_it_is_within_half_a_pixel(case, across: float, down: float, rule: str) -> None:
     """What is drawn in the image, found in the model's image and mapped back, lies where it was drawn."""
-    width, height, patch, least, most = case
-    size = fit((width, height), least, most, patch)
+    width, height, cell, least, most = case
+    size = fit((width, height), least, most, cell)
     # A spot wide enough for the coarser of the two grids, and far enough from the border to be whole.
     sigma_u = max(width / 40, 1.5 * max(1.0, width / size.model_width))
     sigma_v = max(height / 40, 1.5 * max(1.0, height / size.model_height))
@@ -135,7 +135,7 @@ def test_a_mark_maps_back_to_where_it_is_within_half_a_pixel(case, across: float
     assume(4 * sigma_u < u < width - 1 - 4 * sigma_u and 4 * sigma_v < v < height - 1 - 4 * sigma_v)
 
     image = blurred_dot(width, height, u, v, sigma_u, sigma_v)
-    fitted = fit_image(image, PixelBudget(least, most, patch))
+    fitted = fit_image(image, PixelBudget(least, most, cell))
     seen_u, seen_v = centroid(fitted.image)
     if rule == "pixels":
         seen, grid = Point(seen_u, seen_v), PIXELS
@@ -154,8 +154,8 @@ def test_a_mark_maps_back_to_where_it_is_within_half_a_pixel(case, across: float
 @given(cases())
 @settings(max_examples=50, deadline=None)
 def test_mapping_keeps_order_and_reaches_both_borders(case) -> None:
-    width, height, patch, least, most = case
-    size = fit((width, height), least, most, patch)
+    width, height, cell, least, most = case
+    size = fit((width, height), least, most, cell)
     for rule, last in ((PIXELS, size.model_width - 1), (THOUSANDTHS, 1000)):
         mapped = [size.to_image(Point(x, 0), rule) for x in range(last + 1)]
         places = [point.u for point in mapped]

@@ -19,7 +19,7 @@ from robobrain_ros.core import AnswerParser, Brain, Query, Task, profile_for
 from robobrain_ros.core.plans.checks import check_request
 from robobrain_ros.core.plans.feasibility import check_feasible
 from robobrain_ros.core.plans.patterns import safe_pattern
-from robobrain_ros.core.plans.request import DoneStep, Place, PlanMode, PlanRequest, Robot, Skill, SkillEffect, Verdict
+from robobrain_ros.core.plans.request import DoneStep, Place, PlanMode, PlanRequest, PlanVerdict, Robot, Skill, SkillEffect
 from robobrain_ros.core.plans.schema import BOUNDS, longest_text, plan_form
 from robobrain_ros.core.query import Answer, PlanStep, Progress
 from robobrain_ros.engine.base import EngineInfo
@@ -68,7 +68,7 @@ def test_a_plan_is_typed_sorted_and_its_orders_have_no_gap() -> None:
         (2, '"base"', "turn", '{"angle": -2.5}'),
         (2, "arm", "put", '{"what": "mug", "where": "table"}'),
     ]
-    assert (answer.verdict, answer.reasoning) == (Verdict.PLAN, "So it is.")
+    assert (answer.verdict, answer.reasoning) == (PlanVerdict.PLAN, "So it is.")
     (generation,) = engine.generations
     assert generation.user_text == PROFILE.plan_prompt("tidy up", REQUEST)
     assert generation.constraint is not None
@@ -104,7 +104,7 @@ def test_impossible_says_why_and_done_has_no_steps() -> None:
     with pytest.raises(NothingFoundError, match="No hands"):
         ask(plan(verdict="impossible", reasoning="No hands."))
     answer, _ = ask(plan(verdict="not done"), PlanRequest(mode=PlanMode.CHECK))
-    assert (answer.verdict, answer.steps) == (Verdict.NOT_DONE, ())
+    assert (answer.verdict, answer.steps) == (PlanVerdict.NOT_DONE, ())
 
 
 def test_without_robots_the_plan_is_in_words_and_what_is_known_is_told() -> None:
@@ -128,7 +128,7 @@ def test_budgets_shorten_the_texts_and_then_refuse() -> None:
     assert wide.tokens > 3000 >= narrow.tokens
     with pytest.raises(BadRequestError, match=r"^context\.max_steps: a plan of 6 steps may take \d+ tokens"):
         plan_form(REQUEST, 1000)
-    _, engine = ask(GOOD, info=EngineInfo("m", "qwen2_5_vl", "e", max_model_len=8192, patch=28, count_tokens=lambda text: 100))
+    _, engine = ask(GOOD, info=EngineInfo("m", "qwen2_5_vl", "e", max_model_len=8192, cell=28, count_tokens=lambda text: 100))
     assert engine.generations[0].max_tokens == plan_form(REQUEST, 8192 - 100 - 16 - 64).tokens
 
 

@@ -61,8 +61,8 @@ def test_a_question_is_asked_verbatim() -> None:
 
 def test_coordinates_and_grid() -> None:
     two, two_five = profile_for("qwen2_5_vl"), profile_for("qwen3_vl")
-    assert (two.coordinates, two.patch) == (CoordinateRule.PIXELS_OF_MODEL_IMAGE, 28)
-    assert (two_five.coordinates, two_five.patch) == (CoordinateRule.THOUSANDTHS, 32)
+    assert (two.coordinates, two.cell) == (CoordinateRule.PIXELS_OF_MODEL_IMAGE, 28)
+    assert (two_five.coordinates, two_five.cell) == (CoordinateRule.THOUSANDTHS, 32)
 
 
 def test_prefix_opens_or_closes_the_thinking_where_the_model_can_think() -> None:

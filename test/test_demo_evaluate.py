@@ -10,8 +10,7 @@ from fakes import Script, ScriptedEngine
 
 from robobrain_ros.core import Brain, Task, profile_for
 from robobrain_ros.core.imaging import fit
-from robobrain_ros.core.plans.request import PlanMode
-from robobrain_ros.core.plans.request import Verdict as PlanVerdict
+from robobrain_ros.core.plans.request import PlanMode, PlanVerdict
 from robobrain_ros.demo.simulator import Step
 from robobrain_ros.engine.base import EngineInfo, Generation, TextDelta
 from robobrain_ros.errors import EngineFailedError, OutcomeCode, RequestTimeoutError
@@ -29,12 +28,12 @@ from robobrain_ros.evaluation.evaluate import (
     rows_of,
     table,
 )
-from robobrain_ros.evaluation.metrics import Verdict, wilson
+from robobrain_ros.evaluation.metrics import Assessment, wilson
 from robobrain_ros.evaluation.plans import answer_json
 from robobrain_ros.evaluation.questions import Question
 
 PROFILE = profile_for("qwen2_5_vl")
-INFO = EngineInfo("demo", "qwen2_5_vl", "scripted", min_pixels=43_904, max_pixels=86_240, patch=28)
+INFO = EngineInfo("demo", "qwen2_5_vl", "scripted", min_pixels=43_904, max_pixels=86_240, cell=28)
 SIZES = ((320, 240), (240, 320), (424, 240))
 SCENES = range(700, 712)
 ALL = tuple(GROUPS)
@@ -46,7 +45,7 @@ def questions(groups: Sequence[str] = ALL, seeds: Sequence[int] = SCENES) -> lis
 
 def truth(asked: Asked) -> str:
     """The true answer as the model would write it, having seen the image at its own size."""
-    size = fit((asked.scene.width, asked.scene.height), INFO.min_pixels, INFO.max_pixels, INFO.patch)
+    size = fit((asked.scene.width, asked.scene.height), INFO.min_pixels, INFO.max_pixels, INFO.cell)
     return asked.question.answer(size)
 
 
@@ -279,7 +278,7 @@ def result(
     right: bool = False,
 ) -> Scored:
     """A score as it would come from an answer."""
-    verdict = Verdict(right or score == 1.0, "", score, chance, frechet)
+    verdict = Assessment(right or score == 1.0, "", score, chance, frechet)
     return Scored(group, kind or group, OutcomeCode.OK, verdict, points, chance, absent=False)
 
 
@@ -306,7 +305,7 @@ def test_trajectories_end_on_the_target_and_have_a_distance() -> None:
     ends = row_of(rows, "trajectory", "ends on")
     assert (ends.value, ends.chance) == (0.5, pytest.approx(0.02))
     assert row_of(rows, "trajectory", "mean Fréchet").value == pytest.approx(0.11)
-    unread = [Scored("trajectory", "reach", OutcomeCode.UNPARSABLE_ANSWER, Verdict(False, "", 0.0), 1, 0.01, absent=False)]
+    unread = [Scored("trajectory", "reach", OutcomeCode.UNPARSABLE_ANSWER, Assessment(False, "", 0.0), 1, 0.01, absent=False)]
     assert not any("Fréchet" in row.measure for row in rows_of(unread))
 
 

@@ -10,7 +10,7 @@ import rclpy
 from fakes import ScriptedEngine
 from ros_rig import LIMIT, image_message, rig
 
-from robobrain_ros.core.plans.request import StepOutcome, Verdict
+from robobrain_ros.core.plans.request import PlanVerdict, StepOutcome
 from robobrain_ros.core.query import PlanStep, Task
 from robobrain_ros.demo.executor import Executor, SimulatedArm, WorldCamera, wait_for_node
 from robobrain_ros.demo.robot import World
@@ -24,8 +24,8 @@ from robobrain_ros.ros.client import Client
 NAMES = ("red block", "green bowl", "yellow ball")
 PICK, PUT = Step("pick", "red block"), Step("place", "red block", "in", "green bowl")
 TASK, GOAL = "put the red block into the green bowl", Goal("in", ("red block",), "green bowl")
-PLAN = answer_json(Verdict.PLAN, "", [PICK, PUT])
-DONE = answer_json(Verdict.DONE, "Nothing is left to do.", [])
+PLAN = answer_json(PlanVerdict.PLAN, "", [PICK, PUT])
+DONE = answer_json(PlanVerdict.DONE, "Nothing is left to do.", [])
 
 
 def make_world() -> World:
@@ -115,7 +115,7 @@ def test_after_a_slip_the_planner_is_told_and_shown_what_happened() -> None:
 
 def test_it_gives_up_after_so_many_plans() -> None:
     world = make_world()
-    with executing(world, answer_json(Verdict.PLAN, "", [PICK]), most_plans=3) as (executor, _):
+    with executing(world, answer_json(PlanVerdict.PLAN, "", [PICK]), most_plans=3) as (executor, _):
         ending = executor.run(TASK)
     assert (ending.done, ending.plans) == (False, 3)
     assert "3 plans" in ending.why
@@ -123,7 +123,7 @@ def test_it_gives_up_after_so_many_plans() -> None:
 
 
 def test_what_cannot_be_done_ends_at_once() -> None:
-    impossible = answer_json(Verdict.IMPOSSIBLE, "There is no red mug on the table.", [])
+    impossible = answer_json(PlanVerdict.IMPOSSIBLE, "There is no red mug on the table.", [])
     with executing(make_world(), impossible) as (executor, _):
         ending = executor.run("pick up the red mug")
     assert (ending.done, ending.plans, ending.history) == (False, 1, ())

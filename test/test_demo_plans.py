@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from robobrain_ros.core.plans.prompt import ARGUMENTS, ORDER, REASONING, SKILL, STEPS, TEXT, VERDICT, VERDICTS
-from robobrain_ros.core.plans.request import PlanMode, StepOutcome, Verdict
+from robobrain_ros.core.plans.request import PlanMode, PlanVerdict, StepOutcome
 from robobrain_ros.core.query import Answer, PlanStep, Task
 from robobrain_ros.demo.robot import ARM, World
 from robobrain_ros.demo.simulator import Goal, Step, Table
@@ -167,7 +167,7 @@ def answer_to(question: Question, text: str) -> Answer:
     steps = [
         PlanStep(item[ORDER], item[TEXT], ARM.name, item[SKILL], json.dumps(item[ARGUMENTS])) for item in content.get(STEPS, ())
     ]
-    return Answer(Task.PLAN, text, steps=tuple(steps), reasoning=content[REASONING], verdict=Verdict(content[VERDICT]))
+    return Answer(Task.PLAN, text, steps=tuple(steps), reasoning=content[REASONING], verdict=PlanVerdict(content[VERDICT]))
 
 
 def situations(count: int = 24) -> list[plans.Situation]:
@@ -185,7 +185,7 @@ def test_the_true_answers_are_right_and_others_wrong(mode: PlanMode) -> None:
         scene, true = situation.world.look(), answer_to(question, question.words)
         assert assess(scene, question, true).right
         assert question.verdict in VERDICTS[mode]
-        others = [replace(true, verdict=verdict) for verdict in Verdict if verdict is not true.verdict]
+        others = [replace(true, verdict=verdict) for verdict in PlanVerdict if verdict is not true.verdict]
         if true.steps:
             others += [replace(true, steps=true.steps[1:]), replace(true, steps=true.steps[:-1])]
         assert not any(assess(scene, question, other).right for other in others)
@@ -207,7 +207,7 @@ def test_the_request_tells_what_happened() -> None:
 def test_a_task_with_something_absent_is_impossible() -> None:
     scene = make_scene(5, (224, 168))
     question = plans.at_first(scene, random.Random(1), absent=True).question(PlanMode.NEW, random.Random(0))
-    assert (question.verdict, question.goal, question.absent) == (Verdict.IMPOSSIBLE, None, True)
+    assert (question.verdict, question.goal, question.absent) == (PlanVerdict.IMPOSSIBLE, None, True)
     assert "There is no " in json.loads(question.words)[REASONING]
 
 

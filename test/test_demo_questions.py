@@ -13,7 +13,7 @@ from robobrain_ros.core.reading.answers import parse_answer
 from robobrain_ros.demo.layout import COLOURS, KINDS, NAMES
 from robobrain_ros.demo.simulator import reaches_goal
 from robobrain_ros.demo.world import GRIPPER, TABLE, Scene, make_scene
-from robobrain_ros.evaluation.metrics import Verdict, assess, assess_refusal, judge
+from robobrain_ros.evaluation.metrics import Assessment, assess, assess_refusal, judge
 from robobrain_ros.evaluation.questions import (
     KINDS_BY_TASK,
     KINDS_OF_QUESTIONS,
@@ -45,10 +45,10 @@ def asked(kind: str, seeds: int = SEEDS) -> Iterator[tuple[Scene, Question]]:
 
 def seen_size(scene: Scene) -> FittedSize:
     """The size at which a small model sees a scene."""
-    return fit((scene.width, scene.height), 43_904, 86_240, PROFILE.patch)
+    return fit((scene.width, scene.height), 43_904, 86_240, PROFILE.cell)
 
 
-def verdict_on(scene: Scene, question: Question, text: str) -> Verdict:
+def verdict_on(scene: Scene, question: Question, text: str) -> Assessment:
     """Read a model's text as the product does, map it into the scene's pixels, and assess it."""
     parsed = parse_answer(question.task, PROFILE.assistant_prefix(False) + text, PROFILE)
     if parsed.nothing_found and question.task is not Task.ASK:

@@ -123,7 +123,7 @@ def test_it_says_what_it_serves_and_how_loading_went(engine: RunningEngine, chec
     info = engine.info
     assert (info.model, info.model_type) == (str(checkpoint), "qwen2_5_vl")
     assert info.engine.startswith("vllm ")
-    assert (info.patch, info.min_pixels, info.max_pixels) == (28, 4 * 784, 1280 * 784)
+    assert (info.cell, info.min_pixels, info.max_pixels) == (28, 4 * 784, 1280 * 784)
     stages = [progress.stage for progress in engine.progress]
     assert stages[0] == "checking"
     assert "loading" in stages

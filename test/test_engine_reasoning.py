@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from openai_server import TestServer, serving, sse
 
 from robobrain_ros.core import AnswerParser, Brain, Query, Task, profile_for
-from robobrain_ros.core.plans.request import PlanMode, PlanRequest, Verdict
+from robobrain_ros.core.plans.request import PlanMode, PlanRequest, PlanVerdict
 from robobrain_ros.core.query import Answer, Point
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.remote.engine import RemoteEngine
@@ -92,9 +92,7 @@ def test_an_empty_list_after_reasoning_is_an_answer() -> None:
 
 @pytest.mark.parametrize("end", ["stop", "length"])
 def test_reasoning_alone_is_no_answer(end: str) -> None:
-    with pytest.raises(
-        UnparsableAnswerError, match=r"sent reasoning but no answer.*reasoning parser"
-    ) as caught:
+    with pytest.raises(UnparsableAnswerError, match=r"sent reasoning but no answer.*reasoning parser") as caught:
         answer(chat({"reasoning": "It is at "}, {"reasoning": "[(99, 98)]"}, end=end))
     assert caught.value.report is not None
     assert caught.value.report.answer_tokens == 0
@@ -106,7 +104,7 @@ def test_a_plan_after_reasoning_keeps_its_form() -> None:
     found, _ = answer(
         chat({"reasoning": "{ it [ is"}, {"reasoning": " done.", "content": text[:9]}, {"content": text[9:]}), request
     )
-    assert (found.verdict, found.reasoning, found.thinking) == (Verdict.DONE, "a </think> b", "{ it [ is done.")
+    assert (found.verdict, found.reasoning, found.thinking) == (PlanVerdict.DONE, "a </think> b", "{ it [ is done.")
 
 
 def test_an_answer_that_follows_the_thinking_at_once_is_asked_for_again() -> None:

@@ -526,4 +526,4 @@ def test_png_is_exact_and_jpeg_is_near() -> None:
 
 
 def test_the_cells_are_those_of_the_families() -> None:
-    assert {profile.model_type: profile.patch for profile in PROFILES} == CELLS
+    assert {profile.model_type: profile.cell for profile in PROFILES} == CELLS

@@ -17,7 +17,7 @@ from robobrain_ros.core import AnswerParser, Brain, Query, Task, parse_answer, p
 from robobrain_ros.core.grammars import coordinate_pattern
 from robobrain_ros.core.imaging import FittedSize
 from robobrain_ros.core.plans import schema as plan_schema
-from robobrain_ros.core.plans.request import Place, PlanMode, PlanRequest, Robot, Skill, Verdict
+from robobrain_ros.core.plans.request import Place, PlanMode, PlanRequest, PlanVerdict, Robot, Skill
 from robobrain_ros.core.plans.schema import PlanForm, TextBounds, plan_form
 from robobrain_ros.core.query import Defaults, Report
 from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
@@ -79,17 +79,17 @@ def test_a_thousand_random_requests_give_a_thousand_plans(engine: RunningEngine,
     generations = [generation(Constraint(json_schema=form.text), form.tokens, f"task {i}") for i, form in enumerate(forms)]
     answers = engine.wait(engine.write_all(generations), 280.0)
     verdicts = [check(form, *answer) for form, answer in zip(forms, answers, strict=True)]
-    assert set(verdicts) == set(Verdict)
+    assert set(verdicts) == set(PlanVerdict)
 
 
-def check(form: PlanForm, text: str, tokens: int, reason: str) -> Verdict:
+def check(form: PlanForm, text: str, tokens: int, reason: str) -> PlanVerdict:
     assert reason == "stop", text
     assert tokens <= form.tokens
     Draft202012Validator(form.schema).validate(json.loads(text))
     parser = AnswerParser(Task.PLAN, PROFILE, plan_form=form)
     parser.feed(text)
     parsed = parser.finish()
-    assert (parsed.verdict is Verdict.PLAN) == bool(parsed.steps)
+    assert (parsed.verdict is PlanVerdict.PLAN) == bool(parsed.steps)
     names = {robot.name: [skill.name for skill in robot.skills] for robot in form.request.robots}
     assert all(step.skill in names[step.robot] for step in parsed.steps)
     return parsed.verdict
@@ -134,7 +134,7 @@ def test_a_check_needs_no_robots(engine: RunningEngine) -> None:
     brain = Brain(engine.embedded, PROFILE, info=engine.info)
     query = Query(Task.PLAN, "tidy up", [np.zeros((112, 112, 3), np.uint8)], plan=PlanRequest(mode=PlanMode.CHECK))
     answer = engine.wait(brain.run(query))
-    assert answer.verdict in (Verdict.DONE, Verdict.NOT_DONE)
+    assert answer.verdict in (PlanVerdict.DONE, PlanVerdict.NOT_DONE)
     assert answer.steps == ()
 
 

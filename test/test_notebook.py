@@ -39,10 +39,10 @@ def test_the_processor_leaves_fitted_images_as_they_are(tmp_path, capfd, model_t
         try:
             assert own
             assert brain.profile.model_type == model_type
-            assert brain.profile.patch == brain.info.patch == {"qwen2_5_vl": 28, "qwen3_vl": 32}[model_type]
+            assert brain.profile.cell == brain.info.cell == {"qwen2_5_vl": 28, "qwen3_vl": 32}[model_type]
             assert brain.info.model_type == model_type
             # As the engine itself counts: all tokens that were asked for, and 64 visual ones.
-            side = 8 * brain.profile.patch
+            side = 8 * brain.profile.cell
             square = np.random.default_rng(0).integers(0, 255, (side, side, 3), np.uint8)
             deltas = [delta async for delta in brain.engine.generate(Generation("five", "the red mug", [square], 5))]
             assert sum(delta.tokens for delta in deltas) == 5
@@ -53,7 +53,7 @@ def test_the_processor_leaves_fitted_images_as_they_are(tmp_path, capfd, model_t
                 image = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
                 report = await report_of(brain, Query(Task.POINT, "the mug", [image], max_tokens=4))
                 (size,) = report.model_image_sizes
-                visual_tokens = size[0] * size[1] // brain.profile.patch**2
+                visual_tokens = size[0] * size[1] // brain.profile.cell**2
                 text_tokens.add(report.prompt_tokens - visual_tokens)
                 assert report.answer_tokens > 0
                 assert report.first_token_time > 0

@@ -27,7 +27,7 @@ from robobrain_ros.demo.quickstart import judge
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.evaluation import plans
-from robobrain_ros.evaluation.metrics import Verdict
+from robobrain_ros.evaluation.metrics import Assessment
 from robobrain_ros.evaluation.questions import Question, ask_about
 from robobrain_ros.msg import QueryOptions
 from robobrain_ros.ros.cameras.images import ImageReader
@@ -70,7 +70,7 @@ class Table:
         message.header.stamp = now()
         self.it.show(message, "wrist", "image/compressed")
 
-    def ask(self, scene: Scene, question: Question, *, think: bool = False, camera: str = "camera") -> Verdict:
+    def ask(self, scene: Scene, question: Question, *, think: bool = False, camera: str = "camera") -> Assessment:
         """Ask through the service; gives the verdict of the world's judge on the response."""
         interface = TASKS[question.task]
         options = QueryOptions(camera=camera, think=QueryOptions.THINK_ON if think else QueryOptions.THINK_OFF)

@@ -109,7 +109,7 @@ class Before:
 @contextmanager
 def looking(scene: Scene, *scripts: str, model_type: str = "qwen2_5_vl", **parameters: Any) -> Iterator[Before]:
     """A ready node with a depth camera before it, whose topics are still silent."""
-    info = EngineInfo(model="scripted", model_type=model_type, engine="scripted", patch=28 if "2_5" in model_type else 32)
+    info = EngineInfo(model="scripted", model_type=model_type, engine="scripted", cell=28 if "2_5" in model_type else 32)
     parameters = {"camera__use_depth": True, "transform_timeout": 0.05, "max_image_age": 0.0} | parameters
     with rig(ScriptedEngine(list(scripts), info=info), **parameters) as it:
         it.until_ready()

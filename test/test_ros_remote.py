@@ -78,7 +78,7 @@ def test_name_and_bounds_are_those_of_the_checkpoint(asked: Table) -> None:
     assert (info.model, info.model_type) == (MODEL, checkpoint.model_type)
     assert info.engine.startswith("vllm at http://127.0.0.1:")
     assert info.max_model_len > 0
-    assert info.patch == checkpoint.cell
+    assert info.cell == checkpoint.cell
     assert (info.min_pixels, info.max_pixels) == (checkpoint.min_pixels, checkpoint.max_pixels)
 
 

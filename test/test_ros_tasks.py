@@ -10,7 +10,7 @@ from builtin_interfaces.msg import Time
 from std_msgs.msg import Header
 
 from robobrain_ros.action import RunTask
-from robobrain_ros.core.plans.request import Verdict
+from robobrain_ros.core.plans.request import PlanVerdict
 from robobrain_ros.core.profiles import PROFILES
 from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Report, Task
 from robobrain_ros.ros.client import to_answer
@@ -28,7 +28,7 @@ PARTS: dict[Task, dict[str, Any]] = {
     Task.PLAN: {
         "steps": (PlanStep(1, "grasp it", "arm", "pick", '{"object": "mug"}'),),
         "reasoning": "it is near",
-        "verdict": Verdict.PLAN,
+        "verdict": PlanVerdict.PLAN,
     },
     Task.ASK: {"text": "Two mugs."},
 }

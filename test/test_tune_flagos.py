@@ -11,11 +11,11 @@ import pytest
 from flagos_rig import stand_in
 
 from robobrain_ros.cli.tune_flagos import (
+    OperatorVerdict,
     Questions,
     Settings,
     State,
     Tuner,
-    Verdict,
     choose_way,
     interval_of_median,
     measure,
@@ -77,8 +77,8 @@ def test_the_interval_of_a_median(count: int, index: int) -> None:
     assert interval_of_median(values[::-1]) == (values[index], values[count - 1 - index])
 
 
-def verdict(name: str, total: float, fault: str = "") -> Verdict:
-    return Verdict(name, fault, 0.0, total, total, total, total - 0.05, total + 0.05)
+def verdict(name: str, total: float, fault: str = "") -> OperatorVerdict:
+    return OperatorVerdict(name, fault, 0.0, total, total, total, total - 0.05, total + 0.05)
 
 
 class ScriptedTuner(Tuner):
@@ -92,7 +92,7 @@ class ScriptedTuner(Tuner):
     async def called(self, candidates: object) -> list[str]:
         return sorted(self.speeds)
 
-    async def judge(self, names: object, title: str, pairs: int) -> Verdict:
+    async def judge(self, names: object, title: str, pairs: int) -> OperatorVerdict:
         assert isinstance(names, list)
         self.judged.append("+".join(names))
         speeds = [self.speeds[name] for name in names]
@@ -109,7 +109,7 @@ class AnsweringEngine:
         self.names: Sequence[str] = ()
 
     async def start(self, progress: ProgressCallback) -> EngineInfo:
-        return EngineInfo(model="it", model_type="qwen2_5_vl", engine="a test's", patch=28)
+        return EngineInfo(model="it", model_type="qwen2_5_vl", engine="a test's", cell=28)
 
     def health(self) -> EngineHealth:
         return EngineHealth("ready", "")
@@ -139,7 +139,7 @@ def test_answers_that_are_held_to_a_form_are_compared_too(effect: Callable[[Writ
     made: Any = AnsweringEngine({"argmax": effect})
     tuner = Tuner(lambda choice: made, lambda info: Questions(settings, profile_for("qwen2_5_vl"), budget), settings, print)
 
-    async def judge() -> Verdict:
+    async def judge() -> OperatorVerdict:
         await tuner.start()
         return await tuner.judge(["argmax"], "argmax", 1)
 
@@ -212,7 +212,7 @@ def test_graphs_are_used_where_they_are_fastest(times: tuple[list[float], ...], 
 
 
 def test_the_table_is_read_by_people() -> None:
-    lines = table([verdict("argmax", 1.1), verdict("gelu", 0.5), Verdict("cat", "wrong: other token at 3")]).splitlines()
+    lines = table([verdict("argmax", 1.1), verdict("gelu", 0.5), OperatorVerdict("cat", "wrong: other token at 3")]).splitlines()
     assert len({len(line.rstrip()) <= 100 for line in lines}) == 1
     assert lines[1].split()[0] == "argmax"
     assert lines[1].endswith("not slower")

@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGenera
 
 from robobrain_ros.core.imaging import FittedSize
 from robobrain_ros.core.plans.prompt import ORDER, REASONING, STEPS, TEXT, VERDICT, plan_prompt
-from robobrain_ros.core.plans.request import PlanMode, PlanRequest, Verdict
+from robobrain_ros.core.plans.request import PlanMode, PlanRequest, PlanVerdict
 from robobrain_ros.core.query import RgbImage
 from robobrain_ros.demo.robot import ARM
 from robobrain_ros.demo.simulator import Step
@@ -62,15 +62,21 @@ def new_tokens() -> list[str]:
     asked = ["\n".join(plan_prompt("", PlanRequest(mode=mode)).split("\n")[1:]) for mode in PlanMode]
     mark = "\x00"
     opening, rest = f'{{"{REASONING}":"', f'","{VERDICT}":"'
-    whole = plans.answer_json(Verdict.PLAN, mark, [Step("pick", mark), Step("place", mark, mark, mark)])
+    whole = plans.answer_json(PlanVerdict.PLAN, mark, [Step("pick", mark), Step("place", mark, mark, mark)])
     text = whole.replace(json.dumps(mark)[1:-1], mark)
     steps = text[text.index(f'"{STEPS}"') :]
     for said in (Step("pick", mark).text, Step("place", mark, mark, mark).text):
         steps = steps.replace(said, mark)
     # Between the marks, and up to a step's order, which is a number: "...":1},{"subtask":"...
     pieces = [part for piece in steps.split(mark)[1:-1] for part in piece.replace(":1}", f":{mark}}}").split(mark)]
-    ends = [f'{rest}{verdict.value}"}}' for verdict in Verdict if verdict is not Verdict.PLAN]
-    answers = [opening, f'{rest}{Verdict.PLAN.value}","{STEPS}":[{{"{TEXT}":"', *dict.fromkeys(pieces), f'"}},"{ORDER}":', *ends]
+    ends = [f'{rest}{verdict.value}"}}' for verdict in PlanVerdict if verdict is not PlanVerdict.PLAN]
+    answers = [
+        opening,
+        f'{rest}{PlanVerdict.PLAN.value}","{STEPS}":[{{"{TEXT}":"',
+        *dict.fromkeys(pieces),
+        f'"}},"{ORDER}":',
+        *ends,
+    ]
     return ["\n".join(lines[1:-2]), *asked, *dict.fromkeys(answers)]
 
 

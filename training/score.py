@@ -12,7 +12,7 @@ from robobrain_ros.core.query import Answer, ParsedAnswer, RgbImage
 from robobrain_ros.core.reading.answers import parse_answer
 from robobrain_ros.demo.world import Scene
 from robobrain_ros.errors import RoboBrainError
-from robobrain_ros.evaluation.metrics import Verdict, assess, assess_refusal
+from robobrain_ros.evaluation.metrics import Assessment, assess, assess_refusal
 from robobrain_ros.evaluation.questions import KINDS_OF_QUESTIONS, ask_about
 from training import network
 from training.batches import CAMERAS, Example, Packer, view
@@ -88,7 +88,7 @@ def in_image(parsed: ParsedAnswer, size: FittedSize) -> Answer:
     )
 
 
-def mark(text: str, example: Example, scene: Scene, size: FittedSize) -> Verdict | None:
+def mark(text: str, example: Example, scene: Scene, size: FittedSize) -> Assessment | None:
     """The verdict on an answer's text; None where it cannot be read."""
     try:
         parsed = parse_answer(example.question.task, PROFILE.assistant_prefix(example.think) + text, PROFILE)
@@ -107,7 +107,7 @@ def evaluate(
     results: dict[str, Any] = {}
     for think in (False, True):
         for offset, kind in enumerate(KINDS_OF_QUESTIONS):
-            verdicts: list[Verdict | None] = []
+            verdicts: list[Assessment | None] = []
             number = count if not think else max(16, count // 3)
             for first in range(0, number, chunk):
                 camera = sizes[(first // chunk + offset) % len(sizes)]
@@ -121,7 +121,7 @@ def evaluate(
     return results
 
 
-def summary(verdicts: list[Verdict | None]) -> dict[str, float]:
+def summary(verdicts: list[Assessment | None]) -> dict[str, float]:
     """Shares of right and of readable answers, and the mean score."""
     read = [verdict for verdict in verdicts if verdict is not None]
     number = max(1, len(verdicts))

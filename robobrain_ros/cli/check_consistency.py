@@ -29,6 +29,7 @@ from robobrain_ros.cli.tune_flagos import engine_option
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.query import Answer, Query, Task
 from robobrain_ros.demo import DEMO_MODEL, DemoError
+from robobrain_ros.engine.base import MOST_IMAGES
 from robobrain_ros.errors import BadRequestError, EngineFailedError, RoboBrainError
 from robobrain_ros.evaluation.evaluate import FIRST_SEED, GROUPS, exam, rows_of, score_all
 from robobrain_ros.evaluation.metrics import wilson
@@ -52,7 +53,6 @@ _ANSWER_BY_LETTER = "Answer with the option's letter from the given choices dire
 """As FlagEval asks All-Angles, EgoPlan-Bench2, CV-Bench and EmbSpatial-Bench."""
 _FORMAT_OF_POINTS = re.compile(r"\s*Your (?:answer should be formatted|task is to identify specific points).*", re.DOTALL)
 """What the benchmarks append on how to write points; a model family's own words, of its profile, take its place."""
-_MOST_IMAGES = 8
 _TIMEOUT = 600.0
 _LARGEST_FILE = 1 << 30
 """Bytes of a benchmark's list of questions."""
@@ -203,7 +203,7 @@ def _flageval_item(folder: Path, row: dict[str, Any], where: str) -> tuple[Item 
     names = names if isinstance(names, list) else [names]
     if not names or not all(isinstance(name, str) and name for name in names):
         raise BenchmarkError(f"{where} has no img_path.")
-    if len(names) > _MOST_IMAGES or (kind == "point" and len(names) > 1):
+    if len(names) > MOST_IMAGES or (kind == "point" and len(names) > 1):
         return None, "too many images"
     identity = _field(row, "question_id", where)
     text = re.sub(r"<image \d+>\s*", "", _field(row, "question", where))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from robobrain_ros.core.plans.request import Verdict
+from robobrain_ros.core.plans.request import PlanVerdict
 from robobrain_ros.core.plans.roboos import roboos_json
 from robobrain_ros.core.query import Answer, RgbImage, Task
 from robobrain_ros.errors import OutcomeCode
@@ -90,7 +90,7 @@ def to_lines(reply: Reply) -> list[str]:
         lines.append(f"{step.order:3}. {who}{step.text}{skill}")
     if answer.task is Task.ASK:
         lines.append(answer.text)
-    if answer.verdict is not Verdict.PLAN:
+    if answer.verdict is not PlanVerdict.PLAN:
         lines.append(f"The task is {answer.verdict.value}.")
     return lines
 

@@ -71,7 +71,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class OperatorVerdict:
     """What was found of an operator, or of several together. Ratios are native time over FlagGems': above 1, FlagGems is faster.
 
     :param name: the operator's; or how many together.
@@ -237,16 +237,18 @@ class Tuner:
                 return sorted({*found, *self.crashed})
             names = [name for name in names if name not in self.crashed]
 
-    async def judge(self, names: Sequence[str], title: str, pairs: int) -> Verdict:
+    async def judge(self, names: Sequence[str], title: str, pairs: int) -> OperatorVerdict:
         """Compare operators with native ones: results, and times in turn."""
 
-        async def compare() -> Verdict:
+        async def compare() -> OperatorVerdict:
             return await self._compare(names, title, pairs)
 
         if crashed := [name for name in names if name in self.crashed]:
-            return Verdict(title, fault=f"crashes: {self.crashed[crashed[0]]}")
+            return OperatorVerdict(title, fault=f"crashes: {self.crashed[crashed[0]]}")
         verdict = await self._surviving(compare, names)
-        return verdict or Verdict(title, fault=f"crashes: {next(self.crashed[name] for name in names if name in self.crashed)}")
+        return verdict or OperatorVerdict(
+            title, fault=f"crashes: {next(self.crashed[name] for name in names if name in self.crashed)}"
+        )
 
     async def _surviving(self, work: Callable[[], Awaitable[Any]], names: Sequence[str]) -> Any:
         """Do something with operators; None: one of them has ended the engine, and there is another engine."""
@@ -272,14 +274,14 @@ class Tuner:
         await self.start()
         return None
 
-    async def _compare(self, names: Sequence[str], title: str, pairs: int) -> Verdict:
+    async def _compare(self, names: Sequence[str], title: str, pairs: int) -> OperatorVerdict:
         fault, difference = "", 0.0
         answers = await self._answers(names)
         for index in self._steady:
             wrong, distance = _fault(self._native[index], answers[index], self._settings.bound)
             fault, difference = fault or wrong, max(difference, distance)
         if fault:
-            return Verdict(title, fault=fault, difference=difference)
+            return OperatorVerdict(title, fault=fault, difference=difference)
         ratios: list[tuple[float, float, float]] = []
         await self._time(names, 0)  # Where kernels are chosen by trying, that was done above for most shapes.
         for pair in range(pairs):
@@ -291,7 +293,7 @@ class Tuner:
             )
         prefill, decode, total = (median(ratio[part] for ratio in ratios) for part in range(3))
         low, high = interval_of_median([ratio[2] for ratio in ratios])
-        return Verdict(title, "", difference, prefill, decode, total, low, high)
+        return OperatorVerdict(title, "", difference, prefill, decode, total, low, high)
 
     async def _answers(self, names: Sequence[str]) -> list[Written]:
         assert self._engine is not None
@@ -343,7 +345,7 @@ class State:
         try:
             old = cls(**json.loads(path.read_text(encoding="utf-8")))
             for verdict in old.verdicts.values():
-                Verdict(**verdict)
+                OperatorVerdict(**verdict)
         except (OSError, ValueError, TypeError, AttributeError):
             return new
         return old if (old.key, old.settings, old.candidates) == (new.key, new.settings, new.candidates) else new
@@ -354,7 +356,9 @@ class State:
         write_atomically(path, json.dumps(asdict(self), indent=1))
 
 
-async def measure(tuner: Tuner, state: State, path: Path, settings: Settings, say: Say) -> tuple[list[str], list[Verdict]]:
+async def measure(
+    tuner: Tuner, state: State, path: Path, settings: Settings, say: Say
+) -> tuple[list[str], list[OperatorVerdict]]:
     """Judge each operator, then those that are kept together; gives the operators to use, and all verdicts.
 
     :param path: of the state's file, written after each step.
@@ -370,9 +374,9 @@ async def measure(tuner: Tuner, state: State, path: Path, settings: Settings, sa
             state.verdicts[name] = asdict(await tuner.judge([name], name, settings.pairs))
             state.crashed = dict(tuner.crashed)
             state.write(path)
-        verdict = Verdict(**state.verdicts[name])
+        verdict = OperatorVerdict(**state.verdicts[name])
         say(f"{number} of {len(state.called)}: {name}: {verdict.sentence}")
-    verdicts = [Verdict(**state.verdicts[name]) for name in state.called]
+    verdicts = [OperatorVerdict(**state.verdicts[name]) for name in state.called]
     kept = sorted((verdict for verdict in verdicts if verdict.kept), key=lambda verdict: verdict.total)
     while kept:
         title = f"{len(kept)} together"
@@ -396,7 +400,7 @@ def choose_way(*ways: Sequence[float]) -> tuple[bool, bool]:
     return best <= native, best <= native and graphs < eager
 
 
-def table(verdicts: Sequence[Verdict]) -> str:
+def table(verdicts: Sequence[OperatorVerdict]) -> str:
     """The verdicts for people."""
     lines = [("operator", "log-prob. off", "prefill", "decode", "total", "95 % interval", "")]
     for verdict in verdicts:
@@ -427,7 +431,7 @@ async def tune(options: EngineOptions, settings: Settings, say: Say) -> Tuned:
 
     def questions(info: EngineInfo) -> Questions:
         profile = profile_for(info.model_type)
-        return Questions(settings, profile, PixelBudget.within(options.max_pixels, info.min_pixels, info.max_pixels, info.patch))
+        return Questions(settings, profile, PixelBudget.within(options.max_pixels, info.min_pixels, info.max_pixels, info.cell))
 
     def engine(choice: Choice) -> EmbeddedEngine:
         return EmbeddedEngine(options, choice=choice)

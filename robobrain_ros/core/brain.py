@@ -16,13 +16,22 @@ from robobrain_ros.core.imaging import Fitted, FittedSize, PixelBudget, fit_imag
 from robobrain_ros.core.plans.checks import check_request
 from robobrain_ros.core.plans.feasibility import check_feasible
 from robobrain_ros.core.plans.prompt import context_in_words
-from robobrain_ros.core.plans.request import PlanMode, PlanRequest, Verdict
+from robobrain_ros.core.plans.request import PlanMode, PlanRequest, PlanVerdict
 from robobrain_ros.core.plans.schema import PlanForm, plan_form
 from robobrain_ros.core.profiles import Profile
 from robobrain_ros.core.prompt_checks import check_prompt_texts
 from robobrain_ros.core.query import Answer, Box, Defaults, ParsedAnswer, Point, Progress, Query, Report, RgbImage, Task
 from robobrain_ros.core.reading.answers import AnswerParser
-from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, Constraint, Engine, EngineInfo, Generation, TextDelta
+from robobrain_ros.engine.base import (
+    DEFAULT_CONTEXT,
+    DEFAULT_MAX_PIXELS,
+    MOST_IMAGES,
+    Constraint,
+    Engine,
+    EngineInfo,
+    Generation,
+    TextDelta,
+)
 from robobrain_ros.errors import (
     BadRequestError,
     CanceledError,
@@ -35,10 +44,7 @@ from robobrain_ros.errors import (
 
 LONGEST_TEXT = 8000
 """Characters a question may have: far more than anyone asks, far less than what fills a model's context."""
-MOST_IMAGES = 8
 
-_CONTEXT = 8192
-"""Tokens of the model's context where the engine does not say."""
 _AROUND_PROMPT = 64
 """Tokens that a chat template and the tags put around a prompt, at most."""
 _PIXELS_WORTH_A_THREAD = 200_000
@@ -59,7 +65,7 @@ class _Run:
     report: Report
     began: float
     images: list[Fitted] = field(default_factory=list)
-    plan: PlanForm | None = None
+    plan_form: PlanForm | None = None
     """What the answer is held to; None: a plan in words, or no plan."""
 
     @property
@@ -90,10 +96,10 @@ class Brain:
     ) -> None:
         self.engine: Final = engine
         self.profile: Final = profile
-        self.info: Final = info or EngineInfo(model="", model_type=profile.model_type, engine="", patch=profile.patch)
+        self.info: Final = info or EngineInfo(model="", model_type=profile.model_type, engine="", cell=profile.cell)
         self.defaults: Final = defaults or Defaults()
         self.budget: Final = PixelBudget.within(
-            max_pixels, self.info.min_pixels, self.info.max_pixels, self.info.patch or profile.patch
+            max_pixels, self.info.min_pixels, self.info.max_pixels, self.info.cell or profile.cell
         )
         self._max_pixels: Final = max_pixels
 
@@ -167,17 +173,17 @@ class Brain:
         budgets = [self.budget.narrowed(limit) for limit in limits]
         run.images = [await _fit(image, budget) for image, budget in zip(run.query.images, budgets, strict=True)]
         run.report.model_image_sizes = [(fitted.size.model_width, fitted.size.model_height) for fitted in run.images]
-        run.plan = await self._plan_form(run)
+        run.plan_form = await self._plan_form(run)
         parsed = await self._ask_until_answered(run)
         run.report.total_time = time.monotonic() - run.began
-        if parsed.verdict is Verdict.IMPOSSIBLE:
+        if parsed.verdict is PlanVerdict.IMPOSSIBLE:
             raise NothingFoundError(f'The model says that the task cannot be done: "{parsed.reasoning}"', run.report.raw_text)
         if parsed.nothing_found:
             raise NothingFoundError(
                 f'The model says that what was asked for is not there: "{_shorten(parsed.text)}"', run.report.raw_text
             )
-        if run.plan is not None:
-            check_feasible(parsed.steps, run.plan.request)
+        if run.plan_form is not None:
+            check_feasible(parsed.steps, run.plan_form.request)
         return _to_answer(parsed, run, self.profile)
 
     async def _plan_form(self, run: _Run) -> PlanForm | None:
@@ -195,10 +201,10 @@ class Brain:
         check_request(request)  # Before its texts are put into a prompt.
         count = self.info.count_tokens or _count_bytes
         prompt = count(self.profile.plan_prompt(run.query.text, request))
-        patch = self.info.patch or self.profile.patch
-        images = sum(width * height // patch**2 for width, height in run.report.model_image_sizes)
+        cell = self.info.cell or self.profile.cell
+        images = sum(width * height // cell**2 for width, height in run.report.model_image_sizes)
         thinking = self.defaults.think_tokens if run.think else 0
-        return (self.info.max_model_len or _CONTEXT) - prompt - images - thinking - _AROUND_PROMPT
+        return (self.info.max_model_len or DEFAULT_CONTEXT) - prompt - images - thinking - _AROUND_PROMPT
 
     async def _ask_until_answered(self, run: _Run) -> ParsedAnswer:
         """Ask; when nothing comes, once more without thinking.
@@ -234,11 +240,11 @@ class Brain:
 
     async def _write(self, run: _Run, prefix: str) -> tuple[AnswerParser, str]:
         """Let the model answer; gives the parser, fed, and the finish reason."""
-        parser = AnswerParser(run.query.task, self.profile, plan_form=run.plan)
-        if run.plan is not None:
+        parser = AnswerParser(run.query.task, self.profile, plan_form=run.plan_form)
+        if run.plan_form is not None:
             # A plan must not be cut: its form bounds it, and max_tokens does not.
-            constraint = Constraint(json_schema=run.plan.text)
-            return parser, await self._generate(run, parser, prefix, run.plan.tokens, (), constraint)
+            constraint = Constraint(json_schema=run.plan_form.text)
+            return parser, await self._generate(run, parser, prefix, run.plan_form.tokens, (), constraint)
         stop = ("</answer>",) if prefix else ()
         return parser, await self._generate(run, parser, prefix, run.max_tokens, stop, self._coordinates_alone(run))
 
@@ -288,7 +294,7 @@ class Brain:
         query = run.query
         if query.plan is None or query.task is not Task.PLAN:
             return self.profile.prompt(query.task, query.text)
-        if run.plan is not None:
+        if run.plan_form is not None:
             return self.profile.plan_prompt(query.text, query.plan)
         known = context_in_words(query.plan)
         return "\n".join(part for part in (known, self.profile.prompt(query.task, query.text)) if part)

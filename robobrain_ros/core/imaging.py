@@ -1,16 +1,16 @@
 """Fit an image to the model's grid, and map what the model points at back into the image.
 
-The model sees an image whose sides are multiples of `Profile.patch` and whose area lies within a budget. Its processor would
-resize on its own; we do it before, in one step, to a size that the processor then leaves alone, so that the size which the
-model's coordinates refer to is known and the way back is exact.
+The model sees an image whose sides are multiples of `Profile.cell` and whose area is within a pixel budget. The model's
+processor would resize the image itself. This module does it first, in one step, to a size that the processor keeps. So the size
+that the model's coordinates refer to is known, and mapping them back is exact.
 
-One convention holds throughout: the coordinate of a pixel is that of its centre, (0, 0) the centre of the top left pixel. So a
-image W pixels wide reaches from -0.5 to W - 0.5. Coordinates of an image that is w wide in the model's eyes map back by
+The coordinate of a pixel is that of its centre; (0, 0) is the centre of the top left pixel. An image that is W pixels wide
+reaches from -0.5 to W - 0.5. Let the model see it w pixels wide. Its coordinates map back by
 
-- pixels of the model's image: ``u = (x + 0.5) * W / w - 0.5``, centre to centre (what OpenCV's resize does);
-- thousandths: ``u = x / 1000 * W - 0.5``. Thousandths divide the image's *extent*: 0 is its left border and 1000 its right
-  border, so no half of a cell is to be added;
-- fractions, as some models write instead: as thousandths, with 1 in place of 1000.
+- pixels of the model's image: ``u = (x + 0.5) * W / w - 0.5``, centre to centre, as OpenCV's resize does;
+- thousandths: ``u = x / 1000 * W - 0.5``. Thousandths divide the image's extent: 0 is its left border and 1000 its right one,
+  so no half pixel is added;
+- fractions, which some models write instead: as thousandths, with 1 in place of 1000.
 """
 
 import math
@@ -24,6 +24,7 @@ from robobrain_ros.bounds.files import UnreadableFileError, read_small_file
 from robobrain_ros.core.formats.bit_depth import colour_to_8_bits, gray_to_8_bits
 from robobrain_ros.core.profiles import CoordinateRule
 from robobrain_ros.core.query import Box, Point, RgbImage
+from robobrain_ros.engine.base import MAX_CELLS, MIN_CELLS
 from robobrain_ros.errors import BadImageError, EngineConfigError
 
 _LARGEST_FILE = 256 << 20
@@ -31,10 +32,6 @@ _LARGEST_FILE = 256 << 20
 
 MAX_SIDE_RATIO = 200
 """The processor of Qwen-VL refuses images whose sides differ more."""
-
-MIN_CELLS = 4
-MAX_CELLS = 16384
-"""Bounds of an image's visual tokens where the checkpoint does not say: those of Qwen-VL's processor."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +66,14 @@ class FittedSize:
 
 @dataclass(frozen=True)
 class _Axis:
-    """One axis of the model's grid.
+    """One axis of the model's coordinates.
 
-    :param cells: the image's extent in the model's unit.
-    :param centre: where in its unit cell the model's coordinate lies: 0.5 for pixels, 0 for parts of the extent.
+    :param extent: the image's extent in the model's unit.
+    :param centre: where a coordinate lies in its unit: 0.5, in the middle, for pixels; 0 for parts of the extent.
     :param size: the image's extent in its own pixels.
     """
 
-    cells: int
+    extent: int
     centre: float
     size: int
 
@@ -86,8 +83,8 @@ class _Axis:
         :param borders: the value may be the image's end itself rather than the centre of its last pixel.
         """
         place = value + self.centre
-        end = self.cells + (self.centre if borders else 0.0)
-        mapped = place * self.size / self.cells - 0.5
+        end = self.extent + (self.centre if borders else 0.0)
+        mapped = place * self.size / self.extent - 0.5
         return min(max(mapped, 0.0), self.size - 1.0), not 0.0 <= place <= end
 
 
@@ -115,23 +112,23 @@ class Fitted:
 
 @dataclass(frozen=True)
 class PixelBudget:
-    """How many pixels an image may have in the model's eyes, and the side of the cells that it is made of."""
+    """How many pixels an image that the model sees has at least and at most, and the side of its cells in pixels."""
 
     min_pixels: int
     max_pixels: int
-    patch: int
+    cell: int
 
     @classmethod
-    def within(cls, max_pixels: int, checkpoint_min: int, checkpoint_max: int, patch: int) -> "PixelBudget":
+    def within(cls, max_pixels: int, checkpoint_min: int, checkpoint_max: int, cell: int) -> "PixelBudget":
         """The budget that a user's ``max_pixels`` leaves of the checkpoint's own; 0 where the checkpoint does not say.
 
         :raises EngineConfigError: nothing is left.
         """
-        smallest = checkpoint_min or MIN_CELLS * patch * patch
-        largest = checkpoint_max or MAX_CELLS * patch * patch
+        smallest = checkpoint_min or MIN_CELLS * cell * cell
+        largest = checkpoint_max or MAX_CELLS * cell * cell
         if max_pixels < smallest:
             raise EngineConfigError(f"max_pixels is {max_pixels}; this checkpoint needs {smallest} or more: raise max_pixels.")
-        return cls(smallest, min(max_pixels, largest), patch)
+        return cls(smallest, min(max_pixels, largest), cell)
 
     def narrowed(self, max_pixels: int) -> "PixelBudget":
         """This budget with at most so many pixels (0: as it is), as far as the model can see so few.
@@ -143,16 +140,17 @@ class PixelBudget:
         return replace(self, max_pixels=min(max(max_pixels, self.min_pixels), self.max_pixels))
 
 
-def fit(image_size: tuple[int, int], min_pixels: int, max_pixels: int, patch: int) -> FittedSize:
+def fit(image_size: tuple[int, int], min_pixels: int, max_pixels: int, cell: int) -> FittedSize:
     """The size at which the model shall see an image.
 
-    It is what ``smart_resize`` of transformers' Qwen2-VL processor gives for ``factor=patch``; and it is always a size that
+    It is what ``smart_resize`` of transformers' Qwen2-VL processor gives for ``factor=cell``; and it is always a size that
     ``smart_resize`` leaves as it is. (Its own result is not always one: a long narrow image under a tight budget shrinks
     again each time. There this is the size at which it comes to rest.)
 
     :param image_size: (width, height) in pixels.
-    :param min_pixels: the model's image has at least so many, where the grid allows it.
-    :param max_pixels: and at most so many, but always one cell.
+    :param min_pixels: the model's image has at least so many pixels, if a multiple of the cell does.
+    :param max_pixels: the model's image has at most so many, but always one cell.
+    :param cell: the side in pixels of the square that one visual token covers.
     :raises BadImageError: an empty image, or one whose sides differ more than `MAX_SIDE_RATIO`.
     """
     width, height = image_size
@@ -160,7 +158,7 @@ def fit(image_size: tuple[int, int], min_pixels: int, max_pixels: int, patch: in
         raise BadImageError(f"The image is empty: {width}x{height} pixels.")
     if max(width, height) > MAX_SIDE_RATIO * min(width, height):
         raise BadImageError(f"The image's sides, {width}x{height}, differ more than {MAX_SIDE_RATIO}-fold; crop it.")
-    model_width, model_height = _resting_size(width, height, max(min_pixels, patch * patch), max_pixels, patch)
+    model_width, model_height = _resting_size(width, height, max(min_pixels, cell * cell), max_pixels, cell)
     return FittedSize(width, height, model_width, model_height)
 
 
@@ -172,7 +170,7 @@ def fit_image(image: RgbImage, budget: PixelBudget) -> Fitted:
     """
     check_image(image)
     height, width = image.shape[:2]
-    size = fit((width, height), budget.min_pixels, budget.max_pixels, budget.patch)
+    size = fit((width, height), budget.min_pixels, budget.max_pixels, budget.cell)
     if (size.model_width, size.model_height) == (width, height):
         return Fitted(image, size)
     shrinks = size.model_width * size.model_height < width * height
@@ -215,27 +213,27 @@ def _kind_of(value: object) -> str:
     return type(value).__name__
 
 
-def _resting_size(width: int, height: int, min_pixels: int, max_pixels: int, patch: int) -> tuple[int, int]:
+def _resting_size(width: int, height: int, min_pixels: int, max_pixels: int, cell: int) -> tuple[int, int]:
     """Apply ``smart_resize`` until it changes nothing more; where it never rests, the nearest side ratio that does."""
     size = width, height
     for _ in range(16):
-        resized = _smart_resize(*size, min_pixels, max_pixels, patch)
+        resized = _smart_resize(*size, min_pixels, max_pixels, cell)
         if resized == size:
             return size
         size = _within_ratio(*resized)
-    return _nearest_size(width, height, min_pixels, max_pixels, patch)
+    return _nearest_size(width, height, min_pixels, max_pixels, cell)
 
 
-def _smart_resize(width: int, height: int, min_pixels: int, max_pixels: int, patch: int) -> tuple[int, int]:
-    new_width, new_height = round(width / patch) * patch, round(height / patch) * patch
+def _smart_resize(width: int, height: int, min_pixels: int, max_pixels: int, cell: int) -> tuple[int, int]:
+    new_width, new_height = round(width / cell) * cell, round(height / cell) * cell
     if new_width * new_height > max_pixels:
         shrink = math.sqrt(width * height / max_pixels)
-        new_width = max(patch, math.floor(width / shrink / patch) * patch)
-        new_height = max(patch, math.floor(height / shrink / patch) * patch)
+        new_width = max(cell, math.floor(width / shrink / cell) * cell)
+        new_height = max(cell, math.floor(height / shrink / cell) * cell)
     elif new_width * new_height < min_pixels:
         grow = math.sqrt(min_pixels / (width * height))
-        new_width = math.ceil(width * grow / patch) * patch
-        new_height = math.ceil(height * grow / patch) * patch
+        new_width = math.ceil(width * grow / cell) * cell
+        new_height = math.ceil(height * grow / cell) * cell
     return new_width, new_height
 
 
@@ -243,9 +241,9 @@ def _within_ratio(width: int, height: int) -> tuple[int, int]:
     return min(width, MAX_SIDE_RATIO * height), min(height, MAX_SIDE_RATIO * width)
 
 
-def _nearest_size(width: int, height: int, min_pixels: int, max_pixels: int, patch: int) -> tuple[int, int]:
+def _nearest_size(width: int, height: int, min_pixels: int, max_pixels: int, cell: int) -> tuple[int, int]:
     """Among all sizes within a budget so narrow that rounding leaps over it, the one nearest in side ratio, then the largest."""
-    least, most = math.ceil(min_pixels / patch**2), max_pixels // patch**2
+    least, most = math.ceil(min_pixels / cell**2), max_pixels // cell**2
     best: tuple[float, int, tuple[int, int]] | None = None
     for rows in range(1, most + 1):
         fewest = max(math.ceil(least / rows), math.ceil(rows / MAX_SIDE_RATIO))
@@ -254,11 +252,10 @@ def _nearest_size(width: int, height: int, min_pixels: int, max_pixels: int, pat
             continue
         columns = min(max(round(rows * width / height), fewest), greatest)
         off = abs(math.log(columns * height / (rows * width)))
-        candidate = (off, -rows * columns, (columns * patch, rows * patch))
+        candidate = (off, -rows * columns, (columns * cell, rows * cell))
         best = candidate if best is None or candidate < best else best
     if best is None:
         raise EngineConfigError(
-            f"No image made of cells of {patch}x{patch} pixels has between {min_pixels} and {max_pixels} pixels; "
-            "raise max_pixels."
+            f"No image made of cells of {cell}x{cell} pixels has between {min_pixels} and {max_pixels} pixels; raise max_pixels."
         )
     return best[2]

@@ -58,7 +58,7 @@ class Profile:
     :param family: its name for people.
     :param prompts: each supported task's prompt, verbatim as in training.
     :param coordinates: the grid that answers are written in.
-    :param patch: side of the square of pixels that one visual token covers; image sides are multiples of it.
+    :param cell: side in pixels of the square that one visual token covers. Image sides are multiples of it.
     :param trained_to_think: whether checkpoints of the family exist that can think.
     :param gives_depth: whether a third number of a point is its depth in metres; in other families it is a confidence.
     :param can_think: whether this checkpoint can. It cannot be read off the config: see `with_thinking`.
@@ -68,7 +68,7 @@ class Profile:
     family: str
     prompts: Mapping[Task, TaskPrompt] = field(hash=False)
     coordinates: CoordinateRule
-    patch: int
+    cell: int
     trained_to_think: bool
     can_think: bool
     gives_depth: bool = False
@@ -180,7 +180,7 @@ PROFILES: tuple[Profile, ...] = (
             Task.PLAN: _PLAN,
         },
         coordinates=CoordinateRule.PIXELS_OF_MODEL_IMAGE,
-        patch=28,
+        cell=28,
         trained_to_think=True,
         can_think=True,
     ),
@@ -197,7 +197,7 @@ PROFILES: tuple[Profile, ...] = (
             Task.PLAN: _PLAN,
         },
         coordinates=CoordinateRule.THOUSANDTHS,
-        patch=32,
+        cell=32,
         trained_to_think=False,
         can_think=False,
         gives_depth=True,

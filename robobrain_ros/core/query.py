@@ -7,7 +7,7 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
-from robobrain_ros.core.plans.request import PlanRequest, Verdict
+from robobrain_ros.core.plans.request import PlanRequest, PlanVerdict
 
 RgbImage = npt.NDArray[np.uint8]
 """An RGB image: shape (height, width, 3), uint8, rows from top to bottom."""
@@ -138,7 +138,7 @@ class ParsedAnswer:
     waypoints: tuple[Waypoint, ...] = ()
     steps: tuple[PlanStep, ...] = ()
     reasoning: str = ""
-    verdict: Verdict = Verdict.PLAN
+    verdict: PlanVerdict = PlanVerdict.PLAN
     nothing_found: bool = False
     normalized: bool = False
 
@@ -184,7 +184,7 @@ class Answer:
     waypoints: tuple[Waypoint, ...] = ()
     steps: tuple[PlanStep, ...] = ()
     reasoning: str = ""
-    verdict: Verdict = Verdict.PLAN
+    verdict: PlanVerdict = PlanVerdict.PLAN
     report: Report = field(default_factory=Report)
 
 

@@ -23,7 +23,7 @@ from rclpy.time import Time
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from robobrain_ros.core.plans.request import DoneStep, PlanMode, PlanRequest, Robot, StepOutcome, Verdict
+from robobrain_ros.core.plans.request import DoneStep, PlanMode, PlanRequest, PlanVerdict, Robot, StepOutcome
 from robobrain_ros.core.query import Defaults, PlanStep, Task
 from robobrain_ros.demo.encodings import encode_image
 from robobrain_ros.demo.layout import Layout
@@ -118,7 +118,7 @@ class Executor:
             if code is not OutcomeCode.OK:
                 return Ending(False, f"{code.name}: {why}", number, tuple(history))
             answer = to_answer(Task.PLAN, response)
-            if answer.verdict is Verdict.DONE:
+            if answer.verdict is PlanVerdict.DONE:
                 return Ending(True, "Nothing is left to do.", number, tuple(history))
             self._tell(f"Plan {number}: {', '.join(step.text for step in answer.steps)}.")
             feedback = ""

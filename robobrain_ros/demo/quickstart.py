@@ -31,7 +31,7 @@ from robobrain_ros.demo.robot import World
 from robobrain_ros.demo.simulator import Goal
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.errors import OutcomeCode, RoboBrainError
-from robobrain_ros.evaluation.metrics import Verdict, assess, assess_refusal
+from robobrain_ros.evaluation.metrics import Assessment, assess, assess_refusal
 from robobrain_ros.evaluation.questions import Question, ask_about
 from robobrain_ros.ros.client import to_answer
 
@@ -58,7 +58,7 @@ class Row:
     think: bool
     outcome: str
     answered: str
-    verdict: Verdict
+    verdict: Assessment
     seconds: float
     image: Image | None
 
@@ -119,13 +119,13 @@ def ask_all(tourist: Tourist, scene: Scene, timeout: float) -> list[Row]:
     return rows
 
 
-def judge(scene: Scene, question: Question, answer: Answer, code: OutcomeCode) -> Verdict:
+def judge(scene: Scene, question: Question, answer: Answer, code: OutcomeCode) -> Assessment:
     """Whether an answer, or none, is right."""
     if code is OutcomeCode.OK:
         return assess(scene, question, answer)
     if code is OutcomeCode.NOTHING_FOUND:
         return assess_refusal(question)
-    return Verdict(False, f"{code.name} is no answer.", 0.0)
+    return Assessment(False, f"{code.name} is no answer.", 0.0)
 
 
 _COLUMNS = (("task", 11), ("asked", 42), ("answered", 60), ("right?", 7), ("s", 5))

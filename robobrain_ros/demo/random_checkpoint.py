@@ -56,15 +56,15 @@ def make_random_checkpoint(
         model = makers[model_type](ids, _padded(len(tokenizer)))
     model.save_pretrained(folder)
     patch = model.config.vision_config.patch_size
-    cell = (patch * model.config.vision_config.spatial_merge_size) ** 2
+    pixels_of_cell = (patch * model.config.vision_config.spatial_merge_size) ** 2
     _write_json(
         folder / "preprocessor_config.json",
         {
             "image_processor_type": "Qwen2VLImageProcessor",
             "processor_class": "Qwen2_5_VLProcessor" if model_type == "qwen2_5_vl" else "Qwen3VLProcessor",
-            "size": {"shortest_edge": _MIN_CELLS * cell, "longest_edge": _MAX_CELLS * cell},
-            "min_pixels": _MIN_CELLS * cell,
-            "max_pixels": _MAX_CELLS * cell,
+            "size": {"shortest_edge": _MIN_CELLS * pixels_of_cell, "longest_edge": _MAX_CELLS * pixels_of_cell},
+            "min_pixels": _MIN_CELLS * pixels_of_cell,
+            "max_pixels": _MAX_CELLS * pixels_of_cell,
             "patch_size": patch,
             "temporal_patch_size": 2,
             "merge_size": 2,

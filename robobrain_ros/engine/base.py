@@ -8,7 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 DEFAULT_MAX_PIXELS = 1280 * 28 * 28
-"""Default budget for an image in the model's eyes: 1280 visual tokens of RoboBrain 2.0, so that 1280x720 keeps its size."""
+"""Default pixel limit of an image: 1280 visual tokens of RoboBrain 2.0. An image of 1280x720 keeps its size."""
+MIN_CELLS = 4
+MAX_CELLS = 16384
+"""Fewest and most visual tokens of an image where the checkpoint has no limits of its own: those of Qwen-VL's processor."""
+LARGEST_MAX_PIXELS = MAX_CELLS * 28 * 28
+"""Upper bound of pixel limits that users set."""
+DEFAULT_CONTEXT = 8192
+"""Default length of the context in tokens: four images of the default size, thinking and an answer. The models support more, but
+the cache for it would fill a GPU."""
+MOST_IMAGES = 8
+"""Images of one request."""
 
 IMAGE_PLACEHOLDER = "<|image_pad|>"
 """What stands in a prompt of Qwen-VL for an image; in a question it would take an image's place."""
@@ -81,8 +91,9 @@ ProgressCallback = Callable[[LoadProgress], None]
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What a started engine serves. Sizes in pixels; 0 where the checkpoint does not say.
+    """What a started engine serves. Sizes are in pixels; 0 means unknown.
 
+    ``cell``: side of the square of pixels that one visual token covers. Sides of images are multiples of it.
     ``special_tokens``: the texts that the tokenizer makes control tokens of; empty: not known. ``count_tokens``: how many tokens
     of the model a text has; None: not known, but at most one for each byte of its UTF-8.
     """
@@ -93,7 +104,7 @@ class EngineInfo:
     max_model_len: int = 0
     min_pixels: int = 0
     max_pixels: int = 0
-    patch: int = 0
+    cell: int = 0
     flagos_active: bool = False
     details: dict[str, str] = field(default_factory=dict)
     special_tokens: frozenset[str] = field(default=frozenset(), compare=False, repr=False)

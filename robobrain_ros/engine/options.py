@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from robobrain_ros.engine.addresses import is_loopback
+from robobrain_ros.engine.base import DEFAULT_CONTEXT, DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS, MOST_IMAGES
 from robobrain_ros.engine.keys import read_key
 from robobrain_ros.errors import EngineConfigError
 
@@ -76,7 +77,9 @@ class EngineOptions:
     )
     dtype: str = option("auto", "Type of the weights in memory; auto: as the checkpoint says.", choices=DTYPES)
     max_model_len: int = option(
-        0, "Most tokens of a request, images and answer included; 0: 8192, or what the model can if that is less.", minimum=0
+        0,
+        f"Most tokens of a request, images and answer included; 0: {DEFAULT_CONTEXT}, or what the model can if that is less.",
+        minimum=0,
     )
     gpu_memory_utilization: float = option(
         0.9, "Share of the GPU's memory that the engine may take, weights included.", minimum=0.05, maximum=1.0
@@ -106,12 +109,12 @@ class EngineOptions:
     )
     max_num_seqs: int = option(16, "Requests that the engine works on at once; more wait.", minimum=1, maximum=1024)
     max_pixels: int = option(
-        1280 * 28 * 28,
+        DEFAULT_MAX_PIXELS,
         "Pixels an image may have in the model's eyes; larger ones are shrunk. Fewer are faster and less exact.",
         minimum=784,
-        maximum=12845056,
+        maximum=LARGEST_MAX_PIXELS,
     )
-    max_images: int = option(4, "Most images in one request.", minimum=1, maximum=8)
+    max_images: int = option(4, "Most images in one request.", minimum=1, maximum=MOST_IMAGES)
     image_cache_mib: int = option(
         256,
         "Memory limit for the cache of prepared images in MiB, in the node and in each engine process. At least one image of "

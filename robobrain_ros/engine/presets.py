@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from robobrain_ros.engine.base import DEFAULT_CONTEXT
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
 
@@ -142,7 +143,7 @@ class KnownModel:
     can_think: bool
     quantization: str = ""
     bits: int = 16
-    max_model_len: int = 8192
+    max_model_len: int = DEFAULT_CONTEXT
     gpu_memory_utilization: float = 0.9
     max_num_seqs: int = 16
     note: str = ""

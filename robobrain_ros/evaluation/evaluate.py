@@ -29,7 +29,7 @@ from robobrain_ros.demo import DemoError
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.errors import OutcomeCode, RoboBrainError
 from robobrain_ros.evaluation import plans
-from robobrain_ros.evaluation.metrics import LEAST_OVERLAP, Verdict, assess, assess_refusal, chance_of, wilson
+from robobrain_ros.evaluation.metrics import LEAST_OVERLAP, Assessment, assess, assess_refusal, chance_of, wilson
 from robobrain_ros.evaluation.questions import KINDS_BY_TASK, Question, ask_about
 
 FIRST_TRAINING_SEED = 1_000_000_000
@@ -91,7 +91,7 @@ class Scored:
     group: str
     kind: str
     code: OutcomeCode
-    verdict: Verdict
+    verdict: Assessment
     points: int
     chance: float
     absent: bool
@@ -152,7 +152,7 @@ async def score(brain: Answers, asked: Asked, think: bool, timeout: float) -> Sc
         points = max(1, len(answer.points))
     except RoboBrainError as error:
         code = error.code
-        verdict = assess_refusal(question) if code is OutcomeCode.NOTHING_FOUND else Verdict(False, str(error), 0.0)
+        verdict = assess_refusal(question) if code is OutcomeCode.NOTHING_FOUND else Assessment(False, str(error), 0.0)
     return Scored(asked.group, _kind(asked), code, verdict, points, chance_of(scene, question), question.absent)
 
 

@@ -22,7 +22,7 @@ _THING = re.compile(rf"\b({'|'.join(COLOURS)}) ({'|'.join(KINDS)})\b")
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Assessment:
     """Whether an answer is right, why (not), and how good: share of points on the target, IoU, or 0 and 1.
 
     :param chance: what a uniformly random point would reach; 0 where that says nothing.
@@ -42,10 +42,10 @@ def judge(scene: Scene, question: Question, answer: Answer) -> tuple[bool, str]:
     return verdict.right, verdict.why
 
 
-def assess(scene: Scene, question: Question, answer: Answer) -> Verdict:
+def assess(scene: Scene, question: Question, answer: Answer) -> Assessment:
     """Score an answer that holds something. For answers that say that nothing was found see `assess_refusal`."""
     if question.absent and question.task is not Task.ASK and question.plan is None:
-        return Verdict(False, "Wrong: what was asked for is not on the table.", 0.0)
+        return Assessment(False, "Wrong: what was asked for is not on the table.", 0.0)
     if question.task is Task.POINT:
         return _assess_points(scene, question, answer)
     if question.task in (Task.GROUND, Task.AFFORDANCE):
@@ -57,11 +57,11 @@ def assess(scene: Scene, question: Question, answer: Answer) -> Verdict:
     return _assess_text(question, answer)
 
 
-def assess_refusal(question: Question) -> Verdict:
+def assess_refusal(question: Question) -> Assessment:
     """Score an answer that says that what was asked for is not there."""
     if question.absent:
-        return Verdict(True, "Right: it is not on the table.", 1.0)
-    return Verdict(False, "Wrong: it is on the table.", 0.0)
+        return Assessment(True, "Right: it is not on the table.", 1.0)
+    return Assessment(False, "Wrong: it is on the table.", 0.0)
 
 
 def _name(scene: Scene, identity: int) -> str:
@@ -78,14 +78,14 @@ def _at(scene: Scene, u: float, v: float) -> int:
     return int(scene.mask[row, column])
 
 
-def _assess_points(scene: Scene, question: Question, answer: Answer) -> Verdict:
+def _assess_points(scene: Scene, question: Question, answer: Answer) -> Assessment:
     if not answer.points:
-        return Verdict(False, "Wrong: no point.", 0.0)
+        return Assessment(False, "Wrong: no point.", 0.0)
     if question.kind == "vacant":
         hits = [_between(scene, question, point.u, point.v) for point in answer.points]
         share = sum(hits) / len(hits)
         names = " and the ".join(_name(scene, identity) for identity in question.targets)
-        return Verdict(all(hits), f"{sum(hits)} of {len(hits)} points lie on the free table between the {names}.", share)
+        return Assessment(all(hits), f"{sum(hits)} of {len(hits)} points lie on the free table between the {names}.", share)
     target = question.targets[0]
     if target == GRIPPER:
         box, reach = scene.gripper.box, 0.01 * scene.width
@@ -93,7 +93,7 @@ def _assess_points(scene: Scene, question: Question, answer: Answer) -> Verdict:
     else:
         hits = [_at(scene, point.u, point.v) == target for point in answer.points]
     share, chance = sum(hits) / len(hits), chance_of(scene, question)
-    return Verdict(all(hits), f"{sum(hits)} of {len(hits)} points lie on the {_name(scene, target)}.", share, chance)
+    return Assessment(all(hits), f"{sum(hits)} of {len(hits)} points lie on the {_name(scene, target)}.", share, chance)
 
 
 def chance_of(scene: Scene, question: Question) -> float:
@@ -127,14 +127,14 @@ def overlap(one: Box, other: Box) -> float:
     return width * height / (sum(areas) - width * height)
 
 
-def _assess_box(question: Question, answer: Answer) -> Verdict:
+def _assess_box(question: Question, answer: Answer) -> Assessment:
     low, high = question.coordinates
     truth = Box(low.u, low.v, high.u, high.v)
     if len(answer.boxes) != 1:
-        return Verdict(False, f"Wrong: {len(answer.boxes)} boxes instead of one.", 0.0)
+        return Assessment(False, f"Wrong: {len(answer.boxes)} boxes instead of one.", 0.0)
     score = overlap(truth, answer.boxes[0])
     why = f"The box overlaps the true one by {score:.2f} (IoU; right above {LEAST_OVERLAP})."
-    return Verdict(score > LEAST_OVERLAP, why, score)
+    return Assessment(score > LEAST_OVERLAP, why, score)
 
 
 def frechet(one: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]) -> float:
@@ -147,10 +147,10 @@ def frechet(one: Sequence[tuple[float, float]], other: Sequence[tuple[float, flo
     return reach[-1][-1]
 
 
-def _assess_trajectory(scene: Scene, question: Question, answer: Answer) -> Verdict:
+def _assess_trajectory(scene: Scene, question: Question, answer: Answer) -> Assessment:
     way = answer.waypoints
     if len(way) < 2:
-        return Verdict(False, "Wrong: no trajectory of two or more waypoints.", 0.0)
+        return Assessment(False, "Wrong: no trajectory of two or more waypoints.", 0.0)
     truth = [(point.u / scene.width, point.v / scene.height) for point in question.coordinates]
     distance = frechet([(point.u / scene.width, point.v / scene.height) for point in way], truth)
     target = question.targets[-1]
@@ -160,25 +160,25 @@ def _assess_trajectory(scene: Scene, question: Question, answer: Answer) -> Verd
     starts = apart < 0.07 * max(scene.width, scene.height)
     where = "ends on" if ends == target else "does not end on"
     why = f"The trajectory {where} the {_name(scene, target)} and starts {apart:.0f} px from the gripper."
-    return Verdict(ends == target and starts, why, float(ends == target), chance_of(scene, question), distance)
+    return Assessment(ends == target and starts, why, float(ends == target), chance_of(scene, question), distance)
 
 
-def _assess_plan(scene: Scene, question: Question, answer: Answer) -> Verdict:
+def _assess_plan(scene: Scene, question: Question, answer: Answer) -> Assessment:
     if question.plan is not None:
         right, fault = judge_plan(question, answer)
-        return Verdict(right, "Right." if right else f"Wrong: {fault}.", float(right))
+        return Assessment(right, "Right." if right else f"Wrong: {fault}.", float(right))
     if question.goal is None:
-        return Verdict(False, "Wrong: there is nothing to plan.", 0.0)
+        return Assessment(False, "Wrong: there is nothing to plan.", 0.0)
     steps = [step.text for step in sorted(answer.steps, key=lambda step: step.order)]
     reached, fault = reaches_goal([thing.name for thing in scene.objects], steps, question.goal)
-    return Verdict(reached, "The plan reaches the goal." if reached else f"The plan fails: {fault}.", float(reached))
+    return Assessment(reached, "The plan reaches the goal." if reached else f"The plan fails: {fault}.", float(reached))
 
 
 _DECISIVE = {"exists": 0, "side": 0, "count": -1}
 """Which of its words decides a short answer that names nothing, such as "Yes." or "3"."""
 
 
-def _assess_text(question: Question, answer: Answer) -> Verdict:
+def _assess_text(question: Question, answer: Answer) -> Assessment:
     """The facts must be the same: yes or no, numbers, sides, colours and what is named, in any order unless that is the point."""
     ordered = question.kind == "side"
     said, true = _facts(answer.text, ordered), _facts(question.words, ordered)
@@ -186,7 +186,7 @@ def _assess_text(question: Question, answer: Answer) -> Verdict:
     part = _DECISIVE.get(question.kind)
     if part is not None and not said[0] and said[1]:
         right = said[1][part] == true[1][part]
-    return Verdict(right, "Right." if right else f"Wrong: {question.words}", float(right))
+    return Assessment(right, "Right." if right else f"Wrong: {question.words}", float(right))
 
 
 def _facts(text: str, ordered: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:

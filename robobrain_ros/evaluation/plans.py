@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from robobrain_ros.core.plans.prompt import ARGUMENTS, ORDER, REASONING, ROBOT, SKILL, STEPS, TEXT, VERDICT
-from robobrain_ros.core.plans.request import DoneStep, PlanMode, PlanRequest, StepOutcome, Verdict
+from robobrain_ros.core.plans.request import DoneStep, PlanMode, PlanRequest, PlanVerdict, StepOutcome
 from robobrain_ros.core.query import Answer, Task
 from robobrain_ros.demo.robot import ARM, MOST_STEPS, MOVED, SLIPPED, World, done
 from robobrain_ros.demo.simulator import Goal, Step, Table
@@ -91,7 +91,7 @@ def judge_plan(question: Question, answer: Answer) -> tuple[bool, str]:
     """Whether an answer to a question of this module is right: its verdict, and where its steps lead; and why not."""
     if answer.verdict is not question.verdict:
         return False, f'it says "{answer.verdict.value}", and the truth is "{question.verdict.value}"'
-    if question.verdict is not Verdict.PLAN:
+    if question.verdict is not PlanVerdict.PLAN:
         return True, ""
     goal, table = question.goal, question.table
     if goal is None or table is None:
@@ -110,10 +110,10 @@ def judge_plan(question: Question, answer: Answer) -> tuple[bool, str]:
     return (True, "") if after.holds(goal) else (False, "the goal does not hold after the last step")
 
 
-def answer_json(verdict: Verdict, reasoning: str, steps: Sequence[Step]) -> str:
+def answer_json(verdict: PlanVerdict, reasoning: str, steps: Sequence[Step]) -> str:
     """An answer's text."""
     content: dict[str, object] = {REASONING: reasoning, VERDICT: verdict.value}
-    if verdict is Verdict.PLAN:
+    if verdict is PlanVerdict.PLAN:
         content[STEPS] = [
             {TEXT: step.text, ROBOT: ARM.name, SKILL: step.skill, ARGUMENTS: json.loads(step.arguments), ORDER: number}
             for number, step in enumerate(steps, start=1)
@@ -121,19 +121,19 @@ def answer_json(verdict: Verdict, reasoning: str, steps: Sequence[Step]) -> str:
     return json.dumps(content, separators=(",", ":"))
 
 
-def _truth(mode: PlanMode, asked: Question, world: World) -> tuple[Verdict, str, list[Step]]:
+def _truth(mode: PlanMode, asked: Question, world: World) -> tuple[PlanVerdict, str, list[Step]]:
     goal, table = asked.goal, world.table
     if goal is None:
-        return Verdict.NOT_DONE if mode is PlanMode.CHECK else Verdict.IMPOSSIBLE, asked.words, []
+        return PlanVerdict.NOT_DONE if mode is PlanMode.CHECK else PlanVerdict.IMPOSSIBLE, asked.words, []
     things = sorted(goal.things, key=world.across)
     steps = remaining(table, replace(goal, things=tuple(things)))
     if not steps:
-        return Verdict.DONE, "Nothing is left to do.", []
+        return PlanVerdict.DONE, "Nothing is left to do.", []
     holds = f"The gripper holds the {table.held}. " if table.held else ""
     reasoning = f"{holds}Left to do: {enumeration(list(dict.fromkeys(step.object for step in steps)))}."
     if mode is PlanMode.CHECK:
-        return Verdict.NOT_DONE, reasoning, []
-    return Verdict.PLAN, reasoning, steps[:1] if mode is PlanMode.NEXT_STEP else steps
+        return PlanVerdict.NOT_DONE, reasoning, []
+    return PlanVerdict.PLAN, reasoning, steps[:1] if mode is PlanMode.NEXT_STEP else steps
 
 
 def task_about(scene: Scene, rng: random.Random, absent: bool = False) -> Question:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from robobrain_ros.core.imaging import FittedSize
-from robobrain_ros.core.plans.request import PlanRequest, Verdict
+from robobrain_ros.core.plans.request import PlanRequest, PlanVerdict
 from robobrain_ros.core.query import Task
 from robobrain_ros.demo.layout import COLOURS, KINDS, NAMES
 from robobrain_ros.demo.simulator import Goal, Table
@@ -61,7 +61,7 @@ class Question:
     goal: Goal | None = None
     absent: bool = False
     plan: PlanRequest | None = None
-    verdict: Verdict = Verdict.PLAN
+    verdict: PlanVerdict = PlanVerdict.PLAN
     table: Table | None = None
 
     def answer(self, size: FittedSize) -> str:

@@ -7,18 +7,18 @@ authors, whose JSON the answer extends by ``verdict``, ``skill`` and ``arguments
 import json
 from collections.abc import Iterator
 
-from robobrain_ros.core.plans.request import DoneStep, PlanMode, PlanRequest, Robot, Skill, StepOutcome, Verdict
+from robobrain_ros.core.plans.request import DoneStep, PlanMode, PlanRequest, PlanVerdict, Robot, Skill, StepOutcome
 
-VERDICTS: dict[PlanMode, tuple[Verdict, ...]] = {
-    PlanMode.NEW: (Verdict.PLAN, Verdict.IMPOSSIBLE),
-    PlanMode.REPLAN: (Verdict.PLAN, Verdict.DONE, Verdict.IMPOSSIBLE),
-    PlanMode.NEXT_STEP: (Verdict.PLAN, Verdict.DONE, Verdict.IMPOSSIBLE),
-    PlanMode.CHECK: (Verdict.DONE, Verdict.NOT_DONE),
+VERDICTS: dict[PlanMode, tuple[PlanVerdict, ...]] = {
+    PlanMode.NEW: (PlanVerdict.PLAN, PlanVerdict.IMPOSSIBLE),
+    PlanMode.REPLAN: (PlanVerdict.PLAN, PlanVerdict.DONE, PlanVerdict.IMPOSSIBLE),
+    PlanMode.NEXT_STEP: (PlanVerdict.PLAN, PlanVerdict.DONE, PlanVerdict.IMPOSSIBLE),
+    PlanMode.CHECK: (PlanVerdict.DONE, PlanVerdict.NOT_DONE),
 }
 """What may be said in each mode."""
 
 REASONING, VERDICT, STEPS = "reasoning_explanation", "verdict", "subtask_list"
-"""Keys of the answer, in this order; the steps only with `Verdict.PLAN`."""
+"""Keys of the answer, in this order; the steps only with `PlanVerdict.PLAN`."""
 
 TEXT, ROBOT, SKILL, ARGUMENTS, ORDER = "subtask", "robot_name", "skill", "arguments", "subtask_order"
 """Keys of a step, in this order: what is said in words first, the robot reads last."""

@@ -17,7 +17,7 @@ class PlanMode(IntEnum):
     """Whether the task is done; no steps."""
 
 
-class Verdict(str, Enum):
+class PlanVerdict(str, Enum):
     """What the model says about the task; the value is the word in its JSON."""
 
     PLAN = "plan"

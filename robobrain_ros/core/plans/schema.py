@@ -10,7 +10,7 @@ from robobrain_ros.core.plans.checks import DEFAULT_MAX_STEPS, ArgumentSchemas, 
 from robobrain_ros.core.plans.patterns import MOST_BYTES, free_text, longest_match
 from robobrain_ros.core.plans.prompt import ARGUMENTS, ORDER, REASONING, SKILL, STEPS, TEXT, VERDICT, VERDICTS
 from robobrain_ros.core.plans.prompt import ROBOT as ROBOT_KEY
-from robobrain_ros.core.plans.request import PlanMode, PlanRequest, Robot, Verdict
+from robobrain_ros.core.plans.request import PlanMode, PlanRequest, PlanVerdict, Robot
 from robobrain_ros.errors import BadRequestError
 
 MOST_ALTERNATIVES = 200
@@ -79,9 +79,9 @@ def _most_steps(request: PlanRequest) -> int:
 def _schema(request: PlanRequest, schemas: ArgumentSchemas, bounds: TextBounds) -> Schema:
     verdicts = VERDICTS[request.mode]
     reasoning: Schema = {"type": "string", "pattern": free_text(0, bounds.reasoning)}
-    others = [verdict.value for verdict in verdicts if verdict is not Verdict.PLAN]
+    others = [verdict.value for verdict in verdicts if verdict is not PlanVerdict.PLAN]
     without_steps = _object({REASONING: reasoning, VERDICT: {"enum": others}})
-    if Verdict.PLAN not in verdicts or not request.robots:
+    if PlanVerdict.PLAN not in verdicts or not request.robots:
         return without_steps
     definitions = _Definitions(request, bounds)
     alternatives = list(_alternatives(request, schemas, definitions))
@@ -89,7 +89,7 @@ def _schema(request: PlanRequest, schemas: ArgumentSchemas, bounds: TextBounds) 
         return without_steps
     steps = {"type": "array", "items": {"$ref": "#/$defs/step"}, "minItems": 1, "maxItems": _most_steps(request)}
     definitions.known["step"] = {"anyOf": alternatives} if len(alternatives) > 1 else alternatives[0]
-    with_steps = _object({REASONING: reasoning, VERDICT: {"enum": [Verdict.PLAN.value]}, STEPS: steps})
+    with_steps = _object({REASONING: reasoning, VERDICT: {"enum": [PlanVerdict.PLAN.value]}, STEPS: steps})
     schema = {"anyOf": [with_steps, without_steps], "$defs": definitions.known}
     size = len(json.dumps(schema, ensure_ascii=False).encode())
     if size > LARGEST_PLAN_SCHEMA:

@@ -8,7 +8,7 @@ from typing import Any
 
 from robobrain_ros.core.plans.patterns import matches
 from robobrain_ros.core.plans.prompt import ARGUMENTS, ORDER, REASONING, ROBOT, SKILL, STEPS, TEXT, VERDICT
-from robobrain_ros.core.plans.request import Verdict
+from robobrain_ros.core.plans.request import PlanVerdict
 from robobrain_ros.core.plans.schema import PlanForm
 from robobrain_ros.core.query import PlanStep
 
@@ -18,9 +18,9 @@ _STEP_DEPTH = 3
 
 @dataclass(frozen=True)
 class StructuredPlan:
-    """``steps`` in ascending order, their orders counted from 1 without a gap; none unless the verdict is `Verdict.PLAN`."""
+    """``steps`` in ascending order, their orders counted from 1 without a gap; none unless the verdict is `PlanVerdict.PLAN`."""
 
-    verdict: Verdict
+    verdict: PlanVerdict
     reasoning: str
     steps: tuple[PlanStep, ...]
 
@@ -82,7 +82,7 @@ class StructuredPlanReader:
         if fault is not None:
             raise ValueError(f"{fault.json_path} is not what the schema allows: {fault.message[:200]}")
         steps = [_step_of(item) for item in content.get(STEPS, ())]
-        return StructuredPlan(Verdict(content[VERDICT]), content[REASONING].strip(), _ranked(steps))
+        return StructuredPlan(PlanVerdict(content[VERDICT]), content[REASONING].strip(), _ranked(steps))
 
 
 @cache

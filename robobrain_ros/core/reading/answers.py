@@ -33,7 +33,7 @@ The rules:
 
 from collections.abc import Sequence
 
-from robobrain_ros.core.plans.request import Verdict
+from robobrain_ros.core.plans.request import PlanVerdict
 from robobrain_ros.core.plans.schema import PlanForm
 from robobrain_ros.core.plans.structured import StructuredPlanReader
 from robobrain_ros.core.profiles import AnswerForm, Profile
@@ -195,7 +195,7 @@ class AnswerParser:
             steps=plan.steps,
             reasoning=plan.reasoning,
             verdict=plan.verdict,
-            nothing_found=plan.verdict is Verdict.IMPOSSIBLE,
+            nothing_found=plan.verdict is PlanVerdict.IMPOSSIBLE,
         )
 
     def _finish_spatial(self, text: str, truncated: bool) -> ParsedAnswer:

@@ -26,6 +26,7 @@ import numpy as np
 from robobrain_ros.bounds.control_tokens import reject_control_tokens, special_tokens_of
 from robobrain_ros.engine import environment
 from robobrain_ros.engine.base import (
+    DEFAULT_CONTEXT,
     IMAGE_PLACEHOLDER,
     Constraint,
     EngineHealth,
@@ -44,9 +45,6 @@ from robobrain_ros.engine.flagos import choice as flagos
 from robobrain_ros.engine.flagos.ledger import Failure
 from robobrain_ros.engine.options import EngineOptions, refuse_unknown
 from robobrain_ros.errors import BadImageError, BadRequestError, EngineConfigError, EngineFailedError
-
-DEFAULT_MAX_MODEL_LEN = 8192
-"""Room for four images of the default size, thinking and an answer; what the models could do would fill a GPU with cache."""
 
 _FIRST_IMAGE, _FIRST_TOKENS = 448, 16
 """Side of the images, in pixels, and most tokens of the answers with which FlagGems' operators are tried after loading."""
@@ -327,7 +325,7 @@ class EmbeddedEngine:
             max_model_len=self._engine.vllm_config.model_config.max_model_len,
             min_pixels=self._checkpoint.min_pixels,
             max_pixels=self._checkpoint.max_pixels,
-            patch=self._checkpoint.cell,
+            cell=self._checkpoint.cell,
             flagos_active=self._workers.flagos_active,
             special_tokens=self._special_tokens,
             details={**self._workers.details(), "image_cache": f"at most {_image_cache_mib(self.options)} MiB a process"},
@@ -653,7 +651,7 @@ def _engine_arguments(
     """
     on_cpu = device == "cpu"
     own_extension = f"{worker.__name__}.{worker.OwnerWatch.__name__}"
-    longest = min(options.max_model_len or DEFAULT_MAX_MODEL_LEN, checkpoint.max_positions or DEFAULT_MAX_MODEL_LEN)
+    longest = min(options.max_model_len or DEFAULT_CONTEXT, checkpoint.max_positions or DEFAULT_CONTEXT)
     max_pixels = min(options.max_pixels, checkpoint.max_pixels or options.max_pixels)
     arguments: dict[str, Any] = {
         "model": str(checkpoint.path),

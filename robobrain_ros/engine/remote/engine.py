@@ -94,7 +94,7 @@ class RemoteEngine:
             max_model_len=served.max_model_len,
             min_pixels=served.min_pixels,
             max_pixels=served.max_pixels,
-            patch=served.cell,
+            cell=served.cell,
         )
 
     async def _wait_for_one(self, progress: ProgressCallback) -> None:

@@ -9,11 +9,11 @@ from robobrain_ros.core.plans.request import (
     Place,
     PlanMode,
     PlanRequest,
+    PlanVerdict,
     Robot,
     Skill,
     SkillEffect,
     StepOutcome,
-    Verdict,
 )
 from robobrain_ros.core.plans.roboos import roboos_json
 from robobrain_ros.core.query import Answer
@@ -26,9 +26,9 @@ from robobrain_ros.msg import Skill as SkillMessage
 from robobrain_ros.ros.messages.conversions import Origin, Positions, clean, to_steps
 
 VERDICTS = {
-    Verdict.PLAN: Plan.VERDICT_PLAN,
-    Verdict.DONE: Plan.VERDICT_DONE,
-    Verdict.NOT_DONE: Plan.VERDICT_NOT_DONE,
+    PlanVerdict.PLAN: Plan.VERDICT_PLAN,
+    PlanVerdict.DONE: Plan.VERDICT_DONE,
+    PlanVerdict.NOT_DONE: Plan.VERDICT_NOT_DONE,
 }
 """What a plan's verdict is in its message. That a task is impossible is an outcome."""
 

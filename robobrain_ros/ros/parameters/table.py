@@ -9,6 +9,7 @@ from typing import Any
 
 from robobrain_ros.core.plans.checks import DEFAULT_MAX_STEPS, MOST_STEPS
 from robobrain_ros.core.query import Defaults, Task
+from robobrain_ros.engine.base import LARGEST_MAX_PIXELS
 from robobrain_ros.engine.options import SERVER_PREFIX, EngineOptions, ServerOptions, public_name
 from robobrain_ros.ros.limits import LEAST_RATE, MOST_RATE, MOST_TIMEOUT, MOST_TOKENS
 from robobrain_ros.ros.parameters.parameter import Applies, Parameter
@@ -192,7 +193,7 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             "Pixel limit for this camera's images, if it is below engine.max_pixels. 0: engine.max_pixels.",
             applies=Applies.AT_ONCE,
             minimum=0,
-            maximum=12845056,
+            maximum=LARGEST_MAX_PIXELS,
         ),
         Parameter(
             f"{camera}.use_depth",

@@ -41,7 +41,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckResult:
     """What was found.
 
     :param ratios: native time over the implementation's, of the shapes that were timed.
@@ -65,20 +65,20 @@ class Verdict:
 
 def check(
     entries: Sequence[Entry], implementations: Mapping[str, Implementation], device: str, timer: Timer | None
-) -> Verdict:
+) -> CheckResult:
     """Check these entries on a device.
 
     :param timer: None: nothing is timed.
     """
     start = time.monotonic()
     if not entries:
-        return Verdict((), {}, 0.0)
+        return CheckResult((), {}, 0.0)
     numbers = _Numbers(entries, device)
     faults = [Fault(entry, how) for entry in entries if (how := _fault(entry, implementations[entry.implementation], numbers))]
     ratios: dict[str, float] = {}
     if timer is not None and not faults:
         ratios = {entry.name: _ratio(entry, implementations[entry.implementation], numbers, timer) for entry in _timed(entries)}
-    return Verdict(tuple(faults), ratios, time.monotonic() - start)
+    return CheckResult(tuple(faults), ratios, time.monotonic() - start)
 
 
 class _Numbers:
