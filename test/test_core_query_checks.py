@@ -20,8 +20,8 @@ from robobrain_ros.core import Brain, Query, Task, profile_for
 from robobrain_ros.core.plans.checks import check_request
 from robobrain_ros.core.plans.request import DoneStep, Place, PlanRequest, Robot, Skill, SkillEffect
 from robobrain_ros.core.plans.robots_file import read_robots
-from robobrain_ros.core.prompt_checks import texts_of
 from robobrain_ros.core.query import Answer
+from robobrain_ros.core.query_checks import texts_of
 from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.engine.base import EngineInfo
 from robobrain_ros.errors import BadRequestError

@@ -1,0 +1,61 @@
+"""Check a query before anything is done for it."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from robobrain_ros.bounds.control_tokens import reject_control_tokens
+from robobrain_ros.core.query import Query
+from robobrain_ros.engine.base import MOST_IMAGES
+from robobrain_ros.errors import BadRequestError
+
+LONGEST_TEXT = 8000
+"""Characters of a question. It leaves most of the model's context free."""
+
+
+def check_query(query: Query, special_tokens: frozenset[str] = frozenset()) -> None:
+    """Check texts and images, except for the content of the images.
+
+    :param special_tokens: the special tokens of the checkpoint's tokenizer; empty: unknown.
+    :raises BadRequestError: the query is invalid; the message names the field.
+    """
+    if not query.text.strip():
+        raise BadRequestError("The question is empty. State what to look for or what to do.")
+    if len(query.text) > LONGEST_TEXT:
+        raise BadRequestError(
+            f"The question has {len(query.text)} characters; at most {LONGEST_TEXT} are allowed. Shorten the question."
+        )
+    _check_control_tokens(query, special_tokens)
+    _check_image_count(query)
+
+
+def _check_control_tokens(query: Query, special_tokens: frozenset[str]) -> None:
+    """Check every text that reaches a prompt: the question and, for a plan, robots, scene and history."""
+    reject_control_tokens("The question", query.text, special_tokens)
+    if query.plan is not None:
+        for path, text in texts_of(query.plan, "context"):
+            reject_control_tokens(path, text, special_tokens)
+
+
+def _check_image_count(query: Query) -> None:
+    task, count = query.task, len(query.images)
+    if task.spatial and count != 1:
+        raise BadRequestError(f"The task {task.value} takes exactly one image, not {count}.")
+    if not 1 <= count <= MOST_IMAGES:
+        raise BadRequestError(f"The task {task.value} takes 1 to {MOST_IMAGES} images, not {count}.")
+    if query.image_ids and len(query.image_ids) != count:
+        raise BadRequestError(f"The query has {len(query.image_ids)} image ids for {count} images. Name each image, or none.")
+    if query.max_pixels and (len(query.max_pixels) != count or min(query.max_pixels) < 0):
+        raise BadRequestError(f"max_pixels is {list(query.max_pixels)}. It must have one number for each image, 0 or more.")
+
+
+def texts_of(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Yield every text in dataclasses and tuples with its path, as in ``context.robots[0].skills[1].name``."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, tuple | list):
+        for number, item in enumerate(value):
+            yield from texts_of(item, f"{path}[{number}]")
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from texts_of(getattr(value, field.name), f"{path}.{field.name}")

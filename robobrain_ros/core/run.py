@@ -1,0 +1,124 @@
+"""The state of one request, from its query to its answer."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from robobrain_ros.core.imaging import Fitted
+from robobrain_ros.core.plans.prompt import context_in_words
+from robobrain_ros.core.plans.schema import PlanForm
+from robobrain_ros.core.profiles import Profile
+from robobrain_ros.core.query import Answer, Box, Defaults, ParsedAnswer, Point, Progress, Query, Report, Task
+from robobrain_ros.engine.base import TextDelta
+from robobrain_ros.errors import CanceledError, EngineFailedError
+
+ProgressListener = Callable[[Progress], None]
+
+
+@dataclass
+class Run:
+    """One request with all defaults filled in, and its progress. Times are those of ``time.monotonic()``, in seconds."""
+
+    query: Query
+    profile: Profile
+    defaults: Defaults
+    think: bool
+    max_tokens: int
+    began: float
+    deadline: float
+    report: Report
+    on_progress: ProgressListener | None
+    images: Sequence[Fitted] = ()
+    """The query's images at the sizes that the model sees."""
+    image_ids: Sequence[str] = ()
+    """Names of these images for the engine's cache; empty: unnamed."""
+    plan_form: PlanForm | None = None
+    """The form that the answer is constrained to; None: a plan in words, or no plan."""
+
+    @property
+    def prompt(self) -> str:
+        """The user's message, without images."""
+        query, profile = self.query, self.profile
+        if query.plan is None or query.task is not Task.PLAN:
+            return profile.prompt(query.task, query.text)
+        if self.plan_form is not None:
+            return profile.plan_prompt(query.text, query.plan)
+        context = context_in_words(query.plan)
+        return "\n".join(part for part in (context, profile.prompt(query.task, query.text)) if part)
+
+    def set_images(self, images: Sequence[Fitted]) -> None:
+        """Set the fitted images. A name gets the fitted size, because the engine caches each size separately."""
+        sizes = [(fitted.size.model_width, fitted.size.model_height) for fitted in images]
+        self.images = images
+        self.report.model_image_sizes = sizes
+        named = zip(self.query.image_ids, sizes, strict=True) if self.query.image_ids else ()
+        self.image_ids = [f"{name}@{width}x{height}" if name else "" for name, (width, height) in named]
+
+    def count(self, delta: TextDelta, thinking: bool) -> None:
+        """Add a piece of text to the report.
+
+        :param thinking: the piece belongs to the thinking.
+        """
+        report = self.report
+        if not report.first_token_time and delta.tokens:
+            report.first_token_time = time.monotonic() - self.began
+        report.queue_time = report.queue_time or delta.queue_time
+        report.prompt_tokens = max(report.prompt_tokens, delta.prompt_tokens)
+        report.finish_reason = delta.finish_reason or report.finish_reason
+        if thinking:
+            report.thinking_tokens += delta.tokens
+        else:
+            report.answer_tokens += delta.tokens
+
+    def publish(self, progress: Progress, normalized: bool) -> None:
+        """Pass progress to the listener, its parts in the pixels of the query's image.
+
+        :param normalized: coordinates are fractions of the image.
+        """
+        if not self.report.first_part_time and (progress.points or progress.boxes or progress.waypoints or progress.steps):
+            self.report.first_part_time = time.monotonic() - self.began
+        if self.on_progress is not None and progress.text:
+            points, boxes, waypoints = self._in_image(progress, normalized)
+            self.on_progress(replace(progress, points=points, boxes=boxes, waypoints=waypoints))
+
+    def finish_reason(self) -> str:
+        """Why the last generation ended: "stop" or "length".
+
+        :raises CanceledError: it was aborted.
+        :raises EngineFailedError: it broke off.
+        """
+        reason = self.report.finish_reason
+        if reason == "abort":
+            raise CanceledError("The request was aborted.")
+        if reason not in ("stop", "length"):
+            raise EngineFailedError(f"The engine broke the answer off ({reason or 'without a reason'}). Retry the request.")
+        return reason
+
+    def answer(self, parsed: ParsedAnswer) -> Answer:
+        """The answer, its parts in the pixels of the query's image."""
+        points, boxes, waypoints = self._in_image(parsed, parsed.normalized)
+        return Answer(
+            task=parsed.task,
+            text=parsed.text,
+            thinking=parsed.thinking,
+            points=points,
+            boxes=boxes,
+            waypoints=waypoints,
+            steps=parsed.steps,
+            reasoning=parsed.reasoning,
+            verdict=parsed.verdict,
+            report=self.report,
+        )
+
+    def _in_image(
+        self, parts: ParsedAnswer | Progress, normalized: bool
+    ) -> tuple[tuple[Point, ...], tuple[Box, ...], tuple[Point, ...]]:
+        """Points, boxes and waypoints, mapped from the model's coordinates into the pixels of the query's image."""
+        if not self.query.task.spatial:
+            return (), (), ()
+        size, rule = self.images[0].size, self.profile.coordinates
+        return (
+            tuple(size.to_image(point, rule, normalized) for point in parts.points),
+            tuple(size.box_to_image(box, rule, normalized) for box in parts.boxes),
+            tuple(size.to_image(point, rule, normalized) for point in parts.waypoints),
+        )
