@@ -289,12 +289,12 @@ def test_a_task_that_the_family_does_not_know() -> None:
     from dataclasses import replace
 
     profile = replace(TWO, prompts={Task.ASK: TWO.prompts[Task.ASK]})
-    with pytest.raises(UnsupportedTaskError, match="it knows: ask"):
+    with pytest.raises(UnsupportedTaskError, match="It supports ask"):
         ask(ScriptedEngine(["x"]), query(Task.GROUND), profile)
 
 
 def test_what_is_not_there_is_an_outcome_of_its_own() -> None:
-    with pytest.raises(NothingFoundError, match=r'not there: "There is no mug\."') as caught:
+    with pytest.raises(NothingFoundError, match=r'nothing was found: "There is no mug\."') as caught:
         ask(ScriptedEngine(["There is no mug."]), query())
     assert (caught.value.raw_text, caught.value.code) == ("There is no mug.", OutcomeCode.NOTHING_FOUND)
     assert caught.value.report is not None

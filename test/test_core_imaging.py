@@ -95,7 +95,7 @@ def test_budget_is_what_the_user_and_the_checkpoint_allow() -> None:
     assert PixelBudget.within(10**9, 3136, 12845056, 28) == PixelBudget(3136, 12845056, 28)
     assert PixelBudget.within(200_704, 3136, 12845056, 28) == PixelBudget(3136, 200_704, 28)
     assert PixelBudget.within(200_704, 0, 0, 32) == PixelBudget(4 * 32 * 32, 200_704, 32)
-    with pytest.raises(EngineConfigError, match="raise max_pixels"):
+    with pytest.raises(EngineConfigError, match="Increase max_pixels"):
         PixelBudget.within(65535, 65536, 16777216, 32)
 
 

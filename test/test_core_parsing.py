@@ -226,7 +226,7 @@ def test_a_single_point_answers_an_affordance_but_not_a_grounding() -> None:
 
 def test_a_box_answers_pointing_but_no_trajectory() -> None:
     assert read(Task.POINT, "[577, 224, 638, 310]").boxes == (Box(577, 224, 638, 310),)
-    with pytest.raises(UnparsableAnswerError, match="a box is no waypoint"):
+    with pytest.raises(UnparsableAnswerError, match="a box where waypoints were asked for"):
         read(Task.TRAJECTORY, "[577, 224, 638, 310]")
 
 
@@ -450,10 +450,10 @@ def test_skills_and_their_arguments() -> None:
     [
         (json.dumps(ROBOOS)[:-30], "cut or malformed"),
         (str(ROBOOS)[:-30], "cut or malformed"),
-        ('{"subtask_list": [{"robot_name": "arm_1"}]}', "step 1 does not say what to do"),
+        ('{"subtask_list": [{"robot_name": "arm_1"}]}', "step 1 has no text"),
         ('{"subtask_list": [{"subtask": "Go", "subtask_order": "first"}]}', "order of step 1"),
         ('{"subtask_list": [{"subtask": "Go", "subtask_order": ' + "9" * 9999 + "}]}", r"order of step 1|malformed"),
-        ('{"subtask_list": [1]}', "step 1 is no text"),
+        ('{"subtask_list": [1]}', "step 1 is not text"),
         ('{"subtask_list": []}', "no steps"),
         ('{"answer": 1}', "no list of steps"),
         ("[" * 100_000 + '"', "no steps"),

@@ -103,7 +103,7 @@ def test_what_cannot_be_done_or_contradicts_itself_is_an_outcome_without_steps()
     assert impossible.outcome.code == Outcome.NOTHING_FOUND
     assert "Because." in impossible.outcome.message
     assert infeasible.outcome.code == Outcome.INFEASIBLE_PLAN
-    assert "Step 2" in infeasible.outcome.message
+    assert "In step 2" in infeasible.outcome.message
     assert infeasible.plan.report.raw_text == twice
     assert cut.outcome.code == Outcome.UNPARSABLE_ANSWER
     assert not any(response.plan.steps for response in (impossible, infeasible, cut))
@@ -189,10 +189,10 @@ BAD = [
     (replace(REQUEST, mode=PlanMode.NEXT_STEP), "context.max_steps", "one step"),
     (replace(REQUEST, max_steps=2**32 - 1), "context.max_steps", "4294967295"),
     (with_skill(name="pick"), "context.robots[0].skills[1].name", "already"),
-    (with_skill(arguments_schema="{"), "context.robots[0].skills[1].arguments_schema", "no JSON"),
-    (with_skill(arguments_schema='{"type": "thing"}'), "context.robots[0].skills[1].arguments_schema", "no JSON schema"),
+    (with_skill(arguments_schema="{"), "context.robots[0].skills[1].arguments_schema", "not JSON"),
+    (with_skill(arguments_schema='{"type": "thing"}'), "context.robots[0].skills[1].arguments_schema", "not a JSON schema"),
     (with_skill(arguments_schema=" " * 10_000_000 + "{}"), "context.robots[0].skills[1].arguments_schema", "10000002 bytes"),
-    (with_skill(object_argument="thing"), "context.robots[0].skills[1].object_argument", "no property"),
+    (with_skill(object_argument="thing"), "context.robots[0].skills[1].object_argument", "not a property"),
     (replace(REQUEST, feedback="x" * 100_000), "context.feedback", "100000 characters"),
 ]
 

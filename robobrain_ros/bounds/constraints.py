@@ -2,7 +2,7 @@
 
 A grammar engine unrolls counts: ``"minItems": 1000000000`` takes 15 GB. These checks look at the text and at JSON values only, so
 they cost less than a millisecond per 10 kB and never compile anything. Every form that the node itself asks an engine for
-is within the bounds. `core.argument_schema` and `core.patterns` are stricter, because they promise a bounded plan.
+is within the bounds. `core.plans.argument_schema` and `core.plans.patterns` are stricter, because they promise a bounded plan.
 """
 
 import json

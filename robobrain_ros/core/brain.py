@@ -264,7 +264,7 @@ def _require_found(parsed: ParsedAnswer, raw_text: str) -> None:
     if parsed.verdict is PlanVerdict.IMPOSSIBLE:
         raise NothingFoundError(f'The model reports that the task is impossible: "{parsed.reasoning}"', raw_text)
     if parsed.nothing_found:
-        raise NothingFoundError(f'The model reports that it is not there: "{_shorten(parsed.text)}"', raw_text)
+        raise NothingFoundError(f'The model reports that nothing was found: "{_shorten(parsed.text)}"', raw_text)
 
 
 def _shorten(text: str) -> str:
@@ -293,6 +293,6 @@ async def _within(work: Coroutine[Any, Any, Answer], deadline: float) -> Answer:
 
 
 def _retrieve(task: "asyncio.Task[Answer]") -> None:
-    """Take the exception of work that was given up, which nobody awaits, so that asyncio does not report it."""
+    """Take the exception of work that was given up, so that asyncio does not report it as never retrieved."""
     if not task.cancelled():
         task.exception()

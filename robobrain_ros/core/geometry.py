@@ -1,4 +1,4 @@
-"""From pixels to rays and positions, and back: the camera models of ROS, through OpenCV.
+"""Convert pixels to rays and positions, and back, with the camera models of ROS through OpenCV.
 
 Pixels are those of the camera's own image, (0, 0) the centre of the top left one. Positions are metres in the optical frame:
 x right, y down, z forward. A position's depth is its z, not its distance.
@@ -50,7 +50,7 @@ _FARTHEST_RAY = 1e3
 
 
 class GeometryError(ValueError):
-    """Why pixels cannot become metres, as a sentence. It never ends a request, whose pixels are right: so it has no code."""
+    """Why pixels cannot be converted to metres, as a sentence. It has no outcome code, because it does not end the request."""
 
 
 class OtherSizeError(GeometryError):
@@ -95,27 +95,32 @@ class CameraModel:
     ) -> "CameraModel":
         """The model of a sensor_msgs/CameraInfo, whose values the parameters are; ``roi``: x_offset, y_offset, width, height.
 
-        :param rectified: the images are: P describes them. Else K, D and R do.
-        :param image_size: (width, height) of the image, which has to be the one that the values imply.
+        :param rectified: the images are rectified, so P describes them. Otherwise K, D and R do.
+        :param image_size: (width, height) of the image; the values must imply the same size.
         :raises OtherSizeError: the image has another size.
         :raises GeometryError: the camera is not calibrated, or the values contradict each other.
         """
         matrix, row = (p, 4) if rectified else (k, 3)
         if len(k) != 9 or len(r) != 9 or len(p) != 12:
-            raise GeometryError(f"camera_info is broken: K, R and P have {len(k)}, {len(r)} and {len(p)} numbers, not 9, 9, 12.")
+            raise GeometryError(
+                f"camera_info is broken: K, R and P have {len(k)}, {len(r)} and {len(p)} numbers, not 9, 9 and 12."
+            )
         if not np.isfinite([*d, *k, *r, *p]).all():
-            raise GeometryError("camera_info is broken: there are numbers in it that are not finite.")
+            raise GeometryError("camera_info is broken: some of its numbers are not finite. Check the driver.")
         fx, fy, cx, cy = matrix[0], matrix[row + 1], matrix[2], matrix[row + 2]
         if fx == 0.0 or fy == 0.0:
             which = "P holds zeros, which the rectified image needs" if rectified else "K holds zeros"
             raise GeometryError(f"The camera is not calibrated: {which} in its camera_info. Calibrate it, or publish its values.")
         if fx < 0.0 or fy < 0.0 or (not rectified and any(r) and not _is_rotation(r)):
-            raise GeometryError("camera_info is broken: its focal lengths are negative, or R is no rotation.")
+            raise GeometryError(
+                "camera_info is broken: a focal length is negative, or R is not a rotation. Calibrate the camera."
+            )
         _check_lens("P" if rectified else "K", (width, height), (fx, fy), (cx, cy))
         left, top, size, bins = _region(width, height, (max(binning_x, 1), max(binning_y, 1)), roi)
         if image_size is not None and image_size != size:
             raise OtherSizeError(
-                f"camera_info is of an image of {size[0]}x{size[1]} pixels, but it has {image_size[0]}x{image_size[1]}."
+                f"camera_info is of an image of {size[0]}x{size[1]} pixels, but the image has {image_size[0]}x{image_size[1]}. "
+                "Resize both, or use the camera_info of this image."
             )
         name, coefficients = ("", ()) if rectified else _distortion(distortion_model, d)
         turned = any(r) and not rectified
@@ -231,8 +236,8 @@ def _distortion(name: str, d: Sequence[float]) -> tuple[str, tuple[float, ...]]:
         return "", ()
     if model is None:
         raise GeometryError(
-            f"The distortion model {name[:40]!r} is not known; known are {', '.join(_COEFFICIENTS)}, their usual other names, "
-            "and none where all coefficients are 0."
+            f"The distortion model {name[:40]!r} is unknown. Supported are {', '.join(_COEFFICIENTS)} and their usual "
+            "aliases, and any name if all coefficients are 0."
         )
     used = max((index for index, value in enumerate(d, 1) if value), default=0)
     length = next((length for length in _COEFFICIENTS[model] if used <= length <= len(d)), None)

@@ -1,9 +1,9 @@
-"""Regular expressions of well-formed answers to spatial tasks: lists of coordinates within the bounds of the model's grid.
+"""Regular expressions that constrain answers to spatial tasks: lists of coordinates within the image.
 
-They are spelled as the families write their answers, bounded, and made of plain groups and classes, so that Python and grammars
-understand them alike. Two more texts are allowed: an empty list, by which a model says that nothing was found, and no text, by
-which a checkpoint that cannot think shows it (see `Brain`). Every other text is read by `core.parsing` to just the coordinates
-that it holds.
+They have the form in which the model families write answers. They are bounded and consist of groups and character classes, which
+Python and grammar engines understand alike. Two more texts match: an empty list, with which a model reports that nothing was
+found, and the empty text, with which a checkpoint that cannot think answers think tags (see `Brain`). `core.reading` reads each
+match to exactly its coordinates.
 """
 
 from robobrain_ros.core.imaging import FittedSize
@@ -13,7 +13,7 @@ from robobrain_ros.core.query import Task
 MOST_POINTS = 20
 MOST_WAYPOINTS = 10
 THOUSANDTHS = 1000
-"""The end of RoboBrain 2.5's grid, on both axes."""
+"""The largest coordinate of RoboBrain 2.5, on both axes."""
 
 _SEPARATOR = ", ?"
 _DEPTH = r"(0|[1-9][0-9]?)(\.[0-9]{1,3})?"
@@ -21,7 +21,7 @@ _DEPTH = r"(0|[1-9][0-9]?)(\.[0-9]{1,3})?"
 
 
 def number_up_to(most: int) -> str:
-    """A pattern for the whole numbers from 0 to ``most``, which is not negative, without leading zeros."""
+    """A pattern for whole numbers from 0 to ``most`` (at least 0), without leading zeros."""
     digits = str(most)
     if len(digits) == 1:
         return f"[0-{most}]"
@@ -36,10 +36,10 @@ def number_up_to(most: int) -> str:
 def coordinate_pattern(task: Task, profile: Profile, size: FittedSize) -> str:
     """A pattern for the whole answer to a spatial task.
 
-    Pixels of points run from 0 to the last one of the image as the model sees it; the corners of a box may also lie on the
-    image's end, as the models write it.
+    In pixels, points range from 0 to the last pixel of the image that the model sees. Corners of boxes may be one pixel further,
+    on the image's border, as the models write them.
 
-    :raises UnsupportedTaskError: the profile does not know the task.
+    :raises UnsupportedTaskError: the profile does not support the task.
     """
     form = profile.form(task)
     pixels = profile.coordinates is CoordinateRule.PIXELS_OF_MODEL_IMAGE

@@ -31,12 +31,12 @@ _LARGEST_FILE = 256 << 20
 """Bytes of an image file."""
 
 MAX_SIDE_RATIO = 200
-"""The processor of Qwen-VL refuses images whose sides differ more."""
+"""The processor of Qwen-VL rejects images whose sides differ more."""
 
 
 @dataclass(frozen=True)
 class FittedSize:
-    """The image's own size and the size at which the model sees it, in pixels."""
+    """The size of an image and the size at which the model sees it, in pixels."""
 
     width: int
     height: int
@@ -54,8 +54,7 @@ class FittedSize:
         return replace(point, u=u, v=v, clamped=u_clamped or v_clamped)
 
     def box_to_image(self, box: Box, rule: CoordinateRule, normalized: bool = False) -> Box:
-        """As `to_image`, corner by corner. Models write a box that ends at the border with the border's own coordinate, which
-        is not outside."""
+        """Map a box as `to_image` maps a point. A corner on the image's border is not outside, because models write boxes so."""
         grid = _Grid.of(self, rule, normalized)
         corners = [grid.across.map(box.u_min, True), grid.down.map(box.v_min, True)]
         corners += [grid.across.map(box.u_max, True), grid.down.map(box.v_max, True)]
@@ -78,9 +77,9 @@ class _Axis:
     size: int
 
     def map(self, value: float, borders: bool = False) -> tuple[float, bool]:
-        """The value in the image's pixels, and whether it had to be moved in from outside.
+        """The value in the image's pixels, and whether it was clamped to the image.
 
-        :param borders: the value may be the image's end itself rather than the centre of its last pixel.
+        :param borders: the image's border itself is valid, not only the centre of its last pixel.
         """
         place = value + self.centre
         end = self.extent + (self.centre if borders else 0.0)
@@ -104,7 +103,7 @@ class _Grid:
 
 @dataclass(frozen=True)
 class Fitted:
-    """An image at the size at which the model sees it: ``image`` is RGB, (model_height, model_width, 3), uint8."""
+    """An image at the size that the model sees: RGB, (model_height, model_width, 3), uint8."""
 
     image: RgbImage
     size: FittedSize
@@ -120,20 +119,22 @@ class PixelBudget:
 
     @classmethod
     def within(cls, max_pixels: int, checkpoint_min: int, checkpoint_max: int, cell: int) -> "PixelBudget":
-        """The budget that a user's ``max_pixels`` leaves of the checkpoint's own; 0 where the checkpoint does not say.
+        """The checkpoint's budget, limited to ``max_pixels``. A checkpoint's limit of 0 is unknown.
 
-        :raises EngineConfigError: nothing is left.
+        :raises EngineConfigError: ``max_pixels`` is below the checkpoint's minimum.
         """
         smallest = checkpoint_min or MIN_CELLS * cell * cell
         largest = checkpoint_max or MAX_CELLS * cell * cell
         if max_pixels < smallest:
-            raise EngineConfigError(f"max_pixels is {max_pixels}; this checkpoint needs {smallest} or more: raise max_pixels.")
+            raise EngineConfigError(
+                f"max_pixels is {max_pixels}; this checkpoint needs at least {smallest}. Increase max_pixels."
+            )
         return cls(smallest, min(max_pixels, largest), cell)
 
     def narrowed(self, max_pixels: int) -> "PixelBudget":
-        """This budget with at most so many pixels (0: as it is), as far as the model can see so few.
+        """This budget with a lower pixel limit, but not below the minimum; 0: the same budget.
 
-        Never with more: the model's processor would shrink the image again, and the way back would no longer be exact.
+        A higher limit has no effect. With it, the model's processor would shrink the image again and the mapping would be wrong.
         """
         if not max_pixels:
             return self
@@ -141,11 +142,10 @@ class PixelBudget:
 
 
 def fit(image_size: tuple[int, int], min_pixels: int, max_pixels: int, cell: int) -> FittedSize:
-    """The size at which the model shall see an image.
+    """The size at which the model sees an image.
 
-    It is what ``smart_resize`` of transformers' Qwen2-VL processor gives for ``factor=cell``; and it is always a size that
-    ``smart_resize`` leaves as it is. (Its own result is not always one: a long narrow image under a tight budget shrinks
-    again each time. There this is the size at which it comes to rest.)
+    It is the result of ``smart_resize`` of transformers' Qwen2-VL processor with ``factor=cell``, applied until the size no
+    longer changes. One application is not always enough: a long narrow image under a tight budget shrinks again each time.
 
     :param image_size: (width, height) in pixels.
     :param min_pixels: the model's image has at least so many pixels, if a multiple of the cell does.
@@ -157,7 +157,7 @@ def fit(image_size: tuple[int, int], min_pixels: int, max_pixels: int, cell: int
     if width < 1 or height < 1:
         raise BadImageError(f"The image is empty: {width}x{height} pixels.")
     if max(width, height) > MAX_SIDE_RATIO * min(width, height):
-        raise BadImageError(f"The image's sides, {width}x{height}, differ more than {MAX_SIDE_RATIO}-fold; crop it.")
+        raise BadImageError(f"The image's sides, {width}x{height}, differ more than {MAX_SIDE_RATIO}-fold. Crop the image.")
     model_width, model_height = _resting_size(width, height, max(min_pixels, cell * cell), max_pixels, cell)
     return FittedSize(width, height, model_width, model_height)
 
@@ -180,7 +180,7 @@ def fit_image(image: RgbImage, budget: PixelBudget) -> Fitted:
 
 
 def read_image(path: str | Path) -> RgbImage:
-    """Read an image file (JPEG, PNG, ...) as RGB, (height, width, 3), uint8; 16 bits by the rule of `core.bit_depth`.
+    """Read an image file (JPEG, PNG, ...) as RGB, (height, width, 3), uint8; 16 bits by the rule of `core.formats.bit_depth`.
 
     :raises BadImageError: no such file, or not an image.
     """
@@ -200,9 +200,9 @@ def read_image(path: str | Path) -> RgbImage:
 
 
 def check_image(image: object) -> None:
-    """Raise BadImageError for what is not an RGB image: an array of shape (height, width, 3), uint8, not empty."""
+    """Raise BadImageError unless the image is RGB: a non-empty array (height, width, 3), uint8."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise BadImageError(f"An image is an array of shape (height, width, 3) and type uint8, not {_kind_of(image)}.")
+        raise BadImageError(f"An image must be an array of shape (height, width, 3) and type uint8, not {_kind_of(image)}.")
     if image.size == 0:
         raise BadImageError(f"The image is empty: {image.shape[1]}x{image.shape[0]} pixels.")
 
@@ -214,7 +214,7 @@ def _kind_of(value: object) -> str:
 
 
 def _resting_size(width: int, height: int, min_pixels: int, max_pixels: int, cell: int) -> tuple[int, int]:
-    """Apply ``smart_resize`` until it changes nothing more; where it never rests, the nearest side ratio that does."""
+    """Apply ``smart_resize`` until the size no longer changes. If it never settles, use the nearest aspect ratio."""
     size = width, height
     for _ in range(16):
         resized = _smart_resize(*size, min_pixels, max_pixels, cell)
@@ -242,7 +242,7 @@ def _within_ratio(width: int, height: int) -> tuple[int, int]:
 
 
 def _nearest_size(width: int, height: int, min_pixels: int, max_pixels: int, cell: int) -> tuple[int, int]:
-    """Among all sizes within a budget so narrow that rounding leaps over it, the one nearest in side ratio, then the largest."""
+    """The size with the nearest aspect ratio, then the largest, within a budget so narrow that rounding misses it."""
     least, most = math.ceil(min_pixels / cell**2), max_pixels // cell**2
     best: tuple[float, int, tuple[int, int]] | None = None
     for rows in range(1, most + 1):

@@ -17,7 +17,7 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Palette:
-    """What has which colour, here and in the markers. Told apart by people who see no red or no green, too."""
+    """Colours of the overlay and the markers. People with colour blindness can distinguish them."""
 
     point: Colour = (255, 61, 139)
     box: Colour = (255, 194, 10)
@@ -27,7 +27,7 @@ class Palette:
     text: Colour = (255, 255, 255)
 
     def along(self, part: float) -> Colour:
-        """The colour of a trajectory at ``part`` of its way: 0 its start, 1 its end."""
+        """The colour at a part of a trajectory: 0 is its start, 1 its end."""
         red, green, blue = (round(a + (b - a) * part) for a, b in zip(self.start, self.end, strict=True))
         return red, green, blue
 
@@ -45,14 +45,14 @@ Area = tuple[float, float, float, float]
 
 
 def draw(image: RgbImage, answer: Answer, *, instruction: str = "", thinking: bool = False) -> RgbImage:
-    """A copy of ``image`` with ``answer`` drawn on it.
+    """Return a copy of the image with the answer drawn on it.
 
-    Points are numbered in their order, boxes carry their label, a trajectory runs from its ring to its arrow head; plans and
-    answers in words, below the ``instruction``, stand in a caption on the side of the image where less is drawn.
+    Points are numbered in their order. Boxes have their labels. A trajectory begins at a ring and ends at an arrow head. Plans
+    and text answers are in a caption below the instruction, at the edge of the image where less is drawn.
 
-    :param image: RGB, (height, width, 3), uint8: the query's own image, whose pixels the answer speaks of.
-    :param thinking: what the model thought stands in the caption, too, after the answer and as far as there is room.
-    :raises BadImageError: not such an array.
+    :param image: the query's own image: RGB, (height, width, 3), uint8.
+    :param thinking: add the model's thinking to the caption, after the answer, as far as there is room.
+    :raises BadImageError: the image is not such an array.
     """
     check_image(image)
     canvas = _Canvas(np.array(image, order="C", copy=True))
@@ -69,7 +69,7 @@ def draw(image: RgbImage, answer: Answer, *, instruction: str = "", thinking: bo
 
 
 def _words_of(answer: Answer) -> list[str]:
-    """What of the answer is said in words: paragraphs."""
+    """The text of an answer, in paragraphs."""
     paragraphs = [answer.text] if answer.task is Task.ASK else []
     parallel = [step.order for step in answer.steps]
     for step in answer.steps:
@@ -83,9 +83,9 @@ def _words_of(answer: Answer) -> list[str]:
 class _Canvas:
     image: RgbImage
     anchors: list[Place] = field(default_factory=list)
-    """What no label shall hide."""
+    """Places that labels should not cover."""
     taken: list[Area] = field(default_factory=list)
-    """Where labels stand already."""
+    """Areas that labels cover already."""
 
     def __post_init__(self) -> None:
         self.height, self.width = self.image.shape[:2]
@@ -108,7 +108,7 @@ class _Canvas:
         self.anchors.append(((box.u_min + box.u_max) / 2, (box.v_min + box.v_max) / 2))
 
     def point(self, point: Point) -> None:
-        """A ring about a dot: the dot is the point, the ring is to be found. A point moved in from outside has no dot."""
+        """Draw a dot at the point, and a ring around it. A point that was clamped to the image has no dot."""
         place = (point.u, point.v)
         self._ring(place, self.radius, PALETTE.point)
         if not point.clamped:
@@ -136,7 +136,7 @@ class _Canvas:
             self._dot(places[0], self.radius * 0.4, PALETTE.end)
 
     def labels(self, answer: Answer) -> None:
-        """Numbers of points where there are several, and what the model calls the things."""
+        """Draw the labels of points and boxes; if there are several, with their numbers."""
         for number, point in enumerate(answer.points, 1):
             parts = [str(number)] if len(answer.points) > 1 else []
             self._label(" ".join([*parts, point.label]), (point.u, point.v), PALETTE.point)
@@ -145,9 +145,9 @@ class _Canvas:
             self._tag(" ".join([*parts, box.label]), box)
 
     def caption(self, instruction: str, paragraphs: Sequence[str], aside: str = "") -> None:
-        """Text on a darkened band at the bottom, or at the top where that hides less.
+        """Draw text on a dark band at the bottom, or at the top if that covers less.
 
-        It takes no more than half of the image; what does not fit is cut: the aside, which comes last, then the instruction.
+        The band takes at most half of the image. Text that does not fit is cut: first the aside, then the instruction.
         """
         margin = max(2, round(7 * self.unit))
         line_height = self._text_size("Ag")[1]
@@ -177,7 +177,7 @@ class _Canvas:
             self._text(line, (margin, top + margin + line_height + number * pitch), PALETTE.text)
 
     def _segment(self, start: Place, end: Place, way: tuple[float, float, float], edge: bool) -> None:
-        """A straight part of a trajectory, its colour running on; ``way``: where it begins and ends, and the whole length."""
+        """Draw a straight part of a trajectory. ``way``: the lengths at its begin and its end, and of the whole."""
         begins, ends, whole = way
         pieces = max(1, round((ends - begins) / max(whole, 1e-9) * 32))
         for piece in range(pieces):
@@ -206,13 +206,13 @@ class _Canvas:
             cv2.circle(self.image, self._fixed(place), round(size * 2**_SHIFT), dot_colour, cv2.FILLED, cv2.LINE_AA, _SHIFT)
 
     def _label(self, text: str, place: Place, colour: Colour) -> None:
-        """Text beside a place, on the side where it hides least."""
+        """Draw text beside a place, on the side where it covers least."""
         text = self._shortened(_plain(text), self.width * 0.5)
         if not text:
             return
         width, height = self._text_size(text)
         if height > self.height / 12:
-            return  # On so small an image numbers hide more than they tell.
+            return  # On such a small image, numbers would cover too much.
         pad = max(1, round(2 * self.unit))
         width, height, gap = width + 2 * pad, height + 2 * pad, self.radius + 2 * self.edge
         near = gap * 0.5
@@ -226,7 +226,7 @@ class _Canvas:
         self._plate(text, area, colour, pad)
 
     def _tag(self, text: str, box: Box) -> None:
-        """A box's label, on its upper edge."""
+        """Draw the label of a box at its upper edge."""
         text = self._shortened(_plain(text), self.width * 0.7)
         if not text:
             return
@@ -252,7 +252,7 @@ class _Canvas:
         return left, top, left + area[2] - area[0], top + area[3] - area[1]
 
     def _cost(self, area: Area) -> float:
-        """How much a label there would hide."""
+        """How much a label in this area would cover."""
         left, top, right, bottom = area
         reach = self.radius * 0.7
         hidden: int = sum(left - reach <= u <= right + reach and top - reach <= v <= bottom + reach for u, v in self.anchors)
@@ -294,7 +294,7 @@ class _Canvas:
         return width, height
 
     def _fixed(self, place: Place) -> tuple[int, int]:
-        """A place in sixteenths of a pixel; far away places stay within what OpenCV can count."""
+        """A place in sixteenths of a pixel, limited to OpenCV's range."""
         u, v = (min(max(value, -1e6), 1e6) for value in place)
         return round(u * 2**_SHIFT), round(v * 2**_SHIFT)
 
@@ -304,7 +304,7 @@ def _between(start: Place, end: Place, part: float) -> Place:
 
 
 def _plain(text: str) -> str:
-    """Text as OpenCV can draw it: one line, at most 2000 characters (more no caption holds), before OpenCV 5 in ASCII."""
+    """Text that OpenCV can draw: one line of at most 2000 characters; before OpenCV 5, in ASCII."""
     line = " ".join(text[:2000].split())
     if _DRAWS_ASCII_ONLY:
         line = "".join(_ASCII.get(character, character if character.isascii() else "?") for character in line)

@@ -1,4 +1,4 @@
-"""What differs between model families: prompts, tasks, coordinates and thinking. Adding a family is adding one `Profile`."""
+"""The differences between model families: prompts, tasks, coordinates and thinking. To add a family, add a `Profile`."""
 
 import json
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ from robobrain_ros.errors import EngineConfigError, UnsupportedTaskError
 
 
 class CoordinateRule(Enum):
-    """Which grid a model's coordinates are written in."""
+    """The unit of a model's coordinates."""
 
     PIXELS_OF_MODEL_IMAGE = "pixels of the image as the model sees it"
     THOUSANDTHS = "thousandths of the width and of the height of the image, whatever its size"
 
 
 class AnswerForm(Enum):
-    """What the answer to a task is made of, after the field of `core.query.ParsedAnswer` that it fills."""
+    """The form of an answer. Its value is the field of `core.query.ParsedAnswer` with the result."""
 
     TEXT = "text"
     POINTS = "points"
@@ -33,18 +33,18 @@ class AnswerForm(Enum):
 _LARGEST_CONFIG = 10_000_000
 """Bytes of a config.json."""
 TEXT_SLOT = "{text}"
-"""Where the user's text goes in a prompt. Replaced plainly: the text may hold braces of its own."""
+"""The place of the user's text in a prompt. It is replaced without `str.format`, because the text may contain braces."""
 
 
 @dataclass(frozen=True)
 class TaskPrompt:
-    """How a task is asked and answered: ``template`` holds `TEXT_SLOT` once."""
+    """The prompt of a task and the form of its answer. ``template`` contains `TEXT_SLOT` once."""
 
     template: str
     form: AnswerForm
 
     def fill(self, text: str) -> str:
-        """The prompt for ``text``. A full stop at the text's end is dropped where the template goes on, lest it is doubled."""
+        """The prompt for ``text``. A full stop at the end of the text is removed, because the template has its own."""
         if self.template == TEXT_SLOT:
             return text
         return self.template.replace(TEXT_SLOT, text.strip().rstrip(". \t\r\n"))
@@ -54,14 +54,14 @@ class TaskPrompt:
 class Profile:
     """A model family.
 
-    :param model_type: ``model_type`` of the checkpoint's config.json, by which families are told apart.
-    :param family: its name for people.
-    :param prompts: each supported task's prompt, verbatim as in training.
-    :param coordinates: the grid that answers are written in.
+    :param model_type: ``model_type`` in the checkpoint's config.json; it identifies the family.
+    :param family: its name in messages and documentation.
+    :param prompts: the prompt of each supported task, exactly as in training.
+    :param coordinates: the unit of the coordinates in answers.
     :param cell: side in pixels of the square that one visual token covers. Image sides are multiples of it.
-    :param trained_to_think: whether checkpoints of the family exist that can think.
+    :param trained_to_think: whether the family has checkpoints that can think.
     :param gives_depth: whether a third number of a point is its depth in metres; in other families it is a confidence.
-    :param can_think: whether this checkpoint can. It cannot be read off the config: see `with_thinking`.
+    :param can_think: whether this checkpoint can think. Its files do not show it: see `with_thinking`.
     """
 
     model_type: str
@@ -79,23 +79,23 @@ class Profile:
         return frozenset(self.prompts)
 
     def with_thinking(self, can_think: bool) -> "Profile":
-        """This profile for a checkpoint that can think, or cannot (RoboBrain 2.0: 7B and 32B can, 3B cannot).
+        """Return this profile for a checkpoint that can or cannot think (RoboBrain 2.0: 7B and 32B can, 3B cannot).
 
-        :raises EngineConfigError: the family has no checkpoint that can.
+        :raises EngineConfigError: the family has no checkpoint that can think.
         """
         if can_think and not self.trained_to_think:
-            raise EngineConfigError(f"{self.family} was not trained to think; do not say that this checkpoint can.")
+            raise EngineConfigError(f"{self.family} was not trained to think. Do not set can_think for this checkpoint.")
         return replace(self, can_think=can_think)
 
     def prompt(self, task: Task, text: str) -> str:
-        """What the user's message says for ``task``, beside its images.
+        """The user's message for ``task``, without images.
 
         :raises UnsupportedTaskError: the family was not trained for the task.
         """
         return self._task_prompt(task).fill(text)
 
     def plan_prompt(self, task: str, request: PlanRequest) -> str:
-        """What the user's message says where the answer is a plan of the form that `core.plan_schema` makes of the request.
+        """The user's message for a plan in the form of `core.plans.schema.plan_form`.
 
         :raises UnsupportedTaskError: the family was not trained to plan.
         """
@@ -103,27 +103,27 @@ class Profile:
         return plan_prompt.plan_prompt(task, request)
 
     def form(self, task: Task) -> AnswerForm:
-        """What the answer to ``task`` is made of.
+        """The form of the answer to ``task``.
 
         :raises UnsupportedTaskError: the family was not trained for the task.
         """
         return self._task_prompt(task).form
 
     def assistant_prefix(self, think: bool) -> str:
-        """The beginning of the answer that is put into the model's mouth; empty for checkpoints that cannot think."""
+        """The text with which the model's answer is made to begin; empty for checkpoints that cannot think."""
         if not self.can_think:
             return ""
         return "<think>" if think else "<think></think><answer>"
 
     def prefix_after_thinking(self, thinking: str) -> str:
-        """The prefix that makes a model answer which has thought ``thinking``, whether it was done or not."""
+        """The prefix after which a model that thought ``thinking`` answers, whether it had finished or not."""
         return f"{self.assistant_prefix(think=True)}{thinking}</think><answer>"
 
     def _task_prompt(self, task: Task) -> TaskPrompt:
         prompt = self.prompts.get(task)
         if prompt is None:
             known = ", ".join(sorted(known.value for known in self.prompts))
-            raise UnsupportedTaskError(f"{self.family} was not trained for the task {task.value}; it knows: {known}.")
+            raise UnsupportedTaskError(f"{self.family} was not trained for the task {task.value}. It supports {known}.")
         return prompt
 
 
@@ -218,10 +218,14 @@ def profile_for(where: str | Path) -> Profile:
     names = " and ".join(f"{profile.model_type} ({profile.family})" for profile in PROFILES)
     path = Path(where)
     if not path.exists():
-        raise EngineConfigError(f"{str(where)!r} is neither a known model type nor a checkpoint's folder; known are {names}.")
+        raise EngineConfigError(
+            f"{str(where)!r} is neither a known model type nor the folder of a checkpoint. Known model types are {names}."
+        )
     model_type = _model_type(path / "config.json" if path.is_dir() else path)
     if model_type not in known:
-        raise EngineConfigError(f"The checkpoint in {path} has the model type {model_type!r}; known are {names}.")
+        raise EngineConfigError(
+            f"The checkpoint in {path} has the unknown model type {model_type!r}. Known model types are {names}."
+        )
     return known[model_type]
 
 
@@ -231,5 +235,5 @@ def _model_type(config: Path) -> str:
     except (UnreadableFileError, ValueError, RecursionError) as error:
         raise EngineConfigError(f"{config} cannot be read as a checkpoint's config.json: {error}.") from error
     if not isinstance(content, dict):
-        raise EngineConfigError(f"{config} is not a checkpoint's config.json: it holds no JSON object.")
+        raise EngineConfigError(f"{config} is not a checkpoint's config.json: it is not a JSON object.")
     return str(content.get("model_type", ""))

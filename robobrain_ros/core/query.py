@@ -1,4 +1,4 @@
-"""What is asked and what is answered: plain data, no ROS, no engine."""
+"""Queries and answers: plain data, without ROS and engines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ RgbImage = npt.NDArray[np.uint8]
 
 
 class Task(str, Enum):
-    """What the model is asked to do."""
+    """What the model does."""
 
     ASK = "ask"
     POINT = "point"
@@ -25,7 +25,7 @@ class Task(str, Enum):
 
     @property
     def spatial(self) -> bool:
-        """True when the answer is coordinates in one image."""
+        """Whether the answer is coordinates in one image."""
         return self in (Task.POINT, Task.AFFORDANCE, Task.TRAJECTORY, Task.GROUND)
 
 
@@ -82,9 +82,11 @@ class Query:
 class Point:
     """A point in an image.
 
-    ``u`` to the right and ``v`` down, in pixels; (0, 0) is the centre of the top left pixel. ``depth`` in metres along the
-    optical axis where the model itself gave one (RoboBrain 2.5), else None. ``clamped``: the model's point lay outside of the
-    image and was moved to its border.
+    :param u: pixels to the right; (0, 0) is the centre of the top left pixel.
+    :param v: pixels down.
+    :param depth: metres along the optical axis, if the model estimates depth (RoboBrain 2.5); otherwise None.
+    :param clamped: the model's point was outside of the image and was moved to its border.
+    :param label: the model's name for it; empty: none.
     """
 
     u: float
@@ -100,7 +102,7 @@ Waypoint = Point
 
 @dataclass(frozen=True)
 class Box:
-    """An axis-aligned rectangle in an image, in pixels as of `Point`; ``u_min <= u_max`` and ``v_min <= v_max``."""
+    """A bounding box in an image, in the pixels of `Point`. ``u_min <= u_max`` and ``v_min <= v_max``."""
 
     u_min: float
     v_min: float
@@ -112,7 +114,7 @@ class Box:
 
 @dataclass(frozen=True)
 class PlanStep:
-    """One step of a plan. Steps of equal ``order`` (from 1) may run in parallel; unknown parts are empty."""
+    """One step of a plan. Steps with the same ``order``, which counts from 1, may run in parallel. Unknown parts are empty."""
 
     order: int
     text: str
@@ -123,11 +125,11 @@ class PlanStep:
 
 @dataclass(frozen=True)
 class ParsedAnswer:
-    """What an answer's text says, coordinates as the model wrote them (see the profile's coordinate rule).
+    """The content of an answer's text, with coordinates as the model wrote them (see `CoordinateRule`).
 
-    ``nothing_found``: the model says in form that what was asked for is not there (an empty list, "There is no ...").
-    ``normalized``: the coordinates are fractions, 0..1, of the image's width and height, whatever the profile's rule.
-    ``reasoning``: what a plan's text says beside its steps.
+    ``nothing_found``: the model reports that the requested thing is missing (an empty list, "There is no ...").
+    ``normalized``: the coordinates are fractions, 0 to 1, of the image's width and height, regardless of the profile.
+    ``reasoning``: the text of a plan beside its steps.
     """
 
     task: Task
@@ -145,18 +147,18 @@ class ParsedAnswer:
 
 @dataclass
 class Report:
-    """How an answer came about. Times in seconds; token counts of the model's own tokenizer.
+    """Measurements of a request. Times are in seconds from its start; tokens are those of the model's tokenizer.
 
-    ``raw_text`` is exactly what the model wrote; between its thinking and its answer stand the tags that made it answer. When
-    an empty answer made the brain ask once more, it is the second answer's, but the tokens of both are counted.
-    ``first_part_time``: until the first point, box, waypoint or step was complete; 0: none was before the answer's end.
+    ``raw_text`` is exactly what the model wrote, with the tags that separate thinking and answer. If the brain asked again after
+    an empty answer, the text is the second answer, and the tokens of both are counted. ``first_part_time`` is when the first
+    point, box, waypoint or step was complete; 0: none was complete before the end.
     """
 
     model: str = ""
     engine: str = ""
     flagos_active: bool = False
     flagos_operators: tuple[str, ...] = ()
-    """FlagGems operators that had run in the engine by the end of the request."""
+    """FlagGems operators that ran in the engine until the end of the request."""
     think: bool = False
     image_age: float = 0.0
     queue_time: float = 0.0
@@ -174,7 +176,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to a `Query`: as `ParsedAnswer`, but all coordinates in the pixels of the query's own image."""
+    """The answer to a `Query`. All coordinates are in the pixels of the query's image. For the fields see `ParsedAnswer`."""
 
     task: Task
     text: str
@@ -190,7 +192,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Progress:
-    """What has become known of an answer that is still being written: new text, and parts completed by it."""
+    """New text of an answer that the model is still writing, and the parts that this text completes."""
 
     text: str
     thinking: bool

@@ -1,7 +1,7 @@
-"""From an answer's pixels to the surfaces that they show, by a depth image of the same moment.
+"""Find the surfaces at the pixels of an answer, from a depth image of the same time.
 
-A depth image holds the depth of each of its pixels along the optical axis, seen as the image is seen; its size may be another
-one. Nothing here guesses: where too little is valid, a depth is NaN, and a reason says so.
+A depth image has the depth of each pixel along the optical axis. It shows the same view as the image, but its size may differ.
+Nothing is guessed: where too few depths are valid, the result is NaN with a reason.
 """
 
 from collections.abc import Sequence
@@ -33,30 +33,30 @@ NO_OWN_DEPTH = "the model gave no depth"
 OWN_OUT_OF_RANGE = "the model's own depth is outside min_depth to max_depth"
 
 _CONVERTED_NO_SAMPLE = np.float32(NO_SAMPLE * 1e-3)
-"""What becomes of 65535 where somebody has converted millimetres to metres."""
+"""65535 after a driver has converted millimetres to metres."""
 
 _LEAST = 5e-4
-"""Metres; what is less is 0, or floats whose bytes are in the other order."""
+"""Metres. Smaller values are 0, or floats with the wrong byte order."""
 
 _STRETCH = 0.02
-"""Part by which the depth image's proportions may differ from the image's: sizes are whole pixels."""
+"""Relative difference that the aspect ratios of depth image and image may have, because sizes are whole pixels."""
 
 _ENOUGH = 4
-"""Samples that make a surface; fewer are a measuring error beside it."""
+"""Fewest samples of a surface. Fewer samples are a measuring error."""
 
 _FLAT = 0.3
-"""Part of a gap that the samples of one plane may lie off it. Two planes a gap apart lie off by about a quarter of the gap."""
+"""Deviation from a plane that its samples may have, as a share of a gap. For two planes a gap apart it is about a quarter."""
 
 _BOX_SAMPLES = 32
-"""Samples along each side of a box, at most."""
+"""Most samples along each side of a box."""
 
 
 @dataclass(frozen=True)
 class DepthImage:
-    """A depth image as it lies in memory: (height, width) of uint16 millimetres or float32 metres.
+    """A depth image without a copy: (height, width), uint16 millimetres or float32 metres.
 
-    In uint16, 0 (REP 118) and 65535 are invalid. In float32, NaN, 0, denormal and negative depths are invalid, -Inf is nearer
-    and +Inf farther than can be measured (REP 117). Finite depths below and beyond ``limits`` count as nearer and farther, too.
+    In uint16, 0 (REP 118) and 65535 are invalid. In float32, NaN, 0, denormal and negative depths are invalid. -Inf is nearer
+    and +Inf farther than the camera can measure (REP 117); so are finite depths outside of ``limits``.
     """
 
     samples: npt.NDArray[np.uint16] | npt.NDArray[np.float32]
@@ -75,13 +75,15 @@ class DepthImage:
         limits: DepthRange = USUAL_DEPTH,
         detect_clamp: bool = True,
     ) -> "DepthImage":
-        """The depth image of the values of a sensor_msgs/Image; no copy. ``limits`` and ``detect_clamp``: as of `bounded`.
+        """Make a depth image of the values of a sensor_msgs/Image, without a copy. For the last two parameters see `bounded`.
 
-        :raises GeometryError: the encoding is none of depth, or the sizes contradict each other; as of `bounded`.
+        :raises GeometryError: the encoding is not one of depth, or the sizes contradict each other; see also `bounded`.
         """
         kind = {"16uc1": "u2", "mono16": "u2", "32fc1": "f4"}.get(encoding.strip().lower())
         if kind is None:
-            raise GeometryError(f"The depth image is in {encoding[:40]!r}; 16UC1 (millimetres) and 32FC1 (metres) are depth.")
+            raise GeometryError(
+                f"The depth image is in {encoding[:40]!r}. Publish depth as 16UC1 (millimetres) or 32FC1 (metres)."
+            )
         size = int(kind[1])
         if width < 1 or height < 1 or step < width * size or len(data) != step * height:
             raise GeometryError(
@@ -94,20 +96,20 @@ class DepthImage:
         return cls(samples).bounded(limits, detect_clamp=detect_clamp)
 
     def bounded(self, limits: DepthRange, *, detect_clamp: bool = True) -> "DepthImage":
-        """The same image, in which only depths within the limits count as measured.
+        """Return the same image, in which only depths within the limits are measurements.
 
-        :param detect_clamp: also leave out the value at which a driver clamps, by the rule of `clamp_of`.
+        :param detect_clamp: exclude the value at which a driver clamps, by the rule of `clamp_of`.
         :raises GeometryError: the whole image is in millimetres where metres are expected, or the other way round.
         """
         some = replace(self, samples=some_of(self.samples))._valid(np.s_[:, :])
         if self.samples.dtype.kind == "f" and in_millimetres(some, limits):
             raise GeometryError(
-                f"The depth image is 32FC1 with a median of {np.nanmedian(some[np.isfinite(some)]):.6g}, which are millimetres; "
+                f"The depth image is 32FC1 with a median of {np.nanmedian(some[np.isfinite(some)]):.6g}, which are millimetres. "
                 "32FC1 holds metres (REP 118). Convert it, or publish it as 16UC1."
             )
         if self.samples.dtype.kind == "u" and in_metres(some):
             raise GeometryError(
-                f"The depth image is 16UC1 with a median of {np.nanmedian(some) * 1e3:.6g}, which are not millimetres; 16UC1 "
+                f"The depth image is 16UC1 with a median of {np.nanmedian(some) * 1e3:.6g}, which are not millimetres. 16UC1 "
                 "holds millimetres (REP 118). Convert it, or publish metres as 32FC1."
             )
         some[limits.too_far(some)] = np.nan
@@ -125,12 +127,12 @@ class DepthImage:
         return int(self.samples.shape[0])
 
     def metres(self) -> npt.NDArray[np.float32]:
-        """All of it in metres, (height, width); NaN for what is not a measured depth."""
+        """The whole image in metres, (height, width), float32. NaN where nothing was measured."""
         depths = self._take(np.s_[:, :])
         return np.where(np.isfinite(depths), depths, np.nan).astype(np.float32)
 
     def at(self, rows: Integers, columns: Integers) -> Floats:
-        """Metres at those pixels; NaN outside of the image and for what is invalid, infinities as of REP 117."""
+        """Depths in metres at pixels. NaN outside of the image and where invalid; infinite as of REP 117."""
         inside = (rows >= 0) & (rows < self.height) & (columns >= 0) & (columns < self.width)
         depths = self._take((np.where(inside, rows, 0), np.where(inside, columns, 0)))
         depths[~inside] = np.nan
@@ -143,7 +145,7 @@ class DepthImage:
         return depths
 
     def _valid(self, where: tuple[slice, slice] | tuple[Integers, Integers]) -> Floats:
-        """Metres, NaN for what is invalid, whatever the limits."""
+        """Depths in metres, NaN where invalid. The limits do not apply."""
         samples = self.samples[where]
         depths = samples.astype(np.float64)
         if self.samples.dtype.kind == "u":
@@ -157,7 +159,7 @@ class DepthImage:
     def scale(self, camera: CameraModel) -> tuple[float, float]:
         """Depth pixels per pixel of the camera's image, to the right and down.
 
-        :raises GeometryError: it is not the same view, having other proportions.
+        :raises GeometryError: the aspect ratios differ, so the views differ.
         """
         across, down = self.width / camera.width, self.height / camera.height
         # A pixel more or less is rounding, however small the image.
@@ -165,16 +167,17 @@ class DepthImage:
         if abs(across / down - 1.0) > slack:
             raise GeometryError(
                 f"The depth image has {self.width}x{self.height} pixels and the image {camera.width}x{camera.height}: other "
-                "proportions, so not the same view; give depth that is aligned to the image."
+                "proportions, so another view. Publish depth that is aligned to the image."
             )
         return across, down
 
 
 @dataclass(frozen=True)
 class Lifted:
-    """Positions (n, 3) in the optical frame, metres; all NaN where not known, and ``reasons`` (n) says why; else it is empty.
+    """Positions (n, 3) in the optical frame, in metres.
 
-    ``interpolated`` (n): the depth is not measured there, but lies between that of the neighbours.
+    An unknown position is NaN, and its entry in ``reasons`` (n) states why; the entries of known ones are empty. ``interpolated``
+    (n): the depth was not measured, but interpolated between the neighbours.
     """
 
     positions: Floats
@@ -185,9 +188,9 @@ class Lifted:
 def lift_points(
     camera: CameraModel, depth: DepthImage | None, points: Sequence[Point], limits: DepthRange = USUAL_DEPTH
 ) -> Lifted:
-    """Each point on the surface that it shows; without a depth image, where the model's own depth says.
+    """Lift each point to the surface that it shows; without a depth image, to the model's own depth.
 
-    :param limits: of the model's own depths; a depth image has its own.
+    :param limits: limits of the model's own depths. A depth image has limits of its own.
     """
     pixels = _pixels(points)
     if depth is None:
@@ -198,7 +201,7 @@ def lift_points(
 
 
 def lift_boxes(camera: CameraModel, depth: DepthImage, boxes: Sequence[Box]) -> Lifted:
-    """The centre of each box, at the depth of the surface of what fills it."""
+    """Lift the centre of each box to the surface of the object that fills the box."""
     scale = depth.scale(camera)
     found = [_surface_in(depth, box, scale) for box in boxes]
     pixels = np.array([((box.u_min + box.u_max) / 2.0, (box.v_min + box.v_max) / 2.0) for box in boxes]).reshape(-1, 2)
@@ -209,11 +212,11 @@ def lift_boxes(camera: CameraModel, depth: DepthImage, boxes: Sequence[Box]) -> 
 def lift_waypoints(
     camera: CameraModel, depth: DepthImage | None, waypoints: Sequence[Point], limits: DepthRange = USUAL_DEPTH
 ) -> Lifted:
-    """Each waypoint where the model's own depth says, which knows of the air above things, else on the surface that it shows.
+    """Lift each waypoint to the model's own depth, because waypoints may be in the air; without one, to the surface it shows.
 
-    What has no depth, and lies between waypoints that have, lies on the straight line in space between them, and is flagged.
+    A waypoint without a depth, between waypoints with one, is interpolated on the straight line in space between them.
 
-    :param limits: of the model's own depths; a depth image has its own.
+    :param limits: limits of the model's own depths. A depth image has limits of its own.
     """
     pixels = _pixels(waypoints)
     depths, reasons = _own_depths(waypoints, limits)
@@ -232,7 +235,7 @@ def _lifted(camera: CameraModel, pixels: Floats, depths: Floats, reasons: Sequen
     known: Bools = np.isfinite(positions[:, 0])
     positions[~known] = np.nan
     said = tuple(
-        "" if good else (reason if np.isnan(d) else "the camera's lens model does not reach there")
+        "" if good else (reason if np.isnan(d) else "the camera's lens model does not cover this pixel")
         for good, reason, d in zip(known, reasons, depths, strict=True)
     )
     return Lifted(positions, said, interpolated & known)
@@ -243,7 +246,7 @@ def _pixels(points: Sequence[Point]) -> Floats:
 
 
 def _own_depths(points: Sequence[Point], limits: DepthRange) -> tuple[Floats, list[str]]:
-    """The model's own depths, NaN where it gave none that can be, and why it is NaN."""
+    """The model's own depths, NaN where missing or implausible, with the reasons."""
     depths = np.array([np.nan if point.depth is None else point.depth for point in points], np.float64)
     depths[~(depths > 0.0)] = np.nan
     outside = limits.too_near(depths) | limits.too_far(depths) | np.isinf(depths)
@@ -252,7 +255,7 @@ def _own_depths(points: Sequence[Point], limits: DepthRange) -> tuple[Floats, li
 
 
 def _bridged(pixels: Floats, depths: Floats) -> tuple[Floats, Bools]:
-    """Depths with the gaps between known ones closed, and where: 1 / depth is linear along a straight line in space."""
+    """Fill gaps between known depths, and tell which. 1 / depth is linear along a straight line in space."""
     gaps, known = np.isnan(depths), np.flatnonzero(~np.isnan(depths))
     if not gaps.any() or len(known) < 2:
         return depths, np.zeros(len(depths), np.bool_)
@@ -266,7 +269,7 @@ def _bridged(pixels: Floats, depths: Floats) -> tuple[Floats, Bools]:
 
 @lru_cache(maxsize=8)
 def _window(radius: int) -> tuple[Integers, Integers, Floats]:
-    """Rows and columns of a round window about its centre, which comes first, and the samples' weights."""
+    """Rows, columns and weights of the samples in a round window. The centre comes first."""
     down, across = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     distance = np.hypot(down, across)
     order = np.argsort(distance, axis=None, kind="stable")
@@ -276,7 +279,7 @@ def _window(radius: int) -> tuple[Integers, Integers, Floats]:
 
 
 def _gap(depths: Floats) -> Floats:
-    """Metres between neighbouring depths beyond which they are two surfaces: above what noise and slant make of one.
+    """Distance in metres between neighbouring depths beyond which they belong to two surfaces, not to noise or slant.
 
     Noise of depth cameras grows with the square of the depth (Khoshelham and Elberink 2012).
     """
@@ -284,11 +287,11 @@ def _gap(depths: Floats) -> Floats:
 
 
 def surface_at(depth: DepthImage, pixels: Floats, scale: tuple[float, float]) -> tuple[Floats, list[str]]:
-    """Depths (n) of the surfaces at pixels (n, 2) of the image, and why where they are NaN.
+    """Depths (n) in metres of the surfaces at pixels (n, 2) of the image, and the reasons where they are NaN.
 
-    In a window around each, depths without a gap between them are one surface. The nearest one is taken, by a plane through
-    its samples. Where nothing was measured at the pixel itself, the surface has to reach around it: a thing that depth cameras
-    cannot see must not get the depth of what is behind it.
+    In a window around each pixel, depths without a gap between them are one surface. The result is the nearest surface, from a
+    plane through its samples. If the pixel itself has no depth, the surface must surround it, because an object that depth
+    cameras cannot see must not get the depth of the background.
     """
     if not len(pixels):
         return np.empty(0), []
@@ -324,10 +327,11 @@ def surface_at(depth: DepthImage, pixels: Floats, scale: tuple[float, float]) ->
 
 
 def _nearest_surface(z: Floats, weights: Floats, enough: float, *, centre_decides: bool = False) -> Bools:
-    """Which samples (n, w) belong to the nearest surface that has samples of that weight; infinite ones are not valid.
+    """Which samples (n, w) belong to the nearest surface whose samples have at least the weight ``enough``.
 
-    :param centre_decides: the first sample counts for its own surface against farther ones, be it as small as two samples;
-        alone, it is a measuring error or something too thin to know, and neither may be given what is behind it.
+    :param z: depths; infinite ones are invalid.
+    :param centre_decides: the surface of the first sample takes precedence over farther ones if it has two samples or more. If it
+        has only one, no surface is chosen: the sample is a measuring error or something too thin.
     """
     count, size = z.shape
     order = np.argsort(z, axis=1)
@@ -355,7 +359,7 @@ def _nearest_surface(z: Floats, weights: Floats, enough: float, *, centre_decide
 
 
 def _reaches(z: Floats, chosen: Bools, inside: Bools) -> Bools:
-    """Whether a window's chosen surface (n, w) is there at its centre: at the pixel itself, or around one that has no depth."""
+    """Whether the chosen surface (n, w) of a window reaches its centre: at the pixel itself, or around a pixel without depth."""
     around = chosen[:, 1:9].sum(axis=1)
     behind = (np.isfinite(z) & ~chosen).any(axis=1)
     # Before something farther, the surface's own edge may be what could not be measured.
@@ -365,11 +369,9 @@ def _reaches(z: Floats, chosen: Bools, inside: Bools) -> Bools:
 
 
 def _plane(z: Floats, chosen: Bools, weights: Floats, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """The depth (n) at x = y = 0 of a plane through the chosen samples (n, w) at x and y; NaN where none is chosen.
+    """Fit a plane through the chosen samples (n, w) at x and y. 1 / depth of a plane is linear in the image.
 
-    And how far, in metres, the samples lie from the plane: the root of the mean square.
-
-    A plane's 1 / depth is linear in the image.
+    :returns: the depth (n) at x = y = 0, NaN where no sample is chosen; the root mean square deviation (n) in metres.
     """
     z = np.where(chosen, z, 1.0)
     weight = np.where(chosen, weights, 0.0)
@@ -395,7 +397,7 @@ def _plane(z: Floats, chosen: Bools, weights: Floats, x: Floats, y: Floats) -> t
 
 
 def _surface_in(depth: DepthImage, box: Box, scale: tuple[float, float]) -> tuple[float, str]:
-    """The depth at a box's centre of the nearest surface that fills a good part of its middle; or NaN and why."""
+    """The depth at a box's centre of the nearest surface that fills much of its middle; otherwise NaN and the reason."""
     sides = np.array([[box.u_min, box.v_min], [box.u_max, box.v_max]])
     if not np.isfinite(sides).all():
         return np.nan, UNKNOWN

@@ -1,7 +1,7 @@
-"""A user's JSON schema of a skill's arguments, brought into a form that a grammar enforces wholly: closed and bounded.
+"""Read the JSON schema of a skill's arguments, and convert it to a closed and bounded form that a grammar can enforce.
 
-Only what can be enforced is taken; every other keyword is refused by its name, because a plan that ignores it would be wrong.
-`core.constraint_bounds` holds the wider bounds, for schemas that an engine shall enforce for other callers.
+A keyword that cannot be enforced is rejected by its name, because a plan that violates it would be wrong. `bounds.constraints`
+has wider bounds, for schemas of other callers.
 """
 
 import json
@@ -51,7 +51,7 @@ _KEYWORDS: Mapping[str, frozenset[str]] = {
 }
 
 
-@lru_cache(maxsize=512)  # A stack tells the same skills with each request.
+@lru_cache(maxsize=512)  # A robot stack sends the same skills with each request.
 def read_schema(text: str) -> Schema:
     """The closed and bounded form of a schema: an object, every property required unless its ``required`` says otherwise.
 
@@ -64,23 +64,23 @@ def read_schema(text: str) -> Schema:
         return {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
     size = len(text.encode("utf-8", "replace"))
     if size > LARGEST_SCHEMA:
-        raise ValueError(f"it has {size} bytes; at most {LARGEST_SCHEMA} are allowed")
+        raise ValueError(f"the text has {size} bytes; at most {LARGEST_SCHEMA} are allowed")
     try:
         schema = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"it is no JSON: {error}") from error
+        raise ValueError(f"the text is not JSON: {error}") from error
     check_schema_bounds(schema)
     if not isinstance(schema, dict):
-        raise ValueError('it is no JSON schema of an object, such as {"type": "object", "properties": {...}}')
+        raise ValueError('the text is not the JSON schema of an object, such as {"type": "object", "properties": {...}}')
     _check_schema(schema)
     closed = _Reader(schema).node(schema, "", 0)
     if closed.get("type") != "object":
-        raise ValueError('it describes no object; arguments are {"type": "object", "properties": {...}}')
+        raise ValueError('the schema does not describe an object; arguments are {"type": "object", "properties": {...}}')
     return closed
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _check_schema(schema: Schema) -> None:
@@ -89,20 +89,20 @@ def _check_schema(schema: Schema) -> None:
 
     parts = [schema.get(key, {}) for key in _DEFINITIONS]
     if not all(isinstance(part, dict) for part in parts):
-        raise ValueError(f"{' or '.join(_DEFINITIONS)} is no object")
+        raise ValueError(f"{' or '.join(_DEFINITIONS)} is not an object")
     try:
         # Of the keywords that are taken, it says the same as newer drafts, three times as fast.
-        # `core.patterns` reads patterns. As a format check, Python's compiler raises other errors for some of them.
+        # `core.plans.patterns` reads patterns. As a format check, Python's compiler raises other errors for some of them.
         Draft7Validator.check_schema(schema | {"definitions": parts[0] | parts[1]}, format_checker=FormatChecker(formats=()))
     except SchemaError as error:
         where = "".join(f".{part}" for part in error.absolute_path)
-        raise ValueError(f"{where[1:] or 'it'} is no JSON schema: {error.message[:200]}") from error
+        raise ValueError(f"{where[1:] or 'it'} is not a JSON schema: {error.message[:200]}") from error
     except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+        raise ValueError("the schema is nested too deep") from error
 
 
 class _Reader:
-    """Reads one schema; counts what it holds."""
+    """Reads one schema and counts its subschemas."""
 
     def __init__(self, root: Schema) -> None:
         self._definitions = {f"#/{key}/{name}": it for key in _DEFINITIONS for name, it in dict(root.get(key, {})).items()}
@@ -110,14 +110,14 @@ class _Reader:
 
     def node(self, schema: Any, path: str, depth: int) -> Schema:
         self._nodes += 1
-        _require(self._nodes <= MOST_NODES, path, f"it has more than {MOST_NODES} subschemas")
-        _require(depth <= DEEPEST_SCHEMA, path, f"it is nested more than {DEEPEST_SCHEMA} deep, or refers to itself")
-        _require(isinstance(schema, dict), path, "true and false are no types; say what is allowed")
+        _require(self._nodes <= MOST_NODES, path, f"the schema has more than {MOST_NODES} subschemas")
+        _require(depth <= DEEPEST_SCHEMA, path, f"the schema is nested more than {DEEPEST_SCHEMA} deep, or refers to itself")
+        _require(isinstance(schema, dict), path, "true and false are not supported as schemas; write the allowed type")
         said = {key: value for key, value in schema.items() if key not in _ANNOTATIONS and key not in _DEFINITIONS}
         if "$ref" in said:
             _only(said, {"$ref"}, path)
             target = self._definitions.get(said["$ref"])
-            _require(target is not None, path, f"$ref {said['$ref']!r} leads nowhere; only '#/$defs/NAME' is followed")
+            _require(target is not None, path, f"$ref {said['$ref']!r} leads nowhere; use '#/$defs/NAME'")
             return self.node(target, path, depth + 1)
         if "anyOf" in said:
             _only(said, {"anyOf"}, path)
@@ -125,7 +125,7 @@ class _Reader:
         if "const" in said or "enum" in said:
             return _values(said, path)
         kinds = said.pop("type", None)
-        _require(kinds is not None, path, "it has no type")
+        _require(kinds is not None, path, "the type is missing; add one")
         if isinstance(kinds, str):
             _only(said, _KEYWORDS[kinds], path)
             return self._typed(kinds, said, path, depth)
@@ -144,10 +144,10 @@ class _Reader:
         return {"type": kind}
 
     def _array(self, said: Schema, path: str, depth: int) -> Schema:
-        _require("items" in said, path, "an array needs items, which say what it holds")
+        _require("items" in said, path, "items is missing; add the schema of the array's items")
         least = int(said.get("minItems", 0))
         most = int(said.get("maxItems", max(DEFAULT_MOST_ITEMS, least)))
-        fault = f"it allows {least} to {most} items; maxItems must be at least minItems and at most {MOST_ITEMS}"
+        fault = f"minItems is {least} and maxItems {most}; maxItems must be at least minItems and at most {MOST_ITEMS}"
         _require(least <= most <= MOST_ITEMS, path, fault)
         items = self.node(said["items"], f"{path}.items", depth + 1)
         return {"type": "array", "items": items, "minItems": least, "maxItems": most}
@@ -159,7 +159,7 @@ class _Reader:
             _require(bool(name) and is_printable(name, LONGEST_KEY) and not is_like_a_token(name), path, fault)
         required = said.get("required", list(properties))
         unknown = [name for name in required if name not in properties]
-        _require(not unknown, path, f"required names {', '.join(map(repr, unknown[:3]))}, which is no property")
+        _require(not unknown, path, f"required names {', '.join(map(repr, unknown[:3]))}, but properties does not")
         return {
             "type": "object",
             "properties": {name: self.node(it, f"{path}.{name}", depth + 1) for name, it in properties.items()},
@@ -172,12 +172,13 @@ def _values(said: Schema, path: str) -> Schema:
     from jsonschema import Draft202012Validator
 
     values = said["enum"] if "enum" in said else [said["const"]]
-    _require(len(values) <= MOST_VALUES, path, f"it lists {len(values)} values; at most {MOST_VALUES} are allowed")
+    _require(len(values) <= MOST_VALUES, path, f"enum has {len(values)} values; at most {MOST_VALUES} are allowed")
     _only(said, {"enum", "const", "type"}, path)
     fitting = [value for value in values if Draft202012Validator(said).is_valid(value)]
-    _require(bool(fitting), path, "no value satisfies it")
+    _require(bool(fitting), path, "no value of enum or const has the type")
     for value in fitting:
-        _require(_is_plain(value), path, f"{str(value)[:40]!r} is neither a text of one line nor a number, boolean or null")
+        fault = f"{str(value)[:40]!r} is not allowed as a value; use one line of text, a number, a boolean or null"
+        _require(_is_plain(value), path, fault)
     return {"enum": fitting}
 
 
@@ -194,7 +195,7 @@ def _number(kind: str, said: Schema, path: str) -> Schema:
     low = min(-LARGEST_NUMBER, high if high is not None else 0) if low is None else low
     high = max(LARGEST_NUMBER, low) if high is None else high
     _require(low <= high, path, f"no number lies between {low} and {high}")
-    _require(max(abs(low), abs(high)) <= 1e12, path, "its bounds are larger than 1e12")
+    _require(max(abs(low), abs(high)) <= 1e12, path, "the bounds are larger than 1e12; use smaller ones")
     _require(
         kind == "integer" or bool(_writable(low, high)), path, f"no number of {DECIMALS} decimals lies between {low} and {high}"
     )
@@ -245,7 +246,7 @@ def _integer_bounds(said: Schema) -> tuple[int | None, int | None]:
 def _string(said: Schema, path: str) -> Schema:
     kind = said.get("format")
     if kind is not None:
-        _require(kind in FORMATS, path, f"the format {kind!r} cannot be enforced; known are {', '.join(FORMATS)}, or use pattern")
+        _require(kind in FORMATS, path, f"the format {kind!r} cannot be enforced; use {', '.join(FORMATS)}, or pattern")
         _only(said, {"format"}, path)
         return {"type": "string", "format": kind}
     if "pattern" in said:
@@ -256,23 +257,23 @@ def _string(said: Schema, path: str) -> Schema:
             raise ValueError(f"{path[1:] or 'it'}: {error}") from error
     least = int(said.get("minLength", 0))
     most = int(said.get("maxLength", LONGEST_STRING))
-    _require(least <= min(most, LONGEST_STRING), path, f"minLength is {least}, more than maxLength or {LONGEST_STRING}")
+    _require(least <= min(most, LONGEST_STRING), path, f"minLength is {least}, which exceeds maxLength or {LONGEST_STRING}")
     return {"type": "string", "minLength": least, "maxLength": most}
 
 
 def is_printable(text: str, longest: int) -> bool:
-    """Whether a text may stand in one line of a prompt: no control characters, no halves of characters."""
+    """Whether a text fits in one line of a prompt: no control characters, no lone surrogates."""
     return len(text) <= longest and _UNPRINTABLE.search(text) is None
 
 
 def is_like_a_token(text: str) -> bool:
-    """Whether a text holds what may be one token of a model, such as ``<think>``, which no grammar can spell."""
+    """Whether a text contains what may be a single token of a model, such as ``<think>``, which no grammar can spell."""
     return re.search(r"<\S*>", text) is not None
 
 
 def _only(said: Schema, allowed: frozenset[str] | set[str], path: str) -> None:
     others = [key for key in said if key not in allowed]
-    _require(not others, path, f"{', '.join(others[:5])} cannot be enforced here; leave it out")
+    _require(not others, path, f"{', '.join(others[:5])} cannot be enforced here; remove it")
 
 
 def _part(said: Schema, keys: frozenset[str]) -> Schema:
@@ -285,5 +286,5 @@ def _require(holds: bool, path: str, fault: str) -> None:
 
 
 def names_of(schema: Schema) -> Sequence[str]:
-    """The arguments of a schema that was read."""
+    """The names of the arguments in a schema that `read_schema` returned."""
     return list(schema["properties"])

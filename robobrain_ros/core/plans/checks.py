@@ -1,4 +1,4 @@
-"""Checks of a plan request: whatever contradicts its description is refused, with the field's path and the reason."""
+"""Check a plan request. An invalid request is rejected with the path of the field and the reason."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -12,24 +12,24 @@ DEFAULT_MAX_STEPS = 16
 MOST_STEPS = 50
 MOST_ROBOTS = 100
 MOST_SKILLS = 100
-"""Of one robot."""
+"""Skills of one robot."""
 MOST_PLACES = 100
 MOST_OBJECTS = 200
-"""In the whole scene."""
+"""Objects in the whole scene."""
 MOST_DONE = 200
 LONGEST_NAME = 100
 LONGEST_TEXT = 1000
-"""Characters of a description, a state, an observation, the text of a step that was done."""
+"""Characters of a description, a state, an observation, or the text of a done step."""
 LONGEST_FEEDBACK = 4000
 
 ArgumentSchemas = dict[str, Schema]
-"""The closed form of each text of a schema, by that text."""
+"""The closed form of each schema, by its JSON text."""
 
 
 def check_request(request: PlanRequest) -> ArgumentSchemas:
     """Check a request.
 
-    :returns: the skills' schemas, read; equal texts are read once.
+    :returns: the schemas of the skills. Equal texts are read once.
     :raises BadRequestError: the message begins with the field's path, as in ``robobrain_ros/srv/MakePlan``.
     """
     schemas: ArgumentSchemas = {}
@@ -50,11 +50,13 @@ def check_request(request: PlanRequest) -> ArgumentSchemas:
 def _check_mode(request: PlanRequest) -> None:
     if request.mode not in list(PlanMode):
         known = ", ".join(f"{mode.name} ({mode.value})" for mode in PlanMode)
-        raise BadRequestError(f"context.mode: {request.mode} is none of {known}.")
+        raise BadRequestError(f"context.mode: {request.mode} is unknown. Known modes are {known}.")
     if not 0 <= request.max_steps <= MOST_STEPS:
-        raise BadRequestError(f"context.max_steps: {request.max_steps} is not within 0 (the default) to {MOST_STEPS}.")
+        raise BadRequestError(f"context.max_steps: {request.max_steps} is not within 0 to {MOST_STEPS}. 0 is the default.")
     if request.mode is PlanMode.NEXT_STEP and request.max_steps > 1:
-        raise BadRequestError(f"context.max_steps: the mode asks for one step, not for {request.max_steps}; leave it at 0.")
+        raise BadRequestError(
+            f"context.max_steps: {request.max_steps} contradicts mode NEXT_STEP, which plans one step. Set it to 0."
+        )
 
 
 def _check_robot(path: str, robot: Robot, places: Sequence[str], schemas: ArgumentSchemas) -> None:
@@ -64,7 +66,7 @@ def _check_robot(path: str, robot: Robot, places: Sequence[str], schemas: Argume
     if robot.holding:
         _name(f"{path}.holding", robot.holding)
     if not robot.skills:
-        raise BadRequestError(f"{path}.skills: the robot has no skills, so no plan can use it; give it some, or leave it out.")
+        raise BadRequestError(f"{path}.skills: the robot has no skills, so no plan can use it. Add skills, or remove the robot.")
     _count(f"{path}.skills", robot.skills, MOST_SKILLS)
     _unique(f"{path}.skills", [skill.name for skill in robot.skills])
     for number, skill in enumerate(robot.skills):
@@ -73,7 +75,9 @@ def _check_robot(path: str, robot: Robot, places: Sequence[str], schemas: Argume
     for number, place in enumerate(robot.reachable_places):
         _name(f"{path}.reachable_places[{number}]", place)
         if places and place not in places:
-            raise BadRequestError(f"{path}.reachable_places[{number}]: {place!r} is no place of context.scene.")
+            raise BadRequestError(
+                f"{path}.reachable_places[{number}]: {place!r} is not a place in context.scene. Correct one of them."
+            )
 
 
 def _check_skill(path: str, skill: Skill, schemas: ArgumentSchemas) -> None:
@@ -86,13 +90,19 @@ def _check_skill(path: str, skill: Skill, schemas: ArgumentSchemas) -> None:
             raise BadRequestError(f"{path}.arguments_schema: {error}.") from error
     properties = schemas[skill.arguments_schema]["properties"]
     if skill.effect not in list(SkillEffect):
-        raise BadRequestError(f"{path}.effect: {skill.effect} is none of 0 (none), 1 (grasps), 2 (releases).")
+        raise BadRequestError(
+            f"{path}.effect: {skill.effect} is unknown. Known effects are 0 (none), 1 (grasps) and 2 (releases)."
+        )
     if skill.effect and not skill.object_argument:
-        raise BadRequestError(f"{path}.object_argument: a skill with an effect must say which argument names the object.")
+        raise BadRequestError(
+            f"{path}.object_argument: a skill with an effect needs it. Set it to the argument that names the object."
+        )
     if skill.object_argument and not skill.effect:
-        raise BadRequestError(f"{path}.effect: object_argument is given, but not whether the skill grasps or releases it.")
+        raise BadRequestError(f"{path}.effect: object_argument is set, but effect is not. Set it to 1 (grasps) or 2 (releases).")
     if skill.object_argument and skill.object_argument not in properties:
-        raise BadRequestError(f"{path}.object_argument: {skill.object_argument!r} is no property of arguments_schema.")
+        raise BadRequestError(
+            f"{path}.object_argument: {skill.object_argument!r} is not a property in arguments_schema. Correct one of them."
+        )
 
 
 def _check_scene(scene: Sequence[Place], places: Sequence[str]) -> None:
@@ -103,7 +113,9 @@ def _check_scene(scene: Sequence[Place], places: Sequence[str]) -> None:
         _name(f"context.scene[{number}].name", place.name)
         count += len(place.objects)
         if count > MOST_OBJECTS:
-            raise BadRequestError(f"context.scene[{number}].objects: there are more than {MOST_OBJECTS} objects in the scene.")
+            raise BadRequestError(
+                f"context.scene[{number}].objects: the scene has more than {MOST_OBJECTS} objects. Remove some."
+            )
         for index, name in enumerate(place.objects):
             _name(f"context.scene[{number}].objects[{index}]", name)
 
@@ -112,11 +124,13 @@ def _check_done(path: str, step: DoneStep) -> None:
     for field in ("text", "robot", "skill", "arguments", "observation"):
         _text(f"{path}.{field}", getattr(step, field), LONGEST_TEXT, lines=True)
     if not step.text.strip() and not step.skill.strip():
-        raise BadRequestError(f"{path}: it says neither text nor skill; say what was done.")
+        raise BadRequestError(f"{path}: text and skill are empty. Set one of them.")
     if step.outcome not in list(StepOutcome):
-        raise BadRequestError(f"{path}.outcome: {step.outcome} is none of 0 (succeeded), 1 (failed), 2 (canceled).")
+        raise BadRequestError(
+            f"{path}.outcome: {step.outcome} is unknown. Known outcomes are 0 (succeeded), 1 (failed) and 2 (canceled)."
+        )
     if step.arguments and not _is_object(step.arguments):
-        raise BadRequestError(f"{path}.arguments: it is no JSON object.")
+        raise BadRequestError(f"{path}.arguments: the text is not a JSON object.")
 
 
 def _is_object(text: str) -> bool:
@@ -128,29 +142,34 @@ def _is_object(text: str) -> bool:
 
 def _count(path: str, items: Sequence[object], most: int) -> None:
     if len(items) > most:
-        raise BadRequestError(f"{path}: there are {len(items)}; at most {most} are allowed.")
+        raise BadRequestError(f"{path}: there are {len(items)}; at most {most} are allowed. Remove some.")
 
 
 def _unique(path: str, names: Iterable[str]) -> None:
     seen: dict[str, int] = {}
     for number, name in enumerate(names):
         if name in seen:
-            raise BadRequestError(f"{path}[{number}].name: {name[:60]!r} is the name of {path}[{seen[name]}] already.")
+            raise BadRequestError(
+                f"{path}[{number}].name: {name[:60]!r} is already the name of {path}[{seen[name]}]. Rename one of them."
+            )
         seen[name] = number
 
 
 def _name(path: str, name: str) -> None:
     if not name.strip():
-        raise BadRequestError(f"{path}: it is empty.")
+        raise BadRequestError(f"{path}: the name is empty. Set one.")
     _text(path, name, LONGEST_NAME)
     if is_like_a_token(name):
-        raise BadRequestError(f"{path}: {name[:40]!r} holds a word in <angle brackets>, which models keep for themselves.")
+        raise BadRequestError(f"{path}: {name[:40]!r} contains a word in <angle brackets>, as control tokens have. Rename it.")
 
 
 def _text(path: str, text: str, longest: int, lines: bool = False) -> None:
-    """:param lines: it may have several lines."""
+    """Check a text.
+
+    :param lines: line breaks are allowed.
+    """
     if len(text) > longest:
-        raise BadRequestError(f"{path}: it has {len(text)} characters; at most {longest} are allowed.")
+        raise BadRequestError(f"{path}: the text has {len(text)} characters; at most {longest} are allowed. Shorten it.")
     if not is_printable(" ".join(text.split()) if lines else text, longest):
-        raise BadRequestError(f"{path}: {text[:40]!r} holds a line break, a control character or half a character.")
+        raise BadRequestError(f"{path}: {text[:40]!r} contains a line break, a control character or a lone surrogate. Remove it.")
     reject_control_tokens(path, text)

@@ -1,4 +1,4 @@
-"""What a schema cannot say of a plan: that each robot can do its steps one after the other."""
+"""Check what a schema cannot express: that each robot can do its steps one after the other."""
 
 import json
 from collections.abc import Sequence
@@ -8,13 +8,15 @@ from robobrain_ros.core.query import PlanStep
 from robobrain_ros.errors import InfeasiblePlanError
 
 MOST_REPEATS = 3
-"""How often the same steps may follow each other; once more is taken for a model that found no end."""
+"""How often the same steps may repeat. More repetitions mean that the model did not find an end."""
+
+_WHAT_TO_DO = "Request the plan again with this message as context.feedback."
 
 
 def check_feasible(steps: Sequence[PlanStep], request: PlanRequest) -> None:
     """Check a plan, its steps in ascending order.
 
-    :raises InfeasiblePlanError: it contradicts itself or what the request says of the robots; the message names the step.
+    :raises InfeasiblePlanError: the plan contradicts itself or the request; the message names the step.
     """
     _check_orders(steps)
     _check_end(steps)
@@ -27,12 +29,13 @@ def _check_orders(steps: Sequence[PlanStep]) -> None:
         before = seen.setdefault((step.robot, step.order), number)
         if before != number:
             raise InfeasiblePlanError(
-                f"Steps {before} and {number} are both for robot {step.robot!r} at order {step.order}; it cannot do both at once."
+                f"Steps {before} and {number} are both for robot {step.robot!r} at order {step.order}, but a robot does one "
+                f"step at a time. {_WHAT_TO_DO}"
             )
 
 
 def _check_end(steps: Sequence[PlanStep]) -> None:
-    """The same block of steps over and over: no model means that."""
+    """Reject a block of steps that repeats over and over."""
     done = [(step.robot, step.skill, step.arguments) for step in steps]
     for period in range(1, len(done) // (MOST_REPEATS + 1) + 1):
         equal = 0
@@ -41,7 +44,7 @@ def _check_end(steps: Sequence[PlanStep]) -> None:
             if equal == period * MOST_REPEATS:
                 first = place + period + 1 - (MOST_REPEATS + 1) * period + 1
                 block = _block(steps[first - 1 : first - 1 + period])
-                raise InfeasiblePlanError(f"From step {first} on, {block} comes {MOST_REPEATS + 1} times; the plan finds no end.")
+                raise InfeasiblePlanError(f"From step {first} on, {block} repeats {MOST_REPEATS + 1} times. {_WHAT_TO_DO}")
 
 
 def _block(steps: Sequence[PlanStep]) -> str:
@@ -49,7 +52,7 @@ def _block(steps: Sequence[PlanStep]) -> str:
 
 
 def _check_hands(steps: Sequence[PlanStep], request: PlanRequest) -> None:
-    """Follow what each robot holds, step by step."""
+    """Check what each robot holds, step by step."""
     skills = {(robot.name, skill.name): skill for robot in request.robots for skill in robot.skills}
     holding = {robot.name: robot.holding for robot in request.robots}
     for number, step in enumerate(steps, 1):
@@ -59,12 +62,12 @@ def _check_hands(steps: Sequence[PlanStep], request: PlanRequest) -> None:
         arguments = json.loads(step.arguments) if step.arguments else {}
         thing, held = str(arguments.get(skill.object_argument, "")), holding[step.robot]
         if skill.effect is SkillEffect.GRASPS:
-            _check_grasp(f"Step {number} ({step.text!r})", step.robot, thing, holding)
+            _check_grasp(f"In step {number} ({step.text!r})", step.robot, thing, holding)
             holding[step.robot] = thing or "something"
         elif not held or (thing and held not in (thing, "something")):
             raise InfeasiblePlanError(
-                f"Step {number} ({step.text!r}) lets robot {step.robot!r} release {thing or 'something'!r}, but it holds "
-                f"{repr(held) if held else 'nothing'} then."
+                f"In step {number} ({step.text!r}) robot {step.robot!r} releases {thing or 'something'!r}, but then it holds "
+                f"{repr(held) if held else 'nothing'}. {_WHAT_TO_DO}"
             )
         else:
             holding[step.robot] = ""
@@ -73,8 +76,8 @@ def _check_hands(steps: Sequence[PlanStep], request: PlanRequest) -> None:
 def _check_grasp(step: str, robot: str, thing: str, holding: dict[str, str]) -> None:
     if holding[robot]:
         raise InfeasiblePlanError(
-            f"{step} lets robot {robot!r} grasp {thing or 'something'!r}, but it still holds {holding[robot]!r} then."
+            f"{step} robot {robot!r} grasps {thing or 'something'!r}, but then it still holds {holding[robot]!r}. {_WHAT_TO_DO}"
         )
     other = next((name for name, held in holding.items() if thing and held == thing), "")
     if other:
-        raise InfeasiblePlanError(f"{step} lets robot {robot!r} grasp {thing!r}, which robot {other!r} holds then.")
+        raise InfeasiblePlanError(f"{step} robot {robot!r} grasps {thing!r}, which robot {other!r} holds. {_WHAT_TO_DO}")

@@ -1,4 +1,4 @@
-"""Regular expressions that bound text: those of users, checked, and the class of characters that free text is made of."""
+"""Regular expressions that bound text: validated patterns of users, and the character class of free text."""
 
 import importlib
 import re
@@ -11,13 +11,13 @@ from typing import Any
 _parser: Any = importlib.import_module("re._parser" if sys.version_info >= (3, 11) else "sre_parse")
 
 FREE = r" !#-\[\]-~\u00a0-\ud7ff\uf900-\ufffd"
-"""Every character of every living language that a JSON string holds as it is: no quote, no backslash, no control character. Each
-has at most `MOST_BYTES` in UTF-8."""
+"""Characters that a JSON string contains without escapes: no quotes, backslashes or control characters. Each has at most
+`MOST_BYTES` in UTF-8."""
 
 MOST_BYTES = 3
 LONGEST_PATTERN = 200
 LONGEST_MATCH = 200
-"""Characters of a text that a user's pattern may ask for."""
+"""Most characters of a text that matches a user's pattern."""
 
 _SPECIAL = frozenset(r"\^$.|?*+()[]{}-")
 _FREE_RANGES = ((0x20, 0x21), (0x23, 0x5B), (0x5D, 0x7E), (0xA0, 0xD7FF), (0xF900, 0xFFFD))
@@ -29,9 +29,9 @@ _CATEGORIES = {"CATEGORY_DIGIT": "0-9", "CATEGORY_WORD": "A-Za-z0-9_"}
 
 
 def free_text(least: int, most: int, blank_start: bool = True) -> str:
-    """A pattern for free text of so many characters.
+    """A pattern for free text of ``least`` to ``most`` characters.
 
-    :param blank_start: it may begin with a blank, or be nothing but blanks; otherwise ``least`` must be 1.
+    :param blank_start: the text may begin with a blank. If not, ``least`` must be 1.
     """
     if blank_start:
         return f"^[{FREE}]{{{least},{most}}}$"
@@ -39,27 +39,27 @@ def free_text(least: int, most: int, blank_start: bool = True) -> str:
 
 
 def longest_match(pattern: str) -> int:
-    """Characters that a text of this pattern may have at most."""
+    """The most characters of a text that matches the pattern."""
     width: int = _parser.parse(pattern).getwidth()[1]
     return width
 
 
 def safe_pattern(pattern: str) -> str:
-    """A user's pattern for a JSON string, in words that Python and grammars understand alike; the whole text must match it.
+    """Rewrite a user's pattern for a JSON string so that Python and grammar engines read it alike. The whole text must match.
 
     As in JSON Schema, ``\\d`` is 0 to 9 and ``\\w`` is an ASCII letter, a digit or ``_``. Anchors are allowed where they change
     nothing: at the beginning and the end of the pattern, or of an alternative of the whole pattern.
 
-    :raises ValueError: it is no pattern, has no bounds, or holds what a grammar cannot enforce; the message says what.
+    :raises ValueError: it is not a pattern, has no bounds, or cannot be enforced; the message names the part.
     """
     if len(pattern) > LONGEST_PATTERN:
         raise ValueError(f"the pattern has {len(pattern)} characters; at most {LONGEST_PATTERN} are allowed")
     try:
         tokens = _parser.parse(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
     if tokens.state.flags & ~re.UNICODE:
-        raise ValueError(f"the pattern {pattern!r} sets flags, which cannot be enforced")
+        raise ValueError(f"the pattern {pattern!r} sets flags, which cannot be enforced; remove them")
     safe = f"^{_written(tokens, _Place(first=True, last=True))}$"
     longest = longest_match(safe)
     if longest > LONGEST_MATCH:
@@ -71,7 +71,7 @@ def safe_pattern(pattern: str) -> str:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a part of a pattern stands: at the ``first`` or ``last`` place of the whole, or within a repetition."""
+    """The place of a part in a pattern: ``first`` or ``last`` in the whole, or within a repetition."""
 
     first: bool = False
     last: bool = False
@@ -129,26 +129,26 @@ def _member(kind: str, value: Any) -> str:
     if kind == "RANGE":
         low, high = value
         if low <= ord('"') <= high or low <= ord("\\") <= high:
-            raise ValueError("a class in the pattern holds a quote or a backslash, which JSON would have to escape")
+            raise ValueError("a class in the pattern contains a quote or a backslash, which JSON must escape; remove it")
         if not any(start <= low and high <= end for start, end in _FREE_RANGES):
             raise ValueError(f"a class in the pattern spans control characters: {_literal(low)}-{_literal(high)}; name its parts")
         return f"{_literal(low)}-{_literal(high)}"
     if kind == "CATEGORY" and str(value) in _CATEGORIES:
         return _CATEGORIES[str(value)]
-    raise ValueError("a class in the pattern is negated or open; name the characters that it allows")
+    raise ValueError("a class in the pattern is negated or open; list the allowed characters")
 
 
 def _literal(code: int) -> str:
     character = chr(code)
     if not re.fullmatch(f"[{FREE}]", character):
-        raise ValueError(f"the pattern holds the character {character!r}, which JSON would have to escape")
+        raise ValueError(f"the pattern contains the character {character!r}, which JSON must escape; remove it")
     return f"\\{character}" if character in _SPECIAL else character
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Whether the whole text matches a pattern of `safe_pattern` or `free_text`, in time that the text's length bounds.
+    """Whether the whole text matches a pattern of `safe_pattern` or `free_text`. The time is bounded by the text's length.
 
-    Python's own matcher tries every way through alternatives: ``(x|xx){66}`` can keep it busy for years.
+    Python's own matcher tries all combinations of alternatives. For ``(x|xx){66}`` it may take years.
     """
     if "(" not in pattern:
         return re.fullmatch(pattern, text) is not None
@@ -156,7 +156,7 @@ def matches(pattern: str, text: str) -> bool:
 
 
 def _ends(tokens: Iterable[tuple[Any, Any]], text: str, starts: set[int]) -> set[int]:
-    """Where a match can end that begins at one of ``starts``."""
+    """The places where a match that begins at one of ``starts`` can end."""
     for kind, value in tokens:
         if str(kind) != "AT":  # Anchors stand at the ends of the whole.
             starts = _ends_of_one(str(kind), value, text, starts)

@@ -1,7 +1,7 @@
-"""What the model is told for a plan that robots shall execute, and the form that it answers in.
+"""The prompt for a plan that robots can run, and the keys of its answer.
 
-Ours: neither family was trained for a prompt of this kind. The words follow the planner of RoboOS, the framework of RoboBrain's
-authors, whose JSON the answer extends by ``verdict``, ``skill`` and ``arguments``.
+No model family was trained for a prompt of this kind. The text follows the planner of RoboOS, the framework of RoboBrain's
+authors. The answer extends RoboOS's JSON by ``verdict``, ``skill`` and ``arguments``.
 """
 
 import json
@@ -15,13 +15,13 @@ VERDICTS: dict[PlanMode, tuple[PlanVerdict, ...]] = {
     PlanMode.NEXT_STEP: (PlanVerdict.PLAN, PlanVerdict.DONE, PlanVerdict.IMPOSSIBLE),
     PlanMode.CHECK: (PlanVerdict.DONE, PlanVerdict.NOT_DONE),
 }
-"""What may be said in each mode."""
+"""The allowed verdicts of each mode."""
 
 REASONING, VERDICT, STEPS = "reasoning_explanation", "verdict", "subtask_list"
-"""Keys of the answer, in this order; the steps only with `PlanVerdict.PLAN`."""
+"""Keys of the answer, in this order. There are steps only with `PlanVerdict.PLAN`."""
 
 TEXT, ROBOT, SKILL, ARGUMENTS, ORDER = "subtask", "robot_name", "skill", "arguments", "subtask_order"
-"""Keys of a step, in this order: what is said in words first, the robot reads last."""
+"""Keys of a step, in this order: first the text for people, then the fields for the robot."""
 
 _QUESTIONS = {
     PlanMode.NEW: "What are the steps to complete the task?",
@@ -36,12 +36,12 @@ _STEP_FORM = (
 
 
 def plan_prompt(task: str, request: PlanRequest) -> str:
-    """The user's message for a plan by robots: the task, what is known, the question, the form of the answer."""
+    """The user's message for a plan: the task, the context, the question, and the form of the answer."""
     return "\n".join([f'The task is "{task.strip()}".', *_known(request), _QUESTIONS[request.mode], answer_form(request.mode)])
 
 
 def answer_form(mode: PlanMode) -> str:
-    """What the answer shall look like, in words."""
+    """The form of the answer, in words."""
     verdicts = " or ".join(f'"{verdict.value}"' for verdict in VERDICTS[mode])
     form = f'Answer with a JSON object: "{REASONING}", then "{VERDICT}", which is {verdicts}'
     if mode is PlanMode.CHECK:
@@ -50,7 +50,7 @@ def answer_form(mode: PlanMode) -> str:
 
 
 def context_in_words(request: PlanRequest) -> str:
-    """What is known beside the robots' skills, for a plan in words; empty where nothing is."""
+    """Robots, scene, history and feedback in words; empty: the request has none."""
     return "\n".join(_known(request))
 
 

@@ -1,24 +1,24 @@
-"""What a robot stack knows when it asks for a plan: robots with their skills, the scene, and what was done so far."""
+"""The request for a plan: robots with their skills, the scene, and the steps done so far."""
 
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
 
 class PlanMode(IntEnum):
-    """What is asked for; the numbers are the constants of ``robobrain_ros/msg/PlanContext``."""
+    """The kind of plan. The numbers are the constants of ``robobrain_ros/msg/PlanContext``."""
 
     NEW = 0
     """A plan for the whole task."""
     REPLAN = 1
-    """A plan for what is left of it, after the steps done so far."""
+    """A plan for the rest of the task, after the steps done so far."""
     NEXT_STEP = 2
-    """The one step to do next."""
+    """The next step only."""
     CHECK = 3
-    """Whether the task is done; no steps."""
+    """Whether the task is done, without steps."""
 
 
 class PlanVerdict(str, Enum):
-    """What the model says about the task; the value is the word in its JSON."""
+    """The model's verdict about the task. The value is the word in its JSON."""
 
     PLAN = "plan"
     DONE = "done"
@@ -27,17 +27,17 @@ class PlanVerdict(str, Enum):
 
 
 class SkillEffect(IntEnum):
-    """What a skill does to the robot's hand; the numbers are the constants of ``robobrain_ros/msg/Skill``."""
+    """The effect of a skill on the robot's hand. The numbers are the constants of ``robobrain_ros/msg/Skill``."""
 
     NONE = 0
     GRASPS = 1
-    """Afterwards the robot holds the object; before, it must hold nothing."""
+    """The robot holds nothing before, and the object after."""
     RELEASES = 2
-    """Afterwards the robot holds nothing; before, it must hold the object."""
+    """The robot holds the object before, and nothing after."""
 
 
 class StepOutcome(IntEnum):
-    """How a step that was done ended; the numbers are the constants of ``robobrain_ros/msg/DoneStep``."""
+    """How a done step ended. The numbers are the constants of ``robobrain_ros/msg/DoneStep``."""
 
     SUCCEEDED = 0
     FAILED = 1
@@ -46,12 +46,13 @@ class StepOutcome(IntEnum):
 
 @dataclass(frozen=True)
 class Skill:
-    """Something that a robot can do.
+    """A skill of a robot.
 
-    ``arguments_schema``: JSON schema (an object with ``properties``) of its arguments as JSON text; empty: it takes none. A
-    string property of ``"format": "object"`` is one of the scene's objects where the scene is known, one of ``"format":
-    "place"`` a place that the robot reaches, one of ``"format": "robot"`` the name of a robot. ``object_argument``: the property
-    that names what is grasped or released, where ``effect`` says so.
+    :param arguments_schema: the JSON schema of the arguments, an object with ``properties``, as JSON text; empty: no arguments.
+        A string property with ``"format": "object"`` is an object of the scene, if there is a scene. ``"format": "place"`` is a
+        place that the robot can reach, ``"format": "robot"`` the name of a robot.
+    :param effect: what the skill does to the robot's hand.
+    :param object_argument: the property that names the object which is grasped or released; empty without an effect.
     """
 
     name: str
@@ -63,7 +64,7 @@ class Skill:
 
 @dataclass(frozen=True)
 class Robot:
-    """A robot. Texts are empty where nothing is known; no ``reachable_places``: all; ``holding``: the object in its hand."""
+    """A robot. Unknown texts are empty. ``holding`` is the object in its hand. No ``reachable_places`` means all places."""
 
     name: str
     type: str = ""
@@ -84,7 +85,7 @@ class Place:
 
 @dataclass(frozen=True)
 class DoneStep:
-    """A step that was done, how it ended, and what was observed. ``arguments`` is a JSON object; empty: none."""
+    """A step that was done, how it ended, and an observation. ``arguments`` is a JSON object as text; empty: none."""
 
     text: str = ""
     robot: str = ""
@@ -96,7 +97,7 @@ class DoneStep:
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What a plan is made from, beside the task and the images. ``max_steps`` 0: the default."""
+    """The context of a plan, in addition to the task and the images. ``max_steps`` 0 is the default."""
 
     robots: tuple[Robot, ...] = ()
     scene: tuple[Place, ...] = ()

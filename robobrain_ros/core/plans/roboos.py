@@ -1,4 +1,4 @@
-"""A plan as RoboOS, the framework of RoboBrain's authors, reads it."""
+"""Write a plan for RoboOS, the framework of RoboBrain's authors."""
 
 import json
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from robobrain_ros.core.query import PlanStep
 
 
 def roboos_json(steps: Sequence[PlanStep], reasoning: str = "") -> str:
-    """The plan as the JSON that RoboOS's master takes subtasks from, skill and arguments beside; empty without steps.
+    """Return the plan as JSON for RoboOS's master, with skills and arguments; empty: the plan has no steps.
 
-    Its master reads ``robot_name``, ``subtask`` and ``subtask_order`` (master/agents/agent.py) and passes the rest over.
+    The master reads ``robot_name``, ``subtask`` and ``subtask_order`` (master/agents/agent.py) and ignores other keys.
     """
     if not steps:
         return ""

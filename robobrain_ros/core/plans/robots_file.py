@@ -1,4 +1,4 @@
-"""Robots and their skills from a YAML file: the data of a request, and its checks, with the line of what is wrong."""
+"""Read robots and their skills from a YAML file. Errors name the line."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from robobrain_ros.core.plans.yaml_nodes import YamlFault, line_of
 from robobrain_ros.errors import BadRequestError
 
 LARGEST_FILE = 256 * 1024
-"""Bytes; far more than anyone writes."""
+"""Bytes of a robots file."""
 
 _EFFECTS = {effect.name.lower(): effect for effect in SkillEffect}
 _SKILL_TEXTS = ("description", "object_argument")
@@ -34,9 +34,9 @@ _TYPES = {
 
 
 def read_robots(path: Path) -> tuple[Robot, ...]:
-    """The robots of a file; config/robots_example.yaml says what it may hold.
+    """Read the robots of a file. config/robots_example.yaml describes its content.
 
-    :raises BadRequestError: it cannot be read, or what it says makes no sense; the message begins with file and line.
+    :raises BadRequestError: the file cannot be read, or its content is invalid; the message begins with file and line.
     """
     try:
         text = read_small_text(path, LARGEST_FILE)
@@ -52,7 +52,7 @@ def read_robots(path: Path) -> tuple[Robot, ...]:
 
 
 class _Reader:
-    """Reads one file. ``_lines`` remembers where each field stands, by its path in the request."""
+    """Reads one file. ``_lines`` has the line of each field, by its path in the request."""
 
     def __init__(self) -> None:
         self._lines: dict[str, int] = {}
@@ -68,7 +68,7 @@ class _Reader:
             raise self._fault(line_of(root), "it holds no robots.")
         shared = self._fields(parts["skills"], "skills") if "skills" in parts else {}
         for name, node in shared.items():
-            self._skill(name, node, "")  # Wrong ones are told whether or not a robot has them.
+            self._skill(name, node, "")  # Faults are reported even if no robot has the skill.
         named = self._fields(parts["robots"], "robots")
         if not named:
             raise self._fault(line_of(parts["robots"]), "it holds no robots.")
@@ -107,7 +107,7 @@ class _Reader:
         )
 
     def _named_skill(self, item: yaml.Node, robot: str, shared: dict[str, yaml.Node], path: str) -> Skill:
-        """A skill of a robot: the name of one under skills, or one written right there, as a mapping of its name."""
+        """A skill of a robot: a name under skills, or an inline mapping of a name to its description."""
         if isinstance(item, yaml.MappingNode):
             own = self._fields(item, f"a skill of robot {robot}")
             if len(own) != 1:
@@ -141,7 +141,7 @@ class _Reader:
         return self._schemas[id(node)]
 
     def _json(self, node: yaml.Node, what: str) -> object:
-        """What a node says in JSON's terms."""
+        """A node as a JSON value."""
         if isinstance(node, yaml.MappingNode):
             fields = self._fields(node, what)
             self._check_values(fields, what)
@@ -172,12 +172,12 @@ class _Reader:
                 raise self._misread(value, what, "not as text")
 
     def _misread(self, node: yaml.Node, what: str, problem: str, cure: str = "For text, ") -> YamlFault:
-        """YAML has made something of a text that was hardly meant."""
+        """The fault that YAML probably reads a text as something else than was meant."""
         made = f"{what} holds {str(node.value)[:40]}, which YAML reads as {yaml_nodes.meaning(node)}, {problem}"
         return self._fault(line_of(node), f"{made}. {cure}put it in quotes: {yaml_nodes.quoted(node)}.")
 
     def _noted(self, node: yaml.Node, what: str, allowed: Iterable[str], path: str) -> dict[str, yaml.Node]:
-        """Fields, whose lines are noted."""
+        """The fields of a mapping. Their lines are kept for error messages."""
         fields = self._fields(node, what, allowed)
         if path:
             self._lines[path] = line_of(node)

@@ -1,4 +1,4 @@
-"""From a plan request a JSON schema: whatever satisfies it can be run by the robots that the request names."""
+"""Make the JSON schema of a plan. The robots of the request can run every plan that satisfies it."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,14 +14,14 @@ from robobrain_ros.core.plans.request import PlanMode, PlanRequest, PlanVerdict,
 from robobrain_ros.errors import BadRequestError
 
 MOST_ALTERNATIVES = 200
-"""Different forms of a step: skills whose arguments differ, by robots whose skills differ."""
+"""Different forms of a step. A form is a set of robots with the same skills, and skills with the same arguments."""
 LARGEST_PLAN_SCHEMA = 256 * 1024
 """Bytes of the whole schema."""
 
 
 @dataclass(frozen=True)
 class TextBounds:
-    """Most characters of the free texts: the reasoning, a step's words, a free text among the arguments."""
+    """Most characters of the reasoning, of a step's text, and of a free text among the arguments."""
 
     reasoning: int
     step: int
@@ -29,12 +29,12 @@ class TextBounds:
 
 
 BOUNDS = tuple(TextBounds(*bounds) for bounds in ((600, 160, 160), (400, 120, 100), (300, 90, 60), (200, 60, 40), (120, 40, 24)))
-"""From what is wanted to the least that makes sense; the first whose longest plan fits into the model's context is taken."""
+"""From long to short. The first bounds whose longest plan fits into the model's context are used."""
 
 
 @dataclass(frozen=True)
 class PlanForm:
-    """What a plan must look like: ``schema``, and the most ``tokens`` that a text of this schema can have."""
+    """The form of a plan: its JSON schema, and the most tokens that a text of this schema can have."""
 
     request: PlanRequest
     schema: Schema
@@ -47,27 +47,29 @@ class PlanForm:
 
 
 def plan_form(request: PlanRequest, room: int) -> PlanForm:
-    """The schema of a request's plan, with the longest free texts for which the plan fits into ``room`` tokens whatever it says.
+    """Make the form of a request's plan, with the longest free texts with which every plan fits into ``room`` tokens.
 
     :raises BadRequestError: the request contradicts its description, or the shortest plan does not fit.
     """
     schemas = check_request(request)
     for bounds in BOUNDS:
         schema = _schema(request, schemas, bounds)
-        tokens = longest_text(schema) + 1  # And the one that ends the text.
+        tokens = longest_text(schema) + 1  # Plus one token that ends the text.
         if tokens <= room:
             return PlanForm(request, schema, tokens)
     raise BadRequestError(
-        f"context.max_steps: a plan of {_most_steps(request)} steps may take {tokens} tokens, and the model's context has room "
-        f"for {max(room, 0)}; ask for fewer steps, shorten the arguments, names or images, or raise engine.max_model_len."
+        f"context.max_steps: a plan of {_most_steps(request)} steps may take {tokens} tokens, but the model's context has "
+        f"room for {max(room, 0)}. Decrease max_steps, shorten arguments and names, use fewer images, or increase "
+        "engine.max_model_len."
     )
 
 
 def longest_text(schema: Schema) -> int:
-    """Bytes that a text which satisfies ``schema`` may have at most, with a blank behind each comma and colon; no text of a
-    model whose tokens are made of bytes has more tokens than that.
+    """Most bytes of a text that satisfies the schema, with a blank after each comma and colon.
 
-    :param schema: one of this module: closed, bounded, strings without escapes.
+    It is also the most tokens, because each token of the models has at least one byte.
+
+    :param schema: a schema of this module: closed, bounded, with strings that need no escapes.
     """
     return _Lengths(schema.get("$defs", {})).of(schema)
 
@@ -94,8 +96,8 @@ def _schema(request: PlanRequest, schemas: ArgumentSchemas, bounds: TextBounds) 
     size = len(json.dumps(schema, ensure_ascii=False).encode())
     if size > LARGEST_PLAN_SCHEMA:
         raise BadRequestError(
-            f"context.robots: all schemas together have {size} bytes; at most {LARGEST_PLAN_SCHEMA} are allowed. Offer fewer "
-            "skills, or let robots share theirs."
+            f"context.robots: all schemas together have {size} bytes; at most {LARGEST_PLAN_SCHEMA} are allowed. Remove "
+            "skills, or give robots the same ones."
         )
     return schema
 
@@ -105,7 +107,7 @@ def _object(properties: Mapping[str, Schema]) -> Schema:
 
 
 def _alternatives(request: PlanRequest, schemas: ArgumentSchemas, definitions: "_Definitions") -> Iterator[Schema]:
-    """Each form that a step may have. Robots that can do the same share theirs, and so do skills with the same arguments."""
+    """Each form of a step. Robots with the same skills share a form, and so do skills with the same arguments."""
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for robot in request.robots:
         groups.setdefault(definitions.skills_of(robot, schemas), []).append(robot.name)
@@ -113,7 +115,7 @@ def _alternatives(request: PlanRequest, schemas: ArgumentSchemas, definitions: "
     if len(forms) > MOST_ALTERNATIVES:
         raise BadRequestError(
             f"context.robots: the robots have {len(forms)} skills that differ in their arguments; at most {MOST_ALTERNATIVES} "
-            "are allowed. Offer fewer, or let robots share theirs."
+            "are allowed. Remove skills, or give robots the same ones."
         )
     order = {"type": "integer", "minimum": 1, "maximum": _most_steps(request)}
     for robots, arguments, names in forms:
@@ -129,7 +131,7 @@ def _alternatives(request: PlanRequest, schemas: ArgumentSchemas, definitions: "
 
 
 def _shared(skills: Sequence[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
-    """Skills by their arguments: each schema with the names of the skills that take it."""
+    """Group skills by their arguments: each schema with the names of its skills."""
     by_arguments: dict[str, list[str]] = {}
     for name, arguments in skills:
         by_arguments.setdefault(arguments, []).append(name)
@@ -137,7 +139,7 @@ def _shared(skills: Sequence[tuple[str, str]]) -> Iterator[tuple[str, list[str]]
 
 
 class _Definitions:
-    """Fills names and bounds into argument schemas. What many of them hold is written once, in ``known``."""
+    """Fills names and bounds into argument schemas. Repeated parts are defined once, in ``known``."""
 
     def __init__(self, request: PlanRequest, bounds: TextBounds) -> None:
         self.known: dict[str, Schema] = {"text": {"type": "string", "pattern": free_text(1, bounds.step, blank_start=False)}}
@@ -181,7 +183,7 @@ class _Definitions:
         return {"$ref": f"#/$defs/{known}"}
 
     def _fill(self, schema: Schema, vocabulary: Mapping[str, Schema | None]) -> Schema | None:
-        """The schema with names and bounds; None: nothing can satisfy it, since there is nothing to name."""
+        """The schema with names and bounds; None: nothing satisfies it, because there is no such object, place or robot."""
         if "anyOf" in schema:
             alternatives = [filled for it in schema["anyOf"] if (filled := self._fill(it, vocabulary)) is not None]
             return {"anyOf": alternatives} if alternatives else None
@@ -209,14 +211,14 @@ class _Definitions:
 
 
 class _Lengths:
-    """The longest texts of schemas, in bytes."""
+    """Computes the length of the longest text of a schema, in bytes."""
 
     def __init__(self, definitions: Mapping[str, Schema]) -> None:
         self._definitions = definitions
         self._known: dict[str, int] = {}
 
     def of(self, schema: Schema) -> int:
-        """Of this schema."""
+        """The length for one schema."""
         if "$ref" in schema:
             name = schema["$ref"].removeprefix("#/$defs/")
             if name not in self._known:

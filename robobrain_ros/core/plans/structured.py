@@ -1,4 +1,4 @@
-"""Read a plan that was written under a schema: each step as soon as it is complete, and the whole, checked once more."""
+"""Read a plan that was constrained to a schema: each step when it is complete, and the whole plan, which is validated again."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -13,12 +13,12 @@ from robobrain_ros.core.plans.schema import PlanForm
 from robobrain_ros.core.query import PlanStep
 
 _STEP_DEPTH = 3
-"""Brackets that are open within a step: the answer's, the list's, the step's own."""
+"""Open brackets within a step: of the answer, of the list, and of the step."""
 
 
 @dataclass(frozen=True)
 class StructuredPlan:
-    """``steps`` in ascending order, their orders counted from 1 without a gap; none unless the verdict is `PlanVerdict.PLAN`."""
+    """A plan. Its steps are in ascending order, counted from 1 without a gap. Only `PlanVerdict.PLAN` has steps."""
 
     verdict: PlanVerdict
     reasoning: str
@@ -26,7 +26,7 @@ class StructuredPlan:
 
 
 class StructuredPlanReader:
-    """Reads a plan while it is being written; looks at each character once."""
+    """Reads a plan that arrives in pieces. Each character is read once."""
 
     def __init__(self, form: PlanForm) -> None:
         self._form = form
@@ -37,7 +37,7 @@ class StructuredPlanReader:
         self._escaped = False
 
     def feed(self, text: str) -> list[PlanStep]:
-        """Read the next piece; gives the steps that it completes, with their orders as written."""
+        """Read the next piece and return the steps that it completes, with their orders as written."""
         self._text.append(text)
         steps = []
         start = 0 if self._depth >= _STEP_DEPTH else None
@@ -68,9 +68,9 @@ class StructuredPlanReader:
             self._in_string = False
 
     def finish(self) -> StructuredPlan:
-        """The whole plan.
+        """Return the whole plan.
 
-        :raises ValueError: it does not satisfy its schema; the message says where.
+        :raises ValueError: it does not satisfy its schema; the message names the place.
         """
         from jsonschema.exceptions import best_match
 
@@ -98,7 +98,7 @@ def _validator() -> Any:
 
 
 def _steps_of(text: str) -> list[PlanStep]:
-    """The step of a complete object; none where it is no step, which the whole's check will name."""
+    """The step in a complete JSON object; empty: it is not a step. `finish` reports the fault."""
     try:
         return [_step_of(json.loads(text))]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -20,7 +20,7 @@ TEXT, BOOLEAN, NUMBER, FRACTION, NULL, MERGE = (
 )
 _MAPPING, _SEQUENCE = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"
 SCALARS = frozenset({TEXT, BOOLEAN, NUMBER, FRACTION, NULL})
-"""Tags of the values that JSON knows, too."""
+"""Tags of the values that JSON has."""
 
 _KINDS = {
     BOOLEAN: "a boolean",

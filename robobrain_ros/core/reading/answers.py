@@ -229,7 +229,7 @@ class AnswerParser:
                 return "it ends before the first coordinate is complete"
             return "it holds no coordinates"
         if self.form is AnswerForm.WAYPOINTS and any(isinstance(item, Box) for item in reader.items):
-            return "a box is no waypoint"
+            return "it holds a box where waypoints were asked for"
         if self.task is Task.GROUND and any(isinstance(item, Point) for item in reader.items):
             return "it holds a point where a box was asked for"
         return ""

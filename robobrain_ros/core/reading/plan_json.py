@@ -71,7 +71,7 @@ def _step_items(value: Any) -> tuple[Sequence[Any], str]:
     if isinstance(value, list):
         return value, ""
     if not isinstance(value, dict):
-        raise ValueError("its JSON is no list of steps")
+        raise ValueError("its JSON is not a list of steps")
     reasoning = _text_under(value, _REASONING_KEYS)
     for key in _LIST_KEYS:
         if isinstance(value.get(key), list):
@@ -85,10 +85,10 @@ def _step_of(item: Any, number: int) -> PlanStep:
     if isinstance(item, str) and item.strip():
         return PlanStep(number, encodable(item.strip()))
     if not isinstance(item, dict):
-        raise ValueError(f"step {number} is no text")
+        raise ValueError(f"step {number} is not text")
     text, skill = _text_under(item, _TEXT_KEYS), _text_under(item, _SKILL_KEYS)
     if not text and not skill:
-        raise ValueError(f"step {number} does not say what to do")
+        raise ValueError(f"step {number} has no text")
     arguments = next((item[key] for key in _ARGUMENT_KEYS if key in item), None)
     return PlanStep(
         _order_of(item, number),
@@ -102,7 +102,7 @@ def _step_of(item: Any, number: int) -> PlanStep:
 def _order_of(item: Mapping[str, Any], number: int) -> int:
     order = next((item[key] for key in _ORDER_KEYS if key in item), number)
     if isinstance(order, bool) or not re.fullmatch(r"\d{1,6}", str(order).strip()):
-        raise ValueError(f"the order of step {number} is no number")
+        raise ValueError(f"the order of step {number} is not a number")
     return int(order)
 
 
