@@ -1,4 +1,4 @@
-"""A stopped engine, for real: it is noticed, requests keep their deadlines, and it is restarted."""
+"""A stopped engine, for real: it is noticed, requests can be given up, and the engine restarts."""
 
 import asyncio
 import signal

@@ -1,11 +1,11 @@
-"""How long the layers wait around a request's deadline. Seconds.
+"""Waiting times around the deadline of a request, in seconds.
 
-The `core.brain.Brain` enforces the deadline. Engines have none of their own: they end a request when its stream is closed.
+The `core.brain.Brain` enforces the deadline. Engines have no deadline: they end a request when its stream is closed.
 """
 
-RELEASE = 2.0
-"""For an engine to release a request that was given up. Afterwards its caller gets the outcome, and the engine goes on alone."""
-DEAD_LOOP = 5.0
-"""After the deadline, for the node to answer in place of an event loop that does not respond."""
-CLIENT_MARGIN = 5.0
-"""After the deadline, for a client to wait for the node's response."""
+ENGINE_RELEASE = 2.0
+"""How long a caller that gives up a request waits for the engine to release it. The engine may continue to release it later."""
+NODE_GRACE = 5.0
+"""How long after the deadline the node answers TIMEOUT itself, because the engine's event loop does not respond."""
+CLIENT_GRACE = 5.0
+"""How long after the deadline a client waits for the node's response."""

@@ -286,7 +286,7 @@ async def _within(work: Coroutine[Any, Any, Answer], deadline: float) -> Answer:
     finally:
         if not task.done():
             task.cancel()
-            await asyncio.wait({task}, timeout=deadlines.RELEASE)
+            await asyncio.wait({task}, timeout=deadlines.ENGINE_RELEASE)
     raise RequestTimeoutError(
         "The deadline passed before the model answered. Increase the timeout, or decrease max_pixels, which makes answers faster."
     )

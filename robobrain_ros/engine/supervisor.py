@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-from robobrain_ros.bounds.deadlines import RELEASE
+from robobrain_ros.bounds.deadlines import ENGINE_RELEASE
 from robobrain_ros.engine.base import Engine, EngineHealth, EngineInfo, Generation, LoadProgress, ProgressCallback, TextDelta
 from robobrain_ros.errors import (
     BusyError,
@@ -110,7 +110,7 @@ class Supervisor:
         finally:
             pump.cancel()
             try:
-                await asyncio.wait({pump}, timeout=RELEASE)
+                await asyncio.wait({pump}, timeout=ENGINE_RELEASE)
             finally:  # Even when the reader is cancelled meanwhile: a ticket left behind would take a place for ever.
                 del self._tickets[generation.request_id]
 

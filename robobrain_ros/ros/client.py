@@ -7,7 +7,7 @@ from typing import Any
 import rclpy
 from rclpy.node import Node
 
-from robobrain_ros.bounds.deadlines import CLIENT_MARGIN
+from robobrain_ros.bounds.deadlines import CLIENT_GRACE
 from robobrain_ros.core.plans.request import PlanRequest
 from robobrain_ros.core.query import Answer, Task
 from robobrain_ros.errors import NotReadyError, RequestTimeoutError
@@ -85,7 +85,7 @@ class Client(Node):
         if plan is not None:
             request.context = to_plan_context(plan)
         future = client.call_async(request)
-        patience = patience or options.timeout + CLIENT_MARGIN
+        patience = patience or options.timeout + CLIENT_GRACE
         last_seen = time.monotonic()
 
         def ended() -> bool:

@@ -9,7 +9,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from robobrain_ros.bounds.control_tokens import reject_control_tokens
-from robobrain_ros.bounds.deadlines import RELEASE
+from robobrain_ros.bounds.deadlines import ENGINE_RELEASE
 from robobrain_ros.engine.base import (
     EngineHealth,
     EngineInfo,
@@ -172,7 +172,7 @@ class RemoteEngine:
         finally:
             self._arrivals.pop(generation.request_id, None)
             pump.cancel()
-            await asyncio.wait({pump}, timeout=RELEASE)
+            await asyncio.wait({pump}, timeout=ENGINE_RELEASE)
 
     async def _pump(self, generation: Generation, arrivals: "asyncio.Queue[TextDelta | RoboBrainError]") -> None:
         """Bring what a server writes to the reader. Cancelling this ends the request at the server."""
@@ -261,11 +261,11 @@ class RemoteEngine:
         for watch in watches:
             watch.cancel()
         if watches:
-            await asyncio.wait(watches, timeout=RELEASE)
+            await asyncio.wait(watches, timeout=ENGINE_RELEASE)
         servers, self._servers = self._servers, []
         for server in servers:
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(server.close(), RELEASE)
+                await asyncio.wait_for(server.close(), ENGINE_RELEASE)
 
 
 def _explained(fault: Fault, generation: Generation, written: bool) -> RoboBrainError:

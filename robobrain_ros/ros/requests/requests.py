@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from rclpy.node import Node
 from std_msgs.msg import Header
 
-from robobrain_ros.bounds.deadlines import DEAD_LOOP
+from robobrain_ros.bounds.deadlines import NODE_GRACE
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.plans.request import Robot
 from robobrain_ros.core.query import Answer, Progress, Report, Task
@@ -106,7 +106,7 @@ class Requests:
     def give_up_overdue(self) -> None:
         """Answer the requests that the engine's loop should have ended; called once per second."""
         for ticket, job in list(self._open.items()):
-            if time.monotonic() > job.deadline + DEAD_LOOP:
+            if time.monotonic() > job.deadline + NODE_GRACE:
                 ticket.give_up(RequestTimeoutError("The request's deadline has passed and the engine does not respond."))
 
     async def answer(
