@@ -25,7 +25,7 @@ from robobrain_ros.cli.progress import Teller
 from robobrain_ros.core.geometry import CameraModel
 from robobrain_ros.core.query import Task
 from robobrain_ros.demo import DEMO_MODEL, DemoError
-from robobrain_ros.demo.client import Client, running
+from robobrain_ros.demo.client import DemoClient, running
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.errors import OutcomeCode
 
@@ -64,7 +64,7 @@ class View:
         return np.column_stack([pixels, seen[:, 2]])
 
 
-class Watcher(Client):
+class Watcher(DemoClient):
     """Asks, and keeps what is to be shown."""
 
     def __init__(self, namespace: str) -> None:

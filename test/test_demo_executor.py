@@ -19,7 +19,7 @@ from robobrain_ros.demo.world import make_scene
 from robobrain_ros.engine.base import Generation, TextDelta
 from robobrain_ros.errors import NotReadyError
 from robobrain_ros.evaluation.plans import answer_json
-from robobrain_ros.ros.client import Client
+from robobrain_ros.ros.client import TaskClient
 
 NAMES = ("red block", "green bowl", "yellow ball")
 PICK, PUT = Step("pick", "red block"), Step("place", "red block", "in", "green bowl")
@@ -70,7 +70,7 @@ def executing(
     with rig(engine) as it:
         it.until_ready()
         it.show(image_message())
-        client = Client("executor", it.client.get_namespace(), tasks=[Task.PLAN])
+        client = TaskClient("executor", it.client.get_namespace(), tasks=[Task.PLAN])
         camera = WorldCamera(client, world)
         try:
             client.wait_for_task(Task.PLAN, 30.0)
@@ -154,7 +154,7 @@ def test_a_node_of_another_name_is_named(capfd: pytest.CaptureFixture[str]) -> N
     """The executor waits for the node robobrain without a namespace; the node that runs has one."""
     with rig(ScriptedEngine(["[]"])) as it:
         it.until_ready()
-        client = Client("lost_executor", robobrain="/nowhere/robobrain", tasks=[Task.PLAN])
+        client = TaskClient("lost_executor", robobrain="/nowhere/robobrain", tasks=[Task.PLAN])
         client.spin_until(client.running_nodes, LIMIT)
         with pytest.raises(NotReadyError) as ended:
             wait_for_node(client, 0.5)

@@ -31,7 +31,7 @@ from robobrain_ros.evaluation.metrics import Assessment
 from robobrain_ros.evaluation.questions import Question, ask_about
 from robobrain_ros.msg import QueryOptions
 from robobrain_ros.ros.cameras.images import ImageReader
-from robobrain_ros.ros.client import Client, to_answer
+from robobrain_ros.ros.client import TaskClient, to_answer
 from robobrain_ros.ros.tasks import TASKS
 from robobrain_ros.srv import Ask
 
@@ -152,10 +152,10 @@ def test_with_thinking(table: Table) -> None:
 
 
 @pytest.fixture
-def user(table: Table) -> Iterator[Client]:
+def user(table: Table) -> Iterator[TaskClient]:
     """A node of a user's, in the default context as a user's is."""
     rclpy.init()
-    client = Client("user", table.it.client.get_namespace(), tasks=[Task.PLAN])
+    client = TaskClient("user", table.it.client.get_namespace(), tasks=[Task.PLAN])
     try:
         client.wait_for_task(Task.PLAN, 30.0)
         yield client
@@ -164,7 +164,7 @@ def user(table: Table) -> Iterator[Client]:
         rclpy.shutdown()
 
 
-def test_an_arm_mostly_reaches_its_goal_in_spite_of_a_trouble(user: Client) -> None:
+def test_an_arm_mostly_reaches_its_goal_in_spite_of_a_trouble(user: TaskClient) -> None:
     """Not always: of the rest of a task, the model knows less than of the whole; its card has the figures."""
     reached = []
     for seed in range(8):

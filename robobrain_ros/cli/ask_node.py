@@ -16,7 +16,7 @@ from sensor_msgs.msg import Image
 from robobrain_ros.cli.reply import Reply
 from robobrain_ros.core.query import Answer, RgbImage, Task
 from robobrain_ros.errors import BadRequestError, NotReadyError, OutcomeCode, RoboBrainError
-from robobrain_ros.ros.client import Client, query_options, to_answer
+from robobrain_ros.ros.client import TaskClient, query_options, to_answer
 from robobrain_ros.ros.messages.conversions import read_image_message
 from robobrain_ros.ros.tasks import TASKS
 
@@ -26,7 +26,7 @@ _DRAWING = 10.0
 """Seconds in which the image with the answer must have come."""
 
 
-class _Asker(Client):
+class _Asker(TaskClient):
     """A client whose waiting ends with Ctrl-C. Python would raise it wherever it is; in a destructor, and rclpy has one for each
     wait, it would be lost."""
 
@@ -45,7 +45,7 @@ class _Asker(Client):
         self._interrupted = True
 
     def spin_until(self, condition: Callable[[], Any], seconds: float) -> bool:
-        """See `Client.spin_until`.
+        """See `TaskClient.spin_until`.
 
         :raises KeyboardInterrupt: Ctrl-C.
         """
@@ -84,7 +84,7 @@ def _ask(task: Task, options: argparse.Namespace) -> Reply:
         client.destroy_node()
 
 
-def _ask_with(client: Client, task: Task, options: argparse.Namespace, name: str) -> Reply:
+def _ask_with(client: TaskClient, task: Task, options: argparse.Namespace, name: str) -> Reply:
     overlays: list[Image] = []
     if options.save:
         # Volatile: the last answer's image, which the node keeps for those who come late, is not this one's.
@@ -105,7 +105,7 @@ def _ask_with(client: Client, task: Task, options: argparse.Namespace, name: str
     return reply
 
 
-def _who_is_there(client: Client) -> str:
+def _who_is_there(client: TaskClient) -> str:
     """What could have been meant, as a sentence."""
     nodes = client.running_nodes()
     if nodes:
@@ -114,7 +114,7 @@ def _who_is_there(client: Client) -> str:
     return f"No node robobrain is in sight (ROS_DOMAIN_ID is {domain}); start it, or ask about a file with --image."
 
 
-def _overlay_of(client: Client, overlays: list[Image], stamp: Any) -> RgbImage | None:
+def _overlay_of(client: TaskClient, overlays: list[Image], stamp: Any) -> RgbImage | None:
     """The image with the answer, which comes about when the response does; None: it did not come.
 
     By its stamp: positions, and with them the answer's header, may be in another frame than the image.

@@ -17,11 +17,10 @@ from robobrain_ros.core.plans.request import PlanRequest
 from robobrain_ros.core.query import Task
 from robobrain_ros.demo import DemoError
 from robobrain_ros.errors import RoboBrainError
-from robobrain_ros.ros.client import Client as AskingNode
-from robobrain_ros.ros.client import query_options
+from robobrain_ros.ros.client import TaskClient, query_options
 
 
-class Client(AskingNode):
+class DemoClient(TaskClient):
     """Asks the node ``robobrain`` in the same namespace, of which it also knows how far loading is."""
 
     def __init__(self, name: str, namespace: str) -> None:

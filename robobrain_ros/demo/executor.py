@@ -31,7 +31,7 @@ from robobrain_ros.demo.robot import MOST_STEPS, MOVED, SLIPPED, World
 from robobrain_ros.demo.simulator import Step
 from robobrain_ros.demo.world import make_scene
 from robobrain_ros.errors import NotReadyError, OutcomeCode, RoboBrainError, StaleImageError
-from robobrain_ros.ros.client import Client, query_options, to_answer
+from robobrain_ros.ros.client import TaskClient, query_options, to_answer
 
 MOST_PLANS = 8
 """So often a plan is asked for, the last word that nothing is left to do included."""
@@ -86,7 +86,7 @@ class Executor:
 
     def __init__(
         self,
-        client: Client,
+        client: TaskClient,
         arm: Arm,
         *,
         camera: str = "",
@@ -236,7 +236,7 @@ def random_troubles(seed: int) -> list[str]:
     return rng.choices(TROUBLES, k=rng.randint(1, 3))
 
 
-def wait_for_node(client: Client, seconds: float) -> None:
+def wait_for_node(client: TaskClient, seconds: float) -> None:
     """Wait for the node; after a while, name the nodes that run.
 
     :raises NotReadyError: it does not appear within so many seconds.
@@ -251,7 +251,7 @@ def wait_for_node(client: Client, seconds: float) -> None:
             raise NotReadyError(f"The node did not appear within {seconds:g} s. {_who_runs(client)}") from error
 
 
-def _who_runs(client: Client) -> str:
+def _who_runs(client: TaskClient) -> str:
     nodes = client.running_nodes()
     if nodes:
         return f"These nodes run: {', '.join(nodes)}. Name one with --robobrain."
@@ -272,7 +272,7 @@ def main() -> None:
     rclpy.init()
     world = World(make_scene(options.seed).layout, np.random.RandomState(options.seed))
     try:
-        client = Client("demo_executor", robobrain=options.robobrain, tasks=[Task.PLAN])
+        client = TaskClient("demo_executor", robobrain=options.robobrain, tasks=[Task.PLAN])
         camera = WorldCamera(client, world, options.camera)  # noqa: F841
         wait_for_node(client, options.timeout)
         print(f"On the table: {', '.join(world.table.names)}.")

@@ -25,7 +25,7 @@ from sensor_msgs.msg import Image
 from robobrain_ros.cli.progress import Teller
 from robobrain_ros.core.query import Answer
 from robobrain_ros.demo import DEMO_MODEL, DemoError
-from robobrain_ros.demo.client import Client, running
+from robobrain_ros.demo.client import DemoClient, running
 from robobrain_ros.demo.executor import Executor, SimulatedArm, WorldCamera
 from robobrain_ros.demo.robot import World
 from robobrain_ros.demo.simulator import Goal
@@ -63,7 +63,7 @@ class Row:
     image: Image | None
 
 
-class Tourist(Client):
+class Tourist(DemoClient):
     """A client that also looks at the images with the answers drawn in."""
 
     def __init__(self, namespace: str) -> None:
@@ -179,7 +179,7 @@ def sum_up(rows: Sequence[Row], folder: Path) -> None:
     print(f"Images with the answers drawn in: {sheet or 'none, for no answer could be read'}")
 
 
-def close_the_loop(client: Client, timeout: float) -> None:
+def close_the_loop(client: DemoClient, timeout: float) -> None:
     """Let the arm do a task by the node's plans, with a slip, and print each plan and step; shows the camera's images itself.
 
     :raises DemoError: the node does not answer.

@@ -18,7 +18,7 @@ from sensor_msgs.msg import Image
 from robobrain_ros.cli.progress import Teller
 from robobrain_ros.core.query import Answer, Query, RgbImage, Task
 from robobrain_ros.demo import DemoError
-from robobrain_ros.demo.client import Client, running
+from robobrain_ros.demo.client import DemoClient, running
 from robobrain_ros.demo.encodings import encode_image
 from robobrain_ros.errors import OutcomeCode, RoboBrainError
 from robobrain_ros.ros.client import to_answer
@@ -33,7 +33,7 @@ _MOST_TRIES = 50
 class OverRos:
     """Answers queries like a `core.brain.Brain`, one at a time."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: DemoClient) -> None:
         self._client = client
         self._publisher = client.create_publisher(Image, "camera/image", QoSProfile(depth=5))
         self._lock = asyncio.Lock()
@@ -91,7 +91,7 @@ async def open_node(model: str, **engine: object) -> AsyncIterator[OverRos]:
             tempfile.TemporaryDirectory(prefix="robobrain_ros-") as folder,
             running("robobrain_ros.cli.robobrain", namespace, Path(folder) / "node.log", **parameters) as process,
         ):
-            client = Client("evaluation", namespace)
+            client = DemoClient("evaluation", namespace)
             try:
                 client.wait_until_ready(process, 600.0, Teller(sys.stderr))
                 yield OverRos(client)

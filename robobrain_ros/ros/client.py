@@ -29,7 +29,7 @@ def query_options(
     return QueryOptions(cameras=list(cameras), think=_THINK[think], timeout=timeout, max_tokens=max_tokens)
 
 
-class Client(Node):
+class TaskClient(Node):
     """Asks through the services of a node robobrain.
 
     :param robobrain: that node's name, relative to this one's namespace, or with its own.

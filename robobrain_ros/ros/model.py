@@ -128,6 +128,10 @@ class Model:
             return EngineHealth("stopped" if self._progress.stage == "stopped" else "loading", self._progress.message)
         return self._supervisor.health()
 
+    def is_ready(self) -> bool:
+        """Whether the model answers requests now."""
+        return self.health().state == "ready"
+
     def submit(self, work: Coroutine[Any, Any, Any]) -> "concurrent.futures.Future[Any]":
         """Run a coroutine on the engine's loop."""
         return self._loop.submit(work)

@@ -1,7 +1,6 @@
 """The lifecycle node: what exists when, and what is connected with what."""
 
 import logging
-import time
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +16,7 @@ from rclpy.parameter import Parameter as RosParameter
 
 from robobrain_ros.core.plans.robots_file import read_robots
 from robobrain_ros.engine.http.front import HttpFront
+from robobrain_ros.engine.http.guard import ServerState
 from robobrain_ros.errors import BadRequestError, RoboBrainError
 from robobrain_ros.ros.cameras.cameras import Cameras
 from robobrain_ros.ros.cameras.intake import Intake
@@ -43,7 +43,6 @@ from robobrain_ros.ros.transforms import Tf2, Transforms, TransformSource
 _package_log = logging.getLogger("robobrain_ros")
 """Of the core and the engine, which know no ROS."""
 
-Transition = Callable[[], None]
 _Result = TypeVar("_Result")
 
 
@@ -83,9 +82,7 @@ class RoboBrainNode(GuardedNode):
             raise
         self._complete = True
 
-    def _build(
-        self, engine_factory: EngineFactory | None, transform_source: Callable[[LifecycleNode], TransformSource]
-    ) -> None:
+    def _build(self, engine_factory: EngineFactory | None, transform_source: Callable[[LifecycleNode], TransformSource]) -> None:
         self._engine_factory = engine_factory
         _package_log.addHandler(self._log_handler)
         # What of it is shown is for ROS to decide; left alone, Python's root logger would keep all but warnings back.
@@ -98,19 +95,15 @@ class RoboBrainNode(GuardedNode):
         self._front: HttpFront | None = None
         self._results = ResultTopics(self, self._settings, self._model)
         self._transforms = Transforms(self, transform_source)
-        selection = ImageSelection(self.get_clock(), self._settings, lambda: self._cameras)
-        self._requests = Requests(
-            self, self._settings, self._model, lambda: self._cameras, selection, self._transforms, self._results.publish
-        )
+
+        def cameras() -> Cameras:
+            return self._cameras
+
+        selection = ImageSelection(self.get_clock(), self._settings, cameras)
+        self._requests = Requests(self, self._settings, self._model, cameras, selection, self._transforms, self._results.publish)
         self._endpoints = Endpoints(self, self._requests)
         self._standing = StandingQueries(
-            self,
-            self._settings,
-            self._requests,
-            selection,
-            lambda: self._cameras,
-            lambda: self._model.health().state == "ready",
-            self._results.forget,
+            self, self._settings, self._requests, selection, cameras, self._model.is_ready, self._results.forget
         )
         self._watch = ClockWatch(self, self._on_time_jump)
         self._twins = Twins(self)
@@ -122,8 +115,8 @@ class RoboBrainNode(GuardedNode):
             self._model,
             self._requests,
             self._standing,
-            lambda: self._cameras,
-            lambda: None if self._front is None else self._front.state,
+            cameras,
+            self._server_state,
             self._watch,
         )
         # Steady: life goes on where simulated time stands still.
@@ -181,7 +174,7 @@ class RoboBrainNode(GuardedNode):
         """A transition has failed: give everything back and be unconfigured again."""
         return self._transition("recover", self._give_back)
 
-    def _transition(self, name: str, work: Transition) -> TransitionCallbackReturn:
+    def _transition(self, name: str, work: Callable[[], None]) -> TransitionCallbackReturn:
         """Do the work of a transition; rclpy would swallow what it raises."""
         try:
             work()
@@ -203,9 +196,7 @@ class RoboBrainNode(GuardedNode):
         file = self._settings["robots_file"]
         self._requests.robots = self._beside(partial(read_robots, Path(file)), "Reading robots_file") if file else ()
         self._standing.load()
-        setup = set_up_engine(
-            self._settings, self._default_model, self._beside, self.get_logger().warning, self._engine_factory
-        )
+        setup = set_up_engine(self._settings, self._default_model, self._beside, self.get_logger().warning, self._engine_factory)
         self._front = setup.front
         self._settings.configured = True
         if self._settings["target_frame"]:
@@ -218,9 +209,11 @@ class RoboBrainNode(GuardedNode):
         """Read files beside the executor, because a drive that does not answer must not keep the node from ending."""
         return beside(work, what, lambda: self.context.ok() and not self.stop_requested())
 
+    def _server_state(self) -> ServerState | None:
+        return None if self._front is None else self._front.state
+
     def _activate(self) -> None:
-        names = self._settings["cameras"]
-        self._cameras = open_cameras(names, self._intake, self._settings, self._watch, self._standing.on_frame)
+        self._cameras = open_cameras(self._intake, self._settings, self._watch, self._standing.on_frame)
         self._requests.active = True
         self._standing.start()
         self.get_logger().info(f"Active; cameras: {', '.join(camera.topic for camera in self._cameras) or 'none'}.")
@@ -288,12 +281,7 @@ class RoboBrainNode(GuardedNode):
     def say_farewell(self, executor: SingleThreadedExecutor) -> None:
         """Cancel what is under way and give the answers a moment to leave; call it after spinning, before `destroy_node`."""
         self._deactivate()
-        end = time.monotonic() + ending.FAREWELL
-        while (self._requests.open_count or self._endpoints.busy or self.pacing.waiting) and time.monotonic() < end:
-            executor.spin_once(timeout_sec=0.05)
-        end = min(end, time.monotonic() + ending.LAST_WORDS)
-        while time.monotonic() < end:
-            executor.spin_once(timeout_sec=0.02)
+        ending.finish_answers(executor, lambda: self._requests.open_count + self._endpoints.busy + self.pacing.waiting > 0)
 
     def destroy_node(self) -> None:
         """Give everything back, the engine's processes included; waits for them, within bounds.

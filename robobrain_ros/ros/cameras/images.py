@@ -13,6 +13,10 @@ from robobrain_ros.errors import BadImageError
 
 _log = logging.getLogger(__name__)
 
+# Why not cv_bridge.imgmsg_to_cv2(message, "passthrough"): cv_bridge 1.13, the version on PyPI, ignores the row step, reads
+# 16UC1 as 8 bits, raises exceptions for colour images with OpenCV 5 and for big-endian images with numpy 2, and does not know
+# NV12, NV21, NV24 and upper-case names. Its array is a view of the message, so validation and conversion to RGB would stay here.
+
 _FILES = ("jpeg", "jpg", "mjpeg", "png", "image/jpeg", "image/png")
 """Encodings of raw images whose bytes are those of a file, as some drivers publish them."""
 

@@ -1,7 +1,5 @@
 """Open the cameras that the parameters name."""
 
-from collections.abc import Sequence
-
 from robobrain_ros.ros.cameras.cameras import Camera, Cameras, FrameListener
 from robobrain_ros.ros.cameras.images import ImageReader
 from robobrain_ros.ros.cameras.intake import Intake
@@ -9,14 +7,13 @@ from robobrain_ros.ros.clock import ClockWatch
 from robobrain_ros.ros.parameters.declared import Parameters
 
 
-def open_cameras(
-    names: Sequence[str], intake: Intake, settings: Parameters, watch: ClockWatch, on_frame: FrameListener
-) -> Cameras:
-    """Subscribe to the topics of these cameras, with each camera's parameters.
+def open_cameras(intake: Intake, settings: Parameters, watch: ClockWatch, on_frame: FrameListener) -> Cameras:
+    """Subscribe to the topics of the cameras in parameter ``cameras``, with each camera's parameters.
 
     :param on_frame: called in the executor with each new frame.
     """
-    return Cameras([_open(name, intake, settings, watch, on_frame) for name in names], list(names))
+    names = settings["cameras"]
+    return Cameras([_open(name, intake, settings, watch, on_frame) for name in names], names)
 
 
 def _open(

@@ -7,6 +7,10 @@ import logging
 import os
 import sys
 import threading
+import time
+from collections.abc import Callable
+
+from rclpy.executors import SingleThreadedExecutor
 
 from robobrain_ros.engine.embedded import leftovers
 
@@ -22,6 +26,16 @@ ENGINE = 5.0
 """Seconds that the engine has to give everything back."""
 
 _log = logging.getLogger(__name__)
+
+
+def finish_answers(executor: SingleThreadedExecutor, unfinished: Callable[[], bool]) -> None:
+    """Spin until all answers have been sent, at most `FAREWELL` seconds, then so long that clients can fetch their results."""
+    end = time.monotonic() + FAREWELL
+    while unfinished() and time.monotonic() < end:
+        executor.spin_once(timeout_sec=0.05)
+    end = min(end, time.monotonic() + LAST_WORDS)
+    while time.monotonic() < end:
+        executor.spin_once(timeout_sec=0.02)
 
 
 def force_later(after: float = FORCED) -> threading.Timer:
