@@ -56,7 +56,7 @@ class Asker:
         images = [] if image is None else [fit_image(image, self._budget).image]
         fit = time.perf_counter() - began
         names = [name or f"image {self._asked}"] * len(images)
-        written = await self._engine.write(Generation(f"request {self._asked}", text, images, tokens, image_ids=names))
+        written = await self._engine.measure(Generation(f"request {self._asked}", text, images, tokens, image_ids=names))
         seconds = {
             "fit": fit,
             "prepared": written.prepared,

@@ -19,7 +19,9 @@ import gpu_shapes
 import numpy as np
 from gpu import add
 
-from robobrain_ros.cli.tune_flagos import OperatorVerdict, Settings, table, tune
+from robobrain_ros.cli.operator_tuner import Settings
+from robobrain_ros.cli.operator_verdicts import OperatorVerdict, table
+from robobrain_ros.cli.tune_flagos import tune
 from robobrain_ros.core import Brain, Query, Task, profile_for
 from robobrain_ros.core.imaging import PixelBudget, fit_image
 from robobrain_ros.core.query import Defaults, Report
@@ -53,14 +55,14 @@ class FixedLengthEngine(EmbeddedEngine):
     async def start(self, progress: ProgressCallback) -> EngineInfo:
         """As `EmbeddedEngine.start`; then each request's sampling parameters are changed on their way into vLLM."""
         info = await super().start(progress)
-        generate = self._engine.generate
+        generate = self._vllm.generate
 
         def generate_all(prompt: Any, parameters: Any, *arguments: Any, **named: Any) -> Any:
             parameters.ignore_eos, parameters.min_tokens = True, parameters.max_tokens
             parameters.stop, parameters.output_text_buffer_length = [], 0
             return generate(prompt, parameters, *arguments, **named)
 
-        self._engine.generate = generate_all
+        self._vllm.generate = generate_all
         return info
 
     async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
@@ -126,7 +128,7 @@ def dummy_options(folder: Path, **changes: Any) -> EngineOptions:
     """The options that all engines have, but for changes: random weights, and no FlagGems."""
     # The longest question is a 1280x720 image, a thought and an answer.
     shared: dict[str, Any] = {"max_model_len": 4096, "max_images": 1, "max_num_seqs": AT_ONCE}
-    return EngineOptions(model=str(folder), **({"load_format": "dummy", "flagos_mode": "off"} | shared | changes))
+    return EngineOptions.of(model=str(folder), **({"load_format": "dummy", "flagos_mode": "off"} | shared | changes))
 
 
 def engine_options(options: argparse.Namespace, folder: Path) -> EngineOptions:

@@ -34,8 +34,9 @@ from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.engine.embedded import compat
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.http.front import HttpFront
+from robobrain_ros.engine.http.options import ServerOptions
 from robobrain_ros.engine.http.server import ServedEngine
-from robobrain_ros.engine.options import EngineOptions, ServerOptions
+from robobrain_ros.engine.options import EngineOptions
 
 KEY = "sk-benchmark-0123456789"
 NAME = "tabletop-demo"
@@ -218,7 +219,7 @@ def _command(folder: Path) -> str:
 
 async def measure(options: argparse.Namespace, key_file: str) -> list[tuple[str, list[float], list[float], Counter[str], int]]:
     """For each attack: seconds of the robot's calls in quiet and under it, what it got, and MiB of growth."""
-    inner = EmbeddedEngine(EngineOptions(model=options.model, max_num_seqs=8))
+    inner = EmbeddedEngine(EngineOptions.of(model=options.model, max_num_seqs=8))
     front = HttpFront(ServerOptions(enabled=True, port=free_port(), key_file=key_file), inner.options)
     engine = ServedEngine(inner, front)
     await engine.start(lambda progress: print(progress.message, file=sys.stderr, flush=True))

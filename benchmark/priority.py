@@ -21,8 +21,9 @@ from robobrain_ros.engine.base import Generation
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.http.front import HttpFront
 from robobrain_ros.engine.http.guard import Guard, ServerState
+from robobrain_ros.engine.http.options import ServerOptions
 from robobrain_ros.engine.http.server import ServedEngine
-from robobrain_ros.engine.options import EngineOptions, ServerOptions
+from robobrain_ros.engine.options import EngineOptions
 
 SEATS = 4
 TOKENS = 16
@@ -126,7 +127,7 @@ def free_port() -> int:
 
 async def measure(options: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds of the robot's calls in each situation."""
-    inner = EmbeddedEngine(EngineOptions(model=options.model, max_num_seqs=SEATS))
+    inner = EmbeddedEngine(EngineOptions.of(model=options.model, max_num_seqs=SEATS))
     most = SEATS - 1
     front = HttpFront(ServerOptions(enabled=True, port=free_port(), max_requests=most), inner.options)
     ruled, unruled = ServedEngine(inner, front), Unruled(inner)

@@ -373,11 +373,11 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> Measured:
     with_noise = {"vocabulary": measure_vocabulary, "schemas": measure_schemas, "cancel": measure_cancel}
     demo_parts = [part for name, part in with_demo.items() if name in arguments.only]
     noise_parts = [part for name, part in with_noise.items() if name in arguments.only]
-    await with_brains(EngineOptions(model=arguments.model), demo_parts, arguments, measured)
+    await with_brains(EngineOptions.of(model=arguments.model), demo_parts, arguments, measured)
     if noise_parts:
         _tell(f"Learning a vocabulary of {arguments.vocabulary} tokens ...")
         make_random_checkpoint(folder, texts=texts(40_000_000), vocabulary=arguments.vocabulary)
-        await with_brains(EngineOptions(model=str(folder), max_num_seqs=2), noise_parts, arguments, measured)
+        await with_brains(EngineOptions.of(model=str(folder), max_num_seqs=2), noise_parts, arguments, measured)
     return measured
 
 

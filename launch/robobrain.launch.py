@@ -5,7 +5,6 @@ ros2 launch robobrain_ros robobrain.launch.py model:=robobrain2.0-7b image_topic
 
 from pathlib import Path
 
-import yaml
 from ament_index_python.packages import get_package_prefix, get_package_share_directory
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
@@ -16,104 +15,102 @@ from robobrain_ros.ros.process import ending
 
 SHARE = Path(get_package_share_directory("robobrain_ros"))
 
-DEFAULT_PARAMETERS = str(SHARE / "config" / "robobrain.yaml")
-WHAT_IT_IS = ("model", "quantization")
-"""What a model's file says of the engine that no parameter file overrules: a copy of the default one has "" there."""
-
 ARGUMENTS = (
     DeclareLaunchArgument(
         "model",
         default_value="",
-        description="Checkpoint: the name of a file in config/models such as robobrain2.0-7b, a folder, or a name on the hub "
-        "such as BAAI/RoboBrain2.0-7B. Empty: as params_file says.",
+        description="Checkpoint: a preset such as robobrain2.0-7b, a folder, a name on the hub such as BAAI/RoboBrain2.0-7B, or "
+        "the name of your own file in the installed config/models. Empty: as in params_file.",
     ),
     DeclareLaunchArgument(
         "params_file",
-        default_value=DEFAULT_PARAMETERS,
-        description="Parameter file of the node; the default one describes every parameter. Another one counts above the model's "
-        "file, but for which model it is.",
+        default_value="",
+        description="Parameter file of the node. It takes precedence over the preset of the model. config/robobrain.yaml lists "
+        "every parameter. Empty: the defaults.",
     ),
     DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node and its topics."),
     DeclareLaunchArgument(
         "image_topic",
         default_value="camera/image",
-        description="Image of the camera called camera; a topic that ends in /compressed is read as CompressedImage.",
+        description="Image topic of the camera named camera. If it ends in /compressed, its type is CompressedImage.",
     ),
     DeclareLaunchArgument(
-        "camera_info_topic", default_value="camera/camera_info", description="Calibration of the camera called camera."
+        "camera_info_topic", default_value="camera/camera_info", description="Topic of camera_info of the camera named camera."
     ),
     DeclareLaunchArgument(
         "depth_topic",
         default_value="",
-        description="Depth aligned to the image of the camera called camera, raw or compressed, for positions. Empty: as "
-        "params_file says.",
+        description="Depth topic of the camera named camera, raw or compressed, aligned to its image, for positions in metres. "
+        "Empty: as in params_file.",
     ),
     DeclareLaunchArgument(
-        "target_frame", default_value="", description="Frame of the positions, such as base_link. Empty: as params_file says."
+        "target_frame", default_value="", description="Frame of the positions, such as base_link. Empty: as in params_file."
     ),
     DeclareLaunchArgument(
         "use_sim_time",
         default_value="",
         choices=["", "true", "false"],
-        description="Take the time from /clock (simulation). Empty: as params_file says.",
+        description="Use simulated time from /clock. Empty: as in params_file.",
     ),
     DeclareLaunchArgument(
         "autostart",
         default_value="",
         choices=["", "true", "false"],
-        description="Configure and activate by itself; false: wait for a lifecycle manager. Empty: as params_file says.",
+        description="Configure and activate the node at start. If false, a lifecycle manager does it. Empty: as in params_file.",
     ),
     DeclareLaunchArgument(
         "log_level",
         default_value="info",
         choices=["debug", "info", "warn", "error", "fatal"],
-        description="From which level on the node's log lines are shown.",
+        description="Lowest level of the node's log lines that are shown.",
     ),
     DeclareLaunchArgument(
         "transport_profile",
         default_value="",
-        description="Fast DDS profile of what is started: large (shared memory with room for whole images) or a file. "
-        "Empty: as the environment says. The camera's driver needs it, too.",
+        description="Fast DDS profile of the started nodes: large (shared memory with room for whole images) or a file. "
+        "Empty: as in the environment. The camera driver needs the same profile.",
     ),
-    DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"], description="Start RViz, too."),
+    DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"], description="Also start RViz."),
     DeclareLaunchArgument(
         "fixed_frame",
         default_value="",
-        description="Fixed frame of RViz. Empty: target_frame, or the frame of the first image on image_topic.",
+        description="Fixed frame of RViz. Empty: target_frame, or else the frame of the first image.",
     ),
 )
 
 _PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
-"""Where Fast DDS, the newer and the older (up to ROS 2 Jazzy), is told its transports."""
+"""Environment variables with the profile of Fast DDS: newer versions, and older ones (up to ROS 2 Jazzy)."""
 
 
-def what_it_is(model_file: Path) -> dict[str, object]:
-    """The parameters that say which model a file is of."""
-    said = yaml.safe_load(model_file.read_text(encoding="utf-8"))["/**"]["ros__parameters"]
-    engine = {f"engine.{name}": said["engine"][name] for name in WHAT_IT_IS if name in said["engine"]}
-    return {"model_can_think": said.get("model_can_think", "auto"), **engine}
+def parameter_sources(params_file: str, model: str) -> list[object]:
+    """Return the parameter files and values of the node, later ones override earlier ones.
+
+    The node itself applies the preset of the model. A file in config/models belongs to a user and is an ordinary parameter file.
+    """
+    sources: list[object] = []
+    if params_file:
+        if not Path(params_file).is_file():
+            # launch_ros would log a warning and start the node without the file, with another model than the user meant.
+            raise FileNotFoundError(f"params_file: there is no file {params_file}.")
+        sources.append(params_file)
+    if model:
+        sources.append({"engine.model": model})
+        model_file = SHARE / "config" / "models" / f"{model.lower()}.yaml"
+        if "/" not in model and model_file.is_file():
+            sources.append(str(model_file))
+    return sources
 
 
 def make_nodes(context: LaunchContext) -> list[Action]:
-    """The nodes; a function, since what the arguments leave open must not overrule the parameter file."""
+    """Return the nodes. Arguments that are not set must not override the parameter file."""
     value = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
-    if not Path(value["params_file"]).is_file():
-        # launch_ros would warn and start the node without it, with another model than was meant.
-        raise FileNotFoundError(f"params_file: there is no file {value['params_file']}.")
+    sources = parameter_sources(value["params_file"], value["model"])
     profile = str(SHARE / "config" / "fastdds_large.xml") if value["transport_profile"] == "large" else value["transport_profile"]
     if profile and not Path(profile).is_file():
-        # Fast DDS would say nothing and go on with its defaults.
-        raise FileNotFoundError(f"transport_profile: there is no file {profile}; it is large, a file, or empty.")
+        # Fast DDS would silently use its defaults.
+        raise FileNotFoundError(f"transport_profile: there is no file {profile}. Use large, a file, or leave it empty.")
     switches = {name: value[name] == "true" for name in ("use_sim_time", "autostart") if value[name]}
     parameters: dict[str, object] = dict(switches)
-    files = [value["params_file"]]
-    if value["model"]:
-        parameters["engine.model"] = value["model"]
-        model_file = SHARE / "config" / "models" / f"{value['model'].lower()}.yaml"
-        if model_file.is_file():
-            # Below a file of the user's own, above the one that holds nothing but defaults.
-            files.insert(1 if value["params_file"] == DEFAULT_PARAMETERS else 0, str(model_file))
-            parameters |= what_it_is(model_file)
     if value["target_frame"]:
         parameters["target_frame"] = value["target_frame"]
     remappings = [("camera/camera_info", value["camera_info_topic"])]
@@ -126,7 +123,7 @@ def make_nodes(context: LaunchContext) -> list[Action]:
         parameters["camera.transport"] = "compressed"
     # Only the node's own logger: at level debug, those of rcl and DDS write hundreds of lines a second.
     logger = ".".join([*value["namespace"].strip("/").split("/"), "robobrain"]).lstrip(".")
-    # For all that is started from here on, the demo camera, too.
+    # For everything that starts from here on, including the demo camera.
     nodes: list[Action] = [SetEnvironmentVariable(name, profile) for name in _PROFILES if profile]
     if value["rviz"] == "true":
         get_package_prefix("rviz2")  # Without RViz the launch ends here, before it has started a node.
@@ -152,7 +149,7 @@ def make_nodes(context: LaunchContext) -> list[Action]:
             name="robobrain",
             namespace=value["namespace"],
             output="screen",
-            parameters=[*files, parameters],
+            parameters=[*sources, parameters],
             remappings=[(image, value["image_topic"]), *remappings],
             arguments=["--ros-args", "--log-level", f"{logger}:={value['log_level']}"],
             # The node ends by itself before launch sends it another signal.

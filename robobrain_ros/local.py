@@ -19,7 +19,7 @@ from typing import Any
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.core.query import Defaults
-from robobrain_ros.engine import presets as models
+from robobrain_ros.engine import presets
 from robobrain_ros.engine.base import LoadProgress, ProgressCallback
 
 
@@ -37,23 +37,21 @@ async def open_brain(
 ) -> Brain:
     """Load a model into this process, or, with ``kind="remote", urls=("http://gpu:9010/v1",)``, ask servers that have it.
 
-    :param model: a folder with a checkpoint, a name on the hub, or one of `models.MODELS`, such as "robobrain2.0-7b", which
-        brings its own values for options that are not given. Of servers: what they call it; empty: they are asked.
+    :param model: a folder with a checkpoint, a name on the hub, or a preset of `engine.presets`, such as "robobrain2.0-7b".
+        A preset sets the options that are missing from ``engine_options``. With ``kind="remote"``: the servers' name of the
+        model; empty: the name that they report.
     :param can_think: whether the checkpoint can think; None: as is known of it, or else as its family
         (see `Profile.with_thinking`).
     :param defaults: settings for everything that a query leaves open, such as ``Defaults(think=True)``.
     :param progress: hears what is being done meanwhile; by default it is printed.
-    :param engine_options: fields of `engine.options.EngineOptions`, such as ``gpu_memory_utilization=0.6``.
+    :param engine_options: options by keyword, see `engine.options`, such as ``gpu_memory_utilization=0.6``.
     :raises EngineConfigError: the model cannot be loaded; the message says what to do.
     :raises TypeError: there is no such option.
     """
     from robobrain_ros.engine.factory import make_engine
-    from robobrain_ros.engine.options import EngineOptions
 
-    options = EngineOptions(model=model, **engine_options)
-    if options.kind == "embedded":
-        options = models.with_known_model(options)
-    can_think = models.can_think(model) if can_think is None else can_think
+    options = presets.resolve_options({"model": model, **engine_options})
+    can_think = presets.can_think(model) if can_think is None else can_think
     engine = make_engine(options)
     info = await engine.start(progress)
     try:

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from robobrain_ros.engine.base import EngineHealth, EngineInfo, Generation, LoadProgress, ProgressCallback, TextDelta
+from robobrain_ros.engine.base import EngineHealth, EngineInfo, EngineState, Generation, LoadProgress, ProgressCallback, TextDelta
 from robobrain_ros.errors import EngineFailedError
 
 _SLOW = 0.2
@@ -78,7 +78,7 @@ def _answer(prompt: str, number: int) -> str:
 class ContractEngine:
     """An `engine.base.Engine` that does what each request says."""
 
-    state: str = "stopped"
+    state: EngineState = "stopped"
     _aborts: dict[str, asyncio.Event] = field(default_factory=dict)
 
     async def start(self, progress: ProgressCallback) -> EngineInfo:

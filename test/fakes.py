@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from robobrain_ros.engine.base import EngineHealth, EngineInfo, Generation, LoadProgress, ProgressCallback, TextDelta
+from robobrain_ros.engine.base import EngineHealth, EngineInfo, EngineState, Generation, LoadProgress, ProgressCallback, TextDelta
 
 
 @dataclass
@@ -43,7 +43,7 @@ class ScriptedEngine:
     aborted: list[str] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
     started: asyncio.Event = field(default_factory=asyncio.Event)
-    state: str = "stopped"
+    state: EngineState = "stopped"
 
     def __post_init__(self) -> None:
         self._next: Iterator[Script | str] = iter(self.scripts)

@@ -10,7 +10,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmark"))
 
 import skinny_matmul
 
-from robobrain_ros.engine.flagos.by_shape import table as flagos_table
+from robobrain_ros.engine.flagos.by_shape import table
 from robobrain_ros.engine.flagos.by_shape.table import ROWS, Entry, Launch, Table
 from robobrain_ros.engine.presets import ARCHITECTURES
 
@@ -32,8 +32,8 @@ def test_each_launch_to_try_can_stand_in_a_table(tmp_path: Path) -> None:
         for index, launch in enumerate(skinny_matmul.candidates(rows))
     ]
     path = tmp_path / "table.json"
-    flagos_table.write(path, Table("GPU", "2", "3", tuple(entries)))
-    assert len(flagos_table.read(path).entries) == len(entries) > 400
+    table.write(path, Table("GPU", "2", "3", tuple(entries)))
+    assert len(table.read(path).entries) == len(entries) > 400
 
 
 def test_few_launches_are_chosen_that_serve_all_well() -> None:

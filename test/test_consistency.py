@@ -10,24 +10,12 @@ import pytest
 from fakes import ScriptedEngine
 from PIL import Image
 
-from robobrain_ros.cli.check_consistency import (
-    Benchmark,
-    BenchmarkError,
-    Cell,
-    Column,
-    Result,
-    cell_of,
-    difference,
-    fill,
-    letter_of,
-    parse_options,
-    published,
-    read_benchmark,
-    table,
-)
+from robobrain_ros.cli.check_consistency import fill, parse_options
+from robobrain_ros.cli.consistency_report import Cell, Column, cell_of, difference, published, table
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.engine.base import EngineInfo
+from robobrain_ros.evaluation.benchmarks import Benchmark, BenchmarkError, Result, letter_of, read_benchmark
 
 SIZE = (112, 84)
 """(width, height) of the images, which the model sees as they are: multiples of 28."""

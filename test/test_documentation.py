@@ -230,7 +230,7 @@ def dict_keys(file: str, *functions: str) -> set[str]:
 
 def test_the_keys_of_diagnostics_are_documented() -> None:
     parts = dict_keys("ros/diagnostics.py", "_engine", "_server", "_served", "_clock", "_callbacks", "_query", "_camera")
-    parts |= dict_keys("engine/flagos/choice.py", "details") | {"image_cache"}
+    parts |= dict_keys("engine/flagos/session.py", "details") | {"image_cache"}
     page = "reference/diagnostics.md"
     documented = {name for row in rows(page, "## Keys of `engine`") for name in names(row[0])}
     documented |= {name for row in rows(page, "## Keys of the other parts") for name in names(row[1])}
@@ -252,7 +252,7 @@ def test_the_readmes_memory_is_that_of_the_presets() -> None:
     shown = re.findall(r"^\| `(robobrain\S+)` \| \S+ \| (\d+) GB(?:, FP8: (\d+) GB)? \|.*\| (yes|no) \|$", text, re.MULTILINE)
     assert len(shown) == 5
     for name, memory, in_fp8, thinks in shown:
-        model, quantized = presets.find_model(name), presets.find_model(f"{name}-fp8")
+        model, quantized = presets.find_preset(name), presets.find_preset(f"{name}-fp8")
         assert model is not None
         assert (str(model.card_gb()), model.can_think) == (memory, thinks == "yes")
         if in_fp8:

@@ -114,12 +114,12 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "weights too long": (lambda folder: os.truncate(folder / WEIGHTS, 13_442_990), "has 13442990 bytes instead of 13442984"),
     "weights of an error page": (write(WEIGHTS, "<html>404 not found</html>"), "is damaged: it is not a safetensors file"),
     "weights empty": (write(WEIGHTS, ""), r"model\.safetensors is empty"),
-    "weights are a pointer": (write(WEIGHTS, POINTER), r"is a pointer of Git LFS.*git lfs pull"),
+    "weights are a pointer": (write(WEIGHTS, POINTER), r"is a Git LFS pointer.*git lfs pull"),
     "weights missing": (without(WEIGHTS), "no weights"),
     "weights are a pipe": (fifo(WEIGHTS), "is not a regular file"),
-    "shard missing": (split_then(without("b.safetensors")), r"lacks 1 of its 2 weight files \(b\.safetensors"),
+    "shard missing": (split_then(without("b.safetensors")), r"1 of 2 weight files are missing \(b\.safetensors"),
     "shard cut off": (split_then(cut("a.safetensors", 9000)), r"a\.safetensors is cut off"),
-    "shard is a pointer": (split_then(write("b.safetensors", POINTER)), r"b\.safetensors is a pointer of Git LFS"),
+    "shard is a pointer": (split_then(write("b.safetensors", POINTER)), r"b\.safetensors is a Git LFS pointer"),
     "shard of another download": (
         split_then(lambda folder: write_weights(folder / "b.safetensors", {"x": [1]})),
         r"b\.safetensors has no tensor model\.visual\.blocks\.0\.norm1\.weight",
@@ -139,18 +139,18 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "index cut off": (split_then(cut(INDEX, 40)), r"index\.json cannot be read"),
     "config missing": (without("config.json"), r"it has no config\.json"),
     "config cut off": (cut("config.json", 100), r"config\.json cannot be read"),
-    "config is a list": (write("config.json", "[]"), "does not hold a JSON object"),
-    "config is a pointer": (write("config.json", POINTER), r"config\.json is a pointer of Git LFS"),
+    "config is a list": (write("config.json", "[]"), "does not contain a JSON object"),
+    "config is a pointer": (write("config.json", POINTER), r"config\.json is a Git LFS pointer"),
     "config is a pipe": (fifo("config.json"), "is not a regular file"),
     "config cannot be read": (loop("config.json"), r"config\.json cannot be read \(.*\)"),
     "config with a text for a number": (
         lambda folder: change_config(folder, "vision_config", "patch_size", "wide"),
-        "has a value of the wrong kind",
+        "has a value of a wrong type",
     ),
-    "config without its vision": (lambda folder: change_config(folder, "", "vision_config", None), "value of the wrong kind"),
+    "config without its vision": (lambda folder: change_config(folder, "", "vision_config", None), "value of a wrong type"),
     "tokenizer missing": (without("tokenizer.json"), "has no tokenizer"),
     "tokenizer cut off": (cut("tokenizer.json", 5000), r"tokenizer\.json cannot be read"),
-    "tokenizer is a pointer": (write("tokenizer.json", POINTER), r"tokenizer\.json is a pointer of Git LFS"),
+    "tokenizer is a pointer": (write("tokenizer.json", POINTER), r"tokenizer\.json is a Git LFS pointer"),
     "chat template missing": (without("chat_template.jinja"), "has no chat template"),
     "chat template empty": (write("chat_template.jinja", ""), r"chat_template\.jinja is empty"),
     "preprocessor missing": (without("preprocessor_config.json"), r"has no preprocessor_config\.json"),
@@ -178,7 +178,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_a_broken_checkpoint_gets_one_sentence_before_vllm_starts(folder: Path, case: str) -> None:
     break_it, said = BROKEN[case]
     break_it(folder)
-    options = EngineOptions(model=str(folder))
+    options = EngineOptions.of(model=str(folder))
 
     async def start() -> None:
         await EmbeddedEngine(options).start(lambda progress: None)
@@ -203,7 +203,7 @@ def test_an_unreadable_folder_is_named(folder: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("robobrain_ros.engine.embedded.checkpoint.read_checkpoint", refuse)
     with pytest.raises(EngineConfigError, match=r"cannot be read \(Permission denied\)\. Check the owner"):
-        find_checkpoint(EngineOptions(model=str(folder)), lambda progress: None)
+        find_checkpoint(EngineOptions.of(model=str(folder)), lambda progress: None)
 
 
 def test_whole_checkpoints_pass(folder: Path) -> None:

@@ -36,7 +36,7 @@ def test_nobody_reads_from_an_engine_that_is_being_ended(kind: type[NewEngine]) 
 
     async def run() -> NewEngine:
         embedded: Any = EmbeddedEngine(EngineOptions())
-        embedded._engine = engine = kind()
+        embedded._vllm = engine = kind()
         await embedded.close()
         assert embedded.health().state == "stopped"
         return engine

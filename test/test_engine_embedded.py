@@ -41,7 +41,7 @@ class RunningEngine:
         self.loop.start()
         self.embedded: EmbeddedEngine | None = None
         self.progress: list[LoadProgress] = []
-        self.options = EngineOptions(model=str(model), max_num_seqs=8)
+        self.options = EngineOptions.of(model=str(model), max_num_seqs=8)
         self.supervisor = self.wait(self._make())
         self.info: EngineInfo = self.wait(self.supervisor.start(self.progress.append), START)
 
@@ -79,7 +79,7 @@ class RunningEngine:
     def unfinished(self) -> int:
         """Requests that vLLM itself has not finished."""
         assert self.embedded is not None
-        return len(self.embedded._engine.output_processor.request_states)
+        return len(self.embedded._vllm.output_processor.request_states)
 
     def close(self) -> None:
         self.wait(self.supervisor.close())
@@ -211,7 +211,7 @@ def test_a_killed_engine_fails_its_requests_at_once_and_comes_back(engine: Runni
     for process in processes:
         process.kill()
     for answer in answers:
-        with pytest.raises(EngineFailedError, match="The engine's process has died"):
+        with pytest.raises(EngineFailedError, match="The engine's process died"):
             answer.result(2.0 + began - time.monotonic())
 
     async def ready_again() -> None:
@@ -228,7 +228,7 @@ import asyncio, sys
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
 async def main():
-    engine = EmbeddedEngine(EngineOptions(model=sys.argv[1]))
+    engine = EmbeddedEngine(EngineOptions.of(model=sys.argv[1]))
     await engine.start(lambda progress: None)
     print("ready", flush=True)
     await asyncio.Event().wait()
@@ -264,7 +264,7 @@ def test_breaking_off_a_start_ends_its_processes(checkpoint: Path) -> None:
     before = engine_processes()
 
     async def break_off() -> set[psutil.Process]:
-        engine = EmbeddedEngine(EngineOptions(model=str(checkpoint)))
+        engine = EmbeddedEngine(EngineOptions.of(model=str(checkpoint)))
         start = asyncio.ensure_future(engine.start(lambda progress: None))
         while not (started := engine_processes() - before):
             assert not start.done(), "it started before it could be broken off"

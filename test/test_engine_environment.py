@@ -11,8 +11,9 @@ import pytest
 from huggingface_hub import constants
 
 from robobrain_ros.engine import environment as engine_environment
-from robobrain_ros.engine.embedded import engine as embedded
+from robobrain_ros.engine.embedded import starting
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint
+from robobrain_ros.engine.embedded.child_log import LOGGING_VARIABLE, ChildLog
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
@@ -21,8 +22,8 @@ LOCAL = Checkpoint(Path("/models/x"), True, "qwen2_5_vl", 28, 3136, 1003520, 819
 
 
 @pytest.fixture
-def log() -> Iterator[embedded._ChildLog]:
-    log = embedded._ChildLog.create("error")
+def log() -> Iterator[ChildLog]:
+    log = ChildLog.create("error")
     yield log
     log.release()
 
@@ -37,41 +38,41 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return own
 
 
-def test_a_local_folder_puts_the_hub_out_of_reach_only_for_itself(environment: dict[str, str], log: embedded._ChildLog) -> None:
+def test_a_local_folder_puts_the_hub_out_of_reach_only_for_itself(environment: dict[str, str], log: ChildLog) -> None:
     """The engine after it may name a model on the hub."""
     for _ in range(2):
-        embedded._set_environment(EngineOptions(), LOCAL, log)
+        starting.set_environment(EngineOptions(), LOCAL, log)
         assert (environment["HF_HUB_OFFLINE"], constants.HF_HUB_OFFLINE) == ("1", True)
         engine_environment.go_online()
         assert ("HF_HUB_OFFLINE" in environment, constants.HF_HUB_OFFLINE) == (False, False)
 
 
-def test_the_next_engine_gets_its_own_settings(environment: dict[str, str], log: embedded._ChildLog) -> None:
+def test_the_next_engine_gets_its_own_settings(environment: dict[str, str], log: ChildLog) -> None:
     """What the engine before it has set is not the user's."""
     for gib in (1, 2):
-        embedded._set_environment(EngineOptions(cpu_memory_gib=gib), LOCAL, log)
+        starting.set_environment(EngineOptions.of(cpu_memory_gib=gib), LOCAL, log)
         assert environment["VLLM_CPU_KVCACHE_SPACE"] == str(gib)
 
 
 def test_what_the_user_has_set_stays(
-    environment: dict[str, str], log: embedded._ChildLog, monkeypatch: pytest.MonkeyPatch
+    environment: dict[str, str], log: ChildLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also through a second start."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     users = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "7", "PYTHONWARNINGS": "default"}
     environment |= users
     for _ in range(2):
-        embedded._set_environment(EngineOptions(), LOCAL, log)
+        starting.set_environment(EngineOptions(), LOCAL, log)
         engine_environment.go_online()
     assert {name: environment[name] for name in users} == users
     assert constants.HF_HUB_OFFLINE
 
 
-def test_only_a_quiet_engine_hides_warnings(environment: dict[str, str], log: embedded._ChildLog) -> None:
+def test_only_a_quiet_engine_hides_warnings(environment: dict[str, str], log: ChildLog) -> None:
     """Whoever asks for vLLM's log gets everything."""
-    embedded._set_environment(EngineOptions(log_level="info"), LOCAL, log)
+    starting.set_environment(EngineOptions.of(log_level="info"), LOCAL, log)
     assert "PYTHONWARNINGS" not in environment
-    embedded._set_environment(EngineOptions(), LOCAL, log)
+    starting.set_environment(EngineOptions(), LOCAL, log)
     assert environment["PYTHONWARNINGS"].split(",")[0] == "ignore::FutureWarning"
 
 
@@ -79,27 +80,27 @@ def test_settings_are_there_before_flagos_may_import_vllm(environment: dict[str,
     """vLLM reads them when it is imported; what was made for it is gone when the engine does not start."""
     seen: list[tuple[Path, bool]] = []
 
-    def choose(engine: EmbeddedEngine, checkpoint: Checkpoint) -> None:
-        path = Path(environment[embedded._LOGGING_VARIABLE])
+    def choose(*_arguments: object) -> None:
+        path = Path(environment[LOGGING_VARIABLE])
         seen.append((path, path.exists()))
         raise EngineConfigError("No.")
 
-    monkeypatch.setattr(EmbeddedEngine, "_choose", choose)
+    monkeypatch.setattr("robobrain_ros.engine.embedded.engine.choose", choose)
     with pytest.raises(EngineConfigError, match="No"):
         asyncio.run(EmbeddedEngine(EngineOptions())._try_to_start(LOCAL, lambda progress: None))
     ((path, existed),) = seen
     assert existed
     assert not path.parent.exists()
-    assert embedded._LOGGING_VARIABLE not in environment
+    assert LOGGING_VARIABLE not in environment
 
 
 def test_a_later_engine_hears_what_vllm_says_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM reads its logging configuration only once, when it is imported for the first engine."""
     monkeypatch.setitem(sys.modules, "vllm", sys.modules[__name__])
     said = logging.getLogger("vllm.model_executor.models.registry")
-    first = embedded._ChildLog.create("error")
+    first = ChildLog.create("error")
     first.release()
-    second = embedded._ChildLog.create("error")
+    second = ChildLog.create("error")
     said.error("ImportError: cannot import name")
     heard = second.read()
     second.release()

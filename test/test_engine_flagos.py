@@ -18,8 +18,8 @@ from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
 from robobrain_ros.engine.base import Constraint, EngineInfo, Generation
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint, read_checkpoint
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
-from robobrain_ros.engine.flagos import choice as flagos
-from robobrain_ros.engine.flagos import tune_file as flagos_tuning
+from robobrain_ros.engine.flagos import decision, recovery, tune_file
+from robobrain_ros.engine.flagos.choice import Choice, Operators
 from robobrain_ros.engine.flagos.ledger import VARIABLE, Entry, Failure, Ledger, LedgerReader
 from robobrain_ros.engine.flagos.operators import known_operators
 from robobrain_ros.engine.options import EngineOptions
@@ -57,7 +57,7 @@ class Started:
 
     def use(self, *names: str) -> list[list[str]]:
         """Switch operators in the running engine."""
-        call = self.engine._engine.collective_rpc("flagos_use", args=(list(names),))
+        call = self.engine._vllm.collective_rpc("flagos_use", args=(list(names),))
         used: list[list[str]] = self.loop.submit(call).result(ANSWER)
         return used
 
@@ -72,7 +72,7 @@ def behaving(behaviour: dict[str, str], folder: Path, model: Path, **options: An
     own = folder / "model"
     own.symlink_to(model)
     with stand_in(folder, behaviour):
-        running = Started(EngineOptions(model=str(own), flagos_mode="on", **options))
+        running = Started(EngineOptions.of(model=str(own), flagos_mode="on", **options))
         try:
             yield running
         finally:
@@ -91,7 +91,7 @@ def model(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def started(folder: Path, model: Path) -> Iterator[Started]:
-    options = EngineOptions(
+    options = EngineOptions.of(
         model=str(model), flagos_mode="on", flagos_record=True, flagos_tune_file=str(folder / "cache" / "flagos.json")
     )
     with stand_in(folder):
@@ -145,8 +145,8 @@ def test_failing_operators_are_left_out_one_by_one(tmp_path: Path, model: Path) 
     Which comes first is vLLM's: some versions choose a token while they start, others not before the first steps.
     """
     last_words = (
-        "argmax failed (its process ended in it): PyTorch's own is used instead of embedding, argmax",
-        "embedding failed (RuntimeError: Triton cannot compile embedding): PyTorch's own is used instead of argmax, embedding",
+        "argmax failed (its process ended in it). PyTorch's own operator replaces embedding, argmax",
+        "embedding failed (RuntimeError: Triton cannot compile embedding). PyTorch's own operator replaces argmax, embedding",
     )
     with behaving({"embedding": "raise", "argmax": "crash"}, tmp_path, model) as running:
         registered = running.info.details["flagos_registered"].split(", ")
@@ -170,16 +170,16 @@ def test_an_operator_that_lets_forbidden_tokens_through_is_found_and_left_out(tm
         registered = running.info.details["flagos_registered"].split(", ")
         assert registered == [name for name in OPERATORS if name != "argmax"]
         warning = running.engine.health().warning
-        assert "FlagGems' operator argmax failed (the first answers broke off with it)" in warning
+        assert "FlagGems' operator argmax failed (it could not complete the first answers)" in warning
         assert running.ask(form=r"\[\[1, 2\]\]") == "[[1, 2]]"
 
         # Once it has come in all the same, a request that cannot be answered has the engine built again, without any.
         running.use(*OPERATORS)
-        with pytest.raises(EngineFailedError, match="could not answer this request, twice"):
+        with pytest.raises(EngineFailedError, match="failed twice to answer this request"):
             running.ask(form=r"\[\[1, 2\]\]")
         assert running.engine.health().state == "failed"
         choice = choose(tmp_path / "model", mode="on")
-        assert not choice.active
+        assert choice.operators is Operators.NATIVE
         assert "the engine failed with it (it could not answer a request)" in choice.warning
 
 
@@ -188,7 +188,7 @@ def test_an_operator_that_is_wrong_once_is_no_accident(tmp_path: Path, model: Pa
     not show any more, so that none is used."""
     with behaving({"argmax": "next at 17"}, tmp_path, model) as running:
         assert not running.info.flagos_active
-        assert "the engine failed with it (the first answers broke off with it)" in running.engine.health().warning
+        assert "the engine failed with it (it could not complete the first answers)" in running.engine.health().warning
         assert running.ask(form=r"\[\[1, 2\]\]") == "[[1, 2]]"
 
 
@@ -203,7 +203,7 @@ def test_the_culprit_is_found_by_halves(guilty: set[str], found: str) -> None:
         tried.append(names)
         return bool(guilty & set(names))
 
-    assert asyncio.run(flagos.find_culprit("abcde", fail)) == found
+    assert asyncio.run(recovery.find_culprit("abcde", fail)) == found
     assert len(tried) <= 8
 
 
@@ -211,7 +211,7 @@ def test_what_fails_only_together_has_no_culprit() -> None:
     async def fail(names: Sequence[str]) -> bool:
         return {"a", "e"} <= set(names)
 
-    assert asyncio.run(flagos.find_culprit("abcde", fail)) == ""
+    assert asyncio.run(recovery.find_culprit("abcde", fail)) == ""
 
 
 def test_what_fails_without_any_operator_has_no_culprit() -> None:
@@ -222,7 +222,7 @@ def test_what_fails_without_any_operator_has_no_culprit() -> None:
         tried.append(names)
         return True
 
-    assert asyncio.run(flagos.find_culprit("abcde", fail)) == ""
+    assert asyncio.run(recovery.find_culprit("abcde", fail)) == ""
     assert tried == [()]
 
 
@@ -294,35 +294,35 @@ def test_the_operators_are_read_without_importing(found: pytest.MonkeyPatch) -> 
     [
         ({"flagos_mode": "yes"}, "flagos.mode is 'yes'; it must be one of auto, on, off"),
         ({"flagos_include": ("mm",), "flagos_exclude": ("silu",)}, "flagos.include and flagos.exclude are both set"),
-        ({"flagos_include": "mm"}, "flagos.include must be a list of texts"),
+        ({"flagos_include": "mm"}, "flagos.include must be a list of non-empty texts"),
         ({"flagos_platform": "cuda"}, "flagos.platform is 'cuda'"),
     ],
 )
 def test_wrong_options_are_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(EngineConfigError) as caught:
-        dataclasses.replace(EngineOptions(model="some/model"), **changes).validate()
+        EngineOptions.of(model="some/model").changed(**changes).validate()
     assert said in caught.value.message
 
 
 @pytest.mark.parametrize("option", ["include", "exclude"])
 def test_an_unknown_operator_is_refused_with_the_nearest(found: pytest.MonkeyPatch, option: str) -> None:
     changes: dict[str, Any] = {f"flagos_{option}": ("argmaxx",)}
-    options = dataclasses.replace(EngineOptions(model="some/model"), **changes)
-    with pytest.raises(EngineConfigError, match=f"flagos.{option}: FlagGems has no operator 'argmaxx'; did you mean argmax\\?"):
-        flagos.check_names(options)
+    options = EngineOptions.of(model="some/model").changed(**changes)
+    with pytest.raises(EngineConfigError, match=f"flagos.{option}: FlagGems has no operator 'argmaxx'\\. Did you mean argmax\\?"):
+        decision.check_names(options)
 
 
-def choose(model: Path, **changes: Any) -> flagos.Choice:
-    options = EngineOptions(model=str(model), **{f"flagos_{name}": value for name, value in changes.items()})
-    return flagos.choose(options, read_checkpoint(model, local=True))
+def choose(model: Path, **changes: Any) -> Choice:
+    options = EngineOptions.of(model=str(model), **{f"flagos_{name}": value for name, value in changes.items()})
+    return decision.choose(options, read_checkpoint(model, local=True))
 
 
 def test_without_flag_gems(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flagos, "installed", lambda: False)
+    monkeypatch.setattr(decision, "installed", lambda: False)
     with pytest.raises(EngineConfigError, match=r"flagos\.mode is on, but flag-gems is not installed"):
         choose(model, mode="on")
     choice = choose(model, mode="auto")
-    assert not choice.active
+    assert choice.operators is Operators.NATIVE
     assert "flag-gems is not installed" in choice.why
 
 
@@ -343,7 +343,7 @@ def test_a_platform_that_is_not_there_is_refused(model: Path) -> None:
 def failures(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Failure]]:
     """What has failed in this process: nothing yet."""
     none: dict[str, list[Failure]] = {}
-    monkeypatch.setattr(flagos, "_failures", none)
+    monkeypatch.setattr(recovery, "_failures", none)
     return none
 
 
@@ -351,17 +351,17 @@ def test_after_three_failures_or_an_unnamed_one_none_is_used(
     model: Path, found: pytest.MonkeyPatch, failures: dict[str, list[Failure]]
 ) -> None:
     for name in ("mm", "silu"):
-        flagos.remember(str(model), Failure(name, "it broke"))
+        recovery.remember(str(model), Failure(name, "it broke"))
         choice = choose(model, mode="on")
-        assert choice.active
+        assert choice.operators is Operators.OURS
         assert choice.exclude[-1] == name
-    flagos.remember(str(model), Failure("cat", "it broke"))
+    recovery.remember(str(model), Failure("cat", "it broke"))
     choice = choose(model, mode="on")
-    assert not choice.active
-    assert "FlagGems is not used any more, as cat failed with it (it broke)" in choice.warning
+    assert choice.operators is Operators.NATIVE
+    assert "FlagGems is not used any more, because cat failed with it (it broke)" in choice.warning
     failures.clear()
-    flagos.remember(str(model), Failure("", "its process died"))
-    assert not choose(model, mode="on").active
+    recovery.remember(str(model), Failure("", "its process died"))
+    assert choose(model, mode="on").operators is Operators.NATIVE
 
 
 def test_with_cuda_graphs_an_unnamed_failure_costs_the_graphs_first(
@@ -372,18 +372,18 @@ def test_with_cuda_graphs_an_unnamed_failure_costs_the_graphs_first(
 
     monkeypatch.setattr(type(current_platform), "is_cpu", lambda self: False)
     assert choose(model, mode="on").graphs
-    eager = EngineOptions(model=str(model), flagos_mode="on", enforce_eager=True)
-    assert not flagos.choose(eager, read_checkpoint(model, local=True)).graphs
-    flagos.remember(str(model), Failure("", "its first steps ended it"))
+    eager = EngineOptions.of(model=str(model), flagos_mode="on", enforce_eager=True)
+    assert not decision.choose(eager, read_checkpoint(model, local=True)).graphs
+    recovery.remember(str(model), Failure("", "its first steps ended it"))
     slower = choose(model, mode="on")
-    assert (slower.active, slower.graphs) == (True, False)
+    assert (slower.operators, slower.graphs) == (Operators.OURS, False)
     assert "FlagGems failed with CUDA graphs (its first steps ended it)" in slower.warning
-    flagos.remember(str(model), Failure("silu", "it broke"))
+    recovery.remember(str(model), Failure("silu", "it broke"))
     without = choose(model, mode="on")
-    assert (without.active, without.graphs, without.exclude) == (True, False, ("silu",))
+    assert (without.operators, without.graphs, without.exclude) == (Operators.OURS, False, ("silu",))
     assert "FlagGems' operator silu failed" in without.warning
-    flagos.remember(str(model), Failure("", "its process died"))
-    assert not choose(model, mode="on").active
+    recovery.remember(str(model), Failure("", "its process died"))
+    assert choose(model, mode="on").operators is Operators.NATIVE
 
 
 @pytest.fixture
@@ -394,41 +394,41 @@ def checkpoint(model: Path) -> Checkpoint:
 def test_auto_uses_what_was_measured_here(model: Path, checkpoint: Checkpoint, found: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "flagos.json"
     assert "Nothing was measured yet" in choose(model, tune_file=str(path)).why
-    options = EngineOptions(model=str(model), flagos_tune_file=str(path))
-    key = flagos_tuning.key_of(options, checkpoint)
+    options = EngineOptions.of(model=str(model), flagos_tune_file=str(path))
+    key = tune_file.key_of(options, checkpoint)
     assert key.chip
     assert "torch" in key.versions
     # What the user tells vLLM besides may change everything.
-    assert flagos_tuning.key_of(dataclasses.replace(options, extra='{"block_size": 32}'), checkpoint) != key
-    flagos_tuning.write(path, flagos_tuning.Tuned(key, ("argmax", "silu"), graphs=True))
+    assert tune_file.key_of(options.changed(extra='{"block_size": 32}'), checkpoint) != key
+    tune_file.write(path, tune_file.Tuned(key, ("argmax", "silu"), graphs=True))
     choice = choose(model, tune_file=str(path))
-    assert (choice.active, choice.include, choice.graphs) == (True, ("argmax", "silu"), True)
+    assert (choice.operators, choice.include, choice.graphs) == (Operators.OURS, ("argmax", "silu"), True)
     assert choose(model, tune_file=str(path), exclude=("silu",)).include == ("argmax",)
     assert choose(model, tune_file=str(path), include=("silu", "cos")).include == ("silu",)
     nothing = choose(model, tune_file=str(path), include=("cos",))
-    assert (nothing.active, "found none that is right and not slower" in nothing.why) == (False, True)
+    assert (nothing.operators, "found no operator that is correct" in nothing.why) == (Operators.NATIVE, True)
 
 
 @pytest.mark.parametrize(
     ("part", "said"),
     [
-        ("chip", "is of another chip (NVIDIA H20; here "),
-        ("driver", "is of another driver (NVIDIA H20; here unknown"),
-        ("model", "is of another model (NVIDIA H20; here qwen2_5_vl "),
-        ("settings", "is of another way of running the model (NVIDIA H20; here dtype auto"),
-        ("versions", "is of another set of versions (NVIDIA H20; here "),
+        ("chip", "is for another chip (NVIDIA H20; here "),
+        ("driver", "is for another driver (NVIDIA H20; here unknown"),
+        ("model", "is for another model (NVIDIA H20; here qwen2_5_vl "),
+        ("settings", "is for another way of running the model (NVIDIA H20; here dtype auto"),
+        ("versions", "is for another set of versions (NVIDIA H20; here "),
     ],
 )
 def test_a_tune_file_of_something_else_is_not_used(
     model: Path, checkpoint: Checkpoint, found: pytest.MonkeyPatch, tmp_path: Path, part: str, said: str
 ) -> None:
     path = tmp_path / "flagos.json"
-    key = flagos_tuning.key_of(EngineOptions(model=str(model)), checkpoint)
-    flagos_tuning.write(path, flagos_tuning.Tuned(dataclasses.replace(key, **{part: "NVIDIA H20"}), ("silu",)))
+    key = tune_file.key_of(EngineOptions.of(model=str(model)), checkpoint)
+    tune_file.write(path, tune_file.Tuned(dataclasses.replace(key, **{part: "NVIDIA H20"}), ("silu",)))
     choice = choose(model, tune_file=str(path))
-    assert not choice.active
+    assert choice.operators is Operators.NATIVE
     assert said in choice.why
-    assert "run tune_flagos here" in choice.why
+    assert "Run tune_flagos here" in choice.why
 
 
 @pytest.mark.parametrize(
@@ -448,15 +448,15 @@ def test_a_damaged_tune_file_is_named(model: Path, found: pytest.MonkeyPatch, tm
     path = tmp_path / "flagos.json"
     path.write_text(content)
     choice = choose(model, tune_file=str(path))
-    assert not choice.active
+    assert choice.operators is Operators.NATIVE
     assert str(path) in choice.why
-    assert "run tune_flagos again" in choice.why
+    assert "Run tune_flagos again" in choice.why
 
 
 def test_writing_keeps_other_entries_and_replaces_its_own(checkpoint: Checkpoint, model: Path, tmp_path: Path) -> None:
     path = tmp_path / "new" / "flagos.json"
-    key = flagos_tuning.key_of(EngineOptions(model=str(model)), checkpoint)
+    key = tune_file.key_of(EngineOptions.of(model=str(model)), checkpoint)
     other = dataclasses.replace(key, chip="NVIDIA H20")
-    for tuned in (flagos_tuning.Tuned(key, ("mm",)), flagos_tuning.Tuned(other, ("cat",)), flagos_tuning.Tuned(key, ("silu",))):
-        flagos_tuning.write(path, tuned)
-    assert [(entry.key, entry.operators) for entry in flagos_tuning.read(path)] == [(other, ("cat",)), (key, ("silu",))]
+    for tuned in (tune_file.Tuned(key, ("mm",)), tune_file.Tuned(other, ("cat",)), tune_file.Tuned(key, ("silu",))):
+        tune_file.write(path, tuned)
+    assert [(entry.key, entry.operators) for entry in tune_file.read(path)] == [(other, ("cat",)), (key, ("silu",))]

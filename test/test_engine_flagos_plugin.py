@@ -13,14 +13,15 @@ import pytest
 from flagos_rig import plugin
 
 from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
-from robobrain_ros.engine.flagos import plugin as flagos_plugin
+from robobrain_ros.engine.flagos import plugin as fl_plugin
 from robobrain_ros.engine.flagos.ledger import VARIABLE
 
 TIMEOUT = 300.0
 CHOOSE = """
 import json, sys
 from pathlib import Path
-from robobrain_ros.engine import flagos, flagos_plugin, flagos_tuning
+from robobrain_ros.engine.flagos import decision, plugin, tune_file
+from robobrain_ros.engine.flagos.session import Session
 from robobrain_ros.engine.embedded.checkpoint import read_checkpoint
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
@@ -29,19 +30,19 @@ model, *cases = sys.argv[1:]
 checkpoint = read_checkpoint(Path(model), local=True)
 for case in map(json.loads, cases):
     tuned = case.pop("tuned", None)
-    options = EngineOptions(model=model, **case)
+    options = EngineOptions.of(model=model, **case)
     if tuned is not None:
-        key = flagos_tuning.key_of(options, checkpoint)
-        flagos_tuning.write(flagos_tuning.tune_file(options), flagos_tuning.Tuned(key, tuple(tuned)))
+        key = tune_file.key_of(options, checkpoint)
+        tune_file.write(tune_file.tune_file(options), tune_file.Tuned(key, tuple(tuned)))
     try:
-        choice = flagos.choose(options, checkpoint)
+        choice = decision.choose(options, checkpoint)
     except EngineConfigError as error:
         print(json.dumps({"refused": error.message}))
         continue
-    workers = flagos.Workers(choice, options)
-    told = {name: value for name, value in workers.environment().items() if value}
-    workers.release()
-    print(json.dumps(vars(choice) | {"told": told, "in_charge": flagos_plugin.in_charge()}))
+    session = Session(choice, options)
+    told = {name: value for name, value in session.environment().items() if value}
+    session.release()
+    print(json.dumps(vars(choice) | {"operators": choice.operators.value, "told": told, "in_charge": plugin.in_charge()}))
 """
 ASK = """
 import asyncio, json, sys
@@ -52,7 +53,7 @@ from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
 
 async def ask():
-    engine = EmbeddedEngine(EngineOptions(model=sys.argv[1], flagos_mode="on", flagos_exclude=("silu",)))
+    engine = EmbeddedEngine(EngineOptions.of(model=sys.argv[1], flagos_mode="on", flagos_exclude=("silu",)))
     info = await engine.start(lambda progress: None)
     image = np.zeros((224, 224, 3), np.uint8)
     async with aclosing(engine.generate(Generation("ask", "the mug", [image], 8))) as stream:
@@ -102,7 +103,7 @@ def choices(folder: Path, model: Path, *cases: dict[str, Any], **how: Any) -> li
 def test_its_platform_runs_the_model_and_says_which_operators(tmp_path: Path, model: Path) -> None:
     (said,) = run(tmp_path, ASK, str(model))
     assert said["flagos_platform"] == "fl"
-    assert said["flagos"] == "vllm-plugin-FL's platform runs the model, with its own choice of FlagGems' operators."
+    assert said["flagos"] == "vllm-plugin-FL's platform runs the model and selects FlagGems' operators itself."
     assert "vllm-plugin-FL 0.3.0" in said["flagos_parts"]
     assert set(said["flagos_registered"].split(", ")) == {"gelu", "argmax", "embedding", "exponential_", "pow_scalar"}
     assert said["active"]
@@ -116,7 +117,7 @@ def test_where_its_operators_fail_the_platform_runs_native_ones(tmp_path: Path, 
     (said,) = run(tmp_path, ASK, str(model), flag_gems={"embedding": "raise"})
     assert (said["flagos_platform"], said["active"], said["called"]) == ("fl", False, [])
     assert said["flagos"] == "Native operators, after failures with FlagGems."
-    assert said["warning"].startswith("FlagGems is not used any more, as the engine failed with it")
+    assert said["warning"].startswith("FlagGems is not used any more, because the engine failed with it")
     assert said["tokens"] == 8
 
 
@@ -127,15 +128,15 @@ def test_it_is_told_what_to_use(tmp_path: Path, model: Path) -> None:
         {"flagos_mode": "off"}, {"flagos_platform": "vllm"},
     )  # fmt: skip
     for choice in (by_itself, named, without):
-        assert (choice["platform"], choice["in_charge"], choice["by_platform"], choice["active"]) == ("fl", "fl", True, False)
-        assert choice["told"].pop(flagos_plugin.LOG_VARIABLE)
+        assert (choice["platform"], choice["in_charge"], choice["operators"]) == ("fl", "fl", "plugin")
+        assert choice["told"].pop(fl_plugin.LOG_VARIABLE)
     assert "Nothing was measured yet" in by_itself["why"]
     assert [by_itself["told"], named["told"], without["told"]] == [
         {},
         {"VLLM_FL_FLAGOS_WHITELIST": "gelu"},
         {"VLLM_FL_FLAGOS_BLACKLIST": "silu"},
     ]
-    assert (off["platform"], off["by_platform"], off["told"]) == ("fl", False, {"USE_FLAGGEMS": "0"})
+    assert (off["platform"], off["operators"], off["told"]) == ("fl", "native", {"USE_FLAGGEMS": "0"})
     assert "vllm-plugin-FL's platform is in charge of this process" in other["refused"]
 
 
@@ -146,12 +147,12 @@ def test_what_was_measured_on_its_platform_is_used_there(tmp_path: Path, model: 
         tmp_path, model, {"flagos_tune_file": path, "tuned": ["gelu", "silu"]}, {"flagos_tune_file": path, "tuned": []},
         {"flagos_tune_file": path, "extra": '{"max_logprobs": 3}'},
     )  # fmt: skip
-    assert (some["platform"], some["active"], some["by_platform"], some["include"]) == ("fl", True, False, ["gelu", "silu"])
+    assert (some["platform"], some["operators"], some["include"]) == ("fl", "ours", ["gelu", "silu"])
     assert some["told"]["USE_FLAGGEMS"] == "0"
     assert VARIABLE in some["told"]
-    assert (none["active"], none["by_platform"], none["told"]) == (False, False, {"USE_FLAGGEMS": "0"})
-    assert elsewhere["by_platform"]
-    assert "is of another way of running the model" in elsewhere["why"]
+    assert (none["operators"], none["told"]) == ("native", {"USE_FLAGGEMS": "0"})
+    assert elsewhere["operators"] == "plugin"
+    assert "is for another way of running the model" in elsewhere["why"]
     (entry,) = json.loads(Path(path).read_text())["entries"]
     assert "vllm-plugin-FL 0.3.0" in entry["key"]["versions"]
 
@@ -173,8 +174,8 @@ def test_where_vllm_passes_it_over_it_is_said_why(
         tmp_path, model, {"flagos_platform": "fl"}, {}, {"flagos_platform": "vllm"}, behaviour=behaviour, variables=variables
     )
     assert demanded["refused"].startswith(f"flagos.platform is fl, but vLLM cannot use vllm-plugin-FL 0.3.0 ({said})")
-    assert auto["warning"].startswith(f"vLLM cannot use vllm-plugin-FL 0.3.0 ({said}), and its own platform runs the model: ")
+    assert auto["warning"].startswith(f"vLLM cannot use vllm-plugin-FL 0.3.0 ({said}). vLLM's own platform runs the model. ")
     assert own["warning"] == ""
     for choice in (auto, own):
-        assert (choice["platform"], choice["in_charge"], choice["by_platform"]) == ("", "", False)
+        assert (choice["platform"], choice["in_charge"], choice["operators"]) == ("", "", "native")
         assert "fl" not in choice["told"].get("VLLM_PLUGINS", "").split(",")

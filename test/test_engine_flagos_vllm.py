@@ -23,7 +23,7 @@ def test_a_worker_starts_the_table_after_loading_and_answers_without_a_gpu(
 ) -> None:
     folder = make_random_checkpoint(tmp_path / "model")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
-    options = EngineOptions(model=str(folder), extra=json.dumps({"worker_cls": "vllm_table_worker.CpuTableWorker"}))
+    options = EngineOptions.of(model=str(folder), extra=json.dumps({"worker_cls": "vllm_table_worker.CpuTableWorker"}))
     loop = LoopThread()
     loop.start()
     engine = EmbeddedEngine(options)

@@ -32,7 +32,7 @@ import asyncio, sys
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
 async def main():
-    engine = EmbeddedEngine(EngineOptions(model=sys.argv[1]))
+    engine = EmbeddedEngine(EngineOptions.of(model=sys.argv[1]))
     await engine.start(lambda progress: None)
     print(engine._folder.path, flush=True)
     await asyncio.Event().wait()

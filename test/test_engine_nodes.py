@@ -4,20 +4,19 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from robobrain_ros.engine.embedded import arguments as vllm_arguments
 from robobrain_ros.engine.embedded import compat, worker
-from robobrain_ros.engine.embedded import engine as embedded
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint
-from robobrain_ros.engine.flagos import choice as flagos
+from robobrain_ros.engine.flagos.choice import Choice, Operators
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
 
-TWO = EngineOptions(model="BAAI/RoboBrain2.0-32B", tensor_parallel_size=4, nnodes=2, master_addr="10.0.0.1")
+TWO = EngineOptions.of(model="BAAI/RoboBrain2.0-32B", tensor_parallel_size=4, nnodes=2, master_addr="10.0.0.1")
 CHECKPOINT = Checkpoint(Path("/cache/32b"), False, "qwen2_5_vl", 28, 3136, 1003520, 8192, "bfloat16", 67.0)
 LIMIT = 60.0
 
@@ -25,16 +24,16 @@ LIMIT = 60.0
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"master_addr": ""}, "engine.master_addr must say"),
-        ({"distributed_executor_backend": "ray"}, "leave it at 1 with ray"),
-        ({"tensor_parallel_size": 3}, "= 3 GPUs cannot be had evenly from engine.nnodes = 2 machines"),
+        ({"master_addr": ""}, "engine.master_addr is empty"),
+        ({"distributed_executor_backend": "ray"}, "Set it to 1 with ray"),
+        ({"tensor_parallel_size": 3}, "= 3 GPUs cannot be shared evenly by engine.nnodes = 2 machines"),
         ({"distributed_executor_backend": "mpi"}, "it must be one of"),
     ],
 )
 def test_what_cannot_be_is_refused(changes: dict[str, Any], said: str) -> None:
     TWO.validate()
     with pytest.raises(EngineConfigError) as caught:
-        replace(TWO, **changes).validate()
+        TWO.changed(**changes).validate()
     assert said in caught.value.message
 
 
@@ -42,8 +41,8 @@ def test_what_cannot_be_is_refused(changes: dict[str, Any], said: str) -> None:
     ("changes", "present", "refused"),
     [
         ({}, 2, ""),
-        ({}, 1, "/ nnodes = 2 = 2 GPUs are asked for, but this machine has 1"),
-        ({"nnodes": 1}, 2, "= 4 GPUs are asked for, but this machine has 2"),
+        ({}, 1, "/ nnodes = 2 needs 2 GPUs, but this machine has 1"),
+        ({"nnodes": 1}, 2, "data_parallel_size needs 4 GPUs, but this machine has 2"),
         ({"nnodes": 1, "distributed_executor_backend": "ray"}, 1, ""),
         ({"data_parallel_size": 2}, 4, ""),
     ],
@@ -54,12 +53,12 @@ def test_each_machine_needs_its_share_of_gpus(
     import torch
 
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: present)
-    options = replace(TWO, **changes)
+    options = TWO.changed(**changes)
     if not refused:
-        embedded._check_device_count(options)
+        vllm_arguments.check_device_count(options)
         return
     with pytest.raises(EngineConfigError) as caught:
-        embedded._check_device_count(options)
+        vllm_arguments.check_device_count(options)
     assert refused in caught.value.message
 
 
@@ -71,8 +70,8 @@ def test_the_command_that_joins_means_the_same_engine_to_vllm(monkeypatch: pytes
 
     # An engine that was started in this process before may have left it, and vLLM would look for the model.
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    options = replace(TWO, quantization="fp8", enforce_eager=True, distributed_executor_backend="mp")
-    arguments = embedded._engine_arguments(options, CHECKPOINT, "cuda")
+    options = TWO.changed(quantization="fp8", enforce_eager=True, distributed_executor_backend="mp")
+    arguments = vllm_arguments.engine_arguments(options, CHECKPOINT, "cuda")
     command = compat.join_command(arguments, 1)
     assert command[:3] == ["vllm", "serve", "/cache/32b"]
     assert "--headless" in command
@@ -103,15 +102,15 @@ def test_the_image_encoder_is_compiled_where_vllm_can(
     device: str, options: dict[str, Any], extra: dict[str, Any], compilation: Any
 ) -> None:
     """And the user's own words about compilation count above that."""
-    arguments = embedded._engine_arguments(replace(TWO, **options), CHECKPOINT, device)
-    assert embedded._with_extra(arguments, extra | {"block_size": 32}).get("compilation_config") == compilation
-    assert embedded._with_extra(arguments, {"block_size": 32})["block_size"] == 32
+    arguments = vllm_arguments.engine_arguments(TWO.changed(**options), CHECKPOINT, device)
+    assert vllm_arguments.with_extra(arguments, extra | {"block_size": 32}).get("compilation_config") == compilation
+    assert vllm_arguments.with_extra(arguments, {"block_size": 32})["block_size"] == 32
 
 
 def test_a_platform_plugin_says_itself_what_is_compiled() -> None:
     """vllm-plugin-FL's chips call themselves cuda, some of them, too."""
-    choice = flagos.Choice(False, "the plugin's", platform="fl")
-    assert "compilation_config" not in embedded._engine_arguments(TWO, CHECKPOINT, "cuda", choice)
+    choice = Choice(Operators.NATIVE, "the plugin's", platform="fl")
+    assert "compilation_config" not in vllm_arguments.engine_arguments(TWO, CHECKPOINT, "cuda", choice)
 
 
 STORE = """

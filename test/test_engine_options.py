@@ -1,6 +1,5 @@
 """A wrong option is refused with a sentence before anything loads."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,10 @@ from typing import Any
 import pytest
 
 from robobrain_ros.demo import DEMO_MODEL
+from robobrain_ros.engine.embedded.arguments import reject_unknown
 from robobrain_ros.engine.embedded.checkpoint import find_checkpoint
 from robobrain_ros.engine.embedded.start_errors import explain_start_error
-from robobrain_ros.engine.options import EngineOptions, refuse_unknown
+from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
 
 
@@ -28,36 +28,36 @@ from robobrain_ros.errors import EngineConfigError
         ({"load_format": "zip"}, "engine.load_format is 'zip'"),
         ({"extra": "{block_size: 32}"}, "engine.extra is not JSON"),
         ({"extra": "[1]"}, "engine.extra must be a JSON object"),
-        ({"extra": '{"seed": 1}'}, "engine.extra sets seed, which is an option of its own"),
+        ({"extra": '{"seed": 1}'}, "engine.extra sets seed. Set the parameter engine.seed instead"),
     ],
 )
 def test_wrong_value_is_refused(changes: dict[str, Any], said: str) -> None:
-    options = dataclasses.replace(EngineOptions(model="some/model"), **changes)
+    options = EngineOptions.of(model="some/model").changed(**changes)
     with pytest.raises(EngineConfigError) as caught:
         options.validate()
     assert said in caught.value.message
 
 
 def test_defaults_are_valid() -> None:
-    EngineOptions(model="some/model", extra='{"block_size": 32}').validate()
+    EngineOptions.of(model="some/model", extra='{"block_size": 32}').validate()
 
 
 def test_unknown_argument_names_the_nearest() -> None:
-    with pytest.raises(EngineConfigError, match="no engine argument 'blok_size'; did you mean block_size\\?"):
-        refuse_unknown({"blok_size": 1}, {"block_size", "swap_space"})
+    with pytest.raises(EngineConfigError, match=r"no engine argument 'blok_size'\. Did you mean block_size\?"):
+        reject_unknown({"blok_size": 1}, {"block_size", "swap_space"})
 
 
 def find(model: str | Path, **changes: Any) -> None:
-    find_checkpoint(dataclasses.replace(EngineOptions(model=str(model)), **changes), lambda progress: None)
+    find_checkpoint(EngineOptions.of(model=str(model)).changed(**changes), lambda progress: None)
 
 
 def test_missing_folder() -> None:
-    with pytest.raises(EngineConfigError, match="/no/such/folder is not a folder on this machine"):
+    with pytest.raises(EngineConfigError, match="/no/such/folder is neither a folder on this machine"):
         find("/no/such/folder")
 
 
 def test_folder_without_config(tmp_path: Path) -> None:
-    with pytest.raises(EngineConfigError, match=r"is no checkpoint: it has no config\.json"):
+    with pytest.raises(EngineConfigError, match=r"is not a checkpoint: it has no config\.json"):
         find(tmp_path)
 
 
@@ -79,7 +79,7 @@ def test_incomplete_download_names_what_is_missing(tmp_path: Path) -> None:
     shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
     (tmp_path / shards["a"]).write_bytes(b"")
-    with pytest.raises(EngineConfigError, match=r"lacks 1 of its 2 weight files \(model-00002-of-00002"):
+    with pytest.raises(EngineConfigError, match=r"1 of 2 weight files are missing \(model-00002-of-00002"):
         find(tmp_path)
 
 
@@ -90,9 +90,9 @@ def test_gated_and_unknown_models_say_what_to_do(monkeypatch: pytest.MonkeyPatch
 
     response: Any = httpx.Response(403, request=httpx.Request("GET", "https://hub.invalid/model"))
     cases = [
-        (GatedRepoError("gated", response=response), "is gated: accept its conditions"),
+        (GatedRepoError("gated", response=response), "is gated. Accept its conditions"),
         (RepositoryNotFoundError("gone", response=response), "The hub has no model"),
-        (LocalEntryNotFoundError("no network"), "the hub cannot be reached"),
+        (LocalEntryNotFoundError("no network"), "the hub is unreachable"),
     ]
     for error, said in cases:
 
@@ -108,7 +108,7 @@ def test_gated_and_unknown_models_say_what_to_do(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"quantization": "fp8_per_tensor", "dtype": "float32"}, "does not suit this chip or the weights' type"),
+        ({"quantization": "fp8_per_tensor", "dtype": "float32"}, "does not support the quantization"),
         ({"max_num_batched_tokens": 8, "max_num_seqs": 16}, "max_num_batched_tokens (8) must be greater than or equal to"),
     ],
 )
@@ -118,17 +118,17 @@ def test_what_vllm_finds_wrong_with_its_configuration_is_told(changes: dict[str,
 
     with pytest.raises(ValueError) as caught:  # noqa: PT011  # What it says is what is tested.
         AsyncEngineArgs(model=str(DEMO_MODEL), **changes).create_engine_config()
-    assert said in explain_start_error(caught.value, "", EngineOptions(model="some/model")).message
+    assert said in explain_start_error(caught.value, "", EngineOptions.of(model="some/model")).message
 
 
 @pytest.mark.parametrize(
     ("logged", "said"),
     [
         ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "GPU's memory is too small"),
-        ("ValueError: Free memory on device (3.1/79.1 GiB) on startup is less than desired", "Others hold"),
+        ("ValueError: Free memory on device (3.1/79.1 GiB) on startup is less than desired", "Other programs use"),
         ("ValueError: No available memory for the cache blocks. Try increasing", "no memory is left for requests"),
         ("safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge", "are damaged"),
-        ("ValueError: Failed to find a kernel that can implement the WNA16 linear layer. Reasons: ", "does not suit this chip"),
+        ("ValueError: Failed to find a kernel that can implement the WNA16 layer: ", "does not support the quantization"),
         ("ERROR [7] ValueError: nobody has seen this one", "ValueError: nobody has seen this one"),
         (
             "NotImplementedError: not on this chip\nException: WorkerProc initialization failed. See stack trace for root cause.",
@@ -138,5 +138,5 @@ def test_what_vllm_finds_wrong_with_its_configuration_is_told(changes: dict[str,
 )
 def test_start_error_is_read_from_the_childs_log(logged: str, said: str) -> None:
     error = RuntimeError("Engine core initialization failed. See root cause above.")
-    explained = explain_start_error(error, logged, EngineOptions(model="some/model"))
+    explained = explain_start_error(error, logged, EngineOptions.of(model="some/model"))
     assert said in explained.message

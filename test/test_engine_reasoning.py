@@ -44,7 +44,7 @@ def chat(*deltas: dict[str, Any], end: str = "stop") -> Callable[[web.Request], 
 def answer(handler: Any, query: Query | None = None) -> tuple[Answer, TestServer]:
     async def work() -> tuple[Answer, TestServer]:
         async with serving() as server:
-            engine = RemoteEngine(EngineOptions(kind="remote", urls=(server.url,), start_timeout=10.0))
+            engine = RemoteEngine(EngineOptions.of(kind="remote", urls=(server.url,), start_timeout=10.0))
             info = await engine.start(lambda progress: None)
             server.chat = handler
             try:

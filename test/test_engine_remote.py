@@ -42,7 +42,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 def options(*urls: str, **changes: Any) -> EngineOptions:
-    return EngineOptions(kind="remote", urls=urls, start_timeout=10.0, **changes)
+    return EngineOptions.of(kind="remote", urls=urls, start_timeout=10.0, **changes)
 
 
 def question(request_id: str = "a", **changes: Any) -> Generation:
@@ -223,21 +223,21 @@ async def redirect(request: web.Request) -> web.StreamResponse:
 @pytest.mark.parametrize(
     ("chat", "kind", "said"),
     [
-        (refusing(400, "the prompt is too long"), BadRequestError, "refuses the request: the prompt is too long"),
-        (refusing(401), EngineFailedError, "refuses the key (401); check engine.key_file"),
-        (refusing(403), EngineFailedError, "refuses the key (403)"),
+        (refusing(400, "the prompt is too long"), BadRequestError, "rejects the request: the prompt is too long"),
+        (refusing(401), EngineFailedError, "rejects the key (401). Check engine.key_file"),
+        (refusing(403), EngineFailedError, "rejects the key (403)"),
         (refusing(404), EngineFailedError, "no model 'RoboBrain2.0-test'"),
         (refusing(429), BusyError, "too many requests"),
-        (refusing(500), EngineFailedError, "has failed (500"),
-        (html_error, EngineFailedError, "has failed (502: Bad gateway"),
+        (refusing(500), EngineFailedError, "failed (500"),
+        (html_error, EngineFailedError, "failed (502: Bad gateway"),
         (html, EngineFailedError, "answers with text/html instead of text/event-stream"),
-        (redirect, EngineFailedError, "leads on to https://elsewhere.invalid (307)"),
-        (drop, EngineFailedError, "ask again"),
-        (end_early, EngineFailedError, "broke off in the middle of its answer"),
+        (redirect, EngineFailedError, "redirects to https://elsewhere.invalid (307)"),
+        (drop, EngineFailedError, "closed the connection"),
+        (end_early, EngineFailedError, "ended its answer early"),
         (endless_line, EngineFailedError, "has no end"),
-        (error_in_stream, EngineFailedError, "broke off: burnt ***"),
+        (error_in_stream, EngineFailedError, "ended its answer with an error: burnt ***"),
         (no_json_in_stream, EngineFailedError, "what is not JSON"),
-        (other_form, EngineFailedError, "broke off in the middle of its answer"),
+        (other_form, EngineFailedError, "ended its answer early"),
     ],
 )
 def test_each_fault_of_a_request_is_an_outcome(
@@ -299,9 +299,9 @@ def test_a_server_that_fails_on_a_form_may_need_another_backend(chat: Any, form:
     ("models", "said"),
     [
         (html, "answers with text/html instead of application/json"),
-        (refusing(401), "refuses the key (401)"),
-        (refusing(404), "does not know what it is asked for"),
-        (redirect, "leads on to https://elsewhere.invalid"),
+        (refusing(401), "rejects the key (401)"),
+        (refusing(404), "does not have the requested path"),
+        (redirect, "redirects to https://elsewhere.invalid"),
     ],
 )
 def test_what_waiting_cannot_mend_ends_the_start_at_once(models: Any, said: str) -> None:
@@ -318,23 +318,23 @@ def test_other_models_are_named() -> None:
     async def work() -> None:
         async with serving() as server:
             found = await fault(RemoteEngine(options(server.url, model="Other"), PACE).start(lambda progress: None))
-            assert f"has no model 'Other'; it has: {MODEL}" in found.message
+            assert f"does not have the model 'Other'. It has: {MODEL}" in found.message
 
             async def two(request: web.Request) -> web.StreamResponse:
                 return web.json_response({"data": [{"id": "one"}, {"id": "two"}, {"id": "adapter", "parent": "one"}]})
 
             server.models = two
             found = await fault(RemoteEngine(options(server.url), PACE).start(lambda progress: None))
-            assert "has these models: one, two. Name one of them in engine.model." in found.message
+            assert "has these models: one, two. Set engine.model to one of them." in found.message
             found = await fault(RemoteEngine(options(server.url, model="one"), PACE).start(lambda progress: None))
-            assert "set engine.model_type" in found.message
+            assert "Set engine.model_type" in found.message
 
             async def names(request: web.Request) -> web.StreamResponse:
                 return web.json_response({"data": [{"id": "one", "root": "/m"}, {"id": "two", "root": "/m"}]})
 
             server.models = names  # Of one model, the first of which is taken.
             found = await fault(RemoteEngine(options(server.url), PACE).start(lambda progress: None))
-            assert "The name 'one' does not tell" in found.message
+            assert "The model family of 'one'" in found.message
 
     run(work())
 
@@ -344,7 +344,7 @@ def test_a_certificate_that_does_not_verify(tmp_path: Path) -> None:
         tls, trusted = certificate(tmp_path)
         async with serving(tls=tls) as server:
             found = await fault(RemoteEngine(options(server.url), PACE).start(lambda progress: None))
-            assert "does not verify (self-signed certificate" in found.message
+            assert "is invalid (self-signed certificate" in found.message
             assert "engine.ca_file" in found.message
             plain = await fault(RemoteEngine(options(server.url.replace("https", "http")), PACE).start(lambda progress: None))
             assert isinstance(plain, EngineConfigError)
@@ -354,7 +354,7 @@ def test_a_certificate_that_does_not_verify(tmp_path: Path) -> None:
                 assert text(await ask(engine)) == "[(10, 20)]"
         async with serving() as server:
             found = await fault(RemoteEngine(options(server.url.replace("http", "https")), PACE).start(lambda progress: None))
-            assert "does not speak TLS" in found.message
+            assert "The TLS connection" in found.message
 
     run(work())
 
@@ -366,7 +366,7 @@ def test_the_start_waits_for_a_server_and_says_so() -> None:
         waiting = asyncio.Event()
 
         def tell(progress: Any) -> None:
-            if "cannot be reached (Connect" in progress.message or "Waiting" in progress.message:
+            if "is unreachable (Connect" in progress.message or "Waiting" in progress.message:
                 waiting.set()
 
         engine = RemoteEngine(options(server.url), PACE)
@@ -446,7 +446,7 @@ def test_the_supervisor_tells_that_all_are_down_and_when_one_is_there_again() ->
                 await asyncio.sleep(0.02)
 
         await until("restarting")
-        assert "cannot be reached" in supervisor.health().message
+        assert "is unreachable" in supervisor.health().message
         async with serving(port=port):
             await until("ready")
             assert text(await ask(supervisor)) == "[(10, 20)]"
@@ -472,12 +472,12 @@ def test_what_the_engine_refuses_itself() -> None:
     ("changes", "said"),
     [
         ({"urls": ()}, "engine.urls is empty"),
-        ({"urls": ("gpu:9010",)}, "is no address of a server"),
-        ({"urls": ("ftp://gpu",)}, "is no address of a server"),
-        ({"urls": ("http://gpu:99999",)}, "is no address of a server"),
-        ({"urls": (f"http://me:{KEY}@gpu:9010",)}, "a key belongs into engine.key_file"),
-        ({"urls": (f"http://gpu:9010/v1?key={KEY}",)}, "a key belongs into engine.key_file"),
-        ({"urls": ("http://gpu", "http://gpu/v1/")}, "names a server twice"),
+        ({"urls": ("gpu:9010",)}, "is not the address of a server"),
+        ({"urls": ("ftp://gpu",)}, "is not the address of a server"),
+        ({"urls": ("http://gpu:99999",)}, "is not the address of a server"),
+        ({"urls": (f"http://me:{KEY}@gpu:9010",)}, "Put a key into engine.key_file"),
+        ({"urls": (f"http://gpu:9010/v1?key={KEY}",)}, "Put a key into engine.key_file"),
+        ({"urls": ("http://gpu", "http://gpu/v1/")}, "contains a server twice"),
         ({"urls": "http://gpu"}, "must be a list"),
         ({"key_file": "/no/such/file"}, "engine.key_file: /no/such/file cannot be read"),
         ({"image_format": "bmp"}, "engine.image_format is 'bmp'"),
@@ -487,7 +487,7 @@ def test_what_the_engine_refuses_itself() -> None:
 )
 def test_wrong_options_are_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(EngineConfigError) as caught:
-        EngineOptions(**({"kind": "remote", "urls": ("http://gpu:9010",)} | changes)).validate()
+        EngineOptions.of(**({"kind": "remote", "urls": ("http://gpu:9010",)} | changes)).validate()
     assert said in caught.value.message
     assert KEY not in caught.value.message
 
@@ -499,7 +499,7 @@ def test_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.Lo
     file = tmp_path / "key"
     for content in ("", "\n", f"{KEY}\nmore", "schlüssel", "x" * 5000):
         file.write_text(content, encoding="utf-8")
-        with pytest.raises(EngineConfigError, match="must hold a key and nothing else") as caught:
+        with pytest.raises(EngineConfigError, match="must contain only a key") as caught:
             read_key(str(file), "engine.key_file", "SOME_VARIABLE")
         assert KEY not in caught.value.message
     file.write_text(f" {KEY}\n")

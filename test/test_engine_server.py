@@ -26,9 +26,10 @@ from robobrain_ros.engine.embedded import compat
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.http.front import HttpFront
 from robobrain_ros.engine.http.guard import PATHS, RETRY_AFTER, Guard, ServerState
+from robobrain_ros.engine.http.options import ServerOptions
 from robobrain_ros.engine.http.requests import Limits
 from robobrain_ros.engine.http.server import HTTP_PRIORITY, ServedEngine
-from robobrain_ros.engine.options import EngineOptions, ServerOptions
+from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.remote.data_url import data_url
 from robobrain_ros.engine.runtime import LoopThread
 from robobrain_ros.engine.supervisor import Patience, Supervisor
@@ -58,7 +59,7 @@ class Served:
         server = ServerOptions(
             enabled=True, port=self.port, key_file=key_file, max_requests=2, max_body_mib=1, model_names=(ALIAS,)
         )
-        self.options = EngineOptions(model=str(DEMO_MODEL), max_num_seqs=4)
+        self.options = EngineOptions.of(model=str(DEMO_MODEL), max_num_seqs=4)
         self.front = HttpFront(server, self.options)
         self.state = self.front.state
         self.engine: ServedEngine | None = None
@@ -417,8 +418,8 @@ def test_wrong_options_are_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(EngineConfigError) as caught:
         ServerOptions(**({"enabled": True} | changes)).validate(EngineOptions(model="x"))
     assert said in caught.value.message
-    remote = EngineOptions(kind="remote", urls=("http://gpu",))
-    with pytest.raises(EngineConfigError, match="has servers already"):
+    remote = EngineOptions.of(kind="remote", urls=("http://gpu",))
+    with pytest.raises(EngineConfigError, match="needs the embedded engine"):
         ServerOptions(enabled=True).validate(remote)
 
 

@@ -20,8 +20,9 @@ from robobrain_ros.engine.http import guard as server_guard
 from robobrain_ros.engine.http.connections import LARGEST_HEADER
 from robobrain_ros.engine.http.front import HttpFront
 from robobrain_ros.engine.http.guard import Rates
+from robobrain_ros.engine.http.options import ServerOptions
 from robobrain_ros.engine.http.requests import Limits
-from robobrain_ros.engine.options import EngineOptions, ServerOptions
+from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.runtime import LoopThread
 from robobrain_ros.ros.model import Model, ModelSettings
 

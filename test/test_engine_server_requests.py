@@ -19,7 +19,8 @@ from robobrain_ros.core.imaging import FittedSize
 from robobrain_ros.core.plans.schema import plan_form
 from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.core.query import Task
-from robobrain_ros.engine.http.requests import ROUTES, Limits, RequestError, checked_body
+from robobrain_ros.engine.http.checks import RequestError
+from robobrain_ros.engine.http.requests import ROUTES, Limits, checked_body
 from robobrain_ros.engine.http.schemas import check_regex, check_schema, check_structured_outputs
 
 LIMITS = Limits(max_model_len=1000, max_answers=2, max_images=2, max_pixels=100_000, max_body=1 << 20, names=("m", "alias"))

@@ -21,7 +21,7 @@ from robobrain_ros.errors import EngineFailedError
 
 START = 280.0
 SIDE = 224
-OPTIONS = EngineOptions(model=str(DEMO_MODEL), stall_timeout=6.0, image_cache_mib=1, max_pixels=SIDE * SIDE, max_num_seqs=4)
+OPTIONS = EngineOptions.of(model=str(DEMO_MODEL), stall_timeout=6.0, image_cache_mib=1, max_pixels=SIDE * SIDE, max_num_seqs=4)
 
 
 class Running:
@@ -70,7 +70,7 @@ def test_prepared_images_keep_to_their_memory(running: Running) -> None:
     cache = running.made[-1].vllm.renderer.mm_processor_cache._cache
     bound = 3 << 20  # An image of engine.max_pixels has 1.2 MB at most.
     assert cache.maxsize <= bound
-    assert running.info.details["image_cache"] == "at most 3 MiB a process"
+    assert running.info.details["image_cache"] == "at most 3 MiB per process"
     for number in range(40):
         running.wait(running.answer(number, seed=number))
     assert 0 < cache.currsize <= bound

@@ -72,7 +72,7 @@ def test_the_queue_is_bounded_and_each_waiting_request_is_served() -> None:
         readers = [asyncio.ensure_future(read(supervisor, ask(number))) for number in range(3)]
         await until(lambda: supervisor.health().waiting == 2)
         assert engine.running == {"request-0"}
-        with pytest.raises(BusyError, match="2 requests wait already"):
+        with pytest.raises(BusyError, match="2 requests are waiting already"):
             await read(supervisor, ask(3))
         gate.set()
         assert await asyncio.gather(*readers) == ["done"] * 3

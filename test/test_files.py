@@ -67,7 +67,7 @@ def test_a_regular_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
 
 
 def remote(path: str) -> Any:
-    return make_client(EngineOptions(kind="remote", ca_file=path), "https://localhost:1/v1", "")
+    return make_client(EngineOptions.of(kind="remote", ca_file=path), "https://localhost:1/v1", "")
 
 
 READERS: list[Callable[[str], Any]] = [

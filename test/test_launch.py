@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import rclpy
-from ament_index_python.packages import get_packages_with_prefixes
+from ament_index_python.packages import get_package_share_directory, get_packages_with_prefixes
 from lifecycle_msgs.srv import GetState
 from rcl_interfaces.srv import GetParameters
 from rclpy.executors import SingleThreadedExecutor
@@ -146,19 +146,34 @@ def test_arguments_reach_the_node_and_an_interruption_leaves_nothing(client: Cli
     assert not re.search(r"\[DEBUG\].*\[rcl\]", it.said()), "rcl's lines would bury the node's"
 
 
-def test_a_named_model_brings_its_settings_below_those_of_a_file(client: Client, tmp_path: Path) -> None:
-    """But for what it is: a copy of the default file, with an empty name, does not unload it."""
+def test_a_preset_applies_below_the_parameter_file(client: Client, tmp_path: Path) -> None:
+    """A value of the file counts as set, even if it equals the default. An empty quantization stands for the preset's."""
     file = tmp_path / "parameters.yaml"
-    copied = {"max_model_len": 4096, "model": "", "quantization": ""}
-    said = "".join(f"      {name}: {value!r}\n" for name, value in copied.items())
-    file.write_text(f"/**:\n  ros__parameters:\n    model_can_think: auto\n    engine:\n{said}")
-    names = "engine.model", "engine.quantization", "engine.max_model_len", "engine.max_num_seqs", "model_can_think"
+    values = {"max_model_len": 4096, "max_num_seqs": 16, "model": "", "quantization": ""}
+    lines = "".join(f"      {name}: {value!r}\n" for name, value in values.items())
+    file.write_text(f"/**:\n  ros__parameters:\n    engine:\n{lines}")
+    names = "engine.model", "engine.quantization", "engine.max_model_len", "engine.max_num_seqs"
     node = "/launched_model/robobrain"
-    arguments = ["namespace:=launched_model", "model:=RoboBrain2.0-32b-fp8", "autostart:=false"]
+    arguments = ["namespace:=launched_model", "model:=robobrain2.0-32b-fp8", "autostart:=false"]
     with launched(tmp_path / "log", "robobrain.launch.py", *arguments):
-        assert client.parameters(node, *names) == ["BAAI/RoboBrain2.0-32B", "fp8_per_tensor", 8192, 8, "yes"]
+        assert client.parameters(node, *names) == ["robobrain2.0-32b-fp8", "fp8_per_tensor", 8192, 8]
     with launched(tmp_path / "log", "robobrain.launch.py", *arguments, f"params_file:={file}"):
-        assert client.parameters(node, *names) == ["BAAI/RoboBrain2.0-32B", "fp8_per_tensor", 4096, 8, "yes"]
+        assert client.parameters(node, *names) == ["robobrain2.0-32b-fp8", "fp8_per_tensor", 4096, 16]
+
+
+def test_a_users_own_model_file_is_found_by_its_name(client: Client, tmp_path: Path) -> None:
+    own = Path(get_package_share_directory("robobrain_ros")) / "config" / "models" / "test_of_an_own_model.yaml"
+    own.parent.mkdir(exist_ok=True)
+    own.write_text("/**:\n  ros__parameters:\n    engine:\n      model: /models/own\n      max_num_seqs: 5\n")
+    file = tmp_path / "parameters.yaml"
+    file.write_text("/**:\n  ros__parameters:\n    engine:\n      model: ''\n      seed: 5\n")
+    arguments = ["namespace:=launched_own", "model:=Test_of_an_own_model", "autostart:=false", f"params_file:={file}"]
+    try:
+        with launched(tmp_path / "log", "robobrain.launch.py", *arguments):
+            names = "engine.model", "engine.max_num_seqs", "engine.seed"
+            assert client.parameters("/launched_own/robobrain", *names) == ["/models/own", 5, 5]
+    finally:
+        own.unlink()
 
 
 def test_the_parameter_file_counts_where_no_argument_is_given(client: Client, tmp_path: Path) -> None:

@@ -1,15 +1,13 @@
-"""The named models: their files load, their figures are those of the real architectures, and each way of naming them agrees."""
+"""The presets: their figures are those of the real architectures, and one rule decides which value applies."""
 
 import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
-import yaml
 
-from robobrain_ros.engine import presets as models
+from robobrain_ros.engine import presets
 from robobrain_ros.engine.embedded.checkpoint import find_checkpoint
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
@@ -25,38 +23,39 @@ PUBLISHED = {
 """Parameters, as the hub counts them in the checkpoints' files."""
 
 
-def parameters_of(path: Path) -> dict[str, Any]:
-    """A model file's parameters by their full names."""
-    said = yaml.safe_load(path.read_text(encoding="utf-8"))["/**"]["ros__parameters"]
-    return {f"engine.{name}": value for name, value in said.pop("engine").items()} | said
-
-
-def test_every_model_has_its_file_and_no_file_is_without_a_model(repository: Path) -> None:
-    files = {path.stem: path.read_text(encoding="utf-8") for path in (repository / "config" / "models").iterdir()}
-    assert files == {model.name: models.to_yaml(model) for model in models.MODELS}, (
-        "run: python -m robobrain_ros.engine.presets yaml config/models"
-    )
-
-
-@pytest.mark.parametrize("model", models.MODELS, ids=lambda model: model.name)
-def test_a_model_file_holds_parameters_of_the_table_with_values_that_they_may_have(
-    repository: Path, model: models.KnownModel
-) -> None:
+@pytest.mark.parametrize("preset", presets.PRESETS, ids=lambda preset: preset.name)
+def test_a_preset_has_values_that_the_parameters_accept(preset: presets.ModelPreset) -> None:
     known = {parameter.name: parameter for parameter in table()}
-    values = parameters_of(repository / "config" / "models" / f"{model.name}.yaml")
-    for name, value in values.items():
-        assert name in known
-        assert type(value) is type(known[name].default)
-        assert known[name].fault(value) == ""
-    options = EngineOptions(**{name.removeprefix("engine."): value for name, value in values.items() if "engine." in name})
+    for name, value in preset.engine_options().items():
+        parameter = known[f"engine.{name}"]
+        assert type(value) is type(parameter.default)
+        assert parameter.fault(value) == ""
+    options = presets.resolve_options({"model": preset.name})
     options.validate()
-    # Without launch, the name alone gives the same.
-    assert models.with_known_model(EngineOptions(model=model.name)) == options
-    assert (values["model_can_think"] == "yes") == models.can_think(model.name) == models.can_think(options.model)
+    assert {name: options.value(name) for name in preset.engine_options()} == preset.engine_options()
+    assert preset.can_think == presets.can_think(preset.name) == presets.can_think(options.model)
 
 
-@pytest.mark.parametrize("model", [model for model in models.MODELS if model.quantization], ids=lambda model: model.name)
-def test_vllm_makes_the_layers_of_a_dense_model_smaller_by_that_quantization(model: models.KnownModel) -> None:
+@pytest.mark.parametrize("value", [15, 16, 17])
+def test_an_explicit_value_overrides_the_preset_even_if_it_equals_the_default(value: int) -> None:
+    assert EngineOptions().max_num_seqs == 16
+    assert presets.resolve_options({"model": "robobrain2.0-32b", "max_num_seqs": value}).max_num_seqs == value
+    assert presets.resolve_options({"model": "robobrain2.0-32b"}).max_num_seqs == 8
+
+
+def test_an_empty_quantization_leaves_the_choice_to_the_preset() -> None:
+    """A copy of config/robobrain.yaml holds it, and must not load the unquantized model."""
+    options = presets.resolve_options({"model": "robobrain2.0-32b-fp8", "quantization": ""})
+    assert options.embedded.quantization == "fp8_per_tensor"
+
+
+def test_a_remote_engine_has_no_preset() -> None:
+    options = presets.resolve_options({"kind": "remote", "model": "robobrain2.0-32b", "urls": ("http://gpu:9010/v1",)})
+    assert (options.model, options.max_num_seqs) == ("robobrain2.0-32b", 16)
+
+
+@pytest.mark.parametrize("model", [model for model in presets.PRESETS if model.quantization], ids=lambda model: model.name)
+def test_vllm_makes_the_layers_of_a_dense_model_smaller_by_that_quantization(model: presets.ModelPreset) -> None:
     """There are kinds that make only experts smaller, which RoboBrain has none of."""
     from vllm.config.quantization import resolve_quantization_config
 
@@ -67,27 +66,27 @@ def test_vllm_makes_the_layers_of_a_dense_model_smaller_by_that_quantization(mod
 
 
 def test_what_has_to_be_made_first_says_where_that_stands() -> None:
-    with pytest.raises(EngineConfigError, match=r"~/models/RoboBrain2\.0-32B-W8A16 is not a folder .* docs/how-to/models\.md"):
-        find(models.with_known_model(EngineOptions(model="robobrain2.0-32b-w8a16")).model)
+    with pytest.raises(EngineConfigError, match=r"RoboBrain2\.0-32B-W8A16 is neither a folder .* docs/how-to/models\.md"):
+        find(presets.resolve_options({"model": "robobrain2.0-32b-w8a16"}).model)
 
 
 def test_the_documentation_has_the_table(repository: Path) -> None:
     text = (repository / "docs" / "reference" / "models.md").read_text(encoding="utf-8")
-    assert models.to_markdown() in text, "python -m robobrain_ros.engine.presets markdown prints it"
+    assert presets.to_markdown() in text, "python -m robobrain_ros.engine.presets prints it"
 
 
-@pytest.mark.parametrize("name", models.ARCHITECTURES)
+@pytest.mark.parametrize("name", presets.ARCHITECTURES)
 def test_parameters_are_as_many_as_published(name: str) -> None:
-    assert models.ARCHITECTURES[name].parameters == PUBLISHED[name]
+    assert presets.ARCHITECTURES[name].parameters == PUBLISHED[name]
 
 
 def test_figures_by_hand() -> None:
     """The 7B, whose numbers are easily checked: 28 layers, 4 heads of keys and values of 128 numbers, 2 bytes each."""
-    shape = models.ARCHITECTURES["qwen2.5-vl-7b"]
+    shape = presets.ARCHITECTURES["qwen2.5-vl-7b"]
     assert shape.kv_bytes_per_token == 2 * 28 * 4 * 128 * 2 == 57344
     assert shape.weight_bytes() == 2 * PUBLISHED["qwen2.5-vl-7b"]
     assert shape.weight_bytes(8) == shape.weight_bytes() - shape.linear_parameters
-    plain, quantized = models.find_model("robobrain2.0-32b"), models.find_model("RoboBrain2.0-32B-FP8")
+    plain, quantized = presets.find_preset("robobrain2.0-32b"), presets.find_preset("RoboBrain2.0-32B-FP8")
     assert plain is not None
     assert quantized is not None
     assert (plain.card_gb(), quantized.card_gb()) == (80, 48)
@@ -95,29 +94,29 @@ def test_figures_by_hand() -> None:
 
 
 def test_what_the_user_sets_stays() -> None:
-    options = models.with_known_model(EngineOptions(model="robobrain2.0-32b-fp8", max_model_len=4096, tensor_parallel_size=2))
-    assert (options.model, options.quantization) == ("BAAI/RoboBrain2.0-32B", "fp8_per_tensor")
-    assert (options.max_model_len, options.max_num_seqs, options.tensor_parallel_size) == (4096, 8, 2)
+    options = presets.resolve_options({"model": "robobrain2.0-32b-fp8", "max_model_len": 4096, "tensor_parallel_size": 2})
+    assert (options.model, options.embedded.quantization) == ("BAAI/RoboBrain2.0-32B", "fp8_per_tensor")
+    assert (options.embedded.max_model_len, options.max_num_seqs, options.embedded.tensor_parallel_size) == (4096, 8, 2)
 
 
 @pytest.mark.parametrize("name", ["BAAI/RoboBrain2.0-7B", "/models/robobrain2.0-7b", "", "my-model"])
 def test_other_names_are_left_alone(name: str) -> None:
-    assert models.with_known_model(EngineOptions(model=name)) == EngineOptions(model=name)
+    assert presets.resolve_options({"model": name}) == EngineOptions.of(model=name)
 
 
 def test_a_misspelt_name_gets_the_nearest() -> None:
-    with pytest.raises(EngineConfigError, match=r"no model robobrain2\.0-7b-fp16\. Did you mean robobrain2\.0-7b-"):
-        models.with_known_model(EngineOptions(model="robobrain2.0-7b-fp16"))
+    with pytest.raises(EngineConfigError, match=r"no preset robobrain2\.0-7b-fp16\. Did you mean robobrain2\.0-7b-"):
+        presets.resolve_options({"model": "robobrain2.0-7b-fp16"})
 
 
 def test_a_folder_of_such_a_name_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "robobrain-tuned").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert models.with_known_model(EngineOptions(model="robobrain-tuned")).model == "robobrain-tuned"
+    assert presets.resolve_options({"model": "robobrain-tuned"}).model == "robobrain-tuned"
 
 
 def find(model: str) -> Path:
-    return find_checkpoint(EngineOptions(model=model, load_format="dummy"), lambda progress: None).path
+    return find_checkpoint(EngineOptions.of(model=model, load_format="dummy"), lambda progress: None).path
 
 
 def test_names_are_modelscopes_where_vllms_switch_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +135,7 @@ def test_names_are_modelscopes_where_vllms_switch_says_so(tmp_path: Path, monkey
     monkeypatch.setenv("VLLM_USE_MODELSCOPE", "true")
     monkeypatch.setitem(sys.modules, "modelscope", stand_in)
     assert find("BAAI/RoboBrain2.0-7B") == tmp_path
-    with pytest.raises(EngineConfigError, match="cannot be had from ModelScope \\(no route\\)"):
+    with pytest.raises(EngineConfigError, match="cannot be downloaded from ModelScope \\(no route\\)"):
         find("BAAI/Nothing")
     assert asked == [("BAAI/RoboBrain2.0-7B", False), ("BAAI/Nothing", False)]
 
@@ -161,9 +160,9 @@ def test_modelscope_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyP
     ],
 )
 def test_a_checkpoint_is_served_under_the_names_of_flagrelease(model: str, name: str) -> None:
-    assert name in models.served_names(model)
+    assert name in presets.served_names(model)
 
 
 def test_other_checkpoints_have_no_further_names() -> None:
     for model in ("BAAI/RoboBrain2.0-3B", "BAAI/RoboBrain2.5-4B", "Qwen/Qwen2.5-VL-7B-Instruct", "", "/models"):
-        assert models.served_names(model) == ()
+        assert presets.served_names(model) == ()

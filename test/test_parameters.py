@@ -14,7 +14,8 @@ from rclpy.parameter import Parameter as RosParameter
 from ros_rig import Rig, rig, scripted
 from test_ros_program import start
 
-from robobrain_ros.engine.options import SERVER_PREFIX, EngineOptions, ServerOptions, public_name
+from robobrain_ros.engine.http.options import ServerOptions
+from robobrain_ros.engine.options import SERVER_PREFIX, option_fields, public_name
 from robobrain_ros.ros.node import RoboBrainNode
 from robobrain_ros.ros.parameters.documents import to_markdown, to_yaml
 from robobrain_ros.ros.parameters.parameter import Applies, Parameter
@@ -51,7 +52,7 @@ def test_the_documentation_is_written_from_the_table(repository: Path) -> None:
 
 def test_every_option_of_the_engine_is_a_parameter_with_its_bounds() -> None:
     by_name = {parameter.name: parameter for parameter in table()}
-    options = [(public_name(field.name), field) for field in dataclasses.fields(EngineOptions)]
+    options = [(public_name(keyword), field) for keyword, field in option_fields().items()]
     options += [(f"{SERVER_PREFIX}{field.name}", field) for field in dataclasses.fields(ServerOptions)]
     for name, field in options:
         parameter = by_name[name]
@@ -118,9 +119,9 @@ def test_an_unconfigured_node_refuses_wrong_values_and_takes_right_ones(name: st
 def test_what_yaml_makes_of_on_and_off_is_understood(given: Any, meant: str) -> None:
     """``mode: on`` in a file, ``-p flagos.mode:=on`` and ``ros2 param set`` give booleans."""
     with rig(lambda: pytest.fail("no engine is needed"), autostart=False, flagos__mode=given) as it:
-        assert it.node._settings.engine_options().flagos_mode == meant
+        assert it.node._settings.engine_options().flagos.mode == meant
         assert it.set_parameter("flagos.mode", meant != "on").successful
-        assert it.node._settings.engine_options().flagos_mode == ("off" if meant == "on" else "on")
+        assert it.node._settings.engine_options().flagos.mode == ("off" if meant == "on" else "on")
         refused = it.set_parameter("flagos.mode", 5)
         assert not refused.successful
         assert refused.reason == "flagos.mode is 5; it must be one of auto, on, off."

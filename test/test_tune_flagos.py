@@ -10,27 +10,17 @@ from typing import Any
 import pytest
 from flagos_rig import stand_in
 
-from robobrain_ros.cli.tune_flagos import (
-    OperatorVerdict,
-    Questions,
-    Settings,
-    State,
-    Tuner,
-    choose_way,
-    interval_of_median,
-    measure,
-    parse_options,
-    table,
-    tune,
-)
+from robobrain_ros.cli.operator_tuner import Questions, Settings, State, Tuner, measure
+from robobrain_ros.cli.operator_verdicts import OperatorVerdict, choose_way, interval_of_median, table
+from robobrain_ros.cli.tune_flagos import parse_options, tune
 from robobrain_ros.core.imaging import PixelBudget
 from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
 from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, EngineHealth, EngineInfo, Generation, ProgressCallback
 from robobrain_ros.engine.embedded.checkpoint import read_checkpoint
-from robobrain_ros.engine.embedded.engine import Written
-from robobrain_ros.engine.flagos import choice as flagos
-from robobrain_ros.engine.flagos import tune_file as flagos_tuning
+from robobrain_ros.engine.embedded.measuring import Measured
+from robobrain_ros.engine.flagos import decision, tune_file
+from robobrain_ros.engine.flagos.choice import Operators
 from robobrain_ros.engine.flagos.tune_file import Key
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
@@ -41,12 +31,12 @@ def test_the_right_and_quick_operator_is_kept_and_auto_uses_it(tmp_path: Path) -
     """One operator is faster than PyTorch's, one slower, one wrong, one ends the engine."""
     model = make_random_checkpoint(tmp_path / "checkpoint")
     behaviour = {"argmax": "native slow", "gelu": "slow", "embedding": "wrong", "gems_silu_and_mul": "crash"}
-    options = EngineOptions(model=str(model), flagos_mode="on", flagos_tune_file=str(tmp_path / "flagos.json"))
+    options = EngineOptions.of(model=str(model), flagos_mode="on", flagos_tune_file=str(tmp_path / "flagos.json"))
     said: list[str] = []
     with stand_in(tmp_path, behaviour):
         tuned = asyncio.run(tune(options, Settings(pairs=4, scenes=1, tokens=6, size=(224, 224)), said.append))
-        auto = flagos.choose(
-            EngineOptions(model=str(model), flagos_tune_file=options.flagos_tune_file), read_checkpoint(model, local=True)
+        auto = decision.choose(
+            EngineOptions.of(model=str(model), flagos_tune_file=options.flagos.tune_file), read_checkpoint(model, local=True)
         )
     words = {str(row["name"]): str(row["word"]) for row in tuned.table}
     assert words["argmax"] == "not slower"
@@ -56,15 +46,15 @@ def test_the_right_and_quick_operator_is_kept_and_auto_uses_it(tmp_path: Path) -
     assert words[f"{len(tuned.operators)} together"] == "not slower"
     assert tuned.operators[0] == "argmax"
     assert set(tuned.operators) <= {"argmax", "silu"}
-    assert (auto.active, auto.include) == (True, tuned.operators)
+    assert (auto.operators, auto.include) == (Operators.OURS, tuned.operators)
     assert any(line.startswith("flagos.mode auto will use argmax") for line in said)
     assert not (tmp_path / "flagos.json.state").exists()
 
 
 def test_where_there_is_nothing_to_measure_it_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flagos, "installed", lambda: False)
+    monkeypatch.setattr(decision, "installed", lambda: False)
     with pytest.raises(EngineConfigError, match="FlagGems cannot be measured here: flag-gems is not installed"):
-        asyncio.run(tune(EngineOptions(model=str(tmp_path)), Settings(), print))
+        asyncio.run(tune(EngineOptions.of(model=str(tmp_path)), Settings(), print))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +94,7 @@ class ScriptedTuner(Tuner):
 class AnsweringEngine:
     """Writes two tokens, free or held to a form; what the operators in use do to them, a test says."""
 
-    def __init__(self, effects: dict[str, Callable[[Written], Written]]) -> None:
+    def __init__(self, effects: dict[str, Callable[[Measured], Measured]]) -> None:
         self.effects = effects
         self.names: Sequence[str] = ()
 
@@ -117,8 +107,8 @@ class AnsweringEngine:
     async def use_flagos(self, names: Sequence[str]) -> None:
         self.names = names
 
-    async def write(self, generation: Generation, probabilities: bool = False) -> Written:
-        written = Written((3, 4), (-0.1, -0.2), 1.0, 2.0)
+    async def measure(self, generation: Generation, probabilities: bool = False) -> Measured:
+        written = Measured((3, 4), (-0.1, -0.2), 1.0, 2.0)
         for name in self.names if generation.constraint else ():
             written = self.effects[name](written)
         return written
@@ -133,7 +123,7 @@ class AnsweringEngine:
         (lambda written: written, ""),
     ],
 )
-def test_answers_that_are_held_to_a_form_are_compared_too(effect: Callable[[Written], Written], fault: str) -> None:
+def test_answers_that_are_held_to_a_form_are_compared_too(effect: Callable[[Measured], Measured], fault: str) -> None:
     settings = Settings(pairs=1, scenes=1, size=(224, 224))
     budget = PixelBudget.within(DEFAULT_MAX_PIXELS, 0, 0, 28)
     made: Any = AnsweringEngine({"argmax": effect})
@@ -231,4 +221,4 @@ def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_default_file_is_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert flagos_tuning.tune_file(EngineOptions()) == Path("/somewhere/robobrain_ros/flagos.json")
+    assert tune_file.tune_file(EngineOptions()) == Path("/somewhere/robobrain_ros/flagos.json")

@@ -243,10 +243,10 @@ def _count(text: str) -> int:
 def _engine_option(text: str) -> tuple[str, Any]:
     import yaml
 
-    from robobrain_ros.engine.options import EngineOptions
+    from robobrain_ros.engine.options import option_fields
 
     name, separator, value = text.partition("=")
-    if not separator or name not in EngineOptions.__dataclass_fields__ or name == "model":
+    if not separator or name not in option_fields() or name == "model":
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE with the name of an option")
     return name, yaml.safe_load(value)
 

@@ -1,7 +1,10 @@
-"""Network addresses: which ones belong to this machine, and which ones count as one client."""
+"""Network addresses: which ones belong to this machine, which ones count as one client, and the URLs of servers."""
 
 import ipaddress
 from typing import Any
+from urllib.parse import urlsplit
+
+from robobrain_ros.errors import EngineConfigError
 
 
 def is_loopback(host: str) -> bool:
@@ -28,3 +31,26 @@ def client_of(address: Any) -> str:
             return str(ip.ipv4_mapped)
         return str(ipaddress.ip_network((int(ip) >> 64 << 64, 64)))
     return str(ip)
+
+
+def base_url(url: str) -> str:
+    """Return the URL below which a server's API lies: with /v1 if the URL has no path."""
+    parts = urlsplit(url.strip())
+    return f"{parts.scheme.lower()}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
+
+
+def check_server_url(url: str) -> None:
+    """Check a URL of ``engine.urls``.
+
+    :raises EngineConfigError: it is malformed, or holds more than an address.
+    """
+    try:
+        parts = urlsplit(url.strip())
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        parts, host = urlsplit(""), None
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        # The message does not repeat the URL, because it may hold a key.
+        raise EngineConfigError("engine.urls contains more than addresses. Put a key into engine.key_file.")
+    if parts.scheme.lower() not in ("http", "https") or not host:
+        raise EngineConfigError(f"engine.urls: {url!r} is not the address of a server. Write it like http://gpu:9010/v1.")

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -111,15 +111,22 @@ class EngineInfo:
     count_tokens: Callable[[str], int] | None = field(default=None, compare=False, repr=False)
 
 
+EngineState = Literal["stopped", "loading", "ready", "failed", "restarting"]
+
+
 @dataclass(frozen=True)
 class EngineHealth:
-    """The engine's present state: ``state`` is one of "stopped", "loading", "ready", "failed", "restarting".
+    """The present state of an engine.
 
-    ``warning``: what works otherwise than was asked for, and what to do, as a sentence. ``flagos_active``: whether FlagGems
-    operators are in it; None: as its `EngineInfo` says. ``flagos_operators``: those that have run in it so far.
+    :param message: the state as a sentence for people.
+    :param running: number of requests that the engine computes; ``waiting``: number of requests that wait for it.
+    :param restarts: how often the engine was restarted.
+    :param warning: a sentence about what does not work as requested, and what to do; empty: everything does.
+    :param flagos_active: whether operators of FlagGems are in use; None: as in `EngineInfo`.
+    :param flagos_operators: operators of FlagGems that have run so far.
     """
 
-    state: str
+    state: EngineState
     message: str
     running: int = 0
     waiting: int = 0

@@ -22,7 +22,7 @@ def put(values: Mapping[str, str | None]) -> None:
 
 
 def go_offline() -> None:
-    """Nothing is to be fetched, so nothing may wait for a network that is not there."""
+    """Disable downloads from the hub, so that nothing waits for a missing network."""
     from huggingface_hub import constants
 
     if not constants.HF_HUB_OFFLINE and OFFLINE_VARIABLE not in os.environ:

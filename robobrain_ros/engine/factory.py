@@ -2,7 +2,8 @@
 
 from robobrain_ros.engine.base import Engine
 from robobrain_ros.engine.http.front import HttpFront
-from robobrain_ros.engine.options import EngineOptions, ServerOptions
+from robobrain_ros.engine.http.options import ServerOptions
+from robobrain_ros.engine.options import EngineOptions
 
 
 def make_engine(options: EngineOptions, front: HttpFront | None = None) -> Engine:

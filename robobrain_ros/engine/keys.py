@@ -27,14 +27,14 @@ def read_key(path: str, option: str, variable: str) -> str:
     except (UnreadableFileError, RuntimeError) as error:  # RuntimeError: ~user of no known user.
         raise EngineConfigError(f"{option}: {path} cannot be read ({error}).") from error
     if file.mode & (stat.S_IRGRP | stat.S_IROTH):
-        _log.warning("%s: others can read %s; chmod 600 keeps the key to you.", option, path)
+        _log.warning("%s: other users can read %s. Run chmod 600 on it.", option, path)
     return _checked(file.content.decode("latin-1"), f"{option}: {path}")
 
 
 def _checked(text: str, where: str) -> str:
     key = text.strip()
     if not key or len(text) > _LONGEST or not all("!" <= letter <= "~" for letter in key):
-        raise EngineConfigError(f"{where} must hold a key and nothing else: one line of ASCII letters without blanks.")
+        raise EngineConfigError(f"{where} must contain only a key: one line of ASCII characters without spaces.")
     return key
 
 

@@ -1,14 +1,11 @@
-"""The checkpoints that have a name here: what each is, what memory it takes, and the settings to begin with.
+"""Presets: checkpoints with a short name, their memory, and the engine options that suit them.
 
-From this table come the files of config/models/ and the table of docs/reference/models.md::
-
-    python -m robobrain_ros.engine.presets yaml config/models
-    python -m robobrain_ros.engine.presets markdown
+``python -m robobrain_ros.engine.presets`` prints the table of docs/reference/models.md.
 """
 
 import difflib
-import sys
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +123,7 @@ ARCHITECTURES = {
 
 
 @dataclass(frozen=True)
-class KnownModel:
+class ModelPreset:
     """A checkpoint with a name.
 
     :param checkpoint: its name on the hub; or, of one that is to be made first, the folder where docs/how-to/models.md has it.
@@ -197,31 +194,31 @@ SERVED_NAMES = {
 }
 """By architecture: under which names FlagRelease and FlagScale serve a model, in any of its quantizations."""
 
-MODELS = (
-    KnownModel("robobrain2.0-3b", "BAAI/RoboBrain2.0-3B", "qwen2.5-vl-3b", False),
-    KnownModel("robobrain2.0-3b-fp8", "BAAI/RoboBrain2.0-3B", "qwen2.5-vl-3b", False, _FP8, 8, note=_NOT_PUBLISHED),
-    KnownModel(
+PRESETS = (
+    ModelPreset("robobrain2.0-3b", "BAAI/RoboBrain2.0-3B", "qwen2.5-vl-3b", False),
+    ModelPreset("robobrain2.0-3b-fp8", "BAAI/RoboBrain2.0-3B", "qwen2.5-vl-3b", False, _FP8, 8, note=_NOT_PUBLISHED),
+    ModelPreset(
         "robobrain2.0-3b-w8a16", "~/models/RoboBrain2.0-3B-W8A16", "qwen2.5-vl-3b", False, bits=8, note=_TO_BE_MADE
     ),
-    KnownModel("robobrain2.0-7b", "BAAI/RoboBrain2.0-7B", "qwen2.5-vl-7b", True),
-    KnownModel("robobrain2.0-7b-fp8", "BAAI/RoboBrain2.0-7B-FP8", "qwen2.5-vl-7b", True, bits=8),
-    KnownModel("robobrain2.0-7b-w8a16", "BAAI/RoboBrain2.0-7B-W8A16", "qwen2.5-vl-7b", True, bits=8),
-    KnownModel("robobrain2.0-32b", "BAAI/RoboBrain2.0-32B", "qwen2.5-vl-32b", True, max_num_seqs=8),
-    KnownModel(
+    ModelPreset("robobrain2.0-7b", "BAAI/RoboBrain2.0-7B", "qwen2.5-vl-7b", True),
+    ModelPreset("robobrain2.0-7b-fp8", "BAAI/RoboBrain2.0-7B-FP8", "qwen2.5-vl-7b", True, bits=8),
+    ModelPreset("robobrain2.0-7b-w8a16", "BAAI/RoboBrain2.0-7B-W8A16", "qwen2.5-vl-7b", True, bits=8),
+    ModelPreset("robobrain2.0-32b", "BAAI/RoboBrain2.0-32B", "qwen2.5-vl-32b", True, max_num_seqs=8),
+    ModelPreset(
         "robobrain2.0-32b-fp8", "BAAI/RoboBrain2.0-32B", "qwen2.5-vl-32b", True, _FP8, 8, max_num_seqs=8, note=_NOT_PUBLISHED
     ),
-    KnownModel(
+    ModelPreset(
         "robobrain2.0-32b-w8a16", "~/models/RoboBrain2.0-32B-W8A16", "qwen2.5-vl-32b", True, bits=8, max_num_seqs=8,
         note=_TO_BE_MADE,
     ),
-    KnownModel("robobrain2.5-4b", "BAAI/RoboBrain2.5-4B", "qwen3-vl-4b", False),
-    KnownModel("robobrain2.5-8b", "BAAI/RoboBrain2.5-8B-NV", "qwen3-vl-8b", False),
+    ModelPreset("robobrain2.5-4b", "BAAI/RoboBrain2.5-4B", "qwen3-vl-4b", False),
+    ModelPreset("robobrain2.5-8b", "BAAI/RoboBrain2.5-8B-NV", "qwen3-vl-8b", False),
 )  # fmt: skip
 
 
-def find_model(name: str) -> KnownModel | None:
+def find_preset(name: str) -> ModelPreset | None:
     """The model of that name, in capitals or not; None: it is none of these."""
-    return next((model for model in MODELS if model.name == name.strip().lower()), None)
+    return next((preset for preset in PRESETS if preset.name == name.strip().lower()), None)
 
 
 def served_names(model: str) -> tuple[str, ...]:
@@ -230,7 +227,7 @@ def served_names(model: str) -> tuple[str, ...]:
     :param model: as of `EngineOptions`.
     """
     name = Path(model).name.lower()
-    known = next((it for it in MODELS if Path(it.checkpoint).name.lower() == name or it.name == name), None)
+    known = next((it for it in PRESETS if Path(it.checkpoint).name.lower() == name or it.name == name), None)
     if known is not None:
         return SERVED_NAMES.get(known.architecture, ())
     named = {served.lower() for served in (name, name.removesuffix("-flagos"))}
@@ -239,96 +236,69 @@ def served_names(model: str) -> tuple[str, ...]:
 
 def can_think(model: str) -> bool | None:
     """Whether a model, by its name here or on the hub, was trained to think; None: unknown."""
-    named = find_model(model)
-    found = named or next((known for known in MODELS if known.checkpoint == model), None)
+    named = find_preset(model)
+    found = named or next((known for known in PRESETS if known.checkpoint == model), None)
     return None if found is None else found.can_think
 
 
-def with_known_model(options: EngineOptions) -> EngineOptions:
-    """The options with a name of this table replaced by its checkpoint, and, where an option is at its default, its own value.
+def resolve_options(explicit: Mapping[str, Any]) -> EngineOptions:
+    """Return the engine's options: explicit values first, then the preset that `model` names, then the defaults.
 
-    :raises EngineConfigError: the name looks like one of these and is none.
+    This is the only place where presets apply. An empty ``quantization`` counts as not set, because it stands for "as the model".
+    Presets do not apply to remote engines.
+
+    :param explicit: the options that a user set, by the names of `EngineOptions`. A value equal to the default is explicit, too.
+    :raises EngineConfigError: the model's name resembles a preset's name, but no preset has it.
+    :raises TypeError: `EngineOptions` has no such option.
     """
-    known = find_model(options.model)
-    if known is None:
-        _refuse_misspelt(options.model)
+    given = {name: value for name, value in explicit.items() if is_explicit(name, value)}
+    options = EngineOptions.of(**given)
+    if options.kind == "remote":
         return options
-    defaults = {item.name: item.default for item in fields(EngineOptions)}
-    values = known.engine_options()
-    kept = {name for name in values if name != "model" and getattr(options, name) != defaults[name]}
-    return replace(options, **{name: value for name, value in values.items() if name not in kept})
+    preset = find_preset(options.model)
+    if preset is None:
+        _reject_misspelled(options.model)
+        return options
+    return EngineOptions.of(**(preset.engine_options() | given | {"model": preset.checkpoint}))
 
 
-def _refuse_misspelt(name: str) -> None:
+def is_explicit(name: str, value: Any) -> bool:
+    """Return whether a value that a user set for an option takes precedence over a preset."""
+    return name != "quantization" or value != ""
+
+
+def _reject_misspelled(name: str) -> None:
     if not name.lower().startswith("robobrain") or "/" in name or Path(name).exists():
         return
-    names = [model.name for model in MODELS]
+    names = [preset.name for preset in PRESETS]
     near = difflib.get_close_matches(name.lower(), names, n=1)
     hint = f"Did you mean {near[0]}? " if near else ""
-    raise EngineConfigError(f"engine.model: there is no model {name}. {hint}There are {', '.join(names)}.")
-
-
-def to_yaml(model: KnownModel) -> str:
-    """The contents of its file in config/models/."""
-    shape = model.shape
-    lines = [
-        f"# {model.checkpoint}, {shape.parameters / 1e9:.1f} billion parameters"
-        + (f", the language model's layers in 8 bits ({model.quantization})." if model.quantization else "."),
-        *([f"# {model.note}"] if model.note else []),
-        f"# {model.weights_gib:.1f} GiB of weights, {shape.kv_bytes_per_token / 1024:.0f} KiB of cache for a token (computed).",
-        f"# For one GPU of {model.card_gb()} GB, or two of {model.card_gb(2)} GB with tensor_parallel_size: 2.",
-        "# Written by `python -m robobrain_ros.engine.presets yaml config/models`; launch with model:=" + model.name,
-        "/**:",
-        "  ros__parameters:",
-        f'    model_can_think: "{"yes" if model.can_think else "no"}"',
-        "    engine:",
-    ]
-    lines += [f"      {name}: {_yaml_value(value)}" for name, value in model.engine_options().items()]
-    lines.append("      tensor_parallel_size: 1")
-    return "\n".join(lines) + "\n"
-
-
-def _yaml_value(value: Any) -> str:
-    return '""' if value == "" else str(value)
+    raise EngineConfigError(f"engine.model: there is no preset {name}. {hint}The presets are {', '.join(names)}.")
 
 
 def to_markdown() -> str:
-    """The table of docs/reference/models.md."""
+    """Return the table of docs/reference/models.md."""
     head = ("name", "checkpoint", "parameters", "weights", "cache of a token", "needed", "one GPU", "two GPUs", "thinks")
     rows: list[tuple[str, ...]] = []
-    for model in MODELS:
-        shape = model.shape
-        quantized = f", `{model.quantization}`" if model.quantization else ""
+    for preset in PRESETS:
+        shape = preset.shape
+        quantized = f", `{preset.quantization}`" if preset.quantization else ""
         rows.append(
             (
-                f"`{model.name}`",
-                f"{model.checkpoint}{quantized}",
+                f"`{preset.name}`",
+                f"{preset.checkpoint}{quantized}",
                 f"{shape.parameters / 1e9:.2f} · 10⁹",
-                f"{model.weights_gib:.1f} GiB",
+                f"{preset.weights_gib:.1f} GiB",
                 f"{shape.kv_bytes_per_token / 1024:.0f} KiB",
-                f"{model.needed_gib:.1f} GiB",
-                f"{model.card_gb()} GB",
-                f"{model.card_gb(2)} GB",
-                "yes" if model.can_think else "no",
+                f"{preset.needed_gib:.1f} GiB",
+                f"{preset.card_gb()} GB",
+                f"{preset.card_gb(2)} GB",
+                "yes" if preset.can_think else "no",
             )
         )
     lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
     return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]]) + "\n"
 
 
-def main() -> None:
-    """Write the files, or print the table."""
-    what, *rest = sys.argv[1:] or [""]
-    if what == "markdown" and not rest:
-        print(to_markdown(), end="")
-    elif what == "yaml" and len(rest) == 1:
-        folder = Path(rest[0])
-        folder.mkdir(parents=True, exist_ok=True)
-        for model in MODELS:
-            (folder / f"{model.name}.yaml").write_text(to_yaml(model), encoding="utf-8")
-    else:
-        sys.exit("usage: python -m robobrain_ros.engine.presets markdown | yaml FOLDER")
-
-
 if __name__ == "__main__":
-    main()
+    print(to_markdown(), end="")

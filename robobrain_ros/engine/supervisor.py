@@ -8,7 +8,16 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from robobrain_ros.bounds.deadlines import ENGINE_RELEASE
-from robobrain_ros.engine.base import Engine, EngineHealth, EngineInfo, Generation, LoadProgress, ProgressCallback, TextDelta
+from robobrain_ros.engine.base import (
+    Engine,
+    EngineHealth,
+    EngineInfo,
+    EngineState,
+    Generation,
+    LoadProgress,
+    ProgressCallback,
+    TextDelta,
+)
 from robobrain_ros.errors import (
     BusyError,
     CanceledError,
@@ -24,33 +33,33 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Patience:
-    """How long the supervisor waits for what. Seconds."""
+    """Intervals and time limits of the supervisor in seconds."""
 
     health_interval: float = 0.5
-    """Between two looks at an idle engine."""
+    """Between two health checks of an idle engine."""
     first_back_off: float = 1.0
-    """Before the engine is built again; doubled with each failure in a row."""
+    """Before the first restart. Each further failure doubles it."""
     longest_back_off: float = 60.0
     close: float = 8.0
-    """For an engine to give everything back."""
+    """Time limit for closing an engine."""
     warm_up: float = 300.0
-    """For the warm-up."""
+    """Time limit for the warm-up."""
 
 
 @dataclass
-class _Ticket:
-    """One request. All that its reader gets comes through ``arrivals``: text, then None; or the error that ends it."""
+class _AdmittedRequest:
+    """A request that was admitted. ``arrivals`` holds its text, then None, or the error that ends it."""
 
     generation: Generation
     arrivals: "asyncio.Queue[TextDelta | RoboBrainError | None]" = field(default_factory=asyncio.Queue)
-    inside: bool = False
+    in_engine: bool = False
 
 
 class Supervisor:
     """An `engine.base.Engine` around another.
 
     :param factory: makes the engine; called again after it died.
-    :param max_queued: requests that may wait while ``max_running`` are in the engine; the next is refused with `BusyError`.
+    :param max_queued: number of requests that may wait while ``max_running`` are in the engine. Further ones raise `BusyError`.
     :param max_running: requests that are in the engine at once.
     :param warm_up: runs once on each engine built, before it counts as ready.
     :param patience: waiting times.
@@ -71,9 +80,9 @@ class Supervisor:
         self._patience = patience or Patience()
         self._max_running = max_running
         self._slots = asyncio.Semaphore(max_running)
-        self._alarm = asyncio.Event()
+        self._check_now = asyncio.Event()
         self._engine: Engine | None = None
-        self._tickets: dict[str, _Ticket] = {}
+        self._admitted: dict[str, _AdmittedRequest] = {}
         self._health = EngineHealth("stopped", "The engine is not started.")
         self._restarts = 0
         self._watch: asyncio.Task[None] | None = None
@@ -86,7 +95,7 @@ class Supervisor:
         try:
             info = await self._build()
         except BaseException as error:
-            self._set_health("failed", str(error) or "Starting the engine was broken off.")
+            self._set_health("failed", str(error) or "Starting the engine was cancelled.")
             raise
         self._watch = asyncio.create_task(self._keep_alive(), name="engine-watch")
         return info
@@ -95,15 +104,15 @@ class Supervisor:
         """See `Engine.generate`; further raises `BusyError`, `NotReadyError`, `CanceledError`."""
         if self.health().state != "ready":
             raise self._unavailable()
-        if generation.request_id in self._tickets:
-            raise EngineFailedError(f"There is a request {generation.request_id} already; ids must be unique.")
-        if len(self._tickets) >= self._max_running + self._max_queued:
-            raise BusyError(f"{self._max_queued} requests wait already; ask again later, or raise max_queued.")
-        ticket = _Ticket(generation)
-        self._tickets[generation.request_id] = ticket
-        pump = asyncio.create_task(self._pump(ticket))
+        if generation.request_id in self._admitted:
+            raise EngineFailedError(f"A request {generation.request_id} exists already. Request ids must be unique.")
+        if len(self._admitted) >= self._max_running + self._max_queued:
+            raise BusyError(f"{self._max_queued} requests are waiting already. Retry later, or raise max_queued.")
+        request = _AdmittedRequest(generation)
+        self._admitted[generation.request_id] = request
+        pump = asyncio.create_task(self._pump(request))
         try:
-            while (arrival := await ticket.arrivals.get()) is not None:
+            while (arrival := await request.arrivals.get()) is not None:
                 if isinstance(arrival, RoboBrainError):
                     raise arrival
                 yield arrival
@@ -111,51 +120,51 @@ class Supervisor:
             pump.cancel()
             try:
                 await asyncio.wait({pump}, timeout=ENGINE_RELEASE)
-            finally:  # Even when the reader is cancelled meanwhile: a ticket left behind would take a place for ever.
-                del self._tickets[generation.request_id]
+            finally:  # Even if the reader is cancelled meanwhile: a request left behind would occupy a place for ever.
+                del self._admitted[generation.request_id]
 
-    async def _pump(self, ticket: _Ticket) -> None:
-        """Bring what the engine writes to the ticket's reader. Cancelling this aborts the request in the engine."""
+    async def _pump(self, request: _AdmittedRequest) -> None:
+        """Bring what the engine writes to the request's reader. Cancelling this aborts the request in the engine."""
         arrived = time.monotonic()
         try:
             async with self._slots:
                 engine = self._engine
                 if engine is None or self.health().state != "ready":
                     raise self._unavailable()
-                ticket.inside = True
+                request.in_engine = True
                 waited = time.monotonic() - arrived
-                async with aclosing(engine.generate(ticket.generation)) as stream:
+                async with aclosing(engine.generate(request.generation)) as stream:
                     async for delta in stream:
-                        ticket.arrivals.put_nowait(replace(delta, queue_time=delta.queue_time + waited))
-            ticket.arrivals.put_nowait(None)
+                        request.arrivals.put_nowait(replace(delta, queue_time=delta.queue_time + waited))
+            request.arrivals.put_nowait(None)
         except RoboBrainError as error:
-            self._alarm.set()
-            ticket.arrivals.put_nowait(error)
+            self._check_now.set()
+            request.arrivals.put_nowait(error)
         except Exception as error:
-            _log.exception("The engine broke on a request.")
-            ticket.arrivals.put_nowait(EngineFailedError(f"The engine broke on this request: {error}"))
+            _log.exception("The engine failed on a request.")
+            request.arrivals.put_nowait(EngineFailedError(f"The engine failed on this request: {error}"))
 
     async def abort(self, request_id: str) -> None:
         """See `Engine.abort`. A request that still waits ends with `CanceledError`."""
-        ticket = self._tickets.get(request_id)
-        if ticket is None:
+        request = self._admitted.get(request_id)
+        if request is None:
             return
-        if ticket.inside and self._engine is not None:
+        if request.in_engine and self._engine is not None:
             await self._engine.abort(request_id)
         else:
-            ticket.arrivals.put_nowait(CanceledError("The request was canceled before its turn came."))
+            request.arrivals.put_nowait(CanceledError("The request was canceled while it waited."))
 
     def health(self) -> EngineHealth:
         """See `Engine.health`."""
-        tickets = list(self._tickets.values())
-        running = sum(ticket.inside for ticket in tickets)
+        admitted = list(self._admitted.values())
+        running = sum(request.in_engine for request in admitted)
         engine, health = self._engine, self._health
         if health.state == "ready" and engine is not None:
             health = engine.health()
             if health.state == "failed":
                 # The watch has not looked yet.
                 health = EngineHealth("restarting", f"{health.message} It restarts.")
-        return replace(health, running=running, waiting=len(tickets) - running, restarts=self._restarts)
+        return replace(health, running=running, waiting=len(admitted) - running, restarts=self._restarts)
 
     async def close(self) -> None:
         """See `Engine.close`. Requests end with `CanceledError`."""
@@ -164,7 +173,7 @@ class Supervisor:
             self._watch.cancel()
             await asyncio.wait({self._watch}, timeout=self._patience.close)
             self._watch = None
-        self._end_all(CanceledError("The node shuts down or was deactivated; ask again when it is active."))
+        self._end_all(CanceledError("The node shuts down or is deactivated. Retry when it is active."))
         await self._discard()
 
     async def _build(self) -> EngineInfo:
@@ -173,7 +182,7 @@ class Supervisor:
         try:
             info = await engine.start(self._progress)
             if self._warm_up is not None:
-                message = "Warming up: each task once."
+                message = "Warming up: running each task once."
                 self._progress(LoadProgress("warming up", message))
                 await asyncio.wait_for(self._warm_up(engine, info), self._patience.warm_up)
         except asyncio.TimeoutError as error:
@@ -189,24 +198,24 @@ class Supervisor:
     async def _keep_alive(self) -> None:
         """Watch the engine; when it has died, end what waits for it and build another."""
         while True:
-            await self._wait_for_alarm()
+            await self._wait_for_check()
             engine = self._engine
             if engine is None or engine.health().state != "failed":
                 continue
             reason = engine.health().message
-            _log.error("The engine has failed: %s It restarts.", reason)
+            _log.error("The engine failed: %s It restarts.", reason)
             self._set_health("restarting", f"{reason} It restarts.")
-            self._end_all(EngineFailedError(f"{reason} It restarts. Ask again when the node is ready."))
+            self._end_all(EngineFailedError(f"{reason} It restarts. Retry when the node is ready."))
             await self._discard()
             await self._rebuild()
 
-    async def _wait_for_alarm(self) -> None:
+    async def _wait_for_check(self) -> None:
         """Wait until a request failed, or for the next look at an engine that nobody asks."""
         try:
-            await asyncio.wait_for(self._alarm.wait(), self._patience.health_interval)
+            await asyncio.wait_for(self._check_now.wait(), self._patience.health_interval)
         except asyncio.TimeoutError:
             return
-        self._alarm.clear()
+        self._check_now.clear()
 
     async def _rebuild(self) -> None:
         """Build another engine, with growing pauses, until one starts."""
@@ -217,7 +226,7 @@ class Supervisor:
                 await self._build()
             except RoboBrainError as error:
                 back_off = min(2 * back_off, self._patience.longest_back_off)
-                message = f"The engine could not be built again: {error} The next try follows in {back_off:.0f} s."
+                message = f"The engine did not restart: {error} The next attempt starts in {back_off:.0f} s."
                 _log.error(message)
                 self._set_health("restarting", message)
                 self._progress(LoadProgress("restarting", message))
@@ -233,20 +242,20 @@ class Supervisor:
         try:
             await asyncio.wait_for(engine.close(), self._patience.close)
         except asyncio.TimeoutError:
-            _log.error("The engine did not close within %.0f s; its processes end with this one.", self._patience.close)
+            _log.error("The engine did not close within %.0f s. Its processes end with this one.", self._patience.close)
         except Exception:
-            _log.exception("Closing the engine failed; its processes end with this one.")
+            _log.exception("Closing the engine failed. Its processes end with this one.")
 
     def _end_all(self, error: RoboBrainError) -> None:
-        for ticket in self._tickets.values():
+        for request in self._admitted.values():
             # Each reader raises its own: a traceback grows on the exception that is raised.
-            ticket.arrivals.put_nowait(type(error)(error.message))
+            request.arrivals.put_nowait(type(error)(error.message))
 
     def _unavailable(self) -> RoboBrainError:
         health = self.health()
         if health.state in ("loading", "restarting"):
             return NotReadyError(f"The model is not ready: {health.message}")
-        return EngineFailedError(f"There is no engine: {health.message}")
+        return EngineFailedError(f"The engine is unavailable: {health.message}")
 
-    def _set_health(self, state: str, message: str) -> None:
+    def _set_health(self, state: EngineState, message: str) -> None:
         self._health = EngineHealth(state, message)

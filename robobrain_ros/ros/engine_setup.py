@@ -10,7 +10,7 @@ from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.engine.factory import make_engine, make_front
 from robobrain_ros.engine.http.front import HttpFront
 from robobrain_ros.engine.options import EngineOptions
-from robobrain_ros.engine.presets import can_think, with_known_model
+from robobrain_ros.engine.presets import can_think
 from robobrain_ros.errors import EngineConfigError
 from robobrain_ros.ros.model import EngineFactory, ModelSettings
 from robobrain_ros.ros.parameters.declared import Parameters
@@ -69,7 +69,7 @@ def set_up_engine(
 
 
 def checked_options(options: EngineOptions, default_model: Path | None, warn: Callable[[str], object]) -> EngineOptions:
-    """The options with the preset of their model, checked.
+    """Return the options with a model, checked.
 
     :param default_model: the checkpoint to load where none is named; None: a model must be named.
     :param warn: called with a sentence when the default model is used.
@@ -83,7 +83,6 @@ def checked_options(options: EngineOptions, default_model: Path | None, warn: Ca
             raise EngineConfigError(f"No model is named. {NAME_A_MODEL}")
         warn(f"No model is named: loading the tabletop demo model, which knows only its tabletop world. {NAME_A_MODEL}")
         options = replace(options, model=str(default_model))
-    options = with_known_model(options)
     options.validate()
     if (Path(options.model) / "config.json").is_file():
         profile_for(options.model)

@@ -46,11 +46,11 @@ def find_checkpoint(options: EngineOptions, progress: ProgressCallback) -> Check
         path = _from_modelscope(options, progress) if _use_modelscope() else _from_hub(options, progress)
     elif not path.is_dir():
         raise EngineConfigError(
-            f"engine.model: {options.model} is not a folder on this machine, nor a name on the hub such as BAAI/RoboBrain2.0-7B; "
-            "docs/how-to/models.md says where checkpoints come from, and which have to be made first."
+            f"engine.model: {options.model} is neither a folder on this machine nor a name on the hub such as "
+            "BAAI/RoboBrain2.0-7B. docs/how-to/models.md explains how to get or make checkpoints."
         )
     try:
-        return read_checkpoint(path, local, weights_needed=options.load_format != "dummy")
+        return read_checkpoint(path, local, weights_needed=options.embedded.load_format != "dummy")
     except OSError as error:
         raise EngineConfigError(
             f"engine.model: {path} cannot be read ({error.strerror}). Check the owner and the permissions of the folder."
@@ -65,7 +65,7 @@ def read_checkpoint(path: Path, local: bool, weights_needed: bool = True) -> Che
     config = read_json(path / "config.json")
     weights = [file for pattern in WEIGHT_PATTERNS for file in path.glob(pattern) if file.exists()]
     if weights_needed and not weights:
-        raise EngineConfigError(f"{path} has a config.json but no weights (*.safetensors); download the checkpoint again.")
+        raise EngineConfigError(f"{path} has a config.json but no weights (*.safetensors). Download the checkpoint again.")
     _check_shards(path)
     processor = read_json(path / "preprocessor_config.json") if (path / "preprocessor_config.json").exists() else {}
     gigabytes = sum(file.stat().st_size for file in weights) / 1e9
@@ -73,7 +73,7 @@ def read_checkpoint(path: Path, local: bool, weights_needed: bool = True) -> Che
         return _facts(path, local, config, processor, gigabytes)
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise EngineConfigError(
-            f"config.json or preprocessor_config.json in {path} has a value of the wrong kind ({error}); {AGAIN}."
+            f"config.json or preprocessor_config.json in {path} has a value of a wrong type ({error}). {AGAIN}."
         ) from error
 
 
@@ -94,14 +94,14 @@ def _facts(path: Path, local: bool, config: dict[str, Any], processor: dict[str,
 
 
 def _check_shards(path: Path) -> None:
-    """A broken-off download leaves an index that names files which are not there."""
+    """Check for weight files that the index names: an interrupted download may leave some out."""
     if not (path / INDEX).exists():
         return
     shards = indexed_files(path)
     missing = [shard for shard in shards if not (path / shard).exists()]
     if missing:
         raise EngineConfigError(
-            f"{path} lacks {len(missing)} of its {len(shards)} weight files ({missing[0]}, ...); download the checkpoint again."
+            f"In {path}, {len(missing)} of {len(shards)} weight files are missing ({missing[0]}, ...). {AGAIN}."
         )
 
 
@@ -116,21 +116,21 @@ def _from_hub(options: EngineOptions, progress: ProgressCallback) -> Path:
 
     model = options.model
     progress(LoadProgress("downloading", f"Looking for {model} on this machine and on the hub."))
-    files = [*_HUB_FILES, *WEIGHT_PATTERNS] if options.load_format != "dummy" else _HUB_FILES
+    files = [*_HUB_FILES, *WEIGHT_PATTERNS] if options.embedded.load_format != "dummy" else _HUB_FILES
     try:
         folder = snapshot_download(model, allow_patterns=files, tqdm_class=_reporter(model, progress))
     except GatedRepoError as error:
         raise EngineConfigError(
-            f"{model} is gated: accept its conditions on its hub page, then run `hf auth login` or set HF_TOKEN."
+            f"{model} is gated. Accept its conditions on its hub page, then run `hf auth login` or set HF_TOKEN."
         ) from error
     except RepositoryNotFoundError as error:
         raise EngineConfigError(
-            f"The hub has no model {model}, or it is private: check the spelling, or set HF_TOKEN to a token that may read it."
+            f"The hub has no model {model}, or it is private. Check the spelling, or set HF_TOKEN to a token with read access."
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise EngineConfigError(
-            f"{model} is not on this machine, and the hub cannot be reached ({_first_line(error)}); connect to the network, or "
-            "name a folder with the checkpoint."
+            f"{model} is not on this machine, and the hub is unreachable ({_first_line(error)}). Connect to the network, or "
+            "set engine.model to a folder with the checkpoint."
         ) from error
     return Path(folder)
 
@@ -148,13 +148,13 @@ def _from_modelscope(options: EngineOptions, progress: ProgressCallback) -> Path
             "VLLM_USE_MODELSCOPE is set, but the package modelscope is not installed: pip install modelscope."
         ) from error
     progress(LoadProgress("downloading", f"Looking for {options.model} on this machine and on ModelScope."))
-    files = _HUB_FILES if options.load_format == "dummy" else [*_HUB_FILES, *WEIGHT_PATTERNS]
+    files = _HUB_FILES if options.embedded.load_format == "dummy" else [*_HUB_FILES, *WEIGHT_PATTERNS]
     try:
         return Path(snapshot_download(options.model, allow_patterns=files))
     except Exception as error:  # Its errors have no base class of their own.
         raise EngineConfigError(
-            f"{options.model} cannot be had from ModelScope ({_first_line(error)}): check the spelling and the network, run "
-            "`modelscope login` where it needs one, or name a folder with the checkpoint."
+            f"{options.model} cannot be downloaded from ModelScope ({_first_line(error)}). Check the spelling and the network, "
+            "run `modelscope login` if the model needs it, or set engine.model to a folder with the checkpoint."
         ) from error
 
 
@@ -163,7 +163,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _reporter(model: str, progress: ProgressCallback) -> type[Any]:
-    """A progress bar that tells our listener instead of drawing."""
+    """Return a progress bar class that reports to ``progress`` instead of drawing."""
     from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
     class Reporter(tqdm):  # type: ignore[misc]
@@ -174,7 +174,7 @@ def _reporter(model: str, progress: ProgressCallback) -> type[Any]:
             super().__init__(*arguments, **options)
 
         def display(self, *_arguments: Any, **_options: Any) -> None:
-            """Tell how far the download is."""
+            """Report the progress of the download."""
             if self.unit == "B" and self.total:
                 message = f"Downloading {model}: {self.n / 1e9:.2f} of {self.total / 1e9:.2f} GB."
                 progress(LoadProgress("downloading", message, self.n / self.total))

@@ -12,7 +12,7 @@ from typing import Any
 from robobrain_ros.bounds.files import UnreadableFileError, read_small_file
 from robobrain_ros.errors import EngineConfigError
 
-AGAIN = "download the checkpoint again"
+AGAIN = "Download the checkpoint again"
 INDEX = "model.safetensors.index.json"
 
 _LFS = b"version https://git-lfs"
@@ -55,9 +55,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(read_small_file(path, _LARGEST_JSON).content)
     except (UnreadableFileError, ValueError, RecursionError) as error:
-        raise EngineConfigError(f"{path} cannot be read ({error}); {AGAIN}.") from error
+        raise EngineConfigError(f"{path} cannot be read ({error}). {AGAIN}.") from error
     if not isinstance(content, dict):
-        raise EngineConfigError(f"{path} does not hold a JSON object; {AGAIN}.")
+        raise EngineConfigError(f"{path} does not contain a JSON object. {AGAIN}.")
     return content
 
 
@@ -69,19 +69,19 @@ def _check_regular(path: Path) -> int:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise EngineConfigError(f"{path} is not a regular file; {AGAIN}.")
+            raise EngineConfigError(f"{path} is not a regular file. {AGAIN}.")
         with path.open("rb") as file:
             start = file.read(len(_LFS))
     except FileNotFoundError as error:
-        raise EngineConfigError(f"{path.parent} is no checkpoint: it has no {path.name}.") from error
+        raise EngineConfigError(f"{path.parent} is not a checkpoint: it has no {path.name}.") from error
     except OSError as error:
         owner = "" if os.access(path, os.R_OK) else " Check the owner and the permissions of the file."
         raise EngineConfigError(f"{path} cannot be read ({error.strerror}).{owner}") from error
     if not start:
-        raise EngineConfigError(f"{path} is empty; {AGAIN}.")
+        raise EngineConfigError(f"{path} is empty. {AGAIN}.")
     if start == _LFS:
         raise EngineConfigError(
-            f"{path} is a pointer of Git LFS, not the file itself: run `git lfs install && git lfs pull` in {path.parent}, or "
+            f"{path} is a Git LFS pointer, not the file itself. Run `git lfs install && git lfs pull` in {path.parent}, or "
             f"{AGAIN}."
         )
     return status.st_size
@@ -90,7 +90,7 @@ def _check_regular(path: Path) -> int:
 def _check_tokenizer(folder: Path) -> None:
     names = next((names for names in _TOKENIZERS if (folder / names[0]).exists()), None)
     if names is None:
-        raise EngineConfigError(f"{folder} has no tokenizer (tokenizer.json, or vocab.json with merges.txt); {AGAIN}.")
+        raise EngineConfigError(f"{folder} has no tokenizer (tokenizer.json, or vocab.json with merges.txt). {AGAIN}.")
     for name in names:
         if name.endswith(".json"):
             read_json(folder / name)
@@ -103,15 +103,15 @@ def _check_tokenizer(folder: Path) -> None:
         _check_regular(present)
     elif not template:
         raise EngineConfigError(
-            f"{folder} has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json); copy the one of "
-            f"the original checkpoint, or {AGAIN}."
+            f"{folder} has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json). Copy that of "
+            f"the original checkpoint, or download the checkpoint again."
         )
 
 
 def _check_processor(folder: Path) -> None:
     present = [folder / name for name in _PROCESSORS if (folder / name).exists()]
     if not present:
-        raise EngineConfigError(f"{folder} has no {_PROCESSORS[0]}, which defines how images are prepared; {AGAIN}.")
+        raise EngineConfigError(f"{folder} has no {_PROCESSORS[0]}, which defines how images are prepared. {AGAIN}.")
     for path in present:
         read_json(path)
 
@@ -146,7 +146,7 @@ def indexed_files(folder: Path) -> list[str]:
 def _weight_map(folder: Path) -> dict[str, str]:
     entries = read_json(folder / INDEX).get("weight_map")
     if not isinstance(entries, dict) or not entries or not all(map(_is_file_name, entries.values())):
-        raise EngineConfigError(f"{folder / INDEX} names no weight files; {AGAIN}.")
+        raise EngineConfigError(f"{folder / INDEX} names no weight files. {AGAIN}.")
     return entries
 
 
@@ -161,7 +161,7 @@ def _check_index(folder: Path, headers: Mapping[str, Header]) -> None:
     for tensor, name in _weight_map(folder).items():
         if tensor not in headers[name]:
             raise EngineConfigError(
-                f"{folder / name} has no tensor {tensor}, which {INDEX} lists: the files come from different downloads; {AGAIN}."
+                f"{folder / name} has no tensor {tensor}, which {INDEX} lists: the files come from different downloads. {AGAIN}."
             )
 
 
@@ -171,7 +171,7 @@ def _read_header(path: Path) -> Header:
     :raises EngineConfigError: the file is cut off or damaged.
     """
     size = _check_regular(path)
-    damaged = EngineConfigError(f"{path} is damaged: it is not a safetensors file; {AGAIN}.")
+    damaged = EngineConfigError(f"{path} is damaged: it is not a safetensors file. {AGAIN}.")
     try:
         with path.open("rb") as file:
             start = file.read(8)
@@ -179,7 +179,7 @@ def _read_header(path: Path) -> Header:
             if length > _LARGEST_HEADER:
                 raise damaged
             if length + 8 > size:
-                raise EngineConfigError(f"{path} is cut off: it has {size} of more than {length + 8} bytes; {AGAIN}.")
+                raise EngineConfigError(f"{path} is cut off: it has {size} of more than {length + 8} bytes. {AGAIN}.")
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
             end = length + 8 + max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
@@ -188,9 +188,9 @@ def _read_header(path: Path) -> Header:
     except (ValueError, OverflowError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
         raise damaged from error
     if size < end:
-        raise EngineConfigError(f"{path} is cut off: it has {size} of {end} bytes; {AGAIN}.")
+        raise EngineConfigError(f"{path} is cut off: it has {size} of {end} bytes. {AGAIN}.")
     if size > end:
-        raise EngineConfigError(f"{path} is damaged: it has {size} bytes instead of {end}; {AGAIN}.")
+        raise EngineConfigError(f"{path} is damaged: it has {size} bytes instead of {end}. {AGAIN}.")
     return dict(header)
 
 
@@ -201,8 +201,9 @@ def _compare(folder: Path, config: Mapping[str, Any], headers: Mapping[str, Head
     embedding = next((shape for name, shape in shapes.items() if name.endswith("embed_tokens.weight")), None)
     if embedding is None:
         raise EngineConfigError(
-            f"The weights in {folder} belong to another architecture than its config.json: they have no embed_tokens; take all "
-            "files from one checkpoint."
+            f"The weights in {folder} belong to another architecture than its config.json: they have no embed_tokens. Use "
+            "all "
+            "files of one checkpoint."
         )
     expected = (
         ("hidden_size", text.get("hidden_size"), embedding[-1] if embedding else None),
@@ -210,11 +211,11 @@ def _compare(folder: Path, config: Mapping[str, Any], headers: Mapping[str, Head
         ("num_hidden_layers", text.get("num_hidden_layers"), _count(_LANGUAGE_LAYER, shapes, without="visual.")),
         ("vision_config.depth", vision.get("depth"), _count(_VISION_BLOCK, shapes)),
     )
-    for name, said, found in expected:
-        if isinstance(said, int) and found is not None and said != found:
+    for name, configured, found in expected:
+        if isinstance(configured, int) and found is not None and configured != found:
             raise EngineConfigError(
-                f"The weights in {folder} belong to another model than its config.json: {name} is {said} there and {found} in "
-                "the weights; take all files from one checkpoint."
+                f"The weights in {folder} belong to another model than its config.json: {name} is {configured} there and {found} "
+                "in the weights. Use all files of one checkpoint."
             )
 
 

@@ -38,12 +38,12 @@ def check_vllm() -> str:
     version = next((found for name in DISTRIBUTIONS if (found := _version_of(name))), "")
     tested = f"{_dotted(OLDEST)} to {_dotted(NEWEST)}"
     if not version:
-        raise EngineConfigError(f"vLLM is not installed in this Python; install it: pip install 'vllm>={_dotted(OLDEST)}'.")
+        raise EngineConfigError(f"vLLM is not installed in this Python. Install it: pip install 'vllm>={_dotted(OLDEST)}'.")
     numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
     if numbers < OLDEST:
-        raise EngineConfigError(f"vLLM {version} is too old; this package works with {tested}.")
+        raise EngineConfigError(f"vLLM {version} is too old. This package supports {tested}.")
     if numbers > NEWEST:
-        _log.warning("vLLM %s is newer than what this package was tested with (%s).", version, tested)
+        _log.warning("vLLM %s is newer than the tested versions (%s).", version, tested)
     return version
 
 
@@ -82,7 +82,7 @@ def quieten_deaths() -> None:
 
 
 def quieten_tasks(loop: asyncio.AbstractEventLoop) -> None:
-    """Leave out of the log that tasks of vLLM's own, which nobody waits for, ended with a dead engine."""
+    """Hide from the log that vLLM's background tasks ended with a dead engine."""
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -145,7 +145,7 @@ async def stop_listening(engine: Any) -> None:
         handler.cancel()
         await asyncio.wait({handler}, timeout=1.0)
         if handler.done() and not handler.cancelled():
-            handler.exception()  # Seen; otherwise asyncio logs that nobody has.
+            handler.exception()  # Retrieved; otherwise asyncio logs that it never was.
 
 
 def shut_down(engine: Any) -> None:

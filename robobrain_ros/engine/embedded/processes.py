@@ -48,12 +48,12 @@ def look(pid: int) -> Process | None:
 
 def family(roots: Iterable[int]) -> list[Process]:
     """The living processes of these ids, and all below them."""
-    everyone = [found for name in _names() if (found := look(int(name))) is not None and found.state != "Z"]
+    processes = [found for name in _names() if (found := look(int(name))) is not None and found.state != "Z"]
     members = set(roots)
     while True:
-        more = {process.pid for process in everyone if process.parent in members} - members
+        more = {process.pid for process in processes if process.parent in members} - members
         if not more:
-            return [process for process in everyone if process.pid in members]
+            return [process for process in processes if process.pid in members]
         members |= more
 
 

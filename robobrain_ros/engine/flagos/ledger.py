@@ -1,4 +1,4 @@
-"""What FlagGems does in a worker's process, in files that outlive it: the engine's owner reads them without asking.
+"""What FlagGems does in a worker process, in files that outlive the process. The engine's owner reads them.
 
 Each worker keeps two files in the engine's folder: ``<pid>.json``, what it has registered; ``<pid>.calls``, cells of two bytes
 in the machine's order: first the number (from 1) of the operator that is running, 0 none, then for each operator whether it was
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 VARIABLE = "ROBOBRAIN_ROS_FLAGOS"
-"""Environment variable that tells the workers what to use, a JSON object: ``include`` (names, or null for all but what is left
-out), ``exclude`` (names), ``folder`` for the ledger, ``log_folder`` for FlagGems' own log (empty: none), ``deferred``
-(they are not used before the worker's ``flagos_begin`` is called)."""
+"""Environment variable with the workers' settings, a JSON object: ``include`` (names; null: all that are not excluded),
+``exclude`` (names), ``folder`` of the ledger, ``log_folder`` of FlagGems' own log (empty: none), ``deferred`` (whether operators
+are registered only when ``flagos_begin`` is called)."""
 
 _CELL = 2
 
@@ -145,7 +145,7 @@ class LedgerReader:
         return self._names[path]
 
     def failure(self) -> Failure | None:
-        """What has failed: an operator that raised, or the one that ran when its process ended; None: none that is known."""
+        """Return the operator that failed: it raised an exception, or its process ended in it. None: no failure is known."""
         for path in sorted(self._folder.glob("*.json")):
             entry, cells = _read(path), _cells(path)
             if entry is None:

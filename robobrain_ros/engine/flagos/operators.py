@@ -62,14 +62,14 @@ def _functions(table: ast.expr) -> Iterable[str]:
                 yield function.id if isinstance(function, ast.Name) else function.attr
 
 
-def refuse_unknown_operators(option: str, names: Iterable[str], known: frozenset[str]) -> None:
-    """Refuse names that FlagGems does not have; what cannot be known passes.
+def reject_unknown_operators(option: str, names: Iterable[str], known: frozenset[str]) -> None:
+    """Check names of operators. If the operators of FlagGems are not known, every name passes.
 
-    :raises EngineConfigError: for the first of them, with the nearest that there is.
+    :raises EngineConfigError: FlagGems does not have an operator. The message has the nearest name.
     """
     for name in names:
         if not known or name in known:
             continue
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else "; tune_flagos --list shows all."
+        hint = f". Did you mean {near[0]}?" if near else ". tune_flagos --list shows all."
         raise EngineConfigError(f"{option}: FlagGems has no operator {name!r}{hint}")

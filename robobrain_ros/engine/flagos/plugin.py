@@ -1,9 +1,8 @@
-"""vllm-plugin-FL, a platform of vLLM's for the chips of many makers, which brings FlagGems in by itself: whether it is in charge,
-and what it is told and tells.
+"""vllm-plugin-FL, a platform of vLLM for the chips of many makers: whether it runs models, its settings and its log.
 
-vLLM passes over a plugin that raises, with no more than a line in its log, and its own platform runs the model; which of them
-does is fixed for a process when vLLM first asks. The names of environment variables and the form of the log are those of the
-plugin's sources, as of August 2026.
+The plugin registers operators of FlagGems itself. If a plugin raises an exception, vLLM only logs a line and uses its own
+platform. A process keeps its first platform. The names of environment variables and the format of the log are those of the
+plugin's sources in August 2026.
 """
 
 import os
@@ -73,7 +72,7 @@ def obstacle() -> str:
         if in_charge():
             return ""
     except Exception as error:
-        return _said(error)
+        return _describe(error)
     allowed = os.environ.get("VLLM_PLUGINS")
     if allowed is not None and not set(names()) & set(allowed.split(",")):
         return f"VLLM_PLUGINS = {allowed!r} in the environment leaves it out"
@@ -83,36 +82,36 @@ def obstacle() -> str:
         try:
             found = point.load()()
         except Exception as error:
-            return _said(error)
+            return _describe(error)
         if found is None:
             return "it finds no chip of its own here"
     return "vLLM took another platform"
 
 
-def _said(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
 def environment(
     wanted: bool, flag_gems: bool = False, include: Sequence[str] = (), exclude: Sequence[str] = (), log: str = ""
 ) -> dict[str, str | None]:
-    """What vLLM and the plugin are told, None: nothing; all None where it is not installed.
+    """Return environment variables for vLLM and the plugin; None: to be unset. All are None if the plugin is not installed.
 
-    :param wanted: it may be in charge; else it is kept out.
-    :param flag_gems: it brings FlagGems in; else its platform runs native operators.
-    :param include: FlagGems' operators to use, no others; empty: all but ``exclude``, or the plugin's own choice if that is, too.
-    :param log: the file into which it writes the operators that are called; empty: where it wants.
+    :param wanted: whether its platform may run models; otherwise vLLM does not load it.
+    :param flag_gems: whether it registers operators of FlagGems; otherwise its platform runs native operators.
+    :param include: the only operators to use; empty: all except ``exclude``. If both are empty, the plugin selects operators.
+    :param log: file for the operators that are called; empty: the plugin decides.
     """
     points = _all_points()
     own = {point.name for point in points if _is_own(point)}
     others = {point.name for point in points} - own
-    told = wanted and flag_gems and bool(own)
+    selects = wanted and flag_gems and bool(own)
     return {
         "VLLM_PLUGINS": None if wanted or not own else ",".join(sorted(others)),
         "USE_FLAGGEMS": "0" if wanted and own and not flag_gems else None,
-        "VLLM_FL_FLAGOS_WHITELIST": (",".join(include) or None) if told else None,
-        "VLLM_FL_FLAGOS_BLACKLIST": (",".join(exclude) or None) if told and not include else None,
-        LOG_VARIABLE: log or None if told else None,
+        "VLLM_FL_FLAGOS_WHITELIST": (",".join(include) or None) if selects else None,
+        "VLLM_FL_FLAGOS_BLACKLIST": (",".join(exclude) or None) if selects and not include else None,
+        LOG_VARIABLE: log or None if selects else None,
     }
 
 

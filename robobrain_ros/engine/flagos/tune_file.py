@@ -16,7 +16,7 @@ from typing import Any
 from robobrain_ros.bounds.files import NoSuchFileError, UnreadableFileError, read_small_text
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint
 from robobrain_ros.engine.embedded.compat import DISTRIBUTIONS
-from robobrain_ros.engine.flagos import plugin as flagos_plugin
+from robobrain_ros.engine.flagos import plugin
 from robobrain_ros.engine.flagos.ledger import write_atomically
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
@@ -76,8 +76,8 @@ class Tuned:
 
 def tune_file(options: EngineOptions) -> Path:
     """Where the file is."""
-    if options.flagos_tune_file:
-        return Path(options.flagos_tune_file).expanduser()
+    if options.flagos.tune_file:
+        return Path(options.flagos.tune_file).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(cache).expanduser() / "robobrain_ros" / "flagos.json"
 
@@ -86,19 +86,19 @@ def key_of(options: EngineOptions, checkpoint: Checkpoint) -> Key:
     """What a measurement on this machine, with this model, holds for. Imports vLLM."""
     from vllm.platforms import current_platform
 
-    on_cpu = current_platform.is_cpu()
-    plugin = flagos_plugin.in_charge()
+    on_cpu, embedded = current_platform.is_cpu(), options.embedded
+    platform_name = plugin.in_charge()
     config = hashlib.sha256((checkpoint.path / "config.json").read_bytes()).hexdigest()[:12]
     sizes = "x".join(
-        str(size) for size in (options.tensor_parallel_size, options.pipeline_parallel_size, options.data_parallel_size)
+        str(size) for size in (embedded.tensor_parallel_size, embedded.pipeline_parallel_size, embedded.data_parallel_size)
     )
-    extra = f", extra {options.extra}" if options.extra else ""
-    taking_part = versions() | ({flagos_plugin.NAME: version_of(*flagos_plugin.DISTRIBUTIONS)} if plugin else {})
+    extra = f", extra {embedded.extra}" if embedded.extra else ""
+    taking_part = versions() | ({plugin.NAME: version_of(*plugin.DISTRIBUTIONS)} if platform_name else {})
     return Key(
-        chip=_processor() if on_cpu else (plugin and flagos_plugin.chip()) or str(current_platform.get_device_name()),
+        chip=_processor() if on_cpu else (platform_name and plugin.chip()) or str(current_platform.get_device_name()),
         driver="" if on_cpu else _driver(),
         model=f"{checkpoint.model_type} {config} {checkpoint.gigabytes:.3f} GB",
-        settings=f"dtype {options.dtype}, quantization {options.quantization or 'none'}, parallel {sizes}{extra}",
+        settings=f"dtype {embedded.dtype}, quantization {embedded.quantization or 'none'}, parallel {sizes}{extra}",
         versions=", ".join(f"{name} {version}" for name, version in taking_part.items()),
     )
 
@@ -128,7 +128,7 @@ def _processor() -> str:
 
 
 def _driver() -> str:
-    """NVIDIA's driver; other makers' are told by their versions of PyTorch."""
+    """Return the version of NVIDIA's driver. For other makers, the version of PyTorch identifies the driver."""
     try:
         text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
     except OSError:
@@ -147,12 +147,12 @@ def read(path: Path) -> list[Tuned]:
     except NoSuchFileError:
         return []
     except (UnreadableFileError, ValueError, RecursionError) as error:
-        raise EngineConfigError(f"The tune file {path} is damaged ({error}); run tune_flagos again.") from error
+        raise EngineConfigError(f"The tune file {path} is damaged ({error}). Run tune_flagos again.") from error
     if not isinstance(content, dict) or not isinstance(content.get("entries"), list):
-        raise EngineConfigError(f"The tune file {path} is damaged (no list of entries); run tune_flagos again.")
+        raise EngineConfigError(f"The tune file {path} is damaged (no list of entries). Run tune_flagos again.")
     if content.get("format") != FORMAT:
         raise EngineConfigError(
-            f"The tune file {path} has format {content.get('format')!r}, and this version reads {FORMAT}; run tune_flagos again."
+            f"The tune file {path} has format {content.get('format')!r}, but this version reads {FORMAT}. Run tune_flagos again."
         )
     return [_entry(path, entry) for entry in content["entries"]]
 
@@ -162,10 +162,10 @@ def _entry(path: Path, entry: Any) -> Tuned:
         key = Key(**{name: str(entry["key"][name]) for name in _PARTS})
         operators, graphs, table = entry["operators"], entry["graphs"], entry["table"]
     except (TypeError, KeyError) as error:
-        raise EngineConfigError(f"The tune file {path} is damaged (an entry lacks {error}); run tune_flagos again.") from error
+        raise EngineConfigError(f"The tune file {path} is damaged (an entry has no {error}). Run tune_flagos again.") from error
     names = isinstance(operators, list) and all(isinstance(name, str) for name in operators)
     if not names or not isinstance(graphs, bool) or not isinstance(table, list):
-        raise EngineConfigError(f"The tune file {path} is damaged (an entry's operators); run tune_flagos again.")
+        raise EngineConfigError(f"The tune file {path} is damaged (an entry's operators). Run tune_flagos again.")
     return Tuned(key, tuple(operators), graphs, table)
 
 
@@ -176,7 +176,7 @@ def find(path: Path, key: Key) -> Tuned:
     """
     entries = read(path)
     if not entries:
-        raise EngineConfigError(f"Nothing was measured yet ({path} is not there); tune_flagos chooses operators.")
+        raise EngineConfigError(f"Nothing was measured yet ({path} does not exist). Run tune_flagos to select operators.")
     for entry in entries:
         if entry.key == key:
             return entry
@@ -184,8 +184,8 @@ def find(path: Path, key: Key) -> Tuned:
     part = next(part for part in _PARTS if getattr(nearest.key, part) != getattr(key, part))
     theirs, ours = getattr(nearest.key, part), getattr(key, part)
     raise EngineConfigError(
-        f"The tune file {path} is of another {_PARTS[part]} ({theirs or 'unknown'}; here {ours or 'unknown'}); "
-        "run tune_flagos here."
+        f"The tune file {path} is for another {_PARTS[part]} ({theirs or 'unknown'}; here {ours or 'unknown'}). "
+        "Run tune_flagos here."
     )
 
 

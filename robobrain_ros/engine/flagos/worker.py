@@ -1,4 +1,4 @@
-"""FlagGems inside of vLLM's worker processes. Importing this module is what brings it in.
+"""FlagGems in vLLM's worker processes. Importing this module imports FlagGems.
 
 vLLM imports it in each worker through its own option ``worker_extension_cls``, before the worker is made and the model is loaded.
 Nothing else may import it. Each operator has a `torch.library.Library` of its own, so that it can be taken back and put in again
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from robobrain_ros.engine.embedded.worker import OwnerWatch
-from robobrain_ros.engine.flagos import plugin as flagos_plugin
+from robobrain_ros.engine.flagos import plugin
 from robobrain_ros.engine.flagos.ledger import VARIABLE, Ledger
 from robobrain_ros.engine.flagos.operators import FUSED, LEFT_OUT, LEFT_OUT_BY_VENDOR
 
@@ -85,17 +85,17 @@ class FlagGems:
 
     def _replace_layers(self, functions: Sequence[str]) -> dict[str, str]:
         """Let FlagGems compute vLLM's fused layers, as long as the function is in use; says of each layer who computes it."""
-        said = {
+        computed_by = {
             "RotaryEmbedding": "vLLM: RoboBrain's is a MRotaryEmbedding, which FlagGems has not",
             **dict.fromkeys(FUSED.values(), "vLLM: this FlagGems has none"),
         }
         for name in functions:
             layer = FUSED[name]
             try:
-                said[layer] = self._replace_layer(name)
+                computed_by[layer] = self._replace_layer(name)
             except (ImportError, AttributeError) as error:
-                said[layer] = f"vLLM: this version of it cannot replace the layer ({error})"
-        return said
+                computed_by[layer] = f"vLLM: this version of it cannot replace the layer ({error})"
+        return computed_by
 
     def _replace_layer(self, name: str) -> str:
         from vllm.model_executor.custom_op import op_registry_oot
@@ -151,7 +151,7 @@ def _watching(registrar: Any, ledger: Ledger) -> Any:
     """FlagGems' registrar, with a watch on each function that it registers."""
 
     class Watching(registrar):  # type: ignore[misc]
-        """Registers what tells the ledger of its calls."""
+        """Registers functions that record their calls in the ledger."""
 
         def register_impl(self, key: str, function: Callable[..., Any]) -> None:
             """See FlagGems' `Register`."""
@@ -185,8 +185,8 @@ class FlagosExtension(OwnerWatch):
         return list(_gems.ledger.entry.registered)
 
     def flagos_registered(self) -> list[str]:
-        """What vllm-plugin-FL has registered in this process, which it does by itself."""
-        return flagos_plugin.registered()
+        """Return the operators that vllm-plugin-FL has registered in this process."""
+        return plugin.registered()
 
 
 def _enter(settings: str) -> None:

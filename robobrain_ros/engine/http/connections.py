@@ -1,7 +1,7 @@
 """Limits of connections to the HTTP server (number, duration, size of the header), applied before the key is checked.
 
 A connection is *waiting* until it has brought the header of a request with the right key. Waiting connections are closed after
-`HEADER` seconds, and the oldest of them give way to new ones; so whoever opens many shuts nobody out.
+`HEADER` seconds, and new ones replace the oldest. So a client that opens many does not lock out other clients.
 """
 
 import asyncio

@@ -9,8 +9,9 @@ from typing import Any
 
 from robobrain_ros.engine.addresses import is_loopback
 from robobrain_ros.engine.http.guard import App, Guard, ServerState
+from robobrain_ros.engine.http.options import ServerOptions
 from robobrain_ros.engine.http.requests import Limits
-from robobrain_ros.engine.options import EngineOptions, ServerOptions
+from robobrain_ros.engine.options import EngineOptions
 
 _AGAIN = 10.0
 """Seconds between two tries to open a port that another program holds."""
@@ -91,9 +92,9 @@ class HttpFront:
             except asyncio.CancelledError:
                 raise
             except Exception as error:
-                _log.exception("The HTTP server has failed. The node continues without it.")
+                _log.exception("The HTTP server failed. The node continues without it.")
                 self.state.state = "failed"
-                self.state.message = f"The HTTP server has failed ({type(error).__name__}: {error}); the log has the reason."
+                self.state.message = f"The HTTP server failed ({type(error).__name__}: {error}). The log has the traceback."
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), _AGAIN)
 
@@ -196,6 +197,6 @@ def _bound(host: str, port: int) -> socket.socket:
         listener.close()
         raise
     if not is_loopback(host):
-        _log.warning("The HTTP server is not encrypted. On a network that others use, put a proxy with TLS before it.")
+        _log.warning("The HTTP server is not encrypted. On a shared network, put a TLS proxy in front of it.")
     listener.setblocking(False)
     return listener

@@ -16,7 +16,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from robobrain_ros.engine.addresses import client_of, is_loopback
-from robobrain_ros.engine.http.requests import ROUTES, Limits, RequestError, checked_body, largest_body
+from robobrain_ros.engine.http.checks import RequestError
+from robobrain_ros.engine.http.requests import ROUTES, Limits, checked_body, largest_body
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -42,7 +43,7 @@ COST = 1 << 20
 """Bytes of a body that count as one request more against the rate, and as `WRONG` ones where the body is rejected."""
 WRONG = 10
 RETRY_AFTER = 10
-"""Seconds that clients are told to wait while there is no engine."""
+"""Seconds in the header Retry-After while there is no engine."""
 
 _LINGER = 2.0
 """Seconds in which what still comes of a rejected request is read and dropped."""
@@ -389,7 +390,7 @@ class Rates:
         left, at = self._left.pop(client, (self._burst, now))
         left = min(self._burst, left + (now - at) * self._rate)
         if len(self._left) >= _MOST_CLIENTS:
-            self._left.pop(next(iter(self._left)))  # The one that has not asked for the longest time.
+            self._left.pop(next(iter(self._left)))  # The client whose last request is the oldest.
         self._left[client] = (left - 1 if left >= 1 else left, now)
         return left >= 1
 

@@ -1,20 +1,35 @@
 """Check the bodies of HTTP requests. Each route has a table of its fields; other fields are rejected by name.
 
-A checked body is written again from what was checked, so the application behind never reads what nobody has looked at.
+The body is serialized again from the checked values, so the application behind reads checked values only.
 """
 
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from robobrain_ros.bounds.constraints import LARGEST_SCHEMA
+from robobrain_ros.engine.http.checks import (
+    DEEPEST_JSON,
+    RequestError,
+    check_depth,
+    dropped,
+    flag,
+    integer,
+    list_of,
+    no_constant,
+    number,
+    of_openai,
+    one_of,
+    only,
+    plain_json,
+    text,
+)
 from robobrain_ros.engine.http.images import ImageBudget
 from robobrain_ros.engine.http.schemas import check_choice, check_regex, check_schema
 
 MOST_VALUES = 100_000
-"""JSON values of a body, counted by the characters that separate them; those within texts count, too."""
+"""JSON values of a body, counted by their separator characters, including separators within texts."""
 MOST_MESSAGES = 256
 MOST_PARTS = 64
 """Parts of one message's content."""
@@ -28,8 +43,6 @@ MOST_BIASES = 300
 MOST_LOGPROBS = 20
 CHARACTERS_PER_TOKEN = 16
 """A prompt may have this many characters for each token of the model's context: more than any text needs."""
-DEEPEST_JSON = 32
-LONGEST_NAME = 256
 LARGEST_ID = 2**31 - 1
 
 
@@ -55,19 +68,6 @@ class Limits:
     domains: tuple[str, ...] = ()
 
 
-class RequestError(ValueError):
-    """A request that is not served; ``field`` is the place in its body, such as ``messages[0].content``."""
-
-    def __init__(self, field: str, reason: str, status: int = 400) -> None:
-        super().__init__(f"{field}: {reason}" if field else reason)
-        self.field = field
-        self.status = status
-
-
-Check = Callable[[Any, str], Any]
-"""Takes a value and its place; gives the value to pass on, or raises `RequestError`."""
-
-
 def checked_body(path: str, body: bytes, limits: Limits) -> bytes:
     """The body that is passed on to the application. Runs beside the event loop: it parses, and decodes images.
 
@@ -83,7 +83,7 @@ def checked_body(path: str, body: bytes, limits: Limits) -> bytes:
             _SCHEMA(tool["function"].get("parameters", {}), f"tools[{number}].function.parameters")
     try:
         return json.dumps(checked, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:  # Of the names and values of schemas, too.
+    except UnicodeEncodeError as error:  # Also in names and values of schemas.
         raise RequestError("", "a string in the body holds half a character (a lone surrogate)") from error
 
 
@@ -98,7 +98,7 @@ def _parse(body: bytes) -> dict[str, Any]:
     if sum(map(body.count, (b",", b":", b"[", b"{"))) > MOST_VALUES:
         raise RequestError("", f"the body has more than {MOST_VALUES} JSON values, or commas, colons and brackets in its texts")
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        value = json.loads(body.decode("utf-8"), parse_constant=no_constant)
     except UnicodeDecodeError as error:
         raise RequestError("", "the body is not UTF-8") from error
     except (ValueError, RecursionError) as error:
@@ -108,131 +108,8 @@ def _parse(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number in JSON")
-
-
-def integer(low: int, high: int) -> Check:
-    """A whole number within bounds."""
-
-    def check(value: Any, place: str) -> Any:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise RequestError(place, f"a whole number from {low} to {high} is expected")
-        return value
-
-    return check
-
-
-def number(low: float, high: float) -> Check:
-    """A number within bounds."""
-
-    def check(value: Any, place: str) -> Any:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise RequestError(place, f"a number from {low:g} to {high:g} is expected")
-        return value
-
-    return check
-
-
-def text(longest: int = LONGEST_NAME) -> Check:
-    """A string that can be written as UTF-8."""
-
-    def check(value: Any, place: str) -> Any:
-        if not isinstance(value, str) or len(value) > longest:
-            raise RequestError(place, f"a string of at most {longest} characters is expected")
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise RequestError(place, "the string holds half a character (a lone surrogate)") from error
-        return value
-
-    return check
-
-
-def flag(value: Any, place: str) -> Any:
-    """True or false."""
-    if not isinstance(value, bool):
-        raise RequestError(place, "true or false is expected")
-    return value
-
-
-def one_of(*choices: str) -> Check:
-    """One of some strings."""
-
-    def check(value: Any, place: str) -> Any:
-        if value not in choices:
-            raise RequestError(place, f"one of {', '.join(choices)} is expected")
-        return value
-
-    return check
-
-
-def list_of(check: Check, most: int) -> Check:
-    """A list, each item of which is checked."""
-
-    def check_list(value: Any, place: str) -> Any:
-        if not isinstance(value, list) or len(value) > most:
-            raise RequestError(place, f"a list of at most {most} items is expected")
-        return [check(item, f"{place}[{number}]") for number, item in enumerate(value)]
-
-    return check_list
-
-
-def plain_json(deepest: int, largest: int) -> Check:
-    """Any JSON value within bounds of depth and size."""
-
-    def check(value: Any, place: str) -> Any:
-        _check_depth(value, place, deepest)
-        if len(json.dumps(value)) > largest:
-            raise RequestError(place, f"at most {largest} bytes are expected")
-        return value
-
-    return check
-
-
-def _check_depth(value: Any, place: str, left: int) -> None:
-    if left < 0:
-        raise RequestError(place, f"it is nested more than {DEEPEST_JSON} levels deep")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise RequestError(place, "the number is too large")
-    if isinstance(value, str):
-        text(len(value))(value, place)
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for child in children:
-        _check_depth(child, place, left - 1)
-
-
-def only(neutral: Any) -> Check:
-    """A field that is not served, and whose neutral value clients send."""
-
-    def check(value: Any, place: str) -> Any:
-        if value != neutral:
-            raise RequestError(place, f"only {json.dumps(neutral)} is served")
-        return None
-
-    return check
-
-
-def _dropped(value: Any, place: str) -> Any:
-    """A field of OpenAI's that changes nothing here."""
-    return None
-
-
-def _of_openai(check: Callable[[Any], None]) -> Check:
-    """A check of `server_schemas`."""
-
-    def checked(value: Any, place: str) -> Any:
-        try:
-            check(value)
-        except ValueError as error:
-            raise RequestError(place, str(error)) from error
-        return value
-
-    return checked
-
-
 _JSON = plain_json(DEEPEST_JSON, LARGEST_TOOLS)
-_SCHEMA = _of_openai(check_schema)
+_SCHEMA = of_openai(check_schema)
 
 
 class _Request:
@@ -329,8 +206,8 @@ class _Request:
         return {key: number(-100, 100)(item, f"{place}.{key}") for key, item in value.items()}
 
     def stream_options(self, value: Any, place: str) -> Any:
-        """What a stream tells besides."""
-        table = {"include_usage": flag, "continuous_usage_stats": flag, "include_obfuscation": _dropped}
+        """What a stream reports besides text."""
+        table = {"include_usage": flag, "continuous_usage_stats": flag, "include_obfuscation": dropped}
         return self._object(value, place, table)
 
     def template_arguments(self, value: Any, place: str) -> Any:
@@ -342,8 +219,8 @@ class _Request:
         for name in ("grammar", "structural_tag"):
             if isinstance(value, dict) and value.get(name) is not None:
                 raise RequestError(f"{place}.{name}", "this kind of constraint is not served; use json, regex or choice")
-        table = {"regex": _of_openai(check_regex), "choice": _of_openai(check_choice), "json": _SCHEMA, "json_object": flag}
-        table |= dict.fromkeys(("grammar", "structural_tag"), _dropped)
+        table = {"regex": of_openai(check_regex), "choice": of_openai(check_choice), "json": _SCHEMA, "json_object": flag}
+        table |= dict.fromkeys(("grammar", "structural_tag"), dropped)
         return self._object(value, place, table)
 
     def response_format(self, value: Any, place: str) -> Any:
@@ -377,7 +254,7 @@ class _Request:
     def function(self, value: Any, place: str) -> Any:
         """A function of a tool."""
         checked = self._object(
-            value, place, {"name": text(64), "description": text(LARGEST_TOOLS), "parameters": _JSON, "strict": _dropped}
+            value, place, {"name": text(64), "description": text(LARGEST_TOOLS), "parameters": _JSON, "strict": dropped}
         )
         if not checked.get("name"):
             raise RequestError(f"{place}.name", "a name is expected")
@@ -426,7 +303,7 @@ class _Request:
 
     def image(self, value: Any, place: str) -> Any:
         """An image by its URL."""
-        table = {"url": lambda url, where: url, "detail": _dropped}
+        table = {"url": lambda url, where: url, "detail": dropped}
         url = value if isinstance(value, str) else self._object(value, place, table).get("url")
         if not isinstance(url, str):
             raise RequestError(f"{place}.url", "a string is expected")
@@ -440,7 +317,7 @@ class _Request:
         return list_of(self._tool_call, MOST_PARTS)(value, place)
 
     def _tool_call(self, value: Any, place: str) -> Any:
-        checked = self._object(value, place, {"id": text(), "type": one_of("function"), "function": "call", "index": _dropped})
+        checked = self._object(value, place, {"id": text(), "type": one_of("function"), "function": "call", "index": dropped})
         if "function" not in checked:
             raise RequestError(f"{place}.function", "a function is expected")
         return {"id": "call", "type": "function"} | checked
@@ -458,20 +335,20 @@ class _Request:
             return "{}"
         self.written(value, place)
         try:
-            arguments = json.loads(value, parse_constant=_no_constant)
+            arguments = json.loads(value, parse_constant=no_constant)
         except (ValueError, RecursionError) as error:
             raise RequestError(place, f"the arguments are not JSON: {str(error)[:100]}") from error
         if not isinstance(arguments, dict):
             raise RequestError(place, "the arguments are not a JSON object")
-        _check_depth(arguments, place, DEEPEST_JSON)
+        check_depth(arguments, place, DEEPEST_JSON)
         return value
 
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _MESSAGE = {
     "role": one_of(*_ROLES), "content": "content", "name": text(64), "tool_calls": "tool_calls", "tool_call_id": text(),
-    "refusal": _dropped, "annotations": _dropped, "audio": _dropped, "reasoning": _dropped, "reasoning_content": _dropped,
-    "function_call": _dropped,
+    "refusal": dropped, "annotations": dropped, "audio": dropped, "reasoning": dropped, "reasoning_content": dropped,
+    "function_call": dropped,
 }  # fmt: skip
 _WITHOUT_EFFECT = (
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "priority",
@@ -485,7 +362,7 @@ _SAMPLING: dict[str, Any] = {
     "repetition_penalty": number(0.01, 10), "seed": integer(-(2**63), 2**63 - 1), "stop": "stops",
     "stop_token_ids": list_of(integer(0, LARGEST_ID), 64), "include_stop_str_in_output": flag, "ignore_eos": flag,
     "skip_special_tokens": flag, "logit_bias": "biases", "response_format": "response_format",
-    "structured_outputs": "structured", **dict.fromkeys(_WITHOUT_EFFECT, _dropped),
+    "structured_outputs": "structured", **dict.fromkeys(_WITHOUT_EFFECT, dropped),
 }  # fmt: skip
 _CONVERSATION: dict[str, Any] = {
     "model": "model", "messages": "messages", "tools": "tools", "add_generation_prompt": flag, "continue_final_message": flag,

@@ -57,7 +57,7 @@ class ServedEngine:
         return self._inner.health()
 
     async def close(self) -> None:
-        """See `Engine.close`. Requests over HTTP are broken off."""
+        """See `Engine.close`. HTTP requests in progress are aborted."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -74,8 +74,8 @@ class ServedEngine:
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            _log.exception("The HTTP server has failed. The node continues without it.")
-            self.front.suspend(f"The HTTP server has failed ({type(error).__name__}: {error}); the log has the reason.")
+            _log.exception("The HTTP server failed. The node continues without it.")
+            self.front.suspend(f"The HTTP server failed ({type(error).__name__}: {error}). The log has the traceback.")
             return
         limits = Limits(
             max_model_len=int(engine.model_config.max_model_len),

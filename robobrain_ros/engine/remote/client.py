@@ -12,8 +12,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from robobrain_ros.bounds.files import UnreadableFileError, read_small_file
+from robobrain_ros.engine.addresses import base_url
 from robobrain_ros.engine.keys import without_key
-from robobrain_ros.engine.options import KEY_VARIABLE, EngineOptions, base_url
+from robobrain_ros.engine.options import KEY_VARIABLE, EngineOptions, RemoteOptions
 from robobrain_ros.errors import (
     BadRequestError,
     BusyError,
@@ -104,7 +105,7 @@ def make_client(options: EngineOptions, url: str, key: str) -> Any:
     timeout = httpx.Timeout(SILENCE, connect=CONNECT)
     limits = httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
     http_client = openai.DefaultAsyncHttpxClient(
-        verify=_trust(options),
+        verify=_trust(options.remote),
         trust_env=False,
         follow_redirects=False,
         timeout=timeout,
@@ -123,7 +124,7 @@ def make_client(options: EngineOptions, url: str, key: str) -> Any:
     )
 
 
-def _trust(options: EngineOptions) -> "ssl.SSLContext | bool":
+def _trust(options: RemoteOptions) -> "ssl.SSLContext | bool":
     if not options.verify or not options.ca_file:
         return options.verify
     try:
@@ -153,18 +154,19 @@ def explain(error: BaseException, url: str, model: str, key: str) -> Fault:
     if isinstance(error, openai.APIStatusError):
         return _status_fault(error, url, model, key)
     if isinstance(error, openai.APIError):  # Told in the midst of a stream.
-        return Fault(EngineFailedError(f"{url} broke off: {_reason(error.message, key)}"))
+        return Fault(EngineFailedError(f"{url} ended its answer with an error: {_reason(error.message, key)}"))
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError):
         return wrong_answer(url, "what is not JSON")
     if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2"):
-        return Fault(EngineFailedError(f"{url} broke the connection off in the middle of its answer; ask again."))
-    _log.error("Asking %s has failed.", url, exc_info=error)
-    return Fault(EngineFailedError(f"Asking {url} has failed ({type(error).__name__}); the log says where."), lasting=True)
+        return Fault(EngineFailedError(f"{url} closed the connection during its answer. Retry."))
+    _log.error("The request to %s failed.", url, exc_info=error)
+    message = f"The request to {url} failed ({type(error).__name__}). The log has the traceback."
+    return Fault(EngineFailedError(message), lasting=True)
 
 
 def wrong_answer(url: str, what: str) -> Fault:
     """The fault of something that is no OpenAI-compatible server."""
-    message = f"{url} answers with {what}; is it the address of an OpenAI-compatible server (.../v1)?"
+    message = f"{url} answers with {what}. Is it an OpenAI-compatible server (.../v1)?"
     return Fault(EngineFailedError(message), down=True, lasting=True)
 
 
@@ -172,18 +174,18 @@ def _connection_fault(chain: list[BaseException], url: str) -> Fault:
     for part in chain:
         if isinstance(part, ssl.SSLCertVerificationError):
             message = (
-                f"The certificate of {url} does not verify ({part.verify_message}); name its authority in engine.ca_file, or "
-                "write the name that it was made for."
+                f"The certificate of {url} is invalid ({part.verify_message}). Set engine.ca_file to its authority, or "
+                "use the host name of the certificate in engine.urls."
             )
             return Fault(EngineFailedError(message), down=True, lasting=True)
         if isinstance(part, ssl.SSLError):
-            message = f"{url} does not speak TLS as wanted ({part.reason}); is it an http:// address?"
+            message = f"The TLS connection to {url} failed ({part.reason}). Is it an http:// server?"
             return Fault(EngineFailedError(message), down=True, lasting=True)
     if _was_connected(chain):
-        return Fault(EngineFailedError(f"{url} broke the connection off; ask again."))
+        return Fault(EngineFailedError(f"{url} closed the connection. Retry."))
     reason = next((part.strerror for part in reversed(chain) if isinstance(part, OSError) and part.strerror), "")
     reason = reason or _reason(str(chain[-1]) or type(chain[-1]).__name__, "")
-    message = f"{url} cannot be reached ({reason}); is the server started, and is it reachable from here?"
+    message = f"{url} is unreachable ({reason}). Is the server running, and is the network up?"
     return Fault(EngineFailedError(message), down=True)
 
 
@@ -194,22 +196,22 @@ def _was_connected(chain: list[BaseException]) -> bool:
 def _status_fault(error: Any, url: str, model: str, key: str) -> Fault:
     status, reason = error.status_code, _server_reason(error, key)
     if status in (401, 403):
-        message = f"{url} refuses the key ({status}); check engine.key_file, or the variable {KEY_VARIABLE}."
+        message = f"{url} rejects the key ({status}). Check engine.key_file, or the environment variable {KEY_VARIABLE}."
         return Fault(EngineFailedError(message), down=True, lasting=True)
     if status == 404:
         named = f", or it has no model {model!r}" if model else ""
-        message = f"{url} does not know what it is asked for{named} (404: {reason}); check engine.urls and engine.model."
+        message = f"{url} does not have the requested path{named} (404: {reason}). Check engine.urls and engine.model."
         return Fault(EngineFailedError(message), down=True, lasting=True)
     if 300 <= status < 400:
         place = urlsplit(str(error.response.headers.get("location", "")))
         to = f" to {place.scheme}://{place.hostname}" if place.hostname else ""
-        message = f"{url} leads on{to} ({status}), which is not followed; name the final address in engine.urls."
+        message = f"{url} redirects{to} ({status}), which is not supported. Set engine.urls to the final URL."
         return Fault(EngineFailedError(message), down=True, lasting=True)
     if status == 429:
-        return Fault(BusyError(f"{url} has too many requests already ({reason}); ask again later."), doubtful=False)
+        return Fault(BusyError(f"{url} has too many requests ({reason}). Retry later."), doubtful=False)
     if status in (400, 413, 422):
-        return Fault(BadRequestError(f"The server refuses the request: {reason}"), elsewhere=False, doubtful=False)
-    return Fault(EngineFailedError(f"{url} has failed ({status}: {reason}); its own log says why."))
+        return Fault(BadRequestError(f"The server rejects the request: {reason}"), elsewhere=False, doubtful=False)
+    return Fault(EngineFailedError(f"{url} failed ({status}: {reason}). See the log of the server."))
 
 
 def _server_reason(error: Any, key: str) -> str:

@@ -1,4 +1,4 @@
-"""Servers of OpenAI's protocol as an engine: ``vllm serve``, ``flagscale serve``, or the server of another robot."""
+"""An engine that uses OpenAI-compatible servers: ``vllm serve``, ``flagscale serve``, or the server of another robot."""
 
 import asyncio
 import logging
@@ -13,6 +13,7 @@ from robobrain_ros.bounds.deadlines import ENGINE_RELEASE
 from robobrain_ros.engine.base import (
     EngineHealth,
     EngineInfo,
+    EngineState,
     Generation,
     LoadProgress,
     ProgressCallback,
@@ -32,7 +33,7 @@ from robobrain_ros.errors import (
 _TRIES = 2
 """Servers that a request is tried on."""
 _FORM_HINT = (
-    "It was asked for an answer in a form: where each such request fails, start the server with another backend for them, "
+    "The request has a constraint. If every request with a constraint fails, start the server with another backend: "
     """--structured-outputs-config '{"backend": "guidance", "disable_any_whitespace": true}'."""
 )
 
@@ -60,7 +61,7 @@ class RemoteEngine:
         self._watches: list[asyncio.Task[None]] = []
         self._arrivals: dict[str, asyncio.Queue[TextDelta | RoboBrainError]] = {}
         self._served: Served | None = None
-        self._state = ("stopped", "The engine is not started.")
+        self._state: tuple[EngineState, str] = ("stopped", "The engine is not started.")
 
     async def start(self, progress: ProgressCallback) -> EngineInfo:
         """See `Engine.start`. Waits for a server to come up, at most ``engine.start_timeout``, unless waiting cannot help."""
@@ -69,16 +70,16 @@ class RemoteEngine:
             return await self._start(progress)
         except BaseException as error:
             await self._disconnect()
-            self._state = ("failed", str(error) or "Starting was broken off.")
+            self._state = ("failed", str(error) or "Starting the engine was cancelled.")
             raise
 
     async def _start(self, progress: ProgressCallback) -> EngineInfo:
         self.options.validate()
-        key = self.options.read_key()
-        self._warn_of_the_open(bool(key))
+        key = self.options.remote.read_key()
+        self._warn_if_insecure(bool(key))
         # In a thread: importing openai takes a second.
         await asyncio.to_thread(_import_openai)
-        self._servers = [Server(url, self.options, key) for url in self.options.urls]
+        self._servers = [Server(url, self.options, key) for url in self.options.remote.urls]
         progress(LoadProgress("connecting", f"Looking for {_names(self._servers)}."))
         await self._wait_for_one(progress)
         served = next(server.served for server in self._servers if server.fault is None and server.served is not None)
@@ -100,25 +101,25 @@ class RemoteEngine:
     async def _wait_for_one(self, progress: ProgressCallback) -> None:
         end = time.monotonic() + self.options.start_timeout
         while True:
-            await asyncio.gather(*(server.look() for server in self._servers))
+            await asyncio.gather(*(server.check() for server in self._servers))
             faults = [server.fault for server in self._servers if server.fault is not None]
             if len(faults) < len(self._servers):
                 return
-            said = " ".join(fault.error.message for fault in faults)
+            problems = " ".join(fault.error.message for fault in faults)
             if all(fault.lasting for fault in faults):
-                raise EngineConfigError(said)
+                raise EngineConfigError(problems)
             if time.monotonic() + self._pace.down > end:
                 limit = f"engine.start_timeout = {self.options.start_timeout:.0f} s"
-                raise EngineConfigError(f"No server came up within {limit}. {said}")
-            progress(LoadProgress("connecting", f"Waiting for a server. {said}"))
+                raise EngineConfigError(f"No server came up within {limit}. {problems}")
+            progress(LoadProgress("connecting", f"Waiting for a server. {problems}"))
             await asyncio.sleep(self._pace.down)
 
-    def _warn_of_the_open(self, has_key: bool) -> None:
-        if not self.options.verify:
-            _log.warning("engine.verify is false: whoever answers in a server's name gets the images and the key.")
-        for url in self.options.urls:
+    def _warn_if_insecure(self, has_key: bool) -> None:
+        if not self.options.remote.verify:
+            _log.warning("engine.verify is false: another machine can pose as a server and get the images and the key.")
+        for url in self.options.remote.urls:
             if has_key and url.lower().startswith("http:") and not re.match(r"http://(localhost|127\.|\[::1\])", url.lower()):
-                _log.warning("%s is not encrypted: the key and the images can be read on their way; use https.", url)
+                _log.warning("%s is not encrypted: others on the network can read the key and the images. Use https.", url)
 
     def _compare(self, server: Server) -> None:
         """Refuse a server that serves something else than what was found at the start: images are fitted to that."""
@@ -130,8 +131,8 @@ class RemoteEngine:
         if not shared or narrower:
             server.fault = Fault(
                 EngineConfigError(
-                    f"{server.url} serves {its.model} with images of {its.min_pixels} to {its.max_pixels} pixels, another one "
-                    f"{ours.model} with {ours.min_pixels} to {ours.max_pixels}; start all servers alike."
+                    f"{server.url} serves {its.model} with images of {its.min_pixels} to {its.max_pixels} pixels, another server "
+                    f"{ours.model} with {ours.min_pixels} to {ours.max_pixels}. Start all servers with the same options."
                 ),
                 down=True,
                 lasting=True,
@@ -142,16 +143,16 @@ class RemoteEngine:
         while True:
             was_up = server.fault is None
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(server.doubted.wait(), self._pace.up if was_up else self._pace.down)
-            if server.doubted.is_set() and server.fault is not None:
+                await asyncio.wait_for(server.check_soon.wait(), self._pace.up if was_up else self._pace.down)
+            if server.check_soon.is_set() and server.fault is not None:
                 await asyncio.sleep(self._pace.down)  # It has just been found down.
-            server.doubted.clear()
-            await server.look()
+            server.check_soon.clear()
+            await server.check()
             self._compare(server)
             if was_up and server.fault is not None:
                 _log.warning("A server is down. %s", server.fault.error.message)
             elif not was_up and server.fault is None:
-                _log.info("%s is there again.", server.url)
+                _log.info("%s is available again.", server.url)
 
     async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
         """See `Engine.generate`; further raises `BusyError`."""
@@ -178,15 +179,15 @@ class RemoteEngine:
         """Bring what a server writes to the reader. Cancelling this ends the request at the server."""
         try:
             images = [
-                await asyncio.to_thread(data_url, image, self.options.image_format, self.options.image_quality)
+                await asyncio.to_thread(data_url, image, self.options.remote.image_format, self.options.remote.image_quality)
                 for image in generation.images
             ]
             await self._ask(generation, images, arrivals)
         except RoboBrainError as error:
             arrivals.put_nowait(error)
         except Exception as error:
-            _log.exception("The remote engine broke on a request.")
-            arrivals.put_nowait(EngineFailedError(f"The remote engine broke on this request: {type(error).__name__}."))
+            _log.exception("The remote engine failed on a request.")
+            arrivals.put_nowait(EngineFailedError(f"The remote engine failed on this request: {type(error).__name__}."))
 
     async def _ask(
         self, generation: Generation, images: list[str], arrivals: "asyncio.Queue[TextDelta | RoboBrainError]"
@@ -203,17 +204,17 @@ class RemoteEngine:
                         arrivals.put_nowait(delta)
                 return
             except Fault as fault:
-                server.put_down(fault)
+                server.note_fault(fault)
                 others = [other for other in self._servers if other.fault is None and other not in tried]
                 if written or not fault.elsewhere or len(tried) >= _TRIES or not others:
                     raise _explained(fault, generation, written) from fault
-                _log.warning("%s Another server is asked.", fault.error.message)
+                _log.warning("%s Trying another server.", fault.error.message)
 
     def _choose(self, tried: list[Server]) -> Server:
         """The server that is well and has the fewest of our requests."""
         well = [server for server in self._servers if server.fault is None and server not in tried]
         if not well:
-            raise EngineFailedError(self._trouble())
+            raise EngineFailedError(self._describe_faults())
         return min(well, key=lambda server: server.running)
 
     def _check(self, generation: Generation) -> None:
@@ -222,10 +223,10 @@ class RemoteEngine:
         cell = self._served.cell
         for image in generation.images:
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype.name != "uint8":
-                raise BadImageError(f"The engine takes images of shape (height, width, 3) and type uint8, not {image.shape}.")
+                raise BadImageError(f"The engine needs images of shape (height, width, 3) and type uint8, not {image.shape}.")
             height, width = image.shape[:2]
             if min(height, width) < cell or height % cell or width % cell:
-                raise BadImageError(f"The engine takes images whose sides are multiples of {cell}, not {width}x{height}.")
+                raise BadImageError(f"The engine needs images whose sides are multiples of {cell} pixels, not {width}x{height}.")
 
     async def abort(self, request_id: str) -> None:
         """See `Engine.abort`."""
@@ -241,12 +242,12 @@ class RemoteEngine:
             well = sum(server.fault is None for server in servers)
             message = f"{self._served.model} is ready."
             if not well:
-                state, message = "failed", self._trouble()
+                state, message = "failed", self._describe_faults()
             elif well < len(servers):
-                message += f" {well} of {len(servers)} servers: {self._trouble()}"
+                message += f" {well} of {len(servers)} servers: {self._describe_faults()}"
         return EngineHealth(state, message, running=len(self._arrivals))
 
-    def _trouble(self) -> str:
+    def _describe_faults(self) -> str:
         return " ".join(server.fault.error.message for server in list(self._servers) if server.fault is not None)
 
     async def close(self) -> None:
@@ -277,7 +278,7 @@ def _explained(fault: Fault, generation: Generation, written: bool) -> RoboBrain
 
 
 def _import_openai() -> None:
-    with suppress(ImportError):  # It is said by who needs it.
+    with suppress(ImportError):  # It is problems by who needs it.
         import openai  # noqa: F401
 
 

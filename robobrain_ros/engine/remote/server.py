@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from robobrain_ros.engine.addresses import base_url
 from robobrain_ros.engine.base import Constraint, Generation, TextDelta
-from robobrain_ros.engine.options import CELLS, EngineOptions, base_url
+from robobrain_ros.engine.options import CELLS, EngineOptions
 from robobrain_ros.engine.remote.client import (
     EndlessResponseError,
     Fault,
@@ -25,16 +26,16 @@ from robobrain_ros.engine.remote.client import (
 from robobrain_ros.engine.remote.data_url import data_url
 from robobrain_ros.errors import BadRequestError, EngineConfigError, EngineFailedError
 
-LOOK = 10.0
+_CHECK_TIMEOUT = 10.0
 """Seconds in which a server must say that it is well."""
-_MEASURING = 120.0
+_PROBE_TIMEOUT = 120.0
 """Seconds in which it must have looked at one of the images that it is measured with; others may be before them."""
-_PATIENCE = 2
+_SILENT_CHECKS = 2
 """Looks in a row that may find a busy server silent before it counts as down."""
-_KNOWN = 64
+_SAFE_CELLS = 64
 """Cells of an image that every checkpoint sees as it is."""
-_FEWEST = 4
-_WIDEST = 128
+_FEWEST_CELLS = 4
+_CELLS_PER_ROW = 128
 """Cells of a row: an image's sides may differ 200-fold."""
 _FAMILIES = {r"robobrain[-_ ]?2[._]0": "qwen2_5_vl", r"robobrain[-_ ]?2[._]5": "qwen3_vl"}
 """Model types by what servers call the families' models."""
@@ -76,39 +77,39 @@ class Server:
     def __init__(self, url: str, options: EngineOptions, key: str) -> None:
         self.url = base_url(url)
         self.served: Served | None = None
-        self.fault: Fault | None = Fault(EngineFailedError(f"{self.url} has not been looked at yet."))
+        self.fault: Fault | None = Fault(EngineFailedError(f"{self.url} has not been checked yet."))
         self.running = 0
-        self.doubted = asyncio.Event()
+        self.check_soon = asyncio.Event()
         self._options = options
         self._key = key
         self._client = make_client(options, url, key)
         self._last_sign = 0.0
         self._silent = 0
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Find out whether it is well; sets ``served`` and ``fault``. One that was down is measured anew."""
         began = time.monotonic()
         try:
-            served = await asyncio.wait_for(self._ask_models(), LOOK)
+            served = await asyncio.wait_for(self._ask_models(), _CHECK_TIMEOUT)
             if self.fault is not None or self.served is None:
                 self.served = await self._measure(served)
         except asyncio.TimeoutError:
             self._silent += 1
             # A busy server may be slow to say so, but not slow to write.
-            if self.fault is None and (self._silent < _PATIENCE or self._last_sign > began):
+            if self.fault is None and (self._silent < _SILENT_CHECKS or self._last_sign > began):
                 return
-            self.fault = Fault(EngineFailedError(f"{self.url} takes connections but does not answer."))
+            self.fault = Fault(EngineFailedError(f"{self.url} accepts connections but does not answer."))
         except Exception as error:
             self.fault = explain(error, self.url, self._options.model, self._key)
         else:
             self._silent, self.fault = 0, None
 
-    def put_down(self, fault: Fault) -> None:
+    def note_fault(self, fault: Fault) -> None:
         """A request has met a fault: ask it no more where it is down, and look at it soon."""
         if fault.down:
             self.fault = fault
         if fault.down or fault.doubtful:
-            self.doubted.set()
+            self.check_soon.set()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -161,7 +162,7 @@ class Server:
         return await stack.enter_async_context(create(**body))
 
     async def _ask_models(self) -> Served:
-        response = await self._client.models.with_raw_response.list(timeout=LOOK)
+        response = await self._client.models.with_raw_response.list(timeout=_CHECK_TIMEOUT)
         models = _read_json(response.http_response, self.url).get("data")
         if not isinstance(models, list) or not all(isinstance(model, dict) for model in models):
             raise wrong_answer(self.url, "something other than a list of models")
@@ -173,21 +174,21 @@ class Server:
         name = wanted or next(iter(known), "")
         names = _cut(", ".join(known) or "none")
         if name not in known or (len(known) > 1 and not wanted):
-            problem = f"has no model {name!r}; it has: {names}" if wanted else f"has these models: {names}"
-            raise Fault(EngineConfigError(f"{self.url} {problem}. Name one of them in engine.model."), down=True, lasting=True)
+            problem = f"does not have the model {name!r}. It has: {names}" if wanted else f"has these models: {names}"
+            raise Fault(EngineConfigError(f"{self.url} {problem}. Set engine.model to one of them."), down=True, lasting=True)
         length = known[name].get("max_model_len")
         model_type = self._model_type(name)
         software = str(known[name].get("owned_by") or "server")[:40]
         return Served(name, model_type, CELLS[model_type], software, length if isinstance(length, int) and length > 0 else 0)
 
     def _model_type(self, model: str) -> str:
-        if self._options.model_type:
-            return self._options.model_type
+        if self._options.remote.model_type:
+            return self._options.remote.model_type
         for pattern, model_type in _FAMILIES.items():
             if re.search(pattern, model, re.IGNORECASE):
                 return model_type
         message = (
-            f"The name {model!r} does not tell of which family the model of {self.url} is; set engine.model_type to qwen2_5_vl "
+            f"The model family of {model!r} on {self.url} is unknown. Set engine.model_type to qwen2_5_vl "
             "(RoboBrain 2.0) or qwen3_vl (RoboBrain 2.5)."
         )
         raise Fault(EngineConfigError(message), down=True, lasting=True)
@@ -196,9 +197,9 @@ class Server:
         """Find the bounds of its images by how many tokens it counts for some: no server tells them, and an image that it
         resizes is another one than coordinates refer to."""
         served = replace(served, priorities=await self._has_priorities(served))
-        text = await self._tokens(served, _KNOWN) - _KNOWN
-        if text <= 0 or await self._tokens(served, _KNOWN + 8) != text + _KNOWN + 8:
-            _log.warning("%s does not count images as its family does; their bounds are taken to be the family's.", self.url)
+        text = await self._tokens(served, _SAFE_CELLS) - _SAFE_CELLS
+        if text <= 0 or await self._tokens(served, _SAFE_CELLS + 8) != text + _SAFE_CELLS + 8:
+            _log.warning("%s does not count image tokens like its model family. Using the size limits of the family.", self.url)
             return served
 
         async def kept(cells: int) -> bool:
@@ -206,9 +207,9 @@ class Server:
 
         budget = self._options.max_pixels // served.cell**2
         room = served.max_model_len - text - 1
-        most = max(min(budget, room) if room > 0 else budget, _KNOWN)
-        largest = most if await kept(most) else await _boundary(kept, _KNOWN, most)
-        smallest = _FEWEST if await kept(_FEWEST) else await _boundary(kept, _KNOWN, _FEWEST)
+        most = max(min(budget, room) if room > 0 else budget, _SAFE_CELLS)
+        largest = most if await kept(most) else await _boundary(kept, _SAFE_CELLS, most)
+        smallest = _FEWEST_CELLS if await kept(_FEWEST_CELLS) else await _boundary(kept, _SAFE_CELLS, _FEWEST_CELLS)
         return replace(served, min_pixels=smallest * served.cell**2, max_pixels=largest * served.cell**2)
 
     async def _has_priorities(self, served: Served) -> bool:
@@ -224,7 +225,7 @@ class Server:
 
     async def _tokens(self, served: Served, cells: int) -> int:
         """Tokens of a prompt with an image of so many cells (or one row fewer)."""
-        rows = math.ceil(cells / _WIDEST)
+        rows = math.ceil(cells / _CELLS_PER_ROW)
         image = np.full((rows * served.cell, cells // rows * served.cell, 3), 128, np.uint8)
         left_out = cells % rows
         tokens = await self._probe(served, [_image_part(data_url(image, "png", 100)), {"type": "text", "text": "?"}], {})
@@ -239,9 +240,9 @@ class Server:
                 max_tokens=1,
                 temperature=0.0,
                 extra_body=extra,
-                timeout=_MEASURING,
+                timeout=_PROBE_TIMEOUT,
             ),
-            _MEASURING,
+            _PROBE_TIMEOUT,
         )
         usage = _read_json(response.http_response, self.url).get("usage")
         tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
@@ -348,7 +349,7 @@ class _Counter:
         :raises Fault: it has none.
         """
         if self._finish_reason in ("", "abort", "error"):
-            raise Fault(EngineFailedError(f"{url} broke off in the middle of its answer; ask again."))
+            raise Fault(EngineFailedError(f"{url} ended its answer early. Retry."))
         return TextDelta(self._kept, self._unsaid, self._prompt_tokens, finish_reason=self._finish_reason)
 
 

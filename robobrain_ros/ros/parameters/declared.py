@@ -1,16 +1,18 @@
 """The parameters as a node declares them: their present values, and the check of every change."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
-from robobrain_ros.engine.options import OPTION_PREFIXES, EngineOptions, ServerOptions, public_name
+from robobrain_ros.engine.http.options import ServerOptions
+from robobrain_ros.engine.options import OPTION_PREFIXES, EngineOptions
 from robobrain_ros.errors import BadRequestError
 from robobrain_ros.ros.limits import MOST_CAMERAS, MOST_NAME, MOST_QUERIES
+from robobrain_ros.ros.parameters.explicit import ExplicitOptions
 from robobrain_ros.ros.parameters.parameter import Applies, Parameter
 from robobrain_ros.ros.parameters.table import (
     STANDING_PREFIX,
@@ -37,6 +39,8 @@ class Parameters:
         node.add_on_set_parameters_callback(self._check)
         self._declare(table())
         self.declare_named()
+        self._explicit = ExplicitOptions(node, self._overrides, self.__getitem__)
+        node.add_post_set_parameters_callback(self._note_explicit)
 
     def __getitem__(self, name: str) -> Any:
         """The present value."""
@@ -57,21 +61,32 @@ class Parameters:
         Standing queries that are described but not named among ``standing_queries`` are left out where each of their parameters
         is known: they wait to be named.
         """
-        # rclpy tells this nowhere else; a version without it warns of nothing.
-        given = getattr(self._node, "_parameter_overrides", {})
-        return sorted(name for name in given if not self._node.has_parameter(name) and not _describes_a_query(name))
+        return sorted(name for name in self._overrides if not self._node.has_parameter(name) and not _describes_a_query(name))
 
     def engine_options(self) -> EngineOptions:
-        """The engine's parameters as its options, not validated."""
-        return EngineOptions(**self._options(EngineOptions, public_name))
+        """Return the engine's options: the explicitly set parameters, the preset of the model, the defaults. Not validated.
+
+        :raises EngineConfigError: ``engine.model`` is a misspelled preset.
+        """
+        return self._explicit.resolve()
 
     def server_options(self) -> ServerOptions:
         """The parameters of the engine's HTTP server as its options, not validated."""
-        return ServerOptions(**self._options(ServerOptions, server_name))
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(ServerOptions):
+            value = self[server_name(field.name)]
+            values[field.name] = tuple(value) if isinstance(value, list) else value
+        return ServerOptions(**values)
 
-    def _options(self, kind: type[Any], name_of: Callable[[str], str]) -> dict[str, Any]:
-        values = {field.name: self[name_of(field.name)] for field in dataclasses.fields(kind)}
-        return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    @property
+    def _overrides(self) -> Iterable[str]:
+        """The names that the command line and parameter files set. rclpy has no public access to them."""
+        return getattr(self._node, "_parameter_overrides", {})
+
+    def _note_explicit(self, changes: Sequence[RosParameter]) -> None:
+        # A configured node accepts only the values that its engine parameters have already: `ros2 param load` of its own dump.
+        if not self.configured:
+            self._explicit.note(change.name for change in changes)
 
     def _declare(self, parameters: Iterable[Parameter]) -> None:
         for parameter in parameters:

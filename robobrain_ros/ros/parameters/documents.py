@@ -17,7 +17,8 @@ def to_yaml() -> str:
     """The contents of config/robobrain.yaml: every parameter with its default, commented."""
     lines = [
         "# Every parameter of the node with its default, written by `python -m robobrain_ros.ros.parameters yaml`.",
-        "# Copy it and keep what you change. /**: for every node that reads this file, whatever its name and namespace.",
+        "# Copy it and keep only the lines that you change: every line here takes precedence over the preset of engine.model.",
+        "# /**: for every node that reads this file, whatever its name and namespace.",
         "/**:",
         "  ros__parameters:",
     ]

@@ -10,7 +10,8 @@ from typing import Any
 from robobrain_ros.core.plans.checks import DEFAULT_MAX_STEPS, MOST_STEPS
 from robobrain_ros.core.query import Defaults, Task
 from robobrain_ros.engine.base import LARGEST_MAX_PIXELS
-from robobrain_ros.engine.options import SERVER_PREFIX, EngineOptions, ServerOptions, public_name
+from robobrain_ros.engine.http.options import ServerOptions
+from robobrain_ros.engine.options import SERVER_PREFIX, option_fields, public_name
 from robobrain_ros.ros.limits import LEAST_RATE, MOST_RATE, MOST_TIMEOUT, MOST_TOKENS
 from robobrain_ros.ros.parameters.parameter import Applies, Parameter
 
@@ -276,8 +277,8 @@ def standing_query_parameters(name: str) -> tuple[Parameter, ...]:
 
 
 def engine_parameters() -> tuple[Parameter, ...]:
-    """One parameter for each field of `EngineOptions`."""
-    return tuple(_option_parameter(public_name(field.name), field) for field in dataclasses.fields(EngineOptions))
+    """One parameter for each option of the engine."""
+    return tuple(_option_parameter(public_name(keyword), field) for keyword, field in option_fields().items())
 
 
 def server_parameters() -> tuple[Parameter, ...]:

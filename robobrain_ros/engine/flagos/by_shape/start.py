@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robobrain_ros.engine.flagos.by_shape import table as flagos_table
+from robobrain_ros.engine.flagos.by_shape import table
 from robobrain_ros.errors import EngineConfigError
 
 _log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def start(
     weights: Iterable[tuple[int, int]],
     dtype: str,
     find_device: Callable[[], Device] | None = None,
-    folder: Path = flagos_table.FOLDER,
+    folder: Path = table.FOLDER,
 ) -> Started:
     """Register the table's operators for a model on this GPU, after a check. Call it before CUDA graphs are captured.
 
@@ -101,8 +101,8 @@ def _start(weights: set[tuple[int, int]], dtype: str, device: Device, folder: Pa
     from robobrain_ros.engine.flagos.by_shape import check as flagos_check
     from robobrain_ros.engine.flagos.by_shape.operators import ShapeOperators
 
-    table = flagos_table.find(device.name, device.torch, device.triton, folder)
-    entries = [entry for entry in table.for_weights(weights) if entry.dtype == dtype]
+    found = table.find(device.name, device.torch, device.triton, folder)
+    entries = [entry for entry in found.for_weights(weights) if entry.dtype == dtype]
     if not entries:
         raise EngineConfigError(f"the table for {device.name} has no entry for this model's weights in {dtype}.")
     verdict = flagos_check.check(entries, device.implementations, device.place, device.timer)

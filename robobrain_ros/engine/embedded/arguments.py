@@ -1,0 +1,139 @@
+"""The arguments of vLLM's engine, from our options and the checkpoint."""
+
+import difflib
+import logging
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from robobrain_ros.engine.base import DEFAULT_CONTEXT
+from robobrain_ros.engine.embedded import compat, worker
+from robobrain_ros.engine.embedded.checkpoint import Checkpoint
+from robobrain_ros.engine.flagos.choice import NATIVE, WORKER_EXTENSION, Choice, Operators
+from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.errors import EngineConfigError
+
+_MIB = 1 << 20
+_BYTES_PER_PIXEL = 24
+"""Of a prepared image: three colours in float32, each pixel twice, because the encoder takes pairs of video frames."""
+_IMAGE_THREADS = 4
+"""On an H100 machine, preparing an image of 1280x720 took 18 ms with four threads, and 30 to 44 ms with one."""
+_COMPILATION = "compilation_config"
+
+_log = logging.getLogger(__name__)
+
+
+def engine_arguments(
+    options: EngineOptions, checkpoint: Checkpoint, device: str, choice: Choice = NATIVE
+) -> dict[str, Any]:
+    """Return the arguments of vLLM's engine, without those of ``engine.extra``.
+
+    :param device: vLLM's name of the device type, such as "cpu" or "cuda".
+    """
+    on_cpu, embedded = device == "cpu", options.embedded
+    owner_watch = f"{worker.__name__}.{worker.OwnerWatch.__name__}"
+    longest = min(embedded.max_model_len or DEFAULT_CONTEXT, checkpoint.max_positions or DEFAULT_CONTEXT)
+    max_pixels = min(options.max_pixels, checkpoint.max_pixels or options.max_pixels)
+    arguments: dict[str, Any] = {
+        "model": str(checkpoint.path),
+        "served_model_name": options.model,
+        "dtype": checkpoint.dtype if embedded.dtype == "auto" and checkpoint.dtype == "float32" else embedded.dtype,
+        "max_model_len": embedded.max_model_len or longest,
+        "tensor_parallel_size": embedded.tensor_parallel_size,
+        "pipeline_parallel_size": embedded.pipeline_parallel_size,
+        "data_parallel_size": embedded.data_parallel_size,
+        "quantization": embedded.quantization or None,
+        "enforce_eager": embedded.enforce_eager or on_cpu or (choice.operators is Operators.OURS and not choice.graphs),
+        "max_num_seqs": options.max_num_seqs,
+        "load_format": embedded.load_format,
+        "seed": options.seed,
+        "trust_remote_code": embedded.trust_remote_code,
+        "mm_processor_cache_gb": image_cache_mib(options) / 1024,
+        "limit_mm_per_prompt": {"image": options.max_images, "video": 0},
+        # vLLM reserves memory for the largest possible image.
+        "mm_processor_kwargs": {"max_pixels": max(max_pixels, checkpoint.min_pixels)},
+        # The checkpoint's sampling parameters would override the defaults of greedy decoding.
+        "generation_config": "vllm",
+        "scheduling_policy": "priority",
+        "structured_outputs_config": compat.STRUCTURED_OUTPUTS_CONFIG,
+        "use_tqdm_on_load": not embedded.quiet,
+        "worker_extension_cls": WORKER_EXTENSION if choice.uses_flaggems else owner_watch,
+    }
+    if on_cpu:
+        arguments |= compat.cpu_arguments(checkpoint.model_type)
+    else:
+        arguments["gpu_memory_utilization"] = embedded.gpu_memory_utilization
+    if device == "cuda" and not arguments["enforce_eager"] and not choice.platform:
+        # vLLM does not compile the image encoder by default. On an H100 with the 7B, an image took 112 ms without compilation,
+        # 80 ms of them in the encoder, and 63 ms with it, 31 ms of them in the encoder.
+        arguments[_COMPILATION] = {"compile_mm_encoder": True}
+    if embedded.distributed_executor_backend:
+        arguments["distributed_executor_backend"] = embedded.distributed_executor_backend
+    if embedded.nnodes > 1:
+        arguments |= {"nnodes": embedded.nnodes, "master_addr": embedded.master_addr, "master_port": embedded.master_port}
+    return arguments
+
+
+def with_extra(arguments: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments overridden by ``engine.extra``. Compilation settings that ``extra`` does not name stay."""
+    ours, theirs = arguments.get(_COMPILATION), extra.get(_COMPILATION)
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        extra = extra | {_COMPILATION: ours | theirs}
+    return arguments | extra
+
+
+def reject_unknown(extra: dict[str, Any], known: set[str]) -> None:
+    """Reject arguments of ``engine.extra`` that vLLM's engine does not have.
+
+    :raises EngineConfigError: for the first unknown name. The message has the nearest name.
+    """
+    for name in extra:
+        if name in known:
+            continue
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise EngineConfigError(f"engine.extra: this version of vLLM has no engine argument {name!r}.{hint}")
+
+
+def image_cache_mib(options: EngineOptions) -> int:
+    """Return the size limit of vLLM's cache of prepared images in MiB, per process.
+
+    The largest image must fit: older versions of vLLM reject it otherwise.
+    """
+    largest = options.max_pixels * _BYTES_PER_PIXEL
+    return max(options.embedded.image_cache_mib, -(-largest // _MIB) + 1) if options.embedded.image_cache_mib else 0
+
+
+def image_threads() -> int:
+    """Return the number of threads that prepare an image for the encoder. By default, vLLM uses one."""
+    return min(_IMAGE_THREADS, max(1, len(os.sched_getaffinity(0)) // 2))
+
+
+def check_device_count(options: EngineOptions) -> None:
+    """Check that this machine has the GPUs that the options need.
+
+    :raises EngineConfigError: it has fewer.
+    """
+    import torch
+
+    if options.embedded.distributed_executor_backend == "ray":
+        return  # The cluster has more than this machine.
+    wanted = options.embedded.gpus // options.embedded.nnodes
+    present = torch.accelerator.device_count()
+    if wanted > present:
+        shared = f" / nnodes = {options.embedded.nnodes}" if options.embedded.nnodes > 1 else ""
+        raise EngineConfigError(
+            f"tensor_parallel_size x pipeline_parallel_size x data_parallel_size{shared} needs {wanted} GPUs, but this machine "
+            f"has {present}. Lower engine.tensor_parallel_size."
+        )
+
+
+def log_join_commands(options: EngineOptions, arguments: dict[str, Any]) -> None:
+    """Log the commands with which the other machines join the engine."""
+    # A folder has the same path on each machine. A model of the hub goes by its name, because each machine has its own cache.
+    model = arguments["model"] if Path(options.model).expanduser().is_dir() else options.model
+    nnodes = options.embedded.nnodes
+    for rank in range(1, nnodes):
+        command = shlex.join(compat.join_command(arguments | {"model": model}, rank))
+        _log.warning("Waiting for machine %d of %d. Install this package there and run: %s", rank + 1, nnodes, command)

@@ -1,0 +1,82 @@
+"""A generation as a prompt of vLLM: the checkpoint's chat template, checked images and checked text."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from robobrain_ros.bounds.control_tokens import reject_control_tokens, special_tokens_of
+from robobrain_ros.engine.base import IMAGE_PLACEHOLDER, Generation
+from robobrain_ros.engine.embedded import compat
+from robobrain_ros.engine.embedded.checkpoint import Checkpoint
+from robobrain_ros.errors import BadImageError, BadRequestError, EngineConfigError
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Renders generations for one checkpoint.
+
+    :param tokenizer: of transformers.
+    :param special_tokens: texts that the tokenizer turns into control tokens.
+    """
+
+    checkpoint: Checkpoint
+    tokenizer: Any
+    special_tokens: frozenset[str]
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, trust_remote_code: bool) -> "Prompts":
+        """Load the tokenizer. Takes seconds.
+
+        :raises EngineConfigError: the checkpoint has no chat template.
+        """
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
+        if not tokenizer.chat_template:
+            raise EngineConfigError(
+                f"The checkpoint in {checkpoint.path} has no chat template. Copy chat_template.jinja from the original."
+            )
+        return cls(checkpoint, tokenizer, special_tokens_of(tokenizer))
+
+    def count_tokens(self, text: str) -> int:
+        """Return the number of tokens of a text."""
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def render(self, generation: Generation) -> dict[str, Any]:
+        """Return vLLM's prompt.
+
+        :raises BadRequestError: the text holds control tokens.
+        :raises BadImageError: an image has a wrong shape, type or size.
+        """
+        reject_control_tokens("The prompt", generation.user_text, self.special_tokens)
+        _check_images(generation, self.checkpoint.cell or 1)
+        content = [{"type": "image"} for _ in generation.images] + [{"type": "text", "text": generation.user_text}]
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        # vLLM silently accepts a placeholder without an image and an image without a placeholder.
+        found = text.count(IMAGE_PLACEHOLDER)
+        if found != len(generation.images):
+            raise BadRequestError(
+                f"The prompt has {found} image placeholders for {len(generation.images)} images. Remove model tokens such as "
+                f"{IMAGE_PLACEHOLDER} from the question."
+            )
+        prompt: dict[str, Any] = {"prompt": text + generation.assistant_prefix}
+        if generation.images:
+            prompt["multi_modal_data"] = {"image": list(generation.images)}
+            prompt.update(compat.image_names(generation))
+        return prompt
+
+
+def _check_images(generation: Generation, cell: int) -> None:
+    """Check that every image lies on the model's grid: vLLM would resize another one, and its coordinates would be wrong.
+
+    An image of a few pixels would even end the engine.
+    """
+    for image in generation.images:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype.name != "uint8":
+            raise BadImageError(
+                f"The engine needs images of shape (height, width, 3) and type uint8, not {image.shape} and {image.dtype.name}."
+            )
+        height, width = image.shape[:2]
+        if min(height, width) < cell or height % cell or width % cell:
+            raise BadImageError(f"The engine needs images whose sides are multiples of {cell} pixels, not {width}x{height}.")

@@ -1,0 +1,231 @@
+"""Starts vLLM's engine in a thread, within a time limit, and records the processes that belong to it."""
+
+import asyncio
+import multiprocessing
+import os
+import threading
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import partial
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from robobrain_ros.engine import environment
+from robobrain_ros.engine.base import LoadProgress, ProgressCallback
+from robobrain_ros.engine.embedded import arguments, compat, leftovers, space, worker
+from robobrain_ros.engine.embedded.checkpoint import Checkpoint
+from robobrain_ros.engine.embedded.child_log import LOGGING_VARIABLE, ChildLog
+from robobrain_ros.engine.flagos.session import Session
+from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.errors import EngineConfigError, EngineFailedError
+
+RPC_TIMEOUT = 60.0
+"""Time limit in seconds for a call to vLLM's workers."""
+
+_PROGRESS_INTERVAL = 2.0
+_CANCEL_TIMEOUT = 4.0
+"""Seconds that cancelling a start may take. Importing vLLM takes longer on a slow machine; the node does not wait for it."""
+_KILL_AFTER = 1.5
+"""Seconds of `_CANCEL_TIMEOUT` after which processes are killed, because vLLM may ignore SIGTERM while it loads."""
+_HIDDEN_WARNINGS = "ignore::FutureWarning,ignore:resource_tracker:UserWarning"
+"""The second one reports shared memory of a killed process. `leftovers` removes it."""
+
+
+class VllmStart:
+    """One start of vLLM's engine.
+
+    :param folder: where the processes of the engine are recorded.
+    """
+
+    def __init__(
+        self, options: EngineOptions, checkpoint: Checkpoint, flagos: Session, folder: leftovers.RunFolder
+    ) -> None:
+        self._options = options
+        self._checkpoint = checkpoint
+        self._flagos = flagos
+        self._folder = folder
+        self._cancelled = threading.Event()
+        self._others = multiprocessing.active_children()
+        """Child processes that do not belong to this engine."""
+
+    async def run(self) -> Any:
+        """Start vLLM's engine in another thread, because it takes many seconds. The event loop goes on meanwhile.
+
+        :raises EngineConfigError: it did not start within the time limit.
+        """
+        # The thread puts the engine into a list rather than returning it: a thread's result lives on in places that only the
+        # interpreter's end clears, and an engine that is deleted then writes a traceback.
+        built: list[Any] = []
+
+        def build() -> None:
+            built.append(self._build())
+
+        building = asyncio.ensure_future(asyncio.to_thread(build))
+        recording = asyncio.create_task(self._keep_record())
+        try:
+            await asyncio.wait_for(asyncio.shield(building), self._options.start_timeout)
+        except (asyncio.CancelledError, asyncio.TimeoutError) as error:
+            self._cancelled.set()
+            await self._cancel(building)
+            building.add_done_callback(partial(_shut_down_late, built))
+            if isinstance(error, asyncio.TimeoutError):
+                raise EngineConfigError(
+                    f"The engine did not start within engine.start_timeout = {self._options.start_timeout:.0f} s. Raise it, or "
+                    "look for the reason in vLLM's log."
+                ) from error
+            raise
+        finally:
+            recording.cancel()
+        return built.pop()
+
+    async def finish(self, vllm: Any) -> None:
+        """Record the processes of the started engine, and let them watch the first of several machines."""
+        await asyncio.to_thread(self._record)
+        if self._options.embedded.nnodes > 1:
+            first_machine = self._options.embedded.master_addr, self._options.embedded.master_port
+            await vllm.collective_rpc("watch_first_machine", timeout=RPC_TIMEOUT, args=first_machine)
+
+    def _build(self) -> Any:
+        environment.put(self._flagos.environment())
+        from vllm import AsyncEngineArgs
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        options = self._options
+        device = str(current_platform.device_type)
+        if device != "cpu":
+            arguments.check_device_count(options)
+            environment.put({"OMP_NUM_THREADS": str(arguments.image_threads())})
+        extra = options.embedded.extra_arguments()
+        arguments.reject_unknown(extra, {item.name for item in fields(AsyncEngineArgs)})
+        ours = arguments.engine_arguments(options, self._checkpoint, device, self._flagos.choice)
+        values = arguments.with_extra(ours, extra)
+        if options.embedded.nnodes > 1:
+            arguments.log_join_commands(options, values)
+        compat.quieten_deaths()
+        engine_arguments = AsyncEngineArgs(**values)
+        if self._cancelled.is_set():  # While vLLM was imported, which may take long.
+            raise EngineFailedError("Starting the engine was cancelled.")
+        return AsyncLLM.from_engine_args(engine_arguments)
+
+    async def _keep_record(self) -> None:
+        while True:
+            await asyncio.to_thread(self._record)
+            await asyncio.sleep(_PROGRESS_INTERVAL)
+
+    def _record(self) -> None:
+        mine = [process.pid for process in multiprocessing.active_children() if process not in self._others]
+        self._folder.record(pid for pid in mine if pid is not None)
+
+    async def _cancel(self, building: "asyncio.Future[None]") -> None:
+        """End the thread that builds the engine. Otherwise the next engine would share the GPU with this one.
+
+        Nothing can stop the thread from outside. It gives up when the processes that it started are gone.
+        """
+        ending = asyncio.create_task(self._end_children(building), name="engine-cancel")
+        building.add_done_callback(lambda _: ending.done())  # Keeps a reference to the task until then.
+        await asyncio.wait({building}, timeout=_CANCEL_TIMEOUT)
+
+    async def _end_children(self, building: "asyncio.Future[None]") -> None:
+        began = time.monotonic()
+        while not building.done():
+            _end_processes([it for it in multiprocessing.active_children() if it not in self._others], time.monotonic() - began)
+            await asyncio.wait({building}, timeout=0.2)
+
+
+def _end_processes(processes: Sequence[BaseProcess], waited: float) -> None:
+    for process in processes:
+        if waited < _KILL_AFTER:
+            process.terminate()
+        else:
+            process.kill()
+
+
+def _shut_down_late(built: list[Any], building: "asyncio.Future[None]") -> None:
+    """Shut down an engine that was built after its start was cancelled."""
+    if not building.cancelled() and building.exception() is None:
+        threading.Thread(target=compat.shut_down, args=(built.pop(),), name="engine-shutdown").start()
+
+
+def make_folder() -> leftovers.RunFolder:
+    """Remove what dead engines left behind, and make the folder of a new engine.
+
+    :raises EngineConfigError: there is no room for it.
+    """
+    leftovers.sweep()
+    try:
+        folder = leftovers.RunFolder()
+        try:
+            space.check_room(folder.path)
+        except OSError:
+            folder.release()
+            raise
+        return folder
+    except OSError as error:
+        raise _no_temporary_files(error) from error
+
+
+def open_log(level: str, folder: leftovers.RunFolder) -> ChildLog:
+    """Make the log of a start in the engine's folder.
+
+    :raises EngineConfigError: there is no room for it.
+    """
+    try:
+        return ChildLog.create(level, folder.path)
+    except OSError as error:
+        raise _no_temporary_files(error) from error
+
+
+def _no_temporary_files(error: OSError) -> EngineConfigError:
+    return EngineConfigError(
+        f"No folder for temporary files is writable ({error.strerror or error}). Free some space, or set the environment "
+        "variable TMPDIR to another folder."
+    )
+
+
+def set_environment(options: EngineOptions, checkpoint: Checkpoint, log: ChildLog) -> None:
+    """Set what vLLM and its processes read from the environment. Variables that the user has set stay."""
+    os.environ[worker.OWNER_VARIABLE] = worker.owner_name()
+    values = {
+        LOGGING_VARIABLE: str(log.configuration),
+        # A forked child of a process with threads, ROS's for example, may hang.
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": str(options.embedded.cpu_memory_gib),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if options.embedded.quiet:
+        # Warnings for developers of libraries, about which users can do nothing.
+        values |= {"PYTHONWARNINGS": _HIDDEN_WARNINGS, "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|torch|vllm)\.")
+    environment.put(values)
+    if checkpoint.local:
+        environment.go_offline()
+
+
+class ProgressReporter(threading.Thread):
+    """Reports every few seconds that the engine is still starting, because loading a model takes minutes."""
+
+    def __init__(self, progress: ProgressCallback, checkpoint: Checkpoint, *, with_flagos: bool = False) -> None:
+        super().__init__(name="engine-progress", daemon=True)
+        self._progress = progress
+        self._flagos = " FlagGems compiles its operators, which takes minutes the first time." if with_flagos else ""
+        self._size = f" ({checkpoint.gigabytes:.1f} GB of weights)" if checkpoint.gigabytes >= 0.1 else ""
+        self._done = threading.Event()
+
+    def run(self) -> None:
+        """Report until stopped."""
+        began = time.monotonic()
+        while True:
+            seconds = time.monotonic() - began
+            message = f"Starting the engine and loading the model{self._size}: {seconds:.0f} s.{self._flagos}"
+            self._progress(LoadProgress("loading", message))
+            if self._done.wait(_PROGRESS_INTERVAL):
+                return
+
+    def stop(self) -> None:
+        """Stop reporting. Returns after the last report."""
+        self._done.set()
+        self.join(timeout=5.0)

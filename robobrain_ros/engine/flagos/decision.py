@@ -1,0 +1,159 @@
+"""Decides what an engine does with FlagGems, from the options, the tune file and the installed packages.
+
+FlagGems itself is imported in vLLM's workers only. vLLM may be imported here.
+"""
+
+import os
+from dataclasses import replace
+
+from robobrain_ros.engine import environment
+from robobrain_ros.engine.embedded.checkpoint import Checkpoint
+from robobrain_ros.engine.flagos import plugin, tune_file
+from robobrain_ros.engine.flagos.choice import Choice, Operators
+from robobrain_ros.engine.flagos.operators import installed, known_operators, reject_unknown_operators
+from robobrain_ros.engine.flagos.recovery import without_failures
+from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.errors import EngineConfigError
+
+
+def choose(options: EngineOptions, checkpoint: Checkpoint, given: Choice | None = None) -> Choice:
+    """Decide what an engine does with FlagGems.
+
+    :param given: a choice that was made already; only the platform is added.
+    :raises EngineConfigError: ``flagos.mode`` is on, but FlagGems cannot be used; or ``flagos.platform`` cannot be fulfilled.
+    """
+    platform, warning = _find_platform(options)
+    if given is not None:
+        return replace(given, platform=platform)
+    choice = _choose(options, checkpoint, platform)
+    if choice.uses_flaggems:
+        choice = without_failures(choice, options.model, eagerly=options.flagos.mode == "on")
+    return replace(choice, platform=platform, warning=" ".join(filter(None, (warning, choice.warning))))
+
+
+def check_names(options: EngineOptions) -> None:
+    """Check the names of operators in the options.
+
+    :raises EngineConfigError: FlagGems has no such operator. The message has the nearest name.
+    """
+    if options.flagos.mode == "off":
+        return
+    known = known_operators()
+    reject_unknown_operators("flagos.include", options.flagos.include, known)
+    reject_unknown_operators("flagos.exclude", options.flagos.exclude, known)
+
+
+def check_usable(options: EngineOptions) -> None:
+    """Check that FlagGems can be used here, for tune_flagos. Imports vLLM.
+
+    :raises EngineConfigError: it cannot, or an operator's name is unknown.
+    """
+    check_names(options)
+    _find_platform(options)
+    if obstacle := _obstacle(options):
+        raise EngineConfigError(f"FlagGems cannot be measured here: {obstacle}.")
+
+
+def graphs_are_possible(options: EngineOptions) -> bool:
+    """Return whether an engine can use CUDA graphs here. Imports vLLM."""
+    from vllm.platforms import current_platform
+
+    return not (options.embedded.enforce_eager or current_platform.is_cpu())
+
+
+def _find_platform(options: EngineOptions) -> tuple[str, str]:
+    """Return the name of vllm-plugin-FL's platform if it runs the model in this process, and a warning.
+
+    :raises EngineConfigError: it runs the model, or does not, against ``flagos.platform``.
+    """
+    installed_names = plugin.names()
+    wanted = options.flagos.platform
+    if not installed_names:
+        if wanted == "fl":
+            raise EngineConfigError("flagos.platform is fl, but vllm-plugin-FL is not installed. Install it, or set auto.")
+        return "", ""
+    environment.put(plugin.environment(wanted=wanted != "vllm"))
+    if wanted == "vllm":
+        if plugin.in_charge():
+            raise EngineConfigError(
+                "flagos.platform is vllm, but vllm-plugin-FL's platform is in charge of this process, because of VLLM_PLUGINS in "
+                "the environment or an earlier engine. Unset VLLM_PLUGINS, or restart the process."
+            )
+        return "", ""
+    obstacle = plugin.obstacle()
+    if not obstacle:
+        return installed_names[0], ""
+    version = tune_file.version_of(*plugin.DISTRIBUTIONS)
+    cannot = f"vLLM cannot use vllm-plugin-FL {version} ({obstacle})"
+    advice = "Install what it needs, or the one for this vLLM, or set flagos.platform to vllm."
+    if wanted == "fl":
+        raise EngineConfigError(f"flagos.platform is fl, but {cannot}. {advice}")
+    # Disabled for good: part of it may have been imported, and vLLM would ask it again.
+    environment.put(plugin.environment(wanted=False))
+    return "", f"{cannot}. vLLM's own platform runs the model. {advice}"
+
+
+def _choose(options: EngineOptions, checkpoint: Checkpoint, platform: str) -> Choice:
+    """Choose on vllm-plugin-FL's platform, or, if ``platform`` is empty, on vLLM's own.
+
+    Only FlagGems may have an operator for the plugin's chip. So the plugin selects operators until some are measured.
+
+    :raises EngineConfigError: ``flagos.mode`` is on, but FlagGems cannot be used.
+    """
+    if options.flagos.mode == "off":
+        return Choice(Operators.NATIVE, "flagos.mode is off.")
+    if options.flagos.mode == "on":
+        return _left_to_plugin(options) if platform else _on(options)
+    try:
+        return _measured(options, checkpoint)
+    except EngineConfigError as error:
+        if platform:
+            return _left_to_plugin(options, error.message)
+        return Choice(Operators.NATIVE, f"Native operators: {error.message}")
+
+
+def _left_to_plugin(options: EngineOptions, because: str = "") -> Choice:
+    end = f": {because}" if because else "."
+    why = f"vllm-plugin-FL's platform runs the model and selects FlagGems' operators itself{end}"
+    return Choice(Operators.PLUGIN, why, options.flagos.include or None, options.flagos.exclude)
+
+
+def _on(options: EngineOptions) -> Choice:
+    if obstacle := _obstacle(options):
+        raise EngineConfigError(f"flagos.mode is on, but {obstacle}. Or set flagos.mode to auto or off.")
+    include = options.flagos.include or None
+    which = f"the {len(include)} operators of flagos.include" if include else "all operators that are not excluded"
+    why = f"flagos.mode is on: {which}, not measured here."
+    return Choice(Operators.OURS, why, include, options.flagos.exclude, graphs=graphs_are_possible(options))
+
+
+def _obstacle(options: EngineOptions) -> str:
+    """Return why FlagGems cannot be used here, and what to do; empty: no obstacle is known."""
+    if not installed():
+        return "flag-gems is not installed in this Python: pip install --no-deps -r requirements/flagos.txt"
+    if options.embedded.nnodes > 1:
+        return "the model is spread over several machines, which FlagGems does not support here: run it on one machine"
+    from vllm.platforms import current_platform
+
+    # FlagGems' own variable names the maker of a chip that FlagGems does not find itself.
+    if current_platform.is_cpu() and not os.environ.get("GEMS_VENDOR"):
+        return "vLLM runs on the CPU here, and FlagGems needs an accelerator: install vLLM for it"
+    return ""
+
+
+def _measured(options: EngineOptions, checkpoint: Checkpoint) -> Choice:
+    """Choose the operators of the tune file.
+
+    :raises EngineConfigError: FlagGems cannot be used, or the file has no operators that were measured here.
+    """
+    if obstacle := _obstacle(options):
+        raise EngineConfigError(f"{obstacle}.")
+    path = tune_file.tune_file(options)
+    tuned = tune_file.find(path, tune_file.key_of(options, checkpoint))
+    named = options.flagos.include
+    operators = tuple(name for name in tuned.operators if name not in options.flagos.exclude and (not named or name in named))
+    if not operators:
+        why = f"Native operators: tune_flagos found no operator that is correct and not slower here ({path})."
+        return Choice(Operators.NATIVE, why)
+    why = f"{len(operators)} operators that were measured here ({path})."
+    return Choice(Operators.OURS, why, operators, graphs=tuned.graphs)

@@ -1,0 +1,79 @@
+"""What engines leave out of FlagGems after failures: an operator, CUDA graphs, or FlagGems as a whole."""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+
+from robobrain_ros.engine.flagos.choice import Choice, Operators
+from robobrain_ros.engine.flagos.ledger import Failure
+
+_MOST_FAILURES = 2
+"""Number of operators that may fail before FlagGems is not used any more."""
+
+_failures: dict[str, list[Failure]] = {}
+"""The failures in this process, by model."""
+
+_log = logging.getLogger(__name__)
+
+
+def remember(model: str, failure: Failure) -> None:
+    """Let the engines that this process starts from now on leave out what failed.
+
+    :param model: as in `EngineOptions`.
+    """
+    _log.warning("FlagGems: %s failed (%s). The engine restarts.", failure.operator or "the engine", failure.how)
+    _failures.setdefault(model, []).append(failure)
+
+
+def without_failures(choice: Choice, model: str, *, eagerly: bool) -> Choice:
+    """Return the choice without what has failed.
+
+    :param eagerly: whether FlagGems is wanted without CUDA graphs, too, which is much slower.
+    """
+    return _without(choice, _failures.get(model, []), eagerly=eagerly)
+
+
+def _without(choice: Choice, failures: list[Failure], *, eagerly: bool) -> Choice:
+    unnamed = next((failure for failure in failures if not failure.operator), None)
+    if eagerly and choice.graphs and unnamed is not None:
+        # In captured graphs, operators cannot be tried one by one.
+        left = [failure for failure in failures if failure is not unnamed]
+        warning = (
+            f"FlagGems failed with CUDA graphs ({unnamed.how}). Its operators run without CUDA graphs, slowly. Exclude operators "
+            "by flagos.exclude, or run tune_flagos."
+        )
+        choice = _without(replace(choice, graphs=False), left, eagerly=False)
+        return replace(choice, warning=choice.warning or warning)
+    if not failures:
+        return choice
+    last = failures[-1]
+    names = [failure.operator for failure in failures]
+    if "" in names or len(names) > _MOST_FAILURES:
+        warning = (
+            f"FlagGems is not used any more, because {last.operator or 'the engine'} failed with it ({last.how}). Exclude "
+            "operators by flagos.exclude, or run tune_flagos."
+        )
+        return Choice(Operators.NATIVE, "Native operators, after failures with FlagGems.", warning=warning)
+    warning = (
+        f"FlagGems' operator {last.operator} failed ({last.how}). PyTorch's own operator replaces {', '.join(names)}. Add it to "
+        "flagos.exclude, or run tune_flagos."
+    )
+    include = None if choice.include is None else tuple(name for name in choice.include if name not in names)
+    none_left = choice.operators is Operators.OURS and include == ()
+    operators = Operators.NATIVE if none_left else choice.operators
+    return replace(choice, operators=operators, include=include, exclude=(*choice.exclude, *names), warning=warning)
+
+
+async def find_culprit(names: Sequence[str], fails_with: Callable[[Sequence[str]], Awaitable[bool]]) -> str:
+    """Return the operator with which the engine fails, by bisection; empty: it fails with no single one, or without any."""
+    if await fails_with(()):
+        return ""
+    suspects = list(names)
+    while len(suspects) > 1:
+        middle = len(suspects) // 2
+        halves = suspects[:middle], suspects[middle:]
+        failing = [half for half in halves if await fails_with(half)]
+        if not failing:
+            return ""
+        suspects = failing[0]
+    return suspects[0] if suspects and await fails_with(suspects) else ""

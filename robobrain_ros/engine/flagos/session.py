@@ -1,0 +1,164 @@
+"""FlagGems in the workers of one engine: their settings, what they report, and what failed."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from robobrain_ros.engine.flagos import plugin, recovery, tune_file
+from robobrain_ros.engine.flagos.choice import Choice, Operators
+from robobrain_ros.engine.flagos.ledger import VARIABLE, Entry, Failure, LedgerReader
+from robobrain_ros.engine.options import EngineOptions
+
+_FIRST_ANSWERS = 16
+"""FlagGems is blamed for an engine's death without a known reason within this number of answers."""
+_PARTS = {
+    "flag-gems": ("flag-gems",),
+    "flagtree": ("flagtree",),
+    "flagcx": ("flagcx", "flagcx-torch"),
+    plugin.NAME: plugin.DISTRIBUTIONS,
+}
+"""Parts of FlagOS, and the names of their distributions."""
+
+
+class Session:
+    """FlagGems in the workers of one engine.
+
+    :param recovers: whether engines that start later in this process leave out what failed in this one.
+    """
+
+    def __init__(self, choice: Choice, options: EngineOptions, *, recovers: bool = True) -> None:
+        self.choice = choice
+        self.recovers = recovers
+        self._options = options
+        self._folder = Path(tempfile.mkdtemp(prefix="robobrain_ros-flagos-")) if choice.uses_flaggems else None
+        ours = choice.operators is Operators.OURS
+        self._reader = LedgerReader(self._folder) if self._folder is not None and ours else None
+        self.registered_by_plugin: tuple[str, ...] = ()
+        """Operators that vllm-plugin-FL has registered, once a worker has reported them."""
+
+    def environment(self) -> dict[str, str | None]:
+        """Return environment variables for the workers; None: to be unset."""
+        choice = self.choice
+        ours = {VARIABLE: json.dumps(self._settings()) if choice.operators is Operators.OURS else None}
+        by_plugin = choice.operators is Operators.PLUGIN
+        log = str(self._called_log or "")
+        return ours | plugin.environment(bool(choice.platform), by_plugin, choice.include or (), choice.exclude, log)
+
+    @property
+    def _called_log(self) -> Path | None:
+        """The log of operators at their first call, which FlagGems writes for vllm-plugin-FL."""
+        by_plugin = self.choice.operators is Operators.PLUGIN
+        return self._folder / "called.log" if self._folder is not None and by_plugin else None
+
+    def _settings(self) -> dict[str, Any]:
+        include = None if self.choice.include is None else list(self.choice.include)
+        log_folder = tune_file.tune_file(self._options).parent if self._options.flagos.record else None
+        if log_folder is not None:
+            log_folder.mkdir(parents=True, exist_ok=True)
+        return {
+            "include": include,
+            "exclude": list(self.choice.exclude),
+            "folder": str(self._folder),
+            "log_folder": str(log_folder or ""),
+            "deferred": self.deferred,
+        }
+
+    @property
+    def deferred(self) -> bool:
+        """Whether the operators are registered after the model is loaded.
+
+        An operator that is wrong during loading spoils the model's tables for good, and nothing shows which one it was. CUDA
+        graphs need the operators earlier, because vLLM captures them while it starts.
+        """
+        return self.choice.operators is Operators.OURS and not self.choice.graphs
+
+    @property
+    def entries(self) -> list[Entry]:
+        """What the workers have written."""
+        return [] if self._reader is None else self._reader.entries()
+
+    @property
+    def registered(self) -> bool:
+        """Whether operators that this package selected are registered."""
+        return any(entry.registered for entry in self.entries)
+
+    @property
+    def active(self) -> bool:
+        """Whether operators of FlagGems are in use, whoever selected them."""
+        return self.registered or bool(self.registered_by_plugin)
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """Operators that have run so far."""
+        if self._called_log is not None:
+            return plugin.called(self._called_log)
+        return () if self._reader is None else self._reader.called()
+
+    @property
+    def warning(self) -> str:
+        """What does not work as requested; empty: everything does."""
+        error = next((entry.error for entry in self.entries if entry.error), "")
+        if error:
+            return f"FlagGems cannot be used ({error}). The engine runs native operators. Set flagos.mode to off to hide this."
+        return self.choice.warning
+
+    def failure(self, how: str) -> Failure | None:
+        """Return what failed in an engine that failed; None: FlagGems was not active."""
+        if self.choice.operators is Operators.PLUGIN:
+            return Failure("", how)
+        if not self.registered or self._reader is None:
+            return None
+        return self._reader.failure() or Failure("", how)
+
+    def note_failed_start(self, failure: Failure) -> None:
+        """Let the next engines leave out what failed while this one started."""
+        recovery.remember(self._options.model, failure)
+
+    def note_death(self, ended_generations: int) -> None:
+        """Let the next engines leave out what ended this one, if FlagGems did.
+
+        :param ended_generations: number of generations that have ended in this engine.
+        """
+        failure = self.failure("its process died")
+        if self.recovers and failure is not None and (failure.operator or ended_generations < _FIRST_ANSWERS):
+            recovery.remember(self._options.model, failure)
+
+    def note_failed_answer(self) -> bool:
+        """Let the next engines run without FlagGems, because this one is alive but failed to answer a request.
+
+        :returns: whether FlagGems is active, so that the engine must restart.
+        """
+        if not self.recovers or not self.active:
+            return False
+        recovery.remember(self._options.model, Failure("", "it could not answer a request"))
+        return True
+
+    def details(self) -> dict[str, str]:
+        """Return what ``/diagnostics`` shows."""
+        choice = self.choice
+        values = {"flagos": choice.why, "flagos_parts": _installed_parts(), "flagos_platform": choice.platform}
+        entries = self.entries
+        if entries:
+            entry = entries[0]
+            values |= {
+                "flagos_vendor": entry.vendor,
+                "flagos_registered": ", ".join(entry.registered),
+                "flagos_fused": "; ".join(f"{layer}: {who}" for layer, who in sorted(entry.fused.items())),
+                "flagos_log": ", ".join(entry.log for entry in entries if entry.log),
+            }
+        if self.registered_by_plugin:
+            values |= {"flagos_registered": ", ".join(self.registered_by_plugin), "flagos_log": str(self._called_log)}
+        return {name: value for name, value in values.items() if value}
+
+    def release(self) -> None:
+        """Remove the files."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = self._reader = None
+
+
+def _installed_parts() -> str:
+    """Return the installed parts of FlagOS with their versions, for people."""
+    return ", ".join(f"{part} {tune_file.version_of(*names) or 'no'}" for part, names in _PARTS.items())

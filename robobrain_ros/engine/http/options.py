@@ -1,0 +1,81 @@
+"""The options of the HTTP server on the embedded engine. The node's ``openai_server.*`` parameters are generated from them."""
+
+from dataclasses import dataclass
+
+from robobrain_ros.engine.addresses import is_loopback
+from robobrain_ros.engine.keys import read_key
+from robobrain_ros.engine.option import check_values, option
+from robobrain_ros.engine.options import SERVER_PREFIX, EngineOptions
+from robobrain_ros.errors import EngineConfigError
+
+SERVER_KEY_VARIABLE = "ROBOBRAIN_ROS_SERVER_KEY"
+"""Environment variable with the key that clients of the HTTP server must send, if no file is set."""
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Options of the HTTP server; metadata as of `EngineOptions`."""
+
+    enabled: bool = option(
+        False, "Open an OpenAI-compatible HTTP server on the node's embedded engine (docs/how-to/http_server.md)."
+    )
+    host: str = option("127.0.0.1", "Address on which the server listens. An address that other machines can reach needs a key.")
+    port: int = option(9010, "Port on which the server listens.", minimum=1, maximum=65535)
+    key_file: str = option(
+        "",
+        f"File that contains only the key that clients must send. Empty: environment variable {SERVER_KEY_VARIABLE}, or no key.",
+    )
+    max_requests: int = option(
+        4,
+        "Maximum number of HTTP requests at the same time, less than engine.max_num_seqs. Further ones get status 429.",
+        minimum=1,
+        maximum=1023,
+    )
+    max_body_mib: int = option(24, "Size limit of an HTTP request's body in MiB, including images.", minimum=1, maximum=1024)
+    max_image_pixels: int = option(
+        16_777_216,
+        "Pixel limit of all images of one HTTP request together, checked before they are decoded.",
+        minimum=784,
+        maximum=178_956_970,
+    )
+    max_connections: int = option(64, "Maximum number of open connections to the HTTP server.", minimum=4, maximum=1024)
+    max_connections_per_client: int = option(
+        16,
+        "Maximum number of connections of one address (IPv6: one /64 network) that have not yet sent a request with the key. A "
+        "new one closes the oldest.",
+        minimum=1,
+        maximum=1024,
+    )
+    allowed_media_domains: tuple[str, ...] = option(
+        (), "Hosts from which the server downloads images by URL. Empty: only images within the request (data:)."
+    )
+    model_names: tuple[str, ...] = option(
+        (),
+        "Additional names of the model for clients. Empty: the names under which FlagRelease and FlagScale serve the same "
+        "checkpoint (docs/reference/http_server.md).",
+    )
+
+    def validate(self, engine: EngineOptions) -> str:
+        """Check everything that can be checked without opening the port. Return the key; empty: none.
+
+        :raises EngineConfigError: a value is not allowed. The message has the parameter's name and what is allowed.
+        """
+        check_values(self, SERVER_PREFIX)
+        if not self.enabled:
+            return ""
+        if engine.kind != "embedded":
+            raise EngineConfigError(
+                "openai_server.enabled needs the embedded engine. With engine.kind remote, clients can use the servers."
+            )
+        if self.max_requests >= engine.max_num_seqs:
+            raise EngineConfigError(
+                f"openai_server.max_requests is {self.max_requests}; it must be less than engine.max_num_seqs = "
+                f"{engine.max_num_seqs}, so that the robot's requests never wait for HTTP clients."
+            )
+        key = read_key(self.key_file, f"{SERVER_PREFIX}key_file", SERVER_KEY_VARIABLE)
+        if not key and not is_loopback(self.host):
+            raise EngineConfigError(
+                f"openai_server.host is {self.host}, which other machines can reach, but there is no key. Write a key to a file "
+                f"and set openai_server.key_file to it, or set {SERVER_KEY_VARIABLE}."
+            )
+        return key
