@@ -7,12 +7,19 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from installed import installation_fault
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 sys.path[:] = [folder for folder in sys.path if Path(folder or ".").resolve() != REPOSITORY]
-if find_spec("robobrain_ros") is None or find_spec("robobrain_ros.msg") is None:
+WITHOUT_ROS = find_spec("rclpy") is None
+"""`make core`: pip has installed the package, and only the tests of the core can run."""
+
+_package = find_spec("robobrain_ros")
+if _package is None or _package.origin is None or not (WITHOUT_ROS or find_spec("robobrain_ros.msg")):
     pytest.exit("The built package is not in the path: run `make test`, or `. scripts/env.sh` after `make build`.", returncode=2)
+if _fault := installation_fault(Path(_package.origin).parent, REPOSITORY / "robobrain_ros"):
+    pytest.exit(_fault, returncode=2)
 
 # No assertion on wall-clock performance: on a loaded machine any example may take long.
 settings.register_profile("any-machine", deadline=None)
@@ -37,6 +44,11 @@ os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 _LONGEST = ("engine_flagos", "ros_remote", "engine_embedded", "ros_demo_model", "tune_flagos", "engine_structured", "notebook")
 """Test files, the longest first."""
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Without ROS, leave out the tests that need it."""
+    return True if WITHOUT_ROS and collection_path.suffix == ".py" and not collection_path.name.startswith("test_core_") else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,0 +1,25 @@
+"""Which sources an installed package was built from."""
+
+from pathlib import Path
+
+
+def installation_fault(installed: Path, source: Path) -> str:
+    """Return why tests of ``source`` must not run against ``installed``, and what to do; empty: they may.
+
+    :param installed: the folder of the installed Python package: links to the sources, or copies of them.
+    :param source: the folder of that package in the checkout that the tests are in.
+    """
+    linked = next((path.resolve() for path in sorted(installed.glob("*.py")) if path.is_symlink() and path.exists()), None)
+    if linked is not None and linked.parent != source.resolve():
+        return (
+            f"The installed robobrain_ros links to another checkout, {linked.parent.parent}, but these tests are in "
+            f"{source.parent}: run `make build` and `. scripts/env.sh` there."
+        )
+    for path in sorted(source.rglob("*.py")):
+        module = path.relative_to(source)
+        target = installed / module
+        if not target.is_file():
+            return f"The build is older than the new module robobrain_ros/{module}: run `make build`."
+        if target.resolve() != path.resolve() and target.read_bytes() != path.read_bytes():
+            return f"The build is a copy with another robobrain_ros/{module}: run `make build`."
+    return ""
