@@ -1,7 +1,7 @@
 """An executor that closes the loop: it asks ~/plan, runs the steps one by one, and asks again with what happened.
 
-Begin here when you connect a robot of your own: put its driver behind `Arm`, and leave `SimulatedArm` and `WorldCamera` away.
-For the tabletop world, beside a running node::
+To connect a robot of your own, start from examples/plan_and_execute.py, which needs the messages only. This program runs the
+tabletop world, with faults, beside a running node::
 
     ros2 run robobrain_ros demo_executor "put all balls into the bowl" --troubles slip moved
 """

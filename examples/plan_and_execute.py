@@ -1,0 +1,75 @@
+"""Plan a task, execute the steps, and plan again after a failure, until the node reports that the task is done.
+
+Replace `ROBOT` and `execute` with your robot. The arguments are the task and the objects on the table::
+
+    python3 plan_and_execute.py "put the red block into the green bowl" "red block" "green bowl"
+"""
+
+import json
+import sys
+
+import rclpy
+from rclpy.time import Time
+from rclpy.utilities import remove_ros_args
+
+from robobrain_ros.msg import DoneStep, Outcome, Place, Plan, PlanContext, PlanStep, Robot, Skill
+from robobrain_ros.srv import MakePlan
+
+OBJECT = {"type": "string", "format": "object"}  # One of the scene's objects.
+PUT = {"object": OBJECT, "relation": {"type": "string", "enum": ["in", "on", "beside"]}, "place": OBJECT}
+
+
+def skill(name: str, description: str, effect: int, **properties: object) -> Skill:
+    """Return a skill that needs all of these arguments and changes whether the robot holds `object`."""
+    schema = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    return Skill(
+        name=name, description=description, arguments_schema=json.dumps(schema), effect=effect, object_argument="object"
+    )
+
+
+ROBOT = Robot(name="arm", type="an arm with a gripper")
+ROBOT.skills.append(skill("pick", "grasp an object and lift it", Skill.EFFECT_GRASPS, object=OBJECT))
+ROBOT.skills.append(skill("place", "put the held object in, on or beside another one", Skill.EFFECT_RELEASES, **PUT))
+
+
+def execute(step: PlanStep) -> str:
+    """Execute a step on the robot; return what went wrong, or an empty string. Keep `ROBOT.holding` up to date."""
+    arguments = json.loads(step.arguments)
+    print(f"{step.robot}: {step.skill} {arguments}")
+    ROBOT.holding = arguments["object"] if step.skill == "pick" else ""
+    return ""
+
+
+def main() -> None:
+    task, *objects = remove_ros_args(sys.argv)[1:]
+    rclpy.init()
+    node = rclpy.create_node("plan_and_execute")
+    client = node.create_client(MakePlan, "robobrain/plan")
+    client.wait_for_service()
+    context = PlanContext(robots=[ROBOT], scene=[Place(name="table", objects=objects)])
+    moved_at, plans = node.get_clock().now(), 0
+    while plans < 8:
+        future = client.call_async(MakePlan.Request(task=task, context=context))
+        rclpy.spin_until_future_complete(node, future)
+        outcome, plan = future.result().outcome, future.result().plan
+        if outcome.code == Outcome.OK and Time.from_msg(plan.header.stamp) < moved_at:
+            continue  # The image was taken before the last step ended.
+        plans += 1
+        if outcome.code not in (Outcome.OK, Outcome.INFEASIBLE_PLAN):
+            sys.exit(outcome.message)
+        if plan.verdict == Plan.VERDICT_DONE:
+            print("The task is done.")
+            return
+        context.feedback = outcome.message  # Why the plan is infeasible.
+        for step in plan.steps:
+            step_outcome = DoneStep.FAILED if (problem := execute(step)) else DoneStep.SUCCEEDED
+            done = {name: getattr(step, name) for name in ("text", "robot", "skill", "arguments")}
+            context.done.append(DoneStep(**done, outcome=step_outcome, observation=problem))
+            context.mode, moved_at = PlanContext.MODE_REPLAN, node.get_clock().now()
+            if problem:
+                break
+    sys.exit("The task is not done after 8 plans.")
+
+
+if __name__ == "__main__":
+    main()

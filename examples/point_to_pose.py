@@ -1,0 +1,57 @@
+"""Find an object and publish its position as a geometry_msgs/PoseStamped, for MoveIt or a driver of your own.
+
+The node needs depth images, and its parameter `target_frame` sets the frame of the position::
+
+    ros2 launch robobrain_ros robobrain.launch.py depth_topic:=/camera/depth target_frame:=base_link
+    python3 point_to_pose.py "the red mug" base_link
+"""
+
+import math
+import sys
+from contextlib import suppress
+
+import rclpy
+from geometry_msgs.msg import Pose, PoseStamped, Quaternion
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.utilities import remove_ros_args
+
+from robobrain_ros.msg import Outcome
+from robobrain_ros.srv import Locate
+
+DOWN = Quaternion(x=1.0, y=0.0, z=0.0, w=0.0)
+"""The gripper's z axis points down in a frame whose z axis points up."""
+
+
+def find(node: Node, instruction: str, frame: str) -> PoseStamped:
+    """Ask the node for the point; exit with a message if there is none in this frame."""
+    client = node.create_client(Locate, "robobrain/point")
+    client.wait_for_service()
+    future = client.call_async(Locate.Request(instruction=instruction))
+    rclpy.spin_until_future_complete(node, future)
+    response = future.result()
+    if response.outcome.code != Outcome.OK:
+        sys.exit(response.outcome.message)
+    found = response.affordances
+    point = found.points[0]
+    if math.isnan(point.position.z) or found.header.frame_id != frame:
+        sys.exit(f"No position in {frame}: {found.position_note or f'the node answers in {found.header.frame_id}.'}")
+    return PoseStamped(header=found.header, pose=Pose(position=point.position, orientation=DOWN))
+
+
+def main() -> None:
+    instruction, frame = remove_ros_args(sys.argv)[1:]
+    rclpy.init()
+    node = rclpy.create_node("point_to_pose")
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)  # Late subscribers receive it, too.
+    publisher = node.create_publisher(PoseStamped, "target_pose", latched)
+    pose = find(node, instruction, frame)
+    publisher.publish(pose)
+    node.get_logger().info(f"{instruction} is at {pose.pose.position} in {frame}.")
+    with suppress(KeyboardInterrupt, ExternalShutdownException):
+        rclpy.spin(node)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""The programs of examples/ run as they stand. They import messages and public Python names only."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+from fakes import ScriptedEngine
+from geometry_msgs.msg import PoseStamped
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from ros_rig import LIMIT, Rig, image_message, rig
+from sensor_msgs.msg import Image
+from test_ros_positions import looking, points_text
+
+from robobrain_ros.core.plans.request import PlanVerdict
+from robobrain_ros.demo import DEMO_MODEL
+from robobrain_ros.demo.simulator import Step
+from robobrain_ros.demo.world import make_scene
+from robobrain_ros.engine.base import Generation, TextDelta
+from robobrain_ros.evaluation.plans import answer_json
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+PROGRAMS = sorted(path.name for path in EXAMPLES.glob("*.py"))
+PUBLIC = {"robobrain_ros.msg", "robobrain_ros.srv", "robobrain_ros.action", "robobrain_ros.core", "robobrain_ros.local"}
+MOST_LINES = 80
+PICK, PUT = Step("pick", "red block"), Step("place", "red block", "in", "green bowl")
+PLAN = answer_json(PlanVerdict.PLAN, "", [PICK, PUT])
+DONE = answer_json(PlanVerdict.DONE, "Nothing is left to do.", [])
+
+
+@contextmanager
+def example(it: Rig, name: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """A running example in the namespace of the rig's node; it is ended with the block."""
+    ros = ["--ros-args", "-r", f"__ns:={it.client.get_namespace()}"]
+    command = [sys.executable, str(EXAMPLES / name), *arguments, *ros]
+    domain = os.environ | {"ROS_DOMAIN_ID": str(it.context.get_domain_id())}
+    with subprocess.Popen(command, env=domain, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+
+
+def output_of(it: Rig, name: str, *arguments: str) -> str:
+    """What an example prints until it ends, which it must do with success."""
+    with example(it, name, *arguments) as process:
+        it.until(lambda: process.poll() is not None, f"the end of {name}")
+        assert process.stdout is not None
+        text = process.stdout.read()
+    assert process.returncode == 0, text
+    return text
+
+
+def show_always(it: Rig, cameras: Sequence[str] = ("camera",)) -> None:
+    """Publish ten images a second on these cameras' topics while the rig's client spins."""
+    namespace = it.client.get_namespace()
+    publishers = [it.client.create_publisher(Image, f"{namespace}/{camera}/image", 5) for camera in cameras]
+
+    def publish() -> None:
+        for publisher in publishers:
+            publisher.publish(image_message())
+
+    it.client.create_timer(0.1, publish)
+    it.until(lambda: all(it.node.cameras[camera].newest for camera in cameras), "images")
+
+
+class Planner(ScriptedEngine):
+    """An engine whose plan depends on the prompt alone: the example asks again until the image is new enough."""
+
+    async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
+        self._next = iter([DONE if f"{PUT.text} succeeded." in generation.user_text else PLAN])
+        async for delta in super().generate(generation):
+            yield delta
+
+
+@contextmanager
+def ready(*scripts: str, engine: ScriptedEngine | None = None, **parameters: Any) -> Iterator[tuple[Rig, ScriptedEngine]]:
+    """A ready node whose engine answers with these scripts, in front of cameras that run."""
+    engine = engine or ScriptedEngine(list(scripts))
+    with rig(engine, **parameters) as it:
+        it.until_ready()
+        show_always(it, parameters.get("cameras", ("camera",)))
+        yield it, engine
+
+
+def test_there_is_an_example_for_each_kind_of_use() -> None:
+    assert set(PROGRAMS) >= {
+        "plan_and_execute.py",
+        "point_to_pose.py",
+        "several_cameras.py",
+        "standing_query.py",
+        "without_ros.py",
+    }
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_an_example_is_short_and_imports_no_internals(name: str) -> None:
+    text = (EXAMPLES / name).read_text(encoding="utf-8")
+    imported = {str(node.module) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)}
+    assert {module for module in imported if module.startswith("robobrain_ros")} <= PUBLIC
+    assert len(text.splitlines()) <= MOST_LINES
+
+
+def test_point_to_pose() -> None:
+    scene = make_scene(7)
+    with looking(scene, points_text(scene.objects[:1]), camera__use_depth=True) as before:
+        before.info()
+        before.depth()
+        before.image()
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        poses: list[PoseStamped] = []
+        before.it.client.create_subscription(PoseStamped, "target_pose", poses.append, latched)
+        with example(before.it, "point_to_pose.py", scene.objects[0].name, "camera_optical"):
+            before.it.until(lambda: poses, "the pose")
+    assert poses[0].header == before.header
+    assert 0.1 < poses[0].pose.position.z < 3.0
+    assert poses[0].pose.orientation.x == 1.0
+
+
+def test_point_to_pose_reports_another_frame() -> None:
+    with ready("[(10, 10)]") as (it, _), example(it, "point_to_pose.py", "the mug", "base_link") as process:
+        it.until(lambda: process.poll() is not None, "the end")
+        assert process.stdout is not None
+        assert "No position in base_link" in process.stdout.read()
+    assert process.returncode == 1
+
+
+def test_plan_and_execute() -> None:
+    with ready(engine=Planner([PLAN])) as (it, engine):
+        output = output_of(it, "plan_and_execute.py", "put the red block into the green bowl", "red block", "green bowl")
+    assert f"{PUT.text} succeeded." in engine.generations[-1].user_text
+    steps = [line for line in output.splitlines() if line.startswith("arm: ")]
+    assert [step.split()[1] for step in steps] == ["pick", "place"]
+    assert "The task is done." in output
+
+
+def test_standing_query() -> None:
+    with ready("[(10, 10)]") as (it, _):
+        output = output_of(it, "standing_query.py", "the red mug")
+    assert len(output.splitlines()) >= 10
+    assert ": (" in output
+
+
+def test_several_cameras() -> None:
+    with ready("The mug is in the gripper.", cameras=["head", "wrist"]) as (it, engine):
+        output = output_of(it, "several_cameras.py", "Where is the mug?", "head", "wrist")
+    assert len(engine.generations[0].images) == 2
+    assert "The mug is in the gripper." in output
+
+
+@pytest.mark.timeout(5 * LIMIT)
+def test_without_ros(tmp_path: Path) -> None:
+    scene = make_scene(12)
+    cv2.imwrite(str(tmp_path / "table.png"), cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR))
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "without_ros.py"), "table.png", scene.objects[0].name, str(DEMO_MODEL)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=4 * LIMIT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"{scene.objects[0].name}: u=" in done.stdout
+    drawn = cv2.imread(str(tmp_path / "answer.png"))
+    assert drawn is not None
+    assert drawn.shape == scene.image.shape
