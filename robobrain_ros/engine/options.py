@@ -52,8 +52,10 @@ class EmbeddedOptions:
     )
     cpu_memory_gib: int = option(1, "Size of the KV cache in GiB if the engine runs on the CPU.", minimum=1, maximum=1024)
     tensor_parallel_size: int = option(1, "Number of GPUs that share each layer.", minimum=1, maximum=64)
-    pipeline_parallel_size: int = option(1, "Number of groups of GPUs that share the layers.", minimum=1, maximum=64)
-    data_parallel_size: int = option(1, "Number of copies of the model that share the requests.", minimum=1, maximum=64)
+    pipeline_parallel_size: int = option(1, "Number of pipeline stages, each with a part of the layers.", minimum=1, maximum=64)
+    data_parallel_size: int = option(
+        1, "Number of copies of the model, over which the requests are distributed.", minimum=1, maximum=64
+    )
     distributed_executor_backend: str = option(
         "",
         "How vLLM runs its workers. mp: processes. ray: a Ray cluster. uni: in the engine's own process. Empty: vLLM decides.",
@@ -75,8 +77,8 @@ class EmbeddedOptions:
     )
     image_cache_mib: int = option(
         256,
-        "Memory limit for the cache of prepared images in MiB, in the node and in each engine process. At least one image of "
-        "engine.max_pixels fits. 0: no cache.",
+        "Size of the cache of preprocessed images in MiB. The node and each engine process have one such cache. If an image of "
+        "engine.max_pixels does not fit, the cache is larger. 0: no cache.",
         minimum=0,
         maximum=65536,
     )
@@ -86,13 +88,13 @@ class EmbeddedOptions:
     trust_remote_code: bool = option(False, "Run Python code that the checkpoint contains. RoboBrain does not need it.")
     stall_timeout: float = option(
         60.0,
-        "Seconds after which the node restarts a stalled engine (its process is stopped, or its device hangs). /diagnostics "
-        "warns within 10 s. 0: never.",
+        "Seconds after which the node restarts an engine that has stalled, because its process is stopped or its device hangs. "
+        "/diagnostics shows the stall. 0: never.",
         minimum=0.0,
         maximum=86400.0,
     )
-    log_level: str = option("error", "Lowest level of vLLM's log lines that reach the console.", choices=LOG_LEVELS)
-    extra: str = option("", 'Further arguments of vLLM\'s engine, as a JSON object: {"block_size": 32}.')
+    log_level: str = option("error", "Minimum level of vLLM's log lines on the console.", choices=LOG_LEVELS)
+    extra: str = option("", 'Further arguments of vLLM\'s engine, as a JSON object such as {"block_size": 32}.')
 
     @property
     def gpus(self) -> int:
@@ -202,16 +204,17 @@ class FlagosOptions:
         choices=FLAGOS_MODES,
     )
     include: tuple[str, ...] = option(
-        (), "The only FlagGems operators to use, by function name, such as mm. In mode auto: a subset of the measured ones."
+        (),
+        "Use only these FlagGems operators, by function name, such as mm. In mode auto: those that tune_flagos also selected.",
     )
-    exclude: tuple[str, ...] = option((), "FlagGems operators not to use, by function name, such as mm.")
+    exclude: tuple[str, ...] = option((), "Do not use these FlagGems operators, by function name, such as mm.")
     record: bool = option(
         False, "Let FlagGems log each operator once, with shapes, to a file that /diagnostics names. Makes the engine slower."
     )
     platform: str = option(
         "auto",
-        "vllm-plugin-FL's platform runs vLLM on the chips of further makers. auto: use it if it is installed. fl: require it. "
-        "vllm: use vLLM's own platform.",
+        "Platform of vLLM. vllm-plugin-FL provides a platform for chips of other vendors. auto: use it if it is installed. "
+        "fl: require it. vllm: use vLLM's own platform.",
         choices=FLAGOS_PLATFORMS,
     )
     tune_file: str = option(
@@ -234,18 +237,18 @@ class EngineOptions:
 
     kind: str = option(
         "embedded",
-        "Where the model runs. embedded: vLLM in the node's process. remote: the servers in engine.urls "
+        "Where the model runs. embedded: in vLLM, which the node starts. remote: on the servers in engine.urls "
         "(docs/how-to/remote_engine.md).",
         choices=KINDS,
     )
     model: str = option(
         "",
-        "Checkpoint: a folder, a name on the hub such as BAAI/RoboBrain2.0-7B, or a preset of docs/reference/models.md such as "
-        "robobrain2.0-7b. A preset sets the options that you do not set. Empty: the demo model. "
-        "With kind remote: the servers' name of the model; empty: the name that they report.",
+        "Model: a folder with a checkpoint, a name on the hub such as BAAI/RoboBrain2.0-7B, or a preset of "
+        "docs/reference/models.md such as robobrain2.0-7b. A preset also sets suitable values for options that you do not set. "
+        "Empty: the demo model. kind remote: the name of the model on the servers. Empty: the name that the servers report.",
     )
     max_num_seqs: int = option(
-        16, "Maximum number of requests that the engine computes at the same time. Further ones wait.", minimum=1, maximum=1024
+        16, "Maximum number of requests that the engine processes at the same time. Further ones wait.", minimum=1, maximum=1024
     )
     max_pixels: int = option(
         DEFAULT_MAX_PIXELS,

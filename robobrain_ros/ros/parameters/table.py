@@ -21,24 +21,26 @@ NODE_PARAMETERS = (
     Parameter(
         "autostart",
         True,
-        "Configure and activate the node at its start. false: a lifecycle manager does that.",
+        "Configure and activate the node when it starts. false: a lifecycle manager does this.",
         applies=Applies.AT_START,
     ),
     Parameter(
         "cameras",
         ["camera"],
-        "Names of the cameras. A camera's topics are <name>/image, <name>/image/compressed, <name>/camera_info, <name>/depth.",
+        "Names of the cameras. Each camera has the topics <name>/image or <name>/image/compressed, <name>/camera_info and "
+        "<name>/depth.",
     ),
     Parameter(
         "image_reliability",
         "auto",
-        "Reliability of the camera subscriptions. auto: that of the publishers. best_effort loses many large images.",
+        "Reliability of the camera subscriptions. auto: as the publishers offer. With best_effort, many large images are lost.",
         choices=("auto", "best_effort", "reliable"),
     ),
     Parameter(
         "max_image_age",
         2.0,
-        "Maximum seconds from an image's stamp to the request. Older images end with STALE_IMAGE. 0: no limit.",
+        "Maximum age in seconds of an image (by its stamp) when a request uses it. If the image is older, the request ends with "
+        "STALE_IMAGE. 0: no limit.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=1e9,
@@ -46,7 +48,7 @@ NODE_PARAMETERS = (
     Parameter(
         "sync_tolerance",
         0.01,
-        "Maximum seconds between the stamps of an image and its depth image. The node does not use other depth images.",
+        "Maximum difference in seconds between the stamps of an image and its depth image. Other depth images are not used.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=10.0,
@@ -59,7 +61,7 @@ NODE_PARAMETERS = (
     Parameter(
         "transform_timeout",
         0.2,
-        "Seconds that an answer waits for the image's depth image, camera_info and transform.",
+        "Maximum seconds that an answer waits for the depth image, the camera_info and the transform that belong to its image.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=60.0,
@@ -67,7 +69,7 @@ NODE_PARAMETERS = (
     Parameter(
         "request_timeout",
         Defaults.timeout,
-        "Seconds from a request's arrival to TIMEOUT. options.timeout of a request overrides it.",
+        "Time limit of a request in seconds. Then the request ends with TIMEOUT. options.timeout of a request overrides it.",
         applies=Applies.AT_ONCE,
         minimum=0.01,
         maximum=MOST_TIMEOUT,
@@ -75,7 +77,7 @@ NODE_PARAMETERS = (
     Parameter(
         "max_tokens",
         Defaults.max_tokens,
-        "Token limit of an answer without the thinking. options.max_tokens of a request overrides it.",
+        "Token limit of an answer. Thinking has its own limit, think_tokens. options.max_tokens of a request overrides it.",
         applies=Applies.AT_ONCE,
         minimum=1,
         maximum=MOST_TOKENS,
@@ -83,13 +85,14 @@ NODE_PARAMETERS = (
     Parameter(
         "think",
         False,
-        "Let the model think first, if it was trained to. This takes seconds. options.think of a request overrides it.",
+        "Let the model think before it answers, if it was trained to think. Thinking takes seconds. options.think of a request "
+        "overrides it.",
         applies=Applies.AT_ONCE,
     ),
     Parameter(
         "think_tokens",
         Defaults.think_tokens,
-        "Token limit of the thinking. At the limit, the model must answer.",
+        "Token limit of the thinking. When the model reaches the limit, it stops thinking and answers.",
         applies=Applies.AT_ONCE,
         minimum=1,
         maximum=MOST_TOKENS,
@@ -97,27 +100,31 @@ NODE_PARAMETERS = (
     Parameter(
         "constrain_coordinates",
         Defaults.constrain_coordinates,
-        "Limit answers to spatial tasks to lists of coordinates inside the image, or [] for nothing found. The thinking is not "
-        "limited. A remote server must support structured outputs, as vLLM does; other servers may ignore or reject them.",
+        "For spatial tasks, the model can only write a list of coordinates inside the image, or [] if it found nothing. "
+        "Thinking is not constrained. A remote server must support structured outputs, as vLLM does; other servers may ignore "
+        "or reject them.",
         applies=Applies.AT_ONCE,
     ),
     Parameter(
         "model_can_think",
         "auto",
-        "Whether the checkpoint was trained to think, which its files do not state. auto: known from its name or its family.",
+        "Whether the checkpoint was trained to think. Its files do not state this. auto: the node decides by the name or the "
+        "family of the model.",
         choices=("auto", "yes", "no"),
     ),
     Parameter(
         "max_queued",
         32,
-        "Maximum requests that wait while the engine works on engine.max_num_seqs others. Further ones end with BUSY.",
+        "Maximum number of waiting requests. Requests wait if the engine already works on engine.max_num_seqs others. Further "
+        "requests end with BUSY.",
         minimum=0,
         maximum=100000,
     ),
     Parameter(
         "marker_ray_length",
         0.5,
-        "Length in metres of the rays on ~/markers that show parts without depth. 0: these parts are not shown.",
+        "Points, boxes and trajectories of unknown depth are shown as rays on ~/markers. This is the length of a ray in metres. "
+        "0: they are not shown.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=1000.0,
@@ -125,7 +132,7 @@ NODE_PARAMETERS = (
     Parameter(
         "marker_lifetime",
         30.0,
-        "Seconds that markers stay, unless a newer answer to the same query replaces them. 0: no limit.",
+        "Seconds after which RViz removes markers. A newer answer to the same query replaces them earlier. 0: no limit.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=1e9,
@@ -139,8 +146,8 @@ NODE_PARAMETERS = (
     Parameter(
         "robots_file",
         "",
-        "YAML file with the robots for plans whose request names none; config/robots_example.yaml is an example. A relative path "
-        "starts at the node's working directory. Empty: none.",
+        "YAML file with the robots that the task plan uses if a request does not name robots. Example: "
+        "config/robots_example.yaml. A relative path is relative to the node's working directory. Empty: none.",
     ),
     Parameter(
         "max_plan_steps",
@@ -150,11 +157,11 @@ NODE_PARAMETERS = (
         minimum=1,
         maximum=MOST_STEPS,
     ),
-    Parameter("warm_up", True, "Run each task once after loading. Without it, the first requests are slower."),
+    Parameter("warm_up", True, "Run each task once after loading the model. false: the first requests are slower."),
     Parameter(
         "standing_queries",
         [],
-        f"Names of the standing queries at the start. The parameters {STANDING_PREFIX}<name>.* describe each of them.",
+        f"Names of the standing queries that the node starts with. {STANDING_PREFIX}<name>.* are the parameters of each of them.",
     ),
 )
 
@@ -171,20 +178,21 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.reliability",
             "",
-            "Reliability of this camera's subscriptions. Empty: that of image_reliability.",
+            "Reliability of this camera's subscriptions. Empty: the value of image_reliability.",
             choices=("", "auto", "best_effort", "reliable"),
         ),
         Parameter(
             f"{camera}.queue",
             1,
-            "Depth of the subscription's queue. The node uses the newest image only. A longer queue only improves statistics.",
+            "Queue depth of the image subscription. The node uses only the newest image. A deeper queue only makes the counts "
+            "of lost images more exact.",
             minimum=1,
             maximum=100,
         ),
         Parameter(
             f"{camera}.late_after",
             0.2,
-            "Seconds from an image's stamp to its arrival above which /diagnostics counts the image as late.",
+            "/diagnostics counts an image as late if it arrives more than this many seconds after its stamp.",
             minimum=0.0,
             maximum=3600.0,
         ),
@@ -199,13 +207,13 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.use_depth",
             False,
-            f"Compute positions from {camera}/depth, whose images are aligned to the camera's images, and {camera}/camera_info. "
-            "Requests are about the newest image that has both.",
+            f"Compute positions from {camera}/depth and {camera}/camera_info. The depth images must be aligned to the camera's "
+            "images. Requests use the newest image for which both have arrived.",
         ),
         Parameter(
             f"{camera}.min_depth",
             0.0,
-            "Smallest depth in metres that counts as measured. It also applies to the model's own depths.",
+            "Minimum valid depth in metres. Smaller depths are ignored. The limit also applies to depths from the model.",
             applies=Applies.AT_ONCE,
             minimum=0.0,
             maximum=10000.0,
@@ -213,7 +221,7 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.max_depth",
             20.0,
-            "Depths of this value in metres or more count as not measured. If the driver clamps, set the depth at which it "
+            "Depths in metres from this value on are ignored. If the driver clamps depth, set this to the depth at which it "
             "clamps.",
             applies=Applies.AT_ONCE,
             minimum=0.01,
@@ -222,35 +230,37 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.detect_depth_clamp",
             True,
-            "Ignore the depth at which a driver clamps: many pixels hold exactly the largest depth of the image, and this "
-            "depth is a whole number of metres from 4 m on, or 4095, 8191, ... mm. Set false for simulations without noise.",
+            "Detect and ignore the depth at which a driver clamps: many pixels have exactly the largest depth of the image, "
+            "and this depth is at least 4 m and a whole number of metres, or 4095, 8191, ... mm. Set false for simulations "
+            "without noise.",
             applies=Applies.AT_ONCE,
         ),
         Parameter(
             f"{camera}.depth_transport",
             "auto",
             f"raw: sensor_msgs/Image on {camera}/depth. compressed: sensor_msgs/CompressedImage (compressedDepth, or 16-bit PNG) "
-            f"on {camera}/depth/compressedDepth. auto: the type that is published on these two topics.",
+            f"on {camera}/depth/compressedDepth. auto: the node uses the type that is published.",
             choices=("auto", "raw", "compressed"),
         ),
         Parameter(
             f"{camera}.rectified",
             "auto",
-            "Whether the images are rectified: P of camera_info describes them, not K and D. auto: by rect in the topic's name.",
+            "Whether the images are rectified. yes: the node uses P of camera_info. no: K, D and R. auto: yes if the name of "
+            "the image topic contains rect or rectified, as in image_rect.",
             choices=("auto", "yes", "no"),
         ),
         Parameter(
             f"{camera}.bit_depth",
             0,
-            "Bits that the sensor uses in 16-bit images: 0 is black, 2^bit_depth - 1 is white. 0: the samples of each image set "
-            "its scale (docs/reference/interfaces.md).",
+            "Number of bits that the sensor uses in 16-bit images. The sample 2^bit_depth - 1 is white. 0: the node scales "
+            "each image by its own samples (docs/reference/interfaces.md).",
             minimum=0,
             maximum=16,
         ),
         Parameter(
             f"{camera}.swap_red_blue",
             False,
-            "Exchange red and blue in this camera's images. Set true if the publisher writes them in the wrong order.",
+            "Swap red and blue in this camera's images. Set true if the publisher writes the channels in the wrong order.",
         ),
     )
 
