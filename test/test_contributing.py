@@ -1,0 +1,53 @@
+"""CONTRIBUTING.md, the workflows and the hooks name files, targets and modules that exist."""
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PAGE = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ROWS = [re.split(r" \| ?", line.strip("| ")) for line in PAGE.splitlines() if line.startswith("| ") and "| edit |" not in line]
+TARGETS = set(re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+WORKFLOWS = sorted((REPOSITORY / ".github" / "workflows").glob("*.yaml"))
+
+
+def named_paths() -> list[str]:
+    """What stands in backticks and looks like a path of the repository."""
+    quoted = set(re.findall(r"`([\w./-]+)`", PAGE))
+    return sorted(name for name in quoted if "/" in name or name.endswith((".md", ".txt", ".rst", ".py")))
+
+
+@pytest.mark.parametrize("path", named_paths())
+def test_each_named_file_exists(path: str) -> None:
+    assert (REPOSITORY / path).exists()
+
+
+def test_the_table_has_the_everyday_changes_with_files_and_a_test() -> None:
+    assert len(ROWS) >= 12
+    for row in ROWS:
+        assert "`" in row[1], f"no file: {row[0]}"
+        assert re.search(r"`test/\w+\.py`", row[-1]), f"no test: {row[0]}"
+
+
+def test_each_named_module_and_target_exists() -> None:
+    commands = PAGE + "".join(path.read_text(encoding="utf-8") for path in WORKFLOWS)
+    for module in re.findall(r"python -m ([\w.]+)", commands):
+        assert find_spec(module), module
+    targets = set(re.findall(r"\bmake ([a-z]+)", commands))
+    assert "test" in targets
+    assert targets <= TARGETS
+
+
+@pytest.mark.parametrize("name", re.findall(r"\((?:one row of )?`([A-Z]\w+)`", PAGE))
+def test_each_named_class_or_table_exists(name: str) -> None:
+    sources = "".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "robobrain_ros").rglob("*.py"))
+    assert re.search(rf"^(class )?{name}\b", sources, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", [*WORKFLOWS, *sorted((REPOSITORY / ".github" / "ISSUE_TEMPLATE").iterdir()),
+                                  REPOSITORY / ".pre-commit-config.yaml"], ids=lambda path: path.name)  # fmt: skip
+def test_yaml_of_hooks_workflows_and_templates_can_be_read(path: Path) -> None:
+    assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)
