@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench setup build docs lint typecheck constraints clean distclean
+.PHONY: help demo test core bench setup build docs lint typecheck constraints clean distclean
 
 PYTHON ?=
 ENGINE ?= auto
@@ -21,6 +21,11 @@ demo: build ## Start the node and a camera, ask every task, print the answers an
 test: lint typecheck build ## Check style and types, build, and run all tests, two files at a time; those of deadlines alone.
 	@$(ENVIRONMENT) && pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS)
 	@$(ENVIRONMENT) && pytest -m alone $(ARGS)
+
+core: ## Install the package by pip, without ROS, and test the core. PYTHON=python3.13 selects the Python.
+	@$(or $(PYTHON),python3) -m venv .venv-core
+	@.venv-core/bin/pip install -q --upgrade ".[test]"
+	@.venv-core/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 bench: build ## Measure the node against its own engine and a bare subscriber; docs/results/node.md.
 	@$(ENVIRONMENT) && python benchmark/run.py $(ARGS)
@@ -50,4 +55,4 @@ clean: ## Remove what was built.
 	rm -rf build install log demo_output site
 
 distclean: clean ## Remove what was built, and the environment.
-	rm -rf .venv
+	rm -rf .venv .venv-core

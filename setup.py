@@ -24,6 +24,13 @@ def fact(name: str) -> str:
     return MANIFEST.findtext(name, default="").strip()
 
 
+def console_script(line: str) -> str:
+    """A line of executables.txt with the name that pip installs: ``robobrain``, or ``robobrain-`` and the program's name."""
+    name, function = line.split(" = ")
+    script = name if name == "robobrain" else f"robobrain-{name.replace('_', '-')}"
+    return f"{script} = {function}"
+
+
 setup(
     name=fact("name"),
     version=fact("version"),
@@ -50,5 +57,5 @@ setup(
         "ros": lines("requirements/cv_bridge.txt"),
         "test": lines("requirements/test.txt"),
     },
-    entry_points={"console_scripts": lines("executables.txt")},
+    entry_points={"console_scripts": [console_script(line) for line in lines("executables.txt")]},
 )

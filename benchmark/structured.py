@@ -31,7 +31,6 @@ from robobrain_ros.core.plans.request import PlanMode, PlanRequest, Robot, Skill
 from robobrain_ros.core.plans.schema import plan_form
 from robobrain_ros.core.query import Report, RgbImage
 from robobrain_ros.demo import DEMO_MODEL
-from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
 from robobrain_ros.demo.world import make_scene
 from robobrain_ros.engine.base import Constraint, Engine, EngineHealth, EngineInfo, Generation, ProgressCallback, TextDelta
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
@@ -39,6 +38,9 @@ from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import InfeasiblePlanError, NothingFoundError, UnparsableAnswerError
 from robobrain_ros.evaluation.plans import at_first
 from robobrain_ros.evaluation.questions import ask_about
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "test"))
+from random_checkpoint import make_random_checkpoint
 
 PARTS = ("plans", "waypoint", "vocabulary", "schemas", "cancel")
 SIZE = (640, 480)

@@ -21,7 +21,7 @@ import rclpy
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from visualization_msgs.msg import Marker, MarkerArray
 
-from robobrain_ros.cli.progress import Teller
+from robobrain_ros.cli.progress import ProgressPrinter
 from robobrain_ros.core.geometry import CameraModel
 from robobrain_ros.core.query import Task
 from robobrain_ros.demo import DEMO_MODEL, DemoError
@@ -101,7 +101,7 @@ def ask_all(logs: Path) -> list[Any]:
     ):
         watcher = Watcher(namespace)
         try:
-            watcher.wait_until_ready(process, TIMEOUT, Teller())
+            watcher.wait_until_ready(process, TIMEOUT, ProgressPrinter())
             return [marker for task, text in QUESTIONS for marker in watcher.see(task, text)]
         finally:
             watcher.destroy_node()

@@ -90,7 +90,7 @@ TASKS: dict[str, tuple[str, str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [task.value for task in Task])
 def test_each_task_prints_one_json_object(task: str) -> None:
     """With the answer in its place and nothing in the others, the image's header, and the report."""
     text, key, count = TASKS[task]
@@ -181,8 +181,8 @@ def test_a_node_that_is_not_there_is_a_sentence_and_one_that_is_is_named() -> No
         code, out, err = run("ask", "How many?", "--node", "/nowhere/robobrain")
     assert (code, out) == (3, "")
     assert "The service /nowhere/robobrain/ask did not appear within 5 s." in err
-    assert it.name in err.split("Running are: ")[1]
-    assert "/nowhere" not in err.split("Running are: ")[1]
+    assert it.name in err.split("Running nodes: ")[1]
+    assert "/nowhere" not in err.split("Running nodes: ")[1]
 
 
 def test_a_node_in_a_namespace_is_found_by_ros_arguments() -> None:
@@ -198,18 +198,18 @@ def test_a_node_in_a_namespace_is_found_by_ros_arguments() -> None:
         ([], "required"),
         (["dance", "tango"], "invalid choice: 'dance'"),
         (["point", " "], "The question is empty"),
-        (["point", "x", "--timeout", "-1"], "no positive number of seconds"),
-        (["point", "x", "--model", "y"], "--model, --url and --engine are for --image"),
-        (["point", "x", "--image", "a.png", "--camera", "y"], "--node and --camera are for asking a node"),
+        (["point", "x", "--timeout", "-1"], "not a positive number of seconds"),
+        (["point", "x", "--model", "y"], "--model, --url and --engine need --image"),
+        (["point", "x", "--image", "a.png", "--camera", "y"], "remove --node and --camera"),
         (["point", "x", "--image", "a.png", "--image", "b.png"], "exactly one image, not 2"),
-        (["point", "x", "--image", "a.png", "--engine", "speed=9"], "'speed=9' is not of the form"),
-        (["point", "x", "--save", "/nowhere/x.png"], "there is no such folder"),
-        (["point", "x", "--save", "x.doc"], "no such kind of image"),
-        (["point", "x", "--check"], "are for the task plan"),
+        (["point", "x", "--image", "a.png", "--engine", "speed=9"], "'speed=9' is not NAME=VALUE"),
+        (["point", "x", "--save", "/nowhere/x.png"], "the folder does not exist"),
+        (["point", "x", "--save", "x.doc"], "Use .png or .jpg"),
+        (["point", "x", "--check"], "need the task plan"),
         (["plan", "x", "--check", "--replan"], "not allowed with"),
         (["plan", "x", "--robots", "/nowhere.yaml"], "/nowhere.yaml cannot be read"),
         (["plan", "x", "--place", "table"], "'table' is not of the form PLACE: THING, THING"),
-        (["point", "x", "--node", "no name"], "'no name' is no name of a node"),
+        (["point", "x", "--node", "no name"], "'no name' is not a valid node name"),
         (["point", "x", "--ros-args", "-r", "__ns:=no-namespace"], "__ns:=no-namespace"),
     ],
 )
@@ -248,7 +248,8 @@ def test_without_ros_it_says_what_can_be_done(tmp_path: Path) -> None:
     (tmp_path / "rclpy.py").write_text("raise ImportError('No module named rclpy')\n")
     code, out, err = run("point", "x", PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     assert (code, out) == (2, "")
-    assert "There is no ROS 2 here (No module named rclpy): source it, or ask about a file with --image." in err
+    assert "No module named rclpy" in err
+    assert "--image" in err
 
 
 def test_a_image_that_cannot_be_read_starts_no_engine(tmp_path: Path) -> None:
@@ -296,7 +297,7 @@ def test_a_image_file_is_answered_by_the_demo_model(tmp_path: Path, scene: Scene
     (box,) = said["boxes"]
     assert said["header"] == {"stamp": None, "frame_id": ""}
     assert said["image"] == {"width": 640, "height": 480}
-    assert "knows only its tabletop world" in err
+    assert "Loading the tabletop demo model" in err
     u, v = (box["u_min"] + box["u_max"]) / 2, (box["v_min"] + box["v_max"]) / 2
     left, top, right, bottom = bowl.box
     assert left < u < right

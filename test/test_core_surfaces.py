@@ -5,6 +5,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 import pytest
+from depth_camera import measure
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +23,6 @@ from robobrain_ros.core.surfaces import (
     lift_points,
     lift_waypoints,
 )
-from robobrain_ros.demo.depth_camera import measure
 from robobrain_ros.demo.world import make_scene
 
 CAMERA = CameraModel(640, 480, 525.0, 525.0, 319.5, 239.5)

@@ -21,7 +21,7 @@ from robobrain_ros.evaluation.evaluate import (
     FIRST_TRAINING_SEED,
     GROUPS,
     SITUATIONS,
-    Asked,
+    ExamQuestion,
     Row,
     Scored,
     exam,
@@ -39,17 +39,17 @@ SCENES = range(700, 712)
 ALL = tuple(GROUPS)
 
 
-def questions(groups: Sequence[str] = ALL, seeds: Sequence[int] = SCENES) -> list[Asked]:
+def questions(groups: Sequence[str] = ALL, seeds: Sequence[int] = SCENES) -> list[ExamQuestion]:
     return list(exam(seeds, SIZES, groups))
 
 
-def truth(asked: Asked) -> str:
+def truth(asked: ExamQuestion) -> str:
     """The true answer as the model would write it, having seen the image at its own size."""
     size = fit((asked.scene.width, asked.scene.height), INFO.min_pixels, INFO.max_pixels, INFO.cell)
     return asked.question.answer(size)
 
 
-def untruth(asked: Asked) -> str:
+def untruth(asked: ExamQuestion) -> str:
     """A readable answer that is wrong: the image's lower left corner, a plan for something else, an empty phrase."""
     if asked.question.plan is not None:
         return wrong_plan(asked.question)
@@ -74,7 +74,7 @@ def wrong_plan(question: Question) -> str:
     return answer_json(PlanVerdict.PLAN, "", [Step("place", held, "beside", thing) if held else Step("pick", thing)])
 
 
-def refusal(asked: Asked) -> str:
+def refusal(asked: ExamQuestion) -> str:
     """What a model says that finds nothing anywhere."""
     if asked.question.plan is not None:
         return answer_json(PlanVerdict.IMPOSSIBLE, "", [])
@@ -85,7 +85,7 @@ def brain_of(engine: ScriptedEngine) -> Brain:
     return Brain(engine, PROFILE, info=INFO)
 
 
-def scored(asked: Sequence[Asked], engine: ScriptedEngine, think: bool = False, at_once: int = 1) -> list[Scored]:
+def scored(asked: Sequence[ExamQuestion], engine: ScriptedEngine, think: bool = False, at_once: int = 1) -> list[Scored]:
     """Scores of an engine's answers; one at a time, they come in the order of the questions."""
     return asyncio.run(evaluate.score_all(brain_of(engine), iter(asked), think, at_once=at_once))
 

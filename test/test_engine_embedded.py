@@ -17,8 +17,8 @@ import numpy as np
 import psutil
 import pytest
 from processes import engine_processes
+from random_checkpoint import make_random_checkpoint
 
-from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
 from robobrain_ros.engine.base import EngineInfo, Generation, LoadProgress, TextDelta
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from flagos_rig import stand_in
+from random_checkpoint import make_random_checkpoint
 
-from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
 from robobrain_ros.engine.base import Constraint, EngineInfo, Generation
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint, read_checkpoint
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine

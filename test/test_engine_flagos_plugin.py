@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from flagos_rig import plugin
+from random_checkpoint import make_random_checkpoint
 
-from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
 from robobrain_ros.engine.flagos import plugin as fl_plugin
 from robobrain_ros.engine.flagos.ledger import VARIABLE
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from random_checkpoint import make_random_checkpoint
 
-from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
 from robobrain_ros.engine.base import Generation
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions

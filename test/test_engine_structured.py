@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 from plan_requests import random_request
+from random_checkpoint import make_random_checkpoint
 
 from robobrain_ros.core import AnswerParser, Brain, Query, Task, parse_answer, profile_for
 from robobrain_ros.core.grammars import coordinate_pattern
@@ -20,7 +21,6 @@ from robobrain_ros.core.plans import schema as plan_schema
 from robobrain_ros.core.plans.request import Place, PlanMode, PlanRequest, PlanVerdict, Robot, Skill
 from robobrain_ros.core.plans.schema import PlanForm, TextBounds, plan_form
 from robobrain_ros.core.query import Defaults, Report
-from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
 from robobrain_ros.engine.base import Constraint, EngineInfo, Generation
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions

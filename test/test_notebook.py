@@ -6,10 +6,10 @@ import numpy as np
 import psutil
 import pytest
 from processes import engine_processes
+from random_checkpoint import make_random_checkpoint
 
 from robobrain_ros.core import Brain, Query, Task
 from robobrain_ros.core.query import Report
-from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
 from robobrain_ros.engine.base import Generation
 from robobrain_ros.errors import BadRequestError, EngineConfigError, RoboBrainError
 from robobrain_ros.local import open_brain

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -105,6 +106,14 @@ def test_package_xml_is_valid() -> None:
     assert (REPOSITORY / manifest.licenses[0].file).read_text().lstrip().startswith("Apache License")
 
 
+def test_the_changelog_begins_with_the_version_and_its_date() -> None:
+    text = (REPOSITORY / "CHANGELOG.rst").read_text(encoding="utf-8")
+    heading = re.search(r"^(\S+) \((\d{4}-\d\d-\d\d)\)\n-+$", text, re.MULTILINE)
+    assert heading is not None
+    assert heading[1] == MANIFEST.findtext("version")
+    assert text[heading.end() :].lstrip().startswith("Highlights:")
+
+
 def test_everything_imported_is_asked_for() -> None:
     """By package.xml, or by a file of requirements."""
     declared = {element.text for element in MANIFEST if element.tag.endswith("depend")}
@@ -135,10 +144,14 @@ def test_pip_installs_the_same_code(wheel: zipfile.ZipFile) -> None:
     assert [str(path) for path in source_files() if str(path) not in packaged] == []
 
 
-def test_pip_installs_the_same_programs(wheel: zipfile.ZipFile) -> None:
+def test_pip_installs_the_same_programs_under_names_of_this_package(wheel: zipfile.ZipFile) -> None:
+    """Names such as `ask` on everybody's PATH would be taken for another program's."""
     entry_points = ConfigParser()
     entry_points.read_string(next(wheel.read(name).decode() for name in wheel.namelist() if name.endswith("entry_points.txt")))
-    assert dict(entry_points["console_scripts"]) == executables()
+    scripts = dict(entry_points["console_scripts"])
+    assert sorted(scripts.values()) == sorted(executables().values())
+    assert {"robobrain", "robobrain-ask", "robobrain-check-consistency", "robobrain-demo-camera"} <= set(scripts)
+    assert all(name == "robobrain" or name.startswith("robobrain-") for name in scripts)
 
 
 def test_pip_knows_the_version_of_package_xml(wheel: zipfile.ZipFile) -> None:

@@ -105,5 +105,5 @@ def test_command_lines_of_ask_are_understood_and_their_files_are_there(monkeypat
     for arguments in ASKED:
         parser = ask._parser()
         options = parser.parse_args(arguments)
-        ask._check(parser, options)
+        ask._check(options)
         assert options.plan is not None

@@ -15,6 +15,7 @@ from rclpy.qos import QoSProfile
 from ros_rig import Rig, scripted
 
 from robobrain_ros.action import RunTask
+from robobrain_ros.core.query import Task
 from robobrain_ros.msg import Outcome
 from robobrain_ros.ros.delivery import qos
 
@@ -83,8 +84,7 @@ def test_every_service_keeps_more_than_what_may_wait() -> None:
     """rcl makes those of the lifecycle itself; managers ask one after the other."""
     with scripted("[(10, 10)]", max_queued=500) as (it, _):
         kept = {service.srv_name: service.qos_profile.depth for service in it.node.services}
-    by_task = ("point", "affordance", "ground", "trajectory", "plan", "ask")
-    assert all(kept[f"~/{task}"] >= 500 + qos.BURST for task in by_task)
+    assert all(kept[f"~/{task.value}"] >= 500 + qos.BURST for task in Task)
     assert kept["~/set_standing_query"] >= qos.BURST
     assert all(depth >= qos.BURST for name, depth in kept.items() if "parameter" in name)
 

@@ -14,12 +14,12 @@ from action_msgs.msg import GoalStatus
 from builtin_interfaces.msg import Time
 from lifecycle_msgs.msg import Transition
 from processes import engine_processes
+from random_checkpoint import make_random_checkpoint
 from rclpy.action import ActionClient
 from ros_rig import Rig, image_message, now, rig
 
 from robobrain_ros.action import RunTask
 from robobrain_ros.core.query import Task
-from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
 from robobrain_ros.msg import Outcome, QueryOptions
 from robobrain_ros.ros.tasks import TASKS
 from robobrain_ros.srv import Ask

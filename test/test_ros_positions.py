@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
+from depth_camera import measure
 from diagnostic_msgs.msg import DiagnosticArray
 from fakes import Script, ScriptedEngine
 from ros_rig import Rig, now, rig
@@ -21,7 +22,6 @@ from std_msgs.msg import Header
 
 from robobrain_ros.core.geometry import CameraModel
 from robobrain_ros.demo.camera import CameraSettings, SceneMessages
-from robobrain_ros.demo.depth_camera import measure
 from robobrain_ros.demo.world import Scene, SceneObject, make_scene
 from robobrain_ros.engine.base import EngineInfo
 from robobrain_ros.msg import Affordances, Outcome, QueryOptions

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from flagos_rig import stand_in
+from random_checkpoint import make_random_checkpoint
 
 from robobrain_ros.cli.operator_tuner import Questions, Settings, State, Tuner, measure
 from robobrain_ros.cli.operator_verdicts import OperatorVerdict, choose_way, interval_of_median, table
 from robobrain_ros.cli.tune_flagos import parse_options, tune
 from robobrain_ros.core.imaging import PixelBudget
 from robobrain_ros.core.profiles import profile_for
-from robobrain_ros.demo.random_checkpoint import make_random_checkpoint
 from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, EngineHealth, EngineInfo, Generation, ProgressCallback
 from robobrain_ros.engine.embedded.checkpoint import read_checkpoint
 from robobrain_ros.engine.embedded.measuring import Measured

@@ -1,6 +1,6 @@
 """The program ``ask``: one question on the command line, to a running node or, without ROS, about an image file.
 
-``ros2 run robobrain_ros ask point "the red mug"``; ``ask --help`` tells the rest, and docs/reference/command_line.md.
+``ros2 run robobrain_ros ask point "the red mug"``. ``ask --help`` and docs/reference/command_line.md list the options.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TextIO
 
 import cv2
 
-from robobrain_ros.cli.progress import Teller
+from robobrain_ros.cli.progress import Messages
 from robobrain_ros.cli.reply import Reply, footnote, to_dict, to_lines
 from robobrain_ros.core.imaging import read_image
 from robobrain_ros.core.overlay import draw
@@ -45,29 +45,40 @@ EXIT_CODES: dict[OutcomeCode, int] = {
     OutcomeCode.ENGINE_FAILED: 4,
     OutcomeCode.NOT_SET: 4,
 }
-"""What the program ends with, by the outcome."""
-NOT_SAVED = 5
-"""Exit code: there is an answer, but its image could not be saved."""
-INTERRUPTED = 130
+"""The program's exit code for each outcome."""
+WRONG_USAGE, NOT_SAVED, INTERRUPTED = 2, 5, 130
+MEANINGS = {
+    0: "the answer is printed",
+    1: "the model reports that the object is not in the image",
+    WRONG_USAGE: "wrong usage; change the request",
+    3: "the node or the image is not available now, or there is no such node; try again",
+    4: "the image, the model or the engine is at fault",
+    NOT_SAVED: "the answer is printed, but the image was not saved",
+    INTERRUPTED: "interrupted",
+}
+"""What each exit code means."""
+
+PROGRAM = "ask"
+MESSAGES = Messages(PROGRAM)
+"""Everything that the program prints beside the answer."""
+
 _WAIT_FOR_SERVER = 20.0
-"""Seconds that a server may take to be there."""
+"""Seconds to wait for a server that is not reachable."""
 _FAREWELL = 20.0
-"""Seconds that an interrupted engine has to end by itself."""
+"""Seconds after which an interrupted engine is killed."""
 
-_EPILOG = """exit codes:
-  0  OK: the answer is printed
-  1  NOTHING_FOUND: the model says that it is not there
-  2  wrong usage, BAD_REQUEST, UNSUPPORTED_TASK: ask otherwise
-  3  NOT_READY, BUSY, NO_IMAGE, STALE_IMAGE, TIMEOUT, CANCELED, or there is no such node: try again
-  4  BAD_IMAGE, UNPARSABLE_ANSWER, INFEASIBLE_PLAN, ENGINE_FAILED, NOT_SET: image, model or engine are at fault
-  5  answered, but the image could not be saved
-  130  interrupted
 
-The answer goes to the standard output, everything else to the standard error. Arguments after --ros-args are ROS's."""
+def _epilog() -> str:
+    lines = ["exit codes:"]
+    for number, meaning in MEANINGS.items():
+        names = ", ".join(outcome.name for outcome, code in EXIT_CODES.items() if code == number)
+        lines.append(f"  {number:<4} {names}{': ' if names else ''}{meaning}")
+    lines += ["", "The answer goes to the standard output, all messages to the standard error. ROS arguments follow --ros-args."]
+    return "\n".join(lines)
 
 
 def ask_image(options: argparse.Namespace) -> Reply:
-    """Ask a model that is loaded for this question alone, about image files."""
+    """Load a model for this question alone and ask it about image files."""
     images: list[RgbImage] = []
     task = Task(options.task)
     try:
@@ -97,24 +108,24 @@ async def _run_brain(options: argparse.Namespace, query: Query) -> Answer:
     _end_when_interrupted()
     engine_options = dict(options.engine)
     if options.url:
-        # Who asks on a command line does not wait half an hour for a server to come up.
+        # The default, half an hour, is for nodes; a user at the command line needs an error soon.
         engine_options = {"start_timeout": _WAIT_FOR_SERVER} | engine_options | {"kind": "remote", "urls": tuple(options.url)}
     elif not options.model:
-        _say("No --model is named: loading the tabletop demo model, which knows only its tabletop world and is no RoboBrain.")
-    telling = Teller(sys.stderr)
+        MESSAGES.report("Loading the tabletop demo model, which only knows tabletop scenes. Use --model for RoboBrain.")
+    loading = MESSAGES.progress()
     model = options.model if options.url else options.model or str(DEMO_MODEL)
-    brain = await open_brain(model, progress=lambda progress: telling.tell(progress.message), **engine_options)
+    brain = await open_brain(model, progress=lambda progress: loading.update(progress.message), **engine_options)
     try:
-        telling.end()
+        loading.finish()
         return await brain.run(query)
     finally:
         await brain.close()
 
 
 def _end_when_interrupted() -> None:
-    """At the first SIGINT or SIGTERM, give the engine back; at the end of a short while, end whatever it is doing.
+    """On the first SIGINT or SIGTERM, close the engine, and kill it if that takes longer than `_FAREWELL`.
 
-    A model that is being loaded cannot be told to stop, and loading may take minutes.
+    Loading cannot be interrupted and may take minutes.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
@@ -132,13 +143,13 @@ def _end_when_interrupted() -> None:
 def _end_at_once() -> None:
     for child in multiprocessing.active_children():
         child.kill()
-    _say("interrupted")
+    MESSAGES.report("interrupted")
     os._exit(INTERRUPTED)
 
 
 @contextmanager
 def _answers_alone() -> Iterator[TextIO]:
-    """The standard output for the answer; what engines and their processes print there goes to the standard error."""
+    """Reserve the standard output for the answer; the output of engines and their processes goes to the standard error."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
@@ -151,66 +162,78 @@ def _answers_alone() -> Iterator[TextIO]:
         os.close(kept)
 
 
-def _say(sentence: str) -> None:
-    print(f"ask: {sentence}", file=sys.stderr, flush=True)
+def _reject(sentence: str) -> NoReturn:
+    """Exit with the code for wrong usage, without printing the usage."""
+    MESSAGES.report(sentence)
+    sys.exit(WRONG_USAGE)
 
 
-class _Parser(argparse.ArgumentParser):
-    def refuse(self, sentence: str) -> NoReturn:
-        """End as for every other wrong usage, without repeating the usage."""
-        self.exit(2, f"{self.prog}: {sentence}\n")
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
-        prog="ask",
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
         description="Ask RoboBrain one question: a running node about what its camera sees, or about an image file.",
-        epilog=_EPILOG,
+        epilog=_epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("task", choices=[task.value for task in Task], help="what to ask for")
+    parser.add_argument("task", choices=[task.value for task in Task], help="the task")
     parser.add_argument("text", help='the instruction or question, such as "the red mug"')
-    parser.add_argument("--think", action=argparse.BooleanOptionalAction, help="think first, or not; else as the node is set")
-    parser.add_argument("--timeout", type=_seconds, default=Defaults.timeout, metavar="S", help="for the answer (%(default)g)")
-    parser.add_argument("--max-tokens", type=_count, default=0, metavar="N", help="tokens that the answer may have")
-    parser.add_argument("--save", type=Path, metavar="FILE", help="save the image with the answer drawn in (.png, .jpg, ...)")
+    parser.add_argument(
+        "--think", action=argparse.BooleanOptionalAction, help="think first, or not; by default as the node's parameter think"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=Defaults.timeout,
+        metavar="S",
+        help="seconds to wait for the answer (default: %(default)g)",
+    )
+    parser.add_argument("--max-tokens", type=_count, default=0, metavar="N", help="token limit of the answer")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="save the image with the answer drawn on it (.png, .jpg, ...)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, whatever the outcome")
-    _add_plan_arguments(parser.add_argument_group("for plan, what is known"))
+    _add_plan_arguments(parser.add_argument_group("context for the task plan"))
     node = parser.add_argument_group("asking a node")
-    node.add_argument("--node", default=None, metavar="NAME", help="its name, such as /left_arm/robobrain (robobrain)")
-    node.add_argument("--camera", action="append", metavar="NAME", help="one of its cameras (the first); again for ask and plan")
+    node.add_argument("--node", default=None, metavar="NAME", help="its name, such as /left_arm/robobrain (default: robobrain)")
+    node.add_argument(
+        "--camera", action="append", metavar="NAME", help="one of its cameras (default: the first); repeat it for ask and plan"
+    )
     file = parser.add_argument_group("asking about an image file, without ROS")
-    file.add_argument("--image", action="append", type=Path, metavar="FILE", help="may be given again for ask and plan")
-    file.add_argument("--model", default="", help="a folder, a name on the hub, or robobrain2.0-7b (the tabletop demo model)")
+    file.add_argument("--image", action="append", type=Path, metavar="FILE", help="the file; repeat it for ask and plan")
+    file.add_argument(
+        "--model",
+        default="",
+        help="a folder, a name on the hub, or a preset such as robobrain2.0-7b (default: the tabletop demo model)",
+    )
     file.add_argument(
         "--url", action="append", default=[], metavar="URL",
-        help="ask an OpenAI-compatible server such as http://gpu:9010/v1 instead; --model then is its name there",
+        help="ask an OpenAI-compatible server such as http://gpu:9010/v1; --model is the name of its model",
     )  # fmt: skip
     file.add_argument(
         "--engine", action="append", type=_engine_option, default=[], metavar="NAME=VALUE",
-        help="an engine's option, as in docs/reference/parameters.md: gpu_memory_utilization=0.6",
+        help="an engine option of docs/reference/parameters.md, without engine.: gpu_memory_utilization=0.6",
     )  # fmt: skip
     return parser
 
 
 def _add_plan_arguments(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument("--robots", type=Path, metavar="FILE", help="robots and their skills, as config/robots_example.yaml")
+    group.add_argument(
+        "--robots", type=Path, metavar="FILE", help="robots and their skills, in the form of config/robots_example.yaml"
+    )
     group.add_argument(
         "--place", action="append", type=_place, default=[], metavar="PLACE:THINGS",
-        help='a place of the scene and what is on it, such as "table: red mug, bowl"; may be given again',
+        help='a place of the scene and the objects on it, such as "table: red mug, bowl"; repeatable',
     )  # fmt: skip
     group.add_argument(
         "--done", dest="done", action="append", type=DoneStep, default=[], metavar="STEP",
-        help="a step that was done; may be given again, in order with --failed",
+        help="a step that succeeded; repeatable, in order with --failed",
     )  # fmt: skip
     group.add_argument("--failed", dest="done", action="append", type=_failed, metavar="STEP", help="a step that failed")
-    group.add_argument("--feedback", default="", metavar="TEXT", help="anything else that the planner should know")
-    group.add_argument("--max-steps", type=_count, default=0, metavar="N", help="most steps of the plan")
+    group.add_argument("--feedback", default="", metavar="TEXT", help="other information for the planner")
+    group.add_argument("--max-steps", type=_count, default=0, metavar="N", help="maximum number of steps")
     modes = group.add_mutually_exclusive_group()
     for name, mode, meaning in (
-        ("--replan", PlanMode.REPLAN, "plan what is left of the task"),
-        ("--next-step", PlanMode.NEXT_STEP, "only the next step"),
-        ("--check", PlanMode.CHECK, "only whether the task is done"),
+        ("--replan", PlanMode.REPLAN, "plan the rest of the task"),
+        ("--next-step", PlanMode.NEXT_STEP, "return only the next step"),
+        ("--check", PlanMode.CHECK, "return only whether the task is done"),
     ):
         modes.add_argument(name, dest="mode", action="store_const", const=mode, default=PlanMode.NEW, help=meaning)
 
@@ -229,14 +252,14 @@ def _failed(text: str) -> DoneStep:
 def _seconds(text: str) -> float:
     value = float(text)
     if not (math.isfinite(value) and value > 0.0):
-        raise argparse.ArgumentTypeError(f"{text} is no positive number of seconds")
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
     return value
 
 
 def _count(text: str) -> int:
     value = int(text)
     if not 0 < value < 2**31:
-        raise argparse.ArgumentTypeError(f"{text} is no positive number")
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
 
 
@@ -247,12 +270,12 @@ def _engine_option(text: str) -> tuple[str, Any]:
 
     name, separator, value = text.partition("=")
     if not separator or name not in option_fields() or name == "model":
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE with the name of an option")
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE with the name of an engine option")
     return name, yaml.safe_load(value)
 
 
 def split_ros_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The program's own arguments, and ROS's: those from --ros-args on, up to a --."""
+    """Return the program's own arguments and those for ROS: from --ros-args on, up to a --."""
     own: list[str] = []
     for_ros: list[str] = []
     in_ros = False
@@ -265,28 +288,28 @@ def split_ros_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]
     return own, for_ros
 
 
-def _check(parser: _Parser, options: argparse.Namespace) -> None:
-    """Refuse what contradicts itself, before anything is started."""
+def _check(options: argparse.Namespace) -> None:
+    """Reject options that contradict each other, before anything starts."""
     if not options.text.strip():
-        parser.refuse("The question is empty; say what is asked for.")
+        _reject("The question is empty.")
     if options.image:
         if options.node is not None or options.camera:
-            parser.refuse("--node and --camera are for asking a node; --image asks without one.")
+            _reject("--image works without a node; remove --node and --camera.")
         if len(options.image) > 1 and Task(options.task).spatial:
-            parser.refuse(f"The task {options.task} takes exactly one image, not {len(options.image)}.")
+            _reject(f"The task {options.task} takes exactly one image, not {len(options.image)}.")
     elif options.model or options.engine or options.url:
-        parser.refuse("--model, --url and --engine are for --image; a node has its model already.")
-    options.plan = _plan_request(parser, options)
+        _reject("--model, --url and --engine need --image; a node has a model already.")
+    options.plan = _plan_request(options)
     if options.save:
-        # Found now rather than after the model has worked.
+        # Before the model works, rather than after it.
         if not options.save.absolute().parent.is_dir():
-            parser.refuse(f"{options.save} cannot be saved: there is no such folder.")
+            _reject(f"{options.save} cannot be saved: the folder does not exist.")
         if not options.save.suffix or not cv2.haveImageWriter(str(options.save)):
-            parser.refuse(f"{options.save} cannot be saved: OpenCV knows no such kind of image; call it .png or .jpg.")
+            _reject(f"{options.save} cannot be saved: OpenCV does not write this file type. Use .png or .jpg.")
 
 
-def _plan_request(parser: _Parser, options: argparse.Namespace) -> PlanRequest | None:
-    """What is known for a plan; None: nothing, or it is no plan."""
+def _plan_request(options: argparse.Namespace) -> PlanRequest | None:
+    """Return the context for a plan; None: the options hold none."""
     request = PlanRequest(
         scene=tuple(options.place),
         done=tuple(options.done),
@@ -295,46 +318,48 @@ def _plan_request(parser: _Parser, options: argparse.Namespace) -> PlanRequest |
         mode=options.mode,
     )
     if options.task != Task.PLAN.value and (options.robots or request != PlanRequest()):
-        parser.refuse("--robots, --place, --done, --failed, --feedback, --max-steps and the modes are for the task plan.")
+        _reject(
+            "--robots, --place, --done, --failed, --feedback, --max-steps, --replan, --next-step and --check need the task plan."
+        )
     if options.robots:
-        # Imported here: reading YAML takes a while that others need not wait.
+        # Imported here: other requests need not wait for the import of YAML.
         from robobrain_ros.core.plans.robots_file import read_robots
 
         try:
             request = replace(request, robots=read_robots(options.robots))
         except RoboBrainError as error:
-            parser.refuse(error.message)
+            _reject(error.message)
     return request if request != PlanRequest() else None
 
 
 def _save(image: RgbImage | None, path: Path) -> bool:
     if image is None:
-        _say(f"{path} was not saved: the node sent no image with the answer.")
+        MESSAGES.report(f"{path} was not saved: no image arrived on ~/overlay for this answer.")
         return False
     try:
         encoded, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        assert encoded, "the kind of file has been checked"
+        assert encoded, "_check has checked the file type"
         path.write_bytes(data.tobytes())
     except OSError as error:
-        _say(f"{path} could not be saved: {error.strerror}.")
+        MESSAGES.report(f"{path} could not be saved: {error.strerror}.")
         return False
     return True
 
 
 def _finish(reply: Reply, options: argparse.Namespace, stream: TextIO) -> int:
-    """Print and save; gives the exit code."""
+    """Print the answer and save the image; return the exit code."""
     code = EXIT_CODES[reply.code]
     if options.json:
         print(json.dumps(to_dict(reply, options.text), allow_nan=False), file=stream, flush=True)
     elif reply.code is OutcomeCode.OK:
         print(*to_lines(reply), sep="\n", file=stream, flush=True)
-        print(f"({footnote(reply)})", file=sys.stderr, flush=True)
+        MESSAGES.note(footnote(reply))
     if reply.code is OutcomeCode.OK and reply.message:
-        _say(reply.message)
+        MESSAGES.report(reply.message)
     if reply.code is not OutcomeCode.OK:
-        _say(f"{reply.code.name}: {reply.message}")
+        MESSAGES.report(f"{reply.code.name}: {reply.message}")
         if reply.answer.report.raw_text:
-            _say(f"The model wrote: {reply.answer.report.raw_text}")
+            MESSAGES.report(f"The model wrote: {reply.answer.report.raw_text}")
     elif options.save and not _save(reply.overlay, options.save):
         return NOT_SAVED
     return code
@@ -344,24 +369,23 @@ def _ask_node(options: argparse.Namespace, ros_arguments: list[str]) -> Reply:
     try:
         from robobrain_ros.cli.ask_node import ask_node
     except ImportError as error:
-        _say(f"There is no ROS 2 here ({error}): source it, or ask about a file with --image.")
-        sys.exit(2)
+        MESSAGES.report(f"This Python cannot import ROS 2 ({error}). Source ROS 2, or ask about a file with --image.")
+        sys.exit(WRONG_USAGE)
     return ask_node(options, ros_arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Ask the question of the command line; gives the exit code."""
+    """Ask the question of the command line; return the exit code."""
     own, for_ros = split_ros_arguments(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser()
-    options = parser.parse_args(own)
-    _check(parser, options)
+    options = _parser().parse_args(own)
+    _check(options)
     try:
         if not options.image:
             return _finish(_ask_node(options, for_ros), options, sys.stdout)
         with _answers_alone() as stream:
             return _finish(ask_image(options), options, stream)
     except (KeyboardInterrupt, asyncio.CancelledError):
-        _say("interrupted")
+        MESSAGES.report("interrupted")
         return INTERRUPTED
 
 

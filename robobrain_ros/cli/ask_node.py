@@ -21,20 +21,22 @@ from robobrain_ros.ros.messages.conversions import read_image_message
 from robobrain_ros.ros.tasks import TASKS
 
 _APPEARANCE = 5.0
-"""Seconds in which a running node must have been found."""
+"""Seconds to wait for discovery of a running node."""
 _DRAWING = 10.0
-"""Seconds in which the image with the answer must have come."""
+"""Seconds to wait for the image with the answer drawn on it."""
 
 
 class _Asker(TaskClient):
-    """A client whose waiting ends with Ctrl-C. Python would raise it wherever it is; in a destructor, and rclpy has one for each
-    wait, it would be lost."""
+    """A client that Ctrl-C interrupts.
+
+    Python raises KeyboardInterrupt wherever it is. rclpy runs a destructor for each wait, and there the exception would be lost.
+    """
 
     _interrupted = False
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Meanwhile, Ctrl-C is noted, and raised where `spin_until` waits."""
+        """In this block, `spin_until` raises KeyboardInterrupt after Ctrl-C."""
         before = signal.signal(signal.SIGINT, self._interrupt)
         try:
             yield
@@ -47,7 +49,7 @@ class _Asker(TaskClient):
     def spin_until(self, condition: Callable[[], Any], seconds: float) -> bool:
         """See `TaskClient.spin_until`.
 
-        :raises KeyboardInterrupt: Ctrl-C.
+        :raises KeyboardInterrupt: after Ctrl-C.
         """
         held = super().spin_until(lambda: self._interrupted or condition(), seconds)
         if self._interrupted:
@@ -56,12 +58,12 @@ class _Asker(TaskClient):
 
 
 def ask_node(options: argparse.Namespace, ros_arguments: list[str]) -> Reply:
-    """Ask the node that the options name."""
+    """Ask the node that the options name, and return its reply."""
     task = Task(options.task)
     try:
-        # Ctrl-C is Python's, and `_Asker`'s while it waits.
+        # Python handles Ctrl-C, and `_Asker` while it waits.
         rclpy.init(args=ros_arguments, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as error:  # Of rcl: an argument that it cannot read.
+    except RuntimeError as error:  # rcl cannot read an argument.
         return Reply(OutcomeCode.BAD_REQUEST, str(error).splitlines()[0], Answer(task, ""))
     try:
         return _ask(task, options)
@@ -76,7 +78,7 @@ def _ask(task: Task, options: argparse.Namespace) -> Reply:
     try:
         client = _Asker(f"ask_{os.getpid()}", robobrain=name, tasks=[task])
     except rclpy.exceptions.InvalidServiceNameException as error:
-        raise BadRequestError(f"{name!r} is no name of a node.") from error
+        raise BadRequestError(f"{name!r} is not a valid node name.") from error
     try:
         with client.interruptible():
             return _ask_with(client, task, options, name)
@@ -87,7 +89,7 @@ def _ask(task: Task, options: argparse.Namespace) -> Reply:
 def _ask_with(client: TaskClient, task: Task, options: argparse.Namespace, name: str) -> Reply:
     overlays: list[Image] = []
     if options.save:
-        # Volatile: the last answer's image, which the node keeps for those who come late, is not this one's.
+        # Volatile: the image that the node keeps for late subscribers belongs to an earlier answer.
         overlay = client.create_subscription(Image, f"{name}/overlay", overlays.append, QoSProfile(depth=10))
     try:
         client.wait_for_task(task, _APPEARANCE)
@@ -106,18 +108,18 @@ def _ask_with(client: TaskClient, task: Task, options: argparse.Namespace, name:
 
 
 def _who_is_there(client: TaskClient) -> str:
-    """What could have been meant, as a sentence."""
+    """A sentence with the names of the running nodes."""
     nodes = client.running_nodes()
     if nodes:
-        return f"Running are: {', '.join(nodes)}; name one with --node."
+        return f"Running nodes: {', '.join(nodes)}. Choose one with --node."
     domain = os.environ.get("ROS_DOMAIN_ID", "0")
-    return f"No node robobrain is in sight (ROS_DOMAIN_ID is {domain}); start it, or ask about a file with --image."
+    return f"No node robobrain is running in ROS_DOMAIN_ID {domain}. Start it, or ask about a file with --image."
 
 
 def _overlay_of(client: TaskClient, overlays: list[Image], stamp: Any) -> RgbImage | None:
-    """The image with the answer, which comes about when the response does; None: it did not come.
+    """Wait for the image with the answer drawn on it, and return it; None: it did not arrive.
 
-    By its stamp: positions, and with them the answer's header, may be in another frame than the image.
+    The stamp identifies it. Positions, and the answer's header with them, may be in another frame than the image.
     """
     client.spin_until(lambda: any(image.header.stamp == stamp for image in overlays), _DRAWING)
     return next((read_image_message(image) for image in reversed(overlays) if image.header.stamp == stamp), None)

@@ -1,4 +1,4 @@
-"""Telling on a terminal or in a log how far something is that takes its time."""
+"""Messages of the command line programs, and the progress of loading on a terminal or in a log."""
 
 import re
 import sys
@@ -6,27 +6,52 @@ import time
 from typing import TextIO
 
 
-class Teller:
-    """Tells how far loading is: on a terminal in one line, elsewhere in few."""
+class ProgressPrinter:
+    """Prints how far loading is: one line that changes on a terminal, few lines elsewhere."""
 
-    EVERY = 10.0
+    INTERVAL = 10.0
     """Seconds between lines that differ in their numbers only."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
         self._on_terminal = self._stream.isatty()
-        self._told, self._kind, self._when = "", "", 0.0
+        self._printed, self._kind, self._when = "", "", 0.0
 
-    def tell(self, progress: str) -> None:
-        """Tell it, if it is new."""
+    def update(self, progress: str) -> None:
+        """Print the progress if it is new."""
         now, kind = time.monotonic(), re.sub(r"\d+", "", progress)
-        if progress == self._told or not (self._on_terminal or kind != self._kind or now - self._when > self.EVERY):
+        if progress == self._printed or not (self._on_terminal or kind != self._kind or now - self._when > self.INTERVAL):
             return
-        self._told, self._kind, self._when = progress, kind, now
+        self._printed, self._kind, self._when = progress, kind, now
         line, end = (f"\r  {progress[:100]:<100}", "") if self._on_terminal else (f"  {progress}", "\n")
         print(line, end=end, file=self._stream, flush=True)
 
-    def end(self) -> None:
-        """Leave the line, so that the next does not write over it."""
+    def finish(self) -> None:
+        """End the line, so that the next message does not overwrite it."""
         if self._on_terminal:
             print(file=self._stream)
+
+
+class Messages:
+    """All messages of a program, on the standard error. The standard output is for its answer alone.
+
+    :param program: the name in front of each sentence.
+    """
+
+    def __init__(self, program: str) -> None:
+        self._program = program
+
+    def report(self, sentence: str) -> None:
+        """Print a sentence about what happened, after the program's name."""
+        self._print(f"{self._program}: {sentence}")
+
+    def note(self, text: str) -> None:
+        """Print a remark about the answer, in parentheses."""
+        self._print(f"({text})")
+
+    def progress(self) -> ProgressPrinter:
+        """Return a printer for the progress of loading."""
+        return ProgressPrinter(sys.stderr)
+
+    def _print(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)

@@ -13,11 +13,13 @@ from robobrain_ros.errors import OutcomeCode
 
 @dataclass
 class Reply:
-    """What came of a question, from a node or from an engine in this process.
+    """The reply to a question, from a node or from an engine in this process.
 
-    ``positions``, in metres, are those of the answer's points, then boxes, then waypoints; None: unknown. ``stamp`` (seconds,
-    nanoseconds) and ``frame_id`` are the header's; None and empty for an image file. ``size`` is the image's, (width,
-    height). ``overlay``: the image with the answer drawn in, where it was asked for.
+    :param positions: metres, of the answer's points, then boxes, then waypoints; None: unknown.
+    :param stamp: the header's seconds and nanoseconds; None for an image file.
+    :param frame_id: the header's frame; empty for an image file.
+    :param size: the image's width and height in pixels.
+    :param overlay: the image with the answer drawn on it, if it was requested.
     """
 
     code: OutcomeCode
@@ -32,7 +34,7 @@ class Reply:
 
 
 def to_dict(reply: Reply, text: str) -> dict[str, Any]:
-    """The reply as it stands in JSON: the keys are always the same, and what is unknown is null."""
+    """Return the reply for JSON. The keys are always the same; unknown values are null."""
     answer = reply.answer
     positions = iter(reply.positions)
     parts = {
@@ -64,7 +66,7 @@ def to_dict(reply: Reply, text: str) -> dict[str, Any]:
 
 
 def _without_nan(value: Any) -> Any:
-    """The same with null for NaN and infinity, which JSON does not know."""
+    """Replace NaN and infinity, which JSON does not have, by null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -73,7 +75,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def to_lines(reply: Reply) -> list[str]:
-    """An answer for people."""
+    """Return the answer as lines for a terminal."""
     answer, positions = reply.answer, iter(reply.positions)
     lines = []
     if answer.thinking:
@@ -102,7 +104,7 @@ def _rest(part: Any, position: tuple[float, float, float] | None) -> str:
 
 
 def footnote(reply: Reply) -> str:
-    """Where the answer comes from, in one line."""
+    """Return camera, image, frame, stamp, model and times in one line."""
     size = "" if reply.size is None else f"{reply.size[0]}x{reply.size[1]} pixels"
     camera = f"camera {reply.camera}" if reply.camera else ""
     frame = f"frame {reply.frame_id}" if reply.frame_id else ""

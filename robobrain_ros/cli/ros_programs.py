@@ -41,7 +41,7 @@ def _main_of(program: str, module: str) -> Callable[[], None]:
         sys.exit(
             f"{program} needs ROS 2, which this Python cannot use ({error}). Source ROS 2 and the workspace with robobrain_ros "
             "(source /opt/ros/<distro>/setup.bash, source install/setup.bash), or run `make build` and "
-            "`. scripts/env.sh` in the repository. Without ROS, use the package from Python or by the program ask: "
+            "`. scripts/env.sh` in the repository. Without ROS, use the package from Python or run robobrain-ask --image: "
             f"{DOCUMENTATION}."
         )
     main: Callable[[], None] = import_module(module).main

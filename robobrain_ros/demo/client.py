@@ -12,7 +12,7 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 
-from robobrain_ros.cli.progress import Teller
+from robobrain_ros.cli.progress import ProgressPrinter
 from robobrain_ros.core.plans.request import PlanRequest
 from robobrain_ros.core.query import Task
 from robobrain_ros.demo import DemoError
@@ -35,8 +35,8 @@ class DemoClient(TaskClient):
                 self._state = next((value.value for value in status.values if value.key == "state"), "")
                 self._progress = status.message
 
-    def wait_until_ready(self, process: "subprocess.Popen[bytes]", timeout: float, telling: Teller) -> None:
-        """Wait until the model is loaded, telling how far it is.
+    def wait_until_ready(self, process: "subprocess.Popen[bytes]", timeout: float, progress: ProgressPrinter) -> None:
+        """Wait until the model is loaded, and print the progress.
 
         :param process: the node's.
         :raises DemoError: it could not start, or not within ``timeout`` seconds.
@@ -48,8 +48,8 @@ class DemoClient(TaskClient):
                 raise DemoError(f"The node could not start: {self._progress or 'it ended'}")
             if time.monotonic() > end:
                 raise DemoError(f"The model was not ready after {timeout:.0f} s: {self._progress}")
-            telling.tell(self._progress)
-        telling.end()
+            progress.update(self._progress)
+        progress.finish()
 
     def ask_node(self, task: Task, text: str, think: bool, timeout: float, plan: PlanRequest | None = None) -> Any:
         """Ask through the task's service; gives the response. ``plan``: what is known, for the task plan.

@@ -22,7 +22,7 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
 
-from robobrain_ros.cli.progress import Teller
+from robobrain_ros.cli.progress import ProgressPrinter
 from robobrain_ros.core.query import Answer
 from robobrain_ros.demo import DEMO_MODEL, DemoError
 from robobrain_ros.demo.client import DemoClient, running
@@ -211,7 +211,7 @@ def run(options: argparse.Namespace) -> int:
         tourist = Tourist(namespace)
         try:
             with running("robobrain_ros.demo.camera", namespace, folder / "camera.log", seed=SCENE_SEED, **size):
-                tourist.wait_until_ready(node, options.timeout, Teller())
+                tourist.wait_until_ready(node, options.timeout, ProgressPrinter())
                 names = ", ".join(thing.name for thing in scene.objects)
                 print(f"On the table: {names}. A + behind a task: asked to think first.\n")
                 print_table_head()

@@ -1,0 +1,1 @@
+"""Engines: text out of images and prompts. They know nothing of tasks."""

@@ -70,7 +70,7 @@ class Answers(Protocol):
 
 
 @dataclass(frozen=True)
-class Asked:
+class ExamQuestion:
     """A question about a scene, as part of a group, one of `GROUPS`."""
 
     scene: Scene
@@ -102,7 +102,7 @@ class Scored:
         return self.code in (OutcomeCode.OK, OutcomeCode.NOTHING_FOUND)
 
 
-def questions_about(scene: Scene, seed: int, groups: Sequence[str], number: int = 1) -> list[Asked]:
+def questions_about(scene: Scene, seed: int, groups: Sequence[str], number: int = 1) -> list[ExamQuestion]:
     """So many questions of each group about the scene of a seed, always the same ones; seeds in a row take all kinds in turn.
 
     Some are about the table after some steps.
@@ -116,17 +116,19 @@ def questions_about(scene: Scene, seed: int, groups: Sequence[str], number: int 
             if group in SITUATIONS:
                 situation = SITUATIONS[group](scene, rng)
                 question = situation.question(PlanMode[kinds[(seed + index) % len(kinds)]], rng)
-                questions.append(Asked(situation.world.look(), f"{name} {group} {index}", group, question))
+                questions.append(ExamQuestion(situation.world.look(), f"{name} {group} {index}", group, question))
                 continue
             question = ask_about(scene, kinds[(seed + index) % len(kinds)], rng)
             while not question.text.strip():
                 # An empty question is among the strange ones; it is refused before any model sees it.
                 question = ask_about(scene, question.kind, rng)
-            questions.append(Asked(scene, name, group, question))
+            questions.append(ExamQuestion(scene, name, group, question))
     return questions
 
 
-def exam(seeds: Sequence[int], sizes: Sequence[tuple[int, int]], groups: Sequence[str], number: int = 1) -> Iterator[Asked]:
+def exam(
+    seeds: Sequence[int], sizes: Sequence[tuple[int, int]], groups: Sequence[str], number: int = 1
+) -> Iterator[ExamQuestion]:
     """All questions about the scenes of some seeds, which take the sizes in turn; each scene is rendered when it is reached.
 
     :raises ValueError: a seed is one of training's.
@@ -139,7 +141,7 @@ def exam(seeds: Sequence[int], sizes: Sequence[tuple[int, int]], groups: Sequenc
         yield from questions_about(scene, seed, groups, number)
 
 
-async def score(brain: Answers, asked: Asked, think: bool, timeout: float) -> Scored:
+async def score(brain: Answers, asked: ExamQuestion, think: bool, timeout: float) -> Scored:
     """Ask one question and score the answer, or the failure."""
     scene, question = asked.scene, asked.question
     query = Query(
@@ -156,7 +158,7 @@ async def score(brain: Answers, asked: Asked, think: bool, timeout: float) -> Sc
     return Scored(asked.group, _kind(asked), code, verdict, points, chance_of(scene, question), question.absent)
 
 
-def _kind(asked: Asked) -> str:
+def _kind(asked: ExamQuestion) -> str:
     """Of the question; of affordances, which are all asked alike, of the thing: its handle, its rim, or all of it."""
     if asked.group != Task.AFFORDANCE.value:
         return asked.question.kind
@@ -165,7 +167,7 @@ def _kind(asked: Asked) -> str:
 
 async def score_all(
     brain: Answers,
-    questions: Iterator[Asked],
+    questions: Iterator[ExamQuestion],
     think: bool = False,
     *,
     at_once: int = 16,
@@ -180,7 +182,7 @@ async def score_all(
     room = asyncio.Semaphore(at_once)
     scores: list[Scored] = []
 
-    async def one(asked: Asked) -> None:
+    async def one(asked: ExamQuestion) -> None:
         try:
             scores.append(await score(brain, asked, think, timeout))
         finally:
@@ -370,7 +372,7 @@ class Part:
 
 
 def parse_size(text: str) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """ "640x480", or "mixed": its name, and the sizes to take in turn.
+    """Return the name of a size, "640x480" or "mixed", and the sizes to take in turn.
 
     :raises argparse.ArgumentTypeError: it is neither.
     """

@@ -15,7 +15,7 @@ import rclpy
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
-from robobrain_ros.cli.progress import Teller
+from robobrain_ros.cli.progress import ProgressPrinter
 from robobrain_ros.core.query import Answer, Query, RgbImage, Task
 from robobrain_ros.demo import DemoError
 from robobrain_ros.demo.client import DemoClient, running
@@ -93,7 +93,7 @@ async def open_node(model: str, **engine: object) -> AsyncIterator[OverRos]:
         ):
             client = DemoClient("evaluation", namespace)
             try:
-                client.wait_until_ready(process, 600.0, Teller(sys.stderr))
+                client.wait_until_ready(process, 600.0, ProgressPrinter(sys.stderr))
                 yield OverRos(client)
             finally:
                 client.destroy_node()

@@ -45,9 +45,9 @@ def longest_match(pattern: str) -> int:
 
 
 def safe_pattern(pattern: str) -> str:
-    """Rewrite a user's pattern for a JSON string so that Python and grammar engines read it alike. The whole text must match.
+    r"""Rewrite a user's pattern for a JSON string so that Python and grammar engines read it alike. The whole text must match.
 
-    As in JSON Schema, ``\\d`` is 0 to 9 and ``\\w`` is an ASCII letter, a digit or ``_``. Anchors are allowed where they change
+    As in JSON Schema, ``\d`` is 0 to 9 and ``\w`` is an ASCII letter, a digit or ``_``. Anchors are allowed where they change
     nothing: at the beginning and the end of the pattern, or of an alternative of the whole pattern.
 
     :raises ValueError: it is not a pattern, has no bounds, or cannot be enforced; the message names the part.

@@ -116,6 +116,7 @@ class Sparing(logging.Filter):
         self._last: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """See `logging.Filter.filter`."""
         now = time.monotonic()
         key = str(record.msg)[:200]
         if now - self._last.get(key, -LOG_EACH) < LOG_EACH:

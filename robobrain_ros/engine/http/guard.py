@@ -116,6 +116,7 @@ class Guard:
         self._checking.shutdown(wait=False, cancel_futures=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, as ASGI defines it."""
         if scope["type"] != "http":
             return
         connection = scope.get("state", {}).pop("connection", None)

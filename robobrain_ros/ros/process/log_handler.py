@@ -12,6 +12,7 @@ class RosLogHandler(logging.Handler):
         self._logger = logger
 
     def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler.emit`."""
         text = self.format(record)
         # A line for each level: rclpy takes it ill when one line logs at different levels.
         if record.levelno >= logging.ERROR:

@@ -1,9 +1,5 @@
-"""A tiny checkpoint with random weights: it has RoboBrain's architecture and loads like one, and what it says is noise.
+"""A tiny checkpoint with random weights: it has RoboBrain's architecture and loads like one. Its answers are noise."""
 
-For trying the engine, the interfaces and failures without a download: ``python -m robobrain_ros.demo.random_checkpoint FOLDER``.
-"""
-
-import argparse
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -163,18 +159,3 @@ def _qwen3_vl(ids: dict[str, int], vocabulary: int) -> Any:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def main() -> None:
-    """Write a checkpoint from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--model-type", default="qwen2_5_vl", choices=["qwen2_5_vl", "qwen3_vl"])
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    folder = make_random_checkpoint(options.folder, options.model_type, options.seed)
-    print(f"Random weights in the shape of {options.model_type}: {folder}. What it answers is noise.")
-
-
-if __name__ == "__main__":
-    main()
