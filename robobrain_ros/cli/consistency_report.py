@@ -87,6 +87,7 @@ def table(native: Column, flagos: Column) -> str:
 
 
 def as_json(options: argparse.Namespace, columns: Sequence[Column]) -> dict[str, Any]:
+    """The options, and each column with its answers, as they stand in the JSON file."""
     return {
         "model": options.model,
         "columns": [

@@ -235,6 +235,7 @@ class Tuner:
 
 
 async def measure_all(engine: EmbeddedEngine, questions: Questions) -> list[Measured]:
+    """Measure the engine on each question that is compared, with the probabilities of its tokens."""
     return [await engine.measure(generation, probabilities=True) for generation in questions.compared()]
 
 
