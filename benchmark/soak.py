@@ -211,7 +211,7 @@ def report(it: Surroundings, run: Run, options: argparse.Namespace) -> tuple[str
         f"| duplicated | {duplicates} |",
         f"| faults survived | {survived} of {options.faults} |",
         f"| latency p50, p90, p95, p99, max | {', '.join(f'{value:.2f}' for value in percentiles.values())} s |",
-        f"| latest response after its deadline | {ledger.lateness:.2f} s |",
+        f"| latest response after its deadline | {ledger.latest[0][0] if ledger.latest else 0.0:.2f} s |",
         *(f"| growth of {name} | {slope:.2f} MB per 1,000 requests |" for name, slope in sorted(grown.items())),
         f"| time | {run.seconds:.0f} s |",
     ]
@@ -227,7 +227,7 @@ def report(it: Surroundings, run: Run, options: argparse.Namespace) -> tuple[str
             "unanswered": ledger.unanswered,
             "duplicates": ledger.duplicates,
             "outcomes": dict(ledger.outcomes),
-            "lateness": ledger.lateness,
+            "latest": ledger.latest,
             "latencies": len(ledger.latencies),
         },
         "faults": [asdict(fault) for fault in run.faults],

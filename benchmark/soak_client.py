@@ -5,7 +5,9 @@ import time
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
@@ -40,6 +43,8 @@ PATIENCE = 15.0
 """Seconds beyond it after which a request counts as unanswered."""
 RETRY = 0.25
 """Seconds that the client waits before it asks again when the node is not ready."""
+_LATEST = 20
+"""Late responses that are listed."""
 MANY = QoSProfile(depth=1_000)
 
 SERVICES: dict[str, tuple[Any, str]] = {it.name: (it.service_type, it.text_field) for it in TASKS.values()}
@@ -56,8 +61,8 @@ class Ledger:
     duplicates: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
-    lateness: float = 0.0
-    """The longest time that a response came after its request's deadline, seconds."""
+    latest: list[tuple[float, str, str]] = field(default_factory=list)
+    """The `_LATEST` latest responses, the latest first: seconds after the request's deadline, request, outcome."""
 
 
 @dataclass
@@ -65,6 +70,30 @@ class _Open:
     what: str
     sent: float
     timeout: float
+
+
+class StampingExecutor(SingleThreadedExecutor):
+    """Takes responses, and sets each future's ``received``: when the middleware received the response, by ``time.monotonic()``.
+
+    A client's process also plays cameras and a clock, and on a busy computer it takes a response some time after it came.
+    """
+
+    def _take_client(self, client: Any) -> Any:
+        with suppress(_rclpy.InvalidHandle), client.handle:
+            header, response = client.handle.take_response(client.srv_type.Response)
+            if header is None:
+                return None
+            waited = max(time.time() - header.received_timestamp * 1e-9, 0.0) if header.received_timestamp else 0.0
+            received = time.monotonic() - waited
+            return partial(self._deliver, client, header.request_id.sequence_number, response, received)
+        return None
+
+    async def _deliver(self, client: Any, sequence: int, response: Any, received: float) -> None:
+        with suppress(KeyError):  # The request was cancelled, or this is a second response, which is counted elsewhere.
+            future = client.get_pending_request(sequence)
+            future.received = received
+            future._set_executor(self)
+            future.set_result(response)
 
 
 class SoakClient:
@@ -86,7 +115,7 @@ class SoakClient:
         self._open: dict[int, _Open] = {}
         self._not_before = 0.0
         self._scenes = [make_scene(number, SIZE) for number in (3, 7, 12, 21)]
-        self._spinner = SingleThreadedExecutor()
+        self._spinner = StampingExecutor()
         self._spinner.add_node(self.node)
         self._target = f"{namespace}/robobrain"
         self._connect()
@@ -178,15 +207,16 @@ class SoakClient:
         self._open[self.ledger.sent] = _Open(what, time.monotonic(), timeout)
         return self.ledger.sent
 
-    def _settle(self, key: int, outcome: str) -> None:
+    def _settle(self, key: int, outcome: str, done: Any = None) -> None:
         entry = self._open.pop(key, None)
         if entry is None:
             self.ledger.duplicates += 1
             return
-        seconds = time.monotonic() - entry.sent
+        seconds = getattr(done, "received", time.monotonic()) - entry.sent
         self.ledger.answered += 1
         self.ledger.outcomes[outcome] += 1
-        self.ledger.lateness = max(self.ledger.lateness, seconds - entry.timeout)
+        late = (seconds - entry.timeout, f"{entry.what}, timeout {entry.timeout:g} s, request {key}", outcome)
+        self.ledger.latest = sorted([*self.ledger.latest, late], reverse=True)[:_LATEST]
         if outcome == "OK":
             self.ledger.latencies.append(seconds)
         if outcome in ("NOT_READY", "BUSY", "ENGINE_FAILED", "NO_IMAGE", "STALE_IMAGE"):
@@ -218,7 +248,7 @@ class SoakClient:
         timeout = float(options.timeout) if options.timeout > 0.0 else REQUEST_TIMEOUT
         key = self._entry(task, timeout)
         future = self._services[task].call_async(request)
-        future.add_done_callback(lambda done: self._settle(key, _outcome(done)))
+        future.add_done_callback(lambda done: self._settle(key, _outcome(done), done))
 
     def _send_goal(self, task: str) -> None:
         options = self._options()
@@ -249,7 +279,7 @@ class SoakClient:
         )
         key = self._entry("set_standing_query", REQUEST_TIMEOUT)
         future = self._standing.call_async(request)
-        future.add_done_callback(lambda done: self._settle(key, _outcome(done)))
+        future.add_done_callback(lambda done: self._settle(key, _outcome(done), done))
 
     def clear_standing_queries(self) -> None:
         """Remove the standing queries of the mix."""
@@ -260,14 +290,14 @@ class SoakClient:
         """Set a parameter of the node; its response counts as that of a request."""
         key = self._entry(f"parameter {name}", REQUEST_TIMEOUT)
         request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
-        self._parameters.call_async(request).add_done_callback(lambda done: self._settle(key, "PARAMETER"))
+        self._parameters.call_async(request).add_done_callback(lambda done: self._settle(key, "PARAMETER", done))
 
     def change_state(self, transition: int) -> None:
         """Ask for a lifecycle transition; its response counts as that of a request."""
         key = self._entry(f"transition {transition}", REQUEST_TIMEOUT)
         request = ChangeState.Request()
         request.transition.id = transition
-        self._change_state.call_async(request).add_done_callback(lambda done: self._settle(key, "TRANSITION"))
+        self._change_state.call_async(request).add_done_callback(lambda done: self._settle(key, "TRANSITION", done))
 
     def probe(self) -> bool:
         """Ask once, beside the ledger; returns whether the answer is OK."""

@@ -3,13 +3,13 @@
 import math
 import os
 import random
+import sys
 import time
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -21,8 +21,6 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -33,6 +31,10 @@ from robobrain_ros import msg as messages
 from robobrain_ros.action import RunTask
 from robobrain_ros.msg import Outcome, QueryOptions
 from robobrain_ros.srv import Ask, Locate, MakePlan, PredictTrajectory, SetStandingQuery
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmark"))
+
+from soak_client import StampingExecutor
 
 GRACE = 1.0
 """Seconds after its deadline within which each request has its response: the promise that this test checks."""
@@ -174,30 +176,6 @@ class Camera:
     """How its depth is: "" without depth, "good", "none", "zero" or "saturated"."""
 
 
-class _Spinner(SingleThreadedExecutor):
-    """Takes responses, and keeps when the middleware received each of them.
-
-    This process also plays cameras and a clock, and on a busy computer it takes a response some time after it came.
-    """
-
-    def _take_client(self, client: Any) -> Any:
-        with suppress(_rclpy.InvalidHandle), client.handle:
-            header, response = client.handle.take_response(client.srv_type.Response)
-            if header is None:
-                return None
-            waited = max(time.time() - header.received_timestamp * 1e-9, 0.0) if header.received_timestamp else 0.0
-            received = time.monotonic() - waited
-            return partial(self._deliver, client, header.request_id.sequence_number, response, received)
-        return None
-
-    async def _deliver(self, client: Any, sequence: int, response: Any, received: float) -> None:
-        with suppress(KeyError):  # The request was cancelled, or this is a second response, which is counted elsewhere.
-            future = client.get_pending_request(sequence)
-            future.received = received
-            future._set_executor(self)
-            future.set_result(response)
-
-
 class ContractClient:
     """The client: `act` does one random thing, and `faults` lists the promises that were broken."""
 
@@ -216,7 +194,7 @@ class ContractClient:
         self.unexpected = unexpected
         self.stalls = Stalls(node_pid)
         self._random = random.Random(seed)
-        self._spinner = _Spinner(context=context)
+        self._spinner = StampingExecutor(context=context)
         self._spinner.add_node(self._node)
         self._sim_now = 1_000.0
         self._epoch, self._jumped = 0, -math.inf
