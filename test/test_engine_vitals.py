@@ -59,7 +59,7 @@ def watch(
 
 async def stalls(vitals: Vitals) -> None:
     await until(lambda: vitals.stalled_for > 0)
-    assert "neither writes text nor replies" in vitals.reason
+    assert "neither generates text nor replies" in vitals.reason
 
 
 async def goes_on(vitals: Vitals) -> None:
