@@ -45,7 +45,7 @@ def it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 def unfinished(it: Rig) -> int:
     """Requests that vLLM itself has not finished."""
     engine: Any = it.node.model._supervisor
-    return len(engine._engine._engine.output_processor.request_states)
+    return len(engine._engine._vllm.output_processor.request_states)
 
 
 @pytest.fixture(scope="module")
