@@ -1,6 +1,7 @@
 """What models write is read as a person would read it, or refused with the fault; never guessed, never evaluated."""
 
 import ast
+import contextlib
 import itertools
 import json
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from robobrain_ros.core.profiles import PROFILES, profile_for
 from robobrain_ros.core.query import Box, ParsedAnswer, PlanStep, Point, Task
 from robobrain_ros.core.reading.answers import AnswerParser, parse_answer
+from robobrain_ros.core.reading.plan_json import find_plan_json, read_plan_json
 from robobrain_ros.core.reading.refusals import REFUSALS
 from robobrain_ros.errors import RoboBrainError, UnparsableAnswerError
 
@@ -435,6 +437,24 @@ def test_roboos_json(text: str) -> None:
 def test_text_beside_json_is_reasoning() -> None:
     text = 'I will do this:\n```json\n{"subtask_list": [{"subtask": "Go"}]}\n```\nDone.'
     assert read(Task.PLAN, text).reasoning == "I will do this:\nDone."
+
+
+@pytest.mark.parametrize("value", ["NaN", "[" * 970 + "]" * 970], ids=["NaN", "nested"])
+def test_arguments_that_are_no_json_are_a_fault_of_the_answer(value: str) -> None:
+    text = f'[{{"step": "Fetch it", "skill": "pick", "arguments": {{"v": {value}}}}}]'
+    start = find_plan_json(text)
+    assert start is not None
+
+    def within(depth: int) -> None:
+        """json writes deep values with more of Python's stack than it reads them with."""
+        if depth:
+            within(depth - 1)
+        else:
+            with contextlib.suppress(ValueError):
+                assert "NaN" not in read_plan_json(text, start)[0][0].arguments
+
+    for depth in range(0, 60, 5):
+        within(depth)
 
 
 def test_skills_and_their_arguments() -> None:

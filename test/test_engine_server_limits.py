@@ -345,7 +345,7 @@ def test_rejected_bodies_of_all_connections_share_one_rate(monkeypatch: pytest.M
     now = [100.0]
     monkeypatch.setattr(server_connections, "time", SimpleNamespace(monotonic=lambda: now[0]))
     connections = server_connections.Connections(10, 5, server_guard.ServerState())
-    rate = server_connections.DISCARD_RATE
+    rate = server_guard.DISCARD_RATE
     assert connections.discard_pause(int(rate)) == pytest.approx(1.0)
     assert connections.discard_pause(int(rate / 2)) == pytest.approx(1.5)
     now[0] += 5.0

@@ -290,6 +290,17 @@ def test_what_does_not_belong_to_the_image_gives_nan_and_says_so(
         assert (point.u, point.v) == pytest.approx(thing.centre, abs=1.0)
 
 
+def test_waiting_for_depth_ends_at_the_deadline_and_the_answer_is_sent_without_positions(scene: Scene) -> None:
+    with looking(scene, points_text(scene.objects), transform_timeout=50.0) as before:
+        before.info()
+        before.image()
+        request = Locate.Request(instruction="the things", options=QueryOptions(timeout=1.0))
+        response = before.it.call(Locate, "point", request)
+    assert response.outcome.code == Outcome.OK
+    assert "No depth image" in response.affordances.position_note
+    assert all(np.isnan(position(point)).all() for point in response.affordances.points)
+
+
 @pytest.mark.parametrize("later", [None, -3.0, 0.02, 5.0])
 def test_a_calibration_of_another_moment_serves(scene: Scene, later: float | None) -> None:
     """Stamped 0, published once long ago, or with a stamp of its own; the answer does not wait for another one."""

@@ -71,6 +71,23 @@ def test_a_standing_query_of_rate_0_asks_once_about_each_image() -> None:
         assert engine.generations[0].priority > 0
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_query_of_rate_0_that_goes_while_it_is_asked_is_not_asked_again(replaced: bool) -> None:
+    gate = asyncio.Event()
+    with scripted(Script([gate, "[(10, 10)]"]), "[(20, 20)]") as (it, engine):
+        set_query(it, rate=0.0)
+        it.show(image_message())
+        it.until(lambda: engine.generations, "the question about the first image")
+        # The other one asks so rarely that it does not ask before the end of this test.
+        response = set_query(it, rate=0.001) if replaced else set_query(it, enabled=False)
+        assert response.outcome.code == Outcome.OK
+        it.show(image_message())
+        it.on_loop(gate.set)
+        it.until(lambda: it.node.statistics.served + it.node.statistics.failed, "the end of the first question")
+        assert it.call(Ask, "ask", Ask.Request(question="How many?")).outcome.code == Outcome.OK
+        assert len(engine.generations) == 2
+
+
 def test_a_standing_query_waits_for_the_model(capfd: pytest.CaptureFixture[str]) -> None:
     gate = asyncio.Event()
     engine = ScriptedEngine(["[(10, 10)]"], start_gate=gate)

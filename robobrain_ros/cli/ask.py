@@ -271,7 +271,8 @@ def _engine_option(text: str) -> tuple[str, Any]:
     name, separator, value = text.partition("=")
     if not separator or name not in option_fields() or name == "model":
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE with the name of an engine option")
-    return name, yaml.safe_load(value)
+    is_text = isinstance(option_fields()[name].default, str)
+    return name, value if is_text else yaml.safe_load(value)
 
 
 def split_ros_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -218,7 +218,7 @@ PRESETS = (
 
 def find_preset(name: str) -> ModelPreset | None:
     """The model of that name, in capitals or not; None: it is none of these."""
-    return next((preset for preset in PRESETS if preset.name == name.strip().lower()), None)
+    return next((preset for preset in PRESETS if preset.name == str(name).strip().lower()), None)
 
 
 def served_names(model: str) -> tuple[str, ...]:

@@ -1,11 +1,13 @@
 """Bounds of what requests, standing queries and parameters may hold; beyond them a request is BAD_REQUEST."""
 
+from robobrain_ros.core.query_checks import LONGEST_TEXT
+
 LEAST_TIMEOUT = 0.001
 """Seconds of a request's own deadline; 0 is the node's default."""
 MOST_TIMEOUT = 3600.0
 MOST_TOKENS = 32768
 """Tokens of an answer, and of its thinking."""
-MOST_TEXT = 10_000
+MOST_TEXT = LONGEST_TEXT
 """Characters of an instruction, question or task."""
 MOST_NAME = 100
 """Characters of the name of a camera or a standing query."""

@@ -5,6 +5,8 @@ Positions never end a request: its pixels are right. What is missing is said in 
 
 import asyncio
 import logging
+import math
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -271,22 +273,23 @@ class Locator:
         self._parameters = parameters
         self._transforms = transforms
 
-    async def locate(self, answer: Answer, size: tuple[int, int], moment: Moment) -> Positions:
+    async def locate(self, answer: Answer, size: tuple[int, int], moment: Moment, deadline: float = math.inf) -> Positions:
         """The positions of an answer about an image of that size (width, height); on the engine's loop, which it never blocks.
 
-        It waits at most the parameter transform_timeout, for depth and for the transform together. It never raises.
+        It waits for depth and for the transform together: at most for the parameter transform_timeout, and never beyond the
+        deadline (as of ``time.monotonic()``). It never raises.
         """
         try:
-            return await self._locate(answer, size, moment)
+            return await self._locate(answer, size, moment, deadline - time.monotonic())
         except Exception as error:
             _log.exception("Positions could not be found.")
             return Positions(
                 moment.header, note=f"Positions could not be found, by an unexpected {type(error).__name__}: {error}."
             )
 
-    async def _locate(self, answer: Answer, size: tuple[int, int], moment: Moment) -> Positions:
+    async def _locate(self, answer: Answer, size: tuple[int, int], moment: Moment, left: float) -> Positions:
         loop = asyncio.get_running_loop()
-        end = loop.time() + self._parameters["transform_timeout"]
+        end = loop.time() + max(min(self._parameters["transform_timeout"], left), 0.0)
         measured = moment.surroundings.depth is not None
         if not (answer.points or answer.boxes or answer.waypoints):
             return Positions(moment.header)

@@ -200,6 +200,8 @@ class StandingQueries:
             query.timer = None
 
     def _ask_if_new(self, query: _StandingQuery) -> None:
+        if self._queries.get(query.name) is not query:
+            return  # Removed or replaced while its last answer was under way.
         if query.asking or not self._running or not self._ready():
             return
         frame = self._newest(query)

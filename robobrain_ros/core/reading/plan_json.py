@@ -95,8 +95,15 @@ def _step_of(item: Any, number: int) -> PlanStep:
         text or skill,
         robot=_text_under(item, _ROBOT_KEYS),
         skill=skill,
-        arguments=encodable(json.dumps(arguments, ensure_ascii=False)) if isinstance(arguments, dict) else "",
+        arguments=_to_text(arguments, number) if isinstance(arguments, dict) else "",
     )
+
+
+def _to_text(arguments: Mapping[str, Any], number: int) -> str:
+    try:
+        return encodable(json.dumps(arguments, ensure_ascii=False, allow_nan=False))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the arguments of step {number} are not JSON") from error
 
 
 def _order_of(item: Mapping[str, Any], number: int) -> int:

@@ -15,7 +15,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from robobrain_ros.engine.addresses import client_of
-from robobrain_ros.engine.http.guard import Rates, ServerState
+from robobrain_ros.engine.http.guard import DISCARD_RATE, Rates, ServerState
 
 HEADER = 10.0
 """Seconds that the header of a request may take, from the connection's begin or the end of the answer before."""
@@ -27,8 +27,6 @@ ACCEPTS, ACCEPTS_AT_ONCE = 200.0, 100.0
 BACKLOG = 128
 _QUIET = 0.1
 """Seconds without data after which a request that is thrown away counts as ended."""
-DISCARD_RATE = 24e6
-"""Bytes per second of rejected bodies that all connections together may send. Receiving them takes time from the robot."""
 LOG_EACH = 60.0
 """Seconds between two lines in the log of the same kind."""
 

@@ -47,6 +47,10 @@ RETRY_AFTER = 10
 
 _LINGER = 2.0
 """Seconds in which what still comes of a rejected request is read and dropped."""
+DISCARD_RATE = 24e6
+"""Bytes per second of rejected bodies that all connections together may send. Receiving them takes time from the robot."""
+_LONG = 64 << 20
+"""Bytes of a rejected body up to which its sender gets the time to send all of it, also beside another such sender."""
 _SMALL = 64 * 1024
 _LOOK = 0.5
 _MOST_CLIENTS = 1000
@@ -365,7 +369,7 @@ class _Answer:
         await self._send({"type": "http.response.body", "body": b"" if self._bodiless else body, "more_body": True})
         # Closing while the request still comes would reset the connection, and take the answer away from who is sending.
         if self.outstanding > _SMALL and self._connection is not None:
-            await self._connection.discard(_LINGER)
+            await self._connection.discard(_LINGER + 2 * min(self.outstanding, _LONG) / DISCARD_RATE)
         elif self.outstanding:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(_discard(receive), _LINGER)

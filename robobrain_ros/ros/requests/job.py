@@ -112,7 +112,7 @@ async def run_job(job: Job, push: Callable[[Progress], None] | None, locator: Lo
         raise
     if job.moment is not None:
         height, width = job.image.shape[:2]
-        job.positions = await locator.locate(answer, (width, height), job.moment)
+        job.positions = await locator.locate(answer, (width, height), job.moment, job.deadline)
     return answer
 
 
