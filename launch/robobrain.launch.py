@@ -5,6 +5,7 @@ ros2 launch robobrain_ros robobrain.launch.py model:=robobrain2.0-7b image_topic
 
 from pathlib import Path
 
+import yaml
 from ament_index_python.packages import get_package_prefix, get_package_share_directory
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
@@ -93,12 +94,19 @@ def parameter_sources(params_file: str, model: str) -> list[object]:
             # launch_ros would log a warning and start the node without the file, with another model than the user meant.
             raise FileNotFoundError(f"params_file: there is no file {params_file}.")
         sources.append(params_file)
-    if model:
-        sources.append({"engine.model": model})
-        model_file = SHARE / "config" / "models" / f"{model.lower()}.yaml"
-        if "/" not in model and model_file.is_file():
-            sources.append(str(model_file))
-    return sources
+    if not model:
+        return sources
+    model_file = SHARE / "config" / "models" / f"{model.lower()}.yaml"
+    own = [str(model_file)] if "/" not in model and model_file.is_file() else []
+    # launch_ros addresses single values to the node by its name, and ROS lets these override files for all nodes.
+    return [*sources, *own] if own and names_model(model_file) else [*sources, {"engine.model": model}, *own]
+
+
+def names_model(path: Path) -> bool:
+    """Return whether a parameter file sets ``engine.model`` for any node."""
+    nodes = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    values = [node.get("ros__parameters") or {} for node in nodes.values() if isinstance(node, dict)]
+    return any("engine.model" in value or "model" in (value.get("engine") or {}) for value in values)
 
 
 def make_nodes(context: LaunchContext) -> list[Action]:
