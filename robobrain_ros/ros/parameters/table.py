@@ -33,7 +33,7 @@ NODE_PARAMETERS = (
     Parameter(
         "image_reliability",
         "auto",
-        "Reliability of the camera subscriptions. auto: as the publishers offer. With best_effort, many large images are lost.",
+        "Reliability of the camera subscriptions. auto: the reliability of the publishers. best_effort loses many large images.",
         choices=("auto", "best_effort", "reliable"),
     ),
     Parameter(
@@ -108,15 +108,15 @@ NODE_PARAMETERS = (
     Parameter(
         "model_can_think",
         "auto",
-        "Whether the checkpoint was trained to think. Its files do not state this. auto: the node decides by the name or the "
-        "family of the model.",
+        "Whether the checkpoint was trained to think. The files of a checkpoint do not state this. auto: the node decides by "
+        "the name or the family of the model.",
         choices=("auto", "yes", "no"),
     ),
     Parameter(
         "max_queued",
         32,
-        "Maximum number of waiting requests. Requests wait if the engine already works on engine.max_num_seqs others. Further "
-        "requests end with BUSY.",
+        "Maximum number of waiting requests. Requests above engine.max_num_seqs wait. The node rejects requests above both "
+        "limits with BUSY.",
         minimum=0,
         maximum=100000,
     ),
@@ -124,7 +124,7 @@ NODE_PARAMETERS = (
         "marker_ray_length",
         0.5,
         "Points, boxes and trajectories of unknown depth are shown as rays on ~/markers. This is the length of a ray in metres. "
-        "0: they are not shown.",
+        "0: the node shows no rays.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=1000.0,
@@ -140,13 +140,13 @@ NODE_PARAMETERS = (
     Parameter(
         "overlay_thinking",
         False,
-        "Write the model's thinking on ~/overlay, as far as there is room.",
+        "Write the model's thinking on ~/overlay. The node cuts text that does not fit.",
         applies=Applies.AT_ONCE,
     ),
     Parameter(
         "robots_file",
         "",
-        "YAML file with the robots that the task plan uses if a request does not name robots. Example: "
+        "YAML file with robots. Requests of the task `plan` that name no robots use these. Example: "
         "config/robots_example.yaml. A relative path is relative to the node's working directory. Empty: none.",
     ),
     Parameter(
@@ -221,8 +221,8 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.max_depth",
             20.0,
-            "Depths in metres from this value on are ignored. If the driver clamps depth, set this to the depth at which it "
-            "clamps.",
+            "The node ignores depths of at least this value, in metres. If the driver clamps depth, set this to the depth at "
+            "which it clamps.",
             applies=Applies.AT_ONCE,
             minimum=0.01,
             maximum=10000.0,
