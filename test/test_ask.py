@@ -127,7 +127,7 @@ def test_what_cannot_be_had_has_its_exit_code_and_a_sentence() -> None:
         assert "BAD_REQUEST: There is no camera 'wrist'" in err
 
 
-def test_a_node_without_a_image_says_so() -> None:
+def test_a_node_without_an_image_says_so() -> None:
     with rig(ScriptedEngine(["x"])) as it:
         it.until_ready()
         code, said = asked_json(it, "ask", "How many?")
@@ -252,7 +252,7 @@ def test_without_ros_it_says_what_can_be_done(tmp_path: Path) -> None:
     assert "--image" in err
 
 
-def test_a_image_that_cannot_be_read_starts_no_engine(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_read_starts_no_engine(tmp_path: Path) -> None:
     (tmp_path / "noise.png").write_bytes(b"noise")
     for name in ("noise.png", "nothing.png"):
         code, out, err = run("point", "x", "--image", str(tmp_path / name), "--json")
@@ -286,7 +286,7 @@ def scene() -> Scene:
 
 
 @pytest.mark.timeout(START + LIMIT)
-def test_a_image_file_is_answered_by_the_demo_model(tmp_path: Path, scene: Scene) -> None:
+def test_an_image_file_is_answered_by_the_demo_model(tmp_path: Path, scene: Scene) -> None:
     """One JSON object on the standard output, whatever the engine prints; the point is on the thing; the image is saved."""
     file, saved = tmp_path / "scene.png", tmp_path / "answer.jpg"
     cv2.imwrite(str(file), cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR))

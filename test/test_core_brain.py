@@ -84,7 +84,7 @@ def test_report_names_the_model_and_the_checkpoints_bounds_hold() -> None:
         Brain(ScriptedEngine([""]), TWO, info=info, max_pixels=3000)
 
 
-def test_a_image_may_have_a_budget_of_its_own_within_the_brains() -> None:
+def test_an_image_may_have_a_budget_of_its_own_within_the_brains() -> None:
     info = EngineInfo("demo", "qwen2_5_vl", "vllm 0.32", min_pixels=4 * 784, max_pixels=100_000, cell=28)
     images = [np.zeros((560, 560, 3), np.uint8)] * 4
     asked = query(Task.ASK, images=images, max_pixels=[0, 84 * 84, 1, 10**7])

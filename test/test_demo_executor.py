@@ -89,7 +89,7 @@ def test_a_task_without_trouble_needs_one_plan_and_the_last_word() -> None:
     assert [step.outcome for step in ending.history] == [StepOutcome.SUCCEEDED] * 2
 
 
-def test_no_plan_is_made_from_a_image_older_than_the_task() -> None:
+def test_no_plan_is_made_from_an_image_older_than_the_task() -> None:
     world = make_world()
     with executing(world) as (executor, engine):
         executor.run(TASK)

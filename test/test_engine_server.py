@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ports import free_port
 from processes import engine_processes
 from ros_rig import rig
 
@@ -43,12 +44,6 @@ ALIAS = "RoboBrain2.0-32B-nvidia-flagos"
 LIMITS = Limits(max_model_len=100, max_answers=2, max_images=1, max_pixels=10**6, max_body=10**6, names=(NAME,))
 
 pytestmark = pytest.mark.timeout(START + 60)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Served:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from fakes import ScriptedEngine
+from ports import free_port
 
 from robobrain_ros.engine.addresses import client_of
 from robobrain_ros.engine.http import connections as server_connections
@@ -35,9 +36,7 @@ class Server:
     """A front on a loop of its own. Its application counts requests and answers with 200 as soon as ``go`` is set."""
 
     def __init__(self, key_file: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.loop = LoopThread()
         self.loop.start()
         options = ServerOptions(

@@ -401,7 +401,7 @@ def test_asked_about_is_the_newest_image_that_has_depth(scene: Scene, monkeypatc
     assert "No depth image of the image's moment" in without_depth.outcome.message
 
 
-def test_a_image_with_depth_that_is_too_old_is_not_asked_about(scene: Scene) -> None:
+def test_an_image_with_depth_that_is_too_old_is_not_asked_about(scene: Scene) -> None:
     with looking(scene, points_text(scene.objects), max_image_age=10.0) as before:
         before.header.stamp.sec -= 60
         before.info()

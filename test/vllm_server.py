@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from ports import free_port
 
 from robobrain_ros.demo import DEMO_MODEL
 
@@ -25,9 +26,7 @@ KEY = "test-key-7f3a"
 @contextmanager
 def running_server() -> Iterator[str]:
     """What `vllm serve` starts; that command itself is not there in vLLM's build for the CPU. Gives the address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}/v1"
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(DEMO_MODEL), "--port", str(port)]
     command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--max-num-seqs", "8", "--enforce-eager"]

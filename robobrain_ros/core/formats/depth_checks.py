@@ -49,8 +49,6 @@ class DepthRange:
         return beyond
 
 
-ANY_DEPTH = DepthRange()
-"""No bounds."""
 USUAL_DEPTH = DepthRange(0.0, 20.0)
 """What depth cameras measure."""
 

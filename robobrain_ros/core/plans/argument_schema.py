@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any
 
-from robobrain_ros.bounds.constraints import check_schema_bounds
+from robobrain_ros.bounds.constraints import check_schema_bounds, no_constant
 from robobrain_ros.core.plans.patterns import safe_pattern
 
 Schema = dict[str, Any]
@@ -66,7 +66,7 @@ def read_schema(text: str) -> Schema:
     if size > LARGEST_SCHEMA:
         raise ValueError(f"the text has {size} bytes; at most {LARGEST_SCHEMA} are allowed")
     try:
-        schema = json.loads(text, parse_constant=_no_constant)
+        schema = json.loads(text, parse_constant=no_constant)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the text is not JSON: {error}") from error
     check_schema_bounds(schema)
@@ -77,10 +77,6 @@ def read_schema(text: str) -> Schema:
     if closed.get("type") != "object":
         raise ValueError('the schema does not describe an object; arguments are {"type": "object", "properties": {...}}')
     return closed
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _check_schema(schema: Schema) -> None:

@@ -22,11 +22,6 @@ Check = Callable[[Any, str], Any]
 """Takes a value and its place; gives the value to pass on, or raises `RequestError`."""
 
 
-def no_constant(name: str) -> float:
-    """Reject NaN and Infinity, which Python's JSON parser accepts; for its ``parse_constant``."""
-    raise ValueError(f"{name} is not a number in JSON")
-
-
 def integer(low: int, high: int) -> Check:
     """A whole number within bounds."""
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from robobrain_ros.bounds.constraints import LARGEST_SCHEMA
+from robobrain_ros.bounds.constraints import LARGEST_SCHEMA, no_constant
 from robobrain_ros.engine.http.checks import (
     DEEPEST_JSON,
     RequestError,
@@ -17,7 +17,6 @@ from robobrain_ros.engine.http.checks import (
     flag,
     integer,
     list_of,
-    no_constant,
     number,
     of_openai,
     one_of,
