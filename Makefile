@@ -43,7 +43,7 @@ docs: setup ## Build the documentation as a website in site/; a broken link fail
 	@$(ENVIRONMENT) && mkdocs build --strict
 
 lint: setup docs ## Check style, and that the documentation builds.
-	@$(ENVIRONMENT) && ruff check .
+	@$(ENVIRONMENT) && ruff check . && ruff format --check .
 
 typecheck: setup ## Check types.
 	@$(ENVIRONMENT) && mypy

@@ -292,9 +292,7 @@ def confirm_all(options: argparse.Namespace) -> Table:
     return Table(*versions(), tuple(entries), about())
 
 
-def _times(
-    bench: Bench, product: Product, rows: int, launches: Sequence[Launch]
-) -> tuple[float, dict[Launch, float]]:
+def _times(bench: Bench, product: Product, rows: int, launches: Sequence[Launch]) -> tuple[float, dict[Launch, float]]:
     """Microseconds natively, and by each launch that is right."""
     weights = bench.weights(product)
     native, by = bench.sides(product, rows)
@@ -349,9 +347,7 @@ def confirm(bench: Bench, product: Product, rows: int, launch: Launch) -> tuple[
     line["high"] = round(compared.high, 4)
     if native_us / us < _LEAST_GAIN or compared.low <= 1.0:
         return None, line
-    entry = Entry(
-        product.operator, bench.dtype, rows, product.k, product.n, "skinny", launch, round(native_us, 3), round(us, 3)
-    )
+    entry = Entry(product.operator, bench.dtype, rows, product.k, product.n, "skinny", launch, round(native_us, 3), round(us, 3))
     return entry, line
 
 

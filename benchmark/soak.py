@@ -92,9 +92,7 @@ def take_samples(run: Run, node: psutil.Process, answered: int, seconds: float) 
     for process in [node, *node.children(recursive=True)]:
         try:
             name = "node" if process == node else process.name()
-            sample = Sample(
-                answered, seconds, process.pid, name, memory_mb(process), process.num_fds(), process.num_threads()
-            )
+            sample = Sample(answered, seconds, process.pid, name, memory_mb(process), process.num_fds(), process.num_threads())
         except (psutil.Error, OSError):
             continue  # It has ended meanwhile.
         run.samples.append(sample)

@@ -24,9 +24,7 @@ PUT = {"object": OBJECT, "relation": {"type": "string", "enum": ["in", "on", "be
 def skill(name: str, description: str, effect: int, **properties: object) -> Skill:
     """Return a skill that needs all of these arguments and changes whether the robot holds `object`."""
     schema = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
-    return Skill(
-        name=name, description=description, arguments_schema=json.dumps(schema), effect=effect, object_argument="object"
-    )
+    return Skill(name=name, description=description, arguments_schema=json.dumps(schema), effect=effect, object_argument="object")
 
 
 ROBOT = Robot(name="arm", type="an arm with a gripper")

@@ -218,9 +218,7 @@ class ContractClient:
         self._info = self._node.create_publisher(CameraInfo, "deep/camera_info", reliable)
         self._clock_publisher = self._node.create_publisher(Clock, "/clock", 10) if self.sim_time else None
         many = QoSProfile(depth=1_000, reliability=ReliabilityPolicy.RELIABLE)
-        self._services = {
-            name: offer(kind, f"{self._target}/{name}", qos_profile=many) for name, (kind, _, _) in TASKS.items()
-        }
+        self._services = {name: offer(kind, f"{self._target}/{name}", qos_profile=many) for name, (kind, _, _) in TASKS.items()}
         self._standing = self._node.create_client(SetStandingQuery, f"{self._target}/set_standing_query", qos_profile=many)
         self._change = self._node.create_client(ChangeState, f"{self._target}/change_state")
         self._get_state = self._node.create_client(GetState, f"{self._target}/get_state")
@@ -746,5 +744,3 @@ def _number_said(task: str, result: Any) -> int | None:
     if task in ("ask", "plan"):
         return digits[0] if task == "ask" else digits[1]
     return digits[0] + GRID * digits[1]
-
-

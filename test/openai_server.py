@@ -144,9 +144,7 @@ def certificate(folder: Path) -> tuple[ssl.SSLContext, Path]:
     trusted, secret = folder / "trusted.pem", folder / "secret.pem"
     trusted.write_bytes(built.public_bytes(serialization.Encoding.PEM))
     secret.write_bytes(
-        private.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(trusted, secret)

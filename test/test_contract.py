@@ -85,9 +85,7 @@ def program(folder: Path, *, seed: int, sim_time: bool) -> Iterator[Program]:
     rclpy.init(context=context)
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=folder)
-    client = ContractClient(
-        namespace, seed, context, node_pid=process.pid, sim_time=sim_time, unexpected=unexpected
-    )
+    client = ContractClient(namespace, seed, context, node_pid=process.pid, sim_time=sim_time, unexpected=unexpected)
     try:
         assert client.until(lambda: client.ready() or process.poll() is not None, showing=True), log.read_text()
         assert process.poll() is None, log.read_text()

@@ -137,7 +137,7 @@ def test_what_is_given_while_it_comes_is_part_of_the_answer(task: Task, profile:
             assert found == final[: len(found)]
 
 
-@pytest.mark.parametrize("size", ["[640, 480]", "(640, 480)", "{\"x\": 640, \"y\": 480}", "[[640, 480]]", "[]"])
+@pytest.mark.parametrize("size", ["[640, 480]", "(640, 480)", '{"x": 640, "y": 480}', "[[640, 480]]", "[]"])
 @pytest.mark.parametrize("key", ["size", "image_size", "Resolution"])
 def test_a_size_in_an_object_is_no_coordinate(key: str, size: str) -> None:
     for text in (f'{{"points": [[10, 20]], "{key}": {size}}}', f'{{"{key}": {size}, "points": [[10, 20]]}}'):

@@ -45,7 +45,7 @@ SKILL = "skills:\n  pick: {description: Grasps.}\n"
         (f"{SKILL}robots:\n  arm:\n    skills: pick\n", 5, "must be a list"),
         (f"{SKILL}robots:\n  arm: {{skills: [pick]}}\n  arm: {{skills: [pick]}}\n", 5, "Robots names 'arm' twice"),
         (f"{SKILL}robots:\n  arm:\n    skills: [pick]\n    tpye: arm\n", 6, "no field 'tpye'"),
-        (f"{SKILL}robots:\n  arm:\n    skills: [pick]\n    state: yes\n", 6, 'YAML reads yes as a boolean (true)'),
+        (f"{SKILL}robots:\n  arm:\n    skills: [pick]\n    state: yes\n", 6, "YAML reads yes as a boolean (true)"),
         (f"{SKILL}robots:\n  7: {{skills: [pick]}}\n", 4, 'YAML reads 7 as a number; put it in quotes: "7"'),
         (f"{SKILL}robots:\n  arm:\n    - pick\n", 5, "must be a mapping"),
         (f"{SKILL}robots:\n  arm: {{skills: [pick]}}\n  base:\n    type: base\n", 6, "context.robots[1].skills: "),

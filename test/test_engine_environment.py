@@ -54,9 +54,7 @@ def test_the_next_engine_gets_its_own_settings(environment: dict[str, str], log:
         assert environment["VLLM_CPU_KVCACHE_SPACE"] == str(gib)
 
 
-def test_what_the_user_has_set_stays(
-    environment: dict[str, str], log: ChildLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_user_has_set_stays(environment: dict[str, str], log: ChildLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also through a second start."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     users = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "7", "PYTHONWARNINGS": "default"}

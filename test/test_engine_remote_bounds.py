@@ -139,5 +139,3 @@ def test_a_list_of_models_is_bounded(models: Any, said: str) -> None:
             assert len(caught.value.message) < 1000
 
     run(work())
-
-

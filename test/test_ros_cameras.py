@@ -379,9 +379,7 @@ NO_ONE_PERIOD = {
     "two drivers at a whole part of the period": sorted([*TICKS, *[tick + 0.02 for tick in TICKS]]),
     "bursts of three": [tick + late for tick in TICKS for late in (0.0, 0.005, 0.01)],
     "bursts with jitter": [tick + late + DICE.uniform(0.0, 0.002) for tick in TICKS for late in (0.0, 0.005, 0.01)],
-    "bursts with random pauses": list(
-        accumulate(gap for _ in range(40) for gap in (DICE.uniform(0.2, 3.0), 0.01, 0.01, 0.01))
-    ),
+    "bursts with random pauses": list(accumulate(gap for _ in range(40) for gap in (DICE.uniform(0.2, 3.0), 0.01, 0.01, 0.01))),
     "jitter of 20 %": [tick + DICE.uniform(-0.02, 0.02) for tick in TICKS],
     "jitter of 30 %": [tick + DICE.uniform(-0.03, 0.03) for tick in TICKS],
     "a trigger at random": list(accumulate(DICE.expovariate(10.0) for _ in range(100))),

@@ -218,7 +218,7 @@ def test_an_unknown_camera_is_refused(shared: tuple[Rig, ScriptedEngine]) -> Non
 
 
 def test_names_with_quotes_are_names() -> None:
-    name = "the \"left\" arm's 🤖"
+    name = 'the "left" arm\'s 🤖'
     with scripted(written("plan", {**step(), "robot_name": name})) as (it, _):
         response = plan(it, replace(REQUEST, robots=(replace(ARM, name=name),)))
     assert response.outcome.code == Outcome.OK, response.outcome.message

@@ -37,6 +37,7 @@ _PIXELS_PER_BYTE = 256
 """A file of more than `_LARGE` pixels must hold at least one byte for that many pixels. Otherwise it is taken to be a
 decompression bomb: a real image of that size, even a dark one, holds noise."""
 
+
 def _ignore(note: str) -> None:
     """Take a note and do nothing."""
 

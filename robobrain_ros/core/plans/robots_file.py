@@ -75,9 +75,7 @@ class _Reader:
         if len(named) > MOST_ROBOTS:
             raise self._fault(line_of(parts["robots"]), f"it holds {len(named)} robots; at most {MOST_ROBOTS} are allowed.")
         self._lines["robots"] = line_of(parts["robots"])
-        robots = tuple(
-            self._robot(name, node, shared, f"robots[{index}]") for index, (name, node) in enumerate(named.items())
-        )
+        robots = tuple(self._robot(name, node, shared, f"robots[{index}]") for index, (name, node) in enumerate(named.items()))
         check_request(PlanRequest(robots=robots))
         return robots
 
@@ -99,9 +97,7 @@ class _Reader:
             raise self._fault(line_of(fields["skills"]), fault)
         return Robot(
             name,
-            skills=tuple(
-                self._named_skill(item, name, shared, f"{path}.skills[{index}]") for index, item in enumerate(skills)
-            ),
+            skills=tuple(self._named_skill(item, name, shared, f"{path}.skills[{index}]") for index, item in enumerate(skills)),
             reachable_places=tuple(self._text(place, f"a reachable place of robot {name}") for place in places),
             **texts,
         )

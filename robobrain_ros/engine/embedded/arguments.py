@@ -24,9 +24,7 @@ _COMPILATION = "compilation_config"
 _log = logging.getLogger(__name__)
 
 
-def engine_arguments(
-    options: EngineOptions, checkpoint: Checkpoint, device: str, choice: Choice = NATIVE
-) -> dict[str, Any]:
+def engine_arguments(options: EngineOptions, checkpoint: Checkpoint, device: str, choice: Choice = NATIVE) -> dict[str, Any]:
     """Return the arguments of vLLM's engine, without those of ``engine.extra``.
 
     :param device: vLLM's name of the device type, such as "cpu" or "cuda".

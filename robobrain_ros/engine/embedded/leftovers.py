@@ -130,9 +130,7 @@ def _sweep(folder: Path) -> None:
         killed = _kill_recorded(record)
         removed = _remove_shared_memory(shared)
         shutil.rmtree(folder, ignore_errors=True)
-        _log.info(
-            "Removed the leftovers of a dead engine: %s, %d processes, %d files of shared memory.", folder, killed, removed
-        )
+        _log.info("Removed the leftovers of a dead engine: %s, %d processes, %d files of shared memory.", folder, killed, removed)
     finally:
         os.close(lock)
 

@@ -39,9 +39,7 @@ class VllmStart:
     :param folder: where the processes of the engine are recorded.
     """
 
-    def __init__(
-        self, options: EngineOptions, checkpoint: Checkpoint, flagos: Session, folder: leftovers.RunFolder
-    ) -> None:
+    def __init__(self, options: EngineOptions, checkpoint: Checkpoint, flagos: Session, folder: leftovers.RunFolder) -> None:
         self._options = options
         self._checkpoint = checkpoint
         self._flagos = flagos

@@ -236,9 +236,7 @@ class Guard:
             if upload in self._uploads:
                 self._uploads.remove(upload)
 
-    async def _check_and_pass(
-        self, inner: Scope, body: bytes, receive: Receive, answer: "_Answer"
-    ) -> tuple[int, str] | None:
+    async def _check_and_pass(self, inner: Scope, body: bytes, receive: Receive, answer: "_Answer") -> tuple[int, str] | None:
         limits = self._limits
         assert limits is not None, "requests are rejected before there are limits"
         loop = asyncio.get_running_loop()

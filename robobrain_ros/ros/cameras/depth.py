@@ -57,9 +57,7 @@ class DepthStream(Stream):
         return any(publisher.topic_type == name for publisher in self._node.get_publishers_info_by_topic(topic))
 
 
-def read_depth(
-    message: Image | CompressedImage, limits: DepthRange = USUAL_DEPTH, *, detect_clamp: bool = True
-) -> DepthImage:
+def read_depth(message: Image | CompressedImage, limits: DepthRange = USUAL_DEPTH, *, detect_clamp: bool = True) -> DepthImage:
     """The depth image of a message; ``limits`` and ``detect_clamp``: as of `DepthImage.bounded`.
 
     :raises robobrain_ros.core.geometry.GeometryError: the reason why it cannot be read.

@@ -16,9 +16,7 @@ def open_cameras(intake: Intake, settings: Parameters, watch: ClockWatch, on_fra
     return Cameras([_open(name, intake, settings, watch, on_frame) for name in names], names)
 
 
-def _open(
-    name: str, intake: Intake, settings: Parameters, watch: ClockWatch, on_frame: FrameListener
-) -> Camera:
+def _open(name: str, intake: Intake, settings: Parameters, watch: ClockWatch, on_frame: FrameListener) -> Camera:
     return Camera(
         intake,
         name,
@@ -31,7 +29,5 @@ def _open(
         depth_transport=settings[f"{name}.depth_transport"],
         rectified=settings[f"{name}.rectified"],
         watch=watch,
-        reader=ImageReader(
-            name, swap_red_blue=settings[f"{name}.swap_red_blue"], bit_depth=settings[f"{name}.bit_depth"]
-        ),
+        reader=ImageReader(name, swap_red_blue=settings[f"{name}.swap_red_blue"], bit_depth=settings[f"{name}.bit_depth"]),
     )

@@ -206,9 +206,7 @@ def _node_of(info: Any) -> str:
 def _is_latched(info: Any) -> bool:
     """Whether a publisher keeps what it has sent for subscriptions that come later."""
     profile = info.qos_profile
-    return bool(
-        profile.durability == DurabilityPolicy.TRANSIENT_LOCAL and profile.reliability == ReliabilityPolicy.RELIABLE
-    )
+    return bool(profile.durability == DurabilityPolicy.TRANSIENT_LOCAL and profile.reliability == ReliabilityPolicy.RELIABLE)
 
 
 def described(nodes: Sequence[str]) -> str:

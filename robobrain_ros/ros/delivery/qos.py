@@ -18,6 +18,4 @@ FEEDBACK = QoSProfile(depth=100, history=HistoryPolicy.KEEP_LAST, reliability=Re
 
 def service(max_queued: int) -> QoSProfile:
     """The profile of a service whose requests wait in the engine, at most ``max_queued`` of them."""
-    return QoSProfile(
-        depth=BURST + max_queued, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.RELIABLE
-    )
+    return QoSProfile(depth=BURST + max_queued, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.RELIABLE)

@@ -89,7 +89,7 @@ class Parameter:
     def _fault_of_type(self, value: Any) -> str:
         """A sentence about a value that is not a text, because YAML read it as something else."""
         wanted = f"it must be {self.allowed}" if self.choices else "it must be text"
-        quotes = f"Put text in quotes: `{self.name}: \"...\"` in a file, `-p '{self.name}:=\"...\"'` on a command line."
+        quotes = f'Put text in quotes: `{self.name}: "..."` in a file, `-p \'{self.name}:="..."\'` on a command line.'
         if value is None:
             return f"{self.name} has no value; {wanted}."
         if isinstance(value, bool):

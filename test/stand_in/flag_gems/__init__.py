@@ -134,9 +134,7 @@ def only_enable(lib=aten_lib, include=None, registrar=registrar, record=False, o
     global current_work_registrar
     if BEHAVIOUR.get("enable") == "raise":
         raise RuntimeError("There is no such kernel here.")
-    current_work_registrar = registrar(
-        _FULL_CONFIG, user_include_ops=include, lib=lib, full_config_by_func=FULL_CONFIG_BY_FUNC
-    )
+    current_work_registrar = registrar(_FULL_CONFIG, user_include_ops=include, lib=lib, full_config_by_func=FULL_CONFIG_BY_FUNC)
     setup_flaggems_logging(path=path, record=record, once=once)
 
 
