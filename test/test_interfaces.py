@@ -58,6 +58,26 @@ def test_outcome_constants_are_the_codes_of_the_errors() -> None:
     assert {name: getattr(Outcome, name) for name in constants} == constants
 
 
+@pytest.mark.parametrize("kind", ["msg", "srv", "action"])
+def test_the_stubs_are_those_of_the_interfaces(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
+    stubs = import_module("message_stubs")
+    written = (stubs.STUBS / kind / "__init__.pyi").read_text(encoding="utf-8")
+    assert written == stubs.stub(kind), "run python scripts/message_stubs.py"
+
+
+@pytest.mark.parametrize("path", INTERFACES, ids=lambda path: path.name)
+def test_each_field_has_a_value_of_the_type_in_its_stub(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
+    stubs = import_module("message_stubs")
+    generated = getattr(import_module(f"robobrain_ros.{path.parent.name}"), path.stem)
+    for name, message in stubs.parsed(path).items():
+        instance = (getattr(generated, name) if name else generated)()
+        for field in message.fields:
+            stated = stubs.python_type(field.type).partition("[")[0]
+            assert stated in {kind.__name__ for kind in type(getattr(instance, field.name)).__mro__}, field.name
+
+
 @pytest.mark.parametrize("interface", ["action/RunTask.action", "srv/SetStandingQuery.srv"])
 def test_the_tasks_named_in_the_interfaces_are_those_of_the_core(interface: str) -> None:
     task = next(declared for declared in declarations(REPOSITORY / interface) if declared["name"] == "task")

@@ -53,7 +53,7 @@ def run_goal(it: Rig, **fields: Any) -> Any:
     return it.answer(handle.get_result_async())
 
 
-CALLS = [
+CALLS: list[tuple[Any, str, dict[str, str]]] = [
     (Locate, "point", {"instruction": "mug"}),
     (Locate, "affordance", {"instruction": "mug"}),
     (Locate, "ground", {"instruction": "mug"}),

@@ -137,8 +137,8 @@ def test_robots_of_the_file_are_those_of_requests_and_standing_queries_that_name
         plan(it, PlanContext())
         plan(it, PlanRequest(mode=PlanMode.NEXT_STEP))
         plan(it, PlanRequest(robots=(replace(ARM, name="right_arm"),)))
-        query = {"name": "tidy", "enabled": True, "task": "plan", "instruction": "tidy up", "rate": 50.0}
-        it.call(SetStandingQuery, "set_standing_query", SetStandingQuery.Request(**query))
+        query = SetStandingQuery.Request(name="tidy", enabled=True, task="plan", instruction="tidy up", rate=50.0)
+        it.call(SetStandingQuery, "set_standing_query", query)
         it.until(lambda: len(engine.generations) == 5, "the standing query")
         elsewhere = plan(it, PlanRequest(scene=(Place("shelf"),)))
     texts = [generation.user_text for generation in engine.generations]

@@ -23,8 +23,8 @@ LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 def set_query(it: Rig, **fields: Any) -> SetStandingQuery.Response:
-    request = SetStandingQuery.Request(**({"name": "mugs", "enabled": True, "task": "point", "instruction": "mugs"} | fields))
-    return it.call(SetStandingQuery, "set_standing_query", request)
+    defaults: dict[str, Any] = {"name": "mugs", "enabled": True, "task": "point", "instruction": "mugs"}
+    return it.call(SetStandingQuery, "set_standing_query", SetStandingQuery.Request(**(defaults | fields)))
 
 
 def test_answers_are_on_their_topics_also_for_those_who_come_late() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -165,7 +166,7 @@ def save_images(rows: Sequence[Row], folder: Path) -> Path:
     return sheet
 
 
-def contact_sheet(images: Sequence[np.ndarray], columns: int = 4) -> np.ndarray:
+def contact_sheet(images: Sequence[npt.NDArray[Any]], columns: int = 4) -> npt.NDArray[Any]:
     """Images of one size side by side, each at half its size."""
     small = [cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for image in images]
     small += [np.full_like(small[0], 255)] * (-len(small) % columns)

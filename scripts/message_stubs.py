@@ -1,0 +1,110 @@
+"""Writes types of the package's messages, services and actions for mypy and editors: stubs/ from msg/, srv/ and action/.
+
+    . scripts/env.sh && python scripts/message_stubs.py
+
+The build generates the classes without types. A test compares the stubs.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rosidl_adapter.parser import (
+    Field,
+    MessageSpecification,
+    Type,
+    parse_action_file,
+    parse_message_file,
+    parse_service_file,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "robobrain_ros"
+STUBS = ROOT / "stubs" / PACKAGE
+KINDS = ("msg", "srv", "action")
+
+_HEADING = '"""Written by scripts/message_stubs.py: do not edit."""\n'
+_PYTHON_TYPES = {"bool": "bool", "string": "str", "wstring": "str", "float32": "float", "float64": "float", "byte": "bytes"}
+"""Types that are no integers. ``char`` is an integer in Python, too."""
+
+
+def python_type(type_: Type) -> str:
+    """The Python type of a field; of numbers in an array, what `array.array`, numpy's array and list have in common."""
+    primitive = type_.is_primitive_type()
+    single = _PYTHON_TYPES.get(type_.type, "int") if primitive else str(type_.type)
+    if not type_.is_array:
+        return single
+    return f"Sequence[{single}]" if primitive and single != "str" else f"list[{single}]"
+
+
+def message_class(name: str, message: MessageSpecification) -> list[str]:
+    """The lines of the class of a message, or of one part of a service or an action."""
+    fields: list[Field] = message.fields
+    constants = [f"    {constant.name}: ClassVar[{python_type(Type(constant.type))}]" for constant in message.constants]
+    attributes = [f"    {field.name}: {python_type(field.type)}" for field in fields]
+    arguments = [f"        {field.name}: {python_type(field.type)} = ...," for field in fields]
+    constructor = ["    def __init__(", "        self,", "        *,", *arguments, "    ) -> None: ..."]
+    names = ["    @classmethod", "    def get_fields_and_field_types(cls) -> dict[str, str]: ..."]
+    return [f"class {name}:", *constants, *attributes, *(constructor if fields else []), *names]
+
+
+def outer_class(name: str, parts: dict[str, MessageSpecification]) -> list[str]:
+    """The lines of the class of a service or an action, with its parts in it."""
+    lines = [line for part, message in parts.items() for line in ["", *message_class(part, message)]]
+    return [f"class {name}:", *(f"    {line}" if line else "" for line in lines[1:])]
+
+
+def parsed(path: Path) -> dict[str, MessageSpecification]:
+    """The parts of an interface file by name; a message's only part has no name."""
+    if path.suffix == ".msg":
+        return {"": parse_message_file(PACKAGE, path)}
+    if path.suffix == ".srv":
+        service = parse_service_file(PACKAGE, path)
+        return {"Request": service.request, "Response": service.response}
+    action = parse_action_file(PACKAGE, path)
+    return {"Goal": action.goal, "Result": action.result, "Feedback": action.feedback}
+
+
+def imports(kind: str, messages: Iterable[MessageSpecification]) -> str:
+    """The import lines of a stub: of the standard library, of other packages and of this one."""
+    messages = list(messages)
+    types = [field.type for message in messages for field in message.fields]
+    typing = []
+    if any(python_type(type_).startswith("Sequence") for type_ in types):
+        typing.append("from collections.abc import Sequence\n")
+    if any(message.constants for message in messages):
+        typing.append("from typing import ClassVar\n")
+    names: dict[str, set[str]] = {}
+    for type_ in types:
+        if not type_.is_primitive_type():
+            names.setdefault(type_.pkg_name, set()).add(type_.type)
+    own = names.pop(PACKAGE, set())
+    others = [_import(package, found) for package, found in sorted(names.items())]
+    groups = ["".join(typing), "".join(others), _import(PACKAGE, own) if own and kind != "msg" else ""]
+    return "\n".join(group for group in groups if group)
+
+
+def _import(package: str, names: set[str]) -> str:
+    """One name a line: so it stands whatever its length."""
+    return f"from {package}.msg import (\n" + "".join(f"    {name},\n" for name in sorted(names)) + ")\n"
+
+
+def stub(kind: str) -> str:
+    """The text of the stub of ``msg``, ``srv`` or ``action``."""
+    interfaces = {path.stem: parsed(path) for path in sorted((ROOT / kind).glob(f"*.{kind}"))}
+    classes = [
+        message_class(name, parts[""]) if kind == "msg" else outer_class(name, parts) for name, parts in interfaces.items()
+    ]
+    heading = imports(kind, (part for parts in interfaces.values() for part in parts.values()))
+    return "\n".join([_HEADING, heading, *("\n".join(lines) + "\n" for lines in classes)])
+
+
+def main() -> None:
+    """Write all stubs."""
+    for kind in KINDS:
+        path = STUBS / kind / "__init__.pyi"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(stub(kind), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Written by scripts/message_stubs.py: do not edit."""
+
+from robobrain_ros.msg import (
+    Affordances,
+    Outcome,
+    Plan,
+    PlanContext,
+    QueryOptions,
+    TextAnswer,
+    Trajectory,
+)
+
+class Ask:
+    class Request:
+        question: str
+        options: QueryOptions
+        def __init__(
+            self,
+            *,
+            question: str = ...,
+            options: QueryOptions = ...,
+        ) -> None: ...
+        @classmethod
+        def get_fields_and_field_types(cls) -> dict[str, str]: ...
+
+    class Response:
+        outcome: Outcome
+        answer: TextAnswer
+        def __init__(
+            self,
+            *,
+            outcome: Outcome = ...,
+            answer: TextAnswer = ...,
+        ) -> None: ...
+        @classmethod
+        def get_fields_and_field_types(cls) -> dict[str, str]: ...
+
+class Locate:
+    class Request:
+        instruction: str
+        options: QueryOptions
+        def __init__(
+            self,
+            *,
+            instruction: str = ...,
+            options: QueryOptions = ...,
+        ) -> None: ...
+        @classmethod
+        def get_fields_and_field_types(cls) -> dict[str, str]: ...
+
+    class Response:
+        outcome: Outcome
+        affordances: Affordances
+        def __init__(
+            self,
+            *,
+            outcome: Outcome = ...,
+            affordances: Affordances = ...,
+        ) -> None: ...
+        @classmethod
+        def get_fields_and_field_types(cls) -> dict[str, str]: ...
+
+class MakePlan:
+    class Request:
+        task: str
+        options: QueryOptions
+        context: PlanContext
+        def __init__(
+            self,
+            *,
+            task: str = ...,
+            options: QueryOptions = ...,
+            context: PlanContext = ...,
+        ) -> None: ...
+        @classmethod
+        def get_fields_and_field_types(cls) -> dict[str, str]: ...
+
+    class Response:
+        outcome: Outcome
+        plan: Plan
+        def __init__(
+            self,
+            *,
+            outcome: Outcome = ...,
+            plan: Plan = ...,
+        ) -> None: ...
+        @classmethod
+        def get_fields_and_field_types(cls) -> dict[str, str]: ...
+
+class PredictTrajectory:
+    class Request:
+        instruction: str
+        options: QueryOptions
+        def __init__(
+            self,
+            *,
+            instruction: str = ...,
+            options: QueryOptions = ...,
+        ) -> None: ...
+        @classmethod
+        def get_fields_and_field_types(cls) -> dict[str, str]: ...
+
+    class Response:
+        outcome: Outcome
+        trajectory: Trajectory
+        def __init__(
+            self,
+            *,
+            outcome: Outcome = ...,
+            trajectory: Trajectory = ...,
+        ) -> None: ...
+        @classmethod
+        def get_fields_and_field_types(cls) -> dict[str, str]: ...
+
+class SetStandingQuery:
+    class Request:
+        name: str
+        enabled: bool
+        task: str
+        instruction: str
+        rate: float
+        options: QueryOptions
+        def __init__(
+            self,
+            *,
+            name: str = ...,
+            enabled: bool = ...,
+            task: str = ...,
+            instruction: str = ...,
+            rate: float = ...,
+            options: QueryOptions = ...,
+        ) -> None: ...
+        @classmethod
+        def get_fields_and_field_types(cls) -> dict[str, str]: ...
+
+    class Response:
+        outcome: Outcome
+        names: list[str]
+        def __init__(
+            self,
+            *,
+            outcome: Outcome = ...,
+            names: list[str] = ...,
+        ) -> None: ...
+        @classmethod
+        def get_fields_and_field_types(cls) -> dict[str, str]: ...
