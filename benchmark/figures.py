@@ -1,6 +1,7 @@
 """What is made of measurements: percentiles, ratios with their uncertainty, a table and a JSON file. Knows no ROS."""
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,11 @@ RESAMPLES = 4000
 
 Statistic = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 """Takes samples along the last axis and gives one number for each."""
+
+
+def tell(text: str) -> None:
+    """Print progress on the standard error: the standard output is for the table."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def quantile(fraction: float) -> Statistic:

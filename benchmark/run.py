@@ -165,13 +165,13 @@ def measure_stream(options: argparse.Namespace, measured: Measured, folder: Path
         stack.callback(client.destroy_node)
         node = stack.enter_context(child(["-P", "-m", "robobrain_ros.cli.robobrain", *ros_arguments], folder / "stream_node.log"))
         bare = stack.enter_context(child([str(HERE / "subscriber.py"), topic], folder / "stream_bare.log"))
-        _tell("Starting a node to stream to ...")
+        figures.tell("Starting a node to stream to ...")
         client.wait_until_ready(node, options.timeout_start)
         watched = [psutil.Process(node.pid), psutil.Process(bare.pid)]
         children = watched[0].children(recursive=True)
         windows = max(round(options.seconds / WINDOW), 2)
         client.wait(lambda: False, _SETTLING)
-        _tell(f"CPU time without a stream, {windows * WINDOW:.0f} s ...")
+        figures.tell(f"CPU time without a stream, {windows * WINDOW:.0f} s ...")
         quiet = _cpu(client, [*watched, *children], windows)
         publisher = [str(HERE / "publisher.py"), topic, *map(str, STREAM_SIZE), str(STREAM_RATE)]
         camera = stack.enter_context(child(publisher, folder / "stream_camera.log"))
@@ -182,7 +182,7 @@ def measure_stream(options: argparse.Namespace, measured: Measured, folder: Path
         if not client.wait(lambda: received() > 0 or camera.poll() is not None, 30.0) or camera.poll() is not None:
             raise BenchmarkError("The stream does not reach the node.")
         client.wait(lambda: False, _SETTLING)
-        _tell(f"CPU time with {STREAM_SIZE[0]}x{STREAM_SIZE[1]} at {STREAM_RATE:.0f} Hz, {windows * WINDOW:.0f} s ...")
+        figures.tell(f"CPU time with {STREAM_SIZE[0]}x{STREAM_SIZE[1]} at {STREAM_RATE:.0f} Hz, {windows * WINDOW:.0f} s ...")
         before, began = received(), time.monotonic()
         busy = _cpu(client, [*watched, *children], windows)
         rate = (received() - before) / (time.monotonic() - began)
@@ -220,11 +220,11 @@ def measure_hosted(options: argparse.Namespace, measured: Measured, folder: Path
         client = Client(namespace, options.timeout, options.max_tokens)
         stack.callback(client.destroy_node)
         node = stack.enter_context(hosted(arguments, folder / "host.log", Direct("", 1, options.timeout, options.max_tokens)))
-        _tell("Starting the node ...")
+        figures.tell("Starting the node ...")
         client.wait_until_ready(node.process, options.timeout_start)
         measured.about["engine"] = client.diagnostics["engine"].get("engine", "")
         for name in (name for name in parts if name in options.only):
-            _tell(f"Measuring: {name} ...")
+            figures.tell(f"Measuring: {name} ...")
             parts[name](client, node, options, measured)
 
 
@@ -248,10 +248,6 @@ def _processor() -> str:
     except OSError:
         return platform.machine()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def read_arguments() -> argparse.Namespace:
@@ -308,7 +304,7 @@ def main() -> None:
     if note := measured.about.get("stream"):
         print(f"\n{note}")
     figures.write(options.output, measured.lines, measured.samples, measured.about)
-    _tell(f"All measurements are in {options.output}.")
+    figures.tell(f"All measurements are in {options.output}.")
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ async def started(options: EngineOptions) -> AsyncIterator[tuple[EmbeddedEngine,
     """An engine, from loading to the end of its processes."""
     engine = EmbeddedEngine(options)
     try:
-        yield engine, await engine.start(lambda progress: _tell(progress.message))
+        yield engine, await engine.start(lambda progress: figures.tell(progress.message))
     finally:
         await engine.close()
 
@@ -364,7 +364,7 @@ async def with_brains(options: EngineOptions, parts: Sequence[Any], arguments: a
         profile = profile_for(info.model_type)
         brains = Brain(Unbound(engine), profile, info=info), Brain(engine, profile, info=info)
         for part in parts:
-            _tell(f"{part.__name__} ...")
+            figures.tell(f"{part.__name__} ...")
             await part(brains, arguments, measured)
 
 
@@ -377,14 +377,10 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> Measured:
     noise_parts = [part for name, part in with_noise.items() if name in arguments.only]
     await with_brains(EngineOptions.of(model=arguments.model), demo_parts, arguments, measured)
     if noise_parts:
-        _tell(f"Learning a vocabulary of {arguments.vocabulary} tokens ...")
+        figures.tell(f"Learning a vocabulary of {arguments.vocabulary} tokens ...")
         make_random_checkpoint(folder, texts=texts(40_000_000), vocabulary=arguments.vocabulary)
         await with_brains(EngineOptions.of(model=str(folder), max_num_seqs=2), noise_parts, arguments, measured)
     return measured
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -405,7 +401,7 @@ def main() -> None:
     for section in measured.sections:
         print(f"\n{section}")
     figures.write(arguments.output, measured.lines, measured.samples, {"command": " ".join(sys.argv), "model": arguments.model})
-    _tell(f"All measurements are in {arguments.output}.")
+    figures.tell(f"All measurements are in {arguments.output}.")
 
 
 if __name__ == "__main__":

@@ -7,15 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+from engine_loop import OnLoop
 from processes import engine_processes
 from random_checkpoint import make_random_checkpoint
 
@@ -30,15 +31,12 @@ START = 300.0
 """Seconds that starting vLLM may take on a busy machine."""
 ANSWER = 60.0
 
-Result = TypeVar("Result")
 
-
-class RunningEngine:
+class RunningEngine(OnLoop):
     """A supervised engine on its loop, for synchronous tests."""
 
     def __init__(self, model: Path) -> None:
-        self.loop = LoopThread()
-        self.loop.start()
+        super().__init__()
         self.embedded: EmbeddedEngine | None = None
         self.progress: list[LoadProgress] = []
         self.options = EngineOptions.of(model=str(model), max_num_seqs=8)
@@ -53,12 +51,6 @@ class RunningEngine:
         self.embedded = EmbeddedEngine(self.options)
         return self.embedded
 
-    def submit(self, work: Coroutine[Any, Any, Result]) -> "Future[Result]":
-        return self.loop.submit(work)
-
-    def wait(self, work: Coroutine[Any, Any, Result], timeout: float = ANSWER) -> Result:
-        return self.submit(work).result(timeout)
-
     async def deltas(self, generation: Generation, first: "Future[None] | None" = None) -> list[TextDelta]:
         """All that is streamed; ``first`` is set with the first piece of it."""
         deltas = []
@@ -72,7 +64,7 @@ class RunningEngine:
     def start_answer(self, generation: Generation) -> "Future[list[TextDelta]]":
         """Begin a generation; returns once it streams."""
         first: Future[None] = Future()
-        answer = self.submit(self.deltas(generation, first))
+        answer = self.loop.submit(self.deltas(generation, first))
         first.result(ANSWER)
         return answer
 
@@ -153,7 +145,7 @@ def test_greedy_decoding_repeats_itself_and_sees_the_image_and_the_prefix(engine
 
 def test_eight_at_once_are_batched_and_answered_as_one_by_one(engine: RunningEngine) -> None:
     alone = [text(engine.wait(engine.deltas(ask(8, seed=seed)))) for seed in range(8)]
-    answers = [engine.submit(engine.deltas(ask(8, seed=seed))) for seed in range(8)]
+    answers = [engine.loop.submit(engine.deltas(ask(8, seed=seed))) for seed in range(8)]
     assert [text(answer.result(ANSWER)) for answer in answers] == alone
 
 

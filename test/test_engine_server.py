@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine_loop import OnLoop
 from ports import free_port
 from processes import engine_processes
 from ros_rig import rig
@@ -32,7 +33,6 @@ from robobrain_ros.engine.http.requests import Limits
 from robobrain_ros.engine.http.server import HTTP_PRIORITY, ServedEngine
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.remote.data_url import data_url
-from robobrain_ros.engine.runtime import LoopThread
 from robobrain_ros.engine.supervisor import Patience, Supervisor
 from robobrain_ros.errors import EngineConfigError
 
@@ -46,10 +46,11 @@ LIMITS = Limits(max_model_len=100, max_answers=2, max_images=1, max_pixels=10**6
 pytestmark = pytest.mark.timeout(START + 60)
 
 
-class Served:
+class Served(OnLoop):
     """A supervised engine that serves, on its loop."""
 
     def __init__(self, key_file: str) -> None:
+        super().__init__()
         self.port = free_port()
         server = ServerOptions(
             enabled=True, port=self.port, key_file=key_file, max_requests=2, max_body_mib=1, model_names=(ALIAS,)
@@ -58,8 +59,6 @@ class Served:
         self.front = HttpFront(server, self.options)
         self.state = self.front.state
         self.engine: ServedEngine | None = None
-        self.loop = LoopThread()
-        self.loop.start()
         self.supervisor: Supervisor = self.wait(self._make())
         self.wait(self.supervisor.start(lambda progress: None), START)
 
@@ -69,9 +68,6 @@ class Served:
     def _engine(self) -> ServedEngine:
         self.engine = ServedEngine(EmbeddedEngine(self.options), self.front)
         return self.engine
-
-    def wait(self, work: Coroutine[Any, Any, Any], timeout: float = 60.0) -> Any:
-        return self.loop.submit(work).result(timeout)
 
     def until(self, condition: Callable[[], bool], limit: float = 60.0) -> None:
         end = time.monotonic() + limit

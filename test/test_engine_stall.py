@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from engine_loop import OnLoop
 from processes import engine_processes
 
 from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.engine.base import Engine, Generation
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
-from robobrain_ros.engine.runtime import LoopThread
 from robobrain_ros.engine.supervisor import Patience, Supervisor
 from robobrain_ros.errors import EngineFailedError
 
@@ -24,13 +24,12 @@ SIDE = 224
 OPTIONS = EngineOptions.of(model=str(DEMO_MODEL), stall_timeout=6.0, image_cache_mib=1, max_pixels=SIDE * SIDE, max_num_seqs=4)
 
 
-class Running:
+class Running(OnLoop):
     """A supervised engine on its loop."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.made: list[EmbeddedEngine] = []
-        self.loop = LoopThread()
-        self.loop.start()
         self.supervisor = self.wait(self._make())
         self.info = self.wait(self.supervisor.start(lambda progress: None), START)
 
@@ -40,9 +39,6 @@ class Running:
     def _engine(self) -> Engine:
         self.made.append(EmbeddedEngine(OPTIONS))
         return self.made[-1]
-
-    def wait(self, work: Any, timeout: float = 60.0) -> Any:
-        return self.loop.submit(work).result(timeout)
 
     async def answer(self, number: int, timeout: float = 60.0, seed: int = 0) -> str:
         image = np.random.default_rng(seed).integers(0, 255, (SIDE, SIDE, 3), np.uint8)

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
+from engine_loop import OnLoop
 from jsonschema import Draft202012Validator
 from plan_requests import random_request
 from random_checkpoint import make_random_checkpoint
@@ -24,7 +24,6 @@ from robobrain_ros.core.query import Defaults, Report
 from robobrain_ros.engine.base import Constraint, EngineInfo, Generation
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
-from robobrain_ros.engine.runtime import LoopThread
 from robobrain_ros.errors import BadRequestError, InfeasiblePlanError, NothingFoundError
 
 START = 300.0
@@ -32,17 +31,15 @@ PROFILE = profile_for("qwen2_5_vl")
 AT_ONCE = 128
 
 
-class RunningEngine:
+class RunningEngine(OnLoop):
     """An engine on its loop, for synchronous tests."""
 
+    TIMEOUT = 120.0
+
     def __init__(self, model: str) -> None:
-        self.loop = LoopThread()
-        self.loop.start()
+        super().__init__()
         self.embedded = EmbeddedEngine(EngineOptions.of(model=model, max_num_seqs=AT_ONCE))
         self.info: EngineInfo = self.wait(self.embedded.start(lambda progress: None), START)
-
-    def wait(self, work: Any, timeout: float = 120.0) -> Any:
-        return self.loop.submit(work).result(timeout)
 
     async def write(self, generation: Generation) -> tuple[str, int, str]:
         """The text, its tokens, the finish reason."""

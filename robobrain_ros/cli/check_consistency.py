@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from robobrain_ros.cli.consistency_report import Cell, Column, as_json, cell_of, table
+from robobrain_ros.cli.progress import Messages
 from robobrain_ros.cli.tune_flagos import engine_option
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.demo import DEMO_MODEL, DemoError
@@ -24,12 +25,14 @@ from robobrain_ros.errors import RoboBrainError
 from robobrain_ros.evaluation.benchmarks import Benchmark, Item, Result, ask_item, read_benchmark
 from robobrain_ros.evaluation.evaluate import FIRST_SEED, GROUPS, exam, rows_of, score_all
 
+_messages = Messages("check_consistency")
+
 
 async def fill(column: Column, brain: Brain, benchmarks: Sequence[Benchmark], options: argparse.Namespace) -> None:
     """Ask one engine everything."""
     for think in {"no": [False], "yes": [True], "both": [False, True]}[options.think]:
         if think and not brain.profile.can_think:
-            _say(f"This {brain.profile.family} checkpoint was not trained to think; the questions with thinking are left out.")
+            _messages.report(f"{brain.profile.family} was not trained to think: its questions with thinking are skipped.")
             continue
         if options.scenes:
             questions = exam(range(FIRST_SEED, FIRST_SEED + options.scenes), [(640, 480)], list(GROUPS))
@@ -40,7 +43,7 @@ async def fill(column: Column, brain: Brain, benchmarks: Sequence[Benchmark], op
             results = await _ask_all(brain, benchmark.items, think, options.at_once)
             column.results[benchmark.name, think] = results
             column.cells[benchmark.name, think, "score"] = cell_of(list(results.values()))
-            _say(f"{column.title}: {benchmark.name}{', thinking' if think else ''}: {len(results)} answers")
+            _messages.report(f"{column.title}: {benchmark.name}{', thinking' if think else ''}: {len(results)} answers")
 
 
 async def _ask_all(brain: Brain, items: Sequence[Item], think: bool, at_once: int) -> dict[str, Result]:
@@ -57,10 +60,6 @@ async def _ask_all(brain: Brain, items: Sequence[Item], think: bool, at_once: in
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 @contextlib.asynccontextmanager
@@ -86,10 +85,10 @@ async def run(options: argparse.Namespace) -> None:
         async with _brain(options, images, flagos_mode=mode, **named) as brain:
             active = brain.engine.health().flagos_active
             column = Column(title if mode == "off" or active else "FlagOS (ran native!)")
-            _say(f"{column.title}: {brain.info.engine}. {brain.info.details.get('flagos', '')}")
+            _messages.report(f"{column.title}: {brain.info.engine}. {brain.info.details.get('flagos', '')}")
             await fill(column, brain, benchmarks, options)
             if warning := brain.engine.health().warning:
-                _say(warning)
+                _messages.report(warning)
             columns.append(column)
     print(table(*columns), flush=True)
     if options.json is not None:
@@ -102,7 +101,7 @@ def _read_all(options: argparse.Namespace) -> list[Benchmark]:
     for name, folder in options.benchmark:
         benchmark = read_benchmark(Path(folder).expanduser(), name)
         for kind, count in benchmark.skipped.items():
-            _say(f"{benchmark.name}: {count} questions are left out ({kind}).")
+            _messages.report(f"{benchmark.name}: {count} questions are left out ({kind}).")
         items = benchmark.items[: options.limit] if options.limit else benchmark.items
         benchmarks.append(Benchmark(benchmark.name, items, benchmark.skipped))
     return benchmarks

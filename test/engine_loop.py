@@ -1,0 +1,22 @@
+"""An engine's loop for synchronous tests."""
+
+from collections.abc import Coroutine
+from typing import Any, ClassVar, TypeVar
+
+from robobrain_ros.engine.runtime import LoopThread
+
+Result = TypeVar("Result")
+
+
+class OnLoop:
+    """Owns a started loop; an engine of a subclass lives there."""
+
+    TIMEOUT: ClassVar[float] = 60.0
+    """Seconds that `wait` takes at most by default."""
+
+    def __init__(self) -> None:
+        self.loop = LoopThread()
+        self.loop.start()
+
+    def wait(self, work: Coroutine[Any, Any, Result], timeout: float | None = None) -> Result:
+        return self.loop.submit(work).result(self.TIMEOUT if timeout is None else timeout)
