@@ -213,9 +213,16 @@ class StandingQueries:
         self._node.start_task(self._ask, query, frame)
 
     def _newest(self, query: _StandingQuery) -> Frame | None:
-        camera = self._camera(query)
+        """The image that the query is asked about next.
+
+        With rate 0 it is the newest image, and the answer waits for its depth. An image with depth would be the one before.
+        """
+        name = self._camera(query)
         try:
-            return self._selection.newest(self._cameras()[camera], query.task) if camera else None
+            camera = self._cameras()[name] if name else None
+            if camera is None or not query.rate:
+                return camera and camera.newest
+            return self._selection.newest(camera, query.task)
         except RoboBrainError:
             return None  # Closed meanwhile.
 
