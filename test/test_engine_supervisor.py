@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fakes import Script, ScriptedEngine
 
+from robobrain_ros.engine import supervisor as supervisor_module
 from robobrain_ros.engine.base import Engine, EngineInfo, Generation, LoadProgress, TextDelta
 from robobrain_ros.engine.supervisor import Patience, Supervisor
 from robobrain_ros.errors import (
@@ -144,6 +145,32 @@ def test_a_reader_cancelled_while_its_request_is_given_up_leaves_no_place_taken(
         await asyncio.wait({reader})
         engine.may_end.set()
         await until(lambda: supervisor.health().running == 0)
+        await supervisor.close()
+
+    run(test)
+
+
+def test_a_request_that_the_engine_does_not_let_go_of_occupies_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor_module, "ENGINE_RELEASE", 0.0)
+
+    async def test() -> None:
+        engines = [SlowToLetGo([Script([asyncio.Event()])]), ScriptedEngine(["done"])]
+        stubborn, later = engines
+        supervisor = Supervisor(lambda: engines.pop(0), patience=QUICK, max_queued=0, max_running=1)
+        await supervisor.start(quiet)
+        reader = asyncio.ensure_future(read(supervisor, ask(0)))
+        await stubborn.started.wait()
+        reader.cancel()
+        await asyncio.wait({reader})
+        assert stubborn.letting_go.is_set()
+        assert (supervisor.health().running, supervisor.health().waiting) == (1, 0)
+        with pytest.raises(BusyError):
+            await read(supervisor, ask(1))
+        stubborn.state = "failed"
+        await until(lambda: later.state == "ready" and supervisor.health().state == "ready")
+        assert supervisor.health().running == 0
+        assert await read(supervisor, ask(2)) == "done"
+        stubborn.may_end.set()
         await supervisor.close()
 
     run(test)

@@ -109,8 +109,11 @@ class Supervisor:
         if len(self._admitted) >= self._max_running + self._max_queued:
             raise BusyError(f"{self._max_queued} requests are waiting already. Retry later, or raise max_queued.")
         request = _AdmittedRequest(generation)
-        self._admitted[generation.request_id] = request
+        admitted = self._admitted
+        admitted[generation.request_id] = request
         pump = asyncio.create_task(self._pump(request))
+        # Not when the reader leaves: an engine that ignores the cancellation still computes the request.
+        pump.add_done_callback(lambda _: admitted.pop(generation.request_id, None))
         try:
             while (arrival := await request.arrivals.get()) is not None:
                 if isinstance(arrival, RoboBrainError):
@@ -118,10 +121,7 @@ class Supervisor:
                 yield arrival
         finally:
             pump.cancel()
-            try:
-                await asyncio.wait({pump}, timeout=ENGINE_RELEASE)
-            finally:  # Even if the reader is cancelled meanwhile: a request left behind would occupy a place for ever.
-                del self._admitted[generation.request_id]
+            await asyncio.wait({pump}, timeout=ENGINE_RELEASE)
 
     async def _pump(self, request: _AdmittedRequest) -> None:
         """Bring what the engine writes to the request's reader. Cancelling this aborts the request in the engine."""
@@ -237,6 +237,8 @@ class Supervisor:
     async def _discard(self) -> None:
         """Close the engine, within bounds."""
         engine, self._engine = self._engine, None
+        # Requests that this engine does not let go of occupy no place in the next one.
+        self._admitted, self._slots = {}, asyncio.Semaphore(self._max_running)
         if engine is None:
             return
         try:
