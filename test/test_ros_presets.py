@@ -63,6 +63,14 @@ def test_a_misspelled_preset_is_reported_on_configure_and_can_be_corrected() -> 
         assert options(it).max_num_seqs == 8
 
 
+def test_after_a_misspelled_preset_the_parameters_show_no_other_preset() -> None:
+    with rig(autostart=False, engine__model="robobrain2.0-32b-fp8", engine__seed=3) as it:
+        assert (it.parameter("engine.max_num_seqs"), it.parameter("engine.quantization")) == (8, "fp8_per_tensor")
+        assert it.set_parameter("engine.model", "robobrain2.0-32c").successful
+        assert (it.parameter("engine.max_num_seqs"), it.parameter("engine.quantization")) == (16, "")
+        assert it.parameter("engine.seed") == 3
+
+
 def test_a_node_with_the_dump_of_another_one_starts_the_same_engine() -> None:
     with rig(autostart=False, engine__model="robobrain2.0-32b-fp8", engine__seed=3) as it:
         wanted, dumped = options(it), dump(it)

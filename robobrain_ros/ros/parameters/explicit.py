@@ -53,13 +53,18 @@ class ExplicitOptions:
 
         :raises EngineConfigError: ``engine.model`` is a misspelled preset.
         """
-        return resolve_options({_KEYWORDS[name]: _option_value(self._read(name)) for name in self._names})
+        return resolve_options(self._given)
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        """The values of the explicitly set options, by keyword."""
+        return {_KEYWORDS[name]: _option_value(self._read(name)) for name in self._names}
 
     def _show(self) -> None:
         try:
             options = self.resolve()
         except EngineConfigError:
-            return  # Configuring the node reports this error.
+            options = EngineOptions.of(**self._given)  # Without a preset. Configuring the node reports this error.
         self._showing = True
         try:
             for name in _KEYWORDS.keys() - self._names:
