@@ -2,7 +2,9 @@
 
 import asyncio
 import dataclasses
+import gc
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -157,6 +159,27 @@ def test_an_image_that_became_too_old_is_not_asked_about() -> None:
         with pytest.raises(StaleImageError):
             selection.select(QueryOptions(), Task.POINT, old)
         assert not engine.generations
+
+
+def test_a_node_that_ends_with_a_queued_question_warns_of_no_coroutine(monkeypatch: pytest.MonkeyPatch) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with rig(ScriptedEngine(["[(10, 10)]"]), autostart=False) as it:
+
+            async def question() -> None:
+                pass
+
+            def stop_then_start() -> None:
+                # The executor is in this call, and its thread ends with it.
+                monkeypatch.setattr(it.node.executor, "spin_once", lambda timeout_sec: None)
+                it.node.start_task(question)
+                queued.append(True)
+
+            queued = list[bool]()
+            it.node.start_task(stop_then_start)
+            it.until(lambda: queued, "the queued question")
+        gc.collect()
+    assert [str(one.message) for one in caught if "never awaited" in str(one.message)] == []
 
 
 def test_standing_queries_outlive_the_lifecycle_and_can_be_removed() -> None:

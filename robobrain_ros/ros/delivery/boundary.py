@@ -22,6 +22,7 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.publisher import Publisher
 from rclpy.service import Service
 from rclpy.subscription import Subscription
+from rclpy.task import Task
 from rclpy.timer import Timer
 
 from robobrain_ros.errors import OutcomeCode
@@ -79,6 +80,7 @@ class GuardedNode(LifecycleNode):
         self.faults = Faults()
         self.pacing = Pacing(self)
         self.redelivery = Redelivery(self)
+        self._tasks: set[Task] = set()
         super().__init__(name, **options)
         # rclpy makes these services without create_service.
         for service in self.services:
@@ -106,7 +108,17 @@ class GuardedNode(LifecycleNode):
         """Call a function, or await a coroutine function, in the executor. Without an executor, do nothing."""
         executor = self.executor
         if executor is not None:
-            executor.create_task(self.guard(f"The task {_name(callback)}", callback), *arguments)
+            task = executor.create_task(self.guard(f"The task {_name(callback)}", callback), *arguments)
+            # Not by a callback of the task, because the executor would need another round for it.
+            self._tasks -= {ended for ended in self._tasks.copy() if ended.done()}
+            self._tasks.add(task)
+
+    def destroy_node(self) -> None:
+        """As of `rclpy.node.Node`. Tasks that have not ended are closed; call it when the executor no longer spins."""
+        for task in list(self._tasks):
+            task.cancel()
+        self._tasks.clear()
+        super().destroy_node()
 
     # As of `rclpy.node.Node`, guarded.
 
