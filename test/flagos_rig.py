@@ -5,10 +5,22 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from robobrain_ros.engine.embedded.checkpoint import read_checkpoint
+from robobrain_ros.engine.flagos import decision
+from robobrain_ros.engine.flagos.choice import Choice
 from robobrain_ros.engine.flagos.ledger import VARIABLE
+from robobrain_ros.engine.options import EngineOptions
+
+
+def choose(model: Path, **changes: Any) -> Choice:
+    """What is decided for a checkpoint with these options of FlagOS."""
+    options = EngineOptions.of(model=str(model), **{f"flagos_{name}": value for name, value in changes.items()})
+    return decision.choose(options, read_checkpoint(model, local=True))
+
 
 STAND_IN = Path(__file__).parent / "stand_in"
 STAND_IN_PLUGIN = Path(__file__).parent / "stand_in_plugin"

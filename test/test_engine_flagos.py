@@ -1,7 +1,6 @@
 """FlagGems in vLLM's workers, for real but for FlagGems itself, whose stand-in really replaces PyTorch's operators on the CPU."""
 
 import asyncio
-import dataclasses
 import json
 import subprocess
 import sys
@@ -12,19 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flagos_rig import stand_in
+from engine_loop import OnLoop
+from flagos_rig import choose, stand_in
 from random_checkpoint import make_random_checkpoint
 
 from robobrain_ros.engine.base import Constraint, EngineInfo, Generation
-from robobrain_ros.engine.embedded.checkpoint import Checkpoint, read_checkpoint
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
-from robobrain_ros.engine.flagos import decision, recovery, tune_file
-from robobrain_ros.engine.flagos.choice import Choice, Operators
+from robobrain_ros.engine.flagos import recovery
+from robobrain_ros.engine.flagos.choice import Operators
 from robobrain_ros.engine.flagos.ledger import VARIABLE, Entry, Failure, Ledger, LedgerReader
 from robobrain_ros.engine.flagos.operators import known_operators
 from robobrain_ros.engine.options import EngineOptions
-from robobrain_ros.engine.runtime import LoopThread
-from robobrain_ros.errors import EngineConfigError, EngineFailedError
+from robobrain_ros.errors import EngineFailedError
 
 START = 600.0
 ANSWER = 60.0
@@ -33,12 +31,11 @@ OPERATORS = ("argmax", "embedding", "gelu", "gems_silu_and_mul", "pow_scalar", "
 """The stand-in's, but for those that are left out: by FlagScale, by FlagGems itself on this maker's chips."""
 
 
-class Started:
+class Started(OnLoop):
     """An engine on its loop."""
 
     def __init__(self, options: EngineOptions) -> None:
-        self.loop = LoopThread()
-        self.loop.start()
+        super().__init__()
         self.engine = EmbeddedEngine(options)
         self.info: EngineInfo = self.loop.submit(self.engine.start(lambda progress: None)).result(START)
 
@@ -287,176 +284,3 @@ def test_an_exception_is_remembered_and_passed_on(tmp_path: Path) -> None:
 def test_the_operators_are_read_without_importing(found: pytest.MonkeyPatch) -> None:
     assert known_operators() == {*OPERATORS, "cos", "exponential_", "gems_rms_forward"}
     assert "flag_gems" not in sys.modules
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"flagos_mode": "yes"}, "flagos.mode is 'yes'; it must be one of auto, on, off"),
-        ({"flagos_include": ("mm",), "flagos_exclude": ("silu",)}, "flagos.include and flagos.exclude are both set"),
-        ({"flagos_include": "mm"}, "flagos.include must be a list of non-empty texts"),
-        ({"flagos_platform": "cuda"}, "flagos.platform is 'cuda'"),
-    ],
-)
-def test_wrong_options_are_refused(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(EngineConfigError) as caught:
-        EngineOptions.of(model="some/model").changed(**changes).validate()
-    assert said in caught.value.message
-
-
-@pytest.mark.parametrize("option", ["include", "exclude"])
-def test_an_unknown_operator_is_refused_with_the_nearest(found: pytest.MonkeyPatch, option: str) -> None:
-    changes: dict[str, Any] = {f"flagos_{option}": ("argmaxx",)}
-    options = EngineOptions.of(model="some/model").changed(**changes)
-    with pytest.raises(EngineConfigError, match=f"flagos.{option}: FlagGems has no operator 'argmaxx'\\. Did you mean argmax\\?"):
-        decision.check_names(options)
-
-
-def choose(model: Path, **changes: Any) -> Choice:
-    options = EngineOptions.of(model=str(model), **{f"flagos_{name}": value for name, value in changes.items()})
-    return decision.choose(options, read_checkpoint(model, local=True))
-
-
-def test_without_flag_gems(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decision, "installed", lambda: False)
-    with pytest.raises(EngineConfigError, match=r"flagos\.mode is on, but flag-gems is not installed"):
-        choose(model, mode="on")
-    choice = choose(model, mode="auto")
-    assert choice.operators is Operators.NATIVE
-    assert "flag-gems is not installed" in choice.why
-
-
-def test_without_an_accelerator(model: Path, found: pytest.MonkeyPatch) -> None:
-    found.delenv("GEMS_VENDOR")
-    with pytest.raises(EngineConfigError, match=r"flagos\.mode is on, but vLLM runs on the CPU here"):
-        choose(model, mode="on")
-    assert "vLLM runs on the CPU here" in choose(model).why
-    assert choose(model, mode="off").why == "flagos.mode is off."
-
-
-def test_a_platform_that_is_not_there_is_refused(model: Path) -> None:
-    with pytest.raises(EngineConfigError, match="vllm-plugin-FL is not installed"):
-        choose(model, platform="fl")
-
-
-@pytest.fixture
-def failures(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Failure]]:
-    """What has failed in this process: nothing yet."""
-    none: dict[str, list[Failure]] = {}
-    monkeypatch.setattr(recovery, "_failures", none)
-    return none
-
-
-def test_after_three_failures_or_an_unnamed_one_none_is_used(
-    model: Path, found: pytest.MonkeyPatch, failures: dict[str, list[Failure]]
-) -> None:
-    for name in ("mm", "silu"):
-        recovery.remember(str(model), Failure(name, "it broke"))
-        choice = choose(model, mode="on")
-        assert choice.operators is Operators.OURS
-        assert choice.exclude[-1] == name
-    recovery.remember(str(model), Failure("cat", "it broke"))
-    choice = choose(model, mode="on")
-    assert choice.operators is Operators.NATIVE
-    assert "FlagGems is not used any more, because cat failed with it (it broke)" in choice.warning
-    failures.clear()
-    recovery.remember(str(model), Failure("", "its process died"))
-    assert choose(model, mode="on").operators is Operators.NATIVE
-
-
-def test_with_cuda_graphs_an_unnamed_failure_costs_the_graphs_first(
-    model: Path, found: pytest.MonkeyPatch, failures: dict[str, list[Failure]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Mode on asks for FlagGems, if slowly; auto asks for speed. All that is needed of an accelerator is vLLM's word for it."""
-    from vllm.platforms import current_platform
-
-    monkeypatch.setattr(type(current_platform), "is_cpu", lambda self: False)
-    assert choose(model, mode="on").graphs
-    eager = EngineOptions.of(model=str(model), flagos_mode="on", enforce_eager=True)
-    assert not decision.choose(eager, read_checkpoint(model, local=True)).graphs
-    recovery.remember(str(model), Failure("", "its first steps ended it"))
-    slower = choose(model, mode="on")
-    assert (slower.operators, slower.graphs) == (Operators.OURS, False)
-    assert "FlagGems failed with CUDA graphs (its first steps ended it)" in slower.warning
-    recovery.remember(str(model), Failure("silu", "it broke"))
-    without = choose(model, mode="on")
-    assert (without.operators, without.graphs, without.exclude) == (Operators.OURS, False, ("silu",))
-    assert "FlagGems' operator silu failed" in without.warning
-    recovery.remember(str(model), Failure("", "its process died"))
-    assert choose(model, mode="on").operators is Operators.NATIVE
-
-
-@pytest.fixture
-def checkpoint(model: Path) -> Checkpoint:
-    return read_checkpoint(model, local=True)
-
-
-def test_auto_uses_what_was_measured_here(model: Path, checkpoint: Checkpoint, found: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    path = tmp_path / "flagos.json"
-    assert "Nothing was measured yet" in choose(model, tune_file=str(path)).why
-    options = EngineOptions.of(model=str(model), flagos_tune_file=str(path))
-    key = tune_file.key_of(options, checkpoint)
-    assert key.chip
-    assert "torch" in key.versions
-    # What the user tells vLLM besides may change everything.
-    assert tune_file.key_of(options.changed(extra='{"block_size": 32}'), checkpoint) != key
-    tune_file.write(path, tune_file.Tuned(key, ("argmax", "silu"), graphs=True))
-    choice = choose(model, tune_file=str(path))
-    assert (choice.operators, choice.include, choice.graphs) == (Operators.OURS, ("argmax", "silu"), True)
-    assert choose(model, tune_file=str(path), exclude=("silu",)).include == ("argmax",)
-    assert choose(model, tune_file=str(path), include=("silu", "cos")).include == ("silu",)
-    nothing = choose(model, tune_file=str(path), include=("cos",))
-    assert (nothing.operators, "found no operator that is correct" in nothing.why) == (Operators.NATIVE, True)
-
-
-@pytest.mark.parametrize(
-    ("part", "said"),
-    [
-        ("chip", "is for another chip (NVIDIA H20; here "),
-        ("driver", "is for another driver (NVIDIA H20; here unknown"),
-        ("model", "is for another model (NVIDIA H20; here qwen2_5_vl "),
-        ("settings", "is for another way of running the model (NVIDIA H20; here dtype auto"),
-        ("versions", "is for another set of versions (NVIDIA H20; here "),
-    ],
-)
-def test_a_tune_file_of_something_else_is_not_used(
-    model: Path, checkpoint: Checkpoint, found: pytest.MonkeyPatch, tmp_path: Path, part: str, said: str
-) -> None:
-    path = tmp_path / "flagos.json"
-    key = tune_file.key_of(EngineOptions.of(model=str(model)), checkpoint)
-    tune_file.write(path, tune_file.Tuned(dataclasses.replace(key, **{part: "NVIDIA H20"}), ("silu",)))
-    choice = choose(model, tune_file=str(path))
-    assert choice.operators is Operators.NATIVE
-    assert said in choice.why
-    assert "Run tune_flagos here" in choice.why
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "{",
-        "[]",
-        '{"format": 1}',
-        '{"format": 99, "entries": []}',
-        '{"format": 1, "entries": [{}]}',
-        '{"format": 1, "entries": [3]}',
-        '{"format": 1, "entries": [{"key": {"chip": "", "driver": "", "model": "", "settings": "", "versions": ""}, '
-        '"operators": "silu", "graphs": false, "table": []}]}',
-    ],
-)
-def test_a_damaged_tune_file_is_named(model: Path, found: pytest.MonkeyPatch, tmp_path: Path, content: str) -> None:
-    path = tmp_path / "flagos.json"
-    path.write_text(content)
-    choice = choose(model, tune_file=str(path))
-    assert choice.operators is Operators.NATIVE
-    assert str(path) in choice.why
-    assert "Run tune_flagos again" in choice.why
-
-
-def test_writing_keeps_other_entries_and_replaces_its_own(checkpoint: Checkpoint, model: Path, tmp_path: Path) -> None:
-    path = tmp_path / "new" / "flagos.json"
-    key = tune_file.key_of(EngineOptions.of(model=str(model)), checkpoint)
-    other = dataclasses.replace(key, chip="NVIDIA H20")
-    for tuned in (tune_file.Tuned(key, ("mm",)), tune_file.Tuned(other, ("cat",)), tune_file.Tuned(key, ("silu",))):
-        tune_file.write(path, tuned)
-    assert [(entry.key, entry.operators) for entry in tune_file.read(path)] == [(other, ("cat",)), (key, ("silu",))]

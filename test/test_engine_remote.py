@@ -2,10 +2,8 @@
 
 import asyncio
 import base64
-import logging
 import time
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -13,72 +11,23 @@ import cv2
 import numpy as np
 import pytest
 from aiohttp import web
-from openai_server import MODEL, certificate, chunk, serving, sse
+from openai_server import MODEL, certificate, serving
+from remote_rig import KEY, PACE, ask, drop, fault, html, options, question, redirect, refusing, run, started, text, within
 
-from robobrain_ros.core import Answer, Brain, Defaults, Query, Task, profile_for
 from robobrain_ros.core.profiles import PROFILES
-from robobrain_ros.engine.base import Constraint, Generation, TextDelta
+from robobrain_ros.engine.base import Constraint, Generation
 from robobrain_ros.engine.keys import read_key
 from robobrain_ros.engine.options import CELLS, EngineOptions
 from robobrain_ros.engine.remote.data_url import data_url
-from robobrain_ros.engine.remote.engine import Pace, RemoteEngine
+from robobrain_ros.engine.remote.engine import RemoteEngine
 from robobrain_ros.engine.supervisor import Patience, Supervisor
 from robobrain_ros.errors import (
     BadImageError,
     BadRequestError,
-    BusyError,
     EngineConfigError,
     EngineFailedError,
     RequestTimeoutError,
-    RoboBrainError,
 )
-
-KEY = "sk-secret-0123456789"
-PACE = Pace(up=0.2, down=0.05)
-
-
-def run(work: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(work, 60.0))
-
-
-def options(*urls: str, **changes: Any) -> EngineOptions:
-    return EngineOptions.of(kind="remote", urls=urls, start_timeout=10.0, **changes)
-
-
-def question(request_id: str = "a", **changes: Any) -> Generation:
-    return Generation(request_id, "where?", [np.zeros((28, 56, 3), np.uint8)], **{"max_tokens": 50} | changes)
-
-
-@asynccontextmanager
-async def started(*urls: str, **changes: Any) -> AsyncIterator[RemoteEngine]:
-    engine = RemoteEngine(options(*urls, **changes), PACE)
-    await engine.start(lambda progress: None)
-    try:
-        yield engine
-    finally:
-        await engine.close()
-
-
-async def ask(engine: Any, generation: Generation | None = None) -> list[TextDelta]:
-    async with aclosing(engine.generate(generation or question())) as stream:
-        return [delta async for delta in stream]
-
-
-async def within(timeout: float, engine: Any) -> Answer:
-    """Ask through a brain, which enforces the deadline."""
-    brain = Brain(engine, profile_for("qwen2_5_vl"), defaults=Defaults(timeout=timeout))
-    return await brain.run(Query(Task.POINT, "where?", [np.zeros((28, 56, 3), np.uint8)]))
-
-
-def text(deltas: list[TextDelta]) -> str:
-    return "".join(delta.text for delta in deltas)
-
-
-async def fault(work: Coroutine[Any, Any, Any]) -> RoboBrainError:
-    with pytest.raises(RoboBrainError) as caught:
-        await work
-    assert KEY not in f"{caught.value.message} {caught.value!r} {caught.value.__cause__!r}"
-    return caught.value
 
 
 def test_text_counts_and_what_is_asked() -> None:
@@ -158,139 +107,6 @@ def test_a_request_to_a_slow_server_is_broken_off_at_the_deadline() -> None:
             late = await fault(within(0.3, engine))
             assert isinstance(late, RequestTimeoutError)
             await server.until(lambda: server.broken_off == 1)
-
-    run(work())
-
-
-async def drop(request: web.Request) -> web.StreamResponse:
-    response = await sse(request)
-    await response.write(chunk("[(1", 1))
-    assert request.transport is not None
-    request.transport.close()
-    return response
-
-
-async def end_early(request: web.Request) -> web.StreamResponse:
-    response = await sse(request)
-    await response.write(chunk("[(1", 1))
-    return response
-
-
-async def endless_line(request: web.Request) -> web.StreamResponse:
-    response = await sse(request)
-    while True:
-        await response.write(b"x" * 65536)
-
-
-async def error_in_stream(request: web.Request) -> web.StreamResponse:
-    response = await sse(request)
-    await response.write(chunk("[(1", 1) + f'data: {{"error": {{"message": "burnt {KEY}", "code": 500}}}}\n\n'.encode())
-    return response
-
-
-async def no_json_in_stream(request: web.Request) -> web.StreamResponse:
-    response = await sse(request)
-    await response.write(b"data: {oh no\n\n")
-    return response
-
-
-async def other_form(request: web.Request) -> web.StreamResponse:
-    response = await sse(request)
-    await response.write(b'data: {"choices": [{"delta": 5}], "usage": "many"}\n\ndata: {"choices": 7}\n\ndata: [DONE]\n\n')
-    return response
-
-
-async def html(request: web.Request) -> web.StreamResponse:
-    return web.Response(text="<html><body>Welcome</body></html>", content_type="text/html")
-
-
-def refusing(status: int, message: str = "") -> Any:
-    async def refuse(request: web.Request) -> web.StreamResponse:
-        said = message or f"no, {request.headers.get('Authorization')}"
-        return web.json_response({"error": {"message": said, "code": status}}, status=status)
-
-    return refuse
-
-
-async def html_error(request: web.Request) -> web.StreamResponse:
-    return web.Response(text=f"<html><h1>Bad gateway</h1>{KEY * 20}</html>", content_type="text/html", status=502)
-
-
-async def redirect(request: web.Request) -> web.StreamResponse:
-    raise web.HTTPTemporaryRedirect(f"https://elsewhere.invalid/v1?key={KEY}")
-
-
-@pytest.mark.parametrize(
-    ("chat", "kind", "said"),
-    [
-        (refusing(400, "the prompt is too long"), BadRequestError, "rejects the request: the prompt is too long"),
-        (refusing(401), EngineFailedError, "rejects the key (401). Check engine.key_file"),
-        (refusing(403), EngineFailedError, "rejects the key (403)"),
-        (refusing(404), EngineFailedError, "no model 'RoboBrain2.0-test'"),
-        (refusing(429), BusyError, "too many requests"),
-        (refusing(500), EngineFailedError, "failed (500"),
-        (html_error, EngineFailedError, "failed (502: Bad gateway"),
-        (html, EngineFailedError, "answers with text/html instead of text/event-stream"),
-        (redirect, EngineFailedError, "redirects to https://elsewhere.invalid (307)"),
-        (drop, EngineFailedError, "closed the connection"),
-        (end_early, EngineFailedError, "ended its answer early"),
-        (endless_line, EngineFailedError, "has no end"),
-        (error_in_stream, EngineFailedError, "ended its answer with an error: burnt ***"),
-        (no_json_in_stream, EngineFailedError, "what is not JSON"),
-        (other_form, EngineFailedError, "ended its answer early"),
-    ],
-)
-def test_each_fault_of_a_request_is_an_outcome(
-    chat: Any, kind: type[RoboBrainError], said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    file = tmp_path / "key"
-    file.write_text(f"{KEY}\n")
-
-    async def work() -> None:
-        async with serving(key=KEY) as server, started(server.url, key_file=str(file)) as engine:
-            server.chat = chat
-            found = await fault(ask(engine))
-            assert type(found) is kind
-            assert said in found.message
-            server.chat = None
-            end = time.monotonic() + 30
-            while engine.health().state != "ready":
-                assert time.monotonic() < end, "the server does not count as well again"
-                await asyncio.sleep(0.02)
-            assert text(await ask(engine, question("b"))) == "[(10, 20)]"
-
-    run(work())
-    assert KEY not in caplog.text
-
-
-async def error_at_once(request: web.Request) -> web.StreamResponse:
-    """As of vLLM where xgrammar cannot compile the form."""
-    response = await sse(request)
-    await response.write(b'data: {"error": {"message": "Internal server error", "code": 500}}\n\n')
-    return response
-
-
-@pytest.mark.parametrize(
-    ("chat", "form", "hinted"),
-    [
-        (error_at_once, True, True),
-        (refusing(500), True, True),
-        (error_at_once, False, False),
-        (end_early, True, False),
-        (refusing(401), True, False),
-        (refusing(429), True, False),
-    ],
-)
-def test_a_server_that_fails_on_a_form_may_need_another_backend(chat: Any, form: bool, hinted: bool) -> None:
-    """It does not say so itself."""
-
-    async def work() -> None:
-        async with serving() as server, started(server.url) as engine:
-            server.chat = chat
-            constraint = Constraint(regex="[0-9]") if form else None
-            found = await fault(ask(engine, question(constraint=constraint)))
-            assert ('--structured-outputs-config \'{"backend": "guidance"' in found.message) is hinted
 
     run(work())
 

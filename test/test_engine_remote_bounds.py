@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from openai_server import chunk, serving, sse
-from test_engine_remote import ask, fault, question, run, started, text, within
+from remote_rig import ask, fault, question, run, started, text, within
 
 from robobrain_ros.errors import EngineConfigError, EngineFailedError, RequestTimeoutError
 

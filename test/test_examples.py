@@ -11,12 +11,12 @@ from typing import Any
 
 import cv2
 import pytest
+from depth_rig import looking, points_text
 from fakes import ScriptedEngine
 from geometry_msgs.msg import PoseStamped
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros_rig import LIMIT, Rig, image_message, rig
 from sensor_msgs.msg import Image
-from test_ros_positions import looking, points_text
 
 from robobrain_ros.core.plans.request import PlanVerdict
 from robobrain_ros.demo import DEMO_MODEL

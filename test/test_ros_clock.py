@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
+from depth_rig import Before, ask_point, error, looking, points_text, position
 from diagnostic_msgs.msg import DiagnosticArray
 from fakes import Script, ScriptedEngine
 from geometry_msgs.msg import PoseArray, TransformStamped
@@ -16,7 +17,6 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros_rig import Rig, image_message, rig
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import Header
-from test_ros_positions import Before, ask_point, error, looking, points_text, position
 from visualization_msgs.msg import Marker, MarkerArray
 
 from robobrain_ros.demo.world import Scene, make_scene

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import rclpy
 from depth_publisher import compressed_depth
+from depth_rig import Before, ask_point, depth_message, error, looking, points_text, position
 from ros_rig import now
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
-from test_ros_positions import Before, ask_point, depth_message, error, looking, points_text, position
 
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.msg import Outcome, QueryOptions

@@ -1,134 +1,28 @@
 """Answers in metres over DDS: right where depth and lens belong to the image, and NaN with a sentence of its own otherwise."""
 
 import asyncio
-import math
-import re
-import sys
-from array import array
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
-from builtin_interfaces.msg import Time
-from depth_camera import measure
+from depth_rig import Before, ask_point, error, float_depth, float_millimetres, in_model, lens_of, looking, points_text, position
 from diagnostic_msgs.msg import DiagnosticArray
 from fakes import Script, ScriptedEngine
 from ros_rig import Rig, now, rig
-from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from robobrain_ros.core.geometry import CameraModel
-from robobrain_ros.demo.camera import CameraSettings, SceneMessages
-from robobrain_ros.demo.world import Scene, SceneObject, make_scene
-from robobrain_ros.engine.base import EngineInfo
+from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.msg import Affordances, Outcome, QueryOptions
 from robobrain_ros.ros.cameras import cameras
 from robobrain_ros.ros.cameras.cameras import names_rectified
 from robobrain_ros.ros.cameras.checks import is_body_frame
 from robobrain_ros.ros.messages.conversions import to_image
-from robobrain_ros.ros.transforms import Transform, TransformError
 from robobrain_ros.srv import Locate, PredictTrajectory, SetStandingQuery
-
-MODEL_SIZE = (644, 476)
-"""What a 640x480 image is fitted to for RoboBrain 2.0, width and height."""
 
 
 @pytest.fixture(scope="module")
 def scene() -> Scene:
     return make_scene(7)
-
-
-def lens_of(scene: Scene) -> CameraModel:
-    lens = scene.intrinsics
-    return CameraModel(scene.width, scene.height, lens.fx, lens.fy, lens.cx, lens.cy)
-
-
-def in_model(u: float, v: float) -> tuple[int, int]:
-    """A pixel of the image as RoboBrain 2.0 writes it."""
-    return round((u + 0.5) * MODEL_SIZE[0] / 640 - 0.5), round((v + 0.5) * MODEL_SIZE[1] / 480 - 0.5)
-
-
-def points_text(things: tuple[SceneObject, ...]) -> str:
-    return str([in_model(*thing.centre) for thing in things])
-
-
-def depth_message(scene: Scene) -> Image:
-    """As a real depth camera measures it."""
-    samples = measure(scene.depth, scene.intrinsics.fx, 1)
-    message = Image(width=scene.width, height=scene.height, encoding="16UC1", step=scene.width * 2)
-    message.data = array("B", samples.astype("<u2").tobytes())
-    return message
-
-
-def float_depth(metres: np.ndarray) -> Image:
-    height, width = metres.shape
-    data = array("B", metres.astype("<f4").tobytes())
-    return Image(width=width, height=height, encoding="32FC1", step=width * 4, data=data)
-
-
-class Before:
-    """What stands before a node's camera; each message is stamped with the image's stamp when it is shown."""
-
-    def __init__(self, it: Rig, scene: Scene) -> None:
-        self.it = it
-        self.scene = scene
-        self.header = Header(stamp=now(), frame_id="camera_optical")
-        self.publishers: dict[str, Any] = {}
-
-    def image(self) -> None:
-        self.it.show(to_image(self.scene.image, self.header))
-
-    def companion(self, topic: str, message: Any, *, later: float = 0.0, frame: str = "camera_optical") -> None:
-        """Publish on a topic beside the image's, and wait until the node has it."""
-        nanoseconds = self.header.stamp.sec * 10**9 + self.header.stamp.nanosec + round(later * 1e9)
-        message.header = Header(stamp=Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9), frame_id=frame)
-        if topic not in self.publishers:
-            name = f"{self.it.client.get_namespace()}/camera/{topic}"
-            self.publishers[topic] = self.it.client.create_publisher(type(message), name, 10)
-        self.it.until(self.publishers[topic].get_subscription_count, f"a subscription to {topic}")
-        self.publishers[topic].publish(message)
-        surroundings = self.it.node.cameras["camera"].surroundings
-        companion = surroundings.depth if topic == "depth" else surroundings.info
-        assert companion is not None
-        self.it.until(lambda: companion.newest is not None and companion.newest.header == message.header, topic)
-
-    def info(self, **changes: Any) -> None:
-        where = {name: changes.pop(name) for name in ("later", "frame") if name in changes}
-        message = SceneMessages(self.scene, CameraSettings()).camera_info
-        for name, value in changes.items():
-            setattr(message, name, value)
-        self.companion("camera_info", message, **where)
-
-    def depth(self, message: Image | None = None, **where: Any) -> None:
-        self.companion("depth", message or depth_message(self.scene), **where)
-
-
-@contextmanager
-def looking(scene: Scene, *scripts: str, model_type: str = "qwen2_5_vl", **parameters: Any) -> Iterator[Before]:
-    """A ready node with a depth camera before it, whose topics are still silent."""
-    info = EngineInfo(model="scripted", model_type=model_type, engine="scripted", cell=28 if "2_5" in model_type else 32)
-    parameters = {"camera__use_depth": True, "transform_timeout": 0.05, "max_image_age": 0.0} | parameters
-    with rig(ScriptedEngine(list(scripts), info=info), **parameters) as it:
-        it.until_ready()
-        yield Before(it, scene)
-
-
-def ask_point(it: Rig) -> Locate.Response:
-    return it.call(Locate, "point", Locate.Request(instruction="the things"))
-
-
-def position(part: Any) -> tuple[float, float, float]:
-    return part.position.x, part.position.y, part.position.z
-
-
-def error(scene: Scene, thing: SceneObject, where: tuple[float, float, float]) -> float:
-    """Metres from a position to a thing's true surface, as far as the camera sees it."""
-    rows, columns = np.nonzero(scene.mask == thing.id)
-    surface = lens_of(scene).positions(np.column_stack((columns, rows)), scene.depth[rows, columns])
-    return float(np.linalg.norm(surface - where, axis=1).min())
 
 
 def test_points_and_areas_lie_on_the_things_in_metres(scene: Scene) -> None:
@@ -165,129 +59,6 @@ def test_waypoints_are_lifted_and_bridged(scene: Scene) -> None:
     assert response.trajectory.position_note == response.outcome.message == ""
     for point in waypoints:
         assert point.position.z == pytest.approx(scene.depth[round(point.v), round(point.u)], abs=0.005)
-
-
-def wrong_moment(before: Before) -> None:
-    before.info()
-    before.depth(later=0.1)
-    before.depth(later=0.2)
-
-
-def wrong_proportions(before: Before) -> None:
-    before.info()
-    before.depth(depth_message(make_scene(7, (640, 360))))
-
-
-def wrong_frame(before: Before) -> None:
-    before.info()
-    before.depth(frame="depth_optical")
-
-
-def all_invalid(before: Before) -> None:
-    before.info()
-    message = depth_message(before.scene)
-    message.data = array("B", bytes(len(message.data)))
-    before.depth(message)
-
-
-def not_depth(before: Before) -> None:
-    before.info()
-    before.depth(to_image(before.scene.image, Header()))
-
-
-def no_depth(before: Before) -> None:
-    before.info()
-
-
-def zeros(before: Before) -> None:
-    before.info(k=[0.0] * 9, p=[0.0] * 12, d=[])
-    before.depth()
-
-
-def no_info(before: Before) -> None:
-    before.depth()
-
-
-def info_of_another_size(before: Before) -> None:
-    before.info(width=320, height=240)
-    before.depth()
-
-
-def info_of_another_frame(before: Before) -> None:
-    before.info(frame="other")
-    before.depth()
-
-
-def no_stamp(before: Before) -> None:
-    before.header = Header(frame_id="camera_optical")
-    before.info()
-    before.depth()
-
-
-def filled(before: Before, millimetres: int) -> None:
-    before.info()
-    message = depth_message(before.scene)
-    size = message.width * message.height
-    message.data = array("B", np.full(size, millimetres, "<u2").tobytes())
-    before.depth(message)
-
-
-def only_65535(before: Before) -> None:
-    filled(before, 65535)
-
-
-def clamped(before: Before) -> None:
-    filled(before, 10000)
-
-
-def float_millimetres(before: Before) -> None:
-    before.info()
-    before.depth(float_depth(before.scene.depth * 1e3))
-
-
-def far_plane(before: Before) -> None:
-    before.info()
-    before.depth(float_depth(np.full_like(before.scene.depth, 1e10)))
-
-
-@pytest.mark.parametrize(
-    ("show", "words"),
-    [
-        (wrong_moment, "No depth image of the image's moment has come on .*/camera/depth: the nearest stamp is 0.1 s away"),
-        (wrong_proportions, "The depth image has 640x360 pixels and the image 640x480: other proportions"),
-        (wrong_frame, "The depth image on .*/camera/depth is in the frame 'depth_optical', the image in 'camera_optical'"),
-        (all_invalid, "points have no position: too little valid depth around it"),
-        (not_depth, "The depth image is in 'rgb8'"),
-        (no_depth, "No depth image has come on .*/camera/depth; nothing publishes there"),
-        (zeros, "The camera is not calibrated: K holds zeros"),
-        (no_info, "No camera_info has come on .*/camera/camera_info; nothing publishes there"),
-        (info_of_another_size, "camera_info is of an image of 320x240 pixels, but the image has 640x480"),
-        (info_of_another_frame, "The camera_info on .* is in the frame 'other', the image in 'camera_optical'"),
-        (no_stamp, "The image has no stamp, so no depth image can be told to belong to it"),
-        (only_65535, "points have no position: too little valid depth around it"),
-        (clamped, "points have no position: farther than max_depth or than the depth camera can measure"),
-        (float_millimetres, "The depth image is 32FC1 with a median of .*, which are millimetres. 32FC1 holds metres"),
-        (far_plane, "points have no position: farther than max_depth"),
-    ],
-)
-def test_what_does_not_belong_to_the_image_gives_nan_and_says_so(
-    scene: Scene, show: Callable[[Before], None], words: str
-) -> None:
-    """Each fault has its own sentence; the answer in pixels is right, and no number looks like a position."""
-    with looking(scene, points_text(scene.objects)) as before:
-        if show is no_stamp:
-            before.header = Header(frame_id="camera_optical")
-        before.image()
-        show(before)
-        response = ask_point(before.it)
-    assert response.outcome.code == Outcome.OK
-    assert response.outcome.message == response.affordances.position_note
-    assert response.affordances.position_note.endswith(".")
-    assert re.search(words, response.affordances.position_note)
-    assert len(response.affordances.points) == len(scene.objects)
-    for thing, point in zip(scene.objects, response.affordances.points, strict=True):
-        assert np.isnan(position(point)).all()
-        assert (point.u, point.v) == pytest.approx(thing.centre, abs=1.0)
 
 
 def test_waiting_for_depth_ends_at_the_deadline_and_the_answer_is_sent_without_positions(scene: Scene) -> None:
@@ -590,109 +361,6 @@ def test_a_rectified_image_goes_by_p(scene: Scene, rectified: str, shift: float)
 )
 def test_a_rectified_image_is_known_by_its_topic(topic: str, rectified: bool) -> None:
     assert names_rectified(topic) is rectified
-
-
-class Frames:
-    """Knows the transform of one moment; fails the first ``late`` times."""
-
-    def __init__(self, moment: Time, late: int = 0) -> None:
-        self.moment = moment
-        self.late = late
-        self.closed = False
-
-    def lookup(self, target: str, source: str, stamp: Time) -> Transform:
-        self.late -= 1
-        if self.late >= 0 or (target, source, stamp) != ("base_link", "camera_optical", self.moment):
-            raise TransformError(f"{source} was not there at {stamp.sec}")
-        return Transform((0.5, -0.5, 0.5, -0.5), (1.0, 2.0, 3.0))
-
-    def close(self) -> None:
-        self.closed = True
-
-
-@pytest.mark.parametrize("late", [0, 3])
-def test_positions_are_taken_to_target_frame_at_the_images_time(scene: Scene, late: int) -> None:
-    """Also where the transform comes after the answer; the frame is stated, the pixels stay the camera's."""
-    header = Header(stamp=now(), frame_id="camera_optical")
-    frames = Frames(header.stamp, late)
-    texts = [points_text(scene.objects)] * 2
-    with looking(scene, *texts, target_frame="base_link", transform_source=lambda node: frames, transform_timeout=20.0) as before:
-        overlays = before.it.listen(Image, f"{before.it.name}/overlay")
-        before.header = header
-        before.image()
-        before.info()
-        before.depth()
-        response = ask_point(before.it)
-        before.it.until(lambda: overlays, "the overlay")
-    assert response.outcome == Outcome(code=Outcome.OK)
-    assert response.affordances.header == Header(stamp=header.stamp, frame_id="base_link")
-    assert overlays[0].header == header, "the image is the camera's"
-    for thing, point in zip(scene.objects, response.affordances.points, strict=True):
-        # Forward is x, right is -y, down is -z there.
-        x, y, z = np.array(position(point)) - (1.0, 2.0, 3.0)
-        assert error(scene, thing, (-y, -z, x)) < 0.01
-    assert frames.closed
-
-
-def test_without_the_transform_positions_stay_in_the_optical_frame_and_say_so(scene: Scene) -> None:
-    frames = Frames(Time(sec=1))
-    with looking(scene, points_text(scene.objects), target_frame="base_link", transform_source=lambda node: frames) as before:
-        before.image()
-        before.info()
-        before.depth()
-        response = ask_point(before.it)
-    assert response.outcome.code == Outcome.OK
-    assert (
-        "in the frame 'camera_optical', not in target_frame 'base_link': camera_optical was not there" in response.outcome.message
-    )
-    assert response.affordances.header == before.header
-    assert error(scene, scene.objects[0], position(response.affordances.points[0])) < 0.01
-
-
-def test_without_tf2_ros_positions_stay_in_the_optical_frame_and_say_so(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tf2_ros", None)
-    with looking(scene, points_text(scene.objects), target_frame="base_link") as before:
-        before.image()
-        before.info()
-        before.depth()
-        response = ask_point(before.it)
-    assert "not in target_frame 'base_link': tf2_ros cannot be imported" in response.affordances.position_note
-    assert response.affordances.header == before.header
-    assert error(scene, scene.objects[0], position(response.affordances.points[0])) < 0.01
-
-
-def test_a_transform_turns_as_opencv_does_and_then_shifts() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        axis, angle = rng.normal(size=3), rng.uniform(0, 3)
-        axis /= np.linalg.norm(axis)
-        quaternion = (*(axis * math.sin(angle / 2)), math.cos(angle / 2))
-        points, shift = rng.normal(size=(5, 3)), rng.normal(size=3)
-        expected = points @ cv2.Rodrigues(axis * angle)[0].T + shift
-        assert np.allclose(Transform(quaternion, tuple(shift)).apply(points), expected)
-
-
-def test_the_real_tf2_gives_the_transform_at_the_images_time(scene: Scene) -> None:
-    """The frame moves: the transform of the image's moment counts, not the latest."""
-    pytest.importorskip("tf2_ros")
-    from geometry_msgs.msg import TransformStamped
-    from tf2_msgs.msg import TFMessage
-
-    with looking(scene, points_text(scene.objects), target_frame="base_link", transform_timeout=20.0) as before:
-        publisher = before.it.client.create_publisher(TFMessage, "/tf", 10)
-        before.it.until(publisher.get_subscription_count, "tf2's subscription")
-        for later in (-1, 0, 1):
-            transform = TransformStamped(header=Header(frame_id="base_link"), child_frame_id="camera_optical")
-            transform.header.stamp = Time(sec=before.header.stamp.sec + later, nanosec=before.header.stamp.nanosec)
-            transform.transform.translation.x = 10.0 + later
-            publisher.publish(TFMessage(transforms=[transform]))
-        before.image()
-        before.info()
-        before.depth()
-        response = ask_point(before.it)
-    assert response.affordances.header.frame_id == "base_link"
-    x, y, z = position(response.affordances.points[0])
-    assert error(scene, scene.objects[0], (x - 10.0, y, z)) < 0.01
 
 
 def test_answers_lie_within_a_centimetre_of_the_true_surface_at_a_metre() -> None:

@@ -6,13 +6,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from depth_rig import Before, in_model, lens_of, looking, points_text, position
 from geometry_msgs.msg import PoseArray
 from nav_msgs.msg import Path
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros_rig import Rig, now, scripted
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
-from test_ros_positions import Before, in_model, lens_of, looking, points_text, position
 from visualization_msgs.msg import Marker, MarkerArray
 
 from robobrain_ros.core import overlay

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from depth_rig import Before, all_invalid, ask_point, in_model, lens_of, looking, points_text
 from fakes import Script
 from geometry_msgs.msg import PoseArray
 from lifecycle_msgs.msg import Transition
@@ -12,7 +13,6 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros_rig import LIMIT, Rig, image_message, now, scripted
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
-from test_ros_positions import Before, all_invalid, ask_point, in_model, lens_of, looking, points_text
 from visualization_msgs.msg import Marker, MarkerArray
 
 from robobrain_ros.core.overlay import PALETTE

@@ -1,0 +1,113 @@
+"""Faults of a remote server: each fault of a request is an outcome."""
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from openai_server import serving, sse
+from remote_rig import (
+    KEY,
+    ask,
+    drop,
+    end_early,
+    endless_line,
+    error_in_stream,
+    fault,
+    html,
+    html_error,
+    no_json_in_stream,
+    other_form,
+    question,
+    redirect,
+    refusing,
+    run,
+    started,
+    text,
+)
+
+from robobrain_ros.engine.base import Constraint
+from robobrain_ros.errors import (
+    BadRequestError,
+    BusyError,
+    EngineFailedError,
+    RoboBrainError,
+)
+
+
+@pytest.mark.parametrize(
+    ("chat", "kind", "said"),
+    [
+        (refusing(400, "the prompt is too long"), BadRequestError, "rejects the request: the prompt is too long"),
+        (refusing(401), EngineFailedError, "rejects the key (401). Check engine.key_file"),
+        (refusing(403), EngineFailedError, "rejects the key (403)"),
+        (refusing(404), EngineFailedError, "no model 'RoboBrain2.0-test'"),
+        (refusing(429), BusyError, "too many requests"),
+        (refusing(500), EngineFailedError, "failed (500"),
+        (html_error, EngineFailedError, "failed (502: Bad gateway"),
+        (html, EngineFailedError, "answers with text/html instead of text/event-stream"),
+        (redirect, EngineFailedError, "redirects to https://elsewhere.invalid (307)"),
+        (drop, EngineFailedError, "closed the connection"),
+        (end_early, EngineFailedError, "ended its answer early"),
+        (endless_line, EngineFailedError, "has no end"),
+        (error_in_stream, EngineFailedError, "ended its answer with an error: burnt ***"),
+        (no_json_in_stream, EngineFailedError, "what is not JSON"),
+        (other_form, EngineFailedError, "ended its answer early"),
+    ],
+)
+def test_each_fault_of_a_request_is_an_outcome(
+    chat: Any, kind: type[RoboBrainError], said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    file = tmp_path / "key"
+    file.write_text(f"{KEY}\n")
+
+    async def work() -> None:
+        async with serving(key=KEY) as server, started(server.url, key_file=str(file)) as engine:
+            server.chat = chat
+            found = await fault(ask(engine))
+            assert type(found) is kind
+            assert said in found.message
+            server.chat = None
+            end = time.monotonic() + 30
+            while engine.health().state != "ready":
+                assert time.monotonic() < end, "the server does not count as well again"
+                await asyncio.sleep(0.02)
+            assert text(await ask(engine, question("b"))) == "[(10, 20)]"
+
+    run(work())
+    assert KEY not in caplog.text
+
+
+async def error_at_once(request: web.Request) -> web.StreamResponse:
+    """As of vLLM where xgrammar cannot compile the form."""
+    response = await sse(request)
+    await response.write(b'data: {"error": {"message": "Internal server error", "code": 500}}\n\n')
+    return response
+
+
+@pytest.mark.parametrize(
+    ("chat", "form", "hinted"),
+    [
+        (error_at_once, True, True),
+        (refusing(500), True, True),
+        (error_at_once, False, False),
+        (end_early, True, False),
+        (refusing(401), True, False),
+        (refusing(429), True, False),
+    ],
+)
+def test_a_server_that_fails_on_a_form_may_need_another_backend(chat: Any, form: bool, hinted: bool) -> None:
+    """It does not say so itself."""
+
+    async def work() -> None:
+        async with serving() as server, started(server.url) as engine:
+            server.chat = chat
+            constraint = Constraint(regex="[0-9]") if form else None
+            found = await fault(ask(engine, question(constraint=constraint)))
+            assert ('--structured-outputs-config \'{"backend": "guidance"' in found.message) is hinted
+
+    run(work())

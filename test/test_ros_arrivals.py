@@ -1,0 +1,82 @@
+"""Statistics of arriving images: rate, losses, and steps of the camera's clock."""
+
+import random
+from itertools import accumulate
+
+import pytest
+
+from robobrain_ros.ros.cameras.arrivals import ArrivalStatistics
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.85])
+def test_lost_images_are_counted_however_many_they_are(share: float) -> None:
+    """By the gaps between stamps that jitter by a fifth of the period."""
+    dice = random.Random(1)
+    sent = [1000.0 + number / 30 + dice.uniform(-0.1, 0.1) / 30 for number in range(1000)]
+    come = [stamp for stamp in sent if dice.random() >= share]
+    statistics = ArrivalStatistics()
+    for stamp in come:
+        statistics.add(stamp, stamp)
+    lost = len(sent) - len(come)
+    assert statistics.received == len(come)
+    assert statistics.lost == pytest.approx(lost, rel=0.1) if lost else statistics.lost == 0
+    assert statistics.lost_recent == pytest.approx(share, abs=0.1)
+    assert statistics.rate(come[-1]) == pytest.approx(30 * (1 - share), rel=0.5)
+
+
+def test_a_camera_that_becomes_slower_or_quicker_has_lost_nothing() -> None:
+    """As with a longer exposure in the dark."""
+    statistics, stamp = ArrivalStatistics(), 1000.0
+    for period in [1 / 30] * 100 + [1 / 10] * 100 + [1 / 30] * 100:
+        stamp += period
+        statistics.add(stamp, stamp)
+        assert statistics.received
+    assert statistics.lost < 35
+
+
+def test_what_has_no_stamps_has_no_losses() -> None:
+    statistics = ArrivalStatistics()
+    for number in range(100):
+        statistics.add(number / 30, 0.0, late=number >= 90)
+    assert (statistics.received, statistics.lost, statistics.late) == (100, 0, 10)
+    assert statistics.late_recent == 0.1
+
+
+DICE = random.Random(1)
+TICKS = [1000.0 + number / 10 for number in range(100)]
+NO_ONE_PERIOD = {
+    "two drivers": sorted([*TICKS, *[tick + 0.012 for tick in TICKS]]),
+    "two drivers at a whole part of the period": sorted([*TICKS, *[tick + 0.02 for tick in TICKS]]),
+    "bursts of three": [tick + late for tick in TICKS for late in (0.0, 0.005, 0.01)],
+    "bursts with jitter": [tick + late + DICE.uniform(0.0, 0.002) for tick in TICKS for late in (0.0, 0.005, 0.01)],
+    "bursts with random pauses": list(accumulate(gap for _ in range(40) for gap in (DICE.uniform(0.2, 3.0), 0.01, 0.01, 0.01))),
+    "jitter of 20 %": [tick + DICE.uniform(-0.02, 0.02) for tick in TICKS],
+    "jitter of 30 %": [tick + DICE.uniform(-0.03, 0.03) for tick in TICKS],
+    "a trigger at random": list(accumulate(DICE.expovariate(10.0) for _ in range(100))),
+    "a long exposure every second image": list(accumulate([1 / 30, 1 / 15] * 60)),
+    "a recording played twice": [*TICKS[:50], *TICKS[:50]],
+    "each image twice": sorted([*TICKS, *TICKS]),
+}
+
+
+@pytest.mark.parametrize("case", NO_ONE_PERIOD)
+@pytest.mark.parametrize("each", [1, 5, 10, 100])
+def test_without_one_period_no_image_counts_as_lost(case: str, each: int) -> None:
+    """However often the numbers are asked for."""
+    statistics = ArrivalStatistics()
+    for number, stamp in enumerate(NO_ONE_PERIOD[case]):
+        statistics.add(stamp, stamp)
+        if number % each == 0:
+            assert statistics.received == number + 1
+    assert statistics.lost_recent == 0.0
+    assert statistics.lost <= 0.05 * len(NO_ONE_PERIOD[case])
+
+
+@pytest.mark.parametrize("step", [3600.0, -3600.0, 3.0])
+def test_a_step_of_the_cameras_clock_is_no_loss(step: float) -> None:
+    """The stamps jump and the arrivals do not."""
+    statistics = ArrivalStatistics()
+    for number in range(200):
+        statistics.add(number / 30, 1e6 + number / 30 + (step if number >= 100 else 0.0))
+        assert statistics.received
+    assert statistics.lost == 0
