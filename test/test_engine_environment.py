@@ -57,13 +57,24 @@ def test_the_next_engine_gets_its_own_settings(environment: dict[str, str], log:
 def test_what_the_user_has_set_stays(environment: dict[str, str], log: ChildLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also through a second start."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    users = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "7", "PYTHONWARNINGS": "default"}
+    users = {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "7",
+        "PYTHONWARNINGS": "default",
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+    }
     environment |= users
     for _ in range(2):
         starting.set_environment(EngineOptions(), LOCAL, log)
         engine_environment.go_online()
     assert {name: environment[name] for name in users} == users
     assert constants.HF_HUB_OFFLINE
+
+
+def test_the_kernels_that_onednn_keeps_are_few(environment: dict[str, str], log: ChildLog) -> None:
+    """By default it keeps 1024, one for each shape, and a worker grows for thousands of requests."""
+    starting.set_environment(EngineOptions(), LOCAL, log)
+    assert environment["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "32"
 
 
 def test_only_a_quiet_engine_hides_warnings(environment: dict[str, str], log: ChildLog) -> None:
