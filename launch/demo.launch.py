@@ -18,28 +18,32 @@ SHARE = Path(get_package_share_directory("robobrain_ros"))
 
 ARGUMENTS = (
     DeclareLaunchArgument("namespace", default_value="", description="Namespace of the nodes and their topics."),
-    DeclareLaunchArgument("seed", default_value="12", description="Seed of the scene; the questions are about scene 12."),
-    DeclareLaunchArgument("moving", default_value="true", choices=["true", "false"], description="Whether the things move."),
+    DeclareLaunchArgument(
+        "seed",
+        default_value="12",
+        description="Seed of the scene. The standing queries of the default params_file ask about scene 12.",
+    ),
+    DeclareLaunchArgument("moving", default_value="true", choices=["true", "false"], description="Whether the objects move."),
     DeclareLaunchArgument("rate", default_value="10.0", description="Images per second."),
     DeclareLaunchArgument(
-        "model", default_value="", description="Checkpoint to look at the table with. Empty: the tabletop demo model."
+        "model", default_value="", description="Model: a preset, a folder or a name on the hub. Empty: the tabletop demo model."
     ),
     DeclareLaunchArgument(
         "params_file",
         default_value=str(SHARE / "config" / "demo.yaml"),
-        description="Parameter file of the node robobrain; the default one says what is asked again and again.",
+        description="Parameter file of the node robobrain. The default file sets the standing queries of the demo.",
     ),
     DeclareLaunchArgument(
         "transport_profile",
         default_value="large",
         description="Fast DDS profile of both nodes: large (shared memory with room for whole images; 128 MB of /dev/shm for "
-        "each process) or a file. Empty: the environment decides.",
+        "each process) or a file. Empty: as in the environment.",
     ),
     DeclareLaunchArgument(
         "use_sim_time",
         default_value="",
         choices=["", "true", "false"],
-        description="Take the time of both nodes from /clock (simulation). Empty: as in params_file; the camera: false.",
+        description="Use simulated time from /clock in both nodes. Empty: as in params_file for the node, false for the camera.",
     ),
     DeclareLaunchArgument(
         "log_level",
@@ -50,7 +54,7 @@ ARGUMENTS = (
     DeclareLaunchArgument(
         "fixed_frame", default_value="", description="Fixed frame of RViz, such as table. Empty: the camera's frame."
     ),
-    DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"], description="Start RViz, too."),
+    DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"], description="Also start RViz."),
 )
 
 

@@ -268,4 +268,4 @@ def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     for wrong in (["--scenes", "0"], ["--at-once", "0"], ["--scenes", "-1"]):
         with pytest.raises(SystemExit):
             parse_options(wrong)
-    assert "nothing to ask" in capsys.readouterr().err
+    assert "no questions" in capsys.readouterr().err

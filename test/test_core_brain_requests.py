@@ -135,7 +135,7 @@ async def test_an_engine_that_does_not_let_go_does_not_hold_the_caller() -> None
 
 @pytest.mark.parametrize("reason", ["error", ""])
 def test_an_answer_broken_off_is_no_answer(reason: str) -> None:
-    with pytest.raises(EngineFailedError, match="broke the answer off") as caught:
+    with pytest.raises(EngineFailedError, match="stopped the answer early") as caught:
         ask(ScriptedEngine([Script(["[(137, 116)]"], finish_reason=reason)]), query())
     assert caught.value.raw_text == "[(137, 116)]"
 

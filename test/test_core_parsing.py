@@ -154,13 +154,13 @@ def test_half_a_box_is_no_point(text: str) -> None:
 
 def test_a_single_point_answers_an_affordance_but_not_a_grounding() -> None:
     assert read(Task.AFFORDANCE, "[(600, 250)]").points == points((600, 250))
-    with pytest.raises(UnparsableAnswerError, match="a point where a box was asked for"):
+    with pytest.raises(UnparsableAnswerError, match="a point instead of a bounding box"):
         read(Task.GROUND, "[(600, 250)]")
 
 
 def test_a_box_answers_pointing_but_no_trajectory() -> None:
     assert read(Task.POINT, "[577, 224, 638, 310]").boxes == (Box(577, 224, 638, 310),)
-    with pytest.raises(UnparsableAnswerError, match="a box where waypoints were asked for"):
+    with pytest.raises(UnparsableAnswerError, match="a bounding box instead of waypoints"):
         read(Task.TRAJECTORY, "[577, 224, 638, 310]")
 
 
@@ -181,17 +181,17 @@ def test_a_box_answers_pointing_but_no_trajectory() -> None:
         ("[(x1, y1), (x2, y2)]", "no coordinates"),
         ("[(nan, inf)]", "no coordinates"),
         ("[(376", "before the first coordinate is complete"),
-        ("[(376, 309), (332, b)]", "broken coordinate"),
-        ("[(376, 309), (332)]", "broken coordinate"),
-        ("[(376, 309), 332, 357]", "broken coordinate"),
-        ("[(376, 309), (1, 2, 3, 4, 5)]", "broken coordinate"),
-        ('[{"point_2d": [376, 309]}, {"point_2d": null}]', "broken coordinate"),
+        ("[(376, 309), (332, b)]", "malformed"),
+        ("[(376, 309), (332)]", "malformed"),
+        ("[(376, 309), 332, 357]", "malformed"),
+        ("[(376, 309), (1, 2, 3, 4, 5)]", "malformed"),
+        ('[{"point_2d": [376, 309]}, {"point_2d": null}]', "malformed"),
         ("[1, 2, 3, 4, 5, 6]", "list of 6 numbers"),
-        ("[(" + "1" * 5000 + ", 5)]", "no bounds"),
-        ("[(0." + "1" * 5000 + ", 5)]", "no bounds"),
-        ("[(1e99, 5)]", "no bounds"),
-        ("[(1e999, 5)]", "no bounds"),
-        ("[(" + "1" * 5000, "no bounds"),
+        ("[(" + "1" * 5000 + ", 5)]", "too long or too large"),
+        ("[(0." + "1" * 5000 + ", 5)]", "too long or too large"),
+        ("[(1e99, 5)]", "too long or too large"),
+        ("[(1e999, 5)]", "too long or too large"),
+        ("[(" + "1" * 5000, "too long or too large"),
         ("[" * 40 + "1, 2" + "]" * 40, "nested"),
     ],
 )

@@ -146,9 +146,9 @@ def test_depth_of_another_size_is_read_where_the_pixel_looks(u: float, v: float,
 
 def test_depth_of_other_proportions_is_another_view() -> None:
     for size in ((640, 360), (480, 640)):
-        with pytest.raises(GeometryError, match="other proportions"):
+        with pytest.raises(GeometryError, match="aspect ratios differ"):
             lift_points(CAMERA, DepthImage(flat(1.0, *size)), [Point(1, 1)])
-    with pytest.raises(GeometryError, match="other proportions"):
+    with pytest.raises(GeometryError, match="aspect ratios differ"):
         lift_boxes(CAMERA, DepthImage(flat(1.0, 640, 360)), [Box(1, 1, 2, 2)])
 
 

@@ -160,5 +160,5 @@ def test_a_node_of_another_name_is_named(capfd: pytest.CaptureFixture[str]) -> N
             wait_for_node(client, 0.5)
         client.destroy_node()
     assert it.name in ended.value.message
-    assert "Name one with --robobrain." in ended.value.message
+    assert "Choose one with --robobrain." in ended.value.message
     assert it.name in capfd.readouterr().err

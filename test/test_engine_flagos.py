@@ -142,7 +142,7 @@ def test_failing_operators_are_left_out_one_by_one(tmp_path: Path, model: Path) 
     Which comes first is vLLM's: some versions choose a token while they start, others not before the first steps.
     """
     last_words = (
-        "argmax failed (its process ended in it). PyTorch's own operator replaces embedding, argmax",
+        "argmax failed (its process died while it ran). PyTorch's own operator replaces embedding, argmax",
         "embedding failed (RuntimeError: Triton cannot compile embedding). PyTorch's own operator replaces argmax, embedding",
     )
     with behaving({"embedding": "raise", "argmax": "crash"}, tmp_path, model) as running:
@@ -167,7 +167,7 @@ def test_an_operator_that_lets_forbidden_tokens_through_is_found_and_left_out(tm
         registered = running.info.details["flagos_registered"].split(", ")
         assert registered == [name for name in OPERATORS if name != "argmax"]
         warning = running.engine.health().warning
-        assert "FlagGems' operator argmax failed (it could not complete the first answers)" in warning
+        assert "FlagGems' operator argmax failed (the engine could not complete the first answers)" in warning
         assert running.ask(form=r"\[\[1, 2\]\]") == "[[1, 2]]"
 
         # Once it has come in all the same, a request that cannot be answered has the engine built again, without any.
@@ -185,7 +185,7 @@ def test_an_operator_that_is_wrong_once_is_no_accident(tmp_path: Path, model: Pa
     not show any more, so that none is used."""
     with behaving({"argmax": "next at 17"}, tmp_path, model) as running:
         assert not running.info.flagos_active
-        assert "the engine failed with it (it could not complete the first answers)" in running.engine.health().warning
+        assert "the engine failed with it (the engine could not complete the first answers)" in running.engine.health().warning
         assert running.ask(form=r"\[\[1, 2\]\]") == "[[1, 2]]"
 
 
@@ -267,7 +267,7 @@ ledger.watched("mm", lambda: os.kill(os.getpid(), 9))()
     subprocess.run([sys.executable, "-c", script], check=False, timeout=ANSWER)
     reader = LedgerReader(tmp_path)
     assert reader.called() == ("mm", "silu")
-    assert reader.failure() == Failure("mm", "its process ended in it")
+    assert reader.failure() == Failure("mm", "its process died while it ran")
 
 
 def test_an_exception_is_remembered_and_passed_on(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_after_three_failures_or_an_unnamed_one_none_is_used(
     recovery.remember(str(model), Failure("cat", "it broke"))
     choice = choose(model, mode="on")
     assert choice.operators is Operators.NATIVE
-    assert "FlagGems is not used any more, because cat failed with it (it broke)" in choice.warning
+    assert "FlagGems is disabled, because cat failed with it (it broke)" in choice.warning
     failures.clear()
     recovery.remember(str(model), Failure("", "its process died"))
     assert choose(model, mode="on").operators is Operators.NATIVE

@@ -117,7 +117,7 @@ def test_where_its_operators_fail_the_platform_runs_native_ones(tmp_path: Path, 
     (said,) = run(tmp_path, ASK, str(model), flag_gems={"embedding": "raise"})
     assert (said["flagos_platform"], said["active"], said["called"]) == ("fl", False, [])
     assert said["flagos"] == "Native operators, after failures with FlagGems."
-    assert said["warning"].startswith("FlagGems is not used any more, because the engine failed with it")
+    assert said["warning"].startswith("FlagGems is disabled, because the engine failed with it")
     assert said["tokens"] == 8
 
 
@@ -162,8 +162,8 @@ def test_what_was_measured_on_its_platform_is_used_there(tmp_path: Path, model: 
     [
         ("raise", {}, "ModuleNotFoundError: No module named 'flagcx'"),
         ("old", {}, "ImportError: cannot import name 'SparseWeightPatch' from 'vllm'"),
-        ("nothing", {}, "it finds no chip of its own here"),
-        ("", {"VLLM_PLUGINS": "others"}, "VLLM_PLUGINS = 'others' in the environment leaves it out"),
+        ("nothing", {}, "it found no chip that it supports"),
+        ("", {"VLLM_PLUGINS": "others"}, "VLLM_PLUGINS = 'others' in the environment does not include it"),
     ],
 )
 def test_where_vllm_passes_it_over_it_is_said_why(

@@ -52,9 +52,9 @@ from robobrain_ros.errors import (
         (redirect, EngineFailedError, "redirects to https://elsewhere.invalid (307)"),
         (drop, EngineFailedError, "closed the connection"),
         (end_early, EngineFailedError, "ended its answer early"),
-        (endless_line, EngineFailedError, "has no end"),
+        (endless_line, EngineFailedError, "does not end"),
         (error_in_stream, EngineFailedError, "ended its answer with an error: burnt ***"),
-        (no_json_in_stream, EngineFailedError, "what is not JSON"),
+        (no_json_in_stream, EngineFailedError, "text that is not JSON"),
         (other_form, EngineFailedError, "ended its answer early"),
     ],
 )

@@ -124,7 +124,7 @@ def test_the_openai_client(served: Served) -> None:
     ) as stream:
         assert "".join(chunk.choices[0].delta.content or "" for chunk in stream)
     wrong = openai.OpenAI(base_url=served.state.address, api_key="wrong", max_retries=0, timeout=60.0)
-    with pytest.raises(openai.AuthenticationError, match="asks for a key"):
+    with pytest.raises(openai.AuthenticationError, match="requires a key"):
         wrong.models.list()
 
 
@@ -259,7 +259,7 @@ def test_http_goes_behind_whatever_it_asks_for(served: Served, monkeypatch: pyte
     assert seen == [HTTP_PRIORITY] * 4 + [0]
     status, answer = served.chat(n=3, temperature=1)
     assert status == 400
-    assert "at most 2 answers" in str(answer)
+    assert "at most 2 are allowed" in str(answer)
 
 
 def test_more_than_so_many_at_once_get_429(served: Served) -> None:

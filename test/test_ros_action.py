@@ -269,4 +269,4 @@ def test_a_context_is_for_plans_alone() -> None:
         outcome = it.answer(send_goal(it, "point", "the mug", context=PlanContext(max_steps=3)).get_result_async())
         assert not engine.generations
     assert (outcome.status, outcome.result.outcome.code) == (GoalStatus.STATUS_ABORTED, Outcome.BAD_REQUEST)
-    assert "context is given, but the task point takes none" in outcome.result.outcome.message
+    assert "context is set, but the task point does not use it" in outcome.result.outcome.message

@@ -139,7 +139,7 @@ def test_when_simulated_time_jumps_back_nothing_of_the_time_before_remains(scene
         show(before, 39.95, whole=False)
         without = ask_point(before.it)
         assert without.outcome.code == Outcome.OK
-        assert "No depth image has come" in without.outcome.message
+        assert "No depth image has arrived" in without.outcome.message
         assert seconds_of(without.affordances.header) == pytest.approx(39.95)
         assert np.isnan(position(without.affordances.points[0])).all()
 
@@ -275,7 +275,7 @@ def test_a_bag_in_a_loop_without_a_clock_begins_anew(scene: Scene, tf2: None) ->
         second = ask_point(before.it)
         assert before.it.node.cameras["camera"].statistics.lost == 0
         assert before.it.node.cameras["other"].newest is not None
-    assert "No depth image has come" in without.outcome.message
+    assert "No depth image has arrived" in without.outcome.message
     assert second.affordances.header == Header(stamp=stamp(40.1), frame_id="base_link")
 
 
@@ -332,11 +332,11 @@ def test_diagnostics_report_jumps_and_a_simulation_without_a_clock() -> None:
             parts = [part for message in heard for part in message.status if part.name.endswith("robobrain: clock")]
             return next((part for part in parts if words in part.message), None)
 
-        missing = it.until(lambda: status("no time came on /clock"), "the missing clock")
+        missing = it.until(lambda: status("no message has arrived on /clock"), "the missing clock")
         it.show(image_message())
         refused = it.call(Ask, "ask", Ask.Request(question="What is there?")).outcome
         assert refused.code == Outcome.STALE_IMAGE
-        assert "Simulated time has not started: use_sim_time is set and nothing came on /clock." in refused.message
+        assert "Simulated time has not started: use_sim_time is true, but no message has arrived on /clock." in refused.message
         simulation = Simulation(it)
         simulation.tick(100.0)
         simulation.tick(40.0)

@@ -38,7 +38,10 @@ def test_help_tells_how_to_name_a_model() -> None:
         (["--ros-args", "--params-file", "/nowhere.yaml"], "/nowhere.yaml"),
         (["--ros-args", "--log-level", "loud"], "log level"),
         (["--ros-args", "-r", "__ns:=no-namespace"], "__ns:=no-namespace"),
-        (["--ros-args", "-p", "request_timeout:=5"], "expecting type 'DOUBLE'. Write it with a point, as in 1.0."),
+        (
+            ["--ros-args", "-p", "request_timeout:=5"],
+            "expecting type 'DOUBLE'. Write the number with a decimal point, as in 1.0.",
+        ),
         (
             ["--ros-args", "-p", "engine.dtype:=int3"],
             "wrong: engine.dtype is 'int3'; it must be one of auto, bfloat16",
@@ -59,7 +62,7 @@ def test_misspelt_parameters_are_told(capfd: pytest.CaptureFixture[str]) -> None
     with rig(autostart=False, **given) as it:
         it.node.trigger_configure()
     said = capfd.readouterr().err
-    assert "This node has no such parameters, they change nothing: engine.modle." in said
+    assert "The node has no such parameters and ignores them: engine.modle." in said
 
 
 def test_a_second_interruption_ends_at_once_and_an_echo_of_the_first_does_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,7 +147,7 @@ def test_parameter_services_answer_what_rclpy_raises(monkeypatch: pytest.MonkeyP
         assert [result.successful for result in it.call(SetParameters, "set_parameters", both).results] == [True, False]
         unknown = ParameterMessage(name="max_tokenz", value=good.value)
         (result,) = it.call(SetParameters, "set_parameters", SetParameters.Request(parameters=[unknown])).results
-        assert result.reason == "This node has no parameter 'max_tokenz'."
+        assert result.reason == "The node has no parameter 'max_tokenz'."
         request = SetParametersAtomically.Request(parameters=[absurd])
         assert not it.call(SetParametersAtomically, "set_parameters_atomically", request).result.successful
         with monkeypatch.context() as broken:
@@ -258,13 +258,14 @@ def test_a_second_node_of_the_same_name_is_named_in_log_and_diagnostics(capfd: p
         it.until(lambda: (found := status_of(messages, it, "node")) and found.level == DiagnosticStatus.OK, "a single node")
         with rig(autostart=False, namespace="/twins"):
             status = it.until(
-                lambda: (found := status_of(messages, it, "node")) and "2 nodes are called" in found.message and found, "the twin"
+                lambda: (found := status_of(messages, it, "node")) and "2 nodes have the name" in found.message and found,
+                "the twin",
             )
         gc.collect()  # A lifecycle node keeps its DDS participant until it is garbage.
         it.until(lambda: (found := status_of(messages, it, "node")) and found.level == DiagnosticStatus.OK, "a single node")
     assert status.level == DiagnosticStatus.WARN
     assert value_of(status, "nodes_of_this_name") == "2"
-    assert "2 nodes are called /twins/robobrain" in capfd.readouterr().err
+    assert "2 nodes have the name /twins/robobrain" in capfd.readouterr().err
 
 
 PROGRAM = [sys.executable, "-c", "from robobrain_ros.cli.robobrain import main; main()", "--ros-args"]

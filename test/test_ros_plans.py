@@ -146,7 +146,7 @@ def test_robots_of_the_file_are_those_of_requests_and_standing_queries_that_name
     most = [generation.constraint.json_schema for generation in engine.generations if generation.constraint]
     assert [('"maxItems": 16' in schema, '"maxItems": 3' in schema) for schema in most[:2]] == [(True, False), (False, True)]
     assert elsewhere.outcome.code == Outcome.BAD_REQUEST
-    assert elsewhere.outcome.message.endswith("(These robots are those of parameter robots_file.)")
+    assert elsewhere.outcome.message.endswith("(The robots come from parameter robots_file.)")
 
 
 def test_a_wrong_file_of_robots_keeps_the_node_unconfigured(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

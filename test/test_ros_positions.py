@@ -1,6 +1,7 @@
 """Answers in metres over DDS: right where depth and lens belong to the image, and NaN with a sentence of its own otherwise."""
 
 import asyncio
+import math
 from typing import Any
 
 import numpy as np
@@ -169,7 +170,7 @@ def test_asked_about_is_the_newest_image_that_has_depth(scene: Scene, monkeypatc
     assert response.affordances.header == whole
     assert error(scene, scene.objects[0], position(response.affordances.points[0])) < 0.01
     assert without_depth.affordances.header == before.header
-    assert "No depth image of the image's moment" in without_depth.outcome.message
+    assert "No depth image with the image's stamp" in without_depth.outcome.message
 
 
 def test_an_image_with_depth_that_is_too_old_is_not_asked_about(scene: Scene) -> None:
@@ -277,9 +278,9 @@ def test_an_image_in_a_body_frame_is_named_once(scene: Scene, capfd: pytest.Capt
             before.image()
             before.info(frame="camera_link")
             before.depth(frame="camera_link")
-            status = camera_status(before.it, "are in the frame 'camera_link', which is named as a body")
+            status = camera_status(before.it, "The frame 'camera_link' of the images")
         assert status.level == status.WARN
-    assert capfd.readouterr().err.count("are in the frame 'camera_link'") == 1
+    assert capfd.readouterr().err.count("The frame 'camera_link'") == 1
 
 
 @pytest.mark.parametrize(
@@ -325,7 +326,7 @@ def test_the_models_own_depth_gives_positions_without_a_depth_camera(scene: Scen
         without = before.it.call(PredictTrajectory, "trajectory", request)
         before.info()
         with_info = before.it.call(PredictTrajectory, "trajectory", request)
-    assert "No camera_info has come" in without.trajectory.position_note
+    assert "No camera_info has arrived" in without.trajectory.position_note
     assert np.isnan(position(without.trajectory.waypoints[0])).all()
     assert with_info.outcome == Outcome(code=Outcome.OK)
     for waypoint, depth in zip(with_info.trajectory.waypoints, (0.8, 0.9), strict=True):

@@ -99,7 +99,7 @@ def test_a_node_without_a_model_says_how_to_name_one(
             return "engine.model:=" in said
 
         it.until(heard, "the sentence")
-    assert "Cannot configure: No model is named" in said
+    assert "Cannot configure: engine.model is empty" in said
 
 
 HANGS = """

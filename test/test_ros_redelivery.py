@@ -58,4 +58,4 @@ def test_a_client_that_never_comes_costs_one_response_and_a_log_line(
         assert it.node.faults.lost_responses == 1
         assert not it.node.redelivery.waiting
     assert after.outcome.code == Outcome.OK
-    assert "its client cannot be reached" in capfd.readouterr().err
+    assert "its client is unreachable" in capfd.readouterr().err

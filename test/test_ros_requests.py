@@ -64,13 +64,13 @@ def test_each_task_answers_on_its_service() -> None:
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        ({"camera": "wrist"}, "known are: camera"),
+        ({"camera": "wrist"}, "The cameras are: camera"),
         ({"think": 7}, "THINK_ON"),
         ({"timeout": math.nan}, "timeout"),
         ({"timeout": -1.0}, "timeout"),
         ({"timeout": math.inf}, "timeout"),
         ({"images": [image_message(), image_message()]}, "exactly one"),
-        ({"camera": "camara"}, "Is 'camera' meant?"),
+        ({"camera": "camara"}, "Did you mean 'camera'?"),
         ({"cameras": ["camera", "wrist"]}, "There is no camera 'wrist'"),
         ({"cameras": ["camera", "camera"]}, "twice"),
         ({"cameras": ["camera", ""]}, "empty"),
@@ -189,7 +189,7 @@ def test_images_of_the_request_need_no_camera_and_give_their_header() -> None:
     assert (found.affordances.header, found.affordances.camera) == (first.header, "")
     assert (asked.outcome.code, asked.answer.text) == (Outcome.OK, "Two images.")
     assert none.outcome.code == Outcome.NO_IMAGE
-    assert "nothing publishes there" in none.outcome.message
+    assert "Publishers: none" in none.outcome.message
 
 
 def test_an_old_image_is_refused_and_so_is_one_from_the_future() -> None:

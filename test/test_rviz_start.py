@@ -63,7 +63,7 @@ def test_without_an_image_it_starts_all_the_same(prefix: Path) -> None:
     process = start(prefix, "--image-topic", "/nobody/publishes/here", "--wait", "0.2")
     output, errors = process.communicate(timeout=LIMIT)
     assert output.strip() == "rviz2"
-    assert "No image with a frame came on /nobody/publishes/here" in errors
+    assert "No image with a frame_id arrived on /nobody/publishes/here" in errors
 
 
 def test_the_demo_camera_stands_on_the_table() -> None:

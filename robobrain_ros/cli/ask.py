@@ -50,9 +50,9 @@ WRONG_USAGE, NOT_SAVED, INTERRUPTED = 2, 5, 130
 MEANINGS = {
     0: "the answer is printed",
     1: "the model reports that the object is not in the image",
-    WRONG_USAGE: "wrong usage; change the request",
-    3: "the node or the image is not available now, or there is no such node; try again",
-    4: "the image, the model or the engine is at fault",
+    WRONG_USAGE: "wrong usage, or the request is invalid; change it",
+    3: "the node or the image is unavailable, or no such node is running; retry later",
+    4: "the image, the model's answer or the engine is faulty",
     NOT_SAVED: "the answer is printed, but the image was not saved",
     INTERRUPTED: "interrupted",
 }
@@ -171,14 +171,16 @@ def _reject(sentence: str) -> NoReturn:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Ask RoboBrain one question: a running node about what its camera sees, or about an image file.",
+        description="Ask RoboBrain one question about the camera image of a running node, or about an image file.",
         epilog=_epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("task", choices=[task.value for task in Task], help="the task")
     parser.add_argument("text", help='the instruction or question, such as "the red mug"')
     parser.add_argument(
-        "--think", action=argparse.BooleanOptionalAction, help="think first, or not; by default as the node's parameter think"
+        "--think",
+        action=argparse.BooleanOptionalAction,
+        help="think before the answer, or not (default: the node's parameter think)",
     )
     parser.add_argument(
         "--timeout",
@@ -191,17 +193,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--save", type=Path, metavar="FILE", help="save the image with the answer drawn on it (.png, .jpg, ...)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, whatever the outcome")
     _add_plan_arguments(parser.add_argument_group("context for the task plan"))
-    node = parser.add_argument_group("asking a node")
-    node.add_argument("--node", default=None, metavar="NAME", help="its name, such as /left_arm/robobrain (default: robobrain)")
+    node = parser.add_argument_group("ask a node")
     node.add_argument(
-        "--camera", action="append", metavar="NAME", help="one of its cameras (default: the first); repeat it for ask and plan"
+        "--node", default=None, metavar="NAME", help="name of the node, such as /left_arm/robobrain (default: robobrain)"
     )
-    file = parser.add_argument_group("asking about an image file, without ROS")
-    file.add_argument("--image", action="append", type=Path, metavar="FILE", help="the file; repeat it for ask and plan")
+    node.add_argument(
+        "--camera",
+        action="append",
+        metavar="NAME",
+        help="camera of the node (default: the first one); repeatable for the tasks ask and plan",
+    )
+    file = parser.add_argument_group("ask about an image file, without ROS")
+    file.add_argument(
+        "--image", action="append", type=Path, metavar="FILE", help="image file; repeatable for the tasks ask and plan"
+    )
     file.add_argument(
         "--model",
         default="",
-        help="a folder, a name on the hub, or a preset such as robobrain2.0-7b (default: the tabletop demo model)",
+        help="model: a folder, a name on the hub, or a preset such as robobrain2.0-7b (default: the tabletop demo model)",
     )
     file.add_argument(
         "--url", action="append", default=[], metavar="URL",
@@ -209,7 +218,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     file.add_argument(
         "--engine", action="append", type=_engine_option, default=[], metavar="NAME=VALUE",
-        help="an engine option of docs/reference/parameters.md, without engine.: gpu_memory_utilization=0.6",
+        help="engine option without the prefix engine., such as gpu_memory_utilization=0.6 (docs/reference/parameters.md)",
     )  # fmt: skip
     return parser
 

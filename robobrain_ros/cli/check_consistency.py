@@ -32,7 +32,9 @@ async def fill(column: Column, brain: Brain, benchmarks: Sequence[Benchmark], op
     """Ask one engine everything."""
     for think in {"no": [False], "yes": [True], "both": [False, True]}[options.think]:
         if think and not brain.profile.can_think:
-            _messages.report(f"{brain.profile.family} was not trained to think: its questions with thinking are skipped.")
+            _messages.report(
+                f"This {brain.profile.family} checkpoint was not trained to think. The questions with thinking are skipped."
+            )
             continue
         if options.scenes:
             questions = exam(range(FIRST_SEED, FIRST_SEED + options.scenes), [(640, 480)], list(GROUPS))
@@ -101,7 +103,7 @@ def _read_all(options: argparse.Namespace) -> list[Benchmark]:
     for name, folder in options.benchmark:
         benchmark = read_benchmark(Path(folder).expanduser(), name)
         for kind, count in benchmark.skipped.items():
-            _messages.report(f"{benchmark.name}: {count} questions are left out ({kind}).")
+            _messages.report(f"{benchmark.name}: {count} questions are skipped ({kind}).")
         items = benchmark.items[: options.limit] if options.limit else benchmark.items
         benchmarks.append(Benchmark(benchmark.name, items, benchmark.skipped))
     return benchmarks
@@ -110,28 +112,42 @@ def _read_all(options: argparse.Namespace) -> list[Benchmark]:
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="check_consistency", description="Ask a model the same with native operators and with FlagGems', and compare."
+        prog="check_consistency", description="Compare the answers of a model with native operators and with FlagGems operators."
     )
     parser.add_argument(
-        "--model", default=str(DEMO_MODEL), help="a folder, or a name on the hub (default: the tabletop demo model)"
+        "--model", default=str(DEMO_MODEL), help="model: a folder, or a name on the hub (default: the tabletop demo model)"
     )
     parser.add_argument(
-        "--benchmark", type=_named_folder, action="append", default=[], metavar="[NAME=]FOLDER", help="can be given several times"
+        "--benchmark",
+        type=_named_folder,
+        action="append",
+        default=[],
+        metavar="[NAME=]FOLDER",
+        help="folder of a benchmark; repeatable",
     )
-    parser.add_argument("--scenes", type=_count, default=50, help="tabletop scenes; 0: none (default: %(default)s)")
-    parser.add_argument("--limit", type=_count, default=0, help="questions of each benchmark (default: all)")
-    parser.add_argument("--think", choices=("no", "yes", "both"), default="no", help="before answering (default: no)")
-    parser.add_argument("--mode", choices=("auto", "on"), default="auto", help="flagos.mode of the second column (default: auto)")
+    parser.add_argument("--scenes", type=_count, default=50, help="number of tabletop scenes; 0: none (default: %(default)s)")
+    parser.add_argument("--limit", type=_count, default=0, help="number of questions of each benchmark (default: all)")
+    parser.add_argument(
+        "--think", choices=("no", "yes", "both"), default="no", help="let the model think before it answers (default: no)"
+    )
+    parser.add_argument(
+        "--mode", choices=("auto", "on"), default="auto", help="flagos.mode of the run with FlagGems (default: auto)"
+    )
     parser.add_argument("--include", nargs="+", default=[], metavar="OPERATOR", help="flagos.include")
     parser.add_argument("--exclude", nargs="+", default=[], metavar="OPERATOR", help="flagos.exclude")
-    parser.add_argument("--at-once", type=_count, default=16, help="requests at the same time (default: %(default)s)")
+    parser.add_argument("--at-once", type=_count, default=16, help="number of requests at the same time (default: %(default)s)")
     parser.add_argument(
-        "--engine", type=engine_option, action="append", default=[], metavar="NAME=VALUE", help="an engine's option"
+        "--engine",
+        type=engine_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="engine option, such as gpu_memory_utilization=0.6; repeatable",
     )
-    parser.add_argument("--json", type=Path, help="file to write everything to")
+    parser.add_argument("--json", type=Path, help="JSON file for all questions and results")
     options = parser.parse_args(arguments)
     if not options.scenes and not options.benchmark:
-        parser.error("there is nothing to ask: --scenes is 0, and no --benchmark is given")
+        parser.error("there are no questions: --scenes is 0, and --benchmark is missing")
     if not options.at_once:
         parser.error("--at-once must be at least 1")
     return options
@@ -144,7 +160,7 @@ def _named_folder(text: str) -> tuple[str, str]:
 
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
     return int(text)
 
 

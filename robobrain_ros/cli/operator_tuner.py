@@ -135,10 +135,13 @@ class Tuner:
         ]
         steady = [not fault for fault in faults]
         if not any(steady):
-            raise EngineFailedError("Native operators do not give the same answer twice here; nothing can be compared with them.")
+            raise EngineFailedError(
+                "Native operators do not give the same answer twice on this machine. FlagGems cannot be compared with them."
+            )
         if not all(steady):
             self._say(
-                f"Native operators answer {steady.count(False)} of {len(steady)} questions otherwise the second time; left out."
+                f"Native operators answered {steady.count(False)} of {len(steady)} questions differently the second time. "
+                "These questions are skipped."
             )
         self._steady = [index for index, same in enumerate(steady) if same]
 
@@ -187,14 +190,14 @@ class Tuner:
             operator = failure.operator if failure is not None and failure.operator in names else ""
             if not operator and len(names) > 1:
                 raise EngineFailedError(
-                    f"{error.message} Which operator did it is not known; leave out some by --exclude."
+                    f"{error.message} The operator that caused it is unknown. Exclude operators with --exclude."
                 ) from error
             operator = operator or names[0]
             self.crashed[operator] = failure.how if failure is not None else error.message
-            self._say(f"  {operator} ends the engine ({self.crashed[operator]}).")
+            self._say(f"  {operator} crashes the engine ({self.crashed[operator]}).")
             if len(self.crashed) > _MOST_CRASHES:
                 raise EngineFailedError(
-                    f"{len(self.crashed)} operators have ended the engine; FlagGems does not work here."
+                    f"{len(self.crashed)} operators crashed the engine. FlagGems does not work on this machine."
                 ) from error
         await self.close()
         await self.start()
@@ -277,7 +280,7 @@ async def measure(
     """
     tuner.crashed.update(state.crashed)
     if not state.called:
-        say(f"Looking which of {len(state.candidates)} operators the model calls ...")
+        say(f"Finding which of {len(state.candidates)} operators the model calls ...")
         state.called = await tuner.called([name for name in state.candidates if name not in tuner.crashed])
         state.crashed = dict(tuner.crashed)
         state.write(path)
@@ -297,6 +300,6 @@ async def measure(
         say(f"{title}: {together.sentence}")
         if together.kept:
             return sorted(verdict.name for verdict in kept), verdicts
-        say(f"  {kept[0].name} is dropped.")
+        say(f"  {kept[0].name} is removed.")
         kept = kept[1:]
     return [], verdicts

@@ -46,7 +46,7 @@ class OperatorVerdict:
         """For who watches."""
         if self.fault:
             return self.fault
-        return f"{self.word}, {self.total:.3f} times native's speed ({self.low:.3f} to {self.high:.3f})"
+        return f"{self.word}, {self.total:.3f} times the native speed ({self.low:.3f} to {self.high:.3f})"
 
 
 def interval_of_median(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:

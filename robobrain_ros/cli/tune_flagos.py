@@ -54,7 +54,7 @@ async def tune(options: EngineOptions, settings: Settings, say: Say) -> Tuned:
     state_path = path.with_name(f"{path.name}.state")
     state = State.resume(state_path, key, settings, _candidates(options))
     if state.called:
-        say(f"Going on with an interrupted run: {len(state.verdicts)} of {len(state.called)} operators are measured.")
+        say(f"Continuing an interrupted run: {len(state.verdicts)} of {len(state.called)} operators have been measured.")
 
     def questions(info: EngineInfo) -> Questions:
         profile = profile_for(info.model_type)
@@ -78,7 +78,11 @@ async def tune(options: EngineOptions, settings: Settings, say: Say) -> Tuned:
     state_path.unlink(missing_ok=True)
     say(f"\n{table(verdicts)}\n")
     how = "with CUDA graphs" if graphs else "eagerly"
-    say(f"flagos.mode auto will use {', '.join(operators)}, {how}." if operators else "flagos.mode auto will use none.")
+    say(
+        f"flagos.mode auto will use {', '.join(operators)}, {how}."
+        if operators
+        else "flagos.mode auto will use no FlagGems operators."
+    )
     say(f"Written to {path}.")
     return tuned
 
@@ -129,23 +133,43 @@ async def _with_graphs(
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="tune_flagos", description="Choose FlagGems' operators by measurement, on this machine."
+        prog="tune_flagos",
+        description="Measure the FlagGems operators on this machine, and select those that are correct and not slower.",
     )
     parser.add_argument(
-        "--model", default=str(DEMO_MODEL), help="a preset, a folder, or a name on the hub (default: the tabletop demo model)"
+        "--model",
+        default=str(DEMO_MODEL),
+        help="model: a preset, a folder, or a name on the hub (default: the tabletop demo model)",
     )
     parser.add_argument("--include", nargs="+", default=[], metavar="OPERATOR", help="measure only these operators")
-    parser.add_argument("--exclude", nargs="+", default=[], metavar="OPERATOR", help="measure all but these")
-    parser.add_argument("--tune-file", default="", help="file to write (default: where flagos.mode auto looks)")
-    parser.add_argument("--pairs", type=int, default=Settings.pairs, help="times that each is timed (default: %(default)s)")
-    parser.add_argument("--scenes", type=int, default=Settings.scenes, help="tabletop scenes (default: %(default)s)")
-    parser.add_argument("--tokens", type=int, default=Settings.tokens, help="length of the answers (default: %(default)s)")
-    parser.add_argument("--size", type=parse_size, default=parse_size("640x480"), help="of the images (default: 640x480)")
-    parser.add_argument("--bound", type=float, default=Settings.bound, help="of log-probabilities (default: %(default)s)")
+    parser.add_argument("--exclude", nargs="+", default=[], metavar="OPERATOR", help="measure all operators except these")
+    parser.add_argument("--tune-file", default="", help="file for the result (default: the file that flagos.mode auto reads)")
     parser.add_argument(
-        "--engine", type=engine_option, action="append", default=[], metavar="NAME=VALUE", help="an option of the engine"
+        "--pairs",
+        type=int,
+        default=Settings.pairs,
+        help="number of timed pairs, FlagGems and native, for each operator (default: %(default)s)",
     )
-    parser.add_argument("--list", action="store_true", help="say which operators the installed FlagGems has, and end")
+    parser.add_argument("--scenes", type=int, default=Settings.scenes, help="number of tabletop scenes (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=Settings.tokens, help="tokens of each answer (default: %(default)s)")
+    parser.add_argument(
+        "--size", type=parse_size, default=parse_size("640x480"), help="size of the images in pixels (default: 640x480)"
+    )
+    parser.add_argument(
+        "--bound",
+        type=float,
+        default=Settings.bound,
+        help="largest allowed difference of log-probabilities (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--engine",
+        type=engine_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="engine option, such as gpu_memory_utilization=0.6; repeatable",
+    )
+    parser.add_argument("--list", action="store_true", help="list the operators of the installed FlagGems, and exit")
     options = parser.parse_args(arguments)
     if min(options.pairs, options.scenes) < 1 or options.tokens < 2:
         parser.error("--pairs and --scenes must be at least 1, --tokens at least 2")
@@ -191,7 +215,7 @@ def main() -> None:
     except RoboBrainError as error:
         sys.exit(error.message)
     except KeyboardInterrupt:
-        sys.exit("Interrupted; what was measured is kept, and the same command goes on from there.")
+        sys.exit("Interrupted. The measurements are saved; the same command continues the run.")
 
 
 if __name__ == "__main__":

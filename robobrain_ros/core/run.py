@@ -91,7 +91,7 @@ class Run:
         if reason == "abort":
             raise CanceledError("The request was aborted.")
         if reason not in ("stop", "length"):
-            raise EngineFailedError(f"The engine broke the answer off ({reason or 'without a reason'}). Retry the request.")
+            raise EngineFailedError(f"The engine stopped the answer early ({reason or 'without a reason'}). Retry the request.")
         return reason
 
     def answer(self, parsed: ParsedAnswer) -> Answer:

@@ -166,8 +166,8 @@ class DepthImage:
         slack = _STRETCH + 1.0 / min(self.width, self.height)
         if abs(across / down - 1.0) > slack:
             raise GeometryError(
-                f"The depth image has {self.width}x{self.height} pixels and the image {camera.width}x{camera.height}: other "
-                "proportions, so another view. Publish depth that is aligned to the image."
+                f"The depth image has {self.width}x{self.height} pixels and the image {camera.width}x{camera.height}: their "
+                f"aspect ratios differ, so they show different views. Publish depth that is aligned to the image."
             )
         return across, down
 

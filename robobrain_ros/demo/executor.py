@@ -112,18 +112,18 @@ class Executor:
             response = self._ask(task, history, feedback)
             code, why = OutcomeCode(response.outcome.code), response.outcome.message
             if code is OutcomeCode.INFEASIBLE_PLAN:
-                self._tell(f"Plan {number} is refused: {why}")
+                self._tell(f"Plan {number} is rejected: {why}")
                 feedback = why
                 continue
             if code is not OutcomeCode.OK:
                 return Ending(False, f"{code.name}: {why}", number, tuple(history))
             answer = to_answer(Task.PLAN, response)
             if answer.verdict is PlanVerdict.DONE:
-                return Ending(True, "Nothing is left to do.", number, tuple(history))
+                return Ending(True, "The task is done.", number, tuple(history))
             self._tell(f"Plan {number}: {', '.join(step.text for step in answer.steps)}.")
             feedback = ""
             self._follow(answer.steps, history)
-        return Ending(False, f"Given up after {self._most_plans} plans.", self._most_plans, tuple(history))
+        return Ending(False, f"The task is not done after {self._most_plans} plans.", self._most_plans, tuple(history))
 
     def _follow(self, steps: Iterable[PlanStep], history: list[DoneStep]) -> None:
         """Do the steps up to the first that fails. Steps of equal order might run in parallel; one arm does them in turn."""
@@ -156,7 +156,7 @@ class Executor:
         if code in _PASSING:
             return response
         raise StaleImageError(
-            "No answer was about an image taken since the last step; see that the camera's clock is this one's."
+            "No answer used an image from after the last step. Is the camera's clock synchronized with this computer?"
         )
 
     def _is_new(self, stamp: TimeMessage) -> bool:
@@ -254,20 +254,22 @@ def wait_for_node(client: TaskClient, seconds: float) -> None:
 def _who_runs(client: TaskClient) -> str:
     nodes = client.running_nodes()
     if nodes:
-        return f"These nodes run: {', '.join(nodes)}. Name one with --robobrain."
-    return "No node robobrain runs in this ROS domain. Start one: ros2 launch robobrain_ros robobrain.launch.py"
+        return f"Running nodes: {', '.join(nodes)}. Choose one with --robobrain."
+    return "No node robobrain is running in this ROS domain. Start it: ros2 launch robobrain_ros robobrain.launch.py"
 
 
 def main() -> None:
     """Run a task on the tabletop world from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", help='what shall be done, such as "put the red ball into the bowl"')
-    parser.add_argument("--seed", type=int, default=12, help="of the scene (default: 12)")
-    parser.add_argument("--troubles", choices=TROUBLES, nargs="*", default=[], help="what goes wrong, in this order")
-    parser.add_argument("--trouble-seed", type=int, help="one to three random troubles instead")
-    parser.add_argument("--camera", default="camera", help="the node's camera that shall see the table (default: camera)")
+    parser.add_argument("task", help='task of the arm, such as "put the red ball into the bowl"')
+    parser.add_argument("--seed", type=int, default=12, help="seed of the scene (default: 12)")
+    parser.add_argument("--troubles", choices=TROUBLES, nargs="*", default=[], help="faults that occur, in this order")
+    parser.add_argument("--trouble-seed", type=int, help="seed of one to three random faults, instead of --troubles")
+    parser.add_argument("--camera", default="camera", help="name of the node's camera (default: camera)")
     parser.add_argument("--robobrain", default="robobrain", help="name of the node to ask (default: robobrain)")
-    parser.add_argument("--timeout", type=float, default=Defaults.timeout, help="for each answer, seconds (%(default)g)")
+    parser.add_argument(
+        "--timeout", type=float, default=Defaults.timeout, help="seconds to wait for each answer (default: %(default)g)"
+    )
     options = parser.parse_args(rclpy.utilities.remove_ros_args(sys.argv)[1:])
     rclpy.init()
     world = World(make_scene(options.seed).layout, np.random.RandomState(options.seed))
@@ -280,7 +282,7 @@ def main() -> None:
         arm = SimulatedArm(world, options.troubles if seed is None else random_troubles(seed))
         ending = Executor(client, arm, camera=options.camera, timeout=options.timeout).run(options.task)
         print(f"{'Done' if ending.done else 'Not done'}, after {ending.plans} plans: {ending.why}")
-        print("The world's truth: " + "; ".join(f"{place.name}: {', '.join(place.objects)}" for place in world.places()))
+        print("True state of the table: " + "; ".join(f"{place.name}: {', '.join(place.objects)}" for place in world.places()))
         sys.exit(0 if ending.done else 1)
     except RoboBrainError as error:
         sys.exit(error.message)

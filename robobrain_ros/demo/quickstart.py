@@ -176,8 +176,8 @@ def contact_sheet(images: Sequence[npt.NDArray[Any]], columns: int = 4) -> npt.N
 def sum_up(rows: Sequence[Row], folder: Path) -> None:
     """Save the images, and print how many answers are right."""
     sheet = save_images(rows, folder) if any(row.image for row in rows) else None
-    print(f"\n{sum(row.verdict.right for row in rows)} of {len(rows)} answers are right, against the world's own truth.")
-    print(f"Images with the answers drawn in: {sheet or 'none, for no answer could be read'}")
+    print(f"\n{sum(row.verdict.right for row in rows)} of {len(rows)} answers are correct.")
+    print(f"Images with the answers drawn on them: {sheet or 'none, because no answer could be read'}")
 
 
 def close_the_loop(client: DemoClient, timeout: float) -> None:
@@ -186,7 +186,7 @@ def close_the_loop(client: DemoClient, timeout: float) -> None:
     :raises DemoError: the node does not answer.
     """
     world = World(make_scene(SCENE_SEED, SIZE).layout, np.random.RandomState(SCENE_SEED))
-    print(f"\nThe arm is told to {ARM_TASK}; what it grasps will slip once.")
+    print(f"\nTask of the arm: {ARM_TASK}. The first object that it grasps slips once.")
     camera = WorldCamera(client, world)
     try:
         ending = Executor(client, SimulatedArm(world, ["slip"]), timeout=timeout).run(ARM_TASK)
@@ -195,26 +195,26 @@ def close_the_loop(client: DemoClient, timeout: float) -> None:
     finally:
         camera.close()
     truth = "holds" if world.table.holds(ARM_GOAL) else "does not hold"
-    print(f"{'Done' if ending.done else 'Not done'}: {ending.why} In the world's own truth, the goal {truth}.")
+    print(f"{'Done' if ending.done else 'Not done'}: {ending.why} In the simulated scene, the goal {truth}.")
 
 
 def run(options: argparse.Namespace) -> int:
     """The tour; gives the exit status."""
     folder = options.output
     if not options.model:
-        print("Model: the tabletop demo model. It knows only its tabletop world; it is no stand-in for RoboBrain.")
+        print("Model: the tabletop demo model. It knows only the demo's objects and does not replace RoboBrain.")
     namespace = f"/robobrain_demo_{os.getpid()}"
     scene = make_scene(SCENE_SEED, SIZE)
     model = options.model or str(DEMO_MODEL)
     size = {"width": SIZE[0], "height": SIZE[1]}
     with running("robobrain_ros.cli.robobrain", namespace, folder / "node.log", **{"engine.model": model}) as node:
-        print(f"Starting camera and node; their logs are in {folder}/.")
+        print(f"Starting the camera and the node. Their logs are in {folder}/.")
         tourist = Tourist(namespace)
         try:
             with running("robobrain_ros.demo.camera", namespace, folder / "camera.log", seed=SCENE_SEED, **size):
                 tourist.wait_until_ready(node, options.timeout, ProgressPrinter())
                 names = ", ".join(thing.name for thing in scene.objects)
-                print(f"On the table: {names}. A + behind a task: asked to think first.\n")
+                print(f"On the table: {names}. A + after a task: the model thinks first.\n")
                 print_table_head()
                 rows = ask_all(tourist, scene, options.timeout)
             sum_up(rows, folder)
@@ -228,8 +228,13 @@ def main() -> None:
     """Run the tour from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for images and logs")
-    parser.add_argument("--model", default="", help="another checkpoint: a folder, or a name on the hub")
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds that loading, and each answer, may take")
+    parser.add_argument("--model", default="", help="model: a folder, or a name on the hub (default: the tabletop demo model)")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=600.0,
+        help="time limit in seconds for loading and for each answer (default: %(default)g)",
+    )
     options = parser.parse_args()
     # Nothing leaves this machine, and another ROS system on it does not hear us.
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")

@@ -100,7 +100,7 @@ class TaskClient(Node):
         client.remove_pending_request(future)
         if time.monotonic() - last_seen > _GONE:
             name = self.resolve_service_name(client.srv_name)
-            raise NotReadyError(f"The service {name} went away before it answered; the node has ended.")
+            raise NotReadyError(f"The service {name} disappeared before it answered. The node has ended; see its log.")
         raise RequestTimeoutError(f"The node did not answer within {patience:.0f} s.")
 
 

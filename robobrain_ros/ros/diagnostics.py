@@ -124,7 +124,7 @@ class Diagnostics:
         if watch.waits:
             level = DiagnosticStatus.WARN
             publishers = self._node.count_publishers("/clock")
-            message = f"use_sim_time is set and no time came on /clock, which has {publishers} publishers"
+            message = f"use_sim_time is true, but no message has arrived on /clock, which has {publishers} publishers"
         elif watch.recent:
             level, message = DiagnosticStatus.WARN, f"{message}; {watch.last}"
         values: dict[str, object] = {"simulated": watch.simulated, "jumps": watch.jumps, "last_jump": watch.last or ""}
@@ -145,7 +145,7 @@ class Diagnostics:
         self._faulty_until = time.monotonic() + _FAULT_SHOWN if recent else self._faulty_until
         if time.monotonic() < self._faulty_until:
             return self._status("node", DiagnosticStatus.WARN, f"{faults.last}. Please report it with the log.", values)
-        return self._status("node", DiagnosticStatus.OK, f"{faults.count} faults of callbacks", values)
+        return self._status("node", DiagnosticStatus.OK, f"{faults.count} exceptions in callbacks", values)
 
     def _query(self, name: str, statistics: StandingStatistics) -> DiagnosticStatus:
         values = {key: getattr(statistics, key) for key in ("asked", "answered", "failed", "skipped")}
@@ -198,17 +198,17 @@ def _transport_trouble(camera: Camera) -> str:
     statistics, frame = camera.statistics, camera.newest
     size = len(frame.message.data) if frame else 0
     if statistics.lost_recent > _WORTH_A_WARNING:
-        trouble = f"{statistics.lost_recent:.0%} of the last were lost"
+        trouble = f"{statistics.lost_recent:.0%} of the last images were lost"
         if size >= _LARGE:
             cure = (
-                f"images of {size / 1e6:.1f} MB need the transport profile large in the camera's process and in this one "
-                "(transport_profile:=large), or a reliable publisher, or compression"
+                f"images of {size / 1e6:.1f} MB need transport_profile:=large for the camera's process and for this node, or a "
+                "reliable publisher, or compression"
             )
         elif camera.reliable:
-            cure = "the computer has too much to do"
+            cure = "the computer is overloaded"
         else:
             cure = "make the camera's publisher reliable"
     else:
-        trouble = f"{statistics.late_recent:.0%} of the last came more than {camera.late_after:g} s after their stamps"
-        cure = "look for what delays them: driver, network, clocks that differ, or a computer with too much to do"
+        trouble = f"{statistics.late_recent:.0%} of the last images arrived more than {camera.late_after:g} s after their stamps"
+        cure = "check the driver, the network, the synchronization of the clocks, and the load of the computer"
     return f"{trouble}: {cure} (docs/how-to/troubleshooting.md)"

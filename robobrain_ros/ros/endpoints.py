@@ -148,7 +148,7 @@ class Endpoints:
             if goal.is_active:
                 event()
         except Exception as error:
-            self._node.fault(f"The state of a goal of {_ACTION}", error)
+            self._node.fault(f"Setting the state of a goal of {_ACTION}", error)
 
     def _cancel(self, goal: ServerGoalHandle) -> CancelResponse:
         known = self._goals.get(bytes(goal.goal_id.uuid))

@@ -16,8 +16,8 @@ from robobrain_ros.ros.model import EngineFactory, ModelSettings
 from robobrain_ros.ros.parameters.declared import Parameters
 
 NAME_A_MODEL = (
-    "To name a real one: ros2 launch robobrain_ros robobrain.launch.py model:=BAAI/RoboBrain2.0-7B (or a checkpoint's folder); "
-    "without launch, the parameter: --ros-args -p engine.model:=BAAI/RoboBrain2.0-7B"
+    "To load RoboBrain, set the model: ros2 launch robobrain_ros robobrain.launch.py model:=BAAI/RoboBrain2.0-7B (a name on the "
+    "hub or a folder with a checkpoint). Without launch: --ros-args -p engine.model:=BAAI/RoboBrain2.0-7B."
 )
 
 
@@ -80,8 +80,8 @@ def checked_options(options: EngineOptions, default_model: Path | None, warn: Ca
         return options
     if not options.model:
         if default_model is None or not (default_model / "config.json").is_file():
-            raise EngineConfigError(f"No model is named. {NAME_A_MODEL}")
-        warn(f"No model is named: loading the tabletop demo model, which knows only its tabletop world. {NAME_A_MODEL}")
+            raise EngineConfigError(f"engine.model is empty. {NAME_A_MODEL}")
+        warn(f"engine.model is empty: loading the tabletop demo model, which knows only the demo's objects. {NAME_A_MODEL}")
         options = replace(options, model=str(default_model))
     options.validate()
     if (Path(options.model) / "config.json").is_file():

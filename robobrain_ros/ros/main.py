@@ -24,7 +24,7 @@ _SAME_SIGNAL = 1.0
 """Seconds in which signals count as one: what stops a launch may signal the node, too, and the launch passes it on."""
 
 _LOG_ADVICE = (
-    ". Name a folder that can be written in the environment variable ROS_LOG_DIR, or start without a log file "
+    ". Set the environment variable ROS_LOG_DIR to a writable folder, or start without a log file "
     "(--ros-args --disable-external-lib-logs)."
 )
 """What to do where rcl cannot write its log file."""
@@ -58,7 +58,7 @@ def _explain(error: ParameterException) -> str:
     text = str(error).partition("Reason: ")[2] or str(error)
     text = re.sub(r"\.?: [\w.]+$", "", text) + "."
     if "'INTEGER', expecting type 'DOUBLE'" in text:
-        text += " Write it with a point, as in 1.0."
+        text += " Write the number with a decimal point, as in 1.0."
     return text
 
 
@@ -66,9 +66,9 @@ def _check_command_line(arguments: list[str]) -> None:
     """Answer --help; refuse what only looks like a setting."""
     parser = argparse.ArgumentParser(
         prog="robobrain",
-        description="Runs the node robobrain until it is interrupted.",
+        description="Run the node robobrain until it is interrupted.",
         usage="robobrain [--help] [--ros-args [-p NAME:=VALUE ...] [--params-file FILE] [-r FROM:=TO ...] [--log-level LEVEL]]",
-        epilog=f"To begin, {NAME_A_MODEL} All parameters: docs/reference/parameters.md or `ros2 param describe`.",
+        epilog=f"{NAME_A_MODEL} All parameters: docs/reference/parameters.md or `ros2 param describe`.",
     )
     parser.parse_args(own_arguments(arguments))
 

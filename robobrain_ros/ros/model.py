@@ -65,7 +65,7 @@ class Model:
         self._supervisor: Supervisor | None = None
         self._on_unload: Close | None = None
         self._brain: Brain | None = None
-        self._progress = LoadProgress("stopped", "The model is not loaded; configure the node.")
+        self._progress = LoadProgress("stopped", "The model is not loaded. Configure the node.")
         self._logged = 0.0
         self._error: RoboBrainError | None = None
         self._loading: concurrent.futures.Future[None] | None = None
@@ -97,7 +97,7 @@ class Model:
         if self._loading is not None:
             self._loading.cancel()
         self._brain = None
-        self._progress = LoadProgress("stopped", "The model is not loaded; configure the node.")
+        self._progress = LoadProgress("stopped", "The model is not loaded. Configure the node.")
         return self._loop.submit(self._unload())
 
     def close(self, timeout: float) -> bool:

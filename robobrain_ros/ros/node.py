@@ -191,7 +191,7 @@ class RoboBrainNode(GuardedNode):
     def _configure(self) -> None:
         self._settings.declare_named()
         if unknown := self._settings.unknown():
-            self.get_logger().warning(f"This node has no such parameters, they change nothing: {', '.join(unknown)}.")
+            self.get_logger().warning(f"The node has no such parameters and ignores them: {', '.join(unknown)}.")
         self._cameras = Cameras([], self._settings["cameras"])
         file = self._settings["robots_file"]
         self._requests.robots = self._beside(partial(read_robots, Path(file)), "Reading robots_file") if file else ()
@@ -221,7 +221,7 @@ class RoboBrainNode(GuardedNode):
     def _deactivate(self) -> None:
         self._standing.stop()
         self._requests.active = False
-        self._requests.cancel_all("The node was deactivated; ask again when it is active.")
+        self._requests.cancel_all("The node was deactivated. Retry when it is active.")
         self._cameras.close()
 
     def _give_back(self) -> None:
@@ -240,15 +240,15 @@ class RoboBrainNode(GuardedNode):
         self._starter = None
         state = self._state_machine.current_state[1]
         if state != "unconfigured":
-            self.get_logger().info(f"autostart does nothing: the node is {state} already.")
+            self.get_logger().info(f"autostart has no effect, because the node is already {state}.")
         elif self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
 
     def _on_time_jump(self, jump: Jump) -> None:
         """Clear everything that depends on the time before."""
         self.get_logger().warning(
-            f"Attention: {jump}. Images, depth, transforms and statistics of the time before are dropped, and requests about "
-            "those images end with STALE_IMAGE.",
+            f"Time jump: {jump}. The node drops the images, depth, transforms and statistics from before the jump. Requests "
+            "about these images end with STALE_IMAGE.",
             throttle_duration_sec=1.0,
         )
         self._transforms.clear(jump)
@@ -294,6 +294,6 @@ class RoboBrainNode(GuardedNode):
             self._give_back()
             self._endpoints.destroy()
             if not self._model.close(ending.ENGINE):
-                self.get_logger().error(f"The engine did not end within {ending.ENGINE:.0f} s.")
+                self.get_logger().error(f"The engine did not stop within {ending.ENGINE:.0f} s.")
         _package_log.removeHandler(self._log_handler)
         super().destroy_node()

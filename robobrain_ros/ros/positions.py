@@ -140,11 +140,11 @@ class Companion:
     def explain(self, claim: Claim, tolerance: float) -> str:
         """Why an image has no such message, as a sentence; empty: it has."""
         if claim.best is None:
-            return f"No {self.what} has come on {self.stream.topic}; {self.stream.publishers()}."
+            return f"No {self.what} has arrived on {self.stream.topic}. Publishers: {self.stream.publishers()}."
         if not claim.is_met(tolerance):
             return (
-                f"No {self.what} of the image's moment has come on {self.stream.topic}: the nearest stamp is "
-                f"{claim.distance * 1e-9:.3g} s away, sync_tolerance is {tolerance:g} s."
+                f"No {self.what} with the image's stamp has arrived on {self.stream.topic}: the nearest stamp differs by "
+                f"{claim.distance * 1e-9:.3g} s; sync_tolerance is {tolerance:g} s."
             )
         return ""
 
@@ -282,9 +282,10 @@ class Locator:
         try:
             return await self._locate(answer, size, moment, deadline - time.monotonic())
         except Exception as error:
-            _log.exception("Positions could not be found.")
+            _log.exception("Computing the positions failed.")
             return Positions(
-                moment.header, note=f"Positions could not be found, by an unexpected {type(error).__name__}: {error}."
+                moment.header,
+                note=f"Computing the positions failed ({type(error).__name__}: {error}). Please report it with the log.",
             )
 
     async def _locate(self, answer: Answer, size: tuple[int, int], moment: Moment, left: float) -> Positions:
@@ -330,7 +331,7 @@ class Locator:
         """The depth image of the image's moment, or why there is none."""
         companion, claim = moment.surroundings.companions[1], moment.claims[1]
         if nanoseconds(moment.header.stamp) == 0:
-            return None, f"The image has no stamp, so no {companion.what} can be told to belong to it."
+            return None, f"The image has no stamp, so no {companion.what} can be assigned to it. Set the stamp in the driver."
         why = companion.explain(claim, self._parameters["sync_tolerance"]) or _other_frame(companion, claim.best, moment)
         if why:
             return None, why
@@ -417,8 +418,8 @@ def _other_frame(companion: Companion, message: Any, moment: Moment) -> str:
     if frame == wanted:
         return ""
     return (
-        f"The {companion.what} on {companion.stream.topic} is in the frame {frame!r}, the image in {wanted!r}; "
-        "it has to be the image's own view (aligned, registered)."
+        f"The {companion.what} on {companion.stream.topic} is in the frame {frame!r}, but the image is in {wanted!r}. "
+        f"Publish the {companion.what} in the image's frame, aligned (registered) to the image."
     )
 
 

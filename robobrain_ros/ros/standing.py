@@ -158,11 +158,9 @@ class StandingQueries:
         self, name: str, task: str, instruction: str, rate: float, options: QueryOptions, *, from_parameters: bool = False
     ) -> None:
         if not name.strip() or not name.isprintable() or len(name) > MOST_NAME:
-            raise BadRequestError(
-                f"name is {name[:MOST_NAME]!r}; a standing query needs a name of 1 to {MOST_NAME} printable characters."
-            )
+            raise BadRequestError(f"name is {name[:MOST_NAME]!r}; it must have 1 to {MOST_NAME} printable characters.")
         if name not in self._queries and len(self._queries) >= MOST_QUERIES:
-            raise BadRequestError(f"{MOST_QUERIES} standing queries are set, which is the maximum; remove one first.")
+            raise BadRequestError(f"{MOST_QUERIES} standing queries are set, which is the maximum. Remove one first.")
         check_text(instruction, f"instruction of the standing query {name}")
         reject_control_tokens(f"The instruction of the standing query {name}", instruction)
         if not (rate == 0.0 or LEAST_RATE <= rate <= MOST_RATE):
@@ -171,7 +169,9 @@ class StandingQueries:
                 f"{LEAST_RATE:g} to {MOST_RATE:g} Hz."
             )
         if options.images:
-            raise BadRequestError(f"The standing query {name} brings images of its own; it can only ask about a camera's.")
+            raise BadRequestError(
+                f"The standing query {name} contains images. Leave options.images empty: it uses the images of a camera."
+            )
         check_options(options)
         query = _StandingQuery(name, parse_task(task), instruction, rate, options, from_parameters)
         self._selection.check_count(query.task, len(self._cameras().names_of(options)), "cameras")
@@ -184,7 +184,7 @@ class StandingQueries:
     def _remove(self, name: str) -> None:
         if name not in self._queries:
             known = ", ".join(self._queries) or "none"
-            raise BadRequestError(f"There is no standing query {name[:MOST_NAME]!r}; set are: {known}.")
+            raise BadRequestError(f"There is no standing query {name[:MOST_NAME]!r}. The standing queries are: {known}.")
         self._stop_timer(self._queries.pop(name))
         self._on_removed(name)
 

@@ -62,7 +62,7 @@ class Tf2:
         try:
             import tf2_ros
         except ImportError as error:
-            raise TransformError(f"tf2_ros cannot be imported ({error}); install the ROS package tf2_ros_py") from error
+            raise TransformError(f"tf2_ros cannot be imported ({error}). Install the ROS package tf2_ros_py") from error
         self._error: Any = tf2_ros.TransformException
         # Without the node, or it would offer tf2's own service in our name.
         self._buffer = tf2_ros.Buffer()
@@ -79,7 +79,7 @@ class Tf2:
         except self._error as error:
             raise TransformError(str(error).rstrip(".")) from error
         except (ValueError, OverflowError) as error:  # The stamp is a number that rclpy takes for no time.
-            raise TransformError(f"the stamp of {stamp.sec} s and {stamp.nanosec} ns is no time") from error
+            raise TransformError(f"the stamp of {stamp.sec} s and {stamp.nanosec} ns is not a valid time") from error
         turn, shift = found.rotation, found.translation
         return Transform((turn.x, turn.y, turn.z, turn.w), (shift.x, shift.y, shift.z))
 
@@ -99,7 +99,7 @@ class Tf2:
 
 
 class Transforms:
-    """Waits for transforms without holding anybody up.
+    """Waits for transforms without blocking the loop.
 
     :param open_source: as `Tf2`; called when the first frame is asked for in `open`.
     """
@@ -111,7 +111,7 @@ class Transforms:
         self._why_closed = "the node is not configured"
 
     def open(self) -> None:
-        """Listen to transforms; what hinders it is logged, and said to each who asks."""
+        """Subscribe to the transforms. An error is logged, and `wait` raises it."""
         self.close()
         try:
             self._source = self._open_source(self._node)

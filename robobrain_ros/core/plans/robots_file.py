@@ -145,12 +145,12 @@ class _Reader:
         if isinstance(node, yaml.SequenceNode):
             return [self._json(item, what) for item in node.value]
         if node.tag not in yaml_nodes.SCALARS:
-            raise self._misread(node, what, "which JSON does not know")
+            raise self._misread(node, what, "which JSON does not support")
         if node.tag != yaml_nodes.BOOLEAN and yaml_nodes.surprising(node):
-            raise self._misread(node, what, "which few people mean", "For the number, write it in base 10; for text, ")
+            raise self._misread(node, what, "which is rarely intended", "For the number, write it in base 10; for text, ")
         value = yaml_nodes.scalar(node)
         if isinstance(value, int | float) and not -1e308 < value < 1e308:
-            raise self._misread(node, what, "which JSON does not know", "Write a finite number; for text, ")
+            raise self._misread(node, what, "which JSON does not support", "Write a finite number; for text, ")
         return value
 
     def _check_values(self, fields: Mapping[str, yaml.Node], what: str) -> None:

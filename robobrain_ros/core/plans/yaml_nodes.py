@@ -94,7 +94,7 @@ def meaning(node: yaml.Node) -> str:
     if node.tag == BOOLEAN:
         return f"{kind} ({'true' if str(node.value).lower() in _TRUE else 'false'})"
     if str(node.value).lower().lstrip("+-") in (".inf", ".nan"):
-        return "no finite number"
+        return "an infinite or undefined number"
     if surprising(node):
         return f"{kind} of base {60 if ':' in node.value else 8}"
     return kind

@@ -227,9 +227,9 @@ class AnswerParser:
         if not reader.items:
             if reader.ends_in_bracket or truncated:
                 return "it ends before the first coordinate is complete"
-            return "it holds no coordinates"
+            return "it contains no coordinates"
         if self.form is AnswerForm.WAYPOINTS and any(isinstance(item, Box) for item in reader.items):
-            return "it holds a box where waypoints were asked for"
+            return "it contains a bounding box instead of waypoints"
         if self.task is Task.GROUND and any(isinstance(item, Point) for item in reader.items):
-            return "it holds a point where a box was asked for"
+            return "it contains a point instead of a bounding box"
         return ""

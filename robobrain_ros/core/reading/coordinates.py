@@ -227,7 +227,7 @@ class CoordinateReader:
             bracket.word = token.text
         elif token.kind is TokenKind.UNBOUNDED_NUMBER:
             bracket.only_numbers = False
-            self._fault_without_items = f"the number {token.text[:12]}... has no bounds"
+            self._fault_without_items = f"the number {token.text[:12]}... is too long or too large"
         elif not bracket.is_object:
             bracket.numbers.append(float(token.text))
         elif bracket.key is not None:
@@ -323,7 +323,7 @@ class CoordinateReader:
         is_prose = bracket.opening == "(" and not bracket.only_numbers
         broken = bracket.has_broken_coordinates or bool(bracket.numbers)
         if not bracket.is_object and not is_prose and bracket.has_coordinates and broken:
-            self.fault = self.fault or "a broken coordinate stands among good ones"
+            self.fault = self.fault or "one of its coordinates is malformed"
 
     def _mark_outer(self, valid: bool) -> None:
         """Note in the surrounding bracket that it holds a valid or a broken coordinate."""

@@ -14,9 +14,9 @@ from robobrain_ros.engine.flagos.recovery import find_culprit
 from robobrain_ros.engine.flagos.session import Session
 from robobrain_ros.errors import EngineFailedError
 
-DID_NOT_START = "it did not start"
-ENDED_BY_TRIAL = "the first answers ended it"
-NO_FIRST_ANSWER = "it could not complete the first answers"
+DID_NOT_START = "the engine did not start"
+ENDED_BY_TRIAL = "the engine died during the first answers"
+NO_FIRST_ANSWER = "the engine could not complete the first answers"
 
 _IMAGE_SIDE, _TOKENS = 448, 16
 """Side of the images in pixels, and maximum tokens of the answers."""

@@ -11,7 +11,7 @@ _ENOUGH_FOR_ROS = 64 << 10
 _ENOUGH_FOR_FILES = 1 << 20
 """Bytes that an engine's folder for temporary files must hold: its log, its record and its sockets."""
 _SHARED_MEMORY = "/dev/shm"
-_MORE_SHARED_MEMORY = "remove old files there, or give it more (docker run --shm-size=2g, or --ipc=host)"
+_MORE_SHARED_MEMORY = "remove old files there, or enlarge it (docker run --shm-size=2g, or --ipc=host)"
 
 
 def shortage_for_ros() -> str:

@@ -145,7 +145,8 @@ class LedgerReader:
         return self._names[path]
 
     def failure(self) -> Failure | None:
-        """Return the operator that failed: it raised an exception, or its process ended in it. None: no failure is known."""
+        """Return the operator that failed: it raised an exception, or its process died while it ran. None: no
+        failure is known."""
         for path in sorted(self._folder.glob("*.json")):
             entry, cells = _read(path), _cells(path)
             if entry is None:
@@ -153,7 +154,7 @@ class LedgerReader:
             if entry.failed:
                 return Failure(entry.failed, entry.failure)
             if cells and 0 < cells[0] <= len(entry.names) and not _lives(int(path.stem)):
-                return Failure(entry.names[cells[0] - 1], "its process ended in it")
+                return Failure(entry.names[cells[0] - 1], "its process died while it ran")
         return None
 
 

@@ -75,7 +75,7 @@ def obstacle() -> str:
         return _describe(error)
     allowed = os.environ.get("VLLM_PLUGINS")
     if allowed is not None and not set(names()) & set(allowed.split(",")):
-        return f"VLLM_PLUGINS = {allowed!r} in the environment leaves it out"
+        return f"VLLM_PLUGINS = {allowed!r} in the environment does not include it"
     for point in _points():
         if point.group != _PLATFORMS:
             continue
@@ -84,8 +84,8 @@ def obstacle() -> str:
         except Exception as error:
             return _describe(error)
         if found is None:
-            return "it finds no chip of its own here"
-    return "vLLM took another platform"
+            return "it found no chip that it supports"
+    return "vLLM selected another platform"
 
 
 def _describe(error: Exception) -> str:

@@ -86,8 +86,8 @@ class FlagGems:
     def _replace_layers(self, functions: Sequence[str]) -> dict[str, str]:
         """Let FlagGems compute vLLM's fused layers, as long as the function is in use; says of each layer who computes it."""
         computed_by = {
-            "RotaryEmbedding": "vLLM: RoboBrain's is a MRotaryEmbedding, which FlagGems has not",
-            **dict.fromkeys(FUSED.values(), "vLLM: this FlagGems has none"),
+            "RotaryEmbedding": "vLLM: RoboBrain uses MRotaryEmbedding, which FlagGems does not implement",
+            **dict.fromkeys(FUSED.values(), "vLLM: this version of FlagGems does not implement the layer"),
         }
         for name in functions:
             layer = FUSED[name]

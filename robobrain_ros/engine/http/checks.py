@@ -53,7 +53,7 @@ def text(longest: int = LONGEST_NAME) -> Check:
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise RequestError(place, "the string holds half a character (a lone surrogate)") from error
+            raise RequestError(place, "the string contains a lone surrogate, which is not a valid character") from error
         return value
 
     return check
@@ -118,7 +118,7 @@ def only(neutral: Any) -> Check:
 
     def check(value: Any, place: str) -> Any:
         if value != neutral:
-            raise RequestError(place, f"only {json.dumps(neutral)} is served")
+            raise RequestError(place, f"only {json.dumps(neutral)} is supported")
         return None
 
     return check

@@ -96,11 +96,11 @@ class Connections:
         now = time.monotonic()
         if now - self._said.get(kind, -LOG_EACH) >= LOG_EACH:
             self._said[kind] = now
-            _log.warning("%s The node logs such lines once in %.0f s; /diagnostics counts all.", message, LOG_EACH)
+            _log.warning("%s The node logs at most one such line in %.0f s; /diagnostics counts all.", message, LOG_EACH)
 
     def _drop_oldest(self, client: str, reason: str) -> None:
         oldest = next(connection for connection, its in self._waiting.items() if its == client)
-        self.drop(oldest, f"{reason}, and this connection of {client} had no request")
+        self.drop(oldest, f"{reason}, and no request was in progress on this connection of {client}")
 
     def _count(self) -> None:
         self._state.connections = len(self._waiting) + len(self._working)
@@ -217,7 +217,7 @@ async def accept(listener: Any, make: Any, connections: Connections) -> None:
         except OSError as error:
             if error.errno in (errno.EBADF, errno.EINVAL):
                 return  # The listener is closed.
-            connections.say("accept", f"The HTTP server cannot take connections now ({error.strerror}).")
+            connections.say("accept", f"The HTTP server cannot accept connections now ({error.strerror}).")
             await asyncio.sleep(1.0)
             continue
         try:

@@ -105,8 +105,8 @@ class HttpFront:
             listener = _bound(host, port)
         except OSError as error:
             message = (
-                f"The HTTP server cannot listen at {host}, port {port} ({error.strerror or error}). End the program that uses "
-                "the port, or set openai_server.port. The node tries again every 10 s, and continues without the server."
+                f"The HTTP server cannot listen on {host}, port {port} ({error.strerror or error}). Stop the program that uses "
+                f"the port, or change openai_server.port. The node retries every 10 s and continues without the server."
             )
             if self.state.message != message:
                 _log.warning(message)
@@ -116,8 +116,8 @@ class HttpFront:
         self.state.address = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
         self._listening = True
         self._tell()
-        key = "with a key" if self._key else "without a key, for this machine alone"
-        _log.info("The HTTP server listens at %s, %s. The robot's requests go first.", self.state.address, key)
+        key = "with a key" if self._key else "without a key, for this machine only"
+        _log.info("The HTTP server listens at %s, %s. ROS requests have priority.", self.state.address, key)
         try:
             await self._server.serve(sockets=[listener])
         finally:

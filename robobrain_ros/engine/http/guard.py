@@ -70,7 +70,7 @@ class ServerState:
     """
 
     state: str = "closed"
-    message: str = "The HTTP server is closed; it opens when the node loads the model."
+    message: str = "The HTTP server is closed. It opens when the node loads the model."
     address: str = ""
     running: int = 0
     refused: int = 0
@@ -142,20 +142,23 @@ class Guard:
         client = client_of(scope.get("client"))
         if not self._rates.take((client, allowed)):
             self._state.refused += 1
-            return 429, f"More than {RATE:.0f} requests per second came from this address; slow down."
+            return 429, f"This address sends more than {RATE:.0f} requests per second. Send fewer requests."
         if not allowed:
-            return 401, "This server asks for a key: Authorization: Bearer KEY."
+            return 401, "This server requires a key. Send the header Authorization: Bearer KEY."
         # A web page that this machine's browser shows can reach the loopback, and needs no key there.
         if not self._key and not (_is_local(headers.get(b"host", b"")) and _is_local(headers.get(b"origin"), page=True)):
-            return 403, "Without a key this server answers only programs on its own machine, under the loopback's name."
+            return 403, "Without a key, this server accepts only requests from its own machine that are addressed to localhost."
         if connection is not None:
             connection.admit()
         path = scope["path"]
         if path not in PATHS.get(scope["method"], ()):
             known = sorted(method for method, paths in PATHS.items() if path in paths)
             if known:
-                return 405, f"{path} takes {known[0]}."
-            return 404, f"There is no {scope['method'][:20]} {path[:100]} here; there is /v1/models and /v1/chat/completions."
+                return 405, f"{path} accepts only the method {known[0]}."
+            return (
+                404,
+                f"This server has no {scope['method'][:20]} {path[:100]}. Use GET /v1/models or POST /v1/chat/completions.",
+            )
         return self._unavailable() or (self._rejected_post(path, headers) if scope["method"] == "POST" else None)
 
     def _largest(self, path: str) -> int:
@@ -169,20 +172,23 @@ class Guard:
             return 413, _too_large(most)
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if kind != b"application/json":
-            return 415, "The body must be JSON: Content-Type: application/json."
+            return 415, "The body must be JSON. Send the header Content-Type: application/json."
         return self._busy()
 
     def _busy(self) -> tuple[int, str] | None:
         if self._state.running < self._max_requests:
             return None
         self._state.refused += 1
-        return 429, f"{self._max_requests} requests are worked on already (openai_server.max_requests); try again in a while."
+        return (
+            429,
+            f"{self._max_requests} requests are in progress, which is the maximum (openai_server.max_requests). Retry later.",
+        )
 
     def _unavailable(self) -> tuple[int, str] | None:
         if self._app is None:
-            return 503, f"The engine is not ready: {self._state.message} Try again in about {RETRY_AFTER} s."
+            return 503, f"The engine is not ready: {self._state.message} Retry in about {RETRY_AFTER} s."
         fault = self._fault()
-        return (503, f"The engine is not ready: {fault} Try again in about {RETRY_AFTER} s.") if fault else None
+        return (503, f"The engine is not ready: {fault} Retry in about {RETRY_AFTER} s.") if fault else None
 
     def _is_allowed(self, headers: dict[bytes, bytes]) -> bool:
         if not self._key:
@@ -199,7 +205,7 @@ class Guard:
             return await self._pass(inner, b"", receive, answer)
         with self._upload() as upload:
             if upload is None:
-                return 429, "Too many requests are on their way; try again in a while."
+                return 429, "Too many request bodies are being received. Retry later."
             body = await upload.read(receive, self._largest(scope["path"]))
         if isinstance(body, tuple):
             return body
@@ -246,10 +252,10 @@ class Guard:
             answer.field = error.field
             return error.status, str(error)
         except MemoryError:
-            return 413, "The server has no memory for this request. Send a smaller one."
+            return 413, "The server does not have enough memory for this request. Send a smaller one."
         except Exception as error:
-            _log.error("The check of an HTTP request has failed: %s: %s", type(error).__name__, str(error)[:200])
-            return 500, "The server has failed on this request; its log has the reason."
+            _log.error("The check of an HTTP request failed: %s: %s", type(error).__name__, str(error)[:200])
+            return 500, "The server failed to process this request. Its log has the reason."
         inner["headers"] += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         return await self._pass(inner, body, receive, answer)
 
@@ -278,8 +284,8 @@ class Guard:
             answer.abort()  # Half an answer must not look like a whole one.
             return None
         if error is not None and not self._unavailable():
-            _log.error("The HTTP application has failed on a request: %s: %s", type(error).__name__, error)
-        return self._unavailable() or (500, "The server has failed on this request; its log has the reason.")
+            _log.error("The HTTP application failed on a request: %s: %s", type(error).__name__, error)
+        return self._unavailable() or (500, "The server failed to process this request. Its log has the reason.")
 
 
 class _Upload:
@@ -415,7 +421,7 @@ def _is_local(value: bytes | None, page: bool = False) -> bool:
 
 
 def _too_large(most: int) -> str:
-    return f"The request has more than {most} bytes (openai_server.max_body_mib, and less on routes without images)."
+    return f"The request has more than {most} bytes (openai_server.max_body_mib; the limit is lower on routes without images)."
 
 
 async def _discard(receive: Receive) -> None:

@@ -54,14 +54,14 @@ class ImageBudget:
             return self._fetched(url)
         if scheme != "data":
             kind = f"{scheme[:20]}: URLs are" if ":" in url[:_PREFIX] else "this URL is"
-            raise ValueError(f"{kind} not served; send the image itself: data:image/png;base64,...")
+            raise ValueError(f"{kind} not supported; send the image itself: data:image/png;base64,...")
         head, found, data = url.partition(",")
         if not found or len(head) > _PREFIX or not head.lower().endswith(";base64"):
             raise ValueError("the data URL is not of the form data:image/png;base64,...")
         try:
             content = base64.b64decode(data, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise ValueError(f"the data URL does not hold base64: {error}") from error
+            raise ValueError(f"the data URL does not contain valid base64: {error}") from error
         self._measure(content)
         return url
 
@@ -107,7 +107,7 @@ class ImageBudget:
                 "openai_server.allowed_media_domains"
             )
         if parts.username or parts.password:
-            raise ValueError("a URL with a user name is not served")
+            raise ValueError("a URL with a user name is not supported")
         try:
             content = self._fetch(url)
         except (OSError, ValueError, http.client.HTTPException) as error:

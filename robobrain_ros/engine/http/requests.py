@@ -83,7 +83,7 @@ def checked_body(path: str, body: bytes, limits: Limits) -> bytes:
     try:
         return json.dumps(checked, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:  # Also in names and values of schemas.
-        raise RequestError("", "a string in the body holds half a character (a lone surrogate)") from error
+        raise RequestError("", "a string in the body contains a lone surrogate, which is not a valid character") from error
 
 
 def largest_body(path: str, limits: Limits) -> int:
@@ -95,7 +95,9 @@ def largest_body(path: str, limits: Limits) -> int:
 
 def _parse(body: bytes) -> dict[str, Any]:
     if sum(map(body.count, (b",", b":", b"[", b"{"))) > MOST_VALUES:
-        raise RequestError("", f"the body has more than {MOST_VALUES} JSON values, or commas, colons and brackets in its texts")
+        raise RequestError(
+            "", f"the body has more than {MOST_VALUES} JSON values (commas, colons and brackets in its texts also count)"
+        )
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=no_constant)
     except UnicodeDecodeError as error:
@@ -126,7 +128,7 @@ class _Request:
         for name, value in body.items():
             where = f"{place}.{name[:60]}" if place else name[:60]
             if name not in table:
-                raise RequestError(where, f"this field is not served; served are {', '.join(sorted(table))}")
+                raise RequestError(where, f"this field is not supported; supported fields are {', '.join(sorted(table))}")
             if value is None:
                 continue
             check = table[name]
@@ -156,7 +158,7 @@ class _Request:
         """A name of the model."""
         if text()(value, place) not in self._limits.names:
             names = ", ".join(self._limits.names)
-            raise RequestError(place, f"there is no model {value!r} here; there is {names}", status=404)
+            raise RequestError(place, f"there is no model {value!r}; available: {names}", status=404)
         return value
 
     def length(self, value: Any, place: str) -> Any:
@@ -167,7 +169,7 @@ class _Request:
         """A number of answers."""
         most = self._limits.max_answers
         if isinstance(value, int) and value > most:
-            raise RequestError(place, f"{value} answers are asked for; at most {most} answers to one request are served")
+            raise RequestError(place, f"{value} answers are requested; at most {most} are allowed")
         return integer(1, most)(value, place)
 
     def tokens(self, value: Any, place: str) -> Any:
@@ -217,7 +219,7 @@ class _Request:
         """vLLM's own form of a constraint."""
         for name in ("grammar", "structural_tag"):
             if isinstance(value, dict) and value.get(name) is not None:
-                raise RequestError(f"{place}.{name}", "this kind of constraint is not served; use json, regex or choice")
+                raise RequestError(f"{place}.{name}", "this kind of constraint is not supported; use json, regex or choice")
         table = {"regex": of_openai(check_regex), "choice": of_openai(check_choice), "json": _SCHEMA, "json_object": flag}
         table |= dict.fromkeys(("grammar", "structural_tag"), dropped)
         return self._object(value, place, table)
@@ -294,7 +296,7 @@ class _Request:
                 raise RequestError(f"{place}.text", "a text is expected")
             return checked
         if kind != "image_url":
-            raise RequestError(f"{place}.type", f"{str(kind)[:40]!r} is not served; served are text and image_url")
+            raise RequestError(f"{place}.type", f"{str(kind)[:40]!r} is not supported; use text or image_url")
         checked = self._object(value, place, {"type": text(), "image_url": "image"})
         if "image_url" not in checked:
             raise RequestError(f"{place}.image_url", "an image is expected")

@@ -76,7 +76,7 @@ def check_structured_outputs(value: Any) -> None:
         return
     for name in ("grammar", "structural_tag"):
         if getattr(value, name, None) is not None:
-            raise ValueError(f"structured_outputs.{name} is not served; use json, regex or choice")
+            raise ValueError(f"structured_outputs.{name} is not supported; use json, regex or choice")
     for name, check in (("json", check_schema), ("regex", check_regex), ("choice", check_choice)):
         given = getattr(value, name, None)
         if given is None:
@@ -106,7 +106,7 @@ class _Walk:
         _require(self._subschemas <= MOST_SUBSCHEMAS, path, f"the schema has more than {MOST_SUBSCHEMAS} subschemas")
         for key, value in schema.items():
             place = f"{path}.{key[:40]}"
-            _require(key in _KEYWORDS, path, f"the keyword {key[:40]!r} is not served; leave it out")
+            _require(key in _KEYWORDS, path, f"the keyword {key[:40]!r} is not supported; remove it")
             if key in _MAP_KEYWORDS:
                 _require(isinstance(value, dict), place, "an object is expected")
                 if key == "properties" or not path:  # Definitions elsewhere cannot be referred to.
@@ -115,7 +115,7 @@ class _Walk:
             elif key in _LIST_KEYWORDS or key in ("allOf", "oneOf"):
                 _require(isinstance(value, list), place, "a list is expected")
                 # An engine multiplies out what is combined.
-                single = "only one entry is served; write the schema out, or use anyOf"
+                single = "only one entry is supported; write the schema out, or use anyOf"
                 _require(key in _LIST_KEYWORDS or len(value) == 1, place, single)
                 for number, item in enumerate(value):
                     self.schema(item, f"{place}[{number}]", within)

@@ -122,7 +122,7 @@ class _Behind:
         parameters = call.arguments.get("sampling_params")
         answers = getattr(parameters, "n", 1) or 1
         if answers > self._most:
-            raise ValueError(f"n is {answers}; at most {self._most} answers to one request are served.")
+            raise ValueError(f"n is {answers}; it must be at most {self._most}.")
         constraint = getattr(parameters, "structured_outputs", None)
         if constraint is not None:
             await asyncio.to_thread(check_structured_outputs, constraint)

@@ -146,9 +146,11 @@ def explain(error: BaseException, url: str, model: str, key: str) -> Fault:
         return error
     chain = list(_chain(error))
     if any(isinstance(part, EndlessResponseError) for part in chain):
-        return wrong_answer(url, "what has no end")
+        return wrong_answer(url, "a response that does not end")
     if isinstance(error, openai.APITimeoutError):
-        return Fault(EngineFailedError(f"{url} does not answer in time."), down=not _was_connected(chain))
+        return Fault(
+            EngineFailedError(f"{url} does not answer in time. Is the server overloaded?"), down=not _was_connected(chain)
+        )
     if isinstance(error, openai.APIConnectionError):
         return _connection_fault(chain, url)
     if isinstance(error, openai.APIStatusError):
@@ -156,7 +158,7 @@ def explain(error: BaseException, url: str, model: str, key: str) -> Fault:
     if isinstance(error, openai.APIError):  # Told in the midst of a stream.
         return Fault(EngineFailedError(f"{url} ended its answer with an error: {_reason(error.message, key)}"))
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError):
-        return wrong_answer(url, "what is not JSON")
+        return wrong_answer(url, "text that is not JSON")
     if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2"):
         return Fault(EngineFailedError(f"{url} closed the connection during its answer. Retry."))
     _log.error("The request to %s failed.", url, exc_info=error)

@@ -398,5 +398,5 @@ def _read_json(response: Any, url: str) -> dict[str, Any]:
     _check_kind(response.headers, url, "application/json")
     content = json.loads(response.content)
     if not isinstance(content, dict):
-        raise wrong_answer(url, "JSON that is no object")
+        raise wrong_answer(url, "JSON that is not an object")
     return content

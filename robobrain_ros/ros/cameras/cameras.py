@@ -175,20 +175,20 @@ class Camera:
         if frame is None:
             since = self._why_empty or "yet"
             raise NoImageError(
-                f"No image has arrived from camera {self.name} on {self.topic} {since}; {self._stream.publishers()}."
+                f"No image of camera {self.name} has arrived on {self.topic} {since}. Publishers: {self._stream.publishers()}."
             )
         age, silence = self._age(frame), time.monotonic() - frame.arrival
         if max_age > 0.0 and age > max_age:
             raise StaleImageError(self._why_stale(age, silence, max_age))
         if max_age > 0.0 and age < -max_age and self._watch is not None and self._watch.waits:
             raise StaleImageError(
-                "Simulated time has not started: use_sim_time is set and nothing came on /clock. Start what publishes /clock "
-                "(ros2 bag play --clock), or set use_sim_time to false."
+                "Simulated time has not started: use_sim_time is true, but no message has arrived on /clock. Start the publisher "
+                "of /clock (such as ros2 bag play --clock), or set use_sim_time to false."
             )
         if max_age > 0.0 and age < -max_age:
             raise StaleImageError(
-                f"The newest image of camera {self.name} is stamped {-age:.1f} s ahead of the node's clock; "
-                "check use_sim_time and the clocks' synchronization."
+                f"The stamp of the newest image of camera {self.name} is {-age:.1f} s ahead of the node's clock. "
+                "Check use_sim_time and the synchronization of the clocks."
             )
         return frame
 
@@ -218,27 +218,27 @@ class Camera:
         if not 0.0 < most < interval:
             return ""
         return (
-            f"Camera {self.name} sends an image every {interval:.1f} s on {self.topic}: set max_image_age to at least "
-            f"{math.ceil(_PERIODS * interval)}, or to 0 to accept any age."
+            f"Camera {self.name} sends one image every {interval:.1f} s on {self.topic}. Set max_image_age to at least "
+            f"{math.ceil(_PERIODS * interval)} s, or to 0 to accept any age."
         )
 
     def _why_stale(self, age: float, silence: float, max_age: float) -> str:
         if self._stream.latched and self.statistics.received < _STREAM:
             return (
-                f"The last image of camera {self.name} on {self.topic} is {age:.1f} s old; max_image_age is {max_age:g} s. Its "
-                "publisher is latched (transient local): set max_image_age to 0 to accept an image of any age."
+                f"The last image of camera {self.name} on {self.topic} is {age:.1f} s old; max_image_age is {max_age:g} s. The "
+                "publisher is latched (transient local), so it may send no newer image. Set max_image_age to 0 to accept any age."
             )
         slow = self.why_slow(0.5 * max_age)
         if slow and silence < _PERIODS * self.statistics.interval and age - silence <= max_age:
-            return f"{slow} The last one is {age:.1f} s old; max_image_age is {max_age:g} s."
+            return f"{slow} The last image is {age:.1f} s old; max_image_age is {max_age:g} s."
         if age - silence > max_age:
             return (
-                f"The last image of camera {self.name} came {age - silence:.1f} s after its stamp, "
-                f"max_image_age is {max_age:g} s; check use_sim_time, the clocks' synchronization, and what delays it."
+                f"The last image of camera {self.name} arrived {age - silence:.1f} s after its stamp; max_image_age is "
+                f"{max_age:g} s. Check use_sim_time, the synchronization of the clocks, the driver and the network."
             )
         return (
-            f"Camera {self.name} has stopped: its last image came {silence:.1f} s ago on {self.topic} and is {age:.1f} s old, "
-            f"max_image_age is {max_age:g} s; {self._stream.publishers()}."
+            f"Camera {self.name} has stopped: its last image arrived {silence:.1f} s ago on {self.topic} and is {age:.1f} s old; "
+            f"max_image_age is {max_age:g} s. Publishers: {self._stream.publishers()}."
         )
 
     def forget(self, jump: Jump) -> None:
@@ -309,11 +309,11 @@ class Cameras:
         :raises BadRequestError: there is none of that name.
         """
         if not self._names:
-            raise BadRequestError("No camera is configured (parameter cameras); send the image with the request.")
+            raise BadRequestError("The parameter cameras is empty. Send the image with the request, or configure a camera.")
         if wanted and wanted not in self._names:
             near = difflib.get_close_matches(wanted, self._names, n=1)
-            hint = f" Is {near[0]!r} meant?" if near else ""
-            raise BadRequestError(f"There is no camera {wanted!r}; known are: {', '.join(self._names)}.{hint}")
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise BadRequestError(f"There is no camera {wanted!r}. The cameras are: {', '.join(self._names)}.{hint}")
         return wanted or self._names[0]
 
     def names_of(self, options: QueryOptions) -> list[str]:
@@ -324,12 +324,12 @@ class Cameras:
         if not options.cameras:
             return [self.name(options.camera)]
         if options.camera:
-            raise BadRequestError("camera and cameras are both given; give one of them.")
+            raise BadRequestError("camera and cameras are both set. Set only one of them.")
         if "" in options.cameras:
-            raise BadRequestError("cameras holds an empty name; name each camera.")
+            raise BadRequestError("cameras contains an empty name. Name each camera.")
         names = [self.name(name) for name in options.cameras]
         if len(set(names)) < len(names):
-            raise BadRequestError(f"cameras holds a name twice: {', '.join(names)}.")
+            raise BadRequestError(f"cameras contains a name twice: {', '.join(names)}. Name each camera once.")
         return names
 
     def __getitem__(self, name: str) -> Camera:
@@ -340,7 +340,7 @@ class Cameras:
         """
         camera = self._cameras.get(self.name(name))
         if camera is None:
-            raise NoImageError("The cameras are closed; activate the node.")
+            raise NoImageError("The node is not active and receives no images. Activate the node.")
         return camera
 
     def close(self) -> None:

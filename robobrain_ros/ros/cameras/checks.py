@@ -79,8 +79,8 @@ def _publishers(camera: Camera) -> Iterator[str]:
     for topic, nodes in streams:
         if len(nodes) > 1:
             yield (
-                f"{len(nodes)} publishers send to {topic} at once: {described(nodes)}. Their messages mix. End all but one, or "
-                "remap their topics."
+                f"{len(nodes)} publishers send to {topic}: {described(nodes)}. The node mixes their messages. Stop all but one, "
+                "or remap their topics."
             )
 
 
@@ -89,7 +89,7 @@ def _frame(camera: Camera) -> Iterator[str]:
     # Without a calibration there are no positions, and the frame's axes do not matter.
     if camera.surroundings.info.fits(frame) and is_body_frame(frame):
         yield (
-            f"The images on {camera.topic} are in the frame {frame!r}, which is named as a body (x forward), not as an optical "
-            "frame (x right, y down, z forward; REP 103). If it is a body, all positions are turned by 90 degrees. Set the "
-            "driver's frame_id to the optical frame, such as camera_optical_frame (docs/how-to/troubleshooting.md)."
+            f"The frame {frame!r} of the images on {camera.topic} has the name of a body frame (x forward), not of an optical "
+            "frame (x right, y down, z forward; REP 103). If it is a body frame, all positions are rotated by 90 degrees. Set "
+            "the driver's frame_id to the optical frame, such as camera_optical_frame (docs/how-to/troubleshooting.md)."
         )

@@ -117,22 +117,25 @@ class Stream:
             self.adapt()
 
     def publishers(self) -> str:
-        """Who publishes there, in words, and what keeps it from arriving."""
+        """The number of publishers in words, and the reason if their messages cannot arrive."""
         publishers = self._node.get_publishers_info_by_topic(self.topic)
         if not publishers:
-            return "nothing publishes there"
-        counted = f"{len(publishers)} publisher{'s' if len(publishers) > 1 else ''} there"
+            return "none"
+        counted = str(len(publishers))
         wanted = self._type_name()
         types = {publisher.topic_type for publisher in publishers}
         if wanted not in types:
-            return f"{counted}, but of {', '.join(sorted(types))}, not {wanted}"
+            return f"{counted}, but their type is {', '.join(sorted(types))}, not {wanted}"
         best_effort = ReliabilityPolicy.BEST_EFFORT
         if self.reliable and all(publisher.qos_profile.reliability == best_effort for publisher in publishers):
-            return f"{counted}, but best effort, which a reliable subscription hears nothing of: make one of them as the other"
+            return (
+                f"{counted}, but best effort: a reliable subscription receives nothing from them. Set the reliability to auto or "
+                "best_effort, or make the publisher reliable"
+            )
         if self._never_reliable and all(_is_latched(publisher) for publisher in publishers):
             return (
-                f"{counted}, latched (transient local): a best-effort subscription gets nothing that was sent before it came; "
-                "set the reliability to auto"
+                f"{counted}, latched (transient local): a best-effort subscription does not receive earlier messages. Set the "
+                "reliability to auto"
             )
         return counted
 

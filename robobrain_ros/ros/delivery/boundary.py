@@ -91,7 +91,7 @@ class GuardedNode(LifecycleNode):
         """Count and log an exception that was caught; returns the sentence about it."""
         sentence, due = self.faults.note(where, error)
         if due:
-            self.get_logger().error(f"{sentence}. The node continues.")
+            self.get_logger().error(f"{sentence}. The node continues. Please report it with the log.")
             self.get_logger().debug("".join(format_exception(error)))
         return sentence
 
@@ -185,7 +185,7 @@ class GuardedNode(LifecycleNode):
         def lost() -> None:
             self.faults.lost_responses += 1
             self.get_logger().warning(
-                f"{where} could not send a response: its client cannot be reached.", throttle_duration_sec=_LOG_INTERVAL
+                f"{where} could not send a response, because its client is unreachable.", throttle_duration_sec=_LOG_INTERVAL
             )
 
         def guarded_send(response: Any, header: Any) -> None:

@@ -119,7 +119,7 @@ def _member(kind: type[Number], value: int, path: str) -> Number:
         return kind(value)
     except ValueError:
         known = ", ".join(f"{_PREFIXES[kind]}{member.name} ({member.value})" for member in kind)
-        raise BadRequestError(f"{path}: {value} is none of {known}.") from None
+        raise BadRequestError(f"{path}: {value} is unknown. Known values are {known}.") from None
 
 
 def _robot_message(robot: Robot) -> RobotMessage:

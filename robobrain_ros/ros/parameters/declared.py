@@ -121,7 +121,7 @@ class Parameters:
         if parameter is None or (change.value is None and not parameter.is_text):
             return ""
         if self.configured and parameter.applies is Applies.ON_CONFIGURE and self._changes(change):
-            return f"{change.name} can be set only while the node is unconfigured; deactivate and clean it up first."
+            return f"{change.name} can be set only while the node is unconfigured. Deactivate and clean up the node first."
         fault = parameter.fault(change.value)
         if not fault and change.name in ("cameras", "standing_queries"):
             fault = _name_fault(change.name, list(change.value))
@@ -138,7 +138,7 @@ def known_changes(node: Node, changes: Sequence[RosParameter]) -> list[RosParame
     wanted = []
     for change in changes:
         if not node.has_parameter(change.name):
-            raise BadRequestError(f"This node has no parameter {change.name[:MOST_NAME]!r}.")
+            raise BadRequestError(f"The node has no parameter {change.name[:MOST_NAME]!r}.")
         present = node.get_parameter(change.name)
         if present.type_ is RosParameter.Type.STRING_ARRAY and _is_empty_list(change):
             change = RosParameter(change.name, RosParameter.Type.STRING_ARRAY, [])
@@ -162,14 +162,14 @@ def _name_fault(parameter: str, names: list[str]) -> str:
     names = [name for name in names if name]
     most = MOST_CAMERAS if parameter == "cameras" else MOST_QUERIES
     if len(names) > most:
-        return f"{parameter} holds {len(names)} names; at most {most} are allowed."
+        return f"{parameter} contains {len(names)} names; at most {most} are allowed."
     for name in names:
         if len(name) > MOST_NAME:
-            return f"{parameter} holds a name of {len(name)} characters; at most {MOST_NAME} are allowed."
+            return f"{parameter} contains a name of {len(name)} characters; at most {MOST_NAME} are allowed."
         # Such a name is part of topic and parameter names.
         if not name.isascii() or not name.isidentifier():
-            return f"{parameter} holds {name!r}; a name is letters, digits and _, beginning with a letter."
+            return f"{parameter} contains {name!r}. A name has only letters, digits and _, and begins with a letter or _."
     if len(set(names)) < len(names):
-        return f"{parameter} holds a name twice: {', '.join(names)}."
+        return f"{parameter} contains a name twice: {', '.join(names)}."
     taken = [name for name in names if parameter == "cameras" and f"{name}." in (*OPTION_PREFIXES, STANDING_PREFIX)]
-    return f"A camera cannot be called {taken[0]!r}; call it something else." if taken else ""
+    return f"cameras contains {taken[0]!r}, which is a prefix of other parameters. Choose another name." if taken else ""

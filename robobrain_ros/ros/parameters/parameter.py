@@ -81,7 +81,7 @@ class Parameter:
         if isinstance(value, str) and len(value) > MOST_PARAMETER_TEXT:
             return f"{self.name} has {len(value)} characters; at most {MOST_PARAMETER_TEXT} are allowed."
         if isinstance(self.default, list) and (len(value) > MOST_ITEMS or max(map(len, value), default=0) > MOST_PARAMETER_TEXT):
-            return f"{self.name} has {len(value)} items; at most {MOST_ITEMS}, of {MOST_PARAMETER_TEXT} characters, are allowed."
+            return f"{self.name} has too many or too long items: at most {MOST_ITEMS} of {MOST_PARAMETER_TEXT} characters each."
         below = (self.minimum is not None and value < self.minimum) or (self.least is not None and 0 < value < self.least)
         above = self.maximum is not None and value > self.maximum
         return f"{self.name} is {value}; it must be {self.allowed}." if below or above else ""

@@ -30,9 +30,9 @@ def beside(work: Callable[[], Result], what: str, alive: Callable[[], bool], lim
     thread.start()
     while not job.done.wait(_LOOK):
         if not alive():
-            raise CanceledError(f"{what} was stopped, because ROS shuts down.")
+            raise CanceledError(f"{what} was canceled, because ROS shuts down.")
         if time.monotonic() > end:
-            raise EngineConfigError(f"{what} takes longer than {limit:.0f} s. Is a network drive unreachable?")
+            raise EngineConfigError(f"{what} did not end within {limit:.0f} s. Is a network drive unreachable?")
     return job.result()
 
 

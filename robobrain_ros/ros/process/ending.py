@@ -53,7 +53,7 @@ def leave(code: int = 0) -> None:
 
 
 def _force(after: float) -> None:
-    _log.error("The node did not end within %.0f s of the signal. It ends now by force.", after)
+    _log.error("The node did not end within %.0f s after the signal. It ends now by force.", after)
     leftovers.release_all()
     _exit(1)
 

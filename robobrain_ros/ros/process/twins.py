@@ -16,9 +16,9 @@ class Twins:
         if not self.count:
             return ""
         return (
-            f"{self.count + 1} nodes are called {self._node.get_fully_qualified_name()}, and each answers every request. "
-            "End all but one of them, or give each a namespace or name of its own (namespace:=..., -r __node:=...). "
-            "A node that was killed counts until DDS drops it, by default after 20 s."
+            f"{self.count + 1} nodes have the name {self._node.get_fully_qualified_name()}, and each answers every request. "
+            "Stop all but one, or give each a different namespace or name (namespace:=..., -r __node:=...). "
+            "A killed node counts until DDS removes it, by default after 20 s."
         )
 
     def attend(self) -> None:
@@ -29,4 +29,4 @@ class Twins:
         if self.count > before:
             self._node.get_logger().warning(self.warning)
         elif before and not self.count:
-            self._node.get_logger().info(f"This node is the only one called {self._node.get_fully_qualified_name()} again.")
+            self._node.get_logger().info(f"Only one node has the name {self._node.get_fully_qualified_name()} now.")

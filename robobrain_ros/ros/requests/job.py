@@ -85,7 +85,7 @@ async def run_job(job: Job, push: Callable[[Progress], None] | None, locator: Lo
     job.image = images[0]
     job.brain_began = time.monotonic()
     if job.brain_began >= job.deadline:
-        raise RequestTimeoutError("The request's deadline passed while its images were read; allow more time.")
+        raise RequestTimeoutError("The deadline passed while the node read the images. Increase the timeout.")
 
     def on_progress(progress: Progress) -> None:
         job.raw_text += progress.text
@@ -108,7 +108,7 @@ async def run_job(job: Job, push: Callable[[Progress], None] | None, locator: Lo
         answer = await job.brain.run(query, on_progress)
     except BadRequestError as error:
         if not job.context.robots and error.message.startswith("context.robots"):
-            error.message += " (These robots are those of parameter robots_file.)"
+            error.message += " (The robots come from parameter robots_file.)"
         raise
     if job.moment is not None:
         height, width = job.image.shape[:2]

@@ -40,7 +40,7 @@ def parse_task(name: str) -> Task:
         return Task(name)
     except ValueError:
         known = ", ".join(task.value for task in Task)
-        raise BadRequestError(f"There is no task {name[:MOST_NAME]!r}; known are: {known}.") from None
+        raise BadRequestError(f"There is no task {name[:MOST_NAME]!r}. The tasks are: {known}.") from None
 
 
 def check_text(text: str, field: str) -> None:
@@ -49,9 +49,9 @@ def check_text(text: str, field: str) -> None:
     :raises BadRequestError: it is empty or too long.
     """
     if not text.strip():
-        raise BadRequestError(f"The {field} is empty; say what is asked for.")
+        raise BadRequestError(f"The {field} is empty. State what to look for or what to do.")
     if len(text) > MOST_TEXT:
-        raise BadRequestError(f"The {field} has {len(text)} characters; at most {MOST_TEXT} are allowed.")
+        raise BadRequestError(f"The {field} has {len(text)} characters; at most {MOST_TEXT} are allowed. Shorten it.")
 
 
 def check_options(options: QueryOptions) -> None:
@@ -66,7 +66,7 @@ def check_options(options: QueryOptions) -> None:
             f"timeout is {options.timeout:g} s; it must be 0 (the node's default) or {LEAST_TIMEOUT:g} to {MOST_TIMEOUT:g} s."
         )
     if len(options.cameras) > MOST_CAMERAS:
-        raise BadRequestError(f"cameras holds {len(options.cameras)} names; at most {MOST_CAMERAS} are allowed.")
+        raise BadRequestError(f"cameras contains {len(options.cameras)} names; at most {MOST_CAMERAS} are allowed.")
     for name in (options.camera, *options.cameras):
         if len(name) > MOST_NAME:
             raise BadRequestError(f"The name of a camera has {len(name)} characters; at most {MOST_NAME} are allowed.")

@@ -101,13 +101,15 @@ class Requests:
         for ticket, job in list(self._open.items()):
             frames = job.images.frames
             if any(jump.concerns(frame.camera) and jump.is_old(nanoseconds(frame.header.stamp)) for frame in frames):
-                ticket.give_up(StaleImageError(f"While the model answered, {jump}: the image is of the time before. Ask again."))
+                ticket.give_up(
+                    StaleImageError(f"While the model answered, {jump}. The image is from before the jump. Retry the request.")
+                )
 
     def give_up_overdue(self) -> None:
         """Answer the requests that the engine's loop should have ended; called once per second."""
         for ticket, job in list(self._open.items()):
             if time.monotonic() > job.deadline + NODE_GRACE:
-                ticket.give_up(RequestTimeoutError("The request's deadline has passed and the engine does not respond."))
+                ticket.give_up(RequestTimeoutError("The deadline of the request has passed, and the engine does not respond."))
 
     async def answer(
         self, request: TaskRequest, ticket: Ticket[Answer] | None = None, listener: ProgressListener | None = None
@@ -169,7 +171,7 @@ class Requests:
         options = request.options
         check_options(options)
         if not TASKS[task].takes_context and request.context != PlanContext():
-            raise BadRequestError(f"context is given, but the task {task.value} takes none; leave it empty.")
+            raise BadRequestError(f"context is set, but the task {task.value} does not use it. Leave it empty.")
         images = self._selection.select(options, task, request.frame)
         return Job(
             task=task,
@@ -202,7 +204,7 @@ class Requests:
             self._model.brain()
         except RoboBrainError as error:
             return f"The node is not active. {error.message}"
-        return "The node is not active; activate it."
+        return "The node is not active. Activate it."
 
     def _failed(self, request: TaskRequest, job: Job | None, error: RoboBrainError) -> Result:
         if job is None:

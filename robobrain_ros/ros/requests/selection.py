@@ -65,7 +65,7 @@ class ImageSelection:
         cameras = self._cameras()
         if options.images:
             if options.cameras:
-                raise BadRequestError("images and cameras are both given; give one of them.")
+                raise BadRequestError("images and cameras are both set. Set only one of them.")
             if options.camera:
                 cameras.name(options.camera)
             self.check_count(task, len(options.images), "images")

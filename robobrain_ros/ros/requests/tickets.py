@@ -77,7 +77,7 @@ class Ticket(Generic[Result]):
         while await self.progress() is not None:
             pass
         if self._work is None or not self._work.done() or self._work.cancelled():
-            raise self._given_up or CanceledError("The request was canceled by a shutdown.")
+            raise self._given_up or CanceledError("The node shuts down and has canceled the request.")
         return self._work.result()
 
     async def _run(self, work: Callable[[Callable[[Progress], None]], Awaitable[Result]]) -> Result:

@@ -40,9 +40,13 @@ def first_frame(node: Node, topic: str, seconds: float) -> str:
 def main() -> None:
     """Wait for an image, then become RViz; arguments that are not known here go on to RViz."""
     parser = argparse.ArgumentParser(prog="rviz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--image-topic", default="camera/image", help="whose frame is taken (default: %(default)s)")
-    parser.add_argument("--fixed-frame", default="", help="do not wait: this frame")
-    parser.add_argument("--wait", type=float, default=30.0, metavar="S", help="for an image, seconds (default: %(default)g)")
+    parser.add_argument(
+        "--image-topic", default="camera/image", help="topic whose frame becomes the fixed frame (default: %(default)s)"
+    )
+    parser.add_argument("--fixed-frame", default="", help="fixed frame; do not wait for an image")
+    parser.add_argument(
+        "--wait", type=float, default=30.0, metavar="S", help="seconds to wait for an image (default: %(default)g)"
+    )
     options, others = parser.parse_known_args(remove_ros_args(sys.argv)[1:])
     given = sys.argv[1:]
     ros_arguments = given[given.index("--ros-args") :] if "--ros-args" in given else []
@@ -55,8 +59,8 @@ def main() -> None:
             frame = first_frame(node, topic, options.wait)
             if not frame:
                 node.get_logger().warning(
-                    f"No image with a frame came on {topic} within {options.wait:g} s. RViz starts with the fixed frame of its "
-                    "configuration; set another one in RViz, or start with fixed_frame:=<frame>."
+                    f"No image with a frame_id arrived on {topic} within {options.wait:g} s. RViz starts with the fixed frame of "
+                    "its configuration. Set another one in RViz, or start with fixed_frame:=<frame>."
                 )
         except (KeyboardInterrupt, rclpy.executors.ExternalShutdownException):
             sys.exit(130)

@@ -181,7 +181,7 @@ class _Fields:
 
     def __init__(self, value: Any, where: str) -> None:
         if not isinstance(value, dict):
-            raise _Damaged(f"{where} is no object")
+            raise _Damaged(f"{where} is not an object")
         self._value, self._where = value, where
 
     def take(self, name: str) -> Any:
@@ -224,10 +224,10 @@ def _table(content: Any) -> Table:
         raise _Damaged(f"it has format {_shown(found)}, and this version reads {FORMAT}")
     entries = fields.take("entries")
     if not isinstance(entries, list) or len(entries) > _MOST_ENTRIES:
-        raise _Damaged(f"'entries' is no list of at most {_MOST_ENTRIES}")
+        raise _Damaged(f"'entries' is not a list of at most {_MOST_ENTRIES}")
     measured = fields.take("measured")
     if not isinstance(measured, dict) or not all(isinstance(value, str) for value in measured.values()):
-        raise _Damaged("'measured' is no object of texts")
+        raise _Damaged("'measured' is not an object of texts")
     read_entries = tuple(_entry(entry, f"entry {index}") for index, entry in enumerate(entries))
     if len({_order(entry) for entry in read_entries}) < len(read_entries):
         raise _Damaged("two entries are for the same shape class")
