@@ -154,8 +154,8 @@ def test_a_request_that_the_engine_does_not_let_go_of_occupies_its_place(monkeyp
     monkeypatch.setattr(supervisor_module, "ENGINE_RELEASE", 0.0)
 
     async def test() -> None:
-        engines = [SlowToLetGo([Script([asyncio.Event()])]), ScriptedEngine(["done"])]
-        stubborn, later = engines
+        stubborn, later = SlowToLetGo([Script([asyncio.Event()])]), ScriptedEngine(["done"])
+        engines = [stubborn, later]
         supervisor = Supervisor(lambda: engines.pop(0), patience=QUICK, max_queued=0, max_running=1)
         await supervisor.start(quiet)
         reader = asyncio.ensure_future(read(supervisor, ask(0)))

@@ -221,7 +221,7 @@ class StandingQueries:
         try:
             camera = self._cameras()[name] if name else None
             if camera is None or not query.rate:
-                return camera and camera.newest
+                return camera.newest if camera else None
             return self._selection.newest(camera, query.task)
         except RoboBrainError:
             return None  # Closed meanwhile.

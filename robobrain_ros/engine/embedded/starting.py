@@ -193,7 +193,7 @@ def set_environment(options: EngineOptions, checkpoint: Checkpoint, log: ChildLo
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CPU_KVCACHE_SPACE": str(options.embedded.cpu_memory_gib),
         "TOKENIZERS_PARALLELISM": "false",
-        # oneDNN keeps a kernel for each shape that a step had, 1024 by default. The worker of a CPU engine grew with each new shape.
+        # oneDNN keeps a kernel for each shape of a step, 1024 by default. The worker of a CPU engine grew with each new shape.
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
     }
     if options.embedded.quiet:
