@@ -44,7 +44,7 @@ def main() -> None:
     instruction, frame = remove_ros_args(sys.argv)[1:]
     rclpy.init()
     node = rclpy.create_node("point_to_pose")
-    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)  # Late subscribers receive it, too.
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)  # Late subscribers also receive it.
     publisher = node.create_publisher(PoseStamped, "target_pose", latched)
     pose = find(node, instruction, frame)
     publisher.publish(pose)

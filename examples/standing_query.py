@@ -1,6 +1,6 @@
 """Ask the same question about each new image and print the answers.
 
-The node asks by itself and publishes the answers; this program sets the question and removes it after ten answers::
+The node repeats the question and publishes the answers. This program sets the question and removes it after ten answers::
 
     python3 standing_query.py "the red mug"
 """
@@ -39,7 +39,7 @@ class Watcher(Node):
             sys.exit(future.result().outcome.message)
 
     def on_answer(self, message: Affordances) -> None:
-        """Print the points of an answer; other queries and requests publish on this topic, too."""
+        """Print the points of an answer; other queries and requests also publish on this topic."""
         if message.query == NAME:
             self.answers += 1
             points = ", ".join(f"({point.u:.0f}, {point.v:.0f})" for point in message.points)

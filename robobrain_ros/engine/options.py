@@ -63,7 +63,8 @@ class EmbeddedOptions:
     )
     nnodes: int = option(
         1,
-        "Number of machines that share the model without Ray, including this one. The log shows the command for the others.",
+        "Number of machines across which vLLM distributes the model, including this one, without Ray. The log shows the command "
+        "to run on the other machines.",
         minimum=1,
         maximum=64,
     )
@@ -77,8 +78,8 @@ class EmbeddedOptions:
     )
     image_cache_mib: int = option(
         256,
-        "Size of the cache of preprocessed images in MiB. The node and each engine process have one such cache. If an image of "
-        "engine.max_pixels does not fit, the cache is larger. 0: no cache.",
+        "Size of the cache of preprocessed images in MiB. The node has one such cache, and each engine process has another. The "
+        "cache always has room for one image of engine.max_pixels. 0: no cache.",
         minimum=0,
         maximum=65536,
     )
@@ -199,13 +200,14 @@ class FlagosOptions:
 
     mode: str = option(
         "auto",
-        "Use of FlagGems' operators in vLLM. auto: the operators that tune_flagos found correct and not slower with this GPU and "
-        "model; without a measurement, none. on: all except flagos.exclude, or only flagos.include. off: none.",
+        "Which FlagGems operators vLLM uses. auto: the operators that tune_flagos measured as correct and not slower on this GPU "
+        "with this model. Without a measurement, auto uses none. on: all operators, without flagos.exclude. off: none.",
         choices=FLAGOS_MODES,
     )
     include: tuple[str, ...] = option(
         (),
-        "Use only these FlagGems operators, by function name, such as mm. In mode auto: those that tune_flagos also selected.",
+        "Names of FlagGems operators, such as mm. vLLM uses no others. In mode auto, it uses those that tune_flagos also "
+        "selected. Empty: no restriction.",
     )
     exclude: tuple[str, ...] = option((), "Do not use these FlagGems operators, by function name, such as mm.")
     record: bool = option(

@@ -41,8 +41,8 @@ class ServerOptions:
     max_connections: int = option(64, "Maximum number of open connections to the HTTP server.", minimum=4, maximum=1024)
     max_connections_per_client: int = option(
         16,
-        "Maximum number of connections from one address (IPv6: one /64 network) on which no request with the key is in progress. "
-        "A further connection closes the oldest of them.",
+        "Maximum number of idle connections from one address (IPv6: one /64 network). A connection is idle while no request with "
+        "the key is in progress on it. If there are more, the server closes the oldest.",
         minimum=1,
         maximum=1024,
     )

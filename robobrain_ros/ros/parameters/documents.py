@@ -52,7 +52,7 @@ def _yaml_value(value: Value) -> str:
 
 def to_markdown() -> str:
     """The table of docs/reference/parameters.md."""
-    lines = ["| parameter | type | default | allowed | acts | description |", "|---|---|---|---|---|---|"]
+    lines = ["| parameter | type | default | allowed | takes effect | description |", "|---|---|---|---|---|---|"]
     named = (*camera_parameters("<camera>"), *standing_query_parameters("<name>"))
     for parameter in (*NODE_PARAMETERS, *named, *engine_parameters(), *server_parameters()):
         default = _yaml_value(parameter.default)

@@ -103,7 +103,7 @@ class Parameter:
     def descriptor(self) -> ParameterDescriptor:
         """The descriptor that ``ros2 param describe`` shows."""
         descriptor = ParameterDescriptor(
-            description=f"{self.description} A change acts {self.applies.value}.",
+            description=f"{self.description} A change takes effect {self.applies.value}.",
             read_only=self.applies is Applies.AT_START,
             additional_constraints=self.allowed if self.choices else "",
             dynamic_typing=self.is_text,

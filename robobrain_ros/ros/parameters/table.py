@@ -100,9 +100,9 @@ NODE_PARAMETERS = (
     Parameter(
         "constrain_coordinates",
         Defaults.constrain_coordinates,
-        "For spatial tasks, the model can only write a list of coordinates inside the image, or [] if it found nothing. "
-        "Thinking is not constrained. A remote server must support structured outputs, as vLLM does; other servers may ignore "
-        "or reject them.",
+        "Constrain the answers of spatial tasks: the model can only write a list of coordinates inside the image, or [] if it "
+        "found nothing. Thinking is not constrained. With engine.kind remote, the server must support structured outputs, as "
+        "vLLM does.",
         applies=Applies.AT_ONCE,
     ),
     Parameter(
@@ -184,8 +184,8 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.queue",
             1,
-            "Queue depth of the image subscription. The node uses only the newest image. A deeper queue only makes the counts "
-            "of lost images more exact.",
+            "Queue depth of the image subscription. The node uses only the newest image. With a larger value, the count of "
+            "lost images is more exact.",
             minimum=1,
             maximum=100,
         ),
@@ -230,9 +230,9 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.detect_depth_clamp",
             True,
-            "Detect and ignore the depth at which a driver clamps: many pixels have exactly the largest depth of the image, "
-            "and this depth is at least 4 m and a whole number of metres, or 4095, 8191, ... mm. Set false for simulations "
-            "without noise.",
+            "Ignore pixels at the maximum depth of the driver. Some drivers report this depth for all farther surfaces. The node "
+            "detects it if many pixels have exactly the largest depth of the image and this depth is a whole number of metres "
+            "(at least 4), or 4095, 8191, ... mm. Set false for simulations without noise.",
             applies=Applies.AT_ONCE,
         ),
         Parameter(
@@ -252,8 +252,8 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.bit_depth",
             0,
-            "Number of bits that the sensor uses in 16-bit images. The sample 2^bit_depth - 1 is white. 0: the node scales "
-            "each image by its own samples (docs/reference/interfaces.md).",
+            "Number of bits per sample that the sensor uses in 16-bit images. With 12 bits, 4095 is white. 0: the node scales "
+            "each image by its own values (docs/reference/interfaces.md).",
             minimum=0,
             maximum=16,
         ),
