@@ -128,7 +128,7 @@ async def many_models(request: web.Request) -> web.StreamResponse:
 
 @pytest.mark.parametrize(
     ("models", "said"),
-    [(endless_json, "no end"), (deep_json, "not JSON"), (many_models, "Set engine.model to one of them")],
+    [(endless_json, "does not end"), (deep_json, "not JSON"), (many_models, "Set engine.model to one of them")],
 )
 def test_a_list_of_models_is_bounded(models: Any, said: str) -> None:
     async def work() -> None:

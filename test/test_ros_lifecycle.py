@@ -36,7 +36,7 @@ def test_without_autostart_the_node_waits_and_goes_through_its_life_twice() -> N
             it.until_ready()
             inactive = point(it)
             assert inactive.outcome.code == Outcome.NOT_READY
-            assert "activate" in inactive.outcome.message
+            assert "Activate" in inactive.outcome.message
             assert it.transition(Transition.TRANSITION_ACTIVATE)
             it.show(image_message())
             assert point(it).outcome.code == Outcome.OK
