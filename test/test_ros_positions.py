@@ -185,12 +185,11 @@ def test_an_image_with_depth_that_is_too_old_is_not_asked_about(scene: Scene) ->
     assert response.affordances.header == before.header
 
 
-@pytest.mark.parametrize("rate", [0.0, 50.0])
-def test_a_standing_query_with_a_rate_waits_for_an_image_with_depth(scene: Scene, rate: float) -> None:
-    """With rate 0 it asks about each image, and an image whose depth is lost has no positions."""
+def test_a_standing_query_asks_once_about_each_image_with_depth(scene: Scene) -> None:
+    """Where an image's depth is lost, the one before it has been asked about already."""
     with looking(scene, *[points_text(scene.objects)] * 3) as before:
         answers = before.it.listen(Affordances, f"{before.it.name}/affordances")
-        query = SetStandingQuery.Request(enabled=True, name="things", task="point", instruction="the things", rate=rate)
+        query = SetStandingQuery.Request(enabled=True, name="things", task="point", instruction="the things")
         assert before.it.call(SetStandingQuery, "set_standing_query", query).outcome.code == Outcome.OK
         headers = []
         for has_depth in (True, False, True):
@@ -198,32 +197,10 @@ def test_a_standing_query_with_a_rate_waits_for_an_image_with_depth(scene: Scene
             before.info()
             if has_depth:
                 before.depth()
-            if has_depth or not rate:
                 headers.append(before.header)
             before.image()
             before.it.until(lambda: len(answers) == len(headers), "the answer")
     assert [answer.header for answer in answers] == headers
-    known = [not math.isnan(answer.points[0].position.z) for answer in answers]
-    assert known == ([True, True] if rate else [True, False, True])
-
-
-def test_a_standing_query_of_rate_0_asks_about_the_image_whose_depth_comes_after_it(scene: Scene) -> None:
-    """The image before it has depth already, and no further image triggers a question about this one."""
-    with looking(scene, *[points_text(scene.objects)] * 2, transform_timeout=30.0) as before:
-        it = before.it
-        answers = it.listen(Affordances, f"{it.name}/affordances")
-        query = SetStandingQuery.Request(enabled=True, name="things", task="point", instruction="the things")
-        before.info()
-        before.depth()
-        before.image()
-        assert it.call(SetStandingQuery, "set_standing_query", query).outcome.code == Outcome.OK
-        before.header = Header(stamp=now(), frame_id="camera_optical")
-        before.image()
-        it.until(lambda: it.node._standing.statistics["things"].asked, "the question about the last image")
-        before.depth()
-        it.until(lambda: answers, "the answer")
-    assert answers[0].header == before.header
-    assert not math.isnan(answers[0].points[0].position.z)
 
 
 def test_an_answer_waits_for_depth_that_comes_after_it(scene: Scene) -> None:

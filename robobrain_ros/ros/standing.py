@@ -213,16 +213,9 @@ class StandingQueries:
         self._node.start_task(self._ask, query, frame)
 
     def _newest(self, query: _StandingQuery) -> Frame | None:
-        """The image that the query is asked about next.
-
-        With rate 0 it is the newest image, and the answer waits for its depth. An image with depth would be the one before.
-        """
-        name = self._camera(query)
+        camera = self._camera(query)
         try:
-            camera = self._cameras()[name] if name else None
-            if camera is None or not query.rate:
-                return camera.newest if camera else None
-            return self._selection.newest(camera, query.task)
+            return self._selection.newest(self._cameras()[camera], query.task) if camera else None
         except RoboBrainError:
             return None  # Closed meanwhile.
 
