@@ -1,7 +1,6 @@
 """Answers in metres over DDS: right where depth and lens belong to the image, and NaN with a sentence of its own otherwise."""
 
 import asyncio
-import math
 from typing import Any
 
 import numpy as np
