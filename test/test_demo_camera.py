@@ -131,7 +131,7 @@ def test_the_demo_shows_every_task_and_is_right(tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-m", "robobrain_ros.demo.quickstart", "--output", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=380)
     assert done.returncode == 0, done.stderr
-    assert "15 of 15 answers are right" in done.stdout
+    assert "15 of 15 answers are correct" in done.stdout
     plan, slip, again, success = (done.stdout.rindex(text) for text in ("Plan 1: ", "slipped", "Plan 2: ", "Done: "))
     assert plan < slip < again < success
     assert "the goal holds" in done.stdout
