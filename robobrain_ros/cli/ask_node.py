@@ -22,6 +22,8 @@ from robobrain_ros.ros.tasks import TASKS
 
 _APPEARANCE = 5.0
 """Seconds to wait for discovery of a running node."""
+_REDRAWING = 1.0
+"""Seconds to wait for a second image with the answer's stamp."""
 _DRAWING = 10.0
 """Seconds to wait for the image with the answer drawn on it."""
 
@@ -119,10 +121,17 @@ def _who_is_there(client: TaskClient) -> str:
 def _overlay_of(client: TaskClient, overlays: list[Image], stamp: Any) -> RgbImage | None:
     """Wait for the image with the answer drawn on it, and return it; None: it did not arrive.
 
-    The stamp identifies it. Positions, and the answer's header with them, may be in another frame than the image.
+    The stamp identifies the camera image. Positions, and the answer's header with them, may be in another frame than the image.
     """
-    client.spin_until(lambda: any(image.header.stamp == stamp for image in overlays), _DRAWING)
-    return next((read_image_message(image) for image in reversed(overlays) if image.header.stamp == stamp), None)
+
+    def matching() -> list[Image]:
+        return [image for image in overlays if image.header.stamp == stamp]
+
+    if client.spin_until(matching, _DRAWING):
+        # The node draws an earlier answer again for this new subscriber. On the same image, this answer's is the last.
+        client.spin_until(lambda: len(matching()) > 1, _REDRAWING)
+    found = matching()
+    return read_image_message(found[-1]) if found else None
 
 
 def _to_reply(task: Task, response: Any) -> Reply:
