@@ -24,7 +24,7 @@ KINDS = ("msg", "srv", "action")
 
 _HEADING = '"""Written by scripts/message_stubs.py: do not edit."""\n'
 _PYTHON_TYPES = {"bool": "bool", "string": "str", "wstring": "str", "float32": "float", "float64": "float", "byte": "bytes"}
-"""Types that are no integers. ``char`` is an integer in Python, too."""
+"""Types that are not integers. ``char`` is also an integer in Python."""
 
 
 def python_type(type_: Type) -> str:
@@ -84,7 +84,7 @@ def imports(kind: str, messages: Iterable[MessageSpecification]) -> str:
 
 
 def _import(package: str, names: set[str]) -> str:
-    """One name a line: so it stands whatever its length."""
+    """An import with one name per line, which the formatter leaves as it is."""
     return f"from {package}.msg import (\n" + "".join(f"    {name},\n" for name in sorted(names)) + ")\n"
 
 

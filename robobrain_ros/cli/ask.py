@@ -16,10 +16,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import NoReturn, TextIO
 
 import cv2
 
+from robobrain_ros.cli.engine_options import add_engine_argument
 from robobrain_ros.cli.progress import Messages
 from robobrain_ros.cli.reply import Reply, footnote, to_dict, to_lines
 from robobrain_ros.core.imaging import read_image
@@ -216,10 +217,7 @@ def _parser() -> argparse.ArgumentParser:
         "--url", action="append", default=[], metavar="URL",
         help="ask an OpenAI-compatible server such as http://gpu:9010/v1; --model is the name of its model",
     )  # fmt: skip
-    file.add_argument(
-        "--engine", action="append", type=_engine_option, default=[], metavar="NAME=VALUE",
-        help="engine option without the prefix engine., such as gpu_memory_utilization=0.6 (docs/reference/parameters.md)",
-    )  # fmt: skip
+    add_engine_argument(file, reserved=lambda name: name == "model")
     return parser
 
 
@@ -270,18 +268,6 @@ def _count(text: str) -> int:
     if not 0 < value < 2**31:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
-
-
-def _engine_option(text: str) -> tuple[str, Any]:
-    import yaml
-
-    from robobrain_ros.engine.options import option_fields
-
-    name, separator, value = text.partition("=")
-    if not separator or name not in option_fields() or name == "model":
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE with the name of an engine option")
-    is_text = isinstance(option_fields()[name].default, str)
-    return name, value if is_text else yaml.safe_load(value)
 
 
 def split_ros_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from robobrain_ros.cli.consistency_report import Cell, Column, as_json, cell_of, table
+from robobrain_ros.cli.engine_options import add_engine_argument
 from robobrain_ros.cli.progress import Messages
-from robobrain_ros.cli.tune_flagos import engine_option
+from robobrain_ros.cli.tune_flagos import is_reserved
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.demo import DEMO_MODEL, DemoError
 from robobrain_ros.errors import RoboBrainError
@@ -136,14 +137,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--include", nargs="+", default=[], metavar="OPERATOR", help="flagos.include")
     parser.add_argument("--exclude", nargs="+", default=[], metavar="OPERATOR", help="flagos.exclude")
     parser.add_argument("--at-once", type=_count, default=16, help="number of requests at the same time (default: %(default)s)")
-    parser.add_argument(
-        "--engine",
-        type=engine_option,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="engine option, such as gpu_memory_utilization=0.6; repeatable",
-    )
+    add_engine_argument(parser, reserved=is_reserved)
     parser.add_argument("--json", type=Path, help="JSON file for all questions and results")
     options = parser.parse_args(arguments)
     if not options.scenes and not options.benchmark:

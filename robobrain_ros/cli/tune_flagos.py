@@ -17,8 +17,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from statistics import median
-from typing import Any
 
+from robobrain_ros.cli.engine_options import add_engine_argument
 from robobrain_ros.cli.operator_tuner import EngineMaker, Questions, Say, Settings, State, Tuner, measure, measure_all
 from robobrain_ros.cli.operator_verdicts import choose_way, find_fault, table
 from robobrain_ros.core.imaging import PixelBudget
@@ -33,7 +33,7 @@ from robobrain_ros.engine.flagos.choice import Choice, Operators
 from robobrain_ros.engine.flagos.decision import check_usable, graphs_are_possible
 from robobrain_ros.engine.flagos.operators import LEFT_OUT, known_operators
 from robobrain_ros.engine.flagos.tune_file import Tuned
-from robobrain_ros.engine.options import EngineOptions, option_fields
+from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.presets import resolve_options
 from robobrain_ros.errors import RoboBrainError
 from robobrain_ros.evaluation.evaluate import parse_size
@@ -161,14 +161,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default=Settings.bound,
         help="largest allowed difference of log-probabilities (default: %(default)s)",
     )
-    parser.add_argument(
-        "--engine",
-        type=engine_option,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="engine option, such as gpu_memory_utilization=0.6; repeatable",
-    )
+    add_engine_argument(parser, reserved=is_reserved)
     parser.add_argument("--list", action="store_true", help="list the operators of the installed FlagGems, and exit")
     options = parser.parse_args(arguments)
     if min(options.pairs, options.scenes) < 1 or options.tokens < 2:
@@ -176,15 +169,9 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def engine_option(text: str) -> tuple[str, Any]:
-    """``NAME=VALUE`` of the command line, one of the engine's options; the value is YAML."""
-    import yaml
-
-    name, separator, value = text.partition("=")
-    own = name == "model" or (name.startswith("flagos_") and name != "flagos_platform")
-    if not separator or name not in option_fields() or own:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE with the name of an engine option")
-    return name, yaml.safe_load(value)
+def is_reserved(name: str) -> bool:
+    """Return whether the programs that compare operators set this engine option themselves."""
+    return name == "model" or (name.startswith("flagos_") and name != "flagos_platform")
 
 
 def engine_options(given: argparse.Namespace) -> EngineOptions:

@@ -167,7 +167,7 @@ class DepthImage:
         if abs(across / down - 1.0) > slack:
             raise GeometryError(
                 f"The depth image has {self.width}x{self.height} pixels and the image {camera.width}x{camera.height}: their "
-                f"aspect ratios differ, so they show different views. Publish depth that is aligned to the image."
+                "aspect ratios differ, so they show different views. Publish depth that is aligned to the image."
             )
         return across, down
 

@@ -145,8 +145,10 @@ class LedgerReader:
         return self._names[path]
 
     def failure(self) -> Failure | None:
-        """Return the operator that failed: it raised an exception, or its process died while it ran. None: no
-        failure is known."""
+        """Return the operator that failed: it raised an exception, or its process died while it ran.
+
+        None: no failure is known.
+        """
         for path in sorted(self._folder.glob("*.json")):
             entry, cells = _read(path), _cells(path)
             if entry is None:

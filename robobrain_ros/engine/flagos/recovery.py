@@ -40,7 +40,7 @@ def _without(choice: Choice, failures: list[Failure], *, eagerly: bool) -> Choic
         left = [failure for failure in failures if failure is not unnamed]
         warning = (
             f"FlagGems failed with CUDA graphs ({unnamed.how}). Its operators now run without CUDA graphs, which is slower. "
-            f"Exclude operators with flagos.exclude, or run tune_flagos."
+            "Exclude operators with flagos.exclude, or run tune_flagos."
         )
         choice = _without(replace(choice, graphs=False), left, eagerly=False)
         return replace(choice, warning=choice.warning or warning)
@@ -51,7 +51,7 @@ def _without(choice: Choice, failures: list[Failure], *, eagerly: bool) -> Choic
     if "" in names or len(names) > _MOST_FAILURES:
         warning = (
             f"FlagGems is disabled, because {last.operator or 'the engine'} failed with it ({last.how}). Exclude operators "
-            f"with flagos.exclude, or run tune_flagos."
+            "with flagos.exclude, or run tune_flagos."
         )
         return Choice(Operators.NATIVE, "Native operators, after failures with FlagGems.", warning=warning)
     warning = (

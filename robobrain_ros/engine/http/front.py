@@ -106,7 +106,7 @@ class HttpFront:
         except OSError as error:
             message = (
                 f"The HTTP server cannot listen on {host}, port {port} ({error.strerror or error}). Stop the program that uses "
-                f"the port, or change openai_server.port. The node retries every 10 s and continues without the server."
+                "the port, or change openai_server.port. The node retries every 10 s and continues without the server."
             )
             if self.state.message != message:
                 _log.warning(message)

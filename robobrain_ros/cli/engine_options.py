@@ -1,0 +1,35 @@
+"""The argument ``--engine NAME=VALUE`` of the command line programs."""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+
+def add_engine_argument(parser: "argparse.ArgumentParser | argparse._ArgumentGroup", reserved: Callable[[str], bool]) -> None:
+    """Add ``--engine``, whose values are a list of pairs of a name and a value.
+
+    :param reserved: whether the program sets the option of this name itself.
+    """
+    parser.add_argument(
+        "--engine",
+        action="append",
+        type=partial(_engine_option, reserved=reserved),
+        default=[],
+        metavar="NAME=VALUE",
+        help="engine option without the prefix engine., such as gpu_memory_utilization=0.6; repeatable "
+        "(docs/reference/parameters.md)",
+    )
+
+
+def _engine_option(text: str, reserved: Callable[[str], bool]) -> tuple[str, Any]:
+    """Return the name and the value of an option. The value is YAML, but text stays as it is written."""
+    import yaml
+
+    from robobrain_ros.engine.options import option_fields
+
+    name, separator, value = text.partition("=")
+    if not separator or name not in option_fields() or reserved(name):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE with the name of an engine option")
+    is_text = isinstance(option_fields()[name].default, str)
+    return name, value if is_text else yaml.safe_load(value)
