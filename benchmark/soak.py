@@ -150,14 +150,22 @@ def _latest(samples: Sequence[Sample]) -> list[Sample]:
     return [sample for sample in samples if sample.seconds == samples[-1].seconds] if samples else []
 
 
-def slopes(samples: Sequence[Sample], answered: int) -> dict[str, float]:
-    """MB for 1,000 requests by which each process that lived through the second half grew in it; least squares."""
+LATER_PARTS = {"last third": 2 / 3, "last quarter": 3 / 4}
+"""Parts of the run whose growth is shown, too, and the share of requests before them. An engine that was restarted shortly before
+the second half still fills its caches in it."""
+
+
+def slopes(samples: Sequence[Sample], answered: int, begin: float = 0.5) -> dict[str, float]:
+    """MB for 1,000 requests by which each process that lived through the second half grew in it; least squares.
+
+    :param begin: look only at what comes after this share of the requests.
+    """
     result = {}
-    late = [sample for sample in samples if sample.answered >= answered / 2]
+    late = [sample for sample in samples if sample.answered >= answered * begin]
     for pid in {sample.pid for sample in _latest(late)}:
         own = [sample for sample in late if sample.pid == pid]
         counts = np.array([sample.answered for sample in own], float)
-        if len(own) >= 10 and counts[-1] - counts[0] >= 0.25 * answered:
+        if len(own) >= 10 and counts[-1] - counts[0] >= 0.5 * (1.0 - begin) * answered:
             result[f"{own[0].name} ({pid})"] = float(np.polyfit(counts / 1000.0, [sample.memory for sample in own], 1)[0])
     return result
 
@@ -192,6 +200,7 @@ def report(it: Surroundings, run: Run, options: argparse.Namespace) -> tuple[str
     """The result as text, whether every goal was reached, and everything for the file."""
     ledger = it.client.ledger
     grown = slopes(run.samples, ledger.answered)
+    later = {part: slopes(run.samples, ledger.answered, begin) for part, begin in LATER_PARTS.items()}
     duplicates = ledger.duplicates + sum(run.unexpected.values())
     survived = sum(fault.survived for fault in run.faults)
     reached = {
@@ -211,6 +220,11 @@ def report(it: Surroundings, run: Run, options: argparse.Namespace) -> tuple[str
         f"| latency p50, p90, p95, p99, max | {', '.join(f'{value:.2f}' for value in percentiles.values())} s |",
         f"| latest response after its deadline | {ledger.latest[0][0] if ledger.latest else 0.0:.2f} s |",
         *(f"| growth of {name} | {slope:.2f} MB per 1,000 requests |" for name, slope in sorted(grown.items())),
+        *(
+            f"| the same in the {part} | {slope:.2f} MB per 1,000 requests, {name} |"
+            for part, found in later.items()
+            for name, slope in sorted(found.items())
+        ),
         f"| time | {run.seconds:.0f} s |",
     ]
     text = "\n".join(["| measured | value |", "|---|---|", *lines, "", f"Goals: {reached}", f"Outcomes: {dict(ledger.outcomes)}"])
@@ -219,6 +233,7 @@ def report(it: Surroundings, run: Run, options: argparse.Namespace) -> tuple[str
         "reached": reached,
         "percentiles": percentiles,
         "slopes": grown,
+        "later slopes": later,
         "ledger": {
             "sent": ledger.sent,
             "answered": ledger.answered,

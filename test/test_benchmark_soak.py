@@ -43,6 +43,14 @@ def test_the_slope_is_that_of_the_second_half(slope: float) -> None:
     assert measured == pytest.approx(slope, abs=0.1)
 
 
+def test_later_parts_have_slopes_of_their_own() -> None:
+    samples = _samples(1, 0.0)
+    for sample in samples:
+        sample.memory += 2.0 / 1000.0 * min(sample.answered, 7_500)  # It stops growing.
+    assert soak.slopes(samples, 10_000)["engine (1)"] > 1.0
+    assert soak.slopes(samples, 10_000, 0.75)["engine (1)"] == pytest.approx(0.0, abs=0.2)
+
+
 def test_a_process_that_lived_for_a_moment_has_no_slope() -> None:
     assert soak.slopes(_samples(1, 5.0, first=9_000), 10_000) == {}
 
