@@ -32,6 +32,9 @@ _OWN_PROJECTIONS = re.compile(
 )
 """Names of lenses that map angles in another way than a pinhole does, even with coefficients of 0."""
 
+_LONGEST_MODEL = 100
+"""Characters of a distortion model's name that are read."""
+
 _PRECISION = 1e-3
 """Pixels by which a ray may miss its pixel; one that misses it by more is NaN."""
 
@@ -230,7 +233,7 @@ def _distortion(name: str, d: Sequence[float]) -> tuple[str, tuple[float, ...]]:
     Zeros at the end say nothing and are cut. A lens whose coefficients are all 0 needs no model, unless its projection is not
     that of a pinhole.
     """
-    plain = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    plain = re.sub(r"[^a-z0-9]+", "_", name[:_LONGEST_MODEL].lower()).strip("_")
     model = _MODELS.get(plain)
     if not any(d) and model != EQUIDISTANT and (model or not _OWN_PROJECTIONS.search(plain)):
         return "", ()

@@ -87,7 +87,8 @@ class DepthImage:
         size = int(kind[1])
         if width < 1 or height < 1 or step < width * size or len(data) != step * height:
             raise GeometryError(
-                f"The depth image is broken: {len(data)} bytes in rows of {step} are not {width}x{height} pixels in {encoding}."
+                f"The depth image is broken: {len(data)} bytes in rows of {step} are not {width}x{height} pixels in "
+                f"{encoding.strip()}."
             )
         rows = np.frombuffer(data, np.uint8).reshape(height, step)[:, : width * size]
         if step % size:

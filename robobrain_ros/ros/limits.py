@@ -11,6 +11,8 @@ MOST_TEXT = LONGEST_TEXT
 """Characters of an instruction, question or task."""
 MOST_NAME = 100
 """Characters of the name of a camera or a standing query."""
+MOST_FRAME = 255
+"""Characters of the name of a frame. An image with a longer one is BAD_IMAGE."""
 MOST_CAMERAS = 32
 MOST_QUERIES = 100
 """Standing queries at a time."""

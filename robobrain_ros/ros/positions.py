@@ -23,7 +23,7 @@ from robobrain_ros.core.geometry import CameraModel, GeometryError, OtherSizeErr
 from robobrain_ros.core.query import Answer
 from robobrain_ros.core.surfaces import DepthImage, Lifted, lift_boxes, lift_points, lift_waypoints
 from robobrain_ros.ros.cameras.depth import DepthStream, read_depth
-from robobrain_ros.ros.cameras.frames import plain_frame
+from robobrain_ros.ros.cameras.frames import plain_frame, quoted_frame
 from robobrain_ros.ros.cameras.intake import Intake
 from robobrain_ros.ros.cameras.streams import Stream
 from robobrain_ros.ros.clock import Jump, nanoseconds
@@ -376,7 +376,7 @@ class Locator:
         try:
             transform = await self._transforms.wait(target, source, positions.header.stamp, patience)
         except TransformError as error:
-            note = f"The positions are in the frame {source!r}, not in target_frame {target!r}: {error}."
+            note = f"The positions are in the frame {quoted_frame(source)}, not in target_frame {quoted_frame(target)}: {error}."
             return replace(positions, note=f"{positions.note} {note}".strip())
         moved: dict[str, Any] = {
             name: replace(lifted, positions=transform.apply(lifted.positions)) for name, lifted in known.items()
@@ -418,8 +418,8 @@ def _other_frame(companion: Companion, message: Any, moment: Moment) -> str:
     if frame == wanted:
         return ""
     return (
-        f"The {companion.what} on {companion.stream.topic} is in the frame {frame!r}, but the image is in {wanted!r}. "
-        f"Publish the {companion.what} in the image's frame, aligned (registered) to the image."
+        f"The {companion.what} on {companion.stream.topic} is in the frame {quoted_frame(frame)}, but the image is in "
+        f"{quoted_frame(wanted)}. Publish the {companion.what} in the image's frame, aligned (registered) to the image."
     )
 
 

@@ -12,6 +12,7 @@ from rclpy.node import Node
 from rclpy.time import Time
 
 from robobrain_ros.core.geometry import Floats
+from robobrain_ros.ros.cameras.frames import frame_fault
 from robobrain_ros.ros.clock import Jump, nanoseconds
 
 _PAUSE = 0.01
@@ -89,7 +90,12 @@ class Tf2:
         self._buffer.clear()
 
     def _take(self, transform: Any, authority: str) -> None:
-        """Keep a transform that has come, unless it was sent before a jump: it would keep out those of the new time."""
+        """Keep a transform that has come, unless no frame has such a name, or it was sent before a jump.
+
+        A transform of the time before a jump would keep out those of the new time.
+        """
+        if frame_fault(transform.header.frame_id) or frame_fault(transform.child_frame_id):
+            return
         if self._jump is None or not self._jump.is_leftover(nanoseconds(transform.header.stamp)):
             self._set_transform(transform, authority)  # type: ignore[misc]
 

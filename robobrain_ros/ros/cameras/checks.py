@@ -9,6 +9,7 @@ from sensor_msgs.msg import CompressedImage
 from robobrain_ros.core.geometry import GeometryError
 from robobrain_ros.ros.cameras.cameras import Camera, Cameras
 from robobrain_ros.ros.cameras.depth import read_depth
+from robobrain_ros.ros.cameras.frames import frame_fault
 from robobrain_ros.ros.cameras.streams import described
 from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.positions import depth_range
@@ -86,6 +87,9 @@ def _publishers(camera: Camera) -> Iterator[str]:
 
 def _frame(camera: Camera) -> Iterator[str]:
     frame = "" if camera.newest is None else camera.newest.header.frame_id
+    if fault := frame_fault(frame):
+        yield f"The images on {camera.topic} cannot be used: {fault}"
+        return
     # Without a calibration there are no positions, and the frame's axes do not matter.
     if camera.surroundings.info.fits(frame) and is_body_frame(frame):
         yield (

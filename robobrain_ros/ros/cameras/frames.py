@@ -1,13 +1,21 @@
-"""Remove the leading slash of frame names. ROS 1 used it in bags and drivers; tf2 rejects it."""
+"""Names of frames as messages hold them: a leading slash is removed, and the length is bounded.
+
+ROS 1 used the slash in bags and drivers; tf2 rejects it.
+"""
 
 import logging
 
 from std_msgs.msg import Header
 
+from robobrain_ros.ros.limits import MOST_FRAME
+
 _log = logging.getLogger(__name__)
 
 _MOST_NAMES = 100
 """Most frames that are logged, because each name comes from a message."""
+
+_LONGEST_QUOTE = 100
+"""Characters of a frame's name in a sentence."""
 
 _logged: set[str] = set()
 
@@ -17,14 +25,29 @@ def plain_frame(name: str) -> str:
     if not name.startswith("/"):
         return name
     plain = name.lstrip("/")
-    if name not in _logged and len(_logged) < _MOST_NAMES:
+    if name not in _logged and len(_logged) < _MOST_NAMES and not frame_fault(name):
         _logged.add(name)
         _log.warning(
-            "The frame %r begins with a slash, as in ROS 1; the node uses %r. Remove the slash where the frame is set.",
-            name[:100],
-            plain[:100],
+            "The frame %s begins with a slash, as in ROS 1; the node uses %s. Remove the slash where the frame is set.",
+            quoted_frame(name),
+            quoted_frame(plain),
         )
     return plain
+
+
+def frame_fault(name: str) -> str:
+    """Why a name is not that of a frame, as a sentence; empty: it may be one."""
+    if len(name) <= MOST_FRAME:
+        return ""
+    return (
+        f"The frame_id has {len(name)} characters and begins with {quoted_frame(name)}; at most {MOST_FRAME} are allowed. "
+        "Set the name of the camera's optical frame where the image is published."
+    )
+
+
+def quoted_frame(name: str) -> str:
+    """A frame's name in quotation marks, for a sentence. A long name is cut."""
+    return repr(name if len(name) <= _LONGEST_QUOTE else f"{name[: _LONGEST_QUOTE - 3]}...")
 
 
 def plain_header(header: Header) -> Header:

@@ -68,7 +68,7 @@ class ImageReader:
         image = decode_file(bytes(message.data), message.encoding, self._options)
         if (width or height) and image.shape[:2] != (height, width):
             raise BadImageError(
-                f"The message states {width}x{height} pixels, but the {message.encoding} in it has "
+                f"The message states {width}x{height} pixels, but the {message.encoding.strip()} in it has "
                 f"{image.shape[1]}x{image.shape[0]}."
             )
         return image

@@ -28,7 +28,7 @@ from robobrain_ros.msg import PlanStep as PlanStepMessage
 from robobrain_ros.ros.cameras.images import ImageReader
 
 _LONGEST_SENTENCE = 4000
-"""Characters of an outcome's message; it may quote what the caller sent."""
+"""Characters of an outcome's message or of a note; they may quote what a caller or a publisher sent."""
 
 _reader = ImageReader()
 
@@ -87,7 +87,7 @@ def to_affordances(
         camera=origin.camera,
         image_width=origin.width,
         image_height=origin.height,
-        position_note=clean(positions.note) if positions else "",
+        position_note=_sentence(positions.note) if positions else "",
         report=report,
     )
     if answer is not None:
@@ -108,7 +108,7 @@ def to_trajectory(
         image_width=origin.width,
         image_height=origin.height,
         waypoints=to_waypoints(answer.waypoints, positions.waypoints if positions else None) if answer else [],
-        position_note=clean(positions.note) if positions else "",
+        position_note=_sentence(positions.note) if positions else "",
         report=report,
     )
 
@@ -216,8 +216,8 @@ def to_report(report: Report, thinking: str = "") -> InferenceReport:
 def to_outcome(error: RoboBrainError | None, note: str = "") -> Outcome:
     """How a request ended; None: well, with a note of what its positions lack."""
     if error is None:
-        return Outcome(code=int(OutcomeCode.OK), message=clean(note))
-    return Outcome(code=int(error.code), message=clean(shortened(error.message, _LONGEST_SENTENCE)))
+        return Outcome(code=int(OutcomeCode.OK), message=_sentence(note))
+    return Outcome(code=int(error.code), message=_sentence(error.message))
 
 
 def to_image(image: RgbImage, header: Header) -> Image:
@@ -242,6 +242,10 @@ def clean(text: str) -> str:
 def shortened(text: str, longest: int) -> str:
     """Text of at most so many characters."""
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def _sentence(text: str) -> str:
+    return clean(shortened(text, _LONGEST_SENTENCE))
 
 
 def _region(box: Box, width: int, height: int) -> RegionOfInterest:

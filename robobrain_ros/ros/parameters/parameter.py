@@ -38,6 +38,8 @@ class Parameter:
     choices: tuple[Value, ...] = ()
     least: float | None = None
     """Smallest value above 0, for parameters where 0 has a special meaning; None: ``minimum`` alone is the bound."""
+    longest: int = MOST_PARAMETER_TEXT
+    """Characters of a text."""
 
     @property
     def type_name(self) -> str:
@@ -78,8 +80,8 @@ class Parameter:
             return f"{self.name} is {value}; it must be a finite number."
         if self.choices and value not in self.choices:
             return f"{self.name} is {value!r}; it must be {self.allowed}."
-        if isinstance(value, str) and len(value) > MOST_PARAMETER_TEXT:
-            return f"{self.name} has {len(value)} characters; at most {MOST_PARAMETER_TEXT} are allowed."
+        if isinstance(value, str) and len(value) > self.longest:
+            return f"{self.name} has {len(value)} characters; at most {self.longest} are allowed."
         if isinstance(self.default, list) and (len(value) > MOST_ITEMS or max(map(len, value), default=0) > MOST_PARAMETER_TEXT):
             return f"{self.name} has too many or too long items: at most {MOST_ITEMS} of {MOST_PARAMETER_TEXT} characters each."
         below = (self.minimum is not None and value < self.minimum) or (self.least is not None and 0 < value < self.least)

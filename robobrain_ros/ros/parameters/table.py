@@ -12,7 +12,7 @@ from robobrain_ros.core.query import Defaults, Task
 from robobrain_ros.engine.base import LARGEST_MAX_PIXELS
 from robobrain_ros.engine.http.options import ServerOptions
 from robobrain_ros.engine.options import SERVER_PREFIX, option_fields, public_name
-from robobrain_ros.ros.limits import LEAST_RATE, MOST_RATE, MOST_TIMEOUT, MOST_TOKENS
+from robobrain_ros.ros.limits import LEAST_RATE, MOST_FRAME, MOST_RATE, MOST_TIMEOUT, MOST_TOKENS
 from robobrain_ros.ros.parameters.parameter import Applies, Parameter
 
 STANDING_PREFIX = "standing_query."
@@ -57,6 +57,7 @@ NODE_PARAMETERS = (
         "target_frame",
         "",
         "Frame of all positions. The node transforms them with tf2 at the image's stamp. Empty: the image's optical frame.",
+        longest=MOST_FRAME,
     ),
     Parameter(
         "transform_timeout",

@@ -17,7 +17,7 @@ from robobrain_ros.ros.cameras.cameras import Frame
 from robobrain_ros.ros.messages.conversions import Origin, Positions, read_image_message
 from robobrain_ros.ros.messages.plans import skill_count, to_plan_request
 from robobrain_ros.ros.positions import Locator, Moment
-from robobrain_ros.ros.requests.selection import SelectedImages, Source
+from robobrain_ros.ros.requests.selection import SelectedImages, Source, source_name
 from robobrain_ros.ros.tasks import TASKS
 
 _MOST_PIXELS_ON_LOOP = 1_000_000
@@ -146,6 +146,5 @@ def _decoded(sources: Sequence[Source]) -> list[RgbImage]:
         try:
             images.append(source.image() if isinstance(source, Frame) else read_image_message(source))
         except BadImageError as error:
-            name = f"The image of camera {source.camera}" if isinstance(source, Frame) else f"Image {number} of the request"
-            raise BadImageError(f"{name} cannot be read: {error.message}") from error
+            raise BadImageError(f"{source_name(source, number)} cannot be read: {error.message}") from error
     return images

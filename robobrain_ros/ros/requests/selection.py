@@ -10,10 +10,10 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from robobrain_ros.core.query import Task
-from robobrain_ros.errors import BadRequestError
+from robobrain_ros.errors import BadImageError, BadRequestError
 from robobrain_ros.msg import QueryOptions
 from robobrain_ros.ros.cameras.cameras import Camera, Cameras, Frame
-from robobrain_ros.ros.cameras.frames import plain_header
+from robobrain_ros.ros.cameras.frames import frame_fault, plain_header
 from robobrain_ros.ros.clock import reported_age, stamp_age
 from robobrain_ros.ros.parameters.declared import Parameters
 
@@ -61,6 +61,7 @@ class ImageSelection:
         :raises BadRequestError: the options contradict each other, the task or the parameters.
         :raises NoImageError: a camera has no image.
         :raises StaleImageError: a camera's image is too old.
+        :raises BadImageError: the name of an image's frame is too long.
         """
         cameras = self._cameras()
         if options.images:
@@ -103,7 +104,16 @@ class ImageSelection:
         return frame or self.newest(camera, task) or newest
 
     def _selected(self, sources: Sequence[Source], header: Header, camera: str) -> SelectedImages:
+        for number, source in enumerate(sources, start=1):
+            # Before the name is copied into each message about the answer.
+            if fault := frame_fault(source.header.frame_id):
+                raise BadImageError(f"{source_name(source, number)} cannot be used: {fault}")
         ages = [stamp_age(self._clock, source.header) for source in sources]
         age = math.nan if any(map(math.isnan, ages)) else reported_age(max(ages))
         limits = [self._parameters[f"{it.camera}.max_pixels"] if isinstance(it, Frame) else 0 for it in sources]
         return SelectedImages(sources, header, camera, age, limits)
+
+
+def source_name(source: Source, number: int) -> str:
+    """What to call an image at the beginning of a sentence; ``number``: its place in the request, from 1."""
+    return f"The image of camera {source.camera}" if isinstance(source, Frame) else f"Image {number} of the request"

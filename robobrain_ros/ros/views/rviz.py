@@ -16,6 +16,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CompressedImage, Image
 
+from robobrain_ros.ros.cameras.frames import frame_fault
+
 _TYPES: dict[str, Any] = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage}
 
 
@@ -32,9 +34,14 @@ def first_frame(node: Node, topic: str, seconds: float) -> str:
             kind = publisher.topic_type
             if kind in _TYPES and kind not in subscribed:
                 subscribed.add(kind)
-                node.create_subscription(_TYPES[kind], topic, lambda message: frames.append(message.header.frame_id), qos)
+                node.create_subscription(_TYPES[kind], topic, lambda message: frames.append(_frame_of(message)), qos)
         rclpy.spin_once(node, timeout_sec=0.1)
     return next(filter(None, frames), "").lstrip("/")
+
+
+def _frame_of(message: Any) -> str:
+    frame: str = message.header.frame_id
+    return "" if frame_fault(frame) else frame
 
 
 def main() -> None:
