@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from fakes import Script, ScriptedEngine
 from lifecycle_msgs.msg import Transition
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -233,6 +234,43 @@ def test_a_parameter_query_that_is_named_no_longer_ends() -> None:
         assert it.set_parameter("standing_queries", [""]).successful
         it.node.trigger_configure()
         assert set_query(it, name="bowls").names == ["blocks", "bowls"]
+
+
+def test_a_query_whose_camera_was_removed_waits_for_it(capfd: pytest.CaptureFixture[str]) -> None:
+    """It is kept, named once in the log and shown as a warning, and asked again when the camera is back."""
+    with rig(lambda: ScriptedEngine(["[(1, 2)]"]), autostart=False, cameras=["camera", "wrist"]) as it:
+        heard = it.listen(DiagnosticArray, "/diagnostics")
+
+        def clean_up() -> None:
+            assert it.transition(Transition.TRANSITION_DEACTIVATE)
+            assert it.transition(Transition.TRANSITION_CLEANUP)
+
+        def configure(cameras: list[str]) -> None:
+            assert it.set_parameter("cameras", cameras).successful
+            assert it.transition(Transition.TRANSITION_CONFIGURE)
+            assert it.transition(Transition.TRANSITION_ACTIVATE)
+            it.until_ready()
+            heard.clear()
+
+        def status(level: bytes) -> Any:
+            found = [status for message in heard for status in message.status if status.name.endswith("standing query mugs")]
+            return next((status for status in found if status.level == level), None)
+
+        configure(["camera", "wrist"])
+        set_query(it, rate=0.0, options=QueryOptions(camera="wrist"))
+        clean_up()
+        configure(["camera"])
+        warned = it.until(lambda: status(DiagnosticStatus.WARN), "the warning")
+        it.show(image_message())
+        assert it.node._standing.statistics["mugs"].asked == 0
+        clean_up()
+        configure(["camera", "wrist"])
+        it.until(lambda: status(DiagnosticStatus.OK), "the query without a warning")
+        it.show(image_message(), camera="wrist")
+        it.until(lambda: it.node._standing.statistics["mugs"].answered, "an answer about the camera that is back")
+    assert "There is no camera 'wrist'" in warned.message
+    assert "configure the node again" in warned.message
+    assert capfd.readouterr().err.count("The standing query mugs is not asked. There is no camera 'wrist'") == 1
 
 
 def test_a_parameter_query_that_is_wrong_is_named(capfd: pytest.CaptureFixture[str]) -> None:

@@ -150,6 +150,8 @@ class Diagnostics:
     def _query(self, name: str, statistics: StandingStatistics) -> DiagnosticStatus:
         values = {key: getattr(statistics, key) for key in ("asked", "answered", "failed", "skipped")}
         message = ", ".join(f"{value} {key}" for key, value in values.items())
+        if fault := self._standing.fault(name):
+            return self._status(f"standing query {name}", DiagnosticStatus.WARN, f"Not asked. {fault}", values)
         return self._status(f"standing query {name}", DiagnosticStatus.OK, message, values)
 
     def _camera(self, camera: Camera) -> DiagnosticStatus:

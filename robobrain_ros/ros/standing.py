@@ -51,6 +51,8 @@ class _StandingQuery:
     has_new_image: bool = False
     """Whether an image came since, which counts as skipped when the next one comes."""
     statistics: StandingStatistics = field(default_factory=StandingStatistics)
+    fault: str = ""
+    """Why it is not asked with the present parameters, as a sentence; empty: it is asked."""
 
 
 class StandingQueries:
@@ -93,11 +95,24 @@ class StandingQueries:
         """Of each query, by its name."""
         return {name: query.statistics for name, query in self._queries.items()}
 
+    def fault(self, name: str) -> str:
+        """Why a query is not asked with the present parameters, as a sentence; empty: it is asked."""
+        return self._queries[name].fault
+
     def load(self) -> None:
         """Set the queries that the parameters describe; what was set by the service is kept, under the same name, too.
 
+        A query of the service whose cameras the parameters no longer name is kept and not asked.
+
         :raises BadRequestError: a description is wrong.
         """
+        self._load_described()
+        for query in self._queries.values():
+            query.fault = self._fault_of(query)
+            if query.fault:
+                self._node.get_logger().warning(f"The standing query {query.name} is not asked. {query.fault}")
+
+    def _load_described(self) -> None:
         named = self._parameters["standing_queries"]
         for name in [name for name, query in self._queries.items() if query.from_parameters and name not in named]:
             self._remove(name)
@@ -111,6 +126,20 @@ class StandingQueries:
                 self._set(name, values["task"], values["instruction"], values["rate"], options, from_parameters=True)
             except BadRequestError as error:
                 raise BadRequestError(f"{STANDING_PREFIX}{name}: {error.message}") from error
+
+    def _fault_of(self, query: _StandingQuery) -> str:
+        try:
+            self._check_cameras(query)
+        except BadRequestError as error:
+            return f"{error.message} Change the parameters and configure the node again, or set another query of this name."
+        return ""
+
+    def _check_cameras(self, query: _StandingQuery) -> None:
+        """Check a query's cameras with the present parameters.
+
+        :raises BadRequestError: there is no such camera, or there are too many.
+        """
+        self._selection.check_count(query.task, len(self._cameras().names_of(query.options)), "cameras")
 
     def start(self) -> None:
         """Begin to ask."""
@@ -137,6 +166,8 @@ class StandingQueries:
 
     def _camera(self, query: _StandingQuery) -> str:
         """Name of the camera whose images it is asked about, of several the first; empty: it is not configured now."""
+        if query.fault:
+            return ""
         try:
             return self._cameras().names_of(query.options)[0]
         except RoboBrainError:
@@ -174,7 +205,7 @@ class StandingQueries:
             )
         check_options(options)
         query = _StandingQuery(name, parse_task(task), instruction, rate, options, from_parameters)
-        self._selection.check_count(query.task, len(self._cameras().names_of(options)), "cameras")
+        self._check_cameras(query)
         if name in self._queries:
             self._stop_timer(self._queries[name])
         self._queries[name] = query
