@@ -202,6 +202,64 @@ def test_faults_are_named_and_the_text_is_kept(task: Task, text: str, fault: str
     assert caught.value.raw_text == text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[(1,000, 2,000)]",
+        "[(1,000, 500)]",
+        "[(500, 1,024)]",
+        "[(1,000)]",
+        "[(1,024,2,048)]",
+        "[(0,5, 0,25)]",
+        "[(10,5, 20,25, 30,5, 40,75)]",
+        "[1,100, 1,200, 1,300, 1,400]",
+        "[10,20, 30, 40]",
+        "[(1 000, 2 000)]",
+        "[(1\u202f000, 2\u202f000)]",
+        "[(120, 80), (1,000, 2,000)]",
+        "（1，000， 2，000）",
+        "1,000, 2,000",
+        "The mug is at (1,000, 2,000).",
+        "The mug is at (1,000, 2,000), the bowl at (120, 80).",
+        '{"x": 1,000, "y": 2,000}',
+        '{"x": 0,5, "y": 0,25}',
+        '{"x": 1 000, "y": 2 000}',
+        '{"x1": 1,000, "y1": 20, "x2": 2,000, "y2": 40}',
+        '[{"bbox_2d": [1,000, 20, 2,000, 40], "label": "mug"}]',
+        '{"point_2d": [1,000, 2,000]}',
+        '{"x": 120, "y": 80, "depth": 0,8}',
+    ],
+)
+@pytest.mark.parametrize("task", [Task.POINT, Task.AFFORDANCE, Task.GROUND, Task.TRAJECTORY])
+def test_separators_within_numbers_are_refused(task: Task, text: str) -> None:
+    """A person reads (1,000, 2,000) as one point, a program as a box."""
+    with pytest.raises(UnparsableAnswerError):
+        read(task, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[(376,309), (332,357)]", points((376, 309), (332, 357))),
+        ("[(376,309),(332, 357)]", points((376, 309), (332, 357))),
+        ("[(376 309), (332 357)]", points((376, 309), (332, 357))),
+        ("[(376 , 309)]", points((376, 309))),
+        ("[\n  376,\n  309\n]", points((376, 309))),
+        ("[(376, 009)]", points((376, 9))),
+        ("The image has (1,920, 1,080) pixels: [(376, 309)]", points((376, 309))),
+        ("[(376, 309)] in the image of (1,920, 1,080).", points((376, 309))),
+        ('{"size": [1,920, 1,080], "point": [376, 309]}', points((376, 309))),
+        ('{"x": 376, "y": 309, "label": "1,000"}', (Point(376, 309, label="1,000"),)),
+    ],
+)
+def test_separators_between_numbers_and_in_other_text_are_no_fault(text: str, expected: tuple[Point, ...]) -> None:
+    assert read(Task.POINT, text).points == expected
+
+
+def test_an_empty_list_after_a_size_with_thousands_separators_means_nothing_found() -> None:
+    assert read(Task.POINT, "The image is (1,920, 1,080). []").nothing_found
+
+
 def test_complete_points_count_before_a_number_that_runs_away_until_the_limit() -> None:
     assert read(Task.POINT, "[(376, 309), (" + "3" * 5000, truncated=True).points == points((376, 309))
 

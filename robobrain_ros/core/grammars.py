@@ -45,8 +45,8 @@ def coordinate_pattern(task: Task, profile: Profile, size: FittedSize) -> str:
     pixels = profile.coordinates is CoordinateRule.PIXELS_OF_MODEL_IMAGE
     width, height = (size.model_width, size.model_height) if pixels else (THOUSANDTHS, THOUSANDTHS)
     if form is AnswerForm.BOXES:
-        corner = _joined(number_up_to(width), number_up_to(height))
-        return _list_or_nothing(_joined(corner, corner))
+        corner = (number_up_to(width), number_up_to(height))
+        return _list_or_nothing(_joined(*corner, *corner))
     last = 1 if pixels else 0
     parts = [number_up_to(width - last), number_up_to(height - last)]
     if form is AnswerForm.WAYPOINTS and not pixels:
@@ -61,7 +61,10 @@ def _any_digits(count: int) -> str:
 
 
 def _joined(*parts: str) -> str:
-    return _SEPARATOR.join(parts)
+    """The numbers of a coordinate, with a blank after each comma or after none, because other commas may belong to a number."""
+    if len(parts) == 2:
+        return _SEPARATOR.join(parts)
+    return f"({', '.join(parts)}|{','.join(parts)})"
 
 
 def _list_or_nothing(content: str) -> str:

@@ -17,6 +17,8 @@ The rules:
   families that give depth; otherwise a confidence, which is ignored) or four (a box). It may also be an object with ``x`` and
   ``y`` or with ``x1 y1 x2 y2``. The coordinates in an object get its ``label`` (or ``name``). Numbers outside of brackets
   ("about 3, 4") and brackets with words ("(see 3, 4)") are prose, unless the whole answer is nothing but two to four numbers.
+- In a coordinate, the same separator stands between all numbers. Otherwise a comma or blank may belong to a number, as in
+  ``(1,000, 2,000)`` and ``(0,5, 0,25)``, which is an error. So are ``(1,024)`` and two numbers for one key: ``{"x": 1,000}``.
 - The value of a key such as ``size`` or ``resolution`` is not a coordinate.
 - If the answer holds a list, coordinates in the prose around it ("The image is (640, 480)") are ignored. Without a list they
   are the answer.

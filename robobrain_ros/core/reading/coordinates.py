@@ -7,8 +7,10 @@ from enum import Enum
 
 from robobrain_ros.core.profiles import AnswerForm
 from robobrain_ros.core.query import Box, Point
+from robobrain_ros.core.reading.brackets import Bracket
 from robobrain_ros.core.reading.tokens import Lexer, Token, TokenKind
 
+_AMBIGUOUS = "the commas or blanks in one of its coordinates may be thousands separators or decimal commas"
 _DEEPEST_NESTING = 32
 _LONGEST_BARE_ANSWER = 128
 _BARE_NUMBERS = re.compile(r"[-+]?[0-9.]+(?:\s*,\s*[-+]?[0-9.]+){1,3}")
@@ -25,37 +27,6 @@ class _Scale(Enum):
     UNKNOWN = "unknown"
     FRACTIONS = "fractions of the image"
     GRID = "coordinates of the profile's own grid"
-
-
-@dataclass
-class _Bracket:
-    """An open bracket and its content so far."""
-
-    opening: str
-    numbers: list[float] = field(default_factory=list)
-    only_numbers: bool = True
-    """Whether it holds nothing but numbers, commas and brackets so far."""
-    has_brackets: bool = False
-    has_coordinates: bool = False
-    has_broken_coordinates: bool = False
-    is_size: bool = False
-    """Whether it is the value of one of `_SIZE_KEYS`."""
-    corners: list[Point] = field(default_factory=list)
-    """Of a list: points that may be corners of a box."""
-    unlabelled: list[Point | Box] = field(default_factory=list)
-    """Of an object: coordinates in it. They get its label when it closes."""
-    fields: dict[str, float] = field(default_factory=dict)
-    """Of an object: its numbers by their keys."""
-    has_keys: bool = False
-    key: str | None = None
-    """Of an object: the key of the value being read."""
-    word: str | None = None
-    """The last word or string. Before a colon it is a key."""
-    label: str = ""
-
-    @property
-    def is_object(self) -> bool:
-        return self.opening == "{"
 
 
 class _FoundItems:
@@ -89,6 +60,7 @@ class _Prose:
     has_words: bool = False
     list_seen: bool = False
     items: list[Point | Box] = field(default_factory=list)
+    fault: str = ""
 
     def add(self, items: Sequence[Point | Box]) -> None:
         if not self.list_seen:
@@ -97,6 +69,7 @@ class _Prose:
     def note_list(self) -> None:
         self.list_seen = True
         self.items = []
+        self.fault = ""
 
 
 @dataclass
@@ -127,7 +100,7 @@ class CoordinateReader:
         self._wants_boxes = form is AnswerForm.BOXES
         self._gives_depth = gives_depth
         self._lexer = Lexer()
-        self._brackets: list[_Bracket] = []
+        self._brackets: list[Bracket] = []
         self._too_deep = False
         self._scale = _Scale.UNKNOWN
         self._found = _FoundItems(trajectory=form is AnswerForm.WAYPOINTS)
@@ -190,6 +163,7 @@ class CoordinateReader:
                 self._lone_corners.append(item)
             else:
                 self._found.add([item])
+        self.fault = self.fault or self._prose.fault
         self._prose.items = []
 
     def _finish_lone_corners(self, cut: bool) -> None:
@@ -211,7 +185,7 @@ class CoordinateReader:
         elif kind is TokenKind.STRING:
             self._read_string(self._brackets[-1], token.text)
         elif kind is TokenKind.COLON:
-            _read_colon(self._brackets[-1])
+            self._brackets[-1].read_colon()
         elif kind is not TokenKind.NEWLINE:
             self._read_number_or_word(self._brackets[-1], token)
 
@@ -221,19 +195,19 @@ class CoordinateReader:
         self._end_adjacent(cut=False)
         self._prose.has_words = self._prose.has_words or any(character.isalpha() for character in token.text)
 
-    def _read_number_or_word(self, bracket: _Bracket, token: Token) -> None:
+    def _read_number_or_word(self, bracket: Bracket, token: Token) -> None:
         if token.kind is TokenKind.WORD:
             bracket.only_numbers = False
             bracket.word = token.text
         elif token.kind is TokenKind.UNBOUNDED_NUMBER:
             bracket.only_numbers = False
             self._fault_without_items = f"the number {token.text[:12]}... is too long or too large"
-        elif not bracket.is_object:
-            bracket.numbers.append(float(token.text))
-        elif bracket.key is not None:
-            bracket.fields[bracket.key] = float(token.text)
+        elif bracket.is_object:
+            bracket.add_value(token)
+        else:
+            bracket.add_number(token)
 
-    def _read_string(self, bracket: _Bracket, text: str) -> None:
+    def _read_string(self, bracket: Bracket, text: str) -> None:
         bracket.only_numbers = False
         if bracket.is_object and bracket.key in _LABEL_KEYS:
             bracket.label = text
@@ -242,14 +216,16 @@ class CoordinateReader:
     def _read_comma(self) -> None:
         self._adjacent.continues = True
         if self._brackets:
-            self._brackets[-1].key = self._brackets[-1].word = None
+            bracket = self._brackets[-1]
+            bracket.key = bracket.word = None
+            bracket.comma_read = True
 
     def _open(self, opening: str) -> None:
         if len(self._brackets) == _DEEPEST_NESTING:
             self.fault = f"its brackets are nested more than {_DEEPEST_NESTING} deep"
             self._too_deep = True
             return
-        bracket = _Bracket(opening)
+        bracket = Bracket(opening)
         if self._brackets:
             outer = self._brackets[-1]
             bracket.is_size = outer.is_size or (outer.is_object and outer.key in _SIZE_KEYS)
@@ -271,33 +247,42 @@ class CoordinateReader:
         else:
             self._close_numbers(bracket)
 
-    def _close_numbers(self, bracket: _Bracket) -> None:
+    def _close_numbers(self, bracket: Bracket) -> None:
         numbers = bracket.numbers
         if bracket.only_numbers and 2 <= len(numbers) <= 4:
             self._close_coordinate(bracket)
             return
         if bracket.only_numbers and not numbers:
             self.has_empty_list = True
-            if bracket.opening == "[" and self._prose.items:
+            if bracket.opening == "[" and (self._prose.items or self._prose.fault):
                 self._prose.note_list()
             return
         self._mark_outer(valid=False)
         if bracket.only_numbers and len(numbers) > 4:
             self._fault_without_items = f"a list of {len(numbers)} numbers is neither a point nor a box"
 
-    def _close_coordinate(self, bracket: _Bracket) -> None:
+    def _close_coordinate(self, bracket: Bracket) -> None:
         numbers = bracket.numbers
-        self._mark_outer(valid=True)
+        self._mark_outer(valid=not bracket.is_ambiguous)
         is_wanted_box = self._wants_boxes and bracket.opening == "[" and len(numbers) == 4
+        in_prose = not is_wanted_box and self._stands_in_prose()
         if is_wanted_box or any(outer.opening != "(" for outer in self._brackets):
             self._prose.note_list()
-        if is_wanted_box or not self._stands_in_prose():
+        if bracket.is_ambiguous:
+            self._note_ambiguous(in_prose)
+        elif not in_prose:
             self._note_scale(numbers if len(numbers) == 4 else numbers[:2])
             self._add(self._item_of(numbers))
         else:
             self._add_in_prose(self._item_of(numbers))
 
-    def _close_list(self, bracket: _Bracket) -> None:
+    def _note_ambiguous(self, in_prose: bool) -> None:
+        if not in_prose:
+            self.fault = self.fault or _AMBIGUOUS
+        elif not self._prose.list_seen:
+            self._prose.fault = _AMBIGUOUS
+
+    def _close_list(self, bracket: Bracket) -> None:
         self._check_for_broken_coordinates(bracket)
         if bracket.has_coordinates or bracket.has_broken_coordinates:
             self._mark_outer(bracket.has_coordinates)
@@ -306,11 +291,13 @@ class CoordinateReader:
         else:
             self._lone_corners += bracket.corners
 
-    def _close_object(self, bracket: _Bracket) -> None:
+    def _close_object(self, bracket: Bracket) -> None:
         item = self._item_of_fields(bracket.fields)
         if item is not None:
             self._prose.note_list()
             bracket.unlabelled.append(item)
+            if bracket.is_ambiguous:
+                self._note_ambiguous(in_prose=False)
         if bracket.unlabelled or bracket.has_coordinates:
             self._mark_outer(valid=True)
         elif bracket.has_keys:
@@ -319,7 +306,7 @@ class CoordinateReader:
         self._found.add([item for item in labelled if not self._is_corner(item)])
         self._lone_corners += [item for item in labelled if isinstance(item, Point) and self._wants_boxes]
 
-    def _check_for_broken_coordinates(self, bracket: _Bracket) -> None:
+    def _check_for_broken_coordinates(self, bracket: Bracket) -> None:
         is_prose = bracket.opening == "(" and not bracket.only_numbers
         broken = bracket.has_broken_coordinates or bool(bracket.numbers)
         if not bracket.is_object and not is_prose and bracket.has_coordinates and broken:
@@ -404,13 +391,6 @@ class CoordinateReader:
             self._found.add(box)
         elif not cut:
             self._lone_corners += adjacent.points
-
-
-def _read_colon(bracket: _Bracket) -> None:
-    bracket.only_numbers = False
-    if bracket.is_object and bracket.word is not None:
-        bracket.key, bracket.word = bracket.word.strip().lower(), None
-        bracket.has_keys = True
 
 
 def _is_bare(text: str) -> bool:

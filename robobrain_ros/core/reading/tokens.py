@@ -32,10 +32,14 @@ class TokenKind(Enum):
 
 
 class Token(NamedTuple):
-    """A token. The text of a word or a number is cut at 24 characters."""
+    """A token. The text of a word or a number is cut at 24 characters.
+
+    :param spaced: whitespace precedes the word or number.
+    """
 
     kind: TokenKind
     text: str
+    spaced: bool = False
 
 
 _COMMA, _COLON, _NEWLINE = Token(TokenKind.COMMA, ","), Token(TokenKind.COLON, ":"), Token(TokenKind.NEWLINE, "\n")
@@ -51,6 +55,8 @@ class Lexer:
     def __init__(self) -> None:
         self._word: list[str] = []
         self._word_cut = False
+        self._after_space = False
+        """Whether whitespace precedes the word being read or, outside of a word, the next one."""
         self._quote = ""
         """The quote that ends the string being read; empty outside of strings."""
         self._string: list[str] = []
@@ -69,6 +75,7 @@ class Lexer:
                 self._read_word(character)
                 continue
             yield from self.finish()
+            self._after_space = character.isspace()
             yield from self._read_punctuation(character)
 
     def finish(self) -> Iterator[Token]:
@@ -77,7 +84,7 @@ class Lexer:
             return
         text, cut = "".join(self._word), self._word_cut
         self._word, self._word_cut = [], False
-        yield Token(_kind_of(text, cut), text)
+        yield Token(_kind_of(text, cut), text, self._after_space)
 
     def _read_word(self, character: str) -> None:
         if len(self._word) < _LONGEST_TOKEN:
