@@ -3,6 +3,7 @@
 import asyncio
 import re
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -262,19 +263,27 @@ def test_bad_requests_never_reach_the_engine(broken: Query, error: type[RoboBrai
 
 
 def test_a_task_that_the_family_does_not_know() -> None:
-    from dataclasses import replace
-
     profile = replace(TWO, prompts={Task.ASK: TWO.prompts[Task.ASK]})
     with pytest.raises(UnsupportedTaskError, match="It supports ask"):
         ask(ScriptedEngine(["x"]), query(Task.GROUND), profile)
 
 
 def test_what_is_not_there_is_an_outcome_of_its_own() -> None:
-    with pytest.raises(NothingFoundError, match=r'nothing was found: "There is no mug\."') as caught:
-        ask(ScriptedEngine(["There is no mug."]), query())
-    assert (caught.value.raw_text, caught.value.code) == ("There is no mug.", OutcomeCode.NOTHING_FOUND)
+    """The model may name another object than the request."""
+    with pytest.raises(NothingFoundError) as caught:
+        ask(ScriptedEngine(["There is no blue bowl."]), query(text="the red\nmug"))
+    assert caught.value.message == (
+        'The model found nothing in the image for "the red mug". The model\'s answer: "There is no blue bowl."'
+    )
+    assert (caught.value.raw_text, caught.value.code) == ("There is no blue bowl.", OutcomeCode.NOTHING_FOUND)
     assert caught.value.report is not None
     assert caught.value.report.answer_tokens == 1
+
+
+def test_a_task_without_a_plan_is_named() -> None:
+    with pytest.raises(NothingFoundError) as caught:
+        ask(ScriptedEngine(["There is no blue bowl on the table."]), query(Task.PLAN, "clear the table"))
+    assert caught.value.message.startswith('The model made no plan for "clear the table". The model\'s answer: "There is no')
 
 
 def test_an_answer_out_of_form_carries_text_and_report() -> None:

@@ -101,7 +101,7 @@ def test_names_that_look_like_tags_do_not_end_a_plan() -> None:
 
 
 def test_impossible_says_why_and_done_has_no_steps() -> None:
-    with pytest.raises(NothingFoundError, match="No hands"):
+    with pytest.raises(NothingFoundError, match=r'^The model reports that ".+" is impossible. The model\'s reason: "No hands."$'):
         ask(plan(verdict="impossible", reasoning="No hands."))
     answer, _ = ask(plan(verdict="not done"), PlanRequest(mode=PlanMode.CHECK))
     assert (answer.verdict, answer.steps) == (PlanVerdict.NOT_DONE, ())

@@ -132,7 +132,7 @@ class Brain:
         run.plan_form = await self._plan_form(run)
         parsed = await self._ask(run)
         run.report.total_time = time.monotonic() - run.began
-        _require_found(parsed, run.report.raw_text)
+        _require_found(parsed, run.query, run.report.raw_text)
         if run.plan_form is not None:
             check_feasible(parsed.steps, run.plan_form.request)
         return run.answer(parsed)
@@ -259,12 +259,20 @@ async def _fit(image: RgbImage, budget: PixelBudget) -> Fitted:
     return fit_image(image, budget)
 
 
-def _require_found(parsed: ParsedAnswer, raw_text: str) -> None:
-    """Raise NothingFoundError if the model reports that it found nothing, or that the task is impossible."""
+def _require_found(parsed: ParsedAnswer, query: Query, raw_text: str) -> None:
+    """Raise NothingFoundError if the model reports that it found nothing, or that the task is impossible.
+
+    The model may name another object than the request, so the message quotes both.
+    """
+    wanted = f'"{_shorten(query.text)}"'
     if parsed.verdict is PlanVerdict.IMPOSSIBLE:
-        raise NothingFoundError(f'The model reports that the task is impossible: "{parsed.reasoning}"', raw_text)
-    if parsed.nothing_found:
-        raise NothingFoundError(f'The model reports that nothing was found: "{_shorten(parsed.text)}"', raw_text)
+        raise NothingFoundError(
+            f'The model reports that {wanted} is impossible. The model\'s reason: "{parsed.reasoning}"', raw_text
+        )
+    if not parsed.nothing_found:
+        return
+    what = "made no plan for" if query.task is Task.PLAN else "found nothing in the image for"
+    raise NothingFoundError(f'The model {what} {wanted}. The model\'s answer: "{_shorten(parsed.text)}"', raw_text)
 
 
 def _shorten(text: str) -> str:
