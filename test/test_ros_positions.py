@@ -202,6 +202,28 @@ def test_a_standing_query_asks_once_about_each_image_with_depth(scene: Scene) ->
     assert [answer.header for answer in answers] == headers
 
 
+def test_a_standing_query_of_rate_0_asks_about_the_last_image_when_its_depth_comes(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No further image triggers the question, and the image before has been asked about."""
+    monkeypatch.setattr(cameras, "_WORTH_DEPTH", 60.0)
+    with looking(scene, *[points_text(scene.objects)] * 3, transform_timeout=0.0) as before:
+        answers = before.it.listen(Affordances, f"{before.it.name}/affordances")
+        query = SetStandingQuery.Request(enabled=True, name="things", task="point", instruction="the things")
+        before.info()
+        before.depth()
+        assert before.it.call(SetStandingQuery, "set_standing_query", query).outcome.code == Outcome.OK
+        headers = []
+        for number in (1, 2, 3):
+            headers.append(before.header)
+            before.image()
+            before.depth()
+            before.it.until(lambda: len(answers) == number, "the answer")  # noqa: B023
+            before.header = Header(stamp=now(), frame_id="camera_optical")
+    assert [answer.header for answer in answers] == headers
+    assert not any(np.isnan(position(answer.points[0])).any() for answer in answers)
+
+
 def test_an_answer_waits_for_depth_that_comes_after_it(scene: Scene) -> None:
     with looking(scene, points_text(scene.objects), transform_timeout=30.0) as before:
         before.image()

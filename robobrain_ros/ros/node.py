@@ -213,7 +213,7 @@ class RoboBrainNode(GuardedNode):
         return None if self._front is None else self._front.state
 
     def _activate(self) -> None:
-        self._cameras = open_cameras(self._intake, self._settings, self._watch, self._standing.on_frame)
+        self._cameras = open_cameras(self._intake, self._settings, self._watch, self._standing)
         self._requests.active = True
         self._standing.start()
         self.get_logger().info(f"Active; cameras: {', '.join(camera.topic for camera in self._cameras) or 'none'}.")

@@ -92,8 +92,11 @@ class Companion:
         *,
         reliability: str,
         is_leftover: Callable[[int], bool] = lambda stamp: False,
+        on_message: Callable[[], None] = lambda: None,
     ) -> None:
         self._is_leftover = is_leftover
+        self._on_message = on_message
+        """Called in the executor when a message was kept."""
         self.what = what
         """How to call a message in a sentence."""
         self._kept: deque[Any] = deque(maxlen=_KEPT)
@@ -136,6 +139,7 @@ class Companion:
         self._kept.append(message)
         for claim in self._claims:
             claim.offer(message)
+        self._on_message()
 
     def explain(self, claim: Claim, tolerance: float) -> str:
         """Why an image has no such message, as a sentence; empty: it has."""
@@ -180,7 +184,10 @@ def same_frame(one: str, other: str) -> bool:
 
 
 class Surroundings:
-    """What a camera publishes beside its images: camera_info, and depth where it is wanted."""
+    """What a camera publishes beside its images: camera_info, and depth where it is wanted.
+
+    :param on_depth: called in the executor with each depth image that came.
+    """
 
     def __init__(
         self,
@@ -191,6 +198,7 @@ class Surroundings:
         depth_transport: str = "auto",
         reliability: str,
         is_leftover: Callable[[int], bool] = lambda stamp: False,
+        on_depth: Callable[[], None] = lambda: None,
     ) -> None:
         self.camera = camera
         """The camera's name."""
@@ -198,7 +206,7 @@ class Surroundings:
         how: dict[str, Any] = {"reliability": reliability, "is_leftover": is_leftover}
         self.info = Calibrations(intake, f"{camera}/camera_info", **how)
         depth = partial(DepthStream, intake, f"{camera}/depth", transport=depth_transport)
-        self.depth = Companion("depth image", depth, **how) if use_depth else None
+        self.depth = Companion("depth image", depth, on_message=on_depth, **how) if use_depth else None
 
     @property
     def companions(self) -> list[Companion]:

@@ -164,6 +164,12 @@ class StandingQueries:
             if not query.rate:
                 self._ask_if_new(query)
 
+    def on_depth(self, camera: str) -> None:
+        """A depth image came: ask those that ask on each image, because the newest image may have waited for it."""
+        for query in self._queries.values():
+            if not query.rate and query.task.spatial and self._camera(query) == camera and self._ready():
+                self._ask_if_new(query)
+
     def _camera(self, query: _StandingQuery) -> str:
         """Name of the camera whose images it is asked about, of several the first; empty: it is not configured now."""
         if query.fault:

@@ -6,9 +6,10 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
+from typing import Protocol
 
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
@@ -38,8 +39,6 @@ _PERIODS = 2.5
 
 _sequence = itertools.count()
 """Numbers every frame of the process, so that no two have the same name even if their stamps are equal."""
-
-FrameListener = Callable[["Frame"], None]
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,16 @@ class Frame:
             return self._decoded[0]
 
 
+class CameraListener(Protocol):
+    """Who is told what comes from the cameras. Called in the executor."""
+
+    def on_frame(self, frame: Frame) -> None:
+        """An image came."""
+
+    def on_depth(self, camera: str) -> None:
+        """A depth image of the camera of that name came."""
+
+
 def names_rectified(topic: str) -> bool:
     """Whether a topic's name says that its images are rectified: image_rect, image_rect_color, rectified/image, ..."""
     return re.search(r"(^|[/_])rect(ified)?($|[/_])", topic) is not None
@@ -97,7 +106,7 @@ class Camera:
         *,
         transport: str,
         reliability: str,
-        on_frame: FrameListener,
+        listener: CameraListener,
         queue: int = 1,
         late_after: float = math.inf,
         use_depth: bool = False,
@@ -114,7 +123,7 @@ class Camera:
         self._clock = intake.node.get_clock()
         self._reader = reader or ImageReader(name)
         self.late_after = late_after
-        self._on_frame = on_frame
+        self._listener = listener
         self._newest: Frame | None = None
         self._with_depth: deque[Frame] = deque(maxlen=_WITH_DEPTH if use_depth else 0)
         message_type, suffix = _TYPES[transport]
@@ -128,6 +137,7 @@ class Camera:
             depth_transport=depth_transport,
             reliability=reliability,
             is_leftover=is_leftover,
+            on_depth=lambda: listener.on_depth(name),
         )
         self._rectified = names_rectified(self.topic) if rectified == "auto" else rectified == "yes"
 
@@ -269,7 +279,7 @@ class Camera:
         self.statistics.add(arrival, stamp.sec + stamp.nanosec * 1e-9, late)
         self._newest = Frame(message, self.name, next(_sequence), arrival, self._reader)
         self._with_depth.append(self._newest)
-        self._on_frame(self._newest)
+        self._listener.on_frame(self._newest)
 
     def _follow(self, watch: ClockWatch, stamp: int) -> bool:
         """Let the watch notice jumps of time by an image's stamp (nanoseconds); False: the image is of the time before one."""

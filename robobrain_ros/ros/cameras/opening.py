@@ -1,28 +1,28 @@
 """Open the cameras that the parameters name."""
 
-from robobrain_ros.ros.cameras.cameras import Camera, Cameras, FrameListener
+from robobrain_ros.ros.cameras.cameras import Camera, CameraListener, Cameras
 from robobrain_ros.ros.cameras.images import ImageReader
 from robobrain_ros.ros.cameras.intake import Intake
 from robobrain_ros.ros.clock import ClockWatch
 from robobrain_ros.ros.parameters.declared import Parameters
 
 
-def open_cameras(intake: Intake, settings: Parameters, watch: ClockWatch, on_frame: FrameListener) -> Cameras:
+def open_cameras(intake: Intake, settings: Parameters, watch: ClockWatch, listener: CameraListener) -> Cameras:
     """Subscribe to the topics of the cameras in parameter ``cameras``, with each camera's parameters.
 
-    :param on_frame: called in the executor with each new frame.
+    :param listener: told each new image and depth image.
     """
     names = settings["cameras"]
-    return Cameras([_open(name, intake, settings, watch, on_frame) for name in names], names)
+    return Cameras([_open(name, intake, settings, watch, listener) for name in names], names)
 
 
-def _open(name: str, intake: Intake, settings: Parameters, watch: ClockWatch, on_frame: FrameListener) -> Camera:
+def _open(name: str, intake: Intake, settings: Parameters, watch: ClockWatch, listener: CameraListener) -> Camera:
     return Camera(
         intake,
         name,
         transport=settings[f"{name}.transport"],
         reliability=settings[f"{name}.reliability"] or settings["image_reliability"],
-        on_frame=on_frame,
+        listener=listener,
         queue=settings[f"{name}.queue"],
         late_after=settings[f"{name}.late_after"],
         use_depth=settings[f"{name}.use_depth"],
