@@ -124,17 +124,6 @@ def test_nothing_found_and_what_is_no_list(task: Task, profile: Any) -> None:
         assert not re.fullmatch(pattern, text)
 
 
-def test_the_commas_of_a_coordinate_look_alike() -> None:
-    """What reads as a thousands separator is not written."""
-    size = FittedSize(640, 480, 2016, 1008)
-    boxes, waypoints = coordinate_pattern(Task.GROUND, TWO, size), coordinate_pattern(Task.TRAJECTORY, TWO_FIVE, size)
-    for text in ("[1, 200, 2, 300]", "[1,200,2,300]"):
-        assert re.fullmatch(boxes, text)
-    assert not re.fullmatch(boxes, "[1,200, 2,300]")
-    assert re.fullmatch(waypoints, "[(1,200,0.5), (2, 300, 0.5)]")
-    assert not re.fullmatch(waypoints, "[(1,200, 0.5)]")
-
-
 def test_two_five_points_where_two_gives_an_affordance_box() -> None:
     size = FittedSize(640, 480, 640, 480)
     pattern = coordinate_pattern(Task.AFFORDANCE, TWO_FIVE, size)

@@ -3,7 +3,7 @@
 They have the form in which the model families write answers. They are bounded and consist of groups and character classes, which
 Python and grammar engines understand alike. Two more texts match: an empty list, with which a model reports that nothing was
 found, and the empty text, with which a checkpoint that cannot think answers think tags (see `Brain`). `core.reading` reads each
-match to exactly its coordinates.
+match to exactly its coordinates, or rejects it because only some of a coordinate's commas have a blank.
 """
 
 from robobrain_ros.core.imaging import FittedSize
@@ -16,6 +16,8 @@ THOUSANDTHS = 1000
 """The largest coordinate of RoboBrain 2.5, on both axes."""
 
 _SEPARATOR = ", ?"
+"""Each blank is optional. Where a grammar forces one, the engine chooses the tokens of comma and blank, and a model that was
+trained with other tokens writes wrong numbers after them."""
 _DEPTH = r"(0|[1-9][0-9]?)(\.[0-9]{1,3})?"
 """Metres below 100, to the millimetre."""
 
@@ -45,8 +47,8 @@ def coordinate_pattern(task: Task, profile: Profile, size: FittedSize) -> str:
     pixels = profile.coordinates is CoordinateRule.PIXELS_OF_MODEL_IMAGE
     width, height = (size.model_width, size.model_height) if pixels else (THOUSANDTHS, THOUSANDTHS)
     if form is AnswerForm.BOXES:
-        corner = (number_up_to(width), number_up_to(height))
-        return _list_or_nothing(_joined(*corner, *corner))
+        corner = _joined(number_up_to(width), number_up_to(height))
+        return _list_or_nothing(_joined(corner, corner))
     last = 1 if pixels else 0
     parts = [number_up_to(width - last), number_up_to(height - last)]
     if form is AnswerForm.WAYPOINTS and not pixels:
@@ -61,10 +63,7 @@ def _any_digits(count: int) -> str:
 
 
 def _joined(*parts: str) -> str:
-    """The numbers of a coordinate, with a blank after each comma or after none, because other commas may belong to a number."""
-    if len(parts) == 2:
-        return _SEPARATOR.join(parts)
-    return f"({', '.join(parts)}|{','.join(parts)})"
+    return _SEPARATOR.join(parts)
 
 
 def _list_or_nothing(content: str) -> str:
