@@ -1,5 +1,6 @@
 """The grammars of spatial answers: what they let a model write is in bounds, and read back as it was meant."""
 
+import itertools
 import re
 from itertools import groupby
 from typing import Any
@@ -12,6 +13,7 @@ from robobrain_ros.core import Task, parse_answer, profile_for
 from robobrain_ros.core.grammars import MOST_POINTS, MOST_WAYPOINTS, coordinate_pattern, number_up_to
 from robobrain_ros.core.imaging import FittedSize
 from robobrain_ros.core.query import Box, Point
+from robobrain_ros.errors import UnparsableAnswerError
 
 TWO, TWO_FIVE = profile_for("qwen2_5_vl"), profile_for("qwen3_vl")
 SIZES = st.builds(lambda width, height: FittedSize(640, 480, width * 28, height * 28), st.integers(1, 60), st.integers(1, 60))
@@ -122,6 +124,19 @@ def test_nothing_found_and_what_is_no_list(task: Task, profile: Any) -> None:
     assert re.fullmatch(pattern, "")  # As from a checkpoint that cannot think.
     for text in ("[(1, 2)", "(1, 2)", "[(1.5, 2)]", "[(-1, 2)]", "[1, 2]", "[(1, 2), ]", "There is no mug.", "[[1, 2, 3, 4]]"):
         assert not re.fullmatch(pattern, text)
+
+
+@pytest.mark.parametrize("commas", itertools.product((", ", ","), repeat=3))
+def test_a_grammar_allows_any_blanks_and_its_answers_are_read(commas: tuple[str, str, str]) -> None:
+    text = "[1" + "".join(f"{comma}{number}" for comma, number in zip(commas, (200, 2, 300), strict=True)) + "]"
+    assert re.fullmatch(coordinate_pattern(Task.GROUND, TWO, FittedSize(640, 480, 644, 476)), text)
+    assert parse_answer(Task.GROUND, text, TWO, constrained=True).boxes == (Box(1, 200, 2, 300),)
+
+
+def test_a_server_that_ignores_the_grammar_is_noticed_where_numbers_have_separators() -> None:
+    for text in ("[(1,000, 2,000)]", "[(0,5, 0,25)]"):
+        with pytest.raises(UnparsableAnswerError):
+            parse_answer(Task.POINT, text, TWO, constrained=True)
 
 
 def test_two_five_points_where_two_gives_an_affordance_box() -> None:

@@ -162,4 +162,4 @@ def test_noise_gives_coordinates_within_the_image(engine: RunningEngine, task: T
     assert whole
     for text in whole:
         assert re.fullmatch(pattern, text)
-        parse_answer(task, text, PROFILE)
+        parse_answer(task, text, PROFILE, constrained=True)

@@ -194,13 +194,15 @@ class Brain:
 
     async def _write_answer(self, run: Run, prefix: str) -> tuple[AnswerParser, str]:
         """Let the model answer. Returns the parser with the whole text, and the finish reason."""
-        parser = AnswerParser(run.query.task, self.profile, plan_form=run.plan_form)
         if run.plan_form is not None:
+            parser = AnswerParser(run.query.task, self.profile, plan_form=run.plan_form)
             # The form limits the length. max_tokens does not apply, because a plan must not be cut.
             constraint = Constraint(json_schema=run.plan_form.text)
             return parser, await self._generate(run, parser, prefix, run.plan_form.tokens, (), constraint)
         stop = ("</answer>",) if prefix else ()
-        return parser, await self._generate(run, parser, prefix, run.max_tokens, stop, self._coordinate_constraint(run))
+        coordinates = self._coordinate_constraint(run)
+        parser = AnswerParser(run.query.task, self.profile, constrained=coordinates is not None)
+        return parser, await self._generate(run, parser, prefix, run.max_tokens, stop, coordinates)
 
     def _coordinate_constraint(self, run: Run) -> Constraint | None:
         """The constraint of answers to spatial tasks: coordinates within the image."""

@@ -3,7 +3,7 @@
 They have the form in which the model families write answers. They are bounded and consist of groups and character classes, which
 Python and grammar engines understand alike. Two more texts match: an empty list, with which a model reports that nothing was
 found, and the empty text, with which a checkpoint that cannot think answers think tags (see `Brain`). `core.reading` reads each
-match to exactly its coordinates, or rejects it because only some of a coordinate's commas have a blank.
+match to exactly its coordinates.
 """
 
 from robobrain_ros.core.imaging import FittedSize

@@ -47,9 +47,11 @@ from robobrain_ros.core.reading.tags import Segment, TagReader
 from robobrain_ros.errors import UnparsableAnswerError
 
 
-def parse_answer(task: Task, text: str, profile: Profile, *, thinking: bool = False, truncated: bool = False) -> ParsedAnswer:
+def parse_answer(
+    task: Task, text: str, profile: Profile, *, thinking: bool = False, truncated: bool = False, constrained: bool = False
+) -> ParsedAnswer:
     """Read a whole answer. For arguments, result and errors see `AnswerParser` and `AnswerParser.finish`."""
-    parser = AnswerParser(task, profile, thinking=thinking)
+    parser = AnswerParser(task, profile, thinking=thinking, constrained=constrained)
     parser.feed(text)
     return parser.finish(truncated=truncated)
 
@@ -60,13 +62,23 @@ class AnswerParser:
     :param thinking: the text begins within the thinking, because the opening tag was part of the prompt.
     :param plan_form: the text is a plan that was constrained to this form. It has no tags; text that looks like one is part of
         a name.
+    :param constrained: the text was constrained to `core.grammars.coordinate_pattern`, so its separators may differ.
     :raises UnsupportedTaskError: the profile does not support the task.
     """
 
-    def __init__(self, task: Task, profile: Profile, *, thinking: bool = False, plan_form: PlanForm | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        profile: Profile,
+        *,
+        thinking: bool = False,
+        plan_form: PlanForm | None = None,
+        constrained: bool = False,
+    ) -> None:
         self.task = task
         self.form = profile.form(task)
         self._gives_depth = profile.gives_depth
+        self._constrained = constrained
         self._plan_form = plan_form
         self._began_in_thinking = thinking
         self._tags = TagReader(thinking, ignore_tags=plan_form is not None)
@@ -134,7 +146,7 @@ class AnswerParser:
 
     def _discard_results(self) -> None:
         """Begin with new readers: the text read so far was thinking."""
-        self._coordinates = CoordinateReader(self.form, self._gives_depth)
+        self._coordinates = CoordinateReader(self.form, self._gives_depth, self._constrained)
         self._free_plan = FreePlanReader()
         self._structured_plan = None if self._plan_form is None else StructuredPlanReader(self._plan_form)
 

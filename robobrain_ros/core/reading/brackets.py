@@ -21,7 +21,7 @@ class Bracket:
     separators: set[tuple[bool, bool]] = field(default_factory=set)
     """What stands between its numbers: whether a comma, and whether whitespace before the second number."""
     is_ambiguous: bool = False
-    """Whether one of its numbers may be a part of a number with a thousands separator or a decimal comma."""
+    """Whether one of its numbers, by itself, may be a part of a number with a thousands separator or a decimal comma."""
     only_numbers: bool = True
     """Whether it holds nothing but numbers, commas and brackets so far."""
     has_brackets: bool = False
@@ -48,8 +48,8 @@ class Bracket:
         """Read a number outside of an object. In ``(1,000, 2,000)`` and ``(0,5, 0,25)``, the separators differ."""
         if self.numbers:
             self.separators.add((self.comma_read, token.spaced))
-            thousands = self.comma_read and not token.spaced and _END_OF_THOUSANDS.fullmatch(token.text)
-            self.is_ambiguous |= bool(thousands) or len(self.separators) > 1
+            if self.comma_read and not token.spaced and _END_OF_THOUSANDS.fullmatch(token.text):
+                self.is_ambiguous = True
         self.numbers.append(float(token.text))
         self.comma_read = False
 

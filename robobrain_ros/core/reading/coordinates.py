@@ -87,9 +87,10 @@ class CoordinateReader:
 
     :param form: the form of the answer. In the form of boxes, two adjacent points are the corners of one.
     :param gives_depth: a third number is the depth; otherwise it is a confidence, which is ignored.
+    :param constrained: a grammar held the text to coordinates of whole numbers, which may have different separators.
     """
 
-    def __init__(self, form: AnswerForm, gives_depth: bool) -> None:
+    def __init__(self, form: AnswerForm, gives_depth: bool, constrained: bool = False) -> None:
         self.fault = ""
         """Why the whole text is invalid; empty: it is valid so far."""
         self.ends_in_bracket = False
@@ -99,6 +100,8 @@ class CoordinateReader:
         """A fault that counts only where the text holds no valid coordinate."""
         self._wants_boxes = form is AnswerForm.BOXES
         self._gives_depth = gives_depth
+        self._constrained_length = (4 if self._wants_boxes else 3 if gives_depth else 2) if constrained else 0
+        """Numbers of a coordinate that the grammar allows; 0: there is none."""
         self._lexer = Lexer()
         self._brackets: list[Bracket] = []
         self._too_deep = False
@@ -263,18 +266,23 @@ class CoordinateReader:
 
     def _close_coordinate(self, bracket: Bracket) -> None:
         numbers = bracket.numbers
-        self._mark_outer(valid=not bracket.is_ambiguous)
+        ambiguous = self._is_ambiguous(bracket)
+        self._mark_outer(valid=not ambiguous)
         is_wanted_box = self._wants_boxes and bracket.opening == "[" and len(numbers) == 4
         in_prose = not is_wanted_box and self._stands_in_prose()
         if is_wanted_box or any(outer.opening != "(" for outer in self._brackets):
             self._prose.note_list()
-        if bracket.is_ambiguous:
+        if ambiguous:
             self._note_ambiguous(in_prose)
         elif not in_prose:
             self._note_scale(numbers if len(numbers) == 4 else numbers[:2])
             self._add(self._item_of(numbers))
         else:
             self._add_in_prose(self._item_of(numbers))
+
+    def _is_ambiguous(self, bracket: Bracket) -> bool:
+        separators_tell = len(bracket.numbers) != self._constrained_length
+        return bracket.is_ambiguous or (separators_tell and len(bracket.separators) > 1)
 
     def _note_ambiguous(self, in_prose: bool) -> None:
         if not in_prose:
