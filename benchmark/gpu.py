@@ -32,11 +32,14 @@ PARTS = {
     "d": "CUDA graphs against eager, with FlagGems",
     "e": "640x480 and 1280x720, 1 and 3 questions a frame, with and without thinking",
     "bits": "weights of 8 bits, FP8 and W8A16, against 16 bits",
+    "answers": "tokens and probabilities of FlagOS auto against native operators, with weights that answer something",
     "scale": "two GPUs, by tensor, pipeline and data parallel, against one",
     "tune": "tune_flagos, for FlagOS auto in b: one by one, it takes many minutes, and goes on where it was cut off",
 }
 QUANTIZED = ("fp8", "w8a16")
 """Engines with weights of 8 bits."""
+HELD = ("native-held", "auto-held")
+"""Engines with weights whose answers can be compared."""
 SCALED = ("tensor", "pipeline", "data")
 """Engines on two GPUs."""
 KINDS = {
@@ -47,6 +50,7 @@ KINDS = {
     "d": ("native", "eager", "flagos-on", "flagos-eager"),
     "e": ("native",),
     "bits": ("native", *QUANTIZED),
+    "answers": HELD,
     "scale": ("native", *SCALED),
 }
 """Which engines a part compares; those of the parts further up are started first."""
@@ -64,32 +68,41 @@ class Job:
     kind: str
     model: str
     sets: tuple[str, ...] = ()
+    turn: int = 0
 
 
-def plan(parts: Sequence[str], models: Sequence[str], engines: Sequence[str] = ENGINES) -> list[Job]:
-    """The jobs for these parts, the chip first, each engine started once for all that is measured with it.
+def plan(parts: Sequence[str], models: Sequence[str], engines: Sequence[str] = ENGINES, turns: int = 1) -> list[Job]:
+    """The jobs for these parts, the chip first, each engine started once per turn for all that is measured with it.
 
     :param engines: of the parts' engines only these.
+    :param turns: how often each engine is measured. Every other turn goes backwards, so that a machine that becomes slower or
+        faster does so for all engines alike: A B, B A.
     """
     jobs = [Job("chip", models[0])] if "c" in parts else []
     for model in models:
-        kinds = dict.fromkeys(kind for part in KINDS if part in parts for kind in KINDS[part] if kind in engines)
-        for kind in kinds:
-            sets = []
-            if any(kind in KINDS[part] for part in parts if part not in ("e", "tune")):
-                sets.append("speed")
-            if kind == "native" and "e" in parts:
-                sets.append("grid")
-            jobs.append(Job(kind, model, tuple(sets)))
+        kinds = list(dict.fromkeys(kind for part in KINDS if part in parts for kind in KINDS[part] if kind in engines))
+        for turn in range(turns):
+            jobs += [_job(kind, model, parts, turn) for kind in (kinds if turn % 2 == 0 else reversed(kinds))]
     return jobs
+
+
+def _job(kind: str, model: str, parts: Sequence[str], turn: int) -> Job:
+    if kind in HELD:
+        return Job(kind, model, ("answers",), turn)
+    sets = []
+    if any(kind in KINDS[part] for part in parts if part not in ("e", "tune")):
+        sets.append("speed")
+    if kind == "native" and "e" in parts:
+        sets.append("grid")
+    return Job(kind, model, tuple(sets), turn)
 
 
 def reason_to_skip(job: Job, device: str) -> str:
     """Why a job cannot be run here; empty: it can."""
     if job.kind in SCALED:
         return "" if gpu_shapes.gpu_count() >= 2 else "it needs two GPUs"
-    if not job.kind.startswith(("flagos", "tune")):
-        return ""
+    if job.kind == "flagos-auto" or not job.kind.startswith(("flagos", "tune")):
+        return ""  # Mode auto also has matrix products by shape, which need no FlagGems.
     if find_spec("flag_gems") is None:
         return "flag-gems is not installed"
     return "FlagGems needs an accelerator" if device == "cpu" else ""
@@ -103,6 +116,7 @@ def run_job(job: Job, options: argparse.Namespace, limit: float) -> str:
         "--folder": options.folder,
         "--tune-pairs": options.tune_pairs,
         "--output": options.output,
+        "--turn": job.turn,
         "--limit": limit,
         "--rounds": options.rounds,
         "--answer-tokens": options.answer_tokens,
@@ -126,7 +140,7 @@ def run_job(job: Job, options: argparse.Namespace, limit: float) -> str:
 def run(options: argparse.Namespace) -> None:
     """Run the jobs until the time is over; what was not run gets a line with the reason."""
     end = time.monotonic() + 60.0 * options.minutes
-    for job in plan(options.only, options.models, options.engines):
+    for job in plan(options.only, options.models, options.engines, options.turns):
         left = end - time.monotonic()
         reason = reason_to_skip(job, options.device)
         if not reason and left < _SHORTEST:
@@ -147,16 +161,22 @@ def add(path: Path, line: dict[str, Any]) -> None:
 
 
 class Results:
-    """What the file of results holds; of the same measurement, the last."""
+    """What the file of results holds: the values of all turns, and of the same turn, the last."""
 
     def __init__(self, path: Path) -> None:
         lines: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
         self.frames = [line for line in lines if line["what"] == "frame"]
         self.starts = [line for line in lines if line["what"] == "start"]
+        self.answers = {(line["model"], line["kind"], line["at_once"]): line for line in lines if line["what"] == "answers"}
         self.failed = [line for line in lines if line["what"] == "failed"]
         self.tuned = {line["model"]: line for line in lines if line["what"] == "tuned"}
         self.about: dict[str, Any] = next((line for line in reversed(lines) if line["what"] == "about"), {})
-        self._by_name = {(line["model"], line["kind"], line["what"]): line for line in lines}
+        by_turn = {(line["model"], line["kind"], line["what"], line.get("turn", 0)): line for line in lines}
+        self._by_name: dict[tuple[str, str, str], dict[str, Any]] = {}
+        for (*name, _), line in by_turn.items():
+            model, kind, what = name
+            earlier = self._by_name.get((model, kind, what), {"values": []})
+            self._by_name[model, kind, what] = line | {"values": [*earlier["values"], *line["values"]]}
 
     def get(self, model: str, kind: str, what: str) -> dict[str, Any] | None:
         """One measurement; None: there is none."""
@@ -184,6 +204,7 @@ def comparisons(results: Results, models: Sequence[str]) -> Iterator[figures.Com
             for what, count in (("at 1", 1.0), ("at 8", 8.0)):
                 limit = None if goal is None else figures.Goal(goal, at_least=True)
                 yield from _rates(results, model, kind, other, what, count, limit)
+        yield from _decoding(results, model)
 
 
 def _rates(
@@ -197,6 +218,32 @@ def _rates(
         f"{model} {what}, {kind} / {other}", ours["values"][:many], theirs["values"][:many], figures.mean, "requests/s",
         goal=goal, per=count,
     )  # fmt: skip
+
+
+_DECODING_GOALS = {
+    ("H100", "7b", "decode step"): 1.10,
+    ("H100", "7b", "decode step at 8"): 1.06,
+    ("H100", "32b", "decode step"): 1.12,
+    ("H100", "3b", "decode step"): 1.08,
+    ("H200", "7b", "decode step"): 1.12,
+    ("H200", "7b", "decode step at 8"): 1.08,
+}
+"""How many times as many tokens per second mode auto should write as native operators: by GPU, model and measurement."""
+
+
+def _decoding(results: Results, model: str) -> Iterator[figures.Comparison]:
+    chip = "" if results.chip is None else results.chip["chip"]
+    for what, count in (("decode step", 1.0), ("decode step at 8", 8.0)):
+        goals = (goal for (gpu, *of), goal in _DECODING_GOALS.items() if gpu in chip and of == [model, what])
+        goal = next((figures.Goal(number, at_least=True) for number in goals), None)
+        auto, native = (results.get(model, kind, what) for kind in ("flagos-auto", "native"))
+        if auto is None or native is None:
+            continue
+        many = min(len(auto["values"]), len(native["values"]))
+        yield figures.compare(
+            f"{model} {what}, flagos-auto / native", auto["values"][:many], native["values"][:many], figures.quantile(0.5),
+            "tokens/s", goal=goal, per=count,
+        )  # fmt: skip
 
 
 def _against_official(results: Results, model: str) -> Iterator[figures.Comparison]:
@@ -213,16 +260,19 @@ def _against_official(results: Results, model: str) -> Iterator[figures.Comparis
 
 def _against_limits(results: Results, model: str) -> Iterator[figures.Comparison]:
     chip, shape = results.chip, gpu_shapes.SHAPES[model]
-    step, first = (results.get(model, "native", what) for what in ("decode step", "first token"))
+    first = results.get(model, "native", "first token")
     if chip is None:
         return
     weight_bytes = 4 if chip["chip"] == "CPU" else 2
-    if step:
+    for kind, least, name in (("native", 0.7, "decode / bandwidth"), ("flagos-auto", 0.85, "decode / bandwidth, flagos-auto")):
+        step = results.get(model, kind, "decode step")
+        if step is None:
+            continue
         moved = gpu_shapes.decode_bytes(shape, step["context"], weight_bytes)
-        goal = figures.Goal(0.7, at_least=True) if model == "7b" else None
+        goal = figures.Goal(least, at_least=True) if model == "7b" else None
         reached = [moved / seconds / 1e9 for seconds in step["values"]]
         yield figures.compare(
-            f"{model} decode / bandwidth", reached, [chip["bytes_per_s"] / 1e9] * len(reached), figures.mean, "GB/s", goal=goal
+            f"{model} {name}", reached, [chip["bytes_per_s"] / 1e9] * len(reached), figures.mean, "GB/s", goal=goal
         )
     if first:
         work = gpu_shapes.prefill_flops(shape, first["prompt_tokens"], first["patches"])
@@ -242,6 +292,29 @@ def frames_table(frames: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def answers_table(results: Results, models: Sequence[str]) -> str:
+    """Part "answers" as a table in Markdown; empty: there is nothing to compare."""
+    rows = [("model", "at once", "same answers", "largest difference of a log-probability", "mean")]
+    for model in models:
+        for at_once in (1, 8):
+            native, auto = (results.answers.get((model, kind, at_once)) for kind in HELD)
+            if native and auto:
+                same, differences = _compared(native, auto)
+                counts = f"{same} of {len(native['tokens'])}"
+                rows.append((model, str(at_once), counts, f"{max(differences):.3g}", f"{np.mean(differences):.3g}"))
+    return figures.plain_table(rows) if len(rows) > 1 else ""
+
+
+def _compared(native: dict[str, Any], auto: dict[str, Any]) -> tuple[int, list[float]]:
+    """How many answers are the same, and differences of log-probabilities up to the first token that differs."""
+    same, differences = 0, [0.0]
+    for ours, theirs, p, q in zip(auto["tokens"], native["tokens"], auto["probabilities"], native["probabilities"], strict=True):
+        same += ours == theirs
+        until = next((index for index, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), len(ours))
+        differences += [abs(a - b) for a, b in zip(p[:until], q[:until], strict=True)]
+    return same, differences
+
+
 def report(results: Results, models: Sequence[str]) -> str:
     """Everything that is to be shown."""
     pieces = [", ".join(f"{name} {value}" for name, value in results.about.items() if name in ("machine", "versions", "command"))]
@@ -251,6 +324,8 @@ def report(results: Results, models: Sequence[str]) -> str:
     pieces.append(figures.table(list(comparisons(results, models))))
     if results.frames:
         pieces.append(frames_table(results.frames))
+    if table := answers_table(results, models):
+        pieces.append(table)
     for model, tuned in results.tuned.items():
         how = "with CUDA graphs" if tuned["graphs"] else "eagerly"
         chosen = f"{', '.join(tuned['operators'])}, {how}" if tuned["operators"] else "none"
@@ -286,6 +361,7 @@ def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu: for trying, with --models tiny")
     parser.add_argument("--minutes", type=float, default=9.0, help="for all of it (9)")
     parser.add_argument("--job-minutes", type=float, default=4.0, help="for one engine, its start included (4)")
+    parser.add_argument("--turns", type=int, default=1, help="how often each engine is measured, in turn; 2: A B, B A (1)")
     parser.add_argument("--rounds", type=int, default=3, help="of eight requests (3)")
     parser.add_argument("--answer-tokens", type=int, default=64, help="of each answer (64)")
     parser.add_argument("--think-tokens", type=int, default=256, help="of each thought (256)")

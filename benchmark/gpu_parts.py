@@ -33,12 +33,18 @@ from robobrain_ros.errors import UnparsableAnswerError
 QUESTION = "the red mug"
 AT_ONCE = 8
 HD, VGA = (1280, 720), (640, 480)
+_FITTED = (644, 476)
+"""An image whose sides are multiples of a token's 28 pixels: `EmbeddedEngine.measure` does not fit images."""
+_ANSWERS = 24
+"""Answers that are compared, one at a time, and as many eight at once."""
 KINDS: dict[str, dict[str, Any]] = {
     "native": {},
     "eager": {"enforce_eager": True},
     "flagos-on": {"flagos_mode": "on"},
     "flagos-eager": {"flagos_mode": "on", "enforce_eager": True},
     "flagos-auto": {"flagos_mode": "auto"},
+    "native-held": {"load_format": "auto"},
+    "auto-held": {"flagos_mode": "auto", "load_format": "auto"},
     "tensor": {"tensor_parallel_size": 2},
     "pipeline": {"pipeline_parallel_size": 2},
     "data": {"data_parallel_size": 2},
@@ -116,10 +122,17 @@ class Bench:
         await asyncio.gather(*(self.ask(image) for image in images))
         return time.perf_counter() - began
 
+    async def step_at_once(self, count: int, tokens: int) -> float:
+        """Seconds of one decoding step of so many requests, from the first token of the last one to its end."""
+        images = [self.image(HD) for _ in range(count)]
+        reports = await asyncio.gather(*(self.ask(image, tokens=tokens) for image in images))
+        last = max(reports, key=lambda report: report.first_token_time)
+        return (last.total_time - last.first_token_time) / (tokens - 1)
+
 
 def write(options: argparse.Namespace, what: str, values: Sequence[float], **more: Any) -> None:
     """Add a line to the file."""
-    line = {"kind": options.kind, "model": options.model, "what": what, "values": list(values), **more}
+    line = {"kind": options.kind, "model": options.model, "what": what, "values": list(values), "turn": options.turn, **more}
     add(options.output, line)
     print(f"{options.model} {options.kind}: {what}, {len(line['values'])} values", flush=True)
 
@@ -148,7 +161,7 @@ async def measure_engine(options: argparse.Namespace, folder: Path) -> None:
     try:
         seconds, (weights, *_) = time.perf_counter() - began, await engine.vllm.collective_rpc(_weights_gib)
         write(options, "start", [seconds], engine=info.engine, flagos_active=info.flagos_active, weights_gib=weights,
-              warning=engine.health().warning)  # fmt: skip
+              warning=engine.health().warning, details=info.details)  # fmt: skip
         brain = Brain(engine, profile_for(info.model_type), info=info, defaults=Defaults(think_tokens=options.think_tokens))
         bench = Bench(brain, options)
         for count in (1, AT_ONCE, 1):
@@ -158,6 +171,8 @@ async def measure_engine(options: argparse.Namespace, folder: Path) -> None:
         write(options, "called", [], operators=engine.health().flagos_operators)
         if "grid" in options.sets:
             await measure_grid(bench)
+        if "answers" in options.sets:
+            await measure_answers(engine, bench)
     finally:
         await engine.close()
 
@@ -174,6 +189,24 @@ async def measure_speed(bench: Bench) -> None:
     reports = [await bench.ask(bench.image(HD), tokens=tokens) for _ in range(options.rounds)]
     steps = [(report.total_time - report.first_token_time) / (tokens - 1) for report in reports]
     write(options, "decode step", steps, context=reports[0].prompt_tokens + tokens // 2)
+    steps = [await bench.step_at_once(AT_ONCE, tokens) for _ in range(options.rounds)]
+    write(options, "decode step at 8", steps, context=reports[0].prompt_tokens + tokens // 2)
+
+
+async def measure_answers(engine: EmbeddedEngine, bench: Bench) -> None:
+    """Greedy answers about the same images for each kind of engine, one at a time and eight at once."""
+    options = bench.options
+    for at_once in (1, AT_ONCE):
+        tokens, probabilities = [], []
+        for _ in range(_ANSWERS // at_once):
+            asked = [
+                Generation(f"held {time.monotonic_ns()} {each}", QUESTION, [bench.image(_FITTED)], options.answer_tokens)
+                for each in range(at_once)
+            ]
+            for measured in await asyncio.gather(*(engine.measure(each, probabilities=True) for each in asked)):
+                tokens.append(measured.tokens)
+                probabilities.append(measured.probabilities)
+        write(options, "answers", [], at_once=at_once, tokens=tokens, probabilities=probabilities)
 
 
 async def measure_grid(bench: Bench) -> None:
@@ -247,13 +280,17 @@ def measure_official(options: argparse.Namespace, folder: Path) -> None:
 
 def measure_tuning(options: argparse.Namespace, folder: Path) -> None:
     """tune_flagos, for the same options as the other engines have, so that ``flagos-auto`` finds what it has written."""
-    # In a process of its own, whose memory on the chip is free again afterwards.
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as writer:
-        writer.submit(gpu_shapes.write_weights, folder, options.device).result()
+    write_weights_apart(folder, options.device)
     settings = Settings(options.tune_pairs, scenes=2, tokens=8, size=VGA)
     tuned = asyncio.run(tune(engine_options(options, folder), settings, lambda line: print(line, flush=True)))
     verdicts = [OperatorVerdict(**{name: value for name, value in row.items() if name != "word"}) for row in tuned.table]
     write(options, "tuned", [], operators=tuned.operators, graphs=tuned.graphs, table=table(verdicts))
+
+
+def write_weights_apart(folder: Path, device: str) -> None:
+    """Write weights in a process of its own, whose memory on the chip is free again afterwards."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as writer:
+        writer.submit(gpu_shapes.write_weights, folder, device).result()
 
 
 def _tell(progress: LoadProgress) -> None:
@@ -270,6 +307,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--limit", type=float, default=300.0)
+    parser.add_argument("--turn", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--answer-tokens", type=int, default=64)
     parser.add_argument("--think-tokens", type=int, default=256)
@@ -284,6 +322,8 @@ def main() -> None:
         return
     os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # A function of ours is called in the worker.
     folder = gpu_shapes.checkpoint_for(options.kind, options.model, options.device, options.folder)
+    if options.kind.endswith("-held"):
+        write_weights_apart(folder, options.device)
     if options.kind == "official":
         measure_official(options, folder)
     elif options.kind == "tune":

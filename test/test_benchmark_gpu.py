@@ -10,6 +10,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmark"))
 
+import figures
 import gpu
 import gpu_parts
 import gpu_shapes
@@ -101,6 +102,9 @@ def test_each_engine_is_started_once_for_all_parts() -> None:
     assert kinds == ["tune", "native", "flagos-auto", "flagos-on"]
     assert [job.kind for job in gpu.plan(["scale"], ["32b"])] == ["native", "tensor", "pipeline", "data"]
     assert [job.kind for job in gpu.plan(["b", "d"], ["7b"], ["eager", "flagos-on"])] == ["flagos-on", "eager"]
+    assert [job.sets for job in gpu.plan(["answers"], ["3b"])] == [("answers",)] * 2
+    turns = gpu.plan(["b"], ["7b"], ["native", "flagos-auto"], turns=2)
+    assert [(job.kind, job.turn) for job in turns] == [("native", 0), ("flagos-auto", 0), ("flagos-auto", 1), ("native", 1)]
     assert {kind for kinds in gpu.KINDS.values() for kind in kinds} == {*gpu_parts.KINDS, "official"}
 
 
@@ -118,6 +122,42 @@ def test_what_cannot_be_run_has_a_reason(tmp_path: Path) -> None:
 
 def line(kind: str, what: str, values: list[float], **more: Any) -> str:
     return json.dumps({"kind": kind, "model": "7b", "what": what, "values": values, **more})
+
+
+def test_the_turns_of_an_engine_are_one_measurement(tmp_path: Path) -> None:
+    file = tmp_path / "out.jsonl"
+    file.write_text(
+        "\n".join(
+            [
+                line("chip", "chip", [], bytes_per_s=3e12, flops_per_s=7e14, chip="NVIDIA H100 80GB HBM3"),
+                line("native", "decode step", [9.0], context=1300, turn=0),
+                line("native", "decode step", [0.006], context=1300, turn=0),
+                line("flagos-auto", "decode step", [0.005], context=1300, turn=0),
+                line("flagos-auto", "decode step", [0.005], context=1300, turn=1),
+                line("native", "decode step", [0.006], context=1300, turn=1),
+            ]
+        )
+    )
+    made = {found.name: found for found in gpu.comparisons(gpu.Results(file), ["7b"])}
+    step = made["7b decode step, flagos-auto / native"]
+    assert (round(step.ratio, 3), step.count, step.goal, step.reached) == (1.2, 2, figures.Goal(1.1, at_least=True), True)
+    assert made["7b decode / bandwidth, flagos-auto"].count == 2
+
+
+def test_answers_are_compared_up_to_the_first_token_that_differs(tmp_path: Path) -> None:
+    file = tmp_path / "out.jsonl"
+    file.write_text(
+        "\n".join(
+            [
+                line(
+                    "native-held", "answers", [], at_once=1, tokens=[[1, 2], [3, 4]], probabilities=[[-0.5, -0.5], [-0.1, -0.2]]
+                ),
+                line("auto-held", "answers", [], at_once=1, tokens=[[1, 2], [3, 5]], probabilities=[[-0.5, -0.25], [-0.1, -9.0]]),
+            ]
+        )
+    )
+    rows = gpu.answers_table(gpu.Results(file), ["7b"]).splitlines()
+    assert [cell.strip() for cell in rows[2].split("|")[1:-1]] == ["7b", "1", "1 of 2", "0.25", "0.0625"]
 
 
 def test_the_table_is_made_of_whatever_is_there(tmp_path: Path) -> None:

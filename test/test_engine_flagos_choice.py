@@ -93,7 +93,7 @@ def test_after_three_failures_or_an_unnamed_one_none_is_used(
     recovery.remember(str(model), Failure("cat", "it broke"))
     choice = choose(model, mode="on")
     assert choice.operators is Operators.NATIVE
-    assert "FlagGems is disabled, because cat failed with it (it broke)" in choice.warning
+    assert "FlagOS is disabled, because cat failed with it (it broke)" in choice.warning
     failures.clear()
     recovery.remember(str(model), Failure("", "its process died"))
     assert choose(model, mode="on").operators is Operators.NATIVE
@@ -119,6 +119,55 @@ def test_with_cuda_graphs_an_unnamed_failure_costs_the_graphs_first(
     assert "FlagGems' operator silu failed" in without.warning
     recovery.remember(str(model), Failure("", "its process died"))
     assert choose(model, mode="on").operators is Operators.NATIVE
+
+
+@pytest.fixture
+def on_cuda(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """vLLM's platform passes for one with CUDA."""
+    from vllm.platforms import current_platform
+
+    monkeypatch.setattr(type(current_platform), "is_cpu", lambda self: False)
+    monkeypatch.setattr(type(current_platform), "is_cuda", lambda self: True)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("changes", "looks"),
+    [
+        ({}, True),
+        ({"exclude": ("silu",)}, True),
+        ({"include": ("mm_out",)}, True),
+        ({"mode": "off"}, False),
+        ({"mode": "on"}, False),
+        ({"exclude": ("addmm",)}, False),
+        ({"include": ("silu",)}, False),
+    ],
+)
+def test_mode_auto_looks_for_a_table_unless_matrix_products_are_excluded(
+    model: Path, found: pytest.MonkeyPatch, on_cuda: pytest.MonkeyPatch, changes: dict[str, Any], looks: bool
+) -> None:
+    assert choose(model, **changes).by_shape is looks
+
+
+def test_no_table_is_looked_for_without_cuda_graphs_or_a_gpu(model: Path, on_cuda: pytest.MonkeyPatch) -> None:
+    from vllm.platforms import current_platform
+
+    eager = EngineOptions.of(model=str(model), enforce_eager=True)
+    assert not decision.choose(eager, read_checkpoint(model, local=True)).by_shape
+    on_cuda.setattr(type(current_platform), "is_cuda", lambda self: False)
+    assert not choose(model).by_shape
+
+
+def test_only_an_unnamed_failure_costs_the_table(
+    model: Path, on_cuda: pytest.MonkeyPatch, failures: dict[str, list[Failure]]
+) -> None:
+    recovery.remember(str(model), Failure("silu", "it broke"))
+    assert choose(model).by_shape
+    assert choose(model).warning == ""
+    recovery.remember(str(model), Failure("", "its process died"))
+    without = choose(model)
+    assert (without.operators, without.by_shape) == (Operators.NATIVE, False)
+    assert "FlagOS is disabled, because the engine failed with it (its process died)" in without.warning
 
 
 @pytest.fixture

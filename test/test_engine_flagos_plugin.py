@@ -116,8 +116,8 @@ def test_its_platform_runs_the_model_and_says_which_operators(tmp_path: Path, mo
 def test_where_its_operators_fail_the_platform_runs_native_ones(tmp_path: Path, model: Path) -> None:
     (said,) = run(tmp_path, ASK, str(model), flag_gems={"embedding": "raise"})
     assert (said["flagos_platform"], said["active"], said["called"]) == ("fl", False, [])
-    assert said["flagos"] == "Native operators, after failures with FlagGems."
-    assert said["warning"].startswith("FlagGems is disabled, because the engine failed with it")
+    assert said["flagos"] == "Native operators, after failures with FlagOS."
+    assert said["warning"].startswith("FlagOS is disabled, because the engine failed with it")
     assert said["tokens"] == 8
 
 

@@ -241,21 +241,19 @@ def stub(implementation: Any, **changes: Any) -> Callable[[], Device]:
     return lambda: replace(device, **changes)
 
 
-def test_start_registers_what_the_model_has_and_says_so(tmp_path: Path) -> None:
+def test_start_prepares_what_the_model_has_and_says_so(tmp_path: Path) -> None:
     flagos_table.write(flagos_table.table_file(GPU, tmp_path), Table(GPU, "2", "3", tuple(SHAPES), {}))
     implementation = Computed()
     started = flagos_start.start([(64, 16), (999, 999)], "bfloat16", stub(implementation), tmp_path)
-    try:
-        assert "10 shape classes" in started.why
-        assert started.details()["flagos_shapes_in_use"] == (
-            "addmm bfloat16 64x16: 1, 2, 4, 8, 16 rows; mm bfloat16 64x16: 1, 2, 4, 8, 16 rows"
-        )
-        implementation.calls.clear()
+    assert "10 shape classes" in started.why
+    implementation.calls.clear()
+    with started.installed():
         torch.mm(*inputs(2, 64, 16)[:2])
         torch.mm(*inputs(2, 32, 48)[:2])
-        assert implementation.calls == [(2, 64, 16, False)]
-    finally:
-        started.operators.remove()
+    torch.mm(*inputs(2, 64, 16)[:2])
+    assert implementation.calls == [(2, 64, 16, False)], "only in between, and only what the model has"
+    assert started.names == ("mm",)
+    assert started.details()["flagos_shapes_in_use"] == "mm bfloat16 64x16: 2 rows"
 
 
 def _wrong_for_one(result: Any, k: int, n: int) -> None:

@@ -1,53 +1,102 @@
-"""Operators by shape in a real engine's worker, on the CPU: started when the model is loaded, and no obstacle without a GPU."""
+"""Operators by shape in a real engine's worker, on the CPU: started when the model is loaded, and no obstacle to a start."""
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from engine_loop import OnLoop
 from random_checkpoint import make_random_checkpoint
 
 from robobrain_ros.engine.base import Generation
+from robobrain_ros.engine.embedded import arguments
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
+from robobrain_ros.engine.flagos import decision
+from robobrain_ros.engine.flagos.by_shape import report
+from robobrain_ros.engine.flagos.by_shape.report import TableReport
+from robobrain_ros.engine.flagos.choice import Choice, Operators
+from robobrain_ros.engine.flagos.session import Session
 from robobrain_ros.engine.options import EngineOptions
-from robobrain_ros.engine.runtime import LoopThread
 
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_a_worker_starts_the_table_after_loading_and_answers_without_a_gpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class Started(OnLoop):
+    """An engine that is started and answers once."""
+
+    TIMEOUT = 500.0
+
+    def __init__(self, options: EngineOptions) -> None:
+        super().__init__()
+        self.engine = EmbeddedEngine(options)
+        try:
+            self.info = self.wait(self.engine.start(lambda progress: None))
+            self.answer = self.wait(self._ask())
+        except BaseException:
+            self.close()
+            raise
+
+    async def _ask(self) -> list[Any]:
+        image = np.zeros((224, 224, 3), np.uint8)
+        return [delta async for delta in self.engine.generate(Generation("ask", "the mug", [image], 4))]
+
+    def close(self) -> None:
+        self.wait(self.engine.close())
+        self.loop.stop()
+
+
+@pytest.fixture
+def looks_for_table(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """On this machine, too, engines in mode auto look for a table, with the worker of the CPU."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setattr(arguments, "TABLE_WORKER", "vllm_table_worker.CpuTableWorker")
+    monkeypatch.setattr(decision, "_looks_for_table", lambda options, choice, platform: True)
+    return monkeypatch
+
+
+def test_a_worker_looks_for_its_table_after_loading_and_answers_without_a_gpu(
+    tmp_path: Path, looks_for_table: pytest.MonkeyPatch
 ) -> None:
     folder = make_random_checkpoint(tmp_path / "model")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
-    options = EngineOptions.of(model=str(folder), extra=json.dumps({"worker_cls": "vllm_table_worker.CpuTableWorker"}))
-    loop = LoopThread()
-    loop.start()
-    engine = EmbeddedEngine(options)
+    started = Started(EngineOptions.of(model=str(folder)))
     try:
-        loop.submit(engine.start(lambda progress: None)).result(500.0)
-        [details] = loop.submit(engine.vllm.collective_rpc("matrix_product_details")).result(60.0)
-        assert details == {"flagos_shapes": "Native matrix products: this process has no GPU."}
-        [sizes] = loop.submit(engine.vllm.collective_rpc("weight_sizes")).result(60.0)
+        assert started.info.details["flagos_shapes"] == "Native matrix products: this process has no GPU."
+        assert not started.info.flagos_active
+        assert started.engine.health().flagos_operators == ()
+        [sizes] = started.wait(started.engine.vllm.collective_rpc("weight_sizes"))
         config = json.loads((folder / "config.json").read_text())
         text = config.get("text_config", config)
         # On the CPU vLLM packs the layers' matrices into a form of its own; the output layer's stays.
         assert (text["hidden_size"], text["vocab_size"]) in {tuple(size) for size in sizes}
-
-        async def ask() -> list[Any]:
-            image = np.zeros((224, 224, 3), np.uint8)
-            return [delta async for delta in engine.generate(Generation("ask", "the mug", [image], 4))]
-
-        assert loop.submit(ask()).result(60.0)
+        assert started.answer
     finally:
-        loop.submit(engine.close()).result(60.0)
-        loop.stop()
+        started.close()
 
 
-def test_an_engine_without_cuda_graphs_stays_native() -> None:
+def test_a_check_that_ends_the_engine_costs_the_table_and_not_the_start(
+    tmp_path: Path, looks_for_table: pytest.MonkeyPatch
+) -> None:
+    crashed = tmp_path / "crashed"
+    looks_for_table.setenv("VLLM_TABLE_WORKER_CRASH_ONCE", str(crashed))
+    # The worker in a process of its own, as on several GPUs: what ends it is not this test.
+    looks_for_table.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    started = Started(EngineOptions.of(model=str(make_random_checkpoint(tmp_path / "model"))))
+    try:
+        assert crashed.exists()
+        assert (
+            "FlagOS is disabled, because the engine failed with it (the engine did not start)" in started.engine.health().warning
+        )
+        assert "flagos_shapes" not in started.info.details
+        assert started.answer
+    finally:
+        started.close()
+
+
+def test_an_engine_without_cuda_graphs_stays_native(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("vllm")
     from robobrain_ros.engine.flagos.by_shape.vllm_worker import WithTable
 
@@ -57,10 +106,57 @@ def test_an_engine_without_cuda_graphs_stays_native() -> None:
         def load_model(self, **options: Any) -> None:
             self.loaded = options
 
+        def compile_or_warm_up_model(self) -> str:
+            return "compiled"
+
     class Worker(WithTable, Loads):
         pass
 
+    monkeypatch.setenv(report.VARIABLE, str(tmp_path))
     worker = Worker()
     worker.load_model(load_dummy_weights=True)
     assert worker.loaded == {"load_dummy_weights": True}
-    assert "without CUDA graphs" in worker.matrix_product_details()["flagos_shapes"]
+    assert worker.compile_or_warm_up_model() == "compiled"
+    [found] = report.read(tmp_path)
+    assert not found.in_use
+    assert "without CUDA graphs" in found.details["flagos_shapes"]
+
+
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
+    """A session whose engine looks for a table; this process is its worker."""
+    session = Session(Choice(Operators.NATIVE, "no FlagGems", by_shape=True), EngineOptions.of(model="some/model"))
+    for name, value in session.environment().items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    yield session
+    session.release()
+
+
+def test_a_session_reports_the_table_that_its_worker_uses(session: Session) -> None:
+    assert not session.active
+    assert session.failure("its process died") is None
+    report.write(TableReport(in_use=True))
+    assert session.active, "its check may have ended the process"
+    report.write(TableReport(in_use=True, operators=("mm",), details={"flagos_shapes": "37 shape classes."}))
+    assert session.details()["flagos_shapes"] == "37 shape classes."
+    assert session.operators == ("mm by shape",)
+    failure = session.failure("its process died")
+    assert failure is not None
+    assert (failure.operator, failure.how) == ("", "its process died")
+
+
+def test_a_worker_that_stays_native_is_not_blamed(session: Session) -> None:
+    report.write(TableReport(in_use=True))
+    report.write(TableReport(in_use=False, details={"flagos_shapes": "Native matrix products: this process has no GPU."}))
+    assert not session.active
+    assert session.operators == ()
+    assert session.failure("its process died") is None
+
+
+def test_without_a_folder_no_report_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(report.VARIABLE, raising=False)
+    report.write(TableReport(in_use=True))
+    monkeypatch.setenv(report.VARIABLE, str(tmp_path / "missing"))
+    report.write(TableReport(in_use=True))
+    assert list(tmp_path.iterdir()) == []

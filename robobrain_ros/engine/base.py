@@ -122,8 +122,8 @@ class EngineHealth:
     :param running: number of requests that the engine computes; ``waiting``: number of requests that wait for it.
     :param restarts: how often the engine was restarted.
     :param warning: a sentence about what does not work as requested, and what to do; empty: everything does.
-    :param flagos_active: whether operators of FlagGems are in use; None: as in `EngineInfo`.
-    :param flagos_operators: operators of FlagGems that have run so far.
+    :param flagos_active: whether operators of FlagOS are in use; None: as in `EngineInfo`.
+    :param flagos_operators: operators of FlagOS that have run so far.
     """
 
     state: EngineState

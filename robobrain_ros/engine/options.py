@@ -200,8 +200,9 @@ class FlagosOptions:
 
     mode: str = option(
         "auto",
-        "Which FlagGems operators vLLM uses. auto: the operators that tune_flagos measured as correct and not slower on this GPU "
-        "with this model. Without a measurement, auto uses none. on: all operators, without flagos.exclude. off: none.",
+        "Which operators of FlagOS vLLM uses. auto: FlagGems operators that tune_flagos measured as correct and not slower on "
+        "this GPU with this model, and the package's own matrix products if it has a measured table for this GPU. on: all "
+        "operators of FlagGems except flagos.exclude. off: none.",
         choices=FLAGOS_MODES,
     )
     include: tuple[str, ...] = option(
@@ -209,7 +210,9 @@ class FlagosOptions:
         "Names of FlagGems operators, such as mm. vLLM uses no others. In mode auto, it uses those that tune_flagos also "
         "selected. Empty: no restriction.",
     )
-    exclude: tuple[str, ...] = option((), "Do not use these FlagGems operators, by function name, such as mm.")
+    exclude: tuple[str, ...] = option(
+        (), "Do not use these FlagGems operators, by function name, such as silu. mm also excludes the package's matrix products."
+    )
     record: bool = option(
         False, "Let FlagGems log each operator once, with shapes, to a file that /diagnostics names. Makes the engine slower."
     )

@@ -10,7 +10,7 @@ from typing import Any
 from robobrain_ros.engine.base import DEFAULT_CONTEXT
 from robobrain_ros.engine.embedded import compat, worker
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint
-from robobrain_ros.engine.flagos.choice import NATIVE, WORKER_EXTENSION, Choice, Operators
+from robobrain_ros.engine.flagos.choice import NATIVE, TABLE_WORKER, WORKER_EXTENSION, Choice, Operators
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
 
@@ -66,6 +66,8 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint, device: str
         # vLLM does not compile the image encoder by default. On an H100 with the 7B, an image took 112 ms without compilation,
         # 80 ms of them in the encoder, and 63 ms with it, 31 ms of them in the encoder.
         arguments[_COMPILATION] = {"compile_mm_encoder": True}
+    if choice.by_shape:
+        arguments["worker_cls"] = TABLE_WORKER
     if embedded.distributed_executor_backend:
         arguments["distributed_executor_backend"] = embedded.distributed_executor_backend
     if embedded.nnodes > 1:

@@ -84,7 +84,7 @@ class EmbeddedEngine:
         return compiles or compat.on_cpu()
 
     async def _try_to_start(self, checkpoint: Checkpoint, progress: ProgressCallback) -> bool:
-        """Return False if FlagGems failed; another attempt leaves out what failed."""
+        """Return False if FlagOS failed; another attempt leaves out what failed."""
         if self._folder is None:  # The previous attempt has released it.
             self._folder = await asyncio.to_thread(starting.make_folder)
         log = await asyncio.to_thread(starting.open_log, self.options.embedded.log_level, self._folder)
@@ -116,7 +116,7 @@ class EmbeddedEngine:
                 raise explain_start_error(error, log.read(), self.options, choice.platform) from error
             flagos.note_failed_start(failure)
             await self.close()
-            self._health = EngineHealth("loading", "The engine restarts without the FlagGems operators that failed.")
+            self._health = EngineHealth("loading", "The engine restarts without the operators of FlagOS that failed.")
             return False
         finally:
             reporter.stop()
@@ -142,7 +142,7 @@ class EmbeddedEngine:
             await asyncio.wait_for(OperatorTrial(self._stream(), self.use_flagos).run(), self.options.start_timeout)
 
     async def _find_failure(self, flagos: Session) -> Failure | None:
-        """Find what failed of FlagGems in a start that failed. None: FlagGems was not active."""
+        """Find what failed of FlagOS in a start that failed. None: FlagOS was not active."""
         how = operator_trial.DID_NOT_START if self._vllm is None else operator_trial.ENDED_BY_TRIAL
         failure = flagos.failure(how)
         named = failure is None or bool(failure.operator)
@@ -174,7 +174,7 @@ class EmbeddedEngine:
                     yield delta
         except AnswerFailedError:
             if self._health.state == "ready" and self._flagos is not None and self._flagos.note_failed_answer():
-                self._health = EngineHealth("failed", "The engine failed to answer a request with FlagGems' operators.")
+                self._health = EngineHealth("failed", "The engine failed to answer a request with operators of FlagOS.")
             raise
         except compat.dead_error() as error:
             self._note_death()
@@ -252,7 +252,7 @@ class EmbeddedEngine:
             running=len(self._running),
             warning=" ".join(text for text in (stall, flagos.warning) if text),
             flagos_active=flagos.active,
-            flagos_operators=flagos.called,
+            flagos_operators=flagos.operators,
         )
 
     async def close(self) -> None:

@@ -1,10 +1,16 @@
-"""What an engine does with the operators of FlagGems."""
+"""What an engine does with the operators of FlagOS: FlagGems', and this package's own."""
 
 from dataclasses import dataclass
 from enum import Enum
 
 WORKER_EXTENSION = "robobrain_ros.engine.flagos.worker.FlagosExtension"
 """vLLM's worker extension that brings FlagGems into a worker. A name, because importing it brings FlagGems into this process."""
+
+TABLE_WORKER = "robobrain_ros.engine.flagos.by_shape.vllm_worker.TableWorker"
+"""vLLM's GPU worker with matrix products by shape. A name, because vLLM imports it in its workers."""
+
+MATRIX_PRODUCTS = ("mm", "mm_out", "addmm", "addmm_out")
+"""FlagGems' names of the operators that a table of matrix products replaces."""
 
 
 class Operators(Enum):
@@ -28,6 +34,7 @@ class Choice:
     :param graphs: whether CUDA graphs may be used with these operators.
     :param warning: what does not work as requested; empty: everything does.
     :param platform: name of vllm-plugin-FL's platform if it runs the model; empty: vLLM's own platform runs it.
+    :param by_shape: whether the workers look for a measured table of matrix products for their GPU.
     """
 
     operators: Operators
@@ -37,6 +44,7 @@ class Choice:
     graphs: bool = False
     warning: str = ""
     platform: str = ""
+    by_shape: bool = False
 
     @property
     def uses_flaggems(self) -> bool:

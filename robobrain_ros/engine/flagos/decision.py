@@ -1,4 +1,4 @@
-"""Decides what an engine does with FlagGems, from the options, the tune file and the installed packages.
+"""Decides which operators of FlagOS an engine uses, from the options, the tune file and the installed packages.
 
 FlagGems itself is imported in vLLM's workers only. vLLM may be imported here.
 """
@@ -9,7 +9,7 @@ from dataclasses import replace
 from robobrain_ros.engine import environment
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint
 from robobrain_ros.engine.flagos import plugin, tune_file
-from robobrain_ros.engine.flagos.choice import Choice, Operators
+from robobrain_ros.engine.flagos.choice import MATRIX_PRODUCTS, Choice, Operators
 from robobrain_ros.engine.flagos.operators import installed, known_operators, reject_unknown_operators
 from robobrain_ros.engine.flagos.recovery import without_failures
 from robobrain_ros.engine.options import EngineOptions
@@ -17,7 +17,7 @@ from robobrain_ros.errors import EngineConfigError
 
 
 def choose(options: EngineOptions, checkpoint: Checkpoint, given: Choice | None = None) -> Choice:
-    """Decide what an engine does with FlagGems.
+    """Decide which operators of FlagOS an engine uses.
 
     :param given: a choice that was made already; only the platform is added.
     :raises EngineConfigError: ``flagos.mode`` is on, but FlagGems cannot be used; or ``flagos.platform`` cannot be fulfilled.
@@ -26,7 +26,8 @@ def choose(options: EngineOptions, checkpoint: Checkpoint, given: Choice | None 
     if given is not None:
         return replace(given, platform=platform)
     choice = _choose(options, checkpoint, platform)
-    if choice.uses_flaggems:
+    choice = replace(choice, by_shape=_looks_for_table(options, choice, platform))
+    if choice.uses_flaggems or choice.by_shape:
         choice = without_failures(choice, options.model, eagerly=options.flagos.mode == "on")
     return replace(choice, platform=platform, warning=" ".join(filter(None, (warning, choice.warning))))
 
@@ -59,6 +60,25 @@ def graphs_are_possible(options: EngineOptions) -> bool:
     from vllm.platforms import current_platform
 
     return not (options.embedded.enforce_eager or current_platform.is_cpu())
+
+
+def _looks_for_table(options: EngineOptions, choice: Choice, platform: str) -> bool:
+    """Return whether matrix products by shape are possible and wanted: in mode auto, with CUDA graphs, on vLLM's own platform.
+
+    Whoever names FlagGems' matrix products in ``flagos.exclude``, or leaves them out of ``flagos.include``, gets PyTorch's. If
+    tune_flagos measured FlagGems' matrix products as the better ones here, they are used.
+    """
+    if options.flagos.mode != "auto" or platform:
+        return False
+    include, exclude = set(options.flagos.include), set(options.flagos.exclude)
+    names = set(MATRIX_PRODUCTS)
+    if names & exclude or (include and not names & include) or names & set(choice.include or ()):
+        return False
+    if choice.operators is Operators.OURS and not choice.graphs:
+        return False
+    from vllm.platforms import current_platform
+
+    return graphs_are_possible(options) and bool(current_platform.is_cuda())
 
 
 def _find_platform(options: EngineOptions) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""What engines leave out of FlagGems after failures: an operator, CUDA graphs, or FlagGems as a whole."""
+"""What engines leave out of FlagOS after failures: an operator, CUDA graphs, or all of its operators."""
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,7 +21,7 @@ def remember(model: str, failure: Failure) -> None:
 
     :param model: as in `EngineOptions`.
     """
-    _log.warning("FlagGems: %s failed (%s). The engine restarts.", failure.operator or "the engine", failure.how)
+    _log.warning("FlagOS: %s failed (%s). The engine restarts.", failure.operator or "the engine", failure.how)
     _failures.setdefault(model, []).append(failure)
 
 
@@ -48,12 +48,14 @@ def _without(choice: Choice, failures: list[Failure], *, eagerly: bool) -> Choic
         return choice
     last = failures[-1]
     names = [failure.operator for failure in failures]
+    if not choice.uses_flaggems and "" not in names:
+        return choice  # Only operators of FlagGems have names; matrix products by shape go on.
     if "" in names or len(names) > _MOST_FAILURES:
         warning = (
-            f"FlagGems is disabled, because {last.operator or 'the engine'} failed with it ({last.how}). Exclude operators "
-            "with flagos.exclude, or run tune_flagos."
+            f"FlagOS is disabled, because {last.operator or 'the engine'} failed with it ({last.how}). Exclude operators with "
+            "flagos.exclude, run tune_flagos, or set flagos.mode to off."
         )
-        return Choice(Operators.NATIVE, "Native operators, after failures with FlagGems.", warning=warning)
+        return Choice(Operators.NATIVE, "Native operators, after failures with FlagOS.", warning=warning)
     warning = (
         f"FlagGems' operator {last.operator} failed ({last.how}). PyTorch's own operator replaces {', '.join(names)}. Add it to "
         "flagos.exclude, or run tune_flagos."

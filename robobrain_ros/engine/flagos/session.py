@@ -1,4 +1,4 @@
-"""FlagGems in the workers of one engine: their settings, what they report, and what failed."""
+"""Operators of FlagOS in the workers of one engine: their settings, what they report, and what failed."""
 
 import json
 import shutil
@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from robobrain_ros.engine.flagos import plugin, recovery, tune_file
+from robobrain_ros.engine.flagos.by_shape import report
+from robobrain_ros.engine.flagos.by_shape.report import TableReport
 from robobrain_ros.engine.flagos.choice import Choice, Operators
 from robobrain_ros.engine.flagos.ledger import VARIABLE, Entry, Failure, LedgerReader
 from robobrain_ros.engine.options import EngineOptions
 
 _FIRST_ANSWERS = 16
-"""FlagGems is blamed for an engine's death without a known reason within this number of answers."""
+"""FlagOS is blamed for an engine's death without a known reason within this number of answers."""
 _PARTS = {
     "flag-gems": ("flag-gems",),
     "flagtree": ("flagtree",),
@@ -23,7 +25,7 @@ _PARTS = {
 
 
 class Session:
-    """FlagGems in the workers of one engine.
+    """Operators of FlagOS in the workers of one engine.
 
     :param recovers: whether engines that start later in this process leave out what failed in this one.
     """
@@ -32,9 +34,11 @@ class Session:
         self.choice = choice
         self.recovers = recovers
         self._options = options
-        self._folder = Path(tempfile.mkdtemp(prefix="robobrain_ros-flagos-")) if choice.uses_flaggems else None
+        needs_folder = choice.uses_flaggems or choice.by_shape
+        self._folder = Path(tempfile.mkdtemp(prefix="robobrain_ros-flagos-")) if needs_folder else None
         ours = choice.operators is Operators.OURS
         self._reader = LedgerReader(self._folder) if self._folder is not None and ours else None
+        self._known_tables: list[TableReport] = []
         self.registered_by_plugin: tuple[str, ...] = ()
         """Operators that vllm-plugin-FL has registered, once a worker has reported them."""
 
@@ -42,6 +46,7 @@ class Session:
         """Return environment variables for the workers; None: to be unset."""
         choice = self.choice
         ours = {VARIABLE: json.dumps(self._settings()) if choice.operators is Operators.OURS else None}
+        ours[report.VARIABLE] = str(self._folder) if choice.by_shape else None
         by_plugin = choice.operators is Operators.PLUGIN
         log = str(self._called_log or "")
         return ours | plugin.environment(bool(choice.platform), by_plugin, choice.include or (), choice.exclude, log)
@@ -86,12 +91,33 @@ class Session:
 
     @property
     def active(self) -> bool:
-        """Whether operators of FlagGems are in use, whoever selected them."""
-        return self.registered or bool(self.registered_by_plugin)
+        """Whether operators of FlagOS are in use, whoever selected them."""
+        return self.registered or bool(self.registered_by_plugin) or self._table_in_use
+
+    @property
+    def _tables(self) -> list[TableReport]:
+        """What the workers report about their tables of matrix products. It no longer changes once their models are loaded."""
+        if self._folder is None or not self.choice.by_shape:
+            return []
+        if not self._known_tables:
+            tables = report.read(self._folder)
+            self._known_tables = tables if all(table.details for table in tables) else []
+            return tables
+        return self._known_tables
+
+    @property
+    def _table_in_use(self) -> bool:
+        return any(table.in_use for table in self._tables)
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """Operators that are in use, for people: FlagGems' that have run so far, and those that have shapes in a table."""
+        by_shape = {name for table in self._tables for name in table.operators}
+        return (*self.called, *(f"{name} by shape" for name in sorted(by_shape)))
 
     @property
     def called(self) -> tuple[str, ...]:
-        """Operators that have run so far."""
+        """Operators of FlagGems that have run so far."""
         if self._called_log is not None:
             return plugin.called(self._called_log)
         return () if self._reader is None else self._reader.called()
@@ -105,19 +131,20 @@ class Session:
         return self.choice.warning
 
     def failure(self, how: str) -> Failure | None:
-        """Return what failed in an engine that failed; None: FlagGems was not active."""
+        """Return what failed in an engine that failed; None: no operators of FlagOS were active."""
         if self.choice.operators is Operators.PLUGIN:
             return Failure("", how)
-        if not self.registered or self._reader is None:
+        if not self.active:
             return None
-        return self._reader.failure() or Failure("", how)
+        found = None if self._reader is None else self._reader.failure()
+        return found or Failure("", how)
 
     def note_failed_start(self, failure: Failure) -> None:
         """Let the next engines leave out what failed while this one started."""
         recovery.remember(self._options.model, failure)
 
     def note_death(self, ended_generations: int) -> None:
-        """Let the next engines leave out what ended this one, if FlagGems did.
+        """Let the next engines leave out what ended this one, if FlagOS did.
 
         :param ended_generations: number of generations that have ended in this engine.
         """
@@ -126,9 +153,9 @@ class Session:
             recovery.remember(self._options.model, failure)
 
     def note_failed_answer(self) -> bool:
-        """Let the next engines run without FlagGems, because this one is alive but failed to answer a request.
+        """Let the next engines run without FlagOS, because this one is alive but failed to answer a request.
 
-        :returns: whether FlagGems is active, so that the engine must restart.
+        :returns: whether FlagOS is active, so that the engine must restart.
         """
         if not self.recovers or not self.active:
             return False
@@ -150,6 +177,8 @@ class Session:
             }
         if self.registered_by_plugin:
             values |= {"flagos_registered": ", ".join(self.registered_by_plugin), "flagos_log": str(self._called_log)}
+        for table in self._tables[:1]:  # All workers have the same GPU and the same part of the model.
+            values |= table.details
         return {name: value for name, value in values.items() if value}
 
     def release(self) -> None:

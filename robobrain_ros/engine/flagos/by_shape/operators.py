@@ -6,6 +6,7 @@ before. CUDA graphs record what was called, so the look-up costs time outside of
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -69,7 +70,10 @@ class ShapeOperators:
         for operator in (name for name in OPERATORS if self._by_weights[name]):
             for name, make in zip((operator, f"{operator}.out"), forms[operator], strict=True):
                 native = torch.library.get_kernel(f"aten::{name}", self._key).call_boxed
-                library.impl(name, make(native), self._key, with_keyset=True)
+                with warnings.catch_warnings():
+                    # PyTorch warns of what is intended here.
+                    warnings.filterwarnings("ignore", "Warning only once for all operators", UserWarning)
+                    library.impl(name, make(native), self._key, with_keyset=True)
         self._library = library
 
     def remove(self) -> None:
@@ -80,9 +84,9 @@ class ShapeOperators:
 
     @property
     def summary(self) -> str:
-        """What is in use, for people: "mm bfloat16 3584x4608: 1, 2 rows; ..."."""
+        """What has been used so far, for people: "mm bfloat16 3584x4608: 1, 2 rows; ..."."""
         rows: dict[str, list[int]] = {}
-        for entry in self.entries:
+        for entry in self.called:
             if entry not in self.failed:
                 rows.setdefault(f"{entry.operator} {entry.dtype} {entry.k}x{entry.n}", []).append(entry.rows)
         return "; ".join(f"{name}: {', '.join(map(str, sorted(found)))} rows" for name, found in sorted(rows.items()))

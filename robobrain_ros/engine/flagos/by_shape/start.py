@@ -1,10 +1,11 @@
-"""Operators by shape for a process that is about to capture CUDA graphs: find the table, check it here, register what passed.
+"""Operators by shape for a process that is about to capture CUDA graphs: find the table, check it here, prepare what passed.
 
 Whatever is in the way, PyTorch's own operators stay and the reason is reported: nothing here raises.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,32 @@ class Device:
 class Started:
     """What came of it.
 
-    :param operators: `flagos_shapes.ShapeOperators`, registered; None: everything is native.
+    :param operators: `operators.ShapeOperators`, checked; None: everything is native.
     :param why: a sentence for people.
     """
 
     operators: Any
     why: str
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Let the table's kernels compute products meanwhile; CUDA graphs that are captured then keep them.
+
+        Outside of CUDA graphs, the detour over Python would cost each product more than the kernels save.
+        """
+        if self.operators is None:
+            yield
+            return
+        self.operators.install()
+        try:
+            yield
+        finally:
+            self.operators.remove()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The operators that have computed something."""
+        return () if self.operators is None else tuple(sorted({entry.operator for entry in self.operators.called}))
 
     def details(self) -> dict[str, str]:
         """For /diagnostics: why, the shapes in use, and what became native since."""
@@ -61,7 +82,7 @@ def start(
     find_device: Callable[[], Device] | None = None,
     folder: Path = table.FOLDER,
 ) -> Started:
-    """Register the table's operators for a model on this GPU, after a check. Call it before CUDA graphs are captured.
+    """Check the table's operators for a model on this GPU. Capture CUDA graphs within `Started.installed` afterwards.
 
     :param weights: sizes (k, n) of the matrices that the model multiplies by.
     :param dtype: of the weights, such as "bfloat16".
@@ -109,7 +130,6 @@ def _start(weights: set[tuple[int, int]], dtype: str, device: Device, folder: Pa
     if verdict.obstacle:
         raise EngineConfigError(f"the check at the start found the table's kernels {verdict.obstacle}.")
     operators = ShapeOperators(entries, device.implementations, device.key)
-    operators.install()
     ratios = ", ".join(f"{ratio:.2f}" for ratio in verdict.ratios.values())
     return Started(
         operators,

@@ -1,25 +1,19 @@
-"""vLLM's GPU worker with operators by shape. Nothing uses it unless ``engine.extra`` names it; untested on a GPU::
+"""vLLM's GPU worker with matrix products by shape. vLLM imports this module in its workers."""
 
-    engine.extra: '{"worker_cls": "robobrain_ros.engine.flagos.by_shape.vllm_worker.TableWorker"}'
-
-vLLM imports this module in its workers.
-"""
-
-import logging
 from typing import Any
 
 from vllm.v1.worker.gpu_worker import Worker
 
+from robobrain_ros.engine.flagos.by_shape import report
 from robobrain_ros.engine.flagos.by_shape import start as flagos_start
 from robobrain_ros.engine.flagos.by_shape.start import Started
 
-_log = logging.getLogger(__name__)
-
 
 class WithTable:
-    """Part of a worker class: after the model is loaded, it registers what a table has for the model's weights.
+    """Part of a worker class: CUDA graphs are captured with what a table has for the model's weights.
 
-    At that time nothing is captured, and vLLM has not measured yet how much memory is left for the cache.
+    The table is checked after the model is loaded. At that time nothing is captured, and vLLM has not measured yet how much
+    memory is left for the cache.
     """
 
     matrix_products = Started(None, "The model is not loaded.")
@@ -28,12 +22,22 @@ class WithTable:
         """See vLLM's worker."""
         parent: Any = super()
         parent.load_model(*arguments, **options)
+        # If the check of the table ends this process, the report shows that it had begun.
+        report.write(report.TableReport(in_use=True))
         self.matrix_products = self._start()
-        _log.info("%s", self.matrix_products.why)
+        self._report()
 
-    def matrix_product_details(self) -> dict[str, str]:
-        """For ``collective_rpc``."""
-        return self.matrix_products.details()
+    def compile_or_warm_up_model(self, *arguments: Any, **options: Any) -> Any:
+        """See vLLM's worker, which captures CUDA graphs here."""
+        parent: Any = super()
+        with self.matrix_products.installed():
+            result = parent.compile_or_warm_up_model(*arguments, **options)
+        self._report()
+        return result
+
+    def _report(self) -> None:
+        started = self.matrix_products
+        report.write(report.TableReport(started.operators is not None, started.names, started.details()))
 
     def _start(self) -> Started:
         worker: Any = self

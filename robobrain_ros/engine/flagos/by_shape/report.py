@@ -1,0 +1,47 @@
+"""What workers report about their table of matrix products: one small file for each worker, also readable after its death."""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "ROBOBRAIN_ROS_BY_SHAPE"
+"""Environment variable with the folder of the files. Without it, nothing is written."""
+_SUFFIX = ".by_shape"
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """What one worker reports.
+
+    :param in_use: whether kernels of the table run: they are registered, or their check has begun.
+    :param operators: what they compute, such as ("addmm", "mm").
+    :param details: as `Started.details`.
+    """
+
+    in_use: bool
+    operators: tuple[str, ...] = ()
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+def write(report: TableReport) -> None:
+    """Write this worker's report; a failure to write is logged and nothing else."""
+    folder = os.environ.get(VARIABLE)
+    if not folder:
+        return
+    path = Path(folder) / f"{os.getpid()}{_SUFFIX}"
+    try:
+        path.with_suffix(".part").write_text(json.dumps(asdict(report)), encoding="utf-8")
+        path.with_suffix(".part").replace(path)
+    except OSError as error:
+        logging.getLogger(__name__).warning("The report on matrix products by shape cannot be written: %s", error)
+
+
+def read(folder: Path) -> list[TableReport]:
+    """The reports of all workers."""
+    files = sorted(folder.glob(f"*{_SUFFIX}"))
+    contents: list[dict[str, Any]] = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    return [TableReport(content["in_use"], tuple(content["operators"]), content["details"]) for content in contents]
