@@ -146,3 +146,34 @@ def test_a_size_in_an_object_is_no_coordinate(key: str, size: str) -> None:
     only = f'{{"{key}": [640, 480]}}'
     with pytest.raises(UnparsableAnswerError):
         parse_answer(Task.POINT, only, TWO)
+
+
+@pytest.mark.parametrize(
+    "key", ["frame_size", "imageResolution", "color", "RGB", "scores", "confidence", "rotation_angle", "depth"]
+)
+def test_other_values_in_an_object_are_no_coordinates(key: str) -> None:
+    for value in ("[1, 2]", '{"x": 1, "y": 2}', "(255, 0, 0)"):
+        answer = parse_answer(Task.POINT, f'{{"point_2d": [10, 20], "{key}": {value}}}', TWO)
+        assert numbers(answer) == [(10, 20)]
+    assert numbers(parse_answer(Task.POINT, '{"resized_point": [10, 20]}', TWO)) == [(10, 20)]
+
+
+@pytest.mark.parametrize("extent", ['"w": 50, "h": 40', '"width": 50, "height": 40'])
+@pytest.mark.parametrize("task", SPATIAL)
+def test_a_box_by_its_extent_is_no_point(task: Task, extent: str) -> None:
+    """x and y may be its corner or its centre."""
+    with pytest.raises(UnparsableAnswerError):
+        parse_answer(task, f'{{"x": 10, "y": 20, {extent}}}', TWO)
+
+
+@pytest.mark.parametrize(
+    "prose",
+    [
+        "The image size is [640, 480] and the mug is at [120, 80].",
+        "Resolution: (640, 480). The mug is at (120, 80).",
+        "It has the dimensions of (640, 480) pixels. The mug: (120, 80)",
+    ],
+)
+def test_a_size_that_prose_names_is_no_point(prose: str) -> None:
+    assert numbers(parse_answer(Task.POINT, prose, TWO)) == [(120, 80)]
+    assert numbers(parse_answer(Task.POINT, "By its size, the mug must be the one at (120, 80).", TWO)) == [(120, 80)]

@@ -19,7 +19,9 @@ The rules:
   ("about 3, 4") and brackets with words ("(see 3, 4)") are prose, unless the whole answer is nothing but two to four numbers.
 - In a coordinate, the same separator stands between all numbers. Otherwise a comma or blank may belong to a number, as in
   ``(1,000, 2,000)`` and ``(0,5, 0,25)``, which is an error. So are ``(1,024)`` and two numbers for one key: ``{"x": 1,000}``.
-- The value of a key such as ``size`` or ``resolution`` is not a coordinate.
+- The value of a key such as ``image_size``, ``color`` or ``score`` is not a coordinate. Neither is the size in a sentence such
+  as "The image size is (640, 480)." An object with ``x`` and ``y`` beside ``width`` and ``height`` is an error, because ``x`` and
+  ``y`` may be a corner or the centre.
 - If the answer holds a list, coordinates in the prose around it ("The image is (640, 480)") are ignored. Without a list they
   are the answer.
 - The same point or box with the same label counts once, because models that do not stop repeat themselves. A trajectory may

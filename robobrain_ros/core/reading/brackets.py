@@ -9,6 +9,17 @@ from robobrain_ros.core.reading.tokens import Token
 _END_OF_THOUSANDS = re.compile("0[0-9]{2}")
 """The second part of a number such as 1,024. A number by itself has no leading zeros."""
 
+_OTHER_VALUE = re.compile(
+    "wh|hw|colou?r|rgb|scores?|confidences?|angle|orientation|rotation|scale|time|timestamp|depth|distance|"
+    ".*(size|resolution|dimensions?|shape|width|height)"
+)
+"""Words in keys of an object whose values are sizes, colours, scores or other values beside coordinates."""
+
+
+def holds_no_coordinates(key: str) -> bool:
+    """Whether the value of a key (lower case) of an object is not a coordinate."""
+    return any(_OTHER_VALUE.fullmatch(word) for word in re.split("[^a-z]+", key))
+
 
 @dataclass
 class Bracket:
@@ -27,8 +38,8 @@ class Bracket:
     has_brackets: bool = False
     has_coordinates: bool = False
     has_broken_coordinates: bool = False
-    is_size: bool = False
-    """Whether it is the value of one of the keys of a size."""
+    is_other_value: bool = False
+    """Whether it is the value of a key that holds no coordinates."""
     corners: list[Point] = field(default_factory=list)
     """Of a list: points that may be corners of a box."""
     unlabelled: list[Point | Box] = field(default_factory=list)

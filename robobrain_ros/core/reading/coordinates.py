@@ -7,7 +7,7 @@ from enum import Enum
 
 from robobrain_ros.core.profiles import AnswerForm
 from robobrain_ros.core.query import Box, Point
-from robobrain_ros.core.reading.brackets import Bracket
+from robobrain_ros.core.reading.brackets import Bracket, holds_no_coordinates
 from robobrain_ros.core.reading.tokens import Lexer, Token, TokenKind
 
 _AMBIGUOUS = "the commas or blanks in one of its coordinates may be thousands separators or decimal commas"
@@ -17,8 +17,10 @@ _BARE_NUMBERS = re.compile(r"[-+]?[0-9.]+(?:\s*,\s*[-+]?[0-9.]+){1,3}")
 _LABEL_KEYS = frozenset({"label", "name"})
 _COORDINATE_KEYS = (("x1", "y1", "x2", "y2"), ("x_min", "y_min", "x_max", "y_max"), ("xmin", "ymin", "xmax", "ymax"), ("x", "y"))
 _DEPTH_KEYS = ("d", "depth", "z")
-_SIZE_KEYS = frozenset({"size", "image_size", "img_size", "imagesize", "resolution", "dimensions", "shape", "width", "height"})
-"""Keys of an object whose values are sizes, not coordinates."""
+_EXTENT_KEYS = ("w", "h", "width", "height")
+_SIZE_WORDS = frozenset({"size", "resolution", "dimensions"})
+_NEAR_SIZE_WORD = 2
+"""Words between one of `_SIZE_WORDS` and a coordinate that is a size, as in "The image size is (640, 480)"."""
 
 
 class _Scale(Enum):
@@ -61,6 +63,19 @@ class _Prose:
     list_seen: bool = False
     items: list[Point | Box] = field(default_factory=list)
     fault: str = ""
+    words_after_size: int = _NEAR_SIZE_WORD + 1
+    """Words since the last word for a size."""
+
+    def read_word(self, word: str) -> None:
+        self.has_words = self.has_words or any(character.isalpha() for character in word)
+        names_size = word.strip("*.").lower() in _SIZE_WORDS
+        self.words_after_size = 0 if names_size else self.words_after_size + 1
+
+    def take_size(self) -> bool:
+        """Whether the coordinate that ends here is a size."""
+        is_size = self.words_after_size <= _NEAR_SIZE_WORD
+        self.words_after_size = _NEAR_SIZE_WORD + 1
+        return is_size
 
     def add(self, items: Sequence[Point | Box]) -> None:
         if not self.list_seen:
@@ -196,7 +211,8 @@ class CoordinateReader:
         if token.kind is TokenKind.NEWLINE and self._adjacent.continues:
             return
         self._end_adjacent(cut=False)
-        self._prose.has_words = self._prose.has_words or any(character.isalpha() for character in token.text)
+        if token.kind is TokenKind.WORD:
+            self._prose.read_word(token.text)
 
     def _read_number_or_word(self, bracket: Bracket, token: Token) -> None:
         if token.kind is TokenKind.WORD:
@@ -231,8 +247,9 @@ class CoordinateReader:
         bracket = Bracket(opening)
         if self._brackets:
             outer = self._brackets[-1]
-            bracket.is_size = outer.is_size or (outer.is_object and outer.key in _SIZE_KEYS)
-            outer.has_brackets |= not bracket.is_size
+            keyed = outer.is_object and outer.key is not None
+            bracket.is_other_value = outer.is_other_value or (keyed and holds_no_coordinates(outer.key or ""))
+            outer.has_brackets |= not bracket.is_other_value
         self._brackets.append(bracket)
 
     def _close(self) -> None:
@@ -241,7 +258,7 @@ class CoordinateReader:
             return
         bracket = self._brackets.pop()
         self._adjacent.continues = False
-        if bracket.is_size:
+        if bracket.is_other_value:
             return
         if bracket.is_object:
             self._close_object(bracket)
@@ -277,7 +294,7 @@ class CoordinateReader:
         elif not in_prose:
             self._note_scale(numbers if len(numbers) == 4 else numbers[:2])
             self._add(self._item_of(numbers))
-        else:
+        elif not self._prose.take_size():
             self._add_in_prose(self._item_of(numbers))
 
     def _is_ambiguous(self, bracket: Bracket) -> bool:
@@ -335,6 +352,8 @@ class CoordinateReader:
         for keys in _COORDINATE_KEYS:
             if all(key in fields for key in keys):
                 numbers = [fields[key] for key in keys]
+                if len(keys) == 2 and any(key in fields for key in _EXTENT_KEYS):
+                    self.fault = self.fault or "it gives a width and height beside x and y, which may be a corner or the centre"
                 self._note_scale(numbers)
                 item = self._item_of(numbers)
                 depth = next((fields[key] for key in _DEPTH_KEYS if key in fields), None)
