@@ -218,9 +218,13 @@ def test_a_lens_without_coefficients_needs_no_model(d: list[float]) -> None:
 @pytest.mark.parametrize(
     ("names", "model", "d"),
     [
-        (("PLUMB_BOB", "plumb bob", "radtan", "RadTan", "brown_conrady", "Brown-Conrady", "opencv"), PLUMB_BOB, D5),
-        (("rational", "RATIONAL_POLYNOMIAL", "Rational Polynomial"), RATIONAL, [*D5, 0.1, 0.1, 0.1]),
-        (("fisheye", "Fisheye", "kannala_brandt4", "Kannala-Brandt", "EQUIDISTANT"), EQUIDISTANT, [0.01, 0.02, 0.0, 0.0]),
+        (("PLUMB_BOB", "plumb bob", "radtan", "RadTan", "brown_conrady", "Brown-Conrady", "opencv", "radtan5"), PLUMB_BOB, D5),
+        (("rational", "radtan8", "OpenCV8", "RATIONAL_POLYNOMIAL", "Rational Polynomial"), RATIONAL, [*D5, 0.1, 0.1, 0.1]),
+        (
+            ("fisheye", "Fisheye", "kannala_brandt4", "Kannala-Brandt", "KannalaBrandt", "equi", "EQUIDISTANT"),
+            EQUIDISTANT,
+            [0.01, 0.02, 0.0, 0.0],
+        ),
         (("fisheye", "kannala_brandt4", "equidistant"), EQUIDISTANT, [0.0] * 4),
         (("fisheye", "equidistant"), EQUIDISTANT, [0.0] * 5),
     ],

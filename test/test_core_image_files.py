@@ -81,6 +81,15 @@ def test_a_mosaic_is_debayered(pattern: str, image_format: str) -> None:
     assert_is_scene(image, 6)
 
 
+@pytest.mark.parametrize("name", ["bayer_rg8", "BayerRG8", "bayer_rggb12", "bayer_rggb10p", "RGGB8", "bayer"])
+def test_a_mosaic_of_an_unknown_pattern_is_rejected(name: str) -> None:
+    for channels in (1, 3):
+        gray = np.repeat(mosaic(scene(), "rggb")[:, :, None], channels, axis=2).squeeze()
+        with pytest.raises(BadImageError, match="the Bayer encoding is unknown"):
+            decode_file(file_of(gray, "png"), f"{name}; png compressed ")
+    assert_is_scene(decode_file(file_of(scene(), "png"), f"{name}; png compressed bgr8"))
+
+
 def test_a_mosaic_in_a_file_of_three_channels_is_debayered() -> None:
     gray = np.repeat(mosaic(scene(), "grbg")[:, :, None], 3, axis=2)
     assert_is_scene(decode_file(file_of(gray, "png"), "bayer_grbg8; png compressed "), 6)

@@ -296,7 +296,9 @@ def test_what_a_driver_writes_for_no_measurement_is_no_depth_in_16_bits(invalid:
     assert beside == pytest.approx(background, abs=0.02)
 
 
-@pytest.mark.parametrize("invalid", [0.0, -1.0, -0.001, math.nan, math.inf, -math.inf, 65.535, 65535.0, 1e10, 1000.0, 25.0, 10.0])
+@pytest.mark.parametrize(
+    "invalid", [0.0, -1.0, -0.001, math.nan, math.inf, -math.inf, 65.535, 65535.0, 1e10, 1000.0, 25.0, 10.0, 6.5535, 16.38375]
+)
 def test_what_a_driver_writes_for_no_measurement_is_no_depth_in_floats(invalid: float) -> None:
     samples = noisy(0.8)
     samples[HOLE] = invalid

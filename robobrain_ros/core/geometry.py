@@ -21,9 +21,29 @@ PLUMB_BOB, RATIONAL, EQUIDISTANT = "plumb_bob", "rational_polynomial", "equidist
 _COEFFICIENTS = {PLUMB_BOB: (4, 5), RATIONAL: (4, 5, 8, 12, 14), EQUIDISTANT: (4,)}
 """Distortion models of ROS, and how many coefficients OpenCV takes for them."""
 _ALIASES = {
-    PLUMB_BOB: ("plumbbob", "radtan", "radial_tangential", "brown", "brown_conrady", "opencv"),
-    RATIONAL: ("rational", "opencv_rational"),
-    EQUIDISTANT: ("fisheye", "kannala_brandt", "kannala_brandt4", "kb4", "opencv_fisheye"),
+    PLUMB_BOB: (
+        "plumbbob",
+        "radtan",
+        "radial_tangential",
+        "radtan4",
+        "radtan5",
+        "brown",
+        "brown_conrady",
+        "opencv",
+        "opencv4",
+        "opencv5",
+    ),
+    RATIONAL: ("rational", "radtan8", "opencv8", "opencv_rational"),
+    EQUIDISTANT: (
+        "equi",
+        "fisheye",
+        "kannala_brandt",
+        "kannala_brandt4",
+        "kannalabrandt",
+        "kannalabrandt4",
+        "kb4",
+        "opencv_fisheye",
+    ),
 }
 """Other names of the same models, as drivers and calibration tools write them."""
 _MODELS = {name: model for model, names in _ALIASES.items() for name in (model, *names)}
@@ -191,10 +211,11 @@ class CameraModel:
         for _ in range(_ROUNDS):
             pixels, jacobian = self._distort(flat)
             miss = wanted - pixels
-            determinant = jacobian[:, 0, 0] * jacobian[:, 1, 1] - jacobian[:, 0, 1] * jacobian[:, 1, 0]
+            with np.errstate(invalid="ignore", over="ignore"):  # Absurd coefficients; their rays become NaN.
+                determinant = jacobian[:, 0, 0] * jacobian[:, 1, 1] - jacobian[:, 0, 1] * jacobian[:, 1, 0]
             if not (np.abs(miss) > 1e-7).any():
                 break
-            with np.errstate(divide="ignore", invalid="ignore"):
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
                 flat = flat + np.column_stack(
                     (
                         (jacobian[:, 1, 1] * miss[:, 0] - jacobian[:, 0, 1] * miss[:, 1]) / determinant,

@@ -21,6 +21,9 @@ _LOWEST_CLAMP = 4.0
 _CLAMP_SHARE, _CLAMP_SAMPLES = 0.005, 16
 """Share and number of samples that hold exactly the largest value of a clamped image."""
 
+_FINE_UNITS = (1e-4, 2.5e-4)
+"""Metres for each step of cameras with a finer depth unit. 65535 steps become 6.5535 m and 16.38375 m as floats."""
+
 _NO_METRES = 100.0
 """Metres beyond which a depth camera measures nothing: a 32FC1 image whose samples all lie beyond it is in millimetres."""
 _MILLIMETRES_SHARE = 0.95
@@ -81,15 +84,24 @@ def clamp_of(depths: Floats) -> float:
     """The depth (metres) at which a driver clamps; infinite: it does not. ``depths``: of an image, not finite where invalid.
 
     The rule: the image's largest depth is held exactly by many samples, and it is a number that people choose: whole metres
-    from 4 m on, or all ones in binary millimetres (4095, 8191, ...). Noise and disparity steps of a real surface do not end so.
+    from 4 m on, all ones in binary millimetres (4095, 8191, ...), or 65535 in a finer unit. Noise and disparity steps of a real
+    surface do not end so.
     """
     valid = depths[np.isfinite(depths)]
     if not len(valid):
         return float("inf")
     largest = float(valid.max())
-    millimetres = round(largest * 1e3)
-    chosen = millimetres % 1000 == 0 or (millimetres & (millimetres + 1)) == 0
-    if largest < _LOWEST_CLAMP or not chosen or abs(largest * 1e3 - millimetres) > 1e3 * largest * _SLACK:
+    if largest < _LOWEST_CLAMP or not _is_chosen(largest):
         return float("inf")
     many = max(_CLAMP_SAMPLES, _CLAMP_SHARE * depths.size)
     return largest if (valid == largest).sum() >= many else float("inf")
+
+
+def _is_chosen(metres: float) -> bool:
+    """Whether a depth is a number that people choose, and not a measurement."""
+    slack = metres * _SLACK
+    if any(abs(metres - NO_SAMPLE * unit) <= slack for unit in _FINE_UNITS):
+        return True
+    millimetres = round(metres * 1e3)
+    is_round = millimetres % 1000 == 0 or (millimetres & (millimetres + 1)) == 0
+    return is_round and abs(metres * 1e3 - millimetres) <= 1e3 * slack

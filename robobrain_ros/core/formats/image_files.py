@@ -16,6 +16,7 @@ state. What image_transport's compressed plugin writes, by its source code:
 """
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,6 +32,9 @@ from robobrain_ros.core.query import RgbImage
 from robobrain_ros.errors import BadImageError
 
 FILE_KINDS = ("JPEG", "PNG", "TIFF")
+
+_MOSAIC = re.compile(r"\s*(bayer|rggb|bggr|gbrg|grbg)", re.IGNORECASE)
+"""Beginnings of the names of Bayer encodings, those of ROS and of camera standards."""
 
 _LARGE = 16 * 1024 * 1024
 _PIXELS_PER_BYTE = 256
@@ -78,8 +82,12 @@ class Label:
     @property
     def bayer(self) -> str:
         """The Bayer encoding whose mosaic the file holds if it is grey; empty: none."""
-        plain = self.target in ("mono8", "mono16")
-        return self.source if self.source.startswith("bayer_") and not plain else ""
+        return self.source if self.source.startswith("bayer_") and not self._plain_target else ""
+
+    @property
+    def names_unknown_mosaic(self) -> bool:
+        """Whether a grey file holds a mosaic whose pattern is not known, as with ``bayer_rg8`` and ``bayer_rggb12``."""
+        return not self.source and not self._plain_target and _MOSAIC.match(self.text) is not None
 
     @property
     def narrowed(self) -> bool:
@@ -90,6 +98,10 @@ class Label:
     def clipped(self) -> bool:
         """Whether older versions of image_transport have cut off all values above 255."""
         return self._wide_source and self.kind == "jpeg" and not self.narrowed
+
+    @property
+    def _plain_target(self) -> bool:
+        return self.target in ("mono8", "mono16")
 
     @property
     def _wide_source(self) -> bool:
@@ -185,6 +197,11 @@ def _interpret(kind: str, samples: npt.NDArray[np.generic], label: Label, option
     """Decoded samples as RGB, by what the format states."""
     if label.bayer and (mosaic := _single_channel(samples)) is not None:
         return debayer(_bytes_of(mosaic, label, options, colour=True), label.bayer)
+    if label.names_unknown_mosaic and _single_channel(samples) is not None:
+        raise BadImageError(
+            f"Its format is {label.text[:60]!r}: the Bayer encoding is unknown, and the image would be a grey mosaic. Set the "
+            "publisher's encoding to one of ROS, such as bayer_rggb8, or publish colours."
+        )
     rgb = _bytes_of(samples, label, options, colour=samples.ndim == 3)
     if rgb.ndim == 2:
         return np.repeat(rgb[:, :, None], 3, axis=2)
