@@ -82,6 +82,9 @@ def test_a_pattern_is_enforced_as_python_reads_it_or_rejected(pattern: str) -> N
         (r"\p{L}", "not a regular expression"),
         ("[a-ÿ]", "control characters"),
         ("a{99999999999}", "not a regular expression"),
+        ("[[:alpha:]]", "several meanings"),
+        ("[a-z&&[b]]", "several meanings"),
+        ("[a--b]", "several meanings"),
     ],
 )
 def test_what_cannot_be_enforced_is_rejected_with_the_reason(pattern: str, reason: str) -> None:

@@ -3,6 +3,7 @@
 import importlib
 import re
 import sys
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -55,9 +56,15 @@ def safe_pattern(pattern: str) -> str:
     if len(pattern) > LONGEST_PATTERN:
         raise ValueError(f"the pattern has {len(pattern)} characters; at most {LONGEST_PATTERN} are allowed")
     try:
-        tokens = _parser.parse(pattern)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)
+            tokens = _parser.parse(pattern)
     except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+    except FutureWarning as warning:  # [[:alpha:]], [a-z&&[b]]: other languages read another class than Python does.
+        raise ValueError(
+            f"the pattern {pattern!r} has several meanings ({warning}); escape [ and doubled signs in classes"
+        ) from None
     if tokens.state.flags & ~re.UNICODE:
         raise ValueError(f"the pattern {pattern!r} sets flags, which cannot be enforced; remove them")
     safe = f"^{_written(tokens, _Place(first=True, last=True))}$"
