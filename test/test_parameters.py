@@ -218,6 +218,16 @@ def test_the_nodes_own_values_can_be_set_again_while_it_is_active(shared: Rig) -
     assert shared.parameter("max_queued") == 32
 
 
+def test_a_whole_number_is_taken_for_a_floating_point_parameter(shared: Rig) -> None:
+    """As `ros2 param set /robobrain max_image_age 2` sends it."""
+    before = shared.parameter("max_image_age")
+    assert shared.set_parameter("max_image_age", 3).successful
+    assert shared.parameter("max_image_age") == 3.0
+    assert "out of range" in shared.set_parameter("max_image_age", -1).reason
+    assert not shared.set_parameter("max_tokens", 10.0).successful
+    assert shared.set_parameter("max_image_age", before).successful
+
+
 def test_a_misspelt_parameter_of_a_standing_query_is_named(capfd: pytest.CaptureFixture[str]) -> None:
     wrong: dict[str, Any] = {"standing_query__bowl__tsk": "point", "standing_query__later__rat": 1.0}
     right: dict[str, Any] = {"standing_query__later__instruction": "bowls", "standing_query__bowl__instruction": "bowls"}

@@ -42,6 +42,9 @@ def test_help_tells_how_to_name_a_model() -> None:
             ["--ros-args", "-p", "request_timeout:=5"],
             "expecting type 'DOUBLE'. Write the number with a decimal point, as in 1.0.",
         ),
+        (["--ros-args", "-p", "max_tokens:=10.0"], "expecting type 'INTEGER'. Write a whole number without a decimal point."),
+        (["--ros-args", "-p", "think:=1"], "expecting type 'BOOL'. Write true or false without quotes."),
+        (["--ros-args", "-p", "cameras:=front"], "expecting type 'STRING_ARRAY'. Write a list, as in [front] or [front, wrist]."),
         (
             ["--ros-args", "-p", "engine.dtype:=int3"],
             "wrong: engine.dtype is 'int3'; it must be one of auto, bfloat16",

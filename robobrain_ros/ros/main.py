@@ -53,13 +53,22 @@ class _Stop:
             signal.raise_signal(number)
 
 
+_TYPE_HINTS = {
+    "DOUBLE": "Write the number with a decimal point, as in 1.0.",
+    "INTEGER": "Write a whole number without a decimal point.",
+    "BOOL": "Write true or false without quotes.",
+    "STRING_ARRAY": "Write a list, as in [front] or [front, wrist].",
+}
+"""How to write a value of each type."""
+
+
 def _explain(error: ParameterException) -> str:
     """What rclpy says about a wrong parameter, without what it wraps around the sentence."""
     text = str(error).partition("Reason: ")[2] or str(error)
     text = re.sub(r"\.?: [\w.]+$", "", text) + "."
-    if "'INTEGER', expecting type 'DOUBLE'" in text:
-        text += " Write the number with a decimal point, as in 1.0."
-    return text
+    wanted = re.search(r"expecting type '(\w+)'", text)
+    hint = _TYPE_HINTS.get(wanted[1], "") if wanted else ""
+    return f"{text} {hint}".strip()
 
 
 def _check_command_line(arguments: list[str]) -> None:

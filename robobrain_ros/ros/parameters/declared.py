@@ -131,7 +131,8 @@ class Parameters:
 def known_changes(node: Node, changes: Sequence[RosParameter]) -> list[RosParameter]:
     """The changes without those of read-only parameters to their present value, because rclpy rejects any change of them.
 
-    An empty list has no type in YAML. It becomes a list of strings where the parameter is one.
+    An empty list has no type in YAML. It becomes a list of strings where the parameter is one. A whole number becomes a floating
+    point number where the parameter is one (``ros2 param set ... max_image_age 2``).
 
     :raises BadRequestError: the node has no such parameter.
     """
@@ -142,6 +143,8 @@ def known_changes(node: Node, changes: Sequence[RosParameter]) -> list[RosParame
         present = node.get_parameter(change.name)
         if present.type_ is RosParameter.Type.STRING_ARRAY and _is_empty_list(change):
             change = RosParameter(change.name, RosParameter.Type.STRING_ARRAY, [])
+        if present.type_ is RosParameter.Type.DOUBLE and change.type_ is RosParameter.Type.INTEGER:
+            change = RosParameter(change.name, RosParameter.Type.DOUBLE, float(change.value))
         if change.value != present.value or not node.describe_parameter(change.name).read_only:
             wanted.append(change)
     return wanted
