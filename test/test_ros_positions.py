@@ -101,6 +101,16 @@ def test_the_newest_calibration_that_fits_the_image_is_used(scene: Scene) -> Non
     assert error(scene, scene.objects[0], position(response.affordances.points[0])) < 0.01
 
 
+def test_the_reason_is_that_of_the_newest_calibration(scene: Scene) -> None:
+    with looking(scene, points_text(scene.objects)) as before:
+        before.info(later=-3.0, k=[0.0] * 9)
+        before.info(width=1280, height=960)
+        before.image()
+        before.depth()
+        response = ask_point(before.it)
+    assert "camera_info is of an image of 1280x960 pixels" in response.outcome.message
+
+
 def test_the_range_of_depths_is_a_parameter_of_the_camera_and_acts_at_once(scene: Scene) -> None:
     with looking(scene, points_text(scene.objects)) as before:
         before.image()

@@ -130,6 +130,10 @@ class CameraModel:
             )
         if not np.isfinite([*d, *k, *r, *p]).all():
             raise GeometryError("camera_info is broken: some of its numbers are not finite. Check the driver.")
+        if width < 1 or height < 1:
+            raise GeometryError(
+                f"camera_info is broken: its size is {width}x{height} pixels. Set width and height in the driver."
+            )
         fx, fy, cx, cy = matrix[0], matrix[row + 1], matrix[2], matrix[row + 2]
         if fx == 0.0 or fy == 0.0:
             which = "P holds zeros, which the rectified image needs" if rectified else "K holds zeros"
@@ -275,12 +279,12 @@ def _region(
     width: int, height: int, bins: tuple[int, int], roi: tuple[int, int, int, int]
 ) -> tuple[int, int, tuple[int, int], tuple[int, int]]:
     """Left and top of what was read of the sensor, the image's (width, height), and the binning."""
-    if width < 1 or height < 1:
-        raise GeometryError(f"camera_info is broken: its size is {width}x{height} pixels.")
     left, top, across, down = roi
     if across == 0 and down == 0:
         left, top, across, down = 0, 0, width, height
-    if left < 0 or top < 0 or across < bins[0] or down < bins[1] or left + across > width or top + down > height:
+    if across < bins[0] or down < bins[1]:
+        raise GeometryError(f"camera_info is broken: its binning of {bins[0]}x{bins[1]} exceeds {across}x{down} pixels.")
+    if left < 0 or top < 0 or left + across > width or top + down > height:
         raise GeometryError(
             f"camera_info is broken: its roi of {across}x{down} pixels at {left}, {top} does not fit in {width}x{height} pixels."
         )

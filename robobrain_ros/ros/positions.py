@@ -332,7 +332,7 @@ class Locator:
             except OtherSizeError as error:
                 why = why or str(error)
             except GeometryError as error:
-                return None, str(error)
+                return None, why or str(error)  # An older one is not the reason.
         return None, why
 
     def _depth(self, moment: Moment) -> tuple[DepthImage | None, str]:
