@@ -1,5 +1,6 @@
 """What is shown of answers, over DDS: markers, paths and poses where things are, and images drawn for who listens."""
 
+import json
 import math
 from typing import Any
 
@@ -102,6 +103,23 @@ def test_points_and_areas_are_shown_where_they_are(scene: Scene) -> None:
     expected = [(area.u_min, area.v_min), (area.u_max, area.v_min), (area.u_max, area.v_max), (area.u_min, area.v_max)]
     assert corners == pytest.approx(np.array([*expected, expected[0]]), abs=1e-3)
     assert places(outline)[:, 2] == pytest.approx(area.position.z)
+
+
+def test_a_label_of_any_text_is_shown_in_short(scene: Scene) -> None:
+    """A lone surrogate cannot be sent, and a zero byte would end the text."""
+    place_of_thing = list(in_model(*scene.objects[0].centre))
+    text = json.dumps([{"point_2d": place_of_thing, "label": f"a\ud800\0{'x' * 5000}"}])
+    with looking(scene, text) as before:
+        heard = before.it.listen(MarkerArray, f"{before.it.name}/markers", LATCHED)
+        before.image()
+        before.info()
+        before.depth()
+        response = before.it.call(Locate, "point", Locate.Request(instruction="the thing"))
+        before.it.until(lambda: of_kind(heard, "request/labels"), "the label")
+    assert response.outcome.code == Outcome.OK
+    (label,) = of_kind(heard, "request/labels")
+    assert label.text.startswith("a?\N{REPLACEMENT CHARACTER}xxx")
+    assert len(label.text) <= 40
 
 
 def test_a_trajectory_is_a_line_with_directions_and_a_path(scene: Scene) -> None:

@@ -19,6 +19,7 @@ from robobrain_ros.core.geometry import CameraModel, Floats
 from robobrain_ros.core.overlay import PALETTE, Colour
 from robobrain_ros.core.query import Answer, Box, Point
 from robobrain_ros.core.surfaces import Lifted
+from robobrain_ros.ros.messages.conversions import clean
 
 REQUESTS = "request"
 """The namespace of answers to requests; those of standing queries have the query's name."""
@@ -112,11 +113,11 @@ def _places(lifted: Lifted | None, parts: Sequence[object]) -> Floats:
 
 def _label(number: int, of: int, label: str, text: str) -> str:
     parts = [str(number)] if of > 1 else []
-    return " ".join([*parts, *([label] if label else [])]) or _shortened(text)
+    return _shortened(" ".join([*parts, *([label] if label else [])]) or text)
 
 
 def _shortened(text: str) -> str:
-    text = " ".join(text.split())
+    text = " ".join(clean(text).split())
     return text if len(text) <= _LONGEST_LABEL else f"{text[: _LONGEST_LABEL - 3].rstrip()}..."
 
 
