@@ -78,6 +78,15 @@ def test_prepared_images_keep_to_their_memory(running: Running) -> None:
 
 
 @pytest.mark.timeout(START)
+def test_ctrl_c_in_a_terminal_does_not_end_the_engine(running: Running) -> None:
+    """A terminal sends SIGINT to all processes of a program. The program ends the engine, after what it has to do first."""
+    for process in engine_processes():
+        process.send_signal(signal.SIGINT)
+    running.wait(running.answer(150, seed=150))
+    assert running.supervisor.health().restarts == 0
+
+
+@pytest.mark.timeout(START)
 def test_a_stopped_engine_is_noticed_and_restarted(running: Running) -> None:
     processes = engine_processes()
     for process in processes:

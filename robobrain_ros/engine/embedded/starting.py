@@ -3,12 +3,15 @@
 import asyncio
 import multiprocessing
 import os
+import signal
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -31,6 +34,21 @@ _KILL_AFTER = 1.5
 """Seconds of `_CANCEL_TIMEOUT` after which processes are killed, because vLLM may ignore SIGTERM while it loads."""
 _HIDDEN_WARNINGS = "ignore::FutureWarning,ignore:resource_tracker:UserWarning"
 """The second one reports shared memory of a killed process. `leftovers` removes it."""
+
+
+@contextmanager
+def _ctrl_c_spares_children() -> Iterator[None]:
+    """Let processes that this thread starts meanwhile, and theirs, ignore Ctrl-C in a terminal, which signals all of them.
+
+    Their owner ends them. Otherwise vLLM's processes would end in the middle of an answer, or write a traceback during imports.
+    """
+    # It unblocks the signal in the thread that starts it.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class VllmStart:
@@ -106,7 +124,8 @@ class VllmStart:
         engine_arguments = AsyncEngineArgs(**values)
         if self._cancelled.is_set():  # While vLLM was imported, which may take long.
             raise EngineFailedError("Starting the engine was cancelled.")
-        return AsyncLLM.from_engine_args(engine_arguments)
+        with _ctrl_c_spares_children():
+            return AsyncLLM.from_engine_args(engine_arguments)
 
     async def _keep_record(self) -> None:
         while True:
