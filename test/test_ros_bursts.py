@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from fakes import Script
+from lifecycle_msgs.srv import ChangeState, GetAvailableStates, GetAvailableTransitions, GetState
 from rclpy.action import ActionClient
 from rclpy.qos import QoSProfile
 from ros_rig import Rig, scripted
@@ -54,6 +56,18 @@ def test_of_200_service_requests_at_once_each_is_answered(clients: int, depth: i
         statistics = it.node.statistics
     assert ends == {"lost": 0, str(Outcome.OK): COUNT}
     assert (statistics.served, statistics.failed) == (COUNT, 0)
+
+
+@pytest.mark.parametrize("kind", [ChangeState, GetState, GetAvailableStates, GetAvailableTransitions])
+def test_of_60_lifecycle_requests_at_once_each_is_answered(kind: Any) -> None:
+    """rcl's own services keep 10 requests; here a request to activate an active node is rejected 60 times."""
+    name = re.sub("(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()
+    with scripted("[(10, 10)]") as (it, _):
+        requests = [it.send(kind, name, kind.Request()) for _ in range(60)]
+        responses = [it.answer(request) for request in requests]
+        states = it.call(GetState, "get_state", GetState.Request())
+    assert len(responses) == 60
+    assert states.current_state.label == "active"
 
 
 def test_what_may_not_wait_is_answered_as_busy() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from traceback import extract_tb, format_exception
 from typing import Any
 
-from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.srv import ChangeState, GetAvailableStates, GetAvailableTransitions, GetState
 from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
@@ -26,11 +26,13 @@ from rclpy.task import Task
 from rclpy.timer import Timer
 
 from robobrain_ros.errors import OutcomeCode
+from robobrain_ros.ros.delivery import qos
 from robobrain_ros.ros.delivery.pacing import Pacing
 from robobrain_ros.ros.delivery.redelivery import Redelivery
 
 _LOG_INTERVAL = 1.0
 """Seconds in which one place logs its faults once; all of them are counted."""
+_LIFECYCLE_SERVICES = (ChangeState, GetState, GetAvailableStates, GetAvailableTransitions)
 _LONGEST_NAME = 60
 _LONGEST = 500
 """Characters of an exception's message that are reported."""
@@ -82,6 +84,8 @@ class GuardedNode(LifecycleNode):
         self.redelivery = Redelivery(self)
         self._tasks: set[Task] = set()
         super().__init__(name, **options)
+        for service in [service for service in self.services if service.srv_type in _LIFECYCLE_SERVICES]:
+            self._replace(service)
         # rclpy makes these services without create_service.
         for service in self.services:
             if not hasattr(service.callback, "guarded"):
@@ -160,6 +164,15 @@ class GuardedNode(LifecycleNode):
             "The check of a parameter", callback, lambda sentence: SetParametersResult(successful=False, reason=sentence)
         )
         super().add_on_set_parameters_callback(guarded)
+
+    def _replace(self, service: Service) -> None:
+        """Answer the requests of a lifecycle service with one that keeps a burst of them.
+
+        rcl's own service keeps 10 requests. It belongs to the state machine and stays, but nothing reads its requests.
+        """
+        srv_type, name, callback = service.srv_type, service.srv_name, service.callback
+        self.destroy_service(service)
+        self.create_service(srv_type, name, callback, qos_profile=qos.service(0))
 
     def _guard_service(self, service: Service) -> None:
         """Let a service answer each request, whatever its callback raises, and survive clients that are gone."""
