@@ -31,8 +31,6 @@ from robobrain_ros.srv import Locate
 HERE = Path(__file__).resolve().parent
 LARGE = HERE.parent / "config" / "fastdds_large.xml"
 """Fast DDS with room in shared memory for whole images."""
-PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
-"""Where Fast DDS, the newer and the older, is told its transports."""
 _PATIENCE = 30.0
 """Seconds that a child may take to end, and an image to arrive."""
 

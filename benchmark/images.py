@@ -19,10 +19,12 @@ from typing import Any
 
 import figures
 import psutil
-from client import HERE, LARGE, PROFILES, BenchmarkError, child, cpu_seconds
+from client import HERE, LARGE, BenchmarkError, child, cpu_seconds
 from figures import Goal, compare, mean
 from listening import Streams
 from run import WINDOW, describe_machine
+
+from robobrain_ros.ros.process.transport_profile import profile_variable
 
 PARTS = ("arrival", "idle")
 SETTLING = 6.0
@@ -62,10 +64,9 @@ def arrived(sent: dict[str, list[int]], received: dict[str, list[int]], seconds:
 def measure_arrival(profile: str, streams: Streams, seconds: float, folder: Path) -> dict[str, Any]:
     """One stream of large images, to the node and to a bare subscriber one after the other."""
     shares: dict[str, Any] = {"profile": profile, "reliable": streams.reliable}
-    for variable in PROFILES:
-        os.environ.pop(variable, None)
-        if profile == "large":
-            os.environ[variable] = str(LARGE)
+    os.environ.pop(profile_variable(), None)
+    if profile == "large":
+        os.environ[profile_variable()] = str(LARGE)
     for role in ("robobrain", "bare"):
         with running(role, streams, folder) as (_, listener), running("send", streams, folder) as (_, sender):
             time.sleep(SETTLING + seconds + 1.0)

@@ -23,13 +23,14 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 import rclpy
-from client import HERE, LARGE, PROFILES, BenchmarkError, Client, Hosted, child, cpu_seconds, hosted, ros
+from client import HERE, LARGE, BenchmarkError, Client, Hosted, child, cpu_seconds, hosted, ros
 from exchange import Asked, Direct
 from figures import Comparison, Goal, compare, mean, quantile
 
 import robobrain_ros.demo
 from robobrain_ros.demo.world import make_scene
 from robobrain_ros.evaluation.questions import ask_about
+from robobrain_ros.ros.process.transport_profile import profile_variable
 
 PARTS = ("call", "throughput", "cache", "stream")
 CALL_SIZE = (1280, 720)
@@ -294,8 +295,7 @@ def main() -> None:
     options = read_arguments()
     # Nothing leaves this machine, and another ROS system on it does not hear us.
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    if not any(name in os.environ for name in PROFILES):
-        os.environ.update(dict.fromkeys(PROFILES, str(LARGE)))
+    os.environ.setdefault(profile_variable(), str(LARGE))
     try:
         measured = run(options)
     except KeyboardInterrupt:

@@ -13,6 +13,7 @@ from launch_ros.actions import Node
 
 from launch import Action, LaunchContext, LaunchDescription
 from robobrain_ros.ros.process import ending
+from robobrain_ros.ros.process.transport_profile import profile_variable
 
 SHARE = Path(get_package_share_directory("robobrain_ros"))
 
@@ -79,9 +80,6 @@ ARGUMENTS = (
     ),
 )
 
-_PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
-"""Environment variables with the profile of Fast DDS: newer versions, and older ones (up to ROS 2 Jazzy)."""
-
 
 def parameter_sources(params_file: str, model: str) -> list[object]:
     """Return the parameter files and values of the node, later ones override earlier ones.
@@ -132,7 +130,7 @@ def make_nodes(context: LaunchContext) -> list[Action]:
     # Only the node's own logger: at level debug, those of rcl and DDS write hundreds of lines a second.
     logger = ".".join([*value["namespace"].strip("/").split("/"), "robobrain"]).lstrip(".")
     # For everything that starts from here on, including the demo camera.
-    nodes: list[Action] = [SetEnvironmentVariable(name, profile) for name in _PROFILES if profile]
+    nodes: list[Action] = [SetEnvironmentVariable(profile_variable(), profile)] if profile else []
     if value["rviz"] == "true":
         get_package_prefix("rviz2")  # Without RViz the launch ends here, before it has started a node.
         frame = value["fixed_frame"] or value["target_frame"]

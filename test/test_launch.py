@@ -22,6 +22,8 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import parameter_value_to_python
 from ros_rig import LIMIT
 
+from robobrain_ros.ros.process.transport_profile import profile_variable
+
 for _module in ("launch.actions", "launch_ros.actions", "ros2launch", "ros2cli.cli"):
     pytest.importorskip(_module, reason="there is no `ros2 launch`: PyPI has none, a ROS installation has")
 
@@ -197,7 +199,7 @@ def test_the_transport_profile_reaches_both_nodes(client: Client, tmp_path: Path
             found = set()
             for process in it.process.children(recursive=True):
                 with contextlib.suppress(psutil.Error):
-                    if process.environ().get("FASTRTPS_DEFAULT_PROFILES_FILE", "").endswith("/config/fastdds_large.xml"):
+                    if process.environ().get(profile_variable(), "").endswith("/config/fastdds_large.xml"):
                         found |= {part for part in ("demo_camera", "robobrain") if f"/{part}" in " ".join(process.cmdline())}
             return found
 

@@ -19,6 +19,7 @@ from ros_rig import Rig, image_message, scripted
 
 from robobrain_ros.action import RunTask
 from robobrain_ros.msg import Outcome, PlanContext, QueryOptions
+from robobrain_ros.ros.process.transport_profile import profile_variable
 
 
 def send_goal(
@@ -237,7 +238,7 @@ def test_the_goal_of_a_client_that_is_killed_is_aborted(tmp_path: Path) -> None:
         process = subprocess.Popen(
             [sys.executable, "-c", CLIENT, f"{it.name}/run_task"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/",
-            env=os.environ | {"FASTRTPS_DEFAULT_PROFILES_FILE": str(profile)},
+            env=os.environ | {profile_variable(): str(profile)},
         )  # fmt: skip
         try:
             assert process.stdout is not None

@@ -9,6 +9,8 @@ import pytest
 from ament_index_python.packages import get_package_share_directory
 from rclpy.utilities import get_rmw_implementation_identifier
 
+from robobrain_ros.ros.process.transport_profile import FAST_DDS_2, FAST_DDS_3, profile_variable
+
 pytestmark = pytest.mark.skipif("fastrtps" not in get_rmw_implementation_identifier(), reason="the middleware is not Fast DDS")
 
 PROFILE = Path(get_package_share_directory("robobrain_ros")) / "config" / "fastdds_large.xml"
@@ -25,10 +27,9 @@ print(max((int(end, 16) - int(begin, 16) for begin, end in spans), default=0))
 
 def largest_segment(profile: Path | None) -> int:
     """Bytes of the largest piece of shared memory that a node has under a profile."""
-    names = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
-    environment = {name: value for name, value in os.environ.items() if name not in names}
+    environment = {name: value for name, value in os.environ.items() if name not in (FAST_DDS_2, FAST_DDS_3)}
     if profile is not None:
-        environment |= dict.fromkeys(names, str(profile))
+        environment[profile_variable()] = str(profile)
     done = subprocess.run(
         [sys.executable, "-P", "-c", LARGEST_SEGMENT], env=environment, capture_output=True, text=True, timeout=60, check=True
     )

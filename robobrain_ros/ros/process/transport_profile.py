@@ -1,0 +1,25 @@
+"""Which environment variable names the profile of Fast DDS."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+
+FAST_DDS_2, FAST_DDS_3 = "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"
+_FIRST_WITH_FAST_DDS_3 = 9
+"""Major version of rmw_fastrtps_cpp in ROS 2 Kilted; Jazzy has 8."""
+
+
+@cache
+def profile_variable() -> str:
+    """The variable that this ROS reads: up to ROS 2 Jazzy `FAST_DDS_2`, from Kilted on `FAST_DDS_3`.
+
+    Kilted also reads the older one, so a profile in both would be loaded twice, and Fast DDS would reject its transports.
+    """
+    try:
+        package = Path(get_package_share_directory("rmw_fastrtps_cpp")) / "package.xml"
+        version = re.search(r"<version>\s*(\d+)", package.read_text(encoding="utf-8"))
+    except (PackageNotFoundError, OSError):
+        return FAST_DDS_3
+    return FAST_DDS_2 if version is not None and int(version[1]) < _FIRST_WITH_FAST_DDS_3 else FAST_DDS_3
