@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import tracemalloc
 from typing import Any
 
@@ -89,6 +90,51 @@ def test_endless_responses_end_with_an_outcome_in_bounded_memory(chat: Any) -> N
             assert isinstance(found, EngineFailedError)
 
     run(work())
+
+
+def odd(usage: Any = None, finish_reason: Any = "stop", index: int = 1) -> Any:
+    """A server that sends two answers in turns, and ends with these values."""
+
+    async def chat(request: web.Request) -> web.StreamResponse:
+        response = await sse(request)
+        other = {"index": index, "delta": {"content": "other"}, "finish_reason": None}
+        last = {"index": 0, "delta": {"content": "one"}, "finish_reason": finish_reason}
+        for choice in (other, last):
+            await response.write(b"data: " + json.dumps({"choices": [choice], "usage": usage}).encode() + b"\n\n")
+        return response
+
+    return chat
+
+
+@pytest.mark.parametrize(("count", "finish_reason"), [(-5, "x" * 10_000), (10**30, "stop"), ("5", 5), (1e300, {"a": 1})])
+def test_numbers_and_words_of_a_server_fit_into_a_report(count: Any, finish_reason: Any) -> None:
+    """The answer is right, whatever is counted beside it; of several answers it is the first."""
+
+    async def work() -> None:
+        async with serving() as server, started(server.url) as engine:
+            server.chat = odd({"prompt_tokens": count, "completion_tokens": 2}, finish_reason)
+            deltas = await ask(engine, question(max_tokens=8))
+            assert text(deltas) == "one"
+            assert 0 <= deltas[-1].prompt_tokens < 2**31
+            assert len(deltas[-1].finish_reason) <= 40
+
+    run(work())
+
+
+def test_a_number_of_thousands_of_digits_is_a_wrong_answer(caplog: pytest.LogCaptureFixture) -> None:
+    async def chat(request: web.Request) -> web.StreamResponse:
+        response = await sse(request)
+        await response.write(b'data: {"choices": [], "created": ' + b"9" * 5000 + b"}\n\n")
+        return response
+
+    async def work() -> None:
+        async with serving() as server, started(server.url) as engine:
+            server.chat = chat
+            found = await fault(ask(engine, question(max_tokens=8)))
+            assert "text that is not JSON" in found.message
+
+    run(work())
+    assert "Traceback" not in caplog.text
 
 
 async def slow_drip(request: web.Request) -> web.StreamResponse:

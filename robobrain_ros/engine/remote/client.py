@@ -33,6 +33,8 @@ LARGEST_RESPONSE = 64 << 20
 LARGEST_JSON = 4 << 20
 """Bytes of a response that is read as a whole."""
 
+_ENDLESS_NUMBER = "integer string conversion"
+"""Words of the ValueError with which Python rejects a number of thousands of digits."""
 _LONGEST_REASON = 300
 _CONNECTIONS = 256
 _LARGEST_CA_FILE = 4 << 20
@@ -157,7 +159,7 @@ def explain(error: BaseException, url: str, model: str, key: str) -> Fault:
         return _status_fault(error, url, model, key)
     if isinstance(error, openai.APIError):  # Told in the midst of a stream.
         return Fault(EngineFailedError(f"{url} ended its answer with an error: {_reason(error.message, key)}"))
-    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError):
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError) or _ENDLESS_NUMBER in str(error):
         return wrong_answer(url, "text that is not JSON")
     if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2"):
         return Fault(EngineFailedError(f"{url} closed the connection during its answer. Retry."))

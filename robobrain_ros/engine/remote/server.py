@@ -44,6 +44,9 @@ _OF_LENGTH = ("max_tokens", "input_tokens", "input_text")
 
 _LETTERS, _CHUNKS, _SPARE = 64, 8, 128
 """Most letters and most chunks of an answer for each of its tokens, and tokens to spare. Usual are 4 letters and one chunk."""
+_MOST_TOKENS = 2**31 - 1
+"""Tokens that a server's count is taken to be at most; the messages hold no larger numbers."""
+_LONGEST_FINISH_REASON = 40
 _LONGEST_NAMES = 300
 
 _log = logging.getLogger(__name__)
@@ -315,14 +318,15 @@ class _Counter:
         """The pieces of text in a chunk: thinking, where the server parts it from the answer, and text."""
         # openai passes on whatever has come, of any form.
         choices = getattr(chunk, "choices", None)
-        choice = choices[0] if isinstance(choices, list) and choices else None
+        # One answer was requested; a server may send more of them in turns.
+        choice = next((it for it in choices if not getattr(it, "index", 0)), None) if isinstance(choices, list) else None
         thinking = text = ""
         if choice is not None:
             # A server with a reasoning parser takes thinking out of the text; some servers send it under both names.
             delta = getattr(choice, "delta", None)
             thinking = _text(delta, "reasoning") or _text(delta, "reasoning_content")
             text = _text(delta, "content")
-            self._finish_reason = str(getattr(choice, "finish_reason", None) or self._finish_reason)
+            self._finish_reason = str(getattr(choice, "finish_reason", None) or self._finish_reason)[:_LONGEST_FINISH_REASON]
         usage = getattr(chunk, "usage", None)
         if usage is not None:
             self._prompt_tokens = _number(usage, "prompt_tokens")
@@ -360,7 +364,7 @@ def _text(delta: Any, name: str) -> str:
 
 def _number(usage: Any, name: str) -> int:
     value = getattr(usage, name, 0)
-    return value if isinstance(value, int) else 0
+    return min(max(value, 0), _MOST_TOKENS) if isinstance(value, int) else 0
 
 
 def _cut(names: str) -> str:
