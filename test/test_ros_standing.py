@@ -236,9 +236,12 @@ def test_a_parameter_query_that_is_named_no_longer_ends() -> None:
         assert set_query(it, name="bowls").names == ["blocks", "bowls"]
 
 
-def test_a_query_whose_camera_was_removed_waits_for_it(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("by_parameters", [False, True])
+def test_a_query_whose_camera_was_removed_waits_for_it(by_parameters: bool, capfd: pytest.CaptureFixture[str]) -> None:
     """It is kept, named once in the log and shown as a warning, and asked again when the camera is back."""
-    with rig(lambda: ScriptedEngine(["[(1, 2)]"]), autostart=False, cameras=["camera", "wrist"]) as it:
+    described = {"standing_queries": ["mugs"], "standing_query__mugs__rate": 0.0, "standing_query__mugs__camera": "wrist"}
+    parameters: dict[str, Any] = described | {"standing_query__mugs__instruction": "mugs"} if by_parameters else {}
+    with rig(lambda: ScriptedEngine(["[(1, 2)]"]), autostart=False, cameras=["camera", "wrist"], **parameters) as it:
         heard = it.listen(DiagnosticArray, "/diagnostics")
 
         def clean_up() -> None:
@@ -256,9 +259,10 @@ def test_a_query_whose_camera_was_removed_waits_for_it(capfd: pytest.CaptureFixt
             found = [status for message in heard for status in message.status if status.name.endswith("standing query mugs")]
             return next((status for status in found if status.level == level), None)
 
-        configure(["camera", "wrist"])
-        set_query(it, rate=0.0, options=QueryOptions(camera="wrist"))
-        clean_up()
+        if not by_parameters:
+            configure(["camera", "wrist"])
+            set_query(it, rate=0.0, options=QueryOptions(camera="wrist"))
+            clean_up()
         configure(["camera"])
         warned = it.until(lambda: status(DiagnosticStatus.WARN), "the warning")
         it.show(image_message())
@@ -275,7 +279,10 @@ def test_a_query_whose_camera_was_removed_waits_for_it(capfd: pytest.CaptureFixt
 
 def test_a_parameter_query_that_is_wrong_is_named(capfd: pytest.CaptureFixture[str]) -> None:
     """The log alone tells why the transition fails."""
-    parameters: dict[str, Any] = {"standing_query__mugs__instruction": "mugs", "standing_query__mugs__camera": "wrist"}
+    parameters: dict[str, Any] = {
+        "standing_query__mugs__instruction": "mugs",
+        "standing_query__mugs__cameras": ["camera", "camera"],
+    }
     with rig(autostart=False, standing_queries=["mugs"], **parameters) as it:
         it.node.trigger_configure()
-    assert "Cannot configure: standing_query.mugs: There is no camera 'wrist'" in capfd.readouterr().err
+    assert "Cannot configure: standing_query.mugs: cameras contains a name twice" in capfd.readouterr().err

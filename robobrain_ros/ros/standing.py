@@ -102,9 +102,9 @@ class StandingQueries:
     def load(self) -> None:
         """Set the queries that the parameters describe; what was set by the service is kept, under the same name, too.
 
-        A query of the service whose cameras the parameters no longer name is kept and not asked.
+        A query with a camera that the parameter cameras does not name is kept and not asked.
 
-        :raises BadRequestError: a description is wrong.
+        :raises BadRequestError: a description is wrong otherwise.
         """
         self._load_described()
         for query in self._queries.values():
@@ -211,7 +211,8 @@ class StandingQueries:
             )
         check_options(options)
         query = _StandingQuery(name, parse_task(task), instruction, rate, options, from_parameters)
-        self._check_cameras(query)
+        if not (from_parameters and self._cameras().lacks(options)):  # `load` notes the fault of such a query.
+            self._check_cameras(query)
         if name in self._queries:
             self._stop_timer(self._queries[name])
         self._queries[name] = query

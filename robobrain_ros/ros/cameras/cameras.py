@@ -326,6 +326,10 @@ class Cameras:
             raise BadRequestError(f"There is no camera {wanted!r}. The cameras are: {', '.join(self._names)}.{hint}")
         return wanted or self._names[0]
 
+    def lacks(self, options: QueryOptions) -> bool:
+        """Whether one of the cameras that a request names does not exist; where it names none, whether there is none."""
+        return not self._names or any(name and name not in self._names for name in (options.camera, *options.cameras))
+
     def names_of(self, options: QueryOptions) -> list[str]:
         """The names of the cameras that a request means, one or several.
 
