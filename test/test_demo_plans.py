@@ -15,7 +15,7 @@ from robobrain_ros.demo.simulator import Goal, Step, Table
 from robobrain_ros.demo.world import GRIPPER, Scene, make_scene
 from robobrain_ros.evaluation import plans
 from robobrain_ros.evaluation.metrics import assess
-from robobrain_ros.evaluation.questions import Question
+from robobrain_ros.evaluation.question import Question
 
 NAMES = ("red block", "blue block", "green bowl", "yellow ball", "purple mug")
 IN_BOWL = Goal("in", ("red block", "yellow ball"), "green bowl")

@@ -14,15 +14,8 @@ from robobrain_ros.demo.layout import COLOURS, KINDS, NAMES
 from robobrain_ros.demo.simulator import reaches_goal
 from robobrain_ros.demo.world import GRIPPER, TABLE, Scene, make_scene
 from robobrain_ros.evaluation.metrics import Assessment, assess, assess_refusal, judge
-from robobrain_ros.evaluation.questions import (
-    KINDS_BY_TASK,
-    KINDS_OF_QUESTIONS,
-    OTHER_WORDS,
-    Question,
-    absent_name,
-    ask_about,
-    from_left,
-)
+from robobrain_ros.evaluation.question import Question
+from robobrain_ros.evaluation.questions import KINDS_BY_TASK, KINDS_OF_QUESTIONS, OTHER_WORDS, absent_name, ask_about, from_left
 
 PROFILE = PROFILES[0]
 CAMERAS = [(640, 480), (320, 240), (424, 240), (480, 640), (224, 224), (848, 480)]

@@ -28,7 +28,8 @@ from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.evaluation import plans
 from robobrain_ros.evaluation.metrics import Assessment
-from robobrain_ros.evaluation.questions import Question, ask_about
+from robobrain_ros.evaluation.question import Question
+from robobrain_ros.evaluation.questions import ask_about
 from robobrain_ros.msg import QueryOptions
 from robobrain_ros.ros.cameras.images import ImageReader
 from robobrain_ros.ros.client import TaskClient, to_answer

@@ -15,6 +15,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 @pytest.fixture
 def setup_env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     """The script as a module, with an environment of its own in which nothing is yet."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
     specification = importlib.util.spec_from_file_location("setup_env", REPOSITORY / "scripts" / "setup_env.py")
     assert specification is not None
     assert specification.loader is not None

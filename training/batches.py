@@ -16,7 +16,9 @@ from robobrain_ros.core.plans.prompt import plan_prompt
 from robobrain_ros.core.query import RgbImage
 from robobrain_ros.demo.layout import COLOURS, KINDS
 from robobrain_ros.demo.world import Scene, make_scene
-from robobrain_ros.evaluation.questions import OTHER_WORDS, Question, ask_about
+from robobrain_ros.evaluation.exam import FIRST_TRAINING_SEED
+from robobrain_ros.evaluation.question import Question
+from robobrain_ros.evaluation.questions import OTHER_WORDS, ask_about
 from training.tokenizer import LARGEST_NUMBER, MAX_PIXELS, MIN_PIXELS, PATCH, PROFILE
 
 CAMERAS = (
@@ -36,8 +38,6 @@ MIX = {
 """Shares of the kinds of questions."""
 
 SHARE_OF_THINKING = 0.15
-FIRST_SEED = 1_000_000_000
-"""Seeds of scenes for training; evaluation takes smaller ones."""
 
 IMAGE_START = "<|im_start|>user\n<|vision_start|>"
 IDS = 9
@@ -210,7 +210,7 @@ def examples_about(scene: Scene, rng: random.Random, count: int) -> list[Example
 def random_view(rng: random.Random, camera: tuple[int, int], max_pixels: int) -> tuple[Scene, FittedSize, RgbImage]:
     """A scene for training: rendered more or less finely, some compressed as JPEG."""
     detail = rng.choices((1.15, 2.0, 4.0), weights=(0.55, 0.35, 0.1))[0]
-    scene, size, image = view(FIRST_SEED + rng.randrange(3_000_000_000), camera, detail, max_pixels)
+    scene, size, image = view(FIRST_TRAINING_SEED + rng.randrange(3_000_000_000), camera, detail, max_pixels)
     if rng.random() < 0.15:
         _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, rng.randint(75, 95)])
         compressed: Any = cv2.imdecode(data, cv2.IMREAD_COLOR)

@@ -31,12 +31,12 @@ from robobrain_ros.demo.robot import ARM
 from robobrain_ros.demo.simulator import Step
 from robobrain_ros.demo.world import Scene
 from robobrain_ros.evaluation import plans
-from robobrain_ros.evaluation.questions import Question
+from robobrain_ros.evaluation.exam import FIRST_TRAINING_SEED
+from robobrain_ros.evaluation.question import Question
 from training import network
 from training.batches import (
     BUDGETS,
     CAMERAS,
-    FIRST_SEED,
     SHARE_OF_THINKING,
     Arrays,
     Example,
@@ -265,7 +265,7 @@ def evaluate(tuner: Tuner, count: int) -> dict[str, Any]:
 def _unseen(number: int) -> View:
     from training.batches import view
 
-    return view(FIRST_SEED // 4 + number, (640, 480), 2.0)
+    return view(FIRST_TRAINING_SEED // 4 + number, (640, 480), 2.0)
 
 
 def main() -> None:

@@ -24,7 +24,8 @@ from robobrain_ros.core.brain import Brain
 from robobrain_ros.demo import DEMO_MODEL, DemoError
 from robobrain_ros.errors import RoboBrainError
 from robobrain_ros.evaluation.benchmarks import Benchmark, Item, Result, ask_item, read_benchmark
-from robobrain_ros.evaluation.evaluate import FIRST_SEED, GROUPS, exam, rows_of, score_all
+from robobrain_ros.evaluation.exam import FIRST_SEED, GROUPS, exam, score_all
+from robobrain_ros.evaluation.score_table import rows_of
 
 _messages = Messages("check_consistency")
 

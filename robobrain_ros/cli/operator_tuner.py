@@ -24,7 +24,7 @@ from robobrain_ros.engine.flagos.choice import Choice, Operators
 from robobrain_ros.engine.flagos.ledger import write_atomically
 from robobrain_ros.engine.flagos.tune_file import Key
 from robobrain_ros.errors import EngineConfigError, EngineFailedError
-from robobrain_ros.evaluation.evaluate import FIRST_SEED, questions_about
+from robobrain_ros.evaluation.exam import FIRST_SEED, questions_about
 
 _TASKS = (Task.POINT, Task.GROUND, Task.TRAJECTORY)
 _HELD_TOKENS = 32

@@ -33,7 +33,8 @@ from robobrain_ros.demo.simulator import Goal
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.errors import OutcomeCode, RoboBrainError
 from robobrain_ros.evaluation.metrics import Assessment, assess, assess_refusal
-from robobrain_ros.evaluation.questions import Question, ask_about
+from robobrain_ros.evaluation.question import Question
+from robobrain_ros.evaluation.questions import ask_about
 from robobrain_ros.ros.client import to_answer
 
 SCENE_SEED = 12

@@ -13,7 +13,7 @@ from robobrain_ros.demo.layout import COLOURS, KINDS
 from robobrain_ros.demo.simulator import reaches_goal
 from robobrain_ros.demo.world import GRIPPER, TABLE, Scene
 from robobrain_ros.evaluation.plans import judge_plan
-from robobrain_ros.evaluation.questions import Question
+from robobrain_ros.evaluation.question import Question
 
 LEAST_OVERLAP = 0.5
 """Intersection over union above which a box counts as right."""

@@ -17,7 +17,8 @@ from robobrain_ros.core.query import Answer, Task
 from robobrain_ros.demo.robot import ARM, MOST_STEPS, MOVED, SLIPPED, World, done
 from robobrain_ros.demo.simulator import Goal, Step, Table
 from robobrain_ros.demo.world import Scene
-from robobrain_ros.evaluation.questions import Question, ask_about, enumeration
+from robobrain_ros.evaluation.question import Question
+from robobrain_ros.evaluation.questions import ask_about, enumeration
 
 KINDS = {
     PlanMode.NEW: "plan new",

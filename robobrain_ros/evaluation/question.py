@@ -1,0 +1,70 @@
+"""A question about a scene of the tabletop world, with its true answer."""
+
+from dataclasses import dataclass
+
+from robobrain_ros.core.imaging import FittedSize
+from robobrain_ros.core.plans.request import PlanRequest, PlanVerdict
+from robobrain_ros.core.query import Task
+from robobrain_ros.demo.simulator import Goal, Table
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """A point of a true answer in the scene's pixels, and the ids that it is about (for scoring and for training)."""
+
+    u: float
+    v: float
+    about: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, and the truth.
+
+    :param kind: finer than the task, see `KINDS_OF_QUESTIONS`.
+    :param coordinates: points, waypoints, or the two corners of a box; none where the thing is absent or the answer is text.
+    :param words: the answer where it is text or a plan's numbered lines.
+    :param thought: a short reasoning, with "{here}" for the first target's place.
+    :param targets: ids of the things meant, the one to end on last.
+    :param goal: what a plan shall reach; None: nothing can be done.
+    :param absent: what is asked for is not on the table.
+    :param plan: what the robot's stack tells; None: a plan in words. ``words`` is then the answer's JSON.
+    :param verdict: what there is to say about the task.
+    :param table: the state that the plan begins with; None: nothing was moved yet.
+    """
+
+    task: Task
+    kind: str
+    text: str
+    coordinates: tuple[Coordinate, ...] = ()
+    words: str = ""
+    thought: str = ""
+    here: Coordinate | None = None
+    targets: tuple[int, ...] = ()
+    goal: Goal | None = None
+    absent: bool = False
+    plan: PlanRequest | None = None
+    verdict: PlanVerdict = PlanVerdict.PLAN
+    table: Table | None = None
+
+    def answer(self, size: FittedSize) -> str:
+        """The answer's text, coordinates in the pixels of the model's image."""
+        if not self.task.spatial:
+            return self.words
+        numbers = [_model_pixel(coordinate, size) for coordinate in self.coordinates]
+        if self.task in (Task.GROUND, Task.AFFORDANCE):
+            return "[" + ", ".join(f"{x}, {y}" for x, y in numbers) + "]"
+        return "[" + ", ".join(f"({x}, {y})" for x, y in numbers) + "]"
+
+    def thinking(self, size: FittedSize) -> str:
+        """A short reasoning that leads to the answer."""
+        if self.here is None:
+            return self.thought
+        x, y = _model_pixel(self.here, size)
+        return self.thought.replace("{here}", f"({x}, {y})")
+
+
+def _model_pixel(coordinate: Coordinate, size: FittedSize) -> tuple[int, int]:
+    x = (coordinate.u + 0.5) * size.model_width / size.width - 0.5
+    y = (coordinate.v + 0.5) * size.model_height / size.height - 0.5
+    return min(max(round(x), 0), size.model_width - 1), min(max(round(y), 0), size.model_height - 1)
