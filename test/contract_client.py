@@ -1,222 +1,62 @@
 """An independent client of the contract test: acts at random, keeps a ledger of what it sent, and checks what comes back."""
 
 import math
-import os
-import random
-import sys
 import time
 from array import array
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from threading import Event, Thread
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
-from builtin_interfaces.msg import Time
 from contract_node import GRID, Behaviour, image_of
+from contract_tables import (
+    ALWAYS,
+    CODES,
+    DEFAULT_TIMEOUT,
+    EXPECTED,
+    MOST_OPEN,
+    NUMBERS,
+    RESULT_TOPICS,
+    TASKS,
+    TEXTS,
+    TRANSITIONS,
+    number_said,
+    parts_of,
+)
+from contract_world import MAX_IMAGE_AGE, ContractWorld, Entry, Shown
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
-from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import Image
 
-from robobrain_ros import msg as messages
 from robobrain_ros.action import RunTask
-from robobrain_ros.msg import Outcome, QueryOptions
-from robobrain_ros.srv import Ask, Locate, MakePlan, PredictTrajectory, SetStandingQuery
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmark"))
-
-from soak_client import StampingExecutor
-
-GRACE = 1.0
-"""Seconds after its deadline within which each request has its response: the promise that this test checks."""
-MAX_IMAGE_AGE = 1.0
-"""Parameter max_image_age of the node under test, seconds."""
-DEFAULT_TIMEOUT = 3.0
-"""The longest value of parameter request_timeout that the test sets, seconds."""
-MOST_OPEN = 150
-"""Requests that may be open at once before the client waits for some."""
-
-TASKS: dict[str, tuple[Any, str, str]] = {
-    "point": (Locate, "instruction", "affordances"),
-    "affordance": (Locate, "instruction", "affordances"),
-    "ground": (Locate, "instruction", "affordances"),
-    "trajectory": (PredictTrajectory, "instruction", "trajectory"),
-    "plan": (MakePlan, "task", "plan"),
-    "ask": (Ask, "question", "answer"),
-}
-"""Of each task: its service, the field of its text, and the field of its result."""
-
-_CODE_NAMES = (
-    "OK", "NOT_READY", "BUSY", "NO_IMAGE", "STALE_IMAGE", "BAD_IMAGE", "BAD_REQUEST", "UNSUPPORTED_TASK", "UNPARSABLE_ANSWER",
-    "NOTHING_FOUND", "TIMEOUT", "CANCELED", "ENGINE_FAILED", "INFEASIBLE_PLAN",
-)  # fmt: skip
-CODES: dict[int, str] = {getattr(Outcome, name): name for name in _CODE_NAMES}
-
-_RESULTS = {
-    "affordances": messages.Affordances,
-    "trajectory": messages.Trajectory,
-    "plan": messages.Plan,
-    "answer": messages.TextAnswer,
-}
-"""The result topics."""
-_TRANSITIONS: dict[str, dict[int, str]] = {
-    "unconfigured": {Transition.TRANSITION_CONFIGURE: "inactive"},
-    "inactive": {Transition.TRANSITION_ACTIVATE: "active", Transition.TRANSITION_CLEANUP: "unconfigured"},
-    "active": {Transition.TRANSITION_DEACTIVATE: "inactive"},
-}
-"""Where the transitions lead that a state allows."""
-
-_ALWAYS = {"NOT_READY", "BUSY", "NO_IMAGE", "STALE_IMAGE", "BAD_IMAGE", "CANCELED", "TIMEOUT", "ENGINE_FAILED"}
-"""Outcomes that other requests, cameras, transitions and a dying engine may give to any valid request."""
-_EXPECTED: dict[Behaviour, set[str]] = {
-    Behaviour.OK: {"OK"},
-    Behaviour.SLOW: {"OK"},
-    Behaviour.BLOCK: {"OK"},
-    Behaviour.FLOOD: {"OK"},
-    Behaviour.HANG: set(),
-    Behaviour.STUBBORN: set(),
-    Behaviour.RAISE: set(),
-    Behaviour.FAIL: set(),
-    Behaviour.DIE: set(),
-    Behaviour.GARBAGE: {"UNPARSABLE_ANSWER"},
-    Behaviour.NOTHING: {"NOTHING_FOUND", "UNPARSABLE_ANSWER"},
-    Behaviour.EMPTY: {"UNPARSABLE_ANSWER", "NOTHING_FOUND"},
-}
-"""What each behaviour of the engine can add to them. ``ask`` has no form: its text is any text."""
-
-_NUMBERS = [0.0, -0.0, 1e-11, 1e-38, 1e12, 3.4e38, math.nan, math.inf, -math.inf, -1.0, 0.05, 0.5, 20.0]
-_TEXTS = ["", " ", "\n", "the mug", "x" * 5_000, "<|im_end|>", "<|image_pad|>", "\x00", "{text}", "🤖" * 50, "%s %d", "]}"]
+from robobrain_ros.msg import QueryOptions
+from robobrain_ros.srv import Ask, SetStandingQuery
 
 
-class Stalls:
-    """Measures for how long the machine let the node and this process wait for a core, which no promise of the node can cover.
-
-    The kernel counts it for each thread (/proc/<pid>/task/<tid>/schedstat, second number, ns). Without these counts it is the
-    time that a thread of this process overslept.
-    """
-
-    def __init__(self, pid: int, period: float = 0.02) -> None:
-        self._pids = (pid, os.getpid())
-        self._stop, self._period, self._overslept = Event(), period, 0.0
-        self._thread = Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    @property
-    def total(self) -> float:
-        """Seconds of waiting since the start: in each process, that of the thread that waited longest."""
-        counted = [self._waited(pid) for pid in self._pids]
-        return max(sum(counted), self._overslept)
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join(5.0)
-
-    @staticmethod
-    def _waited(pid: int) -> float:
-        waits = [0]
-        for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-            with suppress(OSError, IndexError, ValueError):  # The thread has ended, or the kernel does not count.
-                waits.append(int(path.read_text(encoding="ascii").split()[1]))
-        return max(waits) * 1e-9
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            began = time.monotonic()
-            self._stop.wait(self._period)
-            self._overslept += max(time.monotonic() - began - 2 * self._period, 0.0)
-
-
-@dataclass
-class Entry:
-    """One request in the ledger. Times are of ``time.monotonic()``; ``limit`` in seconds after ``sent``."""
-
-    what: str
-    sent: float
-    limit: float
-    stalls: float
-    step: int
-    clock: float
-    """The node's clock when it was sent, seconds."""
-    answered: float = 0.0
-
-
-@dataclass
-class Shown:
-    """A frame that the client published."""
-
-    number: int
-    published: float
-    """The node's clock when it was published, seconds."""
-    epoch: int
-    """Counts the jumps back of the clock before it."""
-    stale: bool
-    """Whether its stamp was older than any promise allows."""
-    depth_mm: int = 0
-    """Depth published with it; 0: none that may be used."""
-
-
-@dataclass
-class Camera:
-    """A camera that the client plays."""
-
-    name: str
-    on: bool = True
-    stamp_offset: float = 0.0
-    broken: bool = False
-    depth: str = ""
-    """How its depth is: "" without depth, "good", "none", "zero" or "saturated"."""
-
-
-class ContractClient:
+class ContractClient(ContractWorld):
     """The client: `act` does one random thing, and `faults` lists the promises that were broken."""
 
     def __init__(
         self, namespace: str, seed: int, context: Any, *, node_pid: int, sim_time: bool, unexpected: Counter[str]
     ) -> None:
-        self._node = Node("contract_client", namespace=namespace, context=context)
-        self.faults: list[str] = []
-        self.log: deque[str] = deque(maxlen=60)
-        """The latest actions, for whoever reads a failure."""
+        super().__init__(namespace, seed, context, node_pid=node_pid, sim_time=sim_time)
         self.outcomes: Counter[str] = Counter()
-        self.ledger: dict[int, Entry] = {}
-        self.step = self.sent = self.answered = 0
         self.diagnostics: dict[str, dict[str, str]] = {}
-        self.sim_time = sim_time
         self.unexpected = unexpected
-        self.stalls = Stalls(node_pid)
-        self._random = random.Random(seed)
-        self._spinner = StampingExecutor(context=context)
-        self._spinner.add_node(self._node)
-        self._sim_now = 1_000.0
-        self._epoch, self._jumped = 0, -math.inf
-        self._frames: dict[tuple[str, int, int], Shown] = {}
-        """What was published, by camera and stamp."""
-        self._number = 0
-        self._cameras = [Camera("camera"), Camera("deep", depth="good")]
         self._target = f"{namespace}/robobrain"
         self.state = "active"
         self.changing = False
         """Whether a transition is under way."""
         self._goals: list[Any] = []
         self._last_of_query: dict[str, tuple[int, int]] = {}
-        self._make_endpoints(namespace)
+        self._make_endpoints()
 
-    def _make_endpoints(self, namespace: str) -> None:
-        reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-        publish, offer = self._node.create_publisher, self._node.create_client
-        self._images = {camera.name: publish(Image, f"{camera.name}/image", reliable) for camera in self._cameras}
-        self._depth = self._node.create_publisher(Image, "deep/depth", reliable)
-        self._info = self._node.create_publisher(CameraInfo, "deep/camera_info", reliable)
-        self._clock_publisher = self._node.create_publisher(Clock, "/clock", 10) if self.sim_time else None
+    def _make_endpoints(self) -> None:
+        offer = self._node.create_client
         many = QoSProfile(depth=1_000, reliability=ReliabilityPolicy.RELIABLE)
         self._services = {name: offer(kind, f"{self._target}/{name}", qos_profile=many) for name, (kind, _, _) in TASKS.items()}
         self._standing = self._node.create_client(SetStandingQuery, f"{self._target}/set_standing_query", qos_profile=many)
@@ -232,129 +72,15 @@ class ContractClient:
             cancel_service_qos_profile=many,
         )
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
-        for topic, message_type in _RESULTS.items():
+        for topic, message_type in RESULT_TOPICS.items():
             self._node.create_subscription(message_type, f"{self._target}/{topic}", self._on_standing_result, 100)
 
-    # Time and cameras.
-
-    def now(self) -> float:
-        """Seconds of the clock that the node uses."""
-        return self._sim_now if self.sim_time else time.time()
-
-    def _stamp(self, seconds: float) -> Time:
-        nanoseconds = int(max(seconds, 0.001) * 1e9)
-        return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
-
-    def _show(self, camera: Camera) -> None:
-        """Publish one frame of a camera, with depth where it has some."""
-        self._number = (self._number + 1) % (GRID * GRID)
-        stamp = self._stamp(self.now() + camera.stamp_offset)
-        frame_id = f"{camera.name}_optical_frame"
-        pixels = image_of(self._number)
-        message = Image(width=64, height=48, encoding="rgb8", step=192, data=array("B", pixels.tobytes()))
-        message.header.stamp, message.header.frame_id = stamp, frame_id
-        if camera.broken:
-            message.data = message.data[:100]
-        shown = Shown(self._number, self.now(), self._epoch, camera.stamp_offset < -2 * MAX_IMAGE_AGE)
-        if camera.depth:
-            shown.depth_mm = self._show_depth(camera, stamp, frame_id)
-        self._frames[(camera.name, stamp.sec, stamp.nanosec)] = shown
-        self._images[camera.name].publish(message)
-        if len(self._frames) > 4_000:
-            for key in list(self._frames)[:1_000]:
-                del self._frames[key]
-
-    def _show_depth(self, camera: Camera, stamp: Time, frame_id: str) -> int:
-        info = CameraInfo(width=64, height=48, distortion_model="plumb_bob", d=[0.0] * 5)
-        info.k = [60.0, 0.0, 32.0, 0.0, 60.0, 24.0, 0.0, 0.0, 1.0]
-        info.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
-        info.p = [60.0, 0.0, 32.0, 0.0, 0.0, 60.0, 24.0, 0.0, 0.0, 0.0, 1.0, 0.0]
-        info.header.stamp, info.header.frame_id = stamp, frame_id
-        self._info.publish(info)
-        if camera.depth == "none":
-            return 0
-        millimetres = {"good": 500 + self._number % 400, "zero": 0, "saturated": 65535}[camera.depth]
-        depth = Image(width=64, height=48, encoding="16UC1", step=128)
-        depth.data = array("B", millimetres.to_bytes(2, "little") * (64 * 48))
-        depth.header.stamp, depth.header.frame_id = stamp, frame_id
-        self._depth.publish(depth)
-        return millimetres if camera.depth == "good" else 0
-
-    def tick(self, seconds: float = 0.02) -> None:
-        """Let the clock go on and the cameras show a frame."""
-        if self._clock_publisher is not None:
-            self._sim_now += seconds
-            self._clock_publisher.publish(Clock(clock=self._stamp(self._sim_now)))
-        for camera in self._cameras:
-            if camera.on and self._random.random() < 0.5:
-                self._show(camera)
+    # One random action.
 
     def jump_clock(self) -> None:
-        """Let simulated time jump, back or forward."""
-        back = self._random.random() < 0.5
-        self._note(f"clock jumps {'back' if back else 'forward'}")
-        seconds = self._random.choice([0.5, 5.0, 100.0, 900.0]) + self._random.random()  # No stamp comes twice.
-        self._sim_now = max(self._sim_now - seconds, self._random.random()) if back else self._sim_now + seconds
-        self._epoch += 1
-        self._jumped = time.monotonic()
+        """See `ContractWorld.jump_clock`: answers of standing queries may be older afterwards."""
         self._last_of_query.clear()
-        self.tick()
-
-    # Spinning and the ledger.
-
-    def spin(self, seconds: float = 0.0) -> None:
-        """Take what has come, for at least that long."""
-        end = time.monotonic() + seconds
-        for _ in range(20):
-            self._spinner.spin_once(timeout_sec=0.0)
-        while time.monotonic() < end:
-            self._spinner.spin_once(timeout_sec=0.005)
-
-    def until(self, condition: Callable[[], Any], limit: float = 60.0, *, showing: bool = False) -> bool:
-        """Spin until the condition holds; returns whether it does."""
-        end = time.monotonic() + limit
-        while not condition():
-            if time.monotonic() > end:
-                return False
-            if showing:
-                self.tick()
-            self._spinner.spin_once(timeout_sec=0.02)
-        return True
-
-    def _note(self, text: str) -> None:
-        self.log.append(f"{self.step}: {text}")
-
-    def _fault(self, text: str) -> None:
-        self.faults.append(f"step {self.step}: {text}")
-
-    def _open(self, what: str, limit: float) -> int:
-        self.sent += 1
-        self.ledger[self.sent] = Entry(what, time.monotonic(), limit, self.stalls.total, self.step, self.now())
-        self._note(what)
-        return self.sent
-
-    def _close(self, key: int, future: Any = None) -> Entry | None:
-        entry = self.ledger.pop(key, None)
-        if entry is None:
-            self._fault(f"a second response to request {key}")
-            return None
-        self.answered += 1
-        entry.answered = getattr(future, "received", time.monotonic())
-        allowed = entry.limit + GRACE + self.stalls.total - entry.stalls
-        if entry.answered - entry.sent > allowed:
-            self._fault(f"{entry.what} was answered after {entry.answered - entry.sent:.2f} s, allowed are {allowed:.2f} s")
-        return entry
-
-    def overdue(self) -> list[Entry]:
-        """Requests whose promise is broken already."""
-        now = time.monotonic()
-        return [
-            entry
-            for entry in self.ledger.values()
-            if now - entry.sent > entry.limit + GRACE + 1.0 + self.stalls.total - entry.stalls
-        ]
-
-    # One random action.
+        super().jump_clock()
 
     def act(self) -> None:
         """Do one thing."""
@@ -440,7 +166,7 @@ class ContractClient:
         text = self._text(behaviour)
         odd_text = self._random.random() < 0.05
         if odd_text:
-            text, behaviour = self._random.choice(_TEXTS), Behaviour.OK
+            text, behaviour = self._random.choice(TEXTS), Behaviour.OK
         setattr(request, text_field, text)
         key = self._open(f"{task} {behaviour.value} timeout {options.timeout:g}", self._limit(options))
         expected = self._codes(task, behaviour, valid, readable, odd_text)
@@ -452,8 +178,8 @@ class ContractClient:
         if not valid:
             return {"BAD_REQUEST", "NOT_READY", "ENGINE_FAILED"}
         if not readable:
-            return _ALWAYS | {"BAD_REQUEST"} if odd_text else _ALWAYS
-        expected = _EXPECTED[behaviour] | _ALWAYS
+            return ALWAYS | {"BAD_REQUEST"} if odd_text else ALWAYS
+        expected = EXPECTED[behaviour] | ALWAYS
         if task in ("ask", "plan") and behaviour in (Behaviour.GARBAGE, Behaviour.NOTHING, Behaviour.EMPTY):
             expected = expected | {"OK", "UNPARSABLE_ANSWER", "NOTHING_FOUND"}
         return expected | {"OK", "BAD_REQUEST", "INFEASIBLE_PLAN"} if odd_text else expected
@@ -471,7 +197,7 @@ class ContractClient:
         if name != "OK" and not response.outcome.message:
             self._fault(f"{entry.what}: {name} without a sentence")
         result = getattr(response, TASKS[task][2])
-        parts = _parts(task, result)
+        parts = parts_of(task, result)
         if name != "OK" and parts:
             self._fault(f"{entry.what}: {name} with {len(parts)} parts")
         if name == "OK":
@@ -479,7 +205,7 @@ class ContractClient:
 
     def _check_image(self, entry: Entry, task: str, result: Any, number: int | None) -> None:
         """Check that an answer is about the image that its header names, and that this image was fresh."""
-        said = _number_said(task, result)
+        said = number_said(task, result)
         if number is not None:
             if said is not None and said != number:
                 self._fault(f"{entry.what}: about image {said}, sent was {number}")
@@ -508,7 +234,7 @@ class ContractClient:
         return self._frames.get((result.camera, stamp.sec, stamp.nanosec))
 
     def _check_positions(self, entry: Entry, task: str, result: Any, shown: Shown) -> None:
-        for part in _parts(task, result) if task in ("point", "affordance", "ground", "trajectory") else ():
+        for part in parts_of(task, result) if task in ("point", "affordance", "ground", "trajectory") else ():
             z = part.position.z
             if result.camera != "deep" or not shown.depth_mm:
                 if not math.isnan(z):
@@ -584,7 +310,7 @@ class ContractClient:
     # Standing queries, parameters, transitions, cameras.
 
     def _set_standing_query(self) -> None:
-        rate = self._random.choice(_NUMBERS)
+        rate = self._random.choice(NUMBERS)
         task = self._random.choice([*TASKS, "nonsense"])
         name = self._random.choice(["a", "b", "c", "", "x" * 3_000])
         enabled = self._random.random() < 0.6
@@ -629,7 +355,7 @@ class ContractClient:
         name = self._random.choice(
             ["request_timeout", "max_tokens", "think", "think_tokens", "sync_tolerance", "max_plan_steps", "no.such", "autostart"]
         )
-        value: Any = self._random.choice([True, False, 0, -1, 1, 64, 2**62, "x", *_NUMBERS])
+        value: Any = self._random.choice([True, False, 0, -1, 1, 64, 2**62, "x", *NUMBERS])
         if name == "request_timeout" and isinstance(value, float) and value > DEFAULT_TIMEOUT:
             value = DEFAULT_TIMEOUT
         key = self._open(f"parameter {name} = {value!r}", DEFAULT_TIMEOUT)
@@ -651,7 +377,7 @@ class ContractClient:
         """Ask for a transition: mostly the way back to active, otherwise any number."""
         if self.changing:
             return
-        allowed = _TRANSITIONS[self.state]
+        allowed = TRANSITIONS[self.state]
         back = {"unconfigured": Transition.TRANSITION_CONFIGURE, "inactive": Transition.TRANSITION_ACTIVATE}
         chosen = self._random.choice([1, 2, 3, 4, 0, 9, 60, 77, 255])
         if self.state != "active" and self._random.random() < 0.8:
@@ -689,12 +415,6 @@ class ContractClient:
         if camera.depth:
             camera.depth = self._random.choice(["none", "zero", "saturated"]) if what == "depth" else "good"
 
-    def heal(self) -> None:
-        """Let every camera work again."""
-        for camera in self._cameras:
-            camera.on, camera.broken, camera.stamp_offset = True, False, 0.0
-            camera.depth = "good" if camera.depth else ""
-
     # What the node reports of itself.
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
@@ -725,22 +445,3 @@ class ContractClient:
         self._action.destroy()
         self._spinner.shutdown()
         self._node.destroy_node()
-
-
-def _parts(task: str, result: Any) -> Sequence[Any]:
-    if task == "ask":
-        return [result.text] if result.text else []
-    if task == "plan":
-        return list(result.steps)
-    return list(result.waypoints) if task == "trajectory" else [*result.points, *result.areas]
-
-
-def _number_said(task: str, result: Any) -> int | None:
-    """The number of the image that the engine saw; None: the answer does not hold it."""
-    text = result.report.raw_text.rpartition("<answer>")[2]
-    digits = [int(word) for word in "".join(c if c.isdigit() else " " for c in text).split()]
-    if not digits:
-        return None
-    if task in ("ask", "plan"):
-        return digits[0] if task == "ask" else digits[1]
-    return digits[0] + GRID * digits[1]

@@ -25,7 +25,8 @@ from pathlib import Path
 import psutil
 import pytest
 import rclpy
-from contract_client import MAX_IMAGE_AGE, ContractClient
+from contract_client import ContractClient
+from contract_world import MAX_IMAGE_AGE
 from leftovers import holdings, leftovers
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmark"))
