@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+GENERATED = ("msg", "srv", "action")
+"""Packages of messages, which the build adds."""
+
 
 def installation_fault(installed: Path, source: Path) -> str:
     """Return why tests of ``source`` must not run against ``installed``, and what to do; empty: they may.
@@ -22,4 +25,8 @@ def installation_fault(installed: Path, source: Path) -> str:
             return f"The build is older than the new module robobrain_ros/{module}: run `make build`."
         if target.resolve() != path.resolve() and target.read_bytes() != path.read_bytes():
             return f"The build is a copy with another robobrain_ros/{module}: run `make build`."
+    for path in sorted(installed.rglob("*.py")):
+        module = path.relative_to(installed)
+        if module.parts[0] not in GENERATED and path.is_file() and not (source / module).is_file():
+            return f"The build has robobrain_ros/{module}, which this checkout has not: run `make clean build`."
     return ""

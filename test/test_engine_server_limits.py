@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from engine_loop import OnLoop
 from fakes import ScriptedEngine
 from ports import free_port
 
@@ -24,7 +25,6 @@ from robobrain_ros.engine.http.guard import Rates
 from robobrain_ros.engine.http.options import ServerOptions
 from robobrain_ros.engine.http.requests import Limits
 from robobrain_ros.engine.options import EngineOptions
-from robobrain_ros.engine.runtime import LoopThread
 from robobrain_ros.ros.model import Model, ModelSettings
 
 KEY = "sk-robot-91c2"
@@ -32,13 +32,12 @@ LIMITS = Limits(max_model_len=100, max_answers=2, max_images=1, max_pixels=10**6
 BODY = json.dumps({"model": "m", "prompt": "x"}).encode()
 
 
-class Server:
+class Server(OnLoop):
     """A front on a loop of its own. Its application counts requests and answers with 200 as soon as ``go`` is set."""
 
     def __init__(self, key_file: str) -> None:
+        super().__init__()
         self.port = free_port()
-        self.loop = LoopThread()
-        self.loop.start()
         options = ServerOptions(
             enabled=True, port=self.port, key_file=key_file, max_requests=2, max_body_mib=1, max_connections=24
         )
@@ -46,7 +45,7 @@ class Server:
         self.served = 0
         self.fault = ""
         self.go = asyncio.Event()
-        self.run(self._open())
+        self.wait(self._open())
 
     async def _open(self) -> None:
         self.front.open()
@@ -60,9 +59,6 @@ class Server:
         await self.go.wait()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
-
-    def run(self, work: Any) -> Any:
-        return self.loop.submit(work).result(30)
 
     def connect(self, data: bytes = b"", source: str = "127.0.0.1") -> socket.socket:
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=30, source_address=(source, 0))
@@ -92,7 +88,7 @@ def server(tmp_path: Any) -> Iterator[Server]:
     try:
         yield it
     finally:
-        it.run(it.front.close())
+        it.wait(it.front.close())
         it.loop.stop()
 
 
@@ -168,11 +164,11 @@ def test_a_header_has_a_time(server: Server, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_requests_at_work_are_not_dropped(server: Server) -> None:
-    server.run(_clear(server.go))
+    server.wait(_clear(server.go))
     working = server.connect(head())
     server.until(lambda: server.served == 1)
     others = [server.connect() for _ in range(60)]
-    server.run(_set(server.go))
+    server.wait(_set(server.go))
     assert working.recv(65536).startswith(b"HTTP/1.1 200")
     for connection in (working, *others):
         connection.close()
@@ -226,10 +222,10 @@ def test_without_an_engine_requests_get_503_and_a_time(server: Server) -> None:
 
 
 def test_a_restart_breaks_requests_off_with_503(server: Server) -> None:
-    server.run(_clear(server.go))
+    server.wait(_clear(server.go))
     connection = server.connect(head())
     server.until(lambda: server.served == 1)
-    server.run(_call(server.front.suspend, "It restarts."))
+    server.wait(_call(server.front.suspend, "It restarts."))
     assert b"503" in connection.recv(65536)
     connection.close()
     assert server.front.state.state == "waiting"
@@ -295,7 +291,7 @@ def test_a_client_that_does_not_read_its_answer_is_cut(server: Server, monkeypat
         finally:
             finished.append(True)
 
-    server.run(_call(server.front.serve, app, LIMITS, lambda: ""))
+    server.wait(_call(server.front.serve, app, LIMITS, lambda: ""))
     connection = server.connect(head())
     server.until(lambda: finished)
     server.until(lambda: server.front.state.connections == 0)

@@ -64,6 +64,18 @@ def test_a_copy_with_other_contents_is_rejected(tmp_path: Path) -> None:
     assert "robobrain_ros/errors.py" in installation_fault(installed, source)
 
 
+def test_a_copy_with_a_module_that_was_removed_is_rejected(tmp_path: Path) -> None:
+    source = make_checkout(tmp_path / "first")
+    installed = install(source, tmp_path / "install", shutil.copy)
+    (installed / "msg").mkdir()
+    (installed / "msg" / "__init__.py").write_text("")
+    assert installation_fault(installed, source) == ""
+    (source / "errors.py").unlink()
+    fault = installation_fault(installed, source)
+    assert "robobrain_ros/errors.py" in fault
+    assert "make clean build" in fault
+
+
 def test_pytest_stops_with_a_sentence_in_a_second_clone(tmp_path: Path) -> None:
     """The clone's tests import the package that this checkout has installed."""
     source = make_checkout(tmp_path / "clone")

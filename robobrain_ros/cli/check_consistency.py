@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from robobrain_ros.cli.consistency_report import Cell, Column, as_json, cell_of, table
-from robobrain_ros.cli.engine_options import add_engine_argument
+from robobrain_ros.cli.engine_options import add_engine_argument, is_reserved
 from robobrain_ros.cli.progress import Messages
-from robobrain_ros.cli.tune_flagos import is_reserved
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.demo import DEMO_MODEL, DemoError
 from robobrain_ros.errors import RoboBrainError

@@ -22,6 +22,11 @@ def add_engine_argument(parser: "argparse.ArgumentParser | argparse._ArgumentGro
     )
 
 
+def is_reserved(name: str) -> bool:
+    """Return whether the programs that compare operators set this engine option themselves."""
+    return name == "model" or (name.startswith("flagos_") and name != "flagos_platform")
+
+
 def _engine_option(text: str, reserved: Callable[[str], bool]) -> tuple[str, Any]:
     """Return the name and the value of an option. The value is YAML, but text stays as it is written."""
     import yaml

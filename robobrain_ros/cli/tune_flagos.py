@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from statistics import median
 
-from robobrain_ros.cli.engine_options import add_engine_argument
+from robobrain_ros.cli.engine_options import add_engine_argument, is_reserved
 from robobrain_ros.cli.operator_tuner import EngineMaker, Questions, Say, Settings, State, Tuner, measure, measure_all
 from robobrain_ros.cli.operator_verdicts import choose_way, find_fault, table
 from robobrain_ros.core.imaging import PixelBudget
@@ -167,11 +167,6 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if min(options.pairs, options.scenes) < 1 or options.tokens < 2:
         parser.error("--pairs and --scenes must be at least 1, --tokens at least 2")
     return options
-
-
-def is_reserved(name: str) -> bool:
-    """Return whether the programs that compare operators set this engine option themselves."""
-    return name == "model" or (name.startswith("flagos_") and name != "flagos_platform")
 
 
 def engine_options(given: argparse.Namespace) -> EngineOptions:
