@@ -5,11 +5,16 @@ Replace `ROBOT` and `execute` with your robot. The arguments are the task and th
     python3 plan_and_execute.py "put the red block into the green bowl" "red block" "green bowl"
 """
 
+import argparse
 import json
 import sys
+from typing import Any
 
 import rclpy
+from rclpy.client import Client
 from rclpy.clock import ClockType
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
 from rclpy.time import Time
 from rclpy.utilities import remove_ros_args
 
@@ -17,6 +22,8 @@ from robobrain_ros.msg import DoneStep, Outcome, Place, Plan, PlanContext, PlanS
 from robobrain_ros.srv import MakePlan
 
 TRIES = 20
+LIMIT = 60.0
+"""Seconds to wait for a response. The node's own limit is its parameter `request_timeout`, 30 s by default."""
 OBJECT = {"type": "string", "format": "object"}  # One of the scene's objects.
 PUT = {"object": OBJECT, "relation": {"type": "string", "enum": ["in", "on", "beside"]}, "place": OBJECT}
 
@@ -40,18 +47,28 @@ def execute(step: PlanStep) -> str:
     return ""
 
 
+def call(node: Node, client: Client, request: Any) -> Any:
+    """Return the node's response; exit with a message if there is none."""
+    if not client.wait_for_service(timeout_sec=10.0):
+        sys.exit(f"There is no service {client.srv_name}. Is the node running?")
+    future = client.call_async(request)
+    rclpy.spin_until_future_complete(node, future, timeout_sec=LIMIT)
+    return future.result() if future.done() else sys.exit(f"No response from {client.srv_name} within {LIMIT:.0f} s.")
+
+
 def main() -> None:
-    task, *objects = remove_ros_args(sys.argv)[1:]
+    parser = argparse.ArgumentParser(description="Plan a task and execute its steps.")
+    parser.add_argument("task")
+    parser.add_argument("objects", nargs="+", help="names of the objects on the table")
+    given = parser.parse_args(remove_ros_args(sys.argv)[1:])
     rclpy.init()
     node = rclpy.create_node("plan_and_execute")
     client = node.create_client(MakePlan, "robobrain/plan")
-    client.wait_for_service()
-    context = PlanContext(robots=[ROBOT], scene=[Place(name="table", objects=objects)])
+    context = PlanContext(robots=[ROBOT], scene=[Place(name="table", objects=given.objects)])
     moved_at = Time(clock_type=ClockType.ROS_TIME)
     for _ in range(TRIES):
-        future = client.call_async(MakePlan.Request(task=task, context=context))
-        rclpy.spin_until_future_complete(node, future)
-        outcome, plan = future.result().outcome, future.result().plan
+        response = call(node, client, MakePlan.Request(task=given.task, context=context))
+        outcome, plan = response.outcome, response.plan
         if outcome.code == Outcome.OK and Time.from_msg(plan.header.stamp) < moved_at:
             continue  # The image was taken before the last step ended.
         if outcome.code not in (Outcome.OK, Outcome.INFEASIBLE_PLAN):
@@ -71,4 +88,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        sys.exit(130)

@@ -6,12 +6,14 @@ The node needs depth images, and its parameter `target_frame` sets the frame of 
     python3 point_to_pose.py "the red mug" base_link
 """
 
+import argparse
 import math
 import sys
-from contextlib import suppress
+from typing import Any
 
 import rclpy
 from geometry_msgs.msg import Pose, PoseStamped, Quaternion
+from rclpy.client import Client
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -20,17 +22,25 @@ from rclpy.utilities import remove_ros_args
 from robobrain_ros.msg import Outcome
 from robobrain_ros.srv import Locate
 
+LIMIT = 60.0
+"""Seconds to wait for a response. The node's own limit is its parameter `request_timeout`, 30 s by default."""
 DOWN = Quaternion(x=1.0, y=0.0, z=0.0, w=0.0)
 """The gripper's z axis points down in a frame whose z axis points up."""
+
+
+def call(node: Node, client: Client, request: Any) -> Any:
+    """Return the node's response; exit with a message if there is none."""
+    if not client.wait_for_service(timeout_sec=10.0):
+        sys.exit(f"There is no service {client.srv_name}. Is the node running?")
+    future = client.call_async(request)
+    rclpy.spin_until_future_complete(node, future, timeout_sec=LIMIT)
+    return future.result() if future.done() else sys.exit(f"No response from {client.srv_name} within {LIMIT:.0f} s.")
 
 
 def find(node: Node, instruction: str, frame: str) -> PoseStamped:
     """Ask the node for the point; exit with a message if there is none in this frame."""
     client = node.create_client(Locate, "robobrain/point")
-    client.wait_for_service()
-    future = client.call_async(Locate.Request(instruction=instruction))
-    rclpy.spin_until_future_complete(node, future)
-    response = future.result()
+    response = call(node, client, Locate.Request(instruction=instruction))
     if response.outcome.code != Outcome.OK:
         sys.exit(response.outcome.message)
     found = response.affordances
@@ -41,17 +51,22 @@ def find(node: Node, instruction: str, frame: str) -> PoseStamped:
 
 
 def main() -> None:
-    instruction, frame = remove_ros_args(sys.argv)[1:]
+    parser = argparse.ArgumentParser(description="Publish the position of an object.")
+    parser.add_argument("instruction")
+    parser.add_argument("frame", help="frame of the position: the node's target_frame")
+    given = parser.parse_args(remove_ros_args(sys.argv)[1:])
     rclpy.init()
     node = rclpy.create_node("point_to_pose")
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)  # Late subscribers also receive it.
     publisher = node.create_publisher(PoseStamped, "target_pose", latched)
-    pose = find(node, instruction, frame)
+    pose = find(node, given.instruction, given.frame)
     publisher.publish(pose)
-    node.get_logger().info(f"{instruction} is at {pose.pose.position} in {frame}.")
-    with suppress(KeyboardInterrupt, ExternalShutdownException):
-        rclpy.spin(node)
+    node.get_logger().info(f"{given.instruction} is at {pose.pose.position} in {given.frame}.")
+    rclpy.spin(node)  # Until Ctrl-C: the pose stays published.
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        sys.exit(130)

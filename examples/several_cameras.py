@@ -5,25 +5,42 @@ The node's parameter `cameras` names them, such as `cameras: [head, wrist]`. The
     python3 several_cameras.py "Is the mug of the first image in the gripper in the second image?" head wrist
 """
 
+import argparse
 import sys
+from typing import Any
 
 import rclpy
+from rclpy.client import Client
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
 from rclpy.utilities import remove_ros_args
 
 from robobrain_ros.msg import Outcome, QueryOptions
 from robobrain_ros.srv import Ask
 
+LIMIT = 60.0
+"""Seconds to wait for a response. The node's own limit is its parameter `request_timeout`, 30 s by default."""
+
+
+def call(node: Node, client: Client, request: Any) -> Any:
+    """Return the node's response; exit with a message if there is none."""
+    if not client.wait_for_service(timeout_sec=10.0):
+        sys.exit(f"There is no service {client.srv_name}. Is the node running?")
+    future = client.call_async(request)
+    rclpy.spin_until_future_complete(node, future, timeout_sec=LIMIT)
+    return future.result() if future.done() else sys.exit(f"No response from {client.srv_name} within {LIMIT:.0f} s.")
+
 
 def main() -> None:
-    question, *cameras = remove_ros_args(sys.argv)[1:]
+    parser = argparse.ArgumentParser(description="Ask about the images of several cameras.")
+    parser.add_argument("question")
+    parser.add_argument("cameras", nargs="+", help="names in the node's parameter cameras")
+    given = parser.parse_args(remove_ros_args(sys.argv)[1:])
     rclpy.init()
     node = rclpy.create_node("several_cameras")
     client = node.create_client(Ask, "robobrain/ask")
-    client.wait_for_service()
-    options = QueryOptions(cameras=cameras, timeout=60.0)
-    future = client.call_async(Ask.Request(question=question, options=options))
-    rclpy.spin_until_future_complete(node, future)
-    response = future.result()
+    options = QueryOptions(cameras=given.cameras, timeout=LIMIT - 10.0)
+    response = call(node, client, Ask.Request(question=given.question, options=options))
     if response.outcome.code != Outcome.OK:
         sys.exit(response.outcome.message)
     print(response.answer.text)
@@ -31,4 +48,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        sys.exit(130)

@@ -5,17 +5,33 @@ The node repeats the question and publishes the answers. This program sets the q
     python3 standing_query.py "the red mug"
 """
 
+import argparse
 import sys
+from typing import Any
 
 import rclpy
+from rclpy.client import Client
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
 from robobrain_ros.msg import Affordances, Outcome
 from robobrain_ros.srv import SetStandingQuery
 
 NAME = "example"
+LIMIT = 60.0
+"""Seconds to wait for a response. The node's own limit is its parameter `request_timeout`, 30 s by default."""
 ANSWERS = 10
+
+
+def call(node: Node, client: Client, request: Any) -> Any:
+    """Return the node's response; exit with a message if there is none."""
+    if not client.wait_for_service(timeout_sec=10.0):
+        sys.exit(f"There is no service {client.srv_name}. Is the node running?")
+    future = client.call_async(request)
+    rclpy.spin_until_future_complete(node, future, timeout_sec=LIMIT)
+    return future.result() if future.done() else sys.exit(f"No response from {client.srv_name} within {LIMIT:.0f} s.")
 
 
 class Watcher(Node):
@@ -27,16 +43,14 @@ class Watcher(Node):
         self.instruction = instruction
         self.create_subscription(Affordances, "robobrain/affordances", self.on_answer, 10)
         self.client = self.create_client(SetStandingQuery, "robobrain/set_standing_query")
-        self.client.wait_for_service()
 
     def set_query(self, enabled: bool) -> None:
         """Set the question, or remove it."""
         request = SetStandingQuery.Request(name=NAME, enabled=enabled, task="point", instruction=self.instruction)
         request.rate = 2.0  # At most twice a second; 0.0: on each new image.
-        future = self.client.call_async(request)
-        rclpy.spin_until_future_complete(self, future)
-        if future.result().outcome.code != Outcome.OK:
-            sys.exit(future.result().outcome.message)
+        response = call(self, self.client, request)
+        if response.outcome.code != Outcome.OK:
+            sys.exit(response.outcome.message)
 
     def on_answer(self, message: Affordances) -> None:
         """Print the points of an answer; other queries and requests also publish on this topic."""
@@ -47,16 +61,22 @@ class Watcher(Node):
 
 
 def main() -> None:
-    rclpy.init()
-    (instruction,) = remove_ros_args(sys.argv)[1:]
-    watcher = Watcher(instruction)
+    parser = argparse.ArgumentParser(description="Print the answers of a standing query.")
+    parser.add_argument("instruction")
+    given = parser.parse_args(remove_ros_args(sys.argv)[1:])
+    # After Ctrl-C, this program still has to remove its query. By default, ROS ends first.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    watcher = Watcher(given.instruction)
     watcher.set_query(enabled=True)
     try:
         while watcher.answers < ANSWERS:
-            rclpy.spin_once(watcher)
+            rclpy.spin_once(watcher, timeout_sec=0.1)  # Without a limit, it would not notice Ctrl-C.
     finally:
         watcher.set_query(enabled=False)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        sys.exit(130)

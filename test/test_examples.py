@@ -1,7 +1,9 @@
 """The programs of examples/ run as they stand. They import messages and public Python names only."""
 
 import ast
+import asyncio
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -12,7 +14,7 @@ from typing import Any
 import cv2
 import pytest
 from depth_rig import looking, points_text
-from fakes import ScriptedEngine
+from fakes import Script, ScriptedEngine
 from geometry_msgs.msg import PoseStamped
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros_rig import LIMIT, Rig, image_message, rig
@@ -27,8 +29,15 @@ from robobrain_ros.evaluation.plans import answer_json
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PROGRAMS = sorted(path.name for path in EXAMPLES.glob("*.py"))
-PUBLIC = {"robobrain_ros.msg", "robobrain_ros.srv", "robobrain_ros.action", "robobrain_ros.core", "robobrain_ros.local"}
-MOST_LINES = 80
+PUBLIC = {
+    "robobrain_ros.msg",
+    "robobrain_ros.srv",
+    "robobrain_ros.action",
+    "robobrain_ros.core",
+    "robobrain_ros.errors",
+    "robobrain_ros.local",
+}
+MOST_LINES = 100
 PICK, PUT = Step("pick", "red block"), Step("place", "red block", "in", "green bowl")
 PLAN = answer_json(PlanVerdict.PLAN, "", [PICK, PUT])
 DONE = answer_json(PlanVerdict.DONE, "Nothing is left to do.", [])
@@ -153,6 +162,34 @@ def test_several_cameras() -> None:
         output = output_of(it, "several_cameras.py", "Where is the mug?", "head", "wrist")
     assert len(engine.generations[0].images) == 2
     assert "The mug is in the gripper." in output
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_missing_arguments_get_a_usage_line(name: str) -> None:
+    done = subprocess.run([sys.executable, str(EXAMPLES / name)], capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"usage: {name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("plan_and_execute.py", ["put the mug on the plate", "mug", "plate"]),
+        ("point_to_pose.py", ["the mug", "camera_optical"]),
+        ("several_cameras.py", ["Where is the mug?", "camera"]),
+        ("standing_query.py", ["the mug"]),
+    ],
+)
+def test_ctrl_c_ends_an_example_without_a_traceback(name: str, arguments: list[str]) -> None:
+    with ready(engine=ScriptedEngine([Script([asyncio.Event()])])) as (it, engine), example(it, name, *arguments) as process:
+        it.until(lambda: engine.running, "its request in the engine")
+        process.send_signal(signal.SIGINT)
+        it.until(lambda: process.poll() is not None, "the end")
+        assert process.stdout is not None
+        assert "Traceback" not in process.stdout.read()
+        if name == "standing_query.py":
+            assert it.node._standing.names == []
+    assert process.returncode == 130
 
 
 @pytest.mark.timeout(5 * LIMIT)

@@ -202,7 +202,7 @@ class FlagosOptions:
         "auto",
         "Which operators of FlagOS vLLM uses. auto: FlagGems operators that tune_flagos measured as correct and not slower on "
         "this GPU with this model, and the package's own matrix products if it has a measured table for this GPU. on: all "
-        "operators of FlagGems except flagos.exclude. off: none.",
+        "operators of FlagGems except flagos.exclude and those that are excluded by default. off: none.",
         choices=FLAGOS_MODES,
     )
     include: tuple[str, ...] = option(

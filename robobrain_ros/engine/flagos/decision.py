@@ -63,12 +63,14 @@ def graphs_are_possible(options: EngineOptions) -> bool:
 
 
 def _looks_for_table(options: EngineOptions, choice: Choice, platform: str) -> bool:
-    """Return whether matrix products by shape are possible and wanted: in mode auto, with CUDA graphs, on vLLM's own platform.
+    """Return whether matrix products by shape are possible and wanted.
+
+    They need mode auto, CUDA graphs, one machine, and vLLM's own platform.
 
     Whoever names FlagGems' matrix products in ``flagos.exclude``, or leaves them out of ``flagos.include``, gets PyTorch's. If
     tune_flagos measured FlagGems' matrix products as the better ones here, they are used.
     """
-    if options.flagos.mode != "auto" or platform:
+    if options.flagos.mode != "auto" or platform or options.embedded.nnodes > 1:
         return False
     include, exclude = set(options.flagos.include), set(options.flagos.exclude)
     names = set(MATRIX_PRODUCTS)
