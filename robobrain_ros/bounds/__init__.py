@@ -1,1 +1,1 @@
-"""Bounds of input that both the core and the engines check: files, control tokens and constraints."""
+"""Bounds of input that both the core and the engines check: files, texts, control tokens and constraints."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from robobrain_ros.bounds import deadlines
 from robobrain_ros.bounds.control_tokens import without_control_tokens
+from robobrain_ros.bounds.texts import shortened
 from robobrain_ros.core.grammars import coordinate_pattern
 from robobrain_ros.core.imaging import Fitted, PixelBudget, fit_image
 from robobrain_ros.core.plans.checks import check_request
@@ -279,8 +280,7 @@ def _require_found(parsed: ParsedAnswer, query: Query, raw_text: str) -> None:
 
 def _shorten(text: str) -> str:
     """One line of at most 80 characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= 80 else f"{line[:77]}..."
+    return shortened(" ".join(text.split()), 80)
 
 
 async def _within(work: Coroutine[Any, Any, Answer], deadline: float) -> Answer:

@@ -9,6 +9,7 @@ from statistics import median
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
+from robobrain_ros.bounds.texts import shortened
 from robobrain_ros.engine.http.guard import ServerState
 from robobrain_ros.errors import RoboBrainError
 from robobrain_ros.ros.cameras.cameras import Camera, Cameras
@@ -16,7 +17,6 @@ from robobrain_ros.ros.cameras.checks import CameraChecks
 from robobrain_ros.ros.cameras.streams import described
 from robobrain_ros.ros.clock import ClockWatch, stamp_age
 from robobrain_ros.ros.delivery.boundary import GuardedNode
-from robobrain_ros.ros.messages.conversions import shortened
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.process.twins import Twins

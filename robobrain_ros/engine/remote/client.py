@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from robobrain_ros.bounds.files import UnreadableFileError, read_small_file
+from robobrain_ros.bounds.texts import shortened
 from robobrain_ros.engine.addresses import base_url
 from robobrain_ros.engine.keys import without_key
 from robobrain_ros.engine.options import KEY_VARIABLE, EngineOptions, RemoteOptions
@@ -232,7 +233,7 @@ def _reason(text: str, key: str) -> str:
     # Taken out first: a key cut in half would not be found.
     line = " ".join(without_key(plain, key).split())
     line = "".join(letter for letter in line if letter.isprintable())
-    return line if len(line) <= _LONGEST_REASON else f"{line[: _LONGEST_REASON - 3]}..."
+    return shortened(line, _LONGEST_REASON)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -7,6 +7,7 @@ import logging
 
 from std_msgs.msg import Header
 
+from robobrain_ros.bounds.texts import shortened
 from robobrain_ros.ros.limits import MOST_FRAME
 
 _log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def frame_fault(name: str) -> str:
 
 def quoted_frame(name: str) -> str:
     """A frame's name in quotation marks, for a sentence. A long name is cut."""
-    return repr(name if len(name) <= _LONGEST_QUOTE else f"{name[: _LONGEST_QUOTE - 3]}...")
+    return repr(shortened(name, _LONGEST_QUOTE))
 
 
 def plain_header(header: Header) -> Header:

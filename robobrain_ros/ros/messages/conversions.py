@@ -10,6 +10,7 @@ from geometry_msgs.msg import Point as PointMessage
 from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
+from robobrain_ros.bounds.texts import shortened
 from robobrain_ros.core.geometry import CameraModel, Floats
 from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Report, RgbImage, Task
 from robobrain_ros.core.surfaces import Lifted
@@ -237,11 +238,6 @@ def unknown_position() -> PointMessage:
 def clean(text: str) -> str:
     """Text that a message can hold: a zero byte would end it, and half a surrogate pair cannot be encoded."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
-
-
-def shortened(text: str, longest: int) -> str:
-    """Text of at most so many characters."""
-    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def _sentence(text: str) -> str:

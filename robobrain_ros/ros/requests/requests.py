@@ -9,6 +9,7 @@ from rclpy.node import Node
 from std_msgs.msg import Header
 
 from robobrain_ros.bounds.deadlines import NODE_GRACE
+from robobrain_ros.bounds.texts import shortened
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.plans.request import Robot
 from robobrain_ros.core.query import Answer, Progress, Report, Task
@@ -25,7 +26,7 @@ from robobrain_ros.msg import PlanContext
 from robobrain_ros.ros.cameras.cameras import Cameras
 from robobrain_ros.ros.clock import Jump, nanoseconds
 from robobrain_ros.ros.limits import MOST_TEXT, MOST_TOKENS
-from robobrain_ros.ros.messages.conversions import Origin, shortened
+from robobrain_ros.ros.messages.conversions import Origin
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.positions import Locator, Moment

@@ -3,8 +3,8 @@
 from collections import deque
 from dataclasses import dataclass, field
 
+from robobrain_ros.bounds.texts import shortened
 from robobrain_ros.core.query import Report
-from robobrain_ros.ros.messages.conversions import shortened
 from robobrain_ros.ros.requests.result import Result
 
 _LONGEST_ERROR = 500
