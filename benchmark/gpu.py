@@ -208,14 +208,23 @@ def comparisons(results: Results, models: Sequence[str]) -> Iterator[figures.Com
 
 
 def _rates(
-    results: Results, model: str, kind: str, other: str, what: str, count: float, goal: figures.Goal | None
+    results: Results,
+    model: str,
+    kind: str,
+    other: str,
+    what: str,
+    count: float,
+    goal: figures.Goal | None,
+    *,
+    statistic: figures.Statistic = figures.mean,
+    unit: str = "requests/s",
 ) -> Iterator[figures.Comparison]:
     ours, theirs = results.get(model, kind, what), results.get(model, other, what)
     if ours is None or theirs is None:
         return
     many = min(len(ours["values"]), len(theirs["values"]))
     yield figures.compare(
-        f"{model} {what}, {kind} / {other}", ours["values"][:many], theirs["values"][:many], figures.mean, "requests/s",
+        f"{model} {what}, {kind} / {other}", ours["values"][:many], theirs["values"][:many], statistic, unit,
         goal=goal, per=count,
     )  # fmt: skip
 
@@ -236,14 +245,8 @@ def _decoding(results: Results, model: str) -> Iterator[figures.Comparison]:
     for what, count in (("decode step", 1.0), ("decode step at 8", 8.0)):
         goals = (goal for (gpu, *of), goal in _DECODING_GOALS.items() if gpu in chip and of == [model, what])
         goal = next((figures.Goal(number, at_least=True) for number in goals), None)
-        auto, native = (results.get(model, kind, what) for kind in ("flagos-auto", "native"))
-        if auto is None or native is None:
-            continue
-        many = min(len(auto["values"]), len(native["values"]))
-        yield figures.compare(
-            f"{model} {what}, flagos-auto / native", auto["values"][:many], native["values"][:many], figures.quantile(0.5),
-            "tokens/s", goal=goal, per=count,
-        )  # fmt: skip
+        median = figures.quantile(0.5)
+        yield from _rates(results, model, "flagos-auto", "native", what, count, goal, statistic=median, unit="tokens/s")
 
 
 def _against_official(results: Results, model: str) -> Iterator[figures.Comparison]:

@@ -55,7 +55,7 @@ def inspect_interpreter(path: str) -> Interpreter | None:
 
 
 def choose_interpreter(ros_distro: str, wanted: str) -> Interpreter:
-    """The Python named by the user, the one that the sourced ROS was built for, or the first that fits."""
+    """The Python that the user names, or the Python of the sourced ROS, or the first Python that fits."""
     if wanted:
         return _fitting(inspect_interpreter(wanted), f"PYTHON={wanted}")
     candidates = ["python3", "/usr/bin/python3", *(f"python{major}.{minor}" for major, minor in PYTHON_VERSIONS)]

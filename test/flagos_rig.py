@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_loop import OnLoop
 
+from robobrain_ros.engine.base import EngineInfo
 from robobrain_ros.engine.embedded.checkpoint import read_checkpoint
+from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.flagos import decision
 from robobrain_ros.engine.flagos.choice import Choice
 from robobrain_ros.engine.flagos.ledger import VARIABLE
@@ -20,6 +23,27 @@ def choose(model: Path, **changes: Any) -> Choice:
     """What is decided for a checkpoint with these options of FlagOS."""
     options = EngineOptions.of(model=str(model), **{f"flagos_{name}": value for name, value in changes.items()})
     return decision.choose(options, read_checkpoint(model, local=True))
+
+
+START = 600.0
+"""Seconds that an engine may take to start."""
+
+
+class StartedEngine(OnLoop):
+    """An engine on its loop, started."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        super().__init__()
+        self.engine = EmbeddedEngine(options)
+        try:
+            self.info: EngineInfo = self.wait(self.engine.start(lambda progress: None), START)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self.wait(self.engine.close())
+        assert self.loop.stop()
 
 
 STAND_IN = Path(__file__).parent / "stand_in"

@@ -11,12 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_loop import OnLoop
-from flagos_rig import choose, stand_in
+from flagos_rig import StartedEngine, choose, stand_in
 from random_checkpoint import make_random_checkpoint
 
-from robobrain_ros.engine.base import Constraint, EngineInfo, Generation
-from robobrain_ros.engine.embedded.engine import EmbeddedEngine
+from robobrain_ros.engine.base import Constraint, Generation
 from robobrain_ros.engine.flagos import recovery
 from robobrain_ros.engine.flagos.choice import Operators
 from robobrain_ros.engine.flagos.ledger import VARIABLE, Entry, Failure, Ledger, LedgerReader
@@ -24,20 +22,14 @@ from robobrain_ros.engine.flagos.operators import known_operators
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineFailedError
 
-START = 600.0
 ANSWER = 60.0
 pytestmark = pytest.mark.timeout(900)  # One test starts three engines, one after the other.
 OPERATORS = ("argmax", "embedding", "gelu", "gems_silu_and_mul", "pow_scalar", "silu")
 """The stand-in's, but for those that are left out: by FlagScale, by FlagGems itself on this maker's chips."""
 
 
-class Started(OnLoop):
+class Started(StartedEngine):
     """An engine on its loop."""
-
-    def __init__(self, options: EngineOptions) -> None:
-        super().__init__()
-        self.engine = EmbeddedEngine(options)
-        self.info: EngineInfo = self.loop.submit(self.engine.start(lambda progress: None)).result(START)
 
     def ask(self, seed: int = 0, form: str = "") -> str:
         return self.loop.submit(self._ask(seed, form)).result(ANSWER)
@@ -57,10 +49,6 @@ class Started(OnLoop):
         call = self.engine._vllm.collective_rpc("flagos_use", args=(list(names),))
         used: list[list[str]] = self.loop.submit(call).result(ANSWER)
         return used
-
-    def close(self) -> None:
-        self.loop.submit(self.engine.close()).result(ANSWER)
-        assert self.loop.stop()
 
 
 @contextmanager

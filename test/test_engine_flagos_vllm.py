@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_loop import OnLoop
+from flagos_rig import StartedEngine
 from random_checkpoint import make_random_checkpoint
 
 from robobrain_ros.engine.base import Generation
 from robobrain_ros.engine.embedded import arguments
-from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.flagos import decision
 from robobrain_ros.engine.flagos.by_shape import report
 from robobrain_ros.engine.flagos.by_shape.report import TableReport
@@ -25,28 +24,12 @@ from robobrain_ros.engine.options import EngineOptions
 pytestmark = pytest.mark.timeout(600)
 
 
-class Started(OnLoop):
-    """An engine that is started and answers once."""
+class Started(StartedEngine):
+    """An engine that answers."""
 
-    TIMEOUT = 500.0
-
-    def __init__(self, options: EngineOptions) -> None:
-        super().__init__()
-        self.engine = EmbeddedEngine(options)
-        try:
-            self.info = self.wait(self.engine.start(lambda progress: None))
-            self.answer = self.wait(self._ask())
-        except BaseException:
-            self.close()
-            raise
-
-    async def _ask(self) -> list[Any]:
+    async def ask(self) -> list[Any]:
         image = np.zeros((224, 224, 3), np.uint8)
         return [delta async for delta in self.engine.generate(Generation("ask", "the mug", [image], 4))]
-
-    def close(self) -> None:
-        self.wait(self.engine.close())
-        self.loop.stop()
 
 
 @pytest.fixture
@@ -72,7 +55,7 @@ def test_a_worker_looks_for_its_table_after_loading_and_answers_without_a_gpu(
         text = config.get("text_config", config)
         # On the CPU vLLM packs the layers' matrices into a form of its own; the output layer's stays.
         assert (text["hidden_size"], text["vocab_size"]) in {tuple(size) for size in sizes}
-        assert started.answer
+        assert started.wait(started.ask())
     finally:
         started.close()
 
@@ -91,7 +74,7 @@ def test_a_check_that_ends_the_engine_costs_the_table_and_not_the_start(
             "FlagOS is disabled, because the engine failed with it (the engine did not start)" in started.engine.health().warning
         )
         assert "flagos_shapes" not in started.info.details
-        assert started.answer
+        assert started.wait(started.ask())
     finally:
         started.close()
 

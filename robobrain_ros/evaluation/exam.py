@@ -29,8 +29,8 @@ GROUPS["point"] = (*KINDS_BY_TASK[Task.POINT], "gripper")
 GROUPS[ABSENT] = ("absent", "absent", "absent", "absent", "strange")
 GROUPS |= {"robot_plan": (PlanMode.NEW.name,), "replan": (PlanMode.REPLAN.name,), "impossible": (PlanMode.NEW.name,)}
 GROUPS["progress"] = (PlanMode.CHECK.name, PlanMode.REPLAN.name, PlanMode.NEXT_STEP.name)
-"""What can be scored: each task; what is asked for but not there, in any task; plans that a robot can run, at first, after a
-failure, for what is not there, and how far it has got. And the kinds of questions that make it up, of the last four the modes."""
+"""What can be scored: each task; what is asked for but missing, in any task; plans that a robot can run, at first, after a
+failure, for what is missing, and how far it has got. And the kinds of questions that make it up, of the last four the modes."""
 
 CAMERAS = ((640, 480), (1280, 720), (848, 480), (424, 240), (480, 640), (480, 480), (1280, 1024))
 """Sizes of usual cameras' images, which "mixed" takes in turn. Seven, so that every kind of question meets every size."""

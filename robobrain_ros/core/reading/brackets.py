@@ -7,7 +7,7 @@ from robobrain_ros.core.query import Box, Point
 from robobrain_ros.core.reading.tokens import Token
 
 _END_OF_THOUSANDS = re.compile("0[0-9]{2}")
-"""The second part of a number such as 1,024. A number by itself has no leading zeros."""
+"""The second part of a number such as 1,024. A whole number has no leading zeros."""
 
 _OTHER_VALUE = re.compile(
     "wh|hw|colou?r|rgb|scores?|confidences?|angle|orientation|rotation|scale|time|timestamp|depth|distance|"
@@ -32,7 +32,7 @@ class Bracket:
     separators: set[tuple[bool, bool]] = field(default_factory=set)
     """What stands between its numbers: whether a comma, and whether whitespace before the second number."""
     is_ambiguous: bool = False
-    """Whether one of its numbers, by itself, may be a part of a number with a thousands separator or a decimal comma."""
+    """Whether one of its numbers may be a part of a number with a thousands separator or a decimal comma."""
     only_numbers: bool = True
     """Whether it holds nothing but numbers, commas and brackets so far."""
     has_brackets: bool = False

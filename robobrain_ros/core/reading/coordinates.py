@@ -247,8 +247,7 @@ class CoordinateReader:
         bracket = Bracket(opening)
         if self._brackets:
             outer = self._brackets[-1]
-            keyed = outer.is_object and outer.key is not None
-            bracket.is_other_value = outer.is_other_value or (keyed and holds_no_coordinates(outer.key or ""))
+            bracket.is_other_value = outer.is_other_value or (outer.key is not None and holds_no_coordinates(outer.key))
             outer.has_brackets |= not bracket.is_other_value
         self._brackets.append(bracket)
 

@@ -77,7 +77,7 @@ class Frame:
 
 
 class CameraListener(Protocol):
-    """Who is told what comes from the cameras. Called in the executor."""
+    """Receives what comes from the cameras, in the executor."""
 
     def on_frame(self, frame: Frame) -> None:
         """An image came."""

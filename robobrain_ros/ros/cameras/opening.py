@@ -10,7 +10,7 @@ from robobrain_ros.ros.parameters.declared import Parameters
 def open_cameras(intake: Intake, settings: Parameters, watch: ClockWatch, listener: CameraListener) -> Cameras:
     """Subscribe to the topics of the cameras in parameter ``cameras``, with each camera's parameters.
 
-    :param listener: told each new image and depth image.
+    :param listener: receives each new image and depth image.
     """
     names = settings["cameras"]
     return Cameras([_open(name, intake, settings, watch, listener) for name in names], names)

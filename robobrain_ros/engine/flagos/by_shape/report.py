@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from robobrain_ros.engine.flagos.ledger import write_atomically
+
 VARIABLE = "ROBOBRAIN_ROS_BY_SHAPE"
 """Environment variable with the folder of the files. Without it, nothing is written."""
 _SUFFIX = ".by_shape"
@@ -34,8 +36,7 @@ def write(report: TableReport) -> None:
         return
     path = Path(folder) / f"{os.getpid()}{_SUFFIX}"
     try:
-        path.with_suffix(".part").write_text(json.dumps(asdict(report)), encoding="utf-8")
-        path.with_suffix(".part").replace(path)
+        write_atomically(path, json.dumps(asdict(report)))
     except OSError as error:
         logging.getLogger(__name__).warning("The report on matrix products by shape cannot be written: %s", error)
 
