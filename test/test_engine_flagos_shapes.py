@@ -16,37 +16,14 @@ from typing import Any
 
 import pytest
 import torch
-from shape_entries import GPU, SHAPES, entry
+from shape_entries import GPU, SHAPES, Computed, entry
 
 from robobrain_ros.engine.flagos.by_shape import check as flagos_check
 from robobrain_ros.engine.flagos.by_shape import start as flagos_start
 from robobrain_ros.engine.flagos.by_shape import table as flagos_table
 from robobrain_ros.engine.flagos.by_shape.operators import ShapeOperators
 from robobrain_ros.engine.flagos.by_shape.start import Device
-from robobrain_ros.engine.flagos.by_shape.table import ROWS, Entry, Launch, Table
-
-
-class Computed:
-    """An implementation in PyTorch, which notes what it computed.
-
-    :param spoil: changes a result; told k and n.
-    """
-
-    def __init__(self, spoil: Callable[[Any, int, int], None] | None = None, obstacle: str = "") -> None:
-        self.calls: list[tuple[int, int, int, bool]] = []
-        self._spoil, self._obstacle = spoil, obstacle
-
-    def obstacle(self, x: Any, weight: Any, bias: Any = None, out: Any = None) -> str:
-        return self._obstacle
-
-    def multiply(self, launch: Launch, x: Any, weight: Any, bias: Any = None, out: Any = None) -> Any:
-        self.calls.append((*x.shape, weight.shape[1], bias is not None))
-        # einsum reaches bmm, which is not registered.
-        result = torch.einsum("mk,kn->mn", x.float(), weight.float()) + (0.0 if bias is None else bias.float())
-        if self._spoil is not None:
-            self._spoil(result, x.shape[1], weight.shape[1])
-        out = x.new_empty(result.shape) if out is None else out
-        return out.copy_(result)
+from robobrain_ros.engine.flagos.by_shape.table import ROWS, Entry, Table
 
 
 @contextmanager

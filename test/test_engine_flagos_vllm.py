@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 from flagos_rig import StartedEngine
 from random_checkpoint import make_random_checkpoint
+from shape_entries import GPU, TILE, entry
 
 from robobrain_ros.engine.base import Generation
 from robobrain_ros.engine.embedded import arguments
 from robobrain_ros.engine.flagos import decision
-from robobrain_ros.engine.flagos.by_shape import report
+from robobrain_ros.engine.flagos.by_shape import report, table
 from robobrain_ros.engine.flagos.by_shape.report import TableReport
+from robobrain_ros.engine.flagos.by_shape.table import Table
 from robobrain_ros.engine.flagos.choice import Choice, Operators
 from robobrain_ros.engine.flagos.session import Session
 from robobrain_ros.engine.options import EngineOptions
@@ -60,6 +63,27 @@ def test_a_worker_looks_for_its_table_after_loading_and_answers_without_a_gpu(
         started.close()
 
 
+def test_the_output_layer_is_computed_by_its_entries(tmp_path: Path, looks_for_table: pytest.MonkeyPatch) -> None:
+    folder = make_random_checkpoint(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    text = config.get("text_config", config)
+    k, n = text["hidden_size"], text["vocab_size"]
+    entries = tuple(replace(entry(rows, k, n), launch=TILE) for rows in (1, 4))
+    table.write(table.table_file(GPU, tmp_path), Table(GPU, "2", "3", entries))
+    looks_for_table.setenv("VLLM_TABLE_WORKER_TABLES", str(tmp_path))
+    started = Started(EngineOptions.of(model=str(folder), dtype="bfloat16"))
+    try:
+        assert started.info.details["flagos_shapes_in_use"] == f"mm bfloat16 {k}x{n}: 1, 4 rows"
+        assert started.engine.health().flagos_operators == ("mm by shape",)
+        [before] = started.wait(started.engine.vllm.collective_rpc("products"))
+        assert started.wait(started.ask())
+        [after] = started.wait(started.engine.vllm.collective_rpc("products"))
+        assert {tuple(product) for product in after[len(before) :]} == {(1, k, n, False)}
+        assert len(after) == len(before) + 4, "one for each token"
+    finally:
+        started.close()
+
+
 def test_a_check_that_ends_the_engine_costs_the_table_and_not_the_start(
     tmp_path: Path, looks_for_table: pytest.MonkeyPatch
 ) -> None:
@@ -79,12 +103,18 @@ def test_a_check_that_ends_the_engine_costs_the_table_and_not_the_start(
         started.close()
 
 
-def test_an_engine_without_cuda_graphs_stays_native(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("eager", "batch_invariant", "why"), [(True, "0", "without CUDA graphs"), (False, "1", "not batch invariant")]
+)
+def test_an_engine_that_cannot_use_a_table_stays_native(
+    eager: bool, batch_invariant: str, why: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     pytest.importorskip("vllm")
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", batch_invariant)
     from robobrain_ros.engine.flagos.by_shape.vllm_worker import WithTable
 
     class Loads:
-        vllm_config = SimpleNamespace(model_config=SimpleNamespace(enforce_eager=True))
+        vllm_config = SimpleNamespace(model_config=SimpleNamespace(enforce_eager=eager))
 
         def load_model(self, **options: Any) -> None:
             self.loaded = options
@@ -102,7 +132,7 @@ def test_an_engine_without_cuda_graphs_stays_native(monkeypatch: pytest.MonkeyPa
     assert worker.compile_or_warm_up_model() == "compiled"
     [found] = report.read(tmp_path)
     assert not found.in_use
-    assert "without CUDA graphs" in found.details["flagos_shapes"]
+    assert why in found.details["flagos_shapes"]
 
 
 @pytest.fixture

@@ -4,16 +4,28 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
+from shape_entries import GPU, Computed
 from vllm.v1.worker.cpu_worker import CPUWorker
 
+from robobrain_ros.engine.flagos.by_shape import start
+from robobrain_ros.engine.flagos.by_shape.start import Device
 from robobrain_ros.engine.flagos.by_shape.vllm_worker import WithTable
 
 CRASH_ONCE = "VLLM_TABLE_WORKER_CRASH_ONCE"
 """Environment variable with a path: where there is no file yet, the check of the table ends the process."""
+TABLES = "VLLM_TABLE_WORKER_TABLES"
+"""Environment variable with a folder of tables; with it, this worker passes for one on `shape_entries.GPU`."""
 
 
 class CpuTableWorker(WithTable, CPUWorker):  # type: ignore[misc]
     """The CPU's worker; it passes for one with CUDA graphs, which no engine on the CPU has."""
+
+    implementation = Computed()
+
+    def products(self) -> list[tuple[int, int, int, bool]]:
+        """The products that entries computed so far: rows, k, n, and whether there was a bias."""
+        return self.implementation.calls
 
     def _start(self) -> Any:
         if path := os.environ.get(CRASH_ONCE):
@@ -24,6 +36,9 @@ class CpuTableWorker(WithTable, CPUWorker):  # type: ignore[misc]
         config = self.vllm_config.model_config
         config.enforce_eager = False
         try:
+            if folder := os.environ.get(TABLES):
+                device = Device(GPU, "cpu", "CPU", torch.__version__, "3.6.0", {"skinny": self.implementation}, None)
+                return start.start(self.weight_sizes(), "bfloat16", lambda: device, Path(folder))
             return super()._start()
         finally:
             config.enforce_eager = True

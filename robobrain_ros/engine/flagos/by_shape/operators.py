@@ -93,33 +93,33 @@ class ShapeOperators:
 
     def _mm(self, native: Callable[..., Any]) -> Callable[..., Any]:
         def mm(keys: Any, x: Any, weight: Any) -> Any:
-            result = self._compute("mm", x, weight)
+            result = self.compute("mm", x, weight)
             return native(keys, x, weight) if result is None else result
 
         return mm
 
     def _mm_out(self, native: Callable[..., Any]) -> Callable[..., Any]:
         def mm_out(keys: Any, x: Any, weight: Any, *, out: Any) -> Any:
-            result = self._compute("mm", x, weight, out=out)
+            result = self.compute("mm", x, weight, out=out)
             return native(keys, x, weight, out=out) if result is None else result
 
         return mm_out
 
     def _addmm(self, native: Callable[..., Any]) -> Callable[..., Any]:
         def addmm(keys: Any, bias: Any, x: Any, weight: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
-            result = self._compute("addmm", x, weight, bias) if beta == 1 and alpha == 1 else None
+            result = self.compute("addmm", x, weight, bias) if beta == 1 and alpha == 1 else None
             return native(keys, bias, x, weight, beta=beta, alpha=alpha) if result is None else result
 
         return addmm
 
     def _addmm_out(self, native: Callable[..., Any]) -> Callable[..., Any]:
         def addmm_out(keys: Any, bias: Any, x: Any, weight: Any, *, beta: Any = 1, alpha: Any = 1, out: Any) -> Any:
-            result = self._compute("addmm", x, weight, bias, out) if beta == 1 and alpha == 1 else None
+            result = self.compute("addmm", x, weight, bias, out) if beta == 1 and alpha == 1 else None
             return native(keys, bias, x, weight, beta=beta, alpha=alpha, out=out) if result is None else result
 
         return addmm_out
 
-    def _compute(self, operator: str, x: Any, weight: Any, bias: Any = None, out: Any = None) -> Any:
+    def compute(self, operator: str, x: Any, weight: Any, bias: Any = None, out: Any = None) -> Any:
         """The product, by the entry for its shape; None: PyTorch's own operator is to compute it."""
         entry = self.find(operator, x, weight)
         if entry is None:

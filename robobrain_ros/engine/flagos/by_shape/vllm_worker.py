@@ -2,15 +2,16 @@
 
 from typing import Any
 
+import vllm.envs
 from vllm.v1.worker.gpu_worker import Worker
 
-from robobrain_ros.engine.flagos.by_shape import report
+from robobrain_ros.engine.flagos.by_shape import output_layer, report
 from robobrain_ros.engine.flagos.by_shape import start as flagos_start
 from robobrain_ros.engine.flagos.by_shape.start import Started
 
 
 class WithTable:
-    """Part of a worker class: CUDA graphs are captured with what a table has for the model's weights.
+    """Part of a worker class: CUDA graphs and the output layer use what a table has for the model's weights.
 
     The table is checked after the model is loaded. At that time nothing is captured, and vLLM has not measured yet how much
     memory is left for the cache.
@@ -25,6 +26,9 @@ class WithTable:
         # If the check of the table ends this process, the report shows that it had begun.
         report.write(report.TableReport(in_use=True))
         self.matrix_products = self._start()
+        if self.matrix_products.operators is not None:
+            worker: Any = self
+            output_layer.use_table(worker.get_model(), self.matrix_products.operators)
         self._report()
 
     def compile_or_warm_up_model(self, *arguments: Any, **options: Any) -> Any:
@@ -42,6 +46,8 @@ class WithTable:
     def _start(self) -> Started:
         worker: Any = self
         config = worker.vllm_config.model_config
+        if vllm.envs.VLLM_BATCH_INVARIANT:
+            return Started(None, "Native matrix products: the table's kernels are not batch invariant.")
         if config.enforce_eager:
             return Started(None, "Native matrix products: without CUDA graphs a launch by Triton takes longer than it saves.")
         return flagos_start.start(self.weight_sizes(), str(config.dtype).removeprefix("torch."))

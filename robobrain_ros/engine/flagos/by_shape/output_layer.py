@@ -1,0 +1,41 @@
+"""vLLM's output layer with the table's kernels. CUDA graphs do not contain this layer, so it calls the kernels itself."""
+
+from typing import Any
+
+import torch
+from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+
+from robobrain_ros.engine.flagos.by_shape.operators import ShapeOperators
+from robobrain_ros.engine.flagos.by_shape.table import ROWS
+
+
+class TableEmbeddingMethod(UnquantizedEmbeddingMethod):  # type: ignore[misc]
+    """How vLLM computes an output layer: by the table's entry for the shape, or as before."""
+
+    def __init__(self, operators: ShapeOperators) -> None:
+        self._operators = operators
+
+    def apply(self, layer: Any, x: Any, bias: Any = None) -> Any:
+        """The logits: x, of shape (rows, k), times the layer's (n, k) weights, plus bias."""
+        operator = "mm" if bias is None else "addmm"
+        product = self._operators.compute(operator, x, layer.weight.t(), bias)
+        return super().apply(layer, x, bias) if product is None else product
+
+
+def use_table(model: torch.nn.Module, operators: ShapeOperators) -> None:
+    """Let the table's kernels compute the model's output layer, if its weights are not quantized.
+
+    Each row class is computed once, so that `ShapeOperators.called` contains its entries.
+    """
+    for layer in _output_layers(model):
+        layer.quant_method = method = TableEmbeddingMethod(operators)
+        weight = layer.weight
+        for rows in ROWS:
+            method.apply(layer, torch.zeros((rows, weight.shape[1]), dtype=weight.dtype, device=weight.device))
+
+
+def _output_layers(model: torch.nn.Module) -> list[Any]:
+    """The parts that models of vLLM call ``lm_head``; it is the input embedding where a checkpoint ties both."""
+    found = (getattr(part, "lm_head", None) for part in model.modules())
+    layers = {id(layer): layer for layer in found if type(getattr(layer, "quant_method", None)) is UnquantizedEmbeddingMethod}
+    return list(layers.values())
