@@ -28,6 +28,7 @@ HERE = Path(__file__).resolve().parent
 PARTS = {
     "a": "this engine against transformers' generate: requests per second at 1 and 8 at once, first token",
     "b": "native operators against FlagOS off, on and auto",
+    "together": "FlagOS auto against native operators, alternately: both engines are on the GPU at once",
     "c": "decoding against the memory's bandwidth, prefill against the matrix units",
     "d": "CUDA graphs against eager, with FlagGems",
     "e": "640x480 and 1280x720, 1 and 3 questions a frame, with and without thinking",
@@ -40,17 +41,20 @@ QUANTIZED = ("fp8", "w8a16")
 """Engines with weights of 8 bits."""
 HELD = ("native-held", "auto-held")
 """Engines with weights whose answers can be compared."""
+TOGETHER = {"together": ("native", "flagos-auto"), "answers": HELD}
+"""Engines of one process, which are measured alternately."""
 SCALED = ("tensor", "pipeline", "data")
 """Engines on two GPUs."""
 KINDS = {
     "tune": ("tune",),
     "a": ("native", "official"),
     "b": ("native", "flagos-auto", "flagos-on"),
+    "together": ("together",),
     "c": ("native",),
     "d": ("native", "eager", "flagos-on", "flagos-eager"),
     "e": ("native",),
     "bits": ("native", *QUANTIZED),
-    "answers": HELD,
+    "answers": ("answers",),
     "scale": ("native", *SCALED),
 }
 """Which engines a part compares; those of the parts further up are started first."""
@@ -87,7 +91,7 @@ def plan(parts: Sequence[str], models: Sequence[str], engines: Sequence[str] = E
 
 
 def _job(kind: str, model: str, parts: Sequence[str], turn: int) -> Job:
-    if kind in HELD:
+    if kind == "answers":
         return Job(kind, model, ("answers",), turn)
     sets = []
     if any(kind in KINDS[part] for part in parts if part not in ("e", "tune")):

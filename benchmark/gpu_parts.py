@@ -9,15 +9,16 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gpu_shapes
 import numpy as np
-from gpu import add
+from gpu import HELD, TOGETHER, add
 
 from robobrain_ros.cli.operator_tuner import Settings
 from robobrain_ros.cli.operator_verdicts import OperatorVerdict, table
@@ -55,6 +56,9 @@ KINDS: dict[str, dict[str, Any]] = {
 """Engines that are compared: options besides those that all have; and tune_flagos', whose results need weights."""
 
 
+T = TypeVar("T")
+
+
 class FixedLengthEngine(EmbeddedEngine):
     """Writes exactly ``max_tokens`` tokens, whatever they are: random weights do not end by themselves, or end anywhere."""
 
@@ -85,7 +89,8 @@ def noise(generator: np.random.Generator, size: tuple[int, int]) -> Any:
 class Bench:
     """An engine, images that it has never seen, and the file that results go to."""
 
-    def __init__(self, brain: Brain, options: argparse.Namespace) -> None:
+    def __init__(self, engine: EmbeddedEngine, brain: Brain, options: argparse.Namespace) -> None:
+        self.engine = engine
         self.brain = brain
         self.options = options
         self.noise = np.random.default_rng(options.seed)
@@ -126,8 +131,7 @@ class Bench:
         """Seconds of one decoding step of so many requests, from the first token of the last one to its end."""
         images = [self.image(HD) for _ in range(count)]
         reports = await asyncio.gather(*(self.ask(image, tokens=tokens) for image in images))
-        last = max(reports, key=lambda report: report.first_token_time)
-        return (last.total_time - last.first_token_time) / (tokens - 1)
+        return _step(max(reports, key=lambda report: report.first_token_time), tokens)
 
 
 def write(options: argparse.Namespace, what: str, values: Sequence[float], **more: Any) -> None:
@@ -144,56 +148,85 @@ def dummy_options(folder: Path, **changes: Any) -> EngineOptions:
     return EngineOptions.of(model=str(folder), **({"load_format": "dummy", "flagos_mode": "off"} | shared | changes))
 
 
-def engine_options(options: argparse.Namespace, folder: Path) -> EngineOptions:
-    """The options of the engine that is measured."""
+def engine_options(options: argparse.Namespace, folder: Path, share: float = 1.0) -> EngineOptions:
+    """The options of an engine that is measured, and that gets so much of the GPU's usual part."""
     return dummy_options(
-        folder, start_timeout=max(options.limit, 10.0), flagos_tune_file=str(options.folder / "flagos.json"),
+        folder, gpu_memory_utilization=0.9 * share, start_timeout=max(options.limit, 10.0),
+        flagos_tune_file=str(options.folder / "flagos.json"),
         flagos_exclude=tuple(options.exclude), **KINDS[options.kind],
     )  # fmt: skip
 
 
-async def measure_engine(options: argparse.Namespace, folder: Path) -> None:
-    """(a) to (e), as far as ``--sets`` says, with one engine."""
-    wanted = engine_options(options, folder)
-    engine = FixedLengthEngine(wanted)
+async def measure_engines(options: argparse.Namespace, kinds: Sequence[str]) -> None:
+    """What ``--sets`` says, with engines that share the GPU and are measured alternately; mostly it is one engine."""
+    folder = prepare_checkpoint(kinds[0], options)
+    async with AsyncExitStack() as stack:
+        benches = [await _started(kind, options, folder, 1.0 / len(kinds), stack) for kind in kinds]
+        if "speed" in options.sets:
+            await measure_speed(benches)
+        for bench in benches:
+            write(bench.options, "called", [], operators=bench.engine.health().flagos_operators)
+            if "grid" in options.sets:
+                await measure_grid(bench)
+            if "answers" in options.sets:
+                await measure_answers(bench)
+
+
+async def _started(kind: str, options: argparse.Namespace, folder: Path, share: float, stack: AsyncExitStack) -> Bench:
+    """An engine that is ready and warm, which the stack closes."""
+    options = argparse.Namespace(**vars(options) | {"kind": kind})
+    engine = FixedLengthEngine(engine_options(options, folder, share))
+    stack.push_async_callback(engine.close)
     began = time.perf_counter()
     info = await engine.start(lambda progress: _tell(progress))
-    try:
-        seconds, (weights, *_) = time.perf_counter() - began, await engine.vllm.collective_rpc(_weights_gib)
-        write(options, "start", [seconds], engine=info.engine, flagos_active=info.flagos_active, weights_gib=weights,
-              warning=engine.health().warning, details=info.details)  # fmt: skip
-        brain = Brain(engine, profile_for(info.model_type), info=info, defaults=Defaults(think_tokens=options.think_tokens))
-        bench = Bench(brain, options)
-        for count in (1, AT_ONCE, 1):
-            await bench.at_once(count)  # Warm up.
-        if "speed" in options.sets:
-            await measure_speed(bench)
-        write(options, "called", [], operators=engine.health().flagos_operators)
-        if "grid" in options.sets:
-            await measure_grid(bench)
-        if "answers" in options.sets:
-            await measure_answers(engine, bench)
-    finally:
-        await engine.close()
+    seconds, (weights, *_) = time.perf_counter() - began, await engine.vllm.collective_rpc(_weights_gib)
+    write(options, "start", [seconds], engine=info.engine, flagos_active=info.flagos_active, weights_gib=weights,
+          warning=engine.health().warning, details=info.details)  # fmt: skip
+    brain = Brain(engine, profile_for(info.model_type), info=info, defaults=Defaults(think_tokens=options.think_tokens))
+    bench = Bench(engine, brain, options)
+    for count in (1, AT_ONCE, 1):
+        await bench.at_once(count)  # Warm up.
+    return bench
 
 
-async def measure_speed(bench: Bench) -> None:
+async def alternately(benches: Sequence[Bench], times: int, measure: Callable[[Bench], Awaitable[T]]) -> list[list[T]]:
+    """Measure each engine so many times, in turn: A B, B A, A B. A machine that becomes slower does so for all alike.
+
+    :returns: for each engine, what was measured.
+    """
+    measured: dict[int, list[T]] = {index: [] for index in range(len(benches))}
+    for turn in range(times):
+        order = measured if turn % 2 == 0 else reversed(measured)
+        for index in order:
+            measured[index].append(await measure(benches[index]))
+    return list(measured.values())
+
+
+async def measure_speed(benches: Sequence[Bench]) -> None:
     """One at a time, eight at once, and how fast tokens follow each other."""
-    options = bench.options
-    reports = [await bench.ask(bench.image(HD)) for _ in range(options.rounds * AT_ONCE)]
-    write(options, "at 1", [report.total_time for report in reports], tokens=options.answer_tokens)
-    write(options, "first token", [report.first_token_time for report in reports], prompt_tokens=reports[0].prompt_tokens,
-          patches=_patches(reports[0]))  # fmt: skip
-    write(options, "at 8", [await bench.at_once(AT_ONCE) for _ in range(options.rounds)], tokens=options.answer_tokens)
-    tokens = options.decode_tokens
-    reports = [await bench.ask(bench.image(HD), tokens=tokens) for _ in range(options.rounds)]
-    steps = [(report.total_time - report.first_token_time) / (tokens - 1) for report in reports]
-    write(options, "decode step", steps, context=reports[0].prompt_tokens + tokens // 2)
-    steps = [await bench.step_at_once(AT_ONCE, tokens) for _ in range(options.rounds)]
-    write(options, "decode step at 8", steps, context=reports[0].prompt_tokens + tokens // 2)
+    options = benches[0].options
+    rounds, tokens = options.rounds, options.decode_tokens
+    asked = await alternately(benches, rounds * AT_ONCE, lambda bench: bench.ask(bench.image(HD)))
+    at_once = await alternately(benches, rounds, lambda bench: bench.at_once(AT_ONCE))
+    long = await alternately(benches, rounds, lambda bench: bench.ask(bench.image(HD), tokens=tokens))
+    steps_at_once = await alternately(benches, rounds, lambda bench: bench.step_at_once(AT_ONCE, tokens))
+    for bench, reports, seconds, answers, steps in zip(benches, asked, at_once, long, steps_at_once, strict=True):
+        to = bench.options
+        context = answers[0].prompt_tokens + tokens // 2
+        write(to, "at 1", [report.total_time for report in reports], tokens=options.answer_tokens)
+        write(to, "first token", [report.first_token_time for report in reports], prompt_tokens=reports[0].prompt_tokens,
+              patches=_patches(reports[0]))  # fmt: skip
+        write(to, "at 8", seconds, tokens=options.answer_tokens)
+        write(to, "decode step", [_step(report, tokens) for report in answers], context=context)
+        write(to, "decode step at 8", steps, context=context)
 
 
-async def measure_answers(engine: EmbeddedEngine, bench: Bench) -> None:
+def _step(report: Report, tokens: int) -> float:
+    """Seconds of one decoding step of an answer of so many tokens."""
+    return (report.total_time - report.first_token_time) / (tokens - 1)
+
+
+async def measure_answers(bench: Bench) -> None:
     """Greedy answers about the same images for each kind of engine, one at a time and eight at once."""
     options = bench.options
     for at_once in (1, AT_ONCE):
@@ -203,7 +236,7 @@ async def measure_answers(engine: EmbeddedEngine, bench: Bench) -> None:
                 Generation(f"held {time.monotonic_ns()} {each}", QUESTION, [bench.image(_FITTED)], options.answer_tokens)
                 for each in range(at_once)
             ]
-            for measured in await asyncio.gather(*(engine.measure(each, probabilities=True) for each in asked)):
+            for measured in await asyncio.gather(*(bench.engine.measure(each, probabilities=True) for each in asked)):
                 tokens.append(measured.tokens)
                 probabilities.append(measured.probabilities)
         write(options, "answers", [], at_once=at_once, tokens=tokens, probabilities=probabilities)
@@ -287,6 +320,14 @@ def measure_tuning(options: argparse.Namespace, folder: Path) -> None:
     write(options, "tuned", [], operators=tuned.operators, graphs=tuned.graphs, table=table(verdicts))
 
 
+def prepare_checkpoint(kind: str, options: argparse.Namespace) -> Path:
+    """The folder with what engines of this kind load."""
+    folder = gpu_shapes.checkpoint_for(kind, options.model, options.device, options.folder)
+    if kind in HELD:
+        write_weights_apart(folder, options.device)
+    return folder
+
+
 def write_weights_apart(folder: Path, device: str) -> None:
     """Write weights in a process of its own, whose memory on the chip is free again afterwards."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as writer:
@@ -300,7 +341,7 @@ def _tell(progress: LoadProgress) -> None:
 def main() -> None:
     """Measure what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=["chip", "official", *KINDS])
+    parser.add_argument("kind", choices=["chip", "official", *KINDS, *TOGETHER])
     parser.add_argument("model", choices=gpu_shapes.SHAPES)
     parser.add_argument("--sets", nargs="*", default=["speed"])
     parser.add_argument("--device", default="cuda")
@@ -321,15 +362,12 @@ def main() -> None:
         write(options, "chip", [], **measured)
         return
     os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # A function of ours is called in the worker.
-    folder = gpu_shapes.checkpoint_for(options.kind, options.model, options.device, options.folder)
-    if options.kind.endswith("-held"):
-        write_weights_apart(folder, options.device)
     if options.kind == "official":
-        measure_official(options, folder)
+        measure_official(options, prepare_checkpoint(options.kind, options))
     elif options.kind == "tune":
-        measure_tuning(options, folder)
+        measure_tuning(options, prepare_checkpoint(options.kind, options))
     else:
-        asyncio.run(measure_engine(options, folder))
+        asyncio.run(measure_engines(options, TOGETHER.get(options.kind, (options.kind,))))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The GPU benchmark without a GPU: shapes, the work that is counted, the jobs, and the table of what came back."""
 
+import asyncio
 import json
 import sys
 from dataclasses import replace
@@ -102,10 +103,24 @@ def test_each_engine_is_started_once_for_all_parts() -> None:
     assert kinds == ["tune", "native", "flagos-auto", "flagos-on"]
     assert [job.kind for job in gpu.plan(["scale"], ["32b"])] == ["native", "tensor", "pipeline", "data"]
     assert [job.kind for job in gpu.plan(["b", "d"], ["7b"], ["eager", "flagos-on"])] == ["flagos-on", "eager"]
-    assert [job.sets for job in gpu.plan(["answers"], ["3b"])] == [("answers",)] * 2
+    assert gpu.plan(["answers"], ["3b"]) == [gpu.Job("answers", "3b", ("answers",))]
+    assert gpu.plan(["together"], ["3b"]) == [gpu.Job("together", "3b", ("speed",))]
     turns = gpu.plan(["b"], ["7b"], ["native", "flagos-auto"], turns=2)
     assert [(job.kind, job.turn) for job in turns] == [("native", 0), ("flagos-auto", 0), ("flagos-auto", 1), ("native", 1)]
-    assert {kind for kinds in gpu.KINDS.values() for kind in kinds} == {*gpu_parts.KINDS, "official"}
+    measured = {kind for kinds in gpu.KINDS.values() for job in kinds for kind in gpu.TOGETHER.get(job, (job,))}
+    assert measured == {*gpu_parts.KINDS, "official"}
+
+
+def test_engines_on_one_gpu_are_measured_in_turn() -> None:
+    order: list[str] = []
+
+    async def measure(name: Any) -> int:
+        order.append(name)
+        return len(order)
+
+    benches: Any = ["a", "b"]
+    assert asyncio.run(gpu_parts.alternately(benches, 3, measure)) == [[1, 4, 5], [2, 3, 6]]
+    assert order == ["a", "b", "b", "a", "a", "b"]
 
 
 def test_what_cannot_be_run_has_a_reason(tmp_path: Path) -> None:
