@@ -127,6 +127,15 @@ def set_query(before: Before) -> None:
     in_sight(before)
 
 
+def show_standing_target(before: Before) -> list[PoseArray]:
+    """Set a standing query and wait for its target; returns the messages of ~/poses, which go on."""
+    poses = before.it.listen(PoseArray, f"{before.it.name}/poses", LATCHED)
+    set_query(before)
+    while not poses:  # The first image may be asked about before its depth has come.
+        in_sight(before)
+    return poses
+
+
 def test_each_query_supersedes_its_own_target_only(scene: Scene) -> None:
     """A standing query that finds nothing leaves a request's poses."""
     with looking(scene, points_text(scene.objects[:1]), "[]") as before:
@@ -147,13 +156,55 @@ def test_each_query_supersedes_its_own_target_only(scene: Scene) -> None:
 def test_a_removed_query_takes_its_target_away(scene: Scene) -> None:
     with looking(scene, points_text(scene.objects[:1])) as before:
         it = before.it
-        poses = it.listen(PoseArray, f"{it.name}/poses", LATCHED)
-        set_query(before)
-        while not poses:  # The first image may be asked about before its depth has come.
-            in_sight(before)
+        poses = show_standing_target(before)
         it.call(SetStandingQuery, "set_standing_query", SetStandingQuery.Request(name="mug"))
         it.until(lambda: poses_of(poses)[-1] == 0, "the empty poses")
         assert poses[-1].header.frame_id == "camera_optical"
+
+
+@pytest.mark.parametrize("change", [{"instruction": "the bowl"}, {"task": "ask"}, {"task": "trajectory"}])
+def test_a_replaced_query_takes_its_target_away(scene: Scene, change: dict[str, str]) -> None:
+    """The target of another question is none of the new one, whose first answer may take long. A new rate changes nothing."""
+    with looking(scene, points_text(scene.objects[:1]), max_image_age=0.0) as before:
+        it = before.it
+        poses = show_standing_target(before)
+        described: dict[str, Any] = {"name": "mug", "enabled": True, "task": "point", "instruction": "the mug"}
+        it.call(SetStandingQuery, "set_standing_query", SetStandingQuery.Request(**described, rate=0.01))
+        count = len(poses)
+        changed = SetStandingQuery.Request(**(described | change), rate=0.01)
+        assert it.call(SetStandingQuery, "set_standing_query", changed).outcome.code == Outcome.OK
+        it.until(lambda: len(poses) > count, "the empty poses")
+        assert poses_of(poses)[count - 1 :] == [1, 0]
+
+
+def test_the_target_of_a_query_ends_with_its_camera(scene: Scene) -> None:
+    """The camera has stopped, so the query is not asked any more, and nothing else would supersede its target."""
+    with looking(scene, points_text(scene.objects[:1])) as before:
+        poses = show_standing_target(before)
+        assert before.it.set_parameter("max_image_age", 0.001).successful
+        before.it.until(lambda: poses_of(poses)[-1] == 0, "the empty poses")
+        assert poses[-1].header.frame_id == "camera_optical"
+
+
+def test_the_target_of_a_query_ends_with_the_model(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    with looking(scene, points_text(scene.objects[:1])) as before:
+        poses = show_standing_target(before)
+        monkeypatch.setattr(before.it.node._standing, "_ready", lambda: False)
+        before.it.until(lambda: poses_of(poses)[-1] == 0, "the empty poses")
+
+
+def test_an_inactive_node_shows_no_target(scene: Scene) -> None:
+    """A robot must not follow the last target of a node that does not look any more. Nor does a viewer show it for ever."""
+    with looking(scene, points_text(scene.objects[:1]), TRAJECTORY) as before:
+        it = before.it
+        in_sight(before)
+        poses = it.listen(PoseArray, f"{it.name}/poses", LATCHED)
+        paths = it.listen(Path, f"{it.name}/path", LATCHED)
+        ask_point(it)
+        ask_trajectory(it)
+        it.until(lambda: poses_of(poses) == [1] and poses_of(paths) == [3])
+        assert it.transition(Transition.TRANSITION_DEACTIVATE)
+        it.until(lambda: poses_of(poses) == [1, 0] and poses_of(paths) == [3, 0], "the empty messages")
 
 
 def test_the_end_of_the_node_takes_the_targets_away(scene: Scene) -> None:
@@ -164,8 +215,7 @@ def test_the_end_of_the_node_takes_the_targets_away(scene: Scene) -> None:
         poses = it.listen(PoseArray, f"{it.name}/poses", LATCHED)
         ask_point(it)
         it.until(lambda: poses_of(poses) == [1])
-        assert it.transition(Transition.TRANSITION_DEACTIVATE)
-        assert it.transition(Transition.TRANSITION_CLEANUP)
+        assert it.transition(Transition.TRANSITION_ACTIVE_SHUTDOWN)
         it.until(lambda: poses_of(poses) == [1, 0], "the empty poses")
 
 

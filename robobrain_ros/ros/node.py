@@ -222,6 +222,7 @@ class RoboBrainNode(GuardedNode):
         self._standing.stop()
         self._requests.active = False
         self._requests.cancel_all("The node was deactivated. Retry when it is active.")
+        self._results.wipe()
         self._cameras.close()
 
     def _give_back(self) -> None:
@@ -261,10 +262,9 @@ class RoboBrainNode(GuardedNode):
         self._watch.check()
         self._requests.give_up_overdue()
         self._cameras.adapt()
-        self._results.attend()
-        self._endpoints.attend()
-        self._twins.attend()
-        self._memory.attend()
+        self._standing.attend()
+        for part in (self._results, self._endpoints, self._twins, self._memory):
+            part.attend()
         self._diagnostics.publish()
 
     def _on_model_change(self) -> None:

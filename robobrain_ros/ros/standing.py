@@ -54,13 +54,18 @@ class _StandingQuery:
     fault: str = ""
     """Why it is not asked with the present parameters, as a sentence; empty: it is asked."""
 
+    def asks_the_same(self, other: "_StandingQuery") -> bool:
+        """Whether both ask the same question about the same cameras; their rates may differ."""
+        return (self.task, self.instruction, self.options) == (other.task, other.instruction, other.options)
+
 
 class StandingQueries:
     """The standing queries of a node, and the service ~/set_standing_query. They outlive deactivation and cleanup.
 
     A query is never asked while the model is not ready or its last question unanswered, and never twice about one image.
 
-    :param on_removed: called with the name of a query that was removed.
+    :param on_ended: called with the name of a query whose last answer no longer holds: it was removed or replaced, or cannot be
+        asked again now.
     """
 
     def __init__(
@@ -71,7 +76,7 @@ class StandingQueries:
         selection: ImageSelection,
         cameras: Callable[[], Cameras],
         ready: Callable[[], bool],
-        on_removed: Callable[[str], None],
+        on_ended: Callable[[str], None],
     ) -> None:
         self._node = node
         self._parameters = parameters
@@ -79,7 +84,7 @@ class StandingQueries:
         self._selection = selection
         self._cameras = cameras
         self._ready = ready
-        self._on_removed = on_removed
+        self._on_ended = on_ended
         self._queries: dict[str, _StandingQuery] = {}
         self._clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._running = False
@@ -154,6 +159,22 @@ class StandingQueries:
             self._stop_timer(query)
             query.has_new_image = False
 
+    def attend(self) -> None:
+        """End the answers of queries that cannot be asked again now: no target outlives its camera or the model."""
+        for query in self._queries.values():
+            if query.task.spatial and not query.asking and not self._can_be_asked(query):
+                self._on_ended(query.name)
+
+    def _can_be_asked(self, query: _StandingQuery) -> bool:
+        camera = self._camera(query)
+        if not (camera and self._running and self._ready()):
+            return False
+        try:
+            self._cameras()[camera].fresh(self._parameters["max_image_age"])
+        except RoboBrainError:
+            return False
+        return True
+
     def on_frame(self, frame: Frame) -> None:
         """A new image came: ask those that ask on each."""
         for query in self._queries.values():
@@ -213,9 +234,11 @@ class StandingQueries:
         query = _StandingQuery(name, parse_task(task), instruction, rate, options, from_parameters)
         if not (from_parameters and self._cameras().lacks(options)):  # `load` notes the fault of such a query.
             self._check_cameras(query)
-        if name in self._queries:
-            self._stop_timer(self._queries[name])
+        replaced = self._queries.get(name)
         self._queries[name] = query
+        if replaced is not None:
+            self._stop_timer(replaced)
+            self._end_answers_of(replaced)
         if self._running:
             self._start_timer(query)
 
@@ -223,8 +246,15 @@ class StandingQueries:
         if name not in self._queries:
             known = ", ".join(self._queries) or "none"
             raise BadRequestError(f"There is no standing query {name[:MOST_NAME]!r}. The standing queries are: {known}.")
-        self._stop_timer(self._queries.pop(name))
-        self._on_removed(name)
+        query = self._queries.pop(name)
+        self._stop_timer(query)
+        self._end_answers_of(query)
+
+    def _end_answers_of(self, query: _StandingQuery) -> None:
+        """Call ``on_ended`` where a query was removed or replaced by another question, maybe while it was asked."""
+        present = self._queries.get(query.name)
+        if present is None or not present.asks_the_same(query):
+            self._on_ended(query.name)
 
     def _start_timer(self, query: _StandingQuery) -> None:
         if query.rate:
@@ -267,7 +297,6 @@ class StandingQueries:
             statistics.failed += not result.answered
         finally:
             query.asking = False
-            if query.name not in self._queries:  # Removed meanwhile: its last answer is not to be shown.
-                self._on_removed(query.name)
+            self._end_answers_of(query)
         if not query.rate:
             self._ask_if_new(query)  # About what came meanwhile.
