@@ -14,16 +14,35 @@ from robobrain_ros.ros.cameras.streams import described
 from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.positions import depth_range
 
-_BODY_FRAME = re.compile(
-    r"(^|[/_:])link($|[/:])"  # Gazebo's sensors have the names of their links before their own.
-    r"|(^|[/_])(base|footprint|stabilized|body|chassis|torso|world|map|odom|earth|gripper|tool0|flange)$"
-)
-"""Names of frames whose x axis points forward (REP 103, REP 105)."""
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+"""A word of a frame's name: words are separated by signs, digits and capitals."""
+
+_LINKS = frozenset(("link", "base", "footprint", "stabilized", "body", "chassis", "torso", "gripper", "tool", "flange"))
+_FIXED = frozenset(("world", "map", "odom", "earth"))
+"""Last words of names of frames whose x axis points forward (REP 103, REP 105)."""
+
+_LENSES = frozenset(("color", "rgb", "depth", "ir", "infra", "left", "right"))
+"""RealSense, ZED, OAK and OpenNI drivers name their own frames <camera>_<lens>_frame or <camera>_<lens>_camera_frame."""
+
+_IN_LINK = re.compile(r"(?<![A-Za-z])link\d*[/:]", re.IGNORECASE)
+"""Gazebo's sensors have the names of their links before their own."""
 
 
 def is_body_frame(frame: str) -> bool:
-    """Whether a frame's name is that of a link or of a fixed frame. Names of optical frames contain "optical" (REP 103)."""
-    return "optical" not in frame.lower() and _BODY_FRAME.search(frame.lower()) is not None
+    """Whether a frame has the name of a link, of a fixed frame, or of a frame in which a driver has x forward.
+
+    Names of optical frames contain "optical" (REP 103).
+    """
+    if "optical" in frame.lower():
+        return False
+    words = [word.lower() for word in _WORD.findall(frame)]
+    framed = words[-1:] == ["frame"]
+    if framed:
+        words.pop()
+    if (_LINKS | _FIXED).intersection(words[-1:]) or _IN_LINK.search(frame):
+        return True
+    lens = [word for word in words if word != "camera"][-1:]
+    return framed and len(words) > 1 and not _LENSES.isdisjoint(lens)
 
 
 class CameraChecks:
