@@ -157,6 +157,13 @@ def test_modelscope_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyP
         ("BAAI/RoboBrain2.5-8B-NV", "RoboBrain2.5-8B-nvidia-flagos"),
         ("FlagRelease/RoboBrain2.5-8B-FlagOS", "RoboBrain2.5-8B-nvidia-flagos"),
         ("FlagRelease/RoboBrain2.0-32B-FlagOS", "RoboBrain2.0-32B"),
+        ("FlagRelease/RoboBrain2.0-32B-metax-FlagOS", "RoboBrain2.0-32B-nvidia-flagos"),
+        ("FlagRelease/RoboBrain2.0-7B-FlagOS-Ascend", "robobrain2_7b-nv-flagos"),
+        ("robobrain2.0-32b-fp8", "RoboBrain2.0-32B"),
+        ("/models/RoboBrain2.0-32B/", "RoboBrain2.0-32B-nvidia-flagos"),
+        ("~/.cache/huggingface/hub/models--BAAI--RoboBrain2.0-7B/snapshots/3fa2", "RoboBrain2.0-7B-nvidia-flagos"),
+        ("~/.cache/huggingface/hub/models--FlagRelease--RoboBrain2.5-8B-FlagOS/snapshots/3fa2/", "RoboBrain2.5-8B-NV"),
+        ("~/.cache/modelscope/hub/models/BAAI/RoboBrain2___0-32B", "robobrain2_32b-nv-flagos"),
     ],
 )
 def test_a_checkpoint_is_served_under_the_names_of_flagrelease(model: str, name: str) -> None:
@@ -164,5 +171,6 @@ def test_a_checkpoint_is_served_under_the_names_of_flagrelease(model: str, name:
 
 
 def test_other_checkpoints_have_no_further_names() -> None:
-    for model in ("BAAI/RoboBrain2.0-3B", "BAAI/RoboBrain2.5-4B", "Qwen/Qwen2.5-VL-7B-Instruct", "", "/models"):
+    others = "RoboBrain2.0-7B-kitchen", "robobrain2-flagos", "-flagos", "/snapshots/3fa2", "snapshots", "/"
+    for model in ("BAAI/RoboBrain2.0-3B", "BAAI/RoboBrain2.5-4B", "Qwen/Qwen2.5-VL-7B-Instruct", "", "/models", *others):
         assert presets.served_names(model) == ()

@@ -4,6 +4,7 @@
 """
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -194,6 +195,8 @@ SERVED_NAMES = {
 }
 """By architecture: under which names FlagRelease and FlagScale serve a model, in any of its quantizations."""
 
+_FLAGOS = re.compile(r"-flagos(-\w+)?$")
+
 PRESETS = (
     ModelPreset("robobrain2.0-3b", "BAAI/RoboBrain2.0-3B", "qwen2.5-vl-3b", False),
     ModelPreset("robobrain2.0-3b-fp8", "BAAI/RoboBrain2.0-3B", "qwen2.5-vl-3b", False, _FP8, 8, note=_NOT_PUBLISHED),
@@ -226,12 +229,25 @@ def served_names(model: str) -> tuple[str, ...]:
 
     :param model: as of `EngineOptions`.
     """
-    name = Path(model).name.lower()
+    name = checkpoint_name(model).lower()
     known = next((it for it in PRESETS if Path(it.checkpoint).name.lower() == name or it.name == name), None)
     if known is not None:
         return SERVED_NAMES.get(known.architecture, ())
-    named = {served.lower() for served in (name, name.removesuffix("-flagos"))}
+    # Vendors' checkpoints: RoboBrain2.0-7B-FlagOS, RoboBrain2.0-7B-metax-FlagOS, RoboBrain2.0-7B-FlagOS-Ascend.
+    base = _FLAGOS.sub("", name)
+    named = {name} if base == name else {name, base, base.rpartition("-")[0]}
     return next((names for names in SERVED_NAMES.values() if named & {served.lower() for served in names}), ())
+
+
+def checkpoint_name(model: str) -> str:
+    """The name of a checkpoint without its owner: of a name on the hub, of a folder, or of a folder in a hub's cache.
+
+    Hugging Face keeps ``models--BAAI--RoboBrain2.0-7B/snapshots/<revision>``, ModelScope ``BAAI/RoboBrain2___0-7B``.
+    """
+    path = Path(model)
+    if path.parent.name == "snapshots":
+        return path.parent.parent.name.rpartition("--")[2]
+    return path.name.replace("___", ".")
 
 
 def can_think(model: str) -> bool | None:

@@ -14,7 +14,7 @@ from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.http.front import HttpFront
 from robobrain_ros.engine.http.requests import Limits
 from robobrain_ros.engine.http.schemas import check_structured_outputs
-from robobrain_ros.engine.presets import served_names
+from robobrain_ros.engine.presets import checkpoint_name, served_names
 
 HTTP_PRIORITY = 1_000_000
 """Of all that comes over HTTP, whatever it asks for; a robot's own requests have 0 or a little more."""
@@ -136,4 +136,4 @@ def public_name(model: str) -> str:
     path = Path(model)
     if not path.is_dir():
         return model
-    return "tabletop-demo" if path.parts[-2:] == ("demo", "model") else path.name
+    return "tabletop-demo" if path.parts[-2:] == ("demo", "model") else checkpoint_name(model)
