@@ -402,6 +402,9 @@ def test_without_a_key_only_this_machine_is_let_through(headers: dict[str, str],
         ({"host": "robot.local"}, "there is no key"),
         ({"max_requests": 16}, "must be less than engine.max_num_seqs"),
         ({"port": 0}, "openai_server.port is 0"),
+        ({"allowed_media_domains": ("a.example", "http://b.example")}, "contains 'http://b.example', which is no host"),
+        ({"allowed_media_domains": ("b.example:80",)}, "which is no host"),
+        ({"allowed_media_domains": ("[::1]",)}, "which is no host"),
         ({"key_file": "/no/such/file"}, "openai_server.key_file: /no/such/file cannot be read"),
     ],
 )
@@ -412,6 +415,11 @@ def test_wrong_options_are_refused(changes: dict[str, Any], said: str) -> None:
     remote = EngineOptions.of(kind="remote", urls=("http://gpu",))
     with pytest.raises(EngineConfigError, match="needs the embedded engine"):
         ServerOptions(enabled=True).validate(remote)
+
+
+def test_hosts_of_images_are_names_or_addresses() -> None:
+    hosts = ("images.example.org", "127.0.0.1", "::1", "my_nas")
+    ServerOptions(enabled=True, allowed_media_domains=hosts).validate(EngineOptions(model="x"))
 
 
 def test_loopbacks() -> None:

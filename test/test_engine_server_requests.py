@@ -203,6 +203,28 @@ def test_images_are_measured_before_they_are_decoded(content: Any, reason: str, 
     assert caught.value.field == "messages[0].content[0].image_url.url"
 
 
+@pytest.mark.parametrize(
+    "head", ["DATA:image/png;base64", "data:image/PNG;Base64", "data:;base64", "data:image/png;name=a;base64"]
+)
+def test_a_data_url_reaches_the_engine_in_one_form(head: str) -> None:
+    """vLLM reads fewer forms than RFC 2397 has, and answers the others with a fault of the server."""
+    url = as_url(encoded(64, 48))
+    data = url.partition(",")[2]
+    for written in (data, f"{data[:8]}\r\n {data[8:]}\n", data.replace("=", "%3D").replace("+", "%2b")):
+        assert check(CHAT, with_image(f"{head},{written}")) == with_image(url)
+    part = {"type": "image_url", "image_url": f"{head},{data}"}
+    passed = check(CHAT, {"messages": [{"role": "user", "content": [part]}]})
+    assert passed["messages"][0]["content"] == [{"type": "image_url", "image_url": {"url": url}}]
+
+
+@pytest.mark.parametrize("kind", ["video_url", "audio_url", "input_audio", "image_pil", "image_embeds", "input_image", "image"])
+def test_other_media_than_images_by_url_are_rejected(kind: str) -> None:
+    part = {"type": kind, kind: {"url": "http://127.0.0.1:1/"}, "image_url": {"url": as_url(encoded(8, 8))}}
+    with pytest.raises(RequestError, match="is not supported") as caught:
+        check(CHAT, {"messages": [{"role": "user", "content": [part]}]})
+    assert caught.value.field == "messages[0].content[0].type"
+
+
 def test_images_together_are_bounded() -> None:
     url = as_url(encoded(200, 300))
     assert check(CHAT, with_image(url)) == with_image(url)
@@ -257,12 +279,22 @@ def test_images_are_fetched_from_named_hosts_only(host: int) -> None:
     for path in ("redirect", "endless"):
         with pytest.raises(RequestError, match="could not be fetched"):
             check(CHAT, with_image(f"http://127.0.0.1:{host}/{path}"), allowed)
-    for broken in ("http://127.0.0.1:port/image", f"http://127.0.0.1:{host}/an image"):
+    for broken in (
+        "http://127.0.0.1:port/image",
+        f"http://127.0.0.1:{host}/an image",
+        f"http://127.0.0.1:{host}/image\r\nHost: x",
+        f"https://127.0.0.1:{host}/image",
+        f"http://127.0.0.1\n:{host}/image",
+    ):
         with pytest.raises(RequestError, match="could not be fetched"):
             check(CHAT, with_image(broken), allowed)
     assert Hosts.asked == ["/image", "/redirect", "/endless"]
     with pytest.raises(RequestError, match="not fetched from this URL"):
         check(CHAT, with_image(f"http://localhost:{host}/image"), allowed)
+    for foreign in (f"http://127.1:{host}/", f"http://[::ffff:127.0.0.1]:{host}/", f"http://2130706433:{host}/", "http://[::1"):
+        with pytest.raises(RequestError, match=r"not fetched from this URL|Invalid IPv6 URL"):
+            check(CHAT, with_image(foreign), allowed)
+    assert len(Hosts.asked) == 3
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         with pytest.raises(RequestError) as caught:

@@ -1,10 +1,23 @@
 """Network addresses: which ones belong to this machine, which ones count as one client, and the URLs of servers."""
 
 import ipaddress
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
 from robobrain_ros.errors import EngineConfigError
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+
+
+def is_host(text: str) -> bool:
+    """Whether a text is the name or address of a host, and nothing more."""
+    if _HOST_NAME.fullmatch(text):
+        return True
+    try:
+        return ipaddress.ip_address(text).version == 6
+    except ValueError:
+        return False
 
 
 def is_loopback(host: str) -> bool:

@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 _FETCH = 10.0
@@ -42,7 +42,7 @@ class ImageBudget:
         self._count = 0
 
     def take(self, url: str) -> str:
-        """Check an image, and give the data URL that holds it. Runs beside the event loop.
+        """Check an image, and give a data URL that holds it, always in the same form. Runs beside the event loop.
 
         :raises ValueError: the URL is not served, the image cannot be read, or the request's images are too many or too large.
         """
@@ -51,19 +51,25 @@ class ImageBudget:
             raise ValueError(f"the request has more than {self._most} images (engine.max_images)")
         scheme = url[:_PREFIX].partition(":")[0].lower()
         if scheme in ("http", "https"):
-            return self._fetched(url)
+            return self._checked(self._fetched(url))
         if scheme != "data":
             kind = f"{scheme[:20]}: URLs are" if ":" in url[:_PREFIX] else "this URL is"
             raise ValueError(f"{kind} not supported; send the image itself: data:image/png;base64,...")
         head, found, data = url.partition(",")
         if not found or len(head) > _PREFIX or not head.lower().endswith(";base64"):
             raise ValueError("the data URL is not of the form data:image/png;base64,...")
+        # Blanks and line ends may be in a data URL, and any of its characters may be percent-encoded (RFC 2397, RFC 2045).
+        plain = unquote_to_bytes(b"".join(data.encode().split()))
         try:
-            content = base64.b64decode(data, validate=True)
+            content = base64.b64decode(b"".join(plain.split()), validate=True)
         except (binascii.Error, ValueError) as error:
             raise ValueError(f"the data URL does not contain valid base64: {error}") from error
-        self._measure(content)
-        return url
+        return self._checked(content)
+
+    def _checked(self, content: bytes) -> str:
+        """Measure an image; gives it as a data URL, in the form that every version of vLLM reads."""
+        kind = self._measure(content).lower()
+        return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
     def _measure(self, content: bytes) -> str:
         """Check size, and that the image can be decoded; gives its format."""
@@ -98,7 +104,7 @@ class ImageBudget:
             "openai_server.max_image_pixels"
         )
 
-    def _fetched(self, url: str) -> str:
+    def _fetched(self, url: str) -> bytes:
         parts = urlsplit(url)
         host = (parts.hostname or "").lower()
         if host not in self._domains:
@@ -109,12 +115,10 @@ class ImageBudget:
         if parts.username or parts.password:
             raise ValueError("a URL with a user name is not supported")
         try:
-            content = self._fetch(url)
+            return self._fetch(url)
         except (OSError, ValueError, http.client.HTTPException) as error:
             # Not the reason of the system: a client could explore the network with it.
             raise ValueError(f"the image at {host} could not be fetched within {_FETCH:.0f} s and {self._size} bytes") from error
-        kind = self._measure(content).lower()
-        return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
     def _fetch(self, url: str) -> bytes:
         opener = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({}))

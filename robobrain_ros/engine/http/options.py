@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from robobrain_ros.engine.addresses import is_loopback
+from robobrain_ros.bounds.texts import shortened
+from robobrain_ros.engine.addresses import is_host, is_loopback
 from robobrain_ros.engine.keys import read_key
 from robobrain_ros.engine.option import check_values, option
 from robobrain_ros.engine.options import SERVER_PREFIX, EngineOptions
@@ -67,6 +68,12 @@ class ServerOptions:
             raise EngineConfigError(
                 "openai_server.enabled needs the embedded engine. With engine.kind remote, clients can use the servers."
             )
+        for domain in self.allowed_media_domains:
+            if not is_host(domain):
+                raise EngineConfigError(
+                    f"openai_server.allowed_media_domains contains {shortened(domain, 100)!r}, which is no host. Write the host "
+                    "alone, without scheme, port, path and brackets, such as images.example.org or ::1."
+                )
         if self.max_requests >= engine.max_num_seqs:
             raise EngineConfigError(
                 f"openai_server.max_requests is {self.max_requests}; it must be less than engine.max_num_seqs = "
