@@ -21,8 +21,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class TestServer:
     """What the server does; change it while it runs.
 
-    ``chat`` answers chat completions after the engine has measured the server; ``key`` is asked for where it is not empty.
-    It remembers ``bodies`` of streamed requests, ``broken_off`` (how many streams the client has closed) and ``open``.
+    ``chat`` answers chat completions after the engine has measured the server; ``key`` is asked for where it is not empty; chat
+    completions wait for ``frozen`` before anything else.
+    It remembers ``bodies`` of streamed requests, ``probes`` (how many others it has answered), ``broken_off`` (how many streams
+    the client has closed) and ``open``.
     """
 
     __test__ = False
@@ -34,6 +36,8 @@ class TestServer:
     pieces: tuple[str, ...] = ("[(1", "0, 20)]")
     hold: asyncio.Event | None = None
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    frozen: asyncio.Event | None = None
+    probes: int = 0
     broken_off: int = 0
     open: int = 0
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -60,9 +64,13 @@ class TestServer:
 
     async def on_chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
+        if body.get("stream"):
+            self.bodies.append(body)
+        if self.frozen is not None:
+            await self.frozen.wait()
         if not body.get("stream"):
+            self.probes += 1
             return web.json_response({"choices": [], "usage": {"prompt_tokens": 1}})
-        self.bodies.append(body)
         if self.chat is not None:
             return await self.chat(request)
         return await self.stream(request)

@@ -1,7 +1,7 @@
 """A remote engine, started against servers of a test."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -53,6 +53,12 @@ async def within(timeout: float, engine: Any) -> Answer:
     """Ask through a brain, which enforces the deadline."""
     brain = Brain(engine, profile_for("qwen2_5_vl"), defaults=Defaults(timeout=timeout))
     return await brain.run(Query(Task.POINT, "where?", [np.zeros((28, 56, 3), np.uint8)]))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds; `run` limits the time."""
+    while not condition():
+        await asyncio.sleep(0.01)
 
 
 def text(deltas: list[TextDelta]) -> str:

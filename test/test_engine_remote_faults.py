@@ -27,6 +27,8 @@ from remote_rig import (
     run,
     started,
     text,
+    until,
+    within,
 )
 
 from robobrain_ros.engine.base import Constraint
@@ -34,6 +36,7 @@ from robobrain_ros.errors import (
     BadRequestError,
     BusyError,
     EngineFailedError,
+    RequestTimeoutError,
     RoboBrainError,
 )
 
@@ -111,3 +114,43 @@ def test_a_server_that_fails_on_a_form_may_need_another_backend(chat: Any, form:
             assert ('--structured-outputs-config \'{"backend": "guidance"' in found.message) is hinted
 
     run(work())
+
+
+def test_a_stalled_engine_behind_a_working_server_is_reported_and_avoided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server lists its models and accepts requests, but its engine hangs (SIGSTOP, a hung device): each request times out."""
+    monkeypatch.setattr("robobrain_ros.engine.remote.server.SILENCE", 0.3)
+    monkeypatch.setattr("robobrain_ros.engine.remote.server._QUIET", 0.1)
+
+    async def test() -> None:
+        async with serving() as hung, serving() as well, started(hung.url, well.url) as engine:
+            hung.frozen = asyncio.Event()
+            first = asyncio.create_task(within(2.0, engine))
+            await until(lambda: hung.url in engine.health().warning)
+            assert engine.health().state == "ready"
+            with pytest.raises(RequestTimeoutError):
+                await first
+            for number in range(3):
+                assert text(await ask(engine, question(f"b{number}"))) == "[(10, 20)]"
+            assert len(hung.bodies) == 1, "requests go to the other server"
+            assert hung.url in engine.health().warning
+            hung.frozen.set()
+            await until(lambda: not engine.health().warning)
+
+    run(test())
+
+
+def test_a_server_that_answers_between_long_requests_has_not_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long prefill sends no text, but other requests are answered meanwhile."""
+    monkeypatch.setattr("robobrain_ros.engine.remote.server.SILENCE", 2.0)
+    monkeypatch.setattr("robobrain_ros.engine.remote.server._QUIET", 0.0)
+
+    async def test() -> None:
+        async with serving(pieces=("[(1", "0, 20)]"), hold=asyncio.Event()) as server, started(server.url) as engine:
+            asked = asyncio.create_task(ask(engine))
+            await until(lambda: server.probes >= 12)
+            assert engine.health().warning == ""
+            assert server.hold is not None
+            server.hold.set()
+            assert text(await asked) == "[(10, 20)]"
+
+    run(test())

@@ -22,7 +22,7 @@ from robobrain_ros.engine.base import (
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.remote.client import Fault
 from robobrain_ros.engine.remote.data_url import data_url
-from robobrain_ros.engine.remote.server import Served, Server
+from robobrain_ros.engine.remote.server import SILENCE, Served, Server
 from robobrain_ros.errors import (
     BadImageError,
     EngineConfigError,
@@ -211,11 +211,11 @@ class RemoteEngine:
                 _log.warning("%s Trying another server.", fault.error.message)
 
     def _choose(self, tried: list[Server]) -> Server:
-        """The server that is well and has the fewest of our requests."""
+        """The server that is well and has the fewest of our requests; one that has stalled only where there is no other."""
         well = [server for server in self._servers if server.fault is None and server not in tried]
         if not well:
             raise EngineFailedError(self._describe_faults())
-        return min(well, key=lambda server: server.running)
+        return min(well, key=lambda server: (server.stalled, server.running))
 
     def _check(self, generation: Generation) -> None:
         assert self._served is not None
@@ -245,7 +245,15 @@ class RemoteEngine:
                 state, message = "failed", self._describe_faults()
             elif well < len(servers):
                 message += f" {well} of {len(servers)} servers: {self._describe_faults()}"
-        return EngineHealth(state, message, running=len(self._arrivals))
+        return EngineHealth(state, message, running=len(self._arrivals), warning=self._describe_stalls())
+
+    def _describe_stalls(self) -> str:
+        return " ".join(
+            f"{server.url} accepts requests, but has sent no text for at least {SILENCE:.0f} s. Its engine hangs or is "
+            "overloaded: check its log."
+            for server in list(self._servers)
+            if server.fault is None and server.stalled
+        )
 
     def _describe_faults(self) -> str:
         return " ".join(server.fault.error.message for server in list(self._servers) if server.fault is not None)

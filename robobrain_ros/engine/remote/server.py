@@ -7,7 +7,7 @@ import math
 import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +32,10 @@ _PROBE_TIMEOUT = 120.0
 """Seconds in which it must have looked at one of the images that it is measured with; others may be before them."""
 _SILENT_CHECKS = 2
 """Looks in a row that may find a busy server silent before it counts as down."""
+SILENCE = 8.0
+"""Seconds without text, while requests wait, after which a server counts as stalled."""
+_QUIET = 2.0
+"""Seconds without text after which a server is asked for one token."""
 _SAFE_CELLS = 64
 """Cells of an image that every checkpoint sees as it is."""
 _FEWEST_CELLS = 4
@@ -88,6 +92,27 @@ class Server:
         self._client = make_client(options, url, key)
         self._last_sign = 0.0
         self._silent = 0
+        self._unresponsive = False
+
+    @property
+    def stalled(self) -> bool:
+        """Whether it takes requests and writes nothing: its engine may hang behind a server that works."""
+        return self._unresponsive or self._silence() >= SILENCE
+
+    def _silence(self) -> float:
+        """Seconds without text while requests of ours wait."""
+        return time.monotonic() - self._last_sign if self.running else 0.0
+
+    def _note_sign(self) -> None:
+        self._last_sign, self._unresponsive = time.monotonic(), False
+
+    async def _look_for_sign(self) -> None:
+        """Ask for one token where requests wait for long, because a busy server answers that between them."""
+        if self.served is None or not (self._unresponsive or self._silence() >= _QUIET):
+            return
+        with suppress(Exception):
+            await asyncio.wait_for(self._probe(self.served, "?", {}), _CHECK_TIMEOUT)
+            self._note_sign()
 
     async def check(self) -> None:
         """Find out whether it is well; sets ``served`` and ``fault``. One that was down is measured anew."""
@@ -96,6 +121,8 @@ class Server:
             served = await asyncio.wait_for(self._ask_models(), _CHECK_TIMEOUT)
             if self.fault is not None or self.served is None:
                 self.served = await self._measure(served)
+                self._note_sign()
+            await self._look_for_sign()
         except asyncio.TimeoutError:
             self._silent += 1
             # A busy server may be slow to say so, but not slow to write.
@@ -125,6 +152,8 @@ class Server:
         :raises Fault: it has failed.
         """
         assert self.served is not None, "only servers that are well are asked"
+        if not self.running:
+            self._last_sign = time.monotonic()
         self.running += 1
         try:
             body = self._body(generation, images, self.served)
@@ -133,7 +162,7 @@ class Server:
                 _check_kind(response.headers, self.url, "text/event-stream")
                 counter = _Counter(generation.max_tokens)
                 async for chunk in await response.parse():
-                    self._last_sign = time.monotonic()
+                    self._note_sign()
                     for delta in counter.read(chunk):
                         yield delta
                     if counter.full:
@@ -145,6 +174,7 @@ class Server:
         except Exception as error:
             raise explain(error, self.url, self.served.model, self._key) from error
         finally:
+            self._unresponsive = self.stalled
             self.running -= 1
 
     async def _open(self, stack: AsyncExitStack, body: dict[str, Any]) -> Any:
