@@ -33,7 +33,7 @@ PARTS = {
     "d": "CUDA graphs against eager, with FlagGems",
     "e": "640x480 and 1280x720, 1 and 3 questions a frame, with and without thinking",
     "bits": "weights of 8 bits, FP8 and W8A16, against 16 bits",
-    "answers": "tokens and probabilities of FlagOS auto against native operators, with weights that answer something",
+    "answers": "tokens and probabilities of FlagOS auto against native operators, with the same random weights",
     "scale": "two GPUs, by tensor, pipeline and data parallel, against one",
     "tune": "tune_flagos, for FlagOS auto in b: one by one, it takes many minutes, and goes on where it was cut off",
 }
