@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.engine.embedded.checkpoint import find_checkpoint
 from robobrain_ros.engine.embedded.checkpoint_files import INDEX, check_files
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
+from robobrain_ros.engine.embedded.prompt import Prompts
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
 
@@ -105,6 +107,35 @@ def weights(header: str, length: int | None = None) -> Callable[[Path], None]:
     return lambda folder: (folder / WEIGHTS).write_bytes(content) and None  # type: ignore[return-value]
 
 
+def directory(name: str) -> Callable[[Path], None]:
+    def replace(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+    return replace
+
+
+def dangling(name: str) -> Callable[[Path], None]:
+    def replace(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).symlink_to("../blobs/none")
+
+    return replace
+
+
+def rename(name: str, other: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).rename(folder / other) and None  # type: ignore[func-returns-value]
+
+
+def pytorch(content: bytes) -> Callable[[Path], None]:
+    def replace(folder: Path) -> None:
+        (folder / WEIGHTS).unlink()
+        (folder / "pytorch_model.bin").write_bytes(content)
+
+    return replace
+
+
+FURTHER = ("generation_config.json", "special_tokens_map.json", "added_tokens.json", "video_preprocessor_config.json")
 OF_TENSOR = '{"shape": [1, 1], "data_offsets": [0, 0]}'
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "weights cut off": (cut(WEIGHTS, 5_000_000), r"model\.safetensors is cut off: it has 5000000 of 13442984 bytes"),
@@ -155,6 +186,38 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "chat template empty": (write("chat_template.jinja", ""), r"chat_template\.jinja is empty"),
     "preprocessor missing": (without("preprocessor_config.json"), r"has no preprocessor_config\.json"),
     "preprocessor cut off": (cut("preprocessor_config.json", 10), r"preprocessor_config\.json cannot be read"),
+    **{f"{name} cut off": (write(name, '{"a'), f"{name} cannot be read") for name in FURTHER},
+    "generation_config is a pointer": (write("generation_config.json", POINTER), "is a Git LFS pointer"),
+    "config with a byte order mark": (
+        lambda folder: (folder / "config.json").write_bytes(b"\xef\xbb\xbf" + (folder / "config.json").read_bytes()) and None,
+        r"config\.json cannot be read \(.*BOM",
+    ),
+    "config in UTF-16": (
+        lambda folder: (folder / "config.json").write_text((folder / "config.json").read_text(), "utf-16") and None,
+        "it is not text in UTF-8",
+    ),
+    "config is a directory": (directory("config.json"), "is not a regular file"),
+    "tokenizer is a directory": (directory("tokenizer.json"), "is not a regular file"),
+    "tokenizer without content": (write("tokenizer.json", "{}"), r"tokenizer\.json has no vocabulary"),
+    "tokenizer without tokens": (
+        write("tokenizer.json", '{"added_tokens": [], "model": {"type": "BPE", "vocab": {}, "merges": []}}'),
+        r"tokenizer\.json has no vocabulary",
+    ),
+    "chat template cut off": (write("chat_template.jinja", "{% for m in messages %}<|im"), "is damaged .line 1: "),
+    "chat template in another encoding": (
+        lambda folder: (folder / "chat_template.jinja").write_bytes(b"\xff\xfe") and None,
+        r"chat_template\.jinja cannot be read",
+    ),
+    "chat template of an error page": (
+        lambda folder: (folder / "chat_template.jinja").rename(folder / "chat_template.json") and None,
+        r"chat_template\.json cannot be read",
+    ),
+    "preprocessor without content": (write("preprocessor_config.json", "{}"), "contains no settings"),
+    "weights are a directory": (directory(WEIGHTS), "is not a regular file"),
+    "weights are a link into an empty cache": (dangling(WEIGHTS), "no weights"),
+    "shard missing without an index": (rename(WEIGHTS, "model-00002-of-00004.safetensors"), "3 of 4 weight files are missing"),
+    "PyTorch weights of an error page": (pytorch(b"<html>404</html>"), "is not a file of PyTorch"),
+    "PyTorch weights cut off": (pytorch(b"PK\x03\x04" + bytes(100)), r"pytorch_model\.bin is cut off"),
     "weights of another architecture": (
         lambda folder: write_weights(folder / WEIGHTS, {"transformer.wte.weight": [1024, 256]}),
         "belong to another architecture",
@@ -190,6 +253,31 @@ def test_a_broken_checkpoint_gets_one_sentence_before_vllm_starts(folder: Path, 
     assert not engine_processes() - before
 
 
+TEMPLATES = {
+    "drops the image or the text": "<html>404 not found</html>",
+    "drops the image or the text ": "{% for m in messages %}{{ m.role }}{% endfor %}",
+    r"fails \(.*no images": "{{ raise_exception('no images') }}",
+    r"fails \(": "{{ messages[0].content[7].text.x }}",
+}
+
+
+@pytest.mark.parametrize("said", TEMPLATES)
+def test_a_chat_template_that_no_request_could_use_is_named(folder: Path, said: str) -> None:
+    (folder / "chat_template.jinja").write_text(TEMPLATES[said])
+    checkpoint = find_checkpoint(EngineOptions.of(model=str(folder)), lambda progress: None)
+    check_files(folder)
+    with pytest.raises(EngineConfigError, match=f"The chat template in .* {said.strip()}"):
+        Prompts.load(checkpoint, trust_remote_code=False)
+
+
+def test_a_tokenizer_that_transformers_cannot_load_is_named(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"model": {"type": "none", "vocab": {"a": 0}}}))
+    checkpoint = find_checkpoint(EngineOptions.of(model=str(folder)), lambda progress: None)
+    with pytest.raises(EngineConfigError, match=r"The tokenizer in .* cannot be loaded \("):
+        Prompts.load(checkpoint, trust_remote_code=False)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="Root reads every file.")
 def test_a_file_without_permission_is_named(folder: Path) -> None:
     (folder / WEIGHTS).chmod(0)
@@ -216,3 +304,9 @@ def test_whole_checkpoints_pass(folder: Path) -> None:
     for file in folder.glob("*.safetensors"):
         file.unlink()
     check_files(folder, weights_needed=False)
+    (folder / "chat_template.jinja").write_text("{% generation %}{{ messages }}{% break %}{% endgeneration %}")
+    (folder / "generation_config.json").write_text("{}")
+    (folder / INDEX).unlink()
+    with zipfile.ZipFile(folder / "pytorch_model.bin", "w") as archive:
+        archive.writestr("data.pkl", b"\x80")
+    check_files(folder)

@@ -5,11 +5,12 @@ import os
 import re
 import stat
 import struct
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from robobrain_ros.bounds.files import UnreadableFileError, read_small_file
+from robobrain_ros.bounds.files import UnreadableFileError, read_small_text
 from robobrain_ros.errors import EngineConfigError
 
 AGAIN = "Download the checkpoint again"
@@ -17,12 +18,17 @@ INDEX = "model.safetensors.index.json"
 
 _LFS = b"version https://git-lfs"
 _LARGEST_JSON = 256 << 20
+_LARGEST_TEMPLATE = 4 << 20
 _LARGEST_HEADER = 100_000_000
 """Bytes; safetensors reads no longer header."""
 _OTHER_WEIGHTS = ("pytorch_model*.bin", "*.pt", "*.gguf")
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _TEMPLATES = ("chat_template.jinja", "chat_template.json")
+_FURTHER = ("generation_config.json", "special_tokens_map.json", "added_tokens.json", "video_preprocessor_config.json")
+"""Files that vLLM and transformers read where they are there."""
+_MOST_SHARDS = 10_000
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 _LANGUAGE_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _VISION_BLOCK = re.compile(r"(?:^|\.)visual\.blocks\.(\d+)\.")
 _FILE_NAME = re.compile(r"[\w-][\w .+-]*")
@@ -42,6 +48,9 @@ def check_files(folder: Path, *, weights_needed: bool = True) -> None:
     config = read_json(folder / "config.json")
     _check_tokenizer(folder)
     _check_processor(folder)
+    for name in _FURTHER:
+        if os.path.lexists(folder / name):
+            read_json(folder / name)
     if weights_needed:
         _check_weights(folder, config)
 
@@ -53,7 +62,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     _check_regular(path)
     try:
-        content = json.loads(read_small_file(path, _LARGEST_JSON).content)
+        content = json.loads(read_small_text(path, _LARGEST_JSON))
     except (UnreadableFileError, ValueError, RecursionError) as error:
         raise EngineConfigError(f"{path} cannot be read ({error}). {AGAIN}.") from error
     if not isinstance(content, dict):
@@ -93,14 +102,14 @@ def _check_tokenizer(folder: Path) -> None:
         raise EngineConfigError(f"{folder} has no tokenizer (tokenizer.json, or vocab.json with merges.txt). {AGAIN}.")
     for name in names:
         if name.endswith(".json"):
-            read_json(folder / name)
+            _check_vocabulary(folder / name)
         else:
             _check_regular(folder / name)
     settings = folder / "tokenizer_config.json"
     template = read_json(settings).get("chat_template") if settings.exists() else None
     present = next((folder / name for name in _TEMPLATES if (folder / name).exists()), None)
     if present is not None:
-        _check_regular(present)
+        _check_template(present)
     elif not template:
         raise EngineConfigError(
             f"{folder} has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json). Copy that of "
@@ -108,12 +117,41 @@ def _check_tokenizer(folder: Path) -> None:
         )
 
 
+def _check_vocabulary(path: Path) -> None:
+    """Check that a tokenizer has tokens; transformers takes one without for a tokenizer that knows no words."""
+    content = read_json(path)
+    if path.name == "tokenizer.json":
+        model = content.get("model")
+        content = model.get("vocab") if isinstance(model, dict) and isinstance(content.get("added_tokens"), list) else None
+    if not content:
+        raise EngineConfigError(f"{path} has no vocabulary. {AGAIN}.")
+
+
+def _check_template(path: Path) -> None:
+    """Check the form of a chat template: transformers reads it at the first request only."""
+    _check_regular(path)
+    try:
+        text = read_json(path).get("chat_template") if path.suffix == ".json" else read_small_text(path, _LARGEST_TEMPLATE)
+    except UnreadableFileError as error:
+        raise EngineConfigError(f"{path} cannot be read ({error}). {AGAIN}.") from error
+    if not isinstance(text, str):
+        raise EngineConfigError(f"{path} has no chat_template. {AGAIN}.")
+    import jinja2
+
+    try:
+        jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(text)
+    except jinja2.TemplateSyntaxError as error:
+        if "unknown tag" not in str(error.message):  # A tag of transformers, such as generation; `Prompts` tries the template.
+            raise EngineConfigError(f"{path} is damaged (line {error.lineno}: {error.message}). {AGAIN}.") from error
+
+
 def _check_processor(folder: Path) -> None:
     present = [folder / name for name in _PROCESSORS if (folder / name).exists()]
     if not present:
         raise EngineConfigError(f"{folder} has no {_PROCESSORS[0]}, which defines how images are prepared. {AGAIN}.")
     for path in present:
-        read_json(path)
+        if not read_json(path):
+            raise EngineConfigError(f"{path} contains no settings. {AGAIN}.")
 
 
 def _check_weights(folder: Path, config: Mapping[str, Any]) -> None:
@@ -121,18 +159,46 @@ def _check_weights(folder: Path, config: Mapping[str, Any]) -> None:
     if not headers:
         others = [path for pattern in _OTHER_WEIGHTS for path in sorted(folder.glob(pattern))]
         for path in others:
-            _check_regular(path)
+            _check_other(path)
         return
     _check_index(folder, headers)
     if config.get("model_type") in _KNOWN_TYPES:
         _compare(folder, config, headers)
 
 
+def _check_other(path: Path) -> None:
+    """Check that a file of PyTorch is whole: a ZIP archive, whose table of contents is at its end, or a plain pickle."""
+    _check_regular(path)
+    if path.suffix == ".gguf" or zipfile.is_zipfile(path):
+        return
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start == b"PK":
+        raise EngineConfigError(f"{path} is cut off. {AGAIN}.")
+    if start[:1] != b"\x80":
+        raise EngineConfigError(f"{path} is damaged: it is not a file of PyTorch. {AGAIN}.")
+
+
 def _weight_files(folder: Path) -> list[Path]:
     """The files of weights that vLLM reads: those of the index, otherwise all."""
     if (folder / INDEX).exists():
         return [folder / name for name in indexed_files(folder)]
-    return sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob("*.safetensors"))
+    _check_numbers([file.name for file in files], folder)
+    return files
+
+
+def _check_numbers(names: list[str], folder: Path) -> None:
+    """Check by their names that files without an index are all there."""
+    shards = [found for name in names if (found := _SHARD.fullmatch(name))]
+    present = {(found[1], int(found[2])) for found in shards}
+    for found in shards:
+        missing = [number for number in range(1, min(int(found[3]), _MOST_SHARDS) + 1) if (found[1], number) not in present]
+        if missing:
+            raise EngineConfigError(
+                f"In {folder}, {len(missing)} of {int(found[3])} weight files are missing "
+                f"({found[1]}-{missing[0]:05d}-of-{found[3]}.safetensors, ...). {AGAIN}."
+            )
 
 
 def indexed_files(folder: Path) -> list[str]:

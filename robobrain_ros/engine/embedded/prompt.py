@@ -4,10 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from robobrain_ros.bounds.control_tokens import reject_control_tokens, special_tokens_of
+from robobrain_ros.bounds.texts import shortened
 from robobrain_ros.engine.base import IMAGE_PLACEHOLDER, Generation
 from robobrain_ros.engine.embedded import compat
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint
+from robobrain_ros.engine.embedded.checkpoint_files import AGAIN
 from robobrain_ros.errors import BadImageError, BadRequestError, EngineConfigError
+
+_TRIAL = "What is in the image?"
 
 
 @dataclass(frozen=True)
@@ -26,16 +30,41 @@ class Prompts:
     def load(cls, checkpoint: Checkpoint, trust_remote_code: bool) -> "Prompts":
         """Load the tokenizer. Takes seconds.
 
-        :raises EngineConfigError: the checkpoint has no chat template.
+        :raises EngineConfigError: the checkpoint has no usable tokenizer or chat template.
         """
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
+        except Exception as error:  # Whatever transformers raises.
+            reason = f"{type(error).__name__}: {shortened(str(error), 200)}"
+            raise EngineConfigError(f"The tokenizer in {checkpoint.path} cannot be loaded ({reason}). {AGAIN}.") from error
         if not tokenizer.chat_template:
             raise EngineConfigError(
                 f"The checkpoint in {checkpoint.path} has no chat template. Copy chat_template.jinja from the original."
             )
-        return cls(checkpoint, tokenizer, special_tokens_of(tokenizer))
+        prompts = cls(checkpoint, tokenizer, special_tokens_of(tokenizer))
+        prompts._check_template()
+        return prompts
+
+    def _check_template(self) -> None:
+        try:
+            text = self._apply(1, _TRIAL)
+        except Exception as error:  # Of jinja2, or whatever the template raises.
+            reason = f"{type(error).__name__}: {shortened(str(error), 200)}"
+            raise EngineConfigError(f"The chat template in {self.checkpoint.path} fails ({reason}). {AGAIN}.") from error
+        if text.count(IMAGE_PLACEHOLDER) != 1 or _TRIAL not in text:
+            raise EngineConfigError(
+                f"The chat template in {self.checkpoint.path} drops the image or the text of a request. Copy that of the "
+                "original checkpoint."
+            )
+
+    def _apply(self, images: int, text: str) -> str:
+        content = [{"type": "image"} for _ in range(images)] + [{"type": "text", "text": text}]
+        rendered: str = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        return rendered
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of a text."""
@@ -49,10 +78,7 @@ class Prompts:
         """
         reject_control_tokens("The prompt", generation.user_text, self.special_tokens)
         _check_images(generation, self.checkpoint.cell or 1)
-        content = [{"type": "image"} for _ in generation.images] + [{"type": "text", "text": generation.user_text}]
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
+        text = self._apply(len(generation.images), generation.user_text)
         # vLLM silently accepts a placeholder without an image and an image without a placeholder.
         found = text.count(IMAGE_PLACEHOLDER)
         if found != len(generation.images):
