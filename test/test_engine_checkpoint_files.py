@@ -124,7 +124,19 @@ def dangling(name: str) -> Callable[[Path], None]:
 
 
 def rename(name: str, other: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).rename(folder / other) and None  # type: ignore[func-returns-value]
+    def replace(folder: Path) -> None:
+        (folder / name).rename(folder / other)
+
+    return replace
+
+
+def encode(name: str, encode: Callable[[str], bytes]) -> Callable[[Path], None]:
+    """Write the text of a file in another encoding."""
+
+    def replace(folder: Path) -> None:
+        (folder / name).write_bytes(encode((folder / name).read_text(encoding="utf-8")))
+
+    return replace
 
 
 def pytorch(content: bytes) -> Callable[[Path], None]:
@@ -189,13 +201,10 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     **{f"{name} cut off": (write(name, '{"a'), f"{name} cannot be read") for name in FURTHER},
     "generation_config is a pointer": (write("generation_config.json", POINTER), "is a Git LFS pointer"),
     "config with a byte order mark": (
-        lambda folder: (folder / "config.json").write_bytes(b"\xef\xbb\xbf" + (folder / "config.json").read_bytes()) and None,
+        encode("config.json", lambda text: text.encode("utf-8-sig")),
         r"config\.json cannot be read \(.*BOM",
     ),
-    "config in UTF-16": (
-        lambda folder: (folder / "config.json").write_text((folder / "config.json").read_text(), "utf-16") and None,
-        "it is not text in UTF-8",
-    ),
+    "config in UTF-16": (encode("config.json", lambda text: text.encode("utf-16")), "it is not text in UTF-8"),
     "config is a directory": (directory("config.json"), "is not a regular file"),
     "tokenizer is a directory": (directory("tokenizer.json"), "is not a regular file"),
     "tokenizer without content": (write("tokenizer.json", "{}"), r"tokenizer\.json has no vocabulary"),
@@ -205,11 +214,11 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "chat template cut off": (write("chat_template.jinja", "{% for m in messages %}<|im"), "is damaged .line 1: "),
     "chat template in another encoding": (
-        lambda folder: (folder / "chat_template.jinja").write_bytes(b"\xff\xfe") and None,
+        encode("chat_template.jinja", lambda text: text.encode("utf-16")),
         r"chat_template\.jinja cannot be read",
     ),
     "chat template of an error page": (
-        lambda folder: (folder / "chat_template.jinja").rename(folder / "chat_template.json") and None,
+        rename("chat_template.jinja", "chat_template.json"),
         r"chat_template\.json cannot be read",
     ),
     "preprocessor without content": (write("preprocessor_config.json", "{}"), "contains no settings"),

@@ -120,10 +120,10 @@ def _check_tokenizer(folder: Path) -> None:
 def _check_vocabulary(path: Path) -> None:
     """Check that a tokenizer has tokens; transformers takes one without for a tokenizer that knows no words."""
     content = read_json(path)
+    vocabulary: Any = content
     if path.name == "tokenizer.json":
-        model = content.get("model")
-        content = model.get("vocab") if isinstance(model, dict) and isinstance(content.get("added_tokens"), list) else None
-    if not content:
+        vocabulary = isinstance(content.get("added_tokens"), list) and _section(content, "model").get("vocab")
+    if not vocabulary:
         raise EngineConfigError(f"{path} has no vocabulary. {AGAIN}.")
 
 
