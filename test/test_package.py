@@ -38,6 +38,7 @@ ENGINE = {
     "modelscope",
     "uvicorn",
     "h11",
+    "jinja2",
 }
 """What setting up an engine brings along; see requirements/engine-*.txt and flagos.txt."""
 
