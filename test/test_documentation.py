@@ -17,7 +17,7 @@ import yaml
 from robobrain_ros import core
 from robobrain_ros.cli import ask
 from robobrain_ros.engine import presets
-from robobrain_ros.engine.flagos import operators
+from robobrain_ros.engine.flagos import operators, tune_file
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.ros.parameters.documents import to_markdown
 from robobrain_ros.ros.parameters.table import camera_parameters, standing_query_parameters, table
@@ -147,6 +147,12 @@ def test_troubleshooting_knows_every_outcome() -> None:
         assert f"| `{code.name}` |" in text
 
 
+def all_code() -> str:
+    """The package's source with its texts in one piece."""
+    code = "".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "robobrain_ros").rglob("*.py"))
+    return re.sub(r'" *\n *f?r?"', "", code)
+
+
 def fixed_words(quote: str) -> Iterator[str]:
     """Every three words in a row of a quote; what the code fills in is between others."""
     for part in re.split(r"\.\.\.|\d+", quote):
@@ -160,12 +166,23 @@ QUOTED = ("## The node does not become ready", "### Images are too old", "## Pos
 
 @pytest.mark.parametrize("heading", QUOTED)
 def test_troubleshooting_quotes_messages_of_the_code(heading: str) -> None:
-    code = "".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "robobrain_ros").rglob("*.py"))
-    code = re.sub(r'" *\n *f?r?"', "", code)
+    code = all_code()
     quotes = [names(row[0])[0] for row in rows("how-to/troubleshooting.md", heading) if row[0].startswith("`")]
     assert len(quotes) > 3
     for quote in quotes:
         assert any(words in code for words in fixed_words(quote)), f"nothing says {quote!r}"
+
+
+def test_the_flagos_page_quotes_messages_of_the_code() -> None:
+    """Each quote is in one text of the code, with one value that the code fills in for each `...`."""
+    code, table_rows = all_code(), rows("how-to/flagos.md", "## When something is wrong")
+    quotes = [quote for row in table_rows if row[0].startswith("`") for quote in names(row[0])]
+    assert len(quotes) > 10
+    for quote in quotes:
+        pattern = r"[^\n]{1,160}?".join(re.escape(part.strip()) for part in quote.split("..."))
+        assert re.search(pattern, code), f"nothing says {quote!r}"
+    changed = next(row[1] for row in table_rows if row[0].startswith("`is for another"))
+    assert all(f"the {part}" in changed for part in tune_file._PARTS.values())
 
 
 def test_each_fault_names_a_test_that_exists() -> None:

@@ -201,20 +201,26 @@ class FlagosOptions:
     mode: str = option(
         "auto",
         "Which operators of FlagOS vLLM uses. auto: FlagGems operators that tune_flagos measured as correct and not slower on "
-        "this GPU with this model, and the package's own matrix products if it has a measured table for this GPU. on: all "
-        "operators of FlagGems except flagos.exclude and those that are excluded by default. off: none.",
+        "this GPU with this model, and matrix products by shape if the package has a table for this GPU. on: the FlagGems "
+        "operators of flagos.include, or if it is empty, all except flagos.exclude and those that are excluded by default; no "
+        "matrix products by shape. off: none. See docs/how-to/flagos.md.",
         choices=FLAGOS_MODES,
     )
     include: tuple[str, ...] = option(
         (),
-        "Names of FlagGems operators, such as mm. vLLM uses no others. In mode auto, it uses those that tune_flagos also "
-        "selected. Empty: no restriction.",
+        "Names of the only FlagGems operators that vLLM may use, such as silu. Mode on uses all of them; mode auto uses those "
+        "that tune_flagos also selected. A list without mm, mm_out, addmm and addmm_out also disables matrix products by shape. "
+        "Empty: no restriction.",
     )
     exclude: tuple[str, ...] = option(
-        (), "Do not use these FlagGems operators, by function name, such as silu. mm also excludes the package's matrix products."
+        (),
+        "Names of FlagGems operators that vLLM must not use, such as silu. Each of mm, mm_out, addmm and addmm_out also disables "
+        "matrix products by shape. Name all four to exclude FlagGems' matrix products, too.",
     )
     record: bool = option(
-        False, "Let FlagGems log each operator once, with shapes, to a file that /diagnostics names. Makes the engine slower."
+        False,
+        "Let FlagGems log each operator once, at its first call, to files that /diagnostics names. Makes the engine slower. "
+        "No effect on operators that vllm-plugin-FL selects.",
     )
     platform: str = option(
         "auto",
