@@ -79,7 +79,7 @@ class Positions:
 def to_affordances(
     task: Task, origin: Origin, answer: Answer | None, report: InferenceReport, positions: Positions | None = None
 ) -> Affordances:
-    """The answer to point, affordance or ground; without points and areas where there is none."""
+    """The answer to point, affordance or ground; without points and bounding boxes if there is none."""
     message = Affordances(
         header=positions.header if positions else origin.header,
         task=task.value,
@@ -137,7 +137,7 @@ def to_points(points: Sequence[Point], lifted: Lifted | None = None) -> list[Aff
 
 
 def to_areas(boxes: Sequence[Box], width: int, height: int, lifted: Lifted | None = None) -> list[AffordanceArea]:
-    """Rectangles in an image of that size (pixels), their positions unknown where they were not lifted."""
+    """Return messages of bounding boxes in an image of this size in pixels. Without ``lifted``, positions are unknown."""
     return [
         AffordanceArea(
             roi=_region(box, width, height),
@@ -245,7 +245,7 @@ def _sentence(text: str) -> str:
 
 
 def _region(box: Box, width: int, height: int) -> RegionOfInterest:
-    """The whole pixels that a rectangle covers: pixel i reaches from i - 0.5 to i + 0.5."""
+    """Return the whole pixels that a bounding box covers: pixel i reaches from i - 0.5 to i + 0.5."""
     left, columns = _covered(box.u_min, box.u_max, width)
     top, rows = _covered(box.v_min, box.v_max, height)
     return RegionOfInterest(x_offset=left, y_offset=top, width=columns, height=rows, do_rectify=False)

@@ -9,7 +9,7 @@ from robobrain_ros.ros.messages.plans import VERDICTS
 
 
 def read_affordances(answer: Answer, message: Affordances) -> Answer:
-    """Add the points and rectangles of a message, in pixels of the camera's own image."""
+    """Add the points and bounding boxes of a message, in pixels of the camera's own image."""
     return replace(
         answer,
         points=tuple(Point(point.u, point.v, clamped=point.clamped, label=point.label) for point in message.points),
