@@ -22,16 +22,16 @@ from robobrain_ros.errors import BadRequestError, EngineFailedError, RoboBrainEr
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _ANSWER_BY_LETTER = "Answer with the option's letter from the given choices directly."
-"""As FlagEval asks All-Angles, EgoPlan-Bench2, CV-Bench and EmbSpatial-Bench."""
+"""FlagEval's instruction for All-Angles, EgoPlan-Bench2, CV-Bench and EmbSpatial-Bench."""
 _FORMAT_OF_POINTS = re.compile(r"\s*Your (?:answer should be formatted|task is to identify specific points).*", re.DOTALL)
-"""What the benchmarks append on how to write points; a model family's own words, of its profile, take its place."""
+"""Format instructions for points in the benchmarks' questions. Those of the model family's profile replace them."""
 _TIMEOUT = 600.0
 _LARGEST_FILE = 1 << 30
-"""Bytes of a benchmark's list of questions."""
+"""Maximum size in bytes of a benchmark's list of questions."""
 
 
 class BenchmarkError(DemoError):
-    """A benchmark's folder cannot be used; the message names the file and what is wrong."""
+    """A benchmark's folder cannot be used. The message names the file and the fault."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Questions of one folder; ``skipped`` counts those of kinds that cannot be scored here."""
+    """Questions of one folder. ``skipped`` counts the questions of kinds that cannot be scored here."""
 
     name: str
     items: list[Item]
@@ -59,15 +59,15 @@ class Benchmark:
 
 
 def read_benchmark(folder: Path, name: str = "") -> Benchmark:
-    """Read a benchmark's folder, all of it, so that nothing is missing after hours of asking. Two forms are known:
+    """Read and check all files of a benchmark's folder, so that a missing file is found before the first question. Two forms:
 
     - Where2Place as on the hub: ``point_questions.jsonl``, a JSON object a line with ``question_id``, ``image``, ``text``;
       images in ``images/``, and masks of the same names in ``masks/``.
-    - FlagEval's own, into which its FlagEvalMM turns every benchmark, EmbodiedVerse included: ``data.json``, a list of objects
+    - FlagEvalMM's form, to which it converts every benchmark, also EmbodiedVerse: ``data.json``, a list of objects
       with ``question_id``, ``question``, ``img_path`` (one, or a list), ``question_type``, ``answer``, perhaps ``options``; for
       points ``mask_path``. Paths are relative to the folder.
 
-    :raises BenchmarkError: it is in neither form, or something of it is missing or broken.
+    :raises BenchmarkError: the folder has neither form, or a file or field is missing or damaged.
     """
     if not folder.is_dir():
         raise BenchmarkError(f"{folder} is no folder.")
@@ -136,7 +136,7 @@ def _field(row: dict[str, Any], name: str, where: str) -> str:
 
 
 def _inside(folder: Path, name: str, where: str) -> Path:
-    """A path below the folder; a benchmark may not read what lies elsewhere."""
+    """Return a path below the folder. A benchmark must not read other files."""
     relative = PurePosixPath(name)
     if relative.is_absolute() or ".." in relative.parts:
         raise BenchmarkError(f"{where}: {name} leads out of the folder.")
@@ -196,7 +196,7 @@ def _flageval_item(folder: Path, row: dict[str, Any], where: str) -> tuple[Item 
 
 
 def _with_options(text: str, options: Sequence[Any]) -> str:
-    """The question with its options, each with its letter, as FlagEvalMM writes them, and how to answer."""
+    """Return the question with its lettered options and the instruction for the answer, as FlagEvalMM writes them."""
     missing = [option for option in options if str(option) not in text]
     if missing:
         text = "\n".join([text, *(f"{letter}. {option}" for letter, option in zip(_LETTERS, options, strict=False))])
@@ -220,16 +220,16 @@ def _check_images(item: Item) -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a question: its score from 0 to 1, and the model's words."""
+    """Result of a question: its score from 0 to 1, and the text of the answer."""
 
     score: float
     said: str
 
 
 async def ask_item(brain: Brain, item: Item, think: bool) -> Result:
-    """Ask one question and score the answer; one that cannot be read scores 0.
+    """Ask one question and score the answer. An unreadable answer scores 0.
 
-    :raises EngineFailedError: the engine has died; a score would say nothing.
+    :raises EngineFailedError: the engine died, so there is no score.
     """
     images = [await asyncio.to_thread(_pixels, path) for path in item.images]
     task = Task.POINT if item.kind == "point" else Task.ASK
@@ -250,14 +250,14 @@ def _pixels(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def score_item(item: Item, answer: Answer) -> float:
-    """The score: of points, the share of them in the mask, out of the image 0; else 1 for the right letter or word."""
+    """Return the share of the points that are in the mask, or 1 for the right letter or word."""
     if item.mask is not None:
         from PIL import Image
 
         with Image.open(item.mask) as image:
             mask = np.asarray(image.convert("L")) > 127
         hits = [
-            not point.clamped  # The model's own point lay out of the image.
+            not point.clamped  # The model's own point was outside of the image.
             and 0 <= round(point.v) < mask.shape[0]
             and 0 <= round(point.u) < mask.shape[1]
             and bool(mask[round(point.v), round(point.u)])
@@ -269,7 +269,7 @@ def score_item(item: Item, answer: Answer) -> float:
 
 
 def letter_of(text: str) -> str:
-    """The option's letter in an answer: after the last "answer", or alone, or at the beginning; empty: none."""
+    """Return the option's letter: after the last "answer", alone, or at the beginning. Empty: the answer has none."""
     after = re.findall(r"answer(?:\s+is)?\s*:?\s*\**\s*\(?([A-Z])\b", text, re.IGNORECASE)
     if after:
         return str(after[-1]).upper()

@@ -1,11 +1,11 @@
-"""Scores of a model on the tabletop world, over scenes that no model was trained on::
+"""Score a model on scenes of the tabletop world that no model was trained on::
 
     python -m robobrain_ros.evaluation.evaluate --model robobrain_ros/demo/model --scenes 500 --json scores.json
 
-With ``--constrain both``, what it costs or brings to hold answers to lists of coordinates.
+``--constrain both`` compares free answers with answers that are constrained to lists of coordinates.
 
-Images are taken at the camera's size, and asked about as any image is: the brain fits them to the model. An answer that
-cannot be read, or does not come, counts as wrong. Models are trained on seeds from `FIRST_TRAINING_SEED` upwards.
+Images have the camera's size, and the brain fits them to the model, as in the node. A missing or unreadable answer is wrong.
+Models are trained on seeds from `FIRST_TRAINING_SEED` upwards.
 """
 
 import argparse
@@ -30,10 +30,10 @@ from robobrain_ros.evaluation.score_table import Row, rows_of, table
 
 @dataclass(frozen=True)
 class Part:
-    """One round of the evaluation: images of one size, or of mixed ones, with or without thinking.
+    """One round of the evaluation: images of one size or of mixed sizes, with or without thinking.
 
-    :param constrain: whether answers were held to lists of coordinates; None: as whoever answers has it by default.
-    :param codes: how many requests ended how.
+    :param constrain: whether answers were constrained to lists of coordinates; None: default of the brain or node.
+    :param codes: number of requests by outcome code.
     """
 
     size: str
@@ -46,7 +46,7 @@ class Part:
 
     @property
     def title(self) -> str:
-        """A line for people."""
+        """The round in one line of text."""
         count = sum(self.codes.values())
         ends = ", ".join(f"{name} {number}" for name, number in self.codes.items())
         mind = "with" if self.think else "without"
@@ -54,14 +54,14 @@ class Part:
         return f"{self.size}, {mind} thinking{held}: {self.scenes} scenes, {count} questions in {self.seconds:.0f} s ({ends})"
 
     def as_json(self) -> dict[str, Any]:
-        """For a file."""
+        """Return the round as an object for JSON."""
         return {**asdict(self), "rows": [{**asdict(row), "met": row.met} for row in self.rows]}
 
 
 def parse_size(text: str) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """Return the name of a size, "640x480" or "mixed", and the sizes to take in turn.
+    """Return the name of a size, "640x480" or "mixed", and the sizes to use in turn.
 
-    :raises argparse.ArgumentTypeError: it is neither.
+    :raises argparse.ArgumentTypeError: the text is neither a size nor "mixed".
     """
     if text == "mixed":
         return text, CAMERAS
@@ -75,7 +75,7 @@ _CHOICES: dict[str | None, list[bool | None]] = {None: [None], "no": [False], "y
 
 
 async def evaluate(brain: Answers, options: argparse.Namespace) -> list[Part]:
-    """All rounds that the options ask for, with their tables on the standard output as they come."""
+    """Run the rounds of the options. Print the table of each round to the standard output when it ends."""
     parts = []
     seeds = range(options.first_seed, options.first_seed + options.scenes)
     total = options.scenes * len(options.tasks) * options.questions_per_scene
@@ -95,7 +95,7 @@ async def evaluate(brain: Answers, options: argparse.Namespace) -> list[Part]:
 
 
 class _Progress:
-    """Tells on the standard error how far a round is, twenty times."""
+    """Prints the progress of a round to the standard error, twenty times."""
 
     def __init__(self, size: str, think: bool, total: int) -> None:
         self._name = f"{size}{' thinking' if think else ''}"
@@ -109,7 +109,7 @@ class _Progress:
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m robobrain_ros.evaluation.evaluate", description="Score a model on the tabletop world, on unseen scenes."
     )
@@ -126,7 +126,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tasks", choices=tuple(GROUPS), nargs="+", default=list(GROUPS), metavar="TASK", help=", ".join(GROUPS))
     parser.add_argument("--questions-per-scene", type=_positive, default=1, help="of each task (default: 1)")
     parser.add_argument("--at-once", type=_positive, default=16, help="requests at the same time (default: 16)")
-    parser.add_argument("--max-pixels", type=_positive, help="of the image in the model's eyes (default: the engine's)")
+    parser.add_argument("--max-pixels", type=_positive, help="pixel limit of the images (default: the engine's)")
     parser.add_argument("--gpu-memory-utilization", type=float, help="share of the GPU's memory (default: the engine's)")
     parser.add_argument(
         "--over-ros", action="store_true", help="through the topic of a camera and the services of a node, one at a time"
@@ -147,7 +147,7 @@ def _positive(text: str) -> int:
 
 
 async def run(options: argparse.Namespace) -> None:
-    """Load the model, evaluate it, write the file."""
+    """Load the model, evaluate it, and write the file."""
     given = {
         name: getattr(options, name) for name in ("max_pixels", "gpu_memory_utilization") if getattr(options, name) is not None
     }
@@ -175,7 +175,7 @@ async def run(options: argparse.Namespace) -> None:
 async def _brain(options: argparse.Namespace, given: dict[str, Any]) -> AsyncIterator[Brain]:
     from robobrain_ros.local import open_brain
 
-    # What the engine tells while it starts is progress; the standard output is for the tables.
+    # The engine prints progress while it starts. The standard output is for the tables.
     with contextlib.redirect_stdout(sys.stderr):
         brain = await open_brain(options.model, max_num_seqs=options.at_once, **given)
     try:
@@ -185,7 +185,7 @@ async def _brain(options: argparse.Namespace, given: dict[str, Any]) -> AsyncIte
 
 
 def main() -> None:
-    """Evaluate as the command line says; an error of the model's or the engine's is one sentence."""
+    """Evaluate with the options of the command line. Exit with one sentence if the model or the engine fails."""
     options = parse_options()
     try:
         asyncio.run(run(options))

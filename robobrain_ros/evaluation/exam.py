@@ -1,7 +1,7 @@
-"""Questions about unseen scenes of the tabletop world, and how a model's answers to them are scored.
+"""Questions about unseen scenes of the tabletop world, and the scores of a model's answers.
 
-Images are taken at the camera's size, and asked about as any image is: the brain fits them to the model. An answer that cannot be
-read, or does not come, counts as wrong. Models are trained on seeds from `FIRST_TRAINING_SEED` upwards.
+Images have the camera's size, and the brain fits them to the model, as in the node. A missing or unreadable answer is wrong.
+Models are trained on seeds from `FIRST_TRAINING_SEED` upwards.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from robobrain_ros.evaluation.metrics import Assessment, assess, assess_refusal,
 from robobrain_ros.evaluation.questions import KINDS_BY_TASK, Question, ask_about
 
 FIRST_TRAINING_SEED = 1_000_000_000
-"""Seeds of scenes for training begin here; those of scores end here."""
+"""First seed of the scenes for training. Scores use smaller seeds."""
 FIRST_SEED = 500_000_000
-"""Far from the small seeds of examples and of scores while training."""
+"""First seed for scores. Examples and scores during training use small seeds."""
 
 ABSENT = "absent"
 GROUPS: dict[str, tuple[str, ...]] = {task.value: kinds for task, kinds in KINDS_BY_TASK.items()}
@@ -29,11 +29,11 @@ GROUPS["point"] = (*KINDS_BY_TASK[Task.POINT], "gripper")
 GROUPS[ABSENT] = ("absent", "absent", "absent", "absent", "strange")
 GROUPS |= {"robot_plan": (PlanMode.NEW.name,), "replan": (PlanMode.REPLAN.name,), "impossible": (PlanMode.NEW.name,)}
 GROUPS["progress"] = (PlanMode.CHECK.name, PlanMode.REPLAN.name, PlanMode.NEXT_STEP.name)
-"""What can be scored: each task; what is asked for but missing, in any task; plans that a robot can run, at first, after a
-failure, for what is missing, and how far it has got. And the kinds of questions that make it up, of the last four the modes."""
+"""Groups of questions and their kinds: each task; objects that are missing, in any task; plans for a robot: new ones, after a
+failure, for missing objects, and about progress. The kinds of the four groups of plans are modes."""
 
 CAMERAS = ((640, 480), (1280, 720), (848, 480), (424, 240), (480, 640), (480, 480), (1280, 1024))
-"""Sizes of usual cameras' images, which "mixed" takes in turn. Seven, so that every kind of question meets every size."""
+"""Common image sizes, which "mixed" uses in turn. With seven sizes, each kind of question is asked at each size."""
 
 SITUATIONS: dict[str, Callable[[Scene, random.Random], plans.Situation]] = {
     "robot_plan": plans.at_first,
@@ -41,14 +41,14 @@ SITUATIONS: dict[str, Callable[[Scene, random.Random], plans.Situation]] = {
     "impossible": lambda scene, rng: plans.at_first(scene, rng, absent=True),
     "progress": plans.midway,
 }
-"""How the table of a group is made, where it is not the scene alone."""
+"""Groups whose table differs from the scene, and the functions that prepare it."""
 
 ON_THINGS = ("point", "spots")
-"""Kinds of questions whose points must lie on a thing."""
+"""Kinds of questions whose points must lie on an object."""
 
 
 class Answers(Protocol):
-    """What can be evaluated: a `core.brain.Brain`, or what asks one elsewhere."""
+    """What can be evaluated: a `core.brain.Brain`, or a client of one."""
 
     async def run(self, query: Query) -> Answer:
         """See `core.brain.Brain.run`."""
@@ -57,7 +57,7 @@ class Answers(Protocol):
 
 @dataclass(frozen=True)
 class ExamQuestion:
-    """A question about a scene, as part of a group, one of `GROUPS`."""
+    """A question about a scene, with its group, one of `GROUPS`."""
 
     scene: Scene
     image_name: str
@@ -67,10 +67,10 @@ class ExamQuestion:
 
 @dataclass(frozen=True)
 class Scored:
-    """What became of a question.
+    """Result of a question.
 
-    :param code: how the request ended; OK and NOTHING_FOUND are answers.
-    :param points: how many points the answer to a pointing question has; 1 where none came, for it missed.
+    :param code: outcome of the request; OK and NOTHING_FOUND are answers.
+    :param points: number of points in the answer to a pointing question; 1 if it has none, which counts as a miss.
     :param chance: see `metrics.chance_of`.
     """
 
@@ -84,14 +84,16 @@ class Scored:
 
     @property
     def answered(self) -> bool:
-        """Whether an answer came that could be read."""
+        """Whether there is a readable answer."""
         return self.code in (OutcomeCode.OK, OutcomeCode.NOTHING_FOUND)
 
 
 def questions_about(scene: Scene, seed: int, groups: Sequence[str], number: int = 1) -> list[ExamQuestion]:
-    """So many questions of each group about the scene of a seed, always the same ones; seeds in a row take all kinds in turn.
+    """Return questions of each group about a scene. They depend on the seed only, and consecutive seeds use all kinds in turn.
 
-    Some are about the table after some steps.
+    Some questions are about the table after some steps.
+
+    :param number: questions of each group.
     """
     questions = []
     name = f"tabletop {seed} {scene.width}x{scene.height}"
@@ -106,7 +108,7 @@ def questions_about(scene: Scene, seed: int, groups: Sequence[str], number: int 
                 continue
             question = ask_about(scene, kinds[(seed + index) % len(kinds)], rng)
             while not question.text.strip():
-                # An empty question is among the strange ones; it is refused before any model sees it.
+                # Strange questions include an empty one, which is rejected before it reaches the model.
                 question = ask_about(scene, question.kind, rng)
             questions.append(ExamQuestion(scene, name, group, question))
     return questions
@@ -115,9 +117,9 @@ def questions_about(scene: Scene, seed: int, groups: Sequence[str], number: int 
 def exam(
     seeds: Sequence[int], sizes: Sequence[tuple[int, int]], groups: Sequence[str], number: int = 1
 ) -> Iterator[ExamQuestion]:
-    """All questions about the scenes of some seeds, which take the sizes in turn; each scene is rendered when it is reached.
+    """Yield all questions about the scenes of the seeds, which use the sizes in turn. Each scene is rendered when its turn comes.
 
-    :raises ValueError: a seed is one of training's.
+    :raises ValueError: a seed belongs to the training.
     """
     for index, seed in enumerate(seeds):
         if not 0 <= seed < FIRST_TRAINING_SEED:
@@ -128,7 +130,7 @@ def exam(
 
 
 async def score(brain: Answers, asked: ExamQuestion, think: bool, timeout: float) -> Scored:
-    """Ask one question and score the answer, or the failure."""
+    """Ask one question and score the answer. Errors score 0, except NOTHING_FOUND for an object that is not there."""
     scene, question = asked.scene, asked.question
     query = Query(
         question.task, question.text, [scene.image], [asked.image_name], think=think, timeout=timeout, plan=question.plan
@@ -145,7 +147,7 @@ async def score(brain: Answers, asked: ExamQuestion, think: bool, timeout: float
 
 
 def _kind(asked: ExamQuestion) -> str:
-    """Of the question; of affordances, which are all asked alike, of the thing: its handle, its rim, or all of it."""
+    """Return the kind of the question. Affordance questions are all alike, so theirs is the kind of the object."""
     if asked.group != Task.AFFORDANCE.value:
         return asked.question.kind
     return next(thing.kind for thing in asked.scene.objects if thing.id == asked.question.targets[0])
@@ -162,8 +164,8 @@ async def score_all(
 ) -> list[Scored]:
     """Ask all questions, several at once, and score the answers.
 
-    :param timeout: seconds a request may take.
-    :param progress: called after each answer with how many there are.
+    :param timeout: time limit of a request in seconds.
+    :param progress: called after each answer with the number of answers so far.
     """
     room = asyncio.Semaphore(at_once)
     scores: list[Scored] = []
@@ -177,7 +179,7 @@ async def score_all(
 
     running: set[asyncio.Task[None]] = set()
     try:
-        # Rendering takes long enough to hold up the answers that are being streamed.
+        # Rendering in the event loop would delay the streamed answers.
         while (asked := await asyncio.to_thread(next, questions, None)) is not None:
             await room.acquire()
             for task in [task for task in running if task.done()]:

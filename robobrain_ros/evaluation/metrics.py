@@ -1,6 +1,6 @@
-"""Scores of answers against the tabletop world's truth, and the judge that says whether an answer is right.
+"""Compare answers with the true answers of the tabletop world.
 
-Answers are `core.query.Answer`, in the scene's own pixels.
+Answers are `core.query.Answer`, in pixels of the scene's image.
 """
 
 import math
@@ -16,17 +16,17 @@ from robobrain_ros.evaluation.plans import judge_plan
 from robobrain_ros.evaluation.question import Question
 
 LEAST_OVERLAP = 0.5
-"""Intersection over union above which a box counts as right."""
+"""Intersection over union above which a bounding box is right."""
 
 _THING = re.compile(rf"\b({'|'.join(COLOURS)}) ({'|'.join(KINDS)})\b")
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """Whether an answer is right, why (not), and how good: share of points on the target, IoU, or 0 and 1.
+    """Whether an answer is right, the reason, and the score: share of points on the target, IoU, or 0 and 1.
 
-    :param chance: what a uniformly random point would reach; 0 where that says nothing.
-    :param frechet: discrete Fréchet distance of a trajectory to the true one, in parts of the image; None: no trajectory.
+    :param chance: expected score of a uniformly random point; 0 if it has no meaning.
+    :param frechet: discrete Fréchet distance of a trajectory to the true one, relative to the image; None: no trajectory.
     """
 
     right: bool
@@ -37,13 +37,13 @@ class Assessment:
 
 
 def judge(scene: Scene, question: Question, answer: Answer) -> tuple[bool, str]:
-    """Whether the answer to a question about the scene is right, and why, in one sentence."""
+    """Return whether the answer to a question about the scene is right, and the reason in one sentence."""
     verdict = assess(scene, question, answer)
     return verdict.right, verdict.why
 
 
 def assess(scene: Scene, question: Question, answer: Answer) -> Assessment:
-    """Score an answer that holds something. For answers that say that nothing was found see `assess_refusal`."""
+    """Score an answer with content. `assess_refusal` scores answers that nothing was found."""
     if question.absent and question.task is not Task.ASK and question.plan is None:
         return Assessment(False, "Wrong: what was asked for is not on the table.", 0.0)
     if question.task is Task.POINT:
@@ -58,7 +58,7 @@ def assess(scene: Scene, question: Question, answer: Answer) -> Assessment:
 
 
 def assess_refusal(question: Question) -> Assessment:
-    """Score an answer that says that what was asked for is not there."""
+    """Score the answer that the object is not there."""
     if question.absent:
         return Assessment(True, "Right: it is not on the table.", 1.0)
     return Assessment(False, "Wrong: it is on the table.", 0.0)
@@ -71,7 +71,7 @@ def _name(scene: Scene, identity: int) -> str:
 
 
 def _at(scene: Scene, u: float, v: float) -> int:
-    """The id in the mask under a point; -1 outside of the image."""
+    """Return the id of the mask at a point; -1 outside of the image."""
     column, row = round(u), round(v)
     if not (0 <= column < scene.width and 0 <= row < scene.height):
         return -1
@@ -97,7 +97,7 @@ def _assess_points(scene: Scene, question: Question, answer: Answer) -> Assessme
 
 
 def chance_of(scene: Scene, question: Question) -> float:
-    """The share of random points in the image that meet what is to be pointed at, or to be reached; else 0."""
+    """Return the share of the image that the target of a point or trajectory question covers; 0 for other questions."""
     if question.absent or question.kind == "vacant" or question.task not in (Task.POINT, Task.TRAJECTORY):
         return 0.0
     target = question.targets[-1]
@@ -108,7 +108,7 @@ def chance_of(scene: Scene, question: Question) -> float:
 
 
 def _between(scene: Scene, question: Question, u: float, v: float) -> bool:
-    """On the free table, over the middle of the line between two things, and near to it."""
+    """Return whether a point is on the free table, between two objects and near to the line between them."""
     one, other = (next(thing.centre for thing in scene.objects if thing.id == identity) for identity in question.targets)
     across, down = other[0] - one[0], other[1] - one[1]
     length = math.hypot(across, down)
@@ -118,7 +118,7 @@ def _between(scene: Scene, question: Question, u: float, v: float) -> bool:
 
 
 def overlap(one: Box, other: Box) -> float:
-    """Intersection over union; boxes include the pixels at their ends, each a unit wide."""
+    """Return the intersection over union. Boxes include the pixels at their borders."""
     width = min(one.u_max, other.u_max) - max(one.u_min, other.u_min) + 1
     height = min(one.v_max, other.v_max) - max(one.v_min, other.v_min) + 1
     if width <= 0 or height <= 0:
@@ -138,7 +138,7 @@ def _assess_box(question: Question, answer: Answer) -> Assessment:
 
 
 def frechet(one: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]) -> float:
-    """Discrete Fréchet distance of two paths (Eiter and Mannila, 1994), in the paths' unit."""
+    """Return the discrete Fréchet distance of two paths (Eiter and Mannila, 1994), in the unit of the paths."""
     reach = [[0.0] * len(other) for _ in one]
     for i, (u, v) in enumerate(one):
         for j, (x, y) in enumerate(other):
@@ -175,11 +175,11 @@ def _assess_plan(scene: Scene, question: Question, answer: Answer) -> Assessment
 
 
 _DECISIVE = {"exists": 0, "side": 0, "count": -1}
-"""Which of its words decides a short answer that names nothing, such as "Yes." or "3"."""
+"""Index of the word that decides a short answer without an object, such as "Yes." or "3"."""
 
 
 def _assess_text(question: Question, answer: Answer) -> Assessment:
-    """The facts must be the same: yes or no, numbers, sides, colours and what is named, in any order unless that is the point."""
+    """Compare the facts: yes or no, numbers, sides, colours and objects. The order counts only for questions about sides."""
     ordered = question.kind == "side"
     said, true = _facts(answer.text, ordered), _facts(question.words, ordered)
     right = said == true if any(true) else answer.text.strip() == question.words
@@ -198,7 +198,7 @@ def _facts(text: str, ordered: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def wilson(right: float, count: int) -> tuple[float, float]:
-    """The 95 % confidence interval of a share (Wilson, 1927)."""
+    """Return the 95 % confidence interval of a share (Wilson, 1927)."""
     if count == 0:
         return 0.0, 1.0
     z = 1.959964

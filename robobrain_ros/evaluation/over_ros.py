@@ -1,4 +1,4 @@
-"""The node as something to evaluate: an image through its camera's topic, a question through its services."""
+"""Evaluate a node: images go to its camera topic, questions to its services."""
 
 import asyncio
 import os
@@ -25,13 +25,13 @@ from robobrain_ros.ros.client import to_answer
 from robobrain_ros.ros.tasks import TASKS
 
 _PATIENCE = 300.0
-"""Seconds for an answer where the query says nothing."""
+"""Time limit in seconds of a query without one."""
 _MOST_TRIES = 50
-"""How often a question is asked until it is about the image just shown, which may arrive after it."""
+"""Attempts at a question until the answer is about the published image, which may arrive after the question."""
 
 
 class OverRos:
-    """Answers queries like a `core.brain.Brain`, one at a time."""
+    """Answers queries as a `core.brain.Brain` does, one at a time."""
 
     def __init__(self, client: DemoClient) -> None:
         self._client = client
@@ -39,9 +39,9 @@ class OverRos:
         self._lock = asyncio.Lock()
 
     async def run(self, query: Query) -> Answer:
-        """Show the query's image, ask, and give the answer.
+        """Publish the query's image, ask, and return the answer.
 
-        :raises RoboBrainError: what the node's outcome says.
+        :raises RoboBrainError: the node's outcome is not OK.
         """
         async with self._lock:
             return await asyncio.to_thread(self._run, query)
@@ -76,7 +76,7 @@ def _answer(task: Task, response: Any) -> Answer:
 
 @asynccontextmanager
 async def open_node(model: str, **engine: object) -> AsyncIterator[OverRos]:
-    """A node in a process of its own, ended with the block.
+    """Run a node in its own process until the end of the block.
 
     :param engine: parameters under ``engine.``.
     :raises DemoError: the node does not become ready.

@@ -1,7 +1,7 @@
-"""Questions for plans that the tabletop's arm can run: what was done so far, what became of it, and what is left to do.
+"""Questions for plans of the tabletop's arm: new plans, plans after some steps and failures, next steps, and checks.
 
-The answers are JSON as `core.plan_prompt` describes it, compact. The true plan is the shortest: pick and place, thing by thing,
-what is held first.
+The answers are JSON as `core.plan_prompt` describes it, compact. The true plan is the shortest one: pick and place each
+object in turn, the held object first.
 """
 
 import json
@@ -36,9 +36,10 @@ _FEEDBACK = ("The {name} was moved.", "Somebody moved the {name}.", "The {name} 
 
 @dataclass(frozen=True)
 class Situation:
-    """A world in which some steps to a goal were done, and what there is to say about it.
+    """A world after some steps to a goal.
 
-    :param asked: the task, one of `questions.ask_about` for a plan in words.
+    :param asked: the task, a question of `questions.ask_about` for a plan in words.
+    :param feedback: text about a change in the world; empty: none.
     """
 
     world: World
@@ -48,12 +49,12 @@ class Situation:
 
     @property
     def failed(self) -> bool:
-        """Whether something went wrong, and there is something left to do."""
+        """Whether a step failed or feedback reports a change, and steps remain."""
         wrong = bool(self.feedback) or any(step.outcome is not StepOutcome.SUCCEEDED for step in self.done)
         return wrong and self.asked.goal is not None and bool(remaining(self.world.table, self.asked.goal))
 
     def question(self, mode: PlanMode, rng: random.Random) -> Question:
-        """What is asked in a mode, with its true answer; the scene is told to the planner, or left to its eyes."""
+        """Return the question of a mode, with its true answer. A random share of the requests lists the objects of the scene."""
         world, asked = self.world, self.asked
         scene = world.places() if rng.random() < _SHARE_WITH_SCENE else ()
         most = MOST_STEPS if mode in (PlanMode.NEW, PlanMode.REPLAN) else 0
@@ -70,7 +71,7 @@ class Situation:
 
 
 def remaining(table: Table, goal: Goal) -> list[Step]:
-    """The steps that are left: those for what is held first, then thing by thing in the goal's order."""
+    """Return the remaining steps: first for the held object, then for each object in the goal's order."""
     held = table.held
     if goal.relation == "held":
         return [] if held in goal.things else [*_put_aside(held, goal.things[0]), Step("pick", goal.things[0])]
@@ -89,7 +90,7 @@ def _put_aside(held: str, place: str) -> list[Step]:
 
 
 def judge_plan(question: Question, answer: Answer) -> tuple[bool, str]:
-    """Whether an answer to a question of this module is right: its verdict, and where its steps lead; and why not."""
+    """Return whether the answer has the true verdict and its steps lead to the goal, and if not, the reason."""
     if answer.verdict is not question.verdict:
         return False, f'it says "{answer.verdict.value}", and the truth is "{question.verdict.value}"'
     if question.verdict is not PlanVerdict.PLAN:
@@ -112,7 +113,7 @@ def judge_plan(question: Question, answer: Answer) -> tuple[bool, str]:
 
 
 def answer_json(verdict: PlanVerdict, reasoning: str, steps: Sequence[Step]) -> str:
-    """An answer's text."""
+    """Return the text of an answer."""
     content: dict[str, object] = {REASONING: reasoning, VERDICT: verdict.value}
     if verdict is PlanVerdict.PLAN:
         content[STEPS] = [
@@ -138,7 +139,7 @@ def _truth(mode: PlanMode, asked: Question, world: World) -> tuple[PlanVerdict, 
 
 
 def task_about(scene: Scene, rng: random.Random, absent: bool = False) -> Question:
-    """A task that can be done; ``absent``: one with something that is not on the table."""
+    """Return a possible task. ``absent``: a task with an object that is not on the table."""
     while True:
         asked = ask_about(scene, "absent" if absent else "plan", rng)
         if asked.task is Task.PLAN and (asked.goal is None) == absent:
@@ -146,26 +147,26 @@ def task_about(scene: Scene, rng: random.Random, absent: bool = False) -> Questi
 
 
 def at_first(scene: Scene, rng: random.Random, absent: bool = False) -> Situation:
-    """Nothing was done so far."""
+    """Return a situation before the first step."""
     return Situation(World(scene.layout, _numpy(rng)), task_about(scene, rng, absent))
 
 
 def midway(scene: Scene, rng: random.Random) -> Situation:
-    """Some steps to a goal were done, of which some failed, and things may have been moved."""
+    """Return a situation after some steps, some of which may have failed. Objects may have been moved."""
     begun = at_first(scene, rng)
     history = tuple(_live(begun.world, begun.asked.goal, rng)) if begun.asked.goal else ()
     return replace(begun, done=history, feedback=_meddle(begun.world, rng))
 
 
 def after_failure(scene: Scene, rng: random.Random) -> Situation:
-    """As `midway`, but something has gone wrong for certain."""
+    """Return a situation as `midway` does, but always after a failure or a move."""
     while not (situation := midway(scene, rng)).failed:
         pass
     return situation
 
 
 def another(situation: Situation, scene: Scene, rng: random.Random) -> Situation | None:
-    """Another task in the same world, of which nothing is done; None where what it is about is not at hand."""
+    """Return another task in the same world, before its first step. None: its objects are not free."""
     asked, table = task_about(scene, rng), situation.world.table
     goal = asked.goal
     if goal is None or any(name in table.where for name in (*goal.things, goal.place)):
@@ -176,7 +177,7 @@ def another(situation: Situation, scene: Scene, rng: random.Random) -> Situation
 
 
 def _live(world: World, goal: Goal, rng: random.Random) -> Iterator[DoneStep]:
-    """Do some of the steps to a goal."""
+    """Execute some of the steps to a goal."""
     stop = 0.12 if len(goal.things) > 1 else 0.3
     failures = 0
     while (steps := remaining(world.table, goal)) and failures < 3:
@@ -188,7 +189,7 @@ def _live(world: World, goal: Goal, rng: random.Random) -> Iterator[DoneStep]:
 
 
 def _try(world: World, step: Step, rng: random.Random) -> DoneStep:
-    """Do a step, or fail at it."""
+    """Execute a step. Some steps fail at random."""
     chance = rng.random()
     if chance < _SHARE_OF_SLIPS:
         world.drop(step.object)
@@ -201,7 +202,7 @@ def _try(world: World, step: Step, rng: random.Random) -> DoneStep:
 
 
 def _meddle(world: World, rng: random.Random) -> str:
-    """Take something out of a bowl or off a block, sometimes; gives what is said about it, sometimes nothing."""
+    """Sometimes take an object out of a bowl or off a block. Return the feedback about it, which may be empty."""
     placed = [name for name, (relation, _) in world.table.where.items() if relation != "beside"]
     if not placed or rng.random() < 0.6:
         return ""

@@ -10,7 +10,7 @@ from robobrain_ros.demo.simulator import Goal, Table
 
 @dataclass(frozen=True)
 class Coordinate:
-    """A point of a true answer in the scene's pixels, and the ids that it is about (for scoring and for training)."""
+    """A point of a true answer in pixels of the scene's image, and the ids of its objects (for scores and training)."""
 
     u: float
     v: float
@@ -19,18 +19,18 @@ class Coordinate:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, and the truth.
+    """A question and its true answer.
 
-    :param kind: finer than the task, see `KINDS_OF_QUESTIONS`.
-    :param coordinates: points, waypoints, or the two corners of a box; none where the thing is absent or the answer is text.
-    :param words: the answer where it is text or a plan's numbered lines.
+    :param kind: kind of question within the task, see `KINDS_OF_QUESTIONS`.
+    :param coordinates: points, waypoints, or the two corners of a box; empty if the object is absent or the answer is text.
+    :param words: the answer if it is text or the numbered lines of a plan.
     :param thought: a short reasoning, with "{here}" for the first target's place.
-    :param targets: ids of the things meant, the one to end on last.
-    :param goal: what a plan shall reach; None: nothing can be done.
-    :param absent: what is asked for is not on the table.
-    :param plan: what the robot's stack tells; None: a plan in words. ``words`` is then the answer's JSON.
-    :param verdict: what there is to say about the task.
-    :param table: the state that the plan begins with; None: nothing was moved yet.
+    :param targets: ids of the objects in the question; for trajectories, the last one is the destination.
+    :param goal: the goal of a plan; None: the task is impossible.
+    :param absent: whether the object in the question is not on the table.
+    :param plan: the plan request, with the answer's JSON in ``words``; None: a plan in words.
+    :param verdict: the true verdict about the task.
+    :param table: the state before the plan; None: nothing was moved yet.
     """
 
     task: Task
@@ -48,7 +48,7 @@ class Question:
     table: Table | None = None
 
     def answer(self, size: FittedSize) -> str:
-        """The answer's text, coordinates in the pixels of the model's image."""
+        """Return the text of the answer, with coordinates in pixels of the model's image."""
         if not self.task.spatial:
             return self.words
         numbers = [_model_pixel(coordinate, size) for coordinate in self.coordinates]
@@ -57,7 +57,7 @@ class Question:
         return "[" + ", ".join(f"({x}, {y})" for x, y in numbers) + "]"
 
     def thinking(self, size: FittedSize) -> str:
-        """A short reasoning that leads to the answer."""
+        """Return a short reasoning that leads to the answer."""
         if self.here is None:
             return self.thought
         x, y = _model_pixel(self.here, size)

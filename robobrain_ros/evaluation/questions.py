@@ -1,7 +1,7 @@
-"""Questions about a scene of the tabletop world with their true answers, in the model's own forms.
+"""Questions about a scene of the tabletop world with their true answers, in the forms of the model.
 
-A question is what a user types; the prompt around it is the profile's. Texts of answers hold coordinates in pixels of the image
-as the model sees it, like RoboBrain 2.0's; `Question.coordinates` holds them in the scene's own pixels.
+A question is the text of a user, without the prompt of the profile. Answer texts have coordinates in pixels of the model's
+image, as RoboBrain 2.0 writes them. `Question.coordinates` has them in pixels of the scene's image.
 """
 
 import random
@@ -15,28 +15,28 @@ from robobrain_ros.demo.world import GRIPPER, Scene, SceneObject
 from robobrain_ros.evaluation.question import Coordinate, Question
 
 OTHER_WORDS = {"block": "cube", "mug": "cup"}
-"""Second words for kinds; the model's answers use the first."""
+"""Synonyms of kinds in questions. Answers use the kind itself."""
 
 UNKNOWN = "I only know the things on this table."
-"""Answer to what has nothing to do with the table."""
+"""Answer to questions that are not about the table."""
 
 NO_SUCH_THING = "There is no such thing on the table."
-"""Instead of a plan."""
+"""Answer in place of a plan."""
 
 
 def article(name: str) -> str:
-    """The name with its indefinite article."""
+    """Return the name with its indefinite article."""
     return ("an " if name[0] in "aeiou" else "a ") + name
 
 
 def enumeration(names: Sequence[str]) -> str:
-    """The names in one phrase, each with its article."""
+    """Return the names in one phrase, each with its article."""
     phrases = [article(name) for name in names]
     return phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]
 
 
 def from_left(scene: Scene) -> list[SceneObject]:
-    """The things in the order in which answers name them."""
+    """Return the objects from left to right, the order of answers."""
     return sorted(scene.objects, key=lambda thing: thing.centre)
 
 
@@ -55,7 +55,7 @@ def _refer(scene: Scene, thing: SceneObject, rng: random.Random) -> str:
 
 
 def absent_name(scene: Scene, rng: random.Random) -> str:
-    """A name that is not on the table; mostly one that differs from something there in one word only."""
+    """Return the name of an object that is not on the table. Most names differ from a present one in one word only."""
     there = {thing.name for thing in scene.objects}
     near = [
         name
@@ -109,7 +109,7 @@ def _point(scene: Scene, rng: random.Random) -> Question:
 
 
 def spots_on(scene: Scene, thing: SceneObject) -> tuple[Coordinate, ...]:
-    """Three pixels of the thing in one row: its centre, and halfway to either end of the thing there."""
+    """Return three pixels of the object in one row: its centre, and the middles between the centre and both ends."""
     u, v = thing.centre
     row = scene.mask[v] == thing.id
     left, right = u, u
@@ -171,11 +171,11 @@ def _ground(scene: Scene, rng: random.Random) -> Question:
 
 
 _ARC = ((0.0, 0.0), (0.38, 0.08), (0.71, 0.29), (0.92, 0.62), (1.0, 1.0))
-"""A quarter of an ellipse, sideways first, then down: shares of the way across and down."""
+"""A quarter of an ellipse, first sideways, then down, as shares of the horizontal and the vertical distance."""
 
 
 def approach(scene: Scene, thing: SceneObject) -> tuple[Coordinate, ...]:
-    """From between the finger tips to the thing, five waypoints."""
+    """Return five waypoints from the finger tips to the object."""
     (u, v), (to_u, to_v) = scene.gripper.tip, thing.centre
     return tuple(
         Coordinate(u + (to_u - u) * across, v + (to_v - v) * down, (thing.id, GRIPPER) if across < 1 else (thing.id,))
@@ -184,7 +184,7 @@ def approach(scene: Scene, thing: SceneObject) -> tuple[Coordinate, ...]:
 
 
 def transfer(scene: Scene, thing: SceneObject, place: SceneObject) -> tuple[Coordinate, ...]:
-    """To the thing, then over the place and down to it: seven waypoints."""
+    """Return seven waypoints: to the object, above the destination, and down to it."""
     (u, v), (to_u, to_v) = thing.centre, place.centre
     over = max(min(v, to_v) - 0.14 * scene.height, 0.0)
     about = (thing.id, place.id)
@@ -199,7 +199,7 @@ def _reach(scene: Scene, rng: random.Random) -> Question:
 
 
 def _pair(scene: Scene, rng: random.Random) -> tuple[SceneObject, SceneObject, str] | None:
-    """A thing, a place for it, and the relation."""
+    """Return an object, a destination and the relation. None: the scene has no pair."""
     bowls = [thing for thing in scene.objects if thing.kind == "bowl"]
     small = [thing for thing in scene.objects if thing.kind in ("block", "ball")]
     if bowls and small and rng.random() < 0.75:
@@ -271,7 +271,7 @@ def _plan_to_hold(scene: Scene, rng: random.Random) -> Question:
 
 
 def _plan_for_all(scene: Scene, rng: random.Random) -> Question:
-    """All balls, or all blocks, into the bowl."""
+    """Ask for a plan that puts all balls, or all blocks, into the bowl."""
     bowls = [thing for thing in scene.objects if thing.kind == "bowl"]
     kinds = [kind for kind in ("ball", "block") if any(thing.kind == kind for thing in scene.objects)]
     if not bowls or not kinds:
@@ -287,7 +287,7 @@ def _plan_for_all(scene: Scene, rng: random.Random) -> Question:
 
 
 def _absent(scene: Scene, rng: random.Random) -> Question:
-    """Any task about a thing that is not there."""
+    """Ask any task about an object that is not there."""
     name = absent_name(scene, rng)
     said = _say(name, rng)
     thought = f"I look for {said}. There is no {name} on the table."
@@ -322,7 +322,7 @@ def _describe(scene: Scene, rng: random.Random) -> Question:
 
 
 def _count(scene: Scene, rng: random.Random) -> Question:
-    """The answer lists what it counts first, for a small model counts best what it has written."""
+    """Ask for a number. The answer first lists the objects, because a small model counts best what it has written."""
     noun = rng.choice(["objects"] * 5 + [f"{kind}s" for kind in KINDS] + [f"{colour} objects" for colour in COLOURS])
     things = [thing for thing in from_left(scene) if noun in ("objects", f"{thing.kind}s", f"{thing.colour} objects")]
     text = rng.choice((f"How many {noun} are on the table?", f"How many {noun} are there?", f"Count the {noun}."))
@@ -383,7 +383,7 @@ _STRANGE = (
 
 
 def _strange(scene: Scene, rng: random.Random) -> Question:
-    """Nothing about the table: nonsense, other languages, an empty text."""
+    """Ask something that is not about the table: nonsense, other languages, an empty text."""
     text = rng.choice(_STRANGE)
     if rng.random() < 0.5:
         letters = "abcdefghijklmnopqrstuvwxyz"
@@ -412,7 +412,7 @@ KINDS_OF_QUESTIONS: dict[str, Callable[[Scene, random.Random], Question]] = {
     "absent": _absent,
     "strange": _strange,
 }
-"""What can be asked. A kind that the scene does not allow (a space between things that touch) yields another."""
+"""Kinds of questions. A kind that is impossible in a scene, such as a space between touching objects, yields another kind."""
 
 KINDS_BY_TASK: dict[Task, tuple[str, ...]] = {
     Task.POINT: ("point", "spots", "vacant"),
@@ -425,14 +425,14 @@ KINDS_BY_TASK: dict[Task, tuple[str, ...]] = {
 
 
 def ask_about(scene: Scene, kind: str, rng: random.Random) -> Question:
-    """A question of a kind, one of `KINDS_OF_QUESTIONS`.
+    """Return a question of a kind, one of `KINDS_OF_QUESTIONS`.
 
-    :raises ValueError: no such kind.
+    :raises ValueError: the kind is unknown.
     """
     if kind not in KINDS_OF_QUESTIONS:
         raise ValueError(f"{kind!r} is no kind of question; there are {', '.join(KINDS_OF_QUESTIONS)}.")
     question = KINDS_OF_QUESTIONS[kind](scene, rng)
     if rng.random() < 0.15:
-        # People begin with a capital letter, or not.
+        # Users begin with a capital letter, or not.
         return replace(question, text=question.text[:1].swapcase() + question.text[1:])
     return question

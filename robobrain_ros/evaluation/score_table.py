@@ -10,16 +10,16 @@ from robobrain_ros.evaluation.metrics import LEAST_OVERLAP, wilson
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the result.
+    """A row of the result.
 
     :param group: one of `GROUPS`, or "all".
-    :param kind: of question; empty: all of the group's.
-    :param measure: what was measured.
+    :param kind: kind of question; empty: all kinds of the group.
+    :param measure: name of the measured quantity.
     :param value: a share, or a mean.
-    :param count: how many questions (or points) it is of.
-    :param low: of the share's 95 % interval (Wilson), as ``high``; None for means.
-    :param chance: what random points would reach; None where that says nothing.
-    :param goal: the least that it should be; None: no goal.
+    :param count: number of questions or points.
+    :param low: lower limit of the 95 % interval (Wilson) of a share, ``high`` the upper limit; None for means.
+    :param chance: expected value for random points; None if it has no meaning.
+    :param goal: minimum value; None: no goal.
     """
 
     group: str
@@ -34,18 +34,18 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is met; None where there is none."""
+        """Whether the goal is met; None: no goal."""
         return None if self.goal is None else self.value >= self.goal
 
 
 def share_row(group: str, kind: str, measure: str, right: int, count: int, **more: float | None) -> Row:
-    """A row for a share, with its interval."""
+    """Return a row for a share, with its interval."""
     low, high = wilson(right, count)
     return Row(group, kind, measure, right / count, count, low, high, **more)
 
 
 def rows_of(scores: Sequence[Scored]) -> list[Row]:
-    """What the scores come to: for each group its measures, then the same of each kind of question; last, of all answers."""
+    """Return the measures of each group, those of its kinds of questions, and at the end those of all answers."""
     rows: list[Row] = []
     for group in GROUPS:
         own = [scored for scored in scores if scored.group == group]
@@ -108,7 +108,7 @@ def _points(
         return []
     share = sum(scored.verdict.score * scored.points for scored in scores) / count
     chance = sum(scored.chance * scored.points for scored in scores) / count
-    # Points of one answer hit or miss together: the interval is that of as many answers.
+    # Points of one answer hit or miss together, so the interval uses the number of answers.
     low, high = wilson(share * len(scores), len(scores))
     return [Row(group, kind, measure, share, count, low, high, chance or None, goal)]
 
@@ -130,7 +130,7 @@ def _trajectories(group: str, kind: str, scores: Sequence[Scored], goal: float |
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows for people."""
+    """Return the rows as a table in text."""
     lines = [("what", "share or mean", "95 % interval", "of", "by chance", "goal")]
     for row in rows:
         interval = "" if row.low is None or row.high is None else f"{row.low:.3f} to {row.high:.3f}"
