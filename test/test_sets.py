@@ -73,6 +73,15 @@ def test_the_command_line_page_has_each_option(name: str, function: str) -> None
     assert options <= documented, f"docs/reference/command_line.md does not mention {sorted(options - documented)} of {name}"
 
 
+@pytest.mark.parametrize(("name", "function"), [it for it in PROGRAMS if it[0] != "robobrain"])
+def test_help_prints_the_name_by_which_the_program_was_started(name: str, function: str) -> None:
+    module, main = function.split(":")
+    script = f"robobrain-{name.replace('_', '-')}"
+    code = f"import sys; sys.argv = ['/usr/bin/{script}', '--help']; from {module} import {main}; {main}()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True, cwd="/")
+    assert done.stdout.startswith(f"usage: {script} ")
+
+
 def test_the_table_of_encodings_is_that_of_the_code() -> None:
     text = documentation()[REPOSITORY / "docs" / "reference" / "interfaces.md"]
     section = re.split(r"^### ", text.split("### Image encodings")[1], maxsplit=1, flags=re.MULTILINE)[0]

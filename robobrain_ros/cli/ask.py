@@ -171,7 +171,6 @@ def _reject(sentence: str) -> NoReturn:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=PROGRAM,
         description="Ask RoboBrain one question about the camera image of a running node, or about an image file.",
         epilog=_epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,

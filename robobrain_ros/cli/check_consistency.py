@@ -113,7 +113,7 @@ def _read_all(options: argparse.Namespace) -> list[Benchmark]:
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="check_consistency", description="Compare the answers of a model with native operators and with FlagGems operators."
+        description="Compare the answers of a model with native operators and with FlagGems operators."
     )
     parser.add_argument(
         "--model", default=str(DEMO_MODEL), help="model: a folder, or a name on the hub (default: the tabletop demo model)"

@@ -133,7 +133,6 @@ async def _with_graphs(
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="tune_flagos",
         description="Measure the FlagGems operators on this machine, and select those that are correct and not slower.",
     )
     parser.add_argument(

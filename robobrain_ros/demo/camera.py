@@ -211,9 +211,8 @@ def main() -> None:
     """Run the camera until it is interrupted."""
     settings = "\n".join(f"  {it.name} ({it.default}): {it.metadata['description']}" for it in fields(CameraSettings))
     parser = argparse.ArgumentParser(
-        prog="demo_camera",
         description="Publishes images of the tabletop world until it is interrupted.",
-        usage="demo_camera [--help] [--ros-args [-p NAME:=VALUE ...] [-r FROM:=TO ...]]",
+        usage="%(prog)s [--help] [--ros-args [-p NAME:=VALUE ...] [-r FROM:=TO ...]]",
         epilog=f"parameters:\n{settings}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

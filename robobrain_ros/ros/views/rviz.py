@@ -46,7 +46,7 @@ def _frame_of(message: Any) -> str:
 
 def main() -> None:
     """Wait for an image, then become RViz; arguments that are not known here go on to RViz."""
-    parser = argparse.ArgumentParser(prog="rviz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--image-topic", default="camera/image", help="topic whose frame becomes the fixed frame (default: %(default)s)"
     )
