@@ -268,6 +268,22 @@ def test_a_second_node_of_the_same_name_is_named_in_log_and_diagnostics(capfd: p
     assert "2 nodes have the name /twins/robobrain" in capfd.readouterr().err
 
 
+def test_another_node_that_offers_the_same_service_by_remapping_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    """Its name is another one, but both answer each request."""
+    with scripted("[(10, 10)]") as (it, _):
+        messages = it.listen(DiagnosticArray, "/diagnostics")
+        service = f"{it.name}/point"
+        it.client.create_service(Locate, service, lambda request, response: response)
+        status = it.until(
+            lambda: (
+                (found := status_of(messages, it, "node")) and f"offer the service {it.name}/point" in found.message and found
+            ),
+            "the other server",
+        )
+        assert status.level == DiagnosticStatus.WARN
+    assert capfd.readouterr().err.count(f"2 nodes offer the service {service}") == 1
+
+
 PROGRAM = [sys.executable, "-c", "from robobrain_ros.cli.robobrain import main; main()", "--ros-args"]
 
 

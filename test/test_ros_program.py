@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 import rclpy
+from leftovers import holdings
+from leftovers import leftovers as left_of
 from rclpy.executors import SingleThreadedExecutor
 from ros_rig import LIMIT, image_message, rig, scripted
 
@@ -41,7 +43,7 @@ def read_until(process: "subprocess.Popen[str]", words: str) -> str:
 
 
 @pytest.mark.timeout(LIMIT)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_cleanly(number: signal.Signals, tmp_path: Path) -> None:
     process = start("-p", f"engine.model:={tmp_path}/nothing", "-r", "__ns:=/program")
     read_until(process, "Active")
@@ -100,6 +102,51 @@ def test_a_node_without_a_model_says_how_to_name_one(
 
         it.until(heard, "the sentence")
     assert "Cannot configure: engine.model is empty" in said
+
+
+@pytest.mark.timeout(LIMIT)
+def test_the_programs_name_and_shared_memory_go_with_it() -> None:
+    """A restarted node must not take the one before for a second one of its name. DDS drops a lost participant after 20 s."""
+    context = rclpy.context.Context()
+    rclpy.init(context=context)
+    observer = rclpy.create_node("observer", context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(observer)
+
+    def until(shown: bool, limit: float) -> bool:
+        end = time.monotonic() + limit
+        while (("robobrain", "/leaving") in observer.get_node_names_and_namespaces()) != shown and time.monotonic() < end:
+            executor.spin_once(timeout_sec=0.05)
+        return (("robobrain", "/leaving") in observer.get_node_names_and_namespaces()) == shown
+
+    process = start("-r", "__ns:=/leaving", "-p", "autostart:=false")
+    try:
+        assert until(True, 30.0)
+        held = holdings(process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(ending.LIMIT) == 0
+        assert until(False, 10.0), "the name stays"
+        assert left_of(held) == []
+    finally:
+        process.kill()
+        process.wait(10.0)
+        executor.shutdown()
+        observer.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+@pytest.mark.timeout(LIMIT)
+def test_a_program_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    command = ["nohup", *PROGRAM, "-p", f"engine.model:={tmp_path}/nothing", "-r", "__ns:=/nohup"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd="/")
+    try:
+        read_until(process, "Active")
+        status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+        ignored = int(status.partition("SigIgn:")[2].split()[0], 16)
+        assert ignored & 1 << signal.SIGHUP - 1
+    finally:
+        process.kill()
+        process.wait(10.0)
 
 
 HANGS = """

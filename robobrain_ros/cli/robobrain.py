@@ -5,7 +5,7 @@ from robobrain_ros.ros import main as node_process
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the node until SIGINT or SIGTERM."""
+    """Run the node until SIGINT, SIGTERM or SIGHUP."""
     node_process.main(args, default_model=demo.DEMO_MODEL)
 
 

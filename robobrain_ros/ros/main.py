@@ -35,13 +35,17 @@ _PAUSE = 0.1
 
 
 class _Stop:
-    """Becomes true at the first SIGINT or SIGTERM; another one, `_SAME_SIGNAL` or more later, ends the process at once."""
+    """Becomes true at the first SIGINT, SIGTERM or SIGHUP; another one, `_SAME_SIGNAL` or more later, ends the process at once.
+
+    SIGHUP comes when a terminal is closed or an SSH connection is lost. Under nohup it stays ignored.
+    """
 
     def __init__(self) -> None:
         self.requested = False
         self._at = 0.0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: object) -> None:
         if not self.requested:
@@ -83,7 +87,7 @@ def _check_command_line(arguments: list[str]) -> None:
 
 
 def main(args: list[str] | None = None, default_model: Path | None = None) -> None:
-    """Run the node until SIGINT or SIGTERM.
+    """Run the node until SIGINT, SIGTERM or SIGHUP.
 
     :param args: the command line, without the program's name; None: that of this process.
     :param default_model: see `RoboBrainNode`.

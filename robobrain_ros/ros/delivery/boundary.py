@@ -123,6 +123,16 @@ class GuardedNode(LifecycleNode):
             task.cancel()
         self._tasks.clear()
         super().destroy_node()
+        self._leave_the_graph()
+
+    def _leave_the_graph(self) -> None:
+        """Destroy rcl's state machine, which rclpy forgets: it keeps the DDS participant, and with it the node's name.
+
+        Other nodes would see the name for another 20 s, and a process that ends would leave shared memory of DDS behind.
+        """
+        machine = getattr(self, "_state_machine", None)
+        if machine is not None:
+            machine.destroy_when_not_in_use()
 
     # As of `rclpy.node.Node`, guarded.
 
