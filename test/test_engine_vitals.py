@@ -1,15 +1,19 @@
 """A stalled engine is told from a slow one, by real processes that work, wait, or are stopped."""
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from robobrain_ros.engine.embedded import processes
+from robobrain_ros.engine.embedded.checkpoint import Checkpoint
+from robobrain_ros.engine.embedded.starting import ProgressReporter
 from robobrain_ros.engine.embedded.vitals import Limits, Vitals
 
 QUICK = Limits(interval=0.02, quiet=0.05, silence=0.4, busy_silence=1e6)
@@ -125,3 +129,21 @@ def test_another_process_of_the_same_id_is_not_ended() -> None:
         assert found is not None
         processes.kill(processes.Process(found.pid, found.parent, "S", 0.0, found.started + 1))
         assert child.poll() is None
+
+
+def test_a_process_that_is_stopped_while_the_model_loads_is_named() -> None:
+    """It would load for ever."""
+    with process(WAITS) as child:
+        child.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, child.pid, os.WSTOPPED)
+        seen: list[str] = []
+        present = processes.look(child.pid)
+        assert present is not None
+        checkpoint = Checkpoint(Path("/m"), True, "qwen2_5_vl", 28, 0, 0, 0, "", 0.0)
+        reporter = ProgressReporter(lambda progress: seen.append(progress.message), checkpoint, lambda: [present])
+        reporter.start()
+        reporter.stop()
+        assert f"Its process {child.pid} is stopped" in seen[0]
+        child.send_signal(signal.SIGCONT)
+        os.waitid(os.P_PID, child.pid, os.WCONTINUED)
+        assert not reporter._stopped()

@@ -102,7 +102,9 @@ class EmbeddedEngine:
     async def _start_with(self, choice: Choice, checkpoint: Checkpoint, log: ChildLog, progress: ProgressCallback) -> bool:
         """Start with this use of FlagGems. Return as `_try_to_start` does."""
         self._flagos = flagos = Session(choice, self.options, recovers=self._given_choice is None)
-        reporter = starting.ProgressReporter(progress, checkpoint, with_flagos=choice.operators is Operators.OURS)
+        folder, compiles = self._folder, choice.operators is Operators.OURS
+        assert folder is not None
+        reporter = starting.ProgressReporter(progress, checkpoint, lambda: folder.processes, with_flagos=compiles)
         reporter.start()
         try:
             await self._start_vllm(checkpoint, flagos)

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
@@ -17,7 +17,7 @@ from typing import Any
 
 from robobrain_ros.engine import environment
 from robobrain_ros.engine.base import LoadProgress, ProgressCallback
-from robobrain_ros.engine.embedded import arguments, compat, leftovers, space, worker
+from robobrain_ros.engine.embedded import arguments, compat, leftovers, processes, space, worker
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint
 from robobrain_ros.engine.embedded.child_log import LOGGING_VARIABLE, ChildLog
 from robobrain_ros.engine.flagos.session import Session
@@ -227,8 +227,20 @@ def set_environment(options: EngineOptions, checkpoint: Checkpoint, log: ChildLo
 class ProgressReporter(threading.Thread):
     """Reports every few seconds that the engine is still starting, because loading a model takes minutes."""
 
-    def __init__(self, progress: ProgressCallback, checkpoint: Checkpoint, *, with_flagos: bool = False) -> None:
+    def __init__(
+        self,
+        progress: ProgressCallback,
+        checkpoint: Checkpoint,
+        present: Callable[[], Iterable[processes.Process]],
+        *,
+        with_flagos: bool = False,
+    ) -> None:
+        """Make the thread.
+
+        :param present: returns the engine's processes, as far as they are recorded.
+        """
         super().__init__(name="engine-progress", daemon=True)
+        self._present = present
         self._progress = progress
         self._flagos = " FlagGems compiles its operators, which takes minutes the first time." if with_flagos else ""
         self._size = f" ({checkpoint.gigabytes:.1f} GB of weights)" if checkpoint.gigabytes >= 0.1 else ""
@@ -239,10 +251,16 @@ class ProgressReporter(threading.Thread):
         began = time.monotonic()
         while True:
             seconds = time.monotonic() - began
-            message = f"Starting the engine and loading the model{self._size}: {seconds:.0f} s.{self._flagos}"
+            message = f"Starting the engine and loading the model{self._size}: {seconds:.0f} s.{self._flagos}{self._stopped()}"
             self._progress(LoadProgress("loading", message))
             if self._done.wait(_PROGRESS_INTERVAL):
                 return
+
+    def _stopped(self) -> str:
+        """A sentence about a process that is stopped, which would load for ever; empty: there is none."""
+        found = (processes.look(process.pid) for process in self._present())
+        stopped = next((process.pid for process in found if process is not None and process.stopped), 0)
+        return f" Its process {stopped} is stopped (SIGSTOP or a debugger). Continue it with kill -CONT." if stopped else ""
 
     def stop(self) -> None:
         """Stop reporting. Returns after the last report."""
