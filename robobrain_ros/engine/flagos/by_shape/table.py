@@ -137,7 +137,7 @@ def find(device: str, torch: str, triton: str, folder: Path = FOLDER) -> Table:
     return table
 
 
-HOW_TO_MEASURE = "Run benchmark/skinny_matmul.py on this machine to measure one."
+HOW_TO_MEASURE = "To measure one on this machine, run in the source tree: PYTHONPATH=. python benchmark/skinny_matmul.py"
 
 
 def read(path: Path) -> Table:
