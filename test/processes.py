@@ -1,8 +1,11 @@
-"""The processes of engines, for tests that count or kill them."""
+"""Processes that tests start, count or kill."""
 
 from contextlib import suppress
 
 import psutil
+
+USUAL_SIGNALS = ("env", "--default-signal=INT,HUP")
+"""Before a command: the program does what signals demand, also where the tests ignore them, in the background or under nohup."""
 
 
 def engine_processes(kind: str = "VLLM") -> set[psutil.Process]:

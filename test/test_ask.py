@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from fakes import Script, ScriptedEngine
+from processes import USUAL_SIGNALS
 from ros_rig import LIMIT, Rig, image, image_message, rig, scripted
 
 from robobrain_ros.cli import ask
@@ -32,8 +33,9 @@ START = 280.0
 def begin(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
     # Not in the repository, where Python would find the sources without the built messages.
     return subprocess.Popen(
-        [*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/", env=os.environ | environment
-    )
+        [*USUAL_SIGNALS, *PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
+        env=os.environ | environment,
+    )  # fmt: skip
 
 
 def run(*arguments: str, limit: float = LIMIT, **environment: str) -> tuple[int, str, str]:
@@ -316,7 +318,7 @@ def test_an_interruption_ends_a_loading_engine(tmp_path: Path, scene: Scene) -> 
     file = tmp_path / "scene.png"
     cv2.imwrite(str(file), scene.image)
     process = subprocess.Popen(
-        [*PROGRAM, "point", "x", "--image", str(file)],
+        [*USUAL_SIGNALS, *PROGRAM, "point", "x", "--image", str(file)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/", start_new_session=True,
     )  # fmt: skip
     assert process.stderr is not None

@@ -16,6 +16,7 @@ import pytest
 from depth_rig import looking, points_text
 from fakes import Script, ScriptedEngine
 from geometry_msgs.msg import PoseStamped
+from processes import USUAL_SIGNALS
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros_rig import LIMIT, Rig, image_message, rig
 from sensor_msgs.msg import Image
@@ -47,7 +48,7 @@ DONE = answer_json(PlanVerdict.DONE, "Nothing is left to do.", [])
 def example(it: Rig, name: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """A running example in the namespace of the rig's node; it is ended with the block."""
     ros = ["--ros-args", "-r", f"__ns:={it.client.get_namespace()}"]
-    command = [sys.executable, str(EXAMPLES / name), *arguments, *ros]
+    command = [*USUAL_SIGNALS, sys.executable, str(EXAMPLES / name), *arguments, *ros]
     domain = os.environ | {"ROS_DOMAIN_ID": str(it.context.get_domain_id())}
     with subprocess.Popen(command, env=domain, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:

@@ -17,6 +17,7 @@ import pytest
 import rclpy
 from ament_index_python.packages import get_package_share_directory, get_packages_with_prefixes
 from lifecycle_msgs.srv import GetState
+from processes import USUAL_SIGNALS
 from rcl_interfaces.srv import GetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import parameter_value_to_python
@@ -46,7 +47,7 @@ def launched(log: Path, *arguments: str) -> Iterator[SimpleNamespace]:
     """A launch, interrupted at the end; ``processes``: all that it started, ``said``: its log, ``code``: how it ended."""
     with log.open("w") as file:
         process = subprocess.Popen(
-            [*LAUNCH, *arguments],
+            [*USUAL_SIGNALS, *LAUNCH, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,

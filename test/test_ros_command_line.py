@@ -77,7 +77,7 @@ def test_a_second_interruption_ends_at_once_and_an_echo_of_the_first_does_not(mo
     monkeypatch.setattr(ending, "force_later", lambda: forced.append(None))
     now = iter([10.0, 10.5, 12.0])
     monkeypatch.setattr(node_process, "time", SimpleNamespace(monotonic=lambda: next(now)))
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         stop = node_process._Stop()
         for expected in ([], [], [signal.SIGINT]):

@@ -13,6 +13,7 @@ from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from processes import USUAL_SIGNALS
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.msg import ParameterValue
 from rcl_interfaces.srv import GetParameters, SetParameters, SetParametersAtomically
@@ -340,7 +341,9 @@ def test_the_program_outlives_a_round_of_the_executor_that_raises_each_time(tmp_
         "main()\n"
     )
     arguments = ["--ros-args", "-p", f"engine.model:={tmp_path}/nothing", "-r", "__ns:=/outlives"]
-    process = subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True, cwd="/")
+    process = subprocess.Popen(
+        [*USUAL_SIGNALS, sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True, cwd="/"
+    )
     assert process.stderr is not None
     try:
         lines = []

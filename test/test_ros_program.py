@@ -15,6 +15,7 @@ import pytest
 import rclpy
 from leftovers import holdings
 from leftovers import leftovers as left_of
+from processes import USUAL_SIGNALS
 from rclpy.executors import SingleThreadedExecutor
 from ros_rig import LIMIT, image_message, rig, scripted
 
@@ -28,7 +29,7 @@ PROGRAM = [sys.executable, "-c", "from robobrain_ros.cli.robobrain import main; 
 
 def start(*arguments: str) -> "subprocess.Popen[str]":
     # Not in the repository, where Python would find the sources without the built messages.
-    return subprocess.Popen([*PROGRAM, *arguments], stderr=subprocess.PIPE, text=True, cwd="/")
+    return subprocess.Popen([*USUAL_SIGNALS, *PROGRAM, *arguments], stderr=subprocess.PIPE, text=True, cwd="/")
 
 
 def read_until(process: "subprocess.Popen[str]", words: str) -> str:
