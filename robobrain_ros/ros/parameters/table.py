@@ -116,16 +116,15 @@ NODE_PARAMETERS = (
     Parameter(
         "max_queued",
         32,
-        "Maximum number of waiting requests. Requests above engine.max_num_seqs wait. The node rejects requests above both "
-        "limits with BUSY.",
+        "Maximum number of waiting requests. A request waits while engine.max_num_seqs others are in progress. If max_queued "
+        "requests wait already, the node rejects a further one with BUSY.",
         minimum=0,
         maximum=100000,
     ),
     Parameter(
         "marker_ray_length",
         0.5,
-        "Points, boxes and trajectories of unknown depth are shown as rays on ~/markers. This is the length of a ray in metres. "
-        "0: the node shows no rays.",
+        "Length in metres of the rays on ~/markers. A ray shows a point, box or trajectory of unknown depth. 0: no rays.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=1000.0,
@@ -200,7 +199,7 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.max_pixels",
             0,
-            "Pixel limit for this camera's images, if it is below engine.max_pixels. 0: engine.max_pixels.",
+            "Pixel limit for this camera's images. 0, or a value above engine.max_pixels: engine.max_pixels.",
             applies=Applies.AT_ONCE,
             minimum=0,
             maximum=LARGEST_MAX_PIXELS,
