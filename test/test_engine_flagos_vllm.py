@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from flagos_rig import StartedEngine
 from random_checkpoint import make_random_checkpoint
-from shape_entries import GPU, TILE, entry
+from shape_entries import GPU, TILE, Computed, entry
 
 from robobrain_ros.engine.base import Generation
 from robobrain_ros.engine.embedded import arguments
 from robobrain_ros.engine.flagos import decision
 from robobrain_ros.engine.flagos.by_shape import report, table
+from robobrain_ros.engine.flagos.by_shape.operators import ShapeOperators
 from robobrain_ros.engine.flagos.by_shape.report import TableReport
 from robobrain_ros.engine.flagos.by_shape.table import Table
 from robobrain_ros.engine.flagos.choice import Choice, Operators
@@ -133,6 +135,18 @@ def test_an_engine_that_cannot_use_a_table_stays_native(
     [found] = report.read(tmp_path)
     assert not found.in_use
     assert why in found.details["flagos_shapes"]
+
+
+def test_an_output_layer_that_cannot_be_computed_keeps_its_method() -> None:
+    embedding = pytest.importorskip("vllm.model_executor.layers.vocab_parallel_embedding")
+    from robobrain_ros.engine.flagos.by_shape import output_layer
+
+    native = embedding.UnquantizedEmbeddingMethod()
+    model = torch.nn.Module()
+    model.lm_head = torch.nn.Module()  # It has no weights of the usual name.
+    model.lm_head.quant_method = native
+    output_layer.use_table(model, ShapeOperators([entry()], {"skinny": Computed()}, key="CPU"))
+    assert model.lm_head.quant_method is native
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """vLLM's output layer with the table's kernels. CUDA graphs do not contain this layer, so it calls the kernels itself."""
 
+import logging
 from typing import Any
 
 import torch
@@ -7,6 +8,8 @@ from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbed
 
 from robobrain_ros.engine.flagos.by_shape.operators import ShapeOperators
 from robobrain_ros.engine.flagos.by_shape.table import ROWS
+
+_log = logging.getLogger(__name__)
 
 
 class TableEmbeddingMethod(UnquantizedEmbeddingMethod):  # type: ignore[misc]
@@ -25,13 +28,23 @@ class TableEmbeddingMethod(UnquantizedEmbeddingMethod):  # type: ignore[misc]
 def use_table(model: torch.nn.Module, operators: ShapeOperators) -> None:
     """Let the table's kernels compute the model's output layer, if its weights are not quantized.
 
-    Each row class is computed once, so that `ShapeOperators.called` contains its entries.
+    Each row class is computed once, so that `ShapeOperators.called` contains its entries. A layer that this cannot compute keeps
+    its method.
     """
     for layer in _output_layers(model):
-        layer.quant_method = method = TableEmbeddingMethod(operators)
-        weight = layer.weight
-        for rows in ROWS:
-            method.apply(layer, torch.zeros((rows, weight.shape[1]), dtype=weight.dtype, device=weight.device))
+        method = TableEmbeddingMethod(operators)
+        try:
+            _compute_once(method, layer)
+        except Exception as error:  # The engine is to start all the same.
+            _log.warning("The output layer stays native: %s: %s", type(error).__name__, error)
+        else:
+            layer.quant_method = method
+
+
+def _compute_once(method: TableEmbeddingMethod, layer: Any) -> None:
+    weight = layer.weight
+    for rows in ROWS:
+        method.apply(layer, torch.zeros((rows, weight.shape[1]), dtype=weight.dtype, device=weight.device))
 
 
 def _output_layers(model: torch.nn.Module) -> list[Any]:
