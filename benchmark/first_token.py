@@ -3,8 +3,9 @@
     PYTHONPATH=. python benchmark/first_token.py 7b
     PYTHONPATH=. python benchmark/first_token.py 7b --extra '{"compilation_config": {"compile_mm_encoder": false}}'
 
-Each line has medians: *fit* is resizing, *prepared* is what vLLM does in this process (tokens, patches), *computed* is what its
-own process needs; *first* is all until the first token is here, the way between the processes included.
+Each line has medians: *fit* is resizing, *prepared* is what vLLM does in this process (tokens, patches), *sent* is the way to
+vLLM's own process until the request is scheduled, *computed* is what that process needs; *first* is all until the first token is
+here, the way back included.
 """
 
 import argparse
@@ -60,6 +61,7 @@ class Asker:
         seconds = {
             "fit": fit,
             "prepared": written.prepared,
+            "sent": written.sent,
             "computed": written.computed,
             "first": fit + written.prefill,
             "all": fit + written.total,

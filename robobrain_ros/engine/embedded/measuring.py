@@ -20,6 +20,7 @@ class Measured:
     :param total: time to the last token.
     :param broken: the generation ended early, because the model wrote a token that the constraint forbids.
     :param prepared: part of ``prefill`` that vLLM spent in this process, on tokens and image patches.
+    :param sent: part of ``prefill`` from then on until the engine's process scheduled the request.
     :param computed: part of ``prefill`` that the engine's process spent, from scheduling the request on.
     """
 
@@ -29,6 +30,7 @@ class Measured:
     total: float
     broken: bool = False
     prepared: float = 0.0
+    sent: float = 0.0
     computed: float = 0.0
 
     @property
@@ -56,7 +58,7 @@ async def measure(vllm: Any, prompts: Prompts, generation: Generation, probabili
     )
     tokens: list[int] = []
     logarithms: list[float] = []
-    first, computed, broken = 0.0, 0.0, False
+    first, sent, computed, broken = 0.0, 0.0, 0.0, False
     began = time.monotonic()
     prepared = await compat.prepare(vllm, prompts.render(generation))
     ready = time.monotonic() - began
@@ -64,10 +66,12 @@ async def measure(vllm: Any, prompts: Prompts, generation: Generation, probabili
         async for output in outputs:
             first = first or time.monotonic() - began
             if output.metrics is not None:
+                # All processes of a machine share the monotonic clock.
+                sent = output.metrics.scheduled_ts - began - ready
                 computed = output.metrics.first_token_ts - output.metrics.scheduled_ts
             (completion,) = output.outputs
             tokens += completion.token_ids
             broken = completion.finish_reason == "error"
             for token, entry in zip(completion.token_ids, completion.logprobs or (), strict=False):
                 logarithms.append(entry[token].logprob)
-    return Measured(tuple(tokens), tuple(logarithms), first, time.monotonic() - began, broken, ready, computed)
+    return Measured(tuple(tokens), tuple(logarithms), first, time.monotonic() - began, broken, ready, sent, computed)
