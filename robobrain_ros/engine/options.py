@@ -52,9 +52,11 @@ class EmbeddedOptions:
     )
     cpu_memory_gib: int = option(1, "Size of the KV cache in GiB if the engine runs on the CPU.", minimum=1, maximum=1024)
     tensor_parallel_size: int = option(1, "Number of GPUs that share each layer.", minimum=1, maximum=64)
-    pipeline_parallel_size: int = option(1, "Number of pipeline stages, each with a part of the layers.", minimum=1, maximum=64)
+    pipeline_parallel_size: int = option(
+        1, "Number of pipeline stages: groups of layers, each on its own GPUs.", minimum=1, maximum=64
+    )
     data_parallel_size: int = option(
-        1, "Number of copies of the model, over which the requests are distributed.", minimum=1, maximum=64
+        1, "Number of copies of the model. The engine distributes the requests over them.", minimum=1, maximum=64
     )
     distributed_executor_backend: str = option(
         "",
@@ -78,8 +80,8 @@ class EmbeddedOptions:
     )
     image_cache_mib: int = option(
         256,
-        "Size of the cache of preprocessed images in MiB. The node has one such cache, and each engine process has another. The "
-        "cache always has room for one image of engine.max_pixels. 0: no cache.",
+        "Size of the cache of preprocessed images in MiB. The node has one such cache, and each engine process has another. A "
+        "value that is too small for one image of engine.max_pixels is raised to the size of this image. 0: no cache.",
         minimum=0,
         maximum=65536,
     )
@@ -152,10 +154,12 @@ class RemoteOptions:
     """Options of an engine that uses OpenAI-compatible servers."""
 
     urls: tuple[str, ...] = option(
-        (), "kind remote: OpenAI-compatible servers of one model, such as http://gpu:9010/v1. A request goes to the least loaded."
+        (),
+        "kind remote: OpenAI-compatible servers of one model, such as http://gpu:9010/v1. The node sends each request to the "
+        "server that processes the fewest of its requests.",
     )
     key_file: str = option(
-        "", f"kind remote: file that contains the servers' key only. Empty: environment variable {KEY_VARIABLE}, or no key."
+        "", f"kind remote: file that contains only the key of the servers. Empty: environment variable {KEY_VARIABLE}, or no key."
     )
     model_type: str = option(
         "",
@@ -169,9 +173,10 @@ class RemoteOptions:
     )
     image_quality: int = option(95, "kind remote: quality of jpeg images, in percent.", minimum=1, maximum=100)
     verify: bool = option(
-        True, "kind remote: reject servers without a valid TLS certificate. If false, anyone on the network path can get the key."
+        True,
+        "kind remote: reject servers without a valid TLS certificate. If false, anyone on the network path can read the key.",
     )
-    ca_file: str = option("", "kind remote: PEM file with the trusted certificates. Empty: those of the public authorities.")
+    ca_file: str = option("", "kind remote: PEM file with the certificates to trust. Empty: those of the public authorities.")
 
     def check(self) -> None:
         """Check what can be checked without contacting a server.
@@ -214,13 +219,13 @@ class FlagosOptions:
     )
     exclude: tuple[str, ...] = option(
         (),
-        "Names of FlagGems operators that vLLM must not use, such as silu. Each of mm, mm_out, addmm and addmm_out also disables "
-        "matrix products by shape. Name all four to exclude FlagGems' matrix products, too.",
+        "Names of FlagGems operators that vLLM must not use, such as silu. Any of the names mm, mm_out, addmm and addmm_out also "
+        "disables matrix products by shape. To exclude FlagGems' own matrix products, list all four names.",
     )
     record: bool = option(
         False,
-        "Let FlagGems log each operator once, at its first call, to files that /diagnostics names. Makes the engine slower. "
-        "No effect on operators that vllm-plugin-FL selects.",
+        "Let FlagGems log the first call of each operator to files. /diagnostics shows their names. This makes the engine "
+        "slower. FlagGems does not log operators that vllm-plugin-FL selects.",
     )
     platform: str = option(
         "auto",
@@ -255,8 +260,8 @@ class EngineOptions:
     model: str = option(
         "",
         "Model: a folder with a checkpoint, a name on the hub such as BAAI/RoboBrain2.0-7B, or a preset of "
-        "docs/reference/models.md such as robobrain2.0-7b. A preset also sets suitable values for options that you do not set. "
-        "Empty: the demo model. kind remote: the name of the model on the servers. Empty: the name that the servers report.",
+        "docs/reference/models.md such as robobrain2.0-7b. A preset also sets the options that you do not set. Empty: the demo "
+        "model. With kind remote: the name of the model on the servers, or empty for the name that the servers report.",
     )
     max_num_seqs: int = option(
         16, "Maximum number of requests that the engine processes at the same time. Further ones wait.", minimum=1, maximum=1024

@@ -28,32 +28,34 @@ class ServerOptions:
     )
     max_requests: int = option(
         4,
-        "Maximum number of HTTP requests at the same time, less than engine.max_num_seqs. Further ones get status 429.",
+        "Maximum number of HTTP requests at the same time. It must be less than engine.max_num_seqs. The server answers further "
+        "requests with status 429.",
         minimum=1,
         maximum=1023,
     )
     max_body_mib: int = option(24, "Size limit of an HTTP request's body in MiB, including images.", minimum=1, maximum=1024)
     max_image_pixels: int = option(
         16_777_216,
-        "Pixel limit of all images of one HTTP request together, checked before they are decoded.",
+        "Limit of the total pixels of all images in one HTTP request. The server checks it before it decodes the images.",
         minimum=784,
         maximum=178_956_970,
     )
     max_connections: int = option(64, "Maximum number of open connections to the HTTP server.", minimum=4, maximum=1024)
     max_connections_per_client: int = option(
         16,
-        "Maximum number of idle connections from one address (IPv6: one /64 network). A connection is idle while no request with "
-        "the key is in progress on it. If there are more, the server closes the oldest.",
+        "Maximum number of connections without an accepted request from one address (IPv6: one /64 network). The server accepts "
+        "a request when its headers have arrived with the right key. A connection beyond the limit replaces the oldest of these "
+        "connections.",
         minimum=1,
         maximum=1024,
     )
     allowed_media_domains: tuple[str, ...] = option(
-        (), "Hosts from which the server downloads images by URL. Empty: only images within the request (data:)."
+        (), "Hosts from which the server downloads images by URL. Empty: the server reads only images within the request (data:)."
     )
     model_names: tuple[str, ...] = option(
         (),
-        "Additional names of the model for clients. Empty: the names under which FlagRelease and FlagScale serve the same "
-        "checkpoint (docs/reference/http_server.md).",
+        "Additional names that clients can use for the model. Empty: the names under which FlagRelease and FlagScale serve the "
+        "same checkpoint (docs/reference/http_server.md).",
     )
 
     def validate(self, engine: EngineOptions) -> str:

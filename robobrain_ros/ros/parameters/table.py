@@ -33,7 +33,8 @@ NODE_PARAMETERS = (
     Parameter(
         "image_reliability",
         "auto",
-        "Reliability of the camera subscriptions. auto: the reliability of the publishers. best_effort loses many large images.",
+        "Reliability of the camera subscriptions. auto: reliable if all publishers of the topic are reliable, otherwise best "
+        "effort. With best_effort, many large images are lost.",
         choices=("auto", "best_effort", "reliable"),
     ),
     Parameter(
@@ -48,7 +49,8 @@ NODE_PARAMETERS = (
     Parameter(
         "sync_tolerance",
         0.01,
-        "Maximum difference in seconds between the stamps of an image and its depth image. Other depth images are not used.",
+        "Maximum difference in seconds between the stamps of an image and its depth image. The node ignores depth images with a "
+        "larger difference.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=10.0,
@@ -62,7 +64,8 @@ NODE_PARAMETERS = (
     Parameter(
         "transform_timeout",
         0.2,
-        "Maximum seconds that an answer waits for the depth image, the camera_info and the transform that belong to its image.",
+        "Maximum time in seconds that the node waits for the depth image, the camera_info and the transform of an image after "
+        "the model has answered.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=60.0,
@@ -70,7 +73,8 @@ NODE_PARAMETERS = (
     Parameter(
         "request_timeout",
         Defaults.timeout,
-        "Time limit of a request in seconds. Then the request ends with TIMEOUT. options.timeout of a request overrides it.",
+        "Time limit of a request in seconds. A request that takes longer ends with TIMEOUT. options.timeout of a request "
+        "overrides it.",
         applies=Applies.AT_ONCE,
         minimum=0.01,
         maximum=MOST_TIMEOUT,
@@ -109,8 +113,8 @@ NODE_PARAMETERS = (
     Parameter(
         "model_can_think",
         "auto",
-        "Whether the checkpoint was trained to think. The files of a checkpoint do not state this. auto: the node decides by "
-        "the name or the family of the model.",
+        "Whether the checkpoint was trained to think. The files of a checkpoint do not state this. auto: the node looks up the "
+        "model's name. For an unknown name, it uses the value of the model family.",
         choices=("auto", "yes", "no"),
     ),
     Parameter(
@@ -161,7 +165,7 @@ NODE_PARAMETERS = (
     Parameter(
         "standing_queries",
         [],
-        f"Names of the standing queries that the node starts with. {STANDING_PREFIX}<name>.* are the parameters of each of them.",
+        f"Names of the standing queries that parameters describe. The parameters of each query are {STANDING_PREFIX}<name>.*.",
     ),
 )
 
@@ -184,8 +188,8 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.queue",
             1,
-            "Queue depth of the image subscription. The node uses only the newest image. With a larger value, the count of "
-            "lost images is more exact.",
+            "Queue depth of the image subscription. The node uses only the newest image. A larger value only makes the count of "
+            "lost images in /diagnostics more exact.",
             minimum=1,
             maximum=100,
         ),
@@ -199,7 +203,7 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.max_pixels",
             0,
-            "Pixel limit for this camera's images. 0, or a value above engine.max_pixels: engine.max_pixels.",
+            "Pixel limit for this camera's images. 0, or a value above engine.max_pixels, uses engine.max_pixels.",
             applies=Applies.AT_ONCE,
             minimum=0,
             maximum=LARGEST_MAX_PIXELS,
@@ -208,12 +212,13 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             f"{camera}.use_depth",
             False,
             f"Compute positions from {camera}/depth and {camera}/camera_info. The depth images must be aligned to the camera's "
-            "images. Requests use the newest image for which both have arrived.",
+            "images. Spatial tasks use the newest image whose depth image and camera_info have arrived, if it is at most 0.5 s "
+            "older than the newest image.",
         ),
         Parameter(
             f"{camera}.min_depth",
             0.0,
-            "Minimum valid depth in metres. Smaller depths are ignored. The limit also applies to depths from the model.",
+            "The node ignores depths below this value, in metres: those of the depth image and those that the model estimates.",
             applies=Applies.AT_ONCE,
             minimum=0.0,
             maximum=10000.0,
@@ -221,8 +226,8 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.max_depth",
             20.0,
-            "The node ignores depths of at least this value, in metres. If the driver clamps depth, set this to the depth at "
-            "which it clamps.",
+            "The node ignores depths equal to or above this value, in metres: those of the depth image and those that the model "
+            "estimates. If the driver reports a fixed depth for all farther surfaces, set this parameter to that depth.",
             applies=Applies.AT_ONCE,
             minimum=0.01,
             maximum=10000.0,
@@ -230,30 +235,30 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.detect_depth_clamp",
             True,
-            "Ignore pixels at the maximum depth of the driver. Some drivers report this depth for all farther surfaces. The node "
-            "detects it if many pixels have exactly the largest depth of the image and this depth is a whole number of metres "
-            "(at least 4), or 4095, 8191, ... mm. Set false for simulations without noise.",
+            "Some drivers report a fixed depth for all farther surfaces. true: the node ignores pixels with this depth. It "
+            "detects the depth if many pixels have exactly the largest depth of the image, and if this depth is a whole number "
+            "of metres (at least 4), or 4095, 8191, ... mm. Set false for simulations without noise.",
             applies=Applies.AT_ONCE,
         ),
         Parameter(
             f"{camera}.depth_transport",
             "auto",
             f"raw: sensor_msgs/Image on {camera}/depth. compressed: sensor_msgs/CompressedImage (compressedDepth, or 16-bit PNG) "
-            f"on {camera}/depth/compressedDepth. auto: the node uses the type that is published.",
+            f"on {camera}/depth/compressedDepth. auto: the node uses the topic and type that has a publisher.",
             choices=("auto", "raw", "compressed"),
         ),
         Parameter(
             f"{camera}.rectified",
             "auto",
-            "Whether the images are rectified. yes: the node uses P of camera_info. no: K, D and R. auto: yes if the name of "
-            "the image topic contains rect or rectified, as in image_rect.",
+            "Whether the images are rectified. yes: the node computes positions with P of camera_info. no: with K, D and R. "
+            "auto: yes if the name of the image topic contains the word rect or rectified, as in image_rect; otherwise no.",
             choices=("auto", "yes", "no"),
         ),
         Parameter(
             f"{camera}.bit_depth",
             0,
-            "Number of bits per sample that the sensor uses in 16-bit images. With 12 bits, 4095 is white. 0: the node scales "
-            "each image by its own values (docs/reference/interfaces.md).",
+            "Number of bits per sample that the sensor uses in 16-bit images. With 12 bits, 4095 is white. 0: the node selects "
+            "the scale for each image (docs/reference/interfaces.md).",
             minimum=0,
             maximum=16,
         ),
