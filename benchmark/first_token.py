@@ -1,7 +1,9 @@
 """Where the time to the first token goes, in the engine with a real shape and random weights; needs no ROS and no weights.
 
     PYTHONPATH=. python benchmark/first_token.py 7b
-    PYTHONPATH=. python benchmark/first_token.py 7b --extra '{"compilation_config": {"compile_mm_encoder": false}}'
+    PYTHONPATH=. python benchmark/first_token.py 7b --prepared-images
+
+``--prepared-images`` lets transformers prepare images in this process, and the encoder run without CUDA graphs.
 
 Each line has medians: *fit* is resizing, *prepared* is what vLLM does in this process (tokens, patches), *sent* is the way to
 vLLM's own process until the request is scheduled, *computed* is what that process needs; *first* is all until the first token is
@@ -27,6 +29,10 @@ from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 
 Times = dict[str, float]
 """Milliseconds by what they were spent on."""
+PREPARED_IMAGES = (
+    '{"worker_cls": "vllm.v1.worker.gpu_worker.Worker", "compilation_config": {"cudagraph_mm_encoder": false, '
+    '"compile_mm_encoder": true}}'
+)
 _WARM_UP = 2
 
 
@@ -83,7 +89,8 @@ async def series(title: str, count: int, make: Callable[[int], Awaitable[Times]]
 async def measure(options: argparse.Namespace) -> None:
     """All series, with one engine."""
     folder = gpu_shapes.checkpoint_for("native", options.model, options.device, options.folder)
-    engine = EmbeddedEngine(dummy_options(folder, quantization=options.quantization, extra=options.extra))
+    extra = PREPARED_IMAGES if options.prepared_images else options.extra
+    engine = EmbeddedEngine(dummy_options(folder, flagos_mode=options.flagos, quantization=options.quantization, extra=extra))
     began = time.perf_counter()
     await engine.start(lambda progress: None)
     print(f"ready after {time.perf_counter() - began:.0f} s; milliseconds, medians of {options.count}", flush=True)
@@ -108,6 +115,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=gpu_shapes.SHAPES)
     parser.add_argument("--extra", default="", help="as of engine.extra")
+    parser.add_argument("--prepared-images", action="store_true", help="instead of --extra: as described above")
+    parser.add_argument("--flagos", default="off", choices=["off", "on", "auto"], help="as of flagos.mode (off)")
     parser.add_argument("--quantization", default="", help="as of engine.quantization")
     parser.add_argument("--count", type=int, default=10, help="requests of each kind (10)")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu: for trying, with tiny")

@@ -77,6 +77,8 @@ def make_random_checkpoint(
             "patch_size": patch,
             "temporal_patch_size": 2,
             "merge_size": 2,
+            "image_mean": [0.48, 0.46, 0.41] if model_type == "qwen2_5_vl" else [0.5, 0.5, 0.5],
+            "image_std": [0.27, 0.26, 0.28] if model_type == "qwen2_5_vl" else [0.5, 0.5, 0.5],
         },
     )
     if model_type == "qwen3_vl":

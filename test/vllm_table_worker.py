@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from shape_entries import GPU, Computed
-from vllm.v1.worker.cpu_worker import CPUWorker
 
+from robobrain_ros.engine.embedded.vllm_cpu_worker import CpuWorker
 from robobrain_ros.engine.flagos.by_shape import start
 from robobrain_ros.engine.flagos.by_shape.start import Device
 from robobrain_ros.engine.flagos.by_shape.vllm_worker import WithTable
@@ -18,7 +18,7 @@ TABLES = "VLLM_TABLE_WORKER_TABLES"
 """Environment variable with a folder of tables; with it, this worker passes for one on `shape_entries.GPU`."""
 
 
-class CpuTableWorker(WithTable, CPUWorker):  # type: ignore[misc]
+class CpuTableWorker(WithTable, CpuWorker):
     """The CPU's worker; it passes for one with CUDA graphs, which no engine on the CPU has."""
 
     implementation = Computed()

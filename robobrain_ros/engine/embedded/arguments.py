@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from robobrain_ros.engine.base import DEFAULT_CONTEXT
-from robobrain_ros.engine.embedded import compat, worker
+from robobrain_ros.engine.embedded import compat, image_bytes, worker
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint
 from robobrain_ros.engine.flagos.choice import NATIVE, TABLE_WORKER, WORKER_EXTENSION, Choice, Operators
 from robobrain_ros.engine.options import EngineOptions
@@ -20,6 +20,10 @@ _BYTES_PER_PIXEL = 24
 _IMAGE_THREADS = 4
 """On an H100 machine, preparing an image of 1280x720 took 18 ms with four threads, and 30 to 44 ms with one."""
 _COMPILATION = "compilation_config"
+_CAMERA_SIZES = ((640, 480), (848, 480), (1280, 720))
+"""Width and height in pixels of images that cameras often send."""
+_LARGEST_ENCODER_GRAPH = 1280
+"""In visual tokens. Larger images are encoded without a CUDA graph, because each graph reserves memory for its size."""
 
 _log = logging.getLogger(__name__)
 
@@ -65,8 +69,12 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint, device: str
     if device == "cuda" and not arguments["enforce_eager"] and not choice.platform:
         # vLLM does not compile the image encoder by default. On an H100 with the 7B, an image took 112 ms without compilation,
         # 80 ms of them in the encoder, and 63 ms with it, 31 ms of them in the encoder.
-        arguments[_COMPILATION] = {"compile_mm_encoder": True}
-    if choice.by_shape:
+        arguments[_COMPILATION] = {"compile_mm_encoder": True} | encoder_graphs(options, checkpoint, max_pixels, choice)
+    if sends_bytes(checkpoint, device, choice):
+        arguments["worker_cls"] = TABLE_WORKER if choice.by_shape else image_bytes.WORKERS[device]
+        arguments["mm_processor_kwargs"] |= image_bytes.PROCESSOR_ARGUMENTS
+        arguments |= compat.bytes_arguments()
+    elif choice.by_shape:
         arguments["worker_cls"] = TABLE_WORKER
     if embedded.distributed_executor_backend:
         arguments["distributed_executor_backend"] = embedded.distributed_executor_backend
@@ -76,11 +84,40 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint, device: str
 
 
 def with_extra(arguments: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments overridden by ``engine.extra``. Compilation settings that ``extra`` does not name stay."""
+    """Return the arguments overridden by ``engine.extra``.
+
+    Compilation settings that ``extra`` does not name stay. Another worker gets prepared images.
+    """
+    if "worker_cls" in extra and "mm_processor_kwargs" in arguments:
+        kept = arguments["mm_processor_kwargs"].items() - image_bytes.PROCESSOR_ARGUMENTS.items()
+        arguments = arguments | {"mm_processor_kwargs": dict(kept)}
     ours, theirs = arguments.get(_COMPILATION), extra.get(_COMPILATION)
     if isinstance(ours, dict) and isinstance(theirs, dict):
         extra = extra | {_COMPILATION: ours | theirs}
     return arguments | extra
+
+
+def encoder_graphs(options: EngineOptions, checkpoint: Checkpoint, max_pixels: int, choice: Choice) -> dict[str, Any]:
+    """Return the compilation settings for CUDA graphs of the image encoder. They were tested with one kind of model on one GPU.
+
+    vLLM captures a graph for each of these numbers of visual tokens, and uses the smallest that is large enough for the image.
+    """
+    if checkpoint.model_type != "qwen2_5_vl" or options.embedded.gpus > 1 or choice.operators is not Operators.NATIVE:
+        return {}
+    cell = checkpoint.cell
+    most = min(max_pixels // cell**2, _LARGEST_ENCODER_GRAPH)
+    sizes = {round(width / cell) * round(height / cell) for width, height in _CAMERA_SIZES}
+    return {
+        "cudagraph_mm_encoder": True,
+        "encoder_cudagraph_token_budgets": sorted({size for size in sizes if size < most} | {most}),
+        "encoder_cudagraph_max_vision_items_per_batch": 1,
+    }
+
+
+def sends_bytes(checkpoint: Checkpoint, device: str, choice: Choice) -> bool:
+    """Whether the worker prepares images. A platform plugin brings workers of its own."""
+    known = checkpoint.model_type in image_bytes.MODEL_TYPES and device in image_bytes.WORKERS
+    return known and checkpoint.usual_images and not choice.platform
 
 
 def reject_unknown(extra: dict[str, Any], known: set[str]) -> None:
@@ -105,9 +142,23 @@ def image_cache_mib(options: EngineOptions) -> int:
     return max(options.embedded.image_cache_mib, -(-largest // _MIB) + 1) if options.embedded.image_cache_mib else 0
 
 
-def image_threads() -> int:
-    """Return the number of threads that prepare an image for the encoder. By default, vLLM uses one."""
-    return min(_IMAGE_THREADS, max(1, len(os.sched_getaffinity(0)) // 2))
+def asks_for_bytes(arguments: dict[str, Any]) -> bool:
+    """Whether the worker prepares images, by the final arguments."""
+    return image_bytes.PROCESSOR_ARGUMENTS.items() <= (arguments.get("mm_processor_kwargs") or {}).items()
+
+
+def environment_for(arguments: dict[str, Any], device: str) -> dict[str, str | None]:
+    """Return the environment variables that an engine with these arguments needs."""
+    if device == "cpu":
+        return {}
+    variables: dict[str, str | None] = {"OMP_NUM_THREADS": None}
+    if not asks_for_bytes(arguments):
+        # By default, vLLM prepares images in one thread.
+        variables["OMP_NUM_THREADS"] = str(min(_IMAGE_THREADS, max(1, len(os.sched_getaffinity(0)) // 2)))
+    compilation = arguments.get(_COMPILATION)
+    if isinstance(compilation, dict) and compilation.get("cudagraph_mm_encoder"):
+        variables |= compat.runner_of_encoder_graphs()
+    return variables
 
 
 def check_device_count(options: EngineOptions) -> None:

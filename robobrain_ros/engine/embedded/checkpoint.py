@@ -7,6 +7,7 @@ from typing import Any
 
 from robobrain_ros.engine.base import LoadProgress, ProgressCallback
 from robobrain_ros.engine.embedded.checkpoint_files import AGAIN, INDEX, indexed_files, read_json
+from robobrain_ros.engine.embedded.image_bytes import has_usual_steps
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
 
@@ -22,6 +23,7 @@ class Checkpoint:
     :param local: it was named as a folder; nothing may be fetched for it.
     :param cell: side of the square of pixels that one visual token covers.
     :param dtype: type of the weights, such as "bfloat16".
+    :param usual_images: images are prepared in the usual steps.
     """
 
     path: Path
@@ -33,6 +35,7 @@ class Checkpoint:
     max_positions: int
     dtype: str
     gigabytes: float
+    usual_images: bool = False
 
 
 def find_checkpoint(options: EngineOptions, progress: ProgressCallback) -> Checkpoint:
@@ -90,6 +93,7 @@ def _facts(path: Path, local: bool, config: dict[str, Any], processor: dict[str,
         max_positions=int(text.get("max_position_embeddings", 0)),
         dtype=str(config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or ""),
         gigabytes=gigabytes,
+        usual_images=has_usual_steps(processor),
     )
 
 

@@ -8,6 +8,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from robobrain_ros.engine import environment
@@ -115,6 +116,30 @@ def cpu_arguments(model_type: str) -> dict[str, Any]:
     if model_type != "qwen3_vl":
         return {}
     return {"hf_overrides": {"text_config": {"architectures": ["Qwen3ForCausalLM"]}}}
+
+
+def bytes_arguments() -> dict[str, Any]:
+    """What vLLM's AsyncEngineArgs need besides where images are sent as bytes. Since 0.32, vLLM normalizes on the device itself,
+    but rounds differently from transformers, and sends each pixel twice."""
+    from vllm import AsyncEngineArgs
+
+    name = "mm_device_do_normalize"
+    return {name: False} if name in {item.name for item in fields(AsyncEngineArgs)} else {}
+
+
+def runner_of_encoder_graphs() -> dict[str, str | None]:
+    """The environment with which vLLM uses CUDA graphs of the image encoder. In 0.26, its second model runner ignores them."""
+    try:
+        from vllm.v1.worker.gpu.mm.encoder_runner import EncoderRunner
+    except ImportError:
+        return {}
+    has_graphs = "cudagraph_manager" in inspect.signature(EncoderRunner.__init__).parameters
+    return {"VLLM_USE_V2_MODEL_RUNNER": None if has_graphs else "0"}
+
+
+def image_processing(engine: Any) -> Any:
+    """What prepares images in this process: an object whose ``get_hf_processor`` returns the processor of transformers."""
+    return engine.renderer.get_mm_processor().info
 
 
 async def prepare(engine: Any, prompt: dict[str, Any]) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 
 from robobrain_ros.engine import environment
 from robobrain_ros.engine.base import LoadProgress, ProgressCallback
-from robobrain_ros.engine.embedded import arguments, compat, leftovers, processes, space, worker
+from robobrain_ros.engine.embedded import arguments, compat, image_bytes, leftovers, processes, space, worker
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint
 from robobrain_ros.engine.embedded.child_log import LOGGING_VARIABLE, ChildLog
 from robobrain_ros.engine.flagos.session import Session
@@ -113,11 +113,11 @@ class VllmStart:
         device = str(current_platform.device_type)
         if device != "cpu":
             arguments.check_device_count(options)
-            environment.put({"OMP_NUM_THREADS": str(arguments.image_threads())})
         extra = options.embedded.extra_arguments()
         arguments.reject_unknown(extra, {item.name for item in fields(AsyncEngineArgs)})
         ours = arguments.engine_arguments(options, self._checkpoint, device, self._flagos.choice)
         values = arguments.with_extra(ours, extra)
+        environment.put(arguments.environment_for(values, device))
         if options.embedded.nnodes > 1:
             arguments.log_join_commands(options, values)
         compat.quieten_deaths()
@@ -125,7 +125,10 @@ class VllmStart:
         if self._cancelled.is_set():  # While vLLM was imported, which may take long.
             raise EngineFailedError("Starting the engine was cancelled.")
         with _ctrl_c_spares_children():
-            return AsyncLLM.from_engine_args(engine_arguments)
+            engine = AsyncLLM.from_engine_args(engine_arguments)
+        if arguments.asks_for_bytes(values):
+            image_bytes.lay_out_quickly(compat.image_processing(engine))
+        return engine
 
     async def _keep_record(self) -> None:
         while True:

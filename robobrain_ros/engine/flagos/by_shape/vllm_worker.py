@@ -3,8 +3,8 @@
 from typing import Any
 
 import vllm.envs
-from vllm.v1.worker.gpu_worker import Worker
 
+from robobrain_ros.engine.embedded.vllm_gpu_worker import GpuWorker
 from robobrain_ros.engine.flagos.by_shape import output_layer, report
 from robobrain_ros.engine.flagos.by_shape import start as flagos_start
 from robobrain_ros.engine.flagos.by_shape.start import Started
@@ -60,5 +60,5 @@ class WithTable:
         return sorted({(part.shape[1], part.shape[0]) for part in matrices})
 
 
-class TableWorker(WithTable, Worker):  # type: ignore[misc]
+class TableWorker(WithTable, GpuWorker):
     """The worker of one GPU."""

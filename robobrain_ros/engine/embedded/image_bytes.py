@@ -1,0 +1,182 @@
+"""Images cross to vLLM's worker as bytes, and the worker normalizes them on its device.
+
+By default, the processor of transformers normalizes an image in the node's process and writes each pixel twice, because the image
+encoder takes pairs of video frames. vLLM converts the result to the model's type and sends it to its own process. For an image of
+1280x720 in bf16, that is 11 MB. Its bytes are 2.8 MB. `Normalizer` computes the same values from the bytes, bit for bit.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+PROCESSOR_ARGUMENTS = {"do_rescale": False, "do_normalize": False, "temporal_patch_size": 1}
+"""With these, the processor returns the bytes: one row for each patch, in the order (colour, y, x)."""
+WORKERS = {
+    "cpu": "robobrain_ros.engine.embedded.vllm_cpu_worker.CpuWorker",
+    "cuda": "robobrain_ros.engine.embedded.vllm_gpu_worker.GpuWorker",
+}
+"""By vLLM's device type: the worker that normalizes images."""
+MODEL_TYPES = ("qwen2_5_vl", "qwen3_vl")
+"""Whose image encoders were tested with bytes."""
+
+_COLOURS = 3
+_PIXELS = "pixel_values"
+_METHODS_WITH_IMAGES = ("prepare_encoder_cudagraph_replay_buffers", "encoder_eager_forward")
+"""Methods of vLLM's models that take prepared images as a dictionary."""
+
+
+def has_usual_steps(processor: dict[str, Any]) -> bool:
+    """Whether a checkpoint's preprocessor_config.json asks for the steps that `Normalizer` computes."""
+    mean, std = processor.get("image_mean"), processor.get("image_std")
+    return (
+        processor.get("do_rescale", True) is True
+        and processor.get("do_normalize", True) is True
+        and all(isinstance(values, list) and len(values) == _COLOURS for values in (mean, std))
+    )
+
+
+class Normalizer:
+    """Computes the encoder's input from bytes, as transformers does: ``(pixel - mean / rescale) / (std / rescale)`` in float32.
+
+    :param mean: of each colour, of pixels between 0 and 1.
+    :param std: likewise.
+    :param rescale: factor from bytes to pixels between 0 and 1.
+    :param patch_size: side of a patch in pixels.
+    :param frames: how often the encoder wants each pixel.
+    :param dtype: torch's type of the result.
+    """
+
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], rescale: float, patch_size: int, frames: int, dtype: Any
+    ) -> None:
+        import torch
+
+        # transformers multiplies by the reciprocal, too. A division would round differently.
+        self._mean, self._std = ((torch.tensor(values) * (1.0 / rescale)).view(_COLOURS, 1, 1) for values in (mean, std))
+        self._area, self._frames, self._dtype = patch_size**2, frames, dtype
+
+    def __call__(self, patches: Any) -> Any:
+        """Normalize patches; returns other inputs as they are.
+
+        :param patches: tensor of shape (patches, 3 * patch_size**2), values 0 to 255.
+        :returns: tensor of shape (patches, 3 * frames * patch_size**2) on the same device.
+        """
+        if patches.shape[-1] != _COLOURS * self._area:
+            return patches
+        self._mean, self._std = self._mean.to(patches.device), self._std.to(patches.device)
+        pixels = patches.float().view(-1, _COLOURS, 1, self._area)
+        normalized = pixels.sub_(self._mean).div_(self._std).to(self._dtype)
+        return normalized.expand(-1, -1, self._frames, -1).reshape(len(patches), -1)
+
+
+class ByteLayout:
+    """An image processor of transformers that lays out images itself if they need nothing else.
+
+    :param processor: of transformers.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)
+
+    def __call__(self, images: Any, *arguments: Any, **options: Any) -> Any:
+        """See transformers' processor."""
+        if arguments or not isinstance(images, list) or not all(self._is_ready(image, options) for image in images):
+            return self._processor(images, *arguments, **options)
+        import torch
+        from transformers import BatchFeature
+
+        patch_size = self._processor.patch_size
+        patches = [torch.from_numpy(patches_of(image, patch_size, self._processor.merge_size)) for image in images]
+        grids = [[1, image.shape[0] // patch_size, image.shape[1] // patch_size] for image in images]
+        pixels = patches[0] if len(patches) == 1 else torch.cat(patches)
+        return BatchFeature({_PIXELS: pixels, "image_grid_thw": torch.tensor(grids)})
+
+    def _is_ready(self, image: Any, options: dict[str, Any]) -> bool:
+        if any(options.get(name, getattr(self._processor, name)) != value for name, value in PROCESSOR_ARGUMENTS.items()):
+            return False
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (_COLOURS,):
+            return False
+        height, width = image.shape[:2]
+        cell, patch_size = self._processor.patch_size * self._processor.merge_size, self._processor.patch_size
+        if height % cell or width % cell:
+            return False
+        patches = self._processor.get_number_of_image_patches(height, width, options)
+        return bool(patches == (height // patch_size) * (width // patch_size))  # Otherwise, it would be resized.
+
+
+def patches_of(image: npt.NDArray[np.uint8], patch_size: int, merge_size: int) -> npt.NDArray[np.uint8]:
+    """The patches of an image, in transformers' order: those of one cell are neighbours.
+
+    :param image: shape (height, width, 3); sides are multiples of ``patch_size * merge_size``.
+    :returns: shape (patches, 3 * patch_size**2).
+    """
+    cell = patch_size * merge_size
+    rows, columns = image.shape[0] // cell, image.shape[1] // cell
+    # Two steps are faster than one: the first one copies rows of patches, not single bytes.
+    blocks = image.reshape(rows, merge_size, patch_size, columns, merge_size, patch_size * _COLOURS)
+    patches = np.ascontiguousarray(blocks.transpose(0, 3, 1, 4, 2, 5)).reshape(-1, patch_size**2, _COLOURS)
+    return np.ascontiguousarray(patches.transpose(0, 2, 1)).reshape(len(patches), -1)
+
+
+def lay_out_quickly(processing: Any) -> None:
+    """Let `ByteLayout` lay out images.
+
+    :param processing: vLLM's object whose ``get_hf_processor`` returns the processor of transformers.
+    """
+    original = processing.get_hf_processor
+
+    def get_hf_processor(**options: Any) -> Any:
+        processor = copy.copy(original(**options))
+        processor.image_processor = ByteLayout(processor.image_processor)
+        return processor
+
+    processing.get_hf_processor = get_hf_processor
+
+
+def normalizer_of(model_config: Any) -> Normalizer:
+    """The normalizer of a model that vLLM has loaded."""
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+
+    processor = MULTIMODAL_REGISTRY.create_processor(model_config).info.get_hf_processor().image_processor
+    vision = model_config.hf_config.vision_config
+    return Normalizer(
+        processor.image_mean,
+        processor.image_std,
+        processor.rescale_factor,
+        vision.patch_size,
+        vision.temporal_patch_size,
+        model_config.dtype,
+    )
+
+
+def take_bytes(model: Any, normalize: Callable[[Any], Any]) -> None:
+    """Let a loaded model of vLLM take images as bytes, with and without CUDA graphs of its encoder."""
+
+    def prepared(inputs: dict[str, Any]) -> dict[str, Any]:
+        return inputs | {_PIXELS: normalize(inputs[_PIXELS])} if inputs.get(_PIXELS) is not None else inputs
+
+    def on_dictionary(method: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda inputs, *arguments, **options: method(prepared(inputs), *arguments, **options)
+
+    embed = model.embed_multimodal
+    model.embed_multimodal = lambda **inputs: embed(**prepared(inputs))
+    for name in _METHODS_WITH_IMAGES:
+        if hasattr(model, name):
+            setattr(model, name, on_dictionary(getattr(model, name)))
+
+
+class NormalizesImages:
+    """Part of a worker class of vLLM: its model takes images as bytes."""
+
+    def load_model(self, *arguments: Any, **options: Any) -> None:
+        """See vLLM's worker."""
+        parent: Any = super()
+        parent.load_model(*arguments, **options)
+        worker: Any = self
+        take_bytes(worker.get_model(), normalizer_of(worker.vllm_config.model_config))

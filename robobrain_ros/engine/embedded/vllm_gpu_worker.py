@@ -1,0 +1,9 @@
+"""vLLM's worker for GPUs. vLLM imports this module in its workers."""
+
+from vllm.v1.worker.gpu_worker import Worker
+
+from robobrain_ros.engine.embedded.image_bytes import NormalizesImages
+
+
+class GpuWorker(NormalizesImages, Worker):  # type: ignore[misc]
+    """The worker of one GPU."""

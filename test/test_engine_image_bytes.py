@@ -1,0 +1,195 @@
+"""Images cross to vLLM's worker as bytes, and the model gets exactly what transformers would have prepared."""
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from random_checkpoint import make_random_checkpoint
+
+from robobrain_ros.demo import DEMO_MODEL
+from robobrain_ros.demo.world import make_scene
+from robobrain_ros.engine.base import Generation
+from robobrain_ros.engine.embedded import arguments, compat, image_bytes
+from robobrain_ros.engine.embedded.checkpoint import Checkpoint
+from robobrain_ros.engine.embedded.engine import EmbeddedEngine
+from robobrain_ros.engine.embedded.image_bytes import ByteLayout, Normalizer
+from robobrain_ros.engine.flagos.choice import NATIVE, Choice, Operators
+from robobrain_ros.engine.options import EngineOptions
+
+OPTIONS = EngineOptions.of(model="/cache/7b")
+CHECKPOINT = Checkpoint(Path("/cache/7b"), True, "qwen2_5_vl", 28, 3136, 12845056, 8192, "bfloat16", 17.0, usual_images=True)
+PREPARED = {"worker_cls": "vllm.v1.worker.cpu_worker.CPUWorker", "mm_device_do_normalize": False}
+"""Another worker, and images that transformers prepares."""
+
+
+def noise(height: int, width: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
+def processor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Transformers' image processor of a random checkpoint."""
+    from transformers import AutoImageProcessor
+
+    folder = make_random_checkpoint(tmp_path_factory.mktemp("checkpoint"), request.param)
+    return AutoImageProcessor.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_the_worker_computes_what_transformers_computes_bit_for_bit(processor: Any, dtype: str) -> None:
+    import torch
+
+    cell = processor.patch_size * processor.merge_size
+    images = [noise(4 * cell, 6 * cell, 1), noise(8 * cell, 3 * cell, 2)]
+    images[0][0, : 256 // 3] = np.arange(255).reshape(-1, 3)  # Each value of a byte occurs.
+    expected = processor(images, return_tensors="pt")
+    sent = ByteLayout(processor)(images, **image_bytes.PROCESSOR_ARGUMENTS)
+    assert sent["pixel_values"].dtype is torch.uint8
+    assert sent["pixel_values"].nbytes * 2 == expected["pixel_values"].numel()
+    assert torch.equal(sent["image_grid_thw"], expected["image_grid_thw"])
+    mean, std, rescale = processor.image_mean, processor.image_std, processor.rescale_factor
+    normalize = Normalizer(mean, std, rescale, processor.patch_size, processor.temporal_patch_size, getattr(torch, dtype))
+    assert torch.equal(normalize(sent["pixel_values"]), expected["pixel_values"].to(getattr(torch, dtype)))
+
+
+@pytest.mark.parametrize("prepared", ["prepared by transformers", "laid out by transformers"])
+def test_what_needs_resizing_or_is_already_prepared_is_left_to_transformers(processor: Any, prepared: str) -> None:
+    import torch
+
+    cell = processor.patch_size * processor.merge_size
+    images = [noise(4 * cell, 6 * cell), noise(4 * cell + 3, 5 * cell)]
+    options = image_bytes.PROCESSOR_ARGUMENTS if prepared == "laid out by transformers" else {}
+    found = ByteLayout(processor)(images, return_tensors="pt", **options)
+    expected = processor(images, return_tensors="pt", **options)
+    assert torch.equal(found["pixel_values"], expected["pixel_values"])
+    mean, std, rescale = processor.image_mean, processor.image_std, processor.rescale_factor
+    normalize = Normalizer(mean, std, rescale, processor.patch_size, processor.temporal_patch_size, torch.float32)
+    assert torch.equal(normalize(found["pixel_values"]), processor(images, return_tensors="pt")["pixel_values"])
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "device", "choice", "sent"),
+    [
+        (CHECKPOINT, "cuda", NATIVE, True),
+        (CHECKPOINT, "cpu", NATIVE, True),
+        (CHECKPOINT, "npu", NATIVE, False),
+        (replace(CHECKPOINT, model_type="llava"), "cuda", NATIVE, False),
+        (replace(CHECKPOINT, usual_images=False), "cuda", NATIVE, False),
+        (CHECKPOINT, "cuda", Choice(Operators.NATIVE, "the plugin's", platform="fl"), False),
+    ],
+)
+def test_only_known_workers_and_models_get_bytes(checkpoint: Checkpoint, device: str, choice: Choice, sent: bool) -> None:
+    found = arguments.engine_arguments(OPTIONS, checkpoint, device, choice)
+    assert arguments.asks_for_bytes(found) is sent
+    assert ("worker_cls" in found) is sent
+
+
+def test_another_worker_gets_prepared_images() -> None:
+    ours = arguments.engine_arguments(OPTIONS, CHECKPOINT, "cuda")
+    theirs = arguments.with_extra(ours, {"worker_cls": "vllm.v1.worker.gpu_worker.Worker"})
+    assert theirs["mm_processor_kwargs"] == {"max_pixels": 1003520}
+    assert int(arguments.environment_for(theirs, "cuda")["OMP_NUM_THREADS"] or 0) > 0
+    assert arguments.environment_for(ours, "cuda")["OMP_NUM_THREADS"] is None
+    assert arguments.asks_for_bytes(arguments.with_extra(ours, {"block_size": 32}))
+
+
+@pytest.mark.parametrize(
+    ("processor", "usual"),
+    [
+        ({"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}, True),
+        ({"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "do_normalize": False}, False),
+        ({"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "do_rescale": None}, False),
+        ({"image_mean": [0.5], "image_std": [0.5]}, False),
+        ({"image_mean": 0.5, "image_std": 0.5}, False),
+        ({"image_mean": [0.5, 0.5, 0.5]}, False),
+        ({}, False),
+    ],
+)
+def test_other_steps_are_left_to_transformers(processor: dict[str, Any], usual: bool) -> None:
+    assert image_bytes.has_usual_steps(processor) is usual
+
+
+@pytest.mark.parametrize(
+    ("max_pixels", "sizes"), [(1003520, [391, 510, 1196, 1280]), (307200, [391]), (12845056, [391, 510, 1196, 1280])]
+)
+def test_the_encoder_has_cuda_graphs_for_the_sizes_of_cameras(max_pixels: int, sizes: list[int]) -> None:
+    options = EngineOptions.of(model="/cache/7b", max_pixels=max_pixels)
+    compilation = arguments.engine_arguments(options, CHECKPOINT, "cuda")["compilation_config"]
+    assert compilation["cudagraph_mm_encoder"]
+    assert compilation["encoder_cudagraph_token_budgets"] == sizes
+
+
+@pytest.mark.parametrize(
+    ("changes", "checkpoint", "choice"),
+    [
+        ({"tensor_parallel_size": 2}, CHECKPOINT, NATIVE),
+        ({}, replace(CHECKPOINT, model_type="qwen3_vl"), NATIVE),
+        ({}, CHECKPOINT, Choice(Operators.OURS, "on", graphs=True)),
+    ],
+)
+def test_what_was_not_tested_has_no_graphs_of_the_encoder(
+    changes: dict[str, Any], checkpoint: Checkpoint, choice: Choice
+) -> None:
+    found = arguments.engine_arguments(OPTIONS.changed(**changes), checkpoint, "cuda", choice)
+    assert found["compilation_config"] == {"compile_mm_encoder": True}
+
+
+class Graphed:
+    """A model of vLLM with CUDA graphs of its encoder; remembers what it got."""
+
+    def __init__(self) -> None:
+        self.got: list[Any] = []
+
+    def embed_multimodal(self, **inputs: Any) -> str:
+        self.got.append(inputs)
+        return "embedded"
+
+    def prepare_encoder_cudagraph_replay_buffers(self, inputs: dict[str, Any], items: int, path: str = "") -> tuple[int, str]:
+        self.got.append(inputs)
+        return items, path
+
+
+def test_a_model_gets_normalized_images_with_and_without_graphs() -> None:
+    model: Any = Graphed()
+    image_bytes.take_bytes(model, lambda patches: patches + 1)
+    assert model.embed_multimodal(pixel_values=1, image_grid_thw=[]) == "embedded"
+    assert model.prepare_encoder_cudagraph_replay_buffers({"pixel_values": 2}, 1, path="default") == (1, "default")
+    assert model.embed_multimodal(image_embeds=3) == "embedded"
+    assert model.got == [{"pixel_values": 2, "image_grid_thw": []}, {"pixel_values": 3}, {"image_embeds": 3}]
+    assert not hasattr(model, "encoder_eager_forward")
+
+
+async def measure(extra: str) -> tuple[list[Any], str]:
+    """Measure questions about one image and about two, with an engine of its own.
+
+    :returns: tokens and log-probabilities of each answer, and the type of the pixels that cross to the worker.
+    """
+    options = EngineOptions.of(model=str(DEMO_MODEL), flagos_mode="off", extra=extra, max_images=2, max_num_seqs=2)
+    engine = EmbeddedEngine(options)
+    await engine.start(lambda progress: None)
+    try:
+        scene = make_scene(7).image
+        questions = [[scene[:224, :308]], [scene[:224, :308], scene[-196:, -280:]], [scene[-252:, -336:]]]
+        answers = []
+        for number, images in enumerate(questions):
+            names = [f"image {number} {index}" for index in range(len(images))]
+            generation = Generation(f"request {number}", "Point to the red cube.", images, 16, image_ids=names)
+            answers.append(await engine.measure(generation, probabilities=True))
+        prompt = engine._prompts.render(Generation("pixels", "Point to it.", [scene[:252, :336]], 1))
+        prepared = await compat.prepare(engine._vllm, prompt)
+        pixels = prepared["mm_kwargs"]["image"][0]["pixel_values"].data
+        return [(answer.tokens, answer.probabilities) for answer in answers], str(pixels.dtype)
+    finally:
+        await engine.close()
+
+
+def test_answers_are_those_of_prepared_images() -> None:
+    from_bytes, sent = asyncio.run(measure(""))
+    from_prepared, prepared = asyncio.run(measure(json.dumps(PREPARED)))
+    assert (sent, prepared) == ("torch.uint8", "torch.float32")
+    assert from_bytes == from_prepared
+    assert len({tokens for tokens, _ in from_bytes}) == 3
