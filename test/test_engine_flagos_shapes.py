@@ -127,12 +127,31 @@ def test_a_kernel_that_raises_is_native_from_then_on(caplog: pytest.LogCaptureFi
     x, weight, _ = inputs(4)
     expected = torch.mm(x, weight)
     with installed([entry(4), entry(16)], implementation) as operators:
+        told: list[int] = []
+        operators.on_failure = lambda: told.append(len(operators.failed))
         results = [torch.mm(x, weight) for _ in range(3)]
+        assert told == [1]
         assert len(implementation.calls) == 1
         assert list(operators.failed.values()) == ["RuntimeError: out of resource: shared memory"]
         assert operators.find("mm", *inputs(9)[:2]) == entry(16), "only the shape class that failed"
     assert all(torch.equal(result, expected) for result in results)
     assert "mm bfloat16 4x32x48" in caplog.text
+
+
+def test_a_shape_survives_a_moment_without_memory() -> None:
+    def fail(result: Any, k: int, n: int) -> None:
+        if len(implementation.calls) == 1:
+            raise torch.OutOfMemoryError("2 MiB")
+
+    implementation = Computed(fail)
+    x, weight, _ = inputs(4)
+    expected = torch.mm(x, weight)
+    with installed([entry(4)], implementation) as operators:
+        assert torch.equal(torch.mm(x, weight), expected)
+        torch.mm(x, weight)
+        assert operators.called == {entry(4)}
+        assert operators.failed == {}
+        assert operators.refused == {entry(4): "out of memory: 2 MiB"}
 
 
 def test_gradients_and_fake_tensors_pass() -> None:

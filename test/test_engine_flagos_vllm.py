@@ -137,6 +137,80 @@ def test_an_engine_that_cannot_use_a_table_stays_native(
     assert why in found.details["flagos_shapes"]
 
 
+def worker_with_table(model: Any, operators: ShapeOperators, head_dtype: torch.dtype) -> Any:
+    """A worker whose GPU has passed the check of its table.
+
+    :param model: what vLLM has loaded.
+    :param head_dtype: the type of the logits.
+    """
+    pytest.importorskip("vllm")
+    from robobrain_ros.engine.flagos.by_shape.start import Started
+    from robobrain_ros.engine.flagos.by_shape.vllm_worker import WithTable
+
+    class Loads:
+        vllm_config = SimpleNamespace(model_config=SimpleNamespace(dtype=torch.bfloat16, head_dtype=head_dtype))
+
+        def load_model(self) -> None:
+            pass
+
+        def get_model(self) -> Any:
+            return model
+
+    class Worker(WithTable, Loads):
+        def _start(self) -> Started:
+            return Started(operators, "1 shape class.")
+
+    return Worker()
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder of the workers' reports."""
+    monkeypatch.setenv(report.VARIABLE, str(tmp_path))
+    return tmp_path
+
+
+def test_a_model_that_cannot_be_inspected_costs_the_table_and_not_the_start(reports: Path) -> None:
+    class Broken(torch.nn.Module):
+        @property
+        def lm_head(self) -> Any:
+            raise RuntimeError("not built yet")
+
+    worker = worker_with_table(Broken(), ShapeOperators([entry()], {"skinny": Computed()}, key="CPU"), torch.bfloat16)
+    worker.load_model()
+    [found] = report.read(reports)
+    assert not found.in_use
+    assert found.details["flagos_shapes"] == "Native matrix products: RuntimeError: not built yet"
+
+
+def test_a_kernel_that_fails_after_the_start_is_reported(reports: Path) -> None:
+    def fail(result: Any, k: int, n: int) -> None:
+        raise RuntimeError("illegal address")
+
+    operators = ShapeOperators([entry(4)], {"skinny": Computed(fail)}, key="CPU")
+    worker_with_table(torch.nn.Module(), operators, torch.bfloat16).load_model()
+    [before] = report.read(reports)
+    assert "flagos_shapes_failed" not in before.details
+    assert operators.compute("mm", torch.zeros(4, 32, dtype=torch.bfloat16), torch.zeros(32, 48, dtype=torch.bfloat16)) is None
+    [after] = report.read(reports)
+    assert after.details["flagos_shapes_failed"] == "mm bfloat16 4x32x48: RuntimeError: illegal address"
+
+
+@pytest.mark.parametrize(("head_dtype", "used"), [(torch.bfloat16, True), (torch.float32, False)])
+def test_the_output_layer_uses_the_table_only_where_vllm_asks_its_method(
+    head_dtype: torch.dtype, used: bool, reports: Path
+) -> None:
+    embedding = pytest.importorskip("vllm.model_executor.layers.vocab_parallel_embedding")
+    model = torch.nn.Module()
+    model.lm_head = torch.nn.Linear(32, 48, bias=False, dtype=torch.bfloat16)
+    model.lm_head.quant_method = native = embedding.UnquantizedEmbeddingMethod()
+    operators = ShapeOperators([entry(rows) for rows in table.ROWS], {"skinny": Computed()}, key="CPU")
+    worker_with_table(model, operators, head_dtype).load_model()
+    assert (model.lm_head.quant_method is native) is not used
+    [found] = report.read(reports)
+    assert ("flagos_shapes_in_use" in found.details) is used
+
+
 def test_an_output_layer_that_cannot_be_computed_keeps_its_method() -> None:
     embedding = pytest.importorskip("vllm.model_executor.layers.vocab_parallel_embedding")
     from robobrain_ros.engine.flagos.by_shape import output_layer

@@ -179,6 +179,7 @@ async def measure(extra: str) -> tuple[list[Any], str]:
             names = [f"image {number} {index}" for index in range(len(images))]
             generation = Generation(f"request {number}", "Point to the red cube.", images, 16, image_ids=names)
             answers.append(await engine.measure(generation, probabilities=True))
+        assert engine._prompts is not None
         prompt = engine._prompts.render(Generation("pixels", "Point to it.", [scene[:252, :336]], 1))
         prepared = await compat.prepare(engine._vllm, prompt)
         pixels = prepared["mm_kwargs"]["image"][0]["pixel_values"].data

@@ -43,6 +43,8 @@ class ShapeOperators:
         """Entries whose implementation raised an exception, which are native since, and that exception."""
         self.refused: dict[Entry, str] = {}
         """Entries whose implementation could not take the tensors of a call, and why it could not at the last one."""
+        self.on_failure: Callable[[], None] = lambda: None
+        """Called after an entry was added to `failed`."""
         self._implementations = dict(implementations)
         self._key = key
         self._library: Any = None
@@ -130,6 +132,9 @@ class ShapeOperators:
             return None
         try:
             result = implementation.multiply(entry.launch, x, weight, bias, out)
+        except torch.OutOfMemoryError as error:  # Of this moment, not of this shape.
+            self.refused[entry] = f"out of memory: {error}"
+            return None
         except Exception as error:
             self._drop(entry, error)
             return None
@@ -150,3 +155,4 @@ class ShapeOperators:
         self.failed[entry] = how
         by_rows = self._by_weights[entry.operator][getattr(torch, entry.dtype), entry.k, entry.n]
         by_rows[:] = [None if known is entry else known for known in by_rows]
+        self.on_failure()

@@ -1,5 +1,6 @@
 """vLLM's GPU worker with matrix products by shape. vLLM imports this module in its workers."""
 
+import logging
 from typing import Any
 
 import vllm.envs
@@ -8,6 +9,8 @@ from robobrain_ros.engine.embedded.vllm_gpu_worker import GpuWorker
 from robobrain_ros.engine.flagos.by_shape import output_layer, report
 from robobrain_ros.engine.flagos.by_shape import start as flagos_start
 from robobrain_ros.engine.flagos.by_shape.start import Started
+
+_log = logging.getLogger(__name__)
 
 
 class WithTable:
@@ -25,10 +28,7 @@ class WithTable:
         parent.load_model(*arguments, **options)
         # If the check of the table ends this process, the report shows that it had begun.
         report.write(report.TableReport(in_use=True))
-        self.matrix_products = self._start()
-        if self.matrix_products.operators is not None:
-            worker: Any = self
-            output_layer.use_table(worker.get_model(), self.matrix_products.operators)
+        self.matrix_products = self._start_safely()
         self._report()
 
     def compile_or_warm_up_model(self, *arguments: Any, **options: Any) -> Any:
@@ -42,6 +42,19 @@ class WithTable:
     def _report(self) -> None:
         started = self.matrix_products
         report.write(report.TableReport(started.operators is not None, started.names, started.details()))
+
+    def _start_safely(self) -> Started:
+        try:
+            started = self._start()
+            if started.operators is not None:
+                worker: Any = self
+                if _writes_its_own_type(worker.vllm_config.model_config):
+                    output_layer.use_table(worker.get_model(), started.operators)
+                started.operators.on_failure = self._report
+        except Exception as error:  # An engine that would start without the table is to start with it, too.
+            _log.warning("Matrix products stay native.", exc_info=True)
+            return Started(None, f"Native matrix products: {type(error).__name__}: {error}")
+        return started
 
     def _start(self) -> Started:
         worker: Any = self
@@ -58,6 +71,11 @@ class WithTable:
         dtype = worker.vllm_config.model_config.dtype
         matrices = (part for part in worker.get_model().parameters() if part.dim() == 2 and part.dtype is dtype)
         return sorted({(part.shape[1], part.shape[0]) for part in matrices})
+
+
+def _writes_its_own_type(model_config: Any) -> bool:
+    """Whether logits have the type of the weights. Otherwise, vLLM does not call the method of the output layer."""
+    return bool(getattr(model_config, "head_dtype", model_config.dtype) == model_config.dtype)
 
 
 class TableWorker(WithTable, GpuWorker):
