@@ -95,6 +95,7 @@ TASKS: dict[str, tuple[str, str, Any]] = {
 @pytest.mark.parametrize("task", [task.value for task in Task])
 def test_each_task_prints_one_json_object(task: str) -> None:
     """With the answer in its place and nothing in the others, the image's header, and the report."""
+    assert task in TASKS, f"add an answer to {task} to TASKS in this file"
     text, key, count = TASKS[task]
     with node(text) as (it, _):
         code, said = asked_json(it, task, "the mug")

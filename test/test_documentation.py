@@ -16,6 +16,7 @@ import yaml
 
 from robobrain_ros import core
 from robobrain_ros.cli import ask
+from robobrain_ros.cli.reply import Reply, to_dict
 from robobrain_ros.engine import presets
 from robobrain_ros.engine.flagos import operators, tune_file
 from robobrain_ros.errors import OutcomeCode
@@ -121,7 +122,10 @@ def test_the_architecture_lists_every_package() -> None:
 
 def test_messages_are_all_described() -> None:
     files = {path.stem for kind in ("msg", "srv", "action") for path in (REPOSITORY / kind).iterdir()}
-    assert files == set(re.findall(r"^### (\w+)$", (DOCS / "reference" / "messages.md").read_text("utf-8"), re.MULTILINE))
+    described = set(re.findall(r"^### (\w+)$", (DOCS / "reference" / "messages.md").read_text("utf-8"), re.MULTILINE))
+    assert files == described, (
+        f"add {sorted(files - described)} to a tuple of message names in scripts/doc_tables.py, then run it"
+    )
 
 
 def test_the_public_names_of_python_are_documented() -> None:
@@ -129,9 +133,11 @@ def test_the_public_names_of_python_are_documented() -> None:
     assert {names(row[0])[0] for row in rows(page, "## Names of robobrain_ros.core") if names(row[0])} == set(core.__all__)
     for kind in (core.Query, core.Answer):
         shown = [names(row[0])[0] for row in rows(page, f"## Fields of {kind.__name__}") if names(row[0])]
-        assert shown == [field.name for field in dataclasses.fields(kind)]
+        assert shown == [field.name for field in dataclasses.fields(kind)], (
+            f"correct the fields of {kind.__name__} in docs/{page}"
+        )
     tasks = next(row for row in rows(page) if row[0] == "`Task`")
-    assert names(tasks[1]) == [task.name for task in core.Task]
+    assert names(tasks[1]) == [task.name for task in core.Task], f"correct the row of Task in docs/{page}"
 
 
 def test_every_outcome_has_its_advice_and_its_exit_code() -> None:
@@ -203,7 +209,19 @@ def test_the_command_line_options_are_documented() -> None:
     documented = {name.split()[0] for row in rows("reference/command_line.md", "## ask") for name in names(row[0])}
     parser: argparse.ArgumentParser = ask._parser()
     known = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
-    assert documented == known - {"--help"}
+    assert documented == known - {"--help"}, "correct the options in docs/reference/command_line.md, section ask"
+
+
+def test_the_section_about_ask_names_each_task() -> None:
+    text = (DOCS / "reference" / "command_line.md").read_text(encoding="utf-8").split("\n## ask\n")[1].split("\n## ")[0]
+    for task in core.Task:
+        assert f"`{task.value}`" in text, f"docs/reference/command_line.md, section ask: the task {task.value} is missing"
+
+
+def test_the_keys_of_the_json_are_documented() -> None:
+    documented = {name for row in rows("reference/command_line.md", "## JSON") if row[0] != "key" for name in names(row[0])}
+    printed = set(to_dict(Reply(OutcomeCode.OK, "", core.Answer(core.Task.ASK, "")), ""))
+    assert documented == printed, "correct the keys in docs/reference/command_line.md, section JSON"
 
 
 def test_the_launch_arguments_are_documented() -> None:
@@ -252,7 +270,7 @@ def test_the_keys_of_diagnostics_are_documented() -> None:
     page = "reference/diagnostics.md"
     documented = {name for row in rows(page, "## Keys of `engine`") for name in names(row[0])}
     documented |= {name for row in rows(page, "## Keys of the other parts") for name in names(row[1])}
-    assert documented == parts
+    assert documented == parts, f"docs/{page}: these keys are only there or only published: {sorted(documented ^ parts)}"
 
 
 def test_the_parameters_of_the_demo_camera_are_documented() -> None:
@@ -296,7 +314,8 @@ def test_the_parameters_of_the_tutorial_are_those_of_the_node() -> None:
     shown = [row for row in rows("tutorials/robot.md", "## 5. Keep your settings") if names(row[0])]
     assert len(shown) >= 5
     for row in shown:
-        assert names(row[1]) == [known[names(row[0])[0]]]
+        (name,) = names(row[0])
+        assert names(row[1]) == [known[name]], f"docs/tutorials/robot.md: the default of {name} is {known[name]}"
 
 
 # Examples

@@ -11,6 +11,16 @@ from robobrain_ros.core.formats.encodings import ENCODINGS
 from robobrain_ros.core.query import Task
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.msg import Outcome
+from robobrain_ros.ros.limits import (
+    LEAST_RATE,
+    LEAST_TIMEOUT,
+    MOST_NAME,
+    MOST_QUERIES,
+    MOST_RATE,
+    MOST_TEXT,
+    MOST_TIMEOUT,
+    MOST_TOKENS,
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 INTERFACES = sorted(path for kind in ("msg", "srv", "action") for path in (REPOSITORY / kind).glob(f"*.{kind}"))
@@ -78,10 +88,35 @@ def test_each_field_has_a_value_of_the_type_in_its_stub(path: Path, monkeypatch:
             assert stated in {kind.__name__ for kind in type(getattr(instance, field.name)).__mro__}, field.name
 
 
+BOUNDS: dict[str, dict[str, set[float]]] = {
+    "srv/Ask.srv": {"question": {MOST_TEXT}},
+    "srv/Locate.srv": {"instruction": {MOST_TEXT}},
+    "srv/MakePlan.srv": {"task": {MOST_TEXT}},
+    "srv/PredictTrajectory.srv": {"instruction": {MOST_TEXT}},
+    "srv/SetStandingQuery.srv": {
+        "name": {1, MOST_NAME, MOST_QUERIES},
+        "instruction": {MOST_TEXT},
+        "rate": {0, LEAST_RATE, MOST_RATE},
+    },
+    "action/RunTask.action": {"instruction": {MOST_TEXT}},
+    "msg/QueryOptions.msg": {"timeout": {0, LEAST_TIMEOUT, MOST_TIMEOUT}, "max_tokens": {0, MOST_TOKENS}},
+}
+"""The numbers in the comment of each bounded field."""
+
+
+@pytest.mark.parametrize("interface", BOUNDS)
+def test_the_bounds_in_the_comments_are_those_of_the_node(interface: str) -> None:
+    comments = {declared["name"]: declared["comment"] for declared in declarations(REPOSITORY / interface)}
+    for name, bounds in BOUNDS[interface].items():
+        assert {float(number) for number in re.findall(r"\d+(?:\.\d+)?", comments[name])} == bounds, f"{interface}: {name}"
+
+
 @pytest.mark.parametrize("interface", ["action/RunTask.action", "srv/SetStandingQuery.srv"])
 def test_the_tasks_named_in_the_interfaces_are_those_of_the_core(interface: str) -> None:
     task = next(declared for declared in declarations(REPOSITORY / interface) if declared["name"] == "task")
-    assert set(re.findall(r'"(\w+)"', task["comment"])) == {each.value for each in Task}
+    assert set(re.findall(r'"(\w+)"', task["comment"])) == {each.value for each in Task}, (
+        f"name each task in the comment of the field task in {interface}"
+    )
 
 
 @pytest.mark.parametrize("path", INTERFACES, ids=lambda path: path.name)

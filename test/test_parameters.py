@@ -45,9 +45,7 @@ def test_the_parameter_file_holds_every_default() -> None:
 
 def test_the_documentation_is_written_from_the_table(repository: Path) -> None:
     text = (repository / "docs" / "reference" / "parameters.md").read_text(encoding="utf-8")
-    assert text.endswith(to_markdown()), (
-        "put the output of: python -m robobrain_ros.ros.parameters markdown into docs/reference/parameters.md"
-    )
+    assert text.endswith(to_markdown()), "run: python scripts/doc_tables.py"
 
 
 def test_every_option_of_the_engine_is_a_parameter_with_its_bounds() -> None:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import contract_tables
 import pytest
 from builtin_interfaces.msg import Time
 from std_msgs.msg import Header
@@ -80,6 +81,13 @@ def test_no_service_or_result_is_without_a_task() -> None:
     assert {interface.result_field for interface in TASKS.values()} == results
 
 
+def test_the_contract_test_asks_each_task() -> None:
+    rows = {row.name: (row.service_type, row.text_field, row.result_field) for row in TASKS.values()}
+    assert rows == contract_tables.TASKS, "TASKS in test/contract_tables.py must have a row for each task"
+    topics = {row.result_field: row.message_type for row in TASKS.values()}
+    assert topics == contract_tables.RESULT_TOPICS, "RESULT_TOPICS in test/contract_tables.py must have each result"
+
+
 def test_the_action_names_the_tasks_of_each_result() -> None:
     definition = (REPOSITORY / "action" / "RunTask.action").read_text(encoding="utf-8").split("\n---\n")[1]
     for field in {interface.result_field for interface in TASKS.values()}:
@@ -103,8 +111,15 @@ def test_the_page_of_interfaces_lists_the_topics_of_the_tasks() -> None:
     assert {f"~/{interface.shown_as}" for interface in TASKS.values() if interface.shown_as} <= set(rows)
 
 
+def test_some_answer_here_has_each_field() -> None:
+    fields = {field.name for field in dataclasses.fields(Answer)} - {"task", "thinking", "report"}
+    missing = fields - {name for parts in PARTS.values() for name in parts}
+    assert not missing, f"add {sorted(missing)} to an answer in PARTS in this file, so that its way through a message is tested"
+
+
 @pytest.mark.parametrize("task", list(Task))
 def test_an_answer_survives_its_message(task: Task) -> None:
+    assert task in PARTS, f"add the fields of an answer to {task.value} to PARTS in this file"
     interface = TASKS[task]
     answer = Answer(task, "raw", thinking="hm", report=Report(model="m", raw_text="raw", answer_tokens=7))
     answer = dataclasses.replace(answer, **PARTS[task])

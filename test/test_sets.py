@@ -1,6 +1,7 @@
 """Sets that code and documentation share are equal: parameters, options, encodings, colours."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -61,16 +62,36 @@ def test_a_parameter_that_nothing_reads_would_be_found() -> None:
     assert "min_confidence" not in words_of_the_code()
 
 
+@cache
+def help_of(name: str, function: str) -> str:
+    """What a program prints for --help, each option on one line."""
+    module, main = function.split(":")
+    code = f"import sys; sys.argv = [{name!r}, '--help']; from {module} import {main}; {main}()"
+    wide = os.environ | {"COLUMNS": "1000"}
+    command = [sys.executable, "-c", code]
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, cwd="/", env=wide).stdout
+    return re.sub(r"\n {10,}", " ", printed)
+
+
 @pytest.mark.parametrize(("name", "function"), [it for it in PROGRAMS if it[0] not in WITHOUT_OPTIONS])
 def test_the_command_line_page_has_each_option(name: str, function: str) -> None:
     """Of each program, as its own --help prints them."""
-    module, main = function.split(":")
-    code = f"import sys; sys.argv = [{name!r}, '--help']; from {module} import {main}; {main}()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True, cwd="/")
-    options = set(re.findall(OPTIONS, done.stdout)) - {"--help", "--ros-args"}
+    options = set(re.findall(OPTIONS, help_of(name, function))) - {"--help", "--ros-args"}
     assert options
     documented = set(re.findall(OPTIONS, documentation()[REPOSITORY / "docs" / "reference" / "command_line.md"]))
     assert options <= documented, f"docs/reference/command_line.md does not mention {sorted(options - documented)} of {name}"
+
+
+@pytest.mark.parametrize(("name", "function"), [it for it in PROGRAMS if it[0] not in WITHOUT_OPTIONS])
+def test_the_command_line_page_has_the_defaults_of_the_options(name: str, function: str) -> None:
+    """The page writes them as "60 by default" or "`camera` by default", and --help as "(default: 60)"."""
+    defaults = dict(re.findall(rf"^ +({OPTIONS})\b.*\(default: (.*?)\)", help_of(name, function), re.MULTILINE))
+    page = documentation()[REPOSITORY / "docs" / "reference" / "command_line.md"]
+    section = page.split(f"\n## {name}\n")[1].split("\n## ")[0]
+    stated = re.findall(rf"^\| `({OPTIONS})\b[^|]*\|[^|]*?(?:`([^`]+)`|(\d\S*)) by default", section, re.MULTILINE)
+    assert stated
+    for option, text, number in stated:
+        assert defaults.get(option) == (text or number), f"docs/reference/command_line.md, section {name}: default of {option}"
 
 
 @pytest.mark.parametrize(("name", "function"), [it for it in PROGRAMS if it[0] != "robobrain"])

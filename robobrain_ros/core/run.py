@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from robobrain_ros.core.imaging import Fitted
 from robobrain_ros.core.plans.prompt import context_in_words
@@ -97,18 +97,8 @@ class Run:
     def answer(self, parsed: ParsedAnswer) -> Answer:
         """The answer, its parts in the pixels of the query's image."""
         points, boxes, waypoints = self._in_image(parsed, parsed.normalized)
-        return Answer(
-            task=parsed.task,
-            text=parsed.text,
-            thinking=parsed.thinking,
-            points=points,
-            boxes=boxes,
-            waypoints=waypoints,
-            steps=parsed.steps,
-            reasoning=parsed.reasoning,
-            verdict=parsed.verdict,
-            report=self.report,
-        )
+        content = {field.name: getattr(parsed, field.name) for field in fields(Answer) if field.name != "report"}
+        return replace(Answer(**content), points=points, boxes=boxes, waypoints=waypoints, report=self.report)
 
     def _in_image(
         self, parts: ParsedAnswer | Progress, normalized: bool

@@ -388,7 +388,7 @@ def _strange(scene: Scene, rng: random.Random) -> Question:
     if rng.random() < 0.5:
         letters = "abcdefghijklmnopqrstuvwxyz"
         text = " ".join("".join(rng.choice(letters) for _ in range(rng.randint(1, 8))) for _ in range(rng.randint(1, 5)))
-    task = rng.choice(tuple(Task))
+    task = rng.choice([task for task in Task if task in KINDS_BY_TASK])
     words = "" if task.spatial else NO_SUCH_THING if task is Task.PLAN else UNKNOWN
     return Question(task, "strange", text, words=words, thought="I do not know what is meant.", absent=True)
 
@@ -422,6 +422,7 @@ KINDS_BY_TASK: dict[Task, tuple[str, ...]] = {
     Task.PLAN: ("plan",),
     Task.ASK: ("describe", "count", "exists", "colour", "side", "where"),
 }
+"""The tasks that the questions cover, and the kinds of questions for each of them."""
 
 
 def ask_about(scene: Scene, kind: str, rng: random.Random) -> Question:
