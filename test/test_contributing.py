@@ -1,6 +1,8 @@
-"""CONTRIBUTING.md, the workflows and the hooks name files, targets and modules that exist."""
+"""CONTRIBUTING.md, the workflows and the hooks name files, targets and modules that exist. Files in git are small."""
 
 import re
+import shutil
+import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,6 +13,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
 ROWS = [re.split(r" \| ?", line.strip("| ")) for line in PAGE.splitlines() if line.startswith("| ") and "| edit |" not in line]
 TARGETS = set(re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+LARGEST_FILE = 1 << 20
+"""Bytes of a file in git."""
+WEIGHTS = "robobrain_ros/demo/model/model.safetensors"
+"""The weights of the demo model, the only larger file."""
 WORKFLOWS = sorted((REPOSITORY / ".github" / "workflows").glob("*.yaml"))
 
 
@@ -52,3 +58,22 @@ def test_each_named_class_or_table_exists(name: str) -> None:
                                   REPOSITORY / ".pre-commit-config.yaml"], ids=lambda path: path.name)  # fmt: skip
 def test_yaml_of_hooks_workflows_and_templates_can_be_read(path: Path) -> None:
     assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)
+
+
+def tracked_files() -> list[str]:
+    """What git tracks, staged files included. Without git, the test is skipped."""
+    git = shutil.which("git")
+    if git is None or not (REPOSITORY / ".git").exists():
+        pytest.skip("git is not installed, or this is not a git checkout")
+    listed = subprocess.run([git, "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip(f"git cannot list the files: {listed.stderr.strip()}")
+    return listed.stdout.rstrip("\0").split("\0")
+
+
+def test_tracked_files_are_small() -> None:
+    """The history keeps an archive or a checkpoint for ever, also after its removal."""
+    files = tracked_files()
+    sizes = {path: path.lstat().st_size for path in map(REPOSITORY.joinpath, files) if path.is_file()}
+    large = sorted(str(path.relative_to(REPOSITORY)) for path, size in sizes.items() if size > LARGEST_FILE)
+    assert large == [WEIGHTS], f"remove these files from the commit; they exceed {LARGEST_FILE} bytes: {set(large) - {WEIGHTS}}"
