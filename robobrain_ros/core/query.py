@@ -124,12 +124,11 @@ class PlanStep:
 
 
 @dataclass(frozen=True)
-class ParsedAnswer:
-    """The content of an answer's text, with coordinates as the model wrote them (see `CoordinateRule`).
+class AnswerContent:
+    """What the model answered.
 
-    ``nothing_found``: the model reports that the requested thing is missing (an empty list, "There is no ...").
-    ``normalized``: the coordinates are fractions, 0 to 1, of the image's width and height, regardless of the profile.
-    ``reasoning``: the text of a plan beside its steps.
+    :param text: the answer without the thinking.
+    :param reasoning: the text of a plan beside its steps.
     """
 
     task: Task
@@ -141,6 +140,16 @@ class ParsedAnswer:
     steps: tuple[PlanStep, ...] = ()
     reasoning: str = ""
     verdict: PlanVerdict = PlanVerdict.PLAN
+
+
+@dataclass(frozen=True)
+class ParsedAnswer(AnswerContent):
+    """The content of an answer's text, with coordinates as the model wrote them (see `CoordinateRule`).
+
+    :param nothing_found: the model reports that the requested thing is missing (an empty list, "There is no ...").
+    :param normalized: the coordinates are fractions, 0 to 1, of the image's width and height, regardless of the profile.
+    """
+
     nothing_found: bool = False
     normalized: bool = False
 
@@ -175,18 +184,9 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The answer to a `Query`. All coordinates are in the pixels of the query's image. For the fields see `ParsedAnswer`."""
+class Answer(AnswerContent):
+    """The answer to a `Query`. All coordinates are in the pixels of the query's image."""
 
-    task: Task
-    text: str
-    thinking: str = ""
-    points: tuple[Point, ...] = ()
-    boxes: tuple[Box, ...] = ()
-    waypoints: tuple[Waypoint, ...] = ()
-    steps: tuple[PlanStep, ...] = ()
-    reasoning: str = ""
-    verdict: PlanVerdict = PlanVerdict.PLAN
     report: Report = field(default_factory=Report)
 
 

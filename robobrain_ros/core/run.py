@@ -8,7 +8,7 @@ from robobrain_ros.core.imaging import Fitted
 from robobrain_ros.core.plans.prompt import context_in_words
 from robobrain_ros.core.plans.schema import PlanForm
 from robobrain_ros.core.profiles import Profile
-from robobrain_ros.core.query import Answer, Box, Defaults, ParsedAnswer, Point, Progress, Query, Report, Task
+from robobrain_ros.core.query import Answer, AnswerContent, Box, Defaults, ParsedAnswer, Point, Progress, Query, Report, Task
 from robobrain_ros.engine.base import TextDelta
 from robobrain_ros.errors import CanceledError, EngineFailedError
 
@@ -97,8 +97,8 @@ class Run:
     def answer(self, parsed: ParsedAnswer) -> Answer:
         """The answer, its parts in the pixels of the query's image."""
         points, boxes, waypoints = self._in_image(parsed, parsed.normalized)
-        content = {field.name: getattr(parsed, field.name) for field in fields(Answer) if field.name != "report"}
-        return replace(Answer(**content), points=points, boxes=boxes, waypoints=waypoints, report=self.report)
+        content = {field.name: getattr(parsed, field.name) for field in fields(AnswerContent)}
+        return Answer(**content | {"points": points, "boxes": boxes, "waypoints": waypoints}, report=self.report)
 
     def _in_image(
         self, parts: ParsedAnswer | Progress, normalized: bool
