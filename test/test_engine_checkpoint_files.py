@@ -182,7 +182,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "index cut off": (split_then(cut(INDEX, 40)), r"index\.json cannot be read"),
     "config missing": (without("config.json"), r"it has no config\.json"),
     "config cut off": (cut("config.json", 100), r"config\.json cannot be read"),
-    "config is a list": (write("config.json", "[]"), "does not contain a JSON object"),
+    "config is a list": (write("config.json", "[]"), "it is not a JSON object"),
     "config is a pointer": (write("config.json", POINTER), r"config\.json is a Git LFS pointer"),
     "config is a pipe": (fifo("config.json"), "is not a regular file"),
     "config cannot be read": (loop("config.json"), r"config\.json cannot be read \(.*\)"),

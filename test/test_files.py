@@ -12,7 +12,7 @@ from lifecycle_msgs.msg import Transition
 from ros_rig import LIMIT, rig
 from test_ros_program import read_until, start
 
-from robobrain_ros.bounds.files import NoSuchFileError, UnreadableFileError, read_small_file, read_small_text
+from robobrain_ros.bounds.files import NoSuchFileError, UnreadableFileError, read_small_file, read_small_json, read_small_text
 from robobrain_ros.core.imaging import read_image
 from robobrain_ros.core.plans.robots_file import read_robots
 from robobrain_ros.core.profiles import profile_for
@@ -64,6 +64,26 @@ def test_a_regular_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
     path.write_bytes(b"first\nsecond \xff\n")
     with pytest.raises(UnreadableFileError, match=r"not text in UTF-8 \(line 2\)"):
         read_small_text(path, 100)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "it is not JSON: "),
+        ("", "it is not JSON: "),
+        ("[" * 100_000, "it is not JSON: "),
+        ("[1]", "it is not a JSON object"),
+        ("1" * 5000, "it is not JSON: "),
+    ],
+    ids=["cut", "empty", "deep", "list", "long number"],
+)
+def test_a_file_without_a_json_object_is_rejected_with_the_reason(content: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(UnreadableFileError, match=reason):
+        read_small_json(path, 1_000_000)
+    path.write_text('{"é": [1]}', encoding="utf-8")
+    assert read_small_json(path, 1_000_000) == {"é": [1]}
 
 
 def remote(path: str) -> Any:

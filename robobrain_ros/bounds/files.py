@@ -3,10 +3,12 @@
 This module imports nothing of the package, so that the core, the engines and the node can use it.
 """
 
+import json
 import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _KINDS = {
     stat.S_IFDIR: "it is a directory",
@@ -75,6 +77,20 @@ def read_small_text(path: str | Path, largest: int) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UnreadableFileError(f"it is not text in UTF-8 (line {line}); save it as UTF-8") from error
+
+
+def read_small_json(path: str | Path, largest: int) -> dict[str, Any]:
+    """Read a regular file with a JSON object; see `read_small_file`.
+
+    :raises UnreadableFileError: as of `read_small_text`, or it is not a JSON object.
+    """
+    try:
+        content = json.loads(read_small_text(path, largest))
+    except (ValueError, RecursionError) as error:
+        raise UnreadableFileError(f"it is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UnreadableFileError("it is not a JSON object")
+    return content
 
 
 def _content(descriptor: int, largest: int) -> bytes:

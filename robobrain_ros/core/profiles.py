@@ -1,12 +1,11 @@
 """The differences between model families: prompts, tasks, coordinates and thinking. To add a family, add a `Profile`."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
-from robobrain_ros.bounds.files import UnreadableFileError, read_small_text
+from robobrain_ros.bounds.files import UnreadableFileError, read_small_json
 from robobrain_ros.core.plans import prompt as plan_prompt
 from robobrain_ros.core.plans.request import PlanRequest
 from robobrain_ros.core.query import Task
@@ -231,9 +230,7 @@ def profile_for(where: str | Path) -> Profile:
 
 def _model_type(config: Path) -> str:
     try:
-        content = json.loads(read_small_text(config, _LARGEST_CONFIG))
-    except (UnreadableFileError, ValueError, RecursionError) as error:
+        content = read_small_json(config, _LARGEST_CONFIG)
+    except UnreadableFileError as error:
         raise EngineConfigError(f"{config} cannot be read as a checkpoint's config.json: {error}.") from error
-    if not isinstance(content, dict):
-        raise EngineConfigError(f"{config} is not a checkpoint's config.json: it is not a JSON object.")
     return str(content.get("model_type", ""))

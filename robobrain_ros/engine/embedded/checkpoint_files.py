@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from robobrain_ros.bounds.files import UnreadableFileError, read_small_text
+from robobrain_ros.bounds.files import UnreadableFileError, read_small_json, read_small_text
 from robobrain_ros.errors import EngineConfigError
 
 AGAIN = "Download the checkpoint again"
@@ -62,12 +62,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     _check_regular(path)
     try:
-        content = json.loads(read_small_text(path, _LARGEST_JSON))
-    except (UnreadableFileError, ValueError, RecursionError) as error:
+        return read_small_json(path, _LARGEST_JSON)
+    except UnreadableFileError as error:
         raise EngineConfigError(f"{path} cannot be read ({error}). {AGAIN}.") from error
-    if not isinstance(content, dict):
-        raise EngineConfigError(f"{path} does not contain a JSON object. {AGAIN}.")
-    return content
 
 
 def _check_regular(path: Path) -> int:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from robobrain_ros.bounds.files import UnreadableFileError, read_small_file
+from robobrain_ros.bounds.files import UnreadableFileError, read_small_json
 from robobrain_ros.engine.embedded import processes, worker
 
 PREFIX = "robobrain_ros-"
@@ -173,10 +173,9 @@ def _is_mine(path: Path) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(read_small_file(path, _LARGEST_RECORD).content)
-    except (UnreadableFileError, ValueError, RecursionError):
+        return read_small_json(path, _LARGEST_RECORD)
+    except UnreadableFileError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _list(record: dict[str, Any], name: str) -> list[Any]:

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from robobrain_ros.bounds.files import NoSuchFileError, UnreadableFileError, read_small_text
+from robobrain_ros.bounds.files import NoSuchFileError, UnreadableFileError, read_small_json
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint
 from robobrain_ros.engine.embedded.compat import DISTRIBUTIONS
 from robobrain_ros.engine.flagos import plugin
@@ -143,12 +143,12 @@ def read(path: Path) -> list[Tuned]:
     :raises EngineConfigError: it cannot be read as what it should be.
     """
     try:
-        content = json.loads(read_small_text(path, _LARGEST_FILE))
+        content = read_small_json(path, _LARGEST_FILE)
     except NoSuchFileError:
         return []
-    except (UnreadableFileError, ValueError, RecursionError) as error:
+    except UnreadableFileError as error:
         raise EngineConfigError(f"The tune file {path} is damaged ({error}). Run tune_flagos again.") from error
-    if not isinstance(content, dict) or not isinstance(content.get("entries"), list):
+    if not isinstance(content.get("entries"), list):
         raise EngineConfigError(f"The tune file {path} is damaged (no list of entries). Run tune_flagos again.")
     if content.get("format") != FORMAT:
         raise EngineConfigError(
