@@ -128,7 +128,8 @@ def bytes_arguments() -> dict[str, Any]:
 
 
 def runner_of_encoder_graphs() -> dict[str, str | None]:
-    """The environment with which vLLM uses CUDA graphs of the image encoder. In 0.26, its second model runner ignores them."""
+    """The environment with which vLLM uses CUDA graphs of the image encoder. In 0.26 and 0.27, its second model runner ignores
+    them."""
     try:
         from vllm.v1.worker.gpu.mm.encoder_runner import EncoderRunner
     except ImportError:
