@@ -265,7 +265,7 @@ def dict_keys(file: str, *functions: str) -> set[str]:
 
 def test_the_keys_of_diagnostics_are_documented() -> None:
     parts = dict_keys("ros/diagnostics.py", "_engine", "_server", "_served", "_clock", "_callbacks", "_query", "_camera")
-    parts |= dict_keys("engine/flagos/session.py", "details") | {"image_cache"}
+    parts |= dict_keys("engine/flagos/session.py", "details")
     parts |= dict_keys("engine/flagos/by_shape/start.py", "details")
     page = "reference/diagnostics.md"
     documented = {name for row in rows(page, "## Keys of `engine`") for name in names(row[0])}

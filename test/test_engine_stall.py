@@ -1,6 +1,7 @@
 """A stopped engine, for real: it is noticed, requests can be given up, and the engine restarts."""
 
 import asyncio
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import aclosing
@@ -66,7 +67,7 @@ def test_prepared_images_keep_to_their_memory(running: Running) -> None:
     cache = running.made[-1].vllm.renderer.mm_processor_cache._cache
     bound = 3 << 20  # An image of engine.max_pixels has 1.2 MB at most.
     assert cache.maxsize <= bound
-    assert running.info.details["image_cache"] == "at most 3 MiB per process"
+    assert re.fullmatch(r"\d of 3 MiB per process, \d images", running.supervisor.health().image_cache)
     for number in range(40):
         running.wait(running.answer(number, seed=number))
     assert 0 < cache.currsize <= bound
@@ -75,6 +76,9 @@ def test_prepared_images_keep_to_their_memory(running: Running) -> None:
     running.wait(running.answer(100, seed=39))
     assert cache.stat().hits > hits
     assert len(cache) == kept
+    used = round(cache.currsize / (1 << 20))
+    assert running.supervisor.health().image_cache == f"{used} of 3 MiB per process, {kept} images"
+    assert used >= 2, "40 images have filled it"
 
 
 @pytest.mark.timeout(START)

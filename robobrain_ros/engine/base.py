@@ -124,6 +124,7 @@ class EngineHealth:
     :param warning: a sentence about what does not work as requested, and what to do; empty: everything does.
     :param flagos_active: whether operators of FlagOS are in use; None: as in `EngineInfo`.
     :param flagos_operators: operators of FlagOS that have run so far.
+    :param image_cache: use and limit of the cache of prepared images, for people; empty: the engine has none in this process.
     """
 
     state: EngineState
@@ -134,6 +135,7 @@ class EngineHealth:
     warning: str = ""
     flagos_active: bool | None = None
     flagos_operators: tuple[str, ...] = ()
+    image_cache: str = ""
 
 
 class Engine(Protocol):

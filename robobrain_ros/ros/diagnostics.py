@@ -88,6 +88,7 @@ class Diagnostics:
         }
         if info is not None:
             values |= {"model": info.model, "engine": info.engine, "flagos_active": info.flagos_active, **info.details}
+            values["image_cache"] = health.image_cache
             values["flagos_called"] = ", ".join(health.flagos_operators)
         level, message = _LEVELS.get(health.state, DiagnosticStatus.WARN), health.message
         if health.warning and level == DiagnosticStatus.OK:

@@ -28,6 +28,8 @@ between the parts of a JSON text would be without bound, so there are none."""
 _GOODBYE = 4.0
 """Seconds that vLLM's processes have to give everything back before they are killed. `leftovers` removes what they leave then."""
 
+_MIB = 1 << 20
+
 _log = logging.getLogger(__name__)
 
 
@@ -197,6 +199,20 @@ def image_names(generation: Generation) -> dict[str, Any]:
     """The caller's names of the images, where each has one; vLLM then neither hashes nor prepares a known image again."""
     names = list(generation.image_ids)
     return {"multi_modal_uuids": {"image": names}} if names and all(names) else {}
+
+
+def image_cache(engine: Any) -> str:
+    """Return use and limit of the cache of prepared images, for people; empty: unknown.
+
+    The cache of this process and those of the engine's processes have the same use: here, vLLM keeps the sizes of the images.
+    """
+    cache = getattr(getattr(engine, "renderer", None), "mm_processor_cache", None)
+    if cache is None:
+        return "no cache"
+    kept: Any = getattr(cache, "_cache", None)  # vLLM publishes hits and queries only.
+    if not hasattr(kept, "currsize") or not hasattr(kept, "maxsize"):
+        return ""
+    return f"{kept.currsize / _MIB:.0f} of {kept.maxsize / _MIB:.0f} MiB per process, {len(kept)} images"
 
 
 async def build_http_app(engine: Any, model: str, names: Sequence[str]) -> Any:

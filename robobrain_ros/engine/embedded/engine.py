@@ -7,7 +7,7 @@ from typing import Any
 
 from robobrain_ros.engine import environment
 from robobrain_ros.engine.base import EngineHealth, EngineInfo, Generation, LoadProgress, ProgressCallback, TextDelta
-from robobrain_ros.engine.embedded import arguments, compat, leftovers, measuring, operator_trial, space, starting
+from robobrain_ros.engine.embedded import compat, leftovers, measuring, operator_trial, space, starting
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint, find_checkpoint
 from robobrain_ros.engine.embedded.checkpoint_files import check_files
 from robobrain_ros.engine.embedded.child_log import ChildLog
@@ -255,6 +255,7 @@ class EmbeddedEngine:
             warning=" ".join(text for text in (stall, flagos.warning) if text),
             flagos_active=flagos.active,
             flagos_operators=flagos.operators,
+            image_cache=compat.image_cache(self._vllm),
         )
 
     async def close(self) -> None:
@@ -288,7 +289,6 @@ def _describe(options: EngineOptions, vllm: Any, version: str, prompts: Prompts,
     from vllm.platforms import current_platform
 
     checkpoint = prompts.checkpoint
-    cache = f"at most {arguments.image_cache_mib(options)} MiB per process"
     return EngineInfo(
         model=options.model,
         model_type=checkpoint.model_type,
@@ -299,6 +299,6 @@ def _describe(options: EngineOptions, vllm: Any, version: str, prompts: Prompts,
         cell=checkpoint.cell,
         flagos_active=flagos.active,
         special_tokens=prompts.special_tokens,
-        details={**flagos.details(), "image_cache": cache},
+        details=flagos.details(),
         count_tokens=prompts.count_tokens,
     )
