@@ -34,6 +34,36 @@ def test_a_camera_that_becomes_slower_or_quicker_has_lost_nothing() -> None:
     assert statistics.lost < 35
 
 
+def sent(*gaps: float) -> ArrivalStatistics:
+    """The statistics of images that arrived with these gaps between them."""
+    statistics = ArrivalStatistics()
+    for arrival in accumulate(gaps, initial=1000.0):
+        statistics.add(arrival, arrival)
+    return statistics
+
+
+def test_the_usual_interval_follows_a_change_of_the_rate() -> None:
+    assert sent(*[0.1] * 60, *[4.0] * 3).interval == pytest.approx(4.0)
+    assert sent(*[4.0] * 60, *[0.1] * 3).interval == pytest.approx(0.1)
+    assert sent(*[0.1] * 60, 4.0).interval == pytest.approx(0.1)
+    assert sent(4.0).interval == 4.0
+    assert sent().interval == 0.0
+
+
+def test_a_pause_is_known_when_it_recurs() -> None:
+    assert sent(*[0.1] * 60, 4.0, 0.1, 4.0).pause == pytest.approx(4.0)
+    assert sent(*[0.1] * 60, 3600.0).pause == pytest.approx(0.1), "the driver was restarted"
+    assert sent(4.0).pause == 4.0
+    assert sent().pause == 0.0
+
+
+@pytest.mark.parametrize("gaps", [[4.0] * 3, [*[0.1] * 60, 4.0, 4.0], [0.03, 0.03, 4.0] * 9])
+def test_the_rate_of_a_slow_camera_is_not_0_between_two_images(gaps: list[float]) -> None:
+    statistics, last = sent(*gaps), 1000.0 + sum(gaps)
+    assert statistics.rate(last + 3.9) > 0.0
+    assert statistics.rate(last + 3 * 4.0) == 0.0
+
+
 def test_what_has_no_stamps_has_no_losses() -> None:
     statistics = ArrivalStatistics()
     for number in range(100):

@@ -213,6 +213,8 @@ def test_a_camera_that_has_not_started_says_why(kind: Any, reliability: Reliabil
 def test_a_camera_that_stopped_is_told_from_one_whose_images_come_late() -> None:
     with scripted("Two mugs.", max_image_age=0.3) as (it, _):
         heard = it.listen(DiagnosticArray, "/diagnostics")
+        for _ in range(3):
+            it.show(image_message())
         stopped = it.until(lambda: (outcome := ask(it).outcome).code != Outcome.OK and outcome, "the image's end")
         late = image_message()
         late.header.stamp.sec -= 100
@@ -359,19 +361,43 @@ def test_two_drivers_of_one_camera_are_named_and_no_image_counts_as_lost(capfd: 
     assert capfd.readouterr().err.count("2 publishers send to") == 1
 
 
+def until_stale(it: Rig) -> str:
+    """Wait until the camera's image is too old. Return the message."""
+    outcome = it.until(lambda: (outcome := ask(it).outcome).code != Outcome.OK and outcome, "the image's end")
+    assert outcome.code == Outcome.STALE_IMAGE
+    return str(outcome.message)
+
+
+def test_of_a_camera_with_one_image_so_far_nobody_knows_whether_it_is_slow_or_has_stopped() -> None:
+    with scripted("Two mugs.", max_image_age=0.3) as (it, _):
+        message = until_stale(it)
+    assert message.startswith("The only image of camera camera so far is 0.")
+    assert "max_image_age is 0.3 s" in message
+    assert "Publishers: 1." in message
+
+
+@pytest.mark.parametrize("burst", [1, 3])
+def test_a_camera_that_becomes_slower_or_sends_bursts_has_not_stopped(burst: int) -> None:
+    """Of its last 30 images most came quickly, one after the other."""
+    with scripted("Two mugs.", max_image_age=0.3) as (it, _):
+        for _ in range(30):
+            it.show(image_message())
+        for _ in range(2):
+            assert "has stopped" in until_stale(it)
+            for _ in range(burst):
+                it.show(image_message())
+        slow = until_stale(it)
+        it.until(lambda: "has stopped" in ask(it).outcome.message, "the camera's end")
+    assert re.search(r"Camera camera sends images up to \d\.\d s apart on .*\. Set max_image_age to at least \d s, or to 0", slow)
+
+
 def test_a_camera_slower_than_max_image_age_is_told_from_one_that_has_stopped() -> None:
     with scripted("Two mugs.", max_image_age=0.3) as (it, _):
         heard = it.listen(DiagnosticArray, "/diagnostics")
-
-        def until_stale() -> str:
-            outcome = it.until(lambda: (outcome := ask(it).outcome).code != Outcome.OK and outcome, "the image's end")
-            assert outcome.code == Outcome.STALE_IMAGE
-            return str(outcome.message)
-
         for _ in range(3):
-            until_stale()
+            until_stale(it)
             it.show(image_message())
-        slow = until_stale()
+        slow = until_stale(it)
         it.until(lambda: "has stopped" in ask(it).outcome.message, "the camera's end")
         status, _ = diagnosis(it, heard, "camera camera")
     assert re.search(r"Camera camera sends one image every \d\.\d s on .*\. Set max_image_age to at least \d s, or to 0", slow)

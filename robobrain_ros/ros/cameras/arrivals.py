@@ -11,7 +11,9 @@ _NOTES = 50
 """Arrivals that are noted before their statistics are made."""
 _SILENCE = 2.0
 _PERIODS = 2.5
-"""Seconds, or periods where those are longer, without an image after which a camera's rate is 0."""
+"""Seconds, or pauses if these are longer, without an image after which a camera's rate is 0."""
+_USUAL = 5
+"""Number of the last times between arrivals of which the median is the usual one."""
 
 _FEWEST_GAPS = 6
 """Gaps between stamps from which on a period can be known."""
@@ -86,15 +88,27 @@ class ArrivalStatistics:
 
     @property
     def interval(self) -> float:
-        """The usual time between arrivals, seconds; 0: not known."""
-        self._process_noted()
-        between = [later - earlier for earlier, later in pairwise(self._arrivals)]
+        """The usual time between the last arrivals in seconds; 0: unknown. A camera may change its rate."""
+        between = self._times_between()[-_USUAL:]
         return median(between) if between else 0.0
+
+    @property
+    def pause(self) -> float:
+        """The longest time between arrivals that occurred twice lately, in seconds; 0: unknown.
+
+        A single longer one is a restart of the driver, or the first image at a lower rate.
+        """
+        between = sorted(self._times_between())
+        return between[-2] if len(between) > 1 else sum(between)
+
+    def _times_between(self) -> list[float]:
+        self._process_noted()
+        return [later - earlier for earlier, later in pairwise(self._arrivals)]
 
     def rate(self, now: float) -> float:
         """Images per second, 0 when none came lately; ``now`` as of ``time.monotonic()``."""
         self._process_noted()
-        if len(self._arrivals) < 2 or now - self._arrivals[-1] > max(_SILENCE, _PERIODS * self.interval):
+        if len(self._arrivals) < 2 or now - self._arrivals[-1] > max(_SILENCE, _PERIODS * self.pause):
             return 0.0
         return (len(self._arrivals) - 1) / max(self._arrivals[-1] - self._arrivals[0], 1e-9)
 

@@ -227,10 +227,7 @@ class Camera:
         interval = self.statistics.interval
         if not 0.0 < most < interval:
             return ""
-        return (
-            f"Camera {self.name} sends one image every {interval:.1f} s on {self.topic}. Set max_image_age to at least "
-            f"{math.ceil(_PERIODS * interval)} s, or to 0 to accept any age."
-        )
+        return f"Camera {self.name} sends one image every {interval:.1f} s on {self.topic}. {_advice(interval)}"
 
     def _why_stale(self, age: float, silence: float, max_age: float) -> str:
         if self._stream.latched and self.statistics.received < _STREAM:
@@ -238,18 +235,34 @@ class Camera:
                 f"The last image of camera {self.name} on {self.topic} is {age:.1f} s old; max_image_age is {max_age:g} s. The "
                 "publisher is latched (transient local), so it may send no newer image. Set max_image_age to 0 to accept any age."
             )
-        slow = self.why_slow(0.5 * max_age)
-        if slow and silence < _PERIODS * self.statistics.interval and age - silence <= max_age:
-            return f"{slow} The last image is {age:.1f} s old; max_image_age is {max_age:g} s."
         if age - silence > max_age:
             return (
                 f"The last image of camera {self.name} arrived {age - silence:.1f} s after its stamp; max_image_age is "
                 f"{max_age:g} s. Check use_sim_time, the synchronization of the clocks, the driver and the network."
             )
-        return (
-            f"Camera {self.name} has stopped: its last image arrived {silence:.1f} s ago on {self.topic} and is {age:.1f} s old; "
-            f"max_image_age is {max_age:g} s. Publishers: {self._stream.publishers()}."
-        )
+        return self._why_silent(silence, f"is {age:.1f} s old; max_image_age is {max_age:g} s.", 0.5 * max_age)
+
+    def _why_silent(self, silence: float, is_old: str, usual: float) -> str:
+        """Tell a slow camera from one that has stopped.
+
+        :param silence: seconds since the last image.
+        :param is_old: its age, as the end of a sentence.
+        :param usual: longest time between two images, in seconds, at which a camera does not count as slow.
+        """
+        publishers = f"Publishers: {self._stream.publishers()}."
+        if self.statistics.received < 2:
+            first = f"The only image of camera {self.name} so far {is_old} It arrived {silence:.1f} s ago on {self.topic}."
+            advice = "The camera has stopped, or it is slow: then raise max_image_age, or set it to 0 to accept any age."
+            return f"{first} {advice} {publishers}"
+        slow = self.why_slow(usual)
+        if slow and silence < _PERIODS * self.statistics.interval:
+            return f"{slow} The last image {is_old}"
+        pause = self.statistics.pause
+        if pause > usual and silence < _PERIODS * pause:
+            apart = f"Camera {self.name} sends images up to {pause:.1f} s apart on {self.topic}."
+            return f"{apart} {_advice(pause)} The last image {is_old}"
+        stopped = f"Camera {self.name} has stopped: its last image arrived {silence:.1f} s ago on {self.topic} and {is_old}"
+        return f"{stopped} {publishers}"
 
     def forget(self, jump: Jump) -> None:
         """Drop the images from before a jump of time, with their depth."""
@@ -290,6 +303,11 @@ class Camera:
             watch.stamps_went(self.name, self._last_stamp, stamp)
         self._last_stamp = stamp
         return True
+
+
+def _advice(interval: float) -> str:
+    """What to do about images that come that many seconds apart, as a sentence."""
+    return f"Set max_image_age to at least {math.ceil(_PERIODS * interval)} s, or to 0 to accept any age."
 
 
 class Cameras:
