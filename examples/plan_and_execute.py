@@ -18,12 +18,14 @@ from rclpy.node import Node
 from rclpy.time import Time
 from rclpy.utilities import remove_ros_args
 
-from robobrain_ros.msg import DoneStep, Outcome, Place, Plan, PlanContext, PlanStep, Robot, Skill
+from robobrain_ros.msg import DoneStep, Outcome, Place, Plan, PlanContext, PlanStep, QueryOptions, Robot, Skill
 from robobrain_ros.srv import MakePlan
 
 TRIES = 20
 LIMIT = 60.0
-"""Seconds to wait for a response. The node's own limit is its parameter `request_timeout`, 30 s by default."""
+"""Seconds to wait for a response."""
+TIMEOUT = LIMIT - 10.0
+"""Seconds after which the node ends a request. It does not notice that a service client has stopped waiting."""
 OBJECT = {"type": "string", "format": "object"}  # One of the scene's objects.
 PUT = {"object": OBJECT, "relation": {"type": "string", "enum": ["in", "on", "beside"]}, "place": OBJECT}
 
@@ -67,7 +69,8 @@ def main() -> None:
     context = PlanContext(robots=[ROBOT], scene=[Place(name="table", objects=given.objects)])
     moved_at = Time(clock_type=ClockType.ROS_TIME)
     for _ in range(TRIES):
-        response = call(node, client, MakePlan.Request(task=given.task, context=context))
+        options = QueryOptions(timeout=TIMEOUT)
+        response = call(node, client, MakePlan.Request(task=given.task, context=context, options=options))
         outcome, plan = response.outcome, response.plan
         if outcome.code == Outcome.OK and Time.from_msg(plan.header.stamp) < moved_at:
             continue  # The image was taken before the last step ended.

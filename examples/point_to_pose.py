@@ -19,11 +19,13 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.utilities import remove_ros_args
 
-from robobrain_ros.msg import Outcome
+from robobrain_ros.msg import Outcome, QueryOptions
 from robobrain_ros.srv import Locate
 
 LIMIT = 60.0
-"""Seconds to wait for a response. The node's own limit is its parameter `request_timeout`, 30 s by default."""
+"""Seconds to wait for a response."""
+TIMEOUT = LIMIT - 10.0
+"""Seconds after which the node ends a request. It does not notice that a service client has stopped waiting."""
 DOWN = Quaternion(x=1.0, y=0.0, z=0.0, w=0.0)
 """The gripper's z axis points down in a frame whose z axis points up."""
 
@@ -40,7 +42,8 @@ def call(node: Node, client: Client, request: Any) -> Any:
 def find(node: Node, instruction: str, frame: str) -> PoseStamped:
     """Ask the node for the point; exit with a message if there is none in this frame."""
     client = node.create_client(Locate, "robobrain/point")
-    response = call(node, client, Locate.Request(instruction=instruction))
+    options = QueryOptions(timeout=TIMEOUT)
+    response = call(node, client, Locate.Request(instruction=instruction, options=options))
     if response.outcome.code != Outcome.OK:
         sys.exit(response.outcome.message)
     found = response.affordances

@@ -19,7 +19,9 @@ from robobrain_ros.msg import Outcome, QueryOptions
 from robobrain_ros.srv import Ask
 
 LIMIT = 60.0
-"""Seconds to wait for a response. The node's own limit is its parameter `request_timeout`, 30 s by default."""
+"""Seconds to wait for a response."""
+TIMEOUT = LIMIT - 10.0
+"""Seconds after which the node ends a request. It does not notice that a service client has stopped waiting."""
 
 
 def call(node: Node, client: Client, request: Any) -> Any:
@@ -39,7 +41,7 @@ def main() -> None:
     rclpy.init()
     node = rclpy.create_node("several_cameras")
     client = node.create_client(Ask, "robobrain/ask")
-    options = QueryOptions(cameras=given.cameras, timeout=LIMIT - 10.0)
+    options = QueryOptions(cameras=given.cameras, timeout=TIMEOUT)
     response = call(node, client, Ask.Request(question=given.question, options=options))
     if response.outcome.code != Outcome.OK:
         sys.exit(response.outcome.message)

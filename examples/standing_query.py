@@ -21,7 +21,7 @@ from robobrain_ros.srv import SetStandingQuery
 
 NAME = "example"
 LIMIT = 60.0
-"""Seconds to wait for a response. The node's own limit is its parameter `request_timeout`, 30 s by default."""
+"""Seconds to wait for a response."""
 ANSWERS = 10
 
 

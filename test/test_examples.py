@@ -27,6 +27,7 @@ from robobrain_ros.demo.simulator import Step
 from robobrain_ros.demo.world import make_scene
 from robobrain_ros.engine.base import Generation, TextDelta
 from robobrain_ros.evaluation.plans import answer_json
+from robobrain_ros.ros.tasks import TASKS
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PROGRAMS = sorted(path.name for path in EXAMPLES.glob("*.py"))
@@ -116,6 +117,20 @@ def test_an_example_is_short_and_imports_no_internals(name: str) -> None:
     imported = {str(node.module) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)}
     assert {module for module in imported if module.startswith("robobrain_ros")} <= PUBLIC
     assert len(text.splitlines()) <= MOST_LINES
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_an_example_that_stops_waiting_leaves_no_request_in_the_engine(name: str) -> None:
+    """The node does not notice that a service client gave up: the request must say how long it may take."""
+    text = (EXAMPLES / name).read_text(encoding="utf-8")
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    services = {task.service_type.__name__ for task in TASKS.values()}
+    requests = [call for call in calls if ast.unparse(call.func) in {f"{service}.Request" for service in services}]
+    assert all("options" in {keyword.arg for keyword in call.keywords} for call in requests)
+    options = [call for call in calls if ast.unparse(call.func) == "QueryOptions"]
+    assert len(options) == len(requests)
+    assert all("timeout" in {keyword.arg for keyword in call.keywords} for call in options)
+    assert not requests or "TIMEOUT = LIMIT - " in text
 
 
 def test_point_to_pose() -> None:
