@@ -13,6 +13,7 @@ from parsing_rig import RECORDED, TWO, TWO_FIVE, points, read
 from robobrain_ros.core.profiles import PROFILES
 from robobrain_ros.core.query import ParsedAnswer, Task
 from robobrain_ros.core.reading.answers import AnswerParser
+from robobrain_ros.core.reading.free_plans import FreePlanReader
 from robobrain_ros.errors import RoboBrainError
 
 TAGS = ["<think>", "</think>", "<answer>", "</answer>", "</thi", "<"]
@@ -73,6 +74,30 @@ def test_recorded_answers_are_given_piecewise_in_order_and_once(name: str) -> No
     parser = AnswerParser(task, profile)
     progress = [parser.feed(character) for character in text]
     assert tuple(part for piece in progress for part in piece.points + piece.boxes + piece.waypoints) == expected
+
+
+@given(st.text("12.) \n\tab*-:#step", max_size=60))
+@settings(max_examples=1000, deadline=None)
+@example("1. a\n" + " " * 100 + "2. b")
+@example("1. a\n2.\n5 b\n3. c")
+def test_the_steps_of_a_list_are_given_once_wherever_the_text_is_cut(text: str) -> None:
+    piecewise, whole = FreePlanReader(), FreePlanReader()
+    given_piecewise = [step for character in text for step in piecewise.feed(character)]
+    assert given_piecewise == whole.feed(text)
+    try:
+        plan = whole.finish()
+    except ValueError:
+        return
+    if len(given_piecewise) > 0:
+        assert plan.steps[: len(given_piecewise)] == tuple(given_piecewise)
+
+
+def test_a_step_is_given_when_the_next_one_begins() -> None:
+    reader = FreePlanReader()
+    pieces = ["1. Reach\n", "2.", " ", "G", "rasp\n3.", "5 cm above", "\n3. L", "ift"]
+    given_steps = [[step.text for step in reader.feed(piece)] for piece in pieces]
+    assert given_steps == [[], [], [], ["Reach"], [], [], ["Grasp 3.5 cm above"], []]
+    assert [step.text for step in reader.finish().steps] == ["Reach", "Grasp 3.5 cm above", "Lift"]
 
 
 NUMBERS = st.one_of(st.integers(-9999, 9999), st.floats(-9999, 9999).map(lambda value: round(value, 3)))

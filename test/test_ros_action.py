@@ -13,6 +13,7 @@ import rclpy
 from action_msgs.msg import GoalStatus
 from action_msgs.srv import CancelGoal
 from fakes import Script
+from geometry_msgs.msg import Point as PointMessage
 from lifecycle_msgs.msg import Transition
 from rclpy.action import ActionClient
 from ros_rig import Rig, image_message, scripted
@@ -111,6 +112,42 @@ def test_a_goal_that_makes_no_sense_is_aborted_with_the_reason(task: str, instru
     assert outcome.status == GoalStatus.STATUS_ABORTED
     assert outcome.result.outcome.code == Outcome.BAD_REQUEST
     assert outcome.result.outcome.message
+
+
+RESULTS = {
+    "a list": ("plan", "1. Reach\n2. Grasp\n3. Lift", lambda result: result.plan.steps),
+    "one sentence": ("plan", "Reach for the mug.", lambda result: result.plan.steps),
+    "JSON": ("plan", '[{"subtask": "Lift", "order": 2}, {"subtask": "Grasp", "order": 1}]', lambda result: result.plan.steps),
+    "numbers without brackets": ("point", "10, 12", lambda result: result.affordances.points),
+    "thinking without a tag": ("point", "Not (1, 2).</think>[(10, 12)]", lambda result: result.affordances.points),
+    "two corners": ("ground", "[10, 12], [30, 40]", lambda result: result.affordances.areas),
+}
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_the_last_feedback_has_all_parts_of_the_result(name: str) -> None:
+    """The end of the text completes the last step, and may show that what came before was thinking."""
+    task, text, parts = RESULTS[name]
+    with scripted(text) as (it, _):
+        feedback: list[Any] = []
+        handle = send_goal(it, task, "the mug", lambda message: feedback.append(message.feedback))
+        outcome = it.answer(handle.get_result_async())
+        wanted = list(map(without_position, parts(outcome.result)))
+        assert wanted
+
+        def given() -> list[str]:
+            last = feedback[-1]
+            return list(map(without_position, [*last.points, *last.areas, *last.waypoints, *last.steps]))
+
+        it.until(lambda: feedback and given() == wanted, "the last feedback")
+    assert not feedback[-1].thinking
+
+
+def without_position(part: Any) -> str:
+    """A part of an answer, as text. In feedback, positions are NaN."""
+    if hasattr(part, "position"):
+        part.position = PointMessage()
+    return str(part)
 
 
 PARTS = {

@@ -128,7 +128,7 @@ class Endpoints:
         wanted = TaskRequest(request.task, request.instruction, request.options, context=request.context)
         feedback = Feedback(self._node, goal)
         result = await self._requests.answer(wanted, ticket, feedback.add)
-        await feedback.finish()
+        await feedback.finish(None if result.error else result.answer, result.origin)
         message = RunTask.Result(outcome=to_outcome(result.error, result.note))
         if result.task is not None:
             TASKS[result.task].put_result(message, result.message)

@@ -6,7 +6,7 @@ import time
 from rclpy.action.server import ServerGoalHandle
 
 from robobrain_ros.action import RunTask
-from robobrain_ros.core.query import Progress
+from robobrain_ros.core.query import Answer, Progress
 from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.messages.conversions import Origin, clean, to_areas, to_points, to_steps, to_waypoints
 
@@ -38,9 +38,14 @@ class Feedback:
         except Exception as error:
             self._node.fault("The feedback of a goal", error)
 
-    async def finish(self) -> None:
-        """Publish pending feedback and give the client time to receive it, before the result. Never raises."""
+    async def finish(self, answer: Answer | None, origin: Origin) -> None:
+        """Publish pending feedback and give the client time to receive it, before the result. Never raises.
+
+        :param answer: the whole answer, whose parts the last feedback has; None: there is none.
+        """
         try:
+            if answer is not None:
+                self._complete(answer, origin)
             if self._pending:
                 self._publish()
         except Exception as error:
@@ -52,10 +57,7 @@ class Feedback:
         message = self._message
         message.text += clean(progress.text)
         message.thinking = progress.thinking
-        message.points.extend(to_points(progress.points))
-        message.areas.extend(to_areas(progress.boxes, origin.width, origin.height))
-        message.waypoints.extend(to_waypoints(progress.waypoints))
-        message.steps.extend(to_steps(progress.steps))
+        _fill(message, progress, origin)
         self._pending = True
         parts = progress.points or progress.boxes or progress.waypoints or progress.steps
         if parts or time.monotonic() - self._published >= _INTERVAL:
@@ -63,6 +65,13 @@ class Feedback:
         elif not self._scheduled:
             self._scheduled = True
             self._node.start_task(self._publish_later)
+
+    def _complete(self, answer: Answer, origin: Origin) -> None:
+        """Replace the parts by those of the answer: only its end completes some of them, and turns others into thinking."""
+        whole = RunTask.Feedback(sequence=self._message.sequence, text=self._message.text)
+        _fill(whole, answer, origin)
+        if str(whole) != str(self._message):  # Positions are NaN, which is not equal to itself.
+            self._message, self._pending = whole, True
 
     async def _publish_later(self) -> None:
         await self._node.pacing.sleep(_INTERVAL)
@@ -75,3 +84,11 @@ class Feedback:
         self._published = time.monotonic()
         self._pending = False
         self._goal.publish_feedback(self._message)
+
+
+def _fill(message: RunTask.Feedback, source: Answer | Progress, origin: Origin) -> None:
+    """Append the parts of an answer, or of a piece of it, to a feedback."""
+    message.points.extend(to_points(source.points))
+    message.areas.extend(to_areas(source.boxes, origin.width, origin.height))
+    message.waypoints.extend(to_waypoints(source.waypoints))
+    message.steps.extend(to_steps(source.steps))

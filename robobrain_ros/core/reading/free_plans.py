@@ -34,18 +34,24 @@ class FreePlanReader:
     def __init__(self) -> None:
         self._text: list[str] = []
         self._line: list[str] = []
+        self._head = ""
+        """Beginning of the last line, long enough for a mark and a character of the step."""
         self._numbered = _StepList(_NUMBER_MARK)
+        self._completed = 0
 
     def feed(self, text: str) -> list[PlanStep]:
         """Read the next piece and return the steps that it completes."""
         self._text.append(text)
-        before = self._numbered.complete_count
         *lines, rest = text.split("\n")
         for line in lines:
             self._numbered.read_line("".join([*self._line, line]))
-            self._line = []
+            self._line, self._head = [], ""
         self._line.append(rest)
-        return self._numbered.steps(before, self._numbered.complete_count)
+        if len(self._head) <= _LONGEST_MARK:
+            self._head = (self._head + rest).lstrip()[: _LONGEST_MARK + 1]
+        before = self._completed
+        self._completed = self._numbered.complete_count(next_begun=self._numbered.begins_step(self._head))
+        return self._numbered.steps(before, self._completed)
 
     def finish(self) -> FreePlan:
         """Return the whole plan.
@@ -89,10 +95,17 @@ class _StepList:
         """How many steps have begun."""
         return len(self._step_lines)
 
-    @property
-    def complete_count(self) -> int:
-        """How many steps no further line can change."""
-        return max(len(self._step_lines) - 1, 0)
+    def complete_count(self, next_begun: bool) -> int:
+        """How many steps no further text can change.
+
+        :param next_begun: the line that is not complete yet begins a step.
+        """
+        return len(self._step_lines) if next_begun else max(len(self._step_lines) - 1, 0)
+
+    def begins_step(self, head: str) -> bool:
+        """Whether a line with this beginning begins a step, however it continues."""
+        mark = self._mark.match(head[:_LONGEST_MARK])
+        return mark is not None and len(head.rstrip()) > mark.end()
 
     def read_line(self, line: str) -> None:
         stripped = line.strip()
