@@ -10,7 +10,7 @@ from robobrain_ros.bounds.control_tokens import reject_control_tokens
 from robobrain_ros.core.query import Task
 from robobrain_ros.errors import BadRequestError, RoboBrainError
 from robobrain_ros.msg import QueryOptions
-from robobrain_ros.ros.cameras.cameras import Cameras, Frame
+from robobrain_ros.ros.cameras.cameras import Cameras, Frame, NoSuchCameraError
 from robobrain_ros.ros.delivery import qos
 from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.limits import LEAST_RATE, MOST_NAME, MOST_QUERIES, MOST_RATE
@@ -232,8 +232,11 @@ class StandingQueries:
             )
         check_options(options)
         query = _StandingQuery(name, parse_task(task), instruction, rate, options, from_parameters)
-        if not (from_parameters and self._cameras().lacks(options)):  # `load` notes the fault of such a query.
+        try:
             self._check_cameras(query)
+        except NoSuchCameraError:
+            if not from_parameters:  # `load` notes the fault of such a query.
+                raise
         replaced = self._queries.get(name)
         self._queries[name] = query
         if replaced is not None:

@@ -76,6 +76,10 @@ class Frame:
             return self._decoded[0]
 
 
+class NoSuchCameraError(BadRequestError):
+    """The parameter ``cameras`` does not name a camera that a request means."""
+
+
 class CameraListener(Protocol):
     """Receives what comes from the cameras, in the executor."""
 
@@ -334,24 +338,21 @@ class Cameras:
     def name(self, wanted: str) -> str:
         """The name of the camera that a request means.
 
-        :raises BadRequestError: there is none of that name.
+        :raises NoSuchCameraError: there is none of that name.
         """
         if not self._names:
-            raise BadRequestError("The parameter cameras is empty. Send the image with the request, or configure a camera.")
+            raise NoSuchCameraError("The parameter cameras is empty. Send the image with the request, or configure a camera.")
         if wanted and wanted not in self._names:
             near = difflib.get_close_matches(wanted, self._names, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise BadRequestError(f"There is no camera {wanted!r}. The cameras are: {', '.join(self._names)}.{hint}")
+            raise NoSuchCameraError(f"There is no camera {wanted!r}. The cameras are: {', '.join(self._names)}.{hint}")
         return wanted or self._names[0]
-
-    def lacks(self, options: QueryOptions) -> bool:
-        """Whether one of the cameras that a request names does not exist; where it names none, whether there is none."""
-        return not self._names or any(name and name not in self._names for name in (options.camera, *options.cameras))
 
     def names_of(self, options: QueryOptions) -> list[str]:
         """The names of the cameras that a request means, one or several.
 
-        :raises BadRequestError: there is none of such a name, or the request contradicts itself.
+        :raises NoSuchCameraError: there is none of such a name.
+        :raises BadRequestError: the request contradicts itself.
         """
         if not options.cameras:
             return [self.name(options.camera)]
