@@ -46,7 +46,7 @@ def write_weights(path: Path, tensors: dict[str, list[int]]) -> None:
 def split(folder: Path) -> None:
     """Two files and an index in place of the one file."""
     tensors = {"model.language_model.embed_tokens.weight": [1024, 256]}
-    tensors |= {f"model.language_model.layers.{layer}.mlp.up_proj.weight": [1, 1] for layer in range(4)}
+    tensors |= {f"model.language_model.layers.{layer}.input_layernorm.weight": [1] for layer in range(4)}
     blocks = {f"model.visual.blocks.{block}.norm1.weight": [1] for block in range(5)}
     write_weights(folder / "a.safetensors", tensors)
     write_weights(folder / "b.safetensors", blocks)

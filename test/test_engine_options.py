@@ -121,9 +121,50 @@ def test_what_vllm_finds_wrong_with_its_configuration_is_told(changes: dict[str,
     assert said in explain_start_error(caught.value, "", EngineOptions.of(model="some/model")).message
 
 
+ASSERTION = """ERROR [7] WorkerProc failed to start.
+Traceback (most recent call last):
+  File "/site-packages/vllm/model_executor/model_loader/utils.py", line 95, in initialize_model
+    model = model_class(vllm_config=vllm_config, prefix=prefix)
+            ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+  File "/site-packages/vllm/model_executor/layers/rotary_embedding/mrope.py", line 364, in __init__
+    assert sum(self.mrope_section) == rotary_dim // 2
+           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+AssertionError
+INFO [7] [shutdown] Executor: waiting for worker exit count=1
+ERROR [7] EngineCore failed to start.
+Traceback (most recent call last):
+  File "/site-packages/vllm/v1/executor/multiproc_executor.py", line 815, in wait_for_ready
+    raise e from None
+Exception: WorkerProc initialization failed due to an exception in a background process. See stack trace for root cause.
+"""
+PROCESSOR = """Traceback (most recent call last):
+  File "/site-packages/vllm/multimodal/processing/context.py", line 12, in call_hf_processor
+    return processor(**data)
+TypeError: unsupported operand
+"""
+FIELD = """Traceback (most recent call last):
+  File "/site-packages/vllm/transformers_utils/config.py", line 700, in get_config
+    config = load(path)
+huggingface_hub.errors.StrictDataclassFieldValidationError: Validation error for field 'rms_norm_eps':
+    TypeError: Field 'rms_norm_eps' expected float, got str (value: 'x')
+INFO [7] The end.
+"""
+
+
 @pytest.mark.parametrize(
     ("logged", "said"),
     [
+        (
+            ASSERTION,
+            "AssertionError in __init__ (mrope.py, line 364): assert sum(self.mrope_section) == rotary_dim // 2. config.json is "
+            "probably wrong, or the weights belong to another model. Download the checkpoint again.",
+        ),
+        (PROCESSOR, "TypeError: unsupported operand. preprocessor_config.json is probably wrong. Download the checkpoint again."),
+        (
+            FIELD,
+            "Validation error for field 'rms_norm_eps': TypeError: Field 'rms_norm_eps' expected float, got str (value: 'x').",
+        ),
+        ("AssertionError", "some/model: AssertionError."),
         ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "GPU's memory is too small"),
         ("ValueError: Free memory on device (3.1/79.1 GiB) on startup is less than desired", "Other programs use"),
         ("ValueError: No available memory for the cache blocks. Try increasing", "no memory is left for requests"),
@@ -140,3 +181,4 @@ def test_start_error_is_read_from_the_childs_log(logged: str, said: str) -> None
     error = RuntimeError("Engine core initialization failed. See root cause above.")
     explained = explain_start_error(error, logged, EngineOptions.of(model="some/model"))
     assert said in explained.message
+    assert "root cause" not in explained.message

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from robobrain_ros.bounds.files import UnreadableFileError, read_small_json, read_small_text
+from robobrain_ros.engine.embedded import checkpoint_sizes
 from robobrain_ros.errors import EngineConfigError
 
 AGAIN = "Download the checkpoint again"
@@ -47,7 +48,10 @@ def check_files(folder: Path, *, weights_needed: bool = True) -> None:
     """
     config = read_json(folder / "config.json")
     _check_tokenizer(folder)
-    _check_processor(folder)
+    known = config.get("model_type") in _KNOWN_TYPES
+    if known:
+        _reject(folder / "config.json", checkpoint_sizes.config_fault(config))
+    _check_processor(folder, config if known else {})
     for name in _FURTHER:
         if os.path.lexists(folder / name):
             read_json(folder / name)
@@ -142,13 +146,21 @@ def _check_template(path: Path) -> None:
             raise EngineConfigError(f"{path} is damaged (line {error.lineno}: {error.message}). {AGAIN}.") from error
 
 
-def _check_processor(folder: Path) -> None:
+def _reject(path: Path, fault: str) -> None:
+    """:raises EngineConfigError: there is a fault."""
+    if fault:
+        raise EngineConfigError(f"{path} is wrong: {fault}. {AGAIN}.")
+
+
+def _check_processor(folder: Path, config: Mapping[str, Any]) -> None:
     present = [folder / name for name in _PROCESSORS if (folder / name).exists()]
     if not present:
         raise EngineConfigError(f"{folder} has no {_PROCESSORS[0]}, which defines how images are prepared. {AGAIN}.")
     for path in present:
-        if not read_json(path):
+        settings = read_json(path)
+        if not settings:
             raise EngineConfigError(f"{path} contains no settings. {AGAIN}.")
+        _reject(path, checkpoint_sizes.processor_fault(settings, config))
 
 
 def _check_weights(folder: Path, config: Mapping[str, Any]) -> None:
@@ -264,8 +276,7 @@ def _compare(folder: Path, config: Mapping[str, Any], headers: Mapping[str, Head
     embedding = next((shape for name, shape in shapes.items() if name.endswith("embed_tokens.weight")), None)
     if embedding is None:
         raise EngineConfigError(
-            f"The weights in {folder} belong to another architecture than its config.json: they have no embed_tokens. Use "
-            "all "
+            f"The weights in {folder} belong to another architecture than its config.json: they have no embed_tokens. Use all "
             "files of one checkpoint."
         )
     expected = (
@@ -276,10 +287,16 @@ def _compare(folder: Path, config: Mapping[str, Any], headers: Mapping[str, Head
     )
     for name, configured, found in expected:
         if isinstance(configured, int) and found is not None and configured != found:
-            raise EngineConfigError(
-                f"The weights in {folder} belong to another model than its config.json: {name} is {configured} there and {found} "
-                "in the weights. Use all files of one checkpoint."
-            )
+            raise _other_model(folder, f"{name} is {configured} there and {found} in the weights")
+    # Quantized weights may have other shapes.
+    if not config.get("quantization_config") and (fault := checkpoint_sizes.weights_fault(config, shapes)):
+        raise _other_model(folder, fault)
+
+
+def _other_model(folder: Path, fault: str) -> EngineConfigError:
+    return EngineConfigError(
+        f"The weights in {folder} belong to another model than its config.json: {fault}. Use all files of one checkpoint."
+    )
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -4,7 +4,9 @@ vLLM's own exception often reports only that a process failed. The reason is in 
 """
 
 import re
+import traceback
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from robobrain_ros.engine.embedded import space
 from robobrain_ros.engine.options import EngineOptions
@@ -61,6 +63,22 @@ _CAUSES = (
 )
 
 
+_RAISED = re.compile(
+    r"^(?:ERROR \[\d+\] )?(?:\w+\.)*(?P<name>\w*(?:Error|Exception))(?:: (?P<words>.*(?:\n[ \t]+\S.*|\n\w+\n[ \t]+\S.*)*))?$",
+    re.MULTILINE,
+)
+"""The last line of a traceback, with the further lines of its message."""
+_FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)\n    (?P<code>.+)$', re.MULTILINE)
+
+_AGAIN = "Download the checkpoint again"
+_SUSPECTS = (
+    (r"/multimodal/|/processing_\w+\.py|image_processing", f"preprocessor_config.json is probably wrong. {_AGAIN}."),
+    (r"/tokeniz", f"A file of the tokenizer is probably wrong. {_AGAIN}."),
+    (r"/model_loader/", f"config.json is probably wrong, or the weights belong to another model. {_AGAIN}."),
+)
+"""Parts of vLLM and transformers in a traceback, and the file of a checkpoint that they work with."""
+
+
 def is_known(error: BaseException, child_log: str) -> bool:
     """Whether the cause is one that has its own advice."""
     text = "\n".join([*_chain(error), child_log])
@@ -96,12 +114,40 @@ def _chain(error: BaseException) -> list[str]:
 
 
 def _reason(error: BaseException, child_log: str) -> str:
-    """Return the last exception that a child process logged; without one, this exception."""
-    raised = re.findall(r"^(?:ERROR \[\d+\] )?(?:\w+\.)*(\w*(?:Error|Exception): .+)$", child_log, re.MULTILINE)
-    telling: list[str] = [line for line in raised if not re.search(r"See (root cause|stack trace)", line)]
-    if telling:
-        return telling[-1]
-    chain = _chain(error)
+    """Return the last exception that a child process logged, otherwise this exception, and the suspected file."""
+    logs = (child_log, "".join(traceback.format_exception(error)))
+    log, last = next(((log, found) for log in logs if (found := _last_exception(log))), ("", None))
+    if last is None:
+        return _first_words(_chain(error)[0])
+    frames = log[: last.start()].rpartition("Traceback (most recent call last):")[2]
+    name, words = last["name"], (last["words"] or "").strip()
+    reason = _first_words(f"{name}: {words}") if words else f"{name}{_place(frames)}"
+    suspected = next((suspect for path, suspect in _SUSPECTS if re.search(path, frames)), "")
+    return f"{reason.rstrip('.')}. {suspected}".strip()
+
+
+def _last_exception(log: str) -> "re.Match[str] | None":
+    """The last exception in a log that does not only refer to another one."""
+    raised = [match for match in _RAISED.finditer(log) if not re.search(r"See (root cause|stack trace)", match[0])]
+    return raised[-1] if raised else None
+
+
+def _first_words(text: str) -> str:
+    """What an exception says first. Some put the reason into a later line."""
     # A check of vLLM's configuration: pydantic's first line only counts the errors.
-    checked = re.search(r"^\s*(?:Value error|Assertion failed), (.+?)(?: \[type=.*)?$", chain[0], re.MULTILINE)
-    return checked.group(1) if checked else chain[0].splitlines()[0]
+    checked = re.search(r"^\s*(?:Value error|Assertion failed), (.+?)(?: \[type=.*)?$", text, re.MULTILINE)
+    if checked:
+        return checked[1]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if re.search(r"\d validation errors? for ", lines[0]) and len(lines) > 2:
+        return f"{lines[1]}: {lines[2].partition(' [type=')[0]}"
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+
+
+def _place(frames: str) -> str:
+    """Where an exception without words was raised: the last line of its traceback."""
+    found = list(_FRAME.finditer(frames))
+    if not found:
+        return ""
+    last = found[-1]
+    return f" in {last['function']} ({PurePath(last['file']).name}, line {last['line']}): {last['code']}"

@@ -1,0 +1,127 @@
+"""Check the sizes in config.json and preprocessor_config.json, on their own and beside the weights.
+
+Where they are wrong, vLLM ends with an assertion without words, after a minute. The functions return the first fault as a clause;
+empty: there is none.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Section = Mapping[str, Any]
+Shapes = Mapping[str, tuple[int, ...]]
+
+_LARGEST = 2**31 - 1
+_TEXT = (
+    *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"),
+    *("num_hidden_layers", "vocab_size", "max_position_embeddings"),
+)
+_VISION = (
+    *("depth", "hidden_size", "intermediate_size", "num_heads", "out_hidden_size", "in_channels", "in_chans"),
+    *("patch_size", "spatial_merge_size", "temporal_patch_size"),
+)
+_SHARED = {"patch_size": "patch_size", "merge_size": "spatial_merge_size", "temporal_patch_size": "temporal_patch_size"}
+"""Sizes in preprocessor_config.json, and their names in the vision_config."""
+_LIMITS = ("min_pixels", "max_pixels"), ("shortest_edge", "longest_edge")
+
+
+def config_fault(config: Section) -> str:
+    """Check the sizes in config.json on their own."""
+    text, vision = _sections(config)
+    return (
+        _not_whole(text, _TEXT, "")
+        or _not_whole(vision, _VISION, "vision_config.")
+        or ("" if text.get("head_dim") else _no_multiple(text, "hidden_size", "num_attention_heads", ""))
+        or _no_multiple(text, "num_attention_heads", "num_key_value_heads", "")
+        or _no_multiple(vision, "hidden_size", "num_heads", "vision_config.")
+    )
+
+
+def processor_fault(processor: Section, config: Section) -> str:
+    """Check the sizes in preprocessor_config.json, beside those in config.json."""
+    _, vision = _sections(config)
+    nested = processor.get("size")
+    for section in (processor, nested if isinstance(nested, dict) else {}):
+        for least, most in _LIMITS:
+            fault = _not_whole(section, (least, most), "")
+            if fault:
+                return fault
+            if section.get(least) and section.get(most) and section[least] > section[most]:
+                return f"{least} is {section[least]}, which exceeds {most} {section[most]}"
+    fault = _not_whole(processor, tuple(_SHARED), "")
+    if fault:
+        return fault
+    for name, in_config in _SHARED.items():
+        size, wanted = processor.get(name), vision.get(in_config)
+        if size and wanted and size != wanted:
+            return f"{name} is {size} there, and vision_config.{in_config} in config.json is {wanted}"
+    return ""
+
+
+def weights_fault(config: Section, shapes: Shapes) -> str:
+    """Compare the sizes in config.json with the shapes of the weights, by their tensors' names."""
+    for name, configured, found in _expected(config, shapes):
+        if configured and found and configured != found:
+            return f"{name} is {configured} there and {found} in the weights"
+    return ""
+
+
+def _expected(config: Section, shapes: Shapes) -> Iterator[tuple[str, Any, int]]:
+    """Sizes by config.json: name, value, and what the weights have. 0 or None: unknown."""
+    text, vision = _sections(config)
+    heads, hidden = text.get("num_attention_heads"), text.get("hidden_size")
+    head_dim = text.get("head_dim") or (hidden // heads if hidden and heads else 0)
+    layers = {name: shape for name, shape in shapes.items() if ".layers.0." in name and "visual." not in name}
+    blocks = {name: shape for name, shape in shapes.items() if "visual." in name}
+    patch = _shape(blocks, "patch_embed.proj.weight")
+    patch = patch if len(patch) == 5 else (0,) * 5
+    width, merge = vision.get("hidden_size"), vision.get("spatial_merge_size")
+    yield "num_attention_heads x head_dim", head_dim * (heads or 0), _side(layers, 0, "self_attn.q_proj.weight")
+    key_value = head_dim * (text.get("num_key_value_heads") or 0)
+    yield "num_key_value_heads x head_dim", key_value, _side(layers, 0, "self_attn.k_proj.weight")
+    yield "intermediate_size", text.get("intermediate_size"), _side(layers, 0, "mlp.up_proj.weight")
+    yield "vision_config.hidden_size", width, patch[0]
+    yield "vision_config.in_channels", vision.get("in_channels") or vision.get("in_chans"), patch[1]
+    yield "vision_config.temporal_patch_size", vision.get("temporal_patch_size"), patch[2]
+    yield "vision_config.patch_size", vision.get("patch_size"), patch[3]
+    inner = _side(blocks, 0, "blocks.0.mlp.up_proj.weight", "blocks.0.mlp.linear_fc1.weight")
+    yield "vision_config.intermediate_size", vision.get("intermediate_size"), inner
+    merged = width * merge**2 if width and merge else 0
+    yield (
+        "hidden_size x spatial_merge_size squared of vision_config",
+        merged,
+        _side(blocks, 1, "visual.merger.mlp.0.weight", "visual.merger.linear_fc1.weight"),
+    )
+    out = _side(blocks, 0, "visual.merger.mlp.2.weight", "visual.merger.linear_fc2.weight")
+    yield "vision_config.out_hidden_size", vision.get("out_hidden_size"), out
+
+
+def _sections(config: Section) -> tuple[Section, Section]:
+    """The settings of the language model, which older files have at the top, and those of the image encoder."""
+    text, vision = config.get("text_config"), config.get("vision_config")
+    return text if isinstance(text, dict) and text else config, vision if isinstance(vision, dict) else {}
+
+
+def _not_whole(section: Section, names: tuple[str, ...], prefix: str) -> str:
+    for name in names:
+        size = section.get(name)
+        if size is not None and (type(size) is not int or not 1 <= size <= _LARGEST):
+            return f"{prefix}{name} is {str(size)[:40]!r}, not a whole number from 1 to {_LARGEST}"
+    return ""
+
+
+def _no_multiple(section: Section, name: str, of: str, prefix: str) -> str:
+    size, divisor = section.get(name), section.get(of)
+    if not size or not divisor or size % divisor == 0:
+        return ""
+    return f"{prefix}{name} is {size}, which is not a multiple of {of} {divisor}"
+
+
+def _shape(shapes: Shapes, *ends: str) -> tuple[int, ...]:
+    """The shape of the first tensor whose name has one of these ends; empty: there is none."""
+    return next((shape for name, shape in shapes.items() if name.endswith(ends)), ())
+
+
+def _side(shapes: Shapes, axis: int, *ends: str) -> int:
+    """A side of a matrix with such a name; 0: there is none."""
+    shape = _shape(shapes, *ends)
+    return shape[axis] if len(shape) == 2 else 0

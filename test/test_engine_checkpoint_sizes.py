@@ -1,0 +1,135 @@
+"""Wrong numbers in a checkpoint's JSON files are named before vLLM starts. The files are copies of the demo model's."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from random_checkpoint import make_random_checkpoint
+
+from robobrain_ros.demo import DEMO_MODEL
+from robobrain_ros.engine.embedded.checkpoint_files import check_files
+from robobrain_ros.errors import EngineConfigError
+
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+HUGE = 10**12
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A whole checkpoint."""
+    return shutil.copytree(DEMO_MODEL, tmp_path / "checkpoint")
+
+
+def set_value(path: Path, name: str, value: Any) -> None:
+    """Set a value in a JSON file; dots in the name separate sections."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    *sections, last = name.split(".")
+    section = content
+    for each in sections:
+        section = section.setdefault(each, {})
+    section[last] = value
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def reason(folder: Path, file: str, name: str, value: Any) -> str:
+    """Why the checkpoint is rejected once this value is set."""
+    set_value(folder / file, name, value)
+    with pytest.raises(EngineConfigError) as caught:
+        check_files(folder)
+    message = caught.value.message
+    assert "\n" not in message
+    assert len(message) < 500
+    return message
+
+
+@pytest.mark.parametrize("value", [0, -8, 1e300, HUGE, "8", True, [], {}, 7.5, "x" * 10_000])
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        (CONFIG, "text_config.num_attention_heads"),
+        (CONFIG, "text_config.max_position_embeddings"),
+        (CONFIG, "vision_config.num_heads"),
+        (CONFIG, "vision_config.spatial_merge_size"),
+        (PROCESSOR, "patch_size"),
+        (PROCESSOR, "max_pixels"),
+        (PROCESSOR, "size.longest_edge"),
+    ],
+)
+def test_a_size_that_is_no_positive_whole_number_is_named(folder: Path, file: str, name: str, value: Any) -> None:
+    message = reason(folder, file, name, value)
+    assert message.startswith(f"{folder / file} is wrong: ")
+    assert f"{name.removeprefix('text_config.').removeprefix('size.')} is {str(value)[:40]!r}, not a whole number" in message
+    assert message.endswith("Download the checkpoint again.")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("text_config.num_attention_heads", 3, "hidden_size is 256, which is not a multiple of num_attention_heads 3"),
+        ("text_config.num_key_value_heads", 3, "num_attention_heads is 8, which is not a multiple of num_key_value_heads 3"),
+        ("vision_config.num_heads", 5, "vision_config.hidden_size is 192, which is not a multiple of num_heads 5"),
+    ],
+)
+def test_a_number_of_heads_that_does_not_divide_is_named(folder: Path, name: str, value: int, said: str) -> None:
+    assert said in reason(folder, CONFIG, name, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("text_config.num_attention_heads", 16, "num_key_value_heads x head_dim is 64 there and 128"),
+        ("text_config.num_key_value_heads", 8, "num_key_value_heads x head_dim is 256 there and 128"),
+        ("text_config.head_dim", 64, "num_attention_heads x head_dim is 512 there and 256"),
+        ("text_config.intermediate_size", 700, "intermediate_size is 700 there and 704"),
+        ("vision_config.hidden_size", 384, "vision_config.hidden_size is 384 there and 192"),
+        ("vision_config.intermediate_size", 100, "vision_config.intermediate_size is 100 there and 512"),
+        ("vision_config.out_hidden_size", 100, "vision_config.out_hidden_size is 100 there and 256"),
+        ("vision_config.in_channels", 4, "vision_config.in_channels is 4 there and 3"),
+    ],
+)
+def test_a_size_that_the_weights_do_not_have_is_named(folder: Path, name: str, value: int, said: str) -> None:
+    message = reason(folder, CONFIG, name, value)
+    assert f"belong to another model than its config.json: {said} in the weights. Use all files of one checkpoint." in message
+
+
+def test_quantized_weights_may_have_other_shapes(folder: Path) -> None:
+    set_value(folder / CONFIG, "text_config.intermediate_size", 1408)
+    set_value(folder / CONFIG, "quantization_config", {"quant_method": "bitsandbytes"})
+    check_files(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("patch_size", 13, "patch_size is 13 there, and vision_config.patch_size in config.json is 14"),
+        ("merge_size", 3, "merge_size is 3 there, and vision_config.spatial_merge_size in config.json is 2"),
+        ("temporal_patch_size", 1, "temporal_patch_size is 1 there, and vision_config.temporal_patch_size in config.json is 2"),
+        ("min_pixels", 10**9, "min_pixels is 1000000000, which exceeds max_pixels 86240"),
+    ],
+)
+def test_a_preprocessor_of_another_model_is_named(folder: Path, name: str, value: int, said: str) -> None:
+    assert said in reason(folder, PROCESSOR, name, value)
+
+
+@pytest.mark.parametrize("model_type", ["qwen2_5_vl", "qwen3_vl"])
+def test_whole_checkpoints_of_both_families_pass(tmp_path: Path, model_type: str) -> None:
+    check_files(make_random_checkpoint(tmp_path, model_type))
+    set_value(tmp_path / CONFIG, "text_config.intermediate_size", 7)
+    with pytest.raises(EngineConfigError, match="intermediate_size is 7 there and"):
+        check_files(tmp_path)
+
+
+def test_settings_that_older_files_have_at_the_top_are_checked(folder: Path) -> None:
+    content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    content |= content.pop("text_config") | {"model_type": "qwen2_5_vl"}
+    (folder / CONFIG).write_text(json.dumps(content), encoding="utf-8")
+    check_files(folder)
+    assert "not a multiple of num_attention_heads 3" in reason(folder, CONFIG, "num_attention_heads", 3)
+
+
+def test_settings_that_are_null_have_the_default(folder: Path) -> None:
+    set_value(folder / CONFIG, "text_config.head_dim", None)
+    set_value(folder / PROCESSOR, "max_pixels", None)
+    check_files(folder)
