@@ -2,15 +2,18 @@
 
 import asyncio
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import rclpy
 from builtin_interfaces.msg import Time
 from fakes import Script, ScriptedEngine
 from ros_rig import Rig, image_message, now, rig, scripted
 
 from robobrain_ros.errors import EngineFailedError
 from robobrain_ros.msg import Outcome, QueryOptions
+from robobrain_ros.ros.endpoints import _Call
 from robobrain_ros.srv import Ask, Locate, MakePlan, PredictTrajectory
 
 
@@ -129,6 +132,46 @@ def test_a_request_past_its_deadline_leaves_the_engine() -> None:
         assert response.affordances.report.total_time == pytest.approx(0.3, abs=5.0)
         assert not engine.running
         assert engine.aborted == [engine.generations[0].request_id]
+
+
+def test_a_request_ends_when_the_last_client_of_its_service_has_left() -> None:
+    """Nobody could receive its response. The requests of other services, and of clients that stay, go on."""
+    with scripted(*[Script(["1. Reach", asyncio.Event()]) for _ in range(2)], max_image_age=0.0) as (it, engine):
+        leaving = rclpy.create_node("leaving", namespace=it.client.get_namespace(), context=it.context)
+        it.executor.add_node(leaving)
+        client = leaving.create_client(MakePlan, f"{it.name}/plan")
+        it.until(client.service_is_ready, "the service")
+        client.call_async(MakePlan.Request(task="its own"))
+        it.until(lambda: len(engine.running) == 1, "its request in the engine")
+        stays = it.send(Ask, "ask", Ask.Request(question="another's"))
+        it.until(lambda: len(engine.running) == 2, "the other request in the engine")
+        it.executor.remove_node(leaving)
+        leaving.destroy_node()
+        it.until(lambda: engine.aborted, "the end of its request")
+        assert engine.aborted == [engine.generations[0].request_id]
+        assert len(engine.running) == 1
+        it.until(lambda: it.node.statistics.failed == 1, "its outcome")
+        assert "All clients of the service are gone" in it.node.statistics.last_error
+        assert not stays.done()
+
+
+@pytest.mark.parametrize(
+    ("counts", "ends"),
+    [
+        ([1, 1, 0, 0], True),
+        ([0, 0, 1, 0, 0], True),
+        ([1, 0, 1, 0], False),
+        ([0, 0, 0, 0], False),
+    ],
+    ids=["left", "left after a late discovery", "absent for a moment", "never discovered"],
+)
+def test_a_request_goes_on_while_a_client_may_be_there(counts: list[int], ends: bool) -> None:
+    """Discovery may come after the request, and may lose a client for a moment."""
+    reasons: list[str] = []
+    call = _Call("~/point", SimpleNamespace(cancel=reasons.append), seen=False)  # type: ignore[arg-type]
+    for count in counts:
+        call.note_clients(count)
+    assert len(reasons) == ends
 
 
 def test_the_nodes_own_timeout_holds_where_a_request_names_none_and_a_change_acts_at_once() -> None:

@@ -27,6 +27,8 @@ from robobrain_ros.ros.tasks import TASKS, TaskInterface
 
 _ACQUAINTANCE = 5.0
 """Seconds after a goal's arrival in which who sent it must have been discovered."""
+_ABSENCES = 2
+"""Successive looks without a client of a service after which its requests end: discovery may lose a client for a moment."""
 _LINGER = 2.0
 """Seconds in which what was closed still answers: who sent a goal asks for its result in a second request."""
 _ACTION = "~/run_task"
@@ -42,6 +44,29 @@ class _Goal:
     listeners: set[bytes] = field(default_factory=set)
 
 
+@dataclass(eq=False)
+class _Call:
+    """A service request that is worked on.
+
+    :param seen: a client of the service was known when the request came, or later.
+    :param absences: successive looks, one each second, in which no client was known.
+    """
+
+    service: str
+    ticket: Ticket[Answer]
+    seen: bool
+    absences: int = 0
+
+    def note_clients(self, count: int) -> None:
+        """Take the number of the service's clients; without any, nobody waits for the response."""
+        if count:
+            self.seen, self.absences = True, 0
+        elif self.seen:
+            self.absences += 1
+            if self.absences == _ABSENCES:
+                self.ticket.cancel("All clients of the service are gone.")
+
+
 class Endpoints:
     """The services ~/<task> and the action ~/run_task of a node."""
 
@@ -53,6 +78,7 @@ class Endpoints:
         self._services: list[Service] = []
         self._action: GuardedActionServer | None = None
         self._goals: dict[bytes, _Goal] = {}
+        self._calls: set[_Call] = set()
         self._busy = 0
         self._closed: float | None = None
 
@@ -91,16 +117,20 @@ class Endpoints:
         self._closed = time.monotonic()
 
     async def _serve(self, interface: TaskInterface, request: Any, response: Any) -> Any:
+        name = f"~/{interface.name}"
+        call = _Call(name, self._requests.ticket(), seen=self._node.count_clients(name) > 0)
+        self._calls.add(call)
         self._busy += 1
         try:
             wanted = TaskRequest(interface.name, getattr(request, interface.text_field), request.options)
             if interface.takes_context:
                 wanted = replace(wanted, context=request.context)
-            result = await self._requests.answer(wanted)
+            result = await self._requests.answer(wanted, call.ticket)
             response.outcome = to_outcome(result.error, result.note)
             interface.put_result(response, result.message)
             return response
         finally:
+            self._calls.discard(call)
             self._busy -= 1
 
     async def _execute(self, goal: ServerGoalHandle) -> RunTask.Result:
@@ -157,13 +187,16 @@ class Endpoints:
         return CancelResponse.ACCEPT
 
     def attend(self) -> None:
-        """End the goals of clients that are gone, and what was closed; called each second.
+        """End the goals and service requests of clients that are gone, and what was closed; called each second.
 
-        An action server is not told who sent a goal. Every action client hears feedback, though: once all those who did when the
-        goal came are gone, nobody waits for its result any more.
+        rclpy does not report who sent a request, so the requests of a service end when it has no client left. For goals, more
+        is known: every action client subscribes to feedback. When all who did as the goal came are gone, nobody waits for it.
         """
         if self._closed is not None and not self._busy and time.monotonic() - self._closed >= _LINGER:
             self.destroy()
+        clients = {name: self._node.count_clients(name) for name in {call.service for call in self._calls}}
+        for call in self._calls:
+            call.note_clients(clients[call.service])
         present = self._listeners() if self._goals else set()
         for goal in self._goals.values():
             if time.monotonic() - goal.began < _ACQUAINTANCE:
