@@ -94,6 +94,34 @@ def test_a_size_that_the_weights_do_not_have_is_named(folder: Path, name: str, v
     assert f"belong to another model than its config.json: {said} in the weights. Use all files of one checkpoint." in message
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("vision_config.window_size", 27, "window_size is 27, which is less than patch_size x spatial_merge_size 28"),
+        ("vision_config.window_size", 0, "window_size is '0', not a whole number"),
+    ],
+)
+def test_a_window_that_is_too_narrow_is_named(folder: Path, name: str, value: Any, said: str) -> None:
+    """The model would start, and die with each image."""
+    assert said in reason(folder, CONFIG, name, value)
+
+
+@pytest.mark.parametrize("value", ["x", -1, [1, "2"], 1e300, HUGE, {}])
+def test_an_end_of_answers_that_is_no_token_is_named(folder: Path, value: Any) -> None:
+    """vLLM's process would start, and answer no request."""
+    generation = folder / "generation_config.json"
+    generation.write_text('{"eos_token_id": [988, 989], "pad_token_id": null}', encoding="utf-8")
+    check_files(folder)
+    assert f"generation_config.json is wrong: eos_token_id is {str(value)[:40]!r}" in reason(
+        folder, "generation_config.json", "eos_token_id", value
+    )
+
+
+def test_a_tokenizer_without_the_image_token_is_named(folder: Path) -> None:
+    message = reason(folder, "tokenizer.json", "added_tokens", [])
+    assert "tokenizer.json is wrong: its added_tokens do not contain <|image_pad|>" in message
+
+
 def test_quantized_weights_may_have_other_shapes(folder: Path) -> None:
     set_value(folder / CONFIG, "text_config.intermediate_size", 1408)
     set_value(folder / CONFIG, "quantization_config", {"quant_method": "bitsandbytes"})
@@ -106,6 +134,11 @@ def test_quantized_weights_may_have_other_shapes(folder: Path) -> None:
         ("patch_size", 13, "patch_size is 13 there, and vision_config.patch_size in config.json is 14"),
         ("merge_size", 3, "merge_size is 3 there, and vision_config.spatial_merge_size in config.json is 2"),
         ("temporal_patch_size", 1, "temporal_patch_size is 1 there, and vision_config.temporal_patch_size in config.json is 2"),
+        ("image_mean", "x", "image_mean is 'x', not a list of three numbers"),
+        ("image_mean", [0.5], "image_mean is '[0.5]', not a list of three numbers"),
+        ("image_std", [0.2, 0, 0.2], "image_std is '[0.2, 0, 0.2]', not a list of three numbers above 0"),
+        ("image_std", [0.2, 1e999, 0.2], "image_std is '[0.2, inf, 0.2]', not a list of three numbers above 0"),
+        ("rescale_factor", "x", "rescale_factor is 'x', not a number above 0"),
         ("min_pixels", 10**9, "min_pixels is 1000000000, which exceeds max_pixels 86240"),
     ],
 )
@@ -132,4 +165,5 @@ def test_settings_that_older_files_have_at_the_top_are_checked(folder: Path) -> 
 def test_settings_that_are_null_have_the_default(folder: Path) -> None:
     set_value(folder / CONFIG, "text_config.head_dim", None)
     set_value(folder / PROCESSOR, "max_pixels", None)
+    set_value(folder / PROCESSOR, "image_std", None)
     check_files(folder)

@@ -142,6 +142,13 @@ PROCESSOR = """Traceback (most recent call last):
     return processor(**data)
 TypeError: unsupported operand
 """
+TOKENIZER = """Traceback (most recent call last):
+  File "/site-packages/vllm/multimodal/processing/context.py", line 12, in get_hf_processor
+    return cached_processor(model)
+  File "/site-packages/transformers/tokenization_utils_tokenizers.py", line 96, in __init__
+    fast_tokenizer = TokenizerFast.from_file(fast_tokenizer_file)
+Exception: data did not match any variant of untagged enum PreTokenizerUntagged at line 1 column 7205
+"""
 FIELD = """Traceback (most recent call last):
   File "/site-packages/vllm/transformers_utils/config.py", line 700, in get_config
     config = load(path)
@@ -156,9 +163,10 @@ INFO [7] The end.
     [
         (
             ASSERTION,
-            "AssertionError in __init__ (mrope.py, line 364): assert sum(self.mrope_section) == rotary_dim // 2. config.json is "
-            "probably wrong, or the weights belong to another model. Download the checkpoint again.",
+            "AssertionError in __init__ (mrope.py, line 364): assert sum(self.mrope_section) == rotary_dim // 2. A JSON file of "
+            "the checkpoint is probably wrong, or the weights belong to another model. Download the checkpoint again.",
         ),
+        (TOKENIZER, "at line 1 column 7205. A file of the tokenizer is probably wrong. Download the checkpoint again."),
         (PROCESSOR, "TypeError: unsupported operand. preprocessor_config.json is probably wrong. Download the checkpoint again."),
         (
             FIELD,

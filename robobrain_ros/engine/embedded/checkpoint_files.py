@@ -26,7 +26,8 @@ _OTHER_WEIGHTS = ("pytorch_model*.bin", "*.pt", "*.gguf")
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _TEMPLATES = ("chat_template.jinja", "chat_template.json")
-_FURTHER = ("generation_config.json", "special_tokens_map.json", "added_tokens.json", "video_preprocessor_config.json")
+_GENERATION = "generation_config.json"
+_FURTHER = (_GENERATION, "special_tokens_map.json", "added_tokens.json", "video_preprocessor_config.json")
 """Files that vLLM and transformers read where they are there."""
 _MOST_SHARDS = 10_000
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
@@ -47,14 +48,14 @@ def check_files(folder: Path, *, weights_needed: bool = True) -> None:
     :raises EngineConfigError: names the first file that is missing or broken, and what to do.
     """
     config = read_json(folder / "config.json")
-    _check_tokenizer(folder)
-    known = config.get("model_type") in _KNOWN_TYPES
-    if known:
-        _reject(folder / "config.json", checkpoint_sizes.config_fault(config))
-    _check_processor(folder, config if known else {})
+    known = config if config.get("model_type") in _KNOWN_TYPES else {}
+    _reject(folder / "config.json", checkpoint_sizes.config_fault(known))
+    _check_tokenizer(folder, known)
+    _check_processor(folder, known)
     for name in _FURTHER:
         if os.path.lexists(folder / name):
-            read_json(folder / name)
+            settings = read_json(folder / name)
+            _reject(folder / name, checkpoint_sizes.ends_fault(settings) if name == _GENERATION else "")
     if weights_needed:
         _check_weights(folder, config)
 
@@ -97,13 +98,13 @@ def _check_regular(path: Path) -> int:
     return status.st_size
 
 
-def _check_tokenizer(folder: Path) -> None:
+def _check_tokenizer(folder: Path, config: Mapping[str, Any]) -> None:
     names = next((names for names in _TOKENIZERS if (folder / names[0]).exists()), None)
     if names is None:
         raise EngineConfigError(f"{folder} has no tokenizer (tokenizer.json, or vocab.json with merges.txt). {AGAIN}.")
     for name in names:
         if name.endswith(".json"):
-            _check_vocabulary(folder / name)
+            _check_vocabulary(folder / name, config)
         else:
             _check_regular(folder / name)
     settings = folder / "tokenizer_config.json"
@@ -118,7 +119,7 @@ def _check_tokenizer(folder: Path) -> None:
         )
 
 
-def _check_vocabulary(path: Path) -> None:
+def _check_vocabulary(path: Path, config: Mapping[str, Any]) -> None:
     """Check that a tokenizer has tokens; transformers takes one without for a tokenizer that knows no words."""
     content = read_json(path)
     vocabulary: Any = content
@@ -126,6 +127,8 @@ def _check_vocabulary(path: Path) -> None:
         vocabulary = isinstance(content.get("added_tokens"), list) and _section(content, "model").get("vocab")
     if not vocabulary:
         raise EngineConfigError(f"{path} has no vocabulary. {AGAIN}.")
+    if path.name == "tokenizer.json" and config:
+        _reject(path, checkpoint_sizes.tokenizer_fault(content))
 
 
 def _check_template(path: Path) -> None:

@@ -7,6 +7,8 @@ empty: there is none.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from robobrain_ros.engine.base import IMAGE_PLACEHOLDER
+
 Section = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -17,7 +19,7 @@ _TEXT = (
 )
 _VISION = (
     *("depth", "hidden_size", "intermediate_size", "num_heads", "out_hidden_size", "in_channels", "in_chans"),
-    *("patch_size", "spatial_merge_size", "temporal_patch_size"),
+    *("patch_size", "spatial_merge_size", "temporal_patch_size", "window_size"),
 )
 _SHARED = {"patch_size": "patch_size", "merge_size": "spatial_merge_size", "temporal_patch_size": "temporal_patch_size"}
 """Sizes in preprocessor_config.json, and their names in the vision_config."""
@@ -33,6 +35,7 @@ def config_fault(config: Section) -> str:
         or ("" if text.get("head_dim") else _no_multiple(text, "hidden_size", "num_attention_heads", ""))
         or _no_multiple(text, "num_attention_heads", "num_key_value_heads", "")
         or _no_multiple(vision, "hidden_size", "num_heads", "vision_config.")
+        or _narrow_window(vision)
     )
 
 
@@ -47,13 +50,32 @@ def processor_fault(processor: Section, config: Section) -> str:
                 return fault
             if section.get(least) and section.get(most) and section[least] > section[most]:
                 return f"{least} is {section[least]}, which exceeds {most} {section[most]}"
-    fault = _not_whole(processor, tuple(_SHARED), "")
+    fault = _not_whole(processor, tuple(_SHARED), "") or _wrong_colours(processor)
     if fault:
         return fault
     for name, in_config in _SHARED.items():
         size, wanted = processor.get(name), vision.get(in_config)
         if size and wanted and size != wanted:
             return f"{name} is {size} there, and vision_config.{in_config} in config.json is {wanted}"
+    return ""
+
+
+def tokenizer_fault(tokenizer: Section) -> str:
+    """Check that tokenizer.json has the token that stands for an image."""
+    added = tokenizer.get("added_tokens")
+    tokens = [token for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    if any(token.get("content") == IMAGE_PLACEHOLDER for token in tokens):
+        return ""
+    return f"its added_tokens do not contain {IMAGE_PLACEHOLDER}"
+
+
+def ends_fault(generation: Section) -> str:
+    """Check the tokens in generation_config.json that end an answer; with others, vLLM's process never answers."""
+    for name in ("eos_token_id", "bos_token_id", "pad_token_id"):
+        value = generation.get(name)
+        ids = value if isinstance(value, list) else [value]
+        if value is not None and not all(type(each) is int and 0 <= each <= _LARGEST for each in ids):
+            return f"{name} is {str(value)[:40]!r}, not the number of a token or a list of such numbers"
     return ""
 
 
@@ -109,11 +131,35 @@ def _not_whole(section: Section, names: tuple[str, ...], prefix: str) -> str:
     return ""
 
 
+def _wrong_colours(processor: Section) -> str:
+    """Check the numbers by which a processor normalizes the three colours."""
+    for name, least in (("image_mean", -_LARGEST), ("image_std", 0.0)):
+        numbers = processor.get(name)
+        each = numbers if isinstance(numbers, list) else [numbers] * 3  # One number counts for each colour.
+        if numbers is not None and not (len(each) == 3 and all(_is_above(number, least) for number in each)):
+            return f"{name} is {str(numbers)[:40]!r}, not a list of three numbers" + (" above 0" if not least else "")
+    factor = processor.get("rescale_factor")
+    if factor is not None and not _is_above(factor, 0.0):
+        return f"rescale_factor is {str(factor)[:40]!r}, not a number above 0"
+    return ""
+
+
+def _is_above(number: object, least: float) -> bool:
+    return type(number) in (int, float) and least < number < _LARGEST  # type: ignore[operator]
+
+
 def _no_multiple(section: Section, name: str, of: str, prefix: str) -> str:
     size, divisor = section.get(name), section.get(of)
     if not size or not divisor or size % divisor == 0:
         return ""
     return f"{prefix}{name} is {size}, which is not a multiple of {of} {divisor}"
+
+
+def _narrow_window(vision: Section) -> str:
+    window, patch, merge = (vision.get(name) for name in ("window_size", "patch_size", "spatial_merge_size"))
+    if not (window and patch and merge) or window >= patch * merge:
+        return ""
+    return f"vision_config.window_size is {window}, which is less than patch_size x spatial_merge_size {patch * merge}"
 
 
 def _shape(shapes: Shapes, *ends: str) -> tuple[int, ...]:

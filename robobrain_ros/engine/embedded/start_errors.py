@@ -73,8 +73,9 @@ _FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<func
 _AGAIN = "Download the checkpoint again"
 _SUSPECTS = (
     (r"/multimodal/|/processing_\w+\.py|image_processing", f"preprocessor_config.json is probably wrong. {_AGAIN}."),
-    (r"/tokeniz", f"A file of the tokenizer is probably wrong. {_AGAIN}."),
-    (r"/model_loader/", f"config.json is probably wrong, or the weights belong to another model. {_AGAIN}."),
+    (r"/tokeniz(ers?/|ation_)", f"A file of the tokenizer is probably wrong. {_AGAIN}."),
+    (r"/configuration_\w+\.py", f"config.json is probably wrong. {_AGAIN}."),
+    (r"/model_loader/", f"A JSON file of the checkpoint is probably wrong, or the weights belong to another model. {_AGAIN}."),
 )
 """Parts of vLLM and transformers in a traceback, and the file of a checkpoint that they work with."""
 
@@ -122,7 +123,8 @@ def _reason(error: BaseException, child_log: str) -> str:
     frames = log[: last.start()].rpartition("Traceback (most recent call last):")[2]
     name, words = last["name"], (last["words"] or "").strip()
     reason = _first_words(f"{name}: {words}") if words else f"{name}{_place(frames)}"
-    suspected = next((suspect for path, suspect in _SUSPECTS if re.search(path, frames)), "")
+    files = [frame["file"] for frame in _FRAME.finditer(frames)]
+    suspected = next((suspect for file in reversed(files) for path, suspect in _SUSPECTS if re.search(path, file)), "")
     return f"{reason.rstrip('.')}. {suspected}".strip()
 
 
