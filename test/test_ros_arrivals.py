@@ -34,6 +34,30 @@ def test_a_camera_that_becomes_slower_or_quicker_has_lost_nothing() -> None:
     assert statistics.lost < 35
 
 
+@pytest.mark.parametrize(
+    "gaps",
+    [
+        [*[0.1] * 60, *[4.0] * 20],
+        [*[0.1] * 60, *[2.0] * 20],
+        [*[4.0] * 20, *[0.1] * 60],
+        [*[0.1] * 60, 5.0, *[0.1] * 20],
+        [*[4.0] * 6, 3.0, *[0.1] * 9],
+        [*[1 / 30] * 60, *[0.5] * 20],
+    ],
+    ids=["slower", "slower by less", "quicker", "a restart", "a restart with another rate", "from video to steps"],
+)
+@pytest.mark.parametrize("every", [1, 10])
+def test_a_change_of_the_rate_or_a_restart_of_the_driver_is_no_loss(gaps: list[float], every: int) -> None:
+    """The numbers are read after every image, or after several."""
+    statistics = ArrivalStatistics()
+    for number, arrival in enumerate(accumulate(gaps, initial=1000.0)):
+        statistics.add(arrival, arrival)
+        if number % every == 0:
+            assert statistics.received == number + 1
+    assert statistics.lost_recent < 0.05
+    assert statistics.lost == 0
+
+
 def sent(*gaps: float) -> ArrivalStatistics:
     """The statistics of images that arrived with these gaps between them."""
     statistics = ArrivalStatistics()

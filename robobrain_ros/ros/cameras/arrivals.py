@@ -24,6 +24,10 @@ _WHOLE_SHARE = 0.75
 _LONGEST_CYCLE = 6
 _CYCLE_SHARE = 0.8
 """Most gaps of a cycle, and the share of longer gaps that recur with it, where a camera sends in cycles (bursts, bracketing)."""
+_OUTAGE, _OUTAGE_PERIODS = 2.0, 30
+"""Seconds and periods. A gap that exceeds both is no loss of images: the driver restarted, or the camera paused."""
+_SLOWER, _SLOWER_GAPS = 8, 3
+"""Periods of a gap, and number of such gaps of equal length in a row, after which a camera counts as slower."""
 _JUMP = 2.0
 """Seconds by which a gap between stamps may exceed that between arrivals; if it exceeds it by more, the clock has jumped."""
 
@@ -128,18 +132,28 @@ class ArrivalStatistics:
                 self._gaps.append(gap)
             self._last_stamp, self._last_arrival = stamp, arrival
         period = period_of(self._gaps)
+        if period and self._became_slower(period):
+            self._gaps = deque(list(self._gaps)[-_SLOWER_GAPS:], maxlen=self._gaps.maxlen)
+            self._take_back()
+            period = 0.0
         if not period and len(self._gaps) >= _FEWEST_GAPS:
             self._take_back()
         for (arrival, _, late), gap in zip(noted, gaps, strict=True):
             self._arrivals.append(arrival)
-            lost = max(round(gap / period) - 1, 0) if period else 0
+            counts = period and gap <= max(_OUTAGE, _OUTAGE_PERIODS * period)
+            lost = max(round(gap / period) - 1, 0) if counts else 0
             self._recent.append((lost, late))
             self._received += 1
             self._lost += lost
             self._late += late
 
+    def _became_slower(self, period: float) -> bool:
+        """Whether the last gaps are equally long multiples of the former period. Lost images leave gaps of many lengths."""
+        multiples = {round(gap / period) for gap in list(self._gaps)[-_SLOWER_GAPS:]}
+        return len(multiples) == 1 and min(multiples) >= _SLOWER
+
     def _take_back(self) -> None:
-        """Uncount losses, because the gaps now show that they have no single period."""
+        """Uncount losses, because the gaps now show that they have no single period, or another one."""
         self._lost -= sum(lost for lost, _ in self._recent)
         self._recent = deque(((0, late) for _, late in self._recent), maxlen=_RECENT)
 
