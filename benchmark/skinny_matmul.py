@@ -5,15 +5,15 @@
 
 The parts:
 
-- ``search`` times candidate launches and PyTorch's operator for each matrix of the models, in CUDA graphs, with weights that
-  no cache holds.
-- ``confirm`` times the best launches in turn with PyTorch's operator, and writes the table of those that are faster.
-- ``numerics`` compares both with float64.
-- ``check`` is the quick check at the start of an engine, with an empty and a filled cache of compiled kernels.
-- ``step`` times whole decoding steps, native and with the table in turn.
-- ``overhead`` times the look-up outside of CUDA graphs.
+- ``search`` times launch configurations and PyTorch's operator for each matrix of the models, in CUDA graphs. The weights are
+  not in the GPU's cache.
+- ``confirm`` times the selected launches alternately with PyTorch's operator, and writes the faster ones to the table.
+- ``numerics`` compares the results of both operators with float64.
+- ``check`` runs the check of the engine's start, first with an empty cache of compiled kernels and then with a filled one.
+- ``step`` times whole decoding steps, alternately with native operators and with the table.
+- ``overhead`` times calls outside of CUDA graphs, which look for an entry of the table.
 
-Raw numbers go to ``--folder``, the table to ``--table``.
+The raw numbers are written to ``--folder``, and the table to ``--table``.
 """
 
 import argparse
@@ -22,8 +22,8 @@ import json
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -31,32 +31,35 @@ from statistics import median
 from typing import Any
 
 import figures
+from skinny_launches import candidates, known_launches
 
 from robobrain_ros.engine.flagos.by_shape import table as flagos_table
 from robobrain_ros.engine.flagos.by_shape.table import ROWS, Entry, Launch, Table
 from robobrain_ros.engine.presets import ARCHITECTURES, Architecture
 
 MODELS = {"7b": "qwen2.5-vl-7b", "32b": "qwen2.5-vl-32b", "3b": "qwen2.5-vl-3b", "8b": "qwen3-vl-8b", "4b": "qwen3-vl-4b"}
-"""RoboBrain's sizes (2.5 has the 4B and the 8B), the first measured first."""
+"""Architectures of RoboBrain by size, in the order of measurement. The 4B and the 8B are RoboBrain 2.5."""
 PARTS = ("search", "confirm", "numerics", "check", "step", "overhead")
 PARALLEL = (1, 2)
-"""Sizes of tensor parallel."""
+"""Numbers of GPUs with tensor parallelism."""
 POOL_WEIGHTS = 820_000_000
-"""Random numbers that all matrices are cut from: those of the largest, and more than any cache holds."""
+"""Number of random weights from which all matrices are taken: enough for the largest one, and more than the GPU caches."""
 _VOCABULARY_PADDING = 64
 """vLLM pads the vocabulary to a multiple of this."""
 _NEAR = 1.01
-"""Launches within this of the fastest count as equal, so that few kernels serve many shapes: each compiles at the first start."""
+"""Launches that take at most this multiple of the fastest one's time count as equally fast. So a few kernels serve many
+shapes, and the first start compiles only these."""
 _LEAST_GAIN = 1.01
+"""Smallest speed-up of an entry."""
 _CONFIRM_ROUNDS = 7
 
 
 @dataclass(frozen=True)
 class Product:
-    """A product of a decoding step.
+    """A matrix product of a decoding step.
 
-    :param name: which one it is.
-    :param residual: the bias of ``addmm`` is a matrix, as Inductor adds a residual.
+    :param name: name of the model and of the layer's part.
+    :param residual: whether the bias of ``addmm`` is a matrix. Inductor adds a residual in this way.
     """
 
     operator: str
@@ -67,7 +70,7 @@ class Product:
 
 
 def products(shape: Architecture, parallel: int = 1) -> list[Product]:
-    """The products of a layer and of the output layer, as vLLM has them: q, k and v in one, and the MLP's two first, too."""
+    """Return the products of a layer and of the output layer in vLLM. q, k and v are one product, and so are gate and up."""
     heads = (shape.heads // parallel + 2 * max(1, shape.kv_heads // parallel)) * shape.head_dim
     vocabulary = -(-shape.vocabulary // _VOCABULARY_PADDING) * _VOCABULARY_PADDING
     with_bias = shape.model_type == "qwen2_5_vl"
@@ -81,8 +84,11 @@ def products(shape: Architecture, parallel: int = 1) -> list[Product]:
 
 
 def all_products(models: Iterable[str], parallel: Iterable[int] = PARALLEL) -> list[Product]:
-    """The products of these models, each once, also as Inductor may call them: without the bias, which it can add elsewhere, and
-    ``o`` and ``down`` with the residual that is added to them."""
+    """Return the products of these models without repetitions, in each form in which Inductor can call them.
+
+    Inductor can compute a product without its bias and add the bias later. It can add the residual in the products ``o`` and
+    ``down``.
+    """
     found: dict[tuple[str, int, int], Product] = {}
     for size, model in itertools.product(parallel, models):
         for product in products(ARCHITECTURES[MODELS[model]], size):
@@ -94,49 +100,11 @@ def all_products(models: Iterable[str], parallel: Iterable[int] = PARALLEL) -> l
     return list(found.values())
 
 
-def candidates(rows: int, known: frozenset[Launch] | None = None) -> list[Launch]:
-    """Launches to try for a class of rows.
-
-    :param known: only these; None: all.
-    """
-    launches = _vectors() if rows == 1 else _tiles(16 if rows > 8 else 8)
-    return [launch for launch in launches if known is None or launch in known]
-
-
-def known_launches(path: Path | None) -> frozenset[Launch] | None:
-    """The fastest launches of an earlier search, on whatever GPU; None without one."""
-    if path is None:
-        return None
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    names = {field.name for field in fields(Launch)}
-    return frozenset(Launch(**{name: best[name] for name in names}) for line in lines for best in line["best"])
-
-
-def _vectors() -> Iterator[Launch]:
-    for block_n, block_k, warps, stages in itertools.product((1, 2, 4, 8), (256, 512, 1024, 2048), (1, 2, 4, 8), (1, 3, 4)):
-        if 16 <= block_n * block_k // (32 * warps) <= 64 and (stages == 1 or block_k <= 1024):
-            yield Launch("vector", block_n, block_k, 0, 1, warps, stages)
-    for block_n, block_k, split_k in itertools.product((2, 4), (256, 512), (2, 4)):
-        yield Launch("vector", block_n, block_k, 0, split_k, 4 if block_k == 512 else 2, 1)
-
-
-def _tiles(block_m: int) -> Iterator[Launch]:
-    for block_n, block_k, warps, stages in itertools.product((16, 32, 64, 128), (128, 256, 512), (1, 2, 4, 8), (3, 4, 5, 6)):
-        weights = block_n * block_k
-        shared = 2 * (weights + block_k * block_m) * stages
-        if 32_000 <= shared <= 228_000 and (64 if warps == 8 else 128) <= weights // (32 * warps) <= 512:
-            yield Launch("tile", block_n, block_k, block_m, 1, warps, stages)
-    for block_n, block_k, warps, stages in itertools.product((16, 32), (512, 1024), (1, 2, 4), (2, 3)):
-        if 2 * block_k * (block_n + block_m) * stages <= 228_000 and (block_k, stages) != (512, 3):
-            yield Launch("tile", block_n, block_k, block_m, 1, warps, stages)
-    for block_n, block_k, split_k in itertools.product((16, 32, 64), (128, 256), (2, 4, 8)):
-        yield Launch("tile", block_n, block_k, block_m, split_k, 4 if block_n > 16 else 2, 4)
-
-
 def compile_all(jobs: Sequence[tuple[Launch, bool, bool]], processes: int) -> list[str]:
-    """Compile launches into Triton's cache, several at once; returns what failed.
+    """Compile launches in parallel into Triton's cache.
 
-    :param jobs: launch, whether k is a multiple of its steps, whether there is a bias.
+    :param jobs: for each kernel the launch, whether its steps divide k, and whether there is a bias.
+    :returns: messages about launches that failed.
     """
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         return [failure for failure in pool.imap_unordered(_compile, jobs, 2) if failure]
@@ -159,12 +127,12 @@ def _compile(job: tuple[Launch, bool, bool]) -> str:
 
 
 def is_exact(launch: Launch, k: int) -> bool:
-    """Whether the steps of a launch divide k."""
+    """Return whether the steps of a launch divide k."""
     return k % (launch.block_k * launch.split_k) == 0
 
 
 class Bench:
-    """Inputs on the GPU, and functions on them that can be timed."""
+    """Creates inputs on the GPU, and times products of them."""
 
     def __init__(self, dtype: str = "bfloat16") -> None:
         import torch
@@ -179,29 +147,29 @@ class Bench:
         self._pool = torch.empty(POOL_WEIGHTS, device="cuda", dtype=self._type).normal_(0.0, 0.02)
 
     def weights(self, product: Product) -> list[Any]:
-        """Matrices (k, n) to be read in turn."""
+        """Return matrices (k, n). Reading them in turn evicts each from the GPU's cache before it is read again."""
         size = product.k * product.n
         count = min(self._check.cold_copies(2 * size), POOL_WEIGHTS // size)
         return [self._pool[index * size : (index + 1) * size].view(product.n, product.k).t() for index in range(count)]
 
     def inputs(self, product: Product, rows: int) -> tuple[Any, Any]:
-        """x, and the bias or None."""
+        """Return x, and the bias or None."""
         x = self._torch.randn(rows, product.k, device="cuda", dtype=self._type)
         size = (rows, product.n) if product.residual else (product.n,)
         bias = self._torch.randn(size, device="cuda", dtype=self._type) if product.operator == "addmm" else None
         return x, bias
 
     def native(self, x: Any, weight: Any, bias: Any) -> Any:
-        """PyTorch's own operator."""
+        """Compute the product with PyTorch's operator."""
         return self._torch.mm(x, weight) if bias is None else self._torch.addmm(bias, x, weight)
 
     def microseconds(self, call: Callable[[Any], Any], weights: Sequence[Any]) -> float:
-        """Of one call, in a CUDA graph of calls with each of the weights."""
+        """Return the time of one call in µs, measured in a CUDA graph with one call for each of the weights."""
         seconds = self._check.graph_timer([partial(call, weight) for weight in weights])
         return seconds / len(weights) * 1e6
 
     def sides(self, product: Product, rows: int) -> tuple[Callable[[Any], Any], Callable[[Launch], Callable[[Any], Any]]]:
-        """A function that computes the product natively, and one that makes such a function of a launch."""
+        """Return a function that computes the product natively, and one that returns such a function for a launch."""
         x, bias = self.inputs(product, rows)
 
         def by(launch: Launch) -> Callable[[Any], Any]:
@@ -210,13 +178,13 @@ class Bench:
         return lambda weight: self.native(x, weight, bias), by
 
     def wrong(self, ours: Any, native: Any) -> bool:
-        """Whether results differ by more than roundings."""
+        """Return whether results differ by more than rounding errors."""
         rounding = self._torch.finfo(self._type).eps
         off = (ours.float() - native.float()).abs()
         return not bool((off <= 2 * rounding * (native.float().abs() + native.float().square().mean().sqrt())).all())
 
     def errors(self, product: Product, rows: int, launch: Launch) -> dict[str, float]:
-        """Distance to float64 of both sides, its root mean square and its maximum."""
+        """Return the root mean square and the maximum of both operators' differences from float64."""
         torch = self._torch
         x, bias = self.inputs(product, rows)
         weight = self.weights(product)[0]
@@ -236,9 +204,9 @@ class Bench:
 
 
 def search(options: argparse.Namespace) -> None:
-    """Time candidates for every product, and write few launches that serve all well to ``chosen.json``.
+    """Time candidates for every product, and write the selected launches to ``chosen.json``.
 
-    A product with a residual uses the launches of the one without.
+    A product with a residual uses the launch of the same product without it.
     """
     end = time.monotonic() + 60.0 * options.minutes
     wanted = [product for product in all_products(options.models) if not product.residual]
@@ -273,7 +241,7 @@ def search(options: argparse.Namespace) -> None:
 
 
 def confirm_all(options: argparse.Namespace) -> Table:
-    """Time each launch of ``chosen.json`` in turn with native, in each dtype; the table of those that are faster."""
+    """Time each launch of ``chosen.json`` alternately with PyTorch's operator; return a table of the faster ones."""
     lines = json.loads((options.folder / "chosen.json").read_text(encoding="utf-8"))
     chosen = {(operator, k, n, rows): Launch(**launch) for operator, k, n, rows, launch in lines}
     entries = []
@@ -293,7 +261,7 @@ def confirm_all(options: argparse.Namespace) -> Table:
 
 
 def _times(bench: Bench, product: Product, rows: int, launches: Sequence[Launch]) -> tuple[float, dict[Launch, float]]:
-    """Microseconds natively, and by each launch that is right."""
+    """Return the times in µs of PyTorch's operator and of each launch with a correct result."""
     weights = bench.weights(product)
     native, by = bench.sides(product, rows)
     expected = native(weights[0])
@@ -313,7 +281,10 @@ def _times(bench: Bench, product: Product, rows: int, launches: Sequence[Launch]
 
 
 def choose(cells: dict[tuple[Product, int], dict[Launch, float]]) -> dict[tuple[Product, int], Launch]:
-    """For each cell one of the launches that are within `_NEAR` of its fastest, so that there are few different ones."""
+    """Select a launch for each cell, such that few different launches are used.
+
+    The launch of a cell takes at most `_NEAR` times as long as its fastest one.
+    """
     near = {}
     for cell, times in cells.items():
         most = _NEAR * min(times.values(), default=0.0)
@@ -330,7 +301,11 @@ def choose(cells: dict[tuple[Product, int], dict[Launch, float]]) -> dict[tuple[
 
 
 def confirm(bench: Bench, product: Product, rows: int, launch: Launch) -> tuple[Entry | None, dict[str, Any]]:
-    """Time both sides in turn; an entry if the launch is surely faster, and what was measured."""
+    """Time the launch and PyTorch's operator alternately.
+
+    :returns: an entry of the table, and the measured values. The entry is None unless the median speed-up is at least
+        `_LEAST_GAIN` and the 95 % interval of the speed-up is above 1.
+    """
     weights = bench.weights(product)
     native, by = bench.sides(product, rows)
     ours = by(launch)
@@ -352,7 +327,10 @@ def confirm(bench: Bench, product: Product, rows: int, launch: Launch) -> tuple[
 
 
 def numerics(options: argparse.Namespace) -> bool:
-    """Compare every entry of the table, and native, with float64; whether no error exceeds 1.5 times native's."""
+    """Compare the results of every entry and of PyTorch's operator with float64.
+
+    :returns: whether no error exceeds 1.5 times that of PyTorch's operator.
+    """
     table = flagos_table.read(options.table)
     bounds = 0.0
     with (options.folder / "numerics.jsonl").open("w", encoding="utf-8") as file:
@@ -371,7 +349,7 @@ def numerics(options: argparse.Namespace) -> bool:
 
 
 def versions() -> tuple[str, str, str]:
-    """The GPU's name, and the major versions that a table is for."""
+    """Return the GPU's name, and the major versions of PyTorch and Triton, for which a table is valid."""
     import torch
     import triton
 
@@ -379,7 +357,7 @@ def versions() -> tuple[str, str, str]:
 
 
 def about() -> dict[str, str]:
-    """Where and with what it is measured."""
+    """Return date, versions and command of the measurement."""
     import torch
     import triton
 
@@ -394,7 +372,7 @@ def about() -> dict[str, str]:
 
 
 def table_of(table: Table) -> str:
-    """The gain for each model, rows and product, as a table in Markdown."""
+    """Return the speed-up for each model, row range and product as a text table."""
     known = {(entry.operator, entry.k, entry.n, entry.rows): entry for entry in table.entries if entry.dtype == "bfloat16"}
     lines = [("model", "rows", "qkv", "o", "gate_up", "down", "head")]
     for model, parallel, rows in itertools.product(MODELS, PARALLEL, ROWS):
@@ -407,17 +385,23 @@ def table_of(table: Table) -> str:
 
 
 def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts (all)")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="sizes (all)")
-    parser.add_argument("--rows", nargs="+", type=int, choices=ROWS, default=[1, 8], help="of the decoding steps (1 8)")
-    parser.add_argument("--minutes", type=float, default=7.0, help="for the search at most (7)")
-    parser.add_argument("--candidates", type=Path, help="a search.jsonl: try its fastest launches only, in half of the time")
-    parser.add_argument("--rounds", type=int, default=10, help="of A B B A for each decoding step (10)")
-    parser.add_argument("--processes", type=int, default=14, help="that compile (14)")
-    parser.add_argument("--folder", type=Path, default=Path("log/skinny_matmul"), help="for raw numbers")
-    parser.add_argument("--table", type=Path, default=None, help="the table's file (the package's own for this GPU)")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run (default: all)")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="models by size (default: all)")
+    parser.add_argument(
+        "--rows", nargs="+", type=int, choices=ROWS, default=[1, 8], help="rows of the decoding steps (default: 1 8)"
+    )
+    parser.add_argument("--minutes", type=float, default=7.0, help="time limit of the search (default: 7)")
+    parser.add_argument("--candidates", type=Path, help="search.jsonl of another GPU: try only its fastest launches")
+    parser.add_argument(
+        "--rounds", type=int, default=10, help="rounds of native, table, table, native for each decoding step (default: 10)"
+    )
+    parser.add_argument("--processes", type=int, default=14, help="number of processes that compile (default: 14)")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("log/skinny_matmul"), help="folder for the raw numbers (default: %(default)s)"
+    )
+    parser.add_argument("--table", type=Path, default=None, help="file of the table (default: the package's file for this GPU)")
     return parser.parse_args(arguments)
 
 

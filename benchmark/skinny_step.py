@@ -1,7 +1,8 @@
-"""Whole decoding steps with the shapes of RoboBrain, native and with a table's operators in turn; part of skinny_matmul.py.
+"""Measure whole decoding steps with the shapes of RoboBrain, natively and with the operators of a table. Part of
+skinny_matmul.py.
 
-A step is every layer with attention over a cache, and the output layer, in one CUDA graph. torch.compile compiles the layers, as
-it does in vLLM, so Inductor's code calls the products as it does there: ``mm.out`` and ``addmm.out``.
+A step computes all layers, with attention over a KV cache, and the output layer in one CUDA graph. torch.compile compiles the
+layers as in vLLM. Therefore Inductor's code calls the products as in vLLM: ``mm.out`` and ``addmm.out``.
 """
 
 import argparse
@@ -72,9 +73,9 @@ class Step:
         return functional.linear(functional.silu(gate) * up, weights["down"]), residual
 
     def capture(self, rows: int) -> tuple[Callable[[], float], Any]:
-        """Capture a step with whatever computes products now.
+        """Capture a step with the operators that are registered now.
 
-        :returns: a function that replays it and returns milliseconds, and the logits that it writes.
+        :returns: a function that replays the graph and returns its time in ms, and the logits that it writes.
         """
         torch, shape = self._torch, self._shape
         torch.manual_seed(rows)
@@ -113,7 +114,7 @@ def _rotated(torch: Any, x: Any, cosine: Any, sine: Any) -> Any:
 
 
 def measure(model: str, table: Table, rows_of_steps: Sequence[int], rounds: int) -> list[dict[str, Any]]:
-    """Time the steps of a model, A B B A so many times, A being native."""
+    """Time the steps of a model: ``rounds`` times native, table, table, native."""
     from robobrain_ros.engine.flagos.by_shape import matmul as flagos_matmul
     from robobrain_ros.engine.flagos.by_shape.operators import ShapeOperators
 
@@ -150,7 +151,7 @@ def measure(model: str, table: Table, rows_of_steps: Sequence[int], rounds: int)
 
 
 def overhead(table: Table) -> list[dict[str, Any]]:
-    """Microseconds of Python and the dispatcher for a call outside of CUDA graphs, before and after registration."""
+    """Return the time in µs on the host of calls outside of CUDA graphs, before and after the operators are registered."""
     import torch
 
     from robobrain_ros.engine.flagos.by_shape import matmul as flagos_matmul
@@ -179,7 +180,7 @@ def overhead(table: Table) -> list[dict[str, Any]]:
 
 
 def check(model: str, table: Table) -> list[dict[str, Any]]:
-    """The check at an engine's start, for a model's entries in bfloat16, twice: the second finds compiled kernels."""
+    """Run the check of an engine's start twice for a model's entries in bfloat16. The second run finds compiled kernels."""
     import torch
 
     from robobrain_ros.engine.flagos.by_shape import check as flagos_check
@@ -201,7 +202,7 @@ def check(model: str, table: Table) -> list[dict[str, Any]]:
 
 
 def _host_time(torch: Any, x: Any, weight: Any, out: Any, calls: int) -> float:
-    """Microseconds until a call returns; few enough calls in a row that the GPU's queue does not fill."""
+    """Return the time in µs until a call returns. Each batch is so small that the GPU's queue does not fill."""
     batches = max(1, calls // 50)
     total = 0.0
     for _ in range(batches):
@@ -215,7 +216,7 @@ def _host_time(torch: Any, x: Any, weight: Any, out: Any, calls: int) -> float:
 
 
 def run(options: argparse.Namespace) -> None:
-    """The parts ``check``, ``step`` and ``overhead``, with the table that was written."""
+    """Run the parts ``check``, ``step`` and ``overhead`` with the table in ``options.table``."""
     table = flagos_table.read(options.table)
     lines: list[dict[str, Any]] = []
     with (options.folder / "step.jsonl").open("a", encoding="utf-8") as file:
@@ -228,7 +229,7 @@ def run(options: argparse.Namespace) -> None:
             for model in options.models:
                 try:
                     lines += measure(model, table, options.rows, options.rounds)
-                except Exception as error:  # Out of memory: the others are measured all the same.
+                except Exception as error:  # Out of memory, for example. The other models are still measured.
                     print(f"{model}: {type(error).__name__}: {error}"[:300], flush=True)
                 _free()
         for line in lines:

@@ -10,8 +10,8 @@
     drawn = draw(image, answer, instruction="the red mug")    # an RGB array, for matplotlib's imshow
     await brain.close()
 
-The engine starts processes of its own: a script (not a notebook) must do this under ``if __name__ == "__main__":``, in one
-``asyncio.run``.
+The engine starts processes that import the script again. Therefore a script needs ``if __name__ == "__main__":`` around
+``asyncio.run``; a notebook does not. Use one ``asyncio.run`` for all calls.
 """
 
 from typing import Any
@@ -35,17 +35,17 @@ async def open_brain(
     progress: ProgressCallback = _tell,
     **engine_options: Any,
 ) -> Brain:
-    """Load a model into this process, or, with ``kind="remote", urls=("http://gpu:9010/v1",)``, ask servers that have it.
+    """Load a model in this process, or use servers with ``kind="remote", urls=("http://gpu:9010/v1",)``.
 
     :param model: a folder with a checkpoint, a name on the hub, or a preset of `engine.presets`, such as "robobrain2.0-7b".
-        A preset sets the options that are missing from ``engine_options``. With ``kind="remote"``: the servers' name of the
-        model; empty: the name that they report.
-    :param can_think: whether the checkpoint can think; None: as is known of it, or else as its family
-        (see `Profile.with_thinking`).
-    :param defaults: settings for everything that a query leaves open, such as ``Defaults(think=True)``.
-    :param progress: hears what is being done meanwhile; by default it is printed.
-    :param engine_options: options by keyword, see `engine.options`, such as ``gpu_memory_utilization=0.6``.
-    :raises EngineConfigError: the model cannot be loaded; the message says what to do.
+        A preset sets the options that are missing from ``engine_options``. With ``kind="remote"``: the name of the model on the
+        servers, or empty for the name that the servers report.
+    :param can_think: whether the checkpoint was trained to think. None: the value for the model's name, or for its family if the
+        name is unknown (see `Profile.with_thinking`).
+    :param defaults: default values for queries, such as ``Defaults(think=True)``.
+    :param progress: called with the progress of loading. By default, it is printed.
+    :param engine_options: options by keyword, such as ``gpu_memory_utilization=0.6``. See `engine.options`.
+    :raises EngineConfigError: the model cannot be loaded. The message states what to do.
     :raises TypeError: there is no such option.
     """
     from robobrain_ros.engine.factory import make_engine

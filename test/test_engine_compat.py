@@ -44,4 +44,4 @@ def test_nobody_reads_from_an_engine_that_is_being_ended(kind: type[NewEngine]) 
     engine = asyncio.run(run())
     assert engine.output_handler.cancelled()
     assert not engine.read_to_the_end
-    assert engine.timeouts == [5.0 if kind is OldEngine else compat._GOODBYE]
+    assert engine.timeouts == [5.0 if kind is OldEngine else compat._SHUTDOWN_TIMEOUT]

@@ -65,7 +65,7 @@ def test_misspelt_parameters_are_told(capfd: pytest.CaptureFixture[str]) -> None
     with rig(autostart=False, **given) as it:
         it.node.trigger_configure()
     said = capfd.readouterr().err
-    assert "The node has no such parameters and ignores them: engine.modle." in said
+    assert "The node ignores unknown parameters: engine.modle." in said
 
 
 def test_a_second_interruption_ends_at_once_and_an_echo_of_the_first_does_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,7 +151,7 @@ def test_a_request_ends_when_the_last_client_of_its_service_has_left() -> None:
         assert engine.aborted == [engine.generations[0].request_id]
         assert len(engine.running) == 1
         it.until(lambda: it.node.statistics.failed == 1, "its outcome")
-        assert "All clients of the service are gone" in it.node.statistics.last_error
+        assert "All clients of the service have disappeared" in it.node.statistics.last_error
         assert not stays.done()
 
 

@@ -274,7 +274,7 @@ def test_a_query_whose_camera_was_removed_waits_for_it(by_parameters: bool, capf
         it.until(lambda: it.node._standing.statistics["mugs"].answered, "an answer about the camera that is back")
     assert "There is no camera 'wrist'" in warned.message
     assert "configure the node again" in warned.message
-    assert capfd.readouterr().err.count("The standing query mugs is not asked. There is no camera 'wrist'") == 1
+    assert capfd.readouterr().err.count("The standing query mugs is paused. There is no camera 'wrist'") == 1
 
 
 def test_a_parameter_query_that_is_wrong_is_named(capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Measures operators of FlagGems in a running engine, one by one and then together."""
+"""Measure operators of FlagGems in a running engine, each alone and then together."""
 
 import json
 import uuid
@@ -27,21 +27,22 @@ from robobrain_ros.errors import EngineConfigError, EngineFailedError
 from robobrain_ros.evaluation.exam import FIRST_SEED, questions_about
 
 _TASKS = (Task.POINT, Task.GROUND, Task.TRAJECTORY)
-_HELD_TOKENS = 32
+_CONSTRAINED_TOKENS = 32
 _MOST_CRASHES = 20
-"""Operators that may end the engine until the run gives up: each costs a new engine."""
+"""Number of operators that may crash the engine before the run fails. Each crash needs a new engine."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How much is measured.
+    """The amount of measurements.
 
-    :param pairs: times that native and FlagGems are timed in turn, for each operator; twice as often for all together.
-    :param scenes: tabletop scenes, a question of each of three tasks about each, and one of them once more with the answer held
-        to its form, as the node asks; these answers are compared.
-    :param tokens: length of each answer, ends ignored; where it is held to a form, `_HELD_TOKENS` at most.
-    :param size: (width, height) of the camera's images, in pixels.
-    :param bound: most that a token's log-probability may differ.
+    :param pairs: number of alternating time measurements, native and FlagGems, for each operator. For several operators together:
+        twice as many.
+    :param scenes: number of tabletop scenes. The answers to a question of each of three tasks about each scene are compared. One
+        of these questions is asked a second time with a constraint, as the node does.
+    :param tokens: length of each answer; ends of answers are ignored. Constrained answers have at most `_CONSTRAINED_TOKENS`.
+    :param size: (width, height) of the images in pixels.
+    :param bound: largest allowed difference of a token's log-probability.
     """
 
     pairs: int = 10
@@ -52,47 +53,48 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Question:
     image: npt.NDArray[np.uint8]
     text: str
-    form: Constraint
+    constraint: Constraint
 
 
 class Questions:
-    """Questions about tabletop scenes, as generations that no cache has seen."""
+    """Questions about tabletop scenes. Each generation has a new image name, so that no cache has its image."""
 
     def __init__(self, settings: Settings, profile: Profile, budget: PixelBudget) -> None:
         self._settings = settings
-        self._asked: list[_Asked] = []
-        self._held: list[_Asked] = []
+        self._unconstrained: list[_Question] = []
+        self._constrained: list[_Question] = []
         self._prefix = profile.assistant_prefix(think=False)
         for seed in range(FIRST_SEED, FIRST_SEED + settings.scenes):
             scene = make_scene(seed, settings.size)
             fitted = fit_image(scene.image, budget)
             tasks = [task.value for task in _TASKS if task in profile.tasks]
             of_scene = [
-                _Asked(
+                _Question(
                     fitted.image,
                     profile.prompt(asked.question.task, asked.question.text),
                     Constraint(regex=coordinate_pattern(asked.question.task, profile, fitted.size)),
                 )
                 for asked in questions_about(scene, seed, tasks)
             ]
-            self._asked += of_scene
-            self._held += of_scene[:1]
+            self._unconstrained += of_scene
+            self._constrained += of_scene[:1]
 
     def compared(self) -> list[Generation]:
-        """All whose answers are compared; images have a new name each time, so that nothing of them is taken from a cache."""
-        free = [self._generation(asked, self._settings.tokens) for asked in self._asked]
-        return free + [self._generation(asked, _HELD_TOKENS, asked.form) for asked in self._held]
+        """Return the generations whose answers are compared."""
+        free = [self._generation(question, self._settings.tokens) for question in self._unconstrained]
+        constrained = [self._generation(question, _CONSTRAINED_TOKENS, question.constraint) for question in self._constrained]
+        return free + constrained
 
     def timed(self, index: int) -> Generation:
-        """One that is timed."""
-        return self._generation(self._asked[index % len(self._asked)], self._settings.tokens)
+        """Return a generation whose time is measured."""
+        return self._generation(self._unconstrained[index % len(self._unconstrained)], self._settings.tokens)
 
-    def _generation(self, asked: _Asked, tokens: int, form: Constraint | None = None) -> Generation:
+    def _generation(self, question: _Question, tokens: int, constraint: Constraint | None = None) -> Generation:
         name = uuid.uuid4().hex
-        return Generation(f"tune-{name}", asked.text, [asked.image], tokens, [name], self._prefix, constraint=form)
+        return Generation(f"tune-{name}", question.text, [question.image], tokens, [name], self._prefix, constraint=constraint)
 
 
 Say = Callable[[str], None]
@@ -100,9 +102,9 @@ EngineMaker = Callable[[Choice], EmbeddedEngine]
 
 
 class Tuner:
-    """Measures operators in a running engine, which is built again when one of them ends it.
+    """Measures operators in a running engine. If an operator crashes the engine, the tuner starts a new one.
 
-    :param make_engine: makes an engine that is not started.
+    :param make_engine: creates an engine without starting it.
     """
 
     def __init__(
@@ -116,10 +118,10 @@ class Tuner:
         self._questions: Questions | None = None
         self._native: list[Measured] = []
         self.crashed: dict[str, str] = {}
-        """Operators that have ended an engine, and how."""
+        """Operators that crashed an engine, and what happened."""
 
     async def start(self) -> None:
-        """Start an engine with no operator of FlagGems in it, and let it answer natively."""
+        """Start an engine without FlagGems' operators, and record its native answers."""
         self._say("Starting the engine ...")
         engine = self._make_engine(Choice(Operators.OURS, "tune_flagos measures.", include=()))
         self._engine = engine
@@ -127,7 +129,7 @@ class Tuner:
         if warning := engine.health().warning:
             raise EngineConfigError(warning)
         self._questions = self._questions or self._questions_for(info)
-        await self._answers(())  # The first answers compile and fill caches.
+        await self._answers(())  # The first answers compile kernels and fill caches.
         self._native = await self._answers(())
         faults = [
             find_fault(one, other, self._settings.bound)[0]
@@ -152,7 +154,7 @@ class Tuner:
             await engine.close()
 
     async def called(self, candidates: Sequence[str]) -> list[str]:
-        """Which of the operators the model calls; those that end the engine are among them, and in ``crashed``."""
+        """Return the operators that the model calls, including those that crash the engine."""
         names = list(candidates)
 
         async def look() -> list[str]:
@@ -161,26 +163,26 @@ class Tuner:
             return list(self._engine.health().flagos_operators)
 
         while True:
-            found = await self._surviving(look, names)
+            found = await self._try(look, names)
             if found is not None:
                 return sorted({*found, *self.crashed})
             names = [name for name in names if name not in self.crashed]
 
     async def judge(self, names: Sequence[str], title: str, pairs: int) -> OperatorVerdict:
-        """Compare operators with native ones: results, and times in turn."""
+        """Compare the results and times of operators with those of native operators."""
 
         async def compare() -> OperatorVerdict:
             return await self._compare(names, title, pairs)
 
         if crashed := [name for name in names if name in self.crashed]:
             return OperatorVerdict(title, fault=f"crashes: {self.crashed[crashed[0]]}")
-        verdict = await self._surviving(compare, names)
+        verdict = await self._try(compare, names)
         return verdict or OperatorVerdict(
             title, fault=f"crashes: {next(self.crashed[name] for name in names if name in self.crashed)}"
         )
 
-    async def _surviving(self, work: Callable[[], Awaitable[Any]], names: Sequence[str]) -> Any:
-        """Do something with operators; None: one of them has ended the engine, and there is another engine."""
+    async def _try(self, work: Callable[[], Awaitable[Any]], names: Sequence[str]) -> Any:
+        """Run ``work`` and return its result; None: an operator crashed the engine, and a new engine was started."""
         try:
             return await work()
         except EngineFailedError as error:
@@ -212,7 +214,7 @@ class Tuner:
         if fault:
             return OperatorVerdict(title, fault=fault, difference=difference)
         ratios: list[tuple[float, float, float]] = []
-        await self._time(names, 0)  # Where kernels are chosen by trying, that was done above for most shapes.
+        await self._time(names, 0)  # Autotuning of kernels for the remaining shapes must not be timed.
         for pair in range(pairs):
             first, second = ((), names) if pair % 2 == 0 else (names, ())
             one, other = await self._time(first, pair), await self._time(second, pair)
@@ -238,13 +240,13 @@ class Tuner:
 
 
 async def measure_all(engine: EmbeddedEngine, questions: Questions) -> list[Measured]:
-    """Measure the engine on each question that is compared, with the probabilities of its tokens."""
+    """Measure the engine on each question whose answers are compared, with the log-probabilities of the tokens."""
     return [await engine.measure(generation, probabilities=True) for generation in questions.compared()]
 
 
 @dataclass
 class State:
-    """What an interrupted run has found, in a file beside the tune file."""
+    """The results of an unfinished run, in a file beside the tune file."""
 
     key: dict[str, Any]
     settings: dict[str, Any]
@@ -255,7 +257,7 @@ class State:
 
     @classmethod
     def resume(cls, path: Path, key: Key, settings: Settings, candidates: Sequence[str]) -> "State":
-        """What the file holds, if it is of the same measurement; else a new one."""
+        """Return the state in the file if it belongs to the same measurement, otherwise a new state."""
         new = cls(asdict(key), {**asdict(settings), "size": list(settings.size)}, list(candidates))
         try:
             old = cls(**json.loads(path.read_text(encoding="utf-8")))
@@ -266,7 +268,7 @@ class State:
         return old if (old.key, old.settings, old.candidates) == (new.key, new.settings, new.candidates) else new
 
     def write(self, path: Path) -> None:
-        """Write the file."""
+        """Write the state to the file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(asdict(self), indent=1))
 
@@ -274,9 +276,12 @@ class State:
 async def measure(
     tuner: Tuner, state: State, path: Path, settings: Settings, say: Say
 ) -> tuple[list[str], list[OperatorVerdict]]:
-    """Judge each operator, then those that are kept together; gives the operators to use, and all verdicts.
+    """Measure each operator alone, and then the selected ones together.
 
-    :param path: of the state's file, written after each step.
+    While they are slower together than native operators, the slowest one is removed.
+
+    :param path: file of the state, written after each operator.
+    :returns: the operators to use, and the verdicts.
     """
     tuner.crashed.update(state.crashed)
     if not state.called:

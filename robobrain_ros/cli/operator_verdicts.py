@@ -1,4 +1,4 @@
-"""Whether an operator of FlagGems gives the native results and is not slower, from measured answers."""
+"""Decide from measured answers whether an operator of FlagGems is correct and not slower than the native one."""
 
 import itertools
 import math
@@ -11,14 +11,19 @@ from robobrain_ros.engine.embedded.measuring import Measured
 
 @dataclass(frozen=True)
 class OperatorVerdict:
-    """What was found of an operator, or of several together. Ratios are native time over FlagGems': above 1, FlagGems is faster.
+    """The measured comparison of one operator, or of several together, with native operators.
 
-    :param name: the operator's; or how many together.
-    :param fault: what is wrong with it; empty: it is right.
-    :param difference: largest of the log-probabilities' differences.
-    :param prefill: ratio of the times to the first token, ``decode`` of the rest, ``total`` of both; medians of pairs.
-    :param low: of the interval of ``total`` that holds the true median with 95 % (or as near as the pairs allow), as ``high``.
-    :param strict: ``total`` itself decides, not its interval: what is used is not to be slower.
+    A ratio is the native time divided by FlagGems' time: above 1, FlagGems is faster. Each ratio is the median of all pairs.
+
+    :param name: name of the operator, or a title for several.
+    :param fault: what is wrong with the results; empty: they are correct.
+    :param difference: largest difference of a log-probability.
+    :param prefill: ratio of the times to the first token.
+    :param decode: ratio of the times from the first token on.
+    :param total: ratio of the times of whole answers.
+    :param low: lower end of the 95 % interval of ``total``. With few pairs, the confidence is lower.
+    :param high: upper end of this interval.
+    :param strict: whether ``total`` must be at least 1 for operators to be kept. Otherwise, ``high`` must be.
     """
 
     name: str
@@ -33,25 +38,27 @@ class OperatorVerdict:
 
     @property
     def kept(self) -> bool:
-        """Whether it is right, and not shown to be slower."""
+        """Whether the results are correct and the measurements do not show that FlagGems is slower."""
         return not self.fault and (self.total if self.strict else self.high) >= 1.0
 
     @property
     def word(self) -> str:
-        """For the table."""
+        """The verdict in one or two words, for the table."""
         return self.fault or ("not slower" if self.kept else "slower")
 
     @property
     def sentence(self) -> str:
-        """For who watches."""
+        """The verdict with its numbers, for the progress output."""
         if self.fault:
             return self.fault
         return f"{self.word}, {self.total:.3f} times the native speed ({self.low:.3f} to {self.high:.3f})"
 
 
 def interval_of_median(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Two of the values between which the median of what they are drawn from lies with this confidence (from the binomial
-    distribution); the least and the largest where there are too few for it."""
+    """Return two of the values between which the true median lies with this confidence, by the binomial distribution.
+
+    With too few values for this confidence, return the smallest and the largest.
+    """
     ordered = sorted(values)
     count = len(ordered)
     outside, below, term = 0, 0.0, 0.5**count
@@ -66,7 +73,10 @@ def interval_of_median(values: Sequence[float], confidence: float = 0.95) -> tup
 
 
 def find_fault(native: Measured, ours: Measured, bound: float) -> tuple[str, float]:
-    """What differs too much between two answers, and by how much their log-probabilities differ."""
+    """Compare two answers.
+
+    :returns: a sentence about the difference, empty if there is none, and the largest difference of a log-probability.
+    """
     if ours.broken:
         return f"wrong: forbidden token at {len(ours.tokens) + 1}", float("inf")
     if native.tokens != ours.tokens:
@@ -75,15 +85,16 @@ def find_fault(native: Measured, ours: Measured, bound: float) -> tuple[str, flo
         return f"wrong: other token at {place}", float("inf")
     differences = [abs(one - other) for one, other in zip(native.probabilities, ours.probabilities, strict=True)]
     difference = max(differences, default=0.0)
-    if not difference <= bound:  # So that NaN is a fault, too.
+    if not difference <= bound:  # Not "difference > bound", so that NaN is a fault, too.
         return f"wrong: log-probability off by {difference:.3g}", difference
     return "", difference
 
 
 def choose_way(*ways: Sequence[float]) -> tuple[bool, bool]:
-    """Whether FlagGems is used, and whether with CUDA graphs, from the times of whole answers.
+    """Decide from the times of whole answers whether to use FlagGems, and whether with CUDA graphs.
 
-    :param ways: native, FlagGems eagerly, FlagGems with graphs, native again; empty: it did not work, or not rightly.
+    :param ways: times with native operators, FlagGems in eager mode, FlagGems with CUDA graphs, and native operators again.
+        Empty: the engine failed, or its answers were wrong.
     """
     before, eager, graphs, after = (median(times) if times else math.inf for times in ways)
     best, native = min(eager, graphs), min(before, after)
@@ -91,7 +102,7 @@ def choose_way(*ways: Sequence[float]) -> tuple[bool, bool]:
 
 
 def table(verdicts: Sequence[OperatorVerdict]) -> str:
-    """The verdicts for people."""
+    """Return the verdicts as a text table."""
     lines = [("operator", "log-prob. off", "prefill", "decode", "total", "95 % interval", "")]
     for verdict in verdicts:
         difference = "" if verdict.fault.startswith("crash") else f"{verdict.difference:.3g}"

@@ -1,12 +1,12 @@
-"""Choose FlagGems' operators by measurement, on this machine, with this model::
+"""Select FlagGems' operators by measurements on this machine with this model::
 
     ros2 run robobrain_ros tune_flagos --model BAAI/RoboBrain2.0-7B
     python -m robobrain_ros.cli.tune_flagos --model BAAI/RoboBrain2.0-7B      # without ROS
 
-Each operator that the model calls is put into a running engine and taken out again, in turn with PyTorch's own. Kept is what
-gives the same tokens, about the same log-probabilities, and is not slower; then what was kept is measured together, and the worst
-is dropped until the whole is not slower. The result is what ``flagos.mode: auto`` reads. An interrupted run is continued by the
-next.
+The program measures each operator that the model calls in a running engine, alternately with PyTorch's own operator. It keeps an
+operator that gives the same tokens and nearly the same log-probabilities, and is not slower. Then it measures all kept operators
+together, and removes the slowest one until they are not slower together. ``flagos.mode: auto`` reads the result. After an
+interruption, the same command continues the run.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from robobrain_ros.engine.embedded.measuring import Measured
 from robobrain_ros.engine.flagos import tune_file
 from robobrain_ros.engine.flagos.choice import Choice, Operators
 from robobrain_ros.engine.flagos.decision import check_usable, graphs_are_possible
-from robobrain_ros.engine.flagos.operators import LEFT_OUT, known_operators
+from robobrain_ros.engine.flagos.operators import EXCLUDED_BY_DEFAULT, known_operators
 from robobrain_ros.engine.flagos.tune_file import Tuned
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.presets import resolve_options
@@ -40,12 +40,12 @@ from robobrain_ros.evaluation.evaluate import parse_size
 
 
 async def tune(options: EngineOptions, settings: Settings, say: Say) -> Tuned:
-    """Measure, and write the tune file.
+    """Measure the operators, and write the tune file.
 
-    :raises RoboBrainError: it cannot be measured here; the message says why.
+    :raises RoboBrainError: measuring is impossible here. The message states the reason.
     """
     options.validate()
-    # vLLM is imported before an engine starts, which would tell it so.
+    # The import of vLLM below reads this variable. An engine sets it too late, when it starts.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", options.embedded.log_level.upper())
     check_usable(options)
     checkpoint = await asyncio.to_thread(find_checkpoint, options, lambda progress: None)
@@ -89,16 +89,18 @@ async def tune(options: EngineOptions, settings: Settings, say: Say) -> Tuned:
 
 def _candidates(options: EngineOptions) -> list[str]:
     known = sorted(known_operators())
-    named = options.flagos.include or [name for name in known if name not in LEFT_OUT]
+    named = options.flagos.include or [name for name in known if name not in EXCLUDED_BY_DEFAULT]
     return [name for name in named if name not in options.flagos.exclude]
 
 
 async def _with_graphs(
     make_engine: EngineMaker, questions: Callable[[EngineInfo], Questions], operators: Sequence[str], settings: Settings, say: Say
 ) -> tuple[bool, bool]:
-    """Measure whole engines, as they would run: native with CUDA graphs, FlagGems without and with them, and native once more.
+    """Measure whole engines: native with CUDA graphs, FlagGems without and with CUDA graphs, and native once more.
 
-    Two starts of one and the same engine differ, by a tenth on an H100: FlagGems has to be as fast as the faster native one.
+    Two starts of the same native engine differ by about 10 % on an H100. FlagGems must be at least as fast as the faster one.
+
+    :returns: whether to use the operators, and whether with CUDA graphs.
     """
     ways = {
         "native with CUDA graphs": Choice(Operators.NATIVE, "tune_flagos measures."),
@@ -131,7 +133,7 @@ async def _with_graphs(
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description="Measure the FlagGems operators on this machine, and select those that are correct and not slower.",
     )
@@ -184,7 +186,7 @@ def engine_options(given: argparse.Namespace) -> EngineOptions:
 
 
 def main() -> None:
-    """Tune as the command line says; what cannot be done is one sentence."""
+    """Run the program. An error ends it with one sentence."""
     given = parse_options()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if given.list:

@@ -1,4 +1,4 @@
-"""What an engine is: text out of images and prompts. It knows nothing of tasks."""
+"""The interface of engines: they generate text from prompts and images. Engines do not know tasks."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,25 +11,27 @@ DEFAULT_MAX_PIXELS = 1280 * 28 * 28
 """Default pixel limit of an image: 1280 visual tokens of RoboBrain 2.0. An image of 1280x720 keeps its size."""
 MIN_CELLS = 4
 MAX_CELLS = 16384
-"""Fewest and most visual tokens of an image where the checkpoint has no limits of its own: those of Qwen-VL's processor."""
+"""Minimum and maximum visual tokens of an image if the checkpoint has no limits: the values of Qwen-VL's processor."""
 LARGEST_MAX_PIXELS = MAX_CELLS * 28 * 28
-"""Upper bound of pixel limits that users set."""
+"""Maximum value of pixel limits."""
 DEFAULT_CONTEXT = 8192
 """Default length of the context in tokens: four images of the default size, thinking and an answer. The models support more, but
 the cache for it would fill a GPU."""
 MOST_IMAGES = 8
-"""Images of one request."""
+"""Maximum number of images in one request."""
 
 IMAGE_PLACEHOLDER = "<|image_pad|>"
-"""What stands in a prompt of Qwen-VL for an image; in a question it would take an image's place."""
+"""Placeholder for an image in a prompt of Qwen-VL. In the text of a question, it would take the place of an image."""
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """What a text must match; exactly one of the two is set.
+    """A constraint of the generated text. Exactly one of the two fields is set.
 
-    ``json_schema``: the text is one compact JSON value, without blanks, that satisfies this schema (JSON text). ``regex``: the
-    whole text matches this pattern. The engine lets the model write nothing else; only a text cut at ``max_tokens`` may break it.
+    The engine prevents other texts. Only a text that ends at ``max_tokens`` can be incomplete.
+
+    :param json_schema: the text is one compact JSON value without whitespace that satisfies this schema (JSON text).
+    :param regex: the whole text matches this pattern.
     """
 
     json_schema: str = ""
@@ -40,13 +42,18 @@ class Constraint:
 class Generation:
     """One generation.
 
-    ``user_text`` and ``images`` (RGB, (height, width, 3), uint8, at the size the model shall see) make the user's message,
-    images first; the engine renders it with the checkpoint's own chat template and appends ``assistant_prefix`` after the
-    generation prompt, so that the model goes on from there. ``image_ids`` as of `core.query.Query`. Decoding is greedy at
-    ``temperature`` 0. ``stop``: text that ends the generation and is not part of it. ``request_id`` must be unique.
-    A lower ``priority`` is served first. ``constraint``: what the text, without the prefix, must match; None: anything.
+    The user's message consists of ``images`` and then ``user_text``. The engine renders it with the checkpoint's chat template.
 
     A generation has no deadline. Its caller ends it by closing the stream.
+
+    :param request_id: unique id.
+    :param images: RGB, (height, width, 3), uint8, at the size for the model.
+    :param image_ids: see `core.query.Query`.
+    :param assistant_prefix: text after the generation prompt, which the model continues.
+    :param temperature: 0 means greedy decoding.
+    :param stop: texts that end the generation. They are not part of the result.
+    :param priority: generations with a lower value run first.
+    :param constraint: constraint of the text without the prefix; None: any text.
     """
 
     request_id: str
@@ -63,10 +70,10 @@ class Generation:
 
 @dataclass(frozen=True)
 class TextDelta:
-    """A piece of generated text. ``finish_reason`` is empty until the last piece: "stop", "length" or "abort".
+    """A piece of generated text.
 
-    ``thinking``: a server's reasoning parser has declared the piece to be thinking, without tags around it. False: the text says
-    itself what is thinking.
+    :param finish_reason: "stop", "length" or "abort" for the last piece; otherwise empty.
+    :param thinking: whether a server's reasoning parser marked the piece as thinking. False: only tags in the text mark thinking.
     """
 
     text: str
@@ -79,7 +86,11 @@ class TextDelta:
 
 @dataclass(frozen=True)
 class LoadProgress:
-    """Where starting an engine has got to: ``stage`` is one word for machines, ``message`` a sentence for people."""
+    """The progress of an engine's start.
+
+    :param stage: one or two words for programs.
+    :param message: a sentence for users.
+    """
 
     stage: str
     message: str
@@ -91,11 +102,11 @@ ProgressCallback = Callable[[LoadProgress], None]
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What a started engine serves. Sizes are in pixels; 0 means unknown.
+    """Properties of a started engine. Sizes are in pixels; 0 means unknown.
 
-    ``cell``: side of the square of pixels that one visual token covers. Sides of images are multiples of it.
-    ``special_tokens``: the texts that the tokenizer makes control tokens of; empty: not known. ``count_tokens``: how many tokens
-    of the model a text has; None: not known, but at most one for each byte of its UTF-8.
+    :param cell: side of the square that one visual token covers. The sides of images are multiples of it.
+    :param special_tokens: texts that the tokenizer converts to control tokens; empty: unknown.
+    :param count_tokens: returns the number of tokens of a text; None: unknown, but at most one for each byte in UTF-8.
     """
 
     model: str
@@ -118,10 +129,11 @@ EngineState = Literal["stopped", "loading", "ready", "failed", "restarting"]
 class EngineHealth:
     """The present state of an engine.
 
-    :param message: the state as a sentence for people.
-    :param running: number of requests that the engine computes; ``waiting``: number of requests that wait for it.
-    :param restarts: how often the engine was restarted.
-    :param warning: a sentence about what does not work as requested, and what to do; empty: everything does.
+    :param message: the state as a sentence for users.
+    :param running: number of requests in the engine.
+    :param waiting: number of requests that wait for the engine.
+    :param restarts: number of restarts.
+    :param warning: a sentence about a problem, and what to do; empty: none.
     :param flagos_active: whether operators of FlagOS are in use; None: as in `EngineInfo`.
     :param flagos_operators: operators of FlagOS that have run so far.
     :param image_cache: use and limit of the cache of prepared images, for people; empty: the engine has none in this process.
@@ -139,27 +151,32 @@ class EngineHealth:
 
 
 class Engine(Protocol):
-    """The five verbs of an engine. All coroutines run on one asyncio loop, which owns the engine."""
+    """The interface of an engine. All coroutines run on the same asyncio loop."""
 
     async def start(self, progress: ProgressCallback) -> EngineInfo:
-        """Load the model; raises `EngineConfigError` with what to do when it cannot."""
+        """Load the model.
+
+        :raises EngineConfigError: the model cannot be loaded. The message states what to do.
+        """
         ...
 
     def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
         """Stream the text. Closing the iterator, or cancelling the task that runs it, aborts the request in the engine.
 
-        Raises `EngineFailedError` when the engine dies, `BadRequestError` or `BadImageError` when it refuses the request.
+        :raises EngineFailedError: the engine died.
+        :raises BadRequestError: the engine rejected the request.
+        :raises BadImageError: the engine rejected an image.
         """
         ...
 
     async def abort(self, request_id: str) -> None:
-        """End a generation now; its stream ends with finish reason "abort". Unknown ids are ignored."""
+        """End a generation. Its stream ends with the finish reason "abort". Unknown ids are ignored."""
         ...
 
     def health(self) -> EngineHealth:
-        """The present state; returns at once, callable from any thread."""
+        """Return the present state without waiting. Callable from any thread."""
         ...
 
     async def close(self) -> None:
-        """Give everything back, processes and memory; the engine can be started again afterwards."""
+        """End the processes, and release the memory. The engine can be started again afterwards."""
         ...

@@ -1,4 +1,4 @@
-"""Environment variables that engines of this process set, for vLLM and its processes. What the user has set stays."""
+"""Set environment variables for vLLM and its processes. Variables that the user has set keep their values."""
 
 import os
 from collections.abc import Mapping
@@ -6,13 +6,13 @@ from collections.abc import Mapping
 OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
 
 _set: dict[str, str] = {}
-"""What engines of this process have set."""
+"""Variables that engines of this process have set."""
 
 
 def put(values: Mapping[str, str | None]) -> None:
-    """Set variables, None: not to be set, but those that the user has set."""
+    """Set variables, or unset them if the value is None. Variables that the user has set do not change."""
     for name, value in values.items():
-        # What an engine before this one has set is not the user's.
+        # A value that an earlier engine has set does not come from the user.
         if name in os.environ and os.environ[name] != _set.get(name):
             continue
         if value is None:
@@ -31,7 +31,7 @@ def go_offline() -> None:
 
 
 def go_online() -> None:
-    """Undo `go_offline`, for a model that may be on the hub."""
+    """Undo `go_offline`, so that a model can be downloaded from the hub."""
     if _set.pop(OFFLINE_VARIABLE, None) is not None:
         from huggingface_hub import constants
 

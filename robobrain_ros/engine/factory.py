@@ -1,4 +1,4 @@
-"""The engine that the options describe."""
+"""Create an engine and its HTTP server from the options."""
 
 from robobrain_ros.engine.base import Engine
 from robobrain_ros.engine.http.front import HttpFront
@@ -7,9 +7,9 @@ from robobrain_ros.engine.options import EngineOptions
 
 
 def make_engine(options: EngineOptions, front: HttpFront | None = None) -> Engine:
-    """An engine of the kind that is wanted, not started. Each needs packages that users of the other may not have.
+    """Return an engine of ``options.kind`` that is not started. Each kind imports packages that the other does not need.
 
-    :param front: opens an embedded engine to others over HTTP.
+    :param front: HTTP server of an embedded engine; None: no server.
     """
     if options.kind == "remote":
         from robobrain_ros.engine.remote.engine import RemoteEngine
@@ -26,7 +26,7 @@ def make_engine(options: EngineOptions, front: HttpFront | None = None) -> Engin
 
 
 def make_front(server: ServerOptions, options: EngineOptions) -> HttpFront | None:
-    """The port of the engine's HTTP server, not open yet; None: it is not wanted. Reads the file with the key.
+    """Return the engine's HTTP server, whose port is not open yet; None: it is disabled. Reads the file with the key.
 
     :raises EngineConfigError: an option is wrong.
     """

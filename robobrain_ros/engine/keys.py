@@ -1,4 +1,4 @@
-"""Keys of servers: out of a file or the environment, and never into a log, a message or a parameter."""
+"""Read keys of servers from a file or the environment. Keys never appear in logs, messages or parameters."""
 
 import logging
 import os
@@ -15,16 +15,16 @@ _log = logging.getLogger(__name__)
 
 
 def read_key(path: str, option: str, variable: str) -> str:
-    """The key in a file, or else in an environment variable; empty: there is none.
+    """Return the key in a file, or else in an environment variable; empty: there is no key.
 
-    :param option: name of the option that names the file, for messages.
-    :raises EngineConfigError: the file cannot be read, or what is found is no key. The message does not hold it.
+    :param option: name of the option with the file's path, for messages.
+    :raises EngineConfigError: the file cannot be read, or its content is no key. The message does not contain the content.
     """
     if not path:
         return _checked(os.environ.get(variable, ""), variable) if os.environ.get(variable, "").strip() else ""
     try:
         file = read_small_file(Path(path).expanduser(), _LARGEST_FILE)
-    except (UnreadableFileError, RuntimeError) as error:  # RuntimeError: ~user of no known user.
+    except (UnreadableFileError, RuntimeError) as error:  # RuntimeError: an unknown user in ~user.
         raise EngineConfigError(f"{option}: {path} cannot be read ({error}).") from error
     if file.mode & (stat.S_IRGRP | stat.S_IROTH):
         _log.warning("%s: other users can read %s. Run chmod 600 on it.", option, path)
@@ -39,5 +39,5 @@ def _checked(text: str, where: str) -> str:
 
 
 def without_key(text: str, key: str) -> str:
-    """A text that a server may have written, with the key taken out."""
+    """Return a text from a server with the key replaced by asterisks."""
     return text.replace(key, "***") if key else text

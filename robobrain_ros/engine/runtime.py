@@ -1,4 +1,4 @@
-"""One asyncio loop in one thread: the place where an engine lives, beside the threads of ROS."""
+"""One asyncio loop in its own thread. The engine runs there, separate from the threads of ROS."""
 
 import asyncio
 import concurrent.futures
@@ -10,9 +10,9 @@ Result = TypeVar("Result")
 
 
 class LoopThread:
-    """An asyncio loop in a thread of its own.
+    """An asyncio loop in its own thread.
 
-    :param name: the thread's name, for debuggers.
+    :param name: name of the thread.
     """
 
     def __init__(self, name: str = "robobrain-engine") -> None:
@@ -26,17 +26,17 @@ class LoopThread:
         return self._loop is not None
 
     def start(self) -> None:
-        """Start the thread; returns when the loop accepts work. Starting a running one changes nothing."""
+        """Start the thread, and return when the loop accepts work. Do nothing if it runs already."""
         if self.running:
             return
         ready: concurrent.futures.Future[asyncio.AbstractEventLoop] = concurrent.futures.Future()
-        # A daemon: a model that hangs must not keep the process from ending.
+        # A daemon thread, so that a hanging model does not prevent the end of the process.
         self._thread = threading.Thread(target=self._run, args=(ready,), name=self._name, daemon=True)
         self._thread.start()
         self._loop = ready.result(timeout=10.0)
 
     def submit(self, work: Coroutine[Any, Any, Result]) -> "concurrent.futures.Future[Result]":
-        """Run a coroutine on the loop; callable from any thread. Cancelling the future cancels the coroutine.
+        """Run a coroutine on the loop. Callable from any thread. Cancelling the future cancels the coroutine.
 
         :raises RuntimeError: the loop is not running.
         """
@@ -46,10 +46,10 @@ class LoopThread:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def stop(self, timeout: float = 10.0) -> bool:
-        """Cancel what still runs and end the thread.
+        """Cancel all tasks, and end the thread.
 
-        :param timeout: seconds to wait for it.
-        :returns: whether it ended in time.
+        :param timeout: seconds to wait for the thread.
+        :returns: whether the thread ended in time.
         """
         loop, thread = self._loop, self._thread
         self._loop = self._thread = None

@@ -56,13 +56,13 @@ class _AdmittedRequest:
 
 
 class Supervisor:
-    """An `engine.base.Engine` around another.
+    """An `engine.base.Engine` that wraps another engine.
 
-    :param factory: makes the engine; called again after it died.
-    :param max_queued: number of requests that may wait while ``max_running`` are in the engine. Further ones raise `BusyError`.
-    :param max_running: requests that are in the engine at once.
-    :param warm_up: runs once on each engine built, before it counts as ready.
-    :param patience: waiting times.
+    :param factory: creates the engine, again after each death.
+    :param max_queued: number of requests that can wait while ``max_running`` are in the engine. Further ones raise `BusyError`.
+    :param max_running: maximum number of requests in the engine.
+    :param warm_up: runs once on each new engine before it is ready.
+    :param patience: intervals and time limits.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Supervisor:
         self._progress: ProgressCallback = lambda progress: None
 
     async def start(self, progress: ProgressCallback) -> EngineInfo:
-        """See `Engine.start`. From then on the engine is watched, until `close`."""
+        """See `Engine.start`. Afterwards, the supervisor watches the engine until `close`."""
         self._progress = progress
         self._set_health("loading", "The engine is starting.")
         try:
@@ -101,7 +101,7 @@ class Supervisor:
         return info
 
     async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
-        """See `Engine.generate`; further raises `BusyError`, `NotReadyError`, `CanceledError`."""
+        """See `Engine.generate`. Also raises `BusyError`, `NotReadyError` and `CanceledError`."""
         if self.health().state != "ready":
             raise self._unavailable()
         if generation.request_id in self._admitted:
@@ -112,7 +112,7 @@ class Supervisor:
         admitted = self._admitted
         admitted[generation.request_id] = request
         pump = asyncio.create_task(self._pump(request))
-        # Not when the reader leaves: an engine that ignores the cancellation still computes the request.
+        # Not when the reader stops, because an engine that ignores the cancellation still computes the request.
         pump.add_done_callback(lambda _: admitted.pop(generation.request_id, None))
         try:
             while (arrival := await request.arrivals.get()) is not None:
@@ -124,7 +124,7 @@ class Supervisor:
             await asyncio.wait({pump}, timeout=ENGINE_RELEASE)
 
     async def _pump(self, request: _AdmittedRequest) -> None:
-        """Bring what the engine writes to the request's reader. Cancelling this aborts the request in the engine."""
+        """Pass the engine's output to the reader of the request. Cancelling this task aborts the request in the engine."""
         arrived = time.monotonic()
         try:
             async with self._slots:
@@ -145,7 +145,7 @@ class Supervisor:
             request.arrivals.put_nowait(EngineFailedError(f"The engine failed on this request: {error}"))
 
     async def abort(self, request_id: str) -> None:
-        """See `Engine.abort`. A request that still waits ends with `CanceledError`."""
+        """See `Engine.abort`. A waiting request ends with `CanceledError`."""
         request = self._admitted.get(request_id)
         if request is None:
             return
@@ -162,8 +162,8 @@ class Supervisor:
         if health.state == "ready" and engine is not None:
             health = engine.health()
             if health.state == "failed":
-                # The watch has not looked yet.
-                health = EngineHealth("restarting", f"{health.message} It restarts.")
+                # `_keep_alive` has not checked the engine yet.
+                health = EngineHealth("restarting", f"{health.message} The engine restarts.")
         return replace(health, running=running, waiting=len(admitted) - running, restarts=self._restarts)
 
     async def close(self) -> None:
@@ -196,21 +196,21 @@ class Supervisor:
         return info
 
     async def _keep_alive(self) -> None:
-        """Watch the engine; when it has died, end what waits for it and build another."""
+        """Watch the engine. After its death, end all requests, and start another engine."""
         while True:
             await self._wait_for_check()
             engine = self._engine
             if engine is None or engine.health().state != "failed":
                 continue
             reason = engine.health().message
-            _log.error("The engine failed: %s It restarts.", reason)
-            self._set_health("restarting", f"{reason} It restarts.")
-            self._end_all(EngineFailedError(f"{reason} It restarts. Retry when the node is ready."))
+            _log.error("The engine failed: %s The engine restarts.", reason)
+            self._set_health("restarting", f"{reason} The engine restarts.")
+            self._end_all(EngineFailedError(f"{reason} The engine restarts. Retry when the node is ready."))
             await self._discard()
             await self._rebuild()
 
     async def _wait_for_check(self) -> None:
-        """Wait until a request failed, or for the next look at an engine that nobody asks."""
+        """Wait until a request fails, or until the next check of an idle engine."""
         try:
             await asyncio.wait_for(self._check_now.wait(), self._patience.health_interval)
         except asyncio.TimeoutError:
@@ -218,7 +218,7 @@ class Supervisor:
         self._check_now.clear()
 
     async def _rebuild(self) -> None:
-        """Build another engine, with growing pauses, until one starts."""
+        """Try to start another engine, with increasing pauses, until one starts."""
         back_off = self._patience.first_back_off
         while True:
             await asyncio.sleep(back_off)
@@ -235,9 +235,9 @@ class Supervisor:
             return
 
     async def _discard(self) -> None:
-        """Close the engine, within bounds."""
+        """Close the engine within a time limit."""
         engine, self._engine = self._engine, None
-        # Requests that this engine does not let go of occupy no place in the next one.
+        # New slots, because requests that this engine does not end must not use slots of the next engine.
         self._admitted, self._slots = {}, asyncio.Semaphore(self._max_running)
         if engine is None:
             return
@@ -250,7 +250,7 @@ class Supervisor:
 
     def _end_all(self, error: RoboBrainError) -> None:
         for request in self._admitted.values():
-            # Each reader raises its own: a traceback grows on the exception that is raised.
+            # A separate exception for each reader, because each raise extends the traceback of the exception.
             request.arrivals.put_nowait(type(error)(error.message))
 
     def _unavailable(self) -> RoboBrainError:

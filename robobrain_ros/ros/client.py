@@ -1,4 +1,4 @@
-"""A user's node: it asks a node robobrain through its services."""
+"""A client node: sends requests to the services of a node robobrain."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,21 +19,21 @@ from robobrain_ros.ros.tasks import TASKS
 
 _THINK = {None: QueryOptions.THINK_DEFAULT, False: QueryOptions.THINK_OFF, True: QueryOptions.THINK_ON}
 _GONE = 3.0
-"""Seconds without the service after which the node is taken to have ended."""
+"""Seconds without the service after which the node counts as ended."""
 
 
 def query_options(
     *, cameras: Sequence[str] = (), think: bool | None = None, timeout: float = 0.0, max_tokens: int = 0
 ) -> QueryOptions:
-    """What a request may set; the defaults leave it to the node."""
+    """Return the options of a request. Default values select the node's parameters."""
     return QueryOptions(cameras=list(cameras), think=_THINK[think], timeout=timeout, max_tokens=max_tokens)
 
 
 class TaskClient(Node):
-    """Asks through the services of a node robobrain.
+    """Sends requests to the services of a node robobrain.
 
-    :param robobrain: that node's name, relative to this one's namespace, or with its own.
-    :param tasks: what will be asked.
+    :param robobrain: name of this node, relative to the client's namespace, or absolute.
+    :param tasks: tasks of the requests.
     """
 
     def __init__(
@@ -46,37 +46,37 @@ class TaskClient(Node):
         }
 
     def spin_until(self, condition: Callable[[], Any], seconds: float) -> bool:
-        """Work off what comes until the condition holds; False: it did not within so many seconds."""
+        """Spin until the condition is true. Return False if it is not within ``seconds``."""
         end = time.monotonic() + seconds
         while not condition():
             if time.monotonic() >= end:
                 return False
-            # In short pieces, between which a Ctrl-C is noticed.
+            # In short steps, so that Ctrl-C is noticed.
             rclpy.spin_once(self, timeout_sec=0.1)
         return True
 
     def wait_for_task(self, task: Task, seconds: float) -> None:
         """Wait until the node offers the task.
 
-        :raises NotReadyError: it does not within so many seconds.
+        :raises NotReadyError: the node does not offer it within ``seconds``.
         """
         client = self._clients_by_task[task]
         if not self.spin_until(client.service_is_ready, seconds):
             raise NotReadyError(f"The service {self.resolve_service_name(client.srv_name)} did not appear within {seconds:g} s.")
 
     def running_nodes(self) -> list[str]:
-        """Names of the nodes robobrain in sight, with their namespaces."""
+        """Return the full names of all nodes robobrain in the ROS graph."""
         suffix = f"/{TASKS[Task.POINT].name}"
         offered = [name for name, types in self.get_service_names_and_types() if "robobrain_ros/srv/Locate" in types]
-        # Names of services are those of their callers, too.
+        # The graph lists services with clients only, too.
         return sorted(name.removesuffix(suffix) for name in offered if name.endswith(suffix) and self.count_services(name))
 
     def ask(self, task: Task, text: str, options: QueryOptions, patience: float = 0.0, plan: PlanRequest | None = None) -> Any:
-        """Ask through the task's service; gives the response.
+        """Send a request to the task's service, and return the response.
 
-        :param plan: what is known beside the images; for the task plan alone.
-        :param patience: seconds to wait for an answer; 0: a little longer than the options' timeout.
-        :raises RequestTimeoutError: none came.
+        :param plan: context of the task ``plan``; None for other tasks.
+        :param patience: seconds to wait for the response; 0: a little longer than the timeout of the options.
+        :raises RequestTimeoutError: no response arrived in time.
         :raises NotReadyError: the node ended meanwhile.
         """
         interface = TASKS[task]
@@ -105,7 +105,7 @@ class TaskClient(Node):
 
 
 def to_answer(task: Task, response: Any) -> Answer:
-    """The answer in a response of the task's service."""
+    """Return the answer in a response of the task's service."""
     interface = TASKS[task]
     message = interface.result_in(response)
     report = read_report(message.report)

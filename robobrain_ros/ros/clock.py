@@ -1,4 +1,4 @@
-"""Notice jumps of simulated time, of the system clock, and of a camera's stamps."""
+"""Detect jumps of simulated time, of the system clock, and of a camera's stamps."""
 
 import math
 import time
@@ -14,36 +14,36 @@ from std_msgs.msg import Header
 _BACK_SIMULATED = 0.1
 _BACK_SYSTEM = 0.5
 _FORWARD = 5.0
-"""Least seconds of a jump. NTP slews smaller differences; fast simulated time makes larger steps forward."""
+"""Smallest jumps in seconds. NTP slews smaller differences. Fast simulated time has larger steps forward, see `_FAST`."""
 _FAST = 1.0
-"""Seconds; steps forward that follow each other within this time come from a recording that is played fast."""
+"""Steps forward within this number of seconds after each other are no jumps: a recording is played fast."""
 _BACK_STAMPS = 1.0
-"""Least seconds by which a camera's stamps jump back when its recording restarts."""
+"""Smallest jump back of a camera's stamps in seconds, as when a recording restarts."""
 _NEIGHBOURHOOD = 10.0
 """Stamps within this many seconds of the time before a jump count as old. Longer jumps use their own length."""
 _LEFTOVERS = 0.5
 """Seconds after a jump in which older messages may still be delivered."""
 _LONG = 5.0
-"""Seconds; after a shorter jump, the new time soon reaches the old one, so stamps cannot identify older messages."""
+"""Seconds. After a shorter jump, the new time soon reaches the old one, so stamps cannot identify older messages."""
 _SKEW = 0.5
-"""Seconds that a stamp may be ahead of the node's clock, because clocks of several machines differ."""
+"""Seconds by which a stamp can be ahead of the node's clock, because the clocks of machines differ."""
 _RECENT = 10.0
 """Seconds for which /diagnostics warns about a jump."""
 
 
 def nanoseconds(stamp: TimeMessage) -> int:
-    """A stamp as one number; 0: none."""
+    """Return a stamp in ns; 0: no stamp."""
     return int(stamp.sec * 10**9 + stamp.nanosec)
 
 
 def system_time() -> int:
-    """The system's time, nanoseconds since 1970."""
+    """Return the system time in ns since 1970."""
     return time.time_ns()
 
 
 def stamp_age(clock: ROSClock, header: Header) -> float:
-    """Seconds from a header's stamp to now, by that clock; NaN without a stamp."""
-    # In plain numbers, and past rclpy where its time is the system's: it is asked for each image, and costs ten times as much.
+    """Return the age of a header's stamp in seconds by this clock; NaN without a stamp."""
+    # Called for each image, so it avoids rclpy's Time, and rclpy's clock for system time, which take ten times as long.
     stamp = nanoseconds(header.stamp)
     if not stamp:
         return math.nan
@@ -52,15 +52,18 @@ def stamp_age(clock: ROSClock, header: Header) -> float:
 
 
 def reported_age(age: float) -> float:
-    """The age to report: never negative, NaN where the stamp is farther ahead of the clock than clocks differ."""
+    """Return the age for reports: never negative; NaN if the stamp is more than `_SKEW` ahead of the clock."""
     return math.nan if age < -_SKEW else max(age, 0.0)
 
 
 @dataclass(frozen=True)
 class Jump:
-    """A jump of time from ``before`` to ``after``, nanoseconds; ``noticed`` as of ``time.monotonic()``.
+    """A jump of time.
 
-    ``camera``: only the stamps of that camera jumped, such as those of a recording that begins again; empty: the clock did.
+    :param before: time before the jump in ns.
+    :param after: time after the jump in ns.
+    :param camera: name of the camera whose stamps jumped, for example because a recording restarted; empty: the clock jumped.
+    :param noticed: time of detection (``time.monotonic()``).
     """
 
     before: int
@@ -70,21 +73,21 @@ class Jump:
 
     @property
     def seconds(self) -> float:
-        """How far time jumped; negative: back."""
+        """The length of the jump in seconds; negative: backward."""
         return (self.after - self.before) * 1e-9
 
     def is_old(self, stamp: int) -> bool:
-        """Whether a stamp (nanoseconds; 0: none) is of the time before the jump: near it, and not nearer to the new time."""
+        """Whether a stamp (ns; 0: no stamp) is from before the jump: near the old time, and not nearer to the new time."""
         distance = abs(stamp - self.before)
         near = max(abs(self.after - self.before), round(_NEIGHBOURHOOD * 1e9))
         return stamp != 0 and distance < near and distance <= abs(stamp - self.after)
 
     def concerns(self, camera: str) -> bool:
-        """Whether time jumped for that camera."""
+        """Whether the jump affects this camera."""
         return self.camera in ("", camera)
 
     def is_leftover(self, stamp: int) -> bool:
-        """Whether a message with that stamp (nanoseconds), delivered now, was sent before the jump."""
+        """Whether a message with this stamp (ns) that arrives now was sent before the jump."""
         at_once = time.monotonic() - self.noticed < _LEFTOVERS
         return at_once and abs(self.seconds) > _LONG and self.is_old(stamp)
 
@@ -94,9 +97,9 @@ class Jump:
 
 
 class ClockWatch:
-    """Notices jumps of time and announces each once; called in the executor.
+    """Detects time jumps. Called in the executor.
 
-    :param on_jump: clears what remembers time.
+    :param on_jump: called once for each jump, to drop data from before the jump.
     """
 
     def __init__(self, node: Node, on_jump: Callable[[Jump], None]) -> None:
@@ -107,7 +110,7 @@ class ClockWatch:
         self._last = self._now()
         self._last_forward = -_FAST
         self.jumps = 0
-        """How many jumps there were."""
+        """Number of jumps."""
         self.last: Jump | None = None
         """The last jump."""
         threshold = JumpThreshold(
@@ -131,7 +134,7 @@ class ClockWatch:
         return self.last is not None and time.monotonic() - self.last.noticed < _RECENT
 
     def check(self) -> None:
-        """Notice a step of the system's clock since the last call; called each second, for each image and each request."""
+        """Detect a jump of the system clock since the last call; called each second, and for each image and request."""
         offset = system_time() - time.monotonic_ns()
         shift, self._offset = offset - self._offset, offset
         self._last = self._now()
@@ -139,14 +142,14 @@ class ClockWatch:
             self._announce(Jump(self._last - shift, self._last))
 
     def stamps_went(self, camera: str, before: int, after: int) -> None:
-        """Notice that the stamps of a camera (nanoseconds) have gone from one to the other."""
+        """Detect a jump between two successive stamps (ns) of a camera."""
         if before and after and after - before < -_BACK_STAMPS * 1e9:
             self._announce(Jump(before, after, camera))
 
     def is_leftover(self, stamp: int) -> bool:
-        """Whether a message with that stamp (nanoseconds) was sent before a jump of the clock and delivered after it.
+        """Whether a message with this stamp (ns) was sent before a jump of the clock, and arrived after it.
 
-        Where only a camera's stamps jumped, its next image may be of any time.
+        False after a jump of only a camera's stamps, because its next image can have any stamp.
         """
         return self.last is not None and not self.last.camera and self.last.is_leftover(stamp)
 

@@ -24,19 +24,19 @@ from robobrain_ros.ros.requests.requests import Requests
 from robobrain_ros.ros.standing import StandingQueries, StandingStatistics
 
 _LEVELS = {"ready": DiagnosticStatus.OK, "failed": DiagnosticStatus.ERROR}
-"""Of an engine's states; the others warn."""
+"""Levels by state of the engine. Other states have the level WARN."""
 _WORTH_A_WARNING = 0.05
-"""Share of a camera's images that may be lost or late."""
+"""A camera has the level WARN if a larger share of its images is lost or late."""
 _FAULT_SHOWN = 60.0
 """Seconds that the fault of a callback is shown as a warning."""
 _LONGEST = 1000
-"""Characters of a message or value; what callers send can be of any length."""
+"""Maximum characters of a message or value, because texts of callers can have any length."""
 _LARGE = 400_000
-"""Bytes of an image from which on it does not fit into the transport's shared memory as others do."""
+"""Size in bytes from which an image does not fit the shared memory of the transport."""
 
 
 class Diagnostics:
-    """Publishes the state of a node; called in the executor, each second and when something has changed."""
+    """Publishes the state of the node. Called in the executor each second and after changes."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class Diagnostics:
         return self._status("clock", level, message, values)
 
     def _callbacks(self) -> DiagnosticStatus:
-        """What no request shows: faults of callbacks, lost responses, other nodes of this name."""
+        """Return the entry ``node``: exceptions in callbacks, lost responses, other nodes of this name."""
         faults = self._node.faults
         values = {
             "faults": faults.count,
@@ -152,7 +152,7 @@ class Diagnostics:
         values = {key: getattr(statistics, key) for key in ("asked", "answered", "failed", "skipped")}
         message = ", ".join(f"{value} {key}" for key, value in values.items())
         if fault := self._standing.fault(name):
-            return self._status(f"standing query {name}", DiagnosticStatus.WARN, f"Not asked. {fault}", values)
+            return self._status(f"standing query {name}", DiagnosticStatus.WARN, f"Paused. {fault}", values)
         return self._status(f"standing query {name}", DiagnosticStatus.OK, message, values)
 
     def _camera(self, camera: Camera) -> DiagnosticStatus:
@@ -176,7 +176,7 @@ class Diagnostics:
         except RoboBrainError as error:
             level, message = DiagnosticStatus.WARN, error.message
         else:
-            # The stamps of several publishers tell nothing of losses.
+            # Losses cannot be counted with several publishers.
             troubled = statistics.lost_recent > _WORTH_A_WARNING or statistics.late_recent > _WORTH_A_WARNING
             if troubled and len(camera.publisher_nodes) < 2:
                 level, message = DiagnosticStatus.WARN, f"{message}; {_transport_trouble(camera)}"
@@ -197,7 +197,7 @@ class Diagnostics:
 
 
 def _transport_trouble(camera: Camera) -> str:
-    """What is wrong with how a camera's images come, and the cure."""
+    """Return what is wrong with the transport of a camera's images, and what to do."""
     statistics, frame = camera.statistics, camera.newest
     size = len(frame.message.data) if frame else 0
     if statistics.lost_recent > _WORTH_A_WARNING:

@@ -1,4 +1,4 @@
-"""The services and the action: messages in, messages out; what happens between is `requests`."""
+"""The services and the action of the node. `requests` answers their requests."""
 
 import time
 from collections.abc import Callable
@@ -25,31 +25,34 @@ from robobrain_ros.ros.requests.requests import Requests
 from robobrain_ros.ros.requests.tickets import Ticket
 from robobrain_ros.ros.tasks import TASKS, TaskInterface
 
-_ACQUAINTANCE = 5.0
-"""Seconds after a goal's arrival in which who sent it must have been discovered."""
+_DISCOVERY = 5.0
+"""Seconds after a goal's arrival within which DDS discovers the client that sent it."""
 _ABSENCES = 2
-"""Successive looks without a client of a service after which its requests end: discovery may lose a client for a moment."""
+"""Number of checks in a row without a client after which requests of a service end. Discovery can lose a client for a moment."""
 _LINGER = 2.0
-"""Seconds in which what was closed still answers: who sent a goal asks for its result in a second request."""
+"""Seconds for which closed endpoints still respond, because a client requests the result of its goal separately."""
 _ACTION = "~/run_task"
 _FEEDBACK = f"{_ACTION}/_action/feedback"
 
 
 @dataclass
 class _Goal:
-    """A goal that is worked on. ``listeners``: those who heard feedback when it came; one of them has sent it."""
+    """A goal in progress.
+
+    :param subscribers: endpoints that subscribed to feedback when the goal arrived. One of them belongs to the goal's client.
+    """
 
     ticket: Ticket[Answer]
     began: float
-    listeners: set[bytes] = field(default_factory=set)
+    subscribers: set[bytes] = field(default_factory=set)
 
 
 @dataclass(eq=False)
 class _Call:
-    """A service request that is worked on.
+    """A service request in progress.
 
-    :param seen: a client of the service was known when the request came, or later.
-    :param absences: successive looks, one each second, in which no client was known.
+    :param seen: whether the service had a client when the request arrived or later.
+    :param absences: number of checks in a row without a client, one check each second.
     """
 
     service: str
@@ -58,13 +61,13 @@ class _Call:
     absences: int = 0
 
     def note_clients(self, count: int) -> None:
-        """Take the number of the service's clients; without any, nobody waits for the response."""
+        """Update the number of the service's clients, and cancel the request if there are none."""
         if count:
             self.seen, self.absences = True, 0
         elif self.seen:
             self.absences += 1
             if self.absences == _ABSENCES:
-                self.ticket.cancel("All clients of the service are gone.")
+                self.ticket.cancel("All clients of the service have disappeared.")
 
 
 class Endpoints:
@@ -73,7 +76,7 @@ class Endpoints:
     def __init__(self, node: GuardedNode, requests: Requests) -> None:
         self._node = node
         self._requests = requests
-        # Coroutines wait in it for the model; in a group of one at a time, one waiting would hold up all the others.
+        # Reentrant, because a coroutine that waits for the model must not block the other requests.
         self._group = ReentrantCallbackGroup()
         self._services: list[Service] = []
         self._action: GuardedActionServer | None = None
@@ -88,7 +91,10 @@ class Endpoints:
         return self._busy
 
     def open(self, max_queued: int) -> None:
-        """Offer the services and the action, for as many requests as may wait and a burst of further ones."""
+        """Offer the services and the action.
+
+        :param max_queued: number of requests that can wait in the engine.
+        """
         self._closed = None
         if self._services:
             return
@@ -113,7 +119,7 @@ class Endpoints:
         )
 
     def close(self) -> None:
-        """Take the services and the action away, once their requests have been answered and the answers fetched."""
+        """Remove the services and the action after all requests have been answered and clients could fetch their results."""
         self._closed = time.monotonic()
 
     async def _serve(self, interface: TaskInterface, request: Any, response: Any) -> Any:
@@ -145,13 +151,13 @@ class Endpoints:
         finally:
             self._goals.pop(bytes(goal.goal_id.uuid), None)
             self._busy -= 1
-            # rclpy keeps an ended goal with its request, which may hold images of many MB, until its result expires.
+            # rclpy keeps an ended goal and its request, which can contain large images, until the result expires.
             goal.request.options, goal.request.context = QueryOptions(), PlanContext()
         return message
 
     async def _run(self, goal: ServerGoalHandle) -> RunTask.Result:
         ticket = self._requests.ticket()
-        self._goals[bytes(goal.goal_id.uuid)] = _Goal(ticket, time.monotonic(), self._listeners())
+        self._goals[bytes(goal.goal_id.uuid)] = _Goal(ticket, time.monotonic(), self._feedback_subscribers())
         if goal.is_cancel_requested:
             ticket.cancel("The goal was canceled.")
         request = goal.request
@@ -173,7 +179,7 @@ class Endpoints:
         return message
 
     def _end(self, goal: ServerGoalHandle, event: Callable[[], None]) -> None:
-        """Set a goal's last state; its result is delivered even where the state cannot be set."""
+        """Set the final state of a goal. If this fails, the result is still delivered."""
         try:
             if goal.is_active:
                 event()
@@ -187,29 +193,30 @@ class Endpoints:
         return CancelResponse.ACCEPT
 
     def attend(self) -> None:
-        """End the goals and service requests of clients that are gone, and what was closed; called each second.
+        """End the goals and service requests of clients that have left, and destroy closed endpoints; called each second.
 
-        rclpy does not report who sent a request, so the requests of a service end when it has no client left. For goals, more
-        is known: every action client subscribes to feedback. When all who did as the goal came are gone, nobody waits for it.
+        rclpy does not report the client of a request, so requests of a service end only when the service has no client left. For
+        goals, the subscribers of the feedback are known, because every action client subscribes to it. When all subscribers of
+        the time of the goal's arrival have left, the goal's client has left, too.
         """
         if self._closed is not None and not self._busy and time.monotonic() - self._closed >= _LINGER:
             self.destroy()
         clients = {name: self._node.count_clients(name) for name in {call.service for call in self._calls}}
         for call in self._calls:
             call.note_clients(clients[call.service])
-        present = self._listeners() if self._goals else set()
+        present = self._feedback_subscribers() if self._goals else set()
         for goal in self._goals.values():
-            if time.monotonic() - goal.began < _ACQUAINTANCE:
-                goal.listeners |= present
-            if goal.listeners and goal.listeners.isdisjoint(present):
-                goal.listeners.clear()
-                goal.ticket.cancel("The client that sent the goal is gone.")
+            if time.monotonic() - goal.began < _DISCOVERY:
+                goal.subscribers |= present
+            if goal.subscribers and goal.subscribers.isdisjoint(present):
+                goal.subscribers.clear()
+                goal.ticket.cancel("The client that sent the goal has disappeared.")
 
-    def _listeners(self) -> set[bytes]:
+    def _feedback_subscribers(self) -> set[bytes]:
         return {bytes(info.endpoint_gid) for info in self._node.get_subscriptions_info_by_topic(_FEEDBACK)}
 
     def destroy(self) -> None:
-        """Take the services and the action away at once."""
+        """Remove the services and the action at once."""
         self._node.pacing.close()
         for service in self._services:
             self._node.destroy_service(service)

@@ -1,4 +1,4 @@
-"""The engine that the parameters describe: its options are completed and checked as far as possible without loading anything."""
+"""Prepare the engine from the parameters: complete the options, and check them as far as possible without loading a model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,10 +23,10 @@ NAME_A_MODEL = (
 
 @dataclass(frozen=True)
 class EngineSetup:
-    """How to load the model.
+    """Everything that is needed to load the model.
 
-    :param factory: makes the engine.
-    :param front: the HTTP server beside the engine; None: off.
+    :param factory: creates the engine.
+    :param front: HTTP server of the engine; None: disabled.
     """
 
     factory: EngineFactory
@@ -43,9 +43,9 @@ def set_up_engine(
 ) -> EngineSetup:
     """Prepare the engine that the parameters describe.
 
-    :param default_model: as of `checked_options`; so is ``warn``.
-    :param read: calls a function that reads files; its second argument describes the function for log lines.
-    :param factory: makes another engine, for tests; None: the engine of the parameters.
+    :param default_model: see `checked_options`. ``warn`` likewise.
+    :param read: calls a function that reads files. Its second argument describes the function in messages.
+    :param factory: creates another engine, for tests; None: the engine of the parameters.
     :raises EngineConfigError: a parameter is wrong, or no model is named and there is no default.
     """
     options, front, settle = parameters.engine_options(), None, factory is None
@@ -71,7 +71,7 @@ def set_up_engine(
 def checked_options(options: EngineOptions, default_model: Path | None, warn: Callable[[str], object]) -> EngineOptions:
     """Return the options with a model, checked.
 
-    :param default_model: the checkpoint to load where none is named; None: a model must be named.
+    :param default_model: checkpoint to load if ``engine.model`` is empty; None: the option must be set.
     :param warn: called with a sentence when the default model is used.
     :raises EngineConfigError: an option is wrong, or no model is named and there is no default.
     """

@@ -1,4 +1,4 @@
-"""The feedback of one goal: each message holds all of the answer so far, so a lost message does no harm."""
+"""The feedback of one goal. Each message contains the whole answer so far, so a lost message does no harm."""
 
 import math
 import time
@@ -11,15 +11,15 @@ from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.messages.conversions import Origin, clean, to_areas, to_points, to_steps, to_waypoints
 
 _INTERVAL = 0.05
-"""Seconds between two messages that bring new text alone; a new part is published at once."""
+"""Minimum seconds between messages with only new text. New points, boxes, waypoints and steps are published at once."""
 _LAST_WORD = 0.03
-"""Seconds between the last feedback and the result. When the result comes, rclpy's client drops feedback it has not taken."""
+"""Seconds between the last feedback and the result, because an rclpy client drops waiting feedback when the result arrives."""
 
 
 class Feedback:
     """Collects the progress of a goal and publishes it. Called in the executor.
 
-    Text is published at most 20 times a second: each message repeats it, and a long answer has thousands of tokens.
+    Text is published at most 20 times a second, because each message repeats the text, and long answers have thousands of tokens.
     """
 
     def __init__(self, node: GuardedNode, goal: ServerGoalHandle) -> None:
@@ -32,7 +32,7 @@ class Feedback:
         self._scheduled = False
 
     def add(self, progress: Progress, origin: Origin) -> None:
-        """Take what is new of an answer about an image of the origin's size; never raises."""
+        """Add new parts of the answer, and publish them. Never raises."""
         try:
             self._add(progress, origin)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""The process of the node: its command line, signals, and spinning until the end."""
+"""The process of the node: command line, signals, and the executor's loop."""
 
 import argparse
 import re
@@ -21,23 +21,23 @@ from robobrain_ros.ros.process import ending
 from robobrain_ros.ros.process.command_line import own_arguments
 
 _SAME_SIGNAL = 1.0
-"""Seconds in which signals count as one: what stops a launch may signal the node, too, and the launch passes it on."""
+"""Signals within this number of seconds count as one. For example, Ctrl-C reaches both the node and launch, which forwards it."""
 
 _LOG_ADVICE = (
     ". Set the environment variable ROS_LOG_DIR to a writable folder, or start without a log file "
     "(--ros-args --disable-external-lib-logs)."
 )
-"""What to do where rcl cannot write its log file."""
+"""Advice if rcl cannot write its log file."""
 _FAULTS_IN_A_ROW = 10
-"""Rounds of the executor that may fail in a row before it pauses between them, so that a lasting fault does not take a core."""
+"""Number of failed rounds of the executor in a row after which it pauses between rounds, so that it does not use a whole core."""
 _PAUSE = 0.1
-"""Seconds of such a pause."""
+"""Length of this pause in seconds."""
 
 
 class _Stop:
-    """Becomes true at the first SIGINT, SIGTERM or SIGHUP; another one, `_SAME_SIGNAL` or more later, ends the process at once.
+    """Handles SIGINT, SIGTERM and SIGHUP. The first signal sets ``requested``. A later one ends the process at once.
 
-    SIGHUP comes when a terminal is closed or an SSH connection is lost. Under nohup it stays ignored.
+    The system sends SIGHUP when a terminal is closed or an SSH connection is lost. Under nohup, it stays ignored.
     """
 
     def __init__(self) -> None:
@@ -63,11 +63,11 @@ _TYPE_HINTS = {
     "BOOL": "Write true or false without quotes.",
     "STRING_ARRAY": "Write a list, as in [front] or [front, wrist].",
 }
-"""How to write a value of each type."""
+"""Advice about how to write a value of each type."""
 
 
 def _explain(error: ParameterException) -> str:
-    """What rclpy says about a wrong parameter, without what it wraps around the sentence."""
+    """Return rclpy's sentence about a wrong parameter, without the text around it, and advice."""
     text = str(error).partition("Reason: ")[2] or str(error)
     text = re.sub(r"\.?: [\w.]+$", "", text) + "."
     wanted = re.search(r"expecting type '(\w+)'", text)
@@ -76,7 +76,7 @@ def _explain(error: ParameterException) -> str:
 
 
 def _check_command_line(arguments: list[str]) -> None:
-    """Answer --help; refuse what only looks like a setting."""
+    """Handle --help, and reject unknown arguments."""
     parser = argparse.ArgumentParser(
         prog="robobrain",
         description="Run the node robobrain until it is interrupted.",
@@ -97,13 +97,13 @@ def main(args: list[str] | None = None, default_model: Path | None = None) -> No
     stop = _Stop()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as error:  # Of rcl: an argument that it cannot read, or a log file that it cannot write.
+    except RuntimeError as error:  # From rcl: an argument is malformed, or the log file cannot be written.
         sys.exit(f"robobrain: {error}{_LOG_ADVICE if 'Failed opening file' in str(error) else ''}")
     try:
         node = RoboBrainNode(default_model=default_model)
     except ParameterException as error:
         _refuse_to_start(f"A parameter is wrong: {_explain(error)}")
-    except Exception as error:  # Of rclpy: a name, a namespace or a parameter file that it does not take.
+    except Exception as error:  # From rclpy: a name, a namespace or a parameter file is invalid.
         _refuse_to_start(f"The node cannot start: {type(error).__name__}: {' '.join(str(error).split())}")
     node.stop_requested = lambda: stop.requested
     executor = SingleThreadedExecutor()
@@ -129,9 +129,9 @@ def _refuse_to_start(sentence: str) -> NoReturn:
 
 
 def _spin(executor: SingleThreadedExecutor, node: RoboBrainNode, stop: _Stop) -> None:
-    """Spin until a signal comes, whatever is raised. Callbacks are guarded; what arrives here, rclpy itself raises."""
+    """Spin until a signal arrives, despite exceptions. Callbacks are guarded, so these exceptions come from rclpy itself."""
     faults = 0
-    # Bounds how late a signal is seen; a timeout would do so, too, but rclpy makes a timer of its own for each.
+    # Wakes the executor, so that a signal is noticed within 0.5 s. With a timeout, rclpy would create a timer in each round.
     node.create_timer(0.5, lambda: None, clock=Clock(clock_type=ClockType.STEADY_TIME))
     while not stop.requested and rclpy.ok():
         try:

@@ -1,4 +1,4 @@
-"""The model of a node: loaded, asked and given back on the engine's own loop, so that no thread of ROS waits for it."""
+"""The model of the node. It is loaded, used and unloaded on the engine's event loop, so that no thread of ROS waits for it."""
 
 import asyncio
 import concurrent.futures
@@ -29,16 +29,20 @@ EngineFactory = Callable[[], Engine]
 Close = Callable[[], Awaitable[None]]
 
 _WARM_UP_SIZE = (480, 640)
-"""(height, width) of the grey image that each task is run on after loading."""
+"""(height, width) of the grey image for the warm-up of each task."""
 _WARM_UP_TOKENS = 8
 _WARM_UP_TIMEOUT = 300.0
 _LOG_INTERVAL = 10.0
-"""Seconds between two lines in the log about one stage of loading."""
+"""Seconds between two log lines about one stage of loading."""
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """How the model is served; ``can_think`` None: as its family can; ``settle``: see `memory.settle_objects`."""
+    """Settings of the model.
+
+    :param can_think: whether the model was trained to think; None: as its family.
+    :param settle: whether to call `memory.settle_objects` after loading.
+    """
 
     name: str
     max_pixels: int
@@ -52,8 +56,8 @@ class ModelSettings:
 class Model:
     """Loads a model in the background and answers queries with it.
 
-    :param logger: of the node, for the progress.
-    :param on_change: called from the engine's thread when the state has changed.
+    :param logger: logger of the node, for the progress.
+    :param on_change: called in the engine's thread after a change of the state.
     """
 
     def __init__(self, logger: Any, on_change: Callable[[], None]) -> None:
@@ -61,7 +65,7 @@ class Model:
         self._on_change = on_change
         self._loop = LoopThread()
         self._turn = asyncio.Lock()
-        """One loading or unloading at a time; used on the loop only."""
+        """Allows one loading or unloading at a time. Used only on the loop."""
         self._supervisor: Supervisor | None = None
         self._on_unload: Close | None = None
         self._brain: Brain | None = None
@@ -72,18 +76,18 @@ class Model:
 
     @property
     def progress(self) -> LoadProgress:
-        """Where loading has got to."""
+        """The progress of loading."""
         return self._progress
 
     @property
     def info(self) -> EngineInfo | None:
-        """What is served; None while nothing is."""
+        """The loaded model; None: no model is loaded."""
         return None if self._brain is None else self._brain.info
 
     def load(self, factory: EngineFactory, settings: ModelSettings, close: Close | None = None) -> None:
-        """Begin to load; returns at once.
+        """Start to load the model; return at once.
 
-        :param close: called on the engine's loop when the model was unloaded, to give back what outlives single engines.
+        :param close: called on the engine's loop after unloading. Releases objects that outlive a single engine.
         """
         self._loop.start()
         self._error = None
@@ -91,7 +95,7 @@ class Model:
         self._loading = self._loop.submit(self._load(factory, settings, close))
 
     def unload(self) -> "concurrent.futures.Future[None] | None":
-        """Begin to give everything back, loading included; returns at once what tells when it is done."""
+        """Start to unload, and cancel loading. Return at once a future that is done after unloading; None: nothing was loaded."""
         if not self._loop.running:
             return None
         if self._loading is not None:
@@ -101,16 +105,16 @@ class Model:
         return self._loop.submit(self._unload())
 
     def close(self, timeout: float) -> bool:
-        """Unload and end the thread; waits at most about ``timeout`` seconds and says whether all ended in time."""
+        """Unload and end the thread. Wait about ``timeout`` seconds at most, and return whether everything ended in time."""
         done = self.unload()
         in_time = done is None or not concurrent.futures.wait([done], timeout).not_done
         return self._loop.stop(timeout=1.0) and in_time
 
     def brain(self) -> Brain:
-        """What answers.
+        """Return the brain that answers queries.
 
-        :raises NotReadyError: it is still loading; the message tells how far.
-        :raises EngineFailedError: loading has failed; the message tells why.
+        :raises NotReadyError: the model is loading. The message contains the progress.
+        :raises EngineFailedError: loading has failed. The message contains the reason.
         """
         if self._error is not None:
             raise EngineFailedError(f"The model could not be loaded: {self._error.message}")
@@ -121,7 +125,7 @@ class Model:
         return self._brain
 
     def health(self) -> EngineHealth:
-        """The present state, from any thread."""
+        """Return the present state. Callable from any thread."""
         if self._error is not None:
             return EngineHealth("failed", self._error.message)
         if self._supervisor is None or self._brain is None:
@@ -174,7 +178,7 @@ class Model:
 
     def _note(self, progress: LoadProgress) -> None:
         if progress.stage == "ready" and self._brain is None:
-            return  # The engine is, the brain is not: that is said when it is.
+            return  # The engine is ready, but not the brain. `_load` reports this stage after it has created the brain.
         now = time.monotonic()
         if progress.stage != self._progress.stage or now - self._logged >= _LOG_INTERVAL:
             self._logger.info(progress.message)
@@ -184,7 +188,7 @@ class Model:
 
 
 class _WarmUp:
-    """Runs each task of the family once, so that the first real request meets compiled kernels and filled caches."""
+    """Runs each task of the family once, so that kernels are compiled and caches are filled before the first request."""
 
     def __init__(self, settings: ModelSettings, progress: Callable[[LoadProgress], None]) -> None:
         self._settings = settings
@@ -205,7 +209,7 @@ class _WarmUp:
             try:
                 await brain.run(query)
             except (UnparsableAnswerError, NothingFoundError):
-                continue  # What it says to a grey image does not matter.
+                continue  # The answer about a grey image does not matter.
 
 
 def _brain(engine: Engine, info: EngineInfo, settings: ModelSettings) -> Brain:

@@ -1,4 +1,4 @@
-"""The lifecycle node: what exists when, and what is connected with what."""
+"""The lifecycle node: creates and connects the parts of the package in each transition."""
 
 import logging
 import traceback
@@ -41,7 +41,7 @@ from robobrain_ros.ros.standing import StandingQueries
 from robobrain_ros.ros.transforms import Tf2, Transforms, TransformSource
 
 _package_log = logging.getLogger("robobrain_ros")
-"""Of the core and the engine, which know no ROS."""
+"""Logger of the core and the engine, which do not use ROS."""
 
 _Result = TypeVar("_Result")
 
@@ -49,13 +49,13 @@ _Result = TypeVar("_Result")
 class RoboBrainNode(GuardedNode):
     """The node ``robobrain``.
 
-    Configure begins to load the model and offers services and action; activate opens the cameras and lets requests through.
-    No transition waits for the model.
+    On configure, it starts to load the model, and offers the services and the action. On activate, it opens the cameras and
+    accepts requests. No transition waits for the model.
 
-    :param engine_factory: makes the engine instead of the one that the parameters describe; for tests.
-    :param default_model: the checkpoint that is loaded where parameter ``engine.model`` is empty; None: it must be set.
-    :param transform_source: makes what knows the transforms, instead of tf2; for tests.
-    :param parameter_overrides: as of `rclpy.node.Node`.
+    :param engine_factory: creates another engine than that of the parameters; for tests.
+    :param default_model: checkpoint to load if the parameter ``engine.model`` is empty; None: the parameter must be set.
+    :param transform_source: creates another source of transforms than tf2; for tests.
+    :param parameter_overrides: see `rclpy.node.Node`.
     :raises rclpy.exceptions.ParameterException: a parameter has a wrong initial value.
     """
 
@@ -73,7 +73,7 @@ class RoboBrainNode(GuardedNode):
         self._default_model = default_model
         super().__init__("robobrain", namespace=namespace, parameter_overrides=parameter_overrides, context=context)
         self.stop_requested: Callable[[], bool] = lambda: False
-        """Whether the process was told to end; `main` sets it."""
+        """Whether the process received a signal to end; `main` sets it."""
         self._log_handler = RosLogHandler(self.get_logger())
         try:
             self._build(engine_factory, transform_source)
@@ -85,9 +85,9 @@ class RoboBrainNode(GuardedNode):
     def _build(self, engine_factory: EngineFactory | None, transform_source: Callable[[LifecycleNode], TransformSource]) -> None:
         self._engine_factory = engine_factory
         _package_log.addHandler(self._log_handler)
-        # What of it is shown is for ROS to decide; left alone, Python's root logger would keep all but warnings back.
+        # ROS decides which levels are shown. By default, Python's root logger would drop everything below warnings.
         _package_log.setLevel(logging.INFO)
-        # Not _parameters: that name is rclpy's own, as _clock is.
+        # Not _parameters and not _clock, because rclpy uses these names.
         self._settings = Parameters(self)
         self._intake = Intake(self)
         self._cameras = Cameras([], self._settings["cameras"])
@@ -119,14 +119,14 @@ class RoboBrainNode(GuardedNode):
             self._server_state,
             self._watch,
         )
-        # Steady: life goes on where simulated time stands still.
+        # A steady clock, because these timers must also run while simulated time stands still.
         self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._second = self.create_timer(1.0, self._each_second, clock=self._steady_clock)
         self._starter = self.create_timer(0.0, self._autostart, clock=self._steady_clock) if self._settings["autostart"] else None
         self._change_announced = False
 
     def set_parameters_atomically(self, parameter_list: list[RosParameter]) -> SetParametersResult:
-        """As of `rclpy.node.Node`, after `known_changes`, so that `ros2 param load` accepts the node's own dump."""
+        """See `rclpy.node.Node`. Applies `known_changes` first, so that `ros2 param load` accepts the node's own dump."""
         try:
             changes = known_changes(self, parameter_list)
         except BadRequestError as error:
@@ -140,42 +140,42 @@ class RoboBrainNode(GuardedNode):
 
     @property
     def model(self) -> Model:
-        """The model, and through it the engine's loop."""
+        """The model, with the engine's loop."""
         return self._model
 
     @property
     def statistics(self) -> RequestStatistics:
-        """What has become of the requests."""
+        """Counts of the requests."""
         return self._requests.statistics
 
-    # The transitions, as rclpy calls them.
+    # Transitions, called by rclpy.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Begin to load, offer services, action and topics."""
+        """Start to load the model; offer the services, the action and the topics."""
         return self._transition("configure", self._configure)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Open the cameras, let requests through."""
+        """Open the cameras, and accept requests."""
         return self._transition("activate", self._activate)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Cancel what is under way, close the cameras."""
+        """Cancel requests in progress, and close the cameras."""
         return self._transition("deactivate", self._deactivate)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Give everything back; the engine ends in the background."""
-        return self._transition("clean up", self._give_back)
+        """Remove the services, the action and the topics; unload the model in the background."""
+        return self._transition("clean up", self._release)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Give everything back, from whatever state."""
-        return self._transition("shut down", self._give_back)
+        """Release everything, from any state."""
+        return self._transition("shut down", self._release)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """A transition has failed: give everything back and be unconfigured again."""
-        return self._transition("recover", self._give_back)
+        """Release everything after a failed transition, and become unconfigured."""
+        return self._transition("recover", self._release)
 
     def _transition(self, name: str, work: Callable[[], None]) -> TransitionCallbackReturn:
-        """Do the work of a transition; rclpy would swallow what it raises."""
+        """Run the work of a transition, and log its exceptions, because rclpy ignores them."""
         try:
             work()
         except RoboBrainError as error:
@@ -191,7 +191,7 @@ class RoboBrainNode(GuardedNode):
     def _configure(self) -> None:
         self._settings.declare_named()
         if unknown := self._settings.unknown():
-            self.get_logger().warning(f"The node has no such parameters and ignores them: {', '.join(unknown)}.")
+            self.get_logger().warning(f"The node ignores unknown parameters: {', '.join(unknown)}. Check the spelling.")
         self._cameras = Cameras([], self._settings["cameras"])
         file = self._settings["robots_file"]
         self._requests.robots = self._beside(partial(read_robots, Path(file)), "Reading robots_file") if file else ()
@@ -206,7 +206,7 @@ class RoboBrainNode(GuardedNode):
         self._model.load(setup.factory, setup.settings, None if setup.front is None else setup.front.close)
 
     def _beside(self, work: Callable[[], _Result], what: str) -> _Result:
-        """Read files beside the executor, because a drive that does not answer must not keep the node from ending."""
+        """Read files in a thread, so that the node can end while a drive does not respond."""
         return beside(work, what, lambda: self.context.ok() and not self.stop_requested())
 
     def _server_state(self) -> ServerState | None:
@@ -225,7 +225,7 @@ class RoboBrainNode(GuardedNode):
         self._results.wipe()
         self._cameras.close()
 
-    def _give_back(self) -> None:
+    def _release(self) -> None:
         self._deactivate()
         self._endpoints.close()
         self._results.close()
@@ -233,10 +233,10 @@ class RoboBrainNode(GuardedNode):
         self._model.unload()
         self._settings.configured = False
 
-    # What happens beside the transitions.
+    # Events outside of transitions.
 
     def _autostart(self) -> None:
-        assert self._starter is not None, "it is this timer that calls"
+        assert self._starter is not None, "this timer calls the method"
         self.destroy_timer(self._starter)
         self._starter = None
         state = self._state_machine.current_state[1]
@@ -246,7 +246,7 @@ class RoboBrainNode(GuardedNode):
             self.trigger_activate()
 
     def _on_time_jump(self, jump: Jump) -> None:
-        """Clear everything that depends on the time before."""
+        """Drop all data from before a time jump."""
         self.get_logger().warning(
             f"Time jump: {jump}. The node drops the images, depth, transforms and statistics from before the jump. Requests "
             "about these images end with STALE_IMAGE.",
@@ -268,7 +268,7 @@ class RoboBrainNode(GuardedNode):
         self._diagnostics.publish()
 
     def _on_model_change(self) -> None:
-        """Called in the engine's thread."""
+        """Publish the diagnostics soon. Called in the engine's thread."""
         if self.executor is None or self._change_announced:
             return
         self._change_announced = True
@@ -279,19 +279,19 @@ class RoboBrainNode(GuardedNode):
         self._diagnostics.publish()
 
     def say_farewell(self, executor: SingleThreadedExecutor) -> None:
-        """Cancel what is under way and give the answers a moment to leave; call it after spinning, before `destroy_node`."""
+        """Cancel requests in progress, and send their responses. Call it after spinning and before `destroy_node`."""
         self._deactivate()
         ending.finish_answers(executor, lambda: self._requests.open_count + self._endpoints.busy + self.pacing.waiting > 0)
 
     def destroy_node(self) -> None:
-        """Give everything back, the engine's processes included; waits for them, within bounds.
+        """Release everything, and wait for the end of the engine's processes, with a time limit.
 
-        It can be called again, and for a node whose constructor failed.
+        It can be called repeatedly, and for a node whose constructor failed.
         """
         complete, self._complete = self._complete, False
         if complete:
             self._watch.close()
-            self._give_back()
+            self._release()
             self._endpoints.destroy()
             if not self._model.close(ending.ENGINE):
                 self.get_logger().error(f"The engine did not stop within {ending.ENGINE:.0f} s.")

@@ -1,6 +1,6 @@
-"""From an answer's pixels to metres: what belongs to an image is found by its stamp, positions are taken to a frame.
+"""Compute positions in metres for an answer's pixels, from the depth image and camera_info of the same time, in target_frame.
 
-Positions never end a request: its pixels are right. What is missing is said in a note, and those positions are NaN.
+Missing positions do not fail a request, because its pixels are valid. Missing positions are NaN, and a note states the reason.
 """
 
 import asyncio
@@ -34,56 +34,63 @@ from robobrain_ros.ros.transforms import TransformError, Transforms
 _log = logging.getLogger(__name__)
 
 _KEPT = 8
-"""Messages kept per topic: an image asked about may be some periods old, and its depth may come before it."""
+"""Number of messages that are kept for each topic. The image of a request can be some periods old, and its depth image can arrive
+before it."""
 
 
 class Claim:
-    """Looks for the message of a topic that belongs to an image, among those that came and those that come."""
+    """Finds the message of a topic that belongs to an image, among earlier and later messages."""
 
     def __init__(self, stamp: int, kept: Sequence[Any]) -> None:
         self._stamp = stamp
         self.best: Any = None
-        """The message whose stamp is the nearest so far."""
+        """The message with the nearest stamp so far."""
         self.settled: Future[None] = Future()
-        """Done when no nearer one can come."""
+        """Done when no message with a nearer stamp can arrive."""
         self._closed = False
         for message in kept:
             self.offer(message)
 
     @property
     def stamp(self) -> int:
-        """The image's stamp, nanoseconds."""
+        """The image's stamp in ns."""
         return self._stamp
 
     def close(self) -> None:
-        """Keep what has come; what comes from now on is of another time. Called in the executor."""
+        """Ignore further messages, because time has jumped. Called in the executor."""
         self._closed = True
         if not self.settled.done():
             self.settled.set_result(None)
 
     def offer(self, message: Any) -> None:
-        """A message has come; called in the executor."""
+        """Compare a new message with the best one. Called in the executor."""
         if self._closed:
             return
         stamp = nanoseconds(message.header.stamp)
         if self.best is None or abs(stamp - self._stamp) < self.distance:
             self.best = message
-        # The stamps of a topic ascend.
+        # The stamps of a topic ascend, so later messages are farther away.
         if stamp >= self._stamp and not self.settled.done():
             self.settled.set_result(None)
 
     @property
     def distance(self) -> int:
-        """Nanoseconds between the image's stamp and the best message's."""
+        """Difference between the stamps of the image and the best message in ns."""
         return abs(nanoseconds(self.best.header.stamp) - self._stamp)
 
     def is_met(self, tolerance: float) -> bool:
-        """Whether the best message belongs to the image; ``tolerance`` in seconds."""
+        """Whether the best message belongs to the image. ``tolerance``: seconds between the stamps."""
         return self.best is not None and self.distance <= round(tolerance * 1e9)
 
 
 class Companion:
-    """A topic that goes with a camera's images, its newest messages kept as they come."""
+    """A topic with messages that belong to a camera's images. Keeps the newest messages.
+
+    :param what: name of such a message in a sentence.
+    :param open_stream: creates the subscription.
+    :param is_leftover: whether a message with this stamp was sent before a time jump.
+    :param on_message: called in the executor after a message was kept.
+    """
 
     def __init__(
         self,
@@ -96,35 +103,33 @@ class Companion:
     ) -> None:
         self._is_leftover = is_leftover
         self._on_message = on_message
-        """Called in the executor when a message was kept."""
         self.what = what
-        """How to call a message in a sentence."""
         self._kept: deque[Any] = deque(maxlen=_KEPT)
         self._claims: list[Claim] = []
-        # As many may wait: an executor that is late has the image, and must not have lost what belongs to it.
+        # The queue has the same depth, so that a late executor does not lose the messages of an image that it has received.
         self.stream = open_stream(listener=self._arrived, reliability=reliability, depth=_KEPT)
 
     @property
     def newest(self) -> Any:
-        """The newest message; None: none yet."""
+        """The newest message; None: no message has arrived."""
         return self._kept[-1] if self._kept else None
 
     def has(self, stamp: int, tolerance: float) -> bool:
-        """Whether the message of an image has come; ``tolerance`` in seconds."""
+        """Whether the message of an image has arrived. ``tolerance``: seconds between the stamps."""
         return Claim(stamp, tuple(self._kept)).is_met(tolerance)
 
     def claim(self, stamp: int) -> Claim:
-        """Begin to look for the message of an image."""
+        """Start to look for the message of an image."""
         claim = Claim(stamp, tuple(self._kept))
         self._claims.append(claim)
         return claim
 
     def release(self, claim: Claim) -> None:
-        """Look no longer."""
+        """Stop looking for a message."""
         self._claims.remove(claim)
 
     def forget(self, jump: Jump) -> None:
-        """Drop the messages of the time before a jump, and do not wait for more of them."""
+        """Drop the messages from before a time jump, and stop waiting for further ones."""
         kept = [message for message in self._kept if not jump.is_old(nanoseconds(message.header.stamp))]
         self._kept.clear()
         self._kept.extend(kept)
@@ -142,7 +147,7 @@ class Companion:
         self._on_message()
 
     def explain(self, claim: Claim, tolerance: float) -> str:
-        """Why an image has no such message, as a sentence; empty: it has."""
+        """Return a sentence about why an image has no such message; empty: it has one."""
         if claim.best is None:
             return f"No {self.what} has arrived on {self.stream.topic}. Publishers: {self.stream.publishers()}."
         if not claim.is_met(tolerance):
@@ -154,22 +159,22 @@ class Companion:
 
 
 class Calibrations(Companion):
-    """camera_info. A calibration does not depend on the moment: one of another moment serves where its frame and size fit."""
+    """The topic camera_info. Calibrations do not depend on time: a message with another stamp is used if frame and size fit."""
 
     def __init__(self, intake: Intake, topic: str, *, reliability: str, is_leftover: Callable[[int], bool]) -> None:
         self._last: CameraInfo | None = None
-        """The newest one, which is kept when time jumps."""
+        """The newest message, which is kept when time jumps."""
         stream = partial(Stream, intake, CameraInfo, topic)
         super().__init__("camera_info", stream, reliability=reliability, is_leftover=is_leftover)
 
     def candidates(self, claim: Claim, tolerance: float) -> list[CameraInfo]:
-        """What may describe the claim's image, the best first: of its moment, then the newest."""
+        """Return messages that can describe the claim's image: the one with its stamp first, then newest to oldest."""
         first = [claim.best] if claim.is_met(tolerance) else []
         last = [] if self._last is None else [self._last]
         return [*first, *reversed(self._kept), *last]
 
     def fits(self, frame: str) -> bool:
-        """Whether a calibration in that frame has come."""
+        """Whether a calibration in this frame has arrived."""
         known = [*self._kept, *([] if self._last is None else [self._last])]
         return any(same_frame(info.header.frame_id, frame) for info in known)
 
@@ -179,14 +184,14 @@ class Calibrations(Companion):
 
 
 def same_frame(one: str, other: str) -> bool:
-    """Whether two names are of one frame; in ROS 1 they began with a slash."""
+    """Whether two names mean the same frame. A leading slash of ROS 1 is ignored."""
     return plain_frame(one) == plain_frame(other)
 
 
 class Surroundings:
-    """What a camera publishes beside its images: camera_info, and depth where it is wanted.
+    """The topics of a camera besides its images: camera_info, and depth if it is used.
 
-    :param on_depth: called in the executor with each depth image that came.
+    :param on_depth: called in the executor for each depth image.
     """
 
     def __init__(
@@ -202,7 +207,7 @@ class Surroundings:
     ) -> None:
         self.camera = camera
         """The camera's name."""
-        # Small as a camera_info is, best effort loses it where images fill the transport's buffers.
+        # With best effort, even small messages are lost when images fill the buffers of the transport.
         how: dict[str, Any] = {"reliability": reliability, "is_leftover": is_leftover}
         self.info = Calibrations(intake, f"{camera}/camera_info", **how)
         depth = partial(DepthStream, intake, f"{camera}/depth", transport=depth_transport)
@@ -210,33 +215,33 @@ class Surroundings:
 
     @property
     def companions(self) -> list[Companion]:
-        """All topics."""
+        """The topics."""
         return [self.info] if self.depth is None else [self.info, self.depth]
 
     def complete(self, header: Header, tolerance: float) -> bool:
-        """Whether all that belongs to an image has come; ``tolerance`` in seconds."""
+        """Whether camera_info and depth of an image have arrived. ``tolerance``: seconds between the stamps."""
         measured = self.depth is None or self.depth.has(nanoseconds(header.stamp), tolerance)
         return measured and self.info.fits(header.frame_id)
 
     def forget(self, jump: Jump) -> None:
-        """As of `Companion.forget`."""
+        """See `Companion.forget`."""
         for companion in self.companions:
             companion.forget(jump)
 
     def adapt(self) -> None:
-        """As of `Stream.adapt`."""
+        """See `Stream.adapt`."""
         for companion in self.companions:
             companion.stream.adapt()
 
     def close(self) -> None:
-        """Give the subscriptions back."""
+        """Destroy the subscriptions."""
         for companion in self.companions:
             companion.stream.close()
 
 
 @dataclass
 class Moment:
-    """An image's stamp and frame, and the claims for what belongs to it; made when a request comes, closed when it ends."""
+    """Collects depth and camera_info of one image. Created when a request arrives, and closed when the request ends."""
 
     header: Header
     rectified: bool
@@ -245,36 +250,37 @@ class Moment:
 
     @classmethod
     def of(cls, header: Header, rectified: bool, surroundings: Surroundings) -> "Moment":
-        """Claim what belongs to an image; in the executor."""
+        """Start to collect the messages of an image. Called in the executor."""
         stamp = nanoseconds(header.stamp)
         return cls(header, rectified, surroundings, [companion.claim(stamp) for companion in surroundings.companions])
 
     @property
     def has_compressed_depth(self) -> bool:
-        """Whether the depth image found so far has to be decompressed."""
+        """Whether the best depth image so far is compressed."""
         return self.surroundings.depth is not None and isinstance(self.claims[1].best, CompressedImage)
 
     def close(self) -> None:
-        """Look no longer; in the executor."""
+        """Stop collecting. Called in the executor."""
         for companion, claim in zip(self.surroundings.companions, self.claims, strict=True):
             companion.release(claim)
 
     async def settled(self, timeout: float) -> None:
-        """Wait until all that belongs to the image is there, or cannot come any more; on any asyncio loop.
+        """Wait until the messages of the image have arrived, or cannot arrive any more. Runs on any asyncio loop.
 
-        A calibration that fits is there already: its own moment's is not waited for, since it may never come.
+        If a camera_info with the image's frame exists, the method does not wait for one with the image's stamp, because some
+        drivers never send it.
         """
         needed = self.claims[1:] if self.surroundings.info.fits(self.header.frame_id) else self.claims
         waits = [asyncio.wrap_future(claim.settled) for claim in needed if not claim.settled.done()]
         if waits and timeout > 0.0:
-            # Shielded by wait: a claim serves no one else, but a cancelled future would make `offer` raise.
+            # asyncio.wait does not cancel the futures. `Claim.offer` would raise on a cancelled future.
             await asyncio.wait(waits, timeout=timeout)
 
 
 class Locator:
-    """Finds the positions of answers' parts, as the parameters say.
+    """Computes the positions of an answer's points, bounding boxes and waypoints.
 
-    :param transforms: used where the parameter target_frame names a frame.
+    :param transforms: used if the parameter ``target_frame`` is set.
     """
 
     def __init__(self, parameters: Parameters, transforms: Transforms) -> None:
@@ -282,10 +288,12 @@ class Locator:
         self._transforms = transforms
 
     async def locate(self, answer: Answer, size: tuple[int, int], moment: Moment, deadline: float = math.inf) -> Positions:
-        """The positions of an answer about an image of that size (width, height); on the engine's loop, which it never blocks.
+        """Compute the positions of an answer. Runs on the engine's loop without blocking it, and never raises.
 
-        It waits for depth and for the transform together: at most for the parameter transform_timeout, and never beyond the
-        deadline (as of ``time.monotonic()``). It never raises.
+        Waits for depth and transform together for at most ``transform_timeout`` (parameter) and not beyond the deadline.
+
+        :param size: (width, height) of the image.
+        :param deadline: time of ``time.monotonic()``.
         """
         try:
             return await self._locate(answer, size, moment, deadline - time.monotonic())
@@ -309,14 +317,14 @@ class Locator:
         if camera is None:
             return Positions(moment.header, note=note)
         if moment.has_compressed_depth:
-            # Beside the loop: to decompress takes milliseconds.
+            # In a thread, because decompression takes milliseconds.
             positions = await asyncio.to_thread(self._lift, answer, camera, moment)
         else:
             positions = self._lift(answer, camera, moment)
         return await self._moved(positions, end)
 
     def _camera(self, moment: Moment, size: tuple[int, int]) -> tuple[CameraModel | None, str]:
-        """The camera's model, or why there is none."""
+        """Return the camera's model, or None and a sentence about the reason."""
         companion, claim = moment.surroundings.info, moment.claims[0]
         candidates = companion.candidates(claim, self._parameters["sync_tolerance"])
         if not candidates:
@@ -332,11 +340,11 @@ class Locator:
             except OtherSizeError as error:
                 why = why or str(error)
             except GeometryError as error:
-                return None, why or str(error)  # An older one is not the reason.
+                return None, why or str(error)  # The newest message has this fault, so older ones do not matter.
         return None, why
 
     def _depth(self, moment: Moment) -> tuple[DepthImage | None, str]:
-        """The depth image of the image's moment, or why there is none."""
+        """Return the depth image with the image's stamp, or None and a sentence about the reason."""
         companion, claim = moment.surroundings.companions[1], moment.claims[1]
         if nanoseconds(moment.header.stamp) == 0:
             return None, f"The image has no stamp, so no {companion.what} can be assigned to it. Set the stamp in the driver."
@@ -362,7 +370,8 @@ class Locator:
                 depth, note = None, str(error)
         limits = self._limits(moment.surroundings.camera)
         points = boxes = waypoints = None
-        # Where depth is measured, the model's guess does not stand in for it; a waypoint's is no guess of a surface.
+        # With a depth camera, points use only measured depth. Waypoints can be above surfaces, so they also use the model's
+        # depth.
         if depth is not None or moment.surroundings.depth is None:
             points = lift_points(camera, depth, answer.points, limits) if answer.points else None
         if depth is not None:
@@ -374,7 +383,7 @@ class Locator:
         return Positions(moment.header, points, boxes, waypoints, note, camera)
 
     async def _moved(self, positions: Positions, end: float) -> Positions:
-        """The positions in target_frame at the image's time, where that can be."""
+        """Transform the positions to ``target_frame`` at the image's stamp. If this fails, add a note."""
         target, source = plain_frame(self._parameters["target_frame"]), plain_frame(positions.header.frame_id)
         parts = {"points": positions.points, "boxes": positions.boxes, "waypoints": positions.waypoints}
         known = {name: lifted for name, lifted in parts.items() if lifted and np.isfinite(lifted.positions).any()}
@@ -394,14 +403,16 @@ class Locator:
 
 
 def depth_range(parameters: Parameters, camera: str) -> DepthRange:
-    """The depths of a camera that count as measured."""
+    """Return the range of valid depths of a camera."""
     return DepthRange(parameters[f"{camera}.min_depth"], parameters[f"{camera}.max_depth"])
 
 
 def to_camera_model(info: CameraInfo, rectified: bool, size: tuple[int, int] | None) -> CameraModel:
-    """The model that a camera_info describes; ``size``: (width, height) of the image, None: not known.
+    """Return the camera model of a camera_info.
 
-    :raises GeometryError: as of `CameraModel.from_info`.
+    :param size: (width, height) of the image; None: unknown.
+
+    :raises GeometryError: see `CameraModel.from_info`.
     """
     roi = info.roi
     return CameraModel.from_info(
@@ -421,7 +432,7 @@ def to_camera_model(info: CameraInfo, rectified: bool, size: tuple[int, int] | N
 
 
 def _other_frame(companion: Companion, message: Any, moment: Moment) -> str:
-    """Why a message is not of the image's view, as a sentence; empty: it is."""
+    """Return a sentence if the frames of a message and the image differ; otherwise an empty text."""
     frame, wanted = plain_frame(message.header.frame_id), plain_frame(moment.header.frame_id)
     if frame == wanted:
         return ""

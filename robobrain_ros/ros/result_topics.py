@@ -1,4 +1,4 @@
-"""The result topics, and what shows the results."""
+"""The result topics and the views of the results."""
 
 import traceback
 
@@ -13,11 +13,11 @@ from robobrain_ros.ros.tasks import TASKS
 from robobrain_ros.ros.views.views import Overlay, SpatialViews
 
 _LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-"""Who comes late gets the last result, too."""
+"""A late subscriber receives the last message."""
 
 
 class ResultTopics:
-    """Publishes every answer, of requests and of standing queries alike. Called in the executor."""
+    """Publishes the answers to requests and standing queries. Called in the executor."""
 
     def __init__(self, node: Node, parameters: Parameters, model: Model) -> None:
         self._node = node
@@ -27,7 +27,7 @@ class ResultTopics:
         self._views: tuple[SpatialViews, Overlay] | None = None
 
     def open(self) -> None:
-        """Offer the topics."""
+        """Create the publishers."""
         types = {interface.result_field: interface.message_type for interface in TASKS.values()}
         self._publishers = {
             name: self._node.create_publisher(message_type, f"~/{name}", _LATCHED) for name, message_type in types.items()
@@ -38,7 +38,7 @@ class ResultTopics:
         )
 
     def close(self) -> None:
-        """Take the topics away."""
+        """Destroy the publishers."""
         for closing in self._views or ():
             closing.close()
         for publisher in self._publishers.values():
@@ -46,7 +46,7 @@ class ResultTopics:
         self._publishers, self._views = {}, None
 
     def publish(self, result: Result) -> None:
-        """Publish a result that ended well; of one without an answer, the views show that there is nothing any more."""
+        """Publish the answer of a result, if it has one, and update the views."""
         if result.task is None or self._views is None:
             return
         if result.answer is not None:
@@ -54,11 +54,11 @@ class ResultTopics:
         for view in self._views:
             try:
                 view.publish(result)
-            except Exception:  # The answer is right, whether or not it can be shown.
+            except Exception:  # The answer is valid even if it cannot be shown.
                 self._node.get_logger().error(f"An answer could not be shown:\n{traceback.format_exc()}")
 
     def attend(self) -> None:
-        """Show newcomers what is shown; called each second."""
+        """Publish the current markers and overlay for new subscribers; called each second."""
         for view in self._views or ():
             view.attend()
 
@@ -68,6 +68,6 @@ class ResultTopics:
             view.wipe_all()
 
     def forget(self, query: str) -> None:
-        """A standing query was removed: nothing of it is shown any more."""
+        """Delete the markers and target of a standing query."""
         if self._views is not None:
             self._views[0].wipe(query)

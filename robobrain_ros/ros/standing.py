@@ -1,4 +1,4 @@
-"""Standing queries: questions asked again and again on the newest image."""
+"""Standing queries: requests that the node repeats on the newest image."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,9 +25,9 @@ from robobrain_ros.srv import SetStandingQuery
 
 @dataclass
 class StandingStatistics:
-    """What has become of a query since it was set.
+    """Counts of a query since it was set.
 
-    ``skipped``: images that came and that it was not asked about, since its last question was still open, or it was not due.
+    ``skipped`` counts images without a request, because the previous request was in progress or the query was not due.
     """
 
     asked: int = 0
@@ -47,25 +47,26 @@ class _StandingQuery:
     timer: Timer | None = None
     asking: bool = False
     last_sequence: int = -1
-    """Of the last image that it was asked about."""
+    """Sequence number of the image of the last request."""
     has_new_image: bool = False
-    """Whether an image came since, which counts as skipped when the next one comes."""
+    """Whether an image arrived after the last request. It counts as skipped when the next image arrives."""
     statistics: StandingStatistics = field(default_factory=StandingStatistics)
     fault: str = ""
-    """Why it is not asked with the present parameters, as a sentence; empty: it is asked."""
+    """A sentence about why the node cannot repeat the query with the present parameters; empty: it can."""
 
     def asks_the_same(self, other: "_StandingQuery") -> bool:
-        """Whether both ask the same question about the same cameras; their rates may differ."""
+        """Whether both queries have the same task, instruction and options. Their rates may differ."""
         return (self.task, self.instruction, self.options) == (other.task, other.instruction, other.options)
 
 
 class StandingQueries:
-    """The standing queries of a node, and the service ~/set_standing_query. They outlive deactivation and cleanup.
+    """The standing queries of the node, and the service ~/set_standing_query. Queries are kept through deactivation and cleanup.
 
-    A query is never asked while the model is not ready or its last question unanswered, and never twice about one image.
+    The node sends a request of a query only if the model is ready and the previous request has ended, and at most one request
+    about each image.
 
-    :param on_ended: called with the name of a query whose last answer no longer holds: it was removed or replaced, or cannot be
-        asked again now.
+    :param on_ended: called with the name of a query whose last answer is not valid any more, because the query was removed or
+        replaced, or cannot be repeated now.
     """
 
     def __init__(
@@ -92,24 +93,25 @@ class StandingQueries:
 
     @property
     def names(self) -> list[str]:
-        """Names of the queries that are set."""
+        """Names of the queries."""
         return list(self._queries)
 
     @property
     def statistics(self) -> dict[str, StandingStatistics]:
-        """Of each query, by its name."""
+        """Statistics of each query by name."""
         return {name: query.statistics for name, query in self._queries.items()}
 
     def fault(self, name: str) -> str:
-        """Why a query is not asked with the present parameters, as a sentence; empty: it is asked."""
+        """Return a sentence about why the node cannot repeat a query with the present parameters; empty: it can."""
         return self._queries[name].fault
 
     def load(self) -> None:
-        """Set the queries that the parameters describe; what was set by the service is kept, under the same name, too.
+        """Set the queries that the parameters describe. A query that the service has set is kept, even if a parameter has its
+        name.
 
-        A query with a camera that the parameter cameras does not name is kept and not asked.
+        A query whose camera is missing from the parameter ``cameras`` is kept, but not repeated.
 
-        :raises BadRequestError: a description is wrong otherwise.
+        :raises BadRequestError: another value of a description is wrong.
         """
         self._load_described()
         for query in self._queries.values():
@@ -142,25 +144,25 @@ class StandingQueries:
     def _check_cameras(self, query: _StandingQuery) -> None:
         """Check a query's cameras with the present parameters.
 
-        :raises BadRequestError: there is no such camera, or there are too many.
+        :raises BadRequestError: a camera does not exist, or there are too many.
         """
         self._selection.check_count(query.task, len(self._cameras().names_of(query.options)), "cameras")
 
     def start(self) -> None:
-        """Begin to ask."""
+        """Start to repeat the queries."""
         self._running = True
         for query in self._queries.values():
             self._start_timer(query)
 
     def stop(self) -> None:
-        """Stop to ask; the queries stay set."""
+        """Stop repeating the queries, and keep them."""
         self._running = False
         for query in self._queries.values():
             self._stop_timer(query)
             query.has_new_image = False
 
     def attend(self) -> None:
-        """End the answers of queries that cannot be asked again now: no target outlives its camera or the model."""
+        """Call ``on_ended`` for spatial queries that cannot be repeated now, because the camera or the model is unavailable."""
         for query in self._queries.values():
             if query.task.spatial and not query.asking and not self._can_be_asked(query):
                 self._on_ended(query.name)
@@ -176,7 +178,7 @@ class StandingQueries:
         return True
 
     def on_frame(self, frame: Frame) -> None:
-        """A new image came: ask those that ask on each."""
+        """Handle a new image: send the requests of queries at rate 0."""
         for query in self._queries.values():
             if self._camera(query) != frame.camera or not self._ready():
                 continue
@@ -186,13 +188,13 @@ class StandingQueries:
                 self._ask_if_new(query)
 
     def on_depth(self, camera: str) -> None:
-        """A depth image came: ask those that ask on each image, because the newest image may have waited for it."""
+        """Handle a new depth image: send the requests of queries at rate 0, because their image may have waited for its depth."""
         for query in self._queries.values():
             if not query.rate and query.task.spatial and self._camera(query) == camera and self._ready():
                 self._ask_if_new(query)
 
     def _camera(self, query: _StandingQuery) -> str:
-        """Name of the camera whose images it is asked about, of several the first; empty: it is not configured now."""
+        """Return the name of the query's first camera; empty: the camera does not exist now."""
         if query.fault:
             return ""
         try:
@@ -235,7 +237,7 @@ class StandingQueries:
         try:
             self._check_cameras(query)
         except NoSuchCameraError:
-            if not from_parameters:  # `load` notes the fault of such a query.
+            if not from_parameters:  # `load` records the fault of such a query.
                 raise
         replaced = self._queries.get(name)
         self._queries[name] = query
@@ -254,14 +256,14 @@ class StandingQueries:
         self._end_answers_of(query)
 
     def _end_answers_of(self, query: _StandingQuery) -> None:
-        """Call ``on_ended`` where a query was removed or replaced by another question, maybe while it was asked."""
+        """Call ``on_ended`` if a query was removed or replaced by another question, even during its request."""
         present = self._queries.get(query.name)
         if present is None or not present.asks_the_same(query):
             self._on_ended(query.name)
 
     def _start_timer(self, query: _StandingQuery) -> None:
         if query.rate:
-            # Steady, so that a rate means the same under simulated time; images are what simulation makes slower.
+            # A steady clock: the rate applies to real time, also if simulated time is slower.
             period = 1.0 / query.rate
             query.timer = self._node.create_timer(period, lambda: self._ask_if_new(query), clock=self._clock)
 
@@ -272,7 +274,7 @@ class StandingQueries:
 
     def _ask_if_new(self, query: _StandingQuery) -> None:
         if self._queries.get(query.name) is not query:
-            return  # Removed or replaced while its last answer was under way.
+            return  # It was removed or replaced during its last request.
         if query.asking or not self._running or not self._ready():
             return
         frame = self._newest(query)
@@ -288,7 +290,7 @@ class StandingQueries:
         try:
             return self._selection.newest(self._cameras()[camera], query.task) if camera else None
         except RoboBrainError:
-            return None  # Closed meanwhile.
+            return None  # The cameras were closed meanwhile.
 
     async def _ask(self, query: _StandingQuery, frame: Frame) -> None:
         statistics = query.statistics
@@ -302,4 +304,4 @@ class StandingQueries:
             query.asking = False
             self._end_answers_of(query)
         if not query.rate:
-            self._ask_if_new(query)  # About what came meanwhile.
+            self._ask_if_new(query)  # An image may have arrived meanwhile.

@@ -1,4 +1,4 @@
-"""Transforms between frames at a time, through tf2; everything that knows tf2_ros is here."""
+"""Transforms between frames at a stamp, through tf2. Only this module imports tf2_ros."""
 
 import asyncio
 import time
@@ -16,41 +16,41 @@ from robobrain_ros.ros.cameras.frames import frame_fault
 from robobrain_ros.ros.clock import Jump, nanoseconds
 
 _PAUSE = 0.01
-"""Seconds between two looks for a transform that has not come yet."""
+"""Seconds between two lookups of a transform that has not arrived."""
 
 
 class TransformError(Exception):
-    """Why there is no transform, as the end of a sentence."""
+    """There is no transform. The message is the end of a sentence."""
 
 
 @dataclass(frozen=True)
 class Transform:
-    """Turns by a quaternion (x, y, z, w), then shifts by a translation (x, y, z), metres."""
+    """A rotation by a quaternion (x, y, z, w), followed by a translation (x, y, z) in metres."""
 
     quaternion: tuple[float, float, float, float]
     translation: tuple[float, float, float]
 
     def apply(self, positions: Floats) -> Floats:
-        """Positions (n, 3) in the other frame."""
+        """Return positions (n, 3) in the target frame."""
         axis, w = np.array(self.quaternion[:3]), self.quaternion[3]
         turned = positions + 2.0 * np.cross(axis, np.cross(axis, positions) + w * positions)
         return np.asarray(turned + np.array(self.translation), np.float64)
 
 
 class TransformSource(Protocol):
-    """What `Transforms` asks: tf2, or a test."""
+    """Source of transforms for `Transforms`: tf2, or a test."""
 
     def lookup(self, target: str, source: str, stamp: TimeMessage) -> Transform:
-        """The transform from the frame ``source`` to ``target`` at that time, of what is known now; callable from any thread.
+        """Return the transform from ``source`` to ``target`` at a stamp, without waiting. Callable from any thread.
 
-        :raises TransformError: there is none yet.
+        :raises TransformError: the transform is unknown.
         """
 
     def clear(self, jump: Jump) -> None:
-        """Forget the transforms of the time before a jump; static ones stay."""
+        """Drop the transforms from before a time jump, except static ones."""
 
     def close(self) -> None:
-        """Give everything back."""
+        """Destroy the subscriptions."""
 
 
 class Tf2:
@@ -65,7 +65,7 @@ class Tf2:
         except ImportError as error:
             raise TransformError(f"tf2_ros cannot be imported ({error}). Install the ROS package tf2_ros_py") from error
         self._error: Any = tf2_ros.TransformException
-        # Without the node, or it would offer tf2's own service in our name.
+        # Without the node, because otherwise tf2 would create its own service on the node.
         self._buffer = tf2_ros.Buffer()
         self._jump: Jump | None = None
         self._set_transform = getattr(self._buffer, "set_transform", None)
@@ -74,25 +74,25 @@ class Tf2:
         self._listener = tf2_ros.TransformListener(self._buffer, node, spin_thread=False)
 
     def lookup(self, target: str, source: str, stamp: TimeMessage) -> Transform:
-        """As of `TransformSource.lookup`."""
+        """See `TransformSource.lookup`."""
         try:
             found = self._buffer.lookup_transform(target, source, Time.from_msg(stamp)).transform
         except self._error as error:
             raise TransformError(str(error).rstrip(".")) from error
-        except (ValueError, OverflowError) as error:  # The stamp is a number that rclpy takes for no time.
+        except (ValueError, OverflowError) as error:  # rclpy rejects the stamp.
             raise TransformError(f"the stamp of {stamp.sec} s and {stamp.nanosec} ns is not a valid time") from error
         turn, shift = found.rotation, found.translation
         return Transform((turn.x, turn.y, turn.z, turn.w), (shift.x, shift.y, shift.z))
 
     def clear(self, jump: Jump) -> None:
-        """As of `TransformSource.clear`. Without it, the buffer would reject what is older than what it holds."""
+        """See `TransformSource.clear`. After a jump back, the buffer would otherwise reject new transforms as too old."""
         self._jump = jump
         self._buffer.clear()
 
     def _take(self, transform: Any, authority: str) -> None:
-        """Keep a transform that has come, unless no frame has such a name, or it was sent before a jump.
+        """Store a transform, unless its frame names are too long, or it was sent before a time jump.
 
-        A transform of the time before a jump would keep out those of the new time.
+        A transform from before a jump back would make the buffer reject new transforms as too old.
         """
         if frame_fault(transform.header.frame_id) or frame_fault(transform.child_frame_id):
             return
@@ -100,14 +100,14 @@ class Tf2:
             self._set_transform(transform, authority)  # type: ignore[misc]
 
     def close(self) -> None:
-        """Give the subscriptions back."""
+        """Destroy tf2's subscriptions."""
         self._listener.unregister()
 
 
 class Transforms:
     """Waits for transforms without blocking the loop.
 
-    :param open_source: as `Tf2`; called when the first frame is asked for in `open`.
+    :param open_source: creates the source of transforms, as `Tf2` does; called in `open`.
     """
 
     def __init__(self, node: Node, open_source: Callable[[Node], TransformSource] = Tf2) -> None:
@@ -117,7 +117,7 @@ class Transforms:
         self._why_closed = "the node is not configured"
 
     def open(self) -> None:
-        """Subscribe to the transforms. An error is logged, and `wait` raises it."""
+        """Subscribe to the transforms. An error is logged, and `wait` raises it later."""
         self.close()
         try:
             self._source = self._open_source(self._node)
@@ -126,24 +126,24 @@ class Transforms:
             self._node.get_logger().error(f"Positions stay in the cameras' frames, not in target_frame: {error}.")
 
     def close(self) -> None:
-        """Stop listening."""
+        """Unsubscribe."""
         if self._source is not None:
             self._source.close()
             self._source = None
         self._why_closed = "the node is not configured"
 
     def clear(self, jump: Jump) -> None:
-        """Forget the transforms of the time before a jump."""
+        """Drop the transforms from before a time jump."""
         if self._source is not None:
             self._source.clear(jump)
 
     async def wait(self, target: str, source: str, stamp: TimeMessage, timeout: float) -> Transform:
-        """The transform at that time, waited for at most ``timeout`` seconds; on any asyncio loop.
+        """Wait at most ``timeout`` seconds for a transform at a stamp, and return it. Runs on any asyncio loop.
 
-        :raises TransformError: there is none.
+        :raises TransformError: the transform is unknown.
         """
         if stamp.sec == 0 and stamp.nanosec == 0:
-            raise TransformError("the image has no stamp")  # To tf2, it would mean the latest there is.
+            raise TransformError("the image has no stamp")  # tf2 would return the latest transform for stamp 0.
         end = time.monotonic() + timeout
         while True:
             listening = self._source

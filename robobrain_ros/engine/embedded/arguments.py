@@ -1,4 +1,4 @@
-"""The arguments of vLLM's engine, from our options and the checkpoint."""
+"""Convert the options and the checkpoint to arguments of vLLM's engine."""
 
 import difflib
 import logging
@@ -16,7 +16,7 @@ from robobrain_ros.errors import EngineConfigError
 
 _MIB = 1 << 20
 _BYTES_PER_PIXEL = 24
-"""Of a prepared image: three colours in float32, each pixel twice, because the encoder takes pairs of video frames."""
+"""Bytes of a preprocessed image: three colours in float32, each pixel twice, because the encoder takes pairs of video frames."""
 _IMAGE_THREADS = 4
 """On an H100 machine, preparing an image of 1280x720 took 18 ms with four threads, and 30 to 44 ms with one."""
 _COMPILATION = "compilation_config"
@@ -123,7 +123,7 @@ def sends_bytes(checkpoint: Checkpoint, device: str, choice: Choice) -> bool:
 def reject_unknown(extra: dict[str, Any], known: set[str]) -> None:
     """Reject arguments of ``engine.extra`` that vLLM's engine does not have.
 
-    :raises EngineConfigError: for the first unknown name. The message has the nearest name.
+    :raises EngineConfigError: a name is unknown. The message contains the nearest name.
     """
     for name in extra:
         if name in known:
@@ -162,14 +162,14 @@ def environment_for(arguments: dict[str, Any], device: str) -> dict[str, str | N
 
 
 def check_device_count(options: EngineOptions) -> None:
-    """Check that this machine has the GPUs that the options need.
+    """Check that this machine has enough GPUs for the options.
 
     :raises EngineConfigError: it has fewer.
     """
     import torch
 
     if options.embedded.distributed_executor_backend == "ray":
-        return  # The cluster has more than this machine.
+        return  # Other machines of the cluster have GPUs, too.
     wanted = options.embedded.gpus // options.embedded.nnodes
     present = torch.accelerator.device_count()
     if wanted > present:
@@ -182,7 +182,7 @@ def check_device_count(options: EngineOptions) -> None:
 
 def log_join_commands(options: EngineOptions, arguments: dict[str, Any]) -> None:
     """Log the commands with which the other machines join the engine."""
-    # A folder has the same path on each machine. A model of the hub goes by its name, because each machine has its own cache.
+    # A folder has the same path on each machine. For a model of the hub, use its name, because each machine has its own cache.
     model = arguments["model"] if Path(options.model).expanduser().is_dir() else options.model
     nnodes = options.embedded.nnodes
     for rank in range(1, nnodes):

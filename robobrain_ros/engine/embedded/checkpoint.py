@@ -1,4 +1,4 @@
-"""Find a checkpoint, on disk or on the hub, and read what is to be known of it before anything is loaded."""
+"""Find a checkpoint on disk or on the hub, and read its properties before it is loaded."""
 
 import os
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ _HUB_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.py"]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint's files say. Numbers are 0 and texts empty where they say nothing.
+    """Properties from a checkpoint's files. Missing numbers are 0, and missing texts are empty.
 
-    :param path: its folder.
-    :param local: it was named as a folder; nothing may be fetched for it.
-    :param cell: side of the square of pixels that one visual token covers.
+    :param path: folder of the checkpoint.
+    :param local: whether the user named a folder. Then nothing is downloaded.
+    :param cell: side in pixels of the square that one visual token covers.
     :param dtype: type of the weights, such as "bfloat16".
     :param usual_images: images are prepared in the usual steps.
     """
@@ -39,9 +39,9 @@ class Checkpoint:
 
 
 def find_checkpoint(options: EngineOptions, progress: ProgressCallback) -> Checkpoint:
-    """Find the checkpoint that ``options.model`` names, downloading it from the hub where it is not on this machine.
+    """Find the checkpoint in ``options.model``. Download it from the hub if it is not on this machine.
 
-    :raises EngineConfigError: not found, not allowed, incomplete, or not a checkpoint.
+    :raises EngineConfigError: the checkpoint is not found, gated, incomplete, or no checkpoint.
     """
     path = Path(options.model).expanduser()
     local = path.exists() or options.model.startswith(("/", "./", "../", "~")) or options.model.count("/") != 1
@@ -63,7 +63,7 @@ def find_checkpoint(options: EngineOptions, progress: ProgressCallback) -> Check
 def read_checkpoint(path: Path, local: bool, weights_needed: bool = True) -> Checkpoint:
     """Read a checkpoint's folder.
 
-    :raises EngineConfigError: config.json or the weights are missing or broken.
+    :raises EngineConfigError: config.json or the weights are missing or damaged.
     """
     config = read_json(path / "config.json")
     weights = [file for pattern in WEIGHT_PATTERNS for file in path.glob(pattern) if file.exists()]
@@ -98,7 +98,7 @@ def _facts(path: Path, local: bool, config: dict[str, Any], processor: dict[str,
 
 
 def _check_shards(path: Path) -> None:
-    """Check for weight files that the index names: an interrupted download may leave some out."""
+    """Check that all weight files in the index exist, because an interrupted download can leave some missing."""
     if not (path / INDEX).exists():
         return
     shards = indexed_files(path)
@@ -140,7 +140,7 @@ def _from_hub(options: EngineOptions, progress: ProgressCallback) -> Path:
 
 
 def _use_modelscope() -> bool:
-    """Whether vLLM's own switch says that names are of ModelScope, read as vLLM reads it."""
+    """Whether vLLM's own environment variable selects ModelScope, by vLLM's rule."""
     return os.environ.get("VLLM_USE_MODELSCOPE", "").strip().lower() in ("1", "true")
 
 
@@ -155,7 +155,7 @@ def _from_modelscope(options: EngineOptions, progress: ProgressCallback) -> Path
     files = _HUB_FILES if options.embedded.load_format == "dummy" else [*_HUB_FILES, *WEIGHT_PATTERNS]
     try:
         return Path(snapshot_download(options.model, allow_patterns=files))
-    except Exception as error:  # Its errors have no base class of their own.
+    except Exception as error:  # ModelScope's errors have no common base class.
         raise EngineConfigError(
             f"{options.model} cannot be downloaded from ModelScope ({_first_line(error)}). Check the spelling and the network, "
             "run `modelscope login` if the model needs it, or set engine.model to a folder with the checkpoint."
@@ -171,7 +171,7 @@ def _reporter(model: str, progress: ProgressCallback) -> type[Any]:
     from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
     class Reporter(tqdm):  # type: ignore[misc]
-        """Counts what was downloaded."""
+        """A progress bar that reports the downloaded bytes."""
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
             options["disable"] = False

@@ -1,4 +1,4 @@
-"""Check the files of a checkpoint before vLLM loads them: a broken file gets one sentence, not minutes of loading."""
+"""Check the files of a checkpoint before vLLM loads them, so that a damaged file is reported at once and in one sentence."""
 
 import json
 import os
@@ -21,14 +21,14 @@ _LFS = b"version https://git-lfs"
 _LARGEST_JSON = 256 << 20
 _LARGEST_TEMPLATE = 4 << 20
 _LARGEST_HEADER = 100_000_000
-"""Bytes; safetensors reads no longer header."""
+"""Bytes. safetensors rejects longer headers."""
 _OTHER_WEIGHTS = ("pytorch_model*.bin", "*.pt", "*.gguf")
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _TEMPLATES = ("chat_template.jinja", "chat_template.json")
 _GENERATION = "generation_config.json"
 _FURTHER = (_GENERATION, "special_tokens_map.json", "added_tokens.json", "video_preprocessor_config.json")
-"""Files that vLLM and transformers read where they are there."""
+"""Optional files that vLLM and transformers read."""
 _MOST_SHARDS = 10_000
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 _LANGUAGE_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
@@ -42,10 +42,10 @@ Header = Mapping[str, Any]
 
 
 def check_files(folder: Path, *, weights_needed: bool = True) -> None:
-    """Check that each file that vLLM needs is there, whole, readable, and belongs to this config.json.
+    """Check that each file that vLLM needs exists, is complete and readable, and belongs to this config.json.
 
-    :param weights_needed: false where the weights are random ones.
-    :raises EngineConfigError: names the first file that is missing or broken, and what to do.
+    :param weights_needed: false if the weights are random.
+    :raises EngineConfigError: a file is missing or damaged. The message names the file, and states what to do.
     """
     config = read_json(folder / "config.json")
     known = config if config.get("model_type") in _KNOWN_TYPES else {}
@@ -61,9 +61,9 @@ def check_files(folder: Path, *, weights_needed: bool = True) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of a checkpoint.
+    """Return the JSON object in a file of a checkpoint.
 
-    :raises EngineConfigError: missing, unreadable, or something else.
+    :raises EngineConfigError: the file is missing, unreadable, or not a JSON object.
     """
     _check_regular(path)
     try:
@@ -73,7 +73,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _check_regular(path: Path) -> int:
-    """The size of a file that has content of its own.
+    """Check that a file has content, and return its size in bytes.
 
     :raises EngineConfigError: it is missing, not a regular file, empty, unreadable, or a pointer of Git LFS.
     """
@@ -93,7 +93,7 @@ def _check_regular(path: Path) -> int:
     if start == _LFS:
         raise EngineConfigError(
             f"{path} is a Git LFS pointer, not the file itself. Run `git lfs install && git lfs pull` in {path.parent}, or "
-            f"{AGAIN}."
+            "download the checkpoint again."
         )
     return status.st_size
 
@@ -120,7 +120,7 @@ def _check_tokenizer(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _check_vocabulary(path: Path, config: Mapping[str, Any]) -> None:
-    """Check that a tokenizer has tokens; transformers takes one without for a tokenizer that knows no words."""
+    """Check that a tokenizer has a vocabulary. transformers accepts an empty one."""
     content = read_json(path)
     vocabulary: Any = content
     if path.name == "tokenizer.json":
@@ -132,7 +132,7 @@ def _check_vocabulary(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def _check_template(path: Path) -> None:
-    """Check the form of a chat template: transformers reads it at the first request only."""
+    """Check the syntax of a chat template, because transformers parses it only at the first request."""
     _check_regular(path)
     try:
         text = read_json(path).get("chat_template") if path.suffix == ".json" else read_small_text(path, _LARGEST_TEMPLATE)
@@ -179,7 +179,7 @@ def _check_weights(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _check_other(path: Path) -> None:
-    """Check that a file of PyTorch is whole: a ZIP archive, whose table of contents is at its end, or a plain pickle."""
+    """Check that a PyTorch file is complete: a ZIP archive, whose table of contents is at its end, or a plain pickle."""
     _check_regular(path)
     if path.suffix == ".gguf" or zipfile.is_zipfile(path):
         return
@@ -192,7 +192,7 @@ def _check_other(path: Path) -> None:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The files of weights that vLLM reads: those of the index, otherwise all."""
+    """Return the weight files that vLLM reads: those in the index, or all if there is no index."""
     if (folder / INDEX).exists():
         return [folder / name for name in indexed_files(folder)]
     files = sorted(folder.glob("*.safetensors"))
@@ -201,7 +201,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _check_numbers(names: list[str], folder: Path) -> None:
-    """Check by their names that files without an index are all there."""
+    """Check by their numbers that no weight file is missing if there is no index."""
     shards = [found for name in names if (found := _SHARD.fullmatch(name))]
     present = {(found[1], int(found[2])) for found in shards}
     for found in shards:
@@ -214,9 +214,9 @@ def _check_numbers(names: list[str], folder: Path) -> None:
 
 
 def indexed_files(folder: Path) -> list[str]:
-    """The files that the index of a checkpoint in several files names, sorted.
+    """Return the weight files in the index of a checkpoint, sorted.
 
-    :raises EngineConfigError: the index is broken.
+    :raises EngineConfigError: the index is damaged.
     """
     return sorted(set(_weight_map(folder).values()))
 
@@ -229,7 +229,7 @@ def _weight_map(folder: Path) -> dict[str, str]:
 
 
 def _is_file_name(name: Any) -> bool:
-    """Whether a value names a file of the checkpoint's own folder."""
+    """Whether a value is the name of a file in the checkpoint's folder."""
     return isinstance(name, str) and len(name) <= _LONGEST_NAME and _FILE_NAME.fullmatch(name) is not None
 
 
@@ -244,7 +244,7 @@ def _check_index(folder: Path, headers: Mapping[str, Header]) -> None:
 
 
 def _read_header(path: Path) -> Header:
-    """The header of a safetensors file whose size is what the header says.
+    """Return the header of a safetensors file, after a check that the file has the size that the header states.
 
     :raises EngineConfigError: the file is cut off or damaged.
     """
@@ -273,7 +273,7 @@ def _read_header(path: Path) -> Header:
 
 
 def _compare(folder: Path, config: Mapping[str, Any], headers: Mapping[str, Header]) -> None:
-    """Compare names and shapes of tensors with config.json: weights of another model fail only after minutes."""
+    """Compare names and shapes of tensors with config.json, because vLLM fails with weights of another model only after minutes."""
     text, vision = _section(config, "text_config") or config, _section(config, "vision_config")
     shapes = {name: _shape(entry) for header in headers.values() for name, entry in header.items()}
     embedding = next((shape for name, shape in shapes.items() if name.endswith("embed_tokens.weight")), None)

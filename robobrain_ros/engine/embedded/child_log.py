@@ -1,4 +1,4 @@
-"""The log of vLLM while it starts: the only place that says why one of its processes failed."""
+"""The log of vLLM during its start. Only this log contains the reason why one of its processes failed."""
 
 import json
 import logging
@@ -17,9 +17,9 @@ _VLLM_LOG = logging.getLogger("vllm")
 
 
 class ChildLog:
-    """A file into which vLLM logs, in this process and in its child processes.
+    """A log file of vLLM in this process and its child processes.
 
-    :param folder: for the file and the logging configuration.
+    :param folder: folder of the file and the logging configuration.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -29,9 +29,9 @@ class ChildLog:
 
     @classmethod
     def create(cls, level: str, folder: Path | None = None) -> "ChildLog":
-        """Make a log in a new folder within ``folder``.
+        """Create a log in a new folder within ``folder``.
 
-        :param level: from which level on vLLM's lines also reach the console.
+        :param level: minimum level of vLLM's lines on the console.
         :raises OSError: the folder is not writable.
         """
         log = cls(Path(tempfile.mkdtemp(prefix="robobrain_ros-log-", dir=folder)))
@@ -54,7 +54,7 @@ class ChildLog:
         _VLLM_LOG.addHandler(handler)
 
     def read(self) -> str:
-        """Return everything that was logged so far."""
+        """Return the contents of the log."""
         try:
             return self._file.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
@@ -67,6 +67,6 @@ class ChildLog:
         for handler in tuple(_VLLM_LOG.handlers):
             if isinstance(handler, logging.FileHandler) and handler.baseFilename == str(self._file):
                 _VLLM_LOG.removeHandler(handler)
-                with suppress(OSError):  # A full disk.
+                with suppress(OSError):  # The disk is full.
                     handler.close()
         shutil.rmtree(self._folder, ignore_errors=True)

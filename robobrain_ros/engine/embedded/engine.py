@@ -1,4 +1,4 @@
-"""vLLM's AsyncLLM in this process. The processes that hold the model are its children."""
+"""The embedded engine: vLLM's AsyncLLM runs in this process, and the model in child processes."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -25,7 +25,7 @@ from robobrain_ros.errors import EngineConfigError, EngineFailedError
 
 _SOCKETS_VARIABLE = "VLLM_RPC_BASE_PATH"
 _COMPILED_AFTER = 10
-"""Number of answers after which vLLM no longer compiles, so that CPU time no longer counts as work beside a GPU."""
+"""After this number of answers, vLLM does not compile any more. Then CPU time does not show that an engine on a GPU works."""
 
 
 class EmbeddedEngine:
@@ -33,7 +33,7 @@ class EmbeddedEngine:
 
     An instance can be started again after `close`, also after its processes died.
 
-    :param choice: the use of FlagGems; None: as in the options.
+    :param choice: operators to use; None: those that the options select.
     """
 
     def __init__(self, options: EngineOptions, choice: Choice | None = None) -> None:
@@ -71,7 +71,7 @@ class EmbeddedEngine:
         check_names(self.options)
         self._folder = await asyncio.to_thread(starting.make_folder)
         while not await self._try_to_start(checkpoint, progress):
-            pass  # Without the operators that failed; `choose` limits the number of attempts.
+            pass  # The next attempt does not use the operators that failed. `choose` limits the number of attempts.
         vllm, pids = self._vllm, [process.pid for process in self._folder.processes]
         self._vitals = Vitals(pids, lambda: compat.reply(vllm), lambda: len(self._running), works_on_cpu=self._works_on_cpu)
         self._vitals.start()
@@ -84,23 +84,23 @@ class EmbeddedEngine:
         return compiles or compat.on_cpu()
 
     async def _try_to_start(self, checkpoint: Checkpoint, progress: ProgressCallback) -> bool:
-        """Return False if FlagOS failed; another attempt leaves out what failed."""
+        """Return False if operators of FlagOS failed. The next attempt does not use them."""
         if self._folder is None:  # The previous attempt has released it.
             self._folder = await asyncio.to_thread(starting.make_folder)
         log = await asyncio.to_thread(starting.open_log, self.options.embedded.log_level, self._folder)
         try:
-            # `choose` may import vLLM, which reads these variables then.
+            # `choose` can import vLLM, which then reads these variables.
             starting.set_environment(self.options, checkpoint, log)
             environment.put({_SOCKETS_VARIABLE: self._folder.socket_folder})
             choice = await asyncio.to_thread(choose, self.options, checkpoint, self._given_choice)
             return await self._start_with(choice, checkpoint, log, progress)
         finally:
             log.release()
-            # vLLM has read it. Programs that this process starts later must not inherit it: the folder may be gone then.
+            # vLLM has read the variable. Later child processes must not inherit it, because the folder may not exist then.
             environment.put({_SOCKETS_VARIABLE: None})
 
     async def _start_with(self, choice: Choice, checkpoint: Checkpoint, log: ChildLog, progress: ProgressCallback) -> bool:
-        """Start with this use of FlagGems. Return as `_try_to_start` does."""
+        """Start with these operators. Return as `_try_to_start` does."""
         self._flagos = flagos = Session(choice, self.options, recovers=self._given_choice is None)
         folder, compiles = self._folder, choice.operators is Operators.OURS
         assert folder is not None
@@ -134,7 +134,7 @@ class EmbeddedEngine:
         self._prompts = await asyncio.to_thread(Prompts.load, checkpoint, self.options.embedded.trust_remote_code)
 
     async def _begin_flagos(self, flagos: Session) -> None:
-        """Let the workers register operators as far as they have not yet, and try the operators."""
+        """Let the workers register the operators that are not registered yet, and try the operators."""
         if flagos.deferred:
             await self._call_workers("flagos_begin")
         if flagos.choice.operators is Operators.PLUGIN:
@@ -144,7 +144,7 @@ class EmbeddedEngine:
             await asyncio.wait_for(OperatorTrial(self._stream(), self.use_flagos).run(), self.options.start_timeout)
 
     async def _find_failure(self, flagos: Session) -> Failure | None:
-        """Find what failed of FlagOS in a start that failed. None: FlagOS was not active."""
+        """Find the operator of FlagOS that failed during the start. None: FlagOS was not active."""
         how = operator_trial.DID_NOT_START if self._vllm is None else operator_trial.ENDED_BY_TRIAL
         failure = flagos.failure(how)
         named = failure is None or bool(failure.operator)
@@ -180,7 +180,7 @@ class EmbeddedEngine:
             raise
         except compat.dead_error() as error:
             self._note_death()
-            raise EngineFailedError(f"{self._health.message} It restarts. Retry when the node is ready.") from error
+            raise EngineFailedError(f"{self._health.message} The engine restarts. Retry when the node is ready.") from error
         except compat.request_errors() as error:
             raise as_rejection(error, generation) from error
         finally:
@@ -188,7 +188,7 @@ class EmbeddedEngine:
             self._ended_generations += 1
 
     def _note_death(self) -> None:
-        """Record that the engine's process died. If FlagGems is the reason, the next engine leaves out what failed."""
+        """Record that the engine's process died. If an operator of FlagOS is the cause, the next engine does not use it."""
         failed_before = self._health.state == "failed"
         self._health = EngineHealth("failed", _death())
         if not failed_before and self._flagos is not None:
@@ -207,14 +207,14 @@ class EmbeddedEngine:
             raise EngineFailedError("The engine's process died.") from error
 
     async def use_flagos(self, names: Sequence[str]) -> None:
-        """Use exactly these operators of FlagGems, and count calls from zero.
+        """Use exactly these operators of FlagGems, and mark all as not called.
 
         :raises EngineFailedError: the engine died.
         """
         await self._call_workers("flagos_use", list(names))
 
     async def _call_workers(self, method: str, *values: Any) -> list[Any]:
-        """Return what each worker returns.
+        """Call a method of each worker, and return the results.
 
         :raises EngineFailedError: the engine died.
         """
@@ -281,7 +281,7 @@ class EmbeddedEngine:
 
 
 def _death() -> str:
-    """Return a sentence that the engine's process died, with the reason if it is known."""
+    """Return a sentence about the death of the engine's process, with the reason if it is known."""
     return " ".join(text for text in ("The engine's process died.", space.shortage()) if text)
 
 

@@ -1,4 +1,4 @@
-"""Text out of vLLM's engine: one generation as a stream of `TextDelta`, and vLLM's errors as ours."""
+"""Run a generation in vLLM's engine: stream its text as `TextDelta`, and convert vLLM's errors."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -10,7 +10,7 @@ from robobrain_ros.engine.embedded.prompt import Prompts
 from robobrain_ros.errors import BadImageError, BadRequestError, EngineFailedError
 
 _GRAMMAR_WORDS = ("grammar", "schema", "regex", "Unimplemented keys")
-"""Every message of vLLM about a constraint that it rejects holds one of these."""
+"""Each message of vLLM about a rejected constraint contains one of these words."""
 
 
 class AnswerFailedError(EngineFailedError):
@@ -20,7 +20,7 @@ class AnswerFailedError(EngineFailedError):
 class VllmStream:
     """Generates text with one engine of vLLM.
 
-    :param seed: of generations with a temperature above 0.
+    :param seed: seed of generations with a temperature above 0.
     :param on_output: called with each output of vLLM.
     """
 
@@ -71,7 +71,7 @@ class VllmStream:
 
 
 def as_rejection(error: BaseException, generation: Generation) -> Exception:
-    """Return our error for a request that vLLM rejected. The reason may be in the cause of vLLM's error."""
+    """Return this package's error for a request that vLLM rejected. The reason can be in the cause of vLLM's error."""
     reasons = [str(part).strip() for part in (error, error.__cause__) if part is not None]
     reason = next((part for part in reasons if part), type(error).__name__).splitlines()[0]
     if "aspect ratio" in reason or "height and width" in reason:

@@ -1,9 +1,10 @@
-"""What an engine leaves behind when it is killed, and how the next one removes it.
+"""Remove the processes, sockets and shared memory of engines whose owner was killed.
 
 A process that is killed with SIGKILL cannot remove its sockets and its shared memory, and a stopped process does not notice that
-its owner has ended. So each owner of engines has a folder ``robobrain_ros-*`` in the folder for temporary files. It holds vLLM's
-sockets and a record of vLLM's processes and shared memory. The owner locks the folder. The kernel releases the lock when the
-owner ends, however it ends: a folder whose lock is free has a dead owner, in other containers too.
+its owner has ended. Therefore each owner of an engine has a folder ``robobrain_ros-*`` in the folder for temporary files. The
+folder contains vLLM's sockets, and a record of vLLM's processes and shared memory. The owner holds a lock on the folder, which
+the kernel releases when the owner ends for any reason. So if nobody holds the lock, the owner is dead, even if it ran in
+another container.
 """
 
 import fcntl
@@ -30,10 +31,10 @@ _RECORD = "engine.json"
 _PLAIN_NAME = re.compile(r"[\w.-]+")
 _LARGEST_RECORD = 1 << 20
 _LONGEST_SOCKET = 107 - len("/") - 36
-"""Bytes that the path of a folder for sockets may have; vLLM appends a UUID."""
+"""Maximum bytes of the path of a folder for sockets, to which vLLM appends a UUID."""
 
 _present: "set[RunFolder]" = set()
-"""Those of this process."""
+"""The folders of this process."""
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class RunFolder:
     def __init__(self) -> None:
         self._processes: dict[tuple[int, int], processes.Process] = {}
         self._shared: set[str] = set()
-        # It gets the name that `sweep` looks for when it is locked: before, a sweep would take its owner for dead.
+        # The folder is renamed to the name that `sweep` looks for after it is locked. Otherwise `sweep` could remove it.
         hidden = Path(tempfile.mkdtemp(prefix=f".{PREFIX}{os.getpid()}-"))
         self._lock = _locked(hidden / _LOCK, create=True)
         self.path = hidden.rename(hidden.with_name(hidden.name.removeprefix(".")))
@@ -52,18 +53,18 @@ class RunFolder:
 
     @property
     def socket_folder(self) -> str | None:
-        """Where vLLM's sockets shall lie; None: its path is too long for a socket's name."""
+        """Folder for vLLM's sockets; None: the path is too long for sockets."""
         return str(self.path) if len(os.fsencode(self.path)) <= _LONGEST_SOCKET else None
 
     @property
     def processes(self) -> list[processes.Process]:
-        """The engine's processes, as they were recorded."""
+        """The recorded processes of the engine."""
         return list(self._processes.values())
 
     def record(self, roots: Iterable[int]) -> None:
-        """Note the processes of an engine and their shared memory.
+        """Record the processes of an engine and their shared memory.
 
-        :param roots: ids of the processes that vLLM has started here; those below them count too.
+        :param roots: ids of the processes that vLLM has started. Their descendants are recorded, too.
         """
         found = processes.family(roots)
         self._processes |= {(process.pid, process.started): process for process in found}
@@ -73,23 +74,23 @@ class RunFolder:
             "processes": [list(key) for key in self._processes],
             "shared_memory": sorted(self._shared),
         }
-        with suppress(OSError):  # A full disk: then it is only known here.
+        with suppress(OSError):  # The disk is full: the record exists only in this process.
             (self.path / _RECORD).write_text(json.dumps(content), encoding="utf-8")
 
     def kill(self) -> None:
-        """End the recorded processes now."""
+        """Kill the recorded processes."""
         for process in self.processes:
             processes.kill(process)
 
     def clear(self) -> None:
-        """End what is left of the recorded engine, and remove its shared memory. For an engine that was closed or has died."""
+        """Kill the remaining processes of a closed or dead engine, and remove its shared memory."""
         self.kill()
         _remove_shared_memory(self._shared)
         self._processes.clear()
         self._shared.clear()
 
     def release(self) -> None:
-        """End what is left of the recorded engine, and remove the folder."""
+        """Kill the remaining processes of the engine, and remove its shared memory and the folder."""
         _present.discard(self)
         self.clear()
         shutil.rmtree(self.path, ignore_errors=True)
@@ -99,13 +100,13 @@ class RunFolder:
 
 
 def release_all() -> None:
-    """Release the folders of this process, from any thread; for its end."""
+    """Release all folders of this process before it ends. Callable from any thread."""
     for folder in tuple(_present):
         folder.release()
 
 
 def sweep() -> None:
-    """Remove what dead owners of this user have left: engine processes, shared memory and sockets. Others' files stay."""
+    """Remove engine processes, shared memory and sockets of dead owners. Files of other users are not touched."""
     try:
         folders = sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))
     except OSError:
@@ -123,7 +124,7 @@ def _sweep(folder: Path) -> None:
         return
     lock = _locked(folder / _LOCK, create=False)
     if lock is None:
-        return  # Its owner lives.
+        return  # The owner is alive.
     try:
         record = _read(folder / _RECORD)
         shared = {name for name in _list(record, "shared_memory") if isinstance(name, str)}
@@ -136,7 +137,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _kill_recorded(record: dict[str, Any]) -> int:
-    """End processes that have outlived their owner. Their ids count in the owner's container only."""
+    """Kill recorded processes of a dead owner. Process ids are valid only in the owner's container."""
     if not worker.counts_here(str(record.get("owner", ""))):
         return 0
     count = 0
@@ -151,7 +152,7 @@ def _kill_recorded(record: dict[str, Any]) -> int:
 
 
 def _remove_shared_memory(names: Iterable[str]) -> int:
-    """Remove files of ours in /dev/shm that no living process maps."""
+    """Remove files of this user in /dev/shm that no running process maps."""
     mine = [SHARED_MEMORY / name for name in names if _PLAIN_NAME.fullmatch(name) and _is_mine(SHARED_MEMORY / name)]
     if not mine:
         return 0
@@ -184,7 +185,7 @@ def _list(record: dict[str, Any], name: str) -> list[Any]:
 
 
 def _locked(path: Path, *, create: bool) -> int | None:
-    """A descriptor that holds the lock; None: another process holds it."""
+    """Lock a file, and return its descriptor; None: another process holds the lock."""
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0), 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Tries FlagGems' operators right after loading: a failing operator shows then, and not in the first request."""
+"""Try FlagGems' operators right after loading, so that a failing operator is found before the first request."""
 
 import asyncio
 import uuid
@@ -21,7 +21,7 @@ NO_FIRST_ANSWER = "the engine could not complete the first answers"
 _IMAGE_SIDE, _TOKENS = 448, 16
 """Side of the images in pixels, and maximum tokens of the answers."""
 _CONSTRAINTS = (None, Constraint(regex=r"\[\[[0-9]{1,3}, [0-9]{1,3}\]\]"))
-"""Only a constraint reveals an operator that lets a forbidden token through."""
+"""One without and one with a constraint, because only a constraint reveals an operator that permits a forbidden token."""
 
 
 class OperatorTrial:
@@ -42,11 +42,11 @@ class OperatorTrial:
         """
         side = _IMAGE_SIDE // self._cell * self._cell
         for constraint in _CONSTRAINTS:
-            # A new image each time, because no operator computes what is cached.
+            # A new image each time, because operators do not run for cached images.
             image = np.random.default_rng().integers(0, 256, (side, side, 3), np.uint8)
             name = f"flagos-{uuid.uuid4().hex}"
             generation = Generation(name, "What is in the image?", [image], _TOKENS, constraint=constraint)
-            # Without the retry that requests get: it would hide an operator that fails now and then.
+            # Without the retry of ordinary requests, which would hide an operator that fails sometimes.
             async with aclosing(self._stream.once(generation, name)) as stream:
                 async for delta in stream:
                     if delta.finish_reason == "error":

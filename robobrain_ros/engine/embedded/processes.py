@@ -17,9 +17,9 @@ _SHARED = re.compile(r" /dev/shm/((?:psm_|sem\.mp-|torch_|nccl-)[\w.-]+)$", re.M
 class Process:
     """The state of a process at one moment.
 
-    :param state: one letter as of proc(5): R runs, S sleeps, D waits for a device, T is stopped, Z has ended.
+    :param state: one letter, see proc(5): R runs, S sleeps, D waits for a device, T is stopped, Z has ended.
     :param cpu: seconds of CPU time so far.
-    :param started: clock ticks from the start of the system; with ``pid`` it names one process for ever.
+    :param started: clock ticks since the start of the system. Together with ``pid``, it identifies a process uniquely.
     """
 
     pid: int
@@ -35,10 +35,10 @@ class Process:
 
 
 def look(pid: int) -> Process | None:
-    """The process of that id; None: there is none."""
+    """Return the process with this id; None: it does not exist."""
     try:
         text = (_PROC / str(pid) / "stat").read_text(encoding="ascii", errors="replace")
-        # The name in parentheses may hold anything.
+        # The name in parentheses can contain any characters.
         values = text.rpartition(")")[2].split()
         cpu = (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
         return Process(pid, int(values[1]), values[0], cpu, int(values[19]))
@@ -47,7 +47,7 @@ def look(pid: int) -> Process | None:
 
 
 def family(roots: Iterable[int]) -> list[Process]:
-    """The living processes of these ids, and all below them."""
+    """Return the running processes with these ids, and their descendants."""
     processes = [found for name in _names() if (found := look(int(name))) is not None and found.state != "Z"]
     members = set(roots)
     while True:
@@ -58,7 +58,7 @@ def family(roots: Iterable[int]) -> list[Process]:
 
 
 def shared_memory(pids: Iterable[int]) -> set[str]:
-    """Names in /dev/shm that these processes map."""
+    """Return the names in /dev/shm that these processes map."""
     names: set[str] = set()
     for pid in pids:
         with suppress(OSError):
@@ -67,12 +67,12 @@ def shared_memory(pids: Iterable[int]) -> set[str]:
 
 
 def everywhere_mapped() -> set[str]:
-    """Names in /dev/shm that any process maps, as far as this one may see."""
+    """Return the names in /dev/shm that any visible process maps."""
     return shared_memory(int(name) for name in _names())
 
 
 def kill(process: Process) -> None:
-    """End a process now, unless its id belongs to another one by now."""
+    """Kill a process, unless its id belongs to another process now."""
     with suppress(OSError):
         descriptor = os.pidfd_open(process.pid)
         try:

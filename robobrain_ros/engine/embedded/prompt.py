@@ -1,4 +1,4 @@
-"""A generation as a prompt of vLLM: the checkpoint's chat template, checked images and checked text."""
+"""Convert a generation to a prompt of vLLM with the checkpoint's chat template. Checks images and text."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ _TRIAL = "What is in the image?"
 class Prompts:
     """Renders generations for one checkpoint.
 
-    :param tokenizer: of transformers.
+    :param tokenizer: tokenizer of transformers.
     :param special_tokens: texts that the tokenizer turns into control tokens.
     """
 
@@ -36,7 +36,7 @@ class Prompts:
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
-        except Exception as error:  # Whatever transformers raises.
+        except Exception as error:  # transformers can raise any exception.
             reason = f"{type(error).__name__}: {shortened(str(error), 200)}"
             raise EngineConfigError(f"The tokenizer in {checkpoint.path} cannot be loaded ({reason}). {AGAIN}.") from error
         if not tokenizer.chat_template:
@@ -50,7 +50,7 @@ class Prompts:
     def _check_template(self) -> None:
         try:
             text = self._apply(1, _TRIAL)
-        except Exception as error:  # Of jinja2, or whatever the template raises.
+        except Exception as error:  # From jinja2, or any exception of the template.
             reason = f"{type(error).__name__}: {shortened(str(error), 200)}"
             raise EngineConfigError(f"The chat template in {self.checkpoint.path} fails ({reason}). {AGAIN}.") from error
         if text.count(IMAGE_PLACEHOLDER) != 1 or _TRIAL not in text:
@@ -73,7 +73,7 @@ class Prompts:
     def render(self, generation: Generation) -> dict[str, Any]:
         """Return vLLM's prompt.
 
-        :raises BadRequestError: the text holds control tokens.
+        :raises BadRequestError: the text contains control tokens.
         :raises BadImageError: an image has a wrong shape, type or size.
         """
         reject_control_tokens("The prompt", generation.user_text, self.special_tokens)
@@ -94,9 +94,9 @@ class Prompts:
 
 
 def _check_images(generation: Generation, cell: int) -> None:
-    """Check that every image lies on the model's grid: vLLM would resize another one, and its coordinates would be wrong.
+    """Check that the sides of every image are multiples of the model's cell.
 
-    An image of a few pixels would even end the engine.
+    vLLM would resize other images, and coordinates would be wrong. An image of a few pixels would end the engine.
     """
     for image in generation.images:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype.name != "uint8":

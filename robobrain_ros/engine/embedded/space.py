@@ -1,4 +1,4 @@
-"""Check whether the places that an engine and ROS write to are full, because their processes then die without a message."""
+"""Check for full disks and a full /dev/shm, because processes of the engine and of ROS die there without a message."""
 
 import os
 import tempfile
@@ -9,26 +9,26 @@ _ENOUGH = 16 << 20
 _ENOUGH_FOR_ROS = 64 << 10
 """Bytes of free space in /dev/shm. With less, the tracing in ROS 2 ends the process by SIGBUS when Python imports rclpy."""
 _ENOUGH_FOR_FILES = 1 << 20
-"""Bytes that an engine's folder for temporary files must hold: its log, its record and its sockets."""
+"""Bytes of free space for an engine's folder with its log, record and sockets."""
 _SHARED_MEMORY = "/dev/shm"
 _MORE_SHARED_MEMORY = "remove old files there, or enlarge it (docker run --shm-size=2g, or --ipc=host)"
 
 
 def shortage_for_ros() -> str:
-    """A sentence with what to do where /dev/shm is too full to import ROS; empty: it is not."""
+    """Return a sentence with what to do if /dev/shm has too little space to import rclpy; empty: it has enough."""
     return _sentence(_SHARED_MEMORY, _MORE_SHARED_MEMORY, _ENOUGH_FOR_ROS)
 
 
 def shortage() -> str:
-    """A sentence with what to do about the first full place; empty: none is full."""
+    """Return a sentence with what to do about the first full folder; empty: none is full."""
     sentences = (_sentence(path, advice, _ENOUGH) for path, advice in _places())
     return next((sentence for sentence in sentences if sentence), "")
 
 
 def check_room(folder: Path) -> None:
-    """Check that the folder has room for an engine's files. Python takes a folder for temporary files that holds four bytes.
+    """Check that a folder has space for an engine's files. Python accepts a temporary folder with four bytes of free space.
 
-    :raises OSError: it has not.
+    :raises OSError: it has too little space.
     """
     with tempfile.TemporaryFile(dir=folder) as file:
         os.posix_fallocate(file.fileno(), 0, _ENOUGH_FOR_FILES)

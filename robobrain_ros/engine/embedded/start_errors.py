@@ -15,13 +15,13 @@ from robobrain_ros.errors import EngineConfigError
 
 @dataclass(frozen=True)
 class _Cause:
-    """A pattern of vLLM's words, and what it means for the user; ``{model}`` is filled in."""
+    """A pattern in vLLM's messages, and the advice for the user, in which ``{model}`` is replaced."""
 
     pattern: str
     advice: str
 
 
-# Patterns as vLLM 0.26 to 0.32 and PyTorch write them; the first that is found counts.
+# Messages of vLLM 0.26 to 0.32 and PyTorch. The first matching pattern is used.
 _CAUSES = (
     _Cause(
         r"OutOfMemoryError|CUDA out of memory|HIP out of memory",
@@ -81,16 +81,16 @@ _SUSPECTS = (
 
 
 def is_known(error: BaseException, child_log: str) -> bool:
-    """Whether the cause is one that has its own advice."""
+    """Whether `_CAUSES` has advice for the error."""
     text = "\n".join([*_chain(error), child_log])
     return any(re.search(cause.pattern, text) for cause in _CAUSES)
 
 
 def explain_start_error(error: BaseException, child_log: str, options: EngineOptions, platform: str = "") -> EngineConfigError:
-    """The error to show for an exception that vLLM raised while it started.
+    """Return the error for the user after an exception during vLLM's start.
 
-    :param child_log: what vLLM's processes have logged.
-    :param platform: vllm-plugin-FL's, where that runs the model.
+    :param child_log: log of vLLM's processes.
+    :param platform: platform of vllm-plugin-FL if it runs the model; empty: vLLM's own.
     """
     text = "\n".join([*_chain(error), child_log])
     for cause in _CAUSES:
@@ -105,7 +105,7 @@ def explain_start_error(error: BaseException, child_log: str, options: EngineOpt
 
 
 def _chain(error: BaseException) -> list[str]:
-    """What an exception and its causes say."""
+    """Return the messages of an exception and its causes."""
     lines: list[str] = []
     seen: BaseException | None = error
     while seen is not None and len(lines) < 10:

@@ -1,4 +1,4 @@
-"""Starts vLLM's engine in a thread, within a time limit, and records the processes that belong to it."""
+"""Start vLLM's engine in a thread with a time limit, and record its processes."""
 
 import asyncio
 import multiprocessing
@@ -29,20 +29,22 @@ RPC_TIMEOUT = 60.0
 
 _PROGRESS_INTERVAL = 2.0
 _CANCEL_TIMEOUT = 4.0
-"""Seconds that cancelling a start may take. Importing vLLM takes longer on a slow machine; the node does not wait for it."""
+"""Time limit in seconds for cancelling a start. On a slow machine, the import of vLLM takes longer. The node does not wait for
+it."""
 _KILL_AFTER = 1.5
-"""Seconds of `_CANCEL_TIMEOUT` after which processes are killed, because vLLM may ignore SIGTERM while it loads."""
+"""Seconds of `_CANCEL_TIMEOUT` after which processes are killed, because vLLM can ignore SIGTERM while it loads."""
 _HIDDEN_WARNINGS = "ignore::FutureWarning,ignore:resource_tracker:UserWarning"
-"""The second one reports shared memory of a killed process. `leftovers` removes it."""
+"""The second warning is about shared memory of a killed process, which `leftovers` removes."""
 
 
 @contextmanager
 def _ctrl_c_spares_children() -> Iterator[None]:
-    """Let processes that this thread starts meanwhile, and theirs, ignore Ctrl-C in a terminal, which signals all of them.
+    """Block SIGINT in the processes that this thread starts inside the ``with`` block, and in their children.
 
-    Their owner ends them. Otherwise vLLM's processes would end in the middle of an answer, or write a traceback during imports.
+    Ctrl-C in a terminal signals all processes. The node ends vLLM's processes in order. With SIGINT, they would end during an
+    answer, or write a traceback during imports.
     """
-    # It unblocks the signal in the thread that starts it.
+    # Started before, because its start unblocks the signal in the calling thread.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -54,7 +56,7 @@ def _ctrl_c_spares_children() -> Iterator[None]:
 class VllmStart:
     """One start of vLLM's engine.
 
-    :param folder: where the processes of the engine are recorded.
+    :param folder: records the processes of the engine.
     """
 
     def __init__(self, options: EngineOptions, checkpoint: Checkpoint, flagos: Session, folder: leftovers.RunFolder) -> None:
@@ -67,12 +69,12 @@ class VllmStart:
         """Child processes that do not belong to this engine."""
 
     async def run(self) -> Any:
-        """Start vLLM's engine in another thread, because it takes many seconds. The event loop goes on meanwhile.
+        """Start vLLM's engine in another thread, because this takes many seconds. The event loop is not blocked.
 
-        :raises EngineConfigError: it did not start within the time limit.
+        :raises EngineConfigError: the engine did not start within the time limit.
         """
-        # The thread puts the engine into a list rather than returning it: a thread's result lives on in places that only the
-        # interpreter's end clears, and an engine that is deleted then writes a traceback.
+        # The thread appends the engine to a list instead of returning it. References to a returned result would exist until the
+        # interpreter exits, and an engine that is deleted at that time writes a traceback.
         built: list[Any] = []
 
         def build() -> None:
@@ -122,7 +124,7 @@ class VllmStart:
             arguments.log_join_commands(options, values)
         compat.quieten_deaths()
         engine_arguments = AsyncEngineArgs(**values)
-        if self._cancelled.is_set():  # While vLLM was imported, which may take long.
+        if self._cancelled.is_set():  # During the import of vLLM, which can take long.
             raise EngineFailedError("Starting the engine was cancelled.")
         with _ctrl_c_spares_children():
             engine = AsyncLLM.from_engine_args(engine_arguments)
@@ -140,9 +142,9 @@ class VllmStart:
         self._folder.record(pid for pid in mine if pid is not None)
 
     async def _cancel(self, building: "asyncio.Future[None]") -> None:
-        """End the thread that builds the engine. Otherwise the next engine would share the GPU with this one.
+        """End the thread that starts the engine. Otherwise the next engine would share the GPU with this one.
 
-        Nothing can stop the thread from outside. It gives up when the processes that it started are gone.
+        A thread cannot be stopped from outside. This one ends after the processes that it started have ended.
         """
         ending = asyncio.create_task(self._end_children(building), name="engine-cancel")
         building.add_done_callback(lambda _: ending.done())  # Keeps a reference to the task until then.
@@ -170,9 +172,9 @@ def _shut_down_late(built: list[Any], building: "asyncio.Future[None]") -> None:
 
 
 def make_folder() -> leftovers.RunFolder:
-    """Remove what dead engines left behind, and make the folder of a new engine.
+    """Remove the leftovers of dead engines, and create the folder of a new engine.
 
-    :raises EngineConfigError: there is no room for it.
+    :raises EngineConfigError: there is not enough disk space.
     """
     leftovers.sweep()
     try:
@@ -188,9 +190,9 @@ def make_folder() -> leftovers.RunFolder:
 
 
 def open_log(level: str, folder: leftovers.RunFolder) -> ChildLog:
-    """Make the log of a start in the engine's folder.
+    """Create the log of a start in the engine's folder.
 
-    :raises EngineConfigError: there is no room for it.
+    :raises EngineConfigError: there is not enough disk space.
     """
     try:
         return ChildLog.create(level, folder.path)
@@ -206,20 +208,20 @@ def _no_temporary_files(error: OSError) -> EngineConfigError:
 
 
 def set_environment(options: EngineOptions, checkpoint: Checkpoint, log: ChildLog) -> None:
-    """Set what vLLM and its processes read from the environment. Variables that the user has set stay."""
+    """Set the environment variables of vLLM and its processes. Variables that the user has set keep their values."""
     os.environ[worker.OWNER_VARIABLE] = worker.owner_name()
     values = {
         LOGGING_VARIABLE: str(log.configuration),
-        # A forked child of a process with threads, ROS's for example, may hang.
+        # A forked child of a process with threads, such as those of ROS, can hang.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CPU_KVCACHE_SPACE": str(options.embedded.cpu_memory_gib),
         "TOKENIZERS_PARALLELISM": "false",
-        # oneDNN keeps a kernel for each shape of a step, 1024 by default. The worker of a CPU engine grew with each new shape.
+        # oneDNN caches a kernel for each shape, 1024 by default, so the memory of a CPU engine's worker grew with each new shape.
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
     }
     if options.embedded.quiet:
-        # Warnings for developers of libraries, about which users can do nothing.
+        # These warnings are for developers of libraries. Users cannot act on them.
         values |= {"PYTHONWARNINGS": _HIDDEN_WARNINGS, "TORCH_CPP_LOG_LEVEL": "ERROR"}
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|torch|vllm)\.")
     environment.put(values)
@@ -238,9 +240,9 @@ class ProgressReporter(threading.Thread):
         *,
         with_flagos: bool = False,
     ) -> None:
-        """Make the thread.
+        """Create the thread.
 
-        :param present: returns the engine's processes, as far as they are recorded.
+        :param present: returns the recorded processes of the engine.
         """
         super().__init__(name="engine-progress", daemon=True)
         self._present = present
@@ -260,7 +262,7 @@ class ProgressReporter(threading.Thread):
                 return
 
     def _stopped(self) -> str:
-        """A sentence about a process that is stopped, which would load for ever; empty: there is none."""
+        """Return a sentence about a stopped process, which would never finish loading; empty: there is none."""
         found = (processes.look(process.pid) for process in self._present())
         stopped = next((process.pid for process in found if process is not None and process.stopped), 0)
         return f" Its process {stopped} is stopped (SIGSTOP or a debugger). Continue it with kill -CONT." if stopped else ""

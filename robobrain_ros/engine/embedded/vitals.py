@@ -1,8 +1,8 @@
-"""Whether the processes of a running engine still work, or have stalled.
+"""Detect a stalled engine.
 
-A stopped process (SIGSTOP, a debugger) and a hung device cause no error: requests only wait. A slow prefill looks the same from
-outside and must not count as a stall. So the check uses three signs: the state that the kernel reports, the CPU time that is used
-while requests wait, and whether the engine's loop, which runs once per step of the model, still replies.
+A stopped process (SIGSTOP, a debugger) or a hung device causes no error: requests wait for ever. A slow prefill looks similar,
+but is no stall. Therefore the check uses three signs: the process state that the kernel reports, the CPU time while requests
+run, and replies of the engine's loop, which runs once for each step of the model.
 """
 
 import asyncio
@@ -19,13 +19,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Limits:
-    """When an engine counts as stalled. Seconds, but for ``idle_share``.
+    """Limits of the detection, in seconds except ``idle_share``.
 
-    :param interval: between two looks.
-    :param quiet: without text before the engine's loop is asked for a reply.
-    :param silence: without text and reply, while requests run, where the device should have answered or no CPU time is used.
-    :param busy_silence: the same where the CPU computes: a prefill or a compilation on a slow machine takes minutes.
-    :param idle_share: of one core; less is no CPU time.
+    :param interval: time between two checks.
+    :param quiet: time without text after which a reply of the engine's loop is requested.
+    :param silence: while requests run, time without text and reply after which the engine has stalled.
+    :param busy_silence: the same if the engine uses CPU time, because a prefill or compilation can take minutes on a slow
+        machine.
+    :param idle_share: share of one core below which the engine uses no CPU time.
     """
 
     interval: float = 1.0
@@ -38,10 +39,10 @@ class Limits:
 class Vitals:
     """Watches whether a running engine still works.
 
-    :param pids: ids of its processes.
-    :param ask: returns when the engine's loop has replied.
-    :param running: how many requests are in the engine.
-    :param works_on_cpu: CPU time is a sign of work; beside a hung GPU a process waits at full load.
+    :param pids: ids of the engine's processes.
+    :param ask: requests a reply of the engine's loop, and returns after it.
+    :param running: returns the number of requests in the engine.
+    :param works_on_cpu: whether CPU time shows that the engine works. A process that waits for a hung GPU can use a whole core.
     """
 
     def __init__(
@@ -67,13 +68,13 @@ class Vitals:
 
     @property
     def stalled_for(self) -> float:
-        """Seconds for which the engine has not worked; 0: it works."""
+        """Seconds since the start of the stall; 0: the engine works."""
         since = self._since
         return 0.0 if since is None else time.monotonic() - since
 
     @property
     def reason(self) -> str:
-        """What was seen, as a clause; empty: the engine works."""
+        """The reason of the stall as a clause; empty: the engine works."""
         return self._reason if self._since is not None else ""
 
     def describe_stall(self, restart_after: float) -> str:
@@ -89,7 +90,7 @@ class Vitals:
         return f"The engine has stalled for {self.stalled_for:.0f} s: {self.reason}. {follows}"
 
     def start(self) -> None:
-        """Start to watch, on the running loop."""
+        """Start the checks on the running event loop."""
         self._note_sign()
         self._task = asyncio.create_task(self._keep_looking(), name="engine-vitals")
 
@@ -98,7 +99,7 @@ class Vitals:
         self._note_sign()
 
     async def close(self) -> None:
-        """Stop watching."""
+        """Stop the checks."""
         tasks = {task for task in (self._task, self._question) if task is not None}
         self._task = self._question = None
         for task in tasks:
@@ -117,7 +118,7 @@ class Vitals:
     def _look(self) -> None:
         now = time.monotonic()
         if now - self._looked > 5 * self._limits.interval:
-            self._note_sign()  # This process itself was stopped, so it knows nothing about the engine.
+            self._note_sign()  # This process itself was stopped, so the times are invalid.
         self._looked = now
         found = [process for pid in self._pids if (process := processes.look(pid)) is not None]
         self._cpu = sum(process.cpu for process in found)
@@ -134,7 +135,7 @@ class Vitals:
         if silent >= self._limit(silent):
             self._note_stall(self._sign, "it neither generates text nor replies")
         elif self._since is not None:
-            self._note_sign()  # It was stopped, and runs again.
+            self._note_sign()  # The process was stopped, and runs again.
 
     def _limit(self, silent: float) -> float:
         used = self._cpu - self._cpu_at_sign
@@ -142,7 +143,7 @@ class Vitals:
         return self._limits.busy_silence if computes else self._limits.silence
 
     async def _wait_for_reply(self) -> None:
-        with suppress(Exception):  # A dead engine: others notice that.
+        with suppress(Exception):  # The engine died. `EmbeddedEngine` handles this.
             await self._ask()
             self._note_sign()
         self._question = None

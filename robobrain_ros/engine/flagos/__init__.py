@@ -1,7 +1,8 @@
-"""FlagOS around an embedded engine. The engine uses four calls:
+"""Operators of FlagOS in an embedded engine. The engine uses these functions and this class:
 
 - `decision.check_names`: check the names of operators in the options.
-- `decision.choose`: decide who selects the operators, and which of FlagGems' operators are used.
-- `session.Session`: one engine's FlagGems: settings of the workers, what they report, and what failed.
+- `decision.choose`: decide whether this package or vllm-plugin-FL selects the operators, and which operators of FlagGems are
+  used.
+- `session.Session`: the settings of one engine's workers, the workers' reports, and the operator that failed.
 - `recovery.find_culprit`: find the operator that fails.
 """

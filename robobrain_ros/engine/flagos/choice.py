@@ -1,13 +1,13 @@
-"""What an engine does with the operators of FlagOS: FlagGems', and this package's own."""
+"""The choice of operators for an engine: those of FlagGems, and this package's matrix products."""
 
 from dataclasses import dataclass
 from enum import Enum
 
 WORKER_EXTENSION = "robobrain_ros.engine.flagos.worker.FlagosExtension"
-"""vLLM's worker extension that brings FlagGems into a worker. A name, because importing it brings FlagGems into this process."""
+"""Name of vLLM's worker extension that imports FlagGems. This process must not import it, because that would import FlagGems."""
 
 TABLE_WORKER = "robobrain_ros.engine.flagos.by_shape.vllm_worker.TableWorker"
-"""vLLM's GPU worker with matrix products by shape. A name, because vLLM imports it in its workers."""
+"""Name of vLLM's GPU worker with matrix products by shape. vLLM imports it in its workers."""
 
 MATRIX_PRODUCTS = ("mm", "mm_out", "addmm", "addmm_out")
 """FlagGems' names of the operators that a table of matrix products replaces."""
@@ -26,13 +26,13 @@ class Operators(Enum):
 
 @dataclass(frozen=True)
 class Choice:
-    """What an engine does with FlagGems.
+    """The operators that an engine uses.
 
     :param why: the reason, a sentence.
     :param include: operators to use; None: all except ``exclude`` and the operators that are excluded by default.
     :param exclude: operators not to use.
     :param graphs: whether CUDA graphs may be used with these operators.
-    :param warning: what does not work as requested; empty: everything does.
+    :param warning: a sentence about a setting that could not be fulfilled; empty: all were.
     :param platform: name of vllm-plugin-FL's platform if it runs the model; empty: vLLM's own platform runs it.
     :param by_shape: whether the workers look for a measured table of matrix products for their GPU.
     """
@@ -48,7 +48,7 @@ class Choice:
 
     @property
     def uses_flaggems(self) -> bool:
-        """Whether operators of FlagGems compute the model, whoever selects them."""
+        """Whether the engine uses operators of FlagGems, selected by this package or by vllm-plugin-FL."""
         return self.operators is not Operators.NATIVE
 
 

@@ -67,8 +67,8 @@ def _looks_for_table(options: EngineOptions, choice: Choice, platform: str) -> b
 
     They need mode auto, CUDA graphs, one machine, and vLLM's own platform.
 
-    Whoever names FlagGems' matrix products in ``flagos.exclude``, or leaves them out of ``flagos.include``, gets PyTorch's. If
-    tune_flagos measured FlagGems' matrix products as the better ones here, they are used.
+    With FlagGems' matrix products in ``flagos.exclude``, or missing from ``flagos.include``, all matrix products are PyTorch's.
+    If tune_flagos selected FlagGems' matrix products, the engine uses these.
     """
     if options.flagos.mode != "auto" or platform or options.embedded.nnodes > 1:
         return False
@@ -84,9 +84,9 @@ def _looks_for_table(options: EngineOptions, choice: Choice, platform: str) -> b
 
 
 def _find_platform(options: EngineOptions) -> tuple[str, str]:
-    """Return the name of vllm-plugin-FL's platform if it runs the model in this process, and a warning.
+    """Return the name of vllm-plugin-FL's platform if it runs the model in this process, and a warning; empty: none.
 
-    :raises EngineConfigError: it runs the model, or does not, against ``flagos.platform``.
+    :raises EngineConfigError: ``flagos.platform`` requires the other platform.
     """
     installed_names = plugin.names()
     wanted = options.flagos.platform
@@ -110,31 +110,32 @@ def _find_platform(options: EngineOptions) -> tuple[str, str]:
     advice = "Install what it needs, or the one for this vLLM, or set flagos.platform to vllm."
     if wanted == "fl":
         raise EngineConfigError(f"flagos.platform is fl, but {cannot}. {advice}")
-    # Disabled for good: part of it may have been imported, and vLLM would ask it again.
+    # Disabled until this process ends: it may be partly imported, and vLLM would try to load it again.
     environment.put(plugin.environment(wanted=False))
     return "", f"{cannot}. vLLM's own platform runs the model. {advice}"
 
 
 def _choose(options: EngineOptions, checkpoint: Checkpoint, platform: str) -> Choice:
-    """Choose on vllm-plugin-FL's platform, or, if ``platform`` is empty, on vLLM's own.
+    """Choose the operators for vllm-plugin-FL's platform, or for vLLM's own if ``platform`` is empty.
 
-    Only FlagGems may have an operator for the plugin's chip. So the plugin selects operators until some are measured.
+    On the plugin's chip, some operators may exist only in FlagGems. Therefore the plugin selects the operators there, unless
+    tune_flagos has measured some.
 
     :raises EngineConfigError: ``flagos.mode`` is on, but FlagGems cannot be used.
     """
     if options.flagos.mode == "off":
         return Choice(Operators.NATIVE, "flagos.mode is off.")
     if options.flagos.mode == "on":
-        return _left_to_plugin(options) if platform else _on(options)
+        return _selected_by_plugin(options) if platform else _on(options)
     try:
         return _measured(options, checkpoint)
     except EngineConfigError as error:
         if platform:
-            return _left_to_plugin(options, error.message)
+            return _selected_by_plugin(options, error.message)
         return Choice(Operators.NATIVE, f"Native operators: {error.message}")
 
 
-def _left_to_plugin(options: EngineOptions, because: str = "") -> Choice:
+def _selected_by_plugin(options: EngineOptions, because: str = "") -> Choice:
     end = f": {because}" if because else "."
     why = f"vllm-plugin-FL's platform runs the model and selects FlagGems' operators itself{end}"
     return Choice(Operators.PLUGIN, why, options.flagos.include or None, options.flagos.exclude)
@@ -157,7 +158,7 @@ def _obstacle(options: EngineOptions) -> str:
         return "the model is spread over several machines, which FlagGems does not support here: run it on one machine"
     from vllm.platforms import current_platform
 
-    # FlagGems' own variable names the maker of a chip that FlagGems does not find itself.
+    # FlagGems reads this variable: it names the vendor of a chip that FlagGems cannot detect.
     if current_platform.is_cpu() and not os.environ.get("GEMS_VENDOR"):
         return "vLLM runs on the CPU here, and FlagGems needs an accelerator: install vLLM for it"
     return ""

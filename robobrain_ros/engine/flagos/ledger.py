@@ -1,8 +1,11 @@
-"""What FlagGems does in a worker process, in files that outlive the process. The engine's owner reads them.
+"""Record FlagGems' operators in a worker process: which are registered, which ran, and which failed.
 
-Each worker keeps two files in the engine's folder: ``<pid>.json``, what it has registered; ``<pid>.calls``, cells of two bytes
-in the machine's order: first the number (from 1) of the operator that is running, 0 none, then for each operator whether it was
-called. So after a crash that no Python code survives, the owner still knows in which operator it happened.
+The records are files, so that the node can read them after the worker has crashed. Each worker writes two files in the engine's
+folder:
+
+- ``<pid>.json``: the fields of `Entry`.
+- ``<pid>.calls``: an array of uint16 in the machine's byte order. Element 0 is the number of the operator that runs now (from
+  1; 0: none). Element n is 1 if operator n was called.
 """
 
 import json
@@ -15,23 +18,30 @@ from pathlib import Path
 from typing import Any
 
 VARIABLE = "ROBOBRAIN_ROS_FLAGOS"
-"""Environment variable with the workers' settings, a JSON object: ``include`` (names; null: all that are not excluded),
-``exclude`` (names), ``folder`` of the ledger, ``log_folder`` of FlagGems' own log (empty: none), ``deferred`` (whether operators
-are registered only when ``flagos_begin`` is called)."""
+"""Environment variable with the workers' settings, a JSON object:
+
+- ``include``: names of operators; null: all except the excluded ones.
+- ``exclude``: names of operators.
+- ``folder``: folder of the ledger.
+- ``log_folder``: folder of FlagGems' own log; empty: no log.
+- ``deferred``: whether the operators are registered only when ``flagos_begin`` is called.
+"""
 
 _CELL = 2
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What one worker has written.
+    """The state of one worker.
 
-    :param vendor: FlagGems' name of the chip's maker.
-    :param names: all operators it may use; ``registered``, those it uses now.
-    :param fused: vLLM's fused layers: which function of FlagGems computes them, or why none does.
-    :param log: FlagGems' own log; empty: none is written.
-    :param error: why FlagGems could not be used at all; empty: it could.
-    :param failed: the operator that raised an exception first, and ``failure``, that exception.
+    :param vendor: FlagGems' name of the chip's vendor.
+    :param names: operators that the worker can use.
+    :param registered: operators that the worker uses now.
+    :param fused: for each fused layer of vLLM, the function of FlagGems that computes it, or the reason why vLLM computes it.
+    :param log: path of FlagGems' own log; empty: no log.
+    :param error: why FlagGems cannot be used; empty: it can.
+    :param failed: the first operator that raised an exception; empty: none.
+    :param failure: this exception.
     """
 
     vendor: str = ""
@@ -46,9 +56,9 @@ class Entry:
 
 
 class Ledger:
-    """A worker's own entry.
+    """Writes the files of this worker.
 
-    :param names: all operators that it may come to use.
+    :param names: operators that the worker can use.
     """
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
@@ -63,12 +73,12 @@ class Ledger:
         self.write()
 
     def write(self, **changes: Any) -> None:
-        """Change fields of the entry."""
+        """Change fields of the entry, and write it to its file."""
         self.entry = Entry(**(vars(self.entry) | changes))
         write_atomically(self._path, json.dumps(asdict(self.entry)))
 
     def watched(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, which then says in the ledger that it runs, that it was called, and that it failed."""
+        """Return the function with recording: the ledger shows when it runs, that it was called, and its first exception."""
         cells, number = self._cells, self._numbers[name]
 
         @wraps(function)
@@ -89,31 +99,35 @@ class Ledger:
         return watch
 
     def forget_calls(self) -> None:
-        """Begin to count anew."""
+        """Mark all operators as not called."""
         for number in self._numbers.values():
             self._cells[number] = 0
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An operator that failed, and how; an empty name: some operator, perhaps."""
+    """A failure of an operator.
+
+    :param operator: name of the operator; empty: unknown.
+    :param how: what happened, for example the exception.
+    """
 
     operator: str
     how: str
 
 
 class LedgerReader:
-    """What all workers of an engine have written, on this machine."""
+    """Reads the files of all workers of an engine on this machine."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._names: dict[Path, tuple[str, ...]] = {}
-        """Names of each worker, which do not change."""
+        """Names of the operators of each worker, which do not change."""
         self._known: dict[Path, tuple[int, Entry]] = {}
-        """What was read, and when it was written."""
+        """The last entry that was read from each file, with the file's modification time (ns)."""
 
     def entries(self) -> list[Entry]:
-        """One for each worker that has begun to use FlagGems."""
+        """Return the entry of each worker that has imported FlagGems."""
         return [entry for path in sorted(self._folder.glob("*.json")) if (entry := self._entry(path)) is not None]
 
     def _entry(self, path: Path) -> Entry | None:
@@ -161,7 +175,7 @@ class LedgerReader:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file such that a reader finds the old one or the new one, whole.
+    """Write a file so that a reader gets the complete old file or the complete new file.
 
     :raises OSError: it cannot be written.
     """
@@ -177,7 +191,7 @@ def _read(path: Path) -> Entry | None:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None  # It is gone, with its engine.
+        return None  # The engine has ended and removed it.
     return Entry(**fields | {name: tuple(fields[name]) for name in ("names", "registered")})
 
 
@@ -190,7 +204,7 @@ def _cells(path: Path) -> memoryview:
 
 
 def _lives(pid: int) -> bool:
-    """Whether a process runs; one that has ended but was not waited for does not."""
+    """Return whether a process runs. A zombie does not run."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
     except (OSError, IndexError):

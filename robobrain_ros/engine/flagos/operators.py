@@ -1,6 +1,6 @@
-"""Names of FlagGems' operators: which there are, without importing FlagGems, and which are left out unless they are asked for.
+"""Names of FlagGems' operators, read without importing FlagGems, and the operators that are excluded by default.
 
-An operator is called by the ``__name__`` of its function, as FlagGems' own ``only_enable`` and ``enable`` do.
+The name of an operator is the ``__name__`` of its function, as in FlagGems' own ``only_enable`` and ``enable``.
 """
 
 import ast
@@ -13,30 +13,34 @@ from robobrain_ros.errors import EngineConfigError
 
 PACKAGE = "flag_gems"
 FUSED = {"gems_rms_forward": "RMSNorm", "gems_silu_and_mul": "SiluAndMul"}
-"""Functions of FlagGems that take the place of vLLM's own fused layers, and those layers' classes."""
+"""Functions of FlagGems that replace fused layers of vLLM, and the classes of these layers."""
 
-LEFT_OUT = ("exponential_", "softmax", "index", "index_put_")
-"""Left out unless named: the first two as FlagScale does for RoboBrain (its configuration of serving), the others as
-vllm-plugin-FL does."""
-LEFT_OUT_BY_VENDOR = {
+EXCLUDED_BY_DEFAULT = ("exponential_", "softmax", "index", "index_put_")
+"""Operators that are excluded by default. FlagScale's serving configuration for RoboBrain excludes the first two,
+vllm-plugin-FL the others."""
+EXCLUDED_BY_VENDOR = {
     "nvidia": ("_index_put_impl_", "clamp", "clamp_", "copy_", "index_put", "mul", "nonzero", "pow_scalar", "to_copy"),
     "metax": ("masked_fill", "masked_fill_", "mm", "addmm", "nonzero"),
     "hygon": ("cat",),
 }
-"""Left out further, unless named, by FlagGems' names of the makers, as vllm-plugin-FL does; and ``mul``, whose kernel for Hopper
-does not broadcast (flag-gems 5.0.2): of (n, 1) and (1, m) it makes (n, 1), which spoils RoboBrain's tables of positions."""
+"""Further operators that are excluded by default, by FlagGems' name of the chip's vendor. vllm-plugin-FL excludes them, except
+``mul``: its kernel for Hopper does not broadcast (flag-gems 5.0.2). The product of (n, 1) and (1, m) has the shape (n, 1), so
+RoboBrain's rotary positions are wrong."""
 
 _TABLE = "_FULL_CONFIG"
 
 
 def installed() -> bool:
-    """Whether this Python has FlagGems; it is not imported."""
+    """Return whether FlagGems is installed in this Python. It is not imported."""
     return find_spec(PACKAGE) is not None
 
 
 def known_operators() -> frozenset[str]:
-    """All operators of the installed FlagGems, read from its source: importing it without an accelerator fails. Empty: the source
-    says them in another way than FlagGems 5 does, or there is none."""
+    """Return all operators of the installed FlagGems; empty: they are unknown.
+
+    They are read from the source of FlagGems, because importing it fails without an accelerator. They are unknown if FlagGems is
+    not installed, or if its source has another form than that of FlagGems 5.
+    """
     spec = find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         return frozenset()
@@ -53,7 +57,7 @@ def _assigns(node: ast.Assign) -> bool:
 
 
 def _functions(table: ast.expr) -> Iterable[str]:
-    """Names in the second places of a table's rows: (PyTorch's operator, function, condition)."""
+    """Return the functions' names from FlagGems' table, whose rows are (PyTorch's operator, function, condition)."""
     rows = table.elts if isinstance(table, ast.Tuple | ast.List) else []
     for row in rows:
         if isinstance(row, ast.Tuple) and len(row.elts) >= 2:
@@ -63,7 +67,7 @@ def _functions(table: ast.expr) -> Iterable[str]:
 
 
 def reject_unknown_operators(option: str, names: Iterable[str], known: frozenset[str]) -> None:
-    """Check names of operators. If the operators of FlagGems are not known, every name passes.
+    """Check names of operators. If ``known`` is empty, every name passes.
 
     :raises EngineConfigError: FlagGems does not have an operator. The message has the nearest name.
     """

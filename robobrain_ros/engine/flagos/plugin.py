@@ -1,4 +1,4 @@
-"""vllm-plugin-FL, a platform of vLLM for the chips of many makers: whether it runs models, its settings and its log.
+"""vllm-plugin-FL, a platform of vLLM for the chips of many vendors: whether it runs models, its settings and its log.
 
 The plugin registers operators of FlagGems itself. If a plugin raises an exception, vLLM only logs a line and uses its own
 platform. A process keeps its first platform. The names of environment variables and the format of the log are those of the
@@ -21,15 +21,15 @@ _GROUPS = (
     "vllm.stat_logger_plugins",
     "vllm.endpoint_plugins",
 )
-"""vLLM's groups of plugins, all of which VLLM_PLUGINS chooses from."""
+"""vLLM's groups of plugins. VLLM_PLUGINS selects plugins from all of them."""
 NAME = "vllm-plugin-FL"
 DISTRIBUTIONS = ("vllm-plugin-fl",)
-"""Under which names it is published."""
+"""Names of its distributions."""
 LOG_VARIABLE = "FLAGGEMS_ENABLE_OPLIST_PATH"
 
 _PACKAGE = "vllm_fl"
 _CALLED = re.compile(r"^\[DEBUG\] (?:flag_gems\.(?:\w+\.)*(\w+): |vllm_fl\.dispatch\.ops\.(\w+): default\.flagos$)", re.MULTILINE)
-"""Lines of the log: FlagGems' own end with the function's name; the plugin's say which of vLLM's layers FlagGems computes."""
+"""Lines of the log. Lines of FlagGems name the function. Lines of the plugin name the layer of vLLM that FlagGems computes."""
 _CHIP = "import torch; print(torch.get_device_module().get_device_name(0))"
 _CHIP_TIMEOUT = 120.0
 
@@ -48,15 +48,16 @@ def _is_own(point: metadata.EntryPoint) -> bool:
 
 
 def _all_points() -> list[metadata.EntryPoint]:
-    found = metadata.entry_points()  # Of all groups, as each call reads every distribution.
+    found = metadata.entry_points()  # Called once for all groups, because each call reads every distribution.
     return [point for group in _GROUPS for point in found.select(group=group)]
 
 
 def in_charge() -> str:
-    """The name of the plugin's platform where it runs models in this process; empty: another does. Imports vLLM, where the plugin
-    is installed.
+    """Return the name of the plugin's platform if it runs models in this process; empty: another platform does.
 
-    :raises Exception: whatever importing the platform raises: made for another version of vLLM, it may raise anything.
+    Imports vLLM if the plugin is installed.
+
+    :raises Exception: any exception of the platform's import, for example because it is for another version of vLLM.
     """
     own = names()
     if not own:
@@ -67,7 +68,10 @@ def in_charge() -> str:
 
 
 def obstacle() -> str:
-    """Why the installed plugin is not in charge; empty: it is. Imports vLLM, and what vLLM has passed over."""
+    """Return why the installed plugin does not run models in this process; empty: it does.
+
+    Imports vLLM, and the plugin if vLLM has not loaded it.
+    """
     try:
         if in_charge():
             return ""
@@ -116,26 +120,26 @@ def environment(
 
 
 def called(log: Path) -> tuple[str, ...]:
-    """Names of FlagGems' functions, and of vLLM's layers, that the log says to have been called, in alphabetical order."""
+    """Return the functions of FlagGems and the layers of vLLM that the log lists as called, in alphabetical order."""
     try:
         text = log.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return ()  # None was called yet.
+        return ()  # No operator was called yet.
     return tuple(sorted({one or other for one, other in _CALLED.findall(text)}))
 
 
 def registered() -> list[str]:
-    """In a worker: the functions of FlagGems that the plugin has registered."""
+    """Return the functions of FlagGems that the plugin has registered. To be called in a worker."""
     gems = sys.modules.get("flag_gems")
     registrar = getattr(gems, "current_work_registrar", None)
     return [] if registrar is None else sorted({str(name) for name in registrar.get_all_ops()})
 
 
 def chip() -> str:
-    """The accelerator's name, which the plugin's platform does not tell; it says the maker's. In a process of its own, as asking
-    PyTorch takes memory of the chip.
+    """Return the accelerator's name according to PyTorch; empty: unknown.
 
-    :returns: empty, where PyTorch does not say it.
+    The plugin's platform reports only the vendor's name. PyTorch runs in a separate process, because it would allocate memory
+    on the accelerator.
     """
     try:
         asked = subprocess.run([sys.executable, "-c", _CHIP], capture_output=True, text=True, timeout=_CHIP_TIMEOUT, check=False)

@@ -1,4 +1,4 @@
-"""What engines leave out of FlagOS after failures: an operator, CUDA graphs, or all of its operators."""
+"""Decide which operators of FlagOS later engines use after a failure: all but one, all without CUDA graphs, or none."""
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -8,7 +8,7 @@ from robobrain_ros.engine.flagos.choice import Choice, Operators
 from robobrain_ros.engine.flagos.ledger import Failure
 
 _MOST_FAILURES = 2
-"""Number of operators that may fail before FlagGems is not used any more."""
+"""Number of operators that may fail. After one more failure, engines do not use FlagGems."""
 
 _failures: dict[str, list[Failure]] = {}
 """The failures in this process, by model."""
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 def remember(model: str, failure: Failure) -> None:
-    """Let the engines that this process starts from now on leave out what failed.
+    """Record a failure, so that later engines of this process do not use the operator that failed.
 
     :param model: as in `EngineOptions`.
     """
@@ -26,9 +26,9 @@ def remember(model: str, failure: Failure) -> None:
 
 
 def without_failures(choice: Choice, model: str, *, eagerly: bool) -> Choice:
-    """Return the choice without what has failed.
+    """Return the choice without the operators that have failed.
 
-    :param eagerly: whether FlagGems is wanted without CUDA graphs, too, which is much slower.
+    :param eagerly: whether to use FlagGems without CUDA graphs if it fails with them. Without CUDA graphs, it is much slower.
     """
     return _without(choice, _failures.get(model, []), eagerly=eagerly)
 
@@ -36,7 +36,7 @@ def without_failures(choice: Choice, model: str, *, eagerly: bool) -> Choice:
 def _without(choice: Choice, failures: list[Failure], *, eagerly: bool) -> Choice:
     unnamed = next((failure for failure in failures if not failure.operator), None)
     if eagerly and choice.graphs and unnamed is not None:
-        # In captured graphs, operators cannot be tried one by one.
+        # The operators in captured CUDA graphs cannot be exchanged, so bisection is impossible.
         left = [failure for failure in failures if failure is not unnamed]
         warning = (
             f"FlagGems failed with CUDA graphs ({unnamed.how}). Its operators now run without CUDA graphs, which is slower. "
@@ -49,7 +49,7 @@ def _without(choice: Choice, failures: list[Failure], *, eagerly: bool) -> Choic
     last = failures[-1]
     names = [failure.operator for failure in failures]
     if not choice.uses_flaggems and "" not in names:
-        return choice  # Only operators of FlagGems have names; matrix products by shape go on.
+        return choice  # Only operators of FlagGems failed: matrix products by shape stay in use.
     if "" in names or len(names) > _MOST_FAILURES:
         warning = (
             f"FlagOS is disabled, because {last.operator or 'the engine'} failed with it ({last.how}). Exclude operators with "
@@ -67,7 +67,10 @@ def _without(choice: Choice, failures: list[Failure], *, eagerly: bool) -> Choic
 
 
 async def find_culprit(names: Sequence[str], fails_with: Callable[[Sequence[str]], Awaitable[bool]]) -> str:
-    """Return the operator with which the engine fails, by bisection; empty: it fails with no single one, or without any."""
+    """Find by bisection the operator with which the engine fails.
+
+    :returns: empty if the engine fails without any operator, or with no single one.
+    """
     if await fails_with(()):
         return ""
     suspects = list(names)

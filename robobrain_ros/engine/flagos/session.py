@@ -1,4 +1,4 @@
-"""Operators of FlagOS in the workers of one engine: their settings, what they report, and what failed."""
+"""Operators of FlagOS in the workers of one engine: settings of the workers, their reports, and failures."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from robobrain_ros.engine.flagos.ledger import VARIABLE, Entry, Failure, LedgerR
 from robobrain_ros.engine.options import EngineOptions
 
 _FIRST_ANSWERS = 16
-"""FlagOS is blamed for an engine's death without a known reason within this number of answers."""
+"""If an engine dies for an unknown reason within this number of answers, FlagOS counts as the cause."""
 _PARTS = {
     "flag-gems": ("flag-gems",),
     "flagtree": ("flagtree",),
@@ -27,7 +27,7 @@ _PARTS = {
 class Session:
     """Operators of FlagOS in the workers of one engine.
 
-    :param recovers: whether engines that start later in this process leave out what failed in this one.
+    :param recovers: whether later engines of this process do not use operators that failed in this one.
     """
 
     def __init__(self, choice: Choice, options: EngineOptions, *, recovers: bool = True) -> None:
@@ -74,14 +74,15 @@ class Session:
     def deferred(self) -> bool:
         """Whether the operators are registered after the model is loaded.
 
-        An operator that is wrong during loading spoils the model's tables for good, and nothing shows which one it was. CUDA
-        graphs need the operators earlier, because vLLM captures them while it starts.
+        A wrong operator during loading makes tables of the model wrong, such as the rotary positions. They stay wrong, and
+        nothing shows which operator was the cause. With CUDA graphs, the operators are registered earlier, because vLLM captures
+        the graphs while it starts.
         """
         return self.choice.operators is Operators.OURS and not self.choice.graphs
 
     @property
     def entries(self) -> list[Entry]:
-        """What the workers have written."""
+        """The entries of all workers."""
         return [] if self._reader is None else self._reader.entries()
 
     @property
@@ -91,12 +92,12 @@ class Session:
 
     @property
     def active(self) -> bool:
-        """Whether operators of FlagOS are in use, whoever selected them."""
+        """Whether operators of FlagOS are in use, selected by this package or by vllm-plugin-FL."""
         return self.registered or bool(self.registered_by_plugin) or self._table_in_use
 
     @property
     def _tables(self) -> list[TableReport]:
-        """What the workers report about their tables of matrix products. It no longer changes once their models are loaded."""
+        """The workers' reports about their tables of matrix products. They do not change after the models are loaded."""
         if self._folder is None or not self.choice.by_shape:
             return []
         if not self._known_tables:
@@ -111,7 +112,7 @@ class Session:
 
     @property
     def operators(self) -> tuple[str, ...]:
-        """Operators that are in use, for people: FlagGems' that have run so far, and those that have shapes in a table."""
+        """Operators in use, for /diagnostics: FlagGems' operators that have run, and operators with shapes in a table."""
         by_shape = {name for table in self._tables for name in table.operators}
         return (*self.called, *(f"{name} by shape" for name in sorted(by_shape)))
 
@@ -124,14 +125,14 @@ class Session:
 
     @property
     def warning(self) -> str:
-        """What does not work as requested; empty: everything does."""
+        """A sentence about a setting that could not be fulfilled; empty: all were."""
         error = next((entry.error for entry in self.entries if entry.error), "")
         if error:
             return f"FlagGems cannot be used ({error}). The engine runs native operators. Set flagos.mode to off to hide this."
         return self.choice.warning
 
     def failure(self, how: str) -> Failure | None:
-        """Return what failed in an engine that failed; None: no operators of FlagOS were active."""
+        """Return the failure of FlagOS in an engine that failed; None: no operators of FlagOS were active."""
         if self.choice.operators is Operators.PLUGIN:
             return Failure("", how)
         if not self.active:
@@ -140,11 +141,11 @@ class Session:
         return found or Failure("", how)
 
     def note_failed_start(self, failure: Failure) -> None:
-        """Let the next engines leave out what failed while this one started."""
+        """Record a failure during the start, so that later engines do not use the operator."""
         recovery.remember(self._options.model, failure)
 
     def note_death(self, ended_generations: int) -> None:
-        """Let the next engines leave out what ended this one, if FlagOS did.
+        """Record the failure of an engine that died, if FlagOS can be the cause.
 
         :param ended_generations: number of generations that have ended in this engine.
         """
@@ -153,7 +154,7 @@ class Session:
             recovery.remember(self._options.model, failure)
 
     def note_failed_answer(self) -> bool:
-        """Let the next engines run without FlagOS, because this one is alive but failed to answer a request.
+        """Let later engines run without FlagOS, because this engine is alive but failed to answer a request.
 
         :returns: whether FlagOS is active, so that the engine must restart.
         """
@@ -163,7 +164,7 @@ class Session:
         return True
 
     def details(self) -> dict[str, str]:
-        """Return what ``/diagnostics`` shows."""
+        """Return keys and values for ``/diagnostics``."""
         choice = self.choice
         values = {"flagos": choice.why, "flagos_parts": _installed_parts(), "flagos_platform": choice.platform}
         entries = self.entries
@@ -189,5 +190,5 @@ class Session:
 
 
 def _installed_parts() -> str:
-    """Return the installed parts of FlagOS with their versions, for people."""
+    """Return the installed parts of FlagOS with their versions, as text for /diagnostics."""
     return ", ".join(f"{part} {tune_file.version_of(*names) or 'no'}" for part, names in _PARTS.items())

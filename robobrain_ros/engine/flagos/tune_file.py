@@ -1,6 +1,7 @@
-"""The file that tune_flagos writes and ``flagos.mode: auto`` reads: which operators of FlagGems are right and not slower, here.
+"""The tune file, which tune_flagos writes and ``flagos.mode: auto`` reads: operators of FlagGems that are correct and not slower.
 
-It is JSON: ``{"format": 1, "entries": [...]}``, an entry for each chip, driver, model and set of versions that was measured.
+It is JSON: ``{"format": 1, "entries": [...]}``, with one entry for each measured combination of chip, driver, model, settings and
+versions.
 """
 
 import hashlib
@@ -31,8 +32,8 @@ _PARTS = {
     "settings": "way of running the model",
     "versions": "set of versions",
 }
-"""Parts of a key, and what people call them; the earlier differs the more."""
-_TAKING_PART = {
+"""Parts of a key with their names in messages, the most important difference first."""
+_MEASURED_WITH = {
     "vllm": DISTRIBUTIONS,
     "torch": ("torch",),
     "triton": ("triton",),
@@ -43,13 +44,14 @@ _TAKING_PART = {
 
 @dataclass(frozen=True)
 class Key:
-    """What a measurement holds for. All texts, as people read them.
+    """The conditions of a measurement, as readable texts.
 
     :param chip: the accelerator's name, or the processor's.
-    :param driver: its driver's version, as far as it is known.
-    :param model: type, a hash of config.json, and the weights' size.
-    :param settings: what changes which operators run, or their shapes: types, quantization, parallelism.
-    :param versions: of vLLM, PyTorch, Triton, FlagGems and FlagTree, and of vllm-plugin-FL where its platform runs the model.
+    :param driver: version of the accelerator's driver; empty: unknown.
+    :param model: model type, hash of config.json, and size of the weights.
+    :param settings: settings that affect which operators run, or their shapes: dtype, quantization, parallelism.
+    :param versions: versions of vLLM, PyTorch, Triton, FlagGems and FlagTree, and of vllm-plugin-FL if its platform runs the
+        model.
     """
 
     chip: str
@@ -61,11 +63,11 @@ class Key:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was found for one key.
+    """The result of tune_flagos for one key.
 
-    :param operators: names to use; empty: none is worth it.
-    :param graphs: they were measured with CUDA graphs, too, and that was fastest; else the engine runs them eagerly.
-    :param table: what was measured, for people.
+    :param operators: names of the operators to use; empty: none.
+    :param graphs: whether to use them with CUDA graphs, because that was the fastest; otherwise in eager mode.
+    :param table: the measurements of all operators. The node does not read them.
     """
 
     key: Key
@@ -75,7 +77,7 @@ class Tuned:
 
 
 def tune_file(options: EngineOptions) -> Path:
-    """Where the file is."""
+    """Return the path of the tune file."""
     if options.flagos.tune_file:
         return Path(options.flagos.tune_file).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -83,7 +85,7 @@ def tune_file(options: EngineOptions) -> Path:
 
 
 def key_of(options: EngineOptions, checkpoint: Checkpoint) -> Key:
-    """What a measurement on this machine, with this model, holds for. Imports vLLM."""
+    """Return the key of a measurement on this machine with this model. Imports vLLM."""
     from vllm.platforms import current_platform
 
     on_cpu, embedded = current_platform.is_cpu(), options.embedded
@@ -93,24 +95,24 @@ def key_of(options: EngineOptions, checkpoint: Checkpoint) -> Key:
         str(size) for size in (embedded.tensor_parallel_size, embedded.pipeline_parallel_size, embedded.data_parallel_size)
     )
     extra = f", extra {embedded.extra}" if embedded.extra else ""
-    taking_part = versions() | ({plugin.NAME: version_of(*plugin.DISTRIBUTIONS)} if platform_name else {})
+    versions_here = versions() | ({plugin.NAME: version_of(*plugin.DISTRIBUTIONS)} if platform_name else {})
     return Key(
         chip=_processor() if on_cpu else (platform_name and plugin.chip()) or str(current_platform.get_device_name()),
         driver="" if on_cpu else _driver(),
         model=f"{checkpoint.model_type} {config} {checkpoint.gigabytes:.3f} GB",
         settings=f"dtype {embedded.dtype}, quantization {embedded.quantization or 'none'}, parallel {sizes}{extra}",
-        versions=", ".join(f"{name} {version}" for name, version in taking_part.items()),
+        versions=", ".join(f"{name} {version}" for name, version in versions_here.items()),
     )
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of what takes part."""
-    found = {name: version_of(*distributions) for name, distributions in _TAKING_PART.items()}
+    """Return the versions of the installed packages that affect the operators."""
+    found = {name: version_of(*distributions) for name, distributions in _MEASURED_WITH.items()}
     return {name: version for name, version in found.items() if version}
 
 
 def version_of(*distributions: str) -> str:
-    """The version of the first of these distributions that is installed; empty: none is."""
+    """Return the version of the first of these distributions that is installed; empty: none is."""
     for distribution in distributions:
         try:
             return metadata.version(distribution)
@@ -128,7 +130,7 @@ def _processor() -> str:
 
 
 def _driver() -> str:
-    """Return the version of NVIDIA's driver. For other makers, the version of PyTorch identifies the driver."""
+    """Return the version of NVIDIA's driver. For other vendors, the version of PyTorch identifies the driver."""
     try:
         text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
     except OSError:
@@ -138,9 +140,9 @@ def _driver() -> str:
 
 
 def read(path: Path) -> list[Tuned]:
-    """All entries of a file; none where there is no file.
+    """Return all entries of a file; empty if the file does not exist.
 
-    :raises EngineConfigError: it cannot be read as what it should be.
+    :raises EngineConfigError: the file is damaged, or has another format.
     """
     try:
         content = read_small_json(path, _LARGEST_FILE)
@@ -170,9 +172,9 @@ def _entry(path: Path, entry: Any) -> Tuned:
 
 
 def find(path: Path, key: Key) -> Tuned:
-    """The entry for a key.
+    """Return the entry for a key.
 
-    :raises EngineConfigError: there is none; the message says what there is instead.
+    :raises EngineConfigError: there is none. The message states how the most similar entry differs.
     """
     entries = read(path)
     if not entries:
@@ -190,9 +192,9 @@ def find(path: Path, key: Key) -> Tuned:
 
 
 def write(path: Path, tuned: Tuned) -> None:
-    """Put an entry into a file, in the place of one with its key; a damaged file is replaced.
+    """Write an entry to a file. It replaces an entry with the same key. A damaged file is overwritten.
 
-    :raises OSError: it cannot be written.
+    :raises OSError: the file cannot be written.
     """
     try:
         entries = [entry for entry in read(path) if entry.key != tuned.key]

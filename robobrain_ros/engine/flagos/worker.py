@@ -1,9 +1,9 @@
 """FlagGems in vLLM's worker processes. Importing this module imports FlagGems.
 
-vLLM imports it in each worker through its own option ``worker_extension_cls``, before the worker is made and the model is loaded.
-Nothing else may import it. Each operator has a `torch.library.Library` of its own, so that it can be taken back and put in again
-while the engine runs, and FlagGems' own ``only_enable`` registers it there, through a registrar that is FlagGems' own but for the
-watch on what is called. vLLM's fused layers are replaced as vLLM provides for, by ``CustomOp.register_oot``.
+vLLM imports it in each worker through its option ``worker_extension_cls``, before it creates the worker and loads the model.
+Nothing else may import it. Each operator has its own `torch.library.Library`, so that it can be unregistered and registered
+again while the engine runs. FlagGems' own ``only_enable`` registers the operator, through a subclass of FlagGems' registrar
+that records the calls. ``CustomOp.register_oot`` of vLLM replaces fused layers.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 from robobrain_ros.engine.embedded.worker import OwnerWatch
 from robobrain_ros.engine.flagos import plugin
 from robobrain_ros.engine.flagos.ledger import VARIABLE, Ledger
-from robobrain_ros.engine.flagos.operators import FUSED, LEFT_OUT, LEFT_OUT_BY_VENDOR
+from robobrain_ros.engine.flagos.operators import EXCLUDED_BY_DEFAULT, EXCLUDED_BY_VENDOR, FUSED
 
 _log = logging.getLogger(__name__)
 
@@ -24,19 +24,19 @@ _log = logging.getLogger(__name__)
 class FlagGems:
     """The operators of FlagGems in this process.
 
-    :param include: names to use; None: all but those that are left out.
-    :param exclude: names not to use.
-    :param folder: for the ledger.
-    :param log_folder: for FlagGems' own log; empty: it writes none.
-    :param deferred: use none of them before `begin`.
-    :raises Exception: whatever importing FlagGems raises where it cannot work.
+    :param include: names of the operators to use; None: all except those that are excluded by default.
+    :param exclude: names of operators that are not used.
+    :param folder: folder of the ledger.
+    :param log_folder: folder of FlagGems' own log; empty: no log.
+    :param deferred: register no operator before `begin` is called.
+    :raises Exception: any exception of FlagGems' import.
     """
 
     def __init__(
         self, include: Sequence[str] | None, exclude: Sequence[str], folder: str, log_folder: str, deferred: bool
     ) -> None:
         import torch
-        import vllm._custom_ops  # noqa: F401  # The other way round, both define the same operators, and the process aborts.
+        import vllm._custom_ops  # noqa: F401  # Before FlagGems: otherwise both define the same operators, and the process aborts.
 
         import flag_gems  # isort: skip
 
@@ -51,8 +51,8 @@ class FlagGems:
         self.ledger.write(
             vendor=flag_gems.vendor_name, version=getattr(flag_gems, "__version__", ""), fused=self._replace_layers(fused)
         )
-        left_out = self._left_out()
-        wanted = include if include is not None else [name for name in self.ledger.entry.names if name not in left_out]
+        excluded = self._excluded_by_default()
+        wanted = include if include is not None else [name for name in self.ledger.entry.names if name not in excluded]
         self._wanted = [name for name in wanted if name not in exclude]
         self.use(() if deferred else self._wanted)
         if log_folder:
@@ -61,11 +61,11 @@ class FlagGems:
             self.ledger.write(log=log)
 
     def begin(self) -> None:
-        """Use what was asked for."""
+        """Register the operators of the settings."""
         self.use(self._wanted)
 
     def use(self, names: Sequence[str]) -> None:
-        """Use these operators, and no others, from now on. Unknown names are ignored."""
+        """Register exactly these operators. Unknown names are ignored."""
         wanted = set(names) & set(self.ledger.entry.names)
         for name in set(self._libraries) - wanted:
             self._libraries.pop(name)._destroy()
@@ -75,16 +75,19 @@ class FlagGems:
         self._fused = wanted & set(FUSED)
         self.ledger.write(registered=tuple(sorted(wanted)))
 
-    def _left_out(self) -> set[str]:
-        """What is not used unless it is named: ours, and what FlagGems itself leaves out on this maker's chips."""
+    def _excluded_by_default(self) -> set[str]:
+        """Return the operators that are excluded by default: this package's exclusions, and FlagGems' own for this vendor."""
         vendor = self._gems.vendor_name
-        names = {*LEFT_OUT, *LEFT_OUT_BY_VENDOR.get(vendor, ())}
+        names = {*EXCLUDED_BY_DEFAULT, *EXCLUDED_BY_VENDOR.get(vendor, ())}
         if vendor != "nvidia":  # As FlagGems' own registrar does.
             names.update(self._gems.runtime.backend.get_unused_ops(vendor))
         return names
 
     def _replace_layers(self, functions: Sequence[str]) -> dict[str, str]:
-        """Let FlagGems compute vLLM's fused layers, as long as the function is in use; says of each layer who computes it."""
+        """Replace vLLM's fused layers by functions of FlagGems, which compute while they are in use.
+
+        :returns: for each layer, the text about who computes it.
+        """
         computed_by = {
             "RotaryEmbedding": "vLLM: RoboBrain uses MRotaryEmbedding, which FlagGems does not implement",
             **dict.fromkeys(FUSED.values(), "vLLM: this version of FlagGems does not implement the layer"),
@@ -110,18 +113,21 @@ class FlagGems:
         used = self._fused_in_use
 
         class Replaced(base):  # type: ignore[misc]
-            """vLLM's layer, computed by FlagGems while its function is in use. ``forward_native`` stays: compilers need it."""
+            """vLLM's layer, computed by FlagGems while its function is in use.
+
+            ``forward_native`` is unchanged, because torch.compile needs it.
+            """
 
             def forward_cuda(self, *arguments: Any, **options: Any) -> Any:
-                """On CUDA, and what vLLM treats as such."""
+                """Compute the layer on CUDA, and on platforms that vLLM treats as CUDA."""
                 return compute(self, run if used(name) else None, super().forward_cuda, *arguments, **options)
 
             def forward_oot(self, *arguments: Any, **options: Any) -> Any:
-                """On a platform that is not vLLM's own."""
+                """Compute the layer on a platform that is not part of vLLM."""
                 return compute(self, run if used(name) else None, super().forward_oot, *arguments, **options)
 
             def forward_cpu(self, *arguments: Any, **options: Any) -> Any:
-                """On the CPU."""
+                """Compute the layer on the CPU."""
                 return compute(self, run if used(name) else None, super().forward_cpu, *arguments, **options)
 
         base.register_oot(Replaced)
@@ -132,7 +138,7 @@ class FlagGems:
 
 
 def _rms_norm(layer: Any, run: Any, native: Any, x: Any, residual: Any = None) -> Any:
-    """FlagGems' has a weight for each channel, and a mean over all of them."""
+    """Compute RMSNorm. FlagGems' function needs a weight for each channel, and takes the mean over all channels."""
     plain = getattr(layer, "variance_size_override", None) is None and getattr(layer, "has_weight", True)
     if run is None or not plain:
         return native(x, residual)
@@ -148,7 +154,7 @@ _COMPUTE: dict[str, Callable[..., Any]] = {"RMSNorm": _rms_norm, "SiluAndMul": _
 
 
 def _watching(registrar: Any, ledger: Ledger) -> Any:
-    """FlagGems' registrar, with a watch on each function that it registers."""
+    """Return a subclass of FlagGems' registrar that records the calls of each function."""
 
     class Watching(registrar):  # type: ignore[misc]
         """Registers functions that record their calls in the ledger."""
@@ -164,10 +170,10 @@ _gems: FlagGems | None = None
 
 
 class FlagosExtension(OwnerWatch):
-    """Extension of vLLM's worker class; its methods are called by ``collective_rpc``."""
+    """Extension of vLLM's worker class. ``collective_rpc`` calls its methods."""
 
     def flagos_begin(self) -> None:
-        """Use, from now on, the operators that were asked for; none, where they cannot be registered."""
+        """Register the operators of the settings. If one cannot be registered, register none."""
         if _gems is None:
             return
         try:
@@ -177,7 +183,7 @@ class FlagosExtension(OwnerWatch):
             _give_up(error, _gems.ledger)
 
     def flagos_use(self, names: list[str]) -> list[str]:
-        """Use these operators from now on, and count calls anew; gives those that are used."""
+        """Register exactly these operators, mark all as not called, and return the registered ones."""
         if _gems is None:
             return []
         _gems.use(names)
@@ -189,8 +195,8 @@ class FlagosExtension(OwnerWatch):
         return plugin.registered()
 
 
-def _enter(settings: str) -> None:
-    """Bring FlagGems in. Where it cannot be, the engine goes on without it, and its owner reads why."""
+def _import_flaggems(settings: str) -> None:
+    """Import FlagGems. If this fails, the engine continues without it, and the ledger contains the reason."""
     global _gems
     wanted = json.loads(settings)
     try:
@@ -205,4 +211,4 @@ def _give_up(error: Exception, ledger: Ledger) -> None:
 
 
 if VARIABLE in os.environ:
-    _enter(os.environ[VARIABLE])
+    _import_flaggems(os.environ[VARIABLE])

@@ -1,7 +1,7 @@
 """Limits of connections to the HTTP server (number, duration, size of the header), applied before the key is checked.
 
-A connection is *waiting* until it has brought the header of a request with the right key. Waiting connections are closed after
-`HEADER` seconds, and new ones replace the oldest. So a client that opens many does not lock out other clients.
+A connection is *waiting* until the header of a request with the right key has arrived. Waiting connections are closed after
+`HEADER` seconds, and new ones replace the oldest. So a client with many connections does not block other clients.
 """
 
 import asyncio
@@ -18,17 +18,17 @@ from robobrain_ros.engine.addresses import client_of
 from robobrain_ros.engine.http.guard import DISCARD_RATE, Rates, ServerState
 
 HEADER = 10.0
-"""Seconds that the header of a request may take, from the connection's begin or the end of the answer before."""
+"""Time limit in seconds for the header of a request, from the start of the connection or the end of the previous answer."""
 LARGEST_HEADER = 16 * 1024
 KEEP_ALIVE = 5
-"""Seconds that a connection may be idle between two requests."""
+"""Seconds after which an idle connection between two requests is closed."""
 ACCEPTS, ACCEPTS_AT_ONCE = 200.0, 100.0
-"""Connections taken a second, and at once; others wait in the system's queue of `BACKLOG`."""
+"""Connections accepted per second, and at once. Others wait in the system's queue of `BACKLOG`."""
 BACKLOG = 128
 _QUIET = 0.1
-"""Seconds without data after which a request that is thrown away counts as ended."""
+"""Seconds without data after which a discarded request counts as complete."""
 LOG_EACH = 60.0
-"""Seconds between two lines in the log of the same kind."""
+"""Seconds between two log lines of the same kind."""
 
 _log = logging.getLogger(__name__)
 
@@ -36,8 +36,8 @@ _log = logging.getLogger(__name__)
 class Connections:
     """All connections of a server.
 
-    :param most: at once.
-    :param most_of_client: waiting ones of one client.
+    :param most: maximum number of connections.
+    :param most_of_client: maximum number of waiting connections of one client.
     """
 
     def __init__(self, most: int, most_of_client: int, state: ServerState) -> None:
@@ -45,19 +45,19 @@ class Connections:
         self._most_of_client = most_of_client
         self._state = state
         self._waiting: dict[Any, str] = {}
-        """Connections that have not shown a key, and their clients; the oldest first."""
+        """Waiting connections and their clients, the oldest first."""
         self._working: set[Any] = set()
-        self._said: dict[str, float] = {}
+        self._logged: dict[str, float] = {}
         self._discarding_until = 0.0
 
     def discard_pause(self, received: int) -> float:
-        """Seconds that a connection must not read after it has discarded so many bytes, so that `DISCARD_RATE` holds for all."""
+        """Return the seconds for which a connection that discarded ``received`` bytes must not read, to keep `DISCARD_RATE`."""
         now = time.monotonic()
         self._discarding_until = max(now, self._discarding_until) + received / DISCARD_RATE
         return self._discarding_until - now
 
     def add(self, connection: Any, client: str) -> bool:
-        """Accept a connection. Where there are too many, close an older one. False: all others are at work."""
+        """Add a connection. If there are too many, close a waiting one. Return False if this is the added one."""
         self._waiting[connection] = client
         clients = Counter(self._waiting.values())
         if clients[client] > self._most_of_client:
@@ -68,18 +68,18 @@ class Connections:
         return connection in self._waiting
 
     def admit(self, connection: Any) -> None:
-        """A connection has shown the key."""
+        """Note that a request with the key has arrived on a connection."""
         if self._waiting.pop(connection, None) is not None:
             self._working.add(connection)
 
     def wait(self, connection: Any, client: str) -> None:
-        """A connection's request was answered."""
+        """Note that the request of a connection was answered."""
         if connection in self._working:
             self._working.discard(connection)
             self._waiting[connection] = client
 
     def remove(self, connection: Any) -> None:
-        """A connection has ended."""
+        """Note that a connection has ended."""
         self._waiting.pop(connection, None)
         self._working.discard(connection)
         self._count()
@@ -88,14 +88,14 @@ class Connections:
         """Close a connection at once."""
         self.remove(connection)
         self._state.dropped += 1
-        self.say("dropped", f"The HTTP server closed a connection: {reason}.")
+        self.log_rarely("dropped", f"The HTTP server closed a connection: {reason}.")
         connection.abort()
 
-    def say(self, kind: str, message: str) -> None:
+    def log_rarely(self, kind: str, message: str) -> None:
         """Log a line, unless one of its kind was logged within `LOG_EACH` seconds."""
         now = time.monotonic()
-        if now - self._said.get(kind, -LOG_EACH) >= LOG_EACH:
-            self._said[kind] = now
+        if now - self._logged.get(kind, -LOG_EACH) >= LOG_EACH:
+            self._logged[kind] = now
             _log.warning("%s The node logs at most one such line in %.0f s; /diagnostics counts all.", message, LOG_EACH)
 
     def _drop_oldest(self, client: str, reason: str) -> None:
@@ -106,8 +106,8 @@ class Connections:
         self._state.connections = len(self._waiting) + len(self._working)
 
 
-class Sparing(logging.Filter):
-    """Lets one record of each message through in `LOG_EACH` seconds: strangers cause them."""
+class RateLimitFilter(logging.Filter):
+    """Passes one record of each message in `LOG_EACH` seconds, because unknown clients can cause any number of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class Sparing(logging.Filter):
 
 
 def make_protocol(connections: Connections) -> type[H11Protocol]:
-    """uvicorn's protocol of h11, which bounds headers, with the limits of this module."""
+    """Return uvicorn's protocol class for h11, which limits headers, with the limits of this module."""
 
     class Connection(H11Protocol):
         """One connection."""
@@ -134,7 +134,7 @@ def make_protocol(connections: Connections) -> type[H11Protocol]:
         _timer: asyncio.TimerHandle | None = None
         _name = ""
         _discarded: int | None = None
-        """Bytes that came and were not looked at; None: all are."""
+        """Number of discarded bytes; None: the connection does not discard data."""
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -159,7 +159,7 @@ def make_protocol(connections: Connections) -> type[H11Protocol]:
             try:
                 super().data_received(data)
             except h11.LocalProtocolError:
-                self.abort()  # It sent data that is not HTTP while an answer was being sent.
+                self.abort()  # The client sent data that is not HTTP during an answer.
             if self.conn.their_state is not h11.IDLE:
                 self._unwatch()
 
@@ -170,7 +170,7 @@ def make_protocol(connections: Connections) -> type[H11Protocol]:
                 self._watch()
 
         def admit(self) -> None:
-            """The request has shown the key."""
+            """Note that the request contains the key."""
             connections.admit(self)
 
         async def discard(self, longest: float) -> None:
@@ -217,7 +217,7 @@ async def accept(listener: Any, make: Any, connections: Connections) -> None:
         except OSError as error:
             if error.errno in (errno.EBADF, errno.EINVAL):
                 return  # The listener is closed.
-            connections.say("accept", f"The HTTP server cannot accept connections now ({error.strerror}).")
+            connections.log_rarely("accept", f"The HTTP server cannot accept connections now ({error.strerror}).")
             await asyncio.sleep(1.0)
             continue
         try:

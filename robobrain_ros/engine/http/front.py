@@ -1,4 +1,4 @@
-"""The HTTP server's port: open from the first load of the model to its unloading, also while the engine restarts."""
+"""The port of the HTTP server. It is open while a model is loaded or loading, also during restarts of the engine."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ from robobrain_ros.engine.http.requests import Limits
 from robobrain_ros.engine.options import EngineOptions
 
 _AGAIN = 10.0
-"""Seconds between two tries to open a port that another program holds."""
+"""Seconds between two attempts to open a port that another program uses."""
 _GOODBYE = 3.0
 _LOGGERS = ("uvicorn.error", "uvicorn.asgi")
 
@@ -22,12 +22,12 @@ _log = logging.getLogger(__name__)
 
 
 class HttpFront:
-    """Answers HTTP requests: by the engine's application while an engine runs, otherwise with 503 and the reason.
+    """Passes HTTP requests to the engine's application while the engine runs. Otherwise, answers with 503 and the reason.
 
-    A port that cannot be opened does not stop the robot: ``state`` and the log report it, and the front tries again.
+    If the port cannot be opened, the node continues. ``state`` and the log report this, and the front tries again.
 
-    :param options: of the server, enabled.
-    :param engine: of the engine behind.
+    :param options: options of the server, which is enabled.
+    :param engine: options of the engine.
     :raises EngineConfigError: an option is wrong.
     """
 
@@ -51,20 +51,20 @@ class HttpFront:
             self._task = asyncio.create_task(self._keep_open(), name="http-server")
 
     def serve(self, app: App, limits: Limits, fault: Callable[[], str]) -> None:
-        """Let requests through to an application; see `Guard.serve`."""
+        """Pass requests to an application from now on; see `Guard.serve`."""
         self.guard.serve(app, limits, fault)
         self._serving = True
-        self._tell()
+        self._update_state()
 
     def suspend(self, reason: str) -> None:
-        """Answer with 503 until the next `serve`, and end requests in the application."""
+        """Answer with 503 until the next `serve`, and abort requests in the application."""
         self._serving = False
         self._waiting_for = reason
         self.guard.suspend()
-        self._tell()
+        self._update_state()
 
     async def close(self) -> None:
-        """Close the port and end its requests."""
+        """Close the port, and abort its requests."""
         self.suspend("The model is unloaded.")
         self._closing.set()
         task, self._task = self._task, None
@@ -77,7 +77,7 @@ class HttpFront:
         self.guard.close()
         self.state.state, self.state.message = "closed", "The HTTP server is closed."
 
-    def _tell(self) -> None:
+    def _update_state(self) -> None:
         if not self._listening:
             return
         if self._serving:
@@ -99,7 +99,7 @@ class HttpFront:
                 await asyncio.wait_for(self._closing.wait(), _AGAIN)
 
     async def _listen(self) -> None:
-        """Serve until the end; returns at once where the port cannot be had."""
+        """Serve until `close`. Return at once if the port cannot be opened."""
         host, port = self.options.host, self.options.port
         try:
             listener = _bound(host, port)
@@ -115,7 +115,7 @@ class HttpFront:
         self._server = _server(self.guard, self.options, self.state)
         self.state.address = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
         self._listening = True
-        self._tell()
+        self._update_state()
         key = "with a key" if self._key else "without a key, for this machine only"
         _log.info("The HTTP server listens at %s, %s. ROS requests have priority.", self.state.address, key)
         try:
@@ -136,7 +136,7 @@ def _server(guard: Guard, options: ServerOptions, state: ServerState) -> Any:
     protocol = limits.make_protocol(connections)
 
     class Server(uvicorn.Server):
-        """Leaves the process's signals to the node, and takes connections in within limits."""
+        """Does not handle signals, which belong to the node, and accepts connections within limits."""
 
         _accepting: "asyncio.Task[None] | None" = None
 
@@ -164,8 +164,8 @@ def _server(guard: Guard, options: ServerOptions, state: ServerState) -> Any:
 
     for name in _LOGGERS:
         logger = logging.getLogger(name)
-        if not any(isinstance(known, limits.Sparing) for known in logger.filters):
-            logger.addFilter(limits.Sparing())
+        if not any(isinstance(known, limits.RateLimitFilter) for known in logger.filters):
+            logger.addFilter(limits.RateLimitFilter())
     return Server(
         uvicorn.Config(
             guard,
@@ -191,7 +191,7 @@ def _bound(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
-        # Here, since another program at the port shows only now where both were bound with SO_REUSEADDR.
+        # With SO_REUSEADDR, only listen() fails if another program listens on the port.
         listener.listen()
     except BaseException:
         listener.close()

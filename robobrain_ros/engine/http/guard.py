@@ -1,6 +1,6 @@
-"""What stands before the HTTP server of the engine: who may ask, what, how much, and how many at once.
+"""Access control and limits of the HTTP server: keys, routes, sizes, rates and concurrent requests.
 
-A plain ASGI application around another. It knows nothing of models.
+It is an ASGI application that wraps another one, and does not depend on models.
 """
 
 import asyncio
@@ -26,47 +26,49 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PATHS = {"GET": {"/v1/models", "/health", "/metrics", "/version"}, "POST": set(ROUTES)}
-"""All that is served, by method. What loads adapters, pauses, profiles, resets or stores is not: the engine is the robot's."""
+"""The served routes by method. Routes of vLLM that load adapters, pause, profile, reset or store are not served."""
 
 UPLOAD = 10.0
-"""Seconds that a request's body may take to come, and a second more for each `SLOWEST` bytes that have come."""
+"""Time limit in seconds for receiving a request's body, plus one second for each `SLOWEST` bytes."""
 SLOWEST = 64 * 1024
 SPARE_UPLOADS = 4
-"""Bodies that may be on their way besides those of the requests that are worked on."""
+"""Number of bodies that can be received in addition to the requests in progress."""
 UPLOAD_SHARE = 2.0
-"""Seconds after which an upload gives its place to another one, where all places are taken."""
+"""If the maximum number of bodies is being received, a new one replaces the oldest after this number of seconds."""
 STALL = 30.0
-"""Seconds in which a client must take some of its answer."""
+"""Seconds within which a client must read a part of its answer."""
 RATE, BURST = 50.0, 100.0
-"""Requests a second of one client, and at once; those with the key and those without are counted apart."""
+"""Requests per second of one client, and requests at once. Requests with and without the key count separately."""
 COST = 1 << 20
-"""Bytes of a body that count as one request more against the rate, and as `WRONG` ones where the body is rejected."""
+"""This number of bytes of a body counts as one request for the rate, and as `WRONG` requests if the body is rejected."""
 WRONG = 10
 RETRY_AFTER = 10
-"""Seconds in the header Retry-After while there is no engine."""
+"""Seconds in the header Retry-After while the engine is unavailable."""
 
 _LINGER = 2.0
-"""Seconds in which what still comes of a rejected request is read and dropped."""
+"""Seconds for which the rest of a rejected request is read and dropped."""
 DISCARD_RATE = 24e6
-"""Bytes per second of rejected bodies that all connections together may send. Receiving them takes time from the robot."""
+"""Maximum bytes per second of rejected bodies on all connections together, because receiving them takes CPU time."""
 _LONG = 64 << 20
-"""Bytes of a rejected body up to which its sender gets the time to send all of it, also beside another such sender."""
+"""A sender of a rejected body with at most this number of bytes gets enough time to send all of it."""
 _SMALL = 64 * 1024
 _LOOK = 0.5
 _MOST_CLIENTS = 1000
 _HEADERS = frozenset({b"host", b"accept", b"user-agent"})
-"""Headers that the application gets; others could steer it."""
+"""Headers that are passed to the application. Others could change its behaviour."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
 class ServerState:
-    """What the server does, for diagnostics; read from any thread. ``state``: "closed", "waiting" for the engine, "open" or
-    "failed".
+    """The state of the server for /diagnostics. Readable from any thread.
 
-    ``running`` and ``refused`` count requests, the latter those for which no place was left; ``rejected`` counts those that were
-    answered with any other error before the engine, and ``dropped`` connections that were closed by a limit.
+    :param state: "closed", "waiting" (for the engine), "open" or "failed".
+    :param running: number of requests in progress.
+    :param refused: number of requests that were answered with 429.
+    :param rejected: number of requests that were answered with another error before the engine, except 503.
+    :param dropped: number of connections that a limit closed.
     """
 
     state: str = "closed"
@@ -80,12 +82,12 @@ class ServerState:
 
 
 class Guard:
-    """Lets requests through to an application, or answers them itself.
+    """Passes requests to an application, or rejects them.
 
-    :param key: what requests must bring; empty: none, and then only programs on this machine are let through.
-    :param max_requests: POST requests that are worked on at once; the next is answered with 429.
-    :param max_body: bytes of a request.
-    :param state: where it counts.
+    :param key: key that requests must contain; empty: no key, and only programs on this machine are accepted.
+    :param max_requests: maximum number of POST requests in progress. Further ones get status 429.
+    :param max_body: maximum bytes of a request's body.
+    :param state: is updated with counts.
     """
 
     def __init__(self, *, key: str, max_requests: int, max_body: int, state: ServerState) -> None:
@@ -99,24 +101,24 @@ class Guard:
         self._inside: set[asyncio.Task[None]] = set()
         self._uploads: list[_Upload] = []
         self._rates = Rates()
-        # Of its own: the robot's requests use the loop's.
+        # A separate executor, because the robot's requests use that of the loop.
         self._checking = ThreadPoolExecutor(max_workers=2, thread_name_prefix="http-check")
 
     def serve(self, app: App, limits: Limits, fault: Callable[[], str]) -> None:
-        """Let requests through from now on.
+        """Pass requests to an application from now on.
 
-        :param fault: why the application cannot work now; empty: it can.
+        :param fault: returns why the application is unavailable; empty: it is available.
         """
         self._app, self._limits, self._fault = app, limits, fault
 
     def suspend(self) -> None:
-        """Answer with 503 from now on, and break off the requests that are in the application."""
+        """Answer with 503 from now on, and abort the requests in the application."""
         self._app = None
         for task in self._inside:
             task.cancel()
 
     def close(self) -> None:
-        """End what works beside the loop."""
+        """Stop the threads that check requests."""
         self._checking.shutdown(wait=False, cancel_futures=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -145,7 +147,7 @@ class Guard:
             return 429, f"This address sends more than {RATE:.0f} requests per second. Send fewer requests."
         if not allowed:
             return 401, "This server requires a key. Send the header Authorization: Bearer KEY."
-        # A web page that this machine's browser shows can reach the loopback, and needs no key there.
+        # A web page in a browser on this machine could reach the loopback address, where no key is needed.
         if not self._key and not (_is_local(headers.get(b"host", b"")) and _is_local(headers.get(b"origin"), page=True)):
             return 403, "Without a key, this server accepts only requests from its own machine that are addressed to localhost."
         if connection is not None:
@@ -162,7 +164,7 @@ class Guard:
         return self._unavailable() or (self._rejected_post(path, headers) if scope["method"] == "POST" else None)
 
     def _largest(self, path: str) -> int:
-        """Bytes that the body of a route may have."""
+        """Return the maximum bytes of a body for a route."""
         return self._max_body if self._limits is None else largest_body(path, self._limits)
 
     def _rejected_post(self, path: str, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
@@ -225,7 +227,7 @@ class Guard:
 
     @contextlib.contextmanager
     def _upload(self) -> Iterator["_Upload | None"]:
-        """A place for a body that comes; None: all are taken by others that came just now."""
+        """Reserve a place for a body; None: all places are used by recent ones."""
         if len(self._uploads) >= self._max_requests + SPARE_UPLOADS:
             oldest = self._uploads[0]
             if time.monotonic() - oldest.began < UPLOAD_SHARE:
@@ -260,7 +262,7 @@ class Guard:
         return await self._pass(inner, body, receive, answer)
 
     async def _pass(self, inner: Scope, body: bytes, receive: Receive, answer: "_Answer") -> tuple[int, str] | None:
-        """Run the application on one request; gives what is answered where it could not answer itself."""
+        """Run the application for one request. Return an error to answer with if the application did not answer."""
         app = self._app
         if app is None:
             return self._unavailable()
@@ -281,7 +283,7 @@ class Guard:
         if isinstance(error, _GoneError) or answer.complete:
             return None
         if answer.started:
-            answer.abort()  # Half an answer must not look like a whole one.
+            answer.abort()  # An incomplete answer must not look complete.
             return None
         if error is not None and not self._unavailable():
             _log.error("The HTTP application failed on a request: %s: %s", type(error).__name__, error)
@@ -289,17 +291,17 @@ class Guard:
 
 
 class _Upload:
-    """A request's body on its way."""
+    """The body of a request that is being received."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
         self.cut = False
-        """Whether another one has its place now."""
+        """Whether another body has taken its place."""
 
     async def read(self, receive: Receive, most: int) -> bytes | tuple[int, str]:
-        """The body, or what to answer; a chunked one does not say before how long it is.
+        """Receive the body, or return an error to answer with. The length of a chunked body is unknown in advance.
 
-        :raises _GoneError: the client has gone.
+        :raises _GoneError: the client has closed the connection.
         """
         body = bytearray()
         while True:
@@ -320,7 +322,7 @@ class _Upload:
 
 
 class _Answer:
-    """The answer to one request, the application's or the guard's own."""
+    """The answer to one request, from the application or from the guard."""
 
     def __init__(self, scope: Scope, send: Send, connection: Any) -> None:
         self._send = send
@@ -329,16 +331,16 @@ class _Answer:
         self._dropping = False
         self.started = self.complete = False
         self.field = ""
-        """The place in the body that an error is about."""
+        """The field of the body to which an error refers."""
         self.outstanding = 0
-        """Bytes of the request that may still come."""
+        """Bytes of the request that have not arrived yet."""
         self.held_back: Callable[[], bool] = lambda: False
-        """Whether an error of the application is not to be passed on, since there is a better one."""
+        """Whether the guard replaces an error of the application by a more specific one."""
 
     async def pass_on(self, message: Message) -> None:
-        """An application's ``send``.
+        """The ``send`` of the application.
 
-        :raises _GoneError: the client does not take its answer.
+        :raises _GoneError: the client does not read its answer.
         """
         if message["type"] == "http.response.start" and message["status"] >= 500 and self.held_back():
             self._dropping = True
@@ -353,12 +355,12 @@ class _Answer:
         self.complete = message["type"] == "http.response.body" and not message.get("more_body")
 
     def abort(self) -> None:
-        """Cut the connection."""
+        """Close the connection at once."""
         if self._connection is not None:
             self._connection.abort()
 
     async def refuse(self, receive: Receive, status: int, message: str) -> None:
-        """Answer with an error, as OpenAI's servers write it."""
+        """Answer with an error in the format of OpenAI's servers."""
         kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
         kind = kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
         error = {"message": message, "type": kind, "param": self.field or None, "code": status}
@@ -371,7 +373,7 @@ class _Answer:
             headers.append((b"retry-after", str(1 if status == 429 else RETRY_AFTER).encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": b"" if self._bodiless else body, "more_body": True})
-        # Closing while the request still comes would reset the connection, and take the answer away from who is sending.
+        # Closing before the request has arrived completely would reset the connection, and the client would lose the answer.
         if self.outstanding > _SMALL and self._connection is not None:
             await self._connection.discard(_LINGER + 2 * min(self.outstanding, _LONG) / DISCARD_RATE)
         elif self.outstanding:
@@ -381,20 +383,20 @@ class _Answer:
 
 
 class Rates:
-    """Tokens of clients: each request takes one, and they come back with time."""
+    """Rate limits of clients by token buckets."""
 
     def __init__(self, rate: float = RATE, burst: float = BURST) -> None:
         self._rate, self._burst = rate, burst
         self._left: dict[Any, tuple[float, float]] = {}
 
     def charge(self, client: Any, cost: float) -> None:
-        """Take more tokens of a client, also such that it does not have yet."""
+        """Take further tokens of a client. The number can become negative."""
         if client in self._left:
             left, at = self._left[client]
             self._left[client] = (left - cost, at)
 
     def take(self, client: Any) -> bool:
-        """Whether a client may ask once more."""
+        """Take a token for a request of a client. Return whether there was one."""
         now = time.monotonic()
         left, at = self._left.pop(client, (self._burst, now))
         left = min(self._burst, left + (now - at) * self._rate)
@@ -405,11 +407,11 @@ class Rates:
 
 
 class _GoneError(Exception):
-    """The client has gone, or does not take its answer."""
+    """The client has closed the connection, or does not read its answer."""
 
 
 def _is_local(value: bytes | None, page: bool = False) -> bool:
-    """Whether a Host header, or (``page``) an Origin header or its absence, names the loopback."""
+    """Whether a Host header names the loopback address. With ``page``: whether an Origin header does, or is missing."""
     if value is None:
         return page
     text = value.decode("latin-1")
@@ -425,6 +427,6 @@ def _too_large(most: int) -> str:
 
 
 async def _discard(receive: Receive) -> None:
-    """Until the request has come, or its client has gone."""
+    """Read until the request is complete, or its client has closed the connection."""
     while (await receive()).get("more_body"):
         pass

@@ -1,4 +1,4 @@
-"""vLLM's own OpenAI-compatible HTTP server on the node's engine: one GPU for the robot and its people, the robot first."""
+"""vLLM's own OpenAI-compatible HTTP server on the node's engine. Requests of the robot have priority over HTTP requests."""
 
 import asyncio
 import inspect
@@ -17,7 +17,7 @@ from robobrain_ros.engine.http.schemas import check_structured_outputs
 from robobrain_ros.engine.presets import checkpoint_name, served_names
 
 HTTP_PRIORITY = 1_000_000
-"""Of all that comes over HTTP, whatever it asks for; a robot's own requests have 0 or a little more."""
+"""Priority of all HTTP requests. The robot's own requests have a value of 0 or 1, which means a higher priority."""
 
 _GOODBYE = 3.0
 
@@ -25,9 +25,9 @@ _log = logging.getLogger(__name__)
 
 
 class ServedEngine:
-    """An embedded engine that is open to others over HTTP as long as it runs.
+    """An embedded engine that also serves HTTP clients while it runs.
 
-    :param front: the port, which outlives the engine; who made it, closes it.
+    :param front: the port. It exists longer than the engine, and its creator closes it.
     """
 
     def __init__(self, inner: EmbeddedEngine, front: HttpFront) -> None:
@@ -68,7 +68,7 @@ class ServedEngine:
     async def _serve(self, model: str) -> None:
         options = self.front.options
         try:
-            engine = self._behind()
+            engine = self._wrapped()
             names = list(dict.fromkeys([public_name(model), *(options.model_names or served_names(model))]))
             app = await compat.build_http_app(engine, str(engine.model_config.model), names)
         except asyncio.CancelledError:
@@ -92,15 +92,15 @@ class ServedEngine:
         health = self._inner.health()
         return "" if health.state == "ready" else health.message
 
-    def _behind(self) -> Any:
-        return _Behind(self._inner.vllm, self.front.options.max_requests)
+    def _wrapped(self) -> Any:
+        return _LowPriorityEngine(self._inner.vllm, self.front.options.max_requests)
 
 
-class _Behind:
-    """vLLM's engine as the HTTP server sees it: every request goes behind the robot's, and only some at once.
+class _LowPriorityEngine:
+    """Wraps vLLM's engine for the HTTP server: sets a low priority, and limits the number of concurrent requests.
 
-    One HTTP request may hold many for the engine (``n``, lists of prompts), so it is here that they are counted. Each constraint
-    passes here, too, whatever route or field it came by.
+    One HTTP request can contain many requests for the engine (``n``, lists of prompts), so they are counted here. All constraints
+    of all routes and fields are checked here.
     """
 
     def __init__(self, engine: Any, most: int) -> None:
@@ -113,9 +113,9 @@ class _Behind:
         return getattr(self._engine, name)
 
     async def generate(self, *arguments: Any, **named: Any) -> AsyncGenerator[Any, None]:
-        """As of AsyncLLM, with the priority of HTTP.
+        """See ``AsyncLLM.generate``. Sets the priority of HTTP requests.
 
-        :raises ValueError: more answers are asked for than there may be requests, or a constraint exceeds a bound.
+        :raises ValueError: too many answers are requested, or a constraint exceeds a limit.
         """
         call = self._signature.bind(*arguments, **named)
         call.arguments["priority"] = HTTP_PRIORITY
@@ -132,7 +132,7 @@ class _Behind:
 
 
 def public_name(model: str) -> str:
-    """What clients call a model: its name on the hub, or its folder's, or the demo model's."""
+    """Return the name of a model for clients: its name on the hub, that of its folder, or that of the demo model."""
     path = Path(model)
     if not path.is_dir():
         return model

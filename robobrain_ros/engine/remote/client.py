@@ -1,4 +1,4 @@
-"""The HTTP client of remote engines, and what its failures mean. Nothing here waits, reads or follows without a limit."""
+"""The HTTP client of remote engines, and the meaning of its errors. All times and sizes are limited."""
 
 import importlib
 import json
@@ -25,17 +25,17 @@ from robobrain_ros.errors import (
 )
 
 CONNECT = 5.0
-"""Seconds in which a server must take a connection."""
+"""Time limit in seconds for connecting to a server."""
 SILENCE = 300.0
-"""Longest time in seconds between two pieces of a server's response."""
+"""Maximum seconds between two parts of a server's response."""
 LONGEST_LINE = 1 << 20
 LARGEST_RESPONSE = 64 << 20
-"""Bytes: far more than any answer has, far less than what fills a robot's memory."""
+"""Bytes: more than any answer has, and little compared with the memory of a robot."""
 LARGEST_JSON = 4 << 20
-"""Bytes of a response that is read as a whole."""
+"""Maximum bytes of a response that is read completely before it is parsed."""
 
 _ENDLESS_NUMBER = "integer string conversion"
-"""Words of the ValueError with which Python rejects a number of thousands of digits."""
+"""Part of Python's message about a number with thousands of digits."""
 _LONGEST_REASON = 300
 _CONNECTIONS = 256
 _LARGEST_CA_FILE = 4 << 20
@@ -45,18 +45,18 @@ _log = logging.getLogger(__name__)
 
 
 class EndlessResponseError(Exception):
-    """A server sends more than any answer has."""
+    """A server sends more data than any answer has."""
 
 
 @dataclass(eq=False)
 class Fault(Exception):
-    """What went wrong with a server.
+    """A failure of a server.
 
-    :param error: the outcome of the request.
-    :param elsewhere: another server may do better.
-    :param down: the server is not to be asked until it has been looked at again.
-    :param lasting: waiting will not help; someone has to change something.
-    :param doubtful: the server is to be looked at soon.
+    :param error: outcome of the request.
+    :param elsewhere: whether another server can succeed.
+    :param down: whether the server gets no requests until its next successful check.
+    :param lasting: whether waiting does not help, because a setting must be changed.
+    :param doubtful: whether the server must be checked soon.
     """
 
     error: RoboBrainError
@@ -67,7 +67,7 @@ class Fault(Exception):
 
 
 def make_client(options: EngineOptions, url: str, key: str) -> Any:
-    """An ``openai.AsyncOpenAI`` for one server: no second tries, no redirects, no proxies, no credentials but ``key``.
+    """Return an ``openai.AsyncOpenAI`` for one server, without retries, redirects, proxies and other credentials than ``key``.
 
     :raises EngineConfigError: openai is not installed, or ``engine.ca_file`` cannot be read.
     """
@@ -75,11 +75,11 @@ def make_client(options: EngineOptions, url: str, key: str) -> Any:
         import openai
     except ImportError as error:
         raise EngineConfigError("The package openai is not installed in this Python; install it: pip install openai.") from error
-    # openai brings its own HTTP library, httpx or, from version 3 on, httpx2.
+    # openai uses the HTTP library httpx, or httpx2 from version 3 on.
     httpx = importlib.import_module(openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0])
 
     class Bounded(httpx.AsyncByteStream):  # type: ignore[misc, name-defined]
-        """A response's bytes, as far as they have an end."""
+        """The bytes of a response with limits for lines and total size."""
 
         def __init__(self, stream: Any, largest: int) -> None:
             self._stream = stream
@@ -99,7 +99,7 @@ def make_client(options: EngineOptions, url: str, key: str) -> Any:
             await self._stream.aclose()
 
     async def bound(response: Any) -> None:
-        # Compressed, a few bytes could become gigabytes; it was not asked for.
+        # A few compressed bytes could expand to gigabytes. Compression was not requested.
         if response.headers.get("content-encoding", "identity") != "identity":
             raise EndlessResponseError
         streamed = response.headers.get("content-type", "").startswith("text/event-stream")
@@ -115,7 +115,7 @@ def make_client(options: EngineOptions, url: str, key: str) -> Any:
         limits=limits,
         event_hooks={"response": [bound]},
     )
-    # What is not given here, openai would take from variables that are meant for its own service.
+    # By default, openai reads these values from environment variables for OpenAI's own service.
     headers: Any = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit(), "Accept-Encoding": "identity"}
     return openai.AsyncOpenAI(
         base_url=base_url(url),
@@ -132,7 +132,7 @@ def _trust(options: RemoteOptions) -> "ssl.SSLContext | bool":
         return options.verify
     try:
         content = read_small_file(Path(options.ca_file).expanduser(), _LARGEST_CA_FILE).content
-        if not content.strip():  # Python would take the public authorities' instead.
+        if not content.strip():  # Python would use the public authorities instead.
             raise UnreadableFileError("it is empty")
         return ssl.create_default_context(cadata=content.decode("ascii", "replace").replace("\ufffd", "?"))
     except (UnreadableFileError, RuntimeError) as error:
@@ -142,7 +142,7 @@ def _trust(options: RemoteOptions) -> "ssl.SSLContext | bool":
 
 
 def explain(error: BaseException, url: str, model: str, key: str) -> Fault:
-    """What an exception of openai, or of the HTTP library below it, means. No message holds the key."""
+    """Convert an exception of openai or its HTTP library to a fault. No message contains the key."""
     import openai
 
     if isinstance(error, Fault):
@@ -158,7 +158,7 @@ def explain(error: BaseException, url: str, model: str, key: str) -> Fault:
         return _connection_fault(chain, url)
     if isinstance(error, openai.APIStatusError):
         return _status_fault(error, url, model, key)
-    if isinstance(error, openai.APIError):  # Told in the midst of a stream.
+    if isinstance(error, openai.APIError):  # The server sent an error in the stream.
         return Fault(EngineFailedError(f"{url} ended its answer with an error: {_reason(error.message, key)}"))
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError) or _ENDLESS_NUMBER in str(error):
         return wrong_answer(url, "text that is not JSON")
@@ -170,7 +170,7 @@ def explain(error: BaseException, url: str, model: str, key: str) -> Fault:
 
 
 def wrong_answer(url: str, what: str) -> Fault:
-    """The fault of something that is no OpenAI-compatible server."""
+    """Return the fault of a server that is not OpenAI-compatible."""
     message = f"{url} answers with {what}. Is it an OpenAI-compatible server (.../v1)?"
     return Fault(EngineFailedError(message), down=True, lasting=True)
 
@@ -228,9 +228,9 @@ def _server_reason(error: Any, key: str) -> str:
 
 
 def _reason(text: str, key: str) -> str:
-    """A server's words as one short line, without markup and without the key."""
+    """Return a server's message as one short line without markup and without the key."""
     plain = re.sub(r"<[^>]*>", " ", text) if text.lstrip().startswith("<") else text
-    # Taken out first: a key cut in half would not be found.
+    # The key is removed before the text is shortened, because a part of a key would not be found.
     line = " ".join(without_key(plain, key).split())
     line = "".join(letter for letter in line if letter.isprintable())
     return shortened(line, _LONGEST_REASON)

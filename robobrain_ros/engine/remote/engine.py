@@ -31,7 +31,7 @@ from robobrain_ros.errors import (
 )
 
 _TRIES = 2
-"""Servers that a request is tried on."""
+"""Number of servers on which a request is tried."""
 _FORM_HINT = (
     "The request has a constraint. If every request with a constraint fails, start the server with another backend: "
     """--structured-outputs-config '{"backend": "guidance", "disable_any_whitespace": true}'."""
@@ -42,16 +42,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pace:
-    """How often servers are looked at. Seconds."""
+    """Seconds between two checks of a server that is up or down."""
 
     up: float = 5.0
     down: float = 2.0
 
 
 class RemoteEngine:
-    """An `engine.base.Engine` of one or several servers that serve the same model.
+    """An `engine.base.Engine` on one or several servers of the same model.
 
-    A request goes to the server with the fewest of ours. When that fails before any text has come, another one is asked, once.
+    Each request is sent to the server with the fewest requests of this node. If the server fails before it has sent text, the
+    request is sent once to another server.
     """
 
     def __init__(self, options: EngineOptions, pace: Pace | None = None) -> None:
@@ -64,7 +65,7 @@ class RemoteEngine:
         self._state: tuple[EngineState, str] = ("stopped", "The engine is not started.")
 
     async def start(self, progress: ProgressCallback) -> EngineInfo:
-        """See `Engine.start`. Waits for a server to come up, at most ``engine.start_timeout``, unless waiting cannot help."""
+        """See `Engine.start`. Waits at most ``engine.start_timeout`` for a server, unless no server can become available."""
         self._state = ("loading", "Looking for the servers.")
         try:
             return await self._start(progress)
@@ -122,7 +123,7 @@ class RemoteEngine:
                 _log.warning("%s is not encrypted: others on the network can read the key and the images. Use https.", url)
 
     def _compare(self, server: Server) -> None:
-        """Refuse a server that serves something else than what was found at the start: images are fitted to that."""
+        """Reject a server whose model or image sizes differ from those at the start, because images are resized for these."""
         ours, its = self._served, server.served
         if ours is None or its is None or server.fault is not None:
             return
@@ -139,13 +140,13 @@ class RemoteEngine:
             )
 
     async def _watch(self, server: Server) -> None:
-        """Look at a server from time to time, and at once when a request has met a fault."""
+        """Check a server regularly, and at once after a failed request."""
         while True:
             was_up = server.fault is None
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(server.check_soon.wait(), self._pace.up if was_up else self._pace.down)
             if server.check_soon.is_set() and server.fault is not None:
-                await asyncio.sleep(self._pace.down)  # It has just been found down.
+                await asyncio.sleep(self._pace.down)  # The server was down a moment ago.
             server.check_soon.clear()
             await server.check()
             self._compare(server)
@@ -155,7 +156,7 @@ class RemoteEngine:
                 _log.info("%s is available again.", server.url)
 
     async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
-        """See `Engine.generate`; further raises `BusyError`."""
+        """See `Engine.generate`. Also raises `BusyError`."""
         if self._state[0] != "ready":
             raise EngineFailedError("The engine is not started.")
         self._check(generation)
@@ -176,7 +177,7 @@ class RemoteEngine:
             await asyncio.wait({pump}, timeout=ENGINE_RELEASE)
 
     async def _pump(self, generation: Generation, arrivals: "asyncio.Queue[TextDelta | RoboBrainError]") -> None:
-        """Bring what a server writes to the reader. Cancelling this ends the request at the server."""
+        """Pass the server's text to the reader. Cancelling this task ends the request on the server."""
         try:
             images = [
                 await asyncio.to_thread(data_url, image, self.options.remote.image_format, self.options.remote.image_quality)
@@ -211,7 +212,7 @@ class RemoteEngine:
                 _log.warning("%s Trying another server.", fault.error.message)
 
     def _choose(self, tried: list[Server]) -> Server:
-        """The server that is well and has the fewest of our requests; one that has stalled only where there is no other."""
+        """Return the available server with the fewest requests of this node. Stalled servers come last."""
         well = [server for server in self._servers if server.fault is None and server not in tried]
         if not well:
             raise EngineFailedError(self._describe_faults())
@@ -235,7 +236,7 @@ class RemoteEngine:
             arrivals.put_nowait(TextDelta("", 0, finish_reason="abort"))
 
     def health(self) -> EngineHealth:
-        """See `Engine.health`. Failed while no server is well."""
+        """See `Engine.health`. The state is failed while no server is available."""
         state, message = self._state
         servers = list(self._servers)
         if state == "ready" and self._served is not None:
@@ -259,7 +260,7 @@ class RemoteEngine:
         return " ".join(server.fault.error.message for server in list(self._servers) if server.fault is not None)
 
     async def close(self) -> None:
-        """See `Engine.close`. What still runs ends as aborted."""
+        """See `Engine.close`. Requests in progress end with "abort"."""
         self._state = ("stopped", "The engine is closed.")
         for request_id in list(self._arrivals):
             await self.abort(request_id)
@@ -278,7 +279,7 @@ class RemoteEngine:
 
 
 def _explained(fault: Fault, generation: Generation, written: bool) -> RoboBrainError:
-    """The outcome of a request that has failed. A server that fails on the form itself says no more than that it has failed."""
+    """Return the outcome of a failed request. With a constraint, add a hint, because servers state no reason then."""
     error = fault.error
     if generation.constraint is None or written or fault.down or not isinstance(error, EngineFailedError):
         return error
@@ -286,7 +287,7 @@ def _explained(fault: Fault, generation: Generation, written: bool) -> RoboBrain
 
 
 def _import_openai() -> None:
-    with suppress(ImportError):  # It is problems by who needs it.
+    with suppress(ImportError):  # `make_client` reports that the package is missing.
         import openai  # noqa: F401
 
 

@@ -1,4 +1,4 @@
-"""One OpenAI-compatible server: what it serves, whether it is well, and text out of it."""
+"""One OpenAI-compatible server: its properties, its health checks, and its text streams."""
 
 import asyncio
 import json
@@ -27,29 +27,30 @@ from robobrain_ros.engine.remote.data_url import data_url
 from robobrain_ros.errors import BadRequestError, EngineConfigError, EngineFailedError
 
 _CHECK_TIMEOUT = 10.0
-"""Seconds in which a server must say that it is well."""
+"""Time limit in seconds for a health check."""
 _PROBE_TIMEOUT = 120.0
-"""Seconds in which it must have looked at one of the images that it is measured with; others may be before them."""
+"""Time limit in seconds for one image of the measurement, which may wait behind other requests."""
 _SILENT_CHECKS = 2
-"""Looks in a row that may find a busy server silent before it counts as down."""
+"""Number of failed checks in a row after which a busy server counts as down."""
 SILENCE = 8.0
-"""Seconds without text, while requests wait, after which a server counts as stalled."""
+"""Seconds without text, while requests are in progress, after which a server counts as stalled."""
 _QUIET = 2.0
-"""Seconds without text after which a server is asked for one token."""
+"""Seconds without text after which one token is requested from the server."""
 _SAFE_CELLS = 64
-"""Cells of an image that every checkpoint sees as it is."""
+"""Number of cells of an image that no checkpoint resizes."""
 _FEWEST_CELLS = 4
 _CELLS_PER_ROW = 128
-"""Cells of a row: an image's sides may differ 200-fold."""
+"""Maximum cells in a row, because models accept aspect ratios up to 200."""
 _FAMILIES = {r"robobrain[-_ ]?2[._]0": "qwen2_5_vl", r"robobrain[-_ ]?2[._]5": "qwen3_vl"}
-"""Model types by what servers call the families' models."""
+"""Model types by patterns in the names of models on servers."""
 _OF_LENGTH = ("max_tokens", "input_tokens", "input_text")
-"""What vLLM names as the wrong parameter of a request for which the model's context is too short."""
+"""Parameters that vLLM names in its error if the model's context is too short for a request."""
 
 _LETTERS, _CHUNKS, _SPARE = 64, 8, 128
-"""Most letters and most chunks of an answer for each of its tokens, and tokens to spare. Usual are 4 letters and one chunk."""
+"""Maximum characters and chunks of an answer for each token, and additional tokens. Usual values are 4 characters and one
+chunk."""
 _MOST_TOKENS = 2**31 - 1
-"""Tokens that a server's count is taken to be at most; the messages hold no larger numbers."""
+"""Maximum of a server's token counts, because messages cannot contain larger numbers."""
 _LONGEST_FINISH_REASON = 40
 _LONGEST_NAMES = 300
 
@@ -58,10 +59,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Served:
-    """What a server serves; 0 where it does not tell.
+    """Properties of a server; 0 means unknown.
 
-    ``cell``: side of the square of pixels that a visual token covers. The server leaves images of whole cells, with from
-    ``min_pixels`` to ``max_pixels``, as they are.
+    The server does not resize an image if its sides are multiples of ``cell``, and it has ``min_pixels`` to ``max_pixels``
+    pixels.
+
+    :param cell: side in pixels of the square that a visual token covers.
+    :param priorities: whether the server supports priorities of requests.
     """
 
     model: str
@@ -77,8 +81,8 @@ class Served:
 class Server:
     """A server at one address.
 
-    ``served`` is what it serves, once it was found well; ``fault`` is what is wrong with it; None: nothing. ``running``
-    counts our requests in it.
+    ``served`` contains its properties after the first successful check. ``fault`` states what is wrong; None: nothing.
+    ``running`` counts this node's requests on the server.
     """
 
     def __init__(self, url: str, options: EngineOptions, key: str) -> None:
@@ -96,18 +100,18 @@ class Server:
 
     @property
     def stalled(self) -> bool:
-        """Whether it takes requests and writes nothing: its engine may hang behind a server that works."""
+        """Whether it accepts requests but sends no text, for example because its engine hangs."""
         return self._unresponsive or self._silence() >= SILENCE
 
     def _silence(self) -> float:
-        """Seconds without text while requests of ours wait."""
+        """Return the seconds without text while requests of this node are in progress."""
         return time.monotonic() - self._last_sign if self.running else 0.0
 
     def _note_sign(self) -> None:
         self._last_sign, self._unresponsive = time.monotonic(), False
 
-    async def _look_for_sign(self) -> None:
-        """Ask for one token where requests wait for long, because a busy server answers that between them."""
+    async def _request_sign(self) -> None:
+        """Request one token if requests wait for long. A busy server still answers such a request between others."""
         if self.served is None or not (self._unresponsive or self._silence() >= _QUIET):
             return
         with suppress(Exception):
@@ -115,17 +119,17 @@ class Server:
             self._note_sign()
 
     async def check(self) -> None:
-        """Find out whether it is well; sets ``served`` and ``fault``. One that was down is measured anew."""
+        """Check the server, and set ``served`` and ``fault``. A server that was down is measured again."""
         began = time.monotonic()
         try:
             served = await asyncio.wait_for(self._ask_models(), _CHECK_TIMEOUT)
             if self.fault is not None or self.served is None:
                 self.served = await self._measure(served)
                 self._note_sign()
-            await self._look_for_sign()
+            await self._request_sign()
         except asyncio.TimeoutError:
             self._silent += 1
-            # A busy server may be slow to say so, but not slow to write.
+            # A busy server can be slow to answer a check, but then it sends text.
             if self.fault is None and (self._silent < _SILENT_CHECKS or self._last_sign > began):
                 return
             self.fault = Fault(EngineFailedError(f"{self.url} accepts connections but does not answer."))
@@ -135,7 +139,7 @@ class Server:
             self._silent, self.fault = 0, None
 
     def note_fault(self, fault: Fault) -> None:
-        """A request has met a fault: ask it no more where it is down, and look at it soon."""
+        """Note that a request failed. If the server is down, send no requests until the next successful check."""
         if fault.down:
             self.fault = fault
         if fault.down or fault.doubtful:
@@ -146,10 +150,10 @@ class Server:
         await self._client.close()
 
     async def generate(self, generation: Generation, images: Sequence[str]) -> AsyncGenerator[TextDelta, None]:
-        """Stream text; closing the stream ends the request in the server.
+        """Stream text. Closing the stream ends the request on the server.
 
         :param images: the generation's images as data URLs.
-        :raises Fault: it has failed.
+        :raises Fault: the request failed.
         """
         assert self.served is not None, "only servers that are well are asked"
         if not self.running:
@@ -160,15 +164,15 @@ class Server:
             async with AsyncExitStack() as stack:
                 response = await self._open(stack, body)
                 _check_kind(response.headers, self.url, "text/event-stream")
-                counter = _Counter(generation.max_tokens)
+                reader = _StreamReader(generation.max_tokens)
                 async for chunk in await response.parse():
                     self._note_sign()
-                    for delta in counter.read(chunk):
+                    for delta in reader.read(chunk):
                         yield delta
-                    if counter.full:
-                        break  # Which closes the stream: the server writes more than it was asked for.
-                    await asyncio.sleep(0)  # Timers and cancellations come first, however fast a server writes.
-                yield counter.last(self.url)
+                    if reader.full:
+                        break  # Closes the stream, because the server sends more than was requested.
+                    await asyncio.sleep(0)  # Lets timers and cancellations run, even if the server sends fast.
+                yield reader.last(self.url)
         except (asyncio.CancelledError, GeneratorExit):
             raise
         except Exception as error:
@@ -178,10 +182,10 @@ class Server:
             self.running -= 1
 
     async def _open(self, stack: AsyncExitStack, body: dict[str, Any]) -> Any:
-        """The response to a request, which the stack closes.
+        """Send a request and return the response, which the stack closes.
 
-        vLLM up to 0.31 refuses a request whose prompt and longest answer do not fit into the model's context; the embedded
-        engine, and newer servers, stop where the room ends. Without a number they all do.
+        vLLM up to 0.31 rejects a request if its prompt and ``max_tokens`` together exceed the model's context. The embedded
+        engine and newer servers stop at the end of the context. Without ``max_tokens``, all versions do this.
         """
         import openai
 
@@ -199,7 +203,7 @@ class Server:
         models = _read_json(response.http_response, self.url).get("data")
         if not isinstance(models, list) or not all(isinstance(model, dict) for model in models):
             raise wrong_answer(self.url, "something other than a list of models")
-        # Adapters name the model that they belong to.
+        # An adapter has a parent model.
         wanted = self._options.model
         known = {str(model.get("id")): model for model in models if not model.get("parent") or model.get("id") == wanted}
         if not wanted and len({str(model.get("root") or name) for name, model in known.items()}) == 1:
@@ -227,8 +231,10 @@ class Server:
         raise Fault(EngineConfigError(message), down=True, lasting=True)
 
     async def _measure(self, served: Served) -> Served:
-        """Find the bounds of its images by how many tokens it counts for some: no server tells them, and an image that it
-        resizes is another one than coordinates refer to."""
+        """Find the sizes of images that the server does not resize, from its token counts for test images.
+
+        Servers do not report these sizes. If a server resized an image, coordinates would refer to another image.
+        """
         served = replace(served, priorities=await self._has_priorities(served))
         text = await self._tokens(served, _SAFE_CELLS) - _SAFE_CELLS
         if text <= 0 or await self._tokens(served, _SAFE_CELLS + 8) != text + _SAFE_CELLS + 8:
@@ -246,7 +252,7 @@ class Server:
         return replace(served, min_pixels=smallest * served.cell**2, max_pixels=largest * served.cell**2)
 
     async def _has_priorities(self, served: Served) -> bool:
-        """Whether requests may go before others; a server without that refuses those that want to."""
+        """Return whether the server supports priorities. A server without them rejects a request with a priority."""
         try:
             await self._probe(served, "priority", {"priority": 1})
         except Exception as error:
@@ -257,7 +263,7 @@ class Server:
         return True
 
     async def _tokens(self, served: Served, cells: int) -> int:
-        """Tokens of a prompt with an image of so many cells (or one row fewer)."""
+        """Return the tokens of a prompt with an image of about this number of cells, corrected for the missing ones."""
         rows = math.ceil(cells / _CELLS_PER_ROW)
         image = np.full((rows * served.cell, cells // rows * served.cell, 3), 128, np.uint8)
         left_out = cells % rows
@@ -265,7 +271,7 @@ class Server:
         return tokens + left_out
 
     async def _probe(self, served: Served, content: Any, extra: dict[str, Any]) -> int:
-        """Tokens of a prompt."""
+        """Return the number of tokens of a prompt."""
         response = await asyncio.wait_for(
             self._client.chat.completions.with_raw_response.create(
                 model=served.model,
@@ -284,7 +290,7 @@ class Server:
     def _body(self, generation: Generation, images: Sequence[str], served: Served) -> dict[str, Any]:
         content = [*map(_image_part, images), {"type": "text", "text": generation.user_text}]
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        # The server's own defaults come from the checkpoint; greedy decoding is to be the same everywhere.
+        # The server's default comes from the checkpoint. With 1.0, greedy decoding is the same on all servers.
         extra: dict[str, Any] = {"repetition_penalty": 1.0}
         if generation.assistant_prefix:
             messages.append({"role": "assistant", "content": generation.assistant_prefix})
@@ -302,8 +308,8 @@ class Server:
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
             "extra_body": extra,
         }
-        # As much as the model has room for leaves none for the prompt, which some versions of vLLM refuse. Without a number the
-        # answer stops where the room ends, as the embedded engine's does.
+        # With the whole context as max_tokens, no tokens remain for the prompt, and some versions of vLLM reject the request.
+        # Without max_tokens, the answer stops at the end of the context, as with the embedded engine.
         if not served.max_model_len or generation.max_tokens < served.max_model_len:
             body["max_tokens"] = generation.max_tokens
         if generation.stop:
@@ -313,10 +319,10 @@ class Server:
         return body
 
 
-class _Counter:
-    """Reads a stream's chunks; keeps the end back until the token counts have come, which follow it.
+class _StreamReader:
+    """Reads the chunks of a stream. It holds back the end of the text until the token counts arrive, which follow the end.
 
-    :param max_tokens: asked for. Not every server keeps to it: what exceeds it is cut, as if the server had stopped there.
+    :param max_tokens: limit of the request. Some servers exceed it. Then the text ends as if the server had stopped there.
     """
 
     def __init__(self, max_tokens: int) -> None:
@@ -324,16 +330,16 @@ class _Counter:
         self._letters = 0
         self._chunks = 0
         self._finish_reason = ""
-        self._kept = ""
+        self._held_text = ""
         self._tokens = 0
-        self._unsaid = 0
+        self._held_tokens = 0
         self._prompt_tokens = 0
 
     @property
     def full(self) -> bool:
-        """Whether more has come than was asked for.
+        """Whether the server has sent more than was requested.
 
-        :raises EndlessResponseError: much has come, and hardly any text.
+        :raises EndlessResponseError: the server has sent many chunks with hardly any text.
         """
         if self._tokens > self._max_tokens or self._letters > _LETTERS * (self._max_tokens + _SPARE):
             self._finish_reason = "length"
@@ -345,14 +351,14 @@ class _Counter:
         return True
 
     def read(self, chunk: Any) -> list[TextDelta]:
-        """The pieces of text in a chunk: thinking, where the server parts it from the answer, and text."""
-        # openai passes on whatever has come, of any form.
+        """Return the pieces of text in a chunk: thinking, if the server separates it, and text."""
+        # The package openai does not check the form of the response.
         choices = getattr(chunk, "choices", None)
-        # One answer was requested; a server may send more of them in turns.
+        # One answer was requested, but a server can send several ones.
         choice = next((it for it in choices if not getattr(it, "index", 0)), None) if isinstance(choices, list) else None
         thinking = text = ""
         if choice is not None:
-            # A server with a reasoning parser takes thinking out of the text; some servers send it under both names.
+            # A server with a reasoning parser separates thinking from the text. Some servers send it under both names.
             delta = getattr(choice, "delta", None)
             thinking = _text(delta, "reasoning") or _text(delta, "reasoning_content")
             text = _text(delta, "content")
@@ -371,20 +377,20 @@ class _Counter:
             pieces.append(TextDelta(thinking, 0 if text else new, self._prompt_tokens, thinking=True))
             new = new if text else 0
         if self._finish_reason:
-            self._kept += text
-            self._unsaid += new
+            self._held_text += text
+            self._held_tokens += new
         elif text or new:
             pieces.append(TextDelta(text, new, self._prompt_tokens))
         return pieces
 
     def last(self, url: str) -> TextDelta:
-        """The end of the text.
+        """Return the last piece of text.
 
-        :raises Fault: it has none.
+        :raises Fault: the answer is incomplete.
         """
         if self._finish_reason in ("", "abort", "error"):
             raise Fault(EngineFailedError(f"{url} ended its answer early. Retry."))
-        return TextDelta(self._kept, self._unsaid, self._prompt_tokens, finish_reason=self._finish_reason)
+        return TextDelta(self._held_text, self._held_tokens, self._prompt_tokens, finish_reason=self._finish_reason)
 
 
 def _text(delta: Any, name: str) -> str:
@@ -412,7 +418,7 @@ def _structured(constraint: Constraint) -> dict[str, Any]:
 
 
 async def _boundary(kept: Callable[[int], Awaitable[bool]], good: int, bad: int) -> int:
-    """The last number that is kept, on the way from one that is to one that is not."""
+    """Return by bisection the last number from ``good`` towards ``bad`` for which ``kept`` is true."""
     while abs(bad - good) > 1:
         middle = (good + bad) // 2
         if await kept(middle):

@@ -8,35 +8,36 @@ from statistics import median
 _RECENT = 100
 """Number of a camera's newest images for which recent losses and delays are counted."""
 _NOTES = 50
-"""Arrivals that are noted before their statistics are made."""
+"""Number of recorded arrivals after which they are evaluated."""
 _SILENCE = 2.0
 _PERIODS = 2.5
 """Seconds, or pauses if these are longer, without an image after which a camera's rate is 0."""
 _USUAL = 5
-"""Number of the last times between arrivals of which the median is the usual one."""
+"""Number of the last times between arrivals for `ArrivalStatistics.interval`."""
 
 _FEWEST_GAPS = 6
-"""Gaps between stamps from which on a period can be known."""
+"""Smallest number of gaps between stamps from which a period is determined."""
 _WHOLE = 0.25
-"""Part of the period by which a gap may miss a whole number of periods."""
+"""Allowed deviation of a gap from a whole number of periods, as a share of the period."""
 _WHOLE_SHARE = 0.75
-"""Share of the longer gaps that must be whole numbers of periods, so that images are missing in them. Half of random ones are."""
+"""Share of the longer gaps that must be whole numbers of periods to count as losses. Of random gaps, half are."""
 _LONGEST_CYCLE = 6
 _CYCLE_SHARE = 0.8
-"""Most gaps of a cycle, and the share of longer gaps that recur with it, where a camera sends in cycles (bursts, bracketing)."""
+"""For cameras that send in cycles (bursts, exposure bracketing): most gaps of a cycle, and share of longer gaps that recur with
+it."""
 _OUTAGE, _OUTAGE_PERIODS = 2.0, 30
 """Seconds and periods. A gap that exceeds both is no loss of images: the driver restarted, or the camera paused."""
 _SLOWER, _SLOWER_GAPS = 8, 3
 """Periods of a gap, and number of such gaps of equal length in a row, after which a camera counts as slower."""
 _JUMP = 2.0
-"""Seconds by which a gap between stamps may exceed that between arrivals; if it exceeds it by more, the clock has jumped."""
+"""If a gap between stamps exceeds the gap between arrivals by more than these seconds, the camera's clock has jumped."""
 
 
 class ArrivalStatistics:
-    """Rate, losses and delays of a stream. What arrives is only noted, and processed when a number is read.
+    """Rate, losses and delays of a stream. Arrivals are only recorded, and evaluated when a value is read.
 
-    Losses are counted only where the stamps have one period: not for bursts, jitter, triggered cameras or several publishers.
-    Numbers that end in ``recent`` are of the last `_RECENT` images.
+    Losses are counted only if the stamps are periodic: not for bursts, jitter, triggered cameras or several publishers.
+    Properties that end in ``recent`` describe the last `_RECENT` images.
     """
 
     def __init__(self) -> None:
@@ -67,7 +68,7 @@ class ArrivalStatistics:
 
     @property
     def lost(self) -> int:
-        """Number of images that were sent and did not arrive, as far as gaps between stamps show."""
+        """Number of images that did not arrive, according to the gaps between stamps."""
         self._process_noted()
         return self._lost
 
@@ -79,7 +80,7 @@ class ArrivalStatistics:
 
     @property
     def lost_recent(self) -> float:
-        """Share of the sent images that did not arrive, 0 to 1; 0 where the stamps have no single period."""
+        """Share of the published images that did not arrive, 0 to 1; 0 if the stamps are not periodic."""
         self._process_noted()
         lost = sum(lost for lost, _ in self._recent)
         return lost / (lost + len(self._recent)) if lost and period_of(self._gaps) else 0.0
@@ -92,15 +93,15 @@ class ArrivalStatistics:
 
     @property
     def interval(self) -> float:
-        """The usual time between the last arrivals in seconds; 0: unknown. A camera may change its rate."""
+        """Median time between the last arrivals in seconds, because a camera can change its rate; 0: unknown."""
         between = self._times_between()[-_USUAL:]
         return median(between) if between else 0.0
 
     @property
     def pause(self) -> float:
-        """The longest time between arrivals that occurred twice lately, in seconds; 0: unknown.
+        """The second longest recent time between arrivals in seconds; 0: unknown.
 
-        A single longer one is a restart of the driver, or the first image at a lower rate.
+        The longest one can be a restart of the driver, or the first image at a lower rate.
         """
         between = sorted(self._times_between())
         return between[-2] if len(between) > 1 else sum(between)
@@ -110,7 +111,7 @@ class ArrivalStatistics:
         return [later - earlier for earlier, later in pairwise(self._arrivals)]
 
     def rate(self, now: float) -> float:
-        """Images per second, 0 when none came lately; ``now`` as of ``time.monotonic()``."""
+        """Return the images per second; 0 if no image arrived recently. ``now``: time of ``time.monotonic()``."""
         self._process_noted()
         if len(self._arrivals) < 2 or now - self._arrivals[-1] > max(_SILENCE, _PERIODS * self.pause):
             return 0.0
@@ -121,7 +122,7 @@ class ArrivalStatistics:
         if not noted:
             return
         gaps = []
-        # Gaps first: many at once tell the period better than few.
+        # All gaps first, because more gaps determine the period better.
         for arrival, stamp, _ in noted:
             gap = stamp - self._last_stamp if stamp > self._last_stamp > 0.0 else 0.0
             if gap - (arrival - self._last_arrival) > _JUMP:
@@ -134,10 +135,10 @@ class ArrivalStatistics:
         period = period_of(self._gaps)
         if period and self._became_slower(period):
             self._gaps = deque(list(self._gaps)[-_SLOWER_GAPS:], maxlen=self._gaps.maxlen)
-            self._take_back()
+            self._discard_losses()
             period = 0.0
         if not period and len(self._gaps) >= _FEWEST_GAPS:
-            self._take_back()
+            self._discard_losses()
         for (arrival, _, late), gap in zip(noted, gaps, strict=True):
             self._arrivals.append(arrival)
             counts = period and gap <= max(_OUTAGE, _OUTAGE_PERIODS * period)
@@ -152,14 +153,14 @@ class ArrivalStatistics:
         multiples = {round(gap / period) for gap in list(self._gaps)[-_SLOWER_GAPS:]}
         return len(multiples) == 1 and min(multiples) >= _SLOWER
 
-    def _take_back(self) -> None:
-        """Uncount losses, because the gaps now show that they have no single period, or another one."""
+    def _discard_losses(self) -> None:
+        """Subtract the recent losses, because the gaps now show another period, or that the stamps are not periodic."""
         self._lost -= sum(lost for lost, _ in self._recent)
         self._recent = deque(((0, late) for _, late in self._recent), maxlen=_RECENT)
 
 
 def period_of(gaps: Sequence[float]) -> float:
-    """The time between a stream's stamps when none is missing; 0: not known, or there is no single period.
+    """Return the period of a stream's stamps in seconds; 0: unknown, or the stamps are not periodic.
 
     :param gaps: seconds between successive stamps, all positive.
     """
@@ -168,7 +169,7 @@ def period_of(gaps: Sequence[float]) -> float:
     latest = sorted(list(gaps)[-15:])
     usual = latest[len(latest) // 2]
     if latest[0] > 0.75 * usual and latest[-1] < 1.25 * usual:
-        return usual  # All are alike, so none is missing: the camera may have become slower.
+        return usual  # The latest gaps are equal, so no image is missing. The camera may have become slower.
     period = _refined(gaps, _shortest(gaps))
     longer = [gap / period for gap in gaps if gap > 1.5 * period]
     whole = sum(abs(each - round(each)) <= _WHOLE for each in longer)
@@ -178,7 +179,7 @@ def period_of(gaps: Sequence[float]) -> float:
 
 
 def _shortest(gaps: Sequence[float]) -> float:
-    """The middle of the short gaps: where most images are lost, few gaps are of one period."""
+    """Return the median of the short gaps. If most images are lost, only a few gaps are one period long."""
     ordered = sorted(gaps)
     short = ordered[len(ordered) // 15]
     ordered = [gap for gap in ordered if short <= gap < 1.5 * short]
@@ -186,7 +187,7 @@ def _shortest(gaps: Sequence[float]) -> float:
 
 
 def _refined(gaps: Sequence[float], period: float) -> float:
-    """The period that fits the gaps as whole numbers of it, the short ones first: in long ones a small error adds up."""
+    """Return the period of which the gaps are whole multiples. Short gaps come first, because errors add up in long gaps."""
     for most in (1.5, 2.5, 4.5, 8.5, 16.5):
         near = [gap for gap in gaps if gap < most * period]
         counted = sum(max(round(gap / period), 1) for gap in near)
@@ -195,7 +196,7 @@ def _refined(gaps: Sequence[float], period: float) -> float:
 
 
 def _recurs(gaps: Sequence[float], longer_than: float) -> bool:
-    """Whether the longer gaps recur in a cycle of two gaps or more, as no losses do."""
+    """Whether the longer gaps recur in a cycle of two or more gaps. Losses do not recur in this way."""
     gaps = list(gaps)
     for cycle in range(2, _LONGEST_CYCLE + 1):
         pairs = [(gaps[i - cycle], gaps[i]) for i in range(cycle, len(gaps)) if gaps[i] > longer_than]

@@ -1,4 +1,4 @@
-"""The cameras: subscriptions that keep the newest message, its age, and statistics of what arrives."""
+"""The cameras of the node: the newest image of each, its age, and statistics of arrivals."""
 
 import difflib
 import itertools
@@ -28,9 +28,9 @@ from robobrain_ros.ros.positions import Moment, Surroundings
 _TYPES = {"raw": (Image, "image"), "compressed": (CompressedImage, "image/compressed")}
 
 _WITH_DEPTH = 8
-"""Images kept of a camera with depth."""
+"""Number of images that are kept of a camera with depth."""
 _WORTH_DEPTH = 0.5
-"""Seconds that an image with depth may be older than the newest one to be asked about in its place."""
+"""Maximum seconds by which an image with depth may be older than the newest image, to be used in its place."""
 
 _STREAM = 3
 """Number of images after which a latched publisher counts as a camera that keeps publishing."""
@@ -38,12 +38,15 @@ _PERIODS = 2.5
 """Periods without an image after which a camera counts as stopped."""
 
 _sequence = itertools.count()
-"""Numbers every frame of the process, so that no two have the same name even if their stamps are equal."""
+"""Numbers all frames of the process, so that their names differ even if their stamps are equal."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A message as it arrived, decoded when first asked about. ``arrival`` is a time of ``time.monotonic()``."""
+    """An image message, decoded at its first use.
+
+    :param arrival: time of ``time.monotonic()``.
+    """
 
     message: Image | CompressedImage
     camera: str
@@ -55,18 +58,18 @@ class Frame:
 
     @property
     def header(self) -> Header:
-        """The image's own header, its frame without a leading slash."""
+        """The header of the message. The frame has no leading slash."""
         return plain_header(self.message.header)
 
     @property
     def name(self) -> str:
-        """Unique name of the image, by which an engine recognizes it."""
+        """Unique name of the image. The engine's cache of images uses it."""
         stamp = self.header.stamp
         size = f"{self.message.width}x{self.message.height}" if isinstance(self.message, Image) else "compressed"
         return f"{self.camera}:{stamp.sec}.{stamp.nanosec:09d}:{size}:{self.sequence}"
 
     def image(self) -> RgbImage:
-        """The image, decoded once for all who ask; not to be written to. Callable from any thread.
+        """Return the image, decoded at the first call. Callers must not write to it. Callable from any thread.
 
         :raises BadImageError: the reason why it cannot be read.
         """
@@ -77,30 +80,30 @@ class Frame:
 
 
 class NoSuchCameraError(BadRequestError):
-    """The parameter ``cameras`` does not name a camera that a request means."""
+    """A camera of a request is missing from the parameter ``cameras``."""
 
 
 class CameraListener(Protocol):
-    """Receives what comes from the cameras, in the executor."""
+    """Is called in the executor when images and depth images arrive."""
 
     def on_frame(self, frame: Frame) -> None:
-        """An image came."""
+        """An image arrived."""
 
     def on_depth(self, camera: str) -> None:
-        """A depth image of the camera of that name came."""
+        """A depth image of this camera arrived."""
 
 
 def names_rectified(topic: str) -> bool:
-    """Whether a topic's name says that its images are rectified: image_rect, image_rect_color, rectified/image, ..."""
+    """Whether a topic has the name of rectified images, such as image_rect, image_rect_color or rectified/image."""
     return re.search(r"(^|[/_])rect(ified)?($|[/_])", topic) is not None
 
 
 class Camera:
-    """One camera of a node; decoding is left to the user of a frame.
+    """One camera of the node. It does not decode images.
 
-    :param queue: images that may wait for the executor.
-    :param late_after: seconds between stamp and arrival from which on an image counts as late.
-    :param depth_transport: as of `robobrain_ros.ros.cameras.depth.DepthStream`.
+    :param queue: queue depth of the image subscription.
+    :param late_after: an image counts as late if it arrives more than this many seconds after its stamp.
+    :param depth_transport: see `robobrain_ros.ros.cameras.depth.DepthStream`.
     """
 
     def __init__(
@@ -146,12 +149,12 @@ class Camera:
         self._rectified = names_rectified(self.topic) if rectified == "auto" else rectified == "yes"
 
     def adapt(self) -> None:
-        """As of `Stream.adapt`."""
+        """See `Stream.adapt`."""
         self._stream.adapt()
         self.surroundings.adapt()
 
     def moment(self, frame: Frame) -> Moment:
-        """What belongs to an image of this camera; to be closed."""
+        """Start to collect depth and camera_info of an image. The caller must close the result."""
         return Moment.of(frame.header, self._rectified, self.surroundings)
 
     @property
@@ -171,20 +174,20 @@ class Camera:
 
     @property
     def newest(self) -> Frame | None:
-        """The newest image; None: none yet."""
+        """The newest image; None: no image has arrived."""
         return self._newest
 
     def fresh(self, max_age: float, frame: Frame | None = None) -> Frame:
-        """An image of this camera, after a check of its age.
+        """Return an image of this camera, after a check of its age.
 
-        :param max_age: longest age in seconds, 0 for any age. The age of an image without a stamp counts from its arrival.
-        :param frame: the image; None: the newest.
-        :raises NoImageError: no image has arrived, or time jumped since.
-        :raises StaleImageError: the image is older, or its stamp is further ahead of the node's clock than that.
+        :param max_age: maximum age in seconds; 0: any age. The age of an image without a stamp counts from its arrival.
+        :param frame: the image; None: the newest image.
+        :raises NoImageError: no image has arrived since the start or the last time jump.
+        :raises StaleImageError: the image is older than ``max_age``, or its stamp is more than ``max_age`` ahead of the clock.
         """
         if self._watch is not None:
             self._watch.check()
-        if frame is None or self._newest is None:  # A jump of time drops the newest image and with it all older ones.
+        if frame is None or self._newest is None:  # After a time jump, there is no newest image, and older ones are invalid, too.
             frame = self._newest
         if frame is None:
             since = self._why_empty or "yet"
@@ -207,12 +210,12 @@ class Camera:
         return frame
 
     def newest_with_depth(self, tolerance: float, max_age: float) -> Frame | None:
-        """The newest image whose depth and camera_info have come; where there is none, or it is too old, the newest of all.
+        """Return the newest image whose depth and camera_info have arrived. If there is none, or it is too old, the newest image.
 
-        The newest one's depth may still be on its way, and where the transport loses messages it never comes.
+        The depth of the newest image can arrive later, or never if the transport loses it.
 
-        :param tolerance: seconds between the stamps of what belongs together.
-        :param max_age: as of `fresh`.
+        :param tolerance: maximum seconds between the stamps of an image and its depth image.
+        :param max_age: see `fresh`.
         """
         newest = self._newest
         whole = (frame for frame in reversed(self._with_depth) if self.surroundings.complete(frame.header, tolerance))
@@ -222,12 +225,12 @@ class Camera:
         return newest if 0.0 < max_age < self._age(frame) else frame
 
     def _age(self, frame: Frame) -> float:
-        """Seconds since the image's stamp, or, without a stamp, since its arrival."""
+        """Return the seconds since the image's stamp, or since its arrival if it has no stamp."""
         age = stamp_age(self._clock, frame.header)
         return time.monotonic() - frame.arrival if math.isnan(age) else age
 
     def why_slow(self, most: float) -> str:
-        """A sentence where the camera sends less often than each ``most`` seconds; otherwise empty."""
+        """Return a sentence if the camera's period exceeds ``most`` seconds; otherwise an empty text."""
         interval = self.statistics.interval
         if not 0.0 < most < interval:
             return ""
@@ -247,11 +250,11 @@ class Camera:
         return self._why_silent(silence, f"is {age:.1f} s old; max_image_age is {max_age:g} s.", 0.5 * max_age)
 
     def _why_silent(self, silence: float, is_old: str, usual: float) -> str:
-        """Tell a slow camera from one that has stopped.
+        """Return a sentence about a slow camera, or about one that has stopped.
 
         :param silence: seconds since the last image.
-        :param is_old: its age, as the end of a sentence.
-        :param usual: longest time between two images, in seconds, at which a camera does not count as slow.
+        :param is_old: age of this image, as the end of a sentence.
+        :param usual: a camera is slow if its time between two images exceeds this number of seconds.
         """
         publishers = f"Publishers: {self._stream.publishers()}."
         if self.statistics.received < 2:
@@ -269,7 +272,7 @@ class Camera:
         return f"{stopped} {publishers}"
 
     def forget(self, jump: Jump) -> None:
-        """Drop the images from before a jump of time, with their depth."""
+        """Drop the images and depth images from before a time jump."""
         if self._newest is not None and jump.is_old(nanoseconds(self._newest.header.stamp)):
             self._newest, self._why_empty = None, f"since {jump}"
         kept = [frame for frame in self._with_depth if not jump.is_old(nanoseconds(frame.header.stamp))]
@@ -281,7 +284,7 @@ class Camera:
         self._stream.fetch_latched()
 
     def close(self) -> None:
-        """Give the subscriptions back."""
+        """Destroy the subscriptions."""
         self._newest = None
         self._with_depth.clear()
         self._stream.close()
@@ -299,23 +302,23 @@ class Camera:
         self._listener.on_frame(self._newest)
 
     def _follow(self, watch: ClockWatch, stamp: int) -> bool:
-        """Let the watch notice jumps of time by an image's stamp (nanoseconds); False: the image is of the time before one."""
+        """Check an image's stamp (ns) for a time jump. Return False if the image is from before a jump."""
         watch.check()
         if watch.is_leftover(stamp):
             return False
-        if len(self._stream.publisher_nodes) < 2:  # Stamps of several publishers tell nothing.
+        if len(self._stream.publisher_nodes) < 2:  # The stamps of several publishers are not monotonic.
             watch.stamps_went(self.name, self._last_stamp, stamp)
         self._last_stamp = stamp
         return True
 
 
 def _advice(interval: float) -> str:
-    """What to do about images that come that many seconds apart, as a sentence."""
+    """Return a sentence about what to do if the time between images is ``interval`` seconds."""
     return f"Set max_image_age to at least {math.ceil(_PERIODS * interval)} s, or to 0 to accept any age."
 
 
 class Cameras:
-    """The cameras of a node by name; the first is the default."""
+    """The cameras of the node by name. The first one is the default."""
 
     def __init__(self, cameras: Sequence[Camera], names: Sequence[str]) -> None:
         self._cameras = {camera.name: camera for camera in cameras}
@@ -325,20 +328,20 @@ class Cameras:
         return iter(self._cameras.values())
 
     def adapt(self) -> None:
-        """As of `Camera.adapt`."""
+        """See `Camera.adapt`."""
         for camera in self:
             camera.adapt()
 
     def forget(self, jump: Jump) -> None:
-        """As of `Camera.forget`."""
+        """See `Camera.forget`."""
         for camera in self:
             if jump.concerns(camera.name):
                 camera.forget(jump)
 
     def name(self, wanted: str) -> str:
-        """The name of the camera that a request means.
+        """Return the name of the camera that a request uses; an empty name selects the first.
 
-        :raises NoSuchCameraError: there is none of that name.
+        :raises NoSuchCameraError: no camera has this name.
         """
         if not self._names:
             raise NoSuchCameraError("The parameter cameras is empty. Send the image with the request, or configure a camera.")
@@ -349,10 +352,10 @@ class Cameras:
         return wanted or self._names[0]
 
     def names_of(self, options: QueryOptions) -> list[str]:
-        """The names of the cameras that a request means, one or several.
+        """Return the names of the cameras that a request uses.
 
-        :raises NoSuchCameraError: there is none of such a name.
-        :raises BadRequestError: the request contradicts itself.
+        :raises NoSuchCameraError: a camera does not exist.
+        :raises BadRequestError: the fields contradict each other.
         """
         if not options.cameras:
             return [self.name(options.camera)]
@@ -366,9 +369,9 @@ class Cameras:
         return names
 
     def __getitem__(self, name: str) -> Camera:
-        """The open camera that a request means; empty: the first.
+        """Return an open camera by its name; an empty name selects the first.
 
-        :raises BadRequestError: there is none of that name.
+        :raises BadRequestError: no camera has this name.
         :raises NoImageError: the cameras are closed.
         """
         camera = self._cameras.get(self.name(name))
@@ -377,7 +380,7 @@ class Cameras:
         return camera
 
     def close(self) -> None:
-        """Give all subscriptions back; names stay known."""
+        """Destroy all subscriptions. The names of the cameras stay known."""
         for camera in self._cameras.values():
             camera.close()
         self._cameras = {}

@@ -15,7 +15,7 @@ from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.positions import depth_range
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
-"""A word of a frame's name: words are separated by signs, digits and capitals."""
+"""A word in a frame's name. Punctuation, digits and capital letters separate words."""
 
 _LINKS = frozenset(("link", "base", "footprint", "stabilized", "body", "chassis", "torso", "gripper", "tool", "flange"))
 _FIXED = frozenset(("world", "map", "odom", "earth"))
@@ -25,11 +25,11 @@ _LENSES = frozenset(("color", "rgb", "depth", "ir", "infra", "left", "right"))
 """RealSense, ZED, OAK and OpenNI drivers name their own frames <camera>_<lens>_frame or <camera>_<lens>_camera_frame."""
 
 _IN_LINK = re.compile(r"(?<![A-Za-z])link\d*[/:]", re.IGNORECASE)
-"""Gazebo's sensors have the names of their links before their own."""
+"""The frame of a Gazebo sensor contains the name of its link, followed by that of the sensor."""
 
 
 def is_body_frame(frame: str) -> bool:
-    """Whether a frame has the name of a link, of a fixed frame, or of a frame in which a driver has x forward.
+    """Whether a frame has the name of a link, of a fixed frame, or of a driver's frame with x forward.
 
     Names of optical frames contain "optical" (REP 103).
     """
@@ -46,7 +46,7 @@ def is_body_frame(frame: str) -> bool:
 
 
 class CameraChecks:
-    """Checks the cameras each second. Called in the executor."""
+    """Checks the cameras of the node each second. Called in the executor."""
 
     def __init__(self, node: Node, parameters: Parameters) -> None:
         self._node = node
@@ -70,7 +70,7 @@ class CameraChecks:
                     self._log_once(camera.name, kind, trouble)
 
     def troubles(self, camera: Camera) -> list[str]:
-        """Faults of a camera's setup, as sentences."""
+        """Return the faults of a camera's setup as sentences."""
         return self._found.get(camera.name, [])
 
     def _log_once(self, camera: str, kind: str, trouble: str) -> None:
@@ -86,7 +86,7 @@ class CameraChecks:
     def _depth(self, camera: Camera) -> Iterator[str]:
         companion = camera.surroundings.depth
         if companion is None or companion.newest is None or isinstance(companion.newest, CompressedImage):
-            return  # To decompress takes too long in the executor; an answer's position_note names the same faults.
+            return  # Decompression takes too long in the executor. The position_note of answers reports the same faults.
         try:
             read_depth(companion.newest, depth_range(self._parameters, camera.name), detect_clamp=False)
         except GeometryError as error:
@@ -109,7 +109,7 @@ def _frame(camera: Camera) -> Iterator[str]:
     if fault := frame_fault(frame):
         yield f"The images on {camera.topic} cannot be used: {fault}"
         return
-    # Without a calibration there are no positions, and the frame's axes do not matter.
+    # Without camera_info there are no positions, so the axes of the frame do not matter.
     if camera.surroundings.info.fits(frame) and is_body_frame(frame):
         yield (
             f"The frame {frame!r} of the images on {camera.topic} has the name of a body frame (x forward), not of an optical "

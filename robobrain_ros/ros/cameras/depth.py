@@ -17,10 +17,10 @@ _COMPRESSED_SUFFIX = "/compressedDepth"
 class DepthStream(Stream):
     """A subscription to a camera's depth, raw or compressed.
 
-    :param transport: "raw": Image on the topic; "compressed": CompressedImage on <topic>/compressedDepth; "auto": the first of
-        Image on the topic, CompressedImage on it and CompressedImage on <topic>/compressedDepth that has a publisher. As long as
-        nothing is published where it listens, `adapt` looks again. <topic> is the name after remapping, which may end in
-        /compressedDepth itself.
+    :param transport: "raw": Image on <topic>. "compressed": CompressedImage on <topic>/compressedDepth. "auto": the first of
+        Image on <topic>, CompressedImage on <topic> and CompressedImage on <topic>/compressedDepth that has a publisher. While
+        the selected topic has no publisher, `adapt` selects again. <topic> is the name after remapping, and may itself end in
+        /compressedDepth.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class DepthStream(Stream):
         super().__init__(intake, message_type, name, listener, reliability=reliability, depth=depth)
 
     def adapt(self) -> None:
-        """As of `Stream.adapt`, and with transport "auto", subscribe to what is published."""
+        """See `Stream.adapt`. With transport "auto", also select the topic and type that has a publisher."""
         if len(self._choices) > 1 and not self._published(self._type, self._name):
             self._follow()
         super().adapt()
@@ -47,10 +47,10 @@ class DepthStream(Stream):
         found = next((source for source in self._choices if self._published(*source)), None)
         if found is None:
             return
-        # The old one goes first: a process cannot have one topic with two types.
+        # Destroyed first, because a process cannot subscribe to one topic with two types.
         self.close()
         self._type, self._name = found
-        self._main = self._open(self._main.offer)
+        self._main = self._open(self._main.qos)
 
     def _published(self, message_type: Any, topic: str) -> bool:
         name = f"sensor_msgs/msg/{message_type.__name__}"
@@ -58,9 +58,9 @@ class DepthStream(Stream):
 
 
 def read_depth(message: Image | CompressedImage, limits: DepthRange = USUAL_DEPTH, *, detect_clamp: bool = True) -> DepthImage:
-    """The depth image of a message; ``limits`` and ``detect_clamp``: as of `DepthImage.bounded`.
+    """Return the depth image of a message. For ``limits`` and ``detect_clamp`` see `DepthImage.bounded`.
 
-    :raises robobrain_ros.core.geometry.GeometryError: the reason why it cannot be read.
+    :raises robobrain_ros.core.geometry.GeometryError: the message cannot be read.
     """
     if isinstance(message, CompressedImage):
         return DepthImage(decode_depth(bytes(message.data), message.format)).bounded(limits, detect_clamp=detect_clamp)

@@ -1,6 +1,6 @@
-"""Names of frames as messages hold them: a leading slash is removed, and the length is bounded.
+"""Frame names in messages: remove a leading slash, and check the length.
 
-ROS 1 used the slash in bags and drivers; tf2 rejects it.
+Bags and drivers of ROS 1 use the slash. tf2 rejects it.
 """
 
 import logging
@@ -13,7 +13,7 @@ from robobrain_ros.ros.limits import MOST_FRAME
 _log = logging.getLogger(__name__)
 
 _MOST_NAMES = 100
-"""Most frames that are logged, because each name comes from a message."""
+"""Maximum number of frames that are logged, because the names come from messages."""
 
 _LONGEST_QUOTE = 100
 """Characters of a frame's name in a sentence."""
@@ -22,7 +22,7 @@ _logged: set[str] = set()
 
 
 def plain_frame(name: str) -> str:
-    """A frame's name without leading slashes; the first time, the change is logged."""
+    """Return a frame's name without leading slashes, and log the first change of each name."""
     if not name.startswith("/"):
         return name
     plain = name.lstrip("/")
@@ -37,7 +37,7 @@ def plain_frame(name: str) -> str:
 
 
 def frame_fault(name: str) -> str:
-    """Why a name is not that of a frame, as a sentence; empty: it may be one."""
+    """Return a sentence about why a frame name is invalid; empty: it is valid."""
     if len(name) <= MOST_FRAME:
         return ""
     return (
@@ -47,12 +47,12 @@ def frame_fault(name: str) -> str:
 
 
 def quoted_frame(name: str) -> str:
-    """A frame's name in quotation marks, for a sentence. A long name is cut."""
+    """Return a frame's name in quotation marks for a sentence. A long name is shortened."""
     return repr(shortened(name, _LONGEST_QUOTE))
 
 
 def plain_header(header: Header) -> Header:
-    """A header whose frame has no leading slash: the same one, or a copy."""
+    """Return a header whose frame has no leading slash: the same header, or a changed copy."""
     if not header.frame_id.startswith("/"):
         return header
     return Header(stamp=header.stamp, frame_id=plain_frame(header.frame_id))

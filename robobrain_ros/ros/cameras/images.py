@@ -18,18 +18,18 @@ _log = logging.getLogger(__name__)
 # NV12, NV21, NV24 and upper-case names. Its array is a view of the message, so validation and conversion to RGB would stay here.
 
 _FILES = ("jpeg", "jpg", "mjpeg", "png", "image/jpeg", "image/png")
-"""Encodings of raw images whose bytes are those of a file, as some drivers publish them."""
+"""Encodings of raw images that contain a file. Some drivers publish such images."""
 
 _MOST_NOTES = 20
-"""Most assumptions about one camera that are logged, because each holds a format that the publisher chooses."""
+"""Maximum number of logged assumptions about one camera, because they contain a format that the publisher selects."""
 
 
 class ImageReader:
     """Reads the images of one camera, and logs each assumption about them once. Callable from any thread.
 
     :param camera: name of the camera; empty: the images come with requests.
-    :param swap_red_blue: whether the publisher exchanges red and blue.
-    :param bit_depth: bits of the sensor in 16-bit images; 0: unknown, as of `robobrain_ros.core.formats.bit_depth`.
+    :param swap_red_blue: whether the publisher swaps red and blue.
+    :param bit_depth: bits of the sensor in 16-bit images; 0: unknown, see `robobrain_ros.core.formats.bit_depth`.
     """
 
     def __init__(self, camera: str = "", *, swap_red_blue: bool = False, bit_depth: int = 0) -> None:
@@ -39,9 +39,9 @@ class ImageReader:
         self._lock = Lock()
 
     def read(self, message: Image | CompressedImage) -> RgbImage:
-        """The image of a message as RGB, (height, width, 3), uint8, a copy.
+        """Return a copy of the image of a message as RGB, (height, width, 3), uint8.
 
-        :raises BadImageError: the reason why it cannot be read.
+        :raises BadImageError: the image cannot be read.
         """
         if isinstance(message, CompressedImage):
             return decode_file(bytes(message.data), message.format, self._options)
@@ -61,7 +61,7 @@ class ImageReader:
         return image[:, :, ::-1].copy() if self._options.swap_red_blue else image
 
     def _read_file(self, message: Image) -> RgbImage:
-        """A JPEG or PNG inside a raw image; width and height may be 0."""
+        """Read a JPEG or PNG inside a raw image, whose width and height can be 0."""
         width, height = message.width, message.height
         if width or height:
             check_size(width, height)

@@ -1,4 +1,4 @@
-"""The cameras' subscriptions as one thing that the executor waits for and works off."""
+"""One waitable for all subscriptions of the cameras, to reduce the load of rclpy's executor."""
 
 import traceback
 from collections.abc import Callable
@@ -13,23 +13,22 @@ from rclpy.subscription import Subscription
 from rclpy.waitable import NumberOfEntities, Waitable
 
 Listener = Callable[..., None]
-"""Called with a message and, where it asks for it, with what the middleware knows of it (``source_timestamp``, ...)."""
+"""Called with a message, and if requested with its message info (``source_timestamp``, ...)."""
 
 
 class Intake(Waitable):
-    """Takes what has come on all of its subscriptions in one round of the executor.
+    """Takes the messages of all its subscriptions in one round of the executor.
 
-    By itself, the executor makes a task for each message, is woken twice more by it, and each time gathers anew all that the node
-    waits for: with many cameras, most of what an idle node costs. Here, whatever came while it worked is taken together.
+    For an ordinary subscription, rclpy's executor creates a task for each message, wakes up twice more, and collects all
+    entities of the node each time. With many cameras, this would be most of the load of an idle node.
 
-    It belongs to executors that wait (`rclpy.executors`), not to rclpy.experimental's EventsExecutor.
+    It works with the executors of `rclpy.executors`, not with rclpy.experimental's EventsExecutor.
     """
 
     def __init__(self, node: Node) -> None:
         super().__init__(MutuallyExclusiveCallbackGroup())
         self.node = node
-        """Whose subscriptions they are."""
-        self._group = _Untouched()
+        self._group = _IgnoredGroup()
         self._subscriptions: list[Subscription] = []
         self._informed: set[Subscription] = set()
         self._lock = Lock()
@@ -42,12 +41,12 @@ class Intake(Waitable):
     def subscribe(
         self, message_type: Any, topic: str, listener: Listener, qos: QoSProfile, *, informed: bool = False
     ) -> Subscription:
-        """Subscribe as by `rclpy.node.Node.create_subscription`; in any thread.
+        """Subscribe as with `rclpy.node.Node.create_subscription`. Callable from any thread.
 
         :param informed: call the listener with the message's info as a second argument.
         """
         subscription = self.node.create_subscription(message_type, topic, listener, qos, callback_group=self._group)
-        # Held as long as it is one of these, rather than anew in each round of the executor.
+        # Held until `unsubscribe`, instead of again in each round of the executor.
         subscription.handle.__enter__()
         if informed:
             self._informed.add(subscription)
@@ -55,68 +54,68 @@ class Intake(Waitable):
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """Give a subscription back, in any thread; from then on its listener is not called."""
+        """Destroy a subscription. Its listener is not called any more. Callable from any thread."""
         self._subscriptions.remove(subscription)
         self._informed.discard(subscription)
         self.node.destroy_subscription(subscription)
         with self._lock:
             if self._waiting:
-                self._leaving.append(subscription)  # It must not be taken from under the executor.
+                self._leaving.append(subscription)  # Released when the executor has stopped waiting for it.
             else:
-                _let_go(subscription)
+                _release_handle(subscription)
 
     def __enter__(self) -> None:
-        """As of `Waitable`: from now on it is waited for those that there are now."""
+        """See `Waitable`. The executor starts to wait for the present subscriptions."""
         with self._lock:
             self._waiting = True
             self._awaited = list(self._subscriptions)
 
     def __exit__(self, *raised: object) -> None:
-        """As of `Waitable`."""
+        """See `Waitable`."""
         with self._lock:
             self._waiting = False
             leaving, self._leaving = self._leaving, []
             for subscription in leaving:
-                _let_go(subscription)
+                _release_handle(subscription)
 
     def get_num_entities(self) -> NumberOfEntities:
-        """As of `Waitable`."""
+        """See `Waitable`."""
         return NumberOfEntities(num_subs=len(self._awaited))
 
     def add_to_wait_set(self, wait_set: Any) -> None:
-        """As of `Waitable`."""
+        """See `Waitable`."""
         for subscription in self._awaited:
             wait_set.add_subscription(subscription.handle)
 
     def is_ready(self, wait_set: Any) -> bool:
-        """As of `Waitable`."""
+        """See `Waitable`."""
         pointers = wait_set.get_ready_entities("subscription")
         self._ready = [each for each in self._awaited if each.handle.pointer in pointers] if pointers else []
         return bool(self._ready)
 
     def take_data(self) -> list[tuple[Subscription, Any, Any]]:
-        """As of `Waitable`: each subscription that is ready, with its message and the message's info."""
+        """See `Waitable`. Return each subscription that is ready, with its message and message info."""
         taken = []
         for subscription in self._ready:
             try:
                 with subscription.handle:
                     message = subscription.handle.take_message(subscription.msg_type, subscription.raw)
             except InvalidHandle:
-                continue  # It was given back meanwhile.
+                continue  # It was destroyed meanwhile.
             if message is not None:
                 taken.append((subscription, *message))
         self._ready = []
         return taken
 
     async def execute(self, taken_data: list[tuple[Subscription, Any, Any]]) -> None:
-        """As of `Waitable`: hand the messages on.
+        """See `Waitable`. Call the listeners with the messages.
 
-        :raises Exception: the last one that a listener has raised, when all have been called; those before it are logged.
+        :raises Exception: the last exception of a listener, after all have been called. Earlier exceptions are logged.
         """
         fault: Exception | None = None
         for subscription, message, info in taken_data:
             if subscription not in self._subscriptions:
-                continue  # A listener before it has given it back.
+                continue  # The listener of another message has destroyed it.
             try:
                 if subscription in self._informed:
                     subscription.callback(message, info)
@@ -130,12 +129,12 @@ class Intake(Waitable):
             raise fault
 
 
-def _let_go(subscription: Subscription) -> None:
+def _release_handle(subscription: Subscription) -> None:
     subscription.handle.__exit__(None, None, None)
 
 
-class _Untouched(CallbackGroup):
-    """A group whose members the executor leaves alone."""
+class _IgnoredGroup(CallbackGroup):
+    """A callback group that the executor ignores, because `Intake` handles its subscriptions."""
 
     def can_execute(self, entity: Any) -> bool:
         return False

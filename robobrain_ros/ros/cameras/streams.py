@@ -1,4 +1,4 @@
-"""Subscriptions whose reliability and durability follow the publishers."""
+"""Subscriptions that adapt their reliability and durability to the publishers of the topic."""
 
 import time
 from collections import deque
@@ -12,43 +12,44 @@ from rclpy.subscription import Subscription
 
 from robobrain_ros.ros.cameras.intake import Intake
 
-_YOUNG = 5.0
-"""Seconds after subscribing in which a latched publisher may still send what it published before."""
+_HISTORY_TIME = 5.0
+"""Seconds after subscribing in which latched publishers can still send earlier messages."""
 _REMEMBERED = 64
-"""Messages whose source times are remembered, so that a message that comes over two subscriptions counts once."""
+"""Number of messages whose source times are kept, to detect a message that arrives through two subscriptions."""
 
 
 @dataclass(frozen=True)
-class _Offer:
+class _Qos:
     """Quality of service of a subscription."""
 
     reliable: bool
     latched: bool = False
-    """Transient local: publishers that are, too, send what they published before."""
+    """Whether the durability is transient local. Latched publishers then send earlier messages."""
 
 
 @dataclass
-class _Tap:
+class _Subscribed:
     """One of the subscriptions of a stream."""
 
-    offer: _Offer
+    qos: _Qos
     since: float = field(default_factory=time.monotonic)
     subscription: Subscription | None = None
 
     @property
-    def young(self) -> bool:
-        """Whether what was published before may still come."""
-        return self.offer.latched and time.monotonic() - self.since < _YOUNG
+    def may_send_history(self) -> bool:
+        """Whether earlier messages of latched publishers can still arrive."""
+        return self.qos.latched and time.monotonic() - self.since < _HISTORY_TIME
 
 
 class Stream:
-    """A subscription to stamped messages, each handed to ``listener`` once.
+    """A subscription to messages with a header. It calls ``listener`` once for each message.
 
-    The durability follows the publishers': where all are latched (transient local), so is the subscription. Where some are, a
-    second subscription fetches what those sent before, and ends. A latched subscription hears nothing of other publishers.
+    If all publishers are latched (transient local), the subscription is latched, too. A latched subscription receives nothing
+    from volatile publishers. If only some publishers are latched, a second, temporary subscription receives their earlier
+    messages.
 
-    :param reliability: "best_effort", "reliable", or "auto": as the publishers', as far as `adapt` has found them.
-    :param depth: messages that may wait.
+    :param reliability: "best_effort", "reliable", or "auto": reliable if all publishers that `adapt` finds are reliable.
+    :param depth: queue depth.
     """
 
     def __init__(
@@ -62,62 +63,62 @@ class Stream:
         self._depth = depth
         self._adapts = reliability == "auto"
         self._never_reliable = reliability == "best_effort"
-        self._sources: deque[int] = deque(maxlen=_REMEMBERED)
-        self._caught: set[bytes] = set()
-        """Latched publishers that a latched subscription has heard."""
+        self._source_times: deque[int] = deque(maxlen=_REMEMBERED)
+        self._fetched_from: set[bytes] = set()
+        """Latched publishers from which a latched subscription has received earlier messages."""
         self.publisher_nodes: tuple[str, ...] = ()
-        """Full names of the nodes that publish there, one for each publisher, as `adapt` has found them."""
-        self._leaving: _Tap | None = None
-        self._catching: _Tap | None = None
-        self._main = self._open(_Offer(reliability == "reliable"))
+        """Full names of the publishing nodes that `adapt` has found, one for each publisher."""
+        self._previous: _Subscribed | None = None
+        self._history: _Subscribed | None = None
+        self._main = self._open(_Qos(reliability == "reliable"))
         self.adapt()
 
     @property
     def topic(self) -> str:
         """Full name of the topic after remapping."""
-        assert self._main.subscription is not None, "a tap is returned with its subscription"
+        assert self._main.subscription is not None, "`_open` sets it"
         return str(self._main.subscription.topic_name)
 
     def adapt(self) -> None:
-        """Subscribe as the publishers publish; called each second.
+        """Adapt the subscription to the publishers; called each second.
 
-        A reliable subscription hears nothing of a best-effort publisher, and a best-effort one loses most large images.
+        A reliable subscription receives nothing from a best-effort publisher. A best-effort subscription loses most large images.
         """
         infos = self._node.get_publishers_info_by_topic(self.topic)
         self.publisher_nodes = tuple(sorted(_node_of(info) for info in infos if info.topic_type == self._type_name()))
-        if self._catching is not None and not self._catching.young:
-            self._end_catching()
+        if self._history is not None and not self._history.may_send_history:
+            self._close_history()
         if not infos:
             return
         profiles = [info.qos_profile for info in infos]
         all_reliable = all(profile.reliability == ReliabilityPolicy.RELIABLE for profile in profiles)
-        reliable = all_reliable if self._adapts else self._main.offer.reliable
-        # A best-effort subscription gets nothing of what was sent before.
+        reliable = all_reliable if self._adapts else self._main.qos.reliable
+        # A best-effort subscription receives no earlier messages.
         latched = {bytes(info.endpoint_gid) for info in infos if _is_latched(info) and not self._never_reliable}
-        offer = _Offer(reliable, reliable and len(latched) == len(infos))
-        if offer != self._main.offer:
-            self._change(offer)
-        if offer.latched:
-            self._caught |= latched
-        elif latched - self._caught:
-            self._caught |= latched
-            self._end_catching()
-            self._catching = self._open(_Offer(reliable=True, latched=True))
+        qos = _Qos(reliable, reliable and len(latched) == len(infos))
+        if qos != self._main.qos:
+            self._change(qos)
+        if qos.latched:
+            self._fetched_from |= latched
+        elif latched - self._fetched_from:
+            self._fetched_from |= latched
+            self._close_history()
+            self._history = self._open(_Qos(reliable=True, latched=True))
 
     def fetch_latched(self) -> None:
-        """Receive again what latched publishers have sent."""
-        self._caught.clear()
-        self._sources.clear()
-        self._end_leaving()
-        self._end_catching()
-        if self._main.offer.latched:
-            old, self._main = self._main, self._open(self._main.offer)
-            self._end(old)
+        """Receive the messages of latched publishers again."""
+        self._fetched_from.clear()
+        self._source_times.clear()
+        self._close_previous()
+        self._close_history()
+        if self._main.qos.latched:
+            old, self._main = self._main, self._open(self._main.qos)
+            self._unsubscribe(old)
         else:
             self.adapt()
 
     def publishers(self) -> str:
-        """The number of publishers in words, and the reason if their messages cannot arrive."""
+        """Return the number of publishers as text, with the reason if their messages cannot arrive."""
         publishers = self._node.get_publishers_info_by_topic(self.topic)
         if not publishers:
             return "none"
@@ -142,63 +143,64 @@ class Stream:
     @property
     def reliable(self) -> bool:
         """Whether it is reliable now."""
-        return self._main.offer.reliable
+        return self._main.qos.reliable
 
     @property
     def latched(self) -> bool:
         """Whether it is latched (transient local) now."""
-        return self._main.offer.latched
+        return self._main.qos.latched
 
     def _type_name(self) -> str:
         package, kind = self._type.__module__.split(".")[:2]
         return f"{package}/{kind}/{self._type.__name__}"
 
     def close(self) -> None:
-        """Give the subscriptions back."""
-        self._end_leaving()
-        self._end_catching()
-        self._end(self._main)
+        """Destroy the subscriptions."""
+        self._close_previous()
+        self._close_history()
+        self._unsubscribe(self._main)
 
-    def _change(self, offer: _Offer) -> None:
-        self._end_leaving()
-        # The old one stays until the new one has found the publishers.
-        self._leaving, self._main = self._main, self._open(offer)
+    def _change(self, qos: _Qos) -> None:
+        self._close_previous()
+        # The old subscription stays until the first message arrives through the new one.
+        self._previous, self._main = self._main, self._open(qos)
 
-    def _open(self, offer: _Offer) -> _Tap:
-        qos = QoSProfile(
+    def _open(self, qos: _Qos) -> _Subscribed:
+        profile = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
             depth=self._depth,
-            reliability=ReliabilityPolicy.RELIABLE if offer.reliable else ReliabilityPolicy.BEST_EFFORT,
-            durability=DurabilityPolicy.TRANSIENT_LOCAL if offer.latched else DurabilityPolicy.VOLATILE,
+            reliability=ReliabilityPolicy.RELIABLE if qos.reliable else ReliabilityPolicy.BEST_EFFORT,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL if qos.latched else DurabilityPolicy.VOLATILE,
         )
-        tap = _Tap(offer)
-        tap.subscription = self._intake.subscribe(self._type, self._name, partial(self._arrived, tap), qos, informed=True)
-        return tap
+        subscribed = _Subscribed(qos)
+        listener = partial(self._arrived, subscribed)
+        subscribed.subscription = self._intake.subscribe(self._type, self._name, listener, profile, informed=True)
+        return subscribed
 
-    def _end(self, tap: _Tap) -> None:
-        assert tap.subscription is not None, "a tap is returned with its subscription"
-        self._intake.unsubscribe(tap.subscription)
+    def _unsubscribe(self, subscribed: _Subscribed) -> None:
+        assert subscribed.subscription is not None, "`_open` sets it"
+        self._intake.unsubscribe(subscribed.subscription)
 
-    def _end_leaving(self) -> None:
-        if self._leaving is not None:
-            self._end(self._leaving)
-            self._leaving = None
+    def _close_previous(self) -> None:
+        if self._previous is not None:
+            self._unsubscribe(self._previous)
+            self._previous = None
 
-    def _end_catching(self) -> None:
-        if self._catching is not None:
-            self._end(self._catching)
-            self._catching = None
+    def _close_history(self) -> None:
+        if self._history is not None:
+            self._unsubscribe(self._history)
+            self._history = None
 
-    def _arrived(self, tap: _Tap, message: Any, info: Mapping[str, Any]) -> None:
-        """A message has come over one of the subscriptions."""
-        if tap is self._main and self._leaving is not None:
-            self._end_leaving()
-        source = int(info["source_timestamp"])  # 0 where the middleware does not say.
-        if source and source in self._sources:
-            return  # It came over another one.
-        if source and tap.young and self._sources and source < max(self._sources):
-            return  # It was sent before what has come already.
-        self._sources.append(source)
+    def _arrived(self, subscribed: _Subscribed, message: Any, info: Mapping[str, Any]) -> None:
+        """Handle a message of one of the subscriptions."""
+        if subscribed is self._main and self._previous is not None:
+            self._close_previous()
+        source = int(info["source_timestamp"])  # 0: the middleware does not provide it.
+        if source and source in self._source_times:
+            return  # It has arrived through another subscription.
+        if source and subscribed.may_send_history and self._source_times and source < max(self._source_times):
+            return  # It is older than a message that has arrived.
+        self._source_times.append(source)
         self._listener(message)
 
 
@@ -207,11 +209,11 @@ def _node_of(info: Any) -> str:
 
 
 def _is_latched(info: Any) -> bool:
-    """Whether a publisher keeps what it has sent for subscriptions that come later."""
+    """Whether a publisher keeps its messages for later subscriptions."""
     profile = info.qos_profile
     return bool(profile.durability == DurabilityPolicy.TRANSIENT_LOCAL and profile.reliability == ReliabilityPolicy.RELIABLE)
 
 
 def described(nodes: Sequence[str]) -> str:
-    """Publishing nodes in words, each with the number of its publishers."""
+    """Return the names of publishing nodes as text, with the number of publishers of a node that has several."""
     return ", ".join(f"{node} ({nodes.count(node)})" if nodes.count(node) > 1 else node for node in sorted(set(nodes)))

@@ -15,13 +15,13 @@ _SERVICES = {"goal": "send_goal", "cancel": "cancel_goal", "result": "get_result
 RESULT_TIMEOUT = 60
 """Seconds of the node's clock for which the result of an ended goal is kept. rclpy's default is 900 s."""
 _WEIGHT = 10.0
-"""Weight of a response: each change of a goal's state reaches every action client, with the states of all goals."""
+"""Weight of a response. Each change of a goal's state sends the states of all goals to every action client."""
 
 
 class GuardedActionServer(ActionServer):
     """An action server that answers each goal, cancel and result request, and accepts every goal.
 
-    :param execute: works off a goal; must set the goal's state and must not raise.
+    :param execute: executes a goal. It must set the goal's state, and must not raise.
     :param cancel: called with goals whose cancel was requested.
     """
 
@@ -59,7 +59,7 @@ class GuardedActionServer(ActionServer):
         await self._guarded_node.pacing.turn(f"{self._name}/_action/{_SERVICES[kind]}", _WEIGHT)
 
     def take_data(self) -> dict[str, Any]:
-        """As of `Waitable`; what cannot be read is skipped."""
+        """See `Waitable`. Skips messages that cannot be read."""
         try:
             return super().take_data()
         except Exception as error:
@@ -67,7 +67,7 @@ class GuardedActionServer(ActionServer):
             return {}
 
     async def execute(self, taken_data: dict[str, Any]) -> None:
-        """As of `Waitable`: each kind in its turn, whatever becomes of the others."""
+        """See `Waitable`. Handles each kind of request separately, so that an exception does not affect the others."""
         for kind, data in taken_data.items():
             try:
                 if kind in _SERVICES:

@@ -1,6 +1,6 @@
-"""The boundary around everything that rclpy calls: an exception becomes a response and a log line, and never ends the node.
+"""Handle exceptions in all callbacks of rclpy. They become a response and a log line, and do not end the node.
 
-rclpy itself raises what a callback raises out of ``spin``, and sends no response.
+Without this module, an exception in a callback propagates out of ``spin``, and the client receives no response.
 """
 
 import functools
@@ -31,19 +31,19 @@ from robobrain_ros.ros.delivery.pacing import Pacing
 from robobrain_ros.ros.delivery.redelivery import Redelivery
 
 _LOG_INTERVAL = 1.0
-"""Seconds in which one place logs its faults once; all of them are counted."""
+"""Each place logs at most one fault in this number of seconds. All faults are counted."""
 _LIFECYCLE_SERVICES = (ChangeState, GetState, GetAvailableStates, GetAvailableTransitions)
 _LONGEST_NAME = 60
 _LONGEST = 500
 """Characters of an exception's message that are reported."""
 
 Fallback = Callable[[Any, Any, str], Any]
-"""Makes a response from the request, the empty response, and the sentence about what went wrong."""
+"""Creates a response from the request, the empty response, and the sentence about the exception."""
 
 
 @dataclass
 class Faults:
-    """Exceptions that callbacks raised since the node began. ``last`` is the sentence about the last one."""
+    """Exceptions of callbacks since the start of the node. ``last`` is the sentence about the last one."""
 
     count: int = 0
     last: str = ""
@@ -52,7 +52,7 @@ class Faults:
     _logged: dict[str, float] = field(default_factory=dict)
 
     def note(self, where: str, error: BaseException) -> tuple[str, bool]:
-        """Count an exception; returns the sentence about it, and whether to log the sentence now."""
+        """Count an exception. Return the sentence about it, and whether to log the sentence now."""
         self.count += 1
         self.last = describe(where, error)
         now = time.monotonic()
@@ -63,7 +63,7 @@ class Faults:
 
 
 def describe(where: str, error: BaseException) -> str:
-    """One line about an exception: its place and its message."""
+    """Return one line about an exception: its type, message and place."""
     frames = extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     words = " ".join(str(error).split())[:_LONGEST]
@@ -71,11 +71,11 @@ def describe(where: str, error: BaseException) -> str:
 
 
 class GuardedNode(LifecycleNode):
-    """A lifecycle node whose callbacks may raise: services answer, everything else goes on.
+    """A lifecycle node that survives exceptions in callbacks. Services still send a response.
 
-    ``faults`` counts what was raised; ``pacing`` spaces the responses of all services; ``redelivery`` sends those again whose
-    client is not known yet. The node guards services, timers, subscriptions, guard conditions, parameter callbacks and the
-    tasks of `start_task`, those of rclpy itself included.
+    ``faults`` counts the exceptions. ``pacing`` spaces the responses of all services. ``redelivery`` sends responses again whose
+    client DDS does not know yet. The node guards services, timers, subscriptions, guard conditions, parameter callbacks and the
+    tasks of `start_task`, including those that rclpy creates.
     """
 
     def __init__(self, name: str, **options: Any) -> None:
@@ -86,13 +86,13 @@ class GuardedNode(LifecycleNode):
         super().__init__(name, **options)
         for service in [service for service in self.services if service.srv_type in _LIFECYCLE_SERVICES]:
             self._replace(service)
-        # rclpy makes these services without create_service.
+        # rclpy creates these services without calling create_service.
         for service in self.services:
             if not hasattr(service.callback, "guarded"):
                 self._guard_service(service)
 
     def fault(self, where: str, error: BaseException) -> str:
-        """Count and log an exception that was caught; returns the sentence about it."""
+        """Count and log an exception that was caught. Return the sentence about it."""
         sentence, due = self.faults.note(where, error)
         if due:
             self.get_logger().error(f"{sentence}. The node continues. Please report it with the log.")
@@ -102,9 +102,9 @@ class GuardedNode(LifecycleNode):
     def guard(
         self, where: str, callback: Callable[..., Any], instead: Callable[[str], Any] = lambda sentence: None
     ) -> Callable[..., Any]:
-        """The callback, which then never raises.
+        """Return a callback that never raises.
 
-        :param instead: makes what is returned in place of an exception, of the sentence about it.
+        :param instead: returns the result after an exception. Its argument is the sentence about the exception.
         """
         return _caught(callback, lambda error, *_: instead(self.fault(where, error)))
 
@@ -113,12 +113,12 @@ class GuardedNode(LifecycleNode):
         executor = self.executor
         if executor is not None:
             task = executor.create_task(self.guard(f"The task {_name(callback)}", callback), *arguments)
-            # Not by a callback of the task, because the executor would need another round for it.
+            # Not with a done callback of the task, because that needs another round of the executor.
             self._tasks -= {ended for ended in self._tasks.copy() if ended.done()}
             self._tasks.add(task)
 
     def destroy_node(self) -> None:
-        """As of `rclpy.node.Node`. Tasks that have not ended are closed; call it when the executor no longer spins."""
+        """See `rclpy.node.Node`. Also cancels unfinished tasks. Call it after the executor has stopped spinning."""
         for task in list(self._tasks):
             task.cancel()
         self._tasks.clear()
@@ -126,9 +126,10 @@ class GuardedNode(LifecycleNode):
         self._leave_the_graph()
 
     def _leave_the_graph(self) -> None:
-        """Destroy rcl's state machine, which rclpy forgets: it keeps the DDS participant, and with it the node's name.
+        """Destroy rcl's state machine, which rclpy does not destroy.
 
-        Other nodes would see the name for another 20 s, and a process that ends would leave shared memory of DDS behind.
+        It holds the DDS participant. Otherwise, other nodes would see this node for another 20 s, and DDS's shared memory would
+        remain after the end of the process.
         """
         machine = getattr(self, "_state_machine", None)
         if machine is not None:
@@ -137,55 +138,56 @@ class GuardedNode(LifecycleNode):
     # As of `rclpy.node.Node`, guarded.
 
     def create_service(self, srv_type: Any, srv_name: str, callback: Callable[..., Any], **options: Any) -> Service:
-        """As of `rclpy.node.Node`. A callback that raises is answered by a response with a failed outcome or result."""
+        """See `rclpy.node.Node`. If the callback raises, the response contains a failed outcome or result."""
         service = super().create_service(srv_type, srv_name, callback, **options)
         self._guard_service(service)
         return service
 
     def create_timer(self, timer_period_sec: float, callback: Callable[..., Any], *arguments: Any, **options: Any) -> Timer:
-        """As of `rclpy.node.Node`."""
+        """See `rclpy.node.Node`."""
         guarded = self.guard(f"The timer {_name(callback)}", callback)
         return super().create_timer(timer_period_sec, guarded, *arguments, **options)
 
     def create_guard_condition(self, callback: Callable[..., Any], *arguments: Any, **options: Any) -> GuardCondition:
-        """As of `rclpy.node.Node`."""
+        """See `rclpy.node.Node`."""
         guarded = self.guard(f"The guard condition {_name(callback)}", callback)
         return super().create_guard_condition(guarded, *arguments, **options)
 
     def create_subscription(
         self, msg_type: Any, topic: str, callback: Callable[..., Any], *arguments: Any, **options: Any
     ) -> Subscription:
-        """As of `rclpy.node.Node`, without rclpy's warnings of publishers that offer less, which `Stream` explains.
+        """See `rclpy.node.Node`. Without rclpy's warnings about incompatible publishers, which `Stream` reports.
 
-        The executor would have to wait for two events of each subscription; a camera makes hundreds of rounds each second.
+        With these warnings, the executor waits for two events of each subscription, which is slow with cameras.
         """
         options.setdefault("event_callbacks", SubscriptionEventCallbacks(use_default_callbacks=False))
         guarded = self.guard(f"The subscription to {topic}", callback)
         return super().create_subscription(msg_type, topic, guarded, *arguments, **options)
 
     def create_publisher(self, *arguments: Any, **options: Any) -> Publisher:
-        """As of `rclpy.node.Node`, without rclpy's warnings of subscribers that ask for more than is offered; as above."""
+        """See `rclpy.node.Node`. Without rclpy's warnings about incompatible subscribers; see `create_subscription`."""
         options.setdefault("event_callbacks", PublisherEventCallbacks(use_default_callbacks=False))
         return super().create_publisher(*arguments, **options)
 
     def add_on_set_parameters_callback(self, callback: Callable[..., Any]) -> None:
-        """As of `rclpy.node.Node`. A callback that raises rejects the change."""
+        """See `rclpy.node.Node`. A callback that raises rejects the change."""
         guarded = self.guard(
             "The check of a parameter", callback, lambda sentence: SetParametersResult(successful=False, reason=sentence)
         )
         super().add_on_set_parameters_callback(guarded)
 
     def _replace(self, service: Service) -> None:
-        """Answer the requests of a lifecycle service with one that keeps a burst of them.
+        """Replace a lifecycle service of rcl by one with a longer queue.
 
-        rcl's own service keeps 10 requests. It belongs to the state machine and stays, but nothing reads its requests.
+        The queue of rcl's own service holds 10 requests. rcl's service continues to exist as part of the state machine, but
+        nothing reads its requests.
         """
         srv_type, name, callback = service.srv_type, service.srv_name, service.callback
         self.destroy_service(service)
         self.create_service(srv_type, name, callback, qos_profile=qos.service(0))
 
     def _guard_service(self, service: Service) -> None:
-        """Let a service answer each request, whatever its callback raises, and survive clients that are gone."""
+        """Make a service send a response even if its callback raises, and survive clients that have left."""
         where, callback, send = f"The service {service.srv_name}", service.callback, service.send_response
         failed = _FALLBACKS.get(service.srv_type, _failed)
 
@@ -198,7 +200,7 @@ class GuardedNode(LifecycleNode):
             return failed(request, service.srv_type.Response(), self.fault(where, error))
 
         def sent(response: Any, header: Any) -> bool:
-            """Whether the response has left; if not, its client is not known yet."""
+            """Send the response. Return False if DDS does not know its client yet."""
             try:
                 send(response, header)
             except rclpy_implementation.RCLError:
@@ -228,7 +230,7 @@ class GuardedNode(LifecycleNode):
     def _set_each(
         self, setting: Callable[..., Any], request: SetParameters.Request, response: SetParameters.Response
     ) -> SetParameters.Response:
-        """As rclpy does, but one that raises does not hide that others were set."""
+        """Set parameters as rclpy does, but one by one, so that an exception affects only one result."""
         for parameter in request.parameters:
             one = self.guard("Setting a parameter", setting, _rejected)
             response.results += one(SetParameters.Request(parameters=[parameter]), SetParameters.Response()).results
@@ -237,7 +239,7 @@ class GuardedNode(LifecycleNode):
     def _change_state(
         self, change: Callable[..., Any], request: ChangeState.Request, response: ChangeState.Response
     ) -> ChangeState.Response:
-        """As rclpy does, and reject as rclcpp does what the present state does not allow, or what does not exist."""
+        """Change the state as rclpy does. Reject impossible transitions and unknown ones, as rclcpp does."""
         by_label, wanted = bool(request.transition.label), request.transition.label or str(request.transition.id)
         transitions = [(label, str(number)) for number, label, *_ in self._state_machine.available_transitions]
         if wanted in {label if by_label else number for label, number in transitions}:
@@ -251,7 +253,7 @@ class GuardedNode(LifecycleNode):
 
 
 def _caught(callback: Callable[..., Any], instead: Callable[..., Any]) -> Callable[..., Any]:
-    """The callback, plain or a coroutine function, that returns what ``instead`` makes of an exception and the arguments."""
+    """Return a callback that returns ``instead(exception, *arguments)`` after an exception. Accepts coroutine functions, too."""
 
     @functools.wraps(callback)
     async def awaiting(*arguments: Any, **options: Any) -> Any:
@@ -277,7 +279,7 @@ def _name(callback: Callable[..., Any]) -> str:
 
 
 def _failed(request: Any, response: Any, sentence: str) -> Any:
-    """A response with outcome ENGINE_FAILED or success False, as far as the type has them."""
+    """Return a response with outcome ENGINE_FAILED if its type has an outcome; otherwise the empty response."""
     if hasattr(response, "outcome"):
         response.outcome.code = int(OutcomeCode.ENGINE_FAILED)
         response.outcome.message = sentence

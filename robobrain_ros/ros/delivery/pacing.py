@@ -1,7 +1,7 @@
-"""Spaces the responses of a service, so that clients can take each of them.
+"""Spaces the responses of a service, so that clients do not lose any.
 
-A client receives the responses to every client of its service, and by default keeps the last 10 until its program takes them.
-When hundreds of requests end at once, clients that are slower than the node would lose theirs.
+In DDS, a client receives the responses to all clients of its service. By default, its queue holds the last 10. If hundreds of
+requests end at once, the queue of a slow client would overflow.
 """
 
 import time
@@ -16,19 +16,19 @@ from rclpy.task import Future
 from rclpy.timer import Timer
 
 _UNPACED = 5
-"""Responses that leave at once: half of what a client keeps by default."""
+"""Number of responses that are sent at once: half of a client's default queue."""
 _INTERVAL = 0.008
-"""Seconds between further responses, with one client."""
+"""Seconds between further responses, without the share for each client."""
 _INTERVAL_PER_CLIENT = 0.0002
 """Additional seconds for each client, because each client receives the responses to all clients."""
 _TICK = 0.002
 _RECOUNT = 1.0
-"""Seconds after which the clients are counted anew."""
+"""Seconds after which the clients are counted again."""
 
 
 @dataclass
 class _Lane:
-    """The responses of one service. ``tokens`` of them may leave now."""
+    """The waiting responses of one service: a token bucket. ``tokens`` responses can be sent now."""
 
     tokens: float = _UNPACED
     at: float = 0.0
@@ -37,7 +37,7 @@ class _Lane:
     waiting: deque[Callable[[], None]] = field(default_factory=deque)
 
     def take(self, now: float) -> bool:
-        """Whether one more response may leave; if so it is counted."""
+        """Take a token for one response. Return whether there was one."""
         self.tokens = min(self.tokens + (now - self.at) / self.interval, _UNPACED)
         self.at = now
         if self.tokens < 1.0:
@@ -47,7 +47,7 @@ class _Lane:
 
 
 class Pacing:
-    """Turns to respond, in the order in which they are asked for. All methods are called in the executor."""
+    """Lets responses be sent in turn, in the order of the calls. All methods are called in the executor."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -63,15 +63,15 @@ class Pacing:
         return sum(len(lane.waiting) for lane in self._lanes.values())
 
     async def turn(self, service: str, weight: float) -> None:
-        """As `respond`, to be awaited."""
+        """Wait until a response may be sent; for coroutines. See `respond`."""
         future = Future()
         self.respond(service, lambda: future.set_result(None), weight)
         await future
 
     def respond(self, service: str, send: Callable[[], None], weight: float = 1.0) -> None:
-        """Call a function that sends a response of the service, now or in its turn.
+        """Call ``send`` now or later, when a response of the service may be sent.
 
-        :param weight: how much longer than a response of a plain service a client takes for it.
+        :param weight: factor for the time that a client needs for this response; 1 for ordinary services.
         """
         with self._lock:
             lane = self._lanes.setdefault(service, _Lane())
@@ -86,7 +86,7 @@ class Pacing:
         send()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait for so many seconds."""
+        """Wait for this number of seconds without blocking the executor."""
         future = Future()
         with self._lock:
             self._sleepers.append((time.monotonic() + seconds, future))

@@ -1,8 +1,8 @@
-"""Sends a response again where the middleware did not know its client yet.
+"""Sends a response again if the middleware does not know its client yet.
 
-A request can arrive before DDS has matched the client's reader of responses, on a loaded computer or a lossy network. The
-middleware then waits 0.1 s and raises an error. For a client that has left, it raises no error. The node therefore keeps the
-response and sends it when the client is known.
+On a loaded computer or a lossy network, a request can arrive before DDS has matched the client's reader of responses. The
+middleware then waits 0.1 s and raises an error. It raises no error for a client that has left. Therefore the node keeps the
+response, and sends it when the client is known.
 """
 
 import time
@@ -17,10 +17,10 @@ from rclpy.timer import Timer
 _PATIENCE = 15.0
 """Seconds after which a response counts as lost. DDS repeats its announcements every few seconds."""
 _PAUSE = 0.5
-"""Seconds between two tries: a try that fails blocks the executor for 0.1 s."""
+"""Seconds between two attempts. A failed attempt blocks the executor for 0.1 s."""
 
 _AT_ONCE = 5
-"""Responses that leave in one round: half of what a client keeps by default."""
+"""Number of responses that are sent in one round: half of a client's default queue."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class _Kept:
 
 
 class Redelivery:
-    """Responses that could not be sent yet. All methods are called in the executor."""
+    """Keeps responses that could not be sent. All methods are called in the executor."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -41,21 +41,21 @@ class Redelivery:
 
     @property
     def waiting(self) -> int:
-        """Responses that are kept."""
+        """Number of responses that are kept."""
         return len(self._kept)
 
     def keep(self, send: Callable[[], bool], lost: Callable[[], None]) -> None:
-        """Send a response later.
+        """Keep a response, and send it later.
 
-        :param send: sends it; returns whether that succeeded. It must not raise.
-        :param lost: called after the last try failed.
+        :param send: sends the response and returns whether this succeeded. It must not raise.
+        :param lost: called after the last attempt failed.
         """
         self._kept.append(_Kept(send, lost, time.monotonic() + _PATIENCE))
         if self._timer is None:
             self._timer = self._node.create_timer(_PAUSE, self._try, clock=self._clock)
 
     def _try(self) -> None:
-        """Send until one try fails. A response that failed moves to the end, so that no client delays the others."""
+        """Send responses until one attempt fails. The failed response moves to the end, so that no client delays the others."""
         for _ in range(min(len(self._kept), _AT_ONCE)):
             kept = self._kept.popleft()
             if kept.send():

@@ -1,4 +1,4 @@
-"""Image messages to images, and answers to messages."""
+"""Convert image messages to images, and answers to messages."""
 
 import math
 from array import array
@@ -29,24 +29,25 @@ from robobrain_ros.msg import PlanStep as PlanStepMessage
 from robobrain_ros.ros.cameras.images import ImageReader
 
 _LONGEST_SENTENCE = 4000
-"""Characters of an outcome's message or of a note; they may quote what a caller or a publisher sent."""
+"""Maximum characters of an outcome's message or of a note, because they can quote texts of a caller or publisher."""
 
 _reader = ImageReader()
 
 
 def read_image_message(message: Image | CompressedImage) -> RgbImage:
-    """The image of a message that belongs to no camera: RGB, (height, width, 3), uint8, a copy.
+    """Return a copy of the image of a request: RGB, (height, width, 3), uint8.
 
-    :raises BadImageError: the reason why it cannot be read.
+    :raises BadImageError: the message cannot be read.
     """
     return _reader.read(message)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What an answer answers: the header, camera and size (pixels) of its image, and what was asked.
+    """The request of an answer: its text, and the header, camera and size (pixels) of its image.
 
-    ``camera`` is empty for an image that came with the request, ``query`` for what is no standing query.
+    :param camera: empty: the image came with the request.
+    :param query: name of the standing query; empty: a service or an action sent the request.
     """
 
     header: Header
@@ -59,12 +60,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class Positions:
-    """Where an answer's parts are; each in the order of the answer, None where there is none or none was looked for.
+    """Positions of an answer's points, bounding boxes and waypoints, in the order of the answer. None: none, or not computed.
 
-    :param header: the image's stamp, and the frame that the positions are in.
-    :param note: what is missing and what to do about it; empty: nothing.
-    :param camera: maps the image's pixels to rays in the image's own frame; None: not known.
-    :param move: takes positions (n, 3) from the image's own frame to the header's; None: it is the same.
+    :param header: the image's stamp, and the frame of the positions.
+    :param note: which positions are missing, why, and what to do; empty: none.
+    :param camera: maps pixels to rays in the image's frame; None: unknown.
+    :param move: transforms positions (n, 3) from the image's frame to the header's frame; None: both are the same.
     """
 
     header: Header
@@ -79,7 +80,7 @@ class Positions:
 def to_affordances(
     task: Task, origin: Origin, answer: Answer | None, report: InferenceReport, positions: Positions | None = None
 ) -> Affordances:
-    """The answer to point, affordance or ground; without points and bounding boxes if there is none."""
+    """Return the message of point, affordance or ground. Without an answer, it has no points and bounding boxes."""
     message = Affordances(
         header=positions.header if positions else origin.header,
         task=task.value,
@@ -100,7 +101,7 @@ def to_affordances(
 def to_trajectory(
     origin: Origin, answer: Answer | None, report: InferenceReport, positions: Positions | None = None
 ) -> Trajectory:
-    """The answer to trajectory; without waypoints where there is none."""
+    """Return the message of trajectory. Without an answer, it has no waypoints."""
     return Trajectory(
         header=positions.header if positions else origin.header,
         instruction=clean(origin.text),
@@ -117,7 +118,7 @@ def to_trajectory(
 def to_text_answer(
     origin: Origin, answer: Answer | None, report: InferenceReport, positions: Positions | None = None
 ) -> TextAnswer:
-    """The answer to ask; without text where there is none."""
+    """Return the message of ask. Without an answer, it has no text."""
     return TextAnswer(
         header=origin.header,
         question=clean(origin.text),
@@ -129,7 +130,7 @@ def to_text_answer(
 
 
 def to_points(points: Sequence[Point], lifted: Lifted | None = None) -> list[AffordancePoint]:
-    """Points, their positions unknown where they were not lifted."""
+    """Return messages of points. Without ``lifted``, positions are unknown."""
     return [
         AffordancePoint(u=point.u, v=point.v, position=position, clamped=point.clamped, label=clean(point.label))
         for point, position in zip(points, _positions(len(points), lifted), strict=True)
@@ -154,7 +155,7 @@ def to_areas(boxes: Sequence[Box], width: int, height: int, lifted: Lifted | Non
 
 
 def to_waypoints(points: Sequence[Point], lifted: Lifted | None = None) -> list[Waypoint]:
-    """Waypoints, their positions unknown where they were not lifted; depth is the model's own."""
+    """Return messages of waypoints with the depth that the model estimated. Without ``lifted``, positions are unknown."""
     interpolated = [False] * len(points) if lifted is None else lifted.interpolated.tolist()
     return [
         Waypoint(
@@ -176,7 +177,7 @@ def _positions(count: int, lifted: Lifted | None) -> list[PointMessage]:
 
 
 def to_steps(steps: Iterable[PlanStep]) -> list[PlanStepMessage]:
-    """Plan steps in their order."""
+    """Return messages of plan steps in the same order."""
     return [
         PlanStepMessage(
             order=min(max(step.order, 0), 2**32 - 1),
@@ -190,7 +191,7 @@ def to_steps(steps: Iterable[PlanStep]) -> list[PlanStepMessage]:
 
 
 def to_report(report: Report, thinking: str = "") -> InferenceReport:
-    """How an answer came about; ``thinking`` is the thinking alone."""
+    """Return the message of a report; ``thinking`` is the text of the thinking."""
     width, height = report.model_image_sizes[0] if report.model_image_sizes else (0, 0)
     return InferenceReport(
         model=report.model,
@@ -215,28 +216,28 @@ def to_report(report: Report, thinking: str = "") -> InferenceReport:
 
 
 def to_outcome(error: RoboBrainError | None, note: str = "") -> Outcome:
-    """How a request ended; None: well, with a note of what its positions lack."""
+    """Return the outcome of a request. ``error`` None: the request succeeded; ``note`` states which positions are missing."""
     if error is None:
         return Outcome(code=int(OutcomeCode.OK), message=_sentence(note))
     return Outcome(code=int(error.code), message=_sentence(error.message))
 
 
 def to_image(image: RgbImage, header: Header) -> Image:
-    """An RGB image (height, width, 3), uint8, as a message in rgb8."""
+    """Return an RGB image (height, width, 3), uint8, as a message with encoding rgb8."""
     height, width = image.shape[:2]
     message = Image(header=header, height=height, width=width, encoding="rgb8", is_bigendian=0, step=width * 3)
-    # An array is taken over as it is; bytes would be checked one by one, which costs 20 ms for a full-HD image.
+    # The message takes an array without a check. It checks each of the bytes of a bytes object: 20 ms for a full-HD image.
     message.data = array("B", image.tobytes())
     return message
 
 
 def unknown_position() -> PointMessage:
-    """The position of what has no valid depth."""
+    """Return a position of unknown value: NaN."""
     return PointMessage(x=math.nan, y=math.nan, z=math.nan)
 
 
 def clean(text: str) -> str:
-    """Text that a message can hold: a zero byte would end it, and half a surrogate pair cannot be encoded."""
+    """Return a text that a message can contain: without zero bytes, which end a string, and without lone surrogates."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
 
 
@@ -258,5 +259,5 @@ def _covered(low: float, high: float, size: int) -> tuple[int, int]:
 
 
 def _float32(value: float | None) -> float:
-    """A number that a float32 can hold; NaN for those that it cannot, and for None."""
+    """Return the number if a float32 can represent it; otherwise, and for None, NaN."""
     return math.nan if value is None or not abs(value) <= np.finfo(np.float32).max else value

@@ -1,4 +1,4 @@
-"""What a robot stack knows and what it is told: plan contexts and plans as messages."""
+"""Convert plan contexts and plans from and to messages."""
 
 from collections.abc import Sequence
 from enum import IntEnum
@@ -30,18 +30,18 @@ VERDICTS = {
     PlanVerdict.DONE: Plan.VERDICT_DONE,
     PlanVerdict.NOT_DONE: Plan.VERDICT_NOT_DONE,
 }
-"""What a plan's verdict is in its message. That a task is impossible is an outcome."""
+"""Constants of the verdicts in the message. For an impossible task, the outcome is NOTHING_FOUND."""
 
 _PREFIXES: dict[type[IntEnum], str] = {PlanMode: "MODE_", SkillEffect: "EFFECT_", StepOutcome: ""}
-"""What the names of an enumeration's constants begin with in its message."""
+"""Prefixes of an enumeration's constants in its message."""
 
 Number = TypeVar("Number", bound=IntEnum)
 
 
 def to_plan_request(context: PlanContext) -> PlanRequest:
-    """What the message says, as the core says it; only its numbers are checked here, the rest where it is used.
+    """Convert a context to the core's plan request. Only the numbers are checked here.
 
-    :raises BadRequestError: a number has no meaning; the message begins with the field's path.
+    :raises BadRequestError: a number is unknown. The message begins with the field's path.
     """
     return PlanRequest(
         robots=tuple(_robot(robot, f"context.robots[{index}]") for index, robot in enumerate(context.robots)),
@@ -54,7 +54,7 @@ def to_plan_request(context: PlanContext) -> PlanRequest:
 
 
 def to_plan_context(request: PlanRequest) -> PlanContext:
-    """The same the other way, for those who ask."""
+    """Convert a plan request to a context; for clients."""
     return PlanContext(
         mode=int(request.mode),
         robots=[_robot_message(robot) for robot in request.robots],
@@ -66,12 +66,12 @@ def to_plan_context(request: PlanRequest) -> PlanContext:
 
 
 def skill_count(context: PlanContext) -> int:
-    """How many skills its robots have, all together: what converting it takes goes with that."""
+    """Return the number of skills of all robots. The time for converting a context is proportional to it."""
     return sum(len(robot.skills) for robot in context.robots)
 
 
 def to_plan(origin: Origin, answer: Answer | None, report: InferenceReport, positions: Positions | None = None) -> Plan:
-    """The answer to plan; without steps where there is none."""
+    """Return the message of plan. Without an answer, it has no steps."""
     message = Plan(header=origin.header, task=clean(origin.text), query=origin.query, camera=origin.camera, report=report)
     if answer is not None:
         message.verdict = VERDICTS[answer.verdict]

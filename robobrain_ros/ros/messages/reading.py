@@ -1,4 +1,4 @@
-"""Answer messages as the core's answers, for the nodes that ask. The counterpart of `conversions`."""
+"""Convert messages to the core's answers; for clients. The counterpart of `conversions`."""
 
 import math
 from dataclasses import fields, replace

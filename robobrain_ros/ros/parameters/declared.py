@@ -1,4 +1,4 @@
-"""The parameters as a node declares them: their present values, and the check of every change."""
+"""Declare the parameters of the node, read their values, and check each change."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -26,10 +26,10 @@ from robobrain_ros.ros.parameters.table import (
 class Parameters:
     """The declared parameters of a node.
 
-    Declares the table, with the parameters of each camera and standing query named in it, and refuses wrong values with a
-    sentence. A parameter that acts on configure can be set only while ``configured()`` is false.
+    Declares the parameters of the table, and those of each camera and standing query. Rejects wrong values with a sentence. While
+    ``configured`` is true, parameters that take effect on configure cannot be changed.
 
-    :raises rclpy.exceptions.ParameterException: an initial value (command line, parameter file) is of a wrong type or refused.
+    :raises rclpy.exceptions.ParameterException: an initial value (command line, parameter file) has a wrong type or is rejected.
     """
 
     def __init__(self, node: Node) -> None:
@@ -43,35 +43,35 @@ class Parameters:
         node.add_post_set_parameters_callback(self._note_explicit)
 
     def __getitem__(self, name: str) -> Any:
-        """The present value."""
+        """Return the present value."""
         value = self._declared[name].meant(self._node.get_parameter(name).value)
-        # [""] is how ROS users write an empty list: [] has no type on a command line and in parameter files.
+        # ROS users write [""] for an empty list, because [] has no type on a command line and in parameter files.
         return [item for item in value if item] if isinstance(self._declared[name].default, list) else value
 
     def declare_named(self) -> None:
-        """Declare what belongs to the cameras and standing queries that are named now; called again on each configure."""
+        """Declare the parameters of the cameras and standing queries that the parameters name now; called on each configure."""
         for camera in self["cameras"]:
             self._declare(camera_parameters(camera))
         for name in self["standing_queries"]:
             self._declare(standing_query_parameters(name))
 
     def unknown(self) -> list[str]:
-        """Names that were given values on the command line or in a file and that no parameter has: misspelt ones, most often.
+        """Return names that the command line or a parameter file sets, but that are no parameters, such as misspelled names.
 
-        Standing queries that are described but not named among ``standing_queries`` are left out where each of their parameters
-        is known: they wait to be named.
+        Without the known parameters of standing queries that are missing from ``standing_queries``: they take effect when the
+        query is added there.
         """
         return sorted(name for name in self._overrides if not self._node.has_parameter(name) and not _describes_a_query(name))
 
     def engine_options(self) -> EngineOptions:
-        """Return the engine's options: the explicitly set parameters, the preset of the model, the defaults. Not validated.
+        """Return the engine's options, not validated: explicitly set parameters, then the model's preset, then defaults.
 
         :raises EngineConfigError: ``engine.model`` is a misspelled preset.
         """
         return self._explicit.resolve()
 
     def server_options(self) -> ServerOptions:
-        """The parameters of the engine's HTTP server as its options, not validated."""
+        """Return the options of the engine's HTTP server, not validated."""
         values: dict[str, Any] = {}
         for field in dataclasses.fields(ServerOptions):
             value = self[server_name(field.name)]
@@ -80,11 +80,11 @@ class Parameters:
 
     @property
     def _overrides(self) -> Iterable[str]:
-        """The names that the command line and parameter files set. rclpy has no public access to them."""
+        """Names that the command line and parameter files set. rclpy has no public access to them."""
         return getattr(self._node, "_parameter_overrides", {})
 
     def _note_explicit(self, changes: Sequence[RosParameter]) -> None:
-        # A configured node accepts only the values that its engine parameters have already: `ros2 param load` of its own dump.
+        # A configured node accepts only unchanged engine parameters, as from `ros2 param load` of its own dump.
         if not self.configured:
             self._explicit.note(change.name for change in changes)
 
@@ -93,7 +93,7 @@ class Parameters:
             if parameter.name in self._declared:
                 continue
             self._declared[parameter.name] = parameter
-            # An empty list has no type of its own.
+            # An empty list has no element type.
             default: Any = RosParameter.Type.STRING_ARRAY if parameter.default == [] else parameter.default
             value = self._node.declare_parameter(parameter.name, default, parameter.descriptor()).value
             if value is None:
@@ -107,7 +107,7 @@ class Parameters:
         return SetParametersResult(successful=True)
 
     def _changes(self, change: RosParameter) -> bool:
-        """Whether it gives a declared parameter another value."""
+        """Whether it changes the value of a declared parameter."""
         if not self._node.has_parameter(change.name):
             return False
         parameter, present = self._declared[change.name], self._node.get_parameter(change.name).value
@@ -117,7 +117,7 @@ class Parameters:
 
     def _fault(self, change: RosParameter) -> str:
         parameter = self._declared.get(change.name)
-        # rclpy itself refuses to take the value from a parameter, but from those that may have another type.
+        # rclpy itself rejects a missing value, except for parameters with dynamic typing.
         if parameter is None or (change.value is None and not parameter.is_text):
             return ""
         if self.configured and parameter.applies is Applies.ON_CONFIGURE and self._changes(change):
@@ -129,10 +129,11 @@ class Parameters:
 
 
 def known_changes(node: Node, changes: Sequence[RosParameter]) -> list[RosParameter]:
-    """The changes without those of read-only parameters to their present value, because rclpy rejects any change of them.
+    """Return the changes with converted types, without read-only parameters whose value does not change.
 
-    An empty list has no type in YAML. It becomes a list of strings where the parameter is one. A whole number becomes a floating
-    point number where the parameter is one (``ros2 param set ... max_image_age 2``).
+    rclpy rejects every change of a read-only parameter, even to its present value. In YAML, an empty list has no type, so it is
+    converted to the type of the parameter. A whole number is converted for a parameter of type double
+    (``ros2 param set ... max_image_age 2``).
 
     :raises BadRequestError: the node has no such parameter.
     """
@@ -155,13 +156,13 @@ def _is_empty_list(change: RosParameter) -> bool:
 
 
 def _describes_a_query(name: str) -> bool:
-    """Whether a parameter of that name describes a standing query."""
+    """Whether a parameter with this name can describe a standing query."""
     query = name.removeprefix(STANDING_PREFIX).rpartition(".")[0]
     return name.startswith(STANDING_PREFIX) and name in {it.name for it in standing_query_parameters(query)}
 
 
 def _name_fault(parameter: str, names: list[str]) -> str:
-    """What is wrong with a list of names, as a sentence; empty: nothing."""
+    """Return a sentence about what is wrong with a list of names; empty: nothing."""
     names = [name for name in names if name]
     most = MOST_CAMERAS if parameter == "cameras" else MOST_QUERIES
     if len(names) > most:
@@ -169,7 +170,7 @@ def _name_fault(parameter: str, names: list[str]) -> str:
     for name in names:
         if len(name) > MOST_NAME:
             return f"{parameter} contains a name of {len(name)} characters; at most {MOST_NAME} are allowed."
-        # Such a name is part of topic and parameter names.
+        # The name is part of topic and parameter names.
         if not name.isascii() or not name.isidentifier():
             return f"{parameter} contains {name!r}. A name has only letters, digits and _, and begins with a letter or _."
     if len(set(names)) < len(names):

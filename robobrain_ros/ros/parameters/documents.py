@@ -1,4 +1,4 @@
-"""The documents that are written from the table: config/robobrain.yaml, and the table of docs/reference/parameters.md."""
+"""Generate config/robobrain.yaml and the table of docs/reference/parameters.md from the table of parameters."""
 
 import yaml
 
@@ -14,11 +14,11 @@ from robobrain_ros.ros.parameters.table import (
 
 
 def to_yaml() -> str:
-    """The contents of config/robobrain.yaml: every parameter with its default, commented."""
+    """Return the contents of config/robobrain.yaml: every parameter with its default and a comment."""
     lines = [
         "# Every parameter of the node with its default, written by `python -m robobrain_ros.ros.parameters yaml`.",
         "# Copy it and keep only the lines that you change: every line here takes precedence over the preset of engine.model.",
-        "# /**: for every node that reads this file, whatever its name and namespace.",
+        "# /**: these values apply to every node that reads this file, with any name and namespace.",
         "/**:",
         "  ros__parameters:",
     ]
@@ -29,7 +29,7 @@ def to_yaml() -> str:
         for parameter in (*engine_parameters(), *server_parameters()):
             if parameter.name.startswith(prefix):
                 lines += _yaml_entry(parameter.name.removeprefix(prefix), parameter, "      ")
-    lines.append('    # A standing query, once "red_mug" is among standing_queries:')
+    lines.append('    # Parameters of a standing query. They take effect if standing_queries contains its name, "red_mug":')
     for parameter in standing_query_parameters("red_mug"):
         lines.append(f"    # {parameter.name}: {_yaml_value(parameter.default)}  # {parameter.description}")
     return "\n".join(lines) + "\n"
@@ -39,7 +39,7 @@ def _yaml_entry(key: str, parameter: Parameter, indent: str) -> list[str]:
     allowed = f" [{parameter.allowed}]" if parameter.allowed else ""
     comment = f"{indent}# {parameter.description}{allowed}"
     if parameter.default == []:
-        # A parameter file cannot hold an empty list everywhere: it has no type there.
+        # In a parameter file, an empty list has no type, so some versions of ROS reject it.
         return [comment, f"{indent}# {key}: []"]
     return [comment, f"{indent}{key}: {_yaml_value(parameter.default)}"]
 
@@ -51,7 +51,7 @@ def _yaml_value(value: Value) -> str:
 
 
 def to_markdown() -> str:
-    """The table of docs/reference/parameters.md."""
+    """Return the table of docs/reference/parameters.md."""
     lines = ["| parameter | type | default | allowed | takes effect | description |", "|---|---|---|---|---|---|"]
     named = (*camera_parameters("<camera>"), *standing_query_parameters("<name>"))
     for parameter in (*NODE_PARAMETERS, *named, *engine_parameters(), *server_parameters()):

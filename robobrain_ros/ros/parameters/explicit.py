@@ -1,4 +1,4 @@
-"""Which engine parameters were set explicitly, so that a model's preset applies to the other ones."""
+"""Track the explicitly set engine parameters, so that a model's preset applies to the others."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,9 +15,9 @@ _KEYWORDS = {public_name(keyword): keyword for keyword in option_fields()}
 
 
 class ExplicitOptions:
-    """Tracks the explicitly set engine parameters. The other ones show the values of the preset that ``engine.model`` names.
+    """Tracks the explicitly set engine parameters. The others have the values of the preset in ``engine.model``.
 
-    So ``ros2 param get`` and ``ros2 param dump`` report the values that the engine starts with.
+    Therefore, ``ros2 param get`` and ``ros2 param dump`` report the values with which the engine starts.
 
     :param node: has every engine parameter declared.
     :param overrides: names that the command line and parameter files set.
@@ -34,7 +34,7 @@ class ExplicitOptions:
         self.note([*(name for name in _KEYWORDS if name in given), *changed])
 
     def note(self, names: Iterable[str]) -> None:
-        """Record which engine parameters were set, and show the preset's values in the other engine parameters.
+        """Record which engine parameters were set, and set the others to the preset's values.
 
         :param names: of any parameters.
         """

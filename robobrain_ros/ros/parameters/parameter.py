@@ -1,4 +1,4 @@
-"""One parameter: its type, bounds and choices, and the sentence that rejects a wrong value."""
+"""One parameter: its type, limits and choices, and the sentence about a wrong value."""
 
 import math
 import sys
@@ -13,12 +13,12 @@ from robobrain_ros.ros.limits import MOST_ITEMS, MOST_PARAMETER_TEXT
 Value = bool | int | float | str | list[str]
 
 _MEANINGS = {True: ("on", "yes", "true"), False: ("off", "no", "false")}
-"""Choices for each boolean: YAML reads these words as booleans where they have no quotes."""
+"""Choices for each boolean, because YAML reads these words without quotes as booleans."""
 _WORDS = {True: "yes, on and true", False: "no, off and false"}
 
 
 class Applies(str, Enum):
-    """When a changed value begins to count."""
+    """When a change of the value takes effect."""
 
     AT_ONCE = "at once"
     ON_CONFIGURE = "on configure"
@@ -27,7 +27,7 @@ class Applies(str, Enum):
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter; its type is that of ``default``. Bounds are inclusive; ``choices`` empty: any value."""
+    """A parameter with the type of ``default``. The limits are inclusive. Without ``choices``, any value is allowed."""
 
     name: str
     default: Value
@@ -37,19 +37,19 @@ class Parameter:
     maximum: float | None = None
     choices: tuple[Value, ...] = ()
     least: float | None = None
-    """Smallest value above 0, for parameters where 0 has a special meaning; None: ``minimum`` alone is the bound."""
+    """Smallest value besides 0, for parameters with a special meaning of 0; None: ``minimum`` is the limit."""
     longest: int = MOST_PARAMETER_TEXT
-    """Characters of a text."""
+    """Maximum characters of a text."""
 
     @property
     def type_name(self) -> str:
-        """The type as ROS 2's documentation calls it."""
+        """The name of the type in the documentation of ROS 2."""
         names = {bool: "bool", int: "integer", float: "double", str: "string", list: "string array"}
         return names[type(self.default)]
 
     @property
     def allowed(self) -> str:
-        """The allowed values in words; empty: any."""
+        """The allowed values as text; empty: any value."""
         if self.choices:
             return "one of " + ", ".join(repr(choice) if choice == "" else str(choice) for choice in self.choices)
         if self.least is not None:
@@ -62,17 +62,17 @@ class Parameter:
 
     @property
     def is_text(self) -> bool:
-        """Whether the value is a text. ROS may set such a parameter to another type; `fault` then explains what YAML read."""
+        """Whether the value is a text. Its type is dynamic, so that `fault` can explain what YAML read."""
         return isinstance(self.default, str)
 
     def meant(self, value: Any) -> Any:
-        """Return the choice that a boolean means, where YAML read ``yes``, ``no``, ``on`` or ``off`` as a boolean."""
+        """Return the choice that a boolean stands for if YAML read ``yes``, ``no``, ``on`` or ``off`` as a boolean."""
         if not isinstance(value, bool):
             return value
         return next((choice for choice in _MEANINGS[value] if choice in self.choices), value)
 
     def fault(self, value: Any) -> str:
-        """A sentence about what is wrong with a value, empty: nothing. Types are checked for text parameters only."""
+        """Return a sentence about what is wrong with a value; empty: nothing. The type is checked only for text parameters."""
         value = self.meant(value)
         if self.is_text and not isinstance(value, str):
             return self._fault_of_type(value)
@@ -89,7 +89,7 @@ class Parameter:
         return f"{self.name} is {value}; it must be {self.allowed}." if below or above else ""
 
     def _fault_of_type(self, value: Any) -> str:
-        """A sentence about a value that is not a text, because YAML read it as something else."""
+        """Return a sentence about a value that YAML did not read as a text."""
         wanted = f"it must be {self.allowed}" if self.choices else "it must be text"
         quotes = f'Put text in quotes: `{self.name}: "..."` in a file, `-p \'{self.name}:="..."\'` on a command line.'
         if value is None:

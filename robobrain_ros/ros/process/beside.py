@@ -1,4 +1,4 @@
-"""Run slow work of a transition in a thread, so that the transition ends in time even if a drive does not answer."""
+"""Run slow work of a transition in a thread, so that the transition ends in time even if a drive does not respond."""
 
 import threading
 import time
@@ -10,17 +10,17 @@ from robobrain_ros.errors import CanceledError, EngineConfigError
 Result = TypeVar("Result")
 
 READING = 10.0
-"""Seconds that reading the files of all parameters may take."""
+"""Time limit in seconds for reading the files of all parameters."""
 _LOOK = 0.05
-"""Seconds between two looks at whether ROS still runs."""
+"""Seconds between two checks whether ROS still runs."""
 
 
 def beside(work: Callable[[], Result], what: str, alive: Callable[[], bool], limit: float = READING) -> Result:
-    """Run work in a separate thread and wait for it, while ``alive()``, at most ``limit`` seconds.
+    """Run work in a separate thread, and wait at most ``limit`` seconds for it, while ``alive()`` is true.
 
-    A thread that does not end in time is left behind; it does not keep the process from ending.
+    A thread that does not end in time continues, but does not prevent the end of the process.
 
-    :param what: the work, as the subject of a sentence, for messages.
+    :param what: description of the work: the subject of a sentence in messages.
     :raises EngineConfigError: the work takes longer.
     :raises CanceledError: ROS shuts down meanwhile.
     """
@@ -37,7 +37,7 @@ def beside(work: Callable[[], Result], what: str, alive: Callable[[], bool], lim
 
 
 class _Job(Generic[Result]):
-    """A piece of work, whether it has ended, and its result."""
+    """A function call in a thread, and its result."""
 
     def __init__(self, work: Callable[[], Result]) -> None:
         self.done = threading.Event()

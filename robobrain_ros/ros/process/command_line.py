@@ -1,12 +1,12 @@
-"""Command lines of programs that are ROS nodes."""
+"""Command lines of programs with ROS arguments."""
 
 from collections.abc import Sequence
 
 
 def own_arguments(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a program that are not for ROS.
+    """Return the arguments that are not for ROS.
 
-    Not by rclpy's remove_ros_args, which takes model:=x for a remapping, as ROS 1 did.
+    rclpy's remove_ros_args is unsuitable, because it treats model:=x as a remapping, as in ROS 1.
     """
     own, for_ros = [], False
     for argument in arguments:

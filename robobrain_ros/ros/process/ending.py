@@ -1,6 +1,6 @@
 """End the program within `LIMIT` of the first signal, even if something hangs.
 
-The steps below share that time. What has not ended by `FORCED` is ended by force, with the engine's processes and files.
+The steps below share this time. After `FORCED` seconds, the process kills the engine's processes, removes their files, and ends.
 """
 
 import logging
@@ -15,21 +15,21 @@ from rclpy.executors import SingleThreadedExecutor
 from robobrain_ros.engine.embedded import leftovers
 
 LIMIT = 10.0
-"""Seconds from the first SIGINT or SIGTERM to the end of the process. The launch files wait longer before they kill."""
+"""Seconds from the first SIGINT or SIGTERM to the end of the process. The launch files wait longer before they kill it."""
 FORCED = 9.0
-"""Seconds after which the process ends by force."""
+"""Seconds after which the process is forced to end."""
 FAREWELL = 2.0
 """Seconds in which cancelled requests are still answered."""
 LAST_WORDS = 0.2
-"""Seconds of `FAREWELL` in which clients can still fetch the results of their goals, which needs a separate request."""
+"""Seconds of `FAREWELL` in which clients can fetch the results of their goals with a separate request."""
 ENGINE = 5.0
-"""Seconds that the engine has to give everything back."""
+"""Time limit in seconds for stopping the engine."""
 
 _log = logging.getLogger(__name__)
 
 
 def finish_answers(executor: SingleThreadedExecutor, unfinished: Callable[[], bool]) -> None:
-    """Spin until all answers have been sent, at most `FAREWELL` seconds, then so long that clients can fetch their results."""
+    """Spin until all responses have been sent, at most `FAREWELL` seconds. Then wait until clients could fetch their results."""
     end = time.monotonic() + FAREWELL
     while unfinished() and time.monotonic() < end:
         executor.spin_once(timeout_sec=0.05)
@@ -39,7 +39,7 @@ def finish_answers(executor: SingleThreadedExecutor, unfinished: Callable[[], bo
 
 
 def force_later(after: float = FORCED) -> threading.Timer:
-    """End the process by force after so many seconds, unless it has ended before."""
+    """Force the process to end after this number of seconds, unless it has ended before."""
     timer = threading.Timer(after, _force, [after])
     timer.daemon = True
     timer.start()
@@ -53,7 +53,7 @@ def leave(code: int = 0) -> None:
 
 
 def _force(after: float) -> None:
-    _log.error("The node did not end within %.0f s after the signal. It ends now by force.", after)
+    _log.error("The node did not end within %.0f s of the signal, so it is killed now.", after)
     leftovers.release_all()
     _exit(1)
 

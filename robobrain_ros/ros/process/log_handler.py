@@ -1,11 +1,11 @@
-"""Python's logging, brought to the node's log."""
+"""Forward Python's logging to the node's log."""
 
 import logging
 from typing import Any
 
 
 class RosLogHandler(logging.Handler):
-    """Brings the package's log to the node's logger."""
+    """Forwards log records of the package to the node's logger."""
 
     def __init__(self, logger: Any) -> None:
         super().__init__()
@@ -14,7 +14,7 @@ class RosLogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler.emit`."""
         text = self.format(record)
-        # A line for each level: rclpy takes it ill when one line logs at different levels.
+        # One call for each level, because rclpy raises an exception if the same line of code logs at different levels.
         if record.levelno >= logging.ERROR:
             self._logger.error(text)
         elif record.levelno >= logging.WARNING:

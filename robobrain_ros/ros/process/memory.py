@@ -11,10 +11,10 @@ from robobrain_ros.engine.memory import INTERVAL, return_free_memory
 class MemoryReturn:
     """Collects garbage and returns free memory after requests, at most once per `INTERVAL`, in a separate thread.
 
-    The buffers of an image lie between small objects that stay in use, so glibc never returns them by itself.
+    glibc does not return the memory of images by itself, because small objects between them stay in use.
 
-    :param ended: how many requests have ended so far.
-    :param clock: seconds of a steady clock.
+    :param ended: returns the number of requests that have ended.
+    :param clock: returns seconds of a steady clock.
     """
 
     def __init__(self, ended: Callable[[], int], clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,4 +1,4 @@
-"""Which environment variable names the profile of Fast DDS."""
+"""Select the environment variable for the profile of Fast DDS."""
 
 import re
 from functools import cache
@@ -13,9 +13,9 @@ _FIRST_WITH_FAST_DDS_3 = 9
 
 @cache
 def profile_variable() -> str:
-    """The variable that this ROS reads: up to ROS 2 Jazzy `FAST_DDS_2`, from Kilted on `FAST_DDS_3`.
+    """Return the variable that this ROS reads: `FAST_DDS_2` up to ROS 2 Jazzy, `FAST_DDS_3` from Kilted on.
 
-    Kilted also reads the older one, so a profile in both would be loaded twice, and Fast DDS would reject its transports.
+    Kilted reads both variables. With a profile in both, Fast DDS would load it twice and reject its transports.
     """
     try:
         package = Path(get_package_share_directory("rmw_fastrtps_cpp")) / "package.xml"

@@ -1,23 +1,23 @@
-"""Notice other nodes of the same name. All of them would answer each request, and a client takes the first response."""
+"""Detect other nodes of the same name. Each of them would answer every request, and a client takes the first response."""
 
 from rclpy.node import Node
 
 _SERVICE = "~/point"
-"""One of the services that only nodes of this kind offer."""
+"""A service that only nodes of this package offer."""
 
 
 class Twins:
-    """Counts the other nodes of a node's name and namespace. Called in the executor."""
+    """Counts other nodes with the node's name and namespace. Called in the executor."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self.count = 0
         self._foreign = 0
-        """Other nodes that offer a service of this node under another node's name."""
+        """Number of nodes of another name that offer a service of this node."""
 
     @property
     def warning(self) -> str:
-        """What is wrong and what to do about it; empty: nothing."""
+        """A sentence about what is wrong, and what to do; empty: nothing."""
         if not self.count:
             return self._foreign_warning
         return (
@@ -36,7 +36,7 @@ class Twins:
         )
 
     def attend(self) -> None:
-        """Count anew and log a change; called each second."""
+        """Count the nodes, and log a change; called each second."""
         name, namespace = self._node.get_name(), self._node.get_namespace()
         found = self._node.get_node_names_and_namespaces().count((name, namespace))
         before, self.count = self.count, max(found - 1, 0)

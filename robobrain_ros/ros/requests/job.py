@@ -1,4 +1,4 @@
-"""The part of a request that runs on the engine's loop: read the images, ask the brain, find the positions."""
+"""The part of a request that runs on the engine's loop: decode the images, run the query, compute the positions."""
 
 import asyncio
 import math
@@ -21,20 +21,21 @@ from robobrain_ros.ros.requests.selection import SelectedImages, Source, source_
 from robobrain_ros.ros.tasks import TASKS
 
 _MOST_PIXELS_ON_LOOP = 1_000_000
-"""Pixels of a request's raw images up to which they are decoded on the engine's loop, in less than a millisecond."""
+"""Raw images with at most this number of pixels are decoded on the engine's loop, in less than a millisecond."""
 _MOST_SKILLS_ON_LOOP = 100
-"""Skills of a context up to which it is read on the engine's loop, in less than a millisecond."""
+"""A context with at most this number of skills is converted on the engine's loop, in less than a millisecond."""
 
 
 @dataclass
 class Job:
-    """A request whose fields have been checked, and what becomes known of it while it runs.
+    """A request with checked fields, and its state while it runs.
 
-    :param began: time of the request's arrival, as of ``time.monotonic()``; so is ``deadline``.
-    :param robots: those of a plan whose context has none.
-    :param moment: depth, camera_info and transform of the image; None: the answer gets no positions.
-    :param image: the first image, once it was read.
-    :param brain_began: when the brain got the query; 0: not yet.
+    :param began: arrival of the request (``time.monotonic()``).
+    :param deadline: deadline of the request (``time.monotonic()``).
+    :param robots: robots for a plan whose context has none.
+    :param moment: collects depth and camera_info of the image; None: the answer gets no positions.
+    :param image: the first image; None: not decoded yet.
+    :param brain_began: start of the query (``time.monotonic()``); 0: not started.
     """
 
     task: Task
@@ -56,14 +57,14 @@ class Job:
     brain_began: float = 0.0
 
     def origin_with_size(self) -> Origin:
-        """Where the answer comes from, with the image's size if the image was read."""
+        """Return the origin of the answer, with the image's size if the image was decoded."""
         if self.image is None:
             return self.origin
         height, width = self.image.shape[:2]
         return replace(self.origin, width=width, height=height)
 
     def report(self, report: Report) -> Report:
-        """The brain's report, with its times counted from the request's arrival."""
+        """Return the brain's report, with times since the request's arrival."""
         before = max(self.brain_began - self.began, 0.0)
         return replace(
             report,
@@ -75,10 +76,10 @@ class Job:
 
 
 async def run_job(job: Job, push: Callable[[Progress], None] | None, locator: Locator) -> Answer:
-    """Answer a checked request; runs on the engine's loop.
+    """Answer a checked request. Runs on the engine's loop.
 
-    :param push: called with the progress of the answer; None: nobody reads it.
-    :raises RoboBrainError: the reason why there is no answer.
+    :param push: called with the progress of the answer; None: progress is not needed.
+    :raises RoboBrainError: there is no answer.
     """
     plan = await _plan_request(job) if TASKS[job.task].takes_context else None
     images = await _read_images(job.images.sources)
@@ -117,9 +118,9 @@ async def run_job(job: Job, push: Callable[[Progress], None] | None, locator: Lo
 
 
 async def _plan_request(job: Job) -> PlanRequest:
-    """The request's context, completed with the robots and the step limit of the parameters.
+    """Return the request's context, completed with the robots and the step limit of the parameters.
 
-    :raises BadRequestError: as of `to_plan_request`.
+    :raises BadRequestError: see `to_plan_request`.
     """
     if skill_count(job.context) <= _MOST_SKILLS_ON_LOOP:
         request = to_plan_request(job.context)
@@ -131,9 +132,9 @@ async def _plan_request(job: Job) -> PlanRequest:
 
 
 async def _read_images(sources: Sequence[Source]) -> list[RgbImage]:
-    """Read the images, in a thread if that takes longer than a thread's start.
+    """Decode the images. Large ones are decoded in a thread.
 
-    :raises BadImageError: an image cannot be read; the message names the image.
+    :raises BadImageError: an image cannot be decoded. The message names the image.
     """
     messages = [source.message if isinstance(source, Frame) else source for source in sources]
     pixels = sum(message.width * message.height if isinstance(message, Image) else math.inf for message in messages)

@@ -19,8 +19,8 @@ class TaskRequest:
     :param task: name of the task.
     :param text: the instruction or question.
     :param query: name of the standing query; empty: a service or goal sent the request.
-    :param context: for tasks that take one; otherwise it must be empty.
-    :param frame: the image of the first camera that the request is about; None: the newest when the request is checked.
+    :param context: context of a plan. It must be empty for other tasks.
+    :param frame: image of the first camera; None: the newest image when the request is checked.
     """
 
     task: str
@@ -32,9 +32,9 @@ class TaskRequest:
 
 
 def parse_task(name: str) -> Task:
-    """The task of that name.
+    """Return the task of this name.
 
-    :raises BadRequestError: there is none.
+    :raises BadRequestError: there is no such task.
     """
     try:
         return Task(name)

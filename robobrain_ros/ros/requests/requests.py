@@ -1,4 +1,4 @@
-"""The requests of a node: checked in the executor, worked on beside it, answered exactly once."""
+"""The requests of the node. They are checked in the executor, run on the engine's loop, and answered exactly once."""
 
 import math
 import time
@@ -40,13 +40,13 @@ from robobrain_ros.ros.tasks import TASKS
 from robobrain_ros.ros.transforms import Transforms
 
 _REJECTED = {OutcomeCode.BAD_REQUEST, OutcomeCode.UNSUPPORTED_TASK, OutcomeCode.BUSY, OutcomeCode.NOT_READY}
-"""Outcomes of requests that reached no camera and no model. They do not supersede the last answer."""
+"""Outcomes of rejected requests. They do not replace the last answer on the views."""
 
 ProgressListener = Callable[[Progress, Origin], None]
 
 
 class Requests:
-    """Answers requests, many at once. All methods are called in the executor and return, or await, without blocking it.
+    """Answers any number of concurrent requests. All methods are called in the executor, and do not block it.
 
     :param cameras: returns the node's cameras.
     :param selection: chooses the images of a request.
@@ -65,9 +65,9 @@ class Requests:
     ) -> None:
         self.statistics = RequestStatistics()
         self.active = False
-        """Whether requests are let through."""
+        """Whether requests are accepted."""
         self.robots: Sequence[Robot] = ()
-        """The robots of plans whose request names none."""
+        """Robots for plan requests without robots."""
         self._node = node
         self._parameters = parameters
         self._model = model
@@ -79,17 +79,17 @@ class Requests:
 
     @property
     def open_count(self) -> int:
-        """Number of requests that the engine works on or that wait in it."""
+        """Number of requests that run or wait in the engine."""
         return len(self._open)
 
     def wake(self) -> None:
-        """Wake the executor; callable from any thread."""
+        """Wake the executor. Callable from any thread."""
         executor = self._node.executor
         if executor is not None:
             executor.wake()
 
     def ticket(self) -> Ticket[Answer]:
-        """A ticket for `answer`, by which the request can be cancelled."""
+        """Return a ticket for `answer`, with which the request can be canceled."""
         return Ticket(self._model, self.wake)
 
     def cancel_all(self, reason: str) -> None:
@@ -98,7 +98,7 @@ class Requests:
             ticket.cancel(reason)
 
     def end_older(self, jump: Jump) -> None:
-        """End the requests about images from before a jump of time."""
+        """End the requests about images from before a time jump."""
         for ticket, job in list(self._open.items()):
             frames = job.images.frames
             if any(jump.concerns(frame.camera) and jump.is_old(nanoseconds(frame.header.stamp)) for frame in frames):
@@ -107,7 +107,7 @@ class Requests:
                 )
 
     def give_up_overdue(self) -> None:
-        """Answer the requests that the engine's loop should have ended; called once per second."""
+        """Answer the overdue requests that the engine's loop has not ended; called each second."""
         for ticket, job in list(self._open.items()):
             if time.monotonic() > job.deadline + NODE_GRACE:
                 ticket.give_up(RequestTimeoutError("The deadline of the request has passed, and the engine does not respond."))
@@ -115,7 +115,7 @@ class Requests:
     async def answer(
         self, request: TaskRequest, ticket: Ticket[Answer] | None = None, listener: ProgressListener | None = None
     ) -> Result:
-        """Answer a request; never raises.
+        """Answer a request. Never raises.
 
         :param listener: called in the executor with the progress of the answer.
         """
@@ -135,17 +135,17 @@ class Requests:
         return result
 
     async def _finish(self, job: Job, ticket: Ticket[Answer], listener: ProgressListener | None) -> Result:
-        """Run the job on the engine's loop, and pass its progress on."""
+        """Run the job on the engine's loop, and pass its progress to the listener."""
         self._open[ticket] = job
         try:
-            # Without a listener nothing is pushed: each push wakes the executor, which takes time from the model.
+            # Without a listener, no progress is sent, because each message wakes the executor and slows the model down.
             ticket.start(lambda push: run_job(job, push if listener else None, self._locator))
             while (news := await ticket.progress()) is not None:
                 for progress in news if listener else ():
                     listener(progress, job.origin_with_size())  # type: ignore[misc]
             answer = await ticket.result()
         except BaseException:
-            ticket.cancel("The request was given up.")  # Nobody reads its answer any more.
+            ticket.cancel("The request was abandoned.")  # Its result is not needed any more.
             raise
         finally:
             del self._open[ticket]
@@ -153,14 +153,14 @@ class Requests:
                 job.moment.close()
         report = job.report(answer.report)
         result = Result(job.task, job.origin_with_size(), report, answer, image=job.image, positions=job.positions)
-        _ = result.message  # A value that the message cannot hold raises here, where the request can still be answered.
+        _ = result.message  # Raises here if the message cannot hold a value. The request can then still be answered.
         self._on_result(result)
         return result
 
     def _check(self, request: TaskRequest) -> Job:
         """Check everything that can be checked without decoding an image.
 
-        :raises RoboBrainError: the reason for a rejection.
+        :raises RoboBrainError: the request is rejected.
         """
         began = time.monotonic()
         if not self.active:
@@ -183,7 +183,7 @@ class Requests:
             max_tokens=min(options.max_tokens, MOST_TOKENS) or self._parameters["max_tokens"],
             began=began,
             deadline=began + (options.timeout or self._parameters["request_timeout"]),
-            priority=1 if request.query else 0,  # Standing queries wait behind requests.
+            priority=1 if request.query else 0,  # Requests of clients have priority over standing queries.
             context=request.context,
             robots=self.robots,
             max_plan_steps=self._parameters["max_plan_steps"],
@@ -191,11 +191,11 @@ class Requests:
         )
 
     def _moment(self, images: SelectedImages) -> Moment | None:
-        """Depth, camera_info and transform of a camera's image. Held from now on, because newer ones replace them."""
+        """Start to collect depth and camera_info of a camera's image, before newer messages replace them."""
         return self._cameras()[images.camera].moment(images.frames[0]) if images.frames else None
 
     def _brain(self) -> Brain:
-        """The brain with the present parameters as its defaults. A later change does not affect the request that gets it."""
+        """Return the brain with the present parameters as defaults. Later changes do not affect this request."""
         return self._model.brain().with_defaults(
             **{name: self._parameters[name] for name in ("think", "think_tokens", "constrain_coordinates")}
         )

@@ -1,4 +1,4 @@
-"""The choice of the images that a request is about."""
+"""Select the images of a request."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,12 +22,12 @@ Source: TypeAlias = Frame | Image
 
 @dataclass(frozen=True)
 class SelectedImages:
-    """The images of a request, in the order in which its text names them.
+    """The images of a request, in the order in which the model sees them.
 
-    :param sources: frames of cameras, or the images that came with the request.
+    :param sources: frames of cameras, or images in the request.
     :param header: header of the first image.
-    :param camera: name of the first image's camera; empty: the images came with the request.
-    :param age: seconds since the oldest image's stamp; NaN: an image has no stamp, or one ahead of the node's clock.
+    :param camera: name of the first image's camera; empty: the images are in the request.
+    :param age: seconds since the oldest image's stamp; NaN: an image has no stamp, or its stamp is ahead of the node's clock.
     :param max_pixels: pixel limit of each image; 0: that of ``engine.max_pixels``.
     """
 
@@ -44,7 +44,7 @@ class SelectedImages:
 
 
 class ImageSelection:
-    """Chooses the images of requests. Called in the executor.
+    """Selects the images of requests. Called in the executor.
 
     :param cameras: returns the node's cameras.
     """
@@ -55,9 +55,9 @@ class ImageSelection:
         self._cameras = cameras
 
     def select(self, options: QueryOptions, task: Task, frame: Frame | None = None) -> SelectedImages:
-        """The images that a request with these options is about: its own, or the newest of its cameras.
+        """Return the images of a request: those in the request, or the newest images of its cameras.
 
-        :param frame: the image of the first camera, chosen by `newest`; None: choose it now.
+        :param frame: image of the first camera, selected by `newest`; None: select it now.
         :raises BadRequestError: the options contradict each other, the task or the parameters.
         :raises NoImageError: a camera has no image.
         :raises StaleImageError: a camera's image is too old.
@@ -78,16 +78,16 @@ class ImageSelection:
         return self._selected(frames, frames[0].header, names[0])
 
     def newest(self, camera: Camera, task: Task) -> Frame | None:
-        """The image of a camera that a request is about: the newest, for spatial tasks the newest with depth. None: none yet.
+        """Return the newest image of a camera; for spatial tasks, the newest image with depth. None: no image has arrived.
 
-        The image may be too old; `select` checks that.
+        The image can be too old. `select` checks the age.
         """
         if not task.spatial:
             return camera.newest
         return camera.newest_with_depth(self._parameters["sync_tolerance"], self._parameters["max_image_age"])
 
     def check_count(self, task: Task, count: int, field: str) -> None:
-        """Check the number of images that a request asks about; ``field`` names them in the error.
+        """Check the number of images of a request; ``field`` is the name of their field in the error.
 
         :raises BadRequestError: there are too many.
         """
@@ -105,7 +105,7 @@ class ImageSelection:
 
     def _selected(self, sources: Sequence[Source], header: Header, camera: str) -> SelectedImages:
         for number, source in enumerate(sources, start=1):
-            # Before the name is copied into each message about the answer.
+            # Checked here, before the name is copied into other messages.
             if fault := frame_fault(source.header.frame_id):
                 raise BadImageError(f"{source_name(source, number)} cannot be used: {fault}")
         ages = [stamp_age(self._clock, source.header) for source in sources]
@@ -115,5 +115,5 @@ class ImageSelection:
 
 
 def source_name(source: Source, number: int) -> str:
-    """What to call an image at the beginning of a sentence; ``number``: its place in the request, from 1."""
+    """Return the name of an image for the start of a sentence. ``number``: its position in the request, from 1."""
     return f"The image of camera {source.camera}" if isinstance(source, Frame) else f"Image {number} of the request"

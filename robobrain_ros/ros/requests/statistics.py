@@ -15,10 +15,10 @@ _LATENCIES = 100
 
 @dataclass
 class RequestStatistics:
-    """Counts of requests; ``latencies`` (seconds) are those of the newest answered requests.
+    """Counts of requests, and latencies in seconds of the newest answered requests.
 
-    ``served`` counts the answered requests (OK or NOTHING_FOUND), ``failed`` the others, rejected ones included. The tokens are
-    those of all requests: a failed one has them, too, if the model wrote something.
+    ``served`` counts answered requests (OK or NOTHING_FOUND). ``failed`` counts all others, including rejected ones. The tokens
+    are those of all requests, including failed ones.
     """
 
     served: int = 0

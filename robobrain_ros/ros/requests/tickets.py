@@ -1,4 +1,4 @@
-"""What connects a request in the executor with its work on the engine's loop, without either waiting for the other."""
+"""Connects a request in the executor with its work on the engine's loop. Neither side blocks the other."""
 
 import asyncio
 import concurrent.futures
@@ -16,9 +16,9 @@ Result = TypeVar("Result")
 
 
 class Ticket(Generic[Result]):
-    """The executor's end of a request that the engine's loop works on.
+    """The executor's side of a request that runs on the engine's loop.
 
-    :param model: whose loop the work runs on.
+    :param model: provides the loop.
     :param wake: wakes the executor; called from the engine's thread.
     """
 
@@ -34,30 +34,30 @@ class Ticket(Generic[Result]):
         self._done = False
 
     def start(self, work: Callable[[Callable[[Progress], None]], Awaitable[Result]]) -> None:
-        """Begin the work; it is given the listener to call with its progress.
+        """Start the work. Its argument is a function that it calls with its progress.
 
-        :raises CanceledError: the ticket was cancelled before.
+        :raises CanceledError: the ticket was canceled before.
         """
         if self._given_up is not None:
             raise self._given_up
         self._work = self._model.submit(self._run(work))
-        self._work.add_done_callback(lambda _: self._tell(done=True))
+        self._work.add_done_callback(lambda _: self._notify(done=True))
 
     def cancel(self, reason: str) -> None:
-        """Cancel the work. The ticket ends when the engine has let go of it."""
+        """Cancel the work. The ticket ends when the work has ended."""
         if self._given_up is None:
             self._given_up = CanceledError(reason)
         if self._work is not None and not self._work.done():
             self._model.submit(self._cancel())
 
     def give_up(self, error: RoboBrainError) -> None:
-        """End the ticket with that error now, whatever becomes of the work."""
+        """End the ticket with this error at once, even if the work does not end."""
         self.cancel(error.message)
         self._given_up = error
-        self._tell(done=True)
+        self._notify(done=True)
 
     async def progress(self) -> list[Progress] | None:
-        """Await what is new (in the executor); None when the work is done."""
+        """Await new progress in the executor; None: the work has ended."""
         await self._news
         with self._lock:
             news, self._progress = self._progress, []
@@ -69,10 +69,10 @@ class Ticket(Generic[Result]):
         return None
 
     async def result(self) -> Result:
-        """Await the work's result (in the executor).
+        """Await the work's result in the executor.
 
-        :raises CanceledError: the ticket was cancelled, or the loop ended.
-        :raises RoboBrainError: whatever the work raised, or it was given up with.
+        :raises CanceledError: the ticket was canceled, or the loop ended.
+        :raises RoboBrainError: the error of the work, or the one that was passed to `give_up`.
         """
         while await self.progress() is not None:
             pass
@@ -91,9 +91,9 @@ class Ticket(Generic[Result]):
     def _push(self, progress: Progress) -> None:
         with self._lock:
             self._progress.append(progress)
-        self._tell()
+        self._notify()
 
-    def _tell(self, done: bool = False) -> None:
+    def _notify(self, done: bool = False) -> None:
         with self._lock:
             self._done = self._done or done
             news = self._news

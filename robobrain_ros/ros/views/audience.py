@@ -5,9 +5,9 @@ from rclpy.publisher import Publisher
 
 
 class Audience:
-    """The subscribers of a publisher. Compares endpoints, not their number: one that restarts is a new one.
+    """The subscribers of a publisher. It compares endpoints and not their number, so that a restarted subscriber is new.
 
-    :param node: knows the graph.
+    :param node: node of the publisher.
     """
 
     def __init__(self, node: Node, publisher: Publisher) -> None:
@@ -16,7 +16,7 @@ class Audience:
         self._known: set[tuple[int, ...]] = set()
 
     def has_newcomers(self) -> bool:
-        """Whether a subscriber has come since the last call of this method."""
+        """Whether there is a new subscriber since the last call of this method."""
         if not self._publisher.get_subscription_count():
             self._known = set()
             return False

@@ -1,4 +1,4 @@
-"""An answer in space: markers for RViz, and the standard messages of paths and poses."""
+"""Convert answers with positions to markers for RViz, paths and poses."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -22,43 +22,43 @@ from robobrain_ros.core.surfaces import Lifted
 from robobrain_ros.ros.messages.conversions import clean
 
 REQUESTS = "request"
-"""The namespace of answers to requests; those of standing queries have the query's name."""
+"""First part of the markers' namespace for requests. For standing queries, it is the name of the query."""
 
 _SIZE = 0.02
-"""Diameter of a point's sphere, metres at one metre distance: what is further off is as easy to see."""
+"""Diameter in metres of a point's sphere at a distance of 1 m. It grows with the distance, so that far points stay visible."""
 _UNKNOWN = 0.45
-"""How opaque what has no known distance is."""
+"""Opacity of markers of unknown distance."""
 _LONGEST_LABEL = 40
 
 
 @dataclass(frozen=True)
 class Sight:
-    """What a camera's pixels show, as rays in the frame of the result.
+    """Rays through a camera's pixels, in the frame of the result.
 
-    :param camera: maps pixels to rays in the image's own frame.
-    :param move: takes positions from that frame to the result's; None: it is the same.
+    :param camera: maps pixels to rays in the image's frame.
+    :param move: transforms positions from the image's frame to the result's frame; None: both are the same.
     """
 
     camera: CameraModel
     move: Callable[[Floats], Floats] | None = None
 
     def at_depth(self, pixels: Sequence[tuple[float, float]], depth: float) -> Floats:
-        """The positions (n, 3) at that depth, metres along the optical axis; NaN where no ray gets there."""
+        """Return positions (n, 3) at this depth (metres along the optical axis); NaN if a ray does not reach it."""
         return self._moved(self.camera.rays(pixels) * depth)
 
     def at_distance(self, pixels: Sequence[tuple[float, float]], distance: float) -> Floats:
-        """The positions (n, 3) at that distance, metres from the camera."""
+        """Return positions (n, 3) at this distance from the camera in metres."""
         rays = self.camera.rays(pixels)
         return self._moved(rays / np.linalg.norm(rays, axis=1, keepdims=True) * distance)
 
     def around(self, pixels: Sequence[tuple[float, float]], pixel: tuple[float, float], position: Floats) -> Floats:
-        """The positions (n, 3) of pixels on the plane across the optical axis through the position that ``pixel`` shows."""
+        """Return positions (n, 3) of pixels on a plane perpendicular to the optical axis, through the position of ``pixel``."""
         rays, (ray,) = self.at_depth(pixels, 1.0) - self.origin, self.at_depth([pixel], 1.0) - self.origin
         return np.asarray(self.origin + rays * np.linalg.norm(position - self.origin) / np.linalg.norm(ray), np.float64)
 
     @property
     def origin(self) -> Floats:
-        """Where the camera is."""
+        """Position of the camera."""
         return np.asarray(self._moved(np.zeros((1, 3)))[0], np.float64)
 
     def _moved(self, positions: Floats) -> Floats:
@@ -67,10 +67,10 @@ class Sight:
 
 @dataclass(frozen=True)
 class Style:
-    """How to show what has no depth, and how long.
+    """Settings of the markers.
 
-    :param ray_length: metres of a ray through a pixel of unknown depth; 0: none.
-    :param lifetime: seconds until RViz forgets a marker; 0: when it is superseded.
+    :param ray_length: length in metres of a ray through a pixel of unknown depth; 0: no rays.
+    :param lifetime: seconds until RViz removes a marker; 0: no limit.
     """
 
     ray_length: float = 0.5
@@ -91,20 +91,21 @@ def to_markers(
 ) -> list[Marker]:
     """The markers of an answer, in the namespaces <namespace>/points, /areas, /trajectory and /labels.
 
-    What has a position stands there; what has none is a ray, where there is a sight; else there is no marker.
+    A part with a position is shown there. A part without a position is shown as a ray if ``sight`` is given; otherwise not at
+    all.
 
-    :param header: of the result; positions and sight are in its frame.
-    :param text: what was asked: the label of an only part without a name.
-    :param points: positions of the answer's points, ``boxes`` of its boxes and ``waypoints`` of its waypoints; None: unknown.
+    :param header: header of the result. Positions and ``sight`` are in its frame.
+    :param text: instruction of the request. It is the label if the answer has a single part without a name.
+    :param points: positions of the answer's points; None: unknown. ``boxes`` and ``waypoints`` likewise.
     """
-    pencil = _Pencil(header, namespace, style, sight)
+    builder = _MarkerBuilder(header, namespace, style, sight)
     for number, (point, position) in enumerate(zip(answer.points, _places(points, answer.points), strict=True), 1):
-        pencil.point(point, position, _label(number, len(answer.points), point.label, text))
+        builder.point(point, position, _label(number, len(answer.points), point.label, text))
     for number, (box, position) in enumerate(zip(answer.boxes, _places(boxes, answer.boxes), strict=True), 1):
-        pencil.area(box, position, _label(number, len(answer.boxes), box.label, text))
+        builder.area(box, position, _label(number, len(answer.boxes), box.label, text))
     if answer.waypoints:
-        pencil.trajectory(answer.waypoints, _places(waypoints, answer.waypoints), _shortened(text))
-    return pencil.markers
+        builder.trajectory(answer.waypoints, _places(waypoints, answer.waypoints), _shortened(text))
+    return builder.markers
 
 
 def _places(lifted: Lifted | None, parts: Sequence[object]) -> Floats:
@@ -121,7 +122,7 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST_LABEL else f"{text[: _LONGEST_LABEL - 3].rstrip()}..."
 
 
-class _Pencil:
+class _MarkerBuilder:
     def __init__(self, header: Header, namespace: str, style: Style, sight: Sight | None) -> None:
         self.markers: list[Marker] = []
         self._header = header
@@ -165,7 +166,7 @@ class _Pencil:
         known = np.isfinite(positions).all(axis=1)
         opacity, places = 1.0, positions[known]
         if not known.any():
-            # On a sphere around the camera: the way is right as the camera sees it, its depth is unknown.
+            # On a sphere around the camera, because the depth is unknown. Seen from the camera, the trajectory is correct.
             ends = self._ray_ends([(waypoint.u, waypoint.v) for waypoint in waypoints])
             if ends is None:
                 return
@@ -173,7 +174,7 @@ class _Pencil:
             rays = [place for end in (ends[0], ends[-1]) for place in (self._origin, end)]
             self._add("trajectory", Marker.LINE_LIST, PALETTE.start, self._size(ends[0]) / 6, rays, opacity)
         size = float(np.median([self._size(place) for place in places]))
-        parts = _parts_of_the_way(places)
+        parts = _shares_of_length(places)
         colours = [PALETTE.along(part) for part in parts]
         if len(places) > 1:
             self._add("trajectory", Marker.LINE_STRIP, colours, size / 4, places, opacity)
@@ -183,18 +184,19 @@ class _Pencil:
             if length > size:
                 tail = end - (end - start) / length * min(2.5 * size, length)
                 self._add("trajectory", Marker.ARROW, colour, size, [tail, end], opacity)
-        # At the end, for many trajectories start at the gripper; and far enough above it where it lies in a bowl.
+        # At the end, because many trajectories start at the gripper, and so near that an object around it does not hide the
+        # label.
         self._text(label, places[-1], size, PALETTE.text, nearer=8.0)
 
     def _ray_ends(self, pixels: Sequence[tuple[float, float]]) -> Floats | None:
-        """Where the rays through the pixels end; None: there are none."""
+        """Return the ends of the rays through the pixels; None: no rays are shown."""
         if self._sight is None or self._style.ray_length <= 0.0:
             return None
         ends = self._sight.at_distance(pixels, self._style.ray_length)
         return ends if np.isfinite(ends).all() else None
 
     def _size(self, position: Floats) -> float:
-        """The size of what stands there, metres."""
+        """Return the size in metres of a marker at this position."""
         return _SIZE * max(float(np.linalg.norm(position - self._origin)), 0.1)
 
     def _add(
@@ -208,7 +210,7 @@ class _Pencil:
     ) -> None:
         marker = self._marker(kind, marker_type)
         marker.scale.x = size
-        if marker_type == Marker.ARROW:  # Of the shaft and of the head: diameters, and the head's length.
+        if marker_type == Marker.ARROW:  # Diameter of the shaft, diameter of the head, length of the head.
             marker.scale.x, marker.scale.y, marker.scale.z = size / 4, size, 1.5 * size
         elif marker_type in (Marker.SPHERE, Marker.SPHERE_LIST):
             marker.scale.y = marker.scale.z = size
@@ -230,7 +232,7 @@ class _Pencil:
         marker.text = label
         marker.scale = text_scale(1.5 * size)
         marker.color = _to_colour(colour, 1.0)
-        # Nearer to the camera by that many sizes, so that it does not stand in what it names.
+        # Moved towards the camera by this number of sizes, so that the label is not inside the object.
         towards = self._origin - place
         marker.pose.position = _to_point(place + towards / max(float(np.linalg.norm(towards)), 1e-6) * nearer * size)
         self.markers.append(marker)
@@ -243,9 +245,9 @@ class _Pencil:
 
 
 class Board:
-    """Remembers which markers of each query are shown, so that an answer can delete the markers of the one before.
+    """Keeps the current markers of each query, so that an answer can delete the markers of the previous one.
 
-    :param clock: seconds, of the clock that the viewers measure a marker's lifetime with.
+    :param clock: returns seconds of the clock with which viewers measure the lifetime of markers.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -253,7 +255,7 @@ class Board:
         self._shown: dict[str, tuple[float, list[Marker]]] = {}
 
     def show(self, query: str, markers: list[Marker]) -> MarkerArray:
-        """What to publish so that of this query these markers are shown, and no others."""
+        """Return the message that replaces the markers of this query by these."""
         _, before = self._shown.pop(query, (0.0, []))
         kept = {(marker.ns, marker.id) for marker in markers}
         gone = [marker for marker in before if (marker.ns, marker.id) not in kept]
@@ -263,22 +265,22 @@ class Board:
         return MarkerArray(markers=[*deletions, *markers])
 
     def everything(self, stamp: TimeMessage | None = None) -> MarkerArray:
-        """What to publish for a new subscriber: all that is shown, for the rest of its lifetime.
+        """Return the message for a new subscriber: all current markers with their remaining lifetime.
 
-        :param stamp: replaces the markers' own, of which the subscriber's tf buffer may know nothing; None: they keep theirs.
+        :param stamp: replaces the markers' stamps, for which the subscriber may have no transforms; None: keep the stamps.
         """
         now = self._clock()
         alive = [_aged(marker, max(now - since, 0.0), stamp) for since, markers in self._shown.values() for marker in markers]
         return MarkerArray(markers=[Marker(action=Marker.DELETEALL), *filter(None, alive)])
 
     def clear(self) -> MarkerArray:
-        """What to publish so that nothing is shown."""
+        """Return the message that deletes all markers."""
         self._shown.clear()
         return MarkerArray(markers=[Marker(action=Marker.DELETEALL)])
 
 
 def _aged(marker: Marker, age: float, stamp: TimeMessage | None) -> Marker | None:
-    """The marker when it has been shown for ``age`` seconds; None: its lifetime is over."""
+    """Return the marker with its remaining lifetime after ``age`` seconds; None: its lifetime has ended."""
     lifetime: float = marker.lifetime.sec + marker.lifetime.nanosec * 1e-9
     if lifetime and age >= lifetime:
         return None
@@ -287,15 +289,15 @@ def _aged(marker: Marker, age: float, stamp: TimeMessage | None) -> Marker | Non
         aged.header = Header(stamp=stamp, frame_id=marker.header.frame_id)
     if lifetime:
         aged.lifetime = _to_duration(lifetime - age)
-        if aged.lifetime == Duration():  # Less than a nanosecond is left, and 0 means forever.
+        if aged.lifetime == Duration():  # Less than a nanosecond remains, and 0 would mean no limit.
             return None
     return aged
 
 
 def text_scale(height: float) -> Vector3:
-    """The scale of a TEXT_VIEW_FACING marker with capital letters of that height, metres.
+    """Return the scale of a TEXT_VIEW_FACING marker whose capital letters have this height in metres.
 
-    RViz 2 takes x as the width of a blank. Where x is 0, it takes the width that fits letters of 1 m.
+    RViz 2 uses x as the width of a blank. If x is 0, it uses the width for letters of 1 m.
     """
     return Vector3(x=0.3 * height, z=height)
 
@@ -305,9 +307,9 @@ def _to_duration(seconds: float) -> Duration:
 
 
 def to_path(header: Header, positions: Floats) -> Path:
-    """A trajectory as a path of its waypoints with positions; the x axis of each pose points along the motion.
+    """Return the waypoints with positions as a path. The x axis of each pose points to the next waypoint.
 
-    The last one's points as the one's before it; where nothing moves, along the frame's x axis.
+    The last pose has the orientation of the one before it. Without motion, the x axis is that of the frame.
     """
     places = positions[np.isfinite(positions).all(axis=1)]
     path = Path(header=header)
@@ -325,13 +327,13 @@ def to_path(header: Header, positions: Floats) -> Path:
 
 
 def to_poses(header: Header, positions: Floats) -> PoseArray:
-    """The points that have positions; a point has no orientation, so that the poses have the frame's own."""
+    """Return the points with positions as poses. A point has no orientation, so each pose has the identity."""
     places = positions[np.isfinite(positions).all(axis=1)]
     return PoseArray(header=header, poses=[Pose(position=_to_point(place)) for place in places])
 
 
 def _turn_x_to(direction: Floats) -> Quaternion:
-    """The shortest turn of the x axis to a direction of length 1."""
+    """Return the smallest rotation of the x axis to a direction of length 1."""
     x, y, z = (float(value) for value in direction)
     if x < -1.0 + 1e-9:
         return Quaternion(x=0.0, y=0.0, z=1.0, w=0.0)
@@ -340,8 +342,8 @@ def _turn_x_to(direction: Floats) -> Quaternion:
     return Quaternion(**dict(zip("xyzw", (float(value) for value in quaternion), strict=True)))
 
 
-def _parts_of_the_way(places: Floats) -> list[float]:
-    """How far along the way each place is, 0 to 1."""
+def _shares_of_length(places: Floats) -> list[float]:
+    """Return the distance of each waypoint along the trajectory, from 0 to 1."""
     done = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(places, axis=0), axis=1))])
     return [float(part) for part in done / max(done[-1], 1e-9)]
 

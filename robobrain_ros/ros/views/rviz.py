@@ -1,6 +1,6 @@
-"""Starts RViz with the frame of a camera's images as its fixed frame, for the launch files.
+"""Start RViz with the frame of a camera's images as its fixed frame. Used by the launch files.
 
-RViz reads its fixed frame once, at the start, and a camera's frame is known when its first image has come.
+RViz reads the fixed frame only at its start. The frame of a camera is known after its first image has arrived.
 """
 
 import argparse
@@ -22,12 +22,12 @@ _TYPES: dict[str, Any] = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/Compr
 
 
 def first_frame(node: Node, topic: str, seconds: float) -> str:
-    """The frame of the first image on a topic, raw or compressed; empty: no image arrived within so many seconds."""
-    # Its own clock would stand still under simulated time until /clock comes.
+    """Return the frame of the first image on a topic, raw or compressed; empty: no image arrived in time."""
+    # A steady clock, because simulated time stands still until /clock is published.
     clock = rclpy.clock.Clock(clock_type=rclpy.clock.ClockType.STEADY_TIME)
     end = clock.now() + rclpy.duration.Duration(seconds=seconds)
     frames: list[str] = []
-    qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # Hears every publisher.
+    qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # Compatible with every publisher.
     subscribed: set[str] = set()
     while not any(frames) and clock.now() < end:
         for publisher in node.get_publishers_info_by_topic(topic):
@@ -45,7 +45,7 @@ def _frame_of(message: Any) -> str:
 
 
 def main() -> None:
-    """Wait for an image, then become RViz; arguments that are not known here go on to RViz."""
+    """Wait for an image, then replace this process by RViz. Unknown arguments are passed to RViz."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--image-topic", default="camera/image", help="topic whose frame becomes the fixed frame (default: %(default)s)"

@@ -1,4 +1,4 @@
-"""What people and other programs see of the answers: markers, paths, poses, and images with the answer drawn in."""
+"""Publish the answers for RViz and other programs: markers, paths, poses, and images with the answer drawn in."""
 
 import asyncio
 import traceback
@@ -29,7 +29,7 @@ from robobrain_ros.ros.views.markers import REQUESTS, Board, Sight, Style, to_ma
 
 _JPEG_QUALITY = 90
 _MOST_WAITING = 8
-"""Answers to requests that may wait for being drawn; the oldest gets no image."""
+"""Maximum number of answers to requests that wait to be drawn. Beyond it, the oldest gets no overlay."""
 
 CHANGES = QoSProfile(
     depth=10,
@@ -37,15 +37,16 @@ CHANGES = QoSProfile(
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
     lifespan=Duration(seconds=10.0),
 )
-"""Of markers, which are changes to what is shown, and of large messages: the next one must not replace one that is still being
-sent. A late subscriber gets the messages of the last 10 s, because tf2 remembers 10 s, and within a second all that is shown."""
+"""Profile for markers and overlays. Each marker message is a change, and overlays are large, so the next message must not
+replace one that is still being sent. A late subscriber receives the messages of the last 10 s (tf2 keeps transforms for 10 s),
+and within a second all current markers."""
 
 
 class SpatialViews:
-    """~/markers, ~/path and ~/poses. Called in the executor.
+    """Publishes ~/markers, ~/path and ~/poses. Called in the executor.
 
-    Markers are published while the topic has subscribers; a new subscriber gets all that are shown. ~/path and ~/poses keep the
-    last message for late subscribers.
+    Markers are published only while the topic has subscribers. A new subscriber receives all current markers. ~/path and
+    ~/poses are latched.
     """
 
     def __init__(self, node: Node, parameters: Parameters, latched: QoSProfile) -> None:
@@ -56,11 +57,11 @@ class SpatialViews:
         self._path = _Target(node, Path, "~/path", latched)
         self._poses = _Target(node, PoseArray, "~/poses", latched)
         clock = node.get_clock()
-        # The node's clock, because RViz counts a marker's lifetime in ROS time.
+        # The node's clock, because RViz measures a marker's lifetime in ROS time.
         self._board = Board(lambda: clock.now().nanoseconds * 1e-9)
 
     def close(self) -> None:
-        """Delete everything that is shown, and destroy the publishers."""
+        """Delete all markers and targets, and destroy the publishers."""
         if self._markers.get_subscription_count():
             self._markers.publish(self._board.clear())
         self._node.destroy_publisher(self._markers)
@@ -68,13 +69,13 @@ class SpatialViews:
         self._poses.close()
 
     def publish(self, result: Result) -> None:
-        """Show a result of a spatial task; one without positions takes away what its query showed before."""
+        """Publish the result of a spatial task. A result without positions deletes the markers and target of its query."""
         if not (result.task and result.task.spatial):
             return
         query = result.origin.query or REQUESTS
         header = result.message.header
         positions = result.positions
-        # Made whether or not the topic has subscribers: it takes less than a millisecond, and late subscribers get them, too.
+        # Created even without subscribers, for late ones. This takes less than a millisecond.
         self._publish_markers(self._board.show(query, self._to_markers(result, header, query)))
         if TASKS[result.task].shown_as == "path":
             path = to_path(header, positions.waypoints.positions) if positions and positions.waypoints else None
@@ -100,19 +101,19 @@ class SpatialViews:
         )
 
     def wipe(self, query: str) -> None:
-        """Take away what is shown of a query."""
+        """Delete the markers and target of a query."""
         self._publish_markers(self._board.show(query, []))
         for target in (self._path, self._poses):
             target.show(query, Header(), None)
 
     def wipe_all(self) -> None:
-        """Delete everything that is shown."""
+        """Delete all markers and targets."""
         self._publish_markers(self._board.clear())
         self._path.wipe()
         self._poses.wipe()
 
     def attend(self) -> None:
-        """Show new subscribers what is shown; called each second."""
+        """Publish all current markers for new subscribers; called each second."""
         if self._audience.has_newcomers():
             self._markers.publish(self._board.everything(self._node.get_clock().now().to_msg()))
 
@@ -122,19 +123,20 @@ class SpatialViews:
 
 
 class _Target:
-    """A latched topic that a robot may follow: an answer without positions supersedes the one before with an empty message."""
+    """A latched topic that a robot can follow. An answer without positions replaces the last message by an empty one."""
 
     def __init__(self, node: Node, message_type: Any, topic: str, latched: QoSProfile) -> None:
         self._node = node
         self._type = message_type
         self._publisher = node.create_publisher(message_type, topic, latched)
         self._shown: tuple[str, str] | None = None
-        """Query and frame of the message that is latched; None: it is empty, or there is none."""
+        """Query and frame of the latched message; None: it is empty, or there is none."""
 
     def show(self, query: str, header: Header, message: Any) -> None:
-        """Publish the message of a query; None: take away the one that is latched, if it is this query's.
+        """Publish the message of a query. None: replace the latched message by an empty one, if it belongs to this query.
 
-        :param header: of the empty message; without a frame, it gets the latched message's frame and the time of now.
+        :param header: header of the empty message. Without a frame, the frame of the latched message and the present time are
+            used.
         """
         if message is not None:
             self._shown = query, header.frame_id
@@ -146,20 +148,20 @@ class _Target:
             self._publisher.publish(self._type(header=header))
 
     def wipe(self) -> None:
-        """Supersede the latched message of any query with an empty one."""
+        """Replace the latched message of any query by an empty one."""
         if self._shown is not None:
             self.show(self._shown[0], Header(), None)
 
     def close(self) -> None:
-        """Supersede the latched message, and destroy the publisher."""
+        """Replace the latched message by an empty one, and destroy the publisher."""
         self.wipe()
         self._node.destroy_publisher(self._publisher)
 
 
 class Overlay:
-    """~/overlay and ~/overlay/compressed: drawn once for both, beside the engine's loop, while somebody listens.
+    """Publishes ~/overlay and ~/overlay/compressed while they have subscribers. One image is drawn for both, in a thread.
 
-    While one is drawn, the answers to requests wait, and those to standing queries get no image: the next ones will.
+    While an overlay is being drawn, answers to requests wait, and answers to standing queries are skipped.
     """
 
     def __init__(self, node: Node, parameters: Parameters, model: Model) -> None:
@@ -174,14 +176,14 @@ class Overlay:
         self._last: Result | None = None
 
     def close(self) -> None:
-        """Take the topics away; what is being drawn is not published."""
+        """Destroy the publishers. An overlay that is being drawn is not published."""
         for publisher in (self._raw, self._compressed):
             self._node.destroy_publisher(publisher)
         self._raw = self._compressed = self._last = None
         self._waiting.clear()
 
     def publish(self, result: Result) -> None:
-        """Draw a result whose image has been read, and publish it; one without an answer is drawn with its outcome's name."""
+        """Draw and publish a result if its image was decoded. Without an answer, the overlay shows the name of the outcome."""
         if result.image is None:
             return
         if not any(self._wanted):
@@ -192,7 +194,7 @@ class Overlay:
             self._waiting.append(result)
 
     def wipe_all(self) -> None:
-        """Forget the result that was kept for late subscribers."""
+        """Drop the result that was kept for late subscribers."""
         self._last = None
 
     def attend(self) -> None:
@@ -208,14 +210,14 @@ class Overlay:
 
     @property
     def _wanted(self) -> tuple[bool, bool]:
-        """Whether somebody listens to the raw and to the compressed image."""
+        """Whether the raw and the compressed topic have subscribers."""
         raw, compressed = (bool(topic and topic.get_subscription_count()) for topic in (self._raw, self._compressed))
         return raw, compressed
 
     def _begin(self, result: Result) -> None:
         self._drawing = True
         self._last = result
-        self._has_newcomers()  # They get this one.
+        self._has_newcomers()  # Marks new subscribers as known, because they receive this overlay.
         self._model.submit(self._draw(result, self._parameters["overlay_thinking"], *self._wanted))
 
     async def _draw(self, result: Result, thinking: bool, raw: bool, compressed: bool) -> None:
