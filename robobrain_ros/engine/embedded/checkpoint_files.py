@@ -273,7 +273,7 @@ def _read_header(path: Path) -> Header:
 
 
 def _compare(folder: Path, config: Mapping[str, Any], headers: Mapping[str, Header]) -> None:
-    """Compare names and shapes of tensors with config.json, because vLLM fails with weights of another model only after minutes."""
+    """Compare names and shapes of tensors with config.json. vLLM notices weights of another model only after minutes."""
     text, vision = _section(config, "text_config") or config, _section(config, "vision_config")
     shapes = {name: _shape(entry) for header in headers.values() for name, entry in header.items()}
     embedding = next((shape for name, shape in shapes.items() if name.endswith("embed_tokens.weight")), None)

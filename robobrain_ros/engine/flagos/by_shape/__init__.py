@@ -1,1 +1,1 @@
-"""Operators by shape: a measured table of matrix products and their kernels."""
+"""Matrix products by shape: Triton kernels, and measured tables of the shapes for which they are faster."""

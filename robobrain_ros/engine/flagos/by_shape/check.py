@@ -1,9 +1,10 @@
-"""A quick check of a table's entries on this machine: right for each shape, and not slower for three of them.
+"""Check a table's entries on this machine: each must be correct, and three of them must not be slower.
 
-Both sides get the same random numbers, and native operators are the reference. An implementation is wrong if it differs by more
-than two roundings at an element, or by more than half a rounding on average. It is wrong, too, if it leaves an element unwritten,
-or if its second answer differs from its first. Times are of CUDA graphs with weights that no cache holds. Check before
-`ShapeOperators` are installed: they would be compared with themselves. Importing this module imports PyTorch.
+The reference is PyTorch's operator with the same random numbers. A result is wrong if an element differs by more than two
+rounding errors, or if elements differ by more than half a rounding error on average. It is also wrong if an element is not
+written, or if a second call gives another result. Times are those of CUDA graphs, with weights that are not in the GPU's cache.
+Run the check before `ShapeOperators.install`; otherwise the operators would be compared with themselves. Importing this module
+imports PyTorch.
 """
 
 import time
@@ -19,19 +20,19 @@ from robobrain_ros.engine.flagos.by_shape.operators import Implementation
 from robobrain_ros.engine.flagos.by_shape.table import OPERATORS, ROWS, Entry
 
 _MOST_SLOWER = 1.03
-"""Of the native time: two measurements of one kernel differ by about this."""
+"""Allowed multiple of the native time. Two measurements of the same kernel differ by about this factor."""
 _TIMED_SHAPES = 3
 _ROUNDS = 5
 _COLD_BYTES = 200_000_000
-"""Weights that are read between two readings of the same ones; larger than the caches of today's GPUs."""
+"""Bytes of weights that are read before the same weights are read again. More than the caches of present GPUs hold."""
 
 Timer = Callable[[Sequence[Callable[[], Any]]], float]
-"""Seconds that functions take, called one after the other on the device."""
+"""Returns the time in seconds of functions that are called one after the other on the device."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with an entry."""
+    """An entry with a wrong result or an exception."""
 
     entry: Entry
     how: str
@@ -42,10 +43,10 @@ class Fault:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What was found.
+    """The result of the check.
 
-    :param ratios: native time over the implementation's, of the shapes that were timed.
-    :param seconds: that it took, of which compiling kernels takes most when they are not in Triton's cache.
+    :param ratios: native time divided by the kernel's time, for the timed shapes.
+    :param seconds: duration of the check. Compiling kernels takes most of it if they are not in Triton's cache.
     """
 
     faults: tuple[Fault, ...]
@@ -54,7 +55,7 @@ class CheckResult:
 
     @property
     def obstacle(self) -> str:
-        """Why the entries are not to be used; empty: they are right, and not slower."""
+        """Why the entries must not be used; empty: they are correct and not slower."""
         if self.faults:
             shown = "; ".join(map(str, self.faults[:3]))
             more = f", and {len(self.faults) - 3} more" if len(self.faults) > 3 else ""
@@ -66,9 +67,9 @@ class CheckResult:
 def check(
     entries: Sequence[Entry], implementations: Mapping[str, Implementation], device: str, timer: Timer | None
 ) -> CheckResult:
-    """Check these entries on a device.
+    """Check entries on a device.
 
-    :param timer: None: nothing is timed.
+    :param timer: measures times; None: check only the results.
     """
     start = time.monotonic()
     if not entries:
@@ -82,7 +83,7 @@ def check(
 
 
 class _Numbers:
-    """Random inputs in memory that all entries share."""
+    """Random inputs. All entries share their memory."""
 
     def __init__(self, entries: Iterable[Entry], device: str) -> None:
         self._generator = torch.Generator(device).manual_seed(0)
@@ -91,7 +92,7 @@ class _Numbers:
         self._pools: dict[str, Any] = {}
 
     def weights(self, entry: Entry, count: int = 1) -> list[Any]:
-        """So many (k, n) matrices, transposed views of row-major ones."""
+        """Return ``count`` matrices (k, n): transposed views of row-major matrices."""
         size = entry.k * entry.n
         pool = self._pools.get(entry.dtype)
         if pool is None or pool.numel() < size * count:
@@ -99,12 +100,12 @@ class _Numbers:
         return [pool[index * size : (index + 1) * size].view(entry.n, entry.k).t() for index in range(count)]
 
     def random(self, size: int | tuple[int, int], dtype: str) -> Any:
-        """Normal numbers."""
+        """Return normally distributed random numbers."""
         shape = (size,) if isinstance(size, int) else size
         return torch.empty(shape, dtype=getattr(torch, dtype), device=self._device).normal_(generator=self._generator)
 
     def inputs(self, entry: Entry, rows: int) -> tuple[Any, list[Any]]:
-        """The first matrix, and biases: a row and a matrix, or None for an operator without one."""
+        """Return the first matrix and the biases: a row and a matrix, or only None for an operator without bias."""
         sizes = (entry.n, (rows, entry.n))
         biases = [self.random(size, entry.dtype) for size in sizes] if entry.operator == "addmm" else [None]
         return self.random((rows, entry.k), entry.dtype), biases
@@ -115,7 +116,7 @@ def _native(x: Any, weight: Any, bias: Any) -> Any:
 
 
 def _fault(entry: Entry, implementation: Implementation, numbers: _Numbers) -> str:
-    """What is wrong with an entry, at the most and at the fewest rows of its class; empty: nothing."""
+    """Return what is wrong with an entry, at the most and the fewest rows of its row range; empty: nothing."""
     fewest = max((rows for rows in ROWS if rows < entry.rows), default=0) + 1
     try:
         for rows in dict.fromkeys((entry.rows, fewest)):
@@ -150,7 +151,7 @@ def _difference(first: Any, second: Any, native: Any) -> str:
 
 
 def _timed(entries: Sequence[Entry]) -> list[Entry]:
-    """Of the entries with the fewest rows and one operator, the smallest weights, the largest, and those in the middle."""
+    """Return three entries with the fewest rows and the same operator: with the smallest, middle and largest weights."""
     first = min(entries, key=lambda entry: (entry.rows, OPERATORS.index(entry.operator)))
     like_it = [entry for entry in entries if (entry.rows, entry.operator) == (first.rows, first.operator)]
     ordered = sorted(like_it, key=lambda entry: entry.k * entry.n)
@@ -171,12 +172,12 @@ def _ratio(entry: Entry, implementation: Implementation, numbers: _Numbers, time
 
 
 def cold_copies(size: int) -> int:
-    """Copies of weights of so many bytes that are read in turn, so that no cache holds one when its turn comes."""
+    """Return how many copies of weights of this size in bytes must be read in turn so that none stays in the GPU's cache."""
     return max(1, -(-_COLD_BYTES // size))
 
 
 def graph_timer(functions: Sequence[Callable[[], Any]], milliseconds: float = 2.0) -> float:
-    """Seconds that functions take in a CUDA graph, the median of three times."""
+    """Return the time in seconds of functions in a CUDA graph: the median of three measurements."""
     stream = _side_stream(torch.cuda.current_device())
     with torch.cuda.stream(stream):
         for function in functions:
@@ -193,12 +194,12 @@ def graph_timer(functions: Sequence[Callable[[], Any]], milliseconds: float = 2.
 
 @cache
 def _side_stream(device: int) -> Any:
-    """One stream for all timing: cuBLAS keeps a workspace of 32 MB for each stream that it has seen."""
+    """Return one stream for all measurements, because cuBLAS keeps a workspace of 32 MB for each stream."""
     return torch.cuda.Stream(device)
 
 
 def replayed(graph: Any, stream: Any, count: int) -> float:
-    """Seconds of one replay, of so many together."""
+    """Return the time in seconds of one replay, averaged over ``count`` replays."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record(stream)
     for _ in range(count):

@@ -1,14 +1,14 @@
-"""Triton kernels of a matrix product for at most 16 rows: what a decoding step multiplies. `flagos_matmul` launches them.
+"""Triton kernels of matrix products with at most 16 rows, as in a decoding step. The module `matmul` launches them.
 
-Such a product reads each weight once and computes little, so its time is the time to read the weights. Each program multiplies
-all rows by a few columns of the second matrix. `vector` takes one row and needs no matrix unit. `tile` takes up to 16 rows. Both
-accumulate in float32 and add the bias before the one rounding to the output's type. The bias is a row, or a matrix like the
-output: compilers add a residual so.
+Such a product reads each weight once and computes little, so it takes as long as reading the weights. Each program multiplies all
+rows by a few columns of the second matrix. `vector` multiplies one row, and needs no tensor cores. `tile` multiplies up to 16
+rows. Both accumulate in float32, and add the bias before the only rounding, to the output's type. The bias is a row, or a
+matrix of the output's shape, because compilers add a residual in this way.
 
-The sum of each element has a fixed order. With SPLIT_K above 1 the programs write partial sums in float32 to a buffer, and
+The sum of each element has a fixed order. With SPLIT_K above 1, the programs write partial sums in float32 to a buffer, and
 `reduce` adds them by increasing index. No kernel uses atomic operations: the same inputs and launch give the same bits.
 
-Nothing here depends on one maker of GPUs.
+The kernels do not depend on the vendor of the GPU.
 """
 
 import triton
@@ -18,12 +18,12 @@ import triton.language as tl
 @triton.jit
 def vector(x, weight, bias, out, k, n, weight_stride, BIAS: tl.constexpr, EXACT: tl.constexpr, SPLIT_K: tl.constexpr,
             BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
-    """One row. ``out`` is the output, or with SPLIT_K above 1 the partial sums (SPLIT_K, n)."""
+    """Multiply one row. ``out`` is the output, or with SPLIT_K above 1 the partial sums (SPLIT_K, n)."""
     split = tl.program_id(1)
     columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     steps = tl.cdiv(tl.cdiv(k, BLOCK_K), SPLIT_K)
     offsets = split * steps * BLOCK_K + tl.arange(0, BLOCK_K)
-    # Columns past the end read the last one again, which costs no mask.
+    # Columns past the end read the last column again, so that no mask is needed.
     rows_of_weight = weight + tl.minimum(columns, n - 1).to(tl.int64)[:, None] * weight_stride
     total = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
     for _ in tl.range(0, steps, num_stages=STAGES):
@@ -46,13 +46,13 @@ def vector(x, weight, bias, out, k, n, weight_stride, BIAS: tl.constexpr, EXACT:
 def tile(x, weight, bias, out, m, k, n, x_stride, weight_stride, bias_stride, out_stride, split_stride, BIAS: tl.constexpr,
          EXACT: tl.constexpr, SPLIT_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
          BLOCK_K: tl.constexpr):  # fmt: skip
-    """Up to BLOCK_M rows. ``out`` is the output, or with SPLIT_K above 1 the partial sums (SPLIT_K, m, n)."""
+    """Multiply up to BLOCK_M rows. ``out`` is the output, or with SPLIT_K above 1 the partial sums (SPLIT_K, m, n)."""
     split = tl.program_id(1)
     columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     rows = tl.arange(0, BLOCK_M)
     steps = tl.cdiv(tl.cdiv(k, BLOCK_K), SPLIT_K)
     offsets = split * steps * BLOCK_K + tl.arange(0, BLOCK_K)
-    # Columns and rows past the end read the last one again, which costs no mask.
+    # Columns and rows past the end read the last one again, so that no mask is needed.
     rows_of_weight = weight + tl.minimum(columns, n - 1).to(tl.int64)[:, None] * weight_stride
     rows_of_x = x + tl.minimum(rows, m - 1)[None, :] * x_stride
     total = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
@@ -75,7 +75,7 @@ def tile(x, weight, bias, out, m, k, n, x_stride, weight_stride, bias_stride, ou
 
 @triton.jit(do_not_specialize=["m"])
 def reduce(partial, bias, out, m, n, bias_stride, out_stride, BIAS: tl.constexpr, SPLIT_K: tl.constexpr, BLOCK: tl.constexpr):
-    """Adds partial sums (SPLIT_K, m, n) in the order of their index."""
+    """Add partial sums (SPLIT_K, m, n) by increasing index."""
     row = tl.program_id(1)
     columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < n

@@ -1,4 +1,4 @@
-"""The skinny matrix product: which tensors it takes, and how its kernels are launched. It imports PyTorch and Triton."""
+"""The matrix product for at most 16 rows: check tensors, and launch the kernels. Imports PyTorch and Triton."""
 
 from typing import Any
 
@@ -12,16 +12,16 @@ DTYPES = (torch.bfloat16, torch.float16)
 
 _REDUCE_BLOCK = 512
 _INT32 = 2**31
-"""Kernels count the elements of all but the weights in 32 bits."""
+"""Kernels index elements with 32 bits, except those of the weights."""
 
 
 def obstacle(x: Any, weight: Any, bias: Any = None, out: Any = None) -> str:
-    """Why `multiply` cannot take these tensors; empty: it can.
+    """Return why `multiply` does not support these tensors; empty: it supports them.
 
-    :param x: (m, k), dense rows with any stride between them.
+    :param x: (m, k), with contiguous rows and any stride between rows.
     :param weight: (k, n), the transposed view of a row-major matrix, as ``linear`` and Inductor pass it.
-    :param bias: (n,), or (m, n) with any stride between its dense rows: 0 as ``expand`` makes it, n for a residual.
-    :param out: (m, n), dense rows, in other memory than x.
+    :param bias: (n,), or (m, n) with contiguous rows and any stride between rows: 0 after ``expand``, n for a residual.
+    :param out: (m, n), with contiguous rows, not in the memory of x.
     """
     if x.dim() != 2 or weight.dim() != 2 or x.shape[1] != weight.shape[0]:
         return "not a product of two matrices"
@@ -60,7 +60,7 @@ def _obstacle_of_out(x: Any, n: int, out: Any) -> str:
 
 
 def multiply(launch: Launch, x: Any, weight: Any, bias: Any = None, out: Any = None) -> Any:
-    """``x @ weight + bias``, for tensors without an `obstacle` and no more rows than the launch takes."""
+    """Compute ``x @ weight + bias``. The tensors must have no `obstacle`, and not more rows than ``launch.most_rows``."""
     m, k = x.shape
     n = weight.shape[1]
     if out is None:

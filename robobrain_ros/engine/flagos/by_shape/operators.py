@@ -1,8 +1,9 @@
-"""Operators by shape: a table's implementations in the place of PyTorch's, through torch.library. All other shapes stay native.
+"""Replace PyTorch's matrix products by those of a table through torch.library. Shapes without an entry stay native.
 
-`ShapeOperators` registers a function for each form of each operator of the table (``mm``, ``mm.out``, ``addmm``, ``addmm.out``).
-The function looks the shape up and calls the entry's implementation, or PyTorch's own kernel, which it took from the dispatcher
-before. CUDA graphs record what was called, so the look-up costs time outside of them only. Importing this module imports PyTorch.
+`ShapeOperators` registers a function for ``mm``, ``mm.out``, ``addmm`` and ``addmm.out``. The function looks for an entry of
+the shape, and calls the entry's implementation, or else PyTorch's kernel, which was taken from the dispatcher before the
+registration. CUDA graphs record only the kernels, so the lookup takes time only outside of CUDA graphs. Importing this module
+imports PyTorch.
 """
 
 import logging
@@ -18,31 +19,31 @@ _log = logging.getLogger(__name__)
 
 
 class Implementation(Protocol):
-    """What computes products: two functions, with `flagos_matmul`'s meaning."""
+    """An implementation of matrix products, such as the module `matmul`."""
 
     def obstacle(self, x: Any, weight: Any, bias: Any = None, out: Any = None) -> str:
-        """Why it cannot take these tensors; empty: it can."""
+        """Return why these tensors are unsupported; empty: they are supported."""
 
     def multiply(self, launch: Launch, x: Any, weight: Any, bias: Any = None, out: Any = None) -> Any:
-        """``x @ weight + bias``."""
+        """Compute ``x @ weight + bias``."""
 
 
 class ShapeOperators:
-    """Implementations of a table's entries, registered from `install` until `remove`.
+    """Operators that use a table's entries. They are registered from `install` until `remove`.
 
-    :param entries: what to use; at most one for each shape class.
-    :param implementations: by the entries' ``implementation``.
-    :param key: the dispatch key of the device; PyTorch uses CUDA for AMD's GPUs, too.
+    :param entries: entries to use, at most one for each shape class.
+    :param implementations: implementations by the name in ``Entry.implementation``.
+    :param key: dispatch key of the device. PyTorch uses CUDA also for AMD's GPUs.
     """
 
     def __init__(self, entries: Iterable[Entry], implementations: Mapping[str, Implementation], key: str = "CUDA") -> None:
         self.entries = tuple(entries)
         self.called: set[Entry] = set()
-        """Entries that computed something so far. What a CUDA graph replays is not counted again."""
+        """Entries that have computed a product. Replays of CUDA graphs are not recorded."""
         self.failed: dict[Entry, str] = {}
-        """Entries whose implementation raised an exception, which are native since, and that exception."""
+        """Entries whose implementation raised an exception, and the exception. PyTorch computes their shapes since then."""
         self.refused: dict[Entry, str] = {}
-        """Entries whose implementation could not take the tensors of a call, and why it could not at the last one."""
+        """Entries whose implementation does not support the tensors of a call, and the reason of the last such call."""
         self.on_failure: Callable[[], None] = lambda: None
         """Called after an entry was added to `failed`."""
         self._implementations = dict(implementations)
@@ -59,9 +60,9 @@ class ShapeOperators:
         by_rows[below + 1 : entry.rows + 1] = [entry] * (entry.rows - below)
 
     def install(self) -> None:
-        """Register what has entries; once is enough.
+        """Register the operators that have entries. Further calls do nothing.
 
-        :raises RuntimeError: this PyTorch cannot: it has no ``torch.library.get_kernel`` (2.9), or no kernel for the device.
+        :raises RuntimeError: this PyTorch has no ``torch.library.get_kernel`` (new in 2.9), or no kernel for the device.
         """
         if self._library is not None:
             return
@@ -73,20 +74,20 @@ class ShapeOperators:
             for name, make in zip((operator, f"{operator}.out"), forms[operator], strict=True):
                 native = torch.library.get_kernel(f"aten::{name}", self._key).call_boxed
                 with warnings.catch_warnings():
-                    # PyTorch warns of what is intended here.
+                    # PyTorch warns about replacing a kernel, which is intended here.
                     warnings.filterwarnings("ignore", "Warning only once for all operators", UserWarning)
                     library.impl(name, make(native), self._key, with_keyset=True)
         self._library = library
 
     def remove(self) -> None:
-        """Let PyTorch's own operators compute everything again. What CUDA graphs have recorded stays."""
+        """Register PyTorch's own operators again. Recorded CUDA graphs do not change."""
         if self._library is not None:
             self._library._destroy()
             self._library = None
 
     @property
     def summary(self) -> str:
-        """What has been used so far, for people: "mm bfloat16 3584x4608: 1, 2 rows; ..."."""
+        """The entries that have computed a product, as text: "mm bfloat16 3584x4608: 1, 2 rows; ..."."""
         rows: dict[str, list[int]] = {}
         for entry in self.called:
             if entry not in self.failed:
@@ -122,7 +123,7 @@ class ShapeOperators:
         return addmm_out
 
     def compute(self, operator: str, x: Any, weight: Any, bias: Any = None, out: Any = None) -> Any:
-        """The product, by the entry for its shape; None: PyTorch's own operator is to compute it."""
+        """Compute a product with the entry for its shape; None: PyTorch's operator must compute it."""
         entry = self.find(operator, x, weight)
         if entry is None:
             return None
@@ -142,7 +143,7 @@ class ShapeOperators:
         return result
 
     def find(self, operator: str, x: Any, weight: Any) -> Entry | None:
-        """The entry for a product; None: it is native."""
+        """Return the entry for a product; None: there is none."""
         if x.dim() != 2 or weight.dim() != 2 or not 0 < x.shape[0] <= MOST_ROWS:
             return None
         by_rows = self._by_weights[operator].get((x.dtype, x.shape[1], weight.shape[1]))

@@ -13,13 +13,13 @@ _log = logging.getLogger(__name__)
 
 
 class TableEmbeddingMethod(UnquantizedEmbeddingMethod):  # type: ignore[misc]
-    """How vLLM computes an output layer: by the table's entry for the shape, or as before."""
+    """Computes an output layer of vLLM with the table's entry for the shape, or else with vLLM's own method."""
 
     def __init__(self, operators: ShapeOperators) -> None:
         self._operators = operators
 
     def apply(self, layer: Any, x: Any, bias: Any = None) -> Any:
-        """The logits: x, of shape (rows, k), times the layer's (n, k) weights, plus bias."""
+        """Return the logits: x of shape (rows, k) times the transposed weights of shape (n, k), plus bias."""
         operator = "mm" if bias is None else "addmm"
         product = self._operators.compute(operator, x, layer.weight.t(), bias)
         return super().apply(layer, x, bias) if product is None else product
@@ -28,14 +28,14 @@ class TableEmbeddingMethod(UnquantizedEmbeddingMethod):  # type: ignore[misc]
 def use_table(model: torch.nn.Module, operators: ShapeOperators) -> None:
     """Let the table's kernels compute the model's output layer, if its weights are not quantized.
 
-    Each row class is computed once, so that `ShapeOperators.called` contains its entries. A layer that this cannot compute keeps
-    its method.
+    Each row range is computed once, so that `ShapeOperators.called` contains its entries. A layer that raises an exception keeps
+    vLLM's method.
     """
     for layer in _output_layers(model):
         method = TableEmbeddingMethod(operators)
         try:
             _compute_once(method, layer)
-        except Exception as error:  # The engine is to start all the same.
+        except Exception as error:  # The engine must start even if this layer fails.
             _log.warning("The output layer stays native: %s: %s", type(error).__name__, error)
         else:
             layer.quant_method = method
@@ -48,7 +48,7 @@ def _compute_once(method: TableEmbeddingMethod, layer: Any) -> None:
 
 
 def _output_layers(model: torch.nn.Module) -> list[Any]:
-    """The parts that models of vLLM call ``lm_head``; it is the input embedding where a checkpoint ties both."""
+    """Return the modules with the name ``lm_head`` in vLLM's models. With tied weights, this is the input embedding."""
     found = (getattr(part, "lm_head", None) for part in model.modules())
     layers = {id(layer): layer for layer in found if type(getattr(layer, "quant_method", None)) is UnquantizedEmbeddingMethod}
     return list(layers.values())

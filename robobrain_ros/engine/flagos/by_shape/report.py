@@ -1,4 +1,4 @@
-"""What workers report about their table of matrix products: one small file for each worker, also readable after its death."""
+"""Reports of workers about their table of matrix products: one small file for each worker, readable after the worker died."""
 
 import json
 import logging
@@ -17,11 +17,11 @@ _SUFFIX = ".by_shape"
 
 @dataclass(frozen=True)
 class TableReport:
-    """What one worker reports.
+    """The report of one worker.
 
-    :param in_use: whether kernels of the table run: they are registered, or their check has begun.
-    :param operators: what they compute, such as ("addmm", "mm").
-    :param details: as `Started.details`.
+    :param in_use: whether kernels of the table run, because they are in use or their check has begun.
+    :param operators: names of the operators with such kernels, such as ("addmm", "mm").
+    :param details: see `Started.details`.
     """
 
     in_use: bool
@@ -30,7 +30,7 @@ class TableReport:
 
 
 def write(report: TableReport) -> None:
-    """Write this worker's report; a failure to write is logged and nothing else."""
+    """Write this worker's report. If this fails, log a warning."""
     folder = os.environ.get(VARIABLE)
     if not folder:
         return
@@ -42,7 +42,7 @@ def write(report: TableReport) -> None:
 
 
 def read(folder: Path) -> list[TableReport]:
-    """The reports of all workers."""
+    """Return the reports of all workers."""
     files = sorted(folder.glob(f"*{_SUFFIX}"))
     contents: list[dict[str, Any]] = [json.loads(path.read_text(encoding="utf-8")) for path in files]
     return [TableReport(content["in_use"], tuple(content["operators"]), content["details"]) for content in contents]

@@ -1,6 +1,6 @@
-"""Operators by shape for a process that is about to capture CUDA graphs: find the table, check it here, prepare what passed.
+"""Prepare matrix products by shape in a worker before it captures CUDA graphs: find the table, and check it on this GPU.
 
-Whatever is in the way, PyTorch's own operators stay and the reason is reported: nothing here raises.
+`start` raises no exception. If the table cannot be used, PyTorch's operators stay in use, and the reason is reported.
 """
 
 import logging
@@ -20,11 +20,13 @@ _log = logging.getLogger(__name__)
 class Device:
     """The device of this process.
 
-    :param name: the GPU's, as PyTorch reports it; "" where there is none.
-    :param place: where tensors of the check live; ``key``, the dispatch key of operators there.
-    :param torch: full version, ``triton`` likewise; "" where it is not installed.
-    :param implementations: what computes entries, by the name in the table.
-    :param timer: seconds of some calls; None times nothing.
+    :param name: name of the GPU in PyTorch; empty: no GPU.
+    :param place: PyTorch's device for the tensors of the check.
+    :param key: dispatch key of operators on this device.
+    :param torch: full version of PyTorch.
+    :param triton: full version of Triton; empty: not installed.
+    :param implementations: implementations by their name in the table.
+    :param timer: measures the time of calls; None: the check does not measure times.
     """
 
     name: str
@@ -38,10 +40,10 @@ class Device:
 
 @dataclass(frozen=True)
 class Started:
-    """What came of it.
+    """The result of `start`.
 
-    :param operators: `operators.ShapeOperators`, checked; None: everything is native.
-    :param why: a sentence for people.
+    :param operators: the checked `operators.ShapeOperators`; None: all matrix products are native.
+    :param why: a sentence about the reason, for /diagnostics and the log.
     """
 
     operators: Any
@@ -49,9 +51,9 @@ class Started:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Let the table's kernels compute products meanwhile; CUDA graphs that are captured then keep them.
+        """Register the table's operators inside the ``with`` block. CUDA graphs that are captured there contain the kernels.
 
-        Outside of CUDA graphs, the detour over Python would cost each product more than the kernels save.
+        Outside of CUDA graphs, the call of Python in each product takes longer than the kernels save.
         """
         if self.operators is None:
             yield
@@ -64,11 +66,11 @@ class Started:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The operators that have computed something."""
+        """The operators of which entries have computed a product."""
         return () if self.operators is None else tuple(sorted({entry.operator for entry in self.operators.called}))
 
     def details(self) -> dict[str, str]:
-        """For /diagnostics: why, the shapes in use, and what became native since."""
+        """Return keys and values for /diagnostics: the reason, the shapes in use, and the shapes that failed."""
         found = {"flagos_shapes": self.why}
         if self.operators is not None:
             found["flagos_shapes_in_use"] = self.operators.summary
@@ -82,23 +84,23 @@ def start(
     find_device: Callable[[], Device] | None = None,
     folder: Path = table.FOLDER,
 ) -> Started:
-    """Check the table's operators for a model on this GPU. Capture CUDA graphs within `Started.installed` afterwards.
+    """Find and check the table for a model on this GPU. Afterwards, capture CUDA graphs within `Started.installed`.
 
-    :param weights: sizes (k, n) of the matrices that the model multiplies by.
-    :param dtype: of the weights, such as "bfloat16".
+    :param weights: sizes (k, n) of the model's weight matrices.
+    :param dtype: dtype of the weights, such as "bfloat16".
     """
     try:
         started = _start(set(weights), dtype, (find_device or this_gpu)(), folder)
     except EngineConfigError as error:
         started = Started(None, f"Native matrix products: {error.message}")
-    except Exception as error:  # An engine that would start without this is to start with it, too.
+    except Exception as error:  # The engine must start even if the table fails.
         started = Started(None, f"Native matrix products: {type(error).__name__}: {error}")
     _log.info("%s", started.why)
     return started
 
 
 def this_gpu() -> Device:
-    """The current GPU.
+    """Return the current GPU.
 
     :raises EngineConfigError: there is no GPU, or no Triton.
     """

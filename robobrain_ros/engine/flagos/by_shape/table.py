@@ -1,8 +1,8 @@
-"""Tables of measured operators by shape: for which matrix products which kernel is faster than PyTorch's own, on one GPU.
+"""Tables of the shapes for which this package's matrix products are faster than PyTorch's on one GPU.
 
-A table is a JSON file for one GPU and for major versions of PyTorch and Triton. An entry names an operator, a dtype, the sizes of
-the weights and a number of rows; it states what computes the product and how it is launched. Other shapes stay native.
-This module reads and checks tables; it imports neither PyTorch nor Triton.
+A table is a JSON file for one GPU and for major versions of PyTorch and Triton. The key of an entry is a shape class: operator,
+dtype, size of the weights and row range. The entry contains the kernel and its launch configuration. Shapes without an entry stay
+native. This module reads and checks tables. It imports neither PyTorch nor Triton.
 """
 
 import json
@@ -17,14 +17,14 @@ from robobrain_ros.errors import EngineConfigError
 FORMAT = 1
 MOST_ROWS = 16
 ROWS = (1, 2, 4, 8, 16)
-"""Classes of rows: a product belongs to the smallest class that is not below its rows."""
+"""Upper ends of the row ranges: 1, 2, 3 to 4, 5 to 8, and 9 to 16 rows."""
 OPERATORS = ("mm", "addmm")
-"""Each with its form ``out``."""
+"""Operators of entries. Each entry also applies to the operator's form ``out``."""
 DTYPES = ("bfloat16", "float16")
 IMPLEMENTATIONS = ("skinny",)
-"""What may compute a product: "skinny" is `flagos_matmul`."""
+"""Names of implementations: "skinny" is the module `matmul`."""
 FOLDER = Path(__file__).with_name("tables")
-"""Tables that come with this package."""
+"""Folder of this package's tables."""
 
 _MOST_BYTES = 4 * 2**20
 _MOST_ENTRIES = 10_000
@@ -36,15 +36,15 @@ _VERSION = re.compile(r"\d{1,4}")
 
 @dataclass(frozen=True)
 class Launch:
-    """How a skinny product is launched.
+    """Launch configuration of a kernel.
 
     :param kernel: "vector" (one row) or "tile" (at most ``block_m`` rows).
-    :param block_n: columns of a program.
-    :param block_k: elements of a step along the sum.
+    :param block_n: columns of the output for each program.
+    :param block_k: elements of each step along k.
     :param block_m: rows of a tile; 0 for "vector".
-    :param split_k: programs that share the sum of an element.
-    :param warps: of a program.
-    :param stages: steps whose loads are in flight at once.
+    :param split_k: number of programs that share the sum of an element.
+    :param warps: warps of a program.
+    :param stages: number of steps whose loads are in flight at the same time.
     """
 
     kernel: str
@@ -57,18 +57,21 @@ class Launch:
 
     @property
     def most_rows(self) -> int:
-        """Rows that it takes."""
+        """Maximum number of rows."""
         return 1 if self.kernel == "vector" else min(self.block_m, MOST_ROWS)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One shape class.
+    """A shape class, its launch configuration, and the measured times.
 
-    :param operator: of `OPERATORS`; ``dtype``, of `DTYPES`.
-    :param rows: most rows, one of `ROWS`; products with at most the next smaller class's rows have another entry, or none.
-    :param k: rows of the second matrix, ``n`` its columns.
-    :param native_us: microseconds that PyTorch's operator took where it was measured, and ``us`` this one.
+    :param operator: one of `OPERATORS`.
+    :param dtype: one of `DTYPES`.
+    :param rows: upper end of the row range, one of `ROWS`.
+    :param k: rows of the second matrix.
+    :param n: columns of the second matrix.
+    :param native_us: measured time of PyTorch's operator in µs.
+    :param us: measured time of this operator in µs.
     """
 
     operator: str
@@ -83,17 +86,18 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """For people: operator, dtype and sizes."""
+        """Operator, dtype and sizes as text."""
         return f"{self.operator} {self.dtype} {self.rows}x{self.k}x{self.n}"
 
 
 @dataclass(frozen=True)
 class Table:
-    """What was measured on one GPU.
+    """The table of one GPU.
 
-    :param device: the GPU's name, as PyTorch reports it.
-    :param torch: major version, ``triton`` likewise.
-    :param measured: machine, full versions, date and command, for people.
+    :param device: name of the GPU in PyTorch.
+    :param torch: major version of PyTorch.
+    :param triton: major version of Triton.
+    :param measured: machine, full versions, date and command of the measurement, for information only.
     """
 
     device: str
@@ -103,25 +107,26 @@ class Table:
     measured: dict[str, str] = field(default_factory=dict)
 
     def for_weights(self, sizes: Iterable[tuple[int, int]]) -> tuple[Entry, ...]:
-        """Entries for these weights only, given as (k, n)."""
+        """Return the entries for weights of these sizes (k, n)."""
         wanted = set(sizes)
         return tuple(entry for entry in self.entries if (entry.k, entry.n) in wanted)
 
 
 def major(version: str) -> str:
-    """The major version: "2" of "2.11.0+cu130"."""
+    """Return the major version, such as "2" of "2.11.0+cu130"."""
     return version.split(".")[0]
 
 
 def table_file(device: str, folder: Path = FOLDER) -> Path:
-    """Where the table of a GPU lies."""
+    """Return the path of a GPU's table."""
     return folder / (re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") + ".json")
 
 
 def find(device: str, torch: str, triton: str, folder: Path = FOLDER) -> Table:
-    """The table for a GPU and these versions of PyTorch and Triton, given in full.
+    """Return the table for a GPU and these full versions of PyTorch and Triton.
 
-    :raises EngineConfigError: there is none, or it is damaged or for something else; the message says what to do.
+    :raises EngineConfigError: there is no table, or it is damaged, or it is for another GPU or version. The message states what
+        to do.
     """
     path = table_file(device, folder)
     if not path.is_file():
@@ -143,7 +148,7 @@ HOW_TO_MEASURE = "To measure one on this machine, run in the source tree: PYTHON
 def read(path: Path) -> Table:
     """Read and check a table.
 
-    :raises EngineConfigError: the file cannot be read, or a value in it is missing, has another type or is out of its bounds.
+    :raises EngineConfigError: the file cannot be read, or a value is missing, of a wrong type or out of its limits.
     """
     try:
         if path.stat().st_size > _MOST_BYTES:
@@ -154,9 +159,9 @@ def read(path: Path) -> Table:
 
 
 def write(path: Path, table: Table) -> None:
-    """Write a table such that `read` takes it.
+    """Write a table that `read` accepts.
 
-    :raises OSError: it cannot be written.
+    :raises OSError: the file cannot be written.
     :raises ValueError: `read` would reject it.
     """
     entries = [asdict(entry) for entry in sorted(table.entries, key=_order)]
@@ -173,11 +178,11 @@ def _order(entry: Entry) -> tuple[str, str, int, int, int]:
 
 
 class _Damaged(ValueError):
-    """Something in a file is not as it should be."""
+    """A value in the file is missing or wrong."""
 
 
 class _Fields:
-    """The fields of a JSON object, each taken with its type and bounds."""
+    """The fields of a JSON object, with checks of their types and limits."""
 
     def __init__(self, value: Any, where: str) -> None:
         if not isinstance(value, dict):

@@ -14,10 +14,10 @@ _log = logging.getLogger(__name__)
 
 
 class WithTable:
-    """Part of a worker class: CUDA graphs and the output layer use what a table has for the model's weights.
+    """Mixin of a worker class: CUDA graphs and the output layer use the table's entries for the model's weights.
 
-    The table is checked after the model is loaded. At that time nothing is captured, and vLLM has not measured yet how much
-    memory is left for the cache.
+    The table is checked directly after the model is loaded, before vLLM captures CUDA graphs and measures the free memory for the
+    KV cache.
     """
 
     matrix_products = Started(None, "The model is not loaded.")
@@ -26,7 +26,7 @@ class WithTable:
         """See vLLM's worker."""
         parent: Any = super()
         parent.load_model(*arguments, **options)
-        # If the check of the table ends this process, the report shows that it had begun.
+        # Written before the check: if the check crashes this process, the report shows that the check had begun.
         report.write(report.TableReport(in_use=True))
         self.matrix_products = self._start_safely()
         self._report()
@@ -51,7 +51,7 @@ class WithTable:
                 if _writes_its_own_type(worker.vllm_config.model_config):
                     output_layer.use_table(worker.get_model(), started.operators)
                 started.operators.on_failure = self._report
-        except Exception as error:  # An engine that would start without the table is to start with it, too.
+        except Exception as error:  # The engine must start even if the table fails.
             _log.warning("Matrix products stay native.", exc_info=True)
             return Started(None, f"Native matrix products: {type(error).__name__}: {error}")
         return started
@@ -66,7 +66,7 @@ class WithTable:
         return flagos_start.start(self.weight_sizes(), str(config.dtype).removeprefix("torch."))
 
     def weight_sizes(self) -> list[tuple[int, int]]:
-        """Sizes (k, n) of the loaded matrices, each once, without those that are quantized."""
+        """Return the different sizes (k, n) of the loaded matrices, without quantized ones."""
         worker: Any = self
         dtype = worker.vllm_config.model_config.dtype
         matrices = (part for part in worker.get_model().parameters() if part.dim() == 2 and part.dtype is dtype)
