@@ -117,7 +117,7 @@ class StandingQueries:
         for query in self._queries.values():
             query.fault = self._fault_of(query)
             if query.fault:
-                self._node.get_logger().warning(f"The standing query {query.name} is not asked. {query.fault}")
+                self._node.get_logger().warning(f"The standing query {query.name} is paused. {query.fault}")
 
     def _load_described(self) -> None:
         named = self._parameters["standing_queries"]
