@@ -110,3 +110,14 @@ def test_noise_gives_coordinates_within_the_image(engine: RunningEngine, task: T
     for text in whole:
         assert re.fullmatch(pattern, text)
         parse_answer(task, text, PROFILE, constrained=True)
+
+
+def test_a_prompt_in_several_steps_takes_nothing_from_a_seeded_answer(engine: RunningEngine) -> None:
+    """vLLM takes back the samples of the first steps, which torch's generators on the CPU do not support: the engine ended.
+
+    Which prompts are computed in several steps also depends on what else is in the engine, and so on the machine's speed.
+    """
+    long = "go " * 2000
+    answers = engine.wait(engine.write_all([generation(Constraint(regex="[a-z]{8}"), 20, long) for _ in range(4)]))
+    assert all(reason == "stop" and re.fullmatch("[a-z]{8}", text) for text, _, reason in answers)
+    assert len({text for text, _, _ in answers}) > 1
