@@ -77,8 +77,8 @@ def make_random_checkpoint(
             "patch_size": patch,
             "temporal_patch_size": 2,
             "merge_size": 2,
-            "image_mean": [0.48, 0.46, 0.41] if model_type == "qwen2_5_vl" else [0.5, 0.5, 0.5],
-            "image_std": [0.27, 0.26, 0.28] if model_type == "qwen2_5_vl" else [0.5, 0.5, 0.5],
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
         },
     )
     if model_type == "qwen3_vl":

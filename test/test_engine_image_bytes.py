@@ -1,7 +1,9 @@
 """Images cross to vLLM's worker as bytes, and the model gets exactly what transformers would have prepared."""
 
 import asyncio
+import gc
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -163,10 +165,10 @@ def test_a_model_gets_normalized_images_with_and_without_graphs() -> None:
     assert not hasattr(model, "encoder_eager_forward")
 
 
-async def measure(extra: str) -> tuple[list[Any], str]:
+async def measure(extra: str) -> tuple[list[Any], str, weakref.ref[Any]]:
     """Measure questions about one image and about two, with an engine of its own.
 
-    :returns: tokens and log-probabilities of each answer, and the type of the pixels that cross to the worker.
+    :returns: tokens and log-probabilities of each answer, the type of the pixels that cross to the worker, and vLLM's tokenizer.
     """
     options = EngineOptions.of(model=str(DEMO_MODEL), flagos_mode="off", extra=extra, max_images=2, max_num_seqs=2)
     engine = EmbeddedEngine(options)
@@ -183,14 +185,17 @@ async def measure(extra: str) -> tuple[list[Any], str]:
         prompt = engine._prompts.render(Generation("pixels", "Point to it.", [scene[:252, :336]], 1))
         prepared = await compat.prepare(engine._vllm, prompt)
         pixels = prepared["mm_kwargs"]["image"][0]["pixel_values"].data
-        return [(answer.tokens, answer.probabilities) for answer in answers], str(pixels.dtype)
+        tokenizer = weakref.ref(engine._vllm.renderer.tokenizer)
+        return [(answer.tokens, answer.probabilities) for answer in answers], str(pixels.dtype), tokenizer
     finally:
         await engine.close()
 
 
 def test_answers_are_those_of_prepared_images() -> None:
-    from_bytes, sent = asyncio.run(measure(""))
-    from_prepared, prepared = asyncio.run(measure(json.dumps(PREPARED)))
+    from_bytes, sent, tokenizer = asyncio.run(measure(""))
+    from_prepared, prepared, _ = asyncio.run(measure(json.dumps(PREPARED)))
     assert (sent, prepared) == ("torch.uint8", "torch.float32")
     assert from_bytes == from_prepared
     assert len({tokens for tokens, _ in from_bytes}) == 3
+    gc.collect()
+    assert tokenizer() is None, "a closed engine keeps no tokenizer"

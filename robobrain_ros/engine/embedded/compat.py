@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -25,6 +26,13 @@ STRUCTURED_OUTPUTS_CONFIG = {"backend": "guidance", "disable_any_whitespace": Tr
 advance for each remaining character of a bounded text, which takes seconds for a vocabulary of 150,000 tokens. Whitespace in
 JSON is disabled, because its length would be unlimited."""
 
+_CACHING_MODULES = (
+    "vllm.multimodal.processing.processor",
+    "vllm.tokenizers.registry",
+    "vllm.transformers_utils.processor",
+    "vllm.utils.func_utils",
+)
+"""Modules of vLLM with caches whose keys or values are processors and tokenizers."""
 _SHUTDOWN_TIMEOUT = 4.0
 """Seconds that vLLM's processes have to end before they are killed. `leftovers` then removes their files."""
 
@@ -181,10 +189,21 @@ async def stop_listening(engine: Any) -> None:
 
 def shut_down(engine: Any) -> None:
     """End an engine's processes, and kill them after `_SHUTDOWN_TIMEOUT`."""
-    if "timeout" in inspect.signature(engine.shutdown).parameters:
-        engine.shutdown(timeout=_SHUTDOWN_TIMEOUT)
-    else:
-        engine.shutdown()
+    try:
+        if "timeout" in inspect.signature(engine.shutdown).parameters:
+            engine.shutdown(timeout=_SHUTDOWN_TIMEOUT)
+        else:
+            engine.shutdown()
+    finally:
+        forget_processors()
+
+
+def forget_processors() -> None:
+    """Empty vLLM's caches of processors. They would keep the tokenizer of each engine that this process has started."""
+    for name in _CACHING_MODULES:
+        for cached in vars(sys.modules[name]).values() if name in sys.modules else ():
+            if hasattr(cached, "cache_clear"):
+                cached.cache_clear()
 
 
 def structured_outputs(constraint: Constraint | None) -> Any:

@@ -6,6 +6,7 @@ encoder takes pairs of video frames. vLLM converts the result to the model's typ
 """
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -131,10 +132,14 @@ def lay_out_quickly(processing: Any) -> None:
     """
     original = processing.get_hf_processor
 
+    @functools.lru_cache(maxsize=1)  # vLLM keeps what it knows of each processor that it has seen.
+    def quick(processor: Any) -> Any:
+        changed = copy.copy(processor)
+        changed.image_processor = ByteLayout(processor.image_processor)
+        return changed
+
     def get_hf_processor(**options: Any) -> Any:
-        processor = copy.copy(original(**options))
-        processor.image_processor = ByteLayout(processor.image_processor)
-        return processor
+        return quick(original(**options))
 
     processing.get_hf_processor = get_hf_processor
 

@@ -127,10 +127,8 @@ class VllmStart:
         if self._cancelled.is_set():  # During the import of vLLM, which can take long.
             raise EngineFailedError("Starting the engine was cancelled.")
         with _ctrl_c_spares_children():
-            engine = AsyncLLM.from_engine_args(engine_arguments)
-        if arguments.asks_for_bytes(values):
-            image_bytes.lay_out_quickly(compat.image_processing(engine))
-        return engine
+            # No variable may hold the engine: the tracebacks of failed imports keep this frame.
+            return _with_quick_layout(AsyncLLM.from_engine_args(engine_arguments), arguments.asks_for_bytes(values))
 
     async def _keep_record(self) -> None:
         while True:
@@ -163,6 +161,12 @@ def _end_processes(processes: Sequence[BaseProcess], waited: float) -> None:
             process.terminate()
         else:
             process.kill()
+
+
+def _with_quick_layout(engine: Any, sends_bytes: bool) -> Any:
+    if sends_bytes:
+        image_bytes.lay_out_quickly(compat.image_processing(engine))
+    return engine
 
 
 def _shut_down_late(built: list[Any], building: "asyncio.Future[None]") -> None:
