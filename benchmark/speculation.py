@@ -1,0 +1,108 @@
+"""Measures speculative decoding without a second model: `python benchmark/speculation.py`.
+
+The demo model writes plans for robots and coordinate lists, with and without n-gram speculation, alternately, one request at a
+time. Needs neither ROS nor a GPU; with a GPU, vLLM uses it. Speculation is worth it only if the answers are the same, token by
+token, and come sooner.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
+from statistics import median
+
+import figures
+from figures import Goal, compare, quantile
+from structured import SIZE, TIMEOUT, demo_plans
+
+from robobrain_ros.core import Brain, Query, Task, profile_for
+from robobrain_ros.core.query import Report
+from robobrain_ros.demo import DEMO_MODEL
+from robobrain_ros.demo.world import make_scene
+from robobrain_ros.engine.embedded.engine import EmbeddedEngine
+from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.errors import RoboBrainError
+from robobrain_ros.evaluation.questions import ask_about
+
+_GOAL = Goal(0.7)
+
+
+def engine_options(model: str, tokens: int, most: int) -> EngineOptions:
+    """The options of an engine.
+
+    :param tokens: number of tokens that are proposed at a time; 0: no speculation.
+    :param most: longest text, in tokens, that is looked up in the prompt and the answer so far.
+    """
+    speculation = {"method": "ngram", "num_speculative_tokens": tokens, "prompt_lookup_max": most, "prompt_lookup_min": 2}
+    extra = json.dumps({"speculative_config": speculation}) if tokens else ""
+    return EngineOptions.of(model=model, extra=extra, flagos_mode="off", max_num_seqs=4, gpu_memory_utilization=0.4)
+
+
+def coordinates(number: int) -> Iterator[Query]:
+    """Trajectories on the tabletop, each in a scene of its own."""
+    for seed in range(number):
+        scene = make_scene(seed, SIZE)
+        question = ask_about(scene, "reach", random.Random(seed))
+        yield Query(Task.TRAJECTORY, question.text, [scene.image], timeout=TIMEOUT)
+
+
+async def report_of(brain: Brain, query: Query) -> Report:
+    """The report of an answer. An answer that cannot be used counts all the same."""
+    try:
+        return (await brain.run(query)).report
+    except RoboBrainError as error:
+        if error.report is None:
+            raise
+        return error.report
+
+
+async def measure(name: str, brains: tuple[Brain, Brain], queries: Sequence[Query]) -> figures.Comparison:
+    """Ask each query both ways, each way first in every second round, and print how many answers are the same."""
+    found: tuple[list[Report], list[Report]] = ([], [])
+    for number, query in enumerate(queries):
+        for brain in brains:
+            await report_of(brain, query)  # Uncounted: image and prompt are then in the caches of both.
+        sides = list(zip(brains, found, strict=True))
+        for brain, reports in sides if number % 2 else reversed(sides):
+            reports.append(await report_of(brain, query))
+    plain, speculating = found
+    same = sum(a.raw_text == b.raw_text and a.answer_tokens == b.answer_tokens for a, b in zip(plain, speculating, strict=True))
+    figures.tell(f"{name}: {same} of {len(plain)} answers are the same; tokens, median: {median(_tokens(plain)):.0f}")
+    title = f"{name}: first token to last, p50"
+    return compare(title, _writing(speculating), _writing(plain), quantile(0.5), "ms", scale=1e3, goal=_GOAL)
+
+
+def _writing(reports: Sequence[Report]) -> list[float]:
+    return [report.total_time - report.first_token_time for report in reports]
+
+
+def _tokens(reports: Sequence[Report]) -> list[int]:
+    return [report.answer_tokens for report in reports]
+
+
+async def main(options: argparse.Namespace) -> None:
+    """Start both engines and measure."""
+    async with AsyncExitStack() as stack:
+        brains = []
+        for tokens in (0, options.tokens):
+            engine = EmbeddedEngine(engine_options(options.model, tokens, options.lookup))
+            stack.push_async_callback(engine.close)
+            info = await engine.start(lambda progress: figures.tell(progress.message))
+            brains.append(Brain(engine, profile_for(info.model_type), info=info))
+        pair = brains[0], brains[1]
+        lines = [
+            await measure("plans", pair, list(demo_plans(options.rounds))),
+            await measure("trajectories", pair, list(coordinates(options.rounds))),
+        ]
+    print(figures.table(lines, ("speculating", "plain")))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(DEMO_MODEL), help="checkpoint (the demo model)")
+    parser.add_argument("--rounds", type=int, default=30, help="questions of each kind (30)")
+    parser.add_argument("--tokens", type=int, default=4, help="proposed tokens (4)")
+    parser.add_argument("--lookup", type=int, default=4, help="longest text that is looked up, in tokens (4)")
+    asyncio.run(main(parser.parse_args()))
