@@ -17,7 +17,7 @@ from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
 
 TWO = EngineOptions.of(model="BAAI/RoboBrain2.0-32B", tensor_parallel_size=4, nnodes=2, master_addr="10.0.0.1")
-CHECKPOINT = Checkpoint(Path("/cache/32b"), False, "qwen2_5_vl", 28, 3136, 1003520, 8192, "bfloat16", 67.0)
+CHECKPOINT = Checkpoint(Path("/cache/32b"), False, "qwen2_5_vl", 28, 3136, 1003520, 8192, "bfloat16", 67.0, usual_images=True)
 LIMIT = 60.0
 
 
