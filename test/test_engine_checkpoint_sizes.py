@@ -9,6 +9,7 @@ import pytest
 from random_checkpoint import make_random_checkpoint
 
 from robobrain_ros.demo import DEMO_MODEL
+from robobrain_ros.engine.embedded.checkpoint import read_checkpoint
 from robobrain_ros.engine.embedded.checkpoint_files import check_files
 from robobrain_ros.errors import EngineConfigError
 
@@ -144,6 +145,25 @@ def test_quantized_weights_may_have_other_shapes(folder: Path) -> None:
 )
 def test_a_preprocessor_of_another_model_is_named(folder: Path, name: str, value: int, said: str) -> None:
     assert said in reason(folder, PROCESSOR, name, value)
+
+
+def test_settings_that_transformers_saves_in_one_file_are_read_and_checked(folder: Path) -> None:
+    from transformers import AutoProcessor
+
+    expected = read_checkpoint(folder, local=True)
+    assert expected.usual_images
+    AutoProcessor.from_pretrained(folder).save_pretrained(folder)
+    set_value(folder / PROCESSOR, "max_pixels", 50000)
+    set_value(folder / PROCESSOR, "do_rescale", False)
+    assert read_checkpoint(folder, local=True) == expected, "transformers does not read the other file any more"
+    (folder / PROCESSOR).unlink()
+    check_files(folder)
+    assert read_checkpoint(folder, local=True) == expected
+    set_value(folder / "processor_config.json", "image_processor.do_rescale", False)
+    assert not read_checkpoint(folder, local=True).usual_images
+    set_value(folder / "processor_config.json", "image_processor.image_std", [0, 1, 1])
+    with pytest.raises(EngineConfigError, match=r"processor_config.json is wrong: image_std"):
+        check_files(folder)
 
 
 @pytest.mark.parametrize("model_type", ["qwen2_5_vl", "qwen3_vl"])

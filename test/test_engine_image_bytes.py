@@ -16,9 +16,10 @@ from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.demo.world import make_scene
 from robobrain_ros.engine.base import Generation
 from robobrain_ros.engine.embedded import arguments, compat, image_bytes
-from robobrain_ros.engine.embedded.checkpoint import Checkpoint
+from robobrain_ros.engine.embedded.checkpoint import Checkpoint, read_checkpoint
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.embedded.image_bytes import ByteLayout, Normalizer
+from robobrain_ros.engine.embedded.prompt import Prompts
 from robobrain_ros.engine.flagos.choice import NATIVE, Choice, Operators
 from robobrain_ros.engine.options import EngineOptions
 
@@ -97,6 +98,24 @@ def test_another_worker_gets_prepared_images() -> None:
     assert int(arguments.environment_for(theirs, "cuda")["OMP_NUM_THREADS"] or 0) > 0
     assert arguments.environment_for(ours, "cuda")["OMP_NUM_THREADS"] is None
     assert arguments.asks_for_bytes(arguments.with_extra(ours, {"block_size": 32}))
+
+
+@pytest.mark.parametrize(("value", "sent"), [(True, False), (None, False), (False, True)])
+def test_images_are_normalized_once_where_vllm_normalizes_them(value: bool | None, sent: bool) -> None:
+    ours = arguments.engine_arguments(OPTIONS, CHECKPOINT, "cuda")
+    assert arguments.asks_for_bytes(arguments.with_extra(ours, {"mm_device_do_normalize": value})) is sent
+
+
+@pytest.mark.parametrize("height", [28, 252])
+def test_reversed_arrays_are_accepted_whether_resized_or_not(height: int) -> None:
+    import torch
+    from transformers import AutoImageProcessor
+
+    prompts = Prompts.load(read_checkpoint(DEMO_MODEL, local=True), trust_remote_code=False)
+    image = noise(height, 252)[:, ::-1, ::-1]
+    sent = prompts.render(Generation("reversed", "Point to it.", [image], 1))["multi_modal_data"]["image"]
+    processor = AutoImageProcessor.from_pretrained(DEMO_MODEL)
+    assert torch.equal(processor(sent)["pixel_values"], processor([image.copy()])["pixel_values"])
 
 
 @pytest.mark.parametrize(

@@ -86,9 +86,11 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint, device: str
 def with_extra(arguments: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments overridden by ``engine.extra``.
 
-    Compilation settings that ``extra`` does not name stay. Another worker gets prepared images.
+    Compilation settings that ``extra`` does not name stay. Another worker, and vLLM's own normalization, get no bytes.
     """
-    if "worker_cls" in extra and "mm_processor_kwargs" in arguments:
+    # Null lets vLLM decide. It normalizes then.
+    normalizes = extra.get("mm_device_do_normalize", False) is not False
+    if ("worker_cls" in extra or normalizes) and "mm_processor_kwargs" in arguments:
         kept = arguments["mm_processor_kwargs"].items() - image_bytes.PROCESSOR_ARGUMENTS.items()
         arguments = arguments | {"mm_processor_kwargs": dict(kept)}
     ours, theirs = arguments.get(_COMPILATION), extra.get(_COMPILATION)

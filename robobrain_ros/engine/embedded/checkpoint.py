@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from robobrain_ros.engine.base import LoadProgress, ProgressCallback
-from robobrain_ros.engine.embedded.checkpoint_files import AGAIN, INDEX, indexed_files, read_json
+from robobrain_ros.engine.embedded.checkpoint_files import AGAIN, INDEX, image_settings, indexed_files, read_json
 from robobrain_ros.engine.embedded.image_bytes import has_usual_steps
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
@@ -70,13 +70,13 @@ def read_checkpoint(path: Path, local: bool, weights_needed: bool = True) -> Che
     if weights_needed and not weights:
         raise EngineConfigError(f"{path} has a config.json but no weights (*.safetensors). Download the checkpoint again.")
     _check_shards(path)
-    processor = read_json(path / "preprocessor_config.json") if (path / "preprocessor_config.json").exists() else {}
+    processor = image_settings(path)
     gigabytes = sum(file.stat().st_size for file in weights) / 1e9
     try:
         return _facts(path, local, config, processor, gigabytes)
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise EngineConfigError(
-            f"config.json or preprocessor_config.json in {path} has a value of a wrong type ({error}). {AGAIN}."
+            f"In {path}, config.json or the file with the image settings has a value of a wrong type ({error}). {AGAIN}."
         ) from error
 
 

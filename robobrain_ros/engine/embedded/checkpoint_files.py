@@ -24,7 +24,9 @@ _LARGEST_HEADER = 100_000_000
 """Bytes. safetensors rejects longer headers."""
 _OTHER_WEIGHTS = ("pytorch_model*.bin", "*.pt", "*.gguf")
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+_PROCESSOR, _UNIFIED_PROCESSOR = "preprocessor_config.json", "processor_config.json"
+_PROCESSORS = (_PROCESSOR, _UNIFIED_PROCESSOR)
+_IMAGE_SECTION = "image_processor"
 _TEMPLATES = ("chat_template.jinja", "chat_template.json")
 _GENERATION = "generation_config.json"
 _FURTHER = (_GENERATION, "special_tokens_map.json", "added_tokens.json", "video_preprocessor_config.json")
@@ -70,6 +72,18 @@ def read_json(path: Path) -> dict[str, Any]:
         return read_small_json(path, _LARGEST_JSON)
     except UnreadableFileError as error:
         raise EngineConfigError(f"{path} cannot be read ({error}). {AGAIN}.") from error
+
+
+def image_settings(folder: Path) -> dict[str, Any]:
+    """Return the settings of a checkpoint's image processor; empty: there are none.
+
+    transformers 5 saves the settings in a section of processor_config.json. This section overrides preprocessor_config.json.
+    """
+    unified, plain = folder / _UNIFIED_PROCESSOR, folder / _PROCESSOR
+    section = read_json(unified).get(_IMAGE_SECTION) if unified.exists() else None
+    if isinstance(section, dict):
+        return section
+    return read_json(plain) if plain.exists() else {}
 
 
 def _check_regular(path: Path) -> int:
@@ -163,7 +177,8 @@ def _check_processor(folder: Path, config: Mapping[str, Any]) -> None:
         settings = read_json(path)
         if not settings:
             raise EngineConfigError(f"{path} contains no settings. {AGAIN}.")
-        _reject(path, checkpoint_sizes.processor_fault(settings, config))
+        for section in (settings, _section(settings, _IMAGE_SECTION)):
+            _reject(path, checkpoint_sizes.processor_fault(section, config))
 
 
 def _check_weights(folder: Path, config: Mapping[str, Any]) -> None:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from robobrain_ros.bounds.control_tokens import reject_control_tokens, special_tokens_of
 from robobrain_ros.bounds.texts import shortened
 from robobrain_ros.engine.base import IMAGE_PLACEHOLDER, Generation
@@ -88,7 +90,8 @@ class Prompts:
             )
         prompt: dict[str, Any] = {"prompt": text + generation.assistant_prefix}
         if generation.images:
-            prompt["multi_modal_data"] = {"image": list(generation.images)}
+            # transformers rejects arrays with negative strides, such as BGR images that were reversed to RGB.
+            prompt["multi_modal_data"] = {"image": [np.ascontiguousarray(image) for image in generation.images]}
             prompt.update(compat.image_names(generation))
         return prompt
 
