@@ -18,7 +18,7 @@ from robobrain_ros.engine.base import Generation
 from robobrain_ros.engine.embedded import arguments, compat, image_bytes
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint, read_checkpoint
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
-from robobrain_ros.engine.embedded.image_bytes import ByteLayout, Normalizer
+from robobrain_ros.engine.embedded.image_bytes import Normalizer, PatchProcessor
 from robobrain_ros.engine.embedded.prompt import Prompts
 from robobrain_ros.engine.flagos.choice import NATIVE, Choice, Operators
 from robobrain_ros.engine.options import EngineOptions
@@ -50,7 +50,7 @@ def test_the_worker_computes_what_transformers_computes_bit_for_bit(processor: A
     images = [noise(4 * cell, 6 * cell, 1), noise(8 * cell, 3 * cell, 2)]
     images[0][0, : 256 // 3] = np.arange(255).reshape(-1, 3)  # Each value of a byte occurs.
     expected = processor(images, return_tensors="pt")
-    sent = ByteLayout(processor)(images, **image_bytes.PROCESSOR_ARGUMENTS)
+    sent = PatchProcessor(processor)(images, **image_bytes.PROCESSOR_ARGUMENTS)
     assert sent["pixel_values"].dtype is torch.uint8
     assert sent["pixel_values"].nbytes * 2 == expected["pixel_values"].numel()
     assert torch.equal(sent["image_grid_thw"], expected["image_grid_thw"])
@@ -66,7 +66,7 @@ def test_what_needs_resizing_or_is_already_prepared_is_left_to_transformers(proc
     cell = processor.patch_size * processor.merge_size
     images = [noise(4 * cell, 6 * cell), noise(4 * cell + 3, 5 * cell)]
     options = image_bytes.PROCESSOR_ARGUMENTS if prepared == "laid out by transformers" else {}
-    found = ByteLayout(processor)(images, return_tensors="pt", **options)
+    found = PatchProcessor(processor)(images, return_tensors="pt", **options)
     expected = processor(images, return_tensors="pt", **options)
     assert torch.equal(found["pixel_values"], expected["pixel_values"])
     mean, std, rescale = processor.image_mean, processor.image_std, processor.rescale_factor

@@ -1,4 +1,4 @@
-"""Answer queries with a model: from a question and images to an answer. No ROS."""
+"""Answer queries with a model. This module needs no ROS."""
 
 import asyncio
 import math
@@ -34,19 +34,19 @@ from robobrain_ros.errors import (
 )
 
 _TEMPLATE_TOKENS = 64
-"""Upper bound of the tokens that a chat template and the tags add to a prompt."""
+"""Most tokens that the chat template and the tags add to a prompt."""
 _PIXELS_WORTH_A_THREAD = 200_000
-"""Larger images are resized in another thread, because that would block the loop for milliseconds. A thread takes 0.3 ms."""
+"""Images with more pixels are resized in another thread, so that they do not block the event loop. A thread costs 0.3 ms."""
 
 
 class Brain:
-    """Answers queries with a model. A brain does not change; `with_defaults` returns another one for the same engine.
+    """Answers queries with a model. A brain is immutable. `with_defaults` returns a new brain for the same engine.
 
     :param engine: a started engine. Await `run` on the engine's event loop.
     :param profile: the profile of the model family that the engine serves.
-    :param info: the result of the engine's ``start``. Without it the limits of the model family apply.
-    :param max_pixels: pixel limit of each image that the model sees. A lower limit is faster.
-    :param defaults: settings for everything that a query leaves open.
+    :param info: the result of the engine's ``start``. Without it, the limits of the model family apply.
+    :param max_pixels: pixel limit of each image for the model. A lower limit makes answers faster.
+    :param defaults: settings that a query does not set.
     :raises EngineConfigError: ``max_pixels`` is too low for any image.
     """
 
@@ -67,7 +67,7 @@ class Brain:
         self._max_pixels: Final = max_pixels
 
     def with_defaults(self, **changes: Any) -> "Brain":
-        """Return a brain for the same engine with other defaults. Requests in flight keep the defaults that they began with.
+        """Return a brain for the same engine with other defaults. Requests in flight keep their defaults.
 
         :param changes: fields of `Defaults`.
         """
@@ -78,9 +78,9 @@ class Brain:
         """Answer a query. Cancelling the task that awaits this aborts the request in the engine.
 
         :param on_progress: called on the event loop with each new piece of text and the parts that it completes, in the pixels
-            of the query's image. These parts are preliminary; the returned answer counts.
+            of the query's image. These parts are preliminary. Only the returned answer is final.
         :returns: the answer, with all coordinates in the pixels of the query's image.
-        :raises RoboBrainError: on every failure, with ``report`` and, once the model wrote something, ``raw_text``. In detail:
+        :raises RoboBrainError: on every failure, with ``report``, and with ``raw_text`` if the model wrote something. One of:
             BadRequestError, UnsupportedTaskError, BadImageError, UnparsableAnswerError, NothingFoundError, InfeasiblePlanError,
             RequestTimeoutError, CanceledError (the engine aborted the request) and EngineFailedError.
         """
@@ -106,7 +106,7 @@ class Brain:
         return self.info.cell or self.profile.cell
 
     def _report_flagos(self, report: Report) -> None:
-        """Report the FlagGems operators of the engine. A restarted engine may have others than at first."""
+        """Report the FlagGems operators of the engine. They can change when the engine restarts."""
         health = self.engine.health()
         report.flagos_operators = health.flagos_operators
         if health.flagos_active is not None:
@@ -143,7 +143,7 @@ class Brain:
         return [await _fit(image, self.budget.narrowed(limit)) for image, limit in zip(query.images, limits, strict=True)]
 
     async def _plan_form(self, run: Run) -> PlanForm | None:
-        """The form that a plan is constrained to. It is made in another thread, because a large request takes a while."""
+        """Return the form that constrains a plan. Another thread makes the form, because a large request takes long."""
         request = run.query.plan
         if request is None or run.query.task is not Task.PLAN:
             return None
@@ -153,8 +153,8 @@ class Brain:
         return await asyncio.to_thread(lambda: plan_form(request, self._free_context(run, request)))
 
     def _free_context(self, run: Run, request: PlanRequest) -> int:
-        """Tokens of the model's context that prompt, images and thinking leave for a plan."""
-        check_request(request)  # Before its texts become part of a prompt.
+        """Return the number of tokens in the model's context that are left for a plan."""
+        check_request(request)  # This must happen before its texts become part of a prompt.
         count_tokens = self.info.count_tokens or _count_bytes
         prompt = count_tokens(self.profile.plan_prompt(run.query.text, request))
         images = sum(width * height // self._cell**2 for width, height in run.report.model_image_sizes)
@@ -162,10 +162,10 @@ class Brain:
         return (self.info.max_model_len or DEFAULT_CONTEXT) - prompt - images - thinking - _TEMPLATE_TOKENS
 
     async def _ask(self, run: Run) -> ParsedAnswer:
-        """Ask the model; if its answer is empty, ask once more without thinking.
+        """Ask the model. If its answer is empty, ask again without thinking.
 
-        A checkpoint's files do not show whether it can think. One that cannot answers nothing to the think tags. So if the model
-        did not think, the second request has no tags.
+        A checkpoint's files do not show whether the model can think. A model that cannot think gives an empty answer to a prompt
+        with think tags. If the first request is without thinking, the second request has no tags.
         """
         thinking = await self._think(run) if run.think else ""
         prefix_without_thinking = self.profile.assistant_prefix(think=False)
@@ -183,21 +183,21 @@ class Brain:
         return replace(parsed, thinking=parsed.thinking or thinking.strip())
 
     async def _think(self, run: Run) -> str:
-        """Let the model think up to the token limit. Returns the thinking, without tags and control tokens."""
+        """Let the model think up to the token limit. Return the thinking without tags and control tokens."""
         parser = AnswerParser(run.query.task, self.profile, thinking=True)
         prefix = self.profile.assistant_prefix(think=True)
         await self._generate(run, parser, prefix, run.defaults.think_tokens, stop=("</think>", "<answer>"))
-        # A server with a reasoning parser may have continued with the answer, which is requested separately.
+        # A server with a reasoning parser may have added the answer. The answer is requested separately.
         thinking = parser.raw_text.partition("</think>")[0]
         run.report.raw_text = f"{thinking}</think><answer>"
-        # The model may have copied a control token, for example from a sign in the image. In the next prompt it would be active.
+        # The model may have copied a control token, for example from a sign in the image. The next prompt must not contain it.
         return without_control_tokens(thinking, self.info.special_tokens)
 
     async def _write_answer(self, run: Run, prefix: str) -> tuple[AnswerParser, str]:
-        """Let the model answer. Returns the parser with the whole text, and the finish reason."""
+        """Let the model answer. Return the parser, which has the whole text, and the finish reason."""
         if run.plan_form is not None:
             parser = AnswerParser(run.query.task, self.profile, plan_form=run.plan_form)
-            # The form limits the length. max_tokens does not apply, because a plan must not be cut.
+            # The form limits the length. max_tokens does not apply, because a truncated plan is not valid.
             constraint = Constraint(json_schema=run.plan_form.text)
             return parser, await self._generate(run, parser, prefix, run.plan_form.tokens, (), constraint)
         stop = ("</answer>",) if prefix else ()
@@ -206,7 +206,7 @@ class Brain:
         return parser, await self._generate(run, parser, prefix, run.max_tokens, stop, coordinates)
 
     def _coordinate_constraint(self, run: Run) -> Constraint | None:
-        """The constraint of answers to spatial tasks: coordinates within the image."""
+        """Return the constraint for spatial tasks: coordinates within the image. None: no constraint."""
         task = run.query.task
         if not (run.defaults.constrain_coordinates and task.spatial):
             return None
@@ -221,7 +221,7 @@ class Brain:
         stop: Sequence[str],
         constraint: Constraint | None = None,
     ) -> str:
-        """Run one generation to its end; feed the parser, the report and the listener. Returns the finish reason."""
+        """Run one generation, and pass its text to the parser, the report and the listener. Return the finish reason."""
         generation = Generation(
             request_id=uuid.uuid4().hex,
             user_text=run.prompt,
@@ -247,12 +247,12 @@ class Brain:
 
 
 def _is_structured(request: PlanRequest) -> bool:
-    """Whether the answer is constrained to a form: steps of robots, or whether a task is done."""
+    """Return whether a form constrains the answer. This is so for plans of robots and for checks whether a task is done."""
     return bool(request.robots) or request.mode is PlanMode.CHECK
 
 
 def _count_bytes(text: str) -> int:
-    """An upper bound of a text's tokens."""
+    """Return an upper limit of the number of tokens of a text."""
     return len(text.encode("utf-8", "replace"))
 
 
@@ -265,7 +265,7 @@ async def _fit(image: RgbImage, budget: PixelBudget) -> Fitted:
 def _require_found(parsed: ParsedAnswer, query: Query, raw_text: str) -> None:
     """Raise NothingFoundError if the model reports that it found nothing, or that the task is impossible.
 
-    The model may name another object than the request, so the message quotes both.
+    The model may name a different object than the request, so the message quotes both.
     """
     wanted = f'"{_shorten(query.text)}"'
     if parsed.verdict is PlanVerdict.IMPOSSIBLE:
@@ -279,14 +279,14 @@ def _require_found(parsed: ParsedAnswer, query: Query, raw_text: str) -> None:
 
 
 def _shorten(text: str) -> str:
-    """One line of at most 80 characters."""
+    """Return the text as one line of at most 80 characters."""
     return shortened(" ".join(text.split()), 80)
 
 
 async def _within(work: Coroutine[Any, Any, Answer], deadline: float) -> Answer:
-    """Await the work until the deadline. Then cancel it and wait a moment for the engine to release the request."""
+    """Await the work until the deadline. Then cancel the work, and wait briefly until the engine releases the request."""
     task = asyncio.ensure_future(work)
-    task.add_done_callback(_retrieve)  # At once: the work may fail at the moment at which its awaiter is cancelled.
+    task.add_done_callback(_retrieve)  # Before the first await: this function may be cancelled while the work fails.
     try:
         await asyncio.wait({task}, timeout=max(deadline - time.monotonic(), 0.0))
         if task.cancelled():
@@ -303,6 +303,6 @@ async def _within(work: Coroutine[Any, Any, Answer], deadline: float) -> Answer:
 
 
 def _retrieve(task: "asyncio.Task[Answer]") -> None:
-    """Take the exception of work that was given up, so that asyncio does not report it as never retrieved."""
+    """Retrieve the exception of cancelled work. Otherwise, asyncio reports that it was never retrieved."""
     if not task.cancelled():
         task.exception()

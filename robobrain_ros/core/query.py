@@ -1,4 +1,4 @@
-"""Queries and answers: plain data, without ROS and engines."""
+"""Queries and answers as plain dataclasses, independent of ROS and engines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,20 +25,20 @@ class Task(str, Enum):
 
     @property
     def spatial(self) -> bool:
-        """Whether the answer is coordinates in one image."""
+        """Whether the answer consists of coordinates in one image."""
         return self in (Task.POINT, Task.AFFORDANCE, Task.TRAJECTORY, Task.GROUND)
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """Settings of a `core.brain.Brain` for everything that a query leaves open.
+    """Settings of a `core.brain.Brain` that a query does not set.
 
-    :param think: whether the model thinks first, if it can.
-    :param think_tokens: token limit of the thinking. When the model reaches it, it has to answer.
+    :param think: whether the model thinks before its answer, if it was trained to think.
+    :param think_tokens: token limit of the thinking. At this limit, the thinking ends and the model answers.
     :param max_tokens: token limit of an answer, without its thinking.
     :param timeout: seconds from the request to its answer.
-    :param constrain_coordinates: whether the engine constrains answers to spatial tasks to coordinates within the image.
-        Thinking is never constrained.
+    :param constrain_coordinates: whether a grammar limits answers to spatial tasks to coordinates within the image. Thinking is
+        never constrained.
     """
 
     think: bool = False
@@ -54,16 +54,17 @@ class Query:
 
     :param task: the task.
     :param text: the question or instruction.
-    :param images: RGB images as the camera published them. Spatial tasks take exactly one.
+    :param images: RGB images in the camera's size. Spatial tasks take exactly one image.
     :param image_ids: a unique name for each image (camera, stamp, size), with which an engine reuses its results for the same
         image. Empty: the engine recognizes images itself.
     :param think: whether the model thinks first; None: the brain's default.
     :param timeout: seconds until the deadline; None: the brain's default.
-    :param max_tokens: token limit of the answer, without its thinking; None: the brain's default. A plan for robots has a limit
-        of its own instead, because it must not be cut.
+    :param max_tokens: token limit of the answer, without its thinking; None: the brain's default. A plan for robots has its
+        own limit instead, because a truncated plan is not valid.
     :param priority: lower values are served first.
-    :param max_pixels: a pixel limit for each image. 0, or no limits: the brain's. The brain's limit applies if it is lower.
-    :param plan: robots, scene and history for the task plan. None, or no robots: a plan in words.
+    :param max_pixels: a pixel limit for each image. The brain's limit applies if it is lower, if the value is 0, or if the list
+        is empty.
+    :param plan: robots, scene and history for the task plan. None, or no robots: the plan is text.
     """
 
     task: Task
@@ -85,8 +86,8 @@ class Point:
     :param u: pixels to the right; (0, 0) is the centre of the top left pixel.
     :param v: pixels down.
     :param depth: metres along the optical axis, if the model estimates depth (RoboBrain 2.5); otherwise None.
-    :param clamped: the model's point was outside of the image and was moved to its border.
-    :param label: the model's name for it; empty: none.
+    :param clamped: whether the model's point was outside of the image. Then it was moved to the border of the image.
+    :param label: the model's name for the object. Empty: none.
     """
 
     u: float
@@ -114,7 +115,7 @@ class Box:
 
 @dataclass(frozen=True)
 class PlanStep:
-    """One step of a plan. Steps with the same ``order``, which counts from 1, may run in parallel. Unknown parts are empty."""
+    """One step of a plan. Steps with the same ``order`` (from 1) may run in parallel. Unknown fields are empty."""
 
     order: int
     text: str
@@ -128,7 +129,7 @@ class AnswerContent:
     """What the model answered.
 
     :param text: the answer without the thinking.
-    :param reasoning: the text of a plan beside its steps.
+    :param reasoning: the text of a plan without its steps.
     """
 
     task: Task
@@ -146,8 +147,8 @@ class AnswerContent:
 class ParsedAnswer(AnswerContent):
     """The content of an answer's text, with coordinates as the model wrote them (see `CoordinateRule`).
 
-    :param nothing_found: the model reports that the requested thing is missing (an empty list, "There is no ...").
-    :param normalized: the coordinates are fractions, 0 to 1, of the image's width and height, regardless of the profile.
+    :param nothing_found: whether the model reports that the object is missing (an empty list, "There is no ...").
+    :param normalized: whether the coordinates are fractions (0 to 1) of the image's width and height, whatever the profile says.
     """
 
     nothing_found: bool = False
@@ -156,11 +157,11 @@ class ParsedAnswer(AnswerContent):
 
 @dataclass
 class Report:
-    """Measurements of a request. Times are in seconds from its start; tokens are those of the model's tokenizer.
+    """Measurements of a request. Times are in seconds since its start. Tokens are tokens of the model's tokenizer.
 
-    ``raw_text`` is exactly what the model wrote, with the tags that separate thinking and answer. If the brain asked again after
-    an empty answer, the text is the second answer, and the tokens of both are counted. ``first_part_time`` is when the first
-    point, box, waypoint or step was complete; 0: none was complete before the end.
+    ``raw_text`` is the unchanged text of the model, with the tags that separate thinking and answer. If the brain asked again
+    after an empty answer, ``raw_text`` is the second answer, and the token counts include both answers. ``first_part_time`` is
+    the time until the first point, box, waypoint or step was complete. 0: none was complete before the end.
     """
 
     model: str = ""
@@ -180,7 +181,7 @@ class Report:
     finish_reason: str = ""
     raw_text: str = ""
     model_image_sizes: list[tuple[int, int]] = field(default_factory=list)
-    """(width, height) of each image as the model saw it."""
+    """(width, height) of each image after resizing for the model."""
 
 
 @dataclass(frozen=True)

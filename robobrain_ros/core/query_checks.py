@@ -1,4 +1,4 @@
-"""Check a query before anything is done for it."""
+"""Check a query before it uses any resources."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from robobrain_ros.engine.base import MOST_IMAGES
 from robobrain_ros.errors import BadRequestError
 
 LONGEST_TEXT = 8000
-"""Characters of a question. It leaves most of the model's context free."""
+"""Most characters of a question. Most of the model's context stays free."""
 
 
 def check_query(query: Query, special_tokens: frozenset[str] = frozenset()) -> None:
-    """Check texts and images, except for the content of the images.
+    """Check the texts and the number of images, not the pixels of the images.
 
     :param special_tokens: the special tokens of the checkpoint's tokenizer; empty: unknown.
-    :raises BadRequestError: the query is invalid; the message names the field.
+    :raises BadRequestError: the query is invalid. The message names the field.
     """
     if not query.text.strip():
         raise BadRequestError("The question is empty. State what to look for or what to do.")

@@ -1,4 +1,4 @@
-"""The state of one request, from its query to its answer."""
+"""The state of one request, from the query to the answer."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ ProgressListener = Callable[[Progress], None]
 
 @dataclass
 class Run:
-    """One request with all defaults filled in, and its progress. Times are those of ``time.monotonic()``, in seconds."""
+    """One request with all defaults filled in, and its progress. Times are values of ``time.monotonic()`` in seconds."""
 
     query: Query
     profile: Profile
@@ -29,11 +29,11 @@ class Run:
     report: Report
     on_progress: ProgressListener | None
     images: Sequence[Fitted] = ()
-    """The query's images at the sizes that the model sees."""
+    """The query's images, resized for the model."""
     image_ids: Sequence[str] = ()
-    """Names of these images for the engine's cache; empty: unnamed."""
+    """Names of these images in the engine's cache. Empty: the images have no names."""
     plan_form: PlanForm | None = None
-    """The form that the answer is constrained to; None: a plan in words, or no plan."""
+    """The form that constrains the answer. None: the answer is a plan as text, or no plan."""
 
     @property
     def prompt(self) -> str:
@@ -47,7 +47,7 @@ class Run:
         return "\n".join(part for part in (context, profile.prompt(query.task, query.text)) if part)
 
     def set_images(self, images: Sequence[Fitted]) -> None:
-        """Set the fitted images. A name gets the fitted size, because the engine caches each size separately."""
+        """Set the resized images. Their names include their sizes, because the engine caches each size separately."""
         sizes = [(fitted.size.model_width, fitted.size.model_height) for fitted in images]
         self.images = images
         self.report.model_image_sizes = sizes
@@ -57,7 +57,7 @@ class Run:
     def count(self, delta: TextDelta, thinking: bool) -> None:
         """Add a piece of text to the report.
 
-        :param thinking: the piece belongs to the thinking.
+        :param thinking: whether the piece is part of the thinking.
         """
         report = self.report
         if not report.first_token_time and delta.tokens:
@@ -71,9 +71,9 @@ class Run:
             report.answer_tokens += delta.tokens
 
     def publish(self, progress: Progress, normalized: bool) -> None:
-        """Pass progress to the listener, its parts in the pixels of the query's image.
+        """Pass progress to the listener, with its parts in pixels of the query's image.
 
-        :param normalized: coordinates are fractions of the image.
+        :param normalized: whether coordinates are fractions of the image's width and height.
         """
         if not self.report.first_part_time and (progress.points or progress.boxes or progress.waypoints or progress.steps):
             self.report.first_part_time = time.monotonic() - self.began
@@ -82,10 +82,10 @@ class Run:
             self.on_progress(replace(progress, points=points, boxes=boxes, waypoints=waypoints))
 
     def finish_reason(self) -> str:
-        """Why the last generation ended: "stop" or "length".
+        """Return why the last generation ended: "stop" or "length".
 
-        :raises CanceledError: it was aborted.
-        :raises EngineFailedError: it broke off.
+        :raises CanceledError: the engine aborted the generation.
+        :raises EngineFailedError: the generation ended early.
         """
         reason = self.report.finish_reason
         if reason == "abort":
@@ -95,7 +95,7 @@ class Run:
         return reason
 
     def answer(self, parsed: ParsedAnswer) -> Answer:
-        """The answer, its parts in the pixels of the query's image."""
+        """Return the answer, with its parts in pixels of the query's image."""
         points, boxes, waypoints = self._in_image(parsed, parsed.normalized)
         content = {field.name: getattr(parsed, field.name) for field in fields(AnswerContent)}
         return Answer(**content | {"points": points, "boxes": boxes, "waypoints": waypoints}, report=self.report)
@@ -103,7 +103,7 @@ class Run:
     def _in_image(
         self, parts: ParsedAnswer | Progress, normalized: bool
     ) -> tuple[tuple[Point, ...], tuple[Box, ...], tuple[Point, ...]]:
-        """Points, boxes and waypoints, mapped from the model's coordinates into the pixels of the query's image."""
+        """Convert points, boxes and waypoints from the model's coordinates to pixels of the query's image."""
         if not self.query.task.spatial:
             return (), (), ()
         size, rule = self.images[0].size, self.profile.coordinates

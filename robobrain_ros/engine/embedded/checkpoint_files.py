@@ -57,7 +57,7 @@ def check_files(folder: Path, *, weights_needed: bool = True) -> None:
     for name in _FURTHER:
         if os.path.lexists(folder / name):
             settings = read_json(folder / name)
-            _reject(folder / name, checkpoint_sizes.ends_fault(settings) if name == _GENERATION else "")
+            _reject(folder / name, checkpoint_sizes.token_ids_fault(settings) if name == _GENERATION else "")
     if weights_needed:
         _check_weights(folder, config)
 

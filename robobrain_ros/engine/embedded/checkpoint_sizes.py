@@ -1,7 +1,7 @@
-"""Check the sizes in config.json and preprocessor_config.json, on their own and beside the weights.
+"""Check the sizes in config.json and in the settings of the image processor, and compare config.json with the weights.
 
-Where they are wrong, vLLM ends with an assertion without words, after a minute. The functions return the first fault as a clause;
-empty: there is none.
+If a size is wrong, vLLM fails after a minute, with an assertion that has no message. Each function returns the first fault as a
+clause, or an empty string.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ _LIMITS = ("min_pixels", "max_pixels"), ("shortest_edge", "longest_edge")
 
 
 def config_fault(config: Section) -> str:
-    """Check the sizes in config.json on their own."""
+    """Check the sizes in config.json, without the weights."""
     text, vision = _sections(config)
     return (
         _not_whole(text, _TEXT, "")
@@ -40,7 +40,7 @@ def config_fault(config: Section) -> str:
 
 
 def processor_fault(processor: Section, config: Section) -> str:
-    """Check the sizes in preprocessor_config.json, beside those in config.json."""
+    """Check the sizes in the settings of the image processor, and compare them with config.json."""
     _, vision = _sections(config)
     nested = processor.get("size")
     for section in (processor, nested if isinstance(nested, dict) else {}):
@@ -69,8 +69,8 @@ def tokenizer_fault(tokenizer: Section) -> str:
     return f"its added_tokens do not contain {IMAGE_PLACEHOLDER}"
 
 
-def ends_fault(generation: Section) -> str:
-    """Check the tokens in generation_config.json that end an answer; with others, vLLM's process never answers."""
+def token_ids_fault(generation: Section) -> str:
+    """Check the token ids in generation_config.json. With an invalid id, vLLM's process never answers."""
     for name in ("eos_token_id", "bos_token_id", "pad_token_id"):
         value = generation.get(name)
         ids = value if isinstance(value, list) else [value]
@@ -80,7 +80,10 @@ def ends_fault(generation: Section) -> str:
 
 
 def weights_fault(config: Section, shapes: Shapes) -> str:
-    """Compare the sizes in config.json with the shapes of the weights, by their tensors' names."""
+    """Compare the sizes in config.json with the shapes of the weights.
+
+    :param shapes: shapes of the tensors by name.
+    """
     for name, configured, found in _expected(config, shapes):
         if configured and found and configured != found:
             return f"{name} is {configured} there and {found} in the weights"
@@ -88,7 +91,7 @@ def weights_fault(config: Section, shapes: Shapes) -> str:
 
 
 def _expected(config: Section, shapes: Shapes) -> Iterator[tuple[str, Any, int]]:
-    """Sizes by config.json: name, value, and what the weights have. 0 or None: unknown."""
+    """Yield each size: its name, its value in config.json, and its value in the weights. 0 or None: unknown."""
     text, vision = _sections(config)
     heads, hidden = text.get("num_attention_heads"), text.get("hidden_size")
     head_dim = text.get("head_dim") or (hidden // heads if hidden and heads else 0)
@@ -118,7 +121,10 @@ def _expected(config: Section, shapes: Shapes) -> Iterator[tuple[str, Any, int]]
 
 
 def _sections(config: Section) -> tuple[Section, Section]:
-    """The settings of the language model, which older files have at the top, and those of the image encoder."""
+    """Return the sections of the language model and of the image encoder.
+
+    In older files, the settings of the language model are at the top level.
+    """
     text, vision = config.get("text_config"), config.get("vision_config")
     return text if isinstance(text, dict) and text else config, vision if isinstance(vision, dict) else {}
 
@@ -132,10 +138,10 @@ def _not_whole(section: Section, names: tuple[str, ...], prefix: str) -> str:
 
 
 def _wrong_colours(processor: Section) -> str:
-    """Check the numbers by which a processor normalizes the three colours."""
+    """Check the mean, standard deviation and factor with which a processor normalizes the three colours."""
     for name, least in (("image_mean", -_LARGEST), ("image_std", 0.0)):
         numbers = processor.get(name)
-        each = numbers if isinstance(numbers, list) else [numbers] * 3  # One number counts for each colour.
+        each = numbers if isinstance(numbers, list) else [numbers] * 3  # A single number applies to all colours.
         if numbers is not None and not (len(each) == 3 and all(_is_above(number, least) for number in each)):
             return f"{name} is {str(numbers)[:40]!r}, not a list of three numbers" + (" above 0" if not least else "")
     factor = processor.get("rescale_factor")
@@ -163,11 +169,11 @@ def _narrow_window(vision: Section) -> str:
 
 
 def _shape(shapes: Shapes, *ends: str) -> tuple[int, ...]:
-    """The shape of the first tensor whose name has one of these ends; empty: there is none."""
+    """Return the shape of the first tensor whose name ends with one of these texts. Empty: there is no such tensor."""
     return next((shape for name, shape in shapes.items() if name.endswith(ends)), ())
 
 
 def _side(shapes: Shapes, axis: int, *ends: str) -> int:
-    """A side of a matrix with such a name; 0: there is none."""
+    """Return the size of an axis of the matrix whose name ends with one of these texts. 0: there is no such matrix."""
     shape = _shape(shapes, *ends)
     return shape[axis] if len(shape) == 2 else 0

@@ -1,8 +1,9 @@
-"""Images cross to vLLM's worker as bytes, and the worker normalizes them on its device.
+"""Send images to vLLM's worker as bytes, and normalize them on the device of the worker.
 
-By default, the processor of transformers normalizes an image in the node's process and writes each pixel twice, because the image
-encoder takes pairs of video frames. vLLM converts the result to the model's type and sends it to its own process. For an image of
-1280x720 in bf16, that is 11 MB. Its bytes are 2.8 MB. `Normalizer` computes the same values from the bytes, bit for bit.
+By default, the processor of transformers normalizes an image in the node's process. It writes each pixel twice, because the image
+encoder takes pairs of video frames. vLLM converts the result to the model's dtype and sends it to its own process. For an image
+of 1280x720 in bf16, the result has 11 MB. The bytes of the image have 2.8 MB. `Normalizer` computes the same values from the
+bytes, bit for bit.
 """
 
 import copy
@@ -14,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 PROCESSOR_ARGUMENTS = {"do_rescale": False, "do_normalize": False, "temporal_patch_size": 1}
-"""With these, the processor returns the bytes: one row for each patch, in the order (colour, y, x)."""
+"""With these arguments, the processor returns bytes: one row for each patch, in the order (colour, y, x)."""
 WORKERS = {
     "cpu": "robobrain_ros.engine.embedded.vllm_cpu_worker.CpuWorker",
     "cuda": "robobrain_ros.engine.embedded.vllm_gpu_worker.GpuWorker",
 }
-"""By vLLM's device type: the worker that normalizes images."""
+"""Worker classes that normalize images, by vLLM's device type."""
 MODEL_TYPES = ("qwen2_5_vl", "qwen3_vl")
-"""Whose image encoders were tested with bytes."""
+"""Types of models that were tested with images as bytes."""
 
 _COLOURS = 3
 _PIXELS = "pixel_values"
@@ -30,7 +31,7 @@ _METHODS_WITH_IMAGES = ("prepare_encoder_cudagraph_replay_buffers", "encoder_eag
 
 
 def has_usual_steps(processor: dict[str, Any]) -> bool:
-    """Whether a checkpoint's preprocessor_config.json asks for the steps that `Normalizer` computes."""
+    """Return whether a checkpoint's image settings ask for the steps of `Normalizer`."""
     mean, std = processor.get("image_mean"), processor.get("image_std")
     return (
         processor.get("do_rescale", True) is True
@@ -42,12 +43,12 @@ def has_usual_steps(processor: dict[str, Any]) -> bool:
 class Normalizer:
     """Computes the encoder's input from bytes, as transformers does: ``(pixel - mean / rescale) / (std / rescale)`` in float32.
 
-    :param mean: of each colour, of pixels between 0 and 1.
-    :param std: likewise.
-    :param rescale: factor from bytes to pixels between 0 and 1.
+    :param mean: mean of each colour, for pixel values between 0 and 1.
+    :param std: standard deviation of each colour, for pixel values between 0 and 1.
+    :param rescale: factor that converts bytes to pixel values between 0 and 1.
     :param patch_size: side of a patch in pixels.
-    :param frames: how often the encoder wants each pixel.
-    :param dtype: torch's type of the result.
+    :param frames: number of video frames in a patch. Each frame gets the same pixels.
+    :param dtype: torch dtype of the result.
     """
 
     def __init__(
@@ -55,12 +56,12 @@ class Normalizer:
     ) -> None:
         import torch
 
-        # transformers multiplies by the reciprocal, too. A division would round differently.
+        # transformers also multiplies by the reciprocal. A division would round differently.
         self._mean, self._std = ((torch.tensor(values) * (1.0 / rescale)).view(_COLOURS, 1, 1) for values in (mean, std))
         self._area, self._frames, self._dtype = patch_size**2, frames, dtype
 
     def __call__(self, patches: Any) -> Any:
-        """Normalize patches; returns other inputs as they are.
+        """Normalize patches. Return inputs of other shapes unchanged.
 
         :param patches: tensor of shape (patches, 3 * patch_size**2), values 0 to 255.
         :returns: tensor of shape (patches, 3 * frames * patch_size**2) on the same device.
@@ -73,10 +74,12 @@ class Normalizer:
         return normalized.expand(-1, -1, self._frames, -1).reshape(len(patches), -1)
 
 
-class ByteLayout:
-    """An image processor of transformers that lays out images itself if they need nothing else.
+class PatchProcessor:
+    """An image processor that cuts images into patches, faster than transformers.
 
-    :param processor: of transformers.
+    It calls the processor of transformers for images that also need another step, such as resizing.
+
+    :param processor: image processor of transformers.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -87,7 +90,7 @@ class ByteLayout:
 
     def __call__(self, images: Any, *arguments: Any, **options: Any) -> Any:
         """See transformers' processor."""
-        if arguments or not isinstance(images, list) or not all(self._is_ready(image, options) for image in images):
+        if arguments or not isinstance(images, list) or not all(self._needs_only_patches(image, options) for image in images):
             return self._processor(images, *arguments, **options)
         import torch
         from transformers import BatchFeature
@@ -98,7 +101,7 @@ class ByteLayout:
         pixels = patches[0] if len(patches) == 1 else torch.cat(patches)
         return BatchFeature({_PIXELS: pixels, "image_grid_thw": torch.tensor(grids)})
 
-    def _is_ready(self, image: Any, options: dict[str, Any]) -> bool:
+    def _needs_only_patches(self, image: Any, options: dict[str, Any]) -> bool:
         if any(options.get(name, getattr(self._processor, name)) != value for name, value in PROCESSOR_ARGUMENTS.items()):
             return False
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (_COLOURS,):
@@ -108,44 +111,44 @@ class ByteLayout:
         if height % cell or width % cell:
             return False
         patches = self._processor.get_number_of_image_patches(height, width, options)
-        return bool(patches == (height // patch_size) * (width // patch_size))  # Otherwise, it would be resized.
+        return bool(patches == (height // patch_size) * (width // patch_size))  # Otherwise, transformers would resize it.
 
 
 def patches_of(image: npt.NDArray[np.uint8], patch_size: int, merge_size: int) -> npt.NDArray[np.uint8]:
-    """The patches of an image, in transformers' order: those of one cell are neighbours.
+    """Return the patches of an image, in transformers' order: patches of the same cell are neighbours.
 
     :param image: shape (height, width, 3); sides are multiples of ``patch_size * merge_size``.
     :returns: shape (patches, 3 * patch_size**2).
     """
     cell = patch_size * merge_size
     rows, columns = image.shape[0] // cell, image.shape[1] // cell
-    # Two steps are faster than one: the first one copies rows of patches, not single bytes.
+    # Two copies are faster than one. The first one copies whole rows of patches, and the second one swaps pixels and colours.
     blocks = image.reshape(rows, merge_size, patch_size, columns, merge_size, patch_size * _COLOURS)
     patches = np.ascontiguousarray(blocks.transpose(0, 3, 1, 4, 2, 5)).reshape(-1, patch_size**2, _COLOURS)
     return np.ascontiguousarray(patches.transpose(0, 2, 1)).reshape(len(patches), -1)
 
 
-def lay_out_quickly(processing: Any) -> None:
-    """Let `ByteLayout` lay out images.
+def use_patch_processor(processing: Any) -> None:
+    """Replace the image processor of transformers by `PatchProcessor`.
 
     :param processing: vLLM's object whose ``get_hf_processor`` returns the processor of transformers.
     """
     original = processing.get_hf_processor
 
-    @functools.lru_cache(maxsize=1)  # vLLM keeps what it knows of each processor that it has seen.
-    def quick(processor: Any) -> Any:
+    @functools.lru_cache(maxsize=1)  # vLLM caches data for each processor object.
+    def replaced(processor: Any) -> Any:
         changed = copy.copy(processor)
-        changed.image_processor = ByteLayout(processor.image_processor)
+        changed.image_processor = PatchProcessor(processor.image_processor)
         return changed
 
     def get_hf_processor(**options: Any) -> Any:
-        return quick(original(**options))
+        return replaced(original(**options))
 
     processing.get_hf_processor = get_hf_processor
 
 
 def normalizer_of(model_config: Any) -> Normalizer:
-    """The normalizer of a model that vLLM has loaded."""
+    """Return the normalizer for a model that vLLM has loaded."""
     from vllm.multimodal import MULTIMODAL_REGISTRY
 
     processor = MULTIMODAL_REGISTRY.create_processor(model_config).info.get_hf_processor().image_processor
@@ -161,7 +164,7 @@ def normalizer_of(model_config: Any) -> Normalizer:
 
 
 def take_bytes(model: Any, normalize: Callable[[Any], Any]) -> None:
-    """Let a loaded model of vLLM take images as bytes, with and without CUDA graphs of its encoder."""
+    """Make a loaded model of vLLM accept images as bytes, with and without CUDA graphs of its image encoder."""
 
     def prepared(inputs: dict[str, Any]) -> dict[str, Any]:
         return inputs | {_PIXELS: normalize(inputs[_PIXELS])} if inputs.get(_PIXELS) is not None else inputs
@@ -177,7 +180,7 @@ def take_bytes(model: Any, normalize: Callable[[Any], Any]) -> None:
 
 
 class NormalizesImages:
-    """Part of a worker class of vLLM: its model takes images as bytes."""
+    """Mixin of a worker class of vLLM: its model accepts images as bytes."""
 
     def load_model(self, *arguments: Any, **options: Any) -> None:
         """See vLLM's worker."""

@@ -128,7 +128,7 @@ class VllmStart:
             raise EngineFailedError("Starting the engine was cancelled.")
         with _ctrl_c_spares_children():
             # No variable may hold the engine: the tracebacks of failed imports keep this frame.
-            return _with_quick_layout(AsyncLLM.from_engine_args(engine_arguments), arguments.asks_for_bytes(values))
+            return _with_patch_processor(AsyncLLM.from_engine_args(engine_arguments), arguments.asks_for_bytes(values))
 
     async def _keep_record(self) -> None:
         while True:
@@ -163,9 +163,9 @@ def _end_processes(processes: Sequence[BaseProcess], waited: float) -> None:
             process.kill()
 
 
-def _with_quick_layout(engine: Any, sends_bytes: bool) -> Any:
+def _with_patch_processor(engine: Any, sends_bytes: bool) -> Any:
     if sends_bytes:
-        image_bytes.lay_out_quickly(compat.image_processing(engine))
+        image_bytes.use_patch_processor(compat.image_processing(engine))
     return engine
 
 

@@ -9,31 +9,36 @@ from robobrain_ros.engine.embedded.image_bytes import NormalizesImages
 
 
 class RewindableGenerator(torch.Generator):  # type: ignore[misc]
-    """A generator of random numbers with the methods by which vLLM takes a sample back. Those of torch work on GPUs only."""
+    """A random number generator of torch that can return to an earlier state on the CPU.
+
+    vLLM uses ``get_offset`` and ``set_offset`` to undo a sample. On the CPU, torch does not implement these methods.
+    """
 
     _before: torch.Tensor
 
     @classmethod
     def of(cls, generator: torch.Generator) -> "RewindableGenerator":
-        """Return a copy that can go back to the present state."""
+        """Return a copy that can return to its current state."""
         copy = cls(device=generator.device)
         copy._before = generator.get_state()
         copy.set_state(copy._before)
         return copy
 
     def get_offset(self) -> int:
-        """As of `torch.Generator`: the caller subtracts the numbers of one sample from it."""
+        """Return 0. vLLM subtracts the length of a sample, and passes the difference to `set_offset`."""
         return 0
 
     def set_offset(self, offset: int) -> None:
-        """Go back to the state from before the sample."""
+        """Return to the state before the sample, whatever the offset."""
         self.set_state(self._before)
 
 
 def make_rewindable(runner: Any) -> None:
-    """Prepare the generators of requests whose next sample vLLM takes back, because their prompt is not complete yet.
+    """Replace the random generators of requests whose next sample vLLM undoes.
 
-    :param runner: vLLM's GPUModelRunner, after it prepared a step.
+    vLLM undoes the sample of a step that has not processed the whole prompt yet.
+
+    :param runner: vLLM's GPUModelRunner, after it has prepared a step.
     """
     batch = runner.input_batch
     discarded = runner.discard_request_mask.np
@@ -43,9 +48,9 @@ def make_rewindable(runner: Any) -> None:
 
 
 class CpuWorker(NormalizesImages, CPUWorker):  # type: ignore[misc]
-    """The worker that computes on the CPU."""
+    """vLLM's CPU worker, with images as bytes, and seeds for prompts that take several steps."""
 
     def sample_tokens(self, *arguments: Any, **options: Any) -> Any:
-        """As vLLM's; a request with a seed and a prompt that takes several steps would end the process."""
+        """See vLLM's worker, which would crash on a request with a seed whose prompt takes several steps."""
         make_rewindable(self.model_runner)
         return super().sample_tokens(*arguments, **options)

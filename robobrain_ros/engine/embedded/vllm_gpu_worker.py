@@ -6,4 +6,4 @@ from robobrain_ros.engine.embedded.image_bytes import NormalizesImages
 
 
 class GpuWorker(NormalizesImages, Worker):  # type: ignore[misc]
-    """The worker of one GPU."""
+    """vLLM's worker for one GPU, with images as bytes."""

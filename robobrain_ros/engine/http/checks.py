@@ -10,7 +10,7 @@ LONGEST_NAME = 256
 
 
 class RequestError(ValueError):
-    """A request that is not served; ``field`` is the place in its body, such as ``messages[0].content``."""
+    """A rejected request. ``field`` is the place in its body, such as ``messages[0].content``."""
 
     def __init__(self, field: str, reason: str, status: int = 400) -> None:
         super().__init__(f"{field}: {reason}" if field else reason)
@@ -19,11 +19,11 @@ class RequestError(ValueError):
 
 
 Check = Callable[[Any, str], Any]
-"""Takes a value and its place; gives the value to pass on, or raises `RequestError`."""
+"""Takes a value and its place. Returns the value for vLLM, None to leave the field out, or raises `RequestError`."""
 
 
 def integer(low: int, high: int) -> Check:
-    """A whole number within bounds."""
+    """Return a check for a whole number from ``low`` to ``high``."""
 
     def check(value: Any, place: str) -> Any:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -34,7 +34,7 @@ def integer(low: int, high: int) -> Check:
 
 
 def number(low: float, high: float) -> Check:
-    """A number within bounds."""
+    """Return a check for a number from ``low`` to ``high``."""
 
     def check(value: Any, place: str) -> Any:
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
@@ -45,7 +45,7 @@ def number(low: float, high: float) -> Check:
 
 
 def text(longest: int = LONGEST_NAME) -> Check:
-    """A string that can be written as UTF-8."""
+    """Return a check for a string that can be encoded as UTF-8."""
 
     def check(value: Any, place: str) -> Any:
         if not isinstance(value, str) or len(value) > longest:
@@ -60,14 +60,14 @@ def text(longest: int = LONGEST_NAME) -> Check:
 
 
 def flag(value: Any, place: str) -> Any:
-    """True or false."""
+    """Check that a value is true or false."""
     if not isinstance(value, bool):
         raise RequestError(place, "true or false is expected")
     return value
 
 
 def one_of(*choices: str) -> Check:
-    """One of some strings."""
+    """Return a check for one of these strings."""
 
     def check(value: Any, place: str) -> Any:
         if value not in choices:
@@ -78,7 +78,7 @@ def one_of(*choices: str) -> Check:
 
 
 def list_of(check: Check, most: int) -> Check:
-    """A list, each item of which is checked."""
+    """Return a check for a list. ``check`` checks each item."""
 
     def check_list(value: Any, place: str) -> Any:
         if not isinstance(value, list) or len(value) > most:
@@ -89,7 +89,7 @@ def list_of(check: Check, most: int) -> Check:
 
 
 def plain_json(deepest: int, largest: int) -> Check:
-    """Any JSON value within bounds of depth and size."""
+    """Return a check for any JSON value, with limits for depth and bytes."""
 
     def check(value: Any, place: str) -> Any:
         check_depth(value, place, deepest)
@@ -114,7 +114,7 @@ def check_depth(value: Any, place: str, left: int) -> None:
 
 
 def only(neutral: Any) -> Check:
-    """A field that is not served, and whose neutral value clients send."""
+    """Return a check for an unsupported field. Clients may send only its neutral value."""
 
     def check(value: Any, place: str) -> Any:
         if value != neutral:
@@ -130,7 +130,7 @@ def dropped(value: Any, place: str) -> Any:
 
 
 def of_openai(check: Callable[[Any], None]) -> Check:
-    """Make a check of a function that raises `ValueError`, as those of `schemas` do."""
+    """Convert a function that raises `ValueError`, as in `schemas`, to a check."""
 
     def checked(value: Any, place: str) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""The images of HTTP requests: fetched from allowed hosts only, measured before they are decoded."""
+"""Check the images of HTTP requests. They are fetched only from allowed hosts. Their size is checked before they are decoded."""
 
 import base64
 import binascii
@@ -15,23 +15,24 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 _FETCH = 10.0
 """Seconds that fetching one image may take."""
 _SILENCE = 5.0
+"""Seconds that a host may send nothing."""
 _PIECE = 64 * 1024
 _LONGEST = 200
-"""How many times as long as wide an image may be; the models take no longer ones."""
+"""Largest ratio of the long side of an image to its short side. The models reject larger ratios."""
 _SCAN = b"\xff\xda"
 _MOST_SCANS = 64
-"""Scans of a progressive JPEG. Each costs time for every pixel, however few bytes it has."""
+"""Most scans of a progressive JPEG. Each scan takes time for every pixel, even if the scan has few bytes."""
 _PREFIX = 100
-"""Characters that the part of a data URL before the data may have."""
+"""Most characters of a data URL before the data."""
 
 
 class ImageBudget:
-    """Counts the images of one request.
+    """Counts the images of one request and their pixels.
 
-    :param most: images.
-    :param pixels: of all images together.
-    :param size: bytes that one fetched image may have.
-    :param domains: names of hosts that images may be fetched from.
+    :param most: most images.
+    :param pixels: most pixels of all images together.
+    :param size: most bytes of one fetched image.
+    :param domains: names of hosts from which images may be fetched.
     """
 
     def __init__(self, most: int, pixels: int, size: int, domains: Sequence[str] = ()) -> None:
@@ -42,9 +43,9 @@ class ImageBudget:
         self._count = 0
 
     def take(self, url: str) -> str:
-        """Check an image, and give a data URL that holds it, always in the same form. Runs beside the event loop.
+        """Check an image, and return it as a data URL. Call it in a thread, because it fetches and decodes.
 
-        :raises ValueError: the URL is not served, the image cannot be read, or the request's images are too many or too large.
+        :raises ValueError: the URL is not supported, the image cannot be read, or the request's images are too many or too large.
         """
         self._count += 1
         if self._count > self._most:
@@ -58,7 +59,7 @@ class ImageBudget:
         head, found, data = url.partition(",")
         if not found or len(head) > _PREFIX or not head.lower().endswith(";base64"):
             raise ValueError("the data URL is not of the form data:image/png;base64,...")
-        # Blanks and line ends may be in a data URL, and any of its characters may be percent-encoded (RFC 2397, RFC 2045).
+        # A data URL may contain blanks, line ends and percent-encoded characters (RFC 2397, RFC 2045).
         plain = unquote_to_bytes(b"".join(data.encode().split()))
         try:
             content = base64.b64decode(b"".join(plain.split()), validate=True)
@@ -67,20 +68,20 @@ class ImageBudget:
         return self._checked(content)
 
     def _checked(self, content: bytes) -> str:
-        """Measure an image; gives it as a data URL, in the form that every version of vLLM reads."""
+        """Check an image, and return it as a data URL that every version of vLLM can read."""
         kind = self._measure(content).lower()
         return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
     def _measure(self, content: bytes) -> str:
-        """Check size, and that the image can be decoded; gives its format."""
+        """Check the size of an image, and that it can be decoded. Return its format."""
         from PIL import Image
 
         try:
-            # The header alone is read here.
+            # This reads only the header.
             image = Image.open(io.BytesIO(content), formats=FORMATS)
         except Image.DecompressionBombError as error:
             raise self._too_large("") from error
-        except Exception as error:  # Whatever a decoder raises: the bytes are a stranger's.
+        except Exception as error:  # A decoder can raise any exception on bytes from a client.
             raise ValueError(f"the image cannot be read; it must be {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from error
         with image:
             width, height = image.size
@@ -92,7 +93,7 @@ class ImageBudget:
             if image.format == "JPEG" and content.count(_SCAN) > _MOST_SCANS:
                 raise ValueError(f"the JPEG image has more than {_MOST_SCANS} scans; save it as a baseline JPEG")
             try:
-                image.draft("RGB", (width // 8, height // 8))  # JPEG alone is decoded smaller.
+                image.draft("RGB", (width // 8, height // 8))  # Only the JPEG decoder supports a smaller size.
                 image.load()
             except Exception as error:
                 raise ValueError(f"the image cannot be decoded: {str(error)[:100]}") from error
@@ -117,7 +118,7 @@ class ImageBudget:
         try:
             return self._fetch(url)
         except (OSError, ValueError, http.client.HTTPException) as error:
-            # Not the reason of the system: a client could explore the network with it.
+            # The message omits the system's reason, because a client could use it to explore the network.
             raise ValueError(f"the image at {host} could not be fetched within {_FETCH:.0f} s and {self._size} bytes") from error
 
     def _fetch(self, url: str) -> bytes:
@@ -135,7 +136,7 @@ class ImageBudget:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Takes a redirect for a failure: it may lead anywhere."""
+    """Handles a redirect as an error, because it can lead to any host."""
 
     def redirect_request(self, *arguments: Any, **named: Any) -> None:
         return None

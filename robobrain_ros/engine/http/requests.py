@@ -1,6 +1,6 @@
-"""Check the bodies of HTTP requests. Each route has a table of its fields; other fields are rejected by name.
+"""Check the bodies of HTTP requests. Each route has a table of its fields. A field that is not in the table is rejected.
 
-The body is serialized again from the checked values, so the application behind reads checked values only.
+`checked_body` serializes the checked values again, so vLLM's application reads only checked values.
 """
 
 import json
@@ -28,34 +28,34 @@ from robobrain_ros.engine.http.images import ImageBudget
 from robobrain_ros.engine.http.schemas import check_choice, check_regex, check_schema
 
 MOST_VALUES = 100_000
-"""JSON values of a body, counted by their separator characters, including separators within texts."""
+"""Most JSON values in a body. They are counted by separator characters, including separators in strings."""
 MOST_MESSAGES = 256
 MOST_PARTS = 64
-"""Parts of one message's content."""
+"""Parts in the content of one message."""
 MOST_PROMPTS = 16
 MOST_TOOLS = 128
 LARGEST_TOOLS = 256 * 1024
-"""Bytes of all tools as JSON text."""
+"""Bytes of all tools together as JSON text."""
 MOST_STOPS = 16
 LONGEST_STOP = 256
 MOST_BIASES = 300
 MOST_LOGPROBS = 20
 CHARACTERS_PER_TOKEN = 16
-"""A prompt may have this many characters for each token of the model's context: more than any text needs."""
+"""Allowed characters of a prompt for each token of the model's context. No text needs more."""
 LARGEST_ID = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the bounds of a request follow from.
+    """Limits of a request.
 
     :param max_model_len: tokens of the model's context.
-    :param max_answers: answers to one request.
-    :param max_images: images of one request.
-    :param max_pixels: pixels of all images of a request together.
-    :param max_body: bytes of a body, and of an image that is fetched.
-    :param names: what clients may call the model; the first one is its own.
-    :param domains: hosts that images may be fetched from.
+    :param max_answers: most answers to one request.
+    :param max_images: most images in one request.
+    :param max_pixels: most pixels of all images of a request together.
+    :param max_body: most bytes of a body, and of an image that the server fetches.
+    :param names: names of the model that clients may use. The first one is the model's own name.
+    :param domains: hosts from which the server may fetch images.
     """
 
     max_model_len: int
@@ -68,26 +68,26 @@ class Limits:
 
 
 def checked_body(path: str, body: bytes, limits: Limits) -> bytes:
-    """The body that is passed on to the application. Runs beside the event loop: it parses, and decodes images.
+    """Check a body and return the body for vLLM's application. Call it in a thread, because it decodes images.
 
     :param path: one of `ROUTES`.
-    :raises RequestError: the body is not served.
+    :raises RequestError: the body is invalid, or a field is not supported.
     """
     checked = _Request(limits).fields(_parse(body), ROUTES[path])
     if all(checked.get(name) in (None, []) for name in NEEDED[path]):
         raise RequestError(NEEDED[path][0], "this field is missing or empty")
     if checked.get("tool_choice", "auto") not in ("auto", "none"):
-        # vLLM makes a constraint of these tools; of others it does not.
+        # If a tool must be called, vLLM compiles the schemas of the tools to a constraint. Otherwise, it does not.
         for number, tool in enumerate(checked.get("tools", ())):
             _SCHEMA(tool["function"].get("parameters", {}), f"tools[{number}].function.parameters")
     try:
         return json.dumps(checked, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:  # Also in names and values of schemas.
+    except UnicodeEncodeError as error:  # The names and values of schemas can contain one, too.
         raise RequestError("", "a string in the body contains a lone surrogate, which is not a valid character") from error
 
 
 def largest_body(path: str, limits: Limits) -> int:
-    """Bytes that the body of a route may have: without images, what text and tools can need with every character escaped."""
+    """Return the most bytes of a body. For a route without images: enough for text and tools if each character is escaped."""
     if path == "/v1/chat/completions":
         return limits.max_body
     return min(limits.max_body, LARGEST_TOOLS + LARGEST_SCHEMA + 6 * CHARACTERS_PER_TOKEN * limits.max_model_len)
@@ -114,7 +114,7 @@ _SCHEMA = of_openai(check_schema)
 
 
 class _Request:
-    """Checks one body; counts its text and images."""
+    """Checks one body, and counts its characters, tokens and images."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -123,7 +123,7 @@ class _Request:
         self._most_tokens = self._tokens = limits.max_model_len
 
     def fields(self, body: dict[str, Any], table: Mapping[str, Any], place: str = "") -> dict[str, Any]:
-        """An object whose fields a table names; a null counts as a field that is missing."""
+        """Check an object. The table has a check for each supported field. A field with null counts as missing."""
         checked = {}
         for name, value in body.items():
             where = f"{place}.{name[:60]}" if place else name[:60]
@@ -143,7 +143,7 @@ class _Request:
         return self.fields(value, table, place)
 
     def written(self, value: Any, place: str) -> Any:
-        """A text that becomes part of the prompt."""
+        """Check a text that becomes part of the prompt."""
         result = text(self._most_characters)(value, place)
         self._characters -= len(result)
         if self._characters < 0:
@@ -155,25 +155,25 @@ class _Request:
         return result
 
     def model(self, value: Any, place: str) -> Any:
-        """A name of the model."""
+        """Check a name of the model."""
         if text()(value, place) not in self._limits.names:
             names = ", ".join(self._limits.names)
             raise RequestError(place, f"there is no model {value!r}; available: {names}", status=404)
         return value
 
     def length(self, value: Any, place: str) -> Any:
-        """A count of tokens of the answer."""
+        """Check a number of tokens of the answer."""
         return integer(0, self._limits.max_model_len)(value, place)
 
     def answers(self, value: Any, place: str) -> Any:
-        """A number of answers."""
+        """Check a number of answers."""
         most = self._limits.max_answers
         if isinstance(value, int) and value > most:
             raise RequestError(place, f"{value} answers are requested; at most {most} are allowed")
         return integer(1, most)(value, place)
 
     def tokens(self, value: Any, place: str) -> Any:
-        """A prompt, or a text, as tokens' ids."""
+        """Check a text as token ids."""
         result = list_of(integer(0, LARGEST_ID), self._most_tokens)(value, place)
         self._tokens -= len(result)
         if self._tokens < 0:
@@ -181,7 +181,7 @@ class _Request:
         return result
 
     def prompt(self, value: Any, place: str) -> Any:
-        """A prompt of completions: a text, tokens' ids, or a list of such."""
+        """Check the prompt of a completion: a text, token ids, or a list of texts and lists of token ids."""
         if isinstance(value, str):
             return self.written(value, place)
         if isinstance(value, list) and value and isinstance(value[0], int):
@@ -193,12 +193,12 @@ class _Request:
         return list_of(one, MOST_PROMPTS)(value, place)
 
     def stops(self, value: Any, place: str) -> Any:
-        """Texts that end an answer."""
+        """Check the texts that end an answer."""
         one = text(LONGEST_STOP)
         return one(value, place) if isinstance(value, str) else list_of(one, MOST_STOPS)(value, place)
 
     def biases(self, value: Any, place: str) -> Any:
-        """Biases by tokens' ids."""
+        """Check logit biases by token id."""
         if not isinstance(value, dict) or len(value) > MOST_BIASES:
             raise RequestError(place, f"an object of at most {MOST_BIASES} tokens is expected")
         for key in value:
@@ -207,16 +207,16 @@ class _Request:
         return {key: number(-100, 100)(item, f"{place}.{key}") for key, item in value.items()}
 
     def stream_options(self, value: Any, place: str) -> Any:
-        """What a stream reports besides text."""
+        """Check the options of a stream."""
         table = {"include_usage": flag, "continuous_usage_stats": flag, "include_obfuscation": dropped}
         return self._object(value, place, table)
 
     def template_arguments(self, value: Any, place: str) -> Any:
-        """Arguments of the chat template."""
+        """Check the arguments of the chat template."""
         return self._object(value, place, {"enable_thinking": flag})
 
     def structured(self, value: Any, place: str) -> Any:
-        """vLLM's own form of a constraint."""
+        """Check a constraint in the format of vLLM."""
         for name in ("grammar", "structural_tag"):
             if isinstance(value, dict) and value.get(name) is not None:
                 raise RequestError(f"{place}.{name}", "this kind of constraint is not supported; use json, regex or choice")
@@ -225,7 +225,7 @@ class _Request:
         return self._object(value, place, table)
 
     def response_format(self, value: Any, place: str) -> Any:
-        """OpenAI's form of a constraint."""
+        """Check a constraint in the format of OpenAI."""
         table = {"type": one_of("text", "json_object", "json_schema"), "json_schema": "schema_of_format"}
         checked = self._object(value, place, table)
         if checked.get("type", "") == "json_schema" and "schema" not in checked.get("json_schema", {}):
@@ -235,12 +235,12 @@ class _Request:
         return checked
 
     def schema_of_format(self, value: Any, place: str) -> Any:
-        """The named schema of a ``response_format``."""
+        """Check the named schema of a ``response_format``."""
         table = {"name": text(), "description": text(LARGEST_TOOLS), "schema": _SCHEMA, "strict": flag}
         return {"name": "answer"} | self._object(value, place, table)
 
     def tools(self, value: Any, place: str) -> Any:
-        """Functions that the model may call. They are written into the prompt, so they count as text."""
+        """Check the functions that the model may call. They are part of the prompt, so they count as text."""
         result = list_of(self._tool, MOST_TOOLS)(value, place)
         self.written(json.dumps(result)[: self._most_characters + 1], place)
         return result
@@ -253,7 +253,7 @@ class _Request:
         return {"type": "function"} | checked
 
     def function(self, value: Any, place: str) -> Any:
-        """A function of a tool."""
+        """Check the function of a tool."""
         checked = self._object(
             value, place, {"name": text(64), "description": text(LARGEST_TOOLS), "parameters": _JSON, "strict": dropped}
         )
@@ -262,14 +262,14 @@ class _Request:
         return checked
 
     def tool_choice(self, value: Any, place: str) -> Any:
-        """Whether a function must be called."""
+        """Check whether the model must call a function, and which one."""
         if isinstance(value, str):
             return one_of("none", "auto", "required")(value, place)
         named = {"type": one_of("function"), "function": lambda it, where: self._object(it, where, {"name": text(64)})}
         return self._object(value, place, named)
 
     def messages(self, value: Any, place: str) -> Any:
-        """A conversation."""
+        """Check the messages of a conversation."""
         if not isinstance(value, list) or not value:
             raise RequestError(place, "a list of messages is expected")
         return list_of(self._message, MOST_MESSAGES)(value, place)
@@ -283,7 +283,7 @@ class _Request:
         return checked
 
     def content(self, value: Any, place: str) -> Any:
-        """The content of a message."""
+        """Check the content of a message."""
         if isinstance(value, str):
             return self.written(value, place)
         return list_of(self._part, MOST_PARTS)(value, place)
@@ -303,7 +303,7 @@ class _Request:
         return checked
 
     def image(self, value: Any, place: str) -> Any:
-        """An image by its URL."""
+        """Check an image: its URL, or an object with its URL."""
         table = {"url": lambda url, where: url, "detail": dropped}
         url = value if isinstance(value, str) else self._object(value, place, table).get("url")
         if not isinstance(url, str):
@@ -314,7 +314,7 @@ class _Request:
             raise RequestError(f"{place}.url", str(error)) from error
 
     def tool_calls(self, value: Any, place: str) -> Any:
-        """Calls that the model has made before."""
+        """Check the tool calls of an earlier answer."""
         return list_of(self._tool_call, MOST_PARTS)(value, place)
 
     def _tool_call(self, value: Any, place: str) -> Any:
@@ -324,14 +324,14 @@ class _Request:
         return {"id": "call", "type": "function"} | checked
 
     def call(self, value: Any, place: str) -> Any:
-        """The function of a call, and its arguments: a JSON object as text."""
+        """Check the function of a tool call. Its arguments are a JSON object as text."""
         checked = self._object(value, place, {"name": text(64), "arguments": "arguments"})
         if "name" not in checked:
             raise RequestError(f"{place}.name", "a name is expected")
         return {"arguments": "{}"} | checked
 
     def arguments(self, value: Any, place: str) -> Any:
-        """Arguments of a call."""
+        """Check the arguments of a tool call."""
         if isinstance(value, str) and not value.strip():
             return "{}"
         self.written(value, place)
@@ -355,7 +355,7 @@ _WITHOUT_EFFECT = (
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "priority",
     "request_id", "verbosity",
 )  # fmt: skip
-"""Fields of OpenAI's or vLLM's that clients send and that change nothing here."""
+"""Fields of OpenAI's and vLLM's APIs that clients send and that have no effect here."""
 _SAMPLING: dict[str, Any] = {
     "model": "model", "max_tokens": "length", "min_tokens": "length", "n": "answers", "stream": flag,
     "stream_options": "stream_options", "temperature": number(0, 2), "top_p": number(0, 1), "top_k": integer(-1, LARGEST_ID),
@@ -384,11 +384,11 @@ ROUTES: dict[str, dict[str, Any]] = {
     "/tokenize": {**_TOKENIZE, **_CONVERSATION},
     "/detokenize": {"model": "model", "tokens": "tokens"},
 }  # fmt: skip
-"""The POST routes that are served, and the fields of each."""
+"""The supported POST routes. For each route: its fields and their checks."""
 NEEDED = {
     "/v1/chat/completions": ("messages",),
     "/v1/completions": ("prompt",),
     "/tokenize": ("messages", "prompt"),
     "/detokenize": ("tokens",),
 }
-"""Of each route, the fields one of which a request must have."""
+"""For each route: a request must have one of these fields."""

@@ -1,7 +1,7 @@
-"""Bounds of the constraints that HTTP requests bring: JSON schemas, regular expressions and choices.
+"""Check the constraints in HTTP requests: JSON schemas, regular expressions and choices.
 
-A constraint is compiled in the engine's process. These checks run before that, on plain values, and compile nothing. Grammars in
-EBNF or Lark and structural tags are not served: their cost cannot be bounded without compiling them.
+The engine's process compiles a constraint. These checks run before that, and compile nothing. Grammars (EBNF or Lark) and
+structural tags are not supported, because their cost is unknown until they are compiled.
 """
 
 import json
@@ -11,9 +11,9 @@ from robobrain_ros.bounds.constraints import DEEPEST, check_regex_bounds, check_
 
 MOST_SUBSCHEMAS = 3000
 MOST_COUNTS = 100_000
-"""The sum of all counts, such as ``minItems``, of one schema."""
+"""Largest sum of all counts, such as ``minItems``, in one schema."""
 MOST_VALUES = 5000
-"""Values of one ``enum``."""
+"""Most values of one ``enum``."""
 MOST_CHOICES = 200
 LONGEST_CHOICE = 1000
 LARGEST_NUMBER = 1e15
@@ -33,9 +33,10 @@ _KEYWORDS = (
 
 
 def check_schema(schema: Any) -> None:
-    """Check a JSON schema, as JSON text or as the value that the text means.
+    """Check a JSON schema.
 
-    :raises ValueError: the schema exceeds a bound, refers to itself, or has a keyword that is not served.
+    :param schema: the schema as JSON text, or parsed.
+    :raises ValueError: the schema exceeds a limit, refers to itself, or has an unsupported keyword.
     """
     check_schema_bounds(schema)
     value = json.loads(schema) if isinstance(schema, str) else schema
@@ -49,7 +50,7 @@ def check_schema(schema: Any) -> None:
 def check_regex(pattern: Any) -> None:
     """Check a regular expression.
 
-    :raises ValueError: it is not a string, or exceeds a bound.
+    :raises ValueError: it is not a string, or exceeds a limit.
     """
     if not isinstance(pattern, str):
         raise ValueError("a regular expression is a string")
@@ -68,9 +69,9 @@ def check_choice(choices: Any) -> None:
 
 
 def check_structured_outputs(value: Any) -> None:
-    """Check vLLM's own parameters of a constraint: the last check before the engine, for every route.
+    """Check vLLM's parameters of a constraint. This is the last check before the engine, for every route.
 
-    :raises ValueError: a bound is exceeded, or the kind of constraint is not served.
+    :raises ValueError: the constraint exceeds a limit, or its kind is not supported.
     """
     if value is None:
         return
@@ -88,17 +89,20 @@ def check_structured_outputs(value: Any) -> None:
 
 
 class _Walk:
-    """One look at every subschema; counts what the schema holds."""
+    """Visits every subschema, and sums up the subschemas and their counts."""
 
     def __init__(self, root: dict[str, Any]) -> None:
         self._root = root
         self._subschemas = 0
         self._counts = 0
         self._checked: set[str] = set()
-        """References whose targets were checked."""
+        """References whose targets are already checked."""
 
     def schema(self, schema: Any, path: str, within: tuple[str, ...]) -> None:
-        """:param within: the references that lead here."""
+        """Check a subschema.
+
+        :param within: the references that lead to this subschema.
+        """
         if isinstance(schema, bool):
             return
         _require(isinstance(schema, dict), path, "a schema is an object")
@@ -109,12 +113,12 @@ class _Walk:
             _require(key in _KEYWORDS, path, f"the keyword {key[:40]!r} is not supported; remove it")
             if key in _MAP_KEYWORDS:
                 _require(isinstance(value, dict), place, "an object is expected")
-                if key == "properties" or not path:  # Definitions elsewhere cannot be referred to.
+                if key == "properties" or not path:  # References can reach only the definitions of the root.
                     for name, item in value.items():
                         self.schema(item, f"{place}.{name[:40]}", within)
             elif key in _LIST_KEYWORDS or key in ("allOf", "oneOf"):
                 _require(isinstance(value, list), place, "a list is expected")
-                # An engine multiplies out what is combined.
+                # The compiler multiplies the alternatives of combined schemas.
                 single = "only one entry is supported; write the schema out, or use anyOf"
                 _require(key in _LIST_KEYWORDS or len(value) == 1, place, single)
                 for number, item in enumerate(value):

@@ -14,10 +14,10 @@ _log = logging.getLogger(__name__)
 
 
 class WithTable:
-    """Mixin of a worker class: CUDA graphs and the output layer use the table's entries for the model's weights.
+    """Mixin of a worker class: CUDA graphs and the output layer use the matrix products by shape.
 
-    The table is checked directly after the model is loaded, before vLLM captures CUDA graphs and measures the free memory for the
-    KV cache.
+    `load_model` checks the operators of the table directly after loading the model. At this time, vLLM has not yet captured CUDA
+    graphs or measured the free memory for the KV cache.
     """
 
     matrix_products = Started(None, "The model is not loaded.")
@@ -26,7 +26,7 @@ class WithTable:
         """See vLLM's worker."""
         parent: Any = super()
         parent.load_model(*arguments, **options)
-        # Written before the check: if the check crashes this process, the report shows that the check had begun.
+        # If the check crashes this process, this report shows that the check had begun.
         report.write(report.TableReport(in_use=True))
         self.matrix_products = self._start_safely()
         self._report()
@@ -48,7 +48,7 @@ class WithTable:
             started = self._start()
             if started.operators is not None:
                 worker: Any = self
-                if _writes_its_own_type(worker.vllm_config.model_config):
+                if _logits_have_dtype_of_weights(worker.vllm_config.model_config):
                     output_layer.use_table(worker.get_model(), started.operators)
                 started.operators.on_failure = self._report
         except Exception as error:  # The engine must start even if the table fails.
@@ -62,21 +62,23 @@ class WithTable:
         if vllm.envs.VLLM_BATCH_INVARIANT:
             return Started(None, "Native matrix products: the table's kernels are not batch invariant.")
         if config.enforce_eager:
-            return Started(None, "Native matrix products: without CUDA graphs a launch by Triton takes longer than it saves.")
+            return Started(
+                None, "Native matrix products: without CUDA graphs, launching Triton kernels costs more time than they save."
+            )
         return flagos_start.start(self.weight_sizes(), str(config.dtype).removeprefix("torch."))
 
     def weight_sizes(self) -> list[tuple[int, int]]:
-        """Return the different sizes (k, n) of the loaded matrices, without quantized ones."""
+        """Return the different sizes (k, n) of the loaded matrices, except quantized matrices."""
         worker: Any = self
         dtype = worker.vllm_config.model_config.dtype
         matrices = (part for part in worker.get_model().parameters() if part.dim() == 2 and part.dtype is dtype)
         return sorted({(part.shape[1], part.shape[0]) for part in matrices})
 
 
-def _writes_its_own_type(model_config: Any) -> bool:
-    """Whether logits have the type of the weights. Otherwise, vLLM does not call the method of the output layer."""
+def _logits_have_dtype_of_weights(model_config: Any) -> bool:
+    """Return whether logits have the dtype of the weights. Otherwise, vLLM does not call the output layer's method."""
     return bool(getattr(model_config, "head_dtype", model_config.dtype) == model_config.dtype)
 
 
 class TableWorker(WithTable, GpuWorker):
-    """The worker of one GPU."""
+    """vLLM's worker for one GPU, with images as bytes and matrix products by shape."""
