@@ -139,4 +139,7 @@ def test_the_demo_shows_every_task_and_is_right(tmp_path: Path) -> None:
         assert f"\n{task} " in done.stdout
     sheet: Any = cv2.imread(str(tmp_path / "sheet.png"))
     assert sheet.shape == (480, 1280, 3)
-    assert len(list(tmp_path.glob("[0-9][0-9]-*.png"))) == 14
+    tasks = [line.split()[0].rstrip("+") for line in done.stdout.splitlines() if line.split("  ")[0].rstrip("+") in set(Task)]
+    assert sorted(path.name for path in tmp_path.glob("[0-9][0-9]-*.png")) == [
+        f"{number:02d}-{task}.png" for number, task in enumerate(tasks, start=1)
+    ]

@@ -36,6 +36,7 @@ from robobrain_ros.evaluation.metrics import Assessment, assess, assess_refusal
 from robobrain_ros.evaluation.question import Question
 from robobrain_ros.evaluation.questions import ask_about
 from robobrain_ros.ros.client import to_answer
+from robobrain_ros.ros.tasks import TASKS
 
 SCENE_SEED = 12
 SIZE = (640, 480)
@@ -48,6 +49,8 @@ THINKING_TOUR = (("point", 2), ("plan", 3))
 """What it asks with thinking, at the end."""
 ARM_TASK, ARM_GOAL = "put the yellow block into the green bowl", Goal("in", ("yellow block",), "green bowl")
 """What the arm is told at the end, and what holds when it is done."""
+_DRAWING = 10.0
+"""Seconds that an image with an answer may take after the response."""
 ON_SHEET = 8
 """So many of the first answers are drawn on one sheet: the ones that are something to look at."""
 
@@ -81,11 +84,17 @@ class Tourist(DemoClient):
         """Ask; gives the response and the image with the answer drawn in, where there is an answer."""
         self._overlay = None
         response = self.ask_node(question.task, question.text, think, timeout)
-        if response.outcome.code == OutcomeCode.OK:
-            end = time.monotonic() + 10.0
-            while self._overlay is None and time.monotonic() < end:
-                rclpy.spin_once(self, timeout_sec=0.1)
-        return response, self._overlay
+        if response.outcome.code not in (OutcomeCode.OK, OutcomeCode.NOTHING_FOUND):
+            return response, None
+        # The node draws in the background, so the image of the question before may arrive only now.
+        stamp = TASKS[question.task].result_in(response).header.stamp
+        end = time.monotonic() + _DRAWING
+        while not self._shows(stamp) and time.monotonic() < end:
+            rclpy.spin_once(self, timeout_sec=0.1)
+        return response, self._overlay if self._shows(stamp) else None
+
+    def _shows(self, stamp: Any) -> bool:
+        return self._overlay is not None and self._overlay.header.stamp == stamp
 
 
 def describe(answer: Answer) -> str:
