@@ -28,15 +28,15 @@ from robobrain_ros.engine.base import MAX_CELLS, MIN_CELLS
 from robobrain_ros.errors import BadImageError, EngineConfigError
 
 _LARGEST_FILE = 256 << 20
-"""Bytes of an image file."""
+"""Largest image file in bytes."""
 
 MAX_SIDE_RATIO = 200
-"""The processor of Qwen-VL rejects images whose sides differ more."""
+"""Largest ratio of the sides. The processor of Qwen-VL rejects larger ratios."""
 
 
 @dataclass(frozen=True)
 class FittedSize:
-    """The size of an image and the size at which the model sees it, in pixels."""
+    """The size of an image, and its size after resizing for the model, in pixels."""
 
     width: int
     height: int
@@ -44,17 +44,17 @@ class FittedSize:
     model_height: int
 
     def to_image(self, point: Point, rule: CoordinateRule, normalized: bool = False) -> Point:
-        """Map a point from the model's coordinates into the image's pixels.
+        """Convert a point from the model's coordinates to pixels of the image.
 
-        :param normalized: the model wrote fractions of the image instead (`ParsedAnswer.normalized`).
-        :returns: ``u`` in [0, width - 1], ``v`` in [0, height - 1]; ``clamped`` when the model's point lay outside.
+        :param normalized: whether the coordinates are fractions of the image (`ParsedAnswer.normalized`).
+        :returns: ``u`` in [0, width - 1], ``v`` in [0, height - 1]. ``clamped`` is true if the model's point was outside.
         """
         grid = _Grid.of(self, rule, normalized)
         (u, u_clamped), (v, v_clamped) = grid.across.map(point.u), grid.down.map(point.v)
         return replace(point, u=u, v=v, clamped=u_clamped or v_clamped)
 
     def box_to_image(self, box: Box, rule: CoordinateRule, normalized: bool = False) -> Box:
-        """Map a box as `to_image` maps a point. A corner on the image's border is not outside, because models write boxes so."""
+        """Convert a box as `to_image` converts a point. Corners on the image's border are valid: models write such boxes."""
         grid = _Grid.of(self, rule, normalized)
         corners = [grid.across.map(box.u_min, True), grid.down.map(box.v_min, True)]
         corners += [grid.across.map(box.u_max, True), grid.down.map(box.v_max, True)]
@@ -67,9 +67,9 @@ class FittedSize:
 class _Axis:
     """One axis of the model's coordinates.
 
-    :param extent: the image's extent in the model's unit.
-    :param centre: where a coordinate lies in its unit: 0.5, in the middle, for pixels; 0 for parts of the extent.
-    :param size: the image's extent in its own pixels.
+    :param extent: length of the image's side in the model's unit.
+    :param centre: offset from a coordinate to the centre of its pixel: 0.5 for pixels, 0 for fractions of the side.
+    :param size: length of the image's side in pixels.
     """
 
     extent: int
@@ -77,9 +77,9 @@ class _Axis:
     size: int
 
     def map(self, value: float, borders: bool = False) -> tuple[float, bool]:
-        """The value in the image's pixels, and whether it was clamped to the image.
+        """Return the value in pixels of the image, and whether it was clamped to the image.
 
-        :param borders: the image's border itself is valid, not only the centre of its last pixel.
+        :param borders: whether values up to the image's border are valid, not only up to the centre of the last pixel.
         """
         place = value + self.centre
         end = self.extent + (self.centre if borders else 0.0)
@@ -103,7 +103,7 @@ class _Grid:
 
 @dataclass(frozen=True)
 class Fitted:
-    """An image at the size that the model sees: RGB, (model_height, model_width, 3), uint8."""
+    """An image after resizing for the model: RGB, (model_height, model_width, 3), uint8."""
 
     image: RgbImage
     size: FittedSize
@@ -111,7 +111,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class PixelBudget:
-    """How many pixels an image that the model sees has at least and at most, and the side of its cells in pixels."""
+    """The least and most pixels of an image for the model, and the side of its cells in pixels."""
 
     min_pixels: int
     max_pixels: int
@@ -119,7 +119,7 @@ class PixelBudget:
 
     @classmethod
     def within(cls, max_pixels: int, checkpoint_min: int, checkpoint_max: int, cell: int) -> "PixelBudget":
-        """The checkpoint's budget, limited to ``max_pixels``. A checkpoint's limit of 0 is unknown.
+        """Return the checkpoint's budget, limited to ``max_pixels``. A checkpoint's limit of 0 means that the limit is unknown.
 
         :raises EngineConfigError: ``max_pixels`` is below the checkpoint's minimum.
         """
@@ -132,7 +132,7 @@ class PixelBudget:
         return cls(smallest, min(max_pixels, largest), cell)
 
     def narrowed(self, max_pixels: int) -> "PixelBudget":
-        """This budget with a lower pixel limit, but not below the minimum; 0: the same budget.
+        """Return this budget with a lower pixel limit, but not below the minimum. 0 returns the same budget.
 
         A higher limit has no effect. With it, the model's processor would shrink the image again and the mapping would be wrong.
         """
@@ -142,16 +142,16 @@ class PixelBudget:
 
 
 def fit(image_size: tuple[int, int], min_pixels: int, max_pixels: int, cell: int) -> FittedSize:
-    """The size at which the model sees an image.
+    """Return the size of an image after resizing for the model.
 
     It is the result of ``smart_resize`` of transformers' Qwen2-VL processor with ``factor=cell``, applied until the size no
     longer changes. One application is not always enough: a long narrow image under a tight budget shrinks again each time.
 
     :param image_size: (width, height) in pixels.
-    :param min_pixels: the model's image has at least so many pixels, if a multiple of the cell does.
-    :param max_pixels: the model's image has at most so many, but always one cell.
+    :param min_pixels: least pixels of the resized image, if a size in whole cells permits this.
+    :param max_pixels: most pixels of the resized image. It always has at least one cell.
     :param cell: the side in pixels of the square that one visual token covers.
-    :raises BadImageError: an empty image, or one whose sides differ more than `MAX_SIDE_RATIO`.
+    :raises BadImageError: the image is empty, or the ratio of its sides exceeds `MAX_SIDE_RATIO`.
     """
     width, height = image_size
     if width < 1 or height < 1:
@@ -163,10 +163,10 @@ def fit(image_size: tuple[int, int], min_pixels: int, max_pixels: int, cell: int
 
 
 def fit_image(image: RgbImage, budget: PixelBudget) -> Fitted:
-    """Resize an image to the model's grid: by area when it shrinks, bicubic when it grows.
+    """Resize an image to the model's grid, with area interpolation to a smaller size, and bicubic interpolation to a larger size.
 
-    :param image: RGB, (height, width, 3), uint8; returned as it is where its size fits already.
-    :raises BadImageError: not such an array, or no such image can be fitted (see `fit`).
+    :param image: RGB, (height, width, 3), uint8; returned unchanged if its size already fits.
+    :raises BadImageError: the array has another shape or dtype, or the size cannot be fitted (see `fit`).
     """
     check_image(image)
     height, width = image.shape[:2]
@@ -182,7 +182,7 @@ def fit_image(image: RgbImage, budget: PixelBudget) -> Fitted:
 def read_image(path: str | Path) -> RgbImage:
     """Read an image file (JPEG, PNG, ...) as RGB, (height, width, 3), uint8; 16 bits by the rule of `core.formats.bit_depth`.
 
-    :raises BadImageError: no such file, or not an image.
+    :raises BadImageError: the file does not exist, or is not an image.
     """
     try:
         data = np.frombuffer(read_small_file(path, _LARGEST_FILE).content, np.uint8)
@@ -242,7 +242,7 @@ def _within_ratio(width: int, height: int) -> tuple[int, int]:
 
 
 def _nearest_size(width: int, height: int, min_pixels: int, max_pixels: int, cell: int) -> tuple[int, int]:
-    """The size with the nearest aspect ratio, then the largest, within a budget so narrow that rounding misses it."""
+    """Return the largest size with the nearest aspect ratio. Rounding finds no size within a narrow budget."""
     least, most = math.ceil(min_pixels / cell**2), max_pixels // cell**2
     best: tuple[float, int, tuple[int, int]] | None = None
     for rows in range(1, most + 1):

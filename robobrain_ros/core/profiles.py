@@ -20,7 +20,7 @@ class CoordinateRule(Enum):
 
 
 class AnswerForm(Enum):
-    """The form of an answer. Its value is the field of `core.query.ParsedAnswer` with the result."""
+    """The form of an answer. The value is the name of the field of `core.query.ParsedAnswer` with the result."""
 
     TEXT = "text"
     POINTS = "points"
@@ -30,7 +30,7 @@ class AnswerForm(Enum):
 
 
 _LARGEST_CONFIG = 10_000_000
-"""Bytes of a config.json."""
+"""Largest config.json in bytes."""
 TEXT_SLOT = "{text}"
 """The place of the user's text in a prompt. It is replaced without `str.format`, because the text may contain braces."""
 
@@ -43,7 +43,7 @@ class TaskPrompt:
     form: AnswerForm
 
     def fill(self, text: str) -> str:
-        """The prompt for ``text``. A full stop at the end of the text is removed, because the template has its own."""
+        """Return the prompt for ``text``, without a full stop at the end of the text, because the template has one."""
         if self.template == TEXT_SLOT:
             return text
         return self.template.replace(TEXT_SLOT, text.strip().rstrip(". \t\r\n"))
@@ -53,14 +53,14 @@ class TaskPrompt:
 class Profile:
     """A model family.
 
-    :param model_type: ``model_type`` in the checkpoint's config.json; it identifies the family.
-    :param family: its name in messages and documentation.
+    :param model_type: ``model_type`` in the checkpoint's config.json. It identifies the family.
+    :param family: name of the family in messages and documentation.
     :param prompts: the prompt of each supported task, exactly as in training.
     :param coordinates: the unit of the coordinates in answers.
-    :param cell: side in pixels of the square that one visual token covers. Image sides are multiples of it.
+    :param cell: side in pixels of the square that one visual token covers. The sides of resized images are multiples of it.
     :param trained_to_think: whether the family has checkpoints that can think.
-    :param gives_depth: whether a third number of a point is its depth in metres; in other families it is a confidence.
-    :param can_think: whether this checkpoint can think. Its files do not show it: see `with_thinking`.
+    :param gives_depth: whether the third number of a point is its depth in metres. In other families, it is a confidence.
+    :param can_think: whether this checkpoint can think. Its files do not show this: see `with_thinking`.
     """
 
     model_type: str
@@ -87,14 +87,14 @@ class Profile:
         return replace(self, can_think=can_think)
 
     def prompt(self, task: Task, text: str) -> str:
-        """The user's message for ``task``, without images.
+        """Return the user's message for ``task``, without images.
 
         :raises UnsupportedTaskError: the family was not trained for the task.
         """
         return self._task_prompt(task).fill(text)
 
     def plan_prompt(self, task: str, request: PlanRequest) -> str:
-        """The user's message for a plan in the form of `core.plans.schema.plan_form`.
+        """Return the user's message for a plan in the form of `core.plans.schema.plan_form`.
 
         :raises UnsupportedTaskError: the family was not trained to plan.
         """
@@ -102,20 +102,20 @@ class Profile:
         return plan_prompt.plan_prompt(task, request)
 
     def form(self, task: Task) -> AnswerForm:
-        """The form of the answer to ``task``.
+        """Return the form of the answer to ``task``.
 
         :raises UnsupportedTaskError: the family was not trained for the task.
         """
         return self._task_prompt(task).form
 
     def assistant_prefix(self, think: bool) -> str:
-        """The text with which the model's answer is made to begin; empty for checkpoints that cannot think."""
+        """Return the text with which the model's answer must begin. It is empty for checkpoints that cannot think."""
         if not self.can_think:
             return ""
         return "<think>" if think else "<think></think><answer>"
 
     def prefix_after_thinking(self, thinking: str) -> str:
-        """The prefix after which a model that thought ``thinking`` answers, whether it had finished or not."""
+        """Return the prefix of the answer after ``thinking``, whether the thinking was complete or not."""
         return f"{self.assistant_prefix(think=True)}{thinking}</think><answer>"
 
     def _task_prompt(self, task: Task) -> TaskPrompt:
@@ -130,13 +130,14 @@ _ASK = TaskPrompt(TEXT_SLOT, AnswerForm.TEXT)
 _GROUND = TaskPrompt(
     "Please provide the bounding box coordinate of the region this sentence describes: {text}.", AnswerForm.BOXES
 )
-# Ours: neither family has a planning prompt of its own. Asked like the official planning examples, plus a form to read.
+# This prompt is not from RoboBrain, which has no planning prompt. It is worded like the official planning examples, and adds
+# the form of the answer.
 _PLAN = TaskPrompt(
     'The task is "{text}". What are the steps to complete the task? Answer with a numbered list, one step per line.',
     AnswerForm.STEPS,
 )
-# The other prompts are the training contract: verbatim from inference.py of FlagOpen/RoboBrain2.0 and FlagOpen/RoboBrain2.5.
-# "normalized" notwithstanding, 2.0 answers in pixels.
+# The model was trained with the other prompts. They are copied from inference.py of FlagOpen/RoboBrain2.0 and 2.5. RoboBrain 2.0
+# answers in pixels, although its prompts contain "normalized".
 _POINT_2_0 = TaskPrompt(
     "{text}. Your answer should be formatted as a list of tuples, i.e. [(x1, y1), (x2, y2), ...], where each tuple contains "
     "the x and y coordinates of a point satisfying the conditions above. The coordinates should indicate the normalized pixel "
@@ -189,7 +190,7 @@ PROFILES: tuple[Profile, ...] = (
         prompts={
             Task.ASK: _ASK,
             Task.POINT: _POINT_2_5,
-            # 2.5 has no affordance task of its own: it is asked for a point.
+            # RoboBrain 2.5 has no affordance task. The prompt asks for a point.
             Task.AFFORDANCE: _POINT_2_5,
             Task.TRAJECTORY: _TRAJECTORY_2_5,
             Task.GROUND: _GROUND,
@@ -202,14 +203,14 @@ PROFILES: tuple[Profile, ...] = (
         gives_depth=True,
     ),
 )
-"""Every family known."""
+"""All known families."""
 
 
 def profile_for(where: str | Path) -> Profile:
-    """The profile of a model family.
+    """Return the profile of a model family.
 
     :param where: a ``model_type`` such as "qwen2_5_vl", or a checkpoint's folder, or its config.json.
-    :raises EngineConfigError: no such file, no such family.
+    :raises EngineConfigError: the file does not exist, or the family is unknown.
     """
     known = {profile.model_type: profile for profile in PROFILES}
     if str(where) in known:

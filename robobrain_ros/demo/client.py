@@ -1,4 +1,4 @@
-"""A user's node, for programs of the demo: it asks the node robobrain through its services, and waits for it to be ready."""
+"""A client of the node robobrain, for programs of the demo."""
 
 import signal
 import subprocess
@@ -21,7 +21,7 @@ from robobrain_ros.ros.client import TaskClient, query_options
 
 
 class DemoClient(TaskClient):
-    """Asks the node ``robobrain`` in the same namespace, of which it also knows how far loading is."""
+    """Calls the services of the node ``robobrain`` in the same namespace, and reads its loading progress."""
 
     def __init__(self, name: str, namespace: str) -> None:
         super().__init__(name, namespace)
@@ -38,8 +38,8 @@ class DemoClient(TaskClient):
     def wait_until_ready(self, process: "subprocess.Popen[bytes]", timeout: float, progress: ProgressPrinter) -> None:
         """Wait until the model is loaded, and print the progress.
 
-        :param process: the node's.
-        :raises DemoError: it could not start, or not within ``timeout`` seconds.
+        :param process: the process of the node.
+        :raises DemoError: the node could not start, or was not ready within ``timeout`` seconds.
         """
         end = time.monotonic() + timeout
         while self._state != "ready":
@@ -52,9 +52,10 @@ class DemoClient(TaskClient):
         progress.finish()
 
     def ask_node(self, task: Task, text: str, think: bool, timeout: float, plan: PlanRequest | None = None) -> Any:
-        """Ask through the task's service; gives the response. ``plan``: what is known, for the task plan.
+        """Call the service of a task, and return the response.
 
-        :raises DemoError: none came within ``timeout`` seconds.
+        :param plan: the context, for the task plan.
+        :raises DemoError: no response arrived within ``timeout`` seconds.
         """
         try:
             self.wait_for_task(task, timeout)
@@ -65,13 +66,13 @@ class DemoClient(TaskClient):
 
 @contextmanager
 def running(module: str, namespace: str, log: Path, **parameters: object) -> Iterator["subprocess.Popen[bytes]"]:
-    """A node in a process of its own, ended with the block; ``log`` gets what it prints."""
+    """Run a node in its own process until the end of the ``with`` block. Its output is written to ``log``."""
     log.parent.mkdir(parents=True, exist_ok=True)
     arguments = ["--ros-args", "-r", f"__ns:={namespace}"]
     for name, value in parameters.items():
         arguments += ["-p", f"{name}:={value}"]
     with log.open("wb") as output:
-        # -P: not from the folder that this was started in, where the sources lack the built messages.
+        # -P: do not import from the current folder. It may be the source folder, which has no built messages.
         command = [sys.executable, "-P", "-m", module, *arguments]
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:

@@ -1,4 +1,4 @@
-"""An executor that closes the loop: it asks ~/plan, runs the steps one by one, and asks again with what happened.
+"""An executor with feedback: it calls ~/plan, executes the steps one by one, and calls ~/plan again with the results.
 
 To connect a robot of your own, start from examples/plan_and_execute.py, which needs the messages only. This program runs the
 tabletop world, with faults, beside a running node::
@@ -34,39 +34,39 @@ from robobrain_ros.errors import NotReadyError, OutcomeCode, RoboBrainError, Sta
 from robobrain_ros.ros.client import TaskClient, query_options, to_answer
 
 MOST_PLANS = 8
-"""So often a plan is asked for, the last word that nothing is left to do included."""
+"""Most plan requests for a task, including the last one, whose answer is that the task is done."""
 _MOST_TRIES = 20
-"""So often the same is asked until the answer is about an image taken after the last step."""
+"""Most repetitions of a request until its answer is about an image that was taken after the last step."""
 _SETTLE = 0.5
-"""Seconds in which an arm comes to rest, and its camera sees it."""
+"""Seconds until the arm stands still and the camera has taken an image of it."""
 _APPEARANCE = 3.0
-"""Seconds of waiting after which the executor logs the names of the nodes that run."""
+"""Seconds after which the waiting executor logs the names of the running nodes."""
 _PERIOD = 0.2
 """Seconds between two images of the simulated camera."""
 _PASSING = (OutcomeCode.BUSY, OutcomeCode.NO_IMAGE, OutcomeCode.STALE_IMAGE, OutcomeCode.NOT_READY)
-"""What the next try may find otherwise."""
+"""Outcomes for which a retry can succeed."""
 
 TROUBLES = ("slip", "moved", "taken")
 
 
 class Arm(Protocol):
-    """What the executor needs of a robot."""
+    """The interface of a robot for the executor."""
 
     def describe(self) -> Robot:
-        """Its name, skills and what it holds now, as the planner is told."""
+        """Return the robot for the plan request: its name, its skills and what it holds."""
         ...
 
     def execute(self, step: PlanStep) -> str:
-        """Do a step, to its end; gives what was observed where it failed, else nothing."""
+        """Execute a step to its end. Return the observation if the step failed, otherwise an empty string."""
         ...
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a task ended.
+    """The result of a task.
 
-    :param done: whether nothing is left to do, as the model sees it in the last image.
-    :param plans: how often it was asked for a plan.
+    :param done: whether the task is done, according to the model's answer about the last image.
+    :param plans: number of plan requests.
     """
 
     done: bool
@@ -78,10 +78,10 @@ class Ending:
 class Executor:
     """Runs tasks on one arm.
 
-    :param client: asks the node robobrain.
-    :param camera: the node's camera that looks at the arm's table; empty: its first one.
-    :param tell: gets a line about each plan and each step.
-    :param timeout: seconds that an answer may take.
+    :param client: client of the node robobrain.
+    :param camera: the node's camera above the arm's table. Empty: its first camera.
+    :param tell: called with a line about each plan and each step.
+    :param timeout: time limit of an answer in seconds.
     """
 
     def __init__(
@@ -101,9 +101,9 @@ class Executor:
         self._moved_at = Time(clock_type=client.get_clock().clock_type)
 
     def run(self, task: str) -> Ending:
-        """Plan, do, look and plan again, until nothing is left to do or the patience ends.
+        """Request a plan, execute it and request the next one, until the task is done or the limit of requests is reached.
 
-        :raises RoboBrainError: the node does not answer, or not about the newest image.
+        :raises RoboBrainError: the node does not answer, or its answer is not about the newest image.
         """
         history: list[DoneStep] = []
         feedback = ""
@@ -126,7 +126,7 @@ class Executor:
         return Ending(False, f"The task is not done after {self._most_plans} plans.", self._most_plans, tuple(history))
 
     def _follow(self, steps: Iterable[PlanStep], history: list[DoneStep]) -> None:
-        """Do the steps up to the first that fails. Steps of equal order might run in parallel; one arm does them in turn."""
+        """Execute the steps one by one, up to the first failure. One arm cannot execute steps of the same order in parallel."""
         for step in steps:
             observation = self._arm.execute(step)
             outcome = StepOutcome.FAILED if observation else StepOutcome.SUCCEEDED
@@ -137,19 +137,19 @@ class Executor:
         self._settle()
 
     def _settle(self) -> None:
-        """No older image counts from now on; the arm comes to rest, and the camera sees it."""
+        """Accept only newer images from now on. Wait until the arm stands still and the camera has taken an image of it."""
         self._moved_at = self._client.get_clock().now()
         self._client.spin_until(lambda: False, _SETTLE)
 
     def _ask(self, task: str, history: list[DoneStep], feedback: str) -> Any:
-        """Ask for a plan from an image that was taken after the last step, or after the task began."""
+        """Request a plan from an image that was taken after the last step, or after the start of the task."""
         mode = PlanMode.REPLAN if history else PlanMode.NEW
         plan = PlanRequest((self._arm.describe(),), (), tuple(history), feedback, self._most_steps, mode)
         options = query_options(cameras=[self._camera] if self._camera else [], think=False, timeout=self._timeout)
         for _ in range(_MOST_TRIES):
             response = self._client.ask(Task.PLAN, task, options, plan=plan)
             code, stamp = OutcomeCode(response.outcome.code), response.plan.header.stamp
-            # What was refused before an image was taken has no stamp; a refusal for what is in one has that image's.
+            # A response that was rejected before the node took an image has no stamp. Otherwise, it has the stamp of the image.
             if code not in _PASSING and (stamp == TimeMessage() or self._is_new(stamp)):
                 return response
             self._client.spin_until(lambda: False, _SETTLE)
@@ -164,7 +164,7 @@ class Executor:
 
 
 class SimulatedArm:
-    """The tabletop's arm, which has troubles.
+    """The arm of the tabletop world, with faults.
 
     :param troubles: of `TROUBLES`, in this order, each at the first step that allows it: a thing slips from the gripper; a thing
         is not where it was seen, because somebody moved it; somebody takes out again what was put somewhere.
@@ -192,7 +192,7 @@ class SimulatedArm:
             return MOVED.format(name=what.object)
         fault = self.world.execute(what)
         if not fault and what.relation in ("in", "on") and self._has_trouble("taken"):
-            # Nobody tells the arm: only the image shows it.
+            # The arm does not know this. Only the image shows it.
             self.world.drop(what.object)
         return fault
 
@@ -204,18 +204,18 @@ class SimulatedArm:
 
 
 class WorldCamera:
-    """Shows the world as it is now on ``<camera>/image``, some times a second while the node spins."""
+    """Publishes an image of the current world on ``<camera>/image``, several times a second while the node spins."""
 
     def __init__(self, node: Node, world: World, camera: str = "camera") -> None:
         self._node, self._world, self._clock = node, world, node.get_clock()
         self._layout: Layout | None = None
         self._message = Image()
-        # Large and reliable: at depth 1, the next image would replace one that is still being sent.
+        # Large images, sent reliably: at depth 1, the next image would replace an image that is still being sent.
         self._publisher = node.create_publisher(Image, f"{camera}/image", 5)
         self._timer = node.create_timer(_PERIOD, self._publish)
 
     def close(self) -> None:
-        """Show nothing any more."""
+        """Stop publishing."""
         self._node.destroy_timer(self._timer)
         self._node.destroy_publisher(self._publisher)
 
@@ -231,15 +231,15 @@ class WorldCamera:
 
 
 def random_troubles(seed: int) -> list[str]:
-    """One to three troubles, always the same ones."""
+    """Return one to three faults. The same seed gives the same faults."""
     rng = random.Random(seed)
     return rng.choices(TROUBLES, k=rng.randint(1, 3))
 
 
 def wait_for_node(client: TaskClient, seconds: float) -> None:
-    """Wait for the node; after a while, name the nodes that run.
+    """Wait for the node. After some time, log the names of the running nodes.
 
-    :raises NotReadyError: it does not appear within so many seconds.
+    :raises NotReadyError: the node does not appear within the time limit.
     """
     try:
         client.wait_for_task(Task.PLAN, min(_APPEARANCE, seconds))
