@@ -166,8 +166,9 @@ class Executor:
 class SimulatedArm:
     """The arm of the tabletop world, with faults.
 
-    :param troubles: of `TROUBLES`, in this order, each at the first step that allows it: a thing slips from the gripper; a thing
-        is not where it was seen, because somebody moved it; somebody takes out again what was put somewhere.
+    :param troubles: faults from `TROUBLES`. Each one happens at the first step that permits it, in this order. ``slip``: an
+        object slips from the gripper. ``moved``: somebody moved an object before the arm grasps it. ``taken``: somebody removes
+        an object from the place where the arm put it.
     """
 
     def __init__(self, world: World, troubles: Iterable[str] = ()) -> None:

@@ -12,21 +12,21 @@ from robobrain_ros.demo.layout import Layout, Thing, fits, spot_on_table
 
 _TRIES = 200
 _DEEP = 0.015
-"""How far a thing reaches up between the finger tips, metres."""
+"""Metres of an object's upper end that are between the finger tips."""
 _AROUND = ((1.0, 0.0), (-1.0, 0.0), (0.7, -0.7), (-0.7, -0.7), (0.0, -1.0), (0.7, 0.7), (-0.7, 0.7), (0.0, 1.0))
-"""Where beside a thing there may be room: to its right first, then to its left, nearer, farther."""
+"""Directions in which free places beside an object are searched, in this order: right, left, nearer, farther."""
 
 
 def find(layout: Layout, name: str) -> Thing:
-    """The thing of this name.
+    """Return the object with this name.
 
-    :raises StopIteration: there is none.
+    :raises StopIteration: no object has this name.
     """
     return next(thing for thing in layout.things if thing.name == name)
 
 
 def hold(layout: Layout, name: str) -> Layout:
-    """The thing hangs between the finger tips, a bowl by its rim."""
+    """Put an object between the finger tips. They hold a bowl at its rim."""
     thing = find(layout, name)
     x, y, z, half = layout.gripper
     bowl = thing.kind == "bowl"
@@ -36,9 +36,9 @@ def hold(layout: Layout, name: str) -> Layout:
 
 
 def put(layout: Layout, name: str, relation: str, place: str, contents: int = 0) -> Layout:
-    """The thing lies "in", "on" or "beside" the place.
+    """Put an object "in", "on" or "beside" a place.
 
-    :param contents: how many things the place holds already.
+    :param contents: number of objects that are already at the place.
     """
     thing, there = find(layout, name), find(layout, place)
     if relation == "beside":
@@ -49,7 +49,7 @@ def put(layout: Layout, name: str, relation: str, place: str, contents: int = 0)
 
 
 def move(layout: Layout, name: str, rng: np.random.RandomState) -> Layout:
-    """The thing lies somewhere else on the table, where there is room and the gripper does not hide it."""
+    """Move an object to another free place on the table that the gripper does not hide."""
     thing, others = find(layout, name), _standing(layout, name)
     changed = replace(thing, z=0.0)
     for _ in range(_TRIES):

@@ -1,4 +1,4 @@
-"""The tabletop world's simulator: executes the steps of a plan, and tells whether a goal holds."""
+"""A simulator of the tabletop world. It executes the steps of a plan, and checks whether a goal is reached."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from robobrain_ros.demo.layout import NAMES
 
 RELATIONS = ("in", "on", "beside")
 CONTAINERS = ("bowl",)
-"""Kinds that things can be put into."""
+"""Kinds of objects into which other objects can be put."""
 
 _SECOND_WORDS = {"cube": "block", "cup": "mug"}
 _NAME = re.compile(r"\b([a-z]+) (block|cube|ball|mug|cup|bowl)\b")
@@ -21,7 +21,7 @@ _CARRY = re.compile(r"^(?:move|carry|lift|bring)\b")
 
 @dataclass(frozen=True)
 class Goal:
-    """Where things shall be: each of ``things`` "in", "on" or "beside" ``place``, or "held" by the gripper (``place`` empty)."""
+    """The goal of a plan: each of ``things`` is "in", "on" or "beside" ``place``, or "held" (``place`` is empty)."""
 
     relation: str
     things: tuple[str, ...]
@@ -30,7 +30,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Step:
-    """One call of a skill of the arm's; ``relation`` and ``place`` are empty for pick."""
+    """One call of a skill of the arm. ``relation`` and ``place`` are empty for pick."""
 
     skill: str
     object: str
@@ -39,14 +39,14 @@ class Step:
 
     @property
     def text(self) -> str:
-        """In words."""
+        """Return the step as text."""
         if self.skill == "pick":
             return f"Pick up the {self.object}"
         return f"Place the {self.object} {self.relation} the {self.place}"
 
     @property
     def arguments(self) -> str:
-        """As JSON."""
+        """Return the arguments of the skill as JSON."""
         arguments = {"object": self.object}
         if self.skill == "place":
             arguments |= {"relation": self.relation, "place": self.place}
@@ -54,9 +54,9 @@ class Step:
 
     @classmethod
     def read(cls, skill: str, arguments: str) -> "Step":
-        """Of a plan's step.
+        """Convert a step of a plan.
 
-        :raises ValueError: it is no step of the arm's.
+        :raises ValueError: the arm cannot execute such a step.
         """
         names = {"pick": {"object"}, "place": {"object", "relation", "place"}}.get(skill)
         given = json.loads(arguments or "{}")
@@ -67,23 +67,23 @@ class Step:
 
 @dataclass
 class Table:
-    """The state: what lies where, and what the gripper holds."""
+    """The state: the places of the objects, and the object in the gripper."""
 
     names: tuple[str, ...]
     held: str = ""
     near: str = ""
-    """What the gripper, or the thing it holds, is above."""
+    """The object below the gripper, or below the object that it holds."""
     where: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Of each thing that was moved: relation and place."""
+    """Relation and place of each object that was moved."""
 
     def copy(self) -> "Table":
-        """The same state, to be changed on its own."""
+        """Return an independent copy of the state."""
         return replace(self, where=dict(self.where))
 
     def execute(self, step: str) -> str:
         """Execute one step in plain English.
 
-        :returns: why it cannot be done; empty when it was.
+        :returns: the reason why the step failed. Empty: it succeeded.
         """
         text = step.strip().lower().rstrip(".")
         names = [f"{colour} {_SECOND_WORDS.get(kind, kind)}" for colour, kind in _NAME.findall(text)]
@@ -105,7 +105,7 @@ class Table:
         return f"{step!r} is not something that the gripper can do"
 
     def do(self, step: Step) -> str:
-        """Do a step of the arm's; gives why it cannot be done, or nothing."""
+        """Execute a step. Return the reason of a failure, otherwise an empty string."""
         if step.skill == "place":
             return self.place(step.object, step.relation, step.place)
         if any(place == step.object and relation != "beside" for relation, place in self.where.values()):
@@ -113,13 +113,13 @@ class Table:
         return self.pick(step.object)
 
     def holds(self, goal: Goal) -> bool:
-        """Whether the goal holds now."""
+        """Return whether the goal is reached."""
         if goal.relation == "held":
             return self.held in goal.things
         return not self.held and all(self.where.get(thing) == (goal.relation, goal.place) for thing in goal.things)
 
     def pick(self, name: str) -> str:
-        """Grasp a thing; gives why it cannot be done, or nothing."""
+        """Grasp an object. Return the reason of a failure, otherwise an empty string."""
         if name not in self.names:
             return f"there is no {name} on the table"
         if self.held:
@@ -140,7 +140,7 @@ class Table:
         return self.place(names[0], _relation(text), names[1] if len(names) > 1 else self.near)
 
     def place(self, name: str, relation: str, place: str) -> str:
-        """Put what is held "in", "on" or "beside" a place; gives why it cannot be done, or nothing."""
+        """Put the held object "in", "on" or "beside" a place. Return the reason of a failure, otherwise an empty string."""
         if self.held != name:
             return f"the gripper does not hold the {name}"
         if relation not in RELATIONS:
@@ -156,23 +156,23 @@ class Table:
         return ""
 
     def lie(self, name: str) -> None:
-        """The thing lies on the table, wherever it was: it was dropped, or somebody moved it."""
+        """Set the place of an object to the table, because it was dropped or somebody moved it."""
         self.where.pop(name, None)
         if self.held == name:
             self.held, self.near = "", ""
 
 
 def _relation(text: str) -> str:
-    """How a step says that a thing shall lie to its place."""
+    """Return the relation of an object to its place, from the text of a step."""
     if re.search(r"\b(?:in|into|inside)\b", text):
         return "in"
     return "beside" if re.search(r"\b(?:next to|beside)\b", text) else "on"
 
 
 def reaches_goal(names: Iterable[str], steps: Iterable[str], goal: Goal) -> tuple[bool, str]:
-    """Execute a plan on a table with the named things.
+    """Execute a plan on a table with the named objects.
 
-    :returns: whether the goal holds afterwards, and why not.
+    :returns: whether the goal is reached afterwards, and otherwise the reason.
     """
     table = Table(tuple(name for name in names if name in NAMES))
     for step in steps:
