@@ -37,7 +37,6 @@ PALETTE = Palette()
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _SHIFT = 4
 """OpenCV draws at sixteenths of a pixel."""
-_TASK_NAMES = {Task.GROUND: "find", Task.TRAJECTORY: "move"}
 
 Place = tuple[float, float]
 Area = tuple[float, float, float, float]
@@ -62,7 +61,7 @@ def draw(image: RgbImage, answer: Answer, *, instruction: str = "", thinking: bo
     for point in answer.points:
         canvas.point(point)
     canvas.labels(answer)
-    name = _TASK_NAMES.get(answer.task, answer.task.value)
+    name = answer.task.value
     title = f"{name}: {instruction}" if instruction.strip() else ""
     canvas.caption(title, _words_of(answer), f"thinking: {answer.thinking}" if thinking and answer.thinking.strip() else "")
     return canvas.image
