@@ -106,6 +106,11 @@ def test_images_are_normalized_once_where_vllm_normalizes_them(value: bool | Non
     assert arguments.asks_for_bytes(arguments.with_extra(ours, {"mm_device_do_normalize": value})) is sent
 
 
+def test_an_engine_for_text_only_prepares_no_images() -> None:
+    ours = arguments.engine_arguments(OPTIONS, CHECKPOINT, "cuda")
+    assert not arguments.asks_for_bytes(arguments.with_extra(ours, {"language_model_only": True}))
+
+
 @pytest.mark.parametrize("height", [28, 252])
 def test_reversed_arrays_are_accepted_whether_resized_or_not(height: int) -> None:
     import torch

@@ -146,6 +146,8 @@ def image_cache_mib(options: EngineOptions) -> int:
 
 def asks_for_bytes(arguments: dict[str, Any]) -> bool:
     """Whether the worker prepares images, by the final arguments."""
+    if arguments.get("language_model_only"):
+        return False  # vLLM has no processor of images then.
     return image_bytes.PROCESSOR_ARGUMENTS.items() <= (arguments.get("mm_processor_kwargs") or {}).items()
 
 
