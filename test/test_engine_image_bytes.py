@@ -15,7 +15,7 @@ from random_checkpoint import make_random_checkpoint
 from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.demo.world import make_scene
 from robobrain_ros.engine.base import Generation
-from robobrain_ros.engine.embedded import arguments, compat, image_bytes
+from robobrain_ros.engine.embedded import arguments, compat, image_bytes, starting
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint, read_checkpoint
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.embedded.image_bytes import Normalizer, PatchProcessor
@@ -187,6 +187,12 @@ def test_a_model_gets_normalized_images_with_and_without_graphs() -> None:
     assert model.embed_multimodal(image_embeds=3) == "embedded"
     assert model.got == [{"pixel_values": 2, "image_grid_thw": []}, {"pixel_values": 3}, {"image_embeds": 3}]
     assert not hasattr(model, "encoder_eager_forward")
+
+
+def test_an_engine_without_a_place_for_the_processor_keeps_that_of_transformers(caplog: pytest.LogCaptureFixture) -> None:
+    engine = object()
+    assert starting._with_patch_processor(engine, sends_bytes=True) is engine
+    assert "transformers lays out the images" in caplog.text
 
 
 async def measure(extra: str) -> tuple[list[Any], str, weakref.ref[Any]]:

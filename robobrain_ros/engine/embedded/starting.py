@@ -1,6 +1,7 @@
 """Start vLLM's engine in a thread with a time limit, and record its processes."""
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import signal
@@ -23,6 +24,8 @@ from robobrain_ros.engine.embedded.child_log import LOGGING_VARIABLE, ChildLog
 from robobrain_ros.engine.flagos.session import Session
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError, EngineFailedError
+
+_log = logging.getLogger(__name__)
 
 RPC_TIMEOUT = 60.0
 """Time limit in seconds for a call to vLLM's workers."""
@@ -165,7 +168,10 @@ def _end_processes(processes: Sequence[BaseProcess], waited: float) -> None:
 
 def _with_patch_processor(engine: Any, sends_bytes: bool) -> Any:
     if sends_bytes:
-        image_bytes.use_patch_processor(compat.image_processing(engine))
+        try:
+            image_bytes.use_patch_processor(compat.image_processing(engine))
+        except Exception:  # The processor of transformers gives the same result.
+            _log.warning("transformers lays out the images, which takes longer.", exc_info=True)
     return engine
 
 
