@@ -76,7 +76,7 @@ def test_each_service_answers_with_the_header_of_the_image(it: Rig, task: Task) 
     assert result.report.prompt_tokens > 0
     assert 0 < result.report.first_token_time <= result.report.total_time
     assert result.report.finish_reason in ("stop", "length")
-    assert result.report.raw_text
+    assert result.report.raw_text or result.report.finish_reason == "stop", "random weights may write nothing but control tokens"
     assert result.report.model_image_width % 28 == 0
 
 
