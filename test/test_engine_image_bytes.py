@@ -6,6 +6,7 @@ import json
 import weakref
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -187,6 +188,27 @@ def test_a_model_gets_normalized_images_with_and_without_graphs() -> None:
     assert model.embed_multimodal(image_embeds=3) == "embedded"
     assert model.got == [{"pixel_values": 2, "image_grid_thw": []}, {"pixel_values": 3}, {"image_embeds": 3}]
     assert not hasattr(model, "encoder_eager_forward")
+
+
+def test_a_worker_without_bytes_does_not_look_for_an_image_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrix products by shape use this worker for models of any kind."""
+    monkeypatch.setattr(image_bytes, "normalizer_of", lambda config: pytest.fail("there may be none"))
+
+    class Loads:
+        def __init__(self, multimodal: Any) -> None:
+            self.vllm_config = SimpleNamespace(model_config=SimpleNamespace(multimodal_config=multimodal))
+            self.loaded = 0
+
+        def load_model(self) -> None:
+            self.loaded += 1
+
+    class Worker(image_bytes.NormalizesImages, Loads):
+        pass
+
+    for multimodal in (None, SimpleNamespace(mm_processor_kwargs=None), SimpleNamespace(mm_processor_kwargs={"max_pixels": 1})):
+        worker = Worker(multimodal)
+        worker.load_model()
+        assert worker.loaded == 1
 
 
 def test_an_engine_without_a_place_for_the_processor_keeps_that_of_transformers(caplog: pytest.LogCaptureFixture) -> None:

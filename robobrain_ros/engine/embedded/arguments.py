@@ -148,7 +148,7 @@ def asks_for_bytes(arguments: dict[str, Any]) -> bool:
     """Whether the worker prepares images, by the final arguments."""
     if arguments.get("language_model_only"):
         return False  # vLLM has no processor of images then.
-    return image_bytes.PROCESSOR_ARGUMENTS.items() <= (arguments.get("mm_processor_kwargs") or {}).items()
+    return image_bytes.are_requested(arguments.get("mm_processor_kwargs"))
 
 
 def environment_for(arguments: dict[str, Any], device: str) -> dict[str, str | None]:

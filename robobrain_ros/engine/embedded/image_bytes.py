@@ -8,7 +8,7 @@ bytes, bit for bit.
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,11 @@ _COLOURS = 3
 _PIXELS = "pixel_values"
 _METHODS_WITH_IMAGES = ("prepare_encoder_cudagraph_replay_buffers", "encoder_eager_forward")
 """Methods of vLLM's models that take prepared images as a dictionary."""
+
+
+def are_requested(processor_arguments: Mapping[str, Any] | None) -> bool:
+    """Return whether vLLM's ``mm_processor_kwargs`` make the processor return bytes."""
+    return PROCESSOR_ARGUMENTS.items() <= (processor_arguments or {}).items()
 
 
 def has_usual_steps(processor: dict[str, Any]) -> bool:
@@ -180,11 +185,13 @@ def take_bytes(model: Any, normalize: Callable[[Any], Any]) -> None:
 
 
 class NormalizesImages:
-    """Mixin of a worker class of vLLM: its model accepts images as bytes."""
+    """Mixin of a worker class of vLLM: its model accepts images as bytes if the engine sends bytes."""
 
     def load_model(self, *arguments: Any, **options: Any) -> None:
         """See vLLM's worker."""
         parent: Any = super()
         parent.load_model(*arguments, **options)
         worker: Any = self
-        take_bytes(worker.get_model(), normalizer_of(worker.vllm_config.model_config))
+        config = worker.vllm_config.model_config
+        if config.multimodal_config is not None and are_requested(config.multimodal_config.mm_processor_kwargs):
+            take_bytes(worker.get_model(), normalizer_of(config))
