@@ -8,23 +8,21 @@ token, and come sooner.
 import argparse
 import asyncio
 import json
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from statistics import median
 
 import figures
 from figures import Goal, compare, quantile
-from structured import SIZE, TIMEOUT, demo_plans
+from structured import demo_plans, demo_trajectories  # Makes the test support importable.
 
-from robobrain_ros.core import Brain, Query, Task, profile_for
+from robobrain_ros.core import Brain, Query, profile_for
 from robobrain_ros.core.query import Report
 from robobrain_ros.demo import DEMO_MODEL
-from robobrain_ros.demo.world import make_scene
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
-from robobrain_ros.errors import RoboBrainError
-from robobrain_ros.evaluation.questions import ask_about
+
+from reports import report_of  # isort: skip
 
 _GOAL = Goal(0.7)
 
@@ -38,24 +36,6 @@ def engine_options(model: str, tokens: int, most: int) -> EngineOptions:
     speculation = {"method": "ngram", "num_speculative_tokens": tokens, "prompt_lookup_max": most, "prompt_lookup_min": 2}
     extra = json.dumps({"speculative_config": speculation}) if tokens else ""
     return EngineOptions.of(model=model, extra=extra, flagos_mode="off", max_num_seqs=4, gpu_memory_utilization=0.4)
-
-
-def coordinates(number: int) -> Iterator[Query]:
-    """Trajectories on the tabletop, each in a scene of its own."""
-    for seed in range(number):
-        scene = make_scene(seed, SIZE)
-        question = ask_about(scene, "reach", random.Random(seed))
-        yield Query(Task.TRAJECTORY, question.text, [scene.image], timeout=TIMEOUT)
-
-
-async def report_of(brain: Brain, query: Query) -> Report:
-    """The report of an answer. An answer that cannot be used counts all the same."""
-    try:
-        return (await brain.run(query)).report
-    except RoboBrainError as error:
-        if error.report is None:
-            raise
-        return error.report
 
 
 async def measure(name: str, brains: tuple[Brain, Brain], queries: Sequence[Query]) -> figures.Comparison:
@@ -94,7 +74,7 @@ async def main(options: argparse.Namespace) -> None:
         pair = brains[0], brains[1]
         lines = [
             await measure("plans", pair, list(demo_plans(options.rounds))),
-            await measure("trajectories", pair, list(coordinates(options.rounds))),
+            await measure("trajectories", pair, list(demo_trajectories(options.rounds))),
         ]
     print(figures.table(lines, ("speculating", "plain")))
 

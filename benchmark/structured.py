@@ -176,6 +176,14 @@ def demo_plans(number: int) -> Iterator[Query]:
         yield Query(Task.PLAN, question.text, [scene.image], plan=question.plan, timeout=TIMEOUT)
 
 
+def demo_trajectories(number: int) -> Iterator[Query]:
+    """Trajectories on the tabletop, each in a scene of its own."""
+    for seed in range(number):
+        scene = make_scene(seed, SIZE)
+        question = ask_about(scene, "reach", random.Random(seed))
+        yield Query(Task.TRAJECTORY, question.text, [scene.image], timeout=TIMEOUT)
+
+
 async def measure_plans(brains: tuple[Brain, Brain], options: argparse.Namespace, measured: Measured) -> None:
     """The demo model's plans, free and held to their form."""
     free, held = await ask_both(*brains, list(demo_plans(options.rounds)))
@@ -184,11 +192,7 @@ async def measure_plans(brains: tuple[Brain, Brain], options: argparse.Namespace
 
 async def measure_waypoint(brains: tuple[Brain, Brain], options: argparse.Namespace, measured: Measured) -> None:
     """When the first waypoint is known to who listens, and when to who waits for the answer."""
-    answers = []
-    for seed in range(options.rounds + 1):
-        scene = make_scene(seed, SIZE)
-        question = ask_about(scene, "reach", random.Random(seed))
-        answers.append(await ask(brains[1], Query(Task.TRAJECTORY, question.text, [scene.image], timeout=TIMEOUT)))
+    answers = [await ask(brains[1], query) for query in demo_trajectories(options.rounds + 1)]
     answers = [asked for asked in answers[1:] if asked.first_part]
     streamed, waited = _each(answers, "first_part"), _each(answers, "total")
     measured.lines.append(

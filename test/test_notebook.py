@@ -7,24 +7,14 @@ import psutil
 import pytest
 from processes import engine_processes
 from random_checkpoint import make_random_checkpoint
+from reports import report_of
 
-from robobrain_ros.core import Brain, Query, Task
-from robobrain_ros.core.query import Report
+from robobrain_ros.core import Query, Task
 from robobrain_ros.engine.base import Generation
-from robobrain_ros.errors import BadRequestError, EngineConfigError, RoboBrainError
+from robobrain_ros.errors import BadRequestError, EngineConfigError
 from robobrain_ros.local import open_brain
 
 SIZES = [(424, 240), (640, 480), (1280, 720), (28, 28), (31, 1999), (1999, 31)]
-
-
-async def report_of(brain: Brain, query: Query) -> Report:
-    """How the request went, whether or not the random model's noise can be read."""
-    try:
-        return (await brain.run(query)).report
-    except RoboBrainError as error:
-        if error.report is None:
-            raise
-        return error.report
 
 
 @pytest.mark.timeout(600)
