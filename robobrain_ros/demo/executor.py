@@ -167,7 +167,7 @@ class SimulatedArm:
     """The arm of the tabletop world, with faults.
 
     :param troubles: faults from `TROUBLES`. Each one happens at the first step that permits it, in this order. ``slip``: an
-        object slips from the gripper. ``moved``: somebody moved an object before the arm grasps it. ``taken``: somebody removes
+        object slips from the gripper. ``moved``: a person moved an object before the arm grasps it. ``taken``: a person removes
         an object from the place where the arm put it.
     """
 

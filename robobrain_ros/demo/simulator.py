@@ -156,7 +156,7 @@ class Table:
         return ""
 
     def lie(self, name: str) -> None:
-        """Set the place of an object to the table, because it was dropped or somebody moved it."""
+        """Set the place of an object to the table, because it was dropped or a person moved it."""
         self.where.pop(name, None)
         if self.held == name:
             self.held, self.near = "", ""

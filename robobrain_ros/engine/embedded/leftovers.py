@@ -3,7 +3,7 @@
 A process that is killed with SIGKILL cannot remove its sockets and its shared memory, and a stopped process does not notice that
 its owner has ended. Therefore each owner of an engine has a folder ``robobrain_ros-*`` in the folder for temporary files. The
 folder contains vLLM's sockets, and a record of vLLM's processes and shared memory. The owner holds a lock on the folder, which
-the kernel releases when the owner ends for any reason. So if nobody holds the lock, the owner is dead, even if it ran in
+the kernel releases when the owner ends for any reason. So if no process holds the lock, the owner is dead, even if it ran in
 another container.
 """
 
@@ -64,7 +64,7 @@ class RunFolder:
     def record(self, roots: Iterable[int]) -> None:
         """Record the processes of an engine and their shared memory.
 
-        :param roots: ids of the processes that vLLM has started. Their descendants are recorded, too.
+        :param roots: ids of the processes that vLLM has started. Their descendants are also recorded.
         """
         found = processes.family(roots)
         self._processes |= {(process.pid, process.started): process for process in found}
