@@ -68,11 +68,32 @@ def test_what_needs_resizing_or_is_already_prepared_is_left_to_transformers(proc
     images = [noise(4 * cell, 6 * cell), noise(4 * cell + 3, 5 * cell)]
     options = image_bytes.PROCESSOR_ARGUMENTS if prepared == "laid out by transformers" else {}
     found = PatchProcessor(processor)(images, return_tensors="pt", **options)
-    expected = processor(images, return_tensors="pt", **options)
-    assert torch.equal(found["pixel_values"], expected["pixel_values"])
     mean, std, rescale = processor.image_mean, processor.image_std, processor.rescale_factor
     normalize = Normalizer(mean, std, rescale, processor.patch_size, processor.temporal_patch_size, torch.float32)
     assert torch.equal(normalize(found["pixel_values"]), processor(images, return_tensors="pt")["pixel_values"])
+
+
+def test_a_processor_of_transformers_alone_gives_the_same_values(processor: Any) -> None:
+    import torch
+
+    cell = processor.patch_size * processor.merge_size
+    images = [noise(4 * cell, 6 * cell), noise(4 * cell + 3, 5 * cell)]
+    mean, std, rescale = processor.image_mean, processor.image_std, processor.rescale_factor
+    normalize = Normalizer(mean, std, rescale, processor.patch_size, processor.temporal_patch_size, torch.float32)
+    sent = processor(images, return_tensors="pt", **image_bytes.PROCESSOR_ARGUMENTS)["pixel_values"]
+    assert torch.equal(normalize(sent), processor(images, return_tensors="pt")["pixel_values"])
+
+
+def test_resized_images_and_others_can_be_joined(processor: Any) -> None:
+    """vLLM prepares images one by one if others of the request are in its cache, and then joins them."""
+    import torch
+
+    cell = processor.patch_size * processor.merge_size
+    images = [noise(4 * cell, 6 * cell, 1), noise(4 * cell + 3, 5 * cell, 2)]
+    patches = PatchProcessor(processor)
+    alone = [patches([image], **image_bytes.PROCESSOR_ARGUMENTS)["pixel_values"] for image in images]
+    together = patches(images, **image_bytes.PROCESSOR_ARGUMENTS)["pixel_values"]
+    assert torch.equal(torch.cat(alone), together)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 PROCESSOR_ARGUMENTS = {"do_rescale": False, "do_normalize": False, "temporal_patch_size": 1}
-"""With these arguments, the processor returns bytes: one row for each patch, in the order (colour, y, x)."""
+"""With these arguments, the processor of transformers returns bytes: one row for each patch, in the order (colour, y, x)."""
 WORKERS = {
     "cpu": "robobrain_ros.engine.embedded.vllm_cpu_worker.CpuWorker",
     "cuda": "robobrain_ros.engine.embedded.vllm_gpu_worker.GpuWorker",
@@ -68,13 +68,16 @@ class Normalizer:
     def __call__(self, patches: Any) -> Any:
         """Normalize patches. Return inputs of other shapes unchanged.
 
-        :param patches: tensor of shape (patches, 3 * patch_size**2), values 0 to 255.
+        :param patches: tensor of values 0 to 255. From `PatchProcessor`, its shape is (patches, patch_size**2, 3). From
+            transformers, its shape is (patches, 3 * patch_size**2).
         :returns: tensor of shape (patches, 3 * frames * patch_size**2) on the same device.
         """
-        if patches.shape[-1] != _COLOURS * self._area:
+        if patches.shape[1:] == (self._area, _COLOURS):
+            patches = patches.transpose(1, 2)
+        elif patches.shape[1:] != (_COLOURS * self._area,):
             return patches
         self._mean, self._std = self._mean.to(patches.device), self._std.to(patches.device)
-        pixels = patches.float().view(-1, _COLOURS, 1, self._area)
+        pixels = patches.reshape(-1, _COLOURS, 1, self._area).float()
         normalized = pixels.sub_(self._mean).div_(self._std).to(self._dtype)
         return normalized.expand(-1, -1, self._frames, -1).reshape(len(patches), -1)
 
@@ -82,7 +85,8 @@ class Normalizer:
 class PatchProcessor:
     """An image processor that cuts images into patches, faster than transformers.
 
-    It calls the processor of transformers for images that also need another step, such as resizing.
+    It calls the processor of transformers for images that also need another step, such as resizing. It leaves the three colours
+    of a pixel together, in both cases, because separating them takes longer than all other steps. `Normalizer` separates them.
 
     :param processor: image processor of transformers.
     """
@@ -96,7 +100,7 @@ class PatchProcessor:
     def __call__(self, images: Any, *arguments: Any, **options: Any) -> Any:
         """See transformers' processor."""
         if arguments or not isinstance(images, list) or not all(self._needs_only_patches(image, options) for image in images):
-            return self._processor(images, *arguments, **options)
+            return self._with_colours_together(self._processor(images, *arguments, **options))
         import torch
         from transformers import BatchFeature
 
@@ -105,6 +109,16 @@ class PatchProcessor:
         grids = [[1, image.shape[0] // patch_size, image.shape[1] // patch_size] for image in images]
         pixels = patches[0] if len(patches) == 1 else torch.cat(patches)
         return BatchFeature({_PIXELS: pixels, "image_grid_thw": torch.tensor(grids)})
+
+    def _with_colours_together(self, prepared: Any) -> Any:
+        """Change the layout of bytes. vLLM joins the images of a request, so all of them need the same layout."""
+        import torch
+
+        pixels = torch.as_tensor(prepared[_PIXELS])
+        area = self._processor.patch_size**2
+        if pixels.shape[1:] == (_COLOURS * area,):
+            prepared[_PIXELS] = pixels.view(-1, _COLOURS, area).transpose(1, 2).contiguous()
+        return prepared
 
     def _needs_only_patches(self, image: Any, options: dict[str, Any]) -> bool:
         if any(options.get(name, getattr(self._processor, name)) != value for name, value in PROCESSOR_ARGUMENTS.items()):
@@ -123,14 +137,13 @@ def patches_of(image: npt.NDArray[np.uint8], patch_size: int, merge_size: int) -
     """Return the patches of an image, in transformers' order: patches of the same cell are neighbours.
 
     :param image: shape (height, width, 3); sides are multiples of ``patch_size * merge_size``.
-    :returns: shape (patches, 3 * patch_size**2).
+    :returns: shape (patches, patch_size**2, 3).
     """
     cell = patch_size * merge_size
     rows, columns = image.shape[0] // cell, image.shape[1] // cell
-    # Two copies are faster than one. The first one copies whole rows of patches, and the second one swaps pixels and colours.
+    # The last axis is a whole row of a patch, so the copy moves long pieces.
     blocks = image.reshape(rows, merge_size, patch_size, columns, merge_size, patch_size * _COLOURS)
-    patches = np.ascontiguousarray(blocks.transpose(0, 3, 1, 4, 2, 5)).reshape(-1, patch_size**2, _COLOURS)
-    return np.ascontiguousarray(patches.transpose(0, 2, 1)).reshape(len(patches), -1)
+    return np.ascontiguousarray(blocks.transpose(0, 3, 1, 4, 2, 5)).reshape(-1, patch_size**2, _COLOURS)
 
 
 def use_patch_processor(processing: Any) -> None:
