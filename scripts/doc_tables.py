@@ -1,9 +1,9 @@
-"""Writes what docs/ has from elsewhere into its pages: tables of messages, outcomes, parameters and models, and whole files.
+"""Writes config/robobrain.yaml and the generated parts of docs/: tables of messages, outcomes, parameters and models, and files.
 
     . scripts/env.sh && python scripts/doc_tables.py
 
 A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`, or the end of the page; a file between
-`<!-- file: PATH -->` and `<!-- end of file -->`. A test compares the pages.
+`<!-- file: PATH -->` and `<!-- end of file -->`. A test compares the written files with what this program would write.
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from robobrain_ros.engine import presets
-from robobrain_ros.ros.parameters.documents import to_markdown
+from robobrain_ros.ros.parameters.documents import to_markdown, to_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -95,13 +95,17 @@ def write(page: str) -> str:
     return _FILES.sub(lambda found: found[1] + block(found[2]) + found[4], page)
 
 
+def generated() -> dict[Path, str]:
+    """Return the new text of each file that this program writes."""
+    pages = {path: write(path.read_text(encoding="utf-8")) for path in sorted(DOCS.rglob("*.md"))}
+    return {ROOT / "config" / "robobrain.yaml": to_yaml(), **pages}
+
+
 def main() -> None:
-    """Write the tables into all pages."""
-    for path in sorted(DOCS.rglob("*.md")):
-        before = path.read_text(encoding="utf-8")
-        after = write(before)
-        if after != before:
-            path.write_text(after, encoding="utf-8")
+    """Write the files that changed. If one text cannot be generated, no file changes."""
+    for path, text in generated().items():
+        if text != path.read_text(encoding="utf-8"):
+            path.write_text(text, encoding="utf-8")
             print(f"{path.relative_to(ROOT)} is written.")
 
 

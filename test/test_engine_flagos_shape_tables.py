@@ -1,6 +1,7 @@
 """Files of tables of operators by shape: what is read, written and rejected."""
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,12 @@ def test_a_file_that_is_no_table_is_rejected(tmp_path: Path, content: bytes) -> 
     written(tmp_path).write_bytes(content)
     with pytest.raises(EngineConfigError, match="cannot be used"):
         flagos_table.find(GPU, "2.11.0", "3.6.0", tmp_path)
+
+
+def test_a_pipe_in_place_of_a_table_is_rejected(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "table.json")
+    with pytest.raises(EngineConfigError, match="named pipe"):
+        flagos_table.read(tmp_path / "table.json")
 
 
 def test_a_table_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ def test_a_request_that_is_given_up_leaves_the_engine() -> None:
         await asyncio.wait({reader})
         assert engine.aborted == ["request-0"]
         assert not engine.running
+        assert supervisor.health().running == 0
         await supervisor.close()
 
     run(test)
@@ -190,21 +191,6 @@ def test_abort_ends_a_running_and_a_waiting_request() -> None:
         await supervisor.abort("request-0")
         assert await running == "text"
         assert not engine.running
-        await supervisor.close()
-
-    run(test)
-
-
-def test_a_reader_that_goes_away_frees_the_engine() -> None:
-    async def test() -> None:
-        engine = ScriptedEngine([Script(["text", asyncio.Event()])])
-        supervisor = await started(engine)
-        reader = asyncio.ensure_future(read(supervisor, ask()))
-        await engine.started.wait()
-        reader.cancel()
-        await asyncio.wait({reader})
-        assert engine.aborted == ["request-0"]
-        assert supervisor.health().running == 0
         await supervisor.close()
 
     run(test)

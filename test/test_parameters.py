@@ -30,7 +30,7 @@ def shared() -> Iterator[Rig]:
 
 def test_the_parameter_file_is_written_from_the_table(repository: Path) -> None:
     text = (repository / "config" / "robobrain.yaml").read_text(encoding="utf-8")
-    assert text == to_yaml(), "run: python -m robobrain_ros.ros.parameters yaml > config/robobrain.yaml"
+    assert text == to_yaml(), "run: python scripts/doc_tables.py"
 
 
 def test_the_parameter_file_holds_every_default() -> None:

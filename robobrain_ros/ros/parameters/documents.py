@@ -16,7 +16,7 @@ from robobrain_ros.ros.parameters.table import (
 def to_yaml() -> str:
     """Return the contents of config/robobrain.yaml: every parameter with its default and a comment."""
     lines = [
-        "# Every parameter of the node with its default, written by `python -m robobrain_ros.ros.parameters yaml`.",
+        "# Every parameter of the node with its default, written by `python scripts/doc_tables.py`.",
         "# Copy it and keep only the lines that you change: every line here takes precedence over the preset of engine.model.",
         "# /**: these values apply to every node that reads this file, with any name and namespace.",
         "/**:",

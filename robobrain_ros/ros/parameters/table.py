@@ -1,7 +1,7 @@
-"""The table of the node's parameters. To add a parameter, add a row, then write the documents again:
+"""The table of the node's parameters.
 
-python -m robobrain_ros.ros.parameters yaml > config/robobrain.yaml
-python scripts/doc_tables.py     # the table of docs/reference/parameters.md
+To add a parameter, add a row. Then run ``python scripts/doc_tables.py``. It writes config/robobrain.yaml and the table of
+docs/reference/parameters.md.
 """
 
 import dataclasses

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from robobrain_ros.bounds.files import UnreadableFileError, read_small_json
 from robobrain_ros.errors import EngineConfigError
 
 FORMAT = 1
@@ -151,10 +152,8 @@ def read(path: Path) -> Table:
     :raises EngineConfigError: the file cannot be read, or a value is missing, of a wrong type or out of its limits.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise _Damaged(f"it has more than {_MOST_BYTES} bytes")
-        return _table(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: JSON, UTF-8, and _Damaged.
+        return _table(read_small_json(path, _MOST_BYTES))
+    except (UnreadableFileError, _Damaged) as error:
         raise EngineConfigError(f"The table {path} cannot be used: {error}. {HOW_TO_MEASURE}") from error
 
 
