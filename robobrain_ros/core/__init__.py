@@ -1,7 +1,7 @@
-"""The core: from a question and an image to an answer. Imports no ROS. See `robobrain_ros.local` for a quick start.
+"""The core answers questions about images. It does not import ROS. See `robobrain_ros.local` for a quick start.
 
 profile = profile_for("qwen2_5_vl")                      # or a checkpoint's folder
-parse_answer(Task.POINT, text, profile)                  # what a text says, in the model's own coordinates
+parse_answer(Task.POINT, text, profile)                  # the content of a text, in the model's own coordinates
 await Brain(engine, profile).run(Query(Task.POINT, "the red mug", [image]))   # an answer in the image's pixels
 """
 

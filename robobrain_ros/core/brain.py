@@ -36,7 +36,7 @@ from robobrain_ros.errors import (
 _TEMPLATE_TOKENS = 64
 """Most tokens that the chat template and the tags add to a prompt."""
 _PIXELS_WORTH_A_THREAD = 200_000
-"""Images with more pixels are resized in another thread, so that they do not block the event loop. A thread costs 0.3 ms."""
+"""Images with more pixels are resized in another thread, so that they do not block the event loop. A thread takes 0.3 ms."""
 
 
 class Brain:
@@ -247,7 +247,7 @@ class Brain:
 
 
 def _is_structured(request: PlanRequest) -> bool:
-    """Return whether a form constrains the answer. This is so for plans of robots and for checks whether a task is done."""
+    """Return whether a form constrains the answer: for a plan for robots, and for a check whether the task is done."""
     return bool(request.robots) or request.mode is PlanMode.CHECK
 
 

@@ -1,10 +1,11 @@
-"""Convert pixels to rays and positions, and back, with the camera models of ROS through OpenCV.
+"""Convert pixels to rays and positions, and positions to pixels. The module uses OpenCV and the camera models of ROS.
 
-Pixels are those of the camera's own image, (0, 0) the centre of the top left one. Positions are metres in the optical frame:
-x right, y down, z forward. A position's depth is its z, not its distance.
+Pixel coordinates refer to the camera's own image. (0, 0) is the centre of the top left pixel. Positions are in metres in the
+optical frame: x to the right, y down, z forward. The depth of a position is its z, not its distance from the camera.
 
-The optical frame is that of the rectified image, as everywhere in ROS: where a calibration has a rotation R (stereo), the rays
-of a raw image are turned by it. Its origin is the camera's own optical centre, so the baseline in P plays no part.
+As everywhere in ROS, the optical frame is the frame of the rectified image. If a calibration has a rotation R (stereo), this
+module rotates the rays of a raw image by R. The origin of the frame is the camera's own optical centre, so the baseline in P is
+not used.
 """
 
 import re
@@ -19,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 
 PLUMB_BOB, RATIONAL, EQUIDISTANT = "plumb_bob", "rational_polynomial", "equidistant"
 _COEFFICIENTS = {PLUMB_BOB: (4, 5), RATIONAL: (4, 5, 8, 12, 14), EQUIDISTANT: (4,)}
-"""Distortion models of ROS, and how many coefficients OpenCV takes for them."""
+"""The distortion models of ROS, and the numbers of coefficients that OpenCV accepts for each."""
 _ALIASES = {
     PLUMB_BOB: (
         "plumbbob",
@@ -45,48 +46,51 @@ _ALIASES = {
         "opencv_fisheye",
     ),
 }
-"""Other names of the same models, as drivers and calibration tools write them."""
+"""Other names that drivers and calibration tools use for the same models."""
 _MODELS = {name: model for model, names in _ALIASES.items() for name in (model, *names)}
 _OWN_PROJECTIONS = re.compile(
     "fish|equi|kannala|omni|mei|sphere|ucm|theta|stereo|ortho|scara|ocam|cylind|panoram|division|(^|_)(fov|ds|kb[0-9]*)($|_)"
 )
-"""Names of lenses that map angles in another way than a pinhole does, even with coefficients of 0."""
+"""Names of lenses whose projection differs from a pinhole's even if all coefficients are 0."""
 
 _LONGEST_MODEL = 100
-"""Characters of a distortion model's name that are read."""
+"""The module reads at most this many characters of a distortion model's name."""
 
 _PRECISION = 1e-3
-"""Pixels by which a ray may miss its pixel; one that misses it by more is NaN."""
+"""Largest reprojection error of a ray in pixels. A ray with a larger error becomes NaN."""
 
 _ROUNDS = 20
-"""Newton steps at most. From OpenCV's first guess, three are usual."""
+"""Most Newton steps. With OpenCV's result as the first guess, three are usually enough."""
 
 _WIDEST_LENS, _LONGEST_LENS = 60.0, 2000.0
-"""Bounds of the focal length: the longer side of the image is at most 60 of it (178 degrees), it is at most 2000 of the side."""
+"""Bounds of the focal length: from 1/60 of the image's longer side (a field of view of 178 degrees) to 2000 times that side."""
 _MOST_SQUEEZED = 5.0
-"""Ratio of the two focal lengths of an image whose pixels are not square."""
+"""Largest ratio of the two focal lengths. They differ if pixels are not square."""
 _FARTHEST_CENTRE = 5.0
-"""Sides of the image by which the principal point may be off its middle, where an image was cut out of a larger one."""
+"""Largest distance of the principal point from the image's middle, in sides of the image. A cropped image has such a distance."""
 
 _FARTHEST_RAY = 1e3
-"""Tangent of the angle to the optical axis beyond which a ray is NaN: it runs along the image's plane."""
+"""Largest tangent of the angle between a ray and the optical axis. A ray beyond it is parallel to the image plane: NaN."""
 
 
 class GeometryError(ValueError):
-    """Why pixels cannot be converted to metres, as a sentence. It has no outcome code, because it does not end the request."""
+    """Pixels cannot be converted to metres. The message is a sentence. The error has no outcome code: the request goes on."""
 
 
 class OtherSizeError(GeometryError):
-    """The calibration is of an image of another size."""
+    """The calibration belongs to an image of another size."""
 
 
 @dataclass(frozen=True)
 class CameraModel:
-    """How a camera maps positions to the pixels of its images.
+    """The mapping between positions and the pixels of a camera's images.
 
-    :param width: of the image, pixels; ``height`` likewise.
-    :param distortion: empty for none, or `PLUMB_BOB`, `RATIONAL` or `EQUIDISTANT`.
-    :param rotation: rows of the matrix that turns the lens's axes to the optical frame's.
+    :param width: width of the image in pixels. ``height`` is its height.
+    :param fx: focal length in pixels, horizontal. ``fy`` is the vertical one.
+    :param cx: horizontal coordinate of the principal point in pixels. ``cy`` is the vertical one.
+    :param distortion: `PLUMB_BOB`, `RATIONAL` or `EQUIDISTANT`; empty: no distortion.
+    :param coefficients: coefficients of the distortion model, in OpenCV's order.
+    :param rotation: rows of the 3x3 matrix that rotates vectors from the lens's axes to the optical frame.
     """
 
     width: int
@@ -116,12 +120,13 @@ class CameraModel:
         rectified: bool,
         image_size: tuple[int, int] | None = None,
     ) -> "CameraModel":
-        """The model of a sensor_msgs/CameraInfo, whose values the parameters are; ``roi``: x_offset, y_offset, width, height.
+        """Return the model for the fields of a sensor_msgs/CameraInfo.
 
-        :param rectified: the images are rectified, so P describes them. Otherwise K, D and R do.
-        :param image_size: (width, height) of the image; the values must imply the same size.
+        :param roi: x_offset, y_offset, width and height in pixels of the sensor.
+        :param rectified: the images are rectified, so P describes them. Otherwise, K, D and R describe them.
+        :param image_size: (width, height) of the image in pixels. The fields must result in the same size. None: not checked.
         :raises OtherSizeError: the image has another size.
-        :raises GeometryError: the camera is not calibrated, or the values contradict each other.
+        :raises GeometryError: the camera is not calibrated, or the fields contradict each other.
         """
         matrix, row = (p, 4) if rectified else (k, 3)
         if len(k) != 9 or len(r) != 9 or len(p) != 12:
@@ -155,7 +160,7 @@ class CameraModel:
             *size,
             fx / bins[0],
             fy / bins[1],
-            # A binned pixel's centre is the middle of the pixels that it was made of.
+            # The centre of a binned pixel is the middle of the sensor pixels that it combines.
             (cx - left + 0.5) / bins[0] - 0.5,
             (cy - top + 0.5) / bins[1] - 0.5,
             name,
@@ -164,7 +169,7 @@ class CameraModel:
         )
 
     def project(self, positions: npt.ArrayLike) -> Floats:
-        """The pixels (n, 2) of positions (n, 3) in the optical frame; NaN for those that are not in front of the camera."""
+        """Return the pixels (n, 2) of positions (n, 3) in the optical frame. A position behind the camera becomes NaN."""
         points = np.asarray(positions, np.float64).reshape(-1, 3) @ np.asarray(self.rotation)
         with np.errstate(divide="ignore", invalid="ignore"):
             flat = points[:, :2] / points[:, 2:]
@@ -172,7 +177,7 @@ class CameraModel:
         return self._distort(flat)[0]
 
     def rays(self, pixels: npt.ArrayLike) -> Floats:
-        """The positions (n, 3) at one metre of depth that pixels (n, 2) show; NaN where no ray of the model gets there."""
+        """Return the positions (n, 3) at a depth of 1 m that pixels (n, 2) show. NaN: the lens model does not cover the pixel."""
         wanted = np.asarray(pixels, np.float64).reshape(-1, 2)
         flat = (wanted - (self.cx, self.cy)) / (self.fx, self.fy)
         if self.distortion and len(wanted):
@@ -184,7 +189,7 @@ class CameraModel:
         return rays
 
     def positions(self, pixels: npt.ArrayLike, depths: npt.ArrayLike) -> Floats:
-        """The positions (n, 3) of pixels (n, 2) at depths (n), metres; all NaN where the depth is NaN."""
+        """Return the positions (n, 3) of pixels (n, 2) at depths (n) in metres. A position with a depth of NaN is all NaN."""
         return self.rays(pixels) * np.asarray(depths, np.float64).reshape(-1, 1)
 
     @property
@@ -192,30 +197,30 @@ class CameraModel:
         return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
 
     def _distort(self, flat: Floats) -> tuple[Floats, Floats]:
-        """The pixels (n, 2) of points (n, 2) in the lens's plane at depth 1, and their derivatives (n, 2, 2)."""
+        """Return the pixels (n, 2) of points (n, 2) in the lens's plane at depth 1, and their derivatives (n, 2, 2)."""
         if not self.distortion or not len(flat):
             return flat * (self.fx, self.fy) + (self.cx, self.cy), np.broadcast_to(np.diag((self.fx, self.fy)), (len(flat), 2, 2))
         points = np.column_stack((flat, np.ones(len(flat))))[:, None, :]
         zero, coefficients = np.zeros(3), np.array(self.coefficients)
         if self.distortion == EQUIDISTANT:
             pixels, jacobian = cv2.fisheye.projectPoints(points, zero, zero, self._matrix, coefficients)
-            columns = slice(11, 13)  # Of the shift: after two each of f and c, four of k, and the turn.
+            columns = slice(11, 13)  # x and y of the translation, after f (2), c (2), k (4) and the rotation (3).
         else:
             pixels, jacobian = cv2.projectPoints(points, zero, zero, self._matrix, coefficients)
             columns = slice(3, 5)
         return np.array(pixels, np.float64).reshape(-1, 2), np.array(jacobian[:, columns], np.float64).reshape(-1, 2, 2)
 
     def _undistort(self, wanted: Floats, guess: Floats) -> Floats:
-        """Points (n, 2) in the lens's plane, by Newton's method from OpenCV's guess, which alone is not exact enough."""
+        """Return points (n, 2) in the lens's plane. Newton's method refines OpenCV's result, which is not exact enough."""
         coefficients = np.array(self.coefficients)
         undistort = cv2.fisheye.undistortPoints if self.distortion == EQUIDISTANT else cv2.undistortPoints
         flat: Floats = np.array(undistort(wanted[:, None, :], self._matrix, coefficients), np.float64).reshape(-1, 2)
-        # OpenCV marks what it cannot solve with huge numbers.
+        # OpenCV returns huge numbers for pixels that it cannot solve.
         flat = np.where(np.abs(flat).max(axis=1, keepdims=True) < _FARTHEST_RAY, flat, guess)
         for _ in range(_ROUNDS):
             pixels, jacobian = self._distort(flat)
             miss = wanted - pixels
-            with np.errstate(invalid="ignore", over="ignore"):  # Absurd coefficients; their rays become NaN.
+            with np.errstate(invalid="ignore", over="ignore"):  # Implausible coefficients overflow. Their rays become NaN.
                 determinant = jacobian[:, 0, 0] * jacobian[:, 1, 1] - jacobian[:, 0, 1] * jacobian[:, 1, 0]
             if not (np.abs(miss) > 1e-7).any():
                 break
@@ -226,13 +231,14 @@ class CameraModel:
                         (jacobian[:, 0, 0] * miss[:, 1] - jacobian[:, 1, 0] * miss[:, 0]) / determinant,
                     )
                 )
-        # A negative determinant: beyond the lens's fold, where the formula maps back into the image and no light comes from.
+        # Beyond a certain angle, the distortion formula folds back into the image and the determinant is negative. A real lens
+        # sees nothing there.
         flat[~((np.abs(miss).max(axis=1) < _PRECISION) & (determinant > 0.0))] = np.nan
         return flat
 
 
 def _check_lens(what: str, size: tuple[int, int], focal: tuple[float, float], centre: tuple[float, float]) -> None:
-    """Raise GeometryError for what no lens has: drivers publish the identity, or numbers of another unit, without calibration."""
+    """Raise GeometryError for values that no lens has. Drivers without a calibration publish the identity or other units."""
     longest = max(size)
     plausible = all(longest / _WIDEST_LENS <= f <= longest * _LONGEST_LENS for f in focal)
     if not plausible or not 1.0 / _MOST_SQUEEZED <= focal[0] / focal[1] <= _MOST_SQUEEZED:
@@ -253,10 +259,9 @@ def _is_rotation(r: Sequence[float]) -> bool:
 
 
 def _distortion(name: str, d: Sequence[float]) -> tuple[str, tuple[float, ...]]:
-    """The model to reckon with, and its coefficients.
+    """Return the distortion model and its coefficients.
 
-    Zeros at the end say nothing and are cut. A lens whose coefficients are all 0 needs no model, unless its projection is not
-    that of a pinhole.
+    Zeros at the end of ``d`` have no effect and are removed. A pinhole lens whose coefficients are all 0 needs no model.
     """
     plain = re.sub(r"[^a-z0-9]+", "_", name[:_LONGEST_MODEL].lower()).strip("_")
     model = _MODELS.get(plain)
@@ -278,7 +283,7 @@ def _distortion(name: str, d: Sequence[float]) -> tuple[str, tuple[float, ...]]:
 def _region(
     width: int, height: int, bins: tuple[int, int], roi: tuple[int, int, int, int]
 ) -> tuple[int, int, tuple[int, int], tuple[int, int]]:
-    """Left and top of what was read of the sensor, the image's (width, height), and the binning."""
+    """Return left and top of the region of the sensor, the image's (width, height), and the binning; all in pixels."""
     left, top, across, down = roi
     if across == 0 and down == 0:
         left, top, across, down = 0, 0, width, height

@@ -1,9 +1,9 @@
-"""Regular expressions that constrain answers to spatial tasks: lists of coordinates within the image.
+"""Regular expressions that constrain answers to spatial tasks to lists of coordinates within the image.
 
-They have the form in which the model families write answers. They are bounded and consist of groups and character classes, which
-Python and grammar engines understand alike. Two more texts match: an empty list, with which a model reports that nothing was
-found, and the empty text, with which a checkpoint that cannot think answers think tags (see `Brain`). `core.reading` reads each
-match to exactly its coordinates.
+The expressions have the form in which the model families write answers. They are bounded. They consist of groups and character
+classes only, because Python and grammar engines interpret these in the same way. Two more texts match. The empty list means that
+the model found nothing. The empty text is the answer of a checkpoint that cannot think to a prompt with think tags (see `Brain`).
+`core.reading` reads exactly the coordinates of each match.
 """
 
 from robobrain_ros.core.imaging import FittedSize
@@ -16,14 +16,14 @@ THOUSANDTHS = 1000
 """The largest coordinate of RoboBrain 2.5, on both axes."""
 
 _SEPARATOR = ", ?"
-"""Each blank is optional. Where a grammar forces one, the engine chooses the tokens of comma and blank, and a model that was
+"""Each blank is optional. A mandatory blank would force the engine to choose the tokens of comma and blank. A model that was
 trained with other tokens writes wrong numbers after them."""
 _DEPTH = r"(0|[1-9][0-9]?)(\.[0-9]{1,3})?"
-"""Metres below 100, to the millimetre."""
+"""A depth below 100 m with a resolution of 1 mm."""
 
 
 def number_up_to(most: int) -> str:
-    """A pattern for whole numbers from 0 to ``most`` (at least 0), without leading zeros."""
+    """Return a pattern for whole numbers from 0 to ``most``, without leading zeros. ``most`` must not be negative."""
     digits = str(most)
     if len(digits) == 1:
         return f"[0-{most}]"
@@ -36,11 +36,12 @@ def number_up_to(most: int) -> str:
 
 
 def coordinate_pattern(task: Task, profile: Profile, size: FittedSize) -> str:
-    """A pattern for the whole answer to a spatial task.
+    """Return a pattern for the whole answer to a spatial task.
 
-    In pixels, points range from 0 to the last pixel of the image that the model sees. Corners of boxes may be one pixel further,
-    on the image's border, as the models write them.
+    For models that answer in pixels, coordinates of points range from 0 to the last pixel of the resized image. Corners of boxes
+    may be one pixel larger, on the image's border, because the models write such corners.
 
+    :param size: size of the image before and after resizing for the model.
     :raises UnsupportedTaskError: the profile does not support the task.
     """
     form = profile.form(task)

@@ -1,16 +1,16 @@
-"""Fit an image to the model's grid, and map what the model points at back into the image.
+"""Resize an image for the model, and convert the model's coordinates to pixels of the original image.
 
-The model sees an image whose sides are multiples of `Profile.cell` and whose area is within a pixel budget. The model's
-processor would resize the image itself. This module does it first, in one step, to a size that the processor keeps. So the size
-that the model's coordinates refer to is known, and mapping them back is exact.
+The sides of the resized image are multiples of `Profile.cell`, and its area is within a pixel budget. The model's processor would
+also resize images, but to a size that the caller does not know. This module therefore resizes the image first, to a size that the
+processor does not change. The model's coordinates refer to this size, so the conversion is exact.
 
-The coordinate of a pixel is that of its centre; (0, 0) is the centre of the top left pixel. An image that is W pixels wide
-reaches from -0.5 to W - 0.5. Let the model see it w pixels wide. Its coordinates map back by
+The coordinate of a pixel is the coordinate of its centre. (0, 0) is the centre of the top left pixel. An image with a width of W
+pixels extends from -0.5 to W - 0.5. If the resized image has a width of w pixels, a coordinate x of the model becomes
 
-- pixels of the model's image: ``u = (x + 0.5) * W / w - 0.5``, centre to centre, as OpenCV's resize does;
-- thousandths: ``u = x / 1000 * W - 0.5``. Thousandths divide the image's extent: 0 is its left border and 1000 its right one,
-  so no half pixel is added;
-- fractions, which some models write instead: as thousandths, with 1 in place of 1000.
+- for pixels of the resized image: ``u = (x + 0.5) * W / w - 0.5``. This maps centres to centres, as OpenCV's resize does.
+- for thousandths: ``u = x / 1000 * W - 0.5``. Thousandths divide the image's extent: 0 is its left border and 1000 its right
+  border, so no half pixel is added to x.
+- for fractions, which some models write instead: as for thousandths, with 1 in place of 1000.
 """
 
 import math
@@ -111,7 +111,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class PixelBudget:
-    """The least and most pixels of an image for the model, and the side of its cells in pixels."""
+    """The least and most pixels of a resized image, and the side in pixels of the square that one visual token covers."""
 
     min_pixels: int
     max_pixels: int
@@ -134,7 +134,8 @@ class PixelBudget:
     def narrowed(self, max_pixels: int) -> "PixelBudget":
         """Return this budget with a lower pixel limit, but not below the minimum. 0 returns the same budget.
 
-        A higher limit has no effect. With it, the model's processor would shrink the image again and the mapping would be wrong.
+        A higher limit has no effect. Otherwise, the model's processor would shrink the image again, and the conversion of
+        coordinates would be wrong.
         """
         if not max_pixels:
             return self
@@ -180,7 +181,9 @@ def fit_image(image: RgbImage, budget: PixelBudget) -> Fitted:
 
 
 def read_image(path: str | Path) -> RgbImage:
-    """Read an image file (JPEG, PNG, ...) as RGB, (height, width, 3), uint8; 16 bits by the rule of `core.formats.bit_depth`.
+    """Read an image file (JPEG, PNG, ...) as RGB, (height, width, 3), uint8.
+
+    `core.formats.bit_depth` describes how 16-bit images are scaled.
 
     :raises BadImageError: the file does not exist, or is not an image.
     """
@@ -214,7 +217,7 @@ def _kind_of(value: object) -> str:
 
 
 def _resting_size(width: int, height: int, min_pixels: int, max_pixels: int, cell: int) -> tuple[int, int]:
-    """Apply ``smart_resize`` until the size no longer changes. If it never settles, use the nearest aspect ratio."""
+    """Apply ``smart_resize`` until the size no longer changes. If it keeps changing, use the nearest aspect ratio."""
     size = width, height
     for _ in range(16):
         resized = _smart_resize(*size, min_pixels, max_pixels, cell)
@@ -242,7 +245,7 @@ def _within_ratio(width: int, height: int) -> tuple[int, int]:
 
 
 def _nearest_size(width: int, height: int, min_pixels: int, max_pixels: int, cell: int) -> tuple[int, int]:
-    """Return the largest size with the nearest aspect ratio. Rounding finds no size within a narrow budget."""
+    """Return the largest size with the nearest aspect ratio. In a narrow budget, ``smart_resize`` rounds to no valid size."""
     least, most = math.ceil(min_pixels / cell**2), max_pixels // cell**2
     best: tuple[float, int, tuple[int, int]] | None = None
     for rows in range(1, most + 1):

@@ -27,7 +27,7 @@ class Palette:
     text: Colour = (255, 255, 255)
 
     def along(self, part: float) -> Colour:
-        """The colour at a part of a trajectory: 0 is its start, 1 its end."""
+        """Return the colour at a part of a trajectory. Part 0 is the start, part 1 is the end."""
         red, green, blue = (round(a + (b - a) * part) for a, b in zip(self.start, self.end, strict=True))
         return red, green, blue
 
@@ -36,22 +36,24 @@ PALETTE = Palette()
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _SHIFT = 4
-"""OpenCV draws at sixteenths of a pixel."""
+"""Fractional bits of drawing coordinates: OpenCV draws with a resolution of 1/16 pixel."""
 
 Place = tuple[float, float]
+"""u and v in pixels."""
 Area = tuple[float, float, float, float]
-"""Left, top, right, bottom."""
+"""Left, top, right and bottom in pixels."""
 
 
 def draw(image: RgbImage, answer: Answer, *, instruction: str = "", thinking: bool = False) -> RgbImage:
     """Return a copy of the image with the answer drawn on it.
 
-    Points are numbered in their order. Boxes have their labels. A trajectory begins at a ring and ends at an arrow head. Plans
-    and text answers are in a caption below the instruction, at the edge of the image where less is drawn.
+    Points are numbered in order. Boxes have their labels. A trajectory begins with a ring and ends with an arrow head. A caption
+    shows the instruction, and below it the plan or the text answer. The caption is at the top or the bottom of the image,
+    whichever covers less of the drawing.
 
-    :param image: the query's own image: RGB, (height, width, 3), uint8.
-    :param thinking: add the model's thinking to the caption, after the answer, as far as there is room.
-    :raises BadImageError: the image is not such an array.
+    :param image: the image of the query: RGB, (height, width, 3), uint8.
+    :param thinking: add the model's thinking to the caption, after the answer, if there is space.
+    :raises BadImageError: the image has another shape or dtype.
     """
     check_image(image)
     canvas = _Canvas(np.array(image, order="C", copy=True))
@@ -68,7 +70,7 @@ def draw(image: RgbImage, answer: Answer, *, instruction: str = "", thinking: bo
 
 
 def _words_of(answer: Answer) -> list[str]:
-    """The text of an answer, in paragraphs."""
+    """Return the paragraphs of the answer's text: the text of an ask answer, or the steps of a plan."""
     paragraphs = [answer.text] if answer.task is Task.ASK else []
     parallel = [step.order for step in answer.steps]
     for step in answer.steps:
@@ -84,11 +86,11 @@ class _Canvas:
     anchors: list[Place] = field(default_factory=list)
     """Places that labels should not cover."""
     taken: list[Area] = field(default_factory=list)
-    """Areas that labels cover already."""
+    """Areas of the labels drawn so far."""
 
     def __post_init__(self) -> None:
         self.height, self.width = self.image.shape[:2]
-        # One on a 640x480 image; grows slower than the image's diagonal, so that details of large ones stay visible.
+        # The unit is 1 on a 640x480 image. It grows slower than the diagonal, so that details of large images stay visible.
         self.unit = max(0.35, (math.hypot(self.width, self.height) / 800) ** 0.85)
         self.line = max(1, round(2.5 * self.unit + 0.3))
         self.ring = max(1, round(1.8 * self.unit))
@@ -135,7 +137,7 @@ class _Canvas:
             self._dot(places[0], self.radius * 0.4, PALETTE.end)
 
     def labels(self, answer: Answer) -> None:
-        """Draw the labels of points and boxes; if there are several, with their numbers."""
+        """Draw the labels of points and boxes. If there are several, each label begins with a number."""
         for number, point in enumerate(answer.points, 1):
             parts = [str(number)] if len(answer.points) > 1 else []
             self._label(" ".join([*parts, point.label]), (point.u, point.v), PALETTE.point)
@@ -144,9 +146,9 @@ class _Canvas:
             self._tag(" ".join([*parts, box.label]), box)
 
     def caption(self, instruction: str, paragraphs: Sequence[str], aside: str = "") -> None:
-        """Draw text on a dark band at the bottom, or at the top if that covers less.
+        """Draw text on a dark band at the bottom of the image, or at the top if the band covers less there.
 
-        The band takes at most half of the image. Text that does not fit is cut: first the aside, then the instruction.
+        The band covers at most half of the image. If the text does not fit, the aside is cut first, then the instruction.
         """
         margin = max(2, round(7 * self.unit))
         line_height = self._text_size("Ag")[1]
@@ -176,7 +178,11 @@ class _Canvas:
             self._text(line, (margin, top + margin + line_height + number * pitch), PALETTE.text)
 
     def _segment(self, start: Place, end: Place, way: tuple[float, float, float], edge: bool) -> None:
-        """Draw a straight part of a trajectory. ``way``: the lengths at its begin and its end, and of the whole."""
+        """Draw one straight segment of a trajectory.
+
+        :param way: length of the trajectory up to the segment's start and up to its end, and the whole length; in pixels.
+        :param edge: draw the dark edge instead of the coloured line.
+        """
         begins, ends, whole = way
         pieces = max(1, round((ends - begins) / max(whole, 1e-9) * 32))
         for piece in range(pieces):
@@ -205,13 +211,13 @@ class _Canvas:
             cv2.circle(self.image, self._fixed(place), round(size * 2**_SHIFT), dot_colour, cv2.FILLED, cv2.LINE_AA, _SHIFT)
 
     def _label(self, text: str, place: Place, colour: Colour) -> None:
-        """Draw text beside a place, on the side where it covers least."""
+        """Draw text next to a place, on the side where it covers least."""
         text = self._shortened(_plain(text), self.width * 0.5)
         if not text:
             return
         width, height = self._text_size(text)
         if height > self.height / 12:
-            return  # On such a small image, numbers would cover too much.
+            return  # On a small image, labels would cover too much.
         pad = max(1, round(2 * self.unit))
         width, height, gap = width + 2 * pad, height + 2 * pad, self.radius + 2 * self.edge
         near = gap * 0.5
@@ -245,13 +251,13 @@ class _Canvas:
         self.taken.append(area)
 
     def _inside(self, area: Area) -> Area:
-        """The area, moved into the image."""
+        """Return the area, moved into the image."""
         left = min(max(area[0], 0), max(self.width - 1 - (area[2] - area[0]), 0))
         top = min(max(area[1], 0), max(self.height - 1 - (area[3] - area[1]), 0))
         return left, top, left + area[2] - area[0], top + area[3] - area[1]
 
     def _cost(self, area: Area) -> float:
-        """How much a label in this area would cover."""
+        """Return a measure of how much a label in this area would cover."""
         left, top, right, bottom = area
         reach = self.radius * 0.7
         hidden: int = sum(left - reach <= u <= right + reach and top - reach <= v <= bottom + reach for u, v in self.anchors)
@@ -262,7 +268,7 @@ class _Canvas:
         return hidden + 3 * overlap / max((right - left) * (bottom - top), 1.0)
 
     def _wrap(self, text: str, width: float) -> list[str]:
-        """Break text into lines no wider than ``width``; words that are wider are cut."""
+        """Break text into lines of at most ``width`` pixels. Longer words are cut."""
         lines: list[str] = []
         for word in text.split():
             longer = f"{lines[-1]} {word}" if lines else word
@@ -293,7 +299,7 @@ class _Canvas:
         return width, height
 
     def _fixed(self, place: Place) -> tuple[int, int]:
-        """A place in sixteenths of a pixel, limited to OpenCV's range."""
+        """Return a place in 1/16 pixel, limited to OpenCV's range."""
         u, v = (min(max(value, -1e6), 1e6) for value in place)
         return round(u * 2**_SHIFT), round(v * 2**_SHIFT)
 
@@ -303,7 +309,7 @@ def _between(start: Place, end: Place, part: float) -> Place:
 
 
 def _plain(text: str) -> str:
-    """Text that OpenCV can draw: one line of at most 2000 characters; before OpenCV 5, in ASCII."""
+    """Return the text as one line of at most 2000 characters. Before OpenCV 5, it is ASCII, because OpenCV draws nothing else."""
     line = " ".join(text[:2000].split())
     if _DRAWS_ASCII_ONLY:
         line = "".join(_ASCII.get(character, character if character.isascii() else "?") for character in line)

@@ -43,7 +43,7 @@ class TaskPrompt:
     form: AnswerForm
 
     def fill(self, text: str) -> str:
-        """Return the prompt for ``text``, without a full stop at the end of the text, because the template has one."""
+        """Return the prompt for ``text``. A full stop at the end of the text is removed, because the template has its own."""
         if self.template == TEXT_SLOT:
             return text
         return self.template.replace(TEXT_SLOT, text.strip().rstrip(". \t\r\n"))

@@ -14,7 +14,7 @@ RgbImage = npt.NDArray[np.uint8]
 
 
 class Task(str, Enum):
-    """What the model does."""
+    """The kind of a query. The value is the name of the task in messages, in parameters and on the command line."""
 
     ASK = "ask"
     POINT = "point"
@@ -126,7 +126,7 @@ class PlanStep:
 
 @dataclass(frozen=True)
 class AnswerContent:
-    """What the model answered.
+    """The content of a model's answer. Fields that the task does not use are empty.
 
     :param text: the answer without the thinking.
     :param reasoning: the text of a plan without its steps.
@@ -148,7 +148,8 @@ class ParsedAnswer(AnswerContent):
     """The content of an answer's text, with coordinates as the model wrote them (see `CoordinateRule`).
 
     :param nothing_found: whether the model reports that the object is missing (an empty list, "There is no ...").
-    :param normalized: whether the coordinates are fractions (0 to 1) of the image's width and height, whatever the profile says.
+    :param normalized: whether the coordinates are fractions (0 to 1) of the image's width and height. This overrides the
+        profile's `CoordinateRule`.
     """
 
     nothing_found: bool = False

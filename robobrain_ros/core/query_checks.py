@@ -10,7 +10,7 @@ from robobrain_ros.engine.base import MOST_IMAGES
 from robobrain_ros.errors import BadRequestError
 
 LONGEST_TEXT = 8000
-"""Most characters of a question. Most of the model's context stays free."""
+"""Most characters of a question. A question of this length leaves most of the model's context free."""
 
 
 def check_query(query: Query, special_tokens: frozenset[str] = frozenset()) -> None:

@@ -1,7 +1,7 @@
-"""Find the surfaces at the pixels of an answer, from a depth image of the same time.
+"""Find the depths of the surfaces that an answer's pixels show, in a depth image of the same time.
 
 A depth image has the depth of each pixel along the optical axis. It shows the same view as the image, but its size may differ.
-Nothing is guessed: where too few depths are valid, the result is NaN with a reason.
+The module never guesses. If too few depths around a pixel are valid, the result is NaN with a reason.
 """
 
 from collections.abc import Sequence
@@ -33,19 +33,19 @@ NO_OWN_DEPTH = "the model gave no depth"
 OWN_OUT_OF_RANGE = "the model's own depth is outside min_depth to max_depth"
 
 _CONVERTED_NO_SAMPLE = np.float32(NO_SAMPLE * 1e-3)
-"""65535 after a driver has converted millimetres to metres."""
+"""The value 65535 after a driver converted millimetres to metres."""
 
 _LEAST = 5e-4
-"""Metres. Smaller values are 0, or floats with the wrong byte order."""
+"""Smallest valid depth in metres. Smaller values are 0, or floats with the wrong byte order."""
 
 _STRETCH = 0.02
-"""Relative difference that the aspect ratios of depth image and image may have, because sizes are whole pixels."""
+"""Largest relative difference of the aspect ratios of depth image and image. They differ because sizes are whole pixels."""
 
 _ENOUGH = 4
-"""Fewest samples of a surface. Fewer samples are a measuring error."""
+"""Fewest samples of a surface. A group with fewer samples is a measuring error."""
 
 _FLAT = 0.3
-"""Deviation from a plane that its samples may have, as a share of a gap. For two planes a gap apart it is about a quarter."""
+"""Largest deviation of samples from a plane, as a share of `_gap`. Two planes that are one gap apart deviate by about 0.25."""
 
 _BOX_SAMPLES = 32
 """Most samples along each side of a box."""
@@ -53,10 +53,10 @@ _BOX_SAMPLES = 32
 
 @dataclass(frozen=True)
 class DepthImage:
-    """A depth image without a copy: (height, width), uint16 millimetres or float32 metres.
+    """A view of a depth image's samples: (height, width), uint16 in millimetres or float32 in metres.
 
-    In uint16, 0 (REP 118) and 65535 are invalid. In float32, NaN, 0, denormal and negative depths are invalid. -Inf is nearer
-    and +Inf farther than the camera can measure (REP 117); so are finite depths outside of ``limits``.
+    In uint16, 0 (REP 118) and 65535 are invalid. In float32, NaN, 0, denormal and negative depths are invalid. -Inf means nearer
+    and +Inf means farther than the camera can measure (REP 117). Finite depths outside of ``limits`` are read as -Inf or +Inf.
     """
 
     samples: npt.NDArray[np.uint16] | npt.NDArray[np.float32]
@@ -75,9 +75,10 @@ class DepthImage:
         limits: DepthRange = USUAL_DEPTH,
         detect_clamp: bool = True,
     ) -> "DepthImage":
-        """Make a depth image of the values of a sensor_msgs/Image, without a copy. For the last two parameters see `bounded`.
+        """Make a depth image from the fields of a sensor_msgs/Image, without copying the data.
 
-        :raises GeometryError: the encoding is not one of depth, or the sizes contradict each other; see also `bounded`.
+        :param limits: see `bounded`. ``detect_clamp``: likewise.
+        :raises GeometryError: the encoding is not an encoding of depth, or the sizes contradict each other. See also `bounded`.
         """
         kind = {"16uc1": "u2", "mono16": "u2", "32fc1": "f4"}.get(encoding.strip().lower())
         if kind is None:
@@ -97,10 +98,10 @@ class DepthImage:
         return cls(samples).bounded(limits, detect_clamp=detect_clamp)
 
     def bounded(self, limits: DepthRange, *, detect_clamp: bool = True) -> "DepthImage":
-        """Return the same image, in which only depths within the limits are measurements.
+        """Return the same image with limits. Only depths within the limits count as measurements.
 
-        :param detect_clamp: exclude the value at which a driver clamps, by the rule of `clamp_of`.
-        :raises GeometryError: the whole image is in millimetres where metres are expected, or the other way round.
+        :param detect_clamp: also exclude the value at which the driver clamps depths, by the rule of `clamp_of`.
+        :raises GeometryError: a 32FC1 image is in millimetres, or a 16UC1 image is not.
         """
         some = replace(self, samples=some_of(self.samples))._valid(np.s_[:, :])
         if self.samples.dtype.kind == "f" and in_millimetres(some, limits):
@@ -128,12 +129,12 @@ class DepthImage:
         return int(self.samples.shape[0])
 
     def metres(self) -> npt.NDArray[np.float32]:
-        """The whole image in metres, (height, width), float32. NaN where nothing was measured."""
+        """Return the whole image in metres: (height, width), float32, NaN where nothing was measured."""
         depths = self._take(np.s_[:, :])
         return np.where(np.isfinite(depths), depths, np.nan).astype(np.float32)
 
     def at(self, rows: Integers, columns: Integers) -> Floats:
-        """Depths in metres at pixels. NaN outside of the image and where invalid; infinite as of REP 117."""
+        """Return the depths in metres at pixels: NaN if invalid or outside of the image, -Inf or +Inf as defined by REP 117."""
         inside = (rows >= 0) & (rows < self.height) & (columns >= 0) & (columns < self.width)
         depths = self._take((np.where(inside, rows, 0), np.where(inside, columns, 0)))
         depths[~inside] = np.nan
@@ -146,7 +147,7 @@ class DepthImage:
         return depths
 
     def _valid(self, where: tuple[slice, slice] | tuple[Integers, Integers]) -> Floats:
-        """Depths in metres, NaN where invalid. The limits do not apply."""
+        """Return depths in metres, NaN where invalid. The limits do not apply."""
         samples = self.samples[where]
         depths = samples.astype(np.float64)
         if self.samples.dtype.kind == "u":
@@ -158,12 +159,12 @@ class DepthImage:
         return depths
 
     def scale(self, camera: CameraModel) -> tuple[float, float]:
-        """Depth pixels per pixel of the camera's image, to the right and down.
+        """Return the number of depth pixels per pixel of the camera's image: (horizontal, vertical).
 
         :raises GeometryError: the aspect ratios differ, so the views differ.
         """
         across, down = self.width / camera.width, self.height / camera.height
-        # A pixel more or less is rounding, however small the image.
+        # A difference of one pixel is always rounding. In a small image, it is a large relative difference.
         slack = _STRETCH + 1.0 / min(self.width, self.height)
         if abs(across / down - 1.0) > slack:
             raise GeometryError(
@@ -175,10 +176,11 @@ class DepthImage:
 
 @dataclass(frozen=True)
 class Lifted:
-    """Positions (n, 3) in the optical frame, in metres.
+    """The result of lifting n pixels.
 
-    An unknown position is NaN, and its entry in ``reasons`` (n) states why; the entries of known ones are empty. ``interpolated``
-    (n): the depth was not measured, but interpolated between the neighbours.
+    :param positions: (n, 3), metres, in the optical frame. An unknown position is NaN.
+    :param reasons: (n) why a position is unknown; empty: the position is known.
+    :param interpolated: (n) whether the depth was interpolated between neighbouring waypoints, not measured.
     """
 
     positions: Floats
@@ -189,9 +191,10 @@ class Lifted:
 def lift_points(
     camera: CameraModel, depth: DepthImage | None, points: Sequence[Point], limits: DepthRange = USUAL_DEPTH
 ) -> Lifted:
-    """Lift each point to the surface that it shows; without a depth image, to the model's own depth.
+    """Lift each point to the surface that the depth image shows there. Without a depth image, use the model's own depth.
 
-    :param limits: limits of the model's own depths. A depth image has limits of its own.
+    :param limits: limits of the model's own depths. A depth image has its own limits.
+    :raises GeometryError: the views of depth image and camera differ.
     """
     pixels = _pixels(points)
     if depth is None:
@@ -202,7 +205,10 @@ def lift_points(
 
 
 def lift_boxes(camera: CameraModel, depth: DepthImage, boxes: Sequence[Box]) -> Lifted:
-    """Lift the centre of each box to the surface of the object that fills the box."""
+    """Lift the centre of each box to the surface of the object that fills the box.
+
+    :raises GeometryError: the views of depth image and camera differ.
+    """
     scale = depth.scale(camera)
     found = [_surface_in(depth, box, scale) for box in boxes]
     pixels = np.array([((box.u_min + box.u_max) / 2.0, (box.v_min + box.v_max) / 2.0) for box in boxes]).reshape(-1, 2)
@@ -213,19 +219,21 @@ def lift_boxes(camera: CameraModel, depth: DepthImage, boxes: Sequence[Box]) -> 
 def lift_waypoints(
     camera: CameraModel, depth: DepthImage | None, waypoints: Sequence[Point], limits: DepthRange = USUAL_DEPTH
 ) -> Lifted:
-    """Lift each waypoint to the model's own depth, because waypoints may be in the air; without one, to the surface it shows.
+    """Lift each waypoint to the model's own depth, because waypoints may be in free space.
 
-    A waypoint without a depth, between waypoints with one, is interpolated on the straight line in space between them.
+    A waypoint without such a depth is lifted to the surface that the depth image shows. If the surface is unknown, the depth is
+    interpolated: the waypoint then lies on the straight line in space between its neighbours with a depth.
 
-    :param limits: limits of the model's own depths. A depth image has limits of its own.
+    :param limits: limits of the model's own depths. A depth image has its own limits.
+    :raises GeometryError: the views of depth image and camera differ.
     """
     pixels = _pixels(waypoints)
     depths, reasons = _own_depths(waypoints, limits)
-    open_ones = np.flatnonzero(np.isnan(depths))
-    if depth is not None and len(open_ones):
-        measured, why = surface_at(depth, pixels[open_ones], depth.scale(camera))
-        depths[open_ones] = measured
-        for index, reason in zip(open_ones, why, strict=True):
+    missing = np.flatnonzero(np.isnan(depths))
+    if depth is not None and len(missing):
+        measured, measured_reasons = surface_at(depth, pixels[missing], depth.scale(camera))
+        depths[missing] = measured
+        for index, reason in zip(missing, measured_reasons, strict=True):
             reasons[index] = reason
     depths, interpolated = _bridged(pixels, depths)
     return _lifted(camera, pixels, depths, reasons, interpolated)
@@ -235,11 +243,11 @@ def _lifted(camera: CameraModel, pixels: Floats, depths: Floats, reasons: Sequen
     positions = camera.positions(pixels, depths)
     known: Bools = np.isfinite(positions[:, 0])
     positions[~known] = np.nan
-    said = tuple(
+    all_reasons = tuple(
         "" if good else (reason if np.isnan(d) else "the camera's lens model does not cover this pixel")
         for good, reason, d in zip(known, reasons, depths, strict=True)
     )
-    return Lifted(positions, said, interpolated & known)
+    return Lifted(positions, all_reasons, interpolated & known)
 
 
 def _pixels(points: Sequence[Point]) -> Floats:
@@ -247,7 +255,7 @@ def _pixels(points: Sequence[Point]) -> Floats:
 
 
 def _own_depths(points: Sequence[Point], limits: DepthRange) -> tuple[Floats, list[str]]:
-    """The model's own depths, NaN where missing or implausible, with the reasons."""
+    """Return the model's own depths in metres, NaN where missing or implausible, and the reasons for NaN."""
     depths = np.array([np.nan if point.depth is None else point.depth for point in points], np.float64)
     depths[~(depths > 0.0)] = np.nan
     outside = limits.too_near(depths) | limits.too_far(depths) | np.isinf(depths)
@@ -256,12 +264,15 @@ def _own_depths(points: Sequence[Point], limits: DepthRange) -> tuple[Floats, li
 
 
 def _bridged(pixels: Floats, depths: Floats) -> tuple[Floats, Bools]:
-    """Fill gaps between known depths, and tell which. 1 / depth is linear along a straight line in space."""
+    """Interpolate unknown depths between known ones. Return all depths, and which of them were interpolated.
+
+    The interpolation uses 1 / depth, which is linear in the image along a straight line in space.
+    """
     gaps, known = np.isnan(depths), np.flatnonzero(~np.isnan(depths))
     if not gaps.any() or len(known) < 2:
         return depths, np.zeros(len(depths), np.bool_)
     inner = gaps & (np.arange(len(depths)) > known[0]) & (np.arange(len(depths)) < known[-1])
-    # Where two waypoints are the same pixel, their order still counts.
+    # The small addend keeps the order of two waypoints at the same pixel.
     way = np.concatenate(([0.0], np.cumsum(np.hypot(*np.diff(pixels, axis=0).T) + 1e-6)))
     filled = depths.copy()
     filled[inner] = 1.0 / np.interp(way[inner], way[known], 1.0 / depths[known])
@@ -270,7 +281,7 @@ def _bridged(pixels: Floats, depths: Floats) -> tuple[Floats, Bools]:
 
 @lru_cache(maxsize=8)
 def _window(radius: int) -> tuple[Integers, Integers, Floats]:
-    """Rows, columns and weights of the samples in a round window. The centre comes first."""
+    """Return rows, columns and weights of the samples in a round window. The centre is the first sample."""
     down, across = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     distance = np.hypot(down, across)
     order = np.argsort(distance, axis=None, kind="stable")
@@ -280,19 +291,21 @@ def _window(radius: int) -> tuple[Integers, Integers, Floats]:
 
 
 def _gap(depths: Floats) -> Floats:
-    """Distance in metres between neighbouring depths beyond which they belong to two surfaces, not to noise or slant.
+    """Return the largest difference in metres between neighbouring depths of one surface. It allows for noise and slant.
 
-    Noise of depth cameras grows with the square of the depth (Khoshelham and Elberink 2012).
+    The noise of depth cameras grows with the square of the depth (Khoshelham and Elberink 2012).
     """
     return 0.008 + 0.004 * depths + 0.003 * depths * depths
 
 
 def surface_at(depth: DepthImage, pixels: Floats, scale: tuple[float, float]) -> tuple[Floats, list[str]]:
-    """Depths (n) in metres of the surfaces at pixels (n, 2) of the image, and the reasons where they are NaN.
+    """Return the depths (n) in metres of the surfaces at pixels (n, 2) of the image, and the reason for each NaN.
 
-    In a window around each pixel, depths without a gap between them are one surface. The result is the nearest surface, from a
-    plane through its samples. If the pixel itself has no depth, the surface must surround it, because an object that depth
-    cameras cannot see must not get the depth of the background.
+    In a window around each pixel, depths without a gap between them form one surface. The function fits a plane to the samples
+    of the nearest surface and returns the plane's depth. If the pixel itself has no depth, the surface must surround the pixel.
+    Otherwise, an object that the depth camera cannot see would get the depth of the background.
+
+    :param scale: depth pixels per pixel of the image (`DepthImage.scale`).
     """
     if not len(pixels):
         return np.empty(0), []
@@ -312,7 +325,7 @@ def surface_at(depth: DepthImage, pixels: Floats, scale: tuple[float, float]) ->
     chosen = _nearest_surface(z, np.ones_like(weights), _ENOUGH, centre_decides=True)
     split = np.flatnonzero((np.isfinite(z) & ~chosen).any(axis=1))
     if len(split):
-        # A floor seen along its length has gaps, too: from row to row.
+        # A floor at a grazing angle also has gaps, from row to row. If a plane fits all samples, they are one surface.
         all_valid = np.isfinite(z[split])
         depths, misfit = _plane(z[split], all_valid, weights, x[split], y[split])
         flat = (misfit < _FLAT * _gap(depths)) & (all_valid.sum(axis=1) > 4 * _ENOUGH)
@@ -328,11 +341,11 @@ def surface_at(depth: DepthImage, pixels: Floats, scale: tuple[float, float]) ->
 
 
 def _nearest_surface(z: Floats, weights: Floats, enough: float, *, centre_decides: bool = False) -> Bools:
-    """Which samples (n, w) belong to the nearest surface whose samples have at least the weight ``enough``.
+    """Return which samples (n, w) belong to the nearest surface. The weights of its samples must sum to at least ``enough``.
 
-    :param z: depths; infinite ones are invalid.
-    :param centre_decides: the surface of the first sample takes precedence over farther ones if it has two samples or more. If it
-        has only one, no surface is chosen: the sample is a measuring error or something too thin.
+    :param z: depths (n, w); infinity: invalid.
+    :param centre_decides: the surface of the first sample takes precedence over farther surfaces if it has at least two samples.
+        If it has only one sample, no surface is chosen, because the sample is a measuring error or an object that is too thin.
     """
     count, size = z.shape
     order = np.argsort(z, axis=1)
@@ -360,17 +373,17 @@ def _nearest_surface(z: Floats, weights: Floats, enough: float, *, centre_decide
 
 
 def _reaches(z: Floats, chosen: Bools, inside: Bools) -> Bools:
-    """Whether the chosen surface (n, w) of a window reaches its centre: at the pixel itself, or around a pixel without depth."""
+    """Return whether the chosen surface (n, w) of a window includes its centre, or surrounds a centre without depth."""
     around = chosen[:, 1:9].sum(axis=1)
     behind = (np.isfinite(z) & ~chosen).any(axis=1)
-    # Before something farther, the surface's own edge may be what could not be measured.
+    # In front of another surface, the unmeasured centre may be the edge of the chosen surface. Three neighbours are enough then.
     needed = np.where(behind, 3, 0.75 * inside[:, 1:9].sum(axis=1))
-    there: Bools = np.isfinite(z[:, 0]) | ((around >= needed) & (around > 0))
-    return there
+    reaches: Bools = np.isfinite(z[:, 0]) | ((around >= needed) & (around > 0))
+    return reaches
 
 
 def _plane(z: Floats, chosen: Bools, weights: Floats, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """Fit a plane through the chosen samples (n, w) at x and y. 1 / depth of a plane is linear in the image.
+    """Fit a plane to the chosen samples (n, w) at x and y. In the image, 1 / depth of a plane is linear.
 
     :returns: the depth (n) at x = y = 0, NaN where no sample is chosen; the root mean square deviation (n) in metres.
     """
@@ -381,13 +394,13 @@ def _plane(z: Floats, chosen: Bools, weights: Floats, x: Floats, y: Floats) -> t
     x_mean, y_mean, q_mean = (weight * x).sum(axis=1), (weight * y).sum(axis=1), (weight * q).sum(axis=1)
     x, y, q = x - x_mean[:, None], y - y_mean[:, None], q - q_mean[:, None]
     wx, wy = weight * x, weight * y
-    # Without samples on all sides, no slope rather than any.
+    # The addend makes the slope 0 if the samples do not surround the centre. Otherwise, the slope would be arbitrary.
     xx, yy, xy = (wx * x).sum(axis=1) + 0.1, (wy * y).sum(axis=1) + 0.1, (wx * y).sum(axis=1)
     xq, yq = (wx * q).sum(axis=1), (wy * q).sum(axis=1)
     determinant = xx * yy - xy * xy
     slope_x, slope_y = (yy * xq - xy * yq) / determinant, (xx * yq - xy * xq) / determinant
     inverse = q_mean - slope_x * x_mean - slope_y * y_mean
-    # Small differences of 1 / depth are those of depth by its square.
+    # A small difference of 1 / depth, times the square of the depth, is a difference of depths.
     off = (q - slope_x[:, None] * x - slope_y[:, None] * y) * z * z
     misfit = np.sqrt((off * off * chosen).mean(axis=1) * chosen.shape[1] / np.maximum(chosen.sum(axis=1), 1))
     nearest = np.where(chosen, z, np.inf).min(axis=1)
@@ -398,13 +411,16 @@ def _plane(z: Floats, chosen: Bools, weights: Floats, x: Floats, y: Floats) -> t
 
 
 def _surface_in(depth: DepthImage, box: Box, scale: tuple[float, float]) -> tuple[float, str]:
-    """The depth at a box's centre of the nearest surface that fills much of its middle; otherwise NaN and the reason."""
+    """Return the depth in metres at a box's centre, of the nearest surface that fills much of the box's middle.
+
+    :returns: the depth and an empty text, or NaN and the reason.
+    """
     sides = np.array([[box.u_min, box.v_min], [box.u_max, box.v_max]])
     if not np.isfinite(sides).all():
         return np.nan, UNKNOWN
     low, high = (sides + 0.5) * scale - 0.5
     middle, quarter = (low + high) / 2.0, np.maximum((high - low) / 4.0, 1.0)
-    # The outer half of a box shows the background in its corners, and the ground that the thing stands on.
+    # Use the inner half only: the outer half also shows the background and the surface on which the object stands.
     v, u = (
         np.unique(np.rint(np.linspace(middle[axis] - quarter[axis], middle[axis] + quarter[axis], _BOX_SAMPLES))).astype(np.intp)
         for axis in (1, 0)
@@ -420,5 +436,5 @@ def _surface_in(depth: DepthImage, box: Box, scale: tuple[float, float]) -> tupl
     if valid < 0.4 * weights.sum() or not chosen.any():
         half = raw.size / 2
         return np.nan, TOO_NEAR if (raw == -np.inf).sum() > half else TOO_FAR if (raw == np.inf).sum() > half else UNKNOWN
-    # Those next to the centre: on a slant, they have its depth.
+    # Use the samples next to the centre. On a slanted surface, only they have the depth of the centre.
     return float(np.median(z[0][chosen][: max(_ENOUGH, raw.size // 40)])), ""

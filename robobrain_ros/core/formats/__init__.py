@@ -1,1 +1,1 @@
-"""The formats of images and depth images as sensors and image_transport deliver them."""
+"""Decode images and depth images in the formats of sensors and image_transport."""

@@ -1,14 +1,15 @@
-"""16-bit samples to 8-bit samples, by one stated rule.
+"""Convert 16-bit samples to 8-bit samples.
 
-A 16-bit image does not state how many of its bits the sensor uses: 10-bit and 12-bit cameras, infrared and thermal cameras all
-publish 16 bits. Dividing by 256 would make the image of a 12-bit camera nearly black. The rule depends on the image alone:
+A 16-bit image does not state how many bits its sensor uses. Cameras with 10 or 12 bits, infrared cameras and thermal cameras all
+publish 16 bits. Dividing by 256 would make the image of a 12-bit camera nearly black. The result depends on nothing but the image
+and the bit depth, if it is known:
 
-- With a known bit depth ``bits``, 0 is black and ``2 ** bits - 1`` is white.
-- Otherwise, colour images and Bayer mosaics use the smallest of 8, 10, 12, 14 and 16 bits that holds the largest sample, so that
-  hue and exposure are kept.
-- Otherwise, grey images are stretched linearly: the 0.1 % darkest samples become black and the 0.1 % brightest become white. One
-  step of the sensor becomes at most one grey level, so noise is not amplified. An image that covers at least half of the 16-bit
-  range is not stretched: it keeps its upper 8 bits.
+- With a known bit depth ``bits``, 0 becomes black and ``2 ** bits - 1`` becomes white.
+- Without one, colour images and Bayer mosaics get the smallest bit depth (8, 10, 12, 14 or 16) that can hold the largest sample.
+  This keeps hue and exposure.
+- Without one, grey images are stretched linearly. The 0.1 % darkest samples become black and the 0.1 % brightest become white.
+  One step of the sensor becomes at most one grey level, so noise is not amplified. An image that covers at least half of the
+  16-bit range is not stretched. It keeps its upper 8 bits.
 """
 
 import numpy as np
@@ -18,25 +19,25 @@ Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint16]
 
 BIT_DEPTHS = (8, 10, 12, 14, 16)
-"""Bit depths of sensors."""
+"""Bit depths that sensors have."""
 
 SCALED_BY_ITSELF = (
     "16-bit images do not state the sensor's bit depth, so the node scales the brightness of each image by its own samples "
     "(docs/reference/interfaces.md). For a fixed scale, set <camera>.bit_depth."
 )
-"""What a user should know about images that are scaled without a known bit depth."""
+"""Note for users whose images are scaled without a known bit depth."""
 
 _CUT = 0.001
-"""Share of the samples that becomes black, and that becomes white, when a grey image is stretched."""
+"""Share of the samples that become black, and of those that become white, when a grey image is stretched."""
 
 _WIDE = 1 << 15
-"""Range of samples from which on a grey image is taken to use all 16 bits."""
+"""Smallest range of samples for which a grey image is assumed to use all 16 bits."""
 
 
 def colour_to_8_bits(samples: Words, bits: int = 0) -> Bytes:
-    """Scale colour samples, or those of a Bayer mosaic, of any shape.
+    """Scale the samples of a colour image or a Bayer mosaic, of any shape, from uint16 to uint8.
 
-    :param bits: bit depth of the sensor; 0: as the largest sample implies.
+    :param bits: bit depth of the sensor; 0: estimated from the largest sample.
     """
     if not bits:
         largest = int(samples.max(initial=0))
@@ -45,7 +46,7 @@ def colour_to_8_bits(samples: Words, bits: int = 0) -> Bytes:
 
 
 def gray_to_8_bits(samples: Words, bits: int = 0) -> Bytes:
-    """Scale grey samples (height, width).
+    """Scale grey samples (height, width) from uint16 to uint8.
 
     :param bits: bit depth of the sensor; 0: stretch the image.
     """
@@ -60,7 +61,7 @@ def gray_to_8_bits(samples: Words, bits: int = 0) -> Bytes:
 
 
 def _ends(samples: Words) -> tuple[int, int]:
-    """The samples between which all lie but the share `_CUT` at either end."""
+    """Return the samples at the lower and the upper end of the stretch. The share `_CUT` of the samples is beyond each end."""
     below = np.cumsum(np.bincount(samples.ravel(), minlength=1 << 16))
     cut = int(samples.size * _CUT)
     low = np.searchsorted(below, cut, side="right")

@@ -1,4 +1,4 @@
-"""Which samples of a depth image are measurements: bounds, and the values that drivers write where nothing was measured."""
+"""Find the samples of a depth image that are no measurements: values out of range, and values that drivers write instead."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,63 +9,67 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 NO_SAMPLE = 65535
-"""Millimetres that drivers and filters write in 16 bits for "not measured", beside 0."""
+"""Value in millimetres that drivers and filters write for "not measured" in 16-bit images, in addition to 0."""
 
 _SLACK = 1e-6
-"""Relative rounding of a depth on its way through float32."""
+"""Relative rounding error of a depth that was converted to float32 and back."""
 _MOST_SAMPLES = 150_000
-"""Samples of a depth image that the checks of the whole image read."""
+"""Most samples of a depth image that a check of the whole image reads."""
 
 _LOWEST_CLAMP = 4.0
-"""Metres. Drivers do not clamp below it, and noise-free images of near walls are common in simulation."""
+"""Metres. Drivers do not clamp at smaller depths. In simulation, images of nearer walls have no noise and only seem clamped."""
 _CLAMP_SHARE, _CLAMP_SAMPLES = 0.005, 16
-"""Share and number of samples that hold exactly the largest value of a clamped image."""
+"""Least share and number of samples with exactly the largest value in a clamped image."""
 
 _FINE_UNITS = (1e-4, 2.5e-4)
-"""Metres for each step of cameras with a finer depth unit. 65535 steps become 6.5535 m and 16.38375 m as floats."""
+"""Depth units in metres of cameras with a unit below 1 mm. 65535 units are 6.5535 m and 16.38375 m."""
 
 _NO_METRES = 100.0
-"""Metres beyond which a depth camera measures nothing: a 32FC1 image whose samples all lie beyond it is in millimetres."""
+"""Metres. No depth camera measures beyond this depth. A 32FC1 image with nearly all samples beyond it is in millimetres."""
 _MILLIMETRES_SHARE = 0.95
+"""Share of the samples that counts as nearly all."""
 _NEAREST = 0.02
-"""Metres within which no depth camera measures: a 16UC1 image whose samples nearly all lie within it is not in millimetres."""
+"""Metres. No depth camera measures at smaller depths. A 16UC1 image with nearly all samples below it is not in millimetres."""
 
 
 @dataclass(frozen=True)
 class DepthRange:
-    """Depths that count as measured, metres: at least ``minimum`` and less than ``maximum``.
+    """The range of depths in metres that count as measured: at least ``minimum``, and less than ``maximum``.
 
-    The maximum itself is excluded: a driver that clamps writes it where it measured nothing.
+    The maximum itself does not count, because a driver that clamps depths writes it where it measured nothing.
     """
 
     minimum: float = 0.0
     maximum: float = float("inf")
 
     def too_near(self, depths: Floats) -> npt.NDArray[np.bool_]:
-        """Which depths lie below the range."""
+        """Return which depths are below the range."""
         below: npt.NDArray[np.bool_] = depths < self.minimum * (1.0 - _SLACK)
         return below
 
     def too_far(self, depths: Floats) -> npt.NDArray[np.bool_]:
-        """Which depths lie at or beyond the end of the range."""
+        """Return which depths are at or above the end of the range."""
         beyond: npt.NDArray[np.bool_] = depths >= self.maximum * (1.0 - _SLACK)
         return beyond
 
 
 USUAL_DEPTH = DepthRange(0.0, 20.0)
-"""What depth cameras measure."""
+"""The range in metres of common depth cameras."""
 
 
 def some_of(samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """An evenly spread part of an image, small enough for checks of the whole image."""
+    """Return evenly spread samples of an image (height, width), few enough for fast checks."""
     step = max(int((samples.size / _MOST_SAMPLES) ** 0.5), 1)
     return samples[::step, ::step]
 
 
 def in_millimetres(depths: Floats, limits: DepthRange) -> bool:
-    """Whether samples that should be metres are millimetres; ``depths``: of an image, NaN where it is invalid.
+    """Return whether samples that should be in metres are in millimetres.
 
-    The rule: nearly all valid samples lie beyond what any depth camera measures, and within 65.5 m if they are millimetres.
+    This is so if nearly all valid samples exceed the range of every depth camera, and if their median is within 65.5 m when it is
+    read as millimetres.
+
+    :param depths: samples of a 32FC1 image, NaN where invalid.
     """
     valid = depths[np.isfinite(depths) & (depths != NO_SAMPLE)]
     if not len(valid):
@@ -75,17 +79,22 @@ def in_millimetres(depths: Floats, limits: DepthRange) -> bool:
 
 
 def in_metres(depths: Floats) -> bool:
-    """Whether samples that should be millimetres are metres; ``depths``: of an image in metres, NaN where it is invalid."""
+    """Return whether samples that should be in millimetres are in metres.
+
+    :param depths: samples of a 16UC1 image, already converted from millimetres to metres, NaN where invalid.
+    """
     valid = depths[np.isfinite(depths)]
     return bool(len(valid) and (valid <= _NEAREST).mean() >= _MILLIMETRES_SHARE)
 
 
 def clamp_of(depths: Floats) -> float:
-    """The depth (metres) at which a driver clamps; infinite: it does not. ``depths``: of an image, not finite where invalid.
+    """Return the depth in metres at which the driver clamps depths; infinity: it does not clamp.
 
-    The rule: the image's largest depth is held exactly by many samples, and it is a number that people choose: whole metres
-    from 4 m on, all ones in binary millimetres (4095, 8191, ...), or 65535 in a finer unit. Noise and disparity steps of a real
-    surface do not end so.
+    A driver clamps if many samples have exactly the largest depth of the image, and if this depth is a limit that a programmer
+    would choose: whole metres from 4 m on, a number of millimetres that is all ones in binary (4095, 8191, ...), or 65535 in a
+    finer unit. Depths of a real surface have noise and disparity steps, so they do not meet both conditions.
+
+    :param depths: depths of an image in metres, not finite where invalid.
     """
     valid = depths[np.isfinite(depths)]
     if not len(valid):
@@ -98,7 +107,7 @@ def clamp_of(depths: Floats) -> float:
 
 
 def _is_chosen(metres: float) -> bool:
-    """Whether a depth is a number that people choose, and not a measurement."""
+    """Return whether a depth is a limit that a programmer would choose (see `clamp_of`)."""
     slack = metres * _SLACK
     if any(abs(metres - NO_SAMPLE * unit) <= slack for unit in _FINE_UNITS):
         return True

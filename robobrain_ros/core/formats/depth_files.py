@@ -1,12 +1,14 @@
-"""Compressed depth: what image_transport's compressedDepth plugin writes, and plain PNGs of 16 bits.
+"""Decode compressed depth: messages of image_transport's compressedDepth plugin, and plain 16-bit PNGs.
 
-The plugin's data is a header of 12 bytes (an int32 and two float32, little-endian: the quantization parameters A and B), then a
-PNG of 16 bits or RVL. With 16UC1, the samples are millimetres. With 32FC1, a sample s is depth A / (s - B) metres, 0 is invalid.
+The plugin's data begins with a header of 12 little-endian bytes: an int32, and the quantization parameters A and B as float32. A
+16-bit PNG or RVL data follows. The samples of 16UC1 are in millimetres. A sample s of 32FC1 is a depth of A / (s - B) metres, and
+0 is invalid.
 
-RVL: A. D. Wilson, "Fast Lossless Depth Image Compression", Proc. ACM ISS 2017. The image is a sequence of runs: how many zeros,
-how many other samples, then these samples, each as the difference to the one before. All of these are numbers of variable length:
-groups of 3 bits, the lowest first, in nibbles whose highest bit announces another group. Nibbles fill words of 32 bits from the
-top. The plugin writes the width and the height, two uint32, before the words.
+RVL is described in A. D. Wilson, "Fast Lossless Depth Image Compression", Proc. ACM ISS 2017. The image is a sequence of runs. A
+run consists of the number of zeros, the number of other samples, and these samples. Each sample is written as the difference to
+the sample before. All numbers have a variable length. They are divided into groups of 3 bits, the lowest group first. Each group
+is a nibble, and the nibble's highest bit is set if another group follows. Nibbles fill 32-bit words from the highest bit down.
+The plugin writes the width and the height as two uint32 before the words.
 """
 
 import struct
@@ -26,14 +28,15 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _HEADER = struct.Struct("<iff")
 _SIZE = struct.Struct("<II")
 _NIBBLES = 11
-"""Nibbles of the longest number: 32 bits."""
+"""Nibbles of the longest number, which has 32 bits."""
 
 
 def decode_depth(data: bytes, image_format: str) -> Depth:
-    """The samples (height, width) of a depth image in a CompressedImage: uint16 millimetres, or float32 metres with NaN.
+    """Decode the depth image of a sensor_msgs/CompressedImage.
 
-    :param image_format: such as ``16UC1; compressedDepth png``; without an encoding, it is taken to be 16UC1.
-    :raises GeometryError: the reason why it cannot be read.
+    :param image_format: ``format`` of the message, such as ``16UC1; compressedDepth png``. Without an encoding, 16UC1 is assumed.
+    :returns: the samples (height, width): uint16 in millimetres, or float32 in metres with NaN where invalid.
+    :raises GeometryError: the data cannot be decoded. The message states the reason.
     """
     encoding = image_format.partition(";")[0].strip().lower()
     floats = encoding == "32fc1"
@@ -60,16 +63,17 @@ def decode_depth(data: bytes, image_format: str) -> Depth:
 
 
 def decode_rvl(data: bytes) -> Words:
-    """RVL after its size (two uint32, width and height) as samples (height, width).
+    """Decode RVL data, which begins with the width and the height as two uint32.
 
-    :raises GeometryError: it is cut off or broken.
-    :raises BadImageError: no image has such a size.
+    :returns: the samples (height, width), uint16.
+    :raises GeometryError: the data is truncated or broken.
+    :raises BadImageError: the size is 0, or too large for an image.
     """
     if len(data) < _SIZE.size:
         raise GeometryError("The RVL depth is broken: its size is missing.")
     width, height = _SIZE.unpack_from(data)
     check_size(width, height)
-    # Only zeros need less than a nibble a sample, and a camera that sees nothing at all is rare.
+    # A sample needs at least one nibble, except for zeros. A depth image of nothing but zeros is rare.
     check_file_size(width, height, len(data))
     words = np.frombuffer(data, "<u4", offset=_SIZE.size, count=(len(data) - _SIZE.size) // 4)
     numbers = _numbers(words, 3 * width * height)
@@ -87,7 +91,7 @@ def decode_rvl(data: bytes) -> Words:
 
 
 def _numbers(words: npt.NDArray[np.uint32], most: int) -> npt.NDArray[np.int64]:
-    """The numbers of variable length in a stream of words, at most ``most``."""
+    """Decode the numbers of variable length in a stream of words, at most ``most``."""
     octets = words.astype(">u4").view(np.uint8)
     nibbles = np.empty(2 * len(octets), np.uint8)
     nibbles[0::2], nibbles[1::2] = octets >> 4, octets & 0xF
@@ -97,7 +101,7 @@ def _numbers(words: npt.NDArray[np.uint32], most: int) -> npt.NDArray[np.int64]:
     groups = (nibbles[: ends[-1] + 1] & 7).astype(np.int64)
     starts = np.concatenate(([0], ends[:-1] + 1))
     numbers: npt.NDArray[np.int64] = groups[starts]
-    # Most numbers are short: those that have another group become fewer with each place.
+    # Most numbers are short, so each round handles fewer numbers.
     longer = np.flatnonzero(ends > starts)
     for place in range(1, _NIBBLES):
         at = starts[longer] + place
@@ -109,7 +113,7 @@ def _numbers(words: npt.NDArray[np.uint32], most: int) -> npt.NDArray[np.int64]:
 
 
 def _runs(numbers: npt.NDArray[np.int64], count: int) -> tuple[npt.NDArray[np.int64], list[int]]:
-    """The lengths of the runs, of zeros and of samples in turns, and where in the numbers each pair of lengths is."""
+    """Return the lengths of the runs, alternately of zeros and of samples, and the index of each pair of lengths."""
     headers: list[int] = []
     at = filled = 0
     view = numbers.data

@@ -1,7 +1,8 @@
-"""The encodings of raw images: one table, from the bytes of a sensor_msgs/Image to RGB.
+"""Convert the bytes of a sensor_msgs/Image to RGB. A table defines all supported encodings.
 
-The names are those of ROS's sensor_msgs/image_encodings.hpp, in any case. What that file leaves open is read as OpenCV has it:
-``8UC3``, ``8UC4``, ``16UC3`` and ``16UC4`` are in the order blue, green, red. YUV is BT.601 in limited range.
+The names of the encodings are those of ROS's sensor_msgs/image_encodings.hpp. Upper and lower case do not matter. That file does
+not define the order of colours for ``8UC3``, ``8UC4``, ``16UC3`` and ``16UC4``. As in OpenCV, it is blue, green, red. YUV is
+BT.601 with limited range.
 """
 
 from collections.abc import Callable
@@ -15,14 +16,14 @@ from robobrain_ros.core.query import RgbImage
 from robobrain_ros.errors import BadImageError
 
 MOST_PIXELS = 64 * 1024 * 1024
-"""Pixels of the largest image that is read; a message that claims more is taken to be broken."""
+"""Most pixels of an image. A message that states more is assumed to be broken."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """How the samples of 16-bit encodings lie in memory.
+    """The memory layout of the samples of 16-bit encodings.
 
-    :param bits: bit depth of the sensor, as of `robobrain_ros.core.formats.bit_depth`; 0: unknown.
+    :param bits: bit depth of the sensor, for `robobrain_ros.core.formats.bit_depth`; 0: unknown.
     """
 
     big_endian: bool = False
@@ -31,11 +32,14 @@ class Samples:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How an encoding lies in memory: ``rows`` of (height, row bytes), uint8, become RGB by ``to_rgb``.
+    """The memory layout of an encoding.
 
-    ``pixel_bytes`` of each pixel in a row; sides must be multiples of ``width_unit`` and ``height_unit``; ``rows_per_line`` is
-    how many rows of the data there are for one line of the image. ``bits``: of a sample. ``wide_chroma``: two rows of the data
-    make one line of chroma, with padding at its end only.
+    :param to_rgb: converts rows of data (rows, bytes per row), uint8, to RGB.
+    :param pixel_bytes: bytes of each pixel in a row.
+    :param width_unit: the image's width must be a multiple of it. ``height_unit``: likewise for the height.
+    :param rows_per_line: rows of data for each line of the image.
+    :param bits: bits of a sample.
+    :param wide_chroma: two rows of data are one line of chroma, with padding at its end only.
     """
 
     to_rgb: Callable[[Bytes, Samples], Bytes]
@@ -52,7 +56,7 @@ def _words(rows: Bytes, samples: Samples) -> Words:
 
 
 def _converted(code: int | None, channels: int, **layout: float) -> Encoding:
-    """An encoding of ``channels`` bytes per pixel, converted by OpenCV; None: it is RGB already."""
+    """Return an encoding with ``channels`` bytes per pixel that OpenCV converts by ``code``. None: the data is RGB already."""
 
     def to_rgb(rows: Bytes, samples: Samples) -> Bytes:
         shaped = rows if channels == 1 else rows.reshape(rows.shape[0], -1, channels)
@@ -62,7 +66,7 @@ def _converted(code: int | None, channels: int, **layout: float) -> Encoding:
 
 
 def _wide(narrow: Encoding) -> Encoding:
-    """The encoding whose samples have 16 bits in place of 8."""
+    """Return the same encoding with 16-bit instead of 8-bit samples."""
     to_8_bits = gray_to_8_bits if narrow is _GRAY else colour_to_8_bits
 
     def to_rgb(rows: Bytes, samples: Samples) -> Bytes:
@@ -72,7 +76,7 @@ def _wide(narrow: Encoding) -> Encoding:
 
 
 def _nv24_to_rgb(rows: Bytes, samples: Samples) -> Bytes:
-    """Chroma of full size: a plane of luma, then rows of twice the width with U and V in turns."""
+    """Convert a plane of luma, followed by rows of chroma in full resolution that alternate between U and V."""
     height, width = rows.shape[0] // 3, rows.shape[1]
     chroma = rows[height:].reshape(height, width, 2)
     yuv = np.dstack((rows[:height], chroma)).astype(np.int32) - (16, 128, 128)
@@ -81,7 +85,7 @@ def _nv24_to_rgb(rows: Bytes, samples: Samples) -> Bytes:
 
 
 _YUV_TO_RGB = np.rint(1024 * np.array([[1.164, 1.164, 1.164], [0.0, -0.392, 2.017], [1.596, -0.813, 0.0]])).astype(np.int32)
-"""BT.601 in limited range, in 1024ths; rows Y, U, V, columns red, green, blue."""
+"""BT.601 with limited range, in 1/1024. The rows are Y, U and V, the columns are red, green and blue."""
 
 
 def _bayer(code: int) -> Encoding:
@@ -98,7 +102,7 @@ _RGBA, _BGRA = _converted(cv2.COLOR_RGBA2RGB, 4), _converted(cv2.COLOR_BGRA2RGB,
 _UYVY = _converted(cv2.COLOR_YUV2RGB_UYVY, 2, width_unit=2)
 _YUYV = _converted(cv2.COLOR_YUV2RGB_YUY2, 2, width_unit=2)
 
-# OpenCV names a Bayer pattern by its second row and column, so that its BG is what ROS calls rggb.
+# OpenCV names a Bayer pattern by its second row and column, so OpenCV's BG is ROS's rggb.
 _BAYER = {
     "bayer_rggb": _bayer(cv2.COLOR_BayerBG2RGB),
     "bayer_bggr": _bayer(cv2.COLOR_BayerRG2RGB),
@@ -133,21 +137,21 @@ ENCODINGS: dict[str, Encoding] = {
     "nv21": _yuv420(cv2.COLOR_YUV2RGB_NV21),
     "nv24": Encoding(_nv24_to_rgb, 1, rows_per_line=3.0, wide_chroma=True),
 }
-"""Every encoding that is read, by its name."""
+"""All supported encodings, by their names."""
 
 _BY_LOWER_NAME = {name.lower(): name for name in ENCODINGS}
 _DEPTH = ("32fc1", "64fc1")
 
 
 def canonical(name: str) -> str:
-    """The name of `ENCODINGS` that a message means by a name: upper and lower case and blanks do not matter; empty: none."""
+    """Return the name in `ENCODINGS` for a name in a message, ignoring case and blanks. Empty: the encoding is not supported."""
     return _BY_LOWER_NAME.get(name.strip().lower(), "")
 
 
 def decode_raw(
     data: memoryview | bytes, *, width: int, height: int, step: int, encoding: str, big_endian: bool = False, bits: int = 0
 ) -> RgbImage:
-    """The values of a sensor_msgs/Image as RGB, (height, width, 3), uint8, a copy.
+    """Convert the fields of a sensor_msgs/Image to a new RGB image, (height, width, 3), uint8.
 
     :param bits: bit depth of the sensor, for 16-bit encodings; 0: unknown.
     :raises BadImageError: the encoding is not supported, or the sizes contradict each other.
@@ -173,10 +177,10 @@ def decode_raw(
 
 
 def debayer(mosaic: Bytes, pattern: str) -> RgbImage:
-    """A Bayer mosaic (height, width) of 8-bit samples as RGB.
+    """Convert a Bayer mosaic (height, width), uint8, to RGB.
 
-    :param pattern: a name of `ENCODINGS` that begins with ``bayer_``; its bit depth does not matter.
-    :raises BadImageError: a side is odd.
+    :param pattern: a name in `ENCODINGS` that begins with ``bayer_``. Its bit depth is ignored.
+    :raises BadImageError: the width or the height is odd.
     """
     height, width = mosaic.shape
     if width % 2 or height % 2:
@@ -185,7 +189,7 @@ def debayer(mosaic: Bytes, pattern: str) -> RgbImage:
 
 
 def check_size(width: int, height: int) -> None:
-    """Raise BadImageError for a size that no image has."""
+    """Raise BadImageError for a size of 0 pixels or of more than `MOST_PIXELS`."""
     if width < 1 or height < 1:
         raise BadImageError(f"It has no pixels: {width}x{height}.")
     if width * height > MOST_PIXELS:

@@ -1,11 +1,11 @@
-"""Image files in messages: JPEG, PNG and TIFF, and what the `format` of a sensor_msgs/CompressedImage states about them.
+"""Decode the JPEG, PNG and TIFF files in sensor_msgs/CompressedImage messages.
 
-A file states its own kind, size, channels and channel order, and the file is believed. `format` decides only what a file cannot
-state. What image_transport's compressed plugin writes, by its source code:
+A file states its kind, size, channels and channel order. The module uses these values. The message's `format` decides only what
+a file cannot state. According to its source code, image_transport's compressed plugin writes:
 
-| source encoding | format | the file holds |
+| source encoding | format | content of the file |
 |---|---|---|
-| rgb8, bgr8, rgba8, bgra8, yuv... | ``rgb8; jpeg compressed bgr8`` | the colours as they are |
+| rgb8, bgr8, rgba8, bgra8, yuv... | ``rgb8; jpeg compressed bgr8`` | the colours, unchanged |
 | the same with 16 bits | ``rgb16; jpeg compressed bgr8`` | the upper 8 bits |
 | the same with 16 bits | ``rgb16; png compressed bgr16`` | 16 bits |
 | mono8, mono16 | ``mono16; jpeg compressed mono8`` | grey, the upper 8 bits |
@@ -34,25 +34,25 @@ from robobrain_ros.errors import BadImageError
 FILE_KINDS = ("JPEG", "PNG", "TIFF")
 
 _MOSAIC = re.compile(r"\s*(bayer|rggb|bggr|gbrg|grbg)", re.IGNORECASE)
-"""Beginnings of the names of Bayer encodings, those of ROS and of camera standards."""
+"""Beginnings of the names of Bayer encodings in ROS and in camera standards."""
 
 _LARGE = 16 * 1024 * 1024
 _PIXELS_PER_BYTE = 256
-"""A file of more than `_LARGE` pixels must hold at least one byte for that many pixels. Otherwise it is taken to be a
-decompression bomb: a real image of that size, even a dark one, holds noise."""
+"""A file with more than `_LARGE` pixels must have at least one byte for each `_PIXELS_PER_BYTE` pixels. Otherwise, it is rejected
+as a decompression bomb. Every real image of this size has noise, even a dark one, and so needs more bytes."""
 
 
 def _ignore(note: str) -> None:
-    """Take a note and do nothing."""
+    """Ignore a note."""
 
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """What a user states about a camera's images.
+    """A user's settings for the images of a camera.
 
     :param swap_red_blue: the publisher exchanges red and blue.
     :param bits: bit depth of the sensor in 16-bit images; 0: unknown.
-    :param note: takes what was assumed about an image, as a sentence; ``<camera>`` stands for the camera's name.
+    :param note: called with a sentence about each assumption. ``<camera>`` in the sentence stands for the camera's name.
     """
 
     swap_red_blue: bool = False
@@ -62,9 +62,12 @@ class ReadingOptions:
 
 @dataclass(frozen=True)
 class Label:
-    """The parts of a `format` such as ``rgb8; jpeg compressed bgr8``, in lower case; empty where the format omits them.
+    """The parts of a `format` such as ``rgb8; jpeg compressed bgr8``. A part that the format omits is empty.
 
-    ``source`` is the encoding before the compression, as of `canonical`, ``target`` the one that was compressed.
+    :param text: the whole format, unchanged.
+    :param source: encoding before the conversion for the file, as a name in `ENCODINGS`.
+    :param kind: kind of the file, in lower case.
+    :param target: encoding of the compressed samples, in lower case.
     """
 
     text: str
@@ -74,29 +77,29 @@ class Label:
 
     @classmethod
     def parse(cls, text: str) -> "Label":
-        """Read a format in any case, with or without blanks."""
+        """Parse a format, ignoring case and blanks."""
         source, _, rest = text.lower().partition(";")
         kind, _, target = rest.partition("compressed")
         return cls(text, canonical(source), kind.strip(), target.strip())
 
     @property
     def bayer(self) -> str:
-        """The Bayer encoding whose mosaic the file holds if it is grey; empty: none."""
+        """The Bayer encoding of a grey file's mosaic; empty: a grey file is a grey image."""
         return self.source if self.source.startswith("bayer_") and not self._plain_target else ""
 
     @property
     def names_unknown_mosaic(self) -> bool:
-        """Whether a grey file holds a mosaic whose pattern is not known, as with ``bayer_rg8`` and ``bayer_rggb12``."""
+        """Whether a grey file has a mosaic with an unknown pattern, as with ``bayer_rg8`` and ``bayer_rggb12``."""
         return not self.source and not self._plain_target and _MOSAIC.match(self.text) is not None
 
     @property
     def narrowed(self) -> bool:
-        """Whether a file of 8 bits holds the upper 8 of 16 bits."""
+        """Whether an 8-bit file has the upper 8 of 16 bits."""
         return self._wide_source and self.target in ("mono8", "bgr8", "rgb8")
 
     @property
     def clipped(self) -> bool:
-        """Whether older versions of image_transport have cut off all values above 255."""
+        """Whether older versions of image_transport have clipped all values above 255."""
         return self._wide_source and self.kind == "jpeg" and not self.narrowed
 
     @property
@@ -109,12 +112,12 @@ class Label:
 
 
 def decode_file(data: bytes, image_format: str, options: ReadingOptions | None = None) -> RgbImage:
-    """A JPEG, PNG or TIFF as RGB, (height, width, 3), uint8, a copy.
+    """Decode a JPEG, PNG or TIFF to a new RGB image, (height, width, 3), uint8.
 
-    The orientation that a file states is ignored: coordinates are those of the camera's own pixels.
+    The orientation in the file's metadata is ignored, because coordinates refer to the camera's own pixels.
 
-    :param image_format: `format` of the CompressedImage; may be empty or wrong.
-    :raises BadImageError: the reason why the file cannot be read.
+    :param image_format: `format` of the CompressedImage. It may be empty or wrong.
+    :raises BadImageError: the file cannot be decoded. The message states the reason.
     """
     options = options or ReadingOptions()
     if "compresseddepth" in image_format.lower():
@@ -131,9 +134,10 @@ def decode_file(data: bytes, image_format: str, options: ReadingOptions | None =
 
 
 def decode_bits(data: bytes, image_format: str) -> npt.NDArray[np.generic]:
-    """The samples of a file as they are: (height, width) or (height, width, 3), RGB; uint8, or uint16 for files of 16 bits.
+    """Decode a file without scaling its samples.
 
-    :raises BadImageError: the reason why the file cannot be read.
+    :returns: (height, width), or (height, width, 3) in the order RGB; uint16 for 16-bit files, otherwise uint8.
+    :raises BadImageError: the file cannot be decoded. The message states the reason.
     """
     return _decode(data, image_format)[1]
 
@@ -142,34 +146,34 @@ def _decode(data: bytes, image_format: str) -> tuple[str, npt.NDArray[np.generic
     stated = f"its format is {image_format[:60]!r}"
     try:
         with PillowImage.open(io.BytesIO(data), formats=FILE_KINDS) as image:
-            check_file_size(*image.size, len(data))  # Of the file's header: nothing has been decoded yet.
+            check_file_size(*image.size, len(data))  # The size is from the header. Nothing has been decoded yet.
             kind = str(image.format)
             if not _is_wide(image, data):
                 gray = image.mode in ("1", "L", "LA")
                 return kind, np.array(image.convert("L" if gray else "RGB"))
             if kind == "PNG":
-                image.verify()  # OpenCV accepts files that are cut off.
+                image.verify()  # OpenCV would accept truncated files.
     except UnidentifiedImageError:
-        # Its own message is an address in memory.
+        # Pillow's own message has nothing but a memory address.
         raise BadImageError(f"It is not a JPEG, PNG or TIFF, or its header is broken; {stated}.") from None
     except BadImageError:
         raise
-    except Exception as error:  # Whatever a decoder raises: the bytes may be anything.
+    except Exception as error:  # The bytes are arbitrary, and decoders raise many types of exceptions for broken files.
         raise BadImageError(f"It cannot be read as a JPEG, PNG or TIFF ({stated}): {str(error)[:200]}.") from error
     return kind, _decode_wide(data, stated)
 
 
 def check_file_size(width: int, height: int, size: int) -> None:
-    """Raise BadImageError for a file of ``size`` bytes that claims a size in pixels which no image has."""
+    """Raise BadImageError if a file of ``size`` bytes states a size in pixels that no real image has."""
     check_size(width, height)
     if width * height > _LARGE and width * height > size * _PIXELS_PER_BYTE:
         raise BadImageError(f"It claims to be {width}x{height} pixels in {size} bytes, as a decompression bomb does.")
 
 
 def _is_wide(image: PillowImage.Image, data: bytes) -> bool:
-    """Whether a file has 16 bits a sample.
+    """Return whether a file has 16 bits per sample.
 
-    :raises BadImageError: it has more.
+    :raises BadImageError: it has more than 16 bits per sample.
     """
     if image.format == "PNG":
         return data[24] == 16
@@ -188,13 +192,13 @@ def _decode_wide(data: bytes, stated: str) -> Words:
     if samples is None or samples.dtype != np.uint16 or samples.ndim not in (2, 3):
         raise BadImageError(f"It cannot be read as a PNG or TIFF of 16 bits; {stated}.")
     if samples.ndim == 3:
-        # Red, green, blue, without alpha.
+        # From BGR or BGRA to RGB.
         return np.ascontiguousarray(samples[:, :, 2::-1])
     return samples  # type: ignore[return-value]
 
 
 def _interpret(kind: str, samples: npt.NDArray[np.generic], label: Label, options: ReadingOptions) -> RgbImage:
-    """Decoded samples as RGB, by what the format states."""
+    """Convert decoded samples to RGB. The label decides what the file cannot state."""
     if label.bayer and (mosaic := _single_channel(samples)) is not None:
         return debayer(_bytes_of(mosaic, label, options, colour=True), label.bayer)
     if label.names_unknown_mosaic and _single_channel(samples) is not None:
@@ -216,7 +220,7 @@ def _interpret(kind: str, samples: npt.NDArray[np.generic], label: Label, option
 
 
 def _single_channel(samples: npt.NDArray[np.generic]) -> npt.NDArray[np.generic] | None:
-    """The one channel of samples (height, width), or of three channels that are equal; None: they differ."""
+    """Return the channel of grey samples, or of three equal channels. None: the channels differ."""
     if samples.ndim == 2:
         return samples
     first = samples[:, :, 0]
@@ -225,7 +229,7 @@ def _single_channel(samples: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]
 
 
 def _bytes_of(samples: npt.NDArray[np.generic], label: Label, options: ReadingOptions, *, colour: bool) -> Bytes:
-    """Samples of 8 bits, by the rule of `robobrain_ros.core.formats.bit_depth` where the camera's have 16."""
+    """Return 8-bit samples. 16-bit samples of the camera are scaled as `robobrain_ros.core.formats.bit_depth` describes."""
     wide = samples.astype(np.uint16, copy=False)
     if samples.dtype == np.uint8:
         if label.clipped:

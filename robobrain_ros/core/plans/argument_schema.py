@@ -1,7 +1,8 @@
-"""Read the JSON schema of a skill's arguments, and convert it to a closed and bounded form that a grammar can enforce.
+"""Read the JSON schema of a skill's arguments, and convert it to a closed and bounded schema that a grammar can enforce.
 
-A keyword that cannot be enforced is rejected by its name, because a plan that violates it would be wrong. `bounds.constraints`
-has wider bounds, for schemas of other callers.
+Closed means that an object has no other properties. Bounded means that every value has a longest text. A schema with a keyword
+that cannot be enforced is rejected, because a plan could violate the keyword. `bounds.constraints` checks the schemas of HTTP
+clients and has wider bounds.
 """
 
 import json
@@ -18,22 +19,22 @@ Schema = dict[str, Any]
 
 OBJECT, PLACE, ROBOT = "object", "place", "robot"
 FORMATS = (OBJECT, PLACE, ROBOT)
-"""What a string property may name, by its ``format``."""
+"""Values of ``format`` for strings that must be the name of an object, a place or a robot."""
 
 LARGEST_SCHEMA = 16 * 1024
-"""Bytes that one skill's schema may have."""
+"""Most bytes of a skill's schema."""
 DEEPEST_SCHEMA = 8
 MOST_NODES = 200
-"""Subschemas that one schema may have, references followed."""
+"""Most subschemas of a schema. A subschema that several references use counts each time."""
 MOST_VALUES = 200
-"""Values of an enum."""
+"""Most values of an enum."""
 LONGEST_KEY = 100
 LONGEST_STRING = 1000
 MOST_ITEMS = 64
 DEFAULT_MOST_ITEMS = 8
 DECIMALS = 4
 LARGEST_NUMBER = 1_000_000
-"""Numbers without a bound of their own lie between this and its negative."""
+"""Numbers without a minimum or maximum are limited to this value and its negative."""
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 _ANNOTATIONS = frozenset(
@@ -51,14 +52,16 @@ _KEYWORDS: Mapping[str, frozenset[str]] = {
 }
 
 
-@lru_cache(maxsize=512)  # A robot stack sends the same skills with each request.
+@lru_cache(maxsize=512)  # A robot sends the same skills with each request.
 def read_schema(text: str) -> Schema:
-    """The closed and bounded form of a schema: an object, every property required unless its ``required`` says otherwise.
+    """Return the closed and bounded form of an object's schema. Without ``required``, all properties are required.
 
-    Free strings keep their ``minLength``, ``maxLength`` and ``format`` of `FORMATS`; who fills them in, bounds them.
+    Strings without a pattern keep their ``minLength``, ``maxLength`` and ``format``. `core.plans.schema` bounds them, because
+    their bounds depend on the request.
 
-    :param text: JSON; empty: no arguments.
-    :raises ValueError: it is no schema, too large, or holds what cannot be enforced; the message begins with the place in it.
+    :param text: the schema as JSON; empty: no arguments.
+    :raises ValueError: the text is not a schema, is too large, or has a keyword that cannot be enforced. The message begins with
+        the path in the schema.
     """
     if not text.strip():
         return {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
@@ -87,8 +90,8 @@ def _check_schema(schema: Schema) -> None:
     if not all(isinstance(part, dict) for part in parts):
         raise ValueError(f"{' or '.join(_DEFINITIONS)} is not an object")
     try:
-        # Of the keywords that are taken, it says the same as newer drafts, three times as fast.
-        # `core.plans.patterns` reads patterns. As a format check, Python's compiler raises other errors for some of them.
+        # For the supported keywords, draft 7 has the same rules as newer drafts, and its check is three times as fast.
+        # `core.plans.patterns` checks patterns. The format check is off, because Python's compiler raises errors of other types.
         Draft7Validator.check_schema(schema | {"definitions": parts[0] | parts[1]}, format_checker=FormatChecker(formats=()))
     except SchemaError as error:
         where = "".join(f".{part}" for part in error.absolute_path)
@@ -109,51 +112,51 @@ class _Reader:
         _require(self._nodes <= MOST_NODES, path, f"the schema has more than {MOST_NODES} subschemas")
         _require(depth <= DEEPEST_SCHEMA, path, f"the schema is nested more than {DEEPEST_SCHEMA} deep, or refers to itself")
         _require(isinstance(schema, dict), path, "true and false are not supported as schemas; write the allowed type")
-        said = {key: value for key, value in schema.items() if key not in _ANNOTATIONS and key not in _DEFINITIONS}
-        if "$ref" in said:
-            _only(said, {"$ref"}, path)
-            target = self._definitions.get(said["$ref"])
-            _require(target is not None, path, f"$ref {said['$ref']!r} leads nowhere; use '#/$defs/NAME'")
+        keywords = {key: value for key, value in schema.items() if key not in _ANNOTATIONS and key not in _DEFINITIONS}
+        if "$ref" in keywords:
+            _only(keywords, {"$ref"}, path)
+            target = self._definitions.get(keywords["$ref"])
+            _require(target is not None, path, f"$ref {keywords['$ref']!r} leads nowhere; use '#/$defs/NAME'")
             return self.node(target, path, depth + 1)
-        if "anyOf" in said:
-            _only(said, {"anyOf"}, path)
-            return {"anyOf": [self.node(it, f"{path}.anyOf[{i}]", depth + 1) for i, it in enumerate(said["anyOf"])]}
-        if "const" in said or "enum" in said:
-            return _values(said, path)
-        kinds = said.pop("type", None)
+        if "anyOf" in keywords:
+            _only(keywords, {"anyOf"}, path)
+            return {"anyOf": [self.node(it, f"{path}.anyOf[{i}]", depth + 1) for i, it in enumerate(keywords["anyOf"])]}
+        if "const" in keywords or "enum" in keywords:
+            return _values(keywords, path)
+        kinds = keywords.pop("type", None)
         _require(kinds is not None, path, "the type is missing; add one")
         if isinstance(kinds, str):
-            _only(said, _KEYWORDS[kinds], path)
-            return self._typed(kinds, said, path, depth)
-        _only(said, frozenset().union(*(_KEYWORDS[kind] for kind in kinds)), path)
-        return {"anyOf": [self._typed(kind, _part(said, _KEYWORDS[kind]), path, depth) for kind in kinds]}
+            _only(keywords, _KEYWORDS[kinds], path)
+            return self._typed(kinds, keywords, path, depth)
+        _only(keywords, frozenset().union(*(_KEYWORDS[kind] for kind in kinds)), path)
+        return {"anyOf": [self._typed(kind, _part(keywords, _KEYWORDS[kind]), path, depth) for kind in kinds]}
 
-    def _typed(self, kind: str, said: Schema, path: str, depth: int) -> Schema:
+    def _typed(self, kind: str, keywords: Schema, path: str, depth: int) -> Schema:
         if kind in ("integer", "number"):
-            return _number(kind, said, path)
+            return _number(kind, keywords, path)
         if kind == "string":
-            return _string(said, path)
+            return _string(keywords, path)
         if kind == "array":
-            return self._array(said, path, depth)
+            return self._array(keywords, path, depth)
         if kind == "object":
-            return self._object(said, path, depth)
+            return self._object(keywords, path, depth)
         return {"type": kind}
 
-    def _array(self, said: Schema, path: str, depth: int) -> Schema:
-        _require("items" in said, path, "items is missing; add the schema of the array's items")
-        least = int(said.get("minItems", 0))
-        most = int(said.get("maxItems", max(DEFAULT_MOST_ITEMS, least)))
+    def _array(self, keywords: Schema, path: str, depth: int) -> Schema:
+        _require("items" in keywords, path, "items is missing; add the schema of the array's items")
+        least = int(keywords.get("minItems", 0))
+        most = int(keywords.get("maxItems", max(DEFAULT_MOST_ITEMS, least)))
         fault = f"minItems is {least} and maxItems {most}; maxItems must be at least minItems and at most {MOST_ITEMS}"
         _require(least <= most <= MOST_ITEMS, path, fault)
-        items = self.node(said["items"], f"{path}.items", depth + 1)
+        items = self.node(keywords["items"], f"{path}.items", depth + 1)
         return {"type": "array", "items": items, "minItems": least, "maxItems": most}
 
-    def _object(self, said: Schema, path: str, depth: int) -> Schema:
-        properties = said.get("properties", {})
+    def _object(self, keywords: Schema, path: str, depth: int) -> Schema:
+        properties = keywords.get("properties", {})
         for name in properties:
             fault = f"the property name {name[:40]!r} is empty, too long or unprintable"
             _require(bool(name) and is_printable(name, LONGEST_KEY) and not is_like_a_token(name), path, fault)
-        required = said.get("required", list(properties))
+        required = keywords.get("required", list(properties))
         unknown = [name for name in required if name not in properties]
         _require(not unknown, path, f"required names {', '.join(map(repr, unknown[:3]))}, but properties does not")
         return {
@@ -164,13 +167,13 @@ class _Reader:
         }
 
 
-def _values(said: Schema, path: str) -> Schema:
+def _values(keywords: Schema, path: str) -> Schema:
     from jsonschema import Draft202012Validator
 
-    values = said["enum"] if "enum" in said else [said["const"]]
+    values = keywords["enum"] if "enum" in keywords else [keywords["const"]]
     _require(len(values) <= MOST_VALUES, path, f"enum has {len(values)} values; at most {MOST_VALUES} are allowed")
-    _only(said, {"enum", "const", "type"}, path)
-    fitting = [value for value in values if Draft202012Validator(said).is_valid(value)]
+    _only(keywords, {"enum", "const", "type"}, path)
+    fitting = [value for value in values if Draft202012Validator(keywords).is_valid(value)]
     _require(bool(fitting), path, "no value of enum or const has the type")
     for value in fitting:
         fault = f"{str(value)[:40]!r} is not allowed as a value; use one line of text, a number, a boolean or null"
@@ -184,10 +187,10 @@ def _is_plain(value: Any) -> bool:
     return value is None or (isinstance(value, bool | int | float) and abs(value) <= 1e15)
 
 
-def _number(kind: str, said: Schema, path: str) -> Schema:
-    low, high = said.get("minimum"), said.get("maximum")
+def _number(kind: str, keywords: Schema, path: str) -> Schema:
+    low, high = keywords.get("minimum"), keywords.get("maximum")
     if kind == "integer":
-        low, high = _integer_bounds(said)
+        low, high = _integer_bounds(keywords)
     low = min(-LARGEST_NUMBER, high if high is not None else 0) if low is None else low
     high = max(LARGEST_NUMBER, low) if high is None else high
     _require(low <= high, path, f"no number lies between {low} and {high}")
@@ -199,10 +202,10 @@ def _number(kind: str, said: Schema, path: str) -> Schema:
 
 
 def enforceable(schema: Any) -> Any:
-    """The schema as engines enforce it: numbers have a bounded count of digits, which no keyword says directly.
+    """Return the schema for engines, with a bounded number of digits in each number. JSON Schema has no keyword for it.
 
-    From 0 on they have up to `DECIMALS` decimals. Below 0, where llguidance knows no ``multipleOf``, they are whole, or have
-    three digits that count and at most three decimals.
+    Numbers from 0 on have up to `DECIMALS` decimals, by ``multipleOf``. llguidance does not support ``multipleOf`` for negative
+    numbers. Negative numbers are therefore whole, or have at most three significant digits and three decimals.
     """
     if isinstance(schema, list):
         return [enforceable(item) for item in schema]
@@ -215,7 +218,7 @@ def enforceable(schema: Any) -> Any:
 
 
 def _writable(low: float, high: float) -> list[Schema]:
-    """Schemas of the numbers between two bounds that have few digits."""
+    """Return schemas of the numbers with few digits between two bounds."""
     alternatives: list[Schema] = []
     if math.ceil(max(low, 0) * 10**DECIMALS) <= math.floor(high * 10**DECIMALS):
         alternatives.append({"type": "number", "minimum": max(low, 0), "maximum": high, "multipleOf": 10**-DECIMALS})
@@ -231,49 +234,52 @@ def _negative_fractions() -> tuple[float, ...]:
     return tuple(sorted(values))
 
 
-def _integer_bounds(said: Schema) -> tuple[int | None, int | None]:
-    lows = [math.ceil(said["minimum"])] if "minimum" in said else []
-    lows += [math.floor(said["exclusiveMinimum"]) + 1] if "exclusiveMinimum" in said else []
-    highs = [math.floor(said["maximum"])] if "maximum" in said else []
-    highs += [math.ceil(said["exclusiveMaximum"]) - 1] if "exclusiveMaximum" in said else []
+def _integer_bounds(keywords: Schema) -> tuple[int | None, int | None]:
+    lows = [math.ceil(keywords["minimum"])] if "minimum" in keywords else []
+    lows += [math.floor(keywords["exclusiveMinimum"]) + 1] if "exclusiveMinimum" in keywords else []
+    highs = [math.floor(keywords["maximum"])] if "maximum" in keywords else []
+    highs += [math.ceil(keywords["exclusiveMaximum"]) - 1] if "exclusiveMaximum" in keywords else []
     return max(lows, default=None), min(highs, default=None)
 
 
-def _string(said: Schema, path: str) -> Schema:
-    kind = said.get("format")
+def _string(keywords: Schema, path: str) -> Schema:
+    kind = keywords.get("format")
     if kind is not None:
         _require(kind in FORMATS, path, f"the format {kind!r} cannot be enforced; use {', '.join(FORMATS)}, or pattern")
-        _only(said, {"format"}, path)
+        _only(keywords, {"format"}, path)
         return {"type": "string", "format": kind}
-    if "pattern" in said:
-        _only(said, {"pattern"}, path)
+    if "pattern" in keywords:
+        _only(keywords, {"pattern"}, path)
         try:
-            return {"type": "string", "pattern": safe_pattern(said["pattern"])}
+            return {"type": "string", "pattern": safe_pattern(keywords["pattern"])}
         except ValueError as error:
             raise ValueError(f"{path[1:] or 'it'}: {error}") from error
-    least = int(said.get("minLength", 0))
-    most = int(said.get("maxLength", LONGEST_STRING))
+    least = int(keywords.get("minLength", 0))
+    most = int(keywords.get("maxLength", LONGEST_STRING))
     _require(least <= min(most, LONGEST_STRING), path, f"minLength is {least}, which exceeds maxLength or {LONGEST_STRING}")
     return {"type": "string", "minLength": least, "maxLength": most}
 
 
 def is_printable(text: str, longest: int) -> bool:
-    """Whether a text fits in one line of a prompt: no control characters, no lone surrogates."""
+    """Return whether a text has at most ``longest`` characters, and no line breaks, control characters or lone surrogates."""
     return len(text) <= longest and _UNPRINTABLE.search(text) is None
 
 
 def is_like_a_token(text: str) -> bool:
-    """Whether a text contains what may be a single token of a model, such as ``<think>``, which no grammar can spell."""
+    """Return whether a text has a word in angle brackets. It may be a control token such as ``<think>``.
+
+    A grammar cannot produce the characters of a control token.
+    """
     return re.search(r"<\S*>", text) is not None
 
 
-def _only(said: Schema, allowed: frozenset[str] | set[str], path: str) -> None:
-    others = [key for key in said if key not in allowed]
+def _only(keywords: Schema, allowed: frozenset[str] | set[str], path: str) -> None:
+    others = [key for key in keywords if key not in allowed]
     _require(not others, path, f"{', '.join(others[:5])} cannot be enforced here; remove it")
 
 
-def _part(said: Schema, keys: frozenset[str]) -> Schema:
-    return {key: value for key, value in said.items() if key in keys}
+def _part(keywords: Schema, keys: frozenset[str]) -> Schema:
+    return {key: value for key, value in keywords.items() if key in keys}
 
 
 def _require(holds: bool, path: str, fault: str) -> None:
@@ -282,5 +288,5 @@ def _require(holds: bool, path: str, fault: str) -> None:
 
 
 def names_of(schema: Schema) -> Sequence[str]:
-    """The names of the arguments in a schema that `read_schema` returned."""
+    """Return the names of the arguments in a schema from `read_schema`."""
     return list(schema["properties"])

@@ -12,25 +12,25 @@ DEFAULT_MAX_STEPS = 16
 MOST_STEPS = 50
 MOST_ROBOTS = 100
 MOST_SKILLS = 100
-"""Skills of one robot."""
+"""Most skills of one robot."""
 MOST_PLACES = 100
 MOST_OBJECTS = 200
-"""Objects in the whole scene."""
+"""Most objects in the whole scene."""
 MOST_DONE = 200
 LONGEST_NAME = 100
 LONGEST_TEXT = 1000
-"""Characters of a description, a state, an observation, or the text of a done step."""
+"""Most characters of a description, a state, an observation, or the text of a done step."""
 LONGEST_FEEDBACK = 4000
 
 ArgumentSchemas = dict[str, Schema]
-"""The closed form of each schema, by its JSON text."""
+"""The result of `read_schema` for each schema, by the schema's JSON text."""
 
 
 def check_request(request: PlanRequest) -> ArgumentSchemas:
-    """Check a request.
+    """Check a plan request.
 
-    :returns: the schemas of the skills. Equal texts are read once.
-    :raises BadRequestError: the message begins with the field's path, as in ``robobrain_ros/srv/MakePlan``.
+    :returns: the schemas of the skills' arguments.
+    :raises BadRequestError: the request is invalid. The message begins with the field's path in ``robobrain_ros/srv/MakePlan``.
     """
     schemas: ArgumentSchemas = {}
     _check_mode(request)

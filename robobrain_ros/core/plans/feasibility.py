@@ -1,4 +1,4 @@
-"""Check what a schema cannot express: that each robot can do its steps one after the other."""
+"""Check that each robot can do its steps one after the other. A JSON schema cannot express this."""
 
 import json
 from collections.abc import Sequence
@@ -8,15 +8,16 @@ from robobrain_ros.core.query import PlanStep
 from robobrain_ros.errors import InfeasiblePlanError
 
 MOST_REPEATS = 3
-"""How often the same steps may repeat. More repetitions mean that the model did not find an end."""
+"""Most repetitions of the same steps. With more repetitions, the model probably failed to end the plan."""
 
 _WHAT_TO_DO = "Request the plan again with this message as context.feedback."
 
 
 def check_feasible(steps: Sequence[PlanStep], request: PlanRequest) -> None:
-    """Check a plan, its steps in ascending order.
+    """Check a plan.
 
-    :raises InfeasiblePlanError: the plan contradicts itself or the request; the message names the step.
+    :param steps: the steps in ascending order.
+    :raises InfeasiblePlanError: the plan contradicts itself or the request. The message names the step.
     """
     _check_orders(steps)
     _check_end(steps)
@@ -35,7 +36,7 @@ def _check_orders(steps: Sequence[PlanStep]) -> None:
 
 
 def _check_end(steps: Sequence[PlanStep]) -> None:
-    """Reject a block of steps that repeats over and over."""
+    """Reject a plan in which a block of steps repeats more than `MOST_REPEATS` times in a row."""
     done = [(step.robot, step.skill, step.arguments) for step in steps]
     for period in range(1, len(done) // (MOST_REPEATS + 1) + 1):
         equal = 0
@@ -52,7 +53,7 @@ def _block(steps: Sequence[PlanStep]) -> str:
 
 
 def _check_hands(steps: Sequence[PlanStep], request: PlanRequest) -> None:
-    """Check what each robot holds, step by step."""
+    """Check that a robot's hand is empty before it grasps, and that it releases only what it holds."""
     skills = {(robot.name, skill.name): skill for robot in request.robots for skill in robot.skills}
     holding = {robot.name: robot.holding for robot in request.robots}
     for number, step in enumerate(steps, 1):

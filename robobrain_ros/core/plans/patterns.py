@@ -1,4 +1,4 @@
-"""Regular expressions that bound text: validated patterns of users, and the character class of free text."""
+"""Regular expressions with a bounded length: validated patterns of users, and patterns for free text."""
 
 import importlib
 import re
@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-# Python's own parser of patterns, under the name that it has since 3.11.
+# Python's parser of regular expressions. Python 3.11 changed its name.
 _parser: Any = importlib.import_module("re._parser" if sys.version_info >= (3, 11) else "sre_parse")
 
 FREE = r" !#-\[\]-~\u00a0-\ud7ff\uf900-\ufffd"
-"""Characters that a JSON string contains without escapes: no quotes, backslashes or control characters. Each has at most
-`MOST_BYTES` in UTF-8."""
+"""Characters that need no escape in a JSON string: no quotes, backslashes or control characters. Each has at most `MOST_BYTES`
+bytes in UTF-8."""
 
 MOST_BYTES = 3
 LONGEST_PATTERN = 200
@@ -30,9 +30,9 @@ _CATEGORIES = {"CATEGORY_DIGIT": "0-9", "CATEGORY_WORD": "A-Za-z0-9_"}
 
 
 def free_text(least: int, most: int, blank_start: bool = True) -> str:
-    """A pattern for free text of ``least`` to ``most`` characters.
+    """Return a pattern for free text of ``least`` to ``most`` characters.
 
-    :param blank_start: the text may begin with a blank. If not, ``least`` must be 1.
+    :param blank_start: the text may begin with a blank. If False, ``least`` must be 1.
     """
     if blank_start:
         return f"^[{FREE}]{{{least},{most}}}$"
@@ -40,18 +40,18 @@ def free_text(least: int, most: int, blank_start: bool = True) -> str:
 
 
 def longest_match(pattern: str) -> int:
-    """The most characters of a text that matches the pattern."""
+    """Return the number of characters of the longest text that matches the pattern."""
     width: int = _parser.parse(pattern).getwidth()[1]
     return width
 
 
 def safe_pattern(pattern: str) -> str:
-    r"""Rewrite a user's pattern for a JSON string so that Python and grammar engines read it alike. The whole text must match.
+    r"""Rewrite a user's pattern for a JSON string so that Python and grammar engines interpret it in the same way.
 
-    As in JSON Schema, ``\d`` is 0 to 9 and ``\w`` is an ASCII letter, a digit or ``_``. Anchors are allowed where they change
-    nothing: at the beginning and the end of the pattern, or of an alternative of the whole pattern.
+    The whole text must match the pattern. As in JSON Schema, ``\d`` is 0 to 9, and ``\w`` is an ASCII letter, a digit or ``_``.
+    Anchors are allowed only where they have no effect: at the beginning or the end of the pattern or of one of its alternatives.
 
-    :raises ValueError: it is not a pattern, has no bounds, or cannot be enforced; the message names the part.
+    :raises ValueError: the text is not a pattern, has no bounds, or cannot be enforced. The message names the part.
     """
     if len(pattern) > LONGEST_PATTERN:
         raise ValueError(f"the pattern has {len(pattern)} characters; at most {LONGEST_PATTERN} are allowed")
@@ -61,7 +61,7 @@ def safe_pattern(pattern: str) -> str:
             tokens = _parser.parse(pattern)
     except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
-    except FutureWarning as warning:  # [[:alpha:]], [a-z&&[b]]: other languages read another class than Python does.
+    except FutureWarning as warning:  # Other languages interpret [[:alpha:]] and [a-z&&[b]] differently than Python does.
         raise ValueError(
             f"the pattern {pattern!r} has several meanings ({warning}); escape [ and doubled signs in classes"
         ) from None
@@ -78,7 +78,7 @@ def safe_pattern(pattern: str) -> str:
 
 @dataclass(frozen=True)
 class _Place:
-    """The place of a part in a pattern: ``first`` or ``last`` in the whole, or within a repetition."""
+    """The place of a part in a pattern: whether it is the first or last part, and whether it is in a repetition."""
 
     first: bool = False
     last: bool = False
@@ -93,7 +93,7 @@ def _written(tokens: Iterable[tuple[Any, Any]], place: _Place) -> str:
     for at, (kind, value) in enumerate(parts):
         first, last = place.first and at <= begin, place.last and at >= end - 1
         if _is_anchor((kind, value), _BEGINNINGS) and first:
-            continue  # The whole text must match anyway.
+            continue  # The anchor has no effect, because the whole text must match.
         if _is_anchor((kind, value), _ENDS) and last:
             continue
         written.append(_one(kind, value, _Place(first, last, place.repeated)))
@@ -153,9 +153,9 @@ def _literal(code: int) -> str:
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Whether the whole text matches a pattern of `safe_pattern` or `free_text`. The time is bounded by the text's length.
+    """Return whether the whole text matches a pattern of `safe_pattern` or `free_text`, in bounded time.
 
-    Python's own matcher tries all combinations of alternatives. For ``(x|xx){66}`` it may take years.
+    Python's own matcher tries all combinations of alternatives. For ``(x|xx){66}``, this may take years.
     """
     if "(" not in pattern:
         return re.fullmatch(pattern, text) is not None
@@ -163,9 +163,9 @@ def matches(pattern: str, text: str) -> bool:
 
 
 def _ends(tokens: Iterable[tuple[Any, Any]], text: str, starts: set[int]) -> set[int]:
-    """The places where a match that begins at one of ``starts`` can end."""
+    """Return the places where a match that begins at one of ``starts`` can end."""
     for kind, value in tokens:
-        if str(kind) != "AT":  # Anchors stand at the ends of the whole.
+        if str(kind) != "AT":  # The only anchors are at the ends of the whole pattern.
             starts = _ends_of_one(str(kind), value, text, starts)
     return starts
 

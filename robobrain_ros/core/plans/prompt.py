@@ -1,7 +1,7 @@
-"""The prompt for a plan that robots can run, and the keys of its answer.
+"""The prompt for a plan for robots, and the keys of the answer.
 
-No model family was trained for a prompt of this kind. The text follows the planner of RoboOS, the framework of RoboBrain's
-authors. The answer extends RoboOS's JSON by ``verdict``, ``skill`` and ``arguments``.
+No model family was trained with such a prompt. The text follows the planner of RoboOS, the framework of RoboBrain's authors. The
+answer has the keys of RoboOS's JSON, and in addition ``verdict``, ``skill`` and ``arguments``.
 """
 
 import json
@@ -18,10 +18,10 @@ VERDICTS: dict[PlanMode, tuple[PlanVerdict, ...]] = {
 """The allowed verdicts of each mode."""
 
 REASONING, VERDICT, STEPS = "reasoning_explanation", "verdict", "subtask_list"
-"""Keys of the answer, in this order. There are steps only with `PlanVerdict.PLAN`."""
+"""Keys of the answer, in this order. The answer has steps only if the verdict is `PlanVerdict.PLAN`."""
 
 TEXT, ROBOT, SKILL, ARGUMENTS, ORDER = "subtask", "robot_name", "skill", "arguments", "subtask_order"
-"""Keys of a step, in this order: first the text for people, then the fields for the robot."""
+"""Keys of a step, in this order. The text for people comes before the fields for the robot."""
 
 _QUESTIONS = {
     PlanMode.NEW: "What are the steps to complete the task?",
@@ -36,12 +36,12 @@ _STEP_FORM = (
 
 
 def plan_prompt(task: str, request: PlanRequest) -> str:
-    """The user's message for a plan: the task, the context, the question, and the form of the answer."""
+    """Return the user's message for a plan: the task, the context, the question, and the form of the answer."""
     return "\n".join([f'The task is "{task.strip()}".', *_known(request), _QUESTIONS[request.mode], answer_form(request.mode)])
 
 
 def answer_form(mode: PlanMode) -> str:
-    """The form of the answer, in words."""
+    """Return a description of the answer's form for the prompt."""
     verdicts = " or ".join(f'"{verdict.value}"' for verdict in VERDICTS[mode])
     form = f'Answer with a JSON object: "{REASONING}", then "{VERDICT}", which is {verdicts}'
     if mode is PlanMode.CHECK:
@@ -50,7 +50,7 @@ def answer_form(mode: PlanMode) -> str:
 
 
 def context_in_words(request: PlanRequest) -> str:
-    """Robots, scene, history and feedback in words; empty: the request has none."""
+    """Return a description of robots, scene, history and feedback for the prompt. Empty: the request has none of these."""
     return "\n".join(_known(request))
 
 
@@ -76,8 +76,8 @@ def _robot(robot: Robot) -> Iterator[str]:
         f"at {robot.position}" if robot.position else "",
         f"reaches {', '.join(robot.reachable_places)}" if robot.reachable_places else "",
     ]
-    said = ", ".join(part for part in about if part)
-    yield f"Robot {robot.name}" + (f" ({said})" if said else "") + (":" if robot.skills else "")
+    description = ", ".join(part for part in about if part)
+    yield f"Robot {robot.name}" + (f" ({description})" if description else "") + (":" if robot.skills else "")
     for skill in robot.skills:
         yield f"- {_signature(skill)}" + (f": {skill.description}" if skill.description else "")
     if robot.holding:

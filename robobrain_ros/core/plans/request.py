@@ -31,9 +31,9 @@ class SkillEffect(IntEnum):
 
     NONE = 0
     GRASPS = 1
-    """The robot holds nothing before, and the object after."""
+    """The robot's hand is empty before the skill, and holds the object after it."""
     RELEASES = 2
-    """The robot holds the object before, and nothing after."""
+    """The robot's hand holds the object before the skill, and is empty after it."""
 
 
 class StepOutcome(IntEnum):
@@ -49,10 +49,11 @@ class Skill:
     """A skill of a robot.
 
     :param arguments_schema: the JSON schema of the arguments, an object with ``properties``, as JSON text; empty: no arguments.
-        A string property with ``"format": "object"`` is an object of the scene, if there is a scene. ``"format": "place"`` is a
-        place that the robot can reach, ``"format": "robot"`` the name of a robot.
-    :param effect: what the skill does to the robot's hand.
-    :param object_argument: the property that names the object which is grasped or released; empty without an effect.
+        A string property with ``"format": "object"`` must be the name of an object of the scene, if the request has a scene.
+        With ``"format": "place"``, it must be a place that the robot can reach. With ``"format": "robot"``, it must be the name
+        of a robot.
+    :param effect: the effect of the skill on the robot's hand.
+    :param object_argument: the property with the name of the object that the robot grasps or releases; empty without an effect.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Skill:
 
 @dataclass(frozen=True)
 class Robot:
-    """A robot. Unknown texts are empty. ``holding`` is the object in its hand. No ``reachable_places`` means all places."""
+    """A robot. Unknown texts are empty. ``holding`` is the object in its hand. Without ``reachable_places``, it reaches all."""
 
     name: str
     type: str = ""

@@ -9,9 +9,9 @@ from robobrain_ros.core.query import PlanStep
 
 
 def roboos_json(steps: Sequence[PlanStep], reasoning: str = "") -> str:
-    """Return the plan as JSON for RoboOS's master, with skills and arguments; empty: the plan has no steps.
+    """Return the plan as JSON for RoboOS's master, with skills and arguments. Empty: the plan has no steps.
 
-    The master reads ``robot_name``, ``subtask`` and ``subtask_order`` (master/agents/agent.py) and ignores other keys.
+    The master (master/agents/agent.py) uses ``robot_name``, ``subtask`` and ``subtask_order``, and ignores other keys.
     """
     if not steps:
         return ""

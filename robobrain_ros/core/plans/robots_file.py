@@ -15,7 +15,7 @@ from robobrain_ros.core.plans.yaml_nodes import YamlFault, line_of
 from robobrain_ros.errors import BadRequestError
 
 LARGEST_FILE = 256 * 1024
-"""Bytes of a robots file."""
+"""Most bytes of a robots file."""
 
 _EFFECTS = {effect.name.lower(): effect for effect in SkillEffect}
 _SKILL_TEXTS = ("description", "object_argument")
@@ -30,13 +30,14 @@ _TYPES = {
     yaml_nodes.FRACTION: {"number"},
     yaml_nodes.NULL: {"null"},
 }
-"""The types of a JSON schema that a value may have, by the tag that YAML gives it."""
+"""The types of a JSON schema that a YAML value fits, by the value's YAML tag."""
 
 
 def read_robots(path: Path) -> tuple[Robot, ...]:
-    """Read the robots of a file. config/robots_example.yaml describes its content.
+    """Read the robots in a file. config/robots_example.yaml describes the format.
 
-    :raises BadRequestError: the file cannot be read, or its content is invalid; the message begins with file and line.
+    :raises BadRequestError: the file cannot be read, or its content is invalid. The message begins with the file, and with the
+        line if the content is invalid.
     """
     try:
         text = read_small_text(path, LARGEST_FILE)
@@ -52,12 +53,13 @@ def read_robots(path: Path) -> tuple[Robot, ...]:
 
 
 class _Reader:
-    """Reads one file. ``_lines`` has the line of each field, by its path in the request."""
+    """Reads one file."""
 
     def __init__(self) -> None:
         self._lines: dict[str, int] = {}
+        """The line of each field, by the field's path in the request."""
         self._schemas: dict[int, str] = {}
-        """Schemas that several robots share are read once; by their nodes' identity."""
+        """JSON texts of schemas by the identity of their nodes, because several robots may share a schema."""
 
     def read(self, text: str) -> tuple[Robot, ...]:
         root = yaml_nodes.compose(text)
@@ -80,7 +82,7 @@ class _Reader:
         return robots
 
     def line_of(self, message: str) -> int:
-        """The line of the field that a message begins with, or of what it is part of."""
+        """Return the line of the field at the beginning of a message. If its line is unknown, return that of its parent."""
         found = _PATH.search(message)
         path = found[0] if found else "robots"
         while path and path not in self._lines:
@@ -103,7 +105,7 @@ class _Reader:
         )
 
     def _named_skill(self, item: yaml.Node, robot: str, shared: dict[str, yaml.Node], path: str) -> Skill:
-        """A skill of a robot: a name under skills, or an inline mapping of a name to its description."""
+        """Read a skill of a robot. It is the name of a shared skill, or a mapping with the skill's name and its fields."""
         if isinstance(item, yaml.MappingNode):
             own = self._fields(item, f"a skill of robot {robot}")
             if len(own) != 1:
@@ -132,12 +134,12 @@ class _Reader:
         if not isinstance(node, yaml.MappingNode):
             raise self._fault(line_of(node), f"arguments_schema of skill {skill} must be a mapping: a JSON schema in YAML.")
         if id(node) not in self._schemas:
-            said = self._json(node, f"arguments_schema of skill {skill}")
-            self._schemas[id(node)] = json.dumps(said, ensure_ascii=False)
+            schema = self._json(node, f"arguments_schema of skill {skill}")
+            self._schemas[id(node)] = json.dumps(schema, ensure_ascii=False)
         return self._schemas[id(node)]
 
     def _json(self, node: yaml.Node, what: str) -> object:
-        """A node as a JSON value."""
+        """Convert a node to a JSON value."""
         if isinstance(node, yaml.MappingNode):
             fields = self._fields(node, what)
             self._check_values(fields, what)
@@ -154,7 +156,10 @@ class _Reader:
         return value
 
     def _check_values(self, fields: Mapping[str, yaml.Node], what: str) -> None:
-        """Reject values of ``enum`` and ``const`` that YAML read as another type than the schema's, or than probably meant."""
+        """Reject values of ``enum`` and ``const`` if YAML gave them an unintended type.
+
+        This is so if the schema's type is string but the value is not text, and for values such as ``on`` and ``12:30``.
+        """
         values = [fields["const"]] if "const" in fields else []
         if isinstance(fields.get("enum"), yaml.SequenceNode):
             values += fields["enum"].value
@@ -168,12 +173,12 @@ class _Reader:
                 raise self._misread(value, what, "not as text")
 
     def _misread(self, node: yaml.Node, what: str, problem: str, cure: str = "For text, ") -> YamlFault:
-        """The fault that YAML probably reads a text as something else than was meant."""
-        made = f"{what} holds {str(node.value)[:40]}, which YAML reads as {yaml_nodes.meaning(node)}, {problem}"
-        return self._fault(line_of(node), f"{made}. {cure}put it in quotes: {yaml_nodes.quoted(node)}.")
+        """Return the fault that YAML gives a value an unintended type."""
+        explanation = f"{what} holds {str(node.value)[:40]}, which YAML reads as {yaml_nodes.meaning(node)}, {problem}"
+        return self._fault(line_of(node), f"{explanation}. {cure}put it in quotes: {yaml_nodes.quoted(node)}.")
 
     def _noted(self, node: yaml.Node, what: str, allowed: Iterable[str], path: str) -> dict[str, yaml.Node]:
-        """The fields of a mapping. Their lines are kept for error messages."""
+        """Return the fields of a mapping, and store their lines for error messages."""
         fields = self._fields(node, what, allowed)
         if path:
             self._lines[path] = line_of(node)
@@ -181,7 +186,7 @@ class _Reader:
         return fields
 
     def _fields(self, node: yaml.Node, what: str, allowed: Iterable[str] = ()) -> dict[str, yaml.Node]:
-        """The fields of a mapping; without ``allowed``, any names."""
+        """Return the fields of a mapping. Without ``allowed``, they may have any names."""
         if not isinstance(node, yaml.MappingNode):
             raise self._fault(line_of(node), f"{what} must be a mapping, `name: ...`.")
         fields: dict[str, yaml.Node] = {}
@@ -212,8 +217,8 @@ class _Reader:
         if not isinstance(node, yaml.ScalarNode):
             raise self._fault(line_of(node), f"{what} must be text; it is {yaml_nodes.meaning(node)}.")
         cure = f"put it in quotes: {yaml_nodes.quoted(node)}" if str(node.value) else "write it, or leave the field out"
-        said = str(node.value)[:40] or "nothing"
-        raise self._fault(line_of(node), f"{what} must be text; YAML reads {said} as {yaml_nodes.meaning(node)}; {cure}.")
+        written = str(node.value)[:40] or "nothing"
+        raise self._fault(line_of(node), f"{what} must be text; YAML reads {written} as {yaml_nodes.meaning(node)}; {cure}.")
 
     def _fault(self, line: int, sentence: str) -> YamlFault:
         return YamlFault(line, sentence)

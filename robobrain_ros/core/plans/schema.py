@@ -1,4 +1,4 @@
-"""Make the JSON schema of a plan. The robots of the request can run every plan that satisfies it."""
+"""Make the JSON schema of a plan. It allows only steps with a robot, a skill and arguments of the request."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,14 +14,14 @@ from robobrain_ros.core.plans.request import PlanMode, PlanRequest, PlanVerdict,
 from robobrain_ros.errors import BadRequestError
 
 MOST_ALTERNATIVES = 200
-"""Different forms of a step. A form is a set of robots with the same skills, and skills with the same arguments."""
+"""Most forms of a step. A form combines robots that have the same skills with skills that have the same arguments."""
 LARGEST_PLAN_SCHEMA = 256 * 1024
-"""Bytes of the whole schema."""
+"""Most bytes of the whole schema."""
 
 
 @dataclass(frozen=True)
 class TextBounds:
-    """Most characters of the reasoning, of a step's text, and of a free text among the arguments."""
+    """Most characters of the reasoning, of a step's text, and of an argument with free text."""
 
     reasoning: int
     step: int
@@ -29,12 +29,16 @@ class TextBounds:
 
 
 BOUNDS = tuple(TextBounds(*bounds) for bounds in ((600, 160, 160), (400, 120, 100), (300, 90, 60), (200, 60, 40), (120, 40, 24)))
-"""From long to short. The first bounds whose longest plan fits into the model's context are used."""
+"""Bounds from long to short. `plan_form` uses the first bounds whose longest plan fits into the model's context."""
 
 
 @dataclass(frozen=True)
 class PlanForm:
-    """The form of a plan: its JSON schema, and the most tokens that a text of this schema can have."""
+    """The form of a plan.
+
+    :param schema: the JSON schema of the plan.
+    :param tokens: most tokens of a text that satisfies the schema.
+    """
 
     request: PlanRequest
     schema: Schema
@@ -42,14 +46,15 @@ class PlanForm:
 
     @property
     def text(self) -> str:
-        """The schema as JSON text for an engine. The order of its keys is the order of the answer's."""
+        """The schema as JSON text for an engine. The keys of the answer have the order of the schema's properties."""
         return json.dumps(enforceable(self.schema), ensure_ascii=False)
 
 
 def plan_form(request: PlanRequest, room: int) -> PlanForm:
-    """Make the form of a request's plan, with the longest free texts with which every plan fits into ``room`` tokens.
+    """Make the form of a request's plan. The bounds of free texts are as long as ``room`` permits.
 
-    :raises BadRequestError: the request contradicts its description, or the shortest plan does not fit.
+    :param room: tokens that are free in the model's context. The longest plan must fit into them.
+    :raises BadRequestError: the request is invalid, or the longest plan does not fit even with the shortest bounds.
     """
     schemas = check_request(request)
     for bounds in BOUNDS:
@@ -65,11 +70,11 @@ def plan_form(request: PlanRequest, room: int) -> PlanForm:
 
 
 def longest_text(schema: Schema) -> int:
-    """Most bytes of a text that satisfies the schema, with a blank after each comma and colon.
+    """Return the number of bytes of the longest text that satisfies the schema, with a blank after each comma and colon.
 
-    It is also the most tokens, because each token of the models has at least one byte.
+    This number is also an upper limit of the tokens, because each token has at least one byte.
 
-    :param schema: a schema of this module: closed, bounded, with strings that need no escapes.
+    :param schema: a schema of this module. It is closed and bounded, and its strings need no escapes.
     """
     return _Lengths(schema.get("$defs", {})).of(schema)
 
@@ -87,7 +92,7 @@ def _schema(request: PlanRequest, schemas: ArgumentSchemas, bounds: TextBounds) 
         return without_steps
     definitions = _Definitions(request, bounds)
     alternatives = list(_alternatives(request, schemas, definitions))
-    if not alternatives:  # Every skill needs an object or a place, and the scene holds none.
+    if not alternatives:  # Every skill needs an object or a place, and the scene has none.
         return without_steps
     steps = {"type": "array", "items": {"$ref": "#/$defs/step"}, "minItems": 1, "maxItems": _most_steps(request)}
     definitions.known["step"] = {"anyOf": alternatives} if len(alternatives) > 1 else alternatives[0]
@@ -107,7 +112,7 @@ def _object(properties: Mapping[str, Schema]) -> Schema:
 
 
 def _alternatives(request: PlanRequest, schemas: ArgumentSchemas, definitions: "_Definitions") -> Iterator[Schema]:
-    """Each form of a step. Robots with the same skills share a form, and so do skills with the same arguments."""
+    """Yield the schema of each form of a step. Robots with the same skills and skills with the same arguments share a form."""
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for robot in request.robots:
         groups.setdefault(definitions.skills_of(robot, schemas), []).append(robot.name)
@@ -131,7 +136,7 @@ def _alternatives(request: PlanRequest, schemas: ArgumentSchemas, definitions: "
 
 
 def _shared(skills: Sequence[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
-    """Group skills by their arguments: each schema with the names of its skills."""
+    """Group skills by their arguments. Yield each argument schema with the names of its skills."""
     by_arguments: dict[str, list[str]] = {}
     for name, arguments in skills:
         by_arguments.setdefault(arguments, []).append(name)
@@ -139,7 +144,7 @@ def _shared(skills: Sequence[tuple[str, str]]) -> Iterator[tuple[str, list[str]]
 
 
 class _Definitions:
-    """Fills names and bounds into argument schemas. Repeated parts are defined once, in ``known``."""
+    """Adds names and bounds to argument schemas. ``known`` has the definitions of repeated parts."""
 
     def __init__(self, request: PlanRequest, bounds: TextBounds) -> None:
         self.known: dict[str, Schema] = {"text": {"type": "string", "pattern": free_text(1, bounds.step, blank_start=False)}}
@@ -153,7 +158,7 @@ class _Definitions:
             self._objects = self._names("objects", on_places + [robot.holding for robot in request.robots if robot.holding])
 
     def skills_of(self, robot: Robot, schemas: ArgumentSchemas) -> tuple[tuple[str, str], ...]:
-        """The names of the skills that the robot can use, each with its arguments' schema as JSON text."""
+        """Return the names of the skills that the robot can use, each with the schema of its arguments as JSON text."""
         reachable = robot.reachable_places or self._scene
         places: Schema | None = {}
         if reachable:
@@ -172,7 +177,7 @@ class _Definitions:
         return tuple(skills)
 
     def _names(self, key: str, names: Sequence[str]) -> Schema | None:
-        """A reference to an enum of names; None: there are none."""
+        """Return a reference to an enum of the names. None: there are no names."""
         unique = list(dict.fromkeys(names))
         if not unique:
             return None
@@ -183,7 +188,7 @@ class _Definitions:
         return {"$ref": f"#/$defs/{known}"}
 
     def _fill(self, schema: Schema, vocabulary: Mapping[str, Schema | None]) -> Schema | None:
-        """The schema with names and bounds; None: nothing satisfies it, because there is no such object, place or robot."""
+        """Return the schema with names and bounds. None: no value satisfies it, because the scene has no object or place."""
         if "anyOf" in schema:
             alternatives = [filled for it in schema["anyOf"] if (filled := self._fill(it, vocabulary)) is not None]
             return {"anyOf": alternatives} if alternatives else None
@@ -218,7 +223,7 @@ class _Lengths:
         self._known: dict[str, int] = {}
 
     def of(self, schema: Schema) -> int:
-        """The length for one schema."""
+        """Return the length for one schema in bytes."""
         if "$ref" in schema:
             name = schema["$ref"].removeprefix("#/$defs/")
             if name not in self._known:
@@ -245,6 +250,6 @@ class _Lengths:
 
 
 def _written_length(value: Any) -> int:
-    """Bytes of a value in JSON. Some writers escape slashes."""
+    """Return the number of bytes of a value in JSON. Each slash counts twice, because some engines escape slashes."""
     text = json.dumps(value, ensure_ascii=False)
     return len(text.encode()) + text.count("/")

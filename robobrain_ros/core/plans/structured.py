@@ -1,4 +1,4 @@
-"""Read a plan that was constrained to a schema: each step when it is complete, and the whole plan, which is validated again."""
+"""Read a plan that was constrained to a schema. Steps are returned as soon as they are complete; the whole plan is validated."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -13,12 +13,12 @@ from robobrain_ros.core.plans.schema import PlanForm
 from robobrain_ros.core.query import PlanStep
 
 _STEP_DEPTH = 3
-"""Open brackets within a step: of the answer, of the list, and of the step."""
+"""Number of open brackets within a step: those of the answer, of the list of steps, and of the step."""
 
 
 @dataclass(frozen=True)
 class StructuredPlan:
-    """A plan. Its steps are in ascending order, counted from 1 without a gap. Only `PlanVerdict.PLAN` has steps."""
+    """A plan. The steps are sorted by their order, which counts from 1 without gaps. Only `PlanVerdict.PLAN` has steps."""
 
     verdict: PlanVerdict
     reasoning: str
@@ -37,7 +37,7 @@ class StructuredPlanReader:
         self._escaped = False
 
     def feed(self, text: str) -> list[PlanStep]:
-        """Read the next piece and return the steps that it completes, with their orders as written."""
+        """Read the next piece of text. Return the steps that it completes, with ``order`` as the model wrote it."""
         self._text.append(text)
         steps = []
         start = 0 if self._depth >= _STEP_DEPTH else None
@@ -70,7 +70,7 @@ class StructuredPlanReader:
     def finish(self) -> StructuredPlan:
         """Return the whole plan.
 
-        :raises ValueError: it does not satisfy its schema; the message names the place.
+        :raises ValueError: the plan does not satisfy its schema. The message names the place.
         """
         from jsonschema.exceptions import best_match
 
@@ -87,7 +87,7 @@ class StructuredPlanReader:
 
 @cache
 def _validator() -> Any:
-    """A validator whose patterns take bounded time, whatever the text."""
+    """Return a validator class that matches patterns in bounded time."""
     from jsonschema import Draft202012Validator, ValidationError, validators
 
     def pattern(_: Any, pattern: str, text: Any, __: Any) -> Iterator[ValidationError]:
@@ -98,7 +98,7 @@ def _validator() -> Any:
 
 
 def _steps_of(text: str) -> list[PlanStep]:
-    """The step in a complete JSON object; empty: it is not a step. `finish` reports the fault."""
+    """Return the step in a complete JSON object. Empty: the object is not a step, and `finish` will report the fault."""
     try:
         return [_step_of(json.loads(text))]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -1,7 +1,7 @@
-"""Read YAML files as trees of nodes with their lines. Sizes are checked before objects are created; nothing is evaluated.
+"""Read YAML files as trees of nodes with line numbers. Sizes are checked before objects are created. Nothing is evaluated.
 
-YAML has traps for people who write data by hand. Without quotes, ``on`` is a boolean, ``12:30`` is the number 750 and
-``010`` is 8. `meaning` reports what YAML reads for such a text.
+YAML often surprises people who write data by hand. Without quotes, ``on`` is a boolean, ``12:30`` is the number 750, and ``010``
+is the number 8. `meaning` describes the value that YAML reads.
 """
 
 import re
@@ -11,16 +11,16 @@ from typing import Any
 import yaml
 
 MOST_NODES = 50_000
-"""Values of a file, those that an alias repeats counted each time."""
+"""Most values of a file. The values of an alias count each time."""
 DEEPEST = 64
-"""Levels of mappings and lists within each other."""
+"""Most levels of nested mappings and lists."""
 
 TEXT, BOOLEAN, NUMBER, FRACTION, NULL, MERGE = (
     f"tag:yaml.org,2002:{kind}" for kind in ("str", "bool", "int", "float", "null", "merge")
 )
 _MAPPING, _SEQUENCE = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"
 SCALARS = frozenset({TEXT, BOOLEAN, NUMBER, FRACTION, NULL})
-"""Tags of the values that JSON has."""
+"""Tags of the scalars that JSON supports."""
 
 _KINDS = {
     BOOLEAN: "a boolean",
@@ -33,11 +33,11 @@ _KINDS = {
 }
 _TRUE = frozenset({"yes", "true", "on"})
 _SURPRISES = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9_.]*(?::[0-9_.]+)+")
-"""Numbers of base 8 and base 60."""
+"""Numbers in base 8 and base 60."""
 
 
 class YamlFault(Exception):
-    """What is wrong with a file, as a sentence, and in which line."""
+    """A fault in a file: a sentence that describes it, and its line, from 1."""
 
     def __init__(self, line: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -46,9 +46,9 @@ class YamlFault(Exception):
 
 
 def compose(text: str) -> yaml.Node | None:
-    """The file's one document as nodes; None: the file is empty. Nothing is constructed.
+    """Parse the single document of a file to nodes. None: the file is empty.
 
-    :raises YamlFault: it is not valid YAML, or exceeds `MOST_NODES` or `DEEPEST`.
+    :raises YamlFault: the text is not valid YAML, or exceeds `MOST_NODES` or `DEEPEST`.
     """
     loader: Any = None
     try:
@@ -62,30 +62,30 @@ def compose(text: str) -> yaml.Node | None:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1 if isinstance(error.position, int) else 1
         raise YamlFault(line, f"it is not valid YAML: the character {chr(error.character)!r} is not allowed.") from error
-    except Exception as error:  # PyYAML's scanner raises ValueError, OverflowError and more for odd escapes and directives.
+    except Exception as error:  # PyYAML's scanner raises ValueError, OverflowError and others for some escapes and directives.
         line = loader.line + 1 if loader is not None else 1
         raise YamlFault(line, f"it is not valid YAML: {' '.join(str(error).split())[:200]}.") from error
 
 
 def line_of(node: yaml.Node) -> int:
-    """The line in which a node begins, from 1."""
+    """Return the line in which a node begins, from 1."""
     return int(node.start_mark.line) + 1
 
 
 def scalar(node: yaml.Node) -> Any:
-    """The value of a text, boolean, number or null.
+    """Return the value of a scalar node: text, a boolean, a number or None.
 
     :raises YamlFault: the text does not fit the tag, as in ``!!int ''``.
     """
     try:
         return yaml.SafeLoader("").construct_object(node)
-    except Exception as error:  # For a text that does not fit, PyYAML raises KeyError, IndexError and others.
+    except Exception as error:  # PyYAML raises KeyError, IndexError and others for a text that does not fit its tag.
         kind = _KINDS.get(node.tag, "a value")
         raise YamlFault(line_of(node), f"{node.value[:40]!r} cannot be read as {kind}; put it in quotes for text.") from error
 
 
 def meaning(node: yaml.Node) -> str:
-    """What YAML reads for a value, for a message: "a boolean (true)"."""
+    """Return a description of the value that YAML reads, for a message: "a boolean (true)"."""
     if isinstance(node, yaml.MappingNode):
         return "a mapping"
     if isinstance(node, yaml.SequenceNode):
@@ -101,7 +101,7 @@ def meaning(node: yaml.Node) -> str:
 
 
 def surprising(node: yaml.Node) -> bool:
-    """Whether a scalar without quotes is something that few people mean: ``on`` for true, ``12:30`` for 750, ``010`` for 8."""
+    """Return whether YAML's reading of a scalar is rarely intended: ``on`` for true, ``12:30`` for 750, ``010`` for 8."""
     value = str(node.value)
     if node.tag == BOOLEAN:
         return value.lower() not in ("true", "false")
@@ -109,20 +109,20 @@ def surprising(node: yaml.Node) -> bool:
 
 
 def quoted(node: yaml.Node) -> str:
-    """How to write a scalar as text."""
+    """Return the scalar in quotes, so that YAML reads it as text."""
     return f'"{str(node.value)[:40]}"'
 
 
 @dataclass(frozen=True)
 class _Extent:
-    """Number of nodes and levels below an anchor, itself included."""
+    """The numbers of nodes and levels of an anchored node, including the node itself."""
 
     nodes: int
     levels: int
 
 
 class _BoundedLoader(yaml.SafeLoader):
-    """Counts nodes and levels while it composes them. An alias costs as much as what it repeats."""
+    """Counts nodes and levels while it composes them. An alias counts as much as the node that it repeats."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -130,7 +130,7 @@ class _BoundedLoader(yaml.SafeLoader):
         self._count = 0
         self._depth = 0
         self._deepest = 0
-        """The deepest level within the node that is being composed."""
+        """The deepest level within the node that is currently composed."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]

@@ -1,38 +1,42 @@
-"""Read the text of an answer: points, boxes, waypoints, the steps of a plan, or an error that names the fault.
+"""Parse the text of an answer to points, boxes, waypoints or the steps of a plan. Errors name the fault.
 
-Text passes three stages. Each reads every character once and keeps its state between pieces, so that text may be cut anywhere
-and reading takes linear time:
+The text passes three stages. Each stage reads every character once and keeps its state between pieces of text. The text may
+therefore be cut anywhere, and the time is linear in its length:
 
-1. `TagReader` separates thinking from answer.
-2. `CoordinateReader` finds coordinates in answers to spatial tasks. `FreePlanReader` finds the steps of a plan in words,
-   `StructuredPlanReader` those of a plan that was constrained to a JSON schema.
-3. `AnswerParser` combines the results and validates the whole.
+1. `TagReader` separates the thinking from the answer.
+2. `CoordinateReader` finds the coordinates in answers to spatial tasks. `FreePlanReader` finds the steps of a plan in free text.
+   `StructuredPlanReader` finds the steps of a plan that was constrained to a JSON schema.
+3. `AnswerParser` combines the results and validates the whole answer.
 
 The rules:
 
-- Pieces that a server declares to be thinking are thinking, and the pieces after them are not.
-- All text up to the last closing think tag is thinking, whether a tag opened it or not. The text before an answer tag is
-  thinking, too. Results are never read from thinking. A tag that is cut at the end of the text is dropped.
-- A coordinate is a pair of round or square brackets around two numbers (a point), three (a point and its depth in metres, in
-  families that give depth; otherwise a confidence, which is ignored) or four (a box). It may also be an object with ``x`` and
-  ``y`` or with ``x1 y1 x2 y2``. The coordinates in an object get its ``label`` (or ``name``). Numbers outside of brackets
-  ("about 3, 4") and brackets with words ("(see 3, 4)") are prose, unless the whole answer is nothing but two to four numbers.
-- In a coordinate, the same separator stands between all numbers. Otherwise a comma or blank may belong to a number, as in
-  ``(1,000, 2,000)`` and ``(0,5, 0,25)``, which is an error. So are ``(1,024)`` and two numbers for one key: ``{"x": 1,000}``.
-- The value of a key such as ``image_size``, ``color`` or ``score`` is not a coordinate. Neither is the size in a sentence such
-  as "The image size is (640, 480)." An object with ``x`` and ``y`` beside ``width`` and ``height`` is an error, because ``x`` and
-  ``y`` may be a corner or the centre.
-- If the answer holds a list, coordinates in the prose around it ("The image is (640, 480)") are ignored. Without a list they
-  are the answer.
-- The same point or box with the same label counts once, because models that do not stop repeat themselves. A trajectory may
-  return to a waypoint, but not stay at it.
-- Where boxes are wanted, two adjacent points are the corners of one. Corners may come in any order.
-- If the text ends within a coordinate, the complete ones count. If none is complete, that is an error. A plan that is cut is
-  always an error, because half a plan is worse than none.
-- A broken coordinate among good ones in the same list, a number without bounds, points where boxes are wanted (or the other
-  way round) and fractions among pixels are errors, because dropping them would change what the robot does.
-- An empty list means nothing was found. So does a sentence without coordinates such as "There is no ..." (see `REFUSALS`). In
-  place of a plan, such a sentence must not begin like a command ("Check that there is no ...").
+- If a server declares pieces of text to be thinking, these pieces are thinking, and the pieces after them are the answer.
+- All text up to the last closing think tag is thinking, even if no tag opened it. All text before an answer tag is thinking as
+  well. Results are never read from thinking. An incomplete tag at the end of the text is dropped.
+- A coordinate is a pair of round or square brackets with numbers. Two numbers are a point. Three numbers are a point and its
+  depth in metres, in families that give depth. In other families, the third number is a confidence and is ignored. Four numbers
+  are a box. A coordinate may also be an object with ``x`` and ``y`` or with ``x1``, ``y1``, ``x2`` and ``y2``. The coordinates in
+  an object get its ``label`` (or ``name``).
+- Numbers outside of brackets ("about 3, 4") and brackets with words ("(see 3, 4)") are prose. There is one exception: an answer
+  that consists of nothing but two to four numbers is a coordinate.
+- The separators between the numbers of a coordinate must be equal. Otherwise, a comma or blank may be part of a number, as in
+  ``(1,000, 2,000)`` and ``(0,5, 0,25)``. This is an error. ``(1,024)`` and two numbers for one key (``{"x": 1,000}``) are errors
+  for the same reason.
+- The value of a key such as ``image_size``, ``color`` or ``score`` is not a coordinate. The size in a sentence such as "The image
+  size is (640, 480)." is not a coordinate either. An object with ``x``, ``y``, ``width`` and ``height`` is an error, because
+  ``x`` and ``y`` may be a corner or the centre.
+- If the answer has a list, coordinates in the prose around it ("The image is (640, 480)") are ignored. Without a list, they are
+  the answer.
+- Equal points or boxes with equal labels count once, because models sometimes repeat themselves endlessly. A trajectory may
+  return to an earlier waypoint, but equal consecutive waypoints count once.
+- If the task needs boxes, two adjacent points are two opposite corners of a box, in any order.
+- If the text ends within a coordinate, the complete coordinates count. It is an error if none is complete. An incomplete plan is
+  always an error, because executing half a plan is dangerous.
+- Some faults are errors because ignoring them would change what the robot does: a malformed coordinate in a list with valid
+  ones, a number that is too long or too large, points instead of boxes or boxes instead of points, and fractions mixed with
+  pixels.
+- An empty list means that the model found nothing. A sentence without coordinates such as "There is no ..." (see `REFUSALS`)
+  means the same. Instead of a plan, such a sentence must not begin like a command ("Check that there is no ...").
 """
 
 from collections.abc import Sequence
@@ -52,17 +56,17 @@ from robobrain_ros.errors import UnparsableAnswerError
 def parse_answer(
     task: Task, text: str, profile: Profile, *, thinking: bool = False, truncated: bool = False, constrained: bool = False
 ) -> ParsedAnswer:
-    """Read a whole answer. For arguments, result and errors see `AnswerParser` and `AnswerParser.finish`."""
+    """Parse a whole answer. `AnswerParser` describes the arguments, `AnswerParser.finish` describes the result and the errors."""
     parser = AnswerParser(task, profile, thinking=thinking, constrained=constrained)
     parser.feed(text)
     return parser.finish(truncated=truncated)
 
 
 class AnswerParser:
-    """Reads an answer that arrives in pieces. The result does not depend on where the text is cut.
+    """Parses an answer that arrives in pieces. The result does not depend on where the text is cut.
 
     :param thinking: the text begins within the thinking, because the opening tag was part of the prompt.
-    :param plan_form: the text is a plan that was constrained to this form. It has no tags; text that looks like one is part of
+    :param plan_form: the text is a plan that was constrained to this form. It has no tags. Text that looks like a tag is part of
         a name.
     :param constrained: the text was constrained to `core.grammars.coordinate_pattern`, so its separators may differ.
     :raises UnsupportedTaskError: the profile does not support the task.
@@ -89,7 +93,7 @@ class AnswerParser:
 
     @property
     def raw_text(self) -> str:
-        """Everything fed so far, with tags around the pieces that a server declared to be thinking."""
+        """The whole text so far, with tags around the pieces that a server declared to be thinking."""
         return "".join(self._raw)
 
     @property
@@ -122,8 +126,8 @@ class AnswerParser:
 
         :param thinking: a server declared the piece to be thinking, so tags in it are ordinary text.
         :returns: the piece without tags, whether its end belongs to the thinking, and the parts that it completes, with
-            coordinates as the model wrote them. These parts are preliminary: a later ``</think>`` without an opening tag makes
-            them thinking.
+            coordinates as the model wrote them. These parts are preliminary. A later ``</think>`` without an opening tag turns
+            them into thinking.
         """
         if text and thinking != self.server_declares_thinking and not (thinking and self._began_in_thinking):
             self._raw.append("<think>" if thinking else "</think>")  # The server removed the tag from the text.
@@ -147,7 +151,7 @@ class AnswerParser:
         return self._finish_spatial(text, truncated)
 
     def _discard_results(self) -> None:
-        """Begin with new readers: the text read so far was thinking."""
+        """Start again with new readers, because the text so far was thinking."""
         self._coordinates = CoordinateReader(self.form, self._gives_depth, self._constrained)
         self._free_plan = FreePlanReader()
         self._structured_plan = None if self._plan_form is None else StructuredPlanReader(self._plan_form)
@@ -170,7 +174,7 @@ class AnswerParser:
         return Progress(text, self.in_thinking, points=points, boxes=boxes, waypoints=waypoints, steps=tuple(steps))
 
     def _by_kind(self, items: Sequence[Point | Box]) -> tuple[tuple[Point, ...], tuple[Box, ...], tuple[Point, ...]]:
-        """Points, boxes and waypoints. The points of a trajectory are its waypoints."""
+        """Separate points, boxes and waypoints. In a trajectory, points are waypoints."""
         points = tuple(item for item in items if isinstance(item, Point))
         boxes = tuple(item for item in items if isinstance(item, Box))
         return ((), boxes, points) if self.form is AnswerForm.WAYPOINTS else (points, boxes, ())
@@ -234,11 +238,14 @@ class AnswerParser:
         )
 
     def _found_nothing(self, text: str) -> bool:
-        """Whether the answer reports that nothing was found. An empty list that is cut may be the beginning of a full one."""
+        """Return whether the answer reports that nothing was found.
+
+        An empty list in an incomplete answer does not count, because more items may have followed.
+        """
         return reports_nothing_found(text) or (self._coordinates.has_empty_list and not self._coordinates.ends_in_bracket)
 
     def _fault_of_form(self, truncated: bool) -> str:
-        """Why the coordinates do not answer the task; empty: they do."""
+        """Return why the coordinates are no answer to the task; empty: they are an answer."""
         reader = self._coordinates
         if not reader.items:
             if reader.ends_in_bracket or truncated:

@@ -1,4 +1,4 @@
-"""Find points and boxes in the text of an answer; the rules are in `core.reading.answers`."""
+"""Find points and boxes in the text of an answer. `core.reading.answers` describes the rules."""
 
 import re
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ _DEPTH_KEYS = ("d", "depth", "z")
 _EXTENT_KEYS = ("w", "h", "width", "height")
 _SIZE_WORDS = frozenset({"size", "resolution", "dimensions"})
 _NEAR_SIZE_WORD = 2
-"""Words between one of `_SIZE_WORDS` and a coordinate that is a size, as in "The image size is (640, 480)"."""
+"""Most words between one of `_SIZE_WORDS` and a size, as in "The image size is (640, 480)"."""
 
 
 class _Scale(Enum):
-    """What the coordinates of an answer are."""
+    """The unit of the coordinates in an answer."""
 
     UNKNOWN = "unknown"
     FRACTIONS = "fractions of the image"
@@ -32,7 +32,7 @@ class _Scale(Enum):
 
 
 class _FoundItems:
-    """The points and boxes of an answer in its order, each once. A trajectory may return to a waypoint, but not stay at it."""
+    """The points and boxes of an answer in their order, each once. A trajectory may return to an earlier waypoint."""
 
     def __init__(self, trajectory: bool) -> None:
         self.items: list[Point | Box] = []
@@ -50,21 +50,21 @@ class _FoundItems:
             self._new.append(item)
 
     def take_new(self) -> list[Point | Box]:
-        """The items added since the last call."""
+        """Return the items added since the last call."""
         new, self._new = self._new, []
         return new
 
 
 @dataclass
 class _Prose:
-    """What stands outside of lists. Its coordinates are the answer only where the text holds no list."""
+    """The text outside of lists. Its coordinates are the answer only if the text has no list."""
 
     has_words: bool = False
     list_seen: bool = False
     items: list[Point | Box] = field(default_factory=list)
     fault: str = ""
     words_after_size: int = _NEAR_SIZE_WORD + 1
-    """Words since the last word for a size."""
+    """Number of words since the last one of `_SIZE_WORDS`."""
 
     def read_word(self, word: str) -> None:
         self.has_words = self.has_words or any(character.isalpha() for character in word)
@@ -72,7 +72,7 @@ class _Prose:
         self.words_after_size = 0 if names_size else self.words_after_size + 1
 
     def take_size(self) -> bool:
-        """Whether the coordinate that ends here is a size."""
+        """Return whether the coordinate that was just read is a size, and forget the last word for a size."""
         is_size = self.words_after_size <= _NEAR_SIZE_WORD
         self.words_after_size = _NEAR_SIZE_WORD + 1
         return is_size
@@ -89,34 +89,34 @@ class _Prose:
 
 @dataclass
 class _AdjacentPoints:
-    """Points next to each other, outside of any bracket, where boxes are wanted: two of them are the corners of a box."""
+    """Points next to each other outside of any bracket. If the task needs boxes, two of them are the corners of a box."""
 
     points: list[Point] = field(default_factory=list)
     in_prose: bool = False
     continues: bool = False
-    """Whether a comma follows the last point, so that the next line may hold another one."""
+    """Whether a comma follows the last point. The next line may then continue the points."""
 
 
 class CoordinateReader:
-    """Finds points and boxes in text that arrives in pieces. Each closing bracket makes a point, a box, or a part of a list.
+    """Finds points and boxes in text that arrives in pieces. Each closing bracket completes a point, a box, or a part of a list.
 
-    :param form: the form of the answer. In the form of boxes, two adjacent points are the corners of one.
-    :param gives_depth: a third number is the depth; otherwise it is a confidence, which is ignored.
-    :param constrained: a grammar held the text to coordinates of whole numbers, which may have different separators.
+    :param form: the form of the answer. If it is boxes, two adjacent points are the corners of a box.
+    :param gives_depth: a third number is the depth in metres. Otherwise, it is a confidence and is ignored.
+    :param constrained: a grammar constrained the text to coordinates of whole numbers. Their separators may differ.
     """
 
     def __init__(self, form: AnswerForm, gives_depth: bool, constrained: bool = False) -> None:
         self.fault = ""
         """Why the whole text is invalid; empty: it is valid so far."""
         self.ends_in_bracket = False
-        """Whether the text ended before its last bracket was closed. Set by `finish`."""
+        """Whether the text ended within a bracket. Set by `finish`."""
         self.has_empty_list = False
         self._fault_without_items = ""
-        """A fault that counts only where the text holds no valid coordinate."""
+        """A fault that is reported only if the text has no valid coordinate."""
         self._wants_boxes = form is AnswerForm.BOXES
         self._gives_depth = gives_depth
         self._constrained_length = (4 if self._wants_boxes else 3 if gives_depth else 2) if constrained else 0
-        """Numbers of a coordinate that the grammar allows; 0: there is none."""
+        """Number of numbers in a coordinate that the grammar allows; 0: there is no grammar."""
         self._lexer = Lexer()
         self._brackets: list[Bracket] = []
         self._too_deep = False
@@ -125,7 +125,7 @@ class CoordinateReader:
         self._prose = _Prose()
         self._adjacent = _AdjacentPoints()
         self._lone_corners: list[Point] = []
-        """Points without an adjacent one, where boxes are wanted."""
+        """If the task needs boxes: points without an adjacent point."""
 
     @property
     def items(self) -> list[Point | Box]:
@@ -147,9 +147,9 @@ class CoordinateReader:
         return self._found.take_new()
 
     def finish(self, text: str, truncated: bool) -> None:
-        """Read what only the end of the text decides.
+        """Complete the items, the fault and the other attributes. Some of them depend on the end of the text.
 
-        :param text: everything that was fed.
+        :param text: the whole text that was fed.
         :param truncated: the text was cut at the token limit.
         """
         for token in self._lexer.finish():
@@ -172,7 +172,7 @@ class CoordinateReader:
             self._check_for_broken_coordinates(bracket)
             self._found.add([item for item in bracket.unlabelled if not self._is_corner(item)])
         if self._brackets and len(self._brackets[-1].corners) == 2 and not self._brackets[-1].numbers:
-            self._found.add([_box_of(*self._brackets[-1].corners)])  # Only the list's own bracket is missing.
+            self._found.add([_box_of(*self._brackets[-1].corners)])  # Only the list's closing bracket is missing.
 
     def _add_coordinates_in_prose(self) -> None:
         for item in self._prose.items:
@@ -187,7 +187,7 @@ class CoordinateReader:
     def _finish_lone_corners(self, cut: bool) -> None:
         if len(self._lone_corners) == 2 and not self.items:
             self._found.add([_box_of(*self._lone_corners)])
-        elif len(self._lone_corners) != 1 or not cut:  # A single corner of a cut text may be the first of two.
+        elif len(self._lone_corners) != 1 or not cut:  # In an incomplete text, a single corner may be the first of two.
             self._found.add(self._lone_corners)
 
     def _read(self, token: Token) -> None:
@@ -337,7 +337,7 @@ class CoordinateReader:
             self.fault = self.fault or "one of its coordinates is malformed"
 
     def _mark_outer(self, valid: bool) -> None:
-        """Note in the surrounding bracket that it holds a valid or a broken coordinate."""
+        """Mark the surrounding bracket: it contains a valid or a malformed coordinate."""
         if self._brackets:
             self._brackets[-1].has_coordinates |= valid
             self._brackets[-1].has_broken_coordinates |= not valid
@@ -356,11 +356,12 @@ class CoordinateReader:
                 self._note_scale(numbers)
                 item = self._item_of(numbers)
                 depth = next((fields[key] for key in _DEPTH_KEYS if key in fields), None)
-                return replace(item, depth=depth) if isinstance(item, Point) else item  # A key declares the depth.
+                # A key states that the number is a depth, so this holds for all families.
+                return replace(item, depth=depth) if isinstance(item, Point) else item
         return None
 
     def _note_scale(self, coordinates: Sequence[float]) -> None:
-        """Decide by the first unambiguous coordinates whether all are fractions. 0.5 is a fraction; 0 and 1 are ambiguous."""
+        """Use the first unambiguous coordinates to decide whether all are fractions. 0.5 is a fraction; 0 and 1 are ambiguous."""
         whole = all(value.is_integer() for value in coordinates)
         inside = all(0 <= value <= 1 for value in coordinates)
         if self._scale is _Scale.UNKNOWN and not (whole and inside):
@@ -369,7 +370,7 @@ class CoordinateReader:
             self.fault = self.fault or "it mixes fractions of the image with larger coordinates"
 
     def _stands_in_prose(self) -> bool:
-        """Whether the coordinate that ends here stands in prose and in no list."""
+        """Return whether the coordinate that was just read is in prose and not in a list."""
         if any(bracket.opening != "(" for bracket in self._brackets) or (self._brackets and self._wants_boxes):
             return False
         return self._prose.has_words or any(not bracket.only_numbers for bracket in self._brackets)
@@ -378,7 +379,7 @@ class CoordinateReader:
         return self._wants_boxes and isinstance(item, Point)
 
     def _add(self, item: Point | Box) -> None:
-        """Pass an item to the bracket that may complete it to a box or label it; otherwise it is found."""
+        """Add an item to the bracket that may label it or combine it to a box. Without such a bracket, add it to the results."""
         innermost = self._brackets[-1] if self._brackets else None
         if self._wants_boxes and isinstance(item, Point):
             if innermost is None:
@@ -407,7 +408,7 @@ class CoordinateReader:
     def _end_adjacent(self, cut: bool) -> None:
         """End a run of adjacent points.
 
-        :param cut: the text ends here, so that a second corner may be missing.
+        :param cut: the text is incomplete and ends after these points, so a second corner may be missing.
         """
         adjacent, self._adjacent = self._adjacent, _AdjacentPoints()
         box = [_box_of(*adjacent.points)] if len(adjacent.points) == 2 else []
@@ -420,7 +421,7 @@ class CoordinateReader:
 
 
 def _is_bare(text: str) -> bool:
-    """Whether the text is nothing but two to four numbers."""
+    """Return whether the text consists of nothing but two to four numbers."""
     return len(text) <= _LONGEST_BARE_ANSWER and _BARE_NUMBERS.fullmatch(text) is not None
 
 

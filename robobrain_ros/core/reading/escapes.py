@@ -1,10 +1,10 @@
-"""Decode the escapes in strings that a model wrote."""
+"""Decode the escape sequences in strings that a model wrote."""
 
 import json
 
 
 def unescape(content: str) -> str:
-    """Decode the content of a JSON string, given without its quotes. Backslashes of unknown escapes are removed."""
+    """Decode the content of a JSON string, without its quotes. If an escape is invalid, all backslashes are removed."""
     try:
         return encodable(str(json.loads(f'"{content}"', strict=False)))
     except ValueError:
@@ -12,5 +12,5 @@ def unescape(content: str) -> str:
 
 
 def encodable(text: str) -> str:
-    """Replace lone surrogates, which escapes may spell and which no ROS message can carry, by question marks."""
+    """Replace lone surrogates by question marks. Escapes can produce them, and ROS messages cannot contain them."""
     return text.encode("utf-8", "replace").decode("utf-8")

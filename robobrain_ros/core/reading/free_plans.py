@@ -1,4 +1,4 @@
-"""Read a plan that no schema constrained: numbered lists, bullets, JSON as of RoboOS, or one sentence."""
+"""Read a plan that no schema constrained: a numbered list, bullets, JSON as in RoboOS, or one sentence."""
 
 import re
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _LONGEST_MARK = 64
 class FreePlan:
     """A plan as the model wrote it.
 
-    ``steps`` are in ascending order. ``reasoning`` is the text around them. ``is_list`` is False where the text is one sentence.
+    ``steps`` are in ascending order. ``reasoning`` is the text around them. ``is_list`` is False if the text is one sentence.
     """
 
     steps: tuple[PlanStep, ...]
@@ -28,14 +28,14 @@ class FreePlan:
 class FreePlanReader:
     """Reads a plan that arrives in pieces.
 
-    A step of a numbered list is complete when the next one begins. Every other form is read at the end of the text.
+    `feed` returns a step of a numbered list when the next step begins. `finish` reads all other forms.
     """
 
     def __init__(self) -> None:
         self._text: list[str] = []
         self._line: list[str] = []
         self._head = ""
-        """Beginning of the last line, long enough for a mark and a character of the step."""
+        """The beginning of the last line. It is long enough for a mark and one character of the step."""
         self._numbered = _StepList(_NUMBER_MARK)
         self._completed = 0
 
@@ -56,7 +56,7 @@ class FreePlanReader:
     def finish(self) -> FreePlan:
         """Return the whole plan.
 
-        :raises ValueError: the text has the form of a plan, but is broken; the message names the fault.
+        :raises ValueError: the text has the form of a plan, but is malformed. The message names the fault.
         """
         self._numbered.read_line("".join(self._line))
         text = "".join(self._text).strip()
@@ -81,7 +81,7 @@ class FreePlanReader:
 class _StepList:
     """Reads a list line by line.
 
-    Each line that begins with a mark begins a step. Lines that follow it directly, or that are indented, belong to it.
+    A line that begins with a mark begins a step. The lines directly below and indented lines belong to this step.
     """
 
     def __init__(self, mark: "re.Pattern[str]") -> None:
@@ -92,18 +92,18 @@ class _StepList:
 
     @property
     def count(self) -> int:
-        """How many steps have begun."""
+        """The number of steps that have begun."""
         return len(self._step_lines)
 
     def complete_count(self, next_begun: bool) -> int:
-        """How many steps no further text can change.
+        """Return the number of steps that further text cannot change.
 
-        :param next_begun: the line that is not complete yet begins a step.
+        :param next_begun: the current, incomplete line begins a step.
         """
         return len(self._step_lines) if next_begun else max(len(self._step_lines) - 1, 0)
 
     def begins_step(self, head: str) -> bool:
-        """Whether a line with this beginning begins a step, however it continues."""
+        """Return whether a line with this beginning certainly begins a step."""
         mark = self._mark.match(head[:_LONGEST_MARK])
         return mark is not None and len(head.rstrip()) > mark.end()
 
@@ -131,7 +131,7 @@ class _StepList:
 
 
 def _read_inline(text: str) -> FreePlan | None:
-    """Read steps in running text, "1. ... 2. ...". Only marks that count up from 1 begin a step; other numbers do not."""
+    """Read steps in running text, "1. ... 2. ...". Only marks that count up from 1 begin a step."""
     marks: list[re.Match[str]] = []
     for mark in _INLINE_MARK.finditer(text):
         if int(mark[1] or mark[2]) == len(marks) + 1:
@@ -145,7 +145,7 @@ def _read_inline(text: str) -> FreePlan | None:
 
 
 def _plain(text: str) -> str:
-    """The text without bold marks, its blanks collapsed."""
+    """Return the text without bold marks, and with single blanks."""
     return " ".join(text.replace("**", "").split())
 
 

@@ -1,4 +1,4 @@
-"""Read a plan that the model wrote as JSON, as in RoboOS's prompt, or as a Python literal."""
+"""Read a plan that the model wrote as JSON, as RoboOS's prompt requests, or as a Python literal."""
 
 import json
 import re
@@ -21,7 +21,7 @@ _REASONING_KEYS = ("reasoning_explanation", "reasoning", "explanation")
 
 
 def find_plan_json(text: str) -> int | None:
-    """Where the JSON of a plan begins in the text; None: it holds none."""
+    """Return the index at which the JSON of a plan begins. None: the text has no plan in JSON."""
     fence = text.find(FENCE)
     list_key = max(text.find('"subtask_list"'), text.find("'subtask_list'"))
     if list_key >= 0:
@@ -40,9 +40,9 @@ def find_plan_json(text: str) -> int | None:
 def read_plan_json(text: str, start: int) -> tuple[tuple[PlanStep, ...], str]:
     """Read the plan that begins at ``start``.
 
-    :returns: the steps in ascending order, their orders counted from 1 without a gap; the reasoning in the JSON and the text
-        around it.
-    :raises ValueError: the JSON is broken or is not a plan; the message names the fault.
+    :returns: the steps, sorted by their order, which counts from 1 without gaps; and the reasoning: that of the JSON and the text
+        around the JSON.
+    :raises ValueError: the JSON is malformed or is not a plan. The message names the fault.
     """
     value, end = _decode(text, start)
     items, reasoning = _step_items(value)
@@ -54,7 +54,7 @@ def read_plan_json(text: str, start: int) -> tuple[tuple[PlanStep, ...], str]:
 
 
 def _decode(text: str, start: int) -> tuple[Any, int]:
-    """Decode the value at ``start``. Returns it with the place behind it."""
+    """Decode the value at ``start``. Return the value and the index after it."""
     decoder = json.JSONDecoder(strict=False)
     try:
         return decoder.raw_decode(text, start)
@@ -67,7 +67,7 @@ def _decode(text: str, start: int) -> tuple[Any, int]:
 
 
 def _step_items(value: Any) -> tuple[Sequence[Any], str]:
-    """The items of the list of steps, and the reasoning beside it."""
+    """Return the items of the list of steps, and the reasoning in the same object."""
     if isinstance(value, list):
         return value, ""
     if not isinstance(value, dict):
@@ -114,5 +114,5 @@ def _order_of(item: Mapping[str, Any], number: int) -> int:
 
 
 def _text_under(item: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """The text under the first of the keys that holds one; empty: none does."""
+    """Return the value of the first of the keys whose value is text. Empty: there is none."""
     return encodable(next((item[key].strip() for key in keys if isinstance(item.get(key), str)), ""))

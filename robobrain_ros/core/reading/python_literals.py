@@ -1,23 +1,23 @@
-"""Rewrite Python literals as JSON. RoboOS's own examples of plans are Python dictionaries, and models imitate them.
+"""Convert Python literals to JSON. The example plans in RoboOS are Python dictionaries, and models imitate them.
 
-``ast.literal_eval`` is no replacement. It rejects what models write: ``{'subtask': 'Open the robot's drawer'}``, ``true`` beside
-a trailing comma, and text after the value. It would also need bounds on length and nesting of its own, and prints warnings about
-escapes.
+``ast.literal_eval`` cannot replace this module. It rejects texts that models write: ``{'subtask': 'Open the robot's drawer'}``,
+``true`` together with a trailing comma, and text after the value. Its callers must also bound length and nesting, and it prints
+warnings about escapes.
 """
 
 import re
 
 _PARTS = re.compile(r"""["']|,\s*(?=[\]}])|\b(?:True|False|None)\b""")
-"""What differs between the two: quotes, trailing commas, and the names of constants."""
+"""Parts that differ between Python and JSON: quotes, trailing commas, and the names of constants."""
 _CONSTANTS = {"True": "true", "False": "false", "None": "null"}
 _CLOSING_SINGLE_QUOTE = re.compile(r"'(?=\s*(?:[,:\]}]|$))")
-"""A single quote followed by punctuation. Any other one is an apostrophe."""
+"""A single quote before punctuation ends a string. Any other single quote is an apostrophe."""
 _QUOTE_OR_BACKSLASH = re.compile(r'["\\]')
 _UNESCAPED_DOUBLE_QUOTE = re.compile(r'(?<!\\)"')
 
 
 def to_json(text: str) -> str:
-    """Rewrite quotes, constants and trailing commas. Nothing is evaluated, and each character is read once."""
+    """Convert quotes, constants and trailing commas to JSON. Nothing is evaluated, and each character is read once."""
     parts: list[str] = []
     place = 0
     while True:
@@ -40,7 +40,7 @@ def to_json(text: str) -> str:
 
 
 def _end_of_double_quoted(text: str, start: int) -> int:
-    """The place behind the double quote that ends the string whose content begins at ``start``."""
+    """Return the index after the closing double quote of the string whose content begins at ``start``."""
     while True:
         found = _QUOTE_OR_BACKSLASH.search(text, start)
         if found is None:

@@ -1,4 +1,4 @@
-"""Recognize an answer that reports, in words, that the requested thing is not in the image."""
+"""Recognize an answer that reports in words that the requested object is not in the image."""
 
 REFUSALS = (
     "there is no ",
@@ -36,21 +36,21 @@ REFUSALS = (
     "unable to ",
     "nothing to ",
 )
-"""Phrases with which a model reports that the requested thing is missing."""
+"""Phrases with which a model reports that the requested object is missing."""
 
 _ANSWERS_FOR_NOTHING = ("none", "null", "nothing", "n/a")
-"""Whole answers that mean the same."""
+"""Whole answers with which a model reports that the requested object is missing."""
 
 _STATEMENT_BEGINNINGS = ("there ", "i ", "i'", "it ", "no ", "the ", "a ", "an ", "this ", "sorry", "unfortunately")
-"""Beginnings of a statement. A sentence with another beginning is a command, and so a step of a plan."""
+"""Beginnings of a statement. A sentence with another beginning is a command, so it is a step of a plan."""
 
 
 def reports_nothing_found(text: str) -> bool:
-    """Whether an answer without coordinates reports that the requested thing is missing."""
+    """Return whether an answer without coordinates reports that the requested object is missing."""
     lowered = text.lower().replace("’", "'")
     return lowered.strip(" .!`*\"'\n") in _ANSWERS_FOR_NOTHING or any(phrase in lowered for phrase in REFUSALS)
 
 
 def refuses_to_plan(text: str) -> bool:
-    """Whether a sentence in place of a plan is a refusal. "Check that there is no ..." is a command, not a refusal."""
+    """Return whether a sentence instead of a plan is a refusal. "Check that there is no ..." is a command, not a refusal."""
     return text.lower().startswith((*_STATEMENT_BEGINNINGS, *_ANSWERS_FOR_NOTHING)) and reports_nothing_found(text)

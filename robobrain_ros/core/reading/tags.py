@@ -1,4 +1,4 @@
-"""Separate the model's thinking from its answer, by the tags ``<think>`` and ``<answer>``."""
+"""Separate the model's thinking from its answer by the tags ``<think>`` and ``<answer>``."""
 
 import re
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _TAG = re.compile("|".join(_TAGS), re.IGNORECASE)
 class Segment:
     """A run of text that is either thinking or answer.
 
-    ``retracts_answer``: everything reported as answer before this segment was thinking.
+    :param retracts_answer: the segments before this one that were returned as answer are thinking.
     """
 
     text: str
@@ -23,7 +23,7 @@ class TagReader:
     """Separates thinking from answer in text that arrives in pieces. Tags may be split, missing or repeated.
 
     :param thinking: the text begins within the thinking.
-    :param ignore_tags: the text has no tags; text that looks like one is ordinary text.
+    :param ignore_tags: the text has no tags. Text that looks like a tag is ordinary text.
     """
 
     def __init__(self, thinking: bool, ignore_tags: bool = False) -> None:
@@ -32,10 +32,10 @@ class TagReader:
         self.server_declares_thinking = False
         """Whether a server declared the last piece to be thinking."""
         self.answer_closed = False
-        """Whether ``</answer>`` was read behind an answer. Nothing after it is read."""
+        """Whether ``</answer>`` was read after an answer. The text after it is ignored."""
         self._ignore_tags = ignore_tags
         self._possible_tag = ""
-        """The end of the text so far, where it may be the beginning of a tag."""
+        """The end of the text so far, if it may be the beginning of a tag."""
         self._thinking: list[str] = []
         self._answer: list[str] = []
         self._thinking_after_answer: list[str] = []
@@ -99,7 +99,7 @@ class TagReader:
             self._retract_answer(segments)
 
     def _retract_answer(self, segments: list[Segment]) -> None:
-        """Make all text before ``</think>`` or ``<answer>`` thinking, whether ``<think>`` opened it or not."""
+        """Turn all text before ``</think>`` or ``<answer>`` into thinking, even if no ``<think>`` opened it."""
         self._thinking += [*self._answer, *self._thinking_after_answer, "\n"]
         self._answer = []
         self._thinking_after_answer = []
@@ -109,7 +109,7 @@ class TagReader:
 
 
 def _possible_tag_length(text: str) -> int:
-    """How many characters at the end may be the beginning of a tag."""
+    """Return the number of characters at the end of the text that may be the beginning of a tag."""
     opening = text.rfind("<", -len("</answer>") + 1)
     rest = text[opening:].lower() if opening >= 0 else ""
     return len(rest) if rest and any(tag.startswith(rest) and tag != rest for tag in _TAGS) else 0

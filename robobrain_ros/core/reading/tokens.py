@@ -1,4 +1,4 @@
-"""Cut the text of an answer into tokens: brackets, numbers, words, quoted strings, commas and colons."""
+"""Split the text of an answer into tokens: brackets, numbers, words, quoted strings, commas and colons."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from robobrain_ros.core.reading.escapes import unescape
 
 _LONGEST_TOKEN = 24
-"""Characters of a number or word that are kept."""
+"""Most characters of a number or word. The rest is dropped."""
 _LARGEST_NUMBER = 1e9
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?")
 _PUNCTUATION = frozenset("()[]{},:\"'`")
@@ -16,14 +16,14 @@ _LOOKALIKES = dict(zip("（）［］【】，：−", "()[][],:-", strict=True))
 
 
 class TokenKind(Enum):
-    """What a token is."""
+    """The kind of a token."""
 
     WORD = auto()
     NUMBER = auto()
     UNBOUNDED_NUMBER = auto()
     """A number that is too long or too large."""
     STRING = auto()
-    """A quoted string within an object; its text has neither quotes nor escapes."""
+    """A quoted string within an object. The token's text has no quotes and no escapes."""
     OPENING = auto()
     CLOSING = auto()
     COMMA = auto()
@@ -32,7 +32,7 @@ class TokenKind(Enum):
 
 
 class Token(NamedTuple):
-    """A token. The text of a word or a number is cut at 24 characters.
+    """A token. The text of a word or a number has at most 24 characters.
 
     :param spaced: whitespace precedes the word or number.
     """
@@ -46,19 +46,19 @@ _COMMA, _COLON, _NEWLINE = Token(TokenKind.COMMA, ","), Token(TokenKind.COLON, "
 
 
 class Lexer:
-    """Cuts text into tokens. The text may arrive in pieces of any length; each character is read once.
+    """Splits text into tokens. The text may arrive in pieces of any length. Each character is read once.
 
-    Quotes delimit strings only within an object, because prose uses them as apostrophes. Any closing bracket closes the
-    innermost open one, because models mix the styles.
+    Quotes delimit strings only within an object, because prose uses them as apostrophes. A closing bracket of any kind closes the
+    innermost open bracket, because models mix the kinds.
     """
 
     def __init__(self) -> None:
         self._word: list[str] = []
         self._word_cut = False
         self._after_space = False
-        """Whether whitespace precedes the word being read or, outside of a word, the next one."""
+        """Whether whitespace precedes the current word or, outside of a word, the next word."""
         self._quote = ""
-        """The quote that ends the string being read; empty outside of strings."""
+        """The quote that ends the current string; empty outside of strings."""
         self._string: list[str] = []
         self._escaped = False
         self._brackets: list[str] = []
