@@ -21,7 +21,7 @@ MOST_IMAGES = 8
 """Maximum number of images in one request."""
 
 IMAGE_PLACEHOLDER = "<|image_pad|>"
-"""Placeholder for an image in a prompt of Qwen-VL. In the text of a question, it would take the place of an image."""
+"""Placeholder for an image in a prompt of Qwen-VL. A question must not contain it, because vLLM would insert an image there."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ EngineState = Literal["stopped", "loading", "ready", "failed", "restarting"]
 
 @dataclass(frozen=True)
 class EngineHealth:
-    """The present state of an engine.
+    """The current state of an engine.
 
     :param message: the state as a sentence for users.
     :param running: number of requests in the engine.
@@ -174,7 +174,7 @@ class Engine(Protocol):
         ...
 
     def health(self) -> EngineHealth:
-        """Return the present state without waiting. Callable from any thread."""
+        """Return the current state without waiting. Callable from any thread."""
         ...
 
     async def close(self) -> None:

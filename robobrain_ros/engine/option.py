@@ -21,8 +21,8 @@ def option(
 ) -> Any:
     """Return a dataclass field with this metadata.
 
-    :param minimum: inclusive, as ``maximum``.
-    :param choices: the allowed texts; empty: any.
+    :param minimum: smallest allowed value; None: no limit. ``maximum``: largest allowed value.
+    :param choices: allowed texts; empty: any text.
     """
     metadata = {"description": description, "minimum": minimum, "maximum": maximum, "choices": choices}
     return field(default=default, metadata=metadata)
@@ -31,7 +31,7 @@ def option(
 def check_values(options: Any, prefix: str) -> None:
     """Check the type, bounds and choices of every option of a dataclass.
 
-    :param prefix: of the options' parameter names.
+    :param prefix: prefix of the options' parameter names.
     :raises EngineConfigError: a value is not allowed. The message has the parameter's name and what is allowed.
     """
     for item in fields(options):

@@ -1,6 +1,7 @@
 """The options of an engine. The node's ``engine.*`` and ``flagos.*`` parameters are generated from them.
 
-Outside this package, an option goes by its keyword: the name of its field, with ``flagos_`` in front of those of `FlagosOptions`.
+Other packages identify an option by its keyword. The keyword is the name of the option's field. Keywords of `FlagosOptions` have
+the prefix ``flagos_``.
 """
 
 import json
@@ -249,7 +250,7 @@ class FlagosOptions:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Options of every engine, and those of its kind. Each field's metadata has description, minimum, maximum and choices."""
+    """All options of an engine. The metadata of each field has the keys description, minimum, maximum and choices."""
 
     kind: str = option(
         "embedded",
@@ -283,7 +284,7 @@ class EngineOptions:
 
     @classmethod
     def of(cls, **values: Any) -> "EngineOptions":
-        """Return options from values by keyword, such as ``dtype`` or ``flagos_mode``. The other ones have their defaults.
+        """Return options from values by keyword, such as ``dtype`` or ``flagos_mode``. All other options have their defaults.
 
         :raises TypeError: there is no such option.
         """

@@ -1,4 +1,4 @@
-"""Presets: checkpoints with a short name, their memory, and the engine options that suit them.
+"""Presets: short names of checkpoints, their need for memory, and engine options for them.
 
 ``python -m robobrain_ros.engine.presets`` prints the table of docs/reference/models.md.
 """
@@ -16,14 +16,18 @@ from robobrain_ros.errors import EngineConfigError
 
 GIB = 1024**3
 WORKING_GIB = 3.0
-"""Allowance for activations, CUDA graphs and the CUDA context; vLLM measures the true figure when it starts."""
+"""Estimated memory in GiB for activations, CUDA graphs and the CUDA context. vLLM measures the real value when it starts."""
 CARDS = {8: 7.9, 12: 11.9, 16: 15.0, 24: 22.5, 32: 31.8, 48: 45.0, 80: 79.6, 141: 140.0}
-"""GB in the name of common GPUs, and the GiB that the least of each offers (T4 15.0, L4 22.5, L40S 45.0, H100 79.6)."""
+"""Nominal memory of common GPUs in GB, and their usable memory in GiB. If GPUs with the same nominal memory differ, the smallest
+value counts (T4 15.0, L4 22.5, L40S 45.0, H100 79.6)."""
 
 
 @dataclass(frozen=True)
 class Vision:
-    """An image encoder: ``deepstack`` counts the layers of Qwen3-VL that feed the language model besides the last."""
+    """The sizes of an image encoder, from ``vision_config`` in config.json.
+
+    :param deepstack: number of layers that feed the language model in addition to the last layer (Qwen3-VL).
+    """
 
     depth: int
     hidden: int
@@ -36,13 +40,13 @@ class Vision:
 
     @property
     def cell(self) -> int:
-        """Side of the square of pixels that one visual token covers: 2 x 2 patches."""
+        """Side in pixels of the square that one visual token covers. It has 2 x 2 patches."""
         return 2 * self.patch
 
     def parameters(self, out: int) -> int:
-        """Parameters, the mergers into a language model of width ``out`` included.
+        """Return the number of parameters, including the mergers for a language model of width ``out``.
 
-        As transformers' ``modeling_qwen2_5_vl.py`` and ``modeling_qwen3_vl.py`` build it.
+        The formula follows ``modeling_qwen2_5_vl.py`` and ``modeling_qwen3_vl.py`` of transformers.
         """
         wide = 4 * self.hidden
         attention = 4 * self.hidden * self.hidden + 4 * self.hidden
@@ -59,7 +63,10 @@ class Vision:
 
 @dataclass(frozen=True)
 class Architecture:
-    """The numbers of a config.json that memory and speed follow from."""
+    """The sizes of a model, from config.json. Memory and speed depend on them.
+
+    :param tied: whether the output layer and the embedding share their weights.
+    """
 
     model_type: str
     layers: int
@@ -74,40 +81,44 @@ class Architecture:
 
     @property
     def linear_parameters(self) -> int:
-        """Weights of the language model's layers: what is multiplied for each token, and what quantization makes smaller."""
+        """Number of weights in the language model's layers. Each token is multiplied by them, and quantization shrinks them."""
         attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
         return self.layers * (attention + 3 * self.hidden * self.intermediate)
 
     @property
     def head_parameters(self) -> int:
-        """Weights of the output layer, and, once more where it is not tied, of the embedding."""
+        """Number of weights in the output layer. If it is not tied, the embedding has the same number in addition."""
         return self.vocabulary * self.hidden
 
     @property
     def parameters(self) -> int:
-        """All parameters, as transformers' ``modeling_qwen2_5_vl.py`` and ``modeling_qwen3_vl.py`` build them."""
-        # Qwen2.5 has biases at q, k and v; Qwen3 has norms of q and k instead.
+        """Number of all parameters. The formula follows the same files of transformers as `Vision.parameters`."""
+        # Qwen2.5 has biases for q, k and v. Qwen3 has norms for q and k instead.
         small = self.head_dim * (self.heads + 2 * self.kv_heads if self.model_type == "qwen2_5_vl" else 2)
         language = self.linear_parameters + self.layers * (small + 2 * self.hidden) + self.hidden
         heads = self.head_parameters * (1 if self.tied else 2)
         return language + heads + self.vision.parameters(self.hidden)
 
     def weight_bytes(self, bits: int = 16) -> int:
-        """Bytes of the weights in bfloat16, with the language model's layers at ``bits``: 8 for FP8 and W8A16.
+        """Return the bytes of the weights in bfloat16, with ``bits`` per weight in the language model's layers.
 
-        Scales, a few per thousand, are left out; so is that some versions of vLLM quantize the image encoder, too.
+        The result does not include the scales of quantized weights, which are a few per thousand. Some versions of vLLM also
+        quantize the image encoder. The result ignores this.
+
+        :param bits: 16, or 8 for FP8 and W8A16.
         """
         return 2 * (self.parameters - self.linear_parameters) + self.linear_parameters * bits // 8
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes of the cache of keys and values for a token: both, in bfloat16, for each layer and head."""
+        """Bytes of a token in the KV cache: a key and a value in bfloat16 for each layer and head."""
         return 2 * 2 * self.layers * self.kv_heads * self.head_dim
 
 
 _VISION_2_5 = Vision(depth=32, hidden=1280, intermediate=3420, heads=16, patch=14, full_attention=4)
 
-# From the config.json of Qwen/Qwen2.5-VL-{3B,7B,32B}-Instruct and Qwen/Qwen3-VL-{4B,8B}-Instruct, on which RoboBrain is built.
+# The values are from config.json of Qwen/Qwen2.5-VL-{3B,7B,32B}-Instruct and Qwen/Qwen3-VL-{4B,8B}-Instruct. RoboBrain's models
+# are fine-tuned from these models.
 ARCHITECTURES = {
     "qwen2.5-vl-3b": Architecture("qwen2_5_vl", 36, 2048, 11008, 16, 2, 128, 151936, True, _VISION_2_5),
     "qwen2.5-vl-7b": Architecture("qwen2_5_vl", 28, 3584, 18944, 28, 4, 128, 152064, False, _VISION_2_5),
@@ -125,14 +136,15 @@ ARCHITECTURES = {
 
 @dataclass(frozen=True)
 class ModelPreset:
-    """A checkpoint with a name.
+    """A short name for a checkpoint and the engine options for it.
 
-    :param checkpoint: its name on the hub; or, of one that is to be made first, the folder where docs/how-to/models.md has it.
+    :param checkpoint: name of the checkpoint on the hub. If users must create the checkpoint, the folder that
+        docs/how-to/models.md uses for it.
     :param architecture: key of `ARCHITECTURES`.
-    :param can_think: whether it was trained to.
-    :param quantization: as of `EngineOptions`; empty: as the checkpoint says.
-    :param bits: of a weight of the language model's layers.
-    :param note: what to know before taking it.
+    :param can_think: whether the model was trained to think.
+    :param quantization: see `EngineOptions`; empty: that of the checkpoint.
+    :param bits: bits of a weight in the language model's layers.
+    :param note: note for users who consider this preset; empty: none.
     """
 
     name: str
@@ -148,31 +160,37 @@ class ModelPreset:
 
     @property
     def shape(self) -> Architecture:
-        """Its architecture."""
+        """The architecture."""
         return ARCHITECTURES[self.architecture]
 
     @property
     def weights_gib(self) -> float:
-        """Its weights in memory."""
+        """GiB of the weights in memory."""
         return self.shape.weight_bytes(self.bits) / GIB
 
     @property
     def context_gib(self) -> float:
-        """The cache of one request of the greatest length."""
+        """GiB of one request of the maximum length in the KV cache."""
         return self.shape.kv_bytes_per_token * self.max_model_len / GIB
 
     @property
     def needed_gib(self) -> float:
-        """Memory of the GPU, so that the share that the engine may take holds weights, one such request and working memory."""
+        """GiB of GPU memory with which the engine can process one request of the maximum length.
+
+        The engine's share of the memory must hold the weights, the request's KV cache and the working memory.
+        """
         return (self.weights_gib + self.context_gib + WORKING_GIB) / self.gpu_memory_utilization
 
     def card_gb(self, gpus: int = 1) -> int | None:
-        """The smallest common GPU of which so many hold it by tensor parallelism; None: none does."""
+        """Return the nominal memory in GB of the smallest common GPU that is large enough. None: no GPU is large enough.
+
+        :param gpus: number of such GPUs that share the model by tensor parallelism.
+        """
         share = ((self.weights_gib + self.context_gib) / gpus + WORKING_GIB) / self.gpu_memory_utilization
         return next((card for card, gib in CARDS.items() if gib >= share), None)
 
     def engine_options(self) -> dict[str, Any]:
-        """Its values for `EngineOptions`."""
+        """Return the values for `EngineOptions` by keyword."""
         return {
             "model": self.checkpoint,
             "quantization": self.quantization,
@@ -183,17 +201,17 @@ class ModelPreset:
 
 
 _FP8 = "fp8_per_tensor"
-"""vLLM's word, in 0.26 to 0.32, for making a plain checkpoint's weights FP8 while it loads. It has none for dense layers in INT8:
-``int8_per_channel_weight_only`` leaves them as they are, and makes only experts smaller."""
-_NOT_PUBLISHED = "No such checkpoint is published: vLLM makes the weights smaller while it loads the plain one."
-_TO_BE_MADE = "No such checkpoint is published: docs/how-to/models.md has the command that makes it of the plain one."
+"""Name of the method in vLLM 0.26 to 0.32 that quantizes a bf16 checkpoint to FP8 while loading. vLLM has no such method for INT8
+in dense layers: ``int8_per_channel_weight_only`` quantizes only experts."""
+_NOT_PUBLISHED = "No such checkpoint is published. vLLM quantizes the bf16 checkpoint while loading."
+_TO_BE_MADE = "No such checkpoint is published. docs/how-to/models.md has the command that creates it from the bf16 checkpoint."
 
 SERVED_NAMES = {
     "qwen2.5-vl-7b": ("RoboBrain2.0-7B", "RoboBrain2.0-7B-nvidia-flagos", "robobrain2_7b-nv-flagos"),
     "qwen2.5-vl-32b": ("RoboBrain2.0-32B", "RoboBrain2.0-32B-nvidia-flagos", "robobrain2_32b-nv-flagos"),
     "qwen3-vl-8b": ("RoboBrain2.5-8B", "RoboBrain2.5-8B-NV", "RoboBrain2.5-8B-nvidia-flagos"),
 }
-"""By architecture: under which names FlagRelease and FlagScale serve a model, in any of its quantizations."""
+"""Names under which FlagRelease and FlagScale serve a model in all quantizations, by architecture."""
 
 _FLAGOS = re.compile(r"-flagos(-\w+)?$")
 
@@ -220,29 +238,30 @@ PRESETS = (
 
 
 def find_preset(name: str) -> ModelPreset | None:
-    """The model of that name, in capitals or not; None: it is none of these."""
+    """Return the preset with this name, ignoring case. None: there is no such preset."""
     return next((preset for preset in PRESETS if preset.name == str(name).strip().lower()), None)
 
 
 def served_names(model: str) -> tuple[str, ...]:
-    """The names under which FlagRelease and FlagScale serve a checkpoint, which is known by its name on the hub or its folder's.
+    """Return the names under which FlagRelease and FlagScale serve a checkpoint. Empty: the checkpoint is unknown.
 
-    :param model: as of `EngineOptions`.
+    :param model: see `EngineOptions`. The checkpoint is identified by its name on the hub or the name of its folder.
     """
     name = checkpoint_name(model).lower()
     known = next((it for it in PRESETS if Path(it.checkpoint).name.lower() == name or it.name == name), None)
     if known is not None:
         return SERVED_NAMES.get(known.architecture, ())
-    # Vendors' checkpoints: RoboBrain2.0-7B-FlagOS, RoboBrain2.0-7B-metax-FlagOS, RoboBrain2.0-7B-FlagOS-Ascend.
+    # Names of vendors' checkpoints are RoboBrain2.0-7B-FlagOS, RoboBrain2.0-7B-metax-FlagOS, RoboBrain2.0-7B-FlagOS-Ascend, ...
     base = _FLAGOS.sub("", name)
     named = {name} if base == name else {name, base, base.rpartition("-")[0]}
     return next((names for names in SERVED_NAMES.values() if named & {served.lower() for served in names}), ())
 
 
 def checkpoint_name(model: str) -> str:
-    """The name of a checkpoint without its owner: of a name on the hub, of a folder, or of a folder in a hub's cache.
+    """Return the name of a checkpoint without its owner.
 
-    Hugging Face keeps ``models--BAAI--RoboBrain2.0-7B/snapshots/<revision>``, ModelScope ``BAAI/RoboBrain2___0-7B``.
+    :param model: a name on the hub, a folder, or a folder in the cache of a hub. In the caches, the folders are
+        ``models--BAAI--RoboBrain2.0-7B/snapshots/<revision>`` (Hugging Face) and ``BAAI/RoboBrain2___0-7B`` (ModelScope).
     """
     path = Path(model)
     if path.parent.name == "snapshots":
@@ -251,7 +270,10 @@ def checkpoint_name(model: str) -> str:
 
 
 def can_think(model: str) -> bool | None:
-    """Whether a model, by its name here or on the hub, was trained to think; None: unknown."""
+    """Return whether a model was trained to think. None: unknown.
+
+    :param model: name of a preset, or of a checkpoint on the hub.
+    """
     named = find_preset(model)
     found = named or next((known for known in PRESETS if known.checkpoint == model), None)
     return None if found is None else found.can_think
@@ -260,10 +282,10 @@ def can_think(model: str) -> bool | None:
 def resolve_options(explicit: Mapping[str, Any]) -> EngineOptions:
     """Return the engine's options: explicit values first, then the preset that `model` names, then the defaults.
 
-    This is the only place where presets apply. An empty ``quantization`` counts as not set, because it stands for "as the model".
-    Presets do not apply to remote engines.
+    Presets apply only here. An empty ``quantization`` counts as not set, because it means that of the model. Presets do not apply
+    to remote engines.
 
-    :param explicit: the options that a user set, by the names of `EngineOptions`. A value equal to the default is explicit, too.
+    :param explicit: the options that a user set, by keyword. A value that equals the default is also explicit.
     :raises EngineConfigError: the model's name resembles a preset's name, but no preset has it.
     :raises TypeError: `EngineOptions` has no such option.
     """

@@ -36,9 +36,9 @@ class Patience:
     """Intervals and time limits of the supervisor in seconds."""
 
     health_interval: float = 0.5
-    """Between two health checks of an idle engine."""
+    """Interval between two health checks of an idle engine."""
     first_back_off: float = 1.0
-    """Before the first restart. Each further failure doubles it."""
+    """Pause before the first restart. Each further failure doubles the pause."""
     longest_back_off: float = 60.0
     close: float = 8.0
     """Time limit for closing an engine."""
@@ -48,7 +48,10 @@ class Patience:
 
 @dataclass
 class _AdmittedRequest:
-    """A request that was admitted. ``arrivals`` holds its text, then None, or the error that ends it."""
+    """A request that was admitted.
+
+    :param arrivals: queue of the generated text. It ends with None, or with the error that ends the request.
+    """
 
     generation: Generation
     arrivals: "asyncio.Queue[TextDelta | RoboBrainError | None]" = field(default_factory=asyncio.Queue)
@@ -58,8 +61,9 @@ class _AdmittedRequest:
 class Supervisor:
     """An `engine.base.Engine` that wraps another engine.
 
-    :param factory: creates the engine, again after each death.
-    :param max_queued: number of requests that can wait while ``max_running`` are in the engine. Further ones raise `BusyError`.
+    :param factory: creates an engine. It is called again after the death of an engine.
+    :param max_queued: number of requests that can wait while ``max_running`` requests are in the engine. Further requests raise
+        `BusyError`.
     :param max_running: maximum number of requests in the engine.
     :param warm_up: runs once on each new engine before it is ready.
     :param patience: intervals and time limits.
@@ -112,7 +116,7 @@ class Supervisor:
         admitted = self._admitted
         admitted[generation.request_id] = request
         pump = asyncio.create_task(self._pump(request))
-        # Not when the reader stops, because an engine that ignores the cancellation still computes the request.
+        # The request is removed when the pump ends. An engine that ignores the cancellation still computes it until then.
         pump.add_done_callback(lambda _: admitted.pop(generation.request_id, None))
         try:
             while (arrival := await request.arrivals.get()) is not None:
@@ -237,7 +241,7 @@ class Supervisor:
     async def _discard(self) -> None:
         """Close the engine within a time limit."""
         engine, self._engine = self._engine, None
-        # New slots, because requests that this engine does not end must not use slots of the next engine.
+        # The next engine gets new slots, because this engine may keep slots for requests that it does not end.
         self._admitted, self._slots = {}, asyncio.Semaphore(self._max_running)
         if engine is None:
             return

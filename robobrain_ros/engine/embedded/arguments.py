@@ -23,7 +23,7 @@ _COMPILATION = "compilation_config"
 _CAMERA_SIZES = ((640, 480), (848, 480), (1280, 720))
 """Width and height in pixels of images that cameras often send."""
 _LARGEST_ENCODER_GRAPH = 1280
-"""In visual tokens. Larger images are encoded without a CUDA graph, because each graph reserves memory for its size."""
+"""Visual tokens of the largest image that is encoded with a CUDA graph. The memory of each graph grows with this size."""
 
 _log = logging.getLogger(__name__)
 
@@ -86,9 +86,10 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint, device: str
 def with_extra(arguments: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments overridden by ``engine.extra``.
 
-    Compilation settings that ``extra`` does not name stay. Another worker, and vLLM's own normalization, get no bytes.
+    Compilation settings that ``extra`` does not contain are kept. If ``extra`` sets another worker or vLLM's own normalization,
+    images are not sent as bytes.
     """
-    # Null lets vLLM decide. It normalizes then.
+    # With null, vLLM decides to normalize.
     normalizes = extra.get("mm_device_do_normalize", False) is not False
     if ("worker_cls" in extra or normalizes) and "mm_processor_kwargs" in arguments:
         kept = arguments["mm_processor_kwargs"].items() - image_bytes.PROCESSOR_ARGUMENTS.items()
@@ -100,9 +101,10 @@ def with_extra(arguments: dict[str, Any], extra: dict[str, Any]) -> dict[str, An
 
 
 def encoder_graphs(options: EngineOptions, checkpoint: Checkpoint, max_pixels: int, choice: Choice) -> dict[str, Any]:
-    """Return the compilation settings for CUDA graphs of the image encoder. They were tested with one kind of model on one GPU.
+    """Return the compilation settings for CUDA graphs of the image encoder. Empty: no such graphs.
 
-    vLLM captures a graph for each of these numbers of visual tokens, and uses the smallest that is large enough for the image.
+    vLLM captures a graph for each number of visual tokens in the settings. For an image, it uses the smallest graph that is large
+    enough. The graphs were tested only with Qwen2.5-VL on one GPU, so other engines do not use them.
     """
     if checkpoint.model_type != "qwen2_5_vl" or options.embedded.gpus > 1 or choice.operators is not Operators.NATIVE:
         return {}
@@ -117,7 +119,7 @@ def encoder_graphs(options: EngineOptions, checkpoint: Checkpoint, max_pixels: i
 
 
 def sends_bytes(checkpoint: Checkpoint, device: str, choice: Choice) -> bool:
-    """Whether the worker prepares images. A platform plugin brings workers of its own."""
+    """Return whether images are sent to the worker as bytes. Workers of a platform plugin do not support this."""
     known = checkpoint.model_type in image_bytes.MODEL_TYPES and device in image_bytes.WORKERS
     return known and checkpoint.usual_images and not choice.platform
 
@@ -138,16 +140,16 @@ def reject_unknown(extra: dict[str, Any], known: set[str]) -> None:
 def image_cache_mib(options: EngineOptions) -> int:
     """Return the size limit of vLLM's cache of prepared images in MiB, per process.
 
-    The largest image must fit: older versions of vLLM reject it otherwise.
+    The largest image must fit into the cache. Otherwise, older versions of vLLM reject this image.
     """
     largest = options.max_pixels * _BYTES_PER_PIXEL
     return max(options.embedded.image_cache_mib, -(-largest // _MIB) + 1) if options.embedded.image_cache_mib else 0
 
 
 def asks_for_bytes(arguments: dict[str, Any]) -> bool:
-    """Whether the worker prepares images, by the final arguments."""
+    """Return whether images are sent to the worker as bytes, by the final arguments."""
     if arguments.get("language_model_only"):
-        return False  # vLLM has no processor of images then.
+        return False  # With this argument, vLLM has no image processor.
     return image_bytes.are_requested(arguments.get("mm_processor_kwargs"))
 
 
@@ -173,7 +175,7 @@ def check_device_count(options: EngineOptions) -> None:
     import torch
 
     if options.embedded.distributed_executor_backend == "ray":
-        return  # Other machines of the cluster have GPUs, too.
+        return  # Other machines of the cluster also have GPUs.
     wanted = options.embedded.gpus // options.embedded.nnodes
     present = torch.accelerator.device_count()
     if wanted > present:
@@ -186,7 +188,7 @@ def check_device_count(options: EngineOptions) -> None:
 
 def log_join_commands(options: EngineOptions, arguments: dict[str, Any]) -> None:
     """Log the commands with which the other machines join the engine."""
-    # A folder has the same path on each machine. For a model of the hub, use its name, because each machine has its own cache.
+    # A folder must have the same path on each machine. A model of the hub has its name, because each machine has its own cache.
     model = arguments["model"] if Path(options.model).expanduser().is_dir() else options.model
     nnodes = options.embedded.nnodes
     for rank in range(1, nnodes):

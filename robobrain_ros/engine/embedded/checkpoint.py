@@ -23,7 +23,7 @@ class Checkpoint:
     :param local: whether the user named a folder. Then nothing is downloaded.
     :param cell: side in pixels of the square that one visual token covers.
     :param dtype: type of the weights, such as "bfloat16".
-    :param usual_images: images are prepared in the usual steps.
+    :param usual_images: whether the image processor has exactly the steps of `image_bytes.Normalizer`.
     """
 
     path: Path

@@ -21,7 +21,7 @@ _LFS = b"version https://git-lfs"
 _LARGEST_JSON = 256 << 20
 _LARGEST_TEMPLATE = 4 << 20
 _LARGEST_HEADER = 100_000_000
-"""Bytes. safetensors rejects longer headers."""
+"""Most bytes of a header. safetensors rejects longer headers."""
 _OTHER_WEIGHTS = ("pytorch_model*.bin", "*.pt", "*.gguf")
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 _PROCESSOR, _UNIFIED_PROCESSOR = "preprocessor_config.json", "processor_config.json"
@@ -164,7 +164,10 @@ def _check_template(path: Path) -> None:
 
 
 def _reject(path: Path, fault: str) -> None:
-    """:raises EngineConfigError: there is a fault."""
+    """Reject a file if it has a fault.
+
+    :raises EngineConfigError: ``fault`` is not empty.
+    """
     if fault:
         raise EngineConfigError(f"{path} is wrong: {fault}. {AGAIN}.")
 
@@ -216,7 +219,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _check_numbers(names: list[str], folder: Path) -> None:
-    """Check by their numbers that no weight file is missing if there is no index."""
+    """Check that the numbers in the names of the weight files have no gap. This replaces the check of the index."""
     shards = [found for name in names if (found := _SHARD.fullmatch(name))]
     present = {(found[1], int(found[2])) for found in shards}
     for found in shards:

@@ -132,8 +132,11 @@ def cpu_arguments(model_type: str) -> dict[str, Any]:
 
 
 def bytes_arguments() -> dict[str, Any]:
-    """What vLLM's AsyncEngineArgs need besides where images are sent as bytes. Since 0.32, vLLM normalizes on the device itself,
-    but rounds differently from transformers, and sends each pixel twice."""
+    """Return additional arguments of vLLM's AsyncEngineArgs if images are sent as bytes.
+
+    Since 0.32, vLLM can also normalize images on the device. It rounds differently from transformers and sends each pixel twice,
+    so its normalization is disabled.
+    """
     from vllm import AsyncEngineArgs
 
     name = "mm_device_do_normalize"
@@ -141,8 +144,10 @@ def bytes_arguments() -> dict[str, Any]:
 
 
 def runner_of_encoder_graphs() -> dict[str, str | None]:
-    """The environment with which vLLM uses CUDA graphs of the image encoder. In 0.26 and 0.27, its second model runner ignores
-    them."""
+    """Return the environment variables with which vLLM uses CUDA graphs of the image encoder.
+
+    In vLLM 0.26 and 0.27, the model runner V2 ignores these graphs, so it is disabled.
+    """
     try:
         from vllm.v1.worker.gpu.mm.encoder_runner import EncoderRunner
     except ImportError:
@@ -152,7 +157,7 @@ def runner_of_encoder_graphs() -> dict[str, str | None]:
 
 
 def image_processing(engine: Any) -> Any:
-    """What prepares images in this process: an object whose ``get_hf_processor`` returns the processor of transformers."""
+    """Return vLLM's object that prepares images in this process. Its ``get_hf_processor`` returns transformers' processor."""
     return engine.renderer.get_mm_processor().info
 
 
@@ -171,7 +176,7 @@ async def reply(engine: Any) -> None:
 
 
 def on_cpu() -> bool:
-    """Whether the models of this process run on the CPU."""
+    """Return whether the models of this process run on the CPU."""
     from vllm.platforms import current_platform
 
     return str(current_platform.device_type) == "cpu"
@@ -224,9 +229,9 @@ def image_names(generation: Generation) -> dict[str, Any]:
 
 
 def image_cache(engine: Any) -> str:
-    """Return use and limit of the cache of prepared images, for people; empty: unknown.
+    """Return the use and the limit of the cache of prepared images as text for users. Empty: unknown.
 
-    The cache of this process and those of the engine's processes have the same use: here, vLLM keeps the sizes of the images.
+    The caches of the engine's processes have the same use as the cache of this process, which keeps only the sizes of the images.
     """
     cache = getattr(getattr(engine, "renderer", None), "mm_processor_cache", None)
     if cache is None:
@@ -244,7 +249,7 @@ async def build_http_app(engine: Any, model: str, names: Sequence[str]) -> Any:
     :param model: the loaded checkpoint.
     :param names: names of the model for clients. Answers contain the first one.
     """
-    # Otherwise vLLM 0.32 creates a structural tag for required tool calls, and its cost is unknown before it is compiled.
+    # By default, vLLM 0.32 creates a structural tag for required tool calls. Its cost is unknown before it is compiled.
     environment.put({"VLLM_ENFORCE_STRICT_TOOL_CALLING": "0"})
     with _root_log_kept():
         build_app, init_app_state, arguments = await asyncio.to_thread(_http_parts, model, names)

@@ -25,13 +25,13 @@ from robobrain_ros.errors import EngineConfigError, EngineFailedError
 
 _SOCKETS_VARIABLE = "VLLM_RPC_BASE_PATH"
 _COMPILED_AFTER = 10
-"""After this number of answers, vLLM does not compile any more. Then CPU time does not show that an engine on a GPU works."""
+"""After this number of answers, vLLM no longer compiles. From then on, CPU time is no sign that an engine on a GPU works."""
 
 
 class EmbeddedEngine:
     """An `engine.base.Engine` on vLLM in this process.
 
-    An instance can be started again after `close`, also after its processes died.
+    An instance can be started again after `close`, even if its processes died.
 
     :param choice: operators to use; None: those that the options select.
     """

@@ -36,7 +36,7 @@ def are_requested(processor_arguments: Mapping[str, Any] | None) -> bool:
 
 
 def has_usual_steps(processor: dict[str, Any]) -> bool:
-    """Return whether a checkpoint's image settings ask for the steps of `Normalizer`."""
+    """Return whether a checkpoint's image settings require exactly the steps of `Normalizer`."""
     mean, std = processor.get("image_mean"), processor.get("image_std")
     return (
         processor.get("do_rescale", True) is True
@@ -61,7 +61,7 @@ class Normalizer:
     ) -> None:
         import torch
 
-        # transformers also multiplies by the reciprocal. A division would round differently.
+        # As in transformers, this multiplies by the reciprocal. A division would round differently.
         self._mean, self._std = ((torch.tensor(values) * (1.0 / rescale)).view(_COLOURS, 1, 1) for values in (mean, std))
         self._area, self._frames, self._dtype = patch_size**2, frames, dtype
 
@@ -130,7 +130,7 @@ class PatchProcessor:
         if height % cell or width % cell:
             return False
         patches = self._processor.get_number_of_image_patches(height, width, options)
-        return bool(patches == (height // patch_size) * (width // patch_size))  # Otherwise, transformers would resize it.
+        return bool(patches == (height // patch_size) * (width // patch_size))  # False: transformers would resize the image.
 
 
 def patches_of(image: npt.NDArray[np.uint8], patch_size: int, merge_size: int) -> npt.NDArray[np.uint8]:
@@ -141,7 +141,7 @@ def patches_of(image: npt.NDArray[np.uint8], patch_size: int, merge_size: int) -
     """
     cell = patch_size * merge_size
     rows, columns = image.shape[0] // cell, image.shape[1] // cell
-    # The last axis is a whole row of a patch, so the copy moves long pieces.
+    # The last axis is a whole row of a patch, so the copy moves long contiguous pieces.
     blocks = image.reshape(rows, merge_size, patch_size, columns, merge_size, patch_size * _COLOURS)
     return np.ascontiguousarray(blocks.transpose(0, 3, 1, 4, 2, 5)).reshape(-1, patch_size**2, _COLOURS)
 
@@ -153,7 +153,7 @@ def use_patch_processor(processing: Any) -> None:
     """
     original = processing.get_hf_processor
 
-    @functools.lru_cache(maxsize=1)  # vLLM caches data for each processor object.
+    @functools.lru_cache(maxsize=1)  # Always returns the same object, because vLLM caches data for each processor object.
     def replaced(processor: Any) -> Any:
         changed = copy.copy(processor)
         changed.image_processor = PatchProcessor(processor.image_processor)

@@ -20,8 +20,8 @@ class Measured:
     :param total: time to the last token.
     :param broken: the generation ended early, because the model wrote a token that the constraint forbids.
     :param prepared: part of ``prefill`` that vLLM spent in this process, on tokens and image patches.
-    :param sent: part of ``prefill`` from then on until the engine's process scheduled the request.
-    :param computed: part of ``prefill`` that the engine's process spent, from scheduling the request on.
+    :param sent: part of ``prefill`` between ``prepared`` and the time at which the engine's process scheduled the request.
+    :param computed: part of ``prefill`` between scheduling and the first token.
     """
 
     tokens: tuple[int, ...]

@@ -21,11 +21,11 @@ NO_FIRST_ANSWER = "the engine could not complete the first answers"
 _IMAGE_SIDE, _TOKENS = 448, 16
 """Side of the images in pixels, and maximum tokens of the answers."""
 _CONSTRAINTS = (None, Constraint(regex=r"\[\[[0-9]{1,3}, [0-9]{1,3}\]\]"))
-"""One without and one with a constraint, because only a constraint reveals an operator that permits a forbidden token."""
+"""Constraints of the answers. Only an answer with a constraint reveals an operator that permits a forbidden token."""
 
 
 class OperatorTrial:
-    """Generates a few tokens about an image with the present operators.
+    """Generates a few tokens about an image with the engine's current operators.
 
     :param use: selects the operators of the engine.
     """
@@ -46,7 +46,7 @@ class OperatorTrial:
             image = np.random.default_rng().integers(0, 256, (side, side, 3), np.uint8)
             name = f"flagos-{uuid.uuid4().hex}"
             generation = Generation(name, "What is in the image?", [image], _TOKENS, constraint=constraint)
-            # Without the retry of ordinary requests, which would hide an operator that fails sometimes.
+            # The trial does not retry as ordinary requests do. A retry would hide an operator that fails sometimes.
             async with aclosing(self._stream.once(generation, name)) as stream:
                 async for delta in stream:
                     if delta.finish_reason == "error":

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 _ENOUGH = 16 << 20
-"""Bytes of free space."""
+"""Bytes of free space. A folder with less counts as full."""
 _ENOUGH_FOR_ROS = 64 << 10
 """Bytes of free space in /dev/shm. With less, the tracing in ROS 2 ends the process by SIGBUS when Python imports rclpy."""
 _ENOUGH_FOR_FILES = 1 << 20

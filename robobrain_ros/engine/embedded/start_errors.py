@@ -15,7 +15,7 @@ from robobrain_ros.errors import EngineConfigError
 
 @dataclass(frozen=True)
 class _Cause:
-    """A pattern in vLLM's messages, and the advice for the user, in which ``{model}`` is replaced."""
+    """A pattern in vLLM's messages, and the advice for the user. The model's name replaces ``{model}`` in the advice."""
 
     pattern: str
     advice: str
@@ -67,7 +67,7 @@ _RAISED = re.compile(
     r"^(?:ERROR \[\d+\] )?(?:\w+\.)*(?P<name>\w*(?:Error|Exception))(?:: (?P<words>.*(?:\n[ \t]+\S.*|\n\w+\n[ \t]+\S.*)*))?$",
     re.MULTILINE,
 )
-"""The last line of a traceback, with the further lines of its message."""
+"""The exception at the end of a traceback, including messages of several lines."""
 _FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)\n    (?P<code>.+)$', re.MULTILINE)
 
 _AGAIN = "Download the checkpoint again"
@@ -77,11 +77,11 @@ _SUSPECTS = (
     (r"/configuration_\w+\.py", f"config.json is probably wrong. {_AGAIN}."),
     (r"/model_loader/", f"A JSON file of the checkpoint is probably wrong, or the weights belong to another model. {_AGAIN}."),
 )
-"""Parts of vLLM and transformers in a traceback, and the file of a checkpoint that they work with."""
+"""Source files of vLLM and transformers in a traceback, and the suspected file of the checkpoint."""
 
 
 def is_known(error: BaseException, child_log: str) -> bool:
-    """Whether `_CAUSES` has advice for the error."""
+    """Return whether `_CAUSES` has advice for the error."""
     text = "\n".join([*_chain(error), child_log])
     return any(re.search(cause.pattern, text) for cause in _CAUSES)
 
@@ -115,7 +115,10 @@ def _chain(error: BaseException) -> list[str]:
 
 
 def _reason(error: BaseException, child_log: str) -> str:
-    """Return the last exception that a child process logged, otherwise this exception, and the suspected file."""
+    """Return a sentence with the last exception that a child process logged, or else with this exception.
+
+    If the traceback shows a suspected file of the checkpoint, a second sentence names it.
+    """
     logs = (child_log, "".join(traceback.format_exception(error)))
     log, last = next(((log, found) for log in logs if (found := _last_exception(log))), ("", None))
     if last is None:
@@ -129,14 +132,14 @@ def _reason(error: BaseException, child_log: str) -> str:
 
 
 def _last_exception(log: str) -> "re.Match[str] | None":
-    """The last exception in a log that does not only refer to another one."""
+    """Return the last exception in a log, except exceptions that only refer to another exception."""
     raised = [match for match in _RAISED.finditer(log) if not re.search(r"See (root cause|stack trace)", match[0])]
     return raised[-1] if raised else None
 
 
 def _first_words(text: str) -> str:
-    """What an exception says first. Some put the reason into a later line."""
-    # A check of vLLM's configuration: pydantic's first line only counts the errors.
+    """Return the first line of an exception's message that contains a reason."""
+    # Errors in vLLM's configuration are from pydantic, whose first line has only the number of errors.
     checked = re.search(r"^\s*(?:Value error|Assertion failed), (.+?)(?: \[type=.*)?$", text, re.MULTILINE)
     if checked:
         return checked[1]
@@ -147,7 +150,7 @@ def _first_words(text: str) -> str:
 
 
 def _place(frames: str) -> str:
-    """Where an exception without words was raised: the last line of its traceback."""
+    """Return the place where an exception without a message was raised."""
     found = list(_FRAME.finditer(frames))
     if not found:
         return ""

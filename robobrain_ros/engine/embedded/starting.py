@@ -47,7 +47,7 @@ def _ctrl_c_spares_children() -> Iterator[None]:
     Ctrl-C in a terminal signals all processes. The node ends vLLM's processes in order. With SIGINT, they would end during an
     answer, or write a traceback during imports.
     """
-    # Started before, because its start unblocks the signal in the calling thread.
+    # The resource tracker must start before the signal is blocked, because its start unblocks the signal in this thread.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -130,7 +130,7 @@ class VllmStart:
         if self._cancelled.is_set():  # During the import of vLLM, which can take long.
             raise EngineFailedError("Starting the engine was cancelled.")
         with _ctrl_c_spares_children():
-            # No variable may hold the engine: the tracebacks of failed imports keep this frame.
+            # No variable may refer to the engine, because the tracebacks of failed imports keep this frame alive.
             return _with_patch_processor(AsyncLLM.from_engine_args(engine_arguments), arguments.asks_for_bytes(values))
 
     async def _keep_record(self) -> None:
@@ -272,7 +272,7 @@ class ProgressReporter(threading.Thread):
                 return
 
     def _stopped(self) -> str:
-        """Return a sentence about a stopped process, which would never finish loading; empty: there is none."""
+        """Return a sentence about a stopped process, which would never finish loading. Empty: no process is stopped."""
         found = (processes.look(process.pid) for process in self._present())
         stopped = next((process.pid for process in found if process is not None and process.stopped), 0)
         return f" Its process {stopped} is stopped (SIGSTOP or a debugger). Continue it with kill -CONT." if stopped else ""

@@ -1,7 +1,7 @@
 """Detect a stalled engine.
 
-A stopped process (SIGSTOP, a debugger) or a hung device causes no error: requests wait for ever. A slow prefill looks similar,
-but is no stall. Therefore the check uses three signs: the process state that the kernel reports, the CPU time while requests
+A stopped process (SIGSTOP, a debugger) or a hung device causes no error, and requests wait forever. A slow prefill looks similar,
+but is no stall. Therefore the check uses three sources: the process state that the kernel reports, the CPU time while requests
 run, and replies of the engine's loop, which runs once for each step of the model.
 """
 
@@ -23,10 +23,9 @@ class Limits:
 
     :param interval: time between two checks.
     :param quiet: time without text after which a reply of the engine's loop is requested.
-    :param silence: while requests run, time without text and reply after which the engine has stalled.
-    :param busy_silence: the same if the engine uses CPU time, because a prefill or compilation can take minutes on a slow
-        machine.
-    :param idle_share: share of one core below which the engine uses no CPU time.
+    :param silence: time without text and reply, while requests run, after which the engine counts as stalled.
+    :param busy_silence: the same for an engine that uses CPU time. On a slow machine, a prefill or compilation can take minutes.
+    :param idle_share: share of one core. With a smaller use, the engine counts as idle.
     """
 
     interval: float = 1.0
@@ -40,7 +39,7 @@ class Vitals:
     """Watches whether a running engine still works.
 
     :param pids: ids of the engine's processes.
-    :param ask: requests a reply of the engine's loop, and returns after it.
+    :param ask: requests a reply of the engine's loop, and returns after the reply.
     :param running: returns the number of requests in the engine.
     :param works_on_cpu: whether CPU time shows that the engine works. A process that waits for a hung GPU can use a whole core.
     """
@@ -61,9 +60,12 @@ class Vitals:
         self._limits = limits or Limits()
         self._question: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._looked = self._sign = time.monotonic()
+        self._last_check = self._last_sign = time.monotonic()
+        """Times of the last check and of the last sign that the engine works, by ``time.monotonic()``."""
         self._cpu_at_sign = self._cpu = 0.0
+        """CPU time of the engine's processes in seconds, at the last sign and at the last check."""
         self._since: float | None = None
+        """Start of the stall. None: the engine works."""
         self._reason = ""
 
     @property
@@ -92,7 +94,7 @@ class Vitals:
     def start(self) -> None:
         """Start the checks on the running event loop."""
         self._note_sign()
-        self._task = asyncio.create_task(self._keep_looking(), name="engine-vitals")
+        self._task = asyncio.create_task(self._keep_checking(), name="engine-vitals")
 
     def note_output(self) -> None:
         """Note that the engine has written text."""
@@ -107,19 +109,19 @@ class Vitals:
         if tasks:
             await asyncio.wait(tasks, timeout=1.0)
 
-    async def _keep_looking(self) -> None:
+    async def _keep_checking(self) -> None:
         while True:
             await asyncio.sleep(self._limits.interval)
             try:
-                self._look()
+                self._check()
             except Exception:
                 _log.exception("Checking the engine's processes failed.")
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now = time.monotonic()
-        if now - self._looked > 5 * self._limits.interval:
+        if now - self._last_check > 5 * self._limits.interval:
             self._note_sign()  # This process itself was stopped, so the times are invalid.
-        self._looked = now
+        self._last_check = now
         found = [process for pid in self._pids if (process := processes.look(pid)) is not None]
         self._cpu = sum(process.cpu for process in found)
         stopped = [process.pid for process in found if process.stopped]
@@ -129,13 +131,13 @@ class Vitals:
         if not self._running():
             self._note_sign()
             return
-        silent = now - self._sign
+        silent = now - self._last_sign
         if silent >= self._limits.quiet and self._question is None:
             self._question = asyncio.create_task(self._wait_for_reply(), name="engine-reply")
         if silent >= self._limit(silent):
-            self._note_stall(self._sign, "it neither generates text nor replies")
+            self._note_stall(self._last_sign, "it neither generates text nor replies")
         elif self._since is not None:
-            self._note_sign()  # The process was stopped, and runs again.
+            self._note_sign()  # The process was stopped and continues now.
 
     def _limit(self, silent: float) -> float:
         used = self._cpu - self._cpu_at_sign
@@ -152,7 +154,7 @@ class Vitals:
         if self._since is not None:
             _log.info("The engine works again after %.0f s.", self.stalled_for)
         self._since = None
-        self._sign = time.monotonic()
+        self._last_sign = time.monotonic()
         self._cpu_at_sign = self._cpu
 
     def _note_stall(self, since: float, reason: str) -> None:

@@ -1,6 +1,6 @@
-"""Decides which operators of FlagOS an engine uses, from the options, the tune file and the installed packages.
+"""Decide which operators of FlagOS an engine uses, from the options, the tune file and the installed packages.
 
-FlagGems itself is imported in vLLM's workers only. vLLM may be imported here.
+This module may import vLLM, but not FlagGems. Only vLLM's workers import FlagGems.
 """
 
 import os
@@ -19,7 +19,7 @@ from robobrain_ros.errors import EngineConfigError
 def choose(options: EngineOptions, checkpoint: Checkpoint, given: Choice | None = None) -> Choice:
     """Decide which operators of FlagOS an engine uses.
 
-    :param given: a choice that was made already; only the platform is added.
+    :param given: an existing choice. Only the platform is added to it.
     :raises EngineConfigError: ``flagos.mode`` is on, but FlagGems cannot be used; or ``flagos.platform`` cannot be fulfilled.
     """
     platform, warning = _find_platform(options)
@@ -67,8 +67,8 @@ def _looks_for_table(options: EngineOptions, choice: Choice, platform: str) -> b
 
     They need mode auto, CUDA graphs, one machine, and vLLM's own platform.
 
-    With FlagGems' matrix products in ``flagos.exclude``, or missing from ``flagos.include``, all matrix products are PyTorch's.
-    If tune_flagos selected FlagGems' matrix products, the engine uses these.
+    If ``flagos.exclude`` contains FlagGems' matrix products, or ``flagos.include`` does not contain them, the engine uses
+    PyTorch's matrix products. If tune_flagos selected FlagGems' matrix products, the engine uses these.
     """
     if options.flagos.mode != "auto" or platform or options.embedded.nnodes > 1:
         return False
@@ -110,7 +110,7 @@ def _find_platform(options: EngineOptions) -> tuple[str, str]:
     advice = "Install what it needs, or the one for this vLLM, or set flagos.platform to vllm."
     if wanted == "fl":
         raise EngineConfigError(f"flagos.platform is fl, but {cannot}. {advice}")
-    # Disabled until this process ends: it may be partly imported, and vLLM would try to load it again.
+    # The plugin stays disabled until this process ends. It may be partly imported, and vLLM would try to load it again.
     environment.put(plugin.environment(wanted=False))
     return "", f"{cannot}. vLLM's own platform runs the model. {advice}"
 

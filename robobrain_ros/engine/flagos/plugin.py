@@ -35,7 +35,7 @@ _CHIP_TIMEOUT = 120.0
 
 
 def names() -> list[str]:
-    """vLLM's names of the plugin's platforms; empty: it is not installed."""
+    """Return vLLM's names for the plugin's platforms; empty: the plugin is not installed."""
     return sorted(point.name for point in _points() if point.group == _PLATFORMS)
 
 
@@ -99,10 +99,12 @@ def _describe(error: Exception) -> str:
 def environment(
     wanted: bool, flag_gems: bool = False, include: Sequence[str] = (), exclude: Sequence[str] = (), log: str = ""
 ) -> dict[str, str | None]:
-    """Return environment variables for vLLM and the plugin; None: to be unset. All are None if the plugin is not installed.
+    """Return environment variables for vLLM and the plugin. None: the variable must be unset.
 
-    :param wanted: whether its platform may run models; otherwise vLLM does not load it.
-    :param flag_gems: whether it registers operators of FlagGems; otherwise its platform runs native operators.
+    If the plugin is not installed, all values are None.
+
+    :param wanted: whether the plugin's platform may run models. If not, vLLM does not load the plugin.
+    :param flag_gems: whether the plugin registers operators of FlagGems. If not, its platform runs native operators.
     :param include: the only operators to use; empty: all except ``exclude``. If both are empty, the plugin selects operators.
     :param log: file for the operators that are called; empty: the plugin decides.
     """

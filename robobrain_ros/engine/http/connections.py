@@ -23,7 +23,7 @@ LARGEST_HEADER = 16 * 1024
 KEEP_ALIVE = 5
 """Seconds after which an idle connection between two requests is closed."""
 ACCEPTS, ACCEPTS_AT_ONCE = 200.0, 100.0
-"""Connections accepted per second, and at once. Others wait in the system's queue of `BACKLOG`."""
+"""Connections accepted per second, and at once. Further connections wait in the system's queue, which has `BACKLOG` places."""
 BACKLOG = 128
 _QUIET = 0.1
 """Seconds without data after which a discarded request counts as complete."""
@@ -57,7 +57,7 @@ class Connections:
         return self._discarding_until - now
 
     def add(self, connection: Any, client: str) -> bool:
-        """Add a connection. If there are too many, close a waiting one. Return False if this is the added one."""
+        """Add a connection. If there are too many, close a waiting one. Return False if the added connection was closed."""
         self._waiting[connection] = client
         clients = Counter(self._waiting.values())
         if clients[client] > self._most_of_client:
@@ -107,7 +107,7 @@ class Connections:
 
 
 class RateLimitFilter(logging.Filter):
-    """Passes one record of each message in `LOG_EACH` seconds, because unknown clients can cause any number of them."""
+    """Passes one record of each message in `LOG_EACH` seconds, because unknown clients can cause any number of records."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ async def accept(listener: Any, make: Any, connections: Connections) -> None:
     rates = Rates(ACCEPTS, ACCEPTS_AT_ONCE)
     listener.listen(BACKLOG)
     while True:
-        while not rates.take("all"):  # noqa: ASYNC110 - tokens come with time alone
+        while not rates.take("all"):  # noqa: ASYNC110 - only time adds tokens, so there is no event to wait for
             await asyncio.sleep(1 / ACCEPTS)
         try:
             connection, _ = await loop.sock_accept(listener)

@@ -1,6 +1,6 @@
 """Access control and limits of the HTTP server: keys, routes, sizes, rates and concurrent requests.
 
-It is an ASGI application that wraps another one, and does not depend on models.
+`Guard` is an ASGI application that wraps another ASGI application. It does not depend on models.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ STALL = 30.0
 RATE, BURST = 50.0, 100.0
 """Requests per second of one client, and requests at once. Requests with and without the key count separately."""
 COST = 1 << 20
-"""This number of bytes of a body counts as one request for the rate, and as `WRONG` requests if the body is rejected."""
+"""For the rate, this number of bytes of a body counts as one request, or as `WRONG` requests if the body is rejected."""
 WRONG = 10
 RETRY_AFTER = 10
 """Seconds in the header Retry-After while the engine is unavailable."""
@@ -291,7 +291,7 @@ class Guard:
 
 
 class _Upload:
-    """The body of a request that is being received."""
+    """The body of a request while the server receives it."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()

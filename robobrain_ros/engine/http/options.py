@@ -15,7 +15,7 @@ SERVER_KEY_VARIABLE = "ROBOBRAIN_ROS_SERVER_KEY"
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """Options of the HTTP server; metadata as of `EngineOptions`."""
+    """Options of the HTTP server. The fields have the same metadata as those of `EngineOptions`."""
 
     enabled: bool = option(
         False, "Open an OpenAI-compatible HTTP server on the node's embedded engine (docs/how-to/http_server.md)."

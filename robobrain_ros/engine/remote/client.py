@@ -30,7 +30,7 @@ SILENCE = 300.0
 """Maximum seconds between two parts of a server's response."""
 LONGEST_LINE = 1 << 20
 LARGEST_RESPONSE = 64 << 20
-"""Bytes: more than any answer has, and little compared with the memory of a robot."""
+"""Maximum bytes of a stream. No answer has more, and a robot has more memory."""
 LARGEST_JSON = 4 << 20
 """Maximum bytes of a response that is read completely before it is parsed."""
 
@@ -39,7 +39,7 @@ _ENDLESS_NUMBER = "integer string conversion"
 _LONGEST_REASON = 300
 _CONNECTIONS = 256
 _LARGEST_CA_FILE = 4 << 20
-"""Bytes; the public authorities' certificates together have 0.3 MB."""
+"""Maximum bytes of ``engine.ca_file``. The certificates of all public authorities together have 0.3 MB."""
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Fault(Exception):
     :param error: outcome of the request.
     :param elsewhere: whether another server can succeed.
     :param down: whether the server gets no requests until its next successful check.
-    :param lasting: whether waiting does not help, because a setting must be changed.
+    :param lasting: whether a setting must be changed, so that waiting does not help.
     :param doubtful: whether the server must be checked soon.
     """
 
@@ -75,7 +75,7 @@ def make_client(options: EngineOptions, url: str, key: str) -> Any:
         import openai
     except ImportError as error:
         raise EngineConfigError("The package openai is not installed in this Python; install it: pip install openai.") from error
-    # openai uses the HTTP library httpx, or httpx2 from version 3 on.
+    # openai uses the HTTP library httpx. From version 3 on, it uses httpx2.
     httpx = importlib.import_module(openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0])
 
     class Bounded(httpx.AsyncByteStream):  # type: ignore[misc, name-defined]

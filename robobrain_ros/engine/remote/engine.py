@@ -78,7 +78,7 @@ class RemoteEngine:
         self.options.validate()
         key = self.options.remote.read_key()
         self._warn_if_insecure(bool(key))
-        # In a thread: importing openai takes a second.
+        # The import runs in a thread, because it takes a second.
         await asyncio.to_thread(_import_openai)
         self._servers = [Server(url, self.options, key) for url in self.options.remote.urls]
         progress(LoadProgress("connecting", f"Looking for {_names(self._servers)}."))
@@ -123,7 +123,10 @@ class RemoteEngine:
                 _log.warning("%s is not encrypted: others on the network can read the key and the images. Use https.", url)
 
     def _compare(self, server: Server) -> None:
-        """Reject a server whose model or image sizes differ from those at the start, because images are resized for these."""
+        """Reject a server if its model or its image sizes differ from the properties that the engine reported at the start.
+
+        The brain resizes images for the reported properties.
+        """
         ours, its = self._served, server.served
         if ours is None or its is None or server.fault is not None:
             return
@@ -279,7 +282,7 @@ class RemoteEngine:
 
 
 def _explained(fault: Fault, generation: Generation, written: bool) -> RoboBrainError:
-    """Return the outcome of a failed request. With a constraint, add a hint, because servers state no reason then."""
+    """Return the error of a failed request. If it had a constraint, add a hint, because servers do not state this reason."""
     error = fault.error
     if generation.constraint is None or written or fault.down or not isinstance(error, EngineFailedError):
         return error

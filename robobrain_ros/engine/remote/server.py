@@ -47,7 +47,7 @@ _OF_LENGTH = ("max_tokens", "input_tokens", "input_text")
 """Parameters that vLLM names in its error if the model's context is too short for a request."""
 
 _LETTERS, _CHUNKS, _SPARE = 64, 8, 128
-"""Maximum characters and chunks of an answer for each token, and additional tokens. Usual values are 4 characters and one
+"""Maximum characters and chunks of an answer for each token, and additional tokens. A token usually has 4 characters and one
 chunk."""
 _MOST_TOKENS = 2**31 - 1
 """Maximum of a server's token counts, because messages cannot contain larger numbers."""
@@ -81,8 +81,8 @@ class Served:
 class Server:
     """A server at one address.
 
-    ``served`` contains its properties after the first successful check. ``fault`` states what is wrong; None: nothing.
-    ``running`` counts this node's requests on the server.
+    ``served`` contains its properties after the first successful check. ``fault`` is the server's current fault; None: no fault.
+    ``running`` is the number of this node's requests on the server.
     """
 
     def __init__(self, url: str, options: EngineOptions, key: str) -> None:
@@ -263,7 +263,10 @@ class Server:
         return True
 
     async def _tokens(self, served: Served, cells: int) -> int:
-        """Return the tokens of a prompt with an image of about this number of cells, corrected for the missing ones."""
+        """Return the number of tokens of a prompt with an image of this number of cells.
+
+        The image is a rectangle, so it can have fewer cells. The missing cells are added to the result.
+        """
         rows = math.ceil(cells / _CELLS_PER_ROW)
         image = np.full((rows * served.cell, cells // rows * served.cell, 3), 128, np.uint8)
         left_out = cells % rows

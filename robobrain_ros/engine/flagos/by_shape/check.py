@@ -1,10 +1,10 @@
-"""Check a table's entries on this machine: each must be correct, and three of them must not be slower.
+"""Check a table's entries on this machine: each must be correct, and three of them must not be slower than PyTorch's operators.
 
-The reference is PyTorch's operator with the same random numbers. A result is wrong if an element differs by more than two
-rounding errors, or if elements differ by more than half a rounding error on average. It is also wrong if an element is not
-written, or if a second call gives another result. Times are those of CUDA graphs, with weights that are not in the GPU's cache.
-Run the check before `ShapeOperators.install`; otherwise the operators would be compared with themselves. Importing this module
-imports PyTorch.
+The reference is PyTorch's operator with the same random inputs. A result is wrong if an element differs by more than two
+rounding errors, or if elements differ by more than half a rounding error on average. A result is also wrong if an element is not
+written, or if a second call gives another result. Times are measured in CUDA graphs, with weights that are not in the GPU's
+cache. Run the check before `ShapeOperators.install`. Otherwise, it would compare the operators with themselves. Importing this
+module imports PyTorch.
 """
 
 import time
@@ -20,11 +20,11 @@ from robobrain_ros.engine.flagos.by_shape.operators import Implementation
 from robobrain_ros.engine.flagos.by_shape.table import OPERATORS, ROWS, Entry
 
 _MOST_SLOWER = 1.03
-"""Allowed multiple of the native time. Two measurements of the same kernel differ by about this factor."""
+"""Largest allowed ratio to the native time. Two measurements of the same kernel differ by about this factor."""
 _TIMED_SHAPES = 3
 _ROUNDS = 5
 _COLD_BYTES = 200_000_000
-"""Bytes of weights that are read before the same weights are read again. More than the caches of present GPUs hold."""
+"""Bytes of other weights that are read before the same weights are read again. The caches of current GPUs are smaller."""
 
 Timer = Callable[[Sequence[Callable[[], Any]]], float]
 """Returns the time in seconds of functions that are called one after the other on the device."""
@@ -116,7 +116,7 @@ def _native(x: Any, weight: Any, bias: Any) -> Any:
 
 
 def _fault(entry: Entry, implementation: Implementation, numbers: _Numbers) -> str:
-    """Return what is wrong with an entry, at the most and the fewest rows of its row range; empty: nothing."""
+    """Check an entry with the most and the fewest rows of its row range. Return the fault; empty: none."""
     fewest = max((rows for rows in ROWS if rows < entry.rows), default=0) + 1
     try:
         for rows in dict.fromkeys((entry.rows, fewest)):
@@ -151,7 +151,7 @@ def _difference(first: Any, second: Any, native: Any) -> str:
 
 
 def _timed(entries: Sequence[Entry]) -> list[Entry]:
-    """Return three entries with the fewest rows and the same operator: with the smallest, middle and largest weights."""
+    """Return three entries with the same operator and the fewest rows. They have the smallest, middle and largest weights."""
     first = min(entries, key=lambda entry: (entry.rows, OPERATORS.index(entry.operator)))
     like_it = [entry for entry in entries if (entry.rows, entry.operator) == (first.rows, first.operator)]
     ordered = sorted(like_it, key=lambda entry: entry.k * entry.n)
@@ -194,7 +194,7 @@ def graph_timer(functions: Sequence[Callable[[], Any]], milliseconds: float = 2.
 
 @cache
 def _side_stream(device: int) -> Any:
-    """Return one stream for all measurements, because cuBLAS keeps a workspace of 32 MB for each stream."""
+    """Return the same stream for all measurements, because cuBLAS keeps a workspace of 32 MB for each stream."""
     return torch.cuda.Stream(device)
 
 

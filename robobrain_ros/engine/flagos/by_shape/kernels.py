@@ -2,8 +2,8 @@
 
 Such a product reads each weight once and computes little, so it takes as long as reading the weights. Each program multiplies all
 rows by a few columns of the second matrix. `vector` multiplies one row, and needs no tensor cores. `tile` multiplies up to 16
-rows. Both accumulate in float32, and add the bias before the only rounding, to the output's type. The bias is a row, or a
-matrix of the output's shape, because compilers add a residual in this way.
+rows. Both accumulate in float32 and add the bias. They round only once, to the output's type. The bias is a row, or a matrix of
+the output's shape, because compilers pass a residual as the bias.
 
 The sum of each element has a fixed order. With SPLIT_K above 1, the programs write partial sums in float32 to a buffer, and
 `reduce` adds them by increasing index. No kernel uses atomic operations: the same inputs and launch give the same bits.

@@ -1,9 +1,9 @@
 """Replace PyTorch's matrix products by those of a table through torch.library. Shapes without an entry stay native.
 
 `ShapeOperators` registers a function for ``mm``, ``mm.out``, ``addmm`` and ``addmm.out``. The function looks for an entry of
-the shape, and calls the entry's implementation, or else PyTorch's kernel, which was taken from the dispatcher before the
-registration. CUDA graphs record only the kernels, so the lookup takes time only outside of CUDA graphs. Importing this module
-imports PyTorch.
+the shape, and calls the entry's implementation. Without an entry, it calls PyTorch's kernel, which it took from the dispatcher
+before the registration. CUDA graphs record only the kernels, so the lookup takes time only outside of CUDA graphs. Importing this
+module imports PyTorch.
 """
 
 import logging
@@ -41,7 +41,7 @@ class ShapeOperators:
         self.called: set[Entry] = set()
         """Entries that have computed a product. Replays of CUDA graphs are not recorded."""
         self.failed: dict[Entry, str] = {}
-        """Entries whose implementation raised an exception, and the exception. PyTorch computes their shapes since then."""
+        """Entries whose implementation raised an exception, and the exception. Afterwards, PyTorch computes their shapes."""
         self.refused: dict[Entry, str] = {}
         """Entries whose implementation does not support the tensors of a call, and the reason of the last such call."""
         self.on_failure: Callable[[], None] = lambda: None
@@ -133,7 +133,7 @@ class ShapeOperators:
             return None
         try:
             result = implementation.multiply(entry.launch, x, weight, bias, out)
-        except torch.OutOfMemoryError as error:  # Of this moment, not of this shape.
+        except torch.OutOfMemoryError as error:  # The shape is not the cause, so the entry stays in use.
             self.refused[entry] = f"out of memory: {error}"
             return None
         except Exception as error:

@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 
 
 class TableEmbeddingMethod(UnquantizedEmbeddingMethod):  # type: ignore[misc]
-    """Computes an output layer of vLLM with the table's entry for the shape, or else with vLLM's own method."""
+    """Computes an output layer of vLLM with the table's entry for the shape. Without an entry, it uses vLLM's own method."""
 
     def __init__(self, operators: ShapeOperators) -> None:
         self._operators = operators
@@ -28,8 +28,8 @@ class TableEmbeddingMethod(UnquantizedEmbeddingMethod):  # type: ignore[misc]
 def use_table(model: torch.nn.Module, operators: ShapeOperators) -> None:
     """Let the table's kernels compute the model's output layer, if its weights are not quantized.
 
-    Each row range is computed once, so that `ShapeOperators.called` contains its entries. A layer that raises an exception keeps
-    vLLM's method.
+    Each row range is computed once, so that `ShapeOperators.called` contains the layer's entries. If this raises an exception,
+    the layer keeps vLLM's method.
     """
     for layer in _output_layers(model):
         method = TableEmbeddingMethod(operators)
