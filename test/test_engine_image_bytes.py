@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import inspect
 import json
 import weakref
 from dataclasses import replace
@@ -96,6 +97,26 @@ def test_resized_images_and_others_can_be_joined(processor: Any) -> None:
     assert torch.equal(torch.cat(alone), together)
 
 
+@pytest.mark.parametrize("text", ["<|image_pad|>", "<|image_pad|><|image_pad|>", "<|image_pad|>Point to it.", ""])
+def test_the_placeholder_of_an_image_is_written_out_only_in_texts_with_words(text: str) -> None:
+    import torch
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(DEMO_MODEL)
+    processing = SimpleNamespace(get_hf_processor=lambda: processor)
+    image_bytes.use_patch_processor(processing)
+    images = [noise(112, 168, seed) for seed in range(max(1, text.count("pad")))]
+    expected = processor(images=images, text=text, return_tensors="pt")
+    found = processing.get_hf_processor()(images=images, text=text, return_tensors="pt")
+    assert torch.equal(found["pixel_values"], expected["pixel_values"])
+    if "Point" in text:
+        assert torch.equal(found["input_ids"], expected["input_ids"])
+    else:
+        assert found["input_ids"].numel() == 1
+    assert isinstance(processing.get_hf_processor(), type(processor))
+    assert inspect.signature(processing.get_hf_processor().__call__) == inspect.signature(processor.__call__)
+
+
 @pytest.mark.parametrize(
     ("checkpoint", "device", "choice", "sent"),
     [
@@ -169,6 +190,37 @@ def test_the_encoder_has_cuda_graphs_for_the_sizes_of_cameras(max_pixels: int, s
     compilation = arguments.engine_arguments(options, CHECKPOINT, "cuda")["compilation_config"]
     assert compilation["cudagraph_mm_encoder"]
     assert compilation["encoder_cudagraph_token_budgets"] == sizes
+
+
+@pytest.mark.parametrize("tokens", [1, 16, 32, 40, 120, 256, 391 + 16, 391 + 208, 1196 + 16, 1196 + 97, 1280 + 208])
+def test_a_prompt_with_an_image_of_a_camera_has_a_cuda_graph_of_about_its_size(tokens: int) -> None:
+    sizes = arguments.engine_arguments(OPTIONS, CHECKPOINT, "cuda")["compilation_config"]["cudagraph_capture_sizes"]
+    assert any(tokens <= size < tokens + 64 for size in sizes)
+    assert sizes == sorted(set(sizes))
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"cudagraph_capture_sizes": [1, 2]},
+        {"max_cudagraph_capture_size": 8},
+        {"speculative_config": {"method": "ngram"}},
+        {"compilation_config": {"max_cudagraph_capture_size": 8}},
+    ],
+)
+def test_a_users_capture_sizes_replace_all_of_ours(extra: dict[str, Any]) -> None:
+    ours = arguments.engine_arguments(OPTIONS, CHECKPOINT, "cuda")
+    assert "cudagraph_capture_sizes" in arguments.with_extra(ours, {"block_size": 32})["compilation_config"]
+    compilation = arguments.with_extra(ours, extra)["compilation_config"]
+    assert "cudagraph_capture_sizes" not in compilation
+    assert compilation["cudagraph_mm_encoder"]
+
+
+def test_a_users_capture_sizes_in_the_compilation_settings_are_kept() -> None:
+    ours = arguments.engine_arguments(OPTIONS, CHECKPOINT, "cuda")
+    extra = {"compilation_config": {"cudagraph_capture_sizes": [1, 2, 48]}}
+    assert arguments.with_extra(ours, extra)["compilation_config"]["cudagraph_capture_sizes"] == [1, 2, 48]
+    assert arguments.with_extra(ours, {"compilation_config": 3})["compilation_config"] == 3
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,13 @@ _CAMERA_SIZES = ((640, 480), (848, 480), (1280, 720))
 """Width and height in pixels of images that cameras often send."""
 _LARGEST_ENCODER_GRAPH = 1280
 """Visual tokens of the largest image that is encoded with a CUDA graph. The memory of each graph grows with this size."""
+_PROMPT_STEP = 64
+"""Difference between the prompt lengths that have a CUDA graph. Matrix products work in tiles of at least 64 rows."""
+_TEXT_TOKENS = (16, 208)
+"""Tokens that a prompt with a camera's image has besides the visual tokens: at least and at most."""
+_CAPTURE_SIZES = "cudagraph_capture_sizes"
+_OTHER_CAPTURE_SIZES = {_CAPTURE_SIZES, "max_cudagraph_capture_size", "speculative_config"}
+"""Arguments and compilation settings of vLLM that conflict with this module's capture sizes."""
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +76,8 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint, device: str
     if device == "cuda" and not arguments["enforce_eager"] and not choice.platform:
         # vLLM does not compile the image encoder by default. On an H100 with the 7B, an image took 112 ms without compilation,
         # 80 ms of them in the encoder, and 63 ms with it, 31 ms of them in the encoder.
-        arguments[_COMPILATION] = {"compile_mm_encoder": True} | encoder_graphs(options, checkpoint, max_pixels, choice)
+        graphs = camera_graphs(options, checkpoint, max_pixels) if _has_camera_graphs(options, checkpoint, choice) else {}
+        arguments[_COMPILATION] = {"compile_mm_encoder": True} | graphs
     if sends_bytes(checkpoint, device, choice):
         arguments["worker_cls"] = TABLE_WORKER if choice.by_shape else image_bytes.WORKERS[device]
         arguments["mm_processor_kwargs"] |= image_bytes.PROCESSOR_ARGUMENTS
@@ -94,28 +102,48 @@ def with_extra(arguments: dict[str, Any], extra: dict[str, Any]) -> dict[str, An
     if ("worker_cls" in extra or normalizes) and "mm_processor_kwargs" in arguments:
         kept = arguments["mm_processor_kwargs"].items() - image_bytes.PROCESSOR_ARGUMENTS.items()
         arguments = arguments | {"mm_processor_kwargs": dict(kept)}
-    ours, theirs = arguments.get(_COMPILATION), extra.get(_COMPILATION)
+    ours, theirs = arguments.get(_COMPILATION), extra.get(_COMPILATION, {})
     if isinstance(ours, dict) and isinstance(theirs, dict):
+        if _OTHER_CAPTURE_SIZES & (extra.keys() | theirs.keys()):
+            ours = {name: value for name, value in ours.items() if name != _CAPTURE_SIZES}
         extra = extra | {_COMPILATION: ours | theirs}
     return arguments | extra
 
 
-def encoder_graphs(options: EngineOptions, checkpoint: Checkpoint, max_pixels: int, choice: Choice) -> dict[str, Any]:
-    """Return the compilation settings for CUDA graphs of the image encoder. Empty: no such graphs.
+def _has_camera_graphs(options: EngineOptions, checkpoint: Checkpoint, choice: Choice) -> bool:
+    """Return whether the engine uses `camera_graphs`. They were tested only with Qwen2.5-VL on one GPU."""
+    return checkpoint.model_type == "qwen2_5_vl" and options.embedded.gpus == 1 and choice.operators is Operators.NATIVE
 
-    vLLM captures a graph for each number of visual tokens in the settings. For an image, it uses the smallest graph that is large
-    enough. The graphs were tested only with Qwen2.5-VL on one GPU, so other engines do not use them.
+
+def camera_graphs(options: EngineOptions, checkpoint: Checkpoint, max_pixels: int) -> dict[str, Any]:
+    """Return the compilation settings for CUDA graphs of the sizes that cameras send.
+
+    For an image, vLLM uses the smallest graph of the encoder that has enough visual tokens. For the prompt, it uses the smallest
+    graph that has enough tokens. Without a graph, the CPU launches each kernel, which takes longer than the kernels of the 3B.
     """
-    if checkpoint.model_type != "qwen2_5_vl" or options.embedded.gpus > 1 or choice.operators is not Operators.NATIVE:
-        return {}
     cell = checkpoint.cell
     most = min(max_pixels // cell**2, _LARGEST_ENCODER_GRAPH)
-    sizes = {round(width / cell) * round(height / cell) for width, height in _CAMERA_SIZES}
+    images = {round(width / cell) * round(height / cell) for width, height in _CAMERA_SIZES}
+    images = {size for size in images if size < most} | {most}
     return {
         "cudagraph_mm_encoder": True,
-        "encoder_cudagraph_token_budgets": sorted({size for size in sizes if size < most} | {most}),
+        "encoder_cudagraph_token_budgets": sorted(images),
         "encoder_cudagraph_max_vision_items_per_batch": 1,
+        _CAPTURE_SIZES: sorted(_decoding_sizes(options.max_num_seqs) | _prompt_sizes(images)),
     }
+
+
+def _decoding_sizes(max_num_seqs: int) -> set[int]:
+    """Return vLLM's default capture sizes."""
+    largest = min(2 * max_num_seqs, 512)
+    return {size for size in (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16)) if size <= largest}
+
+
+def _prompt_sizes(images: set[int]) -> set[int]:
+    """Return capture sizes for prompts: of a text, also after a cached image, and of a text with one new image."""
+    least, most = _TEXT_TOKENS
+    lengths = {length for image in (0, *images) for length in range(image + least, image + most + 1)}
+    return {-(-length // _PROMPT_STEP) * _PROMPT_STEP for length in lengths}
 
 
 def sends_bytes(checkpoint: Checkpoint, device: str, choice: Choice) -> bool:

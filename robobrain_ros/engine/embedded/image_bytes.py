@@ -153,16 +153,35 @@ def use_patch_processor(processing: Any) -> None:
     """
     original = processing.get_hf_processor
 
-    @functools.lru_cache(maxsize=1)  # Always returns the same object, because vLLM caches data for each processor object.
+    @functools.lru_cache(maxsize=1)  # vLLM caches data for each processor object.
     def replaced(processor: Any) -> Any:
         changed = copy.copy(processor)
         changed.image_processor = PatchProcessor(processor.image_processor)
+        changed.__class__ = _without_placeholder_texts(type(processor))
         return changed
 
     def get_hf_processor(**options: Any) -> Any:
         return replaced(original(**options))
 
     processing.get_hf_processor = get_hf_processor
+
+
+def _without_placeholder_texts(processor: type[Any]) -> type[Any]:
+    """Return a subclass of a processor of transformers that does not expand texts without words.
+
+    To prepare an image alone, vLLM up to 0.27 passes a text that contains only the placeholder of the image, and drops the tokens
+    of this text. The processor of transformers writes the placeholder once for each visual token, and tokenizes all of them. For
+    an image of 1280x720, this took 5.6 of 9.9 ms.
+    """
+
+    class WithoutPlaceholderTexts(processor):  # type: ignore[misc]
+        @functools.wraps(processor.__call__)  # vLLM reads the names of the options from the signature.
+        def __call__(self, images: Any = None, text: Any = None, **options: Any) -> Any:
+            if images is not None and isinstance(text, str) and not text.replace(self.image_token, ""):
+                text = "-"  # Transformers requires a text. Its tokens are dropped.
+            return super().__call__(images=images, text=text, **options)
+
+    return WithoutPlaceholderTexts
 
 
 def normalizer_of(model_config: Any) -> Normalizer:
