@@ -1,6 +1,6 @@
-"""Ask about an image file without ROS, after `pip install ".[engine]"`.
+"""Ask about an image file without ROS.
 
-The model is a folder, a name on the hub or one of the presets::
+Install the package first: `pip install ".[engine]"`. The model is a folder, a name on the hub, or a preset::
 
     python3 without_ros.py table.jpg "the red mug" robobrain2.0-3b
 """

@@ -9,10 +9,11 @@ import pytest
 import rclpy
 from fakes import ScriptedEngine
 from ros_rig import LIMIT, image_message, rig
+from sensor_msgs.msg import Image
 
 from robobrain_ros.core.plans.request import PlanVerdict, StepOutcome
 from robobrain_ros.core.query import PlanStep, Task
-from robobrain_ros.demo.executor import Executor, SimulatedArm, WorldCamera, wait_for_node
+from robobrain_ros.demo.executor import Executor, SimulatedArm, WorldCamera, other_cameras, wait_for_node
 from robobrain_ros.demo.robot import World
 from robobrain_ros.demo.simulator import Goal, Step
 from robobrain_ros.demo.world import make_scene
@@ -148,6 +149,18 @@ def test_what_is_taken_out_again_is_seen_by_the_camera_only() -> None:
 @pytest.mark.parametrize("step", [PlanStep(1, "Sing"), PlanStep(1, "Fly", "arm", "fly", "{}"), as_plan(PUT)])
 def test_what_the_arm_cannot_do_is_observed(step: PlanStep) -> None:
     assert SimulatedArm(make_world()).execute(step)
+
+
+def test_another_publisher_of_the_cameras_images_is_found() -> None:
+    client = TaskClient("lonely_executor", "/two_cameras", tasks=[])
+    camera = WorldCamera(client, make_world())
+    assert other_cameras(client, "camera") == []
+    other = rclpy.create_node("driver", namespace="/two_cameras")
+    other.create_publisher(Image, "camera/image", 1)
+    assert other_cameras(client, "camera") == ["/two_cameras/driver"]
+    other.destroy_node()
+    camera.close()
+    client.destroy_node()
 
 
 def test_a_node_of_another_name_is_named(capfd: pytest.CaptureFixture[str]) -> None:

@@ -41,7 +41,6 @@ NOT_HERE = {
     r"ros2 run robobrain_ros demo_executor ": "brings a camera of its own; test_demo_executor.py runs it",
     r"ros2 run robobrain_ros ask .*--(node|camera) ": "needs a node or a camera of that name",
     r'ros2 run robobrain_ros ask point "the red mug"': "names what a robot's own camera sees",
-    r"ros2 service call .*context: {robots: ": "names a robot that the demo model does not plan for",
     r"ros2 run tf2_": "needs tf2",
     r"ros2 security ": "makes keys; needs SROS 2",
     r"ros2 topic (hz|info) ": "shows a rate or a publisher, not an answer",
@@ -215,6 +214,28 @@ def test_the_readme_has_commands() -> None:
 def test_every_command_is_known_to_run_or_not(page: str, command: str) -> None:
     """A new one goes into NOT_HERE with the reason, or is one that runs here."""
     assert why_not(command) or re.match(RUNS, command), f"{page}: {command}"
+
+
+@pytest.mark.timeout(5 * LIMIT)
+def test_the_executor_ends_with_an_error_while_the_demos_camera_runs(demo: Demo) -> None:
+    command = [sys.executable, "-P", "-m", "robobrain_ros.demo.executor", "put all balls into the bowl"]
+    done = subprocess.run(command, cwd=demo.folder, capture_output=True, text=True, timeout=2 * LIMIT, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "/demo_camera publishes it too" in done.stderr
+
+
+@pytest.mark.timeout(5 * LIMIT)
+def test_the_programs_of_the_plan_page_get_plans(demo: Demo) -> None:
+    page = (REPOSITORY / "docs" / "how-to" / "plan_service.md").read_text(encoding="utf-8")
+    service_program, action_program = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert demo.run(sys.executable, "-c", service_program).splitlines() == [
+        "arm pick {'object': 'yellow block'}",
+        "arm place {'object': 'yellow block', 'relation': 'in', 'place': 'green bowl'}",
+    ]
+    assert demo.run(sys.executable, "-c", action_program).count("streamed: ") == 4
+    arguments = next(line for line in page.splitlines() if line.startswith("python3 examples/")).split(maxsplit=2)[2]
+    example = str(REPOSITORY / "examples" / "plan_and_execute.py")
+    assert "The task is done." in demo.run(sys.executable, example, *shlex.split(arguments))
 
 
 @pytest.mark.timeout(5 * LIMIT)

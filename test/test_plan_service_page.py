@@ -27,7 +27,7 @@ PAGE = (REPOSITORY / "docs" / "how-to" / "plan_service.md").read_text(encoding="
 SERVICE_EXAMPLE, ACTION_EXAMPLE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
 ASKED = [shlex.split(line)[4:] for line in COMMANDS if line.startswith("ros2 run robobrain_ros ask ")]
-STEP = {"subtask": "Pick it up.", "robot_name": "left_arm", "skill": "pick", "arguments": {"object": "mug"}, "subtask_order": 1}
+STEP = {"subtask": "Pick it up.", "robot_name": "arm", "skill": "pick", "arguments": {"object": "red ball"}, "subtask_order": 1}
 PLAN = json.dumps({"reasoning_explanation": "It is on the table.", "verdict": "plan", "subtask_list": [STEP]})
 
 
@@ -50,7 +50,7 @@ def running(it: Rig, folder: Path, code: str) -> "Iterator[subprocess.Popen[str]
 def test_the_service_example_executes_its_plan(tmp_path: Path) -> None:
     with scripted(PLAN, max_image_age=0.0) as (it, _), running(it, tmp_path, SERVICE_EXAMPLE) as process:
         said, _ = process.communicate(timeout=LIMIT)
-    assert said == "left_arm pick {'object': 'mug'}\n"
+    assert said == "arm pick {'object': 'red ball'}\n"
 
 
 def test_the_action_example_prints_steps_as_they_come(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_ros2_command_lines_fill_their_messages_and_are_answered(command: list[s
     interface = getattr(import_module(f"{package}.{folder}"), class_name)
     request = filled(interface.Request() if folder == "srv" else interface.Goal(), yaml.safe_load(values))
     name = name.removeprefix("/robobrain/")
-    with scripted(PLAN if folder == "srv" else "1. Pick up the mug.") as (it, _):
+    with scripted("1. Pick up the yellow block.") as (it, _):
         if folder == "srv":
             answer = it.call(interface, name, request)
         else:

@@ -1,7 +1,7 @@
-"""An executor with feedback: it calls ~/plan, executes the steps one by one, and calls ~/plan again with the results.
+"""Execute plans of a running node with a simulated arm and simulated faults, and plan again after each failure.
 
-To connect a robot of your own, start from examples/plan_and_execute.py, which needs the messages only. This program runs the
-tabletop world, with faults, beside a running node::
+To connect a robot of your own, start from examples/plan_and_execute.py, which needs only the messages. This program publishes
+the images of its simulated table itself, so no other camera may publish them::
 
     ros2 run robobrain_ros demo_executor "put all balls into the bowl" --troubles slip moved
 """
@@ -41,6 +41,8 @@ _SETTLE = 0.5
 """Seconds until the arm stands still and the camera has taken an image of it."""
 _APPEARANCE = 3.0
 """Seconds after which the waiting executor logs the names of the running nodes."""
+_DISCOVERY = 1.0
+"""Seconds in which another publisher of the camera's images appears, if there is one."""
 _PERIOD = 0.2
 """Seconds between two images of the simulated camera."""
 _PASSING = (OutcomeCode.BUSY, OutcomeCode.NO_IMAGE, OutcomeCode.STALE_IMAGE, OutcomeCode.NOT_READY)
@@ -252,6 +254,21 @@ def wait_for_node(client: TaskClient, seconds: float) -> None:
             raise NotReadyError(f"The node did not appear within {seconds:g} s. {_who_runs(client)}") from error
 
 
+def other_cameras(client: TaskClient, camera: str) -> list[str]:
+    """Return the full names of the other nodes that publish ``<camera>/image``, while this node publishes it too."""
+    topic = client.resolve_topic_name(f"{camera}/image")
+
+    def publishers() -> list[str]:
+        found = client.get_publishers_info_by_topic(topic)
+        return [f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in found]
+
+    client.spin_until(lambda: len(publishers()) > 1, _DISCOVERY)
+    names = publishers()
+    if client.get_fully_qualified_name() in names:
+        names.remove(client.get_fully_qualified_name())
+    return names
+
+
 def _who_runs(client: TaskClient) -> str:
     nodes = client.running_nodes()
     if nodes:
@@ -278,6 +295,11 @@ def main() -> None:
         client = TaskClient("demo_executor", robobrain=options.robobrain, tasks=[Task.PLAN])
         camera = WorldCamera(client, world, options.camera)  # noqa: F841
         wait_for_node(client, options.timeout)
+        if others := other_cameras(client, options.camera):
+            sys.exit(
+                f"This program publishes {options.camera}/image itself, but {', '.join(others)} publishes it too. Plans could be "
+                "about the wrong image. Stop the other publisher, or choose another camera of the node with --camera."
+            )
         print(f"On the table: {', '.join(world.table.names)}.")
         seed = options.trouble_seed
         arm = SimulatedArm(world, options.troubles if seed is None else random_troubles(seed))
