@@ -7,7 +7,8 @@
 
 Each line has medians: *fit* is resizing, *prepared* is what vLLM does in this process (tokens, patches), *sent* is the way to
 vLLM's own process until the request is scheduled, *computed* is what that process needs; *first* is all until the first token is
-here, the way back included.
+here, the way back included. The last line is the hardware limit: the operations of the first token at the rate of a large matrix
+product, measured on the same device afterwards.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from robobrain_ros.core import profile_for
 from robobrain_ros.core.imaging import PixelBudget, fit_image
 from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, Generation
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
+from robobrain_ros.engine.memory import keep_buffers
 
 Times = dict[str, float]
 """Milliseconds by what they were spent on."""
@@ -34,6 +36,8 @@ PREPARED_IMAGES = (
     '"compile_mm_encoder": true}}'
 )
 _WARM_UP = 2
+_TEXT_TOKENS = 30
+"""Tokens of the prompt without the image, about."""
 
 
 class Asker:
@@ -48,6 +52,10 @@ class Asker:
     def image(self) -> Any:
         """Noise, new to every cache."""
         return noise(self._generator, HD)
+
+    def patches(self) -> int:
+        """Patches of an image."""
+        return fit_image(self.image(), self._budget).image.size // (3 * profile_for("qwen2_5_vl").cell ** 2) * 4
 
     def digits(self, count: int) -> str:
         """A text of twice as many tokens, about."""
@@ -108,6 +116,16 @@ async def measure(options: argparse.Namespace) -> None:
             tell(f"{AT_ONCE} new images at once, 64 tokens each, {time.perf_counter() - began:.2f} s", times)
     finally:
         await engine.close()
+    tell_limit(options, asker.patches())
+
+
+def tell_limit(options: argparse.Namespace, patches: int) -> None:
+    """Print how long the operations of a new image's first token take at least."""
+    chip = gpu_shapes.measure_chip(options.device, small=options.device == "cpu")
+    operations = gpu_shapes.prefill_flops(gpu_shapes.SHAPES[options.model], patches // 4 + _TEXT_TOKENS, patches)
+    limit = 1000 * operations / chip["flops_per_s"]
+    rate = chip["flops_per_s"] / 1e12
+    print(f"hardware limit of a new image: {limit:.4g} ms ({operations / 1e12:.3g} TFLOP at {rate:.4g} TFLOP/s, {chip['chip']})")
 
 
 def main() -> None:
@@ -121,6 +139,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10, help="requests of each kind (10)")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu: for trying, with tiny")
     parser.add_argument("--folder", type=Path, default=Path("log/gpu_checkpoints"), help="for checkpoints")
+    keep_buffers()  # As the node does.
     asyncio.run(measure(parser.parse_args()))
 
 
