@@ -1,4 +1,4 @@
-"""The program ``ask``: one question on the command line, to a running node or, without ROS, about an image file.
+"""The program ``ask`` asks one question: a running node about its camera image, or without ROS a model about an image file.
 
 ``ros2 run robobrain_ros ask point "the red mug"``. ``ask --help`` and docs/reference/command_line.md list the options.
 """
@@ -57,11 +57,11 @@ MEANINGS = {
     NOT_SAVED: "the answer is printed, but the image was not saved",
     INTERRUPTED: "interrupted",
 }
-"""What each exit code means."""
+"""The meaning of each exit code, for the help text."""
 
 PROGRAM = "ask"
 MESSAGES = Messages(PROGRAM)
-"""Everything that the program prints beside the answer."""
+"""Prints everything except the answer."""
 
 _WAIT_FOR_SERVER = 20.0
 """Seconds to wait for a server that is not reachable."""
@@ -79,7 +79,7 @@ def _epilog() -> str:
 
 
 def ask_image(options: argparse.Namespace) -> Reply:
-    """Load a model for this question alone and ask it about image files."""
+    """Load a model, and ask it one question about image files."""
     images: list[RgbImage] = []
     task = Task(options.task)
     try:
@@ -109,7 +109,7 @@ async def _run_brain(options: argparse.Namespace, query: Query) -> Answer:
     _end_when_interrupted()
     engine_options = dict(options.engine)
     if options.url:
-        # The default, half an hour, is for nodes; a user at the command line needs an error soon.
+        # The default of half an hour is for nodes. A user at the command line needs an error soon.
         engine_options = {"start_timeout": _WAIT_FOR_SERVER} | engine_options | {"kind": "remote", "urls": tuple(options.url)}
     elif not options.model:
         MESSAGES.report("Loading the tabletop demo model, which only knows tabletop scenes. Use --model for RoboBrain.")
@@ -124,9 +124,9 @@ async def _run_brain(options: argparse.Namespace, query: Query) -> Answer:
 
 
 def _end_when_interrupted() -> None:
-    """On the first SIGINT or SIGTERM, close the engine, and kill it if that takes longer than `_FAREWELL`.
+    """On SIGINT or SIGTERM, close the engine, and kill it if closing takes longer than `_FAREWELL`.
 
-    Loading cannot be interrupted and may take minutes.
+    Closing can take long, because loading a model takes minutes and cannot be interrupted.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
@@ -150,7 +150,7 @@ def _end_at_once() -> None:
 
 @contextmanager
 def _answers_alone() -> Iterator[TextIO]:
-    """Reserve the standard output for the answer; the output of engines and their processes goes to the standard error."""
+    """Reserve the standard output for the answer. The output of engines and their processes goes to the standard error."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
@@ -270,7 +270,7 @@ def _count(text: str) -> int:
 
 
 def split_ros_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the program's own arguments and those for ROS: from --ros-args on, up to a --."""
+    """Return the program's own arguments, and the arguments for ROS. These are between --ros-args and -- or the end."""
     own: list[str] = []
     for_ros: list[str] = []
     in_ros = False
@@ -296,7 +296,7 @@ def _check(options: argparse.Namespace) -> None:
         _reject("--model, --url and --engine need --image; a node has a model already.")
     options.plan = _plan_request(options)
     if options.save:
-        # Before the model works, rather than after it.
+        # The path is checked before the model starts, so that a wrong path does not waste an answer.
         if not options.save.absolute().parent.is_dir():
             _reject(f"{options.save} cannot be saved: the folder does not exist.")
         if not options.save.suffix or not cv2.haveImageWriter(str(options.save)):
@@ -304,7 +304,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _plan_request(options: argparse.Namespace) -> PlanRequest | None:
-    """Return the context for a plan; None: the options hold none."""
+    """Return the context for a plan; None: the options contain no context."""
     request = PlanRequest(
         scene=tuple(options.place),
         done=tuple(options.done),
@@ -317,7 +317,7 @@ def _plan_request(options: argparse.Namespace) -> PlanRequest | None:
             "--robots, --place, --done, --failed, --feedback, --max-steps, --replan, --next-step and --check need the task plan."
         )
     if options.robots:
-        # Imported here: other requests need not wait for the import of YAML.
+        # This import is slow, because it imports YAML. Other requests do not need it.
         from robobrain_ros.core.plans.robots_file import read_robots
 
         try:
@@ -342,7 +342,7 @@ def _save(image: RgbImage | None, path: Path) -> bool:
 
 
 def _finish(reply: Reply, options: argparse.Namespace, stream: TextIO) -> int:
-    """Print the answer and save the image; return the exit code."""
+    """Print the answer, save the image, and return the exit code."""
     code = EXIT_CODES[reply.code]
     if options.json:
         print(json.dumps(to_dict(reply, options.text), allow_nan=False), file=stream, flush=True)
@@ -370,7 +370,7 @@ def _ask_node(options: argparse.Namespace, ros_arguments: list[str]) -> Reply:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Ask the question of the command line; return the exit code."""
+    """Ask the question of the command line, and return the exit code."""
     own, for_ros = split_ros_arguments(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(own)
     _check(options)

@@ -1,4 +1,4 @@
-"""The part of the program ``ask`` that knows ROS: one question to a running node."""
+"""The part of the program ``ask`` that uses ROS. It asks a running node one question."""
 
 import argparse
 import math
@@ -31,14 +31,15 @@ _DRAWING = 10.0
 class _Asker(TaskClient):
     """A client that Ctrl-C interrupts.
 
-    Python raises KeyboardInterrupt wherever it is. rclpy runs a destructor for each wait, and there the exception would be lost.
+    By default, Python raises KeyboardInterrupt at any point of the program. rclpy runs destructors while it waits, and Python
+    ignores exceptions in destructors.
     """
 
     _interrupted = False
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """In this block, `spin_until` raises KeyboardInterrupt after Ctrl-C."""
+        """Within the ``with`` block, `spin_until` raises KeyboardInterrupt after Ctrl-C."""
         before = signal.signal(signal.SIGINT, self._interrupt)
         try:
             yield
@@ -51,19 +52,19 @@ class _Asker(TaskClient):
     def spin_until(self, condition: Callable[[], Any], seconds: float) -> bool:
         """See `TaskClient.spin_until`.
 
-        :raises KeyboardInterrupt: after Ctrl-C.
+        :raises KeyboardInterrupt: the user pressed Ctrl-C.
         """
-        held = super().spin_until(lambda: self._interrupted or condition(), seconds)
+        fulfilled = super().spin_until(lambda: self._interrupted or condition(), seconds)
         if self._interrupted:
             raise KeyboardInterrupt
-        return held
+        return fulfilled
 
 
 def ask_node(options: argparse.Namespace, ros_arguments: list[str]) -> Reply:
     """Ask the node that the options name, and return its reply."""
     task = Task(options.task)
     try:
-        # Python handles Ctrl-C, and `_Asker` while it waits.
+        # rclpy must not handle Ctrl-C. `_Asker` handles it while it waits, and Python otherwise.
         rclpy.init(args=ros_arguments, signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:  # rcl cannot read an argument.
         return Reply(OutcomeCode.BAD_REQUEST, str(error).splitlines()[0], Answer(task, ""))
@@ -91,12 +92,12 @@ def _ask(task: Task, options: argparse.Namespace) -> Reply:
 def _ask_with(client: TaskClient, task: Task, options: argparse.Namespace, name: str) -> Reply:
     overlays: list[Image] = []
     if options.save:
-        # Volatile: the image that the node keeps for late subscribers belongs to an earlier answer.
+        # The subscription is volatile, because the image that the node keeps for late subscribers belongs to an earlier answer.
         overlay = client.create_subscription(Image, f"{name}/overlay", overlays.append, QoSProfile(depth=10))
     try:
         client.wait_for_task(task, _APPEARANCE)
     except NotReadyError as error:
-        raise NotReadyError(f"{error.message} {_who_is_there(client)}") from error
+        raise NotReadyError(f"{error.message} {_describe_running_nodes(client)}") from error
     if options.save:
         client.spin_until(overlay.get_publisher_count, _APPEARANCE)
     wanted = query_options(
@@ -109,8 +110,8 @@ def _ask_with(client: TaskClient, task: Task, options: argparse.Namespace, name:
     return reply
 
 
-def _who_is_there(client: TaskClient) -> str:
-    """A sentence with the names of the running nodes."""
+def _describe_running_nodes(client: TaskClient) -> str:
+    """Return a sentence with the names of the running nodes."""
     nodes = client.running_nodes()
     if nodes:
         return f"Running nodes: {', '.join(nodes)}. Choose one with --node."
@@ -119,16 +120,17 @@ def _who_is_there(client: TaskClient) -> str:
 
 
 def _overlay_of(client: TaskClient, overlays: list[Image], stamp: Any) -> RgbImage | None:
-    """Wait for the image with the answer drawn on it, and return it; None: it did not arrive.
+    """Wait for the image with the answer drawn on it, and return it. None: it did not arrive.
 
-    The stamp identifies the camera image. Positions, and the answer's header with them, may be in another frame than the image.
+    The stamp identifies the camera image. The frame in the answer's header cannot, because it is the frame of the positions.
     """
 
     def matching() -> list[Image]:
         return [image for image in overlays if image.header.stamp == stamp]
 
     if client.spin_until(matching, _DRAWING):
-        # The node draws an earlier answer again for this new subscriber. On the same image, this answer's is the last.
+        # The node also draws the previous answer for this new subscriber. If both answers are about the same image, the drawing
+        # of the new answer arrives last.
         client.spin_until(lambda: len(matching()) > 1, _REDRAWING)
     found = matching()
     return read_image_message(found[-1]) if found else None

@@ -1,10 +1,11 @@
-"""Whether FlagOS changes answers: the same questions to the same model, with native operators and with FlagGems'::
+"""Compare the answers of a model with native operators and with FlagGems operators::
 
     ros2 run robobrain_ros check_consistency --model BAAI/RoboBrain2.0-7B --benchmark ~/Where2Place --think both
     python -m robobrain_ros.cli.check_consistency --model ...      # without ROS
 
-Asked are questions about the tabletop world, and those of benchmark folders in the two public forms that `read_benchmark` knows.
-Both columns have 95 % intervals; the third is what was published for RoboBrain2.0-32B, on its card at FlagRelease.
+The program asks questions about the tabletop world, and the questions in benchmark folders. `read_benchmark` describes the two
+supported formats of a folder. The table shows the scores of both runs with 95 % intervals, and the published scores of
+RoboBrain2.0-32B from its model card at FlagRelease.
 """
 
 import argparse
@@ -30,7 +31,7 @@ _messages = Messages("check_consistency")
 
 
 async def fill(column: Column, brain: Brain, benchmarks: Sequence[Benchmark], options: argparse.Namespace) -> None:
-    """Ask one engine everything."""
+    """Ask one engine all questions, and add the scores and results to its column."""
     for think in {"no": [False], "yes": [True], "both": [False, True]}[options.think]:
         if think and not brain.profile.can_think:
             _messages.report(
@@ -79,7 +80,7 @@ async def _brain(options: argparse.Namespace, images: int, **flagos: Any) -> Asy
 
 
 async def run(options: argparse.Namespace) -> None:
-    """Ask both engines, one after the other, print the table, write the file."""
+    """Ask both engines, one after the other. Then print the table, and write the JSON file if it is requested."""
     benchmarks = await asyncio.to_thread(_read_all, options)
     images = max((len(item.images) for benchmark in benchmarks for item in benchmark.items), default=1)
     columns = []
@@ -99,7 +100,7 @@ async def run(options: argparse.Namespace) -> None:
 
 
 def _read_all(options: argparse.Namespace) -> list[Benchmark]:
-    """The benchmarks that the command line names, as far as they are asked."""
+    """Return the benchmarks of the command line, with at most ``--limit`` questions each."""
     benchmarks = []
     for name, folder in options.benchmark:
         benchmark = read_benchmark(Path(folder).expanduser(), name)
@@ -111,7 +112,7 @@ def _read_all(options: argparse.Namespace) -> list[Benchmark]:
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description="Compare the answers of a model with native operators and with FlagGems operators."
     )
@@ -159,7 +160,7 @@ def _count(text: str) -> int:
 
 
 def main() -> None:
-    """Compare as the command line says; what cannot be done is one sentence."""
+    """Run the program. An error ends it with one sentence."""
     try:
         asyncio.run(run(parse_options()))
     except (RoboBrainError, DemoError) as error:

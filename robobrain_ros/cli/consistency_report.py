@@ -1,4 +1,4 @@
-"""The report of check_consistency: the scores of two engines beside the published ones."""
+"""The report of check_consistency: the scores of two engines, and published scores."""
 
 import argparse
 import math
@@ -23,12 +23,13 @@ PUBLISHED = {
     "egoplanbench2": ((51.78, 48.83), (57.23, 56.93)),
     "erqa": ((44.50, 43.00), (40.25, 42.00)),
 }
-"""Scores of RoboBrain2.0-32B on an H100, CUDA and FlagOS, with thinking and without: its card at FlagRelease."""
+"""Published scores in percent of RoboBrain2.0-32B on an H100, from its model card at FlagRelease. Each benchmark has the scores
+(CUDA, FlagOS) with thinking, and the scores (CUDA, FlagOS) without thinking."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A share or a mean; the interval is None for means of what has no bounds."""
+    """A score: a share or a mean of ``count`` values. ``low`` and ``high`` are its 95 % interval; None: unknown."""
 
     value: float
     count: int
@@ -42,7 +43,12 @@ class Cell:
 
 @dataclass
 class Column:
-    """The answers of one engine, by set of questions, with or without thinking, and measure."""
+    """The scores and answers of one engine.
+
+    :param title: heading of the column.
+    :param cells: scores by the key (questions, with thinking, measure).
+    :param results: answers by the key (questions, with thinking), and then by the id of the question.
+    """
 
     title: str
     cells: dict[tuple[str, bool, str], Cell] = field(default_factory=dict)
@@ -50,13 +56,16 @@ class Column:
 
 
 def cell_of(results: Sequence[Result]) -> Cell:
-    """The mean score, with Wilson's interval: for scores between 0 and 1 it is rather too wide."""
+    """Return the mean score with Wilson's interval. For scores between 0 and 1, the interval is wider than necessary."""
     value = mean(result.score for result in results)
     return Cell(value, len(results), *wilson(value * len(results), len(results)))
 
 
 def difference(one: dict[str, Result], other: dict[str, Result]) -> str:
-    """Mean of the differences, question by question, with a 95 % interval, and how many answers are the same to the letter."""
+    """Return a text with the mean difference of scores of the same question, and the number of identical answers.
+
+    The difference is in percentage points, with a 95 % interval.
+    """
     changes = [100 * (other[identity].score - one[identity].score) for identity in one]
     same = sum(other[identity].said == one[identity].said for identity in one)
     half = 1.96 * stdev(changes) / math.sqrt(len(changes)) if len(changes) > 1 else math.nan
@@ -64,14 +73,14 @@ def difference(one: dict[str, Result], other: dict[str, Result]) -> str:
 
 
 def published(name: str, think: bool) -> str:
-    """What RoboBrain2.0-32B reached on the benchmark; empty: it is none of those."""
+    """Return the published scores of RoboBrain2.0-32B on a benchmark as text; empty: none are known."""
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
     found = next((scores for known, scores in PUBLISHED.items() if plain in (known, f"{known}bench")), None)
     return "" if found is None else "{:.2f} -> {:.2f}".format(*found[0 if think else 1])
 
 
 def table(native: Column, flagos: Column) -> str:
-    """Both columns, and the published one, for people. Figures in percent."""
+    """Return the scores of both engines and the published scores as a text table, in percent."""
     lines = [
         ("questions (figures in percent)", "of", native.title, flagos.title, "published: 32B, CUDA -> FlagOS", "FlagOS - native")
     ]
@@ -87,7 +96,7 @@ def table(native: Column, flagos: Column) -> str:
 
 
 def as_json(options: argparse.Namespace, columns: Sequence[Column]) -> dict[str, Any]:
-    """The options, and each column with its answers, as they stand in the JSON file."""
+    """Return the content of the JSON file: the model, and the scores and answers of each engine."""
     return {
         "model": options.model,
         "columns": [

@@ -7,9 +7,9 @@ from typing import Any
 
 
 def add_engine_argument(parser: "argparse.ArgumentParser | argparse._ArgumentGroup", reserved: Callable[[str], bool]) -> None:
-    """Add ``--engine``, whose values are a list of pairs of a name and a value.
+    """Add ``--engine``. Its value is a list of pairs (name, value).
 
-    :param reserved: whether the program sets the option of this name itself.
+    :param reserved: returns whether the program itself sets the option with this name.
     """
     parser.add_argument(
         "--engine",
@@ -28,7 +28,7 @@ def is_reserved(name: str) -> bool:
 
 
 def _engine_option(text: str, reserved: Callable[[str], bool]) -> tuple[str, Any]:
-    """Return the name and the value of an option. The value is YAML, but text stays as it is written."""
+    """Return the name and the value of an option. The value is parsed as YAML, except for options of type text."""
     import yaml
 
     from robobrain_ros.engine.options import option_fields

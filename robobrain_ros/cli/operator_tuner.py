@@ -36,11 +36,10 @@ _MOST_CRASHES = 20
 class Settings:
     """The amount of measurements.
 
-    :param pairs: number of alternating time measurements, native and FlagGems, for each operator. For several operators together:
-        twice as many.
-    :param scenes: number of tabletop scenes. The answers to a question of each of three tasks about each scene are compared. One
-        of these questions is asked a second time with a constraint, as the node does.
-    :param tokens: length of each answer; ends of answers are ignored. Constrained answers have at most `_CONSTRAINED_TOKENS`.
+    :param pairs: number of timed pairs, native and FlagGems, for each operator. Several operators together get twice this number.
+    :param scenes: number of tabletop scenes. The program compares the answers to three questions about each scene, one for each
+        task. It asks one of these questions a second time with a constraint, as the node does.
+    :param tokens: tokens of each answer. Answers do not end earlier. Constrained answers have at most `_CONSTRAINED_TOKENS`.
     :param size: (width, height) of the images in pixels.
     :param bound: largest allowed difference of a token's log-probability.
     """
@@ -60,7 +59,7 @@ class _Question:
 
 
 class Questions:
-    """Questions about tabletop scenes. Each generation has a new image name, so that no cache has its image."""
+    """Questions about tabletop scenes. The image of each generation has a new name, so that no cache contains it."""
 
     def __init__(self, settings: Settings, profile: Profile, budget: PixelBudget) -> None:
         self._settings = settings
@@ -97,7 +96,8 @@ class Questions:
         return Generation(f"tune-{name}", question.text, [question.image], tokens, [name], self._prefix, constraint=constraint)
 
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
+"""Prints a line about the progress."""
 EngineMaker = Callable[[Choice], EmbeddedEngine]
 
 
@@ -108,12 +108,12 @@ class Tuner:
     """
 
     def __init__(
-        self, make_engine: EngineMaker, questions_for: Callable[[EngineInfo], Questions], settings: Settings, say: Say
+        self, make_engine: EngineMaker, questions_for: Callable[[EngineInfo], Questions], settings: Settings, report: Report
     ) -> None:
         self._make_engine = make_engine
         self._questions_for = questions_for
         self._settings = settings
-        self._say = say
+        self._report = report
         self._engine: EmbeddedEngine | None = None
         self._questions: Questions | None = None
         self._native: list[Measured] = []
@@ -122,7 +122,7 @@ class Tuner:
 
     async def start(self) -> None:
         """Start an engine without FlagGems' operators, and record its native answers."""
-        self._say("Starting the engine ...")
+        self._report("Starting the engine ...")
         engine = self._make_engine(Choice(Operators.OURS, "tune_flagos measures.", include=()))
         self._engine = engine
         info = await engine.start(lambda progress: None)
@@ -141,7 +141,7 @@ class Tuner:
                 "Native operators do not give the same answer twice on this machine. FlagGems cannot be compared with them."
             )
         if not all(steady):
-            self._say(
+            self._report(
                 f"Native operators answered {steady.count(False)} of {len(steady)} questions differently the second time. "
                 "These questions are skipped."
             )
@@ -196,7 +196,7 @@ class Tuner:
                 ) from error
             operator = operator or names[0]
             self.crashed[operator] = failure.how if failure is not None else error.message
-            self._say(f"  {operator} crashes the engine ({self.crashed[operator]}).")
+            self._report(f"  {operator} crashes the engine ({self.crashed[operator]}).")
             if len(self.crashed) > _MOST_CRASHES:
                 raise EngineFailedError(
                     f"{len(self.crashed)} operators crashed the engine. FlagGems does not work on this machine."
@@ -246,7 +246,7 @@ async def measure_all(engine: EmbeddedEngine, questions: Questions) -> list[Meas
 
 @dataclass
 class State:
-    """The results of an unfinished run, in a file beside the tune file."""
+    """The results of an unfinished run. They are in a file next to the tune file."""
 
     key: dict[str, Any]
     settings: dict[str, Any]
@@ -274,18 +274,18 @@ class State:
 
 
 async def measure(
-    tuner: Tuner, state: State, path: Path, settings: Settings, say: Say
+    tuner: Tuner, state: State, path: Path, settings: Settings, report: Report
 ) -> tuple[list[str], list[OperatorVerdict]]:
     """Measure each operator alone, and then the selected ones together.
 
-    While they are slower together than native operators, the slowest one is removed.
+    While the selected operators together are slower than native operators, the slowest operator is removed.
 
     :param path: file of the state, written after each operator.
     :returns: the operators to use, and the verdicts.
     """
     tuner.crashed.update(state.crashed)
     if not state.called:
-        say(f"Finding which of {len(state.candidates)} operators the model calls ...")
+        report(f"Finding which of {len(state.candidates)} operators the model calls ...")
         state.called = await tuner.called([name for name in state.candidates if name not in tuner.crashed])
         state.crashed = dict(tuner.crashed)
         state.write(path)
@@ -295,16 +295,16 @@ async def measure(
             state.crashed = dict(tuner.crashed)
             state.write(path)
         verdict = OperatorVerdict(**state.verdicts[name])
-        say(f"{number} of {len(state.called)}: {name}: {verdict.sentence}")
+        report(f"{number} of {len(state.called)}: {name}: {verdict.sentence}")
     verdicts = [OperatorVerdict(**state.verdicts[name]) for name in state.called]
     kept = sorted((verdict for verdict in verdicts if verdict.kept), key=lambda verdict: verdict.total)
     while kept:
         title = f"{len(kept)} together"
         together = replace(await tuner.judge([verdict.name for verdict in kept], title, 2 * settings.pairs), strict=True)
         verdicts.append(together)
-        say(f"{title}: {together.sentence}")
+        report(f"{title}: {together.sentence}")
         if together.kept:
             return sorted(verdict.name for verdict in kept), verdicts
-        say(f"  {kept[0].name} is removed.")
+        report(f"  {kept[0].name} is removed.")
         kept = kept[1:]
     return [], verdicts

@@ -15,15 +15,15 @@ class OperatorVerdict:
 
     A ratio is the native time divided by FlagGems' time: above 1, FlagGems is faster. Each ratio is the median of all pairs.
 
-    :param name: name of the operator, or a title for several.
-    :param fault: what is wrong with the results; empty: they are correct.
+    :param name: name of the operator, or a title for several operators.
+    :param fault: the fault in the results; empty: they are correct.
     :param difference: largest difference of a log-probability.
     :param prefill: ratio of the times to the first token.
     :param decode: ratio of the times from the first token on.
     :param total: ratio of the times of whole answers.
     :param low: lower end of the 95 % interval of ``total``. With few pairs, the confidence is lower.
     :param high: upper end of this interval.
-    :param strict: whether ``total`` must be at least 1 for operators to be kept. Otherwise, ``high`` must be.
+    :param strict: whether operators are kept only if ``total`` is at least 1. Otherwise, they are kept if ``high`` is.
     """
 
     name: str
@@ -55,9 +55,9 @@ class OperatorVerdict:
 
 
 def interval_of_median(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Return two of the values between which the true median lies with this confidence, by the binomial distribution.
+    """Return two of the values. The true median lies between them with this confidence, by the binomial distribution.
 
-    With too few values for this confidence, return the smallest and the largest.
+    If there are too few values for this confidence, return the smallest and the largest value.
     """
     ordered = sorted(values)
     count = len(ordered)
@@ -75,7 +75,8 @@ def interval_of_median(values: Sequence[float], confidence: float = 0.95) -> tup
 def find_fault(native: Measured, ours: Measured, bound: float) -> tuple[str, float]:
     """Compare two answers.
 
-    :returns: a sentence about the difference, empty if there is none, and the largest difference of a log-probability.
+    :param bound: largest allowed difference of a token's log-probability.
+    :returns: the fault in the second answer, empty if there is none, and the largest difference of a log-probability.
     """
     if ours.broken:
         return f"wrong: forbidden token at {len(ours.tokens) + 1}", float("inf")
@@ -85,7 +86,7 @@ def find_fault(native: Measured, ours: Measured, bound: float) -> tuple[str, flo
         return f"wrong: other token at {place}", float("inf")
     differences = [abs(one - other) for one, other in zip(native.probabilities, ours.probabilities, strict=True)]
     difference = max(differences, default=0.0)
-    if not difference <= bound:  # Not "difference > bound", so that NaN is a fault, too.
+    if not difference <= bound:  # This also holds for NaN, in contrast to "difference > bound".
         return f"wrong: log-probability off by {difference:.3g}", difference
     return "", difference
 

@@ -7,10 +7,10 @@ from typing import TextIO
 
 
 class ProgressPrinter:
-    """Prints how far loading is: one line that changes on a terminal, few lines elsewhere."""
+    """Prints the progress of loading. On a terminal, it updates one line. In a log, it prints a few lines."""
 
     INTERVAL = 10.0
-    """Seconds between lines that differ in their numbers only."""
+    """Seconds between two lines in a log that differ only in their numbers."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
@@ -33,9 +33,9 @@ class ProgressPrinter:
 
 
 class Messages:
-    """All messages of a program, on the standard error. The standard output is for its answer alone.
+    """Prints all messages of a program to the standard error. The standard output contains only the answer.
 
-    :param program: the name in front of each sentence.
+    :param program: name of the program. Sentences begin with it.
     """
 
     def __init__(self, program: str) -> None:

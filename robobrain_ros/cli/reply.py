@@ -15,11 +15,11 @@ from robobrain_ros.errors import OutcomeCode
 class Reply:
     """The reply to a question, from a node or from an engine in this process.
 
-    :param positions: metres, of the answer's points, then boxes, then waypoints; None: unknown.
-    :param stamp: the header's seconds and nanoseconds; None for an image file.
-    :param frame_id: the header's frame; empty for an image file.
-    :param size: the image's width and height in pixels.
-    :param overlay: the image with the answer drawn on it, if it was requested.
+    :param positions: positions in metres of the answer's points, then boxes, then waypoints; None: unknown.
+    :param stamp: seconds and nanoseconds in the header; None: the image is from a file.
+    :param frame_id: frame in the header; empty: the image is from a file.
+    :param size: width and height of the image in pixels.
+    :param overlay: the image with the answer drawn on it; None: it was not requested, or did not arrive.
     """
 
     code: OutcomeCode
@@ -66,7 +66,7 @@ def to_dict(reply: Reply, text: str) -> dict[str, Any]:
 
 
 def _without_nan(value: Any) -> Any:
-    """Replace NaN and infinity, which JSON does not have, by null."""
+    """Replace NaN and infinity by null, because JSON does not support them."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

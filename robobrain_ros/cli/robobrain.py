@@ -1,4 +1,4 @@
-"""The program ``robobrain``: the node, with the tabletop demo model where parameter ``engine.model`` names none."""
+"""The program ``robobrain``: the node. It loads the tabletop demo model if the parameter ``engine.model`` is empty."""
 
 from robobrain_ros import demo
 from robobrain_ros.ros import main as node_process

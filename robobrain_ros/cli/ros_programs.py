@@ -1,4 +1,4 @@
-"""The programs that need ROS. Where Python cannot import ROS, each ends with a sentence instead of a traceback or a signal."""
+"""The programs that need ROS. If Python cannot import ROS, they end with a sentence instead of a traceback or a signal."""
 
 import sys
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from importlib import import_module
 from robobrain_ros.engine.embedded import space
 
 DOCUMENTATION = "docs/how-to/without_ros.md"
-"""Where the documentation describes the use without ROS, in the repository."""
+"""Page in the repository about the use without ROS."""
 
 
 def robobrain() -> None:

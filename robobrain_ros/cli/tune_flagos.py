@@ -4,9 +4,9 @@
     python -m robobrain_ros.cli.tune_flagos --model BAAI/RoboBrain2.0-7B      # without ROS
 
 The program measures each operator that the model calls in a running engine, alternately with PyTorch's own operator. It keeps an
-operator that gives the same tokens and nearly the same log-probabilities, and is not slower. Then it measures all kept operators
-together, and removes the slowest one until they are not slower together. ``flagos.mode: auto`` reads the result. After an
-interruption, the same command continues the run.
+operator if this gives the same tokens and nearly the same log-probabilities, and is not slower. Then it measures all kept
+operators together. It removes the slowest operator until they are not slower together. ``flagos.mode: auto`` reads the result.
+After an interruption, the same command continues the run.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from dataclasses import asdict
 from statistics import median
 
 from robobrain_ros.cli.engine_options import add_engine_argument, is_reserved
-from robobrain_ros.cli.operator_tuner import EngineMaker, Questions, Say, Settings, State, Tuner, measure, measure_all
+from robobrain_ros.cli.operator_tuner import EngineMaker, Questions, Report, Settings, State, Tuner, measure, measure_all
 from robobrain_ros.cli.operator_verdicts import choose_way, find_fault, table
 from robobrain_ros.core.imaging import PixelBudget
 from robobrain_ros.core.profiles import profile_for
@@ -39,7 +39,7 @@ from robobrain_ros.errors import RoboBrainError
 from robobrain_ros.evaluation.evaluate import parse_size
 
 
-async def tune(options: EngineOptions, settings: Settings, say: Say) -> Tuned:
+async def tune(options: EngineOptions, settings: Settings, report: Report) -> Tuned:
     """Measure the operators, and write the tune file.
 
     :raises RoboBrainError: measuring is impossible here. The message states the reason.
@@ -54,7 +54,7 @@ async def tune(options: EngineOptions, settings: Settings, say: Say) -> Tuned:
     state_path = path.with_name(f"{path.name}.state")
     state = State.resume(state_path, key, settings, _candidates(options))
     if state.called:
-        say(f"Continuing an interrupted run: {len(state.verdicts)} of {len(state.called)} operators have been measured.")
+        report(f"Continuing an interrupted run: {len(state.verdicts)} of {len(state.called)} operators have been measured.")
 
     def questions(info: EngineInfo) -> Questions:
         profile = profile_for(info.model_type)
@@ -63,27 +63,27 @@ async def tune(options: EngineOptions, settings: Settings, say: Say) -> Tuned:
     def engine(choice: Choice) -> EmbeddedEngine:
         return EmbeddedEngine(options, choice=choice)
 
-    tuner = Tuner(engine, questions, settings, say)
+    tuner = Tuner(engine, questions, settings, report)
     try:
         await tuner.start()
-        operators, verdicts = await measure(tuner, state, state_path, settings, say)
+        operators, verdicts = await measure(tuner, state, state_path, settings, report)
     finally:
         await tuner.close()
     graphs = False
     if operators and graphs_are_possible(options):
-        use, graphs = await _with_graphs(engine, questions, operators, settings, say)
+        use, graphs = await _with_graphs(engine, questions, operators, settings, report)
         operators = operators if use else []
     tuned = Tuned(key, tuple(operators), graphs, [{**asdict(verdict), "word": verdict.word} for verdict in verdicts])
     tune_file.write(path, tuned)
     state_path.unlink(missing_ok=True)
-    say(f"\n{table(verdicts)}\n")
+    report(f"\n{table(verdicts)}\n")
     how = "with CUDA graphs" if graphs else "eagerly"
-    say(
+    report(
         f"flagos.mode auto will use {', '.join(operators)}, {how}."
         if operators
         else "flagos.mode auto will use no FlagGems operators."
     )
-    say(f"Written to {path}.")
+    report(f"Written to {path}.")
     return tuned
 
 
@@ -94,7 +94,11 @@ def _candidates(options: EngineOptions) -> list[str]:
 
 
 async def _with_graphs(
-    make_engine: EngineMaker, questions: Callable[[EngineInfo], Questions], operators: Sequence[str], settings: Settings, say: Say
+    make_engine: EngineMaker,
+    questions: Callable[[EngineInfo], Questions],
+    operators: Sequence[str],
+    settings: Settings,
+    report: Report,
 ) -> tuple[bool, bool]:
     """Measure whole engines: native with CUDA graphs, FlagGems without and with CUDA graphs, and native once more.
 
@@ -121,12 +125,12 @@ async def _with_graphs(
             ]
             written = [await engine.measure(asked.timed(index)) for index in range(2 * settings.pairs)]
             times.append([] if wrong else [one.total for one in written])
-            say(f"{title}: {median(one.total for one in written) * 1000:.1f} ms{', ' + wrong[0] if wrong else ''}")
+            report(f"{title}: {median(one.total for one in written) * 1000:.1f} ms{', ' + wrong[0] if wrong else ''}")
         except RoboBrainError as error:
             if not native:
                 raise
             times.append([])
-            say(f"{title}: {error.message}")
+            report(f"{title}: {error.message}")
         finally:
             await engine.close()
     return choose_way(*times)

@@ -51,7 +51,7 @@ class TaskClient(Node):
         while not condition():
             if time.monotonic() >= end:
                 return False
-            # In short steps, so that Ctrl-C is noticed.
+            # The steps are short, so that Ctrl-C is noticed.
             rclpy.spin_once(self, timeout_sec=0.1)
         return True
 
@@ -68,7 +68,7 @@ class TaskClient(Node):
         """Return the full names of all nodes robobrain in the ROS graph."""
         suffix = f"/{TASKS[Task.POINT].name}"
         offered = [name for name, types in self.get_service_names_and_types() if "robobrain_ros/srv/Locate" in types]
-        # The graph lists services with clients only, too.
+        # The graph also lists services that have clients but no server.
         return sorted(name.removesuffix(suffix) for name in offered if name.endswith(suffix) and self.count_services(name))
 
     def ask(self, task: Task, text: str, options: QueryOptions, patience: float = 0.0, plan: PlanRequest | None = None) -> Any:

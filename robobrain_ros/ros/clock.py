@@ -16,9 +16,9 @@ _BACK_SYSTEM = 0.5
 _FORWARD = 5.0
 """Smallest jumps in seconds. NTP slews smaller differences. Fast simulated time has larger steps forward, see `_FAST`."""
 _FAST = 1.0
-"""Steps forward within this number of seconds after each other are no jumps: a recording is played fast."""
+"""If a step forward follows another one within this number of seconds, it is no jump: a recording is played fast."""
 _BACK_STAMPS = 1.0
-"""Smallest jump back of a camera's stamps in seconds, as when a recording restarts."""
+"""Smallest jump back of a camera's stamps in seconds. Stamps jump back when a recording restarts."""
 _NEIGHBOURHOOD = 10.0
 """Stamps within this many seconds of the time before a jump count as old. Longer jumps use their own length."""
 _LEFTOVERS = 0.5

@@ -1,6 +1,6 @@
-"""/diagnostics: engine, requests, clock, node, HTTP server, standing queries and cameras.
+"""Publish /diagnostics: engine, requests, clock, node, HTTP server, standing queries and cameras.
 
-docs/reference/diagnostics.md lists the levels and keys of each. A test compares the page with what is published.
+docs/reference/diagnostics.md lists the levels and keys of each entry. A test compares the page with the published messages.
 """
 
 import time
@@ -32,7 +32,7 @@ _FAULT_SHOWN = 60.0
 _LONGEST = 1000
 """Maximum characters of a message or value, because texts of callers can have any length."""
 _LARGE = 400_000
-"""Size in bytes from which an image does not fit the shared memory of the transport."""
+"""Size in bytes from which an image does not fit into the shared memory of the transport."""
 
 
 class Diagnostics:
@@ -65,7 +65,7 @@ class Diagnostics:
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
 
     def publish(self) -> None:
-        """Publish the present state."""
+        """Publish the current state."""
         message = DiagnosticArray()
         message.header.stamp = self._node.get_clock().now().to_msg()
         queries = [self._query(name, statistics) for name, statistics in self._standing.statistics.items()]

@@ -119,7 +119,7 @@ class Endpoints:
         )
 
     def close(self) -> None:
-        """Remove the services and the action after all requests have been answered and clients could fetch their results."""
+        """Remove the services and the action, after all requests are answered and clients had time to fetch their results."""
         self._closed = time.monotonic()
 
     async def _serve(self, interface: TaskInterface, request: Any, response: Any) -> Any:
@@ -195,9 +195,9 @@ class Endpoints:
     def attend(self) -> None:
         """End the goals and service requests of clients that have left, and destroy closed endpoints; called each second.
 
-        rclpy does not report the client of a request, so requests of a service end only when the service has no client left. For
-        goals, the subscribers of the feedback are known, because every action client subscribes to it. When all subscribers of
-        the time of the goal's arrival have left, the goal's client has left, too.
+        rclpy does not report which client sent a request. Therefore requests of a service end only when the service has no client
+        left. Every action client subscribes to the feedback, so a goal's client is one of the subscribers at the goal's arrival.
+        When all of these subscribers have left, the goal's client has left.
         """
         if self._closed is not None and not self._busy and time.monotonic() - self._closed >= _LINGER:
             self.destroy()

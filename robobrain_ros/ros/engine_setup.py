@@ -43,7 +43,8 @@ def set_up_engine(
 ) -> EngineSetup:
     """Prepare the engine that the parameters describe.
 
-    :param default_model: see `checked_options`. ``warn`` likewise.
+    :param default_model: see `checked_options`.
+    :param warn: see `checked_options`.
     :param read: calls a function that reads files. Its second argument describes the function in messages.
     :param factory: creates another engine, for tests; None: the engine of the parameters.
     :raises EngineConfigError: a parameter is wrong, or no model is named and there is no default.

@@ -28,7 +28,7 @@ class Feedback:
         self._message = RunTask.Feedback()
         self._published = -math.inf
         self._pending = False
-        """There is progress that has not been published."""
+        """Whether there is progress that has not been published."""
         self._scheduled = False
 
     def add(self, progress: Progress, origin: Origin) -> None:
@@ -41,7 +41,7 @@ class Feedback:
     async def finish(self, answer: Answer | None, origin: Origin) -> None:
         """Publish pending feedback and give the client time to receive it, before the result. Never raises.
 
-        :param answer: the whole answer, whose parts the last feedback has; None: there is none.
+        :param answer: the whole answer. The last feedback contains all its parts. None: there is no answer.
         """
         try:
             if answer is not None:
@@ -67,7 +67,7 @@ class Feedback:
             self._node.start_task(self._publish_later)
 
     def _complete(self, answer: Answer, origin: Origin) -> None:
-        """Replace the parts by those of the answer: only its end completes some of them, and turns others into thinking."""
+        """Replace the parts by those of the answer. The end of an answer can complete parts, or turn parts into thinking."""
         whole = RunTask.Feedback(sequence=self._message.sequence, text=self._message.text)
         _fill(whole, answer, origin)
         if str(whole) != str(self._message):  # Positions are NaN, which is not equal to itself.

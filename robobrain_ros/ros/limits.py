@@ -6,7 +6,7 @@ LEAST_TIMEOUT = 0.001
 """Seconds. Smallest timeout of a request; 0 uses the node's default."""
 MOST_TIMEOUT = 3600.0
 MOST_TOKENS = 32768
-"""Tokens of an answer, and of its thinking, each."""
+"""Tokens of an answer without its thinking, and tokens of its thinking."""
 MOST_TEXT = LONGEST_TEXT
 """Characters of an instruction, question or task."""
 MOST_NAME = 100

@@ -67,7 +67,7 @@ _TYPE_HINTS = {
 
 
 def _explain(error: ParameterException) -> str:
-    """Return rclpy's sentence about a wrong parameter, without the text around it, and advice."""
+    """Return rclpy's sentence about a wrong parameter without the surrounding text, and advice."""
     text = str(error).partition("Reason: ")[2] or str(error)
     text = re.sub(r"\.?: [\w.]+$", "", text) + "."
     wanted = re.search(r"expecting type '(\w+)'", text)

@@ -40,7 +40,7 @@ _LOG_INTERVAL = 10.0
 class ModelSettings:
     """Settings of the model.
 
-    :param can_think: whether the model was trained to think; None: as its family.
+    :param can_think: whether the model was trained to think; None: as stated in the profile of its family.
     :param settle: whether to call `memory.settle_objects` after loading.
     """
 
@@ -95,7 +95,10 @@ class Model:
         self._loading = self._loop.submit(self._load(factory, settings, close))
 
     def unload(self) -> "concurrent.futures.Future[None] | None":
-        """Start to unload, and cancel loading. Return at once a future that is done after unloading; None: nothing was loaded."""
+        """Start to unload the model, cancel loading, and return at once.
+
+        :returns: a future that is done after unloading; None: nothing was loaded.
+        """
         if not self._loop.running:
             return None
         if self._loading is not None:
@@ -125,7 +128,7 @@ class Model:
         return self._brain
 
     def health(self) -> EngineHealth:
-        """Return the present state. Callable from any thread."""
+        """Return the current state. Callable from any thread."""
         if self._error is not None:
             return EngineHealth("failed", self._error.message)
         if self._supervisor is None or self._brain is None:
@@ -178,7 +181,7 @@ class Model:
 
     def _note(self, progress: LoadProgress) -> None:
         if progress.stage == "ready" and self._brain is None:
-            return  # The engine is ready, but not the brain. `_load` reports this stage after it has created the brain.
+            return  # The brain does not exist yet. `_load` reports this stage after it has created the brain.
         now = time.monotonic()
         if progress.stage != self._progress.stage or now - self._logged >= _LOG_INTERVAL:
             self._logger.info(progress.message)

@@ -52,9 +52,9 @@ class RoboBrainNode(GuardedNode):
     On configure, it starts to load the model, and offers the services and the action. On activate, it opens the cameras and
     accepts requests. No transition waits for the model.
 
-    :param engine_factory: creates another engine than that of the parameters; for tests.
+    :param engine_factory: replaces the engine of the parameters; for tests.
     :param default_model: checkpoint to load if the parameter ``engine.model`` is empty; None: the parameter must be set.
-    :param transform_source: creates another source of transforms than tf2; for tests.
+    :param transform_source: replaces tf2 as the source of transforms; for tests.
     :param parameter_overrides: see `rclpy.node.Node`.
     :raises rclpy.exceptions.ParameterException: a parameter has a wrong initial value.
     """
@@ -87,7 +87,7 @@ class RoboBrainNode(GuardedNode):
         _package_log.addHandler(self._log_handler)
         # ROS decides which levels are shown. By default, Python's root logger would drop everything below warnings.
         _package_log.setLevel(logging.INFO)
-        # Not _parameters and not _clock, because rclpy uses these names.
+        # The attributes are not called _parameters and _clock, because rclpy uses these names.
         self._settings = Parameters(self)
         self._intake = Intake(self)
         self._cameras = Cameras([], self._settings["cameras"])
@@ -119,7 +119,7 @@ class RoboBrainNode(GuardedNode):
             self._server_state,
             self._watch,
         )
-        # A steady clock, because these timers must also run while simulated time stands still.
+        # The clock is steady, because these timers must also run while simulated time stands still.
         self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._second = self.create_timer(1.0, self._each_second, clock=self._steady_clock)
         self._starter = self.create_timer(0.0, self._autostart, clock=self._steady_clock) if self._settings["autostart"] else None

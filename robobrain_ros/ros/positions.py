@@ -1,6 +1,6 @@
-"""Compute positions in metres for an answer's pixels, from the depth image and camera_info of the same time, in target_frame.
+"""Compute positions in metres in target_frame for an answer's pixels, from the depth image and camera_info of the same time.
 
-Missing positions do not fail a request, because its pixels are valid. Missing positions are NaN, and a note states the reason.
+A missing position does not fail the request, because its pixels are valid. The position is NaN, and a note states the reason.
 """
 
 import asyncio
@@ -34,8 +34,8 @@ from robobrain_ros.ros.transforms import TransformError, Transforms
 _log = logging.getLogger(__name__)
 
 _KEPT = 8
-"""Number of messages that are kept for each topic. The image of a request can be some periods old, and its depth image can arrive
-before it."""
+"""Number of messages that are kept for each topic. The image of a request can be several periods old, and its depth image can
+arrive before the image."""
 
 
 class Claim:
@@ -69,7 +69,7 @@ class Claim:
         stamp = nanoseconds(message.header.stamp)
         if self.best is None or abs(stamp - self._stamp) < self.distance:
             self.best = message
-        # The stamps of a topic ascend, so later messages are farther away.
+        # The stamps of a topic ascend, so the stamps of later messages differ more.
         if stamp >= self._stamp and not self.settled.done():
             self.settled.set_result(None)
 
@@ -79,7 +79,7 @@ class Claim:
         return abs(nanoseconds(self.best.header.stamp) - self._stamp)
 
     def is_met(self, tolerance: float) -> bool:
-        """Whether the best message belongs to the image. ``tolerance``: seconds between the stamps."""
+        """Return whether the best message belongs to the image. ``tolerance``: seconds between the stamps."""
         return self.best is not None and self.distance <= round(tolerance * 1e9)
 
 
@@ -106,7 +106,7 @@ class Companion:
         self.what = what
         self._kept: deque[Any] = deque(maxlen=_KEPT)
         self._claims: list[Claim] = []
-        # The queue has the same depth, so that a late executor does not lose the messages of an image that it has received.
+        # The queue has the same depth. Otherwise, a late executor could receive an image but lose its messages.
         self.stream = open_stream(listener=self._arrived, reliability=reliability, depth=_KEPT)
 
     @property
@@ -159,7 +159,7 @@ class Companion:
 
 
 class Calibrations(Companion):
-    """The topic camera_info. Calibrations do not depend on time: a message with another stamp is used if frame and size fit."""
+    """The topic camera_info. Calibrations do not depend on time: a message with another stamp is used if frame and size match."""
 
     def __init__(self, intake: Intake, topic: str, *, reliability: str, is_leftover: Callable[[int], bool]) -> None:
         self._last: CameraInfo | None = None
@@ -184,7 +184,7 @@ class Calibrations(Companion):
 
 
 def same_frame(one: str, other: str) -> bool:
-    """Whether two names mean the same frame. A leading slash of ROS 1 is ignored."""
+    """Return whether two names mean the same frame. A leading slash of ROS 1 is ignored."""
     return plain_frame(one) == plain_frame(other)
 
 
@@ -207,7 +207,7 @@ class Surroundings:
     ) -> None:
         self.camera = camera
         """The camera's name."""
-        # With best effort, even small messages are lost when images fill the buffers of the transport.
+        # The reliability is that of the images. With best effort, even small messages are lost when images fill the buffers.
         how: dict[str, Any] = {"reliability": reliability, "is_leftover": is_leftover}
         self.info = Calibrations(intake, f"{camera}/camera_info", **how)
         depth = partial(DepthStream, intake, f"{camera}/depth", transport=depth_transport)
@@ -317,7 +317,7 @@ class Locator:
         if camera is None:
             return Positions(moment.header, note=note)
         if moment.has_compressed_depth:
-            # In a thread, because decompression takes milliseconds.
+            # This runs in a thread, because decompression takes milliseconds.
             positions = await asyncio.to_thread(self._lift, answer, camera, moment)
         else:
             positions = self._lift(answer, camera, moment)

@@ -52,7 +52,7 @@ class _StandingQuery:
     """Whether an image arrived after the last request. It counts as skipped when the next image arrives."""
     statistics: StandingStatistics = field(default_factory=StandingStatistics)
     fault: str = ""
-    """A sentence about why the node cannot repeat the query with the present parameters; empty: it can."""
+    """A sentence about why the node cannot repeat the query with the current parameters; empty: it can."""
 
     def asks_the_same(self, other: "_StandingQuery") -> bool:
         """Whether both queries have the same task, instruction and options. Their rates may differ."""
@@ -102,14 +102,14 @@ class StandingQueries:
         return {name: query.statistics for name, query in self._queries.items()}
 
     def fault(self, name: str) -> str:
-        """Return a sentence about why the node cannot repeat a query with the present parameters; empty: it can."""
+        """Return a sentence about why the node cannot repeat a query with the current parameters; empty: it can."""
         return self._queries[name].fault
 
     def load(self) -> None:
-        """Set the queries that the parameters describe. A query that the service has set is kept, even if a parameter has its
-        name.
+        """Set the queries that the parameters describe.
 
-        A query whose camera is missing from the parameter ``cameras`` is kept, but not repeated.
+        A query that the service has set is kept, even if a query of the parameters has the same name. A query whose camera is
+        missing from the parameter ``cameras`` is kept, but not repeated.
 
         :raises BadRequestError: another value of a description is wrong.
         """
@@ -142,7 +142,7 @@ class StandingQueries:
         return ""
 
     def _check_cameras(self, query: _StandingQuery) -> None:
-        """Check a query's cameras with the present parameters.
+        """Check a query's cameras with the current parameters.
 
         :raises BadRequestError: a camera does not exist, or there are too many.
         """
@@ -263,7 +263,7 @@ class StandingQueries:
 
     def _start_timer(self, query: _StandingQuery) -> None:
         if query.rate:
-            # A steady clock: the rate applies to real time, also if simulated time is slower.
+            # The clock is steady, because the rate applies to real time, even if simulated time is slower.
             period = 1.0 / query.rate
             query.timer = self._node.create_timer(period, lambda: self._ask_if_new(query), clock=self._clock)
 
@@ -274,7 +274,7 @@ class StandingQueries:
 
     def _ask_if_new(self, query: _StandingQuery) -> None:
         if self._queries.get(query.name) is not query:
-            return  # It was removed or replaced during its last request.
+            return  # The query was removed or replaced during its last request.
         if query.asking or not self._running or not self._ready():
             return
         frame = self._newest(query)

@@ -31,7 +31,7 @@ class TaskInterface:
     :param message_type: type of that field and of that topic.
     :param to_message: converts an answer to that type. Without an answer, the message holds the report alone.
     :param read_message: adds the contents of such a message to an answer.
-    :param shown_as: topic that shows the positions beside ``~/markers``; empty: none.
+    :param shown_as: topic that shows the positions in addition to ``~/markers``; empty: none.
     :param takes_context: whether the service's request has a field ``context`` (PlanContext).
     """
 
@@ -51,7 +51,7 @@ class TaskInterface:
         return self.task.value
 
     def result_in(self, response: Any) -> Any:
-        """The answer's message in a response of the service or in a result of the action."""
+        """Return the answer's message in a response of the service or in a result of the action."""
         return getattr(response, self.result_field)
 
     def put_result(self, response: Any, message: ResultMessage) -> None:
@@ -60,7 +60,7 @@ class TaskInterface:
 
 
 def by_task(rows: Iterable[TaskInterface]) -> dict[Task, TaskInterface]:
-    """The rows by their task, in the order of `Task`.
+    """Return the rows by their task, in the order of `Task`.
 
     :raises TypeError: a task has no row, or several.
     """

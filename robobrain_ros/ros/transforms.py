@@ -65,7 +65,7 @@ class Tf2:
         except ImportError as error:
             raise TransformError(f"tf2_ros cannot be imported ({error}). Install the ROS package tf2_ros_py") from error
         self._error: Any = tf2_ros.TransformException
-        # Without the node, because otherwise tf2 would create its own service on the node.
+        # The buffer gets no node, because tf2 would otherwise create its own service on the node.
         self._buffer = tf2_ros.Buffer()
         self._jump: Jump | None = None
         self._set_transform = getattr(self._buffer, "set_transform", None)
@@ -143,7 +143,7 @@ class Transforms:
         :raises TransformError: the transform is unknown.
         """
         if stamp.sec == 0 and stamp.nanosec == 0:
-            raise TransformError("the image has no stamp")  # tf2 would return the latest transform for stamp 0.
+            raise TransformError("the image has no stamp")  # For stamp 0, tf2 would return the latest transform.
         end = time.monotonic() + timeout
         while True:
             listening = self._source

@@ -11,24 +11,25 @@ _NOTES = 50
 """Number of recorded arrivals after which they are evaluated."""
 _SILENCE = 2.0
 _PERIODS = 2.5
-"""Seconds, or pauses if these are longer, without an image after which a camera's rate is 0."""
+"""A camera's rate is 0 after `_SILENCE` seconds without an image, or after `_PERIODS` usual pauses if this is longer."""
 _USUAL = 5
-"""Number of the last times between arrivals for `ArrivalStatistics.interval`."""
+"""Number of the latest times between arrivals that `ArrivalStatistics.interval` uses."""
 
 _FEWEST_GAPS = 6
 """Smallest number of gaps between stamps from which a period is determined."""
 _WHOLE = 0.25
 """Allowed deviation of a gap from a whole number of periods, as a share of the period."""
 _WHOLE_SHARE = 0.75
-"""Share of the longer gaps that must be whole numbers of periods to count as losses. Of random gaps, half are."""
+"""Smallest share of the longer gaps that must be whole numbers of periods. Otherwise, the stamps are not periodic. With random
+gaps, the share is about half."""
 _LONGEST_CYCLE = 6
 _CYCLE_SHARE = 0.8
-"""For cameras that send in cycles (bursts, exposure bracketing): most gaps of a cycle, and share of longer gaps that recur with
-it."""
+"""For cameras that send in cycles (bursts, exposure bracketing): most gaps of a cycle, and smallest share of the longer gaps that
+must recur in each cycle."""
 _OUTAGE, _OUTAGE_PERIODS = 2.0, 30
 """Seconds and periods. A gap that exceeds both is no loss of images: the driver restarted, or the camera paused."""
 _SLOWER, _SLOWER_GAPS = 8, 3
-"""Periods of a gap, and number of such gaps of equal length in a row, after which a camera counts as slower."""
+"""A camera counts as slower after `_SLOWER_GAPS` equal gaps in a row of at least `_SLOWER` periods."""
 _JUMP = 2.0
 """If a gap between stamps exceeds the gap between arrivals by more than these seconds, the camera's clock has jumped."""
 
@@ -101,7 +102,7 @@ class ArrivalStatistics:
     def pause(self) -> float:
         """The second longest recent time between arrivals in seconds; 0: unknown.
 
-        The longest one can be a restart of the driver, or the first image at a lower rate.
+        The longest time can be a restart of the driver, or the first image at a lower rate.
         """
         between = sorted(self._times_between())
         return between[-2] if len(between) > 1 else sum(between)
@@ -122,7 +123,7 @@ class ArrivalStatistics:
         if not noted:
             return
         gaps = []
-        # All gaps first, because more gaps determine the period better.
+        # All gaps are computed first, because more gaps give a more exact period.
         for arrival, stamp, _ in noted:
             gap = stamp - self._last_stamp if stamp > self._last_stamp > 0.0 else 0.0
             if gap - (arrival - self._last_arrival) > _JUMP:
@@ -149,12 +150,12 @@ class ArrivalStatistics:
             self._late += late
 
     def _became_slower(self, period: float) -> bool:
-        """Whether the last gaps are equally long multiples of the former period. Lost images leave gaps of many lengths."""
+        """Return whether the last gaps are equal multiples of the former period. Lost images cause gaps of different lengths."""
         multiples = {round(gap / period) for gap in list(self._gaps)[-_SLOWER_GAPS:]}
         return len(multiples) == 1 and min(multiples) >= _SLOWER
 
     def _discard_losses(self) -> None:
-        """Subtract the recent losses, because the gaps now show another period, or that the stamps are not periodic."""
+        """Subtract the recent losses. They were wrong, because the period has changed or the stamps are not periodic."""
         self._lost -= sum(lost for lost, _ in self._recent)
         self._recent = deque(((0, late) for _, late in self._recent), maxlen=_RECENT)
 
@@ -187,7 +188,7 @@ def _shortest(gaps: Sequence[float]) -> float:
 
 
 def _refined(gaps: Sequence[float], period: float) -> float:
-    """Return the period of which the gaps are whole multiples. Short gaps come first, because errors add up in long gaps."""
+    """Return the period of which the gaps are whole multiples. Short gaps are used first, because long gaps add up errors."""
     for most in (1.5, 2.5, 4.5, 8.5, 16.5):
         near = [gap for gap in gaps if gap < most * period]
         counted = sum(max(round(gap / period), 1) for gap in near)
@@ -196,7 +197,7 @@ def _refined(gaps: Sequence[float], period: float) -> float:
 
 
 def _recurs(gaps: Sequence[float], longer_than: float) -> bool:
-    """Whether the longer gaps recur in a cycle of two or more gaps. Losses do not recur in this way."""
+    """Return whether the longer gaps recur in a cycle of two or more gaps. Losses do not recur in this way."""
     gaps = list(gaps)
     for cycle in range(2, _LONGEST_CYCLE + 1):
         pairs = [(gaps[i - cycle], gaps[i]) for i in range(cycle, len(gaps)) if gaps[i] > longer_than]

@@ -28,12 +28,12 @@ from robobrain_ros.ros.positions import Moment, Surroundings
 _TYPES = {"raw": (Image, "image"), "compressed": (CompressedImage, "image/compressed")}
 
 _WITH_DEPTH = 8
-"""Number of images that are kept of a camera with depth."""
+"""Number of images that are kept for a camera with depth."""
 _WORTH_DEPTH = 0.5
-"""Maximum seconds by which an image with depth may be older than the newest image, to be used in its place."""
+"""Maximum age difference in seconds for which an image with depth is used instead of the newest image."""
 
 _STREAM = 3
-"""Number of images after which a latched publisher counts as a camera that keeps publishing."""
+"""Number of images after which a latched publisher counts as a camera that publishes continuously."""
 _PERIODS = 2.5
 """Periods without an image after which a camera counts as stopped."""
 
@@ -71,7 +71,7 @@ class Frame:
     def image(self) -> RgbImage:
         """Return the image, decoded at the first call. Callers must not write to it. Callable from any thread.
 
-        :raises BadImageError: the reason why it cannot be read.
+        :raises BadImageError: the image cannot be read. The message states the reason.
         """
         with self._lock:
             if not self._decoded:
@@ -84,7 +84,7 @@ class NoSuchCameraError(BadRequestError):
 
 
 class CameraListener(Protocol):
-    """Is called in the executor when images and depth images arrive."""
+    """Receives calls in the executor when images and depth images arrive."""
 
     def on_frame(self, frame: Frame) -> None:
         """An image arrived."""
@@ -187,7 +187,7 @@ class Camera:
         """
         if self._watch is not None:
             self._watch.check()
-        if frame is None or self._newest is None:  # After a time jump, there is no newest image, and older ones are invalid, too.
+        if frame is None or self._newest is None:  # After a time jump, there is no newest image, and older images are invalid.
             frame = self._newest
         if frame is None:
             since = self._why_empty or "yet"
@@ -210,7 +210,9 @@ class Camera:
         return frame
 
     def newest_with_depth(self, tolerance: float, max_age: float) -> Frame | None:
-        """Return the newest image whose depth and camera_info have arrived. If there is none, or it is too old, the newest image.
+        """Return the newest image whose depth and camera_info have arrived, or else the newest image.
+
+        An image with depth is not used if it is older than ``max_age`` or much older than the newest image.
 
         The depth of the newest image can arrive later, or never if the transport loses it.
 

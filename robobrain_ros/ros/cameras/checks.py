@@ -1,4 +1,4 @@
-"""Find faults in a camera's setup without a request; log each once and show it in /diagnostics."""
+"""Find faults in a camera's setup without a request. Log each fault once, and show it in /diagnostics."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -29,9 +29,9 @@ _IN_LINK = re.compile(r"(?<![A-Za-z])link\d*[/:]", re.IGNORECASE)
 
 
 def is_body_frame(frame: str) -> bool:
-    """Whether a frame has the name of a link, of a fixed frame, or of a driver's frame with x forward.
+    """Return whether a frame has the name of a frame with x forward: of a link, of a fixed frame, or of a driver's own frame.
 
-    Names of optical frames contain "optical" (REP 103).
+    The names of optical frames contain "optical" (REP 103).
     """
     if "optical" in frame.lower():
         return False
@@ -86,7 +86,8 @@ class CameraChecks:
     def _depth(self, camera: Camera) -> Iterator[str]:
         companion = camera.surroundings.depth
         if companion is None or companion.newest is None or isinstance(companion.newest, CompressedImage):
-            return  # Decompression takes too long in the executor. The position_note of answers reports the same faults.
+            # Decompression takes too long for the executor. The position_note of answers reports the faults of compressed depth.
+            return
         try:
             read_depth(companion.newest, depth_range(self._parameters, camera.name), detect_clamp=False)
         except GeometryError as error:

@@ -1,4 +1,4 @@
-"""Depth images: which topic and type they come on, and what is in a message."""
+"""Subscribe to depth images, raw or compressed, and decode them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -47,7 +47,7 @@ class DepthStream(Stream):
         found = next((source for source in self._choices if self._published(*source)), None)
         if found is None:
             return
-        # Destroyed first, because a process cannot subscribe to one topic with two types.
+        # The old subscription is destroyed first, because a process cannot subscribe to one topic with two types.
         self.close()
         self._type, self._name = found
         self._main = self._open(self._main.qos)
@@ -58,8 +58,10 @@ class DepthStream(Stream):
 
 
 def read_depth(message: Image | CompressedImage, limits: DepthRange = USUAL_DEPTH, *, detect_clamp: bool = True) -> DepthImage:
-    """Return the depth image of a message. For ``limits`` and ``detect_clamp`` see `DepthImage.bounded`.
+    """Return the depth image of a message.
 
+    :param limits: see `DepthImage.bounded`.
+    :param detect_clamp: see `DepthImage.bounded`.
     :raises robobrain_ros.core.geometry.GeometryError: the message cannot be read.
     """
     if isinstance(message, CompressedImage):

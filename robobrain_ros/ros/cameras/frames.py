@@ -1,6 +1,6 @@
 """Frame names in messages: remove a leading slash, and check the length.
 
-Bags and drivers of ROS 1 use the slash. tf2 rejects it.
+Bags and drivers of ROS 1 use a leading slash. tf2 rejects it.
 """
 
 import logging

@@ -13,9 +13,10 @@ from robobrain_ros.errors import BadImageError
 
 _log = logging.getLogger(__name__)
 
-# Why not cv_bridge.imgmsg_to_cv2(message, "passthrough"): cv_bridge 1.13, the version on PyPI, ignores the row step, reads
-# 16UC1 as 8 bits, raises exceptions for colour images with OpenCV 5 and for big-endian images with numpy 2, and does not know
-# NV12, NV21, NV24 and upper-case names. Its array is a view of the message, so validation and conversion to RGB would stay here.
+# This module does not use cv_bridge.imgmsg_to_cv2(message, "passthrough"). cv_bridge 1.13, the version on PyPI, ignores the row
+# step, reads 16UC1 as 8 bits, raises exceptions for colour images with OpenCV 5 and for big-endian images with numpy 2, and does
+# not support NV12, NV21, NV24 and upper-case names. It returns a view of the message, so this module would still have to validate
+# the image and convert it to RGB.
 
 _FILES = ("jpeg", "jpg", "mjpeg", "png", "image/jpeg", "image/png")
 """Encodings of raw images that contain a file. Some drivers publish such images."""
@@ -27,7 +28,7 @@ _MOST_NOTES = 20
 class ImageReader:
     """Reads the images of one camera, and logs each assumption about them once. Callable from any thread.
 
-    :param camera: name of the camera; empty: the images come with requests.
+    :param camera: name of the camera; empty: the images are part of requests.
     :param swap_red_blue: whether the publisher swaps red and blue.
     :param bit_depth: bits of the sensor in 16-bit images; 0: unknown, see `robobrain_ros.core.formats.bit_depth`.
     """

@@ -46,7 +46,7 @@ class Intake(Waitable):
         :param informed: call the listener with the message's info as a second argument.
         """
         subscription = self.node.create_subscription(message_type, topic, listener, qos, callback_group=self._group)
-        # Held until `unsubscribe`, instead of again in each round of the executor.
+        # The handle is held until `unsubscribe`. rclpy would otherwise acquire it in each round of the executor.
         subscription.handle.__enter__()
         if informed:
             self._informed.add(subscription)
@@ -60,12 +60,12 @@ class Intake(Waitable):
         self.node.destroy_subscription(subscription)
         with self._lock:
             if self._waiting:
-                self._leaving.append(subscription)  # Released when the executor has stopped waiting for it.
+                self._leaving.append(subscription)  # `__exit__` releases it when the executor does not wait for it any more.
             else:
                 _release_handle(subscription)
 
     def __enter__(self) -> None:
-        """See `Waitable`. The executor starts to wait for the present subscriptions."""
+        """See `Waitable`. The executor starts to wait for the current subscriptions."""
         with self._lock:
             self._waiting = True
             self._awaited = list(self._subscriptions)
@@ -101,7 +101,7 @@ class Intake(Waitable):
                 with subscription.handle:
                     message = subscription.handle.take_message(subscription.msg_type, subscription.raw)
             except InvalidHandle:
-                continue  # It was destroyed meanwhile.
+                continue  # The subscription was destroyed meanwhile.
             if message is not None:
                 taken.append((subscription, *message))
         self._ready = []
@@ -115,7 +115,7 @@ class Intake(Waitable):
         fault: Exception | None = None
         for subscription, message, info in taken_data:
             if subscription not in self._subscriptions:
-                continue  # The listener of another message has destroyed it.
+                continue  # The listener of another message has destroyed the subscription.
             try:
                 if subscription in self._informed:
                     subscription.callback(message, info)

@@ -44,7 +44,7 @@ class _Subscribed:
 class Stream:
     """A subscription to messages with a header. It calls ``listener`` once for each message.
 
-    If all publishers are latched (transient local), the subscription is latched, too. A latched subscription receives nothing
+    If all publishers are latched (transient local), the subscription is also latched. A latched subscription receives nothing
     from volatile publishers. If only some publishers are latched, a second, temporary subscription receives their earlier
     messages.
 
@@ -197,9 +197,9 @@ class Stream:
             self._close_previous()
         source = int(info["source_timestamp"])  # 0: the middleware does not provide it.
         if source and source in self._source_times:
-            return  # It has arrived through another subscription.
+            return  # The message has already arrived through another subscription.
         if source and subscribed.may_send_history and self._source_times and source < max(self._source_times):
-            return  # It is older than a message that has arrived.
+            return  # A newer message has already arrived.
         self._source_times.append(source)
         self._listener(message)
 
@@ -209,7 +209,7 @@ def _node_of(info: Any) -> str:
 
 
 def _is_latched(info: Any) -> bool:
-    """Whether a publisher keeps its messages for later subscriptions."""
+    """Return whether a publisher keeps its messages for late subscribers."""
     profile = info.qos_profile
     return bool(profile.durability == DurabilityPolicy.TRANSIENT_LOCAL and profile.reliability == ReliabilityPolicy.RELIABLE)
 

@@ -1,1 +1,1 @@
-"""One response for each request: quality of service, pacing, and the boundary around callbacks."""
+"""Send one response for each request: quality of service, pacing, redelivery, and the boundary around callbacks."""

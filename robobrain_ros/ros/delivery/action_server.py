@@ -1,4 +1,4 @@
-"""An action server that survives exceptions and spaces its responses."""
+"""An action server that survives exceptions and limits the rate of its responses."""
 
 from collections.abc import Callable
 from typing import Any
@@ -45,7 +45,7 @@ class GuardedActionServer(ActionServer):
             name,
             execute,
             callback_group=group,
-            goal_callback=lambda goal: GoalResponse.ACCEPT,  # Rejections come with a reason, in the result.
+            goal_callback=lambda goal: GoalResponse.ACCEPT,  # An invalid goal gets a result with the reason instead.
             cancel_callback=node.guard(f"The action {name}", cancel, lambda _: CancelResponse.REJECT),
             goal_service_qos_profile=profile,
             result_service_qos_profile=profile,

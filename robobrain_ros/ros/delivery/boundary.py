@@ -48,7 +48,7 @@ class Faults:
     count: int = 0
     last: str = ""
     lost_responses: int = 0
-    """Responses that could not be sent: their clients could not be reached."""
+    """Number of responses that could not be sent, because their clients were unreachable."""
     _logged: dict[str, float] = field(default_factory=dict)
 
     def note(self, where: str, error: BaseException) -> tuple[str, bool]:
@@ -73,9 +73,9 @@ def describe(where: str, error: BaseException) -> str:
 class GuardedNode(LifecycleNode):
     """A lifecycle node that survives exceptions in callbacks. Services still send a response.
 
-    ``faults`` counts the exceptions. ``pacing`` spaces the responses of all services. ``redelivery`` sends responses again whose
-    client DDS does not know yet. The node guards services, timers, subscriptions, guard conditions, parameter callbacks and the
-    tasks of `start_task`, including those that rclpy creates.
+    ``faults`` counts the exceptions. ``pacing`` limits the rate of responses. ``redelivery`` sends a response again if DDS did
+    not know its client. The node guards services, timers, subscriptions, guard conditions, parameter callbacks and the tasks of
+    `start_task`, including those that rclpy creates.
     """
 
     def __init__(self, name: str, **options: Any) -> None:
@@ -113,7 +113,7 @@ class GuardedNode(LifecycleNode):
         executor = self.executor
         if executor is not None:
             task = executor.create_task(self.guard(f"The task {_name(callback)}", callback), *arguments)
-            # Not with a done callback of the task, because that needs another round of the executor.
+            # A done callback of the task would need another round of the executor, so ended tasks are removed here.
             self._tasks -= {ended for ended in self._tasks.copy() if ended.done()}
             self._tasks.add(task)
 
@@ -135,7 +135,7 @@ class GuardedNode(LifecycleNode):
         if machine is not None:
             machine.destroy_when_not_in_use()
 
-    # As of `rclpy.node.Node`, guarded.
+    # Methods of `rclpy.node.Node`, with guarded callbacks.
 
     def create_service(self, srv_type: Any, srv_name: str, callback: Callable[..., Any], **options: Any) -> Service:
         """See `rclpy.node.Node`. If the callback raises, the response contains a failed outcome or result."""
@@ -156,16 +156,16 @@ class GuardedNode(LifecycleNode):
     def create_subscription(
         self, msg_type: Any, topic: str, callback: Callable[..., Any], *arguments: Any, **options: Any
     ) -> Subscription:
-        """See `rclpy.node.Node`. Without rclpy's warnings about incompatible publishers, which `Stream` reports.
+        """See `rclpy.node.Node`. Disables rclpy's warnings about incompatible publishers, because `Stream` reports them.
 
-        With these warnings, the executor waits for two events of each subscription, which is slow with cameras.
+        With these warnings, the executor would wait for two events of each subscription. This is slow with cameras.
         """
         options.setdefault("event_callbacks", SubscriptionEventCallbacks(use_default_callbacks=False))
         guarded = self.guard(f"The subscription to {topic}", callback)
         return super().create_subscription(msg_type, topic, guarded, *arguments, **options)
 
     def create_publisher(self, *arguments: Any, **options: Any) -> Publisher:
-        """See `rclpy.node.Node`. Without rclpy's warnings about incompatible subscribers; see `create_subscription`."""
+        """See `rclpy.node.Node`. Disables rclpy's warnings about incompatible subscribers; see `create_subscription`."""
         options.setdefault("event_callbacks", PublisherEventCallbacks(use_default_callbacks=False))
         return super().create_publisher(*arguments, **options)
 
@@ -216,7 +216,7 @@ class GuardedNode(LifecycleNode):
         def guarded_send(response: Any, header: Any) -> None:
             try:
                 left = sent(response, header)
-            except Exception as error:  # The response holds a value that its message type cannot hold.
+            except Exception as error:  # The response contains a value that its message type does not support.
                 response = failed(None, service.srv_type.Response(), self.fault(where, error))
                 left = sent(response, header)
             if not left:
@@ -253,7 +253,7 @@ class GuardedNode(LifecycleNode):
 
 
 def _caught(callback: Callable[..., Any], instead: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a callback that returns ``instead(exception, *arguments)`` after an exception. Accepts coroutine functions, too."""
+    """Return a callback that returns ``instead(exception, *arguments)`` after an exception. Also accepts coroutine functions."""
 
     @functools.wraps(callback)
     async def awaiting(*arguments: Any, **options: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Spaces the responses of a service, so that clients do not lose any.
+"""Limit the rate of a service's responses, so that clients do not lose any.
 
-In DDS, a client receives the responses to all clients of its service. By default, its queue holds the last 10. If hundreds of
-requests end at once, the queue of a slow client would overflow.
+In DDS, a client receives the responses to all clients of its service. By default, its queue holds the last 10 responses. If
+hundreds of requests end at once, the queue of a slow client overflows.
 """
 
 import time
@@ -16,9 +16,9 @@ from rclpy.task import Future
 from rclpy.timer import Timer
 
 _UNPACED = 5
-"""Number of responses that are sent at once: half of a client's default queue."""
+"""Number of responses that are sent at once. It is half of a client's default queue."""
 _INTERVAL = 0.008
-"""Seconds between further responses, without the share for each client."""
+"""Seconds between further responses. `_INTERVAL_PER_CLIENT` is added for each client."""
 _INTERVAL_PER_CLIENT = 0.0002
 """Additional seconds for each client, because each client receives the responses to all clients."""
 _TICK = 0.002
@@ -47,7 +47,7 @@ class _Lane:
 
 
 class Pacing:
-    """Lets responses be sent in turn, in the order of the calls. All methods are called in the executor."""
+    """Sends the responses of each service in order and at a limited rate. All methods are called in the executor."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -59,7 +59,7 @@ class Pacing:
 
     @property
     def waiting(self) -> int:
-        """Responses that wait for their turn."""
+        """Number of responses that wait."""
         return sum(len(lane.waiting) for lane in self._lanes.values())
 
     async def turn(self, service: str, weight: float) -> None:
@@ -69,7 +69,7 @@ class Pacing:
         await future
 
     def respond(self, service: str, send: Callable[[], None], weight: float = 1.0) -> None:
-        """Call ``send`` now or later, when a response of the service may be sent.
+        """Call ``send`` as soon as a response of the service may be sent.
 
         :param weight: factor for the time that a client needs for this response; 1 for ordinary services.
         """

@@ -1,8 +1,8 @@
-"""Sends a response again if the middleware does not know its client yet.
+"""Send a response again if the middleware does not know its client yet.
 
 On a loaded computer or a lossy network, a request can arrive before DDS has matched the client's reader of responses. The
-middleware then waits 0.1 s and raises an error. It raises no error for a client that has left. Therefore the node keeps the
-response, and sends it when the client is known.
+middleware then waits 0.1 s and raises an error. It raises no error for a client that has left. After such an error, the node
+keeps the response, and sends it when the middleware knows the client.
 """
 
 import time
@@ -20,7 +20,7 @@ _PAUSE = 0.5
 """Seconds between two attempts. A failed attempt blocks the executor for 0.1 s."""
 
 _AT_ONCE = 5
-"""Number of responses that are sent in one round: half of a client's default queue."""
+"""Number of responses that are sent in one round. It is half of a client's default queue."""
 
 
 @dataclass(frozen=True)

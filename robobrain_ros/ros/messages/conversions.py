@@ -46,7 +46,7 @@ def read_image_message(message: Image | CompressedImage) -> RgbImage:
 class Origin:
     """The request of an answer: its text, and the header, camera and size (pixels) of its image.
 
-    :param camera: empty: the image came with the request.
+    :param camera: name of the camera; empty: the image came with the request.
     :param query: name of the standing query; empty: a service or an action sent the request.
     """
 
@@ -60,10 +60,10 @@ class Origin:
 
 @dataclass(frozen=True)
 class Positions:
-    """Positions of an answer's points, bounding boxes and waypoints, in the order of the answer. None: none, or not computed.
+    """Positions of an answer's points, bounding boxes and waypoints, in the order of the answer. None: there are none.
 
     :param header: the image's stamp, and the frame of the positions.
-    :param note: which positions are missing, why, and what to do; empty: none.
+    :param note: which positions are missing, why, and what to do; empty: no positions are missing.
     :param camera: maps pixels to rays in the image's frame; None: unknown.
     :param move: transforms positions (n, 3) from the image's frame to the header's frame; None: both are the same.
     """
@@ -216,7 +216,11 @@ def to_report(report: Report, thinking: str = "") -> InferenceReport:
 
 
 def to_outcome(error: RoboBrainError | None, note: str = "") -> Outcome:
-    """Return the outcome of a request. ``error`` None: the request succeeded; ``note`` states which positions are missing."""
+    """Return the outcome of a request.
+
+    :param error: None: the request succeeded.
+    :param note: states which positions of a successful request are missing.
+    """
     if error is None:
         return Outcome(code=int(OutcomeCode.OK), message=_sentence(note))
     return Outcome(code=int(error.code), message=_sentence(error.message))
@@ -226,7 +230,7 @@ def to_image(image: RgbImage, header: Header) -> Image:
     """Return an RGB image (height, width, 3), uint8, as a message with encoding rgb8."""
     height, width = image.shape[:2]
     message = Image(header=header, height=height, width=width, encoding="rgb8", is_bigendian=0, step=width * 3)
-    # The message takes an array without a check. It checks each of the bytes of a bytes object: 20 ms for a full-HD image.
+    # The message does not check an array. It would check each byte of a bytes object, which takes 20 ms for a full-HD image.
     message.data = array("B", image.tobytes())
     return message
 
@@ -246,7 +250,7 @@ def _sentence(text: str) -> str:
 
 
 def _region(box: Box, width: int, height: int) -> RegionOfInterest:
-    """Return the whole pixels that a bounding box covers: pixel i reaches from i - 0.5 to i + 0.5."""
+    """Return the whole pixels that a bounding box covers. Pixel i extends from i - 0.5 to i + 0.5."""
     left, columns = _covered(box.u_min, box.u_max, width)
     top, rows = _covered(box.v_min, box.v_max, height)
     return RegionOfInterest(x_offset=left, y_offset=top, width=columns, height=rows, do_rectify=False)

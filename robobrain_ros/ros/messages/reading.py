@@ -39,7 +39,7 @@ def read_text_answer(answer: Answer, message: TextAnswer) -> Answer:
 
 
 def read_report(message: InferenceReport) -> Report:
-    """The report of a message."""
+    """Return the report of a message."""
     differing = ("flagos_operators", "model_image_sizes")
     same = {field.name: getattr(message, field.name) for field in fields(Report) if field.name not in differing}
     size = (message.model_image_width, message.model_image_height)

@@ -43,7 +43,7 @@ class Parameters:
         node.add_post_set_parameters_callback(self._note_explicit)
 
     def __getitem__(self, name: str) -> Any:
-        """Return the present value."""
+        """Return the current value of a parameter."""
         value = self._declared[name].meant(self._node.get_parameter(name).value)
         # ROS users write [""] for an empty list, because [] has no type on a command line and in parameter files.
         return [item for item in value if item] if isinstance(self._declared[name].default, list) else value
@@ -58,8 +58,8 @@ class Parameters:
     def unknown(self) -> list[str]:
         """Return names that the command line or a parameter file sets, but that are no parameters, such as misspelled names.
 
-        Without the known parameters of standing queries that are missing from ``standing_queries``: they take effect when the
-        query is added there.
+        The result does not contain valid parameters of a standing query that is missing from ``standing_queries``. They take
+        effect when the query is added there.
         """
         return sorted(name for name in self._overrides if not self._node.has_parameter(name) and not _describes_a_query(name))
 
@@ -84,7 +84,7 @@ class Parameters:
         return getattr(self._node, "_parameter_overrides", {})
 
     def _note_explicit(self, changes: Sequence[RosParameter]) -> None:
-        # A configured node accepts only unchanged engine parameters, as from `ros2 param load` of its own dump.
+        # A configured node accepts engine parameters only if they do not change, as when `ros2 param load` loads its own dump.
         if not self.configured:
             self._explicit.note(change.name for change in changes)
 
@@ -107,7 +107,7 @@ class Parameters:
         return SetParametersResult(successful=True)
 
     def _changes(self, change: RosParameter) -> bool:
-        """Whether it changes the value of a declared parameter."""
+        """Return whether a change modifies the value of a declared parameter."""
         if not self._node.has_parameter(change.name):
             return False
         parameter, present = self._declared[change.name], self._node.get_parameter(change.name).value
@@ -131,7 +131,7 @@ class Parameters:
 def known_changes(node: Node, changes: Sequence[RosParameter]) -> list[RosParameter]:
     """Return the changes with converted types, without read-only parameters whose value does not change.
 
-    rclpy rejects every change of a read-only parameter, even to its present value. In YAML, an empty list has no type, so it is
+    rclpy rejects every change of a read-only parameter, even to its current value. In YAML, an empty list has no type, so it is
     converted to the type of the parameter. A whole number is converted for a parameter of type double
     (``ros2 param set ... max_image_age 2``).
 
@@ -156,13 +156,13 @@ def _is_empty_list(change: RosParameter) -> bool:
 
 
 def _describes_a_query(name: str) -> bool:
-    """Whether a parameter with this name can describe a standing query."""
+    """Return whether a parameter with this name can describe a standing query."""
     query = name.removeprefix(STANDING_PREFIX).rpartition(".")[0]
     return name.startswith(STANDING_PREFIX) and name in {it.name for it in standing_query_parameters(query)}
 
 
 def _name_fault(parameter: str, names: list[str]) -> str:
-    """Return a sentence about what is wrong with a list of names; empty: nothing."""
+    """Return a sentence about the fault in a list of names; empty: there is no fault."""
     names = [name for name in names if name]
     most = MOST_CAMERAS if parameter == "cameras" else MOST_QUERIES
     if len(names) > most:

@@ -36,7 +36,7 @@ class ExplicitOptions:
     def note(self, names: Iterable[str]) -> None:
         """Record which engine parameters were set, and set the others to the preset's values.
 
-        :param names: of any parameters.
+        :param names: names of any parameters. Only those of the engine are recorded.
         """
         own = [name for name in names if name in _KEYWORDS]
         if self._showing or not own:

@@ -1,4 +1,4 @@
-"""One parameter: its type, limits and choices, and the sentence about a wrong value."""
+"""A parameter: its type, limits and choices, and the sentence about a wrong value."""
 
 import math
 import sys
@@ -72,7 +72,7 @@ class Parameter:
         return next((choice for choice in _MEANINGS[value] if choice in self.choices), value)
 
     def fault(self, value: Any) -> str:
-        """Return a sentence about what is wrong with a value; empty: nothing. The type is checked only for text parameters."""
+        """Return a sentence about the fault of a value; empty: the value is valid. The type is checked only for text."""
         value = self.meant(value)
         if self.is_text and not isinstance(value, str):
             return self._fault_of_type(value)
@@ -96,14 +96,14 @@ class Parameter:
             return f"{self.name} has no value; {wanted}."
         if isinstance(value, bool):
             read = str(value).lower()
-            said = f"{self.name} is {read}: YAML reads {_WORDS[value]} without quotes as {read}; {wanted}."
-            return said if self.choices else f"{said} {quotes}"
+            sentence = f"{self.name} is {read}: YAML reads {_WORDS[value]} without quotes as {read}; {wanted}."
+            return sentence if self.choices else f"{sentence} {quotes}"
         if isinstance(value, int | float):
             return f"{self.name} is {value}; {wanted}." + ("" if self.choices else f" YAML reads it as a number. {quotes}")
         return f"{self.name} is a list; {wanted}."
 
     def descriptor(self) -> ParameterDescriptor:
-        """The descriptor that ``ros2 param describe`` shows."""
+        """Return the descriptor that ``ros2 param describe`` shows."""
         descriptor = ParameterDescriptor(
             description=f"{self.description} A change takes effect {self.applies.value}.",
             read_only=self.applies is Applies.AT_START,

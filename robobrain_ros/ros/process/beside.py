@@ -12,15 +12,15 @@ Result = TypeVar("Result")
 READING = 10.0
 """Time limit in seconds for reading the files of all parameters."""
 _LOOK = 0.05
-"""Seconds between two checks whether ROS still runs."""
+"""Seconds between two checks of whether ROS still runs."""
 
 
 def beside(work: Callable[[], Result], what: str, alive: Callable[[], bool], limit: float = READING) -> Result:
-    """Run work in a separate thread, and wait at most ``limit`` seconds for it, while ``alive()`` is true.
+    """Run work in a separate thread, and wait for its result while ``alive()`` is true, at most ``limit`` seconds.
 
-    A thread that does not end in time continues, but does not prevent the end of the process.
+    A thread that does not end in time continues, but it does not prevent the end of the process.
 
-    :param what: description of the work: the subject of a sentence in messages.
+    :param what: description of the work. It is the subject of sentences in messages.
     :raises EngineConfigError: the work takes longer.
     :raises CanceledError: ROS shuts down meanwhile.
     """

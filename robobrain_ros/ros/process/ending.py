@@ -1,6 +1,7 @@
-"""End the program within `LIMIT` of the first signal, even if something hangs.
+"""End the program within `LIMIT` seconds after the first signal, even if something hangs.
 
-The steps below share this time. After `FORCED` seconds, the process kills the engine's processes, removes their files, and ends.
+The steps in this module share this time. After `FORCED` seconds, the process kills the engine's processes, removes their files,
+and ends.
 """
 
 import logging
@@ -19,9 +20,9 @@ LIMIT = 10.0
 FORCED = 9.0
 """Seconds after which the process is forced to end."""
 FAREWELL = 2.0
-"""Seconds in which cancelled requests are still answered."""
+"""Time limit in seconds for sending the responses of cancelled requests."""
 LAST_WORDS = 0.2
-"""Seconds of `FAREWELL` in which clients can fetch the results of their goals with a separate request."""
+"""Seconds of `FAREWELL` in which clients can fetch the results of their goals. A result needs a separate request."""
 ENGINE = 5.0
 """Time limit in seconds for stopping the engine."""
 
@@ -29,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 def finish_answers(executor: SingleThreadedExecutor, unfinished: Callable[[], bool]) -> None:
-    """Spin until all responses have been sent, at most `FAREWELL` seconds. Then wait until clients could fetch their results."""
+    """Spin until all responses are sent, at most `FAREWELL` seconds. Then give clients time to fetch their results."""
     end = time.monotonic() + FAREWELL
     while unfinished() and time.monotonic() < end:
         executor.spin_once(timeout_sec=0.05)

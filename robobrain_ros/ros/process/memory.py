@@ -11,7 +11,7 @@ from robobrain_ros.engine.memory import INTERVAL, return_free_memory
 class MemoryReturn:
     """Collects garbage and returns free memory after requests, at most once per `INTERVAL`, in a separate thread.
 
-    glibc does not return the memory of images by itself, because small objects between them stay in use.
+    glibc does not return the memory of images automatically, because small objects between the images stay in use.
 
     :param ended: returns the number of requests that have ended.
     :param clock: returns seconds of a steady clock.

@@ -1,4 +1,4 @@
-"""Detect other nodes of the same name. Each of them would answer every request, and a client takes the first response."""
+"""Detect other nodes with the same name. Each of these nodes answers every request, and a client uses the first response."""
 
 from rclpy.node import Node
 
@@ -17,7 +17,7 @@ class Twins:
 
     @property
     def warning(self) -> str:
-        """A sentence about what is wrong, and what to do; empty: nothing."""
+        """A sentence about the other nodes, and what to do; empty: there are none."""
         if not self.count:
             return self._foreign_warning
         return (

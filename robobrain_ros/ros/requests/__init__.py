@@ -1,1 +1,1 @@
-"""Requests: checks, the choice of images, the work on the engine's loop, and exactly one result for each."""
+"""Check requests, select their images, run them on the engine's loop, and return exactly one result for each."""

@@ -9,7 +9,7 @@ from robobrain_ros.ros.cameras.cameras import Frame
 from robobrain_ros.ros.limits import LEAST_TIMEOUT, MOST_CAMERAS, MOST_NAME, MOST_TEXT, MOST_TIMEOUT
 
 THINK = {QueryOptions.THINK_DEFAULT: None, QueryOptions.THINK_OFF: False, QueryOptions.THINK_ON: True}
-"""What each constant of `QueryOptions.think` means for a query; None: the node's default."""
+"""``Query.think`` for each constant of `QueryOptions.think`; None: the node's default."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,10 @@ def parse_task(name: str) -> Task:
 
 
 def check_text(text: str, field: str) -> None:
-    """Check an instruction or question; ``field`` names it in the error.
+    """Check an instruction or question.
 
-    :raises BadRequestError: it is empty or too long.
+    :param field: name of the text in the error's message.
+    :raises BadRequestError: the text is empty or too long.
     """
     if not text.strip():
         raise BadRequestError(f"The {field} is empty. State what to look for or what to do.")

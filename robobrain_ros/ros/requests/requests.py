@@ -145,7 +145,7 @@ class Requests:
                     listener(progress, job.origin_with_size())  # type: ignore[misc]
             answer = await ticket.result()
         except BaseException:
-            ticket.cancel("The request was abandoned.")  # Its result is not needed any more.
+            ticket.cancel("The request was abandoned.")  # No caller needs the result any more.
             raise
         finally:
             del self._open[ticket]
@@ -153,7 +153,8 @@ class Requests:
                 job.moment.close()
         report = job.report(answer.report)
         result = Result(job.task, job.origin_with_size(), report, answer, image=job.image, positions=job.positions)
-        _ = result.message  # Raises here if the message cannot hold a value. The request can then still be answered.
+        # If the message does not support a value, this raises an exception now, and `answer` can still return an error.
+        _ = result.message
         self._on_result(result)
         return result
 

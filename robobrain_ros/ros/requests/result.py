@@ -1,4 +1,4 @@
-"""How a request ended."""
+"""The result of a request."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,12 +11,14 @@ from robobrain_ros.ros.tasks import TASKS, ResultMessage
 
 @dataclass
 class Result:
-    """The end of a request.
+    """The result of a request, whether it succeeded or not.
 
-    :param task: None: the request named an unknown task.
-    :param error: None: the request succeeded.
+    :param task: the task; None: the request named an unknown task.
+    :param answer: the answer; None: there is none.
+    :param error: the error; None: the request succeeded.
     :param image: the first image; None: no image was read.
-    :param positions: of the answer's parts; None: the image came with the request, or the answer has no parts in an image.
+    :param positions: positions of the answer's points, bounding boxes and waypoints; None: the image came with the request, or
+        the task is not spatial.
     """
 
     task: Task | None
@@ -39,7 +41,7 @@ class Result:
 
     @cached_property
     def message(self) -> ResultMessage:
-        """The task's message. Without an answer, its report shows how far the request got."""
+        """The task's message. Without an answer, it contains only the report."""
         assert self.task is not None, "a request of an unknown task has no message"
         report = to_report(self.report, self.answer.thinking if self.answer else "")
         return TASKS[self.task].to_message(self.origin, self.answer, report, self.positions)

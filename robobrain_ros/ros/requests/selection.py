@@ -87,9 +87,10 @@ class ImageSelection:
         return camera.newest_with_depth(self._parameters["sync_tolerance"], self._parameters["max_image_age"])
 
     def check_count(self, task: Task, count: int, field: str) -> None:
-        """Check the number of images of a request; ``field`` is the name of their field in the error.
+        """Check the number of images of a request.
 
-        :raises BadRequestError: there are too many.
+        :param field: name of the images' field, for the error's message.
+        :raises BadRequestError: the task does not permit this number of images.
         """
         if task.spatial and count != 1:
             raise BadRequestError(f"The task {task.value} takes exactly one image, not {count} (field {field}).")
@@ -105,7 +106,7 @@ class ImageSelection:
 
     def _selected(self, sources: Sequence[Source], header: Header, camera: str) -> SelectedImages:
         for number, source in enumerate(sources, start=1):
-            # Checked here, before the name is copied into other messages.
+            # The name is checked before it is copied into other messages.
             if fault := frame_fault(source.header.frame_id):
                 raise BadImageError(f"{source_name(source, number)} cannot be used: {fault}")
         ages = [stamp_age(self._clock, source.header) for source in sources]

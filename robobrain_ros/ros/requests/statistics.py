@@ -29,7 +29,7 @@ class RequestStatistics:
     thinking_tokens: int = 0
     answer_tokens: int = 0
     token_rate: float | None = None
-    """Tokens per second that the last answered request generated after its first token; None: it had one token, or none."""
+    """Tokens per second after the first token of the last answered request; None: it had fewer than two tokens."""
 
     def record(self, result: Result) -> None:
         """Count a request that ended."""

@@ -1,4 +1,4 @@
-"""Connects a request in the executor with its work on the engine's loop. Neither side blocks the other."""
+"""Connect a request in the executor with its work on the engine's loop. Neither side blocks the other."""
 
 import asyncio
 import concurrent.futures
@@ -34,7 +34,9 @@ class Ticket(Generic[Result]):
         self._done = False
 
     def start(self, work: Callable[[Callable[[Progress], None]], Awaitable[Result]]) -> None:
-        """Start the work. Its argument is a function that it calls with its progress.
+        """Start the work.
+
+        :param work: gets a function that it must call with its progress.
 
         :raises CanceledError: the ticket was canceled before.
         """
@@ -72,7 +74,7 @@ class Ticket(Generic[Result]):
         """Await the work's result in the executor.
 
         :raises CanceledError: the ticket was canceled, or the loop ended.
-        :raises RoboBrainError: the error of the work, or the one that was passed to `give_up`.
+        :raises RoboBrainError: the error of the work, or the error that was passed to `give_up`.
         """
         while await self.progress() is not None:
             pass

@@ -5,7 +5,7 @@ from rclpy.publisher import Publisher
 
 
 class Audience:
-    """The subscribers of a publisher. It compares endpoints and not their number, so that a restarted subscriber is new.
+    """The subscribers of a publisher. The class compares endpoints, not their number, so a restarted subscriber counts as new.
 
     :param node: node of the publisher.
     """
@@ -16,11 +16,11 @@ class Audience:
         self._known: set[tuple[int, ...]] = set()
 
     def has_newcomers(self) -> bool:
-        """Whether there is a new subscriber since the last call of this method."""
+        """Return whether there is a new subscriber since the last call of this method."""
         if not self._publisher.get_subscription_count():
             self._known = set()
             return False
-        there = {tuple(it.endpoint_gid) for it in self._node.get_subscriptions_info_by_topic(self._publisher.topic_name)}
-        new = there - self._known
-        self._known = there
+        present = {tuple(it.endpoint_gid) for it in self._node.get_subscriptions_info_by_topic(self._publisher.topic_name)}
+        new = present - self._known
+        self._known = present
         return bool(new)

@@ -89,14 +89,14 @@ def to_markers(
     boxes: Lifted | None = None,
     waypoints: Lifted | None = None,
 ) -> list[Marker]:
-    """The markers of an answer, in the namespaces <namespace>/points, /areas, /trajectory and /labels.
+    """Return the markers of an answer, in the namespaces <namespace>/points, /areas, /trajectory and /labels.
 
-    A part with a position is shown there. A part without a position is shown as a ray if ``sight`` is given; otherwise not at
-    all.
+    A part with a position has a marker at this position. A part without a position has a ray as its marker if ``sight`` is given.
+    Otherwise, it has no marker.
 
     :param header: header of the result. Positions and ``sight`` are in its frame.
     :param text: instruction of the request. It is the label if the answer has a single part without a name.
-    :param points: positions of the answer's points; None: unknown. ``boxes`` and ``waypoints`` likewise.
+    :param points: positions of the answer's points; None: unknown. ``boxes`` and ``waypoints``: likewise.
     """
     builder = _MarkerBuilder(header, namespace, style, sight)
     for number, (point, position) in enumerate(zip(answer.points, _places(points, answer.points), strict=True), 1):
@@ -166,7 +166,7 @@ class _MarkerBuilder:
         known = np.isfinite(positions).all(axis=1)
         opacity, places = 1.0, positions[known]
         if not known.any():
-            # On a sphere around the camera, because the depth is unknown. Seen from the camera, the trajectory is correct.
+            # The depth is unknown, so the trajectory is drawn on a sphere around the camera. It looks correct from the camera.
             ends = self._ray_ends([(waypoint.u, waypoint.v) for waypoint in waypoints])
             if ends is None:
                 return
@@ -184,8 +184,8 @@ class _MarkerBuilder:
             if length > size:
                 tail = end - (end - start) / length * min(2.5 * size, length)
                 self._add("trajectory", Marker.ARROW, colour, size, [tail, end], opacity)
-        # At the end, because many trajectories start at the gripper, and so near that an object around it does not hide the
-        # label.
+        # The label is at the end, because many trajectories start at the gripper. It is moved far towards the camera, so that an
+        # object at the end does not hide it.
         self._text(label, places[-1], size, PALETTE.text, nearer=8.0)
 
     def _ray_ends(self, pixels: Sequence[tuple[float, float]]) -> Floats | None:
@@ -232,7 +232,7 @@ class _MarkerBuilder:
         marker.text = label
         marker.scale = text_scale(1.5 * size)
         marker.color = _to_colour(colour, 1.0)
-        # Moved towards the camera by this number of sizes, so that the label is not inside the object.
+        # The label is moved towards the camera by this number of sizes, so that it is not inside the object.
         towards = self._origin - place
         marker.pose.position = _to_point(place + towards / max(float(np.linalg.norm(towards)), 1e-6) * nearer * size)
         self.markers.append(marker)
@@ -255,7 +255,7 @@ class Board:
         self._shown: dict[str, tuple[float, list[Marker]]] = {}
 
     def show(self, query: str, markers: list[Marker]) -> MarkerArray:
-        """Return the message that replaces the markers of this query by these."""
+        """Return the message that replaces the current markers of a query by other markers."""
         _, before = self._shown.pop(query, (0.0, []))
         kept = {(marker.ns, marker.id) for marker in markers}
         gone = [marker for marker in before if (marker.ns, marker.id) not in kept]

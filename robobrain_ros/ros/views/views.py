@@ -1,4 +1,4 @@
-"""Publish the answers for RViz and other programs: markers, paths, poses, and images with the answer drawn in."""
+"""Publish the answers for RViz and other programs: markers, paths, poses, and images with the answer drawn on them."""
 
 import asyncio
 import traceback
@@ -29,7 +29,7 @@ from robobrain_ros.ros.views.markers import REQUESTS, Board, Sight, Style, to_ma
 
 _JPEG_QUALITY = 90
 _MOST_WAITING = 8
-"""Maximum number of answers to requests that wait to be drawn. Beyond it, the oldest gets no overlay."""
+"""Maximum number of answers to requests that wait to be drawn. If there are more, the oldest answer gets no overlay."""
 
 CHANGES = QoSProfile(
     depth=10,
@@ -37,9 +37,9 @@ CHANGES = QoSProfile(
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
     lifespan=Duration(seconds=10.0),
 )
-"""Profile for markers and overlays. Each marker message is a change, and overlays are large, so the next message must not
-replace one that is still being sent. A late subscriber receives the messages of the last 10 s (tf2 keeps transforms for 10 s),
-and within a second all current markers."""
+"""Profile for markers and overlays. The queue is deep, because a message must not replace an earlier message that is still being
+sent: each marker message is a change, and overlays are large. A late subscriber receives the messages of the last 10 s, because
+tf2 keeps transforms for 10 s. Within a second, it also receives all current markers."""
 
 
 class SpatialViews:
@@ -57,7 +57,7 @@ class SpatialViews:
         self._path = _Target(node, Path, "~/path", latched)
         self._poses = _Target(node, PoseArray, "~/poses", latched)
         clock = node.get_clock()
-        # The node's clock, because RViz measures a marker's lifetime in ROS time.
+        # This is the node's clock, because RViz measures a marker's lifetime in ROS time.
         self._board = Board(lambda: clock.now().nanoseconds * 1e-9)
 
     def close(self) -> None:
@@ -75,7 +75,7 @@ class SpatialViews:
         query = result.origin.query or REQUESTS
         header = result.message.header
         positions = result.positions
-        # Created even without subscribers, for late ones. This takes less than a millisecond.
+        # The markers are created even without subscribers, for late subscribers. This takes less than a millisecond.
         self._publish_markers(self._board.show(query, self._to_markers(result, header, query)))
         if TASKS[result.task].shown_as == "path":
             path = to_path(header, positions.waypoints.positions) if positions and positions.waypoints else None
@@ -135,8 +135,8 @@ class _Target:
     def show(self, query: str, header: Header, message: Any) -> None:
         """Publish the message of a query. None: replace the latched message by an empty one, if it belongs to this query.
 
-        :param header: header of the empty message. Without a frame, the frame of the latched message and the present time are
-            used.
+        :param header: header of the empty message. If it has no frame, the empty message gets the frame of the latched message
+            and the current time.
         """
         if message is not None:
             self._shown = query, header.frame_id
@@ -217,7 +217,7 @@ class Overlay:
     def _begin(self, result: Result) -> None:
         self._drawing = True
         self._last = result
-        self._has_newcomers()  # Marks new subscribers as known, because they receive this overlay.
+        self._has_newcomers()  # New subscribers receive this overlay, so they count as known from now on.
         self._model.submit(self._draw(result, self._parameters["overlay_thinking"], *self._wanted))
 
     async def _draw(self, result: Result, thinking: bool, raw: bool, compressed: bool) -> None:
