@@ -1,4 +1,4 @@
-"""Starts a camera on the tabletop world and the node robobrain with the tabletop demo model, which asks all the time.
+"""Start a camera in the tabletop world, and the node robobrain with the tabletop demo model and standing queries.
 
 ros2 launch robobrain_ros demo.launch.py rviz:=true
 ros2 topic echo /robobrain/plan
@@ -63,7 +63,7 @@ PASSED_ON = ("namespace", "model", "params_file", "transport_profile", "use_sim_
 
 
 def make_nodes(context: LaunchContext) -> list[Action]:
-    """Both nodes; a function, so that a wrong argument ends the launch before it has started one of them."""
+    """Return both nodes. In this function, a wrong argument ends the launch before a node has started."""
     value = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     parameters: dict[str, object] = {
         "seed": int(value["seed"]),
@@ -86,11 +86,11 @@ def make_nodes(context: LaunchContext) -> list[Action]:
         parameters=[parameters],
         arguments=["--ros-args", "--log-level", f"{logger}:={value['log_level']}"],
     )
-    # In this order: where there is no RViz, the launch ends there, and would leave a camera behind that it has started. And the
-    # transport profile counts for what comes after it.
+    # The order matters. If RViz is not installed, the launch ends at the first action, and no camera is left running. The first
+    # action also sets the transport profile for the camera.
     return [robobrain, camera]
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The launch description."""
+    """Return the launch description."""
     return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=make_nodes)])

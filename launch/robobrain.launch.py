@@ -1,4 +1,4 @@
-"""Starts the node robobrain.
+"""Start the node robobrain.
 
 ros2 launch robobrain_ros robobrain.launch.py model:=robobrain2.0-7b image_topic:=/front/image_raw
 """
@@ -89,7 +89,7 @@ def parameter_sources(params_file: str, model: str) -> list[object]:
     sources: list[object] = []
     if params_file:
         if not Path(params_file).is_file():
-            # launch_ros would log a warning and start the node without the file, with another model than the user meant.
+            # launch_ros would only log a warning, and start the node without the file and with another model.
             raise FileNotFoundError(f"params_file: there is no file {params_file}.")
         sources.append(params_file)
     if not model:
@@ -127,12 +127,12 @@ def make_nodes(context: LaunchContext) -> list[Action]:
     if value["image_topic"].endswith("/compressed"):
         image = "camera/image/compressed"
         parameters["camera.transport"] = "compressed"
-    # Only the node's own logger: at level debug, those of rcl and DDS write hundreds of lines a second.
+    # The level applies only to the logger of the node. At level debug, rcl and DDS write hundreds of lines a second.
     logger = ".".join([*value["namespace"].strip("/").split("/"), "robobrain"]).lstrip(".")
-    # For everything that starts from here on, including the demo camera.
+    # The variable applies to everything that starts afterwards, including the demo camera.
     nodes: list[Action] = [SetEnvironmentVariable(profile_variable(), profile)] if profile else []
     if value["rviz"] == "true":
-        get_package_prefix("rviz2")  # Without RViz the launch ends here, before it has started a node.
+        get_package_prefix("rviz2")  # If RViz is not installed, this ends the launch before a node has started.
         frame = value["fixed_frame"] or value["target_frame"]
         nodes.append(
             Node(
@@ -158,7 +158,7 @@ def make_nodes(context: LaunchContext) -> list[Action]:
             parameters=[*sources, parameters],
             remappings=[(image, value["image_topic"]), *remappings],
             arguments=["--ros-args", "--log-level", f"{logger}:={value['log_level']}"],
-            # The node ends by itself before launch sends it another signal.
+            # The node ends within `ending.LIMIT`, before launch sends it another signal.
             sigterm_timeout=str(ending.LIMIT + 5.0),
         )
     )
@@ -166,5 +166,5 @@ def make_nodes(context: LaunchContext) -> list[Action]:
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The launch description."""
+    """Return the launch description."""
     return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=make_nodes)])

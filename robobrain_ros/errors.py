@@ -1,8 +1,8 @@
-"""The one hierarchy of errors, shared by the core, the engines and the node.
+"""The errors of the core, the engines and the node.
 
-Every error has a code, whose number is the constant of the same name in ``robobrain_ros/msg/Outcome``, and a message: one
-sentence that says what is wrong and what to do about it. This module imports nothing of the package, so that engines can
-raise these errors without knowing the core.
+Every error has a code and a message. The code's number is the constant with the same name in ``robobrain_ros/msg/Outcome``. The
+message states what happened, and what to do. This module imports no other module of this package, so that engines can raise these
+errors without a dependency on the core.
 """
 
 from enum import IntEnum
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class OutcomeCode(IntEnum):
-    """How a request ended; the same names and numbers as the constants of ``robobrain_ros/msg/Outcome``.
+    """How a request ended. The names and numbers are those of the constants in ``robobrain_ros/msg/Outcome``.
 
-    ``NOT_SET`` is what a message holds that nobody filled; the node sends no such outcome.
+    ``NOT_SET`` is the default of a message. The node never sends it.
     """
 
     NOT_SET = 0
@@ -36,12 +36,12 @@ class OutcomeCode(IntEnum):
 
 
 class RoboBrainError(Exception):
-    """Base of all errors of this package.
+    """The base class of all errors of this package.
 
-    :param message: one sentence for the person at the other end.
-    :param raw_text: what the model wrote, where it wrote anything.
+    :param message: what happened and what to do, for users.
+    :param raw_text: text that the model has written; empty: none.
 
-    ``report`` is set by `core.brain.Brain.run`: how far the request got, for the one who asked. None: nothing was begun.
+    `core.brain.Brain.run` sets ``report`` to the measurements of the failed request. None: the brain did not start the request.
     """
 
     code: OutcomeCode = OutcomeCode.ENGINE_FAILED
@@ -60,13 +60,13 @@ class NotReadyError(RoboBrainError):
 
 
 class BusyError(RoboBrainError):
-    """As many requests wait as may wait."""
+    """The maximum number of requests is already waiting."""
 
     code = OutcomeCode.BUSY
 
 
 class NoImageError(RoboBrainError):
-    """No image has arrived from the camera yet."""
+    """No image has arrived from the camera."""
 
     code = OutcomeCode.NO_IMAGE
 
@@ -78,13 +78,13 @@ class StaleImageError(RoboBrainError):
 
 
 class BadImageError(RoboBrainError):
-    """An image cannot be read: unknown encoding, wrong size, broken data, impossible shape."""
+    """An image cannot be read: its encoding is unknown, its size or shape is wrong, or its data is broken."""
 
     code = OutcomeCode.BAD_IMAGE
 
 
 class BadRequestError(RoboBrainError):
-    """A request contradicts its own description."""
+    """A request is invalid: a value is wrong, or values contradict each other."""
 
     code = OutcomeCode.BAD_REQUEST
 
@@ -96,40 +96,40 @@ class UnsupportedTaskError(RoboBrainError):
 
 
 class UnparsableAnswerError(RoboBrainError):
-    """The model's answer does not have the form that the task asks for; ``raw_text`` holds it."""
+    """The model's answer does not have the form that the task requires. ``raw_text`` contains the answer."""
 
     code = OutcomeCode.UNPARSABLE_ANSWER
 
 
 class NothingFoundError(RoboBrainError):
-    """The model answered, in form, that what was asked for is not in the image."""
+    """The model reports that the requested object is not in the image, or that the task is impossible."""
 
     code = OutcomeCode.NOTHING_FOUND
 
 
 class RequestTimeoutError(RoboBrainError):
-    """The request's deadline has passed; the engine no longer works on it."""
+    """The deadline of the request has passed. The engine no longer computes the request."""
 
     code = OutcomeCode.TIMEOUT
 
 
 class CanceledError(RoboBrainError):
-    """The request was cancelled by its caller or by a shutdown."""
+    """The request was cancelled by its caller or because of a shutdown."""
 
     code = OutcomeCode.CANCELED
 
 
 class EngineFailedError(RoboBrainError):
-    """The engine died or refused to work; the message says what happens next."""
+    """The engine died, or failed to compute an answer. The message states what happens next."""
 
     code = OutcomeCode.ENGINE_FAILED
 
 
 class InfeasiblePlanError(RoboBrainError):
-    """The plan has its form, but contradicts itself or what the request says of the robots; the message names the step."""
+    """The plan has the correct form, but contradicts itself or the robots in the request. The message names the step."""
 
     code = OutcomeCode.INFEASIBLE_PLAN
 
 
 class EngineConfigError(EngineFailedError):
-    """The engine cannot be started as configured: wrong value, missing weights, no memory, wrong version."""
+    """The engine cannot start as configured: wrong value, missing weights, too little memory, wrong version."""

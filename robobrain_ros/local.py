@@ -23,7 +23,7 @@ from robobrain_ros.engine import presets
 from robobrain_ros.engine.base import LoadProgress, ProgressCallback
 
 
-def _tell(progress: LoadProgress) -> None:
+def _print_message(progress: LoadProgress) -> None:
     print(progress.message, flush=True)
 
 
@@ -32,7 +32,7 @@ async def open_brain(
     *,
     can_think: bool | None = None,
     defaults: Defaults | None = None,
-    progress: ProgressCallback = _tell,
+    progress: ProgressCallback = _print_message,
     **engine_options: Any,
 ) -> Brain:
     """Load a model in this process, or use servers with ``kind="remote", urls=("http://gpu:9010/v1",)``.

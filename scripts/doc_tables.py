@@ -1,9 +1,9 @@
-"""Writes config/robobrain.yaml and the generated parts of docs/: tables of messages, outcomes, parameters and models, and files.
+"""Write config/robobrain.yaml and the generated parts of docs/: tables of messages, outcomes, parameters and models, and files.
 
     . scripts/env.sh && python scripts/doc_tables.py
 
-A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`, or the end of the page; a file between
-`<!-- file: PATH -->` and `<!-- end of file -->`. A test compares the written files with what this program would write.
+A table is between `<!-- table: NAME -->` and `<!-- end of table -->`, or the end of the page. A file is between
+`<!-- file: PATH -->` and `<!-- end of file -->`. A test checks that the written files are up to date.
 """
 
 import re
@@ -29,9 +29,9 @@ _COMMENT = re.compile(r"# (?P<comment>.*)")
 
 
 def field_table(lines: list[str]) -> str:
-    """The fields and constants of one part of an interface as a Markdown table."""
+    """Return a Markdown table of the fields and constants of one part of an interface."""
     rows: list[list[str]] = []
-    above: list[str] = []  # The comment's lines above a field: `ros2 interface show` puts nested fields below it.
+    above: list[str] = []  # The comment lines above a field. `ros2 interface show` shows nested fields below the field.
     for line in lines:
         field, comment = _FIELD.fullmatch(line), _COMMENT.fullmatch(line)
         if field:
@@ -45,7 +45,7 @@ def field_table(lines: list[str]) -> str:
 
 
 def interface(kind: str, name: str) -> str:
-    """The section of one interface file: its first comment, then a table for each part."""
+    """Return the section of one interface file: its first comment, and a table for each part."""
     title, *lines = (ROOT / kind / f"{name}.{kind}").read_text(encoding="utf-8").splitlines()
     parts = "\n".join(lines).split("\n---\n")
     tables = [field_table(part.splitlines()) for part in parts]
@@ -54,7 +54,7 @@ def interface(kind: str, name: str) -> str:
 
 
 def interfaces(kind: str, names: tuple[str, ...]) -> str:
-    """Sections of several interface files."""
+    """Return the sections of several interface files."""
     return "\n" + "\n".join(interface(kind, name) for name in names) + "\n"
 
 
@@ -63,7 +63,7 @@ def _all(kind: str) -> tuple[str, ...]:
 
 
 def outcomes() -> str:
-    """The constants of Outcome."""
+    """Return a Markdown table of the constants in Outcome.msg."""
     lines = (ROOT / "msg" / "Outcome.msg").read_text(encoding="utf-8").splitlines()
     found = [field for field in map(_FIELD.fullmatch, lines) if field and field["value"]]
     rows = "".join(f"| `{field['name']}` | {field['value']} | {field['comment']} |\n" for field in found)
@@ -80,17 +80,17 @@ TABLES: dict[str, Callable[[], str]] = {
     "parameters": to_markdown,
     "models": presets.to_markdown,
 }
-"""Every table by its name in the marks."""
+"""All tables by their names in the marks."""
 
 
 def block(path: str) -> str:
-    """A file of the repository as a block of code."""
+    """Return a file of the repository as a code block."""
     text = (ROOT / path).read_text(encoding="utf-8")
     return f"```{_LANGUAGES[Path(path).suffix]}\n{text}```\n"
 
 
 def write(page: str) -> str:
-    """The text of a page with all its tables and files written anew."""
+    """Return the text of a page with new tables and files."""
     page = _MARKS.sub(lambda found: found[1] + TABLES[found[2]]() + found[4], page)
     return _FILES.sub(lambda found: found[1] + block(found[2]) + found[4], page)
 

@@ -1,6 +1,6 @@
-"""Lets the website link to files of the repository outside of docs/: each linked file becomes a text file of the site.
+"""Copy files of the repository that pages link to into the website, as text files, because mkdocs knows only the files in docs/.
 
-mkdocs.yml names this file as a hook. mkdocs itself knows only the files in docs/.
+mkdocs.yml names this file as a hook.
 """
 
 import posixpath
@@ -18,7 +18,10 @@ _LINK = re.compile(r"(\[[^\]]*\])\(((?:\.\./)+[^)\s#]+)(#[^)\s]*)?\)")
 
 
 def _outside(page: str, link: str) -> Path | None:
-    """The file or folder of the repository that a page's link leads to; None: it is in docs/, or missing (mkdocs reports it)."""
+    """Return the file or folder outside of docs/ to which a page's link leads.
+
+    None: the target is in docs/, or it is missing. mkdocs reports missing targets.
+    """
     target = ROOT.joinpath("docs", page).parent.joinpath(link).resolve()
     return None if target.is_relative_to(ROOT / "docs") or not target.exists() else target.relative_to(ROOT)
 
@@ -35,7 +38,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Turn links to files outside of docs/ to their copies. A folder is only named."""
+    """Change links to files outside of docs/ to links to their copies. A link to a folder becomes the folder's name."""
 
     def moved(link: "re.Match[str]") -> str:
         path = _outside(page.file.src_uri, link[2])

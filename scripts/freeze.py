@@ -1,6 +1,6 @@
-"""Writes the versions of the running environment to requirements/constraints.txt.
+"""Write the versions of the packages in the current environment to requirements/constraints.txt.
 
-Versions of packages that the file names already and this environment lacks stay (another Python or engine needs them).
+Packages that are in the file but not in this environment keep their versions, because another Python or engine needs them.
 """
 
 import re
@@ -21,12 +21,12 @@ LEFT_OUT = re.compile(
 
 
 def main() -> None:
-    """Merge what is installed into the file."""
+    """Merge the versions of the installed packages into the file."""
     pins = dict(line.split("==") for line in CONSTRAINTS.read_text().split() if "==" in line)
     for distribution in distributions():
         name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"]).lower()
         if not LEFT_OUT.fullmatch(name):
-            pins[name] = distribution.version.split("+")[0]  # Not the build: "+cpu" is not on every index.
+            pins[name] = distribution.version.split("+")[0]  # Builds such as "+cpu" are not on every package index.
     CONSTRAINTS.write_text(HEADER + "".join(f"{name}=={pins[name]}\n" for name in sorted(pins)))
 
 

@@ -1,9 +1,9 @@
-"""Makes docs/images/markers.png: what RViz shows of the node's answers, seen from beside the camera.
+"""Create docs/images/markers.png. It shows the node's markers as in RViz, seen from a place next to the camera.
 
     python scripts/marker_image.py
 
-The camera and the node of the demo run as a user's would; the cloud is the scene's own depth, the markers are those of ~/markers.
-Only the drawing is not RViz's, so that it needs no screen.
+The program runs the camera and the node of the demo. The point cloud is the depth of the scene, and the markers are from
+~/markers. The program draws them itself, because RViz needs a screen.
 """
 
 import argparse
@@ -42,14 +42,19 @@ QUESTIONS = (
 )
 TIMEOUT = 300.0
 FARTHEST = 1.6
-"""Metres; what lies behind is not drawn."""
+"""Largest depth in metres of drawn pixels."""
 SMOOTH = 8
-"""Bits of OpenCV's coordinates behind the point."""
+"""Fractional bits of OpenCV's drawing coordinates."""
 
 
 @dataclass(frozen=True)
 class View:
-    """A camera that looks at ``centre`` from beside the real one: turned by ``yaw`` and ``pitch`` (radians) around it."""
+    """A virtual camera that looks at ``centre``. It is the real camera, rotated around ``centre`` by ``yaw`` and ``pitch``.
+
+    :param centre: position in metres in the real camera's optical frame.
+    :param yaw: angle in radians. ``pitch``: likewise.
+    :param focal_length: pixels.
+    """
 
     centre: Floats
     yaw: float
@@ -57,7 +62,7 @@ class View:
     focal_length: float
 
     def project(self, positions: Floats) -> Floats:
-        """Pixels and depth, shape (n, 3), of positions in the real camera's optical frame, shape (n, 3)."""
+        """Return pixels and depth (n, 3) of positions (n, 3) in the real camera's optical frame."""
         turn = cv2.Rodrigues(np.array([self.pitch, 0.0, 0.0]))[0] @ cv2.Rodrigues(np.array([0.0, self.yaw, 0.0]))[0]
         seen = (positions - self.centre) @ turn.T + [0.0, 0.0, float(np.linalg.norm(self.centre))]
         pixels = seen[:, :2] / seen[:, 2:] * self.focal_length + np.array(VIEW_SIZE) / 2
@@ -65,7 +70,7 @@ class View:
 
 
 class Watcher(DemoClient):
-    """Asks, and keeps what is to be shown."""
+    """A client that collects the markers of the answers."""
 
     def __init__(self, namespace: str) -> None:
         super().__init__("watcher", namespace)
@@ -77,7 +82,7 @@ class Watcher(DemoClient):
         self._newest = [marker for marker in message.markers if marker.action == Marker.ADD]
 
     def see(self, task: Task, text: str) -> list[Any]:
-        """Ask; gives the answer's markers, which take the place of those before."""
+        """Ask a question, and return the markers of the answer."""
         self._newest = []
         response = self.ask_node(task, text, False, TIMEOUT)
         if response.outcome.code != OutcomeCode.OK:
@@ -91,7 +96,7 @@ class Watcher(DemoClient):
 
 
 def ask_all(logs: Path) -> list[Any]:
-    """Start camera and node, ask everything; gives the markers."""
+    """Start camera and node, ask all questions, and return the markers."""
     namespace = f"/marker_image_{os.getpid()}"
     size = {"width": SCENE_SIZE[0], "height": SCENE_SIZE[1]}
     node = {"engine.model": str(DEMO_MODEL), "camera.use_depth": True}
@@ -108,7 +113,7 @@ def ask_all(logs: Path) -> list[Any]:
 
 
 def cloud(scene: Scene) -> tuple[Floats, Canvas]:
-    """Positions (n, 3) of the scene's pixels in the optical frame, and their colours (n, 3), BGR."""
+    """Return the positions (n, 3) of the scene's pixels in the optical frame, and their colours (n, 3), BGR."""
     rows, columns = np.nonzero(scene.depth < FARTHEST)
     lens = scene.intrinsics
     camera = CameraModel(scene.width, scene.height, lens.fx, lens.fy, lens.cx, lens.cy)
@@ -117,7 +122,7 @@ def cloud(scene: Scene) -> tuple[Floats, Canvas]:
 
 
 def draw_cloud(canvas: Canvas, view: View, positions: Floats, colours: Canvas) -> None:
-    """Each position as a small square, the nearest last."""
+    """Draw each position as a small square. The nearest position is drawn last."""
     seen = view.project(positions)
     order = np.argsort(-seen[:, 2])
     places = np.rint(seen[order, :2]).astype(int)
@@ -128,7 +133,7 @@ def draw_cloud(canvas: Canvas, view: View, positions: Floats, colours: Canvas) -
 
 
 def draw_marker(canvas: Canvas, view: View, marker: Any) -> None:
-    """One marker, as RViz would."""
+    """Draw a marker as RViz does."""
     points = marker.points or [marker.pose.position]
     seen = view.project(np.array([[point.x, point.y, point.z] for point in points]))
     colours = [_bgr(colour) for colour in marker.colors] or [_bgr(marker.color)] * len(seen)
@@ -170,7 +175,7 @@ def _fixed(place: Floats) -> tuple[int, int]:
 
 
 def draw(scene: Scene, markers: list[Any]) -> Canvas:
-    """The scene's cloud and the markers, seen from beside the camera."""
+    """Return an image of the scene's point cloud and the markers."""
     positions, colours = cloud(scene)
     view = View(np.median(positions, axis=0), yaw=0.5, pitch=-0.12, focal_length=520.0)
     canvas: Canvas = np.full((VIEW_SIZE[1], VIEW_SIZE[0], 3), 48, np.uint8)
@@ -181,7 +186,7 @@ def draw(scene: Scene, markers: list[Any]) -> Canvas:
 
 
 def main() -> None:
-    """Make the image."""
+    """Create the image."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("docs/images/markers.png"))
     options = parser.parse_args()

@@ -1,8 +1,8 @@
-"""Writes types of the package's messages, services and actions for mypy and editors: stubs/ from msg/, srv/ and action/.
+"""Write stubs/ from msg/, srv/ and action/: the types of the package's messages, services and actions for mypy and editors.
 
     . scripts/env.sh && python scripts/message_stubs.py
 
-The build generates the classes without types. A test compares the stubs.
+The build generates the classes without types. A test checks that the stubs are up to date.
 """
 
 from collections.abc import Iterable
@@ -24,11 +24,11 @@ KINDS = ("msg", "srv", "action")
 
 _HEADING = '"""Written by scripts/message_stubs.py: do not edit."""\n'
 _PYTHON_TYPES = {"bool": "bool", "string": "str", "wstring": "str", "float32": "float", "float64": "float", "byte": "bytes"}
-"""Types that are not integers. ``char`` is also an integer in Python."""
+"""Python types of the primitive types that are not integers. ``char`` is an integer in Python."""
 
 
 def python_type(type_: Type) -> str:
-    """The Python type of a field; of numbers in an array, what `array.array`, numpy's array and list have in common."""
+    """Return the Python type of a field. An array of numbers is a Sequence: `array.array`, a numpy array, or a list."""
     primitive = type_.is_primitive_type()
     single = _PYTHON_TYPES.get(type_.type, "int") if primitive else str(type_.type)
     if not type_.is_array:
@@ -37,7 +37,7 @@ def python_type(type_: Type) -> str:
 
 
 def message_class(name: str, message: MessageSpecification) -> list[str]:
-    """The lines of the class of a message, or of one part of a service or an action."""
+    """Return the lines of a class for a message, or for one part of a service or an action."""
     fields: list[Field] = message.fields
     constants = [f"    {constant.name}: ClassVar[{python_type(Type(constant.type))}]" for constant in message.constants]
     attributes = [f"    {field.name}: {python_type(field.type)}" for field in fields]
@@ -48,13 +48,13 @@ def message_class(name: str, message: MessageSpecification) -> list[str]:
 
 
 def outer_class(name: str, parts: dict[str, MessageSpecification]) -> list[str]:
-    """The lines of the class of a service or an action, with its parts in it."""
+    """Return the lines of a class for a service or an action. It contains the classes of the parts."""
     lines = [line for part, message in parts.items() for line in ["", *message_class(part, message)]]
     return [f"class {name}:", *(f"    {line}" if line else "" for line in lines[1:])]
 
 
 def parsed(path: Path) -> dict[str, MessageSpecification]:
-    """The parts of an interface file by name; a message's only part has no name."""
+    """Return the parts of an interface file by name. The name of a message's only part is empty."""
     if path.suffix == ".msg":
         return {"": parse_message_file(PACKAGE, path)}
     if path.suffix == ".srv":
@@ -65,7 +65,7 @@ def parsed(path: Path) -> dict[str, MessageSpecification]:
 
 
 def imports(kind: str, messages: Iterable[MessageSpecification]) -> str:
-    """The import lines of a stub: of the standard library, of other packages and of this one."""
+    """Return the import lines of a stub: from the standard library, from other packages, and from this package."""
     messages = list(messages)
     types = [field.type for message in messages for field in message.fields]
     typing = []
@@ -84,12 +84,12 @@ def imports(kind: str, messages: Iterable[MessageSpecification]) -> str:
 
 
 def _import(package: str, names: set[str]) -> str:
-    """An import with one name per line, which the formatter leaves as it is."""
+    """Return an import with one name per line. The formatter does not change this form."""
     return f"from {package}.msg import (\n" + "".join(f"    {name},\n" for name in sorted(names)) + ")\n"
 
 
 def stub(kind: str) -> str:
-    """The text of the stub of ``msg``, ``srv`` or ``action``."""
+    """Return the text of the stub of ``msg``, ``srv`` or ``action``."""
     interfaces = {path.stem: parsed(path) for path in sorted((ROOT / kind).glob(f"*.{kind}"))}
     classes = [
         message_class(name, parts[""]) if kind == "msg" else outer_class(name, parts) for name, parts in interfaces.items()

@@ -1,8 +1,8 @@
-"""Bounds of JSON schemas, regular expressions and grammars: what every engine can compile in little time and memory.
+"""Bounds of JSON schemas, regular expressions and grammars. Every engine can compile a constraint within these bounds quickly.
 
-A grammar engine unrolls counts: ``"minItems": 1000000000`` takes 15 GB. These checks look at the text and at JSON values only, so
-they cost less than a millisecond per 10 kB and never compile anything. Every form that the node itself asks an engine for
-is within the bounds. `core.plans.argument_schema` and `core.plans.patterns` are stricter, because they promise a bounded plan.
+A grammar engine unrolls counts: ``"minItems": 1000000000`` takes 15 GB of memory. These checks use only the text and JSON values.
+They compile nothing, and take less than a millisecond per 10 kB. All constraints of the node itself are within the bounds.
+`core.plans.argument_schema` and `core.plans.patterns` have stricter bounds, because a plan must have a longest text.
 """
 
 import json
@@ -11,15 +11,15 @@ import re
 from typing import Any
 
 LARGEST_SCHEMA = 256 * 1024
-"""Bytes of a schema as JSON text."""
+"""Most bytes of a schema as JSON text."""
 LONGEST_REGEX = 16 * 1024
 LARGEST_GRAMMAR = 64 * 1024
 DEEPEST = 64
-"""Levels of nested objects, lists, or groups of a regular expression."""
+"""Most levels of nested objects, lists, or groups of a regular expression."""
 MOST_REPEATS = 4096
-"""Repetitions that a regular expression or a grammar may ask for; in a regular expression nested counts multiply."""
+"""Most repetitions in a regular expression or a grammar. In a regular expression, nested counts are multiplied."""
 MOST_REPEATS_IN_ALL = 64 * 1024
-"""The sum of all counts of one regular expression."""
+"""Largest sum of all counts in a regular expression."""
 
 MOST_ITEMS = 10_000
 LONGEST_STRING = 100_000
@@ -40,9 +40,10 @@ _GRAMMAR_COUNT = re.compile(
 
 
 def check_schema_bounds(schema: Any) -> None:
-    """Check a JSON schema, as JSON text or as the value that the text means. A structural tag is checked the same way.
+    """Check a JSON schema. A structural tag is checked in the same way.
 
-    :raises ValueError: the schema exceeds a bound or holds a number that is not finite; the message begins with the place in it.
+    :param schema: the schema as JSON text, or parsed.
+    :raises ValueError: the schema exceeds a bound, or has a number that is not finite. The message begins with the path.
     """
     try:
         text = schema if isinstance(schema, str) else json.dumps(schema, ensure_ascii=False)
@@ -90,7 +91,7 @@ def check_regex_bounds(pattern: str) -> None:
 
 
 def check_grammar_bounds(grammar: str) -> None:
-    """Check a grammar in EBNF, GBNF or Lark, regular expressions and schemas within it included.
+    """Check a grammar in EBNF, GBNF or Lark, including the regular expressions and schemas in it.
 
     :raises ValueError: the grammar is too large or repeats too often.
     """
@@ -137,7 +138,7 @@ def _name(path: str) -> str:
 
 
 def _largest(least: str | None, most: str | None) -> int:
-    """The larger of two counts; a count of more digits than any bound has is cut, which keeps it above the bound."""
+    """Return the larger of two counts. A count with very many digits is cut to 12 digits, which still exceeds all bounds."""
     return max(int((number or "0")[:12]) for number in (least, most))
 
 
@@ -147,7 +148,7 @@ def _within(count: float, most: int, what: str, unit: str) -> None:
 
 
 def no_constant(name: str) -> float:
-    """Reject NaN and Infinity, which Python's JSON parser accepts; for its ``parse_constant``.
+    """Reject NaN and Infinity, which are not valid JSON. Pass it to Python's JSON parser as ``parse_constant``.
 
     :raises ValueError: always.
     """

@@ -1,14 +1,14 @@
-"""Find and reject control tokens of chat templates in texts of users, because a tokenizer turns them into real tokens.
+"""Find and reject control tokens in texts of users, because the tokenizer would turn them into control tokens of the prompt.
 
-``<|im_end|>`` in a question ends the turn, ``<|im_start|>system`` begins another one, and ``<|image_pad|>`` takes the place
-of an image. A text is checked against the special tokens of the checkpoint's own tokenizer where it is known, and always against
-the form ``<|...|>``, which the tokens of all supported families have.
+In a question, ``<|im_end|>`` would end the turn, ``<|im_start|>system`` would begin another turn, and ``<|image_pad|>`` would
+take the place of an image. Each text is checked against the form ``<|...|>``, which the control tokens of all supported families
+have. If the checkpoint's tokenizer is known, the text is also checked against the tokenizer's special tokens.
 
-Words such as ``<think>`` and ``<answer>`` are not control tokens. They stand in the user's turn as any other text and cannot end
-it, and questions of benchmarks hold them ("answer in <answer> tags"). Look-alikes of other alphabets are ordinary text for a
-tokenizer.
+Words such as ``<think>`` and ``<answer>`` are not control tokens. In the user's turn, they are ordinary text and cannot end the
+turn, and questions of benchmarks contain them ("answer in <answer> tags"). Similar characters of other alphabets are also
+ordinary text for a tokenizer.
 
-This module imports nothing of the package but the errors, so that the core, the engines and the HTTP server can use it.
+This module imports only `errors` from this package, so that the core, the engines and the HTTP server can use it.
 """
 
 import re
@@ -18,30 +18,30 @@ from robobrain_ros.errors import BadRequestError
 
 _FORM = r"<\|[^<>|\s]{1,64}\|>"
 _SHORTEST = 3
-"""Least characters of a token of another form. Some tokenizers pad with an ordinary letter or word."""
+"""Least characters of a special token that is checked. Some tokenizers use an ordinary letter or word for padding."""
 
 
 def special_tokens_of(tokenizer: object) -> frozenset[str]:
-    """The special tokens of a tokenizer of transformers, by which its chat template and its model structure a text."""
+    """Return the special tokens of a tokenizer of transformers. The chat template and the model structure a prompt with them."""
     added = getattr(tokenizer, "added_tokens_decoder", None) or {}
     special = {str(token) for token in added.values() if getattr(token, "special", False)}
     return frozenset(special | {str(token) for token in getattr(tokenizer, "all_special_tokens", ())})
 
 
 def find_control_token(text: str, tokens: frozenset[str] = frozenset()) -> str:
-    """The first control token in a text; empty: there is none.
+    """Return the first control token in a text; empty: there is none.
 
-    :param tokens: the checkpoint's special tokens, as of `special_tokens_of`; empty: not known.
+    :param tokens: the checkpoint's special tokens (`special_tokens_of`); empty: unknown.
     """
     found = _pattern(tokens).search(text)
     return found[0] if found else ""
 
 
 def reject_control_tokens(field: str, text: str, tokens: frozenset[str] = frozenset()) -> None:
-    """Check a text that goes into a prompt.
+    """Check a text that becomes part of a prompt.
 
-    :param field: what holds the text, for the message: "The question", "context.robots[0].name".
-    :raises BadRequestError: the text holds a control token.
+    :param field: name of the text for the message, such as "The question" or "context.robots[0].name".
+    :raises BadRequestError: the text contains a control token.
     """
     token = find_control_token(text, tokens)
     if token:
@@ -52,7 +52,7 @@ def reject_control_tokens(field: str, text: str, tokens: frozenset[str] = frozen
 
 
 def without_control_tokens(text: str, tokens: frozenset[str] = frozenset()) -> str:
-    """Split the control tokens of a text with a blank, so that a tokenizer reads them as ordinary text."""
+    """Insert a blank into each control token of a text, so that the tokenizer treats it as ordinary text."""
     return _pattern(tokens).sub(lambda token: f"{token[0][:1]} {token[0][1:]}", text)
 
 

@@ -1,6 +1,6 @@
-"""Read a small file whose name is a parameter or an argument: up to a size limit, and without waiting for a writer.
+"""Read a small file whose name is a parameter or an argument. The size is limited, and reading never waits for a writer.
 
-This module imports nothing of the package, so that the core, the engines and the node can use it.
+This module imports no other module of this package, so that the core, the engines and the node can use it.
 """
 
 import json
@@ -21,11 +21,11 @@ _PIECE = 1 << 16
 
 
 class UnreadableFileError(Exception):
-    """A file cannot be read. The text is the reason alone, without the file's name and without a full stop."""
+    """A file cannot be read. The message is the reason, without the file's name and without a full stop."""
 
 
 class NoSuchFileError(UnreadableFileError):
-    """There is no file of this name."""
+    """There is no file with this name."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,19 @@ class SmallFile:
 def read_small_file(path: str | Path, largest: int) -> SmallFile:
     """Read a regular file of at most ``largest`` bytes.
 
-    Nothing is read from a pipe, a device, a socket or a directory, and opening one never blocks.
+    Pipes, devices, sockets and directories are rejected. Opening one of them never blocks.
 
-    :raises UnreadableFileError: it cannot be read, is not a regular file, or is larger; `NoSuchFileError` where it is missing.
+    :raises NoSuchFileError: the file does not exist.
+    :raises UnreadableFileError: the file cannot be read, is not a regular file, or is larger.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except FileNotFoundError as error:
         raise NoSuchFileError("No such file or directory") from error
     except OSError as error:
-        special = _KINDS.get(_kind(path), "")  # A socket, or a device without a driver.
+        special = _KINDS.get(_kind(path), "")  # Sockets and devices without a driver cannot be opened.
         raise UnreadableFileError(f"{special}, not a regular file" if special else error.strerror or "unknown error") from error
-    except ValueError as error:  # A name with a NUL character.
+    except ValueError as error:  # The name contains a NUL character.
         raise UnreadableFileError(f"its name is not a file name ({error})") from error
     try:
         status = os.fstat(descriptor)
@@ -69,7 +70,7 @@ def read_small_file(path: str | Path, largest: int) -> SmallFile:
 def read_small_text(path: str | Path, largest: int) -> str:
     """Read a regular file of UTF-8 text; see `read_small_file`.
 
-    :raises UnreadableFileError: as of `read_small_file`, or it is not UTF-8.
+    :raises UnreadableFileError: see `read_small_file`; or the file is not UTF-8.
     """
     content = read_small_file(path, largest).content
     try:
@@ -82,7 +83,7 @@ def read_small_text(path: str | Path, largest: int) -> str:
 def read_small_json(path: str | Path, largest: int) -> dict[str, Any]:
     """Read a regular file with a JSON object; see `read_small_file`.
 
-    :raises UnreadableFileError: as of `read_small_text`, or it is not a JSON object.
+    :raises UnreadableFileError: see `read_small_text`; or the content is not a JSON object.
     """
     try:
         content = json.loads(read_small_text(path, largest))
