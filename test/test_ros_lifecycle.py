@@ -5,8 +5,9 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from fakes import Script, ScriptedEngine
-from lifecycle_msgs.msg import State, Transition
-from lifecycle_msgs.srv import GetState
+from lifecycle_msgs.msg import State, Transition, TransitionEvent
+from lifecycle_msgs.srv import ChangeState, GetAvailableStates, GetAvailableTransitions, GetState
+from rclpy.lifecycle import LifecycleNode
 from ros_rig import Rig, image_message, rig, scripted
 
 from robobrain_ros.msg import Outcome
@@ -49,6 +50,47 @@ def test_without_autostart_the_node_waits_and_goes_through_its_life_twice() -> N
             assert len(engines) == round_number
         assert it.transition(Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
         assert state(it) == State.PRIMARY_STATE_FINALIZED
+
+
+SERVICES = {
+    "change_state": ChangeState,
+    "get_state": GetState,
+    "get_available_states": GetAvailableStates,
+    "get_available_transitions": GetAvailableTransitions,
+    "get_transition_graph": GetAvailableTransitions,
+}
+
+
+def test_each_lifecycle_service_exists_once() -> None:
+    """A client sends its request to the first service that it discovers. A second one that nobody reads would lose it."""
+    with scripted("[(10, 10)]") as (it, _):
+        assert it.call(Locate, "point", Locate.Request(instruction="mug")).outcome.code == Outcome.OK
+        counts = {name: it.client.count_services(f"{it.name}/{name}") for name in SERVICES}
+    assert counts == dict.fromkeys(SERVICES, 1)
+
+
+def test_the_lifecycle_services_answer_as_those_of_a_plain_lifecycle_node() -> None:
+    with rig(ScriptedEngine(["[(10, 10)]"]), autostart=False) as it:
+        plain = LifecycleNode("plain", namespace=it.client.get_namespace(), context=it.context)
+        it.executor.add_node(plain)
+        for transition in (None, Transition(id=Transition.TRANSITION_CONFIGURE), Transition(label="activate")):
+            for name, kind in SERVICES.items():
+                if kind is ChangeState and transition is None:
+                    continue
+                request = ChangeState.Request(transition=transition) if kind is ChangeState else kind.Request()
+                client = it.client.create_client(kind, f"{plain.get_fully_qualified_name()}/{name}")
+                it.until(client.service_is_ready, f"the plain node's service {name}")
+                assert it.call(kind, name, request) == it.answer(client.call_async(request)), name
+        it.executor.remove_node(plain)
+        plain.destroy_node()
+
+
+def test_transitions_are_published() -> None:
+    with rig(ScriptedEngine(["[(10, 10)]"]), autostart=False) as it:
+        events = it.listen(TransitionEvent, f"{it.name}/transition_event")
+        assert it.transition(Transition.TRANSITION_CONFIGURE)
+        it.until(lambda: len(events) == 2, "both events of the transition")
+    assert [event.goal_state.label for event in events] == ["configuring", "inactive"]
 
 
 def test_configure_and_cleanup_do_not_wait_for_the_model() -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from traceback import extract_tb, format_exception
 from typing import Any
 
-from lifecycle_msgs.srv import ChangeState, GetAvailableStates, GetAvailableTransitions, GetState
 from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
@@ -26,14 +25,12 @@ from rclpy.task import Task
 from rclpy.timer import Timer
 
 from robobrain_ros.errors import OutcomeCode
-from robobrain_ros.ros.delivery import qos
+from robobrain_ros.ros.delivery.lifecycle_services import LifecycleServices
 from robobrain_ros.ros.delivery.pacing import Pacing
 from robobrain_ros.ros.delivery.redelivery import Redelivery
 
 _LOG_INTERVAL = 1.0
 """Each place logs at most one fault in this number of seconds. All faults are counted."""
-_LIFECYCLE_SERVICES = (ChangeState, GetState, GetAvailableStates, GetAvailableTransitions)
-_LONGEST_NAME = 60
 _LONGEST = 500
 """Characters of an exception's message that are reported."""
 
@@ -83,9 +80,8 @@ class GuardedNode(LifecycleNode):
         self.pacing = Pacing(self)
         self.redelivery = Redelivery(self)
         self._tasks: set[Task] = set()
-        super().__init__(name, **options)
-        for service in [service for service in self.services if service.srv_type in _LIFECYCLE_SERVICES]:
-            self._replace(service)
+        super().__init__(name, enable_communication_interface=False, **options)
+        LifecycleServices(self, self._state_machine)
         # rclpy creates these services without calling create_service.
         for service in self.services:
             if not hasattr(service.callback, "guarded"):
@@ -176,16 +172,6 @@ class GuardedNode(LifecycleNode):
         )
         super().add_on_set_parameters_callback(guarded)
 
-    def _replace(self, service: Service) -> None:
-        """Replace a lifecycle service of rcl by one with a longer queue.
-
-        The queue of rcl's own service holds 10 requests. rcl's service continues to exist as part of the state machine, but
-        nothing reads its requests.
-        """
-        srv_type, name, callback = service.srv_type, service.srv_name, service.callback
-        self.destroy_service(service)
-        self.create_service(srv_type, name, callback, qos_profile=qos.service(0))
-
     def _guard_service(self, service: Service) -> None:
         """Make a service send a response even if its callback raises, and survive clients that have left."""
         where, callback, send = f"The service {service.srv_name}", service.callback, service.send_response
@@ -193,8 +179,6 @@ class GuardedNode(LifecycleNode):
 
         if service.srv_type is SetParameters:
             callback = functools.partial(self._set_each, callback)
-        if service.srv_type is ChangeState:
-            callback = functools.partial(self._change_state, callback)
 
         def instead(error: Exception, request: Any, response: Any) -> Any:
             return failed(request, service.srv_type.Response(), self.fault(where, error))
@@ -234,21 +218,6 @@ class GuardedNode(LifecycleNode):
         for parameter in request.parameters:
             one = self.guard("Setting a parameter", setting, _rejected)
             response.results += one(SetParameters.Request(parameters=[parameter]), SetParameters.Response()).results
-        return response
-
-    def _change_state(
-        self, change: Callable[..., Any], request: ChangeState.Request, response: ChangeState.Response
-    ) -> ChangeState.Response:
-        """Change the state as rclpy does. Reject impossible transitions and unknown ones, as rclcpp does."""
-        by_label, wanted = bool(request.transition.label), request.transition.label or str(request.transition.id)
-        transitions = [(label, str(number)) for number, label, *_ in self._state_machine.available_transitions]
-        if wanted in {label if by_label else number for label, number in transitions}:
-            return change(request, response)
-        state = self._state_machine.current_state[1]
-        allowed = ", ".join(f"{label} ({number})" for label, number in transitions) or "none"
-        name = ascii(wanted)[1:-1][:_LONGEST_NAME]
-        self.get_logger().error(f"Transition {name} rejected: the node is {state}. Transitions from this state: {allowed}.")
-        response.success = False
         return response
 
 
