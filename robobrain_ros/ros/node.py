@@ -281,7 +281,10 @@ class RoboBrainNode(GuardedNode):
     def say_farewell(self, executor: SingleThreadedExecutor) -> None:
         """Cancel requests in progress, and send their responses. Call it after spinning and before `destroy_node`."""
         self._deactivate()
-        ending.finish_answers(executor, lambda: self._requests.open_count + self._endpoints.busy + self.pacing.waiting > 0)
+        unsent = (lambda: self.pacing.waiting, lambda: self.redelivery.waiting)
+        ending.finish_answers(
+            executor, lambda: self._requests.open_count + self._endpoints.busy + sum(count() for count in unsent) > 0
+        )
 
     def destroy_node(self) -> None:
         """Release everything, and wait for the end of the engine's processes, with a time limit.

@@ -1,8 +1,10 @@
-"""An action server that survives exceptions and limits the rate of its responses."""
+"""An action server that survives exceptions, limits the rate of its responses, and repeats those that could not be sent."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
+from action_msgs.msg import GoalStatus
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import CallbackGroup
@@ -16,6 +18,26 @@ RESULT_TIMEOUT = 60
 """Seconds of the node's clock for which the result of an ended goal is kept. rclpy's default is 900 s."""
 _WEIGHT = 10.0
 """Weight of a response. Each change of a goal's state sends the states of all goals to every action client."""
+
+
+class _Redelivering:
+    """rclpy's handle of an action server. It sends responses again if DDS does not know the client yet.
+
+    :param deliver: sends a response, see `GuardedNode.deliver`.
+    """
+
+    def __init__(self, handle: Any, deliver: Callable[[Callable[[], None]], None]) -> None:
+        self._handle = handle
+        self._deliver = deliver
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._handle, name)
+
+    def send_cancel_response(self, header: Any, response: Any) -> None:
+        self._deliver(lambda: self._handle.send_cancel_response(header, response))
+
+    def send_result_response(self, header: Any, response: Any) -> None:
+        self._deliver(lambda: self._handle.send_result_response(header, response))
 
 
 class GuardedActionServer(ActionServer):
@@ -53,6 +75,9 @@ class GuardedActionServer(ActionServer):
             feedback_pub_qos_profile=qos.FEEDBACK,
             result_timeout=RESULT_TIMEOUT,
         )
+        # Not for goals, because rclpy's goal handles accept only its own handle of the server.
+        self._redelivering = copy.copy(self)
+        self._redelivering._handle = _Redelivering(self._handle, self._deliver)
 
     async def turn(self, kind: str) -> None:
         """Wait for the turn of a response to a "goal", "cancel" or "result" request."""
@@ -75,3 +100,28 @@ class GuardedActionServer(ActionServer):
                 await super().execute({kind: data})
             except Exception as error:
                 self._guarded_node.fault(f"The action {self._name} ({kind})", error)
+
+    def _deliver(self, send: Callable[[], None], *, failed: bool = False) -> None:
+        self._guarded_node.deliver(f"The action {self._name}", send, failed=failed)
+
+    async def _execute_goal_request(self, request_header_and_message: Any) -> None:
+        """See `ActionServer`. If the response cannot be sent, rclpy keeps the goal and does nothing with it."""
+        header, request = request_header_and_message
+        goal_id = bytes(request.goal_id.uuid)
+        known = goal_id in self._goal_handles
+        await super()._execute_goal_request(request_header_and_message)
+        goal = self._goal_handles.get(goal_id)
+        if known or goal is None or goal.status != GoalStatus.STATUS_ACCEPTED:
+            return
+        response = self._action_type.Impl.SendGoalService.Response(accepted=True, stamp=goal._goal_info.stamp)
+        self._deliver(lambda: self._handle.send_goal_response(header, response), failed=True)
+        self._handle.publish_status()
+        goal.execute()
+
+    async def _execute_cancel_request(self, request_header_and_message: Any) -> None:
+        """See `ActionServer`."""
+        await ActionServer._execute_cancel_request(self._redelivering, request_header_and_message)
+
+    async def _execute_get_result_request(self, request_header_and_message: Any) -> None:
+        """See `ActionServer`."""
+        await ActionServer._execute_get_result_request(self._redelivering, request_header_and_message)

@@ -15,6 +15,7 @@ from typing import Any
 from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+from rclpy.exceptions import InvalidHandle
 from rclpy.guard_condition import GuardCondition
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode
@@ -104,6 +105,31 @@ class GuardedNode(LifecycleNode):
         """
         return _caught(callback, lambda error, *_: instead(self.fault(where, error)))
 
+    def deliver(self, where: str, send: Callable[[], None], *, failed: bool = False) -> None:
+        """Send a response. If DDS does not know its client yet, keep the response and send it later; see `Redelivery`.
+
+        :param where: the service or action: the subject of a sentence in the log.
+        :param failed: whether a first attempt has failed already.
+        """
+
+        def sent() -> bool:
+            try:
+                send()
+            except rclpy_implementation.RCLError:
+                return False
+            except InvalidHandle:  # The service or action was destroyed meanwhile.
+                lost()
+            return True
+
+        def lost() -> None:
+            self.faults.lost_responses += 1
+            self.get_logger().warning(
+                f"{where} could not send a response, because its client is unreachable.", throttle_duration_sec=_LOG_INTERVAL
+            )
+
+        if failed or not sent():
+            self.redelivery.keep(sent, lost)
+
     def start_task(self, callback: Callable[..., Any], *arguments: Any) -> None:
         """Call a function, or await a coroutine function, in the executor. Without an executor, do nothing."""
         executor = self.executor
@@ -183,28 +209,12 @@ class GuardedNode(LifecycleNode):
         def instead(error: Exception, request: Any, response: Any) -> Any:
             return failed(request, service.srv_type.Response(), self.fault(where, error))
 
-        def sent(response: Any, header: Any) -> bool:
-            """Send the response. Return False if DDS does not know its client yet."""
-            try:
-                send(response, header)
-            except rclpy_implementation.RCLError:
-                return False
-            return True
-
-        def lost() -> None:
-            self.faults.lost_responses += 1
-            self.get_logger().warning(
-                f"{where} could not send a response, because its client is unreachable.", throttle_duration_sec=_LOG_INTERVAL
-            )
-
         def guarded_send(response: Any, header: Any) -> None:
             try:
-                left = sent(response, header)
+                self.deliver(where, lambda: send(response, header))
             except Exception as error:  # The response contains a value that its message type does not support.
                 response = failed(None, service.srv_type.Response(), self.fault(where, error))
-                left = sent(response, header)
-            if not left:
-                self.redelivery.keep(lambda: sent(response, header), lost)
+                self.deliver(where, lambda: send(response, header))
 
         service.callback = _caught(callback, instead)
         service.send_response = lambda response, header: self.pacing.respond(
