@@ -3,7 +3,7 @@
 import gc
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -152,10 +152,13 @@ def rig(
     engine: Engine | Callable[[], Engine] | None = None,
     *,
     namespace: str = "",
+    remappings: Sequence[str] = (),
     transform_source: Callable[[Any], TransformSource] = Tf2,
     **parameters: Any,
 ) -> Iterator[Rig]:
     """A running node with that engine (or factory of engines; None: as the parameters say) in a namespace of its own.
+
+    :param remappings: of the node, as on a command line: ``camera/image:=/front``.
 
     Parameters are given by name, with __ for a dot. There is no warm-up: it would follow the engine's script.
     """
@@ -164,7 +167,7 @@ def rig(
         gc.collect()
     namespace = namespace or f"/test_{number}"
     context = rclpy.context.Context()
-    rclpy.init(context=context)
+    rclpy.init(context=context, args=["--ros-args", *(part for each in remappings for part in ("-r", f"robobrain:{each}"))])
     values = {"warm_up": False} | {name.replace("__", "."): value for name, value in parameters.items()}
     factory = None if engine is None else (engine if callable(engine) else lambda: engine)
     node = RoboBrainNode(

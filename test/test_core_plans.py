@@ -187,6 +187,7 @@ def prop(**schema: Any) -> PlanRequest:
         (PlanRequest((ARM,), max_steps=51), r"context\.max_steps: 51 is not within"),
         (PlanRequest((ARM,), max_steps=2, mode=PlanMode.NEXT_STEP), r"context\.max_steps: 2 contradicts mode NEXT_STEP"),
         (skilled(object_argument="which"), r"context\.robots\[0\]\.skills\[0\]\.object_argument: 'which' is not a property"),
+        (skilled(object_argument="y" * 1_000_000), r".*\.object_argument: 'y{40}' is not a property"),
         (skilled(object_argument=""), r"context\.robots\[0\]\.skills\[0\]\.object_argument: a skill with an effect"),
         (schemed("{"), r"context\.robots\[0\]\.skills\[0\]\.arguments_schema: the text is not JSON"),
         (schemed("[1]"), r".*arguments_schema: the text is not the JSON schema of an object"),

@@ -2,6 +2,8 @@
 
 import asyncio
 import dataclasses
+import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from robobrain_ros.core.plans.checks import check_request
 from robobrain_ros.core.plans.request import DoneStep, Place, PlanRequest, Robot, Skill, SkillEffect
 from robobrain_ros.core.plans.robots_file import read_robots
 from robobrain_ros.core.query import Answer
-from robobrain_ros.core.query_checks import texts_of
+from robobrain_ros.core.query_checks import check_query, texts_of
 from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.engine.base import EngineInfo
 from robobrain_ros.errors import BadRequestError
@@ -85,6 +87,36 @@ def with_text(value: Any, path: str, text: str) -> Any:
                 return (*value[:number], new, *value[number + 1 :])
             return replace(value, **{name[1:]: new})
     raise AssertionError(f"there is no {path}")
+
+
+class Unread(tuple[Any, ...]):
+    """A long list of which no item may be read."""
+
+    def __iter__(self) -> Iterator[Any]:
+        raise AssertionError("the items are read")
+
+
+ROBOT = REQUEST.robots[0]
+LONG = Unread([None] * 201)
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (replace(REQUEST, robots=LONG), "robots"),
+        (replace(REQUEST, robots=(replace(ROBOT, skills=LONG),)), "robots[0].skills"),
+        (replace(REQUEST, robots=(replace(ROBOT, reachable_places=LONG),)), "robots[0].reachable_places"),
+        (replace(REQUEST, scene=LONG), "scene"),
+        (replace(REQUEST, scene=(Place("table", LONG),)), "scene[0].objects"),
+        (replace(REQUEST, done=LONG), "done"),
+    ],
+    ids=lambda it: it if isinstance(it, str) else "",
+)
+def test_a_list_of_a_plan_request_that_is_too_long_is_rejected_before_it_is_read(request_: PlanRequest, field: str) -> None:
+    """All of this runs on the engine's loop, where other requests would wait."""
+    with pytest.raises(BadRequestError, match=rf"^context\.{re.escape(field)}: ") as caught:
+        check_query(Query(Task.PLAN, "Clear the table.", [IMAGE], plan=request_))
+    assert len(caught.value.message) < 200
 
 
 FIELDS = [path for path, text in texts_of(REQUEST, "") if text]

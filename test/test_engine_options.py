@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 
+from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.engine.embedded.arguments import reject_unknown
 from robobrain_ros.engine.embedded.checkpoint import find_checkpoint
 from robobrain_ros.engine.embedded.start_errors import explain_start_error
+from robobrain_ros.engine.flagos.tune_file import tune_file
+from robobrain_ros.engine.http.server import public_name
 from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.engine.presets import resolve_options
 from robobrain_ros.errors import EngineConfigError
 
 
@@ -54,6 +58,34 @@ def find(model: str | Path, **changes: Any) -> None:
 def test_missing_folder() -> None:
     with pytest.raises(EngineConfigError, match="/no/such/folder is neither a folder on this machine"):
         find("/no/such/folder")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("x" * 300, "cannot be read .File name too long."),
+        ("/" + "x/" * 3000, "cannot be read .File name too long."),
+        ("~nobody-of-this-name/model", "is neither a folder on this machine"),
+        ("BAAI/Robo Brain", "nor a valid name on the hub"),
+        ("BAAI/RoboBrain2.0-7B\n", "nor a valid name on the hub"),
+    ],
+)
+def test_a_name_that_no_file_system_or_hub_takes_is_a_sentence(name: str, sentence: str) -> None:
+    with pytest.raises(EngineConfigError, match=sentence) as caught:
+        find(name)
+    assert len(caught.value.message) < 500
+
+
+def test_such_a_name_is_no_preset_no_family_and_no_folder() -> None:
+    with pytest.raises(EngineConfigError, match="there is no preset"):
+        resolve_options({"model": "robobrain" + "x" * 300})
+    with pytest.raises(EngineConfigError, match="neither a known model type"):
+        profile_for("x" * 300)
+    assert public_name("x" * 300) == "x" * 300
+
+
+def test_a_tune_file_of_an_unknown_user_is_one_that_does_not_exist() -> None:
+    assert not tune_file(EngineOptions.of(model="m", flagos_tune_file="~nobody-of-this-name/tune.json")).exists()
 
 
 def test_folder_without_config(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from ros_rig import Rig, rig, scripted
 from test_ros_program import start
 
 from robobrain_ros.engine.http.options import ServerOptions
-from robobrain_ros.engine.options import SERVER_PREFIX, option_fields, public_name
+from robobrain_ros.engine.options import SERVER_PREFIX, EngineOptions, option_fields, public_name
+from robobrain_ros.ros.engine_setup import checked_options
 from robobrain_ros.ros.node import RoboBrainNode
 from robobrain_ros.ros.parameters.documents import to_markdown, to_yaml
 from robobrain_ros.ros.parameters.parameter import Applies, Parameter
@@ -134,6 +135,18 @@ CHOICES = [it for it in (*table(), *camera_parameters("camera"), *standing_query
 def unconfigured() -> Iterator[Rig]:
     with rig(lambda: pytest.fail("no engine is needed"), autostart=False, standing_queries=["mugs"]) as it:
         yield it
+
+
+def test_the_reason_quotes_a_long_value_in_short(unconfigured: Rig) -> None:
+    for parameter in CHOICES:
+        result = unconfigured.set_parameter(parameter.name, "x" * 100_000)
+        assert not result.successful
+        assert result.reason.startswith(f"{parameter.name} is 'xxx")
+        assert len(result.reason) < 400
+
+
+def test_a_model_of_a_name_that_no_file_system_takes_is_reported_when_it_is_loaded() -> None:
+    assert checked_options(EngineOptions.of(model="x" * 300), None, print).model == "x" * 300
 
 
 @pytest.mark.parametrize("parameter", CHOICES, ids=lambda it: it.name)

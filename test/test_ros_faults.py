@@ -113,6 +113,28 @@ def test_feedback_that_raises_costs_no_result(monkeypatch: pytest.MonkeyPatch) -
     assert (end.status, end.result.outcome.code) == (GoalStatus.STATUS_SUCCEEDED, Outcome.OK)
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        "clock.ClockWatch.check",
+        "requests.requests.Requests.give_up_overdue",
+        "cameras.cameras.Cameras.adapt",
+        "standing.StandingQueries.attend",
+        "result_topics.ResultTopics.attend",
+        "endpoints.Endpoints.attend",
+        "process.twins.Twins.attend",
+        "process.memory.MemoryReturn.attend",
+    ],
+)
+def test_what_the_node_does_each_second_goes_on_if_one_part_raises(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"robobrain_ros.ros.{part}", fail)
+    with rig(autostart=False) as it:
+        messages = it.listen(DiagnosticArray, "/diagnostics")
+        it.until(
+            lambda: (found := status_of(messages, it, "node")) and int(value_of(found, "faults")) > 1, "a report of two seconds"
+        )
+
+
 @pytest.mark.parametrize("kind", ["timer", "subscription", "task", "guard condition", "coroutine"])
 def test_an_exception_in_any_callback_is_logged_and_counted(kind: str) -> None:
     async def fail_later() -> None:

@@ -25,6 +25,7 @@ from robobrain_ros.core.plans.request import (
     SkillEffect,
     StepOutcome,
 )
+from robobrain_ros.errors import BadRequestError
 from robobrain_ros.msg import Outcome, PlanContext, QueryOptions
 from robobrain_ros.msg import Plan as PlanMessage
 from robobrain_ros.ros.messages.plans import to_plan_context, to_plan_request
@@ -58,6 +59,21 @@ def written(verdict: str = "plan", *steps: dict[str, Any]) -> str:
 def plan(it: Rig, request: PlanRequest | PlanContext, task: str = "clear the table", **options: Any) -> MakePlan.Response:
     context = request if isinstance(request, PlanContext) else to_plan_context(request)
     return it.call(MakePlan, "plan", MakePlan.Request(task=task, context=context, options=QueryOptions(**options)))
+
+
+class Unread(list[Any]):
+    """A long list of which no item may be read."""
+
+    def __iter__(self) -> Iterator[Any]:
+        raise AssertionError("the items are read")
+
+
+@pytest.mark.parametrize("field", ["robots", "scene", "done"])
+def test_a_list_of_a_context_that_is_too_long_is_rejected_before_it_is_converted(field: str) -> None:
+    context = PlanContext()
+    setattr(context, f"_{field}", Unread([None] * 201))  # Without the check of the message's own setter, which reads all.
+    with pytest.raises(BadRequestError, match=rf"^context\.{field}: there are 201"):
+        to_plan_request(context)
 
 
 def test_a_context_means_the_same_as_message_and_in_the_core() -> None:

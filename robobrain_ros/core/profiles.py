@@ -1,5 +1,6 @@
 """The differences between model families: prompts, tasks, coordinates and thinking. To add a family, add a `Profile`."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -217,7 +218,7 @@ def profile_for(where: str | Path) -> Profile:
         return known[str(where)]
     names = " and ".join(f"{profile.model_type} ({profile.family})" for profile in PROFILES)
     path = Path(where)
-    if not path.exists():
+    if not os.path.exists(path):  # Unlike Path.exists, false if the name cannot be read.
         raise EngineConfigError(
             f"{str(where)!r} is neither a known model type nor the folder of a checkpoint. Known model types are {names}."
         )

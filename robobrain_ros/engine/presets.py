@@ -4,6 +4,7 @@
 """
 
 import difflib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -306,7 +307,7 @@ def is_explicit(name: str, value: Any) -> bool:
 
 
 def _reject_misspelled(name: str) -> None:
-    if not name.lower().startswith("robobrain") or "/" in name or Path(name).exists():
+    if not name.lower().startswith("robobrain") or "/" in name or os.path.exists(name):
         return
     names = [preset.name for preset in PRESETS]
     near = difflib.get_close_matches(name.lower(), names, n=1)

@@ -91,13 +91,20 @@ class Endpoints:
         return self._busy
 
     def open(self, max_queued: int) -> None:
-        """Offer the services and the action.
+        """Offer the services and the action: all, or none if an exception is raised.
 
         :param max_queued: number of requests that can wait in the engine.
         """
         self._closed = None
         if self._services:
             return
+        try:
+            self._open(max_queued)
+        except BaseException:
+            self.destroy()
+            raise
+
+    def _open(self, max_queued: int) -> None:
         for interface in TASKS.values():
             self._services.append(
                 self._node.create_service(

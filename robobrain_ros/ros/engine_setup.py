@@ -1,5 +1,6 @@
 """Prepare the engine from the parameters: complete the options, and check them as far as possible without loading a model."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -85,6 +86,6 @@ def checked_options(options: EngineOptions, default_model: Path | None, warn: Ca
         warn(f"engine.model is empty: loading the tabletop demo model, which knows only the demo's objects. {NAME_A_MODEL}")
         options = replace(options, model=str(default_model))
     options.validate()
-    if (Path(options.model) / "config.json").is_file():
+    if os.path.isfile(Path(options.model) / "config.json"):  # Unlike Path.is_file, false if the name cannot be read.
         profile_for(options.model)
     return options

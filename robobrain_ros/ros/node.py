@@ -33,6 +33,7 @@ from robobrain_ros.ros.process.beside import beside
 from robobrain_ros.ros.process.log_handler import RosLogHandler
 from robobrain_ros.ros.process.memory import MemoryReturn
 from robobrain_ros.ros.process.twins import Twins
+from robobrain_ros.ros.process.upkeep import Upkeep
 from robobrain_ros.ros.requests.requests import Requests
 from robobrain_ros.ros.requests.selection import ImageSelection
 from robobrain_ros.ros.requests.statistics import RequestStatistics
@@ -121,7 +122,9 @@ class RoboBrainNode(GuardedNode):
         )
         # The clock is steady, because these timers must also run while simulated time stands still.
         self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
-        self._second = self.create_timer(1.0, self._each_second, clock=self._steady_clock)
+        attending = (self._standing, self._results, self._endpoints, self._twins, self._memory)
+        parts = (self._watch.check, self._requests.give_up_overdue, self._adapt_cameras, *(part.attend for part in attending))
+        self._upkeep = Upkeep(self, (*parts, self._diagnostics.publish), self._steady_clock)
         self._starter = self.create_timer(0.0, self._autostart, clock=self._steady_clock) if self._settings["autostart"] else None
         self._change_announced = False
 
@@ -152,7 +155,10 @@ class RoboBrainNode(GuardedNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start to load the model; offer the services, the action and the topics."""
-        return self._transition("configure", self._configure)
+        result = self._transition("configure", self._configure)
+        if result != TransitionCallbackReturn.SUCCESS:
+            self._release()
+        return result
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Open the cameras, and accept requests."""
@@ -258,14 +264,8 @@ class RoboBrainNode(GuardedNode):
         if not jump.camera:
             self._results.wipe()
 
-    def _each_second(self) -> None:
-        self._watch.check()
-        self._requests.give_up_overdue()
+    def _adapt_cameras(self) -> None:
         self._cameras.adapt()
-        self._standing.attend()
-        for part in (self._results, self._endpoints, self._twins, self._memory):
-            part.attend()
-        self._diagnostics.publish()
 
     def _on_model_change(self) -> None:
         """Publish the diagnostics soon. Called in the engine's thread."""
@@ -281,10 +281,7 @@ class RoboBrainNode(GuardedNode):
     def say_farewell(self, executor: SingleThreadedExecutor) -> None:
         """Cancel requests in progress, and send their responses. Call it after spinning and before `destroy_node`."""
         self._deactivate()
-        unsent = (lambda: self.pacing.waiting, lambda: self.redelivery.waiting)
-        ending.finish_answers(
-            executor, lambda: self._requests.open_count + self._endpoints.busy + sum(count() for count in unsent) > 0
-        )
+        ending.finish_answers(executor, lambda: self._requests.open_count + self._endpoints.busy + self.unsent > 0)
 
     def destroy_node(self) -> None:
         """Release everything, and wait for the end of the engine's processes, with a time limit.

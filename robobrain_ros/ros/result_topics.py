@@ -2,10 +2,10 @@
 
 import traceback
 
-from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
+from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.requests.result import Result
@@ -19,7 +19,7 @@ _LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durabilit
 class ResultTopics:
     """Publishes the answers to requests and standing queries. Called in the executor."""
 
-    def __init__(self, node: Node, parameters: Parameters, model: Model) -> None:
+    def __init__(self, node: GuardedNode, parameters: Parameters, model: Model) -> None:
         self._node = node
         self._parameters = parameters
         self._model = model
@@ -27,15 +27,17 @@ class ResultTopics:
         self._views: tuple[SpatialViews, Overlay] | None = None
 
     def open(self) -> None:
-        """Create the publishers."""
+        """Create the publishers: all, or none if an exception is raised."""
         types = {interface.result_field: interface.message_type for interface in TASKS.values()}
-        self._publishers = {
-            name: self._node.create_publisher(message_type, f"~/{name}", _LATCHED) for name, message_type in types.items()
-        }
-        self._views = (
-            SpatialViews(self._node, self._parameters, _LATCHED),
-            Overlay(self._node, self._parameters, self._model),
-        )
+        with self._node.all_or_no_publishers():
+            publishers = {
+                name: self._node.create_publisher(message_type, f"~/{name}", _LATCHED) for name, message_type in types.items()
+            }
+            self._views = (
+                SpatialViews(self._node, self._parameters, _LATCHED),
+                Overlay(self._node, self._parameters, self._model),
+            )
+        self._publishers = publishers
 
     def close(self) -> None:
         """Destroy the publishers."""

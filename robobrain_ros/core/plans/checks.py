@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from robobrain_ros.bounds.control_tokens import reject_control_tokens
 from robobrain_ros.core.plans.argument_schema import Schema, is_like_a_token, is_printable, read_schema
@@ -34,17 +35,37 @@ def check_request(request: PlanRequest) -> ArgumentSchemas:
     """
     schemas: ArgumentSchemas = {}
     _check_mode(request)
-    _count("context.robots", request.robots, MOST_ROBOTS)
+    check_counts(request)
     _unique("context.robots", [robot.name for robot in request.robots])
     places = [place.name for place in request.scene]
     for number, robot in enumerate(request.robots):
         _check_robot(f"context.robots[{number}]", robot, places, schemas)
     _check_scene(request.scene, places)
-    _count("context.done", request.done, MOST_DONE)
     for number, step in enumerate(request.done):
         _check_done(f"context.done[{number}]", step)
     _text("context.feedback", request.feedback, LONGEST_FEEDBACK, lines=True)
     return schemas
+
+
+def check_counts(request: Any) -> None:
+    """Check the lengths of all lists, and read no more items than are allowed.
+
+    :param request: a `PlanRequest`, or a message with the same fields.
+    :raises BadRequestError: a list is too long. The message begins with the field's path.
+    """
+    _count("context.robots", request.robots, MOST_ROBOTS)
+    for number, robot in enumerate(request.robots):
+        _count(f"context.robots[{number}].skills", robot.skills, MOST_SKILLS)
+        _count(f"context.robots[{number}].reachable_places", robot.reachable_places, MOST_PLACES)
+    _count("context.scene", request.scene, MOST_PLACES)
+    objects = 0
+    for number, place in enumerate(request.scene):
+        objects += len(place.objects)
+        if objects > MOST_OBJECTS:
+            raise BadRequestError(
+                f"context.scene[{number}].objects: the scene has more than {MOST_OBJECTS} objects. Remove some."
+            )
+    _count("context.done", request.done, MOST_DONE)
 
 
 def _check_mode(request: PlanRequest) -> None:
@@ -67,11 +88,9 @@ def _check_robot(path: str, robot: Robot, places: Sequence[str], schemas: Argume
         _name(f"{path}.holding", robot.holding)
     if not robot.skills:
         raise BadRequestError(f"{path}.skills: the robot has no skills, so no plan can use it. Add skills, or remove the robot.")
-    _count(f"{path}.skills", robot.skills, MOST_SKILLS)
     _unique(f"{path}.skills", [skill.name for skill in robot.skills])
     for number, skill in enumerate(robot.skills):
         _check_skill(f"{path}.skills[{number}]", skill, schemas)
-    _count(f"{path}.reachable_places", robot.reachable_places, MOST_PLACES)
     for number, place in enumerate(robot.reachable_places):
         _name(f"{path}.reachable_places[{number}]", place)
         if places and place not in places:
@@ -101,21 +120,14 @@ def _check_skill(path: str, skill: Skill, schemas: ArgumentSchemas) -> None:
         raise BadRequestError(f"{path}.effect: object_argument is set, but effect is not. Set it to 1 (grasps) or 2 (releases).")
     if skill.object_argument and skill.object_argument not in properties:
         raise BadRequestError(
-            f"{path}.object_argument: {skill.object_argument!r} is not a property in arguments_schema. Correct one of them."
+            f"{path}.object_argument: {skill.object_argument[:40]!r} is not a property in arguments_schema. Correct one of them."
         )
 
 
 def _check_scene(scene: Sequence[Place], places: Sequence[str]) -> None:
-    _count("context.scene", scene, MOST_PLACES)
     _unique("context.scene", places)
-    count = 0
     for number, place in enumerate(scene):
         _name(f"context.scene[{number}].name", place.name)
-        count += len(place.objects)
-        if count > MOST_OBJECTS:
-            raise BadRequestError(
-                f"context.scene[{number}].objects: the scene has more than {MOST_OBJECTS} objects. Remove some."
-            )
         for index, name in enumerate(place.objects):
             _name(f"context.scene[{number}].objects[{index}]", name)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robobrain_ros.bounds.texts import shortened
 from robobrain_ros.engine.base import LoadProgress, ProgressCallback
 from robobrain_ros.engine.embedded.checkpoint_files import AGAIN, INDEX, image_settings, indexed_files, read_json
 from robobrain_ros.engine.embedded.image_bytes import has_usual_steps
@@ -12,6 +13,8 @@ from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
+_LONGEST_QUOTE = 200
+"""Characters of ``engine.model`` in a sentence."""
 _HUB_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.py"]
 
 
@@ -43,20 +46,21 @@ def find_checkpoint(options: EngineOptions, progress: ProgressCallback) -> Check
 
     :raises EngineConfigError: the checkpoint is not found, gated, incomplete, or no checkpoint.
     """
-    path = Path(options.model).expanduser()
-    local = path.exists() or options.model.startswith(("/", "./", "../", "~")) or options.model.count("/") != 1
-    if not local:
-        path = _from_modelscope(options, progress) if _use_modelscope() else _from_hub(options, progress)
-    elif not path.is_dir():
-        raise EngineConfigError(
-            f"engine.model: {options.model} is neither a folder on this machine nor a name on the hub such as "
-            "BAAI/RoboBrain2.0-7B. docs/how-to/models.md explains how to get or make checkpoints."
-        )
+    path = Path(os.path.expanduser(options.model))  # Unlike Path.expanduser, without an exception for an unknown user.
     try:
+        local = path.exists() or options.model.startswith(("/", "./", "../", "~")) or options.model.count("/") != 1
+        if not local:
+            path = _from_modelscope(options, progress) if _use_modelscope() else _from_hub(options, progress)
+        elif not path.is_dir():
+            raise EngineConfigError(
+                f"engine.model: {shortened(options.model, _LONGEST_QUOTE)} is neither a folder on this machine nor a name on the "
+                "hub such as BAAI/RoboBrain2.0-7B. docs/how-to/models.md explains how to get or make checkpoints."
+            )
         return read_checkpoint(path, local, weights_needed=options.embedded.load_format != "dummy")
     except OSError as error:
         raise EngineConfigError(
-            f"engine.model: {path} cannot be read ({error.strerror}). Check the owner and the permissions of the folder."
+            f"engine.model: {shortened(str(path), _LONGEST_QUOTE)} cannot be read ({error.strerror}). Check the owner and the "
+            "permissions of the folder."
         ) from error
 
 
@@ -114,6 +118,7 @@ def _from_hub(options: EngineOptions, progress: ProgressCallback) -> Path:
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )
@@ -130,6 +135,11 @@ def _from_hub(options: EngineOptions, progress: ProgressCallback) -> Path:
     except RepositoryNotFoundError as error:
         raise EngineConfigError(
             f"The hub has no model {model}, or it is private. Check the spelling, or set HF_TOKEN to a token with read access."
+        ) from error
+    except HFValidationError as error:
+        raise EngineConfigError(
+            f"engine.model: {shortened(model, _LONGEST_QUOTE)} is neither a folder on this machine nor a valid name on the hub. "
+            "Check the spelling."
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise EngineConfigError(

@@ -79,9 +79,9 @@ class Tuned:
 def tune_file(options: EngineOptions) -> Path:
     """Return the path of the tune file."""
     if options.flagos.tune_file:
-        return Path(options.flagos.tune_file).expanduser()
+        return Path(os.path.expanduser(options.flagos.tune_file))
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "robobrain_ros" / "flagos.json"
+    return Path(os.path.expanduser(cache)) / "robobrain_ros" / "flagos.json"
 
 
 def key_of(options: EngineOptions, checkpoint: Checkpoint) -> Key:

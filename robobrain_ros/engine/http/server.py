@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import logging
+import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
@@ -134,6 +135,6 @@ class _LowPriorityEngine:
 def public_name(model: str) -> str:
     """Return the name of a model for clients: its name on the hub, that of its folder, or that of the demo model."""
     path = Path(model)
-    if not path.is_dir():
+    if not os.path.isdir(path):  # Unlike Path.is_dir, false if the name cannot be read.
         return model
     return "tabletop-demo" if path.parts[-2:] == ("demo", "model") else checkpoint_name(model)

@@ -8,6 +8,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from robobrain_ros.core.formats.depth_checks import USUAL_DEPTH, DepthRange
 from robobrain_ros.core.formats.depth_files import decode_depth
 from robobrain_ros.core.surfaces import DepthImage
+from robobrain_ros.errors import EngineConfigError
 from robobrain_ros.ros.cameras.intake import Intake
 from robobrain_ros.ros.cameras.streams import Stream
 
@@ -49,8 +50,12 @@ class DepthStream(Stream):
             return
         # The old subscription is destroyed first, because a process cannot subscribe to one topic with two types.
         self.close()
-        self._type, self._name = found
-        self._main = self._open(self._main.qos)
+        before, (self._type, self._name) = (self._type, self._name), found
+        try:
+            self._main = self._open(self._main.qos)
+        except EngineConfigError:  # Another subscription of the node has the topic with another type.
+            self._type, self._name = before
+            self._main = self._open(self._main.qos)
 
     def _published(self, message_type: Any, topic: str) -> bool:
         name = f"sensor_msgs/msg/{message_type.__name__}"

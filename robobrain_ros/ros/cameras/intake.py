@@ -64,6 +64,11 @@ class Intake(Waitable):
             else:
                 _release_handle(subscription)
 
+    def unsubscribe_all(self) -> None:
+        """Destroy all subscriptions."""
+        for subscription in list(self._subscriptions):
+            self.unsubscribe(subscription)
+
     def __enter__(self) -> None:
         """See `Waitable`. The executor starts to wait for the current subscriptions."""
         with self._lock:

@@ -11,9 +11,14 @@ def open_cameras(intake: Intake, settings: Parameters, watch: ClockWatch, listen
     """Subscribe to the topics of the cameras in parameter ``cameras``, with each camera's parameters.
 
     :param listener: receives each new image and depth image.
+    :raises EngineConfigError: remappings give a topic two types. No camera is open then.
     """
     names = settings["cameras"]
-    return Cameras([_open(name, intake, settings, watch, listener) for name in names], names)
+    try:
+        return Cameras([_open(name, intake, settings, watch, listener) for name in names], names)
+    except BaseException:
+        intake.unsubscribe_all()
+        raise
 
 
 def _open(name: str, intake: Intake, settings: Parameters, watch: ClockWatch, listener: CameraListener) -> Camera:

@@ -6,7 +6,8 @@ Without this module, an exception in a callback propagates out of ``spin``, and 
 import functools
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from traceback import extract_tb, format_exception
@@ -27,6 +28,7 @@ from rclpy.timer import Timer
 
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.ros.delivery.lifecycle_services import LifecycleServices
+from robobrain_ros.ros.delivery.names import check_service, check_topic
 from robobrain_ros.ros.delivery.pacing import Pacing
 from robobrain_ros.ros.delivery.redelivery import Redelivery
 
@@ -96,6 +98,22 @@ class GuardedNode(LifecycleNode):
             self.get_logger().debug("".join(format_exception(error)))
         return sentence
 
+    @property
+    def unsent(self) -> int:
+        """Responses that wait for their turn, or for a client that DDS does not know yet."""
+        return self.pacing.waiting + self.redelivery.waiting
+
+    @contextmanager
+    def all_or_no_publishers(self) -> Iterator[None]:
+        """Destroy the publishers that were created within the block if it raises."""
+        before = set(self.publishers)
+        try:
+            yield
+        except BaseException:
+            for publisher in set(self.publishers) - before:
+                self.destroy_publisher(publisher)
+            raise
+
     def guard(
         self, where: str, callback: Callable[..., Any], instead: Callable[[str], Any] = lambda sentence: None
     ) -> Callable[..., Any]:
@@ -160,7 +178,11 @@ class GuardedNode(LifecycleNode):
     # Methods of `rclpy.node.Node`, with guarded callbacks.
 
     def create_service(self, srv_type: Any, srv_name: str, callback: Callable[..., Any], **options: Any) -> Service:
-        """See `rclpy.node.Node`. If the callback raises, the response contains a failed outcome or result."""
+        """See `rclpy.node.Node`. If the callback raises, the response contains a failed outcome or result.
+
+        :raises EngineConfigError: see `check_service`.
+        """
+        check_service(self, srv_name)
         service = super().create_service(srv_type, srv_name, callback, **options)
         self._guard_service(service)
         return service
@@ -181,15 +203,22 @@ class GuardedNode(LifecycleNode):
         """See `rclpy.node.Node`. Disables rclpy's warnings about incompatible publishers, because `Stream` reports them.
 
         With these warnings, the executor would wait for two events of each subscription. This is slow with cameras.
+
+        :raises EngineConfigError: see `check_topic`.
         """
+        check_topic(self, topic, msg_type)
         options.setdefault("event_callbacks", SubscriptionEventCallbacks(use_default_callbacks=False))
         guarded = self.guard(f"The subscription to {topic}", callback)
         return super().create_subscription(msg_type, topic, guarded, *arguments, **options)
 
-    def create_publisher(self, *arguments: Any, **options: Any) -> Publisher:
-        """See `rclpy.node.Node`. Disables rclpy's warnings about incompatible subscribers; see `create_subscription`."""
+    def create_publisher(self, msg_type: Any, topic: str, *arguments: Any, **options: Any) -> Publisher:
+        """See `rclpy.node.Node`. Disables rclpy's warnings about incompatible subscribers; see `create_subscription`.
+
+        :raises EngineConfigError: see `check_topic`.
+        """
+        check_topic(self, topic, msg_type)
         options.setdefault("event_callbacks", PublisherEventCallbacks(use_default_callbacks=False))
-        return super().create_publisher(*arguments, **options)
+        return super().create_publisher(msg_type, topic, *arguments, **options)
 
     def add_on_set_parameters_callback(self, callback: Callable[..., Any]) -> None:
         """See `rclpy.node.Node`. A callback that raises rejects the change."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import TypeVar
 
+from robobrain_ros.core.plans.checks import check_counts
 from robobrain_ros.core.plans.request import (
     DoneStep,
     Place,
@@ -39,10 +40,11 @@ Number = TypeVar("Number", bound=IntEnum)
 
 
 def to_plan_request(context: PlanContext) -> PlanRequest:
-    """Convert a context to the core's plan request. Only the numbers are checked here.
+    """Convert a context to the core's plan request. Only the numbers and the lengths of the lists are checked here.
 
-    :raises BadRequestError: a number is unknown. The message begins with the field's path.
+    :raises BadRequestError: a number is unknown, or a list is too long. The message begins with the field's path.
     """
+    check_counts(context)
     return PlanRequest(
         robots=tuple(_robot(robot, f"context.robots[{index}]") for index, robot in enumerate(context.robots)),
         scene=tuple(Place(place.name, tuple(place.objects)) for place in context.scene),

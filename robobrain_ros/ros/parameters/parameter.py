@@ -8,7 +8,11 @@ from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
+from robobrain_ros.bounds.texts import shortened
 from robobrain_ros.ros.limits import MOST_ITEMS, MOST_PARAMETER_TEXT
+
+_LONGEST_QUOTE = 100
+"""Characters of a value in a sentence."""
 
 Value = bool | int | float | str | list[str]
 
@@ -79,7 +83,7 @@ class Parameter:
         if isinstance(value, float) and not math.isfinite(value):
             return f"{self.name} is {value}; it must be a finite number."
         if self.choices and value not in self.choices:
-            return f"{self.name} is {value!r}; it must be {self.allowed}."
+            return f"{self.name} is {shortened(repr(value), _LONGEST_QUOTE)}; it must be {self.allowed}."
         if isinstance(value, str) and len(value) > self.longest:
             return f"{self.name} has {len(value)} characters; at most {self.longest} are allowed."
         if isinstance(self.default, list) and (len(value) > MOST_ITEMS or max(map(len, value), default=0) > MOST_PARAMETER_TEXT):
