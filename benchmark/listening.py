@@ -23,7 +23,7 @@ from sensor_msgs.msg import Image
 
 from robobrain_ros.engine.base import EngineHealth, EngineInfo, Generation, ProgressCallback, TextDelta
 from robobrain_ros.engine.memory import keep_buffers
-from robobrain_ros.ros.cameras.cameras import ArrivalStatistics
+from robobrain_ros.ros.cameras.arrivals import ArrivalStatistics
 from robobrain_ros.ros.node import RoboBrainNode
 
 NAMESPACE = "/robobrain_images"

@@ -151,9 +151,9 @@ class ContractEngine:
 def main() -> None:
     """Run the real program with this engine."""
     from robobrain_ros.ros import main as node_process
+    from robobrain_ros.ros.node import RoboBrainNode
 
-    factory = partial(node_process.RoboBrainNode, engine_factory=ContractEngine)
-    node_process.RoboBrainNode = factory  # type: ignore[misc, assignment]
+    node_process.RoboBrainNode = partial(RoboBrainNode, engine_factory=ContractEngine)  # type: ignore[attr-defined, assignment]
     node_process.main()
 
 

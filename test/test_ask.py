@@ -20,6 +20,7 @@ from processes import USUAL_SIGNALS
 from ros_rig import LIMIT, Rig, image, image_message, rig, scripted
 
 from robobrain_ros.cli import ask
+from robobrain_ros.cli.reply import Reply, to_dict, to_lines
 from robobrain_ros.core import imaging
 from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Task
 from robobrain_ros.demo.world import Scene, make_scene
@@ -268,18 +269,18 @@ def test_an_image_that_cannot_be_read_starts_no_engine(tmp_path: Path) -> None:
 def test_people_read_positions_depths_and_who_does_what() -> None:
     """What the scripted answers above do not have."""
     points = (Point(1, 2, depth=0.5, label="mug"), Point(3, 4, clamped=True))
-    reply = ask.Reply(OutcomeCode.OK, "", Answer(Task.POINT, "", thinking="Hm.", points=points), positions=[(1, 2, 3), None])
-    assert ask.to_lines(reply) == [
+    reply = Reply(OutcomeCode.OK, "", Answer(Task.POINT, "", thinking="Hm.", points=points), positions=[(1, 2, 3), None])
+    assert to_lines(reply) == [
         "  (Hm.)",
         "  1  (1.0, 2.0)  depth 0.500 m  mug  at (1.000, 2.000, 3.000) m",
         "  2  (3.0, 4.0)  (moved to the image's border)",
     ]
-    assert [point["position"] for point in ask.to_dict(reply, "x")["points"]] == [[1, 2, 3], None]
+    assert [point["position"] for point in to_dict(reply, "x")["points"]] == [[1, 2, 3], None]
     boxes = (Box(1, 2, 3, 4, label="bowl"),)
-    reply = ask.Reply(OutcomeCode.OK, "", Answer(Task.GROUND, "", boxes=boxes), positions=[(0, 0, 1)])
-    assert ask.to_lines(reply) == ["  1  (1.0, 2.0) to (3.0, 4.0)  bowl  at (0.000, 0.000, 1.000) m"]
+    reply = Reply(OutcomeCode.OK, "", Answer(Task.GROUND, "", boxes=boxes), positions=[(0, 0, 1)])
+    assert to_lines(reply) == ["  1  (1.0, 2.0) to (3.0, 4.0)  bowl  at (0.000, 0.000, 1.000) m"]
     steps = (PlanStep(1, "Go.", "left", "move", '{"to": "x"}'), PlanStep(2, "Stop."))
-    assert ask.to_lines(ask.Reply(OutcomeCode.OK, "", Answer(Task.PLAN, "", steps=steps))) == [
+    assert to_lines(Reply(OutcomeCode.OK, "", Answer(Task.PLAN, "", steps=steps))) == [
         '  1. left: Go.  [move {"to": "x"}]',
         "  2. Stop.",
     ]

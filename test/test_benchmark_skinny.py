@@ -8,6 +8,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmark"))
 
+import skinny_launches
 import skinny_matmul
 
 from robobrain_ros.engine.flagos.by_shape import table
@@ -29,7 +30,7 @@ def test_each_launch_to_try_can_stand_in_a_table(tmp_path: Path) -> None:
     entries = [
         Entry("mm", "bfloat16", rows, 64, index + 1, "skinny", launch, 2.0, 1.0)
         for rows in ROWS
-        for index, launch in enumerate(skinny_matmul.candidates(rows))
+        for index, launch in enumerate(skinny_launches.candidates(rows))
     ]
     path = tmp_path / "table.json"
     table.write(path, Table("GPU", "2", "3", tuple(entries)))

@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from robobrain_ros.core.imaging import fit
 from robobrain_ros.core.profiles import PROFILES, TEXT_SLOT
-from robobrain_ros.demo.world import NAMES, make_scene
+from robobrain_ros.demo.layout import NAMES
+from robobrain_ros.demo.world import make_scene
 from robobrain_ros.evaluation.questions import KINDS_OF_QUESTIONS, ask_about
 
 PROFILE = PROFILES[0]

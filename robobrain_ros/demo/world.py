@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from robobrain_ros.demo.layout import COLOURS, KINDS, NAMES, Layout, Thing, make_layout  # noqa: F401
+from robobrain_ros.demo.layout import COLOURS, NAMES, Layout, Thing, make_layout
 from robobrain_ros.demo.render import FAR, Camera, Floats, Hits, Rays, cast_box, cast_cup, cast_sphere
 
 TABLE, GRIPPER, FIRST_OBJECT = 0, 1, 2

@@ -16,7 +16,8 @@ from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.errors import OutcomeCode, RoboBrainError
 from robobrain_ros.evaluation import plans
 from robobrain_ros.evaluation.metrics import Assessment, assess, assess_refusal, chance_of
-from robobrain_ros.evaluation.questions import KINDS_BY_TASK, Question, ask_about
+from robobrain_ros.evaluation.question import Question
+from robobrain_ros.evaluation.questions import KINDS_BY_TASK, ask_about
 
 FIRST_TRAINING_SEED = 1_000_000_000
 """First seed of the scenes for training. Scores use smaller seeds."""
