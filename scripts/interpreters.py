@@ -1,4 +1,4 @@
-"""Finds the Python that `setup_env` makes the environment with. Runs under any Python from 3.9, like setup_env.py."""
+"""Find the Python with which setup_env.py creates the environment. Both files run under any Python from 3.9."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 from dataclasses import dataclass
 
 PYTHON_VERSIONS = ((3, 12), (3, 11))
-"""The versions that everything is tested on."""
+"""Versions with which this package is tested."""
 UNTESTED_PYTHON_VERSIONS = ((3, 13), (3, 14))
-"""vLLM has wheels for these; they are taken only where the user or the sourced ROS wants them."""
+"""Versions with wheels of vLLM. They are used only if the user or the sourced ROS requires them."""
 
 INSPECTION = """
 import json, os, sys, sysconfig
@@ -23,16 +23,16 @@ print(json.dumps({
     "has_rclpy": bool(find_spec("rclpy")),
 }))
 """
-"""What a Python is asked; inside of a virtual environment it answers for the Python below."""
+"""Program that prints properties of a Python. In a virtual environment, the path is that of the base Python."""
 
 
 class SetupError(Exception):
-    """Setting up cannot go on; the message says in one sentence what to do."""
+    """The set-up failed. The message states what to do."""
 
 
 @dataclass(frozen=True)
 class Interpreter:
-    """A Python to build the environment with."""
+    """A Python with which the environment can be created."""
 
     path: str
     version: tuple[int, int]
@@ -42,7 +42,7 @@ class Interpreter:
 
 
 def inspect_interpreter(path: str) -> Interpreter | None:
-    """Ask a Python about itself; None when it does not run (such as a pyenv shim of a version that is switched off)."""
+    """Return the properties of a Python. None: it does not run, for example because pyenv has disabled this version."""
     try:
         output = subprocess.run(
             [path, "-c", INSPECTION], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=True
@@ -55,7 +55,10 @@ def inspect_interpreter(path: str) -> Interpreter | None:
 
 
 def choose_interpreter(ros_distro: str, wanted: str) -> Interpreter:
-    """The Python that the user names, or the Python of the sourced ROS, or the first Python that fits."""
+    """Return the Python that the user names, or the Python of the sourced ROS, or the first tested Python.
+
+    :raises SetupError: there is no such Python.
+    """
     if wanted:
         return _fitting(inspect_interpreter(wanted), f"PYTHON={wanted}")
     candidates = ["python3", "/usr/bin/python3", *(f"python{major}.{minor}" for major, minor in PYTHON_VERSIONS)]

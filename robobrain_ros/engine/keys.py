@@ -15,10 +15,10 @@ _log = logging.getLogger(__name__)
 
 
 def read_key(path: str, option: str, variable: str) -> str:
-    """Return the key in a file, or else in an environment variable; empty: there is no key.
+    """Return the key from a file, or from an environment variable if ``path`` is empty. Empty: there is no key.
 
     :param option: name of the option with the file's path, for messages.
-    :raises EngineConfigError: the file cannot be read, or its content is no key. The message does not contain the content.
+    :raises EngineConfigError: the file cannot be read, or its content is not a key. The message does not contain the content.
     """
     if not path:
         return _checked(os.environ.get(variable, ""), variable) if os.environ.get(variable, "").strip() else ""

@@ -1,1 +1,1 @@
-"""The node: everything that imports rclpy."""
+"""The ROS layer: the node with its cameras, requests, messages, parameters and views."""

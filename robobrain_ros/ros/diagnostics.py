@@ -197,7 +197,7 @@ class Diagnostics:
 
 
 def _transport_trouble(camera: Camera) -> str:
-    """Return what is wrong with the transport of a camera's images, and what to do."""
+    """Return a sentence about images that are lost or late, and what to do."""
     statistics, frame = camera.statistics, camera.newest
     size = len(frame.message.data) if frame else 0
     if statistics.lost_recent > _WORTH_A_WARNING:

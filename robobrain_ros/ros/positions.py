@@ -189,7 +189,7 @@ def same_frame(one: str, other: str) -> bool:
 
 
 class Surroundings:
-    """The topics of a camera besides its images: camera_info, and depth if it is used.
+    """The topics of a camera except its images: camera_info, and depth if it is used.
 
     :param on_depth: called in the executor for each depth image.
     """

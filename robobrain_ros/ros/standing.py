@@ -237,7 +237,7 @@ class StandingQueries:
         try:
             self._check_cameras(query)
         except NoSuchCameraError:
-            if not from_parameters:  # `load` records the fault of such a query.
+            if not from_parameters:  # `load` records the fault of a query from the parameters.
                 raise
         replaced = self._queries.get(name)
         self._queries[name] = query

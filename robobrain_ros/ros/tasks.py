@@ -25,12 +25,12 @@ class TaskInterface:
     """How the node offers a task: as the service ``~/<task>``, as a goal of ``~/run_task``, and as a standing query.
 
     :param service_type: type of the service.
-    :param text_field: field of the service's request that holds the instruction.
+    :param text_field: field of the service's request with the instruction.
     :param result_field: field of the service's response and of the action's result. The topic ``~/<result_field>`` has the same
         name.
     :param message_type: type of that field and of that topic.
-    :param to_message: converts an answer to that type. Without an answer, the message holds the report alone.
-    :param read_message: adds the contents of such a message to an answer.
+    :param to_message: converts an answer to that type. Without an answer, the message contains only the report.
+    :param read_message: adds the contents of a message of that type to an answer.
     :param shown_as: topic that shows the positions in addition to ``~/markers``; empty: none.
     :param takes_context: whether the service's request has a field ``context`` (PlanContext).
     """

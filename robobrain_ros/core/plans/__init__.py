@@ -1,1 +1,1 @@
-"""Plans that robots can run: what a request describes, the schema of its answer, and the checks of both."""
+"""Plans for robots: the request, the schema of the answer, and the checks of both."""

@@ -1,1 +1,1 @@
-"""Read what the model wrote: answers to spatial tasks, plans and free text."""
+"""Parse the model's text: answers to spatial tasks, plans and free text."""

@@ -26,7 +26,7 @@ _LARGEST_ENCODER_GRAPH = 1280
 _PROMPT_STEP = 64
 """Difference between the prompt lengths that have a CUDA graph. Matrix products work in tiles of at least 64 rows."""
 _TEXT_TOKENS = (16, 208)
-"""Tokens that a prompt with a camera's image has besides the visual tokens: at least and at most."""
+"""Least and most tokens of a prompt with a camera's image, without the visual tokens."""
 _CAPTURE_SIZES = "cudagraph_capture_sizes"
 _OTHER_CAPTURE_SIZES = {_CAPTURE_SIZES, "max_cudagraph_capture_size", "speculative_config"}
 """Arguments and compilation settings of vLLM that conflict with this module's capture sizes."""

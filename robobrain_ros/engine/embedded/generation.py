@@ -53,7 +53,7 @@ class VllmStream:
     async def with_retry(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
         """Stream the text. Retry once after a finish reason "error", which a corrupt image cache causes before any text.
 
-        :raises AnswerFailedError: the second attempt failed, too.
+        :raises AnswerFailedError: the second attempt also failed.
         """
         for attempt in ("first", "second"):
             request_id = generation.request_id if attempt == "first" else f"{generation.request_id}-again"

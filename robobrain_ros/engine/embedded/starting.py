@@ -127,7 +127,7 @@ class VllmStart:
             arguments.log_join_commands(options, values)
         compat.quieten_deaths()
         engine_arguments = AsyncEngineArgs(**values)
-        if self._cancelled.is_set():  # During the import of vLLM, which can take long.
+        if self._cancelled.is_set():  # The import of vLLM can take long, and the start can be cancelled meanwhile.
             raise EngineFailedError("Starting the engine was cancelled.")
         with _ctrl_c_spares_children():
             # No variable may refer to the engine, because the tracebacks of failed imports keep this frame alive.

@@ -14,7 +14,7 @@ MATRIX_PRODUCTS = ("mm", "mm_out", "addmm", "addmm_out")
 
 
 class Operators(Enum):
-    """Who selects the operators that compute the model."""
+    """The software that selects the operators for the model."""
 
     NATIVE = "native"
     """vLLM and PyTorch: FlagGems is not used."""

@@ -174,7 +174,7 @@ def _entry(path: Path, entry: Any) -> Tuned:
 def find(path: Path, key: Key) -> Tuned:
     """Return the entry for a key.
 
-    :raises EngineConfigError: there is none. The message states how the most similar entry differs.
+    :raises EngineConfigError: there is no such entry. The message states how the most similar entry differs.
     """
     entries = read(path)
     if not entries:

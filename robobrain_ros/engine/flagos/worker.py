@@ -86,7 +86,7 @@ class FlagGems:
     def _replace_layers(self, functions: Sequence[str]) -> dict[str, str]:
         """Replace vLLM's fused layers by functions of FlagGems, which compute while they are in use.
 
-        :returns: for each layer, the text about who computes it.
+        :returns: for each layer, a text that states whether FlagGems or vLLM computes it.
         """
         computed_by = {
             "RotaryEmbedding": "vLLM: RoboBrain uses MRotaryEmbedding, which FlagGems does not implement",

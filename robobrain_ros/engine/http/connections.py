@@ -174,7 +174,7 @@ def make_protocol(connections: Connections) -> type[H11Protocol]:
             connections.admit(self)
 
         async def discard(self, longest: float) -> None:
-            """Drop incoming data until none comes or ``longest`` seconds have passed, then end the connection."""
+            """Drop incoming data until the client stops sending, or for at most ``longest`` seconds. Then end the connection."""
             end = time.monotonic() + longest
             self._discarded, before = 0, -1
             self.flow.resume_reading()

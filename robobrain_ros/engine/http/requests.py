@@ -82,7 +82,7 @@ def checked_body(path: str, body: bytes, limits: Limits) -> bytes:
             _SCHEMA(tool["function"].get("parameters", {}), f"tools[{number}].function.parameters")
     try:
         return json.dumps(checked, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:  # The names and values of schemas can contain one, too.
+    except UnicodeEncodeError as error:  # The names and values of schemas can also contain lone surrogates.
         raise RequestError("", "a string in the body contains a lone surrogate, which is not a valid character") from error
 
 

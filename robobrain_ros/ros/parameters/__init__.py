@@ -1,1 +1,1 @@
-"""The parameters of the node: one table, from which they are declared, checked and documented."""
+"""The parameters of the node. One table is the source of their declaration, checks and documentation."""

@@ -41,7 +41,7 @@ class Parameter:
     maximum: float | None = None
     choices: tuple[Value, ...] = ()
     least: float | None = None
-    """Smallest value besides 0, for parameters with a special meaning of 0; None: ``minimum`` is the limit."""
+    """Smallest value above 0, for parameters in which 0 has a special meaning; None: ``minimum`` is the limit."""
     longest: int = MOST_PARAMETER_TEXT
     """Maximum characters of a text."""
 

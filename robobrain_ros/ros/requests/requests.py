@@ -196,7 +196,7 @@ class Requests:
         return self._cameras()[images.camera].moment(images.frames[0]) if images.frames else None
 
     def _brain(self) -> Brain:
-        """Return the brain with the present parameters as defaults. Later changes do not affect this request."""
+        """Return the brain with the current parameters as defaults. Later changes do not affect this request."""
         return self._model.brain().with_defaults(
             **{name: self._parameters[name] for name in ("think", "think_tokens", "constrain_coordinates")}
         )
