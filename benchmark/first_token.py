@@ -2,8 +2,11 @@
 
     PYTHONPATH=. python benchmark/first_token.py 7b
     PYTHONPATH=. python benchmark/first_token.py 7b --prepared-images
+    PYTHONPATH=. python benchmark/first_token.py 3b --largest-graph 1248
 
 ``--prepared-images`` lets transformers prepare images in this process, and the encoder run without CUDA graphs.
+``--largest-graph`` sets the longest prompt in tokens that has a CUDA graph, and compares prompts that are 8 tokens shorter with
+prompts that are 8 tokens longer, alternately.
 
 Each line has medians: *fit* is resizing, *prepared* is what vLLM does in this process (tokens, patches), *sent* is the way to
 vLLM's own process until the request is scheduled, *computed* is what that process needs; *first* is all until the first token is
@@ -13,6 +16,7 @@ product, measured on the same device afterwards.
 
 import argparse
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -26,7 +30,9 @@ from gpu_parts import AT_ONCE, HD, dummy_options, noise
 from robobrain_ros.core import profile_for
 from robobrain_ros.core.imaging import PixelBudget, fit_image
 from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, Generation
+from robobrain_ros.engine.embedded.checkpoint import read_checkpoint
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
+from robobrain_ros.engine.embedded.prompt import Prompts
 from robobrain_ros.engine.memory import keep_buffers
 
 Times = dict[str, float]
@@ -36,6 +42,7 @@ PREPARED_IMAGES = (
     '"compile_mm_encoder": true}}'
 )
 _WARM_UP = 2
+_DECODING_SIZES = (1, 2, 4, 8, 16)
 _TEXT_TOKENS = 30
 """Tokens of the prompt without the image, about."""
 
@@ -43,8 +50,9 @@ _TEXT_TOKENS = 30
 class Asker:
     """Asks an engine and takes the times."""
 
-    def __init__(self, engine: EmbeddedEngine) -> None:
+    def __init__(self, engine: EmbeddedEngine, folder: Path) -> None:
         self._engine = engine
+        self._prompts = Prompts.load(read_checkpoint(folder, local=True, weights_needed=False), trust_remote_code=False)
         self._generator = np.random.default_rng(0)
         self._budget = PixelBudget.within(DEFAULT_MAX_PIXELS, 0, 0, profile_for("qwen2_5_vl").cell)
         self._asked = 0
@@ -60,6 +68,15 @@ class Asker:
     def digits(self, count: int) -> str:
         """A text of twice as many tokens, about."""
         return " ".join(str(digit) for digit in self._generator.integers(0, 9, count))
+
+    def text_for(self, tokens: int, image: Any) -> str:
+        """A text with which a prompt has at least so many tokens, and at most a few more."""
+        images = [] if image is None else [fit_image(image, self._budget).image]
+        visual = len(images) * (self.patches() // 4 - 1)  # The placeholder of an image is one token.
+        text = "red"
+        while self._prompts.count_tokens(self._prompts.render(Generation("", text, images, 1))["prompt"]) + visual < tokens:
+            text += f" {self._generator.integers(0, 9)}"
+        return text
 
     async def ask(self, image: Any, text: str, name: str = "", tokens: int = 1) -> Times:
         """One request of exactly so many tokens.
@@ -94,16 +111,40 @@ async def series(title: str, count: int, make: Callable[[int], Awaitable[Times]]
     tell(title, [await make(number) for number in range(count + _WARM_UP)][_WARM_UP:])
 
 
+async def compare_graphs(asker: Asker, count: int, largest: int) -> None:
+    """Requests with and without a CUDA graph for the prompt, alternately."""
+    for images, kind in ((1, "a new image"), (0, "a text")):
+        times: dict[str, list[Times]] = {"with a graph": [], "without": []}
+        for _ in range(count + _WARM_UP):
+            for tokens, series_of in zip((largest - 8, largest + 8), times.values(), strict=True):
+                image = asker.image() if images else None
+                series_of.append(await asker.ask(image, asker.text_for(tokens, image)))
+        for name, measured in times.items():
+            tell(f"{kind}, prompt {name}", measured[_WARM_UP:])
+
+
+def extra_arguments(options: argparse.Namespace) -> str:
+    """What the command line adds to vLLM's arguments, as JSON."""
+    if options.prepared_images:
+        return PREPARED_IMAGES
+    if options.largest_graph:
+        sizes = [*_DECODING_SIZES, *range(64, options.largest_graph, 64), options.largest_graph]
+        return json.dumps({"compilation_config": {"cudagraph_capture_sizes": sizes}})
+    return str(options.extra)
+
+
 async def measure(options: argparse.Namespace) -> None:
     """All series, with one engine."""
     folder = gpu_shapes.checkpoint_for("native", options.model, options.device, options.folder)
-    extra = PREPARED_IMAGES if options.prepared_images else options.extra
+    extra = extra_arguments(options)
     engine = EmbeddedEngine(dummy_options(folder, flagos_mode=options.flagos, quantization=options.quantization, extra=extra))
     began = time.perf_counter()
     await engine.start(lambda progress: None)
     print(f"ready after {time.perf_counter() - began:.0f} s; milliseconds, medians of {options.count}", flush=True)
-    asker = Asker(engine)
+    asker = Asker(engine, folder)
     try:
+        if options.largest_graph:
+            await compare_graphs(asker, options.count, options.largest_graph)
         image = asker.image()
         await series("a new image", options.count, lambda number: asker.ask(asker.image(), f"red mug {number}"))
         await series("the same image", options.count, lambda number: asker.ask(image, f"red mug {number}", "same"))
@@ -134,6 +175,7 @@ def main() -> None:
     parser.add_argument("model", choices=gpu_shapes.SHAPES)
     parser.add_argument("--extra", default="", help="as of engine.extra")
     parser.add_argument("--prepared-images", action="store_true", help="instead of --extra: as described above")
+    parser.add_argument("--largest-graph", type=int, default=0, help="instead of --extra: tokens, as described above")
     parser.add_argument("--flagos", default="off", choices=["off", "on", "auto"], help="as of flagos.mode (off)")
     parser.add_argument("--quantization", default="", help="as of engine.quantization")
     parser.add_argument("--count", type=int, default=10, help="requests of each kind (10)")

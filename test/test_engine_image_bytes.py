@@ -192,11 +192,13 @@ def test_the_encoder_has_cuda_graphs_for_the_sizes_of_cameras(max_pixels: int, s
     assert compilation["encoder_cudagraph_token_budgets"] == sizes
 
 
-@pytest.mark.parametrize("tokens", [1, 16, 32, 40, 120, 256, 391 + 16, 391 + 208, 1196 + 16, 1196 + 97, 1280 + 208])
-def test_a_prompt_with_an_image_of_a_camera_has_a_cuda_graph_of_about_its_size(tokens: int) -> None:
-    sizes = arguments.engine_arguments(OPTIONS, CHECKPOINT, "cuda")["compilation_config"]["cudagraph_capture_sizes"]
-    assert any(tokens <= size < tokens + 64 for size in sizes)
+@pytest.mark.parametrize(("max_pixels", "largest"), [(1003520, 1280 + 192), (307200, 391 + 192)])
+def test_each_prompt_with_an_image_of_a_camera_has_a_cuda_graph_of_about_its_size(max_pixels: int, largest: int) -> None:
+    options = EngineOptions.of(model="/cache/7b", max_pixels=max_pixels)
+    sizes = arguments.engine_arguments(options, CHECKPOINT, "cuda")["compilation_config"]["cudagraph_capture_sizes"]
     assert sizes == sorted(set(sizes))
+    assert all(any(tokens <= size < tokens + 64 for size in sizes) for tokens in range(1, largest + 1))
+    assert sizes[-1] < largest + 64
 
 
 @pytest.mark.parametrize(
