@@ -107,6 +107,20 @@ def weights(header: str, length: int | None = None) -> Callable[[Path], None]:
     return lambda folder: (folder / WEIGHTS).write_bytes(content) and None  # type: ignore[return-value]
 
 
+def with_tensor(**changes: object) -> Callable[[Path], None]:
+    """The whole weights, but their header states something else about one tensor."""
+
+    def change(folder: Path) -> None:
+        content = (folder / WEIGHTS).read_bytes()
+        (length,) = struct.unpack("<Q", content[:8])
+        header = json.loads(content[8 : 8 + length])
+        header["lm_head.weight"] |= changes
+        text = json.dumps(header).encode()
+        (folder / WEIGHTS).write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+
+    return change
+
+
 def directory(name: str) -> Callable[[Path], None]:
     def replace(folder: Path) -> None:
         (folder / name).unlink()
@@ -148,7 +162,7 @@ def pytorch(content: bytes) -> Callable[[Path], None]:
 
 
 FURTHER = ("generation_config.json", "special_tokens_map.json", "added_tokens.json", "video_preprocessor_config.json")
-OF_TENSOR = '{"shape": [1, 1], "data_offsets": [0, 0]}'
+OF_TENSOR = '{"dtype": "F32", "shape": [1, 0], "data_offsets": [0, 0]}'
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "weights cut off": (cut(WEIGHTS, 5_000_000), r"model\.safetensors is cut off: it has 5000000 of 13442984 bytes"),
     "weights cut off by one byte": (cut(WEIGHTS, 13_442_983), "is cut off: it has 13442983 of 13442984 bytes"),
@@ -170,6 +184,20 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     **{
         f"index names {name[:6]!a}": (split_then(write(INDEX, json.dumps({"weight_map": {"x": name}}))), "names no weight files")
         for name in ("a\0b", "\ud800", "x" * 300, "", "..", "../a", "/dev/zero", "a\nb")
+    },
+    **{
+        f"weights with a tensor of {changes}": (with_tensor(**changes), "type, shape and place of the tensor 'lm_head.weight'")
+        for changes in (
+            {"dtype": None},
+            {"dtype": "F64"},
+            {"shape": None},
+            {"shape": []},
+            {"shape": [-256, -1024]},
+            {"shape": [1024, 256.0]},
+            {"shape": [1024, 257]},
+            {"data_offsets": [8, 4]},
+            {"data_offsets": ["0", 4]},
+        )
     },
     "weights with an endless tensor": (weights('{"x": {"shape": [1], "data_offsets": [0, 1e999]}}'), "is damaged"),
     "weights with a header of 2**63 bytes": (weights("{}", 2**63), "is damaged"),

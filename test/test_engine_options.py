@@ -210,6 +210,10 @@ INFO [7] The end.
         ("ValueError: No available memory for the cache blocks. Try increasing", "no memory is left for requests"),
         ("safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge", "are damaged"),
         ("ValueError: Failed to find a kernel that can implement the WNA16 layer: ", "does not support the quantization"),
+        (
+            "AssertionError: Not enough allowed NUMA nodes to bind threads of 2 local CPUWorkers. Allowed NUMA nodes are [0].",
+            "Set engine.tensor_parallel_size, engine.pipeline_parallel_size and engine.data_parallel_size to 1",
+        ),
         ("ERROR [7] ValueError: nobody has seen this one", "ValueError: nobody has seen this one"),
         (
             "NotImplementedError: not on this chip\nException: WorkerProc initialization failed. See stack trace for root cause.",

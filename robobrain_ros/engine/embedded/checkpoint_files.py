@@ -1,6 +1,7 @@
 """Check the files of a checkpoint before vLLM loads them, so that a damaged file is reported at once and in one sentence."""
 
 import json
+import math
 import os
 import re
 import stat
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from robobrain_ros.bounds.files import UnreadableFileError, read_small_json, read_small_text
+from robobrain_ros.bounds.texts import shortened
 from robobrain_ros.engine.embedded import checkpoint_sizes
 from robobrain_ros.errors import EngineConfigError
 
@@ -22,6 +24,13 @@ _LARGEST_JSON = 256 << 20
 _LARGEST_TEMPLATE = 4 << 20
 _LARGEST_HEADER = 100_000_000
 """Most bytes of a header. safetensors rejects longer headers."""
+_BITS = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 8),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
+    **dict.fromkeys(("U32", "I32", "F32"), 32),
+    **dict.fromkeys(("U64", "I64", "F64"), 64),
+}
+"""Bits of a number of each type in safetensors files."""
 _OTHER_WEIGHTS = ("pytorch_model*.bin", "*.pt", "*.gguf")
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 _PROCESSOR, _UNIFIED_PROCESSOR = "preprocessor_config.json", "processor_config.json"
@@ -287,7 +296,32 @@ def _read_header(path: Path) -> Header:
         raise EngineConfigError(f"{path} is cut off: it has {size} of {end} bytes. {AGAIN}.")
     if size > end:
         raise EngineConfigError(f"{path} is damaged: it has {size} bytes instead of {end}. {AGAIN}.")
+    if wrong := _wrong_tensor(header):
+        name = shortened(repr(wrong), _LONGEST_NAME)
+        raise EngineConfigError(f"{path} is damaged: type, shape and place of the tensor {name} contradict each other. {AGAIN}.")
     return dict(header)
+
+
+def _wrong_tensor(header: Header) -> str:
+    """Return the name of the first tensor whose bytes do not follow the previous tensor, or do not fit its shape; empty: none."""
+    end = 0
+    for name, entry in sorted(header.items(), key=lambda item: _place(item[1])):
+        first, last = _place(entry)
+        kind, shape = entry.get("dtype"), entry.get("shape")
+        sizes = shape if isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape) else None
+        if first != end or last < first or not isinstance(kind, str) or sizes is None:
+            return name
+        bits = _BITS.get(kind)  # None: a type that this version does not know.
+        if bits is not None and math.prod(sizes) * bits != (last - first) * 8:
+            return name
+        end = last
+    return ""
+
+
+def _place(entry: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the first byte of a tensor and the byte after its last; (-1, -1): they are not two whole numbers."""
+    offsets = entry["data_offsets"]
+    return (offsets[0], offsets[1]) if len(offsets) == 2 and all(type(offset) is int for offset in offsets) else (-1, -1)
 
 
 def _compare(folder: Path, config: Mapping[str, Any], headers: Mapping[str, Header]) -> None:

