@@ -1,4 +1,7 @@
-"""Ends with 0 when the node of this machine is active, otherwise with 1 and a sentence: python healthcheck.py [NODE]."""
+"""Check that the node on this machine is active: python healthcheck.py [NODE].
+
+The exit code is 0 if the node is active. Otherwise, it is 1, and the program prints a sentence with the reason.
+"""
 
 import sys
 
@@ -7,11 +10,11 @@ from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import GetState
 
 LIMIT = 5.0
-"""Seconds for each: that the node is found, and that it answers."""
+"""Time limit in seconds for the discovery of the node, and for its answer."""
 
 
 def look(name: str) -> str:
-    """What is wrong with a node, as a sentence; empty: it is active."""
+    """Return a sentence about why a node is not active. Empty: it is active."""
     node = rclpy.create_node("healthcheck")
     try:
         client = node.create_client(GetState, f"{name}/get_state")
@@ -28,7 +31,7 @@ def look(name: str) -> str:
 
 
 def main() -> None:
-    """Look, and end."""
+    """Check the node, and exit with the result."""
     rclpy.init()
     try:
         fault = look(sys.argv[1] if len(sys.argv) > 1 else "/robobrain")

@@ -1,4 +1,4 @@
-"""Scenes and questions, made on the fly, as arrays for `training.network`."""
+"""Generate scenes and questions, and convert them to arrays for `training.network`."""
 
 import os
 import random
@@ -25,10 +25,10 @@ CAMERAS = (
     (640, 480), (640, 480), (640, 480), (1280, 720), (1280, 720), (848, 480), (424, 240), (480, 640), (480, 480), (320, 240),
     (720, 480), (1280, 1024),
 )  # fmt: skip
-"""Sizes of usual cameras' images, the usual ones more often."""
+"""Image sizes of cameras. More common sizes are more frequent."""
 
 BUDGETS = (MAX_PIXELS, MAX_PIXELS, MAX_PIXELS, MAX_PIXELS, 68_000, 54_000)
-"""Pixel budgets: mostly the whole one, for a user may set a smaller one."""
+"""Pixel limits. Most are the default, and some are lower, because users can set a lower limit."""
 
 MIX = {
     "point": 0.14, "spots": 0.07, "vacant": 0.07, "gripper": 0.02, "afford": 0.12, "reach": 0.06, "put": 0.07, "ground": 0.13,
@@ -41,7 +41,7 @@ SHARE_OF_THINKING = 0.15
 
 IMAGE_START = "<|im_start|>user\n<|vision_start|>"
 IDS = 9
-"""Ids in a mask are smaller."""
+"""Number of ids in a scene's mask."""
 
 Arrays = dict[str, Any]
 
@@ -55,10 +55,10 @@ class Example:
 
 
 def view(seed: int, camera: tuple[int, int], detail: float, max_pixels: int = MAX_PIXELS) -> tuple[Scene, FittedSize, RgbImage]:
-    """A scene, the size at which the model sees what this camera takes, and the model's image.
+    """Return a scene, the image's size before and after resizing for the model, and the resized image.
 
-    :param detail: pixels rendered for each pixel of the model's image, at most the camera's own; they are averaged by area.
-    :param max_pixels: the budget of the model's image.
+    :param detail: number of rendered pixels for each pixel of the resized image. It is limited to the camera's size.
+    :param max_pixels: pixel limit of the resized image.
     """
     target = fit(camera, MIN_PIXELS, max_pixels, PATCH)
     ratio = min(1.0, (detail * target.model_width * target.model_height / (camera[0] * camera[1])) ** 0.5)
@@ -69,7 +69,7 @@ def view(seed: int, camera: tuple[int, int], detail: float, max_pixels: int = MA
 
 
 def model_image(scene: Scene, size: FittedSize) -> RgbImage:
-    """The scene's image as the model sees it."""
+    """Return the scene's image, resized for the model."""
     shrinks = size.width * size.height > size.model_width * size.model_height
     method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     image: Any = cv2.resize(scene.image, (size.model_width, size.model_height), interpolation=method)
@@ -77,7 +77,7 @@ def model_image(scene: Scene, size: FittedSize) -> RgbImage:
 
 
 class Packer:
-    """Turns scenes and questions into token ids and targets."""
+    """Converts scenes and questions to token ids and targets."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer.backend_tokenizer
@@ -90,17 +90,17 @@ class Packer:
         self._words.update({self.encode(f" {other}")[0]: word for word, other in OTHER_WORDS.items()})
 
     def encode(self, text: str) -> list[int]:
-        """Token ids."""
+        """Return the token ids of a text."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def decode(self, ids: list[int]) -> str:
-        """Text of token ids, with tags."""
+        """Return the text of token ids, including tags."""
         text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
         return text
 
     def prompt(self, example: Example) -> list[int]:
-        """What follows the image, up to the answer."""
+        """Return the token ids between the image and the answer."""
         question = example.question
         text = PROFILE.prompt(question.task, question.text)
         if question.plan is not None:
@@ -108,12 +108,15 @@ class Packer:
         return self.encode(f"{text}<|im_end|>\n<|im_start|>assistant\n{PROFILE.assistant_prefix(example.think)}")
 
     def answer(self, example: Example, size: FittedSize) -> list[int]:
-        """The true answer."""
+        """Return the token ids of the true answer."""
         thinking = f"{example.question.thinking(size)}</think><answer>" if example.think else ""
         return self.encode(f"{thinking}{example.question.answer(size)}</answer><|im_end|>")
 
     def _about(self, scene: Scene, example: Example, answer: list[int]) -> tuple[list[int], list[int], list[int]]:
-        """For each token of the answer: the number that it is in a coordinate, and the ids of up to two things it is about."""
+        """Return three values for each token of an answer: its number, and the ids of up to two objects that it refers to.
+
+        The number is the value of a token in a coordinate; -1: the token is not part of a coordinate. An id of -1 means none.
+        """
         numbers, first, second = ([-1] * len(answer) for _ in range(3))
         question = example.question
         here = [question.here] if example.think and question.here is not None else []
@@ -132,10 +135,11 @@ class Packer:
         return numbers, first, second
 
     def batch(self, views: list[tuple[Scene, FittedSize, RgbImage]], examples: list[list[Example]]) -> Arrays:
-        """One row for each view: the image's tokens, then all questions about it.
+        """Return a batch of B views. Each row has the tokens of the image, and then the tokens of all questions about it.
 
-        ``ids`` (B, L); ``segment`` (B, L): 0 for the image, a number for each question, -1 for padding; ``label``, ``number``
-        and ``about`` (2, B, L) belong to the token *before* the one they describe; ``cells`` (B, ids, cells).
+        ``ids`` (B, L) are the token ids. ``segment`` (B, L) is 0 for the image, a number for each question, and -1 for padding.
+        ``targets`` (4, B, L) are the label, the number and the ids of two objects of the *next* token. ``cells`` (B, ids, cells)
+        states whether an object covers a cell.
         """
         size = views[0][1]
         rows, columns = size.model_height // PATCH, size.model_width // PATCH
@@ -179,7 +183,7 @@ class Packer:
 
 
 def _covered(scene: Scene, size: FittedSize) -> npt.NDArray[np.float32]:
-    """(ids, cells): the share of each cell that each thing covers."""
+    """Return the share (ids, cells) of each cell that each object covers."""
     rows, columns = size.model_height // PATCH, size.model_width // PATCH
     shares = np.zeros((IDS, rows * columns), np.float32)
     for identity in (1, *(thing.id for thing in scene.objects)):
@@ -189,7 +193,11 @@ def _covered(scene: Scene, size: FittedSize) -> npt.NDArray[np.float32]:
 
 
 def _helper(scene: Scene, size: FittedSize, covered: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """(cells, 6): colour, kind and box (model's pixels) of what covers most of a cell; -1 nothing, one past the last: gripper."""
+    """Return colour, kind and box (cells, 6) of the object that covers most of each cell.
+
+    The box is in pixels of the resized image. -1 means that no object covers the cell. The number of colours and the number of
+    kinds stand for the gripper.
+    """
     targets = np.full((covered.shape[1], 6), -1, np.float32)
     scale = np.array([size.model_width / size.width, size.model_height / size.height] * 2, np.float32)
     rows = [(1, len(COLOURS), len(KINDS), scene.gripper.box)]
@@ -202,13 +210,13 @@ def _helper(scene: Scene, size: FittedSize, covered: npt.NDArray[np.float32]) ->
 
 
 def examples_about(scene: Scene, rng: random.Random, count: int) -> list[Example]:
-    """Random questions in the training's mix."""
+    """Return random questions with the frequencies of `MIX`."""
     kinds = rng.choices(list(MIX), weights=list(MIX.values()), k=count)
     return [Example(ask_about(scene, kind, rng), rng.random() < SHARE_OF_THINKING) for kind in kinds]
 
 
 def random_view(rng: random.Random, camera: tuple[int, int], max_pixels: int) -> tuple[Scene, FittedSize, RgbImage]:
-    """A scene for training: rendered more or less finely, some compressed as JPEG."""
+    """Return a random scene for training. The resolution of the rendering varies, and some images are compressed as JPEG."""
     detail = rng.choices((1.15, 2.0, 4.0), weights=(0.55, 0.35, 0.1))[0]
     scene, size, image = view(FIRST_TRAINING_SEED + rng.randrange(3_000_000_000), camera, detail, max_pixels)
     if rng.random() < 0.15:
@@ -219,7 +227,7 @@ def random_view(rng: random.Random, camera: tuple[int, int], max_pixels: int) ->
 
 
 def produce(queue: "Queue[Arrays]", tokenizer_folder: Path, seed: int, views: int, questions: int) -> None:
-    """Put batches into the queue, for ever: the work of one process."""
+    """Put batches into the queue, without end. This is the work of one process."""
     from transformers import PreTrainedTokenizerFast
 
     os.nice(5)

@@ -1,4 +1,4 @@
-"""The Muon optimizer (Keller Jordan, 2024): momentum, orthogonalised by Newton-Schulz steps, for hidden matrices."""
+"""The optimizer Muon (Keller Jordan, 2024) for hidden matrices. It orthogonalises the momentum by Newton-Schulz steps."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices only. A weight with an attribute ``parts`` is that many matrices stacked by rows."""
+    """The optimizer Muon. All weights must be matrices. A weight with an attribute ``parts`` is a stack of this many matrices."""
 
     def __init__(self, weights: Iterable[Tensor], lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
         super().__init__(weights, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step; equal shapes go together."""
+        """Update the weights. Matrices of the same shape are processed together."""
         for group in self.param_groups:
             shapes: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
             for weight in group["params"]:

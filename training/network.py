@@ -1,7 +1,7 @@
-"""A fast forward pass over the parameters of transformers' Qwen2.5-VL: many questions about one image in one row.
+"""A fast forward pass with the parameters of transformers' Qwen2.5-VL, for many questions about one image in one row.
 
-The same mathematics as transformers' own, without its generality: batches of images of one size, rows of one image's tokens
-and then questions, each of which sees the image and itself.
+The result is that of transformers, but all images of a batch must have the same size. Each row has the tokens of an image, and
+then questions. Each question sees the image and itself, but not the other questions.
 """
 
 import functools
@@ -22,7 +22,7 @@ _ROPE_SECTIONS = {32: [2, 7, 7], 24: [2, 5, 5], 16: [2, 3, 3]}
 
 @dataclass(frozen=True)
 class Shape:
-    """The model's size."""
+    """The sizes of the model."""
 
     vision_width: int = 192
     vision_layers: int = 5
@@ -37,12 +37,12 @@ class Shape:
 
 
 def make_config(tokenizer: PreTrainedTokenizerFast, shape: Shape) -> Qwen2_5_VLConfig:
-    """The configuration of a Qwen2.5-VL of this shape and vocabulary."""
+    """Return the configuration of a Qwen2.5-VL with this shape and vocabulary."""
     token = tokenizer.convert_tokens_to_ids
     rope = {"rope_type": "default", "mrope_section": _ROPE_SECTIONS[shape.width // shape.heads], "rope_theta": shape.rope_theta}
     return Qwen2_5_VLConfig(
         architectures=["Qwen2_5_VLForConditionalGeneration"],
-        dtype="float32",  # Saved in bfloat16, but small enough to run with all its digits anywhere.
+        dtype="float32",  # The weights are saved in bfloat16, but the model is small enough to run in float32 everywhere.
         text_config=dict(  # noqa: C408
             vocab_size=math.ceil(len(tokenizer) / 64) * 64,
             hidden_size=shape.width,
@@ -77,7 +77,10 @@ def make_config(tokenizer: PreTrainedTokenizerFast, shape: Shape) -> Qwen2_5_VLC
 
 
 def initialise(model: Qwen2_5_VLForConditionalGeneration, number_ids: list[int]) -> None:
-    """Weights by fan-in, residual outputs smaller; neighbouring numbers begin with similar vectors (Fourier features)."""
+    """Initialise the weights by fan-in, with smaller weights for residual outputs.
+
+    The vectors of numbers are Fourier features, so neighbouring numbers begin with similar vectors.
+    """
     for name, weight in model.named_parameters():
         if weight.ndim == 2 and "embed_tokens" not in name and "lm_head" not in name:
             residual = any(part in name for part in ("o_proj", "down_proj", "attn.proj"))
@@ -100,7 +103,7 @@ def initialise(model: Qwen2_5_VLForConditionalGeneration, number_ids: list[int])
 
 @dataclass(frozen=True)
 class Grid:
-    """Rotary angles and windows of an image's patches, in the order of the merged cells."""
+    """The rotary angles and windows of an image's patches. Patches of the same cell are neighbours."""
 
     cos: Tensor
     sin: Tensor
@@ -109,7 +112,7 @@ class Grid:
 
 @functools.lru_cache(maxsize=64)
 def grid(height: int, width: int, head_size: int, device: str) -> Grid:
-    """The `Grid` of an image of this size in pixels."""
+    """Return the `Grid` of an image of this size in pixels."""
     rows, columns = height // PATCH, width // PATCH
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
 
@@ -126,7 +129,10 @@ def grid(height: int, width: int, head_size: int, device: str) -> Grid:
 
 
 def patches_of(images: Tensor) -> Tensor:
-    """uint8 (B, H, W, 3) as normalised patches (B, cells * 4, 588) in the processor's order, without the repeat in time."""
+    """Convert images (B, H, W, 3), uint8, to normalised patches (B, cells * 4, 588).
+
+    The patches have the order of transformers' processor, but each image occurs only once instead of twice in time.
+    """
     count, height, width, _ = images.shape
     values = (images.float() - _MEAN.to(images.device)) / _STD.to(images.device)
     values = values.reshape(count, height // 28, 2, 14, width // 28, 2, 14, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
@@ -143,9 +149,9 @@ def _turn(values: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def see(model: Qwen2_5_VLForConditionalGeneration, patches: Tensor, size: tuple[int, int]) -> Tensor:
-    """Visual tokens (B, cells, width) of images of one size (height, width)."""
+    """Return the visual tokens (B, cells, width) of images of one size (height, width) in pixels."""
     visual, config = model.model.visual, model.config.vision_config
-    # The processor shows each image twice in time; both halves of the kernel see the same.
+    # The processor repeats each image in time. Both halves of the kernel get the same pixels, so the halves are added.
     values = F.linear(patches, visual.patch_embed.proj.weight.sum(2).flatten(1))
     count, length, width = values.shape
     head_size = width // config.num_heads
@@ -166,10 +172,11 @@ def see(model: Qwen2_5_VLForConditionalGeneration, patches: Tensor, size: tuple[
 
 @dataclass
 class Guide:
-    """Guided attention, in training only: two heads of one layer are shown where to look.
+    """Guided attention for training: two heads of one layer learn to attend to the cells of the object in the answer.
 
-    :param about: for each of the two heads the id of the thing that the next token is about, -1 none; (2, B, S).
-    :param cells: (B, ids, cells), whether a thing covers a cell; images' tokens begin at ``start``.
+    :param about: (2, B, S), for each of the two heads the id of the object that the next token refers to; -1: none.
+    :param cells: (B, ids, cells), whether an object covers a cell.
+    :param start: index of the first token of the image.
     """
 
     layer: int
@@ -179,7 +186,11 @@ class Guide:
     losses: list[Tensor] = field(default_factory=list)
 
     def add(self, query: Tensor, key: Tensor, seen: Tensor) -> None:
-        """Take the loss at this layer: query and key (B, heads, S, head size), ``seen`` the mask (B, 1, S, S)."""
+        """Add the loss of this layer.
+
+        :param query: (B, heads, S, head size). ``key``: likewise.
+        :param seen: attention mask (B, 1, S, S).
+        """
         for head, about in ((0, self.about[0]), (query.shape[1] // 2, self.about[1])):
             row, place = (about > 0).nonzero(as_tuple=True)
             scores = (query[:, head].float() @ key[:, head].float().mT) * query.shape[-1] ** -0.5
@@ -202,11 +213,13 @@ def read(
     cache: Cache | None = None,
     guide: Guide | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The language layers.
+    """Run the language layers.
 
-    :param values: (B, S, width); ``positions``: (3, B, S); ``seen``: bool (B, 1, S, T).
-    :param cache: keys and values so far, by layer; extended in place.
-    :returns: the last hidden states, and those after the second layer.
+    :param values: input vectors (B, S, width).
+    :param positions: (3, B, S).
+    :param seen: attention mask, bool (B, 1, S, T).
+    :param cache: keys and values of earlier tokens by layer. The new ones are added.
+    :returns: the last hidden states, and the hidden states after the second layer.
     """
     language, config = model.model.language_model, model.config.text_config
     heads, key_heads = config.num_attention_heads, config.num_key_value_heads
@@ -238,7 +251,7 @@ def read(
 
 
 def _rotary(positions: Tensor, head_size: int, config: Any) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (B, S, head size) of multimodal rotary positions (3, B, S): time, height and width."""
+    """Return cosines and sines (B, S, head size) of multimodal rotary positions (3, B, S): time, height and width."""
     rope = config.rope_parameters
     exponents = torch.arange(0, head_size, 2, device=positions.device).float() / head_size
     angles = positions[..., None].float() / rope["rope_theta"] ** exponents

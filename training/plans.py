@@ -1,9 +1,9 @@
-"""Fine-tune the demo model to answer with plans that the tabletop's arm can run::
+"""Fine-tune the demo model to answer with plans that the arm of the tabletop world can run::
 
     python -m training.plans --model robobrain_ros/demo/model --out build/plans
 
-On one CPU core; what the model sees stays as it is (the vision layers are frozen), and half of the questions are those of the
-training before, lest they are forgotten. Begun again, it goes on from its state.
+One CPU core is enough. The vision layers are frozen. Half of the questions are those of the earlier training, so that the model
+does not forget them. If the run is interrupted, the same command continues it from the saved state.
 """
 
 import argparse
@@ -51,13 +51,13 @@ from training.train import load_state, save_state, visible
 
 View = tuple[Scene, FittedSize, RgbImage]
 SAVE_EVERY = 60.0
-"""Seconds."""
+"""Seconds between saved states."""
 CONTEXT = 16_384
-"""Tokens: room for the longest plan that its schema allows, which is far longer than any true one."""
+"""Length of the context in tokens. It is enough for the longest plan that a schema allows. Real plans are much shorter."""
 
 
 def new_tokens() -> list[str]:
-    """The parts of prompts and answers that never change, one token each."""
+    """Return the constant parts of prompts and answers. Each becomes one token."""
     lines = plan_prompt("", PlanRequest((ARM,))).split("\n")
     asked = ["\n".join(plan_prompt("", PlanRequest(mode=mode)).split("\n")[1:]) for mode in PlanMode]
     mark = "\x00"
@@ -65,9 +65,9 @@ def new_tokens() -> list[str]:
     whole = plans.answer_json(PlanVerdict.PLAN, mark, [Step("pick", mark), Step("place", mark, mark, mark)])
     text = whole.replace(json.dumps(mark)[1:-1], mark)
     steps = text[text.index(f'"{STEPS}"') :]
-    for said in (Step("pick", mark).text, Step("place", mark, mark, mark).text):
-        steps = steps.replace(said, mark)
-    # Between the marks, and up to a step's order, which is a number: "...":1},{"subtask":"...
+    for step_text in (Step("pick", mark).text, Step("place", mark, mark, mark).text):
+        steps = steps.replace(step_text, mark)
+    # A part ends at a mark, or before the order of a step, which is a number: "...":1},{"subtask":"...
     pieces = [part for piece in steps.split(mark)[1:-1] for part in piece.replace(":1}", f":{mark}}}").split(mark)]
     ends = [f'{rest}{verdict.value}"}}' for verdict in PlanVerdict if verdict is not PlanVerdict.PLAN]
     answers = [
@@ -83,11 +83,11 @@ def new_tokens() -> list[str]:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=Path("robobrain_ros/demo/model"), help="folder of the model to begin with")
+    parser.add_argument("--model", type=Path, default=Path("robobrain_ros/demo/model"), help="folder of the model to fine-tune")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint and state")
-    parser.add_argument("--steps", type=int, default=1200, help="of the whole run")
-    parser.add_argument("--views", type=int, default=4, help="images a step, half of them of tables on which things were moved")
-    parser.add_argument("--rate", type=float, default=5e-4, help="AdamW's, which falls to zero over the last 60 %%")
+    parser.add_argument("--steps", type=int, default=1200, help="number of steps of the whole run")
+    parser.add_argument("--views", type=int, default=4, help="images in each step; half show tables on which objects were moved")
+    parser.add_argument("--rate", type=float, default=5e-4, help="learning rate; it decreases to zero over the last 60 %%")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--evaluate", type=int, default=64, help="situations of each kind after the run")
@@ -95,7 +95,7 @@ def arguments() -> argparse.Namespace:
 
 
 class Tuner:
-    """The model, its optimizer, and the place in the run."""
+    """The model, its optimizer, and the progress of the run."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.step = options, 0
@@ -117,7 +117,10 @@ class Tuner:
         self.sums: dict[str, float] = {}
 
     def _spell(self, added: list[str], known: Packer) -> None:
-        """A new token begins as the mean of what it was written with before; what it takes to say it, unused rows have learnt."""
+        """Initialise the embedding of each new token with the mean of the tokens that spelled its text before.
+
+        The rows of the output layer for new tokens are not changed. They existed as padding of the vocabulary.
+        """
         embedding = self.model.model.language_model.embed_tokens.weight
         if len(self.tokenizer) > len(embedding):
             raise ValueError(f"{len(self.tokenizer)} tokens do not fit into a vocabulary of {len(embedding)}.")
@@ -126,7 +129,7 @@ class Tuner:
                 embedding[self.packer.encode(text)[0]] = embedding[known.encode(text)].mean(0)
 
     def learn(self, batch: Arrays) -> None:
-        """One step."""
+        """Train one step."""
         share = self.step / self.options.steps
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * min(1.0, (self.step + 1) / 30) * min(1.0, max(0.0, (1 - share) / 0.6))
@@ -138,7 +141,7 @@ class Tuner:
         self.step += 1
 
     def loss(self, batch: Arrays) -> Tensor:
-        """Cross entropy; for numbers in coordinates with soft targets, a Gaussian one pixel wide."""
+        """Return the cross entropy of a batch. Numbers in coordinates have soft targets, a Gaussian with a width of one pixel."""
         start, count = batch["start"], batch["count"]
         label, number = torch.from_numpy(batch["targets"])[:2].unbind(0)
         with torch.no_grad():
@@ -166,17 +169,17 @@ class Tuner:
         return loss
 
     def state(self) -> dict[str, Any]:
-        """Everything that the run needs to go on."""
+        """Return the state from which a run can continue."""
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`."""
+        """Continue from a `state`."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
 
     def save(self) -> None:
-        """Write the checkpoint, in bfloat16 as it was."""
+        """Write the checkpoint in bfloat16, like the original."""
         shutil.copytree(self.options.model, self.options.out, dirs_exist_ok=True)
         weights = {name: value.detach().to(torch.bfloat16).contiguous() for name, value in self.model.state_dict().items()}
         save_file(weights, self.options.out / "model.safetensors", metadata={"format": "pt"})
@@ -187,7 +190,7 @@ class Tuner:
 
 
 def changed_view(view: View, rng: random.Random) -> tuple[View, list[Example]]:
-    """The view's table after some steps to a goal, and questions about it."""
+    """Return a view of the table after some steps towards a goal, and questions about it."""
     scene, size, _ = view
     situation = _situation(scene, rng)
     now = situation.world.look()
@@ -201,7 +204,7 @@ def changed_view(view: View, rng: random.Random) -> tuple[View, list[Example]]:
 
 
 def _situation(scene: Scene, rng: random.Random) -> plans.Situation:
-    """Every second one with several things to move, where there are several; every third one after a failure."""
+    """Return a random situation. If possible, half of them have several objects to move, and a third include a failed step."""
     several, failed = rng.random() < 0.5, rng.random() < 0.35
     for _ in range(12):
         situation = plans.midway(scene, rng)
@@ -212,7 +215,7 @@ def _situation(scene: Scene, rng: random.Random) -> plans.Situation:
 
 
 def first_examples(scene: Scene, rng: random.Random) -> list[Example]:
-    """Questions for plans about a table on which nothing was moved; half of the new ones about what is not there."""
+    """Return questions for plans about a table on which nothing was moved. Half of them ask about missing objects."""
     modes = (*[PlanMode.NEW] * 4, rng.choice(tuple(PlanMode)))
     asked = [plans.at_first(scene, rng, index % 2 == 0).question(mode, rng) for index, mode in enumerate(modes)]
     return [_example(question, rng) for question in asked]
@@ -223,7 +226,7 @@ def _example(question: Question, rng: random.Random) -> Example:
 
 
 def make_batch(packer: Packer, seed: int, step: int, count: int) -> Arrays:
-    """The batch of a step, always the same one."""
+    """Return the batch of a step. It depends only on the seed and the step."""
     rng = random.Random(f"plans {seed} {step}")
     camera, budget = rng.choice(CAMERAS), rng.choice(BUDGETS)
     views: list[View] = []
@@ -240,7 +243,10 @@ def make_batch(packer: Packer, seed: int, step: int, count: int) -> Arrays:
 
 
 def evaluate(tuner: Tuner, count: int) -> dict[str, Any]:
-    """Shares of answers, freely written, that are word for word the true ones; over scenes that training never sees."""
+    """Return the share of answers that are identical to the true answers, for scenes that are not used for training.
+
+    The answers are generated without a constraint.
+    """
     results: dict[str, Any] = {}
     for mode in PlanMode:
         right = 0
@@ -269,7 +275,7 @@ def _unseen(number: int) -> View:
 
 
 def main() -> None:
-    """Train, save, evaluate."""
+    """Fine-tune and evaluate the model."""
     options = arguments()
     torch.set_num_threads(options.threads)
     os.nice(10)

@@ -1,4 +1,4 @@
-"""Score a model while it is in training: greedy answers by `training.network`, read and judged as the product does."""
+"""Score a model after training. `training.network` generates greedy answers. The package parses and scores them."""
 
 import random
 from typing import Any
@@ -29,7 +29,7 @@ def answer_all(
     examples: list[Example],
     device: str,
 ) -> list[str]:
-    """Greedy answers to one question about each of several images of one size."""
+    """Return greedy answers to one question about each image. All images must have the same size."""
     batch = packer.batch(views, [[] for _ in views])
     start, count = batch["start"], batch["count"]
     head = start + count + 1
@@ -76,7 +76,7 @@ def answer_all(
 
 
 def in_image(parsed: ParsedAnswer, size: FittedSize) -> Answer:
-    """The answer in the scene's own pixels."""
+    """Convert an answer to pixels of the scene's image."""
     rule = PROFILE.coordinates
     return Answer(
         parsed.task,
@@ -89,7 +89,7 @@ def in_image(parsed: ParsedAnswer, size: FittedSize) -> Answer:
 
 
 def mark(text: str, example: Example, scene: Scene, size: FittedSize) -> Assessment | None:
-    """The verdict on an answer's text; None where it cannot be read."""
+    """Return the assessment of an answer's text; None: the text cannot be parsed."""
     try:
         parsed = parse_answer(example.question.task, PROFILE.assistant_prefix(example.think) + text, PROFILE)
     except RoboBrainError:
@@ -102,7 +102,7 @@ def mark(text: str, example: Example, scene: Scene, size: FittedSize) -> Assessm
 def evaluate(
     model: Qwen2_5_VLForConditionalGeneration, packer: Packer, count: int, device: str, chunk: int = 64, cameras: Any = CAMERAS
 ) -> dict[str, Any]:
-    """Scores by kind of question, over ``count`` scenes each that training never sees."""
+    """Return the scores for each kind of question, from ``count`` scenes that are not used for training."""
     sizes = sorted(set(cameras))
     results: dict[str, Any] = {}
     for think in (False, True):
@@ -122,7 +122,7 @@ def evaluate(
 
 
 def summary(verdicts: list[Assessment | None]) -> dict[str, float]:
-    """Shares of right and of readable answers, and the mean score."""
+    """Return the share of correct answers, the mean score, and the share of answers that can be parsed."""
     read = [verdict for verdict in verdicts if verdict is not None]
     number = max(1, len(verdicts))
     return {

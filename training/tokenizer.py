@@ -1,7 +1,7 @@
-"""The demo model's own tokenizer: words of the tabletop world, whole numbers as one token each, and the fixed prompts.
+"""Build the tokenizer of the demo model. Its tokens are words of the tabletop world, whole numbers, and sentences of the prompts.
 
-The fixed sentences of RoboBrain 2.0's prompts are one token each, which keeps prompts at some 30 tokens beside the image. Other
-text falls back to letters and bytes, so that any text can be written and read.
+Each fixed sentence of RoboBrain 2.0's prompts is one token, so a prompt has about 30 tokens without the image. Other text is
+encoded as letters and bytes, so the tokenizer supports any text.
 """
 
 import json
@@ -19,9 +19,9 @@ from robobrain_ros.evaluation.questions import KINDS_OF_QUESTIONS, ask_about
 
 PROFILE = PROFILES[0]
 LARGEST_NUMBER = 400
-"""Numbers below are one token each; images must be smaller."""
+"""Each number below this one is one token. The sides of resized images must be smaller."""
 MIN_PIXELS, MAX_PIXELS, PATCH = 43_904, 86_240, 28
-"""The processor's budget: 640x480 becomes 336x252, 1280x720 becomes 364x196."""
+"""Pixel limits of the processor, and the side of a visual token's square. 640x480 becomes 336x252, 1280x720 becomes 364x196."""
 
 SPECIAL = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>",
@@ -39,7 +39,7 @@ _WORDS = Regex(r"\d{1,3}| ?[A-Za-z]+|\n|[^A-Za-z\d\s]+(?: (?=[\d(\[])[^A-Za-z\d\
 
 
 def fixed_sentences() -> list[str]:
-    """The parts of the prompts that never change, without the blanks next to the user's text."""
+    """Return the constant parts of the prompts, without the blanks next to the user's text."""
     parts = {part.rstrip() for prompt in PROFILE.prompts.values() for part in prompt.template.split(TEXT_SLOT)}
     return sorted(part for part in parts if len(part) > 8)
 
@@ -59,7 +59,7 @@ def _corpus(scenes: int) -> list[str]:
 
 
 def build(folder: Path, scenes: int = 150) -> PreTrainedTokenizerFast:
-    """Learn the words and write tokenizer and processor files into ``folder``."""
+    """Learn the words, and write the files of the tokenizer and the processor to ``folder``."""
     words = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(_WORDS, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )

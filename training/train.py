@@ -1,7 +1,7 @@
 """Train the tabletop demo model: ``python -m training.train --out build/tabletop``.
 
-See README.md beside this file for the recipe. A run that was broken off goes on from its state when
-started again.
+README.md in this folder describes the recipe. If a run is interrupted, the same command continues it
+from the saved state.
 """
 
 import argparse
@@ -27,25 +27,27 @@ from training.score import evaluate
 from training.tokenizer import LARGEST_NUMBER, PATCH, build
 
 HELPERS_END = 0.7
-"""Share of the run after which helper heads and guided attention are gone."""
+"""Share of the run after which helper heads and guided attention are not used any more."""
 WARM_UP = 60
 STATE = "state.pt"
 SAVE_EVERY = 60.0
 """Seconds between saved states."""
 _COLOUR_CLASSES, _KIND_CLASSES = 8, 6
-"""Six colours, or four kinds; none; the gripper."""
+"""Numbers of classes: six colours or four kinds of objects, nothing, and the gripper."""
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("build/tabletop"), help="folder of the model and of the run's state")
-    parser.add_argument("--minutes", type=float, default=13.2, help="length of the whole run")
-    parser.add_argument("--stop-after", type=float, default=0.0, help="stop this part of it after so many minutes; 0: at its end")
-    parser.add_argument("--preview", type=float, default=0.0, help="then cool down for so many minutes, for a model to look at")
-    parser.add_argument("--views", type=int, default=64, help="images a step")
-    parser.add_argument("--questions", type=int, default=12, help="questions an image")
-    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="processes that make scenes")
+    parser.add_argument("--minutes", type=float, default=13.2, help="length of the whole run in minutes")
+    parser.add_argument("--stop-after", type=float, default=0.0, help="interrupt the run after this number of minutes; 0: do not")
+    parser.add_argument(
+        "--preview", type=float, default=0.0, help="minutes of a cool-down after an interruption, to get a usable model"
+    )
+    parser.add_argument("--views", type=int, default=64, help="images in each step")
+    parser.add_argument("--questions", type=int, default=12, help="questions about each image")
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="processes that generate scenes")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--muon-rate", type=float, default=0.02)
@@ -56,7 +58,7 @@ def arguments() -> argparse.Namespace:
 
 
 class Trainer:
-    """Model, helpers and optimizers, and the run's place in time."""
+    """The model, its helper heads and optimizers, and the progress of the run."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.device = options, options.device
@@ -95,18 +97,18 @@ class Trainer:
 
     @property
     def share(self) -> float:
-        """How much of the whole run is over."""
+        """Completed share of the whole run, 0 to 1."""
         return min(1.0, self.seconds / 60 / self.options.minutes)
 
     def set_rates(self, factor: float) -> None:
-        """Warm-up, constant, linear to zero; ``factor`` beside."""
+        """Set the learning rates: a warm-up, then constant, then linear to zero; all multiplied by ``factor``."""
         factor *= min(1.0, (self.step + 1) / WARM_UP) * min(1.0, max(0.0, (1 - self.share) / self.options.cooldown))
         for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
 
     def learn(self, batch: Arrays) -> None:
-        """One step; after a loss or gradient that is not finite, back to the last `keep`."""
+        """Train one step. If the loss or a gradient is not finite, return to the weights of the last `keep`."""
         loss = self.loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         weights = [weight for optimizer in self.optimizers for group in optimizer.param_groups for weight in group["params"]]
@@ -122,11 +124,11 @@ class Trainer:
         self.step += 1
 
     def keep(self) -> None:
-        """Remember weights and momenta as they are now."""
+        """Store the current weights and momenta."""
         self.kept = copy.deepcopy([part.state_dict() for part in (self.model, self.helpers, *self.optimizers)])
 
     def forget(self) -> None:
-        """Back to what was kept; a run of a few thousand steps met one such step."""
+        """Return to the stored weights and momenta. This happens about once in a few thousand steps."""
         broken = {name: round(float(value), 3) for name, value in self.sums.items()}
         print(f"step {self.step}: not finite ({broken}); back to the last good weights", flush=True)
         self.sums, self.reported = {}, self.step + 1
@@ -134,7 +136,7 @@ class Trainer:
             part.load_state_dict(state)
 
     def loss(self, batch: Arrays) -> Tensor:
-        """The loss of a batch; adds what it is made of to ``sums``."""
+        """Return the loss of a batch, and add its parts to ``sums``."""
         helping = max(0.0, 1 - self.share / HELPERS_END)
         start, count = batch["start"], batch["count"]
         arrays = {key: value for key, value in batch.items() if key not in ("start", "count")}
@@ -172,45 +174,50 @@ class Trainer:
         return loss
 
     def _soft_numbers(self) -> Tensor:
-        """Rows of soft targets: a Gaussian around each number, whose width falls from 3 to 1."""
+        """Return a row of soft targets for each number: a Gaussian around the number. Its width decreases from 3 to 1."""
         width = 3.0 - 2.0 * min(1.0, self.share / 0.6)
         numbers = torch.arange(LARGEST_NUMBER, device=self.device).float()
         return torch.softmax(-((numbers[:, None] - numbers[None]) ** 2) / (2 * width * width), 1)
 
     def _help(self, imaged: Tensor, early: Tensor, helper: Tensor, size: tuple[int, ...]) -> Tensor:
-        """Helper heads: what covers a cell, its box relative to the cell, and (in the language layers) both absolutely."""
-        told, placed = self.helpers[0](imaged.float()), self.helpers[1](early.float())
+        """Return the loss of the helper heads.
+
+        The first head gets the visual tokens. For each cell, it predicts the colour, the kind and the box of the object that
+        covers the cell. The box is relative to the cell. The second head gets the states after the second language layer. It
+        predicts the box of the object and the place of the cell in the image.
+        """
+        relative, absolute = self.helpers[0](imaged.float()), self.helpers[1](early.float())
         covered = helper[..., 1] >= 0
         amount = covered.sum().clamp_min(1)
         down, across = ((torch.arange(length // PATCH, device=self.device) + 0.5) * PATCH for length in size)
         rows, columns = torch.meshgrid(down, across, indexing="ij")
         cells = torch.stack([columns, rows, columns, rows], -1).view(1, -1, 4)
         classes = (helper[..., :2] + 1).long()
-        what = F.cross_entropy(told[..., :_COLOUR_CLASSES].flatten(0, 1), classes[..., 0].flatten())
-        what = what + F.cross_entropy(told[..., _COLOUR_CLASSES:-4].flatten(0, 1), classes[..., 1].flatten())
-        near = (told[..., -4:] - (helper[..., 2:] - cells) / 40).abs().mean(-1)
-        far = (placed[..., :4] - (helper[..., 2:] - 150) / 80).abs().mean(-1)
-        own = (placed[..., 4:] - (cells[..., :2] - 150) / 80).abs().mean()
-        return what + ((near + far) * covered).sum() / amount + own
+        class_loss = F.cross_entropy(relative[..., :_COLOUR_CLASSES].flatten(0, 1), classes[..., 0].flatten())
+        class_loss = class_loss + F.cross_entropy(relative[..., _COLOUR_CLASSES:-4].flatten(0, 1), classes[..., 1].flatten())
+        box_from_cell = (relative[..., -4:] - (helper[..., 2:] - cells) / 40).abs().mean(-1)
+        box_in_image = (absolute[..., :4] - (helper[..., 2:] - 150) / 80).abs().mean(-1)
+        cell_in_image = (absolute[..., 4:] - (cells[..., :2] - 150) / 80).abs().mean()
+        return class_loss + ((box_from_cell + box_in_image) * covered).sum() / amount + cell_in_image
 
     def _note(self, **values: Tensor) -> None:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0) + value.detach()
 
     def report(self, steps: int) -> str:
-        """Means since the last report."""
+        """Return the mean values since the last report as JSON."""
         means = {name: round(float(value) / steps, 4) for name, value in self.sums.items()}
         self.sums = {}
         return json.dumps({"step": self.step, "minutes": round(self.seconds / 60, 2), **means})
 
     def state(self) -> dict[str, Any]:
-        """Everything that a run needs to go on; momenta in half the bits."""
+        """Return the state from which a run can continue. The momenta are in bfloat16."""
         momenta = [_halved(optimizer.state_dict()) for optimizer in self.optimizers]
         weights = {"model": self.model.state_dict(), "helpers": self.helpers.state_dict()}
         return {**weights, "optimizers": momenta, "step": self.step, "seconds": self.seconds}
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`."""
+        """Continue from a `state`."""
         self.model.load_state_dict(state["model"])
         self.helpers.load_state_dict(state["helpers"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -234,14 +241,14 @@ def _halved(value: Any) -> Any:
 
 
 def visible(segment: Tensor) -> Tensor:
-    """(B, 1, L, L): each token sees the image, and its own question up to itself."""
+    """Return the attention mask (B, 1, L, L). Each token sees the image, and the earlier tokens of its own question."""
     length = segment.shape[1]
     same = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
     return (same & torch.ones(length, length, dtype=torch.bool, device=segment.device).tril())[:, None]
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write a state; the one before stays until the new one is whole."""
+    """Write a state. The previous state is replaced when the new one is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / "state.unfinished"
     torch.save(state, unfinished)
@@ -249,7 +256,7 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(folder: Path, device: str) -> dict[str, Any] | None:
-    """The state in a folder, if there is one."""
+    """Return the state in a folder; None: there is none."""
     if not (folder / STATE).exists():
         return None
     state: dict[str, Any] = torch.load(folder / STATE, map_location=device, weights_only=True)
@@ -257,7 +264,11 @@ def load_state(folder: Path, device: str) -> dict[str, Any] | None:
 
 
 def run(trainer: Trainer, queue: Any, minutes: float, cooling: bool = False) -> None:
-    """Train for a while; ``cooling``: with a learning rate that falls to zero meanwhile."""
+    """Train for a number of minutes, or until the end of the run.
+
+    :param queue: provides the batches.
+    :param cooling: decrease the learning rate to zero within these minutes. The progress of the run does not change.
+    """
     began = last = saved = time.monotonic()
     steps, waited, spent, before = 0, 0.0, 0.0, trainer.seconds
     trainer.keep()
@@ -282,7 +293,7 @@ def run(trainer: Trainer, queue: Any, minutes: float, cooling: bool = False) -> 
 
 
 def main() -> None:
-    """Train, save, evaluate."""
+    """Train and evaluate the model."""
     options = arguments()
     trainer = Trainer(options)
     state = load_state(options.out, options.device)
