@@ -163,6 +163,17 @@ def pytorch(content: bytes) -> Callable[[Path], None]:
 
 FURTHER = ("generation_config.json", "special_tokens_map.json", "added_tokens.json", "video_preprocessor_config.json")
 OF_TENSOR = '{"dtype": "F32", "shape": [1, 0], "data_offsets": [0, 0]}'
+WRONG_TENSORS: list[dict[str, object]] = [
+    {"dtype": None},
+    {"dtype": "F64"},
+    {"shape": None},
+    {"shape": []},
+    {"shape": [-256, -1024]},
+    {"shape": [1024, 256.0]},
+    {"shape": [1024, 257]},
+    {"data_offsets": [8, 4]},
+    {"data_offsets": ["0", 4]},
+]
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "weights cut off": (cut(WEIGHTS, 5_000_000), r"model\.safetensors is cut off: it has 5000000 of 13442984 bytes"),
     "weights cut off by one byte": (cut(WEIGHTS, 13_442_983), "is cut off: it has 13442983 of 13442984 bytes"),
@@ -187,17 +198,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     },
     **{
         f"weights with a tensor of {changes}": (with_tensor(**changes), "type, shape and place of the tensor 'lm_head.weight'")
-        for changes in (
-            {"dtype": None},
-            {"dtype": "F64"},
-            {"shape": None},
-            {"shape": []},
-            {"shape": [-256, -1024]},
-            {"shape": [1024, 256.0]},
-            {"shape": [1024, 257]},
-            {"data_offsets": [8, 4]},
-            {"data_offsets": ["0", 4]},
-        )
+        for changes in WRONG_TENSORS
     },
     "weights with an endless tensor": (weights('{"x": {"shape": [1], "data_offsets": [0, 1e999]}}'), "is damaged"),
     "weights with a header of 2**63 bytes": (weights("{}", 2**63), "is damaged"),
