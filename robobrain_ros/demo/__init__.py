@@ -1,10 +1,10 @@
-"""The tabletop world, and a small model that knows nothing else."""
+"""The tabletop demo: a simulated table with a camera and an arm, and a small model that knows only this table."""
 
 from pathlib import Path
 
 DEMO_MODEL = Path(__file__).parent / "model"
-"""The tabletop demo model's checkpoint; its README says how it was made and what it can do."""
+"""Folder with the checkpoint of the tabletop demo model. README.md in this folder describes its training and its accuracy."""
 
 
 class DemoError(Exception):
-    """A program of the demo cannot go on; the message says why."""
+    """A program of the demo cannot continue. The message states the reason."""

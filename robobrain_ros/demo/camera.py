@@ -1,7 +1,7 @@
-"""A camera that looks at the tabletop world: image, compressed image, camera_info, registered depth and the truth.
+"""A simulated camera above the table: publishes image, compressed image, camera_info, registered depth and the true poses.
 
-All topics begin with the camera's name, and all messages of one image carry one header: the image's stamp and the
-camera's optical frame. The parameters are the fields of `CameraSettings`.
+All topics begin with the camera's name. All messages of one image have the same header, with the image's stamp and the camera's
+optical frame. The parameters of the node are the fields of `CameraSettings`.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from robobrain_ros.ros.process.command_line import own_arguments
 from robobrain_ros.ros.views.markers import text_scale
 
 TABLE_FRAME = "table"
-"""Parent of the camera's frame in tf: z up, its origin on the table below the camera."""
+"""Parent frame of the camera's frame in tf. Its z axis points up, and its origin is on the table below the camera."""
 MILLIMETRES_PER_METRE = 1000.0
 JPEG_QUALITY = 95
 DEPTH_ENCODINGS = ("16UC1", "32FC1")
@@ -49,7 +49,7 @@ def _setting(default: Any, description: str) -> Any:
 
 @dataclass(frozen=True)
 class CameraSettings:
-    """The parameters of the node, by name, with their defaults."""
+    """The parameters of the node with their defaults."""
 
     camera: str = _setting("camera", "Name of the camera: the prefix of its topics.")
     frame_id: str = _setting("camera_optical_frame", "Frame of all messages: optical, z forward (REP 103).")
@@ -62,17 +62,20 @@ class CameraSettings:
     moving: bool = _setting(False, "Whether the objects move.")
 
     def validate(self) -> None:
-        """:raises ValueError: a setting that the camera cannot follow; the size is the scene's to judge."""
+        """Check all settings except the size, which `make_scene` checks.
+
+        :raises ValueError: a setting is invalid.
+        """
         if self.encoding not in ENCODINGS:
-            raise ValueError(f"encoding is {self.encoding!r}; known are {', '.join(ENCODINGS)}.")
+            raise ValueError(f"encoding is {self.encoding!r}; known encodings are {', '.join(ENCODINGS)}.")
         if self.depth_encoding not in DEPTH_ENCODINGS:
-            raise ValueError(f"depth_encoding is {self.depth_encoding!r}; known are {', '.join(DEPTH_ENCODINGS)}.")
+            raise ValueError(f"depth_encoding is {self.depth_encoding!r}; known encodings are {', '.join(DEPTH_ENCODINGS)}.")
         if not LEAST_RATE <= self.rate <= MOST_RATE:
             raise ValueError(f"rate is {self.rate}; it must be {LEAST_RATE:g} to {MOST_RATE:g} images per second.")
 
 
 class SceneMessages:
-    """One scene as messages, each made when it is first asked for."""
+    """The messages of one scene. Each message is created at its first use."""
 
     def __init__(self, scene: Scene, settings: CameraSettings) -> None:
         self._scene = scene
@@ -102,7 +105,7 @@ class SceneMessages:
 
     @functools.cached_property
     def camera_info(self) -> CameraInfo:
-        """The pinhole camera, without distortion."""
+        """Calibration of a pinhole camera without distortion."""
         lens = self._scene.intrinsics
         k = [lens.fx, 0.0, lens.cx, 0.0, lens.fy, lens.cy, 0.0, 0.0, 1.0]
         p = [*k[0:3], 0.0, *k[3:6], 0.0, *k[6:9], 0.0]
@@ -112,9 +115,9 @@ class SceneMessages:
 
     @functools.cached_property
     def transform(self) -> TransformStamped:
-        """The camera's pose on the table, which never changes."""
+        """The pose of the camera in the table's frame. It is constant."""
         camera = self._scene.layout.camera
-        # The table's frame in the optical frame is turned about x by 90 degrees and the pitch.
+        # In the optical frame, the table's frame is rotated about x by 90 degrees plus the pitch.
         half = -(math.pi / 2 + math.atan2(camera.sin_pitch, camera.cos_pitch)) / 2
         pose = Transform(
             translation=Vector3(z=camera.height), rotation=Quaternion(x=math.sin(half), y=0.0, z=0.0, w=math.cos(half))
@@ -124,7 +127,7 @@ class SceneMessages:
 
     @functools.cached_property
     def ground_truth(self) -> MarkerArray:
-        """Each object's pose in the optical frame: one marker, whose namespace and text are the object's name."""
+        """The pose of each object in the optical frame: a marker whose namespace and text are the name of the object."""
         markers = []
         for thing in self._scene.objects:
             marker = Marker(ns=thing.name, id=thing.id, type=Marker.TEXT_VIEW_FACING, text=thing.name)
@@ -140,20 +143,20 @@ class SceneMessages:
 
     def _raw(self, encoding: str, data: bytes, step: int) -> Image:
         image = Image(width=self._scene.width, height=self._scene.height, encoding=encoding, step=step)
-        # Assigning bytes would copy and check them one by one.
+        # If bytes are assigned, rclpy checks and copies each byte.
         image.data = array.array("B", data)
         return image
 
 
 Selector = Callable[[SceneMessages], Any]
-"""Takes one kind of message out of a scene's."""
+"""Selects one message of a scene."""
 
 
 class DemoCamera(Node):
-    """Publishes one scene of the tabletop world at a rate, each kind of message only while somebody listens."""
+    """Publishes the messages of one scene at a fixed rate. It publishes a message only if its topic has a subscriber."""
 
     def __init__(self, **options: Any) -> None:
-        """:param options: as of `rclpy.node.Node`."""
+        """:param options: arguments of `rclpy.node.Node`."""
         super().__init__("demo_camera", **options)
         self.settings = self._declare_settings()
         self._scene = make_scene(self.settings.seed, size=(self.settings.width, self.settings.height))
@@ -181,7 +184,7 @@ class DemoCamera(Node):
         return settings
 
     def _output(self, kind: type, topic: str, select: Selector) -> tuple[Any, Selector]:
-        # Reliable serves subscribers of both kinds of reliability; what was lost is sent again as long as it is among so many.
+        # A reliable publisher matches reliable and best-effort subscribers. DDS resends the last ten messages if they are lost.
         return self.create_publisher(kind, f"{self.settings.camera}/{topic}", QoSProfile(depth=10)), select
 
     def _publish_transform(self) -> None:

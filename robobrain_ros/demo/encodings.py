@@ -1,4 +1,7 @@
-"""Images as the bytes of a sensor_msgs/Image: the way back of `ros.conversions`, for cameras that we play ourselves."""
+"""Encode RGB images as the data of a sensor_msgs/Image, for the simulated camera and for tests.
+
+`core.formats.encodings` decodes them.
+"""
 
 import cv2
 import numpy as np
@@ -10,11 +13,11 @@ ENCODINGS = (
     "bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8", "bayer_rggb16", "bayer_bggr16", "bayer_gbrg16", "bayer_grbg16",
     "yuv422", "uyvy", "yuv422_yuy2", "yuyv", "nv12", "nv21", "nv24",
 )  # fmt: skip
-"""What `encode_image` can write. 8UC3 is in the order blue, green, red, as OpenCV has it. With 16 bits, 255 is 65535."""
+"""Encodings of `encode_image`. The channel order of 8UC3 is blue, green, red, as in OpenCV. With 16 bits, 255 becomes 65535."""
 
 GRAY_ENCODINGS = ("mono8", "8UC1", "mono16", "16UC1")
 
-# Where in a 2x2 square of the mosaic (row, column) each channel (0 red, 1 green, 2 blue) is sampled.
+# Channel (0 red, 1 green, 2 blue) of each pixel (row, column) in a 2x2 square of the mosaic.
 _BAYER_CHANNELS = {
     "bayer_rggb8": ((0, 1), (1, 2)),
     "bayer_bggr8": ((2, 1), (1, 0)),
@@ -34,7 +37,7 @@ _SUBSAMPLED = ("yuv422", "uyvy", "yuv422_yuy2", "yuyv", "nv12", "nv21")
 
 
 def encode_image(image: npt.NDArray[np.uint8], encoding: str) -> tuple[npt.NDArray[np.uint8], int]:
-    """The bytes and the row length (``step``, bytes) of an RGB image (height, width, 3) in one of `ENCODINGS`.
+    """Return the data of an RGB image (height, width, 3) in one of `ENCODINGS`, and the length of a row in bytes (``step``).
 
     Multi-byte samples are little-endian. Encodings with subsampled chroma (yuv422, yuyv, nv12, ...) need even sides.
 
@@ -55,9 +58,9 @@ def encode_image(image: npt.NDArray[np.uint8], encoding: str) -> tuple[npt.NDArr
         return _nv24(image), width
     if encoding in _SUBSAMPLED:
         if width % 2 or height % 2:
-            raise ValueError(f"{encoding} wants even sides, not {width}x{height}")
+            raise ValueError(f"{encoding} needs an even width and height, not {width}x{height}")
         return _subsampled(image, encoding).reshape(-1), width if encoding.startswith("nv") else width * 2
-    raise ValueError(f"unknown encoding {encoding!r}; known are {', '.join(ENCODINGS)}")
+    raise ValueError(f"unknown encoding {encoding!r}; known encodings are {', '.join(ENCODINGS)}")
 
 
 def _mosaic(image: npt.NDArray[np.uint8], channels: tuple[tuple[int, int], tuple[int, int]]) -> npt.NDArray[np.uint8]:
@@ -69,7 +72,7 @@ def _mosaic(image: npt.NDArray[np.uint8], channels: tuple[tuple[int, int], tuple
 
 
 def _nv24(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Limited-range BT.601 with chroma of full size: luma, then U and V in turns."""
+    """Encode as YUV 4:4:4 in limited-range BT.601: the plane of Y, then interleaved U and V."""
     red, green, blue = (image[:, :, channel].astype(np.float64) for channel in range(3))
     luma = 16 + 0.257 * red + 0.504 * green + 0.098 * blue
     u = 128 - 0.148 * red - 0.291 * green + 0.439 * blue
@@ -79,7 +82,7 @@ def _nv24(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def _subsampled(image: npt.NDArray[np.uint8], encoding: str) -> npt.NDArray[np.uint8]:
-    """Limited-range BT.601, which OpenCV's decoders assume."""
+    """Convert to YUV in limited-range BT.601, which OpenCV's decoders expect."""
     height, width = image.shape[:2]
     planes = cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420)
     luma = planes[:height]

@@ -166,7 +166,7 @@ class Executor:
 
 
 class SimulatedArm:
-    """The arm of the tabletop world, with faults.
+    """The arm of the simulated table, with faults.
 
     :param troubles: faults from `TROUBLES`. Each one happens at the first step that permits it, in this order. ``slip``: an
         object slips from the gripper. ``moved``: a person moved an object before the arm grasps it. ``taken``: a person removes
@@ -277,7 +277,7 @@ def _who_runs(client: TaskClient) -> str:
 
 
 def main() -> None:
-    """Run a task on the tabletop world from the command line."""
+    """Run a task on the simulated table from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", help='task of the arm, such as "put the red ball into the bowl"')
     parser.add_argument("--seed", type=int, default=12, help="seed of the scene (default: 12)")

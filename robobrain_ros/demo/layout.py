@@ -1,4 +1,4 @@
-"""Where things lie on the table of the tabletop world, and from where the camera looks at them."""
+"""Random layouts of the table: kinds, colours, sizes and poses of the objects, and the pose of the camera."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,16 +17,18 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 KINDS = ("block", "ball", "mug", "bowl")
 NAMES = tuple(f"{colour} {kind}" for colour in COLOURS for kind in KINDS)
-"""Everything that can lie on the table."""
+"""Names of all objects that can be on the table."""
 
 _PERIOD = 6.0
 
 
 @dataclass(frozen=True)
 class Thing:
-    """What a thing is, before it is looked at: sizes in metres, place on the table, yaw as cosine and sine of its half.
+    """An object on the table, before rendering: its sizes and position in metres, and its yaw.
 
-    :param z: of its lower end above the table.
+    The yaw is the cosine and the sine of half of the angle.
+
+    :param z: height of its lower end above the table.
     """
 
     colour: str
@@ -42,7 +44,7 @@ class Thing:
 
     @property
     def name(self) -> str:
-        """Such as "red mug"."""
+        """Colour and kind, such as "red mug"."""
         return f"{self.colour} {self.kind}"
 
     @property
@@ -52,7 +54,7 @@ class Thing:
         return c * c - s * s, 2.0 * c * s
 
     def moved(self, seconds: float) -> "Thing":
-        """Where it is after a while: to and fro along its drift."""
+        """Return the object after some time. It moves back and forth along its drift."""
         phase = (seconds / _PERIOD) % 1.0
         there = 2.0 * phase if phase < 0.5 else 2.0 - 2.0 * phase
         eased = there * there * (3.0 - 2.0 * there)
@@ -61,13 +63,13 @@ class Thing:
 
 @dataclass(frozen=True)
 class Layout:
-    """Everything a scene is made of, before it is looked at. Colours are RGB, 0..255; ``noise_seed`` is for the sensor."""
+    """Everything that a scene contains, before rendering. Colours are RGB from 0 to 255. ``noise_seed`` is for the sensor."""
 
     camera: Camera
     things: tuple[Thing, ...]
     wall_y: float
     gripper: tuple[float, float, float, float]
-    """x, y and z of the finger tips, and half the opening, metres."""
+    """x, y and z of the finger tips, and half of the opening, in metres."""
     table: tuple[float, float, float]
     wall: tuple[float, float, float]
     across: float
@@ -80,7 +82,7 @@ class Layout:
 def make_layout(
     rng: np.random.RandomState, size: tuple[int, int], count: int | None, names: Sequence[str] | None
 ) -> Layout | None:
-    """A random layout; None when the things did not find room."""
+    """Return a random layout, or None if there was no room for all objects."""
     camera = _camera(rng, size)
     look_y = camera.height * camera.cos_pitch / camera.sin_pitch
     chosen = list(names) if names is not None else _choose(rng, count)
@@ -115,7 +117,7 @@ def make_layout(
 
 def _camera(rng: np.random.RandomState, size: tuple[int, int]) -> Camera:
     width, height = size
-    # The field of view of the longer side: 53 to 65 degrees.
+    # The field of view of the longer side is 53 to 65 degrees.
     focal = max(width, height) * rng.uniform(0.78, 1.0)
     if height > width:
         focal *= 0.85
@@ -139,7 +141,7 @@ def _camera(rng: np.random.RandomState, size: tuple[int, int]) -> Camera:
 
 
 def _choose(rng: np.random.RandomState, count: int | None) -> list[str]:
-    """Different names; every third time of two colours and two kinds only, so that both words matter."""
+    """Return different names. In a third of the cases, they have only two colours and two kinds, so that both words matter."""
     number = count if count is not None else int(rng.randint(2, 7))
     colours, kinds = list(COLOURS), list(KINDS)
     if rng.random_sample() < 0.33 and number <= 4:
@@ -152,7 +154,10 @@ def _choose(rng: np.random.RandomState, count: int | None) -> list[str]:
 
 
 def _half_turn(rng: np.random.RandomState, largest_tangent: float, flip: bool) -> tuple[float, float]:
-    """Cosine and sine of half a yaw whose quarter has a tangent up to the given one; ``flip`` adds half a turn."""
+    """Return the cosine and sine of half of a random yaw. ``flip`` adds 180 degrees.
+
+    :param largest_tangent: largest tangent of a quarter of the yaw.
+    """
     tangent = rng.uniform(-largest_tangent, largest_tangent)
     length = (1.0 + tangent * tangent) ** 0.5
     c, s = 1.0 / length, tangent / length
@@ -179,7 +184,7 @@ def _place(rng: np.random.RandomState, camera: Camera, name: str, others: Sequen
 
 
 def spot_on_table(rng: np.random.RandomState, camera: Camera) -> tuple[float, float]:
-    """A random x and y on the table, in the image."""
+    """Return a random x and y on the table that the camera sees."""
     u, v = rng.uniform(0.04, 0.96) * camera.width, rng.uniform(0.1, 0.95) * camera.height_px
     across, down = (u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy
     depth = camera.height / (camera.sin_pitch + camera.cos_pitch * down)
@@ -187,7 +192,7 @@ def spot_on_table(rng: np.random.RandomState, camera: Camera) -> tuple[float, fl
 
 
 def fits(camera: Camera, thing: Thing, others: Sequence[Thing]) -> bool:
-    """Whether a thing on the table lies within the image and apart from the others."""
+    """Return whether an object on the table is inside the image and does not touch the others."""
     reach = thing.radius * 1.2 + thing.handle
     for sx in (-1, 1):
         for sy, z in ((-1, 0.0), (1, thing.height), (-1, thing.height)):
@@ -202,7 +207,7 @@ def fits(camera: Camera, thing: Thing, others: Sequence[Thing]) -> bool:
 
 
 def _gripper(rng: np.random.RandomState, camera: Camera, things: Sequence[Thing]) -> tuple[float, float, float, float] | None:
-    """Above the table, in the upper part of the image, with its tips not in front of a thing."""
+    """Return a gripper above the table, in the upper part of the image, whose tips do not hide an object."""
     for _ in range(40):
         u, v = rng.uniform(0.12, 0.88) * camera.width, rng.uniform(0.2, 0.48) * camera.height_px
         z = rng.uniform(0.10, 0.17)

@@ -1,7 +1,7 @@
-"""The five-minute tour: a camera on the tabletop world, the node, every task asked through its service, the answers judged.
+"""The tour of `make demo`: starts the simulated camera and the node, calls the service of each task, and checks the answers.
 
-At the end an arm does a task by the node's plans, and what it grasps slips once. Run by `make demo`. Everything goes over ROS:
-what is printed is what any node would get.
+Then a simulated arm executes plans of the node, and an object slips from its gripper once. The program is an ordinary ROS client:
+it prints the responses that any node would get.
 """
 
 import argparse
@@ -44,20 +44,20 @@ TOUR = (
     ("point", 7), ("spots", 9), ("vacant", 9), ("afford", 7), ("ground", 0), ("reach", 11), ("put", 5), ("plan", 10),
     ("describe", 10), ("count", 9), ("exists", 10), ("where", 5), ("absent", 9),
 )  # fmt: skip
-"""What the tour asks: kinds of questions (see `questions.KINDS_OF_QUESTIONS`), each with the seed of its wording."""
+"""Questions of the tour: kinds of `questions.KINDS_OF_QUESTIONS`, each with the seed of its wording."""
 THINKING_TOUR = (("point", 2), ("plan", 3))
-"""What it asks with thinking, at the end."""
+"""Questions with thinking, which follow at the end."""
 ARM_TASK, ARM_GOAL = "put the yellow block into the green bowl", Goal("in", ("yellow block",), "green bowl")
-"""What the arm is told at the end, and what holds when it is done."""
+"""Task of the arm, and the goal that is reached when the task is done."""
 _DRAWING = 10.0
-"""Seconds that an image with an answer may take after the response."""
+"""Seconds to wait for the image with the answer after the response."""
 ON_SHEET = 8
-"""So many of the first answers are drawn on one sheet: the ones that are something to look at."""
+"""Number of answers on the sheet. The first answers are those with something to draw."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One question of the tour, and how it went."""
+    """One question of the tour, and its result."""
 
     question: Question
     think: bool
@@ -69,7 +69,7 @@ class Row:
 
 
 class Tourist(DemoClient):
-    """A client that also looks at the images with the answers drawn in."""
+    """A client that also receives the images with the answers drawn on them."""
 
     def __init__(self, namespace: str) -> None:
         super().__init__("tourist", namespace)
@@ -81,12 +81,12 @@ class Tourist(DemoClient):
         self._overlay = message
 
     def see_answer(self, question: Question, think: bool, timeout: float) -> tuple[Any, Image | None]:
-        """Ask; gives the response and the image with the answer drawn in, where there is an answer."""
+        """Call a service. Return the response, and the image with the answer drawn on it if there is an answer."""
         self._overlay = None
         response = self.ask_node(question.task, question.text, think, timeout)
         if response.outcome.code not in (OutcomeCode.OK, OutcomeCode.NOTHING_FOUND):
             return response, None
-        # The node draws in the background, so the image of the question before may arrive only now.
+        # The node draws in the background, so the image of the previous question may arrive now.
         stamp = TASKS[question.task].result_in(response).header.stamp
         end = time.monotonic() + _DRAWING
         while not self._shows(stamp) and time.monotonic() < end:
@@ -98,7 +98,7 @@ class Tourist(DemoClient):
 
 
 def describe(answer: Answer) -> str:
-    """The answer in a few words, for the table."""
+    """Return the answer in a few words, for the table."""
     if answer.points or answer.waypoints:
         return " ".join(f"({point.u:.0f}, {point.v:.0f})" for point in answer.points or answer.waypoints)
     if answer.boxes:
@@ -109,13 +109,13 @@ def describe(answer: Answer) -> str:
 
 
 def tour(scene: Scene) -> list[tuple[Question, bool]]:
-    """What is asked, and whether with thinking."""
+    """Return the questions of the tour, each with whether the model thinks first."""
     without = [(ask_about(scene, kind, random.Random(seed)), False) for kind, seed in TOUR]
     return without + [(ask_about(scene, kind, random.Random(seed)), True) for kind, seed in THINKING_TOUR]
 
 
 def ask_all(tourist: Tourist, scene: Scene, timeout: float) -> list[Row]:
-    """Ask every question of the tour, printing each row as it is answered."""
+    """Ask all questions of the tour, and print each row of the table when its answer arrives."""
     rows = []
     for question, think in tour(scene):
         began = time.monotonic()
@@ -131,7 +131,7 @@ def ask_all(tourist: Tourist, scene: Scene, timeout: float) -> list[Row]:
 
 
 def judge(scene: Scene, question: Question, answer: Answer, code: OutcomeCode) -> Assessment:
-    """Whether an answer, or none, is right."""
+    """Check whether a response is correct, with or without an answer."""
     if code is OutcomeCode.OK:
         return assess(scene, question, answer)
     if code is OutcomeCode.NOTHING_FOUND:
@@ -143,13 +143,13 @@ _COLUMNS = (("task", 11), ("asked", 42), ("answered", 60), ("right?", 7), ("s", 
 
 
 def print_table_head() -> None:
-    """The first two lines of the table."""
+    """Print the first two lines of the table."""
     print("  ".join(f"{name:<{width}}" for name, width in _COLUMNS))
     print("  ".join("-" * width for _, width in _COLUMNS))
 
 
 def print_row(row: Row) -> None:
-    """One row of the table; long texts go on in further lines."""
+    """Print one row of the table. Long texts continue on further lines."""
     right = "yes" if row.verdict.right else "no"
     answered = row.answered if row.outcome in ("OK", "NOTHING_FOUND") else f"{row.outcome}: {row.answered}"
     task = row.question.task.value + ("+" if row.think else "")
@@ -161,7 +161,7 @@ def print_row(row: Row) -> None:
 
 
 def save_images(rows: Sequence[Row], folder: Path) -> Path:
-    """Save each annotated image, and the first ones on one sheet; gives the sheet's path."""
+    """Save each image with its answer, and the first images together on one sheet. Return the path of the sheet."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     for number, row in enumerate(rows, start=1):
@@ -177,21 +177,21 @@ def save_images(rows: Sequence[Row], folder: Path) -> Path:
 
 
 def contact_sheet(images: Sequence[npt.NDArray[Any]], columns: int = 4) -> npt.NDArray[Any]:
-    """Images of one size side by side, each at half its size."""
+    """Arrange images of the same size in a grid, each at half of its size."""
     small = [cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for image in images]
     small += [np.full_like(small[0], 255)] * (-len(small) % columns)
     return np.vstack([np.hstack(small[start : start + columns]) for start in range(0, len(small), columns)])
 
 
 def sum_up(rows: Sequence[Row], folder: Path) -> None:
-    """Save the images, and print how many answers are right."""
+    """Save the images, and print the number of correct answers."""
     sheet = save_images(rows, folder) if any(row.image for row in rows) else None
     print(f"\n{sum(row.verdict.right for row in rows)} of {len(rows)} answers are correct.")
     print(f"Images with the answers drawn on them: {sheet or 'none, because no answer could be read'}")
 
 
 def close_the_loop(client: DemoClient, timeout: float) -> None:
-    """Let the arm do a task by the node's plans, with a slip, and print each plan and step; shows the camera's images itself.
+    """Let the simulated arm execute plans of the node, with one slip. Print each plan and step, and publish the camera's images.
 
     :raises DemoError: the node does not answer.
     """
@@ -209,7 +209,7 @@ def close_the_loop(client: DemoClient, timeout: float) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """The tour; gives the exit status."""
+    """Run the tour. Return the exit status."""
     folder = options.output
     if not options.model:
         print("Model: the tabletop demo model. It knows only the demo's objects and does not replace RoboBrain.")
@@ -246,7 +246,7 @@ def main() -> None:
         help="time limit in seconds for loading and for each answer (default: %(default)g)",
     )
     options = parser.parse_args()
-    # Nothing leaves this machine, and another ROS system on it does not hear us.
+    # Do not send messages to other machines.
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     rclpy.init()
     try:

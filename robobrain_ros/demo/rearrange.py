@@ -1,6 +1,6 @@
-"""What becomes of a layout when things are held, put somewhere or moved: layouts to be looked at like any other.
+"""Change a layout: objects are held, put at a place, or moved. The results are ordinary layouts, which can be rendered.
 
-As simple as it can be: a thing in a bowl or on another one is drawn at its height, nothing rolls, tilts or falls.
+The simulation is simple: an object in a bowl or on another object is drawn at its height. Nothing rolls, tilts or falls.
 """
 
 from collections.abc import Iterable
@@ -66,12 +66,12 @@ def _with(layout: Layout, changed: Thing) -> Layout:
 
 
 def _standing(layout: Layout, name: str) -> list[Thing]:
-    """What stands on the table beside the thing."""
+    """Return the other objects that are on the table."""
     return [thing for thing in layout.things if thing.name != name and thing.z == 0.0]
 
 
 def _seen(layout: Layout, thing: Thing) -> bool:
-    """Whether the gripper is not in front of the thing."""
+    """Return whether the gripper does not hide the object."""
     camera, (x, y, z, _) = layout.camera, layout.gripper
     u, v = camera.project((x, y, z))
     clear = 0.085 * camera.fx / camera.to_camera((x, y, z))[2]
@@ -80,7 +80,7 @@ def _seen(layout: Layout, thing: Thing) -> bool:
 
 
 def _beside(layout: Layout, thing: Thing, place: Thing) -> Layout:
-    """At the nearest free spot around the place."""
+    """Put the object at the nearest free position around the place."""
     others = _standing(layout, thing.name)
     apart = 1.2 * (thing.radius + place.radius) + thing.handle + place.handle + 0.026
     spots: Iterable[tuple[float, float]] = (
@@ -93,7 +93,7 @@ def _beside(layout: Layout, thing: Thing, place: Thing) -> Layout:
 
 
 def _inside(thing: Thing, bowl: Thing, contents: int) -> Thing:
-    """As low as the bowl's wall lets it; what comes later lies on what is there, to one side."""
+    """Put the object as low as the wall of the bowl permits. If the bowl has contents, put it on them, to one side."""
     low, top = 0.43 * bowl.radius, 0.88 * bowl.radius
     reach = thing.radius * (1.1 if thing.kind == "block" else 0.8)
     share = min(max((reach - low) / (top - low), 0.12), 1.0)

@@ -1,8 +1,8 @@
-"""Ray casting for the tabletop world: boxes, spheres and hollow cones, each only within its own part of the image.
+"""Ray casting of boxes, spheres and hollow cones. Each is cast only within its own part of the image.
 
-All pixel arithmetic is float32 with + - * / and square roots alone, which IEEE 754 rounds alike everywhere: the same scene gives
-the same image on any machine. Coordinates are those of the table: x right, y away from the camera, z up, origin on the table
-below the camera. A ray's parameter is the depth along the optical axis, in metres.
+All pixel arithmetic is float32 and uses only + - * / and square roots. IEEE 754 defines their rounding, so the same scene gives
+the same image on every machine. Coordinates are in the frame of the table: x right, y away from the camera, z up, with the origin
+on the table below the camera. The parameter of a ray is the depth along the optical axis in metres.
 """
 
 from dataclasses import dataclass
@@ -13,16 +13,17 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 
 FAR = np.float32(1e6)
-"""Depth of rays that meet nothing."""
+"""Depth of rays that hit nothing."""
 
 
 @dataclass(frozen=True)
 class Camera:
     """A pinhole camera above the table.
 
-    :param sin_pitch: of the angle by which the optical axis looks down; ``cos_pitch`` likewise.
-    :param half_pitch: cosine and sine of half of that angle.
-    :param height: of the optical centre above the table, metres.
+    :param sin_pitch: sine of the angle between the horizontal and the optical axis, which points down.
+    :param cos_pitch: cosine of this angle.
+    :param half_pitch: cosine and sine of half of this angle.
+    :param height: height of the optical centre above the table in metres.
     """
 
     width: int
@@ -37,17 +38,20 @@ class Camera:
     height: float
 
     def to_camera(self, point: tuple[float, float, float]) -> tuple[float, float, float]:
-        """A point of the table's frame in the optical frame (x right, y down, z forward)."""
+        """Convert a point in the table's frame to the optical frame (x right, y down, z forward)."""
         x, y, z = point[0], point[1], point[2] - self.height
         return x, -self.sin_pitch * y - self.cos_pitch * z, self.cos_pitch * y - self.sin_pitch * z
 
     def project(self, point: tuple[float, float, float]) -> tuple[float, float]:
-        """The pixel (u, v) of a point of the table's frame."""
+        """Return the pixel (u, v) of a point in the table's frame."""
         x, y, z = self.to_camera(point)
         return self.cx + self.fx * x / z, self.cy + self.fy * y / z
 
     def rays(self, left: int, top: int, right: int, bottom: int) -> tuple[Floats, Floats, Floats]:
-        """Directions of the rays through a part of the image, for one metre of depth: x of shape (1, n), y and z (m, 1)."""
+        """Return the directions of the rays through a part of the image, for 1 m of depth.
+
+        :returns: x of shape (1, n), y and z of shape (m, 1).
+        """
         across = ((np.arange(left, right) - self.cx) / self.fx).astype(np.float32)[None, :]
         down = ((np.arange(top, bottom) - self.cy) / self.fy).astype(np.float32)[:, None]
         sin_pitch, cos_pitch = np.float32(self.sin_pitch), np.float32(self.cos_pitch)
@@ -56,7 +60,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Rays:
-    """Rays in an object's own frame: a common origin, directions as arrays that broadcast to the part of the image."""
+    """Rays in the frame of an object: a common origin, and directions as arrays that broadcast to the part of the image."""
 
     ox: np.float32
     oy: np.float32
@@ -68,7 +72,7 @@ class Rays:
 
 @dataclass
 class Hits:
-    """What rays meet first: depth, the surface's normal in the object's frame, and which part of the object it is."""
+    """The first hit of each ray: its depth, the normal of the surface in the object's frame, and the part of the object."""
 
     depth: Floats
     nx: Floats
@@ -78,12 +82,12 @@ class Hits:
 
     @classmethod
     def nothing(cls, shape: tuple[int, int]) -> "Hits":
-        """No ray meets anything."""
+        """Return hits in which no ray hits anything."""
         nx, ny, nz = (np.zeros(shape, np.float32) for _ in range(3))
         return cls(np.full(shape, FAR, np.float32), nx, ny, nz, np.zeros(shape, np.uint8))
 
     def add(self, depth: Floats, normal: tuple[Floats, Floats, Floats], part: int) -> None:
-        """Take over where ``depth`` (`FAR`: no hit) is nearer."""
+        """Replace hits where ``depth`` is smaller. `FAR` means no hit."""
         nearer = depth < self.depth
         np.copyto(self.depth, depth, where=nearer)
         np.copyto(self.nx, normal[0], where=nearer)
@@ -97,7 +101,7 @@ _UP = (_ZERO, _ZERO, np.ones((1, 1), np.float32))
 
 
 def cast_box(rays: Rays, hits: Hits, low: tuple[float, float, float], high: tuple[float, float, float], part: int) -> None:
-    """An axis-aligned box between two corners of the object's frame."""
+    """Cast an axis-aligned box between two corners in the object's frame."""
     with np.errstate(divide="ignore", invalid="ignore"):
         enters, leaves = [], []
         for origin, direction, a, b in zip((rays.ox, rays.oy, rays.oz), (rays.dx, rays.dy, rays.dz), low, high, strict=True):
@@ -115,7 +119,7 @@ def cast_box(rays: Rays, hits: Hits, low: tuple[float, float, float], high: tupl
 
 
 def cast_sphere(rays: Rays, hits: Hits, radius: float, part: int) -> None:
-    """A ball that lies on the table at the object's origin."""
+    """Cast a ball that lies on the table at the object's origin."""
     r = np.float32(radius)
     oz = rays.oz - r
     a = rays.dx * rays.dx + rays.dy * rays.dy + rays.dz * rays.dz
@@ -128,9 +132,11 @@ def cast_sphere(rays: Rays, hits: Hits, radius: float, part: int) -> None:
 
 
 def cast_cup(rays: Rays, hits: Hits, base: float, top: float, height: float, wall: float, part: int, rim_part: int) -> None:
-    """A hollow truncated cone that stands on the table: a mug where ``base`` equals ``top``, else a bowl.
+    """Cast a hollow truncated cone that stands on the table: a mug if ``base`` equals ``top``, otherwise a bowl.
 
-    :param base: outer radius at the table; ``top``: at ``height``; ``wall``: thickness.
+    :param base: outer radius at the table.
+    :param top: outer radius at ``height``.
+    :param wall: thickness of the wall.
     """
     slope = np.float32((top - base) / height)
     tilt = np.float32(1.0) / np.sqrt(np.float32(1.0) + slope * slope)

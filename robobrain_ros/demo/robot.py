@@ -1,4 +1,4 @@
-"""The robot of the tabletop world: one arm, as a plan's request describes it, and the table that it works on."""
+"""The simulated robot: one arm, its description for plan requests, and the table that it works on."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -34,27 +34,30 @@ ARM = Robot(
         ),
     ),
 )
-"""What the demo model was trained to plan for."""
+"""The arm that the demo model was trained to plan for."""
 
 MOST_STEPS = 10
-"""Of a plan: five things, for six lie on a table at most; the fewer, the more room is left for the words of each."""
+"""Maximum number of steps of a plan: five objects are picked and placed, because a table has at most six objects.
+
+With a lower maximum, each step has room for more text.
+"""
 
 SLIPPED = "the {name} slipped and lies on the table"
 MOVED = "the {name} is not where it was"
-"""What the arm observes when a step fails."""
+"""Observations of the arm when a step fails."""
 
 
 def done(step: Step, outcome: StepOutcome = StepOutcome.SUCCEEDED, observation: str = "") -> DoneStep:
-    """A step as part of the history that a plan is made from."""
+    """Return a step as a part of the history of a plan request."""
     return DoneStep(step.text, ARM.name, step.skill, step.arguments, outcome, observation)
 
 
 @dataclass
 class World:
-    """The table and what lies on it, as truth and as layout to be looked at; both change together.
+    """The simulated table: its state, and the layout that the camera sees. Both change together.
 
-    :param layout: of a scene in which nothing was moved yet.
-    :param rng: for where things come to lie that slip or are moved.
+    :param layout: layout of a scene in which no object was moved yet.
+    :param rng: random numbers for the positions of objects that slip or are moved.
     """
 
     layout: Layout
@@ -66,11 +69,11 @@ class World:
         self._gripper = self.layout.gripper
 
     def look(self) -> Scene:
-        """What the camera sees now."""
+        """Render the current scene."""
         return look(self.layout)[0]
 
     def execute(self, step: Step) -> str:
-        """Do a step; gives why it cannot be done, or nothing."""
+        """Execute a step. Return the reason of a failure, otherwise an empty string."""
         contents = sum(place == ("in", step.place) for place in self.table.where.values())
         fault = self.table.do(step)
         if fault:
@@ -82,7 +85,7 @@ class World:
         return ""
 
     def drop(self, name: str) -> None:
-        """The thing lies on the table somewhere else: it slipped from the gripper, or somebody moved it."""
+        """Put an object at another position on the table, because it slipped or a person moved it."""
         self._change(rearrange.move(self.layout, name, self.rng), open_gripper=self.table.held in ("", name))
         self.table.lie(name)
 
@@ -90,16 +93,16 @@ class World:
         self.layout = replace(layout, gripper=self._gripper) if open_gripper else layout
 
     def across(self, name: str) -> float:
-        """How far to the right the camera sees a thing, pixels."""
+        """Return the column at which the camera sees an object, in pixels."""
         thing = rearrange.find(self.layout, name)
         return self.layout.camera.project((thing.x, thing.y, thing.z))[0]
 
     def arm(self) -> Robot:
-        """The arm, with what it holds."""
+        """Return the description of the arm, with the object that it holds."""
         return replace(ARM, holding=self.table.held)
 
     def places(self) -> tuple[Place, ...]:
-        """What lies where, for a plan's request."""
+        """Return the places and their objects, for a plan request."""
         on_table = [name for name in self.table.names if name != self.table.held and self._support(name) == "table"]
         held: dict[str, list[str]] = {place: [] for place in self.table.names}
         for name in self.table.names:

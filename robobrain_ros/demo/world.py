@@ -1,7 +1,7 @@
-"""The tabletop world: a table, a gripper and a few things of several colours and kinds, rendered from a seed, with the truth.
+"""Render a scene from a seed: a table, a gripper and several objects, with the true poses, bounding boxes and masks.
 
-The same seed gives the same scene on any machine: random numbers come from MT19937, whose stream numpy has frozen, and
-angles are built from their half-angle's tangent, so that nothing depends on a machine's sine or cosine.
+The same seed gives the same scene on every machine. Random numbers come from MT19937, whose sequence is fixed in numpy. Angles
+are computed from the tangent of their half, so that nothing depends on the sine and cosine of a machine.
 """
 
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from robobrain_ros.demo.layout import COLOURS, NAMES, Layout, Thing, make_layout
 from robobrain_ros.demo.render import FAR, Camera, Floats, Hits, Rays, cast_box, cast_cup, cast_sphere
 
 TABLE, GRIPPER, FIRST_OBJECT = 0, 1, 2
-"""Ids in the mask: table and wall, gripper, first object."""
+"""Values in the mask: table and wall, gripper, first object."""
 
 LEAST_VISIBLE = 0.7
-"""Share of each object, and of each handle, that the camera sees."""
+"""Smallest visible share of each object and of each handle."""
 
 _BODY, _RIM, _HANDLE = 1, 2, 3
 
 
 @dataclass(frozen=True)
 class Intrinsics:
-    """The pinhole camera, pixels; no distortion."""
+    """Calibration of the pinhole camera in pixels. There is no distortion."""
 
     fx: float
     fy: float
@@ -34,27 +34,28 @@ class Intrinsics:
 
 @dataclass(frozen=True)
 class Pose:
-    """In the camera's optical frame (x right, y down, z forward): position (x, y, z) in metres, orientation (x, y, z, w)."""
+    """A pose in the optical frame (x right, y down, z forward): position (x, y, z) in metres, orientation (x, y, z, w)."""
 
     position: tuple[float, float, float]
     orientation: tuple[float, float, float, float]
 
 
 PixelBox = tuple[int, int, int, int]
-"""(u_min, v_min, u_max, v_max) of pixels, all inclusive."""
+"""(u_min, v_min, u_max, v_max) in pixels, all inclusive."""
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """A thing on the table as the camera sees it.
+    """An object on the table as the camera sees it.
 
-    :param id: its value in the scene's mask.
-    :param name: such as "red mug"; unique in the scene.
-    :param pose: of its middle.
-    :param box: of its visible pixels.
-    :param affordance: box of the visible pixels of the part to grasp: a mug's handle, a bowl's rim, else the whole thing.
-    :param centre: a pixel (u, v) of the thing nearest to the middle of what is visible of it.
-    :param size: its largest horizontal extent without handle and its height, metres.
+    :param id: its value in the mask of the scene.
+    :param name: colour and kind, such as "red mug". It is unique in the scene.
+    :param pose: pose of its centre.
+    :param box: bounding box of its visible pixels.
+    :param affordance: bounding box of the visible pixels of the part to grasp: the handle of a mug, the rim of a bowl,
+        otherwise the whole object.
+    :param centre: the pixel (u, v) of the object that is nearest to the mean of its visible pixels.
+    :param size: its largest horizontal extent without the handle, and its height, in metres.
     """
 
     id: int
@@ -70,7 +71,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Gripper:
-    """The open gripper above the table: the pixel between its finger tips, and the box of its visible pixels."""
+    """The open gripper above the table: the pixel between its finger tips, and the bounding box of its visible pixels."""
 
     tip: tuple[int, int]
     box: PixelBox
@@ -78,11 +79,11 @@ class Gripper:
 
 @dataclass(frozen=True)
 class Scene:
-    """An image of the table and the truth about it.
+    """An image of the table with its ground truth.
 
-    :param image: RGB, (height, width, 3), uint8.
-    :param depth: (height, width), float32: metres along the optical axis.
-    :param mask: (height, width), uint8: `TABLE` (and wall), `GRIPPER`, or an object's id.
+    :param image: RGB, shape (height, width, 3), uint8.
+    :param depth: depth along the optical axis in metres, shape (height, width), float32.
+    :param mask: `TABLE` (also for the wall), `GRIPPER` or the id of an object for each pixel, shape (height, width), uint8.
     """
 
     width: int
@@ -96,28 +97,28 @@ class Scene:
     layout: Layout = field(repr=False)
 
     def at(self, seconds: float) -> "Scene":
-        """The same scene after a while: its things have moved smoothly, and come back after six seconds."""
+        """Return the scene after some time. Its objects move smoothly, and return after six seconds."""
         return look(replace(self.layout, things=tuple(thing.moved(seconds) for thing in self.layout.things)))[0]
 
     def find(self, name: str) -> SceneObject | None:
-        """The thing of this name, such as "red mug"; None when it is not there."""
+        """Return the object with this name, such as "red mug", or None."""
         return next((thing for thing in self.objects if thing.name == name), None)
 
 
 def make_scene(
     seed: int, size: tuple[int, int] = (640, 480), *, count: int | None = None, names: Sequence[str] | None = None
 ) -> Scene:
-    """The scene of a seed.
+    """Return the scene of a seed.
 
     :param size: (width, height) in pixels, each at least 112.
-    :param count: how many things, 2 to 6; None: as the seed has it.
-    :param names: exactly these things instead, from `NAMES`, all different.
-    :raises ValueError: a size, count or name outside of that.
+    :param count: number of objects, 2 to 6. None: the seed selects it.
+    :param names: exactly these objects. They are in `layout.NAMES`, and all different.
+    :raises ValueError: a size, count or name is outside of these limits.
     """
     if min(size) < 112:
-        raise ValueError(f"The tabletop world needs images of 112x112 pixels or more, not {size[0]}x{size[1]}.")
+        raise ValueError(f"The image must have at least 112x112 pixels, not {size[0]}x{size[1]}.")
     if names is not None and (len(set(names)) != len(names) or not set(names) <= set(NAMES) or not 1 <= len(names) <= 6):
-        raise ValueError(f"names must be one to six different ones of {', '.join(NAMES)}; got {list(names)}.")
+        raise ValueError(f"names must be one to six different names of {', '.join(NAMES)}, not {list(names)}.")
     if count is not None and not 2 <= count <= 6:
         raise ValueError(f"count must be 2 to 6, not {count}.")
     rng = np.random.RandomState(seed % 2**32)
@@ -134,7 +135,7 @@ def make_scene(
 def look(layout: Layout) -> tuple[Scene, float]:
     """Render a layout.
 
-    :returns: the scene, and the smallest share of a thing, or of its part to grasp, that the camera sees.
+    :returns: the scene, and the smallest visible share of an object or of its part to grasp.
     """
     camera = layout.camera
     colour, depth = _background(layout)
@@ -173,7 +174,7 @@ def look(layout: Layout) -> tuple[Scene, float]:
 
 @dataclass(frozen=True)
 class _Canvas:
-    """The image being drawn: linear RGB (3, height, width), depth, ids, and parts of things."""
+    """The image during rendering: linear RGB of shape (3, height, width), depth, ids, and parts of objects."""
 
     colour: Floats
     depth: Floats
@@ -189,7 +190,7 @@ def _shape(window: _Window) -> tuple[int, int]:
 
 
 def _background(layout: Layout) -> tuple[Floats, Floats]:
-    """Table and wall: both their depths depend on the row alone."""
+    """Draw the table and the wall. Their depths depend only on the row."""
     camera = layout.camera
     _, dy, dz = camera.rays(0, 0, camera.width, camera.height_px)
     with np.errstate(divide="ignore"):
@@ -200,7 +201,7 @@ def _background(layout: Layout) -> tuple[Floats, Floats]:
     across = np.linspace(-1.0, 1.0, camera.width).astype(np.float32)[None, :]
     down = np.linspace(-1.0, 1.0, camera.height_px).astype(np.float32)[:, None]
     colour = np.empty((3, camera.height_px, camera.width), np.float32)
-    # The lamp is warm and stands to the right; the window in the back is dim.
+    # The light of the lamp on the right is warm. The light of the window in the back is dim.
     for channel, (warm, bright) in enumerate(((1.0, 0.5), (0.2, 1.0), (-0.9, 0.5))):
         ground = np.where(on_table, np.float32(layout.table[channel]), np.float32(layout.wall[channel]))
         colour[channel] = ground + across * np.float32(layout.across * warm) + down * np.float32(layout.down * bright)
@@ -218,7 +219,7 @@ def _corners(thing: Thing) -> list[tuple[float, float, float]]:
 
 
 def _window(camera: Camera, corners: Sequence[tuple[float, float, float]]) -> _Window:
-    """The part of the image that shows the corners, a pixel wider all round, at least one pixel large."""
+    """Return the part of the image that contains these corners, with a border of one pixel. It has at least one pixel."""
     pixels = [camera.project(corner) for corner in corners]
     left = min(max(int(min(u for u, _ in pixels)) - 1, 0), camera.width - 1)
     top = min(max(int(min(v for _, v in pixels)) - 1, 0), camera.height_px - 1)
@@ -228,7 +229,7 @@ def _window(camera: Camera, corners: Sequence[tuple[float, float, float]]) -> _W
 
 
 def _inside(camera: Camera, thing: Thing) -> float:
-    """1 where the whole thing lies in the image, else 0."""
+    """Return 1 if the whole object is in the image, otherwise 0."""
     pixels = [camera.project(corner) for corner in _corners(thing)]
     return float(all(1 <= u <= camera.width - 2 and 1 <= v <= camera.height_px - 2 for u, v in pixels))
 
@@ -256,7 +257,7 @@ def _cast_thing(rays: Rays, thing: Thing, shape: tuple[int, int]) -> Hits:
 
 
 def _cast_handle(rays: Rays, hits: Hits, thing: Thing) -> None:
-    """A square ring of three bars, in the direction of the thing's x axis."""
+    """Cast the handle of a mug: three bars in the direction of the object's x axis."""
     inner, outer, half = thing.radius * 0.97, thing.radius + thing.handle, thing.radius * 0.15
     low, high, bar = thing.height * 0.18, thing.height * 0.86, thing.handle * 0.36
     cast_box(rays, hits, (outer - bar, -half, low), (outer, half, high), _HANDLE)
@@ -265,7 +266,7 @@ def _cast_handle(rays: Rays, hits: Hits, thing: Thing) -> None:
 
 
 def _graspable(thing: Thing, parts: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """Where the part to grasp is: a mug's handle, a bowl's rim, else anywhere on the thing."""
+    """Return the pixels of the part to grasp: the handle of a mug, the rim of a bowl, otherwise the whole object."""
     if thing.kind == "mug":
         return parts == _HANDLE
     if thing.kind == "bowl":
@@ -289,7 +290,7 @@ def _draw(
     canvas.mask[place][nearer] = identity
     canvas.parts[place][nearer] = hits.part[nearer]
     c, s = yaw
-    # The light in the thing's own frame, where the normals are.
+    # Direction of the light in the frame of the object, because the normals are in this frame.
     lx, ly, lz = (np.float32(v) for v in (c * light[0] + s * light[1], c * light[1] - s * light[0], light[2]))
     shade = (
         np.maximum(hits.nx * lx + hits.ny * ly + hits.nz * lz, 0) * np.float32(0.6)
@@ -301,7 +302,7 @@ def _draw(
 
 
 def _shadow(colour: Floats, camera: Camera, thing: Thing, window: _Window, depth: Floats) -> None:
-    """A soft dark ring where the thing stands."""
+    """Draw a soft shadow around the base of the object."""
     left, top, right, bottom = window
     margin = max(4, (right - left) // 5)
     left, top = max(left - margin, 0), max(top - margin, 0)
@@ -318,7 +319,7 @@ _GRIPPER_COLOUR = (72, 74, 82)
 
 
 def _draw_gripper(canvas: _Canvas, layout: Layout) -> None:
-    """Two fingers, a palm and an arm that comes from above."""
+    """Draw two fingers, a palm, and an arm from above."""
     x, y, z, half = layout.gripper
     finger, deep, long = 0.010, 0.012, 0.055
     boxes = (
@@ -341,7 +342,7 @@ def _draw_gripper(canvas: _Canvas, layout: Layout) -> None:
 
 
 def _sensor(colour: Floats, layout: Layout) -> npt.NDArray[np.uint8]:
-    """8 bits, with the sensor's noise: evenly spread, the same in all channels."""
+    """Convert to 8 bits, with the noise of the sensor: uniform, and the same in all channels."""
     rng = np.random.RandomState(layout.noise_seed)
     steps = rng.randint(0, 2 * layout.noise + 1, size=colour.shape[1:], dtype=np.uint8)
     noise = steps.astype(np.float32) - np.float32(layout.noise - 0.5)
@@ -357,7 +358,7 @@ def _box(seen: npt.NDArray[np.bool_]) -> PixelBox:
 
 
 def _middle(seen: npt.NDArray[np.bool_], box: PixelBox) -> tuple[int, int]:
-    """The seen pixel nearest to the mean of all seen pixels."""
+    """Return the visible pixel that is nearest to the mean of all visible pixels."""
     rows, columns = np.nonzero(seen[box[1] : box[3] + 1, box[0] : box[2] + 1])
     v, u = int(rows.sum()) / len(rows), int(columns.sum()) / len(columns)
     nearest = int(np.argmin((rows - v) ** 2 + (columns - u) ** 2))
@@ -368,7 +369,7 @@ def _describe(
     camera: Camera, thing: Thing, identity: int, seen: npt.NDArray[np.bool_], part: npt.NDArray[np.bool_]
 ) -> SceneObject:
     position = camera.to_camera((thing.x, thing.y, thing.z + thing.height / 2.0))
-    # The table's frame in the optical frame is a turn about x by 90 degrees and the pitch, the thing's in the table's by its yaw.
+    # In the optical frame, the table's frame is rotated about x by 90 degrees plus the pitch. The object is rotated by its yaw.
     half_cos, half_sin = camera.half_pitch
     root = 0.5**0.5
     w, x = root * (half_cos - half_sin), root * (half_cos + half_sin)

@@ -67,7 +67,9 @@ def parse_size(text: str) -> tuple[str, tuple[tuple[int, int], ...]]:
         return text, CAMERAS
     width, _, height = text.partition("x")
     if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= 112):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; say mixed, or such as 640x480, each side at least 112.")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size. Write mixed, or a size such as 640x480, each side at least 112."
+        )
     return text, ((int(width), int(height)),)
 
 
@@ -114,22 +116,35 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m robobrain_ros.evaluation.evaluate", description="Score a model on the tabletop world, on unseen scenes."
     )
     parser.add_argument("--model", required=True, help="checkpoint: a folder, or a name on the hub")
-    parser.add_argument("--scenes", type=_positive, default=500, help="how many scenes (default: 500)")
+    parser.add_argument("--scenes", type=_positive, default=500, help="number of scenes (default: 500)")
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help=f"seed of the first scene (default: {FIRST_SEED})")
     parser.add_argument(
-        "--sizes", type=parse_size, nargs="+", default=[parse_size("640x480")], metavar="WxH", help="of the images; or: mixed"
+        "--sizes",
+        type=parse_size,
+        nargs="+",
+        default=[parse_size("640x480")],
+        metavar="WxH",
+        help="sizes of the images, or mixed",
     )
-    parser.add_argument("--think", choices=("no", "yes", "both"), default="no", help="before answering (default: no)")
     parser.add_argument(
-        "--constrain", choices=("no", "yes", "both"), help="answers to lists of coordinates (default: as the brain or node does)"
+        "--think", choices=("no", "yes", "both"), default="no", help="whether the model thinks before it answers (default: no)"
+    )
+    parser.add_argument(
+        "--constrain",
+        choices=("no", "yes", "both"),
+        help="whether answers are constrained to lists of coordinates (default: that of the brain or node)",
     )
     parser.add_argument("--tasks", choices=tuple(GROUPS), nargs="+", default=list(GROUPS), metavar="TASK", help=", ".join(GROUPS))
-    parser.add_argument("--questions-per-scene", type=_positive, default=1, help="of each task (default: 1)")
+    parser.add_argument(
+        "--questions-per-scene", type=_positive, default=1, help="number of questions of each task and scene (default: 1)"
+    )
     parser.add_argument("--at-once", type=_positive, default=16, help="requests at the same time (default: 16)")
     parser.add_argument("--max-pixels", type=_positive, help="pixel limit of the images (default: the engine's)")
     parser.add_argument("--gpu-memory-utilization", type=float, help="share of the GPU's memory (default: the engine's)")
     parser.add_argument(
-        "--over-ros", action="store_true", help="through the topic of a camera and the services of a node, one at a time"
+        "--over-ros",
+        action="store_true",
+        help="send images to the camera topic of a node, and questions to its services, one at a time",
     )
     parser.add_argument("--json", type=Path, help="file to write everything to")
     options = parser.parse_args(arguments)
@@ -142,7 +157,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _positive(text: str) -> int:
     if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return int(text)
 
 
