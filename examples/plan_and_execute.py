@@ -42,7 +42,7 @@ ROBOT.skills.append(skill("place", "put the held object in, on or beside another
 
 
 def execute(step: PlanStep) -> str:
-    """Execute a step on the robot; return what went wrong, or an empty string. Keep `ROBOT.holding` up to date."""
+    """Execute a step on the robot. Return the reason of a failure, or an empty string. Keep `ROBOT.holding` up to date."""
     arguments = json.loads(step.arguments)
     print(f"{step.robot}: {step.skill} {arguments}")
     ROBOT.holding = arguments["object"] if step.skill == "pick" else ""

@@ -1,4 +1,4 @@
-"""Find an object and publish its position as a geometry_msgs/PoseStamped, for MoveIt or a driver of your own.
+"""Find an object and publish its position as a geometry_msgs/PoseStamped, for MoveIt or your own driver.
 
 The node needs depth images, and its parameter `target_frame` sets the frame of the position::
 

@@ -47,7 +47,7 @@ class Watcher(Node):
     def set_query(self, enabled: bool) -> None:
         """Set the question, or remove it."""
         request = SetStandingQuery.Request(name=NAME, enabled=enabled, task="point", instruction=self.instruction)
-        request.rate = 2.0  # At most twice a second; 0.0: on each new image.
+        request.rate = 2.0  # At most two requests per second. 0.0: on each new image.
         response = call(self, self.client, request)
         if response.outcome.code != Outcome.OK:
             sys.exit(response.outcome.message)
@@ -70,7 +70,7 @@ def main() -> None:
     watcher.set_query(enabled=True)
     try:
         while watcher.answers < ANSWERS:
-            rclpy.spin_once(watcher, timeout_sec=0.1)  # Without a limit, it would not notice Ctrl-C.
+            rclpy.spin_once(watcher, timeout_sec=0.1)  # With a timeout, so that Ctrl-C is noticed.
     finally:
         watcher.set_query(enabled=False)
 

@@ -33,7 +33,7 @@ async def main() -> None:
     Image.fromarray(draw(image, answer, instruction=given.instruction)).save("answer.png")
 
 
-# The engine starts processes that import this file again: without this line, each of them would start an engine.
+# The engine starts processes that import this file again. Without this line, each process would start an engine.
 if __name__ == "__main__":
     try:
         asyncio.run(main())
