@@ -330,8 +330,8 @@ def test_the_table_shows_interval_chance_and_goal() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--model m --sizes 640", "no size"),
-        ("--model m --sizes 100x480", "no size"),
+        ("--model m --sizes 640", "not a size"),
+        ("--model m --sizes 100x480", "not a size"),
         ("--model m --tasks sing", "sing"),
         ("--model m --scenes 0", "positive"),
         ("--model m --first-seed 999999900", "trained on"),
