@@ -62,17 +62,18 @@ FAILURES: dict[str, Any] = {
 @pytest.mark.parametrize("outcome", FAILURES)
 def test_a_failure_supersedes_the_target(scene: Scene, outcome: str) -> None:
     """~/poses, ~/path and ~/markers: late subscribers too get nothing to follow."""
-    with looking(scene, points_text(scene.objects[:1]), TRAJECTORY, FAILURES[outcome]) as before:
+    failure = FAILURES[outcome]
+    with looking(scene, points_text(scene.objects[:1]), failure, TRAJECTORY, failure) as before:
         it = before.it
         in_sight(before)
         poses = it.listen(PoseArray, f"{it.name}/poses", LATCHED)
         paths = it.listen(Path, f"{it.name}/path", LATCHED)
         assert ask_point(it).outcome.code == Outcome.OK
-        assert ask_trajectory(it).outcome.code == Outcome.OK
-        it.until(lambda: poses_of(poses) == [1] and poses_of(paths) == [3])
+        it.until(lambda: poses_of(poses) == [1], "the poses")
         assert ask_point(it).outcome.code == getattr(Outcome, outcome)
         it.until(lambda: poses_of(poses) == [1, 0], "the empty poses")
-        assert poses_of(paths) == [3], "a point says nothing of the trajectory"
+        assert ask_trajectory(it).outcome.code == Outcome.OK
+        it.until(lambda: poses_of(paths) == [3], "the path")
         assert ask_trajectory(it).outcome.code == getattr(Outcome, outcome)
         it.until(lambda: poses_of(paths) == [3, 0], "the empty path")
         late_poses = it.listen(PoseArray, f"{it.name}/poses", LATCHED)
@@ -83,6 +84,44 @@ def test_a_failure_supersedes_the_target(scene: Scene, outcome: str) -> None:
         markers = it.listen(MarkerArray, f"{it.name}/markers", LATCHED)
         it.until(lambda: markers, "the markers for a late subscriber")
         assert [marker.action for marker in markers[-1].markers] == [Marker.DELETEALL]
+
+
+def test_an_answer_to_another_task_supersedes_the_target(scene: Scene) -> None:
+    """~/path, ~/poses and ~/markers never show two answers of one query. A bounding box has no pose, and supersedes, too."""
+    thing = scene.objects[0]
+    box = str([*in_model(*thing.box[:2]), *in_model(*thing.box[2:])])
+    with looking(scene, TRAJECTORY, points_text([thing]), TRAJECTORY, points_text([thing]), box) as before:
+        it = before.it
+        in_sight(before)
+        poses = it.listen(PoseArray, f"{it.name}/poses", LATCHED)
+        paths = it.listen(Path, f"{it.name}/path", LATCHED)
+        ask_trajectory(it)
+        it.until(lambda: poses_of(paths) == [3], "the path")
+        ask_point(it)
+        it.until(lambda: poses_of(paths) == [3, 0] and poses_of(poses) == [1], "the poses instead of the path")
+        ask_trajectory(it)
+        it.until(lambda: poses_of(paths) == [3, 0, 3] and poses_of(poses) == [1, 0], "the path instead of the poses")
+        ask_point(it)
+        it.until(lambda: poses_of(paths)[3:] == [0] and poses_of(poses)[2:] == [1], "the poses again")
+        assert it.call(Locate, "ground", Locate.Request(instruction="it")).outcome.code == Outcome.OK
+        it.until(lambda: poses_of(poses)[3:] == [0], "the empty poses")
+        assert {message.header.frame_id for message in (*poses, *paths)} == {"camera_optical"}
+
+
+def test_a_standing_query_keeps_its_target_when_another_task_is_requested(scene: Scene) -> None:
+    """Each query has its own answer: a request for points leaves the path of a standing query."""
+    with looking(scene, TRAJECTORY, max_image_age=0.0) as before:
+        it = before.it
+        paths = it.listen(Path, f"{it.name}/path", LATCHED)
+        in_sight(before)
+        standing = SetStandingQuery.Request(name="wipe", enabled=True, task="trajectory", instruction="wipe")
+        assert it.call(SetStandingQuery, "set_standing_query", standing).outcome.code == Outcome.OK
+        while not paths:  # The first image may be asked about before its depth has come.
+            in_sight(before)
+        poses = it.listen(PoseArray, f"{it.name}/poses", LATCHED)
+        assert ask_point(it).outcome.code == Outcome.OK
+        it.until(lambda: poses, "the poses of the request")
+        assert set(poses_of(paths)) == {3}
 
 
 def test_no_image_supersedes_too_and_a_rejected_request_does_not(scene: Scene) -> None:
@@ -195,16 +234,15 @@ def test_the_target_of_a_query_ends_with_the_model(scene: Scene, monkeypatch: py
 
 def test_an_inactive_node_shows_no_target(scene: Scene) -> None:
     """A robot must not follow the last target of a node that does not look any more. Nor does a viewer show it for ever."""
-    with looking(scene, points_text(scene.objects[:1]), TRAJECTORY) as before:
+    with looking(scene, TRAJECTORY, points_text(scene.objects[:1])) as before:
         it = before.it
         in_sight(before)
-        poses = it.listen(PoseArray, f"{it.name}/poses", LATCHED)
         paths = it.listen(Path, f"{it.name}/path", LATCHED)
-        ask_point(it)
         ask_trajectory(it)
-        it.until(lambda: poses_of(poses) == [1] and poses_of(paths) == [3])
+        poses = show_standing_target(before)
+        assert (poses_of(paths), poses_of(poses)[-1]) == ([3], 1)
         assert it.transition(Transition.TRANSITION_DEACTIVATE)
-        it.until(lambda: poses_of(poses) == [1, 0] and poses_of(paths) == [3, 0], "the empty messages")
+        it.until(lambda: poses_of(poses)[-1] == 0 and poses_of(paths) == [3, 0], "the empty messages")
 
 
 def test_the_end_of_the_node_takes_the_targets_away(scene: Scene) -> None:

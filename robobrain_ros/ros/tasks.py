@@ -6,7 +6,7 @@ To add a task, add it to `core.query.Task`, add its prompt to `core.profiles`, d
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from robobrain_ros.core.query import Answer, Task
 from robobrain_ros.msg import Affordances, InferenceReport, Plan, TextAnswer, Trajectory
@@ -31,7 +31,6 @@ class TaskInterface:
     :param message_type: type of that field and of that topic.
     :param to_message: converts an answer to that type. Without an answer, the message contains only the report.
     :param read_message: adds the contents of a message of that type to an answer.
-    :param shown_as: topic that shows the positions in addition to ``~/markers``; empty: none.
     :param takes_context: whether the service's request has a field ``context`` (PlanContext).
     """
 
@@ -42,7 +41,6 @@ class TaskInterface:
     message_type: Any
     to_message: ToMessage
     read_message: ReadMessage
-    shown_as: Literal["path", "poses", ""] = ""
     takes_context: bool = False
 
     @property
@@ -80,7 +78,6 @@ def _location(task: Task) -> TaskInterface:
         message_type=Affordances,
         to_message=partial(to_affordances, task),
         read_message=read_affordances,
-        shown_as="poses",
     )
 
 
@@ -97,7 +94,6 @@ TASKS = by_task(
             message_type=Trajectory,
             to_message=to_trajectory,
             read_message=read_trajectory,
-            shown_as="path",
         ),
         TaskInterface(
             Task.PLAN,

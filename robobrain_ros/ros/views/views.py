@@ -23,7 +23,6 @@ from robobrain_ros.ros.messages.conversions import to_image
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.requests.result import Result
-from robobrain_ros.ros.tasks import TASKS
 from robobrain_ros.ros.views.audience import Audience
 from robobrain_ros.ros.views.markers import REQUESTS, Board, Sight, Style, to_markers, to_path, to_poses
 
@@ -69,7 +68,7 @@ class SpatialViews:
         self._poses.close()
 
     def publish(self, result: Result) -> None:
-        """Publish the result of a spatial task. A result without positions deletes the markers and target of its query."""
+        """Publish the result of a spatial task. It replaces the markers, the path and the poses of its query, also by nothing."""
         if not (result.task and result.task.spatial):
             return
         query = result.origin.query or REQUESTS
@@ -77,12 +76,11 @@ class SpatialViews:
         positions = result.positions
         # The markers are created even without subscribers, for late subscribers. This takes less than a millisecond.
         self._publish_markers(self._board.show(query, self._to_markers(result, header, query)))
-        if TASKS[result.task].shown_as == "path":
-            path = to_path(header, positions.waypoints.positions) if positions and positions.waypoints else None
-            self._path.show(query, header, path if path and path.poses else None)
-        else:
-            poses = to_poses(header, positions.points.positions) if positions and positions.points else None
-            self._poses.show(query, header, poses if poses and poses.poses else None)
+        path = to_path(header, positions.waypoints.positions) if positions and positions.waypoints else None
+        poses = to_poses(header, positions.points.positions) if positions and positions.points else None
+        # Both, because a robot must not follow the path of a request before the one for these points.
+        self._path.show(query, header, path if path and path.poses else None)
+        self._poses.show(query, header, poses if poses and poses.poses else None)
 
     def _to_markers(self, result: Result, header: Header, query: str) -> list[Marker]:
         answer, positions = result.answer, result.positions
