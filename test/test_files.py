@@ -12,11 +12,20 @@ from lifecycle_msgs.msg import Transition
 from ros_rig import LIMIT, rig
 from test_ros_program import read_until, start
 
-from robobrain_ros.bounds.files import NoSuchFileError, UnreadableFileError, read_small_file, read_small_json, read_small_text
+from robobrain_ros.bounds.files import (
+    NoSuchFileError,
+    UnreadableFileError,
+    home_expanded,
+    read_small_file,
+    read_small_json,
+    read_small_text,
+)
 from robobrain_ros.core.imaging import read_image
 from robobrain_ros.core.plans.robots_file import read_robots
 from robobrain_ros.core.profiles import profile_for
+from robobrain_ros.engine.embedded.checkpoint import find_checkpoint
 from robobrain_ros.engine.flagos.tune_file import read as read_tune_file
+from robobrain_ros.engine.flagos.tune_file import tune_file
 from robobrain_ros.engine.keys import read_key
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.remote.client import make_client
@@ -110,6 +119,20 @@ def test_every_file_of_a_parameter_is_read_this_way(reader: Callable[[str], Any]
     with pytest.raises(RoboBrainError, match=f"{kind}|larger") as caught:
         reader(path)
     assert path in caught.value.message
+
+
+def test_paths_begin_at_the_home_folder_and_an_unknown_user_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/some/home")
+    assert home_expanded("~/robots.yaml") == Path("/some/home/robots.yaml")
+    assert tune_file(EngineOptions.of(flagos_tune_file="~no-user/x.json")) == Path("~no-user/x.json")
+    wrong: list[Callable[[str], Any]] = [
+        lambda path: find_checkpoint(EngineOptions.of(model=path), lambda progress: None),
+        lambda path: read_key(path, "engine.key_file", "NO_SUCH_VARIABLE"),
+        remote,
+    ]
+    for reader in wrong:
+        with pytest.raises(EngineConfigError, match="~no-user/x"):
+            reader("~no-user/x")
 
 
 def test_a_file_of_certificates_is_read_and_an_empty_one_is_rejected(tmp_path: Path) -> None:

@@ -174,6 +174,15 @@ def test_a_wrong_file_of_robots_keeps_the_node_unconfigured(tmp_path: Path, capf
     assert f"Cannot configure: {path}:3: Robot left_arm has the skill 'pick'" in capfd.readouterr().err
 
 
+def test_a_file_of_robots_in_the_home_folder_is_read(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parameter file is read without a shell, which would replace the ~."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "robots.yaml").write_bytes((repository / "config" / "robots_example.yaml").read_bytes())
+    with scripted(written("impossible"), robots_file="~/robots.yaml") as (it, engine):
+        plan(it, PlanContext())
+    assert "carrier" in engine.generations[0].user_text
+
+
 @pytest.fixture(scope="module")
 def shared() -> Iterator[tuple[Rig, ScriptedEngine]]:
     with scripted("Two.", max_image_age=0.0) as (it, engine):

@@ -36,6 +36,11 @@ class SmallFile:
     mode: int
 
 
+def home_expanded(path: str) -> Path:
+    """Return a path whose ~ or ~user at the beginning is replaced by the home folder. An unknown user is kept as written."""
+    return Path(os.path.expanduser(path))
+
+
 def read_small_file(path: str | Path, largest: int) -> SmallFile:
     """Read a regular file of at most ``largest`` bytes.
 

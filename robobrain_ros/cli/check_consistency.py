@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from robobrain_ros.bounds.files import home_expanded
 from robobrain_ros.cli.consistency_report import Cell, Column, as_json, cell_of, table
 from robobrain_ros.cli.engine_options import add_engine_argument, is_reserved
 from robobrain_ros.cli.progress import Messages
@@ -103,7 +104,7 @@ def _read_all(options: argparse.Namespace) -> list[Benchmark]:
     """Return the benchmarks of the command line, with at most ``--limit`` questions each."""
     benchmarks = []
     for name, folder in options.benchmark:
-        benchmark = read_benchmark(Path(folder).expanduser(), name)
+        benchmark = read_benchmark(home_expanded(folder), name)
         for kind, count in benchmark.skipped.items():
             _messages.report(f"{benchmark.name}: {count} questions are skipped ({kind}).")
         items = benchmark.items[: options.limit] if options.limit else benchmark.items

@@ -3,9 +3,8 @@
 import logging
 import os
 import stat
-from pathlib import Path
 
-from robobrain_ros.bounds.files import UnreadableFileError, read_small_file
+from robobrain_ros.bounds.files import UnreadableFileError, home_expanded, read_small_file
 from robobrain_ros.errors import EngineConfigError
 
 _LONGEST = 4096
@@ -23,8 +22,8 @@ def read_key(path: str, option: str, variable: str) -> str:
     if not path:
         return _checked(os.environ.get(variable, ""), variable) if os.environ.get(variable, "").strip() else ""
     try:
-        file = read_small_file(Path(path).expanduser(), _LARGEST_FILE)
-    except (UnreadableFileError, RuntimeError) as error:  # RuntimeError: an unknown user in ~user.
+        file = read_small_file(home_expanded(path), _LARGEST_FILE)
+    except UnreadableFileError as error:
         raise EngineConfigError(f"{option}: {path} cannot be read ({error}).") from error
     if file.mode & (stat.S_IRGRP | stat.S_IROTH):
         _log.warning("%s: other users can read %s. Run chmod 600 on it.", option, path)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from robobrain_ros.bounds.files import home_expanded
 from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.engine.factory import make_engine, make_front
 from robobrain_ros.engine.http.front import HttpFront
@@ -86,6 +87,7 @@ def checked_options(options: EngineOptions, default_model: Path | None, warn: Ca
         warn(f"engine.model is empty: loading the tabletop demo model, which knows only the demo's objects. {NAME_A_MODEL}")
         options = replace(options, model=str(default_model))
     options.validate()
-    if os.path.isfile(Path(options.model) / "config.json"):  # Unlike Path.is_file, false if the name cannot be read.
-        profile_for(options.model)
+    folder = home_expanded(options.model)
+    if os.path.isfile(folder / "config.json"):  # Unlike Path.is_file, false if the name cannot be read.
+        profile_for(folder)
     return options

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from robobrain_ros.bounds.files import UnreadableFileError, read_small_text
+from robobrain_ros.bounds.files import UnreadableFileError, home_expanded, read_small_text
 from robobrain_ros.core.plans import yaml_nodes
 from robobrain_ros.core.plans.checks import MOST_ROBOTS, MOST_SKILLS, check_request
 from robobrain_ros.core.plans.request import PlanRequest, Robot, Skill, SkillEffect
@@ -34,11 +34,12 @@ _TYPES = {
 
 
 def read_robots(path: Path) -> tuple[Robot, ...]:
-    """Read the robots in a file. config/robots_example.yaml describes the format.
+    """Read the robots in a file, whose path can begin with ~. config/robots_example.yaml describes the format.
 
     :raises BadRequestError: the file cannot be read, or its content is invalid. The message begins with the file, and with the
         line if the content is invalid.
     """
+    path = home_expanded(str(path))
     try:
         text = read_small_text(path, LARGEST_FILE)
     except UnreadableFileError as error:

@@ -6,6 +6,7 @@ import os
 import shlex
 from typing import Any
 
+from robobrain_ros.bounds.files import home_expanded
 from robobrain_ros.engine.base import DEFAULT_CONTEXT
 from robobrain_ros.engine.embedded import compat, image_bytes, worker
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint
@@ -218,7 +219,7 @@ def check_device_count(options: EngineOptions) -> None:
 def log_join_commands(options: EngineOptions, arguments: dict[str, Any]) -> None:
     """Log the commands with which the other machines join the engine."""
     # A folder must have the same path on each machine. A model of the hub has its name, because each machine has its own cache.
-    model = arguments["model"] if os.path.isdir(os.path.expanduser(options.model)) else options.model
+    model = arguments["model"] if os.path.isdir(home_expanded(options.model)) else options.model
     nnodes = options.embedded.nnodes
     for rank in range(1, nnodes):
         command = shlex.join(compat.join_command(arguments | {"model": model}, rank))

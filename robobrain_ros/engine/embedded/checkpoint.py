@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robobrain_ros.bounds.files import home_expanded
 from robobrain_ros.bounds.texts import shortened
 from robobrain_ros.engine.base import LoadProgress, ProgressCallback
 from robobrain_ros.engine.embedded.checkpoint_files import AGAIN, INDEX, image_settings, indexed_files, read_json
@@ -46,7 +47,7 @@ def find_checkpoint(options: EngineOptions, progress: ProgressCallback) -> Check
 
     :raises EngineConfigError: the checkpoint is not found, gated, incomplete, or no checkpoint.
     """
-    path = Path(os.path.expanduser(options.model))  # Unlike Path.expanduser, without an exception for an unknown user.
+    path = home_expanded(options.model)
     try:
         local = path.exists() or options.model.startswith(("/", "./", "../", "~")) or options.model.count("/") != 1
         if not local:

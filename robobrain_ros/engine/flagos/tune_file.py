@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from robobrain_ros.bounds.files import NoSuchFileError, UnreadableFileError, read_small_json
+from robobrain_ros.bounds.files import NoSuchFileError, UnreadableFileError, home_expanded, read_small_json
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint
 from robobrain_ros.engine.embedded.compat import DISTRIBUTIONS
 from robobrain_ros.engine.flagos import plugin
@@ -79,9 +79,9 @@ class Tuned:
 def tune_file(options: EngineOptions) -> Path:
     """Return the path of the tune file."""
     if options.flagos.tune_file:
-        return Path(os.path.expanduser(options.flagos.tune_file))
+        return home_expanded(options.flagos.tune_file)
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.path.expanduser(cache)) / "robobrain_ros" / "flagos.json"
+    return home_expanded(cache) / "robobrain_ros" / "flagos.json"
 
 
 def key_of(options: EngineOptions, checkpoint: Checkpoint) -> Key:

@@ -7,11 +7,10 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from robobrain_ros.bounds.files import UnreadableFileError, read_small_file
+from robobrain_ros.bounds.files import UnreadableFileError, home_expanded, read_small_file
 from robobrain_ros.bounds.texts import shortened
 from robobrain_ros.engine.addresses import base_url
 from robobrain_ros.engine.keys import without_key
@@ -131,11 +130,11 @@ def _trust(options: RemoteOptions) -> "ssl.SSLContext | bool":
     if not options.verify or not options.ca_file:
         return options.verify
     try:
-        content = read_small_file(Path(options.ca_file).expanduser(), _LARGEST_CA_FILE).content
+        content = read_small_file(home_expanded(options.ca_file), _LARGEST_CA_FILE).content
         if not content.strip():  # Python would use the public authorities instead.
             raise UnreadableFileError("it is empty")
         return ssl.create_default_context(cadata=content.decode("ascii", "replace").replace("\ufffd", "?"))
-    except (UnreadableFileError, RuntimeError) as error:
+    except UnreadableFileError as error:
         raise EngineConfigError(f"engine.ca_file: {options.ca_file} cannot be read ({error}).") from error
     except (ssl.SSLError, ValueError) as error:
         raise EngineConfigError(f"engine.ca_file: {options.ca_file} cannot be read (it holds no certificate in PEM).") from error
