@@ -66,8 +66,8 @@ class EmbeddedOptions:
     )
     nnodes: int = option(
         1,
-        "Number of machines across which vLLM distributes the model, including this one, without Ray. The log shows the command "
-        "to run on the other machines.",
+        "Number of machines, including this one, if vLLM distributes the model over several machines without Ray. The log shows "
+        "the command to run on the other machines. 1: one machine, or Ray.",
         minimum=1,
         maximum=64,
     )
@@ -206,22 +206,24 @@ class FlagosOptions:
 
     mode: str = option(
         "auto",
-        "Which operators of FlagOS vLLM uses. auto: FlagGems operators that tune_flagos measured as correct and not slower on "
-        "this GPU with this model, and matrix products by shape if the package has a table for this GPU. on: the FlagGems "
-        "operators of flagos.include, or if it is empty, all except flagos.exclude and those that are excluded by default; no "
-        "matrix products by shape. off: none. See docs/how-to/flagos.md.",
+        "Which FlagOS operators vLLM uses. auto: FlagGems operators that tune_flagos measured as correct and not slower on this "
+        "GPU with this model, and matrix products by shape if the package has a table for this GPU. on: the FlagGems operators "
+        "that flagos.include names. If flagos.include is empty, mode on uses all FlagGems operators, without those in "
+        "flagos.exclude and those that are excluded by default (docs/explanation/flagos.md). Mode on uses no matrix products by "
+        "shape. off: none. See docs/how-to/flagos.md.",
         choices=FLAGOS_MODES,
     )
     include: tuple[str, ...] = option(
         (),
         "Names of the only FlagGems operators that vLLM may use, such as silu. Mode on uses all of them; mode auto uses those "
-        "that tune_flagos also selected. A list without mm, mm_out, addmm and addmm_out also disables matrix products by shape. "
-        "Empty: no restriction.",
+        "that tune_flagos also selected. If the list names none of mm, mm_out, addmm and addmm_out, it also disables matrix "
+        "products by shape. Empty: no restriction. flagos.exclude must be empty if this list is set.",
     )
     exclude: tuple[str, ...] = option(
         (),
-        "Names of FlagGems operators that vLLM must not use, such as silu. Any of the names mm, mm_out, addmm and addmm_out also "
-        "disables matrix products by shape. To exclude FlagGems' own matrix products, list all four names.",
+        "Names of FlagGems operators that vLLM must not use, such as silu. If the list names any of mm, mm_out, addmm and "
+        "addmm_out, it also disables matrix products by shape. To exclude FlagGems' own matrix products, list all four names. "
+        "flagos.include must be empty if this list is set.",
     )
     record: bool = option(
         False,
@@ -260,9 +262,10 @@ class EngineOptions:
     )
     model: str = option(
         "",
-        "Model: a folder with a checkpoint, a name on the hub such as BAAI/RoboBrain2.0-7B, or a preset of "
-        "docs/reference/models.md such as robobrain2.0-7b. A preset also sets the options that you do not set. Empty: the demo "
-        "model. With kind remote: the name of the model on the servers, or empty for the name that the servers report.",
+        "Model: a folder with a checkpoint, a name on the Hugging Face Hub such as BAAI/RoboBrain2.0-7B (with the environment "
+        "variable VLLM_USE_MODELSCOPE=true: on ModelScope), or a preset of docs/reference/models.md such as robobrain2.0-7b. A "
+        "preset also sets the options that you do not set. Empty: the demo model. With kind remote: the name of the model on the "
+        "servers, or empty for the name that the servers report.",
     )
     max_num_seqs: int = option(
         16, "Maximum number of requests that the engine processes at the same time. Further ones wait.", minimum=1, maximum=1024

@@ -33,7 +33,13 @@ class ServerOptions:
         minimum=1,
         maximum=1023,
     )
-    max_body_mib: int = option(24, "Size limit of an HTTP request's body in MiB, including images.", minimum=1, maximum=1024)
+    max_body_mib: int = option(
+        24,
+        "Size limit in MiB of the body of a request to /v1/chat/completions, including images, and of each image that the server "
+        "downloads. Other routes have a lower limit.",
+        minimum=1,
+        maximum=1024,
+    )
     max_image_pixels: int = option(
         16_777_216,
         "Limit of the total pixels of all images in one HTTP request. The server checks it before it decodes the images.",
@@ -43,9 +49,8 @@ class ServerOptions:
     max_connections: int = option(64, "Maximum number of open connections to the HTTP server.", minimum=4, maximum=1024)
     max_connections_per_client: int = option(
         16,
-        "Maximum number of connections without an accepted request from one address (IPv6: one /64 network). The server accepts "
-        "a request when its headers have arrived with the right key. A connection beyond the limit replaces the oldest of these "
-        "connections.",
+        "Maximum number of open connections from one address (IPv6: one /64 network) on which no request with the right key is "
+        "in progress. If a further connection arrives, the server closes the oldest of them.",
         minimum=1,
         maximum=1024,
     )

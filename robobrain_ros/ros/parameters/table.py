@@ -12,10 +12,21 @@ from robobrain_ros.core.query import Defaults, Task
 from robobrain_ros.engine.base import LARGEST_MAX_PIXELS
 from robobrain_ros.engine.http.options import ServerOptions
 from robobrain_ros.engine.options import SERVER_PREFIX, option_fields, public_name
-from robobrain_ros.ros.limits import LEAST_RATE, MOST_FRAME, MOST_RATE, MOST_TIMEOUT, MOST_TOKENS
+from robobrain_ros.ros.limits import (
+    LEAST_RATE,
+    MOST_CAMERAS,
+    MOST_FRAME,
+    MOST_NAME,
+    MOST_QUERIES,
+    MOST_RATE,
+    MOST_TIMEOUT,
+    MOST_TOKENS,
+)
 from robobrain_ros.ros.parameters.parameter import Applies, Parameter
 
 STANDING_PREFIX = "standing_query."
+
+_NAMES = f"A name has at most {MOST_NAME} letters, digits and _, and does not begin with a digit."
 
 NODE_PARAMETERS = (
     Parameter(
@@ -27,8 +38,8 @@ NODE_PARAMETERS = (
     Parameter(
         "cameras",
         ["camera"],
-        "Names of the cameras. Each camera has the topics <name>/image or <name>/image/compressed, <name>/camera_info and "
-        "<name>/depth.",
+        f"Names of the cameras, at most {MOST_CAMERAS}. {_NAMES} Each camera has the topics <camera>/image or "
+        "<camera>/image/compressed, <camera>/camera_info and <camera>/depth.",
     ),
     Parameter(
         "image_reliability",
@@ -82,7 +93,8 @@ NODE_PARAMETERS = (
     Parameter(
         "max_tokens",
         Defaults.max_tokens,
-        "Token limit of an answer. Thinking has its own limit, think_tokens. options.max_tokens of a request overrides it.",
+        "Token limit of an answer. Thinking has its own limit, think_tokens. Plans for robots and answers to MODE_CHECK also "
+        "have their own limit, because a truncated plan is not valid. options.max_tokens of a request overrides max_tokens.",
         applies=Applies.AT_ONCE,
         minimum=1,
         maximum=MOST_TOKENS,
@@ -105,16 +117,16 @@ NODE_PARAMETERS = (
     Parameter(
         "constrain_coordinates",
         Defaults.constrain_coordinates,
-        "Constrain the answers of spatial tasks: the model can only write a list of coordinates inside the image, or [] if it "
-        "found nothing. Thinking is not constrained. With engine.kind remote, the server must support structured outputs, as "
-        "vLLM does.",
+        "Constrain the answers to point, affordance, ground and trajectory: the model can only write a list of coordinates "
+        "inside the image, or [] if it found nothing. Thinking is not constrained. With engine.kind remote, the server must "
+        "support structured outputs, as vLLM does.",
         applies=Applies.AT_ONCE,
     ),
     Parameter(
         "model_can_think",
         "auto",
         "Whether the checkpoint was trained to think. The files of a checkpoint do not state this. auto: the node looks up the "
-        "model's name. For an unknown name, it uses the value of the model family.",
+        "model's name. For an unknown name: yes for RoboBrain 2.0 (qwen2_5_vl), no for RoboBrain 2.5 (qwen3_vl).",
         choices=("auto", "yes", "no"),
     ),
     Parameter(
@@ -128,7 +140,8 @@ NODE_PARAMETERS = (
     Parameter(
         "marker_ray_length",
         0.5,
-        "Length in metres of the rays on ~/markers. A ray shows a point, box or trajectory of unknown depth. 0: no rays.",
+        "Length in metres of the rays on ~/markers. Rays show a point, a bounding box or a trajectory of unknown depth. 0: no "
+        "rays.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=1000.0,
@@ -151,7 +164,7 @@ NODE_PARAMETERS = (
         "robots_file",
         "",
         "YAML file with robots. Requests of the task `plan` that name no robots use these. Example: "
-        "config/robots_example.yaml. A relative path is relative to the node's working directory. Empty: none.",
+        "config/robots_example.yaml. Empty: none.",
     ),
     Parameter(
         "max_plan_steps",
@@ -165,7 +178,8 @@ NODE_PARAMETERS = (
     Parameter(
         "standing_queries",
         [],
-        f"Names of the standing queries that parameters describe. The parameters of each query are {STANDING_PREFIX}<name>.*.",
+        f"Names of the standing queries that parameters describe, at most {MOST_QUERIES}. {_NAMES} The parameters of each query "
+        f"are {STANDING_PREFIX}<name>.*.",
     ),
 )
 
@@ -212,8 +226,8 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             f"{camera}.use_depth",
             False,
             f"Compute positions from {camera}/depth and {camera}/camera_info. The depth images must be aligned to the camera's "
-            "images. Spatial tasks use the newest image whose depth image and camera_info have arrived, if it is at most 0.5 s "
-            "older than the newest image.",
+            "images. The tasks point, affordance, ground and trajectory use the newest image whose depth image and camera_info "
+            "have arrived, if it is at most 0.5 s older than the newest image.",
         ),
         Parameter(
             f"{camera}.min_depth",
@@ -236,8 +250,9 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             f"{camera}.detect_depth_clamp",
             True,
             "Some drivers report a fixed depth for all farther surfaces. true: the node ignores pixels with this depth. It "
-            "detects the depth if many pixels have exactly the largest depth of the image, and if this depth is a whole number "
-            "of metres (at least 4), or 4095, 8191, ... mm. Set false for simulations without noise.",
+            "detects the depth if at least 0.5 % of the pixels have exactly the largest depth of the image, and if this depth "
+            "is a whole number of metres (at least 4), or 4.095, 8.191, 16.383, 32.767, 6.5535 or 16.38375 m. Set false for "
+            "simulations without noise.",
             applies=Applies.AT_ONCE,
         ),
         Parameter(
