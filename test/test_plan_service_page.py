@@ -64,6 +64,35 @@ def test_the_action_example_prints_steps_as_they_come(tmp_path: Path) -> None:
     assert said.splitlines()[-1] == f"{GoalStatus.STATUS_SUCCEEDED} {Outcome.OK} 4"
 
 
+@pytest.mark.parametrize(
+    ("example", "sentence"),
+    [(SERVICE_EXAMPLE, "The node did not respond within 70 s."), (ACTION_EXAMPLE, "")],
+    ids=["service", "action"],
+)
+def test_the_examples_end_where_no_answer_comes(example: str, sentence: str, tmp_path: Path) -> None:
+    """Their waits are shortened. The action example cancels its goal."""
+    assert "timeout_sec=70.0" in example
+    program = tmp_path / "example.py"
+    program.write_text(example.replace("timeout_sec=70.0", "timeout_sec=1.0"), encoding="utf-8")
+    with scripted(Script([asyncio.Event()]), max_image_age=0.0) as (it, engine):
+        namespace = it.name.removesuffix("/robobrain")
+        command = [sys.executable, str(program), "--ros-args", "-r", f"__ns:={namespace}"]
+        ended = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=LIMIT, check=False)
+        assert len(engine.generations) == 1
+    assert ended.stderr.strip() == sentence
+    assert ended.returncode == bool(sentence)
+
+
+@pytest.mark.parametrize("example", [SERVICE_EXAMPLE, ACTION_EXAMPLE], ids=["service", "action"])
+def test_the_examples_report_a_missing_node(example: str, tmp_path: Path) -> None:
+    assert "(10.0)" in example
+    program = tmp_path / "example.py"
+    program.write_text(example.replace("(10.0)", "(0.1)"), encoding="utf-8")
+    command = [sys.executable, str(program), "--ros-args", "-r", "__ns:=/nowhere"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=LIMIT, check=False)
+    assert (ended.returncode, ended.stderr.strip()) == (1, "The node robobrain is not running.")
+
+
 def filled(message: Any, values: dict[str, Any]) -> Any:
     """The message, filled from what a ros2 command line says; unknown fields and wrong types are errors."""
     types = message.get_fields_and_field_types()
