@@ -31,6 +31,30 @@ def test_each_named_file_exists(path: str) -> None:
     assert (REPOSITORY / path).exists()
 
 
+def paths_of_the_tree() -> list[str]:
+    """The folders and files of the tree under *Where things are*, without a slash at the end."""
+    (tree,) = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
+    paths, parents = [], [""]
+    for line in tree.splitlines():
+        names = re.split(r"  +", line.lstrip("│├└─ "))[0].split()
+        depth = (len(line) - len(line.lstrip("│├└─ "))) // 4
+        parents[depth + 1 :] = [f"{parents[depth]}{names[0]}"]
+        paths += [f"{parents[depth]}{name}".rstrip("/") for name in names]
+    return paths
+
+
+def test_the_tree_shows_existing_files_and_every_package() -> None:
+    paths = paths_of_the_tree()
+    assert [path for path in paths if not (REPOSITORY / path).exists()] == []
+    packages = {str(file.parent.relative_to(REPOSITORY)) for file in (REPOSITORY / "robobrain_ros").glob("*/__init__.py")}
+    packages |= {
+        str(file.parent.relative_to(REPOSITORY))
+        for layer in ("core", "engine", "ros")
+        for file in (REPOSITORY / "robobrain_ros" / layer).glob("*/__init__.py")
+    }
+    assert packages - {"robobrain_ros/msg", "robobrain_ros/srv", "robobrain_ros/action"} <= set(paths)
+
+
 def test_the_table_has_the_everyday_changes_with_files_and_a_test() -> None:
     assert len(ROWS) >= 12
     for row in ROWS:
