@@ -90,7 +90,7 @@ def test_an_answer_to_another_task_supersedes_the_target(scene: Scene) -> None:
     """~/path, ~/poses and ~/markers never show two answers of one query. A bounding box has no pose, and supersedes, too."""
     thing = scene.objects[0]
     box = str([*in_model(*thing.box[:2]), *in_model(*thing.box[2:])])
-    with looking(scene, TRAJECTORY, points_text([thing]), TRAJECTORY, points_text([thing]), box) as before:
+    with looking(scene, TRAJECTORY, points_text(scene.objects[:1]), TRAJECTORY, points_text(scene.objects[:1]), box) as before:
         it = before.it
         in_sight(before)
         poses = it.listen(PoseArray, f"{it.name}/poses", LATCHED)
