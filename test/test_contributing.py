@@ -46,13 +46,10 @@ def paths_of_the_tree() -> list[str]:
 def test_the_tree_shows_existing_files_and_every_package() -> None:
     paths = paths_of_the_tree()
     assert [path for path in paths if not (REPOSITORY / path).exists()] == []
-    packages = {str(file.parent.relative_to(REPOSITORY)) for file in (REPOSITORY / "robobrain_ros").glob("*/__init__.py")}
-    packages |= {
-        str(file.parent.relative_to(REPOSITORY))
-        for layer in ("core", "engine", "ros")
-        for file in (REPOSITORY / "robobrain_ros" / layer).glob("*/__init__.py")
-    }
-    assert packages - {"robobrain_ros/msg", "robobrain_ros/srv", "robobrain_ros/action"} <= set(paths)
+    files = [file for pattern in ("*/__init__.py", "*/*/__init__.py") for file in (REPOSITORY / "robobrain_ros").glob(pattern)]
+    packages = {str(file.parent.relative_to(REPOSITORY)) for file in files}
+    assert packages, "there are packages to show"
+    assert [package for package in sorted(packages) if not any(f"{path}/".startswith(f"{package}/") for path in paths)] == []
 
 
 def test_the_table_has_the_everyday_changes_with_files_and_a_test() -> None:
