@@ -26,8 +26,8 @@ _LARGEST_ENCODER_GRAPH = 1280
 """Visual tokens of the largest image that is encoded with a CUDA graph. The memory of each graph grows with this size."""
 _PROMPT_STEP = 64
 """Difference between the prompt lengths that have a CUDA graph. Matrix products work in tiles of at least 64 rows."""
-_TEXT_TOKENS = (16, 208)
-"""Least and most tokens of a prompt with a camera's image, without the visual tokens."""
+_TEXT_TOKENS = 192
+"""Tokens without the visual tokens up to which a prompt with the largest image of a camera has a CUDA graph."""
 _CAPTURE_SIZES = "cudagraph_capture_sizes"
 _OTHER_CAPTURE_SIZES = {_CAPTURE_SIZES, "max_cudagraph_capture_size", "speculative_config"}
 """Arguments and compilation settings of vLLM that conflict with this module's capture sizes."""
