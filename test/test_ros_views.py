@@ -330,3 +330,42 @@ def test_the_board_forgets_what_has_outlived_itself() -> None:
     time[0] = 3.0
     assert [marker.ns for marker in board.everything().markers] == ["", "b/points"]
     assert [marker.action for marker in board.clear().markers] == [Marker.DELETEALL]
+
+
+def labels(message: MarkerArray) -> list[Marker]:
+    return [marker for marker in message.markers if marker.type == Marker.TEXT_VIEW_FACING and marker.action == Marker.ADD]
+
+
+def label_at(query: str, x: float, text: str, number: int = 0, frame: str = "table") -> Marker:
+    marker = Marker(header=Header(frame_id=frame), ns=f"{query}/labels", id=number, type=Marker.TEXT_VIEW_FACING, text=text)
+    marker.pose.position.x, marker.scale.z = x, 0.02
+    return marker
+
+
+def test_labels_of_several_queries_at_one_place_are_stacked() -> None:
+    """Each blank line below a text moves it up by half a line. All lines of a stack have one position."""
+    board = Board()
+    first = label_at("a", 1.0, "mug")
+    assert labels(board.show("a", [first])) == [first]
+    two_parts = [label_at("b", 1.01, "1", 0), label_at("b", 1.03, "2", 1), label_at("b", 1.2, "3", 2)]
+    for _ in range(2):  # The answer replaces its own labels, and does not climb above them.
+        shown_labels = labels(board.show("b", two_parts))
+        assert [marker.text for marker in shown_labels] == ["1\n\n", "2\n\n\n\n", "3"]
+        assert [marker.pose.position.x for marker in shown_labels] == [1.0, 1.0, 1.2]
+    assert [marker.text for marker in two_parts] == ["1", "2", "3"]
+    (moved_on,) = labels(board.show("a", [label_at("a", 1.02, "mug")]))
+    assert (moved_on.text, moved_on.pose.position.x) == ("mug", 1.02)
+    elsewhere = label_at("c", 1.0, "cup", frame="map")
+    assert labels(board.show("c", [elsewhere])) == [elsewhere]
+
+
+def test_a_label_takes_the_place_of_one_whose_lifetime_has_ended() -> None:
+    time = [0.0]
+    board = Board(lambda: time[0])
+    first = label_at("a", 1.0, "mug")
+    first.lifetime.sec = 2
+    board.show("a", [first])
+    second = label_at("b", 1.0, "cup")
+    assert labels(board.show("b", [second]))[0].text == "cup\n\n"
+    time[0] = 3.0
+    assert labels(board.show("b", [second])) == [second]

@@ -29,6 +29,8 @@ _SIZE = 0.02
 _UNKNOWN = 0.45
 """Opacity of markers of unknown distance."""
 _LONGEST_LABEL = 40
+_LINE_UP = "\n\n"
+"""Moves a label up by one line at any viewpoint, because RViz centres a text with its empty lines."""
 
 
 @dataclass(frozen=True)
@@ -257,6 +259,7 @@ class Board:
     def show(self, query: str, markers: list[Marker]) -> MarkerArray:
         """Return the message that replaces the current markers of a query by other markers."""
         _, before = self._shown.pop(query, (0.0, []))
+        markers = self._stacked(markers)
         kept = {(marker.ns, marker.id) for marker in markers}
         gone = [marker for marker in before if (marker.ns, marker.id) not in kept]
         if markers:
@@ -269,14 +272,55 @@ class Board:
 
         :param stamp: replaces the markers' stamps, for which the subscriber may have no transforms; None: keep the stamps.
         """
-        now = self._clock()
-        alive = [_aged(marker, max(now - since, 0.0), stamp) for since, markers in self._shown.values() for marker in markers]
-        return MarkerArray(markers=[Marker(action=Marker.DELETEALL), *filter(None, alive)])
+        return MarkerArray(markers=[Marker(action=Marker.DELETEALL), *self._alive(stamp)])
 
     def clear(self) -> MarkerArray:
         """Return the message that deletes all markers."""
         self._shown.clear()
         return MarkerArray(markers=[Marker(action=Marker.DELETEALL)])
+
+    def _alive(self, stamp: TimeMessage | None = None) -> list[Marker]:
+        """Return the markers whose lifetime has not ended, with their remaining lifetime."""
+        now = self._clock()
+        aged = [_aged(marker, max(now - since, 0.0), stamp) for since, markers in self._shown.values() for marker in markers]
+        return [marker for marker in aged if marker is not None]
+
+    def _stacked(self, markers: list[Marker]) -> list[Marker]:
+        """Return the markers with labels above the labels of other queries at the same place."""
+        labels = [marker for marker in self._alive() if marker.type == Marker.TEXT_VIEW_FACING]
+        stacked = []
+        for marker in markers:
+            placed = _above(marker, labels) if marker.type == Marker.TEXT_VIEW_FACING else marker
+            if placed is not marker:
+                labels.append(placed)
+            stacked.append(placed)
+        return stacked
+
+
+def _above(label: Marker, labels: Sequence[Marker]) -> Marker:
+    """Return the label, one line or more above those of the labels that it would overlap."""
+    near = [
+        other
+        for other in labels
+        if other.header.frame_id == label.header.frame_id and _distance(label, other) < 2.0 * label.scale.z
+    ]
+    taken = {_lines_up(other): other for other in near}
+    lines = next(number for number in count() if number not in taken)
+    if lines == 0:
+        return label
+    moved: Marker = copy(label)
+    moved.text += lines * _LINE_UP
+    moved.pose = taken[0].pose
+    return moved
+
+
+def _lines_up(label: Marker) -> int:
+    return (len(label.text) - len(label.text.rstrip("\n"))) // len(_LINE_UP)
+
+
+def _distance(label: Marker, other: Marker) -> float:
+    at, to = label.pose.position, other.pose.position
+    return float(np.linalg.norm([at.x - to.x, at.y - to.y, at.z - to.z]))
 
 
 def _aged(marker: Marker, age: float, stamp: TimeMessage | None) -> Marker | None:
