@@ -1,8 +1,8 @@
-"""Measures how many large images reach the node, by transport profile, and the CPU time of ten idle cameras.
+"""Measure how many large images reach the node, by transport profile, and the CPU time for ten cameras without requests.
 
 Results: docs/results/node.md.
 
-`python benchmark/images.py` in the environment of scripts/env.sh; ends by itself after some minutes, and needs no model.
+Run `python benchmark/images.py` in the environment of scripts/env.sh. It ends after some minutes, and needs no model.
 """
 
 import argparse
@@ -28,41 +28,41 @@ from robobrain_ros.ros.process.transport_profile import profile_variable
 
 PARTS = ("arrival", "idle")
 SETTLING = 6.0
-"""Seconds left out after the processes have found each other; the node follows its publishers' reliability within one."""
+"""Seconds at the start that are not measured. DDS discovers the processes, and the node adapts to the publishers' reliability."""
 GOAL = 0.95
-"""Share of the large images that shall reach the node with the profile."""
+"""Goal for the share of large images that reach the node with the profile."""
 
 
 @contextmanager
 def running(role: str, streams: Streams, folder: Path) -> Iterator[tuple[psutil.Process, Path]]:
-    """A process of listening.py; when the block has ended, the file holds what it tells."""
+    """Run a process of listening.py until the end of the block. Then the file contains its output."""
     log = folder / f"{role}.log"
     with child([str(HERE / "listening.py"), role, json.dumps(asdict(streams))], log) as process:
         yield psutil.Process(process.pid), log
 
 
 def told(log: Path) -> dict[str, list[int]]:
-    """The stamps that a process has told.
+    """Read the stamps that a process has printed.
 
-    :raises BenchmarkError: it has told none.
+    :raises BenchmarkError: it has printed none.
     """
     lines = log.read_text(encoding="utf-8").splitlines()
     try:
         return dict(json.loads(lines[-1]))
     except (IndexError, ValueError) as error:
-        raise BenchmarkError(f"A process has failed: {lines[-1] if lines else 'it told nothing'}") from error
+        raise BenchmarkError(f"A process has failed: {lines[-1] if lines else 'it printed nothing'}") from error
 
 
 def arrived(sent: dict[str, list[int]], received: dict[str, list[int]], seconds: float) -> tuple[int, int]:
-    """Of the images stamped in the last so many seconds: how many were sent, and how many of them came."""
-    end = max(max(stamps) for stamps in sent.values()) - 10**9  # The last second may still be under way.
+    """Return how many images with a stamp in the last seconds were sent, and how many of them were received."""
+    end = max(max(stamps) for stamps in sent.values()) - 10**9  # Images of the last second may not have arrived yet.
     begin = end - round(seconds * 1e9)
     counts = [sum(begin <= stamp <= end for stamps in side.values() for stamp in stamps) for side in (sent, received)]
     return counts[0], counts[1]
 
 
 def measure_arrival(profile: str, streams: Streams, seconds: float, folder: Path) -> dict[str, Any]:
-    """One stream of large images, to the node and to a bare subscriber one after the other."""
+    """Send a stream of large images to the node, and then to a minimal subscriber."""
     shares: dict[str, Any] = {"profile": profile, "reliable": streams.reliable}
     os.environ.pop(profile_variable(), None)
     if profile == "large":
@@ -76,7 +76,10 @@ def measure_arrival(profile: str, streams: Streams, seconds: float, folder: Path
 
 
 def measure_idle(streams: Streams, windows: int, folder: Path) -> tuple[list[list[float]], dict[str, Any]]:
-    """CPU seconds of the idle node and of a bare process with as many subscriptions, both listening at once, in each window."""
+    """Return the CPU seconds in each window of the idle node, and of a minimal process with as many subscriptions.
+
+    Both run at the same time.
+    """
     rows = []
     with (
         running("robobrain", streams, folder) as (node, ours),
@@ -99,8 +102,8 @@ def measure_idle(streams: Streams, windows: int, folder: Path) -> tuple[list[lis
 
 
 def arrival_table(rows: list[dict[str, Any]]) -> str:
-    """The shares as a table in Markdown."""
-    lines = ["| profile | reliability | sent | reached the node | reached a bare subscriber | goal |", "|---" * 6 + "|"]
+    """Return the shares as a table in Markdown."""
+    lines = ["| profile | reliability | sent | reached the node | reached a minimal subscriber | goal |", "|---" * 6 + "|"]
     for row in rows:
         reliability = "reliable" if row["reliable"] else "best effort"
         goal = f"≥ {GOAL:.0%}: {'yes' if row['robobrain']['share'] >= GOAL else 'no'}" if row["profile"] == "large" else ""
@@ -111,19 +114,19 @@ def arrival_table(rows: list[dict[str, Any]]) -> str:
 
 
 def read_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure")
     parser.add_argument("--seconds", type=float, default=20.0, help="seconds of each stream of large images")
-    parser.add_argument("--windows", type=int, default=12, help=f"windows of {WINDOW:.0f} s of CPU time with many small ones")
+    parser.add_argument("--windows", type=int, default=12, help=f"windows of {WINDOW:.0f} s for the CPU time with small images")
     parser.add_argument("--cameras", type=int, default=10, help="streams of small images")
-    parser.add_argument("--size", type=int, nargs=2, default=(160, 120), metavar=("WIDTH", "HEIGHT"), help="of the small ones")
-    parser.add_argument("--output", type=Path, default=Path("log/benchmark_images.json"), help="where the JSON goes")
+    parser.add_argument("--size", type=int, nargs=2, default=(160, 120), metavar=("WIDTH", "HEIGHT"), help="size of small images")
+    parser.add_argument("--output", type=Path, default=Path("log/benchmark_images.json"), help="file for the JSON")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measure, print the tables, write the JSON."""
+    """Measure, print the tables, and write the JSON file."""
     options = read_arguments()
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     about = {**describe_machine(), "command": " ".join(sys.argv)}

@@ -1,6 +1,6 @@
-"""The processes of images.py: `python listening.py send|robobrain|bare JSON`, the JSON being the fields of `Streams`.
+"""The processes of images.py: `python listening.py send|robobrain|bare JSON`. The JSON contains the fields of `Streams`.
 
-Each runs until it is interrupted and then prints, as JSON, the stamps (nanoseconds) of what it has sent or received, by topic.
+Each process runs until it is interrupted. Then it prints JSON: the stamps (nanoseconds) of the sent or received images, by topic.
 """
 
 import array
@@ -31,7 +31,7 @@ NAMESPACE = "/robobrain_images"
 
 @dataclass(frozen=True)
 class Streams:
-    """Cameras c0, c1, ... that all send bgr8 images of that size at that rate."""
+    """Cameras c0, c1, ... that send bgr8 images of this size at this rate."""
 
     count: int
     width: int
@@ -41,12 +41,12 @@ class Streams:
 
     @property
     def topics(self) -> list[str]:
-        """The topics of the images."""
+        """Names of the image topics."""
         return [f"{NAMESPACE}/c{number}/image" for number in range(self.count)]
 
     @property
     def qos(self) -> QoSProfile:
-        """The quality of service of both sides; the depth is a camera's."""
+        """Quality of service of publishers and subscribers. The depth is typical of cameras."""
         reliability = ReliabilityPolicy.RELIABLE if self.reliable else ReliabilityPolicy.BEST_EFFORT
         return QoSProfile(depth=1, reliability=reliability)
 
@@ -71,7 +71,7 @@ class Sender(Node):
 
 
 class BareSubscribers(Node):
-    """The least a node can do with images: keep the newest of each topic, and count."""
+    """A minimal node: it stores the newest image of each topic, and counts the images."""
 
     def __init__(self, streams: Streams) -> None:
         super().__init__("bare_subscribers")
@@ -87,42 +87,42 @@ class BareSubscribers(Node):
 
 
 class Noting(ArrivalStatistics):
-    """Keeps the stamps, too."""
+    """Statistics that also store the stamps."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stamps: list[int] = []
 
     def add(self, arrival: float, stamp: float, late: bool = False) -> None:
-        """As of `ArrivalStatistics.add`."""
+        """See `ArrivalStatistics.add`."""
         super().add(arrival, stamp, late)
         self.stamps.append(round(stamp * 1e9))
 
 
 class IdleEngine:
-    """A model that is ready and that nobody asks."""
+    """An engine that is ready, and gets no requests."""
 
     async def start(self, progress: ProgressCallback) -> EngineInfo:
-        """Be ready."""
+        """Become ready at once."""
         return EngineInfo(model="idle", model_type="qwen2_5_vl", engine="idle", cell=28)
 
     async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
-        """Write nothing."""
+        """Write no text."""
         yield TextDelta("", 0, finish_reason="stop")
 
     async def abort(self, request_id: str) -> None:
-        """There is nothing to abort."""
+        """Do nothing."""
 
     def health(self) -> EngineHealth:
-        """Well."""
+        """Report the state ready."""
         return EngineHealth("ready", "")
 
     async def close(self) -> None:
-        """There is nothing to give back."""
+        """Do nothing."""
 
 
 def robobrain(streams: Streams) -> RoboBrainNode:
-    """The node with all cameras, active, as the program starts it."""
+    """Start the node with all cameras, as the program does, and activate it."""
     keep_buffers()
     values = {"cameras": [topic.split("/")[-2] for topic in streams.topics], "warm_up": False, "autostart": False}
     parameters = [Parameter(name, value=value) for name, value in values.items()]
@@ -135,14 +135,14 @@ def robobrain(streams: Streams) -> RoboBrainNode:
 
 
 def stamps_of(node: Any) -> dict[str, list[int]]:
-    """What a node has sent or received."""
+    """Return the stamps that a node has sent or received."""
     if isinstance(node, RoboBrainNode):
         return {camera.topic: camera.statistics.stamps for camera in node.cameras if isinstance(camera.statistics, Noting)}
     return dict(node.stamps)
 
 
 def main() -> None:
-    """Run one of the three until SIGINT."""
+    """Run one of the three processes until SIGINT."""
     stop = []
     signal.signal(signal.SIGINT, lambda number, frame: stop.append(number))
     streams = Streams(**json.loads(sys.argv[2]))

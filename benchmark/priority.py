@@ -1,5 +1,7 @@
-"""Does the robot wait while people use its engine over HTTP? One engine, asked by the robot alone, with clients, and with the
-same clients of a server without rules (no priority, no bound on requests at once), in turns in one run.
+"""Measure how long requests of the robot take while HTTP clients use its engine.
+
+One run measures three situations alternately: no clients, clients of the server, and the same clients of a server without rules.
+Without rules, the robot has no priority, and the number of concurrent requests is not limited.
 
     python benchmark/priority.py [--model FOLDER] [--clients 12] [--calls 20] [--rounds 3]
 """
@@ -29,12 +31,12 @@ SEATS = 4
 TOKENS = 16
 CLIENT_TOKENS = 200
 LIMIT = 120.0
-"""Seconds that servers and clients may take to begin, or to end."""
+"""Time limit in seconds for the start and the end of servers and clients."""
 ALONE, RULED, UNRULED = "alone", "with clients", "with clients, without rules"
 
 
 class Unruled(ServedEngine):
-    """A second server on the same engine, whose requests are as good as the robot's, and of which any number is let through."""
+    """A second server on the same engine, whose requests have the robot's priority, without a limit of concurrent requests."""
 
     def __init__(self, inner: EmbeddedEngine) -> None:
         front = HttpFront(ServerOptions(enabled=True, port=free_port(), max_requests=SEATS - 1), inner.options)
@@ -42,7 +44,7 @@ class Unruled(ServedEngine):
         super().__init__(inner, front)
 
     def open(self, model: str) -> None:
-        """Open the server of an engine that runs already."""
+        """Open the server on the running engine."""
         self.front.open()
         self._task = asyncio.create_task(self._serve(model))
 
@@ -51,7 +53,7 @@ class Unruled(ServedEngine):
 
 
 async def be_clients(url: str, count: int) -> None:
-    """Ask without end; who is turned away tries again at once."""
+    """Send requests without end. A rejected request is repeated after 0.1 s."""
     import openai
 
     client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=300.0)
@@ -76,9 +78,9 @@ async def be_clients(url: str, count: int) -> None:
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for what has no event, as a server's state.
+    """Wait until a condition is true that has no event, such as the state of a server.
 
-    :raises SystemExit: it was not within the limit.
+    :raises SystemExit: it is not true within the limit.
     """
     end = time.monotonic() + LIMIT
     while not condition():
@@ -89,7 +91,7 @@ async def until(condition: Callable[[], bool], what: str) -> None:
 
 @asynccontextmanager
 async def clients(state: ServerState, count: int, most: int) -> AsyncIterator[None]:
-    """Clients in a process of their own, at work: as many of their requests as the server lets through are in it."""
+    """Run clients in a separate process, from the moment when the server processes as many of their requests as it permits."""
     arguments = "--be-clients", state.address, "--clients", str(count)
     process = await asyncio.create_subprocess_exec(sys.executable, __file__, *arguments)
     try:
@@ -105,7 +107,7 @@ async def clients(state: ServerState, count: int, most: int) -> AsyncIterator[No
 
 
 async def robot_calls(engine: ServedEngine, count: int) -> list[float]:
-    """Seconds of calls, one after the other, each with an image of its own."""
+    """Return the seconds of requests that are sent one after the other, each with a new image."""
     seconds = []
     for _ in range(count):
         image = np.random.default_rng(time.time_ns()).integers(0, 255, (224, 280, 3), np.uint8)
@@ -119,14 +121,14 @@ async def robot_calls(engine: ServedEngine, count: int) -> list[float]:
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 async def measure(options: argparse.Namespace) -> dict[str, list[float]]:
-    """Seconds of the robot's calls in each situation."""
+    """Return the seconds of the robot's requests in each situation."""
     inner = EmbeddedEngine(EngineOptions.of(model=options.model, max_num_seqs=SEATS))
     most = SEATS - 1
     front = HttpFront(ServerOptions(enabled=True, port=free_port(), max_requests=most), inner.options)
@@ -153,17 +155,17 @@ async def measure(options: argparse.Namespace) -> dict[str, list[float]]:
 
 
 def report(seconds: dict[str, list[float]]) -> str:
-    """The table: medians and the 95th of a hundred, against the robot alone."""
+    """Return the table: p50 and p95 of the robot's requests, compared with those without clients."""
     lines = [
         figures.compare(f"{name}, p{100 * part:.0f}", seconds[name], seconds[ALONE], figures.quantile(part), "ms", scale=1000.0)
         for name in (RULED, UNRULED)
         for part in (0.5, 0.95)
     ]
-    return figures.table(lines, ("robot's call", "alone"))
+    return figures.table(lines, ("robot's request", "alone"))
 
 
 def main() -> None:
-    """Measure, and show the table."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(DEMO_MODEL))
     parser.add_argument("--clients", type=int, default=12)

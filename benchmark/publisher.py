@@ -1,4 +1,4 @@
-"""Publishes one still image at a rate, as a camera driver would: `python publisher.py TOPIC WIDTH HEIGHT RATE`."""
+"""Publish one constant image at a rate, as a camera driver: `python publisher.py TOPIC WIDTH HEIGHT RATE`."""
 
 import array
 import contextlib
@@ -12,7 +12,7 @@ from sensor_msgs.msg import Image
 
 
 class StillCamera(Node):
-    """A bgr8 camera whose image never changes, so that the cost lies with those who listen."""
+    """A bgr8 camera with a constant image, so that the publisher needs little CPU time."""
 
     def __init__(self, topic: str, width: int, height: int, rate: float) -> None:
         super().__init__("still_camera")
@@ -28,7 +28,7 @@ class StillCamera(Node):
 
 
 def main() -> None:
-    """Publish until interrupted."""
+    """Publish until the process is interrupted."""
     topic, width, height, rate = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
     rclpy.init()
     with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):

@@ -1,8 +1,8 @@
-"""Measures speculative decoding without a second model: `python benchmark/speculation.py`.
+"""Measure n-gram speculation, which needs no second model: `python benchmark/speculation.py`.
 
-The demo model writes plans for robots and coordinate lists, with and without n-gram speculation, alternately, one request at a
-time. Needs neither ROS nor a GPU; with a GPU, vLLM uses it. Speculation is worth it only if the answers are the same, token by
-token, and come sooner.
+The demo model writes plans for robots and trajectories with and without speculation, alternately, one request at a time.
+Speculation is useful only if the answers are the same, token by token, and arrive earlier. The benchmark needs neither ROS nor a
+GPU. vLLM uses a GPU if there is one.
 """
 
 import argparse
@@ -28,10 +28,10 @@ _GOAL = Goal(0.7)
 
 
 def engine_options(model: str, tokens: int, most: int) -> EngineOptions:
-    """The options of an engine.
+    """Return the options of an engine.
 
     :param tokens: number of tokens that are proposed at a time; 0: no speculation.
-    :param most: longest text, in tokens, that is looked up in the prompt and the answer so far.
+    :param most: length in tokens of the longest text that is searched in the prompt and the answer.
     """
     speculation = {"method": "ngram", "num_speculative_tokens": tokens, "prompt_lookup_max": most, "prompt_lookup_min": 2}
     extra = json.dumps({"speculative_config": speculation}) if tokens else ""
@@ -39,11 +39,11 @@ def engine_options(model: str, tokens: int, most: int) -> EngineOptions:
 
 
 async def measure(name: str, brains: tuple[Brain, Brain], queries: Sequence[Query]) -> figures.Comparison:
-    """Ask each query both ways, each way first in every second round, and print how many answers are the same."""
+    """Send each query with and without speculation, in alternating order. Print the number of identical answers."""
     found: tuple[list[Report], list[Report]] = ([], [])
     for number, query in enumerate(queries):
         for brain in brains:
-            await report_of(brain, query)  # Uncounted: image and prompt are then in the caches of both.
+            await report_of(brain, query)  # Not counted. It puts the image and the prompt into the caches of both engines.
         sides = list(zip(brains, found, strict=True))
         for brain, reports in sides if number % 2 else reversed(sides):
             reports.append(await report_of(brain, query))
@@ -63,7 +63,7 @@ def _tokens(reports: Sequence[Report]) -> list[int]:
 
 
 async def main(options: argparse.Namespace) -> None:
-    """Start both engines and measure."""
+    """Start both engines, and measure."""
     async with AsyncExitStack() as stack:
         brains = []
         for tokens in (0, options.tokens):
@@ -84,5 +84,5 @@ if __name__ == "__main__":
     parser.add_argument("--model", default=str(DEMO_MODEL), help="checkpoint (the demo model)")
     parser.add_argument("--rounds", type=int, default=30, help="questions of each kind (30)")
     parser.add_argument("--tokens", type=int, default=4, help="proposed tokens (4)")
-    parser.add_argument("--lookup", type=int, default=4, help="longest text that is looked up, in tokens (4)")
+    parser.add_argument("--lookup", type=int, default=4, help="longest text that is searched, in tokens (4)")
     asyncio.run(main(parser.parse_args()))

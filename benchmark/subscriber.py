@@ -1,4 +1,4 @@
-"""The least a node can do with an image: a bare rclpy subscriber that keeps the newest and counts them."""
+"""A minimal rclpy subscriber: it stores the newest image, and counts the images."""
 
 import contextlib
 import signal
@@ -12,7 +12,7 @@ from sensor_msgs.msg import Image
 
 
 class BareSubscriber(Node):
-    """Subscribes to one image topic as the node robobrain does where the publisher is reliable: reliable, keep last 1."""
+    """Subscribes to an image topic like the node robobrain if the publisher is reliable: reliable, keep last, depth 1."""
 
     def __init__(self, topic: str) -> None:
         super().__init__("bare_subscriber")
@@ -27,8 +27,8 @@ class BareSubscriber(Node):
 
 
 def main() -> None:
-    """Subscribe until interrupted, then tell the count."""
-    # rclpy's own handler ends the spinning; Python's would raise in the midst of taking an image.
+    """Subscribe until the process is interrupted. Then print the count."""
+    # rclpy's signal handler ends spinning. Python's handler would raise an exception while an image is taken.
     signal.signal(signal.SIGINT, lambda number, frame: None)
     rclpy.init()
     node = BareSubscriber(sys.argv[1])
