@@ -1,4 +1,4 @@
-"""Queries to a brain with a scripted engine."""
+"""Run queries on a brain with a scripted engine."""
 
 import asyncio
 from typing import Any
@@ -12,12 +12,12 @@ from robobrain_ros.core.query import Answer, Point
 
 TWO, TWO_FIVE = profile_for("qwen2_5_vl"), profile_for("qwen3_vl")
 IMAGE = np.zeros((240, 424, 3), np.uint8)
-# RoboBrain 2.0 sees 424x240 as 420x252.
+# RoboBrain 2.0 resizes 424x240 to 420x252.
 SCALE_U, SCALE_V = 424 / 420, 240 / 252
 
 
 def seen(x: float, y: float) -> Point:
-    """Where in IMAGE a point lies that RoboBrain 2.0 gives as (x, y)."""
+    """Return the place in IMAGE of a point that RoboBrain 2.0 writes as (x, y)."""
     nearly: Any = pytest.approx
     return Point(nearly((x + 0.5) * SCALE_U - 0.5), nearly((y + 0.5) * SCALE_V - 0.5))
 

@@ -1,6 +1,7 @@
-"""A client process that sends many requests at once, for test_ros_bursts.py.
+"""Send many requests at once from a separate process, for test_ros_bursts.py.
 
-python bursts.py KIND NODE COUNT CLIENTS DEPTH prints how the requests ended as JSON, numbers by outcome; "lost" had no answer.
+python bursts.py KIND NODE COUNT CLIENTS DEPTH prints a JSON object with the number of requests for each outcome. "lost" is the
+number of requests without a response.
 """
 
 import collections
@@ -27,7 +28,7 @@ def main(kind: str, name: str, count: int, clients: int, depth: int) -> None:
     node = rclpy.create_node("bursts")
 
     def wait(futures: list[Any], limit: float = PATIENCE) -> list[Any]:
-        """The results of those futures that are done in time."""
+        """Return the results of the futures that are done in time."""
         end = time.monotonic() + limit
         while time.monotonic() < end and not all(future.done() for future in futures):
             rclpy.spin_once(node, timeout_sec=0.1)

@@ -1,4 +1,4 @@
-"""The tests run against the installed package (install/ or pip), not against the source folder of that name beside them."""
+"""Run the tests against the installed package (install/ or pip), not against the source folder with the same name."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 sys.path[:] = [folder for folder in sys.path if Path(folder or ".").resolve() != REPOSITORY]
 WITHOUT_ROS = find_spec("rclpy") is None
-"""`make core`: pip has installed the package, and only the tests of the core can run."""
+"""Whether ROS is missing, as in `make core`, which installs the package with pip. Then only tests of the core can run."""
 
 _package = find_spec("robobrain_ros")
 if _package is None or _package.origin is None or not (WITHOUT_ROS or find_spec("robobrain_ros.msg")):
@@ -21,49 +21,49 @@ if _package is None or _package.origin is None or not (WITHOUT_ROS or find_spec(
 if _fault := installation_fault(Path(_package.origin).parent, REPOSITORY / "robobrain_ros"):
     pytest.exit(_fault, returncode=2)
 
-# No assertion on wall-clock performance: on a loaded machine any example may take long.
+# Examples have no time limit, because any example can take long on a loaded machine.
 settings.register_profile("any-machine", deadline=None)
 settings.load_profile("any-machine")
 
-# Nothing leaves this machine, and another ROS system on it does not hear us.
+# No test sends data to other machines, and other ROS systems on this machine do not receive the tests' messages.
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Each process of several is a ROS system of its own, and its engines' threads keep to one core.
+    # Each test process is a separate ROS system, and the threads of its engines use one core.
     os.environ.pop("ROS_DOMAIN_ID", None)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # With one thread, vLLM's worker needs no process of its own to bind it, which would import vLLM once more: as on one GPU,
-    # the worker is in the engine's process.
+    # With one thread, vLLM needs no separate process that binds its worker to cores and imports vLLM again. The worker runs in
+    # the engine's process, as on one GPU.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    # Read by each Python that is started from here, and not by pytest's own: ended nodes are garbage that has to go.
+    # Each Python that a test starts reads this variable. pytest itself does not, because it must collect ended nodes as garbage.
     _paths = [str(REPOSITORY / "test" / "child_start"), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in _paths if path)
 os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
-# Engines side by side would else all be bound to the same core.
+# Otherwise, engines that run at the same time would all be bound to the same core.
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
 _LONGEST = ("engine_flagos", "ros_remote", "engine_embedded", "ros_demo_model", "tune_flagos", "engine_structured", "notebook")
-"""Test files, the longest first."""
+"""The test files that take longest, in descending order."""
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Without ROS, leave out the tests that need it."""
+    """Ignore tests that need ROS if ROS is missing."""
     return True if WITHOUT_ROS and collection_path.suffix == ".py" and not collection_path.name.startswith("test_core_") else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take minutes: of two processes, none is left alone with one of them at the end."""
+    """Run the files that take minutes first. Otherwise, one of two processes would run such a file alone at the end."""
     order = {f"test_{name}": number for number, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """A choice of files need not have tests of both runs of `make test`."""
+    """Accept a selection of files that has no tests for one of the two runs of `make test`."""
     if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and "alone" in session.config.option.markexpr:
         session.exitstatus = pytest.ExitCode.OK
 
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
-    """The folder of the source code."""
+    """Return the folder of the source code."""
     return REPOSITORY

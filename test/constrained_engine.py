@@ -1,4 +1,4 @@
-"""A real engine with random weights that writes under constraints, for synchronous tests."""
+"""A real engine with random weights that generates text with constraints, for synchronous tests."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ AT_ONCE = 128
 
 
 class RunningEngine(OnLoop):
-    """An engine on its loop, for synchronous tests."""
+    """An engine on its own event loop, for synchronous tests."""
 
     TIMEOUT = 120.0
 
@@ -31,9 +31,9 @@ class RunningEngine(OnLoop):
         self.info: EngineInfo = self.wait(self.embedded.start(lambda progress: None), START)
 
     async def write(self, generation: Generation) -> tuple[str, int, str]:
-        """The text, its tokens, the finish reason."""
+        """Return the text, its tokens and the finish reason."""
         text, tokens, reason = "", 0, ""
-        self.embedded.options = replace(self.embedded.options, seed=next(_next_id))  # Each its own noise.
+        self.embedded.options = replace(self.embedded.options, seed=next(_next_id))  # Each text has another seed.
         async with aclosing(self.embedded.generate(generation)) as stream:
             async for delta in stream:
                 text, tokens, reason = text + delta.text, tokens + delta.tokens, delta.finish_reason

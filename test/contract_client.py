@@ -1,4 +1,4 @@
-"""An independent client of the contract test: acts at random, keeps a ledger of what it sent, and checks what comes back."""
+"""A client of the contract test. It performs random actions, keeps a ledger of its requests, and checks the responses."""
 
 import math
 import time
@@ -38,7 +38,7 @@ from robobrain_ros.srv import Ask, SetStandingQuery
 
 
 class ContractClient(ContractWorld):
-    """The client: `act` does one random thing, and `faults` lists the promises that were broken."""
+    """The client. `act` performs one random action. `faults` lists the broken promises."""
 
     def __init__(
         self, namespace: str, seed: int, context: Any, *, node_pid: int, sim_time: bool, unexpected: Counter[str]
@@ -50,7 +50,7 @@ class ContractClient(ContractWorld):
         self._target = f"{namespace}/robobrain"
         self.state = "active"
         self.changing = False
-        """Whether a transition is under way."""
+        """Whether a transition is in progress."""
         self._goals: list[Any] = []
         self._last_of_query: dict[str, tuple[int, int]] = {}
         self._make_endpoints()
@@ -75,15 +75,15 @@ class ContractClient(ContractWorld):
         for topic, message_type in RESULT_TOPICS.items():
             self._node.create_subscription(message_type, f"{self._target}/{topic}", self._on_standing_result, 100)
 
-    # One random action.
+    # A random action.
 
     def jump_clock(self) -> None:
-        """See `ContractWorld.jump_clock`: answers of standing queries may be older afterwards."""
+        """See `ContractWorld.jump_clock`. After a jump, answers of standing queries may be older."""
         self._last_of_query.clear()
         super().jump_clock()
 
     def act(self) -> None:
-        """Do one thing."""
+        """Perform a random action."""
         self.step += 1
         actions: list[tuple[Callable[[], None], float]] = [
             (self._ask_service, 40.0),
@@ -119,7 +119,7 @@ class ContractClient(ContractWorld):
         return self._random.choices(list(weights), list(weights.values()))[0]
 
     def _options(self) -> tuple[QueryOptions, bool, bool, int | None]:
-        """Options; whether they are valid; whether their images are readable; the number that the request's own image holds."""
+        """Return options, whether they and their images are valid, and the number that the request's own image encodes."""
         options = QueryOptions(timeout=self._random.choice([0.0, 0.3, 1.0, 2.0]))
         valid = readable = True
         number: int | None = None
@@ -174,7 +174,7 @@ class ContractClient(ContractWorld):
         future.add_done_callback(lambda done: self._on_response(key, task, done, expected, number))
 
     def _codes(self, task: str, behaviour: Behaviour, valid: bool, readable: bool, odd_text: bool) -> set[str]:
-        """The outcomes that such a request may have."""
+        """Return the outcomes that are allowed for a request."""
         if not valid:
             return {"BAD_REQUEST", "NOT_READY", "ENGINE_FAILED"}
         if not readable:
@@ -217,7 +217,7 @@ class ContractClient(ContractWorld):
         if said is not None and said != shown.number:
             self._fault(f"{entry.what}: the answer is about image {said}, its header names image {shown.number}")
         age = entry.clock - shown.published
-        settled = entry.sent - self._jumped > 1.0  # A jump of the clock has reached the node.
+        settled = entry.sent - self._jumped > 1.0  # The node has noticed a jump of the clock by now.
         if settled and age > MAX_IMAGE_AGE + 0.5 + self.stalls.total - entry.stalls:
             self._fault(f"{entry.what}: the image was published {age:.2f} s before the request")
         if shown.stale:
@@ -229,7 +229,7 @@ class ContractClient(ContractWorld):
         self._check_positions(entry, task, result, shown)
 
     def _shown(self, result: Any) -> Shown | None:
-        """The frame that a result names."""
+        """Return the frame that a result names."""
         stamp = result.header.stamp
         return self._frames.get((result.camera, stamp.sec, stamp.nanosec))
 
@@ -299,7 +299,7 @@ class ContractClient(ContractWorld):
         handle.cancel_goal_async().add_done_callback(lambda done: self._close(key))
 
     def _leave(self) -> None:
-        """A client asks, and goes without waiting."""
+        """Send a request from a client that leaves without waiting for the response."""
         if not self._offered():
             return
         client = self._node.create_client(Ask, f"{self._target}/ask")
@@ -338,7 +338,7 @@ class ContractClient(ContractWorld):
             self._standing.call_async(SetStandingQuery.Request(name=name, enabled=False))
 
     def _on_standing_result(self, message: Any) -> None:
-        """A query is never asked twice about one image, and its answers come in the images' order."""
+        """Check that a query is sent only once for each image, and that its answers have the order of the images."""
         if not message.query or self._epoch:
             return
         shown = self._shown(message)
@@ -370,11 +370,11 @@ class ContractClient(ContractWorld):
         self._set.call_async(request).add_done_callback(answered)
 
     def _offered(self) -> bool:
-        """Whether the node offers services and action, and is not about to take them away."""
+        """Return whether the node offers services and action, and does not remove them soon."""
         return self.state in ("active", "inactive") and not self.changing
 
     def _transition(self) -> None:
-        """Ask for a transition: mostly the way back to active, otherwise any number."""
+        """Request a transition. Most are on the way back to the state active. Otherwise, the transition is random."""
         if self.changing:
             return
         allowed = TRANSITIONS[self.state]
@@ -383,12 +383,12 @@ class ContractClient(ContractWorld):
         if self.state != "active" and self._random.random() < 0.8:
             chosen = back[self.state]
         if chosen == Transition.TRANSITION_CLEANUP and self.state == "inactive":
-            # A request on its way to a service that is taken away has nobody to answer it.
+            # If the service is removed while a request is sent to it, no node answers this request.
             self.until(lambda: not self.ledger or self.overdue(), 10.0, showing=True)
         self.change(chosen, allowed.get(chosen))
 
     def change(self, transition: int, expected: str | None) -> None:
-        """Ask for a transition that leads to a state, or (None) must be refused."""
+        """Request a transition that leads to a state, or that must be rejected (None)."""
         if self.changing:
             return
         self.changing = True
@@ -415,7 +415,7 @@ class ContractClient(ContractWorld):
         if camera.depth:
             camera.depth = self._random.choice(["none", "zero", "saturated"]) if what == "depth" else "good"
 
-    # What the node reports of itself.
+    # The node's own reports.
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         prefix = f"{self._target.strip('/')}: "
@@ -425,22 +425,22 @@ class ContractClient(ContractWorld):
                 self.diagnostics[status.name.removeprefix(prefix)] = {"message": status.message, **values}
 
     def ready(self) -> bool:
-        """Whether the diagnostics report a loaded model."""
+        """Return whether the diagnostics report a loaded model."""
         return self.diagnostics.get("engine", {}).get("state") == "ready"
 
     def ask(self, question: str, timeout: float = 5.0) -> str:
-        """Ask once and return the outcome's name."""
+        """Send a request, and return the name of its outcome."""
         future = self._services["ask"].call_async(Ask.Request(question=question, options=QueryOptions(timeout=timeout)))
         self.until(future.done, timeout + 10.0, showing=True)
         return CODES.get(future.result().outcome.code, "?") if future.done() else "NO RESPONSE"
 
     def send_hanging(self, count: int) -> list[Any]:
-        """Ask questions that the engine never answers; returns the futures."""
+        """Send requests that the engine never answers, and return their futures."""
         request = Ask.Request(question=self._text(Behaviour.HANG), options=QueryOptions(timeout=60.0))
         return [self._services["ask"].call_async(request) for _ in range(count)]
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release all resources."""
         self.stalls.close()
         self._action.destroy()
         self._spinner.shutdown()

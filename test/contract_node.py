@@ -1,7 +1,7 @@
-"""The program `robobrain` with an engine whose behaviour each request names, as a process of its own for the contract test.
+"""The program `robobrain` for the contract test, with an engine whose behaviour each request selects. Runs as a separate process.
 
-A question holds one word such as ``do_hang``; `Behaviour` lists them. The engine answers with the number that the pixels of
-the image hold, so that a caller knows which image the engine saw.
+A question contains one word such as ``do_hang``. `Behaviour` lists the words. The engine answers with the number that the pixels
+of the image encode, so that a client knows which image the engine has received.
 """
 
 import asyncio
@@ -19,20 +19,20 @@ from robobrain_ros.engine.base import EngineHealth, EngineInfo, EngineState, Gen
 from robobrain_ros.errors import EngineFailedError
 
 _SLOW = 0.2
-"""Seconds that ``do_slow`` takes."""
+"""Duration of ``do_slow`` in seconds."""
 _STUBBORN = 0.5
-"""Seconds that ``do_stubborn`` goes on after it was cancelled."""
+"""Seconds for which ``do_stubborn`` continues after it was cancelled."""
 _BLOCK = 0.3
 """Seconds for which ``do_block`` blocks the engine's event loop."""
 _FLOOD = 2_000
-"""Deltas that ``do_flood`` streams."""
+"""Number of deltas of ``do_flood``."""
 
 GRID = 40
-"""A coordinate holds a frame's number modulo this, the other one the next digit."""
+"""One coordinate is a frame's number modulo this value. The other one is the next digit."""
 
 
 class Behaviour(str, Enum):
-    """What the engine does with one request."""
+    """What the engine does with a request."""
 
     OK = "do_ok"
     SLOW = "do_slow"
@@ -49,19 +49,19 @@ class Behaviour(str, Enum):
 
 
 def number_of(image: npt.NDArray[np.uint8]) -> int:
-    """The number that a uniform RGB image encodes."""
+    """Return the number that a uniform RGB image encodes."""
     red, green, blue = (int(value) for value in image[image.shape[0] // 2, image.shape[1] // 2])
     return red << 16 | green << 8 | blue
 
 
 def image_of(number: int, width: int = 64, height: int = 48) -> npt.NDArray[np.uint8]:
-    """A uniform RGB image, (height, width, 3), that encodes a number below 2**24."""
+    """Return a uniform RGB image, (height, width, 3), that encodes a number below 2**24."""
     colour = [number >> 16 & 255, number >> 8 & 255, number & 255]
     return np.broadcast_to(np.array(colour, np.uint8), (height, width, 3)).copy()
 
 
 def _answer(prompt: str, number: int) -> str:
-    """An answer of the form that the prompt asks for."""
+    """Return an answer in the form that the prompt requests."""
     x, y = number % GRID, number // GRID % GRID
     if "bounding box" in prompt or "affordance area" in prompt:
         return f"[{x}, {y}, {x + 8}, {y + 8}]"
@@ -76,7 +76,7 @@ def _answer(prompt: str, number: int) -> str:
 
 @dataclass
 class ContractEngine:
-    """An `engine.base.Engine` that does what each request says."""
+    """An `engine.base.Engine` whose behaviour each request selects."""
 
     state: EngineState = "stopped"
     _aborts: dict[str, asyncio.Event] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What the contract test sends to each task, and what may come back."""
+"""The requests of the contract test for each task, and the allowed responses."""
 
 import math
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from robobrain_ros.msg import Outcome
 from robobrain_ros.srv import Ask, Locate, MakePlan, PredictTrajectory
 
 DEFAULT_TIMEOUT = 3.0
-"""The longest value of parameter request_timeout that the test sets, seconds."""
+"""Largest value in seconds of the parameter request_timeout in the test."""
 MOST_OPEN = 150
-"""Requests that may be open at once before the client waits for some."""
+"""Maximum number of open requests. Then the client waits for responses."""
 
 TASKS: dict[str, tuple[Any, str, str]] = {
     "point": (Locate, "instruction", "affordances"),
@@ -24,7 +24,7 @@ TASKS: dict[str, tuple[Any, str, str]] = {
     "plan": (MakePlan, "task", "plan"),
     "ask": (Ask, "question", "answer"),
 }
-"""Of each task: its service, the field of its text, and the field of its result."""
+"""The service, the text field and the result field of each task."""
 
 _CODE_NAMES = (
     "OK", "NOT_READY", "BUSY", "NO_IMAGE", "STALE_IMAGE", "BAD_IMAGE", "BAD_REQUEST", "UNSUPPORTED_TASK", "UNPARSABLE_ANSWER",
@@ -44,10 +44,10 @@ TRANSITIONS: dict[str, dict[int, str]] = {
     "inactive": {Transition.TRANSITION_ACTIVATE: "active", Transition.TRANSITION_CLEANUP: "unconfigured"},
     "active": {Transition.TRANSITION_DEACTIVATE: "inactive"},
 }
-"""Where the transitions lead that a state allows."""
+"""The transitions that each state allows, and the states to which they lead."""
 
 ALWAYS = {"NOT_READY", "BUSY", "NO_IMAGE", "STALE_IMAGE", "BAD_IMAGE", "CANCELED", "TIMEOUT", "ENGINE_FAILED"}
-"""Outcomes that other requests, cameras, transitions and a dying engine may give to any valid request."""
+"""Outcomes that other requests, cameras, transitions and a dying engine can cause for any valid request."""
 EXPECTED: dict[Behaviour, set[str]] = {
     Behaviour.OK: {"OK"},
     Behaviour.SLOW: {"OK"},
@@ -62,7 +62,7 @@ EXPECTED: dict[Behaviour, set[str]] = {
     Behaviour.NOTHING: {"NOTHING_FOUND", "UNPARSABLE_ANSWER"},
     Behaviour.EMPTY: {"UNPARSABLE_ANSWER", "NOTHING_FOUND"},
 }
-"""What each behaviour of the engine can add to them. ``ask`` has no form: its text is any text."""
+"""Further outcomes that each behaviour of the engine can cause. Answers to ``ask`` can be any text."""
 
 NUMBERS = [0.0, -0.0, 1e-11, 1e-38, 1e12, 3.4e38, math.nan, math.inf, -math.inf, -1.0, 0.05, 0.5, 20.0]
 TEXTS = ["", " ", "\n", "the mug", "x" * 5_000, "<|im_end|>", "<|image_pad|>", "\x00", "{text}", "🤖" * 50, "%s %d", "]}"]
@@ -77,7 +77,7 @@ def parts_of(task: str, result: Any) -> Sequence[Any]:
 
 
 def number_said(task: str, result: Any) -> int | None:
-    """The number of the image that the engine saw; None: the answer does not hold it."""
+    """Return the number of the image that the engine has received; None: the answer does not contain it."""
     text = result.report.raw_text.rpartition("<answer>")[2]
     digits = [int(word) for word in "".join(c if c.isdigit() else " " for c in text).split()]
     if not digits:

@@ -1,4 +1,4 @@
-"""What surrounds the node in the contract test: cameras, a clock, and the ledger of requests that are open."""
+"""The environment of the node in the contract test: cameras, a clock, and the ledger of open requests."""
 
 import math
 import os
@@ -26,16 +26,16 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmark"))
 from soak_client import StampingExecutor
 
 GRACE = 1.0
-"""Seconds after its deadline within which each request has its response: the promise that this test checks."""
+"""Seconds after its deadline within which each request must have its response. The test checks this promise."""
 MAX_IMAGE_AGE = 1.0
-"""Parameter max_image_age of the node under test, seconds."""
+"""Value in seconds of the parameter max_image_age."""
 
 
 class Stalls:
-    """Measures for how long the machine let the node and this process wait for a core, which no promise of the node can cover.
+    """Measures how long the node and this process waited for a CPU core. The node's promises cannot cover this time.
 
-    The kernel counts it for each thread (/proc/<pid>/task/<tid>/schedstat, second number, ns). Without these counts it is the
-    time that a thread of this process overslept.
+    The kernel counts the time for each thread (/proc/<pid>/task/<tid>/schedstat, second number, in ns). If the kernel does not
+    count it, the class measures for how long a thread of this process overslept.
     """
 
     def __init__(self, pid: int, period: float = 0.02) -> None:
@@ -46,7 +46,7 @@ class Stalls:
 
     @property
     def total(self) -> float:
-        """Seconds of waiting since the start: in each process, that of the thread that waited longest."""
+        """Seconds of waiting since the start: the sum over both processes of the thread that waited longest."""
         counted = [self._waited(pid) for pid in self._pids]
         return max(sum(counted), self._overslept)
 
@@ -71,7 +71,7 @@ class Stalls:
 
 @dataclass
 class Entry:
-    """One request in the ledger. Times are of ``time.monotonic()``; ``limit`` in seconds after ``sent``."""
+    """A request in the ledger. Times are values of ``time.monotonic()``. ``limit`` is in seconds after ``sent``."""
 
     what: str
     sent: float
@@ -79,7 +79,7 @@ class Entry:
     stalls: float
     step: int
     clock: float
-    """The node's clock when it was sent, seconds."""
+    """Time of the node's clock in seconds when the request was sent."""
     answered: float = 0.0
 
 
@@ -89,35 +89,35 @@ class Shown:
 
     number: int
     published: float
-    """The node's clock when it was published, seconds."""
+    """Time of the node's clock in seconds when the frame was published."""
     epoch: int
-    """Counts the jumps back of the clock before it."""
+    """Number of earlier jumps back of the clock."""
     stale: bool
     """Whether its stamp was older than any promise allows."""
     depth_mm: int = 0
-    """Depth published with it; 0: none that may be used."""
+    """Depth in millimetres that was published with it; 0: no usable depth."""
 
 
 @dataclass
 class Camera:
-    """A camera that the client plays."""
+    """A camera that the client simulates."""
 
     name: str
     on: bool = True
     stamp_offset: float = 0.0
     broken: bool = False
     depth: str = ""
-    """How its depth is: "" without depth, "good", "none", "zero" or "saturated"."""
+    """The camera's depth: "" (no depth), "good", "none", "zero" or "saturated"."""
 
 
 class ContractWorld:
-    """A node that plays two cameras and a clock, and keeps the ledger. `faults` lists the promises that were broken."""
+    """A node that simulates two cameras and a clock, and keeps the ledger. `faults` lists the broken promises."""
 
     def __init__(self, namespace: str, seed: int, context: Any, *, node_pid: int, sim_time: bool) -> None:
         self._node = Node("contract_client", namespace=namespace, context=context)
         self.faults: list[str] = []
         self.log: deque[str] = deque(maxlen=60)
-        """The latest actions, for whoever reads a failure."""
+        """The latest actions, for the report of a failure."""
         self.ledger: dict[int, Entry] = {}
         self.step = self.sent = self.answered = 0
         self.sim_time = sim_time
@@ -128,7 +128,7 @@ class ContractWorld:
         self._sim_now = 1_000.0
         self._epoch, self._jumped = 0, -math.inf
         self._frames: dict[tuple[str, int, int], Shown] = {}
-        """What was published, by camera and stamp."""
+        """The published frames by camera and stamp."""
         self._number = 0
         self._cameras = [Camera("camera"), Camera("deep", depth="good")]
         reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
@@ -141,7 +141,7 @@ class ContractWorld:
     # Time and cameras.
 
     def now(self) -> float:
-        """Seconds of the clock that the node uses."""
+        """Return the time of the node's clock in seconds."""
         return self._sim_now if self.sim_time else time.time()
 
     def _stamp(self, seconds: float) -> Time:
@@ -149,7 +149,7 @@ class ContractWorld:
         return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
 
     def _show(self, camera: Camera) -> None:
-        """Publish one frame of a camera, with depth where it has some."""
+        """Publish one frame of a camera, with depth if the camera has it."""
         self._number = (self._number + 1) % (GRID * GRID)
         stamp = self._stamp(self.now() + camera.stamp_offset)
         frame_id = f"{camera.name}_optical_frame"
@@ -184,7 +184,7 @@ class ContractWorld:
         return millimetres if camera.depth == "good" else 0
 
     def tick(self, seconds: float = 0.02) -> None:
-        """Let the clock go on and the cameras show a frame."""
+        """Advance the clock, and publish frames."""
         if self._clock_publisher is not None:
             self._sim_now += seconds
             self._clock_publisher.publish(Clock(clock=self._stamp(self._sim_now)))
@@ -193,10 +193,10 @@ class ContractWorld:
                 self._show(camera)
 
     def jump_clock(self) -> None:
-        """Let simulated time jump, back or forward."""
+        """Let simulated time jump back or forward."""
         back = self._random.random() < 0.5
         self._note(f"clock jumps {'back' if back else 'forward'}")
-        seconds = self._random.choice([0.5, 5.0, 100.0, 900.0]) + self._random.random()  # No stamp comes twice.
+        seconds = self._random.choice([0.5, 5.0, 100.0, 900.0]) + self._random.random()  # Each stamp is unique.
         self._sim_now = max(self._sim_now - seconds, self._random.random()) if back else self._sim_now + seconds
         self._epoch += 1
         self._jumped = time.monotonic()
@@ -205,7 +205,7 @@ class ContractWorld:
     # Spinning and the ledger.
 
     def spin(self, seconds: float = 0.0) -> None:
-        """Take what has come, for at least that long."""
+        """Process messages for at least this number of seconds."""
         end = time.monotonic() + seconds
         for _ in range(20):
             self._spinner.spin_once(timeout_sec=0.0)
@@ -213,7 +213,7 @@ class ContractWorld:
             self._spinner.spin_once(timeout_sec=0.005)
 
     def until(self, condition: Callable[[], Any], limit: float = 60.0, *, showing: bool = False) -> bool:
-        """Spin until the condition holds; returns whether it does."""
+        """Spin until a condition is true, and return whether it is."""
         end = time.monotonic() + limit
         while not condition():
             if time.monotonic() > end:
@@ -248,7 +248,7 @@ class ContractWorld:
         return entry
 
     def overdue(self) -> list[Entry]:
-        """Requests whose promise is broken already."""
+        """Return the requests whose promise is already broken."""
         now = time.monotonic()
         return [
             entry
@@ -257,7 +257,7 @@ class ContractWorld:
         ]
 
     def heal(self) -> None:
-        """Let every camera work again."""
+        """Repair every camera."""
         for camera in self._cameras:
             camera.on, camera.broken, camera.stamp_offset = True, False, 0.0
             camera.depth = "good" if camera.depth else ""

@@ -1,4 +1,4 @@
-"""Depth as image_transport's compressedDepth plugin publishes it, for tests."""
+"""Encode depth as image_transport's compressedDepth plugin does, for tests."""
 
 import struct
 
@@ -6,17 +6,17 @@ import cv2
 import numpy as np
 
 DEPTH_MAX, DEPTH_QUANTIZATION = 10.0, 100.0
-"""The plugin's defaults."""
+"""Default parameters of the plugin."""
 
 
 def quantization() -> tuple[float, float]:
-    """The parameters A and B that the plugin derives from its defaults."""
+    """Return the parameters A and B that the plugin derives from its defaults."""
     a = DEPTH_QUANTIZATION * (DEPTH_QUANTIZATION + 1.0)
     return a, 1.0 - a / DEPTH_MAX
 
 
 def compressed_depth(depth: np.ndarray, codec: str) -> tuple[bytes, str]:
-    """Data and format for depth (height, width) in uint16 millimetres or float32 metres; ``codec``: png or rvl."""
+    """Return data and format for depth (height, width): uint16 in millimetres, or float32 in metres. ``codec``: png or rvl."""
     a, b = quantization() if depth.dtype == np.float32 else (0.0, 0.0)
     encoding = "32FC1" if depth.dtype == np.float32 else "16UC1"
     samples = depth
@@ -29,7 +29,7 @@ def compressed_depth(depth: np.ndarray, codec: str) -> tuple[bytes, str]:
 
 
 def rvl(samples: np.ndarray) -> bytes:
-    """RVL (Wilson 2017), sample by sample as published, after width and height."""
+    """Encode depth in RVL sample by sample, as published by Wilson (2017), after the width and the height."""
     nibbles: list[int] = []
 
     def write(value: int) -> None:

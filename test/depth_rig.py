@@ -1,4 +1,4 @@
-"""A node with a depth camera, and what is published before it."""
+"""A node with a depth camera, and the messages of this camera."""
 
 from array import array
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from robobrain_ros.ros.messages.conversions import to_image
 from robobrain_ros.srv import Locate
 
 MODEL_SIZE = (644, 476)
-"""What a 640x480 image is fitted to for RoboBrain 2.0, width and height."""
+"""Width and height of a 640x480 image after resizing for RoboBrain 2.0."""
 
 
 def lens_of(scene: Scene) -> CameraModel:
@@ -30,7 +30,7 @@ def lens_of(scene: Scene) -> CameraModel:
 
 
 def in_model(u: float, v: float) -> tuple[int, int]:
-    """A pixel of the image as RoboBrain 2.0 writes it."""
+    """Return a pixel of the image in the coordinates of RoboBrain 2.0."""
     return round((u + 0.5) * MODEL_SIZE[0] / 640 - 0.5), round((v + 0.5) * MODEL_SIZE[1] / 480 - 0.5)
 
 
@@ -39,7 +39,7 @@ def points_text(things: tuple[SceneObject, ...]) -> str:
 
 
 def depth_message(scene: Scene) -> Image:
-    """As a real depth camera measures it."""
+    """Return a depth message as a real depth camera measures it."""
     samples = measure(scene.depth, scene.intrinsics.fx, 1)
     message = Image(width=scene.width, height=scene.height, encoding="16UC1", step=scene.width * 2)
     message.data = array("B", samples.astype("<u2").tobytes())
@@ -53,7 +53,7 @@ def float_depth(metres: np.ndarray) -> Image:
 
 
 class Before:
-    """What stands before a node's camera; each message is stamped with the image's stamp when it is shown."""
+    """The camera of a node. When a message is published, it gets the stamp of the image."""
 
     def __init__(self, it: Rig, scene: Scene) -> None:
         self.it = it
@@ -65,7 +65,7 @@ class Before:
         self.it.show(to_image(self.scene.image, self.header))
 
     def companion(self, topic: str, message: Any, *, later: float = 0.0, frame: str = "camera_optical") -> None:
-        """Publish on a topic beside the image's, and wait until the node has it."""
+        """Publish a message on another topic of the camera, and wait until the node has received it."""
         nanoseconds = self.header.stamp.sec * 10**9 + self.header.stamp.nanosec + round(later * 1e9)
         message.header = Header(stamp=Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9), frame_id=frame)
         if topic not in self.publishers:
@@ -91,7 +91,7 @@ class Before:
 
 @contextmanager
 def looking(scene: Scene, *scripts: str, model_type: str = "qwen2_5_vl", **parameters: Any) -> Iterator[Before]:
-    """A ready node with a depth camera before it, whose topics are still silent."""
+    """Start a ready node with a depth camera whose topics have no messages yet."""
     info = EngineInfo(model="scripted", model_type=model_type, engine="scripted", cell=28 if "2_5" in model_type else 32)
     parameters = {"camera__use_depth": True, "transform_timeout": 0.05, "max_image_age": 0.0} | parameters
     with rig(ScriptedEngine(list(scripts), info=info), **parameters) as it:
@@ -108,7 +108,7 @@ def position(part: Any) -> tuple[float, float, float]:
 
 
 def error(scene: Scene, thing: SceneObject, where: tuple[float, float, float]) -> float:
-    """Metres from a position to a thing's true surface, as far as the camera sees it."""
+    """Return the distance in metres between a position and the visible surface of an object."""
     rows, columns = np.nonzero(scene.mask == thing.id)
     surface = lens_of(scene).positions(np.column_stack((columns, rows)), scene.depth[rows, columns])
     return float(np.linalg.norm(surface - where, axis=1).min())

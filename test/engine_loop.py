@@ -1,4 +1,4 @@
-"""An engine's loop for synchronous tests."""
+"""The event loop of an engine, for synchronous tests."""
 
 from collections.abc import Coroutine
 from typing import Any, ClassVar, TypeVar
@@ -9,10 +9,10 @@ Result = TypeVar("Result")
 
 
 class OnLoop:
-    """Owns a started loop; an engine of a subclass lives there."""
+    """Owns a running event loop. Subclasses run an engine on it."""
 
     TIMEOUT: ClassVar[float] = 60.0
-    """Seconds that `wait` takes at most by default."""
+    """Default time limit of `wait` in seconds."""
 
     def __init__(self) -> None:
         self.loop = LoopThread()

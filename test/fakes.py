@@ -1,4 +1,4 @@
-"""A fake engine for what a real one cannot give on command: exact texts, exact timing, failures."""
+"""A fake engine with exact texts, exact timing and failures, which a real engine cannot produce on command."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -9,11 +9,11 @@ from robobrain_ros.engine.base import EngineHealth, EngineInfo, EngineState, Gen
 
 @dataclass
 class Script:
-    """What happens in one generation.
+    """The script of one generation.
 
-    :param pieces: what is streamed, in order: a string is one delta of one token; an `asyncio.Event` is waited for; an
-        exception is raised.
-    :param finish_reason: of the last delta, which is empty text; "stop", "length" or "abort".
+    :param pieces: what happens, in order. A string is one delta with one token. An `asyncio.Event` is awaited. An exception is
+    raised.
+    :param finish_reason: finish reason of the last delta, whose text is empty: "stop", "length" or "abort".
     """
 
     pieces: Sequence[str | asyncio.Event | BaseException]
@@ -22,15 +22,15 @@ class Script:
 
 @dataclass
 class ScriptedEngine:
-    """An engine that follows its scripts, one per generation, in order; the last one is repeated for ever.
+    """An engine that follows scripts, one for each generation. The last script is repeated.
 
-    :param scripts: a plain string is a script that streams it whole.
-    :param info: what `start` answers.
-    :param start_gate: `start` waits for it.
-    :param start_error: `start` raises it.
+    :param scripts: a string is a script with this text as its only piece.
+    :param info: result of `start`.
+    :param start_gate: `start` waits for this event.
+    :param start_error: `start` raises this error.
 
-    It remembers for the test: ``generations`` as received; ``aborted``, ids whose stream was closed or cancelled before its
-    end; ``running``, ids of open streams; ``started`` is set as soon as the first generation streams.
+    It stores these values for tests: ``generations`` are the received generations. ``aborted`` are the ids of streams that were
+    closed or cancelled early. ``running`` are the ids of open streams. ``started`` is set when the first generation begins.
     """
 
     scripts: Sequence[Script | str]
@@ -93,7 +93,7 @@ class ScriptedEngine:
                 self.aborted.append(generation.request_id)
 
     async def _wait(self, event: asyncio.Event, request_id: str) -> None:
-        """Wait for the script's gate, or for an abort."""
+        """Wait for the script's event, or for an abort."""
         waits = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(self._gates[request_id].wait())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""Engines with the stand-in for FlagGems: on the CPU, where the real one has no accelerator to run on."""
+"""Engines with the stand-in for FlagGems on the CPU. The real FlagGems needs an accelerator."""
 
 import json
 import os
@@ -20,17 +20,17 @@ from robobrain_ros.engine.options import EngineOptions
 
 
 def choose(model: Path, **changes: Any) -> Choice:
-    """What is decided for a checkpoint with these options of FlagOS."""
+    """Return the choice of operators for a checkpoint and these options of FlagOS."""
     options = EngineOptions.of(model=str(model), **{f"flagos_{name}": value for name, value in changes.items()})
     return decision.choose(options, read_checkpoint(model, local=True))
 
 
 START = 600.0
-"""Seconds that an engine may take to start."""
+"""Time limit in seconds for starting an engine."""
 
 
 class StartedEngine(OnLoop):
-    """An engine on its loop, started."""
+    """A started engine on its own event loop."""
 
     def __init__(self, options: EngineOptions) -> None:
         super().__init__()
@@ -54,9 +54,11 @@ _PLUGIN_ENTRY_POINTS = "[vllm.platform_plugins]\nfl = vllm_fl:register\n\n[vllm.
 
 @contextmanager
 def stand_in(folder: Path, behaviour: dict[str, str] | None = None) -> Iterator[pytest.MonkeyPatch]:
-    """Let this process, and those that it starts, find the stand-in, whose operators behave as told (see its docstring).
+    """Put the stand-in for FlagGems on the path of this process and of its child processes.
 
-    FlagGems' own variable GEMS_VENDOR says that there is a chip for it, though vLLM sees none.
+    FlagGems' own variable GEMS_VENDOR states that there is a supported chip, although vLLM finds none.
+
+    :param behaviour: behaviour of the operators; see the docstring of the stand-in.
     """
     told = folder / "behaviour.json"
     told.write_text(json.dumps(behaviour or {}))
@@ -70,16 +72,17 @@ def stand_in(folder: Path, behaviour: dict[str, str] | None = None) -> Iterator[
 
 @contextmanager
 def plugin(folder: Path, behaviour: str = "", flag_gems: dict[str, str] | None = None) -> Iterator[pytest.MonkeyPatch]:
-    """Let processes that this one starts have the stand-ins for vllm-plugin-FL, as if it were installed, and for FlagGems.
+    """Put the stand-ins for vllm-plugin-FL and FlagGems on the path of child processes, as if they were installed.
 
-    :param behaviour: the plugin's (see its docstring); ``flag_gems``, that of FlagGems' operators.
+    :param behaviour: behaviour of the plugin; see its docstring.
+    :param flag_gems: behaviour of FlagGems' operators.
     """
     information = folder / "site" / "vllm_plugin_fl-0.3.0.dist-info"
     information.mkdir(parents=True)
     (information / "METADATA").write_text(_PLUGIN_METADATA)
     (information / "entry_points.txt").write_text(_PLUGIN_ENTRY_POINTS)
     with stand_in(folder, flag_gems) as patch:
-        patch.delenv(VARIABLE, raising=False)  # An engine of this process may have left it, for its own workers.
+        patch.delenv(VARIABLE, raising=False)  # An earlier engine of this process may have set it for its workers.
         path = [str(information.parent), str(STAND_IN_PLUGIN), os.environ["PYTHONPATH"]]
         patch.setenv("PYTHONPATH", os.pathsep.join(path))
         patch.setenv("VLLM_FL_STAND_IN", behaviour)

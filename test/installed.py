@@ -1,16 +1,16 @@
-"""Which sources an installed package was built from."""
+"""Find the sources from which an installed package was built."""
 
 from pathlib import Path
 
 GENERATED = ("msg", "srv", "action")
-"""Packages of messages, which the build adds."""
+"""Packages of messages, which the build generates."""
 
 
 def installation_fault(installed: Path, source: Path) -> str:
-    """Return why tests of ``source`` must not run against ``installed``, and what to do; empty: they may.
+    """Return why tests of ``source`` must not run against ``installed``, and what to do. Empty: they can run.
 
-    :param installed: the folder of the installed Python package: links to the sources, or copies of them.
-    :param source: the folder of that package in the checkout that the tests are in.
+    :param installed: folder of the installed Python package. It contains links to the sources, or copies of them.
+    :param source: folder of the same package in the checkout of the tests.
     """
     linked = next((path.resolve() for path in sorted(installed.glob("*.py")) if path.is_symlink() and path.exists()), None)
     if linked is not None and linked.parent != source.resolve():

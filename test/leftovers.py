@@ -1,4 +1,4 @@
-"""What a process has of the machine, and what of it is still there after its end."""
+"""Find the resources of a process on this machine, and those that remain after its end."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,7 +20,7 @@ class Holdings:
 
 
 def holdings(pid: int) -> Holdings:
-    """What a process and its children hold now."""
+    """Return the current resources of a process and its children."""
     root = psutil.Process(pid)
     processes = [root, *root.children(recursive=True)]
     connections = [connection for process in processes for connection in _connections(process)]
@@ -33,7 +33,7 @@ def holdings(pid: int) -> Holdings:
 
 
 def leftovers(before: Holdings) -> list[str]:
-    """What of the holdings is still there and belongs to no living process, in words."""
+    """Return descriptions of the resources that still exist and belong to no running process."""
     alive = [f"process {p.pid}" for p in before.processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     in_use = {path for process in psutil.process_iter() for path in _mapped(process)}
     files = [f"file {path}" for path in before.shared_memory | before.sockets if path.exists() and path not in in_use]
@@ -47,7 +47,7 @@ def _connections(process: psutil.Process) -> list[Any]:
 
 
 def _mapped(process: psutil.Process) -> Iterator[Path]:
-    """Files in /dev/shm that a process maps."""
+    """Return the files in /dev/shm that a process maps."""
     with suppress(OSError, psutil.Error):
         for line in Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8").splitlines():
             _, found, name = line.partition("/dev/shm/")

@@ -1,4 +1,4 @@
-"""A small OpenAI-compatible server of the test's own, which misbehaves on command: over real sockets, plain or with TLS."""
+"""A small OpenAI-compatible server that misbehaves on command, over real sockets, with or without TLS."""
 
 import asyncio
 import datetime
@@ -19,12 +19,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass
 class TestServer:
-    """What the server does; change it while it runs.
+    """The behaviour of the server. It can be changed while the server runs.
 
-    ``chat`` answers chat completions after the engine has measured the server; ``key`` is asked for where it is not empty; chat
-    completions wait for ``frozen`` before anything else.
-    It remembers ``bodies`` of streamed requests, ``probes`` (how many others it has answered), ``broken_off`` (how many streams
-    the client has closed) and ``open``.
+    ``chat`` answers chat completions after the engine has measured the server. If ``key`` is not empty, clients must send it.
+    Chat completions first wait for ``frozen``. The server stores the ``bodies`` of streamed requests, the number of other
+    requests (``probes``), the number of streams that the client closed (``broken_off``), and the number of ``open`` requests.
     """
 
     __test__ = False
@@ -43,7 +42,7 @@ class TestServer:
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until a count is as it should be."""
+        """Wait until a count has the expected value."""
         async with self.changed:
             await asyncio.wait_for(self.changed.wait_for(condition), 30.0)
 
@@ -57,7 +56,7 @@ class TestServer:
         if self.models is not None:
             return await self.models(request)
         if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
-            # As some servers do: it says the key that it got.
+            # Some servers repeat the received key in their message.
             return web.json_response({"error": {"message": f"wrong key {request.headers.get('Authorization')}"}}, status=401)
         model = {"id": MODEL, "object": "model", "owned_by": "vllm", "max_model_len": 4096}
         return web.json_response({"object": "list", "data": [model]})
@@ -76,7 +75,7 @@ class TestServer:
         return await self.stream(request)
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        """The pieces, after the first of which it waits for ``hold``; and the end."""
+        """Stream the pieces and the end. After the first piece, wait for ``hold``."""
         response = await sse(request)
         await self.note(open=1)
         try:
@@ -94,14 +93,14 @@ class TestServer:
 
 
 def chunk(text: str, tokens: int, finish_reason: str | None = None) -> bytes:
-    """A chunk as vLLM writes it."""
+    """Return a chunk in the format of vLLM."""
     choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish_reason}
     usage = {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens}
     return b"data: " + json.dumps({"object": "chat.completion.chunk", "choices": [choice], "usage": usage}).encode() + b"\n\n"
 
 
 async def sse(request: web.Request) -> web.StreamResponse:
-    """An event stream, begun."""
+    """Start an event stream."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
     await response.prepare(request)
     return response
@@ -109,7 +108,7 @@ async def sse(request: web.Request) -> web.StreamResponse:
 
 @asynccontextmanager
 async def serving(port: int = 0, tls: ssl.SSLContext | None = None, **settings: Any) -> AsyncIterator[TestServer]:
-    """A running server on the loopback."""
+    """Run the server on the loopback address."""
     server = TestServer(**settings)
     app = web.Application(client_max_size=64 << 20)
     app.router.add_get("/v1/models", server.on_models)
@@ -127,7 +126,7 @@ async def serving(port: int = 0, tls: ssl.SSLContext | None = None, **settings: 
 
 
 def certificate(folder: Path) -> tuple[ssl.SSLContext, Path]:
-    """A TLS context with a certificate that it has signed itself, and the file to trust it by."""
+    """Return a TLS context with a self-signed certificate, and the file with which clients can trust it."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec

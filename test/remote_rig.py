@@ -1,4 +1,4 @@
-"""A remote engine, started against servers of a test."""
+"""Start a remote engine against servers of a test."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -50,13 +50,13 @@ async def ask(engine: Any, generation: Generation | None = None) -> list[TextDel
 
 
 async def within(timeout: float, engine: Any) -> Answer:
-    """Ask through a brain, which enforces the deadline."""
+    """Run a query on a brain, which enforces the deadline."""
     brain = Brain(engine, profile_for("qwen2_5_vl"), defaults=Defaults(timeout=timeout))
     return await brain.run(Query(Task.POINT, "where?", [np.zeros((28, 56, 3), np.uint8)]))
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait until a condition holds; `run` limits the time."""
+    """Wait until a condition is true. `run` has a time limit."""
     while not condition():
         await asyncio.sleep(0.01)
 

@@ -1,4 +1,4 @@
-"""Reports of requests whose answers may be noise."""
+"""Get reports of requests whose answers can be noise."""
 
 from robobrain_ros.core import Brain, Query
 from robobrain_ros.core.query import Report
@@ -6,7 +6,7 @@ from robobrain_ros.errors import RoboBrainError
 
 
 async def report_of(brain: Brain, query: Query) -> Report:
-    """Run a query, and return its report, whether or not its answer can be used.
+    """Run a query, and return its report, even if its answer is unusable.
 
     :raises RoboBrainError: the request ended before it had a report.
     """

@@ -1,4 +1,4 @@
-"""Images as cameras and drivers publish them, for tests."""
+"""Create images in the formats of cameras and drivers, for tests."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ _CHANNELS = {"r": 0, "g": 1, "b": 2}
 
 
 def mosaic(image: np.ndarray, pattern: str) -> np.ndarray:
-    """The Bayer mosaic of an RGB image; ``pattern`` as in ROS, such as rggb: the first two rows of two columns."""
+    """Return the Bayer mosaic of an RGB image. ``pattern`` is the ROS name of the first two rows of two columns, such as rggb."""
     samples = np.empty(image.shape[:2], image.dtype)
     for place, colour in enumerate(pattern):
         row, column = divmod(place, 2)

@@ -1,4 +1,4 @@
-"""A robobrain node and a client of it, over real DDS, for tests."""
+"""Run a robobrain node and a client of it over real DDS, for tests."""
 
 import gc
 import time
@@ -29,25 +29,28 @@ from robobrain_ros.ros.node import RoboBrainNode
 from robobrain_ros.ros.transforms import Tf2, TransformSource
 
 LIMIT = 60.0
-"""Seconds after which a test is taken to hang."""
+"""Seconds after which a test counts as hung."""
 
 _COLLECT_EACH = 8
-"""Rigs. A lifecycle node keeps its DDS participant until it is garbage, and more than 32 on a machine do not find each other."""
+"""Number of rigs after which garbage is collected. A lifecycle node keeps its DDS participant until then, and DDS supports 32 on
+a machine.
+"""
 
 _numbers = count()
 
-# The nodes of many tests share this process: exempt from garbage collection, ended ones would keep their DDS participants.
+# The nodes of many tests share this process. If their objects were exempt from garbage collection, ended nodes would keep their
+# DDS participants.
 setattr(memory, "settle_objects", lambda: None)  # noqa: B010 - mypy takes an assignment for a redefinition.
 
 
 def image(width: int = 64, height: int = 48) -> np.ndarray:
-    """An RGB image in which every pixel is different enough from its neighbours to notice an exchange."""
+    """An RGB image in which neighbouring pixels differ enough to detect exchanged pixels."""
     rows, columns = np.mgrid[0:height, 0:width]
     return np.stack([columns * 255 // width, rows * 255 // height, (rows + columns) % 256], axis=2).astype(np.uint8)
 
 
 def image_message(encoding: str = "rgb8", width: int = 64, height: int = 48, stamp: Time | None = None) -> Image:
-    """`image` as a message, stamped with ``stamp``, or with now."""
+    """Return `image` as a message with this stamp, or with the current time."""
     data, step = encode_image(image(width, height), encoding)
     message = Image(width=width, height=height, encoding=encoding, step=step, data=array("B", data.tobytes()))
     message.header.frame_id = "camera_optical"
@@ -56,14 +59,14 @@ def image_message(encoding: str = "rgb8", width: int = 64, height: int = 48, sta
 
 
 def now() -> Time:
-    """The system's time as a stamp."""
+    """Return the system time as a stamp."""
     nanoseconds = time.time_ns()
     return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
 
 
 @dataclass
 class Rig:
-    """The node under test, spun in a thread of its own, and a client node, spun by whoever waits in the test."""
+    """The node under test, which spins in its own thread, and a client node, which spins while a test waits."""
 
     node: RoboBrainNode
     client: Any
@@ -73,7 +76,7 @@ class Rig:
     clients: dict[str, Any] = field(default_factory=dict)
 
     def until(self, condition: Callable[[], Any], what: str = "what the test waits for", limit: float = LIMIT) -> Any:
-        """Spin the client until the condition holds; gives its value."""
+        """Spin the client until the condition is true, and return its value."""
         end = time.monotonic() + limit
         while not (value := condition()):
             assert time.monotonic() < end, f"{what} has not come"
@@ -81,7 +84,7 @@ class Rig:
         return value
 
     def send(self, service_type: Any, name: str, request: Any) -> Any:
-        """Send a request to a service of the node; gives the future."""
+        """Send a request to a service of the node, and return the future."""
         if name not in self.clients:
             self.clients[name] = self.client.create_client(service_type, f"{self.name}/{name}")
         client = self.clients[name]
@@ -89,11 +92,11 @@ class Rig:
         return client.call_async(request)
 
     def call(self, service_type: Any, name: str, request: Any) -> Any:
-        """Call a service of the node; gives the response."""
+        """Call a service of the node, and return the response."""
         return self.answer(self.send(service_type, name, request))
 
     def answer(self, future: Any) -> Any:
-        """Await the result of a future."""
+        """Wait for the result of a future."""
         self.until(future.done, "an answer")
         return future.result()
 
@@ -105,7 +108,7 @@ class Rig:
         return messages
 
     def show(self, message: Any, camera: str = "camera", suffix: str = "image") -> None:
-        """Publish an image and wait until the node has it."""
+        """Publish an image, and wait until the node has received it."""
         topic = f"{self.client.get_namespace().rstrip('/')}/{camera}/{suffix}"
         publisher = self.clients.setdefault(topic, None) or self.client.create_publisher(type(message), topic, 1)
         self.clients[topic] = publisher
@@ -120,17 +123,17 @@ class Rig:
         self.until(arrived, f"the image on {topic}")
 
     def transition(self, transition_id: int) -> bool:
-        """Ask for a transition; gives whether it succeeded."""
+        """Request a transition, and return whether it succeeded."""
         request = ChangeState.Request(transition=Transition(id=transition_id))
         return bool(self.call(ChangeState, "change_state", request).success)
 
     def parameter(self, name: str) -> Any:
-        """Get a parameter over its service."""
+        """Get a parameter through its service."""
         value = self.call(GetParameters, "get_parameters", GetParameters.Request(names=[name])).values[0]
         return parameter_value_to_python(value)
 
     def set_parameter(self, name: str, value: Any) -> Any:
-        """Set a parameter over its service; gives the result with ``successful`` and ``reason``."""
+        """Set a parameter through its service, and return the result with ``successful`` and ``reason``."""
         request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
         return self.call(SetParameters, "set_parameters", request).results[0]
 
@@ -139,7 +142,7 @@ class Rig:
         self.until(lambda: self.node.model.health().state == "ready", "the model", limit)
 
     def on_loop(self, work: Callable[[], Any]) -> None:
-        """Call something on the engine's loop, where asyncio's events belong."""
+        """Call a function on the engine's loop. Events of asyncio need this."""
 
         async def run() -> None:
             work()
@@ -156,11 +159,11 @@ def rig(
     transform_source: Callable[[Any], TransformSource] = Tf2,
     **parameters: Any,
 ) -> Iterator[Rig]:
-    """A running node with that engine (or factory of engines; None: as the parameters say) in a namespace of its own.
+    """Run a node with this engine in its own namespace.
 
-    :param remappings: of the node, as on a command line: ``camera/image:=/front``.
-
-    Parameters are given by name, with __ for a dot. There is no warm-up: it would follow the engine's script.
+    :param engine: an engine, or a factory of engines; None: the engine of the parameters.
+    :param remappings: remappings of the node as on a command line, such as ``camera/image:=/front``.
+    :param parameters: values by name, with __ instead of a dot. There is no warm-up, because it would use the engine's scripts.
     """
     number = next(_numbers)
     if number % _COLLECT_EACH == 0:
@@ -198,7 +201,7 @@ def rig(
 
 @contextmanager
 def scripted(*scripts: Any, **parameters: Any) -> Iterator[tuple[Rig, ScriptedEngine]]:
-    """A ready node whose engine follows scripts, with an image before its camera."""
+    """Run a ready node whose engine follows scripts, and publish an image for its camera."""
     engine = ScriptedEngine(list(scripts))
     with rig(engine, **parameters) as it:
         it.until_ready()

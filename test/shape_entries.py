@@ -13,7 +13,7 @@ TILE = Launch("tile", 32, 256, 16)
 
 
 def entry(rows: int = 1, k: int = 32, n: int = 48, operator: str = "mm", dtype: str = "bfloat16") -> Entry:
-    """An entry for small weights."""
+    """Return an entry for small weights."""
     return Entry(operator, dtype, rows, k, n, "skinny", VECTOR if rows == 1 else TILE, 12.0, 10.0)
 
 
@@ -21,9 +21,9 @@ SHAPES = [entry(rows, k, n, operator) for rows in ROWS for k, n in ((32, 48), (6
 
 
 class Computed:
-    """An implementation in PyTorch, which notes what it computed.
+    """An implementation in PyTorch that records its calls.
 
-    :param spoil: changes a result; told k and n.
+    :param spoil: changes a result. Its arguments are the result, k and n.
     """
 
     def __init__(self, spoil: Callable[[Any, int, int], None] | None = None, obstacle: str = "") -> None:
@@ -35,7 +35,7 @@ class Computed:
 
     def multiply(self, launch: Launch, x: Any, weight: Any, bias: Any = None, out: Any = None) -> Any:
         self.calls.append((*x.shape, weight.shape[1], bias is not None))
-        # einsum reaches bmm, which is not registered.
+        # einsum uses bmm, which is not registered.
         result = torch.einsum("mk,kn->mn", x.float(), weight.float()) + (0.0 if bias is None else bias.float())
         if self._spoil is not None:
             self._spoil(result, x.shape[1], weight.shape[1])

@@ -1,8 +1,8 @@
-"""Runs the program robobrain where some place is full, for test_engine_space.py: in a mount namespace of its own.
+"""Run the program robobrain with full folders in a separate mount namespace, for test_engine_space.py.
 
-python short_of_space.py JSON. The JSON object holds "full", free bytes by folder; "read_only", a list of folders;
-"environment"; "arguments" of the node; and "limit", seconds until the node must have settled. Prints one JSON object: the
-outcomes of requests, the last messages of /diagnostics by part, the log, and the exit code.
+python short_of_space.py JSON. The JSON object has the keys "full" (free bytes by folder), "read_only" (a list of folders),
+"environment", "arguments" (of the node), and "limit" (seconds until the node must have settled). The program prints a JSON object
+with the outcomes of requests, the last messages of /diagnostics by part, the log, and the exit code.
 """
 
 import json
@@ -26,13 +26,13 @@ from robobrain_ros.srv import Ask
 PROGRAM = [sys.executable, "-c", "from robobrain_ros.cli.ros_programs import robobrain; robobrain()", "--ros-args"]
 SETTLED = {"OK", "ENGINE_FAILED"}
 PAUSE = 0.5
-"""Seconds between two requests: the engine needs the processor."""
+"""Seconds between two requests, because the engine needs the processor."""
 END = 12.0
-"""Seconds that the program may take to end."""
+"""Time limit in seconds for the end of the program."""
 
 
 def cover(folder: str, free: int | None) -> None:
-    """Mount 1 MiB on a folder, which only this process and its children see; fill it up to ``free``; None: it is read-only."""
+    """Mount 1 MiB on a folder, only for this process and its children, and fill all but ``free`` bytes. None: read-only."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     options = "size=1m,ro" if free is None else "size=1m"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
@@ -41,7 +41,7 @@ def cover(folder: str, free: int | None) -> None:
 
 
 def watch(process: "subprocess.Popen[bytes]", limit: float) -> dict[str, Any]:
-    """Ask and listen until the node answers or has failed to load."""
+    """Send requests until the node answers or has failed to load."""
     rclpy.init()
     node = rclpy.create_node("asker", namespace="/space")
     diagnostics: dict[str, str] = {}
@@ -77,7 +77,7 @@ def watch(process: "subprocess.Popen[bytes]", limit: float) -> dict[str, Any]:
 
 def main(arguments: Sequence[str]) -> None:
     wanted = json.loads(arguments[0])
-    with tempfile.TemporaryFile() as log:  # Before its folder is covered.
+    with tempfile.TemporaryFile() as log:  # The file is created before its folder is covered.
         for folder, free in wanted.get("full", {}).items():
             cover(folder, free)
         for folder in wanted.get("read_only", ()):

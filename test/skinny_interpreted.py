@@ -1,7 +1,7 @@
-"""The skinny matrix product in Triton's interpreter, on the CPU; a process of its own, as Triton reads the variable at import.
+"""Run the skinny matrix product in Triton's interpreter on the CPU.
 
-Prints a JSON object for each case: its name, the error against float64 divided by the largest expected element, and whether a
-second call gave the same bits.
+This is a separate program, because Triton reads its variable at import. It prints a JSON object for each case: its name, the
+largest error against float64 divided by the largest expected element, and whether a second call gave the same bits.
 """
 
 import itertools
@@ -17,13 +17,13 @@ from robobrain_ros.engine.flagos.by_shape.matmul import multiply, obstacle
 from robobrain_ros.engine.flagos.by_shape.table import Launch
 
 SIZES = ((64, 16), (100, 33), (1, 1), (7, 5))
-"""(k, n): multiples of the blocks, and what is left over in each direction."""
+"""(k, n): multiples of the blocks, and sizes with a remainder in each direction."""
 VECTOR = (Launch("vector", 4, 64), Launch("vector", 8, 16, split_k=3, stages=1), Launch("vector", 16, 64, split_k=2))
 TILE = (Launch("tile", 32, 32, 16), Launch("tile", 16, 16, 8, split_k=3), Launch("tile", 64, 32, 16, split_k=2))
 
 
 def case(launch: Launch, dtype: Any, rows: int, k: int, n: int, bias: str, padded: bool) -> None:
-    """Compute one product twice into memory full of NaN, and print what came of it."""
+    """Compute a product twice into memory that is full of NaN, and print the result of the comparison."""
     generator = torch.Generator().manual_seed(rows * k * n)
 
     def random(*size: int) -> Any:
@@ -46,7 +46,7 @@ def case(launch: Launch, dtype: Any, rows: int, k: int, n: int, bias: str, padde
 
 
 def main() -> None:
-    """All cases. The interpreter multiplies bfloat16 in ``tl.dot`` as whole numbers, so "tile" has float16 only."""
+    """Run all cases. The interpreter multiplies bfloat16 in ``tl.dot`` as integers, so "tile" runs with float16 only."""
     biases = ("", "row", "expanded", "matrix")
     for index, (launch, dtype, (k, n)) in enumerate(itertools.product(VECTOR, (torch.float16, torch.bfloat16), SIZES)):
         case(launch, dtype, 1, k, n, biases[index % 4], padded=index % 2 == 1)

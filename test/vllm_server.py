@@ -1,4 +1,4 @@
-"""vLLM's own OpenAI-compatible server with the tabletop demo model, as a process of its own."""
+"""Run vLLM's own OpenAI-compatible server with the tabletop demo model, in a separate process."""
 
 import os
 import re
@@ -17,15 +17,15 @@ from ports import free_port
 from robobrain_ros.demo import DEMO_MODEL
 
 START = 280.0
-"""Seconds that starting vLLM may take on a busy machine."""
+"""Time limit in seconds for starting vLLM on a busy machine."""
 MODEL = "RoboBrain2.0-tabletop"
-"""What the server calls the demo model: the name tells the family."""
+"""Name of the demo model on the server. The model family is derived from it."""
 KEY = "test-key-7f3a"
 
 
 @contextmanager
 def running_server() -> Iterator[str]:
-    """What `vllm serve` starts; that command itself is not there in vLLM's build for the CPU. Gives the address."""
+    """Start the same server as `vllm serve`, which vLLM's build for the CPU does not have, and return its address."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/v1"
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(DEMO_MODEL), "--port", str(port)]
@@ -40,7 +40,7 @@ def running_server() -> Iterator[str]:
                 if process.poll() is not None or time.monotonic() > end:
                     log.seek(0)
                     raise AssertionError(f"vLLM's server did not start: {log.read()[-3000:].decode(errors='replace')}")
-                time.sleep(0.2)  # It says nowhere but at its port that it is there.
+                time.sleep(0.2)  # Only its port shows that the server is ready.
             yield url
         finally:
             process.terminate()
@@ -52,9 +52,9 @@ def running_server() -> Iterator[str]:
 
 
 def node_parameters(url: str, folder: Path) -> dict[str, Any]:
-    """Parameters, by name with __ for a dot, of a node whose engine is this server.
+    """Return the parameters of a node that uses this server, by name with __ instead of a dot.
 
-    :param folder: for the file with the key.
+    :param folder: folder for the file with the key.
     """
     key_file = folder / "key"
     key_file.write_text(f"{KEY}\n")
@@ -63,7 +63,7 @@ def node_parameters(url: str, folder: Path) -> dict[str, Any]:
 
 
 def unfinished(url: str) -> int:
-    """Requests that the server itself works on, or keeps waiting."""
+    """Return the number of requests that the server computes or keeps waiting."""
     with urllib.request.urlopen(url.replace("/v1", "/metrics"), timeout=10) as response:
         metrics = response.read().decode()
     counts = re.findall(r"^vllm:num_requests_(?:running|waiting)\{.*\} ([0-9.]+)", metrics, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""vLLM's worker for the CPU with operators by shape; vLLM imports it by name."""
+"""vLLM's worker for the CPU with operators by shape. vLLM imports it by its name."""
 
 import os
 from pathlib import Path
@@ -13,18 +13,18 @@ from robobrain_ros.engine.flagos.by_shape.start import Device
 from robobrain_ros.engine.flagos.by_shape.vllm_worker import WithTable
 
 CRASH_ONCE = "VLLM_TABLE_WORKER_CRASH_ONCE"
-"""Environment variable with a path: where there is no file yet, the check of the table ends the process."""
+"""Environment variable with a path. If the file does not exist, the check of the table ends the process."""
 TABLES = "VLLM_TABLE_WORKER_TABLES"
-"""Environment variable with a folder of tables; with it, this worker passes for one on `shape_entries.GPU`."""
+"""Environment variable with a folder of tables. If it is set, the worker reports the device `shape_entries.GPU`."""
 
 
 class CpuTableWorker(WithTable, CpuWorker):
-    """The CPU's worker; it passes for one with CUDA graphs, which no engine on the CPU has."""
+    """A worker for the CPU that reports CUDA graphs, which engines on the CPU do not have."""
 
     implementation = Computed()
 
     def products(self) -> list[tuple[int, int, int, bool]]:
-        """The products that entries computed so far: rows, k, n, and whether there was a bias."""
+        """Return the products that entries have computed: rows, k, n, and whether there was a bias."""
         return self.implementation.calls
 
     def _start(self) -> Any:

@@ -1,9 +1,10 @@
-"""A stand-in for FlagGems on the CPU: its interface as of flag-gems 5.0, and operators that really replace PyTorch's.
+"""A stand-in for FlagGems on the CPU, with the interface of flag-gems 5.0. Its operators really replace those of PyTorch.
 
-The file that ``FLAG_GEMS_STAND_IN`` names says what they do, a JSON object ``{operator: behaviour}``: "slow" waits, "wrong" gives
-other numbers, "next" numbers larger by one, "next at 17" in the 17th call only, "raise" raises, "crash" ends the process;
-``"native slow"`` gives PyTorch's own a wait, so that the stand-in's is the faster one. ``{"import": "raise"}``: importing this
-fails, as FlagGems' does where it finds no accelerator; ``{"enable": "raise"}``: no operator can be registered.
+The file in ``FLAG_GEMS_STAND_IN`` has a JSON object ``{operator: behaviour}``. "slow" waits. "wrong" returns wrong numbers.
+"next" returns numbers that are larger by one. "next at 17" does this only in the 17th call. "raise" raises an exception.
+"crash" ends the process. ``"native slow"`` makes PyTorch's own operator wait, so that the stand-in's is faster. With
+``{"import": "raise"}``, the import fails, as FlagGems' import does without an accelerator. With ``{"enable": "raise"}``, no
+operator can be registered.
 """
 
 import json
@@ -31,11 +32,11 @@ _calls = Counter()
 
 
 def _behave(name, result):
-    """What the stand-in does instead of, or beside, computing."""
+    """Perform the behaviour that is not computing."""
     behaviour = BEHAVIOUR.get(name, "")
     _calls[name] += 1
     if behaviour == "slow":
-        time.sleep(20 * WAIT)  # Far beyond what a busy machine adds, beside a slow native operator, too.
+        time.sleep(20 * WAIT)  # This is much longer than the delays of a busy machine or a slow native operator.
     elif behaviour == "wrong":
         result = result * 1.5 + 0.5
     elif behaviour in ("next", f"next at {_calls[name]}"):
@@ -104,7 +105,7 @@ for _row in _FULL_CONFIG:
 
 
 class Register:
-    """Puts operators into a library; what is called with it decides for which names."""
+    """Registers operators in a library. Its argument selects the names."""
 
     def __init__(self, config, user_include_ops=None, lib=None, full_config_by_func=None):
         self.lib = lib
@@ -118,7 +119,7 @@ class Register:
 
     def register_impl(self, key, fn):
         self.all_ops.append(fn.__name__)
-        # A slowed native operator is a kernel from Python too, which PyTorch 2.11 replaces only when told to.
+        # A slowed native operator is also a kernel in Python. PyTorch 2.11 replaces such a kernel only with this option.
         self.lib.impl(key, fn, "CPU", allow_override=True)
 
 
@@ -149,7 +150,7 @@ def _wait_and(compute, *arguments, **options):
 
 
 def _slow_down_native(name, compute):
-    """PyTorch's own operator of this process gets a wait: an accelerator's maker has not come to it yet."""
+    """Make PyTorch's own operator wait in this process, as if it were not optimized for this accelerator."""
     if BEHAVIOUR.get(name) == "native slow":
         library = torch.library.Library("aten", "IMPL")
         library.impl(name, lambda *arguments, **options: _wait_and(compute, *arguments, **options), "CPU")

@@ -1,4 +1,4 @@
-"""The stand-in's log, as FlagGems writes it: a line for each call, into a file of its own."""
+"""The log of the stand-in in FlagGems' format: one line for each call, in a separate file."""
 
 import logging
 
@@ -6,12 +6,12 @@ _log = logging.getLogger("flag_gems")
 
 
 def note(said):
-    """An operator was called."""
+    """Record the call of an operator."""
     _log.debug(said, stacklevel=2)
 
 
 def setup_flaggems_logging(path=None, record=True, once=False):
-    """Begin to write the log."""
+    """Start to write the log."""
     if not record:
         return
     handler = logging.FileHandler(path, mode="w")

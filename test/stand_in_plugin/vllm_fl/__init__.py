@@ -1,14 +1,14 @@
-"""A stand-in for vllm-plugin-FL on the CPU: its entry points, and the environment variables and log of its August 2026.
+"""A stand-in for vllm-plugin-FL on the CPU. It has the plugin's entry points, environment variables and log of August 2026.
 
-``VLLM_FL_STAND_IN`` says how it behaves: "raise", as one does that lacks what it needs; "nothing", as where it has no chip;
-"old", as one that is made for another vLLM, whose platform cannot be imported; else it works.
+``VLLM_FL_STAND_IN`` selects its behaviour. "raise": it raises an exception, as if a requirement were missing. "nothing": it
+finds no chip. "old": it is for another vLLM, so its platform cannot be imported. Otherwise, it works.
 """
 
 import os
 
 
 def register():
-    """vLLM asks whether it has a platform for this machine."""
+    """Return the platform for this machine. vLLM calls this function."""
     behaviour = os.environ.get("VLLM_FL_STAND_IN", "")
     if behaviour == "raise":
         raise ModuleNotFoundError("No module named 'flagcx'")
@@ -16,4 +16,4 @@ def register():
 
 
 def register_model():
-    """A general plugin, too."""
+    """Register nothing. It is a general plugin of vLLM."""

@@ -1,4 +1,4 @@
-"""The platform: vLLM's own for the CPU, with another worker."""
+"""A platform that is vLLM's own for the CPU, with another worker."""
 
 import os
 

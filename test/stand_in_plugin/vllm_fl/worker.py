@@ -1,4 +1,4 @@
-"""The worker, which brings FlagGems in when it is made."""
+"""A worker that imports FlagGems when it is created."""
 
 import os
 
