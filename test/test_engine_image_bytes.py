@@ -201,6 +201,12 @@ def test_each_prompt_with_an_image_of_a_camera_has_a_cuda_graph_of_about_its_siz
     assert sizes[-1] < largest + 64
 
 
+def test_no_prompt_longer_than_the_context_has_a_cuda_graph() -> None:
+    options = EngineOptions.of(model="/cache/7b", max_model_len=1024)
+    sizes = arguments.engine_arguments(options, CHECKPOINT, "cuda")["compilation_config"]["cudagraph_capture_sizes"]
+    assert sizes[-1] == 1024
+
+
 @pytest.mark.parametrize(
     "extra",
     [

@@ -29,7 +29,7 @@ _PROMPT_STEP = 64
 _TEXT_TOKENS = 192
 """Tokens without the visual tokens up to which a prompt with the largest image of a camera has a CUDA graph."""
 _CAPTURE_SIZES = "cudagraph_capture_sizes"
-_OTHER_CAPTURE_SIZES = {_CAPTURE_SIZES, "max_cudagraph_capture_size", "speculative_config"}
+_OTHER_CAPTURE_SIZES = {_CAPTURE_SIZES, "max_cudagraph_capture_size", "max_model_len", "max_num_seqs", "speculative_config"}
 """Arguments and compilation settings of vLLM that conflict with this module's capture sizes."""
 
 _log = logging.getLogger(__name__)
@@ -76,7 +76,11 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint, device: str
     if device == "cuda" and not arguments["enforce_eager"] and not choice.platform:
         # vLLM does not compile the image encoder by default. On an H100 with the 7B, an image took 112 ms without compilation,
         # 80 ms of them in the encoder, and 63 ms with it, 31 ms of them in the encoder.
-        graphs = camera_graphs(options, checkpoint, max_pixels) if _has_camera_graphs(options, checkpoint, choice) else {}
+        graphs = (
+            camera_graphs(options, checkpoint, max_pixels, arguments["max_model_len"])
+            if _has_camera_graphs(options, checkpoint, choice)
+            else {}
+        )
         arguments[_COMPILATION] = {"compile_mm_encoder": True} | graphs
     if sends_bytes(checkpoint, device, choice):
         arguments["worker_cls"] = TABLE_WORKER if choice.by_shape else image_bytes.WORKERS[device]
@@ -115,12 +119,14 @@ def _has_camera_graphs(options: EngineOptions, checkpoint: Checkpoint, choice: C
     return checkpoint.model_type == "qwen2_5_vl" and options.embedded.gpus == 1 and choice.operators is Operators.NATIVE
 
 
-def camera_graphs(options: EngineOptions, checkpoint: Checkpoint, max_pixels: int) -> dict[str, Any]:
+def camera_graphs(options: EngineOptions, checkpoint: Checkpoint, max_pixels: int, context: int) -> dict[str, Any]:
     """Return the compilation settings for CUDA graphs of the sizes that cameras send.
 
     For an image, vLLM uses the smallest graph of the encoder that has enough visual tokens. For the prompt, it uses the smallest
     graph that has enough tokens. Without a graph, the CPU launches each kernel: on an H100, the 3B then computed a text of 1,250
     tokens in 33 ms instead of 17 ms.
+
+    :param context: tokens of the longest prompt.
     """
     cell = checkpoint.cell
     most = min(max_pixels // cell**2, _LARGEST_ENCODER_GRAPH)
@@ -130,7 +136,7 @@ def camera_graphs(options: EngineOptions, checkpoint: Checkpoint, max_pixels: in
         "cudagraph_mm_encoder": True,
         "encoder_cudagraph_token_budgets": sorted(images),
         "encoder_cudagraph_max_vision_items_per_batch": 1,
-        _CAPTURE_SIZES: sorted(_decoding_sizes(options.max_num_seqs) | _prompt_sizes(most)),
+        _CAPTURE_SIZES: sorted(_decoding_sizes(options.max_num_seqs) | {size for size in _prompt_sizes(most) if size <= context}),
     }
 
 
