@@ -1,4 +1,4 @@
-"""The benchmark's other programs, as run.py sees them: a node that publishes and asks, and child processes that always end."""
+"""Helpers of run.py: a ROS client that publishes images and calls the node, and child processes that always end."""
 
 import array
 import contextlib
@@ -30,17 +30,17 @@ from robobrain_ros.srv import Locate
 
 HERE = Path(__file__).resolve().parent
 LARGE = HERE.parent / "config" / "fastdds_large.xml"
-"""Fast DDS with room in shared memory for whole images."""
+"""Fast DDS profile whose shared memory has room for complete images."""
 _PATIENCE = 30.0
-"""Seconds that a child may take to end, and an image to arrive."""
+"""Time limit in seconds for the end of a child process, and for the arrival of an image."""
 
 
 class BenchmarkError(Exception):
-    """Nothing can be measured; the message says why."""
+    """The measurement is impossible. The message states the reason."""
 
 
 class Client(Node):
-    """A user's node: publishes images, asks ~/point through DDS, listens to the diagnostics."""
+    """The node of a user: it publishes images, calls ~/point over DDS, and subscribes to the diagnostics."""
 
     def __init__(self, namespace: str, timeout: float, max_tokens: int) -> None:
         super().__init__("benchmark", namespace=namespace, start_parameter_services=False, enable_rosout=False)
@@ -61,7 +61,7 @@ class Client(Node):
                 self.diagnostics[status.name.removeprefix(own)] = {"message": status.message, **values}
 
     def wait(self, condition: Callable[[], bool], seconds: float) -> bool:
-        """Spin until the condition holds; gives whether it does."""
+        """Spin until the condition is true. Return False if the time limit passed."""
         end = time.monotonic() + seconds
         while not condition() and (left := end - time.monotonic()) > 0.0:
             self._spinner.spin_once(timeout_sec=min(left, 0.5))
@@ -70,7 +70,7 @@ class Client(Node):
     def wait_until_ready(self, process: "subprocess.Popen[bytes]", seconds: float) -> None:
         """Wait until the node has loaded its model.
 
-        :raises BenchmarkError: it has not.
+        :raises BenchmarkError: it has not loaded the model in time.
         """
 
         def state() -> str:
@@ -84,9 +84,9 @@ class Client(Node):
             raise BenchmarkError("The node's service ~/point did not appear.")
 
     def show(self, image: npt.NDArray[np.uint8], arrived: "Callable[[int], bool]") -> None:
-        """Publish a bgr8 image, again where it was lost on its way.
+        """Publish a bgr8 image. Publish it again if it does not arrive.
 
-        :param arrived: waits for the image with that stamp (nanoseconds).
+        :param arrived: waits for the image with this stamp (nanoseconds).
         :raises BenchmarkError: it does not arrive.
         """
         height, width = image.shape[:2]
@@ -98,10 +98,10 @@ class Client(Node):
             self._images.publish(message)
             if arrived(now.nanoseconds):
                 return
-        raise BenchmarkError("No image reaches the node.")
+        raise BenchmarkError("No image arrives at the node.")
 
     def ask(self, text: str, count: int = 1) -> Asked:
-        """Ask that many times at once; times are those of this process, from the first call to the last answer's arrival."""
+        """Send this number of calls at once. Return the time from the first call to the arrival of the last response."""
         each: list[tuple[float, str, int]] = []
         request = Locate.Request(instruction=text, options=self._options)
 
@@ -123,7 +123,7 @@ class Client(Node):
 
 
 class Hosted:
-    """A host.py, seen from here."""
+    """Connection to a process of host.py."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", connection: "Connection[Any, Any]", direct: Direct) -> None:
         self.process = process
@@ -131,11 +131,11 @@ class Hosted:
         self._direct = direct
 
     def arrived(self, stamp: int) -> bool:
-        """Wait for the image with that stamp."""
+        """Wait until the image with this stamp has arrived."""
         return bool(self._command(AwaitImage(stamp, 2.0), 10.0))
 
     def ask(self, text: str, count: int = 1) -> Asked:
-        """Ask the node's own engine directly in its process."""
+        """Call the engine of the node directly in its process."""
         answer = self._command(Direct(text, count, self._direct.timeout, self._direct.max_tokens), self._direct.timeout + 10.0)
         assert isinstance(answer, Asked)
         return answer
@@ -152,19 +152,19 @@ class Hosted:
 
 @contextmanager
 def hosted(arguments: Sequence[str], log: Path, direct: Direct) -> Iterator[Hosted]:
-    """A node with direct access to its engine, in a process that ends with the block."""
+    """Run a node with direct access to its engine, in a process, until the end of the block."""
     ours, theirs = socket.socketpair()
     number = theirs.fileno()
     with theirs, child([str(HERE / "host.py"), str(number), *arguments], log, pass_fds=(number,)) as process:
         theirs.close()
-        # Closed first, and that ends the process.
+        # The socket is closed first. This ends the process.
         with Connection(ours.detach()) as connection:
             yield Hosted(process, connection, direct)
 
 
 @contextmanager
 def child(arguments: Sequence[str], log: Path, pass_fds: Sequence[int] = ()) -> Iterator["subprocess.Popen[bytes]"]:
-    """A Python program that ends with the block: at SIGINT, or else by force, and what it has started with it."""
+    """Run a Python program until the end of the block. It gets SIGINT, and is killed with its children if it does not end."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, *arguments],
@@ -172,7 +172,7 @@ def child(arguments: Sequence[str], log: Path, pass_fds: Sequence[int] = ()) -> 
             stdout=output,
             stderr=subprocess.STDOUT,
             pass_fds=pass_fds,
-            start_new_session=True,  # Ctrl-C reaches run.py alone, which ends its children in order.
+            start_new_session=True,  # Ctrl-C reaches only run.py, which ends its children in order.
         )
         try:
             yield process
@@ -181,7 +181,7 @@ def child(arguments: Sequence[str], log: Path, pass_fds: Sequence[int] = ()) -> 
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """End a child; returns when it and its own children are gone."""
+    """End a child, and wait until it and its own children have ended."""
     try:
         family = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -200,14 +200,14 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """CPU time that a process has used, without its children."""
+    """Return the CPU seconds of a process, without its children."""
     times = process.cpu_times()
     return float(times.user + times.system)
 
 
 @contextmanager
 def ros() -> Iterator[None]:
-    """rclpy, for the block."""
+    """Initialize rclpy, and shut it down at the end of the block."""
     rclpy.init(signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
     try:
         yield

@@ -1,11 +1,11 @@
-"""What run.py and host.py say to each other."""
+"""Messages between run.py and host.py."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Direct:
-    """Command: ask that many times at once, straight from Python, about the newest image. Answered with `Asked`."""
+    """Command: send this number of direct calls at once about the newest image. The response is `Asked`."""
 
     text: str
     count: int
@@ -15,7 +15,7 @@ class Direct:
 
 @dataclass(frozen=True)
 class AwaitImage:
-    """Command: wait for the camera's image with that stamp (nanoseconds). Answered with whether it came."""
+    """Command: wait for the camera's image with this stamp (nanoseconds). The response states whether it arrived."""
 
     stamp: int
     timeout: float
@@ -23,7 +23,7 @@ class AwaitImage:
 
 @dataclass(frozen=True)
 class Asked:
-    """Seconds from the first call to the last answer, and of each call: seconds, the error's name, and the tokens written."""
+    """Seconds from the first call to the last answer; and for each call the seconds, the name of the error, and the tokens."""
 
     seconds: float
     each: list[tuple[float, str, int]]

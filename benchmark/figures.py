@@ -1,4 +1,4 @@
-"""What is made of measurements: percentiles, ratios with their uncertainty, a table and a JSON file. Knows no ROS."""
+"""Evaluate measurements: percentiles, ratios with intervals, a table and a JSON file. Does not use ROS."""
 
 import json
 import sys
@@ -11,30 +11,30 @@ import numpy as np
 import numpy.typing as npt
 
 RESAMPLES = 4000
-"""Bootstrap samples of an interval."""
+"""Number of bootstrap samples for an interval."""
 
 Statistic = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
-"""Takes samples along the last axis and gives one number for each."""
+"""Reduces the last axis of an array of samples."""
 
 
 def tell(text: str) -> None:
-    """Print progress on the standard error: the standard output is for the table."""
+    """Print progress to the standard error. The standard output is for the table."""
     print(text, file=sys.stderr, flush=True)
 
 
 def quantile(fraction: float) -> Statistic:
-    """The statistic "that quantile", 0.5 for the median."""
+    """Return the statistic for a quantile. 0.5 is the median."""
     return lambda samples: np.asarray(np.quantile(samples, fraction, axis=-1))
 
 
 def mean(samples: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The statistic "mean"; for what adds up."""
+    """The mean as a statistic, for quantities that add up."""
     return np.asarray(np.mean(samples, axis=-1))
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What a ratio should be: at most ``limit``, or at least."""
+    """Goal for a ratio: at most ``limit``, or at least ``limit``."""
 
     limit: float
     at_least: bool = False
@@ -43,13 +43,13 @@ class Goal:
         return f"{'≥' if self.at_least else '≤'} {self.limit:.2f}"
 
     def reached(self, ratio: float) -> bool:
-        """Whether a ratio is as it should be."""
+        """Return whether a ratio reaches the goal."""
         return ratio >= self.limit if self.at_least else ratio <= self.limit
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One line of the table: ``node`` and ``other`` in ``unit``, their ratio, and the interval that holds it with 95 %."""
+    """One row of the table: ``node`` and ``other`` in ``unit``, their ratio, and its 95 % interval."""
 
     name: str
     node: float
@@ -63,7 +63,7 @@ class Comparison:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the goal is reached; None without a goal."""
+        """Whether the goal is reached. None: there is no goal."""
         return None if self.goal is None else self.goal.reached(self.ratio)
 
 
@@ -78,14 +78,14 @@ def compare(
     scale: float = 1.0,
     per: float | None = None,
 ) -> Comparison:
-    """Compare paired measurements by a statistic of each side; the pairs are what is resampled.
+    """Compare paired measurements by a statistic of each side. The bootstrap resamples pairs.
 
-    :param scale: by which the numbers are multiplied for the table, as 1000 for milliseconds.
-    :param per: compare rates instead: so many things were done in each measured time.
-    :raises ValueError: not as many on one side as on the other, none, or something that took no time at all.
+    :param scale: factor for the values in the table, such as 1000 for milliseconds.
+    :param per: compare rates: the number of things that were done in each measured time. None: compare the values.
+    :raises ValueError: the numbers of measurements differ or are 0, or a measurement is not positive.
     """
     if len(node) != len(other) or not len(node):
-        raise ValueError(f"{name}: {len(node)} measurements against {len(other)}; there must be as many, and at least one.")
+        raise ValueError(f"{name}: {len(node)} and {len(other)} measurements; the numbers must be equal and at least 1.")
     ours, theirs = np.asarray(node, np.float64), np.asarray(other, np.float64)
     if not (ours.min() > 0.0 and theirs.min() > 0.0):
         raise ValueError(f"{name}: a measurement is 0 or less, so there is no ratio.")
@@ -95,7 +95,7 @@ def compare(
         return made if per is None else per / made
 
     ratio = float(value(ours) / value(theirs))
-    # The same seed each time: the same measurements give the same interval.
+    # With a fixed seed, the same measurements give the same interval.
     chosen = np.random.default_rng(0).integers(0, len(ours), (RESAMPLES, len(ours)))
     ratios = value(ours[chosen]) / value(theirs[chosen])
     low, high = np.quantile(ratios, (0.025, 0.975))
@@ -108,9 +108,9 @@ _GOALS = ("goal", "reached")
 
 
 def table(comparisons: Sequence[Comparison], sides: tuple[str, str] = ("node", "compared")) -> str:
-    """The comparisons as a table in Markdown; without goals, it has no columns for them.
+    """Return the comparisons as a table in Markdown. If there are no goals, it has no columns for goals.
 
-    :param sides: what the two columns of the measured values are called.
+    :param sides: titles of the two columns with the measured values.
     """
     head = ("measured", *sides, "unit", "ratio", "95 % interval", *_GOALS, "n")
     rows = [head, *(_cells(comparison) for comparison in comparisons)]
@@ -120,7 +120,7 @@ def table(comparisons: Sequence[Comparison], sides: tuple[str, str] = ("node", "
 
 
 def plain_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows, the first one being the head, as a table in Markdown, its columns aligned."""
+    """Return rows as a table in Markdown with aligned columns. The first row is the head."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
@@ -147,7 +147,7 @@ def _number(value: float) -> str:
 
 
 def write(path: Path, comparisons: Sequence[Comparison], samples: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    """Write everything as JSON: the table's lines, each single measurement, and where and how it was measured."""
+    """Write a JSON file with the rows of the table, all measurements, and the machine and command."""
     lines = [{**asdict(line), "goal": str(line.goal) if line.goal else None, "reached": line.reached} for line in comparisons]
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"about": dict(about), "results": lines, "samples": dict(samples)}

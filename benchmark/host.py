@@ -1,6 +1,6 @@
-"""A node and direct calls of its engine in one process, so that both are asked side by side.
+"""Run a node and direct calls of its engine in one process, so that run.py can compare both.
 
-Started by run.py: `python host.py FILE_DESCRIPTOR --ros-args ...`. Commands come as pickles over that socket, answers go back.
+run.py starts it: `python host.py FILE_DESCRIPTOR --ros-args ...`. Commands and responses are pickles on this socket.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _number = itertools.count()
 
 
 class Host:
-    """Spins the node in this thread; commands are awaited in another one."""
+    """Spins the node in this thread, and waits for commands in another thread."""
 
     def __init__(self, node: RoboBrainNode, connection: "Connection[Any, Any]") -> None:
         self._node = node
@@ -49,7 +49,7 @@ class Host:
         executor.remove_node(self._node)
 
     def _look(self) -> None:
-        """After each callback: a new image may have come with it."""
+        """Run after each callback, because a new image may have arrived."""
         frame = self._frame()
         stamp = 0 if frame is None else _nanoseconds(frame)
         if stamp != self._stamp:
@@ -65,7 +65,7 @@ class Host:
             while True:
                 self._connection.send(self._obey(self._connection.recv()))
         except (EOFError, OSError):
-            pass  # The other end is gone.
+            pass  # The other process has ended.
         finally:
             self._ended.set()
 
@@ -76,13 +76,13 @@ class Host:
         assert isinstance(command, Direct)
         frame = self._frame()
         assert frame is not None, "asked before the first image"
-        # Not part of the direct call's time: who calls from Python has the image as an array.
+        # Not part of the time of the direct call, because a Python caller has the image as an array.
         image = read_image_message(frame.message)
         return self._node.model.submit(self._ask(command, image)).result(timeout=command.timeout + 5.0)
 
     async def _ask(self, command: Direct, image: RgbImage) -> Asked:
-        # Named, as the node names its images, for vLLM would hash them otherwise; but by other names, so that neither side
-        # finds in vLLM's caches what the other has left there. Calls at once share an image, as the services' do.
+        # Images have names, as in the node. Otherwise, vLLM would compute a hash. The names differ from those of the node, so
+        # that no call finds the image of the other side in vLLM's caches. Calls at once share an image, as service calls do.
         name = f"direct {next(_number)}"
         began = time.monotonic()
         each = await asyncio.gather(*(self._ask_once(command, image, name) for _ in range(command.count)))
@@ -113,7 +113,7 @@ def _nanoseconds(frame: Frame) -> int:
 
 def main() -> None:
     """Run until the other end of the socket is closed."""
-    # It ends with its socket.
+    # The thread ends when the socket is closed.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = RoboBrainNode(default_model=DEMO_MODEL)

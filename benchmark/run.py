@@ -1,4 +1,4 @@
-"""Measures the node against its own engine and against a bare subscriber: `make bench`.
+"""Compare the node with its own engine and with a minimal subscriber: `make bench`.
 
 Results: docs/results/node.md.
 """
@@ -38,16 +38,16 @@ STREAM_SIZE = (1920, 1080)
 STREAM_RATE = 30.0
 AT_ONCE = 8
 WINDOW = 5.0
-"""Seconds of one measurement of CPU time."""
+"""Length in seconds of one measurement of CPU time."""
 _SETTLING = 5.0
-"""Seconds left out after the stream has begun or a process has got ready."""
+"""Seconds that are not measured after a stream starts or a process becomes ready."""
 _UNMEASURED = 5
-"""Rounds at the beginning of each part that do not count."""
+"""Rounds at the start of each part that are not measured."""
 
 
 @dataclass
 class Measured:
-    """What has been found out so far."""
+    """The results so far."""
 
     lines: list[Comparison] = field(default_factory=list)
     samples: dict[str, Any] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Measured:
 
 
 class Images:
-    """A tabletop scene, each time under other noise: alike for the model, new for every cache."""
+    """A scene with different noise in each image. The images look alike to the model, but are new for every cache."""
 
     def __init__(self, seed: int) -> None:
         self.scene = make_scene(seed, CALL_SIZE)
@@ -63,22 +63,22 @@ class Images:
         self._dimmed = np.minimum(np.ascontiguousarray(self.scene.image[:, :, ::-1]), 251)
 
     def next(self) -> npt.NDArray[np.uint8]:
-        """An image that has not been before, bgr8."""
+        """Return a new bgr8 image."""
         return self._dimmed + self._noise.integers(0, 5, self._dimmed.shape, np.uint8)
 
     def questions(self, count: int) -> list[str]:
-        """Different questions about points in the scene."""
+        """Return different questions for points in the scene."""
         found: dict[str, None] = {}
         dice = random.Random(0)
         for _ in range(1000):
             found.setdefault(ask_about(self.scene, "point", dice).text)
             if len(found) == count:
                 return list(found)
-        raise BenchmarkError("There is too little on the table to ask about.")
+        raise BenchmarkError("The scene has too few objects for the questions.")
 
 
 def measure_calls(client: Client, node: Hosted, options: argparse.Namespace, measured: Measured) -> None:
-    """One service call against one direct call, in turns, about the same new image."""
+    """Compare a service call with a direct call, alternately, about the same new image."""
     images = Images(options.seed)
     (question,) = images.questions(1)
     service, direct = _in_turns(client, node, images, question, 1, options.pairs)
@@ -91,7 +91,7 @@ def measure_calls(client: Client, node: Hosted, options: argparse.Namespace, mea
 
 
 def measure_throughput(client: Client, node: Hosted, options: argparse.Namespace, measured: Measured) -> None:
-    """Eight service calls at once against eight direct ones, in turns."""
+    """Compare eight service calls at once with eight direct calls, alternately."""
     images = Images(options.seed)
     (question,) = images.questions(1)
     service, direct = _in_turns(client, node, images, question, AT_ONCE, options.rounds)
@@ -106,7 +106,7 @@ def measure_throughput(client: Client, node: Hosted, options: argparse.Namespace
 def _in_turns(
     client: Client, node: Hosted, images: Images, question: str, count: int, rounds: int
 ) -> tuple[list[Asked], list[Asked]]:
-    """Ask through the service and directly, one after the other, each first in every second round."""
+    """Send service calls and direct calls one after the other, in alternating order."""
     sides: list[tuple[Callable[[str, int], Asked], list[Asked]]] = [(client.ask, []), (node.ask, [])]
     service, direct = sides[0][1], sides[1][1]
     for number in range(-_UNMEASURED, rounds):
@@ -119,14 +119,14 @@ def _in_turns(
 
 
 def measure_cache(client: Client, node: Hosted, options: argparse.Namespace, measured: Measured) -> None:
-    """The second question about an image against the first one, both through the service."""
+    """Compare the second question about an image with the first question, both through the service."""
     images = Images(options.seed)
     questions = images.questions(2)
     first: list[Asked] = []
     second: list[Asked] = []
     for number in range(-_UNMEASURED, options.pairs):
         client.show(images.next(), node.arrived)
-        # Each question is the first one every second time.
+        # Each question is the first one in every second round.
         asked = [client.ask(text) for text in (questions if number % 2 else reversed(questions))]
         if number >= 0:
             first.append(asked[0])
@@ -141,7 +141,7 @@ def _seconds(asked: Sequence[Asked]) -> list[float]:
 
 
 def _outcomes(*sides: Sequence[Asked]) -> dict[str, Any]:
-    """How the calls of each side ended, and the tokens of an answer: they tell whether both did the same work."""
+    """Return the outcomes of the calls of each side and the tokens of an answer, which show whether both did the same work."""
     names = ("node", "compared")
     outcomes: dict[str, dict[str, int]] = {name: {} for name in names}
     tokens = {}
@@ -150,14 +150,17 @@ def _outcomes(*sides: Sequence[Asked]) -> dict[str, Any]:
         for _, outcome, _ in each:
             outcomes[name][outcome] = outcomes[name].get(outcome, 0) + 1
         tokens[name] = median(count for _, _, count in each)
-        good = {"OK", "NOTHING_FOUND", "UNPARSABLE_ANSWER"}  # The model may say what it likes; it has worked.
+        good = {"OK", "NOTHING_FOUND", "UNPARSABLE_ANSWER"}  # The content of the answer does not matter.
         if bad := outcomes[name].keys() - good:
-            raise BenchmarkError(f"Calls ended with {', '.join(sorted(bad))}; nothing can be compared.")
+            raise BenchmarkError(f"Calls ended with {', '.join(sorted(bad))}, so a comparison is impossible.")
     return {"outcomes": outcomes, "answer_tokens": tokens}
 
 
 def measure_stream(options: argparse.Namespace, measured: Measured, folder: Path) -> None:
-    """CPU time of an idle node that a camera streams to, against a bare subscriber to the same topic at the same time."""
+    """Compare the CPU time of an idle node, to which a camera streams, with that of a minimal subscriber to the same topic.
+
+    Both run at the same time.
+    """
     namespace = f"/robobrain_stream_{os.getpid()}"
     topic = f"{namespace}/camera/image"
     ros_arguments = ["--ros-args", "-r", f"__ns:={namespace}", "-p", f"engine.model:={options.model}"]
@@ -181,7 +184,7 @@ def measure_stream(options: argparse.Namespace, measured: Measured, folder: Path
             return int(client.diagnostics.get("camera camera", {}).get("received", "0"))
 
         if not client.wait(lambda: received() > 0 or camera.poll() is not None, 30.0) or camera.poll() is not None:
-            raise BenchmarkError("The stream does not reach the node.")
+            raise BenchmarkError("The images of the stream do not arrive at the node.")
         client.wait(lambda: False, _SETTLING)
         figures.tell(f"CPU time with {STREAM_SIZE[0]}x{STREAM_SIZE[1]} at {STREAM_RATE:.0f} Hz, {windows * WINDOW:.0f} s ...")
         before, began = received(), time.monotonic()
@@ -193,13 +196,13 @@ def measure_stream(options: argparse.Namespace, measured: Measured, folder: Path
     alone = [np.mean([window[index] for window in quiet]) / WINDOW for index in (0, 1)]
     engine = np.mean([sum(window[2:]) for window in busy]) / WINDOW
     measured.about["stream"] = (
-        f"{rate:.1f} images per second came to the node. Without a stream, the node took {alone[0]:.2%} of a core and the bare "
+        f"The node received {rate:.1f} images per second. Without a stream, the node took {alone[0]:.2%} of a core and the bare "
         f"subscriber {alone[1]:.2%}; the engine's own processes took {engine:.2%}."
     )
 
 
 def _cpu(client: Client, processes: Sequence[psutil.Process], windows: int) -> list[list[float]]:
-    """CPU seconds of each process in each window."""
+    """Return the CPU seconds of each process in each window."""
     rows = []
     before = [cpu_seconds(process) for process in processes]
     end = time.monotonic()
@@ -213,7 +216,7 @@ def _cpu(client: Client, processes: Sequence[psutil.Process], windows: int) -> l
 
 
 def measure_hosted(options: argparse.Namespace, measured: Measured, folder: Path) -> None:
-    """All that needs node and direct calls in one process."""
+    """Measure the parts that need the node and direct calls in one process."""
     namespace = f"/robobrain_bench_{os.getpid()}"
     arguments = ["--ros-args", "-r", f"__ns:={namespace}", "-p", f"engine.model:={options.model}", "-p", "max_image_age:=0.0"]
     parts = {"call": measure_calls, "throughput": measure_throughput, "cache": measure_cache}
@@ -230,7 +233,7 @@ def measure_hosted(options: argparse.Namespace, measured: Measured, folder: Path
 
 
 def describe_machine() -> dict[str, Any]:
-    """Where this runs."""
+    """Return the machine and the versions."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -252,27 +255,27 @@ def _processor() -> str:
 
 
 def read_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument(
         "--model",
         default=str(Path(robobrain_ros.demo.__file__).parent / "model"),
         help="checkpoint: a folder, or a name on the hub",
     )
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure")
     parser.add_argument("--pairs", type=int, default=200, help="pairs of calls")
     parser.add_argument("--rounds", type=int, default=50, help=f"pairs of rounds of {AT_ONCE} calls at once")
-    parser.add_argument("--seconds", type=float, default=60.0, help="seconds of CPU time with a stream, and without")
-    parser.add_argument("--max-tokens", type=int, default=128, help="tokens an answer may have")
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds an answer may take")
-    parser.add_argument("--timeout-start", type=float, default=900.0, help="seconds the model may take to load")
-    parser.add_argument("--seed", type=int, default=12, help="of the scene and its noise")
-    parser.add_argument("--output", type=Path, default=Path("log/benchmark.json"), help="where the JSON goes")
+    parser.add_argument("--seconds", type=float, default=60.0, help="seconds for the CPU time with a stream, and without")
+    parser.add_argument("--max-tokens", type=int, default=128, help="token limit of an answer")
+    parser.add_argument("--timeout", type=float, default=120.0, help="time limit of an answer in seconds")
+    parser.add_argument("--timeout-start", type=float, default=900.0, help="time limit for loading the model in seconds")
+    parser.add_argument("--seed", type=int, default=12, help="seed of the scene and its noise")
+    parser.add_argument("--output", type=Path, default=Path("log/benchmark.json"), help="file for the JSON")
     return parser.parse_args()
 
 
 def run(options: argparse.Namespace) -> Measured:
-    """Measure what is asked for; the children's logs stay only when something fails."""
+    """Measure the selected parts. The logs of the child processes are kept only if something fails."""
     measured = Measured()
     folder = Path(tempfile.mkdtemp(prefix="robobrain_ros-bench-"))
     with ros():
@@ -291,9 +294,9 @@ def run(options: argparse.Namespace) -> Measured:
 
 
 def main() -> None:
-    """Measure, print the table, write the JSON."""
+    """Measure, print the table, and write the JSON file."""
     options = read_arguments()
-    # Nothing leaves this machine, and another ROS system on it does not hear us.
+    # Do not send messages to other machines.
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     os.environ.setdefault(profile_variable(), str(LARGE))
     try:

@@ -1,11 +1,11 @@
-"""A long run of the real node on a real engine, under changing load and with faults: does it answer everything, and does it grow?
+"""Soak test: run the node with an engine for a long time, with changing load and faults. Check all responses and the memory.
 
     python benchmark/soak.py                       # 10,000 requests and 30 faults
-    python benchmark/soak.py --hours 8             # for as long as that
-    python benchmark/soak.py --requests 500 --faults 9 --output /tmp/soak    # a short look
+    python benchmark/soak.py --hours 8             # for eight hours
+    python benchmark/soak.py --requests 500 --faults 9 --output /tmp/soak    # a short run
 
-Writes soak.json, soak.png (memory and descriptors of each process) and node.log into the output folder, prints the result, and
-exits with 1 where a goal was missed. The node runs in simulated time, so that a fault can make its clock jump.
+The program writes soak.json, soak.png (memory and file descriptors of each process) and node.log into the output folder, and
+prints the result. It exits with code 1 if a goal was missed. The node uses simulated time, so that a fault can make its clock jump.
 """
 
 import argparse
@@ -30,24 +30,24 @@ from soak_client import PATIENCE, REQUEST_TIMEOUT, SERVICES, SoakClient, count_u
 from soak_faults import Surroundings, engine_core, inject, schedule
 
 CONCURRENCY = (1, 2, 4, 8, 16, 32, 64)
-"""Open requests; another number each `_BLOCK` requests."""
+"""Numbers of open requests. The number changes after each `_BLOCK` requests."""
 _BLOCK = 50
 _SAMPLE_INTERVAL = 2.0
-"""Seconds between two looks at the processes."""
+"""Seconds between two samples of the processes."""
 _STARTUP = 300.0
-"""Seconds that the node may take to be ready."""
+"""Time limit in seconds until the node is ready."""
 _RECOVERY = 240.0
-"""Seconds after a fault within which the node must answer again."""
+"""Time limit in seconds for the next answer after a fault."""
 SLOPE_GOAL = 1.0
-"""MB for 1,000 requests that each process may grow by over the second half."""
+"""Goal: maximum growth of each process in MB per 1,000 requests, over the second half."""
 _SMALL_CACHES = {"engine.image_cache_mib": 32, "engine.extra": "'{\"num_gpu_blocks_override\": 256}'"}
-"""Small caches of images, and of keys and values, are full long before the second half, in which a leak is looked for."""
+"""Options with small image and KV caches, which are full long before the second half, in which growth is measured."""
 _NODE = "from robobrain_ros.cli.robobrain import main; main()"
 
 
 @dataclass
 class Sample:
-    """A look at one process after ``answered`` requests. ``memory`` in MB, without mapped files."""
+    """A sample of one process after ``answered`` requests. ``memory`` is in MB, without mapped files."""
 
     answered: int
     seconds: float
@@ -60,7 +60,7 @@ class Sample:
 
 @dataclass
 class FaultResult:
-    """A fault that was injected after ``answered`` requests; ``seconds`` until an answer came again."""
+    """A fault that was injected after ``answered`` requests, and the ``seconds`` until the next answer."""
 
     name: str
     answered: int
@@ -70,7 +70,7 @@ class FaultResult:
 
 @dataclass
 class Run:
-    """What a run has found."""
+    """The results of a run."""
 
     samples: list[Sample] = field(default_factory=list)
     faults: list[FaultResult] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Run:
 
 
 def memory_mb(process: psutil.Process) -> float:
-    """Anonymous and shared memory of a process in MB: what it resides in, less the files it maps."""
+    """Return the anonymous and shared memory of a process in MB: its resident memory without mapped files."""
     words = dict(
         line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8").splitlines() if ":" in line
     )
@@ -88,18 +88,18 @@ def memory_mb(process: psutil.Process) -> float:
 
 
 def take_samples(run: Run, node: psutil.Process, answered: int, seconds: float) -> None:
-    """Look at the node and everything below it."""
+    """Sample the node and its child processes."""
     for process in [node, *node.children(recursive=True)]:
         try:
             name = "node" if process == node else process.name()
             sample = Sample(answered, seconds, process.pid, name, memory_mb(process), process.num_fds(), process.num_threads())
         except (psutil.Error, OSError):
-            continue  # It has ended meanwhile.
+            continue  # The process has ended.
         run.samples.append(sample)
 
 
 def soak(options: argparse.Namespace, it: Surroundings, run: Run) -> None:
-    """Send requests until there were enough, and inject the faults on the way."""
+    """Send the requests of the run, and inject the faults."""
     client, ledger, dice = it.client, it.client.ledger, it.random
     plan = schedule(options.faults, options.seed)
     began = last_sample = last_line = time.monotonic()
@@ -151,14 +151,14 @@ def _latest(samples: Sequence[Sample]) -> list[Sample]:
 
 
 LATER_PARTS = {"last third": 2 / 3, "last quarter": 3 / 4}
-"""Parts of the run whose growth is shown, too, and the share of requests before them. An engine that was restarted shortly before
-the second half still fills its caches in it."""
+"""Further parts of the run whose growth is reported, and the share of requests before each. An engine that restarts shortly
+before the second half fills its caches during the second half."""
 
 
 def slopes(samples: Sequence[Sample], answered: int, begin: float = 0.5) -> dict[str, float]:
-    """MB for 1,000 requests by which each process that lived through the second half grew in it; least squares.
+    """Return the growth in MB per 1,000 requests (least squares) of each process that ran during this whole part of the run.
 
-    :param begin: look only at what comes after this share of the requests.
+    :param begin: share of the requests before the part.
     """
     result = {}
     late = [sample for sample in samples if sample.answered >= answered * begin]
@@ -171,7 +171,7 @@ def slopes(samples: Sequence[Sample], answered: int, begin: float = 0.5) -> dict
 
 
 def plot(run: Run, path: Path) -> None:
-    """Memory and descriptors of each process over the requests, with the faults."""
+    """Plot the memory and file descriptors of each process over the requests, with the faults."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -197,7 +197,7 @@ def plot(run: Run, path: Path) -> None:
 
 
 def report(it: Surroundings, run: Run, options: argparse.Namespace) -> tuple[str, bool, dict[str, Any]]:
-    """The result as text, whether every goal was reached, and everything for the file."""
+    """Return the result as text, whether all goals were reached, and the content of the JSON file."""
     ledger = it.client.ledger
     grown = slopes(run.samples, ledger.answered)
     later = {part: slopes(run.samples, ledger.answered, begin) for part, begin in LATER_PARTS.items()}
@@ -261,7 +261,7 @@ def _version() -> str:
 
 
 def be_victim(namespace: str) -> None:
-    """Ask eight times and wait to be killed."""
+    """Send eight requests, and wait to be killed."""
     with ros():
         client = SoakClient(f"{namespace}/victim", seed=0)
         target = client.node.create_client(SERVICES["point"][0], f"{namespace}/robobrain/point")
@@ -272,7 +272,7 @@ def be_victim(namespace: str) -> None:
 
 
 def run_all(options: argparse.Namespace) -> bool:
-    """Start the node, soak it, and write the results; returns whether every goal was reached."""
+    """Start the node, run the test, and write the results. Return whether all goals were reached."""
     options.output.mkdir(parents=True, exist_ok=True)
     namespace, port, run = f"/soak_{os.getpid()}", free_port(), Run()
     values = {
@@ -313,10 +313,10 @@ def main() -> None:
     """Run the soak test."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--hours", type=float, default=0.0, help="run for as long as that, however many requests it takes")
+    parser.add_argument("--hours", type=float, default=0.0, help="length of the run in hours, instead of a number of requests")
     parser.add_argument("--faults", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--model", default="", help="a checkpoint's folder or name; the default is the demo model")
+    parser.add_argument("--model", default="", help="checkpoint: a folder, or a name on the hub (default: the demo model)")
     parser.add_argument("--output", type=Path, default=Path("soak_output"))
     parser.add_argument("--be-victim", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()

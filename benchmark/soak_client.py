@@ -1,4 +1,4 @@
-"""The soak test's robot: a camera, a clock, and many open requests; each is entered in a ledger and taken out by its response."""
+"""The client of the soak test: a camera, a clock, and many open requests. A ledger records each request until its response."""
 
 import random
 import time
@@ -34,26 +34,26 @@ from robobrain_ros.ros.tasks import TASKS
 from robobrain_ros.srv import Ask, SetStandingQuery
 
 SIZE = (640, 480)
-"""(width, height) of the camera's image, pixels."""
+"""(width, height) of the camera's image in pixels."""
 FRAME_RATE = 5.0
 CLOCK_RATE = 50.0
 REQUEST_TIMEOUT = 30.0
-"""Seconds that each request may take; the node's default is as long."""
+"""Timeout of each request in seconds. It equals the default of the node."""
 PATIENCE = 15.0
-"""Seconds beyond it after which a request counts as unanswered."""
+"""Seconds after the timeout until a request counts as unanswered."""
 RETRY = 0.25
-"""Seconds that the client waits before it asks again when the node is not ready."""
+"""Pause in seconds before the next request if the node is not ready."""
 _LATEST = 20
-"""Late responses that are listed."""
+"""Number of late responses in the list."""
 MANY = QoSProfile(depth=1_000)
 
 SERVICES: dict[str, tuple[Any, str]] = {it.name: (it.service_type, it.text_field) for it in TASKS.values()}
-"""Of each service: its type, and the field of its request that holds the instruction."""
+"""Type of each service, and the field of its request for the instruction."""
 
 
 @dataclass
 class Ledger:
-    """What was sent and what came back. Latencies in seconds, of requests with the outcome OK."""
+    """The sent requests and the received responses. Latencies are in seconds, for requests with the outcome OK."""
 
     sent: int = 0
     answered: int = 0
@@ -62,7 +62,7 @@ class Ledger:
     outcomes: Counter[str] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
     latest: list[tuple[float, str, str]] = field(default_factory=list)
-    """The `_LATEST` latest responses, the latest first: seconds after the request's deadline, request, outcome."""
+    """The responses with the largest delay, in descending order: seconds after the deadline, request, outcome."""
 
 
 @dataclass
@@ -73,9 +73,10 @@ class _Open:
 
 
 class StampingExecutor(SingleThreadedExecutor):
-    """Takes responses, and sets each future's ``received``: when the middleware received the response, by ``time.monotonic()``.
+    """Takes responses, and sets ``received`` of each future to the time at which the middleware received the response.
 
-    A client's process also plays cameras and a clock, and on a busy computer it takes a response some time after it came.
+    The time is that of ``time.monotonic()``. The process of the client also simulates cameras and a clock. On a busy computer, it
+    takes a response some time after its arrival.
     """
 
     def _take_client(self, client: Any) -> Any:
@@ -89,7 +90,7 @@ class StampingExecutor(SingleThreadedExecutor):
         return None
 
     async def _deliver(self, client: Any, sequence: int, response: Any, received: float) -> None:
-        with suppress(KeyError):  # The request was cancelled, or this is a second response, which is counted elsewhere.
+        with suppress(KeyError):  # The request was canceled, or this is a second response, which is counted elsewhere.
             future = client.get_pending_request(sequence)
             future.received = received
             future._set_executor(self)
@@ -97,9 +98,9 @@ class StampingExecutor(SingleThreadedExecutor):
 
 
 class SoakClient:
-    """The robot. Its clock is the node's (/clock): faults can make it jump.
+    """The client. It publishes /clock for the node, so that faults can make the time jump.
 
-    :param seed: of the mix of requests.
+    :param seed: seed of the random requests.
     """
 
     def __init__(self, namespace: str, seed: int) -> None:
@@ -107,7 +108,7 @@ class SoakClient:
         self.diagnostics: dict[str, dict[str, str]] = {}
         self.camera_on = True
         self.lost: deque[str] = deque(maxlen=20)
-        """The latest requests that had no response."""
+        """The newest requests without a response."""
         self.node = Node("soak", namespace=namespace, start_parameter_services=False)
         self._random = random.Random(seed)
         self._noise = np.random.default_rng(seed)
@@ -143,10 +144,10 @@ class SoakClient:
         node.create_timer(1.0 / CLOCK_RATE, lambda: self.advance(1.0 / CLOCK_RATE), clock=steady)
         node.create_timer(1.0 / FRAME_RATE, self._show, clock=steady)
 
-    # What the robot shows.
+    # Clock and camera.
 
     def advance(self, seconds: float) -> None:
-        """Let simulated time go on, or jump, by so many seconds."""
+        """Advance simulated time by this number of seconds. A large number is a jump."""
         self._now = max(self._now + seconds, 1.0)
         self._clock.publish(ClockMessage(clock=self._stamp()))
 
@@ -155,7 +156,7 @@ class SoakClient:
         return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
 
     def image(self) -> Image:
-        """A tabletop scene under noise that is new each time, so that no cache knows it."""
+        """Return an image of a scene with new noise, so that it is in no cache."""
         pixels = np.minimum(self._random.choice(self._scenes).image, 251)
         pixels = pixels + self._noise.integers(0, 5, pixels.shape, np.uint8)
         message = Image(width=SIZE[0], height=SIZE[1], encoding="rgb8", step=3 * SIZE[0], data=array("B", pixels.tobytes()))
@@ -166,20 +167,20 @@ class SoakClient:
         if self.camera_on:
             self._images.publish(self.image())
 
-    # What the robot asks.
+    # Requests.
 
     @property
     def open_count(self) -> int:
-        """Requests without a response so far."""
+        """Number of requests without a response."""
         return len(self._open)
 
     def fill(self, concurrency: int) -> None:
-        """Send requests until so many are open; a node that was not ready is left alone for a moment."""
+        """Send requests until this number is open. If the node was not ready, wait for a short time first."""
         while len(self._open) < concurrency and time.monotonic() >= self._not_before:
             self.send()
 
     def send(self) -> None:
-        """Send one request of the mix: services, goals (some cancelled), standing queries."""
+        """Send one random request: a service call, a goal (which may be canceled), or a standing query."""
         dice = self._random.random()
         if dice < 0.70:
             self._call(self._random.choice(list(SERVICES)))
@@ -282,25 +283,25 @@ class SoakClient:
         future.add_done_callback(lambda done: self._settle(key, _outcome(done), done))
 
     def clear_standing_queries(self) -> None:
-        """Remove the standing queries of the mix."""
+        """Remove the standing queries."""
         for number in range(3):
             self._standing.call_async(SetStandingQuery.Request(name=f"q{number}", enabled=False))
 
     def set_parameter(self, name: str, value: Any) -> None:
-        """Set a parameter of the node; its response counts as that of a request."""
+        """Set a parameter of the node. The ledger contains this request too."""
         key = self._entry(f"parameter {name}", REQUEST_TIMEOUT)
         request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
         self._parameters.call_async(request).add_done_callback(lambda done: self._settle(key, "PARAMETER", done))
 
     def change_state(self, transition: int) -> None:
-        """Ask for a lifecycle transition; its response counts as that of a request."""
+        """Request a lifecycle transition. The ledger contains this request too."""
         key = self._entry(f"transition {transition}", REQUEST_TIMEOUT)
         request = ChangeState.Request()
         request.transition.id = transition
         self._change_state.call_async(request).add_done_callback(lambda done: self._settle(key, "TRANSITION", done))
 
     def probe(self) -> bool:
-        """Ask once, beside the ledger; returns whether the answer is OK."""
+        """Send one request that is not in the ledger. Return whether the outcome is OK."""
         request = Ask.Request(question="What is on the table?", options=QueryOptions(timeout=REQUEST_TIMEOUT))
         future = self._services["ask"].call_async(request)
         self.wait(future.done, REQUEST_TIMEOUT + PATIENCE)
@@ -309,11 +310,11 @@ class SoakClient:
     # Spinning.
 
     def spin(self, seconds: float) -> None:
-        """Take what comes for that long."""
+        """Spin for this number of seconds."""
         self.wait(lambda: False, seconds)
 
     def wait(self, condition: Callable[[], bool], seconds: float) -> bool:
-        """Spin until the condition holds; returns whether it does."""
+        """Spin until the condition is true. Return False if the time limit passed."""
         end = time.monotonic() + seconds
         while not condition() and (left := end - time.monotonic()) > 0.0:
             self._spinner.spin_once(timeout_sec=min(left, 0.05))
@@ -321,7 +322,7 @@ class SoakClient:
         return condition()
 
     def _give_up(self) -> None:
-        """Count what will not be answered any more."""
+        """Count the requests that will not get a response any more."""
         now = time.monotonic()
         for key in [key for key, entry in self._open.items() if now - entry.sent > entry.timeout + PATIENCE]:
             self.lost.append(self._open.pop(key).what)
@@ -332,7 +333,7 @@ class SoakClient:
         return self.diagnostics.get("engine", {}).get("state") == "ready"
 
     def services_ready(self) -> bool:
-        """Whether every service of the mix has been discovered."""
+        """Return whether all services have been discovered."""
         clients: Sequence[Any] = [*self._services.values(), self._standing, self._parameters]
         return all(client.service_is_ready() for client in clients) and self._action.server_is_ready()
 
@@ -348,9 +349,9 @@ def _outcome(future: Any) -> str:
 
 
 def count_unexpected(counter: Counter[str]) -> Callable[[], None]:
-    """Count responses that belong to no open request, such as a second one to the same; returns what undoes it.
+    """Count responses to no open request, such as a second response. Return a function that stops the counting.
 
-    rclpy drops them without a word.
+    rclpy drops such responses without a log line.
     """
     original = rclpy.client.Client.get_pending_request
 

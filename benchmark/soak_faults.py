@@ -1,4 +1,4 @@
-"""The faults that the soak test injects. Each is a function of the test's client and processes; what it does is its docstring."""
+"""The faults of the soak test. Each fault is a function, and its docstring describes the fault."""
 
 import random
 import signal
@@ -20,14 +20,14 @@ _HTTP_LOAD = 10.0
 """Seconds of load over HTTP."""
 _HTTP_CLIENTS = 6
 _CHILD = 30.0
-"""Seconds that a program of the test may take to begin."""
+"""Time limit in seconds for the start of a program."""
 _VICTIM_LIFE = 3.0
-"""Seconds that a client lives after it has asked."""
+"""Seconds from the requests of a client until it is killed."""
 
 
 @dataclass
 class Surroundings:
-    """What a fault may touch. ``namespace`` and ``url``: where the node and its HTTP server are."""
+    """Objects that faults use. ``namespace`` is that of the node, and ``url`` that of its HTTP server."""
 
     client: SoakClient
     node: psutil.Process
@@ -37,7 +37,7 @@ class Surroundings:
 
 
 def engine_core(node: psutil.Process) -> psutil.Process | None:
-    """The engine's process below the node's; None: it is not running now."""
+    """Return the engine process of the node. None: it is not running."""
     for process in node.children(recursive=True):
         with suppress(psutil.Error):
             if "EngineCore" in " ".join(process.cmdline()) or "EngineCore" in process.name():
@@ -46,32 +46,32 @@ def engine_core(node: psutil.Process) -> psutil.Process | None:
 
 
 def _kill_engine(it: Surroundings) -> None:
-    """The engine's process is killed (SIGKILL)."""
+    """The engine process is killed (SIGKILL)."""
     if (engine := engine_core(it.node)) is not None:
         engine.kill()
 
 
 def _stop_engine(it: Surroundings) -> None:
-    """The engine's process is stopped (SIGSTOP) and never goes on."""
+    """The engine process is stopped (SIGSTOP) and does not continue."""
     if (engine := engine_core(it.node)) is not None:
         engine.send_signal(signal.SIGSTOP)
         it.client.wait(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE, 180.0)
 
 
 def _lose_camera(it: Surroundings) -> None:
-    """The camera publishes nothing for a while."""
+    """The camera publishes no images for some time."""
     it.client.camera_on = False
     it.client.spin(_LOST_CAMERA)
     it.client.camera_on = True
 
 
 def _jump_clock(it: Surroundings) -> None:
-    """Simulated time jumps, back or forward."""
+    """Simulated time jumps back or forward."""
     it.client.advance(it.random.choice([-500.0, -3.0, 3.0, 500.0]))
 
 
 def _change_parameters(it: Surroundings) -> None:
-    """Parameters change under load, some to values that are not allowed."""
+    """Parameters are changed under load. Some values are not allowed."""
     for name, value in (("think", True), ("max_tokens", -5), ("request_timeout", 1e300), ("max_tokens", 64), ("no.such", 1)):
         it.client.set_parameter(name, value)
         it.client.spin(0.2)
@@ -80,7 +80,7 @@ def _change_parameters(it: Surroundings) -> None:
 
 
 def _load_http(it: Surroundings) -> None:
-    """Several people ask the engine over HTTP without end."""
+    """Several HTTP clients send requests to the engine without pause."""
     program = Path(__file__).with_name("priority.py")
     command = [sys.executable, str(program), "--be-clients", it.url, "--clients", str(_HTTP_CLIENTS)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -92,7 +92,7 @@ def _load_http(it: Surroundings) -> None:
 
 
 def _kill_client(it: Surroundings) -> None:
-    """A client asks eight times and is killed before the answers come."""
+    """A client sends eight requests and is killed before the responses arrive."""
     command = [sys.executable, str(Path(__file__).with_name("soak.py")), "--be-victim", it.namespace]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
@@ -103,13 +103,13 @@ def _kill_client(it: Surroundings) -> None:
 
 
 def _send_nonsense(it: Surroundings) -> None:
-    """Forty requests at once that must be rejected."""
+    """Forty invalid requests arrive at once."""
     for _ in range(40):
         it.client.send_bad()
 
 
 def _deactivate(it: Surroundings) -> None:
-    """The node is deactivated under load and activated again; a transition that the state does not allow comes between."""
+    """The node is deactivated under load and activated again, with an invalid transition in between."""
     for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE):
         it.client.change_state(transition)
         it.client.spin(1.0)
@@ -118,7 +118,7 @@ def _deactivate(it: Surroundings) -> None:
 Fault = Callable[[Surroundings], None]
 
 ENGINE_FAULTS: dict[str, Fault] = {"engine killed": _kill_engine, "engine stopped": _stop_engine}
-"""Those after which another engine process starts."""
+"""Faults after which a new engine process starts."""
 OTHER_FAULTS: dict[str, Fault] = {
     "camera lost": _lose_camera,
     "clock jump": _jump_clock,
@@ -131,9 +131,9 @@ OTHER_FAULTS: dict[str, Fault] = {
 
 
 def schedule(count: int, seed: int) -> list[tuple[float, str]]:
-    """When which fault is injected: (fraction of the run, name), in order.
+    """Return the schedule of the faults in order: (fraction of the run, name).
 
-    Engine faults lie in the first half: over the second one, the memory of one engine process is measured.
+    Engine faults are in the first half, because the memory of one engine process is measured over the second half.
     """
     dice = random.Random(seed)
     engine = [list(ENGINE_FAULTS)[number % len(ENGINE_FAULTS)] for number in range(count // 3)]
@@ -145,7 +145,7 @@ def schedule(count: int, seed: int) -> list[tuple[float, str]]:
 
 
 def inject(name: str, it: Surroundings, recovery: float) -> tuple[bool, float]:
-    """Inject a fault; returns whether the node answers again within ``recovery`` seconds, and after how many it did."""
+    """Inject a fault. Return whether the node answers within ``recovery`` seconds, and the seconds until the answer."""
     began = time.monotonic()
     (ENGINE_FAULTS | OTHER_FAULTS)[name](it)
     while time.monotonic() - began < recovery:
