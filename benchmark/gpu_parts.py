@@ -1,6 +1,6 @@
-"""What is measured in one process with one engine: each function writes lines of JSON as results come.
+"""Measurements of gpu.py in one process with one engine. Each function appends lines of JSON to the file of results.
 
-Started by gpu.py: ``python gpu_parts.py KIND MODEL ...``.
+gpu.py starts it: ``python gpu_parts.py KIND MODEL ...``.
 """
 
 import argparse
@@ -35,9 +35,12 @@ QUESTION = "the red mug"
 AT_ONCE = 8
 HD, VGA = (1280, 720), (640, 480)
 _FITTED = (644, 476)
-"""An image whose sides are multiples of a token's 28 pixels: `EmbeddedEngine.measure` does not fit images."""
+"""Size of an image whose sides are multiples of 28 pixels, the side of a token.
+
+`EmbeddedEngine.measure` does not resize images.
+"""
 _ANSWERS = 24
-"""Answers that are compared, one at a time, and as many eight at once."""
+"""Number of compared answers, one at a time, and again eight at a time."""
 KINDS: dict[str, dict[str, Any]] = {
     "native": {},
     "eager": {"enforce_eager": True},
@@ -53,17 +56,17 @@ KINDS: dict[str, dict[str, Any]] = {
     "w8a16": {},
     "tune": {"flagos_mode": "on", "load_format": "auto"},
 }
-"""Engines that are compared: options besides those that all have; and tune_flagos', whose results need weights."""
+"""Options of the engines in addition to the common options. tune_flagos needs weights."""
 
 
 T = TypeVar("T")
 
 
 class FixedLengthEngine(EmbeddedEngine):
-    """Writes exactly ``max_tokens`` tokens, whatever they are: random weights do not end by themselves, or end anywhere."""
+    """An engine that writes exactly ``max_tokens`` tokens. With random weights, the end of an answer is random."""
 
     async def start(self, progress: ProgressCallback) -> EngineInfo:
-        """As `EmbeddedEngine.start`; then each request's sampling parameters are changed on their way into vLLM."""
+        """See `EmbeddedEngine.start`. Afterwards, the sampling parameters of each request are changed before vLLM gets them."""
         info = await super().start(progress)
         generate = self._vllm.generate
 
@@ -76,18 +79,18 @@ class FixedLengthEngine(EmbeddedEngine):
         return info
 
     async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
-        """The text is noise, or empty, which would be asked for again: a full stop stands for each piece."""
+        """See `Engine`. Each piece of text is replaced by a full stop. The brain would repeat a request with an empty text."""
         async for delta in super().generate(generation):
             yield replace(delta, text=".")
 
 
 def noise(generator: np.random.Generator, size: tuple[int, int]) -> Any:
-    """An image of (width, height), uint8 of shape (height, width, 3)."""
+    """Return an image of noise with size (width, height), uint8 of shape (height, width, 3)."""
     return generator.integers(0, 255, (size[1], size[0], 3), np.uint8)
 
 
 class Bench:
-    """An engine, images that it has never seen, and the file that results go to."""
+    """An engine, new images for it, and the file of results."""
 
     def __init__(self, engine: EmbeddedEngine, brain: Brain, options: argparse.Namespace) -> None:
         self.engine = engine
@@ -97,12 +100,12 @@ class Bench:
         self.images = 0
 
     def image(self, size: tuple[int, int]) -> Any:
-        """Noise of (width, height): each image is new to every cache."""
+        """Return noise of size (width, height). Each image is new for every cache."""
         self.images += 1
         return noise(self.noise, size)
 
     async def ask(self, image: Any, *, think: bool = False, tokens: int = 0, text: str = QUESTION, name: str = "") -> Report:
-        """One question; how it went."""
+        """Send one question. Return its report."""
         tokens = tokens or self.options.answer_tokens
         query = Query(
             Task.POINT, text, [image], image_ids=[name or f"new {self.images} {time.monotonic_ns()}"], think=think,
@@ -117,39 +120,44 @@ class Bench:
         wanted = tokens, self.options.think_tokens if think else 0
         if (report.answer_tokens, report.thinking_tokens) != wanted:
             came = report.answer_tokens, report.thinking_tokens
-            raise RuntimeError(f"{came} tokens of answer and thought came instead of {wanted}: times cannot be compared.")
+            raise RuntimeError(
+                f"The model wrote {came} tokens of answer and thinking instead of {wanted}. Times cannot be compared."
+            )
         return report
 
     async def at_once(self, count: int) -> float:
-        """Seconds until so many questions about different images are answered."""
+        """Return the seconds until this number of questions about different images are answered."""
         images = [self.image(HD) for _ in range(count)]
         began = time.perf_counter()
         await asyncio.gather(*(self.ask(image) for image in images))
         return time.perf_counter() - began
 
     async def step_at_once(self, count: int, tokens: int) -> float:
-        """Seconds of one decoding step of so many requests, from the first token of the last one to its end."""
+        """Return the seconds of one decoding step of this number of requests, measured from the last first token to the end."""
         images = [self.image(HD) for _ in range(count)]
         reports = await asyncio.gather(*(self.ask(image, tokens=tokens) for image in images))
         return _step(max(reports, key=lambda report: report.first_token_time), tokens)
 
 
 def write(options: argparse.Namespace, what: str, values: Sequence[float], **more: Any) -> None:
-    """Add a line to the file."""
+    """Append a line to the file of results."""
     line = {"kind": options.kind, "model": options.model, "what": what, "values": list(values), "turn": options.turn, **more}
     add(options.output, line)
     print(f"{options.model} {options.kind}: {what}, {len(line['values'])} values", flush=True)
 
 
 def dummy_options(folder: Path, **changes: Any) -> EngineOptions:
-    """The options that all engines have, but for changes: random weights, and no FlagGems."""
-    # The longest question is a 1280x720 image, a thought and an answer.
+    """Return the common options of all engines, with changes: random weights, and no FlagGems."""
+    # The longest request has a 1280x720 image, thinking and an answer.
     shared: dict[str, Any] = {"max_model_len": 4096, "max_images": 1, "max_num_seqs": AT_ONCE}
     return EngineOptions.of(model=str(folder), **({"load_format": "dummy", "flagos_mode": "off"} | shared | changes))
 
 
 def engine_options(options: argparse.Namespace, folder: Path, share: float = 1.0) -> EngineOptions:
-    """The options of an engine that is measured, and that gets so much of the GPU's usual part."""
+    """Return the options of a measured engine.
+
+    :param share: share of the GPU memory that an engine uses by default.
+    """
     return dummy_options(
         folder, gpu_memory_utilization=0.9 * share, start_timeout=max(options.limit, 10.0),
         flagos_tune_file=str(options.folder / "flagos.json"),
@@ -158,7 +166,7 @@ def engine_options(options: argparse.Namespace, folder: Path, share: float = 1.0
 
 
 async def measure_engines(options: argparse.Namespace, kinds: Sequence[str]) -> None:
-    """What ``--sets`` says, with engines that share the GPU and are measured alternately; mostly it is one engine."""
+    """Measure the sets of ``--sets``, alternately with several engines that share the GPU. Usually there is one engine."""
     folder = prepare_checkpoint(kinds[0], options)
     async with AsyncExitStack() as stack:
         benches = [await _started(kind, options, folder, 1.0 / len(kinds), stack) for kind in kinds]
@@ -173,7 +181,7 @@ async def measure_engines(options: argparse.Namespace, kinds: Sequence[str]) -> 
 
 
 async def _started(kind: str, options: argparse.Namespace, folder: Path, share: float, stack: AsyncExitStack) -> Bench:
-    """An engine that is ready and warm, which the stack closes."""
+    """Start an engine and warm it up. The stack closes it."""
     options = argparse.Namespace(**vars(options) | {"kind": kind})
     engine = FixedLengthEngine(engine_options(options, folder, share))
     stack.push_async_callback(engine.close)
@@ -190,9 +198,11 @@ async def _started(kind: str, options: argparse.Namespace, folder: Path, share: 
 
 
 async def alternately(benches: Sequence[Bench], times: int, measure: Callable[[Bench], Awaitable[T]]) -> list[list[T]]:
-    """Measure each engine so many times, in turn: A B, B A, A B. A machine that becomes slower does so for all alike.
+    """Measure each engine this number of times, in alternating order: A B, B A, A B.
 
-    :returns: for each engine, what was measured.
+    A machine that becomes slower affects all engines equally.
+
+    :returns: the results for each engine.
     """
     measured: dict[int, list[T]] = {index: [] for index in range(len(benches))}
     for turn in range(times):
@@ -203,7 +213,7 @@ async def alternately(benches: Sequence[Bench], times: int, measure: Callable[[B
 
 
 async def measure_speed(benches: Sequence[Bench]) -> None:
-    """One at a time, eight at once, and how fast tokens follow each other."""
+    """Measure one request at a time, eight requests at a time, and the time of a decoding step."""
     options = benches[0].options
     rounds, tokens = options.rounds, options.decode_tokens
     asked = await alternately(benches, rounds * AT_ONCE, lambda bench: bench.ask(bench.image(HD)))
@@ -222,12 +232,12 @@ async def measure_speed(benches: Sequence[Bench]) -> None:
 
 
 def _step(report: Report, tokens: int) -> float:
-    """Seconds of one decoding step of an answer of so many tokens."""
+    """Return the seconds of one decoding step of an answer with this number of tokens."""
     return (report.total_time - report.first_token_time) / (tokens - 1)
 
 
 async def measure_answers(bench: Bench) -> None:
-    """Greedy answers about the same images for each kind of engine, one at a time and eight at once."""
+    """Record greedy answers, one at a time and eight at a time. The images are the same for each kind of engine."""
     options = bench.options
     for at_once in (1, AT_ONCE):
         tokens, probabilities = [], []
@@ -243,7 +253,7 @@ async def measure_answers(bench: Bench) -> None:
 
 
 async def measure_grid(bench: Bench) -> None:
-    """Sizes of images, questions about each, with and without thinking."""
+    """Measure image sizes and numbers of questions, with and without thinking."""
     options = bench.options
     for size in (VGA, HD):
         for questions in (1, 3):
@@ -255,12 +265,15 @@ async def measure_grid(bench: Bench) -> None:
                     asked = [bench.ask(image, think=think, text=f"{QUESTION} {each}", name=name) for each in range(questions)]
                     await asyncio.gather(*asked)
                     times.append(time.perf_counter() - began)
-                # The first one is for what is compiled at a new shape.
+                # The first time contains the compilation for a new shape.
                 write(options, "frame", times[1:], size=size, questions=questions, think=think)
 
 
 def _weights_gib(worker: Any) -> float:
-    """GiB of the weights on the first GPU, as vLLM's worker counted them; 0 on the CPU, where it does not count."""
+    """Return the GiB of the weights on the first GPU that vLLM's worker reports.
+
+    0 on the CPU, because it reports nothing there.
+    """
     return float(getattr(worker.model_runner, "model_memory_usage", 0)) / 2**30
 
 
@@ -270,9 +283,10 @@ def _patches(report: Report) -> int:
 
 
 def measure_official(options: argparse.Namespace, folder: Path) -> None:
-    """transformers' ``generate`` as the official inference.py has it: one request after the other, also where eight wait.
+    """Measure ``generate`` of transformers as in the official inference.py: one request after the other, even if eight wait.
 
-    The same prompt, the same fitted image, as many new tokens; sampling at 0.7 as there. Its weights are as random as ours.
+    Prompt, image size and number of tokens are those of the engine. The temperature is 0.7 as in inference.py. The weights are
+    random.
     """
     import torch
     from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
@@ -300,7 +314,7 @@ def measure_official(options: argparse.Namespace, folder: Path) -> None:
             made = model.generate(**inputs, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=True, temperature=0.7)
         count = made.shape[1] - inputs["input_ids"].shape[1]
         if count != tokens:
-            raise RuntimeError(f"{count} tokens instead of {tokens} came: times cannot be compared.")
+            raise RuntimeError(f"The model wrote {count} tokens instead of {tokens}. Times cannot be compared.")
         return time.perf_counter() - began
 
     for _ in range(2):
@@ -312,7 +326,7 @@ def measure_official(options: argparse.Namespace, folder: Path) -> None:
 
 
 def measure_tuning(options: argparse.Namespace, folder: Path) -> None:
-    """tune_flagos, for the same options as the other engines have, so that ``flagos-auto`` finds what it has written."""
+    """Run tune_flagos with the options of the other engines, so that ``flagos-auto`` finds its results."""
     write_weights_apart(folder, options.device)
     settings = Settings(options.tune_pairs, scenes=2, tokens=8, size=VGA)
     tuned = asyncio.run(tune(engine_options(options, folder), settings, lambda line: print(line, flush=True)))
@@ -321,7 +335,7 @@ def measure_tuning(options: argparse.Namespace, folder: Path) -> None:
 
 
 def prepare_checkpoint(kind: str, options: argparse.Namespace) -> Path:
-    """The folder with what engines of this kind load."""
+    """Return the folder with the checkpoint for engines of this kind."""
     folder = gpu_shapes.checkpoint_for(kind, options.model, options.device, options.folder)
     if kind in HELD:
         write_weights_apart(folder, options.device)
@@ -329,7 +343,7 @@ def prepare_checkpoint(kind: str, options: argparse.Namespace) -> Path:
 
 
 def write_weights_apart(folder: Path, device: str) -> None:
-    """Write weights in a process of its own, whose memory on the chip is free again afterwards."""
+    """Write weights in a separate process, so that its GPU memory is free afterwards."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as writer:
         writer.submit(gpu_shapes.write_weights, folder, device).result()
 
@@ -339,7 +353,7 @@ def _tell(progress: LoadProgress) -> None:
 
 
 def main() -> None:
-    """Measure what the command line says."""
+    """Measure as the command line states."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=["chip", "official", *KINDS, *TOGETHER])
     parser.add_argument("model", choices=gpu_shapes.SHAPES)
@@ -361,7 +375,7 @@ def main() -> None:
         measured = gpu_shapes.measure_chip(options.device, small=options.model == "tiny")
         write(options, "chip", [], **measured)
         return
-    os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # A function of ours is called in the worker.
+    os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # The benchmark calls its own function in the worker.
     if options.kind == "official":
         measure_official(options, prepare_checkpoint(options.kind, options))
     elif options.kind == "tune":

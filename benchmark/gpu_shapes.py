@@ -1,4 +1,4 @@
-"""Checkpoints without weights in the real shapes, the work that a request is in them, and what the chip could do."""
+"""Checkpoints in the tensor shapes of RoboBrain without weights, the work of a request, and the limits of the chip."""
 
 import json
 import shutil
@@ -31,30 +31,33 @@ QUANTIZATION_CONFIGS: dict[str, dict[str, Any]] = {
         },
     }
 }  # fmt: skip
-"""``quantization_config`` of config.json by the kind of engine, for those that do not load the plain checkpoint: as LLM
-Compressor's ``model_free_ptq`` writes it for docs/how-to/models.md's command."""
+"""``quantization_config`` of config.json for kinds of engines that load a quantized checkpoint, as ``model_free_ptq`` of LLM
+Compressor writes it with the command in docs/how-to/models.md."""
 WINDOW = 112
-"""Pixels of the side of the image encoder's attention windows."""
+"""Side of the attention windows of the image encoder in pixels."""
 _EMBEDDING = 2.0
-"""Standard deviation of embeddings, about that of what all layers add."""
+"""Standard deviation of the embeddings. It is about as large as that of the sum of all layers."""
 _TARGET = 11.0
-"""Logit of the token that is answered, where half of a vector is its embedding: not far above all others together, e^12 of them
-near 0, so that its probability shows what an operator changes."""
+"""Logit of the most probable token, whose embedding is half of the hidden vector.
+
+All other tokens together (e^12 tokens with logits near 0) are about as probable. Therefore the log-probability of the token shows
+the changes by an operator.
+"""
 
 
 def checkpoint_for(kind: str, model: str, device: str, folder: Path) -> Path:
-    """The checkpoint that an engine of this kind loads, written below a folder of checkpoints; parameters as of gpu_parts.py."""
+    """Write the checkpoint for engines of this kind into a subfolder, and return it. The parameters are those of gpu_parts.py."""
     quantization = QUANTIZATION_CONFIGS.get(kind)
     name = model if quantization is None else f"{model}-{kind}"
     return write_checkpoint(folder / name, SHAPES[model], "float32" if device == "cpu" else "bfloat16", quantization)
 
 
 def write_checkpoint(folder: Path, shape: Architecture, dtype: str, quantization: dict[str, Any] | None = None) -> Path:
-    """A folder that vLLM loads with ``load_format: dummy``: the real config.json, and the demo model's tokenizer.
+    """Write a folder that vLLM loads with ``load_format: dummy``: config.json, and the tokenizer of the demo model.
 
-    The tokenizer knows a thousand of the vocabulary's tokens: weights are random, so what they write means nothing anyway.
+    The tokenizer has only a thousand tokens of the vocabulary. This is sufficient, because random weights write random text.
 
-    :param quantization: ``quantization_config`` of config.json, one of `QUANTIZATION_CONFIGS`; None: it has none.
+    :param quantization: ``quantization_config`` of config.json, one of `QUANTIZATION_CONFIGS`. None: not quantized.
     """
     from transformers import AutoTokenizer, Qwen2_5_VLConfig
 
@@ -73,7 +76,7 @@ def write_checkpoint(folder: Path, shape: Architecture, dtype: str, quantization
         "num_key_value_heads": shape.kv_heads,
         "max_position_embeddings": 32768,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": sections},
-        # vLLM 0.26 reads the older key.
+        # vLLM 0.26 reads the old key.
         "rope_scaling": {"type": "mrope", "rope_type": "default", "mrope_section": sections},
         "bos_token_id": ids("<|endoftext|>"),
         "eos_token_id": ids("<|im_end|>"),
@@ -115,12 +118,12 @@ def write_checkpoint(folder: Path, shape: Architecture, dtype: str, quantization
 
 
 def write_weights(folder: Path, device: str, seed: int = 0) -> None:
-    """Random weights for a checkpoint of `write_checkpoint`, where it has none: for comparing results, for which vLLM's dummy
-    weights, all next to 0, will not do.
+    """Write random weights for a checkpoint of `write_checkpoint`, if it has none. They are for comparisons of answers.
 
-    As transformers makes them, with two changes, so that rounding does not decide which token is next: what layers add is scaled
-    by 1 / sqrt(2 x layers), as GPT-2 did; embeddings are as large as all that is added, and are the output's weights, too: each
-    token is answered by itself.
+    vLLM's dummy weights are all close to 0, so their answers cannot be compared. These are the random weights of transformers
+    with two changes, so that rounding errors do not select the next token. The outputs of the layers are scaled by 1 / sqrt(2 x
+    layers), as in GPT-2. The embeddings are as large as the sum of the layers, and are also the weights of the output layer, so
+    that each token predicts itself.
     """
     import torch
     from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
@@ -144,23 +147,22 @@ def write_weights(folder: Path, device: str, seed: int = 0) -> None:
                 part.weight.mul_((2 * layers) ** -0.5)
         language.embed_tokens.weight.normal_(0.0, _EMBEDDING)
         model.lm_head.weight.copy_(language.embed_tokens.weight)
-        # Of a vector of unit variance, half of it the token's own embedding.
+        # For a vector of unit variance, of which the embedding of the token is half.
         language.norm.weight.fill_(_TARGET / (width * _EMBEDDING * 0.5**0.5))
     model.save_pretrained(folder)
 
 
 def decode_bytes(shape: Architecture, context: int, weight_bytes: int = 2) -> int:
-    """Bytes that have to be read for one more token of one request: each weight of the layers and of the output once, and the
-    cache of all tokens before."""
+    """Return the bytes that one more token of a request reads: weights of the layers and the output layer, and the KV cache."""
     return weight_bytes * (shape.linear_parameters + shape.head_parameters) + shape.kv_bytes_per_token * context
 
 
 def prefill_flops(shape: Architecture, tokens: int, patches: int) -> int:
-    """Operations (a multiplication and an addition are two) for a prompt, its images' encoding included.
+    """Return the operations for a prompt with its images. A multiplication and an addition are two operations.
 
-    The usual count, 2 for each weight and token, and 4 x width for each pair of tokens that attention looks at: half of all pairs
-    in the language model; in the image encoder all pairs of its few layers with full attention, and the pairs within windows of
-    64 patches in the others.
+    There are 2 operations for each weight and token, and 4 x width operations for each pair of tokens in the attention. The
+    language model uses half of all pairs. The image encoder uses all pairs in its layers with full attention, and the pairs
+    within windows of 64 patches in its other layers.
     """
     language = 2 * shape.linear_parameters * tokens + 2 * shape.head_parameters
     language += 2 * shape.layers * shape.heads * shape.head_dim * tokens * tokens
@@ -173,15 +175,17 @@ def prefill_flops(shape: Architecture, tokens: int, patches: int) -> int:
 
 
 def gpu_count() -> int:
-    """How many GPUs there are."""
+    """Return the number of GPUs."""
     import torch
 
     return torch.cuda.device_count()
 
 
 def measure_chip(device: str, small: bool) -> dict[str, Any]:
-    """What this chip does by measurement: bytes per second of a copy, read and written, and operations per second of a matrix
-    product in the weights' type; the best of several tries each."""
+    """Measure the chip: bytes per second of a copy (read and written), and operations per second of a matrix product.
+
+    The matrix product uses the dtype of the weights. Each result is the best of several attempts.
+    """
     import time
 
     import torch

@@ -1,10 +1,12 @@
-"""Does the robot wait while strangers and clients attack its HTTP server? One engine, asked by the robot in a quiet time and
-under each attack, in turns in one run. Attacks come from a process of its own, over the loopback, in bounded numbers.
+"""Measure how long requests of the robot take while its HTTP server is attacked, with and without the key.
+
+One run measures the requests without attack and under each attack, alternately. The attacks come from a separate process, over
+the loopback, in limited numbers.
 
     python benchmark/http_attacks.py [--model FOLDER] [--calls 40] [--rounds 3] [--only NAME]
 
-A row is one attack: the robot's p95 latency in the quiet parts and under the attack, their ratio, the statuses that the attacker
-got, and by how much the memory of the node and of its engine has grown since the start.
+Each row is one attack: the p95 latency of the robot without and under the attack, their ratio, the status codes that the
+attacker got, and the growth of the memory of this process and of the engine since the start.
 """
 
 import argparse
@@ -43,13 +45,13 @@ NAME = "tabletop-demo"
 GOAL = 1.5
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 _PAUSE = 0.05
-"""Seconds between two requests of one attacker."""
+"""Pause in seconds between two requests of one attacker."""
 _CLIENTS = 4
-"""Requests that are on their way at once."""
+"""Number of concurrent requests of the attacker."""
 
 
 def post(port: int, path: str, body: bytes, key: str = KEY) -> int:
-    """The status of one request; 0: the connection was closed."""
+    """Send one request. Return its status code, or 0 if the connection was closed."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     with closing(connection):
         try:
@@ -60,17 +62,17 @@ def post(port: int, path: str, body: bytes, key: str = KEY) -> int:
 
 
 def body(**fields: Any) -> bytes:
-    """A body of a chat or a completion."""
+    """Return the body of a chat or a completion."""
     return json.dumps({"model": NAME, **fields}).encode()
 
 
 def chat(**fields: Any) -> bytes:
-    """A short chat."""
+    """Return the body of a short chat."""
     return body(messages=[{"role": "user", "content": "Hello?"}], max_tokens=4, **fields)
 
 
 def image(side: int) -> bytes:
-    """A chat with a PNG image of one colour, which is small, however many pixels it has."""
+    """Return the body of a chat with a PNG image of one colour. The file is small, even with many pixels."""
     from PIL import Image
 
     stream = io.BytesIO()
@@ -81,7 +83,7 @@ def image(side: int) -> bytes:
 
 
 def requests(path: str, make: Callable[[], bytes], key: str = KEY) -> Callable[[int, Counter[str]], None]:
-    """An attack by one request, again and again."""
+    """Return an attack that repeats one request."""
 
     def attack(port: int, seen: Counter[str]) -> None:
         data = make()
@@ -99,7 +101,7 @@ def requests(path: str, make: Callable[[], bytes], key: str = KEY) -> Callable[[
 
 
 def connections(count: int, data: bytes) -> Callable[[int, Counter[str]], None]:
-    """An attack by connections that send a little and wait; those that are closed are opened again."""
+    """Return an attack with connections that send a few bytes and wait. Closed connections are opened again."""
 
     def attack(port: int, seen: Counter[str]) -> None:
         known: list[socket.socket] = []
@@ -118,7 +120,7 @@ def connections(count: int, data: bytes) -> Callable[[int, Counter[str]], None]:
 
 
 def endless_header(port: int, seen: Counter[str]) -> None:
-    """An attack by a header without end."""
+    """Attack with an endless header."""
     piece = b"a" * 65536
     while True:
         with closing(socket.create_connection(("127.0.0.1", port), timeout=5)) as connection:
@@ -133,7 +135,7 @@ def endless_header(port: int, seen: Counter[str]) -> None:
 
 
 def schema(**fields: Any) -> Callable[[], bytes]:
-    """A completion with a JSON schema."""
+    """Return the body of a completion with a JSON schema."""
     return lambda: body(prompt="hi", max_tokens=4, structured_outputs={"json": fields})
 
 
@@ -161,12 +163,12 @@ ATTACKS: dict[str, tuple[Callable[[int, Counter[str]], None], set[str]]] = {
     "80 half bodies, with the key": (connections(80, _HALF.encode()), {"opened"}),
     "1,400 idle connections": (connections(1400, b""), {"opened"}),
 }  # fmt: skip
-"""Attacks, and what they may get."""
+"""The attacks, and the responses that each of them may get."""
 
 
 def be_attacker(name: str, port: int) -> None:
-    """Attack until this process is ended; prints the statuses of each second."""
-    os.nice(10)  # Strangers have processors of their own, and this one would take the robot's.
+    """Attack until this process ends. Print the status codes of each second."""
+    os.nice(10)  # Real attackers have their own processors. This process must not take the CPU time of the robot.
     seen: Counter[str] = Counter()
     threading.Thread(target=ATTACKS[name][0], args=(port, seen), daemon=True).start()
     while os.getppid() != 1:
@@ -176,7 +178,7 @@ def be_attacker(name: str, port: int) -> None:
 
 @asynccontextmanager
 async def attacked(name: str, port: int) -> AsyncIterator[Counter[str]]:
-    """An attack that goes on; what it has got is known at the end."""
+    """Run an attack until the end of the block. Afterwards, the responses are known."""
     arguments = sys.executable, __file__, "--be-attacker", name, "--port", str(port)
     process = await asyncio.create_subprocess_exec(*arguments, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
@@ -200,7 +202,7 @@ async def attacked(name: str, port: int) -> AsyncIterator[Counter[str]]:
 
 
 def memory() -> int:
-    """MiB of this process and of its engine's."""
+    """Return the memory of this process and of the engine process in MiB."""
     page = os.sysconf("SC_PAGE_SIZE")
     own = os.getpid()
     pids = [own]
@@ -218,7 +220,7 @@ def _command(folder: Path) -> str:
 
 
 async def measure(options: argparse.Namespace, key_file: str) -> list[tuple[str, list[float], list[float], Counter[str], int]]:
-    """For each attack: seconds of the robot's calls in quiet and under it, what it got, and MiB of growth."""
+    """Return for each attack the seconds of the robot's requests without and under it, its responses, and the growth in MiB."""
     inner = EmbeddedEngine(EngineOptions.of(model=options.model, max_num_seqs=8))
     front = HttpFront(ServerOptions(enabled=True, port=free_port(), key_file=key_file), inner.options)
     engine = ServedEngine(inner, front)
@@ -255,7 +257,7 @@ def _row(name: str, quiet: list[float], under: list[float], got: Counter[str], g
 
 
 def report(rows: list[Any], options: argparse.Namespace) -> str:
-    """The table, with the machine and the versions."""
+    """Return the table, with the machine and the versions."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("uvicorn", "h11", "fastapi", "llguidance"))
     vllm = next(name for name in compat.DISTRIBUTIONS if _has(name))
     return "\n".join(
@@ -263,7 +265,8 @@ def report(rows: list[Any], options: argparse.Namespace) -> str:
             f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {vllm} "
             f"{importlib.metadata.version(vllm)}, {versions}; {options.rounds} rounds of {options.calls} calls",
             "",
-            f"| attack | p95, quiet | p95, attacked | ratio | ≤ {GOAL} | attacker got | as it should | memory since start |",
+            f"| attack | p95 without attack | p95 under attack | ratio | ≤ {GOAL} | responses to the attacker | as expected "
+            "| growth of memory since the start |",
             "|---|---|---|---|---|---|---|---|",
             *(_row(*row) for row in rows),
         ]
@@ -279,7 +282,7 @@ def _has(distribution: str) -> bool:
 
 
 def main() -> None:
-    """Measure, and show the table."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(DEMO_MODEL))
     parser.add_argument("--calls", type=int, default=40)

@@ -5,7 +5,8 @@
     python benchmark/soak.py --requests 500 --faults 9 --output /tmp/soak    # a short run
 
 The program writes soak.json, soak.png (memory and file descriptors of each process) and node.log into the output folder, and
-prints the result. It exits with code 1 if a goal was missed. The node uses simulated time, so that a fault can make its clock jump.
+prints the result. It exits with code 1 if a goal was missed. The node uses simulated time, so that a fault can make its clock
+jump.
 """
 
 import argparse
