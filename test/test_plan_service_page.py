@@ -79,7 +79,8 @@ def test_the_examples_end_where_no_answer_comes(example: str, sentence: str, tmp
         command = [sys.executable, str(program), "--ros-args", "-r", f"__ns:={namespace}"]
         ended = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=LIMIT, check=False)
         assert len(engine.generations) == 1
-    assert ended.stderr.strip() == sentence
+    assert "Traceback" not in ended.stderr
+    assert sentence in ended.stderr
     assert ended.returncode == bool(sentence)
 
 
@@ -90,7 +91,8 @@ def test_the_examples_report_a_missing_node(example: str, tmp_path: Path) -> Non
     program.write_text(example.replace("(10.0)", "(0.1)"), encoding="utf-8")
     command = [sys.executable, str(program), "--ros-args", "-r", "__ns:=/nowhere"]
     ended = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=LIMIT, check=False)
-    assert (ended.returncode, ended.stderr.strip()) == (1, "The node robobrain is not running.")
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == "The node robobrain is not running."
 
 
 def filled(message: Any, values: dict[str, Any]) -> Any:
