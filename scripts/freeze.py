@@ -1,6 +1,7 @@
 """Write the versions of the packages in the current environment to requirements/constraints.txt.
 
-Packages that are in the file but not in this environment keep their versions, because another Python or engine needs them.
+Packages that are in the file but not in this environment keep their versions, because another Python or engine needs them. Lines
+with an environment marker stay as they are: edit them by hand.
 """
 
 import re
@@ -22,12 +23,16 @@ LEFT_OUT = re.compile(
 
 def main() -> None:
     """Merge the versions of the installed packages into the file."""
-    pins = dict(line.split("==") for line in CONSTRAINTS.read_text().split() if "==" in line)
+    lines = [line for line in CONSTRAINTS.read_text().splitlines() if "==" in line]
+    marked = [line for line in lines if ";" in line]
+    by_hand = {line.split("==")[0] for line in marked}
+    pins = dict(line.split("==") for line in lines if line not in marked)
     for distribution in distributions():
         name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"]).lower()
-        if not LEFT_OUT.fullmatch(name):
+        if name not in by_hand and not LEFT_OUT.fullmatch(name):
             pins[name] = distribution.version.split("+")[0]  # Builds such as "+cpu" are not on every package index.
-    CONSTRAINTS.write_text(HEADER + "".join(f"{name}=={pins[name]}\n" for name in sorted(pins)))
+    written = sorted([*marked, *(f"{name}=={version}" for name, version in pins.items())], key=lambda line: line.split("==")[0])
+    CONSTRAINTS.write_text(HEADER + "".join(f"{line}\n" for line in written))
 
 
 if __name__ == "__main__":

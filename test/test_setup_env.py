@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -74,3 +75,36 @@ def test_both_distributions_pin_the_same_packages() -> None:
     assert jazzy.keys() <= kilted.keys()
     newer = {name for name in jazzy if [*map(int, kilted[name].split("."))] > [*map(int, jazzy[name].split("."))]}
     assert jazzy.keys() - newer == {"ros-python-cmake-module"}
+
+
+def requirements_of(name: str, python: str) -> list[Requirement]:
+    """The requirements of a file that apply to a version of Python."""
+    lines = (line.partition(" #")[0].strip() for line in (REPOSITORY / "requirements" / f"{name}.txt").read_text().splitlines())
+    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return [each for each in found if each.marker is None or each.marker.evaluate({"python_version": python})]
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
+def test_each_pin_fits_the_packages_requirement(python: str) -> None:
+    """For each version of Python. The pinned numpy of older versions has no wheels for Python 3.14."""
+    pinned: dict[str, str] = {}
+    for pin in requirements_of("constraints", python):
+        assert pin.name not in pinned
+        (pinned[pin.name],) = (specifier.version for specifier in pin.specifier)
+    required = requirements_of("base", python)
+    assert "numpy" in [each.name for each in required]
+    for each in required:
+        assert each.specifier.contains(pinned[each.name.lower()]), each
+
+
+def test_freezing_keeps_lines_with_markers(setup_env: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import freeze
+
+    marked = ['numpy==1.0; python_version < "3.14"', 'numpy==2.0; python_version >= "3.14"']
+    monkeypatch.setattr(freeze, "CONSTRAINTS", tmp_path / "constraints.txt")
+    freeze.CONSTRAINTS.write_text("\n".join([*marked, "not-installed-here==3.0", "pytest==0.1"]))
+    freeze.main()
+    written = freeze.CONSTRAINTS.read_text().splitlines()
+    assert [line for line in written if line.startswith("numpy==")] == marked
+    assert "not-installed-here==3.0" in written
+    assert f"pytest=={pytest.__version__}" in written
