@@ -1,4 +1,4 @@
-"""The layers of the package, from imports: who may know whom, no cycles, no ROS in the core, and nothing heavy on import."""
+"""The layers of the package: allowed imports, no cycles, no ROS in the core, and no slow imports of large packages."""
 
 import ast
 import subprocess
@@ -17,7 +17,7 @@ HEAVY = {"vllm", "torch", "transformers", "openai", "flag_gems"}
 
 
 def imported_modules(source: str) -> Iterator[str]:
-    """Every module that a source imports, at any place in it; `from a import b` gives a and a.b."""
+    """Return every module that a source imports, at any place. `from a import b` yields a and a.b."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
@@ -65,18 +65,18 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "evaluation": ("errors", "bounds", "core", "engine", "local", "ros", "demo", "cli.progress", "msg", "srv", "action"),
     "demo": ("errors", "bounds", "core", "engine", "local", "ros", "evaluation", "cli.progress", "msg", "srv", "action"),
 }
-"""What each part of the package may import, beside itself."""
+"""The packages that each part of the package can import, in addition to itself."""
 WITHOUT_ROS = ("errors", "bounds", "core", "engine", "local")
 
 
 def modules() -> dict[str, Path]:
-    """Every module of the package by its name without the package's, such as ``core.brain``."""
+    """Return every module of the package, without the package's own name, such as ``core.brain``."""
     names = {path: path.relative_to(SOURCES).with_suffix("").as_posix().replace("/", ".") for path in SOURCES.rglob("*.py")}
     return {name.removesuffix(".__init__"): path for path, name in names.items() if name != "__init__"}
 
 
 def own_imports(path: Path) -> set[str]:
-    """Modules of the package that a file imports; imports for type checking only do not count."""
+    """Return the modules of the package that a file imports. Imports for type checking do not count."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -102,7 +102,8 @@ def test_core_and_engines_import_no_ros(name: str) -> None:
 
 def test_modules_do_not_import_each_other_in_a_circle() -> None:
     graph = {name: {m for m in own_imports(path) if m in modules()} - {name} for name, path in modules().items()}
-    for name in list(graph):  # A package is imported with each of its modules; its own imports count where it is named.
+    # Importing a module also imports its package. Imports of the package itself count only if a module names it.
+    for name in list(graph):
         graph[name] = {m for m in graph[name] if not any(other != m and within(other, m) for other in graph[name])}
     order = TopologicalSorter(graph)
     try:

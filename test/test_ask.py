@@ -1,4 +1,4 @@
-"""The program ask, as a process of its own: to a node over DDS, and with an engine of its own about an image file."""
+"""The program ask in a separate process: with a node over DDS, and with its own engine and an image file."""
 
 import asyncio
 import contextlib
@@ -28,11 +28,11 @@ from robobrain_ros.errors import OutcomeCode
 
 PROGRAM = [sys.executable, "-c", "from robobrain_ros.cli.ask import main; raise SystemExit(main())"]
 START = 280.0
-"""Seconds for an engine to start in, on a machine with much else to do."""
+"""Time limit in seconds for starting an engine on a busy machine."""
 
 
 def begin(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
-    # Not in the repository, where Python would find the sources without the built messages.
+    # In the repository, Python would find the sources without the built messages.
     return subprocess.Popen(
         [*USUAL_SIGNALS, *PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
         env=os.environ | environment,
@@ -40,7 +40,7 @@ def begin(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
 
 
 def run(*arguments: str, limit: float = LIMIT, **environment: str) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error; none of them ever has a traceback."""
+    """Run the program. Return exit code, standard output and standard error, which must not contain a traceback."""
     process = begin(*arguments, **environment)
     try:
         out, err = process.communicate(timeout=limit)
@@ -50,12 +50,12 @@ def run(*arguments: str, limit: float = LIMIT, **environment: str) -> tuple[int,
     return process.returncode, out, err
 
 
-# The programs take a while to start: an image may be older than usual.
+# The programs start slowly, so an image can be older than usual.
 node = partial(scripted, max_image_age=0.0)
 
 
 def ask_it(it: Rig, *arguments: str) -> tuple[int, str, str]:
-    """Ask the node under test."""
+    """Run the program with the node under test."""
     return run(*arguments, "--node", it.name)
 
 
@@ -66,7 +66,7 @@ def asked_json(it: Rig, *arguments: str) -> tuple[int, dict[str, Any]]:
 
 
 def test_a_point_is_printed_and_the_request_is_as_the_options_say() -> None:
-    """Text, thinking and limits reach the engine; the pixels are those of the camera's image."""
+    """Text, thinking and limits reach the engine. Coordinates are in pixels of the camera's image."""
     with node("[(10, 20), (30, 14)]") as (it, engine):
         code, out, err = ask_it(it, "point", "the red mug", "--max-tokens", "7", "--no-think", "--camera", "camera")
         generation = engine.generations[-1]
@@ -95,7 +95,7 @@ TASKS: dict[str, tuple[str, str, Any]] = {
 
 @pytest.mark.parametrize("task", [task.value for task in Task])
 def test_each_task_prints_one_json_object(task: str) -> None:
-    """With the answer in its place and nothing in the others, the image's header, and the report."""
+    """The object has the answer in the correct field, the image's header and the report. Other fields are empty."""
     assert task in TASKS, f"add an answer to {task} to TASKS in this file"
     text, key, count = TASKS[task]
     with node(text) as (it, _):
@@ -117,7 +117,7 @@ def test_each_task_prints_one_json_object(task: str) -> None:
 
 
 def test_what_cannot_be_had_has_its_exit_code_and_a_sentence() -> None:
-    """In words and in JSON alike."""
+    """The outcome is shown as text and as JSON."""
     with node("[]", "What do you mean?") as (it, _):
         code, said = asked_json(it, "point", "the whale")
         assert (code, said["outcome"], said["points"]) == (1, "NOTHING_FOUND", [])
@@ -139,16 +139,16 @@ def test_a_node_without_an_image_says_so() -> None:
 
 
 def test_the_saved_image_is_the_one_of_this_answer(tmp_path: Path) -> None:
-    """Not the last one's, which the node keeps for those who come late."""
+    """The image of the previous answer, which the node keeps for late subscribers, is not saved."""
     path = tmp_path / "answer.png"
     with node("[(10, 10)]", "[(50, 40)]") as (it, _):
         overlays = it.listen(type(image_message()), f"{it.name}/overlay")
         assert ask_it(it, "point", "the first")[0] == 0
         it.until(lambda: overlays)
         code, _, err = ask_it(it, "point", "the second", "--save", str(path))
-        # The node shows the first one again to the viewer that comes with --save.
+        # The node publishes the first image again, because --save adds a subscriber.
         it.until(lambda: [overlay for overlay in overlays if overlay.data != overlays[0].data])
-        # On a loaded machine, the first one arrives again after the second one.
+        # On a loaded machine, the first image can arrive again after the second one.
         second = next(overlay for overlay in overlays if overlay.data != overlays[0].data)
         expected = np.frombuffer(second.data, np.uint8).reshape(second.height, second.width, 3)
     assert code == 0, err
@@ -171,7 +171,7 @@ def test_a_timeout_and_an_interruption_end_it(tmp_path: Path) -> None:
 
 
 def test_several_cameras_are_asked_about_at_once() -> None:
-    """In the order named; a task in one image refuses them."""
+    """The images have the order of the arguments. Tasks with one image reject several cameras."""
     with node("Two.", cameras=["camera", "wrist"]) as (it, engine):
         it.show(image_message(width=80), "wrist")
         cameras = ("--camera", "wrist", "--camera", "camera")
@@ -245,7 +245,7 @@ def test_the_documentation_tells_every_exit_code(repository: Path) -> None:
 @pytest.mark.parametrize(("modules", "forbidden"), [("robobrain_ros.cli.ask", "rclpy vllm torch robobrain_ros.msg"),
                                                     ("robobrain_ros.cli.ask_node", "vllm torch")])  # fmt: skip
 def test_it_imports_no_more_than_it_needs(modules: str, forbidden: str) -> None:
-    """ROS only to ask a node, an engine only to ask about a file."""
+    """It imports ROS only to ask a node, and an engine only to ask about a file."""
     code = f"import {modules}, sys; sys.exit(' '.join(set(sys.modules) & set({forbidden.split()})) or None)"
     subprocess.run([sys.executable, "-c", code], cwd="/", check=True, timeout=LIMIT)
 
@@ -267,7 +267,7 @@ def test_an_image_that_cannot_be_read_starts_no_engine(tmp_path: Path) -> None:
 
 
 def test_people_read_positions_depths_and_who_does_what() -> None:
-    """What the scripted answers above do not have."""
+    """Parts that the scripted answers above do not have."""
     points = (Point(1, 2, depth=0.5, label="mug"), Point(3, 4, clamped=True))
     reply = Reply(OutcomeCode.OK, "", Answer(Task.POINT, "", thinking="Hm.", points=points), positions=[(1, 2, 3), None])
     assert to_lines(reply) == [
@@ -293,7 +293,7 @@ def scene() -> Scene:
 
 @pytest.mark.timeout(START + LIMIT)
 def test_an_image_file_is_answered_by_the_demo_model(tmp_path: Path, scene: Scene) -> None:
-    """One JSON object on the standard output, whatever the engine prints; the point is on the thing; the image is saved."""
+    """The standard output is one JSON object, also if the engine prints. The point is on the object, and an image is saved."""
     file, saved = tmp_path / "scene.png", tmp_path / "answer.jpg"
     cv2.imwrite(str(file), cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR))
     bowl = next(thing for thing in scene.objects if thing.name == "green bowl")
@@ -316,7 +316,7 @@ def test_an_image_file_is_answered_by_the_demo_model(tmp_path: Path, scene: Scen
 
 @pytest.mark.timeout(START + LIMIT)
 def test_an_interruption_ends_a_loading_engine(tmp_path: Path, scene: Scene) -> None:
-    """As the terminal does it: the signal goes to the program and to all that it has started; nothing is left running."""
+    """As in a terminal, the signal reaches the program and all its child processes. No process remains."""
     file = tmp_path / "scene.png"
     cv2.imwrite(str(file), scene.image)
     process = subprocess.Popen(
@@ -329,7 +329,7 @@ def test_an_interruption_ends_a_loading_engine(tmp_path: Path, scene: Scene) -> 
         while "Starting the engine" not in process.stderr.readline():
             assert process.poll() is None, "it has ended before it began to load"
         os.killpg(process.pid, signal.SIGINT)
-        # Read to their ends: no process that it has started holds them any more.
+        # These reads return only when no child process has the pipes open.
         err, out = process.stderr.read(), process.stdout.read()
         assert process.wait(LIMIT) == ask.INTERRUPTED
     finally:

@@ -1,4 +1,4 @@
-"""The benchmark's arithmetic: ratios, their intervals, the table and the file. What it measures is no matter of tests."""
+"""The arithmetic of the benchmark: ratios, intervals, the table and the file. Tests do not check the measured speed."""
 
 import json
 import random
@@ -13,19 +13,19 @@ import figures
 
 
 def test_a_ratio_is_that_of_the_statistics() -> None:
-    """The median of one side is divided by the median of the other."""
+    """The ratio is the median of one side divided by the median of the other side."""
     line = figures.compare("call", [2.0, 4.0, 100.0], [1.0, 2.0, 3.0], figures.quantile(0.5), "ms", scale=1000.0)
     assert (line.node, line.other, line.ratio, line.count) == (4000.0, 2000.0, 2.0, 3)
 
 
 def test_rates_are_compared_upside_down() -> None:
-    """Who needs twice the time for a round has half the throughput."""
+    """A side that needs twice the time for a round has half the throughput."""
     line = figures.compare("round", [2.0, 2.0], [1.0, 1.0], figures.quantile(0.5), "1/s", per=8.0)
     assert (line.node, line.other, line.ratio) == (4.0, 8.0, 0.5)
 
 
 def test_the_interval_holds_the_true_ratio_and_narrows() -> None:
-    """The interval lies around the true ratio of two noisy sides; more pairs make it narrower."""
+    """The interval of two noisy sides contains the true ratio. More pairs make it narrower."""
     dice = random.Random(4)
     other = [0.1 * dice.lognormvariate(0.0, 0.2) for _ in range(800)]
     node = [0.11 * dice.lognormvariate(0.0, 0.2) for _ in range(800)]
@@ -37,7 +37,7 @@ def test_the_interval_holds_the_true_ratio_and_narrows() -> None:
 
 
 def test_pairs_stay_together() -> None:
-    """A machine that is slow for both sides of a pair at once does not widen the interval."""
+    """If a machine is slow for both sides of a pair, the interval does not become wider."""
     dice = random.Random(5)
     other = [dice.lognormvariate(0.0, 1.0) for _ in range(100)]
     line = figures.compare("call", [1.5 * seconds for seconds in other], other, figures.mean, "s")
@@ -55,7 +55,7 @@ def test_the_interval_is_reproducible() -> None:
 
 @pytest.mark.parametrize(("node", "other"), [([], []), ([1.0], [1.0, 2.0]), ([1.0, 1.0], [1.0, 0.0])])
 def test_what_has_no_ratio_is_refused(node: list[float], other: list[float]) -> None:
-    """Nothing is compared where a side has more measurements than the other, both none, or one took no time."""
+    """There is no ratio if the sides have different numbers of measurements, or none, or if a time is 0."""
     with pytest.raises(ValueError, match="call"):
         figures.compare("call", node, other, figures.mean, "s")
 
@@ -70,12 +70,12 @@ def test_what_has_no_ratio_is_refused(node: list[float], other: list[float]) -> 
     ],
 )
 def test_goals_bound_from_one_side(goal: figures.Goal, ratio: float, reached: bool) -> None:
-    """A goal is an upper or a lower bound, itself included."""
+    """A goal is an upper or a lower bound. The bound itself is allowed."""
     assert goal.reached(ratio) is reached
 
 
 def test_the_table_has_a_line_for_each_comparison() -> None:
-    """Every line has as many cells as the head, and says whether its goal is reached."""
+    """Every line has the cells of the head, and states whether the goal is reached."""
     lines = [
         figures.compare("call", [1.0, 1.0], [1.0, 1.0], figures.mean, "s", goal=figures.Goal(1.05)),
         figures.compare("a longer name", [2000.0], [1.0], figures.mean, "s", goal=figures.Goal(1.05)),
@@ -90,7 +90,7 @@ def test_the_table_has_a_line_for_each_comparison() -> None:
 
 
 def test_the_file_holds_results_and_single_measurements(tmp_path: Path) -> None:
-    """What is written can be read again, with all that another evaluation needs."""
+    """The file contains everything that another evaluation needs."""
     line = figures.compare("call", [2.0], [1.0], figures.mean, "s", goal=figures.Goal(1.05))
     path = tmp_path / "new" / "benchmark.json"
     figures.write(path, [line], {"call": {"node": [2.0], "other": [1.0]}}, {"model": "demo"})

@@ -1,4 +1,4 @@
-"""The GPU benchmark without a GPU: shapes, the work that is counted, the jobs, and the table of what came back."""
+"""The GPU benchmark without a GPU: shapes, the counted work, the jobs, and the table of results."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ import gpu_shapes
 
 @pytest.mark.parametrize("name", gpu_shapes.SHAPES)
 def test_a_checkpoint_without_weights_has_as_many_parameters_as_counted(tmp_path: Path, name: str) -> None:
-    """Built by transformers from the config.json that vLLM loads; on the meta device, where nothing takes memory."""
+    """transformers builds the model from the config.json that vLLM loads, on the meta device, which uses no memory."""
     import torch
     from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -36,7 +36,7 @@ def test_a_checkpoint_without_weights_has_as_many_parameters_as_counted(tmp_path
 
 
 def test_written_weights_answer_each_token_by_itself(tmp_path: Path) -> None:
-    """In either precision, so that another order of additions changes no token; and not so surely that errors are lost."""
+    """In both precisions, another order of additions changes no token. The margin is small enough to detect errors."""
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -57,7 +57,7 @@ def test_written_weights_answer_each_token_by_itself(tmp_path: Path) -> None:
 
 
 def test_bytes_of_a_token_by_hand() -> None:
-    """The 7B: 6.5e9 weights of its layers and 0.54e9 of its output, 2 bytes each, and 56 KiB for each token before."""
+    """The 7B has 6.5e9 weights in its layers and 0.54e9 in its output layer, 2 bytes each, and 56 KiB for each earlier token."""
     shape = gpu_shapes.SHAPES["7b"]
     assert shape.linear_parameters == 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944)
     assert gpu_shapes.decode_bytes(shape, 0) == 2 * (shape.linear_parameters + 152064 * 3584)
@@ -65,7 +65,7 @@ def test_bytes_of_a_token_by_hand() -> None:
 
 
 def test_operations_of_a_prompt_by_another_count() -> None:
-    """PyTorch's own counter, on the same modules, for a text without an image."""
+    """The reference is PyTorch's own counter on the same modules, for a text without an image."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import Qwen2ForCausalLM
@@ -84,9 +84,9 @@ def test_operations_of_a_prompt_by_another_count() -> None:
     model = Qwen2ForCausalLM(config)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, tokens, dtype=torch.long), logits_to_keep=1)
-    # It counts all pairs of tokens; half of them are looked at.
+    # The counter counts all pairs of tokens. Half of them are used.
     pairs = 2 * shape.layers * shape.heads * shape.head_dim * tokens * tokens
-    # Older versions of transformers find the positions' angles by a product of matrices, newer ones do not.
+    # Older versions of transformers compute the angles of positions by a matrix product. Newer versions do not.
     angles = tokens * shape.head_dim
     assert counter.get_total_flops() - gpu_shapes.prefill_flops(shape, tokens, 0) - pairs in (0, angles)
 
@@ -98,7 +98,7 @@ def test_each_engine_is_started_once_for_all_parts() -> None:
     assert len(set(names)) == len(names) == 12
     assert gpu.Job("native", "7b", ("speed", "grid")) in jobs
     assert gpu.plan(["e"], ["3b"]) == [gpu.Job("native", "3b", ("grid",))]
-    # What is chosen is used by the engine that comes after.
+    # Later engines use the selected operators.
     kinds = [job.kind for job in gpu.plan(["b", "tune"], ["7b"])]
     assert kinds == ["tune", "native", "flagos-auto", "flagos-on"]
     assert [job.kind for job in gpu.plan(["scale"], ["32b"])] == ["native", "tensor", "pipeline", "data"]

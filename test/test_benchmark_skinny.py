@@ -1,4 +1,4 @@
-"""The benchmark of skinny matrix products without a GPU: shapes, launches to try, the choice, and the table that comes of it."""
+"""The benchmark of skinny matrix products without a GPU: shapes, launches to try, the selection, and the table."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The soak test's schedule and arithmetic, and a short run of it on a real engine."""
+"""The schedule and the arithmetic of the soak test, and a short run on a real engine."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def _samples(pid: int, per_request: float, first: int = 0) -> list[soak.Sample]:
 def test_the_slope_is_that_of_the_second_half(slope: float) -> None:
     samples = _samples(1, slope / 1000.0)
     for sample in samples[:80]:
-        sample.memory -= 300.0  # What it grew by at first does not count.
+        sample.memory -= 300.0  # The growth at the beginning does not count.
     ((name, measured),) = soak.slopes(samples, 10_000).items()
     assert name == "engine (1)"
     assert measured == pytest.approx(slope, abs=0.1)
@@ -46,7 +46,7 @@ def test_the_slope_is_that_of_the_second_half(slope: float) -> None:
 def test_later_parts_have_slopes_of_their_own() -> None:
     samples = _samples(1, 0.0)
     for sample in samples:
-        sample.memory += 2.0 / 1000.0 * min(sample.answered, 7_500)  # It stops growing.
+        sample.memory += 2.0 / 1000.0 * min(sample.answered, 7_500)  # The growth ends.
     assert soak.slopes(samples, 10_000)["engine (1)"] > 1.0
     assert soak.slopes(samples, 10_000, 0.75)["engine (1)"] == pytest.approx(0.0, abs=0.2)
 
@@ -56,7 +56,7 @@ def test_a_process_that_lived_for_a_moment_has_no_slope() -> None:
 
 
 def test_memory_is_that_of_the_process_itself() -> None:
-    """The test's own process grows by what it allocates and writes to."""
+    """The test's own process grows by the memory that it allocates and writes."""
     before = soak.memory_mb(psutil.Process())
     block = np.ones(50 * 2**20, np.uint8)
     grown = soak.memory_mb(psutil.Process()) - before
@@ -65,9 +65,9 @@ def test_memory_is_that_of_the_process_itself() -> None:
 
 
 def test_a_short_soak_on_a_real_engine(tmp_path: Path) -> None:
-    """Every request is answered, also around faults; the memory of so few says nothing and is not looked at."""
+    """Every request is answered, even during faults. The memory of so few requests is not checked."""
     command = [sys.executable, soak.__file__, "--requests", "60", "--faults", "3", "--output", str(tmp_path)]
-    # The engine in a process of its own, as a user's node has it: the soak test looks for it.
+    # The engine has its own process, as in a user's node, because the soak test looks for this process.
     environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
     found = json.loads((tmp_path / "soak.json").read_text(encoding="utf-8"))

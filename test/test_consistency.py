@@ -1,4 +1,4 @@
-"""The same questions to two engines: benchmark folders in the public forms, their scores, and the table."""
+"""The same questions to two engines: benchmark folders in public formats, their scores, and the table."""
 
 import asyncio
 import json
@@ -18,12 +18,12 @@ from robobrain_ros.engine.base import EngineInfo
 from robobrain_ros.evaluation.benchmarks import Benchmark, BenchmarkError, Result, letter_of, read_benchmark
 
 SIZE = (112, 84)
-"""(width, height) of the images, which the model sees as they are: multiples of 28."""
+"""(width, height) of the images, which are multiples of 28, so that they are not resized."""
 FORMAT = " Your answer should be formatted as a list of tuples, i.e. [(x1, y1), ...], normalized between 0 and 1."
 
 
 def save(path: Path, mask: bool = False, size: tuple[int, int] = SIZE) -> None:
-    """A grey image; a mask is white on its left half."""
+    """Save a grey image. In a mask, the left half is white."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.full((size[1], size[0]), 0 if mask else 128, np.uint8)
     if mask:
@@ -32,7 +32,7 @@ def save(path: Path, mask: bool = False, size: tuple[int, int] = SIZE) -> None:
 
 
 def where2place(folder: Path, count: int = 3) -> Path:
-    """A small folder as Where2Place has it."""
+    """Create a small folder in the format of Where2Place."""
     lines = []
     for number in range(count):
         save(folder / "images" / f"{number:02d}.jpg")
@@ -44,7 +44,7 @@ def where2place(folder: Path, count: int = 3) -> Path:
 
 
 def flageval(folder: Path, *more: dict[str, Any]) -> Path:
-    """A small folder as FlagEvalMM writes it."""
+    """Create a small folder in the format of FlagEvalMM."""
     save(folder / "img" / "a.png")
     save(folder / "mask" / "a.png", mask=True)
     choice = {
@@ -71,7 +71,7 @@ def test_a_where2place_folder_is_read(tmp_path: Path) -> None:
     benchmark = read_benchmark(where2place(tmp_path / "Where2Place"))
     assert (benchmark.name, len(benchmark.items), benchmark.skipped) == ("Where2Place", 3, {})
     first = benchmark.items[0]
-    # How to write points the model's own profile says.
+    # The model's profile defines how it writes points.
     assert (first.kind, first.text) == ("point", "Point to free space 0.")
     assert first.mask == tmp_path / "Where2Place" / "masks" / "00.png"
 
@@ -86,7 +86,7 @@ def test_a_flageval_folder_is_read(tmp_path: Path) -> None:
 
 
 def broken(folder: Path, fault: str) -> str:
-    """Break a Where2Place folder in some way; gives what shall be said."""
+    """Damage a Where2Place folder in one way, and return the expected message."""
     questions = folder / "point_questions.jsonl"
     row = json.loads(questions.read_text().splitlines()[0])
     if fault == "no JSON":
@@ -206,7 +206,7 @@ def test_the_letter_of_an_answer(text: str, letter: str) -> None:
 
 
 async def filled(title: str, replies: list[str], benchmark: Benchmark) -> Column:
-    """What an engine that replies so gets; one question at a time."""
+    """Return the results of an engine with these replies, for one question at a time."""
     info = EngineInfo("scripted", "qwen2_5_vl", "scripted", min_pixels=784, max_pixels=10**6, cell=28)
     engine = ScriptedEngine(replies)
     await engine.start(lambda progress: None)
@@ -217,7 +217,7 @@ async def filled(title: str, replies: list[str], benchmark: Benchmark) -> Column
 
 
 def test_points_are_scored_by_the_mask_and_columns_compared(tmp_path: Path) -> None:
-    """Half of the first answer's points are in the mask, a point out of the image counts as wrong, no answer as 0."""
+    """Half of the first answer's points are in the mask. Points outside of the image are wrong. No answer scores 0."""
     benchmark = read_benchmark(where2place(tmp_path / "Where2Place"))
     native = asyncio.run(filled("native", ["[(10, 10), (100, 10)]", "[(5, 5)]", "[(40, 40)]"], benchmark))
     flagos = asyncio.run(

@@ -1,14 +1,14 @@
-"""The promises of docs/reference/interfaces.md, against the real program under a random mix of everything a robot may do.
+"""Check the promises of docs/reference/interfaces.md with the real program and random actions.
 
 - Each request has exactly one response, at most 1 s after its deadline.
-- An answer is about the image that its header names, and that image was fresh when the request came.
-- What is unknown is NaN or empty, never a plausible value.
-- Memory is bounded, and a healthy node stays up whatever is sent.
-- SIGTERM ends the program within 10 s and leaves no process, socket or shared-memory file.
+- An answer is about the image that its header names, and that image was fresh when the request arrived.
+- Unknown values are NaN or empty, never plausible values.
+- Memory is bounded, and a healthy node keeps running after any request.
+- SIGTERM ends the program within 10 s, without remaining processes, sockets or shared-memory files.
 
-A run is determined by its seed, up to the machine's timing. More of it:
+The seed determines a run, except for the machine's timing. For a longer run:
 
-    CONTRACT_STEPS=20000 CONTRACT_SEED=7 pytest test/test_contract.py
+CONTRACT_STEPS=20000 CONTRACT_SEED=7 pytest test/test_contract.py
 """
 
 import os
@@ -38,11 +38,11 @@ pytestmark = pytest.mark.alone
 STEPS = int(os.environ.get("CONTRACT_STEPS", "1500"))
 SEED = int(os.environ.get("CONTRACT_SEED", "1"))
 EXIT_LIMIT = 10.0
-"""Seconds from SIGTERM to the end of the process."""
+"""Time limit in seconds from SIGTERM to the end of the process."""
 MEMORY_GROWTH = 24 * 2**20
-"""Bytes that the node may grow by in the second half of a run, beside 4 kB for each step of it."""
+"""Allowed growth in bytes of the node in the second half of a run, in addition to 4 kB for each step."""
 MORE_FILES = 12
-"""Descriptors and threads that may have come in the second half: clients that come and go are noticed late."""
+"""Allowed growth of descriptors and threads in the second half, because the node notices late that clients have left."""
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Program:
     log: Path
 
     def errors(self) -> list[str]:
-        """What no request should cause: tracebacks of anything but the engine's own fault, and what rclpy or asyncio dropped."""
+        """Return unexpected log lines: tracebacks (except for engine faults) and dropped exceptions of rclpy or asyncio."""
         text = self.log.read_text(encoding="utf-8", errors="replace")
         blocks = [block.splitlines() for block in text.split("Traceback (most recent call last):\n")[1:]]
         ends = [next((line for line in block if line and not line.startswith(" ")), "") for block in blocks]
@@ -64,7 +64,7 @@ class Program:
 
 @contextmanager
 def program(folder: Path, *, seed: int, sim_time: bool) -> Iterator[Program]:
-    """The real program as a process, with the contract's engine and a client of it."""
+    """Run the real program with the engine of the contract test, and a client of it."""
     namespace = f"/contract_{os.getpid()}_{seed}_{'sim' if sim_time else 'system'}"
     values = {
         "cameras": "[camera, deep]",
@@ -144,7 +144,7 @@ def test_sigterm_ends_the_program_in_time_and_leaves_nothing(tmp_path: Path, ope
 
 
 def _settle(client: ContractClient) -> None:
-    """Bring the node back to normal and await every response."""
+    """Return the node to normal operation, and wait for every response."""
     client.heal()
     client.until(lambda: not client.ledger or client.overdue(), 15.0, showing=True)
     client.clear_standing_queries()
@@ -156,7 +156,7 @@ def _settle(client: ContractClient) -> None:
 
 
 def _check_health(client: ContractClient) -> None:
-    """A node that has been through all this answers, and nothing is open in it."""
+    """Check that the node still answers, and that no request is open."""
     assert client.until(lambda: client.ask("do_ok") == "OK", 20.0), client.ask("do_ok")
 
     def idle() -> bool:

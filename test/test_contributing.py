@@ -14,14 +14,14 @@ PAGE = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
 ROWS = [re.split(r" \| ?", line.strip("| ")) for line in PAGE.splitlines() if line.startswith("| ") and "| edit |" not in line]
 TARGETS = set(re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 LARGEST_FILE = 1 << 20
-"""Bytes of a file in git."""
+"""Most bytes of a file in git."""
 WEIGHTS = "robobrain_ros/demo/model/model.safetensors"
-"""The weights of the demo model, the only larger file."""
+"""The weights of the demo model. No other file can be larger than the limit."""
 WORKFLOWS = sorted((REPOSITORY / ".github" / "workflows").glob("*.yaml"))
 
 
 def named_paths() -> list[str]:
-    """What stands in backticks and looks like a path of the repository."""
+    """Return the texts in backticks that look like paths of the repository."""
     quoted = set(re.findall(r"`([\w./-]+)`", PAGE))
     return sorted(name for name in quoted if "/" in name or name.endswith((".md", ".txt", ".rst", ".py")))
 
@@ -32,7 +32,7 @@ def test_each_named_file_exists(path: str) -> None:
 
 
 def paths_of_the_tree() -> list[str]:
-    """The folders and files of the tree under *Where things are*, without a slash at the end."""
+    """Return the folders and files of the tree under *Where things are*, without a slash at the end."""
     (tree,) = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
     paths, parents = [], [""]
     for line in tree.splitlines():
@@ -82,7 +82,7 @@ def test_yaml_of_hooks_workflows_and_templates_can_be_read(path: Path) -> None:
 
 
 def tracked_files() -> list[str]:
-    """What git tracks, staged files included. Without git, the test is skipped."""
+    """Return the files that git tracks, including staged files. Without git, skip the test."""
     git = shutil.which("git")
     if git is None or not (REPOSITORY / ".git").exists():
         pytest.skip("git is not installed, or this is not a git checkout")
@@ -93,7 +93,7 @@ def tracked_files() -> list[str]:
 
 
 def test_tracked_files_are_small() -> None:
-    """The history keeps an archive or a checkpoint for ever, also after its removal."""
+    """The history keeps an archive or a checkpoint even after its removal."""
     files = tracked_files()
     sizes = {path: path.lstat().st_size for path in map(REPOSITORY.joinpath, files) if path.is_file()}
     large = sorted(str(path.relative_to(REPOSITORY)) for path, size in sizes.items() if size > LARGEST_FILE)

@@ -1,4 +1,4 @@
-"""16-bit samples become 8-bit samples by the stated rule."""
+"""The conversion of 16-bit samples to 8-bit samples."""
 
 import cv2
 import numpy as np
@@ -25,7 +25,7 @@ def test_the_order_of_samples_is_kept(samples: list[int], bits: int) -> None:
 
 @given(SAMPLES)
 def test_noise_is_not_amplified(samples: list[int]) -> None:
-    """One step of the sensor is at most one grey level."""
+    """One step of the sensor becomes at most one grey level."""
     image = image_of(samples)
     converted = gray_to_8_bits(image)
     assert np.ptp(converted) <= max(int(np.ptp(image)), 0)

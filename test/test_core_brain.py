@@ -1,4 +1,4 @@
-"""Brain.run: from a query to an answer, through an engine that says exactly what the test wants."""
+"""Brain.run: from a query to an answer, with an engine whose text each test selects."""
 
 import asyncio
 import re
@@ -269,7 +269,7 @@ def test_a_task_that_the_family_does_not_know() -> None:
 
 
 def test_what_is_not_there_is_an_outcome_of_its_own() -> None:
-    """The model may name another object than the request."""
+    """The message quotes both names, because the model can name another object than the request."""
     with pytest.raises(NothingFoundError) as caught:
         ask(ScriptedEngine(["There is no blue bowl."]), query(text="the red\nmug"))
     assert caught.value.message == (

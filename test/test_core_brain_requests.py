@@ -1,4 +1,4 @@
-"""The life of a request: its deadline, its cancellation, and the failures of its engine."""
+"""The life cycle of a request: its deadline, its cancellation, and failures of its engine."""
 
 import asyncio
 import gc
@@ -146,7 +146,7 @@ async def test_a_failing_listener_ends_the_request_in_the_engine() -> None:
         raise ZeroDivisionError
 
     class Stream:
-        """Not a generator, which would close itself when it is forgotten."""
+        """A stream that is not a generator. A generator would close automatically when it is deleted."""
 
         closed = False
 
@@ -178,7 +178,7 @@ async def test_many_requests_at_once_keep_apart() -> None:
 
 @pytest.mark.parametrize("steps", range(1, 12))
 def test_a_failure_in_the_moment_of_a_cancellation_is_not_reported_as_lost(steps: int) -> None:
-    """The engine fails, and some steps of the loop later the reader is cancelled: asyncio has nothing to report."""
+    """The engine fails, and the reader is cancelled a few steps of the loop later. asyncio must not log a lost exception."""
     lost: list[dict[str, Any]] = []
 
     async def test() -> None:

@@ -1,4 +1,4 @@
-"""Schemas, patterns and grammars of callers: bounded before anything compiles them, and enforced as written or refused."""
+"""Bounds of schemas, patterns and grammars of clients. They are checked before compilation, and enforced or rejected."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ from robobrain_ros.core.query import Task
 from robobrain_ros.errors import BadRequestError
 
 ENDLESS = "9" * 4400
-"""More digits than Python reads as a number."""
+"""A number with more digits than Python converts."""
 
 PARTS = st.sampled_from(
     ["a", "b", "é", "[ab]", "[a-c]", r"\d", r"\w", "[^a]", ".", "^", "$", r"\A", r"\Z", r"\b", r"\B", r"\$", r"\^", "(?#c)", "()"]
@@ -58,7 +58,7 @@ def test_a_pattern_is_enforced_as_python_reads_it_or_rejected(pattern: str) -> N
     except ValueError:
         return
     for text in TEXTS:
-        # As JSON Schema means it, \d and \w are ASCII.
+        # As in JSON Schema, \d and \w match ASCII characters only.
         wanted = re.fullmatch(pattern.replace("(?u)", ""), text, re.ASCII) is not None
         assert (re.fullmatch(safe, text) is not None) == wanted == matches(safe, text), (pattern, safe, text)
 
@@ -134,7 +134,7 @@ def test_a_skills_schema_beyond_all_bounds_is_a_bad_request_with_the_field(argum
 
 
 def test_a_pattern_with_many_ways_is_checked_in_bounded_time() -> None:
-    """The test's own time limit is what fails where each way is tried: there are more than 2 ** 50."""
+    """If the check tried every way, of which there are more than 2 ** 50, the test would exceed its time limit."""
     pattern = safe_pattern("(x|xx){66}")
     assert matches(pattern, "x" * 100)
     assert not matches(pattern, "x" * 132 + "y")

@@ -1,4 +1,4 @@
-"""Compressed depth reads as the depth that was compressed, and what is broken is named and bounded."""
+"""Compressed depth is decoded correctly, and broken data is reported and bounded."""
 
 import struct
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from robobrain_ros.errors import BadImageError
 
 
 def millimetres(width: int = 40, height: int = 30) -> np.ndarray:
-    """A slope with holes, steps and the largest values."""
+    """Return a slope with holes, steps and the largest values."""
     rows, columns = np.mgrid[0:height, 0:width]
     depth = (800 + 7 * columns + 31 * rows).astype(np.uint16)
     depth[5:9, 10:20] = 0
@@ -40,7 +40,7 @@ def test_metres_come_back_within_the_quantization(codec: str) -> None:
     samples = decode_depth(*compressed_depth(depth, codec))
     assert samples.dtype == np.float32
     a, b = quantization()
-    coded = a / depth + b  # The plugin drops the fraction; beyond 10 m and nearer than A / 65535 it has no code.
+    coded = a / depth + b  # The plugin drops the fraction. It has no code for depths beyond 10 m or below A / 65535.
     known = np.isfinite(depth) & (coded < 65535)
     assert known.sum() > 900
     assert np.all(samples[known] >= depth[known] - 1e-6)

@@ -1,4 +1,4 @@
-"""Pixels become rays and positions as OpenCV itself projects them, for every camera model that ROS has."""
+"""Rays and positions of pixels agree with OpenCV's projection, for every camera model of ROS."""
 
 import math
 from typing import Any
@@ -27,7 +27,7 @@ INFO: dict[str, Any] = {
 
 
 def coefficients(model: str, rng: np.random.Generator) -> list[float]:
-    """Distortion as real lenses have it: k1 of -0.35 to 0.2 and the rest in proportion."""
+    """Return coefficients as real lenses have them: k1 from -0.35 to 0.2, and the others in proportion."""
     if model == PLUMB_BOB:
         k1 = rng.uniform(-0.35, 0.2)
         return [k1, rng.uniform(0.2, 0.6) * k1 * k1, *rng.uniform(-2e-3, 2e-3, 2), rng.uniform(-0.02, 0.02)]
@@ -38,7 +38,7 @@ def coefficients(model: str, rng: np.random.Generator) -> list[float]:
         return [up[0], up[1], *rng.uniform(-2e-3, 2e-3, 2), up[2], *down]
     if model == EQUIDISTANT:
         angle = np.linspace(0.0, 1.5, 50)
-        while True:  # A lens maps a larger angle farther out.
+        while True:  # A lens must map a larger angle farther from the centre.
             d = [*rng.uniform(-0.06, 0.06, 2), *rng.uniform(-0.01, 0.01, 2)]
             if (sum((2 * i + 3) * k * angle ** (2 * i + 2) for i, k in enumerate(d)) > -0.9).all():
                 return d
@@ -46,7 +46,7 @@ def coefficients(model: str, rng: np.random.Generator) -> list[float]:
 
 
 def camera(model: str, rng: np.random.Generator) -> tuple[dict[str, Any], float]:
-    """The values of a camera_info, and the tangent of half the field of view."""
+    """Return the values of a camera_info, and the tangent of half the field of view."""
     width, height = [(640, 480), (1280, 720), (1920, 1080), (848, 480)][rng.integers(4)]
     half = math.radians(rng.uniform(25, 80 if model == EQUIDISTANT else 42))
     f = width / 2 / (half if model == EQUIDISTANT else math.tan(half))
@@ -67,7 +67,7 @@ def camera(model: str, rng: np.random.Generator) -> tuple[dict[str, Any], float]
 
 @pytest.mark.parametrize("model", [PLUMB_BOB, RATIONAL, EQUIDISTANT, "none"])
 def test_positions_come_back_through_opencvs_own_projection(model: str) -> None:
-    """1,000 cameras of each model: under 1e-6 m and 1e-3 px."""
+    """1,000 cameras of each model have errors below 1e-6 m and 1e-3 px."""
     rng = np.random.default_rng(1)
     seen = 0
     for _ in range(1000):
@@ -105,28 +105,28 @@ def test_a_position_without_depth_is_nan_as_a_whole() -> None:
 
 
 def test_a_rectified_image_is_described_by_p_alone() -> None:
-    """Distortion, rotation and the baseline of a stereo camera's second half are none of its business."""
+    """Distortion, rotation and the baseline of a stereo camera's second half have no effect."""
     stereo = [*P[:3], -25.0, *P[4:]]
     lens = CameraModel.from_info(**{**INFO, "d": [-0.3, 0.1, 0, 0, 0], "p": stereo, "rectified": True})
     assert lens.positions([(310.0 + 50.0, 230.0)], [2.0])[0] == pytest.approx((0.2, 0.0, 2.0))
 
 
 def test_raw_and_rectified_images_give_the_same_position() -> None:
-    """What OpenCV rectifies a raw pixel to lies on the same ray."""
+    """A raw pixel and the rectified pixel from OpenCV have the same ray."""
     turn = cv2.Rodrigues(np.array([0.02, -0.03, 0.01]))[0]
     info = {**INFO, "d": [-0.2, 0.05, 1e-3, -1e-3, 0.0], "r": turn.ravel().tolist()}
     raw = np.array([(100.0, 80.0), (500.0, 400.0), (320.0, 240.0)])
     matrix, projection = np.reshape(K, (3, 3)), np.reshape(P, (3, 4))
     rectified = cv2.undistortPoints(raw[:, None, :], matrix, np.array(info["d"]), R=turn, P=projection[:, :3]).reshape(-1, 2)
     ours = CameraModel.from_info(**{**info, "rectified": True}).rays(rectified)
-    # OpenCV's own rectification is good to a few thousandths of a pixel.
+    # OpenCV's own rectification has an error of a few thousandths of a pixel.
     assert np.allclose(CameraModel.from_info(**info).rays(raw), ours, atol=2e-4)
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 300), st.integers(0, 200))
 @settings(deadline=None)
 def test_binning_and_roi_keep_every_ray(across: int, down: int, left: int, top: int) -> None:
-    """A binned pixel looks where the middle of its pixels looks."""
+    """A binned pixel has the ray of the middle of its sensor pixels."""
     whole = CameraModel.from_info(**INFO)
     part = CameraModel.from_info(**INFO, binning_x=across, binning_y=down, roi=(left, top, 320, 240))
     assert (part.width, part.height) == (320 // across, 240 // down)
@@ -162,7 +162,7 @@ def test_what_is_no_calibration_is_refused_with_a_sentence(changes: dict[str, An
 
 
 def test_a_driver_that_leaves_out_what_it_does_not_need_is_understood() -> None:
-    """R of zeros for one camera alone, and no coefficients for a lens without distortion."""
+    """Drivers leave R at zeros for a single camera, and publish no coefficients for a lens without distortion."""
     plain = CameraModel.from_info(**INFO)
     same: tuple[dict[str, Any], ...] = (
         {"r": [0.0] * 9},
@@ -190,7 +190,7 @@ D5 = [0.1, -0.2, 0.001, 0.002, 0.05]
     ],
 )
 def test_extra_zeros_after_the_coefficients_are_ignored(model: str, d: list[float], surplus: int) -> None:
-    """Drivers that fill up D to a fixed length give the same rays."""
+    """Drivers that extend D to a fixed length get the same rays."""
     pixels = [(0.0, 0.0), (100.0, 400.0), (600.0, 50.0)]
     plain = CameraModel.from_info(**{**INFO, "distortion_model": model, "d": d})
     filled = CameraModel.from_info(**{**INFO, "distortion_model": model, "d": [*d, *[0.0] * surplus]})
@@ -209,7 +209,7 @@ NO_LENS = ("", "none", "None", "NONE", "pinhole", "Pinhole", "perspective", "ide
 
 @pytest.mark.parametrize("d", [[], [0.0] * 4, [0.0] * 5, [0.0] * 8, [0.0] * 14])
 def test_a_lens_without_coefficients_needs_no_model(d: list[float]) -> None:
-    """Whatever the model is called, as long as its projection is that of a pinhole."""
+    """The name of the model does not matter if its projection is that of a pinhole."""
     plain = CameraModel.from_info(**INFO)
     names = (*NO_LENS, "plumb_bob", "Plumb Bob", "radtan", "brown_conrady", "Brown Conrady", "rational_polynomial", "RATIONAL")
     for name in names:
@@ -266,7 +266,7 @@ def test_a_projection_of_its_own_needs_its_model_even_with_zeros(name: str) -> N
     ],
 )
 def test_a_calibration_that_no_lens_has_is_none(fx: float, fy: float, cx: float, cy: float, rectified: bool) -> None:
-    """Drivers publish the identity or metres without a calibration: a position by it would be wrong without a sign of it."""
+    """Drivers without a calibration publish the identity or metres. Positions from these values would be silently wrong."""
     numbers = [fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
     matrix = [value for index, value in enumerate(numbers) if index % 4 != 3]
     with pytest.raises(GeometryError, match=r"The camera is not calibrated: [KP] in its camera_info has"):
@@ -275,6 +275,6 @@ def test_a_calibration_that_no_lens_has_is_none(fx: float, fy: float, cx: float,
 
 @pytest.mark.parametrize(("f", "cx"), [(640 / 23, 320.0), (640 / math.pi, 320.0), (300_000.0, 320.0), (500.0, -900.0)])
 def test_a_calibration_of_an_unusual_lens_serves(f: float, cx: float) -> None:
-    """A field of view of 170 degrees, a fisheye, a telescope, and an image that was cut out of a larger one."""
+    """A field of view of 170 degrees, a fisheye, a telescope, and a cropped image."""
     camera = CameraModel.from_info(**{**INFO, "k": [f, 0.0, cx, 0.0, f, 240.0, 0.0, 0.0, 1.0]})
     assert (camera.fx, camera.cx) == (f, cx)

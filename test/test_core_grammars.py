@@ -1,4 +1,4 @@
-"""The grammars of spatial answers: what they let a model write is in bounds, and read back as it was meant."""
+"""The grammars of spatial answers: every text that they allow is within bounds, and is parsed correctly."""
 
 import itertools
 import re
@@ -40,7 +40,7 @@ def test_every_number_up_to_a_bound(most: int) -> None:
 
 @st.composite
 def points(draw: Any, task: Task, most: int) -> tuple[FittedSize, list[tuple[int, int]], str]:
-    """An image's size, pixels about as often outside of it as within, and how a model writes them."""
+    """Return an image's size, pixels inside and outside of it with equal frequency, and how a model writes them."""
     size, comma = draw(SIZES), draw(SEPARATORS)
     across, down = st.integers(0, size.model_width + 3), st.integers(0, size.model_height + 3)
     if draw(st.booleans()):
@@ -90,7 +90,7 @@ def test_boxes_in_bounds_match_and_are_read_as_written(task: Task) -> None:
     st.sampled_from((0, 1, 2, 3)),
 )
 def test_thousandths_with_depths(size: FittedSize, waypoints: list[tuple[int, int, int]], decimals: int) -> None:
-    """Depths in millimetres, written in metres with so many decimals."""
+    """The depths are in millimetres, and are written in metres with this number of decimals."""
     depths = [f"{depth / 1000:.{decimals}f}" for _, _, depth in waypoints]
     pairs = zip(waypoints, depths, strict=True)
     text = "[" + ", ".join(f"({x}, {y}, {depth})" for (x, y, _), depth in pairs) + "]"
@@ -107,7 +107,7 @@ RECORDED = (
     (Task.TRAJECTORY, FittedSize(424, 240, 420, 252), "[(137, 116), (169, 94), (208, 84), (228, 80)]"),
     (Task.POINT, FittedSize(732, 1220, 728, 1232), "[(318, 445), (293, 466), (307, 478), (277, 459), (320, 456), (304, 450)]"),
 )
-"""What RoboBrain2.0-7B has answered."""
+"""Answers of RoboBrain2.0-7B."""
 
 
 @pytest.mark.parametrize(("task", "size", "text"), RECORDED)
@@ -121,7 +121,7 @@ def test_nothing_found_and_what_is_no_list(task: Task, profile: Any) -> None:
     pattern = coordinate_pattern(task, profile, FittedSize(640, 480, 644, 476))
     assert re.fullmatch(pattern, "[]")
     assert parse_answer(task, "[]", profile).nothing_found
-    assert re.fullmatch(pattern, "")  # As from a checkpoint that cannot think.
+    assert re.fullmatch(pattern, "")  # The answer of a checkpoint that cannot think.
     for text in ("[(1, 2)", "(1, 2)", "[(1.5, 2)]", "[(-1, 2)]", "[1, 2]", "[(1, 2), ]", "There is no mug.", "[[1, 2, 3, 4]]"):
         assert not re.fullmatch(pattern, text)
 

@@ -1,4 +1,4 @@
-"""Image files in messages: the file is believed, and the format decides only what a file cannot state."""
+"""Image files in messages: the file has precedence, and the format decides only what a file cannot state."""
 
 import io
 import struct
@@ -19,20 +19,20 @@ PATTERNS = ("rggb", "bggr", "gbrg", "grbg")
 
 
 def scene() -> np.ndarray:
-    """The left half orange, the right half teal; RGB."""
+    """Return an RGB image whose left half is orange and whose right half is teal."""
     image = np.empty((64, 96, 3), np.uint8)
     image[:, :48], image[:, 48:] = ORANGE, TEAL
     return image
 
 
 def file_of(pixels: np.ndarray, kind: str = "jpg", quality: int = 98) -> bytes:
-    """A file as OpenCV writes it; colours are given as RGB."""
+    """Return a file from OpenCV. Colours are given as RGB."""
     ordered = pixels[..., ::-1] if pixels.ndim == 3 else pixels
     return cv2.imencode(f".{kind}", np.ascontiguousarray(ordered), [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
 def halves(image: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The mean colours of the two halves, away from the borders."""
+    """Return the mean colours of the two halves, without the borders."""
     left, right = (image[16:48, columns].reshape(-1, 3).mean(axis=0) for columns in (slice(8, 40), slice(56, 88)))
     return tuple(left.round().astype(int).tolist()), tuple(right.round().astype(int).tolist())
 
@@ -97,7 +97,7 @@ def test_a_mosaic_in_a_file_of_three_channels_is_debayered() -> None:
 
 @pytest.mark.parametrize("image_format", ["bayer_rggb8; jpeg compressed mono8", "bayer_rggb16; jpeg compressed mono8"])
 def test_what_was_debayered_to_grey_stays_grey(image_format: str) -> None:
-    """As image_transport of Jazzy and later publishes Bayer cameras."""
+    """image_transport of Jazzy and later publishes Bayer cameras in this way."""
     gray = cv2.cvtColor(scene(), cv2.COLOR_RGB2GRAY)
     image = decode_file(file_of(gray), image_format)
     assert np.ptp(image[16:48, 8:40]) <= 4

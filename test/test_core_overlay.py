@@ -1,4 +1,4 @@
-"""What is drawn lies where the answer says, on images of any size."""
+"""The overlay draws the answer at the correct places, on images of any size."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def test_a_point_is_drawn_about_its_place_and_the_image_itself_stays(width: int,
     assert not changed(image).any()
     assert centre_of(changed(drawn)) == pytest.approx(place, abs=1)
     assert coloured(drawn, PALETTE.point).any()
-    # Big enough to be seen, small enough to leave the image alone.
+    # The drawing is large enough to be visible, and covers little of the image.
     assert 0.0003 < changed(drawn).mean() < 0.05
 
 
@@ -78,7 +78,7 @@ def test_a_trajectory_runs_from_its_start_to_its_end() -> None:
     drawn = draw(gray(640, 480), Answer(Task.TRAJECTORY, "", waypoints=waypoints))
     assert coloured(drawn, PALETTE.start)[390:411, 90:111].any()
     assert not coloured(drawn, PALETTE.start)[:, 250:].any()
-    # The head lies behind its tip, which is the last waypoint.
+    # The head is behind its tip, which is the last waypoint.
     assert centre_of(coloured(drawn, PALETTE.end)) == pytest.approx((535, 373), abs=10)
     on_the_way = changed(drawn)
     assert all(on_the_way[round(400 - 300 * part), round(100 + 200 * part)] for part in np.linspace(0.1, 1, 20))

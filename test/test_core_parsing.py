@@ -1,4 +1,4 @@
-"""What models write is read as a person would read it, or refused with the fault; never guessed, never evaluated."""
+"""Answers of models are parsed as a person would read them, or rejected with the fault. Nothing is guessed or evaluated."""
 
 import pytest
 from parsing_rig import RECORDED, TWO, TWO_FIVE, parts_of, points, read
@@ -232,7 +232,7 @@ def test_faults_are_named_and_the_text_is_kept(task: Task, text: str, fault: str
 )
 @pytest.mark.parametrize("task", [Task.POINT, Task.AFFORDANCE, Task.GROUND, Task.TRAJECTORY])
 def test_separators_within_numbers_are_refused(task: Task, text: str) -> None:
-    """A person reads (1,000, 2,000) as one point, a program as a box."""
+    """A person reads (1,000, 2,000) as one point. A program could read it as a box."""
     with pytest.raises(UnparsableAnswerError):
         read(task, text)
 

@@ -1,4 +1,4 @@
-"""Answers that no grammar holds to a form: repetitions, confidences and sizes named in prose."""
+"""Answers without a grammar: repetitions, confidences, and sizes in prose."""
 
 from itertools import pairwise
 from typing import Any
@@ -72,7 +72,7 @@ SIZE = [
 )
 def test_sizes_in_prose_are_not_read_where_a_list_follows(prose: str, fence: str, task: Task, text: str, expected: Any) -> None:
     if prose.startswith("(") and task in (Task.GROUND, Task.AFFORDANCE):
-        return  # A point within brackets may be a corner of a box.
+        return  # A point within brackets can be a corner of a box.
     answer = parse_answer(task, prose + fence.format(text), TWO)
     assert numbers(answer) == expected
     assert answer.normalized == ("0.25" in text)
@@ -110,7 +110,7 @@ PIECES = [
 )
 @settings(max_examples=800, deadline=None)
 def test_what_is_given_while_it_comes_is_part_of_the_answer(task: Task, profile: Any, pieces: list[str], cuts: list[int]) -> None:
-    """In the order of the answer, however the text is cut; what only the end shows comes with the end."""
+    """The parts have the order of the answer, wherever the text is cut. Parts that depend on the end of the text come last."""
     if task not in profile.tasks:
         return
     text = "".join(pieces)
@@ -120,7 +120,7 @@ def test_what_is_given_while_it_comes_is_part_of_the_answer(task: Task, profile:
     for start, end in pairwise(places):
         progress = parser.feed(text[start:end])
         if "</think>" in text[:end] and "</think>" not in text[:start]:
-            early = []  # What came before turned out to be thinking.
+            early = []  # The earlier text was thinking.
         early += [*progress.points, *progress.waypoints, *progress.boxes]
     results: list[Any] = []
     for finish in (parser.finish, lambda: parse_answer(task, text, profile)):
@@ -161,7 +161,7 @@ def test_other_values_in_an_object_are_no_coordinates(key: str) -> None:
 @pytest.mark.parametrize("extent", ['"w": 50, "h": 40', '"width": 50, "height": 40'])
 @pytest.mark.parametrize("task", SPATIAL)
 def test_a_box_by_its_extent_is_no_point(task: Task, extent: str) -> None:
-    """x and y may be its corner or its centre."""
+    """x and y can be its corner or its centre."""
     with pytest.raises(UnparsableAnswerError):
         parse_answer(task, f'{{"x": 10, "y": 20, {extent}}}', TWO)
 

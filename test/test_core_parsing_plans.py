@@ -1,4 +1,4 @@
-"""Answers that hold plans: lists of steps and JSON."""
+"""Answers with plans: lists of steps, and JSON."""
 
 import contextlib
 import json
@@ -86,7 +86,7 @@ def test_arguments_that_are_no_json_are_a_fault_of_the_answer(value: str) -> Non
     assert start is not None
 
     def within(depth: int) -> None:
-        """json writes deep values with more of Python's stack than it reads them with."""
+        """Return a deeply nested value. json needs more of Python's stack to write it than to read it."""
         if depth:
             within(depth - 1)
         else:
@@ -133,7 +133,7 @@ def test_broken_plans_are_refused(text: str, fault: str) -> None:
 def test_half_a_plan_is_no_plan(text: str) -> None:
     with pytest.raises(UnparsableAnswerError, match="cut at the token limit"):
         read(Task.PLAN, text, truncated=True)
-    # Behind the closing tag nothing is missing.
+    # After the closing tag, no text can be missing.
     assert read(Task.PLAN, f"<answer>{text}</answer> and", truncated=True).steps
 
 

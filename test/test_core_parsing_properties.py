@@ -1,4 +1,4 @@
-"""Properties of parsing: pieces read as the whole, round trips, linear time, and no evaluation."""
+"""Properties of the parser: independence of pieces, round trips, linear time, and no evaluation."""
 
 import ast
 import itertools
@@ -107,7 +107,7 @@ DEPTHS = st.one_of(st.integers(0, 9), st.floats(0, 9).map(lambda value: round(va
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=12), st.booleans())
 @settings(deadline=None)
 def test_points_round_trip(pairs, square: bool) -> None:
-    pairs.insert(0, (640, 480))  # Leaves no doubt that these are pixels.
+    pairs.insert(0, (640, 480))  # With this point, all coordinates are certainly pixels.
     text = str([list(pair) for pair in pairs] if square else pairs)
     assert read(Task.POINT, text).points == tuple(dict.fromkeys(points(*pairs)))
 
@@ -159,7 +159,7 @@ ADVERSARIAL_JSON = ["[", "{'a':", "' ", ", ", '"', "\\", " ", "{'x': '\\'"]
     + [(Task.PLAN, '{"subtask_list": ', unit) for unit in ADVERSARIAL_JSON],
 )
 def test_a_megabyte_of_anything_is_read_in_linear_time(task: Task, beginning: str, unit: str) -> None:
-    """Quadratic reading of a megabyte would take hours: the time limit is only there to end it."""
+    """A parser with quadratic time would need hours for a megabyte, and the test would exceed its time limit."""
     outcome(task, TWO, [beginning, unit * (1_000_000 // len(unit))], False, False)
 
 

@@ -1,4 +1,4 @@
-"""Plans for robots without an engine: requests, schemas, reading, feasibility."""
+"""Plans for robots without an engine: requests, schemas, parsing, feasibility."""
 
 import asyncio
 import json
@@ -134,7 +134,7 @@ def test_budgets_shorten_the_texts_and_then_refuse() -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_no_text_is_longer_than_its_budget(seed: int) -> None:
-    """The longest value of each kind, put in by hand, fits."""
+    """A text with the longest value of each kind fits."""
     form = plan_form(random_request(seed), 100_000)
     assert len(form.text.encode()) < 256 * 1024
     Draft202012Validator.check_schema(form.schema)

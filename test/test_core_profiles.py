@@ -1,4 +1,4 @@
-"""Model families are told apart by model_type, and their prompts are the ones they were trained with."""
+"""Model families are identified by model_type, and their prompts are those of the training."""
 
 import json
 
@@ -8,7 +8,7 @@ from robobrain_ros.core.profiles import PROFILES, AnswerForm, CoordinateRule, pr
 from robobrain_ros.core.query import Task
 from robobrain_ros.errors import EngineConfigError, UnsupportedTaskError
 
-# The prompts of FlagOpen/RoboBrain2.0 and 2.5 inference.py, with "hold the cup" as the text.
+# The prompts in inference.py of FlagOpen/RoboBrain2.0 and 2.5, with "hold the cup" as the text.
 VERBATIM = {
     ("qwen2_5_vl", Task.POINT): "hold the cup. Your answer should be formatted as a list of tuples, i.e. [(x1, y1), (x2, y2), "
     "...], where each tuple contains the x and y coordinates of a point satisfying the conditions above. The coordinates "

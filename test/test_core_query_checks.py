@@ -1,4 +1,4 @@
-"""Control tokens in every text that reaches a prompt: rejected with the field's name, look-alikes and tags are ordinary text."""
+"""Control tokens in texts that reach a prompt are rejected with the field's name. Look-alikes and tags are ordinary text."""
 
 import asyncio
 import dataclasses
@@ -73,7 +73,7 @@ def ask(query: Query, **info: Any) -> tuple[Answer, ScriptedEngine]:
 
 
 def with_text(value: Any, path: str, text: str) -> Any:
-    """A copy of nested dataclasses and tuples in which the text at a path is another one."""
+    """Return a copy of nested dataclasses and tuples with another text at a path."""
     for name, item in (
         [(f"[{number}]", it) for number, it in enumerate(value)]
         if isinstance(value, tuple)
@@ -90,7 +90,7 @@ def with_text(value: Any, path: str, text: str) -> Any:
 
 
 class Unread(tuple[Any, ...]):
-    """A long list of which no item may be read."""
+    """A long list whose items must not be read."""
 
     def __iter__(self) -> Iterator[Any]:
         raise AssertionError("the items are read")
@@ -113,7 +113,7 @@ LONG = Unread([None] * 201)
     ids=lambda it: it if isinstance(it, str) else "",
 )
 def test_a_list_of_a_plan_request_that_is_too_long_is_rejected_before_it_is_read(request_: PlanRequest, field: str) -> None:
-    """All of this runs on the engine's loop, where other requests would wait."""
+    """This check runs on the engine's loop, where a long check would delay other requests."""
     with pytest.raises(BadRequestError, match=rf"^context\.{re.escape(field)}: ") as caught:
         check_query(Query(Task.PLAN, "Clear the table.", [IMAGE], plan=request_))
     assert len(caught.value.message) < 200

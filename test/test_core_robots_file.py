@@ -1,4 +1,4 @@
-"""Robots from a YAML file: what is read, and what is wrong at which line."""
+"""Robots in a YAML file: the parsed robots, and the line of each fault."""
 
 import json
 from pathlib import Path
@@ -87,7 +87,7 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
 
 
 def arm(argument: str) -> str:
-    """A file whose only skill has this schema for its argument."""
+    """Return a file with one skill, whose argument has this schema."""
     return (
         "skills:\n  go:\n    arguments_schema:\n      type: object\n      properties:\n"
         f"        x: {{{argument}}}\nrobots:\n  arm: {{skills: [go]}}\n"
@@ -95,7 +95,7 @@ def arm(argument: str) -> str:
 
 
 def refusal(folder: Path, text: str | bytes) -> str:
-    """The message for a file, without the file's name."""
+    """Return the error message for a file, without the file's name."""
     path = folder / "robots.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
     with pytest.raises(BadRequestError) as caught:

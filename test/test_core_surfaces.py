@@ -1,4 +1,4 @@
-"""An answer's pixels become positions on the surface that they show, or NaN and a reason; never on what is behind it."""
+"""Pixels of an answer become positions on the visible surface, or NaN with a reason, and never use the background depth."""
 
 import math
 
@@ -49,7 +49,7 @@ def image(samples: npt.NDArray[np.generic], encoding: str, padding: int = 0, big
 @pytest.mark.parametrize("padding", [0, 3, 8])
 @pytest.mark.parametrize("big", [False, True])
 def test_both_encodings_become_metres(padding: int, big: bool) -> None:
-    """Millimetres with 0 and 65535 for none, metres with NaN, -Inf and Inf for none; whatever padding and order of bytes."""
+    """Millimetres with 0 and 65535 for invalid, and metres with NaN, -Inf and Inf for invalid, with any padding or byte order."""
     millimetres = image(np.array([[1500, 0, 65535], [1, 2, 19999]], np.uint16), "16UC1", padding, big).metres()
     assert millimetres.dtype == np.float32
     assert np.allclose(millimetres, [[1.5, math.nan, math.nan], [0.001, 0.002, 19.999]], equal_nan=True)
@@ -78,7 +78,7 @@ def test_what_is_no_depth_image_is_refused_with_a_sentence(encoding: str, width:
 def test_a_point_on_a_thing_never_gets_the_depth_of_what_is_behind(
     depths: tuple[float, float], angle: float, inward: float, seed: int, holes: float
 ) -> None:
-    """At every straight edge and distance to it, with noise and holes: the thing's depth, or NaN."""
+    """At straight edges with any distance, noise and holes, the result is the depth of the object or NaN."""
     near, far = depths
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:480, :640]
@@ -95,7 +95,7 @@ def test_a_point_on_a_thing_never_gets_the_depth_of_what_is_behind(
 
 @pytest.mark.parametrize("size", [3, 4, 7, 12])
 def test_a_thing_that_cannot_be_measured_does_not_get_the_depth_of_its_background(size: int) -> None:
-    """Black, shiny or glass: nothing valid on it, everything valid around it."""
+    """Black, shiny or transparent objects have no valid depth, but their surroundings have."""
     samples = flat(1.0)
     samples[200 : 200 + size, 300 : 300 + size] = np.nan
     pixels = [(float(u), float(v)) for u in range(300, 300 + size) for v in range(200, 200 + size)]
@@ -111,7 +111,7 @@ def test_a_lost_pixel_is_filled_from_those_around_it() -> None:
 
 
 def test_a_thing_of_three_pixels_is_met_and_a_single_wrong_sample_is_not_believed() -> None:
-    """Neither does the wrong sample get the depth of what is around it."""
+    """The wrong sample does not get the depth of its surroundings either."""
     samples = flat(1.0)
     samples[100:103, 100:103] = 0.6
     samples[300, 300] = 0.6
@@ -135,12 +135,12 @@ def test_nothing_valid_is_nan_with_the_reason(value: float, reason: str) -> None
 )
 @settings(max_examples=200, deadline=None)
 def test_depth_of_another_size_is_read_where_the_pixel_looks(u: float, v: float, size: tuple[int, int]) -> None:
-    """A slanted plane comes out exactly, since 1 / depth is linear in pixels, up to the image's border."""
+    """A slanted plane is exact up to the image's border, because 1 / depth is linear in pixels."""
     width, height = size
     columns, rows = np.meshgrid((np.arange(width) + 0.5) * 640 / width - 0.5, (np.arange(height) + 0.5) * 480 / height - 0.5)
     samples = (1.0 / (0.8 + 0.0002 * columns + 0.0004 * rows)).astype(np.float32)
     (found,) = depth_at(samples, (u, v))
-    # Half a window at the border, where the slope is held back.
+    # At the border, the window is cut in half, so the slope is limited.
     assert found == pytest.approx(1.0 / (0.8 + 0.0002 * u + 0.0004 * v), abs=3e-3)
 
 
@@ -161,7 +161,7 @@ def test_nothing_to_lift_is_lifted_and_strange_pixels_are_nan() -> None:
 
 
 def test_a_box_has_the_depth_of_what_fills_it() -> None:
-    """A round thing before a wall, cut at its side by something a little nearer that is not what the box is of."""
+    """A round object in front of a wall. A slightly nearer object covers one of its sides."""
     rows, columns = np.mgrid[:480, :640]
     samples = np.where(np.hypot(columns - 300, rows - 200) < 50, 0.8, 1.5).astype(np.float32)
     samples[:, 252:256] = 0.5
@@ -180,7 +180,7 @@ def test_a_box_of_what_cannot_be_measured_is_nan() -> None:
 
 
 def test_gaps_of_a_trajectory_lie_on_the_line_between_their_neighbours_and_are_flagged() -> None:
-    """Not at its ends, where there is nothing to lie between."""
+    """Waypoints at the ends have no neighbour on one side, so they are not interpolated."""
     _rows, columns = np.mgrid[:480, :640]
     samples = (1.0 / (1.0 + 0.001 * columns)).astype(np.float32)
     samples[:, 190:410] = np.nan
@@ -196,7 +196,7 @@ def test_gaps_of_a_trajectory_lie_on_the_line_between_their_neighbours_and_are_f
 
 
 def test_the_models_own_depth_gives_positions_without_a_depth_camera() -> None:
-    """RoboBrain 2.5's waypoints; what it gave no depth lies between the others."""
+    """Waypoints of RoboBrain 2.5. Those without a depth are interpolated."""
     waypoints = [Point(100, 100, depth=1.0), Point(150, 100), Point(200, 100, depth=1.0), Point(250, 100, depth=-1.0)]
     lifted = lift_waypoints(CAMERA, None, waypoints)
     assert lifted.positions[:3, 2] == pytest.approx([1.0, 1.0, 1.0])
@@ -213,7 +213,7 @@ def test_the_models_own_depth_is_kept_in_the_air_before_a_measured_surface() -> 
 
 
 def test_the_tabletop_world_through_a_depth_camera() -> None:
-    """With the noise and holes of a structured-light camera, positions lie on the things' true surfaces: see `measure`."""
+    """With the noise and holes of a structured-light camera, positions are on the true surfaces. See `measure`."""
     points, boxes, known = [], [], 0
     for seed in range(20):
         scene = make_scene(seed)
@@ -237,7 +237,7 @@ def test_the_tabletop_world_through_a_depth_camera() -> None:
 
 
 def test_the_depth_camera_of_the_tests_is_as_bad_as_its_sources_say() -> None:
-    """Noise of 1.425 mm at 1 m and four times that at 2 m, with holes by chance and in the shadow of what is nearer."""
+    """Noise of 1.425 mm at 1 m, and four times that at 2 m, with random holes and holes in shadows."""
     for metres in (1.0, 2.0):
         samples = DepthImage(measure(flat(metres), 525.0, 1)).metres()
         step = 2.85e-3 * metres**2
@@ -252,7 +252,7 @@ def test_the_depth_camera_of_the_tests_is_as_bad_as_its_sources_say() -> None:
 
 @pytest.mark.parametrize(("metres", "size"), [(1.0, (640, 480)), (2.0, (640, 480)), (3.0, (640, 480)), (1.5, (320, 240))])
 def test_a_floor_seen_along_its_length_is_one_surface(metres: float, size: tuple[int, int]) -> None:
-    """30 cm above it, each row is several centimetres behind the one below, which is no edge."""
+    """From a height of 30 cm, each row is several centimetres farther than the row below. This is not an edge."""
     width, height = size
     rows = (np.arange(height) + 0.5) * 480 / height - 0.5
     floor = np.where(rows > 245, 0.3 * 525.0 / np.maximum(rows - 239.5, 1.0), np.inf)
@@ -273,12 +273,12 @@ IN_HOLE, BESIDE = (330.0, 230.0), (100.0, 100.0)
 
 
 def noisy(metres: float) -> npt.NDArray[np.float32]:
-    """A wall as a depth camera measures it."""
+    """Return a wall as a depth camera measures it."""
     return (flat(metres) + np.random.default_rng(0).normal(0.0, 2e-3, (480, 640)) * metres**2).astype(np.float32)
 
 
 def lifted_z(depth: DepthImage) -> tuple[float, float, float]:
-    """Depth of a point in the hole, of a box in it, and of a point beside it."""
+    """Return the depths of a point in the hole, of a box in it, and of a point next to it."""
     points = lift_points(CAMERA, depth, [Point(*IN_HOLE), Point(*BESIDE)]).positions[:, 2]
     (box,) = lift_boxes(CAMERA, depth, [Box(310, 210, 350, 250)]).positions
     return float(points[0]), float(box[2]), float(points[1])
@@ -287,7 +287,7 @@ def lifted_z(depth: DepthImage) -> tuple[float, float, float]:
 @pytest.mark.parametrize("background", [0.8, 3.0])
 @pytest.mark.parametrize("invalid", [0, 65535, 65534, 20000, 10000, 8000, 4095, 8191, 32767])
 def test_what_a_driver_writes_for_no_measurement_is_no_depth_in_16_bits(invalid: int, background: float) -> None:
-    """A hole filled with an error value, the end of the scale, or the value at which the driver clamps."""
+    """The hole contains an error value, the end of the scale, or the value at which the driver clamps."""
     samples = (noisy(background) * 1e3).astype(np.uint16)
     samples[HOLE] = invalid
     point, box, beside = lifted_z(image(samples, "16UC1").bounded(INDOORS))
@@ -318,7 +318,7 @@ def test_an_image_of_one_invalid_value_has_no_depth(invalid: float, encoding: st
 
 @pytest.mark.parametrize("millimetres", [800.0, 150.0, 3000.0, 19000.0])
 def test_floats_in_millimetres_are_named(millimetres: float) -> None:
-    """Also with holes and a few samples that could be metres; no depth is taken from them."""
+    """Holes and a few samples that could be metres do not change this. No depth is used."""
     samples = noisy(1.0) * np.float32(millimetres)
     samples[:50] = 0.0
     samples[50:60] = np.nan
@@ -339,7 +339,7 @@ def test_integers_in_metres_are_named(metres: int) -> None:
 
 @pytest.mark.parametrize("wrong", [1e-42, 6.9e-41, 1e-7])
 def test_what_is_nearly_zero_is_no_depth(wrong: float) -> None:
-    """Floats whose bytes are in the other order than is_bigendian states are mostly denormal."""
+    """Floats in the other byte order than is_bigendian states are mostly denormal."""
     assert np.isnan(lifted_z(image(flat(wrong), "32FC1"))).all()
     assert np.isnan(lifted_z(image(flat(1.5).astype(">f4").view("<f4"), "32FC1"))).all()
 
@@ -351,7 +351,7 @@ def test_upper_case_and_blanks_of_a_depth_encoding_do_not_matter(name: str) -> N
 
 @pytest.mark.parametrize("metres", [0.3, 0.8, 3.0, 7.3, 12.3])
 def test_a_measured_wall_keeps_its_depth(metres: float) -> None:
-    """Noise-free too, as in a simulation."""
+    """A wall without noise, as in a simulation, also keeps its depth."""
     for samples in (flat(metres), noisy(metres)):
         for depth in (image(samples, "32FC1"), image((samples * 1e3).round().astype(np.uint16), "16UC1")):
             assert lifted_z(depth.bounded(INDOORS)) == pytest.approx([metres] * 3, rel=0.05)
@@ -373,7 +373,7 @@ def test_an_outdoor_sky_is_not_taken_for_millimetres() -> None:
 
 
 def test_depths_outside_of_the_range_say_on_which_side() -> None:
-    """The end of the range itself is excluded: there a driver clamps."""
+    """The end of the range is excluded, because a driver clamps depths there."""
     samples = noisy(0.8)
     samples[HOLE] = 0.05
     samples[50:150, 50:150] = 2.0

@@ -1,4 +1,4 @@
-"""The container recipe, as far as it can be tried without an engine that builds it."""
+"""The container recipe, as far as it can be tested without a container engine."""
 
 import fnmatch
 import json
@@ -14,13 +14,13 @@ from ros_rig import LIMIT, rig
 from robobrain_ros.ros.process import ending
 
 KNOWN_TO_DEBIAN = {"g++", "python3-dev", "python3-venv"}
-"""Packages of the recipe that package.xml cannot ask for: scripts/setup_env.py names the same on a bare machine."""
+"""Packages of the recipe that package.xml cannot name. scripts/setup_env.py names the same packages."""
 RECIPE_ROOT = "/ws/src/robobrain_ros/"
-"""Where the recipe puts this repository."""
+"""Folder of this repository in the container."""
 
 
 def instructions(repository: Path) -> list[tuple[str, str]]:
-    """The Dockerfile's instructions in order, comments and line ends taken out."""
+    """Return the instructions of the Dockerfile in order, without comments and line continuations."""
     text = (repository / "docker" / "Dockerfile").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
@@ -46,7 +46,7 @@ def test_what_is_copied_is_there_and_not_ignored(repository: Path) -> None:
 
 
 def test_what_must_not_be_copied_is_ignored(repository: Path) -> None:
-    """All that git ignores, and git's own folder: gigabytes, and a key in docker/.env."""
+    """Everything that git ignores, and git's own folder, because they contain gigabytes, and a key in docker/.env."""
     ignored = (repository / ".dockerignore").read_text().split()
     assert {".git", ".venv", "build", "install", "log", "docker/.env"} <= set(ignored)
     for pattern in (repository / ".gitignore").read_text().split():
@@ -108,7 +108,7 @@ def test_the_health_check_tells_an_active_node_from_others(repository: Path) -> 
 
 
 def test_stopping_a_container_reaches_the_node_and_waits_for_it(repository: Path) -> None:
-    """`ros2 launch` as process 1 ends with SIGINT, and not with SIGTERM."""
+    """As process 1, `ros2 launch` ends after SIGINT, but not after SIGTERM."""
     service = yaml.safe_load((repository / "docker" / "compose.yaml").read_text(encoding="utf-8"))["services"]["robobrain"]
     assert service["stop_signal"] == "SIGINT"
     assert ("STOPSIGNAL", "SIGINT") in instructions(repository)

@@ -1,4 +1,4 @@
-"""The documentation against the code: links, anchors, tables, names, defaults and examples. The sentences are free."""
+"""The documentation agrees with the code: links, anchors, tables, names, defaults and examples. Sentences are not checked."""
 
 import argparse
 import ast
@@ -33,29 +33,29 @@ PAGES = [
 ]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 MOST_LINES = 120
-"""Of the README."""
+"""Most lines of the README."""
 
 
 def prose(page: Path) -> str:
-    """A page without its blocks of code."""
+    """Return a page without its code blocks."""
     return re.sub(r"^```.*?^```", "", (REPOSITORY / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, by the rule that GitHub and mkdocs share for them."""
+    """Return the anchors of a page's headings, by the rule of GitHub and mkdocs."""
     titles = re.findall(r"^#+ +(.*)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", re.sub(r"[`*]", "", title).strip().lower()).replace(" ", "-") for title in titles}
 
 
 def blocks(language: str) -> Iterator[tuple[Path, str]]:
-    """Page and text of each block of code in a language."""
+    """Return page and text of each code block in a language."""
     for page in PAGES:
         text = (REPOSITORY / page).read_text(encoding="utf-8")
         yield from ((page, block) for block in re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
 
 
 def rows(page: str, heading: str = "") -> list[list[str]]:
-    """The cells of all table rows on a page of docs/, or below one of its headings."""
+    """Return the cells of all table rows on a page of docs/, or below one of its headings."""
     text = (DOCS / page).read_text(encoding="utf-8")
     if heading:
         text = re.split(r"^#+ ", text.split(f"{heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
@@ -63,7 +63,7 @@ def rows(page: str, heading: str = "") -> list[list[str]]:
 
 
 def names(cell: str) -> list[str]:
-    """What a cell has in backticks."""
+    """Return the texts in backticks in a cell."""
     return re.findall(r"`([^`]+)`", cell)
 
 
@@ -91,7 +91,7 @@ def test_the_index_leads_to_every_page() -> None:
     assert {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")} - {"index.md"} <= linked
 
 
-# Tables that are written from the code, or name what is in it
+# Tables that are generated from the code, or that contain names in the code
 
 
 def doc_tables() -> ModuleType:
@@ -155,20 +155,20 @@ def test_troubleshooting_knows_every_outcome() -> None:
 
 
 def all_code() -> str:
-    """The package's source with its texts in one piece."""
+    """Return the package's source, in which adjacent strings are joined."""
     code = "".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "robobrain_ros").rglob("*.py"))
     return re.sub(r'" *\n *f?r?"', "", code)
 
 
 def fixed_words(quote: str) -> Iterator[str]:
-    """Every three words in a row of a quote; what the code fills in is between others."""
+    """Return every three consecutive words of a quote. Values that the code inserts separate words."""
     for part in re.split(r"\.\.\.|\d+", quote):
         words = part.split()
         yield from (" ".join(words[first : first + 3]) for first in range(max(len(words) - 2, min(len(words), 1))))
 
 
 QUOTED = ("## The node does not become ready", "### Images are too old", "## Positions are NaN, or not in target_frame")
-"""Tables of troubleshooting whose first cell quotes a message, with `...` for what varies."""
+"""Tables of troubleshooting whose first cell quotes a message, with `...` for variable parts."""
 
 
 @pytest.mark.parametrize("heading", QUOTED)
@@ -181,7 +181,7 @@ def test_troubleshooting_quotes_messages_of_the_code(heading: str) -> None:
 
 
 def test_the_flagos_page_quotes_messages_of_the_code() -> None:
-    """Each quote is in one text of the code, with one value that the code fills in for each `...`."""
+    """Each quote is in one text of the code, with one inserted value for each `...`."""
     code, table_rows = all_code(), rows("how-to/flagos.md", "## When something is wrong")
     quotes = [quote for row in table_rows if row[0].startswith("`") for quote in names(row[0])]
     assert len(quotes) > 10
@@ -246,7 +246,7 @@ def test_the_exclusions_of_flaggems_are_documented() -> None:
 
 
 def dict_keys(file: str, *functions: str) -> set[str]:
-    """The keys that functions of a file put into dictionaries, and the names that they list in tuples."""
+    """Return the keys that functions of a file put into dictionaries, and the names that they list in tuples."""
     found: set[str] = set()
     tree = ast.parse((REPOSITORY / "robobrain_ros" / file).read_text(encoding="utf-8"))
     for function in ast.walk(tree):
@@ -298,7 +298,7 @@ def test_the_readmes_memory_is_that_of_the_presets() -> None:
 
 
 def test_the_readmes_speed_is_that_of_the_results() -> None:
-    """Requests per second at 1 and 8, of `generate`, rounded; the results' tables have one decimal more."""
+    """Rounded requests per second at a concurrency of 1 and 8, and of `generate`. The results' tables have one more decimal."""
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     shown = re.findall(r"^\| (\w+), \w+ \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", text, re.MULTILINE)
     measured = [row[1:3] for row in rows("results/gpu.md") if len(row) > 3 and row[3] == "requests/s"]
@@ -328,7 +328,7 @@ def test_python_examples_are_python(page: Path, code: str) -> None:
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Parameters by their full names."""
+    """Return parameters by their full names."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{name}.")

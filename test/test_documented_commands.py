@@ -1,6 +1,6 @@
-"""Every `ros2` command of README and docs, against the tabletop demo: the first thing that a newcomer sees is an answer.
+"""Run every `ros2` command of README and docs with the tabletop demo, because newcomers try these commands first.
 
-With ros2cli the commands run as they stand; without it (ROS 2 from PyPI) the same calls go through rclpy.
+With ros2cli, the commands run unchanged. Without it (ROS 2 from PyPI), the same calls go through rclpy.
 """
 
 import os
@@ -47,15 +47,15 @@ NOT_HERE = {
     r"ros2 (lifecycle set|param set|param load) ": "changes the node",
     r"ros2 bag ": "needs rosbag2",
 }
-"""Which commands the demo cannot answer, and why."""
+"""Commands that the demo cannot answer, and the reasons."""
 RUNS = r"ros2 (service call|action send_goal|topic echo|lifecycle get|interface show|pkg prefix|run robobrain_ros ask) "
-"""Which commands run here; all of them can be given again and again."""
+"""Commands that this test runs. All of them can be repeated."""
 ROS2 = [sys.executable, "-c", "import sys; from ros2cli.cli import main; sys.exit(main())"]
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 def documented() -> list[tuple[str, str]]:
-    """Page and command of each line that begins with ros2 in a block of code."""
+    """Return page and command of each line in a code block that begins with ros2."""
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
@@ -66,7 +66,7 @@ def documented() -> list[tuple[str, str]]:
 
 
 def why_not(command: str) -> str:
-    """Why a command does not run here; empty: nothing keeps it from running."""
+    """Return why a command does not run in this test. Empty: it runs."""
     return next((reason for pattern, reason in NOT_HERE.items() if re.match(pattern, command)), "")
 
 
@@ -75,7 +75,7 @@ COMMANDS = list(dict.fromkeys(command for _, command in documented() if not why_
 
 @pytest.fixture(scope="module")
 def domain() -> Iterator[int]:
-    """A ROS domain of its own: the documented names are absolute, and each session of the tests has its node robobrain there."""
+    """Use a separate ROS domain, because the documented names are absolute, and each test session has its own node robobrain."""
     before = os.environ.get("ROS_DOMAIN_ID")
     number = 20 + (os.getpid() + int(before or 0)) % 80
     os.environ["ROS_DOMAIN_ID"] = str(number)
@@ -107,7 +107,7 @@ class Demo:
         return self.wait(client.call_async(request))
 
     def run(self, *command: str) -> str:
-        """Run a program in the user's folder; gives its output."""
+        """Run a program in the user's folder, and return its output."""
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=2 * LIMIT, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -115,7 +115,7 @@ class Demo:
 
 @pytest.fixture(scope="module")
 def demo(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    """The demo's camera and the node on the tabletop demo model, ready, and a folder with the repository's config."""
+    """Start the demo's camera and the node with the demo model, and provide a folder with the repository's config."""
     folder = tmp_path_factory.mktemp("documented")
     (folder / "config").symlink_to(REPOSITORY / "config")
     camera = running("robobrain_ros.demo.camera", "/", folder / "camera.log", seed=12)
@@ -136,7 +136,7 @@ def demo(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo
 
 
 def filled(message: Any, values: dict[str, Any]) -> Any:
-    """A message with the fields that a command line gives as YAML."""
+    """Return a message with the fields that a command line gives as YAML."""
     types = dict(zip(message.get_fields_and_field_types(), message.SLOT_TYPES, strict=True))
     for name, value in values.items():
         setattr(message, name, _converted(types[name], value))
@@ -152,13 +152,13 @@ def _converted(kind: Any, value: Any) -> Any:
 
 
 def interface(name: str) -> Any:
-    """The class of an interface such as robobrain_ros/srv/Locate."""
+    """Return the class of an interface such as robobrain_ros/srv/Locate."""
     package, kind, name = name.split("/")
     return getattr(import_module(f"{package}.{kind}"), name)
 
 
 def run_with_ros2(demo: Demo, words: list[str]) -> None:
-    # Without a daemon, which may not have discovered the topic, and with time enough for the discovery.
+    # The daemon may not have discovered the topic, so the command runs without it, with enough time for discovery.
     once = ["--once", "--no-daemon", "--spin-time", "5"] if words[1:3] == ["topic", "echo"] else []
     output = demo.run(*ROS2, *words[1:], *once)
     if words[1] == "service":
@@ -169,7 +169,7 @@ def run_with_ros2(demo: Demo, words: list[str]) -> None:
 
 
 def run_through_rclpy(demo: Demo, words: list[str]) -> None:
-    """The same calls as those of ros2cli."""
+    """Make the same calls as ros2cli."""
     _, command, verb, *rest = words
     rest = [word for word in rest if not word.startswith("--")]
     if command == "service":
@@ -205,14 +205,14 @@ def run_through_rclpy(demo: Demo, words: list[str]) -> None:
 
 
 def test_the_readme_has_commands() -> None:
-    """What the other tests read."""
+    """The other tests run these commands."""
     assert {"README.md", "first_steps.md", "command_line.md", "plan_service.md"} <= {page for page, _ in documented()}
     assert any(command.startswith("ros2 service call") for command in COMMANDS)
 
 
 @pytest.mark.parametrize(("page", "command"), documented())
 def test_every_command_is_known_to_run_or_not(page: str, command: str) -> None:
-    """A new one goes into NOT_HERE with the reason, or is one that runs here."""
+    """A new command must run, or be added to NOT_HERE with a reason."""
     assert why_not(command) or re.match(RUNS, command), f"{page}: {command}"
 
 
@@ -241,7 +241,7 @@ def test_the_programs_of_the_plan_page_get_plans(demo: Demo) -> None:
 @pytest.mark.timeout(5 * LIMIT)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_documented_command_answers(demo: Demo, command: str) -> None:
-    """Its outcome is OK: the demo has what the command asks for."""
+    """The outcome is OK, because the demo contains the requested objects."""
     words = shlex.split(command)
     if find_spec("ros2cli"):
         run_with_ros2(demo, words)

@@ -1,4 +1,4 @@
-"""Broken checkpoints are named before vLLM starts. The files are real ones: copies of the demo model, each broken in one way."""
+"""Broken checkpoints are reported before vLLM starts. The files are copies of the demo model, each broken in one way."""
 
 import asyncio
 import json
@@ -26,12 +26,12 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A whole checkpoint."""
+    """Return a complete checkpoint."""
     return shutil.copytree(DEMO_MODEL, tmp_path / "checkpoint")
 
 
 def write_weights(path: Path, tensors: dict[str, list[int]]) -> None:
-    """A whole safetensors file with float32 tensors of these shapes."""
+    """Write a complete safetensors file with float32 tensors of these shapes."""
     header, end = {}, 0
     for name, shape in tensors.items():
         size = 4
@@ -44,7 +44,7 @@ def write_weights(path: Path, tensors: dict[str, list[int]]) -> None:
 
 
 def split(folder: Path) -> None:
-    """Two files and an index in place of the one file."""
+    """Replace the weight file by two files and an index."""
     tensors = {"model.language_model.embed_tokens.weight": [1024, 256]}
     tensors |= {f"model.language_model.layers.{layer}.input_layernorm.weight": [1] for layer in range(4)}
     blocks = {f"model.visual.blocks.{block}.norm1.weight": [1] for block in range(5)}
@@ -108,7 +108,7 @@ def weights(header: str, length: int | None = None) -> Callable[[Path], None]:
 
 
 def with_tensor(**changes: object) -> Callable[[Path], None]:
-    """The whole weights, but their header states something else about one tensor."""
+    """Write the complete weights with a header that is wrong about one tensor."""
 
     def change(folder: Path) -> None:
         content = (folder / WEIGHTS).read_bytes()

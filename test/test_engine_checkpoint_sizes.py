@@ -1,4 +1,4 @@
-"""Wrong numbers in a checkpoint's JSON files are named before vLLM starts. The files are copies of the demo model's."""
+"""Wrong numbers in a checkpoint's JSON files are reported before vLLM starts. The files are copies of the demo model's."""
 
 import json
 import shutil
@@ -19,12 +19,12 @@ HUGE = 10**12
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A whole checkpoint."""
+    """Return a complete checkpoint."""
     return shutil.copytree(DEMO_MODEL, tmp_path / "checkpoint")
 
 
 def set_value(path: Path, name: str, value: Any) -> None:
-    """Set a value in a JSON file; dots in the name separate sections."""
+    """Set a value in a JSON file. Dots in the name separate sections."""
     content = json.loads(path.read_text(encoding="utf-8"))
     *sections, last = name.split(".")
     section = content
@@ -35,7 +35,7 @@ def set_value(path: Path, name: str, value: Any) -> None:
 
 
 def reason(folder: Path, file: str, name: str, value: Any) -> str:
-    """Why the checkpoint is rejected once this value is set."""
+    """Return why the checkpoint is rejected with this value."""
     set_value(folder / file, name, value)
     with pytest.raises(EngineConfigError) as caught:
         check_files(folder)
@@ -109,7 +109,7 @@ def test_a_window_that_is_too_narrow_is_named(folder: Path, name: str, value: An
 
 @pytest.mark.parametrize("value", ["x", -1, [1, "2"], 1e300, HUGE, {}])
 def test_an_end_of_answers_that_is_no_token_is_named(folder: Path, value: Any) -> None:
-    """vLLM's process would start, and answer no request."""
+    """vLLM's process would start, and never answer a request."""
     generation = folder / "generation_config.json"
     generation.write_text('{"eos_token_id": [988, 989], "pad_token_id": null}', encoding="utf-8")
     check_files(folder)

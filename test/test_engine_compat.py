@@ -1,4 +1,4 @@
-"""How an engine of vLLM is ended, in the old way and the new one."""
+"""The end of an engine of vLLM, with the old and the new interface."""
 
 import asyncio
 from typing import Any
@@ -11,7 +11,7 @@ from robobrain_ros.engine.options import EngineOptions
 
 
 class NewEngine:
-    """What matters of vLLM's engine."""
+    """The used part of vLLM's engine."""
 
     def __init__(self) -> None:
         self.output_handler = asyncio.ensure_future(asyncio.Event().wait())
@@ -24,7 +24,7 @@ class NewEngine:
 
 
 class OldEngine(NewEngine):
-    """An older one, whose shutdown takes no time limit."""
+    """An older engine, whose shutdown has no time limit."""
 
     def shutdown(self) -> None:  # type: ignore[override]
         super().shutdown(5.0)
@@ -32,7 +32,7 @@ class OldEngine(NewEngine):
 
 @pytest.mark.parametrize("kind", [OldEngine, NewEngine])
 def test_nobody_reads_from_an_engine_that_is_being_ended(kind: type[NewEngine]) -> None:
-    """The reader would log the end as a failure, with a traceback."""
+    """The reader would log the end as a failure with a traceback."""
 
     async def run() -> NewEngine:
         embedded: Any = EmbeddedEngine(EngineOptions())

@@ -1,4 +1,4 @@
-"""The embedded engine for real: vLLM on the CPU, with tiny checkpoints of random weights."""
+"""The real embedded engine: vLLM on the CPU with tiny checkpoints of random weights."""
 
 import asyncio
 import os
@@ -28,12 +28,12 @@ from robobrain_ros.engine.supervisor import Patience, Supervisor
 from robobrain_ros.errors import BadImageError, BadRequestError, EngineFailedError
 
 START = 300.0
-"""Seconds that starting vLLM may take on a busy machine."""
+"""Time limit in seconds for starting vLLM on a busy machine."""
 ANSWER = 60.0
 
 
 class RunningEngine(OnLoop):
-    """A supervised engine on its loop, for synchronous tests."""
+    """A supervised engine on its own event loop, for synchronous tests."""
 
     def __init__(self, model: Path) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class RunningEngine(OnLoop):
         return self.embedded
 
     async def deltas(self, generation: Generation, first: "Future[None] | None" = None) -> list[TextDelta]:
-        """All that is streamed; ``first`` is set with the first piece of it."""
+        """Return all streamed deltas. ``first`` is set after the first one."""
         deltas = []
         async with aclosing(self.supervisor.generate(generation)) as stream:
             async for delta in stream:
@@ -62,14 +62,14 @@ class RunningEngine(OnLoop):
         return deltas
 
     def start_answer(self, generation: Generation) -> "Future[list[TextDelta]]":
-        """Begin a generation; returns once it streams."""
+        """Start a generation, and return when it streams."""
         first: Future[None] = Future()
         answer = self.loop.submit(self.deltas(generation, first))
         first.result(ANSWER)
         return answer
 
     def unfinished(self) -> int:
-        """Requests that vLLM itself has not finished."""
+        """Return the number of requests that vLLM has not finished."""
         assert self.embedded is not None
         return len(self.embedded._vllm.output_processor.request_states)
 
@@ -123,7 +123,7 @@ def test_it_says_what_it_serves_and_how_loading_went(engine: RunningEngine, chec
 
 
 def test_programs_started_later_do_not_inherit_the_engines_folder(engine: RunningEngine) -> None:
-    """The folder may be gone when such a program starts an engine of its own."""
+    """The folder may not exist any more when such a program starts its own engine."""
     assert "VLLM_RPC_BASE_PATH" not in os.environ
 
 
@@ -132,7 +132,7 @@ def test_text_is_streamed_and_counted(engine: RunningEngine) -> None:
     assert len(deltas) > 1
     assert sum(delta.tokens for delta in deltas) == 12
     assert [delta.finish_reason for delta in deltas] == [""] * (len(deltas) - 1) + ["length"]
-    # 64 visual tokens of 28x28 pixels, and text.
+    # The prompt has 64 visual tokens of 28x28 pixels, and text.
     assert 64 < deltas[-1].prompt_tokens < 150
 
 
@@ -150,7 +150,7 @@ def test_eight_at_once_are_batched_and_answered_as_one_by_one(engine: RunningEng
 
 
 def test_a_named_image_is_not_looked_at_again(engine: RunningEngine) -> None:
-    """vLLM takes the name's word for the image: other pixels under a known name give the answer for the known ones."""
+    """vLLM identifies the image by its name. Other pixels with a known name give the answer for the known image."""
     first = text(engine.wait(engine.deltas(ask(16, seed=20, image_ids=["camera@1"]))))
     assert text(engine.wait(engine.deltas(ask(16, seed=21, image_ids=["camera@1"])))) == first
     assert text(engine.wait(engine.deltas(ask(16, seed=20)))) == first
@@ -231,7 +231,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize(("multiprocessing", "count"), [("0", 1), ("1", 2)])
 def test_no_engine_process_outlives_a_killed_owner(checkpoint: Path, tmp_path: Path, multiprocessing: str, count: int) -> None:
-    """With the worker in the engine's process, as on one GPU, and in one of its own, as on several or on a CPU."""
+    """The worker is in the engine's process, as on one GPU, or in its own process, as on several GPUs or a CPU."""
     script = tmp_path / "owner.py"
     script.write_text(OWNER)
     environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": multiprocessing}
@@ -252,7 +252,7 @@ def test_no_engine_process_outlives_a_killed_owner(checkpoint: Path, tmp_path: P
 
 
 def test_breaking_off_a_start_ends_its_processes(checkpoint: Path) -> None:
-    """Otherwise they would load the model to the end, and the program could not end before."""
+    """Otherwise, the processes would continue to load the model, and the program could not end."""
     before = engine_processes()
 
     async def break_off() -> set[psutil.Process]:

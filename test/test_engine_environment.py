@@ -1,4 +1,4 @@
-"""What the engine sets in the environment for vLLM, and what it leaves alone."""
+"""The environment variables that the engine sets for vLLM, and those that it does not change."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ def log() -> Iterator[ChildLog]:
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """An environment of the test's own."""
+    """Provide a separate environment for the test."""
     own: dict[str, str] = {}
     monkeypatch.setattr(os, "environ", own)
     monkeypatch.setattr(engine_environment, "_set", {})
@@ -39,7 +39,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 def test_a_local_folder_puts_the_hub_out_of_reach_only_for_itself(environment: dict[str, str], log: ChildLog) -> None:
-    """The engine after it may name a model on the hub."""
+    """The next engine may use a model of the hub."""
     for _ in range(2):
         starting.set_environment(EngineOptions(), LOCAL, log)
         assert (environment["HF_HUB_OFFLINE"], constants.HF_HUB_OFFLINE) == ("1", True)
@@ -48,14 +48,14 @@ def test_a_local_folder_puts_the_hub_out_of_reach_only_for_itself(environment: d
 
 
 def test_the_next_engine_gets_its_own_settings(environment: dict[str, str], log: ChildLog) -> None:
-    """What the engine before it has set is not the user's."""
+    """Variables of an earlier engine do not come from the user."""
     for gib in (1, 2):
         starting.set_environment(EngineOptions.of(cpu_memory_gib=gib), LOCAL, log)
         assert environment["VLLM_CPU_KVCACHE_SPACE"] == str(gib)
 
 
 def test_what_the_user_has_set_stays(environment: dict[str, str], log: ChildLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also through a second start."""
+    """They also stay after a second start."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     users = {
         "HF_HUB_OFFLINE": "1",
@@ -72,13 +72,13 @@ def test_what_the_user_has_set_stays(environment: dict[str, str], log: ChildLog,
 
 
 def test_the_kernels_that_onednn_keeps_are_few(environment: dict[str, str], log: ChildLog) -> None:
-    """By default it keeps 1024, one for each shape, and a worker grows for thousands of requests."""
+    """By default, oneDNN caches 1024 kernels, one for each shape, so a worker would grow for thousands of requests."""
     starting.set_environment(EngineOptions(), LOCAL, log)
     assert environment["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "32"
 
 
 def test_only_a_quiet_engine_hides_warnings(environment: dict[str, str], log: ChildLog) -> None:
-    """Whoever asks for vLLM's log gets everything."""
+    """With another log level, the user wants to see all warnings."""
     starting.set_environment(EngineOptions.of(log_level="info"), LOCAL, log)
     assert "PYTHONWARNINGS" not in environment
     starting.set_environment(EngineOptions(), LOCAL, log)
@@ -86,7 +86,7 @@ def test_only_a_quiet_engine_hides_warnings(environment: dict[str, str], log: Ch
 
 
 def test_settings_are_there_before_flagos_may_import_vllm(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """vLLM reads them when it is imported; what was made for it is gone when the engine does not start."""
+    """vLLM reads the settings at import. If the engine does not start, its files are removed."""
     seen: list[tuple[Path, bool]] = []
 
     def choose(*_arguments: object) -> None:
@@ -104,7 +104,7 @@ def test_settings_are_there_before_flagos_may_import_vllm(environment: dict[str,
 
 
 def test_a_later_engine_hears_what_vllm_says_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """vLLM reads its logging configuration only once, when it is imported for the first engine."""
+    """vLLM reads its logging configuration only once, when the first engine imports it."""
     monkeypatch.setitem(sys.modules, "vllm", sys.modules[__name__])
     said = logging.getLogger("vllm.model_executor.models.registry")
     first = ChildLog.create("error")

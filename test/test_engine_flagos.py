@@ -1,4 +1,4 @@
-"""FlagGems in vLLM's workers, for real but for FlagGems itself, whose stand-in really replaces PyTorch's operators on the CPU."""
+"""FlagGems in vLLM's real workers. A stand-in replaces FlagGems itself, and really replaces PyTorch's operators on the CPU."""
 
 import asyncio
 import json
@@ -25,11 +25,11 @@ from robobrain_ros.errors import EngineFailedError
 ANSWER = 60.0
 pytestmark = pytest.mark.timeout(900)  # One test starts three engines, one after the other.
 OPERATORS = ("argmax", "embedding", "gelu", "gems_silu_and_mul", "pow_scalar", "silu")
-"""The stand-in's, but for those that are left out: by FlagScale, by FlagGems itself on this maker's chips."""
+"""The stand-in's operators, without those that FlagScale, and FlagGems for this vendor, exclude."""
 
 
 class Started(StartedEngine):
-    """An engine on its loop."""
+    """An engine on its own event loop."""
 
     def ask(self, seed: int = 0, form: str = "") -> str:
         return self.loop.submit(self._ask(seed, form)).result(ANSWER)
@@ -53,7 +53,7 @@ class Started(StartedEngine):
 
 @contextmanager
 def behaving(behaviour: dict[str, str], folder: Path, model: Path, **options: Any) -> Iterator[Started]:
-    """An engine with FlagGems on whose operators behave so. Its model has a name of its own: what failed is remembered by it."""
+    """Start an engine whose FlagGems operators have this behaviour. The unique model name keeps its stored failures separate."""
     own = folder / "model"
     own.symlink_to(model)
     with stand_in(folder, behaviour):
@@ -87,7 +87,7 @@ def started(folder: Path, model: Path) -> Iterator[Started]:
 
 @pytest.fixture
 def found(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
-    """The stand-in in the path."""
+    """Put the stand-in on the path."""
     with stand_in(tmp_path) as patch:
         yield patch
 
@@ -113,21 +113,21 @@ def test_it_says_what_is_registered_and_what_was_called(started: Started, folder
 
 
 def test_operators_are_switched_in_the_running_engine(started: Started) -> None:
-    """And the right ones give the same answer as PyTorch's."""
+    """Correct operators give the same answer as those of PyTorch."""
     assert started.use() == [[]]
     native = started.ask(seed=1)
     assert started.engine.health().flagos_operators == ()
     assert started.engine.health().flagos_active is False
     assert started.use("argmax", "silu", "nonsense") == [["argmax", "silu"]]
     assert started.ask(seed=1) == native
-    # With the fused one gone, vLLM's own layer computes with PyTorch's silu, which is FlagGems' now.
+    # Without the fused operator, vLLM's own layer computes with PyTorch's silu, which FlagGems has replaced.
     assert started.engine.health().flagos_operators == ("argmax", "silu")
 
 
 def test_failing_operators_are_left_out_one_by_one(tmp_path: Path, model: Path) -> None:
-    """One raises an exception, one ends its process: the engine starts without both, names them, and answers.
+    """One operator raises an exception, and one ends its process. The engine starts without both, names them, and answers.
 
-    Which comes first is vLLM's: some versions choose a token while they start, others not before the first steps.
+    The order depends on vLLM. Some versions choose a token during the start, others only in the first steps.
     """
     last_words = (
         "argmax failed (its process died while it ran). PyTorch's own operator replaces embedding, argmax",
@@ -142,7 +142,7 @@ def test_failing_operators_are_left_out_one_by_one(tmp_path: Path, model: Path) 
 
 
 def test_the_model_is_loaded_natively(tmp_path: Path, model: Path) -> None:
-    """An operator that would spoil what is made while it loads, here the table of the positions' angles, does no harm."""
+    """An operator that would damage tables during loading, such as the rotary positions, does no harm."""
     with behaving({"cos": "raise"}, tmp_path, model, flagos_include=("argmax", "cos")) as running:
         assert running.info.details["flagos_registered"] == "argmax, cos"
         assert running.engine.health().warning == ""
@@ -150,7 +150,7 @@ def test_the_model_is_loaded_natively(tmp_path: Path, model: Path) -> None:
 
 
 def test_an_operator_that_lets_forbidden_tokens_through_is_found_and_left_out(tmp_path: Path, model: Path) -> None:
-    """It raises nothing, and ends nothing: only an answer that is held to a form shows it."""
+    """The operator raises no exception and ends no process. Only an answer with a constraint reveals it."""
     with behaving({"argmax": "next"}, tmp_path, model) as running:
         registered = running.info.details["flagos_registered"].split(", ")
         assert registered == [name for name in OPERATORS if name != "argmax"]
@@ -158,7 +158,7 @@ def test_an_operator_that_lets_forbidden_tokens_through_is_found_and_left_out(tm
         assert "FlagGems' operator argmax failed (the engine could not complete the first answers)" in warning
         assert running.ask(form=r"\[\[1, 2\]\]") == "[[1, 2]]"
 
-        # Once it has come in all the same, a request that cannot be answered has the engine built again, without any.
+        # If the operator is used again, a request fails, and the engine restarts without any operators of FlagGems.
         running.use(*OPERATORS)
         with pytest.raises(EngineFailedError, match="failed twice to answer this request"):
             running.ask(form=r"\[\[1, 2\]\]")
@@ -169,8 +169,9 @@ def test_an_operator_that_lets_forbidden_tokens_through_is_found_and_left_out(tm
 
 
 def test_an_operator_that_is_wrong_once_is_no_accident(tmp_path: Path, model: Path) -> None:
-    """Asked again, the engine would have answered: the 17th token is the first that has a form. Which operator it was, it does
-    not show any more, so that none is used."""
+    """A second attempt would succeed, because the 17th token is the first one with a constraint. The engine cannot find out which
+    operator failed, so it uses none.
+    """
     with behaving({"argmax": "next at 17"}, tmp_path, model) as running:
         assert not running.info.flagos_active
         assert "the engine failed with it (the engine could not complete the first answers)" in running.engine.health().warning
@@ -200,7 +201,7 @@ def test_what_fails_only_together_has_no_culprit() -> None:
 
 
 def test_what_fails_without_any_operator_has_no_culprit() -> None:
-    """What an operator has spoilt may stay spoilt when it is taken out."""
+    """The damage that an operator has done may remain after the operator is removed."""
     tried: list[Sequence[str]] = []
 
     async def fail(names: Sequence[str]) -> bool:
@@ -212,7 +213,7 @@ def test_what_fails_without_any_operator_has_no_culprit() -> None:
 
 
 def written_by_a_worker(folder: Path, work: str, behaviour: dict[str, str], vendor: str = "arm") -> Entry:
-    """What vLLM's worker writes down when its module is imported, and does this of it."""
+    """Return what vLLM's worker writes when its module is imported, and what it does with the settings."""
     told: dict[str, Any] = {"include": None, "exclude": [], "folder": str(folder), "log_folder": "", "deferred": True}
     script = f"import robobrain_ros.engine.flagos.worker as worker\nworker{work}"
     with stand_in(folder, behaviour) as patch:
@@ -238,7 +239,7 @@ def test_where_flag_gems_cannot_be_used_the_worker_goes_on(tmp_path: Path, behav
 
 @pytest.mark.parametrize(("vendor", "left_out"), [("arm", {"cos"}), ("nvidia", {"pow_scalar"})])
 def test_what_is_left_out_depends_on_the_maker(tmp_path: Path, vendor: str, left_out: set[str]) -> None:
-    """FlagGems itself leaves out cos on chips of other makers than NVIDIA, vllm-plugin-FL pow_scalar on NVIDIA's."""
+    """FlagGems excludes cos on chips of other vendors than NVIDIA. vllm-plugin-FL excludes pow_scalar on NVIDIA's chips."""
     entry = written_by_a_worker(tmp_path, ".FlagosExtension().flagos_begin()", {}, vendor)
     assert set(entry.registered) == {*OPERATORS, "cos"} - left_out
 
