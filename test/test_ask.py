@@ -156,6 +156,15 @@ def test_the_saved_image_is_the_one_of_this_answer(tmp_path: Path) -> None:
     assert not np.array_equal(expected, image())
 
 
+def test_an_image_is_saved_under_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    """OpenCV crashes on such a name."""
+    path = tmp_path / os.fsdecode(b"\x80\xff.png")
+    with node("[(10, 10)]") as (it, _):
+        code, _, err = ask_it(it, "point", "mug", "--save", str(path))
+    assert code == 0, err
+    assert imaging.read_image(path).shape == image().shape
+
+
 def test_a_timeout_and_an_interruption_end_it(tmp_path: Path) -> None:
     gate = asyncio.Event()
     with node(Script([gate, "late"])) as (it, engine):
@@ -205,6 +214,11 @@ def test_a_node_in_a_namespace_is_found_by_ros_arguments() -> None:
         (["dance", "tango"], "invalid choice: 'dance'"),
         (["point", " "], "The question is empty"),
         (["point", "x", "--timeout", "-1"], "not a positive number of seconds"),
+        (["point", "x", "--timeout", "soon"], "'soon' is not a positive number of seconds"),
+        (["point", "x", "--max-tokens", "many"], "'many' is not a positive whole number"),
+        (["point", os.fsdecode(b"m\xfcg")], "is not text in UTF-8"),
+        (["point", "x", "--node", os.fsdecode(b"\xff")], "is not text in UTF-8"),
+        (["point", "x", "--camera", os.fsdecode(b"\xff")], "is not text in UTF-8"),
         (["point", "x", "--model", "y"], "--model, --url and --engine need --image"),
         (["point", "x", "--image", "a.png", "--camera", "y"], "remove --node and --camera"),
         (["point", "x", "--image", "a.png", "--image", "b.png"], "exactly one image, not 2"),
@@ -223,6 +237,19 @@ def test_wrong_usage_is_told_in_a_sentence(arguments: Sequence[str], said: str) 
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert said in err
+
+
+def test_an_exception_does_not_end_it_as_if_nothing_was_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_arguments: Any) -> Any:
+        raise KeyError("Boom")
+
+    monkeypatch.setattr(ask, "_ask_node", fail)
+    assert ask.main(["point", "mug"]) == ask.EXIT_CODES[OutcomeCode.ENGINE_FAILED]
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines()[-1].startswith("ask: ENGINE_FAILED: Unexpected KeyError.")
 
 
 def test_help_tells_every_exit_code() -> None:

@@ -119,6 +119,11 @@ def test_a_list_of_a_plan_request_that_is_too_long_is_rejected_before_it_is_read
     assert len(caught.value.message) < 200
 
 
+def test_a_question_without_an_encoding_is_rejected() -> None:
+    with pytest.raises(BadRequestError, match="lone surrogate"):
+        check_query(Query(Task.ASK, "How many m\udcfcgs?", [IMAGE]))
+
+
 FIELDS = [path for path, text in texts_of(REQUEST, "") if text]
 
 

@@ -279,6 +279,19 @@ def test_strangers_write_little_into_the_log(server: Server, caplog: pytest.LogC
     assert len(caplog.records) <= 4, [record.getMessage() for record in caplog.records]
 
 
+@pytest.mark.parametrize("key", ["no", KEY])
+def test_a_request_whose_rest_is_no_http_leaves_no_traceback(server: Server, key: str, caplog: pytest.LogCaptureFixture) -> None:
+    """uvicorn answers with 400 before the guard's own answer to the header."""
+    lines = ("POST /v1/nothing HTTP/1.1", "Host: l", f"Authorization: Bearer {key}", "Transfer-Encoding: chunked", "", "-5\r\n")
+    with caplog.at_level(logging.WARNING):
+        connection = server.connect("\r\n".join(lines).encode())
+        assert connection.recv(65536).startswith(b"HTTP/1.1 400")
+        assert ended(connection)
+        server.until(lambda: server.front.state.rejected == 1)
+        assert server.status() == 200
+    assert not [record for record in caplog.records if record.exc_info or record.levelno >= logging.ERROR]
+
+
 def test_a_client_that_does_not_read_its_answer_is_cut(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_guard, "STALL", 0.3)
     finished = []

@@ -84,6 +84,59 @@ def test_the_queue_is_bounded_and_each_waiting_request_is_served() -> None:
     run(test)
 
 
+def test_waiting_requests_are_served_by_priority_then_by_arrival() -> None:
+    async def test() -> None:
+        gate = asyncio.Event()
+        engine = ScriptedEngine([Script([gate, "done"])])
+        supervisor = await started(engine, max_queued=4, max_running=1)
+        requests = [replace(ask(number), priority=priority) for number, priority in enumerate((1, 1, 1, 0, 0))]
+        readers = [asyncio.ensure_future(read(supervisor, request)) for request in requests]
+        await until(lambda: supervisor.health().waiting == 4)
+        gate.set()
+        assert await asyncio.gather(*readers) == ["done"] * 5
+        assert [generation.request_id[-1] for generation in engine.generations] == ["0", "3", "4", "1", "2"]
+        await supervisor.close()
+
+    run(test)
+
+
+def test_a_place_that_comes_as_its_request_is_given_up_is_not_lost() -> None:
+    async def test() -> None:
+        gate = asyncio.Event()
+        supervisor = await started(ScriptedEngine([Script([gate, "done"])]), max_queued=4, max_running=1)
+        readers = [asyncio.ensure_future(read(supervisor, ask(number))) for number in range(3)]
+        await until(lambda: supervisor.health().waiting == 2)
+        readers[1].cancel()
+        gate.set()
+        assert [await readers[0], await readers[2]] == ["done", "done"]
+        assert await read(supervisor, ask(4)) == "done"
+        await supervisor.close()
+
+    run(test)
+
+
+def test_a_full_queue_takes_a_request_in_place_of_one_with_lower_priority() -> None:
+    """Otherwise standing queries, which have a lower priority, could shut out the requests of clients."""
+
+    async def test() -> None:
+        gate = asyncio.Event()
+        supervisor = await started(ScriptedEngine([Script([gate, "done"])]), max_queued=2, max_running=1)
+        low = [asyncio.ensure_future(read(supervisor, replace(ask(number), priority=1))) for number in range(3)]
+        await until(lambda: supervisor.health().waiting == 2)
+        with pytest.raises(BusyError):
+            await read(supervisor, replace(ask(3), priority=1))
+        high = [asyncio.ensure_future(read(supervisor, ask(number))) for number in (4, 5)]
+        await until(lambda: low[1].done() and low[2].done())
+        with pytest.raises(BusyError):
+            await read(supervisor, ask(6))
+        gate.set()
+        assert await asyncio.gather(low[0], *high) == ["done"] * 3
+        assert [type(reader.exception()) for reader in low[1:]] == [BusyError, BusyError]
+        await supervisor.close()
+
+    run(test)
+
+
 def test_a_request_that_is_given_up_leaves_the_engine() -> None:
     async def test() -> None:
         engine = ScriptedEngine([Script(["some text", asyncio.Event()])])
@@ -218,10 +271,11 @@ def test_a_dead_engine_is_built_again() -> None:
     run(test)
 
 
-def test_rebuilding_goes_on_until_it_works_and_says_so_meanwhile() -> None:
+@pytest.mark.parametrize("error", [EngineConfigError("No memory."), KeyError("what nobody expects")])
+def test_rebuilding_goes_on_until_it_works_and_says_so_meanwhile(error: Exception) -> None:
     async def test() -> None:
         gate = asyncio.Event()
-        broken = ScriptedEngine(["-"], start_error=EngineConfigError("No memory."))
+        broken = ScriptedEngine(["-"], start_error=error)
         engines = [ScriptedEngine(["-"]), broken, broken, ScriptedEngine(["alive"], start_gate=gate)]
         remaining = iter(engines)
         supervisor = Supervisor(lambda: next(remaining), max_queued=4, max_running=1, patience=QUICK)

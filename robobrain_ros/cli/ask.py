@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +21,7 @@ from typing import NoReturn, TextIO
 
 import cv2
 
+from robobrain_ros.bounds.texts import has_lone_surrogates
 from robobrain_ros.cli.engine_options import add_engine_argument
 from robobrain_ros.cli.progress import Messages
 from robobrain_ros.cli.reply import Reply, footnote, to_dict, to_lines
@@ -256,16 +258,19 @@ def _failed(text: str) -> DoneStep:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not (math.isfinite(value) and value > 0.0):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a positive number of seconds")
     return value
 
 
 def _count(text: str) -> int:
-    value = int(text)
+    value = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
     if not 0 < value < 2**31:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a positive whole number")
     return value
 
 
@@ -287,6 +292,9 @@ def _check(options: argparse.Namespace) -> None:
     """Reject options that contradict each other, before anything starts."""
     if not options.text.strip():
         _reject("The question is empty.")
+    for text in (options.text, options.node or "", *(options.camera or ())):
+        if has_lone_surrogates(text):
+            _reject(f"{text!r} is not text in UTF-8. Check the encoding of the terminal or script.")
     if options.image:
         if options.node is not None or options.camera:
             _reject("--image works without a node; remove --node and --camera.")
@@ -297,9 +305,11 @@ def _check(options: argparse.Namespace) -> None:
     options.plan = _plan_request(options)
     if options.save:
         # The path is checked before the model starts, so that a wrong path does not waste an answer.
-        if not options.save.absolute().parent.is_dir():
+        if not os.path.isdir(options.save.absolute().parent):  # Unlike Path.is_dir, false if the name cannot be read.
             _reject(f"{options.save} cannot be saved: the folder does not exist.")
-        if not options.save.suffix or not cv2.haveImageWriter(str(options.save)):
+        # Only the suffix: OpenCV crashes on a file name that is not UTF-8.
+        suffix = options.save.suffix
+        if not suffix or not suffix.isascii() or not cv2.haveImageWriter(f"image{suffix}"):
             _reject(f"{options.save} cannot be saved: OpenCV does not write this file type. Use .png or .jpg.")
 
 
@@ -373,8 +383,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Ask the question of the command line, and return the exit code."""
     own, for_ros = split_ros_arguments(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(own)
-    _check(options)
     try:
+        _check(options)
         if not options.image:
             return _finish(_ask_node(options, for_ros), options, sys.stdout)
         with _answers_alone() as stream:
@@ -382,6 +392,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         MESSAGES.report("interrupted")
         return INTERRUPTED
+    except Exception as error:
+        # Python would end with exit code 1, which means NOTHING_FOUND.
+        traceback.print_exc()
+        MESSAGES.report(f"ENGINE_FAILED: Unexpected {type(error).__name__}. Please report it with the lines above.")
+        return EXIT_CODES[OutcomeCode.ENGINE_FAILED]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from robobrain_ros.bounds.control_tokens import reject_control_tokens
+from robobrain_ros.bounds.texts import has_lone_surrogates
 from robobrain_ros.core.plans.checks import check_counts
 from robobrain_ros.core.query import Query
 from robobrain_ros.engine.base import MOST_IMAGES
@@ -26,6 +27,8 @@ def check_query(query: Query, special_tokens: frozenset[str] = frozenset()) -> N
         raise BadRequestError(
             f"The question has {len(query.text)} characters; at most {LONGEST_TEXT} are allowed. Shorten the question."
         )
+    if has_lone_surrogates(query.text):
+        raise BadRequestError("The question contains a lone surrogate, which is not a valid character. Remove it.")
     if query.plan is not None:
         check_counts(query.plan)  # Before all of its texts are read.
     _check_control_tokens(query, special_tokens)

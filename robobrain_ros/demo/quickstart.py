@@ -169,11 +169,16 @@ def save_images(rows: Sequence[Row], folder: Path) -> Path:
             continue
         image = np.frombuffer(row.image.data, np.uint8).reshape(row.image.height, row.image.width, 3)
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-        cv2.imwrite(str(folder / f"{number:02d}-{row.question.task.value}.png"), bgr)
+        write_png(folder / f"{number:02d}-{row.question.task.value}.png", bgr)
         drawn.append(bgr)
     sheet = folder / "sheet.png"
-    cv2.imwrite(str(sheet), contact_sheet(drawn[:ON_SHEET]))
+    write_png(sheet, contact_sheet(drawn[:ON_SHEET]))
     return sheet
+
+
+def write_png(path: Path, bgr: npt.NDArray[Any]) -> None:
+    """Write an image as PNG. cv2.imwrite would crash on a file name that is not UTF-8, and hide errors."""
+    path.write_bytes(cv2.imencode(".png", bgr)[1].tobytes())
 
 
 def contact_sheet(images: Sequence[npt.NDArray[Any]], columns: int = 4) -> npt.NDArray[Any]:

@@ -3,9 +3,11 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
+from itertools import count as count_up
 
 from robobrain_ros.bounds.deadlines import ENGINE_RELEASE
 from robobrain_ros.engine.base import (
@@ -51,11 +53,49 @@ class _AdmittedRequest:
     """A request that was admitted.
 
     :param arrivals: queue of the generated text. It ends with None, or with the error that ends the request.
+    :param ended: whether it was ended while it waited, because a request with a higher priority needs its place in the queue.
     """
 
     generation: Generation
     arrivals: "asyncio.Queue[TextDelta | RoboBrainError | None]" = field(default_factory=asyncio.Queue)
     in_engine: bool = False
+    ended: bool = False
+
+
+class _Places:
+    """The places for requests in the engine. Waiting requests get them in the order of their priority, then of their arrival."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._numbers = count_up()
+
+    @asynccontextmanager
+    async def take(self, priority: int) -> AsyncIterator[None]:
+        """Wait for a place, and hold it within the block. Lower values of ``priority`` are served first."""
+        if self._free:
+            self._free -= 1
+        else:
+            place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            heappush(self._waiting, (priority, next(self._numbers), place))
+            try:
+                await place
+            except asyncio.CancelledError:
+                if not place.cancelled():
+                    self._give_back()  # The place came at the moment of the cancellation.
+                raise
+        try:
+            yield
+        finally:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        while self._waiting:
+            place = heappop(self._waiting)[2]
+            if not place.done():
+                place.set_result(None)
+                return
+        self._free += 1
 
 
 class Supervisor:
@@ -83,7 +123,7 @@ class Supervisor:
         self._warm_up = warm_up
         self._patience = patience or Patience()
         self._max_running = max_running
-        self._slots = asyncio.Semaphore(max_running)
+        self._places = _Places(max_running)
         self._check_now = asyncio.Event()
         self._engine: Engine | None = None
         self._admitted: dict[str, _AdmittedRequest] = {}
@@ -110,14 +150,15 @@ class Supervisor:
             raise self._unavailable()
         if generation.request_id in self._admitted:
             raise EngineFailedError(f"A request {generation.request_id} exists already. Request ids must be unique.")
-        if len(self._admitted) >= self._max_running + self._max_queued:
-            raise BusyError(f"{self._max_queued} requests are waiting already. Retry later, or raise max_queued.")
+        admitted = sum(not request.ended for request in self._admitted.values())
+        if admitted >= self._max_running + self._max_queued and not self._make_room(generation.priority):
+            raise self._busy()
         request = _AdmittedRequest(generation)
-        admitted = self._admitted
-        admitted[generation.request_id] = request
+        requests = self._admitted
+        requests[generation.request_id] = request
         pump = asyncio.create_task(self._pump(request))
         # The request is removed when the pump ends. An engine that ignores the cancellation still computes it until then.
-        pump.add_done_callback(lambda _: admitted.pop(generation.request_id, None))
+        pump.add_done_callback(lambda _: requests.pop(generation.request_id, None))
         try:
             while (arrival := await request.arrivals.get()) is not None:
                 if isinstance(arrival, RoboBrainError):
@@ -127,11 +168,24 @@ class Supervisor:
             pump.cancel()
             await asyncio.wait({pump}, timeout=ENGINE_RELEASE)
 
+    def _make_room(self, priority: int) -> bool:
+        """End the waiting request that would be served last, if its priority is lower. Return whether there was one."""
+        waiting = [request for request in self._admitted.values() if not request.in_engine and not request.ended]
+        last = max(reversed(waiting), key=lambda request: request.generation.priority, default=None)
+        if last is None or last.generation.priority <= priority:
+            return False
+        last.ended = True
+        last.arrivals.put_nowait(self._busy())
+        return True
+
+    def _busy(self) -> BusyError:
+        return BusyError(f"{self._max_queued} requests are waiting already. Retry later, or raise max_queued.")
+
     async def _pump(self, request: _AdmittedRequest) -> None:
         """Pass the engine's output to the reader of the request. Cancelling this task aborts the request in the engine."""
         arrived = time.monotonic()
         try:
-            async with self._slots:
+            async with self._places.take(request.generation.priority):
                 engine = self._engine
                 if engine is None or self.health().state != "ready":
                     raise self._unavailable()
@@ -228,9 +282,12 @@ class Supervisor:
             await asyncio.sleep(back_off)
             try:
                 await self._build()
-            except RoboBrainError as error:
+            except Exception as error:  # Also unexpected ones: nothing else starts another engine.
+                if not isinstance(error, RoboBrainError):
+                    _log.exception("Starting the engine failed.")
                 back_off = min(2 * back_off, self._patience.longest_back_off)
-                message = f"The engine did not restart: {error} The next attempt starts in {back_off:.0f} s."
+                reason = str(error) if isinstance(error, RoboBrainError) else f"unexpected {type(error).__name__}: {error}."
+                message = f"The engine did not restart: {reason} The next attempt starts in {back_off:.0f} s."
                 _log.error(message)
                 self._set_health("restarting", message)
                 self._progress(LoadProgress("restarting", message))
@@ -241,8 +298,8 @@ class Supervisor:
     async def _discard(self) -> None:
         """Close the engine within a time limit."""
         engine, self._engine = self._engine, None
-        # The next engine gets new slots, because this engine may keep slots for requests that it does not end.
-        self._admitted, self._slots = {}, asyncio.Semaphore(self._max_running)
+        # The next engine gets new places, because this engine may keep places for requests that it does not end.
+        self._admitted, self._places = {}, _Places(self._max_running)
         if engine is None:
             return
         try:

@@ -137,7 +137,11 @@ class Guard:
             return
         if refusal is not None:
             self._state.rejected += refusal[0] not in (429, 503)
-            await answer.refuse(receive, *refusal)
+            try:
+                await answer.refuse(receive, *refusal)
+            except Exception:  # The rest of the request is no HTTP, and uvicorn has already answered with 400.
+                answer.abort()
+                await _ended(receive)
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes], connection: Any) -> tuple[int, str] | None:
         allowed = self._is_allowed(headers)
@@ -424,6 +428,12 @@ def _is_local(value: bytes | None, page: bool = False) -> bool:
 
 def _too_large(most: int) -> str:
     return f"The request has more than {most} bytes (openai_server.max_body_mib; the limit is lower on routes without images)."
+
+
+async def _ended(receive: Receive) -> None:
+    """Wait until the connection has ended. If an application returns earlier without an answer, uvicorn logs an error."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _discard(receive: Receive) -> None:
