@@ -41,6 +41,7 @@ NOT_HERE = {
     r"ros2 run robobrain_ros demo_executor ": "brings a camera of its own; test_demo_executor.py runs it",
     r"ros2 run robobrain_ros ask .*--(node|camera) ": "needs a node or a camera of that name",
     r'ros2 run robobrain_ros ask point "the red mug"': "names what a robot's own camera sees",
+    r"ros2 service call /lifecycle_manager/": "needs the lifecycle manager of Nav2",
     r"ros2 run tf2_": "needs tf2",
     r"ros2 security ": "makes keys; needs SROS 2",
     r"ros2 topic (hz|info) ": "shows a rate or a publisher, not an answer",
