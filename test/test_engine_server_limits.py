@@ -123,6 +123,21 @@ def test_an_endless_header_is_cut(server: Server, start: bytes) -> None:
     assert server.status() == 200
 
 
+@pytest.mark.parametrize(("size", "status"), [(LARGEST_HEADER, 200), (LARGEST_HEADER + 2, 400), (15 * LARGEST_HEADER, 400)])
+@pytest.mark.parametrize("line", [0, 64], ids=["one line", "many lines"])
+def test_a_whole_header_in_one_packet_has_the_same_limit(server: Server, size: int, status: int, line: int) -> None:
+    rest = size - len(head("GET", "/v1/models", "X: "))
+    lines = ["X: " + "a" * rest]
+    if line:
+        lines = ["X: " + "a" * (line - 5)] * (rest // line)
+        lines.append("X: " + "a" * (rest - line * len(lines)))
+    sent = head("GET", "/v1/models", *lines)
+    assert len(sent) == size
+    connection = server.connect(sent)
+    with contextlib.closing(connection):
+        assert int(connection.recv(65536).split()[1]) == status
+
+
 def test_half_requests_shut_nobody_out(server: Server) -> None:
     """Of strangers at one address, at the key holder's own, and of more addresses than there are places."""
     half = b"GET /v1/models HTTP/1.1\r\nHost: l\r\nX-"

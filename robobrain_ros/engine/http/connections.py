@@ -157,11 +157,22 @@ def make_protocol(connections: Connections) -> type[H11Protocol]:
             if self.transport.is_closing():
                 return
             try:
-                super().data_received(data)
+                self._take(data)
             except h11.LocalProtocolError:
                 self.abort()  # The client sent data that is not HTTP during an answer.
             if self.conn.their_state is not h11.IDLE:
                 self._unwatch()
+
+        def _take(self, data: bytes) -> None:
+            """Pass data to h11. It limits incomplete headers only, so it must not get a whole header that is too large."""
+            while self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+                room = LARGEST_HEADER + 1 - len(self.conn.trailing_data[0])
+                super().data_received(data[:room])
+                data = data[room:]
+                if not data:
+                    return
+            if not self.transport.is_closing():
+                super().data_received(data)
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
