@@ -1,4 +1,4 @@
-"""Images fit the model's grid, and what is seen there maps back to where it is in the image."""
+"""Images are resized to the model's grid, and pixels of the resized image map back to the correct pixels of the original."""
 
 from typing import Any
 
@@ -17,13 +17,13 @@ from robobrain_ros.errors import BadImageError, EngineConfigError
 PIXELS, THOUSANDTHS = CoordinateRule.PIXELS_OF_MODEL_IMAGE, CoordinateRule.THOUSANDTHS
 GRIDS = st.sampled_from([28, 32])
 SIDES = st.integers(28, 4000)
-# The processors' own bounds: RoboBrain 2.0's and 2.5's.
+# The bounds of the processors of RoboBrain 2.0 and 2.5.
 CHECKPOINTS = {28: (3136, 12845056), 32: (65536, 16777216)}
 
 
 @pytest.fixture(scope="module")
 def smart_resize():
-    """The function by which transformers' processor chooses the size; it has two homes, one of which needs torchvision."""
+    """Return the function by which transformers' processor chooses the size. It has two locations; one needs torchvision."""
     return pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl").smart_resize
 
 
@@ -33,7 +33,7 @@ def budgets(cell: int) -> st.SearchStrategy[int]:
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
-    """Width, height, cell, checkpoint's minimum, budget."""
+    """Return width, height, cell, the minimum of the checkpoint, and the pixel budget."""
     cell = draw(GRIDS)
     return draw(SIDES), draw(SIDES), cell, CHECKPOINTS[cell][0], draw(budgets(cell))
 
@@ -51,7 +51,7 @@ def test_size_is_the_processors_and_the_processor_leaves_it(smart_resize, case) 
     processors = smart_resize(height, width, cell, least, most)
     if smart_resize(*processors, cell, least, most) == processors:
         assert model == processors
-    # Neither under the budget nor under the checkpoint's own, which is all that the engine's processor knows.
+    # The size respects the budget and also the checkpoint's own bounds, which are all that the engine's processor knows.
     assert smart_resize(*model, cell, least, most) == model
     assert smart_resize(*model, cell, least, CHECKPOINTS[cell][1]) == model
     assert least <= model[0] * model[1] <= most
@@ -65,7 +65,7 @@ def test_size_stays_when_it_is_fitted_again_whatever_the_budget(width, height, c
     try:
         size = fit((width, height), least, most, cell)
     except EngineConfigError:
-        # Only a budget narrower than the steps of the grid leaves nothing.
+        # There is no margin only if the budget is narrower than the steps of the grid.
         assert margin < 200 * cell * cell
         return
     again = fit((size.model_width, size.model_height), least, most, cell)
@@ -104,7 +104,7 @@ def image_of(width: int, height: int) -> np.ndarray:
 
 
 def blurred_dot(width: int, height: int, u: float, v: float, sigma_u: float, sigma_v: float) -> np.ndarray:
-    """A bright Gaussian spot whose centroid is (u, v)."""
+    """Draw a bright Gaussian spot whose centroid is (u, v)."""
     across = np.exp(-0.5 * ((np.arange(width) - u) / sigma_u) ** 2)
     down = np.exp(-0.5 * ((np.arange(height) - v) / sigma_v) ** 2)
     gray = np.round(255 * np.outer(down, across)).astype(np.uint8)
@@ -125,7 +125,7 @@ def centroid(image: np.ndarray) -> tuple[float, float]:
 @example((4000, 3000, 28, 3136, 3136), 0.3, 0.7, "pixels")
 @example((28, 28, 32, 65536, 65536), 0.3, 0.7, "thousandths")
 def test_a_mark_maps_back_to_where_it_is_within_half_a_pixel(case, across: float, down: float, rule: str) -> None:
-    """What is drawn in the image, found in the model's image and mapped back, lies where it was drawn."""
+    """A spot drawn in the image, located in the model's image and mapped back, has its original position."""
     width, height, cell, least, most = case
     size = fit((width, height), least, most, cell)
     # A spot wide enough for the coarser of the two grids, and far enough from the border to be whole.
@@ -161,14 +161,14 @@ def test_mapping_keeps_order_and_reaches_both_borders(case) -> None:
         places = [point.u for point in mapped]
         assert places == sorted(places)
         assert not any(point.clamped for point in mapped)
-        # Half of one of the model's cells, or half a pixel of the image, is all that may miss.
+        # The tolerance is half a cell of the model, or half a pixel of the image.
         slack = max(0.5, width / last)
         assert 0 <= places[0] <= slack
         assert width - 1 - slack <= places[-1] <= width - 1
 
 
 def test_the_recorded_scale_error_is_gone() -> None:
-    """RoboBrain 2.0 sees 424x240 as 420x252: taken as it is, the lowest row would lie 12 pixels below the image."""
+    """RoboBrain 2.0 receives 424x240 as 420x252. Without a correction, the lowest row would be 12 pixels below the image."""
     size = fit((424, 240), 3136, 12845056, 28)
     assert (size.model_width, size.model_height) == (420, 252)
     last = size.to_image(Point(419, 251), PIXELS)

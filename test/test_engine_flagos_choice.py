@@ -1,4 +1,4 @@
-"""The choice between FlagGems' operators and native ones, with its options and tune file. No engine starts."""
+"""The choice between FlagGems and native operators, with its options and tune file. No engine is started."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def found(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
-    """The stand-in in the path."""
+    """Put the stand-in for FlagGems on the import path."""
     with stand_in(tmp_path) as patch:
         yield patch
 
@@ -76,7 +76,7 @@ def test_a_platform_that_is_not_there_is_refused(model: Path) -> None:
 
 @pytest.fixture
 def failures(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Failure]]:
-    """What has failed in this process: nothing yet."""
+    """No failures are recorded in this process yet."""
     none: dict[str, list[Failure]] = {}
     monkeypatch.setattr(recovery, "_failures", none)
     return none
@@ -102,7 +102,7 @@ def test_after_three_failures_or_an_unnamed_one_none_is_used(
 def test_with_cuda_graphs_an_unnamed_failure_costs_the_graphs_first(
     model: Path, found: pytest.MonkeyPatch, failures: dict[str, list[Failure]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Mode on asks for FlagGems, if slowly; auto asks for speed. All that is needed of an accelerator is vLLM's word for it."""
+    """Mode on requests FlagGems even if it is slow; mode auto requests speed. A patched platform check replaces a GPU."""
     from vllm.platforms import current_platform
 
     monkeypatch.setattr(type(current_platform), "is_cpu", lambda self: False)
@@ -123,7 +123,7 @@ def test_with_cuda_graphs_an_unnamed_failure_costs_the_graphs_first(
 
 @pytest.fixture
 def on_cuda(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """vLLM's platform passes for one with CUDA."""
+    """Make vLLM's platform look like one with CUDA."""
     from vllm.platforms import current_platform
 
     monkeypatch.setattr(type(current_platform), "is_cpu", lambda self: False)
@@ -182,7 +182,7 @@ def test_auto_uses_what_was_measured_here(model: Path, checkpoint: Checkpoint, f
     key = tune_file.key_of(options, checkpoint)
     assert key.chip
     assert "torch" in key.versions
-    # What the user tells vLLM besides may change everything.
+    # Additional vLLM options of the user may change every measurement.
     assert tune_file.key_of(options.changed(extra='{"block_size": 32}'), checkpoint) != key
     tune_file.write(path, tune_file.Tuned(key, ("argmax", "silu"), graphs=True))
     choice = choose(model, tune_file=str(path))

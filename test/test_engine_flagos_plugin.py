@@ -1,6 +1,6 @@
-"""vllm-plugin-FL's platform in a real vLLM: each case in a process of its own, as vLLM chooses a platform once for a process.
+"""The platform of vllm-plugin-FL in a real vLLM. Each case has its own process, because vLLM chooses a platform once per process.
 
-The plugin is a stand-in, whose platform is vLLM's own for the CPU; what vLLM makes of it is vLLM's own.
+The plugin is a stand-in, whose platform is vLLM's own CPU platform. The code of vLLM that loads it is real.
 """
 
 import json
@@ -81,9 +81,9 @@ def run(
     flag_gems: dict[str, str] | None = None,
     variables: dict[str, str] | None = None,
 ) -> list[Any]:
-    """What a program prints, line by line, in a process that has the plugin.
+    """Run a program in a process that has the plugin, and return the lines that it prints.
 
-    :param behaviour: of the stand-in for the plugin; ``flag_gems``, of the one for FlagGems.
+    :param behaviour: behaviour of the stand-in for the plugin; ``flag_gems`` is that of the stand-in for FlagGems.
     """
     script = folder / "script.py"
     script.write_text(program)
@@ -96,7 +96,7 @@ def run(
 
 
 def choices(folder: Path, model: Path, *cases: dict[str, Any], **how: Any) -> list[Any]:
-    """What becomes of options, one after the other in one process."""
+    """Resolve several options, one after the other in one process."""
     return run(folder, CHOOSE, str(model), *map(json.dumps, cases), **how)
 
 
@@ -122,7 +122,7 @@ def test_where_its_operators_fail_the_platform_runs_native_ones(tmp_path: Path, 
 
 
 def test_it_is_told_what_to_use(tmp_path: Path, model: Path) -> None:
-    """As long as nothing was measured there, it chooses by itself; and once it is in charge, it stays so."""
+    """Without measurements on this platform the plugin chooses the operators. Once it has chosen, it stays in charge."""
     by_itself, named, without, off, other = choices(
         tmp_path, model, {}, {"flagos_mode": "on", "flagos_include": ["gelu"]}, {"flagos_exclude": ["silu"]},
         {"flagos_mode": "off"}, {"flagos_platform": "vllm"},
@@ -141,7 +141,7 @@ def test_it_is_told_what_to_use(tmp_path: Path, model: Path) -> None:
 
 
 def test_what_was_measured_on_its_platform_is_used_there(tmp_path: Path, model: Path) -> None:
-    """By this package, with its watch, as on vLLM's own platform; the plugin leaves FlagGems to it."""
+    """This package applies the operators and watches them, as on vLLM's own platform. The plugin leaves FlagGems to it."""
     path = str(tmp_path / "flagos.json")
     some, none, elsewhere = choices(
         tmp_path, model, {"flagos_tune_file": path, "tuned": ["gelu", "silu"]}, {"flagos_tune_file": path, "tuned": []},
@@ -169,7 +169,7 @@ def test_what_was_measured_on_its_platform_is_used_there(tmp_path: Path, model: 
 def test_where_vllm_passes_it_over_it_is_said_why(
     tmp_path: Path, model: Path, behaviour: str, variables: dict[str, str], said: str
 ) -> None:
-    """vLLM itself says no more than a line in its log, and runs the model on its own platform."""
+    """vLLM only writes a log line, and then runs the model on its own platform."""
     demanded, auto, own = choices(
         tmp_path, model, {"flagos_platform": "fl"}, {}, {"flagos_platform": "vllm"}, behaviour=behaviour, variables=variables
     )

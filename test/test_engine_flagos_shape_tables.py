@@ -1,4 +1,4 @@
-"""Files of tables of operators by shape: what is read, written and rejected."""
+"""Table files of operators by shape: reading, writing and rejected content."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from robobrain_ros.errors import EngineConfigError
 
 
 def written(folder: Path, **changes: Any) -> Path:
-    """A table's file, with changes to its top."""
+    """Return the content of a table file with changes of its top-level fields."""
     path = flagos_table.table_file(GPU, folder)
     flagos_table.write(path, Table(GPU, "2", "3", (entry(),), {"date": "2026-11-27"}))
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -50,13 +50,13 @@ def test_a_table_for_something_else_is_rejected_with_the_reason(
 
 
 def changed(**changes: Any) -> dict[str, Any]:
-    """An entry as JSON, with changes; None removes a field."""
+    """Return an entry as JSON with changes; None removes a field."""
     content = asdict(entry()) | changes
     return {name: value for name, value in content.items() if value is not None}
 
 
 def launched(**changes: Any) -> dict[str, Any]:
-    """An entry as JSON, with changes of its launch."""
+    """Return an entry as JSON with changes of its launch parameters."""
     return changed(launch=asdict(VECTOR) | changes)
 
 

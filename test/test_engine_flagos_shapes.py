@@ -1,6 +1,6 @@
-"""Operators by shape: the table's file, the registration in PyTorch's dispatcher, the check at the start, the kernels' numbers.
+"""Operators by shape: the table file, the registration in PyTorch's dispatcher, the check at the start, and the kernels' results.
 
-The registration is real and runs on the CPU's dispatch key, with an implementation in PyTorch. The kernels run in Triton's
+The registration is real and uses the CPU dispatch key, with an implementation in PyTorch. The kernels run in Triton's
 interpreter.
 """
 
@@ -28,7 +28,7 @@ from robobrain_ros.engine.flagos.by_shape.table import ROWS, Entry, Table
 
 @contextmanager
 def installed(entries: Sequence[Entry], implementation: Any) -> Iterator[ShapeOperators]:
-    """Registered on the CPU."""
+    """Register the operators on the CPU."""
     operators = ShapeOperators(entries, {"skinny": implementation}, key="CPU")
     operators.install()
     try:
@@ -38,7 +38,7 @@ def installed(entries: Sequence[Entry], implementation: Any) -> Iterator[ShapeOp
 
 
 def inputs(rows: int, k: int = 32, n: int = 48, dtype: Any = torch.bfloat16) -> tuple[Any, Any, Any]:
-    """x, the transposed view of weights, and a bias."""
+    """Return x, the transposed view of the weights, and a bias."""
     generator = torch.Generator().manual_seed(rows + k + n)
     x, weight, bias = (torch.randn(size, generator=generator).to(dtype) for size in ((rows, k), (n, k), (n,)))
     return x, weight.t(), bias
@@ -232,7 +232,7 @@ def test_a_slower_kernel_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stub(implementation: Any, **changes: Any) -> Callable[[], Device]:
-    """Finds a device that is this CPU under another name."""
+    """A finder of devices that returns this CPU under another name."""
     device = Device(GPU, "cpu", "CPU", "2.11.0", "3.6.0", {"skinny": implementation}, None)
     return lambda: replace(device, **changes)
 
@@ -290,7 +290,7 @@ def test_start_without_a_gpu_is_native() -> None:
 
 @pytest.fixture(scope="module")
 def interpreted() -> list[dict[str, Any]]:
-    """What skinny_interpreted.py printed."""
+    """Return what skinny_interpreted.py printed."""
     pytest.importorskip("triton")
     program = Path(__file__).with_name("skinny_interpreted.py")
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}

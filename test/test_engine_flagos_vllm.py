@@ -1,4 +1,4 @@
-"""Operators by shape in a real engine's worker, on the CPU: started when the model is loaded, and no obstacle to a start."""
+"""Operators by shape in the worker of a real engine on the CPU. They start when the model is loaded and never prevent a start."""
 
 import json
 import os
@@ -39,7 +39,7 @@ class Started(StartedEngine):
 
 @pytest.fixture
 def looks_for_table(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """On this machine, too, engines in mode auto look for a table, with the worker of the CPU."""
+    """Make engines in mode auto look for a table on this machine too, with the CPU worker."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setattr(arguments, "TABLE_WORKER", "vllm_table_worker.CpuTableWorker")
     monkeypatch.setattr(decision, "_looks_for_table", lambda options, choice, platform: True)
@@ -58,7 +58,7 @@ def test_a_worker_looks_for_its_table_after_loading_and_answers_without_a_gpu(
         [sizes] = started.wait(started.engine.vllm.collective_rpc("weight_sizes"))
         config = json.loads((folder / "config.json").read_text())
         text = config.get("text_config", config)
-        # On the CPU vLLM packs the layers' matrices into a form of its own; the output layer's stays.
+        # On the CPU vLLM packs the matrices of the layers into its own format. The output layer is not packed.
         assert (text["hidden_size"], text["vocab_size"]) in {tuple(size) for size in sizes}
         assert started.wait(started.ask())
     finally:
@@ -91,7 +91,7 @@ def test_a_check_that_ends_the_engine_costs_the_table_and_not_the_start(
 ) -> None:
     crashed = tmp_path / "crashed"
     looks_for_table.setenv("VLLM_TABLE_WORKER_CRASH_ONCE", str(crashed))
-    # The worker in a process of its own, as on several GPUs: what ends it is not this test.
+    # The worker has its own process, as on several GPUs, so that its end does not end this test.
     looks_for_table.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     started = Started(EngineOptions.of(model=str(make_random_checkpoint(tmp_path / "model"))))
     try:
@@ -138,10 +138,10 @@ def test_an_engine_that_cannot_use_a_table_stays_native(
 
 
 def worker_with_table(model: Any, operators: ShapeOperators, head_dtype: torch.dtype) -> Any:
-    """A worker whose GPU has passed the check of its table.
+    """Return a worker whose GPU has passed the check of its table.
 
-    :param model: what vLLM has loaded.
-    :param head_dtype: the type of the logits.
+    :param model: the model that vLLM has loaded.
+    :param head_dtype: the data type of the logits.
     """
     pytest.importorskip("vllm")
     from robobrain_ros.engine.flagos.by_shape.start import Started
@@ -165,7 +165,7 @@ def worker_with_table(model: Any, operators: ShapeOperators, head_dtype: torch.d
 
 @pytest.fixture
 def reports(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The folder of the workers' reports."""
+    """Return the folder with the reports of the workers."""
     monkeypatch.setenv(report.VARIABLE, str(tmp_path))
     return tmp_path
 
@@ -217,7 +217,7 @@ def test_an_output_layer_that_cannot_be_computed_keeps_its_method() -> None:
 
     native = embedding.UnquantizedEmbeddingMethod()
     model = torch.nn.Module()
-    model.lm_head = torch.nn.Module()  # It has no weights of the usual name.
+    model.lm_head = torch.nn.Module()  # It has no weights with the usual name.
     model.lm_head.quant_method = native
     output_layer.use_table(model, ShapeOperators([entry()], {"skinny": Computed()}, key="CPU"))
     assert model.lm_head.quant_method is native
@@ -225,7 +225,7 @@ def test_an_output_layer_that_cannot_be_computed_keeps_its_method() -> None:
 
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
-    """A session whose engine looks for a table; this process is its worker."""
+    """Return a session whose engine looks for a table. This process is its worker."""
     session = Session(Choice(Operators.NATIVE, "no FlagGems", by_shape=True), EngineOptions.of(model="some/model"))
     for name, value in session.environment().items():
         if value is not None:

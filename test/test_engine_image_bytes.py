@@ -1,4 +1,4 @@
-"""Images cross to vLLM's worker as bytes, and the model gets exactly what transformers would have prepared."""
+"""Images are sent to vLLM's worker as bytes, and the model gets exactly the pixels that transformers would have prepared."""
 
 import asyncio
 import gc
@@ -28,7 +28,7 @@ from robobrain_ros.engine.options import EngineOptions
 OPTIONS = EngineOptions.of(model="/cache/7b")
 CHECKPOINT = Checkpoint(Path("/cache/7b"), True, "qwen2_5_vl", 28, 3136, 12845056, 8192, "bfloat16", 17.0, usual_images=True)
 PREPARED = {"worker_cls": "vllm.v1.worker.cpu_worker.CPUWorker", "mm_device_do_normalize": False}
-"""Another worker, and images that transformers prepares."""
+"""Options for another worker, with images that transformers prepares."""
 
 
 def noise(height: int, width: int, seed: int = 0) -> Any:
@@ -37,7 +37,7 @@ def noise(height: int, width: int, seed: int = 0) -> Any:
 
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
 def processor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Transformers' image processor of a random checkpoint."""
+    """Return transformers' image processor of a random checkpoint."""
     from transformers import AutoImageProcessor
 
     folder = make_random_checkpoint(tmp_path_factory.mktemp("checkpoint"), request.param)
@@ -50,7 +50,7 @@ def test_the_worker_computes_what_transformers_computes_bit_for_bit(processor: A
 
     cell = processor.patch_size * processor.merge_size
     images = [noise(4 * cell, 6 * cell, 1), noise(8 * cell, 3 * cell, 2)]
-    images[0][0, : 256 // 3] = np.arange(255).reshape(-1, 3)  # Each value of a byte occurs.
+    images[0][0, : 256 // 3] = np.arange(255).reshape(-1, 3)  # The image contains each value of a byte.
     expected = processor(images, return_tensors="pt")
     sent = PatchProcessor(processor)(images, **image_bytes.PROCESSOR_ARGUMENTS)
     assert sent["pixel_values"].dtype is torch.uint8
@@ -86,7 +86,7 @@ def test_a_processor_of_transformers_alone_gives_the_same_values(processor: Any)
 
 
 def test_resized_images_and_others_can_be_joined(processor: Any) -> None:
-    """vLLM prepares images one by one if others of the request are in its cache, and then joins them."""
+    """vLLM prepares images one by one if other images of the request are in its cache, and then joins them."""
     import torch
 
     cell = processor.patch_size * processor.merge_size
@@ -247,7 +247,7 @@ def test_what_was_not_tested_has_no_graphs_of_the_encoder(
 
 
 class Graphed:
-    """A model of vLLM with CUDA graphs of its encoder; remembers what it got."""
+    """A vLLM model with CUDA graphs for its encoder. It stores its inputs."""
 
     def __init__(self) -> None:
         self.got: list[Any] = []
@@ -272,7 +272,7 @@ def test_a_model_gets_normalized_images_with_and_without_graphs() -> None:
 
 
 def test_a_worker_without_bytes_does_not_look_for_an_image_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Matrix products by shape use this worker for models of any kind."""
+    """Matrix products by shape use this worker for models of any kind, including models without images."""
     monkeypatch.setattr(image_bytes, "normalizer_of", lambda config: pytest.fail("there may be none"))
 
     class Loads:
@@ -299,9 +299,9 @@ def test_an_engine_without_a_place_for_the_processor_keeps_that_of_transformers(
 
 
 async def measure(extra: str) -> tuple[list[Any], str, weakref.ref[Any]]:
-    """Measure questions about one image and about two, with an engine of its own.
+    """Measure questions about one image and about two images, with a separate engine.
 
-    :returns: tokens and log-probabilities of each answer, the type of the pixels that cross to the worker, and vLLM's tokenizer.
+    :returns: tokens and log-probabilities of each answer, data type of the pixels sent to the worker, and vLLM's tokenizer.
     """
     options = EngineOptions.of(model=str(DEMO_MODEL), flagos_mode="off", extra=extra, max_images=2, max_num_seqs=2)
     engine = EmbeddedEngine(options)

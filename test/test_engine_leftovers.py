@@ -1,4 +1,4 @@
-"""What killed owners of engines leave is removed by the next one, and nothing else is."""
+"""The next engine removes the leftovers of killed engine owners, and nothing else."""
 
 import fcntl
 import json
@@ -43,7 +43,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A short folder for temporary files of its own: other engines of this machine are not this test's business."""
+    """Return a short, separate folder for temporary files, so that other engines of this machine do not affect the test."""
     with tempfile.TemporaryDirectory(prefix="rb", dir="/tmp") as folder:
         monkeypatch.setenv("TMPDIR", folder)
         monkeypatch.setattr(tempfile, "tempdir", folder)
@@ -52,7 +52,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 @pytest.fixture
 def segment() -> Iterator[SharedMemory]:
-    """Shared memory that no process maps."""
+    """Return a shared memory segment that no process maps."""
     memory = SharedMemory(create=True, size=4096)
     memory.close()
     yield memory
@@ -123,7 +123,7 @@ def test_a_living_owner_keeps_its_folder_and_a_killed_one_loses_it(temporary: Pa
 
 @pytest.mark.timeout(START)
 def test_a_stopped_engine_of_a_killed_owner_ends_at_the_next_start(temporary: Path) -> None:
-    """Stopped processes do not notice that their owner has gone."""
+    """Stopped processes do not notice that their owner has ended."""
     script = temporary / "owner.py"
     script.write_text(OWNER)
     owner = subprocess.Popen([sys.executable, str(script), str(DEMO_MODEL)], stdout=subprocess.PIPE, text=True)
@@ -152,13 +152,13 @@ def test_a_folder_is_removed_with_its_owner(temporary: Path) -> None:
     folder = leftovers.RunFolder()
     folder.record([os.getpid()])
     assert (folder.path / "engine.json").exists()
-    folder._processes.clear()  # This test's own process.
+    folder._processes.clear()  # This test's own process is removed.
     leftovers.release_all()
     assert not folder.path.exists()
 
 
 def test_a_sweep_while_a_folder_is_made_leaves_it_alone(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process may start an engine, and sweep, between the making of a folder and its lock."""
+    """Another process may start an engine, and therefore sweep, after a folder is made and before it is locked."""
     lock = fcntl.flock
     swept: list[None] = []
 

@@ -1,4 +1,4 @@
-"""Several machines: what is asked of them, the command that joins one, and that its workers do not outlive the first."""
+"""Several machines: the required options, the command that joins a machine, and workers that end with the first machine."""
 
 import os
 import signal
@@ -63,12 +63,12 @@ def test_each_machine_needs_its_share_of_gpus(
 
 
 def test_the_command_that_joins_means_the_same_engine_to_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read by vLLM's own parser, it gives what the first machine gives its engine."""
+    """vLLM's own parser reads the command and gets the options with which the first machine starts its engine."""
     from huggingface_hub import constants
     from vllm import AsyncEngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    # An engine that was started in this process before may have left it, and vLLM would look for the model.
+    # An earlier engine in this process may have set it, and vLLM would then look for the model.
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     options = TWO.changed(quantization="fp8", enforce_eager=True, distributed_executor_backend="mp")
     arguments = vllm_arguments.engine_arguments(options, CHECKPOINT, "cuda")
@@ -101,14 +101,14 @@ def test_the_command_that_joins_means_the_same_engine_to_vllm(monkeypatch: pytes
 def test_the_image_encoder_is_compiled_where_vllm_can(
     device: str, options: dict[str, Any], extra: dict[str, Any], compilation: Any
 ) -> None:
-    """And the user's own words about compilation count above that."""
+    """Compilation options of the user override this."""
     arguments = vllm_arguments.engine_arguments(TWO.changed(**options), CHECKPOINT, device)
     assert vllm_arguments.with_extra(arguments, extra | {"block_size": 32}).get("compilation_config") == compilation
     assert vllm_arguments.with_extra(arguments, {"block_size": 32})["block_size"] == 32
 
 
 def test_a_platform_plugin_says_itself_what_is_compiled() -> None:
-    """vllm-plugin-FL's chips call themselves cuda, some of them, too."""
+    """Some of the chips that vllm-plugin-FL supports also call themselves cuda."""
     choice = Choice(Operators.NATIVE, "the plugin's", platform="fl")
     assert "compilation_config" not in vllm_arguments.engine_arguments(TWO, CHECKPOINT, "cuda", choice)
 
@@ -144,7 +144,7 @@ def said(process: "subprocess.Popen[str]") -> str:
 
 
 def test_a_worker_elsewhere_ends_with_the_first_machines_rendezvous_and_not_before() -> None:
-    """Torch's own store, which vLLM's first worker holds, keeps a silent connection; a killed one lets go of it."""
+    """Torch's own store, which vLLM's first worker holds, keeps a silent connection open. If the worker is killed, it closes."""
     store = start(STORE)
     port = said(store)
     elsewhere = start(WORKER, port, **{worker.OWNER_VARIABLE: "another-machine:1"})
@@ -164,7 +164,7 @@ def test_a_worker_elsewhere_ends_with_the_first_machines_rendezvous_and_not_befo
 
 
 def test_a_process_id_of_another_machine_or_container_is_not_watched() -> None:
-    """Two containers may have one host name; a number that is a process here means nothing there."""
+    """Two containers may have the same host name. A process id from the other container means nothing in this one."""
     here = worker.owner_name()
     assert worker.counts_here(here)
     assert not worker.counts_here(f"another-machine:{here.rpartition(':')[2]}")

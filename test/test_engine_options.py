@@ -1,4 +1,4 @@
-"""A wrong option is refused with a sentence before anything loads."""
+"""A wrong option is rejected with a clear message before anything loads."""
 
 import json
 from pathlib import Path
@@ -145,7 +145,7 @@ def test_gated_and_unknown_models_say_what_to_do(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_what_vllm_finds_wrong_with_its_configuration_is_told(changes: dict[str, Any], said: str) -> None:
-    """By vLLM itself: pydantic's message has the reason in its second line."""
+    """The message comes from vLLM. The reason is in the second line of pydantic's message."""
     from vllm import AsyncEngineArgs
 
     with pytest.raises(ValueError) as caught:  # noqa: PT011  # What it says is what is tested.

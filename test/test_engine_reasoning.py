@@ -1,4 +1,4 @@
-"""Servers with a reasoning parser: what they declare to be thinking is never read as the answer. Over real sockets."""
+"""Servers with a reasoning parser: text that they declare as thinking is never read as the answer. Uses real sockets."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ THERE = (Point(10, 20),)
 
 
 def chat(*deltas: dict[str, Any], end: str = "stop") -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """Answers each request with these deltas, the last of them with the finish reason."""
+    """Answer each request with these deltas. The last one has the finish reason."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
         response = await sse(request)
@@ -108,7 +108,7 @@ def test_a_plan_after_reasoning_keeps_its_form() -> None:
 
 
 def test_an_answer_that_follows_the_thinking_at_once_is_asked_for_again() -> None:
-    """The thinking's own request has another budget and no form; what it goes on to is not the answer."""
+    """The request for the thinking has another budget and no constraint, so an answer that follows in it is not used."""
     calls: list[list[dict[str, Any]]] = [[{"reasoning": "Left."}, {"content": "[(99, 98)]"}], [{"content": "[(10, 20)]"}]]
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -129,7 +129,7 @@ PIECES = st.lists(
 @given(PIECES, st.lists(st.integers(0, 60), max_size=6))
 @settings(max_examples=300, deadline=None)
 def test_declared_thinking_is_the_same_however_it_is_cut(pieces: list[tuple[bool, str]], cuts: list[int]) -> None:
-    """Cut within pieces; nothing declared ever comes among the answer's points."""
+    """Chunks may end anywhere, and no declared thinking ever becomes part of the answer's points."""
     whole, cut = AnswerParser(Task.POINT, PROFILE), AnswerParser(Task.POINT, PROFILE)
     place = 0
     for thinking, text in pieces:

@@ -1,4 +1,4 @@
-"""The remote engine against servers that misbehave, over real sockets: each fault its own outcome, and no key in any of them."""
+"""The remote engine with servers that misbehave, over real sockets: each fault has its outcome, and no outcome shows the key."""
 
 import asyncio
 import base64
@@ -50,7 +50,7 @@ def test_text_counts_and_what_is_asked() -> None:
             assert body["structured_outputs"] == {"json": {"type": "object"}}
             assert (body["temperature"], body["repetition_penalty"], body["stop"]) == (0.0, 1.0, ["</answer>"])
             assert (body["model"], body["max_tokens"]) == (MODEL, 50)
-            await ask(engine, question("room", max_tokens=4096))  # All that the model has room for.
+            await ask(engine, question("room", max_tokens=4096))  # More tokens than the context length leaves are requested.
             assert "max_tokens" not in server.bodies[-1]
             await ask(engine, question("b", constraint=Constraint(regex="[0-9]")))
             assert server.bodies[-1]["structured_outputs"] == {"regex": "[0-9]"}
@@ -60,7 +60,7 @@ def test_text_counts_and_what_is_asked() -> None:
 
 
 def test_an_answer_is_cut_where_the_room_ends_by_servers_that_refuse_it_too() -> None:
-    """In the words of vLLM 0.26 to 0.31; later ones cut it themselves."""
+    """The messages are those of vLLM 0.26 to 0.31. Later versions limit the tokens themselves."""
 
     async def work() -> None:
         async def refuse(request: web.Request) -> web.StreamResponse:
@@ -148,7 +148,7 @@ def test_other_models_are_named() -> None:
             async def names(request: web.Request) -> web.StreamResponse:
                 return web.json_response({"data": [{"id": "one", "root": "/m"}, {"id": "two", "root": "/m"}]})
 
-            server.models = names  # Of one model, the first of which is taken.
+            server.models = names  # The server has one model with several names; the first is used.
             found = await fault(RemoteEngine(options(server.url), PACE).start(lambda progress: None))
             assert "The model family of 'one'" in found.message
 
@@ -212,7 +212,7 @@ def test_the_least_loaded_is_asked_and_another_takes_over() -> None:
             await asyncio.gather(*tasks)
             one.chat = refusing(500)
             assert text(await ask(engine)) == "[(10, 20)]"
-            one.chat = drop  # Some text has been given already: another server may say something else.
+            one.chat = drop  # Some text has been delivered already, and another server may answer differently.
             assert isinstance(await fault(ask(engine, question("b"))), EngineFailedError)
             one.chat = two.chat = refusing(500)
             before = len(one.bodies) + len(two.bodies)

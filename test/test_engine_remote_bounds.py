@@ -1,4 +1,4 @@
-"""Servers that send too much, too slowly, or without an end: text is bounded, the stream is closed, deadlines are kept."""
+"""Servers that send too much, too slowly, or endlessly: text is bounded, the stream is closed, and deadlines are kept."""
 
 import asyncio
 import itertools
@@ -14,7 +14,7 @@ from remote_rig import ask, fault, question, run, started, text, within
 from robobrain_ros.errors import EngineConfigError, EngineFailedError, RequestTimeoutError
 
 MOST = 20 << 20
-"""Bytes that an endless response may take."""
+"""Maximum bytes that are read of an endless response."""
 
 
 async def ignores_max_tokens(request: web.Request) -> web.StreamResponse:
@@ -93,7 +93,7 @@ def test_endless_responses_end_with_an_outcome_in_bounded_memory(chat: Any) -> N
 
 
 def odd(usage: Any = None, finish_reason: Any = "stop", index: int = 1) -> Any:
-    """A server that sends two answers in turns, and ends with these values."""
+    """A server that sends two interleaved answers and ends with these values."""
 
     async def chat(request: web.Request) -> web.StreamResponse:
         response = await sse(request)
@@ -108,7 +108,7 @@ def odd(usage: Any = None, finish_reason: Any = "stop", index: int = 1) -> Any:
 
 @pytest.mark.parametrize(("count", "finish_reason"), [(-5, "x" * 10_000), (10**30, "stop"), ("5", 5), (1e300, {"a": 1})])
 def test_numbers_and_words_of_a_server_fit_into_a_report(count: Any, finish_reason: Any) -> None:
-    """The answer is right, whatever is counted beside it; of several answers it is the first."""
+    """The answer is correct with any token counts. If there are several answers, the first is used."""
 
     async def work() -> None:
         async with serving() as server, started(server.url) as engine:

@@ -1,4 +1,4 @@
-"""Faults of a remote server: each fault of a request is an outcome."""
+"""Faults of a remote server: each fault of a request becomes an outcome."""
 
 import asyncio
 import logging
@@ -86,7 +86,7 @@ def test_each_fault_of_a_request_is_an_outcome(
 
 
 async def error_at_once(request: web.Request) -> web.StreamResponse:
-    """As of vLLM where xgrammar cannot compile the form."""
+    """Return an error at once, as vLLM does if xgrammar cannot compile the constraint."""
     response = await sse(request)
     await response.write(b'data: {"error": {"message": "Internal server error", "code": 500}}\n\n')
     return response
@@ -104,7 +104,7 @@ async def error_at_once(request: web.Request) -> web.StreamResponse:
     ],
 )
 def test_a_server_that_fails_on_a_form_may_need_another_backend(chat: Any, form: bool, hinted: bool) -> None:
-    """It does not say so itself."""
+    """The server's message does not mention it."""
 
     async def work() -> None:
         async with serving() as server, started(server.url) as engine:

@@ -1,4 +1,4 @@
-"""The engine as a server: vLLM's application on our own engine, behind our guard, over real sockets."""
+"""The engine as an HTTP server: vLLM's application with our engine, behind our guard, over real sockets."""
 
 import asyncio
 import http.client
@@ -37,7 +37,7 @@ from robobrain_ros.engine.supervisor import Patience, Supervisor
 from robobrain_ros.errors import EngineConfigError
 
 START = 300.0
-"""Seconds that starting vLLM may take on a busy machine."""
+"""Timeout in seconds for a start of vLLM on a busy machine."""
 KEY = "sk-robot-91c2"
 NAME = "tabletop-demo"
 ALIAS = "RoboBrain2.0-32B-nvidia-flagos"
@@ -47,7 +47,7 @@ pytestmark = pytest.mark.timeout(START + 60)
 
 
 class Served(OnLoop):
-    """A supervised engine that serves, on its loop."""
+    """A supervised engine with an HTTP server on its own event loop."""
 
     def __init__(self, key_file: str) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Served(OnLoop):
             time.sleep(0.05)
 
     def request(self, method: str, path: str, body: Any = None, key: str = KEY, **headers: str) -> tuple[int, Any]:
-        """As curl does it; gives status and JSON or text."""
+        """Send a request as curl does. Return the status and the JSON or text."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         if key:
             headers["Authorization"] = f"Bearer {key}"
@@ -226,7 +226,7 @@ def test_large_bodies_are_refused_before_and_while_they_come(served: Served) -> 
     connection.putrequest("POST", "/v1/chat/completions")
     for name, value in (("Authorization", f"Bearer {KEY}"), ("Content-Length", str(len(large)))):
         connection.putheader(name, value)
-    connection.endheaders()  # Refused by its length alone: nothing has been sent of it.
+    connection.endheaders()  # The length alone causes the rejection; no byte of the body has been sent.
     assert connection.getresponse().status == 413
     connection.close()
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
@@ -287,7 +287,7 @@ def test_more_than_so_many_at_once_get_429(served: Served) -> None:
 
 
 def test_tools_that_a_chat_program_offers_are_no_reason_to_refuse(served: Served) -> None:
-    """AnythingLLM sends some with each message; RoboBrain 2.0's chat template leaves them out."""
+    """AnythingLLM sends tools with each message. The chat template of RoboBrain 2.0 omits them."""
     parameters = {"type": "object", "properties": {"query": {"type": "string"}}}
     tool = {"type": "function", "function": {"name": "search", "description": "Search.", "parameters": parameters}}
     status, answer = served.chat(tools=[tool])
@@ -301,7 +301,7 @@ def test_the_process_still_logs_when_the_server_is_open(served: Served) -> None:
 
 
 def test_a_killed_engine_answers_503_and_comes_back(served: Served) -> None:
-    """The port stays open; requests get the reason and a time to wait, also the one that was in the engine."""
+    """The port stays open. Requests, including the one in progress, get the reason and a time to wait."""
     body = {"model": NAME, "messages": [{"role": "user", "content": "Hello?"}], "max_tokens": 8000, "ignore_eos": True}
     with ThreadPoolExecutor(1) as pool:
         inside = pool.submit(served.request, "POST", "/v1/chat/completions", body)
@@ -328,7 +328,7 @@ def test_a_killed_engine_answers_503_and_comes_back(served: Served) -> None:
 
 
 def test_a_port_in_use_leaves_the_robot_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a model: the application is not what matters here."""
+    """No model is needed, because the application does not matter in this test."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 204, "headers": []})

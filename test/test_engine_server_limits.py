@@ -1,4 +1,4 @@
-"""Limits of connections, headers and bodies of the HTTP server, over real sockets. The application behind is a stub."""
+"""Limits of connections, headers and bodies of the HTTP server, over real sockets. The application is a stub."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ BODY = json.dumps({"model": "m", "prompt": "x"}).encode()
 
 
 class Server(OnLoop):
-    """A front on a loop of its own. Its application counts requests and answers with 200 as soon as ``go`` is set."""
+    """A front on its own event loop. Its application counts requests and answers with 200 as soon as ``go`` is set."""
 
     def __init__(self, key_file: str) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ def head(method: str = "GET", path: str = "/health", *lines: str) -> bytes:
 
 @pytest.mark.parametrize("start", [b"GET /health HTTP/1.1\r\nX: ", b"GET /", b"GET / HTTP/1.1\r\n", b""])
 def test_an_endless_header_is_cut(server: Server, start: bytes) -> None:
-    """A long value, a long path, many lines, and a body's worth of bytes that are no HTTP."""
+    """The inputs are a long value, a long path, many lines, and many bytes that are not HTTP."""
     piece = b"".join(b"a%d: b\r\n" % number for number in range(1000)) if start.endswith(b"1.1\r\n") else b"a" * 8192
     connection = server.connect(start)
     sent = 0
@@ -139,7 +139,7 @@ def test_a_whole_header_in_one_packet_has_the_same_limit(server: Server, size: i
 
 
 def test_half_requests_shut_nobody_out(server: Server) -> None:
-    """Of strangers at one address, at the key holder's own, and of more addresses than there are places."""
+    """Incomplete requests from one address, from the key holder's address, and from more addresses than there are places."""
     half = b"GET /v1/models HTTP/1.1\r\nHost: l\r\nX-"
     connections = []
     for source in ("127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4"):
@@ -163,7 +163,7 @@ def test_idle_connections_do_not_take_descriptors(server: Server) -> None:
 
 
 def test_a_header_has_a_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the connection's begin, and from the answer before; however often a byte comes."""
+    """The time counts from the start of the connection or from the last answer, no matter how often a byte arrives."""
     monkeypatch.setattr(server_connections, "HEADER", 0.3)
     assert ended(server.connect())
     assert ended(server.connect(b"GET /hea"))
@@ -260,7 +260,7 @@ def test_large_bodies_count_as_many_requests(server: Server) -> None:
 
 
 def test_a_large_body_that_nobody_wants_is_taken_and_thrown_away(server: Server) -> None:
-    """The client reads its answer after it has sent all; the answer must have come by then."""
+    """The client reads its answer only after it has sent the whole body. The answer must have arrived by then."""
     for path, size, key, status in (
         ("/v1/chat/completions", 30 << 20, KEY, 413),
         ("/tokenize", 900_000, KEY, 413),
@@ -364,7 +364,7 @@ async def _call(function: Any, *arguments: Any) -> Any:
 
 
 def test_rejected_bodies_of_all_connections_share_one_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Receiving what is thrown away takes the loop's time from the robot."""
+    """Receiving discarded data takes time of the event loop from the robot's requests."""
     now = [100.0]
     monkeypatch.setattr(server_connections, "time", SimpleNamespace(monotonic=lambda: now[0]))
     connections = server_connections.Connections(10, 5, server_guard.ServerState())

@@ -1,4 +1,4 @@
-"""What bodies of HTTP requests may hold, without an engine. That a real engine's server uses it: test_engine_server.py."""
+"""Allowed content of HTTP request bodies, without an engine. test_engine_server.py tests that a real server applies it."""
 
 import base64
 import http.server
@@ -207,7 +207,7 @@ def test_images_are_measured_before_they_are_decoded(content: Any, reason: str, 
     "head", ["DATA:image/png;base64", "data:image/PNG;Base64", "data:;base64", "data:image/png;name=a;base64"]
 )
 def test_a_data_url_reaches_the_engine_in_one_form(head: str) -> None:
-    """vLLM reads fewer forms than RFC 2397 has, and answers the others with a fault of the server."""
+    """vLLM supports fewer forms of data URLs than RFC 2397, and answers the others with a server error."""
     url = as_url(encoded(64, 48))
     data = url.partition(",")[2]
     for written in (data, f"{data[:8]}\r\n {data[8:]}\n", data.replace("=", "%3D").replace("+", "%2b")):
@@ -237,7 +237,7 @@ def test_images_together_are_bounded() -> None:
 
 
 class Hosts(http.server.BaseHTTPRequestHandler):
-    """Serves an image, a redirect to it, and an image without end."""
+    """A server with an image, a redirect to the image, and an endless image."""
 
     asked: list[str]
 
@@ -331,7 +331,7 @@ def test_schemas_that_cost_too_much_are_rejected(schema: Any, reason: str) -> No
 
 
 def test_schemas_of_programs_are_served() -> None:
-    """As pydantic writes them."""
+    """The schemas are those that pydantic generates."""
     check_schema(
         {
             "$defs": {"Step": {"title": "Step", "type": "object", "properties": {"text": {"type": "string"}}}},
@@ -350,7 +350,7 @@ def test_schemas_of_programs_are_served() -> None:
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 def test_the_nodes_own_patterns_are_served(family: str) -> None:
-    """A node whose engine is another node's server sends them."""
+    """A node whose engine is the server of another node sends these patterns."""
     for task in (Task.POINT, Task.TRAJECTORY, Task.GROUND):
         check_regex(coordinate_pattern(task, profile_for(family), FittedSize(1920, 1080, 1904, 1064)))
 
@@ -361,7 +361,7 @@ def test_the_nodes_own_plan_schemas_are_served(seed: int) -> None:
 
 
 def test_constraints_are_checked_again_before_the_engine() -> None:
-    """Whatever route a constraint took."""
+    """The check applies to constraints from every route."""
 
     class Given:
         json = regex = choice = grammar = structural_tag = None

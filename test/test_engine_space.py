@@ -1,4 +1,4 @@
-"""Full and unwritable places, before the real program with the demo's real model."""
+"""Full and unwritable folders, tested with the real program and the real demo model."""
 
 import json
 import os
@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 LOADING = 240.0
-"""Seconds until the node must have settled; what loads no model settles in a few."""
+"""Timeout in seconds until the node settles. Without a model to load it settles within a few seconds."""
 PLACES = ("/tmp", "/var/tmp", "/usr/tmp")
-"""Where Python looks for a folder for temporary files, beside the working folder."""
+"""Folders in which Python looks for room for temporary files, in addition to the working folder."""
 UNSHARE = ["unshare", "--mount", "--propagation", "private"]
 NO_MODEL = ["-p", "engine.model:=/nothing"]
 
 
 @cache
 def why_no_mounts() -> str:
-    """Why this user has no mount namespace of his own here; empty: he has."""
+    """Return why this user cannot have a separate mount namespace on this machine; empty if he can."""
     try:
         tried = subprocess.run([*UNSHARE, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, text=True, timeout=30.0)
     except FileNotFoundError as error:
@@ -29,7 +29,7 @@ def why_no_mounts() -> str:
 
 
 def program(limit: float = LOADING, **wanted: Any) -> dict[str, Any]:
-    """What short_of_space.py sees."""
+    """Return the report of short_of_space.py."""
     if reason := why_no_mounts():
         pytest.skip(f"no private mounts here: {reason}")
     script = Path(__file__).with_name("short_of_space.py")
@@ -38,7 +38,7 @@ def program(limit: float = LOADING, **wanted: Any) -> dict[str, Any]:
     environment.pop("TMPDIR", None)
     done = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=limit + 45.0)
     assert done.returncode == 0, done.stderr
-    seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])  # Fast DDS writes to stdout, too.
+    seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])  # Fast DDS also writes to stdout.
     assert not seen["unanswered"]
     return seen
 
@@ -56,7 +56,7 @@ def test_without_a_folder_for_temporary_files_loading_ends_with_a_sentence(kind:
 
 @pytest.mark.timeout(120)
 def test_a_disk_with_too_little_room_for_an_engine_is_named() -> None:
-    """Python's own trial of the folder succeeds: some blocks are left."""
+    """Python's own check of the folder succeeds, because a few blocks are free."""
     seen = program(limit=60.0, cwd="/srv", full=dict.fromkeys([*PLACES, "/srv"], 65536))
     assert "TMPDIR" in seen["outcomes"]["ENGINE_FAILED"]
     assert "Traceback" not in seen["log"]
@@ -64,7 +64,7 @@ def test_a_disk_with_too_little_room_for_an_engine_is_named() -> None:
 
 @pytest.mark.timeout(300)
 def test_full_folders_for_caches_and_one_full_tmpdir_do_not_matter(tmp_path: Path) -> None:
-    """Python takes the next folder for temporary files."""
+    """Python uses the next folder for temporary files."""
     temporary, caches, logs = str(tmp_path / "temporary"), str(tmp_path / "caches"), str(tmp_path / "logs")
     environment = {"TMPDIR": temporary, "VLLM_CACHE_ROOT": caches, "XDG_CACHE_HOME": caches, "ROS_LOG_DIR": logs}
     seen = program(full=dict.fromkeys([temporary, caches, logs], 0), environment=environment)
@@ -84,7 +84,7 @@ def test_a_log_folder_that_cannot_be_written_ends_the_program_with_a_sentence(tm
 
 @pytest.mark.timeout(120)
 def test_without_shared_memory_the_program_ends_with_a_sentence() -> None:
-    """ROS 2's own tracing would end it by SIGBUS."""
+    """Without the check, the tracing of ROS 2 would end the program by SIGBUS."""
     seen = program(limit=60.0, full={"/dev/shm": 0})
     assert seen["ended"] == 1
     assert "/dev/shm is full" in seen["log"]
@@ -94,7 +94,7 @@ def test_without_shared_memory_the_program_ends_with_a_sentence() -> None:
 
 @pytest.mark.timeout(300)
 def test_with_little_shared_memory_the_node_is_reachable_and_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fast DDS takes the network; vLLM cannot start."""
+    """Fast DDS falls back to the network; vLLM cannot start."""
     # As a user starts it: with what conftest.py sets, the worker is in the engine's process and needs no shared memory.
     for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)

@@ -1,4 +1,4 @@
-"""A stopped engine, for real: it is noticed, requests can be given up, and the engine restarts."""
+"""A real stopped engine: the stall is detected, requests can be cancelled, and the engine restarts."""
 
 import asyncio
 import re
@@ -26,7 +26,7 @@ OPTIONS = EngineOptions.of(model=str(DEMO_MODEL), stall_timeout=6.0, image_cache
 
 
 class Running(OnLoop):
-    """A supervised engine on its loop."""
+    """A supervised engine on its own event loop."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,9 +63,9 @@ def running() -> Iterator[Running]:
 
 @pytest.mark.timeout(START)
 def test_prepared_images_keep_to_their_memory(running: Running) -> None:
-    """vLLM evicts by the same rule in the engine's process, which holds the images themselves."""
+    """vLLM evicts images by the same rule in the engine's process, which stores the images themselves."""
     cache = running.made[-1].vllm.renderer.mm_processor_cache._cache
-    bound = 3 << 20  # An image of engine.max_pixels has 1.2 MB at most.
+    bound = 3 << 20  # An image of engine.max_pixels has at most 1.2 MB.
     assert cache.maxsize <= bound
     assert re.fullmatch(r"\d of 3 MiB per process, \d images", running.supervisor.health().image_cache)
     for number in range(40):
@@ -83,7 +83,7 @@ def test_prepared_images_keep_to_their_memory(running: Running) -> None:
 
 @pytest.mark.timeout(START)
 def test_ctrl_c_in_a_terminal_does_not_end_the_engine(running: Running) -> None:
-    """A terminal sends SIGINT to all processes of a program. The program ends the engine, after what it has to do first."""
+    """A terminal sends SIGINT to all processes of a program. The program ends the engine itself, after its own shutdown work."""
     for process in engine_processes():
         process.send_signal(signal.SIGINT)
     running.wait(running.answer(150, seed=150))
@@ -97,7 +97,7 @@ def test_a_stopped_engine_is_noticed_and_restarted(running: Running) -> None:
         process.send_signal(signal.SIGSTOP)
     with pytest.raises((TimeoutError, EngineFailedError)):
         running.wait(running.answer(200, timeout=1.0, seed=1000))
-    # Ten seconds are promised.
+    # The documented limit is ten seconds.
     running.wait(running.until(lambda: "is stopped" in running.supervisor.health().warning, 10.0))
     running.wait(running.until(lambda: running.supervisor.health().restarts == 1, START), START)
     _, alive = psutil.wait_procs(processes, timeout=30.0)

@@ -1,4 +1,4 @@
-"""What an engine writes under a constraint: vLLM on the CPU, with random weights, which know nothing of JSON."""
+"""Output of an engine under a constraint: vLLM on the CPU with random weights, which have learned no JSON."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
     assert running.loop.stop()
 
 
-@pytest.mark.timeout(600)  # Its engine starts within it.
+@pytest.mark.timeout(600)  # The engine starts within this test.
 def test_a_thousand_random_requests_give_a_thousand_plans(engine: RunningEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_schema, "BOUNDS", (TextBounds(6, 4, 3),))
     forms = [plan_form(random_request(seed), 8000) for seed in range(1000)]
@@ -52,7 +52,7 @@ def test_a_brain_gives_a_plan_that_the_robots_can_run_or_says_why_not(engine: Ru
 
 
 async def outcome(brain: Brain, query: Query) -> tuple[str, str, Report]:
-    """What came of it: noise may well repeat itself, or say that it cannot be done."""
+    """Return the outcome. Random text may repeat itself, or state that the task is impossible."""
     try:
         answer = await brain.run(query)
     except (InfeasiblePlanError, NothingFoundError) as error:
@@ -101,7 +101,7 @@ def test_what_cannot_be_enforced_is_rejected_with_the_reason(engine: RunningEngi
 
 @pytest.mark.parametrize("task", [Task.POINT, Task.GROUND])
 def test_noise_gives_coordinates_within_the_image(engine: RunningEngine, task: Task) -> None:
-    """Random weights write nothing else under the grammar, and it is read; a text that was cut is the beginning of one."""
+    """Under the grammar, random weights write only valid coordinates, which are parsed. A truncated text is its start."""
     size = FittedSize(640, 480, 644, 476)
     pattern = coordinate_pattern(task, PROFILE, size)
     answers = engine.wait(engine.write_all([generation(Constraint(regex=pattern), 400, f"{task} {i}") for i in range(64)]))
@@ -113,9 +113,9 @@ def test_noise_gives_coordinates_within_the_image(engine: RunningEngine, task: T
 
 
 def test_a_prompt_in_several_steps_takes_nothing_from_a_seeded_answer(engine: RunningEngine) -> None:
-    """vLLM takes back the samples of the first steps, which torch's generators on the CPU do not support: the engine ended.
+    """vLLM discards the samples of the first steps, which torch's CPU generators do not support; the engine used to end.
 
-    Which prompts are computed in several steps also depends on what else is in the engine, and so on the machine's speed.
+    Which prompts are computed in several steps also depends on other requests in the engine, and thus on the machine's speed.
     """
     long = "go " * 2000
     answers = engine.wait(engine.write_all([generation(Constraint(regex="[a-z]{8}"), 20, long) for _ in range(4)]))

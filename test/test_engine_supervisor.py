@@ -1,4 +1,4 @@
-"""Admission and restarts, with a scripted engine: timing and deaths that a real one cannot give on command."""
+"""Admission and restarts with a scripted engine, which produces timing and failures that a real one cannot produce on command."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -22,7 +22,7 @@ from robobrain_ros.errors import (
 
 QUICK = Patience(health_interval=0.01, first_back_off=0.01, longest_back_off=0.02)
 GUARD = 20.0
-"""Seconds after which a test counts as hung."""
+"""Timeout in seconds after which a test counts as hung."""
 
 
 def ask(number: int = 0) -> Generation:
@@ -35,7 +35,7 @@ async def read(engine: Supervisor, generation: Generation) -> str:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait until the loop's other tasks have brought a condition about."""
+    """Wait until other tasks of the event loop make a condition true."""
     async with asyncio.timeout(GUARD):
         while not condition():
             await asyncio.sleep(0)
@@ -172,7 +172,7 @@ def test_a_request_that_is_given_up_leaves_the_queue() -> None:
 
 
 class SlowToLetGo(ScriptedEngine):
-    """Takes a while to end a request that was given up."""
+    """An engine that takes some time to end a cancelled request."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""A stalled engine is told from a slow one, by real processes that work, wait, or are stopped."""
+"""A stalled engine is distinguished from a slow one, with real processes that work, wait, or are stopped."""
 
 import asyncio
 import os
@@ -69,7 +69,7 @@ async def stalls(vitals: Vitals) -> None:
 
 
 async def goes_on(vitals: Vitals) -> None:
-    """Never stalled, for several times as long as silence is allowed."""
+    """Check that the process never counts as stalled, for several times the allowed silence."""
     for _ in range(100):
         await asyncio.sleep(0.02)
         assert not vitals.reason
@@ -81,7 +81,7 @@ def test_a_waiting_process_stalls_where_requests_run() -> None:
 
 
 def test_a_long_prefill_on_the_cpu_is_no_stall(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time is the CPU time of the child: on a busy machine, it may get no CPU for longer than silence is allowed."""
+    """Silence is measured in CPU time of the child, because it may get no CPU on a busy machine for longer than the limit."""
     with process(WORKS) as child:
 
         def cpu_time() -> float:
@@ -149,7 +149,7 @@ def test_another_process_of_the_same_id_is_not_ended() -> None:
 
 
 def test_a_process_that_is_stopped_while_the_model_loads_is_named() -> None:
-    """It would load for ever."""
+    """Otherwise the node would wait for the model for ever."""
     with process(WAITS) as child:
         child.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, child.pid, os.WSTOPPED)

@@ -1,7 +1,7 @@
-"""Qwen's vocabulary, which RoboBrain's checkpoints have, in a real engine: forms of answers, streamed text and token counts.
+"""Qwen's vocabulary, which RoboBrain's checkpoints use, in a real engine: constraints, streamed text and token counts.
 
-The weights are random, so only grammars give an answer a form. Tokens of this vocabulary are words, parts of words in every
-script, and parts of a character.
+The weights are random, so only grammars give an answer a structure. Tokens of this vocabulary are words, parts of words in
+every script, and parts of a character.
 """
 
 import re

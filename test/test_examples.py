@@ -1,4 +1,4 @@
-"""The programs of examples/ run as they stand. They import messages and public Python names only."""
+"""The programs of examples/ run without changes. They import only messages and public Python names."""
 
 import ast
 import asyncio
@@ -47,7 +47,7 @@ DONE = answer_json(PlanVerdict.DONE, "Nothing is left to do.", [])
 
 @contextmanager
 def example(it: Rig, name: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """A running example in the namespace of the rig's node; it is ended with the block."""
+    """Run an example in the namespace of the rig's node, and end it with the block."""
     ros = ["--ros-args", "-r", f"__ns:={it.client.get_namespace()}"]
     command = [*USUAL_SIGNALS, sys.executable, str(EXAMPLES / name), *arguments, *ros]
     domain = os.environ | {"ROS_DOMAIN_ID": str(it.context.get_domain_id())}
@@ -60,7 +60,7 @@ def example(it: Rig, name: str, *arguments: str) -> Iterator["subprocess.Popen[s
 
 
 def output_of(it: Rig, name: str, *arguments: str) -> str:
-    """What an example prints until it ends, which it must do with success."""
+    """Return the output of an example, which must end with success."""
     with example(it, name, *arguments) as process:
         it.until(lambda: process.poll() is not None, f"the end of {name}")
         assert process.stdout is not None
@@ -83,7 +83,7 @@ def show_always(it: Rig, cameras: Sequence[str] = ("camera",)) -> None:
 
 
 class Planner(ScriptedEngine):
-    """An engine whose plan depends on the prompt alone: the example asks again until the image is new enough."""
+    """An engine whose plan depends only on the prompt. The example repeats its request until the image is new enough."""
 
     async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
         self._next = iter([DONE if f"{PUT.text} succeeded." in generation.user_text else PLAN])
@@ -93,7 +93,7 @@ class Planner(ScriptedEngine):
 
 @contextmanager
 def ready(*scripts: str, engine: ScriptedEngine | None = None, **parameters: Any) -> Iterator[tuple[Rig, ScriptedEngine]]:
-    """A ready node whose engine answers with these scripts, in front of cameras that run."""
+    """Return a ready node whose engine answers with these scripts, with running cameras."""
     engine = engine or ScriptedEngine(list(scripts))
     with rig(engine, **parameters) as it:
         it.until_ready()
@@ -121,7 +121,7 @@ def test_an_example_is_short_and_imports_no_internals(name: str) -> None:
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_an_example_that_stops_waiting_leaves_no_request_in_the_engine(name: str) -> None:
-    """The node does not notice that a service client gave up: the request must say how long it may take."""
+    """The node does not notice when a service client stops waiting, so the request must contain its time limit."""
     text = (EXAMPLES / name).read_text(encoding="utf-8")
     calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
     services = {task.service_type.__name__ for task in TASKS.values()}

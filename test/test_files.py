@@ -1,4 +1,4 @@
-"""Files that parameters and command lines name: never a wait, never more than a bound, always a sentence."""
+"""Files that parameters and command lines name: reading never blocks, is always bounded, and fails with a clear message."""
 
 import os
 import socket
@@ -34,7 +34,7 @@ from robobrain_ros.ros.process.beside import beside
 
 
 def special(kind: str, folder: Path) -> str:
-    """A name of this kind; made in the folder where the system has none."""
+    """Return a path of this kind, created in the folder if the system has none."""
     path = folder / "x"
     if kind == "directory":
         path.mkdir()
@@ -114,7 +114,7 @@ READERS: list[Callable[[str], Any]] = [
 )
 @pytest.mark.parametrize("kind", ["named pipe", "socket", "character device", "larger"])
 def test_every_file_of_a_parameter_is_read_this_way(reader: Callable[[str], Any], kind: str, tmp_path: Path) -> None:
-    """On the old code a pipe waits for ever: the test's own time limit fails."""
+    """A pipe would block for ever with a plain read; then the test's time limit fails."""
     path = special(kind, tmp_path)
     with pytest.raises(RoboBrainError, match=f"{kind}|larger") as caught:
         reader(path)

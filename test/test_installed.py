@@ -1,4 +1,4 @@
-"""Tests run against a build of their own checkout, and otherwise stop with one sentence."""
+"""Tests run only against a build of their own checkout, and otherwise stop with one message."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def make_checkout(folder: Path) -> Path:
-    """The sources of a small package in a checkout of that name."""
+    """Create the sources of a small package in a checkout of that name."""
     source = folder / "robobrain_ros"
     (source / "core").mkdir(parents=True)
     for name in ("__init__.py", "errors.py", "core/__init__.py"):
@@ -23,7 +23,7 @@ def make_checkout(folder: Path) -> Path:
 
 
 def install(source: Path, target: Path, copy: Callable[[Path, Path], object]) -> Path:
-    """Install the sources, by links or by copies."""
+    """Install the sources as links or as copies."""
     for path in source.rglob("*.py"):
         (target / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
         copy(path, target / path.relative_to(source))

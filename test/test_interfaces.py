@@ -1,4 +1,4 @@
-"""The messages document themselves, and agree with the code."""
+"""The message files are documented and agree with the code."""
 
 import fnmatch
 import re
@@ -30,7 +30,7 @@ DECLARATION = re.compile(
 
 
 def declarations(path: Path) -> list[dict[str, str]]:
-    """Type, name, value (of a constant) and comment of each line that declares something."""
+    """Return type, name, value (of a constant) and comment of each declaration line."""
     lines = [line for line in path.read_text().splitlines() if not re.fullmatch(r"\s*(#.*)?|---", line)]
     matches = [(line, DECLARATION.fullmatch(line)) for line in lines]
     assert [line for line, match in matches if match is None] == [], path.name
@@ -50,7 +50,7 @@ def test_every_interface_and_every_field_has_a_description(path: Path) -> None:
 
 @pytest.mark.parametrize("path", INTERFACES, ids=lambda path: path.name)
 def test_the_generated_class_is_that_of_the_file(path: Path) -> None:
-    """What is installed was generated from these files, not from older ones."""
+    """The installed classes were generated from these files and not from older ones."""
     generated = getattr(import_module(f"robobrain_ros.{path.parent.name}"), path.stem)
     parts = {"msg": [generated]}
     if path.suffix == ".srv":

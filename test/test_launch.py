@@ -1,4 +1,4 @@
-"""The launch files for real, where `ros2 launch` is: what their arguments become, and that nothing outlives them."""
+"""The launch files with the real `ros2 launch`: the effect of their arguments, and that no process outlives them."""
 
 import contextlib
 import re
@@ -34,7 +34,7 @@ LAUNCH = [*ROS2, "launch", "--noninteractive", "robobrain_ros"]
 
 
 def launch(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """A launch that ends by itself; its log, both streams of it, is ``stdout``."""
+    """Run a launch that ends by itself. ``stdout`` has its log from both streams."""
     done = subprocess.run(
         [*LAUNCH, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/", timeout=LIMIT, check=False
     )
@@ -44,7 +44,7 @@ def launch(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 @contextmanager
 def launched(log: Path, *arguments: str) -> Iterator[SimpleNamespace]:
-    """A launch, interrupted at the end; ``processes``: all that it started, ``said``: its log, ``code``: how it ended."""
+    """Run a launch and interrupt it. ``processes`` are all that it started, ``said`` is its log, ``code`` its exit status."""
     with log.open("w") as file:
         process = subprocess.Popen(
             [*USUAL_SIGNALS, *LAUNCH, *arguments],
@@ -68,7 +68,7 @@ def launched(log: Path, *arguments: str) -> Iterator[SimpleNamespace]:
 
 
 class Client:
-    """A node that asks the launched ones."""
+    """A node that sends requests to the launched nodes."""
 
     def __init__(self) -> None:
         self.context = rclpy.context.Context()
@@ -112,14 +112,14 @@ def client() -> Iterator[Client]:
 
 @pytest.mark.parametrize("name", ["robobrain.launch.py", "demo.launch.py"])
 def test_every_argument_is_described(name: str) -> None:
-    """--show-args tells all that a user needs."""
+    """--show-args describes everything that a user needs."""
     arguments = re.findall(r"^    '(\w+)':\n        (.*)\n", launch(name, "--show-args").stdout, re.MULTILINE)
     assert {"model", "params_file", "namespace", "rviz"} <= {argument for argument, _ in arguments}
     assert all(description[0].isupper() and "." in description for _, description in arguments), arguments
 
 
 def test_arguments_reach_the_node_and_an_interruption_leaves_nothing(client: Client, tmp_path: Path) -> None:
-    """Each of them where it belongs; what the parameter file says stays where no argument does."""
+    """Each argument reaches its node. Values of the parameter file stay where no argument replaces them."""
     file = tmp_path / "parameters.yaml"
     file.write_text("/**:\n  ros__parameters:\n    max_tokens: 77\n    engine:\n      seed: 5\n      model: /file\n")
     arguments = [
@@ -150,7 +150,7 @@ def test_arguments_reach_the_node_and_an_interruption_leaves_nothing(client: Cli
 
 
 def test_a_preset_applies_below_the_parameter_file(client: Client, tmp_path: Path) -> None:
-    """A value of the file counts as set, even if it equals the default. An empty quantization stands for the preset's."""
+    """A value of the file counts as set, even if it equals the default. An empty quantization selects that of the preset."""
     file = tmp_path / "parameters.yaml"
     values = {"max_model_len": 4096, "max_num_seqs": 16, "model": "", "quantization": ""}
     lines = "".join(f"      {name}: {value!r}\n" for name, value in values.items())
@@ -180,7 +180,7 @@ def test_a_users_own_model_file_is_found_by_its_name(client: Client, tmp_path: P
 
 
 def test_the_parameter_file_counts_where_no_argument_is_given(client: Client, tmp_path: Path) -> None:
-    """An argument's default must not overrule it."""
+    """The default of an argument must not override the parameter file."""
     file = tmp_path / "parameters.yaml"
     file.write_text("/**:\n  ros__parameters:\n    autostart: false\n    use_sim_time: true\n")
     node = "/launched_file/robobrain"
@@ -192,7 +192,7 @@ def test_the_parameter_file_counts_where_no_argument_is_given(client: Client, tm
 
 
 def test_the_transport_profile_reaches_both_nodes(client: Client, tmp_path: Path) -> None:
-    """The camera needs it above all, and it is the demo's default. So do simulated time and the log level."""
+    """The camera needs the profile most, and the demo uses it by default. Simulated time and log level reach both nodes too."""
     arguments = ["namespace:=launched_profile", f"model:={tmp_path}/nothing", "use_sim_time:=true", "log_level:=error"]
     with launched(tmp_path / "log", "demo.launch.py", *arguments) as it:
 
@@ -205,7 +205,7 @@ def test_the_transport_profile_reaches_both_nodes(client: Client, tmp_path: Path
             return found
 
         client.until(lambda: told() == {"demo_camera", "robobrain"})
-        # `ros2 launch` leaves a process alone that is only just being started when it is interrupted.
+        # When interrupted, `ros2 launch` does not stop a process whose start is still in progress.
         for node in ("demo_camera", "robobrain"):
             assert client.parameters(f"/launched_profile/{node}", "use_sim_time") == [True]
         assert not re.search(r"\[INFO\].*\[launched_profile", it.said())
@@ -213,7 +213,7 @@ def test_the_transport_profile_reaches_both_nodes(client: Client, tmp_path: Path
 
 
 def test_a_wrong_parameter_ends_the_launch_with_the_sentence(tmp_path: Path) -> None:
-    """Not a launch that goes on without its node."""
+    """The launch must not continue without its node."""
     file = tmp_path / "parameters.yaml"
     file.write_text("/**:\n  ros__parameters:\n    max_tokens: 0\n")
     said = launch("robobrain.launch.py", f"params_file:={file}", "namespace:=launched_wrong").stdout
@@ -230,21 +230,21 @@ def test_a_wrong_parameter_ends_the_launch_with_the_sentence(tmp_path: Path) -> 
     ],
 )
 def test_what_cannot_be_launched_is_told(argument: str, said: str) -> None:
-    """A missing file above all: the node would start without it, with the demo model."""
+    """A missing parameter file is the main case: the node would start without it, with the demo model."""
     done = launch("robobrain.launch.py", argument)
     assert done.returncode != 0
     assert said in done.stdout.replace('"', "'")
 
 
 def test_a_wrong_argument_of_the_demo_leaves_nothing_running() -> None:
-    """Not the node without its camera."""
+    """The node must not run without its camera."""
     assert launch("demo.launch.py", "seed:=red", "namespace:=launched_seed").returncode != 0
     assert [it for it in psutil.process_iter(["cmdline"]) if "__ns:=/launched_seed" in (it.info["cmdline"] or [])] == []
 
 
 @pytest.mark.parametrize("name", ["robobrain.launch.py", "demo.launch.py"])
 def test_where_rviz_is_missing_nothing_is_left_running(name: str) -> None:
-    """The launch ends; a node that it had started would live on without it."""
+    """The launch ends. A node that it had already started would otherwise keep running."""
     if "rviz2" in get_packages_with_prefixes():
         pytest.skip("rviz2 is installed")
     done = launch(name, "rviz:=true", "namespace:=launched_rviz", "model:=/nowhere")

@@ -1,4 +1,4 @@
-"""The presets: their figures are those of the real architectures, and one rule decides which value applies."""
+"""The presets: their figures agree with the real architectures, and one rule decides which value applies."""
 
 import sys
 from dataclasses import replace
@@ -20,7 +20,7 @@ PUBLISHED = {
     "qwen3-vl-4b": 4_437_815_808,
     "qwen3-vl-8b": 8_767_123_696,
 }
-"""Parameters, as the hub counts them in the checkpoints' files."""
+"""Numbers of parameters, as the hub counts them in the checkpoint files."""
 
 
 @pytest.mark.parametrize("preset", presets.PRESETS, ids=lambda preset: preset.name)
@@ -44,7 +44,7 @@ def test_an_explicit_value_overrides_the_preset_even_if_it_equals_the_default(va
 
 
 def test_an_empty_quantization_leaves_the_choice_to_the_preset() -> None:
-    """A copy of config/robobrain.yaml holds it, and must not load the unquantized model."""
+    """A copy of config/robobrain.yaml contains an empty value, and must not load the unquantized model."""
     options = presets.resolve_options({"model": "robobrain2.0-32b-fp8", "quantization": ""})
     assert options.embedded.quantization == "fp8_per_tensor"
 
@@ -56,7 +56,7 @@ def test_a_remote_engine_has_no_preset() -> None:
 
 @pytest.mark.parametrize("model", [model for model in presets.PRESETS if model.quantization], ids=lambda model: model.name)
 def test_vllm_makes_the_layers_of_a_dense_model_smaller_by_that_quantization(model: presets.ModelPreset) -> None:
-    """There are kinds that make only experts smaller, which RoboBrain has none of."""
+    """Some quantizations only affect experts, which RoboBrain does not have."""
     from vllm.config.quantization import resolve_quantization_config
 
     config = resolve_quantization_config(model.quantization, None)
@@ -81,7 +81,7 @@ def test_parameters_are_as_many_as_published(name: str) -> None:
 
 
 def test_figures_by_hand() -> None:
-    """The 7B, whose numbers are easily checked: 28 layers, 4 heads of keys and values of 128 numbers, 2 bytes each."""
+    """The 7B model is easy to check by hand: 28 layers, 4 key-value heads of 128 numbers, 2 bytes each."""
     shape = presets.ARCHITECTURES["qwen2.5-vl-7b"]
     assert shape.kv_bytes_per_token == 2 * 28 * 4 * 128 * 2 == 57344
     assert shape.weight_bytes() == 2 * PUBLISHED["qwen2.5-vl-7b"]
@@ -120,7 +120,7 @@ def find(model: str) -> Path:
 
 
 def test_names_are_modelscopes_where_vllms_switch_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ModelScope itself cannot be reached from a test: its one function is stood in for."""
+    """A test cannot reach ModelScope, so its one function has a stand-in."""
     (tmp_path / "config.json").write_text("{}")
     asked = []
 

@@ -1,4 +1,4 @@
-"""The core with a real engine, as in a notebook: the model sees exactly the size that the image was fitted to."""
+"""The core with a real engine, as in a notebook: the model receives exactly the size to which the image was resized."""
 
 import asyncio
 

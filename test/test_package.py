@@ -1,4 +1,4 @@
-"""What is installed is what the repository holds, and asks for what it uses."""
+"""The installed files equal those of the repository, and the package declares the dependencies that it uses."""
 
 import ast
 import os
@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SOURCE = REPOSITORY / "robobrain_ros"
 MANIFEST = ElementTree.parse(REPOSITORY / "package.xml").getroot()
 DISTRIBUTIONS = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "PyYAML", "tf2_ros": "tf2_ros_py"}
-"""Where a module and what brings it have different names."""
+"""Modules whose distribution has a different name."""
 ENGINE = {
     "openai",
     "vllm",
@@ -40,23 +40,23 @@ ENGINE = {
     "h11",
     "jinja2",
 }
-"""What setting up an engine brings along; see requirements/engine-*.txt and flagos.txt."""
+"""Packages that come with the set-up of an engine; see requirements/engine-*.txt and flagos.txt."""
 
 
 def source_files() -> list[Path]:
-    """Everything of the Python package that git would take, relative to it."""
+    """Return every file of the Python package that git would include, relative to the package."""
     found = (path for path in SOURCE.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     return sorted(path.relative_to(SOURCE) for path in found)
 
 
 def executables() -> dict[str, str]:
-    """The programs of executables.txt: name, and module:function."""
+    """Return the programs of executables.txt as name and module:function."""
     lines = (REPOSITORY / "executables.txt").read_text().splitlines()
     return dict(line.split(" = ") for line in lines if line and not line.startswith("#"))
 
 
 def imported_packages(path: Path) -> Iterator[str]:
-    """Names of the top-level packages that a file imports, anywhere in it."""
+    """Return the names of all top-level packages that a file imports, anywhere in it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
@@ -65,7 +65,7 @@ def imported_packages(path: Path) -> Iterator[str]:
 
 
 def required(name: str) -> set[str]:
-    """Names in requirements/NAME.txt."""
+    """Return the names in requirements/NAME.txt."""
     lines = (REPOSITORY / "requirements" / f"{name}.txt").read_text().splitlines()
     return {line.split("[")[0].split("=")[0].split(">")[0].split("<")[0].strip() for line in lines if line and line[0] != "#"}
 
@@ -90,7 +90,7 @@ def test_shared_files_are_installed(folder: str) -> None:
 
 @pytest.mark.parametrize("name", executables())
 def test_each_program_is_installed_and_exists(name: str) -> None:
-    """`ros2 run robobrain_ros NAME` starts it, with the Python that runs these tests."""
+    """`ros2 run robobrain_ros NAME` starts it with the Python that runs these tests."""
     program = Path(get_package_prefix("robobrain_ros"), "lib", "robobrain_ros", name)
     assert os.access(program, os.X_OK)
     interpreter = Path(program.read_text().splitlines()[0].removeprefix("#!"))
@@ -116,7 +116,7 @@ def test_the_changelog_begins_with_the_version_and_its_date() -> None:
 
 
 def test_everything_imported_is_asked_for() -> None:
-    """By package.xml, or by a file of requirements."""
+    """Dependencies are declared by package.xml or by a requirements file."""
     declared = {element.text for element in MANIFEST if element.tag.endswith("depend")}
     declared |= required("base") | ENGINE | set(sys.stdlib_module_names) | {"robobrain_ros"}
     imported = {name: path for path in source_files() if path.suffix == ".py" for name in imported_packages(SOURCE / path)}
@@ -126,7 +126,7 @@ def test_everything_imported_is_asked_for() -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
-    """What `pip install .` installs, built from a copy of the repository's files."""
+    """Return the wheel that `pip install .` installs, built from a copy of the repository's files."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
@@ -146,7 +146,7 @@ def test_pip_installs_the_same_code(wheel: zipfile.ZipFile) -> None:
 
 
 def test_pip_installs_the_same_programs_under_names_of_this_package(wheel: zipfile.ZipFile) -> None:
-    """Names such as `ask` on everybody's PATH would be taken for another program's."""
+    """A general name such as `ask` on the PATH could be mistaken for another program."""
     entry_points = ConfigParser()
     entry_points.read_string(next(wheel.read(name).decode() for name in wheel.namelist() if name.endswith("entry_points.txt")))
     scripts = dict(entry_points["console_scripts"])
@@ -161,7 +161,7 @@ def test_pip_knows_the_version_of_package_xml(wheel: zipfile.ZipFile) -> None:
 
 
 def test_the_pytest_plugins_of_ros_are_switched_off(tmp_path: Path) -> None:
-    """Two of a sourced ROS's end pytest 9 before the first test, because a hook of theirs takes an argument that is gone."""
+    """Two pytest plugins of ROS end pytest 9 before the first test, because one of their hooks has a removed argument."""
     hooks = "import pytest\n\n@pytest.hookimpl(optionalhook=True)\ndef pytest_configure(config, path): pass\n"
     names = ["launch_testing", "launch_ros", "launch_pytest", "ament_copyright", "ament_flake8", "ament_lint", "ament_mypy",
              "ament_pep257", "ament_xmllint"]  # fmt: skip
@@ -181,7 +181,7 @@ def test_the_pytest_plugins_of_ros_are_switched_off(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", executables())
 def test_each_program_that_needs_ros_ends_with_a_sentence_where_there_is_none(name: str, tmp_path: Path) -> None:
-    """As after `pip install .`: the code is there, rclpy is not."""
+    """This is the state after `pip install .`: the code is installed, but rclpy is not."""
     module, function = executables()[name].split(":")
     if not module.endswith("ros_programs"):
         pytest.skip("it works without ROS")

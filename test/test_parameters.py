@@ -1,4 +1,4 @@
-"""Parameters: the table, the node that declares it, the parameter file and the documentation are one."""
+"""Parameters: the table, the node that declares them, the parameter file and the documentation agree."""
 
 import dataclasses
 import math
@@ -152,7 +152,7 @@ def test_a_model_of_a_name_that_no_file_system_takes_is_reported_when_it_is_load
 @pytest.mark.parametrize("parameter", CHOICES, ids=lambda it: it.name)
 @pytest.mark.parametrize("value", [True, False])
 def test_a_boolean_of_yaml_is_a_choice_or_named(unconfigured: Rig, parameter: Parameter, value: bool) -> None:
-    """``camera.rectified: yes``, ``model_can_think: no``, and what no choice means, for each parameter with choices."""
+    """``camera.rectified: yes`` and ``model_can_think: no`` are accepted; a boolean that matches no choice is named."""
     before = unconfigured.node._settings[parameter.name]
     meanings = {"on", "yes", "true"} if value else {"off", "no", "false"}
     result = unconfigured.set_parameter(parameter.name, value)
@@ -169,7 +169,7 @@ def test_a_boolean_of_yaml_is_a_choice_or_named(unconfigured: Rig, parameter: Pa
 
 @pytest.mark.parametrize(("name", "value"), [("model_can_think", False), ("camera.rectified", True), ("flagos.mode", True)])
 def test_a_boolean_of_yaml_is_understood_in_a_file(name: str, value: bool, tmp_path: Path) -> None:
-    """By ROS's own reader of parameter files, with the words as people write them."""
+    """The file is read by ROS's own parser, with the spellings that people use."""
     path = tmp_path / "file.yaml"
     word = {"flagos.mode": "on"}.get(name, "yes" if value else "no")
     path.write_text(f"/**:\n  ros__parameters:\n    {name}: {word}\n    autostart: false\n")
@@ -216,7 +216,7 @@ def test_a_wrong_boolean_at_the_start_ends_the_program_with_the_sentence() -> No
 
 
 def test_the_nodes_own_values_can_be_set_again_while_it_is_active(shared: Rig) -> None:
-    """As `ros2 param load` of the node's own dump does, in which an empty list has no type."""
+    """`ros2 param load` does this with the node's own dump, in which an empty list has no type."""
     names = shared.call(ListParameters, "list_parameters", ListParameters.Request()).result.names
     for name in names:
         value = shared.parameter(name)

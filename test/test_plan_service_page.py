@@ -1,4 +1,4 @@
-"""docs/how-to/plan_service.md: its examples and commands run against a node."""
+"""The examples and commands of docs/how-to/plan_service.md run against a node."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ PLAN = json.dumps({"reasoning_explanation": "It is on the table.", "verdict": "p
 
 @contextmanager
 def running(it: Rig, folder: Path, code: str) -> "Iterator[subprocess.Popen[str]]":
-    """A program of the page, run in the node's namespace as a user would; it ends well."""
+    """Run a program of the page in the node's namespace, as a user would. It must succeed."""
     program = folder / "example.py"
     program.write_text(code)
     namespace = it.name.removesuffix("/robobrain")
@@ -70,7 +70,7 @@ def test_the_action_example_prints_steps_as_they_come(tmp_path: Path) -> None:
     ids=["service", "action"],
 )
 def test_the_examples_end_where_no_answer_comes(example: str, sentence: str, tmp_path: Path) -> None:
-    """Their waits are shortened. The action example cancels its goal."""
+    """The waits of the examples are shortened. The action example cancels its goal."""
     assert "timeout_sec=70.0" in example
     program = tmp_path / "example.py"
     program.write_text(example.replace("timeout_sec=70.0", "timeout_sec=1.0"), encoding="utf-8")
@@ -96,7 +96,7 @@ def test_the_examples_report_a_missing_node(example: str, tmp_path: Path) -> Non
 
 
 def filled(message: Any, values: dict[str, Any]) -> Any:
-    """The message, filled from what a ros2 command line says; unknown fields and wrong types are errors."""
+    """Return the message with the values of a ros2 command line. Unknown fields and wrong types are errors."""
     types = message.get_fields_and_field_types()
     for name, value in values.items():
         assert name in types, f"{type(message).__name__} has no field {name}"
@@ -105,7 +105,7 @@ def filled(message: Any, values: dict[str, Any]) -> Any:
             package, class_name = kind.split("/")
             new = getattr(import_module(f"{package}.msg"), class_name)
             value = [filled(new(), part) for part in value] if isinstance(value, list) else filled(new(), value)
-        setattr(message, name, value)  # Which checks types and ranges.
+        setattr(message, name, value)  # The setter checks types and ranges.
     return message
 
 

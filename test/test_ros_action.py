@@ -31,7 +31,7 @@ def send_goal(
     context: PlanContext | None = None,
     **options: Any,
 ) -> Any:
-    """Send a goal and await its acceptance; gives the handle."""
+    """Send a goal, wait until it is accepted, and return the handle."""
     client = it.clients.setdefault("run_task", None) or ActionClient(it.client, RunTask, f"{it.name}/run_task")
     it.clients["run_task"] = client
     it.until(client.server_is_ready, "the action")
@@ -126,7 +126,7 @@ RESULTS = {
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_the_last_feedback_has_all_parts_of_the_result(name: str) -> None:
-    """The end of the text completes the last step, and may show that what came before was thinking."""
+    """The end of the text completes the last step, and may show that the earlier text was thinking."""
     task, text, parts = RESULTS[name]
     with scripted(text) as (it, _):
         feedback: list[Any] = []
@@ -144,7 +144,7 @@ def test_the_last_feedback_has_all_parts_of_the_result(name: str) -> None:
 
 
 def without_position(part: Any) -> str:
-    """A part of an answer, as text. In feedback, positions are NaN."""
+    """Return a part of an answer as text. In feedback, positions are NaN."""
     if hasattr(part, "position"):
         part.position = PointMessage()
     return str(part)
@@ -187,7 +187,7 @@ def test_a_goal_past_its_deadline_is_aborted_as_timeout() -> None:
 
 
 def test_a_new_goal_leaves_the_old_one_alone_and_cancelling_all_ends_both() -> None:
-    """Many goals run at once: nothing is pre-empted unless its sender cancels it."""
+    """Goals run concurrently. A goal is never pre-empted; only its sender can cancel it."""
     with scripted(Script(["1. Reach", asyncio.Event()])) as (it, engine):
         handles = [send_goal(it, "plan", "clear the table"), send_goal(it, "point", "the mug")]
         it.until(lambda: len(engine.running) == 2, "both in the engine")
@@ -268,7 +268,7 @@ SHORT_LEASE = """<?xml version="1.0"?>
 
 
 def test_the_goal_of_a_client_that_is_killed_is_aborted(tmp_path: Path) -> None:
-    """It says no farewell: DDS alone finds out."""
+    """The client sends no message when it is killed, so only DDS detects it."""
     profile = tmp_path / "short_lease.xml"
     profile.write_text(SHORT_LEASE)
     with scripted(Script(["1. Reach", asyncio.Event()]), max_image_age=0.0) as (it, engine):
@@ -290,7 +290,7 @@ def test_the_goal_of_a_client_that_is_killed_is_aborted(tmp_path: Path) -> None:
 
 
 def test_an_ended_goal_keeps_neither_its_images_nor_its_context() -> None:
-    """rclpy keeps each goal until its result expires: for 15 minutes by default, with images of many MB."""
+    """rclpy keeps each goal until its result expires, by default 15 minutes, and its images may have many MB."""
     with scripted(Script(["[(10, 12)]"])) as (it, _):
         handle = send_goal(it, "point", "the mug", images=[image_message()])
         assert it.answer(handle.get_result_async()).status == GoalStatus.STATUS_SUCCEEDED

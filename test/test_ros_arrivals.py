@@ -1,4 +1,4 @@
-"""Statistics of arriving images: rate, losses, and steps of the camera's clock."""
+"""Statistics of arriving images: rate, lost images, and steps of the camera's clock."""
 
 import random
 from itertools import accumulate
@@ -10,7 +10,7 @@ from robobrain_ros.ros.cameras.arrivals import ArrivalStatistics
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.85])
 def test_lost_images_are_counted_however_many_they_are(share: float) -> None:
-    """By the gaps between stamps that jitter by a fifth of the period."""
+    """Lost images are counted by the gaps between stamps. The stamps have a jitter of a fifth of the period."""
     dice = random.Random(1)
     sent = [1000.0 + number / 30 + dice.uniform(-0.1, 0.1) / 30 for number in range(1000)]
     come = [stamp for stamp in sent if dice.random() >= share]
@@ -25,7 +25,7 @@ def test_lost_images_are_counted_however_many_they_are(share: float) -> None:
 
 
 def test_a_camera_that_becomes_slower_or_quicker_has_lost_nothing() -> None:
-    """As with a longer exposure in the dark."""
+    """The rate changes as it does with a longer exposure in the dark."""
     statistics, stamp = ArrivalStatistics(), 1000.0
     for period in [1 / 30] * 100 + [1 / 10] * 100 + [1 / 30] * 100:
         stamp += period
@@ -48,7 +48,7 @@ def test_a_camera_that_becomes_slower_or_quicker_has_lost_nothing() -> None:
 )
 @pytest.mark.parametrize("every", [1, 10])
 def test_a_change_of_the_rate_or_a_restart_of_the_driver_is_no_loss(gaps: list[float], every: int) -> None:
-    """The numbers are read after every image, or after several."""
+    """The statistics are read after every image, or after several images."""
     statistics = ArrivalStatistics()
     for number, arrival in enumerate(accumulate(gaps, initial=1000.0)):
         statistics.add(arrival, arrival)
@@ -59,7 +59,7 @@ def test_a_change_of_the_rate_or_a_restart_of_the_driver_is_no_loss(gaps: list[f
 
 
 def sent(*gaps: float) -> ArrivalStatistics:
-    """The statistics of images that arrived with these gaps between them."""
+    """Return the statistics of images that arrived with these gaps between them."""
     statistics = ArrivalStatistics()
     for arrival in accumulate(gaps, initial=1000.0):
         statistics.add(arrival, arrival)
@@ -116,7 +116,7 @@ NO_ONE_PERIOD = {
 @pytest.mark.parametrize("case", NO_ONE_PERIOD)
 @pytest.mark.parametrize("each", [1, 5, 10, 100])
 def test_without_one_period_no_image_counts_as_lost(case: str, each: int) -> None:
-    """However often the numbers are asked for."""
+    """This holds for any number of reads."""
     statistics = ArrivalStatistics()
     for number, stamp in enumerate(NO_ONE_PERIOD[case]):
         statistics.add(stamp, stamp)
@@ -128,7 +128,7 @@ def test_without_one_period_no_image_counts_as_lost(case: str, each: int) -> Non
 
 @pytest.mark.parametrize("step", [3600.0, -3600.0, 3.0])
 def test_a_step_of_the_cameras_clock_is_no_loss(step: float) -> None:
-    """The stamps jump and the arrivals do not."""
+    """The stamps jump, but the arrival times do not."""
     statistics = ArrivalStatistics()
     for number in range(200):
         statistics.add(number / 30, 1e6 + number / 30 + (step if number >= 100 else 0.0))

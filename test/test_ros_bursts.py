@@ -1,4 +1,4 @@
-"""Hundreds of requests at once, of clients that keep 10 responses, as by default, and of others: each gets one response."""
+"""Hundreds of requests at once, from clients that keep 10 responses (the default) and from others: each gets one response."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from robobrain_ros.core.query import Task
 from robobrain_ros.msg import Outcome
 from robobrain_ros.ros.delivery import qos
 
-# A client that keeps 10 responses loses some where other tests take its core for as long as 10 responses take.
+# A client that keeps 10 responses loses some if other tests use its core for too long.
 pytestmark = pytest.mark.alone
 
 COUNT = 200
@@ -30,7 +30,7 @@ COUNT = 200
 def burst(
     it: Rig, kind: str, count: int, clients: int, meanwhile: Callable[[], None] = lambda: None, depth: int = qos.BURST
 ) -> dict[str, int]:
-    """How the requests of a client process ended: how many by outcome, and how many got none ("lost")."""
+    """Return how the requests of a client process ended: their number by outcome, and the number without response ("lost")."""
     process = subprocess.Popen(
         [sys.executable, str(Path(__file__).parent / "bursts.py"), kind, it.name, str(count), str(clients), str(depth)],
         stdout=subprocess.PIPE, text=True, cwd="/",
@@ -60,7 +60,7 @@ def test_of_200_service_requests_at_once_each_is_answered(clients: int, depth: i
 
 @pytest.mark.parametrize("kind", [ChangeState, GetState, GetAvailableStates, GetAvailableTransitions])
 def test_of_60_lifecycle_requests_at_once_each_is_answered(kind: Any) -> None:
-    """rcl's own services keep 10 requests; here a request to activate an active node is rejected 60 times."""
+    """rcl's own services keep 10 requests. In this test, 60 requests to activate an active node are rejected."""
     name = re.sub("(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()
     with scripted("[(10, 10)]") as (it, _):
         requests = [it.send(kind, name, kind.Request()) for _ in range(60)]
@@ -75,7 +75,7 @@ def test_what_may_not_wait_is_answered_as_busy() -> None:
     with scripted(Script([gate, "[(10, 10)]"]), max_image_age=0.0, max_queued=3, engine__max_num_seqs=2) as (it, _):
 
         def release() -> None:
-            """The engine goes on once it has refused all that it could not take."""
+            """Let the engine continue after it has refused all requests beyond its limit."""
             if it.node.statistics.failed == COUNT - 5:
                 it.on_loop(gate.set)
 
@@ -98,7 +98,7 @@ def test_of_200_cancels_at_once_each_is_answered_and_ends_its_goal() -> None:
 
 
 def test_every_service_keeps_more_than_what_may_wait() -> None:
-    """rcl makes those of the lifecycle itself; managers ask one after the other."""
+    """rcl creates the lifecycle services itself, and lifecycle managers send one request after the other."""
     with scripted("[(10, 10)]", max_queued=500) as (it, _):
         kept = {service.srv_name: service.qos_profile.depth for service in it.node.services}
     assert all(kept[f"~/{task.value}"] >= 500 + qos.BURST for task in Task)
@@ -107,7 +107,7 @@ def test_every_service_keeps_more_than_what_may_wait() -> None:
 
 
 def test_lost_feedback_is_visible_and_harmless() -> None:
-    """A client that keeps one message and takes it rarely misses some, and still knows all of the answer."""
+    """A client that keeps one message and reads rarely misses some feedback, but still gets the complete answer."""
     pieces: list[Any] = ["1. Step 1\n"]
     gates = [asyncio.Event() for _ in range(30)]
     for number, gate in enumerate(gates, 2):
@@ -120,7 +120,7 @@ def test_lost_feedback_is_visible_and_harmless() -> None:
         handle = it.answer(client.send_goal_async(goal, feedback_callback=lambda message: fed.append(message.feedback)))
         it.until(lambda: fed, "the first feedback")
         for gate in gates:
-            it.on_loop(gate.set)  # The client takes nothing meanwhile.
+            it.on_loop(gate.set)  # The client reads nothing in the meantime.
         result = it.answer(handle.get_result_async()).result
         it.until(lambda: len(fed[-1].steps) == len(result.plan.steps), "the last feedback")
     numbers = [feedback.sequence for feedback in fed]

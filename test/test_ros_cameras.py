@@ -1,4 +1,4 @@
-"""Cameras: subscriptions that follow the reliability of their publishers, and requests that name several."""
+"""Cameras: subscriptions that follow the reliability of their publishers, and requests with several cameras."""
 
 import asyncio
 import re
@@ -32,7 +32,7 @@ def publisher(it: Rig, reliability: ReliabilityPolicy) -> Any:
 
 
 def stream_until(it: Rig, source: Any, reliability: ReliabilityPolicy) -> int:
-    """Publish until the node has subscribed in that way only, and an image after that has arrived; gives how many came."""
+    """Publish until the node subscribes only with this reliability and then gets an image. Return the number of images."""
     sent = []
 
     def followed() -> bool:
@@ -55,7 +55,7 @@ def stream_until(it: Rig, source: Any, reliability: ReliabilityPolicy) -> int:
 
 
 def test_a_camera_follows_its_publishers() -> None:
-    """From reliable to best effort and back, and keeps the images coming."""
+    """The reliability changes from reliable to best effort and back, and images continue to arrive."""
     with rig(lambda: pytest.fail("no engine is needed"), autostart=False) as it:
         it.node.trigger_configure()
         it.node.trigger_activate()
@@ -69,7 +69,7 @@ def test_a_camera_follows_its_publishers() -> None:
 
 @pytest.mark.parametrize("name", ["reliable", "best_effort"])
 def test_a_named_reliability_stays(name: str) -> None:
-    """Whatever the publishers are."""
+    """This holds for any reliability of the publishers."""
     with rig(lambda: pytest.fail("no engine is needed"), autostart=False, image_reliability=name) as it:
         it.node.trigger_configure()
         it.node.trigger_activate()
@@ -88,12 +88,12 @@ def ask(it: Rig, **options: Any) -> Ask.Response:
 
 
 def sizes(engine: ScriptedEngine) -> list[tuple[int, int]]:
-    """(width, height) of the images of the last generation: each camera's has a size of its own."""
+    """Return (width, height) of the images of the last generation. Each camera has a different size."""
     return [(image.shape[1], image.shape[0]) for image in engine.generations[-1].images]
 
 
 def test_the_images_of_several_cameras_reach_the_model_in_the_order_named() -> None:
-    """For ask and plan; the header is the first one's, the age the oldest one's."""
+    """Applies to ask and plan. The header is that of the first image, the age that of the oldest one."""
     engine = ScriptedEngine(["Two mugs.", "1. Reach"])
     with rig(engine, cameras=list(THREE), max_image_age=0.0) as it:
         it.until_ready()
@@ -114,7 +114,7 @@ def test_the_images_of_several_cameras_reach_the_model_in_the_order_named() -> N
 
 
 def test_each_camera_has_a_pixel_budget_of_its_own() -> None:
-    """Never more than the engine's; a change acts at once, and answers stay in the image's own pixels."""
+    """It is at most the engine's budget. A change applies at once, and answers use the original pixels."""
     engine = ScriptedEngine(["Two mugs.", "[(14, 14)]"])
     budgets: dict[str, Any] = {"engine__max_pixels": 200 * 200, "wrist__max_pixels": 56 * 56, "left__max_pixels": 10**6}
     with rig(engine, cameras=list(THREE), **budgets) as it:
@@ -171,7 +171,7 @@ def no_engine() -> Any:
 
 
 def diagnosis(it: Rig, heard: list[DiagnosticArray], part: str) -> tuple[Any, dict[str, str]]:
-    """The next status of a part, and its values."""
+    """Return the next status of a part, and its values."""
     heard.clear()
     it.until(lambda: heard, "diagnostics")
     (status,) = [status for status in heard[0].status if status.name.endswith(part)]
@@ -191,9 +191,9 @@ def diagnosis(it: Rig, heard: list[DiagnosticArray], part: str) -> tuple[Any, di
     ],
 )
 def test_a_camera_that_has_not_started_says_why(kind: Any, reliability: ReliabilityPolicy, part: str) -> None:
-    """Who publishes on its topic, and why that does not arrive."""
+    """The status names the publishers of its topic and why their images do not arrive."""
     with scripted("[(1, 2)]", image_reliability="reliable", cameras=["camera", "other"]) as (it, _):
-        # Another participant: one cannot have a topic of two types.
+        # This is another participant, because one participant cannot have a topic with two types.
         context = rclpy.context.Context()
         rclpy.init(context=context)
         driver = rclpy.create_node("driver", namespace=it.client.get_namespace(), context=context)
@@ -234,13 +234,13 @@ def test_diagnostics_count_lost_and_late_images_and_name_the_cure() -> None:
         began = now()
         for number in range(12):
             message = image_message(width=640, height=480, stamp=now())
-            # Ten per second, a minute ago; from the eighth on, two of three do not come.
+            # Ten per second, one minute ago; after the eighth image, two of three are lost.
             tenths = number + 2 * max(number - 7, 0)
             message.header.stamp.sec = began.sec - 60 + tenths // 10
             message.header.stamp.nanosec = tenths % 10 * 10**8
             it.show(message)
         status, values = diagnosis(it, heard, "camera camera")
-    # The image that the rig shows at first is newer than these.
+    # The first image of the rig is newer than these images.
     assert (values["received"], values["lost"], values["late"]) == ("13", "8", "12")
     assert status.level == status.WARN
     assert "38% of the last images were lost" in status.message
@@ -249,7 +249,7 @@ def test_diagnostics_count_lost_and_late_images_and_name_the_cure() -> None:
 
 
 def test_statistics_of_standing_queries_count_what_was_asked_answered_and_skipped() -> None:
-    """And with the answer it asks about the image that came meanwhile, though no other comes."""
+    """After an answer, the query asks about the image that arrived in the meantime, even if no other image arrives."""
     gate = asyncio.Event()
     scripts = (Script([gate, "[(1, 2)]"]), "There is no mug in the image.", "1, 2, I do not know")
     with scripted(*scripts) as (it, engine):
@@ -274,7 +274,7 @@ LATCHED = QoSProfile(depth=1, reliability=RELIABLE, durability=DurabilityPolicy.
 
 @contextmanager
 def driver_of(namespace: str) -> Iterator[Any]:
-    """A camera driver in a context of its own, which may be there before the node."""
+    """A camera driver in its own context, which may exist before the node."""
     context = rclpy.context.Context()
     rclpy.init(context=context)
     driver = rclpy.create_node("driver", namespace=namespace, context=context)
@@ -286,7 +286,7 @@ def driver_of(namespace: str) -> Iterator[Any]:
 
 
 def test_what_latched_publishers_sent_before_the_node_came_arrives() -> None:
-    """Once, and what they send later arrives too."""
+    """Each message arrives once, and later messages arrive too."""
     with driver_of("/latched") as driver:
         source = driver.create_publisher(Image, "camera/image", LATCHED)
         early = image_message()
@@ -308,7 +308,7 @@ def test_what_latched_publishers_sent_before_the_node_came_arrives() -> None:
 
 
 def test_latched_and_other_publishers_of_a_topic_are_both_heard() -> None:
-    """Also a latched one that was there first, and each message counts once."""
+    """This includes a latched publisher that started first. Each message counts once."""
     with driver_of("/mixed") as driver:
         plain = driver.create_publisher(Image, "camera/image", QoSProfile(depth=1, reliability=RELIABLE))
         latched = driver.create_publisher(Image, "camera/image", LATCHED)
@@ -378,7 +378,7 @@ def test_of_a_camera_with_one_image_so_far_nobody_knows_whether_it_is_slow_or_ha
 
 @pytest.mark.parametrize("burst", [1, 3])
 def test_a_camera_that_becomes_slower_or_sends_bursts_has_not_stopped(burst: int) -> None:
-    """Of its last 30 images most came quickly, one after the other."""
+    """Most of its last 30 images arrived in quick succession."""
     with scripted("Two mugs.", max_image_age=0.3) as (it, _):
         for _ in range(30):
             it.show(image_message())

@@ -1,4 +1,4 @@
-"""Jumps of time, by real messages on /clock, by stamps, and by a patched system clock: nothing of the time before remains."""
+"""Time jumps by real messages on /clock, by stamps, and by a patched system clock: no data from before the jump remains."""
 
 import asyncio
 import math
@@ -32,7 +32,7 @@ def stamp(seconds: float) -> Time:
 
 
 class Simulation:
-    """What publishes /clock."""
+    """A publisher of /clock."""
 
     def __init__(self, it: Rig) -> None:
         self.it = it
@@ -40,7 +40,7 @@ class Simulation:
         it.until(self.publisher.get_subscription_count, "the node on /clock")
 
     def tick(self, seconds: float) -> None:
-        """Set the time, and wait until the node has it."""
+        """Set the time, and wait until the node has received it."""
         wanted = round(seconds * 1e9)
 
         def there() -> bool:
@@ -52,7 +52,7 @@ class Simulation:
 
 
 class Buffer:
-    """As tf2's: it holds 10 s, and rejects what is older."""
+    """A buffer like that of tf2: it holds 10 s and rejects older transforms."""
 
     made: ClassVar["list[Buffer]"] = []
 
@@ -88,7 +88,7 @@ class Listener:
 
 @pytest.fixture
 def tf2(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A buffer that the test fills; tf2_ros is not everywhere."""
+    """Return a buffer that the test fills, because tf2_ros is not always installed."""
     module: Any = types.ModuleType("tf2_ros")
     module.Buffer, module.TransformListener, module.TransformException = Buffer, Listener, LookupError
     monkeypatch.setitem(sys.modules, "tf2_ros", module)
@@ -105,7 +105,7 @@ def scene() -> Scene:
 
 
 def show(before: Before, seconds: float, *, whole: bool = True) -> None:
-    """An image of that time, with its calibration and depth where it is to be whole."""
+    """Publish an image of that time, and also its calibration and depth if it must be complete."""
     before.header = Header(stamp=stamp(seconds), frame_id="camera_optical")
     if whole:
         before.info()
@@ -118,7 +118,7 @@ def seconds_of(header: Header) -> float:
 
 
 def test_when_simulated_time_jumps_back_nothing_of_the_time_before_remains(scene: Scene, tf2: None) -> None:
-    """A bag in a loop: images, depth, transforms and losses begin anew with the second pass."""
+    """A bag is played in a loop: images, depth, transforms and losses start again with the second pass."""
     parameters: dict[str, Any] = {"use_sim_time": True, "max_image_age": 2.0, "target_frame": "base_link"}
     with looking(scene, points_text(scene.objects), **parameters) as before:
         simulation = Simulation(before.it)
@@ -155,7 +155,7 @@ def test_when_simulated_time_jumps_back_nothing_of_the_time_before_remains(scene
 
 
 def test_a_transform_sent_before_a_jump_and_delivered_after_it_is_not_kept(tf2: None, scene: Scene) -> None:
-    """In the buffer it would keep out all transforms of the second pass."""
+    """In the buffer, it would cause the rejection of all transforms of the second pass."""
     parameters: dict[str, Any] = {"use_sim_time": True, "target_frame": "base_link"}
     with looking(scene, points_text(scene.objects), **parameters) as before:
         simulation = Simulation(before.it)
@@ -168,7 +168,7 @@ def test_a_transform_sent_before_a_jump_and_delivered_after_it_is_not_kept(tf2: 
 
 
 def test_with_the_real_tf2_target_frame_works_again_after_time_jumped_back(scene: Scene) -> None:
-    """A chain of a moving and a static frame, through /tf and /tf_static; tf2 itself would reject the second pass."""
+    """A chain of a moving and a static frame is sent on /tf and /tf_static. tf2 alone would reject the second pass."""
     pytest.importorskip("tf2_ros")
     from tf2_msgs.msg import TFMessage
 
@@ -217,7 +217,7 @@ def test_a_request_in_flight_when_time_jumps_ends_with_the_reason(after: float) 
 
 
 def test_images_of_a_request_do_not_depend_on_the_clock() -> None:
-    """A request that brings its image is answered over a jump."""
+    """A request that contains its image is answered despite a time jump."""
     gate = asyncio.Event()
     engine = ScriptedEngine([Script([gate, "Two mugs."])])
     with rig(engine, use_sim_time=True) as it:
@@ -260,7 +260,7 @@ def test_simulated_time_that_starts_or_runs_fast_is_no_jump() -> None:
 
 
 def test_a_bag_in_a_loop_without_a_clock_begins_anew(scene: Scene, tf2: None) -> None:
-    """Stamps go back while the system's time goes on. Another camera keeps its image."""
+    """Stamps go back while the system time advances. Another camera keeps its image."""
     parameters: dict[str, Any] = {"target_frame": "base_link", "cameras": ["camera", "other"]}
     with looking(scene, points_text(scene.objects), **parameters) as before:
         before.it.show(image_message(), "other")
@@ -281,7 +281,7 @@ def test_a_bag_in_a_loop_without_a_clock_begins_anew(scene: Scene, tf2: None) ->
 
 @pytest.fixture
 def system_clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The first entry is added to the system's time, seconds."""
+    """A system clock with an offset: the first entry is added to the system time, in seconds."""
     offset = [0.0]
     real = clock.system_time
     monkeypatch.setattr(clock, "system_time", lambda: real() + round(offset[0] * 1e9))
@@ -370,7 +370,7 @@ def test_an_image_ahead_of_the_clock_has_no_age(scene: Scene) -> None:
     ],
 )
 def test_a_stamp_is_old_when_it_is_near_the_time_before(before: float, after: float, old: list[float], new: list[float]) -> None:
-    """A stamp of neither time, or none, says nothing."""
+    """A stamp that matches neither time, or no stamp, does not count as old."""
     jump = Jump(round(before * 1e9), round(after * 1e9))
     assert all(jump.is_old(round(each * 1e9)) for each in old)
     assert not any(jump.is_old(round(each * 1e9)) for each in new)

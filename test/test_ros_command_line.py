@@ -1,4 +1,4 @@
-"""What the program robobrain says about a command line that it cannot follow."""
+"""Error messages of the program robobrain for wrong command lines."""
 
 import dataclasses
 import signal
@@ -19,12 +19,12 @@ PROGRAM = [sys.executable, "-c", "from robobrain_ros.cli.robobrain import main; 
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    # Not in the repository, where Python would find the sources without the built messages.
+    # The working folder is not the repository, where Python would import the sources without the built messages.
     return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, cwd="/", timeout=LIMIT, check=False)
 
 
 def test_help_tells_how_to_name_a_model() -> None:
-    """And starts nothing."""
+    """The help starts no node."""
     done = run("--help")
     assert done.returncode == 0
     assert "engine.model:=" in done.stdout.replace("\n", "")
@@ -52,7 +52,7 @@ def test_help_tells_how_to_name_a_model() -> None:
     ],
 )
 def test_what_cannot_be_followed_is_told_in_a_sentence(arguments: list[str], said: str) -> None:
-    """Without a traceback."""
+    """The message has no traceback."""
     done = run(*arguments)
     assert done.returncode in (1, 2)
     assert said in done.stderr
@@ -60,7 +60,7 @@ def test_what_cannot_be_followed_is_told_in_a_sentence(arguments: list[str], sai
 
 
 def test_misspelt_parameters_are_told(capfd: pytest.CaptureFixture[str]) -> None:
-    """Standing queries that are described but not named, and the parameters of rclpy, are none."""
+    """Standing queries that are described but not named, and the parameters of rclpy, are not misspelt."""
     given: dict[str, Any] = {"engine__modle": "x", "standing_query__later__rate": 1.0, "use_sim_time": False}
     with rig(autostart=False, **given) as it:
         it.node.trigger_configure()
@@ -69,11 +69,11 @@ def test_misspelt_parameters_are_told(capfd: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_second_interruption_ends_at_once_and_an_echo_of_the_first_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The terminal and the launch may both signal a Ctrl-C."""
+    """For one Ctrl-C, the terminal and the launch may both send a signal."""
     raised: list[int] = []
     forced: list[None] = []
     monkeypatch.setattr(signal, "raise_signal", raised.append)
-    # The real one would end this process, which is that of the tests.
+    # The real function would end this process, which runs the tests.
     monkeypatch.setattr(ending, "force_later", lambda: forced.append(None))
     now = iter([10.0, 10.5, 12.0])
     monkeypatch.setattr(node_process, "time", SimpleNamespace(monotonic=lambda: next(now)))

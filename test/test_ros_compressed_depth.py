@@ -1,4 +1,4 @@
-"""Compressed depth over DDS gives the positions that raw depth gives, and frames of ROS 1 are read as those of ROS 2."""
+"""Compressed depth over DDS gives the same positions as raw depth, and ROS 1 messages are read like those of ROS 2."""
 
 from array import array
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def packed(data: bytes, image_format: str) -> CompressedImage:
 
 @pytest.fixture
 def driver() -> Iterator[Any]:
-    """A node of another DDS participant: one participant cannot have a topic with two types."""
+    """A node of another DDS participant, because one participant cannot have a topic with two types."""
     context = rclpy.context.Context()
     rclpy.init(context=context)
     node = rclpy.create_node("driver", context=context)
@@ -48,7 +48,7 @@ def driver() -> Iterator[Any]:
 
 
 def show_depth(driver: Any, before: Before, topic: str, message: CompressedImage) -> None:
-    """Publish depth of the image's moment, and wait until the node has it."""
+    """Publish depth with the stamp of the image, and wait until the node has received it."""
     message.header = before.header
     if topic not in before.publishers:
         name = f"{before.it.client.get_namespace()}/camera/{topic}"
@@ -74,7 +74,7 @@ def assert_on_the_things(scene: Scene, response: Locate.Response) -> None:
 
 
 def test_compressed_depth_gives_positions_without_a_parameter(scene: Scene, driver: Any) -> None:
-    """On <camera>/depth, as a user remaps it: both codecs, both kinds of depth, and a plain PNG of 16 bits."""
+    """The topic is <camera>/depth, as a user remaps it: both codecs, both depth encodings, and a plain 16-bit PNG."""
     depth = samples_of(scene)
     metres = np.where(depth == 0, np.nan, depth / 1000.0).astype(np.float32)
     messages = [packed(*compressed_depth(samples, codec)) for samples in (depth, metres) for codec in ("png", "rvl")]

@@ -126,7 +126,7 @@ def far_plane(before: Before) -> None:
 def test_what_does_not_belong_to_the_image_gives_nan_and_says_so(
     scene: Scene, show: Callable[[Before], None], words: str
 ) -> None:
-    """Each fault has its own sentence; the answer in pixels is right, and no number looks like a position."""
+    """Each fault has its own message. The answer in pixels is correct, and all coordinates are NaN."""
     with looking(scene, points_text(scene.objects)) as before:
         if show is no_stamp:
             before.header = Header(frame_id="camera_optical")

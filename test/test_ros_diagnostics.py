@@ -1,4 +1,4 @@
-"""/diagnostics: what it shows, and that its page lists all of it."""
+"""/diagnostics: its content, and that the documentation page lists all of it."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "diagnostics
 
 
 def rows(section: str) -> list[list[str]]:
-    """The cells of the table of a section of the page."""
+    """Return the cells of the table in a section of the page."""
     text = PAGE.read_text(encoding="utf-8").split(f"\n## {section}\n")[1].split("\n## ")[0]
     lines = [line for line in text.splitlines() if line.startswith("|")][2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
@@ -31,7 +31,7 @@ def names(cell: str) -> list[str]:
 
 
 def documented() -> dict[str, set[str]]:
-    """The keys of each part on the page."""
+    """Return the keys of each part on the page."""
     parts = {"engine": {name for row in rows("Keys of `engine`") for name in names(row[0])}}
     for part, keys, _ in rows("Keys of the other parts"):
         parts.setdefault(names(part)[0], set()).update(names(keys))
@@ -39,7 +39,7 @@ def documented() -> dict[str, set[str]]:
 
 
 def statuses(it: Rig, messages: list[Any]) -> dict[str, dict[str, str]]:
-    """The newest values of each part."""
+    """Return the newest values of each part."""
     prefix = f"{it.name.lstrip('/')}: "
     message = messages[-1]
     return {

@@ -1,6 +1,6 @@
-"""The whole way for real: images and requests over DDS, a vLLM engine on the CPU behind the node.
+"""The complete system: images and requests over DDS, and a vLLM engine on the CPU behind the node.
 
-The checkpoint is tiny and random, so that what it says is noise: the tests look at everything but the sense of the answers.
+The checkpoint is tiny and random, so its answers have no meaning. The tests check everything except the content of the answers.
 """
 
 import os
@@ -25,15 +25,15 @@ from robobrain_ros.ros.tasks import TASKS
 from robobrain_ros.srv import Ask
 
 START = 280.0
-"""Seconds that starting vLLM may take on a busy machine."""
+"""Timeout in seconds for a start of vLLM on a busy machine."""
 
 NOISE = (Outcome.OK, Outcome.UNPARSABLE_ANSWER, Outcome.NOTHING_FOUND)
-"""What may become of noise."""
+"""Possible outcomes of random text."""
 
 
 @pytest.fixture(scope="module")
 def it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """One node with one engine for all tests here."""
+    """Return one node with one engine for all tests of this file."""
     checkpoint: Path = make_random_checkpoint(tmp_path_factory.mktemp("checkpoint"))
     parameters: dict[str, Any] = {"engine__model": str(checkpoint), "engine__max_num_seqs": 8, "max_tokens": 16}
     with rig(None, max_image_age=0.0, warm_up=True, **parameters) as running:
@@ -43,14 +43,14 @@ def it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 
 
 def unfinished(it: Rig) -> int:
-    """Requests that vLLM itself has not finished."""
+    """Return the requests that vLLM has not finished."""
     engine: Any = it.node.model._supervisor
     return len(engine._engine._vllm.output_processor.request_states)
 
 
 @pytest.fixture(scope="module")
 def endless(it: Rig) -> str:
-    """A question on which the random model talks on and on; most it ends after some tokens."""
+    """A question for which the random model generates many tokens; most answers end after a few."""
     options = QueryOptions(max_tokens=1000)
     for number in range(20):
         question = f"Tell story {number}."

@@ -1,4 +1,4 @@
-"""Exceptions in what rclpy calls: each becomes a response and a log line, and the node goes on."""
+"""Exceptions in functions that rclpy calls: each becomes a response and a log line, and the node continues."""
 
 import gc
 import math
@@ -27,7 +27,7 @@ from robobrain_ros.srv import Ask, Locate, MakePlan, PredictTrajectory, SetStand
 
 
 class Boom(Exception):
-    """What no callback expects."""
+    """An exception that no callback expects."""
 
 
 def fail(*arguments: Any, **options: Any) -> Any:
@@ -35,7 +35,7 @@ def fail(*arguments: Any, **options: Any) -> Any:
 
 
 def status_of(messages: list[Any], it: Rig, part: str) -> DiagnosticStatus | None:
-    """The newest status of a part of the node."""
+    """Return the newest status of a part of the node."""
     name = f"{it.name[1:]}: {part}"
     found = [status for message in messages for status in message.status if status.name == name]
     return found[-1] if found else None
@@ -158,7 +158,7 @@ def test_an_exception_in_any_callback_is_logged_and_counted(kind: str) -> None:
 
 
 def test_parameter_services_answer_what_rclpy_raises(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A value of a type that does not exist, and a check that fails."""
+    """The faults are a value of a type that does not exist, and a check that fails."""
     absurd = ParameterMessage(name="max_tokens", value=ParameterValue(type=77))
     with scripted("[(10, 10)]") as (it, _):
         for _ in range(12):
@@ -261,7 +261,7 @@ def test_the_name_of_a_standing_query_is_short_and_printable(name: str) -> None:
 def test_the_number_of_standing_queries_is_bounded() -> None:
     with scripted("[(10, 10)]") as (it, _):
         codes = []
-        for number in range(110):  # One after the other: a client on a busy machine would lose some of many responses at once.
+        for number in range(110):  # One after the other: a client may lose simultaneous responses.
             query = SetStandingQuery.Request(name=f"q{number}", enabled=True, task="point", instruction="x", rate=0.001)
             codes.append(it.call(SetStandingQuery, "set_standing_query", query).outcome.code)
     assert codes == [Outcome.OK] * 100 + [Outcome.BAD_REQUEST] * 10
@@ -283,7 +283,7 @@ def test_a_second_node_of_the_same_name_is_named_in_log_and_diagnostics(capfd: p
                 lambda: (found := status_of(messages, it, "node")) and "2 nodes have the name" in found.message and found,
                 "the twin",
             )
-        gc.collect()  # A lifecycle node keeps its DDS participant until it is garbage.
+        gc.collect()  # A lifecycle node keeps its DDS participant until it is garbage-collected.
         it.until(lambda: (found := status_of(messages, it, "node")) and found.level == DiagnosticStatus.OK, "a single node")
     assert status.level == DiagnosticStatus.WARN
     assert value_of(status, "nodes_of_this_name") == "2"
@@ -291,7 +291,7 @@ def test_a_second_node_of_the_same_name_is_named_in_log_and_diagnostics(capfd: p
 
 
 def test_another_node_that_offers_the_same_service_by_remapping_is_named(capfd: pytest.CaptureFixture[str]) -> None:
-    """Its name is another one, but both answer each request."""
+    """The two nodes have different names, but both answer each request."""
     with scripted("[(10, 10)]") as (it, _):
         messages = it.listen(DiagnosticArray, "/diagnostics")
         service = f"{it.name}/point"
@@ -345,11 +345,11 @@ def test_a_node_whose_constructor_failed_is_destroyed_and_can_be_destroyed_again
             with pytest.raises(Boom), rig():
                 pass
         assert len(destroyed) == 1
-        plain(destroyed.pop())  # As rclpy.shutdown does, from ROS 2 Kilted on.
+        plain(destroyed.pop())  # rclpy.shutdown does this from ROS 2 Kilted on.
 
 
 def test_the_program_outlives_a_round_of_the_executor_that_raises_each_time(tmp_path: Any) -> None:
-    """What rclpy itself raises; ten in a row used to end the node."""
+    """rclpy itself raises such exceptions; ten in a row used to end the node."""
     program = (
         "from rclpy.executors import SingleThreadedExecutor as Executor\n"
         "from robobrain_ros.cli.robobrain import main\n"

@@ -1,4 +1,4 @@
-"""Image messages: every encoding reads as what was encoded, everything broken is BAD_IMAGE with the reason."""
+"""Image messages: every encoding is decoded correctly, and every invalid message gives BAD_IMAGE with the reason."""
 
 import io
 import zlib
@@ -34,7 +34,7 @@ def expected(encoding: str, width: int = 64, height: int = 48) -> np.ndarray:
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> int:
-    """The largest difference of any sample, borders left out: Bayer mosaics are guessed there."""
+    """Return the largest difference of any sample without borders, where Bayer demosaicing estimates values."""
     return int(np.abs(one.astype(int) - other)[2:-2, 2:-2].max())
 
 
@@ -86,7 +86,7 @@ def test_10_to_14_bits_are_not_dark(encoding: str, bits: int) -> None:
     message.data = array("B", samples.tobytes())
     image = read_image_message(message)
     full = read_image_message(image_message(encoding))
-    if encoding in GRAY_ENCODINGS:  # Stretched: the order stays, and black and white are reached.
+    if encoding in GRAY_ENCODINGS:  # The values are stretched: their order stays, and black and white occur.
         assert (image.min(), image.max()) == (0, 255)
         assert np.corrcoef(image.ravel(), full.ravel())[0, 1] > 0.999
     else:
@@ -130,7 +130,7 @@ def test_grey_and_16_bit_pngs_read_as_grey() -> None:
 
 def test_the_orientation_in_a_jpeg_does_not_turn_it() -> None:
     exif = PillowImage.Exif()
-    exif[0x0112] = 6  # Orientation: turned by a quarter.
+    exif[0x0112] = 6  # The orientation is a rotation by 90 degrees.
     assert read_image_message(compressed("JPEG", "jpeg", exif=exif)).shape == (48, 64, 3)
 
 

@@ -1,4 +1,4 @@
-"""What the cameras' subscriptions take in, by a real executor over real DDS."""
+"""Messages that the cameras' subscriptions receive, with a real executor and real DDS."""
 
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -21,10 +21,10 @@ _numbers = count()
 
 
 class Bench:
-    """A node with an intake, which whoever waits spins, and a node that publishes to it."""
+    """A node with an intake, which spins during each wait, and a node that publishes to it."""
 
     def __init__(self, context: Any) -> None:
-        # DDS may still tell of the nodes of the test before.
+        # DDS may still announce the nodes of the previous test.
         self.namespace = f"/intake_{next(_numbers)}"
         self.node = Node("listener", namespace=self.namespace, context=context)
         self.sender = Node("sender", namespace=self.namespace, context=context)
@@ -82,10 +82,10 @@ def test_each_listener_hears_its_own_messages_in_their_order(bench: Bench) -> No
 
 
 def test_the_subscriptions_are_the_nodes(bench: Bench) -> None:
-    """As ``ros2 node info`` tells them."""
+    """``ros2 node info`` shows them as subscriptions of the node."""
     bench.listen("a")
     bench.until(lambda: (f"{bench.namespace}/a", ["std_msgs/msg/Header"]) in names(bench))
-    # DDS tells of nodes and of their subscriptions each by itself.
+    # DDS announces nodes and their subscriptions separately.
     bench.until(lambda: bench.sender.count_subscribers(f"{bench.namespace}/a") == 1)
 
 
@@ -94,7 +94,7 @@ def names(bench: Bench) -> list[Any]:
 
 
 def test_what_was_given_back_is_heard_no_more(bench: Bench) -> None:
-    """Also where it is given back by the listener itself, as a camera does that has changed its reliability."""
+    """The listener itself may end the subscription, as a camera does when its reliability changes."""
     taken: list[Any] = []
     taken.append(bench.listen("a", lambda message: bench.intake.unsubscribe(taken.pop())))
     bench.listen("b")
@@ -108,7 +108,7 @@ def test_what_was_given_back_is_heard_no_more(bench: Bench) -> None:
 
 
 def test_another_thread_may_subscribe_and_give_back_while_the_executor_waits(bench: Bench) -> None:
-    """Thousands of times; the process survives, and who stays is heard."""
+    """This happens thousands of times. The process survives, and the remaining subscription receives messages."""
     bench.listen("stays")
     sender = bench.publisher("stays")
 
@@ -128,7 +128,7 @@ def test_another_thread_may_subscribe_and_give_back_while_the_executor_waits(ben
 
 
 def test_a_listener_that_fails_takes_no_message_from_the_others(bench: Bench) -> None:
-    """Both have come before the executor takes them, and the first one's listener raises."""
+    """Both messages arrive before the executor takes them, and the listener of the first one raises."""
 
     def fail(message: Header) -> None:
         raise ValueError("cannot be worked off")

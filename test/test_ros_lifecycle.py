@@ -1,4 +1,4 @@
-"""The lifecycle: transitions that do not wait, everything given back, a second round like the first."""
+"""The lifecycle: transitions do not block, all resources are released, and a second round equals the first."""
 
 import asyncio
 from typing import Any
@@ -62,7 +62,7 @@ SERVICES = {
 
 
 def test_each_lifecycle_service_exists_once() -> None:
-    """A client sends its request to the first service that it discovers. A second one that nobody reads would lose it."""
+    """A client sends its request to the first service that it discovers. A second service without reader would lose it."""
     with scripted("[(10, 10)]") as (it, _):
         assert it.call(Locate, "point", Locate.Request(instruction="mug")).outcome.code == Outcome.OK
         counts = {name: it.client.count_services(f"{it.name}/{name}") for name in SERVICES}
@@ -121,7 +121,7 @@ def test_deactivation_answers_what_is_under_way() -> None:
 
 
 def test_configure_fails_where_no_model_is_named(tmp_path: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("robobrain_ros.demo.DEMO_MODEL", tmp_path)  # No checkpoint lies there.
+    monkeypatch.setattr("robobrain_ros.demo.DEMO_MODEL", tmp_path)  # This folder has no checkpoint.
     with rig(None, autostart=False) as it:
         assert not it.transition(Transition.TRANSITION_CONFIGURE)
         assert state(it) == State.PRIMARY_STATE_UNCONFIGURED

@@ -1,4 +1,4 @@
-"""Names of frames and other texts of messages are bounded before the node copies them into answers, logs and diagnostics."""
+"""Frame names and other texts of messages are truncated before the node copies them into answers, logs and diagnostics."""
 
 import sys
 import types
@@ -24,7 +24,7 @@ from robobrain_ros.srv import Locate
 
 LONG = "x" * 1_000_000
 LONGEST = 1000
-"""Characters of a sentence that is still easy to read in a log."""
+"""Maximum characters of a message that is still easy to read in a log."""
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_target_frame_has_the_bound_of_a_frame() -> None:
 
 
 class Buffer:
-    """Stands in for tf2's, which keeps each frame that it has heard of, as long as it runs."""
+    """A stand-in for tf2's buffer, which keeps each received frame as long as it runs."""
 
     def __init__(self) -> None:
         self.children: list[str] = []

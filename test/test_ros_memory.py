@@ -1,4 +1,4 @@
-"""The memory of the node's process: what images leave behind in glibc's heaps is returned."""
+"""The memory of the node's process: memory that images leave in glibc's heaps is returned to the system."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Remappings that give two topics or services of the node one name: a sentence instead of a fault, and nothing stays open."""
+"""Remappings that give two topics or services of the node the same name cause a clear message, and everything is closed."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Plans for robots over DDS: what a stack tells reaches the model, what comes back is typed, what makes no sense is refused."""
+"""Plans for robots over DDS: the context reaches the model, the answer is typed, and invalid contexts are rejected."""
 
 import asyncio
 import json
@@ -45,13 +45,13 @@ REQUEST = PlanRequest(
 
 
 def step(order: int = 1, thing: str = "mug") -> dict[str, Any]:
-    """A step of a plan as the model writes it."""
+    """Return a step of a plan as the model writes it."""
     who = {"subtask": f"Pick {thing}.", "robot_name": "left_arm", "skill": "pick"}
     return {**who, "arguments": {"object": thing}, "subtask_order": order}
 
 
 def written(verdict: str = "plan", *steps: dict[str, Any]) -> str:
-    """An answer as the model writes it."""
+    """Return an answer as the model writes it."""
     said = {"reasoning_explanation": "Because.", "verdict": verdict}
     return json.dumps(said | ({"subtask_list": list(steps)} if verdict == "plan" else {}))
 
@@ -62,7 +62,7 @@ def plan(it: Rig, request: PlanRequest | PlanContext, task: str = "clear the tab
 
 
 class Unread(list[Any]):
-    """A long list of which no item may be read."""
+    """A long list whose items must not be read."""
 
     def __iter__(self) -> Iterator[Any]:
         raise AssertionError("the items are read")
@@ -71,7 +71,7 @@ class Unread(list[Any]):
 @pytest.mark.parametrize("field", ["robots", "scene", "done"])
 def test_a_list_of_a_context_that_is_too_long_is_rejected_before_it_is_converted(field: str) -> None:
     context = PlanContext()
-    setattr(context, f"_{field}", Unread([None] * 201))  # Without the check of the message's own setter, which reads all.
+    setattr(context, f"_{field}", Unread([None] * 201))  # This skips the message's own check, which reads all items.
     with pytest.raises(BadRequestError, match=rf"^context\.{field}: there are 201"):
         to_plan_request(context)
 
@@ -175,7 +175,7 @@ def test_a_wrong_file_of_robots_keeps_the_node_unconfigured(tmp_path: Path, capf
 
 
 def test_a_file_of_robots_in_the_home_folder_is_read(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A parameter file is read without a shell, which would replace the ~."""
+    """No shell expands the ~ in a parameter file."""
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "robots.yaml").write_bytes((repository / "config" / "robots_example.yaml").read_bytes())
     with scripted(written("impossible"), robots_file="~/robots.yaml") as (it, engine):
@@ -190,7 +190,7 @@ def shared() -> Iterator[tuple[Rig, ScriptedEngine]]:
 
 
 def raw(**numbers: int) -> PlanContext:
-    """A context with numbers that have no meaning."""
+    """Return a context with meaningless numbers."""
     context = to_plan_context(REQUEST)
     context.mode = numbers.get("mode", context.mode)
     context.robots[0].skills[1].effect = numbers.get("effect", 0)
@@ -252,7 +252,7 @@ def test_names_with_quotes_are_names() -> None:
 
 
 def test_a_hundred_robots_with_a_hundred_skills_hold_nobody_up(shared: tuple[Rig, ScriptedEngine]) -> None:
-    """They are read beside the loop: what others ask meanwhile is answered."""
+    """The context is read outside the event loop, so that other requests are answered in the meantime."""
     it, _ = shared
     skills = tuple(replace(PICK, name=f"skill_{number}") for number in range(100))
     request = PlanRequest(robots=tuple(replace(ARM, name=f"arm_{number}", skills=skills) for number in range(100)))
@@ -260,7 +260,7 @@ def test_a_hundred_robots_with_a_hundred_skills_hold_nobody_up(shared: tuple[Rig
     meanwhile = it.call(Ask, "ask", Ask.Request(question="How many?"))
     assert meanwhile.outcome.code == Outcome.OK
     response = it.answer(large)
-    assert response.outcome.code in (Outcome.UNPARSABLE_ANSWER, Outcome.BAD_REQUEST)  # The script says "Two."
+    assert response.outcome.code in (Outcome.UNPARSABLE_ANSWER, Outcome.BAD_REQUEST)  # The script answers "Two."
     assert response.outcome.message
 
 

@@ -1,4 +1,4 @@
-"""Answers in metres over DDS: right where depth and lens belong to the image, and NaN with a sentence of its own otherwise."""
+"""Positions in metres over DDS: correct if depth and calibration belong to the image, and otherwise NaN with a specific note."""
 
 import asyncio
 from typing import Any
@@ -26,7 +26,7 @@ def scene() -> Scene:
 
 
 def test_points_and_areas_lie_on_the_things_in_metres(scene: Scene) -> None:
-    """Through a depth camera's noise and holes, in the image's own frame and with its stamp."""
+    """The depth camera has noise and holes. Positions are in the image's own frame and have its stamp."""
     boxes = [[*in_model(*thing.box[:2]), *in_model(*thing.box[2:])] for thing in scene.objects[:1]]
     with looking(scene, points_text(scene.objects), str(boxes[0])) as before:
         before.image()
@@ -45,7 +45,7 @@ def test_points_and_areas_lie_on_the_things_in_metres(scene: Scene) -> None:
 
 
 def test_waypoints_are_lifted_and_bridged(scene: Scene) -> None:
-    """A hole in the depth image between two waypoints that have depth is bridged, and said to be."""
+    """A hole in the depth image between two waypoints with depth is bridged, and the note states it."""
     depth = scene.depth.copy()
     depth[:, 300:340] = np.nan
     text = str([in_model(u, 400) for u in (200, 320, 440)])
@@ -74,7 +74,7 @@ def test_waiting_for_depth_ends_at_the_deadline_and_the_answer_is_sent_without_p
 
 @pytest.mark.parametrize("later", [None, -3.0, 0.02, 5.0])
 def test_a_calibration_of_another_moment_serves(scene: Scene, later: float | None) -> None:
-    """Stamped 0, published once long ago, or with a stamp of its own; the answer does not wait for another one."""
+    """It is stamped 0, published once long ago, or has its own stamp. The answer does not wait for another one."""
     with looking(scene, points_text(scene.objects), transform_timeout=50.0) as before:
         stamp = before.header.stamp
         if later is None:
@@ -89,7 +89,7 @@ def test_a_calibration_of_another_moment_serves(scene: Scene, later: float | Non
 
 
 def test_the_newest_calibration_that_fits_the_image_is_used(scene: Scene) -> None:
-    """One of another size or frame on the same topic, newer or of the image's very moment, does not replace it."""
+    """Calibrations of another size or frame on the same topic do not replace it, even if newer or with the image's own stamp."""
     with looking(scene, points_text(scene.objects)) as before:
         before.info(later=-3.0)
         before.info(width=320, height=240)
@@ -164,7 +164,7 @@ def test_depth_that_comes_while_the_model_answers_is_waited_for_and_newer_depth_
 
 
 def test_asked_about_is_the_newest_image_that_has_depth(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unless that is much older than the newest one."""
+    """An exception is an image that is much older than the newest one."""
     with looking(scene, points_text(scene.objects)) as before:
         before.info()
         before.depth()
@@ -195,7 +195,7 @@ def test_an_image_with_depth_that_is_too_old_is_not_asked_about(scene: Scene) ->
 
 
 def test_a_standing_query_asks_once_about_each_image_with_depth(scene: Scene) -> None:
-    """Where an image's depth is lost, the one before it has been asked about already."""
+    """If the depth of an image is lost, there is no second question about the previous image."""
     with looking(scene, *[points_text(scene.objects)] * 3) as before:
         answers = before.it.listen(Affordances, f"{before.it.name}/affordances")
         query = SetStandingQuery.Request(enabled=True, name="things", task="point", instruction="the things")
@@ -215,7 +215,7 @@ def test_a_standing_query_asks_once_about_each_image_with_depth(scene: Scene) ->
 def test_a_standing_query_of_rate_0_asks_about_the_last_image_when_its_depth_comes(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No further image triggers the question, and the image before has been asked about."""
+    """No further image triggers the question, and the previous image was asked about already."""
     monkeypatch.setattr(cameras, "_WORTH_DEPTH", 60.0)
     with looking(scene, *[points_text(scene.objects)] * 3, transform_timeout=0.0) as before:
         answers = before.it.listen(Affordances, f"{before.it.name}/affordances")
@@ -268,7 +268,7 @@ def test_images_of_a_request_have_no_positions(scene: Scene) -> None:
 
 
 def camera_status(it: Rig, wanted: str) -> Any:
-    """The camera's next status in /diagnostics whose message has those words."""
+    """Return the camera's next status in /diagnostics whose message contains these words."""
     heard = it.listen(DiagnosticArray, "/diagnostics")
 
     def found() -> Any:
@@ -279,7 +279,7 @@ def camera_status(it: Rig, wanted: str) -> Any:
 
 
 def test_an_image_in_a_body_frame_is_named_once(scene: Scene, capfd: pytest.CaptureFixture[str]) -> None:
-    """Its positions would be turned by 90 degrees."""
+    """Its positions would be rotated by 90 degrees."""
     with looking(scene, points_text(scene.objects)) as before:
         for _ in range(2):
             before.header = Header(stamp=now(), frame_id="camera_link")
@@ -349,7 +349,7 @@ def test_depth_in_millimetres_as_floats_is_named_without_a_request(scene: Scene,
 
 
 def test_the_models_own_depth_gives_positions_without_a_depth_camera(scene: Scene) -> None:
-    """RoboBrain 2.5's trajectories, by camera_info alone."""
+    """The trajectories of RoboBrain 2.5 only need camera_info."""
     with looking(scene, "[(250, 500, 0.8), (750, 500, 0.9)]", model_type="qwen3_vl", camera__use_depth=False) as before:
         before.image()
         request = PredictTrajectory.Request(instruction="wipe")
@@ -395,7 +395,7 @@ def test_a_rectified_image_is_known_by_its_topic(topic: str, rectified: bool) ->
 
 
 def test_answers_lie_within_a_centimetre_of_the_true_surface_at_a_metre() -> None:
-    """The median of all things in twelve scenes, through a depth camera's noise and holes, and the topics."""
+    """The median over all objects in twelve scenes, with the noise and holes of a depth camera, over the topics."""
     scenes = [make_scene(seed) for seed in range(12)]
     errors = []
     with looking(scenes[0], *[points_text(scene.objects) for scene in scenes]) as before:

@@ -14,19 +14,19 @@ from robobrain_ros.engine.options import EngineOptions
 
 
 def options(it: Rig) -> EngineOptions:
-    """The options that the node would start its engine with."""
+    """Return the options with which the node would start its engine."""
     return it.node._settings.engine_options()  # type: ignore[no-any-return]
 
 
 def dump(it: Rig) -> dict[str, Any]:
-    """All parameters with their values, as `ros2 param dump` reads them."""
+    """Return all parameters with their values, as `ros2 param dump` reads them."""
     names = it.call(ListParameters, "list_parameters", ListParameters.Request()).result.names
     values = it.call(GetParameters, "get_parameters", GetParameters.Request(names=names)).values
     return dict(zip(names, values, strict=True))
 
 
 def load(it: Rig, dumped: dict[str, Any]) -> list[Any]:
-    """Set all of them, as `ros2 param load` does."""
+    """Set all of these parameters, as `ros2 param load` does."""
     request = SetParameters.Request(parameters=[Parameter(name=name, value=value) for name, value in dumped.items()])
     return list(it.call(SetParameters, "set_parameters", request).results)
 

@@ -1,4 +1,4 @@
-"""The program robobrain, as a process of its own, and what the documentation says of its names."""
+"""The program robobrain in its own process, and what the documentation states about its names."""
 
 import json
 import re
@@ -28,12 +28,12 @@ PROGRAM = [sys.executable, "-c", "from robobrain_ros.cli.robobrain import main; 
 
 
 def start(*arguments: str) -> "subprocess.Popen[str]":
-    # Not in the repository, where Python would find the sources without the built messages.
+    # The working folder is not the repository, where Python would import the sources without the built messages.
     return subprocess.Popen([*USUAL_SIGNALS, *PROGRAM, *arguments], stderr=subprocess.PIPE, text=True, cwd="/")
 
 
 def read_until(process: "subprocess.Popen[str]", words: str) -> str:
-    """The lines up to the one with the words, or to the end."""
+    """Return the lines up to the one that contains the words, or to the end."""
     lines = []
     assert process.stderr is not None
     for line in process.stderr:
@@ -107,7 +107,7 @@ def test_a_node_without_a_model_says_how_to_name_one(
 
 @pytest.mark.timeout(LIMIT)
 def test_the_programs_name_and_shared_memory_go_with_it() -> None:
-    """A restarted node must not take the one before for a second one of its name. DDS drops a lost participant after 20 s."""
+    """A restarted node must not detect its predecessor as a second node of its name. DDS drops a lost participant after 20 s."""
     context = rclpy.context.Context()
     rclpy.init(context=context)
     observer = rclpy.create_node("observer", context=context)
@@ -170,17 +170,17 @@ main()
 
 @pytest.mark.timeout(LIMIT)
 def test_an_engine_that_hangs_does_not_keep_the_program(tmp_path: Path) -> None:
-    """It also keeps a thread that Python would wait for."""
+    """The engine also has a thread for which Python would wait."""
     command = [sys.executable, "-c", HANGS, "--ros-args", "-r", "__ns:=/hangs"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd="/")
     read_until(process, "Active")
     process.send_signal(signal.SIGTERM)
-    # Ten seconds are promised.
+    # The documented limit is ten seconds.
     assert process.wait(ending.LIMIT) in (0, 1)
 
 
 def _left(pid: int) -> set[str]:
-    """Folders of an engine's owner."""
+    """Return the folders of an engine's owner."""
     return {str(path) for path in Path(tempfile.gettempdir()).glob(f"{leftovers.PREFIX}{pid}-*")}
 
 
@@ -208,10 +208,10 @@ def test_a_signal_under_load_ends_it_in_time_without_leftovers() -> None:
             assert time.monotonic() < end, "no request was answered"
             executor.spin_once(timeout_sec=0.1)
         process.send_signal(signal.SIGTERM)
-        # Ten seconds are promised.
+        # The documented limit is ten seconds.
         assert process.wait(ending.LIMIT) == 0
         _, left = psutil.wait_procs(family, timeout=1.0)
-        # A zombie has ended: who adopts orphans here may not collect it.
+        # A zombie has ended, although the process that adopts orphans may not collect it.
         assert not [child for child in left if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
         assert not _left(process.pid)
         assert not [name for name in record["shared_memory"] if (leftovers.SHARED_MEMORY / name).exists()]

@@ -1,4 +1,4 @@
-"""Responses whose clients DDS does not know yet: an injected fault, since a test cannot order DDS's announcements."""
+"""Responses to clients that DDS has not discovered yet. The fault is injected, because a test cannot order DDS discovery."""
 
 import asyncio
 from collections.abc import Callable
@@ -22,7 +22,7 @@ REQUEST = Locate.Request(instruction="mug")
 
 @pytest.fixture
 def unknown(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], bool]], list[int]]:
-    """Lets those responses of ~/point fail, by the number of the try, as rmw_fastrtps does for a reader that it does not know."""
+    """Make chosen attempts to send a response of ~/point fail, as rmw_fastrtps does for an undiscovered reader."""
 
     def fail(which: Callable[[int], bool]) -> list[int]:
         real = Service.send_response
@@ -69,7 +69,7 @@ def test_a_client_that_never_comes_costs_one_response_and_a_log_line(
 
 @pytest.fixture
 def unknown_to_action(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
-    """Lets the first responses of one kind ("goal", "cancel", "result") of the action fail."""
+    """Make the first responses of one kind ("goal", "cancel", "result") of the action fail."""
 
     def fail(kind: str, count: int) -> None:
         handle, name = rclpy_implementation.ActionServer, f"send_{kind}_response"

@@ -1,5 +1,7 @@
-"""The whole way with a remote engine, a server of vLLM's in a process of its own: what is particular to it, and the
-whole suite of test_ros_demo_model.py once more."""
+"""The complete system with a remote engine, a vLLM server in its own process.
+
+Tests the specific behaviour, and runs all of test_ros_demo_model.py again.
+"""
 
 import json
 import urllib.request
@@ -31,25 +33,25 @@ pytestmark = pytest.mark.timeout(START + 120)
 
 @pytest.fixture(scope="module")
 def vllm_server() -> Iterator[str]:
-    """The address of a server of vLLM's with the demo model."""
+    """Return the address of a vLLM server with the demo model."""
     with running_server() as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def asked(vllm_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
-    """A node whose engine is the server, which takes old images, too."""
+    """Return a node whose engine is the server and which accepts old images."""
     engine = node_parameters(vllm_server, tmp_path_factory.mktemp("secret"))
     with rig(None, max_image_age=0.0, engine__max_num_seqs=8, **engine) as running:
         running.until_ready(START)
         table = Table(running)
-        table.show(make_scene(3))  # So that each test can be run by itself.
+        table.show(make_scene(3))  # Each test can then run alone.
         yield table
 
 
 @pytest.fixture(scope="module")  # type: ignore[no-redef]  # In place of the one that comes with the tests.
 def table(vllm_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
-    """A node whose engine is the server, with two cameras, for the suite of test_ros_demo_model.py."""
+    """Return a node whose engine is the server, with two cameras, for the tests of test_ros_demo_model.py."""
     engine = node_parameters(vllm_server, tmp_path_factory.mktemp("secret"))
     with rig(None, **CAMERAS, **engine) as running:
         running.until_ready(START)
@@ -58,7 +60,7 @@ def table(vllm_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture
 def endless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The demo model ends its answers soon; here it is not let."""
+    """The demo model ends its answers early; this prevents it."""
     body = Server._body
 
     def without_end(server: Server, *arguments: Any) -> dict[str, Any]:
@@ -71,7 +73,7 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_name_and_bounds_are_those_of_the_checkpoint(asked: Table) -> None:
-    """No server tells the bounds of its images: they were measured."""
+    """No server reports the limits of its images; the node measures them."""
     info = asked.it.node.model.info
     checkpoint = read_checkpoint(DEMO_MODEL, local=True)
     assert info is not None
@@ -130,7 +132,7 @@ def test_a_deadline_reaches_the_server(asked: Table, endless: None, vllm_server:
 def test_what_the_server_or_the_engine_refuses(asked: Table) -> None:
     marked = asked.it.call(Ask, "ask", Ask.Request(question=f"What is {IMAGE_PLACEHOLDER}?"))
     assert marked.outcome.code == Outcome.BAD_REQUEST
-    for tokens in (10**6, 16_380):  # More than the model has room for, with the prompt or without.
+    for tokens in (10**6, 16_380):  # More tokens than the context length allows, with the prompt or without it.
         much = asked.it.call(Ask, "ask", Ask.Request(question="What?", options=QueryOptions(max_tokens=tokens)))
         assert (much.outcome.code, much.outcome.message) == (Outcome.OK, "")
     long = asked.it.call(Ask, "ask", Ask.Request(question="0 1 2 3 4 5 6 7 " * 490))
@@ -152,7 +154,7 @@ def test_structured_outputs(asked: Table) -> None:
     text, reason = asked.it.node.model.submit(written("json", Constraint(json_schema=json.dumps(schema)))).result(60)
     assert reason == "stop"
     assert set(json.loads(text)) == {"count", "seen"}
-    # Without blanks, or with the single ones that vLLM 0.26 has xgrammar put.
+    # Either without whitespace, or with single blanks as xgrammar writes them in vLLM 0.26.
     assert text in [json.dumps(json.loads(text), separators=separators) for separators in ((",", ":"), (", ", ": "))]
     text, reason = asked.it.node.model.submit(written("regex", Constraint(regex="[0-9]{3}-[a-f]{2}"))).result(60)
     assert (len(text), text[3], reason) == (6, "-", "stop")

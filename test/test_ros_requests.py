@@ -1,4 +1,4 @@
-"""Requests to the node over DDS: exactly one answer each, with the right outcome."""
+"""Requests to the node over DDS: each gets exactly one answer with the correct outcome."""
 
 import asyncio
 import math
@@ -102,8 +102,8 @@ def test_requests_in_the_engine_leave_the_executor_free_and_end_together() -> No
     with scripted(Script([gate, "[(10, 10)]"])) as (it, engine):
         futures = [it.send(Locate, "point", Locate.Request(instruction=f"mug {index}")) for index in range(8)]
         it.until(lambda: len(engine.running) == 8, "eight requests in the engine")
-        it.show(image_message())  # Camera callbacks go on ...
-        assert it.parameter("max_tokens") == 512  # ... and so do the parameter services.
+        it.show(image_message())  # Camera callbacks still run.
+        assert it.parameter("max_tokens") == 512  # Parameter services still answer.
         assert not any(future.done() for future in futures)
         it.on_loop(gate.set)
         responses = [it.answer(future) for future in futures]
@@ -135,7 +135,7 @@ def test_a_request_past_its_deadline_leaves_the_engine() -> None:
 
 
 def test_a_request_ends_when_the_last_client_of_its_service_has_left() -> None:
-    """Nobody could receive its response. The requests of other services, and of clients that stay, go on."""
+    """No client could receive its response. Requests of other services, and of clients that stay, continue."""
     with scripted(*[Script(["1. Reach", asyncio.Event()]) for _ in range(2)], max_image_age=0.0) as (it, engine):
         leaving = rclpy.create_node("leaving", namespace=it.client.get_namespace(), context=it.context)
         it.executor.add_node(leaving)
@@ -166,7 +166,7 @@ def test_a_request_ends_when_the_last_client_of_its_service_has_left() -> None:
     ids=["left", "left after a late discovery", "absent for a moment", "never discovered"],
 )
 def test_a_request_goes_on_while_a_client_may_be_there(counts: list[int], ends: bool) -> None:
-    """Discovery may come after the request, and may lose a client for a moment."""
+    """Discovery may find a client after its request, or lose it for a moment."""
     reasons: list[str] = []
     call = _Call("~/point", SimpleNamespace(cancel=reasons.append), seen=False)  # type: ignore[arg-type]
     for count in counts:
@@ -241,7 +241,7 @@ def test_an_old_image_is_refused_and_so_is_one_from_the_future() -> None:
         old = point(it)
         it.show(image_message(stamp=Time(sec=now().sec + 60)))
         future = point(it)
-        it.show(image_message(stamp=Time()))  # Without a stamp, it counts from its arrival.
+        it.show(image_message(stamp=Time()))  # Without a stamp, the age counts from its arrival.
         unstamped = point(it)
     assert (old.outcome.code, future.outcome.code) == (Outcome.STALE_IMAGE, Outcome.STALE_IMAGE)
     assert "max_image_age" in old.outcome.message

@@ -81,7 +81,7 @@ def test_a_query_of_rate_0_that_goes_while_it_is_asked_is_not_asked_again(replac
         set_query(it, rate=0.0)
         it.show(image_message())
         it.until(lambda: engine.generations, "the question about the first image")
-        # The other one asks so rarely that it does not ask before the end of this test.
+        # The other query has such a low rate that it does not ask again before the end of this test.
         response = set_query(it, rate=0.001) if replaced else set_query(it, enabled=False)
         assert response.outcome.code == Outcome.OK
         it.show(image_message())
@@ -126,7 +126,7 @@ def test_a_standing_query_never_waits_behind_itself_and_then_takes_the_newest_im
 
 
 def test_a_standing_query_is_about_the_image_that_triggered_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second image comes before the question about the first is sent."""
+    """A second image arrives before the question about the first one is sent."""
     with scripted("[(10, 10)]") as (it, _):
         answers = it.listen(Affordances, f"{it.name}/affordances", LATCHED)
         set_query(it, rate=0.0)
@@ -224,7 +224,7 @@ def test_a_standing_query_that_makes_no_sense_is_refused(fields: dict[str, Any])
 
 
 def test_a_parameter_query_that_is_named_no_longer_ends() -> None:
-    """With the next configure, and [""] names none."""
+    """It ends with the next configure. [""] stands for no query."""
     with rig(
         lambda: ScriptedEngine(["[(1, 2)]"]), autostart=False, standing_queries=["mugs"], standing_query__mugs__instruction="mugs"
     ) as it:
@@ -238,7 +238,7 @@ def test_a_parameter_query_that_is_named_no_longer_ends() -> None:
 
 @pytest.mark.parametrize("by_parameters", [False, True])
 def test_a_query_whose_camera_was_removed_waits_for_it(by_parameters: bool, capfd: pytest.CaptureFixture[str]) -> None:
-    """It is kept, named once in the log and shown as a warning, and asked again when the camera is back."""
+    """It is kept, logged once and shown as a warning, and it continues when the camera is back."""
     described = {"standing_queries": ["mugs"], "standing_query__mugs__rate": 0.0, "standing_query__mugs__camera": "wrist"}
     parameters: dict[str, Any] = described | {"standing_query__mugs__instruction": "mugs"} if by_parameters else {}
     with rig(lambda: ScriptedEngine(["[(1, 2)]"]), autostart=False, cameras=["camera", "wrist"], **parameters) as it:
@@ -278,7 +278,7 @@ def test_a_query_whose_camera_was_removed_waits_for_it(by_parameters: bool, capf
 
 
 def test_a_parameter_query_that_is_wrong_is_named(capfd: pytest.CaptureFixture[str]) -> None:
-    """The log alone tells why the transition fails."""
+    """The reason of the failed transition is only in the log."""
     parameters: dict[str, Any] = {
         "standing_query__mugs__instruction": "mugs",
         "standing_query__mugs__cameras": ["camera", "camera"],

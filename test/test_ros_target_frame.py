@@ -23,7 +23,7 @@ def scene() -> Scene:
 
 
 class Frames:
-    """Knows the transform of one moment; fails the first ``late`` times."""
+    """A buffer that has the transform of one moment and fails the first ``late`` lookups."""
 
     def __init__(self, moment: Time, late: int = 0) -> None:
         self.moment = moment
@@ -42,7 +42,7 @@ class Frames:
 
 @pytest.mark.parametrize("late", [0, 3])
 def test_positions_are_taken_to_target_frame_at_the_images_time(scene: Scene, late: int) -> None:
-    """Also where the transform comes after the answer; the frame is stated, the pixels stay the camera's."""
+    """This includes transforms that arrive after the answer. The result states the frame; pixels stay those of the camera."""
     header = Header(stamp=now(), frame_id="camera_optical")
     frames = Frames(header.stamp, late)
     texts = [points_text(scene.objects)] * 2
@@ -58,7 +58,7 @@ def test_positions_are_taken_to_target_frame_at_the_images_time(scene: Scene, la
     assert response.affordances.header == Header(stamp=header.stamp, frame_id="base_link")
     assert overlays[0].header == header, "the image is the camera's"
     for thing, point in zip(scene.objects, response.affordances.points, strict=True):
-        # Forward is x, right is -y, down is -z there.
+        # In this frame, forward is x, right is -y, and down is -z.
         x, y, z = np.array(position(point)) - (1.0, 2.0, 3.0)
         assert error(scene, thing, (-y, -z, x)) < 0.01
     assert frames.closed
@@ -103,7 +103,7 @@ def test_a_transform_turns_as_opencv_does_and_then_shifts() -> None:
 
 
 def test_the_real_tf2_gives_the_transform_at_the_images_time(scene: Scene) -> None:
-    """The frame moves: the transform of the image's moment counts, not the latest."""
+    """The frame moves. The transform of the image's time is used and not the latest one."""
     pytest.importorskip("tf2_ros")
     from geometry_msgs.msg import TransformStamped
     from tf2_msgs.msg import TFMessage

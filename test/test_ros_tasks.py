@@ -1,4 +1,4 @@
-"""The task table: complete, and in agreement with the core, the interfaces and the documentation."""
+"""The task table is complete and agrees with the core, the interfaces and the documentation."""
 
 import dataclasses
 import re
@@ -40,7 +40,7 @@ def ros_type(message_type: Any) -> str:
 
 
 def rows_of(section: str) -> dict[str, list[str]]:
-    """The rows of the first table of a section of docs/reference/interfaces.md, by what stands in their first cell."""
+    """Return the rows of the first table of a section of docs/reference/interfaces.md by the text of their first cell."""
     text = PAGE.split(f"\n## {section}\n")[1].split("\n## ")[0]
     rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| `")]
     return {row[0].strip().strip("`"): [cell.strip() for cell in row[1:]] for row in rows}

@@ -1,4 +1,4 @@
-"""What is shown of answers, over DDS: markers, paths and poses where things are, and images drawn for who listens."""
+"""Views of answers over DDS: markers, paths and poses at the positions of objects, and overlays for subscribers."""
 
 import json
 import math
@@ -44,7 +44,7 @@ def place(marker: Marker) -> np.ndarray:
 
 
 def shown(messages: list[MarkerArray]) -> dict[tuple[str, int], Marker]:
-    """What a viewer that has had these messages shows."""
+    """Return what a viewer shows after it has received these messages."""
     there: dict[tuple[str, int], Marker] = {}
     for message in messages:
         for marker in message.markers:
@@ -62,7 +62,7 @@ def of_kind(messages: list[MarkerArray], namespace: str) -> list[Marker]:
 
 
 def view(it: Rig) -> list[MarkerArray]:
-    """Listen to the markers, and wait until the node knows."""
+    """Subscribe to the markers, and wait until the node has discovered the subscription."""
     messages = it.listen(MarkerArray, f"{it.name}/markers", LATCHED)
     it.until(lambda: messages, "the first look at what is shown")
     return messages
@@ -79,7 +79,7 @@ def in_sight(before: Before) -> None:
 
 
 def test_points_and_areas_are_shown_where_they_are(scene: Scene) -> None:
-    """In the result's frame, with its stamp and a lifetime; the outline covers the box as the camera sees it."""
+    """They have the frame and stamp of the result and a lifetime. The outline covers the box from the camera's point of view."""
     thing = scene.objects[0]
     box = [*in_model(*thing.box[:2]), *in_model(*thing.box[2:])]
     with looking(scene, points_text(scene.objects), str(box), marker_lifetime=2.5) as before:
@@ -106,7 +106,7 @@ def test_points_and_areas_are_shown_where_they_are(scene: Scene) -> None:
 
 
 def test_a_label_of_any_text_is_shown_in_short(scene: Scene) -> None:
-    """A lone surrogate cannot be sent, and a zero byte would end the text."""
+    """A lone surrogate cannot be sent, and a null character would end the text."""
     place_of_thing = list(in_model(*scene.objects[0].centre))
     text = json.dumps([{"point_2d": place_of_thing, "label": f"a\ud800\0{'x' * 5000}"}])
     with looking(scene, text) as before:
@@ -123,7 +123,7 @@ def test_a_label_of_any_text_is_shown_in_short(scene: Scene) -> None:
 
 
 def test_a_trajectory_is_a_line_with_directions_and_a_path(scene: Scene) -> None:
-    """The path goes on to those who come late; its poses point along the motion."""
+    """Late subscribers receive the path too. Its poses point in the direction of motion."""
     text = str([in_model(u, 400) for u in (200, 320, 440)])
     with looking(scene, text) as before:
         in_sight(before)
@@ -161,7 +161,7 @@ def test_points_are_poses_too(scene: Scene) -> None:
 
 
 def test_without_depth_there_are_rays(scene: Scene) -> None:
-    """Of the length that the parameter says, through the pixels; and none where it is 0."""
+    """The rays pass through the pixels and have the length of the parameter. With length 0 there are no rays."""
     with looking(scene, points_text(scene.objects), camera__use_depth=False, marker_ray_length=0.8) as before:
         before.image()
         before.info()
@@ -183,7 +183,7 @@ def test_without_depth_there_are_rays(scene: Scene) -> None:
 
 
 def test_each_query_supersedes_its_own_markers_only(scene: Scene) -> None:
-    """An answer of nothing supersedes, too; and who comes late sees what is shown, not what was."""
+    """An empty answer supersedes too. Late subscribers see the current markers and not the earlier ones."""
     with looking(scene, points_text(scene.objects[:2]), points_text(scene.objects[:1]), "[]") as before:
         in_sight(before)
         it = before.it
@@ -207,7 +207,7 @@ def test_each_query_supersedes_its_own_markers_only(scene: Scene) -> None:
 
 
 def test_the_overlay_is_drawn_for_who_comes_late_and_compressed_for_who_wants_it() -> None:
-    """JPEG of the same image, with the image's header."""
+    """The overlay is a JPEG of the same image, with the image's header."""
     with scripted("[(20, 20)]") as (it, _):
         point(it)
         compressed = it.listen(CompressedImage, f"{it.name}/overlay/compressed", LATCHED)
@@ -248,7 +248,7 @@ def test_it_is_drawn_once_for_both_and_not_for_nobody(monkeypatch: pytest.Monkey
 
 
 def test_answers_to_requests_wait_while_another_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each gets its image: three requests at once, three images."""
+    """Each answer gets its overlay: three requests at once give three images."""
     with scripted("[(20, 20)]", max_image_age=0.0) as (it, _):
         raw = it.listen(Image, f"{it.name}/overlay")
         point(it)
@@ -261,7 +261,7 @@ def test_answers_to_requests_wait_while_another_is_drawn(monkeypatch: pytest.Mon
 
 
 def test_what_was_thought_stands_on_the_overlay_on_request() -> None:
-    """Below the instruction, which it does not drive out, however long it is."""
+    """It is below the instruction, which stays visible for any length of the thinking."""
     image = np.zeros((480, 640, 3), np.uint8)
     answer = Answer(Task.POINT, "", thinking="It is red. " * 200, points=(Point(320, 20),))
     without, with_it = overlay.draw(image, answer), overlay.draw(image, answer, thinking=True)
@@ -287,7 +287,7 @@ def test_a_view_that_fails_costs_no_answer(monkeypatch: pytest.MonkeyPatch, capf
 
 
 def test_everything_is_in_the_results_frame(scene: Scene) -> None:
-    """Rays and outlines too, where the positions have been taken to another frame."""
+    """This includes rays and outlines, if the positions have been transformed to another frame."""
     lens = lens_of(scene)
     pixels = np.array([(100.0, 50.0), (500.0, 400.0)])
     depths = lens.rays(pixels) * 0.7
@@ -306,7 +306,7 @@ def test_everything_is_in_the_results_frame(scene: Scene) -> None:
 
 
 def test_a_path_points_along_the_motion() -> None:
-    """Whichever way it goes, back along x included; standing still keeps the direction; the unknown is left out."""
+    """This holds for each direction, including -x. Standing still keeps the direction, and unknown positions are omitted."""
     corners = np.array([(0, 0, 0), (1, 0, 0), (1, 1, 0), (np.nan,) * 3, (1, 1, -1), (1, 1, -1), (0, 1, -1)], float)
     poses = to_path(Header(frame_id="x"), corners).poses
     expected = [(1, 0, 0), (0, 1, 0), (0, 0, -1), (0, 0, -1), (-1, 0, 0), (-1, 0, 0)]
@@ -319,7 +319,7 @@ def test_a_path_points_along_the_motion() -> None:
 
 
 def test_the_board_forgets_what_has_outlived_itself() -> None:
-    """Who comes late is not shown what all others have lost by now."""
+    """Late subscribers do not get markers whose lifetime has ended."""
     time = [0.0]
     board = Board(lambda: time[0])
     short = Marker(ns="a/points", id=0)
@@ -348,7 +348,7 @@ def test_labels_of_several_queries_at_one_place_are_stacked() -> None:
     first = label_at("a", 1.0, "mug")
     assert labels(board.show("a", [first])) == [first]
     two_parts = [label_at("b", 1.01, "1", 0), label_at("b", 1.03, "2", 1), label_at("b", 1.2, "3", 2)]
-    for _ in range(2):  # The answer replaces its own labels, and does not climb above them.
+    for _ in range(2):  # The answer replaces its own labels and is not stacked on them.
         shown_labels = labels(board.show("b", two_parts))
         assert [marker.text for marker in shown_labels] == ["1\n\n", "2\n\n\n\n", "3"]
         assert [marker.pose.position.x for marker in shown_labels] == [1.0, 1.0, 1.2]

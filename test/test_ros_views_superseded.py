@@ -1,4 +1,4 @@
-"""What late subscribers of the views see, over DDS: what is true now, and nothing of an answer that is superseded."""
+"""Views for late subscribers over DDS: they show the current state, and nothing of a superseded answer."""
 
 from typing import Any
 
@@ -61,7 +61,7 @@ FAILURES: dict[str, Any] = {
 
 @pytest.mark.parametrize("outcome", FAILURES)
 def test_a_failure_supersedes_the_target(scene: Scene, outcome: str) -> None:
-    """~/poses, ~/path and ~/markers: late subscribers too get nothing to follow."""
+    """~/poses, ~/path and ~/markers: late subscribers get no target to follow."""
     failure = FAILURES[outcome]
     with looking(scene, points_text(scene.objects[:1]), failure, TRAJECTORY, failure) as before:
         it = before.it
@@ -87,7 +87,7 @@ def test_a_failure_supersedes_the_target(scene: Scene, outcome: str) -> None:
 
 
 def test_an_answer_to_another_task_supersedes_the_target(scene: Scene) -> None:
-    """~/path, ~/poses and ~/markers never show two answers of one query. A bounding box has no pose, and supersedes, too."""
+    """~/path, ~/poses and ~/markers never show two answers of one query. A bounding box has no pose and also supersedes them."""
     thing = scene.objects[0]
     box = str([*in_model(*thing.box[:2]), *in_model(*thing.box[2:])])
     with looking(scene, TRAJECTORY, points_text(scene.objects[:1]), TRAJECTORY, points_text(scene.objects[:1]), box) as before:
@@ -109,14 +109,14 @@ def test_an_answer_to_another_task_supersedes_the_target(scene: Scene) -> None:
 
 
 def test_a_standing_query_keeps_its_target_when_another_task_is_requested(scene: Scene) -> None:
-    """Each query has its own answer: a request for points leaves the path of a standing query."""
+    """Each query has its own answer: a request for points does not change the path of a standing query."""
     with looking(scene, TRAJECTORY, max_image_age=0.0) as before:
         it = before.it
         paths = it.listen(Path, f"{it.name}/path", LATCHED)
         in_sight(before)
         standing = SetStandingQuery.Request(name="wipe", enabled=True, task="trajectory", instruction="wipe")
         assert it.call(SetStandingQuery, "set_standing_query", standing).outcome.code == Outcome.OK
-        while not paths:  # The first image may be asked about before its depth has come.
+        while not paths:  # The query may ask about the first image before its depth arrives.
             in_sight(before)
         poses = it.listen(PoseArray, f"{it.name}/poses", LATCHED)
         assert ask_point(it).outcome.code == Outcome.OK
@@ -125,7 +125,7 @@ def test_a_standing_query_keeps_its_target_when_another_task_is_requested(scene:
 
 
 def test_no_image_supersedes_too_and_a_rejected_request_does_not(scene: Scene) -> None:
-    """The camera has stopped: the target may have moved. A wrong request of another client says nothing about it."""
+    """The camera has stopped, so the target may have moved. A rejected request of another client does not concern the target."""
     with looking(scene, points_text(scene.objects[:1]), max_image_age=0.0) as before:
         it = before.it
         in_sight(before)
@@ -142,7 +142,7 @@ def test_no_image_supersedes_too_and_a_rejected_request_does_not(scene: Scene) -
 
 
 def test_an_answer_without_positions_supersedes_the_target(scene: Scene) -> None:
-    """Its points have no depth: a late subscriber must not get those of the answer before."""
+    """Its points have no depth. A late subscriber must not get those of the previous answer."""
     with looking(scene, points_text(scene.objects[:1])) as before:
         it = before.it
         in_sight(before)
@@ -159,7 +159,7 @@ def test_an_answer_without_positions_supersedes_the_target(scene: Scene) -> None
 
 
 def set_query(before: Before) -> None:
-    """A standing query that asks for the mug on each image, and two images for it."""
+    """Set a standing query for the mug on each image, and publish two images for it."""
     in_sight(before)
     standing = SetStandingQuery.Request(name="mug", enabled=True, task="point", instruction="the mug")
     assert before.it.call(SetStandingQuery, "set_standing_query", standing).outcome.code == Outcome.OK
@@ -167,16 +167,16 @@ def set_query(before: Before) -> None:
 
 
 def show_standing_target(before: Before) -> list[PoseArray]:
-    """Set a standing query and wait for its target; returns the messages of ~/poses, which go on."""
+    """Set a standing query and wait for its target. Return the list of messages of ~/poses, which continues to grow."""
     poses = before.it.listen(PoseArray, f"{before.it.name}/poses", LATCHED)
     set_query(before)
-    while not poses:  # The first image may be asked about before its depth has come.
+    while not poses:  # The query may ask about the first image before its depth arrives.
         in_sight(before)
     return poses
 
 
 def test_each_query_supersedes_its_own_target_only(scene: Scene) -> None:
-    """A standing query that finds nothing leaves a request's poses."""
+    """A standing query that finds nothing does not change a request's poses."""
     with looking(scene, points_text(scene.objects[:1]), "[]") as before:
         it = before.it
         in_sight(before)
@@ -203,7 +203,7 @@ def test_a_removed_query_takes_its_target_away(scene: Scene) -> None:
 
 @pytest.mark.parametrize("change", [{"instruction": "the bowl"}, {"task": "ask"}, {"task": "trajectory"}])
 def test_a_replaced_query_takes_its_target_away(scene: Scene, change: dict[str, str]) -> None:
-    """The target of another question is none of the new one, whose first answer may take long. A new rate changes nothing."""
+    """The old target does not belong to the new query, whose first answer may take long. A new rate changes nothing."""
     with looking(scene, points_text(scene.objects[:1]), max_image_age=0.0) as before:
         it = before.it
         poses = show_standing_target(before)
@@ -217,7 +217,7 @@ def test_a_replaced_query_takes_its_target_away(scene: Scene, change: dict[str, 
 
 
 def test_the_target_of_a_query_ends_with_its_camera(scene: Scene) -> None:
-    """The camera has stopped, so the query is not asked any more, and nothing else would supersede its target."""
+    """Without the camera the query does not ask again, so nothing else would supersede its target."""
     with looking(scene, points_text(scene.objects[:1])) as before:
         poses = show_standing_target(before)
         assert before.it.set_parameter("max_image_age", 0.001).successful
@@ -233,7 +233,7 @@ def test_the_target_of_a_query_ends_with_the_model(scene: Scene, monkeypatch: py
 
 
 def test_an_inactive_node_shows_no_target(scene: Scene) -> None:
-    """A robot must not follow the last target of a node that does not look any more. Nor does a viewer show it for ever."""
+    """A robot must not follow the last target of a node that has stopped asking, and a viewer must not show it for ever."""
     with looking(scene, TRAJECTORY, points_text(scene.objects[:1])) as before:
         it = before.it
         in_sight(before)
@@ -246,7 +246,7 @@ def test_an_inactive_node_shows_no_target(scene: Scene) -> None:
 
 
 def test_the_end_of_the_node_takes_the_targets_away(scene: Scene) -> None:
-    """A viewer that stays must not show the last target for ever."""
+    """A viewer that continues to run must not show the last target for ever."""
     with looking(scene, points_text(scene.objects[:1])) as before:
         it = before.it
         in_sight(before)
@@ -258,7 +258,7 @@ def test_the_end_of_the_node_takes_the_targets_away(scene: Scene) -> None:
 
 
 def test_late_subscribers_get_the_rest_of_the_lifetime_and_a_stamp_of_now(scene: Scene) -> None:
-    """The second viewer comes while the first one is there: RViz's tf buffer begins when RViz does."""
+    """The second viewer starts while the first one runs. The tf buffer of RViz starts with RViz."""
     with looking(scene, points_text(scene.objects[:1]), marker_lifetime=500.0) as before:
         it = before.it
         in_sight(before)
@@ -278,7 +278,7 @@ def test_late_subscribers_get_the_rest_of_the_lifetime_and_a_stamp_of_now(scene:
 
 
 def test_a_restarted_viewer_gets_what_is_shown(scene: Scene) -> None:
-    """Also where it restarts so fast that the number of subscribers is the same as before."""
+    """This includes a restart so fast that the number of subscribers does not change."""
     with looking(scene, points_text(scene.objects[:1])) as before:
         it = before.it
         in_sight(before)
@@ -293,7 +293,7 @@ def test_a_restarted_viewer_gets_what_is_shown(scene: Scene) -> None:
 
 
 def test_what_remains_of_a_lifetime() -> None:
-    """Time counts from when a marker was shown, and a clock that jumps back gives no longer life."""
+    """The lifetime counts from the first publication of a marker, and a clock that jumps back does not extend it."""
     time = [100.0]
     board = Board(lambda: time[0])
     marker = Marker(ns="a/points", id=0)
@@ -308,7 +308,7 @@ def test_what_remains_of_a_lifetime() -> None:
 
 
 def test_the_overlay_of_nothing_found_supersedes_the_one_before() -> None:
-    """It shows the newer image, without the point."""
+    """The new overlay shows the newer image without the point."""
     with scripted("[(20, 20)]", "[]") as (it, _):
         overlays = it.listen(Image, f"{it.name}/overlay", QoSProfile(depth=10))
         it.until(lambda: it.node.count_subscribers(f"{it.name}/overlay"))
@@ -324,7 +324,7 @@ def test_the_overlay_of_nothing_found_supersedes_the_one_before() -> None:
 
 
 def test_no_overlay_is_lost_when_many_follow_each_other() -> None:
-    """Of 1920x1080 pixels, sent in many pieces, while the subscriber reads at its own pace."""
+    """The overlays have 1920x1080 pixels, are sent in many fragments, and the subscriber reads at its own pace."""
     with scripted("[(20, 20)]", max_image_age=0.0) as (it, _):
         it.show(image_message(width=1920, height=1080))
         overlays = it.listen(Image, f"{it.name}/overlay", QoSProfile(depth=10))
@@ -338,7 +338,7 @@ def test_no_overlay_is_lost_when_many_follow_each_other() -> None:
 
 
 def test_labels_are_readable_in_rviz_and_do_not_meet_at_the_gripper(scene: Scene) -> None:
-    """RViz 2 takes scale.x as the width of a blank; where it is 0, the width for letters of 1 m."""
+    """RViz 2 uses scale.x as the width of a blank; if it is 0, the width is that for letters of 1 m."""
     lens = lens_of(scene)
     ways = [[(320, 470), (320, 300), (u, 200)] for u in (150, 500)]
     labels = []

@@ -1,4 +1,4 @@
-"""RViz for the launch files: its fixed frame is that of the camera's images. A script stands in for RViz's program."""
+"""RViz for the launch files: its fixed frame is that of the camera's images. A script replaces RViz's program."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ def start(prefix: Path, *arguments: str) -> "subprocess.Popen[str]":
 
 
 def test_a_given_frame_is_taken_without_waiting(prefix: Path) -> None:
-    """The launch file's arguments and ROS's go on to RViz."""
+    """The arguments of the launch file and of ROS are passed to RViz."""
     process = start(prefix, "-d", "x.rviz", "--fixed-frame", "map", "--ros-args", "-r", "__ns:=/arm")
     output, _ = process.communicate(timeout=LIMIT)
     assert output == "rviz2 -d x.rviz -f map --ros-args -r __ns:=/arm\n"
@@ -49,7 +49,7 @@ def test_a_given_frame_is_taken_without_waiting(prefix: Path) -> None:
 
 @pytest.mark.parametrize("kind", [Image, CompressedImage])
 def test_without_one_it_is_the_frame_of_the_first_image(prefix: Path, kind: Any) -> None:
-    """Of either kind, on a remapped topic, in the node's namespace."""
+    """The image is raw or compressed, on a remapped topic, in the node's namespace."""
     with scripted("[]") as (it, _):
         namespace = it.name.rpartition("/")[0]
         publisher = it.client.create_publisher(kind, f"{namespace}/front", 1)
@@ -67,7 +67,7 @@ def test_without_an_image_it_starts_all_the_same(prefix: Path) -> None:
 
 
 def test_the_demo_camera_stands_on_the_table() -> None:
-    """Its transform takes what the camera sees to the table: the depth image's lowest pixels have height 0 there."""
+    """Its transform maps camera coordinates to the table: the lowest pixels of the depth image have height 0."""
     scene = make_scene(12)
     stamped = SceneMessages(scene, CameraSettings()).transform
     turn, move = stamped.transform.rotation, stamped.transform.translation
@@ -81,7 +81,7 @@ def test_the_demo_camera_stands_on_the_table() -> None:
 
 
 def test_the_configuration_shows_every_view_on_its_topic() -> None:
-    """Relative names, so that a namespace reaches them, and the QoS that the node publishes with."""
+    """Topic names are relative, so that a namespace applies, and the QoS is that of the node's publishers."""
     configuration = yaml.safe_load((REPOSITORY / "rviz" / "robobrain.rviz").read_text())
     displays = {display["Class"].rpartition("/")[2]: display for display in configuration["Visualization Manager"]["Displays"]}
     topics = {name: display["Topic"]["Value"] for name, display in displays.items() if "Topic" in display}
@@ -93,7 +93,7 @@ def test_the_configuration_shows_every_view_on_its_topic() -> None:
     assert {"Help Height", "Tree Height"} <= panels["rviz_common/Displays"].keys()
     assert panels["rviz_common/Displays"]["Property Tree Widget"]["Splitter Ratio"] > 0.5, "the names of the displays fit"
     assert list(displays)[-1] == "DepthCloud", "a slow RViz serves the topics of the displays in their order"
-    # Qt's saved state finds a dock by the name of its panel, UTF-16.
+    # Qt's saved state identifies a dock by the name of its panel in UTF-16.
     state = bytes.fromhex(configuration["Window Geometry"]["QMainWindow State"])
     for name in ("Displays", "Views", displays["Image"]["Name"]):
         assert name.encode("utf-16-be") in state

@@ -1,4 +1,4 @@
-"""Sets that code and documentation share are equal: parameters, options, encodings, colours."""
+"""Sets that code and documentation share are equal: parameters, options, encodings and colours."""
 
 import ast
 import os
@@ -19,21 +19,21 @@ from robobrain_ros.ros.parameters.table import camera_parameters, standing_query
 REPOSITORY = Path(__file__).resolve().parent.parent
 SOURCES = REPOSITORY / "robobrain_ros"
 DECLARATIONS = "ros/parameters"
-"""Where parameters are declared by name; the name of a declaration is not a use. Fields of `EngineOptions` are no strings."""
+"""Folder with the declarations of parameters. A declaration is not a use. Fields of `EngineOptions` are not strings."""
 OPTIONS = r"(?<![\w-])--[a-z][a-z-]*"
 PROGRAMS = [line.split(" = ") for line in (REPOSITORY / "executables.txt").read_text().splitlines() if re.match("[a-z]", line)]
 WITHOUT_OPTIONS = {"robobrain", "demo_camera"}
-"""Nodes: their parameters are in the table of parameters."""
+"""Nodes, whose parameters are in the table of parameters."""
 
 
 def documentation() -> dict[Path, str]:
-    """Every page of the documentation."""
+    """Return the text of every page of the documentation."""
     return {path: path.read_text(encoding="utf-8") for path in sorted((REPOSITORY / "docs").rglob("*.md"))}
 
 
 @cache
 def words_of_the_code() -> frozenset[str]:
-    """Names of attributes and all strings of the package, without the declarations of parameters."""
+    """Return the attribute names and all strings of the package, without the declarations of parameters."""
     found: set[str] = set()
     for path in SOURCES.rglob("*.py"):
         if path.relative_to(SOURCES).as_posix().startswith(DECLARATIONS):
@@ -47,7 +47,7 @@ def words_of_the_code() -> frozenset[str]:
 
 
 def names_of_parameters() -> list[str]:
-    """Every parameter; those of cameras and standing queries begin with a point."""
+    """Return every parameter name. Names of camera and standing query parameters begin with a point."""
     named = (*camera_parameters("camera"), *standing_query_parameters("mug"))
     return [it.name for it in table()] + ["." + it.name.rpartition(".")[2] for it in named]
 
@@ -64,7 +64,7 @@ def test_a_parameter_that_nothing_reads_would_be_found() -> None:
 
 @cache
 def help_of(name: str, function: str) -> str:
-    """What a program prints for --help, each option on one line."""
+    """Return the --help output of a program, with each option on one line."""
     module, main = function.split(":")
     code = f"import sys; sys.argv = [{name!r}, '--help']; from {module} import {main}; {main}()"
     wide = os.environ | {"COLUMNS": "1000"}
@@ -75,7 +75,7 @@ def help_of(name: str, function: str) -> str:
 
 @pytest.mark.parametrize(("name", "function"), [it for it in PROGRAMS if it[0] not in WITHOUT_OPTIONS])
 def test_the_command_line_page_has_each_option(name: str, function: str) -> None:
-    """Of each program, as its own --help prints them."""
+    """The options of each program are those that its --help prints."""
     options = set(re.findall(OPTIONS, help_of(name, function))) - {"--help", "--ros-args"}
     assert options
     documented = set(re.findall(OPTIONS, documentation()[REPOSITORY / "docs" / "reference" / "command_line.md"]))

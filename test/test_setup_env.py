@@ -1,4 +1,4 @@
-"""The set-up script: which ROS 2 from PyPI it takes, and when it makes the environment anew."""
+"""The set-up script: which ROS 2 from PyPI it installs, and when it creates a new environment."""
 
 import importlib.util
 import json
@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture
 def setup_env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    """The script as a module, with an environment of its own in which nothing is yet."""
+    """Return the script as a module, with its own empty environment."""
     monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
     specification = importlib.util.spec_from_file_location("setup_env", REPOSITORY / "scripts" / "setup_env.py")
     assert specification is not None
@@ -49,7 +49,7 @@ def test_jazzy_is_the_default_and_a_choice_is_kept(setup_env: ModuleType) -> Non
 
 
 def test_another_ros_makes_the_environment_anew(setup_env: ModuleType) -> None:
-    """And one of an older version of the script, whose file does not name the ROS, is Jazzy's."""
+    """An environment of an older version of the script, whose file does not name the ROS distribution, is for Jazzy."""
     jazzy = target_of(setup_env)
     old = setup_env.fingerprint(jazzy)
     del old["target"]["ros_from_pypi"]
@@ -69,7 +69,7 @@ def test_a_wish_that_contradicts_the_sourced_ros_is_named(
 
 
 def test_both_distributions_pin_the_same_packages() -> None:
-    """Each at its own build; Kilted's ament_cmake_ros is two packages."""
+    """The builds differ. ament_cmake_ros of Kilted is two packages."""
     jazzy, kilted = pins("ros"), pins("ros-kilted")
     assert kilted.keys() - jazzy.keys() == {"ros-ament-cmake-ros-core"}
     assert jazzy.keys() <= kilted.keys()
@@ -78,7 +78,7 @@ def test_both_distributions_pin_the_same_packages() -> None:
 
 
 def requirements_of(name: str, python: str) -> list[Requirement]:
-    """The requirements of a file that apply to a version of Python."""
+    """Return the requirements of a file that apply to a version of Python."""
     lines = (line.partition(" #")[0].strip() for line in (REPOSITORY / "requirements" / f"{name}.txt").read_text().splitlines())
     found = [Requirement(line) for line in lines if line and not line.startswith("#")]
     return [each for each in found if each.marker is None or each.marker.evaluate({"python_version": python})]
@@ -86,7 +86,7 @@ def requirements_of(name: str, python: str) -> list[Requirement]:
 
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
 def test_each_pin_fits_the_packages_requirement(python: str) -> None:
-    """For each version of Python. The pinned numpy of older versions has no wheels for Python 3.14."""
+    """This holds for each version of Python. The numpy version for older Python has no wheels for Python 3.14."""
     pinned: dict[str, str] = {}
     for pin in requirements_of("constraints", python):
         assert pin.name not in pinned

@@ -1,4 +1,4 @@
-"""The transport profile of config/: Fast DDS reads it, and takes the room in shared memory that it grants."""
+"""The transport profile of config/: Fast DDS reads it and allocates the shared memory that it allows."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ print(max((int(end, 16) - int(begin, 16) for begin, end in spans), default=0))
 
 
 def largest_segment(profile: Path | None) -> int:
-    """Bytes of the largest piece of shared memory that a node has under a profile."""
+    """Return the size in bytes of the largest shared memory segment of a node under a profile."""
     environment = {name: value for name, value in os.environ.items() if name not in (FAST_DDS_2, FAST_DDS_3)}
     if profile is not None:
         environment[profile_variable()] = str(profile)

@@ -1,4 +1,4 @@
-"""Choosing operators by measurement: with the stand-in for FlagGems in a real engine, and the decisions by themselves."""
+"""Choice of operators by measurement: with the stand-in for FlagGems in a real engine, and the decisions alone."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ from robobrain_ros.errors import EngineConfigError
 
 @pytest.mark.timeout(900)  # Two engines are started, one after the other.
 def test_the_right_and_quick_operator_is_kept_and_auto_uses_it(tmp_path: Path) -> None:
-    """One operator is faster than PyTorch's, one slower, one wrong, one ends the engine."""
+    """One operator is faster than PyTorch's, one is slower, one is wrong, and one ends the engine."""
     model = make_random_checkpoint(tmp_path / "checkpoint")
     behaviour = {"argmax": "native slow", "gelu": "slow", "embedding": "wrong", "gems_silu_and_mul": "crash"}
     options = EngineOptions.of(model=str(model), flagos_mode="on", flagos_tune_file=str(tmp_path / "flagos.json"))
@@ -62,7 +62,7 @@ def test_where_there_is_nothing_to_measure_it_says_why(tmp_path: Path, monkeypat
     [(1, 0), (4, 0), (6, 0), (10, 1), (20, 5), (100, 39)],
 )
 def test_the_interval_of_a_median(count: int, index: int) -> None:
-    """Ranks as tables of the sign test have them."""
+    """The expected ranks are those of published tables of the sign test."""
     values = [float(value) for value in range(count)]
     assert interval_of_median(values[::-1]) == (values[index], values[count - 1 - index])
 
@@ -72,7 +72,7 @@ def verdict(name: str, total: float, fault: str = "") -> OperatorVerdict:
 
 
 class ScriptedTuner(Tuner):
-    """Judges as told: each operator has a speed, several have their mean; a speed of 0 breaks the run off."""
+    """A tuner with scripted results: each operator has a speed, and several have their mean. A speed of 0 stops the run."""
 
     def __init__(self, speeds: dict[str, float]) -> None:
         self.speeds = speeds
@@ -92,7 +92,7 @@ class ScriptedTuner(Tuner):
 
 
 class AnsweringEngine:
-    """Writes two tokens, free or held to a form; what the operators in use do to them, a test says."""
+    """An engine that writes two tokens, with or without a constraint. The test defines the effect of the active operators."""
 
     def __init__(self, effects: dict[str, Callable[[Measured], Measured]]) -> None:
         self.effects = effects
@@ -146,7 +146,7 @@ def resumed(path: Path) -> State:
 def test_the_worst_is_dropped_until_the_whole_is_not_slower(tmp_path: Path) -> None:
     tuner = ScriptedTuner({"a": 0.96, "b": 1.02, "c": 0.9, "d": 0.97})
     names, verdicts = asyncio.run(measure(tuner, resumed(tmp_path / "state"), tmp_path / "state", Settings(), print))
-    # c is slower for sure; of the others, a and then d are dropped.
+    # c is certainly slower. Of the others, first a and then d are dropped.
     assert tuner.judged == ["a", "b", "c", "d", "a+d+b", "d+b", "b"]
     assert names == ["b"]
     assert [(one.name, one.word) for one in verdicts] == [
@@ -190,7 +190,7 @@ def test_a_state_of_another_measurement_or_a_damaged_one_is_begun_anew(tmp_path:
         (([3.0, 3.1], [2.0, 2.1], [2.5], [3.0]), (True, False)),
         (([3.0, 3.1], [4.0, 4.1], [2.5], [3.0]), (True, True)),
         (([1.0], [4.0], [2.5], [3.0]), (False, False)),
-        (([3.0], [4.0], [2.5], [2.4]), (False, False)),  # As fast as one native start, not as the other.
+        (([3.0], [4.0], [2.5], [2.4]), (False, False)),  # It is as fast as one native start, but not as the other.
         (([3.0], [2.0], [], [3.0]), (True, False)),
         (([3.0], [], [2.0], [3.0]), (True, True)),
         (([3.0], [], [], [3.0]), (False, False)),
