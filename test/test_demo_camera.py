@@ -34,7 +34,7 @@ TOPICS = {
 
 @dataclass
 class View:
-    """What a subscriber of all topics gets."""
+    """A subscriber of all topics, with the messages that it has received."""
 
     executor: SingleThreadedExecutor
     heard: dict[str, list[Any]] = field(default_factory=lambda: {topic: [] for topic in TOPICS})
@@ -48,7 +48,7 @@ class View:
             assert deadline > 0, f"heard only { ({topic: len(messages) for topic, messages in self.heard.items()}) }"
 
     def whole(self) -> dict[str, Any]:
-        """One message of each topic, all of one image."""
+        """Return one message of each topic, all with the stamp of the same image."""
 
         def stamps(messages: list[Any]) -> set[tuple[int, int]]:
             headers = [message.markers[0].header if isinstance(message, MarkerArray) else message.header for message in messages]
@@ -68,7 +68,7 @@ class View:
 
 @contextmanager
 def camera(**parameters: Any) -> Iterator[View]:
-    """A camera with these parameters, and a view of it."""
+    """Return a camera with these parameters, and a subscriber of its topics."""
     context = rclpy.context.Context()
     rclpy.init(context=context)
     overrides = [Parameter(name, value=value) for name, value in parameters.items()]
@@ -90,7 +90,7 @@ def camera(**parameters: Any) -> Iterator[View]:
 
 
 def depth_of(message: Image) -> np.ndarray:
-    """In metres."""
+    """Return the depth image in metres."""
     millimetres = message.encoding == "16UC1"
     values = np.frombuffer(message.data, "<u2" if millimetres else "<f4").reshape(message.height, message.width)
     return values / 1000.0 if millimetres else values

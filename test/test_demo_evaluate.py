@@ -1,4 +1,4 @@
-"""The evaluation on the tabletop world: true answers score full marks, wrong ones none, failures are counted by their code."""
+"""The evaluation on the tabletop world: true answers get full scores, wrong ones none, and failures are counted by their code."""
 
 import asyncio
 import json
@@ -43,13 +43,13 @@ def questions(groups: Sequence[str] = ALL, seeds: Sequence[int] = SCENES) -> lis
 
 
 def truth(asked: ExamQuestion) -> str:
-    """The true answer as the model would write it, having seen the image at its own size."""
+    """Return the true answer as the model would write it for the image in its own size."""
     size = fit((asked.scene.width, asked.scene.height), INFO.min_pixels, INFO.max_pixels, INFO.cell)
     return asked.question.answer(size)
 
 
 def untruth(asked: ExamQuestion) -> str:
-    """A readable answer that is wrong: the image's lower left corner, a plan for something else, an empty phrase."""
+    """Return a readable wrong answer: the lower left corner of the image, a plan for another goal, an empty phrase."""
     if asked.question.plan is not None:
         return wrong_plan(asked.question)
     if asked.question.task in (Task.GROUND, Task.AFFORDANCE):
@@ -60,7 +60,7 @@ def untruth(asked: ExamQuestion) -> str:
 
 
 def wrong_plan(question: Question) -> str:
-    """A valid answer that is wrong: the task is done, or not, the other way round; or a thing that is not asked for is picked."""
+    """Return a valid wrong answer: the opposite verdict about the completion, or a plan that picks an unrelated object."""
     assert question.plan is not None
     assert question.table is not None
     if question.plan.mode is PlanMode.CHECK:
@@ -74,7 +74,7 @@ def wrong_plan(question: Question) -> str:
 
 
 def refusal(asked: ExamQuestion) -> str:
-    """What a model says that finds nothing anywhere."""
+    """Return the answer of a model that finds nothing."""
     if asked.question.plan is not None:
         return answer_json(PlanVerdict.IMPOSSIBLE, "", [])
     return "[]" if asked.question.task.spatial else "There is no such thing on the table."
@@ -85,12 +85,12 @@ def brain_of(engine: ScriptedEngine) -> Brain:
 
 
 def scored(asked: Sequence[ExamQuestion], engine: ScriptedEngine, think: bool = False, at_once: int = 1) -> list[Scored]:
-    """Scores of an engine's answers; one at a time, they come in the order of the questions."""
+    """Return the scores of an engine's answers. Requests run one at a time, so answers are in the order of the questions."""
     return asyncio.run(score_all(brain_of(engine), iter(asked), think, at_once=at_once))
 
 
 def row_of(rows: Sequence[Row], group: str, measure: str = "", kind: str = "") -> Row:
-    """The first row of a group whose measure begins so."""
+    """Return the first row of a group whose measure begins with this text."""
     return next(row for row in rows if row.group == group and row.kind == kind and row.measure.startswith(measure))
 
 
@@ -198,7 +198,7 @@ def test_the_model_gets_the_scenes_image_with_its_name() -> None:
 
 
 class FullEngine(ScriptedEngine):
-    """Answers only when ``full`` requests run at once, and remembers the most that did."""
+    """An engine that answers only when ``full`` requests run at once, and stores the largest number of concurrent requests."""
 
     full, most = 3, 0
     gate: asyncio.Event
@@ -276,13 +276,13 @@ def result(
     frechet: float | None = None,
     right: bool = False,
 ) -> Scored:
-    """A score as it would come from an answer."""
+    """Return a score as an answer would give it."""
     verdict = Assessment(right or score == 1.0, "", score, chance, frechet)
     return Scored(group, kind or group, OutcomeCode.OK, verdict, points, chance, absent=False)
 
 
 def test_points_are_counted_one_by_one_with_their_chance() -> None:
-    """Two answers, of one and of three points; the interval is that of two answers."""
+    """There are two answers, with one and with three points. The interval is that of two answers."""
     rows = rows_of([result("point", 1.0, "point", 1, 0.01), result("point", 1 / 3, "spots", 3, 0.05)])
     row = row_of(rows, "point", "points on the thing")
     assert (row.value, row.count, row.chance) == (pytest.approx(0.5), 4, pytest.approx(0.04))
@@ -363,7 +363,7 @@ def test_rounds_with_and_without_the_constraint(monkeypatch: pytest.MonkeyPatch,
 def test_the_program_writes_tables_and_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Both sizes, with and without thinking: four rounds, of three scenes each."""
+    """Both image sizes, with and without thinking: four runs with three scenes each."""
     engine = ScriptedEngine(["[(1, 999)]"])
     opened = {}
 

@@ -1,4 +1,4 @@
-"""The executor: it goes on from what happened, looks at the newest image, and gives up after a while."""
+"""The executor: it reacts to the result of each step, uses the newest image, and gives up after a limit."""
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
@@ -30,25 +30,25 @@ DONE = answer_json(PlanVerdict.DONE, "Nothing is left to do.", [])
 
 
 def make_world() -> World:
-    """A small image of three things."""
+    """Return a small image of three objects."""
     return World(make_scene(3, (320, 240), names=NAMES).layout, np.random.RandomState(3))
 
 
 def as_plan(step: Step, order: int = 1) -> PlanStep:
-    """A step as the service gives it."""
+    """Return a step as the service sends it."""
     return PlanStep(order, step.text, "arm", step.skill, step.arguments)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def context() -> Iterator[None]:
-    """The executor's node lives in the default context, as a user's does."""
+    """Initialize the default context, which the executor's node uses as a user's node does."""
     rclpy.init()
     yield
     rclpy.try_shutdown()
 
 
 class Planner(ScriptedEngine):
-    """An engine whose answer depends on the prompt alone, for the same may be asked twice: until a new image has come."""
+    """An engine whose answer depends only on the prompt, because a request may be repeated until a new image arrives."""
 
     def __init__(self, answer: str) -> None:
         super().__init__([answer])
@@ -66,7 +66,7 @@ class Planner(ScriptedEngine):
 def executing(
     world: World, answer: str = PLAN, troubles: tuple[str, ...] = (), **options: Any
 ) -> Iterator[tuple[Executor, Planner]]:
-    """An executor beside a node whose engine gives this answer until the last step has succeeded; it has an older image."""
+    """Run an executor with a node whose engine gives this answer until the last step has succeeded. It has an old image."""
     engine = Planner(answer)
     with rig(engine) as it:
         it.until_ready()
@@ -164,7 +164,7 @@ def test_another_publisher_of_the_cameras_images_is_found() -> None:
 
 
 def test_a_node_of_another_name_is_named(capfd: pytest.CaptureFixture[str]) -> None:
-    """The executor waits for the node robobrain without a namespace; the node that runs has one."""
+    """The executor waits for the node robobrain without a namespace. The running node has a namespace."""
     with rig(ScriptedEngine(["[]"])) as it:
         it.until_ready()
         client = TaskClient("lost_executor", robobrain="/nowhere/robobrain", tasks=[Task.PLAN])

@@ -1,4 +1,4 @@
-"""Scores against the tabletop world's truth: wrong answers are judged wrong, and the measures agree with published values."""
+"""Scores against the tabletop world's ground truth: wrong answers score as wrong, and measures agree with published values."""
 
 import random
 from dataclasses import replace
@@ -21,14 +21,14 @@ def scene() -> Scene:
 
 
 def thing_of(scene: Scene, name: str) -> SceneObject:
-    """A thing that is there."""
+    """Return an object of the scene."""
     thing = scene.find(name)
     assert thing is not None
     return thing
 
 
 def question_about(scene: Scene, kind: str, *names: str) -> Question:
-    """A question of a kind about just these things."""
+    """Return a question of a kind about exactly these objects."""
     ids = tuple(thing_of(scene, name).id for name in names)
     for seed in range(2000):
         question = ask_about(scene, kind, random.Random(seed))
@@ -85,7 +85,7 @@ def test_chance_is_the_share_of_the_image_that_the_thing_covers(scene: Scene) ->
 
 
 def test_all_points_must_lie_on_the_thing(scene: Scene) -> None:
-    """One of three beside it: two thirds of the score, and wrong."""
+    """If one of three points is outside, the score is two thirds and the answer is wrong."""
     question = question_about(scene, "spots", "blue bowl")
     places = true_places(question)
     assert assess(scene, question, points(*places)).right
@@ -139,7 +139,7 @@ def test_one_box_is_wanted(scene: Scene, number: int) -> None:
 
 
 def test_the_handle_is_what_is_grasped_of_a_mug(scene: Scene) -> None:
-    """The whole mug's box is no affordance."""
+    """The bounding box of the whole mug is not an affordance."""
     question = question_about(scene, "afford", "purple mug")
     mug = thing_of(scene, "purple mug")
     assert assess(scene, question, box(*mug.affordance)).right
@@ -171,7 +171,7 @@ def test_a_trajectory_with_a_place_ends_there(scene: Scene) -> None:
 
 
 def test_the_distance_of_trajectories_is_in_parts_of_the_image() -> None:
-    """The same way in images of two sizes, shifted down by a tenth of the height."""
+    """The images have two sizes, and the trajectory is shifted down by a tenth of the height."""
     for size in ((640, 480), (320, 240)):
         scene = make_scene(3, size, names=NAMES)
         question = question_about(scene, "reach", "red ball")

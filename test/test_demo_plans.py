@@ -1,4 +1,4 @@
-"""The tabletop's arm: what it can do, how the table looks afterwards, and which plan is right."""
+"""The tabletop's arm: its possible actions, the state of the table after them, and which plan is correct."""
 
 import json
 import random
@@ -22,12 +22,12 @@ IN_BOWL = Goal("in", ("red block", "yellow ball"), "green bowl")
 
 
 def world(seed: int = 3) -> World:
-    """A table on which nothing was moved."""
+    """Return a table on which no object was moved."""
     return World(make_scene(seed, names=NAMES).layout, np.random.RandomState(seed))
 
 
 def after(*steps: Step, seed: int = 3) -> World:
-    """The table after steps that can all be done."""
+    """Return the table after steps that are all possible."""
     it = world(seed)
     for step in steps:
         assert it.execute(step) == "", step
@@ -35,14 +35,14 @@ def after(*steps: Step, seed: int = 3) -> World:
 
 
 def middle(scene: Scene, name: str) -> tuple[float, float, float]:
-    """Where a thing's middle is, metres in the optical frame."""
+    """Return the centre of an object in metres in the optical frame."""
     thing = scene.find(name)
     assert thing is not None, f"the {name} cannot be seen"
     return thing.pose.position
 
 
 def apart(scene: Scene, one: str, other: str) -> float:
-    """Metres between the middles of two things."""
+    """Return the distance between the centres of two objects in metres."""
     return float(np.linalg.norm(np.subtract(middle(scene, one), middle(scene, other))))
 
 
@@ -162,7 +162,7 @@ def test_what_is_left_leads_to_the_goal(table: Table, goal: Goal, left: list[str
 
 
 def answer_to(question: Question, text: str) -> Answer:
-    """A text as the answer that it says."""
+    """Return the parsed answer of a text."""
     content = json.loads(text)
     steps = [
         PlanStep(item[ORDER], item[TEXT], ARM.name, item[SKILL], json.dumps(item[ARGUMENTS])) for item in content.get(STEPS, ())
@@ -171,7 +171,7 @@ def answer_to(question: Question, text: str) -> Answer:
 
 
 def situations(count: int = 24) -> list[plans.Situation]:
-    """Tables after some steps, small images."""
+    """Return tables after some steps, with small images."""
     rngs = [random.Random(seed) for seed in range(count)]
     return [plans.midway(make_scene(seed, (224, 168)), rng) for seed, rng in enumerate(rngs)]
 

@@ -1,4 +1,4 @@
-"""Questions about the tabletop world: their true answers survive the way through model text and back, and are judged right."""
+"""Questions about the tabletop world: true answers survive the conversion to model text and back, and are judged as correct."""
 
 import random
 import re
@@ -24,25 +24,25 @@ _SCENES: dict[int, Scene] = {}
 
 
 def scene_of(seed: int) -> Scene:
-    """The scene of a seed; small images for most."""
+    """Return the scene of a seed, with a small image by default."""
     if seed not in _SCENES:
         _SCENES[seed] = make_scene(seed, CAMERAS[seed % len(CAMERAS)])
     return _SCENES[seed]
 
 
 def asked(kind: str, seeds: int = SEEDS) -> Iterator[tuple[Scene, Question]]:
-    """One question of a kind about each scene."""
+    """Return one question of a kind about each scene."""
     for seed in range(seeds):
         yield scene_of(seed), ask_about(scene_of(seed), kind, random.Random(f"{kind} {seed}"))
 
 
 def seen_size(scene: Scene) -> FittedSize:
-    """The size at which a small model sees a scene."""
+    """Return the image size with which a small model receives a scene."""
     return fit((scene.width, scene.height), 43_904, 86_240, PROFILE.cell)
 
 
 def verdict_on(scene: Scene, question: Question, text: str) -> Assessment:
-    """Read a model's text as the product does, map it into the scene's pixels, and assess it."""
+    """Read a model's text as the product does, map the answer to the scene's pixels, and assess it."""
     parsed = parse_answer(question.task, PROFILE.assistant_prefix(False) + text, PROFILE)
     if parsed.nothing_found and question.task is not Task.ASK:
         return assess_refusal(question)
@@ -61,7 +61,7 @@ def verdict_on(scene: Scene, question: Question, text: str) -> Assessment:
 
 
 def said_names(text: str) -> set[str]:
-    """The names in a text, with the first words for kinds."""
+    """Return the object names in a text. Alternative words for kinds are replaced by the usual ones."""
     first_words = {other: word for word, other in OTHER_WORDS.items()}
     kinds = (*KINDS, *first_words)
     found = re.findall(rf"\b({'|'.join(COLOURS)}) ({'|'.join(kinds)})\b", text.lower())
@@ -84,7 +84,7 @@ def test_a_seed_gives_the_same_question(kind: str) -> None:
 
 
 def test_most_scenes_allow_every_kind() -> None:
-    """A kind that a scene does not allow yields another; that is not the usual case."""
+    """If a scene does not allow a kind, another kind is used. This must be rare."""
     for kind in ("point", "spots", "vacant", "gripper", "afford", "reach", "ground", "describe", "count", "strange"):
         share = sum(question.kind == kind for _, question in asked(kind)) / SEEDS
         assert share > 0.6, kind
@@ -151,7 +151,7 @@ def test_true_boxes_are_those_of_the_scene() -> None:
 
 
 def test_what_is_absent_is_not_on_the_table() -> None:
-    """The one thing that the thought says to be missing is in the question, and not in the scene."""
+    """The one object that the thinking calls missing is in the question, and not in the scene."""
     kinds = set()
     for scene, question in asked("absent"):
         (missing,) = said_names(question.thought)
@@ -181,7 +181,7 @@ def test_what_is_missing_differs_often_in_one_word_only() -> None:
 
 @pytest.mark.parametrize("kind", ["point", "spots", "vacant", "afford", "reach", "put", "ground", "plan"])
 def test_what_is_present_is_named_unmistakably(kind: str) -> None:
-    """Names in the question are on the table; a lone "the mug" or "the red thing" is the only one."""
+    """Names in the question are on the table. For a name such as "the mug" or "the red thing" there is exactly one object."""
     for scene, question in asked(kind):
         text = question.text.lower()
         named = said_names(text)
@@ -194,7 +194,7 @@ def test_what_is_present_is_named_unmistakably(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["point", "spots", "afford", "reach", "put", "ground", "where"])
 def test_thinking_leads_to_the_place(kind: str) -> None:
-    """The thought holds the place of what is looked for, in the model's pixels."""
+    """The thinking contains the position of the requested object in the model's pixels."""
     for scene, question in asked(kind):
         if question.here is None:
             assert question.kind != kind
@@ -282,7 +282,7 @@ def test_colours_and_sides_are_true() -> None:
 
 
 def test_strange_questions_are_refused_in_each_task() -> None:
-    """Spatial tasks: an empty list; a plan: there is no such thing; else a sentence."""
+    """The answer of spatial tasks is an empty list, a plan says that the object is missing, and other answers are a sentence."""
     tasks = set()
     for scene, question in asked("strange"):
         answer = question.answer(seen_size(scene))
@@ -295,7 +295,7 @@ def test_strange_questions_are_refused_in_each_task() -> None:
 
 
 def test_answers_are_the_same_places_at_every_size() -> None:
-    """The same question in an image of another size: its answer maps back to within two of the model's pixels."""
+    """The answer to the same question in an image of another size maps back to within two of the model's pixels."""
     scene = make_scene(5, (1280, 720))
     question = ask_about(scene, "point", random.Random(0))
     for budget in (20_000, 86_240, 500_000, 2_000_000):

@@ -1,4 +1,4 @@
-"""The tabletop world's simulator: what the gripper can do and what it cannot, and when a goal holds."""
+"""The simulator of the tabletop world: possible and impossible actions of the gripper, and when a goal is reached."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ IN_BOWL = Goal("in", ("red ball",), "blue bowl")
 
 
 def after(*steps: str) -> Table:
-    """The table after steps that can all be done."""
+    """Return the table after steps that are all possible."""
     table = Table(NAMES)
     for step in steps:
         assert table.execute(step) == "", step
@@ -25,7 +25,7 @@ def after(*steps: str) -> Table:
 
 
 def fault_of(*steps: str) -> str:
-    """Why the last step cannot be done; those before can."""
+    """Return why the last step is impossible. The previous steps are possible."""
     return after(*steps[:-1]).execute(steps[-1])
 
 

@@ -1,4 +1,4 @@
-"""The tabletop world: the image and the truth about it agree with each other, and come out the same on any machine."""
+"""The tabletop world: the image and its ground truth agree, and are the same on any machine."""
 
 import hashlib
 from collections.abc import Iterator
@@ -20,11 +20,11 @@ DIGESTS = {
     (3, (112, 112)): "8d667d45c74097fb",
     (7, (424, 240)): "e237cb15e38cb851",
 }
-"""Of scenes made once, on one machine; a change means that the demo model must be trained anew."""
+"""Digests of scenes that were generated once. If they change, the demo model must be trained again."""
 
 
 def digest(scene: Scene) -> str:
-    """A fingerprint of everything that a camera gives of a scene."""
+    """Return a digest of all camera data of a scene."""
     content = hashlib.sha256()
     for array in (scene.image, scene.depth, scene.mask):
         content.update(np.ascontiguousarray(array).tobytes())
@@ -32,20 +32,20 @@ def digest(scene: Scene) -> str:
 
 
 def some_scenes(number: int = 12) -> Iterator[Scene]:
-    """Scenes of all camera sizes."""
+    """Return scenes of all camera sizes."""
     for seed in range(number):
         yield make_scene(seed, CAMERAS[seed % len(CAMERAS)])
 
 
 def pixels_of(box: tuple[int, int, int, int], shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    """Where the pixels of a box are."""
+    """Return the mask of the pixels inside a bounding box."""
     inside = np.zeros(shape, bool)
     inside[box[1] : box[3] + 1, box[0] : box[2] + 1] = True
     return inside
 
 
 def turn_of(orientation: tuple[float, float, float, float]) -> npt.NDArray[np.float64]:
-    """The rotation matrix of a quaternion (x, y, z, w)."""
+    """Return the rotation matrix of a quaternion (x, y, z, w)."""
     x, y, z, w = orientation
     return np.array(
         [
@@ -57,7 +57,7 @@ def turn_of(orientation: tuple[float, float, float, float]) -> npt.NDArray[np.fl
 
 
 def surface_of(scene: Scene, identity: int) -> npt.NDArray[np.float64]:
-    """The visible points of a thing, (n, 3) metres in the optical frame, from the depth image through the intrinsics."""
+    """Return the visible points of an object, (n, 3) metres in the optical frame, from the depth image and the intrinsics."""
     rows, columns = np.nonzero(scene.mask == identity)
     depth = scene.depth[rows, columns].astype(np.float64)
     lens = scene.intrinsics
@@ -65,7 +65,7 @@ def surface_of(scene: Scene, identity: int) -> npt.NDArray[np.float64]:
 
 
 def in_its_own_frame(scene: Scene, thing: SceneObject) -> npt.NDArray[np.float64]:
-    """The visible points of a thing in the frame of its pose."""
+    """Return the visible points of an object in the frame of its pose."""
     points = surface_of(scene, thing.id) - np.array(thing.pose.position)
     return points @ turn_of(thing.pose.orientation)
 
@@ -144,7 +144,7 @@ def test_the_gripper_hangs_above_its_tip_and_points_at_no_thing() -> None:
 
 
 def test_depth_shows_balls_where_their_poses_say() -> None:
-    """Every visible point of a ball lies at its radius from its middle."""
+    """The distance of every visible point of a ball from its centre equals the radius."""
     seen = 0
     for scene in some_scenes(24):
         for thing in scene.objects:
@@ -156,7 +156,7 @@ def test_depth_shows_balls_where_their_poses_say() -> None:
 
 
 def test_depth_shows_blocks_where_their_poses_say() -> None:
-    """Every visible point of a block lies on one of its faces, so its orientation is right as well."""
+    """Every visible point of a block is on one of its faces, so the orientation is correct too."""
     seen = 0
     for scene in some_scenes(24):
         for thing in scene.objects:
@@ -169,7 +169,7 @@ def test_depth_shows_blocks_where_their_poses_say() -> None:
 
 
 def test_the_part_to_grasp_is_the_handle_of_a_mug_and_the_rim_of_a_bowl() -> None:
-    """By the depth: what sticks out of a mug's radius, and what is as high as a bowl's top."""
+    """Checked by depth: the handle is outside the radius of a mug, and the rim is as high as the top of a bowl."""
     seen = dict.fromkeys(("mug", "bowl"), 0)
     for scene in some_scenes(24):
         for thing in scene.objects:
@@ -185,7 +185,7 @@ def test_the_part_to_grasp_is_the_handle_of_a_mug_and_the_rim_of_a_bowl() -> Non
 
 
 def test_depth_shows_mugs_and_bowls_where_their_poses_say() -> None:
-    """They lie between the table and their height, within their radius but for a mug's handle, which sticks out along x."""
+    """Points are between the table and the object's height, and within the radius except for a mug's handle along x."""
     handles = 0
     for scene in some_scenes(24):
         for thing in scene.objects:
@@ -207,7 +207,7 @@ def test_depth_shows_mugs_and_bowls_where_their_poses_say() -> None:
 
 
 def test_the_table_is_flat() -> None:
-    """Of the table's and the wall's points, the lower rows lie in one plane: that on which the things stand."""
+    """The lower rows of the table and wall points are in one plane, on which the objects stand."""
     for scene in some_scenes():
         points = surface_of(scene, TABLE).reshape(-1, 3)
         rows = np.nonzero(scene.mask == TABLE)[0]
@@ -232,7 +232,7 @@ def test_things_are_seen_nearly_whole() -> None:
 
 
 def test_things_have_their_colours_in_the_image() -> None:
-    """Light changes how bright a thing is, less so its hue: its own colour is the nearest of all."""
+    """Light changes the brightness of an object more than its hue: its own colour must be the nearest of all."""
     hues = {name: np.array(colour) / np.linalg.norm(colour) for name, colour in COLOURS.items()}
     for scene in some_scenes():
         for thing in scene.objects:

@@ -29,7 +29,7 @@ SILENCE = 300.0
 """Maximum seconds between two parts of a server's response."""
 LONGEST_LINE = 1 << 20
 LARGEST_RESPONSE = 64 << 20
-"""Maximum bytes of a stream. No answer has more, and a robot has more memory."""
+"""Maximum bytes of a streamed response: far more than any answer, and far less than the memory of a robot's computer."""
 LARGEST_JSON = 4 << 20
 """Maximum bytes of a response that is read completely before it is parsed."""
 
