@@ -1,7 +1,9 @@
 """The executor: it reacts to the result of each step, uses the newest image, and gives up after a limit."""
 
+import itertools
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -160,6 +162,23 @@ def test_another_publisher_of_the_cameras_images_is_found() -> None:
     assert other_cameras(client, "camera") == ["/two_cameras/driver"]
     other.destroy_node()
     camera.close()
+    client.destroy_node()
+
+
+@pytest.mark.parametrize(("rounds", "name"), [(3, "/robot/driver"), (10**9, "an unknown node")])
+def test_the_name_of_another_publisher_is_awaited(monkeypatch: pytest.MonkeyPatch, rounds: int, name: str) -> None:
+    """DDS announces the publisher before its node: the name is unknown at first."""
+    client = TaskClient("patient_executor", "/late_name", tasks=[])
+    asked = itertools.count()
+
+    def publishers(topic: str) -> list[SimpleNamespace]:
+        known = next(asked) >= rounds
+        other = ("driver", "/robot") if known else ("_NODE_NAME_UNKNOWN_", "_NODE_NAMESPACE_UNKNOWN_")
+        own = (client.get_name(), client.get_namespace())
+        return [SimpleNamespace(node_name=node, node_namespace=namespace) for node, namespace in (own, other)]
+
+    monkeypatch.setattr(client, "get_publishers_info_by_topic", publishers)
+    assert other_cameras(client, "camera") == [name]
     client.destroy_node()
 
 

@@ -43,6 +43,8 @@ _APPEARANCE = 3.0
 """Seconds after which the waiting executor logs the names of the running nodes."""
 _DISCOVERY = 1.0
 """Seconds in which another publisher of the camera's images appears, if there is one."""
+_UNNAMED = "_NODE_NAME_UNKNOWN_"
+"""Name that rmw reports for a publisher whose node is not discovered yet."""
 _PERIOD = 0.2
 """Seconds between two images of the simulated camera."""
 _PASSING = (OutcomeCode.BUSY, OutcomeCode.NO_IMAGE, OutcomeCode.STALE_IMAGE, OutcomeCode.NOT_READY)
@@ -262,11 +264,15 @@ def other_cameras(client: TaskClient, camera: str) -> list[str]:
         found = client.get_publishers_info_by_topic(topic)
         return [f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in found]
 
-    client.spin_until(lambda: len(publishers()) > 1, _DISCOVERY)
+    def all_known() -> bool:
+        names = publishers()
+        return len(names) > 1 and not any(_UNNAMED in name for name in names)
+
+    client.spin_until(all_known, _DISCOVERY)
     names = publishers()
     if client.get_fully_qualified_name() in names:
         names.remove(client.get_fully_qualified_name())
-    return names
+    return ["an unknown node" if _UNNAMED in name else name for name in names]
 
 
 def _who_runs(client: TaskClient) -> str:
