@@ -57,7 +57,7 @@ class Watcher(Node):
         if message.query == NAME:
             self.answers += 1
             points = ", ".join(f"({point.u:.0f}, {point.v:.0f})" for point in message.points)
-            print(f"{message.header.stamp.sec}.{message.header.stamp.nanosec:09d}: {points or 'nothing found'}", flush=True)
+            print(f"{message.header.stamp.sec}.{message.header.stamp.nanosec:09d}: {points}", flush=True)
 
 
 def main() -> None:
