@@ -39,7 +39,7 @@ class RoboBrainError(Exception):
     """The base class of all errors of this package.
 
     :param message: what happened and what to do, for users.
-    :param raw_text: text that the model has written; empty: none.
+    :param raw_text: text that the model has written, or empty if there is none.
 
     `core.brain.Brain.run` sets ``report`` to the measurements of the failed request. None: the brain did not start the request.
     """

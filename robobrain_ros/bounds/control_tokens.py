@@ -29,9 +29,9 @@ def special_tokens_of(tokenizer: object) -> frozenset[str]:
 
 
 def find_control_token(text: str, tokens: frozenset[str] = frozenset()) -> str:
-    """Return the first control token in a text; empty: there is none.
+    """Return the first control token in a text, or an empty string if there is none.
 
-    :param tokens: the checkpoint's special tokens (`special_tokens_of`); empty: unknown.
+    :param tokens: the checkpoint's special tokens (`special_tokens_of`), or empty if unknown.
     """
     found = _pattern(tokens).search(text)
     return found[0] if found else ""

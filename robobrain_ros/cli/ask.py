@@ -314,7 +314,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _plan_request(options: argparse.Namespace) -> PlanRequest | None:
-    """Return the context for a plan; None: the options contain no context."""
+    """Return the context for a plan, or None if the options contain no context."""
     request = PlanRequest(
         scene=tuple(options.place),
         done=tuple(options.done),

@@ -120,7 +120,7 @@ def _describe_running_nodes(client: TaskClient) -> str:
 
 
 def _overlay_of(client: TaskClient, overlays: list[Image], stamp: Any) -> RgbImage | None:
-    """Wait for the image with the answer drawn on it, and return it. None: it did not arrive.
+    """Wait for the image with the answer drawn on it, and return it, or None if it did not arrive.
 
     The stamp identifies the camera image. The frame in the answer's header cannot, because it is the frame of the positions.
     """

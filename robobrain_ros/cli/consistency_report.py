@@ -29,7 +29,7 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A score: a share or a mean of ``count`` values. ``low`` and ``high`` are its 95 % interval; None: unknown."""
+    """A score: a share or a mean of ``count`` values. ``low`` and ``high`` are its 95 % interval, or None if it is unknown."""
 
     value: float
     count: int
@@ -73,7 +73,7 @@ def difference(one: dict[str, Result], other: dict[str, Result]) -> str:
 
 
 def published(name: str, think: bool) -> str:
-    """Return the published scores of RoboBrain2.0-32B on a benchmark as text; empty: none are known."""
+    """Return the published scores of RoboBrain2.0-32B on a benchmark as text, or an empty string if none are known."""
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
     found = next((scores for known, scores in PUBLISHED.items() if plain in (known, f"{known}bench")), None)
     return "" if found is None else "{:.2f} -> {:.2f}".format(*found[0 if think else 1])

@@ -182,7 +182,7 @@ class Tuner:
         )
 
     async def _try(self, work: Callable[[], Awaitable[Any]], names: Sequence[str]) -> Any:
-        """Run ``work`` and return its result; None: an operator crashed the engine, and a new engine was started."""
+        """Run ``work`` and return its result. If an operator crashes the engine, start a new engine and return None."""
         try:
             return await work()
         except EngineFailedError as error:

@@ -16,7 +16,7 @@ class OperatorVerdict:
     A ratio is the native time divided by FlagGems' time: above 1, FlagGems is faster. Each ratio is the median of all pairs.
 
     :param name: name of the operator, or a title for several operators.
-    :param fault: the fault in the results; empty: they are correct.
+    :param fault: the fault in the results, or empty if they are correct.
     :param difference: largest difference of a log-probability.
     :param prefill: ratio of the times to the first token.
     :param decode: ratio of the times from the first token on.

@@ -15,11 +15,11 @@ from robobrain_ros.errors import OutcomeCode
 class Reply:
     """The reply to a question, from a node or from an engine in this process.
 
-    :param positions: positions in metres of the answer's points, then boxes, then waypoints; None: unknown.
-    :param stamp: seconds and nanoseconds in the header; None: the image is from a file.
-    :param frame_id: frame in the header; empty: the image is from a file.
+    :param positions: positions in metres of the answer's points, then boxes, then waypoints, or None if unknown.
+    :param stamp: seconds and nanoseconds in the header, or None if the image is from a file.
+    :param frame_id: frame in the header, or empty if the image is from a file.
     :param size: width and height of the image in pixels.
-    :param overlay: the image with the answer drawn on it; None: it was not requested, or did not arrive.
+    :param overlay: the image with the answer drawn on it, or None if it was not requested, or did not arrive.
     """
 
     code: OutcomeCode

@@ -206,7 +206,7 @@ class Brain:
         return parser, await self._generate(run, parser, prefix, run.max_tokens, stop, coordinates)
 
     def _coordinate_constraint(self, run: Run) -> Constraint | None:
-        """Return the constraint for spatial tasks: coordinates within the image. None: no constraint."""
+        """Return the constraint for spatial tasks: coordinates within the image, or None for no constraint."""
         task = run.query.task
         if not (run.defaults.constrain_coordinates and task.spatial):
             return None

@@ -88,7 +88,7 @@ class CameraModel:
     :param width: width of the image in pixels. ``height`` is its height.
     :param fx: focal length in pixels, horizontal. ``fy`` is the vertical one.
     :param cx: horizontal coordinate of the principal point in pixels. ``cy`` is the vertical one.
-    :param distortion: `PLUMB_BOB`, `RATIONAL` or `EQUIDISTANT`; empty: no distortion.
+    :param distortion: `PLUMB_BOB`, `RATIONAL` or `EQUIDISTANT`, or empty for no distortion.
     :param coefficients: coefficients of the distortion model, in OpenCV's order.
     :param rotation: rows of the 3x3 matrix that rotates vectors from the lens's axes to the optical frame.
     """
@@ -124,7 +124,7 @@ class CameraModel:
 
         :param roi: x_offset, y_offset, width and height in pixels of the sensor.
         :param rectified: the images are rectified, so P describes them. Otherwise, K, D and R describe them.
-        :param image_size: (width, height) of the image in pixels. The fields must result in the same size. None: not checked.
+        :param image_size: (width, height) of the image in pixels. The fields must result in the same size. None skips this check.
         :raises OtherSizeError: the image has another size.
         :raises GeometryError: the camera is not calibrated, or the fields contradict each other.
         """

@@ -57,9 +57,9 @@ class Query:
     :param images: RGB images in the camera's size. Spatial tasks take exactly one image.
     :param image_ids: a unique name for each image (camera, stamp, size), with which an engine reuses its results for the same
         image. Empty: the engine recognizes images itself.
-    :param think: whether the model thinks first; None: the brain's default.
-    :param timeout: seconds until the deadline; None: the brain's default.
-    :param max_tokens: token limit of the answer, without its thinking; None: the brain's default. A plan for robots has its
+    :param think: whether the model thinks first. None means the brain's default.
+    :param timeout: seconds until the deadline. None means the brain's default.
+    :param max_tokens: token limit of the answer, without its thinking. None means the brain's default. A plan for robots has its
         own limit instead, because a truncated plan is not valid.
     :param priority: lower values are served first.
     :param max_pixels: a pixel limit for each image. The brain's limit applies if it is lower, if the value is 0, or if the list
@@ -87,7 +87,7 @@ class Point:
     :param v: pixels down.
     :param depth: metres along the optical axis, if the model estimates depth (RoboBrain 2.5); otherwise None.
     :param clamped: whether the model's point was outside of the image. Then it was moved to the border of the image.
-    :param label: the model's name for the object. Empty: none.
+    :param label: the model's name for the object, or an empty string.
     """
 
     u: float

@@ -18,7 +18,7 @@ LONGEST_TEXT = 8000
 def check_query(query: Query, special_tokens: frozenset[str] = frozenset()) -> None:
     """Check the texts and the number of images, not the pixels of the images.
 
-    :param special_tokens: the special tokens of the checkpoint's tokenizer; empty: unknown.
+    :param special_tokens: the special tokens of the checkpoint's tokenizer, or empty if unknown.
     :raises BadRequestError: the query is invalid. The message names the field.
     """
     if not query.text.strip():

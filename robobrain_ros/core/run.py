@@ -31,9 +31,9 @@ class Run:
     images: Sequence[Fitted] = ()
     """The query's images, resized for the model."""
     image_ids: Sequence[str] = ()
-    """Names of these images in the engine's cache. Empty: the images have no names."""
+    """Names of these images in the engine's cache. It is empty if the images have no names."""
     plan_form: PlanForm | None = None
-    """The form that constrains the answer. None: the answer is a plan as text, or no plan."""
+    """The form that constrains the answer. It is None for a plan as text and for other tasks."""
 
     @property
     def prompt(self) -> str:

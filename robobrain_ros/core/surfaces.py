@@ -179,7 +179,7 @@ class Lifted:
     """The result of lifting n pixels.
 
     :param positions: (n, 3), metres, in the optical frame. An unknown position is NaN.
-    :param reasons: (n) why a position is unknown; empty: the position is known.
+    :param reasons: (n) why a position is unknown, or an empty string if it is known.
     :param interpolated: (n) whether the depth was interpolated between neighbouring waypoints, not measured.
     """
 

@@ -53,7 +53,7 @@ class Generation:
     :param temperature: 0 means greedy decoding.
     :param stop: texts that end the generation. They are not part of the result.
     :param priority: generations with a lower value run first.
-    :param constraint: constraint of the text without the prefix; None: any text.
+    :param constraint: constraint of the text without the prefix. None allows any text.
     """
 
     request_id: str
@@ -105,7 +105,7 @@ class EngineInfo:
     """Properties of a started engine. Sizes are in pixels; 0 means unknown.
 
     :param cell: side of the square that one visual token covers. The sides of images are multiples of it.
-    :param special_tokens: texts that the tokenizer converts to control tokens; empty: unknown.
+    :param special_tokens: texts that the tokenizer converts to control tokens, or an empty collection if unknown.
     :param count_tokens: returns the number of tokens of a text; None: unknown, but at most one for each byte in UTF-8.
     """
 
@@ -133,8 +133,8 @@ class EngineHealth:
     :param running: number of requests in the engine.
     :param waiting: number of requests that wait for the engine.
     :param restarts: number of restarts.
-    :param warning: a sentence about a problem, and what to do; empty: none.
-    :param flagos_active: whether operators of FlagOS are in use; None: as in `EngineInfo`.
+    :param warning: a sentence about a problem, and what to do, or empty if there is none.
+    :param flagos_active: whether operators of FlagOS are in use. None means as in `EngineInfo`.
     :param flagos_operators: operators of FlagOS that have run so far.
     :param image_cache: use and limit of the cache of prepared images, for people; empty: the engine has none in this process.
     """

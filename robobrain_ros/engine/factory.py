@@ -9,7 +9,7 @@ from robobrain_ros.engine.options import EngineOptions
 def make_engine(options: EngineOptions, front: HttpFront | None = None) -> Engine:
     """Return an engine of ``options.kind`` that is not started. Each kind imports packages that the other does not need.
 
-    :param front: HTTP server of an embedded engine; None: no server.
+    :param front: HTTP server of an embedded engine, or None for no server.
     """
     if options.kind == "remote":
         from robobrain_ros.engine.remote.engine import RemoteEngine
@@ -26,7 +26,7 @@ def make_engine(options: EngineOptions, front: HttpFront | None = None) -> Engin
 
 
 def make_front(server: ServerOptions, options: EngineOptions) -> HttpFront | None:
-    """Return the engine's HTTP server, whose port is not open yet; None: it is disabled. Reads the file with the key.
+    """Return the engine's HTTP server, whose port is not open yet, or None if it is disabled. Reads the file with the key.
 
     :raises EngineConfigError: an option is wrong.
     """

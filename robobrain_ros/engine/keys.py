@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 
 def read_key(path: str, option: str, variable: str) -> str:
-    """Return the key from a file, or from an environment variable if ``path`` is empty. Empty: there is no key.
+    """Return the key from a file, or from an environment variable if ``path`` is empty, or an empty string if there is no key.
 
     :param option: name of the option with the file's path, for messages.
     :raises EngineConfigError: the file cannot be read, or its content is not a key. The message does not contain the content.

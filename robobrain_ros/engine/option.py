@@ -21,8 +21,8 @@ def option(
 ) -> Any:
     """Return a dataclass field with this metadata.
 
-    :param minimum: smallest allowed value; None: no limit. ``maximum``: largest allowed value.
-    :param choices: allowed texts; empty: any text.
+    :param minimum: smallest allowed value, or None for no limit. ``maximum``: largest allowed value.
+    :param choices: allowed texts. Empty means any text.
     """
     metadata = {"description": description, "minimum": minimum, "maximum": maximum, "choices": choices}
     return field(default=default, metadata=metadata)

@@ -193,7 +193,7 @@ class RemoteOptions:
         self.read_key()
 
     def read_key(self) -> str:
-        """Return the key of the servers; empty: none.
+        """Return the key of the servers, or an empty string if there is none.
 
         :raises EngineConfigError: the file cannot be read, or is empty.
         """

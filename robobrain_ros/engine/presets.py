@@ -143,9 +143,9 @@ class ModelPreset:
         docs/how-to/models.md uses for it.
     :param architecture: key of `ARCHITECTURES`.
     :param can_think: whether the model was trained to think.
-    :param quantization: see `EngineOptions`; empty: that of the checkpoint.
+    :param quantization: see `EngineOptions`. Empty means that of the checkpoint.
     :param bits: bits of a weight in the language model's layers.
-    :param note: note for users who consider this preset; empty: none.
+    :param note: note for users who consider this preset, or empty if there is none.
     """
 
     name: str
@@ -183,7 +183,7 @@ class ModelPreset:
         return (self.weights_gib + self.context_gib + WORKING_GIB) / self.gpu_memory_utilization
 
     def card_gb(self, gpus: int = 1) -> int | None:
-        """Return the nominal memory in GB of the smallest common GPU that is large enough. None: no GPU is large enough.
+        """Return the nominal memory in GB of the smallest common GPU that is large enough, or None if no GPU is large enough.
 
         :param gpus: number of such GPUs that share the model by tensor parallelism.
         """
@@ -239,12 +239,12 @@ PRESETS = (
 
 
 def find_preset(name: str) -> ModelPreset | None:
-    """Return the preset with this name, ignoring case. None: there is no such preset."""
+    """Return the preset with this name, ignoring case, or None if there is no such preset."""
     return next((preset for preset in PRESETS if preset.name == str(name).strip().lower()), None)
 
 
 def served_names(model: str) -> tuple[str, ...]:
-    """Return the names under which FlagRelease and FlagScale serve a checkpoint. Empty: the checkpoint is unknown.
+    """Return the names under which FlagRelease and FlagScale serve a checkpoint, or no names if the checkpoint is unknown.
 
     :param model: see `EngineOptions`. The checkpoint is identified by its name on the hub or the name of its folder.
     """
@@ -271,7 +271,7 @@ def checkpoint_name(model: str) -> str:
 
 
 def can_think(model: str) -> bool | None:
-    """Return whether a model was trained to think. None: unknown.
+    """Return whether a model was trained to think, or None if unknown.
 
     :param model: name of a preset, or of a checkpoint on the hub.
     """

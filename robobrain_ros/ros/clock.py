@@ -62,7 +62,7 @@ class Jump:
 
     :param before: time before the jump in ns.
     :param after: time after the jump in ns.
-    :param camera: name of the camera whose stamps jumped, for example because a recording restarted; empty: the clock jumped.
+    :param camera: name of the camera whose stamps jumped, for example because a recording restarted. Empty if the clock jumped.
     :param noticed: time of detection (``time.monotonic()``).
     """
 

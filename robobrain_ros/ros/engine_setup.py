@@ -28,7 +28,7 @@ class EngineSetup:
     """Everything that is needed to load the model.
 
     :param factory: creates the engine.
-    :param front: HTTP server of the engine; None: disabled.
+    :param front: HTTP server of the engine, or None if disabled.
     """
 
     factory: EngineFactory
@@ -48,7 +48,7 @@ def set_up_engine(
     :param default_model: see `checked_options`.
     :param warn: see `checked_options`.
     :param read: calls a function that reads files. Its second argument describes the function in messages.
-    :param factory: creates another engine, for tests; None: the engine of the parameters.
+    :param factory: creates another engine, for tests. None means the engine that the parameters select.
     :raises EngineConfigError: a parameter is wrong, or no model is named and there is no default.
     """
     options, front, settle = parameters.engine_options(), None, factory is None
@@ -74,7 +74,7 @@ def set_up_engine(
 def checked_options(options: EngineOptions, default_model: Path | None, warn: Callable[[str], object]) -> EngineOptions:
     """Return the options with a model, checked.
 
-    :param default_model: checkpoint to load if ``engine.model`` is empty; None: the option must be set.
+    :param default_model: checkpoint to load if ``engine.model`` is empty, or None if the option must be set.
     :param warn: called with a sentence when the default model is used.
     :raises EngineConfigError: an option is wrong, or no model is named and there is no default.
     """

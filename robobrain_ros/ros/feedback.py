@@ -41,7 +41,7 @@ class Feedback:
     async def finish(self, answer: Answer | None, origin: Origin) -> None:
         """Publish pending feedback and give the client time to receive it, before the result. Never raises.
 
-        :param answer: the whole answer. The last feedback contains all its parts. None: there is no answer.
+        :param answer: the whole answer. The last feedback contains all its parts. It is None if there is no answer.
         """
         try:
             if answer is not None:

@@ -89,7 +89,7 @@ def _check_command_line(arguments: list[str]) -> None:
 def main(args: list[str] | None = None, default_model: Path | None = None) -> None:
     """Run the node until SIGINT, SIGTERM or SIGHUP.
 
-    :param args: the command line, without the program's name; None: that of this process.
+    :param args: the command line, without the program's name. None means that of this process.
     :param default_model: see `RoboBrainNode`.
     """
     _check_command_line(sys.argv[1:] if args is None else args)

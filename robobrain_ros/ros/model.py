@@ -40,7 +40,7 @@ _LOG_INTERVAL = 10.0
 class ModelSettings:
     """Settings of the model.
 
-    :param can_think: whether the model was trained to think; None: as stated in the profile of its family.
+    :param can_think: whether the model was trained to think. None means as stated in the profile of its family.
     :param settle: whether to call `memory.settle_objects` after loading.
     """
 
@@ -81,7 +81,7 @@ class Model:
 
     @property
     def info(self) -> EngineInfo | None:
-        """The loaded model; None: no model is loaded."""
+        """The loaded model, or None if no model is loaded."""
         return None if self._brain is None else self._brain.info
 
     def load(self, factory: EngineFactory, settings: ModelSettings, close: Close | None = None) -> None:
@@ -97,7 +97,7 @@ class Model:
     def unload(self) -> "concurrent.futures.Future[None] | None":
         """Start to unload the model, cancel loading, and return at once.
 
-        :returns: a future that is done after unloading; None: nothing was loaded.
+        :returns: a future that is done after unloading, or None if nothing was loaded.
         """
         if not self._loop.running:
             return None

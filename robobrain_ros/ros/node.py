@@ -54,7 +54,7 @@ class RoboBrainNode(GuardedNode):
     accepts requests. No transition waits for the model.
 
     :param engine_factory: replaces the engine of the parameters; for tests.
-    :param default_model: checkpoint to load if the parameter ``engine.model`` is empty; None: the parameter must be set.
+    :param default_model: checkpoint to load if the parameter ``engine.model`` is empty, or None if the parameter must be set.
     :param transform_source: replaces tf2 as the source of transforms; for tests.
     :param parameter_overrides: see `rclpy.node.Node`.
     :raises rclpy.exceptions.ParameterException: a parameter has a wrong initial value.

@@ -111,7 +111,7 @@ class Companion:
 
     @property
     def newest(self) -> Any:
-        """The newest message; None: no message has arrived."""
+        """The newest message, or None if no message has arrived."""
         return self._kept[-1] if self._kept else None
 
     def has(self, stamp: int, tolerance: float) -> bool:
@@ -147,7 +147,7 @@ class Companion:
         self._on_message()
 
     def explain(self, claim: Claim, tolerance: float) -> str:
-        """Return a sentence about why an image has no such message; empty: it has one."""
+        """Return a sentence about why an image has no such message, or an empty string if it has one."""
         if claim.best is None:
             return f"No {self.what} has arrived on {self.stream.topic}. Publishers: {self.stream.publishers()}."
         if not claim.is_met(tolerance):
@@ -410,7 +410,7 @@ def depth_range(parameters: Parameters, camera: str) -> DepthRange:
 def to_camera_model(info: CameraInfo, rectified: bool, size: tuple[int, int] | None) -> CameraModel:
     """Return the camera model of a camera_info.
 
-    :param size: (width, height) of the image; None: unknown.
+    :param size: (width, height) of the image, or None if unknown.
 
     :raises GeometryError: see `CameraModel.from_info`.
     """

@@ -52,7 +52,7 @@ class _StandingQuery:
     """Whether an image arrived after the last request. It counts as skipped when the next image arrives."""
     statistics: StandingStatistics = field(default_factory=StandingStatistics)
     fault: str = ""
-    """A sentence about why the node cannot repeat the query with the current parameters; empty: it can."""
+    """A sentence about why the node cannot repeat the query with the current parameters, or an empty string if it can."""
 
     def asks_the_same(self, other: "_StandingQuery") -> bool:
         """Whether both queries have the same task, instruction and options. Their rates may differ."""
@@ -102,7 +102,7 @@ class StandingQueries:
         return {name: query.statistics for name, query in self._queries.items()}
 
     def fault(self, name: str) -> str:
-        """Return a sentence about why the node cannot repeat a query with the current parameters; empty: it can."""
+        """Return why the node cannot repeat a query with the current parameters, as a sentence, or an empty string if it can."""
         return self._queries[name].fault
 
     def load(self) -> None:
@@ -194,7 +194,7 @@ class StandingQueries:
                 self._ask_if_new(query)
 
     def _camera(self, query: _StandingQuery) -> str:
-        """Return the name of the query's first camera; empty: the camera does not exist now."""
+        """Return the name of the query's first camera, or an empty string if the camera does not exist now."""
         if query.fault:
             return ""
         try:

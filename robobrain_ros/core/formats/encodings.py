@@ -56,7 +56,7 @@ def _words(rows: Bytes, samples: Samples) -> Words:
 
 
 def _converted(code: int | None, channels: int, **layout: float) -> Encoding:
-    """Return an encoding with ``channels`` bytes per pixel that OpenCV converts by ``code``. None: the data is RGB already."""
+    """Return an encoding with ``channels`` bytes per pixel that OpenCV converts with ``code``; None if it is RGB already."""
 
     def to_rgb(rows: Bytes, samples: Samples) -> Bytes:
         shaped = rows if channels == 1 else rows.reshape(rows.shape[0], -1, channels)

@@ -84,7 +84,7 @@ class Label:
 
     @property
     def bayer(self) -> str:
-        """The Bayer encoding of a grey file's mosaic; empty: a grey file is a grey image."""
+        """The Bayer encoding of a grey file's mosaic, or an empty string if a grey file is a grey image."""
         return self.source if self.source.startswith("bayer_") and not self._plain_target else ""
 
     @property
@@ -220,7 +220,7 @@ def _interpret(kind: str, samples: npt.NDArray[np.generic], label: Label, option
 
 
 def _single_channel(samples: npt.NDArray[np.generic]) -> npt.NDArray[np.generic] | None:
-    """Return the channel of grey samples, or of three equal channels. None: the channels differ."""
+    """Return the channel of grey samples, or of three equal channels, or None if the channels differ."""
     if samples.ndim == 2:
         return samples
     first = samples[:, :, 0]

@@ -59,7 +59,7 @@ def read_schema(text: str) -> Schema:
     Strings without a pattern keep their ``minLength``, ``maxLength`` and ``format``. `core.plans.schema` bounds them, because
     their bounds depend on the request.
 
-    :param text: the schema as JSON; empty: no arguments.
+    :param text: the schema as JSON, or empty for no arguments.
     :raises ValueError: the text is not a schema, is too large, or has a keyword that cannot be enforced. The message begins with
         the path in the schema.
     """

@@ -50,7 +50,7 @@ def answer_form(mode: PlanMode) -> str:
 
 
 def context_in_words(request: PlanRequest) -> str:
-    """Return a description of robots, scene, history and feedback for the prompt. Empty: the request has none of these."""
+    """Return a description of robots, scene, history and feedback for the prompt. It is empty without any of these."""
     return "\n".join(_known(request))
 
 

@@ -48,7 +48,7 @@ class StepOutcome(IntEnum):
 class Skill:
     """A skill of a robot.
 
-    :param arguments_schema: the JSON schema of the arguments, an object with ``properties``, as JSON text; empty: no arguments.
+    :param arguments_schema: the JSON schema of the arguments, an object with ``properties``, as JSON text, or empty.
         A string property with ``"format": "object"`` must be the name of an object of the scene, if the request has a scene.
         With ``"format": "place"``, it must be a place that the robot can reach. With ``"format": "robot"``, it must be the name
         of a robot.
@@ -86,7 +86,7 @@ class Place:
 
 @dataclass(frozen=True)
 class DoneStep:
-    """A step that was done, how it ended, and an observation. ``arguments`` is a JSON object as text; empty: none."""
+    """A step that was done, how it ended, and an observation. ``arguments`` is a JSON object as text, or empty."""
 
     text: str = ""
     robot: str = ""

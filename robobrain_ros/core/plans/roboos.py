@@ -9,7 +9,7 @@ from robobrain_ros.core.query import PlanStep
 
 
 def roboos_json(steps: Sequence[PlanStep], reasoning: str = "") -> str:
-    """Return the plan as JSON for RoboOS's master, with skills and arguments. Empty: the plan has no steps.
+    """Return the plan as JSON for RoboOS's master, with skills and arguments, or an empty string if the plan has no steps.
 
     The master (master/agents/agent.py) uses ``robot_name``, ``subtask`` and ``subtask_order``, and ignores other keys.
     """

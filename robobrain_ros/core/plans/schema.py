@@ -177,7 +177,7 @@ class _Definitions:
         return tuple(skills)
 
     def _names(self, key: str, names: Sequence[str]) -> Schema | None:
-        """Return a reference to an enum of the names. None: there are no names."""
+        """Return a reference to an enum of the names, or None if there are no names."""
         unique = list(dict.fromkeys(names))
         if not unique:
             return None
@@ -188,7 +188,7 @@ class _Definitions:
         return {"$ref": f"#/$defs/{known}"}
 
     def _fill(self, schema: Schema, vocabulary: Mapping[str, Schema | None]) -> Schema | None:
-        """Return the schema with names and bounds. None: no value satisfies it, because the scene has no object or place."""
+        """Return the schema with names and bounds, or None if no value satisfies it, because the scene has no object or place."""
         if "anyOf" in schema:
             alternatives = [filled for it in schema["anyOf"] if (filled := self._fill(it, vocabulary)) is not None]
             return {"anyOf": alternatives} if alternatives else None

@@ -98,7 +98,7 @@ def _validator() -> Any:
 
 
 def _steps_of(text: str) -> list[PlanStep]:
-    """Return the step in a complete JSON object. Empty: the object is not a step, and `finish` will report the fault."""
+    """Return the step in a complete JSON object. The list is empty if the object is not a step; `finish` then reports it."""
     try:
         return [_step_of(json.loads(text))]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

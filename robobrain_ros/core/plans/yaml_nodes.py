@@ -46,7 +46,7 @@ class YamlFault(Exception):
 
 
 def compose(text: str) -> yaml.Node | None:
-    """Parse the single document of a file to nodes. None: the file is empty.
+    """Parse the single document of a file to nodes, or None if the file is empty.
 
     :raises YamlFault: the text is not valid YAML, or exceeds `MOST_NODES` or `DEEPEST`.
     """

@@ -245,7 +245,7 @@ class AnswerParser:
         return reports_nothing_found(text) or (self._coordinates.has_empty_list and not self._coordinates.ends_in_bracket)
 
     def _fault_of_form(self, truncated: bool) -> str:
-        """Return why the coordinates are no answer to the task; empty: they are an answer."""
+        """Return why the coordinates are no answer to the task, or an empty string if they are an answer."""
         reader = self._coordinates
         if not reader.items:
             if reader.ends_in_bracket or truncated:

@@ -107,7 +107,7 @@ class CoordinateReader:
 
     def __init__(self, form: AnswerForm, gives_depth: bool, constrained: bool = False) -> None:
         self.fault = ""
-        """Why the whole text is invalid; empty: it is valid so far."""
+        """Why the whole text is invalid, or an empty string if it is valid so far."""
         self.ends_in_bracket = False
         """Whether the text ended within a bracket. Set by `finish`."""
         self.has_empty_list = False

@@ -21,7 +21,7 @@ _REASONING_KEYS = ("reasoning_explanation", "reasoning", "explanation")
 
 
 def find_plan_json(text: str) -> int | None:
-    """Return the index at which the JSON of a plan begins. None: the text has no plan in JSON."""
+    """Return the index at which the JSON of a plan begins, or None if the text has no plan in JSON."""
     fence = text.find(FENCE)
     list_key = max(text.find('"subtask_list"'), text.find("'subtask_list'"))
     if list_key >= 0:
@@ -114,5 +114,5 @@ def _order_of(item: Mapping[str, Any], number: int) -> int:
 
 
 def _text_under(item: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """Return the value of the first of the keys whose value is text. Empty: there is none."""
+    """Return the value of the first of the keys whose value is text, or an empty string if there is none."""
     return encodable(next((item[key].strip() for key in keys if isinstance(item.get(key), str)), ""))

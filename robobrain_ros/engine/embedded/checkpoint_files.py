@@ -84,7 +84,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def image_settings(folder: Path) -> dict[str, Any]:
-    """Return the settings of a checkpoint's image processor; empty: there are none.
+    """Return the settings of a checkpoint's image processor, or an empty dictionary if there are none.
 
     transformers 5 saves the settings in a section of processor_config.json. This section overrides preprocessor_config.json.
     """

@@ -212,7 +212,7 @@ def forget_processors() -> None:
 
 
 def structured_outputs(constraint: Constraint | None) -> Any:
-    """Convert a constraint to vLLM's parameters; None: no constraint."""
+    """Convert a constraint to vLLM's parameters. Without a constraint, return None."""
     if constraint is None:
         return None
     from vllm.sampling_params import StructuredOutputsParams
@@ -229,7 +229,7 @@ def image_names(generation: Generation) -> dict[str, Any]:
 
 
 def image_cache(engine: Any) -> str:
-    """Return the use and the limit of the cache of prepared images as text for users. Empty: unknown.
+    """Return the use and the limit of the cache of prepared images as text for users, or an empty string if unknown.
 
     The caches of the engine's processes have the same use as the cache of this process, which keeps only the sizes of the images.
     """

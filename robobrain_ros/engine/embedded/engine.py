@@ -33,7 +33,7 @@ class EmbeddedEngine:
 
     An instance can be started again after `close`, even if its processes died.
 
-    :param choice: operators to use; None: those that the options select.
+    :param choice: operators to use. None means those that the options select.
     """
 
     def __init__(self, options: EngineOptions, choice: Choice | None = None) -> None:
@@ -144,7 +144,7 @@ class EmbeddedEngine:
             await asyncio.wait_for(OperatorTrial(self._stream(), self.use_flagos).run(), self.options.start_timeout)
 
     async def _find_failure(self, flagos: Session) -> Failure | None:
-        """Find the operator of FlagOS that failed during the start. None: FlagOS was not active."""
+        """Find the operator of FlagOS that failed during the start, or None if FlagOS was not active."""
         how = operator_trial.DID_NOT_START if self._vllm is None else operator_trial.ENDED_BY_TRIAL
         failure = flagos.failure(how)
         named = failure is None or bool(failure.operator)
@@ -154,7 +154,7 @@ class EmbeddedEngine:
 
     @property
     def vllm(self) -> Any:
-        """vLLM's own engine, for the HTTP server; None: not started."""
+        """vLLM's own engine, for the HTTP server, or None if not started."""
         return self._vllm
 
     def _stream(self) -> VllmStream:
@@ -228,7 +228,7 @@ class EmbeddedEngine:
 
     @property
     def flagos_failure(self) -> Failure | None:
-        """The operator of FlagGems that failed in a dead engine; None: FlagGems was not active."""
+        """The operator of FlagGems that failed in a dead engine, or None if FlagGems was not active."""
         return None if self._flagos is None else self._flagos.failure("its process died")
 
     async def abort(self, request_id: str) -> None:

@@ -53,7 +53,7 @@ class RunFolder:
 
     @property
     def socket_folder(self) -> str | None:
-        """Folder for vLLM's sockets; None: the path is too long for sockets."""
+        """Folder for vLLM's sockets, or None if the path is too long for sockets."""
         return str(self.path) if len(os.fsencode(self.path)) <= _LONGEST_SOCKET else None
 
     @property
@@ -185,7 +185,7 @@ def _list(record: dict[str, Any], name: str) -> list[Any]:
 
 
 def _locked(path: Path, *, create: bool) -> int | None:
-    """Lock a file, and return its descriptor; None: another process holds the lock."""
+    """Lock a file and return its descriptor. If another process holds the lock, return None."""
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0), 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -53,7 +53,7 @@ class OperatorTrial:
                         raise EngineFailedError("One of the first answers ended with an error.")
 
     async def find_failure(self, session: Session, time_limit: float) -> Failure | None:
-        """Find the operator that failed in an engine that is still alive. None: FlagGems was not active.
+        """Find the operator that failed in an engine that is still alive, or None if FlagGems was not active.
 
         :param time_limit: seconds.
         """

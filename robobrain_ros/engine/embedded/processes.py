@@ -35,7 +35,7 @@ class Process:
 
 
 def look(pid: int) -> Process | None:
-    """Return the process with this id; None: it does not exist."""
+    """Return the process with this id, or None if it does not exist."""
     try:
         text = (_PROC / str(pid) / "stat").read_text(encoding="ascii", errors="replace")
         # The name in parentheses can contain any characters.

@@ -15,12 +15,12 @@ _MORE_SHARED_MEMORY = "remove old files there, or enlarge it (docker run --shm-s
 
 
 def shortage_for_ros() -> str:
-    """Return a sentence with what to do if /dev/shm has too little space to import rclpy; empty: it has enough."""
+    """Return a sentence with what to do if /dev/shm has too little space to import rclpy, or an empty string if it has enough."""
     return _sentence(_SHARED_MEMORY, _MORE_SHARED_MEMORY, _ENOUGH_FOR_ROS)
 
 
 def shortage() -> str:
-    """Return a sentence with what to do about the first full folder; empty: none is full."""
+    """Return a sentence with what to do about the first full folder, or an empty string if none is full."""
     sentences = (_sentence(path, advice, _ENOUGH) for path, advice in _places())
     return next((sentence for sentence in sentences if sentence), "")
 

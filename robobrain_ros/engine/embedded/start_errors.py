@@ -96,7 +96,7 @@ def explain_start_error(error: BaseException, child_log: str, options: EngineOpt
     """Return the error for the user after an exception during vLLM's start.
 
     :param child_log: log of vLLM's processes.
-    :param platform: platform of vllm-plugin-FL if it runs the model; empty: vLLM's own.
+    :param platform: platform of vllm-plugin-FL if it runs the model, or empty for vLLM's own.
     """
     text = "\n".join([*_chain(error), child_log])
     for cause in _CAUSES:

@@ -272,7 +272,7 @@ class ProgressReporter(threading.Thread):
                 return
 
     def _stopped(self) -> str:
-        """Return a sentence about a stopped process, which would never finish loading. Empty: no process is stopped."""
+        """Return a sentence about a stopped process, which would never finish loading, or an empty string."""
         found = (processes.look(process.pid) for process in self._present())
         stopped = next((process.pid for process in found if process is not None and process.stopped), 0)
         return f" Its process {stopped} is stopped (SIGSTOP or a debugger). Continue it with kill -CONT." if stopped else ""

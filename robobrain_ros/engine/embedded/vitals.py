@@ -65,7 +65,7 @@ class Vitals:
         self._cpu_at_sign = self._cpu = 0.0
         """CPU time of the engine's processes in seconds, at the last sign and at the last check."""
         self._since: float | None = None
-        """Start of the stall. None: the engine works."""
+        """Start of the stall, or None if the engine works."""
         self._reason = ""
 
     @property
@@ -76,11 +76,11 @@ class Vitals:
 
     @property
     def reason(self) -> str:
-        """The reason of the stall as a clause; empty: the engine works."""
+        """The reason of the stall as a clause, or an empty string if the engine works."""
         return self._reason if self._since is not None else ""
 
     def describe_stall(self, restart_after: float) -> str:
-        """Return a sentence about a stalled engine; empty: it works.
+        """Return a sentence about a stalled engine, or an empty string if it works.
 
         :param restart_after: seconds after which the node restarts a stalled engine; 0: never.
         """

@@ -29,11 +29,11 @@ class Choice:
     """The operators that an engine uses.
 
     :param why: the reason, a sentence.
-    :param include: operators to use; None: all except ``exclude`` and the operators that are excluded by default.
+    :param include: operators to use. None means all except ``exclude`` and the operators that are excluded by default.
     :param exclude: operators not to use.
     :param graphs: whether CUDA graphs may be used with these operators.
-    :param warning: a sentence about a setting that could not be fulfilled; empty: all settings were fulfilled.
-    :param platform: name of vllm-plugin-FL's platform if it runs the model; empty: vLLM's own platform runs it.
+    :param warning: a sentence about a setting that could not be fulfilled, or empty if all settings were fulfilled.
+    :param platform: name of vllm-plugin-FL's platform if it runs the model, or empty if vLLM's own platform runs it.
     :param by_shape: whether the workers look for a measured table of matrix products for their GPU.
     """
 

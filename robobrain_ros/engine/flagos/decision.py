@@ -151,7 +151,7 @@ def _on(options: EngineOptions) -> Choice:
 
 
 def _obstacle(options: EngineOptions) -> str:
-    """Return why FlagGems cannot be used here, and what to do; empty: no obstacle is known."""
+    """Return why FlagGems cannot be used here, and what to do, or an empty string if no obstacle is known."""
     if not installed():
         return "flag-gems is not installed in this Python: pip install --no-deps -r requirements/flagos.txt"
     if options.embedded.nnodes > 1:

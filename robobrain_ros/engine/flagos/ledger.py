@@ -23,7 +23,7 @@ VARIABLE = "ROBOBRAIN_ROS_FLAGOS"
 - ``include``: names of operators; null: all except the excluded ones.
 - ``exclude``: names of operators.
 - ``folder``: folder of the ledger.
-- ``log_folder``: folder of FlagGems' own log; empty: no log.
+- ``log_folder``: folder of FlagGems' own log, or empty for no log.
 - ``deferred``: whether the operators are registered only when ``flagos_begin`` is called.
 """
 
@@ -38,9 +38,9 @@ class Entry:
     :param names: operators that the worker can use.
     :param registered: operators that the worker uses now.
     :param fused: for each fused layer of vLLM, the function of FlagGems that computes it, or the reason why vLLM computes it.
-    :param log: path of FlagGems' own log; empty: no log.
-    :param error: why FlagGems cannot be used; empty: it can.
-    :param failed: the first operator that raised an exception; empty: none.
+    :param log: path of FlagGems' own log, or empty for no log.
+    :param error: why FlagGems cannot be used, or empty if it can.
+    :param failed: the first operator that raised an exception, or empty if there is none.
     :param failure: this exception.
     """
 
@@ -108,7 +108,7 @@ class Ledger:
 class Failure:
     """A failure of an operator.
 
-    :param operator: name of the operator; empty: unknown.
+    :param operator: name of the operator, or empty if unknown.
     :param how: what happened, for example the exception.
     """
 

@@ -36,7 +36,7 @@ def installed() -> bool:
 
 
 def known_operators() -> frozenset[str]:
-    """Return all operators of the installed FlagGems; empty: they are unknown.
+    """Return all operators of the installed FlagGems, or no operators if they are unknown.
 
     They are read from the source of FlagGems, because importing it fails without an accelerator. They are unknown if FlagGems is
     not installed, or if its source has another form than that of FlagGems 5.

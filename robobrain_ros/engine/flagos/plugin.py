@@ -35,7 +35,7 @@ _CHIP_TIMEOUT = 120.0
 
 
 def names() -> list[str]:
-    """Return vLLM's names for the plugin's platforms; empty: the plugin is not installed."""
+    """Return vLLM's names for the plugin's platforms, or no names if the plugin is not installed."""
     return sorted(point.name for point in _points() if point.group == _PLATFORMS)
 
 
@@ -53,7 +53,7 @@ def _all_points() -> list[metadata.EntryPoint]:
 
 
 def in_charge() -> str:
-    """Return the name of the plugin's platform if it runs models in this process; empty: another platform does.
+    """Return the name of the plugin's platform if it runs models in this process, or an empty string if another platform does.
 
     Imports vLLM if the plugin is installed.
 
@@ -68,7 +68,7 @@ def in_charge() -> str:
 
 
 def obstacle() -> str:
-    """Return why the installed plugin does not run models in this process; empty: it does.
+    """Return why the installed plugin does not run models in this process, or an empty string if it does.
 
     Imports vLLM, and the plugin if vLLM has not loaded it.
     """
@@ -99,14 +99,14 @@ def _describe(error: Exception) -> str:
 def environment(
     wanted: bool, flag_gems: bool = False, include: Sequence[str] = (), exclude: Sequence[str] = (), log: str = ""
 ) -> dict[str, str | None]:
-    """Return environment variables for vLLM and the plugin. None: the variable must be unset.
+    """Return environment variables for vLLM and the plugin. A variable with the value None must be unset.
 
     If the plugin is not installed, all values are None.
 
     :param wanted: whether the plugin's platform may run models. If not, vLLM does not load the plugin.
     :param flag_gems: whether the plugin registers operators of FlagGems. If not, its platform runs native operators.
     :param include: the only operators to use; empty: all except ``exclude``. If both are empty, the plugin selects operators.
-    :param log: file for the operators that are called; empty: the plugin decides.
+    :param log: file for the operators that are called, or empty if the plugin decides.
     """
     points = _all_points()
     own = {point.name for point in points if _is_own(point)}
@@ -138,7 +138,7 @@ def registered() -> list[str]:
 
 
 def chip() -> str:
-    """Return the accelerator's name according to PyTorch; empty: unknown.
+    """Return the accelerator's name according to PyTorch, or an empty string if unknown.
 
     The plugin's platform reports only the vendor's name. PyTorch runs in a separate process, because it would allocate memory
     on the accelerator.

@@ -43,7 +43,7 @@ class Session:
         """Operators that vllm-plugin-FL has registered, once a worker has reported them."""
 
     def environment(self) -> dict[str, str | None]:
-        """Return environment variables for the workers; None: to be unset."""
+        """Return environment variables for the workers. A variable with the value None must be unset."""
         choice = self.choice
         ours = {VARIABLE: json.dumps(self._settings()) if choice.operators is Operators.OURS else None}
         ours[report.VARIABLE] = str(self._folder) if choice.by_shape else None
@@ -125,14 +125,14 @@ class Session:
 
     @property
     def warning(self) -> str:
-        """A sentence about a setting that could not be fulfilled; empty: all were."""
+        """A sentence about a setting that could not be fulfilled, or an empty string if there is none."""
         error = next((entry.error for entry in self.entries if entry.error), "")
         if error:
             return f"FlagGems cannot be used ({error}). The engine runs native operators. Set flagos.mode to off to hide this."
         return self.choice.warning
 
     def failure(self, how: str) -> Failure | None:
-        """Return the failure of FlagOS in an engine that failed; None: no operators of FlagOS were active."""
+        """Return the failure of FlagOS in an engine that failed, or None if no operators of FlagOS were active."""
         if self.choice.operators is Operators.PLUGIN:
             return Failure("", how)
         if not self.active:

@@ -47,7 +47,7 @@ class Key:
     """The conditions of a measurement, as readable texts.
 
     :param chip: the accelerator's name, or the processor's.
-    :param driver: version of the accelerator's driver; empty: unknown.
+    :param driver: version of the accelerator's driver, or empty if unknown.
     :param model: model type, hash of config.json, and size of the weights.
     :param settings: settings that affect which operators run, or their shapes: dtype, quantization, parallelism.
     :param versions: versions of vLLM, PyTorch, Triton, FlagGems and FlagTree, and of vllm-plugin-FL if its platform runs the
@@ -65,7 +65,7 @@ class Key:
 class Tuned:
     """The result of tune_flagos for one key.
 
-    :param operators: names of the operators to use; empty: none.
+    :param operators: names of the operators to use; without names, the native operators are used.
     :param graphs: whether to use them with CUDA graphs, because that was the fastest; otherwise in eager mode.
     :param table: the measurements of all operators. The node does not read them.
     """
@@ -112,7 +112,7 @@ def versions() -> dict[str, str]:
 
 
 def version_of(*distributions: str) -> str:
-    """Return the version of the first of these distributions that is installed; empty: none is."""
+    """Return the version of the first of these distributions that is installed, or an empty string if none is."""
     for distribution in distributions:
         try:
             return metadata.version(distribution)

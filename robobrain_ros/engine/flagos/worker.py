@@ -24,10 +24,10 @@ _log = logging.getLogger(__name__)
 class FlagGems:
     """The operators of FlagGems in this process.
 
-    :param include: names of the operators to use; None: all except those that are excluded by default.
+    :param include: names of the operators to use. None means all except those that are excluded by default.
     :param exclude: names of operators that are not used.
     :param folder: folder of the ledger.
-    :param log_folder: folder of FlagGems' own log; empty: no log.
+    :param log_folder: folder of FlagGems' own log, or empty for no log.
     :param deferred: register no operator before `begin` is called.
     :raises Exception: any exception of FlagGems' import.
     """

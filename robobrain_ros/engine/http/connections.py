@@ -134,7 +134,7 @@ def make_protocol(connections: Connections) -> type[H11Protocol]:
         _timer: asyncio.TimerHandle | None = None
         _name = ""
         _discarded: int | None = None
-        """Number of discarded bytes; None: the connection does not discard data."""
+        """Number of discarded bytes, or None if the connection does not discard data."""
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)

@@ -84,7 +84,7 @@ class ServerState:
 class Guard:
     """Passes requests to an application, or rejects them.
 
-    :param key: key that requests must contain; empty: no key, and only programs on this machine are accepted.
+    :param key: key that requests must contain. If it is empty, no key is needed, but only programs on this machine are accepted.
     :param max_requests: maximum number of POST requests in progress. Further ones get status 429.
     :param max_body: maximum bytes of a request's body.
     :param state: is updated with counts.
@@ -107,7 +107,7 @@ class Guard:
     def serve(self, app: App, limits: Limits, fault: Callable[[], str]) -> None:
         """Pass requests to an application from now on.
 
-        :param fault: returns why the application is unavailable; empty: it is available.
+        :param fault: returns why the application is unavailable, or an empty string if it is available.
         """
         self._app, self._limits, self._fault = app, limits, fault
 
@@ -231,7 +231,7 @@ class Guard:
 
     @contextlib.contextmanager
     def _upload(self) -> Iterator["_Upload | None"]:
-        """Reserve a place for a body; None: all places are used by recent ones."""
+        """Reserve a place for a body. If recent bodies use all places, return None."""
         if len(self._uploads) >= self._max_requests + SPARE_UPLOADS:
             oldest = self._uploads[0]
             if time.monotonic() - oldest.began < UPLOAD_SHARE:

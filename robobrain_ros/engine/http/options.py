@@ -64,7 +64,7 @@ class ServerOptions:
     )
 
     def validate(self, engine: EngineOptions) -> str:
-        """Check everything that can be checked without opening the port. Return the key; empty: none.
+        """Check everything that can be checked without opening the port. Return the key, or an empty string if there is none.
 
         :raises EngineConfigError: a value is not allowed. The message has the parameter's name and what is allowed.
         """

@@ -174,14 +174,14 @@ class Camera:
 
     @property
     def newest(self) -> Frame | None:
-        """The newest image; None: no image has arrived."""
+        """The newest image, or None if no image has arrived."""
         return self._newest
 
     def fresh(self, max_age: float, frame: Frame | None = None) -> Frame:
         """Return an image of this camera, after a check of its age.
 
         :param max_age: maximum age in seconds; 0: any age. The age of an image without a stamp counts from its arrival.
-        :param frame: the image; None: the newest image.
+        :param frame: the image. None means the newest image.
         :raises NoImageError: no image has arrived since the start or the last time jump.
         :raises StaleImageError: the image is older than ``max_age``, or its stamp is more than ``max_age`` ahead of the clock.
         """

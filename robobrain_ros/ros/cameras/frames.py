@@ -37,7 +37,7 @@ def plain_frame(name: str) -> str:
 
 
 def frame_fault(name: str) -> str:
-    """Return a sentence about why a frame name is invalid; empty: it is valid."""
+    """Return a sentence about why a frame name is invalid, or an empty string if it is valid."""
     if len(name) <= MOST_FRAME:
         return ""
     return (

@@ -28,7 +28,7 @@ _MOST_NOTES = 20
 class ImageReader:
     """Reads the images of one camera, and logs each assumption about them once. Callable from any thread.
 
-    :param camera: name of the camera; empty: the images are part of requests.
+    :param camera: name of the camera, or empty if the images are part of requests.
     :param swap_red_blue: whether the publisher swaps red and blue.
     :param bit_depth: bits of the sensor in 16-bit images; 0: unknown, see `robobrain_ros.core.formats.bit_depth`.
     """

@@ -46,8 +46,8 @@ def read_image_message(message: Image | CompressedImage) -> RgbImage:
 class Origin:
     """The request of an answer: its text, and the header, camera and size (pixels) of its image.
 
-    :param camera: name of the camera; empty: the image came with the request.
-    :param query: name of the standing query; empty: a service or an action sent the request.
+    :param camera: name of the camera, or empty if the image came with the request.
+    :param query: name of the standing query, or empty if a service or an action sent the request.
     """
 
     header: Header
@@ -60,12 +60,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class Positions:
-    """Positions of an answer's points, bounding boxes and waypoints, in the order of the answer. None: there are none.
+    """Positions of an answer's points, bounding boxes and waypoints, in the order of the answer, or None if there are none.
 
     :param header: the image's stamp, and the frame of the positions.
-    :param note: which positions are missing, why, and what to do; empty: no positions are missing.
-    :param camera: maps pixels to rays in the image's frame; None: unknown.
-    :param move: transforms positions (n, 3) from the image's frame to the header's frame; None: both are the same.
+    :param note: which positions are missing, why, and what to do, or empty if no positions are missing.
+    :param camera: maps pixels to rays in the image's frame, or None if unknown.
+    :param move: transforms positions (n, 3) from the image's frame to the header's frame, or None if both are the same.
     """
 
     header: Header

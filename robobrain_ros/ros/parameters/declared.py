@@ -162,7 +162,7 @@ def _describes_a_query(name: str) -> bool:
 
 
 def _name_fault(parameter: str, names: list[str]) -> str:
-    """Return a sentence about the fault in a list of names; empty: there is no fault."""
+    """Return a sentence about the fault in a list of names, or an empty string if there is no fault."""
     names = [name for name in names if name]
     most = MOST_CAMERAS if parameter == "cameras" else MOST_QUERIES
     if len(names) > most:

@@ -41,7 +41,7 @@ class Parameter:
     maximum: float | None = None
     choices: tuple[Value, ...] = ()
     least: float | None = None
-    """Smallest value above 0, for parameters in which 0 has a special meaning; None: ``minimum`` is the limit."""
+    """Smallest value above 0, for parameters in which 0 has a special meaning, or None if ``minimum`` is the limit."""
     longest: int = MOST_PARAMETER_TEXT
     """Maximum characters of a text."""
 
@@ -53,7 +53,7 @@ class Parameter:
 
     @property
     def allowed(self) -> str:
-        """The allowed values as text; empty: any value."""
+        """The allowed values as text, or an empty string if any value is allowed."""
         if self.choices:
             return "one of " + ", ".join(repr(choice) if choice == "" else str(choice) for choice in self.choices)
         if self.least is not None:
@@ -76,7 +76,7 @@ class Parameter:
         return next((choice for choice in _MEANINGS[value] if choice in self.choices), value)
 
     def fault(self, value: Any) -> str:
-        """Return a sentence about the fault of a value; empty: the value is valid. The type is checked only for text."""
+        """Return a sentence about the fault of a value, or an empty string if it is valid. The type is checked only for text."""
         value = self.meant(value)
         if self.is_text and not isinstance(value, str):
             return self._fault_of_type(value)

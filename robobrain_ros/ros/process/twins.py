@@ -17,7 +17,7 @@ class Twins:
 
     @property
     def warning(self) -> str:
-        """A sentence about the other nodes, and what to do; empty: there are none."""
+        """A sentence about the other nodes, and what to do, or an empty string if there are none."""
         if not self.count:
             return self._foreign_warning
         return (

@@ -33,8 +33,8 @@ class Job:
     :param began: arrival of the request (``time.monotonic()``).
     :param deadline: deadline of the request (``time.monotonic()``).
     :param robots: robots for a plan whose context has none.
-    :param moment: collects depth and camera_info of the image; None: the answer gets no positions.
-    :param image: the first image; None: not decoded yet.
+    :param moment: collects depth and camera_info of the image, or None if the answer gets no positions.
+    :param image: the first image, or None if not decoded yet.
     :param brain_began: start of the query (``time.monotonic()``); 0: not started.
     """
 
@@ -78,7 +78,7 @@ class Job:
 async def run_job(job: Job, push: Callable[[Progress], None] | None, locator: Locator) -> Answer:
     """Answer a checked request. Runs on the engine's loop.
 
-    :param push: called with the progress of the answer; None: progress is not needed.
+    :param push: called with the progress of the answer, or None if progress is not needed.
     :raises RoboBrainError: there is no answer.
     """
     plan = await _plan_request(job) if TASKS[job.task].takes_context else None

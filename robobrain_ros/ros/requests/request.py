@@ -9,7 +9,7 @@ from robobrain_ros.ros.cameras.cameras import Frame
 from robobrain_ros.ros.limits import LEAST_TIMEOUT, MOST_CAMERAS, MOST_NAME, MOST_TEXT, MOST_TIMEOUT
 
 THINK = {QueryOptions.THINK_DEFAULT: None, QueryOptions.THINK_OFF: False, QueryOptions.THINK_ON: True}
-"""``Query.think`` for each constant of `QueryOptions.think`; None: the node's default."""
+"""``Query.think`` for each constant of `QueryOptions.think`. None means the node's default."""
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class TaskRequest:
 
     :param task: name of the task.
     :param text: the instruction or question.
-    :param query: name of the standing query; empty: a service or goal sent the request.
+    :param query: name of the standing query, or empty if a service or goal sent the request.
     :param context: context of a plan. It must be empty for other tasks.
-    :param frame: image of the first camera; None: the newest image when the request is checked.
+    :param frame: image of the first camera. None means the newest image when the request is checked.
     """
 
     task: str

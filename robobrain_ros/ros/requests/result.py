@@ -13,10 +13,10 @@ from robobrain_ros.ros.tasks import TASKS, ResultMessage
 class Result:
     """The result of a request, whether it succeeded or not.
 
-    :param task: the task; None: the request named an unknown task.
-    :param answer: the answer; None: there is none.
-    :param error: the error; None: the request succeeded.
-    :param image: the first image; None: no image was read.
+    :param task: the task, or None if the request named an unknown task.
+    :param answer: the answer, or None if there is none.
+    :param error: the error, or None if the request succeeded.
+    :param image: the first image, or None if no image was read.
     :param positions: positions of the answer's points, bounding boxes and waypoints; None: the image came with the request, or
         the task is not spatial.
     """
@@ -31,7 +31,7 @@ class Result:
 
     @property
     def note(self) -> str:
-        """Why positions are missing or not in ``target_frame``; empty: they are complete."""
+        """Why positions are missing or not in ``target_frame``, or an empty string if they are complete."""
         return self.positions.note if self.positions else ""
 
     @property

@@ -26,7 +26,7 @@ class SelectedImages:
 
     :param sources: frames of cameras, or images in the request.
     :param header: header of the first image.
-    :param camera: name of the first image's camera; empty: the images are in the request.
+    :param camera: name of the first image's camera, or empty if the images are in the request.
     :param age: seconds since the oldest image's stamp; NaN: an image has no stamp, or its stamp is ahead of the node's clock.
     :param max_pixels: pixel limit of each image; 0: that of ``engine.max_pixels``.
     """
@@ -57,7 +57,7 @@ class ImageSelection:
     def select(self, options: QueryOptions, task: Task, frame: Frame | None = None) -> SelectedImages:
         """Return the images of a request: those in the request, or the newest images of its cameras.
 
-        :param frame: image of the first camera, selected by `newest`; None: select it now.
+        :param frame: image of the first camera, selected by `newest`. None selects it now.
         :raises BadRequestError: the options contradict each other, the task or the parameters.
         :raises NoImageError: a camera has no image.
         :raises StaleImageError: a camera's image is too old.
@@ -78,7 +78,7 @@ class ImageSelection:
         return self._selected(frames, frames[0].header, names[0])
 
     def newest(self, camera: Camera, task: Task) -> Frame | None:
-        """Return the newest image of a camera; for spatial tasks, the newest image with depth. None: no image has arrived.
+        """Return the newest image of a camera; for spatial tasks, the newest image with depth, or None if no image has arrived.
 
         The image can be too old. `select` checks the age.
         """

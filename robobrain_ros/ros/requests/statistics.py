@@ -29,7 +29,7 @@ class RequestStatistics:
     thinking_tokens: int = 0
     answer_tokens: int = 0
     token_rate: float | None = None
-    """Tokens per second after the first token of the last answered request; None: it had fewer than two tokens."""
+    """Tokens per second after the first token of the last answered request, or None if it had fewer than two tokens."""
 
     def record(self, result: Result) -> None:
         """Count a request that ended."""

@@ -59,7 +59,7 @@ class Ticket(Generic[Result]):
         self._notify(done=True)
 
     async def progress(self) -> list[Progress] | None:
-        """Await new progress in the executor; None: the work has ended."""
+        """Await new progress in the executor and return it. Return None if the work has ended."""
         await self._news
         with self._lock:
             news, self._progress = self._progress, []

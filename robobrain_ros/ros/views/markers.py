@@ -38,7 +38,7 @@ class Sight:
     """Rays through a camera's pixels, in the frame of the result.
 
     :param camera: maps pixels to rays in the image's frame.
-    :param move: transforms positions from the image's frame to the result's frame; None: both are the same.
+    :param move: transforms positions from the image's frame to the result's frame, or None if both are the same.
     """
 
     camera: CameraModel
@@ -98,7 +98,7 @@ def to_markers(
 
     :param header: header of the result. Positions and ``sight`` are in its frame.
     :param text: instruction of the request. It is the label if the answer has a single part without a name.
-    :param points: positions of the answer's points; None: unknown. ``boxes`` and ``waypoints``: likewise.
+    :param points: positions of the answer's points, or None if unknown. ``boxes`` and ``waypoints``: likewise.
     """
     builder = _MarkerBuilder(header, namespace, style, sight)
     for number, (point, position) in enumerate(zip(answer.points, _places(points, answer.points), strict=True), 1):
@@ -191,7 +191,7 @@ class _MarkerBuilder:
         self._text(label, places[-1], size, PALETTE.text, nearer=8.0)
 
     def _ray_ends(self, pixels: Sequence[tuple[float, float]]) -> Floats | None:
-        """Return the ends of the rays through the pixels; None: no rays are shown."""
+        """Return the ends of the rays through the pixels, or None if no rays are shown."""
         if self._sight is None or self._style.ray_length <= 0.0:
             return None
         ends = self._sight.at_distance(pixels, self._style.ray_length)
@@ -270,7 +270,7 @@ class Board:
     def everything(self, stamp: TimeMessage | None = None) -> MarkerArray:
         """Return the message for a new subscriber: all current markers with their remaining lifetime.
 
-        :param stamp: replaces the markers' stamps, for which the subscriber may have no transforms; None: keep the stamps.
+        :param stamp: replaces the markers' stamps, for which the subscriber may have no transforms. None keeps the stamps.
         """
         return MarkerArray(markers=[Marker(action=Marker.DELETEALL), *self._alive(stamp)])
 
@@ -324,7 +324,7 @@ def _distance(label: Marker, other: Marker) -> float:
 
 
 def _aged(marker: Marker, age: float, stamp: TimeMessage | None) -> Marker | None:
-    """Return the marker with its remaining lifetime after ``age`` seconds; None: its lifetime has ended."""
+    """Return the marker with its remaining lifetime after ``age`` seconds, or None if its lifetime has ended."""
     lifetime: float = marker.lifetime.sec + marker.lifetime.nanosec * 1e-9
     if lifetime and age >= lifetime:
         return None

@@ -22,7 +22,7 @@ _TYPES: dict[str, Any] = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/Compr
 
 
 def first_frame(node: Node, topic: str, seconds: float) -> str:
-    """Return the frame of the first image on a topic, raw or compressed; empty: no image arrived in time."""
+    """Return the frame of the first image on a topic, raw or compressed, or an empty string if no image arrived in time."""
     # The clock is steady, because simulated time stands still until /clock is published.
     clock = rclpy.clock.Clock(clock_type=rclpy.clock.ClockType.STEADY_TIME)
     end = clock.now() + rclpy.duration.Duration(seconds=seconds)

@@ -128,10 +128,10 @@ class _Target:
         self._type = message_type
         self._publisher = node.create_publisher(message_type, topic, latched)
         self._shown: tuple[str, str] | None = None
-        """Query and frame of the latched message; None: it is empty, or there is none."""
+        """Query and frame of the latched message, or None if there is no message or it is empty."""
 
     def show(self, query: str, header: Header, message: Any) -> None:
-        """Publish the message of a query. None: replace the latched message by an empty one, if it belongs to this query.
+        """Publish the message of a query. None replaces the latched message by an empty one, if it belongs to this query.
 
         :param header: header of the empty message. If it has no frame, the empty message gets the frame of the latched message
             and the current time.

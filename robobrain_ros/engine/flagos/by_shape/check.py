@@ -55,7 +55,7 @@ class CheckResult:
 
     @property
     def obstacle(self) -> str:
-        """Why the entries must not be used; empty: they are correct and not slower."""
+        """Why the entries must not be used, or an empty string if they are correct and not slower."""
         if self.faults:
             shown = "; ".join(map(str, self.faults[:3]))
             more = f", and {len(self.faults) - 3} more" if len(self.faults) > 3 else ""
@@ -69,7 +69,7 @@ def check(
 ) -> CheckResult:
     """Check entries on a device.
 
-    :param timer: measures times; None: check only the results.
+    :param timer: measures times. With None, only the results are checked.
     """
     start = time.monotonic()
     if not entries:
@@ -116,7 +116,7 @@ def _native(x: Any, weight: Any, bias: Any) -> Any:
 
 
 def _fault(entry: Entry, implementation: Implementation, numbers: _Numbers) -> str:
-    """Check an entry with the most and the fewest rows of its row range. Return the fault; empty: none."""
+    """Check an entry with the most and the fewest rows of its row range. Return the fault or an empty string."""
     fewest = max((rows for rows in ROWS if rows < entry.rows), default=0) + 1
     try:
         for rows in dict.fromkeys((entry.rows, fewest)):

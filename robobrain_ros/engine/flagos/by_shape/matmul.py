@@ -16,7 +16,7 @@ _INT32 = 2**31
 
 
 def obstacle(x: Any, weight: Any, bias: Any = None, out: Any = None) -> str:
-    """Return why `multiply` does not support these tensors; empty: it supports them.
+    """Return why `multiply` does not support these tensors, or an empty string if it supports them.
 
     :param x: (m, k), with contiguous rows and any stride between rows.
     :param weight: (k, n), the transposed view of a row-major matrix, as ``linear`` and Inductor pass it.

@@ -22,7 +22,7 @@ class Implementation(Protocol):
     """An implementation of matrix products, such as the module `matmul`."""
 
     def obstacle(self, x: Any, weight: Any, bias: Any = None, out: Any = None) -> str:
-        """Return why these tensors are unsupported; empty: they are supported."""
+        """Return why these tensors are unsupported, or an empty string if they are supported."""
 
     def multiply(self, launch: Launch, x: Any, weight: Any, bias: Any = None, out: Any = None) -> Any:
         """Compute ``x @ weight + bias``."""
@@ -123,7 +123,7 @@ class ShapeOperators:
         return addmm_out
 
     def compute(self, operator: str, x: Any, weight: Any, bias: Any = None, out: Any = None) -> Any:
-        """Compute a product with the entry for its shape; None: PyTorch's operator must compute it."""
+        """Compute a product with the entry for its shape, or None if PyTorch's operator must compute it."""
         entry = self.find(operator, x, weight)
         if entry is None:
             return None
@@ -143,7 +143,7 @@ class ShapeOperators:
         return result
 
     def find(self, operator: str, x: Any, weight: Any) -> Entry | None:
-        """Return the entry for a product; None: there is none."""
+        """Return the entry for a product, or None if there is none."""
         if x.dim() != 2 or weight.dim() != 2 or not 0 < x.shape[0] <= MOST_ROWS:
             return None
         by_rows = self._by_weights[operator].get((x.dtype, x.shape[1], weight.shape[1]))

@@ -20,13 +20,13 @@ _log = logging.getLogger(__name__)
 class Device:
     """The device of this process.
 
-    :param name: name of the GPU in PyTorch; empty: no GPU.
+    :param name: name of the GPU in PyTorch, or empty for no GPU.
     :param place: PyTorch's device for the tensors of the check.
     :param key: dispatch key of operators on this device.
     :param torch: full version of PyTorch.
-    :param triton: full version of Triton; empty: not installed.
+    :param triton: full version of Triton, or empty if not installed.
     :param implementations: implementations by their name in the table.
-    :param timer: measures the time of calls; None: the check does not measure times.
+    :param timer: measures the time of calls, or None if the check does not measure times.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Device:
 class Started:
     """The result of `start`.
 
-    :param operators: the checked `operators.ShapeOperators`; None: all matrix products are native.
+    :param operators: the checked `operators.ShapeOperators`, or None if all matrix products are native.
     :param why: a sentence about the reason, for /diagnostics and the log.
     """
 
