@@ -228,6 +228,18 @@ def test_a_camera_that_stopped_is_told_from_one_whose_images_come_late() -> None
     assert status.level == status.WARN
 
 
+def test_an_image_that_came_late_and_has_just_become_too_old_is_no_stopped_camera() -> None:
+    with scripted("Two mugs.", max_image_age=6.0) as (it, _):
+        for _ in range(3):
+            message = image_message(stamp=now())
+            message.header.stamp.sec -= 5
+            it.show(message)
+        stale = it.until(lambda: (outcome := ask(it).outcome).code != Outcome.OK and outcome, "the image's end")
+    assert stale.code == Outcome.STALE_IMAGE
+    assert "after its stamp" in stale.message
+    assert "stopped" not in stale.message
+
+
 def test_diagnostics_count_lost_and_late_images_and_name_the_cure() -> None:
     with scripted("Two mugs.", max_image_age=0.0) as (it, _):
         heard = it.listen(DiagnosticArray, "/diagnostics")

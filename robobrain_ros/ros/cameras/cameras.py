@@ -244,10 +244,12 @@ class Camera:
                 f"The last image of camera {self.name} on {self.topic} is {age:.1f} s old; max_image_age is {max_age:g} s. The "
                 "publisher is latched (transient local), so it may send no newer image. Set max_image_age to 0 to accept any age."
             )
-        if age - silence > max_age:
+        delay = age - silence
+        if delay > max_age or delay > max(silence, 0.5 * max_age):
             return (
-                f"The last image of camera {self.name} arrived {age - silence:.1f} s after its stamp; max_image_age is "
-                f"{max_age:g} s. Check use_sim_time, the synchronization of the clocks, the driver and the network."
+                f"The last image of camera {self.name} is {age:.1f} s old; max_image_age is {max_age:g} s. It arrived "
+                f"{delay:.1f} s after its stamp. Check use_sim_time, the synchronization of the clocks, the driver "
+                "and the network."
             )
         return self._why_silent(silence, f"is {age:.1f} s old; max_image_age is {max_age:g} s.", 0.5 * max_age)
 
