@@ -43,6 +43,8 @@ _APPEARANCE = 3.0
 """Seconds after which the waiting executor logs the names of the running nodes."""
 _DISCOVERY = 1.0
 """Seconds in which another publisher of the camera's images appears, if there is one."""
+_NAMES = 5.0
+"""Seconds to wait until the name of its node is discovered, which may take longer on a busy computer."""
 _UNNAMED = "_NODE_NAME_UNKNOWN_"
 """Name that rmw reports for a publisher whose node is not discovered yet."""
 _PERIOD = 0.2
@@ -264,11 +266,8 @@ def other_cameras(client: TaskClient, camera: str) -> list[str]:
         found = client.get_publishers_info_by_topic(topic)
         return [f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in found]
 
-    def all_known() -> bool:
-        names = publishers()
-        return len(names) > 1 and not any(_UNNAMED in name for name in names)
-
-    client.spin_until(all_known, _DISCOVERY)
+    if client.spin_until(lambda: len(publishers()) > 1, _DISCOVERY):
+        client.spin_until(lambda: not any(_UNNAMED in name for name in publishers()), _NAMES)
     names = publishers()
     if client.get_fully_qualified_name() in names:
         names.remove(client.get_fully_qualified_name())
