@@ -1,5 +1,5 @@
 # Source this (". scripts/env.sh", in bash or zsh) to use the built package by hand: it activates .venv, tells ROS 2 from PyPI
-# where it lies, and adds the install folder. In a shell with a sourced ROS, that ROS is used.
+# where it lies, and adds the install folder. If .venv was set up with a sourced ROS, source that ROS first.
 _repository="$(cd "$(dirname "${BASH_SOURCE[0]:-$0}")/.." && pwd)"
 if [ ! -f "$_repository/.venv/bin/activate" ]; then
   echo "There is no environment yet: run make setup first." >&2
