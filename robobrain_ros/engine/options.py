@@ -71,7 +71,7 @@ class EmbeddedOptions:
         minimum=1,
         maximum=64,
     )
-    master_addr: str = option("", "Address of this machine for the other machines. Required if engine.nnodes is above 1.")
+    master_addr: str = option("", "Address at which the other machines reach this machine. Required if engine.nnodes is above 1.")
     master_port: int = option(29501, "Port on engine.master_addr, if engine.nnodes is above 1.", minimum=1024, maximum=65535)
     quantization: str = option(
         "", "vLLM's quantization method, such as fp8_per_tensor or awq. Empty: that of the model's preset or of the checkpoint."
@@ -160,7 +160,9 @@ class RemoteOptions:
         "server that processes the fewest of its requests.",
     )
     key_file: str = option(
-        "", f"kind remote: file that contains only the key of the servers. Empty: environment variable {KEY_VARIABLE}, or no key."
+        "",
+        "kind remote: file that contains only the API key of the servers. The node sends the key in the HTTP header "
+        f"Authorization. Empty: environment variable {KEY_VARIABLE}, or no key.",
     )
     model_type: str = option(
         "",
@@ -175,7 +177,8 @@ class RemoteOptions:
     image_quality: int = option(95, "kind remote: quality of jpeg images, in percent.", minimum=1, maximum=100)
     verify: bool = option(
         True,
-        "kind remote: reject servers without a valid TLS certificate. If false, anyone on the network path can read the key.",
+        "kind remote: reject https servers without a valid TLS certificate. If false, others on the network path can read the "
+        "key and the images. Connections to http servers are never encrypted.",
     )
     ca_file: str = option("", "kind remote: PEM file with the certificates to trust. Empty: those of the public authorities.")
 
@@ -207,10 +210,10 @@ class FlagosOptions:
     mode: str = option(
         "auto",
         "Which FlagOS operators vLLM uses. auto: FlagGems operators that tune_flagos measured as correct and not slower on this "
-        "GPU with this model, and matrix products by shape if the package has a table for this GPU. on: the FlagGems operators "
-        "that flagos.include names. If flagos.include is empty, mode on uses all FlagGems operators, without those in "
-        "flagos.exclude and those that are excluded by default (docs/explanation/flagos.md). Mode on uses no matrix products by "
-        "shape. off: none. See docs/how-to/flagos.md.",
+        "GPU with this model, and matrix products by shape if the package has a table for this GPU. on: all FlagGems operators "
+        "except those in flagos.exclude and those that are excluded by default (docs/explanation/flagos.md). If flagos.include "
+        "is set, mode on uses exactly the operators in flagos.include. Mode on uses no matrix products by shape. off: none. See "
+        "docs/how-to/flagos.md.",
         choices=FLAGOS_MODES,
     )
     include: tuple[str, ...] = option(
@@ -227,8 +230,8 @@ class FlagosOptions:
     )
     record: bool = option(
         False,
-        "Let FlagGems log the first call of each operator to files. /diagnostics shows their names. This makes the engine "
-        "slower. FlagGems does not log operators that vllm-plugin-FL selects.",
+        "Let FlagGems log the first call of each operator to files. The key flagos_log in /diagnostics shows the names of the "
+        "files. This makes the engine slower. FlagGems does not log operators that vllm-plugin-FL selects.",
     )
     platform: str = option(
         "auto",

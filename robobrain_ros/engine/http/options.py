@@ -24,7 +24,8 @@ class ServerOptions:
     port: int = option(9010, "Port on which the server listens.", minimum=1, maximum=65535)
     key_file: str = option(
         "",
-        f"File that contains only the key that clients must send. Empty: environment variable {SERVER_KEY_VARIABLE}, or no key.",
+        "File that contains only the API key that clients must send in the HTTP header Authorization. Empty: environment "
+        f"variable {SERVER_KEY_VARIABLE}, or no key.",
     )
     max_requests: int = option(
         4,
@@ -35,8 +36,8 @@ class ServerOptions:
     )
     max_body_mib: int = option(
         24,
-        "Size limit in MiB of the body of a request to /v1/chat/completions, including images, and of each image that the server "
-        "downloads. Other routes have a lower limit.",
+        "Size limit in MiB of the body of a request to /v1/chat/completions with its images. The same limit applies to each "
+        "image that the server downloads. Other routes have a lower limit.",
         minimum=1,
         maximum=1024,
     )
@@ -49,8 +50,8 @@ class ServerOptions:
     max_connections: int = option(64, "Maximum number of open connections to the HTTP server.", minimum=4, maximum=1024)
     max_connections_per_client: int = option(
         16,
-        "Maximum number of open connections from one address (IPv6: one /64 network) on which no request with the right key is "
-        "in progress. If a further connection arrives, the server closes the oldest of them.",
+        "Maximum number of idle connections from one address (IPv6: from one /64 network). A connection is idle while it has no "
+        "request with the right key in progress. If there are more, the server closes the oldest idle connection.",
         minimum=1,
         maximum=1024,
     )
@@ -59,8 +60,8 @@ class ServerOptions:
     )
     model_names: tuple[str, ...] = option(
         (),
-        "Additional names that clients can use for the model. Empty: the names under which FlagRelease and FlagScale serve the "
-        "same checkpoint (docs/reference/http_server.md).",
+        "Names that clients can use for the model besides its own name. Empty: the names under which FlagRelease and FlagScale "
+        "serve the same checkpoint (docs/reference/http_server.md). A list replaces these names.",
     )
 
     def validate(self, engine: EngineOptions) -> str:

@@ -19,6 +19,7 @@ from robobrain_ros.ros.limits import (
     MOST_NAME,
     MOST_QUERIES,
     MOST_RATE,
+    MOST_TEXT,
     MOST_TIMEOUT,
     MOST_TOKENS,
 )
@@ -51,8 +52,9 @@ NODE_PARAMETERS = (
     Parameter(
         "max_image_age",
         2.0,
-        "Maximum age in seconds of an image (by its stamp) when a request uses it. If the image is older, the request ends with "
-        "STALE_IMAGE. 0: no limit.",
+        "Maximum age in seconds of an image (by its stamp) when a request uses it. If the image is older, or if its stamp is "
+        "ahead of the node's clock by more than this, the request ends with STALE_IMAGE. The age of an image without a stamp "
+        "counts from its arrival. 0: no limit.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=1e9,
@@ -69,14 +71,16 @@ NODE_PARAMETERS = (
     Parameter(
         "target_frame",
         "",
-        "Frame of all positions. The node transforms them with tf2 at the image's stamp. Empty: the image's optical frame.",
+        "Frame of the positions. The node transforms them with tf2 at the image's stamp. If there is no transform, the positions "
+        "stay in the image's frame, and position_note states the reason. header.frame_id names the frame of each result. Empty: "
+        "the image's frame.",
         longest=MOST_FRAME,
     ),
     Parameter(
         "transform_timeout",
         0.2,
-        "Maximum time in seconds that the node waits for the depth image, the camera_info and the transform of an image after "
-        "the model has answered.",
+        "Maximum time in seconds that the node waits, after the model has answered, for the image's depth image, camera_info and "
+        "transform together. The node does not wait beyond the deadline of the request.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=60.0,
@@ -93,8 +97,9 @@ NODE_PARAMETERS = (
     Parameter(
         "max_tokens",
         Defaults.max_tokens,
-        "Token limit of an answer. Thinking has its own limit, think_tokens. Plans for robots and answers to MODE_CHECK also "
-        "have their own limit, because a truncated plan is not valid. options.max_tokens of a request overrides max_tokens.",
+        "Token limit of an answer. Thinking has its own limit, think_tokens. max_tokens does not apply to plans for robots and "
+        "to answers to MODE_CHECK. The node computes their limit from the longest allowed answer, because a truncated plan is "
+        "not valid. options.max_tokens of a request overrides max_tokens.",
         applies=Applies.AT_ONCE,
         minimum=1,
         maximum=MOST_TOKENS,
@@ -169,7 +174,8 @@ NODE_PARAMETERS = (
     Parameter(
         "max_plan_steps",
         DEFAULT_MAX_STEPS,
-        "Maximum number of steps of a plan. context.max_steps of a request overrides it.",
+        "Maximum number of steps of a plan for robots. Plans in words have no such limit. context.max_steps of a request "
+        "overrides it.",
         applies=Applies.AT_ONCE,
         minimum=1,
         maximum=MOST_STEPS,
@@ -178,8 +184,8 @@ NODE_PARAMETERS = (
     Parameter(
         "standing_queries",
         [],
-        f"Names of the standing queries that parameters describe, at most {MOST_QUERIES}. {_NAMES} The parameters of each query "
-        f"are {STANDING_PREFIX}<name>.*.",
+        f"Names of the standing queries that are set by parameters, at most {MOST_QUERIES}. {_NAMES} The parameters of each "
+        f"query are {STANDING_PREFIX}<name>.*.",
     ),
 )
 
@@ -227,7 +233,7 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             False,
             f"Compute positions from {camera}/depth and {camera}/camera_info. The depth images must be aligned to the camera's "
             "images. The tasks point, affordance, ground and trajectory use the newest image whose depth image and camera_info "
-            "have arrived, if it is at most 0.5 s older than the newest image.",
+            "have arrived, if it is at most 0.5 s older than the newest image. Otherwise, they use the newest image.",
         ),
         Parameter(
             f"{camera}.min_depth",
@@ -259,7 +265,8 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             f"{camera}.depth_transport",
             "auto",
             f"raw: sensor_msgs/Image on {camera}/depth. compressed: sensor_msgs/CompressedImage (compressedDepth, or 16-bit PNG) "
-            f"on {camera}/depth/compressedDepth. auto: the node uses the topic and type that has a publisher.",
+            f"on {camera}/depth/compressedDepth. auto: the first of these that has a publisher: Image on {camera}/depth, "
+            f"CompressedImage on {camera}/depth, CompressedImage on {camera}/depth/compressedDepth.",
             choices=("auto", "raw", "compressed"),
         ),
         Parameter(
@@ -290,7 +297,11 @@ def standing_query_parameters(name: str) -> tuple[Parameter, ...]:
     prefix = f"{STANDING_PREFIX}{name}."
     return (
         Parameter(f"{prefix}task", Task.POINT.value, "Task of the query.", choices=tuple(task.value for task in Task)),
-        Parameter(f"{prefix}instruction", "", "Instruction or question of the query."),
+        Parameter(
+            f"{prefix}instruction",
+            "",
+            f"Instruction or question of the query, 1 to {MOST_TEXT} characters. If it is empty, configure fails.",
+        ),
         Parameter(
             f"{prefix}rate",
             1.0,
