@@ -38,6 +38,7 @@ COMMAND = re.compile(r"^(?:\$ )?(ros2 .*?)\s*(?:\s#.*)?$")
 NOT_HERE = {
     r"ros2 launch ": "needs `ros2 launch`; test_launch.py runs both launch files where it is",
     r"ros2 run robobrain_ros (tune_flagos|check_consistency) ": "needs a GPU or the weights",
+    r"ros2 run robobrain_ros robobrain ": "needs the weights and a robot's cameras",
     r"ros2 run robobrain_ros demo_executor ": "brings a camera of its own; test_demo_executor.py runs it",
     r"ros2 run robobrain_ros ask .*--(node|camera) ": "needs a node or a camera of that name",
     r'ros2 run robobrain_ros ask point "the red mug"': "names what a robot's own camera sees",
