@@ -271,7 +271,7 @@ def test_a_dead_engine_is_built_again() -> None:
     run(test)
 
 
-@pytest.mark.parametrize("error", [EngineConfigError("No memory."), KeyError("what nobody expects")])
+@pytest.mark.parametrize("error", [EngineConfigError("No memory."), KeyError("unexpected")])
 def test_rebuilding_goes_on_until_it_works_and_says_so_meanwhile(error: Exception) -> None:
     async def test() -> None:
         gate = asyncio.Event()

@@ -34,7 +34,7 @@ LAUNCH = [*ROS2, "launch", "--noninteractive", "robobrain_ros"]
 
 
 def launch(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run a launch that ends by itself. ``stdout`` has its log from both streams."""
+    """Run a launch that ends without a signal. ``stdout`` has its log from both streams."""
     done = subprocess.run(
         [*LAUNCH, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/", timeout=LIMIT, check=False
     )

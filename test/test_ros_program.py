@@ -33,7 +33,7 @@ def start(*arguments: str) -> "subprocess.Popen[str]":
 
 
 def read_until(process: "subprocess.Popen[str]", words: str) -> str:
-    """Return the lines up to the one that contains the words, or to the end."""
+    """Return the lines up to the first line that contains the words, or all lines."""
     lines = []
     assert process.stderr is not None
     for line in process.stderr:

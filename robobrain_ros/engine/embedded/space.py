@@ -4,6 +4,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from robobrain_ros.bounds.files import home_expanded
+
 _ENOUGH = 16 << 20
 """Bytes of free space. A folder with less counts as full."""
 _ENOUGH_FOR_ROS = 64 << 10
@@ -52,7 +54,7 @@ def _places() -> list[tuple[str, str]]:
     except OSError:
         places.append(("/tmp", "free some space"))
     named = os.environ.get("VLLM_CACHE_ROOT") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "vllm")
-    cache = Path(os.path.expanduser(named))
+    cache = home_expanded(named)
     present = next((folder for folder in (cache, *cache.parents) if os.access(folder, os.F_OK)), None)
     if present is not None:
         places.append((str(present), "free some space, or name another folder for compiled kernels in VLLM_CACHE_ROOT"))

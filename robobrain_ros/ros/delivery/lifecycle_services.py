@@ -1,7 +1,7 @@
 """Services of a lifecycle node, with a queue for bursts of requests.
 
 The queues of rclpy's own lifecycle services hold 10 requests. These services cannot be replaced, because the state machine keeps
-them until the node ends. A client that starts at the same time as the node would send its request to a service that nobody reads.
+them until the node ends. A client that starts at the same time as the node could send its request to an unread service of rclpy.
 Therefore the node is created without rclpy's services.
 """
 
