@@ -22,8 +22,8 @@ def seen(x: float, y: float) -> Point:
     return Point(nearly((x + 0.5) * SCALE_U - 0.5), nearly((y + 0.5) * SCALE_V - 0.5))
 
 
-def ask(engine: ScriptedEngine, query: Query, profile=TWO, on_progress=None, info=None, **defaults: Any) -> Answer:
-    return asyncio.run(Brain(engine, profile, info=info, defaults=Defaults(**defaults)).run(query, on_progress))
+def ask(engine: ScriptedEngine, query: Query, profile=TWO, on_partial=None, info=None, **defaults: Any) -> Answer:
+    return asyncio.run(Brain(engine, profile, info=info, defaults=Defaults(**defaults)).run(query, on_partial))
 
 
 def query(task: Task = Task.POINT, text: str = "the mug", **options: Any) -> Query:

@@ -14,7 +14,7 @@ from fakes import Script, ScriptedEngine
 import robobrain_ros.core.brain as brain_module
 from robobrain_ros.core import Brain, Query, Task, parse_answer
 from robobrain_ros.core.imaging import fit_image
-from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Progress
+from robobrain_ros.core.query import Answer, Box, PartialAnswer, PlanStep, Point
 from robobrain_ros.engine.base import EngineInfo
 from robobrain_ros.errors import (
     BadImageError,
@@ -85,9 +85,9 @@ def test_fractions_are_scaled_and_points_outside_clamped_and_flagged() -> None:
 
 
 def test_progress_comes_piece_by_piece_in_the_images_pixels() -> None:
-    pieces: list[Progress] = []
+    pieces: list[PartialAnswer] = []
     engine = ScriptedEngine([Script(["[(137, 116", "), (1", "69, 94)]"])])
-    ask(engine, query(), on_progress=pieces.append)
+    ask(engine, query(), on_partial=pieces.append)
     assert [piece.points for piece in pieces] == [(), (seen(137, 116),), (seen(169, 94),)]
     assert "".join(piece.text for piece in pieces) == "[(137, 116), (169, 94)]"
     assert not any(piece.thinking for piece in pieces)
@@ -135,9 +135,9 @@ def test_large_images_are_resized_beside_the_loop(monkeypatch: pytest.MonkeyPatc
 
 
 def test_thinking_has_its_own_budget_and_is_followed_by_the_answer() -> None:
-    pieces: list[Progress] = []
+    pieces: list[PartialAnswer] = []
     engine = ScriptedEngine([Script(["It may be ", "at (1, 2)."]), "[(137, 116)]</answer>"])
-    answer = ask(engine, query(think=True, max_tokens=64), on_progress=pieces.append, think_tokens=99)
+    answer = ask(engine, query(think=True, max_tokens=64), on_partial=pieces.append, think_tokens=99)
     assert answer.points == (seen(137, 116),)
     assert answer.thinking == "It may be at (1, 2)."
     assert answer.report.think

@@ -10,7 +10,7 @@ from brain_rig import TWO, ask, query, seen
 from fakes import Script, ScriptedEngine
 
 from robobrain_ros.core import Brain, Defaults
-from robobrain_ros.core.query import Progress
+from robobrain_ros.core.query import PartialAnswer
 from robobrain_ros.engine.base import TextDelta
 from robobrain_ros.engine.supervisor import Supervisor
 from robobrain_ros.errors import (
@@ -142,7 +142,7 @@ def test_an_answer_broken_off_is_no_answer(reason: str) -> None:
 
 @in_a_loop
 async def test_a_failing_listener_ends_the_request_in_the_engine() -> None:
-    def fail(_: Progress) -> None:
+    def fail(_: PartialAnswer) -> None:
         raise ZeroDivisionError
 
     class Stream:

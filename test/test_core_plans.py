@@ -21,7 +21,7 @@ from robobrain_ros.core.plans.feasibility import check_feasible
 from robobrain_ros.core.plans.patterns import safe_pattern
 from robobrain_ros.core.plans.request import DoneStep, Place, PlanMode, PlanRequest, PlanVerdict, Robot, Skill, SkillEffect
 from robobrain_ros.core.plans.schema import BOUNDS, longest_text, plan_form
-from robobrain_ros.core.query import Answer, PlanStep, Progress
+from robobrain_ros.core.query import Answer, PartialAnswer, PlanStep
 from robobrain_ros.engine.base import EngineInfo
 from robobrain_ros.errors import BadRequestError, InfeasiblePlanError, NothingFoundError, UnparsableAnswerError
 
@@ -54,11 +54,11 @@ GOOD = plan(
 
 
 def ask(
-    text: str | Script, request: PlanRequest = REQUEST, on_progress: Any = None, **options: Any
+    text: str | Script, request: PlanRequest = REQUEST, on_partial: Any = None, **options: Any
 ) -> tuple[Answer, ScriptedEngine]:
     engine = ScriptedEngine([text])
     query = Query(Task.PLAN, "tidy up", [np.zeros((112, 112, 3), np.uint8)], plan=request)
-    return asyncio.run(Brain(engine, PROFILE, **options).run(query, on_progress)), engine
+    return asyncio.run(Brain(engine, PROFILE, **options).run(query, on_partial)), engine
 
 
 def test_a_plan_is_typed_sorted_and_its_orders_have_no_gap() -> None:
@@ -89,9 +89,9 @@ def test_steps_come_as_soon_as_they_are_complete_however_the_text_is_cut(cuts: l
 
 
 def test_progress_gives_the_steps() -> None:
-    pieces: list[Progress] = []
+    pieces: list[PartialAnswer] = []
     half = GOOD.index('{"subtask":"turn')
-    ask(Script([GOOD[:half], GOOD[half:]]), on_progress=pieces.append)
+    ask(Script([GOOD[:half], GOOD[half:]]), on_partial=pieces.append)
     assert [[it.skill for it in piece.steps] for piece in pieces] == [["pick"], ["turn", "put"]]
 
 

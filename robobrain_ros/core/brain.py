@@ -22,7 +22,7 @@ from robobrain_ros.core.profiles import Profile
 from robobrain_ros.core.query import Answer, Defaults, ParsedAnswer, Query, Report, RgbImage, Task
 from robobrain_ros.core.query_checks import check_query
 from robobrain_ros.core.reading.answers import AnswerParser
-from robobrain_ros.core.run import ProgressListener, Run
+from robobrain_ros.core.run import PartialAnswerListener, Run
 from robobrain_ros.engine.base import DEFAULT_CONTEXT, DEFAULT_MAX_PIXELS, Constraint, Engine, EngineInfo, Generation
 from robobrain_ros.errors import (
     BadRequestError,
@@ -74,10 +74,10 @@ class Brain:
         defaults = replace(self.defaults, **changes)
         return Brain(self.engine, self.profile, info=self.info, max_pixels=self._max_pixels, defaults=defaults)
 
-    async def run(self, query: Query, on_progress: ProgressListener | None = None) -> Answer:
+    async def run(self, query: Query, on_partial: PartialAnswerListener | None = None) -> Answer:
         """Answer a query. Cancelling the task that awaits this aborts the request in the engine.
 
-        :param on_progress: called on the event loop with each new piece of text and the parts that it completes, in the pixels
+        :param on_partial: called on the event loop with each new piece of text and the parts that it completes, in the pixels
             of the query's image. These parts are preliminary. Only the returned answer is final.
         :returns: the answer, with all coordinates in the pixels of the query's image.
         :raises RoboBrainError: on every failure, with ``report``, and with ``raw_text`` if the model wrote something. One of:
@@ -87,7 +87,7 @@ class Brain:
         began = time.monotonic()
         report = Report(model=self.info.model, engine=self.info.engine, flagos_active=self.info.flagos_active)
         try:
-            run = self._checked_run(query, on_progress, report, began)
+            run = self._checked_run(query, on_partial, report, began)
             return await _within(self._answer(run), run.deadline)
         except RoboBrainError as error:
             report.total_time = time.monotonic() - began
@@ -112,7 +112,7 @@ class Brain:
         if health.flagos_active is not None:
             report.flagos_active = health.flagos_active
 
-    def _checked_run(self, query: Query, on_progress: ProgressListener | None, report: Report, began: float) -> Run:
+    def _checked_run(self, query: Query, on_partial: PartialAnswerListener | None, report: Report, began: float) -> Run:
         """Check the query and fill in the defaults."""
         self.profile.form(query.task)
         check_query(query, self.info.special_tokens)
@@ -126,7 +126,7 @@ class Brain:
         if think and not self.profile.can_think:
             raise BadRequestError(f"This {self.profile.family} checkpoint was not trained to think. Retry without thinking.")
         report.think = think
-        return Run(query, self.profile, self.defaults, think, max_tokens, began, began + timeout, report, on_progress)
+        return Run(query, self.profile, self.defaults, think, max_tokens, began, began + timeout, report, on_partial)
 
     async def _answer(self, run: Run) -> Answer:
         run.set_images(await self._fit_images(run.query))
@@ -239,8 +239,8 @@ class Brain:
             async with aclosing(self.engine.generate(generation)) as stream:
                 async for delta in stream:
                     run.count(delta, delta.thinking or (parser.in_thinking and not parser.server_declares_thinking))
-                    progress = parser.feed(delta.text, delta.thinking)
-                    run.publish(progress, parser.normalized)
+                    partial = parser.feed(delta.text, delta.thinking)
+                    run.publish(partial, parser.normalized)
         finally:
             run.report.raw_text = earlier_text + parser.raw_text
         return run.finish_reason()

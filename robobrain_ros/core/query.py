@@ -193,7 +193,7 @@ class Answer(AnswerContent):
 
 
 @dataclass(frozen=True)
-class Progress:
+class PartialAnswer:
     """New text of an answer that the model is still writing, and the parts that this text completes."""
 
     text: str

@@ -8,11 +8,11 @@ from robobrain_ros.core.imaging import Fitted
 from robobrain_ros.core.plans.prompt import context_in_words
 from robobrain_ros.core.plans.schema import PlanForm
 from robobrain_ros.core.profiles import Profile
-from robobrain_ros.core.query import Answer, AnswerContent, Box, Defaults, ParsedAnswer, Point, Progress, Query, Report, Task
+from robobrain_ros.core.query import Answer, AnswerContent, Box, Defaults, ParsedAnswer, PartialAnswer, Point, Query, Report, Task
 from robobrain_ros.engine.base import TextDelta
 from robobrain_ros.errors import CanceledError, EngineFailedError
 
-ProgressListener = Callable[[Progress], None]
+PartialAnswerListener = Callable[[PartialAnswer], None]
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Run:
     began: float
     deadline: float
     report: Report
-    on_progress: ProgressListener | None
+    on_partial: PartialAnswerListener | None
     images: Sequence[Fitted] = ()
     """The query's images, resized for the model."""
     image_ids: Sequence[str] = ()
@@ -70,16 +70,16 @@ class Run:
         else:
             report.answer_tokens += delta.tokens
 
-    def publish(self, progress: Progress, normalized: bool) -> None:
+    def publish(self, partial: PartialAnswer, normalized: bool) -> None:
         """Pass progress to the listener, with its parts in pixels of the query's image.
 
         :param normalized: whether coordinates are fractions of the image's width and height.
         """
-        if not self.report.first_part_time and (progress.points or progress.boxes or progress.waypoints or progress.steps):
+        if not self.report.first_part_time and (partial.points or partial.boxes or partial.waypoints or partial.steps):
             self.report.first_part_time = time.monotonic() - self.began
-        if self.on_progress is not None and progress.text:
-            points, boxes, waypoints = self._in_image(progress, normalized)
-            self.on_progress(replace(progress, points=points, boxes=boxes, waypoints=waypoints))
+        if self.on_partial is not None and partial.text:
+            points, boxes, waypoints = self._in_image(partial, normalized)
+            self.on_partial(replace(partial, points=points, boxes=boxes, waypoints=waypoints))
 
     def finish_reason(self) -> str:
         """Return why the last generation ended: "stop" or "length".
@@ -101,7 +101,7 @@ class Run:
         return Answer(**content | {"points": points, "boxes": boxes, "waypoints": waypoints}, report=self.report)
 
     def _in_image(
-        self, parts: ParsedAnswer | Progress, normalized: bool
+        self, parts: ParsedAnswer | PartialAnswer, normalized: bool
     ) -> tuple[tuple[Point, ...], tuple[Box, ...], tuple[Point, ...]]:
         """Convert points, boxes and waypoints from the model's coordinates to pixels of the query's image."""
         if not self.query.task.spatial:

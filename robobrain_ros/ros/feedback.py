@@ -6,7 +6,7 @@ import time
 from rclpy.action.server import ServerGoalHandle
 
 from robobrain_ros.action import RunTask
-from robobrain_ros.core.query import Answer, Progress
+from robobrain_ros.core.query import Answer, PartialAnswer
 from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.messages.conversions import Origin, clean, to_areas, to_points, to_steps, to_waypoints
 
@@ -17,7 +17,7 @@ _LAST_WORD = 0.03
 
 
 class Feedback:
-    """Collects the progress of a goal and publishes it. Called in the executor.
+    """Collects the partial answers to a goal and publishes them. Called in the executor.
 
     Text is published at most 20 times a second, because each message repeats the text, and long answers have thousands of tokens.
     """
@@ -28,13 +28,13 @@ class Feedback:
         self._message = RunTask.Feedback()
         self._published = -math.inf
         self._pending = False
-        """Whether there is progress that has not been published."""
+        """Whether there is text that has not been published."""
         self._scheduled = False
 
-    def add(self, progress: Progress, origin: Origin) -> None:
+    def add(self, partial: PartialAnswer, origin: Origin) -> None:
         """Add new parts of the answer, and publish them. Never raises."""
         try:
-            self._add(progress, origin)
+            self._add(partial, origin)
         except Exception as error:
             self._node.fault("The feedback of a goal", error)
 
@@ -53,13 +53,13 @@ class Feedback:
         if time.monotonic() - self._published < _LAST_WORD:
             await self._node.pacing.sleep(_LAST_WORD)
 
-    def _add(self, progress: Progress, origin: Origin) -> None:
+    def _add(self, partial: PartialAnswer, origin: Origin) -> None:
         message = self._message
-        message.text += clean(progress.text)
-        message.thinking = progress.thinking
-        _fill(message, progress, origin)
+        message.text += clean(partial.text)
+        message.thinking = partial.thinking
+        _fill(message, partial, origin)
         self._pending = True
-        parts = progress.points or progress.boxes or progress.waypoints or progress.steps
+        parts = partial.points or partial.boxes or partial.waypoints or partial.steps
         if parts or time.monotonic() - self._published >= _INTERVAL:
             self._publish()
         elif not self._scheduled:
@@ -86,7 +86,7 @@ class Feedback:
         self._goal.publish_feedback(self._message)
 
 
-def _fill(message: RunTask.Feedback, source: Answer | Progress, origin: Origin) -> None:
+def _fill(message: RunTask.Feedback, source: Answer | PartialAnswer, origin: Origin) -> None:
     """Append the parts of an answer, or of a piece of it, to a feedback."""
     message.points.extend(to_points(source.points))
     message.areas.extend(to_areas(source.boxes, origin.width, origin.height))

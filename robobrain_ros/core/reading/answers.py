@@ -45,7 +45,7 @@ from robobrain_ros.core.plans.request import PlanVerdict
 from robobrain_ros.core.plans.schema import PlanForm
 from robobrain_ros.core.plans.structured import StructuredPlanReader
 from robobrain_ros.core.profiles import AnswerForm, Profile
-from robobrain_ros.core.query import Box, ParsedAnswer, PlanStep, Point, Progress, Task
+from robobrain_ros.core.query import Box, ParsedAnswer, PartialAnswer, PlanStep, Point, Task
 from robobrain_ros.core.reading.coordinates import CoordinateReader
 from robobrain_ros.core.reading.free_plans import FreePlanReader
 from robobrain_ros.core.reading.refusals import refuses_to_plan, reports_nothing_found
@@ -121,7 +121,7 @@ class AnswerParser:
         """Whether the coordinates so far are fractions of the image."""
         return self._coordinates.normalized
 
-    def feed(self, text: str, thinking: bool = False) -> Progress:
+    def feed(self, text: str, thinking: bool = False) -> PartialAnswer:
         """Read the next piece.
 
         :param thinking: a server declared the piece to be thinking, so tags in it are ordinary text.
@@ -132,7 +132,7 @@ class AnswerParser:
         if text and thinking != self.server_declares_thinking and not (thinking and self._began_in_thinking):
             self._raw.append("<think>" if thinking else "</think>")  # The server removed the tag from the text.
         self._raw.append(text)
-        return self._progress(self._tags.feed(text, thinking))
+        return self._partial(self._tags.feed(text, thinking))
 
     def finish(self, truncated: bool = False) -> ParsedAnswer:
         """Return the whole answer, with coordinates as the model wrote them.
@@ -156,7 +156,7 @@ class AnswerParser:
         self._free_plan = FreePlanReader()
         self._structured_plan = None if self._plan_form is None else StructuredPlanReader(self._plan_form)
 
-    def _progress(self, segments: Sequence[Segment]) -> Progress:
+    def _partial(self, segments: Sequence[Segment]) -> PartialAnswer:
         items: list[Point | Box] = []
         steps: list[PlanStep] = []
         for segment in segments:
@@ -171,7 +171,7 @@ class AnswerParser:
                 steps += (self._structured_plan or self._free_plan).feed(segment.text)
         text = "".join(segment.text for segment in segments)
         points, boxes, waypoints = self._by_kind(items)
-        return Progress(text, self.in_thinking, points=points, boxes=boxes, waypoints=waypoints, steps=tuple(steps))
+        return PartialAnswer(text, self.in_thinking, points=points, boxes=boxes, waypoints=waypoints, steps=tuple(steps))
 
     def _by_kind(self, items: Sequence[Point | Box]) -> tuple[tuple[Point, ...], tuple[Box, ...], tuple[Point, ...]]:
         """Separate points, boxes and waypoints. In a trajectory, points are waypoints."""

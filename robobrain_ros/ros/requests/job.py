@@ -10,7 +10,7 @@ from sensor_msgs.msg import Image
 
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.plans.request import PlanMode, PlanRequest, Robot
-from robobrain_ros.core.query import Answer, Progress, Query, Report, RgbImage, Task
+from robobrain_ros.core.query import Answer, PartialAnswer, Query, Report, RgbImage, Task
 from robobrain_ros.errors import BadImageError, BadRequestError, RequestTimeoutError
 from robobrain_ros.msg import PlanContext
 from robobrain_ros.ros.cameras.cameras import Frame
@@ -75,10 +75,10 @@ class Job:
         )
 
 
-async def run_job(job: Job, push: Callable[[Progress], None] | None, locator: Locator) -> Answer:
+async def run_job(job: Job, push: Callable[[PartialAnswer], None] | None, locator: Locator) -> Answer:
     """Answer a checked request. Runs on the engine's loop.
 
-    :param push: called with the progress of the answer, or None if progress is not needed.
+    :param push: called with each partial answer, or None if partial answers are not needed.
     :raises RoboBrainError: there is no answer.
     """
     plan = await _plan_request(job) if TASKS[job.task].takes_context else None
@@ -88,10 +88,10 @@ async def run_job(job: Job, push: Callable[[Progress], None] | None, locator: Lo
     if job.brain_began >= job.deadline:
         raise RequestTimeoutError("The deadline passed while the node read the images. Increase the timeout.")
 
-    def on_progress(progress: Progress) -> None:
-        job.raw_text += progress.text
+    def on_partial(partial: PartialAnswer) -> None:
+        job.raw_text += partial.text
         if push is not None:
-            push(progress)
+            push(partial)
 
     query = Query(
         task=job.task,
@@ -106,7 +106,7 @@ async def run_job(job: Job, push: Callable[[Progress], None] | None, locator: Lo
         plan=plan,
     )
     try:
-        answer = await job.brain.run(query, on_progress)
+        answer = await job.brain.run(query, on_partial)
     except BadRequestError as error:
         if not job.context.robots and error.message.startswith("context.robots"):
             error.message += " (The robots come from parameter robots_file.)"

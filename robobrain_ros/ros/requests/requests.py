@@ -12,7 +12,7 @@ from robobrain_ros.bounds.deadlines import NODE_GRACE
 from robobrain_ros.bounds.texts import shortened
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.plans.request import Robot
-from robobrain_ros.core.query import Answer, Progress, Report, Task
+from robobrain_ros.core.query import Answer, PartialAnswer, Report, Task
 from robobrain_ros.errors import (
     BadRequestError,
     EngineFailedError,
@@ -42,7 +42,7 @@ from robobrain_ros.ros.transforms import Transforms
 _REJECTED = {OutcomeCode.BAD_REQUEST, OutcomeCode.UNSUPPORTED_TASK, OutcomeCode.BUSY, OutcomeCode.NOT_READY}
 """Outcomes of rejected requests. They do not replace the last answer on the views."""
 
-ProgressListener = Callable[[Progress, Origin], None]
+PartialAnswerListener = Callable[[PartialAnswer, Origin], None]
 
 
 class Requests:
@@ -113,11 +113,11 @@ class Requests:
                 ticket.give_up(RequestTimeoutError("The deadline of the request has passed, and the engine does not respond."))
 
     async def answer(
-        self, request: TaskRequest, ticket: Ticket[Answer] | None = None, listener: ProgressListener | None = None
+        self, request: TaskRequest, ticket: Ticket[Answer] | None = None, listener: PartialAnswerListener | None = None
     ) -> Result:
         """Answer a request. Never raises.
 
-        :param listener: called in the executor with the progress of the answer.
+        :param listener: called in the executor with each partial answer.
         """
         job: Job | None = None
         ticket = ticket or self.ticket()
@@ -134,15 +134,15 @@ class Requests:
         self._record(result)
         return result
 
-    async def _finish(self, job: Job, ticket: Ticket[Answer], listener: ProgressListener | None) -> Result:
-        """Run the job on the engine's loop, and pass its progress to the listener."""
+    async def _finish(self, job: Job, ticket: Ticket[Answer], listener: PartialAnswerListener | None) -> Result:
+        """Run the job on the engine's loop, and pass its partial answers to the listener."""
         self._open[ticket] = job
         try:
-            # Without a listener, no progress is sent, because each message wakes the executor and slows the model down.
+            # Without a listener, no partial answers are sent, because each of them wakes the executor and slows the model down.
             ticket.start(lambda push: run_job(job, push if listener else None, self._locator))
-            while (news := await ticket.progress()) is not None:
-                for progress in news if listener else ():
-                    listener(progress, job.origin_with_size())  # type: ignore[misc]
+            while (news := await ticket.partial_answers()) is not None:
+                for partial in news if listener else ():
+                    listener(partial, job.origin_with_size())  # type: ignore[misc]
             answer = await ticket.result()
         except BaseException:
             ticket.cancel("The request was abandoned.")  # No caller needs the result any more.

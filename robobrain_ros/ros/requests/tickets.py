@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from rclpy.task import Future as RosFuture
 
-from robobrain_ros.core.query import Progress
+from robobrain_ros.core.query import PartialAnswer
 from robobrain_ros.errors import CanceledError, RoboBrainError
 from robobrain_ros.ros.model import Model
 
@@ -27,16 +27,16 @@ class Ticket(Generic[Result]):
         self._wake = wake
         self._lock = threading.Lock()
         self._news = RosFuture()
-        self._progress: list[Progress] = []
+        self._partial: list[PartialAnswer] = []
         self._task: asyncio.Task[Any] | None = None
         self._work: concurrent.futures.Future[Result] | None = None
         self._given_up: RoboBrainError | None = None
         self._done = False
 
-    def start(self, work: Callable[[Callable[[Progress], None]], Awaitable[Result]]) -> None:
+    def start(self, work: Callable[[Callable[[PartialAnswer], None]], Awaitable[Result]]) -> None:
         """Start the work.
 
-        :param work: gets a function that it must call with its progress.
+        :param work: gets a function that it must call with each partial answer.
 
         :raises CanceledError: the ticket was canceled before.
         """
@@ -58,11 +58,11 @@ class Ticket(Generic[Result]):
         self._given_up = error
         self._notify(done=True)
 
-    async def progress(self) -> list[Progress] | None:
-        """Await new progress in the executor and return it. Return None if the work has ended."""
+    async def partial_answers(self) -> list[PartialAnswer] | None:
+        """Await new partial answers in the executor and return them. Return None if the work has ended."""
         await self._news
         with self._lock:
-            news, self._progress = self._progress, []
+            news, self._partial = self._partial, []
             if news or not self._done:
                 self._news = RosFuture()
                 if self._done:
@@ -76,13 +76,13 @@ class Ticket(Generic[Result]):
         :raises CanceledError: the ticket was canceled, or the loop ended.
         :raises RoboBrainError: the error of the work, or the error that was passed to `give_up`.
         """
-        while await self.progress() is not None:
+        while await self.partial_answers() is not None:
             pass
         if self._work is None or not self._work.done() or self._work.cancelled():
             raise self._given_up or CanceledError("The node shuts down and has canceled the request.")
         return self._work.result()
 
-    async def _run(self, work: Callable[[Callable[[Progress], None]], Awaitable[Result]]) -> Result:
+    async def _run(self, work: Callable[[Callable[[PartialAnswer], None]], Awaitable[Result]]) -> Result:
         self._task = asyncio.current_task()
         return await work(self._push)
 
@@ -90,9 +90,9 @@ class Ticket(Generic[Result]):
         if self._task is not None:
             self._task.cancel()
 
-    def _push(self, progress: Progress) -> None:
+    def _push(self, partial: PartialAnswer) -> None:
         with self._lock:
-            self._progress.append(progress)
+            self._partial.append(partial)
         self._notify()
 
     def _notify(self, done: bool = False) -> None:
