@@ -45,7 +45,7 @@ class Host:
         while not self._ended.is_set():
             executor.spin_once(timeout_sec=0.2)
             self._look()
-        self._node.say_farewell(executor)
+        self._node.finish_requests(executor)
         executor.remove_node(self._node)
 
     def _look(self) -> None:

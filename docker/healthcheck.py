@@ -13,7 +13,7 @@ LIMIT = 5.0
 """Time limit in seconds for the discovery of the node, and for its answer."""
 
 
-def look(name: str) -> str:
+def check_node(name: str) -> str:
     """Return a sentence about why a node is not active. Empty: it is active."""
     node = rclpy.create_node("healthcheck")
     try:
@@ -34,7 +34,7 @@ def main() -> None:
     """Check the node, and exit with the result."""
     rclpy.init()
     try:
-        fault = look(sys.argv[1] if len(sys.argv) > 1 else "/robobrain")
+        fault = check_node(sys.argv[1] if len(sys.argv) > 1 else "/robobrain")
     finally:
         rclpy.try_shutdown()
     sys.exit(fault or 0)

@@ -12,7 +12,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import Action, LaunchContext, LaunchDescription
-from robobrain_ros.ros.process import ending
+from robobrain_ros.ros.process import shutdown
 from robobrain_ros.ros.process.transport_profile import profile_variable
 
 SHARE = Path(get_package_share_directory("robobrain_ros"))
@@ -158,8 +158,8 @@ def make_nodes(context: LaunchContext) -> list[Action]:
             parameters=[*sources, parameters],
             remappings=[(image, value["image_topic"]), *remappings],
             arguments=["--ros-args", "--log-level", f"{logger}:={value['log_level']}"],
-            # The node ends within `ending.LIMIT`, before launch sends it another signal.
-            sigterm_timeout=str(ending.LIMIT + 5.0),
+            # The node ends within `shutdown.LIMIT`, before launch sends it another signal.
+            sigterm_timeout=str(shutdown.LIMIT + 5.0),
         )
     )
     return nodes

@@ -19,7 +19,7 @@ from contract_tables import (
     TASKS,
     TEXTS,
     TRANSITIONS,
-    number_said,
+    number_in_answer,
     parts_of,
 )
 from contract_world import MAX_IMAGE_AGE, ContractWorld, Entry, Shown
@@ -205,17 +205,17 @@ class ContractClient(ContractWorld):
 
     def _check_image(self, entry: Entry, task: str, result: Any, number: int | None) -> None:
         """Check that an answer is about the image that its header names, and that this image was fresh."""
-        said = number_said(task, result)
+        answered = number_in_answer(task, result)
         if number is not None:
-            if said is not None and said != number:
-                self._fault(f"{entry.what}: about image {said}, sent was {number}")
+            if answered is not None and answered != number:
+                self._fault(f"{entry.what}: about image {answered}, sent was {number}")
             return
         shown = self._shown(result)
         if shown is None:
             self._fault(f"{entry.what}: the header's stamp {result.header.stamp} is that of no image")
             return
-        if said is not None and said != shown.number:
-            self._fault(f"{entry.what}: the answer is about image {said}, its header names image {shown.number}")
+        if answered is not None and answered != shown.number:
+            self._fault(f"{entry.what}: the answer is about image {answered}, its header names image {shown.number}")
         age = entry.clock - shown.published
         settled = entry.sent - self._jumped > 1.0  # The node has noticed a jump of the clock by now.
         if settled and age > MAX_IMAGE_AGE + 0.5 + self.stalls.total - entry.stalls:

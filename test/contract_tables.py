@@ -76,7 +76,7 @@ def parts_of(task: str, result: Any) -> Sequence[Any]:
     return list(result.waypoints) if task == "trajectory" else [*result.points, *result.areas]
 
 
-def number_said(task: str, result: Any) -> int | None:
+def number_in_answer(task: str, result: Any) -> int | None:
     """Return the number of the image that the engine has received; None: the answer does not contain it."""
     text = result.report.raw_text.rpartition("<answer>")[2]
     digits = [int(word) for word in "".join(c if c.isdigit() else " " for c in text).split()]

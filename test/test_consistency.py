@@ -15,7 +15,7 @@ from robobrain_ros.cli.consistency_report import Cell, Column, cell_of, differen
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.engine.base import EngineInfo
-from robobrain_ros.evaluation.benchmarks import Benchmark, BenchmarkError, Result, letter_of, read_benchmark
+from robobrain_ros.evaluation.benchmarks import Benchmark, BenchmarkError, ItemResult, letter_of, read_benchmark
 
 SIZE = (112, 84)
 """(width, height) of the images, which are multiples of 28, so that they are not resized."""
@@ -242,10 +242,10 @@ def test_choices_are_scored_by_their_letter(tmp_path: Path) -> None:
 
 
 def test_intervals_and_differences() -> None:
-    cell = cell_of([Result(1.0, "a")] * 73 + [Result(0.0, "b")] * 27)
+    cell = cell_of([ItemResult(1.0, "a")] * 73 + [ItemResult(0.0, "b")] * 27)
     assert str(cell) == "73.00 (63.6 to 80.7)"
     assert str(Cell(0.5, 3)) == "50.00"
-    one = {"a": Result(1.0, "x"), "b": Result(0.0, "y")}
+    one = {"a": ItemResult(1.0, "x"), "b": ItemResult(0.0, "y")}
     assert difference(one, one) == "+0.00 ± 0.00, 2 of 2 answers the same"
 
 

@@ -51,11 +51,11 @@ PICK, PUT = Step("pick", "red block"), Step("place", "red block", "in", "green b
 
 def test_an_untouched_world_looks_like_its_scene() -> None:
     scene = make_scene(3, names=NAMES)
-    assert np.array_equal(world().look().image, scene.image)
+    assert np.array_equal(world().render().image, scene.image)
 
 
 def test_what_is_held_hangs_from_the_gripper() -> None:
-    scene = after(PICK).look()
+    scene = after(PICK).render()
     thing, tip = scene.find("red block"), scene.gripper.tip
     assert thing is not None
     assert thing.box[0] < tip[0] < thing.box[2]
@@ -64,10 +64,10 @@ def test_what_is_held_hangs_from_the_gripper() -> None:
 
 @pytest.mark.parametrize("seed", range(3, 7))
 def test_what_was_put_somewhere_is_seen_there(seed: int) -> None:
-    before = world(seed).look()
+    before = world(seed).render()
     ball = Step("pick", "yellow ball"), Step("place", "yellow ball", "on", "blue block")
     mug = Step("pick", "purple mug"), Step("place", "purple mug", "beside", "green bowl")
-    scene = after(PICK, PUT, *ball, *mug, seed=seed).look()
+    scene = after(PICK, PUT, *ball, *mug, seed=seed).render()
     assert apart(scene, "red block", "green bowl") < 0.05
     assert apart(scene, "yellow ball", "blue block") < 0.1
     assert 0.05 < apart(scene, "purple mug", "green bowl") < 0.45
@@ -79,14 +79,14 @@ def test_what_was_put_somewhere_is_seen_there(seed: int) -> None:
 def test_what_was_dropped_lies_free_on_the_table(seed: int) -> None:
     it = after(PICK, seed=seed)
     it.drop("red block")
-    scene, before = it.look(), world(seed).look()
+    scene, before = it.render(), world(seed).render()
     assert np.linalg.norm(np.subtract(middle(scene, "red block"), middle(before, "red block"))) > 0.03
     assert min(apart(scene, "red block", name) for name in NAMES[1:]) > 0.05
     assert (it.table.held, it.table.where) == ("", {})
 
 
 def test_the_mask_tells_what_the_image_shows() -> None:
-    scene = after(PICK, PUT).look()
+    scene = after(PICK, PUT).render()
     ids = {thing.id for thing in scene.objects} | {0, GRIPPER}
     assert set(np.unique(scene.mask)) == ids
     block = scene.find("red block")
@@ -109,9 +109,9 @@ def test_the_mask_tells_what_the_image_shows() -> None:
 )
 def test_what_cannot_be_done_changes_nothing(steps: list[Step], fault: str) -> None:
     it = after(*steps[:-1])
-    before = it.look()
+    before = it.render()
     assert fault in it.execute(steps[-1])
-    assert np.array_equal(it.look().image, before.image)
+    assert np.array_equal(it.render().image, before.image)
 
 
 def test_a_step_is_read_as_it_is_written() -> None:
@@ -182,7 +182,7 @@ def test_the_true_answers_are_right_and_others_wrong(mode: PlanMode) -> None:
     for situation in situations():
         question = situation.question(mode, random.Random(0))
         verdicts.add(question.verdict)
-        scene, true = situation.world.look(), answer_to(question, question.words)
+        scene, true = situation.world.render(), answer_to(question, question.words)
         assert assess(scene, question, true).right
         assert question.verdict in VERDICTS[mode]
         others = [replace(true, verdict=verdict) for verdict in PlanVerdict if verdict is not true.verdict]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from robobrain_ros.demo.layout import COLOURS, KINDS, NAMES
-from robobrain_ros.demo.world import FIRST_OBJECT, GRIPPER, LEAST_VISIBLE, TABLE, Scene, SceneObject, look, make_scene
+from robobrain_ros.demo.world import FIRST_OBJECT, GRIPPER, LEAST_VISIBLE, TABLE, Scene, SceneObject, make_scene, render_layout
 
 CAMERAS = [(640, 480), (1280, 720), (848, 480), (480, 640), (480, 480), (320, 240), (112, 112)]
 
@@ -226,7 +226,7 @@ def test_the_depth_is_finite_and_in_reach() -> None:
 
 def test_things_are_seen_nearly_whole() -> None:
     for scene in some_scenes(24):
-        again, visible = look(scene.layout)
+        again, visible = render_layout(scene.layout)
         assert visible >= LEAST_VISIBLE
         assert digest(again) == digest(scene)
 

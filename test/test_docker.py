@@ -11,7 +11,7 @@ import pytest
 import yaml
 from ros_rig import LIMIT, rig
 
-from robobrain_ros.ros.process import ending
+from robobrain_ros.ros.process import shutdown
 
 KNOWN_TO_DEBIAN = {"g++", "python3-dev", "python3-venv"}
 """Packages of the recipe that package.xml cannot name. scripts/setup_env.py names the same packages."""
@@ -113,7 +113,12 @@ def test_stopping_a_container_reaches_the_node_and_waits_for_it(repository: Path
     assert service["stop_signal"] == "SIGINT"
     assert ("STOPSIGNAL", "SIGINT") in instructions(repository)
     launch = (repository / "launch" / "robobrain.launch.py").read_text(encoding="utf-8")
-    extra = re.search(r"sigterm_timeout=str\(ending\.LIMIT \+ ([0-9.]+)\)", launch)
+    extra = re.search(r"sigterm_timeout=str\(shutdown\.LIMIT \+ ([0-9.]+)\)", launch)
     assert extra is not None
-    assert ending.FORCED < ending.LIMIT < ending.LIMIT + float(extra.group(1)) < float(service["stop_grace_period"].rstrip("s"))
-    assert ending.FAREWELL + ending.ENGINE < ending.FORCED
+    assert (
+        shutdown.FORCED
+        < shutdown.LIMIT
+        < shutdown.LIMIT + float(extra.group(1))
+        < float(service["stop_grace_period"].rstrip("s"))
+    )
+    assert shutdown.RESPONSES + shutdown.ENGINE < shutdown.FORCED

@@ -166,9 +166,9 @@ def test_a_worker_elsewhere_ends_with_the_first_machines_rendezvous_and_not_befo
 def test_a_process_id_of_another_machine_or_container_is_not_watched() -> None:
     """Two containers may have the same host name. A process id from the other container means nothing in this one."""
     here = worker.owner_name()
-    assert worker.counts_here(here)
-    assert not worker.counts_here(f"another-machine:{here.rpartition(':')[2]}")
-    assert not worker.counts_here("")
+    assert worker.in_same_container(here)
+    assert not worker.in_same_container(f"another-machine:{here.rpartition(':')[2]}")
+    assert not worker.in_same_container("")
     code = "from robobrain_ros.engine.embedded.worker import OwnerWatch; print('alive')"
     done = start(code, **{worker.OWNER_VARIABLE: "another-machine:999999999"})
     assert done.communicate(timeout=LIMIT)[0] == "alive\n"

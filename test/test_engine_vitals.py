@@ -85,7 +85,7 @@ def test_a_long_prefill_on_the_cpu_is_no_stall(monkeypatch: pytest.MonkeyPatch) 
     with process(WORKS) as child:
 
         def cpu_time() -> float:
-            found = processes.look(child.pid)
+            found = processes.read_process(child.pid)
             assert found is not None
             return found.cpu
 
@@ -142,7 +142,7 @@ def test_a_family_is_all_that_is_below_its_roots() -> None:
 
 def test_another_process_of_the_same_id_is_not_ended() -> None:
     with process(WAITS) as child:
-        found = processes.look(child.pid)
+        found = processes.read_process(child.pid)
         assert found is not None
         processes.kill(processes.Process(found.pid, found.parent, "S", 0.0, found.started + 1))
         assert child.poll() is None
@@ -154,7 +154,7 @@ def test_a_process_that_is_stopped_while_the_model_loads_is_named() -> None:
         child.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, child.pid, os.WSTOPPED)
         seen: list[str] = []
-        present = processes.look(child.pid)
+        present = processes.read_process(child.pid)
         assert present is not None
         checkpoint = Checkpoint(Path("/m"), True, "qwen2_5_vl", 28, 0, 0, 0, "", 0.0)
         reporter = ProgressReporter(lambda progress: seen.append(progress.message), checkpoint, lambda: [present])

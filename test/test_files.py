@@ -30,7 +30,7 @@ from robobrain_ros.engine.keys import read_key
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.remote.client import make_client
 from robobrain_ros.errors import CanceledError, EngineConfigError, RoboBrainError
-from robobrain_ros.ros.process.beside import beside
+from robobrain_ros.ros.process.time_limit import run_with_time_limit
 
 
 def special(kind: str, folder: Path) -> str:
@@ -143,17 +143,17 @@ def test_a_file_of_certificates_is_read_and_an_empty_one_is_rejected(tmp_path: P
             remote(str(path))
 
 
-def test_work_beside_the_executor_ends_with_ros_and_with_its_limit() -> None:
+def test_work_in_a_thread_ends_with_ros_or_at_its_time_limit() -> None:
     never = threading.Event()
-    looks = iter([True, True, False])
+    checks = iter([True, True, False])
     with pytest.raises(CanceledError, match="Reading it was canceled"):
-        beside(never.wait, "Reading it", lambda: next(looks))
+        run_with_time_limit(never.wait, "Reading it", lambda: next(checks))
     with pytest.raises(EngineConfigError, match="Reading it did not end within 0 s"):
-        beside(never.wait, "Reading it", lambda: True, limit=0.0)
+        run_with_time_limit(never.wait, "Reading it", lambda: True, limit=0.0)
     never.set()
     with pytest.raises(ZeroDivisionError):
-        beside(lambda: 1 // 0, "Reading it", lambda: True)
-    assert beside(lambda: 5, "Reading it", lambda: True) == 5
+        run_with_time_limit(lambda: 1 // 0, "Reading it", lambda: True)
+    assert run_with_time_limit(lambda: 5, "Reading it", lambda: True) == 5
 
 
 def test_configure_ends_when_the_process_is_told_to_end_while_a_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

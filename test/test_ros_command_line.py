@@ -13,7 +13,7 @@ from ros_rig import LIMIT, rig
 
 import robobrain_ros.ros.main as node_process
 from robobrain_ros.demo.camera import CameraSettings
-from robobrain_ros.ros.process import ending
+from robobrain_ros.ros.process import shutdown
 
 PROGRAM = [sys.executable, "-c", "from robobrain_ros.cli.robobrain import main; main()"]
 
@@ -74,7 +74,7 @@ def test_a_second_interruption_ends_at_once_and_an_echo_of_the_first_does_not(mo
     forced: list[None] = []
     monkeypatch.setattr(signal, "raise_signal", raised.append)
     # The real function would end this process, which runs the tests.
-    monkeypatch.setattr(ending, "force_later", lambda: forced.append(None))
+    monkeypatch.setattr(shutdown, "force_exit_later", lambda: forced.append(None))
     now = iter([10.0, 10.5, 12.0])
     monkeypatch.setattr(node_process, "time", SimpleNamespace(monotonic=lambda: next(now)))
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}

@@ -119,11 +119,11 @@ def test_feedback_that_raises_costs_no_result(monkeypatch: pytest.MonkeyPatch) -
         "clock.ClockWatch.check",
         "requests.requests.Requests.give_up_overdue",
         "cameras.cameras.Cameras.adapt",
-        "standing.StandingQueries.attend",
-        "result_topics.ResultTopics.attend",
-        "endpoints.Endpoints.attend",
-        "process.twins.Twins.attend",
-        "process.memory.MemoryReturn.attend",
+        "standing.StandingQueries.on_timer",
+        "result_topics.ResultTopics.on_timer",
+        "endpoints.Endpoints.on_timer",
+        "process.duplicate_nodes.DuplicateNodes.on_timer",
+        "process.memory.MemoryReturn.on_timer",
     ],
 )
 def test_what_the_node_does_each_second_goes_on_if_one_part_raises(part: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,7 +127,7 @@ def test_it_is_returned_after_requests_only_and_not_too_often(monkeypatch: pytes
     def second() -> None:
         nonlocal now
         now += 1.0
-        watch.attend()
+        watch.on_timer()
         if watch._thread is not None:
             watch._thread.join()
 

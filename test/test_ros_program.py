@@ -21,7 +21,7 @@ from ros_rig import LIMIT, image_message, rig, scripted
 
 from robobrain_ros.demo import encodings
 from robobrain_ros.engine.embedded import leftovers
-from robobrain_ros.ros.process import ending
+from robobrain_ros.ros.process import shutdown
 from robobrain_ros.srv import Ask
 
 PROGRAM = [sys.executable, "-c", "from robobrain_ros.cli.robobrain import main; main()", "--ros-args"]
@@ -125,7 +125,7 @@ def test_the_programs_name_and_shared_memory_go_with_it() -> None:
         assert until(True, 30.0)
         held = holdings(process.pid)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(ending.LIMIT) == 0
+        assert process.wait(shutdown.LIMIT) == 0
         assert until(False, 10.0), "the name stays"
         assert left_of(held) == []
     finally:
@@ -176,7 +176,7 @@ def test_an_engine_that_hangs_does_not_keep_the_program(tmp_path: Path) -> None:
     read_until(process, "Active")
     process.send_signal(signal.SIGTERM)
     # The documented limit is ten seconds.
-    assert process.wait(ending.LIMIT) in (0, 1)
+    assert process.wait(shutdown.LIMIT) in (0, 1)
 
 
 def _left(pid: int) -> set[str]:
@@ -209,7 +209,7 @@ def test_a_signal_under_load_ends_it_in_time_without_leftovers() -> None:
             executor.spin_once(timeout_sec=0.1)
         process.send_signal(signal.SIGTERM)
         # The documented limit is ten seconds.
-        assert process.wait(ending.LIMIT) == 0
+        assert process.wait(shutdown.LIMIT) == 0
         _, left = psutil.wait_procs(family, timeout=1.0)
         # A zombie has ended, although the process that adopts orphans may not collect it.
         assert not [child for child in left if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]

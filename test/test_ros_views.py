@@ -22,7 +22,7 @@ from robobrain_ros.core.surfaces import Lifted
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.msg import Affordances, Outcome
 from robobrain_ros.ros.transforms import Transform
-from robobrain_ros.ros.views.markers import Board, Sight, Style, to_markers, to_path, to_poses
+from robobrain_ros.ros.views.markers import CurrentMarkers, PixelRays, Style, to_markers, to_path, to_poses
 from robobrain_ros.srv import Locate, PredictTrajectory, SetStandingQuery
 
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -294,7 +294,7 @@ def test_everything_is_in_the_results_frame(scene: Scene) -> None:
     lifted = Lifted(TURN.apply(np.array([depths[0], (np.nan,) * 3])), ("", "none"), np.zeros(2, bool))
     answer = Answer(Task.POINT, "", points=tuple(Point(*pixel) for pixel in pixels))
     header = Header(frame_id="base_link")
-    markers = to_markers(answer, header, "q", Style(0.4), sight=Sight(lens, TURN.apply), points=lifted)
+    markers = to_markers(answer, header, "q", Style(0.4), rays=PixelRays(lens, TURN.apply), points=lifted)
     sphere, ray = (marker for marker in markers if marker.ns == "q/points")
     assert {marker.header.frame_id for marker in markers} == {"base_link"}
     assert place(sphere) == pytest.approx(TURN.apply(depths[:1])[0])
@@ -321,15 +321,15 @@ def test_a_path_points_along_the_motion() -> None:
 def test_the_board_forgets_what_has_outlived_itself() -> None:
     """Late subscribers do not get markers whose lifetime has ended."""
     time = [0.0]
-    board = Board(lambda: time[0])
+    current = CurrentMarkers(lambda: time[0])
     short = Marker(ns="a/points", id=0)
     short.lifetime.sec = 2
-    board.show("a", [short])
-    board.show("b", [Marker(ns="b/points", id=0)])
-    assert len(board.everything().markers) == 3
+    current.show("a", [short])
+    current.show("b", [Marker(ns="b/points", id=0)])
+    assert len(current.everything().markers) == 3
     time[0] = 3.0
-    assert [marker.ns for marker in board.everything().markers] == ["", "b/points"]
-    assert [marker.action for marker in board.clear().markers] == [Marker.DELETEALL]
+    assert [marker.ns for marker in current.everything().markers] == ["", "b/points"]
+    assert [marker.action for marker in current.clear().markers] == [Marker.DELETEALL]
 
 
 def labels(message: MarkerArray) -> list[Marker]:
@@ -344,28 +344,28 @@ def label_at(query: str, x: float, text: str, number: int = 0, frame: str = "tab
 
 def test_labels_of_several_queries_at_one_place_are_stacked() -> None:
     """Each blank line below a text moves it up by half a line. All lines of a stack have one position."""
-    board = Board()
+    current = CurrentMarkers()
     first = label_at("a", 1.0, "mug")
-    assert labels(board.show("a", [first])) == [first]
+    assert labels(current.show("a", [first])) == [first]
     two_parts = [label_at("b", 1.01, "1", 0), label_at("b", 1.03, "2", 1), label_at("b", 1.2, "3", 2)]
     for _ in range(2):  # The answer replaces its own labels and is not stacked on them.
-        shown_labels = labels(board.show("b", two_parts))
+        shown_labels = labels(current.show("b", two_parts))
         assert [marker.text for marker in shown_labels] == ["1\n\n", "2\n\n\n\n", "3"]
         assert [marker.pose.position.x for marker in shown_labels] == [1.0, 1.0, 1.2]
     assert [marker.text for marker in two_parts] == ["1", "2", "3"]
-    (moved_on,) = labels(board.show("a", [label_at("a", 1.02, "mug")]))
+    (moved_on,) = labels(current.show("a", [label_at("a", 1.02, "mug")]))
     assert (moved_on.text, moved_on.pose.position.x) == ("mug", 1.02)
     elsewhere = label_at("c", 1.0, "cup", frame="map")
-    assert labels(board.show("c", [elsewhere])) == [elsewhere]
+    assert labels(current.show("c", [elsewhere])) == [elsewhere]
 
 
 def test_a_label_takes_the_place_of_one_whose_lifetime_has_ended() -> None:
     time = [0.0]
-    board = Board(lambda: time[0])
+    current = CurrentMarkers(lambda: time[0])
     first = label_at("a", 1.0, "mug")
     first.lifetime.sec = 2
-    board.show("a", [first])
+    current.show("a", [first])
     second = label_at("b", 1.0, "cup")
-    assert labels(board.show("b", [second]))[0].text == "cup\n\n"
+    assert labels(current.show("b", [second]))[0].text == "cup\n\n"
     time[0] = 3.0
-    assert labels(board.show("b", [second])) == [second]
+    assert labels(current.show("b", [second])) == [second]

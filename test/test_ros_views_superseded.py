@@ -21,7 +21,7 @@ from robobrain_ros.core.surfaces import Lifted
 from robobrain_ros.demo.camera import CameraSettings, SceneMessages
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.msg import Outcome, QueryOptions
-from robobrain_ros.ros.views.markers import Board, Sight, Style, to_markers
+from robobrain_ros.ros.views.markers import CurrentMarkers, PixelRays, Style, to_markers
 from robobrain_ros.srv import Locate, PredictTrajectory, SetStandingQuery
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -295,15 +295,15 @@ def test_a_restarted_viewer_gets_what_is_shown(scene: Scene) -> None:
 def test_what_remains_of_a_lifetime() -> None:
     """The lifetime counts from the first publication of a marker, and a clock that jumps back does not extend it."""
     time = [100.0]
-    board = Board(lambda: time[0])
+    current = CurrentMarkers(lambda: time[0])
     marker = Marker(ns="a/points", id=0)
     marker.lifetime.sec = 2
-    board.show("a", [marker])
+    current.show("a", [marker])
     for now_, left in ((100.5, 1.5), (101.75, 0.25), (90.0, 2.0)):
         time[0] = now_
-        assert [seconds(it.lifetime) for it in board.everything().markers[1:]] == [left]
+        assert [seconds(it.lifetime) for it in current.everything().markers[1:]] == [left]
     time[0] = 102.0
-    assert board.everything().markers[1:] == []
+    assert current.everything().markers[1:] == []
     assert seconds(marker.lifetime) == 2.0
 
 
@@ -346,7 +346,7 @@ def test_labels_are_readable_in_rviz_and_do_not_meet_at_the_gripper(scene: Scene
         positions = lens.positions(np.array(way, float), np.full(3, 0.7))
         lifted = Lifted(positions, ("",) * 3, np.zeros(3, bool))
         answer = Answer(Task.TRAJECTORY, "", waypoints=tuple(Point(*pixel) for pixel in way))
-        markers = to_markers(answer, Header(), str(number), Style(), text="wipe it", sight=Sight(lens), waypoints=lifted)
+        markers = to_markers(answer, Header(), str(number), Style(), text="wipe it", rays=PixelRays(lens), waypoints=lifted)
         labels += [marker for marker in markers if marker.type == Marker.TEXT_VIEW_FACING]
         end, start = positions[-1], positions[0]
         place = np.array([getattr(labels[-1].pose.position, axis) for axis in "xyz"])

@@ -193,7 +193,7 @@ def changed_view(view: View, rng: random.Random) -> tuple[View, list[Example]]:
     """Return a view of the table after some steps towards a goal, and questions about it."""
     scene, size, _ = view
     situation = _situation(scene, rng)
-    now = situation.world.look()
+    now = situation.world.render()
     asked = [situation.question(mode, rng) for mode in (PlanMode.REPLAN, PlanMode.NEXT_STEP, PlanMode.CHECK)]
     for mode in (PlanMode.NEW, PlanMode.CHECK):
         other = plans.another(situation, scene, rng)
@@ -257,7 +257,7 @@ def evaluate(tuner: Tuner, count: int) -> dict[str, Any]:
                 scene, size, image = _unseen(first + index)
                 fresh = mode is PlanMode.NEW
                 situation = plans.at_first(scene, rng, index % 4 == 0) if fresh else plans.midway(scene, rng)
-                now = situation.world.look()
+                now = situation.world.render()
                 views.append((now, size, image if fresh else model_image(now, size)))
                 examples.append(Example(situation.question(mode, rng), False))
             texts = answer_all(tuner.model, tuner.packer, views, examples, "cpu")

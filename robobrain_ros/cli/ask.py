@@ -67,7 +67,7 @@ MESSAGES = Messages(PROGRAM)
 
 _WAIT_FOR_SERVER = 20.0
 """Seconds to wait for a server that is not reachable."""
-_FAREWELL = 20.0
+_CLOSING = 20.0
 """Seconds after which an interrupted engine is killed."""
 
 
@@ -126,7 +126,7 @@ async def _run_brain(options: argparse.Namespace, query: Query) -> Answer:
 
 
 def _end_when_interrupted() -> None:
-    """On SIGINT or SIGTERM, close the engine, and kill it if closing takes longer than `_FAREWELL`.
+    """On SIGINT or SIGTERM, close the engine, and kill it if closing takes longer than `_CLOSING`.
 
     Closing can take long, because loading a model takes minutes and cannot be interrupted.
     """
@@ -135,7 +135,7 @@ def _end_when_interrupted() -> None:
 
     def interrupt() -> None:
         task.cancel()
-        timer = threading.Timer(_FAREWELL, _end_at_once)
+        timer = threading.Timer(_CLOSING, _end_at_once)
         timer.daemon = True
         timer.start()
 

@@ -24,7 +24,7 @@ from robobrain_ros.cli.progress import Messages
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.demo import DEMO_MODEL, DemoError
 from robobrain_ros.errors import RoboBrainError
-from robobrain_ros.evaluation.benchmarks import Benchmark, Item, Result, ask_item, read_benchmark
+from robobrain_ros.evaluation.benchmarks import Benchmark, Item, ItemResult, ask_item, read_benchmark
 from robobrain_ros.evaluation.exam import FIRST_SEED, GROUPS, exam, score_all
 from robobrain_ros.evaluation.score_table import rows_of
 
@@ -51,10 +51,10 @@ async def fill(column: Column, brain: Brain, benchmarks: Sequence[Benchmark], op
             _messages.report(f"{column.title}: {benchmark.name}{', thinking' if think else ''}: {len(results)} answers")
 
 
-async def _ask_all(brain: Brain, items: Sequence[Item], think: bool, at_once: int) -> dict[str, Result]:
+async def _ask_all(brain: Brain, items: Sequence[Item], think: bool, at_once: int) -> dict[str, ItemResult]:
     room = asyncio.Semaphore(at_once)
 
-    async def one(item: Item) -> tuple[str, Result]:
+    async def one(item: Item) -> tuple[str, ItemResult]:
         async with room:
             return item.identity, await ask_item(brain, item, think)
 

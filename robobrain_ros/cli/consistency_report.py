@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import mean, stdev
 from typing import Any
 
-from robobrain_ros.evaluation.benchmarks import Result
+from robobrain_ros.evaluation.benchmarks import ItemResult
 from robobrain_ros.evaluation.metrics import wilson
 
 PUBLISHED = {
@@ -52,22 +52,22 @@ class Column:
 
     title: str
     cells: dict[tuple[str, bool, str], Cell] = field(default_factory=dict)
-    results: dict[tuple[str, bool], dict[str, Result]] = field(default_factory=dict)
+    results: dict[tuple[str, bool], dict[str, ItemResult]] = field(default_factory=dict)
 
 
-def cell_of(results: Sequence[Result]) -> Cell:
+def cell_of(results: Sequence[ItemResult]) -> Cell:
     """Return the mean score with Wilson's interval. For scores between 0 and 1, the interval is wider than necessary."""
     value = mean(result.score for result in results)
     return Cell(value, len(results), *wilson(value * len(results), len(results)))
 
 
-def difference(one: dict[str, Result], other: dict[str, Result]) -> str:
+def difference(one: dict[str, ItemResult], other: dict[str, ItemResult]) -> str:
     """Return a text with the mean difference of scores of the same question, and the number of identical answers.
 
     The difference is in percentage points, with a 95 % interval.
     """
     changes = [100 * (other[identity].score - one[identity].score) for identity in one]
-    same = sum(other[identity].said == one[identity].said for identity in one)
+    same = sum(other[identity].text == one[identity].text for identity in one)
     half = 1.96 * stdev(changes) / math.sqrt(len(changes)) if len(changes) > 1 else math.nan
     return f"{mean(changes):+.2f} ± {half:.2f}, {same} of {len(changes)} answers the same"
 

@@ -157,13 +157,13 @@ class Tuner:
         """Return the operators that the model calls, including those that crash the engine."""
         names = list(candidates)
 
-        async def look() -> list[str]:
+        async def find_called() -> list[str]:
             await self._answers(names)
             assert self._engine is not None
             return list(self._engine.health().flagos_operators)
 
         while True:
-            found = await self._try(look, names)
+            found = await self._try(find_called, names)
             if found is not None:
                 return sorted({*found, *self.crashed})
             names = [name for name in names if name not in self.crashed]

@@ -229,7 +229,7 @@ class WorldCamera:
     def _publish(self) -> None:
         if self._layout is not self._world.layout:
             self._layout = self._world.layout
-            image = self._world.look().image
+            image = self._world.render().image
             data, step = encode_image(image, "rgb8")
             height, width = image.shape[:2]
             self._message = Image(height=height, width=width, encoding="rgb8", step=step, data=array("B", data.tobytes()))

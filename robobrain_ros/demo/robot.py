@@ -10,7 +10,7 @@ from robobrain_ros.core.plans.request import DoneStep, Place, Robot, Skill, Skil
 from robobrain_ros.demo import rearrange
 from robobrain_ros.demo.layout import Layout
 from robobrain_ros.demo.simulator import RELATIONS, Step, Table
-from robobrain_ros.demo.world import Scene, look
+from robobrain_ros.demo.world import Scene, render_layout
 
 _OBJECT = {"type": "string", "format": "object"}
 
@@ -68,9 +68,9 @@ class World:
         self.table = Table(tuple(thing.name for thing in self.layout.things))
         self._gripper = self.layout.gripper
 
-    def look(self) -> Scene:
+    def render(self) -> Scene:
         """Render the current scene."""
-        return look(self.layout)[0]
+        return render_layout(self.layout)[0]
 
     def execute(self, step: Step) -> str:
         """Execute a step. Return the reason of a failure, otherwise an empty string."""

@@ -98,7 +98,7 @@ class Scene:
 
     def at(self, seconds: float) -> "Scene":
         """Return the scene after some time. Its objects move smoothly, and return after six seconds."""
-        return look(replace(self.layout, things=tuple(thing.moved(seconds) for thing in self.layout.things)))[0]
+        return render_layout(replace(self.layout, things=tuple(thing.moved(seconds) for thing in self.layout.things)))[0]
 
     def find(self, name: str) -> SceneObject | None:
         """Return the object with this name, such as "red mug", or None."""
@@ -126,13 +126,13 @@ def make_scene(
         layout = make_layout(rng, size, count, names)
         if layout is None:
             continue
-        scene, visible = look(layout)
+        scene, visible = render_layout(layout)
         if visible >= LEAST_VISIBLE:
             return scene
     raise ValueError(f"No scene could be laid out for seed {seed}, size {size} and names {names}.")
 
 
-def look(layout: Layout) -> tuple[Scene, float]:
+def render_layout(layout: Layout) -> tuple[Scene, float]:
     """Render a layout.
 
     :returns: the scene, and the smallest visible share of an object or of its part to grasp.

@@ -219,14 +219,14 @@ def _check_images(item: Item) -> None:
 
 
 @dataclass(frozen=True)
-class Result:
-    """Result of a question: its score from 0 to 1, and the text of the answer."""
+class ItemResult:
+    """ItemResult of a question: its score from 0 to 1, and the text of the answer."""
 
     score: float
-    said: str
+    text: str
 
 
-async def ask_item(brain: Brain, item: Item, think: bool) -> Result:
+async def ask_item(brain: Brain, item: Item, think: bool) -> ItemResult:
     """Ask one question and score the answer. An unreadable answer scores 0.
 
     :raises EngineFailedError: the engine died, so there is no score.
@@ -238,8 +238,8 @@ async def ask_item(brain: Brain, item: Item, think: bool) -> Result:
     except (EngineFailedError, BadRequestError):
         raise
     except RoboBrainError as error:
-        return Result(0.0, error.raw_text)
-    return Result(score_item(item, answer), answer.report.raw_text)
+        return ItemResult(0.0, error.raw_text)
+    return ItemResult(score_item(item, answer), answer.report.raw_text)
 
 
 def _pixels(path: Path) -> npt.NDArray[np.uint8]:
@@ -264,8 +264,8 @@ def score_item(item: Item, answer: Answer) -> float:
             for point in answer.points
         ]
         return mean(hits) if hits else 0.0
-    said = letter_of(answer.text) if item.kind == "choice" else _yes_or_no(answer.text)
-    return float(said == item.answer)
+    given = letter_of(answer.text) if item.kind == "choice" else _yes_or_no(answer.text)
+    return float(given == item.answer)
 
 
 def letter_of(text: str) -> str:

@@ -105,7 +105,7 @@ def questions_about(scene: Scene, seed: int, groups: Sequence[str], number: int 
             if group in SITUATIONS:
                 situation = SITUATIONS[group](scene, rng)
                 question = situation.question(PlanMode[kinds[(seed + index) % len(kinds)]], rng)
-                questions.append(ExamQuestion(situation.world.look(), f"{name} {group} {index}", group, question))
+                questions.append(ExamQuestion(situation.world.render(), f"{name} {group} {index}", group, question))
                 continue
             question = ask_about(scene, kinds[(seed + index) % len(kinds)], rng)
             while not question.text.strip():

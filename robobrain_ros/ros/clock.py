@@ -141,7 +141,7 @@ class ClockWatch:
         if not self.simulated and (shift < -_BACK_SYSTEM * 1e9 or shift > _FORWARD * 1e9):
             self._announce(Jump(self._last - shift, self._last))
 
-    def stamps_went(self, camera: str, before: int, after: int) -> None:
+    def check_stamps(self, camera: str, before: int, after: int) -> None:
         """Detect a jump between two successive stamps (ns) of a camera."""
         if before and after and after - before < -_BACK_STAMPS * 1e9:
             self._announce(Jump(before, after, camera))

@@ -19,7 +19,7 @@ from robobrain_ros.ros.clock import ClockWatch, stamp_age
 from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters.declared import Parameters
-from robobrain_ros.ros.process.twins import Twins
+from robobrain_ros.ros.process.duplicate_nodes import DuplicateNodes
 from robobrain_ros.ros.requests.requests import Requests
 from robobrain_ros.ros.standing import StandingQueries, StandingStatistics
 
@@ -41,7 +41,7 @@ class Diagnostics:
     def __init__(
         self,
         node: GuardedNode,
-        twins: Twins,
+        duplicates: DuplicateNodes,
         parameters: Parameters,
         model: Model,
         requests: Requests,
@@ -53,7 +53,7 @@ class Diagnostics:
         self._watch = watch
         self._checks = CameraChecks(node, parameters)
         self._node = node
-        self._twins = twins
+        self._duplicates = duplicates
         self._parameters = parameters
         self._model = model
         self._requests = requests
@@ -69,7 +69,7 @@ class Diagnostics:
         message = DiagnosticArray()
         message.header.stamp = self._node.get_clock().now().to_msg()
         queries = [self._query(name, statistics) for name, statistics in self._standing.statistics.items()]
-        self._checks.look(self._cameras())
+        self._checks.check(self._cameras())
         cameras = [self._camera(camera) for camera in self._cameras()]
         http = self._http()
         servers = [] if http is None else [self._server(http)]
@@ -138,10 +138,10 @@ class Diagnostics:
             "faults": faults.count,
             "last_fault": faults.last,
             "lost_responses": faults.lost_responses,
-            "nodes_of_this_name": self._twins.count + 1,
+            "nodes_of_this_name": self._duplicates.count + 1,
         }
-        if self._twins.warning:
-            return self._status("node", DiagnosticStatus.WARN, self._twins.warning, values)
+        if self._duplicates.warning:
+            return self._status("node", DiagnosticStatus.WARN, self._duplicates.warning, values)
         recent, self._faults_shown = faults.count - self._faults_shown, faults.count
         self._faulty_until = time.monotonic() + _FAULT_SHOWN if recent else self._faulty_until
         if time.monotonic() < self._faulty_until:

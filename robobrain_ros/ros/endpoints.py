@@ -199,7 +199,7 @@ class Endpoints:
             known.ticket.cancel("The goal was canceled.")
         return CancelResponse.ACCEPT
 
-    def attend(self) -> None:
+    def on_timer(self) -> None:
         """End the goals and service requests of clients that have left, and destroy closed endpoints; called each second.
 
         rclpy does not report which client sent a request. Therefore requests of a service end only when the service has no client

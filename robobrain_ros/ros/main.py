@@ -17,7 +17,7 @@ from rclpy.signals import SignalHandlerOptions
 from robobrain_ros.engine.memory import keep_buffers
 from robobrain_ros.ros.engine_setup import NAME_A_MODEL
 from robobrain_ros.ros.node import RoboBrainNode
-from robobrain_ros.ros.process import ending
+from robobrain_ros.ros.process import shutdown
 from robobrain_ros.ros.process.command_line import own_arguments
 
 _SAME_SIGNAL = 1.0
@@ -51,7 +51,7 @@ class _Stop:
         if not self.requested:
             self.requested = True
             self._at = time.monotonic()
-            ending.force_later()
+            shutdown.force_exit_later()
         elif time.monotonic() - self._at >= _SAME_SIGNAL:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
@@ -110,16 +110,16 @@ def main(args: list[str] | None = None, default_model: Path | None = None) -> No
     executor.add_node(node)
     try:
         _spin(executor, node, stop)
-        node.say_farewell(executor)
+        node.finish_requests(executor)
     except ExternalShutdownException:
         pass
     finally:
         if not stop.requested:
-            ending.force_later()
+            shutdown.force_exit_later()
         node.destroy_node()
         executor.shutdown(timeout_sec=1.0)
         rclpy.try_shutdown()
-    ending.leave()
+    shutdown.exit_now()
 
 
 def _refuse_to_start(sentence: str) -> NoReturn:

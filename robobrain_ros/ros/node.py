@@ -28,12 +28,12 @@ from robobrain_ros.ros.endpoints import Endpoints
 from robobrain_ros.ros.engine_setup import set_up_engine
 from robobrain_ros.ros.model import EngineFactory, Model
 from robobrain_ros.ros.parameters.declared import Parameters, known_changes
-from robobrain_ros.ros.process import ending
-from robobrain_ros.ros.process.beside import beside
+from robobrain_ros.ros.process import shutdown
+from robobrain_ros.ros.process.duplicate_nodes import DuplicateNodes
 from robobrain_ros.ros.process.log_handler import RosLogHandler
 from robobrain_ros.ros.process.memory import MemoryReturn
-from robobrain_ros.ros.process.twins import Twins
-from robobrain_ros.ros.process.upkeep import Upkeep
+from robobrain_ros.ros.process.periodic_calls import PeriodicCalls
+from robobrain_ros.ros.process.time_limit import run_with_time_limit
 from robobrain_ros.ros.requests.requests import Requests
 from robobrain_ros.ros.requests.selection import ImageSelection
 from robobrain_ros.ros.requests.statistics import RequestStatistics
@@ -107,11 +107,11 @@ class RoboBrainNode(GuardedNode):
             self, self._settings, self._requests, selection, cameras, self._model.is_ready, self._results.forget
         )
         self._watch = ClockWatch(self, self._on_time_jump)
-        self._twins = Twins(self)
+        self._duplicates = DuplicateNodes(self)
         self._memory = MemoryReturn(lambda: self.statistics.served + self.statistics.failed)
         self._diagnostics = Diagnostics(
             self,
-            self._twins,
+            self._duplicates,
             self._settings,
             self._model,
             self._requests,
@@ -122,9 +122,9 @@ class RoboBrainNode(GuardedNode):
         )
         # The clock is steady, because these timers must also run while simulated time stands still.
         self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
-        attending = (self._standing, self._results, self._endpoints, self._twins, self._memory)
-        parts = (self._watch.check, self._requests.give_up_overdue, self._adapt_cameras, *(part.attend for part in attending))
-        self._upkeep = Upkeep(self, (*parts, self._diagnostics.publish), self._steady_clock)
+        timed = (self._standing, self._results, self._endpoints, self._duplicates, self._memory)
+        parts = (self._watch.check, self._requests.give_up_overdue, self._adapt_cameras, *(part.on_timer for part in timed))
+        self._periodic = PeriodicCalls(self, (*parts, self._diagnostics.publish), self._steady_clock)
         self._starter = self.create_timer(0.0, self._autostart, clock=self._steady_clock) if self._settings["autostart"] else None
         self._change_announced = False
 
@@ -200,9 +200,9 @@ class RoboBrainNode(GuardedNode):
             self.get_logger().warning(f"The node ignores unknown parameters: {', '.join(unknown)}. Check the spelling.")
         self._cameras = Cameras([], self._settings["cameras"])
         file = self._settings["robots_file"]
-        self._requests.robots = self._beside(partial(read_robots, Path(file)), "Reading robots_file") if file else ()
+        self._requests.robots = self._read(partial(read_robots, Path(file)), "Reading robots_file") if file else ()
         self._standing.load()
-        setup = set_up_engine(self._settings, self._default_model, self._beside, self.get_logger().warning, self._engine_factory)
+        setup = set_up_engine(self._settings, self._default_model, self._read, self.get_logger().warning, self._engine_factory)
         self._front = setup.front
         self._settings.configured = True
         if self._settings["target_frame"]:
@@ -211,9 +211,9 @@ class RoboBrainNode(GuardedNode):
         self._endpoints.open(self._settings["max_queued"])
         self._model.load(setup.factory, setup.settings, None if setup.front is None else setup.front.close)
 
-    def _beside(self, work: Callable[[], _Result], what: str) -> _Result:
+    def _read(self, work: Callable[[], _Result], what: str) -> _Result:
         """Read files in a thread, so that the node can end while a drive does not respond."""
-        return beside(work, what, lambda: self.context.ok() and not self.stop_requested())
+        return run_with_time_limit(work, what, lambda: self.context.ok() and not self.stop_requested())
 
     def _server_state(self) -> ServerState | None:
         return None if self._front is None else self._front.state
@@ -228,7 +228,7 @@ class RoboBrainNode(GuardedNode):
         self._standing.stop()
         self._requests.active = False
         self._requests.cancel_all("The node was deactivated. Retry when it is active.")
-        self._results.wipe()
+        self._results.clear()
         self._cameras.close()
 
     def _release(self) -> None:
@@ -262,7 +262,7 @@ class RoboBrainNode(GuardedNode):
         self._cameras.forget(jump)
         self._requests.end_older(jump)
         if not jump.camera:
-            self._results.wipe()
+            self._results.clear()
 
     def _adapt_cameras(self) -> None:
         self._cameras.adapt()
@@ -278,10 +278,10 @@ class RoboBrainNode(GuardedNode):
         self._change_announced = False
         self._diagnostics.publish()
 
-    def say_farewell(self, executor: SingleThreadedExecutor) -> None:
+    def finish_requests(self, executor: SingleThreadedExecutor) -> None:
         """Cancel requests in progress, and send their responses. Call it after spinning and before `destroy_node`."""
         self._deactivate()
-        ending.finish_answers(executor, lambda: self._requests.open_count + self._endpoints.busy + self.unsent > 0)
+        shutdown.send_responses(executor, lambda: self._requests.open_count + self._endpoints.busy + self.unsent > 0)
 
     def destroy_node(self) -> None:
         """Release everything, and wait for the end of the engine's processes, with a time limit.
@@ -293,7 +293,7 @@ class RoboBrainNode(GuardedNode):
             self._watch.close()
             self._release()
             self._endpoints.destroy()
-            if not self._model.close(ending.ENGINE):
-                self.get_logger().error(f"The engine did not stop within {ending.ENGINE:.0f} s.")
+            if not self._model.close(shutdown.ENGINE):
+                self.get_logger().error(f"The engine did not stop within {shutdown.ENGINE:.0f} s.")
         _package_log.removeHandler(self._log_handler)
         super().destroy_node()

@@ -59,17 +59,17 @@ class ResultTopics:
             except Exception:  # The answer is valid even if it cannot be shown.
                 self._node.get_logger().error(f"An answer could not be shown:\n{traceback.format_exc()}")
 
-    def attend(self) -> None:
+    def on_timer(self) -> None:
         """Publish the current markers and overlay for new subscribers; called each second."""
         for view in self._views or ():
-            view.attend()
+            view.on_timer()
 
-    def wipe(self) -> None:
+    def clear(self) -> None:
         """Clear all views, because time has jumped."""
         for view in self._views or ():
-            view.wipe_all()
+            view.clear_all()
 
     def forget(self, query: str) -> None:
         """Delete the markers and target of a standing query."""
         if self._views is not None:
-            self._views[0].wipe(query)
+            self._views[0].clear(query)

@@ -161,7 +161,7 @@ class StandingQueries:
             self._stop_timer(query)
             query.has_new_image = False
 
-    def attend(self) -> None:
+    def on_timer(self) -> None:
         """Call ``on_ended`` for spatial queries that cannot be repeated now, because the camera or the model is unavailable."""
         for query in self._queries.values():
             if query.task.spatial and not query.asking and not self._can_be_asked(query):

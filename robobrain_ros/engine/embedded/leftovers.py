@@ -138,13 +138,13 @@ def _sweep(folder: Path) -> None:
 
 def _kill_recorded(record: dict[str, Any]) -> int:
     """Kill recorded processes of a dead owner. Process ids are valid only in the owner's container."""
-    if not worker.counts_here(str(record.get("owner", ""))):
+    if not worker.in_same_container(str(record.get("owner", ""))):
         return 0
     count = 0
     for entry in _list(record, "processes"):
         if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(number, int) for number in entry)):
             continue
-        found = processes.look(entry[0])
+        found = processes.read_process(entry[0])
         if found is not None and found.started == entry[1] and found.state != "Z":
             processes.kill(found)
             count += 1

@@ -34,7 +34,7 @@ class Process:
         return self.state in ("T", "t")
 
 
-def look(pid: int) -> Process | None:
+def read_process(pid: int) -> Process | None:
     """Return the process with this id, or None if it does not exist."""
     try:
         text = (_PROC / str(pid) / "stat").read_text(encoding="ascii", errors="replace")
@@ -48,7 +48,7 @@ def look(pid: int) -> Process | None:
 
 def family(roots: Iterable[int]) -> list[Process]:
     """Return the running processes with these ids, and their descendants."""
-    processes = [found for name in _names() if (found := look(int(name))) is not None and found.state != "Z"]
+    processes = [found for name in _names() if (found := read_process(int(name))) is not None and found.state != "Z"]
     members = set(roots)
     while True:
         more = {process.pid for process in processes if process.parent in members} - members
@@ -76,7 +76,7 @@ def kill(process: Process) -> None:
     with suppress(OSError):
         descriptor = os.pidfd_open(process.pid)
         try:
-            present = look(process.pid)
+            present = read_process(process.pid)
             if present is not None and present.started == process.started:
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         finally:

@@ -94,7 +94,7 @@ class VllmStart:
             if isinstance(error, asyncio.TimeoutError):
                 raise EngineConfigError(
                     f"The engine did not start within engine.start_timeout = {self._options.start_timeout:.0f} s. Raise it, or "
-                    "look for the reason in vLLM's log."
+                    "read_process for the reason in vLLM's log."
                 ) from error
             raise
         finally:
@@ -273,7 +273,7 @@ class ProgressReporter(threading.Thread):
 
     def _stopped(self) -> str:
         """Return a sentence about a stopped process, which would never finish loading, or an empty string."""
-        found = (processes.look(process.pid) for process in self._present())
+        found = (processes.read_process(process.pid) for process in self._present())
         stopped = next((process.pid for process in found if process is not None and process.stopped), 0)
         return f" Its process {stopped} is stopped (SIGSTOP or a debugger). Continue it with kill -CONT." if stopped else ""
 

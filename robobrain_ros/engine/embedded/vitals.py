@@ -122,7 +122,7 @@ class Vitals:
         if now - self._last_check > 5 * self._limits.interval:
             self._note_sign()  # This process itself was stopped, so the times are invalid.
         self._last_check = now
-        found = [process for pid in self._pids if (process := processes.look(pid)) is not None]
+        found = [process for pid in self._pids if (process := processes.read_process(pid)) is not None]
         self._cpu = sum(process.cpu for process in found)
         stopped = [process.pid for process in found if process.stopped]
         if stopped:

@@ -33,7 +33,7 @@ class OwnerWatch:
         :returns: what the worker watches: "process" or "connection".
         :raises OSError: the connection failed.
         """
-        if counts_here(os.environ.get(OWNER_VARIABLE, "")):
+        if in_same_container(os.environ.get(OWNER_VARIABLE, "")):
             return "process"
         watch_connection(address, port)
         return "connection"
@@ -50,7 +50,7 @@ def _id_space() -> str:
         return f"{file.read().strip()}-{os.stat('/proc/self/ns/pid').st_ino}"
 
 
-def counts_here(name: str) -> bool:
+def in_same_container(name: str) -> bool:
     """Whether the process id in an owner's name is valid in this container."""
     where, _, pid = name.rpartition(":")
     return pid.isdigit() and where == _id_space()
@@ -81,7 +81,7 @@ def _wait_for_the_end_of(connection: socket.socket) -> None:
 def watch_owner(name: str) -> None:
     """End this process and its parent, vLLM's core process, as soon as the owner has ended. Return at once."""
     pid = name.rpartition(":")[2]
-    if not counts_here(name) or int(pid) == os.getpid():
+    if not in_same_container(name) or int(pid) == os.getpid():
         return
     threading.Thread(target=_wait_and_end, args=(int(pid),), name="owner-watch", daemon=True).start()
 

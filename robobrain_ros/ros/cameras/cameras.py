@@ -231,7 +231,7 @@ class Camera:
         age = stamp_age(self._clock, frame.header)
         return time.monotonic() - frame.arrival if math.isnan(age) else age
 
-    def why_slow(self, most: float) -> str:
+    def slow_reason(self, most: float) -> str:
         """Return a sentence if the camera's period exceeds ``most`` seconds; otherwise an empty text."""
         interval = self.statistics.interval
         if not 0.0 < most < interval:
@@ -265,7 +265,7 @@ class Camera:
             first = f"The only image of camera {self.name} so far {is_old} It arrived {silence:.1f} s ago on {self.topic}."
             advice = "The camera has stopped, or it is slow: then raise max_image_age, or set it to 0 to accept any age."
             return f"{first} {advice} {publishers}"
-        slow = self.why_slow(usual)
+        slow = self.slow_reason(usual)
         if slow and silence < _PERIODS * self.statistics.interval:
             return f"{slow} The last image {is_old}"
         pause = self.statistics.pause
@@ -311,7 +311,7 @@ class Camera:
         if watch.is_leftover(stamp):
             return False
         if len(self._stream.publisher_nodes) < 2:  # The stamps of several publishers are not monotonic.
-            watch.stamps_went(self.name, self._last_stamp, stamp)
+            watch.check_stamps(self.name, self._last_stamp, stamp)
         self._last_stamp = stamp
         return True
 

@@ -54,7 +54,7 @@ class CameraChecks:
         self._found: dict[str, list[str]] = {}
         self._logged: set[tuple[str, str]] = set()
 
-    def look(self, cameras: Cameras) -> None:
+    def check(self, cameras: Cameras) -> None:
         """Check all cameras once, and log new faults."""
         checks: dict[str, Callable[[Camera], Iterator[str]]] = {
             "publishers": _publishers,
@@ -79,7 +79,7 @@ class CameraChecks:
             self._node.get_logger().warning(trouble)
 
     def _rate(self, camera: Camera) -> Iterator[str]:
-        slow = camera.why_slow(self._parameters["max_image_age"])
+        slow = camera.slow_reason(self._parameters["max_image_age"])
         if slow:
             yield slow
 

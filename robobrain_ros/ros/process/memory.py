@@ -24,7 +24,7 @@ class MemoryReturn:
         self._last = clock()
         self._thread: Thread | None = None
 
-    def attend(self) -> None:
+    def on_timer(self) -> None:
         """Return free memory when it is due; called each second."""
         ended, now = self._ended(), self._clock()
         if ended == self._seen or now - self._last < INTERVAL or (self._thread is not None and self._thread.is_alive()):

@@ -34,7 +34,7 @@ _LINE_UP = "\n\n"
 
 
 @dataclass(frozen=True)
-class Sight:
+class PixelRays:
     """Rays through a camera's pixels, in the frame of the result.
 
     :param camera: maps pixels to rays in the image's frame.
@@ -86,21 +86,21 @@ def to_markers(
     style: Style,
     *,
     text: str = "",
-    sight: Sight | None = None,
+    rays: PixelRays | None = None,
     points: Lifted | None = None,
     boxes: Lifted | None = None,
     waypoints: Lifted | None = None,
 ) -> list[Marker]:
     """Return the markers of an answer, in the namespaces <namespace>/points, /areas, /trajectory and /labels.
 
-    A part with a position has a marker at this position. A part without a position has a ray as its marker if ``sight`` is given.
+    A part with a position has a marker at this position. A part without a position has a ray as its marker if ``rays`` is given.
     Otherwise, it has no marker.
 
-    :param header: header of the result. Positions and ``sight`` are in its frame.
+    :param header: header of the result. Positions and ``rays`` are in its frame.
     :param text: instruction of the request. It is the label if the answer has a single part without a name.
     :param points: positions of the answer's points, or None if unknown. ``boxes`` and ``waypoints``: likewise.
     """
-    builder = _MarkerBuilder(header, namespace, style, sight)
+    builder = _MarkerBuilder(header, namespace, style, rays)
     for number, (point, position) in enumerate(zip(answer.points, _places(points, answer.points), strict=True), 1):
         builder.point(point, position, _label(number, len(answer.points), point.label, text))
     for number, (box, position) in enumerate(zip(answer.boxes, _places(boxes, answer.boxes), strict=True), 1):
@@ -125,13 +125,13 @@ def _shortened(text: str) -> str:
 
 
 class _MarkerBuilder:
-    def __init__(self, header: Header, namespace: str, style: Style, sight: Sight | None) -> None:
+    def __init__(self, header: Header, namespace: str, style: Style, rays: PixelRays | None) -> None:
         self.markers: list[Marker] = []
         self._header = header
         self._namespace = namespace
         self._style = style
-        self._sight = sight
-        self._origin = np.zeros(3) if sight is None else sight.origin
+        self._rays = rays
+        self._origin = np.zeros(3) if rays is None else rays.origin
         self._ids = count()
         self._lifetime = _to_duration(max(style.lifetime, 0.0))
 
@@ -149,8 +149,8 @@ class _MarkerBuilder:
     def area(self, box: Box, position: Floats, label: str) -> None:
         corners = [(box.u_min, box.v_min), (box.u_max, box.v_min), (box.u_max, box.v_max), (box.u_min, box.v_max)]
         centre = (box.u_min + box.u_max) / 2, (box.v_min + box.v_max) / 2
-        if self._sight is not None and np.isfinite(position).all():
-            places = self._sight.around(corners, centre, position)
+        if self._rays is not None and np.isfinite(position).all():
+            places = self._rays.around(corners, centre, position)
             if not np.isfinite(places).all():
                 return
             size = self._size(position)
@@ -192,9 +192,9 @@ class _MarkerBuilder:
 
     def _ray_ends(self, pixels: Sequence[tuple[float, float]]) -> Floats | None:
         """Return the ends of the rays through the pixels, or None if no rays are shown."""
-        if self._sight is None or self._style.ray_length <= 0.0:
+        if self._rays is None or self._style.ray_length <= 0.0:
             return None
-        ends = self._sight.at_distance(pixels, self._style.ray_length)
+        ends = self._rays.at_distance(pixels, self._style.ray_length)
         return ends if np.isfinite(ends).all() else None
 
     def _size(self, position: Floats) -> float:
@@ -246,7 +246,7 @@ class _MarkerBuilder:
         return marker
 
 
-class Board:
+class CurrentMarkers:
     """Keeps the current markers of each query, so that an answer can delete the markers of the previous one.
 
     :param clock: returns seconds of the clock with which viewers measure the lifetime of markers.

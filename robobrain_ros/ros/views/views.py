@@ -23,8 +23,8 @@ from robobrain_ros.ros.messages.conversions import to_image
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.requests.result import Result
-from robobrain_ros.ros.views.audience import Audience
-from robobrain_ros.ros.views.markers import REQUESTS, Board, Sight, Style, to_markers, to_path, to_poses
+from robobrain_ros.ros.views.markers import REQUESTS, CurrentMarkers, PixelRays, Style, to_markers, to_path, to_poses
+from robobrain_ros.ros.views.subscribers import Subscribers
 
 _JPEG_QUALITY = 90
 _MOST_WAITING = 8
@@ -52,17 +52,17 @@ class SpatialViews:
         self._node = node
         self._parameters = parameters
         self._markers = node.create_publisher(MarkerArray, "~/markers", CHANGES)
-        self._audience = Audience(node, self._markers)
+        self._subscribers = Subscribers(node, self._markers)
         self._path = _Target(node, Path, "~/path", latched)
         self._poses = _Target(node, PoseArray, "~/poses", latched)
         clock = node.get_clock()
         # This is the node's clock, because RViz measures a marker's lifetime in ROS time.
-        self._board = Board(lambda: clock.now().nanoseconds * 1e-9)
+        self._current = CurrentMarkers(lambda: clock.now().nanoseconds * 1e-9)
 
     def close(self) -> None:
         """Delete all markers and targets, and destroy the publishers."""
         if self._markers.get_subscription_count():
-            self._markers.publish(self._board.clear())
+            self._markers.publish(self._current.clear())
         self._node.destroy_publisher(self._markers)
         self._path.close()
         self._poses.close()
@@ -75,7 +75,7 @@ class SpatialViews:
         header = result.message.header
         positions = result.positions
         # The markers are created even without subscribers, for late subscribers. This takes less than a millisecond.
-        self._publish_markers(self._board.show(query, self._to_markers(result, header, query)))
+        self._publish_markers(self._current.show(query, self._to_markers(result, header, query)))
         path = to_path(header, positions.waypoints.positions) if positions and positions.waypoints else None
         poses = to_poses(header, positions.points.positions) if positions and positions.points else None
         # Both, because a robot must not follow the path of a request before the one for these points.
@@ -92,28 +92,28 @@ class SpatialViews:
             query,
             Style(self._parameters["marker_ray_length"], self._parameters["marker_lifetime"]),
             text=result.origin.text,
-            sight=Sight(positions.camera, positions.move) if positions and positions.camera else None,
+            rays=PixelRays(positions.camera, positions.move) if positions and positions.camera else None,
             points=positions.points if positions else None,
             boxes=positions.boxes if positions else None,
             waypoints=positions.waypoints if positions else None,
         )
 
-    def wipe(self, query: str) -> None:
+    def clear(self, query: str) -> None:
         """Delete the markers and target of a query."""
-        self._publish_markers(self._board.show(query, []))
+        self._publish_markers(self._current.show(query, []))
         for target in (self._path, self._poses):
             target.show(query, Header(), None)
 
-    def wipe_all(self) -> None:
+    def clear_all(self) -> None:
         """Delete all markers and targets."""
-        self._publish_markers(self._board.clear())
-        self._path.wipe()
-        self._poses.wipe()
+        self._publish_markers(self._current.clear())
+        self._path.clear()
+        self._poses.clear()
 
-    def attend(self) -> None:
+    def on_timer(self) -> None:
         """Publish all current markers for new subscribers; called each second."""
-        if self._audience.has_newcomers():
-            self._markers.publish(self._board.everything(self._node.get_clock().now().to_msg()))
+        if self._subscribers.has_new():
+            self._markers.publish(self._current.everything(self._node.get_clock().now().to_msg()))
 
     def _publish_markers(self, message: MarkerArray) -> None:
         if message.markers and self._markers.get_subscription_count():
@@ -145,14 +145,14 @@ class _Target:
             self._shown = None
             self._publisher.publish(self._type(header=header))
 
-    def wipe(self) -> None:
+    def clear(self) -> None:
         """Replace the latched message of any query by an empty one."""
         if self._shown is not None:
             self.show(self._shown[0], Header(), None)
 
     def close(self) -> None:
         """Replace the latched message by an empty one, and destroy the publisher."""
-        self.wipe()
+        self.clear()
         self._node.destroy_publisher(self._publisher)
 
 
@@ -168,7 +168,7 @@ class Overlay:
         self._model = model
         self._raw: Publisher | None = node.create_publisher(Image, "~/overlay", CHANGES)
         self._compressed: Publisher | None = node.create_publisher(CompressedImage, "~/overlay/compressed", CHANGES)
-        self._audiences = Audience(node, self._raw), Audience(node, self._compressed)
+        self._subscribers = Subscribers(node, self._raw), Subscribers(node, self._compressed)
         self._drawing = False
         self._waiting: deque[Result] = deque(maxlen=_MOST_WAITING)
         self._last: Result | None = None
@@ -191,11 +191,11 @@ class Overlay:
         elif not result.origin.query:
             self._waiting.append(result)
 
-    def wipe_all(self) -> None:
+    def clear_all(self) -> None:
         """Drop the result that was kept for late subscribers."""
         self._last = None
 
-    def attend(self) -> None:
+    def on_timer(self) -> None:
         """Draw the last result for new subscribers; called each second."""
         if self._raw is None or self._drawing:
             return
@@ -203,7 +203,7 @@ class Overlay:
             self._begin(self._last)
 
     def _has_newcomers(self) -> bool:
-        raw, compressed = (audience.has_newcomers() for audience in self._audiences)
+        raw, compressed = (subscribers.has_new() for subscribers in self._subscribers)
         return raw or compressed
 
     @property

@@ -4,7 +4,7 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 
 
-class Audience:
+class Subscribers:
     """The subscribers of a publisher. The class compares endpoints, not their number, so a restarted subscriber counts as new.
 
     :param node: node of the publisher.
@@ -15,7 +15,7 @@ class Audience:
         self._publisher = publisher
         self._known: set[tuple[int, ...]] = set()
 
-    def has_newcomers(self) -> bool:
+    def has_new(self) -> bool:
         """Return whether there is a new subscriber since the last call of this method."""
         if not self._publisher.get_subscription_count():
             self._known = set()

@@ -9,13 +9,13 @@ from robobrain_ros.errors import CanceledError, EngineConfigError
 
 Result = TypeVar("Result")
 
-READING = 10.0
+FILES_LIMIT = 10.0
 """Time limit in seconds for reading the files of all parameters."""
-_LOOK = 0.05
+_CHECK_INTERVAL = 0.05
 """Seconds between two checks of whether ROS still runs."""
 
 
-def beside(work: Callable[[], Result], what: str, alive: Callable[[], bool], limit: float = READING) -> Result:
+def run_with_time_limit(work: Callable[[], Result], what: str, alive: Callable[[], bool], limit: float = FILES_LIMIT) -> Result:
     """Run work in a separate thread, and wait for its result while ``alive()`` is true, at most ``limit`` seconds.
 
     A thread that does not end in time continues, but it does not prevent the end of the process.
@@ -28,7 +28,7 @@ def beside(work: Callable[[], Result], what: str, alive: Callable[[], bool], lim
     thread = threading.Thread(target=job.run, name=what, daemon=True)
     end = time.monotonic() + limit
     thread.start()
-    while not job.done.wait(_LOOK):
+    while not job.done.wait(_CHECK_INTERVAL):
         if not alive():
             raise CanceledError(f"{what} was canceled, because ROS shuts down.")
         if time.monotonic() > end:

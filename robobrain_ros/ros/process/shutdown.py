@@ -19,27 +19,27 @@ LIMIT = 10.0
 """Seconds from the first SIGINT or SIGTERM to the end of the process. The launch files wait longer before they kill it."""
 FORCED = 9.0
 """Seconds after which the process is forced to end."""
-FAREWELL = 2.0
+RESPONSES = 2.0
 """Time limit in seconds for sending the responses of cancelled requests."""
-LAST_WORDS = 0.2
-"""Seconds of `FAREWELL` in which clients can fetch the results of their goals. A result needs a separate request."""
+RESULTS = 0.2
+"""Seconds of `RESPONSES` in which clients can fetch the results of their goals. A result needs a separate request."""
 ENGINE = 5.0
 """Time limit in seconds for stopping the engine."""
 
 _log = logging.getLogger(__name__)
 
 
-def finish_answers(executor: SingleThreadedExecutor, unfinished: Callable[[], bool]) -> None:
-    """Spin until all responses are sent, at most `FAREWELL` seconds. Then give clients time to fetch their results."""
-    end = time.monotonic() + FAREWELL
+def send_responses(executor: SingleThreadedExecutor, unfinished: Callable[[], bool]) -> None:
+    """Spin until all responses are sent, at most `RESPONSES` seconds. Then give clients time to fetch their results."""
+    end = time.monotonic() + RESPONSES
     while unfinished() and time.monotonic() < end:
         executor.spin_once(timeout_sec=0.05)
-    end = min(end, time.monotonic() + LAST_WORDS)
+    end = min(end, time.monotonic() + RESULTS)
     while time.monotonic() < end:
         executor.spin_once(timeout_sec=0.02)
 
 
-def force_later(after: float = FORCED) -> threading.Timer:
+def force_exit_later(after: float = FORCED) -> threading.Timer:
     """Force the process to end after this number of seconds, unless it has ended before."""
     timer = threading.Timer(after, _force, [after])
     timer.daemon = True
@@ -47,7 +47,7 @@ def force_later(after: float = FORCED) -> threading.Timer:
     return timer
 
 
-def leave(code: int = 0) -> None:
+def exit_now(code: int = 0) -> None:
     """End the process now. Python's own exit waits for threads and destroys vLLM's objects, which takes many seconds."""
     leftovers.release_all()
     _exit(code)

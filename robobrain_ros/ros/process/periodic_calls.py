@@ -9,7 +9,7 @@ from robobrain_ros.ros.delivery.boundary import GuardedNode
 _PERIOD = 1.0
 
 
-class Upkeep:
+class PeriodicCalls:
     """Calls several functions each second, in the executor. An exception in one of them does not affect the others.
 
     :param clock: a steady clock, because simulated time can stand still.

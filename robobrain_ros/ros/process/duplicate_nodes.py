@@ -6,7 +6,7 @@ _SERVICE = "~/point"
 """A service that only nodes of this package offer."""
 
 
-class Twins:
+class DuplicateNodes:
     """Counts other nodes with the node's name and namespace. Called in the executor."""
 
     def __init__(self, node: Node) -> None:
@@ -35,7 +35,7 @@ class Twins:
             "request. Check the remappings of services: another node has another name, but the same service."
         )
 
-    def attend(self) -> None:
+    def on_timer(self) -> None:
         """Count the nodes, and log a change; called each second."""
         name, namespace = self._node.get_name(), self._node.get_namespace()
         found = self._node.get_node_names_and_namespaces().count((name, namespace))
