@@ -40,8 +40,16 @@ MARKS = [
     "Step 2: ",
 ]
 WORDS = ["1", "23", "-4", "0.5", ".", "1e9", "e", "x", "y", "label", "bbox_2d", "about ", "There is no ", "subtask_list"]
-ITEMS = ["(1, 2)", "[3, 4, 5, 6]", "(0.1, 0.2)", '"label": "mug"', '{"x": 1, "y": 2}', "\\ud800"]
-FRAGMENTS = st.sampled_from(TAGS + MARKS + WORDS + ITEMS)
+SCORES = ["<score>+40%</score>", "<score>", "%</score>"]
+ITEMS = [
+    "(1, 2)",
+    "[3, 4, 5, 6]",
+    "(0.1, 0.2)",
+    '"label": "mug"',
+    '{"x": 1, "y": 2}',
+    "\\ud800",
+]
+FRAGMENTS = st.sampled_from(TAGS + MARKS + WORDS + ITEMS + SCORES)
 TEXTS = st.one_of(st.lists(FRAGMENTS, max_size=30).map("".join), st.text(max_size=200))
 TASKS = st.sampled_from(list(Task))
 FAMILIES = st.sampled_from(PROFILES)

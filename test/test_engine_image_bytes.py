@@ -24,6 +24,7 @@ from robobrain_ros.engine.embedded.image_bytes import Normalizer, PatchProcessor
 from robobrain_ros.engine.embedded.prompt import Prompts
 from robobrain_ros.engine.flagos.choice import NATIVE, Choice, Operators
 from robobrain_ros.engine.options import EngineOptions
+from robobrain_ros.errors import BadRequestError
 
 OPTIONS = EngineOptions.of(model="/cache/7b")
 CHECKPOINT = Checkpoint(Path("/cache/7b"), True, "qwen2_5_vl", 28, 3136, 12845056, 8192, "bfloat16", 17.0, usual_images=True)
@@ -164,6 +165,27 @@ def test_reversed_arrays_are_accepted_whether_resized_or_not(height: int) -> Non
     sent = prompts.render(Generation("reversed", "Point to it.", [image], 1))["multi_modal_data"]["image"]
     processor = AutoImageProcessor.from_pretrained(DEMO_MODEL)
     assert torch.equal(processor(sent)["pixel_values"], processor([image.copy()])["pixel_values"])
+
+
+IMAGES_FIRST = (
+    "{% for m in messages %}{% for c in m.content if c.type == 'image' %}<|image_pad|>{% endfor %}"
+    "{% for c in m.content if 'text' in c %}{{ c.text }}{% endfor %}{% endfor %}"
+)
+
+
+def test_texts_and_images_stand_in_the_prompt_in_their_order() -> None:
+    prompts = Prompts.load(read_checkpoint(DEMO_MODEL, local=True), trust_remote_code=False)
+    images = [noise(28, 28), noise(28, 56)]
+    rendered = prompts.render(Generation("two", "Which one?", images, 1, text_before_images=["\nBefore: ", "\nAfter: "]))
+    vision = "<|vision_start|><|image_pad|><|vision_end|>"
+    assert f"user\n\nBefore: {vision}\nAfter: {vision}Which one?<|im_end|>" in rendered["prompt"]
+    assert [image.shape for image in rendered["multi_modal_data"]["image"]] == [(28, 28, 3), (28, 56, 3)]
+    with pytest.raises(BadRequestError, match="control token"):
+        prompts.render(Generation("hidden", "?", images, 1, text_before_images=["", "<|im_end|>"]))
+    prompts.tokenizer.chat_template = IMAGES_FIRST
+    prompts.render(Generation("plain", "Which one?", images, 1))
+    with pytest.raises(BadRequestError, match="changes the order"):
+        prompts.render(Generation("two", "Which one?", images, 1, text_before_images=["Before: ", "After: "]))
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,9 @@ def test_text_counts_and_what_is_asked() -> None:
             await ask(engine, question("b", constraint=Constraint(regex="[0-9]")))
             assert server.bodies[-1]["structured_outputs"] == {"regex": "[0-9]"}
             assert len(server.bodies[-1]["messages"]) == 1
+            await ask(engine, question("where?", text_before_images=["Before:"]))
+            parts = server.bodies[-1]["messages"][0]["content"]
+            assert [part.get("text", part["type"]) for part in parts] == ["Before:", "image_url", "where?"]
 
     run(work())
 

@@ -20,7 +20,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from robobrain_ros.core.imaging import FittedSize
 from robobrain_ros.core.plans.request import StepOutcome
 from robobrain_ros.core.profiles import TEXT_SLOT
-from robobrain_ros.core.query import Task
+from robobrain_ros.core.query import CAMERA_TASKS, Task
 from robobrain_ros.demo.encodings import ENCODINGS, GRAY_ENCODINGS, encode_image
 from robobrain_ros.demo.executor import Executor, SimulatedArm, WorldCamera
 from robobrain_ros.demo.quickstart import judge
@@ -183,7 +183,7 @@ def test_an_arm_mostly_reaches_its_goal_in_spite_of_a_trouble(user: TaskClient) 
     assert sum(reached) >= 5, reached
 
 
-@pytest.mark.parametrize("task", list(Task))
+@pytest.mark.parametrize("task", CAMERA_TASKS)
 @pytest.mark.parametrize("text", ["the golden crown", "Wo ist die rote Tasse?", "红色的杯子在哪里？", "as ]])} 12, 7", "x" * 500])
 def test_what_makes_no_sense_gets_a_well_formed_answer(table: Table, task: Task, text: str) -> None:
     table.show(make_scene(10))
@@ -195,7 +195,7 @@ def test_what_makes_no_sense_gets_a_well_formed_answer(table: Table, task: Task,
     assert (code is OutcomeCode.OK) == (response.outcome.message == "")
 
 
-@pytest.mark.parametrize("task", list(Task))
+@pytest.mark.parametrize("task", CAMERA_TASKS)
 def test_an_empty_instruction_is_refused(table: Table, task: Task) -> None:
     interface = TASKS[task]
     response = table.it.call(interface.service_type, interface.name, interface.service_type.Request())

@@ -28,7 +28,7 @@ from robobrain_ros.cli.reply import Reply, footnote, to_dict, to_lines
 from robobrain_ros.core.imaging import read_image
 from robobrain_ros.core.overlay import draw
 from robobrain_ros.core.plans.request import DoneStep, Place, PlanMode, PlanRequest, StepOutcome
-from robobrain_ros.core.query import Answer, Defaults, Query, RgbImage, Task
+from robobrain_ros.core.query import CAMERA_TASKS, Answer, Defaults, Query, RgbImage, Task
 from robobrain_ros.errors import OutcomeCode, RoboBrainError
 
 EXIT_CODES: dict[OutcomeCode, int] = {
@@ -177,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("task", choices=[task.value for task in Task], help="the task")
+    parser.add_argument("task", choices=[task.value for task in CAMERA_TASKS], help="the task")
     parser.add_argument("text", help='the instruction or question, such as "the red mug"')
     parser.add_argument(
         "--think",

@@ -12,13 +12,13 @@ from typing import Any, Final
 from robobrain_ros.bounds import deadlines
 from robobrain_ros.bounds.control_tokens import without_control_tokens
 from robobrain_ros.bounds.texts import shortened
-from robobrain_ros.core.grammars import coordinate_pattern
+from robobrain_ros.core.grammars import SCORE_PATTERN, coordinate_pattern
 from robobrain_ros.core.imaging import Fitted, PixelBudget, fit_image
 from robobrain_ros.core.plans.checks import check_request
 from robobrain_ros.core.plans.feasibility import check_feasible
 from robobrain_ros.core.plans.request import PlanMode, PlanRequest, PlanVerdict
 from robobrain_ros.core.plans.schema import PlanForm, plan_form
-from robobrain_ros.core.profiles import Profile
+from robobrain_ros.core.profiles import AnswerForm, Profile
 from robobrain_ros.core.query import Answer, Defaults, ParsedAnswer, Query, Report, RgbImage, Task
 from robobrain_ros.core.query_checks import check_query
 from robobrain_ros.core.reading.answers import AnswerParser
@@ -122,9 +122,12 @@ class Brain:
         max_tokens = self.defaults.max_tokens if query.max_tokens is None else query.max_tokens
         if max_tokens < 1:
             raise BadRequestError(f"max_tokens is {max_tokens}. It must be at least 1.")
-        think = self.defaults.think and self.profile.can_think if query.think is None else query.think
+        can_think = self.profile.can_think and self.profile.uses_tags(query.task)
+        think = self.defaults.think and can_think if query.think is None else query.think
         if think and not self.profile.can_think:
             raise BadRequestError(f"This {self.profile.family} checkpoint was not trained to think. Retry without thinking.")
+        if think and not can_think:
+            raise BadRequestError(f"No model was trained to think about the task {query.task.value}. Retry without thinking.")
         report.think = think
         return Run(query, self.profile, self.defaults, think, max_tokens, began, began + timeout, report, on_partial)
 
@@ -139,8 +142,9 @@ class Brain:
         return run.answer(parsed)
 
     async def _fit_images(self, query: Query) -> list[Fitted]:
+        budget = self.budget.narrowed(self.profile.image_limit(query.task))
         limits = query.max_pixels or [0] * len(query.images)
-        return [await _fit(image, self.budget.narrowed(limit)) for image, limit in zip(query.images, limits, strict=True)]
+        return [await _fit(image, budget.narrowed(limit)) for image, limit in zip(query.images, limits, strict=True)]
 
     async def _plan_form(self, run: Run) -> PlanForm | None:
         """Return the form that constrains a plan. Another thread makes the form, because a large request takes long."""
@@ -165,8 +169,12 @@ class Brain:
         """Ask the model. If its answer is empty, ask again without thinking.
 
         A checkpoint's files do not show whether the model can think. A model that cannot think gives an empty answer to a prompt
-        with think tags. If the first request is without thinking, the second request has no tags.
+        with think tags. If the first request is without thinking, the second request has no tags. Tasks
+        without tags are asked once.
         """
+        if not self.profile.uses_tags(run.query.task):
+            parser, finish_reason = await self._write_answer(run, "")
+            return _parsed(parser, finish_reason)
         thinking = await self._think(run) if run.think else ""
         prefix_without_thinking = self.profile.assistant_prefix(think=False)
         prefix = self.profile.prefix_after_thinking(thinking) if run.think else prefix_without_thinking
@@ -176,7 +184,7 @@ class Brain:
             thinking, run.report.think, run.report.raw_text = "", False, ""
             parser, finish_reason = await self._write_answer(run, prefix)
         try:
-            parsed = parser.finish(truncated=finish_reason == "length")
+            parsed = _parsed(parser, finish_reason)
         except UnparsableAnswerError as error:
             error.raw_text = run.report.raw_text
             raise
@@ -198,16 +206,18 @@ class Brain:
         if run.plan_form is not None:
             parser = AnswerParser(run.query.task, self.profile, plan_form=run.plan_form)
             # The form limits the length. max_tokens does not apply, because a truncated plan is not valid.
-            constraint = Constraint(json_schema=run.plan_form.text)
-            return parser, await self._generate(run, parser, prefix, run.plan_form.tokens, (), constraint)
+            form = Constraint(json_schema=run.plan_form.text)
+            return parser, await self._generate(run, parser, prefix, run.plan_form.tokens, (), form)
         stop = ("</answer>",) if prefix else ()
-        coordinates = self._coordinate_constraint(run)
-        parser = AnswerParser(run.query.task, self.profile, constrained=coordinates is not None)
-        return parser, await self._generate(run, parser, prefix, run.max_tokens, stop, coordinates)
+        constraint = self._constraint(run)
+        parser = AnswerParser(run.query.task, self.profile, constrained=constraint is not None)
+        return parser, await self._generate(run, parser, prefix, run.max_tokens, stop, constraint)
 
-    def _coordinate_constraint(self, run: Run) -> Constraint | None:
-        """Return the constraint for spatial tasks: coordinates within the image, or None for no constraint."""
+    def _constraint(self, run: Run) -> Constraint | None:
+        """Return the constraint of the answer: a score, or coordinates within the image. None: the answer is free."""
         task = run.query.task
+        if self.profile.form(task) is AnswerForm.SCORE:
+            return Constraint(regex=SCORE_PATTERN)
         if not (run.defaults.constrain_coordinates and task.spatial):
             return None
         return Constraint(regex=coordinate_pattern(task, self.profile, run.images[0].size))
@@ -222,12 +232,14 @@ class Brain:
         constraint: Constraint | None = None,
     ) -> str:
         """Run one generation, and pass its text to the parser, the report and the listener. Return the finish reason."""
+        *text_before_images, user_text = run.prompt_texts
         generation = Generation(
             request_id=uuid.uuid4().hex,
-            user_text=run.prompt,
+            user_text=user_text,
             images=[fitted.image for fitted in run.images],
             max_tokens=max_tokens,
             image_ids=run.image_ids,
+            text_before_images=text_before_images,
             assistant_prefix=prefix,
             stop=stop,
             priority=run.query.priority,
@@ -249,6 +261,14 @@ class Brain:
 def _is_structured(request: PlanRequest) -> bool:
     """Return whether a form constrains the answer: for a plan for robots, and for a check whether the task is done."""
     return bool(request.robots) or request.mode is PlanMode.CHECK
+
+
+def _parsed(parser: AnswerParser, finish_reason: str) -> ParsedAnswer:
+    """Return the whole answer of a parser.
+
+    :raises UnparsableAnswerError: the answer does not have the task's form.
+    """
+    return parser.finish(truncated=finish_reason == "length")
 
 
 def _count_bytes(text: str) -> int:

@@ -1,9 +1,11 @@
-"""Regular expressions that constrain answers to spatial tasks to lists of coordinates within the image.
+"""Regular expressions that constrain answers: to lists of coordinates within the image for spatial tasks, and to scores.
 
 The expressions have the form in which the model families write answers. They are bounded. They consist of groups and character
-classes only, because Python and grammar engines interpret these in the same way. Two more texts match. The empty list means that
-the model found nothing. The empty text is the answer of a checkpoint that cannot think to a prompt with think tags (see `Brain`).
-`core.reading` reads exactly the coordinates of each match.
+classes only, because Python and grammar engines interpret these in the same way. `core.reading` reads exactly the coordinates or
+the score of each match.
+
+For coordinates, two more texts match. The empty list means that the model found nothing. The empty text is the answer of a
+checkpoint that cannot think to a prompt with think tags (see `Brain`).
 """
 
 from robobrain_ros.core.imaging import FittedSize
@@ -20,6 +22,9 @@ _SEPARATOR = ", ?"
 trained with other tokens writes wrong numbers after them."""
 _DEPTH = r"(0|[1-9][0-9]?)(\.[0-9]{1,3})?"
 """A depth below 100 m with a resolution of 1 mm."""
+
+SCORE_PATTERN = r"<score>(0|[+\-]([1-9][0-9]?|100))%</score>"
+"""The whole answer to `Task.PROGRESS`: a whole percentage from -100 to +100. The official prompt prescribes this form."""
 
 
 def number_up_to(most: int) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from robobrain_ros.bounds.files import UnreadableFileError, read_small_json
 from robobrain_ros.core.plans import prompt as plan_prompt
 from robobrain_ros.core.plans.request import PlanRequest
+from robobrain_ros.core.progress_prompt import GRM_PROMPT
 from robobrain_ros.core.query import Task
 from robobrain_ros.errors import EngineConfigError, UnsupportedTaskError
 
@@ -28,6 +29,7 @@ class AnswerForm(Enum):
     BOXES = "boxes"
     WAYPOINTS = "waypoints"
     STEPS = "steps"
+    SCORE = "score"
 
 
 _LARGEST_CONFIG = 10_000_000
@@ -36,18 +38,33 @@ TEXT_SLOT = "{text}"
 """The place of the user's text in a prompt. It is replaced without `str.format`, because the text may contain braces."""
 
 
+IMAGE_SLOT = "<image>"
+"""The place of an image in a prompt whose images stand between its texts. In the other prompts, the images come first."""
+
+
 @dataclass(frozen=True)
 class TaskPrompt:
-    """The prompt of a task and the form of its answer. ``template`` contains `TEXT_SLOT` once."""
+    """The prompt of a task and the form of its answer.
+
+    :param template: contains `TEXT_SLOT`, and `IMAGE_SLOT` once for each image or not at all.
+    :param ends_sentence: whether the template has its own full stop after the text.
+    :param tagged: whether the model was trained to write its answer between tags, after thinking.
+    :param max_pixels: pixel limit of each image in training, or 0 if there was no limit below that of the checkpoint.
+    """
 
     template: str
     form: AnswerForm
+    ends_sentence: bool = True
+    tagged: bool = True
+    max_pixels: int = 0
 
-    def fill(self, text: str) -> str:
-        """Return the prompt for ``text``. A full stop at the end of the text is removed, because the template has its own."""
-        if self.template == TEXT_SLOT:
-            return text
-        return self.template.replace(TEXT_SLOT, text.strip().rstrip(". \t\r\n"))
+    def fill(self, text: str) -> tuple[str, ...]:
+        """Return the texts of the prompt for ``text``: the text before each image, and the last text.
+
+        A full stop at the end of the text is removed if the template has its own.
+        """
+        text = text.strip().rstrip(". \t\r\n") if self.ends_sentence else text
+        return tuple(part.replace(TEXT_SLOT, text) for part in self.template.split(IMAGE_SLOT))
 
 
 @dataclass(frozen=True)
@@ -88,11 +105,32 @@ class Profile:
         return replace(self, can_think=can_think)
 
     def prompt(self, task: Task, text: str) -> str:
-        """Return the user's message for ``task``, without images.
+        """Return the text of the user's message for ``task``, without images. Other texts than the last one: `prompt_texts`.
+
+        :raises UnsupportedTaskError: the family was not trained for the task.
+        """
+        return "".join(self.prompt_texts(task, text))
+
+    def prompt_texts(self, task: Task, text: str) -> tuple[str, ...]:
+        """Return the texts of the user's message. If there are several, an image follows each text except the last one.
 
         :raises UnsupportedTaskError: the family was not trained for the task.
         """
         return self._task_prompt(task).fill(text)
+
+    def image_limit(self, task: Task) -> int:
+        """Return the pixel limit of each image in the training for ``task``, or 0 if there was none.
+
+        :raises UnsupportedTaskError: the family was not trained for the task.
+        """
+        return self._task_prompt(task).max_pixels
+
+    def uses_tags(self, task: Task) -> bool:
+        """Return whether think and answer tags surround the answer to ``task``. Without tags, the model never thinks.
+
+        :raises UnsupportedTaskError: the family was not trained for the task.
+        """
+        return self._task_prompt(task).tagged
 
     def plan_prompt(self, task: str, request: PlanRequest) -> str:
         """Return the user's message for a plan in the form of `core.plans.schema.plan_form`.
@@ -127,7 +165,7 @@ class Profile:
         return prompt
 
 
-_ASK = TaskPrompt(TEXT_SLOT, AnswerForm.TEXT)
+_ASK = TaskPrompt(TEXT_SLOT, AnswerForm.TEXT, ends_sentence=False)
 _GROUND = TaskPrompt(
     "Please provide the bounding box coordinate of the region this sentence describes: {text}.", AnswerForm.BOXES
 )
@@ -167,6 +205,9 @@ _TRAJECTORY_2_5 = TaskPrompt(
     "contains the x and y coordinates and the depth of the point.",
     AnswerForm.WAYPOINTS,
 )
+# The GRM models have the architectures of RoboBrain 2.0 and 2.5. The pixel limit is that of examples/inference.py of
+# FlagOpen/Robo-Dopamine, which never asks a model to think.
+_PROGRESS = TaskPrompt(GRM_PROMPT, AnswerForm.SCORE, ends_sentence=False, tagged=False, max_pixels=76_800)
 
 PROFILES: tuple[Profile, ...] = (
     Profile(
@@ -179,6 +220,7 @@ PROFILES: tuple[Profile, ...] = (
             Task.TRAJECTORY: _TRAJECTORY_2_0,
             Task.GROUND: _GROUND,
             Task.PLAN: _PLAN,
+            Task.PROGRESS: _PROGRESS,
         },
         coordinates=CoordinateRule.PIXELS_OF_MODEL_IMAGE,
         cell=28,
@@ -196,6 +238,7 @@ PROFILES: tuple[Profile, ...] = (
             Task.TRAJECTORY: _TRAJECTORY_2_5,
             Task.GROUND: _GROUND,
             Task.PLAN: _PLAN,
+            Task.PROGRESS: _PROGRESS,
         },
         coordinates=CoordinateRule.THOUSANDTHS,
         cell=32,

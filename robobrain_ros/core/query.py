@@ -22,11 +22,16 @@ class Task(str, Enum):
     TRAJECTORY = "trajectory"
     GROUND = "ground"
     PLAN = "plan"
+    PROGRESS = "progress"
 
     @property
     def spatial(self) -> bool:
         """Whether the answer consists of coordinates in one image."""
         return self in (Task.POINT, Task.AFFORDANCE, Task.TRAJECTORY, Task.GROUND)
+
+
+CAMERA_TASKS = tuple(task for task in Task if task is not Task.PROGRESS)
+"""Tasks about the images of one moment, which cameras provide. `Task.PROGRESS` compares two moments."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,8 @@ class Query:
 
     :param task: the task.
     :param text: the question or instruction.
-    :param images: RGB images in the camera's size. Spatial tasks take exactly one image.
+    :param images: RGB images in the camera's size. Spatial tasks take exactly one image. `Task.PROGRESS` takes the images of
+        `core.progress.comparison`.
     :param image_ids: a unique name for each image (camera, stamp, size), with which an engine reuses its results for the same
         image. Empty: the engine recognizes images itself.
     :param think: whether the model thinks first. None means the brain's default.
@@ -130,6 +136,7 @@ class AnswerContent:
 
     :param text: the answer without the thinking.
     :param reasoning: the text of a plan without its steps.
+    :param score: the change between two moments in percent, -100 to 100, for `Task.PROGRESS`. `core.progress` describes it.
     """
 
     task: Task
@@ -141,6 +148,7 @@ class AnswerContent:
     steps: tuple[PlanStep, ...] = ()
     reasoning: str = ""
     verdict: PlanVerdict = PlanVerdict.PLAN
+    score: int | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Any
 from robobrain_ros.bounds.control_tokens import reject_control_tokens
 from robobrain_ros.bounds.texts import has_lone_surrogates
 from robobrain_ros.core.plans.checks import check_counts
-from robobrain_ros.core.query import Query
+from robobrain_ros.core.progress import IMAGES_OF_COMPARISON
+from robobrain_ros.core.query import Query, Task
 from robobrain_ros.engine.base import MOST_IMAGES
 from robobrain_ros.errors import BadRequestError
 
@@ -47,6 +48,10 @@ def _check_image_count(query: Query) -> None:
     task, count = query.task, len(query.images)
     if task.spatial and count != 1:
         raise BadRequestError(f"The task {task.value} takes exactly one image, not {count}.")
+    if task is Task.PROGRESS and count != IMAGES_OF_COMPARISON:
+        raise BadRequestError(
+            f"The task {task.value} takes exactly {IMAGES_OF_COMPARISON} images, not {count}: see core.progress.comparison."
+        )
     if not 1 <= count <= MOST_IMAGES:
         raise BadRequestError(f"The task {task.value} takes 1 to {MOST_IMAGES} images, not {count}.")
     if query.image_ids and len(query.image_ids) != count:

@@ -36,15 +36,15 @@ class Run:
     """The form that constrains the answer. It is None for a plan as text and for other tasks."""
 
     @property
-    def prompt(self) -> str:
-        """The user's message, without images."""
+    def prompt_texts(self) -> tuple[str, ...]:
+        """The texts of the user's message. See `Profile.prompt_texts`."""
         query, profile = self.query, self.profile
         if query.plan is None or query.task is not Task.PLAN:
-            return profile.prompt(query.task, query.text)
+            return profile.prompt_texts(query.task, query.text)
         if self.plan_form is not None:
-            return profile.plan_prompt(query.text, query.plan)
+            return (profile.plan_prompt(query.text, query.plan),)
         context = context_in_words(query.plan)
-        return "\n".join(part for part in (context, profile.prompt(query.task, query.text)) if part)
+        return ("\n".join(part for part in (context, profile.prompt(query.task, query.text)) if part),)
 
     def set_images(self, images: Sequence[Fitted]) -> None:
         """Set the resized images. Their names include their sizes, because the engine caches each size separately."""

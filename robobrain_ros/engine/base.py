@@ -1,8 +1,8 @@
 """The interface of engines: they generate text from prompts and images. Engines do not know tasks."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -42,13 +42,15 @@ class Constraint:
 class Generation:
     """One generation.
 
-    The user's message consists of ``images`` and then ``user_text``. The engine renders it with the checkpoint's chat template.
+    The user's message consists of ``images`` and then ``user_text``, with the texts of ``text_before_images`` in between. The
+    engine renders it with the checkpoint's chat template.
 
     A generation has no deadline. Its caller ends it by closing the stream.
 
     :param request_id: unique id.
     :param images: RGB, (height, width, 3), uint8, at the size for the model.
     :param image_ids: see `core.query.Query`.
+    :param text_before_images: the text before each image. Empty: there is no text before the images.
     :param assistant_prefix: text after the generation prompt, which the model continues.
     :param temperature: 0 means greedy decoding.
     :param stop: texts that end the generation. They are not part of the result.
@@ -61,11 +63,28 @@ class Generation:
     images: Sequence[npt.NDArray[np.uint8]]
     max_tokens: int
     image_ids: Sequence[str] = ()
+    text_before_images: Sequence[str] = ()
     assistant_prefix: str = ""
     temperature: float = 0.0
     stop: Sequence[str] = ()
     priority: int = 0
     constraint: Constraint | None = None
+
+    @property
+    def text(self) -> str:
+        """The text of the user's message, without images."""
+        return "".join((*self.text_before_images, self.user_text))
+
+    def interleaved(self, images: Sequence[Any]) -> Iterator[Any]:
+        """Yield the parts of the user's message in order: texts, and the elements of ``images`` in place of the images.
+
+        :raises ValueError: the numbers of texts and images differ.
+        """
+        for before, image in zip(self.text_before_images or [""] * len(images), images, strict=True):
+            if before:
+                yield before
+            yield image
+        yield self.user_text
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from rclpy.node import Node
 
 from robobrain_ros.bounds.deadlines import CLIENT_GRACE
 from robobrain_ros.core.plans.request import PlanRequest
-from robobrain_ros.core.query import Answer, Task
+from robobrain_ros.core.query import CAMERA_TASKS, Answer, Task
 from robobrain_ros.errors import NotReadyError, RequestTimeoutError
 from robobrain_ros.msg import QueryOptions
 from robobrain_ros.ros.delivery import qos
@@ -37,7 +37,7 @@ class TaskClient(Node):
     """
 
     def __init__(
-        self, name: str, namespace: str | None = None, robobrain: str = "robobrain", tasks: Iterable[Task] = tuple(Task)
+        self, name: str, namespace: str | None = None, robobrain: str = "robobrain", tasks: Iterable[Task] = CAMERA_TASKS
     ) -> None:
         super().__init__(name, namespace=namespace)
         self._clients_by_task = {

@@ -12,7 +12,7 @@ import numpy as np
 
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.profiles import Profile, profile_for
-from robobrain_ros.core.query import Query, Task
+from robobrain_ros.core.query import CAMERA_TASKS, Query
 from robobrain_ros.engine import memory
 from robobrain_ros.engine.base import Engine, EngineHealth, EngineInfo, LoadProgress
 from robobrain_ros.engine.runtime import LoopThread
@@ -206,7 +206,7 @@ class _WarmUp:
     async def _ask(self, engine: Engine, info: EngineInfo) -> None:
         brain = _brain(engine, info, self._settings)
         image = np.full((*_WARM_UP_SIZE, 3), 128, np.uint8)
-        for task in sorted(brain.profile.tasks, key=list(Task).index):
+        for task in brain.profile.tasks.intersection(CAMERA_TASKS):
             self._progress(LoadProgress("warming up", f"Warming up: {task.value}."))
             query = Query(task, "warm up", [image], think=False, timeout=_WARM_UP_TIMEOUT, max_tokens=_WARM_UP_TOKENS)
             try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
-from robobrain_ros.core.query import Answer, Task
+from robobrain_ros.core.query import CAMERA_TASKS, Answer, Task
 from robobrain_ros.msg import Affordances, InferenceReport, Plan, TextAnswer, Trajectory
 from robobrain_ros.ros.messages.conversions import Origin, Positions, to_affordances, to_text_answer, to_trajectory
 from robobrain_ros.ros.messages.plans import to_plan
@@ -58,15 +58,15 @@ class TaskInterface:
 
 
 def by_task(rows: Iterable[TaskInterface]) -> dict[Task, TaskInterface]:
-    """Return the rows by their task, in the order of `Task`.
+    """Return the rows by their task, in the order of `CAMERA_TASKS`.
 
     :raises TypeError: a task has no row, or several.
     """
     rows = list(rows)
-    wrong = [task.value for task in Task if sum(row.task is task for row in rows) != 1]
+    wrong = [task.value for task in CAMERA_TASKS if sum(row.task is task for row in rows) != 1]
     if wrong:
         raise TypeError(f"Each task needs one row in the task table (robobrain_ros/ros/tasks.py); check: {', '.join(wrong)}.")
-    return {task: next(row for row in rows if row.task is task) for task in Task}
+    return {task: next(row for row in rows if row.task is task) for task in CAMERA_TASKS}
 
 
 def _location(task: Task) -> TaskInterface:

@@ -5,7 +5,7 @@ therefore be cut anywhere, and the time is linear in its length:
 
 1. `TagReader` separates the thinking from the answer.
 2. `CoordinateReader` finds the coordinates in answers to spatial tasks. `FreePlanReader` finds the steps of a plan in free text.
-   `StructuredPlanReader` finds the steps of a plan that was constrained to a JSON schema.
+   `StructuredPlanReader` finds the steps of a plan that was constrained to a JSON schema. `read_score` reads a score.
 3. `AnswerParser` combines the results and validates the whole answer.
 
 The rules:
@@ -49,6 +49,7 @@ from robobrain_ros.core.query import Box, ParsedAnswer, PartialAnswer, PlanStep,
 from robobrain_ros.core.reading.coordinates import CoordinateReader
 from robobrain_ros.core.reading.free_plans import FreePlanReader
 from robobrain_ros.core.reading.refusals import refuses_to_plan, reports_nothing_found
+from robobrain_ros.core.reading.scores import read_score
 from robobrain_ros.core.reading.tags import Segment, TagReader
 from robobrain_ros.errors import UnparsableAnswerError
 
@@ -148,6 +149,8 @@ class AnswerParser:
             return ParsedAnswer(self.task, text, self.thinking)
         if self.form is AnswerForm.STEPS:
             return self._finish_plan(text, truncated)
+        if self.form is AnswerForm.SCORE:
+            return self._finish_score(text)
         return self._finish_spatial(text, truncated)
 
     def _discard_results(self) -> None:
@@ -217,6 +220,12 @@ class AnswerParser:
             verdict=plan.verdict,
             nothing_found=plan.verdict is PlanVerdict.IMPOSSIBLE,
         )
+
+    def _finish_score(self, text: str) -> ParsedAnswer:
+        try:
+            return ParsedAnswer(self.task, text, self.thinking, score=read_score(text))
+        except ValueError as error:
+            raise UnparsableAnswerError(f"The score cannot be read: {error}. Retry the request.", self.raw_text) from error
 
     def _finish_spatial(self, text: str, truncated: bool) -> ParsedAnswer:
         reader = self._coordinates

@@ -1,5 +1,6 @@
 """Convert a generation to a prompt of vLLM with the checkpoint's chat template. Checks images and text."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from robobrain_ros.engine.embedded.checkpoint_files import AGAIN
 from robobrain_ros.errors import BadImageError, BadRequestError, EngineConfigError
 
 _TRIAL = "What is in the image?"
+_IMAGE = {"type": "image"}
+"""An image in a message for a chat template."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Prompts:
 
     def _check_template(self) -> None:
         try:
-            text = self._apply(1, _TRIAL)
+            text = self._apply([_IMAGE, _TRIAL])
         except Exception as error:  # From jinja2, or any exception of the template.
             reason = f"{type(error).__name__}: {shortened(str(error), 200)}"
             raise EngineConfigError(f"The chat template in {self.checkpoint.path} fails ({reason}). {AGAIN}.") from error
@@ -61,8 +64,8 @@ class Prompts:
                 "original checkpoint."
             )
 
-    def _apply(self, images: int, text: str) -> str:
-        content = [{"type": "image"} for _ in range(images)] + [{"type": "text", "text": text}]
+    def _apply(self, parts: Iterable[Any]) -> str:
+        content = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
         rendered: str = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
@@ -78,9 +81,9 @@ class Prompts:
         :raises BadRequestError: the text contains control tokens.
         :raises BadImageError: an image has a wrong shape, type or size.
         """
-        reject_control_tokens("The prompt", generation.user_text, self.special_tokens)
+        reject_control_tokens("The prompt", generation.text, self.special_tokens)
         _check_images(generation, self.checkpoint.cell or 1)
-        text = self._apply(len(generation.images), generation.user_text)
+        text = self._apply(generation.interleaved([_IMAGE] * len(generation.images)))
         # vLLM silently accepts a placeholder without an image and an image without a placeholder.
         found = text.count(IMAGE_PLACEHOLDER)
         if found != len(generation.images):
@@ -88,12 +91,23 @@ class Prompts:
                 f"The prompt has {found} image placeholders for {len(generation.images)} images. Remove model tokens such as "
                 f"{IMAGE_PLACEHOLDER} from the question."
             )
+        if not _in_order(text, generation.text_before_images):
+            raise BadRequestError(
+                f"The chat template in {self.checkpoint.path} changes the order of images and texts, so the model would see "
+                "another request. Use a checkpoint whose template keeps the order."
+            )
         prompt: dict[str, Any] = {"prompt": text + generation.assistant_prefix}
         if generation.images:
             # transformers rejects arrays with negative strides, such as BGR images that were reversed to RGB.
             prompt["multi_modal_data"] = {"image": [np.ascontiguousarray(image) for image in generation.images]}
             prompt.update(compat.image_names(generation))
         return prompt
+
+
+def _in_order(prompt: str, text_before_images: Sequence[str]) -> bool:
+    """Return whether each text directly precedes its image, apart from the tokens around the image."""
+    before_images = prompt.split(IMAGE_PLACEHOLDER)
+    return all(text in before for text, before in zip(text_before_images, before_images, strict=False))
 
 
 def _check_images(generation: Generation, cell: int) -> None:

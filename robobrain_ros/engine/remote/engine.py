@@ -223,7 +223,7 @@ class RemoteEngine:
 
     def _check(self, generation: Generation) -> None:
         assert self._served is not None
-        reject_control_tokens("The prompt", generation.user_text)
+        reject_control_tokens("The prompt", generation.text)
         cell = self._served.cell
         for image in generation.images:
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype.name != "uint8":

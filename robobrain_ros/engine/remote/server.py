@@ -291,7 +291,8 @@ class Server:
         return tokens if isinstance(tokens, int) else 0
 
     def _body(self, generation: Generation, images: Sequence[str], served: Served) -> dict[str, Any]:
-        content = [*map(_image_part, images), {"type": "text", "text": generation.user_text}]
+        parts = generation.interleaved(list(map(_image_part, images)))
+        content = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         # The server's default comes from the checkpoint. With 1.0, greedy decoding is the same on all servers.
         extra: dict[str, Any] = {"repetition_penalty": 1.0}

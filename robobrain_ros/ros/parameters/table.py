@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any
 
 from robobrain_ros.core.plans.checks import DEFAULT_MAX_STEPS, MOST_STEPS
-from robobrain_ros.core.query import Defaults, Task
+from robobrain_ros.core.query import CAMERA_TASKS, Defaults, Task
 from robobrain_ros.engine.base import LARGEST_MAX_PIXELS
 from robobrain_ros.engine.http.options import ServerOptions
 from robobrain_ros.engine.options import SERVER_PREFIX, option_fields, public_name
@@ -296,7 +296,7 @@ def standing_query_parameters(name: str) -> tuple[Parameter, ...]:
     """The parameters that each standing query of the parameter ``standing_queries`` has."""
     prefix = f"{STANDING_PREFIX}{name}."
     return (
-        Parameter(f"{prefix}task", Task.POINT.value, "Task of the query.", choices=tuple(task.value for task in Task)),
+        Parameter(f"{prefix}task", Task.POINT.value, "Task of the query.", choices=tuple(task.value for task in CAMERA_TASKS)),
         Parameter(
             f"{prefix}instruction",
             "",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from robobrain_ros.core.query import Task
+from robobrain_ros.core.query import CAMERA_TASKS, Task
 from robobrain_ros.errors import BadRequestError
 from robobrain_ros.msg import PlanContext, QueryOptions
 from robobrain_ros.ros.cameras.cameras import Frame
@@ -32,15 +32,14 @@ class TaskRequest:
 
 
 def parse_task(name: str) -> Task:
-    """Return the task of this name.
+    """Return the task of this name about images of cameras.
 
     :raises BadRequestError: there is no such task.
     """
-    try:
-        return Task(name)
-    except ValueError:
-        known = ", ".join(task.value for task in Task)
-        raise BadRequestError(f"There is no task {name[:MOST_NAME]!r}. The tasks are: {known}.") from None
+    tasks = {task.value: task for task in CAMERA_TASKS}
+    if name not in tasks:
+        raise BadRequestError(f"There is no task {name[:MOST_NAME]!r}. The tasks are: {', '.join(tasks)}.")
+    return tasks[name]
 
 
 def check_text(text: str, field: str) -> None:

@@ -1,0 +1,117 @@
+"""The progress of a robot's task, from scores with which a model compares two moments.
+
+A comparison shows a model eight images and asks how much closer the robot came to the goal from one moment, *before*, to another,
+*after*. The model answers with a score in percent. The meaning of the scores and the formulas are those of examples/inference.py
+of FlagOpen/Robo-Dopamine:
+
+- A positive score is the part of the remaining way that the robot covered: 50 means half of the way from *before* to the goal.
+- A negative score is the part of the way so far that was undone: -50 means half of the way from the start to *before*.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from robobrain_ros.core.query import RgbImage
+from robobrain_ros.errors import BadRequestError
+
+VIEWS = ("front", "left wrist", "right wrist")
+"""Cameras of one moment, in the order of the prompt."""
+IMAGES_OF_COMPARISON = 2 + 2 * len(VIEWS)
+"""Images of one comparison: start and end of the task as references, and two moments with three views each."""
+_FULL_SCORE = 100
+
+
+class Perspective(str, Enum):
+    """The moment *before* in a comparison with the newest moment.
+
+    INCREMENTAL: the previous moment. FORWARD: the start of the task. BACKWARD: the end of the task, as the reference shows it.
+    """
+
+    INCREMENTAL = "incremental"
+    FORWARD = "forward"
+    BACKWARD = "backward"
+
+
+def comparison(
+    reference_start: RgbImage, reference_end: RgbImage, before: Sequence[RgbImage], after: Sequence[RgbImage]
+) -> tuple[RgbImage, ...]:
+    """Return the images of a query of `Task.PROGRESS`, in the order of the prompt.
+
+    :param reference_start: front view of the task's start, from this run or an earlier one.
+    :param reference_end: front view of the completed task.
+    :param before: one to three views of the earlier moment, in the order of `VIEWS`. The front view stands in for missing wrist
+        views, as in the official code, which repeats the image of the goal in this way.
+    :param after: the views of the later moment. The sizes of the images may differ.
+    :raises BadRequestError: a moment has no view or more than three, or the moments have different numbers of views.
+    """
+    if not 1 <= len(before) <= len(VIEWS) or len(before) != len(after):
+        raise BadRequestError(
+            f"The earlier moment has {len(before)} views, and the later moment has {len(after)}. Both must have the same number "
+            f"of views, 1 to {len(VIEWS)}: {', '.join(VIEWS)}."
+        )
+    return (reference_start, reference_end, *_three_views(before), *_three_views(after))
+
+
+def _three_views(views: Sequence[RgbImage]) -> tuple[RgbImage, ...]:
+    return (*views, *[views[0]] * (len(VIEWS) - len(views)))
+
+
+@dataclass(frozen=True)
+class ProgressEstimate:
+    """The progress at one moment. All values are parts of the whole task.
+
+    :param progress: 0 (start) to 1 (completed): the mean over the perspectives.
+    :param change: difference to the previous estimate, -1 to 1.
+    :param uncertainty: the largest difference between two perspectives, 0 to 1. NaN: there is only one perspective.
+    :param by_perspective: the progress according to each perspective.
+    """
+
+    progress: float
+    change: float
+    uncertainty: float
+    by_perspective: Mapping[Perspective, float] = field(hash=False)
+
+
+class ProgressTracker:
+    """Follows the progress of one run of a task, from 0.
+
+    The perspectives have different errors. The errors of incremental scores add up over the run, and those of the others do not.
+    """
+
+    def __init__(self) -> None:
+        self._incremental = 0.0
+        self._progress = 0.0
+
+    @property
+    def progress(self) -> float:
+        """The newest progress, 0 to 1."""
+        return self._progress
+
+    def update(self, scores: Mapping[Perspective, int]) -> ProgressEstimate:
+        """Add the scores of the newest moment, in percent.
+
+        Without an incremental score, the next incremental score continues from the newest progress.
+
+        :raises ValueError: there is no score, or a score is not from -100 to 100.
+        """
+        if not scores or any(not -_FULL_SCORE <= score <= _FULL_SCORE for score in scores.values()):
+            raise ValueError(f"Each score must be from -{_FULL_SCORE} to {_FULL_SCORE} %, not {dict(scores)}.")
+        values = {perspective: self._progress_of(perspective, score / _FULL_SCORE) for perspective, score in scores.items()}
+        progress = math.fsum(values.values()) / len(values)
+        spread = max(values.values()) - min(values.values()) if len(values) > 1 else math.nan
+        estimate = ProgressEstimate(progress, progress - self._progress, spread, values)
+        self._progress = progress
+        self._incremental = values.get(Perspective.INCREMENTAL, progress)
+        return estimate
+
+    def _progress_of(self, perspective: Perspective, score: float) -> float:
+        if perspective is Perspective.FORWARD:
+            progress = score
+        elif perspective is Perspective.BACKWARD:
+            progress = 1.0 + score
+        else:
+            before = self._incremental
+            progress = before + (score * (1.0 - before) if score >= 0.0 else score * before)
+        return min(max(progress, 0.0), 1.0)
