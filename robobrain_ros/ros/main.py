@@ -19,6 +19,7 @@ from robobrain_ros.ros.engine_setup import NAME_A_MODEL
 from robobrain_ros.ros.node import RoboBrainNode
 from robobrain_ros.ros.process import shutdown
 from robobrain_ros.ros.process.command_line import own_arguments
+from robobrain_ros.ros.process.transport_profile import free_taken_messages
 
 _SAME_SIGNAL = 1.0
 """Signals within this number of seconds count as one. For example, Ctrl-C reaches both the node and launch, which forwards it."""
@@ -94,6 +95,7 @@ def main(args: list[str] | None = None, default_model: Path | None = None) -> No
     """
     _check_command_line(sys.argv[1:] if args is None else args)
     keep_buffers()
+    free_taken_messages()
     stop = _Stop()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
