@@ -33,7 +33,7 @@ from soak_faults import Surroundings, engine_core, inject, schedule
 CONCURRENCY = (1, 2, 4, 8, 16, 32, 64)
 """Numbers of open requests. The number changes after each `_BLOCK` requests."""
 _BLOCK = 50
-_SAMPLE_INTERVAL = 2.0
+_SAMPLE_INTERVAL = 1.0
 """Seconds between two samples of the processes."""
 _STARTUP = 300.0
 """Time limit in seconds until the node is ready."""
@@ -41,6 +41,8 @@ _RECOVERY = 240.0
 """Time limit in seconds for the next answer after a fault."""
 SLOPE_GOAL = 1.0
 """Goal: maximum growth of each process in MB per 1,000 requests, over the second half."""
+_PERIODS = 20
+"""Number of periods into which a part of the run is divided. The lowest memory of each period enters the growth."""
 _SMALL_CACHES = {"engine.image_cache_mib": 32, "engine.extra": "'{\"num_gpu_blocks_override\": 256}'"}
 """Options with small image and KV caches, which are full long before the second half, in which growth is measured."""
 _NODE = "from robobrain_ros.cli.robobrain import main; main()"
@@ -156,19 +158,48 @@ LATER_PARTS = {"last third": 2 / 3, "last quarter": 3 / 4}
 before the second half fills its caches during the second half."""
 
 
-def slopes(samples: Sequence[Sample], answered: int, begin: float = 0.5) -> dict[str, float]:
-    """Return the growth in MB per 1,000 requests (least squares) of each process that ran during this whole part of the run.
+def slopes(
+    samples: Sequence[Sample], answered: int, begin: float = 0.5, periods: int = _PERIODS
+) -> dict[str, tuple[float, float]]:
+    """Return the growth of each process that ran during this whole part of the run, and its standard error.
+
+    Both are in MB per 1,000 requests. The growth is the slope (least squares) of the lowest memory of each period. Between two
+    returns of free memory to the system, the memory of a process varies by up to 100 MB with the load. With all samples, this
+    variation alone gives the slope a standard error of more than 1 MB per 1,000 requests.
 
     :param begin: share of the requests before the part.
+    :param periods: number of periods of the part. 0: all samples.
     """
     result = {}
     late = [sample for sample in samples if sample.answered >= answered * begin]
     for pid in {sample.pid for sample in _latest(late)}:
         own = [sample for sample in late if sample.pid == pid]
-        counts = np.array([sample.answered for sample in own], float)
-        if len(own) >= 10 and counts[-1] - counts[0] >= 0.5 * (1.0 - begin) * answered:
-            result[f"{own[0].name} ({pid})"] = float(np.polyfit(counts / 1000.0, [sample.memory for sample in own], 1)[0])
+        if len(own) < 10 or own[-1].answered - own[0].answered < 0.5 * (1.0 - begin) * answered:
+            continue
+        used = _lowest(own, periods) if periods else own
+        result[f"{own[0].name} ({pid})"] = _line(
+            [sample.answered / 1000.0 for sample in used], [sample.memory for sample in used]
+        )
     return result
+
+
+def _lowest(samples: Sequence[Sample], periods: int) -> list[Sample]:
+    """Return the sample with the lowest memory of each period."""
+    first, last = samples[0].answered, samples[-1].answered
+    found: dict[int, Sample] = {}
+    for sample in samples:
+        period = min((sample.answered - first) * periods // max(last - first, 1), periods - 1)
+        if period not in found or sample.memory < found[period].memory:
+            found[period] = sample
+    return list(found.values())
+
+
+def _line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Return the slope of the straight line through the points (least squares), and its standard error."""
+    slope, offset = np.polyfit(x, y, 1)
+    rest = np.asarray(y) - slope * np.asarray(x) - offset
+    spread = float(np.sum((np.asarray(x) - np.mean(x)) ** 2))
+    return float(slope), float(np.sqrt(np.sum(rest**2) / max(len(x) - 2, 1) / spread))
 
 
 def plot(run: Run, path: Path) -> None:
@@ -201,14 +232,15 @@ def report(it: Surroundings, run: Run, options: argparse.Namespace) -> tuple[str
     """Return the result as text, whether all goals were reached, and the content of the JSON file."""
     ledger = it.client.ledger
     grown = slopes(run.samples, ledger.answered)
-    later = {part: slopes(run.samples, ledger.answered, begin) for part, begin in LATER_PARTS.items()}
+    others = {part: slopes(run.samples, ledger.answered, begin) for part, begin in LATER_PARTS.items()}
+    others["second half, with all samples"] = slopes(run.samples, ledger.answered, periods=0)
     duplicates = ledger.duplicates + sum(run.unexpected.values())
     survived = sum(fault.survived for fault in run.faults)
     reached = {
         "unanswered": ledger.unanswered == 0 and it.client.open_count == 0,
         "duplicates": duplicates == 0,
         "faults survived": survived == len(run.faults) == options.faults,
-        "memory": bool(grown) and max(grown.values()) < SLOPE_GOAL,
+        "memory": bool(grown) and max(slope for slope, _ in grown.values()) < SLOPE_GOAL,
         "node runs": not run.node_ended,
     }
     percentiles = {p: float(np.percentile(ledger.latencies, p)) if ledger.latencies else 0.0 for p in (50, 90, 95, 99, 100)}
@@ -220,11 +252,14 @@ def report(it: Surroundings, run: Run, options: argparse.Namespace) -> tuple[str
         f"| faults survived | {survived} of {options.faults} |",
         f"| latency p50, p90, p95, p99, max | {', '.join(f'{value:.2f}' for value in percentiles.values())} s |",
         f"| latest response after its deadline | {ledger.latest[0][0] if ledger.latest else 0.0:.2f} s |",
-        *(f"| growth of {name} | {slope:.2f} MB per 1,000 requests |" for name, slope in sorted(grown.items())),
         *(
-            f"| the same in the {part} | {slope:.2f} MB per 1,000 requests, {name} |"
-            for part, found in later.items()
-            for name, slope in sorted(found.items())
+            f"| growth of {name} | {slope:.2f} ± {error:.2f} MB per 1,000 requests |"
+            for name, (slope, error) in sorted(grown.items())
+        ),
+        *(
+            f"| the same in the {part} | {slope:.2f} ± {error:.2f} MB per 1,000 requests, {name} |"
+            for part, found in others.items()
+            for name, (slope, error) in sorted(found.items())
         ),
         f"| time | {run.seconds:.0f} s |",
     ]
@@ -234,7 +269,7 @@ def report(it: Surroundings, run: Run, options: argparse.Namespace) -> tuple[str
         "reached": reached,
         "percentiles": percentiles,
         "slopes": grown,
-        "later slopes": later,
+        "other slopes": others,
         "ledger": {
             "sent": ledger.sent,
             "answered": ledger.answered,

@@ -7,9 +7,9 @@ from threading import Thread
 
 _OPTIONS = {-3: 32 << 20, -1: 256 << 20, -8: 4}
 """Values for M_MMAP_THRESHOLD (its maximum, in bytes), M_TRIM_THRESHOLD (in bytes) and M_ARENA_MAX of malloc.h."""
-INTERVAL = 30.0
+INTERVAL = 10.0
 """Seconds between two returns of memory. After a return, glibc must allocate the buffers again. This takes some milliseconds."""
-_IDLE = 0.5
+_IDLE = 0.2
 """Most seconds of CPU time in an interval for which a process counts as idle."""
 
 
