@@ -38,7 +38,8 @@ class OutcomeCode(IntEnum):
 class RoboBrainError(Exception):
     """The base class of all errors of this package.
 
-    :param message: what happened and what to do, for users.
+    :param message: what happened and what to do, for users. It can quote file names and texts of a server, so lone surrogates,
+        which neither a log nor a ROS message can contain, are replaced by question marks.
     :param raw_text: text that the model has written, or empty if there is none.
 
     `core.brain.Brain.run` sets ``report`` to the measurements of the failed request. None: the brain did not start the request.
@@ -48,6 +49,7 @@ class RoboBrainError(Exception):
     report: "Report | None" = None
 
     def __init__(self, message: str, raw_text: str = "") -> None:
+        message = message.encode("utf-8", "replace").decode("utf-8")
         super().__init__(message)
         self.message = message
         self.raw_text = raw_text

@@ -106,7 +106,9 @@ def odd(usage: Any = None, finish_reason: Any = "stop", index: int = 1) -> Any:
     return chat
 
 
-@pytest.mark.parametrize(("count", "finish_reason"), [(-5, "x" * 10_000), (10**30, "stop"), ("5", 5), (1e300, {"a": 1})])
+@pytest.mark.parametrize(
+    ("count", "finish_reason"), [(-5, "x" * 10_000), (10**30, "stop"), ("5", 5), (1e300, {"a": 1}), (5, "\ud800stop\0")]
+)
 def test_numbers_and_words_of_a_server_fit_into_a_report(count: Any, finish_reason: Any) -> None:
     """The answer is correct with any token counts. If there are several answers, the first is used."""
 
@@ -117,6 +119,7 @@ def test_numbers_and_words_of_a_server_fit_into_a_report(count: Any, finish_reas
             assert text(deltas) == "one"
             assert 0 <= deltas[-1].prompt_tokens < 2**31
             assert len(deltas[-1].finish_reason) <= 40
+            assert "\0" not in deltas[-1].finish_reason.encode().decode()
 
     run(work())
 
@@ -172,9 +175,23 @@ async def many_models(request: web.Request) -> web.StreamResponse:
     return web.json_response({"data": models})
 
 
+def one_model(name: str) -> Any:
+    async def models(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"data": [{"id": name}]})
+
+    return models
+
+
 @pytest.mark.parametrize(
     ("models", "said"),
-    [(endless_json, "does not end"), (deep_json, "not JSON"), (many_models, "Set engine.model to one of them")],
+    [
+        (endless_json, "does not end"),
+        (deep_json, "not JSON"),
+        (many_models, "Set engine.model to one of them"),
+        (one_model("RoboBrain2.0" + "x" * 1_000_000), "a model name of 1000012 characters"),
+        (one_model("RoboBrain2.0\ud800"), "not be printable"),
+        (one_model("RoboBrain2.0\n"), "not be printable"),
+    ],
 )
 def test_a_list_of_models_is_bounded(models: Any, said: str) -> None:
     async def work() -> None:

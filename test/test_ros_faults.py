@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from fakes import Script, ScriptedEngine
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from processes import USUAL_SIGNALS
@@ -21,7 +22,8 @@ from rclpy.action import ActionClient
 from ros_rig import Rig, image_message, rig, scripted
 
 from robobrain_ros.action import RunTask
-from robobrain_ros.errors import OutcomeCode
+from robobrain_ros.engine.base import EngineInfo
+from robobrain_ros.errors import BusyError, OutcomeCode
 from robobrain_ros.msg import Outcome, QueryOptions
 from robobrain_ros.srv import Ask, Locate, MakePlan, PredictTrajectory, SetStandingQuery
 
@@ -103,6 +105,63 @@ def test_a_goal_whose_execution_raises_is_aborted_as_engine_failed(monkeypatch: 
     assert {end.status for end in failed} == {GoalStatus.STATUS_ABORTED}
     assert {end.result.outcome.code for end in failed} == {Outcome.ENGINE_FAILED}
     assert after.status == GoalStatus.STATUS_SUCCEEDED
+
+
+def test_a_result_that_cannot_be_sent_is_aborted_as_engine_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rclpy converts the result when it sends it, outside of the execution of the goal."""
+
+    def unsendable(*arguments: Any) -> Outcome:
+        return Outcome(code=Outcome.OK, message="\ud800")
+
+    with scripted("[(10, 10)]") as (it, _):
+        with monkeypatch.context() as broken:
+            broken.setattr("robobrain_ros.ros.endpoints.to_outcome", unsendable)
+            failed = run_goal(it, task="point", instruction="mug")
+        after = run_goal(it, task="point", instruction="mug")
+        assert it.node.faults.count == 1
+    assert (failed.status, failed.result.outcome.code) == (GoalStatus.STATUS_ABORTED, Outcome.ENGINE_FAILED)
+    assert "UnicodeEncodeError" in failed.result.outcome.message
+    assert (after.status, after.result.outcome.code) == (GoalStatus.STATUS_SUCCEEDED, Outcome.OK)
+
+
+STRANGE = "\ud800 \0 strange"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        Script(["[(10, 10)]"], STRANGE),
+        Script([STRANGE, "[(10, 10)]"]),
+        Script([RuntimeError(STRANGE)]),
+        Script([BusyError(STRANGE)]),
+    ],
+)
+def test_an_engines_text_that_no_message_can_contain_costs_neither_response_nor_diagnostics(script: Script) -> None:
+    """Remote servers, file names and checkpoints can contain lone surrogates."""
+    info = EngineInfo(model=f"m{STRANGE}", model_type="qwen2_5_vl", engine=f"e{STRANGE}", cell=28)
+    engine = ScriptedEngine([script], info=info)
+    with rig(engine) as it:
+        messages = it.listen(DiagnosticArray, "/diagnostics")
+        it.until_ready()
+        it.show(image_message())
+        response = it.call(Locate, "point", Locate.Request(instruction="mug"))
+        end = run_goal(it, task="point", instruction="mug")
+        messages.clear()
+        status = it.until(lambda: status_of(messages, it, "requests"), "the diagnostics")
+        assert it.node.faults.count == 0
+    assert response.outcome.code == end.result.outcome.code != Outcome.NOT_SET
+    assert response.affordances.report.model == "m? \ufffd strange"
+    assert value_of(status, "last_error") or response.outcome.code == Outcome.OK
+
+
+def test_an_exception_whose_text_cannot_be_logged_costs_no_response(monkeypatch: pytest.MonkeyPatch) -> None:
+    def strange(*arguments: Any) -> Any:
+        raise Boom(STRANGE)
+
+    with scripted("[(10, 10)]") as (it, _):
+        monkeypatch.setattr("robobrain_ros.ros.standing.check_options", strange)
+        request = SetStandingQuery.Request(name="mugs", enabled=True, task="point", instruction="mugs", rate=1.0)
+        assert it.call(SetStandingQuery, "set_standing_query", request).outcome.code == Outcome.ENGINE_FAILED
 
 
 def test_feedback_that_raises_costs_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,8 +309,8 @@ def test_each_bound_of_a_request_is_checked(instruction: str, options: dict[str,
     assert len(value_of(status, "last_error")) < 600
 
 
-@pytest.mark.parametrize("name", ["x" * 101, "two\nlines", "", " ", "\x1b[31m"])
-def test_the_name_of_a_standing_query_is_short_and_printable(name: str) -> None:
+@pytest.mark.parametrize("name", ["x" * 101, "two\nlines", "", " ", "\x1b[31m", "request"])
+def test_the_name_of_a_standing_query_is_short_printable_and_not_reserved(name: str) -> None:
     with scripted("[(10, 10)]") as (it, _):
         request = SetStandingQuery.Request(name=name, enabled=True, task="point", instruction="mugs", rate=1.0)
         response = it.call(SetStandingQuery, "set_standing_query", request)

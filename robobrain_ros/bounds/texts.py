@@ -1,9 +1,14 @@
-"""Limit the length of texts that are quoted in messages, logs and markers."""
+"""Make texts fit into messages, logs and markers: their length, and characters that no message can contain."""
 
 
 def shortened(text: str, longest: int) -> str:
     """Return the text. If it has more than ``longest`` characters, it is cut to this length and ends with "..."."""
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def clean(text: str) -> str:
+    """Return a text that a message and a log can contain: without zero bytes, which end a string, and without lone surrogates."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
 
 
 def has_lone_surrogates(text: str) -> bool:

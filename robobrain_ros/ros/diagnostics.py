@@ -9,7 +9,7 @@ from statistics import median
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-from robobrain_ros.bounds.texts import shortened
+from robobrain_ros.bounds.texts import clean, shortened
 from robobrain_ros.engine.http.guard import ServerState
 from robobrain_ros.errors import RoboBrainError
 from robobrain_ros.ros.cameras.cameras import Camera, Cameras
@@ -190,9 +190,9 @@ class Diagnostics:
         return DiagnosticStatus(
             level=level,
             name=f"{name}: {part}",
-            message=shortened(message, _LONGEST),
+            message=clean(shortened(message, _LONGEST)),
             hardware_id=name,
-            values=[KeyValue(key=key, value=shortened(str(value), _LONGEST)) for key, value in values.items()],
+            values=[KeyValue(key=key, value=clean(shortened(str(value), _LONGEST))) for key, value in values.items()],
         )
 
 

@@ -13,6 +13,8 @@ MOST_NAME = 100
 """Characters of the name of a camera or a standing query."""
 MOST_FRAME = 255
 """Characters of a frame name. An image with a longer one ends with BAD_IMAGE."""
+REQUESTS = "request"
+"""First part of the markers' namespace for all requests of services and the action. Therefore no standing query has this name."""
 MOST_CAMERAS = 32
 MOST_QUERIES = 100
 """Number of standing queries at the same time."""

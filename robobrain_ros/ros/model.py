@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from robobrain_ros.bounds.texts import clean
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.profiles import Profile, profile_for
 from robobrain_ros.core.query import CAMERA_TASKS, Query
@@ -159,7 +160,7 @@ class Model:
             except RoboBrainError as error:
                 self._fail(error)
             except Exception as error:
-                self._logger.error(traceback.format_exc())
+                self._logger.error(clean(traceback.format_exc()))
                 self._fail(EngineFailedError(f"{type(error).__name__}: {error}"))
             else:
                 self._brain = brain
@@ -184,7 +185,7 @@ class Model:
             return  # The brain does not exist yet. `_load` reports this stage after it has created the brain.
         now = time.monotonic()
         if progress.stage != self._progress.stage or now - self._logged >= _LOG_INTERVAL:
-            self._logger.info(progress.message)
+            self._logger.info(clean(progress.message))
             self._logged = now
         self._progress = progress
         self._on_change()

@@ -1,7 +1,6 @@
 """The lifecycle node: creates and connects the parts of the package in each transition."""
 
 import logging
-import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -188,7 +187,7 @@ class RoboBrainNode(GuardedNode):
             self.get_logger().error(f"Cannot {name}: {error.message}")
             return TransitionCallbackReturn.FAILURE
         except Exception:
-            self.get_logger().error(f"Cannot {name}:\n{traceback.format_exc()}")
+            self.log_traceback(f"Cannot {name}")
             return TransitionCallbackReturn.ERROR
         self.get_logger().debug(f"{name}: done")
         self._diagnostics.publish()
@@ -197,7 +196,7 @@ class RoboBrainNode(GuardedNode):
     def _configure(self) -> None:
         self._settings.declare_named()
         if unknown := self._settings.unknown():
-            self.get_logger().warning(f"The node ignores unknown parameters: {', '.join(unknown)}. Check the spelling.")
+            self.get_logger().warning(f"The node ignores unknown parameters: {unknown}. Check the spelling.")
         self._cameras = Cameras([], self._settings["cameras"])
         file = self._settings["robots_file"]
         self._requests.robots = self._read(partial(read_robots, Path(file)), "Reading robots_file") if file else ()

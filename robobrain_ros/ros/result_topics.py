@@ -1,7 +1,5 @@
 """The result topics and the views of the results."""
 
-import traceback
-
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
@@ -57,7 +55,7 @@ class ResultTopics:
             try:
                 view.publish(result)
             except Exception:  # The answer is valid even if it cannot be shown.
-                self._node.get_logger().error(f"An answer could not be shown:\n{traceback.format_exc()}")
+                self._node.log_traceback("An answer could not be shown")
 
     def on_timer(self) -> None:
         """Publish the current markers and overlay for new subscribers; called each second."""

@@ -13,7 +13,7 @@ from robobrain_ros.msg import QueryOptions
 from robobrain_ros.ros.cameras.cameras import Cameras, Frame, NoSuchCameraError
 from robobrain_ros.ros.delivery import qos
 from robobrain_ros.ros.delivery.boundary import GuardedNode
-from robobrain_ros.ros.limits import LEAST_RATE, MOST_NAME, MOST_QUERIES, MOST_RATE
+from robobrain_ros.ros.limits import LEAST_RATE, MOST_NAME, MOST_QUERIES, MOST_RATE, REQUESTS
 from robobrain_ros.ros.messages.conversions import to_outcome
 from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.parameters.table import STANDING_PREFIX
@@ -219,6 +219,10 @@ class StandingQueries:
     ) -> None:
         if not name.strip() or not name.isprintable() or len(name) > MOST_NAME:
             raise BadRequestError(f"name is {name[:MOST_NAME]!r}; it must have 1 to {MOST_NAME} printable characters.")
+        if name == REQUESTS:
+            raise BadRequestError(
+                f"The name {REQUESTS} is reserved: the markers of services and the action have it. Choose another name."
+            )
         if name not in self._queries and len(self._queries) >= MOST_QUERIES:
             raise BadRequestError(f"{MOST_QUERIES} standing queries are set, which is the maximum. Remove one first.")
         check_text(instruction, f"instruction of the standing query {name}")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from robobrain_ros.bounds.texts import clean
 from robobrain_ros.engine.addresses import base_url
 from robobrain_ros.engine.base import Constraint, Generation, TextDelta
 from robobrain_ros.engine.options import CELLS, EngineOptions
@@ -213,9 +214,11 @@ class Server:
         if name not in known or (len(known) > 1 and not wanted):
             problem = f"does not have the model {name!r}. It has: {names}" if wanted else f"has these models: {names}"
             raise Fault(EngineConfigError(f"{self.url} {problem}. Set engine.model to one of them."), down=True, lasting=True)
+        if not name.isprintable() or len(name) > _LONGEST_NAMES:
+            raise wrong_answer(self.url, f"a model name of {len(name)} characters, some of which may not be printable")
         length = known[name].get("max_model_len")
         model_type = self._model_type(name)
-        software = str(known[name].get("owned_by") or "server")[:40]
+        software = clean(str(known[name].get("owned_by") or "server")[:40])
         return Served(name, model_type, CELLS[model_type], software, length if isinstance(length, int) and length > 0 else 0)
 
     def _model_type(self, model: str) -> str:
@@ -366,7 +369,8 @@ class _StreamReader:
             delta = getattr(choice, "delta", None)
             thinking = _text(delta, "reasoning") or _text(delta, "reasoning_content")
             text = _text(delta, "content")
-            self._finish_reason = str(getattr(choice, "finish_reason", None) or self._finish_reason)[:_LONGEST_FINISH_REASON]
+            reason = str(getattr(choice, "finish_reason", None) or self._finish_reason)
+            self._finish_reason = clean(reason[:_LONGEST_FINISH_REASON])
         usage = getattr(chunk, "usage", None)
         if usage is not None:
             self._prompt_tokens = _number(usage, "prompt_tokens")

@@ -12,6 +12,8 @@ from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
 from rclpy.waitable import NumberOfEntities, Waitable
 
+from robobrain_ros.bounds.texts import clean
+
 Listener = Callable[..., None]
 """Called with a message, and if requested with its message info (``source_timestamp``, ...)."""
 
@@ -128,7 +130,7 @@ class Intake(Waitable):
                     subscription.callback(message)
             except Exception as error:
                 if fault is not None:
-                    self.node.get_logger().error("".join(traceback.format_exception(fault)))
+                    self.node.get_logger().error(clean("".join(traceback.format_exception(fault))))
                 fault = error
         if fault is not None:
             raise fault

@@ -10,7 +10,7 @@ from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import CallbackGroup
 
 from robobrain_ros.ros.delivery import qos
-from robobrain_ros.ros.delivery.boundary import GuardedNode
+from robobrain_ros.ros.delivery.boundary import GuardedNode, failed_response
 
 _SERVICES = {"goal": "send_goal", "cancel": "cancel_goal", "result": "get_result"}
 """rclpy's name of each kind of request, and the service of this kind."""
@@ -24,11 +24,13 @@ class _Redelivering:
     """rclpy's handle of an action server. It sends responses again if DDS does not know the client yet.
 
     :param deliver: sends a response, see `GuardedNode.deliver`.
+    :param instead: returns the response to send if a result contains a value that its message type does not support.
     """
 
-    def __init__(self, handle: Any, deliver: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(self, handle: Any, deliver: Callable[[Callable[[], None]], None], instead: Callable[[Exception], Any]) -> None:
         self._handle = handle
         self._deliver = deliver
+        self._instead = instead
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._handle, name)
@@ -37,7 +39,11 @@ class _Redelivering:
         self._deliver(lambda: self._handle.send_cancel_response(header, response))
 
     def send_result_response(self, header: Any, response: Any) -> None:
-        self._deliver(lambda: self._handle.send_result_response(header, response))
+        try:
+            self._deliver(lambda: self._handle.send_result_response(header, response))
+        except Exception as error:  # rclpy converts the message when it sends it. It calls this method outside of `execute`.
+            failed = self._instead(error)
+            self._deliver(lambda: self._handle.send_result_response(header, failed))
 
 
 class GuardedActionServer(ActionServer):
@@ -77,7 +83,7 @@ class GuardedActionServer(ActionServer):
         )
         # Not for goals, because rclpy's goal handles accept only its own handle of the server.
         self._redelivering = copy.copy(self)
-        self._redelivering._handle = _Redelivering(self._handle, self._deliver)
+        self._redelivering._handle = _Redelivering(self._handle, self._deliver, self._failed_result)
 
     async def turn(self, kind: str) -> None:
         """Wait for the turn of a response to a "goal", "cancel" or "result" request."""
@@ -103,6 +109,12 @@ class GuardedActionServer(ActionServer):
 
     def _deliver(self, send: Callable[[], None], *, failed: bool = False) -> None:
         self._guarded_node.deliver(f"The action {self._name}", send, failed=failed)
+
+    def _failed_result(self, error: Exception) -> Any:
+        """Return the response for a result that cannot be sent: aborted, with the outcome ENGINE_FAILED."""
+        sentence = self._guarded_node.fault(f"The action {self._name} (result)", error)
+        result = failed_response(None, self._action_type.Result(), sentence)
+        return self._action_type.Impl.GetResultService.Response(status=GoalStatus.STATUS_ABORTED, result=result)
 
     async def _execute_goal_request(self, request_header_and_message: Any) -> None:
         """See `ActionServer`. If the response cannot be sent, rclpy keeps the goal and does nothing with it."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from traceback import extract_tb, format_exception
+from traceback import extract_tb, format_exc, format_exception
 from typing import Any
 
 from rcl_interfaces.msg import SetParametersResult
@@ -26,6 +26,7 @@ from rclpy.subscription import Subscription
 from rclpy.task import Task
 from rclpy.timer import Timer
 
+from robobrain_ros.bounds.texts import clean
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.ros.delivery.lifecycle_services import LifecycleServices
 from robobrain_ros.ros.delivery.names import check_service, check_topic
@@ -66,7 +67,7 @@ def describe(where: str, error: BaseException) -> str:
     """Return one line about an exception: its type, message and place."""
     frames = extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    words = " ".join(str(error).split())[:_LONGEST]
+    words = clean(" ".join(str(error).split())[:_LONGEST])
     return f"{where} failed: {type(error).__name__}: {words}{place}"
 
 
@@ -95,8 +96,12 @@ class GuardedNode(LifecycleNode):
         sentence, due = self.faults.note(where, error)
         if due:
             self.get_logger().error(f"{sentence}. The node continues. Please report it with the log.")
-            self.get_logger().debug("".join(format_exception(error)))
+            self.get_logger().debug(clean("".join(format_exception(error))))
         return sentence
+
+    def log_traceback(self, sentence: str) -> None:
+        """Log the exception that is being handled, with its traceback. ``sentence`` has no full stop."""
+        self.get_logger().error(clean(f"{sentence}:\n{format_exc()}"))
 
     @property
     def unsent(self) -> int:
@@ -230,7 +235,7 @@ class GuardedNode(LifecycleNode):
     def _guard_service(self, service: Service) -> None:
         """Make a service send a response even if its callback raises, and survive clients that have left."""
         where, callback, send = f"The service {service.srv_name}", service.callback, service.send_response
-        failed = _FALLBACKS.get(service.srv_type, _failed)
+        failed = _FALLBACKS.get(service.srv_type, failed_response)
 
         if service.srv_type is SetParameters:
             callback = functools.partial(self._set_each, callback)
@@ -286,7 +291,7 @@ def _name(callback: Callable[..., Any]) -> str:
     return str(getattr(callback, "__qualname__", None) or getattr(callback, "func", callback))
 
 
-def _failed(request: Any, response: Any, sentence: str) -> Any:
+def failed_response(request: Any, response: Any, sentence: str) -> Any:
     """Return a response with outcome ENGINE_FAILED if its type has an outcome; otherwise the empty response."""
     if hasattr(response, "outcome"):
         response.outcome.code = int(OutcomeCode.ENGINE_FAILED)

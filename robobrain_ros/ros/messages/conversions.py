@@ -10,7 +10,7 @@ from geometry_msgs.msg import Point as PointMessage
 from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
-from robobrain_ros.bounds.texts import shortened
+from robobrain_ros.bounds.texts import clean, shortened
 from robobrain_ros.core.geometry import CameraModel, Floats
 from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Report, RgbImage, Task
 from robobrain_ros.core.surfaces import Lifted
@@ -194,10 +194,10 @@ def to_report(report: Report, thinking: str = "") -> InferenceReport:
     """Return the message of a report; ``thinking`` is the text of the thinking."""
     width, height = report.model_image_sizes[0] if report.model_image_sizes else (0, 0)
     return InferenceReport(
-        model=report.model,
-        engine=report.engine,
+        model=clean(report.model),
+        engine=clean(report.engine),
         flagos_active=report.flagos_active,
-        flagos_operators=list(report.flagos_operators),
+        flagos_operators=[clean(name) for name in report.flagos_operators],
         think=report.think,
         image_age=report.image_age,
         queue_time=report.queue_time,
@@ -207,7 +207,7 @@ def to_report(report: Report, thinking: str = "") -> InferenceReport:
         prompt_tokens=report.prompt_tokens,
         thinking_tokens=report.thinking_tokens,
         answer_tokens=report.answer_tokens,
-        finish_reason=report.finish_reason,
+        finish_reason=clean(report.finish_reason),
         raw_text=clean(report.raw_text),
         thinking=clean(thinking),
         model_image_width=width,
@@ -238,11 +238,6 @@ def to_image(image: RgbImage, header: Header) -> Image:
 def unknown_position() -> PointMessage:
     """Return a position of unknown value: NaN."""
     return PointMessage(x=math.nan, y=math.nan, z=math.nan)
-
-
-def clean(text: str) -> str:
-    """Return a text that a message can contain: without zero bytes, which end a string, and without lone surrogates."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
 
 
 def _sentence(text: str) -> str:

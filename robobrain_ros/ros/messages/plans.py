@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import TypeVar
 
+from robobrain_ros.bounds.texts import clean
 from robobrain_ros.core.plans.checks import check_counts
 from robobrain_ros.core.plans.request import (
     DoneStep,
@@ -24,7 +25,7 @@ from robobrain_ros.msg import InferenceReport, Plan, PlanContext
 from robobrain_ros.msg import Place as PlaceMessage
 from robobrain_ros.msg import Robot as RobotMessage
 from robobrain_ros.msg import Skill as SkillMessage
-from robobrain_ros.ros.messages.conversions import Origin, Positions, clean, to_steps
+from robobrain_ros.ros.messages.conversions import Origin, Positions, to_steps
 
 VERDICTS = {
     PlanVerdict.PLAN: Plan.VERDICT_PLAN,

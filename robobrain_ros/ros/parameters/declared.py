@@ -8,6 +8,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
+from robobrain_ros.bounds.texts import shortened
 from robobrain_ros.engine.http.options import ServerOptions
 from robobrain_ros.engine.options import OPTION_PREFIXES, EngineOptions
 from robobrain_ros.errors import BadRequestError
@@ -21,6 +22,9 @@ from robobrain_ros.ros.parameters.table import (
     standing_query_parameters,
     table,
 )
+
+_LONGEST_LIST = 1000
+"""Maximum characters of the list of unknown parameters in the log."""
 
 
 class Parameters:
@@ -55,13 +59,14 @@ class Parameters:
         for name in self["standing_queries"]:
             self._declare(standing_query_parameters(name))
 
-    def unknown(self) -> list[str]:
-        """Return names that the command line or a parameter file sets, but that are no parameters, such as misspelled names.
+    def unknown(self) -> str:
+        """List names that the command line or a parameter file sets, but that are no parameters, such as misspelled names.
 
         The result does not contain valid parameters of a standing query that is missing from ``standing_queries``. They take
         effect when the query is added there.
         """
-        return sorted(name for name in self._overrides if not self._node.has_parameter(name) and not _describes_a_query(name))
+        names = [name for name in self._overrides if not self._node.has_parameter(name) and not _describes_a_query(name)]
+        return shortened(", ".join(sorted(names)), _LONGEST_LIST)
 
     def engine_options(self) -> EngineOptions:
         """Return the engine's options, not validated: explicitly set parameters, then the model's preset, then defaults.

@@ -3,6 +3,8 @@
 import logging
 from typing import Any
 
+from robobrain_ros.bounds.texts import clean
+
 
 class RosLogHandler(logging.Handler):
     """Forwards log records of the package to the node's logger."""
@@ -13,7 +15,7 @@ class RosLogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler.emit`."""
-        text = self.format(record)
+        text = clean(self.format(record))
         # One call for each level, because rclpy raises an exception if the same line of code logs at different levels.
         if record.levelno >= logging.ERROR:
             self._logger.error(text)

@@ -9,7 +9,7 @@ from rclpy.node import Node
 from std_msgs.msg import Header
 
 from robobrain_ros.bounds.deadlines import NODE_GRACE
-from robobrain_ros.bounds.texts import shortened
+from robobrain_ros.bounds.texts import clean, shortened
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.plans.request import Robot
 from robobrain_ros.core.query import Answer, PartialAnswer, Report, Task
@@ -127,7 +127,7 @@ class Requests:
         except RoboBrainError as error:
             result = self._failed(request, job, error)
         except Exception as error:
-            self._node.get_logger().error(f"A request failed unexpectedly:\n{traceback.format_exc()}")
+            self._node.get_logger().error(f"A request failed unexpectedly:\n{clean(traceback.format_exc())}")
             result = self._failed(request, job, EngineFailedError(f"Unexpected {type(error).__name__}: {error}"))
         if result.error is not None and result.error.code not in _REJECTED:
             self._on_result(result)

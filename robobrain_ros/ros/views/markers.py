@@ -15,14 +15,11 @@ from nav_msgs.msg import Path
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
+from robobrain_ros.bounds.texts import clean
 from robobrain_ros.core.geometry import CameraModel, Floats
 from robobrain_ros.core.overlay import PALETTE, Colour
 from robobrain_ros.core.query import Answer, Box, Point
 from robobrain_ros.core.surfaces import Lifted
-from robobrain_ros.ros.messages.conversions import clean
-
-REQUESTS = "request"
-"""First part of the markers' namespace for requests. For standing queries, it is the name of the query."""
 
 _SIZE = 0.02
 """Diameter in metres of a point's sphere at a distance of 1 m. It grows with the distance, so that far points stay visible."""

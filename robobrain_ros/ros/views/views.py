@@ -17,13 +17,15 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
+from robobrain_ros.bounds.texts import clean
 from robobrain_ros.core import overlay
 from robobrain_ros.core.query import Answer, RgbImage
+from robobrain_ros.ros.limits import REQUESTS
 from robobrain_ros.ros.messages.conversions import to_image
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.requests.result import Result
-from robobrain_ros.ros.views.markers import REQUESTS, CurrentMarkers, PixelRays, Style, to_markers, to_path, to_poses
+from robobrain_ros.ros.views.markers import CurrentMarkers, PixelRays, Style, to_markers, to_path, to_poses
 from robobrain_ros.ros.views.subscribers import Subscribers
 
 _JPEG_QUALITY = 90
@@ -223,7 +225,7 @@ class Overlay:
         try:
             messages = await asyncio.to_thread(_overlay_messages, result, thinking, raw, compressed)
         except Exception:
-            self._node.get_logger().error(f"The overlay could not be drawn:\n{traceback.format_exc()}")
+            self._node.get_logger().error(f"The overlay could not be drawn:\n{clean(traceback.format_exc())}")
         executor = self._node.executor
         if executor is None:
             self._drawing = False
