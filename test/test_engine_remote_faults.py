@@ -41,6 +41,13 @@ from robobrain_ros.errors import (
 )
 
 
+def redirect_to(location: str) -> Any:
+    async def chat(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=307, headers={"Location": location})
+
+    return chat
+
+
 @pytest.mark.parametrize(
     ("chat", "kind", "said"),
     [
@@ -53,6 +60,8 @@ from robobrain_ros.errors import (
         (html_error, EngineFailedError, "failed (502: Bad gateway"),
         (html, EngineFailedError, "answers with text/html instead of text/event-stream"),
         (redirect, EngineFailedError, "redirects to https://elsewhere.invalid (307)"),
+        (redirect_to("http://[::1"), EngineFailedError, "redirects (307), which is not supported"),
+        (redirect_to("/v2"), EngineFailedError, "redirects (307), which is not supported"),
         (drop, EngineFailedError, "closed the connection"),
         (end_early, EngineFailedError, "ended its answer early"),
         (endless_line, EngineFailedError, "does not end"),

@@ -207,8 +207,7 @@ def _status_fault(error: Any, url: str, model: str, key: str) -> Fault:
         message = f"{url} does not have the requested path{named} (404: {reason}). Check engine.urls and engine.model."
         return Fault(EngineFailedError(message), down=True, lasting=True)
     if 300 <= status < 400:
-        place = urlsplit(str(error.response.headers.get("location", "")))
-        to = f" to {place.scheme}://{place.hostname}" if place.hostname else ""
+        to = _redirected_to(str(error.response.headers.get("location", "")), key)
         message = f"{url} redirects{to} ({status}), which is not supported. Set engine.urls to the final URL."
         return Fault(EngineFailedError(message), down=True, lasting=True)
     if status == 429:
@@ -216,6 +215,15 @@ def _status_fault(error: Any, url: str, model: str, key: str) -> Fault:
     if status in (400, 413, 422):
         return Fault(BadRequestError(f"The server rejects the request: {reason}"), elsewhere=False, doubtful=False)
     return Fault(EngineFailedError(f"{url} failed ({status}: {reason}). See the log of the server."))
+
+
+def _redirected_to(location: str, key: str) -> str:
+    """Return scheme and host of a redirect as a part of a sentence, or an empty string if the location is no absolute URL."""
+    try:
+        place = urlsplit(location)
+        return f" to {_reason(f'{place.scheme}://{place.hostname}', key)}" if place.hostname else ""
+    except ValueError:  # Such as http://[::1
+        return ""
 
 
 def _server_reason(error: Any, key: str) -> str:
