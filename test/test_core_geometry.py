@@ -98,6 +98,12 @@ def test_what_no_ray_reaches_is_nan() -> None:
     assert np.isnan(lens.project([(0.1, 0.1, -1.0), (0.1, 0.1, 0.0)])).all()
 
 
+def test_a_ray_that_r_turns_to_the_back_is_nan() -> None:
+    """It would otherwise be mirrored at the optical centre."""
+    lens = CameraModel.from_info(**{**INFO, "r": [-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, -1.0]})
+    assert np.isnan(lens.rays([(319.5, 239.5), (0.0, 0.0), (639.0, 100.0)])).all()
+
+
 def test_a_position_without_depth_is_nan_as_a_whole() -> None:
     lens = CameraModel.from_info(**INFO)
     assert np.isnan(lens.positions([(3.0, 4.0)], [math.nan])).all()

@@ -64,6 +64,54 @@ def test_positions_are_taken_to_target_frame_at_the_images_time(scene: Scene, la
     assert frames.closed
 
 
+class Broken(Frames):
+    """A buffer with one transform for every moment."""
+
+    def __init__(self, transform: Transform) -> None:
+        super().__init__(Time())
+        self.transform = transform
+
+    def lookup(self, target: str, source: str, stamp: Time) -> Transform:
+        return self.transform
+
+
+AROUND = (0.5, -0.5, 0.5, -0.5)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "transform",
+    [
+        Transform((0.0, 0.0, 0.0, 0.0), (1.0, 2.0, 3.0)),
+        Transform((1.0, -1.0, 1.0, -1.0), (1.0, 2.0, 3.0)),
+        Transform((1e200, 1e200, 1e200, 1e200), (1.0, 2.0, 3.0)),
+        Transform((math.nan, 0.0, 0.0, 1.0), (1.0, 2.0, 3.0)),
+        Transform(AROUND, (math.nan, 2.0, 3.0)),
+        Transform(AROUND, (1.0, -math.inf, 3.0)),
+        Transform(AROUND, (1.0, 2.0, 1e300)),
+    ],
+)
+def test_a_broken_transform_moves_no_position(scene: Scene, transform: Transform) -> None:
+    frames = Broken(transform)
+    with looking(scene, points_text(scene.objects), target_frame="base_link", transform_source=lambda node: frames) as before:
+        before.image()
+        before.info()
+        before.depth()
+        response = ask_point(before.it)
+    assert response.outcome.code == Outcome.OK
+    assert "not in target_frame 'base_link': the transform is broken" in response.affordances.position_note
+    assert response.affordances.header == before.header
+    assert error(scene, scene.objects[0], position(response.affordances.points[0])) < 0.01
+
+
+def test_a_quaternion_is_normalized() -> None:
+    """tf2 accepts a length that differs from 1 by almost 1 %."""
+    positions = np.array([[0.1, -0.2, 2.0], [5.0, 4.0, 30.0]])
+    slightly_long = Transform((0.504, -0.504, 0.504, -0.504), (1.0, 2.0, 3.0))
+    expected = Transform(AROUND, (1.0, 2.0, 3.0)).apply(positions)
+    np.testing.assert_allclose(slightly_long.normalized().apply(positions), expected, atol=1e-9)
+
+
 def test_without_the_transform_positions_stay_in_the_optical_frame_and_say_so(scene: Scene) -> None:
     frames = Frames(Time(sec=1))
     with looking(scene, points_text(scene.objects), target_frame="base_link", transform_source=lambda node: frames) as before:

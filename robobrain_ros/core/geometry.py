@@ -183,9 +183,10 @@ class CameraModel:
         if self.distortion and len(wanted):
             flat = self._undistort(wanted, flat)
         rays: Floats = np.column_stack((flat, np.ones(len(flat)))) @ np.asarray(self.rotation).T
+        ahead = rays[:, 2] > 0.0  # R can turn a ray to the back. It would otherwise be mirrored at the optical centre.
         with np.errstate(divide="ignore", invalid="ignore"):
             rays /= rays[:, 2:]
-        rays[~(np.hypot(rays[:, 0], rays[:, 1]) < _FARTHEST_RAY)] = np.nan
+        rays[~(ahead & (np.hypot(rays[:, 0], rays[:, 1]) < _FARTHEST_RAY))] = np.nan
         return rays
 
     def positions(self, pixels: npt.ArrayLike, depths: npt.ArrayLike) -> Floats:

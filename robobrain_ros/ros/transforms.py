@@ -1,6 +1,7 @@
 """Transforms between frames at a stamp, through tf2. Only this module imports tf2_ros."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,10 @@ from robobrain_ros.core.geometry import Floats
 from robobrain_ros.ros.cameras.frames import frame_fault
 from robobrain_ros.ros.clock import Jump, nanoseconds
 
+_QUATERNION_TOLERANCE = 0.01
+"""Maximum deviation of a quaternion's length from 1."""
+_FARTHEST = 1e9
+"""Maximum of a translation's coordinates in metres. Frames on the earth, such as UTM and ECEF, have up to 1e7 m."""
 _PAUSE = 0.01
 """Seconds between two lookups of a transform that has not arrived."""
 
@@ -29,6 +34,20 @@ class Transform:
 
     quaternion: tuple[float, float, float, float]
     translation: tuple[float, float, float]
+
+    def normalized(self) -> "Transform":
+        """Return the same transform with a quaternion of length 1. tf2 tolerates an error of 1 %, and infinite translations.
+
+        :raises TransformError: the numbers are no rotation and translation.
+        """
+        length = math.hypot(*self.quaternion)
+        shortest, longest = 1.0 - _QUATERNION_TOLERANCE, 1.0 + _QUATERNION_TOLERANCE
+        if not (shortest <= length <= longest and all(abs(shift) <= _FARTHEST for shift in self.translation)):
+            raise TransformError(
+                f"the transform is broken: its quaternion is {self.quaternion}, and its translation is {self.translation}"
+            )
+        x, y, z, w = (part / length for part in self.quaternion)
+        return Transform((x, y, z, w), self.translation)
 
     def apply(self, positions: Floats) -> Floats:
         """Return positions (n, 3) in the target frame."""
@@ -150,8 +169,10 @@ class Transforms:
             if listening is None:
                 raise TransformError(self._why_closed)
             try:
-                return listening.lookup(target, source, stamp)
+                found = listening.lookup(target, source, stamp)
             except TransformError:
                 if time.monotonic() >= end:
                     raise
+            else:
+                return found.normalized()
             await asyncio.sleep(_PAUSE)
