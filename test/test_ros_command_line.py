@@ -1,6 +1,7 @@
 """Error messages of the program robobrain for wrong command lines."""
 
 import dataclasses
+import os
 import signal
 import subprocess
 import sys
@@ -57,6 +58,31 @@ def test_what_cannot_be_followed_is_told_in_a_sentence(arguments: list[str], sai
     assert done.returncode in (1, 2)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("module", ["robobrain_ros.cli.robobrain", "robobrain_ros.demo.camera"])
+@pytest.mark.parametrize(("kind", "said"), [("pipe", "it is a named pipe (FIFO)"), ("huge", "it is larger than 262144 bytes")])
+def test_a_parameter_file_that_takes_rcl_long_ends_the_program(module: str, kind: str, said: str, tmp_path: Path) -> None:
+    """While rcl reads, the program handles no signal."""
+    file = tmp_path / "params.yaml"
+    if kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.write_text("/**:\n  ros__parameters:\n" + "".join(f"    unknown_{number}: 1\n" for number in range(20_000)))
+    program = [sys.executable, "-c", f"from {module} import main; main()"]
+    command = [*program, "--ros-args", "--params-file", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=LIMIT, check=False)
+    assert done.returncode == 1
+    assert f"the parameter file {file} cannot be read: {said}" in done.stderr
+
+
+def test_a_thousand_misspelt_parameters_are_one_short_line(capfd: pytest.CaptureFixture[str]) -> None:
+    misspelt: dict[str, Any] = {f"misspelt_{number}": 1 for number in range(1000)}
+    with rig(autostart=False, **misspelt) as it:
+        it.node.trigger_configure()
+    line = next(line for line in capfd.readouterr().err.splitlines() if "ignores unknown parameters" in line)
+    assert "misspelt_0" in line
+    assert len(line) < 1200
 
 
 def test_misspelt_parameters_are_told(capfd: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from robobrain_ros.demo.encodings import ENCODINGS, encode_image
 from robobrain_ros.demo.world import Scene, make_scene
-from robobrain_ros.ros.process.command_line import own_arguments
+from robobrain_ros.ros.process.command_line import check_parameter_files, own_arguments
 from robobrain_ros.ros.views.markers import text_scale
 
 TABLE_FRAME = "table"
@@ -220,6 +220,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.parse_args(own_arguments(sys.argv[1:]))
+    check_parameter_files("demo_camera", sys.argv[1:])
     rclpy.init()
     try:
         rclpy.spin(DemoCamera())

@@ -18,7 +18,7 @@ from robobrain_ros.engine.memory import keep_buffers
 from robobrain_ros.ros.engine_setup import NAME_A_MODEL
 from robobrain_ros.ros.node import RoboBrainNode
 from robobrain_ros.ros.process import shutdown
-from robobrain_ros.ros.process.command_line import own_arguments
+from robobrain_ros.ros.process.command_line import check_parameter_files, own_arguments
 from robobrain_ros.ros.process.transport_profile import free_taken_messages
 
 _SAME_SIGNAL = 1.0
@@ -93,7 +93,9 @@ def main(args: list[str] | None = None, default_model: Path | None = None) -> No
     :param args: the command line, without the program's name. None means that of this process.
     :param default_model: see `RoboBrainNode`.
     """
-    _check_command_line(sys.argv[1:] if args is None else args)
+    arguments = sys.argv[1:] if args is None else args
+    _check_command_line(arguments)
+    check_parameter_files("robobrain", arguments)
     keep_buffers()
     free_taken_messages()
     stop = _Stop()
