@@ -67,6 +67,18 @@ def test_a_camera_follows_its_publishers() -> None:
         it.until(lambda: not subscriptions(it), "the end of the subscriptions")
 
 
+def test_a_closed_camera_still_states_what_was_missing() -> None:
+    """A request can compute its positions while the node is deactivated."""
+    with rig(lambda: pytest.fail("no engine is needed"), autostart=False) as it:
+        it.node.trigger_configure()
+        it.node.trigger_activate()
+        info = it.node.cameras["camera"].surroundings.info
+        claim = info.claim(1)
+        it.node.trigger_deactivate()
+        sentence = info.explain(claim, 0.0)
+        assert sentence.startswith(f"No camera_info has arrived on {it.client.get_namespace()}/camera/camera_info.")
+
+
 @pytest.mark.parametrize("name", ["reliable", "best_effort"])
 def test_a_named_reliability_stays(name: str) -> None:
     """This holds for any reliability of the publishers."""

@@ -71,13 +71,15 @@ class Stream:
         self._previous: _Subscribed | None = None
         self._history: _Subscribed | None = None
         self._main = self._open(_Qos(reliability == "reliable"))
+        assert self._main.subscription is not None, "`_open` sets it"
+        # A request still reports the topic after the node was deactivated and the subscription destroyed.
+        self._topic = str(self._main.subscription.topic_name)
         self.adapt()
 
     @property
     def topic(self) -> str:
         """Full name of the topic after remapping."""
-        assert self._main.subscription is not None, "`_open` sets it"
-        return str(self._main.subscription.topic_name)
+        return self._topic
 
     def adapt(self) -> None:
         """Adapt the subscription to the publishers; called each second.
