@@ -16,7 +16,17 @@ from robobrain_ros.ros.parameters.documents import to_markdown, to_yaml
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 
-RESULTS = ("Affordances", "AffordancePoint", "AffordanceArea", "Trajectory", "Waypoint", "Plan", "PlanStep", "TextAnswer")
+RESULTS = (
+    "Affordances",
+    "AffordancePoint",
+    "AffordanceArea",
+    "Trajectory",
+    "Waypoint",
+    "Plan",
+    "PlanStep",
+    "TextAnswer",
+    "Progress",
+)
 COMMON = ("QueryOptions", "Outcome", "InferenceReport")
 PLANNING = ("PlanContext", "Robot", "Skill", "Place", "DoneStep")
 PARTS = {"srv": ("request", "response"), "action": ("goal", "result", "feedback")}

@@ -48,6 +48,7 @@ NOT_HERE = {
     r"ros2 topic (hz|info) ": "shows a rate or a publisher, not an answer",
     r"ros2 (lifecycle set|param set|param load) ": "changes the node",
     r"ros2 bag ": "needs rosbag2",
+    r"ros2 topic echo .*/progress": "shows the estimates of a goal of ~/watch_task; test_ros_progress.py receives them",
 }
 """Commands that the demo cannot answer, and the reasons."""
 RUNS = r"ros2 (service call|action send_goal|topic echo|lifecycle get|interface show|pkg prefix|run robobrain_ros ask) "

@@ -294,9 +294,7 @@ def test_an_ended_goal_keeps_neither_its_images_nor_its_context() -> None:
     with scripted(Script(["[(10, 12)]"])) as (it, _):
         handle = send_goal(it, "point", "the mug", images=[image_message()])
         assert it.answer(handle.get_result_async()).status == GoalStatus.STATUS_SUCCEEDED
-        action = it.node._endpoints._action
-        assert action is not None
-        kept = [goal.request for goal in action._goal_handles.values()]
+        kept = [goal.request for action in it.node._endpoints._actions for goal in action.server._goal_handles.values()]
     assert len(kept) == 1
     assert kept[0].options == QueryOptions()
     assert kept[0].context == PlanContext()

@@ -5,6 +5,7 @@ the checks here notice each of them.
 """
 
 import random
+import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +15,10 @@ import cv2
 import pytest
 import rclpy
 from lifecycle_msgs.msg import Transition
-from ros_rig import Rig, now, rig
+from ros_rig import Rig, image_message, now, rig
 from sensor_msgs.msg import CompressedImage, Image
 
+from robobrain_ros.core.grammars import SCORE_PATTERN
 from robobrain_ros.core.imaging import FittedSize
 from robobrain_ros.core.plans.request import StepOutcome
 from robobrain_ros.core.profiles import TEXT_SLOT
@@ -34,7 +36,7 @@ from robobrain_ros.msg import QueryOptions
 from robobrain_ros.ros.cameras.images import ImageReader
 from robobrain_ros.ros.client import TaskClient, to_answer
 from robobrain_ros.ros.tasks import TASKS
-from robobrain_ros.srv import Ask
+from robobrain_ros.srv import Ask, EstimateProgress
 
 START = 280.0
 """Seconds that starting vLLM may take on a busy machine."""
@@ -200,6 +202,17 @@ def test_an_empty_instruction_is_refused(table: Table, task: Task) -> None:
     interface = TASKS[task]
     response = table.it.call(interface.service_type, interface.name, interface.service_type.Request())
     assert OutcomeCode(response.outcome.code) is OutcomeCode.BAD_REQUEST
+
+
+def test_a_comparison_of_two_moments_gets_a_score_from_the_real_engine(table: Table) -> None:
+    """The grammar and the places of eight images in the prompt work in vLLM. The demo model is not trained to compare."""
+    table.show(make_scene(11))
+    start, end = image_message(), image_message("bgr8", 80, 60)
+    request = EstimateProgress.Request(task="put the mug in the bowl", reference_start=start, reference_end=end, before=[start])
+    response = table.it.call(EstimateProgress, "estimate_progress", request)
+    assert response.outcome.code == OutcomeCode.OK, response.outcome.message
+    assert -1.0 <= response.progress.change <= 1.0
+    assert re.fullmatch(SCORE_PATTERN, response.progress.report.raw_text)
 
 
 def test_a_swapped_colour_channel_is_noticed(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:

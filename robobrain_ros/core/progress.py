@@ -12,15 +12,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TypeVar
 
-from robobrain_ros.core.query import RgbImage
 from robobrain_ros.errors import BadRequestError
 
 VIEWS = ("front", "left wrist", "right wrist")
 """Cameras of one moment, in the order of the prompt."""
 IMAGES_OF_COMPARISON = 2 + 2 * len(VIEWS)
 """Images of one comparison: start and end of the task as references, and two moments with three views each."""
-_FULL_SCORE = 100
+FULL_SCORE = 100
+"""The score of the whole way, in percent."""
 
 
 class Perspective(str, Enum):
@@ -34,10 +35,13 @@ class Perspective(str, Enum):
     BACKWARD = "backward"
 
 
+_Image = TypeVar("_Image")
+
+
 def comparison(
-    reference_start: RgbImage, reference_end: RgbImage, before: Sequence[RgbImage], after: Sequence[RgbImage]
-) -> tuple[RgbImage, ...]:
-    """Return the images of a query of `Task.PROGRESS`, in the order of the prompt.
+    reference_start: _Image, reference_end: _Image, before: Sequence[_Image], after: Sequence[_Image]
+) -> tuple[_Image, ...]:
+    """Return the images of a query of `Task.PROGRESS`, in the order of the prompt. They can have any type.
 
     :param reference_start: front view of the task's start, from this run or an earlier one.
     :param reference_end: front view of the completed task.
@@ -54,7 +58,7 @@ def comparison(
     return (reference_start, reference_end, *_three_views(before), *_three_views(after))
 
 
-def _three_views(views: Sequence[RgbImage]) -> tuple[RgbImage, ...]:
+def _three_views(views: Sequence[_Image]) -> tuple[_Image, ...]:
     return (*views, *[views[0]] * (len(VIEWS) - len(views)))
 
 
@@ -96,9 +100,9 @@ class ProgressTracker:
 
         :raises ValueError: there is no score, or a score is not from -100 to 100.
         """
-        if not scores or any(not -_FULL_SCORE <= score <= _FULL_SCORE for score in scores.values()):
-            raise ValueError(f"Each score must be from -{_FULL_SCORE} to {_FULL_SCORE} %, not {dict(scores)}.")
-        values = {perspective: self._progress_of(perspective, score / _FULL_SCORE) for perspective, score in scores.items()}
+        if not scores or any(not -FULL_SCORE <= score <= FULL_SCORE for score in scores.values()):
+            raise ValueError(f"Each score must be from -{FULL_SCORE} to {FULL_SCORE} %, not {dict(scores)}.")
+        values = {perspective: self._progress_of(perspective, score / FULL_SCORE) for perspective, score in scores.items()}
         progress = math.fsum(values.values()) / len(values)
         spread = max(values.values()) - min(values.values()) if len(values) > 1 else math.nan
         estimate = ProgressEstimate(progress, progress - self._progress, spread, values)

@@ -279,7 +279,7 @@ class EngineOptions:
         minimum=784,
         maximum=LARGEST_MAX_PIXELS,
     )
-    max_images: int = option(4, "Maximum number of images in one request.", minimum=1, maximum=MOST_IMAGES)
+    max_images: int = option(MOST_IMAGES, "Maximum number of images in one request.", minimum=1, maximum=MOST_IMAGES)
     seed: int = option(0, "Seed of the engine's random numbers.", minimum=0, maximum=2**31 - 1)
     start_timeout: float = option(
         1800.0, "Time limit in seconds for starting the engine, excluding downloads.", minimum=10.0, maximum=86400.0

@@ -18,6 +18,10 @@ REQUESTS = "request"
 MOST_CAMERAS = 32
 MOST_QUERIES = 100
 """Number of standing queries at the same time."""
+MOST_WATCHES = 8
+"""Number of goals of ~/watch_task at the same time."""
+MOST_WATCH = 86_400.0
+"""Seconds. Largest timeout of a watched task."""
 LEAST_RATE = 0.001
 """Hz. Smallest rate of a standing query; 0 means each new image."""
 MOST_RATE = 100.0

@@ -101,7 +101,7 @@ class RoboBrainNode(GuardedNode):
 
         selection = ImageSelection(self.get_clock(), self._settings, cameras)
         self._requests = Requests(self, self._settings, self._model, cameras, selection, self._transforms, self._results.publish)
-        self._endpoints = Endpoints(self, self._requests)
+        self._endpoints = Endpoints(self, self._requests, selection, self._results.publish_progress)
         self._standing = StandingQueries(
             self, self._settings, self._requests, selection, cameras, self._model.is_ready, self._results.forget
         )
@@ -257,9 +257,8 @@ class RoboBrainNode(GuardedNode):
             "about these images end with STALE_IMAGE.",
             throttle_duration_sec=1.0,
         )
-        self._transforms.clear(jump)
-        self._cameras.forget(jump)
-        self._requests.end_older(jump)
+        for forget in (self._transforms.clear, self._cameras.forget, self._endpoints.end_older, self._requests.end_older):
+            forget(jump)
         if not jump.camera:
             self._results.clear()
 

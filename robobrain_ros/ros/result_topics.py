@@ -3,6 +3,8 @@
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
+from robobrain_ros.core.query import CAMERA_TASKS, Task
+from robobrain_ros.msg import Progress
 from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters.declared import Parameters
@@ -51,11 +53,17 @@ class ResultTopics:
             return
         if result.answer is not None:
             self._publishers[TASKS[result.task].result_field].publish(result.message)
-        for view in self._views:
+        for view in self._views if result.task in CAMERA_TASKS else ():
             try:
                 view.publish(result)
             except Exception:  # The answer is valid even if it cannot be shown.
                 self._node.log_traceback("An answer could not be shown")
+
+    def publish_progress(self, message: Progress) -> None:
+        """Publish an estimate of a watched task."""
+        publisher = self._publishers.get(TASKS[Task.PROGRESS].result_field)
+        if publisher is not None:
+            publisher.publish(message)
 
     def on_timer(self) -> None:
         """Publish the current markers and overlay for new subscribers; called each second."""

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
-from robobrain_ros.core.query import CAMERA_TASKS, Answer, Task
-from robobrain_ros.msg import Affordances, InferenceReport, Plan, TextAnswer, Trajectory
-from robobrain_ros.ros.messages.conversions import Origin, Positions, to_affordances, to_text_answer, to_trajectory
+from robobrain_ros.core.query import Answer, Task
+from robobrain_ros.msg import Affordances, InferenceReport, Plan, Progress, TextAnswer, Trajectory
+from robobrain_ros.ros.messages.conversions import Origin, Positions, to_affordances, to_progress, to_text_answer, to_trajectory
 from robobrain_ros.ros.messages.plans import to_plan
-from robobrain_ros.ros.messages.reading import read_affordances, read_plan, read_text_answer, read_trajectory
-from robobrain_ros.srv import Ask, Locate, MakePlan, PredictTrajectory
+from robobrain_ros.ros.messages.reading import read_affordances, read_plan, read_progress, read_text_answer, read_trajectory
+from robobrain_ros.srv import Ask, EstimateProgress, Locate, MakePlan, PredictTrajectory
 
-ResultMessage: TypeAlias = Affordances | Trajectory | Plan | TextAnswer
+ResultMessage: TypeAlias = Affordances | Trajectory | Plan | TextAnswer | Progress
 ToMessage: TypeAlias = Callable[[Origin, Answer | None, InferenceReport, Positions | None], ResultMessage]
 ReadMessage: TypeAlias = Callable[[Answer, Any], Answer]
 
 
 @dataclass(frozen=True)
 class TaskInterface:
-    """How the node offers a task: as the service ``~/<task>``, as a goal of ``~/run_task``, and as a standing query.
+    """How the node offers a task: as a service, and for `CAMERA_TASKS` as a goal of ``~/run_task`` and as a standing query.
 
     :param service_type: type of the service.
     :param text_field: field of the service's request with the instruction.
@@ -32,6 +32,8 @@ class TaskInterface:
     :param to_message: converts an answer to that type. Without an answer, the message contains only the report.
     :param read_message: adds the contents of a message of that type to an answer.
     :param takes_context: whether the service's request has a field ``context`` (PlanContext).
+    :param compares: whether the service's request has the images of a comparison.
+    :param service: name of the service. Empty: the name of the task.
     """
 
     task: Task
@@ -42,11 +44,13 @@ class TaskInterface:
     to_message: ToMessage
     read_message: ReadMessage
     takes_context: bool = False
+    compares: bool = False
+    service: str = ""
 
     @property
     def name(self) -> str:
         """Name of the service, relative to the node's name."""
-        return self.task.value
+        return self.service or self.task.value
 
     def result_in(self, response: Any) -> Any:
         """Return the answer's message in a response of the service or in a result of the action."""
@@ -58,15 +62,15 @@ class TaskInterface:
 
 
 def by_task(rows: Iterable[TaskInterface]) -> dict[Task, TaskInterface]:
-    """Return the rows by their task, in the order of `CAMERA_TASKS`.
+    """Return the rows by their task, in the order of `Task`.
 
     :raises TypeError: a task has no row, or several.
     """
     rows = list(rows)
-    wrong = [task.value for task in CAMERA_TASKS if sum(row.task is task for row in rows) != 1]
+    wrong = [task.value for task in Task if sum(row.task is task for row in rows) != 1]
     if wrong:
         raise TypeError(f"Each task needs one row in the task table (robobrain_ros/ros/tasks.py); check: {', '.join(wrong)}.")
-    return {task: next(row for row in rows if row.task is task) for task in CAMERA_TASKS}
+    return {task: next(row for row in rows if row.task is task) for task in Task}
 
 
 def _location(task: Task) -> TaskInterface:
@@ -113,6 +117,17 @@ TASKS = by_task(
             message_type=TextAnswer,
             to_message=to_text_answer,
             read_message=read_text_answer,
+        ),
+        TaskInterface(
+            Task.PROGRESS,
+            EstimateProgress,
+            text_field="task",
+            result_field="progress",
+            message_type=Progress,
+            to_message=to_progress,
+            read_message=read_progress,
+            compares=True,
+            service="estimate_progress",
         ),
     )
 )

@@ -79,6 +79,14 @@ class Frame:
             return self._decoded[0]
 
 
+def given_frame(message: Image, name: str) -> Frame:
+    """Return an image that came with a request as a frame, so that it is decoded once and the engine recognizes it.
+
+    :param name: name of the image in errors.
+    """
+    return Frame(message, name, next(_sequence), time.monotonic())
+
+
 class NoSuchCameraError(BadRequestError):
     """A camera of a request is missing from the parameter ``cameras``."""
 

@@ -12,6 +12,7 @@ from std_msgs.msg import Header
 
 from robobrain_ros.bounds.texts import clean, shortened
 from robobrain_ros.core.geometry import CameraModel, Floats
+from robobrain_ros.core.progress import FULL_SCORE, Perspective, ProgressEstimate
 from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Report, RgbImage, Task
 from robobrain_ros.core.surfaces import Lifted
 from robobrain_ros.errors import OutcomeCode, RoboBrainError
@@ -21,6 +22,7 @@ from robobrain_ros.msg import (
     Affordances,
     InferenceReport,
     Outcome,
+    Progress,
     TextAnswer,
     Trajectory,
     Waypoint,
@@ -125,6 +127,39 @@ def to_text_answer(
         query=origin.query,
         camera=origin.camera,
         text=clean(answer.text) if answer else "",
+        report=report,
+    )
+
+
+def to_progress(origin: Origin, answer: Answer | None, report: InferenceReport, positions: Positions | None = None) -> Progress:
+    """Return the message of a single comparison. Without an answer, its change is unknown."""
+    message = unknown_progress()
+    message.header, message.task, message.camera, message.report = origin.header, clean(origin.text), origin.camera, report
+    if answer is not None and answer.score is not None:
+        message.change = answer.score / FULL_SCORE
+    return message
+
+
+def unknown_progress() -> Progress:
+    """Return a message in which all values are unknown: NaN."""
+    return Progress(
+        progress=math.nan, change=math.nan, uncertainty=math.nan, incremental=math.nan, forward=math.nan, backward=math.nan
+    )
+
+
+def to_estimate(origin: Origin, estimate: ProgressEstimate, report: InferenceReport) -> Progress:
+    """Return the message of an estimate from several perspectives."""
+    values = estimate.by_perspective
+    return Progress(
+        header=origin.header,
+        task=clean(origin.text),
+        camera=origin.camera,
+        progress=estimate.progress,
+        change=estimate.change,
+        uncertainty=estimate.uncertainty,
+        incremental=values.get(Perspective.INCREMENTAL, math.nan),
+        forward=values.get(Perspective.FORWARD, math.nan),
+        backward=values.get(Perspective.BACKWARD, math.nan),
         report=report,
     )
 

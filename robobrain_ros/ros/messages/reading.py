@@ -3,8 +3,9 @@
 import math
 from dataclasses import fields, replace
 
+from robobrain_ros.core.progress import FULL_SCORE
 from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Report
-from robobrain_ros.msg import Affordances, InferenceReport, Plan, TextAnswer, Trajectory
+from robobrain_ros.msg import Affordances, InferenceReport, Plan, Progress, TextAnswer, Trajectory
 from robobrain_ros.ros.messages.plans import VERDICTS
 
 
@@ -36,6 +37,11 @@ def read_plan(answer: Answer, message: Plan) -> Answer:
 def read_text_answer(answer: Answer, message: TextAnswer) -> Answer:
     """Replace the text by that of a message."""
     return replace(answer, text=message.text)
+
+
+def read_progress(answer: Answer, message: Progress) -> Answer:
+    """Add the score of a message."""
+    return replace(answer, score=None if math.isnan(message.change) else round(message.change * FULL_SCORE))
 
 
 def read_report(message: InferenceReport) -> Report:

@@ -17,7 +17,7 @@ from robobrain_ros.ros.cameras.cameras import Frame
 from robobrain_ros.ros.messages.conversions import Origin, Positions, read_image_message
 from robobrain_ros.ros.messages.plans import skill_count, to_plan_request
 from robobrain_ros.ros.positions import Locator, Moment
-from robobrain_ros.ros.requests.selection import SelectedImages, Source, source_name
+from robobrain_ros.ros.requests.selection import SelectedImages
 from robobrain_ros.ros.tasks import TASKS
 
 _MOST_PIXELS_ON_LOOP = 1_000_000
@@ -82,7 +82,7 @@ async def run_job(job: Job, push: Callable[[PartialAnswer], None] | None, locato
     :raises RoboBrainError: there is no answer.
     """
     plan = await _plan_request(job) if TASKS[job.task].takes_context else None
-    images = await _read_images(job.images.sources)
+    images = await _read_images(job.images)
     job.image = images[0]
     job.brain_began = time.monotonic()
     if job.brain_began >= job.deadline:
@@ -97,7 +97,7 @@ async def run_job(job: Job, push: Callable[[PartialAnswer], None] | None, locato
         task=job.task,
         text=job.origin.text,
         images=images,
-        image_ids=[frame.name for frame in job.images.frames],
+        image_ids=job.images.names,
         think=job.think,
         timeout=job.deadline - job.brain_began,
         max_tokens=job.max_tokens,
@@ -131,21 +131,23 @@ async def _plan_request(job: Job) -> PlanRequest:
     return replace(request, robots=request.robots or tuple(job.robots), max_steps=request.max_steps or most)
 
 
-async def _read_images(sources: Sequence[Source]) -> list[RgbImage]:
+async def _read_images(images: SelectedImages) -> list[RgbImage]:
     """Decode the images. Large ones are decoded in a thread.
 
     :raises BadImageError: an image cannot be decoded. The message names the image.
     """
-    messages = [source.message if isinstance(source, Frame) else source for source in sources]
+    messages = [source.message if isinstance(source, Frame) else source for source in images.sources]
     pixels = sum(message.width * message.height if isinstance(message, Image) else math.inf for message in messages)
-    return _decoded(sources) if pixels <= _MOST_PIXELS_ON_LOOP else await asyncio.to_thread(_decoded, sources)
+    return _decoded(images) if pixels <= _MOST_PIXELS_ON_LOOP else await asyncio.to_thread(_decoded, images)
 
 
-def _decoded(sources: Sequence[Source]) -> list[RgbImage]:
-    images = []
-    for number, source in enumerate(sources, start=1):
+def _decoded(images: SelectedImages) -> list[RgbImage]:
+    decoded: dict[int, RgbImage] = {}  # A comparison contains the same image several times.
+    for label, source in zip(images.labels, images.sources, strict=True):
+        if id(source) in decoded:
+            continue
         try:
-            images.append(source.image() if isinstance(source, Frame) else read_image_message(source))
+            decoded[id(source)] = source.image() if isinstance(source, Frame) else read_image_message(source)
         except BadImageError as error:
-            raise BadImageError(f"{source_name(source, number)} cannot be read: {error.message}") from error
-    return images
+            raise BadImageError(f"{label} cannot be read: {error.message}") from error
+    return [decoded[id(source)] for source in images.sources]

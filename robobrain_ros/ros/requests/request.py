@@ -1,15 +1,44 @@
 """A request as it arrives, and the checks that need neither camera nor model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from sensor_msgs.msg import Image
 
 from robobrain_ros.core.query import CAMERA_TASKS, Task
 from robobrain_ros.errors import BadRequestError
 from robobrain_ros.msg import PlanContext, QueryOptions
 from robobrain_ros.ros.cameras.cameras import Frame
 from robobrain_ros.ros.limits import LEAST_TIMEOUT, MOST_CAMERAS, MOST_NAME, MOST_TEXT, MOST_TIMEOUT
+from robobrain_ros.srv import EstimateProgress
 
 THINK = {QueryOptions.THINK_DEFAULT: None, QueryOptions.THINK_OFF: False, QueryOptions.THINK_ON: True}
 """``Query.think`` for each constant of `QueryOptions.think`. None means the node's default."""
+
+
+Source: TypeAlias = Frame | Image
+"""An image of a request: a frame of a camera, or an image in the request."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The images of a request to compare two moments of a task; see `core.progress.comparison`.
+
+    :param after: views of the later moment. Empty: the newest images of the request's cameras.
+    :param publish: whether the answer appears on ~/progress.
+    """
+
+    reference_start: Source
+    reference_end: Source
+    before: Sequence[Source]
+    after: Sequence[Source] = ()
+    publish: bool = True
+
+    @classmethod
+    def of(cls, request: EstimateProgress.Request) -> "Comparison":
+        """Return the images of a service request."""
+        return cls(request.reference_start, request.reference_end, request.before, request.after)
 
 
 @dataclass(frozen=True)
@@ -21,6 +50,8 @@ class TaskRequest:
     :param query: name of the standing query, or empty if a service or goal sent the request.
     :param context: context of a plan. It must be empty for other tasks.
     :param frame: image of the first camera. None means the newest image when the request is checked.
+    :param comparison: images of the task progress. None means another task.
+    :param background: whether requests of clients have priority over this one.
     """
 
     task: str
@@ -29,6 +60,20 @@ class TaskRequest:
     query: str = ""
     context: PlanContext = field(default_factory=PlanContext)
     frame: Frame | None = None
+    comparison: Comparison | None = None
+    background: bool = False
+
+    @property
+    def publishes(self) -> bool:
+        """Whether the result appears on the result topics and the views."""
+        return self.comparison is None or self.comparison.publish
+
+    def parsed_task(self) -> Task:
+        """Return the task.
+
+        :raises BadRequestError: there is no such task.
+        """
+        return parse_task(self.task) if self.comparison is None else Task.PROGRESS
 
 
 def parse_task(name: str) -> Task:

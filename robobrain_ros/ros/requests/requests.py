@@ -31,7 +31,7 @@ from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.positions import Locator, Moment
 from robobrain_ros.ros.requests.job import Job, run_job
-from robobrain_ros.ros.requests.request import THINK, TaskRequest, check_options, check_text, parse_task
+from robobrain_ros.ros.requests.request import THINK, TaskRequest, check_options, check_text
 from robobrain_ros.ros.requests.result import Result
 from robobrain_ros.ros.requests.selection import ImageSelection, SelectedImages
 from robobrain_ros.ros.requests.statistics import RequestStatistics
@@ -92,6 +92,21 @@ class Requests:
         """Return a ticket for `answer`, with which the request can be canceled."""
         return Ticket(self._model, self.wake)
 
+    @property
+    def default_timeout(self) -> float:
+        """Timeout in seconds of a request without its own."""
+        return float(self._parameters["request_timeout"])
+
+    def check_accepts(self, task: Task) -> None:
+        """Check that requests for a task can be answered now.
+
+        :raises NotReadyError: the node is not active, or the model is not ready.
+        :raises UnsupportedTaskError: the model was not trained for the task.
+        """
+        if not self.active:
+            raise NotReadyError(self._why_inactive())
+        self._brain().profile.form(task)
+
     def cancel_all(self, reason: str) -> None:
         """Cancel every open request."""
         for ticket in list(self._open):
@@ -124,12 +139,16 @@ class Requests:
         try:
             job = self._check(request)
             result = await self._finish(job, ticket, listener)
+            # If the message does not support a value, this raises an exception now, and the request still ends with an error.
+            _ = result.message
+            if request.publishes:
+                self._on_result(result)
         except RoboBrainError as error:
             result = self._failed(request, job, error)
         except Exception as error:
             self._node.get_logger().error(f"A request failed unexpectedly:\n{clean(traceback.format_exc())}")
             result = self._failed(request, job, EngineFailedError(f"Unexpected {type(error).__name__}: {error}"))
-        if result.error is not None and result.error.code not in _REJECTED:
+        if result.error is not None and result.error.code not in _REJECTED and request.publishes:
             self._on_result(result)
         self._record(result)
         return result
@@ -152,11 +171,7 @@ class Requests:
             if job.moment is not None:
                 job.moment.close()
         report = job.report(answer.report)
-        result = Result(job.task, job.origin_with_size(), report, answer, image=job.image, positions=job.positions)
-        # If the message does not support a value, this raises an exception now, and `answer` can still return an error.
-        _ = result.message
-        self._on_result(result)
-        return result
+        return Result(job.task, job.origin_with_size(), report, answer, image=job.image, positions=job.positions)
 
     def _check(self, request: TaskRequest) -> Job:
         """Check everything that can be checked without decoding an image.
@@ -167,14 +182,17 @@ class Requests:
         if not self.active:
             raise NotReadyError(self._why_inactive())
         brain = self._brain()
-        task = parse_task(request.task)
+        task = request.parsed_task()
         brain.profile.form(task)
         check_text(request.text, "question")
         options = request.options
         check_options(options)
         if not TASKS[task].takes_context and request.context != PlanContext():
             raise BadRequestError(f"context is set, but the task {task.value} does not use it. Leave it empty.")
-        images = self._selection.select(options, task, request.frame)
+        if request.comparison is None:
+            images = self._selection.select(options, task, request.frame)
+        else:
+            images = self._selection.compare(options, request.comparison)
         return Job(
             task=task,
             brain=brain,
@@ -184,7 +202,7 @@ class Requests:
             max_tokens=min(options.max_tokens, MOST_TOKENS) or self._parameters["max_tokens"],
             began=began,
             deadline=began + (options.timeout or self._parameters["request_timeout"]),
-            priority=1 if request.query else 0,  # Requests of clients have priority over standing queries.
+            priority=1 if request.query or request.background else 0,  # Requests of clients have priority.
             context=request.context,
             robots=self.robots,
             max_plan_steps=self._parameters["max_plan_steps"],
@@ -218,7 +236,7 @@ class Requests:
 
     def _rejected(self, request: TaskRequest, error: RoboBrainError) -> Result:
         try:
-            task: Task | None = parse_task(request.task)
+            task: Task | None = request.parsed_task()
         except BadRequestError:
             task = None
         info = self._model.info

@@ -3,12 +3,11 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from rclpy.clock import ROSClock
-from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from robobrain_ros.core.progress import comparison as ordered
 from robobrain_ros.core.query import Task
 from robobrain_ros.errors import BadImageError, BadRequestError
 from robobrain_ros.msg import QueryOptions
@@ -16,8 +15,7 @@ from robobrain_ros.ros.cameras.cameras import Camera, Cameras, Frame
 from robobrain_ros.ros.cameras.frames import frame_fault, plain_header
 from robobrain_ros.ros.clock import reported_age, stamp_age
 from robobrain_ros.ros.parameters.declared import Parameters
-
-Source: TypeAlias = Frame | Image
+from robobrain_ros.ros.requests.request import Comparison, Source
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,7 @@ class SelectedImages:
     :param camera: name of the first image's camera, or empty if the images are in the request.
     :param age: seconds since the oldest image's stamp; NaN: an image has no stamp, or its stamp is ahead of the node's clock.
     :param max_pixels: pixel limit of each image; 0: that of ``engine.max_pixels``.
+    :param labels: name of each image for the start of a sentence.
     """
 
     sources: Sequence[Source]
@@ -36,6 +35,12 @@ class SelectedImages:
     camera: str
     age: float
     max_pixels: Sequence[int]
+    labels: Sequence[str]
+
+    @property
+    def names(self) -> list[str]:
+        """The unique name of each image for the engine. An image in the request has an empty name."""
+        return [source.name if isinstance(source, Frame) else "" for source in self.sources]
 
     @property
     def frames(self) -> list[Frame]:
@@ -77,6 +82,38 @@ class ImageSelection:
         frames = [self._fresh(cameras[name], task, which) for name, which in zip(names, chosen, strict=True)]
         return self._selected(frames, frames[0].header, names[0])
 
+    def compare(self, options: QueryOptions, comparison: Comparison) -> SelectedImages:
+        """Return the images of a comparison, in the order of its prompt.
+
+        :raises BadRequestError: the images are incomplete or contradict the options.
+        :raises RoboBrainError: see `select`.
+        """
+        if options.images:
+            raise BadRequestError("options.images contains images. Leave it empty: a comparison has its own images.")
+        after = comparison.after or self.views(options)
+        for name in ("reference_start", "reference_end"):
+            source = getattr(comparison, name)
+            if not isinstance(source, Frame) and not source.data:
+                raise BadRequestError(
+                    f"{name} is empty. Set it to an image of the {name.removeprefix('reference_')} of the task."
+                )
+        sources = ordered(comparison.reference_start, comparison.reference_end, comparison.before, after)
+        self.check_count(Task.PROGRESS, len(sources), "images")
+        views = [f"{moment}[{number}]" for moment in ("before", "after") for number in range(len(after))]
+        labels = dict(zip(map(id, (*comparison.before, *after)), views, strict=True))
+        labels |= {id(comparison.reference_start): "reference_start", id(comparison.reference_end): "reference_end"}
+        camera = after[0].camera if isinstance(after[0], Frame) else ""
+        header = plain_header(after[0].header)
+        return self._selected(sources, header, camera, [labels[id(source)] for source in sources], of=after)
+
+    def views(self, options: QueryOptions) -> list[Frame]:
+        """Return the newest images of a request's cameras.
+
+        :raises RoboBrainError: see `select`.
+        """
+        cameras = self._cameras()
+        return [self._fresh(cameras[name], Task.PROGRESS, None) for name in cameras.names_of(options)]
+
     def newest(self, camera: Camera, task: Task) -> Frame | None:
         """Return the newest image of a camera; for spatial tasks, the newest image with depth, or None if no image has arrived.
 
@@ -104,17 +141,35 @@ class ImageSelection:
         newest = camera.fresh(self._parameters["max_image_age"], frame)
         return frame or self.newest(camera, task) or newest
 
-    def _selected(self, sources: Sequence[Source], header: Header, camera: str) -> SelectedImages:
-        for number, source in enumerate(sources, start=1):
+    def _selected(
+        self,
+        sources: Sequence[Source],
+        header: Header,
+        camera: str,
+        labels: Sequence[str] = (),
+        of: Sequence[Source] = (),
+    ) -> SelectedImages:
+        """Return the images.
+
+        :param labels: see `SelectedImages`. Empty: the name of the camera, or the position in the request.
+        :param of: images whose age counts. Empty: all.
+        """
+        labels = labels or [_label(source, number) for number, source in enumerate(sources, start=1)]
+        for label, source in zip(labels, sources, strict=True):
             # The name is checked before it is copied into other messages.
             if fault := frame_fault(source.header.frame_id):
-                raise BadImageError(f"{source_name(source, number)} cannot be used: {fault}")
-        ages = [stamp_age(self._clock, source.header) for source in sources]
+                raise BadImageError(f"{label} cannot be used: {fault}")
+        ages = [stamp_age(self._clock, source.header) for source in of or sources]
         age = math.nan if any(map(math.isnan, ages)) else reported_age(max(ages))
-        limits = [self._parameters[f"{it.camera}.max_pixels"] if isinstance(it, Frame) else 0 for it in sources]
-        return SelectedImages(sources, header, camera, age, limits)
+        limits = [self._limit(source) for source in sources]
+        return SelectedImages(sources, header, camera, age, limits, labels)
+
+    def _limit(self, source: Source) -> int:
+        """Return the pixel limit of the camera of an image, or 0 if the image has no camera."""
+        known = isinstance(source, Frame) and source.camera in self._parameters["cameras"]
+        return int(self._parameters[f"{source.camera}.max_pixels"]) if known else 0
 
 
-def source_name(source: Source, number: int) -> str:
+def _label(source: Source, number: int) -> str:
     """Return the name of an image for the start of a sentence. ``number``: its position in the request, from 1."""
     return f"The image of camera {source.camera}" if isinstance(source, Frame) else f"Image {number} of the request"

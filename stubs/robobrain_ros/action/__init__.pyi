@@ -1,5 +1,11 @@
 """Written by scripts/message_stubs.py: do not edit."""
 
+from typing import ClassVar
+
+from sensor_msgs.msg import (
+    Image,
+)
+
 from robobrain_ros.msg import (
     AffordanceArea,
     AffordancePoint,
@@ -8,6 +14,7 @@ from robobrain_ros.msg import (
     Plan,
     PlanContext,
     PlanStep,
+    Progress,
     QueryOptions,
     TextAnswer,
     Trajectory,
@@ -67,6 +74,73 @@ class RunTask:
             areas: list[AffordanceArea] = ...,
             waypoints: list[Waypoint] = ...,
             steps: list[PlanStep] = ...,
+        ) -> None: ...
+        @classmethod
+        def get_fields_and_field_types(cls) -> dict[str, str]: ...
+
+class WatchTask:
+    class Goal:
+        task: str
+        reference_start: Image
+        reference_end: Image
+        options: QueryOptions
+        rate: float
+        success: float
+        regression: float
+        stall: float
+        timeout: float
+        confirmations: int
+        def __init__(
+            self,
+            *,
+            task: str = ...,
+            reference_start: Image = ...,
+            reference_end: Image = ...,
+            options: QueryOptions = ...,
+            rate: float = ...,
+            success: float = ...,
+            regression: float = ...,
+            stall: float = ...,
+            timeout: float = ...,
+            confirmations: int = ...,
+        ) -> None: ...
+        @classmethod
+        def get_fields_and_field_types(cls) -> dict[str, str]: ...
+
+    class Result:
+        SUCCEEDED: ClassVar[int]
+        REGRESSED: ClassVar[int]
+        STALLED: ClassVar[int]
+        TIMED_OUT: ClassVar[int]
+        outcome: Outcome
+        state: int
+        peak: float
+        final: float
+        estimates: int
+        skipped: int
+        failed: int
+        progress: Progress
+        def __init__(
+            self,
+            *,
+            outcome: Outcome = ...,
+            state: int = ...,
+            peak: float = ...,
+            final: float = ...,
+            estimates: int = ...,
+            skipped: int = ...,
+            failed: int = ...,
+            progress: Progress = ...,
+        ) -> None: ...
+        @classmethod
+        def get_fields_and_field_types(cls) -> dict[str, str]: ...
+
+    class Feedback:
+        progress: Progress
+        def __init__(
+            self,
+            *,
+            progress: Progress = ...,
         ) -> None: ...
         @classmethod
         def get_fields_and_field_types(cls) -> dict[str, str]: ...

@@ -262,6 +262,34 @@ class PlanStep:
     @classmethod
     def get_fields_and_field_types(cls) -> dict[str, str]: ...
 
+class Progress:
+    header: Header
+    task: str
+    camera: str
+    progress: float
+    change: float
+    uncertainty: float
+    incremental: float
+    forward: float
+    backward: float
+    report: InferenceReport
+    def __init__(
+        self,
+        *,
+        header: Header = ...,
+        task: str = ...,
+        camera: str = ...,
+        progress: float = ...,
+        change: float = ...,
+        uncertainty: float = ...,
+        incremental: float = ...,
+        forward: float = ...,
+        backward: float = ...,
+        report: InferenceReport = ...,
+    ) -> None: ...
+    @classmethod
+    def get_fields_and_field_types(cls) -> dict[str, str]: ...
+
 class QueryOptions:
     THINK_DEFAULT: ClassVar[int]
     THINK_OFF: ClassVar[int]

@@ -1,10 +1,15 @@
 """Written by scripts/message_stubs.py: do not edit."""
 
+from sensor_msgs.msg import (
+    Image,
+)
+
 from robobrain_ros.msg import (
     Affordances,
     Outcome,
     Plan,
     PlanContext,
+    Progress,
     QueryOptions,
     TextAnswer,
     Trajectory,
@@ -31,6 +36,39 @@ class Ask:
             *,
             outcome: Outcome = ...,
             answer: TextAnswer = ...,
+        ) -> None: ...
+        @classmethod
+        def get_fields_and_field_types(cls) -> dict[str, str]: ...
+
+class EstimateProgress:
+    class Request:
+        task: str
+        reference_start: Image
+        reference_end: Image
+        before: list[Image]
+        after: list[Image]
+        options: QueryOptions
+        def __init__(
+            self,
+            *,
+            task: str = ...,
+            reference_start: Image = ...,
+            reference_end: Image = ...,
+            before: list[Image] = ...,
+            after: list[Image] = ...,
+            options: QueryOptions = ...,
+        ) -> None: ...
+        @classmethod
+        def get_fields_and_field_types(cls) -> dict[str, str]: ...
+
+    class Response:
+        outcome: Outcome
+        progress: Progress
+        def __init__(
+            self,
+            *,
+            outcome: Outcome = ...,
+            progress: Progress = ...,
         ) -> None: ...
         @classmethod
         def get_fields_and_field_types(cls) -> dict[str, str]: ...
