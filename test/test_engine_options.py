@@ -9,7 +9,7 @@ import pytest
 from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.engine.embedded.arguments import reject_unknown
-from robobrain_ros.engine.embedded.checkpoint import find_checkpoint
+from robobrain_ros.engine.embedded.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from robobrain_ros.engine.embedded.start_errors import explain_start_error
 from robobrain_ros.engine.flagos.tune_file import tune_file
 from robobrain_ros.engine.http.server import public_name
@@ -51,8 +51,8 @@ def test_unknown_argument_names_the_nearest() -> None:
         reject_unknown({"blok_size": 1}, {"block_size", "swap_space"})
 
 
-def find(model: str | Path, **changes: Any) -> None:
-    find_checkpoint(EngineOptions.of(model=str(model)).changed(**changes), lambda progress: None)
+def find(model: str | Path, **changes: Any) -> Checkpoint:
+    return find_checkpoint(EngineOptions.of(model=str(model)).changed(**changes), lambda progress: None)
 
 
 def test_missing_folder() -> None:
@@ -104,6 +104,13 @@ def test_missing_weights_matter_unless_they_are_dummies(tmp_path: Path) -> None:
     with pytest.raises(EngineConfigError, match="no weights"):
         find(tmp_path)
     find(tmp_path, load_format="dummy")
+
+
+def test_a_pixel_limit_below_that_of_the_checkpoint_is_named_before_the_model_loads() -> None:
+    least = read_checkpoint(DEMO_MODEL, local=True).min_pixels
+    with pytest.raises(EngineConfigError, match=f"engine.max_pixels is {least - 1}; this checkpoint needs at least {least}"):
+        find(DEMO_MODEL, max_pixels=least - 1)
+    assert find(DEMO_MODEL, max_pixels=least).min_pixels == least
 
 
 def test_incomplete_download_names_what_is_missing(tmp_path: Path) -> None:

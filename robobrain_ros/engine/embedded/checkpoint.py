@@ -57,12 +57,18 @@ def find_checkpoint(options: EngineOptions, progress: ProgressCallback) -> Check
                 f"engine.model: {shortened(options.model, _LONGEST_QUOTE)} is neither a folder on this machine nor a name on the "
                 "hub such as BAAI/RoboBrain2.0-7B. docs/how-to/models.md explains how to get or make checkpoints."
             )
-        return read_checkpoint(path, local, weights_needed=options.embedded.load_format != "dummy")
+        checkpoint = read_checkpoint(path, local, weights_needed=options.embedded.load_format != "dummy")
     except OSError as error:
         raise EngineConfigError(
             f"engine.model: {shortened(str(path), _LONGEST_QUOTE)} cannot be read ({error.strerror}). Check the owner and the "
             "permissions of the folder."
         ) from error
+    if options.max_pixels < checkpoint.min_pixels:  # Otherwise, the brain would find this fault minutes later.
+        raise EngineConfigError(
+            f"engine.max_pixels is {options.max_pixels}; this checkpoint needs at least {checkpoint.min_pixels}. Increase "
+            "engine.max_pixels."
+        )
+    return checkpoint
 
 
 def read_checkpoint(path: Path, local: bool, weights_needed: bool = True) -> Checkpoint:
