@@ -22,6 +22,7 @@ from contract_tables import (
     number_in_answer,
     parts_of,
 )
+from contract_watch import Watches
 from contract_world import MAX_IMAGE_AGE, ContractWorld, Entry, Shown
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
@@ -71,6 +72,7 @@ class ContractClient(ContractWorld):
             result_service_qos_profile=many,
             cancel_service_qos_profile=many,
         )
+        self._watches = Watches(self, self._node, f"{self._target}/watch_task", many)
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         for topic, message_type in RESULT_TOPICS.items():
             self._node.create_subscription(message_type, f"{self._target}/{topic}", self._on_standing_result, 100)
@@ -89,6 +91,7 @@ class ContractClient(ContractWorld):
             (self._ask_service, 40.0),
             (self._send_goal, 16.0),
             (self._cancel_goal, 5.0),
+            (self._watches.send, 3.0),
             (self._burst, 1.5),
             (self._leave, 0.5),
             (self._set_standing_query, 6.0),

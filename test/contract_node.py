@@ -67,6 +67,8 @@ def _answer(prompt: str, number: int) -> str:
         return f"[{x}, {y}, {x + 8}, {y + 8}]"
     if "key trajectory points" in prompt:
         return f"[[{x}, {y}], [{x + 1}, {y + 1}], [{x + 2}, {y + 2}]]"
+    if "<score>" in prompt:
+        return f"<score>{'+' if x else ''}{x}%</score>"
     if "list of tuples" in prompt:
         return f"[({x}, {y})]"
     if "steps to complete" in prompt:
