@@ -34,7 +34,7 @@ import figures
 from skinny_launches import candidates, known_launches
 
 from robobrain_ros.engine.flagos.by_shape import table as flagos_table
-from robobrain_ros.engine.flagos.by_shape.table import ROWS, Entry, Launch, Table
+from robobrain_ros.engine.flagos.by_shape.table import ROWS, Launch, ShapeEntry, ShapeTable
 from robobrain_ros.engine.presets import ARCHITECTURES, Architecture
 
 MODELS = {"7b": "qwen2.5-vl-7b", "32b": "qwen2.5-vl-32b", "3b": "qwen2.5-vl-3b", "8b": "qwen3-vl-8b", "4b": "qwen3-vl-4b"}
@@ -240,7 +240,7 @@ def search(options: argparse.Namespace) -> None:
     (options.folder / "chosen.json").write_text(text, encoding="utf-8")
 
 
-def confirm_all(options: argparse.Namespace) -> Table:
+def confirm_all(options: argparse.Namespace) -> ShapeTable:
     """Time each launch of ``chosen.json`` alternately with PyTorch's operator; return a table of the faster ones."""
     lines = json.loads((options.folder / "chosen.json").read_text(encoding="utf-8"))
     chosen = {(operator, k, n, rows): Launch(**launch) for operator, k, n, rows, launch in lines}
@@ -257,7 +257,7 @@ def confirm_all(options: argparse.Namespace) -> Table:
                 if entry is not None:
                     entries.append(entry)
             del bench
-    return Table(*versions(), tuple(entries), about())
+    return ShapeTable(*versions(), tuple(entries), about())
 
 
 def _times(bench: Bench, product: Product, rows: int, launches: Sequence[Launch]) -> tuple[float, dict[Launch, float]]:
@@ -300,7 +300,7 @@ def choose(cells: dict[tuple[Product, int], dict[Launch, float]]) -> dict[tuple[
     return chosen
 
 
-def confirm(bench: Bench, product: Product, rows: int, launch: Launch) -> tuple[Entry | None, dict[str, Any]]:
+def confirm(bench: Bench, product: Product, rows: int, launch: Launch) -> tuple[ShapeEntry | None, dict[str, Any]]:
     """Time the launch and PyTorch's operator alternately.
 
     :returns: an entry of the table, and the measured values. The entry is None unless the median speed-up is at least
@@ -322,7 +322,9 @@ def confirm(bench: Bench, product: Product, rows: int, launch: Launch) -> tuple[
     line["high"] = round(compared.high, 4)
     if native_us / us < _LEAST_GAIN or compared.low <= 1.0:
         return None, line
-    entry = Entry(product.operator, bench.dtype, rows, product.k, product.n, "skinny", launch, round(native_us, 3), round(us, 3))
+    entry = ShapeEntry(
+        product.operator, bench.dtype, rows, product.k, product.n, "skinny", launch, round(native_us, 3), round(us, 3)
+    )
     return entry, line
 
 
@@ -371,7 +373,7 @@ def about() -> dict[str, str]:
     }
 
 
-def table_of(table: Table) -> str:
+def table_of(table: ShapeTable) -> str:
     """Return the speed-up for each model, row range and product as a text table."""
     known = {(entry.operator, entry.k, entry.n, entry.rows): entry for entry in table.entries if entry.dtype == "bfloat16"}
     lines = [("model", "rows", "qkv", "o", "gate_up", "down", "head")]

@@ -17,7 +17,7 @@ import figures
 from skinny_matmul import MODELS, products, versions
 
 from robobrain_ros.engine.flagos.by_shape import table as flagos_table
-from robobrain_ros.engine.flagos.by_shape.table import Table
+from robobrain_ros.engine.flagos.by_shape.table import ShapeTable
 from robobrain_ros.engine.presets import ARCHITECTURES, Architecture
 
 CONTEXT = 1400
@@ -113,7 +113,7 @@ def _rotated(torch: Any, x: Any, cosine: Any, sine: Any) -> Any:
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1)
 
 
-def measure(model: str, table: Table, rows_of_steps: Sequence[int], rounds: int) -> list[dict[str, Any]]:
+def measure(model: str, table: ShapeTable, rows_of_steps: Sequence[int], rounds: int) -> list[dict[str, Any]]:
     """Time the steps of a model: ``rounds`` times native, table, table, native."""
     from robobrain_ros.engine.flagos.by_shape import matmul as flagos_matmul
     from robobrain_ros.engine.flagos.by_shape.operators import ShapeOperators
@@ -150,7 +150,7 @@ def measure(model: str, table: Table, rows_of_steps: Sequence[int], rounds: int)
     return lines
 
 
-def overhead(table: Table) -> list[dict[str, Any]]:
+def overhead(table: ShapeTable) -> list[dict[str, Any]]:
     """Return the time in µs on the host of calls outside of CUDA graphs, before and after the operators are registered."""
     import torch
 
@@ -179,7 +179,7 @@ def overhead(table: Table) -> list[dict[str, Any]]:
     return lines
 
 
-def check(model: str, table: Table) -> list[dict[str, Any]]:
+def check(model: str, table: ShapeTable) -> list[dict[str, Any]]:
     """Run the check of an engine's start twice for a model's entries in bfloat16. The second run finds compiled kernels."""
     import torch
 

@@ -13,13 +13,13 @@ from openai_server import chunk, sse
 from robobrain_ros.core import Answer, Brain, Defaults, Query, Task, profile_for
 from robobrain_ros.engine.base import Generation, TextDelta
 from robobrain_ros.engine.options import EngineOptions
-from robobrain_ros.engine.remote.engine import Pace, RemoteEngine
+from robobrain_ros.engine.remote.engine import CheckIntervals, RemoteEngine
 from robobrain_ros.errors import (
     RoboBrainError,
 )
 
 KEY = "sk-secret-0123456789"
-PACE = Pace(up=0.2, down=0.05)
+INTERVALS = CheckIntervals(up=0.2, down=0.05)
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -36,7 +36,7 @@ def question(request_id: str = "a", **changes: Any) -> Generation:
 
 @asynccontextmanager
 async def started(*urls: str, **changes: Any) -> AsyncIterator[RemoteEngine]:
-    engine = RemoteEngine(options(*urls, **changes), PACE)
+    engine = RemoteEngine(options(*urls, **changes), INTERVALS)
     await engine.start(lambda progress: None)
     try:
         yield engine

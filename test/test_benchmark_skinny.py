@@ -12,7 +12,7 @@ import skinny_launches
 import skinny_matmul
 
 from robobrain_ros.engine.flagos.by_shape import table
-from robobrain_ros.engine.flagos.by_shape.table import ROWS, Entry, Launch, Table
+from robobrain_ros.engine.flagos.by_shape.table import ROWS, Launch, ShapeEntry, ShapeTable
 from robobrain_ros.engine.presets import ARCHITECTURES
 
 
@@ -28,12 +28,12 @@ def test_products_multiply_by_all_weights_of_a_step(model: str) -> None:
 
 def test_each_launch_to_try_can_stand_in_a_table(tmp_path: Path) -> None:
     entries = [
-        Entry("mm", "bfloat16", rows, 64, index + 1, "skinny", launch, 2.0, 1.0)
+        ShapeEntry("mm", "bfloat16", rows, 64, index + 1, "skinny", launch, 2.0, 1.0)
         for rows in ROWS
         for index, launch in enumerate(skinny_launches.candidates(rows))
     ]
     path = tmp_path / "table.json"
-    table.write(path, Table("GPU", "2", "3", tuple(entries)))
+    table.write(path, ShapeTable("GPU", "2", "3", tuple(entries)))
     assert len(table.read(path).entries) == len(entries) > 400
 
 
@@ -68,4 +68,4 @@ def test_only_what_is_surely_faster_gets_an_entry(speed: float, used: bool) -> N
     entry, line = skinny_matmul.confirm(bench, product, 1, Launch("vector", 4, 512))
     assert (entry is not None) == used
     assert line["ratio"] == pytest.approx(speed, rel=0.01)
-    assert "native" in skinny_matmul.table_of(Table("GPU", "2", "3", (entry,) if entry else ()))
+    assert "native" in skinny_matmul.table_of(ShapeTable("GPU", "2", "3", (entry,) if entry else ()))

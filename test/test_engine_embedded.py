@@ -24,7 +24,7 @@ from robobrain_ros.engine.base import EngineInfo, Generation, LoadProgress, Text
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.runtime import LoopThread
-from robobrain_ros.engine.supervisor import Patience, Supervisor
+from robobrain_ros.engine.supervisor import Supervisor, Timings
 from robobrain_ros.errors import BadImageError, BadRequestError, EngineFailedError
 
 START = 300.0
@@ -44,8 +44,8 @@ class RunningEngine(OnLoop):
         self.info: EngineInfo = self.wait(self.supervisor.start(self.progress.append), START)
 
     async def _make(self) -> Supervisor:
-        patience = Patience(health_interval=0.2, first_back_off=0.1)
-        return Supervisor(self._make_engine, max_queued=8, max_running=8, patience=patience)
+        timings = Timings(health_interval=0.2, first_back_off=0.1)
+        return Supervisor(self._make_engine, max_queued=8, max_running=8, timings=timings)
 
     def _make_engine(self) -> EmbeddedEngine:
         self.embedded = EmbeddedEngine(self.options)

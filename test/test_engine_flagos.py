@@ -17,7 +17,7 @@ from random_checkpoint import make_random_checkpoint
 from robobrain_ros.engine.base import Constraint, Generation
 from robobrain_ros.engine.flagos import recovery
 from robobrain_ros.engine.flagos.choice import Operators
-from robobrain_ros.engine.flagos.ledger import VARIABLE, Entry, Failure, Ledger, LedgerReader
+from robobrain_ros.engine.flagos.ledger import VARIABLE, Failure, Ledger, LedgerReader, WorkerEntry
 from robobrain_ros.engine.flagos.operators import known_operators
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineFailedError
@@ -212,7 +212,7 @@ def test_what_fails_without_any_operator_has_no_culprit() -> None:
     assert tried == [()]
 
 
-def written_by_a_worker(folder: Path, work: str, behaviour: dict[str, str], vendor: str = "arm") -> Entry:
+def written_by_a_worker(folder: Path, work: str, behaviour: dict[str, str], vendor: str = "arm") -> WorkerEntry:
     """Return what vLLM's worker writes when its module is imported, and what it does with the settings."""
     told: dict[str, Any] = {"include": None, "exclude": [], "folder": str(folder), "log_folder": "", "deferred": True}
     script = f"import robobrain_ros.engine.flagos.worker as worker\nworker{work}"

@@ -184,7 +184,7 @@ def test_auto_uses_what_was_measured_here(model: Path, checkpoint: Checkpoint, f
     assert "torch" in key.versions
     # Additional vLLM options of the user may change every measurement.
     assert tune_file.key_of(options.changed(extra='{"block_size": 32}'), checkpoint) != key
-    tune_file.write(path, tune_file.Tuned(key, ("argmax", "silu"), graphs=True))
+    tune_file.write(path, tune_file.TuningResult(key, ("argmax", "silu"), graphs=True))
     choice = choose(model, tune_file=str(path))
     assert (choice.operators, choice.include, choice.graphs) == (Operators.OURS, ("argmax", "silu"), True)
     assert choose(model, tune_file=str(path), exclude=("silu",)).include == ("argmax",)
@@ -208,7 +208,7 @@ def test_a_tune_file_of_something_else_is_not_used(
 ) -> None:
     path = tmp_path / "flagos.json"
     key = tune_file.key_of(EngineOptions.of(model=str(model)), checkpoint)
-    tune_file.write(path, tune_file.Tuned(dataclasses.replace(key, **{part: "NVIDIA H20"}), ("silu",)))
+    tune_file.write(path, tune_file.TuningResult(dataclasses.replace(key, **{part: "NVIDIA H20"}), ("silu",)))
     choice = choose(model, tune_file=str(path))
     assert choice.operators is Operators.NATIVE
     assert said in choice.why
@@ -241,6 +241,10 @@ def test_writing_keeps_other_entries_and_replaces_its_own(checkpoint: Checkpoint
     path = tmp_path / "new" / "flagos.json"
     key = tune_file.key_of(EngineOptions.of(model=str(model)), checkpoint)
     other = dataclasses.replace(key, chip="NVIDIA H20")
-    for tuned in (tune_file.Tuned(key, ("mm",)), tune_file.Tuned(other, ("cat",)), tune_file.Tuned(key, ("silu",))):
+    for tuned in (
+        tune_file.TuningResult(key, ("mm",)),
+        tune_file.TuningResult(other, ("cat",)),
+        tune_file.TuningResult(key, ("silu",)),
+    ):
         tune_file.write(path, tuned)
     assert [(entry.key, entry.operators) for entry in tune_file.read(path)] == [(other, ("cat",)), (key, ("silu",))]

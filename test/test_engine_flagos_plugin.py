@@ -33,7 +33,7 @@ for case in map(json.loads, cases):
     options = EngineOptions.of(model=model, **case)
     if tuned is not None:
         key = tune_file.key_of(options, checkpoint)
-        tune_file.write(tune_file.tune_file(options), tune_file.Tuned(key, tuple(tuned)))
+        tune_file.write(tune_file.tune_file(options), tune_file.TuningResult(key, tuple(tuned)))
     try:
         choice = decision.choose(options, checkpoint)
     except EngineConfigError as error:
@@ -42,7 +42,7 @@ for case in map(json.loads, cases):
     session = Session(choice, options)
     told = {name: value for name, value in session.environment().items() if value}
     session.release()
-    print(json.dumps(vars(choice) | {"operators": choice.operators.value, "told": told, "in_charge": plugin.in_charge()}))
+    print(json.dumps(vars(choice) | {"operators": choice.operators.value, "told": told, "in_charge": plugin.active_platform()}))
 """
 ASK = """
 import asyncio, json, sys

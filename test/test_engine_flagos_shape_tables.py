@@ -11,21 +11,21 @@ from shape_entries import GPU, SHAPES, VECTOR, entry
 
 from robobrain_ros.engine.flagos.by_shape import table as flagos_table
 from robobrain_ros.engine.flagos.by_shape.operators import ShapeOperators
-from robobrain_ros.engine.flagos.by_shape.table import Table
+from robobrain_ros.engine.flagos.by_shape.table import ShapeTable
 from robobrain_ros.errors import EngineConfigError
 
 
 def written(folder: Path, **changes: Any) -> Path:
     """Return the content of a table file with changes of its top-level fields."""
     path = flagos_table.table_file(GPU, folder)
-    flagos_table.write(path, Table(GPU, "2", "3", (entry(),), {"date": "2026-11-27"}))
+    flagos_table.write(path, ShapeTable(GPU, "2", "3", (entry(),), {"date": "2026-11-27"}))
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     return path
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     entries = tuple(SHAPES)
-    flagos_table.write(flagos_table.table_file(GPU, tmp_path), Table(GPU, "2", "3", entries, {"torch": "2.11.0"}))
+    flagos_table.write(flagos_table.table_file(GPU, tmp_path), ShapeTable(GPU, "2", "3", entries, {"torch": "2.11.0"}))
     table = flagos_table.find(GPU, "2.13.0+cu130", "3.6.0", tmp_path)
     assert set(table.entries) == set(entries)
     assert {(known.k, known.n) for known in table.for_weights([(64, 16), (1, 1)])} == {(64, 16)}
@@ -121,7 +121,7 @@ def test_a_pipe_in_place_of_a_table_is_rejected(tmp_path: Path) -> None:
 
 def test_a_table_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="takes 1 rows, not 2"):
-        flagos_table.write(tmp_path / "table.json", Table(GPU, "2", "3", (replace(entry(), rows=2),)))
+        flagos_table.write(tmp_path / "table.json", ShapeTable(GPU, "2", "3", (replace(entry(), rows=2),)))
     assert not (tmp_path / "table.json").exists()
 
 

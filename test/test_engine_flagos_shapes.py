@@ -23,11 +23,11 @@ from robobrain_ros.engine.flagos.by_shape import start as flagos_start
 from robobrain_ros.engine.flagos.by_shape import table as flagos_table
 from robobrain_ros.engine.flagos.by_shape.operators import ShapeOperators
 from robobrain_ros.engine.flagos.by_shape.start import Device
-from robobrain_ros.engine.flagos.by_shape.table import ROWS, Entry, Table
+from robobrain_ros.engine.flagos.by_shape.table import ROWS, ShapeEntry, ShapeTable
 
 
 @contextmanager
-def installed(entries: Sequence[Entry], implementation: Any) -> Iterator[ShapeOperators]:
+def installed(entries: Sequence[ShapeEntry], implementation: Any) -> Iterator[ShapeOperators]:
     """Register the operators on the CPU."""
     operators = ShapeOperators(entries, {"skinny": implementation}, key="CPU")
     operators.install()
@@ -238,7 +238,7 @@ def stub(implementation: Any, **changes: Any) -> Callable[[], Device]:
 
 
 def test_start_prepares_what_the_model_has_and_says_so(tmp_path: Path) -> None:
-    flagos_table.write(flagos_table.table_file(GPU, tmp_path), Table(GPU, "2", "3", tuple(SHAPES), {}))
+    flagos_table.write(flagos_table.table_file(GPU, tmp_path), ShapeTable(GPU, "2", "3", tuple(SHAPES), {}))
     implementation = Computed()
     started = flagos_start.start([(64, 16), (999, 999)], "bfloat16", stub(implementation), tmp_path)
     assert "10 shape classes" in started.why
@@ -271,7 +271,7 @@ def _wrong_for_one(result: Any, k: int, n: int) -> None:
 def test_start_stays_native_with_the_reason(
     tmp_path: Path, dtype: str, implementation: Computed, changes: dict[str, Any], words: str
 ) -> None:
-    flagos_table.write(flagos_table.table_file(GPU, tmp_path), Table(GPU, "2", "3", tuple(SHAPES), {}))
+    flagos_table.write(flagos_table.table_file(GPU, tmp_path), ShapeTable(GPU, "2", "3", tuple(SHAPES), {}))
     started = flagos_start.start([(64, 16), (32, 48)], dtype, stub(implementation, **changes), tmp_path)
     assert started.operators is None
     assert started.why.startswith("Native matrix products: ")

@@ -21,7 +21,7 @@ from robobrain_ros.engine.flagos import decision
 from robobrain_ros.engine.flagos.by_shape import report, table
 from robobrain_ros.engine.flagos.by_shape.operators import ShapeOperators
 from robobrain_ros.engine.flagos.by_shape.report import TableReport
-from robobrain_ros.engine.flagos.by_shape.table import Table
+from robobrain_ros.engine.flagos.by_shape.table import ShapeTable
 from robobrain_ros.engine.flagos.choice import Choice, Operators
 from robobrain_ros.engine.flagos.session import Session
 from robobrain_ros.engine.options import EngineOptions
@@ -71,7 +71,7 @@ def test_the_output_layer_is_computed_by_its_entries(tmp_path: Path, looks_for_t
     text = config.get("text_config", config)
     k, n = text["hidden_size"], text["vocab_size"]
     entries = tuple(replace(entry(rows, k, n), launch=TILE) for rows in (1, 4))
-    table.write(table.table_file(GPU, tmp_path), Table(GPU, "2", "3", entries))
+    table.write(table.table_file(GPU, tmp_path), ShapeTable(GPU, "2", "3", entries))
     looks_for_table.setenv("VLLM_TABLE_WORKER_TABLES", str(tmp_path))
     started = Started(EngineOptions.of(model=str(folder), dtype="bfloat16"))
     try:
@@ -113,7 +113,7 @@ def test_an_engine_that_cannot_use_a_table_stays_native(
 ) -> None:
     pytest.importorskip("vllm")
     monkeypatch.setenv("VLLM_BATCH_INVARIANT", batch_invariant)
-    from robobrain_ros.engine.flagos.by_shape.vllm_worker import WithTable
+    from robobrain_ros.engine.flagos.by_shape.vllm_worker import TableWorkerMixin
 
     class Loads:
         vllm_config = SimpleNamespace(model_config=SimpleNamespace(enforce_eager=eager))
@@ -124,7 +124,7 @@ def test_an_engine_that_cannot_use_a_table_stays_native(
         def compile_or_warm_up_model(self) -> str:
             return "compiled"
 
-    class Worker(WithTable, Loads):
+    class Worker(TableWorkerMixin, Loads):
         pass
 
     monkeypatch.setenv(report.VARIABLE, str(tmp_path))
@@ -144,8 +144,8 @@ def worker_with_table(model: Any, operators: ShapeOperators, head_dtype: torch.d
     :param head_dtype: the data type of the logits.
     """
     pytest.importorskip("vllm")
-    from robobrain_ros.engine.flagos.by_shape.start import Started
-    from robobrain_ros.engine.flagos.by_shape.vllm_worker import WithTable
+    from robobrain_ros.engine.flagos.by_shape.start import StartResult
+    from robobrain_ros.engine.flagos.by_shape.vllm_worker import TableWorkerMixin
 
     class Loads:
         vllm_config = SimpleNamespace(model_config=SimpleNamespace(dtype=torch.bfloat16, head_dtype=head_dtype))
@@ -156,9 +156,9 @@ def worker_with_table(model: Any, operators: ShapeOperators, head_dtype: torch.d
         def get_model(self) -> Any:
             return model
 
-    class Worker(WithTable, Loads):
-        def _start(self) -> Started:
-            return Started(operators, "1 shape class.")
+    class Worker(TableWorkerMixin, Loads):
+        def _start(self) -> StartResult:
+            return StartResult(operators, "1 shape class.")
 
     return Worker()
 

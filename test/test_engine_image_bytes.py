@@ -201,7 +201,7 @@ def test_texts_and_images_stand_in_the_prompt_in_their_order() -> None:
     ],
 )
 def test_other_steps_are_left_to_transformers(processor: dict[str, Any], usual: bool) -> None:
-    assert image_bytes.has_usual_steps(processor) is usual
+    assert image_bytes.has_standard_steps(processor) is usual
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_a_worker_without_bytes_does_not_look_for_an_image_processor(monkeypatch
         def load_model(self) -> None:
             self.loaded += 1
 
-    class Worker(image_bytes.NormalizesImages, Loads):
+    class Worker(image_bytes.ImageBytesMixin, Loads):
         pass
 
     for multimodal in (None, SimpleNamespace(mm_processor_kwargs=None), SimpleNamespace(mm_processor_kwargs={"max_pixels": 1})):

@@ -29,11 +29,11 @@ from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.http.front import HttpFront
 from robobrain_ros.engine.http.guard import PATHS, RETRY_AFTER, Guard, ServerState
 from robobrain_ros.engine.http.options import ServerOptions
-from robobrain_ros.engine.http.requests import Limits
+from robobrain_ros.engine.http.requests import RequestLimits
 from robobrain_ros.engine.http.server import HTTP_PRIORITY, ServedEngine
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.remote.data_url import data_url
-from robobrain_ros.engine.supervisor import Patience, Supervisor
+from robobrain_ros.engine.supervisor import Supervisor, Timings
 from robobrain_ros.errors import EngineConfigError
 
 START = 300.0
@@ -41,7 +41,7 @@ START = 300.0
 KEY = "sk-robot-91c2"
 NAME = "tabletop-demo"
 ALIAS = "RoboBrain2.0-32B-nvidia-flagos"
-LIMITS = Limits(max_model_len=100, max_answers=2, max_images=1, max_pixels=10**6, max_body=10**6, names=(NAME,))
+LIMITS = RequestLimits(max_model_len=100, max_answers=2, max_images=1, max_pixels=10**6, max_body=10**6, names=(NAME,))
 
 pytestmark = pytest.mark.timeout(START + 60)
 
@@ -63,7 +63,7 @@ class Served(OnLoop):
         self.wait(self.supervisor.start(lambda progress: None), START)
 
     async def _make(self) -> Supervisor:
-        return Supervisor(self._engine, max_queued=8, max_running=4, patience=Patience(health_interval=0.2, first_back_off=0.1))
+        return Supervisor(self._engine, max_queued=8, max_running=4, timings=Timings(health_interval=0.2, first_back_off=0.1))
 
     def _engine(self) -> ServedEngine:
         self.engine = ServedEngine(EmbeddedEngine(self.options), self.front)

@@ -23,12 +23,12 @@ from robobrain_ros.engine.http.connections import LARGEST_HEADER
 from robobrain_ros.engine.http.front import HttpFront
 from robobrain_ros.engine.http.guard import Rates
 from robobrain_ros.engine.http.options import ServerOptions
-from robobrain_ros.engine.http.requests import Limits
+from robobrain_ros.engine.http.requests import RequestLimits
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.ros.model import Model, ModelSettings
 
 KEY = "sk-robot-91c2"
-LIMITS = Limits(max_model_len=100, max_answers=2, max_images=1, max_pixels=10**6, max_body=1 << 20, names=("m",))
+LIMITS = RequestLimits(max_model_len=100, max_answers=2, max_images=1, max_pixels=10**6, max_body=1 << 20, names=("m",))
 BODY = json.dumps({"model": "m", "prompt": "x"}).encode()
 
 

@@ -20,10 +20,12 @@ from robobrain_ros.core.plans.schema import plan_form
 from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.core.query import Task
 from robobrain_ros.engine.http.checks import RequestError
-from robobrain_ros.engine.http.requests import ROUTES, Limits, checked_body
+from robobrain_ros.engine.http.requests import ROUTES, RequestLimits, checked_body
 from robobrain_ros.engine.http.schemas import check_regex, check_schema, check_structured_outputs
 
-LIMITS = Limits(max_model_len=1000, max_answers=2, max_images=2, max_pixels=100_000, max_body=1 << 20, names=("m", "alias"))
+LIMITS = RequestLimits(
+    max_model_len=1000, max_answers=2, max_images=2, max_pixels=100_000, max_body=1 << 20, names=("m", "alias")
+)
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 CHAIN = {"$ref": "#/$defs/0", "$defs": {str(at): {"$ref": f"#/$defs/{at + 1}"} for at in range(2000)} | {"2000": True}}
 BIG = {"type": "array", "minItems": 10**9, "items": {"type": "integer"}}
@@ -48,7 +50,7 @@ def said(**changes: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": "Hello?"}]} | changes
 
 
-def check(path: str, body: Any, limits: Limits = LIMITS) -> Any:
+def check(path: str, body: Any, limits: RequestLimits = LIMITS) -> Any:
     return json.loads(checked_body(path, body if isinstance(body, bytes) else json.dumps(body).encode(), limits))
 
 

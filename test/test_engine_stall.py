@@ -17,7 +17,7 @@ from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.engine.base import Engine, Generation
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
-from robobrain_ros.engine.supervisor import Patience, Supervisor
+from robobrain_ros.engine.supervisor import Supervisor, Timings
 from robobrain_ros.errors import EngineFailedError
 
 START = 280.0
@@ -35,7 +35,7 @@ class Running(OnLoop):
         self.info = self.wait(self.supervisor.start(lambda progress: None), START)
 
     async def _make(self) -> Supervisor:
-        return Supervisor(self._engine, max_queued=4, max_running=4, patience=Patience(first_back_off=0.1))
+        return Supervisor(self._engine, max_queued=4, max_running=4, timings=Timings(first_back_off=0.1))
 
     def _engine(self) -> Engine:
         self.made.append(EmbeddedEngine(OPTIONS))

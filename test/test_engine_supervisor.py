@@ -11,7 +11,7 @@ from fakes import Script, ScriptedEngine
 
 from robobrain_ros.engine import supervisor as supervisor_module
 from robobrain_ros.engine.base import Engine, EngineInfo, Generation, LoadProgress, TextDelta
-from robobrain_ros.engine.supervisor import Patience, Supervisor
+from robobrain_ros.engine.supervisor import Supervisor, Timings
 from robobrain_ros.errors import (
     BusyError,
     CanceledError,
@@ -20,7 +20,7 @@ from robobrain_ros.errors import (
     NotReadyError,
 )
 
-QUICK = Patience(health_interval=0.01, first_back_off=0.01, longest_back_off=0.02)
+QUICK = Timings(health_interval=0.01, first_back_off=0.01, longest_back_off=0.02)
 GUARD = 20.0
 """Timeout in seconds after which a test counts as hung."""
 
@@ -51,7 +51,7 @@ def quiet(_progress: LoadProgress) -> None:
 
 async def started(engine: Engine, **options: Any) -> Supervisor:
     bounds: dict[str, Any] = {"max_queued": 4, "max_running": 2} | options
-    supervisor = Supervisor(lambda: engine, patience=QUICK, **bounds)
+    supervisor = Supervisor(lambda: engine, timings=QUICK, **bounds)
     await supervisor.start(quiet)
     return supervisor
 
@@ -210,7 +210,7 @@ def test_a_request_that_the_engine_does_not_let_go_of_occupies_its_place(monkeyp
     async def test() -> None:
         stubborn, later = SlowToLetGo([Script([asyncio.Event()])]), ScriptedEngine(["done"])
         engines = [stubborn, later]
-        supervisor = Supervisor(lambda: engines.pop(0), patience=QUICK, max_queued=0, max_running=1)
+        supervisor = Supervisor(lambda: engines.pop(0), timings=QUICK, max_queued=0, max_running=1)
         await supervisor.start(quiet)
         reader = asyncio.ensure_future(read(supervisor, ask(0)))
         await stubborn.started.wait()
@@ -254,7 +254,7 @@ def test_a_dead_engine_is_built_again() -> None:
         engines = [ScriptedEngine([Script(["text", asyncio.Event()])]), ScriptedEngine(["alive"])]
         remaining = iter(engines)
         told: list[LoadProgress] = []
-        supervisor = Supervisor(lambda: next(remaining), max_queued=4, max_running=1, patience=QUICK)
+        supervisor = Supervisor(lambda: next(remaining), max_queued=4, max_running=1, timings=QUICK)
         await supervisor.start(told.append)
         readers = [asyncio.ensure_future(read(supervisor, ask(number))) for number in range(3)]
         await until(lambda: supervisor.health().waiting == 2)
@@ -278,7 +278,7 @@ def test_rebuilding_goes_on_until_it_works_and_says_so_meanwhile(error: Exceptio
         broken = ScriptedEngine(["-"], start_error=error)
         engines = [ScriptedEngine(["-"]), broken, broken, ScriptedEngine(["alive"], start_gate=gate)]
         remaining = iter(engines)
-        supervisor = Supervisor(lambda: next(remaining), max_queued=4, max_running=1, patience=QUICK)
+        supervisor = Supervisor(lambda: next(remaining), max_queued=4, max_running=1, timings=QUICK)
         await supervisor.start(quiet)
         engines[0].state = "failed"
         await until(lambda: engines[3].state == "loading")
@@ -295,7 +295,7 @@ def test_rebuilding_goes_on_until_it_works_and_says_so_meanwhile(error: Exceptio
 def test_an_engine_that_cannot_start_at_all_raises_and_is_closed() -> None:
     async def test() -> None:
         engine = ScriptedEngine(["-"], start_error=EngineConfigError("No weights."))
-        supervisor = Supervisor(lambda: engine, max_queued=1, max_running=1, patience=QUICK)
+        supervisor = Supervisor(lambda: engine, max_queued=1, max_running=1, timings=QUICK)
         with pytest.raises(EngineConfigError, match="No weights"):
             await supervisor.start(quiet)
         assert supervisor.health().state == "failed"
@@ -330,7 +330,7 @@ def test_it_warms_up_before_it_is_ready() -> None:
             async with aclosing(inner.generate(replace(ask(), user_text=f"warm {info.model}"))) as stream:
                 seen.extend([delta.text async for delta in stream if delta.text])
 
-        supervisor = Supervisor(lambda: engine, max_queued=1, max_running=1, warm_up=warm_up, patience=QUICK)
+        supervisor = Supervisor(lambda: engine, max_queued=1, max_running=1, warm_up=warm_up, timings=QUICK)
         await supervisor.start(quiet)
         assert seen == ["loading", "warm"]
         assert engine.generations[0].user_text == "warm scripted"

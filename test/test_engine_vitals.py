@@ -16,9 +16,9 @@ from robobrain_ros.engine.embedded import processes
 from robobrain_ros.engine.embedded import vitals as vitals_module
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint
 from robobrain_ros.engine.embedded.starting import ProgressReporter
-from robobrain_ros.engine.embedded.vitals import Limits, Vitals
+from robobrain_ros.engine.embedded.vitals import StallLimits, Vitals
 
-QUICK = Limits(interval=0.02, quiet=0.05, silence=0.4, busy_silence=1e6)
+QUICK = StallLimits(interval=0.02, quiet=0.05, silence=0.4, busy_silence=1e6)
 GUARD = 30.0
 WORKS = "print(flush=True)\nwhile True: sum(range(10000))"
 WAITS = "print(flush=True)\nimport threading; threading.Event().wait()"
@@ -133,7 +133,7 @@ def test_a_stopped_process_stalls_until_it_is_continued(running: int) -> None:
 def test_a_family_is_all_that_is_below_its_roots() -> None:
     code = "import subprocess, sys\nchild = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)\n" + WAITS
     with process(code) as child:
-        members = processes.family([child.pid])
+        members = processes.with_descendants([child.pid])
         assert {member.parent for member in members} >= {child.pid}
         for member in members:
             processes.kill(member)

@@ -12,13 +12,13 @@ from flagos_rig import stand_in
 from random_checkpoint import make_random_checkpoint
 
 from robobrain_ros.cli.operator_tuner import Questions, Settings, State, Tuner, measure
-from robobrain_ros.cli.operator_verdicts import OperatorVerdict, choose_way, interval_of_median, table
+from robobrain_ros.cli.operator_verdicts import OperatorVerdict, choose_mode, interval_of_median, table
 from robobrain_ros.cli.tune_flagos import parse_options, tune
 from robobrain_ros.core.imaging import PixelBudget
 from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, EngineHealth, EngineInfo, Generation, ProgressCallback
 from robobrain_ros.engine.embedded.checkpoint import read_checkpoint
-from robobrain_ros.engine.embedded.measuring import Measured
+from robobrain_ros.engine.embedded.measuring import MeasuredGeneration
 from robobrain_ros.engine.flagos import decision, tune_file
 from robobrain_ros.engine.flagos.choice import Operators
 from robobrain_ros.engine.flagos.tune_file import Key
@@ -94,7 +94,7 @@ class ScriptedTuner(Tuner):
 class AnsweringEngine:
     """An engine that writes two tokens, with or without a constraint. The test defines the effect of the active operators."""
 
-    def __init__(self, effects: dict[str, Callable[[Measured], Measured]]) -> None:
+    def __init__(self, effects: dict[str, Callable[[MeasuredGeneration], MeasuredGeneration]]) -> None:
         self.effects = effects
         self.names: Sequence[str] = ()
 
@@ -107,8 +107,8 @@ class AnsweringEngine:
     async def use_flagos(self, names: Sequence[str]) -> None:
         self.names = names
 
-    async def measure(self, generation: Generation, probabilities: bool = False) -> Measured:
-        written = Measured((3, 4), (-0.1, -0.2), 1.0, 2.0)
+    async def measure(self, generation: Generation, probabilities: bool = False) -> MeasuredGeneration:
+        written = MeasuredGeneration((3, 4), (-0.1, -0.2), 1.0, 2.0)
         for name in self.names if generation.constraint else ():
             written = self.effects[name](written)
         return written
@@ -123,7 +123,9 @@ class AnsweringEngine:
         (lambda written: written, ""),
     ],
 )
-def test_answers_that_are_held_to_a_form_are_compared_too(effect: Callable[[Measured], Measured], fault: str) -> None:
+def test_answers_that_are_held_to_a_form_are_compared_too(
+    effect: Callable[[MeasuredGeneration], MeasuredGeneration], fault: str
+) -> None:
     settings = Settings(pairs=1, scenes=1, size=(224, 224))
     budget = PixelBudget.within(DEFAULT_MAX_PIXELS, 0, 0, 28)
     made: Any = AnsweringEngine({"argmax": effect})
@@ -198,7 +200,7 @@ def test_a_state_of_another_measurement_or_a_damaged_one_is_begun_anew(tmp_path:
     ],
 )
 def test_graphs_are_used_where_they_are_fastest(times: tuple[list[float], ...], way: tuple[bool, bool]) -> None:
-    assert choose_way(*times) == way
+    assert choose_mode(*times) == way
 
 
 def test_the_table_is_read_by_people() -> None:

@@ -10,7 +10,7 @@ from shape_entries import GPU, Computed
 from robobrain_ros.engine.embedded.vllm_cpu_worker import CpuWorker
 from robobrain_ros.engine.flagos.by_shape import start
 from robobrain_ros.engine.flagos.by_shape.start import Device
-from robobrain_ros.engine.flagos.by_shape.vllm_worker import WithTable
+from robobrain_ros.engine.flagos.by_shape.vllm_worker import TableWorkerMixin
 
 CRASH_ONCE = "VLLM_TABLE_WORKER_CRASH_ONCE"
 """Environment variable with a path. If the file does not exist, the check of the table ends the process."""
@@ -18,7 +18,7 @@ TABLES = "VLLM_TABLE_WORKER_TABLES"
 """Environment variable with a folder of tables. If it is set, the worker reports the device `shape_entries.GPU`."""
 
 
-class CpuTableWorker(WithTable, CpuWorker):
+class CpuTableWorker(TableWorkerMixin, CpuWorker):
     """A worker for the CPU that reports CUDA graphs, which engines on the CPU do not have."""
 
     implementation = Computed()

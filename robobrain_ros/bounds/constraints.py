@@ -48,7 +48,7 @@ def check_schema_bounds(schema: Any) -> None:
     try:
         text = schema if isinstance(schema, str) else json.dumps(schema, ensure_ascii=False)
         _within(len(text.encode("utf-8", "replace")), LARGEST_SCHEMA, "it", "bytes")
-        value = json.loads(text, parse_constant=no_constant) if isinstance(schema, str) else schema
+        value = json.loads(text, parse_constant=reject_constant) if isinstance(schema, str) else schema
     except (TypeError, RecursionError) as error:
         raise ValueError(f"it is not JSON, or it is nested too deeply: {str(error)[:200]}") from error
     _check_value(value, "", 0)
@@ -147,7 +147,7 @@ def _within(count: float, most: int, what: str, unit: str) -> None:
         raise ValueError(f"{what} has more than {most} {unit}")
 
 
-def no_constant(name: str) -> float:
+def reject_constant(name: str) -> float:
     """Reject NaN and Infinity, which are not valid JSON. Pass it to Python's JSON parser as ``parse_constant``.
 
     :raises ValueError: always.

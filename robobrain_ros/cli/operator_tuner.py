@@ -19,7 +19,7 @@ from robobrain_ros.core.query import Task
 from robobrain_ros.demo.world import make_scene
 from robobrain_ros.engine.base import Constraint, EngineInfo, Generation
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
-from robobrain_ros.engine.embedded.measuring import Measured
+from robobrain_ros.engine.embedded.measuring import MeasuredGeneration
 from robobrain_ros.engine.flagos.choice import Choice, Operators
 from robobrain_ros.engine.flagos.ledger import write_atomically
 from robobrain_ros.engine.flagos.tune_file import Key
@@ -116,7 +116,7 @@ class Tuner:
         self._report = report
         self._engine: EmbeddedEngine | None = None
         self._questions: Questions | None = None
-        self._native: list[Measured] = []
+        self._native: list[MeasuredGeneration] = []
         self.crashed: dict[str, str] = {}
         """Operators that crashed an engine, and what happened."""
 
@@ -226,20 +226,20 @@ class Tuner:
         low, high = interval_of_median([ratio[2] for ratio in ratios])
         return OperatorVerdict(title, "", difference, prefill, decode, total, low, high)
 
-    async def _answers(self, names: Sequence[str]) -> list[Measured]:
+    async def _answers(self, names: Sequence[str]) -> list[MeasuredGeneration]:
         assert self._engine is not None
         assert self._questions is not None
         await self._engine.use_flagos(names)
         return await measure_all(self._engine, self._questions)
 
-    async def _time(self, names: Sequence[str], index: int) -> Measured:
+    async def _time(self, names: Sequence[str], index: int) -> MeasuredGeneration:
         assert self._engine is not None
         assert self._questions is not None
         await self._engine.use_flagos(names)
         return await self._engine.measure(self._questions.timed(index))
 
 
-async def measure_all(engine: EmbeddedEngine, questions: Questions) -> list[Measured]:
+async def measure_all(engine: EmbeddedEngine, questions: Questions) -> list[MeasuredGeneration]:
     """Measure the engine on each question whose answers are compared, with the log-probabilities of the tokens."""
     return [await engine.measure(generation, probabilities=True) for generation in questions.compared()]
 

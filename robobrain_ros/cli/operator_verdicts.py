@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from robobrain_ros.engine.embedded.measuring import Measured
+from robobrain_ros.engine.embedded.measuring import MeasuredGeneration
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def interval_of_median(values: Sequence[float], confidence: float = 0.95) -> tup
     return ordered[index], ordered[count - 1 - index]
 
 
-def find_fault(native: Measured, ours: Measured, bound: float) -> tuple[str, float]:
+def find_fault(native: MeasuredGeneration, ours: MeasuredGeneration, bound: float) -> tuple[str, float]:
     """Compare two answers.
 
     :param bound: largest allowed difference of a token's log-probability.
@@ -91,7 +91,7 @@ def find_fault(native: Measured, ours: Measured, bound: float) -> tuple[str, flo
     return "", difference
 
 
-def choose_way(*ways: Sequence[float]) -> tuple[bool, bool]:
+def choose_mode(*ways: Sequence[float]) -> tuple[bool, bool]:
     """Decide from the times of whole answers whether to use FlagGems, and whether with CUDA graphs.
 
     :param ways: times with native operators, FlagGems in eager mode, FlagGems with CUDA graphs, and native operators again.

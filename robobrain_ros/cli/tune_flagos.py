@@ -20,26 +20,26 @@ from statistics import median
 
 from robobrain_ros.cli.engine_options import add_engine_argument, is_reserved
 from robobrain_ros.cli.operator_tuner import EngineMaker, Questions, Report, Settings, State, Tuner, measure, measure_all
-from robobrain_ros.cli.operator_verdicts import choose_way, find_fault, table
+from robobrain_ros.cli.operator_verdicts import choose_mode, find_fault, table
 from robobrain_ros.core.imaging import PixelBudget
 from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.engine.base import EngineInfo
 from robobrain_ros.engine.embedded.checkpoint import find_checkpoint
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
-from robobrain_ros.engine.embedded.measuring import Measured
+from robobrain_ros.engine.embedded.measuring import MeasuredGeneration
 from robobrain_ros.engine.flagos import tune_file
 from robobrain_ros.engine.flagos.choice import Choice, Operators
 from robobrain_ros.engine.flagos.decision import check_usable, graphs_are_possible
 from robobrain_ros.engine.flagos.operators import EXCLUDED_BY_DEFAULT, known_operators
-from robobrain_ros.engine.flagos.tune_file import Tuned
+from robobrain_ros.engine.flagos.tune_file import TuningResult
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.presets import resolve_options
 from robobrain_ros.errors import RoboBrainError
 from robobrain_ros.evaluation.evaluate import parse_size
 
 
-async def tune(options: EngineOptions, settings: Settings, report: Report) -> Tuned:
+async def tune(options: EngineOptions, settings: Settings, report: Report) -> TuningResult:
     """Measure the operators, and write the tune file.
 
     :raises RoboBrainError: measuring is impossible here. The message states the reason.
@@ -73,7 +73,7 @@ async def tune(options: EngineOptions, settings: Settings, report: Report) -> Tu
     if operators and graphs_are_possible(options):
         use, graphs = await _with_graphs(engine, questions, operators, settings, report)
         operators = operators if use else []
-    tuned = Tuned(key, tuple(operators), graphs, [{**asdict(verdict), "word": verdict.word} for verdict in verdicts])
+    tuned = TuningResult(key, tuple(operators), graphs, [{**asdict(verdict), "word": verdict.word} for verdict in verdicts])
     tune_file.write(path, tuned)
     state_path.unlink(missing_ok=True)
     report(f"\n{table(verdicts)}\n")
@@ -113,7 +113,7 @@ async def _with_graphs(
         "native once more": Choice(Operators.NATIVE, "tune_flagos measures."),
     }
     times: list[list[float]] = []
-    native: list[Measured] = []
+    native: list[MeasuredGeneration] = []
     for title, choice in ways.items():
         engine = make_engine(choice)
         try:
@@ -133,7 +133,7 @@ async def _with_graphs(
             report(f"{title}: {error.message}")
         finally:
             await engine.close()
-    return choose_way(*times)
+    return choose_mode(*times)
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -9,7 +9,7 @@ _set: dict[str, str] = {}
 """Variables that engines of this process have set."""
 
 
-def put(values: Mapping[str, str | None]) -> None:
+def set_variables(values: Mapping[str, str | None]) -> None:
     """Set variables, or unset them if the value is None. Variables that the user has set do not change."""
     for name, value in values.items():
         # A value that an earlier engine has set does not come from the user.

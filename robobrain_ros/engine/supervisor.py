@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Patience:
+class Timings:
     """Intervals and time limits of the supervisor in seconds."""
 
     health_interval: float = 0.5
@@ -106,7 +106,7 @@ class Supervisor:
         `BusyError`.
     :param max_running: maximum number of requests in the engine.
     :param warm_up: runs once on each new engine before it is ready.
-    :param patience: intervals and time limits.
+    :param timings: intervals and time limits.
     """
 
     def __init__(
@@ -116,12 +116,12 @@ class Supervisor:
         max_queued: int,
         max_running: int,
         warm_up: WarmUp | None = None,
-        patience: Patience | None = None,
+        timings: Timings | None = None,
     ) -> None:
         self._factory = factory
         self._max_queued = max_queued
         self._warm_up = warm_up
-        self._patience = patience or Patience()
+        self._timings = timings or Timings()
         self._max_running = max_running
         self._places = _Places(max_running)
         self._check_now = asyncio.Event()
@@ -229,7 +229,7 @@ class Supervisor:
         self._set_health("stopped", "The engine is closed.")
         if self._watch is not None:
             self._watch.cancel()
-            await asyncio.wait({self._watch}, timeout=self._patience.close)
+            await asyncio.wait({self._watch}, timeout=self._timings.close)
             self._watch = None
         self._end_all(CanceledError("The node shuts down or is deactivated. Retry when it is active."))
         await self._discard()
@@ -242,10 +242,10 @@ class Supervisor:
             if self._warm_up is not None:
                 message = "Warming up: running each task once."
                 self._progress(LoadProgress("warming up", message))
-                await asyncio.wait_for(self._warm_up(engine, info), self._patience.warm_up)
+                await asyncio.wait_for(self._warm_up(engine, info), self._timings.warm_up)
         except asyncio.TimeoutError as error:
             await self._discard()
-            raise EngineFailedError(f"The engine did not warm up within {self._patience.warm_up:.0f} s.") from error
+            raise EngineFailedError(f"The engine did not warm up within {self._timings.warm_up:.0f} s.") from error
         except BaseException:
             await self._discard()
             raise
@@ -270,14 +270,14 @@ class Supervisor:
     async def _wait_for_check(self) -> None:
         """Wait until a request fails, or until the next check of an idle engine."""
         try:
-            await asyncio.wait_for(self._check_now.wait(), self._patience.health_interval)
+            await asyncio.wait_for(self._check_now.wait(), self._timings.health_interval)
         except asyncio.TimeoutError:
             return
         self._check_now.clear()
 
     async def _rebuild(self) -> None:
         """Try to start another engine, with increasing pauses, until one starts."""
-        back_off = self._patience.first_back_off
+        back_off = self._timings.first_back_off
         while True:
             await asyncio.sleep(back_off)
             try:
@@ -285,7 +285,7 @@ class Supervisor:
             except Exception as error:  # Also unexpected ones: nothing else starts another engine.
                 if not isinstance(error, RoboBrainError):
                     _log.exception("Starting the engine failed.")
-                back_off = min(2 * back_off, self._patience.longest_back_off)
+                back_off = min(2 * back_off, self._timings.longest_back_off)
                 reason = str(error) if isinstance(error, RoboBrainError) else f"unexpected {type(error).__name__}: {error}."
                 message = f"The engine did not restart: {reason} The next attempt starts in {back_off:.0f} s."
                 _log.error(message)
@@ -303,9 +303,9 @@ class Supervisor:
         if engine is None:
             return
         try:
-            await asyncio.wait_for(engine.close(), self._patience.close)
+            await asyncio.wait_for(engine.close(), self._timings.close)
         except asyncio.TimeoutError:
-            _log.error("The engine did not close within %.0f s. Its processes end with this one.", self._patience.close)
+            _log.error("The engine did not close within %.0f s. Its processes end with this one.", self._timings.close)
         except Exception:
             _log.exception("Closing the engine failed. Its processes end with this one.")
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any
 
-from robobrain_ros.bounds.constraints import check_schema_bounds, no_constant
+from robobrain_ros.bounds.constraints import check_schema_bounds, reject_constant
 from robobrain_ros.core.plans.patterns import safe_pattern
 
 Schema = dict[str, Any]
@@ -69,7 +69,7 @@ def read_schema(text: str) -> Schema:
     if size > LARGEST_SCHEMA:
         raise ValueError(f"the text has {size} bytes; at most {LARGEST_SCHEMA} are allowed")
     try:
-        schema = json.loads(text, parse_constant=no_constant)
+        schema = json.loads(text, parse_constant=reject_constant)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the text is not JSON: {error}") from error
     check_schema_bounds(schema)

@@ -9,7 +9,7 @@ from robobrain_ros.bounds.files import home_expanded
 from robobrain_ros.bounds.texts import shortened
 from robobrain_ros.engine.base import LoadProgress, ProgressCallback
 from robobrain_ros.engine.embedded.checkpoint_files import AGAIN, INDEX, image_settings, indexed_files, read_json
-from robobrain_ros.engine.embedded.image_bytes import has_usual_steps
+from robobrain_ros.engine.embedded.image_bytes import has_standard_steps
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
 
@@ -104,7 +104,7 @@ def _facts(path: Path, local: bool, config: dict[str, Any], processor: dict[str,
         max_positions=int(text.get("max_position_embeddings", 0)),
         dtype=str(config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or ""),
         gigabytes=gigabytes,
-        usual_images=has_usual_steps(processor),
+        usual_images=has_standard_steps(processor),
     )
 
 

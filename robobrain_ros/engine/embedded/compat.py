@@ -85,14 +85,14 @@ class _DeathFilter(logging.Filter):
         return not (record.exc_info and isinstance(record.exc_info[1], dead_error()))
 
 
-def quieten_deaths() -> None:
+def silence_death_logs() -> None:
     """Drop vLLM's own log lines about the end of the engine's process."""
     logger = logging.getLogger("vllm.v1.engine.async_llm")
     if not any(isinstance(known, _DeathFilter) for known in logger.filters):
         logger.addFilter(_DeathFilter())
 
 
-def quieten_tasks(loop: asyncio.AbstractEventLoop) -> None:
+def silence_task_logs(loop: asyncio.AbstractEventLoop) -> None:
     """Do not log exceptions of vLLM's background tasks after the engine died."""
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -250,7 +250,7 @@ async def build_http_app(engine: Any, model: str, names: Sequence[str]) -> Any:
     :param names: names of the model for clients. Answers contain the first one.
     """
     # By default, vLLM 0.32 creates a structural tag for required tool calls. Its cost is unknown before it is compiled.
-    environment.put({"VLLM_ENFORCE_STRICT_TOOL_CALLING": "0"})
+    environment.set_variables({"VLLM_ENFORCE_STRICT_TOOL_CALLING": "0"})
     with _root_log_kept():
         build_app, init_app_state, arguments = await asyncio.to_thread(_http_parts, model, names)
         tasks = await engine.get_supported_tasks()

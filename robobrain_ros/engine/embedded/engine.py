@@ -62,7 +62,7 @@ class EmbeddedEngine:
 
     async def _start(self, progress: ProgressCallback) -> EngineInfo:
         self.options.validate()
-        compat.quieten_tasks(asyncio.get_running_loop())
+        compat.silence_task_logs(asyncio.get_running_loop())
         progress(LoadProgress("checking", "Checking vLLM and the checkpoint."))
         version = await asyncio.to_thread(compat.check_vllm)
         environment.go_online()
@@ -91,13 +91,13 @@ class EmbeddedEngine:
         try:
             # `choose` can import vLLM, which then reads these variables.
             starting.set_environment(self.options, checkpoint, log)
-            environment.put({_SOCKETS_VARIABLE: self._folder.socket_folder})
+            environment.set_variables({_SOCKETS_VARIABLE: self._folder.socket_folder})
             choice = await asyncio.to_thread(choose, self.options, checkpoint, self._given_choice)
             return await self._start_with(choice, checkpoint, log, progress)
         finally:
             log.release()
             # vLLM has read the variable. Later child processes must not inherit it, because the folder may not exist then.
-            environment.put({_SOCKETS_VARIABLE: None})
+            environment.set_variables({_SOCKETS_VARIABLE: None})
 
     async def _start_with(self, choice: Choice, checkpoint: Checkpoint, log: ChildLog, progress: ProgressCallback) -> bool:
         """Start with these operators. Return as `_try_to_start` does."""
@@ -194,7 +194,7 @@ class EmbeddedEngine:
         if not failed_before and self._flagos is not None:
             self._flagos.note_death(self._ended_generations)
 
-    async def measure(self, generation: Generation, probabilities: bool = False) -> measuring.Measured:
+    async def measure(self, generation: Generation, probabilities: bool = False) -> measuring.MeasuredGeneration:
         """See `measuring.measure`.
 
         :raises EngineFailedError: the engine died.

@@ -35,7 +35,7 @@ def are_requested(processor_arguments: Mapping[str, Any] | None) -> bool:
     return PROCESSOR_ARGUMENTS.items() <= (processor_arguments or {}).items()
 
 
-def has_usual_steps(processor: dict[str, Any]) -> bool:
+def has_standard_steps(processor: dict[str, Any]) -> bool:
     """Return whether a checkpoint's image settings require exactly the steps of `Normalizer`."""
     mean, std = processor.get("image_mean"), processor.get("image_std")
     return (
@@ -216,7 +216,7 @@ def take_bytes(model: Any, normalize: Callable[[Any], Any]) -> None:
             setattr(model, name, on_dictionary(getattr(model, name)))
 
 
-class NormalizesImages:
+class ImageBytesMixin:
     """Mixin of a worker class of vLLM: its model accepts images as bytes if the engine sends bytes."""
 
     def load_model(self, *arguments: Any, **options: Any) -> None:

@@ -66,7 +66,7 @@ class RunFolder:
 
         :param roots: ids of the processes that vLLM has started. Their descendants are also recorded.
         """
-        found = processes.family(roots)
+        found = processes.with_descendants(roots)
         self._processes |= {(process.pid, process.started): process for process in found}
         self._shared |= processes.shared_memory(process.pid for process in found)
         content = {
@@ -156,7 +156,7 @@ def _remove_shared_memory(names: Iterable[str]) -> int:
     mine = [SHARED_MEMORY / name for name in names if _PLAIN_NAME.fullmatch(name) and _is_mine(SHARED_MEMORY / name)]
     if not mine:
         return 0
-    mapped = processes.everywhere_mapped()
+    mapped = processes.all_mapped()
     left = [file for file in mine if file.name not in mapped]
     for file in left:
         with suppress(OSError):

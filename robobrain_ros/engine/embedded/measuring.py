@@ -11,7 +11,7 @@ from robobrain_ros.engine.embedded.prompt import Prompts
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredGeneration:
     """A measured generation. Times in seconds.
 
     :param tokens: token ids.
@@ -39,7 +39,7 @@ class Measured:
         return self.total - self.prefill
 
 
-async def measure(vllm: Any, prompts: Prompts, generation: Generation, probabilities: bool) -> Measured:
+async def measure(vllm: Any, prompts: Prompts, generation: Generation, probabilities: bool) -> MeasuredGeneration:
     """Generate exactly ``max_tokens`` tokens greedily, or at most ``max_tokens`` with a constraint.
 
     :param vllm: vLLM's engine.
@@ -74,4 +74,4 @@ async def measure(vllm: Any, prompts: Prompts, generation: Generation, probabili
             broken = completion.finish_reason == "error"
             for token, entry in zip(completion.token_ids, completion.logprobs or (), strict=False):
                 logarithms.append(entry[token].logprob)
-    return Measured(tuple(tokens), tuple(logarithms), first, time.monotonic() - began, broken, ready, sent, computed)
+    return MeasuredGeneration(tuple(tokens), tuple(logarithms), first, time.monotonic() - began, broken, ready, sent, computed)

@@ -46,7 +46,7 @@ def read_process(pid: int) -> Process | None:
         return None
 
 
-def family(roots: Iterable[int]) -> list[Process]:
+def with_descendants(roots: Iterable[int]) -> list[Process]:
     """Return the running processes with these ids, and their descendants."""
     processes = [found for name in _names() if (found := read_process(int(name))) is not None and found.state != "Z"]
     members = set(roots)
@@ -66,7 +66,7 @@ def shared_memory(pids: Iterable[int]) -> set[str]:
     return names
 
 
-def everywhere_mapped() -> set[str]:
+def all_mapped() -> set[str]:
     """Return the names in /dev/shm that any visible process maps."""
     return shared_memory(int(name) for name in _names())
 

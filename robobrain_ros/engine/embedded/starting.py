@@ -109,7 +109,7 @@ class VllmStart:
             await vllm.collective_rpc("watch_first_machine", timeout=RPC_TIMEOUT, args=first_machine)
 
     def _build(self) -> Any:
-        environment.put(self._flagos.environment())
+        environment.set_variables(self._flagos.environment())
         from vllm import AsyncEngineArgs
         from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -122,10 +122,10 @@ class VllmStart:
         arguments.reject_unknown(extra, {item.name for item in fields(AsyncEngineArgs)})
         ours = arguments.engine_arguments(options, self._checkpoint, device, self._flagos.choice)
         values = arguments.with_extra(ours, extra)
-        environment.put(arguments.environment_for(values, device))
+        environment.set_variables(arguments.environment_for(values, device))
         if options.embedded.nnodes > 1:
             arguments.log_join_commands(options, values)
-        compat.quieten_deaths()
+        compat.silence_death_logs()
         engine_arguments = AsyncEngineArgs(**values)
         if self._cancelled.is_set():  # The import of vLLM can take long, and the start can be cancelled meanwhile.
             raise EngineFailedError("Starting the engine was cancelled.")
@@ -234,7 +234,7 @@ def set_environment(options: EngineOptions, checkpoint: Checkpoint, log: ChildLo
         # These warnings are for developers of libraries. Users cannot act on them.
         values |= {"PYTHONWARNINGS": _HIDDEN_WARNINGS, "TORCH_CPP_LOG_LEVEL": "ERROR"}
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|torch|vllm)\.")
-    environment.put(values)
+    environment.set_variables(values)
     if checkpoint.local:
         environment.go_offline()
 

@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Limits:
+class StallLimits:
     """Limits of the detection, in seconds except ``idle_share``.
 
     :param interval: time between two checks.
@@ -51,13 +51,13 @@ class Vitals:
         running: Callable[[], int],
         *,
         works_on_cpu: Callable[[], bool],
-        limits: Limits | None = None,
+        limits: StallLimits | None = None,
     ) -> None:
         self._pids = pids
         self._ask = ask
         self._running = running
         self._works_on_cpu = works_on_cpu
-        self._limits = limits or Limits()
+        self._limits = limits or StallLimits()
         self._question: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._last_check = self._last_sign = time.monotonic()

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from vllm.v1.worker.cpu_worker import CPUWorker
 
-from robobrain_ros.engine.embedded.image_bytes import NormalizesImages
+from robobrain_ros.engine.embedded.image_bytes import ImageBytesMixin
 
 
 class RewindableGenerator(torch.Generator):  # type: ignore[misc]
@@ -47,7 +47,7 @@ def make_rewindable(runner: Any) -> None:
             batch.generators[index] = runner.requests[batch.req_ids[index]].generator = RewindableGenerator.of(generator)
 
 
-class CpuWorker(NormalizesImages, CPUWorker):  # type: ignore[misc]
+class CpuWorker(ImageBytesMixin, CPUWorker):  # type: ignore[misc]
     """vLLM's CPU worker, with images as bytes, and seeds for prompts that take several steps."""
 
     def sample_tokens(self, *arguments: Any, **options: Any) -> Any:

@@ -2,8 +2,8 @@
 
 from vllm.v1.worker.gpu_worker import Worker
 
-from robobrain_ros.engine.embedded.image_bytes import NormalizesImages
+from robobrain_ros.engine.embedded.image_bytes import ImageBytesMixin
 
 
-class GpuWorker(NormalizesImages, Worker):  # type: ignore[misc]
+class GpuWorker(ImageBytesMixin, Worker):  # type: ignore[misc]
     """vLLM's worker for one GPU, with images as bytes."""

@@ -88,15 +88,15 @@ def _find_platform(options: EngineOptions) -> tuple[str, str]:
 
     :raises EngineConfigError: ``flagos.platform`` requires the other platform.
     """
-    installed_names = plugin.names()
+    installed_names = plugin.platform_names()
     wanted = options.flagos.platform
     if not installed_names:
         if wanted == "fl":
             raise EngineConfigError("flagos.platform is fl, but vllm-plugin-FL is not installed. Install it, or set auto.")
         return "", ""
-    environment.put(plugin.environment(wanted=wanted != "vllm"))
+    environment.set_variables(plugin.environment(wanted=wanted != "vllm"))
     if wanted == "vllm":
-        if plugin.in_charge():
+        if plugin.active_platform():
             raise EngineConfigError(
                 "flagos.platform is vllm, but vllm-plugin-FL's platform is in charge of this process, because of VLLM_PLUGINS in "
                 "the environment or an earlier engine. Unset VLLM_PLUGINS, or restart the process."
@@ -111,7 +111,7 @@ def _find_platform(options: EngineOptions) -> tuple[str, str]:
     if wanted == "fl":
         raise EngineConfigError(f"flagos.platform is fl, but {cannot}. {advice}")
     # The plugin stays disabled until this process ends. It may be partly imported, and vLLM would try to load it again.
-    environment.put(plugin.environment(wanted=False))
+    environment.set_variables(plugin.environment(wanted=False))
     return "", f"{cannot}. vLLM's own platform runs the model. {advice}"
 
 

@@ -3,7 +3,7 @@
 The records are files, so that the node can read them after the worker has crashed. Each worker writes two files in the engine's
 folder:
 
-- ``<pid>.json``: the fields of `Entry`.
+- ``<pid>.json``: the fields of `WorkerEntry`.
 - ``<pid>.calls``: an array of uint16 in the machine's byte order. Element 0 is the number of the operator that runs now (from
   1; 0: none). Element n is 1 if operator n was called.
 """
@@ -31,7 +31,7 @@ _CELL = 2
 
 
 @dataclass(frozen=True)
-class Entry:
+class WorkerEntry:
     """The state of one worker.
 
     :param vendor: FlagGems' name of the chip's vendor.
@@ -69,12 +69,12 @@ class Ledger:
         with calls.open("r+b") as file:
             self._memory = mmap.mmap(file.fileno(), 0)
         self._cells = memoryview(self._memory).cast("H")
-        self.entry = Entry(names=tuple(names))
+        self.entry = WorkerEntry(names=tuple(names))
         self.write()
 
     def write(self, **changes: Any) -> None:
         """Change fields of the entry, and write it to its file."""
-        self.entry = Entry(**(vars(self.entry) | changes))
+        self.entry = WorkerEntry(**(vars(self.entry) | changes))
         write_atomically(self._path, json.dumps(asdict(self.entry)))
 
     def watched(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -123,14 +123,14 @@ class LedgerReader:
         self._folder = folder
         self._names: dict[Path, tuple[str, ...]] = {}
         """Names of the operators of each worker, which do not change."""
-        self._known: dict[Path, tuple[int, Entry]] = {}
+        self._known: dict[Path, tuple[int, WorkerEntry]] = {}
         """The last entry that was read from each file, with the file's modification time (ns)."""
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[WorkerEntry]:
         """Return the entry of each worker that has imported FlagGems."""
         return [entry for path in sorted(self._folder.glob("*.json")) if (entry := self._entry(path)) is not None]
 
-    def _entry(self, path: Path) -> Entry | None:
+    def _entry(self, path: Path) -> WorkerEntry | None:
         try:
             written = path.stat().st_mtime_ns
         except OSError:
@@ -187,12 +187,12 @@ def write_atomically(path: Path, text: str) -> None:
         part.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> Entry | None:
+def _read(path: Path) -> WorkerEntry | None:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None  # The engine has ended and removed it.
-    return Entry(**fields | {name: tuple(fields[name]) for name in ("names", "registered")})
+    return WorkerEntry(**fields | {name: tuple(fields[name]) for name in ("names", "registered")})
 
 
 def _cells(path: Path) -> memoryview:

@@ -34,7 +34,7 @@ _CHIP = "import torch; print(torch.get_device_module().get_device_name(0))"
 _CHIP_TIMEOUT = 120.0
 
 
-def names() -> list[str]:
+def platform_names() -> list[str]:
     """Return vLLM's names for the plugin's platforms, or no names if the plugin is not installed."""
     return sorted(point.name for point in _points() if point.group == _PLATFORMS)
 
@@ -52,14 +52,14 @@ def _all_points() -> list[metadata.EntryPoint]:
     return [point for group in _GROUPS for point in found.select(group=group)]
 
 
-def in_charge() -> str:
+def active_platform() -> str:
     """Return the name of the plugin's platform if it runs models in this process, or an empty string if another platform does.
 
     Imports vLLM if the plugin is installed.
 
     :raises Exception: any exception of the platform's import, for example because it is for another version of vLLM.
     """
-    own = names()
+    own = platform_names()
     if not own:
         return ""
     from vllm.platforms import current_platform
@@ -73,12 +73,12 @@ def obstacle() -> str:
     Imports vLLM, and the plugin if vLLM has not loaded it.
     """
     try:
-        if in_charge():
+        if active_platform():
             return ""
     except Exception as error:
         return _describe(error)
     allowed = os.environ.get("VLLM_PLUGINS")
-    if allowed is not None and not set(names()) & set(allowed.split(",")):
+    if allowed is not None and not set(platform_names()) & set(allowed.split(",")):
         return f"VLLM_PLUGINS = {allowed!r} in the environment does not include it"
     for point in _points():
         if point.group != _PLATFORMS:

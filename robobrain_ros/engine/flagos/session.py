@@ -10,7 +10,7 @@ from robobrain_ros.engine.flagos import plugin, recovery, tune_file
 from robobrain_ros.engine.flagos.by_shape import report
 from robobrain_ros.engine.flagos.by_shape.report import TableReport
 from robobrain_ros.engine.flagos.choice import Choice, Operators
-from robobrain_ros.engine.flagos.ledger import VARIABLE, Entry, Failure, LedgerReader
+from robobrain_ros.engine.flagos.ledger import VARIABLE, Failure, LedgerReader, WorkerEntry
 from robobrain_ros.engine.options import EngineOptions
 
 _FIRST_ANSWERS = 16
@@ -81,7 +81,7 @@ class Session:
         return self.choice.operators is Operators.OURS and not self.choice.graphs
 
     @property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[WorkerEntry]:
         """The entries of all workers."""
         return [] if self._reader is None else self._reader.entries()
 

@@ -62,7 +62,7 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TuningResult:
     """The result of tune_flagos for one key.
 
     :param operators: names of the operators to use; without names, the native operators are used.
@@ -89,7 +89,7 @@ def key_of(options: EngineOptions, checkpoint: Checkpoint) -> Key:
     from vllm.platforms import current_platform
 
     on_cpu, embedded = current_platform.is_cpu(), options.embedded
-    platform_name = plugin.in_charge()
+    platform_name = plugin.active_platform()
     config = hashlib.sha256((checkpoint.path / "config.json").read_bytes()).hexdigest()[:12]
     sizes = "x".join(
         str(size) for size in (embedded.tensor_parallel_size, embedded.pipeline_parallel_size, embedded.data_parallel_size)
@@ -139,7 +139,7 @@ def _driver() -> str:
     return found.group(0) if found else ""
 
 
-def read(path: Path) -> list[Tuned]:
+def read(path: Path) -> list[TuningResult]:
     """Return all entries of a file; empty if the file does not exist.
 
     :raises EngineConfigError: the file is damaged, or has another format.
@@ -159,7 +159,7 @@ def read(path: Path) -> list[Tuned]:
     return [_entry(path, entry) for entry in content["entries"]]
 
 
-def _entry(path: Path, entry: Any) -> Tuned:
+def _entry(path: Path, entry: Any) -> TuningResult:
     try:
         key = Key(**{name: str(entry["key"][name]) for name in _PARTS})
         operators, graphs, table = entry["operators"], entry["graphs"], entry["table"]
@@ -168,10 +168,10 @@ def _entry(path: Path, entry: Any) -> Tuned:
     names = isinstance(operators, list) and all(isinstance(name, str) for name in operators)
     if not names or not isinstance(graphs, bool) or not isinstance(table, list):
         raise EngineConfigError(f"The tune file {path} is damaged (an entry's operators). Run tune_flagos again.")
-    return Tuned(key, tuple(operators), graphs, table)
+    return TuningResult(key, tuple(operators), graphs, table)
 
 
-def find(path: Path, key: Key) -> Tuned:
+def find(path: Path, key: Key) -> TuningResult:
     """Return the entry for a key.
 
     :raises EngineConfigError: there is no such entry. The message states how the most similar entry differs.
@@ -191,7 +191,7 @@ def find(path: Path, key: Key) -> Tuned:
     )
 
 
-def write(path: Path, tuned: Tuned) -> None:
+def write(path: Path, tuned: TuningResult) -> None:
     """Write an entry to a file. It replaces an entry with the same key. A damaged file is overwritten.
 
     :raises OSError: the file cannot be written.

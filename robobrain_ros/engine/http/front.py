@@ -10,7 +10,7 @@ from typing import Any
 from robobrain_ros.engine.addresses import is_loopback
 from robobrain_ros.engine.http.guard import App, Guard, ServerState
 from robobrain_ros.engine.http.options import ServerOptions
-from robobrain_ros.engine.http.requests import Limits
+from robobrain_ros.engine.http.requests import RequestLimits
 from robobrain_ros.engine.options import EngineOptions
 
 _AGAIN = 10.0
@@ -50,7 +50,7 @@ class HttpFront:
         if self._task is None:
             self._task = asyncio.create_task(self._keep_open(), name="http-server")
 
-    def serve(self, app: App, limits: Limits, fault: Callable[[], str]) -> None:
+    def serve(self, app: App, limits: RequestLimits, fault: Callable[[], str]) -> None:
         """Pass requests to an application from now on; see `Guard.serve`."""
         self.guard.serve(app, limits, fault)
         self._serving = True

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from robobrain_ros.engine.addresses import client_of, is_loopback
 from robobrain_ros.engine.http.checks import RequestError
-from robobrain_ros.engine.http.requests import ROUTES, Limits, checked_body, largest_body
+from robobrain_ros.engine.http.requests import ROUTES, RequestLimits, checked_body, largest_body
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -96,7 +96,7 @@ class Guard:
         self._max_body = max_body
         self._state = state
         self._app: App | None = None
-        self._limits: Limits | None = None
+        self._limits: RequestLimits | None = None
         self._fault: Callable[[], str] = lambda: ""
         self._inside: set[asyncio.Task[None]] = set()
         self._uploads: list[_Upload] = []
@@ -104,7 +104,7 @@ class Guard:
         # A separate executor, because the robot's requests use that of the loop.
         self._checking = ThreadPoolExecutor(max_workers=2, thread_name_prefix="http-check")
 
-    def serve(self, app: App, limits: Limits, fault: Callable[[], str]) -> None:
+    def serve(self, app: App, limits: RequestLimits, fault: Callable[[], str]) -> None:
         """Pass requests to an application from now on.
 
         :param fault: returns why the application is unavailable, or an empty string if it is available.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from robobrain_ros.bounds.constraints import LARGEST_SCHEMA, no_constant
+from robobrain_ros.bounds.constraints import LARGEST_SCHEMA, reject_constant
 from robobrain_ros.engine.http.checks import (
     DEEPEST_JSON,
     RequestError,
@@ -46,7 +46,7 @@ LARGEST_ID = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """Limits of a request.
 
     :param max_model_len: tokens of the model's context.
@@ -67,7 +67,7 @@ class Limits:
     domains: tuple[str, ...] = ()
 
 
-def checked_body(path: str, body: bytes, limits: Limits) -> bytes:
+def checked_body(path: str, body: bytes, limits: RequestLimits) -> bytes:
     """Check a body and return the body for vLLM's application. Call it in a thread, because it decodes images.
 
     :param path: one of `ROUTES`.
@@ -86,7 +86,7 @@ def checked_body(path: str, body: bytes, limits: Limits) -> bytes:
         raise RequestError("", "a string in the body contains a lone surrogate, which is not a valid character") from error
 
 
-def largest_body(path: str, limits: Limits) -> int:
+def largest_body(path: str, limits: RequestLimits) -> int:
     """Return the most bytes of a body. For a route without images: enough for text and tools if each character is escaped."""
     if path == "/v1/chat/completions":
         return limits.max_body
@@ -99,7 +99,7 @@ def _parse(body: bytes) -> dict[str, Any]:
             "", f"the body has more than {MOST_VALUES} JSON values (commas, colons and brackets in its texts also count)"
         )
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=no_constant)
+        value = json.loads(body.decode("utf-8"), parse_constant=reject_constant)
     except UnicodeDecodeError as error:
         raise RequestError("", "the body is not UTF-8") from error
     except (ValueError, RecursionError) as error:
@@ -116,7 +116,7 @@ _SCHEMA = of_openai(check_schema)
 class _Request:
     """Checks one body, and counts its characters, tokens and images."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: RequestLimits) -> None:
         self._limits = limits
         self._images = ImageBudget(limits.max_images, limits.max_pixels, limits.max_body, limits.domains)
         self._most_characters = self._characters = CHARACTERS_PER_TOKEN * limits.max_model_len
@@ -336,7 +336,7 @@ class _Request:
             return "{}"
         self.written(value, place)
         try:
-            arguments = json.loads(value, parse_constant=no_constant)
+            arguments = json.loads(value, parse_constant=reject_constant)
         except (ValueError, RecursionError) as error:
             raise RequestError(place, f"the arguments are not JSON: {str(error)[:100]}") from error
         if not isinstance(arguments, dict):

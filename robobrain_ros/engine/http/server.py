@@ -13,7 +13,7 @@ from robobrain_ros.engine.base import EngineHealth, EngineInfo, Generation, Prog
 from robobrain_ros.engine.embedded import compat
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.http.front import HttpFront
-from robobrain_ros.engine.http.requests import Limits
+from robobrain_ros.engine.http.requests import RequestLimits
 from robobrain_ros.engine.http.schemas import check_structured_outputs
 from robobrain_ros.engine.presets import checkpoint_name, served_names
 
@@ -78,7 +78,7 @@ class ServedEngine:
             _log.exception("The HTTP server failed. The node continues without it.")
             self.front.suspend(f"The HTTP server failed ({type(error).__name__}: {error}). The log has the traceback.")
             return
-        limits = Limits(
+        limits = RequestLimits(
             max_model_len=int(engine.model_config.max_model_len),
             max_answers=options.max_requests,
             max_images=self._inner.options.max_images,

@@ -48,7 +48,7 @@ class EndlessResponseError(Exception):
 
 
 @dataclass(eq=False)
-class Fault(Exception):
+class ServerFault(Exception):
     """A failure of a server.
 
     :param error: outcome of the request.
@@ -140,17 +140,17 @@ def _trust(options: RemoteOptions) -> "ssl.SSLContext | bool":
         raise EngineConfigError(f"engine.ca_file: {options.ca_file} cannot be read (it holds no certificate in PEM).") from error
 
 
-def explain(error: BaseException, url: str, model: str, key: str) -> Fault:
+def explain(error: BaseException, url: str, model: str, key: str) -> ServerFault:
     """Convert an exception of openai or its HTTP library to a fault. No message contains the key."""
     import openai
 
-    if isinstance(error, Fault):
+    if isinstance(error, ServerFault):
         return error
     chain = list(_chain(error))
     if any(isinstance(part, EndlessResponseError) for part in chain):
         return wrong_answer(url, "a response that does not end")
     if isinstance(error, openai.APITimeoutError):
-        return Fault(
+        return ServerFault(
             EngineFailedError(f"{url} does not answer in time. Is the server overloaded?"), down=not _was_connected(chain)
         )
     if isinstance(error, openai.APIConnectionError):
@@ -158,63 +158,63 @@ def explain(error: BaseException, url: str, model: str, key: str) -> Fault:
     if isinstance(error, openai.APIStatusError):
         return _status_fault(error, url, model, key)
     if isinstance(error, openai.APIError):  # The server sent an error in the stream.
-        return Fault(EngineFailedError(f"{url} ended its answer with an error: {_reason(error.message, key)}"))
+        return ServerFault(EngineFailedError(f"{url} ended its answer with an error: {_reason(error.message, key)}"))
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError) or _ENDLESS_NUMBER in str(error):
         return wrong_answer(url, "text that is not JSON")
     if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2"):
-        return Fault(EngineFailedError(f"{url} closed the connection during its answer. Retry."))
+        return ServerFault(EngineFailedError(f"{url} closed the connection during its answer. Retry."))
     _log.error("The request to %s failed.", url, exc_info=error)
     message = f"The request to {url} failed ({type(error).__name__}). The log has the traceback."
-    return Fault(EngineFailedError(message), lasting=True)
+    return ServerFault(EngineFailedError(message), lasting=True)
 
 
-def wrong_answer(url: str, what: str) -> Fault:
+def wrong_answer(url: str, what: str) -> ServerFault:
     """Return the fault of a server that is not OpenAI-compatible."""
     message = f"{url} answers with {what}. Is it an OpenAI-compatible server (.../v1)?"
-    return Fault(EngineFailedError(message), down=True, lasting=True)
+    return ServerFault(EngineFailedError(message), down=True, lasting=True)
 
 
-def _connection_fault(chain: list[BaseException], url: str) -> Fault:
+def _connection_fault(chain: list[BaseException], url: str) -> ServerFault:
     for part in chain:
         if isinstance(part, ssl.SSLCertVerificationError):
             message = (
                 f"The certificate of {url} is invalid ({part.verify_message}). Set engine.ca_file to its authority, or "
                 "use the host name of the certificate in engine.urls."
             )
-            return Fault(EngineFailedError(message), down=True, lasting=True)
+            return ServerFault(EngineFailedError(message), down=True, lasting=True)
         if isinstance(part, ssl.SSLError):
             message = f"The TLS connection to {url} failed ({part.reason}). Is it an http:// server?"
-            return Fault(EngineFailedError(message), down=True, lasting=True)
+            return ServerFault(EngineFailedError(message), down=True, lasting=True)
     if _was_connected(chain):
-        return Fault(EngineFailedError(f"{url} closed the connection. Retry."))
+        return ServerFault(EngineFailedError(f"{url} closed the connection. Retry."))
     reason = next((part.strerror for part in reversed(chain) if isinstance(part, OSError) and part.strerror), "")
     reason = reason or _reason(str(chain[-1]) or type(chain[-1]).__name__, "")
     message = f"{url} is unreachable ({reason}). Is the server running, and is the network up?"
-    return Fault(EngineFailedError(message), down=True)
+    return ServerFault(EngineFailedError(message), down=True)
 
 
 def _was_connected(chain: list[BaseException]) -> bool:
     return not any(type(part).__name__ in ("ConnectError", "ConnectTimeout") for part in chain)
 
 
-def _status_fault(error: Any, url: str, model: str, key: str) -> Fault:
+def _status_fault(error: Any, url: str, model: str, key: str) -> ServerFault:
     status, reason = error.status_code, _server_reason(error, key)
     if status in (401, 403):
         message = f"{url} rejects the key ({status}). Check engine.key_file, or the environment variable {KEY_VARIABLE}."
-        return Fault(EngineFailedError(message), down=True, lasting=True)
+        return ServerFault(EngineFailedError(message), down=True, lasting=True)
     if status == 404:
         named = f", or it has no model {model!r}" if model else ""
         message = f"{url} does not have the requested path{named} (404: {reason}). Check engine.urls and engine.model."
-        return Fault(EngineFailedError(message), down=True, lasting=True)
+        return ServerFault(EngineFailedError(message), down=True, lasting=True)
     if 300 <= status < 400:
         to = _redirected_to(str(error.response.headers.get("location", "")), key)
         message = f"{url} redirects{to} ({status}), which is not supported. Set engine.urls to the final URL."
-        return Fault(EngineFailedError(message), down=True, lasting=True)
+        return ServerFault(EngineFailedError(message), down=True, lasting=True)
     if status == 429:
-        return Fault(BusyError(f"{url} has too many requests ({reason}). Retry later."), doubtful=False)
+        return ServerFault(BusyError(f"{url} has too many requests ({reason}). Retry later."), doubtful=False)
     if status in (400, 413, 422):
-        return Fault(BadRequestError(f"The server rejects the request: {reason}"), elsewhere=False, doubtful=False)
-    return Fault(EngineFailedError(f"{url} failed ({status}: {reason}). See the log of the server."))
+        return ServerFault(BadRequestError(f"The server rejects the request: {reason}"), elsewhere=False, doubtful=False)
+    return ServerFault(EngineFailedError(f"{url} failed ({status}: {reason}). See the log of the server."))
 
 
 def _redirected_to(location: str, key: str) -> str:

@@ -20,9 +20,9 @@ from robobrain_ros.engine.base import (
     TextDelta,
 )
 from robobrain_ros.engine.options import EngineOptions
-from robobrain_ros.engine.remote.client import Fault
+from robobrain_ros.engine.remote.client import ServerFault
 from robobrain_ros.engine.remote.data_url import data_url
-from robobrain_ros.engine.remote.server import SILENCE, Served, Server
+from robobrain_ros.engine.remote.server import SILENCE, Server, ServedModel
 from robobrain_ros.errors import (
     BadImageError,
     EngineConfigError,
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Pace:
+class CheckIntervals:
     """Seconds between two checks of a server that is up or down."""
 
     up: float = 5.0
@@ -55,13 +55,13 @@ class RemoteEngine:
     request is sent once to another server.
     """
 
-    def __init__(self, options: EngineOptions, pace: Pace | None = None) -> None:
+    def __init__(self, options: EngineOptions, intervals: CheckIntervals | None = None) -> None:
         self.options = options
-        self._pace = pace or Pace()
+        self._intervals = intervals or CheckIntervals()
         self._servers: list[Server] = []
         self._watches: list[asyncio.Task[None]] = []
         self._arrivals: dict[str, asyncio.Queue[TextDelta | RoboBrainError]] = {}
-        self._served: Served | None = None
+        self._served: ServedModel | None = None
         self._state: tuple[EngineState, str] = ("stopped", "The engine is not started.")
 
     async def start(self, progress: ProgressCallback) -> EngineInfo:
@@ -109,11 +109,11 @@ class RemoteEngine:
             problems = " ".join(fault.error.message for fault in faults)
             if all(fault.lasting for fault in faults):
                 raise EngineConfigError(problems)
-            if time.monotonic() + self._pace.down > end:
+            if time.monotonic() + self._intervals.down > end:
                 limit = f"engine.start_timeout = {self.options.start_timeout:.0f} s"
                 raise EngineConfigError(f"No server came up within {limit}. {problems}")
             progress(LoadProgress("connecting", f"Waiting for a server. {problems}"))
-            await asyncio.sleep(self._pace.down)
+            await asyncio.sleep(self._intervals.down)
 
     def _warn_if_insecure(self, has_key: bool) -> None:
         if not self.options.remote.verify:
@@ -133,7 +133,7 @@ class RemoteEngine:
         shared = its.model == ours.model and its.cell == ours.cell
         narrower = its.min_pixels > ours.min_pixels or its.max_pixels < ours.max_pixels
         if not shared or narrower:
-            server.fault = Fault(
+            server.fault = ServerFault(
                 EngineConfigError(
                     f"{server.url} serves {its.model} with images of {its.min_pixels} to {its.max_pixels} pixels, another server "
                     f"{ours.model} with {ours.min_pixels} to {ours.max_pixels}. Start all servers with the same options."
@@ -147,9 +147,9 @@ class RemoteEngine:
         while True:
             was_up = server.fault is None
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(server.check_soon.wait(), self._pace.up if was_up else self._pace.down)
+                await asyncio.wait_for(server.check_soon.wait(), self._intervals.up if was_up else self._intervals.down)
             if server.check_soon.is_set() and server.fault is not None:
-                await asyncio.sleep(self._pace.down)  # The server was down a moment ago.
+                await asyncio.sleep(self._intervals.down)  # The server was down a moment ago.
             server.check_soon.clear()
             await server.check()
             self._compare(server)
@@ -207,7 +207,7 @@ class RemoteEngine:
                         written = written or bool(delta.text)
                         arrivals.put_nowait(delta)
                 return
-            except Fault as fault:
+            except ServerFault as fault:
                 server.note_fault(fault)
                 others = [other for other in self._servers if other.fault is None and other not in tried]
                 if written or not fault.elsewhere or len(tried) >= _TRIES or not others:
@@ -281,7 +281,7 @@ class RemoteEngine:
                 await asyncio.wait_for(server.close(), ENGINE_RELEASE)
 
 
-def _explained(fault: Fault, generation: Generation, written: bool) -> RoboBrainError:
+def _explained(fault: ServerFault, generation: Generation, written: bool) -> RoboBrainError:
     """Return the error of a failed request. If it had a constraint, add a hint, because servers do not state this reason."""
     error = fault.error
     if generation.constraint is None or written or fault.down or not isinstance(error, EngineFailedError):

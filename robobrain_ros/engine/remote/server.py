@@ -19,7 +19,7 @@ from robobrain_ros.engine.base import Constraint, Generation, TextDelta
 from robobrain_ros.engine.options import CELLS, EngineOptions
 from robobrain_ros.engine.remote.client import (
     EndlessResponseError,
-    Fault,
+    ServerFault,
     explain,
     make_client,
     wrong_answer,
@@ -59,7 +59,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModel:
     """Properties of a server; 0 means unknown.
 
     The server does not resize an image if its sides are multiples of ``cell``, and it has ``min_pixels`` to ``max_pixels``
@@ -88,8 +88,8 @@ class Server:
 
     def __init__(self, url: str, options: EngineOptions, key: str) -> None:
         self.url = base_url(url)
-        self.served: Served | None = None
-        self.fault: Fault | None = Fault(EngineFailedError(f"{self.url} has not been checked yet."))
+        self.served: ServedModel | None = None
+        self.fault: ServerFault | None = ServerFault(EngineFailedError(f"{self.url} has not been checked yet."))
         self.running = 0
         self.check_soon = asyncio.Event()
         self._options = options
@@ -133,13 +133,13 @@ class Server:
             # A busy server can be slow to answer a check, but then it sends text.
             if self.fault is None and (self._silent < _SILENT_CHECKS or self._last_sign > began):
                 return
-            self.fault = Fault(EngineFailedError(f"{self.url} accepts connections but does not answer."))
+            self.fault = ServerFault(EngineFailedError(f"{self.url} accepts connections but does not answer."))
         except Exception as error:
             self.fault = explain(error, self.url, self._options.model, self._key)
         else:
             self._silent, self.fault = 0, None
 
-    def note_fault(self, fault: Fault) -> None:
+    def note_fault(self, fault: ServerFault) -> None:
         """Note that a request failed. If the server is down, send no requests until the next successful check."""
         if fault.down:
             self.fault = fault
@@ -154,7 +154,7 @@ class Server:
         """Stream text. Closing the stream ends the request on the server.
 
         :param images: the generation's images as data URLs.
-        :raises Fault: the request failed.
+        :raises ServerFault: the request failed.
         """
         assert self.served is not None, "only servers that are well are asked"
         if not self.running:
@@ -199,7 +199,7 @@ class Server:
         body = {name: value for name, value in body.items() if name != "max_tokens"}
         return await stack.enter_async_context(create(**body))
 
-    async def _ask_models(self) -> Served:
+    async def _ask_models(self) -> ServedModel:
         response = await self._client.models.with_raw_response.list(timeout=_CHECK_TIMEOUT)
         models = _read_json(response.http_response, self.url).get("data")
         if not isinstance(models, list) or not all(isinstance(model, dict) for model in models):
@@ -213,13 +213,15 @@ class Server:
         names = _cut(", ".join(known) or "none")
         if name not in known or (len(known) > 1 and not wanted):
             problem = f"does not have the model {name!r}. It has: {names}" if wanted else f"has these models: {names}"
-            raise Fault(EngineConfigError(f"{self.url} {problem}. Set engine.model to one of them."), down=True, lasting=True)
+            raise ServerFault(
+                EngineConfigError(f"{self.url} {problem}. Set engine.model to one of them."), down=True, lasting=True
+            )
         if not name.isprintable() or len(name) > _LONGEST_NAMES:
             raise wrong_answer(self.url, f"a model name of {len(name)} characters, some of which may not be printable")
         length = known[name].get("max_model_len")
         model_type = self._model_type(name)
         software = clean(str(known[name].get("owned_by") or "server")[:40])
-        return Served(name, model_type, CELLS[model_type], software, length if isinstance(length, int) and length > 0 else 0)
+        return ServedModel(name, model_type, CELLS[model_type], software, length if isinstance(length, int) and length > 0 else 0)
 
     def _model_type(self, model: str) -> str:
         if self._options.remote.model_type:
@@ -231,9 +233,9 @@ class Server:
             f"The model family of {model!r} on {self.url} is unknown. Set engine.model_type to qwen2_5_vl "
             "(RoboBrain 2.0) or qwen3_vl (RoboBrain 2.5)."
         )
-        raise Fault(EngineConfigError(message), down=True, lasting=True)
+        raise ServerFault(EngineConfigError(message), down=True, lasting=True)
 
-    async def _measure(self, served: Served) -> Served:
+    async def _measure(self, served: ServedModel) -> ServedModel:
         """Find the sizes of images that the server does not resize, from its token counts for test images.
 
         Servers do not report these sizes. If a server resized an image, coordinates would refer to another image.
@@ -254,7 +256,7 @@ class Server:
         smallest = _FEWEST_CELLS if await kept(_FEWEST_CELLS) else await _boundary(kept, _SAFE_CELLS, _FEWEST_CELLS)
         return replace(served, min_pixels=smallest * served.cell**2, max_pixels=largest * served.cell**2)
 
-    async def _has_priorities(self, served: Served) -> bool:
+    async def _has_priorities(self, served: ServedModel) -> bool:
         """Return whether the server supports priorities. A server without them rejects a request with a priority."""
         try:
             await self._probe(served, "priority", {"priority": 1})
@@ -265,7 +267,7 @@ class Server:
             return False
         return True
 
-    async def _tokens(self, served: Served, cells: int) -> int:
+    async def _tokens(self, served: ServedModel, cells: int) -> int:
         """Return the number of tokens of a prompt with an image of this number of cells.
 
         The image is a rectangle, so it can have fewer cells. The missing cells are added to the result.
@@ -276,7 +278,7 @@ class Server:
         tokens = await self._probe(served, [_image_part(data_url(image, "png", 100)), {"type": "text", "text": "?"}], {})
         return tokens + left_out
 
-    async def _probe(self, served: Served, content: Any, extra: dict[str, Any]) -> int:
+    async def _probe(self, served: ServedModel, content: Any, extra: dict[str, Any]) -> int:
         """Return the number of tokens of a prompt."""
         response = await asyncio.wait_for(
             self._client.chat.completions.with_raw_response.create(
@@ -293,7 +295,7 @@ class Server:
         tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
         return tokens if isinstance(tokens, int) else 0
 
-    def _body(self, generation: Generation, images: Sequence[str], served: Served) -> dict[str, Any]:
+    def _body(self, generation: Generation, images: Sequence[str], served: ServedModel) -> dict[str, Any]:
         parts = generation.interleaved(list(map(_image_part, images)))
         content = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
@@ -394,10 +396,10 @@ class _StreamReader:
     def last(self, url: str) -> TextDelta:
         """Return the last piece of text.
 
-        :raises Fault: the answer is incomplete.
+        :raises ServerFault: the answer is incomplete.
         """
         if self._finish_reason in ("", "abort", "error"):
-            raise Fault(EngineFailedError(f"{url} ended its answer early. Retry."))
+            raise ServerFault(EngineFailedError(f"{url} ended its answer early. Retry."))
         return TextDelta(self._held_text, self._held_tokens, self._prompt_tokens, finish_reason=self._finish_reason)
 
 

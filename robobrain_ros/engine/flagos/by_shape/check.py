@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from robobrain_ros.engine.flagos.by_shape.operators import Implementation
-from robobrain_ros.engine.flagos.by_shape.table import OPERATORS, ROWS, Entry
+from robobrain_ros.engine.flagos.by_shape.table import OPERATORS, ROWS, ShapeEntry
 
 _MOST_SLOWER = 1.03
 """Largest allowed ratio to the native time. Two measurements of the same kernel differ by about this factor."""
@@ -31,10 +31,10 @@ Timer = Callable[[Sequence[Callable[[], Any]]], float]
 
 
 @dataclass(frozen=True)
-class Fault:
+class EntryFault:
     """An entry with a wrong result or an exception."""
 
-    entry: Entry
+    entry: ShapeEntry
     how: str
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class CheckResult:
     :param seconds: duration of the check. Compiling kernels takes most of it if they are not in Triton's cache.
     """
 
-    faults: tuple[Fault, ...]
+    faults: tuple[EntryFault, ...]
     ratios: dict[str, float]
     seconds: float
 
@@ -65,7 +65,7 @@ class CheckResult:
 
 
 def check(
-    entries: Sequence[Entry], implementations: Mapping[str, Implementation], device: str, timer: Timer | None
+    entries: Sequence[ShapeEntry], implementations: Mapping[str, Implementation], device: str, timer: Timer | None
 ) -> CheckResult:
     """Check entries on a device.
 
@@ -75,7 +75,9 @@ def check(
     if not entries:
         return CheckResult((), {}, 0.0)
     numbers = _Numbers(entries, device)
-    faults = [Fault(entry, how) for entry in entries if (how := _fault(entry, implementations[entry.implementation], numbers))]
+    faults = [
+        EntryFault(entry, how) for entry in entries if (how := _fault(entry, implementations[entry.implementation], numbers))
+    ]
     ratios: dict[str, float] = {}
     if timer is not None and not faults:
         ratios = {entry.name: _ratio(entry, implementations[entry.implementation], numbers, timer) for entry in _timed(entries)}
@@ -85,13 +87,13 @@ def check(
 class _Numbers:
     """Random inputs. All entries share their memory."""
 
-    def __init__(self, entries: Iterable[Entry], device: str) -> None:
+    def __init__(self, entries: Iterable[ShapeEntry], device: str) -> None:
         self._generator = torch.Generator(device).manual_seed(0)
         self._device = device
         self._most = max(entry.k * entry.n for entry in entries)
         self._pools: dict[str, Any] = {}
 
-    def weights(self, entry: Entry, count: int = 1) -> list[Any]:
+    def weights(self, entry: ShapeEntry, count: int = 1) -> list[Any]:
         """Return ``count`` matrices (k, n): transposed views of row-major matrices."""
         size = entry.k * entry.n
         pool = self._pools.get(entry.dtype)
@@ -104,7 +106,7 @@ class _Numbers:
         shape = (size,) if isinstance(size, int) else size
         return torch.empty(shape, dtype=getattr(torch, dtype), device=self._device).normal_(generator=self._generator)
 
-    def inputs(self, entry: Entry, rows: int) -> tuple[Any, list[Any]]:
+    def inputs(self, entry: ShapeEntry, rows: int) -> tuple[Any, list[Any]]:
         """Return the first matrix and the biases: a row and a matrix, or only None for an operator without bias."""
         sizes = (entry.n, (rows, entry.n))
         biases = [self.random(size, entry.dtype) for size in sizes] if entry.operator == "addmm" else [None]
@@ -115,7 +117,7 @@ def _native(x: Any, weight: Any, bias: Any) -> Any:
     return torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
 
 
-def _fault(entry: Entry, implementation: Implementation, numbers: _Numbers) -> str:
+def _fault(entry: ShapeEntry, implementation: Implementation, numbers: _Numbers) -> str:
     """Check an entry with the most and the fewest rows of its row range. Return the fault or an empty string."""
     fewest = max((rows for rows in ROWS if rows < entry.rows), default=0) + 1
     try:
@@ -150,7 +152,7 @@ def _difference(first: Any, second: Any, native: Any) -> str:
     return f"elements differ by {average:.2g} on average" if average > rounding / 2 else ""
 
 
-def _timed(entries: Sequence[Entry]) -> list[Entry]:
+def _timed(entries: Sequence[ShapeEntry]) -> list[ShapeEntry]:
     """Return three entries with the same operator and the fewest rows. They have the smallest, middle and largest weights."""
     first = min(entries, key=lambda entry: (entry.rows, OPERATORS.index(entry.operator)))
     like_it = [entry for entry in entries if (entry.rows, entry.operator) == (first.rows, first.operator)]
@@ -159,7 +161,7 @@ def _timed(entries: Sequence[Entry]) -> list[Entry]:
     return [ordered[index] for index in sorted({last * part // (_TIMED_SHAPES - 1) for part in range(_TIMED_SHAPES)})]
 
 
-def _ratio(entry: Entry, implementation: Implementation, numbers: _Numbers, timer: Timer) -> float:
+def _ratio(entry: ShapeEntry, implementation: Implementation, numbers: _Numbers, timer: Timer) -> float:
     x, (bias, *_) = numbers.inputs(entry, entry.rows)
     out = torch.empty((entry.rows, entry.n), dtype=x.dtype, device=x.device)
     weights = numbers.weights(entry, cold_copies(entry.k * entry.n * x.element_size()))

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
-from robobrain_ros.engine.flagos.by_shape.table import MOST_ROWS, OPERATORS, ROWS, Entry, Launch
+from robobrain_ros.engine.flagos.by_shape.table import MOST_ROWS, OPERATORS, ROWS, Launch, ShapeEntry
 
 _log = logging.getLogger(__name__)
 
@@ -32,28 +32,28 @@ class ShapeOperators:
     """Operators that use a table's entries. They are registered from `install` until `remove`.
 
     :param entries: entries to use, at most one for each shape class.
-    :param implementations: implementations by the name in ``Entry.implementation``.
+    :param implementations: implementations by the name in ``ShapeEntry.implementation``.
     :param key: dispatch key of the device. PyTorch uses CUDA also for AMD's GPUs.
     """
 
-    def __init__(self, entries: Iterable[Entry], implementations: Mapping[str, Implementation], key: str = "CUDA") -> None:
+    def __init__(self, entries: Iterable[ShapeEntry], implementations: Mapping[str, Implementation], key: str = "CUDA") -> None:
         self.entries = tuple(entries)
-        self.called: set[Entry] = set()
+        self.called: set[ShapeEntry] = set()
         """Entries that have computed a product. Replays of CUDA graphs are not recorded."""
-        self.failed: dict[Entry, str] = {}
+        self.failed: dict[ShapeEntry, str] = {}
         """Entries whose implementation raised an exception, and the exception. Afterwards, PyTorch computes their shapes."""
-        self.refused: dict[Entry, str] = {}
+        self.refused: dict[ShapeEntry, str] = {}
         """Entries whose implementation does not support the tensors of a call, and the reason of the last such call."""
         self.on_failure: Callable[[], None] = lambda: None
         """Called after an entry was added to `failed`."""
         self._implementations = dict(implementations)
         self._key = key
         self._library: Any = None
-        self._by_weights: dict[str, dict[tuple[Any, int, int], list[Entry | None]]] = {name: {} for name in OPERATORS}
+        self._by_weights: dict[str, dict[tuple[Any, int, int], list[ShapeEntry | None]]] = {name: {} for name in OPERATORS}
         for entry in self.entries:
             self._add(entry)
 
-    def _add(self, entry: Entry) -> None:
+    def _add(self, entry: ShapeEntry) -> None:
         weights = (getattr(torch, entry.dtype), entry.k, entry.n)
         by_rows = self._by_weights[entry.operator].setdefault(weights, [None] * (MOST_ROWS + 1))
         below = max((rows for rows in ROWS if rows < entry.rows), default=0)
@@ -142,14 +142,14 @@ class ShapeOperators:
         self.called.add(entry)
         return result
 
-    def find(self, operator: str, x: Any, weight: Any) -> Entry | None:
+    def find(self, operator: str, x: Any, weight: Any) -> ShapeEntry | None:
         """Return the entry for a product, or None if there is none."""
         if x.dim() != 2 or weight.dim() != 2 or not 0 < x.shape[0] <= MOST_ROWS:
             return None
         by_rows = self._by_weights[operator].get((x.dtype, x.shape[1], weight.shape[1]))
         return by_rows[x.shape[0]] if by_rows is not None else None
 
-    def _drop(self, entry: Entry, error: Exception) -> None:
+    def _drop(self, entry: ShapeEntry, error: Exception) -> None:
         how = f"{type(error).__name__}: {error}"[:300]
         _log.warning("The %s kernel failed for %s (%s). PyTorch's operator computes this shape from now on.",
                      entry.implementation, entry.name, how)  # fmt: skip

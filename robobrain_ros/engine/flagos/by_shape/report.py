@@ -21,7 +21,7 @@ class TableReport:
 
     :param in_use: whether kernels of the table run, because they are in use or their check has begun.
     :param operators: names of the operators with such kernels, such as ("addmm", "mm").
-    :param details: see `Started.details`.
+    :param details: see `StartResult.details`.
     """
 
     in_use: bool

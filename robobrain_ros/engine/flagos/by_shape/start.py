@@ -39,7 +39,7 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Started:
+class StartResult:
     """The result of `start`.
 
     :param operators: the checked `operators.ShapeOperators`, or None if all matrix products are native.
@@ -83,8 +83,8 @@ def start(
     dtype: str,
     find_device: Callable[[], Device] | None = None,
     folder: Path = table.FOLDER,
-) -> Started:
-    """Find and check the table for a model on this GPU. Afterwards, capture CUDA graphs within `Started.installed`.
+) -> StartResult:
+    """Find and check the table for a model on this GPU. Afterwards, capture CUDA graphs within `StartResult.installed`.
 
     :param weights: sizes (k, n) of the model's weight matrices.
     :param dtype: dtype of the weights, such as "bfloat16".
@@ -92,9 +92,9 @@ def start(
     try:
         started = _start(set(weights), dtype, (find_device or this_gpu)(), folder)
     except EngineConfigError as error:
-        started = Started(None, f"Native matrix products: {error.message}")
+        started = StartResult(None, f"Native matrix products: {error.message}")
     except Exception as error:  # The engine must start even if the table fails.
-        started = Started(None, f"Native matrix products: {type(error).__name__}: {error}")
+        started = StartResult(None, f"Native matrix products: {type(error).__name__}: {error}")
     _log.info("%s", started.why)
     return started
 
@@ -120,7 +120,7 @@ def this_gpu() -> Device:
     return Device(name, "cuda", "CUDA", *versions, {"skinny": flagos_matmul}, flagos_check.graph_timer)
 
 
-def _start(weights: set[tuple[int, int]], dtype: str, device: Device, folder: Path) -> Started:
+def _start(weights: set[tuple[int, int]], dtype: str, device: Device, folder: Path) -> StartResult:
     from robobrain_ros.engine.flagos.by_shape import check as flagos_check
     from robobrain_ros.engine.flagos.by_shape.operators import ShapeOperators
 
@@ -133,7 +133,7 @@ def _start(weights: set[tuple[int, int]], dtype: str, device: Device, folder: Pa
         raise EngineConfigError(f"the check at the start found the table's kernels {verdict.obstacle}.")
     operators = ShapeOperators(entries, device.implementations, device.key)
     ratios = ", ".join(f"{ratio:.2f}" for ratio in verdict.ratios.values())
-    return Started(
+    return StartResult(
         operators,
         f"{len(entries)} shape classes of matrix products use the table for {device.name}; checked in {verdict.seconds:.1f} s"
         + (f", {ratios} of the native speed." if ratios else "."),

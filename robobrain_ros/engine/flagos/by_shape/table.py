@@ -63,7 +63,7 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ShapeEntry:
     """A shape class, its launch configuration, and the measured times.
 
     :param operator: one of `OPERATORS`.
@@ -92,7 +92,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Table:
+class ShapeTable:
     """The table of one GPU.
 
     :param device: name of the GPU in PyTorch.
@@ -104,10 +104,10 @@ class Table:
     device: str
     torch: str
     triton: str
-    entries: tuple[Entry, ...]
+    entries: tuple[ShapeEntry, ...]
     measured: dict[str, str] = field(default_factory=dict)
 
-    def for_weights(self, sizes: Iterable[tuple[int, int]]) -> tuple[Entry, ...]:
+    def for_weights(self, sizes: Iterable[tuple[int, int]]) -> tuple[ShapeEntry, ...]:
         """Return the entries for weights of these sizes (k, n)."""
         wanted = set(sizes)
         return tuple(entry for entry in self.entries if (entry.k, entry.n) in wanted)
@@ -123,7 +123,7 @@ def table_file(device: str, folder: Path = FOLDER) -> Path:
     return folder / (re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") + ".json")
 
 
-def find(device: str, torch: str, triton: str, folder: Path = FOLDER) -> Table:
+def find(device: str, torch: str, triton: str, folder: Path = FOLDER) -> ShapeTable:
     """Return the table for a GPU and these full versions of PyTorch and Triton.
 
     :raises EngineConfigError: there is no table, or it is damaged, or it is for another GPU or version. The message states what
@@ -146,7 +146,7 @@ def find(device: str, torch: str, triton: str, folder: Path = FOLDER) -> Table:
 HOW_TO_MEASURE = "To measure one on this machine, run in the source tree: PYTHONPATH=. python benchmark/skinny_matmul.py"
 
 
-def read(path: Path) -> Table:
+def read(path: Path) -> ShapeTable:
     """Read and check a table.
 
     :raises EngineConfigError: the file cannot be read, or a value is missing, of a wrong type or out of its limits.
@@ -157,7 +157,7 @@ def read(path: Path) -> Table:
         raise EngineConfigError(f"The table {path} cannot be used: {error}. {HOW_TO_MEASURE}") from error
 
 
-def write(path: Path, table: Table) -> None:
+def write(path: Path, table: ShapeTable) -> None:
     """Write a table that `read` accepts.
 
     :raises OSError: the file cannot be written.
@@ -172,7 +172,7 @@ def write(path: Path, table: Table) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _order(entry: Entry) -> tuple[str, str, int, int, int]:
+def _order(entry: ShapeEntry) -> tuple[str, str, int, int, int]:
     return entry.operator, entry.dtype, entry.k, entry.n, entry.rows
 
 
@@ -222,7 +222,7 @@ def _shown(value: Any) -> str:
     return repr(value)[:80]
 
 
-def _table(content: Any) -> Table:
+def _table(content: Any) -> ShapeTable:
     fields = _Fields(content, "the file")
     if (found := fields.take("format")) != FORMAT or type(found) is not int:
         raise _Damaged(f"it has format {_shown(found)}, and this version reads {FORMAT}")
@@ -236,12 +236,12 @@ def _table(content: Any) -> Table:
     if len({_order(entry) for entry in read_entries}) < len(read_entries):
         raise _Damaged("two entries are for the same shape class")
     device, torch, triton = fields.text("device"), fields.text("torch", _VERSION.pattern), fields.text("triton", _VERSION.pattern)
-    return Table(device, torch, triton, read_entries, measured)
+    return ShapeTable(device, torch, triton, read_entries, measured)
 
 
-def _entry(content: Any, where: str) -> Entry:
+def _entry(content: Any, where: str) -> ShapeEntry:
     fields = _Fields(content, where)
-    entry = Entry(
+    entry = ShapeEntry(
         operator=fields.one_of("operator", OPERATORS),
         dtype=fields.one_of("dtype", DTYPES),
         rows=fields.one_of("rows", ROWS),

@@ -8,19 +8,19 @@ import vllm.envs
 from robobrain_ros.engine.embedded.vllm_gpu_worker import GpuWorker
 from robobrain_ros.engine.flagos.by_shape import output_layer, report
 from robobrain_ros.engine.flagos.by_shape import start as flagos_start
-from robobrain_ros.engine.flagos.by_shape.start import Started
+from robobrain_ros.engine.flagos.by_shape.start import StartResult
 
 _log = logging.getLogger(__name__)
 
 
-class WithTable:
+class TableWorkerMixin:
     """Mixin of a worker class: CUDA graphs and the output layer use the matrix products by shape.
 
     `load_model` checks the operators of the table directly after loading the model. At this time, vLLM has not yet captured CUDA
     graphs or measured the free memory for the KV cache.
     """
 
-    matrix_products = Started(None, "The model is not loaded.")
+    matrix_products = StartResult(None, "The model is not loaded.")
 
     def load_model(self, *arguments: Any, **options: Any) -> None:
         """See vLLM's worker."""
@@ -43,7 +43,7 @@ class WithTable:
         started = self.matrix_products
         report.write(report.TableReport(started.operators is not None, started.names, started.details()))
 
-    def _start_safely(self) -> Started:
+    def _start_safely(self) -> StartResult:
         try:
             started = self._start()
             if started.operators is not None:
@@ -53,16 +53,16 @@ class WithTable:
                 started.operators.on_failure = self._report
         except Exception as error:  # The engine must start even if the table fails.
             _log.warning("Matrix products stay native.", exc_info=True)
-            return Started(None, f"Native matrix products: {type(error).__name__}: {error}")
+            return StartResult(None, f"Native matrix products: {type(error).__name__}: {error}")
         return started
 
-    def _start(self) -> Started:
+    def _start(self) -> StartResult:
         worker: Any = self
         config = worker.vllm_config.model_config
         if vllm.envs.VLLM_BATCH_INVARIANT:
-            return Started(None, "Native matrix products: the table's kernels are not batch invariant.")
+            return StartResult(None, "Native matrix products: the table's kernels are not batch invariant.")
         if config.enforce_eager:
-            return Started(
+            return StartResult(
                 None, "Native matrix products: without CUDA graphs, launching Triton kernels costs more time than they save."
             )
         return flagos_start.start(self.weight_sizes(), str(config.dtype).removeprefix("torch."))
@@ -80,5 +80,5 @@ def _logits_have_dtype_of_weights(model_config: Any) -> bool:
     return bool(getattr(model_config, "head_dtype", model_config.dtype) == model_config.dtype)
 
 
-class TableWorker(WithTable, GpuWorker):
+class TableWorker(TableWorkerMixin, GpuWorker):
     """vLLM's worker for one GPU, with images as bytes and matrix products by shape."""
