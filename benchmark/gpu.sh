@@ -16,7 +16,7 @@ done
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 
 if [ -n "$wheels" ]; then
-  [ -d "$wheels" ] || { echo "--wheels: there is no folder $wheels." >&2; exit 2; }
+  [ -d "$wheels" ] || { echo "--wheels: there is not a folder $wheels." >&2; exit 2; }
   site="$PWD/build/gpu_site"
   rm -rf "$site"
   "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$site" "$wheels"/*.whl

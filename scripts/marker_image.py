@@ -90,7 +90,7 @@ class Watcher(DemoClient):
         end = time.monotonic() + 10.0
         while not self._newest:
             if time.monotonic() > end:
-                raise DemoError(f"{text}: no markers came. {response.outcome.message}")
+                raise DemoError(f"{text}: no markers arrived. {response.outcome.message}")
             rclpy.spin_once(self, timeout_sec=0.1)
         return self._newest
 

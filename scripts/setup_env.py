@@ -122,7 +122,7 @@ def run(command: Sequence[str]) -> None:
     if show:
         print("\r" + " " * 106 + "\r", end="")
     if process.wait() != 0:
-        raise SetupError(f"{error or last} (All output is in {LOG.relative_to(REPOSITORY)}; the next run goes on from here.)")
+        raise SetupError(f"{error or last} (All output is in {LOG.relative_to(REPOSITORY)}; the next run continues from here.)")
 
 
 def described_error(line: str) -> str:
@@ -141,7 +141,7 @@ def ask_environment(program: str) -> str:
     """
     result = subprocess.run([str(PYTHON), "-c", program], capture_output=True, text=True, cwd="/", check=False)
     if result.returncode != 0:
-        raise SetupError((result.stderr.strip().splitlines() or ["Python ended without a word."])[-1])
+        raise SetupError((result.stderr.strip().splitlines() or ["Python ended without an error message."])[-1])
     return result.stdout
 
 
@@ -378,7 +378,7 @@ def choose_target(python: str, engine: str, ros: str = "") -> tuple[Target, Inte
     """
     ros_distro = sourced_ros()
     if ros and ros_distro and ros != ros_distro:
-        raise SetupError(f"ROS={ros} is wanted, but ROS 2 {ros_distro} is sourced: use a shell without a sourced ROS.")
+        raise SetupError(f"ROS={ros} is set, but ROS 2 {ros_distro} is sourced. Use a shell without a sourced ROS.")
     made_for = read_stamp().get("target")
     if isinstance(made_for, dict) and made_for["ros_distro"] == ros_distro:
         python = python or str(PYTHON)
@@ -420,7 +420,7 @@ def main() -> None:
     except SetupError as error:
         sys.exit(f"make setup: {error}")
     except KeyboardInterrupt:
-        sys.exit("make setup: interrupted; the next run goes on from here.")
+        sys.exit("make setup: interrupted; the next run continues from here.")
 
 
 if __name__ == "__main__":

@@ -178,12 +178,12 @@ def test_a_bad_question_of_flageval_is_refused(tmp_path: Path, row: Any, said: s
 
 
 def test_what_is_no_benchmark_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BenchmarkError, match="is no folder"):
+    with pytest.raises(BenchmarkError, match="is not a folder"):
         read_benchmark(tmp_path / "nothing")
     with pytest.raises(BenchmarkError, match=r"neither a point_questions\.jsonl .* nor a data\.json"):
         read_benchmark(tmp_path)
     (tmp_path / "data.json").write_text('{"a": 1}')
-    with pytest.raises(BenchmarkError, match="does not hold a list"):
+    with pytest.raises(BenchmarkError, match="does not contain a list"):
         read_benchmark(tmp_path)
 
 

@@ -146,7 +146,7 @@ def test_binning_and_roi_keep_every_ray(across: int, down: int, left: int, top: 
     ("changes", "words"),
     [
         ({"k": [0.0] * 9}, "not calibrated"),
-        ({"p": [0.0] * 12, "rectified": True}, "P holds zeros"),
+        ({"p": [0.0] * 12, "rectified": True}, "P contains zeros"),
         ({"distortion_model": "kannala"}, "'kannala' is unknown"),
         ({"distortion_model": "", "d": [0.1]}, "'' is unknown"),
         ({"d": [0.1, 0.2, 0.3]}, "4 or 5 coefficients, not 3"),

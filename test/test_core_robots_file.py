@@ -35,8 +35,8 @@ SKILL = "skills:\n  pick: {description: Grasps.}\n"
     [
         ("", 1, "empty"),
         ("- robots", 1, "The file must be a mapping"),
-        ("skills:\n  pick: {}\n", 1, "holds no robots"),
-        ("skills: {}\nrobots: {}\n", 2, "holds no robots"),
+        ("skills:\n  pick: {}\n", 1, "contains no robots"),
+        ("skills: {}\nrobots: {}\n", 2, "contains no robots"),
         ("robots:\n  arm: {skills: [\n", 3, "not valid YAML"),
         ("robots:\n\tarm: {}\n", 2, "not valid YAML"),
         ("robots: {}\n---\nrobots: {}\n", 2, "not valid YAML"),
@@ -73,7 +73,7 @@ def test_aliases_do_not_multiply_without_bound(tmp_path: Path) -> None:
     layers = "\n".join(f"    a{n}: &a{n} {{{', '.join(f'x{i}: *a{n - 1}' for i in range(9))}}}" for n in range(1, 9))
     path = tmp_path / "robots.yaml"
     path.write_text(f"skills:\n  pick:\n   arguments_schema:\n    a0: &a0 {{type: string}}\n{layers}\nrobots: {{}}\n")
-    with pytest.raises(BadRequestError, match=r":9: The file holds more than \d+ values"):
+    with pytest.raises(BadRequestError, match=r":9: The file contains more than \d+ values"):
         read_robots(path)
 
 
@@ -108,19 +108,19 @@ def refusal(folder: Path, text: str | bytes) -> str:
     ("argument", "made"),
     [
         ("type: string, enum: [on, off]", 'YAML reads as a boolean (true), not as text. For text, put it in quotes: "on"'),
-        ("enum: [Off, dim]", "holds Off, which YAML reads as a boolean (false), not as text"),
-        ("type: string, const: no", "holds no, which YAML reads as a boolean (false)"),
-        ("type: [string, integer], enum: [yes]", "holds yes, which YAML reads as a boolean (true)"),
-        ("type: string, enum: [true, false]", "holds true, which YAML reads as a boolean (true), not as text"),
-        ("type: string, enum: [1, 2]", 'holds 1, which YAML reads as a number, not as text. For text, put it in quotes: "1"'),
-        ("type: string, enum: [1.0]", "holds 1.0, which YAML reads as a number"),
-        ("type: string, enum: [low, ~]", "holds ~, which YAML reads as null, no value"),
-        ("type: string, enum: [null]", "holds null, which YAML reads as null, no value"),
-        ("enum: [12:30, 13:45]", "holds 12:30, which YAML reads as a number of base 60"),
-        ("type: integer, minimum: 1:00", "holds 1:00, which YAML reads as a number of base 60, which is rarely intended"),
-        ("type: string, enum: [010]", "holds 010, which YAML reads as a number of base 8"),
+        ("enum: [Off, dim]", "contains Off, which YAML reads as a boolean (false), not as text"),
+        ("type: string, const: no", "contains no, which YAML reads as a boolean (false)"),
+        ("type: [string, integer], enum: [yes]", "contains yes, which YAML reads as a boolean (true)"),
+        ("type: string, enum: [true, false]", "contains true, which YAML reads as a boolean (true), not as text"),
+        ("type: string, enum: [1, 2]", 'contains 1, which YAML reads as a number, not as text. For text, put it in quotes: "1"'),
+        ("type: string, enum: [1.0]", "contains 1.0, which YAML reads as a number"),
+        ("type: string, enum: [low, ~]", "contains ~, which YAML reads as null, no value"),
+        ("type: string, enum: [null]", "contains null, which YAML reads as null, no value"),
+        ("enum: [12:30, 13:45]", "contains 12:30, which YAML reads as a number of base 60"),
+        ("type: integer, minimum: 1:00", "contains 1:00, which YAML reads as a number of base 60, which is rarely intended"),
+        ("type: string, enum: [010]", "contains 010, which YAML reads as a number of base 8"),
         ("type: integer, maximum: 010", "For the number, write it in base 10"),
-        ("type: string, const: 2026-11-27", "holds 2026-11-27, which YAML reads as a date"),
+        ("type: string, const: 2026-11-27", "contains 2026-11-27, which YAML reads as a date"),
         ("type: string, enum: [=]", "which JSON does not support"),
         (
             "type: number, maximum: .inf",
@@ -187,13 +187,13 @@ def test_values_that_are_meant_are_read(tmp_path: Path, argument: str) -> None:
         ),
         (
             "robots:\n  r: &r {skills: &k [" + ",".join("s" * 2000) + "]}\n" + "".join(f"  r{i}: *r\n" for i in range(200)),
-            "26: The file holds more than 50000 values",
+            "26: The file contains more than 50000 values",
         ),
         (
             "robots:\n  a0: &a0 {x: 1}\n" + "".join(f"  a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 40)),
-            "The file holds more than 50000 values",
+            "The file contains more than 50000 values",
         ),
-        ("robots:\n" + "".join(f"  r{i}: {{skills: [{{go: {{}}}}]}}\n" for i in range(101)), "it holds 101 robots"),
+        ("robots:\n" + "".join(f"  r{i}: {{skills: [{{go: {{}}}}]}}\n" for i in range(101)), "it contains 101 robots"),
     ],
 )
 def test_every_fault_of_a_file_is_one_sentence_with_its_line(tmp_path: Path, text: str, said: str) -> None:

@@ -324,7 +324,7 @@ def test_floats_in_millimetres_are_named(millimetres: float) -> None:
     samples[50:60] = np.nan
     samples[60:62] = 65535.0
     samples[62:63] = 30.0
-    with pytest.raises(GeometryError, match=r"32FC1 with a median of .*, which are millimetres") as named:
+    with pytest.raises(GeometryError, match=r"32FC1 with a median of .*: the values are millimetres") as named:
         image(samples, "32FC1").bounded(INDOORS)
     assert str(named.value).endswith(".")
 
@@ -333,7 +333,7 @@ def test_floats_in_millimetres_are_named(millimetres: float) -> None:
 def test_integers_in_metres_are_named(metres: int) -> None:
     samples = np.full((480, 640), metres, np.uint16)
     samples[:50] = 0
-    with pytest.raises(GeometryError, match=f"16UC1 with a median of {metres}, which are not millimetres"):
+    with pytest.raises(GeometryError, match=f"16UC1 with a median of {metres}: the values are not millimetres"):
         image(samples, "16UC1")
 
 

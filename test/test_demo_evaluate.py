@@ -140,7 +140,7 @@ def test_a_model_that_refuses_everything_is_right_about_the_absent_only() -> Non
     asked = [one for one in questions() if one.question.task is not Task.ASK and one.question.kind != "check"]
     rows = rows_of(scored(asked, ScriptedEngine([refusal(one) for one in asked])))
     assert row_of(rows, "absent").value == row_of(rows, "impossible").value == 1.0
-    assert row_of(rows, "all", "present, yet refused").value == 1.0
+    assert row_of(rows, "all", "object present, but refused").value == 1.0
     assert row_of(rows, "all", "answers that can be read").value == 1.0
     assert all(row.value == 0 for row in rows if row.group not in ("absent", "impossible", "all"))
 
@@ -153,7 +153,7 @@ def test_answers_that_cannot_be_read_are_counted() -> None:
     rows = rows_of(scores)
     read = row_of(rows, "all", "answers that can be read")
     assert (read.value, read.count, read.met) == (pytest.approx(2 / 3), len(asked), False)
-    assert row_of(rows, "point", "points on the thing").value == 0
+    assert row_of(rows, "point", "points on the object").value == 0
     assert row_of(rows, "plan").value == 1
 
 
@@ -284,7 +284,7 @@ def result(
 def test_points_are_counted_one_by_one_with_their_chance() -> None:
     """There are two answers, with one and with three points. The interval is that of two answers."""
     rows = rows_of([result("point", 1.0, "point", 1, 0.01), result("point", 1 / 3, "spots", 3, 0.05)])
-    row = row_of(rows, "point", "points on the thing")
+    row = row_of(rows, "point", "points on the object")
     assert (row.value, row.count, row.chance) == (pytest.approx(0.5), 4, pytest.approx(0.04))
     assert (row.low, row.high) == pytest.approx(wilson(1, 2))
     assert row_of(rows, "point", "right").value == 0.5
@@ -319,11 +319,14 @@ def test_nothing_asked_gives_no_rows() -> None:
 
 
 def test_the_table_shows_interval_chance_and_goal() -> None:
-    rows = [Row("point", "", "points on the thing", 0.981, 600, 0.967, 0.99, 0.013, 0.97), Row("ground", "", "mean IoU", 0.8, 50)]
+    rows = [
+        Row("point", "", "points on the object", 0.981, 600, 0.967, 0.99, 0.013, 0.97),
+        Row("ground", "", "mean IoU", 0.8, 50),
+    ]
     head, rule, first, second = table(rows).splitlines()
     assert head.split()[:2] == ["what", "share"]
     assert set(rule) == {"-", " "}
-    assert " ".join(first.split()) == "point: points on the thing 0.981 0.967 to 0.990 600 0.013 0.97 met"
+    assert " ".join(first.split()) == "point: points on the object 0.981 0.967 to 0.990 600 0.013 0.97 met"
     assert " ".join(second.split()) == "ground: mean IoU 0.800 50"
 
 

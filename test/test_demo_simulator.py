@@ -127,4 +127,4 @@ def test_one_bad_step_spoils_a_plan() -> None:
 
 
 def test_a_plan_that_stops_early_says_so() -> None:
-    assert reaches_goal(NAMES, PUT[:3], IN_BOWL) == (False, "the goal does not hold after the last step")
+    assert reaches_goal(NAMES, PUT[:3], IN_BOWL) == (False, "the goal is not reached after the last step")

@@ -278,7 +278,7 @@ def test_the_things_can_be_chosen(names: list[str]) -> None:
         ({"names": ["pink mug"]}, "pink mug"),
         ({"names": ["red mug", "red mug"]}, "different"),
         ({"names": list(NAMES[:7])}, "names"),
-        ({"size": (2000, 112), "names": list(NAMES[:6])}, "laid out"),
+        ({"size": (2000, 112), "names": list(NAMES[:6])}, "No layout"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments: dict[str, object], message: str) -> None:

@@ -262,15 +262,15 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "weights of a wider model": (
         lambda folder: change_config(folder, "text_config", "hidden_size", 128),
-        "hidden_size is 128 there and 256 in the weights",
+        "hidden_size is 128 in config.json and 256 in the weights",
     ),
     "weights of a deeper model": (
         lambda folder: change_config(folder, "text_config", "num_hidden_layers", 3),
-        "num_hidden_layers is 3 there and 4 in the weights",
+        "num_hidden_layers is 3 in config.json and 4 in the weights",
     ),
     "weights of another image encoder": (
         lambda folder: change_config(folder, "vision_config", "depth", 9),
-        r"vision_config\.depth is 9 there and 5 in the weights",
+        r"vision_config\.depth is 9 in config.json and 5 in the weights",
     ),
 }
 

@@ -80,14 +80,14 @@ def test_a_number_of_heads_that_does_not_divide_is_named(folder: Path, name: str
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("text_config.num_attention_heads", 16, "num_key_value_heads x head_dim is 64 there and 128"),
-        ("text_config.num_key_value_heads", 8, "num_key_value_heads x head_dim is 256 there and 128"),
-        ("text_config.head_dim", 64, "num_attention_heads x head_dim is 512 there and 256"),
-        ("text_config.intermediate_size", 700, "intermediate_size is 700 there and 704"),
-        ("vision_config.hidden_size", 384, "vision_config.hidden_size is 384 there and 192"),
-        ("vision_config.intermediate_size", 100, "vision_config.intermediate_size is 100 there and 512"),
-        ("vision_config.out_hidden_size", 100, "vision_config.out_hidden_size is 100 there and 256"),
-        ("vision_config.in_channels", 4, "vision_config.in_channels is 4 there and 3"),
+        ("text_config.num_attention_heads", 16, "num_key_value_heads x head_dim is 64 in config.json and 128"),
+        ("text_config.num_key_value_heads", 8, "num_key_value_heads x head_dim is 256 in config.json and 128"),
+        ("text_config.head_dim", 64, "num_attention_heads x head_dim is 512 in config.json and 256"),
+        ("text_config.intermediate_size", 700, "intermediate_size is 700 in config.json and 704"),
+        ("vision_config.hidden_size", 384, "vision_config.hidden_size is 384 in config.json and 192"),
+        ("vision_config.intermediate_size", 100, "vision_config.intermediate_size is 100 in config.json and 512"),
+        ("vision_config.out_hidden_size", 100, "vision_config.out_hidden_size is 100 in config.json and 256"),
+        ("vision_config.in_channels", 4, "vision_config.in_channels is 4 in config.json and 3"),
     ],
 )
 def test_a_size_that_the_weights_do_not_have_is_named(folder: Path, name: str, value: int, said: str) -> None:
@@ -132,9 +132,9 @@ def test_quantized_weights_may_have_other_shapes(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("patch_size", 13, "patch_size is 13 there, and vision_config.patch_size in config.json is 14"),
-        ("merge_size", 3, "merge_size is 3 there, and vision_config.spatial_merge_size in config.json is 2"),
-        ("temporal_patch_size", 1, "temporal_patch_size is 1 there, and vision_config.temporal_patch_size in config.json is 2"),
+        ("patch_size", 13, "patch_size is 13, but vision_config.patch_size in config.json is 14"),
+        ("merge_size", 3, "merge_size is 3, but vision_config.spatial_merge_size in config.json is 2"),
+        ("temporal_patch_size", 1, "temporal_patch_size is 1, but vision_config.temporal_patch_size in config.json is 2"),
         ("image_mean", "x", "image_mean is 'x', not a list of three numbers"),
         ("image_mean", [0.5], "image_mean is '[0.5]', not a list of three numbers"),
         ("image_std", [0.2, 0, 0.2], "image_std is '[0.2, 0, 0.2]', not a list of three numbers above 0"),
@@ -170,7 +170,7 @@ def test_settings_that_transformers_saves_in_one_file_are_read_and_checked(folde
 def test_whole_checkpoints_of_both_families_pass(tmp_path: Path, model_type: str) -> None:
     check_files(make_random_checkpoint(tmp_path, model_type))
     set_value(tmp_path / CONFIG, "text_config.intermediate_size", 7)
-    with pytest.raises(EngineConfigError, match="intermediate_size is 7 there and"):
+    with pytest.raises(EngineConfigError, match=r"intermediate_size is 7 in config\.json and"):
         check_files(tmp_path)
 
 

@@ -317,7 +317,7 @@ def test_a_worker_without_bytes_does_not_look_for_an_image_processor(monkeypatch
 def test_an_engine_without_a_place_for_the_processor_keeps_that_of_transformers(caplog: pytest.LogCaptureFixture) -> None:
     engine = object()
     assert starting._with_patch_processor(engine, sends_bytes=True) is engine
-    assert "transformers lays out the images" in caplog.text
+    assert "transformers prepares the image patches" in caplog.text
 
 
 async def measure(extra: str) -> tuple[list[Any], str, weakref.ref[Any]]:

@@ -108,7 +108,7 @@ def test_the_reason_is_that_of_the_newest_calibration(scene: Scene) -> None:
         before.image()
         before.depth()
         response = ask_point(before.it)
-    assert "camera_info is of an image of 1280x960 pixels" in response.outcome.message
+    assert "camera_info describes an image of 1280x960 pixels" in response.outcome.message
 
 
 def test_the_range_of_depths_is_a_parameter_of_the_camera_and_acts_at_once(scene: Scene) -> None:
@@ -343,9 +343,9 @@ def test_depth_in_millimetres_as_floats_is_named_without_a_request(scene: Scene,
     with looking(scene, points_text(scene.objects)) as before:
         before.image()
         float_millimetres(before)
-        status = camera_status(before.it, "which are millimetres")
+        status = camera_status(before.it, "the values are millimetres")
     assert status.level == status.WARN
-    assert capfd.readouterr().err.count("which are millimetres") == 1
+    assert capfd.readouterr().err.count("the values are millimetres") == 1
 
 
 def test_the_models_own_depth_gives_positions_without_a_depth_camera(scene: Scene) -> None:

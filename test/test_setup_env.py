@@ -64,7 +64,7 @@ def test_a_wish_that_contradicts_the_sourced_ros_is_named(
     (tmp_path / "share" / "rclpy").mkdir(parents=True)
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
     monkeypatch.setenv("ROS_DISTRO", "jazzy")
-    with pytest.raises(setup_env.SetupError, match="ROS=kilted is wanted, but ROS 2 jazzy is sourced"):
+    with pytest.raises(setup_env.SetupError, match="ROS=kilted is set, but ROS 2 jazzy is sourced"):
         target_of(setup_env, "kilted")
 
 

@@ -141,7 +141,7 @@ class CameraModel:
             )
         fx, fy, cx, cy = matrix[0], matrix[row + 1], matrix[2], matrix[row + 2]
         if fx == 0.0 or fy == 0.0:
-            which = "P holds zeros, which the rectified image needs" if rectified else "K holds zeros"
+            which = "P contains zeros, which the rectified image needs" if rectified else "K contains zeros"
             raise GeometryError(f"The camera is not calibrated: {which} in its camera_info. Calibrate it, or publish its values.")
         if fx < 0.0 or fy < 0.0 or (not rectified and any(r) and not _is_rotation(r)):
             raise GeometryError(
@@ -151,8 +151,8 @@ class CameraModel:
         left, top, size, bins = _region(width, height, (max(binning_x, 1), max(binning_y, 1)), roi)
         if image_size is not None and image_size != size:
             raise OtherSizeError(
-                f"camera_info is of an image of {size[0]}x{size[1]} pixels, but the image has {image_size[0]}x{image_size[1]}. "
-                "Resize both, or use the camera_info of this image."
+                f"camera_info describes an image of {size[0]}x{size[1]} pixels, but the image has "
+                f"{image_size[0]}x{image_size[1]}. Resize both, or use the camera_info of this image."
             )
         name, coefficients = ("", ()) if rectified else _distortion(distortion_model, d)
         turned = any(r) and not rectified

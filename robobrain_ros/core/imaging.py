@@ -158,7 +158,10 @@ def fit(image_size: tuple[int, int], min_pixels: int, max_pixels: int, cell: int
     if width < 1 or height < 1:
         raise BadImageError(f"The image is empty: {width}x{height} pixels.")
     if max(width, height) > MAX_SIDE_RATIO * min(width, height):
-        raise BadImageError(f"The image's sides, {width}x{height}, differ more than {MAX_SIDE_RATIO}-fold. Crop the image.")
+        raise BadImageError(
+            f"The image has {width}x{height} pixels: the longer side exceeds {MAX_SIDE_RATIO} times the "
+            "shorter side. Crop the image."
+        )
     model_width, model_height = _resting_size(width, height, max(min_pixels, cell * cell), max_pixels, cell)
     return FittedSize(width, height, model_width, model_height)
 
@@ -259,6 +262,6 @@ def _nearest_size(width: int, height: int, min_pixels: int, max_pixels: int, cel
         best = candidate if best is None or candidate < best else best
     if best is None:
         raise EngineConfigError(
-            f"No image made of cells of {cell}x{cell} pixels has between {min_pixels} and {max_pixels} pixels; raise max_pixels."
+            f"No image size in multiples of {cell} pixels has between {min_pixels} and {max_pixels} pixels. Increase max_pixels."
         )
     return best[2]

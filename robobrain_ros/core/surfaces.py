@@ -106,13 +106,13 @@ class DepthImage:
         some = replace(self, samples=some_of(self.samples))._valid(np.s_[:, :])
         if self.samples.dtype.kind == "f" and in_millimetres(some, limits):
             raise GeometryError(
-                f"The depth image is 32FC1 with a median of {np.nanmedian(some[np.isfinite(some)]):.6g}, which are millimetres. "
-                "32FC1 holds metres (REP 118). Convert it, or publish it as 16UC1."
+                f"The depth image is 32FC1 with a median of {np.nanmedian(some[np.isfinite(some)]):.6g}: the values are "
+                "millimetres. 32FC1 must contain metres (REP 118). Convert it, or publish it as 16UC1."
             )
         if self.samples.dtype.kind == "u" and in_metres(some):
             raise GeometryError(
-                f"The depth image is 16UC1 with a median of {np.nanmedian(some) * 1e3:.6g}, which are not millimetres. 16UC1 "
-                "holds millimetres (REP 118). Convert it, or publish metres as 32FC1."
+                f"The depth image is 16UC1 with a median of {np.nanmedian(some) * 1e3:.6g}: the values are not millimetres. "
+                "16UC1 must contain millimetres (REP 118). Convert it, or publish metres as 32FC1."
             )
         some[limits.too_far(some)] = np.nan
         clamp = clamp_of(some) if detect_clamp else np.inf

@@ -179,4 +179,4 @@ def reaches_goal(names: Iterable[str], steps: Iterable[str], goal: Goal) -> tupl
         fault = table.execute(step)
         if fault:
             return False, fault
-    return (True, "") if table.holds(goal) else (False, "the goal does not hold after the last step")
+    return (True, "") if table.holds(goal) else (False, "the goal is not reached after the last step")

@@ -129,7 +129,7 @@ def make_scene(
         scene, visible = render_layout(layout)
         if visible >= LEAST_VISIBLE:
             return scene
-    raise ValueError(f"No scene could be laid out for seed {seed}, size {size} and names {names}.")
+    raise ValueError(f"No layout of the table was found for seed {seed}, size {size} and names {names}.")
 
 
 def render_layout(layout: Layout) -> tuple[Scene, float]:

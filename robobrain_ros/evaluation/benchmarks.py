@@ -70,7 +70,7 @@ def read_benchmark(folder: Path, name: str = "") -> Benchmark:
     :raises BenchmarkError: the folder has neither form, or a file or field is missing or damaged.
     """
     if not folder.is_dir():
-        raise BenchmarkError(f"{folder} is no folder.")
+        raise BenchmarkError(f"{folder} is not a folder.")
     if (folder / "point_questions.jsonl").is_file():
         items, skipped = (
             [_where2place(folder, row, where) for row, where in _rows(folder / "point_questions.jsonl")],
@@ -150,7 +150,7 @@ def _flageval(folder: Path) -> tuple[list[Item], "Counter[str]"]:
     except ValueError as error:
         raise BenchmarkError(f"{path} is not JSON: {error}.") from error
     if not isinstance(rows, list):
-        raise BenchmarkError(f"{path} does not hold a list of questions.")
+        raise BenchmarkError(f"{path} does not contain a list of questions.")
     items: list[Item] = []
     skipped: Counter[str] = Counter()
     for number, row in enumerate(rows, 1):

@@ -151,7 +151,9 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if options.over_ros and options.constrain:
         parser.error("over ROS the node's parameter constrain_coordinates decides, not --constrain")
     if not 0 <= options.first_seed <= FIRST_TRAINING_SEED - options.scenes:
-        parser.error(f"the scenes' seeds must lie below {FIRST_TRAINING_SEED}: those above may have been trained on")
+        parser.error(
+            f"the seeds must be below {FIRST_TRAINING_SEED}, because models may have been trained on scenes with higher seeds"
+        )
     return options
 
 

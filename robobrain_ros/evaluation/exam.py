@@ -124,7 +124,7 @@ def exam(
     """
     for index, seed in enumerate(seeds):
         if not 0 <= seed < FIRST_TRAINING_SEED:
-            raise ValueError(f"The scene of seed {seed} may have been trained on; scores take seeds below {FIRST_TRAINING_SEED}.")
+            raise ValueError(f"A model may have been trained on the scene of seed {seed}. Use seeds below {FIRST_TRAINING_SEED}.")
         width, height = sizes[index % len(sizes)]
         scene = make_scene(seed, (width, height))
         yield from questions_about(scene, seed, groups, number)

@@ -45,7 +45,7 @@ def judge(scene: Scene, question: Question, answer: Answer) -> tuple[bool, str]:
 def assess(scene: Scene, question: Question, answer: Answer) -> Assessment:
     """Score an answer with content. `assess_refusal` scores answers that nothing was found."""
     if question.absent and question.task is not Task.ASK and question.plan is None:
-        return Assessment(False, "Wrong: what was asked for is not on the table.", 0.0)
+        return Assessment(False, "Wrong: the requested object is not on the table.", 0.0)
     if question.task is Task.POINT:
         return _assess_points(scene, question, answer)
     if question.task in (Task.GROUND, Task.AFFORDANCE):

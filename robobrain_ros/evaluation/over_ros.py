@@ -52,7 +52,7 @@ class OverRos:
             response = self._client.ask_node(query.task, query.text, bool(query.think), query.timeout or _PATIENCE, query.plan)
             if TASKS[query.task].result_in(response).header == header:
                 return _answer(query.task, response)
-        raise DemoError("The node does not look at its camera's newest image.")
+        raise DemoError("The node did not answer about the newest image of its camera.")
 
     def _show(self, image: RgbImage) -> Any:
         height, width = image.shape[:2]

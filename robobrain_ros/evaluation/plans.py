@@ -92,7 +92,7 @@ def _put_aside(held: str, place: str) -> list[Step]:
 def judge_plan(question: Question, answer: Answer) -> tuple[bool, str]:
     """Return whether the answer has the true verdict and its steps lead to the goal, and if not, the reason."""
     if answer.verdict is not question.verdict:
-        return False, f'it says "{answer.verdict.value}", and the truth is "{question.verdict.value}"'
+        return False, f'the verdict is "{answer.verdict.value}", but the correct verdict is "{question.verdict.value}"'
     if question.verdict is not PlanVerdict.PLAN:
         return True, ""
     goal, table = question.goal, question.table
@@ -109,7 +109,7 @@ def judge_plan(question: Question, answer: Answer) -> tuple[bool, str]:
     if question.plan is not None and question.plan.mode is PlanMode.NEXT_STEP:
         nearer = len(answer.steps) == 1 and len(remaining(after, goal)) < len(remaining(table, goal))
         return nearer, "" if nearer else "the step does not lead to the goal"
-    return (True, "") if after.holds(goal) else (False, "the goal does not hold after the last step")
+    return (True, "") if after.holds(goal) else (False, "the goal is not reached after the last step")
 
 
 def answer_json(verdict: PlanVerdict, reasoning: str, steps: Sequence[Step]) -> str:

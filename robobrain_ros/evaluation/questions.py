@@ -431,7 +431,7 @@ def ask_about(scene: Scene, kind: str, rng: random.Random) -> Question:
     :raises ValueError: the kind is unknown.
     """
     if kind not in KINDS_OF_QUESTIONS:
-        raise ValueError(f"{kind!r} is no kind of question; there are {', '.join(KINDS_OF_QUESTIONS)}.")
+        raise ValueError(f"There is no kind of question {kind!r}. The kinds are {', '.join(KINDS_OF_QUESTIONS)}.")
     question = KINDS_OF_QUESTIONS[kind](scene, rng)
     if rng.random() < 0.15:
         # Users begin with a capital letter, or not.

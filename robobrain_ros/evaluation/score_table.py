@@ -88,7 +88,7 @@ def _rows_of_all(scores: Sequence[Scored]) -> list[Row]:
     present = [scored for scored in scores if not scored.absent]
     if present:
         refused = sum(scored.code is OutcomeCode.NOTHING_FOUND for scored in present)
-        rows.append(share_row("all", "", "present, yet refused (less is better)", refused, len(present)))
+        rows.append(share_row("all", "", "object present, but refused (lower is better)", refused, len(present)))
     written = [scored for scored in scores if scored.answered or scored.code is OutcomeCode.UNPARSABLE_ANSWER]
     if written:
         read = sum(scored.answered for scored in written)
@@ -101,7 +101,7 @@ def _right(group: str, kind: str, scores: Sequence[Scored], measure: str = "righ
 
 
 def _points(
-    group: str, kind: str, scores: Sequence[Scored], measure: str = "points on the thing", goal: float | None = None
+    group: str, kind: str, scores: Sequence[Scored], measure: str = "points on the object", goal: float | None = None
 ) -> list[Row]:
     count = sum(scored.points for scored in scores)
     if not count:

@@ -48,7 +48,7 @@ def decode_depth(data: bytes, image_format: str) -> Depth:
                 raise GeometryError("The compressed depth is in 32FC1, but its quantization parameters are missing.")
             return _png(data)
         if len(data) <= _HEADER.size:
-            raise GeometryError(f"The compressed depth is broken: it holds {len(data)} bytes.")
+            raise GeometryError(f"The compressed depth is broken: it contains {len(data)} bytes.")
         _, a, b = _HEADER.unpack_from(data)
         body = data[_HEADER.size :]
         if body.startswith(_PNG):
@@ -119,7 +119,7 @@ def _runs(numbers: npt.NDArray[np.int64], count: int) -> tuple[npt.NDArray[np.in
     view = numbers.data
     while filled < count:
         if at + 1 >= len(view):
-            raise GeometryError(f"The RVL depth is cut off: it holds {min(filled, count)} of {count} samples.")
+            raise GeometryError(f"The RVL depth is cut off: it contains {min(filled, count)} of {count} samples.")
         zeros, samples = view[at], view[at + 1]
         if not zeros and not samples:
             raise GeometryError("The RVL depth is broken: a run in it is empty.")
@@ -127,7 +127,7 @@ def _runs(numbers: npt.NDArray[np.int64], count: int) -> tuple[npt.NDArray[np.in
         filled += zeros + samples
         at += 2 + samples
     if filled > count:
-        raise GeometryError(f"The RVL depth is broken: its runs hold more than {count} samples.")
+        raise GeometryError(f"The RVL depth is broken: its runs contain more than {count} samples.")
     if at > len(view):
         raise GeometryError(f"The RVL depth is cut off in the last of {count} samples.")
     places = np.array(headers, np.intp)

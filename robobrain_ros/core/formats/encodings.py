@@ -170,7 +170,7 @@ def decode_raw(
     row_count = round(height * layout.rows_per_line)
     if len(data) != step * row_count:
         raise BadImageError(
-            f"It holds {len(data)} bytes, but {width}x{height} in {name} with a step of {step} bytes has {step * row_count}."
+            f"It contains {len(data)} bytes, but {width}x{height} in {name} with a step of {step} bytes has {step * row_count}."
         )
     rows = np.frombuffer(data, np.uint8).reshape(row_count, step)
     return _to_rgb(name, _without_padding(rows, row_bytes, height, layout), Samples(big_endian, bits))
@@ -193,7 +193,7 @@ def check_size(width: int, height: int) -> None:
     if width < 1 or height < 1:
         raise BadImageError(f"It has no pixels: {width}x{height}.")
     if width * height > MOST_PIXELS:
-        raise BadImageError(f"It claims to be {width}x{height} pixels; at most {MOST_PIXELS} pixels are allowed.")
+        raise BadImageError(f"It states a size of {width}x{height} pixels; at most {MOST_PIXELS} pixels are allowed.")
 
 
 def _without_padding(rows: Bytes, row_bytes: int, height: int, layout: Encoding) -> Bytes:

@@ -124,7 +124,7 @@ def decode_file(data: bytes, image_format: str, options: ReadingOptions | None =
         raise BadImageError(f"Its format is {image_format[:60]!r}: it is depth, not an image. Publish it on <camera>/depth.")
     if not data:
         raise BadImageError(
-            "It holds no bytes. image_transport publishes an empty message for an encoding that it cannot compress: "
+            "It contains no bytes. image_transport publishes an empty message for an encoding that it cannot compress: "
             "set the publisher's format to png, or use the raw image."
         )
     label = Label.parse(image_format)
@@ -167,7 +167,7 @@ def check_file_size(width: int, height: int, size: int) -> None:
     """Raise BadImageError if a file of ``size`` bytes states a size in pixels that no real image has."""
     check_size(width, height)
     if width * height > _LARGE and width * height > size * _PIXELS_PER_BYTE:
-        raise BadImageError(f"It claims to be {width}x{height} pixels in {size} bytes, as a decompression bomb does.")
+        raise BadImageError(f"It states a size of {width}x{height} pixels in {size} bytes, as a decompression bomb does.")
 
 
 def _is_wide(image: PillowImage.Image, data: bytes) -> bool:
@@ -180,7 +180,7 @@ def _is_wide(image: PillowImage.Image, data: bytes) -> bool:
     tags = getattr(image, "tag_v2", {})
     bits = max(tags.get(258, (8,)), default=8) if image.format == "TIFF" else 8
     if bits > 16 or image.mode == "F":
-        raise BadImageError(f"It has {bits} bits a sample; 8 and 16 are supported. If it is depth, publish it on <camera>/depth.")
+        raise BadImageError(f"It has {bits} bits per sample; 8 and 16 are supported. Publish depth on <camera>/depth.")
     return bits == 16
 
 
@@ -234,7 +234,7 @@ def _bytes_of(samples: npt.NDArray[np.generic], label: Label, options: ReadingOp
     if samples.dtype == np.uint8:
         if label.clipped:
             options.note(
-                f"A JPEG of 16-bit samples (format {label.text[:60]!r}) holds 8 bits a sample, and older versions of "
+                f"A JPEG of 16-bit samples (format {label.text[:60]!r}) contains 8 bits per sample, and older versions of "
                 "image_transport cut off all values above 255. Set the publisher's format to png."
             )
         if not label.narrowed:

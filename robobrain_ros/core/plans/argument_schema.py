@@ -116,7 +116,8 @@ class _Reader:
         if "$ref" in keywords:
             _only(keywords, {"$ref"}, path)
             target = self._definitions.get(keywords["$ref"])
-            _require(target is not None, path, f"$ref {keywords['$ref']!r} leads nowhere; use '#/$defs/NAME'")
+            reference = keywords["$ref"]
+            _require(target is not None, path, f"$ref {reference!r} is not a definition in this schema; use '#/$defs/NAME'")
             return self.node(target, path, depth + 1)
         if "anyOf" in keywords:
             _only(keywords, {"anyOf"}, path)

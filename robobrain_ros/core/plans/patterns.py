@@ -123,11 +123,13 @@ def _one(kind: str, value: Any, place: _Place) -> str:
         return f"({_written(what, _Place(repeated=True))}){{{least},{most}}}"
     if kind == "AT":
         raise ValueError(
-            f"the pattern holds what cannot be enforced ({_ANCHORS.get(str(value), 'an anchor')} in its middle); the whole text "
-            "must match the pattern, so leave it out"
+            f"the pattern contains a part that cannot be enforced ({_ANCHORS.get(str(value), 'an anchor')} in its middle); "
+            "the whole text must match the pattern, so leave it out"
         )
     what = "a repetition within a repetition" if kind == "MAX_REPEAT" else kind.lower().replace("_", " ")
-    raise ValueError(f"the pattern holds what cannot be enforced ({what}); use classes of characters and bounded repetitions")
+    raise ValueError(
+        f"the pattern contains a part that cannot be enforced ({what}); use classes of characters and bounded repetitions"
+    )
 
 
 def _member(kind: str, value: Any) -> str:

@@ -65,18 +65,18 @@ class _Reader:
     def read(self, text: str) -> tuple[Robot, ...]:
         root = yaml_nodes.compose(text)
         if root is None:
-            raise self._fault(1, "it is empty; it must hold robots.")
+            raise self._fault(1, "it is empty; it must contain robots.")
         parts = self._fields(root, "the file", ("skills", "robots"))
         if "robots" not in parts:
-            raise self._fault(line_of(root), "it holds no robots.")
+            raise self._fault(line_of(root), "it contains no robots.")
         shared = self._fields(parts["skills"], "skills") if "skills" in parts else {}
         for name, node in shared.items():
             self._skill(name, node, "")  # Faults are reported even if no robot has the skill.
         named = self._fields(parts["robots"], "robots")
         if not named:
-            raise self._fault(line_of(parts["robots"]), "it holds no robots.")
+            raise self._fault(line_of(parts["robots"]), "it contains no robots.")
         if len(named) > MOST_ROBOTS:
-            raise self._fault(line_of(parts["robots"]), f"it holds {len(named)} robots; at most {MOST_ROBOTS} are allowed.")
+            raise self._fault(line_of(parts["robots"]), f"it contains {len(named)} robots; at most {MOST_ROBOTS} are allowed.")
         self._lines["robots"] = line_of(parts["robots"])
         robots = tuple(self._robot(name, node, shared, f"robots[{index}]") for index, (name, node) in enumerate(named.items()))
         check_request(PlanRequest(robots=robots))
@@ -175,7 +175,7 @@ class _Reader:
 
     def _misread(self, node: yaml.Node, what: str, problem: str, cure: str = "For text, ") -> YamlFault:
         """Return the fault that YAML gives a value an unintended type."""
-        explanation = f"{what} holds {str(node.value)[:40]}, which YAML reads as {yaml_nodes.meaning(node)}, {problem}"
+        explanation = f"{what} contains {str(node.value)[:40]}, which YAML reads as {yaml_nodes.meaning(node)}, {problem}"
         return self._fault(line_of(node), f"{explanation}. {cure}put it in quotes: {yaml_nodes.quoted(node)}.")
 
     def _noted(self, node: yaml.Node, what: str, allowed: Iterable[str], path: str) -> dict[str, yaml.Node]:

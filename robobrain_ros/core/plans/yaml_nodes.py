@@ -164,6 +164,6 @@ class _BoundedLoader(yaml.SafeLoader):
     def _check(self, nodes: int, depth: int, line: int) -> None:
         self._count += nodes
         if self._count > MOST_NODES:
-            raise YamlFault(line, f"the file holds more than {MOST_NODES} values, those of aliases counted each time.")
+            raise YamlFault(line, f"the file contains more than {MOST_NODES} values, those of aliases counted each time.")
         if depth > DEEPEST:
             raise YamlFault(line, f"the file is nested more than {DEEPEST} levels deep.")

@@ -352,7 +352,7 @@ class CoordinateReader:
             if all(key in fields for key in keys):
                 numbers = [fields[key] for key in keys]
                 if len(keys) == 2 and any(key in fields for key in _EXTENT_KEYS):
-                    self.fault = self.fault or "it gives a width and height beside x and y, which may be a corner or the centre"
+                    self.fault = self.fault or "it contains a width and a height, and x and y may be a corner or the centre"
                 self._note_scale(numbers)
                 item = self._item_of(numbers)
                 depth = next((fields[key] for key in _DEPTH_KEYS if key in fields), None)

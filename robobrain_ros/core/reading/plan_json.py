@@ -78,7 +78,7 @@ def _step_items(value: Any) -> tuple[Sequence[Any], str]:
             return value[key], reasoning
     if _text_under(value, _TEXT_KEYS):
         return [value], reasoning
-    raise ValueError("its JSON holds no list of steps")
+    raise ValueError("its JSON contains no list of steps")
 
 
 def _step_of(item: Any, number: int) -> PlanStep:

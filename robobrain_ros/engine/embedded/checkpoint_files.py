@@ -342,7 +342,7 @@ def _compare(folder: Path, config: Mapping[str, Any], headers: Mapping[str, Head
     )
     for name, configured, found in expected:
         if isinstance(configured, int) and found is not None and configured != found:
-            raise _other_model(folder, f"{name} is {configured} there and {found} in the weights")
+            raise _other_model(folder, f"{name} is {configured} in config.json and {found} in the weights")
     # Quantized weights may have other shapes.
     if not config.get("quantization_config") and (fault := checkpoint_sizes.weights_fault(config, shapes)):
         raise _other_model(folder, fault)

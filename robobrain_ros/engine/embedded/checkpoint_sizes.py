@@ -56,7 +56,7 @@ def processor_fault(processor: Section, config: Section) -> str:
     for name, in_config in _SHARED.items():
         size, wanted = processor.get(name), vision.get(in_config)
         if size and wanted and size != wanted:
-            return f"{name} is {size} there, and vision_config.{in_config} in config.json is {wanted}"
+            return f"{name} is {size}, but vision_config.{in_config} in config.json is {wanted}"
     return ""
 
 
@@ -86,7 +86,7 @@ def weights_fault(config: Section, shapes: Shapes) -> str:
     """
     for name, configured, found in _expected(config, shapes):
         if configured and found and configured != found:
-            return f"{name} is {configured} there and {found} in the weights"
+            return f"{name} is {configured} in config.json and {found} in the weights"
     return ""
 
 

@@ -171,7 +171,7 @@ def _with_patch_processor(engine: Any, sends_bytes: bool) -> Any:
         try:
             image_bytes.use_patch_processor(compat.image_processing(engine))
         except Exception:  # The processor of transformers gives the same result.
-            _log.warning("transformers lays out the images, which takes longer.", exc_info=True)
+            _log.warning("transformers prepares the image patches instead, which takes longer.", exc_info=True)
     return engine
 
 

@@ -139,7 +139,7 @@ class _Walk:
         head, kind, name = ([*reference.split("/", 2), "", ""])[:3]
         definitions = self._root.get(kind)
         known = head == "#" and kind in ("$defs", "definitions") and isinstance(definitions, dict) and name in definitions
-        _require(known, path, f"{reference[:80]!r} leads nowhere; only '#/$defs/NAME' is followed")
+        _require(known, path, f"{reference[:80]!r} is not a definition in this schema; only '#/$defs/NAME' is supported")
         self.schema(self._root[kind][name], path, (*within, reference))
         self._checked.add(reference)
 

@@ -137,7 +137,9 @@ def _trust(options: RemoteOptions) -> "ssl.SSLContext | bool":
     except UnreadableFileError as error:
         raise EngineConfigError(f"engine.ca_file: {options.ca_file} cannot be read ({error}).") from error
     except (ssl.SSLError, ValueError) as error:
-        raise EngineConfigError(f"engine.ca_file: {options.ca_file} cannot be read (it holds no certificate in PEM).") from error
+        raise EngineConfigError(
+            f"engine.ca_file: {options.ca_file} cannot be read (it contains no certificate in PEM format)."
+        ) from error
 
 
 def explain(error: BaseException, url: str, model: str, key: str) -> ServerFault:

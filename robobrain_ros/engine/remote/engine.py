@@ -111,7 +111,7 @@ class RemoteEngine:
                 raise EngineConfigError(problems)
             if time.monotonic() + self._intervals.down > end:
                 limit = f"engine.start_timeout = {self.options.start_timeout:.0f} s"
-                raise EngineConfigError(f"No server came up within {limit}. {problems}")
+                raise EngineConfigError(f"No server became available within {limit}. {problems}")
             progress(LoadProgress("connecting", f"Waiting for a server. {problems}"))
             await asyncio.sleep(self._intervals.down)
 

@@ -156,7 +156,7 @@ class Server:
         :param images: the generation's images as data URLs.
         :raises ServerFault: the request failed.
         """
-        assert self.served is not None, "only servers that are well are asked"
+        assert self.served is not None, "requests go only to available servers"
         if not self.running:
             self._last_sign = time.monotonic()
         self.running += 1
