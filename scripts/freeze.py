@@ -10,10 +10,10 @@ from pathlib import Path
 
 CONSTRAINTS = Path(__file__).resolve().parent.parent / "requirements" / "constraints.txt"
 HEADER = """\
-# The versions everything was tested with: left alone, pip takes the newest, and a new transformers or numpy breaks vLLM or the
-# messages. Written by `make constraints` from a working environment. What belongs to a ROS installation is left out, since a
-# sourced ROS brings its own; so are the engines and cv_bridge, which the files beside this one pin,
-# and what torch or vLLM for the GPU pin themselves.
+# The tested versions of all packages. `make constraints` writes this file from a working environment. Without it, pip selects the
+# newest versions, and a newer transformers or numpy can break vLLM or the ROS messages. The file omits packages of ROS, because a
+# sourced ROS has its own; vLLM, FlagGems and cv_bridge, because other files in this folder pin them; and packages that torch or
+# vLLM for the GPU pin themselves.
 """
 LEFT_OUT = re.compile(
     r"(ros-.*|.*-msgs|.*-interfaces|rclpy|rcutils|rosidl-.*|rmw-.*|ament-.*|std-srvs|empy|catkin-pkg|lark-parser|notify2"

@@ -107,6 +107,17 @@ def test_impossible_says_why_and_done_has_no_steps() -> None:
     assert (answer.verdict, answer.steps) == (PlanVerdict.NOT_DONE, ())
 
 
+@pytest.mark.parametrize("mode", [PlanMode.REPLAN, PlanMode.NEXT_STEP])
+def test_a_plan_without_robots_ignores_the_mode(mode: PlanMode) -> None:
+    request = PlanRequest(scene=SCENE, done=(DoneStep(text="Take the cup"),), feedback="The mug is hot.")
+    text = "1. Take the mug\n2. Put it down"
+    (expected, engine_of_new), (answer, engine) = (ask(text, replace(request, mode=it)) for it in (PlanMode.NEW, mode))
+    assert [it.text for it in answer.steps] == ["Take the mug", "Put it down"]
+    assert (answer.steps, answer.verdict) == (expected.steps, PlanVerdict.PLAN)
+    (first,), (second,) = engine_of_new.generations, engine.generations
+    assert (second.user_text, second.constraint, second.max_tokens) == (first.user_text, first.constraint, first.max_tokens)
+
+
 def test_without_robots_the_plan_is_in_words_and_what_is_known_is_told() -> None:
     answer, engine = ask("1. Take the mug\n2. Put it down", PlanRequest(scene=SCENE, feedback="The mug is hot."))
     assert [it.text for it in answer.steps] == ["Take the mug", "Put it down"]

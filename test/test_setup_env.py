@@ -2,7 +2,11 @@
 
 import importlib.util
 import json
+import os
 import re
+import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -66,6 +70,42 @@ def test_a_wish_that_contradicts_the_sourced_ros_is_named(
     monkeypatch.setenv("ROS_DISTRO", "jazzy")
     with pytest.raises(setup_env.SetupError, match="ROS=kilted is set, but ROS 2 jazzy is sourced"):
         target_of(setup_env, "kilted")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+@pytest.mark.parametrize(
+    ("rclpy_in_venv", "sourced", "message"),
+    [
+        (True, "", ""),
+        (False, "jazzy", ""),
+        (True, "jazzy", "ROS 2 jazzy is sourced, but .venv contains ROS 2 from PyPI"),
+        (False, "", "set up for a sourced ROS"),
+        (None, "", "There is no environment"),
+    ],
+)
+def test_the_shell_uses_either_the_sourced_ros_or_that_of_the_environment(
+    tmp_path: Path, shell: str, rclpy_in_venv: bool | None, sourced: str, message: str
+) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    script = tmp_path / "clone" / "scripts" / "env.sh"
+    script.parent.mkdir(parents=True)
+    shutil.copy(REPOSITORY / "scripts" / "env.sh", script)
+    (tmp_path / "ros" / "share" / "rclpy").mkdir(parents=True)
+    if rclpy_in_venv is not None:
+        activate = tmp_path / "clone" / ".venv" / "bin" / "activate"
+        activate.parent.mkdir(parents=True)
+        activate.write_text("ACTIVE=yes")
+    if rclpy_in_venv:
+        (tmp_path / "clone" / ".venv" / "share" / "rclpy").mkdir(parents=True)
+    environment = {name: value for name, value in os.environ.items() if name not in ("ROS_DISTRO", "AMENT_PREFIX_PATH")}
+    if sourced:
+        environment |= {"ROS_DISTRO": sourced, "AMENT_PREFIX_PATH": f"/nothing:{tmp_path / 'ros'}"}
+    command = f'. {shlex.quote(str(script))}; echo "code=$? active=${{ACTIVE:-no}}"'
+    done = subprocess.run([shell, "-c", command], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == ("code=1 active=no" if message else "code=0 active=yes")
+    assert message in done.stderr
+    assert bool(done.stderr) is bool(message)
 
 
 def test_both_distributions_pin_the_same_packages() -> None:

@@ -178,7 +178,7 @@ class RemoteOptions:
     verify: bool = option(
         True,
         "kind remote: reject https servers without a valid TLS certificate. If false, others on the network path can read the "
-        "key and the images. Connections to http servers are never encrypted.",
+        "key and the images. The node accepts http servers without a check, and connections to them are not encrypted.",
     )
     ca_file: str = option("", "kind remote: PEM file with the certificates to trust. Empty: those of the public authorities.")
 

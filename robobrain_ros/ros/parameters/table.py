@@ -300,7 +300,8 @@ def standing_query_parameters(name: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{prefix}instruction",
             "",
-            f"Instruction or question of the query, 1 to {MOST_TEXT} characters. If it is empty, configure fails.",
+            f"Instruction or question of the query, 1 to {MOST_TEXT} characters. Required: with the default, an empty text, "
+            "configure fails.",
         ),
         Parameter(
             f"{prefix}rate",
