@@ -44,7 +44,7 @@ def sources(*folders: str) -> list[Path]:
     return sorted(path for folder in folders for path in (SOURCES / folder).rglob("*.py"))
 
 
-def test_the_rule_knows_ros_when_it_sees_it() -> None:
+def test_the_import_rule_detects_ros_packages() -> None:
     seen = imported_modules("def f():\n import rclpy.node\n from sensor_msgs.msg import Image\nfrom robobrain_ros import msg\n")
     assert {module for module in seen if is_ros(module)} == {
         "rclpy.node",
@@ -100,7 +100,7 @@ def test_core_and_engines_import_no_ros(name: str) -> None:
     assert not [module for module in imported_modules(modules()[name].read_text(encoding="utf-8")) if is_ros(module)]
 
 
-def test_modules_do_not_import_each_other_in_a_circle() -> None:
+def test_modules_have_no_import_cycles() -> None:
     graph = {name: {m for m in own_imports(path) if m in modules()} - {name} for name, path in modules().items()}
     # Importing a module also imports its package. Imports of the package itself count only if a module names it.
     for name in list(graph):
@@ -112,7 +112,7 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
         pytest.fail(" -> ".join(error.args[1]))
 
 
-def test_importing_the_core_loads_nothing_heavy_and_no_ros() -> None:
+def test_importing_the_core_loads_neither_ros_nor_large_packages() -> None:
     program = "import sys, robobrain_ros.core, robobrain_ros.core.overlay; print('\\n'.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     loaded = done.stdout.split()
@@ -124,7 +124,7 @@ def lines_of(path: Path) -> int:
     return len(path.read_text(encoding="utf-8").splitlines())
 
 
-def test_files_are_short_enough_to_be_read_at_once() -> None:
+def test_files_have_at_most_450_lines() -> None:
     repository = SOURCES.parent
     folders = ("robobrain_ros", "launch", "examples", "scripts", "benchmark", "training", "test")
     files = [path for folder in folders for path in (repository / folder).rglob("*.py")]

@@ -116,7 +116,7 @@ def test_each_task_prints_one_json_object(task: str) -> None:
         assert said["image"] == {"width": 64, "height": 48}
 
 
-def test_what_cannot_be_had_has_its_exit_code_and_a_sentence() -> None:
+def test_each_outcome_has_its_exit_code_and_a_sentence() -> None:
     """The outcome is shown as text and as JSON."""
     with node("[]", "What do you mean?") as (it, _):
         code, said = asked_json(it, "point", "the whale")
@@ -131,7 +131,7 @@ def test_what_cannot_be_had_has_its_exit_code_and_a_sentence() -> None:
         assert "BAD_REQUEST: There is no camera 'wrist'" in err
 
 
-def test_a_node_without_an_image_says_so() -> None:
+def test_a_node_without_an_image_reports_no_image() -> None:
     with rig(ScriptedEngine(["x"])) as it:
         it.until_ready()
         code, said = asked_json(it, "ask", "How many?")
@@ -165,7 +165,7 @@ def test_an_image_is_saved_under_a_name_that_is_not_utf_8(tmp_path: Path) -> Non
     assert imaging.read_image(path).shape == image().shape
 
 
-def test_a_timeout_and_an_interruption_end_it(tmp_path: Path) -> None:
+def test_a_timeout_or_an_interruption_ends_the_program(tmp_path: Path) -> None:
     gate = asyncio.Event()
     with node(Script([gate, "late"])) as (it, engine):
         code, _, err = ask_it(it, "ask", "How many?", "--timeout", "0.5")
@@ -191,7 +191,7 @@ def test_several_cameras_are_asked_about_at_once() -> None:
         assert (code, said["outcome"]) == (2, "BAD_REQUEST")
 
 
-def test_a_node_that_is_not_there_is_a_sentence_and_one_that_is_is_named() -> None:
+def test_a_missing_node_is_reported_with_the_running_nodes() -> None:
     with node("x") as (it, _):
         code, out, err = run("ask", "How many?", "--node", "/nowhere/robobrain")
     assert (code, out) == (3, "")
@@ -233,13 +233,13 @@ def test_a_node_in_a_namespace_is_found_by_ros_arguments() -> None:
         (["point", "x", "--ros-args", "-r", "__ns:=no-namespace"], "__ns:=no-namespace"),
     ],
 )
-def test_wrong_usage_is_told_in_a_sentence(arguments: Sequence[str], said: str) -> None:
+def test_wrong_usage_is_reported_in_a_sentence(arguments: Sequence[str], said: str) -> None:
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert said in err
 
 
-def test_an_exception_does_not_end_it_as_if_nothing_was_found(
+def test_an_exception_does_not_end_with_the_exit_code_of_nothing_found(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_arguments: Any) -> Any:
@@ -252,7 +252,7 @@ def test_an_exception_does_not_end_it_as_if_nothing_was_found(
     assert said.err.splitlines()[-1].startswith("ask: ENGINE_FAILED: Unexpected KeyError.")
 
 
-def test_help_tells_every_exit_code() -> None:
+def test_help_lists_every_exit_code() -> None:
     code, out, _ = run("--help")
     assert code == 0
     rows = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ") and line.strip()[0].isdigit()}
@@ -261,7 +261,7 @@ def test_help_tells_every_exit_code() -> None:
     assert set(ask.EXIT_CODES) == set(OutcomeCode)
 
 
-def test_the_documentation_tells_every_exit_code(repository: Path) -> None:
+def test_the_documentation_lists_every_exit_code(repository: Path) -> None:
     text = (repository / "docs" / "reference" / "command_line.md").read_text(encoding="utf-8")
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
     for outcome, number in ask.EXIT_CODES.items():
@@ -271,13 +271,13 @@ def test_the_documentation_tells_every_exit_code(repository: Path) -> None:
 
 @pytest.mark.parametrize(("modules", "forbidden"), [("robobrain_ros.cli.ask", "rclpy vllm torch robobrain_ros.msg"),
                                                     ("robobrain_ros.cli.ask_node", "vllm torch")])  # fmt: skip
-def test_it_imports_no_more_than_it_needs(modules: str, forbidden: str) -> None:
+def test_the_program_imports_only_the_packages_that_it_needs(modules: str, forbidden: str) -> None:
     """It imports ROS only to ask a node, and an engine only to ask about a file."""
     code = f"import {modules}, sys; sys.exit(' '.join(set(sys.modules) & set({forbidden.split()})) or None)"
     subprocess.run([sys.executable, "-c", code], cwd="/", check=True, timeout=LIMIT)
 
 
-def test_without_ros_it_says_what_can_be_done(tmp_path: Path) -> None:
+def test_without_ros_the_error_states_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "rclpy.py").write_text("raise ImportError('No module named rclpy')\n")
     code, out, err = run("point", "x", PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     assert (code, out) == (2, "")
@@ -293,7 +293,7 @@ def test_an_image_that_cannot_be_read_starts_no_engine(tmp_path: Path) -> None:
         assert "loading" not in err
 
 
-def test_people_read_positions_depths_and_who_does_what() -> None:
+def test_the_printed_lines_show_positions_depths_and_robots() -> None:
     """Parts that the scripted answers above do not have."""
     points = (Point(1, 2, depth=0.5, label="mug"), Point(3, 4, clamped=True))
     reply = Reply(OutcomeCode.OK, "", Answer(Task.POINT, "", thinking="Hm.", points=points), positions=[(1, 2, 3), None])

@@ -54,7 +54,7 @@ def test_the_interval_is_reproducible() -> None:
 
 
 @pytest.mark.parametrize(("node", "other"), [([], []), ([1.0], [1.0, 2.0]), ([1.0, 1.0], [1.0, 0.0])])
-def test_what_has_no_ratio_is_refused(node: list[float], other: list[float]) -> None:
+def test_values_without_a_ratio_are_rejected(node: list[float], other: list[float]) -> None:
     """There is no ratio if the sides have different numbers of measurements, or none, or if a time is 0."""
     with pytest.raises(ValueError, match="call"):
         figures.compare("call", node, other, figures.mean, "s")

@@ -139,7 +139,7 @@ def broken(folder: Path, fault: str) -> str:
         "empty",
     ],
 )
-def test_a_bad_folder_is_refused_with_a_sentence(tmp_path: Path, fault: str) -> None:
+def test_a_bad_folder_is_rejected_with_a_sentence(tmp_path: Path, fault: str) -> None:
     folder = where2place(tmp_path / "Where2Place")
     said = broken(folder, fault)
     with pytest.raises(BenchmarkError) as caught:
@@ -171,13 +171,13 @@ def test_a_bad_folder_is_refused_with_a_sentence(tmp_path: Path, fault: str) -> 
         ({"question_id": 1, "question": "?", "question_type": "point", "img_path": "img/a.png"}, "question 6 has no mask_path"),
     ],
 )
-def test_a_bad_question_of_flageval_is_refused(tmp_path: Path, row: Any, said: str) -> None:
+def test_a_bad_question_of_flageval_is_rejected(tmp_path: Path, row: Any, said: str) -> None:
     with pytest.raises(BenchmarkError) as caught:
         read_benchmark(flageval(tmp_path, row))
     assert said in str(caught.value)
 
 
-def test_what_is_no_benchmark_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_benchmark_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match="is not a folder"):
         read_benchmark(tmp_path / "nothing")
     with pytest.raises(BenchmarkError, match=r"neither a point_questions\.jsonl .* nor a data\.json"):

@@ -102,7 +102,7 @@ def program(folder: Path, *, seed: int, sim_time: bool) -> Iterator[Program]:
 
 @pytest.mark.timeout(1800 if STEPS > 5_000 else 280)
 @pytest.mark.parametrize("sim_time", [False, True], ids=["system time", "simulated time with jumps"])
-def test_the_promises_hold_under_a_random_mix(tmp_path: Path, sim_time: bool) -> None:
+def test_the_guarantees_hold_under_a_random_mix_of_requests(tmp_path: Path, sim_time: bool) -> None:
     with program(tmp_path, seed=SEED, sim_time=sim_time) as it:
         node = psutil.Process(it.process.pid)
         halfway: tuple[int, int] | None = None

@@ -121,7 +121,7 @@ def test_a_plan_and_a_question_may_take_several_images_or_a_large_one() -> None:
     assert engine.generations[0].request_id != engine.generations[1].request_id
 
 
-def test_large_images_are_resized_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_are_resized_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[threading.Thread] = []
 
     def fit_and_tell(*arguments: Any) -> Any:
@@ -189,7 +189,7 @@ def test_there_is_an_answer_when_the_thinking_budget_ends() -> None:
     assert answer.report.finish_reason == "stop"
 
 
-def test_the_query_overrules_the_brain_on_thinking_and_models_that_cannot_do_not() -> None:
+def test_think_of_the_query_overrides_the_default_except_for_models_that_cannot_think() -> None:
     engine = ScriptedEngine(["[(137, 116)]"])
     assert not ask(engine, query(think=False), think=True).report.think
     assert not ask(engine, query(), TWO_FIVE, think=True).report.think
@@ -262,13 +262,13 @@ def test_bad_requests_never_reach_the_engine(broken: Query, error: type[RoboBrai
     assert caught.value.report is not None
 
 
-def test_a_task_that_the_family_does_not_know() -> None:
+def test_a_task_that_the_family_does_not_support_is_rejected() -> None:
     profile = replace(TWO, prompts={Task.ASK: TWO.prompts[Task.ASK]})
     with pytest.raises(UnsupportedTaskError, match="It supports ask"):
         ask(ScriptedEngine(["x"]), query(Task.GROUND), profile)
 
 
-def test_what_is_not_there_is_an_outcome_of_its_own() -> None:
+def test_a_missing_object_ends_with_nothing_found() -> None:
     """The message quotes both names, because the model can name another object than the request."""
     with pytest.raises(NothingFoundError) as caught:
         ask(ScriptedEngine(["There is no blue bowl."]), query(text="the red\nmug"))

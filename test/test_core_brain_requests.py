@@ -106,7 +106,7 @@ async def test_a_request_aborted_in_the_engine_is_canceled_not_answered() -> Non
 
 
 @in_a_loop
-async def test_an_engine_that_dies_is_told_with_what_was_written() -> None:
+async def test_a_dead_engine_is_reported_with_the_text_so_far() -> None:
     engine = ScriptedEngine([Script(["[(137, 116)", EngineFailedError("The engine died; it is being built again.")])])
     with pytest.raises(EngineFailedError, match="built again") as caught:
         await Brain(engine, TWO).run(query())
@@ -115,7 +115,7 @@ async def test_an_engine_that_dies_is_told_with_what_was_written() -> None:
 
 
 @in_a_loop
-async def test_an_engine_that_does_not_let_go_does_not_hold_the_caller() -> None:
+async def test_an_engine_that_does_not_abort_does_not_block_the_caller() -> None:
     release = asyncio.Event()
 
     class Stubborn(ScriptedEngine):
@@ -134,7 +134,7 @@ async def test_an_engine_that_does_not_let_go_does_not_hold_the_caller() -> None
 
 
 @pytest.mark.parametrize("reason", ["error", ""])
-def test_an_answer_broken_off_is_no_answer(reason: str) -> None:
+def test_an_aborted_answer_is_an_error(reason: str) -> None:
     with pytest.raises(EngineFailedError, match="stopped the answer early") as caught:
         ask(ScriptedEngine([Script(["[(137, 116)]"], finish_reason=reason)]), query())
     assert caught.value.raw_text == "[(137, 116)]"
@@ -168,7 +168,7 @@ async def test_a_failing_listener_ends_the_request_in_the_engine() -> None:
 
 
 @in_a_loop
-async def test_many_requests_at_once_keep_apart() -> None:
+async def test_concurrent_requests_get_their_own_answers() -> None:
     engine = ScriptedEngine([f"[({100 + number}, 100)]" for number in range(32)])
     brain = Brain(engine, TWO)
     answers = await asyncio.gather(*(brain.run(query(text=f"mug {number}")) for number in range(32)))

@@ -87,7 +87,7 @@ def test_a_pattern_is_enforced_as_python_reads_it_or_rejected(pattern: str) -> N
         ("[a--b]", "several meanings"),
     ],
 )
-def test_what_cannot_be_enforced_is_rejected_with_the_reason(pattern: str, reason: str) -> None:
+def test_constraints_that_cannot_be_enforced_are_rejected_with_the_reason(pattern: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         safe_pattern(pattern)
 

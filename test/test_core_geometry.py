@@ -89,7 +89,7 @@ def test_positions_come_back_through_opencvs_own_projection(model: str) -> None:
     assert seen > 10_000
 
 
-def test_what_no_ray_reaches_is_nan() -> None:
+def test_pixels_without_a_ray_are_nan() -> None:
     """Beyond the fold of a barrel lens, the formula would map back into the image."""
     lens = CameraModel.from_info(**{**INFO, "d": [-0.35, 0.0, 0.0, 0.0, 0.0]})
     rays = lens.rays([(319.5, 239.5), (5000.0, 239.5), (math.nan, 0.0)])
@@ -161,7 +161,7 @@ def test_binning_and_roi_keep_every_ray(across: int, down: int, left: int, top: 
         ({"k": K[:4]}, "4, 9 and 12 numbers"),
     ],
 )
-def test_what_is_no_calibration_is_refused_with_a_sentence(changes: dict[str, Any], words: str) -> None:
+def test_an_invalid_calibration_is_rejected_with_a_sentence(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(GeometryError, match=words) as refused:
         CameraModel.from_info(**{**INFO, **changes})
     assert str(refused.value).endswith(".")

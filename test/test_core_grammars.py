@@ -117,7 +117,7 @@ def test_recorded_answers_match(task: Task, size: FittedSize, text: str) -> None
 
 @pytest.mark.parametrize("profile", [TWO, TWO_FIVE])
 @pytest.mark.parametrize("task", [task for task in Task if task.spatial])
-def test_nothing_found_and_what_is_no_list(task: Task, profile: Any) -> None:
+def test_the_pattern_matches_an_empty_list_and_nothing_but_lists(task: Task, profile: Any) -> None:
     pattern = coordinate_pattern(task, profile, FittedSize(640, 480, 644, 476))
     assert re.fullmatch(pattern, "[]")
     assert parse_answer(task, "[]", profile).nothing_found

@@ -96,7 +96,7 @@ def test_a_mosaic_in_a_file_of_three_channels_is_debayered() -> None:
 
 
 @pytest.mark.parametrize("image_format", ["bayer_rggb8; jpeg compressed mono8", "bayer_rggb16; jpeg compressed mono8"])
-def test_what_was_debayered_to_grey_stays_grey(image_format: str) -> None:
+def test_a_mosaic_that_was_converted_to_grey_stays_grey(image_format: str) -> None:
     """image_transport of Jazzy and later publishes Bayer cameras in this way."""
     gray = cv2.cvtColor(scene(), cv2.COLOR_RGB2GRAY)
     image = decode_file(file_of(gray), image_format)

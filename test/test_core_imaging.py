@@ -81,12 +81,12 @@ def test_side_ratios_up_to_200_fit(smart_resize, size: tuple[int, int], most: in
 
 
 @pytest.mark.parametrize("size", [(201, 1), (28, 28 * 201), (0, 10), (10, 0), (0, 0)])
-def test_impossible_shapes_are_refused_with_their_size(size: tuple[int, int]) -> None:
+def test_impossible_shapes_are_rejected_with_their_size(size: tuple[int, int]) -> None:
     with pytest.raises(BadImageError, match=f"{size[0]}x{size[1]}"):
         fit(size, 3136, 12845056, 28)
 
 
-def test_budget_too_narrow_for_the_grid_is_refused() -> None:
+def test_budget_too_narrow_for_the_grid_is_rejected() -> None:
     with pytest.raises(EngineConfigError, match="max_pixels"):
         fit((640, 480), 28 * 28 * 2 + 1, 28 * 28 * 2 + 2, 28)
 
@@ -124,7 +124,7 @@ def centroid(image: np.ndarray) -> tuple[float, float]:
 @example((424, 240, 28, 3136, 12845056), 0.5, 0.5, "pixels")
 @example((4000, 3000, 28, 3136, 3136), 0.3, 0.7, "pixels")
 @example((28, 28, 32, 65536, 65536), 0.3, 0.7, "thousandths")
-def test_a_mark_maps_back_to_where_it_is_within_half_a_pixel(case, across: float, down: float, rule: str) -> None:
+def test_coordinates_are_mapped_back_within_half_a_pixel(case, across: float, down: float, rule: str) -> None:
     """A spot drawn in the image, located in the model's image and mapped back, has its original position."""
     width, height, cell, least, most = case
     size = fit((width, height), least, most, cell)
@@ -201,7 +201,7 @@ def test_boxes_that_end_at_the_border_are_inside_and_beyond_it_are_flagged() -> 
     assert size.box_to_image(Box(0.1, 0.2, 1.0, 1.1), THOUSANDTHS, normalized=True).clamped is True
 
 
-def test_fitting_resizes_once_and_not_at_all_where_nothing_is_to_do() -> None:
+def test_an_image_is_resized_at_most_once() -> None:
     budget = PixelBudget(3136, DEFAULT_MAX_PIXELS, 28)
     already = image_of(644, 476)
     assert fit_image(already, budget).image is already
@@ -236,7 +236,7 @@ def test_image_files_are_read_as_rgb(tmp_path) -> None:
             read_image(tmp_path / name)
 
 
-def test_views_that_are_not_contiguous_are_taken() -> None:
+def test_non_contiguous_images_are_accepted() -> None:
     wide = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
     budget = PixelBudget(3136, 200_704, 28)
     flipped = wide[::-1, ::-1, ::-1]
@@ -258,6 +258,6 @@ def test_views_that_are_not_contiguous_are_taken() -> None:
     ],
     ids=str,
 )
-def test_what_is_no_image_is_refused(broken: Any) -> None:
+def test_an_array_that_is_no_rgb_image_is_rejected(broken: Any) -> None:
     with pytest.raises(BadImageError, match=r"shape|empty"):
         fit_image(broken, PixelBudget(3136, 10**6, 28))

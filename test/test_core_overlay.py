@@ -112,7 +112,7 @@ def test_short_words_take_little_room_and_hold_the_instruction() -> None:
     assert changed(asked).any(axis=1).sum() > changed(short).any(axis=1).sum()
 
 
-def test_nothing_is_drawn_of_nothing() -> None:
+def test_an_empty_answer_draws_nothing() -> None:
     assert not changed(draw(gray(64, 64), Answer(Task.POINT, "[]"))).any()
 
 
@@ -141,7 +141,7 @@ def test_anything_can_be_drawn_on_any_size(width: int, height: int, answer: Answ
     assert drawn.shape == (height, width, 3)
 
 
-def test_views_and_read_only_images_are_taken_and_others_refused() -> None:
+def test_views_and_read_only_images_are_accepted_and_others_rejected() -> None:
     view = gray(640, 480)[::2, ::-2]
     view.flags.writeable = False
     assert draw(view, Answer(Task.ASK, "Two.")).shape == (240, 320, 3)

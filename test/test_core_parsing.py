@@ -20,7 +20,7 @@ def test_recorded_answers(name: str, wrapping: str) -> None:
     assert not answer.normalized
 
 
-def test_fractions_are_said_to_be_fractions() -> None:
+def test_fractions_are_marked_as_normalized() -> None:
     answer = read(Task.POINT, "[[0.781, 0.305], [0.5, 1], [0, 0]]")
     assert answer.points == points((0.781, 0.305), (0.5, 1), (0, 0))
     assert answer.normalized
@@ -35,7 +35,7 @@ def test_whole_or_large_coordinates_are_no_fractions(text: str) -> None:
     assert not read(Task.POINT, text).normalized
 
 
-def test_fractions_among_pixels_are_refused() -> None:
+def test_fractions_among_pixels_are_rejected() -> None:
     with pytest.raises(UnparsableAnswerError, match="mixes fractions"):
         read(Task.POINT, "[(0.5, 0.5), (320, 240)]")
 
@@ -147,7 +147,7 @@ def test_bare_numbers_cut_at_the_limit_are_not_trusted() -> None:
 
 
 @pytest.mark.parametrize("text", ["(577, 224), (638", "(577, 224),", "[(577, 224), (638", "from (577, 224) to (638"])
-def test_half_a_box_is_no_point(text: str) -> None:
+def test_an_incomplete_box_is_not_read_as_a_point(text: str) -> None:
     with pytest.raises(UnparsableAnswerError, match="before the first coordinate is complete"):
         read(Task.AFFORDANCE, text, truncated=True)
 
@@ -231,7 +231,7 @@ def test_faults_are_named_and_the_text_is_kept(task: Task, text: str, fault: str
     ],
 )
 @pytest.mark.parametrize("task", [Task.POINT, Task.AFFORDANCE, Task.GROUND, Task.TRAJECTORY])
-def test_separators_within_numbers_are_refused(task: Task, text: str) -> None:
+def test_separators_within_numbers_are_rejected(task: Task, text: str) -> None:
     """A person reads (1,000, 2,000) as one point. A program could read it as a box."""
     with pytest.raises(UnparsableAnswerError):
         read(task, text)
@@ -282,7 +282,7 @@ def test_complete_points_count_before_a_number_that_runs_away_until_the_limit() 
         *(f"Well, {phrase}it." for phrase in REFUSALS),
     ],
 )
-def test_what_is_not_there_is_told_in_form(text: str) -> None:
+def test_nothing_found_is_read_from_the_answers_form(text: str) -> None:
     for task in (Task.POINT, Task.GROUND, Task.TRAJECTORY):
         answer = read(task, text)
         assert answer.nothing_found
@@ -315,7 +315,7 @@ def test_coordinates_win_over_a_refusing_phrase() -> None:
         ("a <thin> line", "", "a <thin> line"),
     ],
 )  # fmt: skip
-def test_thinking_is_parted_from_the_answer(text: str, thinking: str, answer: str) -> None:
+def test_thinking_is_separated_from_the_answer(text: str, thinking: str, answer: str) -> None:
     parsed = read(Task.ASK, text)
     assert (parsed.thinking, parsed.text) == (thinking, answer)
 

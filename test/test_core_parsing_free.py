@@ -109,7 +109,7 @@ PIECES = [
     st.lists(st.integers(0, 150)),
 )
 @settings(max_examples=800, deadline=None)
-def test_what_is_given_while_it_comes_is_part_of_the_answer(task: Task, profile: Any, pieces: list[str], cuts: list[int]) -> None:
+def test_each_partial_answer_is_part_of_the_answer(task: Task, profile: Any, pieces: list[str], cuts: list[int]) -> None:
     """The parts have the order of the answer, wherever the text is cut. Parts that depend on the end of the text come last."""
     if task not in profile.tasks:
         return

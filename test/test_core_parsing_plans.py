@@ -123,14 +123,14 @@ def test_skills_and_their_arguments() -> None:
         ("1. Pick up the mug\n2.", "step 2 is empty"),
     ],
 )
-def test_broken_plans_are_refused(text: str, fault: str) -> None:
+def test_broken_plans_are_rejected(text: str, fault: str) -> None:
     with pytest.raises(UnparsableAnswerError, match=fault) as caught:
         read(Task.PLAN, text)
     assert caught.value.raw_text == text
 
 
 @pytest.mark.parametrize("text", ["1. Pick up the mug\n2. Place it", "Pick up", json.dumps(ROBOOS)])
-def test_half_a_plan_is_no_plan(text: str) -> None:
+def test_an_incomplete_plan_is_an_error(text: str) -> None:
     with pytest.raises(UnparsableAnswerError, match="cut at the token limit"):
         read(Task.PLAN, text, truncated=True)
     # After the closing tag, no text can be missing.

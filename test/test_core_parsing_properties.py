@@ -68,7 +68,7 @@ def outcome(task: Task, profile, pieces: list[str], thinking: bool, truncated: b
 @given(TASKS, FAMILIES, TEXTS, st.lists(st.integers(0, 250), max_size=8), st.booleans(), st.booleans())
 @settings(max_examples=1500, deadline=None)
 @example(Task.GROUND, TWO, "(1, 2), (3, 4)", [7], False, False)
-def test_any_text_in_any_pieces_reads_as_in_one_or_is_refused(task, profile, text, cuts, thinking, truncated) -> None:
+def test_any_text_in_any_pieces_reads_as_in_one_or_is_rejected(task, profile, text, cuts, thinking, truncated) -> None:
     places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     pieces = [text[start:end] for start, end in itertools.pairwise(places)]
     whole = outcome(task, profile, [text], thinking, truncated)

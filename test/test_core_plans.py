@@ -100,7 +100,7 @@ def test_names_that_look_like_tags_do_not_end_a_plan() -> None:
     assert ask(text, replace(REQUEST, mode=PlanMode.REPLAN))[0].reasoning == "a </answer> b <think>"
 
 
-def test_impossible_says_why_and_done_has_no_steps() -> None:
+def test_impossible_has_a_reason_and_done_has_no_steps() -> None:
     with pytest.raises(NothingFoundError, match=r'^The model reports that ".+" is impossible. The model\'s reason: "No hands."$'):
         ask(plan(verdict="impossible", reasoning="No hands."))
     answer, _ = ask(plan(verdict="not done"), PlanRequest(mode=PlanMode.CHECK))
@@ -118,7 +118,7 @@ def test_a_plan_without_robots_ignores_the_mode(mode: PlanMode) -> None:
     assert (second.user_text, second.constraint, second.max_tokens) == (first.user_text, first.constraint, first.max_tokens)
 
 
-def test_without_robots_the_plan_is_in_words_and_what_is_known_is_told() -> None:
+def test_without_robots_the_plan_is_in_words_and_the_prompt_contains_scene_and_feedback() -> None:
     answer, engine = ask("1. Take the mug\n2. Put it down", PlanRequest(scene=SCENE, feedback="The mug is hot."))
     assert [it.text for it in answer.steps] == ["Take the mug", "Put it down"]
     (generation,) = engine.generations
@@ -128,13 +128,13 @@ def test_without_robots_the_plan_is_in_words_and_what_is_known_is_told() -> None
 
 
 @pytest.mark.parametrize("text", [GOOD[:-20], plan(step("arm", "turn", 1, angle=0)), plan(step("arm", "pick", 1, what="moon"))])
-def test_never_half_a_plan_nor_one_beside_its_schema(text: str) -> None:
+def test_an_incomplete_plan_or_one_that_violates_its_schema_is_an_error(text: str) -> None:
     with pytest.raises(UnparsableAnswerError) as caught:
         ask(Script([text], "length" if text != GOOD else "stop"))
     assert caught.value.raw_text == text
 
 
-def test_budgets_shorten_the_texts_and_then_refuse() -> None:
+def test_small_budgets_shorten_the_texts_and_smaller_ones_are_rejected() -> None:
     wide, narrow = plan_form(REQUEST, 100_000), plan_form(REQUEST, 3000)
     assert wide.tokens > 3000 >= narrow.tokens
     with pytest.raises(BadRequestError, match=r"^context\.max_steps: a plan of 6 steps may take \d+ tokens"):
@@ -219,12 +219,12 @@ def prop(**schema: Any) -> PlanRequest:
         (prop(type="integer", minimum=3, maximum=2), r".*arguments_schema: x: no number lies between"),
     ],
 )
-def test_bad_requests_are_refused_with_the_fields_path(request_: PlanRequest, message: str) -> None:
+def test_bad_requests_are_rejected_with_the_fields_path(request_: PlanRequest, message: str) -> None:
     with pytest.raises(BadRequestError, match=f"^{message}"):
         check_request(request_)
 
 
-def test_a_schema_that_refers_to_itself_is_refused() -> None:
+def test_a_schema_that_refers_to_itself_is_rejected() -> None:
     node = {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}}
     with pytest.raises(BadRequestError, match="refers to itself"):
         check_request(schemed({"$defs": {"node": node}, **node}))
@@ -239,7 +239,7 @@ def test_quotes_and_languages_survive() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["[A-Z]{2,4}", r"\d{1,3}\.\d", "left|right", "(a|b)c?", "^x$"])
-def test_a_safe_pattern_says_what_the_users_says(pattern: str) -> None:
+def test_a_safe_pattern_matches_the_same_texts_as_the_users(pattern: str) -> None:
     for text in ("AB", "ABCDE", "12.5", "125", "left", "leftright", "ac", "b", "x", "xx", ""):
         assert bool(re.fullmatch(safe_pattern(pattern), text)) == bool(re.fullmatch(pattern, text))
 
@@ -263,7 +263,7 @@ def steps(*said: tuple[str, str, str]) -> list[PlanStep]:
         ([replace(it, order=1) for it in steps(('"base"', "turn", ""), ('"base"', "turn", "x"))], "Steps 1 and 2 are both"),
     ],
 )
-def test_what_a_schema_cannot_say_is_named(plan_: list[PlanStep], fault: str) -> None:
+def test_a_fault_that_a_schema_cannot_express_is_named(plan_: list[PlanStep], fault: str) -> None:
     with pytest.raises(InfeasiblePlanError, match=fault):
         check_feasible(plan_, REQUEST)
 

@@ -98,7 +98,7 @@ def test_profile_is_found_by_a_checkpoints_folder_or_config(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '"qwen3_vl"', "{}", '{"model_type": "llama"}', '{"model_type": null}'])
-def test_config_of_an_unknown_family_is_refused_with_a_sentence(tmp_path, content: str) -> None:
+def test_config_of_an_unknown_family_is_rejected_with_a_sentence(tmp_path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(EngineConfigError, match=r"config\.json|qwen2_5_vl"):
         profile_for(tmp_path)

@@ -60,7 +60,7 @@ SKILL = "skills:\n  pick: {description: Grasps.}\n"
         ("skills:\n  pick: !!python/object:os.system {}\nrobots: {}\n", 2, "The tag tag:yaml.org,2002:python/object:os.system"),
     ],
 )
-def test_what_is_wrong_is_told_with_file_and_line(tmp_path: Path, text: str, line: int, said: str) -> None:
+def test_an_error_names_file_and_line(tmp_path: Path, text: str, line: int, said: str) -> None:
     path = tmp_path / "robots.yaml"
     path.write_text(text)
     with pytest.raises(BadRequestError) as caught:
@@ -77,7 +77,7 @@ def test_aliases_do_not_multiply_without_bound(tmp_path: Path) -> None:
         read_robots(path)
 
 
-def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+def test_unreadable_files_are_reported(tmp_path: Path) -> None:
     (tmp_path / "noise.yaml").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "large.yaml").write_text("#" * 1_000_001)
     for name, said in (("nothing.yaml", "No such file"), ("noise.yaml", "UTF-8"), ("large.yaml", "larger"), (".", "directory")):
@@ -139,7 +139,7 @@ def refusal(folder: Path, text: str | bytes) -> str:
         ("type: string, enum: [a, a], on: 5", 'YAML reads on as a boolean (true); put it in quotes: "on"'),
     ],
 )
-def test_what_yaml_made_of_a_value_is_named_with_the_cure(tmp_path: Path, argument: str, made: str) -> None:
+def test_an_error_states_how_yaml_read_a_value_and_how_to_correct_it(tmp_path: Path, argument: str, made: str) -> None:
     said = refusal(tmp_path, arm(argument))
     assert said.startswith("6: ")
     assert made in said

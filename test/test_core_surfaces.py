@@ -62,7 +62,7 @@ def test_both_encodings_become_metres(padding: int, big: bool) -> None:
     ("encoding", "width", "height", "step", "size"),
     [("rgb8", 4, 2, 12, 24), ("16UC1", 4, 2, 7, 14), ("16UC1", 4, 2, 8, 15), ("32FC1", 0, 0, 0, 0), ("32FC1", 4, 2, 8, 16)],
 )
-def test_what_is_no_depth_image_is_refused_with_a_sentence(encoding: str, width: int, height: int, step: int, size: int) -> None:
+def test_an_invalid_depth_image_is_rejected_with_a_sentence(encoding: str, width: int, height: int, step: int, size: int) -> None:
     with pytest.raises(GeometryError, match=r"^The depth image is .*\.$"):
         DepthImage.read(bytes(size), width=width, height=height, step=step, encoding=encoding)
 
@@ -152,7 +152,7 @@ def test_depth_of_other_proportions_is_another_view() -> None:
         lift_boxes(CAMERA, DepthImage(flat(1.0, 640, 360)), [Box(1, 1, 2, 2)])
 
 
-def test_nothing_to_lift_is_lifted_and_strange_pixels_are_nan() -> None:
+def test_empty_lists_are_accepted_and_invalid_pixels_are_nan() -> None:
     depth = DepthImage(flat(1.0))
     assert lift_points(CAMERA, depth, []).positions.shape == (0, 3)
     assert lift_boxes(CAMERA, depth, []).positions.shape == (0, 3)
@@ -338,7 +338,7 @@ def test_integers_in_metres_are_named(metres: int) -> None:
 
 
 @pytest.mark.parametrize("wrong", [1e-42, 6.9e-41, 1e-7])
-def test_what_is_nearly_zero_is_no_depth(wrong: float) -> None:
+def test_denormal_depths_are_invalid(wrong: float) -> None:
     """Floats in the other byte order than is_bigendian states are mostly denormal."""
     assert np.isnan(lifted_z(image(flat(wrong), "32FC1"))).all()
     assert np.isnan(lifted_z(image(flat(1.5).astype(">f4").view("<f4"), "32FC1"))).all()

@@ -101,7 +101,7 @@ def positions(message: MarkerArray) -> dict[str, tuple[float, float, float]]:
 
 
 @pytest.mark.parametrize("depth_encoding", ["16UC1", "32FC1"])
-def test_all_topics_tell_of_one_image(depth_encoding: str) -> None:
+def test_all_topics_publish_the_same_scene_and_stamp(depth_encoding: str) -> None:
     scene: Scene = make_scene(5, (320, 240))
     with camera(seed=5, width=320, height=240, depth_encoding=depth_encoding) as view:
         seen = view.whole()

@@ -248,7 +248,7 @@ def test_every_kind_of_question_meets_every_camera() -> None:
         assert len(met) == len(set(kinds)) * len(CAMERAS)
 
 
-def test_nobody_asks_nothing() -> None:
+def test_questions_about_absent_objects_have_a_text() -> None:
     asked = questions(("absent",), range(300))
     assert all(one.question.text.strip() for one in asked)
     assert all(one.question.absent for one in asked)
@@ -261,7 +261,7 @@ def test_several_questions_about_a_scene_are_different_ones() -> None:
 
 
 @pytest.mark.parametrize("seed", [FIRST_TRAINING_SEED, -1])
-def test_scenes_of_the_training_are_refused(seed: int) -> None:
+def test_scenes_of_the_training_are_rejected(seed: int) -> None:
     with pytest.raises(ValueError, match="trained on"):
         next(exam([seed], SIZES, ALL))
     assert 0 < FIRST_SEED < FIRST_TRAINING_SEED
@@ -314,7 +314,7 @@ def test_a_goal_is_met_from_its_value_on() -> None:
     assert Row("plan", "", "right", 0.1, 20).met is None
 
 
-def test_nothing_asked_gives_no_rows() -> None:
+def test_without_questions_there_are_no_rows() -> None:
     assert rows_of([]) == []
 
 
@@ -342,7 +342,7 @@ def test_the_table_shows_interval_chance_and_goal() -> None:
         ("--scenes 5", "--model"),
     ],
 )
-def test_a_wrong_command_line_is_refused(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_line_is_rejected(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         evaluate.parse_options(arguments.split())
     assert message in capsys.readouterr().err

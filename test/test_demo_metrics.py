@@ -253,7 +253,7 @@ def test_the_absent_must_be_refused(scene: Scene) -> None:
     assert assess_refusal(present).score == 0
 
 
-def test_the_judge_says_what_the_verdict_says(scene: Scene) -> None:
+def test_the_result_of_the_judge_agrees_with_its_sentence(scene: Scene) -> None:
     question = question_about(scene, "point", "red ball")
     assert judge(scene, question, points(thing_of(scene, "red ball").centre)) == (True, "1 of 1 points lie on the red ball.")
     assert judge(scene, question, points((0, 0))) == (False, "0 of 1 points lie on the red ball.")
@@ -302,5 +302,5 @@ def test_wilson_intervals_as_published(right: int, count: int, low: float, high:
     assert wilson(count - right, count) == pytest.approx((1 - high, 1 - low), abs=5e-5)
 
 
-def test_nothing_counted_tells_nothing() -> None:
+def test_the_interval_of_no_answers_is_0_to_1() -> None:
     assert wilson(0, 0) == (0.0, 1.0)

@@ -85,7 +85,7 @@ def test_what_was_dropped_lies_free_on_the_table(seed: int) -> None:
     assert (it.table.held, it.table.where) == ("", {})
 
 
-def test_the_mask_tells_what_the_image_shows() -> None:
+def test_the_mask_has_the_ids_of_the_objects_in_the_image() -> None:
     scene = after(PICK, PUT).render()
     ids = {thing.id for thing in scene.objects} | {0, GRIPPER}
     assert set(np.unique(scene.mask)) == ids
@@ -129,12 +129,12 @@ def test_a_step_is_read_as_it_is_written() -> None:
         ("pick", "{"),
     ],
 )
-def test_what_is_no_step_of_the_arm_is_refused(skill: str, arguments: str) -> None:
+def test_a_step_that_the_arm_does_not_know_is_rejected(skill: str, arguments: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         Step.read(skill, arguments)
 
 
-def test_the_places_tell_what_lies_where() -> None:
+def test_the_places_list_their_objects() -> None:
     it = after(PICK, PUT, Step("pick", "yellow ball"))
     assert [(place.name, place.objects) for place in it.places()] == [
         ("table", ("blue block", "green bowl", "purple mug")),
@@ -192,7 +192,7 @@ def test_the_true_answers_are_right_and_others_wrong(mode: PlanMode) -> None:
     assert len(verdicts) == 2, "the task was done in some, and not in others"
 
 
-def test_the_request_tells_what_happened() -> None:
+def test_the_request_contains_the_history() -> None:
     failed = [situation for situation in situations(40) if situation.failed]
     assert len(failed) > 8
     for situation in failed:

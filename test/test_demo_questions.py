@@ -96,7 +96,7 @@ def test_kinds_belong_to_their_tasks() -> None:
             assert all(question.task is task for _, question in asked(kind, 40))
 
 
-def test_an_unknown_kind_is_refused() -> None:
+def test_an_unknown_kind_is_rejected() -> None:
     with pytest.raises(ValueError, match="vacant"):
         ask_about(scene_of(0), "sing", random.Random(0))
 

@@ -281,7 +281,7 @@ def test_the_things_can_be_chosen(names: list[str]) -> None:
         ({"size": (2000, 112), "names": list(NAMES[:6])}, "No layout"),
     ],
 )
-def test_wrong_arguments_are_refused(arguments: dict[str, object], message: str) -> None:
+def test_wrong_arguments_are_rejected(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_scene(0, **arguments)  # type: ignore[arg-type]
 

@@ -31,7 +31,7 @@ class OldEngine(NewEngine):
 
 
 @pytest.mark.parametrize("kind", [OldEngine, NewEngine])
-def test_nobody_reads_from_an_engine_that_is_being_ended(kind: type[NewEngine]) -> None:
+def test_the_output_of_a_closing_engine_is_not_read(kind: type[NewEngine]) -> None:
     """The reader would log the end as a failure with a traceback."""
 
     async def run() -> NewEngine:

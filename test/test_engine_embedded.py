@@ -111,7 +111,7 @@ def text(deltas: list[TextDelta]) -> str:
     return "".join(delta.text for delta in deltas)
 
 
-def test_it_says_what_it_serves_and_how_loading_went(engine: RunningEngine, checkpoint: Path) -> None:
+def test_a_started_engine_reports_its_model_and_progress(engine: RunningEngine, checkpoint: Path) -> None:
     info = engine.info
     assert (info.model, info.model_type) == (str(checkpoint), "qwen2_5_vl")
     assert info.engine.startswith("vllm ")
@@ -187,7 +187,7 @@ async def wait_until_idle(engine: RunningEngine) -> None:
     ],
     ids=["too long", "placeholder in the question", "control token in the question", "off the grid", "gray", "too many images"],
 )
-def test_a_bad_request_is_refused_and_the_next_one_answered(
+def test_a_bad_request_is_rejected_and_the_next_one_answered(
     engine: RunningEngine, generation: Generation, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
@@ -251,7 +251,7 @@ def test_no_engine_process_outlives_a_killed_owner(checkpoint: Path, tmp_path: P
         owner.wait(10.0)
 
 
-def test_breaking_off_a_start_ends_its_processes(checkpoint: Path) -> None:
+def test_cancelling_a_start_ends_its_processes(checkpoint: Path) -> None:
     """Otherwise, the processes would continue to load the model, and the program could not end."""
     before = engine_processes()
 

@@ -103,7 +103,7 @@ def test_settings_are_there_before_flagos_may_import_vllm(environment: dict[str,
     assert LOGGING_VARIABLE not in environment
 
 
-def test_a_later_engine_hears_what_vllm_says_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_later_engine_logs_the_messages_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM reads its logging configuration only once, when the first engine imports it."""
     monkeypatch.setitem(sys.modules, "vllm", sys.modules[__name__])
     said = logging.getLogger("vllm.model_executor.models.registry")

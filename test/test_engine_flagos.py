@@ -92,7 +92,7 @@ def found(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
         yield patch
 
 
-def test_it_says_what_is_registered_and_what_was_called(started: Started, folder: Path) -> None:
+def test_registered_and_called_operators_are_reported(started: Started, folder: Path) -> None:
     info = started.info
     assert info.flagos_active
     assert tuple(info.details["flagos_registered"].split(", ")) == OPERATORS

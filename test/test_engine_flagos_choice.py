@@ -38,14 +38,14 @@ def found(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
         ({"flagos_platform": "cuda"}, "flagos.platform is 'cuda'"),
     ],
 )
-def test_wrong_options_are_refused(changes: dict[str, Any], said: str) -> None:
+def test_wrong_options_are_rejected(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(EngineConfigError) as caught:
         EngineOptions.of(model="some/model").changed(**changes).validate()
     assert said in caught.value.message
 
 
 @pytest.mark.parametrize("option", ["include", "exclude"])
-def test_an_unknown_operator_is_refused_with_the_nearest(found: pytest.MonkeyPatch, option: str) -> None:
+def test_an_unknown_operator_is_rejected_with_the_nearest(found: pytest.MonkeyPatch, option: str) -> None:
     changes: dict[str, Any] = {f"flagos_{option}": ("argmaxx",)}
     options = EngineOptions.of(model="some/model").changed(**changes)
     with pytest.raises(EngineConfigError, match=f"flagos.{option}: FlagGems has no operator 'argmaxx'\\. Did you mean argmax\\?"):
@@ -69,7 +69,7 @@ def test_without_an_accelerator(model: Path, found: pytest.MonkeyPatch) -> None:
     assert choose(model, mode="off").why == "flagos.mode is off."
 
 
-def test_a_platform_that_is_not_there_is_refused(model: Path) -> None:
+def test_a_platform_that_is_not_installed_is_rejected(model: Path) -> None:
     with pytest.raises(EngineConfigError, match="vllm-plugin-FL is not installed"):
         choose(model, platform="fl")
 

@@ -100,7 +100,7 @@ def choices(folder: Path, model: Path, *cases: dict[str, Any], **how: Any) -> li
     return run(folder, CHOOSE, str(model), *map(json.dumps, cases), **how)
 
 
-def test_its_platform_runs_the_model_and_says_which_operators(tmp_path: Path, model: Path) -> None:
+def test_the_plugins_platform_runs_the_model_and_reports_its_operators(tmp_path: Path, model: Path) -> None:
     (said,) = run(tmp_path, ASK, str(model))
     assert said["flagos_platform"] == "fl"
     assert said["flagos"] == "vllm-plugin-FL's platform runs the model and selects FlagGems' operators itself."
@@ -121,7 +121,7 @@ def test_where_its_operators_fail_the_platform_runs_native_ones(tmp_path: Path, 
     assert said["tokens"] == 8
 
 
-def test_it_is_told_what_to_use(tmp_path: Path, model: Path) -> None:
+def test_the_plugin_gets_the_selected_operators(tmp_path: Path, model: Path) -> None:
     """Without measurements on this platform the plugin chooses the operators. Once it has chosen, it stays in charge."""
     by_itself, named, without, off, other = choices(
         tmp_path, model, {}, {"flagos_mode": "on", "flagos_include": ["gelu"]}, {"flagos_exclude": ["silu"]},
@@ -166,7 +166,7 @@ def test_what_was_measured_on_its_platform_is_used_there(tmp_path: Path, model: 
         ("", {"VLLM_PLUGINS": "others"}, "VLLM_PLUGINS = 'others' in the environment does not include it"),
     ],
 )
-def test_where_vllm_passes_it_over_it_is_said_why(
+def test_the_reason_is_reported_if_vllm_does_not_use_the_plugin(
     tmp_path: Path, model: Path, behaviour: str, variables: dict[str, str], said: str
 ) -> None:
     """vLLM only writes a log line, and then runs the model on its own platform."""

@@ -237,7 +237,7 @@ def stub(implementation: Any, **changes: Any) -> Callable[[], Device]:
     return lambda: replace(device, **changes)
 
 
-def test_start_prepares_what_the_model_has_and_says_so(tmp_path: Path) -> None:
+def test_start_prepares_the_entries_of_the_model_and_reports_them(tmp_path: Path) -> None:
     flagos_table.write(flagos_table.table_file(GPU, tmp_path), ShapeTable(GPU, "2", "3", tuple(SHAPES), {}))
     implementation = Computed()
     started = flagos_start.start([(64, 16), (999, 999)], "bfloat16", stub(implementation), tmp_path)

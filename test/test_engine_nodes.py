@@ -30,7 +30,7 @@ LIMIT = 60.0
         ({"distributed_executor_backend": "mpi"}, "it must be one of"),
     ],
 )
-def test_what_cannot_be_is_refused(changes: dict[str, Any], said: str) -> None:
+def test_impossible_distributed_options_are_rejected(changes: dict[str, Any], said: str) -> None:
     TWO.validate()
     with pytest.raises(EngineConfigError) as caught:
         TWO.changed(**changes).validate()

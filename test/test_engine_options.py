@@ -35,7 +35,7 @@ from robobrain_ros.errors import EngineConfigError
         ({"extra": '{"seed": 1}'}, "engine.extra sets seed. Set the parameter engine.seed instead"),
     ],
 )
-def test_wrong_value_is_refused(changes: dict[str, Any], said: str) -> None:
+def test_wrong_value_is_rejected(changes: dict[str, Any], said: str) -> None:
     options = EngineOptions.of(model="some/model").changed(**changes)
     with pytest.raises(EngineConfigError) as caught:
         options.validate()
@@ -151,7 +151,7 @@ def test_gated_and_unknown_models_say_what_to_do(monkeypatch: pytest.MonkeyPatch
         ({"max_num_batched_tokens": 8, "max_num_seqs": 16}, "max_num_batched_tokens (8) must be greater than or equal to"),
     ],
 )
-def test_what_vllm_finds_wrong_with_its_configuration_is_told(changes: dict[str, Any], said: str) -> None:
+def test_an_error_of_vllms_configuration_is_reported(changes: dict[str, Any], said: str) -> None:
     """The message comes from vLLM. The reason is in the second line of pydantic's message."""
     from vllm import AsyncEngineArgs
 

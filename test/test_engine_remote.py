@@ -62,7 +62,7 @@ def test_text_counts_and_what_is_asked() -> None:
     run(work())
 
 
-def test_an_answer_is_cut_where_the_room_ends_by_servers_that_refuse_it_too() -> None:
+def test_max_tokens_is_reduced_to_the_context_also_for_servers_that_reject_more() -> None:
     """The messages are those of vLLM 0.26 to 0.31. Later versions limit the tokens themselves."""
 
     async def work() -> None:
@@ -123,7 +123,7 @@ def test_a_request_to_a_slow_server_is_broken_off_at_the_deadline() -> None:
         (redirect, "redirects to https://elsewhere.invalid"),
     ],
 )
-def test_what_waiting_cannot_mend_ends_the_start_at_once(models: Any, said: str) -> None:
+def test_a_permanent_fault_of_a_server_ends_the_start_at_once(models: Any, said: str) -> None:
     async def work() -> None:
         async with serving(models=models) as server:
             found = await fault(RemoteEngine(options(server.url), INTERVALS).start(lambda progress: None))
@@ -250,7 +250,7 @@ def test_a_server_that_comes_back_is_used_again() -> None:
     run(work())
 
 
-def test_the_supervisor_tells_that_all_are_down_and_when_one_is_there_again() -> None:
+def test_the_supervisor_reports_when_all_servers_are_down_and_when_one_is_available_again() -> None:
     async def work() -> None:
         async with serving() as server:
             port = int(server.url.split(":")[2].split("/")[0])
@@ -278,7 +278,7 @@ def test_the_supervisor_tells_that_all_are_down_and_when_one_is_there_again() ->
     run(work())
 
 
-def test_what_the_engine_refuses_itself() -> None:
+def test_requests_that_the_remote_engine_rejects_before_sending() -> None:
     async def work() -> None:
         async with serving() as server, started(server.url) as engine:
             odd = Generation("a", "where?", [np.zeros((30, 56, 3), np.uint8)], 50)
@@ -308,7 +308,7 @@ def test_what_the_engine_refuses_itself() -> None:
         ({"kind": "embedded", "model": "x"}, "engine.urls is set, but engine.kind is embedded"),
     ],
 )
-def test_wrong_options_are_refused(changes: dict[str, Any], said: str) -> None:
+def test_wrong_options_are_rejected(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(EngineConfigError) as caught:
         EngineOptions.of(**({"kind": "remote", "urls": ("http://gpu:9010",)} | changes)).validate()
     assert said in caught.value.message

@@ -201,7 +201,7 @@ def test_every_route_of_the_application_asks_for_the_key(served: Served) -> None
         assert served.request("GET", "/v1/models", key=key)[0] == 401
 
 
-def test_what_is_served_and_what_is_not(served: Served) -> None:
+def test_only_known_routes_are_served(served: Served) -> None:
     for path in PATHS["GET"]:
         assert served.request("GET", path)[0] == 200
     assert served.request("POST", "/tokenize", {"model": NAME, "prompt": "Hello"})[0] == 200
@@ -213,14 +213,14 @@ def test_what_is_served_and_what_is_not(served: Served) -> None:
     assert served.chat(model="other")[0] == 404
 
 
-def test_an_upgrade_to_a_websocket_is_refused(served: Served) -> None:
+def test_an_upgrade_to_a_websocket_is_rejected(served: Served) -> None:
     upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
     upgrade["Sec-WebSocket-Key"] = "a" * 22 + "=="
     assert served.request("GET", "/v1/realtime", key="", **upgrade)[0] == 401
     assert served.request("GET", "/v1/realtime", **upgrade)[0] == 404
 
 
-def test_large_bodies_are_refused_before_and_while_they_come(served: Served) -> None:
+def test_large_bodies_are_rejected_before_and_while_they_arrive(served: Served) -> None:
     large = b"x" * (1 << 20) + b"x"
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
     connection.putrequest("POST", "/v1/chat/completions")
@@ -236,7 +236,7 @@ def test_large_bodies_are_refused_before_and_while_they_come(served: Served) -> 
     connection.close()
 
 
-def test_http_goes_behind_whatever_it_asks_for(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_http_requests_have_a_lower_priority_than_ros_requests(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     assert served.engine is not None
     engine = served.engine._inner.vllm
     seen: list[int] = []
@@ -262,7 +262,7 @@ def test_http_goes_behind_whatever_it_asks_for(served: Served, monkeypatch: pyte
     assert "at most 2 are allowed" in str(answer)
 
 
-def test_more_than_so_many_at_once_get_429(served: Served) -> None:
+def test_requests_above_the_limit_get_429(served: Served) -> None:
     body = {"model": NAME, "messages": [{"role": "user", "content": "Hello?"}], "max_tokens": 4000, "ignore_eos": True}
     connections = []
     for _ in range(2):
@@ -286,7 +286,7 @@ def test_more_than_so_many_at_once_get_429(served: Served) -> None:
     assert served.chat()[0] == 200
 
 
-def test_tools_that_a_chat_program_offers_are_no_reason_to_refuse(served: Served) -> None:
+def test_tools_of_chat_programs_are_accepted(served: Served) -> None:
     """AnythingLLM sends tools with each message. The chat template of RoboBrain 2.0 omits them."""
     parameters = {"type": "object", "properties": {"query": {"type": "string"}}}
     tool = {"type": "function", "function": {"name": "search", "description": "Search.", "parameters": parameters}}
@@ -408,7 +408,7 @@ def test_without_a_key_only_this_machine_is_let_through(headers: dict[str, str],
         ({"key_file": "/no/such/file"}, "openai_server.key_file: /no/such/file cannot be read"),
     ],
 )
-def test_wrong_options_are_refused(changes: dict[str, Any], said: str) -> None:
+def test_wrong_options_are_rejected(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(EngineConfigError) as caught:
         ServerOptions(**({"enabled": True} | changes)).validate(EngineOptions(model="x"))
     assert said in caught.value.message
@@ -427,7 +427,7 @@ def test_loopbacks() -> None:
     assert not any(map(is_loopback, ("0.0.0.0", "::", "", "gpu", "10.0.0.1", "localhost.evil.example")))
 
 
-def test_an_open_address_without_a_key_is_refused_before_anything_loads() -> None:
+def test_an_open_address_without_a_key_is_rejected_before_anything_loads() -> None:
     with rig(None, autostart=False, openai_server__enabled=True, openai_server__host="0.0.0.0") as it:
         from lifecycle_msgs.msg import Transition
 

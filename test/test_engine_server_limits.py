@@ -138,7 +138,7 @@ def test_a_whole_header_in_one_packet_has_the_same_limit(server: Server, size: i
         assert int(connection.recv(65536).split()[1]) == status
 
 
-def test_half_requests_shut_nobody_out(server: Server) -> None:
+def test_incomplete_requests_do_not_block_other_clients(server: Server) -> None:
     """Incomplete requests from one address, from the key holder's address, and from more addresses than there are places."""
     half = b"GET /v1/models HTTP/1.1\r\nHost: l\r\nX-"
     connections = []
@@ -259,7 +259,7 @@ def test_large_bodies_count_as_many_requests(server: Server) -> None:
     assert server.status() == 429
 
 
-def test_a_large_body_that_nobody_wants_is_taken_and_thrown_away(server: Server) -> None:
+def test_a_rejected_large_body_is_received_and_discarded(server: Server) -> None:
     """The client reads its answer only after it has sent the whole body. The answer must have arrived by then."""
     for path, size, key, status in (
         ("/v1/chat/completions", 30 << 20, KEY, 413),
@@ -283,7 +283,7 @@ def test_rates_come_back_and_forget_clients(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(rates._left) <= server_guard._MOST_CLIENTS
 
 
-def test_strangers_write_little_into_the_log(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+def test_requests_of_unknown_clients_are_logged_at_a_limited_rate(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         for _ in range(40):
             ended(server.connect(b"\x00\x01 nonsense\r\n\r\n"))

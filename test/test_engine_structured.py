@@ -93,7 +93,7 @@ def test_a_text_follows_its_pattern(engine: RunningEngine) -> None:
     [Constraint(regex="(unclosed"), Constraint(json_schema='{"type": "array", "uniqueItems": true}'), Constraint(regex="a(?=b)")],
     ids=["no pattern", "not enforced", "lookahead"],
 )
-def test_what_cannot_be_enforced_is_rejected_with_the_reason(engine: RunningEngine, constraint: Constraint) -> None:
+def test_constraints_that_cannot_be_enforced_are_rejected_with_the_reason(engine: RunningEngine, constraint: Constraint) -> None:
     with pytest.raises(BadRequestError, match="cannot apply the constraint"):
         engine.wait(engine.write(generation(constraint, 10)))
     assert engine.wait(engine.write(generation(Constraint(regex="ab"), 10)))[0] == "ab"

@@ -249,7 +249,7 @@ def test_abort_ends_a_running_and_a_waiting_request() -> None:
     run(test)
 
 
-def test_a_dead_engine_is_built_again() -> None:
+def test_a_dead_engine_is_restarted() -> None:
     async def test() -> None:
         engines = [ScriptedEngine([Script(["text", asyncio.Event()])]), ScriptedEngine(["alive"])]
         remaining = iter(engines)
@@ -272,7 +272,7 @@ def test_a_dead_engine_is_built_again() -> None:
 
 
 @pytest.mark.parametrize("error", [EngineConfigError("No memory."), KeyError("unexpected")])
-def test_rebuilding_goes_on_until_it_works_and_says_so_meanwhile(error: Exception) -> None:
+def test_restarts_are_repeated_until_one_succeeds_and_the_health_reports_them(error: Exception) -> None:
     async def test() -> None:
         gate = asyncio.Event()
         broken = ScriptedEngine(["-"], start_error=error)
@@ -304,7 +304,7 @@ def test_an_engine_that_cannot_start_at_all_raises_and_is_closed() -> None:
     run(test)
 
 
-def test_close_ends_what_waits() -> None:
+def test_close_ends_waiting_requests() -> None:
     async def test() -> None:
         engine = ScriptedEngine([Script(["text", asyncio.Event()])])
         supervisor = await started(engine, max_running=1)

@@ -100,7 +100,7 @@ def test_a_long_prefill_on_the_cpu_is_no_stall(monkeypatch: pytest.MonkeyPatch) 
         watch(child, computes)
 
 
-def test_beside_a_silent_gpu_cpu_time_is_no_sign_of_work() -> None:
+def test_cpu_time_without_output_of_the_gpu_is_no_sign_of_work() -> None:
     with process(WORKS) as child:
         watch(child, stalls, on_cpu=False)
 

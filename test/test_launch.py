@@ -229,7 +229,7 @@ def test_a_wrong_parameter_ends_the_launch_with_the_sentence(tmp_path: Path) -> 
         ("autostart:=maybe", "'maybe' is not valid"),
     ],
 )
-def test_what_cannot_be_launched_is_told(argument: str, said: str) -> None:
+def test_a_wrong_launch_argument_is_reported(argument: str, said: str) -> None:
     """A missing parameter file is the main case: the node would start without it, with the demo model."""
     done = launch("robobrain.launch.py", argument)
     assert done.returncode != 0

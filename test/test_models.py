@@ -65,7 +65,7 @@ def test_vllm_makes_the_layers_of_a_dense_model_smaller_by_that_quantization(mod
     assert model.bits == 8
 
 
-def test_what_has_to_be_made_first_says_where_that_stands() -> None:
+def test_presets_of_unpublished_checkpoints_name_the_page_with_the_command() -> None:
     with pytest.raises(EngineConfigError, match=r"RoboBrain2\.0-32B-W8A16 is neither a folder .* docs/how-to/models\.md"):
         find(presets.resolve_options({"model": "robobrain2.0-32b-w8a16"}).model)
 

@@ -68,7 +68,7 @@ def test_the_processor_leaves_fitted_images_as_they_are(tmp_path, capfd, model_t
     assert "model" in capfd.readouterr().out.lower()
 
 
-def test_a_model_that_cannot_be_loaded_is_refused_in_a_sentence(tmp_path) -> None:
+def test_a_model_that_cannot_be_loaded_is_reported_in_a_sentence(tmp_path) -> None:
     with pytest.raises(EngineConfigError, match=r"config\.json|folder|checkpoint"):
         asyncio.run(open_brain(str(tmp_path)))
     with pytest.raises(TypeError):

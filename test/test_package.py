@@ -115,7 +115,7 @@ def test_the_changelog_begins_with_the_version_and_its_date() -> None:
     assert text[heading.end() :].lstrip().startswith("Highlights:")
 
 
-def test_everything_imported_is_asked_for() -> None:
+def test_every_imported_package_is_required() -> None:
     """Dependencies are declared by package.xml or by a requirements file."""
     declared = {element.text for element in MANIFEST if element.tag.endswith("depend")}
     declared |= required("base") | ENGINE | set(sys.stdlib_module_names) | {"robobrain_ros"}

@@ -89,7 +89,7 @@ def test_the_node_declares_the_table_and_describes_it(shared: Rig) -> None:
         ("engine.dtype", "float16", "unconfigured"),
     ],
 )
-def test_a_wrong_value_is_refused_with_a_sentence(shared: Rig, name: str, value: Any, part: str) -> None:
+def test_a_wrong_value_is_rejected_with_a_sentence(shared: Rig, name: str, value: Any, part: str) -> None:
     before = shared.parameter(name)
     result = shared.set_parameter(name, value)
     assert not result.successful
@@ -107,7 +107,7 @@ def test_a_wrong_value_is_refused_with_a_sentence(shared: Rig, name: str, value:
         ("image_reliability", "sometimes"),
     ],
 )
-def test_an_unconfigured_node_refuses_wrong_values_and_takes_right_ones(name: str, value: Any) -> None:
+def test_an_unconfigured_node_rejects_wrong_values_and_accepts_valid_ones(name: str, value: Any) -> None:
     with rig(autostart=False) as it:
         assert not it.set_parameter(name, value).successful
         assert it.set_parameter("cameras", ["front", "wrist"]).successful

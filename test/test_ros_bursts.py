@@ -70,7 +70,7 @@ def test_of_60_lifecycle_requests_at_once_each_is_answered(kind: Any) -> None:
     assert states.current_state.label == "active"
 
 
-def test_what_may_not_wait_is_answered_as_busy() -> None:
+def test_requests_beyond_max_queued_get_busy() -> None:
     gate = asyncio.Event()
     with scripted(Script([gate, "[(10, 10)]"]), max_image_age=0.0, max_queued=3, engine__max_num_seqs=2) as (it, _):
 

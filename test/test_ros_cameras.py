@@ -143,7 +143,7 @@ def test_each_camera_has_a_pixel_budget_of_its_own() -> None:
         assert sizes(engine) == [(84, 84)]
 
 
-def test_more_cameras_than_the_task_or_the_model_takes_are_refused() -> None:
+def test_more_cameras_than_the_task_or_the_model_takes_are_rejected() -> None:
     with rig(ScriptedEngine(["Two mugs."]), cameras=list(THREE), engine__max_images=2) as it:
         it.until_ready()
         for name in THREE:
@@ -309,7 +309,7 @@ def driver_of(namespace: str) -> Iterator[Any]:
         rclpy.shutdown(context=context)
 
 
-def test_what_latched_publishers_sent_before_the_node_came_arrives() -> None:
+def test_messages_that_latched_publishers_sent_earlier_are_received() -> None:
     """Each message arrives once, and later messages arrive too."""
     with driver_of("/latched") as driver:
         source = driver.create_publisher(Image, "camera/image", LATCHED)
@@ -331,7 +331,7 @@ def test_what_latched_publishers_sent_before_the_node_came_arrives() -> None:
     assert "Set max_image_age to 0" in stale.message
 
 
-def test_latched_and_other_publishers_of_a_topic_are_both_heard() -> None:
+def test_messages_of_latched_and_other_publishers_are_received() -> None:
     """This includes a latched publisher that started first. Each message counts once."""
     with driver_of("/mixed") as driver:
         plain = driver.create_publisher(Image, "camera/image", QoSProfile(depth=1, reliability=RELIABLE))
@@ -392,7 +392,7 @@ def until_stale(it: Rig) -> str:
     return str(outcome.message)
 
 
-def test_of_a_camera_with_one_image_so_far_nobody_knows_whether_it_is_slow_or_has_stopped() -> None:
+def test_the_message_about_a_single_old_image_names_both_causes() -> None:
     with scripted("Two mugs.", max_image_age=0.3) as (it, _):
         message = until_stale(it)
     assert message.startswith("The only image of camera camera so far is 0.")

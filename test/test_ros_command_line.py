@@ -24,7 +24,7 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, cwd="/", timeout=LIMIT, check=False)
 
 
-def test_help_tells_how_to_name_a_model() -> None:
+def test_help_states_how_to_set_a_model() -> None:
     """The help starts no node."""
     done = run("--help")
     assert done.returncode == 0
@@ -52,7 +52,7 @@ def test_help_tells_how_to_name_a_model() -> None:
         ),
     ],
 )
-def test_what_cannot_be_followed_is_told_in_a_sentence(arguments: list[str], said: str) -> None:
+def test_wrong_arguments_are_reported_in_a_sentence(arguments: list[str], said: str) -> None:
     """The message has no traceback."""
     done = run(*arguments)
     assert done.returncode in (1, 2)

@@ -198,7 +198,7 @@ def test_what_makes_no_sense_gets_a_well_formed_answer(table: Table, task: Task,
 
 
 @pytest.mark.parametrize("task", CAMERA_TASKS)
-def test_an_empty_instruction_is_refused(table: Table, task: Task) -> None:
+def test_an_empty_instruction_is_rejected(table: Table, task: Task) -> None:
     interface = TASKS[task]
     response = table.it.call(interface.service_type, interface.name, interface.service_type.Request())
     assert OutcomeCode(response.outcome.code) is OutcomeCode.BAD_REQUEST

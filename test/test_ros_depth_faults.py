@@ -126,7 +126,7 @@ def far_plane(before: Before) -> None:
         (far_plane, "points have no position: farther than max_depth"),
     ],
 )
-def test_what_does_not_belong_to_the_image_gives_nan_and_says_so(
+def test_depth_or_calibration_of_another_image_gives_nan_and_the_reason(
     scene: Scene, show: Callable[[Before], None], words: str
 ) -> None:
     """Each fault has its own message. The answer in pixels is correct, and all coordinates are NaN."""

@@ -114,7 +114,7 @@ def test_the_action_streams_and_its_cancel_reaches_vllm(it: Rig, endless: str) -
     it.until(lambda: unfinished(it) == 0, "the end of the request in vLLM")
 
 
-def test_what_the_engine_cannot_hold_is_refused_and_not_answered_badly(it: Rig) -> None:
+def test_token_limits_are_reduced_to_the_context_and_control_tokens_are_rejected(it: Rig) -> None:
     options = QueryOptions(max_tokens=10**6, timeout=1.0)
     response = it.call(Ask, "ask", Ask.Request(question="What?", options=options))
     assert response.outcome.code in (Outcome.OK, Outcome.TIMEOUT), "so much is cut down to what the context holds"

@@ -69,7 +69,7 @@ def bench() -> Iterator[Bench]:
     rclpy.shutdown(context=context)
 
 
-def test_each_listener_hears_its_own_messages_in_their_order(bench: Bench) -> None:
+def test_each_listener_gets_its_own_messages_in_order(bench: Bench) -> None:
     for topic in ("a", "b"):
         bench.listen(topic)
     first, second = bench.publisher("a"), bench.publisher("b")
@@ -93,7 +93,7 @@ def names(bench: Bench) -> list[Any]:
     return list(bench.sender.get_subscriber_names_and_types_by_node("listener", bench.namespace))
 
 
-def test_what_was_given_back_is_heard_no_more(bench: Bench) -> None:
+def test_a_destroyed_subscription_gets_no_messages(bench: Bench) -> None:
     """The listener itself may end the subscription, as a camera does when its reliability changes."""
     taken: list[Any] = []
     taken.append(bench.listen("a", lambda message: bench.intake.unsubscribe(taken.pop())))

@@ -135,7 +135,7 @@ def test_two_nodes_in_two_namespaces_keep_apart() -> None:
     assert answers[0].affordances.points[0].u < answers[1].affordances.points[0].u
 
 
-def test_diagnostics_tell_the_engine_the_requests_and_the_camera() -> None:
+def test_diagnostics_report_engine_requests_and_camera() -> None:
     with scripted("[(10, 10)]", "[]") as (it, _):
         messages = it.listen(DiagnosticArray, "/diagnostics")
         point(it), point(it)

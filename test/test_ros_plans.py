@@ -76,12 +76,12 @@ def test_a_list_of_a_context_that_is_too_long_is_rejected_before_it_is_converted
         to_plan_request(context)
 
 
-def test_a_context_means_the_same_as_message_and_in_the_core() -> None:
+def test_a_context_survives_the_conversion_to_a_message_and_back() -> None:
     assert to_plan_request(to_plan_context(REQUEST)) == REQUEST
     assert to_plan_request(PlanContext()) == PlanRequest()
 
 
-def test_what_a_stack_tells_reaches_the_model_and_its_plan_is_typed() -> None:
+def test_the_context_reaches_the_model_and_the_plan_has_skills_and_arguments() -> None:
     with scripted(written("plan", step())) as (it, engine):
         response = plan(it, REQUEST)
         (generation,) = engine.generations
@@ -145,7 +145,7 @@ def test_steps_are_fed_back_as_soon_as_each_is_complete() -> None:
     assert 0 < outcome.result.plan.report.first_part_time < outcome.result.plan.report.total_time
 
 
-def test_robots_of_the_file_are_those_of_requests_and_standing_queries_that_name_none(repository: Path) -> None:
+def test_requests_and_standing_queries_without_robots_use_those_of_the_file(repository: Path) -> None:
     example = str(repository / "config" / "robots_example.yaml")
     with scripted(written("impossible"), robots_file=example) as (it, engine):
         plan(it, PlanContext())
@@ -223,7 +223,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("request_", "path", "said"), BAD, ids=[f"{path}: {said}" for _, path, said in BAD])
-def test_bad_input_is_refused_with_the_fields_path_and_the_reason(
+def test_bad_input_is_rejected_with_the_fields_path_and_the_reason(
     shared: tuple[Rig, ScriptedEngine], request_: PlanRequest | PlanContext, path: str, said: str
 ) -> None:
     it, engine = shared
@@ -236,7 +236,7 @@ def test_bad_input_is_refused_with_the_fields_path_and_the_reason(
     assert len(engine.generations) == before
 
 
-def test_an_unknown_camera_is_refused(shared: tuple[Rig, ScriptedEngine]) -> None:
+def test_an_unknown_camera_is_rejected(shared: tuple[Rig, ScriptedEngine]) -> None:
     response = plan(shared[0], REQUEST, camera="wrist")
     assert response.outcome.code == Outcome.BAD_REQUEST
     assert "There is no camera 'wrist'" in response.outcome.message
@@ -251,7 +251,7 @@ def test_names_with_quotes_are_names() -> None:
     assert json.loads(response.plan.roboos_json)["subtask_list"][0]["robot_name"] == name
 
 
-def test_a_hundred_robots_with_a_hundred_skills_hold_nobody_up(shared: tuple[Rig, ScriptedEngine]) -> None:
+def test_a_hundred_robots_with_a_hundred_skills_do_not_block_the_executor(shared: tuple[Rig, ScriptedEngine]) -> None:
     """The context is read outside the event loop, so that other requests are answered in the meantime."""
     it, _ = shared
     skills = tuple(replace(PICK, name=f"skill_{number}") for number in range(100))
@@ -264,7 +264,7 @@ def test_a_hundred_robots_with_a_hundred_skills_hold_nobody_up(shared: tuple[Rig
     assert response.outcome.message
 
 
-def test_the_program_ask_tells_robots_scene_and_history(repository: Path) -> None:
+def test_the_program_ask_sends_robots_scene_and_history(repository: Path) -> None:
     example = str(repository / "config" / "robots_example.yaml")
     with scripted(written("plan", step()), max_image_age=0.0) as (it, engine):
         known = ("--robots", example, "--place", "table: mug", "--place", "tray:", "--failed", "pick the mug", "--replan")

@@ -139,7 +139,7 @@ def test_the_models_own_depth_keeps_to_the_range(scene: Scene) -> None:
     assert "the model's own depth is outside min_depth to max_depth" in response.outcome.message
 
 
-def test_depth_that_comes_while_the_model_answers_is_waited_for_and_newer_depth_does_not_push_it_out(scene: Scene) -> None:
+def test_the_node_waits_for_depth_during_the_answer_and_newer_depth_does_not_replace_it(scene: Scene) -> None:
     gate = asyncio.Event()
     engine = ScriptedEngine([Script([gate, points_text(scene.objects)])])
     with rig(engine, camera__use_depth=True, max_image_age=0.0, transform_timeout=5.0) as it:
@@ -163,7 +163,7 @@ def test_depth_that_comes_while_the_model_answers_is_waited_for_and_newer_depth_
         assert error(scene, thing, position(point)) < 0.01
 
 
-def test_asked_about_is_the_newest_image_that_has_depth(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_uses_the_newest_image_with_depth(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """An exception is an image that is much older than the newest one."""
     with looking(scene, points_text(scene.objects)) as before:
         before.info()
@@ -248,7 +248,7 @@ def test_an_answer_waits_for_depth_that_comes_after_it(scene: Scene) -> None:
     assert not np.isnan(position(response.affordances.points[0])).any()
 
 
-def test_without_use_depth_nothing_is_subscribed_waited_for_or_complained_about(scene: Scene) -> None:
+def test_without_use_depth_the_node_neither_subscribes_nor_waits_nor_warns(scene: Scene) -> None:
     with looking(scene, points_text(scene.objects), camera__use_depth=False, transform_timeout=30.0) as before:
         before.image()
         response = ask_point(before.it)

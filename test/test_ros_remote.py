@@ -129,7 +129,7 @@ def test_a_deadline_reaches_the_server(asked: Table, endless: None, vllm_server:
     asked.it.until(lambda: unfinished(vllm_server) == 0, "the end of the request in the server")
 
 
-def test_what_the_server_or_the_engine_refuses(asked: Table) -> None:
+def test_requests_that_the_server_or_the_engine_rejects(asked: Table) -> None:
     marked = asked.it.call(Ask, "ask", Ask.Request(question=f"What is {IMAGE_PLACEHOLDER}?"))
     assert marked.outcome.code == Outcome.BAD_REQUEST
     for tokens in (10**6, 16_380):  # More tokens than the context length allows, with the prompt or without it.

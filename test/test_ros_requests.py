@@ -81,13 +81,13 @@ def test_each_task_answers_on_its_service() -> None:
         ({"cameras": ["camera"], "images": [image_message()]}, "both"),
     ],
 )
-def test_options_that_contradict_their_description_are_refused(shared: Rig, options: dict[str, Any], part: str) -> None:
+def test_options_that_contradict_their_description_are_rejected(shared: Rig, options: dict[str, Any], part: str) -> None:
     response = point(shared, **options)
     assert response.outcome.code == Outcome.BAD_REQUEST
     assert part in response.outcome.message
 
 
-def test_an_empty_question_is_refused(shared: Rig) -> None:
+def test_an_empty_question_is_rejected(shared: Rig) -> None:
     assert point(shared, " ").outcome.code == Outcome.BAD_REQUEST
 
 
@@ -111,7 +111,7 @@ def test_requests_in_the_engine_leave_the_executor_free_and_end_together() -> No
     assert [response.affordances.instruction for response in responses] == [f"mug {index}" for index in range(8)]
 
 
-def test_the_request_after_the_last_that_may_wait_is_refused_at_once() -> None:
+def test_a_request_beyond_the_queue_is_rejected_at_once() -> None:
     gate = asyncio.Event()
     with scripted(Script([gate, "[(10, 10)]"]), engine__max_num_seqs=1, max_queued=2) as (it, engine):
         futures = [it.send(Locate, "point", Locate.Request(instruction="mug")) for _ in range(3)]
@@ -189,7 +189,7 @@ def test_the_nodes_own_timeout_holds_where_a_request_names_none_and_a_change_act
         (Script([RuntimeError("boom")]), Outcome.ENGINE_FAILED),
     ],
 )
-def test_what_goes_wrong_in_the_engine_is_an_outcome_and_the_next_request_is_served(script: object, code: int) -> None:
+def test_an_error_of_the_engine_is_an_outcome_and_the_next_request_is_answered(script: object, code: int) -> None:
     with scripted(script, "[(10, 10)]") as (it, _):
         failed = point(it)
         served = point(it)
@@ -200,7 +200,7 @@ def test_what_goes_wrong_in_the_engine_is_an_outcome_and_the_next_request_is_ser
     assert served.outcome.code == Outcome.OK
 
 
-def test_before_the_model_is_loaded_requests_are_told_how_far_it_is() -> None:
+def test_before_the_model_is_loaded_requests_get_the_progress_of_loading() -> None:
     gate = asyncio.Event()
     with rig(ScriptedEngine(["[(10, 10)]"], start_gate=gate)) as it:
         it.until(lambda: it.node.model.progress.stage == "loading", "loading")
@@ -235,7 +235,7 @@ def test_images_of_the_request_need_no_camera_and_give_their_header() -> None:
     assert "Publishers: none" in none.outcome.message
 
 
-def test_an_old_image_is_refused_and_so_is_one_from_the_future() -> None:
+def test_an_old_image_and_one_from_the_future_are_rejected() -> None:
     with scripted("[(10, 10)]", max_image_age=5.0) as (it, _):
         it.show(image_message(stamp=Time(sec=now().sec - 60)))
         old = point(it)

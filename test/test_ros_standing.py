@@ -30,7 +30,7 @@ def set_query(it: Rig, **fields: Any) -> SetStandingQuery.Response:
     return it.call(SetStandingQuery, "set_standing_query", SetStandingQuery.Request(**(defaults | fields)))
 
 
-def test_answers_are_on_their_topics_also_for_those_who_come_late() -> None:
+def test_late_subscribers_get_the_last_answer_on_its_topic() -> None:
     with scripted("[(10, 10)]", "[(1, 2), (30, 40)]", "1. Reach", "Two mugs.") as (it, _):
         it.call(Locate, "point", Locate.Request(instruction="mugs"))
         it.call(PredictTrajectory, "trajectory", PredictTrajectory.Request(instruction="reach"))
@@ -215,7 +215,7 @@ def test_standing_queries_outlive_the_lifecycle_and_can_be_removed() -> None:
         {"name": "unknown", "enabled": False},
     ],
 )
-def test_a_standing_query_that_makes_no_sense_is_refused(fields: dict[str, Any]) -> None:
+def test_an_invalid_standing_query_is_rejected(fields: dict[str, Any]) -> None:
     with scripted("[(10, 10)]") as (it, _):
         refused = set_query(it, **fields)
     assert refused.outcome.code == Outcome.BAD_REQUEST

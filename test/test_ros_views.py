@@ -206,7 +206,7 @@ def test_each_query_supersedes_its_own_markers_only(scene: Scene) -> None:
         it.until(lambda: not shown(messages), "the end of the removed query's markers")
 
 
-def test_the_overlay_is_drawn_for_who_comes_late_and_compressed_for_who_wants_it() -> None:
+def test_late_subscribers_get_the_overlay_raw_or_compressed() -> None:
     """The overlay is a JPEG of the same image, with the image's header."""
     with scripted("[(20, 20)]") as (it, _):
         point(it)
@@ -225,7 +225,7 @@ def test_the_overlay_is_drawn_for_who_comes_late_and_compressed_for_who_wants_it
     assert np.abs(rgb.astype(int) - drawn).mean() < 12
 
 
-def test_it_is_drawn_once_for_both_and_not_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_overlay_is_drawn_once_for_both_topics_and_only_for_subscribers(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[bool] = []
     draw = overlay.draw
 
@@ -260,7 +260,7 @@ def test_answers_to_requests_wait_while_another_is_drawn(monkeypatch: pytest.Mon
         it.until(lambda: len(raw) == count + 3, "three images")
 
 
-def test_what_was_thought_stands_on_the_overlay_on_request() -> None:
+def test_the_overlay_shows_the_thinking_if_enabled() -> None:
     """It is below the instruction, which stays visible for any length of the thinking."""
     image = np.zeros((480, 640, 3), np.uint8)
     answer = Answer(Task.POINT, "", thinking="It is red. " * 200, points=(Point(320, 20),))
@@ -318,7 +318,7 @@ def test_a_path_points_along_the_motion() -> None:
     assert len(to_poses(Header(), corners).poses) == 6
 
 
-def test_the_board_forgets_what_has_outlived_itself() -> None:
+def test_expired_markers_are_forgotten() -> None:
     """Late subscribers do not get markers whose lifetime has ended."""
     time = [0.0]
     current = CurrentMarkers(lambda: time[0])

@@ -292,7 +292,7 @@ def test_a_restarted_viewer_gets_what_is_shown(scene: Scene) -> None:
             it.client.destroy_subscription(viewer)
 
 
-def test_what_remains_of_a_lifetime() -> None:
+def test_the_remaining_lifetime_of_a_marker() -> None:
     """The lifetime counts from the first publication of a marker, and a clock that jumps back does not extend it."""
     time = [100.0]
     current = CurrentMarkers(lambda: time[0])

@@ -99,6 +99,6 @@ def test_the_configuration_shows_every_view_on_its_topic() -> None:
         assert name.encode("utf-16-be") in state
 
 
-def test_the_manifest_asks_for_what_the_demo_publishes() -> None:
+def test_the_manifest_requires_rviz_and_tf2() -> None:
     names = {element.text for element in ElementTree.parse(REPOSITORY / "package.xml").getroot()}
     assert {"rviz2", "tf2_msgs", "tf2_ros_py"} <= names

@@ -52,7 +52,7 @@ def test_jazzy_is_the_default_and_a_choice_is_kept(setup_env: ModuleType) -> Non
     assert setup_env.read_stamp() == setup_env.fingerprint(kilted)
 
 
-def test_another_ros_makes_the_environment_anew(setup_env: ModuleType) -> None:
+def test_another_ros_recreates_the_environment(setup_env: ModuleType) -> None:
     """An environment of an older version of the script, whose file does not name the ROS distribution, is for Jazzy."""
     jazzy = target_of(setup_env)
     old = setup_env.fingerprint(jazzy)
@@ -62,7 +62,7 @@ def test_another_ros_makes_the_environment_anew(setup_env: ModuleType) -> None:
     assert not setup_env.fits(target_of(setup_env, "kilted"))
 
 
-def test_a_wish_that_contradicts_the_sourced_ros_is_named(
+def test_a_requested_ros_that_contradicts_the_sourced_ros_is_rejected(
     setup_env: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "share" / "rclpy").mkdir(parents=True)

@@ -51,7 +51,7 @@ def test_the_right_and_quick_operator_is_kept_and_auto_uses_it(tmp_path: Path) -
     assert not (tmp_path / "flagos.json.state").exists()
 
 
-def test_where_there_is_nothing_to_measure_it_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_flaggems_the_program_states_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decision, "installed", lambda: False)
     with pytest.raises(EngineConfigError, match="FlagGems cannot be measured here: flag-gems is not installed"):
         asyncio.run(tune(EngineOptions.of(model=str(tmp_path)), Settings(), print))
@@ -203,7 +203,7 @@ def test_graphs_are_used_where_they_are_fastest(times: tuple[list[float], ...], 
     assert choose_mode(*times) == way
 
 
-def test_the_table_is_read_by_people() -> None:
+def test_the_table_shows_each_operator_in_one_line() -> None:
     lines = table([verdict("argmax", 1.1), verdict("gelu", 0.5), OperatorVerdict("cat", "wrong: other token at 3")]).splitlines()
     assert len({len(line.rstrip()) <= 100 for line in lines}) == 1
     assert lines[1].split()[0] == "argmax"
