@@ -76,7 +76,7 @@ def test_a_parameter_file_that_takes_rcl_long_ends_the_program(module: str, kind
     assert f"the parameter file {file} cannot be read: {said}" in done.stderr
 
 
-def test_a_thousand_misspelt_parameters_are_one_short_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_thousand_misspelled_parameters_are_one_short_line(capfd: pytest.CaptureFixture[str]) -> None:
     misspelt: dict[str, Any] = {f"misspelt_{number}": 1 for number in range(1000)}
     with rig(autostart=False, **misspelt) as it:
         it.node.trigger_configure()
@@ -85,7 +85,7 @@ def test_a_thousand_misspelt_parameters_are_one_short_line(capfd: pytest.Capture
     assert len(line) < 1200
 
 
-def test_misspelt_parameters_are_told(capfd: pytest.CaptureFixture[str]) -> None:
+def test_misspelled_parameters_are_reported(capfd: pytest.CaptureFixture[str]) -> None:
     """Standing queries that are described but not named, and the parameters of rclpy, are not misspelt."""
     given: dict[str, Any] = {"engine__modle": "x", "standing_query__later__rate": 1.0, "use_sim_time": False}
     with rig(autostart=False, **given) as it:

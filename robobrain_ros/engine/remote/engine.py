@@ -22,7 +22,7 @@ from robobrain_ros.engine.base import (
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.remote.client import ServerFault
 from robobrain_ros.engine.remote.data_url import data_url
-from robobrain_ros.engine.remote.server import SILENCE, Server, ServedModel
+from robobrain_ros.engine.remote.server import SILENCE, ServedModel, Server
 from robobrain_ros.errors import (
     BadImageError,
     EngineConfigError,

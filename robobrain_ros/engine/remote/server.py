@@ -17,13 +17,7 @@ from robobrain_ros.bounds.texts import clean
 from robobrain_ros.engine.addresses import base_url
 from robobrain_ros.engine.base import Constraint, Generation, TextDelta
 from robobrain_ros.engine.options import CELLS, EngineOptions
-from robobrain_ros.engine.remote.client import (
-    EndlessResponseError,
-    ServerFault,
-    explain,
-    make_client,
-    wrong_answer,
-)
+from robobrain_ros.engine.remote.client import EndlessResponseError, ServerFault, explain, make_client, wrong_answer
 from robobrain_ros.engine.remote.data_url import data_url
 from robobrain_ros.errors import BadRequestError, EngineConfigError, EngineFailedError
 
@@ -213,9 +207,8 @@ class Server:
         names = _cut(", ".join(known) or "none")
         if name not in known or (len(known) > 1 and not wanted):
             problem = f"does not have the model {name!r}. It has: {names}" if wanted else f"has these models: {names}"
-            raise ServerFault(
-                EngineConfigError(f"{self.url} {problem}. Set engine.model to one of them."), down=True, lasting=True
-            )
+            error = EngineConfigError(f"{self.url} {problem}. Set engine.model to one of them.")
+            raise ServerFault(error, down=True, lasting=True)
         if not name.isprintable() or len(name) > _LONGEST_NAMES:
             raise wrong_answer(self.url, f"a model name of {len(name)} characters, some of which may not be printable")
         length = known[name].get("max_model_len")
