@@ -75,7 +75,7 @@ def broken() -> Iterator[tuple[bytes, str, str]]:
     yield rvl_data, "16UC1; compressedDepth zstd", "neither"
     yield png, "rgb8; jpeg compressed bgr8", "rgb8"
     yield with_size(0, 480), "16UC1; compressedDepth rvl", "no pixels"
-    yield with_size(2**32 - 1, 2**32 - 1), "16UC1; compressedDepth rvl", "claims"
+    yield with_size(2**32 - 1, 2**32 - 1), "16UC1; compressedDepth rvl", "states a size"
     yield with_size(8000, 8000, bytes(64)), "16UC1; compressedDepth rvl", "bomb"
     yield with_size(640, 480, bytes(64)), "16UC1; compressedDepth rvl", "empty"
     yield with_size(640, 480, b"\xff" * 64), "16UC1; compressedDepth rvl", "RVL"

@@ -17,6 +17,7 @@ import yaml
 from robobrain_ros import core
 from robobrain_ros.cli import ask
 from robobrain_ros.cli.reply import Reply, to_dict
+from robobrain_ros.core import surfaces
 from robobrain_ros.core.query import CAMERA_TASKS
 from robobrain_ros.engine import presets
 from robobrain_ros.engine.flagos import operators, tune_file
@@ -179,6 +180,32 @@ def test_troubleshooting_quotes_messages_of_the_code(heading: str) -> None:
     assert len(quotes) > 3
     for quote in quotes:
         assert any(words in code for words in fixed_words(quote)), f"nothing says {quote!r}"
+
+
+def messages_without_positions() -> Iterator[str]:
+    """Yield the messages of the code about missing positions. A blank line replaces each inserted value."""
+    yield from (value for name, value in vars(surfaces).items() if name.isupper() and isinstance(value, str))
+    files = ("core/geometry.py", "core/surfaces.py", "core/formats/depth_files.py", "ros/positions.py")
+    for tree in (ast.parse((REPOSITORY / "robobrain_ros" / file).read_text(encoding="utf-8")) for file in files):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("GeometryError", "OtherSizeError"):
+                texts = node.args
+            elif isinstance(node, ast.Return | ast.Assign | ast.keyword) and node.value is not None:
+                texts = [it for it in ast.walk(node.value) if isinstance(it, ast.JoinedStr)]
+            else:
+                continue
+            for text in texts:
+                parts = text.values if isinstance(text, ast.JoinedStr) else [text]
+                yield "\n\n".join(part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str))
+
+
+def test_troubleshooting_has_every_message_about_missing_positions() -> None:
+    table = rows("how-to/troubleshooting.md", "## Positions are NaN, or not in target_frame")
+    known = {words for row in table for quote in names(row[0]) for words in fixed_words(quote)}
+    messages = [message for message in messages_without_positions() if len(message.split()) > 3]
+    assert len(messages) > 25
+    missing = [message for message in messages if not any(words in message for words in known)]
+    assert missing == [], "add a row to docs/how-to/troubleshooting.md"
 
 
 def test_the_flagos_page_quotes_messages_of_the_code() -> None:

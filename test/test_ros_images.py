@@ -180,7 +180,7 @@ BROKEN: dict[str, tuple[Callable[[], Image | CompressedImage], str]] = {
     "no encoding": (lambda: broken_image(encoding=""), "encoding"),
     "zero width": (lambda: broken_image(width=0), "0x48"),
     "zero height": (lambda: broken_image(height=0), "64x0"),
-    "absurd size": (lambda: broken_image(width=2**32 - 1, height=2**32 - 1), "claims"),
+    "absurd size": (lambda: broken_image(width=2**32 - 1, height=2**32 - 1), "states a size"),
     "step too small": (lambda: broken_image(step=100), "step"),
     "zero step": (lambda: broken_image(step=0), "step"),
     "height beyond the data": (lambda: broken_image(height=49), "bytes"),
@@ -195,7 +195,7 @@ BROKEN: dict[str, tuple[Callable[[], Image | CompressedImage], str]] = {
     "truncated jpeg": (lambda: truncated("JPEG"), "cannot be read"),
     "truncated png": (lambda: truncated("PNG"), "cannot be read"),
     "png bomb": (lambda: png_that_claims(60000, 60000), "cannot be read"),
-    "large png": (lambda: png_that_claims(9000, 9000), "claims"),
+    "large png": (lambda: png_that_claims(9000, 9000), "states a size"),
     "compressed depth": (lambda: CompressedImage(format="16UC1; compressedDepth png", data=array("B", [1])), "depth"),
 }
 

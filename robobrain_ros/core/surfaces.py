@@ -31,6 +31,7 @@ TOO_NEAR = "nearer than min_depth or than the depth camera can measure"
 TOO_FAR = "farther than max_depth or than the depth camera can measure"
 NO_OWN_DEPTH = "the model gave no depth"
 OWN_OUT_OF_RANGE = "the model's own depth is outside min_depth to max_depth"
+NO_RAY = "the camera's lens model does not cover this pixel"
 
 _CONVERTED_NO_SAMPLE = np.float32(NO_SAMPLE * 1e-3)
 """The value 65535 after a driver converted millimetres to metres."""
@@ -244,8 +245,7 @@ def _lifted(camera: CameraModel, pixels: Floats, depths: Floats, reasons: Sequen
     known: Bools = np.isfinite(positions[:, 0])
     positions[~known] = np.nan
     all_reasons = tuple(
-        "" if good else (reason if np.isnan(d) else "the camera's lens model does not cover this pixel")
-        for good, reason, d in zip(known, reasons, depths, strict=True)
+        "" if good else (reason if np.isnan(d) else NO_RAY) for good, reason, d in zip(known, reasons, depths, strict=True)
     )
     return Lifted(positions, all_reasons, interpolated & known)
 

@@ -41,7 +41,7 @@ def decode_depth(data: bytes, image_format: str) -> Depth:
     encoding = image_format.partition(";")[0].strip().lower()
     floats = encoding == "32fc1"
     if encoding not in ("", "16uc1", "mono16", "32fc1", "png"):
-        raise GeometryError(f"The format of the compressed depth is {image_format[:60]!r}; 16UC1 and 32FC1 are depth.")
+        raise GeometryError(f"The compressed depth has the format {image_format[:60]!r}. Supported are 16UC1 and 32FC1.")
     try:
         if data.startswith(_PNG):
             if floats:
