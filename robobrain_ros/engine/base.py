@@ -74,19 +74,6 @@ class Generation:
     constraint: Constraint | None = None
     choices: int = 0
 
-
-@dataclass(frozen=True)
-class TokenChoice:
-    """A token that was likely at one place of the text.
-
-    :param text: text of the token. It can be a part of a character.
-    :param logprob: natural logarithm of its probability. Engines normalize over different tokens: over all, or only over those
-        that the constraint allows. Only ratios of the probabilities at one place are comparable between engines.
-    """
-
-    text: str
-    logprob: float
-
     @property
     def text(self) -> str:
         """The text of the user's message, without images."""
@@ -102,6 +89,19 @@ class TokenChoice:
                 yield before
             yield image
         yield self.user_text
+
+
+@dataclass(frozen=True)
+class TokenChoice:
+    """A token that was likely at one place of the text.
+
+    :param text: text of the token. It can be a part of a character.
+    :param logprob: natural logarithm of its probability. Engines normalize over different tokens: over all, or only over those
+        that the constraint allows. Only ratios of the probabilities at one place are comparable between engines.
+    """
+
+    text: str
+    logprob: float
 
 
 @dataclass(frozen=True)
