@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from contract_events import EventCheck, make_condition
 from contract_node import GRID, Behaviour, image_of
 from contract_tables import (
     ALWAYS,
@@ -74,6 +75,7 @@ class ContractClient(ContractWorld):
         )
         self._watches = Watches(self, self._node, f"{self._target}/watch_task", many)
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self.events = EventCheck(self._node, self._target, self._fault)
         for topic, message_type in RESULT_TOPICS.items():
             self._node.create_subscription(message_type, f"{self._target}/{topic}", self._on_standing_result, 100)
 
@@ -321,6 +323,7 @@ class ContractClient(ContractWorld):
         request = SetStandingQuery.Request(
             name=name, enabled=enabled, task=task, instruction=self._text(behaviour), rate=rate, options=self._options()[0]
         )
+        make_condition(request, self._random)
         key = self._open(f"standing query {name[:5]!r} rate {rate:g} {'on' if enabled else 'off'}", DEFAULT_TIMEOUT)
 
         def answered(future: Any) -> None:
