@@ -122,12 +122,8 @@ class RoboBrainNode(GuardedNode):
         # The clock is steady, because these timers must also run while simulated time stands still.
         self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         timed = (self._standing, self._results, self._endpoints, self._duplicates, self._memory)
-        parts = (
-            self._watch.check,
-            self._requests.give_up_overdue,
-            lambda: self._cameras.adapt(),
-            *(part.on_timer for part in timed),
-        )
+        checks = (self._watch.check, self._requests.give_up_overdue, lambda: self._cameras.adapt())
+        parts = (*checks, *(part.on_timer for part in timed))
         self._periodic = PeriodicCalls(self, (*parts, self._diagnostics.publish), self._steady_clock)
         self._starter = self.create_timer(0.0, self._autostart, clock=self._steady_clock) if self._settings["autostart"] else None
         self._change_announced = False
