@@ -65,14 +65,8 @@ class ContractClient(ContractWorld):
         self._change = self._node.create_client(ChangeState, f"{self._target}/change_state")
         self._get_state = self._node.create_client(GetState, f"{self._target}/get_state")
         self._set = self._node.create_client(SetParameters, f"{self._target}/set_parameters", qos_profile=many)
-        self._action = ActionClient(
-            self._node,
-            RunTask,
-            f"{self._target}/run_task",
-            goal_service_qos_profile=many,
-            result_service_qos_profile=many,
-            cancel_service_qos_profile=many,
-        )
+        profiles: Any = {f"{service}_service_qos_profile": many for service in ("goal", "result", "cancel")}
+        self._action = ActionClient(self._node, RunTask, f"{self._target}/run_task", **profiles)
         self._watches = Watches(self, self._node, f"{self._target}/watch_task", many)
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self.events = EventCheck(self._node, self._target, self._fault)
