@@ -26,6 +26,7 @@ RESULTS = (
     "PlanStep",
     "TextAnswer",
     "Progress",
+    "Event",
 )
 COMMON = ("QueryOptions", "Outcome", "InferenceReport")
 PLANNING = ("PlanContext", "Robot", "Skill", "Place", "DoneStep")

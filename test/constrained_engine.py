@@ -46,7 +46,7 @@ class RunningEngine(OnLoop):
 _next_id = iter(range(10**6))
 
 
-def generation(constraint: Constraint, max_tokens: int, text: str = "go") -> Generation:
+def generation(constraint: Constraint | None, max_tokens: int, text: str = "go") -> Generation:
     return Generation(f"structured-{next(_next_id)}", text, [], max_tokens, temperature=1.0, constraint=constraint)
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from contract_events import EventCheck, make_condition
 from contract_node import GRID, Behaviour, image_of
 from contract_tables import (
     ALWAYS,
@@ -64,16 +65,11 @@ class ContractClient(ContractWorld):
         self._change = self._node.create_client(ChangeState, f"{self._target}/change_state")
         self._get_state = self._node.create_client(GetState, f"{self._target}/get_state")
         self._set = self._node.create_client(SetParameters, f"{self._target}/set_parameters", qos_profile=many)
-        self._action = ActionClient(
-            self._node,
-            RunTask,
-            f"{self._target}/run_task",
-            goal_service_qos_profile=many,
-            result_service_qos_profile=many,
-            cancel_service_qos_profile=many,
-        )
+        profiles: Any = {f"{service}_service_qos_profile": many for service in ("goal", "result", "cancel")}
+        self._action = ActionClient(self._node, RunTask, f"{self._target}/run_task", **profiles)
         self._watches = Watches(self, self._node, f"{self._target}/watch_task", many)
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self.events = EventCheck(self._node, self._target, self._fault)
         for topic, message_type in RESULT_TOPICS.items():
             self._node.create_subscription(message_type, f"{self._target}/{topic}", self._on_standing_result, 100)
 
@@ -321,6 +317,7 @@ class ContractClient(ContractWorld):
         request = SetStandingQuery.Request(
             name=name, enabled=enabled, task=task, instruction=self._text(behaviour), rate=rate, options=self._options()[0]
         )
+        make_condition(request, self._random)
         key = self._open(f"standing query {name[:5]!r} rate {rate:g} {'on' if enabled else 'off'}", DEFAULT_TIMEOUT)
 
         def answered(future: Any) -> None:

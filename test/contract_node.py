@@ -101,7 +101,10 @@ class ContractEngine:
     async def _deltas(self, generation: Generation, abort: asyncio.Event) -> AsyncGenerator[TextDelta, None]:
         found = re.search(r"do_\w+", generation.user_text)
         behaviour = Behaviour(found.group()) if found else Behaviour.OK
-        text = _answer(generation.user_text, number_of(generation.images[0]))
+        number = number_of(generation.images[0])
+        text = _answer(generation.user_text, number)
+        if generation.choices:  # A condition, which holds for three of six images.
+            text = "Yes" if number % 6 < 3 else "No"
         if behaviour in (Behaviour.GARBAGE, Behaviour.NOTHING, Behaviour.EMPTY):
             text = {Behaviour.GARBAGE: "[(((", Behaviour.NOTHING: "[]", Behaviour.EMPTY: ""}[behaviour]
         if generation.assistant_prefix == "<think>":

@@ -11,12 +11,12 @@ from robobrain_ros.engine.base import EngineHealth, EngineInfo, EngineState, Gen
 class Script:
     """The script of one generation.
 
-    :param pieces: what happens, in order. A string is one delta with one token. An `asyncio.Event` is awaited. An exception is
-    raised.
+    :param pieces: what happens, in order. A string is one delta with one token. A `TextDelta` is passed on. An `asyncio.Event` is
+    awaited. An exception is raised.
     :param finish_reason: finish reason of the last delta, whose text is empty: "stop", "length" or "abort".
     """
 
-    pieces: Sequence[str | asyncio.Event | BaseException]
+    pieces: Sequence[str | TextDelta | asyncio.Event | BaseException]
     finish_reason: str = "stop"
 
 
@@ -78,7 +78,7 @@ class ScriptedEngine:
                 if isinstance(piece, asyncio.Event):
                     await self._wait(piece, generation.request_id)
                 else:
-                    yield TextDelta(piece, 1, prompt_tokens=10, queue_time=0.25)
+                    yield TextDelta(piece, 1, prompt_tokens=10, queue_time=0.25) if isinstance(piece, str) else piece
                 if self._gates[generation.request_id].is_set():
                     finished = True
                     self.aborted.append(generation.request_id)

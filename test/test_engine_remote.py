@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import time
 from contextlib import aclosing
 from pathlib import Path
@@ -11,11 +12,11 @@ import cv2
 import numpy as np
 import pytest
 from aiohttp import web
-from openai_server import MODEL, certificate, serving
+from openai_server import MODEL, certificate, serving, sse
 from remote_rig import INTERVALS, KEY, ask, drop, fault, html, options, question, redirect, refusing, run, started, text, within
 
 from robobrain_ros.core.profiles import PROFILES
-from robobrain_ros.engine.base import Constraint, Generation
+from robobrain_ros.engine.base import Constraint, Generation, TokenChoice
 from robobrain_ros.engine.keys import read_key
 from robobrain_ros.engine.options import CELLS, EngineOptions
 from robobrain_ros.engine.remote.data_url import data_url
@@ -83,6 +84,105 @@ def test_max_tokens_is_reduced_to_the_context_also_for_servers_that_reject_more(
             assert isinstance(error, BadRequestError)
             assert "maximum context length is 4096" in error.message
             assert len(server.bodies) == 4
+
+    run(work())
+
+
+def logprobs(*places: dict[str, float]) -> dict[str, Any]:
+    """Return log-probabilities in the format of vLLM: the written token comes first."""
+    content = []
+    for place in places:
+        entries = [{"token": token, "logprob": logprob, "bytes": list(token.encode())} for token, logprob in place.items()]
+        content.append(entries[0] | {"top_logprobs": entries})
+    return {"content": content}
+
+
+def saying(*choices: dict[str, Any]) -> Any:
+    """Return a handler that streams these choices, one for each token, with the text of the token."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = await sse(request)
+        for number, choice in enumerate(choices, 1):
+            usage = {"prompt_tokens": 7, "completion_tokens": number, "total_tokens": 7 + number}
+            whole = {"index": 0, "finish_reason": "stop" if number == len(choices) else None, **choice}
+            body = {"object": "chat.completion.chunk", "choices": [whole], "usage": usage}
+            await response.write(b"data: " + json.dumps(body).encode() + b"\n\n")
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    return handler
+
+
+def test_log_probabilities_are_requested_and_read() -> None:
+    first = {"delta": {"content": "Yes"}, "logprobs": logprobs({"Yes": -0.1, "No": -2.3, "no": -9999.0})}
+    last = {"delta": {"content": "."}, "logprobs": logprobs({".": 0.0})}
+
+    async def work() -> None:
+        async with serving(chat=saying(first, last)) as server, started(server.url) as engine:
+            deltas = await ask(engine, question(choices=20))
+            assert (server.bodies[-1]["logprobs"], server.bodies[-1]["top_logprobs"]) == (True, 20)
+            assert [place for delta in deltas for place in delta.choices] == [
+                (TokenChoice("Yes", -0.1), TokenChoice("No", -2.3)),
+                (TokenChoice(".", 0.0),),
+            ]
+            await ask(engine, question("plain"))
+            assert "logprobs" not in server.bodies[-1]
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        None,
+        5,
+        {"content": 7},
+        {"content": [None, 3, {}]},
+        {"content": [{"token": 1, "logprob": "low", "top_logprobs": "many"}]},
+        {"content": [{"token": "Yes", "logprob": 3.0, "top_logprobs": [{"token": "No", "logprob": None}]}]},
+    ],
+    ids=str,
+)
+def test_log_probabilities_of_another_form_are_left_out(strange: Any) -> None:
+    choice = {"delta": {"content": "Yes"}, "logprobs": strange}
+
+    async def work() -> None:
+        async with serving(chat=saying(choice)) as server, started(server.url) as engine:
+            deltas = await ask(engine, question(choices=20))
+            assert text(deltas) == "Yes"
+            assert not any(place for delta in deltas for place in delta.choices)
+
+    run(work())
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_server_that_rejects_log_probabilities_answers_without_them(status: int, caplog: pytest.LogCaptureFixture) -> None:
+    answer = saying({"delta": {"content": "Yes"}})
+
+    async def chat(request: web.Request) -> web.StreamResponse:
+        if "logprobs" in await request.json():
+            return web.json_response({"error": {"message": "logprobs is not supported"}}, status=status)
+        return await answer(request)
+
+    async def work() -> None:
+        async with serving(chat=chat) as server, started(server.url) as engine:
+            assert text(await ask(engine, question(choices=20))) == "Yes"
+            assert ["logprobs" in body for body in server.bodies] == [True, False]
+            assert text(await ask(engine, question("again", choices=20))) == "Yes"
+            assert ["logprobs" in body for body in server.bodies] == [True, False, False]
+
+    run(work())
+    assert sum("does not report log-probabilities" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_request_that_is_rejected_for_another_reason_is_no_sign_against_log_probabilities() -> None:
+    async def work() -> None:
+        async with serving(chat=refusing(400, "too long")) as server, started(server.url) as engine:
+            error = await fault(ask(engine, question(choices=20)))
+            assert isinstance(error, BadRequestError)
+            server.chat = None
+            await ask(engine, question("again", choices=20))
+            assert "logprobs" in server.bodies[-1]
 
     run(work())
 

@@ -1,8 +1,11 @@
 """Output of an engine under a constraint: vLLM on the CPU with random weights, which have learned no JSON."""
 
 import json
+import math
 import re
 from collections.abc import Iterator
+from contextlib import aclosing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,13 +14,14 @@ from plan_requests import random_request
 from random_checkpoint import make_random_checkpoint
 
 from robobrain_ros.core import Brain, Query, Task, parse_answer
-from robobrain_ros.core.grammars import coordinate_pattern
+from robobrain_ros.core.grammars import YES_OR_NO, coordinate_pattern
 from robobrain_ros.core.imaging import FittedSize
 from robobrain_ros.core.plans import schema as plan_schema
 from robobrain_ros.core.plans.request import Place, PlanMode, PlanRequest, PlanVerdict, Robot, Skill
 from robobrain_ros.core.plans.schema import TextBounds, plan_form
 from robobrain_ros.core.query import Defaults, Report
-from robobrain_ros.engine.base import Constraint
+from robobrain_ros.core.reading.yes_or_no import confidence_in
+from robobrain_ros.engine.base import MOST_CHOICES, Constraint, TextDelta
 from robobrain_ros.errors import BadRequestError, InfeasiblePlanError, NothingFoundError
 
 
@@ -110,6 +114,46 @@ def test_noise_gives_coordinates_within_the_image(engine: RunningEngine, task: T
     for text in whole:
         assert re.fullmatch(pattern, text)
         parse_answer(task, text, PROFILE, constrained=True)
+
+
+@pytest.mark.parametrize("constraint", [Constraint(regex=YES_OR_NO), None])
+def test_the_choices_are_the_likely_tokens_that_the_constraint_allows(
+    engine: RunningEngine, constraint: Constraint | None
+) -> None:
+    async def write(number: int) -> list[TextDelta]:
+        asked = replace(generation(constraint, 4, f"go {number}"), temperature=0.0, choices=MOST_CHOICES)
+        async with aclosing(engine.embedded.generate(asked)) as stream:
+            return [delta async for delta in stream]
+
+    for deltas in (engine.wait(write(number)) for number in range(8)):
+        assert all(len(delta.choices) == delta.tokens for delta in deltas)
+        places = [place for delta in deltas for place in delta.choices]
+        for place in places:
+            logprobs = [choice.logprob for choice in place]
+            assert 1 <= len(place) <= MOST_CHOICES + 1, "the written token may be an additional one"
+            assert logprobs == sorted(logprobs, reverse=True)
+            assert sum(map(math.exp, logprobs)) <= 1.001
+        first = places[0]
+        if constraint is None:
+            assert len(first) >= MOST_CHOICES
+            continue
+        # All allowed tokens are listed, because there are fewer than the limit. The last one ends the empty answer.
+        assert sum(math.exp(choice.logprob) for choice in first) == pytest.approx(1.0, abs=1e-3)
+        words = {choice.text.lower() for choice in first if not choice.text.startswith("<|")}
+        assert words <= {"y", "ye", "yes", "n", "no"}
+        text = "".join(delta.text for delta in deltas)
+        if text:
+            confidence = confidence_in(text.lower() == "yes", first)
+            assert confidence is not None
+            assert 0.5 <= confidence <= 1.0
+
+
+def test_no_choices_are_reported_unless_requested(engine: RunningEngine) -> None:
+    async def write() -> list[TextDelta]:
+        async with aclosing(engine.embedded.generate(generation(Constraint(regex="ab"), 10))) as stream:
+            return [delta async for delta in stream]
+
+    assert [delta.choices for delta in engine.wait(write()) if delta.choices] == []
 
 
 def test_a_prompt_in_several_steps_takes_nothing_from_a_seeded_answer(engine: RunningEngine) -> None:

@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 
 from robobrain_ros.core.formats.encodings import ENCODINGS
+from robobrain_ros.core.hysteresis import DEFAULT_STABLE_FRAMES
 from robobrain_ros.core.query import CAMERA_TASKS
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.msg import Outcome
 from robobrain_ros.ros.limits import (
+    LEAST_CONFIDENCE,
     LEAST_RATE,
     LEAST_TIMEOUT,
     MOST_NAME,
     MOST_QUERIES,
     MOST_RATE,
+    MOST_STABLE_FRAMES,
     MOST_TEXT,
     MOST_TIMEOUT,
     MOST_TOKENS,
@@ -97,6 +100,8 @@ BOUNDS: dict[str, dict[str, set[float]]] = {
         "name": {1, MOST_NAME, MOST_QUERIES},
         "instruction": {MOST_TEXT},
         "rate": {0, LEAST_RATE, MOST_RATE},
+        "stable_frames": {1, MOST_STABLE_FRAMES, 0, DEFAULT_STABLE_FRAMES},
+        "min_confidence": {LEAST_CONFIDENCE, 1, 0},
     },
     "action/RunTask.action": {"instruction": {MOST_TEXT}},
     "msg/QueryOptions.msg": {"timeout": {0, LEAST_TIMEOUT, MOST_TIMEOUT}, "max_tokens": {0, MOST_TOKENS}},

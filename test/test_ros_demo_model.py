@@ -15,6 +15,7 @@ import cv2
 import pytest
 import rclpy
 from lifecycle_msgs.msg import Transition
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros_rig import Rig, image_message, now, rig
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -32,11 +33,11 @@ from robobrain_ros.evaluation import plans
 from robobrain_ros.evaluation.metrics import Assessment
 from robobrain_ros.evaluation.question import Question
 from robobrain_ros.evaluation.questions import ask_about
-from robobrain_ros.msg import QueryOptions
+from robobrain_ros.msg import Event, Outcome, QueryOptions
 from robobrain_ros.ros.cameras.images import ImageReader
 from robobrain_ros.ros.client import TaskClient, to_answer
 from robobrain_ros.ros.tasks import TASKS
-from robobrain_ros.srv import Ask, EstimateProgress
+from robobrain_ros.srv import Ask, EstimateProgress, SetStandingQuery
 
 START = 280.0
 """Seconds that starting vLLM may take on a busy machine."""
@@ -152,6 +153,31 @@ def test_with_thinking(table: Table) -> None:
     scene = make_scene(9)
     table.show(scene)
     assert table.faults(scene, ("point", "afford", "ground", "reach", "plan", "exists"), think=True) == []
+
+
+def test_a_condition_follows_the_scene(table: Table) -> None:
+    """Each image has other objects or another place for them, and the events come from what the model sees."""
+    with_ball = [make_scene(seed, names=("red ball", "green bowl", "blue block")) for seed in (21, 22)]
+    without = [make_scene(seed, names=("blue block", "green bowl", "yellow mug")) for seed in (23, 24)]
+    events = table.it.listen(Event, f"{table.it.name}/events", QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+    request = SetStandingQuery.Request(name="ball", enabled=True, task="ask", instruction="Is there a red ball on the table?")
+    request.condition, request.stable_frames, request.options.camera = True, 2, "camera"
+    assert table.it.call(SetStandingQuery, "set_standing_query", request).outcome.code == Outcome.OK
+    statistics = table.it.node._standing.statistics["ball"]
+    for number, scene in enumerate([*with_ball, *without, *with_ball], 1):
+        table.show(scene)
+        table.it.until(lambda number=number: statistics.answered + statistics.failed == number, "the answer")  # type: ignore[misc]
+    removed = SetStandingQuery.Request(name="ball", enabled=False)
+    assert table.it.call(SetStandingQuery, "set_standing_query", removed).outcome.code == Outcome.OK
+    table.it.until(lambda: len(events) == 4, "the events")
+    assert [event.type for event in events] == [
+        Event.BECAME_TRUE,
+        Event.BECAME_FALSE,
+        Event.BECAME_TRUE,
+        Event.BECAME_UNKNOWN,
+    ]
+    assert [event.text for event in events[:3]] == ["Yes", "No", "Yes"]
+    assert all(0.8 < event.confidence <= 1.0 for event in events[:3]), [event.confidence for event in events]
 
 
 @pytest.fixture

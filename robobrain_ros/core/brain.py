@@ -12,7 +12,7 @@ from typing import Any, Final
 from robobrain_ros.bounds import deadlines
 from robobrain_ros.bounds.control_tokens import without_control_tokens
 from robobrain_ros.bounds.texts import shortened
-from robobrain_ros.core.grammars import SCORE_PATTERN, coordinate_pattern
+from robobrain_ros.core.grammars import SCORE_PATTERN, YES_OR_NO, coordinate_pattern
 from robobrain_ros.core.imaging import Fitted, PixelBudget, fit_image
 from robobrain_ros.core.plans.checks import check_request
 from robobrain_ros.core.plans.feasibility import check_feasible
@@ -22,8 +22,17 @@ from robobrain_ros.core.profiles import AnswerForm, Profile
 from robobrain_ros.core.query import Answer, Defaults, ParsedAnswer, Query, Report, RgbImage, Task
 from robobrain_ros.core.query_checks import check_query
 from robobrain_ros.core.reading.answers import AnswerParser
+from robobrain_ros.core.reading.yes_or_no import confidence_in, read_yes_or_no
 from robobrain_ros.core.run import PartialAnswerListener, Run
-from robobrain_ros.engine.base import DEFAULT_CONTEXT, DEFAULT_MAX_PIXELS, Constraint, Engine, EngineInfo, Generation
+from robobrain_ros.engine.base import (
+    DEFAULT_CONTEXT,
+    DEFAULT_MAX_PIXELS,
+    MOST_CHOICES,
+    Constraint,
+    Engine,
+    EngineInfo,
+    Generation,
+)
 from robobrain_ros.errors import (
     BadRequestError,
     CanceledError,
@@ -188,7 +197,8 @@ class Brain:
         except UnparsableAnswerError as error:
             error.raw_text = run.report.raw_text
             raise
-        return replace(parsed, thinking=parsed.thinking or thinking.strip())
+        parsed = replace(parsed, thinking=parsed.thinking or thinking.strip())
+        return _judged(parsed, run) if run.query.condition else parsed
 
     async def _think(self, run: Run) -> str:
         """Let the model think up to the token limit. Return the thinking without tags and control tokens."""
@@ -214,10 +224,12 @@ class Brain:
         return parser, await self._generate(run, parser, prefix, run.max_tokens, stop, constraint)
 
     def _constraint(self, run: Run) -> Constraint | None:
-        """Return the constraint of the answer: a score, or coordinates within the image. None: the answer is free."""
+        """Return the constraint of the answer: a score, coordinates within the image, or yes or no. None: the answer is free."""
         task = run.query.task
         if self.profile.form(task) is AnswerForm.SCORE:
             return Constraint(regex=SCORE_PATTERN)
+        if run.defaults.constrain_coordinates and run.query.condition:
+            return Constraint(regex=YES_OR_NO)
         if not (run.defaults.constrain_coordinates and task.spatial):
             return None
         return Constraint(regex=coordinate_pattern(task, self.profile, run.images[0].size))
@@ -244,6 +256,7 @@ class Brain:
             stop=stop,
             priority=run.query.priority,
             constraint=constraint,
+            choices=MOST_CHOICES if run.query.condition and not parser.in_thinking else 0,
         )
         earlier_text = run.report.raw_text
         run.report.finish_reason = ""
@@ -296,6 +309,18 @@ def _require_found(parsed: ParsedAnswer, query: Query, raw_text: str) -> None:
         return
     what = "made no plan for" if query.task is Task.PLAN else "found nothing in the image for"
     raise NothingFoundError(f'The model {what} {wanted}. The model\'s answer: "{_shorten(parsed.text)}"', raw_text)
+
+
+def _judged(parsed: ParsedAnswer, run: Run) -> ParsedAnswer:
+    """Return the answer to a condition with its verdict and confidence.
+
+    :raises UnparsableAnswerError: the answer is neither yes nor no.
+    """
+    holds = read_yes_or_no(parsed.text)
+    if holds is None:
+        what = f'The answer "{_shorten(parsed.text)}" to a condition is neither yes nor no.'
+        raise UnparsableAnswerError(f"{what} Rephrase the question.", run.report.raw_text)
+    return replace(parsed, holds=holds, confidence=confidence_in(holds, run.choices))
 
 
 def _shorten(text: str) -> str:

@@ -1,11 +1,11 @@
-"""Regular expressions that constrain answers: to lists of coordinates within the image for spatial tasks, and to scores.
+"""Regular expressions that constrain answers: to lists of coordinates within the image, to scores, and to yes or no.
 
 The expressions have the form in which the model families write answers. They are bounded. They consist of groups and character
 classes only, because Python and grammar engines interpret these in the same way. `core.reading` reads exactly the coordinates or
 the score of each match.
 
-For coordinates, two more texts match. The empty list means that the model found nothing. The empty text is the answer of a
-checkpoint that cannot think to a prompt with think tags (see `Brain`).
+For coordinates, the empty list also matches. It means that the model found nothing. For coordinates and for yes or no, the empty
+text also matches. It is the answer of a checkpoint that cannot think to a prompt with think tags (see `Brain`).
 """
 
 from robobrain_ros.core.imaging import FittedSize
@@ -16,6 +16,9 @@ MOST_POINTS = 20
 MOST_WAYPOINTS = 10
 THOUSANDTHS = 1000
 """The largest coordinate of RoboBrain 2.5, on both axes."""
+
+YES_OR_NO = "(Yes|No|yes|no)?"
+"""The whole answer to a condition. Models use both spellings. The empty text: see above."""
 
 _SEPARATOR = ", ?"
 """Each blank is optional. A mandatory blank would force the engine to choose the tokens of comma and blank. A model that was

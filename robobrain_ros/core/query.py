@@ -42,8 +42,8 @@ class Defaults:
     :param think_tokens: token limit of the thinking. At this limit, the thinking ends and the model answers.
     :param max_tokens: token limit of an answer, without its thinking.
     :param timeout: seconds from the request to its answer.
-    :param constrain_coordinates: whether a grammar limits answers to spatial tasks to coordinates within the image. Thinking is
-        never constrained.
+    :param constrain_coordinates: whether a grammar limits answers to spatial tasks to coordinates within the image, and answers
+        to conditions to yes or no. Thinking is never constrained.
     """
 
     think: bool = False
@@ -71,6 +71,8 @@ class Query:
     :param max_pixels: a pixel limit for each image. The brain's limit applies if it is lower, if the value is 0, or if the list
         is empty.
     :param plan: robots, scene and history for the task plan. None, or no robots: the plan is text.
+    :param condition: whether the text is a question that is answered with yes or no. Only the task ask supports this. The prompt
+        is the same, and the answer is constrained.
     """
 
     task: Task
@@ -83,6 +85,7 @@ class Query:
     priority: int = 0
     max_pixels: Sequence[int] = ()
     plan: PlanRequest | None = None
+    condition: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,9 @@ class AnswerContent:
     :param text: the answer without the thinking.
     :param reasoning: the text of a plan without its steps.
     :param score: the change between two moments in percent, -100 to 100, for `Task.PROGRESS`. `core.progress` describes it.
+    :param holds: whether a condition holds (yes). None: the query was no condition.
+    :param confidence: probability (0.5 to 1) of the answer to a condition, relative to both answers, yes and no. None: unknown,
+        because the query was no condition or the engine does not report probabilities.
     """
 
     task: Task
@@ -149,6 +155,8 @@ class AnswerContent:
     reasoning: str = ""
     verdict: PlanVerdict = PlanVerdict.PLAN
     score: int | None = None
+    holds: bool | None = None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ def check_query(query: Query, special_tokens: frozenset[str] = frozenset()) -> N
         )
     if has_lone_surrogates(query.text):
         raise BadRequestError("The question contains a lone surrogate, which is not a valid character. Remove it.")
+    if query.condition and query.task is not Task.ASK:
+        raise BadRequestError(f"condition is set, but the task is {query.task.value}. Only the task ask has conditions.")
     if query.plan is not None:
         check_counts(query.plan)  # Before all of its texts are read.
     _check_control_tokens(query, special_tokens)

@@ -9,7 +9,8 @@ from robobrain_ros.core.plans.prompt import context_in_words
 from robobrain_ros.core.plans.schema import PlanForm
 from robobrain_ros.core.profiles import Profile
 from robobrain_ros.core.query import Answer, AnswerContent, Box, Defaults, ParsedAnswer, PartialAnswer, Point, Query, Report, Task
-from robobrain_ros.engine.base import TextDelta
+from robobrain_ros.core.reading.yes_or_no import begins_answer
+from robobrain_ros.engine.base import TextDelta, TokenChoice
 from robobrain_ros.errors import CanceledError, EngineFailedError
 
 PartialAnswerListener = Callable[[PartialAnswer], None]
@@ -32,6 +33,8 @@ class Run:
     """The query's images, resized for the model."""
     image_ids: Sequence[str] = ()
     """Names of these images in the engine's cache. It is empty if the images have no names."""
+    choices: Sequence[TokenChoice] = ()
+    """The likely tokens at the place where the answer to a condition begins. It is empty if the engine does not report them."""
     plan_form: PlanForm | None = None
     """The form that constrains the answer. It is None for a plan as text and for other tasks."""
 
@@ -69,6 +72,8 @@ class Run:
             report.thinking_tokens += delta.tokens
         else:
             report.answer_tokens += delta.tokens
+            if self.query.condition and not self.choices:
+                self.choices = next(filter(begins_answer, delta.choices), ())
 
     def publish(self, partial: PartialAnswer, normalized: bool) -> None:
         """Pass progress to the listener, with its parts in pixels of the query's image.

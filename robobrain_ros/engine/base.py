@@ -19,6 +19,8 @@ DEFAULT_CONTEXT = 8192
 the cache for it would fill a GPU."""
 MOST_IMAGES = 8
 """Maximum number of images in one request."""
+MOST_CHOICES = 20
+"""Maximum of ``Generation.choices``: the default limit of vLLM, and the limit of OpenAI-compatible servers."""
 
 IMAGE_PLACEHOLDER = "<|image_pad|>"
 """Placeholder for an image in a prompt of Qwen-VL. A question must not contain it, because vLLM would insert an image there."""
@@ -56,6 +58,7 @@ class Generation:
     :param stop: texts that end the generation. They are not part of the result.
     :param priority: generations with a lower value run first.
     :param constraint: constraint of the text without the prefix. None allows any text.
+    :param choices: number of most likely tokens, at most `MOST_CHOICES`, that are reported for each token. 0: none.
     """
 
     request_id: str
@@ -69,6 +72,7 @@ class Generation:
     stop: Sequence[str] = ()
     priority: int = 0
     constraint: Constraint | None = None
+    choices: int = 0
 
     @property
     def text(self) -> str:
@@ -88,11 +92,26 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class TokenChoice:
+    """A token that was likely at one place of the text.
+
+    :param text: text of the token. It can be a part of a character.
+    :param logprob: natural logarithm of its probability. Engines normalize over different tokens: over all, or only over those
+        that the constraint allows. Only ratios of the probabilities at one place are comparable between engines.
+    """
+
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True)
 class TextDelta:
     """A piece of generated text.
 
     :param finish_reason: "stop", "length" or "abort" for the last piece; otherwise empty.
     :param thinking: whether a server's reasoning parser marked the piece as thinking. False: only tags in the text mark thinking.
+    :param choices: for each token, the most likely tokens at its place, the most likely one first. Empty if the generation
+        requests none or if the server does not report them. An engine can report fewer than requested.
     """
 
     text: str
@@ -101,6 +120,7 @@ class TextDelta:
     queue_time: float = 0.0
     finish_reason: str = ""
     thinking: bool = False
+    choices: tuple[tuple[TokenChoice, ...], ...] = ()
 
 
 @dataclass(frozen=True)

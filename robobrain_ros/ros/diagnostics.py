@@ -149,8 +149,17 @@ class Diagnostics:
         return self._status("node", DiagnosticStatus.OK, f"{faults.count} exceptions in callbacks", values)
 
     def _query(self, name: str, statistics: StandingStatistics) -> DiagnosticStatus:
-        values = {key: getattr(statistics, key) for key in ("asked", "answered", "failed", "skipped")}
+        values: dict[str, object] = {key: getattr(statistics, key) for key in ("asked", "answered", "failed", "skipped")}
         message = ", ".join(f"{value} {key}" for key, value in values.items())
+        if (condition := self._standing.condition(name)) is not None:
+            message = f"{condition.state}; {message}"
+            values |= {
+                "state": condition.state,
+                "agreeing": condition.agreeing,
+                "confidence": "" if condition.confidence is None else f"{condition.confidence:.3f}",
+                "events": condition.events,
+                "uncertain": condition.uncertain,
+            }
         if fault := self._standing.fault(name):
             return self._status(f"standing query {name}", DiagnosticStatus.WARN, f"Paused. {fault}", values)
         return self._status(f"standing query {name}", DiagnosticStatus.OK, message, values)

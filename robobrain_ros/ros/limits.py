@@ -25,6 +25,12 @@ MOST_WATCH = 86_400.0
 LEAST_RATE = 0.001
 """Hz. Smallest rate of a standing query; 0 means each new image."""
 MOST_RATE = 100.0
+MOST_EVENTS = 100
+"""Number of events that a late subscriber of ~/events receives."""
+MOST_STABLE_FRAMES = 1000
+"""Number of consecutive answers before an event of a condition."""
+LEAST_CONFIDENCE = 0.5
+"""Lowest confidence of an answer to a condition: the model finds yes and no equally probable."""
 MOST_PARAMETER_TEXT = 20_000
 """Characters of a text parameter."""
 MOST_ITEMS = 1000

@@ -103,7 +103,7 @@ class RoboBrainNode(GuardedNode):
         self._requests = Requests(self, self._settings, self._model, cameras, selection, self._transforms, self._results.publish)
         self._endpoints = Endpoints(self, self._requests, selection, self._results.publish_progress)
         self._standing = StandingQueries(
-            self, self._settings, self._requests, selection, cameras, self._model.is_ready, self._results.forget
+            self, self._settings, self._requests, selection, cameras, self._model.is_ready, self._results
         )
         self._watch = ClockWatch(self, self._on_time_jump)
         self._duplicates = DuplicateNodes(self)
@@ -122,7 +122,8 @@ class RoboBrainNode(GuardedNode):
         # The clock is steady, because these timers must also run while simulated time stands still.
         self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         timed = (self._standing, self._results, self._endpoints, self._duplicates, self._memory)
-        parts = (self._watch.check, self._requests.give_up_overdue, self._adapt_cameras, *(part.on_timer for part in timed))
+        checks = (self._watch.check, self._requests.give_up_overdue, lambda: self._cameras.adapt())
+        parts = (*checks, *(part.on_timer for part in timed))
         self._periodic = PeriodicCalls(self, (*parts, self._diagnostics.publish), self._steady_clock)
         self._starter = self.create_timer(0.0, self._autostart, clock=self._steady_clock) if self._settings["autostart"] else None
         self._change_announced = False
@@ -257,13 +258,11 @@ class RoboBrainNode(GuardedNode):
             "about these images end with STALE_IMAGE.",
             throttle_duration_sec=1.0,
         )
-        for forget in (self._transforms.clear, self._cameras.forget, self._endpoints.end_older, self._requests.end_older):
+        old = (self._transforms.clear, self._cameras.forget, self._endpoints.end_older, self._requests.end_older)
+        for forget in (*old, self._standing.on_jump):
             forget(jump)
         if not jump.camera:
             self._results.clear()
-
-    def _adapt_cameras(self) -> None:
-        self._cameras.adapt()
 
     def _on_model_change(self) -> None:
         """Publish the diagnostics soon. Called in the engine's thread."""

@@ -4,8 +4,9 @@ from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from robobrain_ros.core.query import CAMERA_TASKS, Task
-from robobrain_ros.msg import Progress
+from robobrain_ros.msg import Event, Progress
 from robobrain_ros.ros.delivery.boundary import GuardedNode
+from robobrain_ros.ros.limits import MOST_EVENTS
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.requests.result import Result
@@ -16,14 +17,19 @@ _LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durabilit
 """A late subscriber receives the last message."""
 
 
+_EVENTS = QoSProfile(depth=MOST_EVENTS, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+"""A late subscriber receives the last events of all conditions."""
+
+
 class ResultTopics:
-    """Publishes the answers to requests and standing queries. Called in the executor."""
+    """Publishes the answers to requests and standing queries, and the events of conditions. Called in the executor."""
 
     def __init__(self, node: GuardedNode, parameters: Parameters, model: Model) -> None:
         self._node = node
         self._parameters = parameters
         self._model = model
         self._publishers: dict[str, Publisher] = {}
+        self._events: Publisher | None = None
         self._views: tuple[SpatialViews, Overlay] | None = None
 
     def open(self) -> None:
@@ -33,6 +39,7 @@ class ResultTopics:
             publishers = {
                 name: self._node.create_publisher(message_type, f"~/{name}", _LATCHED) for name, message_type in types.items()
             }
+            self._events = self._node.create_publisher(Event, "~/events", _EVENTS)
             self._views = (
                 SpatialViews(self._node, self._parameters, _LATCHED),
                 Overlay(self._node, self._parameters, self._model),
@@ -43,9 +50,9 @@ class ResultTopics:
         """Destroy the publishers."""
         for closing in self._views or ():
             closing.close()
-        for publisher in self._publishers.values():
+        for publisher in (*self._publishers.values(), *filter(None, [self._events])):
             self._node.destroy_publisher(publisher)
-        self._publishers, self._views = {}, None
+        self._publishers, self._events, self._views = {}, None, None
 
     def publish(self, result: Result) -> None:
         """Publish the answer of a result, if it has one, and update the views."""
@@ -64,6 +71,11 @@ class ResultTopics:
         publisher = self._publishers.get(TASKS[Task.PROGRESS].result_field)
         if publisher is not None:
             publisher.publish(message)
+
+    def publish_event(self, event: Event) -> None:
+        """Publish an event of a condition."""
+        if self._events is not None:
+            self._events.publish(event)
 
     def on_timer(self) -> None:
         """Publish the current markers and overlay for new subscribers; called each second."""

@@ -11,6 +11,8 @@ from robobrain_ros.core.query import Task
 from robobrain_ros.errors import BadRequestError, RoboBrainError
 from robobrain_ros.msg import QueryOptions
 from robobrain_ros.ros.cameras.cameras import Cameras, Frame, NoSuchCameraError
+from robobrain_ros.ros.clock import Jump
+from robobrain_ros.ros.conditions import Condition, ConditionSettings
 from robobrain_ros.ros.delivery import qos
 from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.limits import LEAST_RATE, MOST_NAME, MOST_QUERIES, MOST_RATE, REQUESTS
@@ -20,6 +22,7 @@ from robobrain_ros.ros.parameters.table import STANDING_PREFIX
 from robobrain_ros.ros.requests.request import TaskRequest, check_options, check_text, parse_task
 from robobrain_ros.ros.requests.requests import Requests
 from robobrain_ros.ros.requests.selection import ImageSelection
+from robobrain_ros.ros.result_topics import ResultTopics
 from robobrain_ros.srv import SetStandingQuery
 
 
@@ -44,6 +47,7 @@ class _StandingQuery:
     rate: float
     options: QueryOptions
     from_parameters: bool
+    condition: Condition | None = None
     timer: Timer | None = None
     asking: bool = False
     last_sequence: int = -1
@@ -55,8 +59,12 @@ class _StandingQuery:
     """A sentence about why the node cannot repeat the query with the current parameters, or an empty string if it can."""
 
     def asks_the_same(self, other: "_StandingQuery") -> bool:
-        """Whether both queries have the same task, instruction and options. Their rates may differ."""
-        return (self.task, self.instruction, self.options) == (other.task, other.instruction, other.options)
+        """Whether both queries have the same task, instruction, options and condition. Their rates may differ."""
+        return self._question == other._question
+
+    @property
+    def _question(self) -> tuple[object, ...]:
+        return self.task, self.instruction, self.options, self.condition and self.condition.settings
 
 
 class StandingQueries:
@@ -65,8 +73,8 @@ class StandingQueries:
     The node sends a request of a query only if the model is ready and the previous request has ended, and at most one request
     about each image.
 
-    :param on_ended: called with the name of a query whose last answer is not valid any more, because the query was removed or
-        replaced, or cannot be repeated now.
+    :param results: publishes the events of conditions. Its views forget a query whose last answer is not valid any more, because
+        the query was removed or replaced, or cannot be repeated now.
     """
 
     def __init__(
@@ -77,7 +85,7 @@ class StandingQueries:
         selection: ImageSelection,
         cameras: Callable[[], Cameras],
         ready: Callable[[], bool],
-        on_ended: Callable[[str], None],
+        results: ResultTopics,
     ) -> None:
         self._node = node
         self._parameters = parameters
@@ -85,7 +93,7 @@ class StandingQueries:
         self._selection = selection
         self._cameras = cameras
         self._ready = ready
-        self._on_ended = on_ended
+        self._results = results
         self._queries: dict[str, _StandingQuery] = {}
         self._clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._running = False
@@ -100,6 +108,10 @@ class StandingQueries:
     def statistics(self) -> dict[str, StandingStatistics]:
         """Statistics of each query by name."""
         return {name: query.statistics for name, query in self._queries.items()}
+
+    def condition(self, name: str) -> Condition | None:
+        """Return the state of a query's condition, or None if the query is no condition."""
+        return self._queries[name].condition
 
     def fault(self, name: str) -> str:
         """Return why the node cannot repeat a query with the current parameters, as a sentence, or an empty string if it can."""
@@ -126,11 +138,16 @@ class StandingQueries:
         for name in named:
             if name in self._queries and not self._queries[name].from_parameters:
                 continue
-            keys = ("task", "instruction", "rate", "camera", "cameras")
+            keys = ("task", "instruction", "rate", "camera", "cameras", "condition", "stable_frames", "min_confidence")
             values = {key: self._parameters[f"{STANDING_PREFIX}{name}.{key}"] for key in keys}
-            options = QueryOptions(camera=values["camera"], cameras=values["cameras"])
+            request = SetStandingQuery.Request(name=name)
+            for key in ("task", "instruction", "rate", "condition"):
+                setattr(request, key, values[key])
+            request.options = QueryOptions(camera=values["camera"], cameras=values["cameras"])
+            if request.condition:
+                request.stable_frames, request.min_confidence = values["stable_frames"], values["min_confidence"]
             try:
-                self._set(name, values["task"], values["instruction"], values["rate"], options, from_parameters=True)
+                self._set(request, from_parameters=True)
             except BadRequestError as error:
                 raise BadRequestError(f"{STANDING_PREFIX}{name}: {error.message}") from error
 
@@ -160,22 +177,40 @@ class StandingQueries:
         for query in self._queries.values():
             self._stop_timer(query)
             query.has_new_image = False
+            if query.condition is not None:
+                query.condition.forget("The node was deactivated.")
+
+    def on_jump(self, jump: Jump) -> None:
+        """Forget the states of conditions on cameras whose time jumped."""
+        for query in self._queries.values():
+            if query.condition is not None and any(map(jump.concerns, self._cameras_of(query))):
+                query.condition.forget(f"Time jumped: {jump}.")
 
     def on_timer(self) -> None:
-        """Call ``on_ended`` for spatial queries that cannot be repeated now, because the camera or the model is unavailable."""
-        for query in self._queries.values():
-            if query.task.spatial and not query.asking and not self._can_be_asked(query):
-                self._on_ended(query.name)
+        """End the answers of queries that cannot be repeated now, because a camera or the model is unavailable.
 
-    def _can_be_asked(self, query: _StandingQuery) -> bool:
-        camera = self._camera(query)
-        if not (camera and self._running and self._ready()):
-            return False
+        Clear the views of spatial queries, and forget the states of conditions.
+        """
+        for query in self._queries.values():
+            if query.asking or not (query.task.spatial or query.condition) or not (obstacle := self._obstacle(query)):
+                continue
+            if query.task.spatial:
+                self._results.forget(query.name)
+            if query.condition is not None:
+                query.condition.forget(obstacle)
+
+    def _obstacle(self, query: _StandingQuery) -> str:
+        """Return why a query cannot be repeated now, as a sentence, or an empty string if it can."""
+        if query.fault or not self._running:
+            return query.fault or "The node is not active."
+        if not self._ready():
+            return "The model is not ready."
         try:
-            self._cameras()[camera].fresh(self._parameters["max_image_age"])
-        except RoboBrainError:
-            return False
-        return True
+            for name in self._cameras().names_of(query.options):
+                self._cameras()[name].fresh(self._parameters["max_image_age"])
+        except RoboBrainError as error:
+            return error.message
+        return ""
 
     def on_frame(self, frame: Frame) -> None:
         """Handle a new image: send the requests of queries at rate 0."""
@@ -195,17 +230,21 @@ class StandingQueries:
 
     def _camera(self, query: _StandingQuery) -> str:
         """Return the name of the query's first camera, or an empty string if the camera does not exist now."""
+        return next(iter(self._cameras_of(query)), "")
+
+    def _cameras_of(self, query: _StandingQuery) -> list[str]:
+        """Return the names of the query's cameras, or no names if one of them does not exist now."""
         if query.fault:
-            return ""
+            return []
         try:
-            return self._cameras().names_of(query.options)[0]
+            return self._cameras().names_of(query.options)
         except RoboBrainError:
-            return ""
+            return []
 
     def _on_set(self, request: SetStandingQuery.Request, response: SetStandingQuery.Response) -> SetStandingQuery.Response:
         try:
             if request.enabled:
-                self._set(request.name, request.task, request.instruction, request.rate, request.options)
+                self._set(request)
             else:
                 self._remove(request.name)
             response.outcome = to_outcome(None)
@@ -214,9 +253,8 @@ class StandingQueries:
         response.names = self.names
         return response
 
-    def _set(
-        self, name: str, task: str, instruction: str, rate: float, options: QueryOptions, *, from_parameters: bool = False
-    ) -> None:
+    def _set(self, request: SetStandingQuery.Request, *, from_parameters: bool = False) -> None:
+        name, instruction, rate, options = request.name, request.instruction, request.rate, request.options
         if not name.strip() or not name.isprintable() or len(name) > MOST_NAME:
             raise BadRequestError(f"name is {name[:MOST_NAME]!r}; it must have 1 to {MOST_NAME} printable characters.")
         if name == REQUESTS:
@@ -237,7 +275,8 @@ class StandingQueries:
                 f"The standing query {name} contains images. Leave options.images empty: it uses the images of a camera."
             )
         check_options(options)
-        query = _StandingQuery(name, parse_task(task), instruction, rate, options, from_parameters)
+        query = _StandingQuery(name, parse_task(request.task), instruction, rate, options, from_parameters)
+        query.condition = self._new_condition(request, query.task)
         try:
             self._check_cameras(query)
         except NoSuchCameraError:
@@ -247,7 +286,9 @@ class StandingQueries:
         self._queries[name] = query
         if replaced is not None:
             self._stop_timer(replaced)
-            self._end_answers_of(replaced)
+            if replaced.asks_the_same(query):
+                query.condition = replaced.condition  # Its state is still valid.
+            self._end_answers_of(replaced, "The standing query was replaced.")
         if self._running:
             self._start_timer(query)
 
@@ -257,13 +298,33 @@ class StandingQueries:
             raise BadRequestError(f"There is no standing query {name[:MOST_NAME]!r}. The standing queries are: {known}.")
         query = self._queries.pop(name)
         self._stop_timer(query)
-        self._end_answers_of(query)
+        self._end_answers_of(query, "The standing query was removed.")
 
-    def _end_answers_of(self, query: _StandingQuery) -> None:
-        """Call ``on_ended`` if a query was removed or replaced by another question, even during its request."""
+    def _new_condition(self, request: SetStandingQuery.Request, task: Task) -> Condition | None:
+        """Return the condition of a new query, or None if the query is no condition.
+
+        :raises BadRequestError: the fields of the condition are wrong.
+        """
+        if not request.condition:
+            if request.stable_frames or request.min_confidence:
+                raise BadRequestError(
+                    f"The standing query {request.name} has stable_frames or min_confidence, but is no condition. Set condition "
+                    "to true, or both fields to 0."
+                )
+            return None
+        settings = ConditionSettings.checked(request.name, task, request.stable_frames, request.min_confidence)
+        return Condition(settings, request.name, request.instruction, self._results.publish_event)
+
+    def _end_answers_of(self, query: _StandingQuery, reason: str = "") -> None:
+        """End the answers of a query that was removed or replaced by another question, even during its request.
+
+        :param reason: why its condition is unknown now.
+        """
         present = self._queries.get(query.name)
         if present is None or not present.asks_the_same(query):
-            self._on_ended(query.name)
+            self._results.forget(query.name)
+            if query.condition is not None:
+                query.condition.forget(reason)
 
     def _start_timer(self, query: _StandingQuery) -> None:
         if query.rate:
@@ -297,13 +358,23 @@ class StandingQueries:
             return None  # The cameras were closed meanwhile.
 
     async def _ask(self, query: _StandingQuery, frame: Frame) -> None:
-        statistics = query.statistics
+        statistics, condition = query.statistics, query.condition
         statistics.asked += 1
+        round_ = condition.round if condition else 0
         try:
-            request = TaskRequest(query.task.value, query.instruction, query.options, query=query.name, frame=frame)
+            request = TaskRequest(
+                query.task.value,
+                query.instruction,
+                query.options,
+                query=query.name,
+                frame=frame,
+                condition=condition is not None,
+            )
             result = await self._requests.answer(request)
             statistics.answered += result.answered
             statistics.failed += not result.answered
+            if condition is not None and self._queries.get(query.name) is query:
+                condition.note(result, round_)
         finally:
             query.asking = False
             self._end_answers_of(query)

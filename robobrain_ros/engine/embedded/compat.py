@@ -6,6 +6,7 @@ import importlib.metadata
 import inspect
 import json
 import logging
+import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from dataclasses import fields
 from typing import Any
 
 from robobrain_ros.engine import environment
-from robobrain_ros.engine.base import Constraint, Generation
+from robobrain_ros.engine.base import Constraint, Generation, TokenChoice
 from robobrain_ros.errors import EngineConfigError
 
 OLDEST = (0, 26)
@@ -220,6 +221,28 @@ def structured_outputs(constraint: Constraint | None) -> Any:
     if constraint.json_schema:
         return StructuredOutputsParams(json=constraint.json_schema)
     return StructuredOutputsParams(regex=constraint.regex)
+
+
+def most_logprobs(engine: Any, wanted: int) -> int:
+    """Return the number of log-probabilities to request: ``wanted``, or the engine's limit ``max_logprobs`` if it is lower."""
+    limit = int(engine.vllm_config.model_config.max_logprobs)
+    return wanted if limit < 0 else min(wanted, limit)
+
+
+def token_choices(completion: Any) -> tuple[tuple[TokenChoice, ...], ...]:
+    """Return the log-probabilities of the new tokens of an output. They do not contain tokens that the constraint forbids.
+
+    vLLM applies the constraint before it computes "raw" log-probabilities, so they are normalized over the allowed tokens. Up to
+    0.28, an output without new tokens repeats all log-probabilities.
+    """
+    return tuple(
+        tuple(
+            TokenChoice(entry.decoded_token or "", float(entry.logprob))
+            for entry in sorted(place.values(), key=lambda entry: -entry.logprob)
+            if math.isfinite(entry.logprob)
+        )
+        for place in (completion.logprobs or ())[: len(completion.token_ids)]
+    )
 
 
 def image_names(generation: Generation) -> dict[str, Any]:

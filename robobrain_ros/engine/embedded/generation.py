@@ -41,6 +41,7 @@ class VllmStream:
             stop=list(generation.stop),
             structured_outputs=compat.structured_outputs(generation.constraint),
             seed=self._seed if generation.temperature > 0 else None,
+            logprobs=compat.most_logprobs(self._vllm, generation.choices) or None,
             output_kind=RequestOutputKind.DELTA,
         )
         prepared = await compat.prepare(self._vllm, self.prompts.render(generation))
@@ -91,4 +92,5 @@ def _to_delta(output: Any) -> TextDelta:
         prompt_tokens=len(output.prompt_token_ids or ()),
         queue_time=max(queued, 0.0),
         finish_reason=completion.finish_reason or "",
+        choices=compat.token_choices(completion),
     )

@@ -17,8 +17,14 @@ from robobrain_ros.bounds.texts import clean
 from robobrain_ros.engine.addresses import base_url
 from robobrain_ros.engine.base import Constraint, Generation, TextDelta
 from robobrain_ros.engine.options import CELLS, EngineOptions
-from robobrain_ros.engine.remote.client import EndlessResponseError, ServerFault, explain, make_client, wrong_answer
+from robobrain_ros.engine.remote.client import (
+    ServerFault,
+    explain,
+    make_client,
+    wrong_answer,
+)
 from robobrain_ros.engine.remote.data_url import data_url
+from robobrain_ros.engine.remote.stream import StreamReader
 from robobrain_ros.errors import BadRequestError, EngineConfigError, EngineFailedError
 
 _CHECK_TIMEOUT = 10.0
@@ -38,15 +44,11 @@ _CELLS_PER_ROW = 128
 """Maximum cells in a row, because models accept aspect ratios up to 200."""
 _FAMILIES = {r"robobrain[-_ ]?2[._]0": "qwen2_5_vl", r"robobrain[-_ ]?2[._]5": "qwen3_vl"}
 """Model types by patterns in the names of models on servers."""
+_OF_CHOICES = ("logprobs", "top_logprobs")
+"""Fields of a request for log-probabilities."""
 _OF_LENGTH = ("max_tokens", "input_tokens", "input_text")
 """Parameters that vLLM names in its error if the model's context is too short for a request."""
 
-_LETTERS, _CHUNKS, _SPARE = 64, 8, 128
-"""Maximum characters and chunks of an answer for each token, and additional tokens. A token usually has 4 characters and one
-chunk."""
-_MOST_TOKENS = 2**31 - 1
-"""Maximum of a server's token counts, because messages cannot contain larger numbers."""
-_LONGEST_FINISH_REASON = 40
 _LONGEST_NAMES = 300
 
 _log = logging.getLogger(__name__)
@@ -92,6 +94,7 @@ class Server:
         self._last_sign = 0.0
         self._silent = 0
         self._unresponsive = False
+        self._reports_choices = True
 
     @property
     def stalled(self) -> bool:
@@ -120,6 +123,7 @@ class Server:
             served = await asyncio.wait_for(self._ask_models(), _CHECK_TIMEOUT)
             if self.fault is not None or self.served is None:
                 self.served = await self._measure(served)
+                self._reports_choices = True  # The server may have been replaced by another one.
                 self._note_sign()
             await self._request_sign()
         except asyncio.TimeoutError:
@@ -159,7 +163,7 @@ class Server:
             async with AsyncExitStack() as stack:
                 response = await self._open(stack, body)
                 _check_kind(response.headers, self.url, "text/event-stream")
-                reader = _StreamReader(generation.max_tokens)
+                reader = StreamReader(generation.max_tokens)
                 async for chunk in await response.parse():
                     self._note_sign()
                     for delta in reader.read(chunk):
@@ -180,18 +184,24 @@ class Server:
         """Send a request and return the response, which the stack closes.
 
         vLLM up to 0.31 rejects a request if its prompt and ``max_tokens`` together exceed the model's context. The embedded
-        engine and newer servers stop at the end of the context. Without ``max_tokens``, all versions do this.
+        engine and newer servers stop at the end of the context. Without ``max_tokens``, all versions do this. Some servers reject
+        a request for log-probabilities. The request is then repeated without them.
         """
         import openai
 
         create = self._client.chat.completions.with_streaming_response.create
         try:
             return await stack.enter_async_context(create(**body))
-        except openai.BadRequestError as error:
-            if "max_tokens" not in body or error.param not in _OF_LENGTH:
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            if "max_tokens" in body and error.param in _OF_LENGTH:
+                body = {name: value for name, value in body.items() if name != "max_tokens"}
+                return await self._open(stack, body)
+            if "logprobs" not in body:
                 raise
-        body = {name: value for name, value in body.items() if name != "max_tokens"}
-        return await stack.enter_async_context(create(**body))
+        response = await self._open(stack, {name: value for name, value in body.items() if name not in _OF_CHOICES})
+        self._reports_choices = False  # The server accepts this request without them.
+        _log.warning("%s does not report log-probabilities, so the confidence of answers is unknown.", self.url)
+        return response
 
     async def _ask_models(self) -> ServedModel:
         response = await self._client.models.with_raw_response.list(timeout=_CHECK_TIMEOUT)
@@ -318,92 +328,9 @@ class Server:
             body["stop"] = list(generation.stop)
         if generation.temperature > 0:
             body["seed"] = self._options.seed
+        if generation.choices and self._reports_choices:
+            body |= {"logprobs": True, "top_logprobs": generation.choices}
         return body
-
-
-class _StreamReader:
-    """Reads the chunks of a stream. It holds back the end of the text until the token counts arrive, which follow the end.
-
-    :param max_tokens: limit of the request. Some servers exceed it. Then the text ends as if the server had stopped there.
-    """
-
-    def __init__(self, max_tokens: int) -> None:
-        self._max_tokens = max_tokens
-        self._letters = 0
-        self._chunks = 0
-        self._finish_reason = ""
-        self._held_text = ""
-        self._tokens = 0
-        self._held_tokens = 0
-        self._prompt_tokens = 0
-
-    @property
-    def full(self) -> bool:
-        """Whether the server has sent more than was requested.
-
-        :raises EndlessResponseError: the server has sent many chunks with hardly any text.
-        """
-        if self._tokens > self._max_tokens or self._letters > _LETTERS * (self._max_tokens + _SPARE):
-            self._finish_reason = "length"
-            return True
-        if self._chunks <= _CHUNKS * (self._max_tokens + _SPARE):
-            return False
-        if not self._finish_reason:
-            raise EndlessResponseError
-        return True
-
-    def read(self, chunk: Any) -> list[TextDelta]:
-        """Return the pieces of text in a chunk: thinking, if the server separates it, and text."""
-        # The package openai does not check the form of the response.
-        choices = getattr(chunk, "choices", None)
-        # One answer was requested, but a server can send several ones.
-        choice = next((it for it in choices if not getattr(it, "index", 0)), None) if isinstance(choices, list) else None
-        thinking = text = ""
-        if choice is not None:
-            # A server with a reasoning parser separates thinking from the text. Some servers send it under both names.
-            delta = getattr(choice, "delta", None)
-            thinking = _text(delta, "reasoning") or _text(delta, "reasoning_content")
-            text = _text(delta, "content")
-            reason = str(getattr(choice, "finish_reason", None) or self._finish_reason)
-            self._finish_reason = clean(reason[:_LONGEST_FINISH_REASON])
-        usage = getattr(chunk, "usage", None)
-        if usage is not None:
-            self._prompt_tokens = _number(usage, "prompt_tokens")
-            new = max(_number(usage, "completion_tokens") - self._tokens, 0)
-        else:
-            new = 1 if text or thinking else 0
-        self._tokens += new
-        self._letters += len(text) + len(thinking)
-        self._chunks += 1
-        pieces = []
-        if thinking:
-            pieces.append(TextDelta(thinking, 0 if text else new, self._prompt_tokens, thinking=True))
-            new = new if text else 0
-        if self._finish_reason:
-            self._held_text += text
-            self._held_tokens += new
-        elif text or new:
-            pieces.append(TextDelta(text, new, self._prompt_tokens))
-        return pieces
-
-    def last(self, url: str) -> TextDelta:
-        """Return the last piece of text.
-
-        :raises ServerFault: the answer is incomplete.
-        """
-        if self._finish_reason in ("", "abort", "error"):
-            raise ServerFault(EngineFailedError(f"{url} ended its answer early. Retry."))
-        return TextDelta(self._held_text, self._held_tokens, self._prompt_tokens, finish_reason=self._finish_reason)
-
-
-def _text(delta: Any, name: str) -> str:
-    value = getattr(delta, name, None)
-    return value if isinstance(value, str) else ""
-
-
-def _number(usage: Any, name: str) -> int:
-    value = getattr(usage, name, 0)
-    return min(max(value, 0), _MOST_TOKENS) if isinstance(value, int) else 0
 
 
 def _cut(names: str) -> str:

@@ -7,18 +7,21 @@ docs/reference/parameters.md.
 import dataclasses
 from typing import Any
 
+from robobrain_ros.core.hysteresis import DEFAULT_STABLE_FRAMES
 from robobrain_ros.core.plans.checks import DEFAULT_MAX_STEPS, MOST_STEPS
 from robobrain_ros.core.query import CAMERA_TASKS, Defaults, Task
 from robobrain_ros.engine.base import LARGEST_MAX_PIXELS
 from robobrain_ros.engine.http.options import ServerOptions
 from robobrain_ros.engine.options import SERVER_PREFIX, option_fields, public_name
 from robobrain_ros.ros.limits import (
+    LEAST_CONFIDENCE,
     LEAST_RATE,
     MOST_CAMERAS,
     MOST_FRAME,
     MOST_NAME,
     MOST_QUERIES,
     MOST_RATE,
+    MOST_STABLE_FRAMES,
     MOST_TEXT,
     MOST_TIMEOUT,
     MOST_TOKENS,
@@ -123,8 +126,8 @@ NODE_PARAMETERS = (
         "constrain_coordinates",
         Defaults.constrain_coordinates,
         "Constrain the answers to point, affordance, ground and trajectory: the model can only write a list of coordinates "
-        "inside the image, or [] if it found nothing. Thinking is not constrained. With engine.kind remote, the server must "
-        "support structured outputs, as vLLM does.",
+        "inside the image, or [] if it found nothing. Answers to conditions can only be yes or no. Thinking is not constrained. "
+        "With engine.kind remote, the server must support structured outputs, as vLLM does.",
         applies=Applies.AT_ONCE,
     ),
     Parameter(
@@ -312,6 +315,26 @@ def standing_query_parameters(name: str) -> tuple[Parameter, ...]:
             least=LEAST_RATE,
         ),
         Parameter(f"{prefix}camera", "", "Name of the camera. Empty: the first camera."),
+        Parameter(
+            f"{prefix}condition",
+            False,
+            "Whether the instruction is a question for yes or no (task ask only). Changes of the answer appear on ~/events "
+            "(docs/how-to/events.md).",
+        ),
+        Parameter(
+            f"{prefix}stable_frames",
+            DEFAULT_STABLE_FRAMES,
+            "Number of consecutive answers that must agree before an event of a condition.",
+            minimum=1,
+            maximum=MOST_STABLE_FRAMES,
+        ),
+        Parameter(
+            f"{prefix}min_confidence",
+            LEAST_CONFIDENCE,
+            "Answers to a condition with a lower confidence do not count. Answers of unknown confidence always count.",
+            minimum=LEAST_CONFIDENCE,
+            maximum=1.0,
+        ),
         Parameter(
             f"{prefix}cameras", [], "Names of several cameras, for plan and ask. A new image of the first one triggers a request."
         ),

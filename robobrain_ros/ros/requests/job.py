@@ -34,6 +34,7 @@ class Job:
     :param deadline: deadline of the request (``time.monotonic()``).
     :param robots: robots for a plan whose context has none.
     :param moment: collects depth and camera_info of the image, or None if the answer gets no positions.
+    :param condition: see `core.query.Query`.
     :param image: the first image, or None if not decoded yet.
     :param brain_began: start of the query (``time.monotonic()``); 0: not started.
     """
@@ -51,6 +52,7 @@ class Job:
     robots: Sequence[Robot]
     max_plan_steps: int
     moment: Moment | None = None
+    condition: bool = False
     image: RgbImage | None = None
     positions: Positions | None = None
     raw_text: str = ""
@@ -104,6 +106,7 @@ async def run_job(job: Job, push: Callable[[PartialAnswer], None] | None, locato
         priority=job.priority,
         max_pixels=job.images.max_pixels,
         plan=plan,
+        condition=job.condition,
     )
     try:
         answer = await job.brain.run(query, on_partial)

@@ -50,6 +50,7 @@ class TaskRequest:
     :param query: name of the standing query, or empty if a service or goal sent the request.
     :param context: context of a plan. It must be empty for other tasks.
     :param frame: image of the first camera. None means the newest image when the request is checked.
+    :param condition: whether the text is a question that is answered with yes or no; see `core.query.Query`.
     :param comparison: images of the task progress. None means another task.
     :param background: whether requests of clients have priority over this one.
     """
@@ -60,6 +61,7 @@ class TaskRequest:
     query: str = ""
     context: PlanContext = field(default_factory=PlanContext)
     frame: Frame | None = None
+    condition: bool = False
     comparison: Comparison | None = None
     background: bool = False
 

@@ -207,6 +207,7 @@ class Requests:
             robots=self.robots,
             max_plan_steps=self._parameters["max_plan_steps"],
             moment=self._moment(images) if task.spatial else None,
+            condition=request.condition,
         )
 
     def _moment(self, images: SelectedImages) -> Moment | None:

@@ -108,6 +108,40 @@ class DoneStep:
     @classmethod
     def get_fields_and_field_types(cls) -> dict[str, str]: ...
 
+class Event:
+    NOT_SET: ClassVar[int]
+    BECAME_TRUE: ClassVar[int]
+    BECAME_FALSE: ClassVar[int]
+    BECAME_UNKNOWN: ClassVar[int]
+    header: Header
+    query: str
+    question: str
+    camera: str
+    type: int
+    initial: bool
+    confidence: float
+    frames: int
+    previous_duration: float
+    text: str
+    report: InferenceReport
+    def __init__(
+        self,
+        *,
+        header: Header = ...,
+        query: str = ...,
+        question: str = ...,
+        camera: str = ...,
+        type: int = ...,
+        initial: bool = ...,
+        confidence: float = ...,
+        frames: int = ...,
+        previous_duration: float = ...,
+        text: str = ...,
+        report: InferenceReport = ...,
+    ) -> None: ...
+    @classmethod
+    def get_fields_and_field_types(cls) -> dict[str, str]: ...
+
 class InferenceReport:
     model: str
     engine: str

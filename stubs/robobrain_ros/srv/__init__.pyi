@@ -158,6 +158,9 @@ class SetStandingQuery:
         instruction: str
         rate: float
         options: QueryOptions
+        condition: bool
+        stable_frames: int
+        min_confidence: float
         def __init__(
             self,
             *,
@@ -167,6 +170,9 @@ class SetStandingQuery:
             instruction: str = ...,
             rate: float = ...,
             options: QueryOptions = ...,
+            condition: bool = ...,
+            stable_frames: int = ...,
+            min_confidence: float = ...,
         ) -> None: ...
         @classmethod
         def get_fields_and_field_types(cls) -> dict[str, str]: ...
