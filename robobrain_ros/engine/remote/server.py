@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from robobrain_ros.bounds.texts import clean, one_line
+from robobrain_ros.bounds.texts import one_line
 from robobrain_ros.engine.addresses import base_url
 from robobrain_ros.engine.base import Constraint, Generation, TextDelta
 from robobrain_ros.engine.options import CELLS, EngineOptions
