@@ -22,13 +22,7 @@ from robobrain_ros.engine.options import CELLS, EngineOptions
 from robobrain_ros.engine.remote.data_url import data_url
 from robobrain_ros.engine.remote.engine import RemoteEngine
 from robobrain_ros.engine.supervisor import Supervisor, Timings
-from robobrain_ros.errors import (
-    BadImageError,
-    BadRequestError,
-    EngineConfigError,
-    EngineFailedError,
-    RequestTimeoutError,
-)
+from robobrain_ros.errors import BadImageError, BadRequestError, EngineConfigError, EngineFailedError, RequestTimeoutError
 
 
 def test_text_counts_and_what_is_asked() -> None:

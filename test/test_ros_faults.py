@@ -154,6 +154,15 @@ def test_an_engines_text_that_no_message_can_contain_costs_neither_response_nor_
     assert value_of(status, "last_error") or response.outcome.code == Outcome.OK
 
 
+def test_control_characters_of_an_error_do_not_reach_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    with scripted(Script([BusyError("first\nsecond\x1b[2J\x07")])) as (it, _):
+        assert it.call(Locate, "point", Locate.Request(instruction="mug")).outcome.code == Outcome.BUSY
+        assert it.node.statistics.last_error == "BUSY: first second [2J "
+    log = capfd.readouterr().err
+    assert "ended with BUSY: first second" in log
+    assert not {"\x1b", "\x07"} & set(log)
+
+
 def test_an_exception_whose_text_cannot_be_logged_costs_no_response(monkeypatch: pytest.MonkeyPatch) -> None:
     def strange(*arguments: Any) -> Any:
         raise Boom(STRANGE)

@@ -11,6 +11,11 @@ def clean(text: str) -> str:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
 
 
+def one_line(text: str) -> str:
+    """Return a text as one line without control characters, which could change the terminal that shows the log."""
+    return "".join(letter if letter.isprintable() else " " for letter in " ".join(text.split()))
+
+
 def has_lone_surrogates(text: str) -> bool:
     """Whether the text has no UTF-8 encoding. Python reads bytes of a command line that are not UTF-8 as lone surrogates."""
     try:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from robobrain_ros.bounds.texts import clean
+from robobrain_ros.bounds.texts import one_line
 from robobrain_ros.engine.addresses import base_url
 from robobrain_ros.engine.base import Constraint, Generation, TextDelta
 from robobrain_ros.engine.options import CELLS, EngineOptions
@@ -223,7 +223,7 @@ class Server:
             raise wrong_answer(self.url, f"a model name of {len(name)} characters, some of which may not be printable")
         length = known[name].get("max_model_len")
         model_type = self._model_type(name)
-        software = clean(str(known[name].get("owned_by") or "server")[:40])
+        software = one_line(str(known[name].get("owned_by") or "server")[:40])
         return ServedModel(name, model_type, CELLS[model_type], software, length if isinstance(length, int) and length > 0 else 0)
 
     def _model_type(self, model: str) -> str:

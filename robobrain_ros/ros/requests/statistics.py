@@ -3,7 +3,7 @@
 from collections import deque
 from dataclasses import dataclass, field
 
-from robobrain_ros.bounds.texts import shortened
+from robobrain_ros.bounds.texts import one_line, shortened
 from robobrain_ros.core.query import Report
 from robobrain_ros.ros.requests.result import Result
 
@@ -44,7 +44,7 @@ class RequestStatistics:
             return
         assert result.error is not None, "without an error it is answered"
         self.failed += 1
-        self.last_error = shortened(f"{result.error.code.name}: {result.error.message}", _LONGEST_ERROR)
+        self.last_error = one_line(shortened(f"{result.error.code.name}: {result.error.message}", _LONGEST_ERROR))
 
 
 def _token_rate(report: Report) -> float | None:
