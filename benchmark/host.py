@@ -20,7 +20,7 @@ from rclpy.signals import SignalHandlerOptions
 from robobrain_ros.core.query import Query, RgbImage, Task
 from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.errors import RoboBrainError
-from robobrain_ros.ros.cameras.cameras import Frame
+from robobrain_ros.ros.cameras.images import Frame
 from robobrain_ros.ros.messages.conversions import read_image_message
 from robobrain_ros.ros.node import RoboBrainNode
 

@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time
 from fakes import Script, ScriptedEngine
 from processes import USUAL_SIGNALS
 from ros_rig import LIMIT, Rig, image, image_message, rig, scripted
@@ -191,6 +192,29 @@ def test_several_cameras_are_asked_about_at_once() -> None:
         assert (code, said["outcome"]) == (2, "BAD_REQUEST")
 
 
+def test_the_last_seconds_of_a_camera_are_asked_about() -> None:
+    engine = ScriptedEngine(["The cup."])
+    with rig(engine, camera__history_seconds=4.0, camera__history_frames=5, max_image_age=0.0) as it:
+        it.until_ready()
+        it.until(lambda: list(it.node.cameras), "open cameras")
+        history = it.node.cameras["camera"].history
+        assert history is not None
+        for second in (10, 11, 12):
+            it.show(image_message(stamp=Time(sec=second)))
+            it.until(partial(lambda wanted: history.newest_time == wanted, second * 10**9), "the image in the buffer")
+        code, said = asked_json(it, "ask", "What moved?", "--history", "2", "--frames", "3")
+        assert (code, said["text"]) == (0, "The cup.")
+        assert said["report"]["stamps"] == [[10, 0], [11, 0], [12, 0]]
+        assert "Seconds before the last image: 2, 1, 0." in engine.generations[-1].user_text
+        code, said = asked_json(it, "ask", "What moved?", "--history", "5")
+        assert (code, said["outcome"]) == (2, "BAD_REQUEST")
+
+
+def test_files_of_the_last_seconds_are_evenly_spaced() -> None:
+    assert ask._times(3.0, 4) == [-3.0, -2.0, -1.0, 0.0]
+    assert ask._times(0.0, 4) == []
+
+
 def test_a_missing_node_is_reported_with_the_running_nodes() -> None:
     with node("x") as (it, _):
         code, out, err = run("ask", "How many?", "--node", "/nowhere/robobrain")
@@ -227,6 +251,11 @@ def test_a_node_in_a_namespace_is_found_by_ros_arguments() -> None:
         (["point", "x", "--save", "x.doc"], "Use .png or .jpg"),
         (["point", "x", "--check"], "need the task plan"),
         (["plan", "x", "--check", "--replan"], "not allowed with"),
+        (["ask", "x", "--frames", "3"], "--frames needs --history"),
+        (["ask", "x", "--history", "-3"], "not a positive number of seconds"),
+        (["point", "x", "--history", "3"], "for the tasks ask and plan, not for point"),
+        (["ask", "x", "--history", "3", "--image", "a.png"], "at least two images"),
+        (["ask", "x", "--history", "3", "--frames", "2", "--image", "a.png", "--image", "b.png"], "--frames needs a camera"),
         (["plan", "x", "--robots", "/nowhere.yaml"], "/nowhere.yaml cannot be read"),
         (["plan", "x", "--place", "table"], "'table' is not of the form PLACE: THING, THING"),
         (["point", "x", "--node", "no name"], "'no name' is not a valid node name"),

@@ -54,6 +54,8 @@ NOT_HERE = {
 RUNS = r"ros2 (service call|action send_goal|topic echo|lifecycle get|interface show|pkg prefix|run robobrain_ros ask) "
 """Commands that this test runs. All of them can be repeated."""
 ROS2 = [sys.executable, "-c", "import sys; from ros2cli.cli import main; sys.exit(main())"]
+PARAMETERS = {"camera.use_depth": True, "camera.history_seconds": 5.0, "camera.history_frames": 16, "warm_up": False}
+"""Parameters of the node, as in config/demo.yaml without the standing queries."""
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -122,7 +124,7 @@ def demo(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo
     folder = tmp_path_factory.mktemp("documented")
     (folder / "config").symlink_to(REPOSITORY / "config")
     camera = running("robobrain_ros.demo.camera", "/", folder / "camera.log", seed=12)
-    node = running("robobrain_ros.cli.robobrain", "/", folder / "node.log", **{"camera.use_depth": True, "warm_up": False})
+    node = running("robobrain_ros.cli.robobrain", "/", folder / "node.log", **PARAMETERS)
     with camera, node:
         it = Demo(domain, folder)
         request = Locate.Request(instruction="the purple mug")

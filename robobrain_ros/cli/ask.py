@@ -28,7 +28,7 @@ from robobrain_ros.cli.reply import Reply, footnote, to_dict, to_lines
 from robobrain_ros.core.imaging import read_image
 from robobrain_ros.core.overlay import draw
 from robobrain_ros.core.plans.request import DoneStep, Place, PlanMode, PlanRequest, StepOutcome
-from robobrain_ros.core.query import CAMERA_TASKS, Answer, Defaults, Query, RgbImage, Task
+from robobrain_ros.core.query import CAMERA_TASKS, TIMED_TASKS, Answer, Defaults, Query, RgbImage, Task
 from robobrain_ros.errors import OutcomeCode, RoboBrainError
 
 EXIT_CODES: dict[OutcomeCode, int] = {
@@ -67,6 +67,8 @@ MESSAGES = Messages(PROGRAM)
 
 _WAIT_FOR_SERVER = 20.0
 """Seconds to wait for a server that is not reachable."""
+_FRAMES = 4
+"""Images of --history without --frames."""
 _CLOSING = 20.0
 """Seconds after which an interrupted engine is killed."""
 
@@ -88,7 +90,7 @@ def ask_image(options: argparse.Namespace) -> Reply:
         images = [read_image(path) for path in options.image]
         answer = asyncio.run(_run_brain(options, Query(
             task, options.text, images, think=options.think, timeout=options.timeout, max_tokens=options.max_tokens or None,
-            plan=options.plan,
+            plan=options.plan, image_times=_times(options.history, len(images)),
         )))  # fmt: skip
         code, message = OutcomeCode.OK, ""
     except RoboBrainError as error:
@@ -102,6 +104,11 @@ def ask_image(options: argparse.Namespace) -> Reply:
         if options.save and code is OutcomeCode.OK:
             reply.overlay = draw(images[0], answer, instruction=options.text)
     return reply
+
+
+def _times(seconds: float, count: int) -> list[float]:
+    """Return evenly spaced times of images, from the first image to the newest one, or an empty list for ``seconds`` = 0."""
+    return [-seconds * number / (count - 1) for number in range(count - 1, -1, -1)] if seconds else []
 
 
 async def _run_brain(options: argparse.Namespace, query: Query) -> Answer:
@@ -191,6 +198,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="S",
         help="seconds to wait for the answer (default: %(default)g)",
     )
+    parser.add_argument(
+        "--history", type=_seconds, default=0.0, metavar="S",
+        help="ask about the last S seconds, for the tasks ask and plan: --frames images of the camera, or the --image files from "
+        "the oldest to the newest",
+    )  # fmt: skip
     parser.add_argument("--max-tokens", type=_count, default=0, metavar="N", help="token limit of the answer")
     parser.add_argument("--save", type=Path, metavar="FILE", help="save the image with the answer drawn on it (.png, .jpg, ...)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, whatever the outcome")
@@ -205,6 +217,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="camera of the node (default: the first one); repeatable for the tasks ask and plan",
     )
+    node.add_argument(
+        "--frames", type=_count, default=0, metavar="N",
+        help=f"number of images of --history, with the newest one (default: {_FRAMES})",
+    )  # fmt: skip
     file = parser.add_argument_group("ask about an image file, without ROS")
     file.add_argument(
         "--image", action="append", type=Path, metavar="FILE", help="image file; repeatable for the tasks ask and plan"
@@ -295,6 +311,7 @@ def _check(options: argparse.Namespace) -> None:
     for text in (options.text, options.node or "", *(options.camera or ())):
         if has_lone_surrogates(text):
             _reject(f"{text!r} is not text in UTF-8. Check the encoding of the terminal or script.")
+    _check_history(options)
     if options.image:
         if options.node is not None or options.camera:
             _reject("--image works without a node; remove --node and --camera.")
@@ -311,6 +328,21 @@ def _check(options: argparse.Namespace) -> None:
         suffix = options.save.suffix
         if not suffix or not suffix.isascii() or not cv2.haveImageWriter(f"image{suffix}"):
             _reject(f"{options.save} cannot be saved: OpenCV does not write this file type. Use .png or .jpg.")
+
+
+def _check_history(options: argparse.Namespace) -> None:
+    if not options.history:
+        if options.frames:
+            _reject("--frames needs --history.")
+        return
+    if Task(options.task) not in TIMED_TASKS:
+        _reject(f"--history is for the tasks {' and '.join(task.value for task in TIMED_TASKS)}, not for {options.task}.")
+    if options.image:
+        if options.frames:
+            _reject("--frames needs a camera: with --image, --history uses all images.")
+        if len(options.image) < 2:
+            _reject("--history needs at least two images: repeat --image, from the oldest to the newest.")
+    options.frames = options.frames or _FRAMES
 
 
 def _plan_request(options: argparse.Namespace) -> PlanRequest | None:

@@ -101,7 +101,12 @@ def _ask_with(client: TaskClient, task: Task, options: argparse.Namespace, name:
     if options.save:
         client.spin_until(overlay.get_publisher_count, _APPEARANCE)
     wanted = query_options(
-        cameras=options.camera or [], think=options.think, timeout=options.timeout, max_tokens=options.max_tokens
+        cameras=options.camera or [],
+        think=options.think,
+        timeout=options.timeout,
+        max_tokens=options.max_tokens,
+        history_seconds=options.history,
+        history_frames=options.frames if options.history else 0,
     )
     response = client.ask(task, options.text, wanted, plan=options.plan)
     reply = _to_reply(task, response)

@@ -12,8 +12,9 @@ from typing import Any, Final
 from robobrain_ros.bounds import deadlines
 from robobrain_ros.bounds.control_tokens import without_control_tokens
 from robobrain_ros.bounds.texts import shortened
+from robobrain_ros.core import timed_images
 from robobrain_ros.core.grammars import SCORE_PATTERN, YES_OR_NO, coordinate_pattern
-from robobrain_ros.core.imaging import Fitted, PixelBudget, fit_image
+from robobrain_ros.core.imaging import Fitted, PixelBudget, check_image, fit, fit_image
 from robobrain_ros.core.plans.checks import check_request
 from robobrain_ros.core.plans.feasibility import check_feasible
 from robobrain_ros.core.plans.request import PlanMode, PlanRequest, PlanVerdict
@@ -141,7 +142,7 @@ class Brain:
         return Run(query, self.profile, self.defaults, think, max_tokens, began, began + timeout, report, on_partial)
 
     async def _answer(self, run: Run) -> Answer:
-        run.set_images(await self._fit_images(run.query))
+        run.set_images(await self._fit_images(run))
         run.plan_form = await self._plan_form(run)
         parsed = await self._ask(run)
         run.report.total_time = time.monotonic() - run.began
@@ -150,10 +151,48 @@ class Brain:
             check_feasible(parsed.steps, run.plan_form.request)
         return run.answer(parsed)
 
-    async def _fit_images(self, query: Query) -> list[Fitted]:
+    def check_times_fit(self, query: Query, sizes: Sequence[tuple[int, int]]) -> None:
+        """Check that images of different times fit into the model's context. It needs only their sizes, so none is decoded.
+
+        :param query: the query. Its images are not used.
+        :param sizes: width and height of each image in pixels.
+        :raises BadRequestError: they do not fit. The message states the numbers of tokens.
+        :raises BadImageError: a size cannot be fitted (see `imaging.fit`).
+        """
+        as_video = self._takes_video(query, sizes)
+        budgets = self._budgets(query, sizes)
+        fitted = [fit(size, each.min_pixels, each.max_pixels, each.cell) for size, each in zip(sizes, budgets, strict=True)]
+        model_sizes = [(size.model_width, size.model_height) for size in fitted]
+        visual = timed_images.visual_tokens(model_sizes, as_video, self._cell)
+        text = self.info.count_tokens(query.text) if self.info.count_tokens else 0
+        context = self.info.max_model_len or DEFAULT_CONTEXT
+        if visual + text >= context:
+            raise BadRequestError(
+                f"{len(sizes)} images need {visual} visual tokens, and the question {text}; the context of the model has "
+                f"{context}. Use fewer images, or raise engine.max_model_len."
+            )
+
+    def _takes_video(self, query: Query, sizes: Sequence[tuple[int, int]]) -> bool:
+        """Return whether images of different times become a video."""
+        return self.info.takes_video and timed_images.is_even(query.image_times) and len(set(sizes)) == 1
+
+    def _budgets(self, query: Query, sizes: Sequence[tuple[int, int]]) -> list[PixelBudget]:
+        """Return the pixel budget of each image."""
         budget = self.budget.narrowed(self.profile.image_limit(query.task))
-        limits = query.max_pixels or [0] * len(query.images)
-        return [await _fit(image, budget.narrowed(limit)) for image, limit in zip(query.images, limits, strict=True)]
+        if query.image_times:
+            as_video = self._takes_video(query, sizes)
+            budget = budget.narrowed(timed_images.pixel_limit(len(sizes), as_video, self._cell))
+        return [budget.narrowed(limit) for limit in query.max_pixels or [0] * len(sizes)]
+
+    async def _fit_images(self, run: Run) -> list[Fitted]:
+        query = run.query
+        for image in query.images:
+            check_image(image)
+        sizes = [(image.shape[1], image.shape[0]) for image in query.images]
+        if query.image_times:
+            self.check_times_fit(query, sizes)
+            run.as_video = self._takes_video(query, sizes)
+        return [await _fit(image, budget) for image, budget in zip(query.images, self._budgets(query, sizes), strict=True)]
 
     async def _plan_form(self, run: Run) -> PlanForm | None:
         """Return the form that constrains a plan. Another thread makes the form, because a large request takes long."""
@@ -252,6 +291,7 @@ class Brain:
             max_tokens=max_tokens,
             image_ids=run.image_ids,
             text_before_images=text_before_images,
+            video_times=run.query.image_times if run.as_video else (),
             assistant_prefix=prefix,
             stop=stop,
             priority=run.query.priority,

@@ -32,6 +32,8 @@ class Task(str, Enum):
 
 CAMERA_TASKS = tuple(task for task in Task if task is not Task.PROGRESS)
 """Tasks about the images of one moment, which cameras provide. `Task.PROGRESS` compares two moments."""
+TIMED_TASKS = (Task.ASK, Task.PLAN)
+"""Tasks that take images of one view at different times."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class Query:
     :param plan: robots, scene and history for the task plan. None, or no robots: the plan is text.
     :param condition: whether the text is a question that is answered with yes or no. Only the task ask supports this. The prompt
         is the same, and the answer is constrained.
+    :param image_times: seconds of each image relative to the newest one, which is the last: increasing, and 0 for the last. The
+        images show one view at different times. Only for `TIMED_TASKS`. Empty: the images are of one time.
     """
 
     task: Task
@@ -86,6 +90,7 @@ class Query:
     max_pixels: Sequence[int] = ()
     plan: PlanRequest | None = None
     condition: bool = False
+    image_times: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -199,6 +204,8 @@ class Report:
     raw_text: str = ""
     model_image_sizes: list[tuple[int, int]] = field(default_factory=list)
     """(width, height) of each image after resizing for the model."""
+    stamps: list[tuple[int, int]] = field(default_factory=list)
+    """Stamp of each image in a message, as seconds and nanoseconds. Without ROS, it is empty."""
 
 
 @dataclass(frozen=True)

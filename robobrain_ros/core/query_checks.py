@@ -8,7 +8,8 @@ from robobrain_ros.bounds.control_tokens import reject_control_tokens
 from robobrain_ros.bounds.texts import has_lone_surrogates
 from robobrain_ros.core.plans.checks import check_counts
 from robobrain_ros.core.progress import IMAGES_OF_COMPARISON
-from robobrain_ros.core.query import Query, Task
+from robobrain_ros.core.query import TIMED_TASKS, Query, Task
+from robobrain_ros.core.timed_images import times_fault
 from robobrain_ros.engine.base import MOST_IMAGES
 from robobrain_ros.errors import BadRequestError
 
@@ -60,6 +61,10 @@ def _check_image_count(query: Query) -> None:
         raise BadRequestError(f"The query has {len(query.image_ids)} image ids for {count} images. Name each image, or none.")
     if query.max_pixels and (len(query.max_pixels) != count or min(query.max_pixels) < 0):
         raise BadRequestError(f"max_pixels is {list(query.max_pixels)}. It must have one number for each image, 0 or more.")
+    if query.image_times and task not in TIMED_TASKS:
+        raise BadRequestError(f"The task {task.value} takes no images of different times. Leave image_times empty.")
+    if query.image_times and (fault := times_fault(query.image_times, count)):
+        raise BadRequestError(fault)
 
 
 def texts_of(value: Any, path: str) -> Iterator[tuple[str, str]]:

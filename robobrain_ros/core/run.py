@@ -10,6 +10,7 @@ from robobrain_ros.core.plans.schema import PlanForm
 from robobrain_ros.core.profiles import Profile
 from robobrain_ros.core.query import Answer, AnswerContent, Box, Defaults, ParsedAnswer, PartialAnswer, Point, Query, Report, Task
 from robobrain_ros.core.reading.yes_or_no import begins_answer
+from robobrain_ros.core.timed_images import sentence
 from robobrain_ros.engine.base import TextDelta, TokenChoice
 from robobrain_ros.errors import CanceledError, EngineFailedError
 
@@ -35,12 +36,21 @@ class Run:
     """Names of these images in the engine's cache. It is empty if the images have no names."""
     choices: Sequence[TokenChoice] = ()
     """The likely tokens at the place where the answer to a condition begins. It is empty if the engine does not report them."""
+    as_video: bool = False
+    """Whether the images are the frames of a video."""
     plan_form: PlanForm | None = None
     """The form that constrains the answer. It is None for a plan as text and for other tasks."""
 
     @property
     def prompt_texts(self) -> tuple[str, ...]:
         """The texts of the user's message. See `Profile.prompt_texts`."""
+        first, *others = self._question
+        if self.query.image_times and not self.as_video:
+            first = f"{sentence(self.query.image_times)}\n{first}"
+        return first, *others
+
+    @property
+    def _question(self) -> tuple[str, ...]:
         query, profile = self.query, self.profile
         if query.plan is None or query.task is not Task.PLAN:
             return profile.prompt_texts(query.task, query.text)

@@ -18,10 +18,18 @@ DEFAULT_CONTEXT = 8192
 """Default length of the context in tokens: four images of the default size, thinking and an answer. The models support more, but
 the cache for it would fill a GPU."""
 MOST_IMAGES = 8
-"""Maximum number of images in one request."""
+"""Maximum number of images in one request, and of frames of a video."""
+TIMED_TOKENS = 1792
+"""Visual tokens that images of different times share. With 256 tokens of text, they fit into 2,048 tokens. Eight frames of
+640x480 keep their size as a video, and are shrunk as images."""
 MOST_CHOICES = 20
 """Maximum of ``Generation.choices``: the default limit of vLLM, and the limit of OpenAI-compatible servers."""
 
+FRAMES_OF_VIDEO_TOKEN = 2
+"""Number of successive frames of a video whose pixels share a visual token, in Qwen-VL's families."""
+
+VIDEO_PLACEHOLDER = "<|video_pad|>"
+"""Placeholder for a video in a prompt of Qwen-VL."""
 IMAGE_PLACEHOLDER = "<|image_pad|>"
 """Placeholder for an image in a prompt of Qwen-VL. A question must not contain it, because vLLM would insert an image there."""
 
@@ -59,6 +67,8 @@ class Generation:
     :param priority: generations with a lower value run first.
     :param constraint: constraint of the text without the prefix. None allows any text.
     :param choices: number of most likely tokens, at most `MOST_CHOICES`, that are reported for each token. 0: none.
+    :param video_times: seconds of each image, increasing and evenly spaced. The images, which then have one size, are the frames
+        of a video. Only for engines with `EngineInfo.takes_video`. Empty: they are images.
     """
 
     request_id: str
@@ -73,6 +83,7 @@ class Generation:
     priority: int = 0
     constraint: Constraint | None = None
     choices: int = 0
+    video_times: Sequence[float] = ()
 
     @property
     def text(self) -> str:
@@ -145,6 +156,7 @@ class EngineInfo:
 
     :param cell: side of the square that one visual token covers. The sides of images are multiples of it.
     :param special_tokens: texts that the tokenizer converts to control tokens, or an empty collection if unknown.
+    :param takes_video: whether the engine accepts videos, see `Generation.video_times`.
     :param count_tokens: returns the number of tokens of a text; None: unknown, but at most one for each byte in UTF-8.
     """
 
@@ -156,6 +168,7 @@ class EngineInfo:
     max_pixels: int = 0
     cell: int = 0
     flagos_active: bool = False
+    takes_video: bool = False
     details: dict[str, str] = field(default_factory=dict)
     special_tokens: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     count_tokens: Callable[[str], int] | None = field(default=None, compare=False, repr=False)

@@ -31,6 +31,7 @@ DTYPES = ("auto", "bfloat16", "float16", "float32")
 LOAD_FORMATS = ("auto", "safetensors", "pt", "dummy", "runai_streamer", "bitsandbytes")
 EXECUTOR_BACKENDS = ("", "mp", "ray", "uni")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+VIDEO_CHOICES = ("auto", "yes", "no")
 FLAGOS_MODES = ("auto", "on", "off")
 FLAGOS_PLATFORMS = ("auto", "fl", "vllm")
 
@@ -85,6 +86,13 @@ class EmbeddedOptions:
         "value that is too small for one image of engine.max_pixels is raised to the size of this image. 0: no cache.",
         minimum=0,
         maximum=65536,
+    )
+    video: str = option(
+        "auto",
+        "Send images of different times to the model as a video, which needs half the visual tokens, if the chat template of the "
+        "checkpoint supports videos. Otherwise, the node sends them as images, and states their times in the prompt. The engine "
+        "reserves memory for a video. auto: yes if a camera has a history (<camera>.history_frames), otherwise no.",
+        choices=VIDEO_CHOICES,
     )
     load_format: str = option(
         "auto", "Format of the weight files. dummy: random weights of the right shapes, without files.", choices=LOAD_FORMATS

@@ -23,10 +23,23 @@ _GONE = 3.0
 
 
 def query_options(
-    *, cameras: Sequence[str] = (), think: bool | None = None, timeout: float = 0.0, max_tokens: int = 0
+    *,
+    cameras: Sequence[str] = (),
+    think: bool | None = None,
+    timeout: float = 0.0,
+    max_tokens: int = 0,
+    history_seconds: float = 0.0,
+    history_frames: int = 0,
 ) -> QueryOptions:
     """Return the options of a request. Default values select the node's parameters."""
-    return QueryOptions(cameras=list(cameras), think=_THINK[think], timeout=timeout, max_tokens=max_tokens)
+    return QueryOptions(
+        cameras=list(cameras),
+        think=_THINK[think],
+        timeout=timeout,
+        max_tokens=max_tokens,
+        history_seconds=history_seconds,
+        history_frames=history_frames,
+    )
 
 
 class TaskClient(Node):

@@ -179,6 +179,10 @@ class Diagnostics:
             "late": statistics.late,
             "publishers": described(camera.publisher_nodes),
         }
+        if (history := camera.history) is not None:
+            values["history_frames"] = f"{len(history)} of {history.most_frames}"
+            values["history_bytes"] = f"{history.bytes} of {history.most_bytes}"
+            values["history_span"] = f"{history.span:.1f} of {history.seconds:g} s"
         level, message = DiagnosticStatus.OK, f"{rate:.1f} images per second"
         try:
             camera.fresh(self._parameters["max_image_age"])

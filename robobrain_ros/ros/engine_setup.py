@@ -14,6 +14,7 @@ from robobrain_ros.engine.http.front import HttpFront
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.presets import can_think
 from robobrain_ros.errors import EngineConfigError
+from robobrain_ros.ros.cameras.opening import check_histories
 from robobrain_ros.ros.model import EngineFactory, ModelSettings
 from robobrain_ros.ros.parameters.declared import Parameters
 
@@ -51,7 +52,8 @@ def set_up_engine(
     :param factory: creates another engine, for tests. None means the engine that the parameters select.
     :raises EngineConfigError: a parameter is wrong, or no model is named and there is no default.
     """
-    options, front, settle = parameters.engine_options(), None, factory is None
+    check_histories(parameters)
+    options, front, settle = _with_video(parameters.engine_options(), parameters), None, factory is None
     if factory is None:
         check = partial(checked_options, options, default_model, warn)
         options = read(check, "Checking the files of the engine's parameters")
@@ -69,6 +71,14 @@ def set_up_engine(
         settle=settle,
     )
     return EngineSetup(factory, front, settings)
+
+
+def _with_video(options: EngineOptions, parameters: Parameters) -> EngineOptions:
+    """Return the options with the value of ``engine.video`` that ``auto`` stands for."""
+    if options.embedded.video != "auto":
+        return options
+    has_history = any(parameters[f"{name}.history_frames"] for name in parameters["cameras"])
+    return replace(options, embedded=replace(options.embedded, video="yes" if has_history else "no"))
 
 
 def checked_options(options: EngineOptions, default_model: Path | None, warn: Callable[[str], object]) -> EngineOptions:

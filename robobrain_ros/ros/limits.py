@@ -35,3 +35,7 @@ MOST_PARAMETER_TEXT = 20_000
 """Characters of a text parameter."""
 MOST_ITEMS = 1000
 """Items of a list parameter."""
+LEAST_HISTORY, LONGEST_HISTORY = 0.1, 3600.0
+"""Seconds of the recent images of a camera, in its buffer and in a request; 0 means no recent images."""
+MOST_HISTORY = 256
+"""Images in the buffer of a camera. A request takes at most `engine.base.MOST_IMAGES` of them."""

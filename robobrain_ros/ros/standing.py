@@ -10,7 +10,8 @@ from robobrain_ros.bounds.control_tokens import reject_control_tokens
 from robobrain_ros.core.query import Task
 from robobrain_ros.errors import BadRequestError, RoboBrainError
 from robobrain_ros.msg import QueryOptions
-from robobrain_ros.ros.cameras.cameras import Cameras, Frame, NoSuchCameraError
+from robobrain_ros.ros.cameras.cameras import Cameras, NoSuchCameraError
+from robobrain_ros.ros.cameras.images import Frame
 from robobrain_ros.ros.clock import Jump
 from robobrain_ros.ros.conditions import Condition, ConditionSettings
 from robobrain_ros.ros.delivery import qos
@@ -138,12 +139,12 @@ class StandingQueries:
         for name in named:
             if name in self._queries and not self._queries[name].from_parameters:
                 continue
-            keys = ("task", "instruction", "rate", "camera", "cameras", "condition", "stable_frames", "min_confidence")
+            of_request = ("task", "instruction", "rate", "condition")
+            of_options = ("camera", "cameras", "history_seconds", "history_frames")
+            keys = (*of_request, *of_options, "stable_frames", "min_confidence")
             values = {key: self._parameters[f"{STANDING_PREFIX}{name}.{key}"] for key in keys}
-            request = SetStandingQuery.Request(name=name)
-            for key in ("task", "instruction", "rate", "condition"):
-                setattr(request, key, values[key])
-            request.options = QueryOptions(camera=values["camera"], cameras=values["cameras"])
+            request = SetStandingQuery.Request(name=name, **{key: values[key] for key in of_request})
+            request.options = QueryOptions(**{key: values[key] for key in of_options})
             if request.condition:
                 request.stable_frames, request.min_confidence = values["stable_frames"], values["min_confidence"]
             try:
@@ -159,10 +160,11 @@ class StandingQueries:
         return ""
 
     def _check_cameras(self, query: _StandingQuery) -> None:
-        """Check a query's cameras with the current parameters.
+        """Check a query's cameras and their buffers with the current parameters.
 
-        :raises BadRequestError: a camera does not exist, or there are too many.
+        :raises BadRequestError: a camera does not exist, there are too many, or a buffer is too small.
         """
+        self._selection.check_times(query.options, query.task)
         self._selection.check_count(query.task, len(self._cameras().names_of(query.options)), "cameras")
 
     def start(self) -> None:

@@ -22,7 +22,8 @@ from robobrain_ros.errors import (
     StaleImageError,
 )
 from robobrain_ros.msg import Progress, QueryOptions
-from robobrain_ros.ros.cameras.cameras import Frame, given_frame
+from robobrain_ros.ros.cameras.cameras import given_frame
+from robobrain_ros.ros.cameras.images import Frame
 from robobrain_ros.ros.clock import Jump
 from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.goals import Goal

@@ -2,12 +2,13 @@
 
 import difflib
 import logging
+import math
 import os
 import shlex
 from typing import Any
 
 from robobrain_ros.bounds.files import home_expanded
-from robobrain_ros.engine.base import DEFAULT_CONTEXT
+from robobrain_ros.engine.base import DEFAULT_CONTEXT, FRAMES_OF_VIDEO_TOKEN, MOST_IMAGES, TIMED_TOKENS
 from robobrain_ros.engine.embedded import compat, image_bytes, worker
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint
 from robobrain_ros.engine.flagos.choice import NATIVE, TABLE_WORKER, WORKER_EXTENSION, Choice, Operators
@@ -59,7 +60,7 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint, device: str
         "seed": options.seed,
         "trust_remote_code": embedded.trust_remote_code,
         "mm_processor_cache_gb": image_cache_mib(options) / 1024,
-        "limit_mm_per_prompt": {"image": options.max_images, "video": 0},
+        "limit_mm_per_prompt": {"image": options.max_images, "video": video_limit(options, checkpoint)},
         # vLLM reserves memory for the largest possible image.
         "mm_processor_kwargs": {"max_pixels": max(max_pixels, checkpoint.min_pixels)},
         # The checkpoint's sampling parameters would override the defaults of greedy decoding.
@@ -82,6 +83,8 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint, device: str
             else {}
         )
         arguments[_COMPILATION] = {"compile_mm_encoder": True} | graphs
+        if graphs and arguments["limit_mm_per_prompt"]["video"]:
+            arguments[_COMPILATION] |= compat.no_encoder_graphs_of_videos()
     if sends_bytes(checkpoint, device, choice):
         arguments["worker_cls"] = TABLE_WORKER if choice.by_shape else image_bytes.WORKERS[device]
         arguments["mm_processor_kwargs"] |= image_bytes.PROCESSOR_ARGUMENTS
@@ -93,6 +96,21 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint, device: str
     if embedded.nnodes > 1:
         arguments |= {"nnodes": embedded.nnodes, "master_addr": embedded.master_addr, "master_port": embedded.master_port}
     return arguments
+
+
+def video_limit(options: EngineOptions, checkpoint: Checkpoint) -> int | dict[str, int]:
+    """Return vLLM's limit of videos in a request: 0, or one video with the size for which vLLM reserves memory."""
+    known = checkpoint.video and checkpoint.cell and checkpoint.model_type in image_bytes.MODEL_TYPES
+    if options.embedded.video != "yes" or not known:
+        return 0
+    cells = TIMED_TOKENS * FRAMES_OF_VIDEO_TOKEN // MOST_IMAGES
+    rows = math.isqrt(cells)
+    return {
+        "count": 1,
+        "num_frames": MOST_IMAGES,
+        "width": cells // rows * checkpoint.cell,
+        "height": rows * checkpoint.cell,
+    }
 
 
 def with_extra(arguments: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from robobrain_ros.bounds.files import home_expanded
 from robobrain_ros.bounds.texts import shortened
-from robobrain_ros.engine.base import LoadProgress, ProgressCallback
-from robobrain_ros.engine.embedded.checkpoint_files import AGAIN, INDEX, image_settings, indexed_files, read_json
+from robobrain_ros.engine.base import VIDEO_PLACEHOLDER, LoadProgress, ProgressCallback
+from robobrain_ros.engine.embedded.checkpoint_files import AGAIN, INDEX, image_settings, indexed_files, read_json, template_text
 from robobrain_ros.engine.embedded.image_bytes import has_standard_steps
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
@@ -28,6 +28,7 @@ class Checkpoint:
     :param cell: side in pixels of the square that one visual token covers.
     :param dtype: type of the weights, such as "bfloat16".
     :param usual_images: whether the image processor has exactly the steps of `image_bytes.Normalizer`.
+    :param video: whether the chat template supports videos, as those of families that were trained on video do.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class Checkpoint:
     dtype: str
     gigabytes: float
     usual_images: bool = False
+    video: bool = False
 
 
 def find_checkpoint(options: EngineOptions, progress: ProgressCallback) -> Checkpoint:
@@ -105,6 +107,7 @@ def _facts(path: Path, local: bool, config: dict[str, Any], processor: dict[str,
         dtype=str(config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or ""),
         gigabytes=gigabytes,
         usual_images=has_standard_steps(processor),
+        video=VIDEO_PLACEHOLDER in template_text(path),
     )
 
 

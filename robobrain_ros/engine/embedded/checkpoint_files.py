@@ -95,6 +95,17 @@ def image_settings(folder: Path) -> dict[str, Any]:
     return read_json(plain) if plain.exists() else {}
 
 
+def template_text(folder: Path) -> str:
+    """Return the chat template of a checkpoint, or an empty text if it is missing or unreadable, which `check_files` reports."""
+    present = next((folder / name for name in _TEMPLATES if (folder / name).exists()), None)
+    try:
+        if present is not None:
+            return read_small_text(present, _LARGEST_TEMPLATE)
+        return str(read_small_json(folder / "tokenizer_config.json", _LARGEST_JSON).get("chat_template", ""))
+    except UnreadableFileError:
+        return ""
+
+
 def _check_regular(path: Path) -> int:
     """Check that a file has content, and return its size in bytes.
 

@@ -144,6 +144,45 @@ def bytes_arguments() -> dict[str, Any]:
     return {name: False} if name in {item.name for item in fields(AsyncEngineArgs)} else {}
 
 
+def no_encoder_graphs_of_videos() -> dict[str, Any]:
+    """Return the compilation settings with which the encoder's CUDA graphs are those of images only, also if videos are allowed.
+
+    Otherwise, each graph would reserve memory for the longest video. Versions without the setting have no graphs of videos.
+    """
+    from vllm.config import CompilationConfig
+
+    name = "encoder_cudagraph_max_frames_per_batch"
+    return {name: 0} if name in {item.name for item in fields(CompilationConfig)} else {}
+
+
+def takes_videos(engine: Any) -> bool:
+    """Return whether an engine accepts videos."""
+    config = engine.vllm_config.model_config.multimodal_config
+    return config is not None and config.get_limit_per_prompt("video") > 0
+
+
+def video_data(frames: Any, times: Sequence[float]) -> dict[str, Any]:
+    """Return the parts of a prompt with a video. vLLM must use each frame once, in its size.
+
+    Qwen2.5-VL computes the time between two frames from the frame rate. Qwen3-VL writes the time of each pair of frames into the
+    prompt, in seconds since the first frame.
+
+    :param frames: (frames, height, width, 3), uint8.
+    :param times: seconds of each frame, increasing and evenly spaced.
+    """
+    count = len(times)
+    rate = (count - 1) / (times[-1] - times[0])
+    metadata = {
+        "fps": rate,
+        "duration": count / rate,
+        "total_num_frames": count,
+        "frames_indices": list(range(count)),
+        "video_backend": "opencv",
+        "do_sample_frames": False,
+    }
+    return {"multi_modal_data": {"video": [(frames, metadata)]}, "mm_processor_kwargs": {"do_resize": False}}
+
+
 def runner_of_encoder_graphs() -> dict[str, str | None]:
     """Return the environment variables with which vLLM uses CUDA graphs of the image encoder.
 

@@ -26,6 +26,8 @@ MODEL_TYPES = ("qwen2_5_vl", "qwen3_vl")
 
 _COLOURS = 3
 _PIXELS = "pixel_values"
+_PREPARED = (_PIXELS, "pixel_values_videos")
+"""Names of prepared images and videos."""
 _METHODS_WITH_IMAGES = ("prepare_encoder_cudagraph_replay_buffers", "encoder_eager_forward")
 """Methods of vLLM's models that take prepared images as a dictionary."""
 
@@ -152,11 +154,14 @@ def use_patch_processor(processing: Any) -> None:
     :param processing: vLLM's object whose ``get_hf_processor`` returns the processor of transformers.
     """
     original = processing.get_hf_processor
+    frames = processing.get_hf_config().vision_config.temporal_patch_size
 
-    @functools.lru_cache(maxsize=1)  # vLLM caches data for each processor object.
+    @functools.lru_cache(maxsize=4)  # vLLM caches data for each processor object: one for images, and one for videos.
     def replaced(processor: Any) -> Any:
         changed = copy.copy(processor)
         changed.image_processor = PatchProcessor(processor.image_processor)
+        if getattr(processor, "video_processor", None) is not None:
+            changed.video_processor = _with_all_steps(processor.video_processor, frames)
         changed.__class__ = _without_placeholder_texts(type(processor))
         return changed
 
@@ -164,6 +169,25 @@ def use_patch_processor(processing: Any) -> None:
         return replaced(original(**options))
 
     processing.get_hf_processor = get_hf_processor
+
+
+def _with_all_steps(video_processor: Any, frames: int) -> Any:
+    """Return a copy of a video processor of transformers that ignores `PROCESSOR_ARGUMENTS`. Videos are not sent as bytes.
+
+    :param frames: number of frames in a patch.
+    """
+    steps = {"do_rescale": True, "do_normalize": True, "temporal_patch_size": frames}
+
+    class WithAllSteps(type(video_processor)):  # type: ignore[misc]
+        @functools.wraps(type(video_processor).__call__)
+        def __call__(self, videos: Any, *arguments: Any, **options: Any) -> Any:
+            return super().__call__(videos, *arguments, **options | steps)
+
+    changed = copy.copy(video_processor)
+    changed.__class__ = WithAllSteps
+    for name, value in steps.items():
+        setattr(changed, name, value)
+    return changed
 
 
 def _without_placeholder_texts(processor: type[Any]) -> type[Any]:
@@ -204,7 +228,8 @@ def take_bytes(model: Any, normalize: Callable[[Any], Any]) -> None:
     """Make a loaded model of vLLM accept images as bytes, with and without CUDA graphs of its image encoder."""
 
     def prepared(inputs: dict[str, Any]) -> dict[str, Any]:
-        return inputs | {_PIXELS: normalize(inputs[_PIXELS])} if inputs.get(_PIXELS) is not None else inputs
+        # Videos arrive normalized. But when it reserves memory, vLLM prepares a video with the arguments for images as bytes.
+        return inputs | {name: normalize(inputs[name]) for name in _PREPARED if inputs.get(name) is not None}
 
     def on_dictionary(method: Callable[..., Any]) -> Callable[..., Any]:
         return lambda inputs, *arguments, **options: method(prepared(inputs), *arguments, **options)

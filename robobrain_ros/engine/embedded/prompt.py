@@ -8,15 +8,17 @@ import numpy as np
 
 from robobrain_ros.bounds.control_tokens import reject_control_tokens, special_tokens_of
 from robobrain_ros.bounds.texts import shortened
-from robobrain_ros.engine.base import IMAGE_PLACEHOLDER, Generation
+from robobrain_ros.engine.base import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, Generation
 from robobrain_ros.engine.embedded import compat
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint
 from robobrain_ros.engine.embedded.checkpoint_files import AGAIN
 from robobrain_ros.errors import BadImageError, BadRequestError, EngineConfigError
 
 _TRIAL = "What is in the image?"
-_IMAGE = {"type": "image"}
-"""An image in a message for a chat template."""
+_IMAGE, _VIDEO = {"type": "image"}, {"type": "video"}
+"""An image and a video in a message for a chat template."""
+_VIDEO_TEXT = f"<|vision_start|>{VIDEO_PLACEHOLDER}<|vision_end|>"
+"""A video in a prompt. vLLM replaces this text."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,27 @@ class Prompts:
         )
         return rendered
 
+    def renders_video(self) -> bool:
+        """Return whether the chat template supports videos, so that the family was trained on them."""
+        try:
+            return _VIDEO_TEXT in self._apply([_VIDEO, _TRIAL])
+        except Exception:  # From jinja2, or any exception of the template.
+            return False
+
+    def _render_video(self, generation: Generation) -> dict[str, Any]:
+        """Return vLLM's prompt with one video.
+
+        :raises BadRequestError: see `render`.
+        """
+        text = self._apply([_VIDEO, generation.user_text])
+        if text.count(VIDEO_PLACEHOLDER) != 1 or IMAGE_PLACEHOLDER in text:
+            raise BadRequestError(f"Remove model tokens such as {VIDEO_PLACEHOLDER} from the question.")
+        if len({image.shape for image in generation.images}) != 1 or len(generation.video_times) != len(generation.images):
+            raise BadImageError("The frames of a video must have one size, and each frame needs a time.")
+        return {"prompt": text + generation.assistant_prefix} | compat.video_data(
+            np.stack(generation.images), generation.video_times
+        )
+
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of a text."""
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -83,6 +106,8 @@ class Prompts:
         """
         reject_control_tokens("The prompt", generation.text, self.special_tokens)
         _check_images(generation, self.checkpoint.cell or 1)
+        if generation.video_times:
+            return self._render_video(generation)
         text = self._apply(generation.interleaved([_IMAGE] * len(generation.images)))
         # vLLM silently accepts a placeholder without an image and an image without a placeholder.
         found = text.count(IMAGE_PLACEHOLDER)

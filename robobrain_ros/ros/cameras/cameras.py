@@ -6,20 +6,16 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from threading import Lock
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import Header
 
-from robobrain_ros.core.query import RgbImage
 from robobrain_ros.errors import BadRequestError, NoImageError, StaleImageError
 from robobrain_ros.msg import QueryOptions
 from robobrain_ros.ros.cameras.arrivals import ArrivalStatistics
-from robobrain_ros.ros.cameras.frames import plain_header
-from robobrain_ros.ros.cameras.images import ImageReader
+from robobrain_ros.ros.cameras.history import FrameHistory
+from robobrain_ros.ros.cameras.images import Frame, ImageReader
 from robobrain_ros.ros.cameras.intake import Intake
 from robobrain_ros.ros.cameras.streams import Stream
 from robobrain_ros.ros.clock import ClockWatch, Jump, nanoseconds, stamp_age
@@ -39,44 +35,6 @@ _PERIODS = 2.5
 
 _sequence = itertools.count()
 """Numbers all frames of the process, so that their names differ even if their stamps are equal."""
-
-
-@dataclass(frozen=True)
-class Frame:
-    """An image message, decoded at its first use.
-
-    :param arrival: time of ``time.monotonic()``.
-    """
-
-    message: Image | CompressedImage
-    camera: str
-    sequence: int
-    arrival: float
-    reader: ImageReader = field(default_factory=ImageReader, repr=False, compare=False)
-    _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
-    _decoded: list[RgbImage] = field(default_factory=list, repr=False, compare=False)
-
-    @property
-    def header(self) -> Header:
-        """The header of the message. The frame has no leading slash."""
-        return plain_header(self.message.header)
-
-    @property
-    def name(self) -> str:
-        """Unique name of the image. The engine's cache of images uses it."""
-        stamp = self.header.stamp
-        size = f"{self.message.width}x{self.message.height}" if isinstance(self.message, Image) else "compressed"
-        return f"{self.camera}:{stamp.sec}.{stamp.nanosec:09d}:{size}:{self.sequence}"
-
-    def image(self) -> RgbImage:
-        """Return the image, decoded at the first call. Callers must not write to it. Callable from any thread.
-
-        :raises BadImageError: the image cannot be read. The message states the reason.
-        """
-        with self._lock:
-            if not self._decoded:
-                self._decoded.append(self.reader.read(self.message))
-            return self._decoded[0]
 
 
 def given_frame(message: Image, name: str) -> Frame:
@@ -112,6 +70,7 @@ class Camera:
     :param queue: queue depth of the image subscription.
     :param late_after: an image counts as late if it arrives more than this many seconds after its stamp.
     :param depth_transport: see `robobrain_ros.ros.cameras.depth.DepthStream`.
+    :param history: buffer of recent images, or None. The camera clears and closes it.
     """
 
     def __init__(
@@ -129,8 +88,10 @@ class Camera:
         rectified: str = "auto",
         watch: ClockWatch | None = None,
         reader: ImageReader | None = None,
+        history: FrameHistory | None = None,
     ) -> None:
         self.name = name
+        self.history = history
         self._watch = watch
         self._last_stamp = 0
         self._why_empty = ""
@@ -291,6 +252,8 @@ class Camera:
         self._with_depth.clear()
         self._with_depth.extend(kept)
         self._last_stamp = 0
+        if self.history is not None:
+            self.history.clear()
         self.statistics.restart()
         self.surroundings.forget(jump)
         self._stream.fetch_latched()
@@ -299,6 +262,8 @@ class Camera:
         """Destroy the subscriptions."""
         self._newest = None
         self._with_depth.clear()
+        if self.history is not None:
+            self.history.close()
         self._stream.close()
         self.surroundings.close()
 
@@ -311,6 +276,8 @@ class Camera:
         self.statistics.add(arrival, stamp.sec + stamp.nanosec * 1e-9, late)
         self._newest = Frame(message, self.name, next(_sequence), arrival, self._reader)
         self._with_depth.append(self._newest)
+        if self.history is not None:
+            self.history.offer(self._newest)
         self._listener.on_frame(self._newest)
 
     def _follow(self, watch: ClockWatch, stamp: int) -> bool:
@@ -330,9 +297,13 @@ def _advice(interval: float) -> str:
 
 
 class Cameras:
-    """The cameras of the node by name. The first one is the default."""
+    """The cameras of the node by name. The first one is the default.
 
-    def __init__(self, cameras: Sequence[Camera], names: Sequence[str]) -> None:
+    :param on_close: called after the cameras were closed.
+    """
+
+    def __init__(self, cameras: Sequence[Camera], names: Sequence[str], on_close: Callable[[], None] = lambda: None) -> None:
+        self._on_close = on_close
         self._cameras = {camera.name: camera for camera in cameras}
         self._names = tuple(names)
 
@@ -396,3 +367,4 @@ class Cameras:
         for camera in self._cameras.values():
             camera.close()
         self._cameras = {}
+        self._on_close()

@@ -1,15 +1,19 @@
-"""Convert image messages to RGB, with the camera's parameters for 16 bits and for red and blue."""
+"""Images of cameras: convert messages to RGB, with the camera's parameters for 16 bits and for red and blue."""
 
 import logging
+from dataclasses import dataclass, field
 from threading import Lock
 
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 
 from robobrain_ros.core.formats.bit_depth import SCALED_BY_ITSELF
 from robobrain_ros.core.formats.encodings import ENCODINGS, canonical, check_size, decode_raw
 from robobrain_ros.core.formats.image_files import ReadingOptions, decode_file
 from robobrain_ros.core.query import RgbImage
 from robobrain_ros.errors import BadImageError
+from robobrain_ros.ros.cameras.frames import plain_header
+from robobrain_ros.ros.clock import nanoseconds
 
 _log = logging.getLogger(__name__)
 
@@ -23,6 +27,11 @@ _FILES = ("jpeg", "jpg", "mjpeg", "png", "image/jpeg", "image/png")
 
 _MOST_NOTES = 20
 """Maximum number of logged assumptions about one camera, because they contain a format that the publisher selects."""
+
+
+def holds_file(message: Image | CompressedImage) -> bool:
+    """Return whether the data of a message is a file, such as a JPEG or a PNG, instead of the values of pixels."""
+    return isinstance(message, CompressedImage) or message.encoding.strip().lower() in _FILES
 
 
 class ImageReader:
@@ -45,8 +54,8 @@ class ImageReader:
         :raises BadImageError: the image cannot be read.
         """
         if isinstance(message, CompressedImage):
-            return decode_file(bytes(message.data), message.format, self._options)
-        if message.encoding.strip().lower() in _FILES:
+            return self.read_file(bytes(message.data), message.format)
+        if holds_file(message):
             return self._read_file(message)
         image = decode_raw(
             memoryview(message.data),
@@ -61,12 +70,20 @@ class ImageReader:
             self._note(SCALED_BY_ITSELF)
         return image[:, :, ::-1].copy() if self._options.swap_red_blue else image
 
+    def read_file(self, data: bytes, image_format: str) -> RgbImage:
+        """Return the image of a JPEG, PNG or TIFF as RGB, (height, width, 3), uint8.
+
+        :param image_format: see `decode_file`.
+        :raises BadImageError: the image cannot be read.
+        """
+        return decode_file(data, image_format, self._options)
+
     def _read_file(self, message: Image) -> RgbImage:
         """Read a JPEG or PNG inside a raw image, whose width and height can be 0."""
         width, height = message.width, message.height
         if width or height:
             check_size(width, height)
-        image = decode_file(bytes(message.data), message.encoding, self._options)
+        image = self.read_file(bytes(message.data), message.encoding)
         if (width or height) and image.shape[:2] != (height, width):
             raise BadImageError(
                 f"The message states {width}x{height} pixels, but the {message.encoding.strip()} in it has "
@@ -81,3 +98,51 @@ class ImageReader:
             self._noted.add(text)
         source = f"Camera {self._camera}" if self._camera else "An image of a request"
         _log.warning("%s: %s", source, text.replace("<camera>", self._camera or "<camera>"))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image message, decoded at its first use.
+
+    :param arrival: time of ``time.monotonic()``.
+    """
+
+    message: Image | CompressedImage
+    camera: str
+    sequence: int
+    arrival: float
+    reader: ImageReader = field(default_factory=ImageReader, repr=False, compare=False)
+    _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
+    _decoded: list[RgbImage] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def header(self) -> Header:
+        """The header of the message. The frame has no leading slash."""
+        return plain_header(self.message.header)
+
+    @property
+    def name(self) -> str:
+        """Unique name of the image. The engine's cache of images uses it."""
+        stamp = self.header.stamp
+        size = f"{self.message.width}x{self.message.height}" if isinstance(self.message, Image) else "compressed"
+        return f"{self.camera}:{stamp.sec}.{stamp.nanosec:09d}:{size}:{self.sequence}"
+
+    @property
+    def time(self) -> int:
+        """The stamp in ns. Without a stamp, the time of ``time.monotonic()`` at the arrival in ns."""
+        return nanoseconds(self.message.header.stamp) or round(self.arrival * 1e9)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels. (0, 0): the image is compressed."""
+        return (self.message.width, self.message.height) if isinstance(self.message, Image) else (0, 0)
+
+    def image(self) -> RgbImage:
+        """Return the image, decoded at the first call. Callers must not write to it. Callable from any thread.
+
+        :raises BadImageError: the image cannot be read. The message states the reason.
+        """
+        with self._lock:
+            if not self._decoded:
+                self._decoded.append(self.reader.read(self.message))
+            return self._decoded[0]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point as PointMessage
 from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
@@ -247,6 +248,7 @@ def to_report(report: Report, thinking: str = "") -> InferenceReport:
         thinking=clean(thinking),
         model_image_width=width,
         model_image_height=height,
+        stamps=[Time(sec=seconds, nanosec=nanoseconds) for seconds, nanoseconds in report.stamps],
     )
 
 
@@ -254,7 +256,7 @@ def to_outcome(error: RoboBrainError | None, note: str = "") -> Outcome:
     """Return the outcome of a request.
 
     :param error: None: the request succeeded.
-    :param note: states which positions of a successful request are missing.
+    :param note: states which positions or images of a successful request are missing.
     """
     if error is None:
         return Outcome(code=int(OutcomeCode.OK), message=_sentence(note))

@@ -46,7 +46,12 @@ def read_progress(answer: Answer, message: Progress) -> Answer:
 
 def read_report(message: InferenceReport) -> Report:
     """Return the report of a message."""
-    differing = ("flagos_operators", "model_image_sizes")
+    differing = ("flagos_operators", "model_image_sizes", "stamps")
     same = {field.name: getattr(message, field.name) for field in fields(Report) if field.name not in differing}
     size = (message.model_image_width, message.model_image_height)
-    return Report(**same, flagos_operators=tuple(message.flagos_operators), model_image_sizes=[size] if all(size) else [])
+    return Report(
+        **same,
+        flagos_operators=tuple(message.flagos_operators),
+        model_image_sizes=[size] if all(size) else [],
+        stamps=[(stamp.sec, stamp.nanosec) for stamp in message.stamps],
+    )

@@ -10,14 +10,17 @@ from typing import Any
 from robobrain_ros.core.hysteresis import DEFAULT_STABLE_FRAMES
 from robobrain_ros.core.plans.checks import DEFAULT_MAX_STEPS, MOST_STEPS
 from robobrain_ros.core.query import CAMERA_TASKS, Defaults, Task
-from robobrain_ros.engine.base import LARGEST_MAX_PIXELS
+from robobrain_ros.engine.base import LARGEST_MAX_PIXELS, MOST_IMAGES
 from robobrain_ros.engine.http.options import ServerOptions
 from robobrain_ros.engine.options import SERVER_PREFIX, option_fields, public_name
 from robobrain_ros.ros.limits import (
     LEAST_CONFIDENCE,
+    LEAST_HISTORY,
     LEAST_RATE,
+    LONGEST_HISTORY,
     MOST_CAMERAS,
     MOST_FRAME,
+    MOST_HISTORY,
     MOST_NAME,
     MOST_QUERIES,
     MOST_RATE,
@@ -292,6 +295,24 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             False,
             "Swap red and blue in this camera's images. Set true if the publisher writes the channels in the wrong order.",
         ),
+        Parameter(
+            f"{camera}.history_seconds",
+            0.0,
+            "Seconds of recent images that the node keeps for requests with options.history_seconds. 0: none. Set "
+            f"{camera}.history_frames also.",
+            minimum=0.0,
+            maximum=LONGEST_HISTORY,
+            least=LEAST_HISTORY,
+        ),
+        Parameter(
+            f"{camera}.history_frames",
+            0,
+            f"Number of recent images that the node keeps, evenly spaced over {camera}.history_seconds, as JPEG in memory. They "
+            "use at most 1 MiB times this number: beyond it, the node drops the oldest images. 0: none.",
+            minimum=0,
+            maximum=MOST_HISTORY,
+            least=2,
+        ),
     )
 
 
@@ -337,6 +358,24 @@ def standing_query_parameters(name: str) -> tuple[Parameter, ...]:
         ),
         Parameter(
             f"{prefix}cameras", [], "Names of several cameras, for plan and ask. A new image of the first one triggers a request."
+        ),
+        Parameter(
+            f"{prefix}history_seconds",
+            0.0,
+            "For plan and ask: seconds from the first to the newest image of the camera, at most <camera>.history_seconds. 0: "
+            "only the newest image.",
+            minimum=0.0,
+            maximum=LONGEST_HISTORY,
+            least=LEAST_HISTORY,
+        ),
+        Parameter(
+            f"{prefix}history_frames",
+            0,
+            "For plan and ask: number of images from history_seconds, evenly spaced in time, with the newest one. 0: only the "
+            "newest image.",
+            minimum=0,
+            maximum=MOST_IMAGES,
+            least=2,
         ),
     )
 

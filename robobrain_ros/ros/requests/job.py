@@ -13,10 +13,11 @@ from robobrain_ros.core.plans.request import PlanMode, PlanRequest, Robot
 from robobrain_ros.core.query import Answer, PartialAnswer, Query, Report, RgbImage, Task
 from robobrain_ros.errors import BadImageError, BadRequestError, RequestTimeoutError
 from robobrain_ros.msg import PlanContext
-from robobrain_ros.ros.cameras.cameras import Frame
+from robobrain_ros.ros.cameras.images import Frame
 from robobrain_ros.ros.messages.conversions import Origin, Positions, read_image_message
 from robobrain_ros.ros.messages.plans import skill_count, to_plan_request
 from robobrain_ros.ros.positions import Locator, Moment
+from robobrain_ros.ros.requests.request import Source
 from robobrain_ros.ros.requests.selection import SelectedImages
 from robobrain_ros.ros.tasks import TASKS
 
@@ -35,7 +36,7 @@ class Job:
     :param robots: robots for a plan whose context has none.
     :param moment: collects depth and camera_info of the image, or None if the answer gets no positions.
     :param condition: see `core.query.Query`.
-    :param image: the first image, or None if not decoded yet.
+    :param image: the main image of `SelectedImages`, or None if not decoded yet.
     :param brain_began: start of the query (``time.monotonic()``); 0: not started.
     """
 
@@ -71,6 +72,7 @@ class Job:
         return replace(
             report,
             image_age=self.images.age,
+            stamps=[(source.header.stamp.sec, source.header.stamp.nanosec) for source in self.images.sources],
             first_token_time=report.first_token_time + before if report.first_token_time else 0.0,
             first_part_time=report.first_part_time + before if report.first_part_time else 0.0,
             total_time=time.monotonic() - self.began,
@@ -84,8 +86,10 @@ async def run_job(job: Job, push: Callable[[PartialAnswer], None] | None, locato
     :raises RoboBrainError: there is no answer.
     """
     plan = await _plan_request(job) if TASKS[job.task].takes_context else None
+    if job.images.times and (sizes := job.images.sizes):
+        job.brain.check_times_fit(_query(job, plan), sizes)
     images = await _read_images(job.images)
-    job.image = images[0]
+    job.image = images[job.images.main]
     job.brain_began = time.monotonic()
     if job.brain_began >= job.deadline:
         raise RequestTimeoutError("The deadline passed while the node read the images. Increase the timeout.")
@@ -95,19 +99,7 @@ async def run_job(job: Job, push: Callable[[PartialAnswer], None] | None, locato
         if push is not None:
             push(partial)
 
-    query = Query(
-        task=job.task,
-        text=job.origin.text,
-        images=images,
-        image_ids=job.images.names,
-        think=job.think,
-        timeout=job.deadline - job.brain_began,
-        max_tokens=job.max_tokens,
-        priority=job.priority,
-        max_pixels=job.images.max_pixels,
-        plan=plan,
-        condition=job.condition,
-    )
+    query = replace(_query(job, plan), images=images, timeout=job.deadline - job.brain_began)
     try:
         answer = await job.brain.run(query, on_partial)
     except BadRequestError as error:
@@ -118,6 +110,23 @@ async def run_job(job: Job, push: Callable[[PartialAnswer], None] | None, locato
         height, width = job.image.shape[:2]
         job.positions = await locator.locate(answer, (width, height), job.moment, job.deadline)
     return answer
+
+
+def _query(job: Job, plan: PlanRequest | None) -> Query:
+    """Return the job's query without images."""
+    return Query(
+        task=job.task,
+        text=job.origin.text,
+        images=(),
+        image_ids=job.images.names,
+        image_times=job.images.times,
+        think=job.think,
+        max_tokens=job.max_tokens,
+        priority=job.priority,
+        max_pixels=job.images.max_pixels,
+        plan=plan,
+        condition=job.condition,
+    )
 
 
 async def _plan_request(job: Job) -> PlanRequest:
@@ -139,9 +148,16 @@ async def _read_images(images: SelectedImages) -> list[RgbImage]:
 
     :raises BadImageError: an image cannot be decoded. The message names the image.
     """
-    messages = [source.message if isinstance(source, Frame) else source for source in images.sources]
-    pixels = sum(message.width * message.height if isinstance(message, Image) else math.inf for message in messages)
+    pixels = sum(map(_pixels_to_convert, images.sources))
     return _decoded(images) if pixels <= _MOST_PIXELS_ON_LOOP else await asyncio.to_thread(_decoded, images)
+
+
+def _pixels_to_convert(source: Source) -> float:
+    """Return the number of pixels of a raw image. It is infinite for a compressed image."""
+    if isinstance(source, Image):
+        return source.width * source.height
+    width, height = source.size if isinstance(source, Frame) else (0, 0)
+    return width * height or math.inf
 
 
 def _decoded(images: SelectedImages) -> list[RgbImage]:
@@ -150,7 +166,7 @@ def _decoded(images: SelectedImages) -> list[RgbImage]:
         if id(source) in decoded:
             continue
         try:
-            decoded[id(source)] = source.image() if isinstance(source, Frame) else read_image_message(source)
+            decoded[id(source)] = read_image_message(source) if isinstance(source, Image) else source.image()
         except BadImageError as error:
             raise BadImageError(f"{label} cannot be read: {error.message}") from error
     return [decoded[id(source)] for source in images.sources]

@@ -6,18 +6,28 @@ from typing import TypeAlias
 
 from sensor_msgs.msg import Image
 
-from robobrain_ros.core.query import CAMERA_TASKS, Task
+from robobrain_ros.core.query import CAMERA_TASKS, TIMED_TASKS, Task
+from robobrain_ros.engine.base import MOST_IMAGES
 from robobrain_ros.errors import BadRequestError
 from robobrain_ros.msg import PlanContext, QueryOptions
-from robobrain_ros.ros.cameras.cameras import Frame
-from robobrain_ros.ros.limits import LEAST_TIMEOUT, MOST_CAMERAS, MOST_NAME, MOST_TEXT, MOST_TIMEOUT
+from robobrain_ros.ros.cameras.history import KeptFrame
+from robobrain_ros.ros.cameras.images import Frame
+from robobrain_ros.ros.limits import (
+    LEAST_HISTORY,
+    LEAST_TIMEOUT,
+    LONGEST_HISTORY,
+    MOST_CAMERAS,
+    MOST_NAME,
+    MOST_TEXT,
+    MOST_TIMEOUT,
+)
 from robobrain_ros.srv import EstimateProgress
 
 THINK = {QueryOptions.THINK_DEFAULT: None, QueryOptions.THINK_OFF: False, QueryOptions.THINK_ON: True}
 """``Query.think`` for each constant of `QueryOptions.think`. None means the node's default."""
 
 
-Source: TypeAlias = Frame | Image
+Source: TypeAlias = Frame | KeptFrame | Image
 """An image of a request: a frame of a camera, or an image in the request."""
 
 
@@ -117,3 +127,43 @@ def check_options(options: QueryOptions) -> None:
     for name in (options.camera, *options.cameras):
         if len(name) > MOST_NAME:
             raise BadRequestError(f"The name of a camera has {len(name)} characters; at most {MOST_NAME} are allowed.")
+
+
+def wants_history(options: QueryOptions) -> bool:
+    """Return whether a request asks for recent images of its camera."""
+    return bool(options.history_seconds or options.history_frames)
+
+
+def check_times(options: QueryOptions, task: Task) -> None:
+    """Check the fields about images of different times: ``history_seconds``, ``history_frames`` and ``images_in_time``.
+
+    :raises BadRequestError: a value is outside of its bounds, or the fields contradict each other or the task.
+    """
+    if not (wants_history(options) or options.images_in_time):
+        return
+    if task not in TIMED_TASKS:
+        tasks = " and ".join(each.value for each in TIMED_TASKS)
+        raise BadRequestError(
+            f"The task {task.value} takes no images of different times. Only {tasks} do: leave history_seconds, history_frames "
+            "and images_in_time unset."
+        )
+    if not wants_history(options):
+        if len(options.images) < 2:
+            raise BadRequestError(f"images_in_time needs at least 2 images, not {len(options.images)} (field images).")
+        return
+    seconds, frames = options.history_seconds, options.history_frames
+    if options.images:
+        raise BadRequestError(
+            "history and images are both set. Leave images empty, or set images_in_time instead of history_seconds and "
+            "history_frames."
+        )
+    if options.images_in_time:
+        raise BadRequestError("images_in_time needs images. With history_seconds, leave it false.")
+    if len(options.cameras) > 1:
+        raise BadRequestError(f"The history of one camera is available, not of {len(options.cameras)} (field cameras).")
+    if not seconds or not frames:
+        raise BadRequestError(f"history_seconds is {seconds:g} and history_frames is {frames}. Set both, or none.")
+    if not LEAST_HISTORY <= seconds <= LONGEST_HISTORY:
+        raise BadRequestError(f"history_seconds is {seconds:g}; it must be 0, or {LEAST_HISTORY:g} to {LONGEST_HISTORY:g} s.")
+    if not 2 <= frames <= MOST_IMAGES:
+        raise BadRequestError(f"history_frames is {frames}; it must be 0, or 2 to {MOST_IMAGES}.")

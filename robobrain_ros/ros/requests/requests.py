@@ -24,6 +24,7 @@ from robobrain_ros.errors import (
 )
 from robobrain_ros.msg import PlanContext
 from robobrain_ros.ros.cameras.cameras import Cameras
+from robobrain_ros.ros.cameras.images import Frame
 from robobrain_ros.ros.clock import Jump, nanoseconds
 from robobrain_ros.ros.limits import MOST_TEXT, MOST_TOKENS
 from robobrain_ros.ros.messages.conversions import Origin
@@ -171,7 +172,15 @@ class Requests:
             if job.moment is not None:
                 job.moment.close()
         report = job.report(answer.report)
-        return Result(job.task, job.origin_with_size(), report, answer, image=job.image, positions=job.positions)
+        return Result(
+            job.task,
+            job.origin_with_size(),
+            report,
+            answer,
+            image=job.image,
+            positions=job.positions,
+            images_note=job.images.note,
+        )
 
     def _check(self, request: TaskRequest) -> Job:
         """Check everything that can be checked without decoding an image.
@@ -212,7 +221,8 @@ class Requests:
 
     def _moment(self, images: SelectedImages) -> Moment | None:
         """Start to collect depth and camera_info of a camera's image, before newer messages replace them."""
-        return self._cameras()[images.camera].moment(images.frames[0]) if images.frames else None
+        frame = images.frames[0] if images.frames else None
+        return self._cameras()[images.camera].moment(frame) if isinstance(frame, Frame) else None
 
     def _brain(self) -> Brain:
         """Return the brain with the current parameters as defaults. Later changes do not affect this request."""

@@ -16,9 +16,10 @@ class Result:
     :param task: the task, or None if the request named an unknown task.
     :param answer: the answer, or None if there is none.
     :param error: the error, or None if the request succeeded.
-    :param image: the first image, or None if no image was read.
+    :param image: the image that the answer is about, or None if no image was read.
     :param positions: positions of the answer's points, bounding boxes and waypoints; None: the image came with the request, or
         the task is not spatial.
+    :param images_note: see `SelectedImages.note`.
     """
 
     task: Task | None
@@ -28,11 +29,12 @@ class Result:
     error: RoboBrainError | None = None
     image: RgbImage | None = None
     positions: Positions | None = None
+    images_note: str = ""
 
     @property
     def note(self) -> str:
-        """Why positions are missing or not in ``target_frame``, or an empty string if they are complete."""
-        return self.positions.note if self.positions else ""
+        """Why positions or images are missing, or positions are not in ``target_frame``. Empty: everything is complete."""
+        return self.positions.note if self.positions else self.images_note
 
     @property
     def answered(self) -> bool:

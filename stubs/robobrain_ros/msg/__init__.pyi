@@ -2,6 +2,9 @@
 
 from typing import ClassVar
 
+from builtin_interfaces.msg import (
+    Time,
+)
 from geometry_msgs.msg import (
     Point,
 )
@@ -161,6 +164,7 @@ class InferenceReport:
     thinking: str
     model_image_width: int
     model_image_height: int
+    stamps: list[Time]
     def __init__(
         self,
         *,
@@ -182,6 +186,7 @@ class InferenceReport:
         thinking: str = ...,
         model_image_width: int = ...,
         model_image_height: int = ...,
+        stamps: list[Time] = ...,
     ) -> None: ...
     @classmethod
     def get_fields_and_field_types(cls) -> dict[str, str]: ...
@@ -331,6 +336,9 @@ class QueryOptions:
     camera: str
     cameras: list[str]
     images: list[Image]
+    images_in_time: bool
+    history_seconds: float
+    history_frames: int
     think: int
     timeout: float
     max_tokens: int
@@ -340,6 +348,9 @@ class QueryOptions:
         camera: str = ...,
         cameras: list[str] = ...,
         images: list[Image] = ...,
+        images_in_time: bool = ...,
+        history_seconds: float = ...,
+        history_frames: int = ...,
         think: int = ...,
         timeout: float = ...,
         max_tokens: int = ...,
