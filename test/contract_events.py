@@ -6,7 +6,7 @@ from typing import Any
 
 from contract_tables import NUMBERS
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from robobrain_ros.msg import Event
 from robobrain_ros.srv import SetStandingQuery
@@ -30,7 +30,9 @@ class EventCheck:
         self.count = 0
         self._last: dict[str, int] = {}
         self._fault = fault
-        node.create_subscription(Event, f"{target}/events", self._on_event, QoSProfile(depth=1_000))
+        # After each configure, the first event can be published before the new publisher has discovered this subscription.
+        profile = QoSProfile(depth=1_000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        node.create_subscription(Event, f"{target}/events", self._on_event, profile)
 
     def _on_event(self, event: Any) -> None:
         self.count += 1
