@@ -47,7 +47,7 @@ class Watcher(Node):
     def set_query(self, enabled: bool) -> None:
         """Set the question, or remove it."""
         request = SetStandingQuery.Request(name=NAME, enabled=enabled, task="point", instruction=self.instruction)
-        request.rate = 2.0  # At most two requests per second. 0.0: on each new image.
+        request.rate = 2.0  # At most two requests per second. 0.0: no limit.
         response = call(self, self.client, request)
         if response.outcome.code != Outcome.OK:
             sys.exit(response.outcome.message)

@@ -165,7 +165,7 @@ class RemoteOptions:
     urls: tuple[str, ...] = option(
         (),
         "kind remote: OpenAI-compatible servers of one model, such as http://gpu:9010/v1. The node sends each request to the "
-        "server that processes the fewest of its requests.",
+        "server that processes the fewest requests of this node.",
     )
     key_file: str = option(
         "",
@@ -219,27 +219,27 @@ class FlagosOptions:
         "auto",
         "Which FlagOS operators vLLM uses. auto: FlagGems operators that tune_flagos measured as correct and not slower on this "
         "GPU with this model, and matrix products by shape if the package has a table for this GPU. on: all FlagGems operators "
-        "except those in flagos.exclude and those that are excluded by default (docs/explanation/flagos.md). If flagos.include "
-        "is set, mode on uses exactly the operators in flagos.include. Mode on uses no matrix products by shape. off: none. See "
-        "docs/how-to/flagos.md.",
+        "except those in flagos.exclude and those that are excluded by default (docs/explanation/flagos.md), and no matrix "
+        "products by shape. If flagos.include is set, exactly the operators in that list. off: none. See docs/how-to/flagos.md.",
         choices=FLAGOS_MODES,
     )
     include: tuple[str, ...] = option(
         (),
         "Names of the only FlagGems operators that vLLM may use, such as silu. Mode on uses all of them; mode auto uses those "
-        "that tune_flagos also selected. If the list names none of mm, mm_out, addmm and addmm_out, it also disables matrix "
-        "products by shape. Empty: no restriction. flagos.exclude must be empty if this list is set.",
+        "that tune_flagos also selected. Matrix products by shape are used only if the list names mm, mm_out, addmm or "
+        "addmm_out. Empty: no restriction. flagos.exclude must be empty if this list is set.",
     )
     exclude: tuple[str, ...] = option(
         (),
-        "Names of FlagGems operators that vLLM must not use, such as silu. If the list names any of mm, mm_out, addmm and "
-        "addmm_out, it also disables matrix products by shape. To exclude FlagGems' own matrix products, list all four names. "
+        "Names of FlagGems operators that vLLM must not use, such as silu. FlagGems' matrix products have the "
+        "names mm, mm_out, addmm and addmm_out. If the list names one of them, it also disables matrix products by shape. "
         "flagos.include must be empty if this list is set.",
     )
     record: bool = option(
         False,
         "Let FlagGems log the first call of each operator to files. The key flagos_log in /diagnostics shows the names of the "
-        "files. This makes the engine slower. FlagGems does not log operators that vllm-plugin-FL selects.",
+        "files. This makes the engine slower. If flagos.platform is plugin, vllm-plugin-FL selects operators, and FlagGems does "
+        "not log those.",
     )
     platform: str = option(
         "auto",

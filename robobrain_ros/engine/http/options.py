@@ -51,7 +51,8 @@ class ServerOptions:
     max_connections_per_client: int = option(
         16,
         "Maximum number of idle connections from one address (IPv6: from one /64 network). A connection is idle while it has no "
-        "request with the right key in progress. If there are more, the server closes the oldest idle connection.",
+        "request with the right key in progress. Connections with such a request do not count. If there are more idle ones, the "
+        "server closes the oldest.",
         minimum=1,
         maximum=1024,
     )
@@ -60,8 +61,8 @@ class ServerOptions:
     )
     model_names: tuple[str, ...] = option(
         (),
-        "Names that clients can use for the model besides its own name. Empty: the names under which FlagRelease and FlagScale "
-        "serve the same checkpoint (docs/reference/http_server.md). A list replaces these names.",
+        "Names that clients can use for the model besides its own name. Empty: the names that the servers of FlagOS (FlagRelease "
+        "and FlagScale) use for the same checkpoint (docs/reference/http_server.md). A list replaces these names.",
     )
 
     def validate(self, engine: EngineOptions) -> str:

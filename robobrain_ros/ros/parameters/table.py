@@ -103,9 +103,10 @@ NODE_PARAMETERS = (
     Parameter(
         "max_tokens",
         Defaults.max_tokens,
-        "Token limit of an answer. Thinking has its own limit, think_tokens. max_tokens does not apply to plans for robots and "
-        "to answers to MODE_CHECK. The node computes their limit from the longest allowed answer, because a truncated plan is "
-        "not valid. options.max_tokens of a request overrides max_tokens.",
+        "Token limit of an answer. Thinking has its own limit, think_tokens. max_tokens does not apply to plans for robots "
+        "(context.robots or robots_file) and to checks whether a task is done (context.mode MODE_CHECK). The node computes their "
+        "limit from the longest allowed answer, because a truncated answer is not valid. options.max_tokens of a request "
+        "overrides max_tokens.",
         applies=Applies.AT_ONCE,
         minimum=1,
         maximum=MOST_TOKENS,
@@ -137,14 +138,16 @@ NODE_PARAMETERS = (
         "model_can_think",
         "auto",
         "Whether the checkpoint was trained to think. The files of a checkpoint do not state this. auto: the node looks up the "
-        "model's name. For an unknown name: yes for RoboBrain 2.0 (qwen2_5_vl), no for RoboBrain 2.5 (qwen3_vl).",
+        "model's name. If the name is not one of docs/reference/models.md, model_type in config.json decides: qwen2_5_vl can "
+        "think, qwen3_vl cannot.",
         choices=("auto", "yes", "no"),
     ),
     Parameter(
         "max_queued",
         32,
         "Maximum number of waiting requests. A request waits while engine.max_num_seqs others are in progress. If max_queued "
-        "requests wait already, the node rejects a further one with BUSY.",
+        "requests wait already, the node rejects a further one with BUSY. But a request of a client replaces a waiting request "
+        "of a standing query, if there is one, and that request ends with BUSY.",
         minimum=0,
         maximum=100000,
     ),
@@ -160,7 +163,8 @@ NODE_PARAMETERS = (
     Parameter(
         "marker_lifetime",
         30.0,
-        "Seconds after which RViz removes markers. A newer answer to the same query replaces them earlier. 0: no limit.",
+        "Seconds after which RViz removes markers. The next answer to the same standing query removes them earlier. The answers "
+        "to services and actions count as one query. 0: no limit.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=1e9,
@@ -180,8 +184,8 @@ NODE_PARAMETERS = (
     Parameter(
         "max_plan_steps",
         DEFAULT_MAX_STEPS,
-        "Maximum number of steps of a plan for robots. Plans in words have no such limit. context.max_steps of a request "
-        "overrides it.",
+        "Maximum number of steps of a plan for robots. Plans without robots are text and have no such limit. context.max_steps "
+        "of a request overrides it.",
         applies=Applies.AT_ONCE,
         minimum=1,
         maximum=MOST_STEPS,
@@ -239,7 +243,8 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             False,
             f"Compute positions from {camera}/depth and {camera}/camera_info. The depth images must be aligned to the camera's "
             "images. The tasks point, affordance, ground and trajectory use the newest image whose depth image and camera_info "
-            "have arrived, if it is at most 0.5 s older than the newest image. Otherwise, they use the newest image.",
+            "have arrived. They use the newest image of all instead if that image arrived more than 0.5 s later, or if the "
+            "image with depth is older than max_image_age.",
         ),
         Parameter(
             f"{camera}.min_depth",
@@ -253,7 +258,8 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             f"{camera}.max_depth",
             20.0,
             "The node ignores depths equal to or above this value, in metres: those of the depth image and those that the model "
-            "estimates. If the driver reports a fixed depth for all farther surfaces, set this parameter to that depth.",
+            "estimates. If the driver reports a fixed depth for all farther surfaces and detect_depth_clamp does not detect it, "
+            "set this parameter to that depth.",
             applies=Applies.AT_ONCE,
             minimum=0.01,
             maximum=10000.0,
@@ -264,15 +270,15 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             "Some drivers report a fixed depth for all farther surfaces. true: the node ignores pixels with this depth. It "
             "detects the depth if at least 0.5 % of the pixels have exactly the largest depth of the image, and if this depth "
             "is a whole number of metres (at least 4), or 4.095, 8.191, 16.383, 32.767, 6.5535 or 16.38375 m. Set false for "
-            "simulations without noise.",
+            "simulations without noise: there, many pixels of a flat wall have the same depth.",
             applies=Applies.AT_ONCE,
         ),
         Parameter(
             f"{camera}.depth_transport",
             "auto",
             f"raw: sensor_msgs/Image on {camera}/depth. compressed: sensor_msgs/CompressedImage (compressedDepth, or 16-bit PNG) "
-            f"on {camera}/depth/compressedDepth. auto: the first of these that has a publisher: Image on {camera}/depth, "
-            f"CompressedImage on {camera}/depth, CompressedImage on {camera}/depth/compressedDepth.",
+            f"on {camera}/depth/compressedDepth. auto: the first of these three topics and types that has a publisher: Image on "
+            f"{camera}/depth, CompressedImage on {camera}/depth, CompressedImage on {camera}/depth/compressedDepth.",
             choices=("auto", "raw", "compressed"),
         ),
         Parameter(
@@ -330,7 +336,8 @@ def standing_query_parameters(name: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{prefix}rate",
             1.0,
-            "Maximum requests per second. 0: one request for each new image.",
+            "Maximum requests per second. 0: no limit. The node sends at most one request for each image, and only after the "
+            "previous request of the query has ended.",
             minimum=0.0,
             maximum=MOST_RATE,
             least=LEAST_RATE,
