@@ -166,6 +166,7 @@ def slopes(
     Both are in MB per 1,000 requests. The growth is the slope (least squares) of the lowest memory of each period. Between two
     returns of free memory to the system, the memory of a process varies by up to 100 MB with the load. With all samples, this
     variation alone gives the slope a standard error of more than 1 MB per 1,000 requests.
+    The standard error assumes independent samples. With all samples it is too small, because neighbouring samples are similar.
 
     :param begin: share of the requests before the part.
     :param periods: number of periods of the part. 0: all samples.
