@@ -100,7 +100,7 @@ def test_true_answers_score_full_marks() -> None:
     assert len(scores) == len(asked) == len(SCENES) * len(GROUPS)
     rows = rows_of(scores)
     for row in rows:
-        if "less is better" in row.measure:
+        if "lower is better" in row.measure:
             assert row.value == 0
         elif "Fréchet" in row.measure:
             assert row.value < 0.02

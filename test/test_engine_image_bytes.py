@@ -104,7 +104,8 @@ def test_the_placeholder_of_an_image_is_written_out_only_in_texts_with_words(tex
     from transformers import AutoProcessor
 
     processor = AutoProcessor.from_pretrained(DEMO_MODEL)
-    processing = SimpleNamespace(get_hf_processor=lambda: processor)
+    config = SimpleNamespace(vision_config=SimpleNamespace(temporal_patch_size=2))
+    processing = SimpleNamespace(get_hf_processor=lambda: processor, get_hf_config=lambda: config)
     image_bytes.use_patch_processor(processing)
     images = [noise(112, 168, seed) for seed in range(max(1, text.count("pad")))]
     expected = processor(images=images, text=text, return_tensors="pt")

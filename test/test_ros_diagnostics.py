@@ -50,7 +50,7 @@ def statuses(it: Rig, messages: list[Any]) -> dict[str, dict[str, str]]:
 
 
 def test_the_page_lists_each_part_and_key_that_is_published() -> None:
-    with scripted("[(10, 10)]") as (it, _):
+    with scripted("[(10, 10)]", camera__history_seconds=2.0, camera__history_frames=4) as (it, _):
         messages = it.listen(DiagnosticArray, "/diagnostics")
         query = SetStandingQuery.Request(name="mugs", enabled=True, task="ask", instruction="Any mugs?", condition=True)
         it.call(SetStandingQuery, "set_standing_query", query)

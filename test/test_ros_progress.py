@@ -344,6 +344,7 @@ def test_unreadable_scores_end_a_watch_after_some_attempts() -> None:
         ({"options": QueryOptions(images=[shade(0.1)])}, "options.images"),
         ({"options": QueryOptions(cameras=["a", "b", "c", "d"])}, "at most 3|At most 3"),
         ({"options": QueryOptions(camera="side")}, "no camera"),
+        ({"options": QueryOptions(history_seconds=2.0, history_frames=4)}, "images of different times"),
     ],
 )
 def test_a_goal_with_contradictory_fields_is_rejected_with_the_reason(fields: dict[str, Any], reason: str) -> None:

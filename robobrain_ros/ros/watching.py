@@ -29,7 +29,7 @@ from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.goals import Goal
 from robobrain_ros.ros.limits import LEAST_RATE, LEAST_TIMEOUT, MOST_RATE, MOST_WATCH, MOST_WATCHES
 from robobrain_ros.ros.messages.conversions import to_estimate, to_outcome, unknown_progress
-from robobrain_ros.ros.requests.request import Comparison, TaskRequest, check_options, check_text
+from robobrain_ros.ros.requests.request import Comparison, TaskRequest, check_options, check_text, check_times
 from robobrain_ros.ros.requests.requests import Requests
 from robobrain_ros.ros.requests.result import Result
 from robobrain_ros.ros.requests.selection import ImageSelection
@@ -71,6 +71,7 @@ class _Settings:
         """
         check_text(goal.task, "task")
         check_options(goal.options)
+        check_times(goal.options, Task.PROGRESS)
         if goal.options.images:
             raise BadRequestError("options.images contains images. Leave it empty: a watch uses the images of cameras.")
         if len(goal.options.cameras) > len(VIEWS):
@@ -101,7 +102,8 @@ class _Watch:
     """A goal in progress. Times are values of ``time.monotonic()``.
 
     :param start: reference of the start.
-    :param end: reference of the end, or None if the goal has none.
+    :param end: reference of the end, or a grey image if the goal has none.
+    :param compares_backward: whether the goal has a reference of the end.
     :param first: views of the first moment.
     :param previous: views of the moment of the newest estimate.
     """
@@ -110,7 +112,8 @@ class _Watch:
     began: float
     first: Sequence[Frame]
     start: Frame
-    end: Frame | None
+    end: Frame
+    compares_backward: bool
     previous: Sequence[Frame]
     tracker: ProgressTracker = field(default_factory=ProgressTracker)
     newest: Progress = field(default_factory=unknown_progress)
@@ -195,8 +198,9 @@ class Watching:
             raise BusyError(f"The node watches {MOST_WATCHES} tasks already, which is the maximum. Retry when one has ended.")
         first = self._selection.views(settings.options)
         start = given_frame(request.reference_start, "reference_start") if request.reference_start.data else first[0]
-        end = given_frame(request.reference_end, "reference_end") if request.reference_end.data else None
-        watch = _Watch(settings, time.monotonic(), first, start, end, first)
+        has_end = bool(request.reference_end.data)
+        end = given_frame(request.reference_end if has_end else _GREY, "reference_end")
+        watch = _Watch(settings, time.monotonic(), first, start, end, has_end, first)
         goal.cancel = lambda reason: watch.end_with(CanceledError(reason))
         self._watches.add(watch)
         return watch
@@ -288,8 +292,7 @@ class Watching:
         for perspective, before in self._moments(watch).items():
             ticket = self._requests.ticket()
             watch.tickets.append(ticket)
-            end = watch.end or given_frame(_GREY, "reference_end")
-            comparison = Comparison(watch.start, end, before, views, publish=False)
+            comparison = Comparison(watch.start, watch.end, before, views, publish=False)
             request = TaskRequest(Task.PROGRESS.value, watch.settings.task, options, comparison=comparison, background=True)
             tasks[perspective] = executor.create_task(self._requests.answer, request, ticket)
         try:
@@ -308,7 +311,7 @@ class Watching:
         if watch.previous is not watch.first:
             moments[Perspective.INCREMENTAL] = watch.previous
         moments[Perspective.FORWARD] = watch.first
-        if watch.end is not None:
+        if watch.compares_backward:
             moments[Perspective.BACKWARD] = [watch.end] * len(watch.first)
         return moments
 
