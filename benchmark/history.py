@@ -43,7 +43,7 @@ _BEGINNING = 60
 """Number of received images after which a node counts as started."""
 
 
-def picture() -> RgbImage:
+def noisy_image() -> RgbImage:
     """Return an image of the demo's table with the noise of a sensor, (720, 1280, 3)."""
     shown = cv2.resize(make_scene(1).image, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
     noise = np.random.default_rng(0).normal(0.0, 4.0, shown.shape)
@@ -57,7 +57,7 @@ class Camera(Node):
         super().__init__("camera_driver", namespace=NAMESPACE)
         self._message = Image(width=WIDTH, height=HEIGHT, step=WIDTH * 3, encoding="rgb8")
         self._message.header.frame_id = "camera_optical_frame"
-        self._message.data = array.array("B", picture().tobytes())
+        self._message.data = array.array("B", noisy_image().tobytes())
         self._publisher = self.create_publisher(Image, "camera/image", QoSProfile(depth=2))
         self.create_timer(1.0 / RATE, self._publish)
 
@@ -175,7 +175,7 @@ def _pillow(image: RgbImage, subsampling: int) -> bytes:
 def compare_encoders() -> None:
     """Print the CPU time and the size of each encoder's JPEG."""
     cv2.setNumThreads(1)
-    image = picture()
+    image = noisy_image()
     print("| encoder | CPU, ms | kB | PSNR, dB |\n|---|---|---|---|")
     for name, encode in encoders(image).items():
         data, used = encode(), []

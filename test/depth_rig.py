@@ -103,6 +103,15 @@ def ask_point(it: Rig) -> Locate.Response:
     return it.call(Locate, "point", Locate.Request(instruction="the things"))
 
 
+def ask_in_base_link(scene: Scene, transforms: Any) -> tuple[Before, Locate.Response]:
+    """Ask for all objects of a scene with depth, with target_frame base_link and these transforms."""
+    with looking(scene, points_text(scene.objects), target_frame="base_link", transform_source=lambda node: transforms) as before:
+        before.image()
+        before.info()
+        before.depth()
+        return before, ask_point(before.it)
+
+
 def position(part: Any) -> tuple[float, float, float]:
     return part.position.x, part.position.y, part.position.z
 

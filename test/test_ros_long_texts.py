@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import cv2
 import pytest
-from depth_rig import ask_point, depth_message, looking, points_text
+from depth_rig import ask_in_base_link, ask_point, depth_message, looking, points_text
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import TransformStamped
 from ros_rig import image, image_message, scripted
@@ -108,11 +108,7 @@ def test_a_note_that_quotes_a_long_error_is_cut(scene: Scene) -> None:
             pass
 
     source = Talkative()
-    with looking(scene, points_text(scene.objects), target_frame="base_link", transform_source=lambda node: source) as before:
-        before.image()
-        before.info()
-        before.depth()
-        response = ask_point(before.it)
+    _, response = ask_in_base_link(scene, source)
     assert response.outcome.code == Outcome.OK
     assert len(response.outcome.message) <= 4000
     assert len(response.affordances.position_note) <= 4000

@@ -96,6 +96,15 @@ class Watched:
         return outcome.result, outcome.status
 
 
+def held_watch(it: Rig, engine: Grader) -> Watched:
+    """Send a goal, and wait until its first comparison is in the engine, which does not answer."""
+    engine.held = asyncio.Event()
+    watched = Watched(it)
+    it.show(shade(0.3))
+    it.until(lambda: engine.generations, "a comparison")
+    return watched
+
+
 def request(**changes: Any) -> EstimateProgress.Request:
     """Return a complete request to compare a moment at 40 % with one at 70 %."""
     fields = {
@@ -243,10 +252,7 @@ def test_a_watch_ends_at_its_timeout_while_the_engine_works() -> None:
 
 def test_a_canceled_watch_ends_its_comparisons() -> None:
     with graded() as (it, engine):
-        engine.held = asyncio.Event()
-        watched = Watched(it)
-        it.show(shade(0.3))
-        it.until(lambda: engine.generations, "a comparison")
+        watched = held_watch(it, engine)
         it.answer(watched.handle.cancel_goal_async())
         result, status = watched.end()
         assert (result.outcome.code, status) == (Outcome.CANCELED, GoalStatus.STATUS_CANCELED)
@@ -263,10 +269,7 @@ def test_a_watch_ends_when_the_camera_is_lost() -> None:
 
 def test_a_watch_ends_with_the_node_s_deactivation() -> None:
     with graded() as (it, engine):
-        engine.held = asyncio.Event()
-        watched = Watched(it)
-        it.show(shade(0.3))
-        it.until(lambda: engine.generations, "a comparison")
+        watched = held_watch(it, engine)
         assert it.transition(Transition.TRANSITION_DEACTIVATE)
         result, _ = watched.end()
     assert result.outcome.code == Outcome.CANCELED

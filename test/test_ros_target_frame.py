@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
-from depth_rig import ask_point, error, looking, points_text, position
+from depth_rig import ask_in_base_link, ask_point, error, looking, points_text, position
 from ros_rig import now
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -93,11 +93,7 @@ AROUND = (0.5, -0.5, 0.5, -0.5)
 )
 def test_a_broken_transform_moves_no_position(scene: Scene, transform: Transform) -> None:
     frames = Broken(transform)
-    with looking(scene, points_text(scene.objects), target_frame="base_link", transform_source=lambda node: frames) as before:
-        before.image()
-        before.info()
-        before.depth()
-        response = ask_point(before.it)
+    before, response = ask_in_base_link(scene, frames)
     assert response.outcome.code == Outcome.OK
     assert "not in target_frame 'base_link': the transform is broken" in response.affordances.position_note
     assert response.affordances.header == before.header
@@ -114,11 +110,7 @@ def test_a_quaternion_is_normalized() -> None:
 
 def test_without_the_transform_positions_stay_in_the_optical_frame_and_say_so(scene: Scene) -> None:
     frames = Frames(Time(sec=1))
-    with looking(scene, points_text(scene.objects), target_frame="base_link", transform_source=lambda node: frames) as before:
-        before.image()
-        before.info()
-        before.depth()
-        response = ask_point(before.it)
+    before, response = ask_in_base_link(scene, frames)
     assert response.outcome.code == Outcome.OK
     assert (
         "in the frame 'camera_optical', not in target_frame 'base_link': camera_optical was not there" in response.outcome.message

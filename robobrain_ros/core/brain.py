@@ -160,7 +160,7 @@ class Brain:
         :raises BadImageError: a size cannot be fitted (see `imaging.fit`).
         """
         as_video = self._takes_video(query, sizes)
-        budgets = self._budgets(query, sizes)
+        budgets = self._budgets(query, len(sizes), as_video)
         fitted = [fit(size, each.min_pixels, each.max_pixels, each.cell) for size, each in zip(sizes, budgets, strict=True)]
         model_sizes = [(size.model_width, size.model_height) for size in fitted]
         visual = timed_images.visual_tokens(model_sizes, as_video, self._cell)
@@ -176,13 +176,12 @@ class Brain:
         """Return whether images of different times become a video."""
         return self.info.takes_video and timed_images.is_even(query.image_times) and len(set(sizes)) == 1
 
-    def _budgets(self, query: Query, sizes: Sequence[tuple[int, int]]) -> list[PixelBudget]:
-        """Return the pixel budget of each image."""
+    def _budgets(self, query: Query, count: int, as_video: bool) -> list[PixelBudget]:
+        """Return the pixel budget of each of ``count`` images."""
         budget = self.budget.narrowed(self.profile.image_limit(query.task))
         if query.image_times:
-            as_video = self._takes_video(query, sizes)
-            budget = budget.narrowed(timed_images.pixel_limit(len(sizes), as_video, self._cell))
-        return [budget.narrowed(limit) for limit in query.max_pixels or [0] * len(sizes)]
+            budget = budget.narrowed(timed_images.pixel_limit(count, as_video, self._cell))
+        return [budget.narrowed(limit) for limit in query.max_pixels or [0] * count]
 
     async def _fit_images(self, run: Run) -> list[Fitted]:
         query = run.query
@@ -192,7 +191,8 @@ class Brain:
         if query.image_times:
             self.check_times_fit(query, sizes)
             run.as_video = self._takes_video(query, sizes)
-        return [await _fit(image, budget) for image, budget in zip(query.images, self._budgets(query, sizes), strict=True)]
+        budgets = self._budgets(query, len(sizes), run.as_video)
+        return [await _fit(image, budget) for image, budget in zip(query.images, budgets, strict=True)]
 
     async def _plan_form(self, run: Run) -> PlanForm | None:
         """Return the form that constrains a plan. Another thread makes the form, because a large request takes long."""
@@ -217,22 +217,20 @@ class Brain:
         """Ask the model. If its answer is empty, ask again without thinking.
 
         A checkpoint's files do not show whether the model can think. A model that cannot think gives an empty answer to a prompt
-        with think tags. If the first request is without thinking, the second request has no tags. Tasks
-        without tags are asked once.
+        with think tags. If the first request is without thinking, the second request has no tags. Tasks without
+        tags are asked once.
         """
-        if not self.profile.uses_tags(run.query.task):
-            parser, finish_reason = await self._write_answer(run, "")
-            return _parsed(parser, finish_reason)
+        tagged = self.profile.uses_tags(run.query.task)
         thinking = await self._think(run) if run.think else ""
-        prefix_without_thinking = self.profile.assistant_prefix(think=False)
+        prefix_without_thinking = self.profile.assistant_prefix(think=False) if tagged else ""
         prefix = self.profile.prefix_after_thinking(thinking) if run.think else prefix_without_thinking
         parser, finish_reason = await self._write_answer(run, prefix)
-        if not parser.text:
+        if tagged and not parser.text:
             prefix = "" if prefix == prefix_without_thinking else prefix_without_thinking
             thinking, run.report.think, run.report.raw_text = "", False, ""
             parser, finish_reason = await self._write_answer(run, prefix)
         try:
-            parsed = _parsed(parser, finish_reason)
+            parsed = parser.finish(truncated=finish_reason == "length")
         except UnparsableAnswerError as error:
             error.raw_text = run.report.raw_text
             raise
@@ -314,14 +312,6 @@ class Brain:
 def _is_structured(request: PlanRequest) -> bool:
     """Return whether a form constrains the answer: for a plan for robots, and for a check whether the task is done."""
     return bool(request.robots) or request.mode is PlanMode.CHECK
-
-
-def _parsed(parser: AnswerParser, finish_reason: str) -> ParsedAnswer:
-    """Return the whole answer of a parser.
-
-    :raises UnparsableAnswerError: the answer does not have the task's form.
-    """
-    return parser.finish(truncated=finish_reason == "length")
 
 
 def _count_bytes(text: str) -> int:

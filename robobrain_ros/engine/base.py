@@ -1,6 +1,6 @@
 """The interface of engines: they generate text from prompts and images. Engines do not know tasks."""
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -113,6 +113,11 @@ class TokenChoice:
 
     text: str
     logprob: float
+
+
+def message_content(parts: Iterable[Any]) -> list[Any]:
+    """Return the content of a chat message from `Generation.interleaved`. Parts that are no texts remain unchanged."""
+    return [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from robobrain_ros.bounds.control_tokens import reject_control_tokens, special_tokens_of
 from robobrain_ros.bounds.texts import shortened
-from robobrain_ros.engine.base import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, Generation
+from robobrain_ros.engine.base import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, Generation, message_content
 from robobrain_ros.engine.embedded import compat
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint
 from robobrain_ros.engine.embedded.checkpoint_files import AGAIN
@@ -67,9 +67,8 @@ class Prompts:
             )
 
     def _apply(self, parts: Iterable[Any]) -> str:
-        content = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
         rendered: str = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            [{"role": "user", "content": message_content(parts)}], tokenize=False, add_generation_prompt=True
         )
         return rendered
 

@@ -94,7 +94,7 @@ class VllmStart:
             if isinstance(error, asyncio.TimeoutError):
                 raise EngineConfigError(
                     f"The engine did not start within engine.start_timeout = {self._options.start_timeout:.0f} s. Raise it, or "
-                    "read_process for the reason in vLLM's log."
+                    "look for the reason in vLLM's log."
                 ) from error
             raise
         finally:

@@ -15,7 +15,7 @@ import numpy as np
 
 from robobrain_ros.bounds.texts import one_line
 from robobrain_ros.engine.addresses import base_url
-from robobrain_ros.engine.base import Constraint, Generation, TextDelta
+from robobrain_ros.engine.base import Constraint, Generation, TextDelta, message_content
 from robobrain_ros.engine.options import CELLS, EngineOptions
 from robobrain_ros.engine.remote.client import (
     ServerFault,
@@ -299,8 +299,7 @@ class Server:
         return tokens if isinstance(tokens, int) else 0
 
     def _body(self, generation: Generation, images: Sequence[str], served: ServedModel) -> dict[str, Any]:
-        parts = generation.interleaved(list(map(_image_part, images)))
-        content = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
+        content = message_content(generation.interleaved(list(map(_image_part, images))))
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         # The server's default comes from the checkpoint. With 1.0, greedy decoding is the same on all servers.
         extra: dict[str, Any] = {"repetition_penalty": 1.0}

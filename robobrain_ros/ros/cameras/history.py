@@ -123,7 +123,7 @@ class FrameHistory:
             self._busy = False
 
     def clear(self) -> None:
-        """Drop all images, also the one that is being encoded."""
+        """Drop all images, also an image that is still being encoded."""
         with self._lock:
             self._clear()
 

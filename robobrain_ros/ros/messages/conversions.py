@@ -13,7 +13,7 @@ from std_msgs.msg import Header
 
 from robobrain_ros.bounds.texts import clean, shortened
 from robobrain_ros.core.geometry import CameraModel, Floats
-from robobrain_ros.core.progress import FULL_SCORE, Perspective, ProgressEstimate
+from robobrain_ros.core.progress import FULL_SCORE, ProgressEstimate
 from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Report, RgbImage, Task
 from robobrain_ros.core.surfaces import Lifted
 from robobrain_ros.errors import OutcomeCode, RoboBrainError
@@ -134,10 +134,24 @@ def to_text_answer(
 
 def to_progress(origin: Origin, answer: Answer | None, report: InferenceReport, positions: Positions | None = None) -> Progress:
     """Return the message of a single comparison. Without an answer, its change is unknown."""
-    message = unknown_progress()
-    message.header, message.task, message.camera, message.report = origin.header, clean(origin.text), origin.camera, report
+    message = _progress_of(origin, report)
     if answer is not None and answer.score is not None:
         message.change = answer.score / FULL_SCORE
+    return message
+
+
+def to_estimate(origin: Origin, estimate: ProgressEstimate, report: InferenceReport) -> Progress:
+    """Return the message of an estimate from several perspectives."""
+    message = _progress_of(origin, report)
+    message.progress, message.change, message.uncertainty = estimate.progress, estimate.change, estimate.uncertainty
+    for perspective, progress in estimate.by_perspective.items():
+        setattr(message, perspective.value, progress)
+    return message
+
+
+def _progress_of(origin: Origin, report: InferenceReport) -> Progress:
+    message = unknown_progress()
+    message.header, message.task, message.camera, message.report = origin.header, clean(origin.text), origin.camera, report
     return message
 
 
@@ -145,23 +159,6 @@ def unknown_progress() -> Progress:
     """Return a message in which all values are unknown: NaN."""
     return Progress(
         progress=math.nan, change=math.nan, uncertainty=math.nan, incremental=math.nan, forward=math.nan, backward=math.nan
-    )
-
-
-def to_estimate(origin: Origin, estimate: ProgressEstimate, report: InferenceReport) -> Progress:
-    """Return the message of an estimate from several perspectives."""
-    values = estimate.by_perspective
-    return Progress(
-        header=origin.header,
-        task=clean(origin.text),
-        camera=origin.camera,
-        progress=estimate.progress,
-        change=estimate.change,
-        uncertainty=estimate.uncertainty,
-        incremental=values.get(Perspective.INCREMENTAL, math.nan),
-        forward=values.get(Perspective.FORWARD, math.nan),
-        backward=values.get(Perspective.BACKWARD, math.nan),
-        report=report,
     )
 
 

@@ -2,14 +2,12 @@
 
 import math
 import time
-import traceback
 from collections.abc import Callable, Sequence
 
-from rclpy.node import Node
 from std_msgs.msg import Header
 
 from robobrain_ros.bounds.deadlines import NODE_GRACE
-from robobrain_ros.bounds.texts import clean, shortened
+from robobrain_ros.bounds.texts import shortened
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.plans.request import Robot
 from robobrain_ros.core.query import Answer, PartialAnswer, Report, Task
@@ -26,6 +24,7 @@ from robobrain_ros.msg import PlanContext
 from robobrain_ros.ros.cameras.cameras import Cameras
 from robobrain_ros.ros.cameras.images import Frame
 from robobrain_ros.ros.clock import Jump, nanoseconds
+from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.limits import MOST_TEXT, MOST_TOKENS
 from robobrain_ros.ros.messages.conversions import Origin
 from robobrain_ros.ros.model import Model
@@ -56,7 +55,7 @@ class Requests:
 
     def __init__(
         self,
-        node: Node,
+        node: GuardedNode,
         parameters: Parameters,
         model: Model,
         cameras: Callable[[], Cameras],
@@ -104,9 +103,7 @@ class Requests:
         :raises NotReadyError: the node is not active, or the model is not ready.
         :raises UnsupportedTaskError: the model was not trained for the task.
         """
-        if not self.active:
-            raise NotReadyError(self._why_inactive())
-        self._brain().profile.form(task)
+        self._active_brain().profile.form(task)
 
     def cancel_all(self, reason: str) -> None:
         """Cancel every open request."""
@@ -147,7 +144,7 @@ class Requests:
         except RoboBrainError as error:
             result = self._failed(request, job, error)
         except Exception as error:
-            self._node.get_logger().error(f"A request failed unexpectedly:\n{clean(traceback.format_exc())}")
+            self._node.log_traceback("A request failed unexpectedly")
             result = self._failed(request, job, EngineFailedError(f"Unexpected {type(error).__name__}: {error}"))
         if result.error is not None and result.error.code not in _REJECTED and request.publishes:
             self._on_result(result)
@@ -188,9 +185,7 @@ class Requests:
         :raises RoboBrainError: the request is rejected.
         """
         began = time.monotonic()
-        if not self.active:
-            raise NotReadyError(self._why_inactive())
-        brain = self._brain()
+        brain = self._active_brain()
         task = request.parsed_task()
         brain.profile.form(task)
         check_text(request.text, "question")
@@ -224,8 +219,13 @@ class Requests:
         frame = images.frames[0] if images.frames else None
         return self._cameras()[images.camera].moment(frame) if isinstance(frame, Frame) else None
 
-    def _brain(self) -> Brain:
-        """Return the brain with the current parameters as defaults. Later changes do not affect this request."""
+    def _active_brain(self) -> Brain:
+        """Return the brain with the current parameters as defaults. Later changes do not affect this request.
+
+        :raises NotReadyError: the node is not active, or the model is not ready.
+        """
+        if not self.active:
+            raise NotReadyError(self._why_inactive())
         return self._model.brain().with_defaults(
             **{name: self._parameters[name] for name in ("think", "think_tokens", "constrain_coordinates")}
         )

@@ -104,8 +104,7 @@ class ImageSelection:
             return self._history(cameras[cameras.names_of(options)[0]], options, task, frame)
         names = cameras.names_of(options)
         self.check_count(task, len(names), "cameras")
-        chosen = [frame, *([None] * (len(names) - 1))]
-        frames = [self._fresh(cameras[name], task, which) for name, which in zip(names, chosen, strict=True)]
+        frames = self._frames(names, task, frame)
         return self._selected(frames, frames[0].header, names[0])
 
     def compare(self, options: QueryOptions, comparison: Comparison) -> SelectedImages:
@@ -126,20 +125,18 @@ class ImageSelection:
                 )
         sources = ordered(comparison.reference_start, comparison.reference_end, comparison.before, after)
         self.check_count(Task.PROGRESS, len(sources), "images")
-        views = [f"{moment}[{number}]" for moment in ("before", "after") for number in range(len(after))]
-        labels = dict(zip(map(id, (*comparison.before, *after)), views, strict=True))
-        labels |= {id(comparison.reference_start): "reference_start", id(comparison.reference_end): "reference_end"}
+        before_labels, after_labels = ([f"{moment}[{number}]" for number in range(len(after))] for moment in ("before", "after"))
+        labels = ordered("reference_start", "reference_end", before_labels, after_labels)
         camera = after[0].camera if isinstance(after[0], Frame) else ""
         header = plain_header(after[0].header)
-        return self._selected(sources, header, camera, [labels[id(source)] for source in sources], of=after)
+        return self._selected(sources, header, camera, labels, of=after)
 
     def views(self, options: QueryOptions) -> list[Frame]:
         """Return the newest images of a request's cameras.
 
         :raises RoboBrainError: see `select`.
         """
-        cameras = self._cameras()
-        return [self._fresh(cameras[name], Task.PROGRESS, None) for name in cameras.names_of(options)]
+        return self._frames(self._cameras().names_of(options), Task.PROGRESS)
 
     def newest(self, camera: Camera, task: Task) -> Frame | None:
         """Return the newest image of a camera; for spatial tasks, the newest image with depth, or None if no image has arrived.
@@ -230,6 +227,11 @@ class ImageSelection:
             raise BadRequestError(
                 f"A request takes at most {most} images (parameter engine.max_images), not {count} (field {field})."
             )
+
+    def _frames(self, names: Sequence[str], task: Task, first: Frame | None = None) -> list[Frame]:
+        """Return an image of each camera. ``first``: image of the first camera. None: its newest image."""
+        cameras = self._cameras()
+        return [self._fresh(cameras[name], task, None if number else first) for number, name in enumerate(names)]
 
     def _fresh(self, camera: Camera, task: Task, frame: Frame | None) -> Frame:
         newest = camera.fresh(self._parameters["max_image_age"], frame)

@@ -1,7 +1,6 @@
 """Publish the answers for RViz and other programs: markers, paths, poses, and images with the answer drawn on them."""
 
 import asyncio
-import traceback
 from array import array
 from collections import deque
 from typing import Any
@@ -17,7 +16,6 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from robobrain_ros.bounds.texts import clean
 from robobrain_ros.core import overlay
 from robobrain_ros.core.query import Answer, RgbImage
 from robobrain_ros.ros.limits import REQUESTS
@@ -225,7 +223,7 @@ class Overlay:
         try:
             messages = await asyncio.to_thread(_overlay_messages, result, thinking, raw, compressed)
         except Exception:
-            self._node.get_logger().error(f"The overlay could not be drawn:\n{clean(traceback.format_exc())}")
+            self._node.log_traceback("The overlay could not be drawn")
         executor = self._node.executor
         if executor is None:
             self._drawing = False
