@@ -93,7 +93,15 @@ class Questions:
 
     def _generation(self, question: _Question, tokens: int, constraint: Constraint | None = None) -> Generation:
         name = uuid.uuid4().hex
-        return Generation(f"tune-{name}", question.text, [question.image], tokens, [name], self._prefix, constraint=constraint)
+        return Generation(
+            f"tune-{name}",
+            question.text,
+            [question.image],
+            tokens,
+            image_ids=[name],
+            assistant_prefix=self._prefix,
+            constraint=constraint,
+        )
 
 
 Report = Callable[[str], None]

@@ -1,7 +1,7 @@
 """The interface of engines: they generate text from prompts and images. Engines do not know tasks."""
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -75,6 +75,7 @@ class Generation:
     user_text: str
     images: Sequence[npt.NDArray[np.uint8]]
     max_tokens: int
+    _: KW_ONLY
     image_ids: Sequence[str] = ()
     text_before_images: Sequence[str] = ()
     assistant_prefix: str = ""
