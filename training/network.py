@@ -250,6 +250,79 @@ def read(
     return _rms(values, language.norm.weight), early
 
 
+def read_apart(
+    model: Qwen2_5_VLForConditionalGeneration,
+    text: Tensor,
+    imaged: Tensor,
+    positions: Tensor,
+    seen: Tensor,
+    cache: Cache,
+    queries: list[int],
+    early_layer: int,
+    guide: Any = None,
+    through_cells: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Run the language layers like `read`, for text tokens and visual tokens separately.
+
+    The result is the same. By default, there are no gradients through the states of visual tokens, only through their keys and
+    values. Training is about twice as fast, if most tokens are visual.
+
+    :param text: input vectors (B, S, width) of text tokens.
+    :param imaged: input vectors (B, V, width) of visual tokens.
+    :param positions: (3, B, S + V): those of the text tokens, then those of the visual tokens.
+    :param seen: attention mask, bool (1, 1, S + V, T). The keys are in the same order, after those of the cache.
+    :param queries: indices of the text tokens whose last hidden states are needed.
+    :param guide: an object with the ``layer`` and the ``add`` of a `Guide`, for the text tokens.
+    :param through_cells: train through the states of visual tokens too.
+    :returns: the last hidden states of ``queries``, and the states of all text tokens after the layer ``early_layer``.
+    """
+    language, config = model.model.language_model, model.config.text_config
+    heads, key_heads = config.num_attention_heads, config.num_key_value_heads
+    count, length, width = text.shape
+    cos, sin = (part[:, None].to(text.dtype) for part in _rotary(positions, width // heads, config))
+    early = text
+
+    def attend(layer: Any, values: Tensor, hidden: Tensor, at: Any, key: Tensor, value: Tensor, guide: Any) -> Tensor:
+        query = layer.self_attn.q_proj(hidden).view(count, hidden.shape[1], heads, -1).transpose(1, 2)
+        query = _turn(query, cos[:, :, at], sin[:, :, at])
+        mask = seen[:, :, at]
+        if guide is not None:
+            guide.add(query, key, mask)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        values = values + layer.self_attn.o_proj(mixed.transpose(1, 2).reshape(count, -1, width))
+        hidden = _rms(values, layer.post_attention_layernorm.weight)
+        made: Tensor = values + layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(hidden)) * layer.mlp.up_proj(hidden))
+        return made
+
+    words, cells = slice(0, length), slice(length, None)
+    for index, layer in enumerate(language.layers):
+        last = index == len(language.layers) - 1
+        with torch.set_grad_enabled(through_cells):
+            hidden_cells = _rms(imaged, layer.input_layernorm.weight)
+        hidden = _rms(text, layer.input_layernorm.weight)
+        both = torch.cat([hidden, hidden_cells], 1)
+        key, value = (
+            part(both).view(count, both.shape[1], key_heads, -1).transpose(1, 2)
+            for part in (layer.self_attn.k_proj, layer.self_attn.v_proj)
+        )
+        key = _turn(key, cos, sin)
+        before = cache[index]
+        if before is not None:
+            key, value = torch.cat([before[0], key], 2), torch.cat([before[1], value], 2)
+        cache[index] = (key, value)
+        key, value = key.repeat_interleave(heads // key_heads, 1), value.repeat_interleave(heads // key_heads, 1)
+        if last:
+            text = attend(layer, text[:, queries], hidden[:, queries], queries, key, value, None)
+        else:
+            with torch.set_grad_enabled(through_cells):
+                imaged = attend(layer, imaged, hidden_cells, cells, key, value, None)
+            guided = guide if guide is not None and index == guide.layer else None
+            text = attend(layer, text, hidden, words, key, value, guided)
+        if index == early_layer:
+            early = text
+    return _rms(text, language.norm.weight), early
+
+
 def _rotary(positions: Tensor, head_size: int, config: Any) -> tuple[Tensor, Tensor]:
     """Return cosines and sines (B, S, head size) of multimodal rotary positions (3, B, S): time, height and width."""
     rope = config.rope_parameters

@@ -97,36 +97,52 @@ def arguments() -> argparse.Namespace:
 class Tuner:
     """The model, its optimizer, and the progress of the run."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.step = options, 0
+    def __init__(self, options: argparse.Namespace, device: str = "cpu") -> None:
+        self.options, self.step, self.device = options, 0, device
         torch.manual_seed(options.seed)
         known = PreTrainedTokenizerFast.from_pretrained(options.model)
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(options.model)
-        added = [text for text in new_tokens() if text not in known.get_vocab()]
+        added = [text for text in self.texts() if text not in known.get_vocab()]
         self.tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in added])
         self.packer = Packer(self.tokenizer)
         self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(options.model, dtype=torch.float32)
         self._spell(added, Packer(known))
+        self.model.to(device)
         self.model.model.visual.requires_grad_(False)
         vocabulary = [self.model.model.language_model.embed_tokens.weight, self.model.lm_head.weight]
         layers = list(self.model.model.language_model.layers.parameters())
         layers.append(self.model.model.language_model.norm.weight)
         groups = [{"params": layers, "rate": options.rate}, {"params": vocabulary, "rate": options.rate * 4}]
         self.optimizer = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.98), weight_decay=0.0)
-        self.number_ids = torch.tensor(self.packer.number_ids)
+        self.number_ids = torch.tensor(self.packer.number_ids, device=device)
         self.sums: dict[str, float] = {}
+
+    def texts(self) -> list[str]:
+        """Return the texts that become one token each."""
+        return new_tokens()
 
     def _spell(self, added: list[str], known: Packer) -> None:
         """Initialise the embedding of each new token with the mean of the tokens that spelled its text before.
 
-        The rows of the output layer for new tokens are not changed. They existed as padding of the vocabulary.
+        The rows of the output layer for new tokens are those of the vocabulary's padding.
         """
-        embedding = self.model.model.language_model.embed_tokens.weight
-        if len(self.tokenizer) > len(embedding):
-            raise ValueError(f"{len(self.tokenizer)} tokens do not fit into a vocabulary of {len(embedding)}.")
+        embedding = self._room(len(self.tokenizer))
         with torch.no_grad():
             for text in added:
                 embedding[self.packer.encode(text)[0]] = embedding[known.encode(text)].mean(0)
+
+    def _room(self, tokens: int) -> Tensor:
+        """Enlarge the vocabulary to a multiple of 64, if necessary. Return the embedding."""
+        language, head = self.model.model.language_model, self.model.lm_head
+        missing = -(-tokens // 64) * 64 - len(head.weight)
+        if missing > 0:
+            # The last row has never been a target, so its logit is low.
+            rows = head.weight.data[-1:].expand(missing, -1)
+            head.weight = torch.nn.Parameter(torch.cat([head.weight.data, rows]))
+            spread = torch.randn(missing, rows.shape[1]) * language.embed_tokens.weight.data.std()
+            language.embed_tokens.weight = torch.nn.Parameter(torch.cat([language.embed_tokens.weight.data, spread]))
+            head.out_features = language.embed_tokens.num_embeddings = len(head.weight)
+        return language.embed_tokens.weight
 
     def learn(self, batch: Arrays) -> None:
         """Train one step."""
@@ -143,23 +159,23 @@ class Tuner:
     def loss(self, batch: Arrays) -> Tensor:
         """Return the cross entropy of a batch. Numbers in coordinates have soft targets, a Gaussian with a width of one pixel."""
         start, count = batch["start"], batch["count"]
-        label, number = torch.from_numpy(batch["targets"])[:2].unbind(0)
+        names = ("targets", "images", "ids", "segment", "positions")
+        targets, images, ids, segment, positions = (torch.from_numpy(batch[name]).to(self.device) for name in names)
+        label, number = targets[:2].unbind(0)
         with torch.no_grad():
-            images = torch.from_numpy(batch["images"])
             imaged = network.see(self.model, network.patches_of(images), tuple(images.shape[1:3]))  # type: ignore[arg-type]
-        values = self.model.model.language_model.embed_tokens(torch.from_numpy(batch["ids"]))
+        values = self.model.model.language_model.embed_tokens(ids)
         values = torch.cat([values[:, :start], imaged, values[:, start + count :]], 1)
-        seen = visible(torch.from_numpy(batch["segment"]))
-        hidden, _ = network.read(self.model, values, torch.from_numpy(batch["positions"]), seen)
+        hidden, _ = network.read(self.model, values, positions, visible(segment))
         chosen = label >= 0
         logs = F.log_softmax(self.model.lm_head(hidden[chosen]), -1)
         label, number = label[chosen], number[chosen]
         numeric = number >= 0
         words = F.nll_loss(logs[~numeric], label[~numeric])
         right = (logs[~numeric].argmax(-1) == label[~numeric]).float().mean()
-        loss, off = words, torch.zeros(())
+        loss, off = words, torch.zeros((), device=self.device)
         if bool(numeric.any()):
-            numbers = torch.arange(LARGEST_NUMBER).float()
+            numbers = torch.arange(LARGEST_NUMBER, device=self.device).float()
             soft = torch.softmax(-((numbers[None] - number[numeric][:, None]) ** 2) / 2, 1)
             own = logs[numeric][:, self.number_ids]
             loss = loss - (soft * own).sum(1).mean() + (soft * soft.clamp_min(1e-9).log()).sum(1).mean()
@@ -181,11 +197,12 @@ class Tuner:
     def save(self) -> None:
         """Write the checkpoint in bfloat16, like the original."""
         shutil.copytree(self.options.model, self.options.out, dirs_exist_ok=True)
-        weights = {name: value.detach().to(torch.bfloat16).contiguous() for name, value in self.model.state_dict().items()}
+        weights = {name: value.detach().to("cpu", torch.bfloat16).contiguous() for name, value in self.model.state_dict().items()}
         save_file(weights, self.options.out / "model.safetensors", metadata={"format": "pt"})
         self.tokenizer.save_pretrained(self.options.out)
         config = json.loads((self.options.model / "config.json").read_text(encoding="utf-8"))
         config["text_config"]["max_position_embeddings"] = CONTEXT
+        config["text_config"]["vocab_size"] = len(self.model.lm_head.weight)
         (self.options.out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -225,15 +242,18 @@ def _example(question: Question, rng: random.Random) -> Example:
     return Example(question, rng.random() < SHARE_OF_THINKING)
 
 
-def make_batch(packer: Packer, seed: int, step: int, count: int) -> Arrays:
-    """Return the batch of a step. It depends only on the seed and the step."""
+def make_batch(packer: Packer, seed: int, step: int, count: int, first: int = 0) -> Arrays:
+    """Return the batch of a step. It depends only on the arguments.
+
+    :param first: 1: the first image shows a table on which objects were moved; 0: the second one does.
+    """
     rng = random.Random(f"plans {seed} {step}")
     camera, budget = rng.choice(CAMERAS), rng.choice(BUDGETS)
     views: list[View] = []
     examples: list[list[Example]] = []
     for index in range(count):
         view = random_view(rng, camera, budget)
-        if index % 2:
+        if (index + first) % 2:
             view, asked = changed_view(view, rng)
         else:
             asked = examples_about(view[0], rng, 12) + first_examples(view[0], rng)

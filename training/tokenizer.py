@@ -30,11 +30,15 @@ SPECIAL = [
 TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
-    "{% for c in m.content %}{% if c.type in ('image', 'image_url') or 'image' in c %}"
-    "<|vision_start|><|image_pad|><|vision_end|>{% endif %}{% endfor %}"
-    "{% for c in m.content %}{% if 'text' in c %}{{ c.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% set texts = m.content | selectattr('text', 'defined') | list | length %}"
+    "{% if texts < 2 %}{% for c in m.content %}{% if c.type in ('image', 'image_url') or 'image' in c %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% endif %}{% endfor %}{% endif %}"
+    "{% for c in m.content %}{% if 'text' in c %}{{ c.text }}"
+    "{% elif texts > 1 and (c.type in ('image', 'image_url') or 'image' in c) %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+"""The images come first. If a message has several texts, its parts keep their order."""
 _WORDS = Regex(r"\d{1,3}| ?[A-Za-z]+|\n|[^A-Za-z\d\s]+(?: (?=[\d(\[])[^A-Za-z\d\s]*)?|\s+")
 
 

@@ -32,7 +32,7 @@ def hold(layout: Layout, name: str) -> Layout:
     bowl = thing.kind == "bowl"
     changed = replace(thing, x=x + thing.radius * 0.94 if bowl else x, y=y, z=max(z + _DEEP - thing.height, 0.0))
     gripper = layout.gripper if bowl else (x, y, z, max(half, thing.radius))
-    return replace(_with(layout, changed), gripper=gripper)
+    return replace(replaced(layout, changed), gripper=gripper)
 
 
 def put(layout: Layout, name: str, relation: str, place: str, contents: int = 0) -> Layout:
@@ -44,8 +44,8 @@ def put(layout: Layout, name: str, relation: str, place: str, contents: int = 0)
     if relation == "beside":
         return _beside(layout, thing, there)
     if relation == "in":
-        return _with(layout, _inside(thing, there, contents))
-    return _with(layout, replace(thing, x=there.x, y=there.y, z=there.z + there.height))
+        return replaced(layout, _inside(thing, there, contents))
+    return replaced(layout, replace(thing, x=there.x, y=there.y, z=there.z + there.height))
 
 
 def move(layout: Layout, name: str, rng: np.random.RandomState) -> Layout:
@@ -58,10 +58,11 @@ def move(layout: Layout, name: str, rng: np.random.RandomState) -> Layout:
         apart = (x - thing.x) ** 2 + (y - thing.y) ** 2 > 4.0 * thing.radius * thing.radius
         if apart and fits(layout.camera, changed, others) and _seen(layout, changed):
             break
-    return _with(layout, changed)
+    return replaced(layout, changed)
 
 
-def _with(layout: Layout, changed: Thing) -> Layout:
+def replaced(layout: Layout, changed: Thing) -> Layout:
+    """Return the layout with another version of the object of the same name."""
     return replace(layout, things=tuple(changed if thing.name == changed.name else thing for thing in layout.things))
 
 
@@ -89,7 +90,7 @@ def _beside(layout: Layout, thing: Thing, place: Thing) -> Layout:
         for across, away in _AROUND
     )
     choices = [replace(thing, x=x, y=y, z=0.0) for x, y in spots]
-    return _with(layout, next((choice for choice in choices if fits(layout.camera, choice, others)), choices[0]))
+    return replaced(layout, next((choice for choice in choices if fits(layout.camera, choice, others)), choices[0]))
 
 
 def _inside(thing: Thing, bowl: Thing, contents: int) -> Thing:

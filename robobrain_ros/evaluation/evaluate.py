@@ -116,7 +116,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m robobrain_ros.evaluation.evaluate", description="Score a model on the tabletop world, on unseen scenes."
     )
     parser.add_argument("--model", required=True, help="checkpoint: a folder, or a name on the hub")
-    parser.add_argument("--scenes", type=_positive, default=500, help="number of scenes (default: 500)")
+    parser.add_argument("--scenes", type=positive, default=500, help="number of scenes (default: 500)")
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help=f"seed of the first scene (default: {FIRST_SEED})")
     parser.add_argument(
         "--sizes",
@@ -136,10 +136,10 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--tasks", choices=tuple(GROUPS), nargs="+", default=list(GROUPS), metavar="TASK", help=", ".join(GROUPS))
     parser.add_argument(
-        "--questions-per-scene", type=_positive, default=1, help="number of questions of each task and scene (default: 1)"
+        "--questions-per-scene", type=positive, default=1, help="number of questions of each task and scene (default: 1)"
     )
-    parser.add_argument("--at-once", type=_positive, default=16, help="requests at the same time (default: 16)")
-    parser.add_argument("--max-pixels", type=_positive, help="pixel limit of the images (default: the engine's)")
+    parser.add_argument("--at-once", type=positive, default=16, help="requests at the same time (default: 16)")
+    parser.add_argument("--max-pixels", type=positive, help="pixel limit of the images (default: the engine's)")
     parser.add_argument("--gpu-memory-utilization", type=float, help="share of the GPU's memory (default: the engine's)")
     parser.add_argument(
         "--over-ros",
@@ -157,7 +157,11 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Parse a positive whole number of the command line.
+
+    :raises argparse.ArgumentTypeError: the text is none.
+    """
     if not (text.isdecimal() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return int(text)
@@ -174,7 +178,7 @@ async def run(options: argparse.Namespace) -> None:
         async with open_node(options.model, **given) as node:
             parts, engine = await evaluate(node, options), "a node's"
     else:
-        async with _brain(options, given) as brain:
+        async with open_model(options.model, max_num_seqs=options.at_once, **given) as brain:
             parts, engine = await evaluate(brain, options), brain.info.engine
     if options.json is not None:
         content = {
@@ -189,12 +193,13 @@ async def run(options: argparse.Namespace) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _brain(options: argparse.Namespace, given: dict[str, Any]) -> AsyncIterator[Brain]:
+async def open_model(model: str, **options: Any) -> AsyncIterator[Brain]:
+    """Load a model, with options of the engine. The engine's own output goes to the standard error."""
     from robobrain_ros.local import open_brain
 
     # The engine prints progress while it starts. The standard output is for the tables.
     with contextlib.redirect_stdout(sys.stderr):
-        brain = await open_brain(options.model, max_num_seqs=options.at_once, **given)
+        brain = await open_brain(model, **options)
     try:
         yield brain
     finally:

@@ -1,0 +1,135 @@
+"""The evaluation of progress: true scores give full marks, and a model that always gives the same score gets none."""
+
+import asyncio
+import json
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from robobrain_ros.core.progress import Perspective
+from robobrain_ros.core.query import Answer, Query, Task
+from robobrain_ros.errors import UnparsableAnswerError
+from robobrain_ros.evaluation import progress
+from robobrain_ros.evaluation.exam import FIRST_TRAINING_SEED
+from robobrain_ros.evaluation.progress import FUSION, Course, Row, detects, first_alarm, follow_all, rank_correlation, rows_of
+from robobrain_ros.evaluation.rollouts import Event, Rollout, make_rollout, true_score
+
+SIZE = (224, 168)
+SEEDS = range(1000, 1024)
+
+
+class Judge:
+    """Answers comparisons with a function of the true progress before and after."""
+
+    def __init__(self, rollouts: dict[int, Rollout], score: Callable[[float, float], int | None]) -> None:
+        self._rollouts, self._score = rollouts, score
+        self.queries: list[Query] = []
+
+    async def run(self, query: Query) -> Answer:
+        self.queries.append(query)
+        _, seed, before = query.image_ids[2].split()
+        after = query.image_ids[5].split()[2]
+        score = self._score(self._truth(int(seed), int(before)), self._truth(int(seed), int(after)))
+        if score is None:
+            raise UnparsableAnswerError("no score")
+        return Answer(Task.PROGRESS, score=score)
+
+    def _truth(self, seed: int, index: int) -> float:
+        return 1.0 if index < 0 else self._rollouts[seed].frames[index].progress
+
+
+ROLLOUTS = {seed: make_rollout(seed, SIZE) for seed in SEEDS}
+
+
+def courses(score: Callable[[float, float], int | None], rollouts: dict[int, Rollout] = ROLLOUTS) -> tuple[list[Course], Judge]:
+    judge = Judge(rollouts, score)
+    return asyncio.run(follow_all(judge, iter(rollouts.items()), at_once=2)), judge
+
+
+def value(rows: list[Row], start: str) -> float:
+    return next(row.value for row in rows if row.measure.startswith(start))
+
+
+def test_true_scores_give_the_true_progress() -> None:
+    made, _ = courses(true_score)
+    assert len(made) == len(ROLLOUTS)
+    for course in made:
+        # Scores are whole percentages. In the incremental perspective, the errors of rounding add up.
+        for name in ("forward", "backward"):
+            assert course.estimates[name] == pytest.approx(course.truth, abs=0.0051)
+        assert course.estimates[FUSION] == pytest.approx(course.truth, abs=0.05)
+    rows = rows_of(made)
+    for name in (*(perspective.value for perspective in Perspective), FUSION):
+        assert value(rows, f"{name}: rank correlation with") > 0.97
+    assert value(rows, "success or failure") == 1.0
+    assert value(rows, "false alarms") == 0.0
+    assert value(rows, "answers that can be read") == 1.0
+
+
+def test_a_constant_score_is_worth_nothing() -> None:
+    rows = rows_of(courses(lambda before, after: 0)[0])
+    assert value(rows, "forward: rank correlation with") == 0.0
+    assert value(rows, "rollouts that succeeded") == 0.0
+    assert value(rows, "slips detected") == 0.0
+
+
+def test_each_frame_is_compared_with_the_previous_one_the_start_and_the_end() -> None:
+    rollout = ROLLOUTS[1000]
+    _, judge = courses(true_score, {1000: rollout})
+    assert len(judge.queries) == 3 * (len(rollout.frames) - 1)
+    last = len(rollout.frames) - 1
+    befores = {query.image_ids[2].split()[2] for query in judge.queries if query.image_ids[5].split()[2] == str(last)}
+    assert befores == {str(last - 1), "0", "-1"}
+    query = judge.queries[0]
+    assert query.text == rollout.task
+    assert len(query.images) == len(query.image_ids) == 8
+    assert np.array_equal(query.images[0], rollout.frames[0].image())
+    assert all(np.array_equal(query.images[5], image) for image in query.images[6:])
+
+
+def test_unreadable_answers_are_counted_and_keep_the_previous_progress() -> None:
+    made, _ = courses(lambda before, after: None)
+    assert all(set(course.estimates[FUSION]) == {0.0} for course in made)
+    assert value(rows_of(made), "answers that can be read") == 0.0
+    assert all(set(course.codes) == {"UNPARSABLE_ANSWER"} for course in made)
+
+
+def test_rank_correlation() -> None:
+    assert rank_correlation([0, 1, 2, 3], [0.1, 0.2, 5.0, 9.0]) == pytest.approx(1.0)
+    assert rank_correlation([0, 1, 2, 3], [3, 2, 1, 0]) == pytest.approx(-1.0)
+    # Ranks 1, 2.5, 2.5, 4 and 1, 2, 3, 4: 4.5 / sqrt(4.5 * 5).
+    assert rank_correlation([0, 1, 1, 2], [0, 1, 2, 3]) == pytest.approx(4.5 / math.sqrt(22.5))
+    assert rank_correlation([1, 1, 1], [0, 1, 2]) == 0.0
+
+
+def test_an_alarm_is_a_decrease_below_the_peak() -> None:
+    assert first_alarm([0.0, 0.3, 0.5, 0.4, 0.3], 0.2) == 4
+    assert first_alarm([0.0, 0.3, 0.5, 0.4], 0.2) is None
+
+
+@pytest.mark.parametrize(("alarm", "detected"), [(2, False), (3, True), (4, True), (5, False)])
+def test_a_slip_is_detected_in_its_first_two_frames(alarm: int, detected: bool) -> None:
+    estimates = tuple(0.5 if index < alarm else 0.0 for index in range(7))
+    course = Course((0.0,) * 7, {FUSION: estimates}, False, 3, True, {}, 0.0)
+    assert detects(course, FUSION, 0.2) is detected
+
+
+def test_the_rollouts_of_the_test_contain_slips_failures_and_successes() -> None:
+    assert sum(rollout.first(Event.SLIP) is not None for rollout in ROLLOUTS.values()) >= 3
+    assert {rollout.succeeded for rollout in ROLLOUTS.values()} == {False, True}
+
+
+def test_rollouts_of_the_training_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        progress.parse_options(["--model", "x", "--first-seed", str(FIRST_TRAINING_SEED)])
+    assert "may have been trained on" in capsys.readouterr().err
+
+
+def test_the_table_and_the_file_contain_all_measures() -> None:
+    rows = rows_of(courses(true_score)[0])
+    text = progress.table(rows)
+    assert all(row.measure in text for row in rows)
+    content = progress.content({"model": "x"}, rows, [])
+    assert len(json.loads(json.dumps(content))["rows"]) == len(rows)
