@@ -257,7 +257,7 @@ def read_apart(
     positions: Tensor,
     seen: Tensor,
     cache: Cache,
-    queries: list[int],
+    queries: Tensor,
     early_layer: int,
     guide: Any = None,
     through_cells: bool = False,
@@ -270,8 +270,8 @@ def read_apart(
     :param text: input vectors (B, S, width) of text tokens.
     :param imaged: input vectors (B, V, width) of visual tokens.
     :param positions: (3, B, S + V): those of the text tokens, then those of the visual tokens.
-    :param seen: attention mask, bool (1, 1, S + V, T). The keys are in the same order, after those of the cache.
-    :param queries: indices of the text tokens whose last hidden states are needed.
+    :param seen: attention mask, bool (B, 1, S + V, T). The keys are in the same order, after those of the cache.
+    :param queries: (Q,), indices of the text tokens whose last hidden states are needed.
     :param guide: an object with the ``layer`` and the ``add`` of a `Guide`, for the text tokens.
     :param through_cells: train through the states of visual tokens too.
     :returns: the last hidden states of ``queries``, and the states of all text tokens after the layer ``early_layer``.
@@ -284,7 +284,7 @@ def read_apart(
 
     def attend(layer: Any, values: Tensor, hidden: Tensor, at: Any, key: Tensor, value: Tensor, guide: Any) -> Tensor:
         query = layer.self_attn.q_proj(hidden).view(count, hidden.shape[1], heads, -1).transpose(1, 2)
-        query = _turn(query, cos[:, :, at], sin[:, :, at])
+        query = _turn(query, cos[:, :, at], sin[:, :, at]).to(value.dtype)
         mask = seen[:, :, at]
         if guide is not None:
             guide.add(query, key, mask)
@@ -305,7 +305,7 @@ def read_apart(
             part(both).view(count, both.shape[1], key_heads, -1).transpose(1, 2)
             for part in (layer.self_attn.k_proj, layer.self_attn.v_proj)
         )
-        key = _turn(key, cos, sin)
+        key = _turn(key, cos, sin).to(value.dtype)
         before = cache[index]
         if before is not None:
             key, value = torch.cat([before[0], key], 2), torch.cat([before[1], value], 2)

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
@@ -115,7 +116,8 @@ class Tuner:
         groups = [{"params": layers, "rate": options.rate}, {"params": vocabulary, "rate": options.rate * 4}]
         self.optimizer = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.98), weight_decay=0.0)
         self.number_ids = torch.tensor(self.packer.number_ids, device=device)
-        self.sums: dict[str, float] = {}
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
 
     def texts(self) -> list[str]:
         """Return the texts that become one token each."""
@@ -159,30 +161,44 @@ class Tuner:
     def loss(self, batch: Arrays) -> Tensor:
         """Return the cross entropy of a batch. Numbers in coordinates have soft targets, a Gaussian with a width of one pixel."""
         start, count = batch["start"], batch["count"]
-        names = ("targets", "images", "ids", "segment", "positions")
-        targets, images, ids, segment, positions = (torch.from_numpy(batch[name]).to(self.device) for name in names)
-        label, number = targets[:2].unbind(0)
+        label, number = batch["targets"][:2].reshape(2, -1)
+        chosen = np.flatnonzero(label >= 0)
+        label, number = label[chosen], number[chosen]
+        words, numeric = np.flatnonzero(number < 0), np.flatnonzero(number >= 0)
+        images, ids, positions = (self._tensor(batch[name]) for name in ("images", "ids", "positions"))
         with torch.no_grad():
             imaged = network.see(self.model, network.patches_of(images), tuple(images.shape[1:3]))  # type: ignore[arg-type]
         values = self.model.model.language_model.embed_tokens(ids)
-        values = torch.cat([values[:, :start], imaged, values[:, start + count :]], 1)
-        hidden, _ = network.read(self.model, values, positions, visible(segment))
-        chosen = label >= 0
-        logs = F.log_softmax(self.model.lm_head(hidden[chosen]), -1)
-        label, number = label[chosen], number[chosen]
-        numeric = number >= 0
-        words = F.nll_loss(logs[~numeric], label[~numeric])
-        right = (logs[~numeric].argmax(-1) == label[~numeric]).float().mean()
-        loss, off = words, torch.zeros((), device=self.device)
-        if bool(numeric.any()):
+        values = torch.cat([values[:, :start], imaged.to(values.dtype), values[:, start + count :]], 1)
+        hidden, _ = network.read(self.model, values, positions, visible(self._tensor(batch["segment"])))
+        logs = F.log_softmax(self.model.lm_head(hidden.flatten(0, 1)[self._tensor(chosen)]).float(), -1)
+        wordy, wanted = logs[self._tensor(words)], self._tensor(label[words])
+        loss = F.nll_loss(wordy, wanted)
+        self.note(words=loss, word_right=(wordy.argmax(-1) == wanted).float().mean())
+        if len(numeric):
+            wanted = self._tensor(number[numeric])
             numbers = torch.arange(LARGEST_NUMBER, device=self.device).float()
-            soft = torch.softmax(-((numbers[None] - number[numeric][:, None]) ** 2) / 2, 1)
-            own = logs[numeric][:, self.number_ids]
+            soft = torch.softmax(-((numbers[None] - wanted[:, None]) ** 2) / 2, 1)
+            own = logs[self._tensor(numeric)][:, self.number_ids]
             loss = loss - (soft * own).sum(1).mean() + (soft * soft.clamp_min(1e-9).log()).sum(1).mean()
-            off = (own.argmax(-1) - number[numeric]).abs().float().mean()
-        for name, value in (("loss", loss), ("words", words), ("word_right", right), ("pixels_off", off)):
-            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
+            self.note(pixels_off=(own.argmax(-1) - wanted).abs().float().mean())
+        self.note(loss=loss)
         return loss
+
+    def _tensor(self, values: np.ndarray[Any, Any]) -> Tensor:
+        return torch.from_numpy(values).to(self.device, non_blocking=True)
+
+    def note(self, **values: Tensor) -> None:
+        """Add values to the means of the next report. This does not wait for the device."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def report(self) -> dict[str, float]:
+        """Return the means since the last report."""
+        means = {name: round(float(value) / self.counts[name], 4) for name, value in self.sums.items()}
+        self.sums, self.counts = {}, {}
+        return means
 
     def state(self) -> dict[str, Any]:
         """Return the state from which a run can continue."""
@@ -308,10 +324,9 @@ def main() -> None:
     while tuner.step < options.steps:
         tuner.learn(make_batch(tuner.packer, options.seed, tuner.step, options.views))
         if time.monotonic() - last > 15:
-            means = {name: round(value / (tuner.step - reported), 4) for name, value in tuner.sums.items()}
             pace = round((tuner.step - reported) / (time.monotonic() - last), 3)
-            print(json.dumps({"step": tuner.step, **means, "steps_per_second": pace}), flush=True)
-            tuner.sums, reported, last = {}, tuner.step, time.monotonic()
+            print(json.dumps({"step": tuner.step, **tuner.report(), "steps_per_second": pace}), flush=True)
+            reported, last = tuner.step, time.monotonic()
         if time.monotonic() - saved > SAVE_EVERY:
             save_state(options.out, tuner.state())
             saved = time.monotonic()

@@ -2,20 +2,25 @@
 
     python -m training.progress --model robobrain_ros/demo/model --out build/progress --minutes 75
 
- The vision layers are frozen. A part of each step consists of the earlier questions, so that the model does
-not forget them. If the run is interrupted, the same command continues it from the saved state.
+The vision layers are frozen. A part of each step consists of the earlier questions, so that the model does not forget them. If
+the run is interrupted, the same command continues it from the saved state.
+
+The length of the run is CPU time of this process on a CPU, and wall-clock time on another device. Therefore a busy CPU does not
+change the number of steps, or the learning rate of a step.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import multiprocessing
 import os
 import random
+import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from queue import Queue
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -25,20 +30,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from training import network, plans
+from training import plans
 from training.batches import Arrays, Packer
 from training.muon import Muon
-from training.progress_batches import MINUS, PLUS, ZERO, Part, ProgressPacker, Sample, make_sample, new_tokens
-from training.train import load_state, save_state
+from training.progress_batches import (
+    MINUS,
+    NO_TARGET,
+    PLUS,
+    ZERO,
+    Indices,
+    ProgressPacker,
+    Tree,
+    collate,
+    make_sample,
+    new_tokens,
+)
+from training.progress_model import LevelStates, ProgressReader
+from training.train import halved, load_state, save_state
 
 if TYPE_CHECKING:
-    from multiprocessing.queues import Queue
+    from multiprocessing.queues import Queue as ProcessQueue
 
-SAVE_EVERY = 60.0
-"""Seconds between saved states."""
+SAVE_EVERY, REPORT_EVERY = 60.0, 15.0
+"""Seconds between saved states, and between reports."""
+WARM_UP = 15
+"""Steps in which the learning rate grows."""
 HELPERS_END = 0.75
 """Share of the run after which helper heads and guided attention are not used any more."""
-_GUIDED_LAYER = 2
 _HELPER_VALUES = 5
 _TASK, _POINT = 'The task is "', "[("
 _SPREAD = 2.0
@@ -46,11 +64,14 @@ _SPREAD = 2.0
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path("robobrain_ros/demo/model"), help="folder of the model to continue")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint and state")
-    parser.add_argument("--minutes", type=float, default=75.0, help="length of the whole run in minutes")
+    parser.add_argument(
+        "--minutes", type=float, default=75.0, help="length of the whole run: CPU time on a CPU, otherwise wall-clock time"
+    )
+    parser.add_argument("--stop-after", type=float, default=0.0, help="interrupt the run after this number of minutes; 0: do not")
     parser.add_argument("--rollouts", type=int, default=2, help="rollouts in each step")
     parser.add_argument("--comparisons", type=int, default=7, help="comparisons of each rollout")
     parser.add_argument("--views", type=int, default=1, help="images with earlier questions in each step")
@@ -59,26 +80,31 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cooldown", type=float, default=0.6, help="share of the run in which the learning rate falls to zero")
     parser.add_argument("--through-images", action="store_true", help="also train through the states of visual tokens; slower")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--mixed", action=argparse.BooleanOptionalAction, help="matrix products in bfloat16 (default: only on a GPU)"
+    )
     parser.add_argument("--workers", type=int, default=0, help="processes that generate rollouts; 0: the training does it itself")
-    return parser.parse_args(given)
+    options = parser.parse_args(given)
+    if options.mixed is None:
+        options.mixed = options.device != "cpu"
+    return options
 
 
-Step = tuple[list[Sample], Arrays | None]
-"""The data of a step: rollouts with comparisons, and images with earlier questions."""
+Step = tuple[Tree, Arrays | None]
+"""The data of a step: comparisons of rollouts, and images with earlier questions."""
 
 
 def make_step(packer: Packer, options: argparse.Namespace, seed: int, step: int) -> Step:
     """Return the data of a step. It depends only on the options, the seed and the step."""
     rng = random.Random(f"progress {seed} {step}")
-    samples = [make_sample(rng, options.comparisons) for _ in range(options.rollouts)]
-    # Even steps show tables at the start, and odd steps tables after some steps.
+    tree = collate([make_sample(rng, options.comparisons) for _ in range(options.rollouts)])
+    # With one view, even steps show tables at the start, and odd steps tables after some steps.
     earlier = plans.make_batch(packer, seed + 7, step, options.views, first=step % 2) if options.views else None
-    return samples, earlier
+    return tree, earlier
 
 
-def produce(queue: "Queue[Step]", options: argparse.Namespace, seed: int) -> None:
+def produce(queue: "ProcessQueue[Step]", options: argparse.Namespace, seed: int) -> None:
     """Put the data of steps into the queue, without end. This is the work of one process."""
     os.nice(5)
     cv2.setNumThreads(1)
@@ -87,33 +113,32 @@ def produce(queue: "Queue[Step]", options: argparse.Namespace, seed: int) -> Non
         queue.put(make_step(packer, options, seed, step))
 
 
-@dataclass
-class ProgressGuide:
-    """Guided attention: at the token after each image, one head attends to the object, and another one to the gripper.
+@contextlib.contextmanager
+def source(tuner: "ProgressTuner") -> Iterator[Callable[[], Step]]:
+    """Start the processes that generate data. Yield a function that returns the data of the next step."""
+    options = tuner.options
+    if not options.workers:
+        yield lambda: make_step(tuner.packer, options, options.seed, tuner.step)
+        return
+    context = multiprocessing.get_context("spawn")
+    queue: ProcessQueue[Step] = context.Queue(2 * options.workers)
+    seeds = np.random.SeedSequence([options.seed, tuner.step]).generate_state(options.workers).tolist()
+    workers = [context.Process(target=produce, args=(queue, options, seed), daemon=True) for seed in seeds]
+    for worker in workers:
+        worker.start()
+    ready: Queue[Step] = Queue(2)
 
-    :param images: index of the first cell of each image among all keys.
-    :param after: index of the token after each image among the new tokens.
-    :param wanted: (B, images, 2, cells), whether the object (0) and the gripper (1) cover a cell.
-    """
+    def receive() -> None:
+        while True:
+            ready.put(queue.get())
 
-    images: tuple[int, ...]
-    after: tuple[int, ...]
-    wanted: Tensor
-    layer: int = _GUIDED_LAYER
-    losses: list[Tensor] = field(default_factory=list)
-
-    def add(self, query: Tensor, key: Tensor, seen: Tensor) -> None:
-        """Add the loss of the layer. See `network.Guide.add`."""
-        cells = self.wanted.shape[-1]
-        visible = seen[:, 0, list(self.after)]
-        for index, head in enumerate((0, query.shape[1] // 2)):
-            scores = (query[:, head, list(self.after)] @ key[:, head].mT) * query.shape[-1] ** -0.5
-            within = F.log_softmax(scores.masked_fill(~visible, -1e4), -1)
-            own = torch.stack([within[:, place, first : first + cells] for place, first in enumerate(self.images)], 1)
-            wanted = self.wanted[:, :, index]
-            shown = wanted.any(-1)
-            reached = -own.masked_fill(~wanted, -1e4).logsumexp(-1)
-            self.losses.append((reached * shown).sum() / shown.sum().clamp_min(1))
+    # The data of a step on a GPU has many megabytes. The thread receives the next one during a step.
+    threading.Thread(target=receive, daemon=True).start()
+    try:
+        yield lambda: ready.get(timeout=300)
+    finally:
+        for worker in workers:
+            worker.terminate()
 
 
 class ProgressTuner(plans.Tuner):
@@ -121,22 +146,28 @@ class ProgressTuner(plans.Tuner):
 
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__(options, options.device)
-        self.progress_packer = ProgressPacker(self.packer)
+        self.reader = ProgressReader(
+            self.model, ProgressPacker(self.packer), options.device, options.mixed, options.through_images
+        )
         width = self.model.config.text_config.hidden_size
-        self.helper = nn.Linear(width, 2 * _HELPER_VALUES).to(options.device)
+        helpers = {
+            "early": nn.Linear(width, _HELPER_VALUES),
+            "last": nn.Linear(width, _HELPER_VALUES),
+            "answer": nn.Linear(width, 2),
+        }
+        self.helpers = nn.ModuleDict(helpers).to(options.device)
         self.seconds = 0.0
         language = self.model.model.language_model
         hidden = [weight for weight in language.layers.parameters() if weight.ndim == 2 and options.muon_rate > 0]
         own = {id(weight) for weight in hidden}
         rest = [weight for weight in language.layers.parameters() if id(weight) not in own]
-        rest += [language.norm.weight, *self.helper.parameters()]
+        rest += [language.norm.weight, *self.helpers.parameters()]
         vocabulary = [language.embed_tokens.weight, self.model.lm_head.weight]
         groups = [{"params": rest, "lr": options.rate}, {"params": vocabulary, "lr": options.rate * 3}]
         self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)]
         if hidden:
             self.optimizers.append(Muon(hidden, lr=options.muon_rate))
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
-        self.counts: dict[str, int] = {}
 
     def texts(self) -> list[str]:
         """See `plans.Tuner.texts`."""
@@ -168,163 +199,95 @@ class ProgressTuner(plans.Tuner):
         return min(1.0, self.seconds / 60 / self.options.minutes)
 
     def train_step(self, step: Step) -> None:
-        """Train one step with its data."""
-        factor = min(1.0, (self.step + 1) / 15) * min(1.0, max(0.0, (1 - self.share) / self.options.cooldown))
+        """Train one step with its data. If a gradient is not finite, the step uses no gradients and is counted as skipped."""
+        factor = min(1.0, (self.step + 1) / WARM_UP) * min(1.0, max(0.0, (1 - self.share) / self.options.cooldown))
         for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
-        samples, earlier = step
-        for sample in samples:
-            (self.progress_loss(sample) / len(samples)).backward()  # type: ignore[no-untyped-call]
+        tree, earlier = step
+        self.progress_loss(tree).backward()  # type: ignore[no-untyped-call]
         if earlier is not None:
-            self.loss(earlier).backward()  # type: ignore[no-untyped-call]
+            with self.reader.autocast():
+                loss = self.loss(earlier)
+            loss.backward()  # type: ignore[no-untyped-call]
         weights = [weight for optimizer in self.optimizers for group in optimizer.param_groups for weight in group["params"]]
-        nn.utils.clip_grad_norm_(weights, 1.0)
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        finite = torch.isfinite(norm)
+        self.note(skipped=(~finite).float(), norm=norm.nan_to_num(0.0, 0.0, 0.0))
+        scale = torch.where(finite, (1.0 / (norm + 1e-6)).clamp_max(1.0), 0.0)
+        for gradient in gradients:
+            gradient.nan_to_num_(0.0, 0.0, 0.0).mul_(scale)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
 
-    def see(self, sample: Sample) -> Tensor:
-        """Return the visual tokens (images, cells, width) of a sample."""
-        with torch.no_grad():
-            images = self._tensor(sample.images)
-            return network.see(self.model, network.patches_of(images), tuple(images.shape[1:3]))  # type: ignore[arg-type]
-
-    def progress_loss(self, sample: Sample) -> Tensor:
-        """Return the loss of the comparisons of a rollout."""
-        parts = self.progress_packer.parts(sample.task)
-        imaged = self.see(sample)
-        befores = list(dict.fromkeys(comparison.before for comparison in sample.comparisons))
-        parents = [befores.index(comparison.before) for comparison in sample.comparisons]
-        afters = [comparison.after for comparison in sample.comparisons]
+    def progress_loss(self, tree: Tree) -> Tensor:
+        """Return the loss of the comparisons."""
         helping = max(0.0, 1 - self.share / HELPERS_END)
-        about, values = self._tensor(sample.about), self._tensor(sample.values)
-        cache: network.Cache = [None] * len(self.model.model.language_model.layers)
-        helped = torch.zeros((), device=self.device)
-        rows = [torch.tensor([[0, 1]]), torch.tensor(befores)[:, None].expand(-1, 3), torch.tensor(afters)[:, None].expand(-1, 3)]
-        hidden = helped
-        for number, (part, shown) in enumerate(zip(parts, rows, strict=True)):
-            source = [[0], [0] * len(befores), parents][number]
-            cache = [None if known is None else (known[0][source], known[1][source]) for known in cache]
-            answers = [self.progress_packer.answer(comparison.score) for comparison in sample.comparisons] if number == 2 else []
-            more = max(map(len, answers), default=0)
-            guide = self._guide(part, about[shown], cache, more) if helping else None
-            hidden, early = self._read(part, imaged[shown], cache, answers, guide)
-            if guide is not None:
-                helped = helped + 0.3 * torch.stack(guide.losses).mean()
-                helped = helped + self._help(hidden, early, part, values[shown])
-        loss = self._answer_loss(hidden, parts[2], sample)
-        self.note(progress_helped=helped)
-        return loss + helping * helped
+        answers = self.reader.packer.answers(tree.scores)
+        hidden, levels = self.reader.read(tree, answers[:, :-1], guided=helping > 0)
+        loss = self._answer_loss(hidden, tree.scores, answers)
+        if helping:
+            values = self._tensor(tree.values)
+            helped = sum((self._help_level(level, values) for level in levels), self._help_answer(hidden[:, 0], tree))
+            self.note(progress_helped=helped)
+            loss = loss + helping * helped
+        return loss
 
-    def _guide(self, part: Part, wanted: Tensor, cache: network.Cache, more: int) -> ProgressGuide:
-        """Return the guide of a part. ``more``: number of text tokens after it."""
-        known, cells = cache[0], wanted.shape[-1]
-        first = (0 if known is None else known[0].shape[2]) + len(part.ids) + more
-        return ProgressGuide(tuple(first + index * cells for index in range(wanted.shape[1])), part.after, wanted)
-
-    def _read(
-        self, part: Part, imaged: Tensor, cache: network.Cache, answers: list[list[int]], guide: ProgressGuide | None
-    ) -> tuple[Tensor, Tensor]:
-        """Run the language layers over a part of the prompt for several rows, and add it to the cache.
-
-        :param imaged: (rows, images, cells, width).
-        :param answers: token ids after the part, one list for each row; empty: none.
-        :returns: the last hidden states of the token after each image, followed by those of the last token before the answer and
-            of the answer; and the states of the tokens after the images, after an earlier layer.
-        """
-        count = len(imaged)
-        ids, order = self._tensor(part.ids).expand(count, -1), self._tensor(part.order)
-        positions, words = self._tensor(part.positions), len(part.ids)
-        longest = max(map(len, answers), default=0)
-        if answers:
-            padded = np.array([answer + [self.packer.padding] * (longest - len(answer)) for answer in answers])
-            later = torch.arange(longest, device=self.device)
-            ids = torch.cat([ids, self._tensor(padded)], 1)
-            positions = torch.cat([positions, (part.next + later).expand(3, -1)], 1)
-            order = torch.cat([order[:words], len(order) + later, order[words:]])
-        positions = torch.cat([positions, self._tensor(part.cells)], 1)
-        known = cache[0]
-        past = 0 if known is None else known[0].shape[2]
-        before = order[:, None] >= order[None]
-        seen = torch.cat([before.new_ones(len(order), past), before], 1)[None, None]
-        queries = [*part.after, *(range(words - 1, words - 1 + longest) if answers else ())]
-        text = self.model.model.language_model.embed_tokens(ids)
-        places = positions[:, None].expand(3, count, -1)
-        hidden, early = network.read_apart(
-            self.model,
-            text,
-            imaged.flatten(1, 2),
-            places,
-            seen,
-            cache,
-            queries,
-            _GUIDED_LAYER,
-            guide,
-            self.options.through_images,
-        )
-        return hidden, early[:, list(part.after)]
-
-    def _help(self, hidden: Tensor, early: Tensor, part: Part, wanted: Tensor) -> Tensor:
-        """Return the error with which two linear heads predict `Sample.values` of an image at the token after it."""
-        after = len(part.after)
-        made = self.helper(early)[..., :_HELPER_VALUES], self.helper(hidden[:, :after])[..., _HELPER_VALUES:]
+    def _help_level(self, level: LevelStates, values: Tensor) -> Tensor:
+        """Return the loss of guided attention, and the error with which two linear heads predict `Sample.values` of an image."""
+        wanted = values[level.images]
         known = ~wanted.isnan()
-        errors = [(value - wanted.nan_to_num()).abs()[known] for value in made]
-        self.note(progress_off=(made[1] - wanted.nan_to_num())[..., 0].abs().mean())
-        return errors[0].mean() + errors[1].mean()
+        wanted = wanted.nan_to_num()
+        loss = torch.zeros((), device=self.device) if level.guided is None else 0.3 * level.guided
+        for name, states in (("early", level.early), ("last", level.last)):
+            off = (self.helpers[name](states) - wanted).abs()
+            loss = loss + (off * known).sum() / known.sum().clamp_min(1)
+        self.note(progress_off=off[..., 0].mean())
+        return loss
 
-    def _answer_loss(self, hidden: Tensor, part: Part, sample: Sample) -> Tensor:
+    def _help_answer(self, states: Tensor, tree: Tree) -> Tensor:
+        """Return the error with which a linear head predicts the progress of both moments from the state before the answer."""
+        _, before, after = tree.levels
+        shown = np.stack([before.images[after.parent, 0], after.images[:, 0]], 1)
+        off = (self.helpers["answer"](states) - self._tensor(tree.values[shown, 0])).abs().mean()
+        self.note(answer_off=off)
+        return off
+
+    def _answer_loss(self, hidden: Tensor, scores: Indices, answers: Indices) -> Tensor:
         """Return the loss of the answers: the cross entropy among the tokens that the answer's grammar permits.
 
         Scores have soft targets. The output layer alone learns to prefer these tokens to all others, because the states of the
         language layers begin far from those of the new tokens.
+
+        :param hidden: (comparisons, tokens, width), the states before each token of the answer.
         """
-        answers = [self.progress_packer.answer(comparison.score) for comparison in sample.comparisons]
-        states = hidden[:, len(part.after) :]
-        logits, apart = self.model.lm_head(states), self.model.lm_head(states.detach())
-        signs = [self.packer.encode(text)[0] for text in (PLUS, MINUS, ZERO)]
-        label = self._tensor(np.array([signs.index(answer[0]) for answer in answers]))
+        logits, apart = self.model.lm_head(hidden), self.model.lm_head(hidden.detach())
+        signs = sign_ids(self.packer)
+        label = self._tensor(np.array([signs.index(token) for token in answers[:, 0]]))
         first = logits[:, 0, signs]
         loss = F.cross_entropy(first, label)
         self.note(sign_right=(first.argmax(-1) == label).float().mean())
-        value = self._tensor(np.array([abs(comparison.score) for comparison in sample.comparisons]))
-        numeric = value > 0
-        if bool(numeric.any()):
+        numeric = np.flatnonzero(scores)
+        if len(numeric):
+            value = self._tensor(np.abs(scores[numeric]))
             numbers = torch.arange(1, 101, device=self.device).float()
-            soft = torch.softmax(-((numbers - value[numeric, None]) ** 2) / (2 * _SPREAD**2), 1)
-            own = F.log_softmax(logits[numeric, 1][:, self.number_ids[1:101]], -1)
+            soft = torch.softmax(-((numbers - value[:, None]) ** 2) / (2 * _SPREAD**2), 1)
+            own = F.log_softmax(logits[self._tensor(numeric), 1][:, self.number_ids[1:101]], -1)
             loss = loss + (soft * (soft.clamp_min(1e-9).log() - own)).sum(1).mean()
-            self.note(score_off=(own.argmax(-1) + 1 - value[numeric]).abs().float().mean())
-        self.note(progress_loss=loss)
-        longest = max(map(len, answers))
-        targets = self._tensor(np.array([answer + [-100] * (longest - len(answer)) for answer in answers]))
-        any_token = F.cross_entropy(apart[:, :longest].flatten(0, 1), targets.flatten(), ignore_index=-100)
-        self.note(any_token=any_token)
+            self.note(score_off=(own.argmax(-1) + 1 - value).abs().float().mean())
+        any_token = F.cross_entropy(apart.flatten(0, 1), self._tensor(answers).flatten(), ignore_index=NO_TARGET)
+        self.note(progress_loss=loss, any_token=any_token)
         return loss + any_token
 
-    def _tensor(self, values: np.ndarray[Any, Any]) -> Tensor:
-        return torch.from_numpy(values).to(self.device)
-
-    def note(self, **values: Tensor) -> None:
-        """Add values to the means of the next report."""
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
-            self.counts[name] = self.counts.get(name, 0) + 1
-
-    def report(self, steps: int) -> dict[str, float]:
-        """Return the means since the last report."""
-        means = {name: round(value / self.counts.get(name, steps), 4) for name, value in self.sums.items()}
-        self.sums, self.counts = {}, {}
-        return means
-
     def state(self) -> dict[str, Any]:
-        """Return the state from which a run can continue."""
+        """Return the state from which a run can continue. The momenta are in bfloat16."""
         return {
             "model": self.model.state_dict(),
-            "helper": self.helper.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "helpers": self.helpers.state_dict(),
+            "optimizers": [halved(optimizer.state_dict()) for optimizer in self.optimizers],
             "step": self.step,
             "seconds": self.seconds,
         }
@@ -332,44 +295,58 @@ class ProgressTuner(plans.Tuner):
     def resume(self, state: dict[str, Any]) -> None:
         """Continue from a `state`."""
         self.model.load_state_dict(state["model"])
-        self.helper.load_state_dict(state["helper"])
+        self.helpers.load_state_dict(state["helpers"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.seconds = state["step"], state["seconds"]
 
 
+def sign_ids(packer: Packer) -> list[int]:
+    """Return the token ids with which the answer of a positive score, a negative score and zero begins."""
+    return [packer.encode(text)[0] for text in (PLUS, MINUS, ZERO)]
+
+
+def run(tuner: ProgressTuner, clock: Callable[[], float], stop_after: float = 0.0) -> None:
+    """Train until the end of the run. Print a report as JSON, and save the state, at regular times.
+
+    :param clock: returns the time that the length of the run is measured in, in seconds.
+    :param stop_after: interrupt the run after this number of seconds of the clock; 0: do not.
+    """
+    before, began = tuner.seconds, clock()
+    last = saved = time.monotonic()
+    reported, reported_clock, waited = tuner.step, began, 0.0
+    with source(tuner) as next_step:
+        while tuner.share < 1.0 and not 0.0 < stop_after <= tuner.seconds - before:
+            asked = time.monotonic()
+            data = next_step()
+            waited += time.monotonic() - asked
+            tuner.train_step(data)
+            tuner.seconds = before + clock() - began
+            passed = time.monotonic() - last
+            if passed > REPORT_EVERY or tuner.share >= 1.0:
+                means = tuner.report()  # It waits for the device.
+                steps, used = tuner.step - reported, clock() - reported_clock
+                pace = {"seconds_per_step": round(used / steps, 3), "clock_rate": round(used / passed, 2)}
+                made = {"step": tuner.step, "minutes": round(tuner.seconds / 60, 2), **means, **pace}
+                print(json.dumps({**made, "data_share": round(waited / passed, 2)}), flush=True)
+                reported, reported_clock, last, waited = tuner.step, clock(), time.monotonic(), 0.0
+            if time.monotonic() - saved > SAVE_EVERY:
+                save_state(tuner.options.out, tuner.state())
+                saved = time.monotonic()
+    save_state(tuner.options.out, tuner.state())
+
+
 def main() -> None:
     """Train the model and save it."""
     options = arguments()
-    torch.set_num_threads(options.threads)
-    os.nice(19)
+    torch.set_num_threads(1)
+    torch.backends.cuda.matmul.allow_tf32 = True
     tuner = ProgressTuner(options)
-    state = load_state(options.out, options.device)
+    state = load_state(options.out, "cpu")
     if state is not None:
         tuner.resume(state)
     tuner.tokenizer.save_pretrained(options.out)
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue(2 * options.workers + 1)
-    seeds = np.random.SeedSequence([options.seed, tuner.step]).generate_state(max(1, options.workers)).tolist()
-    for seed in seeds[: options.workers]:
-        context.Process(target=produce, args=(queue, options, seed), daemon=True).start()
-    reported, last, saved, used = tuner.step, time.monotonic(), time.monotonic(), time.process_time()
-    while tuner.share < 1.0:
-        began = time.monotonic()
-        data = queue.get(timeout=300) if options.workers else make_step(tuner.packer, options, options.seed, tuner.step)
-        tuner.train_step(data)
-        tuner.seconds += time.monotonic() - began
-        if time.monotonic() - last > 15:
-            steps = tuner.step - reported
-            pace = (time.monotonic() - last) / steps
-            cpu = (time.process_time() - used) / (time.monotonic() - last)
-            made = {"step": tuner.step, "minutes": round(tuner.seconds / 60, 2), **tuner.report(steps)}
-            print(json.dumps({**made, "seconds_per_step": round(pace, 2), "cpu_share": round(cpu, 2)}), flush=True)
-            reported, last, used = tuner.step, time.monotonic(), time.process_time()
-        if time.monotonic() - saved > SAVE_EVERY:
-            save_state(options.out, tuner.state())
-            saved = time.monotonic()
-    save_state(options.out, tuner.state())
+    run(tuner, time.process_time if options.device == "cpu" else time.monotonic, options.stop_after * 60)
     tuner.save()
 
 

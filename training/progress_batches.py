@@ -1,10 +1,11 @@
 """Comparisons of two moments of a rollout, as arrays: the prompt of the general reward model with eight images.
 
-All comparisons of one rollout share the references at the beginning. Forward comparisons share the moment *before* (the start).
-Backward comparisons share the end. Therefore a rollout is a tree: the references, then the moments before, then those after.
+All comparisons of one rollout share the references at the beginning of the prompt. Those with the same moment *before* share it
+too. Therefore the comparisons of a rollout are a tree with three levels: references, moments before, moments after.
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ from robobrain_ros.evaluation.rollouts import Frame, Rollout, make_rollout, true
 from training.batches import Packer, model_image
 from training.tokenizer import MIN_PIXELS, PATCH
 
+Indices = npt.NDArray[np.int64]
+
 MOST_PIXELS = 76_800
 """Pixel limit of an image in the official code."""
 CAMERA = (640, 480)
@@ -31,6 +34,8 @@ _FRAMES = 6
 """Frames of a sample, besides start and end."""
 ANSWER_LENGTH = 4
 """Tokens of the longest answer: sign, number, end of the score, end of the message."""
+NO_TARGET = -100
+"""The target after the end of a shorter answer. PyTorch's cross entropy ignores it."""
 IMAGE_SLOT = "<image>"
 
 
@@ -111,14 +116,35 @@ def sample_of(rollout: Rollout, rng: random.Random, count: int) -> Sample:
             before, after = after, rng.choice(pool)  # Any two moments, also in the reverse order.
         first, second = place(before), place(after)
         compare(first, second)
+    return _sample(rollout, tuple(chosen), tuple(comparisons), rng)
+
+
+def whole_sample(rollout: Rollout) -> Sample:
+    """Return the comparisons of each frame with the previous one, the start and the end, in this order, without compression."""
+    frames = range(1, len(rollout.frames))
+    places = [0, *(index + 1 for index in frames)]
+    truth = [frame.progress for frame in rollout.frames]
+    comparisons = [
+        Comparison(before, places[index], true_score(progress, truth[index]))
+        for index in frames
+        for before, progress in ((places[index - 1], truth[index - 1]), (0, truth[0]), (1, 1.0))
+    ]
+    return _sample(rollout, tuple(frames), tuple(comparisons), None)
+
+
+def _sample(rollout: Rollout, chosen: tuple[int, ...], comparisons: tuple[Comparison, ...], rng: random.Random | None) -> Sample:
+    """Render the start, the end and the chosen frames. ``rng``: compress some of the images as JPEG."""
+    frames = rollout.frames
     shown = [frames[0], Frame(rollout.end, 1.0, frames[-1].object), *(frames[index] for index in chosen)]
     scenes = [render_layout(frame.layout)[0] for frame in shown]
     width, height = fitted()
     size = FittedSize(scenes[0].width, scenes[0].height, width, height)
-    images = np.stack([_jpeg(model_image(scene, size), rng) for scene in scenes])
+    images = [model_image(scene, size) for scene in scenes]
+    if rng is not None:
+        images = [_jpeg(image, rng) for image in images]
     about = np.stack([_about(scene, frame.object, size) for scene, frame in zip(scenes, shown, strict=True)])
     values = np.stack([_values(scene, frame) for scene, frame in zip(scenes, shown, strict=True)])
-    return Sample(rollout.task, images, about, values, tuple(comparisons))
+    return Sample(rollout.task, np.stack(images), about, values, comparisons)
 
 
 def _pool(frames: tuple[Frame, ...], rng: random.Random) -> list[int]:
@@ -158,29 +184,84 @@ def _values(scene: Scene, frame: Frame) -> npt.NDArray[np.float32]:
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part of the prompt: its text tokens, and its visual tokens, separately.
+class Level:
+    """A level of the trees of several rollouts. Each row adds images to the prompt of its parent.
 
-    :param ids: (text tokens,), token ids.
-    :param positions: (3, text tokens), and ``cells`` (3, visual tokens).
-    :param order: (text tokens + visual tokens,), the place of each token in the part: first those of the text tokens.
-    :param after: index of the first text token of the text after each image, among the text tokens.
+    :param rollout: (rows,), the rollout of each row.
+    :param parent: (rows,), the row of the previous level that each row continues.
+    :param images: (rows, 2 or 3), indices into `Tree.images`.
     """
 
-    ids: npt.NDArray[np.int64]
-    positions: npt.NDArray[np.int64]
-    cells: npt.NDArray[np.int64]
-    order: npt.NDArray[np.int64]
-    after: tuple[int, ...]
+    rollout: Indices
+    parent: Indices
+    images: Indices
 
-    @property
-    def next(self) -> int:
-        """The position of the next token."""
-        return int(self.positions.max()) + 1
+
+@dataclass(frozen=True)
+class Tree:
+    """The comparisons of several rollouts as one batch.
+
+    :param images: those of all samples, as ``about`` and ``values``. See `Sample`.
+    :param levels: references, moments before, moments after. A row of the last level is a comparison.
+    :param scores: (comparisons,), in percent.
+    """
+
+    tasks: tuple[str, ...]
+    images: npt.NDArray[np.uint8]
+    about: npt.NDArray[np.bool_]
+    values: npt.NDArray[np.float32]
+    levels: tuple[Level, Level, Level]
+    scores: Indices
+
+
+def collate(samples: Sequence[Sample]) -> Tree:
+    """Return the comparisons of all samples as one batch, in their order."""
+    rows: tuple[list[tuple[int, int, list[int]]], ...] = ([], [], [])
+    first = 0
+    for number, sample in enumerate(samples):
+        befores = list(dict.fromkeys(comparison.before for comparison in sample.comparisons))
+        begin = len(rows[1])
+        rows[0].append((number, 0, [first, first + 1]))
+        rows[1].extend((number, number, [first + before] * 3) for before in befores)
+        for comparison in sample.comparisons:
+            rows[2].append((number, begin + befores.index(comparison.before), [first + comparison.after] * 3))
+        first += len(sample.images)
+    references, before, after = (Level(*(np.array(column) for column in zip(*level, strict=True))) for level in rows)
+    return Tree(
+        tuple(sample.task for sample in samples),
+        np.concatenate([sample.images for sample in samples]),
+        np.concatenate([sample.about for sample in samples]),
+        np.concatenate([sample.values for sample in samples]),
+        (references, before, after),
+        np.array([comparison.score for sample in samples for comparison in sample.comparisons]),
+    )
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the prompt for several tasks: its text tokens, and its visual tokens, separately.
+
+    Shorter tasks have padding, so that each token has the same index for all tasks.
+
+    :param ids: (tasks, text tokens), token ids.
+    :param real: (tasks, text tokens), False for padding.
+    :param positions: (3, tasks, text tokens), and ``cells`` (3, tasks, visual tokens).
+    :param order: (text tokens + visual tokens,), the index of each token in the part: first those of the text tokens.
+    :param after: (images,), index of the first text token of the text after each image, among the text tokens.
+    :param next: (tasks,), position of the next token.
+    """
+
+    ids: Indices
+    real: npt.NDArray[np.bool_]
+    positions: Indices
+    cells: Indices
+    order: Indices
+    after: Indices
+    next: Indices
 
 
 class ProgressPacker:
-    """Converts a task to the token ids of the prompt's parts."""
+    """Converts tasks to the token ids of the prompt's parts."""
 
     def __init__(self, packer: Packer) -> None:
         self._packer = packer
@@ -192,38 +273,66 @@ class ProgressPacker:
         """Visual tokens of an image."""
         return self.rows * self.columns
 
-    def parts(self, task: str) -> tuple[Part, Part, Part]:
+    def parts(self, tasks: Sequence[str]) -> tuple[Part, Part, Part]:
         """Return the references, the moment before, and the moment after until the answer."""
-        texts = [text.replace(TEXT_SLOT, task) for text in GRM_PROMPT.split(IMAGE_SLOT)]
+        texts = GRM_PROMPT.split(IMAGE_SLOT)
         ends = f"{texts[8]}<|im_end|>\n<|im_start|>assistant\n"
-        first = self._part(0, f"<|im_start|>user\n{texts[0]}", [texts[1], texts[2]])
-        before = self._part(first.next, "", texts[3:6])
-        after = self._part(before.next, "", [*texts[6:8], ends])
+        ids = [self._packer.encode(task) for task in tasks]
+        first = self._part(np.zeros(len(tasks), int), ids, f"<|im_start|>user\n{texts[0]}", texts[1:3])
+        before = self._part(first.next, ids, "", texts[3:6])
+        after = self._part(before.next, ids, "", [*texts[6:8], ends])
         return first, before, after
 
-    def answer(self, value: int) -> list[int]:
-        """Return the token ids of an answer."""
-        return self._packer.encode(f"{score_text(value)}<|im_end|>")
+    def answers(self, scores: Indices) -> Indices:
+        """Return the token ids (scores, `ANSWER_LENGTH`) of the answers, and `NO_TARGET` after the end."""
+        rows = [self._packer.encode(f"{score_text(int(score))}<|im_end|>") for score in scores]
+        return np.array([row + [NO_TARGET] * (ANSWER_LENGTH - len(row)) for row in rows])
 
-    def _part(self, start: int, begin: str, texts: list[str]) -> Part:
-        """Return a part: a text, and then images, each with a text after it."""
-        packer = self._packer
-        ids = packer.encode(begin) if begin else []
-        places = list(range(len(ids)))
-        positions = [np.tile(start + np.arange(len(ids)), (3, 1))]
-        at, after = start + len(ids), list[int]()
-        cells, cell_places = list[npt.NDArray[np.int64]](), list[int]()
+    def _text(self, text: str, tasks: list[list[int]]) -> tuple[Indices, npt.NDArray[np.bool_]]:
+        """Return the token ids (tasks, tokens) of a text with the tasks in place of its slot, and which of them are real."""
+        longest = max(map(len, tasks))
+        padded = np.array([ids + [self._packer.padding] * (longest - len(ids)) for ids in tasks])
+        real = np.array([[index < len(ids) for index in range(longest)] for ids in tasks])
+        pieces = [np.tile(np.array(self._packer.encode(piece), int), (len(tasks), 1)) for piece in text.split(TEXT_SLOT)]
+        blocks, shown = [pieces[0]], [np.ones(pieces[0].shape, bool)]
+        for piece in pieces[1:]:
+            blocks += [padded, piece]
+            shown += [real, np.ones(piece.shape, bool)]
+        return np.concatenate(blocks, 1), np.concatenate(shown, 1)
+
+    def _part(self, start: Indices, tasks: list[list[int]], begin: str, texts: list[str]) -> Part:
+        """Return a part: a text, and then images, each with a text after it.
+
+        :param start: (tasks,), position of the first token.
+        """
+        packer, count = self._packer, len(tasks)
         down, across = np.divmod(np.arange(self.cells), self.columns)
+        written, shown = self._text(begin, tasks)
+        ids, real = [written], [shown]
+        positions, at = [start[:, None] + shown.cumsum(1) - 1], start + shown.sum(1)
+        places, after = list(range(written.shape[1])), list[int]()
+        cells, cell_places = list[Indices](), list[int]()
         for text in texts:
-            begun = len(places) + len(cells) * self.cells
-            written = [packer.end, *packer.encode(text)]
-            after.append(len(ids) + 2)
-            ids += [packer.start[-1], *written]
-            places += [begun, *(begun + 1 + self.cells + index for index in range(len(written)))]
-            cells.append(np.stack([np.full(self.cells, at + 1), at + 1 + down, at + 1 + across]))
+            begun = len(places) + len(cell_places)
+            written, shown = self._text(text, tasks)
+            written = np.concatenate([np.tile([packer.start[-1], packer.end], (count, 1)), written], 1)
+            shown = np.concatenate([np.ones((count, 2), bool), shown], 1)
+            after.append(len(places) + 2)
+            places += [begun, *(begun + self.cells + index for index in range(1, written.shape[1]))]
             cell_places += [begun + 1 + index for index in range(self.cells)]
+            ids.append(written)
+            real.append(shown)
+            corner = at[:, None] + 1
+            cells.append(np.stack([np.broadcast_to(corner, (count, self.cells)), corner + down, corner + across]))
             end = at + 1 + max(self.rows, self.columns)
-            positions += [np.full((3, 1), at), np.tile(end + np.arange(len(written)), (3, 1))]
-            at = end + len(written)
-        order = np.array([*places, *cell_places])
-        return Part(np.array(ids), np.concatenate(positions, 1), np.concatenate(cells, 1), order, tuple(after))
+            positions.append(np.concatenate([at[:, None], end[:, None] + shown[:, 1:].cumsum(1) - 1], 1))
+            at = end + shown[:, 1:].sum(1)
+        return Part(
+            np.concatenate(ids, 1),
+            np.concatenate(real, 1),
+            np.tile(np.concatenate(positions, 1), (3, 1, 1)),
+            np.concatenate(cells, 2),
+            np.array([*places, *cell_places]),
+            np.array(after),
+            at,
+        )

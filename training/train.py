@@ -212,7 +212,7 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Return the state from which a run can continue. The momenta are in bfloat16."""
-        momenta = [_halved(optimizer.state_dict()) for optimizer in self.optimizers]
+        momenta = [halved(optimizer.state_dict()) for optimizer in self.optimizers]
         weights = {"model": self.model.state_dict(), "helpers": self.helpers.state_dict()}
         return {**weights, "optimizers": momenta, "step": self.step, "seconds": self.seconds}
 
@@ -232,11 +232,12 @@ class Trainer:
         self.model.config.save_pretrained(folder)
 
 
-def _halved(value: Any) -> Any:
+def halved(value: Any) -> Any:
+    """Return the state of an optimizer with its tensors in bfloat16."""
     if isinstance(value, dict):
-        return {key: _halved(part) for key, part in value.items()}
+        return {key: halved(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [_halved(part) for part in value]
+        return [halved(part) for part in value]
     return value.bfloat16() if isinstance(value, Tensor) and value.ndim > 0 else value
 
 

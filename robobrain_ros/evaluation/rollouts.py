@@ -23,7 +23,7 @@ from robobrain_ros.evaluation.plans import remaining
 from robobrain_ros.evaluation.questions import ask_about
 
 MOST_FRAMES = 64
-"""Limit of the frames of a rollout. The longest plan has ten steps, each with at most five movements."""
+"""No step of the arm begins after this number of frames. The longest plan has ten steps, each with at most five movements."""
 
 
 class Event(str, Enum):
