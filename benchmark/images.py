@@ -41,7 +41,7 @@ def running(role: str, streams: Streams, folder: Path) -> Iterator[tuple[psutil.
         yield psutil.Process(process.pid), log
 
 
-def told(log: Path) -> dict[str, list[int]]:
+def read_stamps(log: Path) -> dict[str, list[int]]:
     """Read the stamps that a process has printed.
 
     :raises BenchmarkError: it has printed none.
@@ -70,7 +70,7 @@ def measure_arrival(profile: str, streams: Streams, seconds: float, folder: Path
     for role in ("robobrain", "bare"):
         with running(role, streams, folder) as (_, listener), running("send", streams, folder) as (_, sender):
             time.sleep(SETTLING + seconds + 1.0)
-        sent, came = arrived(told(sender), told(listener), seconds)
+        sent, came = arrived(read_stamps(sender), read_stamps(listener), seconds)
         shares[role] = {"sent": sent, "received": came, "share": came / sent, "rate": sent / seconds}
     return shares
 
@@ -97,7 +97,7 @@ def measure_idle(streams: Streams, windows: int, folder: Path) -> tuple[list[lis
             before = now
         time.sleep(1.0)
     seconds = windows * WINDOW
-    shares = [arrived(told(sender), told(log), seconds) for log in (ours, theirs)]
+    shares = [arrived(read_stamps(sender), read_stamps(log), seconds) for log in (ours, theirs)]
     return rows, {role: came / sent for role, (sent, came) in zip(("robobrain", "bare"), shares, strict=True)}
 
 

@@ -28,7 +28,7 @@ import psutil
 from client import BenchmarkError, child, ros
 from priority import free_port
 from soak_client import PATIENCE, REQUEST_TIMEOUT, SERVICES, SoakClient, count_unexpected
-from soak_faults import Surroundings, engine_core, inject, schedule
+from soak_faults import FaultTargets, engine_core, inject, schedule
 
 CONCURRENCY = (1, 2, 4, 8, 16, 32, 64)
 """Numbers of open requests. The number changes after each `_BLOCK` requests."""
@@ -101,7 +101,7 @@ def take_samples(run: Run, node: psutil.Process, answered: int, seconds: float) 
         run.samples.append(sample)
 
 
-def soak(options: argparse.Namespace, it: Surroundings, run: Run) -> None:
+def soak(options: argparse.Namespace, it: FaultTargets, run: Run) -> None:
     """Send the requests of the run, and inject the faults."""
     client, ledger, dice = it.client, it.client.ledger, it.random
     plan = schedule(options.faults, options.seed)
@@ -140,7 +140,7 @@ def _left(options: argparse.Namespace, sent: int) -> int:
     return sys.maxsize // 2 if options.hours else max(options.requests - sent, 0)
 
 
-def _progress(it: Surroundings, run: Run, seconds: float, concurrency: int) -> str:
+def _progress(it: FaultTargets, run: Run, seconds: float, concurrency: int) -> str:
     ledger = it.client.ledger
     memory = " ".join(f"{sample.name} {sample.memory:.0f} MB" for sample in _latest(run.samples))
     return (
@@ -229,7 +229,7 @@ def plot(run: Run, path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def report(it: Surroundings, run: Run, options: argparse.Namespace) -> tuple[str, bool, dict[str, Any]]:
+def report(it: FaultTargets, run: Run, options: argparse.Namespace) -> tuple[str, bool, dict[str, Any]]:
     """Return the result as text, whether all goals were reached, and the content of the JSON file."""
     ledger = it.client.ledger
     grown = slopes(run.samples, ledger.answered)
@@ -331,7 +331,7 @@ def run_all(options: argparse.Namespace) -> bool:
             raise BenchmarkError(f"The node ended or was not ready within {_STARTUP:.0f} s; see {options.output / 'node.log'}.")
         if engine_core(node) is None:
             raise BenchmarkError("The engine has no process of its own; unset VLLM_ENABLE_V1_MULTIPROCESSING.")
-        it = Surroundings(client, node, namespace, f"http://127.0.0.1:{port}/v1", random.Random(options.seed))
+        it = FaultTargets(client, node, namespace, f"http://127.0.0.1:{port}/v1", random.Random(options.seed))
         try:
             soak(options, it, run)
         finally:

@@ -26,7 +26,7 @@ _VICTIM_LIFE = 3.0
 
 
 @dataclass
-class Surroundings:
+class FaultTargets:
     """Objects that faults use. ``namespace`` is that of the node, and ``url`` that of its HTTP server."""
 
     client: SoakClient
@@ -45,32 +45,32 @@ def engine_core(node: psutil.Process) -> psutil.Process | None:
     return None
 
 
-def _kill_engine(it: Surroundings) -> None:
+def _kill_engine(it: FaultTargets) -> None:
     """The engine process is killed (SIGKILL)."""
     if (engine := engine_core(it.node)) is not None:
         engine.kill()
 
 
-def _stop_engine(it: Surroundings) -> None:
+def _stop_engine(it: FaultTargets) -> None:
     """The engine process is stopped (SIGSTOP) and does not continue."""
     if (engine := engine_core(it.node)) is not None:
         engine.send_signal(signal.SIGSTOP)
         it.client.wait(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE, 180.0)
 
 
-def _lose_camera(it: Surroundings) -> None:
+def _lose_camera(it: FaultTargets) -> None:
     """The camera publishes no images for some time."""
     it.client.camera_on = False
     it.client.spin(_LOST_CAMERA)
     it.client.camera_on = True
 
 
-def _jump_clock(it: Surroundings) -> None:
+def _jump_clock(it: FaultTargets) -> None:
     """Simulated time jumps back or forward."""
     it.client.advance(it.random.choice([-500.0, -3.0, 3.0, 500.0]))
 
 
-def _change_parameters(it: Surroundings) -> None:
+def _change_parameters(it: FaultTargets) -> None:
     """Parameters are changed under load. Some values are not allowed."""
     for name, value in (("think", True), ("max_tokens", -5), ("request_timeout", 1e300), ("max_tokens", 64), ("no.such", 1)):
         it.client.set_parameter(name, value)
@@ -79,7 +79,7 @@ def _change_parameters(it: Surroundings) -> None:
     it.client.set_parameter("max_tokens", 256)
 
 
-def _load_http(it: Surroundings) -> None:
+def _load_http(it: FaultTargets) -> None:
     """Several HTTP clients send requests to the engine without pause."""
     program = Path(__file__).with_name("priority.py")
     command = [sys.executable, str(program), "--be-clients", it.url, "--clients", str(_HTTP_CLIENTS)]
@@ -91,7 +91,7 @@ def _load_http(it: Surroundings) -> None:
         process.wait(_CHILD)
 
 
-def _kill_client(it: Surroundings) -> None:
+def _kill_client(it: FaultTargets) -> None:
     """A client sends eight requests and is killed before the responses arrive."""
     command = [sys.executable, str(Path(__file__).with_name("soak.py")), "--be-victim", it.namespace]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -102,20 +102,20 @@ def _kill_client(it: Surroundings) -> None:
         process.communicate(timeout=_CHILD)
 
 
-def _send_nonsense(it: Surroundings) -> None:
+def _send_nonsense(it: FaultTargets) -> None:
     """Forty invalid requests arrive at once."""
     for _ in range(40):
         it.client.send_bad()
 
 
-def _deactivate(it: Surroundings) -> None:
+def _deactivate(it: FaultTargets) -> None:
     """The node is deactivated under load and activated again, with an invalid transition in between."""
     for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE):
         it.client.change_state(transition)
         it.client.spin(1.0)
 
 
-Fault = Callable[[Surroundings], None]
+Fault = Callable[[FaultTargets], None]
 
 ENGINE_FAULTS: dict[str, Fault] = {"engine killed": _kill_engine, "engine stopped": _stop_engine}
 """Faults after which a new engine process starts."""
@@ -144,7 +144,7 @@ def schedule(count: int, seed: int) -> list[tuple[float, str]]:
     return sorted(plan)
 
 
-def inject(name: str, it: Surroundings, recovery: float) -> tuple[bool, float]:
+def inject(name: str, it: FaultTargets, recovery: float) -> tuple[bool, float]:
     """Inject a fault. Return whether the node answers within ``recovery`` seconds, and the seconds until the answer."""
     began = time.monotonic()
     (ENGINE_FAULTS | OTHER_FAULTS)[name](it)

@@ -73,10 +73,10 @@ class Before:
             self.publishers[topic] = self.it.client.create_publisher(type(message), name, 10)
         self.it.until(self.publishers[topic].get_subscription_count, f"a subscription to {topic}")
         self.publishers[topic].publish(message)
-        surroundings = self.it.node.cameras["camera"].surroundings
-        companion = surroundings.depth if topic == "depth" else surroundings.info
-        assert companion is not None
-        self.it.until(lambda: companion.newest is not None and companion.newest.header == message.header, topic)
+        topics = self.it.node.cameras["camera"].position_topics
+        topic_of_camera = topics.depth if topic == "depth" else topics.info
+        assert topic_of_camera is not None
+        self.it.until(lambda: topic_of_camera.newest is not None and topic_of_camera.newest.header == message.header, topic)
 
     def info(self, **changes: Any) -> None:
         where = {name: changes.pop(name) for name in ("later", "frame") if name in changes}

@@ -72,10 +72,10 @@ def test_a_closed_camera_still_states_what_was_missing() -> None:
     with rig(lambda: pytest.fail("no engine is needed"), autostart=False) as it:
         it.node.trigger_configure()
         it.node.trigger_activate()
-        info = it.node.cameras["camera"].surroundings.info
-        claim = info.claim(1)
+        info = it.node.cameras["camera"].position_topics.info
+        match = info.match(1)
         it.node.trigger_deactivate()
-        sentence = info.explain(claim, 0.0)
+        sentence = info.explain(match, 0.0)
         assert sentence.startswith(f"No camera_info has arrived on {it.client.get_namespace()}/camera/camera_info.")
 
 

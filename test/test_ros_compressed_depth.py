@@ -55,7 +55,7 @@ def show_depth(driver: Any, before: Before, topic: str, message: CompressedImage
         before.publishers[topic] = driver.create_publisher(CompressedImage, name, 10)
     before.it.until(before.publishers[topic].get_subscription_count, f"a subscription to {topic}")
     before.publishers[topic].publish(message)
-    depth = before.it.node.cameras["camera"].surroundings.depth
+    depth = before.it.node.cameras["camera"].position_topics.depth
     assert depth is not None
     before.it.until(lambda: depth.newest is not None and depth.newest.header == message.header, topic)
 

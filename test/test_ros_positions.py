@@ -157,7 +157,7 @@ def test_the_node_waits_for_depth_during_the_answer_and_newer_depth_does_not_rep
             before.depth(float_depth(far), later=0.03 * number)
         it.on_loop(gate.set)
         response = it.answer(answer)
-        assert not any(companion._claims for companion in it.node.cameras["camera"].surroundings.companions)
+        assert not any(topic._matches for topic in it.node.cameras["camera"].position_topics.topics)
     assert response.outcome == Outcome(code=Outcome.OK)
     for thing, point in zip(scene.objects, response.affordances.points, strict=True):
         assert error(scene, thing, position(point)) < 0.01
@@ -239,9 +239,9 @@ def test_an_answer_waits_for_depth_that_comes_after_it(scene: Scene) -> None:
         before.image()
         before.info()
         answer = before.it.send(Locate, "point", Locate.Request(instruction="the things"))
-        companion = before.it.node.cameras["camera"].surroundings.depth
-        assert companion is not None
-        before.it.until(lambda: companion._claims, "the request")
+        topic = before.it.node.cameras["camera"].position_topics.depth
+        assert topic is not None
+        before.it.until(lambda: topic._matches, "the request")
         before.depth()
         response = before.it.answer(answer)
     assert response.outcome == Outcome(code=Outcome.OK)

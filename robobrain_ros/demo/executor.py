@@ -68,7 +68,7 @@ class Arm(Protocol):
 
 
 @dataclass(frozen=True)
-class Ending:
+class TaskResult:
     """The result of a task.
 
     :param done: whether the task is done, according to the model's answer about the last image.
@@ -106,7 +106,7 @@ class Executor:
         self._most_plans, self._most_steps = most_plans, most_steps
         self._moved_at = Time(clock_type=client.get_clock().clock_type)
 
-    def run(self, task: str) -> Ending:
+    def run(self, task: str) -> TaskResult:
         """Request a plan, execute it and request the next one, until the task is done or the limit of requests is reached.
 
         :raises RoboBrainError: the node does not answer, or its answer is not about the newest image.
@@ -122,14 +122,14 @@ class Executor:
                 feedback = why
                 continue
             if code is not OutcomeCode.OK:
-                return Ending(False, f"{code.name}: {why}", number, tuple(history))
+                return TaskResult(False, f"{code.name}: {why}", number, tuple(history))
             answer = to_answer(Task.PLAN, response)
             if answer.verdict is PlanVerdict.DONE:
-                return Ending(True, "The task is done.", number, tuple(history))
+                return TaskResult(True, "The task is done.", number, tuple(history))
             self._tell(f"Plan {number}: {', '.join(step.text for step in answer.steps)}.")
             feedback = ""
             self._follow(answer.steps, history)
-        return Ending(False, f"The task is not done after {self._most_plans} plans.", self._most_plans, tuple(history))
+        return TaskResult(False, f"The task is not done after {self._most_plans} plans.", self._most_plans, tuple(history))
 
     def _follow(self, steps: Iterable[PlanStep], history: list[DoneStep]) -> None:
         """Execute the steps one by one, up to the first failure. One arm cannot execute steps of the same order in parallel."""

@@ -68,11 +68,11 @@ class Row:
     image: Image | None
 
 
-class Tourist(DemoClient):
+class QuickstartClient(DemoClient):
     """A client that also receives the images with the answers drawn on them."""
 
     def __init__(self, namespace: str) -> None:
-        super().__init__("tourist", namespace)
+        super().__init__("quickstart", namespace)
         self._overlay: Image | None = None
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self.create_subscription(Image, "robobrain/overlay", self._keep_overlay, latched)
@@ -114,12 +114,12 @@ def tour(scene: Scene) -> list[tuple[Question, bool]]:
     return without + [(ask_about(scene, kind, random.Random(seed)), True) for kind, seed in THINKING_TOUR]
 
 
-def ask_all(tourist: Tourist, scene: Scene, timeout: float) -> list[Row]:
+def ask_all(client: QuickstartClient, scene: Scene, timeout: float) -> list[Row]:
     """Ask all questions of the tour, and print each row of the table when its answer arrives."""
     rows = []
     for question, think in tour(scene):
         began = time.monotonic()
-        response, image = tourist.see_answer(question, think, timeout)
+        response, image = client.see_answer(question, think, timeout)
         seconds = time.monotonic() - began
         answer = to_answer(question.task, response)
         code = OutcomeCode(response.outcome.code)
@@ -224,18 +224,18 @@ def run(options: argparse.Namespace) -> int:
     size = {"width": SIZE[0], "height": SIZE[1]}
     with running("robobrain_ros.cli.robobrain", namespace, folder / "node.log", **{"engine.model": model}) as node:
         print(f"Starting the camera and the node. Their logs are in {folder}/.")
-        tourist = Tourist(namespace)
+        client = QuickstartClient(namespace)
         try:
             with running("robobrain_ros.demo.camera", namespace, folder / "camera.log", seed=SCENE_SEED, **size):
-                tourist.wait_until_ready(node, options.timeout, ProgressPrinter())
+                client.wait_until_ready(node, options.timeout, ProgressPrinter())
                 names = ", ".join(thing.name for thing in scene.objects)
                 print(f"On the table: {names}. A + after a task: the model thinks first.\n")
                 print_table_head()
-                rows = ask_all(tourist, scene, options.timeout)
+                rows = ask_all(client, scene, options.timeout)
             sum_up(rows, folder)
-            close_the_loop(tourist, options.timeout)
+            close_the_loop(client, options.timeout)
         finally:
-            tourist.destroy_node()
+            client.destroy_node()
     return 0
 
 

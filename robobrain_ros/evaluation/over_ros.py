@@ -30,7 +30,7 @@ _MOST_TRIES = 50
 """Attempts at a question until the answer is about the published image, which may arrive after the question."""
 
 
-class OverRos:
+class NodeBrain:
     """Answers queries as a `core.brain.Brain` does, one at a time."""
 
     def __init__(self, client: DemoClient) -> None:
@@ -75,7 +75,7 @@ def _answer(task: Task, response: Any) -> Answer:
 
 
 @asynccontextmanager
-async def open_node(model: str, **engine: object) -> AsyncIterator[OverRos]:
+async def open_node(model: str, **engine: object) -> AsyncIterator[NodeBrain]:
     """Run a node in its own process until the end of the block.
 
     :param engine: parameters under ``engine.``.
@@ -94,7 +94,7 @@ async def open_node(model: str, **engine: object) -> AsyncIterator[OverRos]:
             client = DemoClient("evaluation", namespace)
             try:
                 client.wait_until_ready(process, 600.0, ProgressPrinter(sys.stderr))
-                yield OverRos(client)
+                yield NodeBrain(client)
             finally:
                 client.destroy_node()
     finally:

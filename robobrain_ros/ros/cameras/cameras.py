@@ -17,9 +17,9 @@ from robobrain_ros.ros.cameras.arrivals import ArrivalStatistics
 from robobrain_ros.ros.cameras.history import FrameHistory
 from robobrain_ros.ros.cameras.images import Frame, ImageReader
 from robobrain_ros.ros.cameras.intake import Intake
+from robobrain_ros.ros.cameras.position_topics import PositionInputs, PositionTopics
 from robobrain_ros.ros.cameras.streams import Stream
 from robobrain_ros.ros.clock import ClockWatch, Jump, nanoseconds, stamp_age
-from robobrain_ros.ros.positions import Moment, Surroundings
 
 _TYPES = {"raw": (Image, "image"), "compressed": (CompressedImage, "image/compressed")}
 
@@ -106,7 +106,7 @@ class Camera:
         topic = f"{name}/{suffix}"
         self._stream = Stream(intake, message_type, topic, self._arrived, reliability=reliability, depth=queue)
         is_leftover = watch.is_leftover if watch else lambda stamp: False
-        self.surroundings = Surroundings(
+        self.position_topics = PositionTopics(
             intake,
             name,
             use_depth=use_depth,
@@ -120,11 +120,11 @@ class Camera:
     def adapt(self) -> None:
         """See `Stream.adapt`."""
         self._stream.adapt()
-        self.surroundings.adapt()
+        self.position_topics.adapt()
 
-    def moment(self, frame: Frame) -> Moment:
+    def position_inputs(self, frame: Frame) -> PositionInputs:
         """Start to collect depth and camera_info of an image. The caller must close the result."""
-        return Moment.of(frame.header, self._rectified, self.surroundings)
+        return PositionInputs.of(frame.header, self._rectified, self.position_topics)
 
     @property
     def topic(self) -> str:
@@ -189,7 +189,7 @@ class Camera:
         :param max_age: see `fresh`.
         """
         newest = self._newest
-        whole = (frame for frame in reversed(self._with_depth) if self.surroundings.complete(frame.header, tolerance))
+        whole = (frame for frame in reversed(self._with_depth) if self.position_topics.complete(frame.header, tolerance))
         frame = next(whole, None)
         if newest is None or frame is None or newest.arrival - frame.arrival > _WORTH_DEPTH:
             return newest
@@ -255,7 +255,7 @@ class Camera:
         if self.history is not None:
             self.history.clear()
         self.statistics.restart()
-        self.surroundings.forget(jump)
+        self.position_topics.forget(jump)
         self._stream.fetch_latched()
 
     def close(self) -> None:
@@ -265,7 +265,7 @@ class Camera:
         if self.history is not None:
             self.history.close()
         self._stream.close()
-        self.surroundings.close()
+        self.position_topics.close()
 
     def _arrived(self, message: Image | CompressedImage) -> None:
         arrival = time.monotonic()

@@ -84,19 +84,19 @@ class CameraChecks:
             yield slow
 
     def _depth(self, camera: Camera) -> Iterator[str]:
-        companion = camera.surroundings.depth
-        if companion is None or companion.newest is None or isinstance(companion.newest, CompressedImage):
+        topic = camera.position_topics.depth
+        if topic is None or topic.newest is None or isinstance(topic.newest, CompressedImage):
             # Decompression takes too long for the executor. The position_note of answers reports the faults of compressed depth.
             return
         try:
-            read_depth(companion.newest, depth_range(self._parameters, camera.name), detect_clamp=False)
+            read_depth(topic.newest, depth_range(self._parameters, camera.name), detect_clamp=False)
         except GeometryError as error:
-            yield f"Camera {camera.name} has no usable depth on {companion.stream.topic}: {error}"
+            yield f"Camera {camera.name} has no usable depth on {topic.stream.topic}: {error}"
 
 
 def _publishers(camera: Camera) -> Iterator[str]:
     streams = [(camera.topic, camera.publisher_nodes)]
-    streams += [(companion.stream.topic, companion.stream.publisher_nodes) for companion in camera.surroundings.companions]
+    streams += [(topic.stream.topic, topic.stream.publisher_nodes) for topic in camera.position_topics.topics]
     for topic, nodes in streams:
         if len(nodes) > 1:
             yield (
@@ -111,7 +111,7 @@ def _frame(camera: Camera) -> Iterator[str]:
         yield f"The images on {camera.topic} cannot be used: {fault}"
         return
     # Without camera_info there are no positions, so the axes of the frame do not matter.
-    if camera.surroundings.info.fits(frame) and is_body_frame(frame):
+    if camera.position_topics.info.fits(frame) and is_body_frame(frame):
         yield (
             f"The frame {frame!r} of the images on {camera.topic} has the name of a body frame (x forward), not of an optical "
             "frame (x right, y down, z forward; REP 103). If it is a body frame, all positions are rotated by 90 degrees. Set "

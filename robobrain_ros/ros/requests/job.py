@@ -14,9 +14,10 @@ from robobrain_ros.core.query import Answer, PartialAnswer, Query, Report, RgbIm
 from robobrain_ros.errors import BadImageError, BadRequestError, RequestTimeoutError
 from robobrain_ros.msg import PlanContext
 from robobrain_ros.ros.cameras.images import Frame
+from robobrain_ros.ros.cameras.position_topics import PositionInputs
 from robobrain_ros.ros.messages.conversions import Origin, Positions, read_image_message
 from robobrain_ros.ros.messages.plans import skill_count, to_plan_request
-from robobrain_ros.ros.positions import Locator, Moment
+from robobrain_ros.ros.positions import Locator
 from robobrain_ros.ros.requests.request import Source
 from robobrain_ros.ros.requests.selection import SelectedImages
 from robobrain_ros.ros.tasks import TASKS
@@ -34,7 +35,7 @@ class Job:
     :param began: arrival of the request (``time.monotonic()``).
     :param deadline: deadline of the request (``time.monotonic()``).
     :param robots: robots for a plan whose context has none.
-    :param moment: collects depth and camera_info of the image, or None if the answer gets no positions.
+    :param position_inputs: collects depth and camera_info of the image, or None if the answer gets no positions.
     :param condition: see `core.query.Query`.
     :param image: the main image of `SelectedImages`, or None if not decoded yet.
     :param brain_began: start of the query (``time.monotonic()``); 0: not started.
@@ -52,7 +53,7 @@ class Job:
     context: PlanContext
     robots: Sequence[Robot]
     max_plan_steps: int
-    moment: Moment | None = None
+    position_inputs: PositionInputs | None = None
     condition: bool = False
     image: RgbImage | None = None
     positions: Positions | None = None
@@ -106,9 +107,9 @@ async def run_job(job: Job, push: Callable[[PartialAnswer], None] | None, locato
         if not job.context.robots and error.message.startswith("context.robots"):
             error.message += " (The robots come from parameter robots_file.)"
         raise
-    if job.moment is not None:
+    if job.position_inputs is not None:
         height, width = job.image.shape[:2]
-        job.positions = await locator.locate(answer, (width, height), job.moment, job.deadline)
+        job.positions = await locator.locate(answer, (width, height), job.position_inputs, job.deadline)
     return answer
 
 

@@ -23,13 +23,14 @@ from robobrain_ros.errors import (
 from robobrain_ros.msg import PlanContext
 from robobrain_ros.ros.cameras.cameras import Cameras
 from robobrain_ros.ros.cameras.images import Frame
+from robobrain_ros.ros.cameras.position_topics import PositionInputs
 from robobrain_ros.ros.clock import Jump, nanoseconds
 from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.limits import MOST_TEXT, MOST_TOKENS
 from robobrain_ros.ros.messages.conversions import Origin
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters.declared import Parameters
-from robobrain_ros.ros.positions import Locator, Moment
+from robobrain_ros.ros.positions import Locator
 from robobrain_ros.ros.requests.job import Job, run_job
 from robobrain_ros.ros.requests.request import THINK, TaskRequest, check_options, check_text
 from robobrain_ros.ros.requests.result import Result
@@ -166,8 +167,8 @@ class Requests:
             raise
         finally:
             del self._open[ticket]
-            if job.moment is not None:
-                job.moment.close()
+            if job.position_inputs is not None:
+                job.position_inputs.close()
         report = job.report(answer.report)
         return Result(
             job.task,
@@ -210,14 +211,14 @@ class Requests:
             context=request.context,
             robots=self.robots,
             max_plan_steps=self._parameters["max_plan_steps"],
-            moment=self._moment(images) if task.spatial else None,
+            position_inputs=self._position_inputs(images) if task.spatial else None,
             condition=request.condition,
         )
 
-    def _moment(self, images: SelectedImages) -> Moment | None:
+    def _position_inputs(self, images: SelectedImages) -> PositionInputs | None:
         """Start to collect depth and camera_info of a camera's image, before newer messages replace them."""
         frame = images.frames[0] if images.frames else None
-        return self._cameras()[images.camera].moment(frame) if isinstance(frame, Frame) else None
+        return self._cameras()[images.camera].position_inputs(frame) if isinstance(frame, Frame) else None
 
     def _active_brain(self) -> Brain:
         """Return the brain with the current parameters as defaults. Later changes do not affect this request.
