@@ -5,7 +5,7 @@ A comparison shows a model eight images and asks how much closer the robot came 
 of FlagOpen/Robo-Dopamine:
 
 - A positive score is the part of the remaining way that the robot covered: 50 means half of the way from *before* to the goal.
-- A negative score is the part of the way so far that was undone: -50 means half of the way from the start to *before*.
+- A negative score is the part of the way from the start to *before* that was undone: -50 means half of that way.
 """
 
 import math

@@ -89,9 +89,10 @@ class EmbeddedOptions:
     )
     video: str = option(
         "auto",
-        "Send images of different times to the model as a video, which needs half the visual tokens, if the chat template of the "
-        "checkpoint supports videos. Otherwise, the node sends them as images, and states their times in the prompt. The engine "
-        "reserves memory for a video. auto: yes if a camera has a history (<camera>.history_frames), otherwise no.",
+        "yes: send images of different times (docs/how-to/history.md) to the model as a video, if the chat template of the "
+        "checkpoint supports videos. A video needs half the visual tokens, and the engine reserves memory for it. no, or without "
+        "this support: send them as images, and state their times in the prompt. auto: yes if a camera has a history "
+        "(<camera>.history_frames), otherwise no.",
         choices=VIDEO_CHOICES,
     )
     load_format: str = option(
@@ -220,7 +221,7 @@ class FlagosOptions:
         "Which FlagOS operators vLLM uses. auto: FlagGems operators that tune_flagos measured as correct and not slower on this "
         "GPU with this model, and matrix products by shape if the package has a table for this GPU. on: all FlagGems operators "
         "except those in flagos.exclude and those that are excluded by default (docs/explanation/flagos.md), and no matrix "
-        "products by shape. If flagos.include is set, exactly the operators in that list. off: none. See docs/how-to/flagos.md.",
+        "products by shape; if flagos.include is set, exactly the operators in that list. off: none. See docs/how-to/flagos.md.",
         choices=FLAGOS_MODES,
     )
     include: tuple[str, ...] = option(
@@ -238,8 +239,8 @@ class FlagosOptions:
     record: bool = option(
         False,
         "Let FlagGems log the first call of each operator to files. The key flagos_log in /diagnostics shows the names of the "
-        "files. This makes the engine slower. If flagos.platform is plugin, vllm-plugin-FL selects operators, and FlagGems does "
-        "not log those.",
+        "files. This makes the engine slower. If vllm-plugin-FL selects the operators, this option has no effect: these "
+        "operators always have a log of their own.",
     )
     platform: str = option(
         "auto",

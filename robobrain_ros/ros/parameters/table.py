@@ -52,7 +52,8 @@ NODE_PARAMETERS = (
         "image_reliability",
         "auto",
         "Reliability of the camera subscriptions. auto: reliable if all publishers of the topic are reliable, otherwise best "
-        "effort. With best_effort, many large images are lost.",
+        "effort. With Fast DDS's default settings, large images are lost, with best_effort and at high rates also with reliable "
+        "(docs/how-to/troubleshooting.md).",
         choices=("auto", "best_effort", "reliable"),
     ),
     Parameter(
@@ -104,8 +105,8 @@ NODE_PARAMETERS = (
         "max_tokens",
         Defaults.max_tokens,
         "Token limit of an answer. Thinking has its own limit, think_tokens. max_tokens does not apply to plans for robots "
-        "(context.robots or robots_file) and to checks whether a task is done (context.mode MODE_CHECK). The node computes their "
-        "limit from the longest allowed answer, because a truncated answer is not valid. options.max_tokens of a request "
+        "(context.robots or robots_file), or to requests of the task plan with context.mode MODE_CHECK, which ask whether a task "
+        "is done. The node computes their limit from the longest allowed answer, because a truncated answer is not valid. options.max_tokens of a request "
         "overrides max_tokens.",
         applies=Applies.AT_ONCE,
         minimum=1,
@@ -129,8 +130,9 @@ NODE_PARAMETERS = (
     Parameter(
         "constrain_coordinates",
         Defaults.constrain_coordinates,
-        "Constrain the answers to point, affordance, ground and trajectory: the model can only write a list of coordinates "
-        "inside the image, or [] if it found nothing. Answers to conditions can only be yes or no. Thinking is not constrained. "
+        "Constrain the answers of the tasks point, affordance, ground and trajectory: the model can only write a list of "
+        "coordinates inside the image, or [] if it found nothing. Answers to conditions (standing queries with condition: true) "
+        "can only be yes or no. Thinking is not constrained. "
         "With engine.kind remote, the server must support structured outputs, as vLLM does.",
         applies=Applies.AT_ONCE,
     ),
@@ -146,8 +148,8 @@ NODE_PARAMETERS = (
         "max_queued",
         32,
         "Maximum number of waiting requests. A request waits while engine.max_num_seqs others are in progress. If max_queued "
-        "requests wait already, the node rejects a further one with BUSY. But a request of a client replaces a waiting request "
-        "of a standing query, if there is one, and that request ends with BUSY.",
+        "requests wait already, a new request of a client replaces a waiting request of a standing query or of ~/watch_task, and "
+        "the replaced request ends with BUSY. If there is none to replace, the new request ends with BUSY.",
         minimum=0,
         maximum=100000,
     ),
@@ -163,8 +165,9 @@ NODE_PARAMETERS = (
     Parameter(
         "marker_lifetime",
         30.0,
-        "Seconds after which RViz removes markers. The next answer to the same standing query removes them earlier. The answers "
-        "to services and actions count as one query. 0: no limit.",
+        "Seconds after which RViz removes markers. The next answer to the same standing query removes them earlier. All "
+        "service and action requests together count as one query, so each new answer also replaces the markers of the previous "
+        "one. 0: no limit.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=1e9,
@@ -243,8 +246,8 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             False,
             f"Compute positions from {camera}/depth and {camera}/camera_info. The depth images must be aligned to the camera's "
             "images. The tasks point, affordance, ground and trajectory use the newest image whose depth image and camera_info "
-            "have arrived. They use the newest image of all instead if that image arrived more than 0.5 s later, or if the "
-            "image with depth is older than max_image_age.",
+            "have arrived. They use the newest image of all if no image has its depth image and camera_info, if the "
+            "newest image with both arrived more than 0.5 s before the newest image, or if it is older than max_image_age.",
         ),
         Parameter(
             f"{camera}.min_depth",
@@ -258,8 +261,8 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             f"{camera}.max_depth",
             20.0,
             "The node ignores depths equal to or above this value, in metres: those of the depth image and those that the model "
-            "estimates. If the driver reports a fixed depth for all farther surfaces and detect_depth_clamp does not detect it, "
-            "set this parameter to that depth.",
+            "estimates. If your driver writes its maximum depth where it measured nothing, and detect_depth_clamp does not detect "
+            "it, set this parameter to that depth.",
             applies=Applies.AT_ONCE,
             minimum=0.01,
             maximum=10000.0,
@@ -267,7 +270,7 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.detect_depth_clamp",
             True,
-            "Some drivers report a fixed depth for all farther surfaces. true: the node ignores pixels with this depth. It "
+            "Some drivers write their maximum depth where they measured nothing. true: the node ignores pixels with this depth. It "
             "detects the depth if at least 0.5 % of the pixels have exactly the largest depth of the image, and if this depth "
             "is a whole number of metres (at least 4), or 4.095, 8.191, 16.383, 32.767, 6.5535 or 16.38375 m. Set false for "
             "simulations without noise: there, many pixels of a flat wall have the same depth.",
@@ -369,8 +372,8 @@ def standing_query_parameters(name: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{prefix}history_seconds",
             0.0,
-            "For plan and ask: seconds from the first to the newest image of the camera, at most <camera>.history_seconds. 0: "
-            "only the newest image.",
+            "For plan and ask: seconds from the oldest to the newest image that the model gets, at most <camera>.history_seconds. "
+            "0: only the newest image.",
             minimum=0.0,
             maximum=LONGEST_HISTORY,
             least=LEAST_HISTORY,
@@ -378,8 +381,8 @@ def standing_query_parameters(name: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{prefix}history_frames",
             0,
-            "For plan and ask: number of images from history_seconds, evenly spaced in time, with the newest one. 0: only the "
-            "newest image.",
+            "For plan and ask: number of images that the model gets, including the newest one, evenly spaced over history_seconds. "
+            "0: only the newest image.",
             minimum=0,
             maximum=MOST_IMAGES,
             least=2,
