@@ -18,8 +18,9 @@ help: ## List the commands.
 demo: build ## Start the node and a camera, ask every task, print the answers and save annotated images.
 	@$(ENVIRONMENT) && python -P -m robobrain_ros.demo.quickstart $(ARGS)
 
-test: lint typecheck build ## Check style and types, build, and run all tests, first two files at a time, then the tests marked `alone`.
-	@$(ENVIRONMENT) && pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS)
+test: setup ## Check style and types, build, and run all tests, first three files at a time, then the tests marked `alone`.
+	@$(MAKE) --no-print-directory -j2 --output-sync=target lint typecheck build
+	@$(ENVIRONMENT) && pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS)
 	@$(ENVIRONMENT) && pytest -m alone $(ARGS)
 
 core: ## Install the package by pip, without ROS, and test the core. PYTHON=python3.13 selects the Python.
@@ -37,7 +38,7 @@ setup: ## Create .venv: Python, ROS 2 if none is sourced, vLLM for this machine,
 	@python3 scripts/setup_env.py --engine "$(ENGINE)" --python "$(PYTHON)" --ros "$(ROS)"
 
 build: setup ## Build the messages and install the package into install/.
-	@scripts/build.sh
+	@MAKEFLAGS=-j$$(nproc) scripts/build.sh  # Without a number of jobs, colcon waits for an idle machine.
 
 docs: setup ## Build the documentation as a website in site/. A broken link is an error.
 	@$(ENVIRONMENT) && mkdocs build --strict

@@ -32,9 +32,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Each test process is a separate ROS system, and the threads of its engines use one core.
     os.environ.pop("ROS_DOMAIN_ID", None)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # With one thread, vLLM needs no separate process that binds its worker to cores and imports vLLM again. The worker runs in
-    # the engine's process, as on one GPU.
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     # Each Python that a test starts reads this variable. pytest itself does not, because it must collect ended nodes as garbage.
     _paths = [str(REPOSITORY / "test" / "child_start"), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in _paths if path)
@@ -43,7 +40,11 @@ os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
-_LONGEST = ("engine_flagos", "ros_remote", "engine_embedded", "ros_demo_model", "tune_flagos", "engine_structured", "notebook")
+_LONGEST = (
+    *("engine_flagos", "ros_remote", "engine_flagos_plugin", "engine_vocabulary", "ask", "engine_embedded", "ros_demo_model"),
+    *("engine_flagos_vllm", "documented_commands", "engine_space", "benchmark_soak", "engine_structured", "examples"),
+    *("ros_faults", "tune_flagos", "core_parsing_properties", "engine_image_bytes", "ros_end_to_end", "engine_stall"),
+)
 """The test files that take longest, in descending order."""
 
 

@@ -1,7 +1,6 @@
 """The schedule and the arithmetic of the soak test, and a short run on a real engine."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -80,9 +79,7 @@ def test_memory_is_that_of_the_process_itself() -> None:
 def test_a_short_soak_on_a_real_engine(tmp_path: Path) -> None:
     """Every request is answered, even during faults. The memory of so few requests is not checked."""
     command = [sys.executable, soak.__file__, "--requests", "60", "--faults", "3", "--output", str(tmp_path)]
-    # The engine has its own process, as in a user's node, because the soak test looks for this process.
-    environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     found = json.loads((tmp_path / "soak.json").read_text(encoding="utf-8"))
     assert found["reached"]["unanswered"], result.stdout + result.stderr
     assert found["reached"]["duplicates"], result.stdout

@@ -220,7 +220,7 @@ import asyncio, sys
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.options import EngineOptions
 async def main():
-    engine = EmbeddedEngine(EngineOptions.of(model=sys.argv[1]))
+    engine = EmbeddedEngine(EngineOptions.of(model=sys.argv[1], distributed_executor_backend=sys.argv[2]))
     await engine.start(lambda progress: None)
     print("ready", flush=True)
     await asyncio.Event().wait()
@@ -229,14 +229,13 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(("multiprocessing", "count"), [("0", 1), ("1", 2)])
-def test_no_engine_process_outlives_a_killed_owner(checkpoint: Path, tmp_path: Path, multiprocessing: str, count: int) -> None:
-    """The worker is in the engine's process, as on one GPU, or in its own process, as on several GPUs or a CPU."""
+@pytest.mark.parametrize(("backend", "count"), [("", 1), ("mp", 2)])
+def test_no_engine_process_outlives_a_killed_owner(checkpoint: Path, tmp_path: Path, backend: str, count: int) -> None:
+    """The worker is in the engine's process, as by default, or in its own process, as on several GPUs."""
     script = tmp_path / "owner.py"
     script.write_text(OWNER)
-    environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": multiprocessing}
-    command = [sys.executable, str(script), str(checkpoint)]
-    owner = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    command = [sys.executable, str(script), str(checkpoint), backend]
+    owner = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert owner.stdout is not None
         assert select.select([owner.stdout], [], [], START)[0], "the engine did not start"

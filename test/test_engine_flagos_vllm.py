@@ -91,8 +91,6 @@ def test_a_check_that_ends_the_engine_costs_the_table_and_not_the_start(
 ) -> None:
     crashed = tmp_path / "crashed"
     looks_for_table.setenv("VLLM_TABLE_WORKER_CRASH_ONCE", str(crashed))
-    # The worker has its own process, as on several GPUs, so that its end does not end this test.
-    looks_for_table.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     started = Started(EngineOptions.of(model=str(make_random_checkpoint(tmp_path / "model"))))
     try:
         assert crashed.exists()

@@ -94,11 +94,9 @@ def test_without_shared_memory_the_program_ends_with_a_sentence() -> None:
 
 @pytest.mark.timeout(300)
 def test_with_little_shared_memory_the_node_is_reachable_and_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fast DDS falls back to the network; vLLM cannot start."""
-    # As a user starts it: with what conftest.py sets, the worker is in the engine's process and needs no shared memory.
-    for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", "OMP_NUM_THREADS"):
-        monkeypatch.delenv(name, raising=False)
-    seen = program(full={"/dev/shm": 128 << 10})
+    """Fast DDS falls back to the network; vLLM cannot start. Only a worker in a process of its own needs shared memory."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    seen = program(full={"/dev/shm": 128 << 10}, arguments=["-p", "engine.distributed_executor_backend:=mp"])
     assert "/dev/shm is full" in seen["outcomes"]["ENGINE_FAILED"]
     assert "/dev/shm is full" in seen["diagnostics"]["engine"]
     assert seen["code"] == 0

@@ -62,7 +62,8 @@ class EmbeddedOptions:
     )
     distributed_executor_backend: str = option(
         "",
-        "How vLLM runs its workers. mp: processes. ray: a Ray cluster. uni: in the engine's own process. Empty: vLLM decides.",
+        "How vLLM runs its workers. mp: processes. ray: a Ray cluster. uni: in the engine's own process. Empty: uni for one GPU, "
+        "or a CPU with one NUMA node. Otherwise vLLM decides.",
         choices=EXECUTOR_BACKENDS,
     )
     nnodes: int = option(

@@ -9,7 +9,7 @@ from typing import Any
 
 from robobrain_ros.bounds.files import home_expanded
 from robobrain_ros.engine.base import DEFAULT_CONTEXT, FRAMES_OF_VIDEO_TOKEN, MOST_IMAGES, TIMED_TOKENS
-from robobrain_ros.engine.embedded import compat, image_bytes, worker
+from robobrain_ros.engine.embedded import compat, cpu, image_bytes, worker
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint
 from robobrain_ros.engine.flagos.choice import NATIVE, TABLE_WORKER, WORKER_EXTENSION, Choice, Operators
 from robobrain_ros.engine.options import EngineOptions
@@ -93,6 +93,8 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint, device: str
         arguments["worker_cls"] = TABLE_WORKER
     if embedded.distributed_executor_backend:
         arguments["distributed_executor_backend"] = embedded.distributed_executor_backend
+    if on_cpu:
+        arguments |= cpu.executor_arguments(embedded)
     if embedded.nnodes > 1:
         arguments |= {"nnodes": embedded.nnodes, "master_addr": embedded.master_addr, "master_port": embedded.master_port}
     return arguments
@@ -210,7 +212,7 @@ def asks_for_bytes(arguments: dict[str, Any]) -> bool:
 def environment_for(arguments: dict[str, Any], device: str) -> dict[str, str | None]:
     """Return the environment variables that an engine with these arguments needs."""
     if device == "cpu":
-        return {}
+        return cpu.environment(arguments)
     variables: dict[str, str | None] = {"OMP_NUM_THREADS": None}
     if not asks_for_bytes(arguments):
         # By default, vLLM prepares images in one thread.

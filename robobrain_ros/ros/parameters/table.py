@@ -106,8 +106,8 @@ NODE_PARAMETERS = (
         Defaults.max_tokens,
         "Token limit of an answer. Thinking has its own limit, think_tokens. max_tokens does not apply to plans for robots "
         "(context.robots or robots_file), or to requests of the task plan with context.mode MODE_CHECK, which ask whether a task "
-        "is done. The node computes their limit from the longest allowed answer, because a truncated answer is not valid. options.max_tokens of a request "
-        "overrides max_tokens.",
+        "is done. The node computes their limit from the longest allowed answer, because a truncated answer is not valid. "
+        "options.max_tokens of a request overrides max_tokens.",
         applies=Applies.AT_ONCE,
         minimum=1,
         maximum=MOST_TOKENS,
@@ -261,8 +261,8 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             f"{camera}.max_depth",
             20.0,
             "The node ignores depths equal to or above this value, in metres: those of the depth image and those that the model "
-            "estimates. If your driver writes its maximum depth where it measured nothing, and detect_depth_clamp does not detect "
-            "it, set this parameter to that depth.",
+            "estimates. If your driver writes its maximum depth where it measured nothing, and detect_depth_clamp does not "
+            "detect it, set this parameter to that depth.",
             applies=Applies.AT_ONCE,
             minimum=0.01,
             maximum=10000.0,
@@ -270,8 +270,8 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.detect_depth_clamp",
             True,
-            "Some drivers write their maximum depth where they measured nothing. true: the node ignores pixels with this depth. It "
-            "detects the depth if at least 0.5 % of the pixels have exactly the largest depth of the image, and if this depth "
+            "Some drivers write their maximum depth where they measured nothing. true: the node ignores pixels with this depth. "
+            "It detects the depth if at least 0.5 % of the pixels have exactly the largest depth of the image, and if this depth "
             "is a whole number of metres (at least 4), or 4.095, 8.191, 16.383, 32.767, 6.5535 or 16.38375 m. Set false for "
             "simulations without noise: there, many pixels of a flat wall have the same depth.",
             applies=Applies.AT_ONCE,
@@ -372,8 +372,8 @@ def standing_query_parameters(name: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{prefix}history_seconds",
             0.0,
-            "For plan and ask: seconds from the oldest to the newest image that the model gets, at most <camera>.history_seconds. "
-            "0: only the newest image.",
+            "For plan and ask: seconds from the oldest to the newest image that the model gets, at most "
+            "<camera>.history_seconds. 0: only the newest image.",
             minimum=0.0,
             maximum=LONGEST_HISTORY,
             least=LEAST_HISTORY,
@@ -381,8 +381,8 @@ def standing_query_parameters(name: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{prefix}history_frames",
             0,
-            "For plan and ask: number of images that the model gets, including the newest one, evenly spaced over history_seconds. "
-            "0: only the newest image.",
+            "For plan and ask: number of images that the model gets, including the newest one, evenly spaced over "
+            "history_seconds. 0: only the newest image.",
             minimum=0,
             maximum=MOST_IMAGES,
             least=2,
