@@ -199,7 +199,7 @@ class ProgressTuner(plans.Tuner):
         return min(1.0, self.seconds / 60 / self.options.minutes)
 
     def train_step(self, step: Step) -> None:
-        """Train one step with its data. If a gradient is not finite, all gradients count as zero, and the report counts the step as skipped."""
+        """Train one step with its data. If a gradient is not finite, all gradients of the step count as zero."""
         factor = min(1.0, (self.step + 1) / WARM_UP) * min(1.0, max(0.0, (1 - self.share) / self.options.cooldown))
         for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
