@@ -247,6 +247,12 @@ def test_the_section_about_ask_names_each_task() -> None:
         assert f"`{task.value}`" in text, f"docs/reference/command_line.md, section ask: the task {task.value} is missing"
 
 
+def test_the_readme_names_each_task() -> None:
+    sentence = (REPOSITORY / "README.md").read_text(encoding="utf-8").split("- **Tasks**: ")[1].split(". ")[0]
+    missing = {task.value for task in CAMERA_TASKS} - set(names(sentence))
+    assert not missing, f"README.md, section Features: add {sorted(missing)} to the tasks"
+
+
 def test_the_keys_of_the_json_are_documented() -> None:
     documented = {name for row in rows("reference/command_line.md", "## JSON") if row[0] != "key" for name in names(row[0])}
     printed = set(to_dict(Reply(OutcomeCode.OK, "", core.Answer(core.Task.ASK, "")), ""))

@@ -24,6 +24,7 @@ from robobrain_ros.ros.limits import (
     MOST_TIMEOUT,
     MOST_TOKENS,
 )
+from robobrain_ros.ros.tasks import TASKS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 INTERFACES = sorted(path for kind in ("msg", "srv", "action") for path in (REPOSITORY / kind).glob(f"*.{kind}"))
@@ -61,7 +62,8 @@ def test_the_generated_class_is_that_of_the_file(path: Path) -> None:
     if path.suffix == ".action":
         parts = {"action": [generated.Goal, generated.Result, generated.Feedback]}
     fields = [name for part in parts[path.suffix[1:]] for name in part.get_fields_and_field_types()]
-    assert fields == [declared["name"] for declared in declarations(path) if not declared["value"]]
+    declared = [each["name"] for each in declarations(path) if not each["value"]]
+    assert fields == declared, f"the installed class differs from {path.parent.name}/{path.name}: run make build"
 
 
 def test_outcome_constants_are_the_codes_of_the_errors() -> None:
@@ -93,6 +95,7 @@ def test_each_field_has_a_value_of_the_type_in_its_stub(path: Path, monkeypatch:
 
 BOUNDS: dict[str, dict[str, set[float]]] = {
     "srv/Ask.srv": {"question": {MOST_TEXT}},
+    "srv/EstimateProgress.srv": {"task": {MOST_TEXT}},
     "srv/Locate.srv": {"instruction": {MOST_TEXT}},
     "srv/MakePlan.srv": {"task": {MOST_TEXT}},
     "srv/PredictTrajectory.srv": {"instruction": {MOST_TEXT}},
@@ -109,11 +112,18 @@ BOUNDS: dict[str, dict[str, set[float]]] = {
 """The numbers in the comment of each bounded field."""
 
 
+def test_the_bounds_of_every_text_of_a_task_are_checked() -> None:
+    for task in TASKS.values():
+        name = f"srv/{task.service_type.__name__}.srv"
+        assert task.text_field in BOUNDS.get(name, {}), f"add the field {task.text_field} of {name} to BOUNDS in this file"
+
+
 @pytest.mark.parametrize("interface", BOUNDS)
 def test_the_bounds_in_the_comments_are_those_of_the_node(interface: str) -> None:
     comments = {declared["name"]: declared["comment"] for declared in declarations(REPOSITORY / interface)}
     for name, bounds in BOUNDS[interface].items():
-        assert {float(number) for number in re.findall(r"\d+(?:\.\d+)?", comments[name])} == bounds, f"{interface}: {name}"
+        stated = {float(number) for number in re.findall(r"\d+(?:\.\d+)?", comments[name])}
+        assert stated == bounds, f"{interface}: the comment of {name} must state the bounds"
 
 
 @pytest.mark.parametrize("interface", ["action/RunTask.action", "srv/SetStandingQuery.srv"])
@@ -137,5 +147,7 @@ def test_the_page_of_interfaces_lists_the_encodings_that_are_read() -> None:
     listed = [name for row in rows for name in re.findall(r"`(\S+?)`", row)]
     assert len(set(listed)) == len(listed)
     read = {name: fnmatch.filter(ENCODINGS, name) for name in listed}
-    assert all(read.values()), read
-    assert {encoding for found in read.values() for encoding in found} == set(ENCODINGS)
+    unknown = [name for name, found in read.items() if not found]
+    assert not unknown, f"robobrain_ros/core/formats/encodings.py does not have {unknown} of docs/reference/interfaces.md"
+    missing = set(ENCODINGS) - {encoding for found in read.values() for encoding in found}
+    assert not missing, f"docs/reference/interfaces.md, section Image encodings: add {sorted(missing)}"

@@ -8,9 +8,11 @@ from typing import Any
 import contract_tables
 import pytest
 from builtin_interfaces.msg import Time
+from ros_rig import image
 from std_msgs.msg import Header
 
 from robobrain_ros.action import RunTask
+from robobrain_ros.core.overlay import draw
 from robobrain_ros.core.plans.request import PlanVerdict
 from robobrain_ros.core.profiles import PROFILES
 from robobrain_ros.core.query import CAMERA_TASKS, Answer, Box, PlanStep, Point, Report, Task
@@ -55,7 +57,8 @@ def test_the_table_has_each_task_once_in_the_order_of_the_core() -> None:
 
 
 def test_the_families_know_the_same_tasks() -> None:
-    assert {task for profile in PROFILES for task in profile.tasks} == set(TASKS)
+    for profile in PROFILES:
+        assert profile.tasks == set(TASKS), f"robobrain_ros/core/profiles.py: {profile.family} needs a prompt for each task"
 
 
 @pytest.mark.parametrize("rows", [[TASKS[Task.ASK]], [*TASKS.values(), TASKS[Task.PLAN]]])
@@ -67,21 +70,26 @@ def test_a_task_without_a_row_or_with_two_is_an_error_that_names_the_table(rows:
 @pytest.mark.parametrize("task", CAMERA_TASKS)
 def test_a_row_agrees_with_the_definitions_of_service_and_action(task: Task) -> None:
     interface = TASKS[task]
-    request = interface.service_type.Request.get_fields_and_field_types()
-    assert request[interface.text_field] == "string"
-    assert request["options"] == "robobrain_ros/QueryOptions"
-    assert ("context" in request) == interface.takes_context
-    assert set(request) == {interface.text_field, "options", *(["context"] if interface.takes_context else [])}
+    service = f"srv/{interface.service_type.__name__}.srv"
+    wanted = {interface.text_field: "string", "options": "robobrain_ros/QueryOptions"}
+    wanted |= {"context": "robobrain_ros/PlanContext"} if interface.takes_context else {}
+    assert interface.service_type.Request.get_fields_and_field_types() == wanted, f"correct the request in {service}"
     wanted = {"outcome": "robobrain_ros/Outcome", interface.result_field: ros_type(interface.message_type)}
-    assert interface.service_type.Response.get_fields_and_field_types() == wanted
-    assert wanted.items() <= RunTask.Result.get_fields_and_field_types().items()
+    assert interface.service_type.Response.get_fields_and_field_types() == wanted, f"correct the response in {service}"
+    assert wanted.items() <= RunTask.Result.get_fields_and_field_types().items(), (
+        f"action/RunTask.action: add {interface.result_field} to the result"
+    )
 
 
 def test_no_service_or_result_is_without_a_task() -> None:
     defined = {path.stem for path in (REPOSITORY / "srv").glob("*.srv")} - {"SetStandingQuery"}
-    assert {interface.service_type.__name__ for interface in TASKS.values()} == defined
+    assert {interface.service_type.__name__ for interface in TASKS.values()} == defined, (
+        "srv/ and the rows in robobrain_ros/ros/tasks.py have different services"
+    )
     results = set(RunTask.Result.get_fields_and_field_types()) - {"outcome"}
-    assert {TASKS[task].result_field for task in CAMERA_TASKS} == results
+    assert {TASKS[task].result_field for task in CAMERA_TASKS} == results, (
+        "action/RunTask.action and the rows in robobrain_ros/ros/tasks.py have different results"
+    )
 
 
 def test_the_contract_test_asks_each_task() -> None:
@@ -95,29 +103,46 @@ def test_the_action_names_the_tasks_of_each_result() -> None:
     definition = (REPOSITORY / "action" / "RunTask.action").read_text(encoding="utf-8").split("\n---\n")[1]
     for field in {TASKS[task].result_field for task in CAMERA_TASKS}:
         tasks = {task.value for task, interface in TASKS.items() if interface.result_field == field}
-        (comment,) = re.findall(rf"^\w+ {field} +# (.*)$", definition, re.MULTILINE)
-        assert set(re.findall(r"\w+", comment)) & {task.value for task in CAMERA_TASKS} == tasks
+        comments = re.findall(rf"^\w+ {field} +# (.*)$", definition, re.MULTILINE)
+        named = set(re.findall(r"\w+", " ".join(comments))) & {task.value for task in CAMERA_TASKS}
+        assert named == tasks, f"action/RunTask.action: name {sorted(tasks)} in the comment of the result {field}"
 
 
 def test_the_page_of_interfaces_lists_the_services_of_the_tasks() -> None:
     rows = rows_of("Services")
     listed = {name: cells[0].strip("`") for name, cells in rows.items() if name != "~/set_standing_query"}
-    assert listed == {f"~/{interface.name}": ros_type(interface.service_type) for interface in TASKS.values()}
+    assert listed == {f"~/{interface.name}": ros_type(interface.service_type) for interface in TASKS.values()}, (
+        "correct the table in docs/reference/interfaces.md, section Services"
+    )
 
 
 def test_the_page_of_interfaces_lists_the_topics_of_the_tasks() -> None:
     rows = rows_of("Published topics")
     for interface in TASKS.values():
-        kind, meaning = rows[f"~/{interface.result_field}"]
-        assert kind.strip("`") == ros_type(interface.message_type)
-        assert re.search(rf"\b{interface.task.value}\b", meaning), (interface.name, meaning)
+        place = f"docs/reference/interfaces.md, section Published topics, ~/{interface.result_field}"
+        kind, meaning = rows.get(f"~/{interface.result_field}", ["", ""])
+        assert kind.strip("`") == ros_type(interface.message_type), f"{place}: correct the type, or add the row"
+        assert re.search(rf"\b{interface.task.value}\b", meaning), f"{place}: name the task {interface.task.value}"
     assert {"~/path", "~/poses"} <= set(rows)
+
+
+def test_the_page_of_standing_queries_lists_the_topic_of_each_task() -> None:
+    page = "docs/how-to/standing_queries.md"
+    rows = re.findall(r"^\| ([\w, ]+) \| `~/(\w+)` \|$", (REPOSITORY / page).read_text(encoding="utf-8"), re.MULTILINE)
+    listed = {task: topic for tasks, topic in rows for task in tasks.split(", ")}
+    assert listed == {task.value: TASKS[task].result_field for task in CAMERA_TASKS}, f"correct the table of topics in {page}"
 
 
 def test_some_answer_here_has_each_field() -> None:
     fields = {field.name for field in dataclasses.fields(Answer)} - {"task", "thinking", "report"} - ONLY_IN_EVENTS
     missing = fields - {name for parts in PARTS.values() for name in parts}
     assert not missing, f"add {sorted(missing)} to an answer in PARTS in this file, so that its way through a message is tested"
+
+
+@pytest.mark.parametrize("task", CAMERA_TASKS)
+def test_the_overlay_shows_the_answer(task: Task) -> None:
+    shown = draw(image(320, 240), dataclasses.replace(Answer(task, "raw"), **PARTS[task]))
+    assert (shown != draw(image(320, 240), Answer(task))).any(), f"core/overlay.py does not draw answers to {task.value}"
 
 
 @pytest.mark.parametrize("task", list(Task))

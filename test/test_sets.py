@@ -113,7 +113,8 @@ def test_the_table_of_encodings_is_that_of_the_code() -> None:
             patterns = re.findall("`([a-z]{4})`", meaning) if "*" in name else [""]
             documented |= {name.replace("*", pattern).lower() for pattern in patterns}
     known = {name.lower() for name in ENCODINGS}
-    assert documented == known
+    differing = f"only documented: {sorted(documented - known)}, only in the code: {sorted(known - documented)}"
+    assert documented == known, f"docs/reference/interfaces.md and core/formats/encodings.py: {differing}"
 
 
 def test_rvizs_path_has_the_colour_of_a_trajectorys_start() -> None:
