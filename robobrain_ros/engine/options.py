@@ -91,9 +91,9 @@ class EmbeddedOptions:
     video: str = option(
         "auto",
         "yes: send images of different times (docs/how-to/history.md) to the model as a video, if the chat template of the "
-        "checkpoint supports videos. A video needs half the visual tokens, and the engine reserves memory for it. no, or without "
-        "this support: send them as images, and state their times in the prompt. auto: yes if a camera has a history "
-        "(<camera>.history_frames), otherwise no.",
+        "checkpoint supports videos. A video needs half the visual tokens, and the engine reserves memory for it. no, or if "
+        "the template does not support videos: send them as images, and state their times in the prompt. auto: yes if a camera "
+        "has a history (<camera>.history_frames), otherwise no.",
         choices=VIDEO_CHOICES,
     )
     load_format: str = option(
@@ -220,16 +220,16 @@ class FlagosOptions:
     mode: str = option(
         "auto",
         "Which FlagOS operators vLLM uses. auto: FlagGems operators that tune_flagos measured as correct and not slower on this "
-        "GPU with this model, and matrix products by shape if the package has a table for this GPU. on: all FlagGems operators "
-        "except those in flagos.exclude and those that are excluded by default (docs/explanation/flagos.md), and no matrix "
-        "products by shape; if flagos.include is set, exactly the operators in that list. off: none. See docs/how-to/flagos.md.",
+        "GPU with this model, and matrix products by shape if the package has a table for this GPU. on: all FlagGems operators, "
+        "except those in flagos.exclude and those excluded by default (docs/explanation/flagos.md). If flagos.include is set: "
+        "exactly the operators in that list. Mode on uses no matrix products by shape. off: none. See docs/how-to/flagos.md.",
         choices=FLAGOS_MODES,
     )
     include: tuple[str, ...] = option(
         (),
         "Names of the only FlagGems operators that vLLM may use, such as silu. Mode on uses all of them; mode auto uses those "
-        "that tune_flagos also selected. Matrix products by shape are used only if the list names mm, mm_out, addmm or "
-        "addmm_out. Empty: no restriction. flagos.exclude must be empty if this list is set.",
+        "that tune_flagos also selected. In mode auto, matrix products by shape are used only if this list is empty "
+        "or names mm, mm_out, addmm or addmm_out. Empty: no restriction. flagos.exclude must be empty if this list is set.",
     )
     exclude: tuple[str, ...] = option(
         (),

@@ -52,8 +52,8 @@ NODE_PARAMETERS = (
         "image_reliability",
         "auto",
         "Reliability of the camera subscriptions. auto: reliable if all publishers of the topic are reliable, otherwise best "
-        "effort. With Fast DDS's default settings, large images are lost, with best_effort and at high rates also with reliable "
-        "(docs/how-to/troubleshooting.md).",
+        "effort. With Fast DDS's default settings, large images are lost: with best_effort at any rate, with reliable at high "
+        "rates (docs/how-to/troubleshooting.md).",
         choices=("auto", "best_effort", "reliable"),
     ),
     Parameter(
@@ -130,9 +130,9 @@ NODE_PARAMETERS = (
     Parameter(
         "constrain_coordinates",
         Defaults.constrain_coordinates,
-        "Constrain the answers of the tasks point, affordance, ground and trajectory: the model can only write a list of "
-        "coordinates inside the image, or [] if it found nothing. Answers to conditions (standing queries with condition: true) "
-        "can only be yes or no. Thinking is not constrained. "
+        "true: answers of the tasks point, affordance, ground and trajectory can only be a list of coordinates inside the image, "
+        "or [] if the model found nothing. Answers to conditions (standing queries with condition: true) can only be yes or no. "
+        "false: neither is constrained. Thinking is never constrained. "
         "With engine.kind remote, the server must support structured outputs, as vLLM does.",
         applies=Applies.AT_ONCE,
     ),
@@ -246,8 +246,8 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             False,
             f"Compute positions from {camera}/depth and {camera}/camera_info. The depth images must be aligned to the camera's "
             "images. The tasks point, affordance, ground and trajectory use the newest image whose depth image and camera_info "
-            "have arrived. They use the newest image of all if no image has its depth image and camera_info, if the "
-            "newest image with both arrived more than 0.5 s before the newest image, or if it is older than max_image_age.",
+            "have arrived. If there is no such image, or if such an image is older than max_image_age or arrived more "
+            "than 0.5 s before the camera's newest image, they use the camera's newest image.",
         ),
         Parameter(
             f"{camera}.min_depth",
