@@ -240,8 +240,8 @@ class FlagosOptions:
     record: bool = option(
         False,
         "Let FlagGems log the first call of each operator to files. The key flagos_log in /diagnostics shows the names of the "
-        "files. This makes the engine slower. If vllm-plugin-FL selects the operators, this option has no effect: these "
-        "operators always have a log of their own.",
+        "files. This makes the engine slower. If vllm-plugin-FL (flagos.platform) selects the operators, this option has "
+        "no effect: FlagGems then always writes a log.",
     )
     platform: str = option(
         "auto",

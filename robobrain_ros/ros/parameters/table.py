@@ -52,8 +52,8 @@ NODE_PARAMETERS = (
         "image_reliability",
         "auto",
         "Reliability of the camera subscriptions. auto: reliable if all publishers of the topic are reliable, otherwise best "
-        "effort. With Fast DDS's default settings, large images are lost: with best_effort at any rate, with reliable at high "
-        "rates (docs/how-to/troubleshooting.md).",
+        "effort. With Fast DDS's default settings, large images are lost: with best_effort even at low image rates, with "
+        "reliable only at high image rates (docs/how-to/troubleshooting.md).",
         choices=("auto", "best_effort", "reliable"),
     ),
     Parameter(
@@ -245,9 +245,10 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             f"{camera}.use_depth",
             False,
             f"Compute positions from {camera}/depth and {camera}/camera_info. The depth images must be aligned to the camera's "
-            "images. The tasks point, affordance, ground and trajectory use the newest image whose depth image and camera_info "
-            "have arrived. If there is no such image, or if such an image is older than max_image_age or arrived more "
-            "than 0.5 s before the camera's newest image, they use the camera's newest image.",
+            "images. The tasks point, affordance, ground and trajectory use the newest image with depth, that is, the newest one "
+            "whose depth image and camera_info have arrived. They use the camera's newest image instead if no image has depth, "
+            "if the newest image with depth is older than max_image_age, or if it arrived more than 0.5 s before the camera's "
+            "newest image.",
         ),
         Parameter(
             f"{camera}.min_depth",
