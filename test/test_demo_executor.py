@@ -165,6 +165,18 @@ def test_another_publisher_of_the_cameras_images_is_found() -> None:
     client.destroy_node()
 
 
+def test_a_camera_that_starts_during_the_task_ends_it() -> None:
+    plans = itertools.count(1)
+
+    def end_at_the_second_plan() -> None:
+        if next(plans) == 2:
+            raise SystemExit("Another node publishes the images.")
+
+    with executing(make_world(), before_plan=end_at_the_second_plan) as (executor, engine), pytest.raises(SystemExit):
+        executor.run(TASK)
+    assert len(engine.asked) == 1
+
+
 @pytest.mark.parametrize(("rounds", "name"), [(3, "/robot/driver"), (10**9, "an unknown node")])
 def test_the_name_of_another_publisher_is_awaited(monkeypatch: pytest.MonkeyPatch, rounds: int, name: str) -> None:
     """DDS announces the publisher before its node: the name is unknown at first."""

@@ -225,7 +225,7 @@ def test_every_command_is_known_to_run_or_not(page: str, command: str) -> None:
 def test_the_executor_ends_with_an_error_while_the_demos_camera_runs(demo: Demo) -> None:
     command = [sys.executable, "-P", "-m", "robobrain_ros.demo.executor", "put all balls into the bowl"]
     done = subprocess.run(command, cwd=demo.folder, capture_output=True, text=True, timeout=2 * LIMIT, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert done.returncode == 1
     assert "/demo_camera publishes it too" in done.stderr
 
 

@@ -196,7 +196,7 @@ def user(table: Table) -> Iterator[TaskClient]:
 def test_an_arm_mostly_reaches_its_goal_in_spite_of_a_trouble(user: TaskClient) -> None:
     """Not always: of the rest of a task, the model knows less than of the whole; its card has the figures."""
     reached = []
-    for seed in range(6):
+    for seed in range(8):
         situation = plans.at_first(make_scene(seed), random.Random(seed))
         world, asked = situation.world, situation.asked
         executor = Executor(user, SimulatedArm(world, ["moved" if seed % 2 else "slip"]), tell=lambda line: None)
@@ -208,7 +208,7 @@ def test_an_arm_mostly_reaches_its_goal_in_spite_of_a_trouble(user: TaskClient) 
         failed = any(step.outcome is StepOutcome.FAILED for step in ending.history)
         assert asked.goal is not None
         reached.append(ending.done and failed and world.table.holds(asked.goal))
-    assert sum(reached) >= 4, reached
+    assert sum(reached) >= 5, reached
 
 
 @pytest.mark.parametrize("task", CAMERA_TASKS)

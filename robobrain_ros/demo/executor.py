@@ -12,6 +12,7 @@ import sys
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -87,6 +88,7 @@ class Executor:
     :param client: client of the node robobrain.
     :param camera: the node's camera above the arm's table. Empty: its first camera.
     :param tell: called with a line about each plan and each step.
+    :param before_plan: called before each plan request. An exception ends the task.
     :param timeout: time limit of an answer in seconds.
     """
 
@@ -97,12 +99,13 @@ class Executor:
         *,
         camera: str = "",
         tell: Callable[[str], None] = print,
+        before_plan: Callable[[], None] = lambda: None,
         most_plans: int = MOST_PLANS,
         most_steps: int = MOST_STEPS,
         timeout: float = Defaults.timeout,
     ) -> None:
         self._client, self._arm, self._camera = client, arm, camera
-        self._tell, self._timeout = tell, timeout
+        self._tell, self._before_plan, self._timeout = tell, before_plan, timeout
         self._most_plans, self._most_steps = most_plans, most_steps
         self._moved_at = Time(clock_type=client.get_clock().clock_type)
 
@@ -115,6 +118,7 @@ class Executor:
         feedback = ""
         self._settle()
         for number in range(1, self._most_plans + 1):
+            self._before_plan()
             response = self._ask(task, history, feedback)
             code, why = OutcomeCode(response.outcome.code), response.outcome.message
             if code is OutcomeCode.INFEASIBLE_PLAN:
@@ -258,20 +262,36 @@ def wait_for_node(client: TaskClient, seconds: float) -> None:
             raise NotReadyError(f"The node did not appear within {seconds:g} s. {_who_runs(client)}") from error
 
 
-def other_cameras(client: TaskClient, camera: str) -> list[str]:
-    """Return the full names of the other nodes that publish ``<camera>/image``, while this node publishes it too."""
+def other_cameras(client: TaskClient, camera: str, seconds: float = _DISCOVERY) -> list[str]:
+    """Return the full names of the other nodes that publish ``<camera>/image``, while this node publishes it too.
+
+    :param seconds: time to wait for the discovery of another publisher.
+    """
     topic = client.resolve_topic_name(f"{camera}/image")
 
     def publishers() -> list[str]:
         found = client.get_publishers_info_by_topic(topic)
         return [f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in found]
 
-    if client.spin_until(lambda: len(publishers()) > 1, _DISCOVERY):
+    if client.spin_until(lambda: len(publishers()) > 1, seconds):
         client.spin_until(lambda: not any(_UNNAMED in name for name in publishers()), _NAMES)
     names = publishers()
     if client.get_fully_qualified_name() in names:
         names.remove(client.get_fully_qualified_name())
     return ["an unknown node" if _UNNAMED in name else name for name in names]
+
+
+def end_if_shared(client: TaskClient, camera: str, seconds: float) -> None:
+    """End the program if another node publishes ``<camera>/image``.
+
+    :param seconds: see `other_cameras`.
+    :raises SystemExit: another node publishes it.
+    """
+    if others := other_cameras(client, camera, seconds):
+        sys.exit(
+            f"This program publishes {camera}/image itself, but {', '.join(others)} publishes it too. Plans could be about the "
+            "wrong image. Stop the other publisher, or choose another camera of the node with --camera."
+        )
 
 
 def _who_runs(client: TaskClient) -> str:
@@ -300,15 +320,14 @@ def main() -> None:
         client = TaskClient("demo_executor", robobrain=options.robobrain, tasks=[Task.PLAN])
         camera = WorldCamera(client, world, options.camera)  # noqa: F841
         wait_for_node(client, options.timeout)
-        if others := other_cameras(client, options.camera):
-            sys.exit(
-                f"This program publishes {options.camera}/image itself, but {', '.join(others)} publishes it too. Plans could be "
-                "about the wrong image. Stop the other publisher, or choose another camera of the node with --camera."
-            )
+        end_if_shared(client, options.camera, _DISCOVERY)
         print(f"On the table: {', '.join(world.table.names)}.")
         seed = options.trouble_seed
         arm = SimulatedArm(world, options.troubles if seed is None else random_troubles(seed))
-        ending = Executor(client, arm, camera=options.camera, timeout=options.timeout).run(options.task)
+        # On a busy machine, discovery takes longer than _DISCOVERY, and another camera can also start later.
+        check = partial(end_if_shared, client, options.camera, 0.0)
+        executor = Executor(client, arm, camera=options.camera, before_plan=check, timeout=options.timeout)
+        ending = executor.run(options.task)
         print(f"{'Done' if ending.done else 'Not done'}, after {ending.plans} plans: {ending.why}")
         print("True state of the table: " + "; ".join(f"{place.name}: {', '.join(place.objects)}" for place in world.places()))
         sys.exit(0 if ending.done else 1)

@@ -3,6 +3,8 @@
 import ctypes
 import gc
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Thread
 
 _OPTIONS = {-3: 32 << 20, -1: 256 << 20, -8: 4}
@@ -31,6 +33,18 @@ def return_free_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+@contextmanager
+def paused_collection() -> Iterator[None]:
+    """Do not collect garbage inside the ``with`` block. The import of vLLM creates millions of objects, and almost no garbage."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def settle_objects() -> None:

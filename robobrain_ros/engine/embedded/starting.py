@@ -22,6 +22,7 @@ from robobrain_ros.engine.embedded import arguments, compat, image_bytes, leftov
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint
 from robobrain_ros.engine.embedded.child_log import LOGGING_VARIABLE, ChildLog
 from robobrain_ros.engine.flagos.session import Session
+from robobrain_ros.engine.memory import paused_collection
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError, EngineFailedError
 
@@ -110,9 +111,10 @@ class VllmStart:
 
     def _build(self) -> Any:
         environment.set_variables(self._flagos.environment())
-        from vllm import AsyncEngineArgs
-        from vllm.platforms import current_platform
-        from vllm.v1.engine.async_llm import AsyncLLM
+        with paused_collection():
+            from vllm import AsyncEngineArgs
+            from vllm.platforms import current_platform
+            from vllm.v1.engine.async_llm import AsyncLLM
 
         options = self._options
         device = str(current_platform.device_type)
