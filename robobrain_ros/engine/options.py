@@ -220,9 +220,9 @@ class FlagosOptions:
     mode: str = option(
         "auto",
         "Which FlagOS operators vLLM uses. auto: FlagGems operators that tune_flagos measured as correct and not slower on this "
-        "GPU with this model, and matrix products by shape if the package has a table for this GPU. on: all FlagGems operators, "
-        "except those in flagos.exclude and those excluded by default (docs/explanation/flagos.md). If flagos.include is set: "
-        "exactly the operators in that list. Mode on uses no matrix products by shape. off: none. See docs/how-to/flagos.md.",
+        "GPU with this model, and matrix products by shape if the package has a table for this GPU. on: the operators in "
+        "flagos.include. If that list is empty: all FlagGems operators, except those in flagos.exclude and those excluded by "
+        "default (docs/explanation/flagos.md). Mode on uses no matrix products by shape. off: none. See docs/how-to/flagos.md.",
         choices=FLAGOS_MODES,
     )
     include: tuple[str, ...] = option(
