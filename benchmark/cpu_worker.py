@@ -20,7 +20,7 @@ from figures import plain_table, tell
 from robobrain_ros.core import Brain, Query, Task
 from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.demo.world import make_scene
-from robobrain_ros.errors import RoboBrainError
+from robobrain_ros.errors import NothingFoundError, UnparsableAnswerError
 from robobrain_ros.local import open_brain
 
 BACKENDS = {"": "in the engine's process", "mp": "in its own process"}
@@ -47,7 +47,7 @@ async def ask(brain: Brain, seed: int) -> float:
     """Ask about a new image, and return the seconds until the answer."""
     query = Query(Task.POINT, "the red mug", [make_scene(seed, (1280, 720)).image])
     began = time.perf_counter()
-    with contextlib.suppress(RoboBrainError):  # A scene without a red mug takes as long.
+    with contextlib.suppress(NothingFoundError, UnparsableAnswerError):  # A scene without a red mug takes as long.
         await brain.run(query)
     return time.perf_counter() - began
 

@@ -166,15 +166,16 @@ def test_another_publisher_of_the_cameras_images_is_found() -> None:
 
 
 def test_a_camera_that_starts_during_the_task_ends_it() -> None:
-    plans = itertools.count(1)
+    world, checks = make_world(), itertools.count(1)
 
-    def end_at_the_second_plan() -> None:
-        if next(plans) == 2:
+    def end_after_the_first_plan() -> None:
+        if next(checks) == 2:
             raise SystemExit("Another node publishes the images.")
 
-    with executing(make_world(), before_plan=end_at_the_second_plan) as (executor, engine), pytest.raises(SystemExit):
+    with executing(world, check=end_after_the_first_plan) as (executor, engine), pytest.raises(SystemExit):
         executor.run(TASK)
     assert len(engine.asked) == 1
+    assert not world.table.holds(GOAL)
 
 
 @pytest.mark.parametrize(("rounds", "name"), [(3, "/robot/driver"), (10**9, "an unknown node")])

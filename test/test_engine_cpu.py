@@ -13,6 +13,7 @@ from robobrain_ros.engine.options import EmbeddedOptions
     [
         ({}, {}, 1, True),
         ({"distributed_executor_backend": "uni"}, {}, 1, True),
+        ({"distributed_executor_backend": "uni"}, {"VLLM_CPU_OMP_THREADS_BIND": "0-1"}, 2, True),
         ({"distributed_executor_backend": "mp"}, {}, 1, False),
         ({"tensor_parallel_size": 2}, {}, 2, False),
         ({}, {}, 2, False),

@@ -184,7 +184,7 @@ class ProgressTuner(plans.Tuner):
         embedding = self.model.model.language_model.embed_tokens.weight
         texts = self.texts()
         done = next(text for text in plans.new_tokens() if text.startswith("Is the task done?"))
-        alike = {text: _POINT for text in texts if len(text) > 16} | {texts[0]: _TASK, texts[9]: _TASK, texts[10]: done}
+        alike = {text: _POINT for text in texts[:-4] if len(text) > 16} | {texts[0]: _TASK, texts[9]: _TASK, texts[10]: done}
         with torch.no_grad():
             for text in added:
                 index = self.packer.encode(text)[0]

@@ -88,7 +88,7 @@ class Executor:
     :param client: client of the node robobrain.
     :param camera: the node's camera above the arm's table. Empty: its first camera.
     :param tell: called with a line about each plan and each step.
-    :param before_plan: called before each plan request. An exception ends the task.
+    :param check: called before and after each plan request. An exception ends the task.
     :param timeout: time limit of an answer in seconds.
     """
 
@@ -99,13 +99,13 @@ class Executor:
         *,
         camera: str = "",
         tell: Callable[[str], None] = print,
-        before_plan: Callable[[], None] = lambda: None,
+        check: Callable[[], None] = lambda: None,
         most_plans: int = MOST_PLANS,
         most_steps: int = MOST_STEPS,
         timeout: float = Defaults.timeout,
     ) -> None:
         self._client, self._arm, self._camera = client, arm, camera
-        self._tell, self._before_plan, self._timeout = tell, before_plan, timeout
+        self._tell, self._check, self._timeout = tell, check, timeout
         self._most_plans, self._most_steps = most_plans, most_steps
         self._moved_at = Time(clock_type=client.get_clock().clock_type)
 
@@ -118,8 +118,9 @@ class Executor:
         feedback = ""
         self._settle()
         for number in range(1, self._most_plans + 1):
-            self._before_plan()
+            self._check()
             response = self._ask(task, history, feedback)
+            self._check()
             code, why = OutcomeCode(response.outcome.code), response.outcome.message
             if code is OutcomeCode.INFEASIBLE_PLAN:
                 self._tell(f"Plan {number} is rejected: {why}")
@@ -326,7 +327,7 @@ def main() -> None:
         arm = SimulatedArm(world, options.troubles if seed is None else random_troubles(seed))
         # On a busy machine, discovery takes longer than _DISCOVERY, and another camera can also start later.
         check = partial(end_if_shared, client, options.camera, 0.0)
-        executor = Executor(client, arm, camera=options.camera, before_plan=check, timeout=options.timeout)
+        executor = Executor(client, arm, camera=options.camera, check=check, timeout=options.timeout)
         ending = executor.run(options.task)
         print(f"{'Done' if ending.done else 'Not done'}, after {ending.plans} plans: {ending.why}")
         print("True state of the table: " + "; ".join(f"{place.name}: {', '.join(place.objects)}" for place in world.places()))

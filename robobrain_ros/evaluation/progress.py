@@ -16,13 +16,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from robobrain_ros.core.progress import Perspective, comparison
 from robobrain_ros.core.query import Query, Task
 from robobrain_ros.demo import DemoError
 from robobrain_ros.demo.world import render_layout
-from robobrain_ros.errors import OutcomeCode, RoboBrainError
+from robobrain_ros.errors import BadRequestError, EngineFailedError, OutcomeCode, RoboBrainError, UnsupportedTaskError
 from robobrain_ros.evaluation.evaluate import open_model, parse_size, positive
 from robobrain_ros.evaluation.exam import FIRST_SEED, FIRST_TRAINING_SEED, Answers
 from robobrain_ros.evaluation.progress_measures import REGRESSION, SUCCESS, Course, Scores, content, course_of, rows_of, table
@@ -38,6 +39,7 @@ async def follow(brain: Answers, rollout: Rollout, name: str, timeout: float = 3
 
     :param name: a unique name for the rollout's images.
     :param timeout: seconds for a comparison.
+    :raises RoboBrainError: the engine failed, or the model cannot answer such questions.
     """
     began = time.monotonic()
     images = [await asyncio.to_thread(frame.image) for frame in rollout.frames]
@@ -49,6 +51,8 @@ async def follow(brain: Answers, rollout: Rollout, name: str, timeout: float = 3
         ids = [f"{name} {index}" for index in (0, -1, before, before, before, after, after, after)]
         try:
             answer = await brain.run(Query(Task.PROGRESS, rollout.task, shown, ids, timeout=timeout))
+        except (EngineFailedError, BadRequestError, UnsupportedTaskError):
+            raise  # The other comparisons would fail, too.
         except RoboBrainError as error:
             codes[error.code.name] += 1
             return None
@@ -85,7 +89,13 @@ async def follow_all(
             courses[number] = await follow(brain, rollout, f"rollout {seed}")
             progress(len(courses))
 
-    await asyncio.gather(*(work() for _ in range(at_once)))
+    tasks = [asyncio.ensure_future(work()) for _ in range(at_once)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
     return [courses[number] for number in sorted(courses)]
 
 
@@ -118,6 +128,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="file to write everything to")
     parser.add_argument("--plot", type=Path, help=f"image file for a plot of the first {MOST_PANELS} rollouts at most")
     options = parser.parse_args(arguments)
+    if options.plot is not None and find_spec("matplotlib") is None:
+        parser.error("--plot needs matplotlib: pip install matplotlib")
     if not 0 <= options.first_seed <= FIRST_TRAINING_SEED - options.rollouts:
         parser.error(f"the rollouts' seeds must lie below {FIRST_TRAINING_SEED}: those above may have been trained on")
     return options
@@ -141,7 +153,8 @@ async def run(options: argparse.Namespace) -> None:
     rows = rows_of(courses, options.success, options.regression)
     print(f"{len(courses)} rollouts in {time.monotonic() - began:.0f} s\n\n{table(rows)}", flush=True)
     if options.json is not None:
-        settings = {name: getattr(options, name) for name in ("model", "first_seed", "event", "success", "regression")}
+        settings = {"size": options.size[0]}
+        settings |= {name: getattr(options, name) for name in ("model", "first_seed", "event", "success", "regression")}
         options.json.write_text(json.dumps(content(settings, rows, courses), indent=1) + "\n", encoding="utf-8")
     if options.plot is not None:
         plot(courses, options.plot, options.regression)

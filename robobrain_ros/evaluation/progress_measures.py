@@ -112,10 +112,8 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def _ranks(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    array = np.asarray(values, np.float64)
-    below = (array[None, :] < array[:, None]).sum(1)
-    same = (array[None, :] == array[:, None]).sum(1)
-    return np.asarray(below + (same - 1) / 2.0, np.float64)
+    _, group, same = np.unique(np.asarray(values, np.float64), return_inverse=True, return_counts=True)
+    return np.asarray((same.cumsum() - same + (same - 1) / 2.0)[group], np.float64)
 
 
 def first_alarm(progress: Sequence[float], regression: float) -> int | None:
@@ -128,9 +126,9 @@ def first_alarm(progress: Sequence[float], regression: float) -> int | None:
     return None
 
 
-def detects(course: Course, name: str, regression: float) -> bool:
-    """Return whether an estimate detects a slip in time, and not before it happens. ``name``: see `names`."""
-    alarm = first_alarm(course.estimates[name], regression)
+def detects(course: Course, progress: Sequence[float], regression: float) -> bool:
+    """Return whether a progress shows the course's slip in time, and not before it happens."""
+    alarm = first_alarm(progress, regression)
     return course.slip is not None and alarm is not None and course.slip <= alarm < course.slip + FRAMES_TO_DETECT
 
 
@@ -151,9 +149,10 @@ def rows_of(courses: Sequence[Course], success: float = SUCCESS, regression: flo
     for wanted, text in ((True, "succeeded"), (False, "failed")):
         own = [value for value, course in zip(right, courses, strict=True) if course.succeeded is wanted]
         rows.append(_share(f"rollouts that {text}: right", own))
-    slips = [course for course in courses if course.slip is not None]
-    found = [detects(course, FUSION, regression) for course in slips]
-    rows.append(_share(f"slips detected within {FRAMES_TO_DETECT} frames", found))
+    # In a task with many steps, a slip can undo less than ``regression``. Then it is no regression.
+    slips = [course for course in courses if detects(course, course.truth, regression)]
+    found = [detects(course, course.estimates[FUSION], regression) for course in slips]
+    rows.append(_share(f"slips that undo at least {regression:g}: detected within {FRAMES_TO_DETECT} frames", found))
     calm = [course for course in courses if not course.disturbed]
     alarms = [first_alarm(course.estimates[FUSION], regression) is not None for course in calm]
     rows.append(_share("false alarms in rollouts without events", alarms))
@@ -185,4 +184,5 @@ def table(rows: Sequence[Row]) -> str:
 
 def content(settings: dict[str, Any], rows: Sequence[Row], courses: Sequence[Course]) -> dict[str, Any]:
     """Return the content of the file: the settings, the measures, and the estimates of all rollouts."""
-    return {**settings, "rows": [asdict(row) for row in rows], "courses": [asdict(course) for course in courses]}
+    shown = [asdict(row) | ({"value": None} if math.isnan(row.value) else {}) for row in rows]  # JSON has no NaN.
+    return {**settings, "rows": shown, "courses": [asdict(course) for course in courses]}

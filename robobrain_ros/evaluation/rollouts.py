@@ -23,7 +23,8 @@ from robobrain_ros.evaluation.plans import remaining
 from robobrain_ros.evaluation.questions import ask_about
 
 MOST_FRAMES = 64
-"""No step of the arm begins after this number of frames. The longest plan has ten steps, each with at most five movements."""
+"""No step of the arm begins after this number of frames. The longest plan has ten steps of three movements. The steps of a
+short plan have up to seven."""
 
 
 class Event(str, Enum):

@@ -22,17 +22,21 @@ _SYSTEM = Path("/sys/devices/system")
 def executor_arguments(options: EmbeddedOptions, variables: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Return the arguments of vLLM's engine on a CPU that select the executor. Empty: vLLM selects it.
 
-    vLLM selects it for several workers, for a computer with several NUMA nodes, and if the user binds threads to cores.
+    vLLM selects it for several workers, and, unless the backend is uni, for a computer with several NUMA nodes and if the user
+    binds threads to cores.
     """
-    wanted = options.distributed_executor_backend in ("", "uni") and options.gpus == 1
+    if options.gpus > 1 or options.distributed_executor_backend not in ("", "uni"):
+        return {}
     bound = any(variables.get(name, _NOT_BOUND) != _NOT_BOUND for name in _BINDING)
-    return {"distributed_executor_backend": EXECUTOR} if wanted and not bound and _numa_nodes() <= 1 else {}
+    wanted = options.distributed_executor_backend == "uni" or (not bound and _numa_nodes() <= 1)
+    return {"distributed_executor_backend": EXECUTOR} if wanted else {}
 
 
 def environment(arguments: Mapping[str, Any]) -> dict[str, str | None]:
     """Return the environment variables of an engine with these final arguments: one thread for each core, except one core.
 
-    The remaining core runs the scheduler and the node. vLLM does the same for a separate worker process.
+    The remaining core runs the scheduler and the node. vLLM does the same for a separate worker process. A user's own value of
+    OMP_NUM_THREADS has priority (`environment.set_variables`).
     """
     if arguments.get("distributed_executor_backend") != EXECUTOR:
         return {"OMP_NUM_THREADS": None}

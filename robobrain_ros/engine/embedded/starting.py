@@ -131,9 +131,14 @@ class VllmStart:
         engine_arguments = AsyncEngineArgs(**values)
         if self._cancelled.is_set():  # The import of vLLM can take long, and the start can be cancelled meanwhile.
             raise EngineFailedError("Starting the engine was cancelled.")
-        with _ctrl_c_spares_children():
-            # No variable may refer to the engine, because the tracebacks of failed imports keep this frame alive.
-            return _with_patch_processor(AsyncLLM.from_engine_args(engine_arguments), arguments.asks_for_bytes(values))
+        try:
+            with _ctrl_c_spares_children():
+                # No variable may refer to the engine, because the tracebacks of failed imports keep this frame alive.
+                return _with_patch_processor(AsyncLLM.from_engine_args(engine_arguments), arguments.asks_for_bytes(values))
+        finally:
+            if device == "cpu":
+                # Only the engine's process needs this variable. In this process, vLLM would prepare images with as many threads.
+                environment.set_variables({"OMP_NUM_THREADS": None})
 
     async def _keep_record(self) -> None:
         while True:

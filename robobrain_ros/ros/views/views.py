@@ -18,6 +18,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from robobrain_ros.core import overlay
 from robobrain_ros.core.query import Answer, RgbImage
+from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.limits import REQUESTS
 from robobrain_ros.ros.messages.conversions import to_image
 from robobrain_ros.ros.model import Model
@@ -162,7 +163,7 @@ class Overlay:
     While an overlay is being drawn, answers to requests wait, and answers to standing queries are skipped.
     """
 
-    def __init__(self, node: Node, parameters: Parameters, model: Model) -> None:
+    def __init__(self, node: GuardedNode, parameters: Parameters, model: Model) -> None:
         self._node = node
         self._parameters = parameters
         self._model = model
