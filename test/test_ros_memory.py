@@ -44,7 +44,8 @@ from collections import deque
 
 from robobrain_ros.engine import memory
 
-gc.set_threshold(700, 10, 10)  # Python's own: children of the tests have others.
+gc.enable()  # As Python starts. In the children of the tests, collection begins later.
+gc.set_threshold(700, 10, 10)
 loaded = [[] for _ in range(1_000_000)]
 gc.collect()
 if sys.argv[1] == "settled":
