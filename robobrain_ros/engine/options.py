@@ -91,9 +91,9 @@ class EmbeddedOptions:
     video: str = option(
         "auto",
         "yes: send images of different times (docs/how-to/history.md) to the model as a video, if the chat template of the "
-        "checkpoint supports videos. A video needs half the visual tokens, and the engine reserves memory for it. no, or if "
-        "the template does not support videos: send them as images, and state their times in the prompt. auto: yes if a camera "
-        "has a history (<camera>.history_frames), otherwise no.",
+        "checkpoint supports videos. A video needs half the visual tokens, and the engine reserves memory for it. no: send "
+        "them as images, and state their times in the prompt. If the template supports no videos, yes does the same as no. auto: "
+        "yes if a camera has a history (<camera>.history_frames), otherwise no.",
         choices=VIDEO_CHOICES,
     )
     load_format: str = option(
@@ -277,8 +277,8 @@ class EngineOptions:
         "",
         "Model: a folder with a checkpoint, a name on the Hugging Face Hub such as BAAI/RoboBrain2.0-7B (with the environment "
         "variable VLLM_USE_MODELSCOPE=true: on ModelScope), or a preset of docs/reference/models.md such as robobrain2.0-7b. A "
-        "preset also sets the options that you do not set. Empty: the demo model. With kind remote: the name of the model on the "
-        "servers, or empty for the name that the servers report.",
+        "preset also sets quantization, max_model_len, gpu_memory_utilization and max_num_seqs, unless you set them. Empty: the "
+        "demo model. With kind remote: the name of the model on the servers, or empty for the name that the servers report.",
     )
     max_num_seqs: int = option(
         16, "Maximum number of requests that the engine processes at the same time. Further ones wait.", minimum=1, maximum=1024
