@@ -21,12 +21,8 @@ LOWERED, RELEASED = 0.8, 0.9
 """Completed share of a place step when the object is at its place, and when the gripper is open."""
 _ABOVE = 0.07
 """Height above the object or its place from which the gripper goes down vertically."""
-_GRIP = 0.015
-"""Metres of an object's upper end that are between the finger tips. See `rearrange.hold`."""
 _CLEARANCE = 0.008
 """Distance of the open fingers from an object."""
-_RIM = 0.94
-"""The fingers hold a bowl at this share of its radius."""
 
 
 @dataclass
@@ -123,8 +119,8 @@ class MovingArm:
 
 def _grasp(thing: Thing) -> Position:
     """Return the position of the finger tips that hold an object where it is."""
-    x = thing.x - thing.radius * _RIM if thing.kind == "bowl" else thing.x
-    return x, thing.y, max(thing.z + thing.height - _GRIP, 0.0)
+    x = thing.x - thing.radius * rearrange.RIM if thing.kind == "bowl" else thing.x
+    return x, thing.y, max(thing.z + thing.height - rearrange.GRIP, 0.0)
 
 
 def _above(position: Position) -> Position:

@@ -10,9 +10,11 @@ import numpy as np
 
 from robobrain_ros.demo.layout import Layout, Thing, fits, spot_on_table
 
-_TRIES = 200
-_DEEP = 0.015
+GRIP = 0.015
 """Metres of an object's upper end that are between the finger tips."""
+RIM = 0.94
+"""The fingers hold a bowl at this share of its radius."""
+_TRIES = 200
 _AROUND = ((1.0, 0.0), (-1.0, 0.0), (0.7, -0.7), (-0.7, -0.7), (0.0, -1.0), (0.7, 0.7), (-0.7, 0.7), (0.0, 1.0))
 """Directions in which free places beside an object are searched, in this order: right, left, nearer, farther."""
 
@@ -30,7 +32,7 @@ def hold(layout: Layout, name: str) -> Layout:
     thing = find(layout, name)
     x, y, z, half = layout.gripper
     bowl = thing.kind == "bowl"
-    changed = replace(thing, x=x + thing.radius * 0.94 if bowl else x, y=y, z=max(z + _DEEP - thing.height, 0.0))
+    changed = replace(thing, x=x + thing.radius * RIM if bowl else x, y=y, z=max(z + GRIP - thing.height, 0.0))
     gripper = layout.gripper if bowl else (x, y, z, max(half, thing.radius))
     return replace(replaced(layout, changed), gripper=gripper)
 

@@ -16,7 +16,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -207,10 +207,17 @@ async def open_model(model: str, **options: Any) -> AsyncIterator[Brain]:
 
 
 def main() -> None:
-    """Evaluate with the options of the command line. Exit with one sentence if the model or the engine fails."""
-    options = parse_options()
+    """Evaluate with the options of the command line. See `run_to_end` for errors."""
+    run_to_end(run(parse_options()))
+
+
+def run_to_end(evaluation: Coroutine[Any, Any, None]) -> None:
+    """Run the evaluation of a program.
+
+    :raises SystemExit: the model or the engine failed. The program ends with one sentence.
+    """
     try:
-        asyncio.run(run(options))
+        asyncio.run(evaluation)
     except (RoboBrainError, DemoError) as error:
         sys.exit(str(error))
 

@@ -21,10 +21,9 @@ from pathlib import Path
 
 from robobrain_ros.core.progress import Perspective, comparison
 from robobrain_ros.core.query import Query, Task
-from robobrain_ros.demo import DemoError
 from robobrain_ros.demo.world import render_layout
 from robobrain_ros.errors import BadRequestError, EngineFailedError, OutcomeCode, RoboBrainError, UnsupportedTaskError
-from robobrain_ros.evaluation.evaluate import open_model, parse_size, positive
+from robobrain_ros.evaluation.evaluate import open_model, parse_size, positive, run_to_end
 from robobrain_ros.evaluation.exam import FIRST_SEED, FIRST_TRAINING_SEED, Answers
 from robobrain_ros.evaluation.progress_measures import REGRESSION, SUCCESS, Course, Scores, content, course_of, rows_of, table
 from robobrain_ros.evaluation.progress_plot import MOST_PANELS, plot
@@ -52,7 +51,7 @@ async def follow(brain: Answers, rollout: Rollout, name: str, timeout: float = 3
         try:
             answer = await brain.run(Query(Task.PROGRESS, rollout.task, shown, ids, timeout=timeout))
         except (EngineFailedError, BadRequestError, UnsupportedTaskError):
-            raise  # The other comparisons would fail, too.
+            raise  # The other comparisons would also fail.
         except RoboBrainError as error:
             codes[error.code.name] += 1
             return None
@@ -161,12 +160,8 @@ async def run(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Evaluate with the options of the command line. Exit with one sentence if the model or the engine fails."""
-    options = parse_options()
-    try:
-        asyncio.run(run(options))
-    except (RoboBrainError, DemoError) as error:
-        sys.exit(str(error))
+    """Evaluate with the options of the command line. See `run_to_end` for errors."""
+    run_to_end(run(parse_options()))
 
 
 if __name__ == "__main__":
