@@ -62,6 +62,15 @@ def _three_views(views: Sequence[_Image]) -> tuple[_Image, ...]:
     return (*views, *[views[0]] * (len(VIEWS) - len(views)))
 
 
+def progress_after(before: float, score: float) -> float:
+    """Return the progress at a moment, from the progress at an earlier moment and the score of their comparison.
+
+    :param before: 0 to 1.
+    :param score: -1 to 1.
+    """
+    return before + (score * (1.0 - before) if score >= 0.0 else score * before)
+
+
 @dataclass(frozen=True)
 class ProgressEstimate:
     """The progress at one moment. All values are parts of the whole task.
@@ -116,6 +125,5 @@ class ProgressTracker:
         elif perspective is Perspective.BACKWARD:
             progress = 1.0 + score
         else:
-            before = self._incremental
-            progress = before + (score * (1.0 - before) if score >= 0.0 else score * before)
+            progress = progress_after(self._incremental, score)
         return min(max(progress, 0.0), 1.0)

@@ -92,20 +92,29 @@ def read_benchmark(folder: Path, name: str = "") -> Benchmark:
 
 def _rows(path: Path) -> list[tuple[dict[str, Any], str]]:
     rows = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if line.strip():
-            rows.append((_object(line, f"{path}, line {number}"), f"{path}, line {number}"))
+            rows.append((json_object(line, f"{path}, line {number}"), f"{path}, line {number}"))
     return rows
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the text of a benchmark's file.
+
+    :raises BenchmarkError: the file cannot be read.
+    """
     try:
         return read_small_text(path, _LARGEST_FILE)
     except UnreadableFileError as error:
         raise BenchmarkError(f"{path} cannot be read: {error}.") from error
 
 
-def _object(line: str, where: str) -> dict[str, Any]:
+def json_object(line: str, where: str) -> dict[str, Any]:
+    """Return the JSON object in a text.
+
+    :param where: the file, and the line if the text is one line of the file, for the error message.
+    :raises BenchmarkError: the text is not a JSON object.
+    """
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -117,8 +126,8 @@ def _object(line: str, where: str) -> dict[str, Any]:
 
 def _where2place(folder: Path, row: dict[str, Any], where: str) -> Item:
     identity, name, text = (_field(row, field, where) for field in ("question_id", "image", "text"))
-    image = _inside(folder / "images", name, where)
-    mask = next((path for path in _same_stem(_inside(folder / "masks", name, where)) if path.is_file()), None)
+    image = path_inside(folder / "images", name, where)
+    mask = next((path for path in _same_stem(path_inside(folder / "masks", name, where)) if path.is_file()), None)
     if mask is None:
         raise BenchmarkError(f"{where}: masks/ has no mask of the name {name}.")
     return Item(identity, "point", _FORMAT_OF_POINTS.sub("", text).strip(), (image,), mask=mask)
@@ -135,8 +144,11 @@ def _field(row: dict[str, Any], name: str, where: str) -> str:
     return str(value)
 
 
-def _inside(folder: Path, name: str, where: str) -> Path:
-    """Return a path below the folder. A benchmark must not read other files."""
+def path_inside(folder: Path, name: str, where: str) -> Path:
+    """Return a path below the folder. A benchmark must not read other files.
+
+    :raises BenchmarkError: the name is absolute or contains "..".
+    """
     relative = PurePosixPath(name)
     if relative.is_absolute() or ".." in relative.parts:
         raise BenchmarkError(f"{where}: {name} leads out of the folder.")
@@ -146,7 +158,7 @@ def _inside(folder: Path, name: str, where: str) -> Path:
 def _flageval(folder: Path) -> tuple[list[Item], "Counter[str]"]:
     path = folder / "data.json"
     try:
-        rows = json.loads(_text(path))
+        rows = json.loads(read_text(path))
     except ValueError as error:
         raise BenchmarkError(f"{path} is not JSON: {error}.") from error
     if not isinstance(rows, list):
@@ -179,9 +191,9 @@ def _flageval_item(folder: Path, row: dict[str, Any], where: str) -> tuple[Item 
         return None, "too many images"
     identity = _field(row, "question_id", where)
     text = re.sub(r"<image \d+>\s*", "", _field(row, "question", where))
-    images = tuple(_inside(folder, name, where) for name in names)
+    images = tuple(path_inside(folder, name, where) for name in names)
     if kind == "point":
-        mask = _inside(folder, _field(row, "mask_path", where), where)
+        mask = path_inside(folder, _field(row, "mask_path", where), where)
         return Item(identity, kind, _FORMAT_OF_POINTS.sub("", text).strip(), images, mask=mask), ""
     answer = _field(row, "answer", where).strip().strip("().").upper()
     if kind == "yes-no":
@@ -231,7 +243,7 @@ async def ask_item(brain: Brain, item: Item, think: bool) -> ItemResult:
 
     :raises EngineFailedError: the engine died, so there is no score.
     """
-    images = [await asyncio.to_thread(_pixels, path) for path in item.images]
+    images = [await asyncio.to_thread(read_pixels, path) for path in item.images]
     task = Task.POINT if item.kind == "point" else Task.ASK
     try:
         answer = await brain.run(Query(task, item.text, images, think=think, timeout=_TIMEOUT))
@@ -242,7 +254,8 @@ async def ask_item(brain: Brain, item: Item, think: bool) -> ItemResult:
     return ItemResult(score_item(item, answer), answer.report.raw_text)
 
 
-def _pixels(path: Path) -> npt.NDArray[np.uint8]:
+def read_pixels(path: Path) -> npt.NDArray[np.uint8]:
+    """Return an image as RGB (height, width, 3)."""
     from PIL import Image
 
     with Image.open(path) as image:
