@@ -211,20 +211,23 @@ def plot(run: Run, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, (above, below) = pyplot.subplots(2, 1, sharex=True, figsize=(10, 7))
+    colours: dict[str, str] = {}  # Each start of the engine has the same colour.
     for pid in dict.fromkeys(sample.pid for sample in run.samples):
         own = [sample for sample in run.samples if sample.pid == pid]
         if len(own) < 5:
             continue
-        counts = [sample.answered for sample in own]
-        above.plot(counts, [sample.memory for sample in own], label=f"{own[0].name} ({pid})")
-        below.plot(counts, [sample.descriptors for sample in own], label=f"{own[0].name} ({pid})")
+        counts, name = [sample.answered for sample in own], own[0].name
+        label = "" if name in colours else name
+        colour = colours.setdefault(name, f"C{len(colours)}")
+        above.plot(counts, [sample.memory for sample in own], colour, label=label)
+        below.plot(counts, [sample.descriptors for sample in own], colour)
     for fault in run.faults:
         for axes in (above, below):
             axes.axvline(fault.answered, color="grey" if fault.survived else "red", alpha=0.3, linewidth=1.0)
     above.set_ylabel("memory (MB)")
     below.set_ylabel("file descriptors")
     below.set_xlabel("requests answered (grey lines: injected faults)")
-    above.legend(fontsize=7, ncol=3)
+    above.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncol=3, frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=100)
 
