@@ -91,6 +91,15 @@ class Planner(ScriptedEngine):
             yield delta
 
 
+class Slipping(ScriptedEngine):
+    """An engine that sees the object lifted in the first four comparisons, and back on the table in the others."""
+
+    async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
+        self._next = iter([f"<score>{'+80' if len(self.generations) < 4 else '-90'}%</score>"])
+        async for delta in super().generate(generation):
+            yield delta
+
+
 @contextmanager
 def ready(*scripts: str, engine: ScriptedEngine | None = None, **parameters: Any) -> Iterator[tuple[Rig, ScriptedEngine]]:
     """Return a ready node whose engine answers with these scripts, with running cameras."""
@@ -107,6 +116,8 @@ def test_there_is_an_example_for_each_kind_of_use() -> None:
         "point_to_pose.py",
         "several_cameras.py",
         "standing_query.py",
+        "save_goal_image.py",
+        "watch_step.py",
         "without_ros.py",
     }
 
@@ -180,6 +191,35 @@ def test_several_cameras() -> None:
     assert "The mug is in the gripper." in output
 
 
+def test_a_step_is_watched_with_a_saved_goal_image(tmp_path: Path) -> None:
+    goal = tmp_path / "goal.png"
+    with ready("<score>+100%</score>") as (it, engine):
+        output_of(it, "save_goal_image.py", f"{it.client.get_namespace()}/camera/image", str(goal))
+        output = output_of(it, "watch_step.py", "put the mug on the plate", "--goal", str(goal), "--rate", "20")
+    _, reference_end, *_, after = engine.generations[0].images
+    assert (reference_end == after).all(), "without a goal image, this image would be grey"
+    assert output.splitlines()[-2].startswith("progress 1.00")
+    assert output.splitlines()[-1] == "SUCCEEDED: progress 1.00, highest 1.00"
+
+
+def test_a_failed_step_ends_the_watch_with_another_exit_code() -> None:
+    arguments = "put the mug on the plate", "--rate", "20"
+    with ready(engine=Slipping([""])) as (it, _), example(it, "watch_step.py", *arguments) as process:
+        it.until(lambda: process.poll() is not None, "the end")
+        assert process.stdout is not None
+        assert "REGRESSED" in process.stdout.read()
+    assert process.returncode == 1
+
+
+def test_without_a_camera_no_goal_image_is_saved(tmp_path: Path) -> None:
+    with ready("") as (it, _), example(it, "save_goal_image.py", "nothing", str(tmp_path / "goal.png")) as process:
+        it.until(lambda: process.poll() is not None, "the end")
+        assert process.stdout is not None
+        assert "No image arrived on /" in process.stdout.read()
+    assert process.returncode == 1
+    assert not (tmp_path / "goal.png").exists()
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_missing_arguments_get_a_usage_line(name: str) -> None:
     done = subprocess.run([sys.executable, str(EXAMPLES / name)], capture_output=True, text=True, timeout=LIMIT, check=False)
@@ -194,6 +234,7 @@ def test_missing_arguments_get_a_usage_line(name: str) -> None:
         ("point_to_pose.py", ["the mug", "camera_optical"]),
         ("several_cameras.py", ["Where is the mug?", "camera"]),
         ("standing_query.py", ["the mug"]),
+        ("watch_step.py", ["put the mug on the plate"]),
     ],
 )
 def test_ctrl_c_ends_an_example_without_a_traceback(name: str, arguments: list[str]) -> None:

@@ -1,0 +1,42 @@
+"""Save the newest image of a camera as the goal image of a task. Run it once while the camera sees the completed task::
+
+python3 save_goal_image.py goal.png --ros-args -r image:=/camera/image
+"""
+
+import argparse
+import sys
+
+import cv2
+import rclpy
+from cv_bridge import CvBridge
+from rclpy.executors import ExternalShutdownException
+from rclpy.qos import qos_profile_sensor_data
+from rclpy.utilities import remove_ros_args
+from rclpy.wait_for_message import wait_for_message
+from sensor_msgs.msg import Image
+
+LIMIT = 10.0
+"""Seconds to wait for an image."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Save the next image of a camera.")
+    parser.add_argument("topic", help="topic of raw images")
+    parser.add_argument("file", help="PNG file to write")
+    given = parser.parse_args(remove_ros_args(sys.argv)[1:])
+    rclpy.init()
+    node = rclpy.create_node("save_goal_image")
+    received, message = wait_for_message(Image, node, given.topic, qos_profile=qos_profile_sensor_data, time_to_wait=LIMIT)
+    if not received:
+        sys.exit(f"No image arrived on {node.resolve_topic_name(given.topic)} within {LIMIT:.0f} s.")
+    image = CvBridge().imgmsg_to_cv2(message, "bgr8")
+    if not cv2.imwrite(given.file, image):
+        sys.exit(f"{given.file} cannot be written.")
+    print(f"Saved {image.shape[1]}x{image.shape[0]} pixels to {given.file}.")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        sys.exit(130)
