@@ -220,15 +220,17 @@ class FlagosOptions:
     mode: str = option(
         "auto",
         "Which FlagOS operators vLLM uses. auto: FlagGems operators that tune_flagos measured as correct and not slower on this "
-        "GPU with this model, and matrix products by shape if the package has a table for this GPU. on: the operators in "
+        "GPU with this model, and the package's own matrix products (called matrix products by shape) of the sizes at which they "
+        "are faster than PyTorch's, on GPUs for which the package lists these sizes. on: the FlagGems operators in "
         "flagos.include. If that list is empty: all FlagGems operators, except those in flagos.exclude and those excluded by "
-        "default (docs/explanation/flagos.md). Mode on uses no matrix products by shape. off: none. See docs/how-to/flagos.md.",
+        "default (docs/explanation/flagos.md). Mode on does not use the package's own matrix products. off: none. See "
+        "docs/how-to/flagos.md.",
         choices=FLAGOS_MODES,
     )
     include: tuple[str, ...] = option(
         (),
-        "Names of the only FlagGems operators that vLLM may use, such as silu. Mode on uses all of them; mode auto uses those "
-        "that tune_flagos also selected. In mode auto, matrix products by shape are used only if this list is empty "
+        "vLLM may use only the FlagGems operators in this list, such as silu. Mode on uses all of them. Mode auto uses those "
+        "that tune_flagos selected. In mode auto, matrix products by shape are used only if this list is empty "
         "or names mm, mm_out, addmm or addmm_out. Empty: no restriction. flagos.exclude must be empty if this list is set.",
     )
     exclude: tuple[str, ...] = option(

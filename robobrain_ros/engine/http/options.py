@@ -51,8 +51,7 @@ class ServerOptions:
     max_connections_per_client: int = option(
         16,
         "Maximum number of idle connections from one address (IPv6: from one /64 network). A connection is idle while it has no "
-        "request with the right key in progress. Connections with such a request do not count. If there are more idle ones, the "
-        "server closes the oldest.",
+        "request with the right key in progress. Beyond this number, the server closes the oldest idle connection.",
         minimum=1,
         maximum=1024,
     )

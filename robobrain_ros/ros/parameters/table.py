@@ -52,8 +52,8 @@ NODE_PARAMETERS = (
         "image_reliability",
         "auto",
         "Reliability of the camera subscriptions. auto: reliable if all publishers of the topic are reliable, otherwise best "
-        "effort. With Fast DDS's default settings, large images are lost: with best_effort even at low image rates, with "
-        "reliable only at high image rates (docs/how-to/troubleshooting.md).",
+        "effort. With Fast DDS's default settings, a best_effort subscription loses large images even at low image rates. A "
+        "reliable subscription loses them only at high image rates (docs/how-to/troubleshooting.md).",
         choices=("auto", "best_effort", "reliable"),
     ),
     Parameter(
@@ -104,10 +104,10 @@ NODE_PARAMETERS = (
     Parameter(
         "max_tokens",
         Defaults.max_tokens,
-        "Token limit of an answer. Thinking has its own limit, think_tokens. max_tokens does not apply to plans for robots "
-        "(context.robots or robots_file), or to requests of the task plan with context.mode MODE_CHECK, which ask whether a task "
-        "is done. The node computes their limit from the longest allowed answer, because a truncated answer is not valid. "
-        "options.max_tokens of a request overrides max_tokens.",
+        "Token limit of an answer. options.max_tokens of a request overrides it. Thinking has its own limit, think_tokens. Both "
+        "max_tokens and options.max_tokens do not apply to plans for robots (context.robots or robots_file), and to requests of "
+        "the task plan with context.mode MODE_CHECK, which ask whether a task is done. The node computes their limit from the "
+        "longest allowed answer, because a truncated answer is not valid.",
         applies=Applies.AT_ONCE,
         minimum=1,
         maximum=MOST_TOKENS,
@@ -165,9 +165,8 @@ NODE_PARAMETERS = (
     Parameter(
         "marker_lifetime",
         30.0,
-        "Seconds after which RViz removes markers. The next answer to the same standing query removes them earlier. All "
-        "service and action requests together count as one query, so each new answer also replaces the markers of the previous "
-        "one. 0: no limit.",
+        "Seconds after which RViz removes markers. The next answer to the same standing query replaces its markers earlier. An "
+        "answer to a service or action request replaces the markers of the previous answer to such a request. 0: no limit.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=1e9,
@@ -245,10 +244,9 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             f"{camera}.use_depth",
             False,
             f"Compute positions from {camera}/depth and {camera}/camera_info. The depth images must be aligned to the camera's "
-            "images. The tasks point, affordance, ground and trajectory use the newest image with depth, that is, the newest one "
-            "whose depth image and camera_info have arrived. They use the camera's newest image instead if no image has depth, "
-            "if the newest image with depth is older than max_image_age, or if it arrived more than 0.5 s before the camera's "
-            "newest image.",
+            "images. The tasks point, affordance, ground and trajectory use the newest image whose depth image and camera_info "
+            "have arrived. This image must not be older than max_image_age, and must have arrived at most 0.5 s before the "
+            "camera's newest image. Otherwise, these tasks use the camera's newest image.",
         ),
         Parameter(
             f"{camera}.min_depth",
@@ -317,8 +315,8 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.history_frames",
             0,
-            f"Number of recent images that the node keeps, evenly spaced over {camera}.history_seconds, as JPEG in memory. They "
-            "use at most 1 MiB times this number: beyond it, the node drops the oldest images. 0: none.",
+            f"Number of recent images that the node keeps, evenly spaced over {camera}.history_seconds, as JPEG in memory. "
+            "They can use 1 MiB for each image of this number. If they need more, the node drops the oldest ones. 0: none.",
             minimum=0,
             maximum=MOST_HISTORY,
             least=2,
@@ -350,13 +348,13 @@ def standing_query_parameters(name: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{prefix}condition",
             False,
-            "Whether the instruction is a question for yes or no (task ask only). Changes of the answer appear on ~/events "
+            "Whether the instruction is a yes/no question (task ask only). Changes of the answer appear on ~/events "
             "(docs/how-to/events.md).",
         ),
         Parameter(
             f"{prefix}stable_frames",
             DEFAULT_STABLE_FRAMES,
-            "Number of consecutive answers that must agree before an event of a condition.",
+            "Number of equal answers in a row after which the node publishes an event of the condition.",
             minimum=1,
             maximum=MOST_STABLE_FRAMES,
         ),
