@@ -7,8 +7,8 @@ import argparse
 import sys
 
 import cv2
+import numpy as np
 import rclpy
-from cv_bridge import CvBridge
 from rclpy.executors import ExternalShutdownException
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.utilities import remove_ros_args
@@ -27,10 +27,15 @@ def main() -> None:
     rclpy.init()
     node = rclpy.create_node("save_goal_image")
     received, message = wait_for_message(Image, node, given.topic, qos_profile=qos_profile_sensor_data, time_to_wait=LIMIT)
+    if not rclpy.ok():
+        raise KeyboardInterrupt
     if not received:
         sys.exit(f"No image arrived on {node.resolve_topic_name(given.topic)} within {LIMIT:.0f} s.")
-    image = CvBridge().imgmsg_to_cv2(message, "bgr8")
-    if not cv2.imwrite(given.file, image):
+    if message.encoding not in ("rgb8", "bgr8"):
+        sys.exit(f"The encoding of the image is {message.encoding}. This program reads only rgb8 and bgr8.")
+    rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
+    image = rows[:, : 3 * message.width].reshape(message.height, message.width, 3)
+    if not cv2.imwrite(given.file, image[:, :, ::-1] if message.encoding == "rgb8" else image):
         sys.exit(f"{given.file} cannot be written.")
     print(f"Saved {image.shape[1]}x{image.shape[0]} pixels to {given.file}.")
 

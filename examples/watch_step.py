@@ -7,6 +7,7 @@
 
 import argparse
 import sys
+import time
 from typing import Any
 
 import cv2
@@ -38,7 +39,9 @@ def read_image(path: str) -> Image:
 
 def wait(node: Node, future: Future, seconds: float) -> Any:
     """Return the response; exit with a message if there is none."""
-    rclpy.spin_until_future_complete(node, future, timeout_sec=seconds)
+    end = time.monotonic() + seconds
+    while not future.done() and time.monotonic() < end:
+        rclpy.spin_once(node, timeout_sec=0.1)  # With a timeout, so that Ctrl-C is noticed.
     return future.result() if future.done() else sys.exit(f"No response within {seconds:.0f} s.")
 
 
