@@ -1,6 +1,8 @@
-"""Save the newest image of a camera as the goal image of a task. Run it once while the camera sees the completed task::
+"""Save the next image of a camera as the goal image of a task. Run the program while the camera sees the completed task::
 
-python3 save_goal_image.py goal.png --ros-args -r image:=/camera/image
+    python3 save_goal_image.py /camera/image goal.png
+
+The topic must have raw images in rgb8 or bgr8.
 """
 
 import argparse

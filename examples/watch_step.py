@@ -1,4 +1,4 @@
-"""Watch whether the robot completes a task, and end with 0 if it succeeds. Start the program before the robot begins to move::
+"""Watch whether the robot completes a task. The exit code is 0 if it does. Start the program before the robot moves::
 
     python3 watch_step.py "put the red block in the green bowl" --goal goal.png
 

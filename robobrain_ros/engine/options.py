@@ -220,8 +220,8 @@ class FlagosOptions:
     mode: str = option(
         "auto",
         "Which FlagOS operators vLLM uses. auto: FlagGems operators that tune_flagos measured as correct and not slower on this "
-        "GPU with this model, and the package's own matrix products (called matrix products by shape) of the sizes at which they "
-        "are faster than PyTorch's, on GPUs for which the package lists these sizes. on: the FlagGems operators in "
+        "GPU with this model. Also the package's own matrix products (matrix products by shape), on GPUs for which the package "
+        "has a table. on: the FlagGems operators in "
         "flagos.include. If that list is empty: all FlagGems operators, except those in flagos.exclude and those excluded by "
         "default (docs/explanation/flagos.md). Mode on does not use the package's own matrix products. off: none. See "
         "docs/how-to/flagos.md.",
@@ -229,9 +229,9 @@ class FlagosOptions:
     )
     include: tuple[str, ...] = option(
         (),
-        "vLLM may use only the FlagGems operators in this list, such as silu. Mode on uses all of them. Mode auto uses those "
-        "that tune_flagos selected. In mode auto, matrix products by shape are used only if this list is empty "
-        "or names mm, mm_out, addmm or addmm_out. Empty: no restriction. flagos.exclude must be empty if this list is set.",
+        "vLLM may use only the FlagGems operators in this list, such as silu. Mode on uses every operator in the list. Mode auto "
+        "uses those in the list that tune_flagos selected. In mode auto, matrix products by shape are used only if this list is "
+        "empty or names mm, mm_out, addmm or addmm_out. Empty: no restriction. flagos.exclude must be empty if this list is set.",
     )
     exclude: tuple[str, ...] = option(
         (),

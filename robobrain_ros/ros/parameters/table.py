@@ -86,8 +86,8 @@ NODE_PARAMETERS = (
     Parameter(
         "transform_timeout",
         0.2,
-        "Maximum time in seconds that the node waits, after the model has answered, for the image's depth image, camera_info and "
-        "transform together. The node does not wait beyond the deadline of the request.",
+        "Seconds that the node waits for the depth image, camera_info and transform of an image: one limit for all three. It "
+        "begins when the model has answered. The node does not wait beyond the deadline of the request.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=60.0,
@@ -104,10 +104,10 @@ NODE_PARAMETERS = (
     Parameter(
         "max_tokens",
         Defaults.max_tokens,
-        "Token limit of an answer. options.max_tokens of a request overrides it. Thinking has its own limit, think_tokens. Both "
-        "max_tokens and options.max_tokens do not apply to plans for robots (context.robots or robots_file), and to requests of "
-        "the task plan with context.mode MODE_CHECK, which ask whether a task is done. The node computes their limit from the "
-        "longest allowed answer, because a truncated answer is not valid.",
+        "Token limit of an answer. options.max_tokens of a request overrides it. Thinking has its own limit, think_tokens. "
+        "Neither max_tokens nor options.max_tokens applies to plans for robots (context.robots or robots_file) or to checks whether a "
+        "task is done (task plan, context.mode MODE_CHECK). For these, the node computes the limit from the longest allowed "
+        "answer, because a truncated answer is not valid.",
         applies=Applies.AT_ONCE,
         minimum=1,
         maximum=MOST_TOKENS,
@@ -165,8 +165,8 @@ NODE_PARAMETERS = (
     Parameter(
         "marker_lifetime",
         30.0,
-        "Seconds after which RViz removes markers. The next answer to the same standing query replaces its markers earlier. An "
-        "answer to a service or action request replaces the markers of the previous answer to such a request. 0: no limit.",
+        "Seconds after which RViz removes markers. A newer answer replaces them before that: for a standing query, its next "
+        "answer; for services and actions, the next answer to any of their requests. 0: no limit.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=1e9,
@@ -316,7 +316,7 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             f"{camera}.history_frames",
             0,
             f"Number of recent images that the node keeps, evenly spaced over {camera}.history_seconds, as JPEG in memory. "
-            "They can use 1 MiB for each image of this number. If they need more, the node drops the oldest ones. 0: none.",
+            "They share a limit of history_frames x 1 MiB. If they need more, the node drops the oldest ones. 0: none.",
             minimum=0,
             maximum=MOST_HISTORY,
             least=2,
@@ -361,7 +361,8 @@ def standing_query_parameters(name: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{prefix}min_confidence",
             LEAST_CONFIDENCE,
-            "Answers to a condition with a lower confidence do not count. Answers of unknown confidence always count.",
+            "The node ignores answers to the condition whose confidence is below this value. It always uses answers of unknown "
+            "confidence.",
             minimum=LEAST_CONFIDENCE,
             maximum=1.0,
         ),
