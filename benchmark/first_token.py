@@ -3,6 +3,7 @@
     PYTHONPATH=. python benchmark/first_token.py 7b
     PYTHONPATH=. python benchmark/first_token.py 7b --prepared-images
     PYTHONPATH=. python benchmark/first_token.py 3b --largest-graph 1248
+    PYTHONPATH=. python benchmark/first_token.py 3b --compare-preparation
 
 With ``--prepared-images``, transformers prepares the images in this process, and the image encoder runs without CUDA graphs.
 ``--largest-graph`` sets the longest prompt in tokens that has a CUDA graph, and compares prompts that are 8 tokens shorter with
@@ -30,6 +31,7 @@ from gpu_parts import AT_ONCE, HD, dummy_options, noise
 from robobrain_ros.core import profile_for
 from robobrain_ros.core.imaging import PixelBudget, fit_image
 from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, Generation
+from robobrain_ros.engine.embedded import image_bytes
 from robobrain_ros.engine.embedded.checkpoint import read_checkpoint
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.embedded.prompt import Prompts
@@ -111,6 +113,20 @@ async def series(title: str, count: int, make: Callable[[int], Awaitable[Times]]
     tell(title, [await make(number) for number in range(count + _WARM_UP)][_WARM_UP:])
 
 
+async def compare_preparation(asker: Asker, count: int) -> None:
+    """Send new images with and without `image_bytes.prepared_alone`, alternately."""
+    alone = image_bytes.prepared_alone
+    ways: dict[str, Any] = {"prepared alone": alone, "prepared with a text": lambda *_: None}
+    times: dict[str, list[Times]] = {name: [] for name in ways}
+    for number in range(count + _WARM_UP):
+        for name in ways if number % 2 else reversed(ways):
+            image_bytes.prepared_alone = ways[name]
+            times[name].append(await asker.ask(asker.image(), f"red mug {number}"))
+    image_bytes.prepared_alone = alone
+    for name, measured in times.items():
+        tell(f"a new image {name}", measured[_WARM_UP:])
+
+
 async def compare_graphs(asker: Asker, count: int, largest: int) -> None:
     """Send requests with and without a CUDA graph for the prompt, alternately."""
     for images, kind in ((1, "a new image"), (0, "a text")):
@@ -137,7 +153,12 @@ async def measure(options: argparse.Namespace) -> None:
     """Measure all series with one engine."""
     folder = gpu_shapes.checkpoint_for("native", options.model, options.device, options.folder)
     extra = extra_arguments(options)
-    engine = EmbeddedEngine(dummy_options(folder, flagos_mode=options.flagos, quantization=options.quantization, extra=extra))
+    engine = EmbeddedEngine(
+        dummy_options(
+            folder, flagos_mode=options.flagos, quantization=options.quantization, extra=extra,
+            gpu_memory_utilization=options.share,
+        )
+    )  # fmt: skip
     began = time.perf_counter()
     await engine.start(lambda progress: None)
     print(f"ready after {time.perf_counter() - began:.0f} s; milliseconds, medians of {options.count}", flush=True)
@@ -145,6 +166,8 @@ async def measure(options: argparse.Namespace) -> None:
     try:
         if options.largest_graph:
             await compare_graphs(asker, options.count, options.largest_graph)
+        if options.compare_preparation:
+            await compare_preparation(asker, options.count)
         image = asker.image()
         await series("a new image", options.count, lambda number: asker.ask(asker.image(), f"red mug {number}"))
         await series("the same image", options.count, lambda number: asker.ask(image, f"red mug {number}", "same"))
@@ -176,6 +199,8 @@ def main() -> None:
     parser.add_argument("--extra", default="", help="value of engine.extra")
     parser.add_argument("--prepared-images", action="store_true", help="instead of --extra: as described above")
     parser.add_argument("--largest-graph", type=int, default=0, help="instead of --extra: tokens, as described above")
+    parser.add_argument("--compare-preparation", action="store_true", help="compare ways of preparing new images")
+    parser.add_argument("--share", type=float, default=0.9, help="engine.gpu_memory_utilization (0.9)")
     parser.add_argument("--flagos", default="off", choices=["off", "on", "auto"], help="value of flagos.mode (off)")
     parser.add_argument("--quantization", default="", help="value of engine.quantization")
     parser.add_argument("--count", type=int, default=10, help="requests of each kind (10)")

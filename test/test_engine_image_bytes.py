@@ -119,6 +119,36 @@ def test_the_placeholder_of_an_image_is_written_out_only_in_texts_with_words(tex
     assert inspect.signature(processing.get_hf_processor().__call__) == inspect.signature(processor.__call__)
 
 
+@pytest.mark.parametrize("size", [(252, 280), (254, 280)])
+def test_an_image_is_prepared_without_a_text_and_with_the_same_result(size: tuple[int, int]) -> None:
+    """An image of the second size must be resized, which only transformers does."""
+    import torch
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(DEMO_MODEL)
+    config = SimpleNamespace(vision_config=SimpleNamespace(temporal_patch_size=2))
+    processing = SimpleNamespace(get_hf_processor=lambda: processor, get_hf_config=lambda: config)
+    image_bytes.use_patch_processor(processing)
+    prepare = processing.get_hf_processor()
+    options = {"return_tensors": "pt", **image_bytes.PROCESSOR_ARGUMENTS}
+    found = prepare(images=[noise(*size)], text="<|image_pad|>", **options)
+    expected = prepare(images=[noise(*size)], text="Point to <|image_pad|>.", **options)
+    assert torch.equal(found["pixel_values"], expected["pixel_values"])
+    assert torch.equal(found["image_grid_thw"], expected["image_grid_thw"])
+    assert (list(found["input_ids"]) == [[]]) is (size == (252, 280))
+
+
+def test_no_image_and_no_text_need_no_preparation() -> None:
+    """vLLM asks for them if it knows all images of a request."""
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(DEMO_MODEL)
+    config = SimpleNamespace(vision_config=SimpleNamespace(temporal_patch_size=2))
+    processing = SimpleNamespace(get_hf_processor=lambda: processor, get_hf_config=lambda: config)
+    image_bytes.use_patch_processor(processing)
+    assert processing.get_hf_processor()(images=None, text="", return_tensors="pt") == {"input_ids": [[]]}
+
+
 @pytest.mark.parametrize(
     ("checkpoint", "device", "choice", "sent"),
     [
