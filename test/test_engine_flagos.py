@@ -18,7 +18,7 @@ from robobrain_ros.engine.base import Constraint, Generation
 from robobrain_ros.engine.flagos import recovery
 from robobrain_ros.engine.flagos.choice import Operators
 from robobrain_ros.engine.flagos.ledger import VARIABLE, Failure, Ledger, LedgerReader, WorkerEntry
-from robobrain_ros.engine.flagos.operators import known_operators
+from robobrain_ros.engine.flagos.operators import excluded_by_default, known_operators
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineFailedError
 
@@ -242,6 +242,16 @@ def test_what_is_left_out_depends_on_the_maker(tmp_path: Path, vendor: str, left
     """FlagGems excludes cos on chips of other vendors than NVIDIA. vllm-plugin-FL excludes pow_scalar on NVIDIA's chips."""
     entry = written_by_a_worker(tmp_path, ".FlagosExtension().flagos_begin()", {}, vendor)
     assert set(entry.registered) == {*OPERATORS, "cos"} - left_out
+
+
+@pytest.mark.parametrize(
+    ("version", "excluded"),
+    [("5.0.2", True), ("5.2.9", True), ("", True), ("unknown", True), ("5.3.0", False), ("5.4.0.dev0+ged2508b", False)],
+)
+def test_mul_is_left_out_in_the_versions_that_do_not_broadcast(version: str, excluded: bool) -> None:
+    assert ("mul" in excluded_by_default("nvidia", version)) is excluded
+    assert "to_copy" in excluded_by_default("nvidia", version)
+    assert "mul" not in excluded_by_default("arm", version)
 
 
 def test_the_ledger_knows_where_a_process_ended(tmp_path: Path) -> None:

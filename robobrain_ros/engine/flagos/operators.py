@@ -5,6 +5,8 @@ The name of an operator is the ``__name__`` of its function, as in FlagGems' own
 
 import ast
 import difflib
+import math
+import re
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,8 +28,22 @@ EXCLUDED_BY_VENDOR = {
 """Further operators that are excluded by default, by FlagGems' name of the chip's vendor. vllm-plugin-FL excludes them, except
 ``mul``: its kernel for Hopper does not broadcast (flag-gems 5.0.2). The product of (n, 1) and (1, m) has the shape (n, 1), so
 RoboBrain's rotary positions are wrong."""
+CORRECT_SINCE = {"mul": (5, 3)}
+"""First version of FlagGems for which an operator of `EXCLUDED_BY_VENDOR` is not excluded. ``mul`` was tested on an H200."""
 
 _TABLE = "_FULL_CONFIG"
+
+
+def excluded_by_default(vendor: str, version: str) -> set[str]:
+    """Return the operators that are excluded by default, except FlagGems' own exclusions.
+
+    :param vendor: FlagGems' name of the chip's vendor.
+    :param version: version of FlagGems. If it is unknown, operators are excluded as in old versions.
+    """
+    found = re.match(r"v?(\d+)\.(\d+)", version)
+    numbers = (int(found[1]), int(found[2])) if found else (0, 0)
+    of_vendor = {name for name in EXCLUDED_BY_VENDOR.get(vendor, ()) if numbers < CORRECT_SINCE.get(name, (math.inf,))}
+    return of_vendor | set(EXCLUDED_BY_DEFAULT)
 
 
 def installed() -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 from robobrain_ros.engine.embedded.worker import OwnerWatch
 from robobrain_ros.engine.flagos import plugin
 from robobrain_ros.engine.flagos.ledger import VARIABLE, Ledger
-from robobrain_ros.engine.flagos.operators import EXCLUDED_BY_DEFAULT, EXCLUDED_BY_VENDOR, FUSED
+from robobrain_ros.engine.flagos.operators import FUSED, excluded_by_default
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class FlagGems:
     def _excluded_by_default(self) -> set[str]:
         """Return the operators that are excluded by default: this package's exclusions, and FlagGems' own for this vendor."""
         vendor = self._gems.vendor_name
-        names = {*EXCLUDED_BY_DEFAULT, *EXCLUDED_BY_VENDOR.get(vendor, ())}
+        names = excluded_by_default(vendor, str(getattr(self._gems, "__version__", "")))
         if vendor != "nvidia":  # As FlagGems' own registrar does.
             names.update(self._gems.runtime.backend.get_unused_ops(vendor))
         return names
