@@ -59,7 +59,7 @@ def make_random_checkpoint(
         raise ValueError(f"There is no random checkpoint of {model_type!r}; known are {', '.join(makers)}.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _fast(_qwen_tokenizer() if qwen else _make_tokenizer(texts, vocabulary))
+    tokenizer = qwen_tokenizer() if qwen else _fast(_make_tokenizer(texts, vocabulary))
     tokenizer.save_pretrained(folder)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     with torch.random.fork_rng():
@@ -107,6 +107,11 @@ def _make_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
         tokenizer.train_from_iterator(texts, trainer)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
+
+
+def qwen_tokenizer() -> Any:
+    """Return a tokenizer for transformers with Qwen's vocabulary."""
+    return _fast(_qwen_tokenizer())
 
 
 def _qwen_tokenizer() -> Any:
