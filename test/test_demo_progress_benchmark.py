@@ -130,9 +130,14 @@ def test_lists_and_numbers_of_episodes_are_selected(folder: Path) -> None:
     assert {name: len(episodes) for name, episodes in read_lists(folder, ["one_test"], 1).items()} == {"one_test": 1}
 
 
+def remove(*paths: Path) -> None:
+    for path in paths:
+        path.unlink()
+
+
 WRONG: list[tuple[Callable[[Path], object], str]] = [
     (lambda folder: (folder / "jsons").rename(folder / "json"), "jsons is not a folder"),
-    (lambda folder: [path.unlink() for path in (folder / "jsons").iterdir()], "contains no list"),
+    (lambda folder: remove(*(folder / "jsons").iterdir()), "contains no list"),
     (lambda folder: write_list(folder, "x", "{"), "x.json is not JSON"),
     (lambda folder: write_list(folder, "x", []), "not a JSON object"),
     (lambda folder: write_list(folder, "x", {"sample_path_list": ["one/000"]}), "sample_path_task must be a list of texts"),
@@ -143,10 +148,10 @@ WRONG: list[tuple[Callable[[Path], object], str]] = [
     (lambda folder: write_list(folder, "x", {"sample_path_list": ["/etc"], "sample_path_task": ["a"]}), "leads out"),
     (lambda folder: write_list(folder, "x", {"sample_path_list": ["one/9"], "sample_path_task": ["a"]}), "cannot be read"),
     (
-        lambda folder: (folder / "images/one/000/cam_high/frame_000003.png").unlink(),
+        lambda folder: remove(folder / "images/one/000/cam_high/frame_000003.png"),
         r"different numbers of images: \[11, 12, 12\]",
     ),
-    (lambda folder: [path.unlink() for path in (folder / "images/one/000/cam_high").iterdir()], "contains no PNG or JPEG"),
+    (lambda folder: remove(*(folder / "images/one/000/cam_high").iterdir()), "contains no PNG or JPEG"),
 ]
 
 

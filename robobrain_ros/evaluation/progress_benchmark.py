@@ -23,7 +23,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -180,12 +180,14 @@ class Judge:
         :raises RoboBrainError: the engine failed, or the model cannot answer such questions.
         """
         moments = episode.moments(interval)
-        result = EpisodeResult(episode.name, len(moments))
+        measured: dict[str, float | None] = {"forward": None, "backward": None}
+        unreadable = 0
         for direction in directions:
-            scores = await self._scores(episode, moments, direction == "backward") if len(moments) >= LEAST_MOMENTS else []
-            voc = voc_of(scores, direction == "backward")
-            result = replace(result, **{direction: voc}, unreadable=result.unreadable + scores.count(None))
-        return result
+            backward = direction == "backward"
+            scores = await self._scores(episode, moments, backward) if len(moments) >= LEAST_MOMENTS else []
+            measured[direction] = voc_of(scores, backward)
+            unreadable += scores.count(None)
+        return EpisodeResult(episode.name, len(moments), measured["forward"], measured["backward"], unreadable)
 
     async def _scores(self, episode: Episode, moments: Sequence[int], backward: bool) -> list[int | None]:
         pairs = itertools.pairwise(moments)

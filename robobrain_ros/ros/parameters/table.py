@@ -106,8 +106,8 @@ NODE_PARAMETERS = (
         Defaults.max_tokens,
         "Token limit of an answer. options.max_tokens of a request overrides it. Thinking has its own limit, think_tokens. "
         "Neither max_tokens nor options.max_tokens applies to plans for robots (context.robots or robots_file) or to checks "
-        "whether a task is done (task plan, context.mode MODE_CHECK). For these, the node computes the limit from the longest allowed "
-        "answer, because a truncated answer is not valid.",
+        "whether a task is done (task plan, context.mode MODE_CHECK). For these, the node computes the limit from the longest "
+        "allowed answer, because a truncated answer is not valid.",
         applies=Applies.AT_ONCE,
         minimum=1,
         maximum=MOST_TOKENS,
