@@ -26,6 +26,7 @@ import numpy.typing as npt
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
+from robobrain_ros.bounds.image_files import without_metadata
 from robobrain_ros.core.formats.bit_depth import SCALED_BY_ITSELF, Bytes, Words, colour_to_8_bits, gray_to_8_bits
 from robobrain_ros.core.formats.encodings import ENCODINGS, canonical, check_size, debayer
 from robobrain_ros.core.query import RgbImage
@@ -145,6 +146,7 @@ def decode_bits(data: bytes, image_format: str) -> npt.NDArray[np.generic]:
 def _decode(data: bytes, image_format: str) -> tuple[str, npt.NDArray[np.generic]]:
     stated = f"its format is {image_format[:60]!r}"
     try:
+        data = without_metadata(data)
         with PillowImage.open(io.BytesIO(data), formats=FILE_KINDS) as image:
             check_file_size(*image.size, len(data))  # The size is from the header. Nothing has been decoded yet.
             kind = str(image.format)

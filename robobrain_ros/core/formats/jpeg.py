@@ -5,6 +5,7 @@ import io
 import cv2
 from PIL import Image as PillowImage
 
+from robobrain_ros.bounds.image_files import without_metadata
 from robobrain_ros.core.formats.image_files import check_file_size
 from robobrain_ros.core.query import RgbImage
 from robobrain_ros.errors import BadImageError
@@ -44,7 +45,7 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
     :raises BadImageError: the bytes are not a JPEG, or the size is implausible.
     """
     try:
-        with PillowImage.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        with PillowImage.open(io.BytesIO(without_metadata(data)), formats=("JPEG",)) as image:
             width, height = image.size
     except Exception as error:  # The bytes are arbitrary, and Pillow raises many types of exceptions for broken files.
         raise BadImageError(f"Its header cannot be read as that of a JPEG: {str(error)[:200]}.") from error

@@ -9,7 +9,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import urlsplit
+
+from robobrain_ros.bounds.image_files import without_metadata
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 _FETCH = 10.0
@@ -24,6 +26,11 @@ _MOST_SCANS = 64
 """Most scans of a progressive JPEG. Each scan takes time for every pixel, even if the scan has few bytes."""
 _PREFIX = 100
 """Most characters of a data URL before the data."""
+_ENCODED_PIECE = 64 * 1024
+"""Characters of a data URL that are decoded at once. Other threads run between two pieces."""
+_BLANKS = b" \t\r\n\v\f"
+_ESCAPES = {b"%2B": b"+", b"%2F": b"/", b"%3D": b"=", b"%0A": b"", b"%0D": b"", b"%20": b"", b"%09": b""}
+"""Percent-encoded characters in base64, and their meanings. Clients do not percent-encode letters and digits."""
 
 
 class ImageBudget:
@@ -56,19 +63,14 @@ class ImageBudget:
         if scheme != "data":
             kind = f"{scheme[:20]}: URLs are" if ":" in url[:_PREFIX] else "this URL is"
             raise ValueError(f"{kind} not supported; send the image itself: data:image/png;base64,...")
-        head, found, data = url.partition(",")
-        if not found or len(head) > _PREFIX or not head.lower().endswith(";base64"):
+        comma = url.find(",", 0, _PREFIX + 1)
+        if comma < 0 or not url[:comma].lower().endswith(";base64"):
             raise ValueError("the data URL is not of the form data:image/png;base64,...")
-        # A data URL may contain blanks, line ends and percent-encoded characters (RFC 2397, RFC 2045).
-        plain = unquote_to_bytes(b"".join(data.encode().split()))
-        try:
-            content = base64.b64decode(b"".join(plain.split()), validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise ValueError(f"the data URL does not contain valid base64: {error}") from error
-        return self._checked(content)
+        return self._checked(_decoded(url, comma + 1))
 
     def _checked(self, content: bytes) -> str:
         """Check an image, and return it as a data URL that every version of vLLM can read."""
+        content = without_metadata(content)
         kind = self._measure(content).lower()
         return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
@@ -133,6 +135,42 @@ class ImageBudget:
                 if total > self._size or time.monotonic() > end:
                     raise ValueError("it is too large or too slow")
         return b"".join(pieces)
+
+
+def _decoded(url: str, start: int) -> bytes:
+    """Return the bytes of a data URL whose base64 begins at ``start``. It may contain blanks and line ends (RFC 2397, RFC 2045).
+
+    :raises ValueError: it is not base64. The message states the reason.
+    """
+    content = bytearray()
+    rest = b""
+    padded = False
+    try:
+        for at in range(start, len(url), _ENCODED_PIECE):
+            piece = rest + url[at : at + _ENCODED_PIECE].encode("ascii")
+            complete = at + _ENCODED_PIECE >= len(url)
+            cut = -1 if complete else piece.find(b"%", -2)  # The rest of this escape is in the next piece.
+            held = b"" if cut < 0 else piece[cut:]
+            piece = _without_escapes(piece[: len(piece) - len(held)]).translate(None, _BLANKS)
+            whole = len(piece) if complete else len(piece) // 4 * 4
+            rest = piece[whole:] + held
+            if whole and padded:
+                raise ValueError("it continues after its padding")
+            content += base64.b64decode(piece[:whole], validate=True)
+            padded = padded or piece[:whole].endswith(b"=")
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"the data URL does not contain valid base64: {error}") from error
+    return bytes(content)
+
+
+def _without_escapes(piece: bytes) -> bytes:
+    if b"%" not in piece:
+        return piece
+    for escape, character in _ESCAPES.items():
+        piece = piece.replace(escape, character).replace(escape.lower(), character)
+    if b"%" in piece:
+        raise ValueError("of the percent-encoded characters, only +, /, =, blanks and line ends are supported")
+    return piece
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
