@@ -16,6 +16,8 @@ from plan_requests import random_request
 
 from robobrain_ros.core.grammars import coordinate_pattern
 from robobrain_ros.core.imaging import FittedSize
+from robobrain_ros.core.plans.checks import MOST_SKILLS
+from robobrain_ros.core.plans.request import Place, PlanRequest, Robot, Skill
 from robobrain_ros.core.plans.schema import plan_form
 from robobrain_ros.core.profiles import profile_for
 from robobrain_ros.core.query import Task
@@ -330,6 +332,60 @@ def test_images_are_fetched_from_named_hosts_only(host: int) -> None:
 def test_schemas_that_cost_too_much_are_rejected(schema: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         check_schema(schema)
+
+
+def strings(count: int, *required: str, name: str = "p") -> dict[str, Any]:
+    """Return the schema of an object with a number of properties."""
+    properties = {f"{name}{number}": {"type": "string"} for number in range(count)}
+    return {"type": "object", "properties": properties, "required": list(required)}
+
+
+WIDE = "256 optional properties and alternatives"
+OBJECTS = [strings(4, name=f"p{number}_") for number in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        (strings(2900), WIDE),
+        (strings(256), WIDE),
+        ({"properties": {f"p{number}": {"type": "string", "pattern": "ab?"} for number in range(2900)}}, WIDE),
+        ({"type": "array", "items": {"anyOf": OBJECTS}}, WIDE),
+        ({"anyOf": [{"anyOf": OBJECTS[:30]}, {"$ref": "#/$defs/a"}], "$defs": {"a": {"anyOf": OBJECTS[30:]}}}, WIDE),
+        (strings(60) | {"anyOf": [{"required": [f"p{number}"]} for number in range(5)]}, WIDE),
+        (strings(60, *strings(60)["properties"]) | {"anyOf": OBJECTS[:50]}, "3000 subschemas"),
+        (
+            strings(1, "p0") | {"anyOf": [{"$ref": "#/$defs/a"}] * 30, "$defs": {"a": strings(200, *strings(200)["properties"])}},
+            "3000 subschemas",
+        ),
+    ],
+)
+def test_schemas_with_too_much_at_one_place_are_rejected(schema: Any, reason: str) -> None:
+    """The engine compares all of it with the vocabulary in one step, which the robot's requests share."""
+    with pytest.raises(ValueError, match=reason):
+        check_schema(schema)
+
+
+def test_schemas_within_the_limits_are_served() -> None:
+    wide = strings(255)
+    check_schema(wide)
+    check_schema(strings(2900, *strings(2900)["properties"]))
+    check_schema({"type": "object", "properties": {f"p{number}": wide for number in range(10)}})
+    check_schema(strings(20) | {"anyOf": [{"required": [f"p{number}"]} for number in range(12)]})
+    check_schema({"type": "array", "items": {"anyOf": OBJECTS[:50]}})
+
+
+def test_the_largest_plan_schemas_are_served() -> None:
+    """A node whose engine is the server of another node sends them."""
+    kinds = {"type": "integer"}, {"type": "string", "format": "object"}, {"type": "number", "minimum": 0, "maximum": 1}
+    skills = []
+    for number in range(MOST_SKILLS):
+        fields = {f"{name}{number}": kind for name, kind in zip("abc", kinds, strict=True)}
+        skills.append(
+            Skill(f"skill{number}", "", json.dumps({"type": "object", "properties": fields, "required": [f"a{number}"]}))
+        )
+    scene = (Place("table", ("mug", "cup")),)
+    check_schema(plan_form(PlanRequest((Robot("arm", skills=tuple(skills)),), scene, max_steps=8), 100_000).text)
 
 
 def test_schemas_of_programs_are_served() -> None:

@@ -10,6 +10,9 @@ from typing import Any
 from robobrain_ros.bounds.constraints import DEEPEST, check_regex_bounds, check_schema_bounds
 
 MOST_SUBSCHEMAS = 3000
+MOST_AT_ONE_PLACE = 256
+"""Most optional properties and alternatives that can begin at one place of an answer, with nested ``anyOf`` added up. The engine
+compares each of them with every token of the vocabulary, within the step that all requests share."""
 MOST_COUNTS = 100_000
 """Largest sum of all counts, such as ``minItems``, in one schema."""
 MOST_VALUES = 5000
@@ -30,6 +33,8 @@ _FORMATS = ("date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6"
 _KEYWORDS = (
     _TEXT_KEYWORDS | _FREE_KEYWORDS | _COUNT_KEYWORDS | _NUMBER_KEYWORDS | _MAP_KEYWORDS | _LIST_KEYWORDS | _SCHEMA_KEYWORDS
 ) | {"enum", "const", "required", "allOf", "oneOf"}
+
+_PARTS = frozenset({"properties", "items", "prefixItems", "additionalProperties", "anyOf", "allOf", "oneOf", "$ref"})
 
 
 def check_schema(schema: Any) -> None:
@@ -95,53 +100,71 @@ class _Walk:
         self._root = root
         self._subschemas = 0
         self._counts = 0
-        self._checked: set[str] = set()
-        """References whose targets are already checked."""
+        self._checked: dict[str, tuple[int, int]] = {}
+        """References whose targets are already checked, with their alternatives and subschemas."""
 
-    def schema(self, schema: Any, path: str, within: tuple[str, ...]) -> None:
+    def schema(self, schema: Any, path: str, within: tuple[str, ...]) -> tuple[int, int]:
         """Check a subschema.
 
         :param within: the references that lead to this subschema.
+        :returns: the number of optional properties and alternatives with which an answer can begin here, and the number of
+            subschemas if every reference is replaced by its target.
         """
         if isinstance(schema, bool):
-            return
+            return 1, 1
         _require(isinstance(schema, dict), path, "a schema is an object")
-        self._subschemas += 1
-        _require(self._subschemas <= MOST_SUBSCHEMAS, path, f"the schema has more than {MOST_SUBSCHEMAS} subschemas")
+        self._add(1, path)
+        alternatives = size = 1
         for key, value in schema.items():
             place = f"{path}.{key[:40]}"
             _require(key in _KEYWORDS, path, f"the keyword {key[:40]!r} is not supported; remove it")
             if key in _MAP_KEYWORDS:
                 _require(isinstance(value, dict), place, "an object is expected")
                 if key == "properties" or not path:  # References can reach only the definitions of the root.
-                    for name, item in value.items():
-                        self.schema(item, f"{place}.{name[:40]}", within)
+                    sizes = [self.schema(item, f"{place}.{name[:40]}", within)[1] for name, item in value.items()]
+                    size += sum(sizes) if key == "properties" else 0
             elif key in _LIST_KEYWORDS or key in ("allOf", "oneOf"):
                 _require(isinstance(value, list), place, "a list is expected")
                 # The compiler multiplies the alternatives of combined schemas.
                 single = "only one entry is supported; write the schema out, or use anyOf"
                 _require(key in _LIST_KEYWORDS or len(value) == 1, place, single)
-                for number, item in enumerate(value):
-                    self.schema(item, f"{place}[{number}]", within)
+                entries = [self.schema(item, f"{place}[{number}]", within) for number, item in enumerate(value)]
+                alternatives *= 1 if key == "prefixItems" else max(sum(count for count, _ in entries), 1)
+                size += sum(its_size for _, its_size in entries)
             elif key in _SCHEMA_KEYWORDS:
-                self.schema(value, place, within)
+                size += self.schema(value, place, within)[1]
             elif key == "$ref":
-                self._follow(value, place, within)
+                count, its_size = self._follow(value, place, within)
+                alternatives *= count
+                size += its_size
             else:
                 self._plain(key, value, place)
+        if alternatives > 1 and len(_PARTS.intersection(schema)) > 1:
+            # The compiler combines each alternative with everything beside it.
+            self._add(size * (alternatives - 1), path)
+            size *= alternatives
+        alternatives *= 1 + len(set(schema.get("properties", ())).difference(schema.get("required", ())))
+        most = f"more than {MOST_AT_ONE_PLACE} optional properties and alternatives can begin at one place of the answer"
+        _require(alternatives <= MOST_AT_ONE_PLACE, path, f"{most}; require the properties, or use fewer")
+        return alternatives, size
 
-    def _follow(self, reference: Any, path: str, within: tuple[str, ...]) -> None:
+    def _add(self, count: int, path: str) -> None:
+        self._subschemas += count
+        most = f"the schema has more than {MOST_SUBSCHEMAS} subschemas (those beside anyOf count once for each alternative)"
+        _require(self._subschemas <= MOST_SUBSCHEMAS, path, most)
+
+    def _follow(self, reference: Any, path: str, within: tuple[str, ...]) -> tuple[int, int]:
         _require(isinstance(reference, str), path, "a string is expected")
         _require(reference not in within and reference != "#", path, "the schema refers to itself; write it out to a fixed depth")
         if reference in self._checked:
-            return
+            return self._checked[reference]
         _require(len(within) < DEEPEST, path, f"the schema has more than {DEEPEST} references that lead to one another")
         head, kind, name = ([*reference.split("/", 2), "", ""])[:3]
         definitions = self._root.get(kind)
         known = head == "#" and kind in ("$defs", "definitions") and isinstance(definitions, dict) and name in definitions
         _require(known, path, f"{reference[:80]!r} is not a definition in this schema; only '#/$defs/NAME' is supported")
-        self.schema(self._root[kind][name], path, (*within, reference))
-        self._checked.add(reference)
+        result = self._checked[reference] = self.schema(self._root[kind][name], path, (*within, reference))
+        return result
 
     def _plain(self, key: str, value: Any, path: str) -> None:
         if key in _COUNT_KEYWORDS:
