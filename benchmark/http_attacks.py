@@ -3,7 +3,7 @@
 One run measures the requests without attack and under each attack, alternately. The attacks come from a separate process, over
 the loopback, in limited numbers.
 
-    python benchmark/http_attacks.py [--model FOLDER] [--calls 40] [--rounds 3] [--only NAME]
+    python benchmark/http_attacks.py [--model FOLDER] [--calls 40] [--rounds 3] [--only NAME ...]
 
 Each row is one attack: the p95 latency of the robot without and under the attack, their ratio, the status codes that the
 attacker got, and the growth of the memory of this process and of the engine since the start.
@@ -15,6 +15,7 @@ import base64
 import http.client
 import importlib.metadata
 import io
+import itertools
 import json
 import os
 import platform
@@ -22,6 +23,7 @@ import socket
 import sys
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
@@ -77,20 +79,45 @@ def image(side: int) -> bytes:
 
     stream = io.BytesIO()
     Image.new("RGB", (side, side)).save(stream, "PNG")
-    url = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
-    part = {"type": "image_url", "image_url": {"url": url}}
+    return image_url(base64.b64encode(stream.getvalue()).decode())
+
+
+def image_url(data: str) -> bytes:
+    """Return the body of a chat with an image as base64."""
+    part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
     return body(messages=[{"role": "user", "content": [part]}], max_tokens=4)
 
 
-def requests(path: str, make: Callable[[], bytes], key: str = KEY) -> Callable[[int, Counter[str]], None]:
-    """Return an attack that repeats one request."""
+def jpeg(segments: int) -> bytes:
+    """Return the body of a chat with a small JPEG that has a number of empty segments."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(stream, "JPEG")
+    content = stream.getvalue()
+    return image_url(base64.b64encode(content[:2] + b"\xff\xe5\x00\x02" * segments + content[2:]).decode())
+
+
+def png(chunks: int) -> bytes:
+    """Return the body of a chat with a small PNG that has a number of empty chunks."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(stream, "PNG")
+    content = stream.getvalue()
+    chunk = bytes(4) + b"prVt" + zlib.crc32(b"prVt").to_bytes(4, "big")
+    return image_url(base64.b64encode(content[:33] + chunk * chunks + content[33:]).decode())
+
+
+def requests(path: str, make: Callable[[], bytes], key: str = KEY, new: bool = False) -> Callable[[int, Counter[str]], None]:
+    """Return an attack that repeats one request. With ``new``, it makes the body of each request."""
 
     def attack(port: int, seen: Counter[str]) -> None:
         data = make()
 
         def one() -> None:
             while True:
-                seen[str(post(port, path, data, key) or "closed")] += 1
+                seen[str(post(port, path, make() if new else data, key) or "closed")] += 1
                 time.sleep(_PAUSE)
 
         for _ in range(_CLIENTS - 1):
@@ -134,11 +161,44 @@ def endless_header(port: int, seen: Counter[str]) -> None:
         time.sleep(_PAUSE)
 
 
+def metrics(port: int, seen: Counter[str]) -> None:
+    """Attack with requests for the metrics, which do not count in ``openai_server.max_requests``."""
+
+    def one() -> None:
+        while True:
+            with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+                try:
+                    connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {KEY}"})
+                    response = connection.getresponse()
+                    response.read()
+                    seen[str(response.status)] += 1
+                except (OSError, http.client.HTTPException):
+                    seen["closed"] += 1
+            time.sleep(0.02)
+
+    for _ in range(_CLIENTS - 1):
+        threading.Thread(target=one, daemon=True).start()
+    one()
+
+
+def new_schema(count: int, required: bool) -> Callable[[], bytes]:
+    """Return the body of a completion with an accepted schema that the engine has not compiled yet."""
+
+    def make() -> bytes:
+        names = [f"{next(_NUMBERS)}" for _ in range(count)]
+        fields = {name: {"type": "string"} for name in names}
+        accepted = {"type": "object", "properties": fields, "required": names if required else []}
+        return body(prompt="hi", max_tokens=4, structured_outputs={"json": accepted})
+
+    return make
+
+
 def schema(**fields: Any) -> Callable[[], bytes]:
     """Return the body of a completion with a JSON schema."""
     return lambda: body(prompt="hi", max_tokens=4, structured_outputs={"json": fields})
 
 
+_NUMBERS = itertools.count()
 _HALF = (
     f"POST {TEXT} HTTP/1.1\r\nHost: l\r\nAuthorization: Bearer {KEY}\r\nContent-Type: application/json\r\n"
     "Content-Length: 99\r\n\r\n{"
@@ -162,6 +222,13 @@ ATTACKS: dict[str, tuple[Callable[[int, Counter[str]], None], set[str]]] = {
     "80 half headers": (connections(80, b"GET /v1/models HTTP/1.1\r\nHost: l\r\nX-"), {"opened"}),
     "80 half bodies, with the key": (connections(80, _HALF.encode()), {"opened"}),
     "1,400 idle connections": (connections(1400, b""), {"opened"}),
+    "percent-encoded image of 24 MB": (requests(CHAT, lambda: image_url("%41" * 8_000_000)), {"400", "429"}),
+    "image of 24 MB with blanks": (requests(CHAT, lambda: image_url("AA " * 8_000_000)), {"400", "429"}),
+    "JPEG of 4,000,000 segments": (requests(CHAT, lambda: jpeg(4_000_000)), {"400", "429"}),
+    "PNG of 1,400,000 chunks": (requests(CHAT, lambda: png(1_400_000)), {"400", "429"}),
+    "new schemas, 255 optional properties": (requests(TEXT, new_schema(255, False), new=True), {"200", "429"}),
+    "new schemas, 2,900 properties": (requests(TEXT, new_schema(2900, True), new=True), {"200", "429"}),
+    "GET /metrics": (metrics, {"200", "429"}),
 }  # fmt: skip
 """The attacks, and the responses that each of them may get."""
 
@@ -230,7 +297,7 @@ async def measure(options: argparse.Namespace, key_file: str) -> list[tuple[str,
         await until(lambda: front.state.state == "open", "The server being open")
         await robot_calls(engine, 10)  # Warm up.
         before = memory()
-        for name in [name for name in ATTACKS if options.only in name]:
+        for name in [name for name in ATTACKS if any(part in name for part in options.only)]:
             quiet: list[float] = []
             under: list[float] = []
             got: Counter[str] = Counter()
@@ -287,7 +354,7 @@ def main() -> None:
     parser.add_argument("--model", default=str(DEMO_MODEL))
     parser.add_argument("--calls", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="", help="part of the name of the attacks to run")
+    parser.add_argument("--only", nargs="*", default=[""], help="parts of the names of the attacks to run")
     parser.add_argument("--be-attacker", default="", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -259,6 +259,12 @@ def test_large_bodies_count_as_many_requests(server: Server) -> None:
     assert server.status() == 429
 
 
+def test_metrics_count_as_many_requests(server: Server) -> None:
+    server.front.guard._rates = Rates(rate=0.001, burst=20)
+    statuses = [server.status("GET", "/metrics") for _ in range(4)]
+    assert statuses == [200, 200, 429, 429]
+
+
 def test_a_rejected_large_body_is_received_and_discarded(server: Server) -> None:
     """The client reads its answer only after it has sent the whole body. The answer must have arrived by then."""
     for path, size, key, status in (

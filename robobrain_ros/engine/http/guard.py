@@ -42,6 +42,8 @@ RATE, BURST = 50.0, 100.0
 COST = 1 << 20
 """For the rate, this number of bytes of a body counts as one request, or as `WRONG` requests if the body is rejected."""
 WRONG = 10
+METRICS = 10
+"""For the rate, ``GET /metrics`` counts as this number of requests, because the robot's event loop collects the values."""
 RETRY_AFTER = 10
 """Seconds in the header Retry-After while the engine is unavailable."""
 
@@ -165,6 +167,8 @@ class Guard:
                 404,
                 f"This server has no {scope['method'][:20]} {path[:100]}. Use GET /v1/models or POST /v1/chat/completions.",
             )
+        if path == "/metrics":
+            self._rates.charge((client, allowed), METRICS - 1)
         return self._unavailable() or (self._rejected_post(path, headers) if scope["method"] == "POST" else None)
 
     def _largest(self, path: str) -> int:
