@@ -14,11 +14,29 @@ import rclpy
 from rclpy.action import ActionClient
 from rclpy.qos import QoSProfile
 
-from robobrain_ros.action import RunTask
-from robobrain_ros.srv import Locate
+from robobrain_ros.action import RunTask, WatchTask
+from robobrain_ros.srv import EstimateProgress, Locate, SetStandingQuery
 
 PATIENCE = 40.0
 """Seconds after which a request counts as lost."""
+
+
+SERVICES = {
+    "services": (Locate, "point", lambda n: Locate.Request(instruction=f"thing {n}")),
+    "comparisons": (EstimateProgress, "estimate_progress", lambda n: EstimateProgress.Request(task=f"thing {n}")),
+    "standing": (
+        SetStandingQuery,
+        "set_standing_query",
+        lambda n: SetStandingQuery.Request(name=f"query {n % 50}", enabled=True, task="point", instruction="thing", rate=0.001),
+    ),
+}
+"""The type, the name and the n-th request of each service."""
+ACTIONS = {
+    "goals": (RunTask, "run_task", lambda n: RunTask.Goal(task="point", instruction=f"thing {n}")),
+    "cancels": (RunTask, "run_task", lambda n: RunTask.Goal(task="point", instruction=f"thing {n}")),
+    "watches": (WatchTask, "watch_task", lambda n: WatchTask.Goal(task=f"thing {n}", timeout=2.0)),
+}
+"""The type, the name and the n-th goal of each action."""
 
 
 def main(kind: str, name: str, count: int, clients: int, depth: int) -> None:
@@ -39,16 +57,18 @@ def main(kind: str, name: str, count: int, clients: int, depth: int) -> None:
         while not condition() and time.monotonic() < end:
             rclpy.spin_once(node, timeout_sec=0.1)
 
-    if kind == "services":
-        callers = [node.create_client(Locate, f"{name}/point", qos_profile=deep) for _ in range(clients)]
+    if kind in SERVICES:
+        service_type, service, request = SERVICES[kind]
+        callers = [node.create_client(service_type, f"{name}/{service}", qos_profile=deep) for _ in range(clients)]
         until(lambda: all(caller.service_is_ready() for caller in callers))
-        until(lambda: node.count_clients(f"{name}/point") == clients)
-        sent = [callers[n % clients].call_async(Locate.Request(instruction=f"thing {n}")) for n in range(count)]
+        until(lambda: node.count_clients(f"{name}/{service}") == clients)
+        sent = [callers[n % clients].call_async(request(n)) for n in range(count)]
         ends = [response.outcome.code for response in wait(sent)]
     else:
-        actors = [ActionClient(node, RunTask, f"{name}/run_task", **services) for _ in range(clients)]
+        action_type, action, goal = ACTIONS[kind]
+        actors = [ActionClient(node, action_type, f"{name}/{action}", **services) for _ in range(clients)]
         until(lambda: all(actor.server_is_ready() for actor in actors))
-        goals = [actors[n % clients].send_goal_async(RunTask.Goal(task="point", instruction=f"thing {n}")) for n in range(count)]
+        goals = [actors[n % clients].send_goal_async(goal(n)) for n in range(count)]
         handles = wait(goals)
         cancels = [handle.cancel_goal_async() for handle in handles] if kind == "cancels" else []
         canceled = wait(cancels)

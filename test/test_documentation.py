@@ -84,6 +84,15 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
             assert anchor in anchors(target.relative_to(REPOSITORY)), f"{page}: {link}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_table_row_belongs_to_a_table(page: Path) -> None:
+    """A blank line within a table makes a paragraph of the rows below it."""
+    for block in re.findall(r"(?:^ *\|.*\n?)+", prose(page), re.MULTILINE):
+        lines = block.splitlines()
+        assert len(lines) > 1, f"no table: {block}"
+        assert re.fullmatch(r"[ |:-]+", lines[1]), f"the second line does not separate a head from the rows: {lines[0]}"
+
+
 def test_the_readme_is_short() -> None:
     assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= MOST_LINES
 

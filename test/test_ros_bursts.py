@@ -20,6 +20,7 @@ from robobrain_ros.action import RunTask
 from robobrain_ros.core.query import CAMERA_TASKS
 from robobrain_ros.msg import Outcome
 from robobrain_ros.ros.delivery import qos
+from robobrain_ros.ros.limits import MOST_WATCHES
 
 # A client that keeps 10 responses loses some if other tests use its core for too long.
 pytestmark = pytest.mark.alone
@@ -56,6 +57,30 @@ def test_of_200_service_requests_at_once_each_is_answered(clients: int, depth: i
         statistics = it.node.statistics
     assert ends == {"lost": 0, str(Outcome.OK): COUNT}
     assert (statistics.served, statistics.failed) == (COUNT, 0)
+
+
+def test_of_200_comparisons_at_once_each_is_answered() -> None:
+    """The requests have no images, so that the node rejects each with a reason, without the engine."""
+    with scripted("<score>+10%</score>", max_image_age=0.0) as (it, engine):
+        ends = burst(it, "comparisons", COUNT, 50)
+    assert ends == {"lost": 0, str(Outcome.BAD_REQUEST): COUNT}
+    assert not engine.generations
+
+
+def test_of_200_changes_of_standing_queries_at_once_each_is_answered() -> None:
+    with scripted("[(10, 10)]", max_image_age=0.0) as (it, _):
+        ends = burst(it, "standing", COUNT, 50)
+    assert ends == {"lost": 0, str(Outcome.OK): COUNT}
+
+
+def test_of_200_watched_tasks_at_once_each_has_its_result() -> None:
+    """The camera shows no second image, so that the accepted goals end at their timeout."""
+    with scripted("<score>+10%</score>", max_image_age=0.0) as (it, _):
+        ends = burst(it, "watches", COUNT, 20)
+    busy = ends.pop(str(Outcome.BUSY))
+    assert ends.pop("lost") == 0
+    assert sum(ends.values()) >= MOST_WATCHES
+    assert busy + sum(ends.values()) == COUNT
 
 
 @pytest.mark.parametrize("kind", [ChangeState, GetState, GetAvailableStates, GetAvailableTransitions])
@@ -98,12 +123,12 @@ def test_of_200_cancels_at_once_each_is_answered_and_ends_its_goal() -> None:
 
 
 def test_every_service_keeps_more_than_what_may_wait() -> None:
-    """rcl creates the lifecycle services itself, and lifecycle managers send one request after the other."""
+    """This includes the services that rclpy and rcl create, such as those of the parameters."""
     with scripted("[(10, 10)]", max_queued=500) as (it, _):
         kept = {service.srv_name: service.qos_profile.depth for service in it.node.services}
     assert all(kept[f"~/{task.value}"] >= 500 + qos.BURST for task in CAMERA_TASKS)
-    assert kept["~/set_standing_query"] >= qos.BURST
-    assert all(depth >= qos.BURST for name, depth in kept.items() if "parameter" in name)
+    assert {name: depth for name, depth in kept.items() if depth < qos.BURST} == {}
+    assert {"~/set_standing_query", "~/change_state", "robobrain/set_parameters"} <= kept.keys()
 
 
 def test_lost_feedback_is_visible_and_harmless() -> None:

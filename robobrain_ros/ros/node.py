@@ -71,7 +71,9 @@ class RoboBrainNode(GuardedNode):
     ) -> None:
         self._complete = False
         self._default_model = default_model
-        super().__init__("robobrain", namespace=namespace, parameter_overrides=parameter_overrides, context=context)
+        # The queue of this service of rcl holds 10 requests, and no option changes that. Requests beyond it get no response.
+        overrides = [*(parameter_overrides or []), RosParameter("start_type_description_service", value=False)]
+        super().__init__("robobrain", namespace=namespace, parameter_overrides=overrides, context=context)
         self.stop_requested: Callable[[], bool] = lambda: False
         """Whether the process received a signal to end; `main` sets it."""
         self._log_handler = RosLogHandler(self.get_logger())
