@@ -255,6 +255,8 @@ def test_a_node_in_a_namespace_is_found_by_ros_arguments() -> None:
         (["point", "x", "--image", "a.png", "--camera", "y"], "remove --node and --camera"),
         (["point", "x", "--image", "a.png", "--image", "b.png"], "exactly one image, not 2"),
         (["point", "x", "--image", "a.png", "--engine", "speed=9"], "'speed=9' is not NAME=VALUE"),
+        (["point", "x", "--image", "a.png", "--engine", "max_images=" + "[" * 5000], "the value of max_images is not YAML"),
+        (["point", "x", "--image", "a.png", "--engine", "max_images={"], "the value of max_images is not YAML"),
         (["point", "x", "--save", "/nowhere/x.png"], "the folder does not exist"),
         (["point", "x", "--save", "x.doc"], "Use .png or .jpg"),
         (["point", "x", "--check"], "need the task plan"),

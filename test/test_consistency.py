@@ -92,6 +92,9 @@ def broken(folder: Path, fault: str) -> str:
     if fault == "no JSON":
         questions.write_text(questions.read_text() + "{\n")
         return "line 5 is not JSON"
+    if fault == "deep":
+        questions.write_text("[" * 100_000)
+        return "line 1 is not JSON: it is nested too deeply"
     if fault == "no object":
         questions.write_text("3\n")
         return "line 1 is not a JSON object"
@@ -127,6 +130,7 @@ def broken(folder: Path, fault: str) -> str:
     "fault",
     [
         "no JSON",
+        "deep",
         "no object",
         "no text",
         "twice",

@@ -83,6 +83,7 @@ def test_the_node_declares_the_table_and_describes_it(shared: Rig) -> None:
         ("request_timeout", -1.0, "request_timeout"),
         ("request_timeout", math.nan, "request_timeout"),
         ("max_image_age", math.inf, ""),
+        ("marker_lifetime", 1e-11, "marker_lifetime is 1e-11; it must be 0, or 0.001 to 1000000000."),
         ("max_tokens", "many", "Wrong parameter type, expected"),
         ("autostart", False, "read-only"),
         ("cameras", ["front"], "unconfigured"),

@@ -37,4 +37,9 @@ def _engine_option(text: str, reserved: Callable[[str], bool]) -> tuple[str, Any
     if not separator or name not in option_fields() or reserved(name):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE with the name of an engine option")
     is_text = isinstance(option_fields()[name].default, str)
-    return name, value if is_text else yaml.safe_load(value)
+    if is_text:
+        return name, value
+    try:
+        return name, yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"the value of {name} is not YAML") from error

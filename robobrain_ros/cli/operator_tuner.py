@@ -271,7 +271,7 @@ class State:
             old = cls(**json.loads(path.read_text(encoding="utf-8")))
             for verdict in old.verdicts.values():
                 OperatorVerdict(**verdict)
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             return new
         return old if (old.key, old.settings, old.candidates) == (new.key, new.settings, new.candidates) else new
 

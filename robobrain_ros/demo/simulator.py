@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from robobrain_ros.bounds.json_text import parse_json
 from robobrain_ros.demo.layout import NAMES
 
 RELATIONS = ("in", "on", "beside")
@@ -59,7 +60,7 @@ class Step:
         :raises ValueError: the arm cannot execute such a step.
         """
         names = {"pick": {"object"}, "place": {"object", "relation", "place"}}.get(skill)
-        given = json.loads(arguments or "{}")
+        given = parse_json(arguments or "{}")
         if names is None or not isinstance(given, dict) or set(given) != names:
             raise ValueError(f"The arm has no skill {skill!r} with the arguments {arguments}.")
         return cls(skill, **{name: str(value) for name, value in given.items()})

@@ -4,11 +4,11 @@ Other packages identify an option by its keyword. The keyword is the name of the
 the prefix ``flagos_``.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
+from robobrain_ros.bounds.json_text import parse_json
 from robobrain_ros.engine.addresses import base_url, check_server_url
 from robobrain_ros.engine.base import DEFAULT_CONTEXT, DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS, MOST_IMAGES
 from robobrain_ros.engine.keys import read_key
@@ -35,6 +35,9 @@ VIDEO_CHOICES = ("auto", "yes", "no")
 FLAGOS_MODES = ("auto", "on", "off")
 FLAGOS_PLATFORMS = ("auto", "fl", "vllm")
 
+LONGEST_CONTEXT = 2**20
+"""Largest value of ``engine.max_model_len``: four times the context of the supported models."""
+
 _FLAGOS_KEYWORDS = "flagos_"
 
 
@@ -48,6 +51,7 @@ class EmbeddedOptions:
         f"Maximum tokens of a request, including images and answer. 0: {DEFAULT_CONTEXT}, or the limit of the model if "
         "that is lower.",
         minimum=0,
+        maximum=LONGEST_CONTEXT,
     )
     gpu_memory_utilization: float = option(
         0.9, "Share of the GPU's memory that the engine may use, including the weights.", minimum=0.05, maximum=1.0
@@ -128,7 +132,7 @@ class EmbeddedOptions:
         if not self.extra.strip():
             return {}
         try:
-            arguments = json.loads(self.extra)
+            arguments = parse_json(self.extra)
         except ValueError as error:
             raise EngineConfigError(f"engine.extra is not JSON: {error}.") from error
         if not isinstance(arguments, dict):

@@ -1,7 +1,6 @@
 """Public benchmarks: read a folder of questions, ask a model, and score its answers."""
 
 import asyncio
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from robobrain_ros.bounds.files import UnreadableFileError, read_small_text
+from robobrain_ros.bounds.json_text import parse_json
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.query import Answer, Query, Task
 from robobrain_ros.demo import DemoError
@@ -116,7 +116,7 @@ def json_object(line: str, where: str) -> dict[str, Any]:
     :raises BenchmarkError: the text is not a JSON object.
     """
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError as error:
         raise BenchmarkError(f"{where} is not JSON: {error}.") from error
     if not isinstance(row, dict):
@@ -158,7 +158,7 @@ def path_inside(folder: Path, name: str, where: str) -> Path:
 def _flageval(folder: Path) -> tuple[list[Item], "Counter[str]"]:
     path = folder / "data.json"
     try:
-        rows = json.loads(read_text(path))
+        rows = parse_json(read_text(path))
     except ValueError as error:
         raise BenchmarkError(f"{path} is not JSON: {error}.") from error
     if not isinstance(rows, list):

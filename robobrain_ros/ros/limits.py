@@ -37,5 +37,7 @@ MOST_ITEMS = 1000
 """Items of a list parameter."""
 LEAST_HISTORY, LONGEST_HISTORY = 0.1, 3600.0
 """Seconds of the recent images of a camera, in its buffer and in a request; 0 means no recent images."""
+LEAST_LIFETIME = 0.001
+"""Seconds. Smallest lifetime of the markers; 0 means no limit. RViz reads less than a nanosecond as 0."""
 MOST_HISTORY = 256
 """Images in the buffer of a camera. A request takes at most `engine.base.MOST_IMAGES` of them."""

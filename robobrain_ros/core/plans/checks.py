@@ -1,10 +1,10 @@
 """Check a plan request. An invalid request is rejected with the path of the field and the reason."""
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from robobrain_ros.bounds.control_tokens import reject_control_tokens
+from robobrain_ros.bounds.json_text import parse_json
 from robobrain_ros.core.plans.argument_schema import Schema, is_like_a_token, is_printable, read_schema
 from robobrain_ros.core.plans.request import DoneStep, Place, PlanMode, PlanRequest, Robot, Skill, SkillEffect, StepOutcome
 from robobrain_ros.errors import BadRequestError
@@ -147,8 +147,8 @@ def _check_done(path: str, step: DoneStep) -> None:
 
 def _is_object(text: str) -> bool:
     try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
+        return isinstance(parse_json(text), dict)
+    except ValueError:
         return False
 
 

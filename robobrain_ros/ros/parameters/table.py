@@ -16,6 +16,7 @@ from robobrain_ros.engine.options import SERVER_PREFIX, option_fields, public_na
 from robobrain_ros.ros.limits import (
     LEAST_CONFIDENCE,
     LEAST_HISTORY,
+    LEAST_LIFETIME,
     LEAST_RATE,
     LONGEST_HISTORY,
     MOST_CAMERAS,
@@ -170,6 +171,7 @@ NODE_PARAMETERS = (
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=1e9,
+        least=LEAST_LIFETIME,
     ),
     Parameter(
         "overlay_thinking",
