@@ -2,13 +2,14 @@
 
 import math
 import time
-from array import array
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from contract_comparisons import Comparisons
 from contract_events import EventCheck, make_condition
-from contract_node import GRID, Behaviour, image_of
+from contract_node import Behaviour
+from contract_options import UNCHECKED, make_options
 from contract_tables import (
     ALWAYS,
     CODES,
@@ -32,7 +33,6 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import Image
 
 from robobrain_ros.action import RunTask
 from robobrain_ros.msg import QueryOptions
@@ -67,6 +67,7 @@ class ContractClient(ContractWorld):
         self._set = self._node.create_client(SetParameters, f"{self._target}/set_parameters", qos_profile=many)
         profiles: Any = {f"{service}_service_qos_profile": many for service in ("goal", "result", "cancel")}
         self._action = ActionClient(self._node, RunTask, f"{self._target}/run_task", **profiles)
+        self._comparisons = Comparisons(self, self._node, self._target, many)
         self._watches = Watches(self, self._node, f"{self._target}/watch_task", many)
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self.events = EventCheck(self._node, self._target, self._fault)
@@ -88,6 +89,7 @@ class ContractClient(ContractWorld):
             (self._send_goal, 16.0),
             (self._cancel_goal, 5.0),
             (self._watches.send, 3.0),
+            (self._comparisons.send, 3.0),
             (self._burst, 1.5),
             (self._leave, 0.5),
             (self._set_standing_query, 6.0),
@@ -117,35 +119,6 @@ class ContractClient(ContractWorld):
         weights |= {Behaviour.EMPTY: 3, Behaviour.FLOOD: 1, Behaviour.BLOCK: 1}
         return self._random.choices(list(weights), list(weights.values()))[0]
 
-    def _options(self) -> tuple[QueryOptions, bool, bool, int | None]:
-        """Return options, whether they and their images are valid, and the number that the request's own image encodes."""
-        options = QueryOptions(timeout=self._random.choice([0.0, 0.3, 1.0, 2.0]))
-        valid = readable = True
-        number: int | None = None
-        kind = self._random.random()
-        if kind < 0.10:
-            options.timeout = self._random.choice([-1.0, math.nan, math.inf, -math.inf, -1e-30])
-            valid = False
-        elif kind < 0.15:
-            options.think, valid = self._random.choice([3, 255]), False
-        elif kind < 0.20:
-            options.camera, valid = self._random.choice(["nope", "x" * 2_000, "../camera"]), False
-        elif kind < 0.30:
-            number = self._random.randrange(GRID * GRID)
-            pixels = image_of(number)
-            image = Image(width=64, height=48, encoding="rgb8", step=192, data=array("B", pixels.tobytes()))
-            image.header.stamp = self._stamp(self.now())
-            if self._random.random() < 0.4:
-                readable = False
-                spoilt = [(array("B"), "rgb8"), (image.data, "foo"), (image.data[:7], "rgb8")]
-                image.data, image.encoding = self._random.choice(spoilt)
-            options.images = [image]
-        elif kind < 0.5:
-            options.camera = "deep"
-        if valid and self._random.random() < 0.1:
-            options.think = QueryOptions.THINK_ON
-        return options, valid, readable, number
-
     def _limit(self, options: QueryOptions) -> float:
         timeout = float(options.timeout)
         return timeout if math.isfinite(timeout) and timeout > 0.0 else DEFAULT_TIMEOUT
@@ -160,14 +133,15 @@ class ContractClient(ContractWorld):
         if not self._offered() or not client.service_is_ready():
             return
         behaviour = self._behaviour()
-        options, valid, readable, number = self._options()
+        options, valid, readable, number = make_options(self, task)
         request = kind.Request(options=options)
         text = self._text(behaviour)
         odd_text = self._random.random() < 0.05
         if odd_text:
             text, behaviour = self._random.choice(TEXTS), Behaviour.OK
         setattr(request, text_field, text)
-        key = self._open(f"{task} {behaviour.value} timeout {options.timeout:g}", self._limit(options))
+        of_history = f" history {options.history_frames}" if options.history_frames else ""
+        key = self._open(f"{task} {behaviour.value}{of_history} timeout {options.timeout:g}", self._limit(options))
         expected = self._codes(task, behaviour, valid, readable, odd_text)
         future = client.call_async(request)
         future.add_done_callback(lambda done: self._on_response(key, task, done, expected, number))
@@ -204,8 +178,8 @@ class ContractClient(ContractWorld):
 
     def _check_image(self, entry: Entry, task: str, result: Any, number: int | None) -> None:
         """Check that an answer is about the image that its header names, and that this image was fresh."""
-        answered = number_in_answer(task, result)
-        if number is not None:
+        answered = None if number == UNCHECKED else number_in_answer(task, result)
+        if number is not None and number != UNCHECKED:
             if answered is not None and answered != number:
                 self._fault(f"{entry.what}: about image {answered}, sent was {number}")
             return
@@ -215,6 +189,9 @@ class ContractClient(ContractWorld):
             return
         if answered is not None and answered != shown.number:
             self._fault(f"{entry.what}: the answer is about image {answered}, its header names image {shown.number}")
+        stamps = [self._frames.get((result.camera, stamp.sec, stamp.nanosec)) for stamp in result.report.stamps]
+        if number == UNCHECKED and "history" in entry.what and (None in stamps or stamps[-1] is not shown):
+            self._fault(f"{entry.what}: report.stamps are {result.report.stamps}, which are not the images up to the header's")
         age = entry.clock - shown.published
         settled = entry.sent - self._jumped > 1.0  # The node has noticed a jump of the clock by now.
         if settled and age > MAX_IMAGE_AGE + 0.5 + self.stalls.total - entry.stalls:
@@ -252,7 +229,7 @@ class ContractClient(ContractWorld):
             return
         task = self._random.choice([*TASKS, "nonsense"])
         behaviour = self._behaviour()
-        options, valid, readable, number = self._options()
+        options, valid, readable, number = make_options(self, task)
         valid = valid and task != "nonsense"
         goal = RunTask.Goal(task=task, instruction=self._text(behaviour), options=options)
         limit = self._limit(options)
@@ -315,7 +292,12 @@ class ContractClient(ContractWorld):
         enabled = self._random.random() < 0.6
         behaviour = self._random.choice([Behaviour.OK, Behaviour.OK, Behaviour.SLOW, Behaviour.GARBAGE, Behaviour.RAISE])
         request = SetStandingQuery.Request(
-            name=name, enabled=enabled, task=task, instruction=self._text(behaviour), rate=rate, options=self._options()[0]
+            name=name,
+            enabled=enabled,
+            task=task,
+            instruction=self._text(behaviour),
+            rate=rate,
+            options=make_options(self, task)[0],
         )
         make_condition(request, self._random)
         key = self._open(f"standing query {name[:5]!r} rate {rate:g} {'on' if enabled else 'off'}", DEFAULT_TIMEOUT)

@@ -4,6 +4,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from contract_node import Behaviour
+from contract_options import make_options
 from contract_tables import ALWAYS, CODES, NUMBERS
 from rclpy.action import ActionClient
 from rclpy.qos import QoSProfile
@@ -39,7 +40,7 @@ class Watches:
         if not client._offered() or not self._action.server_is_ready():
             return
         behaviour = random.choice(_BEHAVIOURS)
-        goal = WatchTask.Goal(task=client._text(behaviour), options=client._options()[0], rate=20.0)
+        goal = WatchTask.Goal(task=client._text(behaviour), options=make_options(client)[0], rate=20.0)
         goal.timeout = random.choice([0.1, 0.5, 1.0, 2.0])
         if random.random() < 0.3:
             setattr(goal, random.choice(["rate", "success", "regression", "stall"]), random.choice(NUMBERS))

@@ -26,6 +26,7 @@ import psutil
 import pytest
 import rclpy
 from contract_client import ContractClient
+from contract_options import HISTORY
 from contract_world import MAX_IMAGE_AGE
 from leftovers import holdings, leftovers
 
@@ -69,6 +70,7 @@ def program(folder: Path, *, seed: int, sim_time: bool) -> Iterator[Program]:
     values = {
         "cameras": "[camera, deep]",
         "deep.use_depth": "true",
+        **HISTORY,
         "max_image_age": MAX_IMAGE_AGE,
         "warm_up": "false",
         "max_queued": 16,
