@@ -1,8 +1,8 @@
 """Remove the metadata from JPEG, PNG and WebP files, and bound their number of parts, before a decoder reads them.
 
 Decoders read every part of a file in turn, and Pillow keeps all metadata. So a JPEG of 6 MB with 1.1 million empty segments takes
-3.5 s and 165 MB. Entries of Exif metadata can share their bytes, so 64 KiB can become hundreds of MB. The functions here read
-only the beginning of each part. Of the metadata, only the orientation remains.
+3.5 s and 165 MB. Entries of Exif metadata can share their bytes, and not every version of Pillow bounds that. The functions here
+read only the beginning of each part. Of the metadata, only the orientation remains.
 """
 
 import re
