@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 _BEHAVIOURS = [Behaviour.OK, Behaviour.OK, Behaviour.SLOW, Behaviour.HANG, Behaviour.GARBAGE, Behaviour.RAISE, Behaviour.FAIL]
 _OUTCOMES = {*ALWAYS, "OK", "BAD_REQUEST", "UNPARSABLE_ANSWER"}
+_REJECTED = {"BAD_REQUEST", "CANCELED", "NOT_READY"}
+"""Outcomes of a goal with a number out of its range: others need a comparison."""
+_RANGES = {"rate": (0.001, 100.0), "success": (0.02, 1.0), "regression": (0.01, 0.949), "stall": (0.1, 2.0)}
+"""Numbers other than 0 that the action's comments allow, with the defaults of the other fields."""
 _SUCCEEDED = 4
 """Status of a goal that has succeeded."""
 
@@ -42,9 +46,13 @@ class Watches:
         behaviour = random.choice(_BEHAVIOURS)
         goal = WatchTask.Goal(task=client._text(behaviour), options=make_options(client)[0], rate=20.0)
         goal.timeout = random.choice([0.1, 0.5, 1.0, 2.0])
+        wrong = ""
         if random.random() < 0.3:
-            setattr(goal, random.choice(["rate", "success", "regression", "stall"]), random.choice(NUMBERS))
-        key = client._open(f"watch {behaviour.value} timeout {goal.timeout:g}", goal.timeout)
+            field, number = random.choice(list(_RANGES)), random.choice(NUMBERS)
+            setattr(goal, field, number)
+            if number and not _RANGES[field][0] <= number <= _RANGES[field][1]:
+                wrong = f", {field} {number:g} out of its range"
+        key = client._open(f"watch {behaviour.value} timeout {goal.timeout:g}{wrong}", goal.timeout)
         cancel = random.random() < 0.2
 
         def accepted(future: Any) -> None:
@@ -55,13 +63,13 @@ class Watches:
                 client._fault("watch: rejected, and so without a reason")
                 client._close(key)
                 return
-            handle.get_result_async().add_done_callback(lambda done: self._on_result(key, done))
+            handle.get_result_async().add_done_callback(lambda done: self._on_result(key, done, bool(wrong)))
             if cancel:
                 client._cancel(handle)
 
         self._action.send_goal_async(goal).add_done_callback(accepted)
 
-    def _on_result(self, key: int, future: Any) -> None:
+    def _on_result(self, key: int, future: Any, wrong: bool) -> None:
         client = self._client
         entry = client._close(key)
         if entry is None or future.exception() is not None:
@@ -69,7 +77,7 @@ class Watches:
         result, status = future.result().result, future.result().status
         name = CODES.get(result.outcome.code, f"code {result.outcome.code}")
         client.outcomes[f"watch {name}"] += 1
-        if name not in _OUTCOMES:
+        if name not in (_REJECTED if wrong else _OUTCOMES):
             client._fault(f"{entry.what}: {name} ({result.outcome.message})")
         if (name == "OK") != (result.state != 0):
             client._fault(f"{entry.what}: {name} with state {result.state}")

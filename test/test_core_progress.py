@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from robobrain_ros.core import Query, Task, parse_answer
 from robobrain_ros.core.grammars import SCORE_PATTERN
 from robobrain_ros.core.progress import IMAGES_OF_COMPARISON, VIEWS, Perspective, ProgressTracker, comparison
-from robobrain_ros.core.watching import LEAST_GAIN, TaskWatch, WatchLimits, WatchState
+from robobrain_ros.core.watching import LEAST_GAIN, LEAST_REGRESSION, LEAST_STALL, TaskWatch, WatchLimits, WatchState
 from robobrain_ros.engine.base import Constraint, EngineInfo
 from robobrain_ros.errors import BadRequestError, UnparsableAnswerError
 
@@ -223,7 +223,9 @@ def test_the_peak_and_the_final_progress_are_those_of_the_estimates(progress: li
 
 @pytest.mark.parametrize(
     ("limits", "field"),
-    [({"success": 0.0}, "success"), ({"success": 1.1}, "success"), ({"success": math.nan}, "success"),
+    [({"success": 1e-11, "regression": 1e-12}, "success"), ({"success": 0.019}, "success"), ({"regression": 1e-11}, "regression"),
+     ({"regression": 0.0099}, "regression"), ({"stall": 1e-11}, "stall"), ({"stall": 0.099}, "stall"),
+     ({"success": 0.0}, "success"), ({"success": 1.1}, "success"), ({"success": math.nan}, "success"),
      ({"regression": 0.0}, "regression"), ({"regression": 0.95}, "regression"), ({"regression": math.nan}, "regression"),
      ({"success": 0.1}, "regression"), ({"stall": -1.0}, "stall"), ({"stall": math.inf}, "stall"), ({"stall": math.nan}, "stall"),
      ({"confirmations": 0}, "confirmations")],
@@ -231,6 +233,12 @@ def test_the_peak_and_the_final_progress_are_those_of_the_estimates(progress: li
 def test_contradictory_limits_are_rejected(limits, field: str) -> None:
     with pytest.raises(BadRequestError, match=rf"^{field} is"):
         WatchLimits(**limits)
+
+
+def test_the_lower_bounds_are_allowed_also_as_float32() -> None:
+    success, regression, stall = (float(np.float32(bound)) for bound in (LEAST_GAIN, LEAST_REGRESSION, LEAST_STALL))
+    assert WatchLimits(success, regression, stall) == WatchLimits(success=success, regression=regression, stall=stall)
+    WatchLimits(LEAST_GAIN, LEAST_REGRESSION, LEAST_STALL)
 
 
 def test_a_text_for_each_image_is_required() -> None:

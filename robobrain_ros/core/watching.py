@@ -8,6 +8,12 @@ from robobrain_ros.errors import BadRequestError
 
 LEAST_GAIN = 0.02
 """Least increase of the progress that counts as an advance. The model's scores are whole percentages."""
+LEAST_REGRESSION = 0.01
+"""Smallest limit of a regression: the resolution of the model's scores."""
+LEAST_STALL = 0.1
+"""Seconds. Smallest limit of a stall."""
+_ROUNDING = 1e-6
+"""Relative difference by which a float32 of a message can be below the number that its sender wrote."""
 
 
 class WatchState(Enum):
@@ -23,10 +29,11 @@ class WatchState(Enum):
 class WatchLimits:
     """When a watched task ends.
 
-    :param success: the task has succeeded at this progress, above 0, at most 1.
-    :param regression: the task has failed when its progress is lower than the highest by this difference, above 0, below
-        ``success``.
-    :param stall: the task has failed when its progress has not increased for this number of seconds. 0: a pause may last forever.
+    :param success: the task has succeeded at this progress, `LEAST_GAIN` to 1.
+    :param regression: the task has failed when its progress is lower than the highest by this difference, at least
+        `LEAST_REGRESSION`, below ``success``.
+    :param stall: the task has failed when its progress has not increased for this number of seconds, at least `LEAST_STALL`.
+        0: a pause may last forever.
     :param confirmations: number of successive estimates that must agree that the task has succeeded or regressed.
     :raises BadRequestError: a limit is out of its range, or the limits contradict each other.
     """
@@ -37,17 +44,22 @@ class WatchLimits:
     confirmations: int = 2
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.success <= 1.0:
-            raise BadRequestError(f"success is {self.success:g}. It must be above 0 and at most 1.")
-        if not 0.0 < self.regression < self.success:
+        if not _at_least(self.success, LEAST_GAIN) or self.success > 1.0:
+            raise BadRequestError(f"success is {self.success:g}. It must be {LEAST_GAIN:g} to 1.")
+        if not _at_least(self.regression, LEAST_REGRESSION) or self.regression >= self.success:
             raise BadRequestError(
-                f"regression is {self.regression:g}. It must be above 0 and below success ({self.success:g}): before the task "
-                "has succeeded, the progress cannot decrease by more."
+                f"regression is {self.regression:g}. It must be at least {LEAST_REGRESSION:g} and below success "
+                f"({self.success:g}): before the task has succeeded, the progress cannot decrease by more."
             )
-        if not (math.isfinite(self.stall) and self.stall >= 0.0):
-            raise BadRequestError(f"stall is {self.stall:g} s. It must be 0 or a positive number of seconds.")
+        if self.stall != 0.0 and not (math.isfinite(self.stall) and _at_least(self.stall, LEAST_STALL)):
+            raise BadRequestError(f"stall is {self.stall:g} s. It must be 0 (pauses are allowed) or at least {LEAST_STALL:g} s.")
         if self.confirmations < 1:
             raise BadRequestError(f"confirmations is {self.confirmations}. It must be at least 1.")
+
+
+def _at_least(value: float, least: float) -> bool:
+    """Whether a value that may come from a float32 reaches a bound. NaN does not."""
+    return value >= least * (1.0 - _ROUNDING)
 
 
 class TaskWatch:
@@ -81,8 +93,12 @@ class TaskWatch:
             return WatchState.REGRESSED
         return self.at(time)
 
+    @property
+    def stalls_at(self) -> float:
+        """The time in seconds at which the task stalls without a new estimate; infinite: never."""
+        # A task whose last estimate already suggests its end waits for the confirmation.
+        return math.inf if self._successes or not self._limits.stall else self._advanced_at + self._limits.stall
+
     def at(self, time: float) -> WatchState:
         """Return the state at a time without a new estimate: RUNNING or STALLED."""
-        stalled = self._limits.stall and time - self._advanced_at >= self._limits.stall
-        # A task whose last estimate already suggests its end waits for the confirmation.
-        return WatchState.STALLED if stalled and not self._successes else WatchState.RUNNING
+        return WatchState.STALLED if time >= self.stalls_at else WatchState.RUNNING
