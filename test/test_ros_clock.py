@@ -323,6 +323,27 @@ def test_markers_of_the_time_before_are_deleted(scene: Scene) -> None:
         before.it.until(lambda: len(poses) == 2 and not poses[-1].poses, "the end of the poses")
 
 
+def test_a_camera_whose_stamps_jump_back_loses_its_markers_and_targets(scene: Scene) -> None:
+    """A jump of another camera leaves them."""
+    with looking(scene, points_text(scene.objects), cameras=["camera", "other"]) as before:
+        it = before.it
+        markers, poses = it.listen(MarkerArray, f"{it.name}/markers"), it.listen(PoseArray, f"{it.name}/poses")
+        show(before, 100.0)
+        ask_point(it)
+        it.until(lambda: markers and markers[-1].markers[-1].action == Marker.ADD and len(poses) == 1, "markers and poses")
+        names = {(marker.ns, marker.id) for marker in markers[-1].markers if marker.action == Marker.ADD}
+        for seconds in (100.0, 40.0):
+            it.show(image_message(stamp=stamp(seconds)), "other")
+        assert it.node._watch.jumps == 1
+        assert len(poses) == 1
+        show(before, 40.0, whole=False)
+        it.until(lambda: len(poses) == 2, "the end of the poses")
+        assert (poses[0].poses != [], poses[1].poses, poses[1].header.frame_id) == (True, [], "camera_optical")
+        it.until(lambda: {marker.action for marker in markers[-1].markers} == {Marker.DELETE}, "the end of the markers")
+        assert {(marker.ns, marker.id) for marker in markers[-1].markers} == names
+        assert it.node._watch.jumps == 2
+
+
 def test_diagnostics_report_jumps_and_a_simulation_without_a_clock() -> None:
     with rig(ScriptedEngine(["Two mugs."]), use_sim_time=True) as it:
         it.until_ready()

@@ -261,10 +261,8 @@ class RoboBrainNode(GuardedNode):
             throttle_duration_sec=1.0,
         )
         old = (self._transforms.clear, self._cameras.forget, self._endpoints.end_older, self._requests.end_older)
-        for forget in (*old, self._standing.on_jump):
+        for forget in (*old, self._standing.on_jump, self._results.end_older):
             forget(jump)
-        if not jump.camera:
-            self._results.clear()
 
     def _on_model_change(self) -> None:
         """Publish the diagnostics soon. Called in the engine's thread."""

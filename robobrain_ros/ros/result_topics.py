@@ -5,6 +5,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from robobrain_ros.core.query import CAMERA_TASKS, Task
 from robobrain_ros.msg import Event, Progress
+from robobrain_ros.ros.clock import Jump
 from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.limits import MOST_EVENTS
 from robobrain_ros.ros.model import Model
@@ -83,9 +84,14 @@ class ResultTopics:
             view.on_timer()
 
     def clear(self) -> None:
-        """Clear all views, because time has jumped."""
+        """Clear all views."""
         for view in self._views or ():
             view.clear_all()
+
+    def end_older(self, jump: Jump) -> None:
+        """Clear the views of results whose images are from before a time jump."""
+        for view in self._views or ():
+            view.end_older(jump)
 
     def forget(self, query: str) -> None:
         """Delete the markers and target of a standing query."""

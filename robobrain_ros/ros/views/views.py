@@ -18,6 +18,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from robobrain_ros.core import overlay
 from robobrain_ros.core.query import Answer, RgbImage
+from robobrain_ros.ros.clock import Jump
 from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.limits import REQUESTS
 from robobrain_ros.ros.messages.conversions import to_image
@@ -59,6 +60,8 @@ class SpatialViews:
         clock = node.get_clock()
         # This is the node's clock, because RViz measures a marker's lifetime in ROS time.
         self._current = CurrentMarkers(lambda: clock.now().nanoseconds * 1e-9)
+        self._cameras: dict[str, str] = {}
+        """Camera of the newest result of each query. Empty: the image came with the request."""
 
     def close(self) -> None:
         """Delete all markers and targets, and destroy the publishers."""
@@ -75,6 +78,7 @@ class SpatialViews:
         query = result.origin.query or REQUESTS
         header = result.message.header
         positions = result.positions
+        self._cameras[query] = result.origin.camera
         # The markers are created even without subscribers, for late subscribers. This takes less than a millisecond.
         self._publish_markers(self._current.show(query, self._to_markers(result, header, query)))
         path = to_path(header, positions.waypoints.positions) if positions and positions.waypoints else None
@@ -101,15 +105,24 @@ class SpatialViews:
 
     def clear(self, query: str) -> None:
         """Delete the markers and target of a query."""
+        self._cameras.pop(query, None)
         self._publish_markers(self._current.show(query, []))
         for target in (self._path, self._poses):
             target.show(query, Header(), None)
 
     def clear_all(self) -> None:
         """Delete all markers and targets."""
+        self._cameras.clear()
         self._publish_markers(self._current.clear())
         self._path.clear()
         self._poses.clear()
+
+    def end_older(self, jump: Jump) -> None:
+        """Delete the markers and targets from images before a time jump: all, or those of the camera whose stamps jumped."""
+        if not jump.camera:
+            self.clear_all()
+        for query in [query for query, camera in self._cameras.items() if jump.concerns(camera)]:
+            self.clear(query)
 
     def on_timer(self) -> None:
         """Publish all current markers for new subscribers; called each second."""
@@ -195,6 +208,11 @@ class Overlay:
     def clear_all(self) -> None:
         """Drop the result that was kept for late subscribers."""
         self._last = None
+
+    def end_older(self, jump: Jump) -> None:
+        """Drop the result that was kept for late subscribers, if its image is from before a time jump."""
+        if self._last is not None and jump.concerns(self._last.origin.camera):
+            self.clear_all()
 
     def on_timer(self) -> None:
         """Draw the last result for new subscribers; called each second."""
