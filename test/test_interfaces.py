@@ -6,10 +6,13 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from nan_fields import documented_as_nan, is_unknown, nan_fields
 
+from robobrain_ros.action import RunTask, WatchTask
 from robobrain_ros.core.formats.encodings import ENCODINGS
 from robobrain_ros.core.hysteresis import DEFAULT_STABLE_FRAMES
 from robobrain_ros.core.query import CAMERA_TASKS
+from robobrain_ros.core.watching import LEAST_GAIN, LEAST_REGRESSION, LEAST_STALL, WatchLimits
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.msg import Outcome
 from robobrain_ros.ros.limits import (
@@ -23,8 +26,12 @@ from robobrain_ros.ros.limits import (
     MOST_TEXT,
     MOST_TIMEOUT,
     MOST_TOKENS,
+    MOST_WATCH,
 )
+from robobrain_ros.ros.messages.unknown import unknown
 from robobrain_ros.ros.tasks import TASKS
+from robobrain_ros.ros.watching import DEFAULT_RATE, DEFAULT_TIMEOUT
+from robobrain_ros.srv import SetStandingQuery
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 INTERFACES = sorted(path for kind in ("msg", "srv", "action") for path in (REPOSITORY / kind).glob(f"*.{kind}"))
@@ -73,6 +80,14 @@ def test_outcome_constants_are_the_codes_of_the_errors() -> None:
     assert {name: getattr(Outcome, name) for name in constants} == constants
 
 
+def test_no_default_outcome_reads_as_success() -> None:
+    assert Outcome().code == Outcome.NOT_SET == OutcomeCode.NOT_SET
+    assert Outcome.OK != 0
+    responses = (task.service_type.Response() for task in TASKS.values())
+    for message in (*responses, SetStandingQuery.Response(), RunTask.Result(), WatchTask.Result()):
+        assert message.outcome.code == Outcome.NOT_SET
+
+
 @pytest.mark.parametrize("kind", ["msg", "srv", "action"])
 def test_the_stubs_are_those_of_the_interfaces(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
@@ -107,6 +122,15 @@ BOUNDS: dict[str, dict[str, set[float]]] = {
         "min_confidence": {LEAST_CONFIDENCE, 1, 0},
     },
     "action/RunTask.action": {"instruction": {MOST_TEXT}},
+    "action/WatchTask.action": {
+        "task": {MOST_TEXT},
+        "rate": {LEAST_RATE, MOST_RATE, 0, DEFAULT_RATE},
+        "success": {LEAST_GAIN, 1, 0, WatchLimits().success},
+        "regression": {LEAST_REGRESSION, 0, WatchLimits().regression},
+        "stall": {LEAST_STALL, 0},
+        "timeout": {LEAST_TIMEOUT, MOST_WATCH, 0, DEFAULT_TIMEOUT},
+        "confirmations": {0, WatchLimits().confirmations},
+    },
     "msg/QueryOptions.msg": {"timeout": {0, LEAST_TIMEOUT, MOST_TIMEOUT}, "max_tokens": {0, MOST_TOKENS}},
 }
 """The numbers in the comment of each bounded field."""
@@ -124,6 +148,21 @@ def test_the_bounds_in_the_comments_are_those_of_the_node(interface: str) -> Non
     for name, bounds in BOUNDS[interface].items():
         stated = {float(number) for number in re.findall(r"\d+(?:\.\d+)?", comments[name])}
         assert stated == bounds, f"{interface}: the comment of {name} must state the bounds"
+
+
+@pytest.mark.parametrize("path", INTERFACES, ids=lambda path: path.name)
+def test_a_message_without_an_answer_has_nan_where_its_comments_promise_it(path: Path) -> None:
+    generated = getattr(import_module(f"robobrain_ros.{path.parent.name}"), path.stem)
+    part = {".msg": "", ".srv": "Response", ".action": "Result"}[path.suffix]
+    values = documented_as_nan(unknown(getattr(generated, part) if part else generated))
+    assert not [name for name, value in values.items() if not is_unknown(value)]
+    if path.suffix == ".msg":
+        assert set(values) >= nan_fields(path)
+
+
+def test_the_values_documented_as_nan_are_found() -> None:
+    assert {"peak", "final", "progress.change", "progress.report.image_age"} <= set(documented_as_nan(WatchTask.Result()))
+    assert {"affordances.report.image_age", "plan.report.image_age"} <= set(documented_as_nan(RunTask.Result()))
 
 
 @pytest.mark.parametrize("interface", ["action/RunTask.action", "srv/SetStandingQuery.srv"])

@@ -13,12 +13,14 @@ from sensor_msgs.msg import Image
 from robobrain_ros.action import RunTask, WatchTask
 from robobrain_ros.core.query import Answer
 from robobrain_ros.msg import PlanContext, Progress, QueryOptions
+from robobrain_ros.ros.cameras.images import Frame
 from robobrain_ros.ros.clock import Jump
 from robobrain_ros.ros.delivery import qos
 from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.feedback import Feedback
 from robobrain_ros.ros.goals import Goal, Goals
 from robobrain_ros.ros.messages.conversions import to_outcome
+from robobrain_ros.ros.messages.unknown import unknown
 from robobrain_ros.ros.requests.request import Comparison, TaskRequest
 from robobrain_ros.ros.requests.requests import Requests
 from robobrain_ros.ros.requests.selection import ImageSelection
@@ -113,6 +115,14 @@ class Endpoints:
         """End the watched tasks whose images are from before a time jump."""
         self._watching.end_older(jump)
 
+    def end_watches(self, reason: str) -> None:
+        """End all watched tasks with CANCELED."""
+        self._watching.end_all(reason)
+
+    def on_frame(self, frame: Frame) -> None:
+        """Wake the watched tasks that wait for an image of this camera."""
+        self._watching.on_frame(frame)
+
     def close(self) -> None:
         """Remove the services and the actions, after all requests are answered and clients had time to fetch their results."""
         self._closed = time.monotonic()
@@ -147,7 +157,8 @@ class Endpoints:
         feedback = Feedback(self._node, goal.handle)
         result = await self._requests.answer(wanted, ticket, feedback.add)
         await feedback.finish(None if result.error else result.answer, result.origin)
-        message = RunTask.Result(outcome=to_outcome(result.error, result.note))
+        message = unknown(RunTask.Result)
+        message.outcome = to_outcome(result.error, result.note)
         if result.task is not None:
             TASKS[result.task].put_result(message, result.message)
         return message, result.error is None
@@ -165,6 +176,7 @@ class Endpoints:
             call.note_clients(clients[call.service])
         for action in self._actions:
             action.on_timer()
+        self._watching.on_timer()
 
     def destroy(self) -> None:
         """Remove the services and the actions at once."""

@@ -9,10 +9,9 @@ from rclpy.action import CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import CallbackGroup
 
-from robobrain_ros.errors import EngineFailedError
 from robobrain_ros.ros.delivery.action_server import GuardedActionServer
-from robobrain_ros.ros.delivery.boundary import GuardedNode
-from robobrain_ros.ros.messages.conversions import to_outcome
+from robobrain_ros.ros.delivery.boundary import GuardedNode, failed_response
+from robobrain_ros.ros.messages.unknown import unknown
 
 _DISCOVERY = 5.0
 """Seconds after a goal's arrival within which DDS discovers the client that sent it."""
@@ -93,7 +92,7 @@ class Goals:
             self._end(handle, handle.succeed if succeeded else handle.canceled if handle.is_cancel_requested else handle.abort)
         except Exception as error:
             sentence = self._node.fault(f"A goal of {self._name}", error)
-            message = self._type.Result(outcome=to_outcome(EngineFailedError(sentence)))
+            message = failed_response(None, unknown(self._type.Result), sentence)
             self._end(handle, handle.abort)
         finally:
             self._goals.pop(bytes(handle.goal_id.uuid), None)

@@ -17,7 +17,7 @@ from robobrain_ros.core.plans.robots_file import read_robots
 from robobrain_ros.engine.http.front import HttpFront
 from robobrain_ros.engine.http.guard import ServerState
 from robobrain_ros.errors import BadRequestError, RoboBrainError
-from robobrain_ros.ros.cameras.cameras import Cameras
+from robobrain_ros.ros.cameras.cameras import CameraEvents, Cameras
 from robobrain_ros.ros.cameras.intake import Intake
 from robobrain_ros.ros.cameras.opening import open_cameras
 from robobrain_ros.ros.clock import ClockWatch, Jump
@@ -221,7 +221,8 @@ class RoboBrainNode(GuardedNode):
         return None if self._front is None else self._front.state
 
     def _activate(self) -> None:
-        self._cameras = open_cameras(self._intake, self._settings, self._watch, self._standing)
+        events = CameraEvents(self._standing, self._endpoints.on_frame)
+        self._cameras = open_cameras(self._intake, self._settings, self._watch, events)
         self._requests.active = True
         self._standing.start()
         self.get_logger().info(f"Active; cameras: {', '.join(camera.topic for camera in self._cameras) or 'none'}.")
@@ -229,6 +230,7 @@ class RoboBrainNode(GuardedNode):
     def _deactivate(self) -> None:
         self._standing.stop()
         self._requests.active = False
+        self._endpoints.end_watches("The node was deactivated. Send the goal again when it is active.")
         self._requests.cancel_all("The node was deactivated. Retry when it is active.")
         self._results.clear()
         self._cameras.close()

@@ -5,7 +5,9 @@ import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
+from rclpy.task import Future
 from sensor_msgs.msg import Image
 
 from robobrain_ros.action import WatchTask
@@ -28,7 +30,8 @@ from robobrain_ros.ros.clock import Jump
 from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.goals import Goal
 from robobrain_ros.ros.limits import LEAST_RATE, LEAST_TIMEOUT, MOST_RATE, MOST_WATCH, MOST_WATCHES
-from robobrain_ros.ros.messages.conversions import to_estimate, to_outcome, unknown_progress
+from robobrain_ros.ros.messages.conversions import to_estimate, to_outcome
+from robobrain_ros.ros.messages.unknown import unknown
 from robobrain_ros.ros.requests.request import Comparison, TaskRequest, check_options, check_text, check_times
 from robobrain_ros.ros.requests.requests import Requests
 from robobrain_ros.ros.requests.result import Result
@@ -38,8 +41,6 @@ from robobrain_ros.ros.requests.tickets import Ticket
 DEFAULT_RATE = 1.0
 DEFAULT_TIMEOUT = 600.0
 _DEFAULTS = WatchLimits()
-_TICK = 0.05
-"""Seconds between two checks for a new image."""
 _MOST_FAILURES = 5
 """Number of successive failed estimates after which a watch ends."""
 _PASSING = (OutcomeCode.UNPARSABLE_ANSWER, OutcomeCode.TIMEOUT, OutcomeCode.BUSY)
@@ -116,13 +117,15 @@ class _Watch:
     compares_backward: bool
     previous: Sequence[Frame]
     tracker: ProgressTracker = field(default_factory=ProgressTracker)
-    newest: Progress = field(default_factory=unknown_progress)
+    newest: Progress = field(default_factory=partial(unknown, Progress))
     estimates: int = 0
     skipped: int = 0
     failed: int = 0
     failures_in_a_row: int = 0
     ended_by: RoboBrainError | None = None
     tickets: list[Ticket[Answer]] = field(default_factory=list)
+    wait: Future | None = None
+    """The wait for the next estimate. Setting its result ends the wait."""
 
     def __post_init__(self) -> None:
         self.progress = TaskWatch(self.settings.limits, self.began)
@@ -133,9 +136,25 @@ class _Watch:
         """The time at which the watch ends."""
         return self.began + self.settings.timeout
 
+    @property
+    def over_at(self) -> float:
+        """The time at which the watch ends without a new estimate: its deadline, or the time at which the task stalls."""
+        return min(self.deadline, self.progress.stalls_at)
+
+    def wake(self) -> None:
+        """End the wait for the next estimate, if there is one."""
+        if self.wait is not None and not self.wait.done():
+            self.wait.set_result(None)
+
+    def wake_if_due(self, now: float) -> None:
+        """End the wait for an image. An estimate that is not due does not need the image."""
+        if now >= self.due:
+            self.wake()
+
     def end_with(self, error: RoboBrainError) -> None:
         """End the watch with this error, and cancel its comparisons."""
         self.ended_by = self.ended_by or error
+        self.wake()
         for ticket in self.tickets:
             ticket.cancel(error.message)
 
@@ -164,10 +183,28 @@ class Watching:
             if any(jump.concerns(frame.camera) for frame in watch.first):
                 watch.end_with(StaleImageError(f"While the node watched the task, {jump}. Send the goal again."))
 
+    def end_all(self, reason: str) -> None:
+        """End all watches with CANCELED."""
+        for watch in list(self._watches):
+            watch.end_with(CanceledError(reason))
+
+    def on_frame(self, frame: Frame) -> None:
+        """Wake the watches that wait for an image of this front camera."""
+        now = time.monotonic()
+        for watch in self._watches:
+            if watch.first[0].camera == frame.camera:
+                watch.wake_if_due(now)
+
+    def on_timer(self) -> None:
+        """Let the watches that wait for an image check the age of the newest one; called each second."""
+        now = time.monotonic()
+        for watch in self._watches:
+            watch.wake_if_due(now)
+
     async def run(self, goal: Goal) -> tuple[WatchTask.Result, bool]:
         """Execute a goal. Return its result, and whether the task has succeeded."""
         watch: _Watch | None = None
-        result = WatchTask.Result(peak=math.nan, final=math.nan, progress=unknown_progress())
+        result = unknown(WatchTask.Result)
         try:
             watch = self._begin(goal)
             result.state = await self._follow(watch, goal)
@@ -228,16 +265,16 @@ class Watching:
         while True:
             if watch.ended_by is not None:
                 raise watch.ended_by
-            if not self._requests.active:
-                raise CanceledError("The node was deactivated. Send the goal again when it is active.")
             now = time.monotonic()
-            if now >= watch.deadline or watch.progress.at(now) is WatchState.STALLED:
+            if now >= watch.over_at:
                 return None
             if now >= watch.due:
                 views = self._selection.views(watch.settings.options)
                 if views[0].sequence > watch.previous[0].sequence:
                     return views
-            await self._node.pacing.sleep(min(_TICK, max(watch.due - now, _TICK / 10)))
+            # `wake` ends this wait at a new image, if the estimate is due, and at the end of the watch.
+            watch.wait = self._node.pacing.after(min(watch.over_at, watch.due if watch.due > now else math.inf) - now)
+            await watch.wait
 
     async def _estimate(self, watch: _Watch, views: Sequence[Frame], goal: Goal) -> WatchState:
         """Compare new images with earlier ones, and publish the progress.

@@ -7,6 +7,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from sensor_msgs.msg import CompressedImage, Image
@@ -57,6 +58,23 @@ class CameraListener(Protocol):
 
     def on_depth(self, camera: str) -> None:
         """A depth image of this camera arrived."""
+
+
+@dataclass(frozen=True)
+class CameraEvents:
+    """A `CameraListener` that also calls ``on_image`` with each image."""
+
+    listener: CameraListener
+    on_image: Callable[[Frame], None]
+
+    def on_frame(self, frame: Frame) -> None:
+        """See `CameraListener`."""
+        self.on_image(frame)
+        self.listener.on_frame(frame)
+
+    def on_depth(self, camera: str) -> None:
+        """See `CameraListener`."""
+        self.listener.on_depth(camera)
 
 
 def names_rectified(topic: str) -> bool:

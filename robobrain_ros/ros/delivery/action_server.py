@@ -11,6 +11,7 @@ from rclpy.callback_groups import CallbackGroup
 
 from robobrain_ros.ros.delivery import qos
 from robobrain_ros.ros.delivery.boundary import GuardedNode, failed_response
+from robobrain_ros.ros.messages.unknown import unknown
 
 _SERVICES = {"goal": "send_goal", "cancel": "cancel_goal", "result": "get_result"}
 """rclpy's name of each kind of request, and the service of this kind."""
@@ -113,7 +114,7 @@ class GuardedActionServer(ActionServer):
     def _failed_result(self, error: Exception) -> Any:
         """Return the response for a result that cannot be sent: aborted, with the outcome ENGINE_FAILED."""
         sentence = self._guarded_node.fault(f"The action {self._name} (result)", error)
-        result = failed_response(None, self._action_type.Result(), sentence)
+        result = failed_response(None, unknown(self._action_type.Result), sentence)
         return self._action_type.Impl.GetResultService.Response(status=GoalStatus.STATUS_ABORTED, result=result)
 
     async def _execute_goal_request(self, request_header_and_message: Any) -> None:

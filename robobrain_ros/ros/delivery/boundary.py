@@ -32,6 +32,7 @@ from robobrain_ros.ros.delivery.lifecycle_services import LifecycleServices
 from robobrain_ros.ros.delivery.names import check_service, check_topic
 from robobrain_ros.ros.delivery.pacing import Pacing
 from robobrain_ros.ros.delivery.redelivery import Redelivery
+from robobrain_ros.ros.messages.unknown import unknown
 
 _LOG_INTERVAL = 1.0
 """Each place logs at most one fault in this number of seconds. All faults are counted."""
@@ -39,7 +40,7 @@ _LONGEST = 500
 """Characters of an exception's message that are reported."""
 
 Fallback = Callable[[Any, Any, str], Any]
-"""Creates a response from the request, the empty response, and the sentence about the exception."""
+"""Creates a response from the request, the response without an answer (see `unknown`), and the sentence about the exception."""
 
 
 @dataclass
@@ -241,13 +242,13 @@ class GuardedNode(LifecycleNode):
             callback = functools.partial(self._set_each, callback)
 
         def instead(error: Exception, request: Any, response: Any) -> Any:
-            return failed(request, service.srv_type.Response(), self.fault(where, error))
+            return failed(request, unknown(service.srv_type.Response), self.fault(where, error))
 
         def guarded_send(response: Any, header: Any) -> None:
             try:
                 self.deliver(where, lambda: send(response, header))
             except Exception as error:  # The response contains a value that its message type does not support.
-                response = failed(None, service.srv_type.Response(), self.fault(where, error))
+                response = failed(None, unknown(service.srv_type.Response), self.fault(where, error))
                 self.deliver(where, lambda: send(response, header))
 
         service.callback = _caught(callback, instead)
@@ -292,7 +293,7 @@ def _name(callback: Callable[..., Any]) -> str:
 
 
 def failed_response(request: Any, response: Any, sentence: str) -> Any:
-    """Return a response with outcome ENGINE_FAILED if its type has an outcome; otherwise the empty response."""
+    """Return a response with outcome ENGINE_FAILED if its type has an outcome; otherwise the response unchanged."""
     if hasattr(response, "outcome"):
         response.outcome.code = int(OutcomeCode.ENGINE_FAILED)
         response.outcome.message = sentence

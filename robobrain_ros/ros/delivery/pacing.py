@@ -4,9 +4,10 @@ In DDS, a client receives the responses to all clients of its service. By defaul
 hundreds of requests end at once, the queue of a slow client overflows.
 """
 
+import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -21,7 +22,10 @@ _INTERVAL = 0.008
 """Seconds between further responses. `_INTERVAL_PER_CLIENT` is added for each client."""
 _INTERVAL_PER_CLIENT = 0.0002
 """Additional seconds for each client, because each client receives the responses to all clients."""
-_TICK = 0.002
+_EPSILON = 1e-6
+"""Tolerance of a token, because a sum of fractions can be slightly below 1."""
+_SHORTEST = 0.0005
+"""Seconds. Smallest period of the timer."""
 _RECOUNT = 1.0
 """Seconds after which the clients are counted again."""
 
@@ -40,20 +44,29 @@ class _Lane:
         """Take a token for one response. Return whether there was one."""
         self.tokens = min(self.tokens + (now - self.at) / self.interval, _UNPACED)
         self.at = now
-        if self.tokens < 1.0:
+        if self.tokens < 1.0 - _EPSILON:
             return False
-        self.tokens -= 1.0
+        self.tokens = max(self.tokens - 1.0, 0.0)
         return True
+
+    @property
+    def due(self) -> float:
+        """Time of the next token for a waiting response; infinite: no response waits."""
+        return self.at + (1.0 - self.tokens) * self.interval if self.waiting else math.inf
 
 
 class Pacing:
-    """Sends the responses of each service in order and at a limited rate. All methods are called in the executor."""
+    """Sends the responses of each service in order and at a limited rate. All methods are called in the executor.
+
+    One timer wakes the executor when the next response or the end of the next wait is due. Nothing polls.
+    """
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._lanes: dict[str, _Lane] = {}
         self._sleepers: list[tuple[float, Future]] = []
         self._timer: Timer | None = None
+        self._wakes_at = math.inf
         self._clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._lock = Lock()
 
@@ -81,17 +94,22 @@ class Pacing:
                 lane.interval = _INTERVAL + _INTERVAL_PER_CLIENT * weight * self._node.count_clients(service)
             if lane.waiting or not lane.take(now):
                 lane.waiting.append(send)
-                self._tick_on()
+                self._set_timer()
                 return
         send()
 
     async def sleep(self, seconds: float) -> None:
         """Wait for this number of seconds without blocking the executor."""
+        await self.after(seconds)
+
+    def after(self, seconds: float) -> Future:
+        """Return a future that is done after this number of seconds. A caller that sets its result earlier ends the wait."""
         future = Future()
         with self._lock:
-            self._sleepers.append((time.monotonic() + seconds, future))
-            self._tick_on()
-        await future
+            waiting = [sleeper for sleeper in self._sleepers if not sleeper[1].done()]
+            self._sleepers = [*waiting, (time.monotonic() + seconds, future)]
+            self._set_timer()
+        return future
 
     def close(self) -> None:
         """Send all waiting responses and end all waits."""
@@ -99,11 +117,10 @@ class Pacing:
             released = [send for lane in self._lanes.values() for send in lane.waiting]
             sleepers = self._sleepers
             self._lanes, self._sleepers = {}, []
-            self._tick_off()
+            self._set_timer()
         for send in released:
             send()
-        for _, future in sleepers:
-            future.set_result(None)
+        _end_waits(future for _, future in sleepers)
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -114,18 +131,27 @@ class Pacing:
             for lane in self._lanes.values():
                 while lane.waiting and lane.take(now):
                     released.append(lane.waiting.popleft())
-            if not self._sleepers and not any(lane.waiting for lane in self._lanes.values()):
-                self._tick_off()
+            self._set_timer(fired=True)
         for send in released:
             send()
-        for future in awake:
-            future.set_result(None)
+        _end_waits(awake)
 
-    def _tick_on(self) -> None:
-        if self._timer is None:
-            self._timer = self._node.create_timer(_TICK, self._tick, clock=self._clock)
-
-    def _tick_off(self) -> None:
+    def _set_timer(self, *, fired: bool = False) -> None:
+        """Set the timer to the next time at which something is due. A timer that is earlier remains, unless it has fired."""
+        due = min((end for end, _ in self._sleepers), default=math.inf)
+        due = min([due, *(lane.due for lane in self._lanes.values())])
+        if not fired and self._wakes_at <= due < math.inf:
+            return
         if self._timer is not None:
             self._node.destroy_timer(self._timer)
             self._timer = None
+        self._wakes_at = due
+        if due < math.inf:
+            seconds = max(due - time.monotonic(), _SHORTEST)
+            self._timer = self._node.create_timer(seconds, self._tick, clock=self._clock)
+
+
+def _end_waits(futures: Iterable[Future]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)

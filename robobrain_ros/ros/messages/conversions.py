@@ -30,6 +30,7 @@ from robobrain_ros.msg import (
 )
 from robobrain_ros.msg import PlanStep as PlanStepMessage
 from robobrain_ros.ros.cameras.images import ImageReader
+from robobrain_ros.ros.messages.unknown import unknown, unknown_position
 
 _LONGEST_SENTENCE = 4000
 """Maximum characters of an outcome's message or of a note, because they can quote texts of a caller or publisher."""
@@ -150,16 +151,9 @@ def to_estimate(origin: Origin, estimate: ProgressEstimate, report: InferenceRep
 
 
 def _progress_of(origin: Origin, report: InferenceReport) -> Progress:
-    message = unknown_progress()
+    message = unknown(Progress)
     message.header, message.task, message.camera, message.report = origin.header, clean(origin.text), origin.camera, report
     return message
-
-
-def unknown_progress() -> Progress:
-    """Return a message in which all values are unknown: NaN."""
-    return Progress(
-        progress=math.nan, change=math.nan, uncertainty=math.nan, incremental=math.nan, forward=math.nan, backward=math.nan
-    )
 
 
 def to_points(points: Sequence[Point], lifted: Lifted | None = None) -> list[AffordancePoint]:
@@ -267,11 +261,6 @@ def to_image(image: RgbImage, header: Header) -> Image:
     # The message does not check an array. It would check each byte of a bytes object, which takes 20 ms for a full-HD image.
     message.data = array("B", image.tobytes())
     return message
-
-
-def unknown_position() -> PointMessage:
-    """Return a position of unknown value: NaN."""
-    return PointMessage(x=math.nan, y=math.nan, z=math.nan)
 
 
 def _sentence(text: str) -> str:
