@@ -22,10 +22,10 @@ _INTERVAL = 0.008
 """Seconds between further responses. `_INTERVAL_PER_CLIENT` is added for each client."""
 _INTERVAL_PER_CLIENT = 0.0002
 """Additional seconds for each client, because each client receives the responses to all clients."""
-_EPSILON = 1e-6
-"""Tolerance of a token, because a sum of fractions can be slightly below 1."""
+_TICK = 0.002
+"""Seconds between two checks while responses wait."""
 _SHORTEST = 0.0005
-"""Seconds. Smallest period of the timer."""
+"""Seconds. Smallest period of the timer of a wait."""
 _RECOUNT = 1.0
 """Seconds after which the clients are counted again."""
 
@@ -44,21 +44,16 @@ class _Lane:
         """Take a token for one response. Return whether there was one."""
         self.tokens = min(self.tokens + (now - self.at) / self.interval, _UNPACED)
         self.at = now
-        if self.tokens < 1.0 - _EPSILON:
+        if self.tokens < 1.0:
             return False
-        self.tokens = max(self.tokens - 1.0, 0.0)
+        self.tokens -= 1.0
         return True
-
-    @property
-    def due(self) -> float:
-        """Time of the next token for a waiting response; infinite: no response waits."""
-        return self.at + (1.0 - self.tokens) * self.interval if self.waiting else math.inf
 
 
 class Pacing:
     """Sends the responses of each service in order and at a limited rate. All methods are called in the executor.
 
-    One timer wakes the executor when the next response or the end of the next wait is due. Nothing polls.
+    While responses wait, a timer ticks. Otherwise, it fires once when the next wait ends, so that a long wait costs nothing.
     """
 
     def __init__(self, node: Node) -> None:
@@ -137,17 +132,17 @@ class Pacing:
         _end_waits(awake)
 
     def _set_timer(self, *, fired: bool = False) -> None:
-        """Set the timer to the next time at which something is due. A timer that is earlier remains, unless it has fired."""
-        due = min((end for end, _ in self._sleepers), default=math.inf)
-        due = min([due, *(lane.due for lane in self._lanes.values())])
-        if not fired and self._wakes_at <= due < math.inf:
+        """Set the timer to the end of the next wait, or let it tick. A timer that is earlier remains, unless it has fired."""
+        ticks = any(lane.waiting for lane in self._lanes.values())
+        due = -math.inf if ticks else min((end for end, _ in self._sleepers), default=math.inf)
+        if self._wakes_at <= due < math.inf and (ticks or not fired):
             return
         if self._timer is not None:
             self._node.destroy_timer(self._timer)
             self._timer = None
         self._wakes_at = due
         if due < math.inf:
-            seconds = max(due - time.monotonic(), _SHORTEST)
+            seconds = _TICK if ticks else max(due - time.monotonic(), _SHORTEST)
             self._timer = self._node.create_timer(seconds, self._tick, clock=self._clock)
 
 
