@@ -1,6 +1,7 @@
 """The complete system with a remote engine, a vLLM server in its own process.
 
-Tests the specific behaviour, and runs all of test_ros_demo_model.py again.
+Tests the specific behaviour, and runs those tests of test_ros_demo_model.py again that depend on the way between node and engine:
+positions, sizes, plans, thinking, conditions and several images. Encodings are converted before an image reaches the engine.
 """
 
 import json
@@ -14,11 +15,23 @@ import pytest
 from action_msgs.msg import GoalStatus
 from rclpy.action import ActionClient
 from ros_rig import rig
-from test_ros_demo_model import *  # noqa: F403  # Also tests that it will have.
-from test_ros_demo_model import CAMERAS, Table
+from test_ros_demo_model import (  # noqa: F401 - pytest collects the tests.
+    CAMERAS,
+    NONSENSE,
+    Table,
+    check_answer_to_nonsense,
+    test_a_comparison_of_two_moments_gets_a_score_from_the_real_engine,
+    test_a_condition_follows_the_scene,
+    test_answers_are_in_the_pixels_of_every_size,
+    test_plans_reach_their_goals_and_answers_hold,
+    test_two_cameras_each_see_their_own_table,
+    test_with_thinking,
+)
+from test_ros_demo_model import test_answers_are_in_the_pixels_under_a_smaller_budget as _smaller_budget
 from vllm_server import KEY, MODEL, START, node_parameters, running_server, unfinished
 
 from robobrain_ros.action import RunTask
+from robobrain_ros.core.query import Task
 from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.demo.world import make_scene
 from robobrain_ros.engine.base import IMAGE_PLACEHOLDER, Constraint, Generation
@@ -49,7 +62,7 @@ def asked(vllm_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield table
 
 
-@pytest.fixture(scope="module")  # type: ignore[no-redef]  # In place of the one that comes with the tests.
+@pytest.fixture(scope="module")
 def table(vllm_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
     """Return a node whose engine is the server, with two cameras, for the tests of test_ros_demo_model.py."""
     engine = node_parameters(vllm_server, tmp_path_factory.mktemp("secret"))
@@ -139,6 +152,12 @@ def test_requests_that_the_server_or_the_engine_rejects(asked: Table) -> None:
     assert long.outcome.code in (Outcome.OK, Outcome.BAD_REQUEST)
 
 
+@pytest.mark.parametrize("task", [Task.POINT, Task.ASK, Task.PLAN])
+@pytest.mark.parametrize("text", NONSENSE)
+def test_what_makes_no_sense_gets_a_well_formed_answer(asked: Table, task: Task, text: str) -> None:
+    check_answer_to_nonsense(asked, task, text)
+
+
 def test_structured_outputs(asked: Table) -> None:
     engine: Any = asked.it.node.model._supervisor
     properties = {"count": {"type": "integer", "minimum": 0, "maximum": 9}, "seen": {"type": "boolean"}}
@@ -186,3 +205,6 @@ def test_the_prompt_is_token_for_token_that_of_the_embedded_engine(asked: Table,
     )
     with urllib.request.urlopen(post, timeout=30) as response:
         assert json.load(response)["tokens"] == expected
+
+
+test_answers_are_in_the_pixels_under_a_smaller_budget = _smaller_budget
