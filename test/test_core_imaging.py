@@ -107,16 +107,14 @@ def blurred_dot(width: int, height: int, u: float, v: float, sigma_u: float, sig
     """Draw a bright Gaussian spot whose centroid is (u, v)."""
     across = np.exp(-0.5 * ((np.arange(width) - u) / sigma_u) ** 2)
     down = np.exp(-0.5 * ((np.arange(height) - v) / sigma_v) ** 2)
-    gray = np.round(255 * np.outer(down, across)).astype(np.uint8)
-    return np.repeat(gray[:, :, None], 3, axis=2)
+    gray = np.rint(np.outer(np.float32(255) * down.astype(np.float32), across.astype(np.float32))).astype(np.uint8)
+    return cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB)
 
 
 def centroid(image: np.ndarray) -> tuple[float, float]:
-    gray = image[:, :, 0].astype(np.float64)
-    return (
-        float(gray.sum(axis=0) @ np.arange(gray.shape[1]) / gray.sum()),
-        float(gray.sum(axis=1) @ np.arange(gray.shape[0]) / gray.sum()),
-    )
+    gray = image[:, :, 0]
+    columns, rows = gray.sum(axis=0, dtype=np.int64), gray.sum(axis=1, dtype=np.int64)
+    return float(columns @ np.arange(columns.size) / columns.sum()), float(rows @ np.arange(rows.size) / rows.sum())
 
 
 @given(cases(), st.floats(0.25, 0.75), st.floats(0.25, 0.75), st.sampled_from(["pixels", "thousandths", "fractions"]))

@@ -126,7 +126,6 @@ def test_things_move_when_asked_to() -> None:
         assert positions(view.heard["ground_truth"][-1]).keys() == first.keys()
 
 
-@pytest.mark.alone
 @pytest.mark.timeout(400)
 def test_the_demo_shows_every_task_and_is_right(tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-m", "robobrain_ros.demo.quickstart", "--output", str(tmp_path)]

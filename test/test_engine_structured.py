@@ -34,9 +34,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
 
 
 @pytest.mark.timeout(600)  # The engine starts within this test.
-def test_a_thousand_random_requests_give_a_thousand_plans(engine: RunningEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_random_request_gets_a_plan_of_its_form(engine: RunningEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_schema, "BOUNDS", (TextBounds(6, 4, 3),))
-    forms = [plan_form(random_request(seed), 8000) for seed in range(1000)]
+    forms = [plan_form(random_request(seed), 8000) for seed in range(300)]
     generations = [generation(Constraint(json_schema=form.text), form.tokens, f"task {i}") for i, form in enumerate(forms)]
     answers = engine.wait(engine.write_all(generations), 280.0)
     verdicts = [check(form, *answer) for form, answer in zip(forms, answers, strict=True)]
