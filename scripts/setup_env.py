@@ -151,9 +151,9 @@ def environment_path(name: str) -> str:
 
 
 def pip_install(*arguments: str) -> None:
-    """Install packages into the environment, with the versions in constraints.txt."""
-    constraints = str(REQUIREMENTS / "constraints.txt")
-    run([str(PYTHON), "-m", "pip", "install", "--progress-bar=off", "--disable-pip-version-check", "-c", constraints, *arguments])
+    """Install packages into the environment, with the versions in constraints.txt. `compile_modules` compiles them at the end."""
+    pip = [str(PYTHON), "-m", "pip", "install", "--progress-bar=off", "--disable-pip-version-check", "--no-compile"]
+    run([*pip, "-c", str(REQUIREMENTS / "constraints.txt"), *arguments])
 
 
 def requirement_file(name: str) -> str:
@@ -312,6 +312,12 @@ def install_tools() -> None:
         pip_install("--force-reinstall", "--no-deps", "lark")
 
 
+def compile_modules() -> None:
+    """Compile the installed modules on all cores. pip would use one core. Some packages contain files for other Pythons."""
+    packages = environment_path("purelib")
+    subprocess.run([str(PYTHON), "-m", "compileall", "-q", "-q", "-j", "0", packages], stdout=subprocess.DEVNULL, check=False)
+
+
 def check(engine: str) -> None:
     """Check that the most important packages can be imported."""
     ask_environment("import rclpy, cv_bridge, cv2, numpy")
@@ -339,6 +345,7 @@ def plan_steps(target: Target, interpreter: Interpreter) -> list[Step]:
     elif target.engine == "gpu":
         steps.append(("PyTorch, vLLM and FlagGems for the GPU (several GB)", install_engine_gpu))
     steps.append(("tools to build and test", install_tools))
+    steps.append(("compilation of the Python modules", compile_modules))
     steps.append(("check", lambda: check(target.engine)))
     return steps
 
