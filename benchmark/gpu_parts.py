@@ -329,9 +329,10 @@ def measure_tuning(options: argparse.Namespace, folder: Path) -> None:
     """Run tune_flagos with the options of the other engines, so that ``flagos-auto`` finds its results."""
     write_weights_apart(folder, options.device)
     settings = Settings(options.tune_pairs, scenes=2, tokens=8, size=VGA)
-    tuned = asyncio.run(tune(engine_options(options, folder), settings, lambda line: print(line, flush=True)))
+    minutes = max(1.0, options.limit / 60.0 - 0.5)
+    tuned = asyncio.run(tune(engine_options(options, folder), settings, lambda line: print(line, flush=True), minutes))
     verdicts = [OperatorVerdict(**{name: value for name, value in row.items() if name != "word"}) for row in tuned.table]
-    write(options, "tuned", [], operators=tuned.operators, graphs=tuned.graphs, table=table(verdicts))
+    write(options, "tuned", [], operators=tuned.operators, graphs=tuned.graphs, table=table(verdicts), shapes=tuned.shapes)
 
 
 def prepare_checkpoint(kind: str, options: argparse.Namespace) -> Path:

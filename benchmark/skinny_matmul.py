@@ -22,20 +22,21 @@ import json
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import figures
-from skinny_launches import candidates, known_launches
 
 from robobrain_ros.engine.flagos.by_shape import table as flagos_table
-from robobrain_ros.engine.flagos.by_shape.table import ROWS, Launch, ShapeEntry, ShapeTable
+from robobrain_ros.engine.flagos.by_shape.launches import candidates, known_launches
+from robobrain_ros.engine.flagos.by_shape.table import ROWS, Launch, ShapeClass, ShapeEntry, ShapeTable
 from robobrain_ros.engine.presets import ARCHITECTURES, Architecture
+
+if TYPE_CHECKING:
+    from robobrain_ros.engine.flagos.by_shape.search import Trial
 
 MODELS = {"7b": "qwen2.5-vl-7b", "32b": "qwen2.5-vl-32b", "3b": "qwen2.5-vl-3b", "8b": "qwen3-vl-8b", "4b": "qwen3-vl-4b"}
 """Architectures of RoboBrain by size, in the order of measurement. The 4B and the 8B are RoboBrain 2.5."""
@@ -46,12 +47,6 @@ POOL_WEIGHTS = 820_000_000
 """Number of random weights from which all matrices are taken: enough for the largest one, and more than the GPU caches."""
 _VOCABULARY_PADDING = 64
 """vLLM pads the vocabulary to a multiple of this."""
-_NEAR = 1.01
-"""Launches that take at most this multiple of the fastest one's time count as equally fast. So a few kernels serve many
-shapes, and the first start compiles only these."""
-_LEAST_GAIN = 1.01
-"""Smallest speed-up of an entry."""
-_CONFIRM_ROUNDS = 7
 
 
 @dataclass(frozen=True)
@@ -139,8 +134,9 @@ class Bench:
 
         from robobrain_ros.engine.flagos.by_shape import check as flagos_check
         from robobrain_ros.engine.flagos.by_shape import matmul as flagos_matmul
+        from robobrain_ros.engine.flagos.by_shape import search as flagos_search
 
-        self._torch, self._check, self._matmul = torch, flagos_check, flagos_matmul
+        self._torch, self._check, self._matmul, self._search = torch, flagos_check, flagos_matmul, flagos_search
         self.dtype = dtype
         self._type = getattr(torch, dtype)
         torch.manual_seed(0)
@@ -159,36 +155,17 @@ class Bench:
         bias = self._torch.randn(size, device="cuda", dtype=self._type) if product.operator == "addmm" else None
         return x, bias
 
-    def native(self, x: Any, weight: Any, bias: Any) -> Any:
-        """Compute the product with PyTorch's operator."""
-        return self._torch.mm(x, weight) if bias is None else self._torch.addmm(bias, x, weight)
-
-    def microseconds(self, call: Callable[[Any], Any], weights: Sequence[Any]) -> float:
-        """Return the time of one call in µs, measured in a CUDA graph with one call for each of the weights."""
-        seconds = self._check.graph_timer([partial(call, weight) for weight in weights])
-        return seconds / len(weights) * 1e6
-
-    def sides(self, product: Product, rows: int) -> tuple[Callable[[Any], Any], Callable[[Launch], Callable[[Any], Any]]]:
-        """Return a function that computes the product natively, and one that returns such a function for a launch."""
-        x, bias = self.inputs(product, rows)
-
-        def by(launch: Launch) -> Callable[[Any], Any]:
-            return lambda weight: self._matmul.multiply(launch, x, weight, bias)
-
-        return lambda weight: self.native(x, weight, bias), by
-
-    def wrong(self, ours: Any, native: Any) -> bool:
-        """Return whether results differ by more than rounding errors."""
-        rounding = self._torch.finfo(self._type).eps
-        off = (ours.float() - native.float()).abs()
-        return not bool((off <= 2 * rounding * (native.float().abs() + native.float().square().mean().sqrt())).all())
+    def trial(self, product: Product, rows: int) -> "Trial":
+        """Return the measurement of a shape class."""
+        shape = ShapeClass(product.operator, self.dtype, rows, product.k, product.n, product.residual)
+        return self._search.Trial(shape, self.weights(product), {"skinny": self._matmul}, self._check.graph_timer)
 
     def errors(self, product: Product, rows: int, launch: Launch) -> dict[str, float]:
         """Return the root mean square and the maximum of both operators' differences from float64."""
         torch = self._torch
         x, bias = self.inputs(product, rows)
         weight = self.weights(product)[0]
-        sides = self.native(x, weight, bias), self._matmul.multiply(launch, x, weight, bias)
+        sides = self._check.native(x, weight, bias), self._matmul.multiply(launch, x, weight, bias)
         squares, most = [0.0, 0.0], [0.0, 0.0]
         for part in range(0, product.n, 16384):
             columns = slice(part, part + 16384)
@@ -262,32 +239,25 @@ def confirm_all(options: argparse.Namespace) -> ShapeTable:
 
 def _times(bench: Bench, product: Product, rows: int, launches: Sequence[Launch]) -> tuple[float, dict[Launch, float]]:
     """Return the times in µs of PyTorch's operator and of each launch with a correct result."""
-    weights = bench.weights(product)
-    native, by = bench.sides(product, rows)
-    expected = native(weights[0])
-    times: dict[Launch, float] = {}
-    for launch in launches:
-        try:
-            result = by(launch)(weights[0])
-        except Exception as error:
-            if "resource" not in str(error):
-                print(f"{launch}: {type(error).__name__}: {error}"[:200], flush=True)
-            continue
-        if bench.wrong(result, expected):
-            print(f"WRONG: {product} {rows} {launch}", flush=True)
-            continue
-        times[launch] = bench.microseconds(by(launch), weights)
-    return bench.microseconds(native, weights), times
+    from robobrain_ros.engine.flagos.by_shape.search import Candidate, Timed
+
+    trial, timed = bench.trial(product, rows), Timed()
+    trial.time([Candidate("skinny", launch) for launch in launches], timed)
+    for candidate, how in timed.faults.items():
+        print(f"WRONG: {product} {rows} {candidate.launch}: {how}", flush=True)
+    return trial.native_us(), {candidate.launch: us for candidate, us in timed.us.items()}
 
 
 def choose(cells: dict[tuple[Product, int], dict[Launch, float]]) -> dict[tuple[Product, int], Launch]:
     """Select a launch for each cell, such that few different launches are used.
 
-    The launch of a cell takes at most `_NEAR` times as long as its fastest one.
+    The launch of a cell takes at most `search.NEAR` times as long as its fastest one.
     """
+    from robobrain_ros.engine.flagos.by_shape.search import NEAR
+
     near = {}
     for cell, times in cells.items():
-        most = _NEAR * min(times.values(), default=0.0)
+        most = NEAR * min(times.values(), default=0.0)
         near[cell] = {launch for launch, us in times.items() if us <= most}
     chosen: dict[tuple[Product, int], Launch] = {}
     while open_cells := [cell for cell in near if near[cell] and cell not in chosen]:
@@ -303,29 +273,16 @@ def choose(cells: dict[tuple[Product, int], dict[Launch, float]]) -> dict[tuple[
 def confirm(bench: Bench, product: Product, rows: int, launch: Launch) -> tuple[ShapeEntry | None, dict[str, Any]]:
     """Time the launch and PyTorch's operator alternately.
 
-    :returns: an entry of the table, and the measured values. The entry is None unless the median speed-up is at least
-        `_LEAST_GAIN` and the 95 % interval of the speed-up is above 1.
+    :returns: an entry of the table, and the measured values. The entry is None unless the launch is surely faster.
     """
-    weights = bench.weights(product)
-    native, by = bench.sides(product, rows)
-    ours = by(launch)
-    pairs = []
-    for index in range(_CONFIRM_ROUNDS):
-        order = (native, ours) if index % 2 == 0 else (ours, native)
-        times = {side: bench.microseconds(side, weights) for side in order}
-        pairs.append((times[native], times[ours]))
-    natives, own = ([pair[side] for pair in pairs] for side in range(2))
-    compared = figures.compare("", natives, own, figures.quantile(0.5), "us")
-    native_us, us = median(natives), median(own)
-    line = {**asdict(product), "rows": rows, "dtype": bench.dtype, "launch": asdict(launch), "native_us": round(native_us, 3)}
-    line |= {"us": round(us, 3), "ratio": round(compared.ratio, 4), "low": round(compared.low, 4)}
-    line["high"] = round(compared.high, 4)
-    if native_us / us < _LEAST_GAIN or compared.low <= 1.0:
-        return None, line
-    entry = ShapeEntry(
-        product.operator, bench.dtype, rows, product.k, product.n, "skinny", launch, round(native_us, 3), round(us, 3)
-    )
-    return entry, line
+    from robobrain_ros.engine.flagos.by_shape.search import Candidate
+
+    trial = bench.trial(product, rows)
+    found = trial.confirm(Candidate("skinny", launch))
+    line = {**asdict(product), "rows": rows, "dtype": bench.dtype, "launch": asdict(launch)}
+    line |= {"native_us": round(found.native_us, 3), "us": round(found.us, 3)}
+    line |= {name: round(getattr(found, name), 4) for name in ("ratio", "low", "high")}
+    return found.entry(trial.shape) if found.faster else None, line
 
 
 def numerics(options: argparse.Namespace) -> bool:

@@ -1,18 +1,21 @@
 """The benchmark of skinny matrix products without a GPU: shapes, launches to try, the selection, and the table."""
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from shape_entries import Computed
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmark"))
 
-import skinny_launches
 import skinny_matmul
 
-from robobrain_ros.engine.flagos.by_shape import table
-from robobrain_ros.engine.flagos.by_shape.table import ROWS, Launch, ShapeEntry, ShapeTable
+from robobrain_ros.engine.flagos.by_shape import launches, table
+from robobrain_ros.engine.flagos.by_shape.search import Trial
+from robobrain_ros.engine.flagos.by_shape.table import ROWS, Launch, ShapeClass, ShapeEntry, ShapeTable
 from robobrain_ros.engine.presets import ARCHITECTURES
 
 
@@ -30,7 +33,7 @@ def test_each_launch_to_try_can_stand_in_a_table(tmp_path: Path) -> None:
     entries = [
         ShapeEntry("mm", "bfloat16", rows, 64, index + 1, "skinny", launch, 2.0, 1.0)
         for rows in ROWS
-        for index, launch in enumerate(skinny_launches.candidates(rows))
+        for index, launch in enumerate(launches.candidates(rows))
     ]
     path = tmp_path / "table.json"
     table.write(path, ShapeTable("GPU", "2", "3", tuple(entries)))
@@ -51,17 +54,20 @@ def test_few_launches_are_chosen_that_serve_all_well() -> None:
 
 @pytest.mark.parametrize(("speed", "used"), [(1.2, True), (1.005, False), (0.9, False)])
 def test_only_what_is_surely_faster_gets_an_entry(speed: float, used: bool) -> None:
+    implementation = Computed()
+
+    def timer(functions: Sequence[Callable[[], Any]]) -> float:
+        before = len(implementation.calls)
+        functions[0]()
+        return 1e-5 / speed if len(implementation.calls) > before else 1e-5
+
     class Bench:
         dtype = "bfloat16"
 
-        def weights(self, product: Any) -> list[str]:
-            return ["weights"]
-
-        def sides(self, product: Any, rows: int) -> Any:
-            return "native", lambda launch: launch
-
-        def microseconds(self, call: Any, weights: Any) -> float:
-            return 10.0 if call == "native" else 10.0 / speed
+        def trial(self, product: Any, rows: int) -> Trial:
+            weight = torch.randn(product.n, product.k, dtype=torch.bfloat16).t()
+            shape = ShapeClass(product.operator, self.dtype, rows, product.k, product.n)
+            return Trial(shape, [weight], {"skinny": implementation}, timer)
 
     product = skinny_matmul.Product("mm", 64, 32, "o")
     bench: Any = Bench()

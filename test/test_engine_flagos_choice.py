@@ -186,7 +186,7 @@ def test_auto_uses_what_was_measured_here(model: Path, checkpoint: Checkpoint, f
     assert tune_file.key_of(options.changed(extra='{"block_size": 32}'), checkpoint) != key
     tune_file.write(path, tune_file.TuningResult(key, ("argmax", "silu"), graphs=True))
     choice = choose(model, tune_file=str(path))
-    assert (choice.operators, choice.include, choice.graphs) == (Operators.OURS, ("argmax", "silu"), True)
+    assert (choice.operators, choice.include, choice.graphs, choice.late) == (Operators.OURS, ("argmax", "silu"), True, True)
     assert choose(model, tune_file=str(path), exclude=("silu",)).include == ("argmax",)
     assert choose(model, tune_file=str(path), include=("silu", "cos")).include == ("silu",)
     nothing = choose(model, tune_file=str(path), include=("cos",))
@@ -220,12 +220,15 @@ def test_a_tune_file_of_something_else_is_not_used(
     [
         "{",
         "[]",
-        '{"format": 1}',
+        '{"format": 2}',
+        '{"format": 1, "entries": []}',
         '{"format": 99, "entries": []}',
-        '{"format": 1, "entries": [{}]}',
-        '{"format": 1, "entries": [3]}',
-        '{"format": 1, "entries": [{"key": {"chip": "", "driver": "", "model": "", "settings": "", "versions": ""}, '
-        '"operators": "silu", "graphs": false, "table": []}]}',
+        '{"format": 2, "entries": [{}]}',
+        '{"format": 2, "entries": [3]}',
+        '{"format": 2, "entries": [{"key": {"chip": "", "driver": "", "model": "", "settings": "", "versions": ""}, '
+        '"operators": "silu", "graphs": false, "table": [], "shapes": []}]}',
+        '{"format": 2, "entries": [{"key": {"chip": "", "driver": "", "model": "", "settings": "", "versions": ""}, '
+        '"operators": ["silu"], "graphs": false, "table": []}]}',
     ],
 )
 def test_a_damaged_tune_file_is_named(model: Path, found: pytest.MonkeyPatch, tmp_path: Path, content: str) -> None:

@@ -11,7 +11,7 @@ from shape_entries import GPU, SHAPES, VECTOR, entry
 
 from robobrain_ros.engine.flagos.by_shape import table as flagos_table
 from robobrain_ros.engine.flagos.by_shape.operators import ShapeOperators
-from robobrain_ros.engine.flagos.by_shape.table import ShapeTable
+from robobrain_ros.engine.flagos.by_shape.table import ShapeTable, Weights
 from robobrain_ros.errors import EngineConfigError
 
 
@@ -25,9 +25,13 @@ def written(folder: Path, **changes: Any) -> Path:
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     entries = tuple(SHAPES)
-    flagos_table.write(flagos_table.table_file(GPU, tmp_path), ShapeTable(GPU, "2", "3", entries, {"torch": "2.11.0"}))
+    by_flag_gems = replace(entry(4, 8, 8), implementation="flag_gems", launch=flagos_table.AUTOTUNED)
+    weights = (Weights("bfloat16", 32, 48),)
+    whole = ShapeTable(GPU, "2", "3", (*entries, by_flag_gems), {"torch": "2.11.0"}, weights)
+    flagos_table.write(flagos_table.table_file(GPU, tmp_path), whole)
     table = flagos_table.find(GPU, "2.13.0+cu130", "3.6.0", tmp_path)
-    assert set(table.entries) == set(entries)
+    assert set(table.entries) == {*entries, by_flag_gems}
+    assert table.weights == weights
     assert {(known.k, known.n) for known in table.for_weights([(64, 16), (1, 1)])} == {(64, 16)}
 
 
@@ -46,7 +50,7 @@ def test_a_table_for_something_else_is_rejected_with_the_reason(
     written(tmp_path)
     with pytest.raises(EngineConfigError, match=words) as caught:
         flagos_table.find(device, torch_version, triton_version, tmp_path)
-    assert "benchmark/skinny_matmul.py" in str(caught.value)
+    assert "Run tune_flagos" in str(caught.value)
 
 
 def changed(**changes: Any) -> dict[str, Any]:
@@ -98,6 +102,11 @@ def launched(**changes: Any) -> dict[str, Any]:
         {"entries": [launched(split_k=0)]},
         {"entries": [launched(warps=3)]},
         {"entries": [launched(stages=99)]},
+        {"entries": [changed(implementation="flag_gems")]},
+        {"entries": [launched(kernel="autotuned")]},
+        {"weights": {}},
+        {"weights": [{"dtype": "float64", "k": 1, "n": 1}]},
+        {"weights": [{"dtype": "bfloat16", "k": 0, "n": 1}]},
     ],
 )
 def test_a_damaged_table_is_rejected(tmp_path: Path, changes: dict[str, Any]) -> None:

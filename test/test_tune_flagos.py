@@ -12,7 +12,7 @@ from flagos_rig import stand_in
 from random_checkpoint import make_random_checkpoint
 
 from robobrain_ros.cli.operator_tuner import Questions, Settings, State, Tuner, measure
-from robobrain_ros.cli.operator_verdicts import OperatorVerdict, choose_mode, interval_of_median, table
+from robobrain_ros.cli.operator_verdicts import OperatorVerdict, table
 from robobrain_ros.cli.tune_flagos import parse_options, tune
 from robobrain_ros.core.imaging import PixelBudget
 from robobrain_ros.core.profiles import profile_for
@@ -21,6 +21,7 @@ from robobrain_ros.engine.embedded.checkpoint import read_checkpoint
 from robobrain_ros.engine.embedded.measuring import MeasuredGeneration
 from robobrain_ros.engine.flagos import decision, tune_file
 from robobrain_ros.engine.flagos.choice import Operators
+from robobrain_ros.engine.flagos.intervals import interval_of_median
 from robobrain_ros.engine.flagos.tune_file import Key
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
@@ -34,7 +35,7 @@ def test_the_right_and_quick_operator_is_kept_and_auto_uses_it(tmp_path: Path) -
     options = EngineOptions.of(model=str(model), flagos_mode="on", flagos_tune_file=str(tmp_path / "flagos.json"))
     said: list[str] = []
     with stand_in(tmp_path, behaviour):
-        tuned = asyncio.run(tune(options, Settings(pairs=4, scenes=1, tokens=6, size=(224, 224)), said.append))
+        tuned = asyncio.run(tune(options, Settings(pairs=4, scenes=1, tokens=6, size=(224, 224)), said.append, minutes=60.0))
         auto = decision.choose(
             EngineOptions.of(model=str(model), flagos_tune_file=options.flagos.tune_file), read_checkpoint(model, local=True)
         )
@@ -48,13 +49,15 @@ def test_the_right_and_quick_operator_is_kept_and_auto_uses_it(tmp_path: Path) -
     assert set(tuned.operators) <= {"argmax", "silu"}
     assert (auto.operators, auto.include) == (Operators.OURS, tuned.operators)
     assert any(line.startswith("flagos.mode auto will use argmax") for line in said)
+    assert any("Matrix products by shape are not measured: vLLM does not run on an NVIDIA GPU here." in line for line in said)
     assert not (tmp_path / "flagos.json.state").exists()
 
 
-def test_without_flaggems_the_program_states_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nothing_can_be_measured_the_program_states_the_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decision, "installed", lambda: False)
-    with pytest.raises(EngineConfigError, match="FlagGems cannot be measured here: flag-gems is not installed"):
+    with pytest.raises(EngineConfigError, match="FlagGems cannot be measured here: flag-gems is not installed") as caught:
         asyncio.run(tune(EngineOptions.of(model=str(tmp_path)), Settings(), print))
+    assert "Matrix products by shape cannot be measured here: vLLM does not run on an NVIDIA GPU here." in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -174,6 +177,22 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert names == ["a", "b", "c"]
 
 
+def test_operators_without_time_are_not_used_and_the_same_command_continues(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    tuner, said = ScriptedTuner({"a": 1.1, "b": 1.2}), list[str]()
+    state = resumed(path)
+    names, _ = asyncio.run(measure(tuner, state, path, Settings(), said.append, lambda: len(tuner.judged) < 1))
+    assert tuner.judged == ["a"]
+    assert names == [], "the operators were not measured together"
+    assert any("No time was left for 1 operators" in line for line in said)
+    assert not state.complete
+    again = resumed(path)
+    names, _ = asyncio.run(measure(tuner, again, path, Settings(), said.append))
+    assert tuner.judged == ["a", "b", "a+b"]
+    assert names == ["a", "b"]
+    assert again.complete
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"key": 1}', None])
 def test_a_state_of_another_measurement_or_a_damaged_one_is_begun_anew(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "state"
@@ -184,23 +203,6 @@ def test_a_state_of_another_measurement_or_a_damaged_one_is_begun_anew(tmp_path:
     else:
         path.write_text(content)
     assert resumed(path).called == []
-
-
-@pytest.mark.parametrize(
-    ("times", "way"),
-    [
-        (([3.0, 3.1], [2.0, 2.1], [2.5], [3.0]), (True, False)),
-        (([3.0, 3.1], [4.0, 4.1], [2.5], [3.0]), (True, True)),
-        (([1.0], [4.0], [2.5], [3.0]), (False, False)),
-        (([3.0], [4.0], [2.5], [2.4]), (False, False)),  # It is as fast as one native start, but not as the other.
-        (([3.0], [2.0], [], [3.0]), (True, False)),
-        (([3.0], [], [2.0], [3.0]), (True, True)),
-        (([3.0], [], [], [3.0]), (False, False)),
-        (([3.0], [2.0], [2.5], []), (True, False)),
-    ],
-)
-def test_graphs_are_used_where_they_are_fastest(times: tuple[list[float], ...], way: tuple[bool, bool]) -> None:
-    assert choose_mode(*times) == way
 
 
 def test_the_table_shows_each_operator_in_one_line() -> None:
@@ -215,7 +217,14 @@ def test_the_table_shows_each_operator_in_one_line() -> None:
 def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     options = parse_options(["--pairs", "3", "--size", "1280x720", "--engine", "max_num_seqs=4"])
     assert (options.pairs, options.size[1], dict(options.engine)) == (3, ((1280, 720),), {"max_num_seqs": 4})
-    for wrong in (["--pairs", "0"], ["--engine", "flagos_mode=off"], ["--engine", "nonsense=1"]):
+    assert options.minutes == 6.0
+    for wrong in (
+        ["--pairs", "0"],
+        ["--minutes", "0"],
+        ["--minutes", "nan"],
+        ["--engine", "flagos_mode=off"],
+        ["--engine", "nonsense=1"],
+    ):
         with pytest.raises(SystemExit):
             parse_options(wrong)
     assert "NAME=VALUE" in capsys.readouterr().err

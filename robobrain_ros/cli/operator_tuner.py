@@ -5,13 +5,15 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from robobrain_ros.cli.operator_verdicts import OperatorVerdict, find_fault, interval_of_median
+from robobrain_ros.cli import engine_comparison as comparison
+from robobrain_ros.cli.budget import Report, StartProgress
+from robobrain_ros.cli.engine_comparison import AnswerTimes, one_answer
+from robobrain_ros.cli.operator_verdicts import OperatorVerdict, find_fault
 from robobrain_ros.core.grammars import coordinate_pattern
 from robobrain_ros.core.imaging import PixelBudget, fit_image
 from robobrain_ros.core.profiles import Profile
@@ -28,6 +30,8 @@ from robobrain_ros.evaluation.exam import FIRST_SEED, questions_about
 
 _TASKS = (Task.POINT, Task.GROUND, Task.TRAJECTORY)
 _CONSTRAINED_TOKENS = 32
+_LONG_TOKENS = 64
+"""Tokens of the answers that complete engines are compared with."""
 _MOST_CRASHES = 20
 """Number of operators that may crash the engine before the run fails. Each crash needs a new engine."""
 
@@ -44,8 +48,8 @@ class Settings:
     :param bound: largest allowed difference of a token's log-probability.
     """
 
-    pairs: int = 10
-    scenes: int = 4
+    pairs: int = 6
+    scenes: int = 2
     tokens: int = 24
     size: tuple[int, int] = (640, 480)
     bound: float = 0.1
@@ -91,6 +95,10 @@ class Questions:
         """Return a generation whose time is measured."""
         return self._generation(self._unconstrained[index % len(self._unconstrained)], self._settings.tokens)
 
+    def long(self, index: int) -> Generation:
+        """Return a generation for the comparison of complete engines. It has more tokens than those of `timed`."""
+        return self._generation(self._unconstrained[index % len(self._unconstrained)], _LONG_TOKENS)
+
     def _generation(self, question: _Question, tokens: int, constraint: Constraint | None = None) -> Generation:
         name = uuid.uuid4().hex
         return Generation(
@@ -104,8 +112,6 @@ class Questions:
         )
 
 
-Report = Callable[[str], None]
-"""Prints a line about the progress."""
 EngineMaker = Callable[[Choice], EmbeddedEngine]
 
 
@@ -113,27 +119,51 @@ class Tuner:
     """Measures operators in a running engine. If an operator crashes the engine, the tuner starts a new one.
 
     :param make_engine: creates an engine without starting it.
+    :param choice: the operators of the engine, without FlagGems' operators in use. `native_choice` returns one.
     """
 
     def __init__(
-        self, make_engine: EngineMaker, questions_for: Callable[[EngineInfo], Questions], settings: Settings, report: Report
+        self,
+        make_engine: EngineMaker,
+        questions_for: Callable[[EngineInfo], Questions],
+        settings: Settings,
+        report: Report,
+        choice: Choice | None = None,
     ) -> None:
         self._make_engine = make_engine
         self._questions_for = questions_for
         self._settings = settings
         self._report = report
+        self._choice = choice or native_choice()
         self._engine: EmbeddedEngine | None = None
         self._questions: Questions | None = None
         self._native: list[MeasuredGeneration] = []
         self.crashed: dict[str, str] = {}
         """Operators that crashed an engine, and what happened."""
 
+    @property
+    def engine(self) -> EmbeddedEngine:
+        """The started engine."""
+        assert self._engine is not None
+        return self._engine
+
+    @property
+    def questions(self) -> Questions:
+        """The questions for the started engine."""
+        assert self._questions is not None
+        return self._questions
+
+    @property
+    def native_answers(self) -> list[MeasuredGeneration]:
+        """The answers with native operators to the questions of `Questions.compared`."""
+        return self._native
+
     async def start(self) -> None:
         """Start an engine without FlagGems' operators, and record its native answers."""
-        self._report("Starting the engine ...")
-        engine = self._make_engine(Choice(Operators.OURS, "tune_flagos measures.", include=()))
+        self._report("Starting an engine with native operators ...")
+        engine = self._make_engine(self._choice)
         self._engine = engine
-        info = await engine.start(lambda progress: None)
+        info = await engine.start(StartProgress(self._report))
         if warning := engine.health().warning:
             raise EngineConfigError(warning)
         self._questions = self._questions or self._questions_for(info)
@@ -221,30 +251,35 @@ class Tuner:
             fault, difference = fault or wrong, max(difference, distance)
         if fault:
             return OperatorVerdict(title, fault=fault, difference=difference)
-        ratios: list[tuple[float, float, float]] = []
         await self._time(names, 0)  # Autotuning of kernels for the remaining shapes must not be timed.
-        for pair in range(pairs):
-            first, second = ((), names) if pair % 2 == 0 else (names, ())
-            one, other = await self._time(first, pair), await self._time(second, pair)
-            native, ours = (one, other) if pair % 2 == 0 else (other, one)
-            ratios.append(
-                (native.prefill / ours.prefill, native.decode / ours.decode, native.total / ours.total),
-            )
-        prefill, decode, total = (median(ratio[part] for ratio in ratios) for part in range(3))
-        low, high = interval_of_median([ratio[2] for ratio in ratios])
-        return OperatorVerdict(title, "", difference, prefill, decode, total, low, high)
+        timed = await comparison.alternate(
+            lambda index: self._time((), index), lambda index: self._time(names, index), lambda found: len(found) >= pairs
+        )
+        return comparison.verdict(title, timed, difference)
 
     async def _answers(self, names: Sequence[str]) -> list[MeasuredGeneration]:
-        assert self._engine is not None
-        assert self._questions is not None
-        await self._engine.use_flagos(names)
-        return await measure_all(self._engine, self._questions)
+        await self._use(names)
+        return await measure_all(self.engine, self.questions)
 
-    async def _time(self, names: Sequence[str], index: int) -> MeasuredGeneration:
-        assert self._engine is not None
-        assert self._questions is not None
-        await self._engine.use_flagos(names)
-        return await self._engine.measure(self._questions.timed(index))
+    async def _time(self, names: Sequence[str], index: int) -> AnswerTimes:
+        await self._use(names)
+        return await one_answer(self.engine, self.questions.timed(index))
+
+    async def _use(self, names: Sequence[str]) -> None:
+        if self._choice.uses_flaggems:
+            await self.engine.use_flagos(names)
+
+
+def native_choice(*, flaggems: bool = True, graphs: bool = False, tunes: bool = False) -> Choice:
+    """Return the choice of an engine that starts with native operators.
+
+    :param flaggems: whether its workers import FlagGems, so that operators can be selected while it runs.
+    :param graphs: whether it has CUDA graphs, of native operators.
+    :param tunes: whether its workers can measure matrix products.
+    """
+    operators = Operators.OURS if flaggems else Operators.NATIVE
+    include = () if flaggems else None
+    return Choice(operators, "tune_flagos measures.", include, graphs=graphs, late=flaggems and graphs, tunes=tunes)
 
 
 async def measure_all(engine: EmbeddedEngine, questions: Questions) -> list[MeasuredGeneration]:
@@ -262,6 +297,11 @@ class State:
     called: list[str] = field(default_factory=list)
     crashed: dict[str, str] = field(default_factory=dict)
     verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether each called operator was measured."""
+        return set(self.called) <= set(self.verdicts)
 
     @classmethod
     def resume(cls, path: Path, key: Key, settings: Settings, candidates: Sequence[str]) -> "State":
@@ -282,13 +322,14 @@ class State:
 
 
 async def measure(
-    tuner: Tuner, state: State, path: Path, settings: Settings, report: Report
+    tuner: Tuner, state: State, path: Path, settings: Settings, report: Report, has_time: Callable[[], bool] = lambda: True
 ) -> tuple[list[str], list[OperatorVerdict]]:
     """Measure each operator alone, and then the selected ones together.
 
     While the selected operators together are slower than native operators, the slowest operator is removed.
 
     :param path: file of the state, written after each operator.
+    :param has_time: returns whether time is left to measure. Operators that were not measured are not used.
     :returns: the operators to use, and the verdicts.
     """
     tuner.crashed.update(state.crashed)
@@ -299,14 +340,21 @@ async def measure(
         state.write(path)
     for number, name in enumerate(state.called, 1):
         if name not in state.verdicts:
+            if not has_time():
+                continue
             state.verdicts[name] = asdict(await tuner.judge([name], name, settings.pairs))
             state.crashed = dict(tuner.crashed)
             state.write(path)
         verdict = OperatorVerdict(**state.verdicts[name])
         report(f"{number} of {len(state.called)}: {name}: {verdict.sentence}")
-    verdicts = [OperatorVerdict(**state.verdicts[name]) for name in state.called]
+    verdicts = [OperatorVerdict(**state.verdicts[name]) for name in state.called if name in state.verdicts]
+    if missing := len(state.called) - len(verdicts):
+        report(f"No time was left for {missing} operators. They are not used. The same command continues with them.")
     kept = sorted((verdict for verdict in verdicts if verdict.kept), key=lambda verdict: verdict.total)
     while kept:
+        if not has_time():
+            report("No time was left to measure the operators together. None is used.")
+            break
         title = f"{len(kept)} together"
         together = replace(await tuner.judge([verdict.name for verdict in kept], title, 2 * settings.pairs), strict=True)
         verdicts.append(together)

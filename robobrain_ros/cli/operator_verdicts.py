@@ -1,10 +1,8 @@
 """Decide from measured answers whether an operator of FlagGems is correct and not slower than the native one."""
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from robobrain_ros.engine.embedded.measuring import MeasuredGeneration
 
@@ -54,24 +52,6 @@ class OperatorVerdict:
         return f"{self.word}, {self.total:.3f} times the native speed ({self.low:.3f} to {self.high:.3f})"
 
 
-def interval_of_median(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Return two of the values. The true median lies between them with this confidence, by the binomial distribution.
-
-    If there are too few values for this confidence, return the smallest and the largest value.
-    """
-    ordered = sorted(values)
-    count = len(ordered)
-    outside, below, term = 0, 0.0, 0.5**count
-    while outside < count // 2:
-        below += term
-        if 2 * below > 1 - confidence:
-            break
-        outside += 1
-        term *= (count - outside + 1) / outside
-    index = max(outside - 1, 0)
-    return ordered[index], ordered[count - 1 - index]
-
-
 def find_fault(native: MeasuredGeneration, ours: MeasuredGeneration, bound: float) -> tuple[str, float]:
     """Compare two answers.
 
@@ -91,15 +71,23 @@ def find_fault(native: MeasuredGeneration, ours: MeasuredGeneration, bound: floa
     return "", difference
 
 
-def choose_mode(*ways: Sequence[float]) -> tuple[bool, bool]:
-    """Decide from the times of whole answers whether to use FlagGems, and whether with CUDA graphs.
+def find_gross_fault(native: MeasuredGeneration, ours: MeasuredGeneration, bound: float) -> tuple[str, float]:
+    """Compare answers of two engines whose rounding errors may differ, as with matrix products by shape.
 
-    :param ways: times with native operators, FlagGems in eager mode, FlagGems with CUDA graphs, and native operators again.
-        Empty: the engine failed, or its answers were wrong.
+    Where two tokens are about equally probable, rounding decides. Therefore the answers may differ after a token that has about
+    the same log-probability in both answers.
+
+    :param bound: largest allowed difference of a token's log-probability, up to and including the first different token.
+    :returns: as `find_fault`.
     """
-    before, eager, graphs, after = (median(times) if times else math.inf for times in ways)
-    best, native = min(eager, graphs), min(before, after)
-    return best <= native, best <= native and graphs < eager
+    if ours.broken and not native.broken:
+        return f"wrong: forbidden token at {len(ours.tokens) + 1}", float("inf")
+    same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(native.tokens, ours.tokens, strict=False)))
+    compared = zip(native.probabilities[: same + 1], ours.probabilities[: same + 1], strict=False)
+    difference = max((abs(one - other) for one, other in compared), default=0.0)
+    if not difference <= bound:
+        return f"wrong: log-probability off by {difference:.3g}", difference
+    return "", difference
 
 
 def table(verdicts: Sequence[OperatorVerdict]) -> str:

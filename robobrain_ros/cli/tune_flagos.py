@@ -1,12 +1,13 @@
-"""Select FlagGems' operators by measurements on this machine with this model::
+"""Measure which operators and matrix products of FlagOS are faster on this machine with this model::
 
     ros2 run robobrain_ros tune_flagos --model BAAI/RoboBrain2.0-7B
     python -m robobrain_ros.cli.tune_flagos --model BAAI/RoboBrain2.0-7B      # without ROS
 
-The program measures each operator that the model calls in a running engine, alternately with PyTorch's own operator. It keeps an
-operator if this gives the same tokens and nearly the same log-probabilities, and is not slower. Then it measures all kept
-operators together. It removes the slowest operator until they are not slower together. ``flagos.mode: auto`` reads the result.
-After an interruption, the same command continues the run.
+The program measures in an engine with CUDA graphs, as the node's engine has them. First, it times kernels for the engine's matrix
+products, inside CUDA graphs and with weights that are not in the GPU's cache. Then it measures each operator of FlagGems that the
+model calls. It keeps an operator that gives the same tokens and nearly the same log-probabilities, and is not slower. Finally, it
+compares complete engines, and keeps only what is not slower. ``flagos.mode: auto`` reads the result. After an interruption, the
+same command continues with the measured operators.
 """
 
 import argparse
@@ -14,23 +15,21 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from statistics import median
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 
+from robobrain_ros.cli.budget import Budget, Report
 from robobrain_ros.cli.engine_options import add_engine_argument, is_reserved
-from robobrain_ros.cli.operator_tuner import EngineMaker, Questions, Report, Settings, State, Tuner, measure, measure_all
-from robobrain_ros.cli.operator_verdicts import choose_mode, find_fault, table
-from robobrain_ros.core.imaging import PixelBudget
-from robobrain_ros.core.profiles import profile_for
+from robobrain_ros.cli.operator_tuner import Settings, State
+from robobrain_ros.cli.operator_verdicts import table
+from robobrain_ros.cli.tuning_run import Outcome, TuningRun, both_fit, gpu_memory
 from robobrain_ros.demo import DEMO_MODEL
-from robobrain_ros.engine.base import EngineInfo
 from robobrain_ros.engine.embedded.checkpoint import find_checkpoint
-from robobrain_ros.engine.embedded.engine import EmbeddedEngine
-from robobrain_ros.engine.embedded.measuring import MeasuredGeneration
 from robobrain_ros.engine.flagos import tune_file
-from robobrain_ros.engine.flagos.choice import Choice, Operators
-from robobrain_ros.engine.flagos.decision import check_usable, graphs_are_possible
+from robobrain_ros.engine.flagos.by_shape import own_table
+from robobrain_ros.engine.flagos.choice import MATRIX_PRODUCTS
+from robobrain_ros.engine.flagos.decision import Measurable, measurable
 from robobrain_ros.engine.flagos.operators import EXCLUDED_BY_DEFAULT, known_operators
 from robobrain_ros.engine.flagos.tune_file import TuningResult
 from robobrain_ros.engine.options import EngineOptions
@@ -38,113 +37,95 @@ from robobrain_ros.engine.presets import resolve_options
 from robobrain_ros.errors import RoboBrainError
 from robobrain_ros.evaluation.evaluate import parse_size
 
+DEFAULT_MINUTES = 6.0
+"""Time limit of a run in minutes. It suffices for the 7B on an H100."""
 
-async def tune(options: EngineOptions, settings: Settings, report: Report) -> TuningResult:
-    """Measure the operators, and write the tune file.
 
-    :raises RoboBrainError: measuring is impossible here. The message states the reason.
+async def tune(options: EngineOptions, settings: Settings, report: Report, minutes: float = DEFAULT_MINUTES) -> TuningResult:
+    """Measure, and write the tune file and the table of matrix products.
+
+    :param minutes: time limit. A measurement that has begun is completed, and what was not measured stays native.
+    :raises RoboBrainError: measuring is impossible here, or the time limit is too short. The message states the reason.
     """
+    budget = Budget(60.0 * minutes)
+    report_time = budget.reporter(report)
     options.validate()
     # The import of vLLM below reads this variable. An engine sets it too late, when it starts.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", options.embedded.log_level.upper())
-    check_usable(options)
+    can = await asyncio.to_thread(measurable, options)
     checkpoint = await asyncio.to_thread(find_checkpoint, options, lambda progress: None)
     key = await asyncio.to_thread(tune_file.key_of, options, checkpoint)
     path = tune_file.tune_file(options)
     state_path = path.with_name(f"{path.name}.state")
-    state = State.resume(state_path, key, settings, _candidates(options))
+    state = State.resume(state_path, key, settings, _candidates(options, can))
     if state.called:
-        report(f"Continuing an interrupted run: {len(state.verdicts)} of {len(state.called)} operators have been measured.")
-
-    def questions(info: EngineInfo) -> Questions:
-        profile = profile_for(info.model_type)
-        return Questions(settings, profile, PixelBudget.within(options.max_pixels, info.min_pixels, info.max_pixels, info.cell))
-
-    def engine(choice: Choice) -> EmbeddedEngine:
-        return EmbeddedEngine(options, choice=choice)
-
-    tuner = Tuner(engine, questions, settings, report)
-    try:
-        await tuner.start()
-        operators, verdicts = await measure(tuner, state, state_path, settings, report)
-    finally:
-        await tuner.close()
-    graphs = False
-    if operators and graphs_are_possible(options):
-        use, graphs = await _with_graphs(engine, questions, operators, settings, report)
-        operators = operators if use else []
-    tuned = TuningResult(key, tuple(operators), graphs, [{**asdict(verdict), "word": verdict.word} for verdict in verdicts])
+        report_time(f"Continuing an interrupted run: {len(state.verdicts)} of {len(state.called)} operators have been measured.")
+    share = 0.5 if can.graphs and both_fit(options, checkpoint, await asyncio.to_thread(gpu_memory)) else 1.0
+    run = TuningRun(options, settings, can, budget, report_time, share)
+    outcome = await run.run(state, state_path)
+    tuned = _result(key, outcome, can)
     tune_file.write(path, tuned)
-    state_path.unlink(missing_ok=True)
-    report(f"\n{table(verdicts)}\n")
-    how = "with CUDA graphs" if graphs else "eagerly"
+    if state.complete:
+        state_path.unlink(missing_ok=True)
+    if outcome.verdicts:
+        report(f"\n{table(outcome.verdicts)}\n")
+    _report_operators(outcome, can, report)
+    _save_shapes(outcome, path, report)
+    report(f"Written to {path} in {budget.used:.0f} s.")
+    return tuned
+
+
+def _candidates(options: EngineOptions, can: Measurable) -> list[str]:
+    known = sorted(known_operators())
+    named = options.flagos.include or [name for name in known if name not in EXCLUDED_BY_DEFAULT]
+    # FlagGems' matrix products are measured by shape, where this is possible.
+    excluded = {*options.flagos.exclude, *(() if can.shapes_obstacle else MATRIX_PRODUCTS)}
+    return [name for name in named if name not in excluded]
+
+
+def _result(key: tune_file.Key, outcome: Outcome, can: Measurable) -> TuningResult:
+    rows = [{**asdict(verdict), "word": verdict.word} for verdict in outcome.verdicts]
+    operators = outcome.kept.operators
+    shapes = outcome.shapes.rows if outcome.shapes is not None else []
+    return TuningResult(key, operators, bool(operators) and can.graphs, rows, shapes)
+
+
+def _report_operators(outcome: Outcome, can: Measurable, report: Report) -> None:
+    operators = outcome.kept.operators
+    how = "with CUDA graphs" if can.graphs else "eagerly"
     report(
         f"flagos.mode auto will use {', '.join(operators)}, {how}."
         if operators
         else "flagos.mode auto will use no FlagGems operators."
     )
-    report(f"Written to {path}.")
-    return tuned
 
 
-def _candidates(options: EngineOptions) -> list[str]:
-    known = sorted(known_operators())
-    named = options.flagos.include or [name for name in known if name not in EXCLUDED_BY_DEFAULT]
-    return [name for name in named if name not in options.flagos.exclude]
-
-
-async def _with_graphs(
-    make_engine: EngineMaker,
-    questions: Callable[[EngineInfo], Questions],
-    operators: Sequence[str],
-    settings: Settings,
-    report: Report,
-) -> tuple[bool, bool]:
-    """Measure whole engines: native with CUDA graphs, FlagGems without and with CUDA graphs, and native once more.
-
-    Two starts of the same native engine differ by about 10 % on an H100. FlagGems must be at least as fast as the faster one.
-
-    :returns: whether to use the operators, and whether with CUDA graphs.
-    """
-    ways = {
-        "native with CUDA graphs": Choice(Operators.NATIVE, "tune_flagos measures."),
-        "FlagGems, eager": Choice(Operators.OURS, "tune_flagos measures.", tuple(operators)),
-        "FlagGems with CUDA graphs": Choice(Operators.OURS, "tune_flagos measures.", tuple(operators), graphs=True),
-        "native once more": Choice(Operators.NATIVE, "tune_flagos measures."),
-    }
-    times: list[list[float]] = []
-    native: list[MeasuredGeneration] = []
-    for title, choice in ways.items():
-        engine = make_engine(choice)
-        try:
-            asked = questions(await engine.start(lambda progress: None))
-            answers = await measure_all(engine, asked)
-            native = native or answers
-            wrong = [
-                fault for one, other in zip(native, answers, strict=True) if (fault := find_fault(one, other, settings.bound)[0])
-            ]
-            written = [await engine.measure(asked.timed(index)) for index in range(2 * settings.pairs)]
-            times.append([] if wrong else [one.total for one in written])
-            report(f"{title}: {median(one.total for one in written) * 1000:.1f} ms{', ' + wrong[0] if wrong else ''}")
-        except RoboBrainError as error:
-            if not native:
-                raise
-            times.append([])
-            report(f"{title}: {error.message}")
-        finally:
-            await engine.close()
-    return choose_mode(*times)
+def _save_shapes(outcome: Outcome, path: Path, report: Report) -> None:
+    """Write the table of matrix products. Without entries, PyTorch's operators are used for the model's weights."""
+    if outcome.shapes is None:
+        return
+    kept = outcome.kept.table if outcome.kept.has_entries else replace(outcome.shapes.table, entries=())
+    assert kept is not None
+    written = own_table.save(kept, own_table.folder_for(path))
+    report(f"flagos.mode auto will use {len(kept.entries)} shape classes of matrix products ({written}).")
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description="Measure the FlagGems operators on this machine, and select those that are correct and not slower.",
+        description="Measure matrix products and FlagGems operators on this machine, and select those that are correct and not "
+        "slower.",
     )
     parser.add_argument(
         "--model",
         default=str(DEMO_MODEL),
         help="model: a preset, a folder, or a name on the hub (default: the tabletop demo model)",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=DEFAULT_MINUTES,
+        help="time limit in minutes; what is not measured within it stays native (default: %(default)s)",
     )
     parser.add_argument("--include", nargs="+", default=[], metavar="OPERATOR", help="measure only these operators")
     parser.add_argument("--exclude", nargs="+", default=[], metavar="OPERATOR", help="measure all operators except these")
@@ -169,6 +150,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add_engine_argument(parser, reserved=is_reserved)
     parser.add_argument("--list", action="store_true", help="list the operators of the installed FlagGems, and exit")
     options = parser.parse_args(arguments)
+    if not 0.0 < options.minutes < 10_000.0:
+        parser.error("--minutes must be above 0")
     if min(options.pairs, options.scenes) < 1 or options.tokens < 2:
         parser.error("--pairs and --scenes must be at least 1, --tokens at least 2")
     return options
@@ -198,11 +181,11 @@ def main() -> None:
         return
     settings = Settings(given.pairs, given.scenes, given.tokens, given.size[1][0], given.bound)
     try:
-        asyncio.run(tune(engine_options(given), settings, lambda line: print(line, flush=True)))
+        asyncio.run(tune(engine_options(given), settings, lambda line: print(line, flush=True), given.minutes))
     except RoboBrainError as error:
         sys.exit(error.message)
     except KeyboardInterrupt:
-        sys.exit("Interrupted. The measurements are saved; the same command continues the run.")
+        sys.exit("Interrupted. The measured operators are saved; the same command continues with them.")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from robobrain_ros.bounds.files import home_expanded
 from robobrain_ros.engine.base import DEFAULT_CONTEXT, FRAMES_OF_VIDEO_TOKEN, MOST_IMAGES, TIMED_TOKENS
 from robobrain_ros.engine.embedded import compat, cpu, image_bytes, worker
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint
-from robobrain_ros.engine.flagos.choice import NATIVE, TABLE_WORKER, WORKER_EXTENSION, Choice, Operators
+from robobrain_ros.engine.flagos.choice import NATIVE, TABLE_WORKER, TUNING_WORKER, WORKER_EXTENSION, Choice, Operators
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
 
@@ -85,12 +85,13 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint, device: str
         arguments[_COMPILATION] = {"compile_mm_encoder": True} | graphs
         if graphs and arguments["limit_mm_per_prompt"]["video"]:
             arguments[_COMPILATION] |= compat.no_encoder_graphs_of_videos()
+    flagos_worker = TUNING_WORKER if choice.tunes else TABLE_WORKER if choice.by_shape else ""
     if sends_bytes(checkpoint, device, choice):
-        arguments["worker_cls"] = TABLE_WORKER if choice.by_shape else image_bytes.WORKERS[device]
+        arguments["worker_cls"] = flagos_worker or image_bytes.WORKERS[device]
         arguments["mm_processor_kwargs"] |= image_bytes.PROCESSOR_ARGUMENTS
         arguments |= compat.bytes_arguments()
-    elif choice.by_shape:
-        arguments["worker_cls"] = TABLE_WORKER
+    elif flagos_worker:
+        arguments["worker_cls"] = flagos_worker
     if embedded.distributed_executor_backend:
         arguments["distributed_executor_backend"] = embedded.distributed_executor_backend
     if on_cpu:
@@ -136,7 +137,7 @@ def with_extra(arguments: dict[str, Any], extra: dict[str, Any]) -> dict[str, An
 
 def _has_camera_graphs(options: EngineOptions, checkpoint: Checkpoint, choice: Choice) -> bool:
     """Return whether the engine uses `camera_graphs`. They were tested only with Qwen2.5-VL on one GPU."""
-    return checkpoint.model_type == "qwen2_5_vl" and options.embedded.gpus == 1 and choice.operators is Operators.NATIVE
+    return checkpoint.model_type == "qwen2_5_vl" and options.embedded.gpus == 1 and choice.native_graphs
 
 
 def camera_graphs(options: EngineOptions, checkpoint: Checkpoint, max_pixels: int, context: int) -> dict[str, Any]:

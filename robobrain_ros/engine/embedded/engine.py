@@ -136,9 +136,9 @@ class EmbeddedEngine:
     async def _begin_flagos(self, flagos: Session) -> None:
         """Let the workers register the operators that are not registered yet, and try the operators."""
         if flagos.deferred:
-            await self._call_workers("flagos_begin")
+            await self.call_workers("flagos_begin")
         if flagos.choice.operators is Operators.PLUGIN:
-            names = await self._call_workers("flagos_registered")
+            names = await self.call_workers("flagos_registered")
             flagos.registered_by_plugin = tuple(sorted(set().union(*names)))
         if flagos.active:
             await asyncio.wait_for(OperatorTrial(self._stream(), self.use_flagos).run(), self.options.start_timeout)
@@ -211,15 +211,16 @@ class EmbeddedEngine:
 
         :raises EngineFailedError: the engine died.
         """
-        await self._call_workers("flagos_use", list(names))
+        await self.call_workers("flagos_use", list(names))
 
-    async def _call_workers(self, method: str, *values: Any) -> list[Any]:
+    async def call_workers(self, method: str, *values: Any, timeout: float = starting.RPC_TIMEOUT) -> list[Any]:
         """Call a method of each worker, and return the results.
 
+        :param timeout: time limit in seconds.
         :raises EngineFailedError: the engine died.
         """
         try:
-            results: list[Any] = await self._vllm.collective_rpc(method, timeout=starting.RPC_TIMEOUT, args=values)
+            results: list[Any] = await self._vllm.collective_rpc(method, timeout=timeout, args=values)
             return results
         except compat.dead_error() as error:
             if self._health.state == "ready":  # `_find_failure` handles a failed start.

@@ -4,7 +4,7 @@ This module may import vLLM, but not FlagGems. Only vLLM's workers import FlagGe
 """
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from robobrain_ros.engine import environment
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint
@@ -44,15 +44,34 @@ def check_names(options: EngineOptions) -> None:
     reject_unknown_operators("flagos.exclude", options.flagos.exclude, known)
 
 
-def check_usable(options: EngineOptions) -> None:
-    """Check that FlagGems can be used here, for tune_flagos. Imports vLLM.
+@dataclass(frozen=True)
+class Measurable:
+    """What tune_flagos can measure here.
 
-    :raises EngineConfigError: it cannot, or an operator's name is unknown.
+    :param operators_obstacle: why FlagGems' operators cannot be measured, and what to do, a clause; or empty.
+    :param shapes_obstacle: why matrix products by shape cannot be measured, a clause; or empty.
+    :param graphs: whether engines use CUDA graphs here.
+    """
+
+    operators_obstacle: str
+    shapes_obstacle: str
+    graphs: bool
+
+
+def measurable(options: EngineOptions) -> Measurable:
+    """Return what tune_flagos can measure here. Imports vLLM.
+
+    :raises EngineConfigError: it can measure nothing, or an operator's name is unknown.
     """
     check_names(options)
-    _find_platform(options)
-    if obstacle := _obstacle(options):
-        raise EngineConfigError(f"FlagGems cannot be measured here: {obstacle}.")
+    platform, _ = _find_platform(options)
+    found = Measurable(_obstacle(options), _obstacle_to_shapes(options, platform), graphs_are_possible(options))
+    if found.operators_obstacle and found.shapes_obstacle:
+        raise EngineConfigError(
+            f"FlagGems cannot be measured here: {found.operators_obstacle}. Matrix products by shape cannot be measured here: "
+            f"{found.shapes_obstacle}."
+        )
+    return found
 
 
 def graphs_are_possible(options: EngineOptions) -> bool:
@@ -63,24 +82,31 @@ def graphs_are_possible(options: EngineOptions) -> bool:
 
 
 def _looks_for_table(options: EngineOptions, choice: Choice, platform: str) -> bool:
-    """Return whether matrix products by shape are possible and wanted.
+    """Return whether the engine looks for a table of matrix products by shape.
 
-    They need mode auto, CUDA graphs, one machine, and vLLM's own platform.
-
-    If ``flagos.exclude`` contains FlagGems' matrix products, or ``flagos.include`` does not contain them, the engine uses
-    PyTorch's matrix products. If tune_flagos selected FlagGems' matrix products, the engine uses these.
+    If tune_flagos selected FlagGems' matrix products, the engine uses these.
     """
-    if options.flagos.mode != "auto" or platform or options.embedded.nnodes > 1:
-        return False
-    include, exclude = set(options.flagos.include), set(options.flagos.exclude)
-    names = set(MATRIX_PRODUCTS)
-    if names & exclude or (include and not names & include) or names & set(choice.include or ()):
+    if options.flagos.mode != "auto" or set(MATRIX_PRODUCTS) & set(choice.include or ()):
         return False
     if choice.operators is Operators.OURS and not choice.graphs:
         return False
+    return not _obstacle_to_shapes(options, platform)
+
+
+def _obstacle_to_shapes(options: EngineOptions, platform: str) -> str:
+    """Return why matrix products by shape are impossible or not wanted here, a clause, or an empty string."""
+    include, exclude, names = set(options.flagos.include), set(options.flagos.exclude), set(MATRIX_PRODUCTS)
+    if names & exclude or (include and not names & include):
+        return "flagos.include or flagos.exclude selects PyTorch's matrix products"
+    if platform:
+        return "vllm-plugin-FL runs the model"
+    if options.embedded.nnodes > 1:
+        return "the model is spread over several machines"
     from vllm.platforms import current_platform
 
-    return graphs_are_possible(options) and bool(current_platform.is_cuda())
+    if not current_platform.is_cuda():
+        return "vLLM does not run on an NVIDIA GPU here"
+    return "" if graphs_are_possible(options) else "the engine runs without CUDA graphs (engine.enforce_eager)"
 
 
 def _find_platform(options: EngineOptions) -> tuple[str, str]:
@@ -179,4 +205,4 @@ def _measured(options: EngineOptions, checkpoint: Checkpoint) -> Choice:
         why = f"Native operators: tune_flagos found no operator that is correct and not slower here ({path})."
         return Choice(Operators.NATIVE, why)
     why = f"{len(operators)} operators that were measured here ({path})."
-    return Choice(Operators.OURS, why, operators, graphs=tuned.graphs)
+    return Choice(Operators.OURS, why, operators, graphs=tuned.graphs, late=tuned.graphs)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from robobrain_ros.engine.flagos import plugin, recovery, tune_file
-from robobrain_ros.engine.flagos.by_shape import report
+from robobrain_ros.engine.flagos.by_shape import own_table, report
 from robobrain_ros.engine.flagos.by_shape.report import TableReport
 from robobrain_ros.engine.flagos.choice import Choice, Operators
 from robobrain_ros.engine.flagos.ledger import VARIABLE, Failure, LedgerReader, WorkerEntry
@@ -47,6 +47,7 @@ class Session:
         choice = self.choice
         ours = {VARIABLE: json.dumps(self._settings()) if choice.operators is Operators.OURS else None}
         ours[report.VARIABLE] = str(self._folder) if choice.by_shape else None
+        ours[own_table.VARIABLE] = str(own_table.folder_for(tune_file.tune_file(self._options))) if choice.by_shape else None
         by_plugin = choice.operators is Operators.PLUGIN
         log = str(self._called_log or "")
         return ours | plugin.environment(bool(choice.platform), by_plugin, choice.include or (), choice.exclude, log)
@@ -76,9 +77,9 @@ class Session:
 
         A wrong operator during loading makes tables of the model wrong, such as the rotary positions. They stay wrong, and
         nothing shows which operator was the cause. With CUDA graphs, the operators are registered earlier, because vLLM captures
-        the graphs while it starts.
+        the graphs while it starts, unless the choice is `Choice.late`.
         """
-        return self.choice.operators is Operators.OURS and not self.choice.graphs
+        return self.choice.operators is Operators.OURS and (self.choice.late or not self.choice.graphs)
 
     @property
     def entries(self) -> list[WorkerEntry]:

@@ -1,6 +1,6 @@
 """The tune file, which tune_flagos writes and ``flagos.mode: auto`` reads: operators of FlagGems that are correct and not slower.
 
-It is JSON: ``{"format": 1, "entries": [...]}``, with one entry for each measured combination of chip, driver, model, settings and
+It is JSON: ``{"format": 2, "entries": [...]}``, with one entry for each measured combination of chip, driver, model, settings and
 versions.
 """
 
@@ -22,7 +22,7 @@ from robobrain_ros.engine.flagos.ledger import write_atomically
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError
 
-FORMAT = 1
+FORMAT = 2
 _LARGEST_FILE = 64 << 20
 """Bytes of a tune file."""
 _PARTS = {
@@ -66,14 +66,18 @@ class TuningResult:
     """The result of tune_flagos for one key.
 
     :param operators: names of the operators to use; without names, the native operators are used.
-    :param graphs: whether to use them with CUDA graphs, because that was the fastest; otherwise in eager mode.
-    :param table: the measurements of all operators. The node does not read them.
+    :param graphs: whether they were measured in an engine with CUDA graphs of native operators, and are registered after vLLM has
+        captured the graphs; otherwise in eager mode.
+    :param table: the measurements of all operators and of complete engines. The node does not read them.
+    :param shapes: the measurements of matrix products by shape. The node does not read them: their table is a file of its own
+        (`by_shape.own_table`).
     """
 
     key: Key
     operators: tuple[str, ...]
     graphs: bool = False
     table: list[dict[str, Any]] = field(default_factory=list)
+    shapes: list[dict[str, Any]] = field(default_factory=list)
 
 
 def tune_file(options: EngineOptions) -> Path:
@@ -162,13 +166,13 @@ def read(path: Path) -> list[TuningResult]:
 def _entry(path: Path, entry: Any) -> TuningResult:
     try:
         key = Key(**{name: str(entry["key"][name]) for name in _PARTS})
-        operators, graphs, table = entry["operators"], entry["graphs"], entry["table"]
+        operators, graphs, table, shapes = (entry[name] for name in ("operators", "graphs", "table", "shapes"))
     except (TypeError, KeyError) as error:
         raise EngineConfigError(f"The tune file {path} is damaged (an entry has no {error}). Run tune_flagos again.") from error
     names = isinstance(operators, list) and all(isinstance(name, str) for name in operators)
-    if not names or not isinstance(graphs, bool) or not isinstance(table, list):
+    if not names or not isinstance(graphs, bool) or not isinstance(table, list) or not isinstance(shapes, list):
         raise EngineConfigError(f"The tune file {path} is damaged (an entry's operators). Run tune_flagos again.")
-    return TuningResult(key, tuple(operators), graphs, table)
+    return TuningResult(key, tuple(operators), graphs, table, shapes)
 
 
 def find(path: Path, key: Key) -> TuningResult:

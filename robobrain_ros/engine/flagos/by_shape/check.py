@@ -113,7 +113,8 @@ class _Numbers:
         return self.random((rows, entry.k), entry.dtype), biases
 
 
-def _native(x: Any, weight: Any, bias: Any) -> Any:
+def native(x: Any, weight: Any, bias: Any) -> Any:
+    """Compute a product (rows, n) with PyTorch's operator."""
     return torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
 
 
@@ -130,14 +131,18 @@ def _fault(entry: ShapeEntry, implementation: Implementation, numbers: _Numbers)
                     return f"it does not take {rows} rows ({why})"
                 for out in (first, second):
                     implementation.multiply(entry.launch, x, weight, bias, out)
-                if how := _difference(first, second, _native(x, weight, bias)):
+                if how := difference(first, second, native(x, weight, bias)):
                     return f"{how} with {rows} rows"
     except Exception as error:
         return f"{type(error).__name__}: {error}"[:300]
     return ""
 
 
-def _difference(first: Any, second: Any, native: Any) -> str:
+def difference(first: Any, second: Any, native: Any) -> str:
+    """Return how two results of a kernel differ from each other or from the native result, or an empty string.
+
+    All three have the shape (rows, n) and the same dtype.
+    """
     if not bool(torch.isfinite(first).all()):
         return "elements are missing or not finite"
     if not torch.equal(first, second):
@@ -166,11 +171,11 @@ def _ratio(entry: ShapeEntry, implementation: Implementation, numbers: _Numbers,
     out = torch.empty((entry.rows, entry.n), dtype=x.dtype, device=x.device)
     weights = numbers.weights(entry, cold_copies(entry.k * entry.n * x.element_size()))
     sides = (
-        [lambda weight=weight: _native(x, weight, bias) for weight in weights],
+        [lambda weight=weight: native(x, weight, bias) for weight in weights],
         [lambda weight=weight: implementation.multiply(entry.launch, x, weight, bias, out) for weight in weights],
     )
     times = [tuple(timer(side) for side in sides) for _ in range(_ROUNDS)]
-    return median(native for native, _ in times) / median(ours for _, ours in times)
+    return median(theirs for theirs, _ in times) / median(ours for _, ours in times)
 
 
 def cold_copies(size: int) -> int:
@@ -186,7 +191,8 @@ def graph_timer(functions: Sequence[Callable[[], Any]], milliseconds: float = 2.
             function()
         stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
+        # Other threads of a running engine may use the GPU meanwhile.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             for function in functions:
                 function()
         once = replayed(graph, stream, 2)

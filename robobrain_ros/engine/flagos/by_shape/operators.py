@@ -70,7 +70,7 @@ class ShapeOperators:
             raise RuntimeError(f"PyTorch {torch.__version__} has no torch.library.get_kernel")
         library = torch.library.Library("aten", "IMPL")
         forms = {"mm": (self._mm, self._mm_out), "addmm": (self._addmm, self._addmm_out)}
-        for operator in (name for name in OPERATORS if self._by_weights[name]):
+        for operator in self._replaced:
             for name, make in zip((operator, f"{operator}.out"), forms[operator], strict=True):
                 native = torch.library.get_kernel(f"aten::{name}", self._key).call_boxed
                 with warnings.catch_warnings():
@@ -78,6 +78,11 @@ class ShapeOperators:
                     warnings.filterwarnings("ignore", "Warning only once for all operators", UserWarning)
                     library.impl(name, make(native), self._key, with_keyset=True)
         self._library = library
+
+    @property
+    def _replaced(self) -> tuple[str, ...]:
+        """The operators that `install` registers."""
+        return tuple(name for name in OPERATORS if self._by_weights[name])
 
     def remove(self) -> None:
         """Register PyTorch's own operators again. Recorded CUDA graphs do not change."""

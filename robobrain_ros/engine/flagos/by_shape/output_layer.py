@@ -31,7 +31,7 @@ def use_table(model: torch.nn.Module, operators: ShapeOperators) -> None:
     Each row range is computed once, so that `ShapeOperators.called` contains the layer's entries. If this raises an exception,
     the layer keeps vLLM's method.
     """
-    for layer in _output_layers(model):
+    for layer in output_layers(model):
         method = TableEmbeddingMethod(operators)
         try:
             _compute_once(method, layer)
@@ -47,8 +47,13 @@ def _compute_once(method: TableEmbeddingMethod, layer: Any) -> None:
         method.apply(layer, torch.zeros((rows, weight.shape[1]), dtype=weight.dtype, device=weight.device))
 
 
-def _output_layers(model: torch.nn.Module) -> list[Any]:
+def output_layers(model: torch.nn.Module) -> list[Any]:
     """Return the modules with the name ``lm_head`` in vLLM's models. With tied weights, this is the input embedding."""
     found = (getattr(part, "lm_head", None) for part in model.modules())
     layers = {id(layer): layer for layer in found if type(getattr(layer, "quant_method", None)) is UnquantizedEmbeddingMethod}
     return list(layers.values())
+
+
+def logits_have_dtype_of_weights(model_config: Any) -> bool:
+    """Return whether logits have the dtype of the weights. Otherwise, vLLM does not call the output layer's method."""
+    return bool(getattr(model_config, "head_dtype", model_config.dtype) == model_config.dtype)

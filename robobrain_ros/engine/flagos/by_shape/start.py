@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robobrain_ros.engine.flagos.by_shape import table
+from robobrain_ros.engine.flagos.by_shape import own_table, table
 from robobrain_ros.errors import EngineConfigError
 
 _log = logging.getLogger(__name__)
@@ -83,14 +83,16 @@ def start(
     dtype: str,
     find_device: Callable[[], Device] | None = None,
     folder: Path = table.FOLDER,
+    own: Path | None = None,
 ) -> StartResult:
     """Find and check the table for a model on this GPU. Afterwards, capture CUDA graphs within `StartResult.installed`.
 
     :param weights: sizes (k, n) of the model's weight matrices.
     :param dtype: dtype of the weights, such as "bfloat16".
+    :param own: folder with the tables of tune_flagos. None: the folder in the environment of this worker.
     """
     try:
-        started = _start(set(weights), dtype, (find_device or this_gpu)(), folder)
+        started = _start(set(weights), dtype, (find_device or this_gpu)(), folder, own or own_table.folder_of_environment())
     except EngineConfigError as error:
         started = StartResult(None, f"Native matrix products: {error.message}")
     except Exception as error:  # The engine must start even if the table fails.
@@ -113,28 +115,26 @@ def this_gpu() -> Device:
 
         from robobrain_ros.engine.flagos.by_shape import check as flagos_check
         from robobrain_ros.engine.flagos.by_shape import matmul as flagos_matmul
+        from robobrain_ros.engine.flagos.by_shape.flaggems_products import FlagGemsProducts
     except ImportError as error:
         raise EngineConfigError(f"Triton cannot be imported ({error}).") from error
     name = str(torch.cuda.get_device_name())
     versions = torch.__version__, triton.__version__
-    return Device(name, "cuda", "CUDA", *versions, {"skinny": flagos_matmul}, flagos_check.graph_timer)
+    implementations = {"skinny": flagos_matmul, "flag_gems": FlagGemsProducts()}
+    return Device(name, "cuda", "CUDA", *versions, implementations, flagos_check.graph_timer)
 
 
-def _start(weights: set[tuple[int, int]], dtype: str, device: Device, folder: Path) -> StartResult:
+def _start(weights: set[tuple[int, int]], dtype: str, device: Device, folder: Path, own: Path | None) -> StartResult:
     from robobrain_ros.engine.flagos.by_shape import check as flagos_check
     from robobrain_ros.engine.flagos.by_shape.operators import ShapeOperators
 
-    found = table.find(device.name, device.torch, device.triton, folder)
-    entries = [entry for entry in found.for_weights(weights) if entry.dtype == dtype]
-    if not entries:
-        raise EngineConfigError(f"the table for {device.name} has no entry for this model's weights in {dtype}.")
+    found = own_table.entries_for(device.name, (device.torch, device.triton), dtype, weights, own, folder)
+    entries = found.entries
     verdict = flagos_check.check(entries, device.implementations, device.place, device.timer)
     if verdict.obstacle:
         raise EngineConfigError(f"the check at the start found the table's kernels {verdict.obstacle}.")
     operators = ShapeOperators(entries, device.implementations, device.key)
     ratios = ", ".join(f"{ratio:.2f}" for ratio in verdict.ratios.values())
-    return StartResult(
-        operators,
-        f"{len(entries)} shape classes of matrix products use the table for {device.name}; checked in {verdict.seconds:.1f} s"
-        + (f", {ratios} of the native speed." if ratios else "."),
-    )
+    why = f"{len(entries)} shape classes of matrix products use {found.source}; checked in {verdict.seconds:.1f} s"
+    why += f", {ratios} of the native speed." if ratios else "."
+    return StartResult(operators, f"{why} {found.note}".strip())

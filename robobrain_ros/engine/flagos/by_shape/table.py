@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from robobrain_ros.bounds.files import UnreadableFileError, read_small_json
+from robobrain_ros.engine.flagos.ledger import write_atomically
 from robobrain_ros.errors import EngineConfigError
 
 FORMAT = 1
@@ -22,8 +23,8 @@ ROWS = (1, 2, 4, 8, 16)
 OPERATORS = ("mm", "addmm")
 """Operators of entries. Each entry also applies to the operator's form ``out``."""
 DTYPES = ("bfloat16", "float16")
-IMPLEMENTATIONS = ("skinny",)
-"""Names of implementations: "skinny" is the module `matmul`."""
+IMPLEMENTATIONS = ("skinny", "flag_gems")
+"""Names of implementations: "skinny" is the module `matmul`, "flag_gems" the module `flaggems_products`."""
 FOLDER = Path(__file__).with_name("tables")
 """Folder of this package's tables."""
 
@@ -32,6 +33,7 @@ _MOST_ENTRIES = 10_000
 _MOST_SIZE = 2**24
 _POWERS = tuple(2**power for power in range(13))
 _KERNELS = ("vector", "tile")
+_AUTOTUNED = "autotuned"
 _VERSION = re.compile(r"\d{1,4}")
 
 
@@ -39,7 +41,7 @@ _VERSION = re.compile(r"\d{1,4}")
 class Launch:
     """Launch configuration of a kernel.
 
-    :param kernel: "vector" (one row) or "tile" (at most ``block_m`` rows).
+    :param kernel: "vector" (one row), "tile" (at most ``block_m`` rows), or "autotuned": FlagGems selects everything itself.
     :param block_n: columns of the output for each program.
     :param block_k: elements of each step along k.
     :param block_m: rows of a tile; 0 for "vector".
@@ -59,7 +61,43 @@ class Launch:
     @property
     def most_rows(self) -> int:
         """Maximum number of rows."""
+        if self.kernel == _AUTOTUNED:
+            return MOST_ROWS
         return 1 if self.kernel == "vector" else min(self.block_m, MOST_ROWS)
+
+
+AUTOTUNED = Launch(_AUTOTUNED, 1, 1)
+"""The launch of entries with the implementation "flag_gems"."""
+
+
+@dataclass(frozen=True)
+class ShapeClass:
+    """A shape class: the key of an entry.
+
+    :param operator: one of `OPERATORS`.
+    :param dtype: one of `DTYPES`.
+    :param rows: upper end of the row range, one of `ROWS`.
+    :param k: rows of the second matrix.
+    :param n: columns of the second matrix.
+    :param residual: whether the bias of ``addmm`` is a matrix (rows, n). It is not part of the key.
+    """
+
+    operator: str
+    dtype: str
+    rows: int
+    k: int
+    n: int
+    residual: bool = field(default=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """Operator, dtype and sizes as text."""
+        return f"{self.operator} {self.dtype} {self.rows}x{self.k}x{self.n}"
+
+
+def row_range(rows: int) -> int:
+    """Return the upper end of the row range that contains a number of rows, at most `MOST_ROWS`."""
+    return next(end for end in ROWS if rows <= end)
 
 
 @dataclass(frozen=True)
@@ -86,9 +124,23 @@ class ShapeEntry:
     us: float
 
     @property
+    def shape(self) -> ShapeClass:
+        """The shape class."""
+        return ShapeClass(self.operator, self.dtype, self.rows, self.k, self.n)
+
+    @property
     def name(self) -> str:
         """Operator, dtype and sizes as text."""
-        return f"{self.operator} {self.dtype} {self.rows}x{self.k}x{self.n}"
+        return self.shape.name
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The dtype and size of weights: k rows and n columns."""
+
+    dtype: str
+    k: int
+    n: int
 
 
 @dataclass(frozen=True)
@@ -98,7 +150,9 @@ class ShapeTable:
     :param device: name of the GPU in PyTorch.
     :param torch: major version of PyTorch.
     :param triton: major version of Triton.
-    :param measured: machine, full versions, date and command of the measurement, for information only.
+    :param measured: machine, full versions, date and command of the measurement. Only `own_table` uses it.
+    :param weights: in a table of tune_flagos, the weights whose shape classes were measured. Without an entry, PyTorch's operator
+        was as fast.
     """
 
     device: str
@@ -106,6 +160,7 @@ class ShapeTable:
     triton: str
     entries: tuple[ShapeEntry, ...]
     measured: dict[str, str] = field(default_factory=dict)
+    weights: tuple[Weights, ...] = ()
 
     def for_weights(self, sizes: Iterable[tuple[int, int]]) -> tuple[ShapeEntry, ...]:
         """Return the entries for weights of these sizes (k, n)."""
@@ -143,7 +198,7 @@ def find(device: str, torch: str, triton: str, folder: Path = FOLDER) -> ShapeTa
     return table
 
 
-HOW_TO_MEASURE = "To measure one on this machine, run in the source tree: PYTHONPATH=. python benchmark/skinny_matmul.py"
+HOW_TO_MEASURE = "Run tune_flagos to measure one on this machine."
 
 
 def read(path: Path) -> ShapeTable:
@@ -165,11 +220,37 @@ def write(path: Path, table: ShapeTable) -> None:
     """
     entries = [asdict(entry) for entry in sorted(table.entries, key=_order)]
     head = {"format": FORMAT, **{name: value for name, value in asdict(table).items() if name != "entries"}}
+    head["weights"] = list(head["weights"])
     _table({**head, "entries": entries})
     lines = ",\n".join("  " + json.dumps(entry) for entry in entries)
     text = json.dumps(head, indent=1)[: -len("\n}")] + f',\n "entries": [\n{lines}\n ]\n}}\n'
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_atomically(path, text)
+
+
+def is_valid(launch: Launch) -> bool:
+    """Return whether `read` accepts this launch."""
+    try:
+        _launch(asdict(launch), "")
+    except _Damaged:
+        return False
+    return True
+
+
+def as_entry(content: Any) -> ShapeEntry:
+    """Return an entry from its fields, as ``dataclasses.asdict`` returns them.
+
+    :raises ValueError: a field is missing or wrong.
+    """
+    return _entry(content, "the entry")
+
+
+def as_launch(content: Any) -> Launch:
+    """Return a launch from its fields, as ``dataclasses.asdict`` returns them.
+
+    :raises ValueError: a field is missing or wrong.
+    """
+    return _launch(content, "the launch")
 
 
 def _order(entry: ShapeEntry) -> tuple[str, str, int, int, int]:
@@ -192,6 +273,12 @@ class _Fields:
         if name not in self._value:
             raise _Damaged(f"{self._where} has no {name!r}")
         return self._value[name]
+
+    def optional_list(self, name: str) -> list[Any]:
+        value = self._value.get(name, [])
+        if not isinstance(value, list) or len(value) > _MOST_ENTRIES:
+            raise _Damaged(f"{name!r} of {self._where} is not a list of at most {_MOST_ENTRIES}")
+        return value
 
     def text(self, name: str, pattern: str = r"[^\x00-\x1f]{1,300}") -> str:
         value = self.take(name)
@@ -236,7 +323,13 @@ def _table(content: Any) -> ShapeTable:
     if len({_order(entry) for entry in read_entries}) < len(read_entries):
         raise _Damaged("two entries are for the same shape class")
     device, torch, triton = fields.text("device"), fields.text("torch", _VERSION.pattern), fields.text("triton", _VERSION.pattern)
-    return ShapeTable(device, torch, triton, read_entries, measured)
+    weights = tuple(_weights(item, f"weights {index}") for index, item in enumerate(fields.optional_list("weights")))
+    return ShapeTable(device, torch, triton, read_entries, measured, weights)
+
+
+def _weights(content: Any, where: str) -> Weights:
+    fields = _Fields(content, where)
+    return Weights(fields.one_of("dtype", DTYPES), fields.whole("k", 1, _MOST_SIZE), fields.whole("n", 1, _MOST_SIZE))
 
 
 def _entry(content: Any, where: str) -> ShapeEntry:
@@ -254,12 +347,16 @@ def _entry(content: Any, where: str) -> ShapeEntry:
     )
     if entry.rows > entry.launch.most_rows:
         raise _Damaged(f"the launch of {where} takes {entry.launch.most_rows} rows, not {entry.rows}")
+    if (entry.implementation == "flag_gems") != (entry.launch == AUTOTUNED):
+        raise _Damaged(f"{where} has another implementation than its launch")
     return entry
 
 
 def _launch(content: Any, where: str) -> Launch:
     fields = _Fields(content, where)
-    kernel = fields.one_of("kernel", _KERNELS)
+    kernel = fields.one_of("kernel", (*_KERNELS, _AUTOTUNED))
+    if kernel == _AUTOTUNED:
+        return AUTOTUNED
     launch = Launch(
         kernel,
         block_n=fields.one_of("block_n", _POWERS),

@@ -48,7 +48,7 @@ class TableWorkerMixin:
             started = self._start()
             if started.operators is not None:
                 worker: Any = self
-                if _logits_have_dtype_of_weights(worker.vllm_config.model_config):
+                if output_layer.logits_have_dtype_of_weights(worker.vllm_config.model_config):
                     output_layer.use_table(worker.get_model(), started.operators)
                 started.operators.on_failure = self._report
         except Exception as error:  # The engine must start even if the table fails.
@@ -73,11 +73,6 @@ class TableWorkerMixin:
         dtype = worker.vllm_config.model_config.dtype
         matrices = (part for part in worker.get_model().parameters() if part.dim() == 2 and part.dtype is dtype)
         return sorted({(part.shape[1], part.shape[0]) for part in matrices})
-
-
-def _logits_have_dtype_of_weights(model_config: Any) -> bool:
-    """Return whether logits have the dtype of the weights. Otherwise, vLLM does not call the output layer's method."""
-    return bool(getattr(model_config, "head_dtype", model_config.dtype) == model_config.dtype)
 
 
 class TableWorker(TableWorkerMixin, GpuWorker):
