@@ -8,6 +8,7 @@ import pytest
 from shape_entries import GPU, entry
 
 from robobrain_ros.cli import engine_comparison as comparison
+from robobrain_ros.cli import shape_tuner
 from robobrain_ros.cli.budget import Budget
 from robobrain_ros.cli.engine_comparison import AnswerTimes
 from robobrain_ros.cli.operator_tuner import Settings
@@ -18,7 +19,7 @@ from robobrain_ros.engine.embedded.measuring import MeasuredGeneration
 from robobrain_ros.engine.flagos.by_shape import table
 from robobrain_ros.engine.flagos.by_shape.shape_measurement import CountedShape, MeasuredShape, ShapeRequest, WorkerShapes
 from robobrain_ros.engine.flagos.by_shape.table import AUTOTUNED, ShapeClass, ShapeEntry, ShapeTable
-from robobrain_ros.errors import EngineConfigError
+from robobrain_ros.errors import EngineConfigError, EngineFailedError
 
 
 class Clock:
@@ -304,6 +305,18 @@ def test_flaggems_is_not_tried_without_time_for_its_first_product() -> None:
     _, lines = measured(worker, seconds=60.0, flag_gems=True)
     assert len(worker.requests) == 1
     assert "tried for 0 shape classes" in lines[-1]
+
+
+def test_a_worker_that_does_not_reply_ends_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shape_tuner, "_REPLY_TIME", 0.01)
+
+    async def call(method: str, *values: Any, timeout: float = 60.0) -> list[Any]:
+        return await asyncio.Event().wait() and []
+
+    worker: Any = Worker(Clock(), [])
+    worker.call = call
+    with pytest.raises(EngineFailedError, match="did not reply within 0 s"):
+        measured(worker)
 
 
 def test_an_engine_without_shape_classes_is_named() -> None:

@@ -17,7 +17,7 @@ from robobrain_ros.cli.engine_comparison import AnswerTimes
 from robobrain_ros.cli.operator_tuner import Settings, native_choice
 from robobrain_ros.cli.tune_flagos import tune
 from robobrain_ros.cli.whole_engines import Side
-from robobrain_ros.engine.embedded import arguments
+from robobrain_ros.engine.embedded import arguments, image_bytes
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint, read_checkpoint
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
 from robobrain_ros.engine.flagos import decision
@@ -109,7 +109,7 @@ def test_a_table_that_makes_the_engine_slower_is_not_used(tmp_path: Path, script
 def test_an_engine_that_does_not_use_the_table_is_not_kept(tmp_path: Path, scripted_gpu: pytest.MonkeyPatch) -> None:
     options = engine_options(tmp_path)
     script_answers(scripted_gpu, 0.9)
-    scripted_gpu.setattr(arguments, "TABLE_WORKER", arguments.image_bytes.WORKERS["cpu"])
+    scripted_gpu.setattr(arguments, "TABLE_WORKER", image_bytes.WORKERS["cpu"])
     tuned, said = run(options)
     assert str(tuned.table[-1]["word"]) == "not used: The engine does not use the table."
     assert any("will use 0 shape classes" in line for line in said)

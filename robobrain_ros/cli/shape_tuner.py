@@ -1,5 +1,6 @@
 """Measure matrix products by shape in the worker of a started engine, and collect the faster kernels in a table."""
 
+import asyncio
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,7 +12,7 @@ from robobrain_ros.cli.budget import Budget, Report
 from robobrain_ros.engine.flagos.by_shape import launches, table
 from robobrain_ros.engine.flagos.by_shape.shape_measurement import CountedShape, MeasuredShape, ShapeRequest, WorkerShapes
 from robobrain_ros.engine.flagos.by_shape.table import Launch, ShapeEntry, ShapeTable, Weights
-from robobrain_ros.errors import EngineConfigError
+from robobrain_ros.errors import EngineConfigError, EngineFailedError
 
 CallWorkers = Callable[..., Awaitable[list[Any]]]
 """Calls a method of each worker, as `EmbeddedEngine.call_workers`."""
@@ -21,7 +22,8 @@ _LONGEST_CALL = 30.0
 """Seconds after which a worker tries no further launch of a shape class."""
 _FLAG_GEMS_TIME = 90.0
 """Seconds that FlagGems' first product may need. On an H100, FlagGems 5.0.2 compiled kernels for 55 s."""
-_RPC_SLACK = 120.0
+_REPLY_TIME, _FLAG_GEMS_REPLY_TIME = 60.0, 150.0
+"""Seconds in which a worker must reply after its last launch, without and with FlagGems' operator."""
 
 
 @dataclass
@@ -63,8 +65,7 @@ class ShapeTuner:
         :raises EngineConfigError: there is nothing to measure.
         :raises EngineFailedError: the engine died.
         """
-        replies = await self._call("shape_classes")
-        found = WorkerShapes.of(replies[0])  # All workers have the same GPU and the same part of the model.
+        found = WorkerShapes.of(await self._reply("shape_classes", seconds=_REPLY_TIME))
         if not found.shapes:
             reason = found.obstacle or "The model calls no matrix products of at most 16 rows in bf16 or fp16."
             raise EngineConfigError(f"No shape classes were found in the engine. {reason}")
@@ -93,11 +94,22 @@ class ShapeTuner:
         fitting = [launch for launch in seeds if launches.fits(launch, counted.shape.rows)]
         fitting.sort(key=lambda launch: -self._wins[launch])
         request = ShapeRequest(counted.shape, tuple(fitting), flag_gems, neighbours, seconds)
-        replies = await self._call("measure_shape", request.values, timeout=seconds + _RPC_SLACK)
-        measured = MeasuredShape.of(replies[0])
+        limit = seconds + (_FLAG_GEMS_REPLY_TIME if flag_gems else _REPLY_TIME)
+        measured = MeasuredShape.of(await self._reply("measure_shape", request.values, seconds=limit))
         if measured.entry is not None:
             self._wins[measured.entry.launch] += 1
         return measured
+
+    async def _reply(self, method: str, *values: Any, seconds: float) -> Any:
+        """Return the reply of the first worker. All workers have the same GPU and the same part of the model.
+
+        :raises EngineFailedError: the engine died, or did not reply.
+        """
+        try:
+            replies = await asyncio.wait_for(self._call(method, *values, timeout=seconds), seconds)
+        except asyncio.TimeoutError as error:
+            raise EngineFailedError(f"The engine did not reply within {seconds:.0f} s.") from error
+        return replies[0]
 
     async def _try_flag_gems(self, result: MeasuredShapes, budget: Budget, reserve: float) -> None:
         """Compare FlagGems' operator with the selected kernels, as long as time is left, the largest products first."""

@@ -38,7 +38,7 @@ from robobrain_ros.errors import RoboBrainError
 from robobrain_ros.evaluation.evaluate import parse_size
 
 DEFAULT_MINUTES = 6.0
-"""Time limit of a run in minutes. It suffices for the 7B on an H100."""
+"""Time limit of a run in minutes. It is meant for the 7B."""
 
 
 async def tune(options: EngineOptions, settings: Settings, report: Report, minutes: float = DEFAULT_MINUTES) -> TuningResult:

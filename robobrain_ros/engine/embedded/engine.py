@@ -214,9 +214,8 @@ class EmbeddedEngine:
         await self.call_workers("flagos_use", list(names))
 
     async def call_workers(self, method: str, *values: Any, timeout: float = starting.RPC_TIMEOUT) -> list[Any]:
-        """Call a method of each worker, and return the results.
+        """Call a method of each worker within ``timeout`` seconds, and return the results.
 
-        :param timeout: time limit in seconds.
         :raises EngineFailedError: the engine died.
         """
         try:

@@ -149,7 +149,7 @@ class Trial:
         outs = [torch.full_like(self._out, torch.nan) for _ in range(2)]
         for out in outs:
             self._compute(candidate, weight, out)
-        return check.difference(*outs, self._native(weight))
+        return check.difference(outs[0], outs[1], self._native(weight))
 
     def time(self, candidates: Sequence[Candidate], timed: Timed, more: Callable[[], bool] = lambda: True) -> None:
         """Time candidates that were not tried before, while ``more`` returns True."""

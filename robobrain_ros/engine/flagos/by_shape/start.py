@@ -119,7 +119,8 @@ def this_gpu() -> Device:
     except ImportError as error:
         raise EngineConfigError(f"Triton cannot be imported ({error}).") from error
     name = str(torch.cuda.get_device_name())
-    versions = torch.__version__, triton.__version__
+    # PyTorch's version is a subclass of str, which vLLM's calls to workers cannot return.
+    versions = str(torch.__version__), str(triton.__version__)
     implementations = {"skinny": flagos_matmul, "flag_gems": FlagGemsProducts()}
     return Device(name, "cuda", "CUDA", *versions, implementations, flagos_check.graph_timer)
 

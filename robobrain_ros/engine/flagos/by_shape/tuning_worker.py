@@ -54,7 +54,7 @@ class TuningWorkerMixin:
             return WorkerShapes("", "", "", (), self._obstacle or "The engine has no CUDA graphs.").values
         shapes = self._recorded | self._of_output_layers()
         counted = (CountedShape(shape, len(self._weights(shape))) for shape in sorted(shapes, key=lambda shape: shape.name))
-        return WorkerShapes(device.name, device.torch, device.triton, tuple(counted)).values
+        return WorkerShapes(device.name, str(device.torch), str(device.triton), tuple(counted)).values
 
     def _of_output_layers(self) -> set[ShapeClass]:
         """Return the shape classes of the output layer. CUDA graphs do not contain this layer."""
