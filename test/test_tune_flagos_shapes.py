@@ -72,7 +72,9 @@ def engine_options(tmp_path: Path, **changes: Any) -> EngineOptions:
 
 def test_operators_and_shapes_are_measured_and_auto_uses_both(tmp_path: Path, scripted_gpu: pytest.MonkeyPatch) -> None:
     options = engine_options(tmp_path)
-    with stand_in(tmp_path, {"argmax": "native slow", "gelu": "slow", "silu": "slow", "embedding": "wrong"}):
+    with stand_in(
+        tmp_path, {"argmax": "native slow", "embedding": "wrong", **dict.fromkeys(("gelu", "silu", "gems_silu_and_mul"), "slow")}
+    ):
         script_answers(scripted_gpu, 0.9)
         tuned, said = run(options)
         choice = decision.choose(options, read_checkpoint(Path(options.model), local=True))

@@ -157,8 +157,8 @@ class Trial:
             if candidate in timed.tried or not more():
                 continue
             timed.tried.add(candidate)
-            implementation = self._implementations[candidate.implementation]
-            if implementation.obstacle(self._x, self._like, self._bias, self._out):
+            implementation = self._implementations.get(candidate.implementation)
+            if implementation is None or implementation.obstacle(self._x, self._like, self._bias, self._out):
                 continue
             try:
                 fault = self.fault(candidate)
