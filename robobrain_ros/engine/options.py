@@ -224,8 +224,8 @@ class FlagosOptions:
     mode: str = option(
         "auto",
         "Which FlagOS operators vLLM uses. auto: FlagGems operators that tune_flagos measured as correct and not slower on this "
-        "GPU with this model. Also the package's own matrix products (matrix products by shape), on GPUs for which tune_flagos or "
-        "the package has measured a table. on: the FlagGems operators in "
+        "GPU with this model. Also the package's own matrix products (matrix products by shape), on GPUs for which tune_flagos "
+        "or the package has measured a table. on: the FlagGems operators in "
         "flagos.include. If that list is empty: all FlagGems operators, except those in flagos.exclude and those excluded by "
         "default (docs/explanation/flagos.md). Mode on does not use the package's own matrix products. off: none. See "
         "docs/how-to/flagos.md.",
