@@ -24,8 +24,10 @@ LIMIT = 10.0
 def main() -> None:
     parser = argparse.ArgumentParser(description="Save the next image of a camera.")
     parser.add_argument("topic", help="topic of raw images")
-    parser.add_argument("file", help="PNG file to write")
+    parser.add_argument("file", help="file to write, with the ending .png")
     given = parser.parse_args(remove_ros_args(sys.argv)[1:])
+    if not given.file.endswith(".png"):
+        parser.error("the name of the file must end with .png")
     rclpy.init()
     node = rclpy.create_node("save_goal_image")
     received, message = wait_for_message(Image, node, given.topic, qos_profile=qos_profile_sensor_data, time_to_wait=LIMIT)

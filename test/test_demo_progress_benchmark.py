@@ -147,6 +147,7 @@ WRONG: list[tuple[Callable[[Path], object], str]] = [
     (lambda folder: write_list(folder, "x", {"sample_path_list": ["../../x"], "sample_path_task": ["a"]}), "leads out"),
     (lambda folder: write_list(folder, "x", {"sample_path_list": ["/etc"], "sample_path_task": ["a"]}), "leads out"),
     (lambda folder: write_list(folder, "x", {"sample_path_list": ["one/9"], "sample_path_task": ["a"]}), "cannot be read"),
+    (lambda folder: write_list(folder, "x", {"sample_path_list": ["a\0"], "sample_path_task": ["a"]}), "cannot be read"),
     (
         lambda folder: remove(folder / "images/one/000/cam_high/frame_000003.png"),
         r"different numbers of images: \[11, 12, 12\]",

@@ -58,6 +58,8 @@ def webp(parts: bytes) -> bytes:
 MANY = [
     (jpeg(b"\xff\xe5\x00\x02" * 1000), "more than 1000 segments"),
     (jpeg(b"\xff\xfe\x00\x02" * 1000), "more than 1000 segments"),
+    (jpeg(b"\xff\xe5\x00\x00" * 1000), "more than 1000 segments"),
+    (jpeg(b"\xff\xfe\x00\x01" * 1000), "more than 1000 segments"),
     (jpeg(b"\xff\xd0" * 1000), "more than 1000 segments"),
     (jpeg(b"\xff" * 2000), "more than 1000 bytes between two segments"),
     (jpeg(b"\xff\x00" * 1000), "more than 1000 bytes between two segments"),
@@ -81,6 +83,30 @@ def test_images_of_many_parts_are_rejected_before_a_decoder_reads_them(
     if content[:2] == b"\xff\xd8":
         with pytest.raises(BadImageError, match=reason):
             jpeg_size(content)
+
+
+def test_a_video_after_the_image_does_not_count_as_scans() -> None:
+    """Phones append the video of a motion photo to the JPEG."""
+    content = encoded("JPEG", progressive=True)
+    assert taken(content + random.Random(5).randbytes(6_000_000)).startswith(content)
+
+
+def test_too_many_scans_are_rejected() -> None:
+    content = encoded("JPEG", progressive=True)
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    with pytest.raises(ValueError, match="more than 64 scans"):
+        taken(content[:-2] + 64 * scan + content[-2:])
+
+
+def test_the_first_exif_counts_and_its_orientation_may_be_a_long() -> None:
+    straight, turned = (struct.pack(">4sIHHHIII", b"MM\0*", 8, 1, ORIENTATION, 4, 1, value, 0) for value in (1, 6))
+
+    def exif(*contents: bytes) -> bytes:
+        return jpeg(b"".join(struct.pack(">BBH", 0xFF, 0xE1, len(one) + 8) + b"Exif\0\0" + one for one in contents))
+
+    for content, orientation in ((exif(turned), 6), (exif(straight, turned), 1)):
+        assert Image.open(io.BytesIO(content)).getexif().get(ORIENTATION) == orientation
+        assert Image.open(io.BytesIO(without_metadata(content))).getexif().get(ORIENTATION, 1) == orientation
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -31,14 +31,16 @@ _PNG_HEADER = 33
 _PNG_KEPT = frozenset({b"tRNS"})
 """Chunks of a PNG that are optional for decoders, and change the decoded image."""
 _WEBP_DROPPED = frozenset({b"ICCP", b"EXIF", b"XMP "})
-_ORIENTATION = 0x0112
+_ORIENTATION, _SHORT, _LONG = 0x0112, 3, 4
+"""Tag of the orientation in Exif, and two types of its value."""
 _MOST_ENTRIES = 1000
 
 
 def without_metadata(data: bytes) -> bytes:
-    """Return an image file without metadata. The decoded image is the same, including the orientation.
+    """Return an image file without metadata. The decoded image is the same, including the orientation that Exif states.
 
-    A file of another kind, or with a broken structure, keeps its bytes from there on. Its decoder reports the fault.
+    An orientation that only XMP or a text chunk states is lost. A file of another kind keeps its bytes, and so does a file with a
+    broken structure from the fault on. Its decoder reports the fault.
 
     :returns: ``data`` itself if nothing is removed.
     :raises ValueError: the file has too many parts.
@@ -60,6 +62,7 @@ class _Kept:
         self._spans = [(0, start)]
         self.bytes = start
         self.orientation = 1
+        self._has_exif = False
 
     def add(self, start: int, end: int) -> None:
         """Keep these bytes of the file."""
@@ -72,7 +75,8 @@ class _Kept:
 
     def read_exif(self, start: int, end: int) -> None:
         """Read the orientation from Exif metadata. The first one in a file counts."""
-        if self.orientation == 1:
+        if not self._has_exif:
+            self._has_exif = True
             self.orientation = _orientation(self._data, start, end)
 
     def joined(self, at: int, extra: bytes = b"") -> bytes:
@@ -91,6 +95,7 @@ def _jpeg(data: bytes) -> bytes:
         found = _MARKER.search(data, at, at + MOST_FILL)
         if found is None:
             _require(at + MOST_FILL >= len(data), f"the JPEG image has more than {MOST_FILL} bytes between two segments")
+            kept.add(at, len(data))
             break
         marker, start = found[1][0], found.end()
         if marker in (_SCAN, _END):
@@ -99,9 +104,9 @@ def _jpeg(data: bytes) -> bytes:
         if marker in _BARE:
             at = start
             continue
-        length = int.from_bytes(data[start : start + 2], "big")
-        at = start + length
-        if length < 2 or at > len(data):
+        # Decoders also continue after a length below 2, which is invalid: it counts as 2.
+        at = start + max(int.from_bytes(data[start : start + 2], "big"), 2)
+        if at > len(data):
             kept.add(found.start(), len(data))
             break
         if marker == _APP1 and data.startswith(_EXIF, start + 2):
@@ -164,6 +169,7 @@ def _webp(data: bytes) -> bytes:
         at = end
     else:
         raise ValueError(f"the WebP image has more than {MOST_PARTS} chunks; save it without metadata, and with fewer frames")
+    kept.add(at, len(data))
     joined = kept.joined(0)
     if joined is data:
         return data
@@ -184,7 +190,9 @@ def _orientation(data: bytes, start: int, end: int) -> int:
             at = start + table + 2 + 12 * number
             tag, kind, values, value = struct.unpack_from(f"{order}HHIH", data, at)
             if tag == _ORIENTATION and at + 12 <= end:
-                return value if kind == 3 and values == 1 and 1 <= value <= 8 else 1
+                if kind == _LONG:
+                    (value,) = struct.unpack_from(f"{order}I", data, at + 8)
+                return value if kind in (_SHORT, _LONG) and values == 1 and 1 <= value <= 8 else 1
     except struct.error:
         pass
     return 1

@@ -159,8 +159,8 @@ def read_episode(images: Path, name: str, task: str, where: str) -> Episode:
 def _frames(folder: Path, where: str) -> tuple[Path, ...]:
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file())
-    except OSError as error:
-        raise BenchmarkError(f"{where}: {folder} cannot be read: {error.strerror}.") from error
+    except (OSError, ValueError) as error:  # ValueError: the name contains a NUL character.
+        raise BenchmarkError(f"{where}: {folder} cannot be read: {error}.") from error
     if not paths:
         raise BenchmarkError(f"{where}: {folder} contains no PNG or JPEG file.")
     return tuple(paths)

@@ -4,6 +4,7 @@ import base64
 import binascii
 import http.client
 import io
+import re
 import time
 import urllib.error
 import urllib.request
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from robobrain_ros.bounds.image_files import without_metadata
+from robobrain_ros.bounds.image_files import MOST_PARTS, without_metadata
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 _FETCH = 10.0
@@ -21,7 +22,9 @@ _SILENCE = 5.0
 _PIECE = 64 * 1024
 _LONGEST = 200
 """Largest ratio of the long side of an image to its short side. The models reject larger ratios."""
-_SCAN = b"\xff\xda"
+_SCAN, _END = b"\xff\xda", b"\xff\xd9"
+_SEGMENT = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]", re.DOTALL)
+"""The beginning of a segment in the data of a JPEG: neither a stuffed byte nor a restart marker."""
 _MOST_SCANS = 64
 """Most scans of a progressive JPEG. Each scan takes time for every pixel, even if the scan has few bytes."""
 _PREFIX = 100
@@ -92,7 +95,7 @@ class ImageBudget:
                 raise self._too_large(f" (the last one {width}x{height})")
             if max(width, height) > _LONGEST * min(width, height):
                 raise ValueError(f"the image is more than {_LONGEST} times as long as wide")
-            if image.format == "JPEG" and content.count(_SCAN) > _MOST_SCANS:
+            if image.format == "JPEG" and _has_too_many_scans(content):
                 raise ValueError(f"the JPEG image has more than {_MOST_SCANS} scans; save it as a baseline JPEG")
             try:
                 image.draft("RGB", (width // 8, height // 8))  # Only the JPEG decoder supports a smaller size.
@@ -135,6 +138,20 @@ class ImageBudget:
                 if total > self._size or time.monotonic() > end:
                     raise ValueError("it is too large or too slow")
         return b"".join(pieces)
+
+
+def _has_too_many_scans(content: bytes) -> bool:
+    """Return whether a JPEG has too many scans before its end. Phones append videos after the end."""
+    at, scans = content.find(_SCAN), 0
+    for _ in range(MOST_PARTS):
+        found = _SEGMENT.search(content, at) if at >= 0 else None
+        if found is None or found[0] == _END:
+            return False
+        scans += found[0] == _SCAN
+        if scans > _MOST_SCANS:
+            return True
+        at = found.end() + max(int.from_bytes(content[found.end() : found.end() + 2], "big"), 2)
+    return True
 
 
 def _decoded(url: str, start: int) -> bytes:
