@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from shape_entries import TILE, VECTOR, Computed
+from shape_entries import GPU, TILE, VECTOR, Computed
 
 from robobrain_ros.engine.flagos.by_shape import launches, table
 from robobrain_ros.engine.flagos.by_shape.recording import Recorder
 from robobrain_ros.engine.flagos.by_shape.search import Candidate, Timed, Trial
 from robobrain_ros.engine.flagos.by_shape.shape_measurement import CountedShape, MeasuredShape, ShapeRequest, WorkerShapes
+from robobrain_ros.engine.flagos.by_shape.start import Device
 from robobrain_ros.engine.flagos.by_shape.table import ROWS, Launch, ShapeClass
 
 
@@ -175,3 +176,24 @@ def test_requests_and_replies_survive_the_way_as_plain_values() -> None:
         MeasuredShape.of({**measured.values, "entry": {"rows": 4}})
     worker = WorkerShapes("GPU", "2.11", "3.6", (CountedShape(shape, 28),))
     assert WorkerShapes.of(worker.values) == worker
+
+
+def test_a_worker_that_cannot_record_reports_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    from robobrain_ros.engine.flagos.by_shape.tuning_worker import TuningWorkerMixin
+
+    class Worker:
+        def compile_or_warm_up_model(self) -> str:
+            return "captured"
+
+    class Tuning(TuningWorkerMixin, Worker):
+        def _find_device(self) -> Device:
+            return Device(GPU, "cpu", "CPU", torch.__version__, "3.6.0", {}, None)
+
+    def install(recorder: Recorder) -> None:
+        raise RuntimeError("the operators are taken")
+
+    monkeypatch.setattr(Recorder, "install", install)
+    worker = Tuning()
+    assert worker.compile_or_warm_up_model() == "captured"
+    shapes = WorkerShapes.of(worker.shape_classes())
+    assert (shapes.shapes, shapes.obstacle) == ((), "RuntimeError: the operators are taken")

@@ -35,7 +35,7 @@ class TuningWorkerMixin:
             recorder = Recorder(self._device.key)
             recorder.install()
         except Exception as error:  # The engine must start even if nothing can be recorded.
-            self._obstacle = f"{type(error).__name__}: {error}"
+            self._device, self._obstacle = None, f"{type(error).__name__}: {error}"
             return parent.compile_or_warm_up_model(*arguments, **options)
         try:
             result = parent.compile_or_warm_up_model(*arguments, **options)
