@@ -11,6 +11,7 @@ import pytest
 from flagos_rig import stand_in
 from random_checkpoint import make_random_checkpoint
 
+from robobrain_ros.cli import tune_flagos
 from robobrain_ros.cli.operator_tuner import Questions, Settings, State, Tuner, measure
 from robobrain_ros.cli.operator_verdicts import OperatorVerdict, table
 from robobrain_ros.cli.tune_flagos import parse_options, tune
@@ -20,11 +21,12 @@ from robobrain_ros.engine.base import DEFAULT_MAX_PIXELS, EngineHealth, EngineIn
 from robobrain_ros.engine.embedded.checkpoint import read_checkpoint
 from robobrain_ros.engine.embedded.measuring import MeasuredGeneration
 from robobrain_ros.engine.flagos import decision, tune_file
+from robobrain_ros.engine.flagos.by_shape import own_table
 from robobrain_ros.engine.flagos.choice import Operators
 from robobrain_ros.engine.flagos.intervals import interval_of_median
 from robobrain_ros.engine.flagos.tune_file import Key
 from robobrain_ros.engine.options import EngineOptions
-from robobrain_ros.errors import EngineConfigError
+from robobrain_ros.errors import EngineConfigError, EngineFailedError
 
 
 @pytest.mark.timeout(900)  # Two engines are started, one after the other.
@@ -191,6 +193,60 @@ def test_operators_without_time_are_not_used_and_the_same_command_continues(tmp_
     assert tuner.judged == ["a", "b", "a+b"]
     assert names == ["a", "b"]
     assert again.complete
+
+
+def test_without_candidates_nothing_is_measured(tmp_path: Path) -> None:
+    path, said = tmp_path / "state", list[str]()
+    tuner = ScriptedTuner({"a": 1.1})
+    state = State.resume(path, KEY, Settings(), [])
+    assert asyncio.run(measure(tuner, state, path, Settings(), said.append)) == ([], [])
+    assert said == ["FlagGems' operators are not measured: no operator is selected."]
+    assert state.complete
+
+
+def test_an_engine_that_fails_without_operators_ends_the_run_with_its_message() -> None:
+    class Failing(AnsweringEngine):
+        flagos_failure, started = None, False
+
+        async def measure(self, generation: Generation, probabilities: bool = False) -> MeasuredGeneration:
+            if self.started:
+                raise EngineFailedError("The process ended.")
+            return await super().measure(generation, probabilities)
+
+    made: Any = Failing({})
+    settings = Settings(pairs=1, scenes=1, size=(224, 224))
+    budget = PixelBudget.within(DEFAULT_MAX_PIXELS, 0, 0, 28)
+    tuner = Tuner(lambda choice: made, lambda info: Questions(settings, profile_for("qwen2_5_vl"), budget), settings, print)
+
+    async def find() -> list[str]:
+        await tuner.start()
+        made.started = True
+        return await tuner.called([])
+
+    with pytest.raises(EngineFailedError, match=r"^The process ended\.$"):
+        asyncio.run(find())
+
+
+@pytest.mark.parametrize("obstacle", ["the parent is a file", "the tune file is a folder", "the folder of the tables is a file"])
+def test_a_file_that_cannot_be_written_ends_the_program_before_it_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, obstacle: str
+) -> None:
+    path = tmp_path / "folder" / "flagos.json"
+    if obstacle == "the parent is a file":
+        path.parent.touch()
+    elif obstacle == "the tune file is a folder":
+        path.mkdir(parents=True)
+    else:
+        path.parent.mkdir()
+        own_table.folder_for(path).touch()
+
+    def measurable(options: EngineOptions) -> None:
+        raise AssertionError("the file is checked first")
+
+    monkeypatch.setattr(tune_flagos, "measurable", measurable)
+    options = EngineOptions.of(model=str(tmp_path), flagos_tune_file=str(path))
+    with pytest.raises(EngineConfigError, match=f"The result cannot be written to {path} .* Set another --tune-file"):
+        asyncio.run(tune(options, Settings(), print))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"key": 1}', None])

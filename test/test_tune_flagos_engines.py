@@ -2,23 +2,28 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from shape_entries import GPU, entry
 
 from robobrain_ros.cli import engine_comparison as comparison
-from robobrain_ros.cli import shape_tuner
+from robobrain_ros.cli import shape_tuner, tune_flagos, tuning_run
 from robobrain_ros.cli.budget import Budget
 from robobrain_ros.cli.engine_comparison import AnswerTimes
 from robobrain_ros.cli.operator_tuner import Settings
 from robobrain_ros.cli.operator_verdicts import find_gross_fault
 from robobrain_ros.cli.shape_tuner import MeasuredShapes, ShapeTuner
+from robobrain_ros.cli.tuning_run import Outcome, TuningRun
 from robobrain_ros.cli.whole_engines import Combination, Result, Side, WholeEngines
 from robobrain_ros.engine.embedded.measuring import MeasuredGeneration
-from robobrain_ros.engine.flagos.by_shape import table
+from robobrain_ros.engine.flagos.by_shape import own_table, table
 from robobrain_ros.engine.flagos.by_shape.shape_measurement import CountedShape, MeasuredShape, ShapeRequest, WorkerShapes
-from robobrain_ros.engine.flagos.by_shape.table import AUTOTUNED, ShapeClass, ShapeEntry, ShapeTable
+from robobrain_ros.engine.flagos.by_shape.table import AUTOTUNED, ShapeClass, ShapeEntry, ShapeTable, Weights
+from robobrain_ros.engine.flagos.decision import Measurable
+from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError, EngineFailedError
 
 
@@ -207,8 +212,119 @@ def test_a_wrong_engine_in_turns_ends_the_comparison() -> None:
 
     result = asyncio.run(run.engines.in_turns(run.native, start_tuned, start_native, Combination((), TABLE)))
     assert result.kept.empty
+    assert result.shapes_judged, "the shape classes alone are wrong"
     engine: Any = wrong.engine
     assert engine.closed
+
+
+@pytest.mark.parametrize(
+    ("wanted", "judged"),
+    [(Combination(("silu",)), True), (Combination((), TABLE), True), (Combination(("silu",), TABLE), False)],
+)
+@pytest.mark.parametrize("tokens", [(1, 2), (7, 8)])
+def test_in_turns_a_slower_or_wrong_selection_judges_shapes_only_without_operators(
+    wanted: Combination, judged: bool, tokens: tuple[int, ...]
+) -> None:
+    run = Comparison(lambda side: 1.1)
+
+    async def start_tuned(combination: Combination) -> Side:
+        return FakeSide("B", run.clock, run.log, lambda side: 1.1, tokens)
+
+    async def start_native() -> Side:
+        return FakeSide("A", run.clock, run.log, lambda side: 1.0)
+
+    result = asyncio.run(run.engines.in_turns(run.native, start_tuned, start_native, wanted))
+    assert result.kept.empty
+    assert result.shapes_judged == judged
+
+
+class ComparedRun:
+    """A run that compares complete engines in turns, after the last measurement has left an operator in use.
+
+    :param start: starts the tuned engine.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch, start: Callable[[], Side]) -> None:
+        clock, log = Clock(), list[str]()
+        self.used_at_answers: list[Sequence[str]] = []
+        self.engine: Any = FakeEngine()
+        self.engine.used.append(("silu",))
+
+        def native(engine: Any, questions: Any, operators: Sequence[str] | None) -> Side:
+            side = FakeSide("A", clock, log, self._seconds)
+            side.engine, side._operators = engine, operators
+            return side
+
+        async def tuned(wanted: Combination) -> Side:
+            return start()
+
+        async def another_native() -> Side:
+            return FakeSide("A", clock, log, lambda side: 1.0)
+
+        patch.setattr(tuning_run, "Side", native)
+        patch.setattr(tuning_run, "_Starter", lambda *given: SimpleNamespace(tuned=tuned, native=another_native))
+        self.said: list[str] = []
+        options = EngineOptions.of(model="some/model")
+        self.run = TuningRun(options, Settings(), Measurable("", "", True), Budget(3600.0, clock), self.said.append)
+
+    def _seconds(self, side: FakeSide) -> float:
+        self.used_at_answers.append(self.engine.used[-1])
+        return 1.0
+
+    def compare(self, wanted: Combination) -> Result:
+        tuner: Any = SimpleNamespace(engine=self.engine, questions=None, native_answers=[answer(1, 2)])
+        return asyncio.run(self.run._compare(tuner, wanted))
+
+
+def tuned_side() -> Side:
+    return FakeSide("B", Clock(), [], lambda side: 0.9)
+
+
+def test_the_native_engine_of_a_comparison_in_turns_uses_no_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = ComparedRun(monkeypatch, tuned_side)
+    wanted = Combination(("silu",), TABLE)
+    assert compared.compare(wanted).kept == wanted
+    assert compared.used_at_answers
+    assert set(compared.used_at_answers) == {()}
+
+
+@pytest.mark.parametrize(
+    "error", [EngineFailedError("The process ended."), tuning_run.TableNotUsedError("The engine does not use the table.")]
+)
+@pytest.mark.parametrize(("wanted", "judged"), [(Combination((), TABLE), False), (Combination(("silu",)), True)])
+def test_an_engine_that_fails_does_not_judge_its_shape_classes(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, wanted: Combination, judged: bool
+) -> None:
+    def fail() -> Side:
+        raise error
+
+    compared = ComparedRun(monkeypatch, fail)
+    result = compared.compare(wanted)
+    assert result.kept.empty
+    assert result.shapes_judged == judged
+    assert str(error) in compared.said[-1]
+
+
+@pytest.mark.parametrize("judged", [False, True])
+def test_only_judged_shape_classes_replace_the_packages_table(tmp_path: Path, judged: bool) -> None:
+    tune_file, package, versions = tmp_path / "flagos.json", tmp_path / "package", ("2.11.0", "3.6.0")
+    table.write(table.table_file(GPU, package), TABLE)
+    weights = (Weights("bfloat16", 32, 48),)
+    measured_here = dict(zip(("torch", "triton"), versions, strict=True))
+    shapes = MeasuredShapes(ShapeTable(GPU, "2", "3", (entry(),), measured_here, weights))
+    said: list[str] = []
+    tune_flagos._save_shapes(Outcome(Combination(), shapes, [], judged), tune_file, said.append)
+
+    def found() -> tuple[ShapeEntry, ...]:
+        return own_table.entries_for(GPU, versions, "bfloat16", [(32, 48)], own_table.folder_for(tune_file), package).entries
+
+    if judged:
+        assert "will use 0 shape classes" in said[-1]
+        with pytest.raises(EngineConfigError, match="found no matrix product that is correct and faster"):
+            found()
+    else:
+        assert "The matrix products stay as they are" in said[-1]
+        assert found() == TABLE.entries
 
 
 HEAD, LAYER = ("mm", 64, 4096, 1), ("addmm", 64, 32, 28)

@@ -103,7 +103,7 @@ def test_a_table_that_makes_the_engine_slower_is_not_used(tmp_path: Path, script
     assert saved.weights
     started = StartedEngine(options)
     try:
-        assert "tune_flagos measured that PyTorch's matrix products are as fast" in started.info.details["flagos_shapes"]
+        assert "tune_flagos found no matrix product that is correct and faster" in started.info.details["flagos_shapes"]
     finally:
         started.close()
 
@@ -114,7 +114,9 @@ def test_an_engine_that_does_not_use_the_table_is_not_kept(tmp_path: Path, scrip
     scripted_gpu.setattr(arguments, "TABLE_WORKER", image_bytes.WORKERS["cpu"])
     tuned, said = run(options)
     assert str(tuned.table[-1]["word"]) == "not used: The engine does not use the table."
-    assert any("will use 0 shape classes" in line for line in said)
+    assert len(tuned.shapes) == 4
+    assert any("The matrix products stay as they are" in line for line in said)
+    assert not own_table.folder_for(Path(options.flagos.tune_file)).exists(), "the package's table, if there is one, applies"
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ class Tuner:
         try:
             return await work()
         except EngineFailedError as error:
-            if self._engine is None:
+            if self._engine is None or not names:
                 raise
             failure = self._engine.flagos_failure
             operator = failure.operator if failure is not None and failure.operator in names else ""
@@ -332,6 +332,9 @@ async def measure(
     :param has_time: returns whether time is left to measure. Operators that were not measured are not used.
     :returns: the operators to use, and the verdicts.
     """
+    if not state.candidates:
+        report("FlagGems' operators are not measured: no operator is selected.")
+        return [], []
     tuner.crashed.update(state.crashed)
     if not state.called:
         report(f"Finding which of {len(state.candidates)} operators the model calls ...")

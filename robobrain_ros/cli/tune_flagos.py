@@ -15,6 +15,7 @@ import asyncio
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ from robobrain_ros.engine.flagos.operators import EXCLUDED_BY_DEFAULT, known_ope
 from robobrain_ros.engine.flagos.tune_file import TuningResult
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.presets import resolve_options
-from robobrain_ros.errors import RoboBrainError
+from robobrain_ros.errors import EngineConfigError, RoboBrainError
 from robobrain_ros.evaluation.evaluate import parse_size
 
 DEFAULT_MINUTES = 6.0
@@ -45,17 +46,19 @@ async def tune(options: EngineOptions, settings: Settings, report: Report, minut
     """Measure, and write the tune file and the table of matrix products.
 
     :param minutes: time limit. A measurement that has begun is completed, and what was not measured stays native.
-    :raises RoboBrainError: measuring is impossible here, or the time limit is too short. The message states the reason.
+    :raises RoboBrainError: measuring is impossible here, the files cannot be written, or the time limit is too short. The message
+        states the reason.
     """
     budget = Budget(60.0 * minutes)
     report_time = budget.reporter(report)
     options.validate()
+    path = tune_file.tune_file(options)
+    await asyncio.to_thread(_check_writable, path)
     # The import of vLLM below reads this variable. An engine sets it too late, when it starts.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", options.embedded.log_level.upper())
     can = await asyncio.to_thread(measurable, options)
     checkpoint = await asyncio.to_thread(find_checkpoint, options, lambda progress: None)
     key = await asyncio.to_thread(tune_file.key_of, options, checkpoint)
-    path = tune_file.tune_file(options)
     state_path = path.with_name(f"{path.name}.state")
     state = State.resume(state_path, key, settings, _candidates(options, can))
     if state.called:
@@ -73,6 +76,23 @@ async def tune(options: EngineOptions, settings: Settings, report: Report, minut
     _save_shapes(outcome, path, report)
     report(f"Written to {path} in {budget.used:.0f} s.")
     return tuned
+
+
+def _check_writable(path: Path) -> None:
+    """Check before the measurement that its result can be written.
+
+    :raises EngineConfigError: the tune file or the table of matrix products cannot be written.
+    """
+    shapes = own_table.folder_for(path)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (path.parent, shapes) if shapes.exists() else (path.parent,):
+            with tempfile.NamedTemporaryFile(dir=folder):
+                pass
+    except OSError as error:
+        raise EngineConfigError(f"The result cannot be written to {path} ({error}). Set another --tune-file.") from error
 
 
 def _candidates(options: EngineOptions, can: Measurable) -> list[str]:
@@ -103,6 +123,9 @@ def _report_operators(outcome: Outcome, can: Measurable, report: Report) -> None
 def _save_shapes(outcome: Outcome, path: Path, report: Report) -> None:
     """Write the table of matrix products. Without entries, PyTorch's operators are used for the model's weights."""
     if outcome.shapes is None:
+        return
+    if not outcome.shapes_judged:
+        report("The matrix products stay as they are: complete engines do not show whether the shape classes are faster.")
         return
     kept = outcome.kept.table if outcome.kept.has_entries else replace(outcome.shapes.table, entries=())
     assert kept is not None

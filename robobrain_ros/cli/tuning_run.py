@@ -40,11 +40,13 @@ class Outcome:
     :param kept: what `auto` may use.
     :param shapes: the measured shape classes, or None if none were measured.
     :param verdicts: the comparisons of operators and of engines.
+    :param shapes_judged: whether the comparison of engines decided about the shape classes. If not, their table stays as it is.
     """
 
     kept: Combination
     shapes: MeasuredShapes | None
     verdicts: list[OperatorVerdict]
+    shapes_judged: bool = True
 
 
 def both_fit(options: EngineOptions, checkpoint: Checkpoint, memory: float) -> bool:
@@ -101,7 +103,7 @@ class TuningRun:
             if not self.can.graphs or wanted.empty:
                 return Outcome(wanted, shapes, verdicts)
             result = await self._compare(tuner, wanted)
-            return Outcome(result.kept, shapes, [*verdicts, *result.verdicts])
+            return Outcome(result.kept, shapes, [*verdicts, *result.verdicts], result.shapes_judged)
         finally:
             await tuner.close()
 
@@ -202,6 +204,7 @@ class TuningRun:
         with tempfile.TemporaryDirectory(prefix="robobrain_ros-tune-") as folder:
             starter = _Starter(self, tuner.questions, Path(folder))
             try:
+                await native.use(())  # The last measurement of operators may have left some in use.
                 if self.share < 1.0:
                     return await self._together(engines, native, starter, wanted)
                 return await engines.in_turns(native, starter.tuned, starter.native, wanted)
@@ -214,10 +217,10 @@ class TuningRun:
 
     def _not_kept(self, wanted: Combination, why: str) -> Result:
         self.report(f"{wanted.title}: {why}")
-        return Result(Combination(), (OperatorVerdict(f"{wanted.title}, 1 request", fault=why[:200]),))
+        verdict = OperatorVerdict(f"{wanted.title}, 1 request", fault=why[:200])
+        return Result(Combination(), (verdict,), shapes_judged=not wanted.has_entries)
 
     async def _together(self, engines: WholeEngines, native: Side, starter: "_Starter", wanted: Combination) -> Result:
-        await native.use(())
         self.report(f"Starting a second engine with {wanted.title} ...")
         try:
             tuned = await starter.tuned(wanted)

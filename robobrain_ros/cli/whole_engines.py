@@ -93,10 +93,13 @@ class Result:
 
     :param kept: the combination that is correct and not slower; may be empty.
     :param verdicts: the comparisons, for the table.
+    :param shapes_judged: whether the comparisons decide about the shape classes. They do not if an engine failed, or if the shape
+        classes were only measured together with operators and nothing is kept.
     """
 
     kept: Combination
     verdicts: tuple[OperatorVerdict, ...]
+    shapes_judged: bool = True
 
 
 StartTuned = Callable[[Combination], Awaitable[Side]]
@@ -188,7 +191,7 @@ class WholeEngines:
                     if fault:
                         self._report(f"{combination.title}: {fault}")
                         verdict = OperatorVerdict(f"{combination.title}, 1 request", fault=fault, difference=difference)
-                        return Result(Combination(), (verdict,))
+                        return self._in_turns(combination, (verdict,))
                 elif visits:
                     await side.answers()
                 visits.append(await self._visit(side))
@@ -208,7 +211,12 @@ class WholeEngines:
         )
         for verdict, pairs in zip(found, (single, several), strict=True):
             self._tell(verdict, pairs)
-        return Result(combination if all(one.kept for one in found) else Combination(), found)
+        return self._in_turns(combination, found)
+
+    def _in_turns(self, combination: Combination, found: tuple[OperatorVerdict, ...]) -> Result:
+        if all(one.kept for one in found):
+            return Result(combination, found)
+        return Result(Combination(), found, shapes_judged=not (combination.operators and combination.has_entries))
 
     async def _visit(self, side: Side) -> "_Visit":
         end = self._budget.used + _VISIT

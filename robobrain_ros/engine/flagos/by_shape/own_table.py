@@ -60,7 +60,7 @@ def entries_for(
     from_package, obstacle = _shipped(device, versions, dtype, wanted - measured, shipped)
     if not entries and not from_package:
         if measured:
-            obstacle = "tune_flagos measured that PyTorch's matrix products are as fast for this model."
+            obstacle = "tune_flagos found no matrix product that is correct and faster for this model."
         raise EngineConfigError(" ".join(filter(None, (obstacle, note))))
     sources = [f"the table for {device}"] if from_package else []
     sources += ["the table of tune_flagos"] if entries else []
