@@ -216,7 +216,8 @@ def test_a_goal_in_the_middle_of_a_deactivation_or_shutdown_is_aborted_as_cancel
         for transition in transitions:
             assert it.transition(transition)
         outcome = it.answer(result)
-        assert it.answer(handle.get_result_async()) == outcome, "who asks a little late gets it all the same"
+        # As texts, because a NaN in a message does not equal itself.
+        assert str(it.answer(handle.get_result_async())) == str(outcome), "who asks a little late gets it all the same"
         assert not engine.running
     assert (outcome.status, outcome.result.outcome.code) == (GoalStatus.STATUS_ABORTED, Outcome.CANCELED)
     assert "deactivated" in outcome.result.outcome.message

@@ -38,7 +38,7 @@ from robobrain_ros.engine.presets import resolve_options
 from robobrain_ros.errors import EngineConfigError, RoboBrainError
 from robobrain_ros.evaluation.evaluate import parse_size
 
-DEFAULT_MINUTES = 6.0
+DEFAULT_MINUTES: float = 6
 """Time limit of a run in minutes. It is meant for the 7B."""
 
 
