@@ -1,7 +1,9 @@
-"""Helpers of run.py: a ROS client that publishes images and calls the node, and child processes that always end."""
+"""Helpers of run.py and watching.py: a ROS client that publishes images and calls the node, and processes that always end."""
 
+import argparse
 import array
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -24,8 +26,10 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
+from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.msg import QueryOptions
+from robobrain_ros.ros.process.transport_profile import profile_variable
 from robobrain_ros.srv import Locate
 
 HERE = Path(__file__).resolve().parent
@@ -33,6 +37,19 @@ LARGE = HERE.parent / "config" / "fastdds_large.xml"
 """Fast DDS profile whose shared memory has room for complete images."""
 _PATIENCE = 30.0
 """Time limit in seconds for the end of a child process, and for the arrival of an image."""
+
+
+def on_this_machine() -> None:
+    """Send no messages to other machines, and large ones over shared memory, unless the environment selects something else."""
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    os.environ.setdefault(profile_variable(), str(LARGE))
+
+
+def add_node_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a program that starts a node."""
+    parser.add_argument("--model", default=str(DEMO_MODEL), help="checkpoint: a folder, or a name on the hub")
+    parser.add_argument("--timeout", type=float, default=120.0, help="time limit of an answer in seconds")
+    parser.add_argument("--timeout-start", type=float, default=900.0, help="time limit for loading the model in seconds")
 
 
 class BenchmarkError(Exception):

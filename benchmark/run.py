@@ -23,14 +23,12 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 import rclpy
-from client import HERE, LARGE, BenchmarkError, Client, Hosted, child, cpu_seconds, hosted, ros
+from client import HERE, BenchmarkError, Client, Hosted, add_node_options, child, cpu_seconds, hosted, on_this_machine, ros
 from exchange import Asked, Direct
 from figures import Comparison, Goal, compare, mean, quantile
 
-import robobrain_ros.demo
 from robobrain_ros.demo.world import make_scene
 from robobrain_ros.evaluation.questions import ask_about
-from robobrain_ros.ros.process.transport_profile import profile_variable
 
 PARTS = ("call", "throughput", "cache", "stream")
 CALL_SIZE = (1280, 720)
@@ -257,18 +255,12 @@ def _processor() -> str:
 def read_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument(
-        "--model",
-        default=str(Path(robobrain_ros.demo.__file__).parent / "model"),
-        help="checkpoint: a folder, or a name on the hub",
-    )
+    add_node_options(parser)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure")
     parser.add_argument("--pairs", type=int, default=200, help="pairs of calls")
     parser.add_argument("--rounds", type=int, default=50, help=f"pairs of rounds of {AT_ONCE} calls at once")
     parser.add_argument("--seconds", type=float, default=60.0, help="seconds for the CPU time with a stream, and without")
     parser.add_argument("--max-tokens", type=int, default=128, help="token limit of an answer")
-    parser.add_argument("--timeout", type=float, default=120.0, help="time limit of an answer in seconds")
-    parser.add_argument("--timeout-start", type=float, default=900.0, help="time limit for loading the model in seconds")
     parser.add_argument("--seed", type=int, default=12, help="seed of the scene and its noise")
     parser.add_argument("--output", type=Path, default=Path("log/benchmark.json"), help="file for the JSON")
     return parser.parse_args()
@@ -296,9 +288,7 @@ def run(options: argparse.Namespace) -> Measured:
 def main() -> None:
     """Measure, print the table, and write the JSON file."""
     options = read_arguments()
-    # Do not send messages to other machines.
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    os.environ.setdefault(profile_variable(), str(LARGE))
+    on_this_machine()
     try:
         measured = run(options)
     except KeyboardInterrupt:

@@ -19,7 +19,7 @@ from typing import Any
 
 import figures
 import psutil
-from client import LARGE, BenchmarkError, Client, child, cpu_seconds, ros
+from client import BenchmarkError, Client, add_node_options, child, cpu_seconds, on_this_machine, ros
 from figures import Comparison, Goal, compare, quantile
 from rclpy.action import ActionClient
 from rclpy.qos import qos_profile_sensor_data
@@ -27,8 +27,6 @@ from run import describe_machine
 from sensor_msgs.msg import Image
 
 from robobrain_ros.action import WatchTask
-from robobrain_ros.demo import DEMO_MODEL
-from robobrain_ros.ros.process.transport_profile import profile_variable
 
 TASK = "put the purple mug in the green bowl"
 QUESTION = "the purple mug"
@@ -144,12 +142,10 @@ def load_table(rows: list[dict[str, Any]]) -> str:
 def read_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(DEMO_MODEL), help="checkpoint: a folder, or a name on the hub")
+    add_node_options(parser)
     parser.add_argument("--rates", nargs="+", type=float, default=[0.5, 1.0, GOAL_RATE], help="estimates per second")
     parser.add_argument("--blocks", type=int, default=6, help="pairs of blocks for each rate")
     parser.add_argument("--calls", type=int, default=40, help="measured calls in a block")
-    parser.add_argument("--timeout", type=float, default=120.0, help="time limit of a call in seconds")
-    parser.add_argument("--timeout-start", type=float, default=900.0, help="time limit for loading the model in seconds")
     parser.add_argument("--output", type=Path, default=Path("log/watching.json"), help="file for the JSON")
     return parser.parse_args()
 
@@ -157,9 +153,7 @@ def read_arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure, print the tables, and write the JSON file."""
     options = read_arguments()
-    # Do not send messages to other machines.
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    os.environ.setdefault(profile_variable(), str(LARGE))
+    on_this_machine()
     folder = Path(tempfile.mkdtemp(prefix="robobrain_ros-watching-"))
     try:
         with ros():

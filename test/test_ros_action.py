@@ -217,7 +217,7 @@ def test_a_goal_in_the_middle_of_a_deactivation_or_shutdown_is_aborted_as_cancel
             assert it.transition(transition)
         outcome = it.answer(result)
         # As texts, because a NaN in a message does not equal itself.
-        assert str(it.answer(handle.get_result_async())) == str(outcome), "who asks a little late gets it all the same"
+        assert str(it.answer(handle.get_result_async())) == str(outcome), "a later request gets the same result"
         assert not engine.running
     assert (outcome.status, outcome.result.outcome.code) == (GoalStatus.STATUS_ABORTED, Outcome.CANCELED)
     assert "deactivated" in outcome.result.outcome.message

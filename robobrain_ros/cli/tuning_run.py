@@ -217,7 +217,7 @@ class TuningRun:
 
     def _not_kept(self, wanted: Combination, why: str) -> Result:
         self.report(f"{wanted.title}: {why}")
-        verdict = OperatorVerdict(f"{wanted.title}, 1 request", fault=why[:200])
+        verdict = OperatorVerdict(wanted.measured_with(1), fault=why[:200])
         return Result(Combination(), (verdict,), shapes_judged=not wanted.has_entries)
 
     async def _together(self, engines: WholeEngines, native: Side, starter: "_Starter", wanted: Combination) -> Result:

@@ -44,6 +44,10 @@ class Combination:
         """Whether all operators are native."""
         return not self.operators and not self.has_entries
 
+    def measured_with(self, requests: int) -> str:
+        """Return the title of a comparison with this number of requests at a time."""
+        return f"{self.title}, {requests} request{'s' if requests > 1 else ''}"
+
     @property
     def title(self) -> str:
         """The combination in a few words."""
@@ -137,7 +141,7 @@ class WholeEngines:
         return Result(combination, tuple(verdicts))
 
     async def _compare(self, native: Side, tuned: Side, combination: Combination) -> list[OperatorVerdict]:
-        title = f"{combination.title}, 1 request"
+        title = combination.measured_with(1)
         fault, difference = await self._fault(tuned)
         if fault:
             self._report(f"{title}: {fault}")
@@ -146,7 +150,7 @@ class WholeEngines:
         one = comparison.verdict(title, pairs, difference, strict=True)
         self._tell(one, pairs)
         pairs = await comparison.alternate(native.at_once, tuned.at_once, self._enough(0.0, _MOST_PAIRS_AT_ONCE))
-        several = comparison.verdict(f"{combination.title}, {AT_ONCE} requests", pairs, difference)
+        several = comparison.verdict(combination.measured_with(AT_ONCE), pairs, difference)
         self._tell(several, pairs)
         return [one, several]
 
@@ -190,7 +194,7 @@ class WholeEngines:
                     fault, difference = await self._fault(side)
                     if fault:
                         self._report(f"{combination.title}: {fault}")
-                        verdict = OperatorVerdict(f"{combination.title}, 1 request", fault=fault, difference=difference)
+                        verdict = OperatorVerdict(combination.measured_with(1), fault=fault, difference=difference)
                         return self._in_turns(combination, (verdict,))
                 elif visits:
                     await side.answers()
@@ -206,8 +210,8 @@ class WholeEngines:
         single = [*zip(first.single, second.single, strict=False), *zip(fourth.single, third.single, strict=False)]
         several = [*zip(first.several, second.several, strict=False), *zip(fourth.several, third.several, strict=False)]
         found = (
-            comparison.verdict(f"{combination.title}, 1 request", single, difference, strict=True),
-            comparison.verdict(f"{combination.title}, {AT_ONCE} requests", several, difference),
+            comparison.verdict(combination.measured_with(1), single, difference, strict=True),
+            comparison.verdict(combination.measured_with(AT_ONCE), several, difference),
         )
         for verdict, pairs in zip(found, (single, several), strict=True):
             self._tell(verdict, pairs)

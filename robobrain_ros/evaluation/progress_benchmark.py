@@ -222,7 +222,8 @@ def voc_of(scores: Sequence[int | None], backward: bool) -> float:
     """Return the rank correlation between time and progress, -1 to 1. It is 0 with fewer than two scores or an unreadable one.
 
     :param scores: score in percent of each pair of neighbouring moments, in the order of time.
-    :param backward: each score compares the earlier moment with the later one, so the progress is added up from the end, 1.
+    :param backward: each score states how the task came from the later moment to the earlier one. So the progress is added up
+        from the end, 1.
     """
     if len(scores) < LEAST_MOMENTS - 1 or None in scores:
         return 0.0

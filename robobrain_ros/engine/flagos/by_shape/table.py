@@ -71,15 +71,14 @@ AUTOTUNED = Launch(_AUTOTUNED, 1, 1)
 
 
 @dataclass(frozen=True)
-class ShapeClass:
-    """A shape class: the key of an entry.
+class _ShapeKey:
+    """The key of an entry.
 
     :param operator: one of `OPERATORS`.
     :param dtype: one of `DTYPES`.
     :param rows: upper end of the row range, one of `ROWS`.
     :param k: rows of the second matrix.
     :param n: columns of the second matrix.
-    :param residual: whether the bias of ``addmm`` is a matrix (rows, n). It is not part of the key.
     """
 
     operator: str
@@ -87,12 +86,21 @@ class ShapeClass:
     rows: int
     k: int
     n: int
-    residual: bool = field(default=False, compare=False)
 
     @property
     def name(self) -> str:
         """Operator, dtype and sizes as text."""
         return f"{self.operator} {self.dtype} {self.rows}x{self.k}x{self.n}"
+
+
+@dataclass(frozen=True)
+class ShapeClass(_ShapeKey):
+    """A shape class: the key of an entry.
+
+    :param residual: whether the bias of ``addmm`` is a matrix (rows, n). It is not part of the key.
+    """
+
+    residual: bool = field(default=False, compare=False)
 
 
 def row_range(rows: int) -> int:
@@ -101,23 +109,14 @@ def row_range(rows: int) -> int:
 
 
 @dataclass(frozen=True)
-class ShapeEntry:
+class ShapeEntry(_ShapeKey):
     """A shape class, its launch configuration, and the measured times.
 
-    :param operator: one of `OPERATORS`.
-    :param dtype: one of `DTYPES`.
-    :param rows: upper end of the row range, one of `ROWS`.
-    :param k: rows of the second matrix.
-    :param n: columns of the second matrix.
+    :param implementation: one of `IMPLEMENTATIONS`.
     :param native_us: measured time of PyTorch's operator in µs.
     :param us: measured time of this operator in µs.
     """
 
-    operator: str
-    dtype: str
-    rows: int
-    k: int
-    n: int
     implementation: str
     launch: Launch
     native_us: float
@@ -127,11 +126,6 @@ class ShapeEntry:
     def shape(self) -> ShapeClass:
         """The shape class."""
         return ShapeClass(self.operator, self.dtype, self.rows, self.k, self.n)
-
-    @property
-    def name(self) -> str:
-        """Operator, dtype and sizes as text."""
-        return self.shape.name
 
 
 @dataclass(frozen=True)
