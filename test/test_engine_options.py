@@ -193,6 +193,15 @@ TOKENIZER = """Traceback (most recent call last):
     fast_tokenizer = TokenizerFast.from_file(fast_tokenizer_file)
 Exception: data did not match any variant of untagged enum PreTokenizerUntagged at line 1 column 7205
 """
+IMPORT = """Traceback (most recent call last):
+  File "/usr/lib/python3.12/site-packages/vllm/multimodal/processing/context.py", line 12, in get_parser
+    import xgrammar
+  File "/usr/lib/python3.12/site-packages/xgrammar/__init__.py", line 3, in <module>
+    from . import base
+  File "/usr/lib/python3.12/site-packages/xgrammar/base.py", line 9, in <module>
+    load_lib_module(extra_lib_paths=[])
+TypeError: load_lib_module() got an unexpected keyword argument 'extra_lib_paths'
+"""
 FIELD = """Traceback (most recent call last):
   File "/site-packages/vllm/transformers_utils/config.py", line 700, in get_config
     config = load(path)
@@ -212,6 +221,7 @@ INFO [7] The end.
         ),
         (TOKENIZER, "at line 1 column 7205. A file of the tokenizer is probably wrong. Download the checkpoint again."),
         (PROCESSOR, "TypeError: unsupported operand. preprocessor_config.json is probably wrong. Download the checkpoint again."),
+        (IMPORT, "argument 'extra_lib_paths'. The Python package xgrammar cannot be imported. It is damaged, or its version"),
         (
             FIELD,
             "Validation error for field 'rms_norm_eps': TypeError: Field 'rms_norm_eps' expected float, got str (value: 'x').",

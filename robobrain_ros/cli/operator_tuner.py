@@ -1,6 +1,7 @@
 """Measure operators of FlagGems in a running engine, each alone and then together."""
 
 import json
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -34,6 +35,8 @@ _LONG_TOKENS = 64
 """Tokens of the answers that complete engines are compared with."""
 _MOST_CRASHES = 20
 """Number of operators that may crash the engine before the run fails. Each crash needs a new engine."""
+_TOGETHER = 2.0
+"""Time to measure several operators together, relative to one: they get twice the number of pairs."""
 
 
 @dataclass(frozen=True)
@@ -322,14 +325,14 @@ class State:
 
 
 async def measure(
-    tuner: Tuner, state: State, path: Path, settings: Settings, report: Report, has_time: Callable[[], bool] = lambda: True
+    tuner: Tuner, state: State, path: Path, settings: Settings, report: Report, has_time: Callable[[float], bool] = lambda _: True
 ) -> tuple[list[str], list[OperatorVerdict]]:
     """Measure each operator alone, and then the selected ones together.
 
-    While the selected operators together are slower than native operators, the slowest operator is removed.
+    While the selected operators together are slower than native operators, the slower half of them is removed.
 
     :param path: file of the state, written after each operator.
-    :param has_time: returns whether time is left to measure. Operators that were not measured are not used.
+    :param has_time: returns whether this number of seconds is left to measure. Operators that were not measured are not used.
     :returns: the operators to use, and the verdicts.
     """
     if not state.candidates:
@@ -341,11 +344,14 @@ async def measure(
         state.called = await tuner.called([name for name in state.candidates if name not in tuner.crashed])
         state.crashed = dict(tuner.crashed)
         state.write(path)
+    longest = 0.0
     for number, name in enumerate(state.called, 1):
         if name not in state.verdicts:
-            if not has_time():
+            if not has_time(longest):
                 continue
+            began = time.monotonic()
             state.verdicts[name] = asdict(await tuner.judge([name], name, settings.pairs))
+            longest = max(longest, time.monotonic() - began)
             state.crashed = dict(tuner.crashed)
             state.write(path)
         verdict = OperatorVerdict(**state.verdicts[name])
@@ -353,17 +359,27 @@ async def measure(
     verdicts = [OperatorVerdict(**state.verdicts[name]) for name in state.called if name in state.verdicts]
     if missing := len(state.called) - len(verdicts):
         report(f"No time was left for {missing} operators. They are not used. The same command continues with them.")
-    kept = sorted((verdict for verdict in verdicts if verdict.kept), key=lambda verdict: verdict.total)
+    names, found = await _select(tuner, verdicts, settings, report, lambda: has_time(_TOGETHER * longest))
+    return names, [*verdicts, *found]
+
+
+async def _select(
+    tuner: Tuner, verdicts: Sequence[OperatorVerdict], settings: Settings, report: Report, has_time: Callable[[], bool]
+) -> tuple[list[str], list[OperatorVerdict]]:
+    """Return operators that together are not slower than native operators, and the comparisons that showed it."""
+    kept = sorted((verdict for verdict in verdicts if verdict.kept), key=lambda verdict: verdict.total, reverse=True)
+    found: list[OperatorVerdict] = []
     while kept:
         if not has_time():
             report("No time was left to measure the operators together. None is used.")
             break
         title = f"{len(kept)} together"
         together = replace(await tuner.judge([verdict.name for verdict in kept], title, 2 * settings.pairs), strict=True)
-        verdicts.append(together)
+        found.append(together)
         report(f"{title}: {together.sentence}")
         if together.kept:
-            return sorted(verdict.name for verdict in kept), verdicts
-        report(f"  {kept[0].name} is removed.")
-        kept = kept[1:]
-    return [], verdicts
+            return sorted(verdict.name for verdict in kept), found
+        removed = kept[len(kept) // 2 :]
+        report(f"  Removed: {', '.join(verdict.name for verdict in removed)}.")
+        kept = kept[: len(kept) // 2]
+    return [], found

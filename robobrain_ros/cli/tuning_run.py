@@ -136,7 +136,7 @@ class TuningRun:
         except EngineConfigError as error:
             if self.share == 1.0:
                 raise
-            self.report(f"Two engines do not fit on the GPU ({error.message})")
+            self.report(f"The engine does not start with half of the GPU's memory, so it gets all of it: {error.message}")
             await tuner.close()
             self.share, began = 1.0, self.budget.used
             await tuner.start()
@@ -150,6 +150,9 @@ class TuningRun:
             return 0.0
         starts = 1 if self.share < 1.0 else 3
         return starts * _RESTART * self._started_in + _ANSWERS_TIME * (1 if self.share < 1.0 else 2)
+
+    def _has_time_before_the_comparison(self, seconds: float) -> bool:
+        return self.budget.has(self._comparison_time + seconds)
 
     async def _shapes(self, tuner: Tuner) -> MeasuredShapes | None:
         if self.can.shapes_obstacle:
@@ -179,7 +182,7 @@ class TuningRun:
             self.report(f"FlagGems' operators are not measured: {self.can.operators_obstacle}.")
             return [], []
         try:
-            return await measure(tuner, state, path, self.settings, self.report, lambda: self.budget.has(self._comparison_time))
+            return await measure(tuner, state, path, self.settings, self.report, self._has_time_before_the_comparison)
         except EngineFailedError as error:
             if needed:
                 raise
@@ -230,7 +233,7 @@ class TuningRun:
             self.share = 1.0
             if not self.budget.has(self._comparison_time):
                 raise
-            self.report(f"Two engines do not fit on the GPU ({error.message})")
+            self.report(f"The second engine does not start beside the first, so the engines run in turns: {error.message}")
             return await engines.in_turns(native, starter.tuned, starter.native, wanted)
         try:
             return await engines.together(native, tuned, wanted)

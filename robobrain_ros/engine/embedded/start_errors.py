@@ -75,6 +75,8 @@ _RAISED = re.compile(
 )
 """The exception at the end of a traceback, including messages of several lines."""
 _FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)\n    (?P<code>.+)$', re.MULTILINE)
+_PACKAGE = re.compile(r"/(?:site|dist)-packages/(\w+)[/.]")
+"""The package in the path of a source file."""
 
 _AGAIN = "Download the checkpoint again"
 _SUSPECTS = (
@@ -132,9 +134,27 @@ def _reason(error: BaseException, child_log: str) -> str:
     frames = log[: last.start()].rpartition("Traceback (most recent call last):")[2]
     name, words = last["name"], (last["words"] or "").strip()
     reason = _first_words(f"{name}: {words}") if words else f"{name}{_place(frames)}"
-    files = [frame["file"] for frame in _FRAME.finditer(frames)]
-    suspected = next((suspect for file in reversed(files) for path, suspect in _SUSPECTS if re.search(path, file)), "")
+    suspected = _suspected_package(frames) or _suspected_file(frames)
     return f"{reason.rstrip('.')}. {suspected}".strip()
+
+
+def _suspected_package(frames: str) -> str:
+    """Return advice if an installed package could not be imported, otherwise an empty text."""
+    found = list(_FRAME.finditer(frames))
+    imported = next((number for number, frame in enumerate(found) if frame["function"] == "<module>"), len(found))
+    packages = [match[1] for frame in found[imported:] if (match := _PACKAGE.search(frame["file"]))]
+    if not packages:
+        return ""
+    return (
+        f"The Python package {packages[-1]} cannot be imported. It is damaged, or its version does not fit the other packages. "
+        "Install the versions that `make setup` installs."
+    )
+
+
+def _suspected_file(frames: str) -> str:
+    """Return advice if the traceback leads through code that reads a file of the checkpoint, otherwise an empty text."""
+    files = [frame["file"] for frame in _FRAME.finditer(frames)]
+    return next((suspect for file in reversed(files) for path, suspect in _SUSPECTS if re.search(path, file)), "")
 
 
 def _last_exception(log: str) -> "re.Match[str] | None":
