@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test core bench setup build docs lint typecheck constraints clean distclean
+.PHONY: help demo test thorough core bench setup build docs lint typecheck constraints clean distclean
 
 PYTHON ?=
 ENGINE ?= auto
@@ -18,10 +18,13 @@ help: ## List the commands.
 demo: build ## Start the node and a camera, ask every task, print the answers and save annotated images.
 	@$(ENVIRONMENT) && python -P -m robobrain_ros.demo.quickstart $(ARGS)
 
-test: setup ## Check style and types, build, and run all tests, first three files at a time, then the tests marked `alone`.
+test: setup ## Check style and types, build, and run the tests, first three files at a time, then the tests marked `alone`.
 	@$(MAKE) --no-print-directory -j2 --output-sync=target lint typecheck build
-	@$(ENVIRONMENT) && pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS)
-	@$(ENVIRONMENT) && pytest -m alone $(ARGS)
+	@$(ENVIRONMENT) && pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone and not thorough" $(ARGS)
+	@$(ENVIRONMENT) && pytest -m "alone and not thorough" $(ARGS)
+
+thorough: build ## Run the tests marked `thorough`, which take about 15 minutes and which `make test` leaves out.
+	@$(ENVIRONMENT) && pytest -n 3 --dist load -m thorough $(ARGS)
 
 core: ## Install the package by pip, without ROS, and test the core. PYTHON=python3.13 selects the Python.
 	@$(or $(PYTHON),python3) -m venv .venv-core

@@ -72,6 +72,7 @@ class Before:
             name = f"{self.it.client.get_namespace()}/camera/{topic}"
             self.publishers[topic] = self.it.client.create_publisher(type(message), name, 10)
         self.it.until(self.publishers[topic].get_subscription_count, f"a subscription to {topic}")
+        self.it.until(lambda: list(self.it.node.cameras), "open cameras")
         self.publishers[topic].publish(message)
         topics = self.it.node.cameras["camera"].position_topics
         topic_of_camera = topics.depth if topic == "depth" else topics.info

@@ -101,7 +101,8 @@ def test_core_and_engines_import_no_ros(name: str) -> None:
 
 
 def test_modules_have_no_import_cycles() -> None:
-    graph = {name: {m for m in own_imports(path) if m in modules()} - {name} for name, path in modules().items()}
+    known = modules()
+    graph = {name: {m for m in own_imports(path) if m in known} - {name} for name, path in known.items()}
     # Importing a module also imports its package. Imports of the package itself count only if a module names it.
     for name in list(graph):
         graph[name] = {m for m in graph[name] if not any(other != m and within(other, m) for other in graph[name])}

@@ -76,6 +76,7 @@ def test_memory_is_that_of_the_process_itself() -> None:
     assert block[-1] == 1
 
 
+@pytest.mark.thorough
 def test_a_short_soak_on_a_real_engine(tmp_path: Path) -> None:
     """Every request is answered, even during faults. The memory of so few requests is not checked."""
     command = [sys.executable, soak.__file__, "--requests", "40", "--faults", "3", "--output", str(tmp_path)]

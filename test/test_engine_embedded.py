@@ -229,7 +229,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(("backend", "count"), [("", 1), ("mp", 2)])
+@pytest.mark.parametrize(("backend", "count"), [("", 1), pytest.param("mp", 2, marks=pytest.mark.thorough)])
 def test_no_engine_process_outlives_a_killed_owner(checkpoint: Path, tmp_path: Path, backend: str, count: int) -> None:
     """The worker is in the engine's process, as by default, or in its own process, as on several GPUs."""
     script = tmp_path / "owner.py"

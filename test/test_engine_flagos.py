@@ -149,6 +149,7 @@ def test_the_model_is_loaded_natively(tmp_path: Path, model: Path) -> None:
         running.ask()
 
 
+@pytest.mark.thorough
 def test_an_operator_that_lets_forbidden_tokens_through_is_found_and_left_out(tmp_path: Path, model: Path) -> None:
     """The operator raises no exception and ends no process. Only an answer with a constraint reveals it."""
     with behaving({"argmax": "next"}, tmp_path, model) as running:
@@ -168,6 +169,7 @@ def test_an_operator_that_lets_forbidden_tokens_through_is_found_and_left_out(tm
         assert "the engine failed with it (it could not answer a request)" in choice.warning
 
 
+@pytest.mark.thorough
 def test_an_operator_that_is_wrong_once_is_no_accident(tmp_path: Path, model: Path) -> None:
     """A second attempt would succeed, because the 17th token is the first one with a constraint. The engine cannot find out which
     operator failed, so it uses none.

@@ -113,6 +113,7 @@ def test_the_plugins_platform_runs_the_model_and_reports_its_operators(tmp_path:
     assert said["tokens"] == 8
 
 
+@pytest.mark.thorough
 def test_where_its_operators_fail_the_platform_runs_native_ones(tmp_path: Path, model: Path) -> None:
     (said,) = run(tmp_path, ASK, str(model), flag_gems={"embedding": "raise"})
     assert (said["flagos_platform"], said["active"], said["called"]) == ("fl", False, [])

@@ -86,6 +86,7 @@ def test_the_output_layer_is_computed_by_its_entries(tmp_path: Path, looks_for_t
         started.close()
 
 
+@pytest.mark.thorough
 def test_a_check_that_ends_the_engine_costs_the_table_and_not_the_start(
     tmp_path: Path, looks_for_table: pytest.MonkeyPatch
 ) -> None:

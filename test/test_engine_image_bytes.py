@@ -377,6 +377,7 @@ async def measure(extra: str) -> tuple[list[Any], str, weakref.ref[Any]]:
         await engine.close()
 
 
+@pytest.mark.thorough
 def test_answers_are_those_of_prepared_images() -> None:
     from_bytes, sent, tokenizer = asyncio.run(measure(""))
     from_prepared, prepared, _ = asyncio.run(measure(json.dumps(PREPARED)))

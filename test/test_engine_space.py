@@ -62,6 +62,7 @@ def test_a_disk_with_too_little_room_for_an_engine_is_named() -> None:
     assert "Traceback" not in seen["log"]
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(300)
 def test_full_folders_for_caches_and_one_full_tmpdir_do_not_matter(tmp_path: Path) -> None:
     """Python uses the next folder for temporary files."""

@@ -126,7 +126,7 @@ def test_a_gray_image_gets_the_answers_of_the_same_image_in_colour(table: Table,
     assert len(set(said)) > 1
 
 
-@pytest.mark.parametrize("extension", [".jpg", ".png"])
+@pytest.mark.parametrize("extension", [".jpg", pytest.param(".png", marks=pytest.mark.thorough)])
 def test_two_cameras_each_see_their_own_table(table: Table, extension: str) -> None:
     here, there = make_scene(4, names=THINGS), make_scene(5, (1280, 720), names=THINGS)
     table.show(here)

@@ -29,6 +29,7 @@ from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.errors import EngineConfigError, EngineFailedError
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(900)  # Two engines are started, one after the other.
 def test_the_right_and_quick_operator_is_kept_and_auto_uses_it(tmp_path: Path) -> None:
     """One operator is faster than PyTorch's, one is slower, one is wrong, and one ends the engine."""

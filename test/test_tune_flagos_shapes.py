@@ -92,6 +92,7 @@ def test_operators_and_shapes_are_measured_and_auto_uses_both(tmp_path: Path, sc
     assert any(f"will use 4 shape classes of matrix products ({folder}" in line for line in said)
 
 
+@pytest.mark.thorough
 def test_a_table_that_makes_the_engine_slower_is_not_used(tmp_path: Path, scripted_gpu: pytest.MonkeyPatch) -> None:
     options = engine_options(tmp_path)
     script_answers(scripted_gpu, 1.1)
@@ -108,6 +109,7 @@ def test_a_table_that_makes_the_engine_slower_is_not_used(tmp_path: Path, script
         started.close()
 
 
+@pytest.mark.thorough
 def test_an_engine_that_does_not_use_the_table_is_not_kept(tmp_path: Path, scripted_gpu: pytest.MonkeyPatch) -> None:
     options = engine_options(tmp_path)
     script_answers(scripted_gpu, 0.9)
@@ -119,6 +121,7 @@ def test_an_engine_that_does_not_use_the_table_is_not_kept(tmp_path: Path, scrip
     assert not own_table.folder_for(Path(options.flagos.tune_file)).exists(), "the package's table, if there is one, applies"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("variable", "words"),
     [
@@ -137,6 +140,7 @@ def test_shapes_that_cannot_be_measured_leave_the_rest(
     assert not own_table.folder_for(Path(options.flagos.tune_file)).exists()
 
 
+@pytest.mark.thorough
 def test_a_time_limit_that_is_too_short_changes_nothing(tmp_path: Path, scripted_gpu: pytest.MonkeyPatch) -> None:
     options = engine_options(tmp_path)
 
@@ -151,6 +155,7 @@ def test_a_time_limit_that_is_too_short_changes_nothing(tmp_path: Path, scripted
     assert not own_table.folder_for(Path(options.flagos.tune_file)).exists()
 
 
+@pytest.mark.thorough
 def test_the_worker_names_the_output_layer(tmp_path: Path, scripted_gpu: pytest.MonkeyPatch) -> None:
     options = engine_options(tmp_path)
 
