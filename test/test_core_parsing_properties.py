@@ -146,6 +146,7 @@ SENTENCES = st.text(VISIBLE, min_size=1, max_size=40).map(lambda text: f"do {tex
 @given(st.lists(st.tuples(st.integers(1, 3), SENTENCES, SENTENCES), min_size=1, max_size=6), st.booleans())
 @settings(deadline=None)
 def test_roboos_plans_round_trip(items, fenced: bool) -> None:
+    items = [(order, f"{robot} {number}", text) for number, (order, robot, text) in enumerate(items)]  # Different robots.
     content = [{"robot_name": robot, "subtask": text, "subtask_order": order} for order, robot, text in items]
     text = json.dumps({"reasoning_explanation": "because", "subtask_list": content})
     plan = read(Task.PLAN, f"```json\n{text}\n```" if fenced else text)

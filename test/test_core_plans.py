@@ -260,7 +260,6 @@ def steps(*said: tuple[str, str, str]) -> list[PlanStep]:
         (steps(("arm", "pick", "mug"), ('"base"', "pick", "mug")), "In step 2 .*which robot 'arm' holds"),
         (steps(*[("arm", "pick", "mug"), ("arm", "put", "mug")] * 4), "From step 1 on, 'pick' and 'put' repeats 4 times"),
         (steps(*[('"base"', "turn", "")] * 4), "From step 1 on, 'turn' repeats 4 times"),
-        ([replace(it, order=1) for it in steps(('"base"', "turn", ""), ('"base"', "turn", "x"))], "Steps 1 and 2 are both"),
     ],
 )
 def test_a_fault_that_a_schema_cannot_express_is_named(plan_: list[PlanStep], fault: str) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 
+from robobrain_ros.core.plans.hands import UNNAMED
 from robobrain_ros.core.plans.request import PlanRequest, SkillEffect
 from robobrain_ros.core.query import PlanStep
 from robobrain_ros.errors import InfeasiblePlanError
@@ -16,23 +17,11 @@ _WHAT_TO_DO = "Request the plan again with this message as context.feedback."
 def check_feasible(steps: Sequence[PlanStep], request: PlanRequest) -> None:
     """Check a plan.
 
-    :param steps: the steps in ascending order.
+    :param steps: the steps in ascending order. `core.plans.orders` numbers them so that a robot does one step at a time.
     :raises InfeasiblePlanError: the plan contradicts itself or the request. The message names the step.
     """
-    _check_orders(steps)
     _check_end(steps)
     _check_hands(steps, request)
-
-
-def _check_orders(steps: Sequence[PlanStep]) -> None:
-    seen: dict[tuple[str, int], int] = {}
-    for number, step in enumerate(steps, 1):
-        before = seen.setdefault((step.robot, step.order), number)
-        if before != number:
-            raise InfeasiblePlanError(
-                f"Steps {before} and {number} are both for robot {step.robot!r} at order {step.order}, but a robot does one "
-                f"step at a time. {_WHAT_TO_DO}"
-            )
 
 
 def _check_end(steps: Sequence[PlanStep]) -> None:
@@ -64,10 +53,10 @@ def _check_hands(steps: Sequence[PlanStep], request: PlanRequest) -> None:
         thing, held = str(arguments.get(skill.object_argument, "")), holding[step.robot]
         if skill.effect is SkillEffect.GRASPS:
             _check_grasp(f"In step {number} ({step.text!r})", step.robot, thing, holding)
-            holding[step.robot] = thing or "something"
-        elif not held or (thing and held not in (thing, "something")):
+            holding[step.robot] = thing or UNNAMED
+        elif not held or (thing and held not in (thing, UNNAMED)):
             raise InfeasiblePlanError(
-                f"In step {number} ({step.text!r}) robot {step.robot!r} releases {thing or 'something'!r}, but then it holds "
+                f"In step {number} ({step.text!r}) robot {step.robot!r} releases {thing or UNNAMED!r}, but then it holds "
                 f"{repr(held) if held else 'nothing'}. {_WHAT_TO_DO}"
             )
         else:
@@ -77,7 +66,7 @@ def _check_hands(steps: Sequence[PlanStep], request: PlanRequest) -> None:
 def _check_grasp(step: str, robot: str, thing: str, holding: dict[str, str]) -> None:
     if holding[robot]:
         raise InfeasiblePlanError(
-            f"{step} robot {robot!r} grasps {thing or 'something'!r}, but then it still holds {holding[robot]!r}. {_WHAT_TO_DO}"
+            f"{step} robot {robot!r} grasps {thing or UNNAMED!r}, but then it still holds {holding[robot]!r}. {_WHAT_TO_DO}"
         )
     other = next((name for name, held in holding.items() if thing and held == thing), "")
     if other:

@@ -7,7 +7,8 @@ from typing import Any
 
 from robobrain_ros.core.plans.argument_schema import OBJECT, PLACE, ROBOT, Schema, enforceable
 from robobrain_ros.core.plans.checks import DEFAULT_MAX_STEPS, ArgumentSchemas, check_request
-from robobrain_ros.core.plans.patterns import MOST_BYTES, free_text, longest_match
+from robobrain_ros.core.plans.hands import ObjectLimit, object_limit
+from robobrain_ros.core.plans.patterns import MOST_BYTES, free_text, longest_match, matches
 from robobrain_ros.core.plans.prompt import ARGUMENTS, ORDER, REASONING, SKILL, STEPS, TEXT, VERDICT, VERDICTS
 from robobrain_ros.core.plans.prompt import ROBOT as ROBOT_KEY
 from robobrain_ros.core.plans.request import PlanMode, PlanRequest, PlanVerdict, Robot
@@ -63,7 +64,7 @@ def plan_form(request: PlanRequest, room: int) -> PlanForm:
         if tokens <= room:
             return PlanForm(request, schema, tokens)
     raise BadRequestError(
-        f"context.max_steps: a plan of {_most_steps(request)} steps may take {tokens} tokens, but the model's context has "
+        f"context.max_steps: a plan of {most_steps(request)} steps may take {tokens} tokens, but the model's context has "
         f"room for {max(room, 0)}. Decrease max_steps, shorten arguments and names, use fewer images, or increase "
         "engine.max_model_len."
     )
@@ -79,7 +80,8 @@ def longest_text(schema: Schema) -> int:
     return _Lengths(schema.get("$defs", {})).of(schema)
 
 
-def _most_steps(request: PlanRequest) -> int:
+def most_steps(request: PlanRequest) -> int:
+    """Return the most steps of a request's plan."""
     return 1 if request.mode is PlanMode.NEXT_STEP else request.max_steps or DEFAULT_MAX_STEPS
 
 
@@ -94,7 +96,7 @@ def _schema(request: PlanRequest, schemas: ArgumentSchemas, bounds: TextBounds) 
     alternatives = list(_alternatives(request, schemas, definitions))
     if not alternatives:  # Every skill needs an object or a place, and the scene has none.
         return without_steps
-    steps = {"type": "array", "items": {"$ref": "#/$defs/step"}, "minItems": 1, "maxItems": _most_steps(request)}
+    steps = {"type": "array", "items": {"$ref": "#/$defs/step"}, "minItems": 1, "maxItems": most_steps(request)}
     definitions.known["step"] = {"anyOf": alternatives} if len(alternatives) > 1 else alternatives[0]
     with_steps = _object({REASONING: reasoning, VERDICT: {"enum": [PlanVerdict.PLAN.value]}, STEPS: steps})
     schema = {"anyOf": [with_steps, without_steps], "$defs": definitions.known}
@@ -122,7 +124,7 @@ def _alternatives(request: PlanRequest, schemas: ArgumentSchemas, definitions: "
             f"context.robots: the robots have {len(forms)} skills that differ in their arguments; at most {MOST_ALTERNATIVES} "
             "are allowed. Remove skills, or give robots the same ones."
         )
-    order = {"type": "integer", "minimum": 1, "maximum": _most_steps(request)}
+    order = {"type": "integer", "minimum": 1, "maximum": most_steps(request)}
     for robots, arguments, names in forms:
         yield _object(
             {
@@ -149,7 +151,8 @@ class _Definitions:
     def __init__(self, request: PlanRequest, bounds: TextBounds) -> None:
         self.known: dict[str, Schema] = {"text": {"type": "string", "pattern": free_text(1, bounds.step, blank_start=False)}}
         self._bounds = bounds
-        self._filled: dict[tuple[str, str], str | None] = {}
+        self._filled: dict[tuple[str, str, str, ObjectLimit], str | None] = {}
+        self._request = request
         self._scene = [place.name for place in request.scene]
         self._robots = self._names("robots", [robot.name for robot in request.robots])
         self._objects: Schema | None = {}
@@ -167,9 +170,13 @@ class _Definitions:
         which = str(places)
         skills = []
         for skill in robot.skills:
-            key = skill.arguments_schema, which
+            limit = object_limit(robot, skill, self._request, most_steps(self._request))
+            if limit is None:
+                continue
+            key = skill.arguments_schema, which, skill.object_argument, limit
             if key not in self._filled:
                 filled = self._fill(schemas[skill.arguments_schema], vocabulary)
+                filled = filled and self._limited(filled, skill.object_argument, limit)
                 self._filled[key] = None if filled is None else json.dumps(filled, ensure_ascii=False)
             arguments = self._filled[key]
             if arguments is not None:
@@ -203,6 +210,33 @@ class _Definitions:
         if any(properties[name] is None for name in schema["required"]):
             return None
         return schema | {"properties": {name: it for name, it in properties.items() if it is not None}}
+
+    def _limited(self, schema: Schema, argument: str, limit: ObjectLimit) -> Schema | None:
+        """Return a skill's schema with a limit for one argument, or None if no value of a required argument is within it."""
+        if argument not in schema["properties"] or limit == ObjectLimit():
+            return schema
+        value = self._within(schema["properties"][argument], limit)
+        if value is None and argument in schema["required"]:
+            return None
+        properties = {name: value if name == argument else it for name, it in schema["properties"].items()}
+        return schema | {"properties": {name: it for name, it in properties.items() if it is not None}}
+
+    def _within(self, schema: Schema, limit: ObjectLimit) -> Schema | None:
+        """Return the schema of the values that a limit allows, or None if it allows none. Patterns can exclude no names."""
+        if "anyOf" in schema:
+            alternatives = [within for it in schema["anyOf"] if (within := self._within(it, limit)) is not None]
+            return {"anyOf": alternatives} if alternatives else None
+        if "$ref" in schema:
+            names = self.known[schema["$ref"].removeprefix("#/$defs/")]["enum"]
+            return self._names("objects", [name for name in names if limit.allows(name)])
+        if "enum" in schema:
+            values = [value for value in schema["enum"] if limit.allows(str(value))]
+            return {"enum": values} if values else None
+        if limit.only and schema["type"] == "null":
+            return None
+        if limit.only and "pattern" in schema and matches(schema["pattern"], limit.only):
+            return {"enum": [limit.only]}
+        return schema
 
     def _string(self, schema: Schema, vocabulary: Mapping[str, Schema | None]) -> Schema | None:
         if "format" in schema:

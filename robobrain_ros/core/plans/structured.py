@@ -1,11 +1,12 @@
 """Read a plan that was constrained to a schema. Steps are returned as soon as they are complete; the whole plan is validated."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from robobrain_ros.core.plans.orders import numbered
 from robobrain_ros.core.plans.patterns import matches
 from robobrain_ros.core.plans.prompt import ARGUMENTS, ORDER, REASONING, ROBOT, SKILL, STEPS, TEXT, VERDICT
 from robobrain_ros.core.plans.request import PlanVerdict
@@ -18,7 +19,7 @@ _STEP_DEPTH = 3
 
 @dataclass(frozen=True)
 class StructuredPlan:
-    """A plan. The steps are sorted by their order, which counts from 1 without gaps. Only `PlanVerdict.PLAN` has steps."""
+    """A plan. `core.plans.orders` numbers the steps. Only `PlanVerdict.PLAN` has steps."""
 
     verdict: PlanVerdict
     reasoning: str
@@ -82,7 +83,7 @@ class StructuredPlanReader:
         if fault is not None:
             raise ValueError(f"{fault.json_path} is not what the schema allows: {fault.message[:200]}")
         steps = [_step_of(item) for item in content.get(STEPS, ())]
-        return StructuredPlan(PlanVerdict(content[VERDICT]), content[REASONING].strip(), _ranked(steps))
+        return StructuredPlan(PlanVerdict(content[VERDICT]), content[REASONING].strip(), numbered(steps))
 
 
 @cache
@@ -114,9 +115,3 @@ def _step_of(item: dict[str, Any]) -> PlanStep:
         skill=item[SKILL],
         arguments=json.dumps(arguments, ensure_ascii=False) if arguments else "",
     )
-
-
-def _ranked(steps: Sequence[PlanStep]) -> tuple[PlanStep, ...]:
-    ranks = {order: rank for rank, order in enumerate(sorted({step.order for step in steps}), 1)}
-    ranked = (replace(step, order=ranks[step.order]) for step in steps)
-    return tuple(sorted(ranked, key=lambda step: step.order))

@@ -3,9 +3,9 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
+from robobrain_ros.core.plans.orders import numbered
 from robobrain_ros.core.query import PlanStep
 from robobrain_ros.core.reading.escapes import encodable
 from robobrain_ros.core.reading.python_literals import to_json
@@ -40,17 +40,14 @@ def find_plan_json(text: str) -> int | None:
 def read_plan_json(text: str, start: int) -> tuple[tuple[PlanStep, ...], str]:
     """Read the plan that begins at ``start``.
 
-    :returns: the steps, sorted by their order, which counts from 1 without gaps; and the reasoning: that of the JSON and the text
-        around the JSON.
+    :returns: the steps, numbered by `core.plans.orders`; and the reasoning: that of the JSON and the text around the JSON.
     :raises ValueError: the JSON is malformed or is not a plan. The message names the fault.
     """
     value, end = _decode(text, start)
     items, reasoning = _step_items(value)
     around = f"{text[:start]}\n{text[end:]}".replace(FENCE + "json", "").replace(FENCE, "").split("\n")
     steps = [_step_of(item, number) for number, item in enumerate(items, 1)]
-    ranks = {order: rank for rank, order in enumerate(sorted({step.order for step in steps}), 1)}
-    ordered = sorted((replace(step, order=ranks[step.order]) for step in steps), key=lambda step: step.order)
-    return tuple(ordered), "\n".join(part.strip() for part in (reasoning, *around) if part.strip())
+    return numbered(steps), "\n".join(part.strip() for part in (reasoning, *around) if part.strip())
 
 
 def _decode(text: str, start: int) -> tuple[Any, int]:
