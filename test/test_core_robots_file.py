@@ -7,6 +7,7 @@ import pytest
 
 from robobrain_ros.core.plans.request import Robot, Skill, SkillEffect
 from robobrain_ros.core.plans.robots_file import read_robots
+from robobrain_ros.core.traces.space import Reach, Workspace
 from robobrain_ros.errors import BadRequestError
 
 
@@ -14,6 +15,8 @@ def test_the_example_is_read(repository: Path) -> None:
     arm, carrier = read_robots(repository / "config" / "robots_example.yaml")
     assert (arm.name, arm.type, arm.state, arm.position) == ("left_arm", "arm", "idle", "left of the table")
     assert arm.reachable_places == ("table", "tray")
+    assert arm.workspace == Workspace("left_base", (0.1, -0.6, 0.0), (0.8, 0.6, 0.7))
+    assert arm.reach == Reach("left_base", 0.85, (0.0, 0.0, 0.33))
     assert [skill.name for skill in arm.skills] == ["pick", "place", "open_gripper"]
     pick, place, open_gripper = arm.skills
     assert (pick.effect, pick.object_argument) == (SkillEffect.GRASPS, "object")
@@ -28,6 +31,7 @@ def test_the_example_is_read(repository: Path) -> None:
 
 
 SKILL = "skills:\n  pick: {description: Grasps.}\n"
+ARM = f"{SKILL}robots:\n  arm:\n    skills: [pick]\n"
 
 
 @pytest.mark.parametrize(
@@ -46,6 +50,16 @@ SKILL = "skills:\n  pick: {description: Grasps.}\n"
         (f"{SKILL}robots:\n  arm: {{skills: [pick]}}\n  arm: {{skills: [pick]}}\n", 5, "Robots names 'arm' twice"),
         (f"{SKILL}robots:\n  arm:\n    skills: [pick]\n    tpye: arm\n", 6, "no field 'tpye'"),
         (f"{SKILL}robots:\n  arm:\n    skills: [pick]\n    state: yes\n", 6, "YAML reads yes as a boolean (true)"),
+        (f"{ARM}    reach: 0.8\n", 6, "must be a mapping"),
+        (f"{ARM}    reach: {{frame: base}}\n", 6, "Reach of robot arm needs distance"),
+        (f"{ARM}    reach: {{frame: base, distance: 0}}\n", 6, "must be above 0 m"),
+        (f"{ARM}    reach: {{frame: base, distance: .nan}}\n", 6, "within -1000 to 1000 m"),
+        (f"{ARM}    reach: {{frame: base, distance: '1'}}\n", 6, "must be a number in metres"),
+        (f"{ARM}    reach: {{frame: base, distance: 1, base: [1, 2]}}\n", 6, "must have three numbers"),
+        (f"{ARM}    reach: {{frame: '', distance: 1}}\n", 6, "Frame of reach of robot arm is empty"),
+        (f"{ARM}    workspace: {{frame: base, minimum: [0, 0, 0], maximum: [1, 1, 2000]}}\n", 6, "within -1000 to 1000 m"),
+        (f"{ARM}    workspace: {{frame: base, minimum: [0, 0, 0], maximum: [1, 0, 1]}}\n", 6, "must be less than maximum"),
+        (f"{ARM}    workspace: {{frame: base, low: [0, 0, 0]}}\n", 6, "no field 'low'"),
         (f"{SKILL}robots:\n  7: {{skills: [pick]}}\n", 4, 'YAML reads 7 as a number; put it in quotes: "7"'),
         (f"{SKILL}robots:\n  arm:\n    - pick\n", 5, "must be a mapping"),
         (f"{SKILL}robots:\n  arm: {{skills: [pick]}}\n  base:\n    type: base\n", 6, "context.robots[1].skills: "),

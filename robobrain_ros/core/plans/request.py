@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
+from robobrain_ros.core.traces.space import Reach, Workspace
+
 
 class PlanMode(IntEnum):
     """The kind of plan. The numbers are the constants of ``robobrain_ros/msg/PlanContext``."""
@@ -65,7 +67,10 @@ class Skill:
 
 @dataclass(frozen=True)
 class Robot:
-    """A robot. Unknown texts are empty. ``holding`` is the object in its hand. Without ``reachable_places``, it reaches all."""
+    """A robot. Unknown texts are empty. ``holding`` is the object in its hand. Without ``reachable_places``, it reaches all.
+
+    ``workspace`` and ``reach`` limit trajectories. Plans do not use them.
+    """
 
     name: str
     type: str = ""
@@ -74,6 +79,8 @@ class Robot:
     position: str = ""
     reachable_places: tuple[str, ...] = ()
     holding: str = ""
+    workspace: Workspace | None = None
+    reach: Reach | None = None
 
 
 @dataclass(frozen=True)

@@ -2,26 +2,30 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
 from robobrain_ros.bounds.files import UnreadableFileError, home_expanded, read_small_text
 from robobrain_ros.core.plans import yaml_nodes
-from robobrain_ros.core.plans.checks import MOST_ROBOTS, MOST_SKILLS, check_request
+from robobrain_ros.core.plans.argument_schema import is_printable
+from robobrain_ros.core.plans.checks import LONGEST_NAME, MOST_ROBOTS, MOST_SKILLS, check_request
 from robobrain_ros.core.plans.request import PlanRequest, Robot, Skill, SkillEffect
 from robobrain_ros.core.plans.yaml_nodes import YamlFault, line_of
+from robobrain_ros.core.traces.space import Position, Reach, Workspace
 from robobrain_ros.errors import BadRequestError
 
 LARGEST_FILE = 256 * 1024
 """Most bytes of a robots file."""
+FARTHEST = 1000
+"""Largest coordinate and distance in metres."""
 
 _EFFECTS = {effect.name.lower(): effect for effect in SkillEffect}
 _SKILL_TEXTS = ("description", "object_argument")
 _SKILL_KEYS = (*_SKILL_TEXTS, "arguments_schema", "effect")
 _ROBOT_TEXTS = ("type", "state", "position", "holding")
-_ROBOT_KEYS = (*_ROBOT_TEXTS, "reachable_places", "skills")
+_ROBOT_KEYS = (*_ROBOT_TEXTS, "reachable_places", "skills", "workspace", "reach")
 _PATH = re.compile(r"robots(?:\[\d+\])?(?:\.\w+(?:\[\d+\])?)*")
 _TYPES = {
     yaml_nodes.TEXT: {"string"},
@@ -102,8 +106,58 @@ class _Reader:
             name,
             skills=tuple(self._named_skill(item, name, shared, f"{path}.skills[{index}]") for index, item in enumerate(skills)),
             reachable_places=tuple(self._text(place, f"a reachable place of robot {name}") for place in places),
+            workspace=self._workspace(fields.get("workspace"), f"workspace of robot {name}"),
+            reach=self._reach(fields.get("reach"), f"reach of robot {name}"),
             **texts,
         )
+
+    def _workspace(self, node: yaml.Node | None, what: str) -> Workspace | None:
+        if node is None:
+            return None
+        fields = self._complete(node, what, ("frame", "minimum", "maximum"))
+        low, high = (self._position(fields[key], f"{key} of {what}") for key in ("minimum", "maximum"))
+        if not all(least < most for least, most in zip(low, high, strict=True)):
+            raise self._fault(line_of(node), f"minimum of {what} must be less than maximum in x, y and z.")
+        return Workspace(self._frame(fields["frame"], what), low, high)
+
+    def _reach(self, node: yaml.Node | None, what: str) -> Reach | None:
+        if node is None:
+            return None
+        fields = self._complete(node, what, ("frame", "distance"), ("base",))
+        distance = self._metres(fields["distance"], f"distance of {what}")
+        if distance <= 0.0:
+            raise self._fault(line_of(fields["distance"]), f"distance of {what} must be above 0 m.")
+        base = self._position(fields["base"], f"base of {what}") if "base" in fields else Reach.base
+        return Reach(self._frame(fields["frame"], what), distance, base)
+
+    def _complete(self, node: yaml.Node, what: str, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, yaml.Node]:
+        """Return the fields of a mapping that must have some of them."""
+        fields = self._fields(node, what, (*needed, *optional))
+        missing = [key for key in needed if key not in fields]
+        if missing:
+            raise self._fault(line_of(node), f"{what} needs {' and '.join(missing)}.")
+        return fields
+
+    def _frame(self, node: yaml.Node, what: str) -> str:
+        frame = self._text(node, f"frame of {what}")
+        if not frame.strip() or not is_printable(frame, LONGEST_NAME):
+            raise self._fault(line_of(node), f"frame of {what} is empty, unprintable or longer than {LONGEST_NAME} characters.")
+        return frame
+
+    def _position(self, node: yaml.Node, what: str) -> Position:
+        items = self._items(node, what)
+        if len(items) != 3:
+            raise self._fault(line_of(node), f"{what} must have three numbers, `[x, y, z]` in metres.")
+        x, y, z = (self._metres(item, what) for item in items)
+        return x, y, z
+
+    def _metres(self, node: yaml.Node, what: str) -> float:
+        if node.tag not in (yaml_nodes.NUMBER, yaml_nodes.FRACTION) or yaml_nodes.surprising(node):
+            raise self._fault(line_of(node), f"{what} must be a number in metres; it is {yaml_nodes.meaning(node)}.")
+        value = yaml_nodes.scalar(node)
+        if not abs(value) <= FARTHEST:
+            raise self._fault(line_of(node), f"{what} must be within -{FARTHEST} to {FARTHEST} m.")
+        return float(value)
 
     def _named_skill(self, item: yaml.Node, robot: str, shared: dict[str, yaml.Node], path: str) -> Skill:
         """Read a skill of a robot. It is the name of a shared skill, or a mapping with the skill's name and its fields."""

@@ -1,0 +1,1 @@
+"""Trajectories in metres: checks before a robot moves, resampling and smoothing."""
