@@ -164,6 +164,31 @@ def test_a_hundred_robots_share_their_skills_in_the_schema() -> None:
         plan_form(PlanRequest(apart, SCENE), 10_000)
 
 
+def test_numbers_with_the_same_bounds_share_their_definition() -> None:
+    """Their definition has 2,700 values. A robot has many skills with the same kinds of numbers."""
+    schemas = [{"type": "object", "properties": {f"{key}{at}": SPEED for key in "xyz"}} for at in range(100)]
+    skills = tuple(Skill(f"skill {at}", "", json.dumps(schema)) for at, schema in enumerate(schemas))
+    form = plan_form(PlanRequest((Robot("arm", skills=skills),), SCENE, max_steps=2), 100_000)
+    assert len(form.text) < 200_000
+    answer = {"x0": -0.5, "y0": 0.25, "z0": 1}
+    plan = {"reasoning_explanation": "", "verdict": "plan", "subtask_list": [step("arm", "skill 0", 1, **answer)]}
+    allowed = Draft202012Validator(json.loads(form.text))
+    assert allowed.is_valid(plan)
+    plan["subtask_list"][0]["arguments"]["x0"] = 1.5  # type: ignore[index]
+    assert not allowed.is_valid(plan)
+
+
+SPEED = {"type": "number", "minimum": -1, "maximum": 1}
+
+
+def test_skills_whose_schemas_compile_slowly_are_rejected_with_the_reason() -> None:
+    bounds = [{"type": "integer", "minimum": at - 10**12, "maximum": 10**12 - at} for at in range(10)]
+    schemas = [{"type": "object", "properties": {f"a{at}_{number}": it for number, it in enumerate(bounds)}} for at in range(100)]
+    skills = tuple(Skill(f"skill {at}", "", json.dumps(schema)) for at, schema in enumerate(schemas))
+    with pytest.raises(BadRequestError, match=r"^context\.robots: compiling the schema of the plan would take about \d+ ms"):
+        plan_form(PlanRequest((Robot("arm", skills=skills),), SCENE, max_steps=2), 100_000)
+
+
 def skilled(**changes: Any) -> PlanRequest:
     return PlanRequest((replace(ARM, skills=(replace(PICK, **changes),)),), SCENE)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from robobrain_ros.bounds.compile_cost import plain_cost
 from robobrain_ros.core.plans.argument_schema import OBJECT, PLACE, ROBOT, Schema, enforceable
 from robobrain_ros.core.plans.checks import DEFAULT_MAX_STEPS, ArgumentSchemas, check_request
 from robobrain_ros.core.plans.hands import ObjectLimit, object_limit
@@ -18,6 +19,8 @@ MOST_ALTERNATIVES = 200
 """Most forms of a step. A form combines robots that have the same skills with skills that have the same arguments."""
 LARGEST_PLAN_SCHEMA = 256 * 1024
 """Most bytes of the whole schema."""
+MOST_COMPILE = 1000.0
+"""Most estimated milliseconds of CPU time for compiling the schema. An HTTP client may use half of it."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,23 @@ def plan_form(request: PlanRequest, room: int) -> PlanForm:
         schema = _schema(request, schemas, bounds)
         tokens = longest_text(schema) + 1  # Plus one token that ends the text.
         if tokens <= room:
+            _check_cost(schema)
             return PlanForm(request, schema, tokens)
     raise BadRequestError(
         f"context.max_steps: a plan of {most_steps(request)} steps may take {tokens} tokens, but the model's context has "
         f"room for {max(room, 0)}. Decrease max_steps, shorten arguments and names, use fewer images, or increase "
         "engine.max_model_len."
     )
+
+
+def _check_cost(schema: Schema) -> None:
+    cost = plain_cost(enforceable(schema))
+    if cost > MOST_COMPILE:
+        raise BadRequestError(
+            f"context.robots: compiling the schema of the plan would take about {cost:.0f} ms (estimate); at most "
+            f"{MOST_COMPILE:.0f} ms are allowed. Remove skills or arguments, give robots the same skills, or use the same bounds "
+            "for all numbers."
+        )
 
 
 def longest_text(schema: Schema) -> int:
