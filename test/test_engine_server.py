@@ -7,6 +7,7 @@ import logging
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -159,6 +160,7 @@ def test_the_script_of_flagrelease(served: Served) -> None:
         {"structured_outputs": {"json": {"type": "string", "minLength": 10**9}}},
         {"structured_outputs": {"regex": "(a{1,4000}){1,4000}"}},
         {"structured_outputs": {"regex": "(?=a)b"}},
+        {"structured_outputs": {"json": {"type": "integer", "multipleOf": 999_983}}},
         {"messages": [{"role": "assistant", "tool_calls": "[[["}]},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}]},
         {"messages": [{"role": "user", "content": "x" * 200_000}]},
@@ -185,6 +187,28 @@ def test_a_required_call_keeps_to_its_schema(served: Served) -> None:
         (call,) = answer["choices"][0]["message"]["tool_calls"]
         assert call["function"]["name"] == "take"
         assert json.loads(call["function"]["arguments"])["count"] in range(1, 10)
+
+
+def test_constraints_are_validated_in_another_thread_and_once(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM validates a constraint on the event loop, which the robot's requests share."""
+    known = compat.validated_constraints()
+    validate, threads = known._validate, []
+
+    def recorded(*arguments: Any, **named: Any) -> None:
+        threads.append(threading.current_thread())
+        validate(*arguments, **named)
+
+    monkeypatch.setattr(known, "_validate", recorded)
+    loop = served.wait(_thread())
+    for given in ({"json": {"type": "integer", "maximum": 7}}, {"regex": "a|b"}, {"choice": ["a", "b"]}, {"json_object": True}):
+        threads.clear()
+        assert served.chat(structured_outputs=given)[0] == 200
+        assert len(threads) == 1
+        assert loop not in threads
+
+
+async def _thread() -> threading.Thread:
+    return threading.current_thread()
 
 
 def test_every_route_of_the_application_asks_for_the_key(served: Served) -> None:

@@ -16,14 +16,15 @@ from engine_loop import OnLoop
 from fakes import ScriptedEngine
 from ports import free_port
 
+from robobrain_ros.bounds.compile_cost import MOST_COMPILE
 from robobrain_ros.engine.addresses import client_of
 from robobrain_ros.engine.http import connections as server_connections
 from robobrain_ros.engine.http import guard as server_guard
 from robobrain_ros.engine.http.connections import LARGEST_HEADER
 from robobrain_ros.engine.http.front import HttpFront
-from robobrain_ros.engine.http.guard import Rates
 from robobrain_ros.engine.http.options import ServerOptions
-from robobrain_ros.engine.http.requests import RequestLimits
+from robobrain_ros.engine.http.rates import COMPILE_BURST, COMPILE_RATE, MOST_CLIENTS, Rates
+from robobrain_ros.engine.http.requests import RequestLimits, checked_body
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.ros.model import Model, ModelSettings
 
@@ -259,6 +260,42 @@ def test_large_bodies_count_as_many_requests(server: Server) -> None:
     assert server.status() == 429
 
 
+def constrained(*names: str) -> bytes:
+    schema = {"type": "object", "properties": {name: {"type": "string", "format": "email"} for name in names}}
+    return json.dumps({"prompt": "x", "structured_outputs": {"json": schema}}).encode()
+
+
+def test_constraints_have_a_rate_of_their_own(server: Server) -> None:
+    """The engine does not keep compiled constraints, so a repeated one counts each time."""
+    small, large = constrained("a"), constrained(*map(str, range(30)))
+    cost = checked_body("/v1/completions", large, LIMITS).compile_cost
+    server.front.guard._compiles = Rates(rate=0.001, burst=2.5 * cost)
+    assert [server.status("POST", "/v1/completions", large) for _ in range(3)] == [200, 200, 429]
+    assert server.status("POST", "/v1/completions", small) == 200, "enough is left for it"
+    assert server.status("POST", "/v1/completions", BODY) == 200, "requests without constraints are not affected"
+    assert server.front.state.refused == 1
+
+
+def test_the_rate_of_constraints_is_a_share_of_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("robobrain_ros.engine.http.rates.time.monotonic", lambda: now[0])
+    rates = Rates(COMPILE_RATE, COMPILE_BURST)
+    compiled = 0.0
+    for _ in range(10_000):
+        now[0] += 0.1
+        compiled += MOST_COMPILE if rates.take("a", MOST_COMPILE) else 0
+    assert compiled == pytest.approx(0.05 * 1000 * now[0], rel=0.02)
+    assert all(rates.take("b", 10) for _ in range(5)), "a few small schemas at once"
+
+
+def test_rejected_constraints_count_for_the_time_of_their_check(server: Server) -> None:
+    server.front.guard._rates = Rates(rate=0.001, burst=15)
+    wrong = constrained(*map(str, range(4000)))
+    assert len(wrong) > 150_000
+    assert server.status("POST", "/v1/completions", wrong) == 400
+    assert server.status() == 429
+
+
 def test_metrics_count_as_many_requests(server: Server) -> None:
     server.front.guard._rates = Rates(rate=0.001, burst=20)
     statuses = [server.status("GET", "/metrics") for _ in range(4)]
@@ -278,7 +315,7 @@ def test_a_rejected_large_body_is_received_and_discarded(server: Server) -> None
 
 def test_rates_come_back_and_forget_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("robobrain_ros.engine.http.guard.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("robobrain_ros.engine.http.rates.time.monotonic", lambda: now[0])
     rates = Rates(rate=2.0, burst=2.0)
     assert [rates.take("a") for _ in range(3)] == [True, True, False]
     assert rates.take("b")
@@ -286,7 +323,7 @@ def test_rates_come_back_and_forget_clients(monkeypatch: pytest.MonkeyPatch) -> 
     assert [rates.take("a") for _ in range(2)] == [True, False]
     for number in range(5000):
         rates.take(number)
-    assert len(rates._left) <= server_guard._MOST_CLIENTS
+    assert len(rates._left) <= MOST_CLIENTS
 
 
 def test_requests_of_unknown_clients_are_logged_at_a_limited_rate(server: Server, caplog: pytest.LogCaptureFixture) -> None:

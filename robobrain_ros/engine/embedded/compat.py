@@ -9,8 +9,10 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import cache
 from typing import Any
 
 from robobrain_ros.engine import environment
@@ -260,6 +262,54 @@ def structured_outputs(constraint: Constraint | None) -> Any:
     if constraint.json_schema:
         return StructuredOutputsParams(json=constraint.json_schema)
     return StructuredOutputsParams(regex=constraint.regex)
+
+
+class ValidatedConstraints:
+    """Constraints that vLLM has validated in another thread. vLLM does not validate them again on the event loop.
+
+    The validation compiles the constraint, which takes up to some 100 ms. It releases the interpreter's lock.
+
+    :param validate: vLLM's function, which takes sampling parameters and raises an error.
+    """
+
+    _MOST = 32
+
+    def __init__(self, validate: Callable[..., None]) -> None:
+        self._validate = validate
+        self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def add(self, parameters: Any) -> None:
+        """Validate the constraint of sampling parameters. Call it in a thread.
+
+        :raises ValueError: the constraint cannot be compiled.
+        """
+        self._validate(parameters)
+        self._known[_constraint_key(parameters.structured_outputs)] = None
+        while len(self._known) > self._MOST:
+            self._known.popitem(last=False)
+
+    def __call__(self, parameters: Any, *arguments: Any, **named: Any) -> None:
+        """Validate the constraint of sampling parameters for vLLM. See ``validate_guidance_grammar``."""
+        constraint = parameters.structured_outputs
+        if constraint is None or _constraint_key(constraint) not in self._known:
+            self._validate(parameters, *arguments, **named)
+
+
+@cache
+def validated_constraints() -> ValidatedConstraints:
+    """Return the validated constraints of this process. vLLM uses them from now on."""
+    from vllm.v1.structured_output import backend_guidance
+
+    known = ValidatedConstraints(backend_guidance.validate_guidance_grammar)
+    backend_guidance.validate_guidance_grammar = known
+    return known
+
+
+def _constraint_key(constraint: Any) -> tuple[str, str]:
+    kinds = ("json", "regex", "choice", "json_object", "grammar", "structural_tag")
+    kind = next((name for name in kinds if getattr(constraint, name, None) is not None), "")
+    value = getattr(constraint, kind, None) if kind else None
+    return kind, value if isinstance(value, str) else json.dumps(value)
 
 
 def most_logprobs(engine: Any, wanted: int) -> int:

@@ -127,16 +127,3 @@ def only(neutral: Any) -> Check:
 def dropped(value: Any, place: str) -> Any:
     """Drop a field of OpenAI's API that has no effect here."""
     return None
-
-
-def of_openai(check: Callable[[Any], None]) -> Check:
-    """Convert a function that raises `ValueError`, as in `schemas`, to a check."""
-
-    def checked(value: Any, place: str) -> Any:
-        try:
-            check(value)
-        except ValueError as error:
-            raise RequestError(place, str(error)) from error
-        return value
-
-    return checked

@@ -15,7 +15,8 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from robobrain_ros.engine.addresses import client_of
-from robobrain_ros.engine.http.guard import DISCARD_RATE, Rates, ServerState
+from robobrain_ros.engine.http.guard import DISCARD_RATE, ServerState
+from robobrain_ros.engine.http.rates import Rates
 
 HEADER = 10.0
 """Time limit in seconds for the header of a request, from the start of the connection or the end of the previous answer."""

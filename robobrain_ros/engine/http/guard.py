@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from robobrain_ros.engine.addresses import client_of, is_loopback
 from robobrain_ros.engine.http.checks import RequestError
+from robobrain_ros.engine.http.rates import COMPILE_BURST, COMPILE_RATE, RATE, Rates
 from robobrain_ros.engine.http.requests import ROUTES, RequestLimits, checked_body, largest_body
 
 Scope = MutableMapping[str, Any]
@@ -37,11 +38,11 @@ UPLOAD_SHARE = 2.0
 """If the maximum number of bodies is being received, a new one replaces the oldest after this number of seconds."""
 STALL = 30.0
 """Seconds within which a client must read a part of its answer."""
-RATE, BURST = 50.0, 100.0
-"""Requests per second of one client, and requests at once. Requests with and without the key count separately."""
 COST = 1 << 20
 """For the rate, this number of bytes of a body counts as one request, or as `WRONG` requests if the body is rejected."""
 WRONG = 10
+CHECKED, MOST_CHECKED = 10 * 1024, 512 * 1024
+"""Of a rejected body, each `CHECKED` of the first `MOST_CHECKED` bytes also count as one request: the check takes about 1 ms."""
 METRICS = 10
 """For the rate, ``GET /metrics`` counts as this number of requests, because the robot's event loop collects the values."""
 RETRY_AFTER = 10
@@ -55,7 +56,6 @@ _LONG = 64 << 20
 """A sender of a rejected body with at most this number of bytes gets enough time to send all of it."""
 _SMALL = 64 * 1024
 _LOOK = 0.5
-_MOST_CLIENTS = 1000
 _HEADERS = frozenset({b"host", b"accept", b"user-agent"})
 """Headers that are passed to the application. Others could change its behaviour."""
 
@@ -103,6 +103,7 @@ class Guard:
         self._inside: set[asyncio.Task[None]] = set()
         self._uploads: list[_Upload] = []
         self._rates = Rates()
+        self._compiles = Rates(COMPILE_RATE, COMPILE_BURST)
         # A separate executor, because the robot's requests use that of the loop.
         self._checking = ThreadPoolExecutor(max_workers=2, thread_name_prefix="http-check")
 
@@ -230,7 +231,7 @@ class Guard:
         finally:
             self._state.running -= 1
         if refusal is not None and refusal[0] < 500:
-            self._rates.charge(client, (WRONG - 1) * len(body) / COST)
+            self._rates.charge(client, (WRONG - 1) * len(body) / COST + min(len(body), MOST_CHECKED) / CHECKED)
         return refusal
 
     @contextlib.contextmanager
@@ -257,7 +258,7 @@ class Guard:
         assert limits is not None, "requests are rejected before there are limits"
         loop = asyncio.get_running_loop()
         try:
-            body = await loop.run_in_executor(self._checking, checked_body, inner["path"], body, limits)
+            checked = await loop.run_in_executor(self._checking, checked_body, inner["path"], body, limits)
         except RequestError as error:
             answer.field = error.field
             return error.status, str(error)
@@ -266,8 +267,16 @@ class Guard:
         except Exception as error:
             _log.error("The check of an HTTP request failed: %s: %s", type(error).__name__, str(error)[:200])
             return 500, "The server failed to process this request. Its log has the reason."
-        inner["headers"] += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        return await self._pass(inner, body, receive, answer)
+        cost = checked.compile_cost
+        if cost and not self._compiles.take(client_of(inner.get("client")), cost):
+            self._state.refused += 1
+            return 429, (
+                f"Compiling the constraint takes about {cost:.0f} ms (estimate). The constraints of one address may take "
+                f"{COMPILE_RATE:.0f} ms per second. Send fewer requests with constraints, or simpler constraints."
+            )
+        size = str(len(checked.content)).encode()
+        inner["headers"] += [(b"content-type", b"application/json"), (b"content-length", size)]
+        return await self._pass(inner, checked.content, receive, answer)
 
     async def _pass(self, inner: Scope, body: bytes, receive: Receive, answer: "_Answer") -> tuple[int, str] | None:
         """Run the application for one request. Return an error to answer with if the application did not answer."""
@@ -388,30 +397,6 @@ class _Answer:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(_discard(receive), _LINGER)
         await self._send({"type": "http.response.body", "body": b""})
-
-
-class Rates:
-    """Rate limits of clients by token buckets."""
-
-    def __init__(self, rate: float = RATE, burst: float = BURST) -> None:
-        self._rate, self._burst = rate, burst
-        self._left: dict[Any, tuple[float, float]] = {}
-
-    def charge(self, client: Any, cost: float) -> None:
-        """Take further tokens of a client. The number can become negative."""
-        if client in self._left:
-            left, at = self._left[client]
-            self._left[client] = (left - cost, at)
-
-    def take(self, client: Any) -> bool:
-        """Take a token for a request of a client. Return whether there was one."""
-        now = time.monotonic()
-        left, at = self._left.pop(client, (self._burst, now))
-        left = min(self._burst, left + (now - at) * self._rate)
-        if len(self._left) >= _MOST_CLIENTS:
-            self._left.pop(next(iter(self._left)))  # The client whose last request is the oldest.
-        self._left[client] = (left - 1 if left >= 1 else left, now)
-        return left >= 1
 
 
 class _GoneError(Exception):

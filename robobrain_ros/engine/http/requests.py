@@ -4,10 +4,11 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from robobrain_ros.bounds.compile_cost import BASE, MOST_COMPILE
 from robobrain_ros.bounds.constraints import LARGEST_SCHEMA, reject_constant
 from robobrain_ros.engine.http.checks import (
     DEEPEST_JSON,
@@ -18,7 +19,6 @@ from robobrain_ros.engine.http.checks import (
     integer,
     list_of,
     number,
-    of_openai,
     one_of,
     only,
     plain_json,
@@ -67,21 +67,42 @@ class RequestLimits:
     domains: tuple[str, ...] = ()
 
 
-def checked_body(path: str, body: bytes, limits: RequestLimits) -> bytes:
-    """Check a body and return the body for vLLM's application. Call it in a thread, because it decodes images.
+class CheckedBody(NamedTuple):
+    """A checked request.
+
+    :param content: the body for vLLM's application.
+    :param compile_cost: estimated CPU time in milliseconds for compiling the constraints of all its answers.
+    """
+
+    content: bytes
+    compile_cost: float
+
+
+def checked_body(path: str, body: bytes, limits: RequestLimits) -> CheckedBody:
+    """Check a body. Call it in a thread, because it decodes images.
 
     :param path: one of `ROUTES`.
     :raises RequestError: the body is invalid, or a field is not supported.
     """
-    checked = _Request(limits).fields(_parse(body), ROUTES[path])
+    request = _Request(limits)
+    checked = request.fields(_parse(body), ROUTES[path])
     if all(checked.get(name) in (None, []) for name in NEEDED[path]):
         raise RequestError(NEEDED[path][0], "this field is missing or empty")
     if checked.get("tool_choice", "auto") not in ("auto", "none"):
         # If a tool must be called, vLLM compiles the schemas of the tools to a constraint. Otherwise, it does not.
         for number, tool in enumerate(checked.get("tools", ())):
-            _SCHEMA(tool["function"].get("parameters", {}), f"tools[{number}].function.parameters")
+            request.json_schema(tool["function"].get("parameters", {}), f"tools[{number}].function.parameters")
+    prompts = checked.get("prompt")
+    answers = (len(prompts) if isinstance(prompts, list) else 1) * checked.get("n", 1)
+    cost = answers * request.compile_cost
+    if cost > MOST_COMPILE:
+        raise RequestError(
+            "",
+            f"compiling the constraints of all answers would take more than {MOST_COMPILE:.0f} ms (estimate: {cost:.0f} ms); use "
+            "fewer tools, prompts or answers, or simpler constraints",
+        )
     try:
-        return json.dumps(checked, ensure_ascii=False).encode()
+        return CheckedBody(json.dumps(checked, ensure_ascii=False).encode(), cost)
     except UnicodeEncodeError as error:  # The names and values of schemas can also contain lone surrogates.
         raise RequestError("", "a string in the body contains a lone surrogate, which is not a valid character") from error
 
@@ -110,7 +131,6 @@ def _parse(body: bytes) -> dict[str, Any]:
 
 
 _JSON = plain_json(DEEPEST_JSON, LARGEST_TOOLS)
-_SCHEMA = of_openai(check_schema)
 
 
 class _Request:
@@ -121,6 +141,8 @@ class _Request:
         self._images = ImageBudget(limits.max_images, limits.max_pixels, limits.max_body, limits.domains)
         self._most_characters = self._characters = CHARACTERS_PER_TOKEN * limits.max_model_len
         self._most_tokens = self._tokens = limits.max_model_len
+        self.compile_cost = 0.0
+        """Estimated milliseconds for compiling the constraints once."""
 
     def fields(self, body: dict[str, Any], table: Mapping[str, Any], place: str = "") -> dict[str, Any]:
         """Check an object. The table has a check for each supported field. A field with null counts as missing."""
@@ -220,9 +242,33 @@ class _Request:
         for name in ("grammar", "structural_tag"):
             if isinstance(value, dict) and value.get(name) is not None:
                 raise RequestError(f"{place}.{name}", "this kind of constraint is not supported; use json, regex or choice")
-        table = {"regex": of_openai(check_regex), "choice": of_openai(check_choice), "json": _SCHEMA, "json_object": flag}
+        table: dict[str, Any] = {"regex": "regex", "choice": "choice", "json": "json_schema", "json_object": "json_object"}
         table |= dict.fromkeys(("grammar", "structural_tag"), dropped)
         return self._object(value, place, table)
+
+    def _constraint(self, check: Callable[[Any], float], value: Any, place: str) -> Any:
+        try:
+            self.compile_cost += check(value)
+        except ValueError as error:
+            raise RequestError(place, str(error)) from error
+        return value
+
+    def json_object(self, value: Any, place: str) -> Any:
+        """Check whether the answer must be a JSON object."""
+        self.compile_cost += BASE if flag(value, place) else 0.0
+        return value
+
+    def json_schema(self, value: Any, place: str) -> Any:
+        """Check a JSON schema."""
+        return self._constraint(check_schema, value, place)
+
+    def regex(self, value: Any, place: str) -> Any:
+        """Check a regular expression."""
+        return self._constraint(check_regex, value, place)
+
+    def choice(self, value: Any, place: str) -> Any:
+        """Check a list of allowed answers."""
+        return self._constraint(check_choice, value, place)
 
     def response_format(self, value: Any, place: str) -> Any:
         """Check a constraint in the format of OpenAI."""
@@ -232,11 +278,12 @@ class _Request:
             raise RequestError(f"{place}.json_schema.schema", "a JSON schema is expected")
         if "type" not in checked:
             raise RequestError(f"{place}.type", "one of text, json_object, json_schema is expected")
+        self.compile_cost += BASE if checked["type"] == "json_object" else 0.0
         return checked
 
     def schema_of_format(self, value: Any, place: str) -> Any:
         """Check the named schema of a ``response_format``."""
-        table = {"name": text(), "description": text(LARGEST_TOOLS), "schema": _SCHEMA, "strict": flag}
+        table = {"name": text(), "description": text(LARGEST_TOOLS), "schema": "json_schema", "strict": flag}
         return {"name": "answer"} | self._object(value, place, table)
 
     def tools(self, value: Any, place: str) -> Any:

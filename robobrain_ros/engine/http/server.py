@@ -109,6 +109,7 @@ class _LowPriorityEngine:
         self._most = most
         self._slots = asyncio.Semaphore(most)
         self._signature = inspect.signature(engine.generate)
+        self._validated = compat.validated_constraints()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -127,6 +128,7 @@ class _LowPriorityEngine:
         constraint = getattr(parameters, "structured_outputs", None)
         if constraint is not None:
             await asyncio.to_thread(check_structured_outputs, constraint)
+            await asyncio.to_thread(self._validated.add, parameters)
         async with self._slots, aclosing(self._engine.generate(*call.args, **call.kwargs)) as outputs:
             async for output in outputs:
                 yield output
