@@ -56,7 +56,12 @@ class EmbeddedOptions:
     gpu_memory_utilization: float = option(
         0.9, "Share of the GPU's memory that the engine may use, including the weights.", minimum=0.05, maximum=1.0
     )
-    cpu_memory_gib: int = option(1, "Size of the KV cache in GiB if the engine runs on the CPU.", minimum=1, maximum=1024)
+    cpu_memory_gib: int = option(
+        1,
+        "Memory for the tokens of running requests (KV cache) in GiB if the engine runs on the CPU.",
+        minimum=1,
+        maximum=1024,
+    )
     tensor_parallel_size: int = option(1, "Number of GPUs that share each layer.", minimum=1, maximum=64)
     pipeline_parallel_size: int = option(
         1, "Number of pipeline stages: groups of layers, each on its own GPUs.", minimum=1, maximum=64
@@ -94,10 +99,10 @@ class EmbeddedOptions:
     )
     video: str = option(
         "auto",
-        "yes: send images of different times (docs/how-to/history.md) to the model as a video, if the chat template of the "
-        "checkpoint supports videos. A video needs half the visual tokens, and the engine reserves memory for it. no: send "
-        "them as images, and state their times in the prompt. If the template supports no videos, yes does the same as no. auto: "
-        "yes if a camera has a history (<camera>.history_frames), otherwise no.",
+        "How the model gets images of different times (docs/how-to/history.md). auto: yes if a camera has a history "
+        "(<camera>.history_frames), otherwise no. yes: as a video, which needs half the tokens of separate images. The engine "
+        "reserves memory for it. no: as separate images, with their times in the prompt. If the chat template of the checkpoint "
+        "supports no videos, yes does the same as no.",
         choices=VIDEO_CHOICES,
     )
     load_format: str = option(
@@ -223,19 +228,18 @@ class FlagosOptions:
 
     mode: str = option(
         "auto",
-        "Which FlagOS operators vLLM uses. auto: FlagGems operators that tune_flagos measured as correct and not slower on this "
-        "GPU with this model. Also the package's own matrix products (matrix products by shape), on GPUs for which tune_flagos "
-        "or the package has measured a table. on: the FlagGems operators in "
-        "flagos.include. If that list is empty: all FlagGems operators, except those in flagos.exclude and those excluded by "
-        "default (docs/explanation/flagos.md). Mode on does not use the package's own matrix products. off: none. See "
-        "docs/how-to/flagos.md.",
+        "Which FlagOS operators vLLM uses (docs/how-to/flagos.md). off: none. auto: the FlagGems operators that tune_flagos "
+        "measured as correct and not slower, and the package's own matrix products by shape if there are measurements for this "
+        "GPU. on: only FlagGems operators: those in flagos.include, or if that list is empty, all except those in flagos.exclude "
+        "and those excluded by default (docs/explanation/flagos.md).",
         choices=FLAGOS_MODES,
     )
     include: tuple[str, ...] = option(
         (),
         "vLLM may use only the FlagGems operators in this list, such as silu. Mode on uses every operator in the list. Mode auto "
-        "uses those in the list that tune_flagos selected. In mode auto, matrix products by shape are used only if this list is "
-        "empty or names mm, mm_out, addmm or addmm_out. Empty: no restriction. flagos.exclude must be empty if this list is set.",
+        "uses those in the list that tune_flagos selected, and uses matrix products by shape only if the list names one of "
+        "FlagGems' matrix products (mm, mm_out, addmm, addmm_out). Empty: no restriction. flagos.exclude must be empty if this "
+        "list is set.",
     )
     exclude: tuple[str, ...] = option(
         (),
@@ -251,8 +255,8 @@ class FlagosOptions:
     )
     platform: str = option(
         "auto",
-        "Platform of vLLM. vllm-plugin-FL provides a platform for chips of other vendors. auto: use it if it is installed. "
-        "fl: require it. vllm: use vLLM's own platform.",
+        "Part of vLLM that supports the chip (platform). vllm-plugin-FL provides one for chips of other vendors. auto: use it if "
+        "it is installed. fl: require it. vllm: use vLLM's own, as for NVIDIA GPUs without the plugin.",
         choices=FLAGOS_PLATFORMS,
     )
     tune_file: str = option(

@@ -50,8 +50,8 @@ class ServerOptions:
     max_connections: int = option(64, "Maximum number of open connections to the HTTP server.", minimum=4, maximum=1024)
     max_connections_per_client: int = option(
         16,
-        "Maximum number of idle connections from one address (IPv6: from one /64 network). A connection is idle while it has no "
-        "request with the right key in progress. Beyond this number, the server closes the oldest idle connection.",
+        "Maximum number of idle connections from one address (IPv6: from one /64 network). A connection with a request in "
+        "progress that has the right key is not idle. Beyond this number, the server closes the oldest idle connection.",
         minimum=1,
         maximum=1024,
     )

@@ -106,9 +106,8 @@ NODE_PARAMETERS = (
         "max_tokens",
         Defaults.max_tokens,
         "Token limit of an answer. options.max_tokens of a request overrides it. Thinking has its own limit, think_tokens. "
-        "Neither max_tokens nor options.max_tokens applies to plans for robots (context.robots or robots_file) or to checks "
-        "whether a task is done (task plan, context.mode MODE_CHECK). For these, the node computes the limit from the longest "
-        "allowed answer, because a truncated answer is not valid.",
+        "Plans for robots (context.robots or robots_file) ignore both limits, and so do requests with context.mode MODE_CHECK. "
+        "For these, the node computes the limit from the longest allowed answer, because a truncated answer is not valid.",
         applies=Applies.AT_ONCE,
         minimum=1,
         maximum=MOST_TOKENS,
@@ -134,7 +133,7 @@ NODE_PARAMETERS = (
         "true: answers of the tasks point, affordance, ground and trajectory can only be a list of coordinates inside the image, "
         "or [] if the model found nothing. Answers to conditions (standing queries with condition: true) can only be yes or no. "
         "false: neither is constrained. Thinking is never constrained. "
-        "With engine.kind remote, the server must support structured outputs, as vLLM does.",
+        "With engine.kind remote, the server must be able to restrict answers to a form (structured outputs), as vLLM is.",
         applies=Applies.AT_ONCE,
     ),
     Parameter(
@@ -149,8 +148,9 @@ NODE_PARAMETERS = (
         "max_queued",
         32,
         "Maximum number of waiting requests. A request waits while engine.max_num_seqs others are in progress. If max_queued "
-        "requests wait already, a new request of a client replaces a waiting request of a standing query or of ~/watch_task, and "
-        "the replaced request ends with BUSY. If there is none to replace, the new request ends with BUSY.",
+        "requests wait already, a further request ends with BUSY. Exception: if the node's own requests wait (those of standing "
+        "queries and of ~/watch_task), a request of a service or of ~/run_task takes the place of one of "
+        "them, which ends with BUSY.",
         minimum=0,
         maximum=100000,
     ),
@@ -248,7 +248,8 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             f"Compute positions from {camera}/depth and {camera}/camera_info. The depth images must be aligned to the camera's "
             "images. The tasks point, affordance, ground and trajectory use the newest image whose depth image and camera_info "
             "have arrived. This image must not be older than max_image_age, and must have arrived at most 0.5 s before the "
-            "camera's newest image. Otherwise, these tasks use the camera's newest image.",
+            "camera's newest image. Otherwise, these tasks use the camera's newest image, and wait for its depth image "
+            "(transform_timeout).",
         ),
         Parameter(
             f"{camera}.min_depth",
@@ -272,8 +273,9 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             f"{camera}.detect_depth_clamp",
             True,
             "Some drivers write their maximum depth where they measured nothing. true: the node ignores pixels with this depth. "
-            "It detects the depth if at least 0.5 % of the pixels have exactly the largest depth of the image, and if this depth "
-            "is a whole number of metres (at least 4), or 4.095, 8.191, 16.383, 32.767, 6.5535 or 16.38375 m. Set false for "
+            "It detects this depth by two conditions. At least 0.5 % of the pixels have exactly the largest depth of the image. "
+            "And this depth is a usual maximum: 4 m or a larger whole number of metres, or the largest number of 12 to 16 bits "
+            "(4.095, 8.191, 16.383, 32.767, 6.5535 or 16.38375 m). Set false for "
             "simulations without noise: there, many pixels of a flat wall have the same depth.",
             applies=Applies.AT_ONCE,
         ),
@@ -281,15 +283,16 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             f"{camera}.depth_transport",
             "auto",
             f"raw: sensor_msgs/Image on {camera}/depth. compressed: sensor_msgs/CompressedImage (compressedDepth, or 16-bit PNG) "
-            f"on {camera}/depth/compressedDepth. auto: the first of these three topics and types that has a publisher: Image on "
-            f"{camera}/depth, CompressedImage on {camera}/depth, CompressedImage on {camera}/depth/compressedDepth.",
+            f"on {camera}/depth/compressedDepth. auto: whichever of the two has a publisher, or CompressedImage on "
+            f"{camera}/depth. If several have one: raw, then {camera}/depth, then {camera}/depth/compressedDepth.",
             choices=("auto", "raw", "compressed"),
         ),
         Parameter(
             f"{camera}.rectified",
             "auto",
-            "Whether the images are rectified. yes: the node computes positions with P of camera_info. no: with K, D and R. "
-            "auto: yes if the name of the image topic contains the word rect or rectified, as in image_rect; otherwise no.",
+            "Whether the images are rectified. yes: the node computes positions with P of camera_info. no: with K and D, and "
+            "with the rotation R of a stereo camera. auto: yes if the name of the image topic, after remapping, contains the "
+            "word rect or rectified, as in image_rect; otherwise no.",
             choices=("auto", "yes", "no"),
         ),
         Parameter(
@@ -363,8 +366,8 @@ def standing_query_parameters(name: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{prefix}min_confidence",
             LEAST_CONFIDENCE,
-            "The node ignores answers to the condition whose confidence is below this value. It always uses answers of unknown "
-            "confidence.",
+            "The confidence of an answer is the model's probability of the answer it gave, yes or no. The node ignores answers "
+            "with a lower confidence than this. It always uses answers of unknown confidence, as of some remote servers.",
             minimum=LEAST_CONFIDENCE,
             maximum=1.0,
         ),
