@@ -164,6 +164,11 @@ def test_ordinary_schemas_cost_little(schema: Any) -> None:
     assert check_schema(schema) < MOST_COMPILE / 4
 
 
+@pytest.mark.parametrize("multiple", [1, 5, 100, 1000, 0.5, 0.25, 0.01, 0.0001, 1e-6, 0.1])
+def test_common_multiples_cost_little(multiple: float) -> None:
+    assert check_schema({"type": "number", "minimum": 0, "maximum": 1e6, "multipleOf": multiple}) < MOST_COMPILE / 4
+
+
 def test_lists_of_values_and_choices_cost_little() -> None:
     assert check_schema({"enum": [word(at) for at in range(1000)]}) < MOST_COMPILE / 4
     assert check_choice([word(at, 1000) for at in range(200)]) < MOST_COMPILE / 4

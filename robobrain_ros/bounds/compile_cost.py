@@ -134,7 +134,7 @@ def schema_costs(schema: Mapping[str, Any]) -> dict[str, float]:
         if key in _NUMBERS:
             costs[key] = _SQUARED_DIGIT * len(_digits(value)) ** 2
         elif key == "multipleOf":
-            costs[key] = _MULTIPLE * int(_digits(value).strip("0") or "0")
+            costs[key] = _MULTIPLE * int(_digits(value))
         elif key == "format":
             costs[key] = _FORMATS.get(value, max(_FORMATS.values()))
         elif key == "pattern":
@@ -209,4 +209,4 @@ def _value_cost(value: Any) -> float:
 
 def _digits(number: float) -> str:
     """Return the digits of a number, without sign, point and exponent."""
-    return f"{Decimal(repr(number)):f}".lstrip("-").replace(".", "")
+    return f"{Decimal(repr(number)).normalize():f}".lstrip("-").replace(".", "")
