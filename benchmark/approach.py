@@ -33,8 +33,8 @@ POSES, MILLISECONDS = 100, 10.0
 """Goal for the time."""
 THREADS = "OMP_NUM_THREADS"
 """Variable with the number of numpy's threads. One core means one thread."""
-POINTS, FIRST = 20, 2000
-"""Random points on each object, and the first seed. The constants of the method were chosen with seeds below 100."""
+POINTS, FIRST = 20, 3000
+"""Random points on each object, and the first seed. The constants of the method were chosen with seeds below 3000."""
 
 
 @dataclass
