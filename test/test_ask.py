@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -23,6 +24,7 @@ from ros_rig import LIMIT, Rig, image, image_message, rig, scripted
 from robobrain_ros.cli import ask
 from robobrain_ros.cli.reply import Reply, to_dict, to_lines
 from robobrain_ros.core import imaging
+from robobrain_ros.core.plans.request import PlanVerdict
 from robobrain_ros.core.query import CAMERA_TASKS, Answer, Box, PlanStep, Point, Task
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.errors import OutcomeCode
@@ -261,6 +263,8 @@ def test_a_node_in_a_namespace_is_found_by_ros_arguments() -> None:
         (["point", "x", "--save", "x.doc"], "Use .png or .jpg"),
         (["point", "x", "--check"], "need the task plan"),
         (["plan", "x", "--check", "--replan"], "not allowed with"),
+        (["point", "x", "--behavior-tree"], "--behavior-tree needs the task plan"),
+        (["plan", "x", "--behavior-tree", "--json"], "remove --json"),
         (["ask", "x", "--frames", "3"], "--frames needs --history"),
         (["ask", "x", "--history", "-3"], "not a positive number of seconds"),
         (["point", "x", "--history", "3"], "for the tasks ask and plan, not for point"),
@@ -289,6 +293,18 @@ def test_an_exception_does_not_end_with_the_exit_code_of_nothing_found(
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.splitlines()[-1].startswith("ask: ENGINE_FAILED: Unexpected KeyError.")
+
+
+def test_a_plan_is_printed_as_a_behavior_tree(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = (PlanStep(1, "Wave.", "arm", "wave"),)
+    answers = [Answer(Task.PLAN, "", steps=steps), Answer(Task.PLAN, "", verdict=PlanVerdict.DONE)]
+    replies = [Reply(OutcomeCode.OK, "", answer) for answer in answers]
+    monkeypatch.setattr(ask, "_ask_node", lambda *_: replies.pop(0))
+    assert ask.main(["plan", "wave", "--behavior-tree"]) == 0
+    (action,) = ElementTree.fromstring(capsys.readouterr().out).findall("BehaviorTree/Sequence/Action")
+    assert (action.get("ID"), action.get("robot")) == ("wave", "arm")
+    assert ask.main(["plan", "wave", "--behavior-tree"]) == 0
+    assert capsys.readouterr().out == "The task is done.\n"
 
 
 def test_help_lists_every_exit_code() -> None:

@@ -132,7 +132,7 @@ def test_ros2_command_lines_fill_their_messages_and_are_answered(command: list[s
 
 def test_command_lines_of_ask_are_understood_and_their_files_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
-    assert len(ASKED) == 5
+    assert len(ASKED) == 6
     for arguments in ASKED:
         parser = ask._parser()
         options = parser.parse_args(arguments)

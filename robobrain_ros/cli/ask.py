@@ -27,6 +27,7 @@ from robobrain_ros.cli.progress import Messages
 from robobrain_ros.cli.reply import Reply, footnote, to_dict, to_lines
 from robobrain_ros.core.imaging import read_image
 from robobrain_ros.core.overlay import draw
+from robobrain_ros.core.plans.behavior_tree import behavior_tree
 from robobrain_ros.core.plans.request import DoneStep, Place, PlanMode, PlanRequest, StepOutcome
 from robobrain_ros.core.query import CAMERA_TASKS, TIMED_TASKS, Answer, Defaults, Query, RgbImage, Task
 from robobrain_ros.errors import OutcomeCode, RoboBrainError
@@ -253,6 +254,7 @@ def _add_plan_arguments(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--failed", dest="done", action="append", type=_failed, metavar="STEP", help="a step that failed")
     group.add_argument("--feedback", default="", metavar="TEXT", help="other information for the planner")
     group.add_argument("--max-steps", type=_count, default=0, metavar="N", help="maximum number of steps")
+    group.add_argument("--behavior-tree", action="store_true", help="print the plan as XML for BehaviorTree.CPP 4")
     modes = group.add_mutually_exclusive_group()
     for name, mode, meaning in (
         ("--replan", PlanMode.REPLAN, "plan the rest of the task"),
@@ -320,6 +322,8 @@ def _check(options: argparse.Namespace) -> None:
     elif options.model or options.engine or options.url:
         _reject("--model, --url and --engine need --image; a node has a model already.")
     options.plan = _plan_request(options)
+    if options.behavior_tree and (options.task != Task.PLAN.value or options.json):
+        _reject("--behavior-tree needs the task plan, and prints XML; remove --json.")
     if options.save:
         # The path is checked before the model starts, so that a wrong path does not waste an answer.
         if not os.path.isdir(options.save.absolute().parent):  # Unlike Path.is_dir, false if the name cannot be read.
@@ -389,7 +393,8 @@ def _finish(reply: Reply, options: argparse.Namespace, stream: TextIO) -> int:
     if options.json:
         print(json.dumps(to_dict(reply, options.text), allow_nan=False), file=stream, flush=True)
     elif reply.code is OutcomeCode.OK:
-        print(*to_lines(reply), sep="\n", file=stream, flush=True)
+        tree = behavior_tree(reply.answer.steps) if options.behavior_tree else ""
+        print(tree.rstrip() if tree else "\n".join(to_lines(reply)), file=stream, flush=True)
         MESSAGES.note(footnote(reply))
     if reply.code is OutcomeCode.OK and reply.message:
         MESSAGES.report(reply.message)
