@@ -25,6 +25,11 @@ ARGUMENTS = (
         "the name of your own file in the installed config/models. Empty: as in params_file.",
     ),
     DeclareLaunchArgument(
+        "model_profile",
+        default_value="",
+        description="Profile of the model family, such as rynnbrain (docs/reference/models.md). Empty: as in params_file.",
+    ),
+    DeclareLaunchArgument(
         "params_file",
         default_value="",
         description="Parameter file of the node. It takes precedence over the preset of the model. config/robobrain.yaml lists "
@@ -117,6 +122,8 @@ def make_nodes(context: LaunchContext) -> list[Action]:
         raise FileNotFoundError(f"transport_profile: there is no file {profile}. Use large, a file, or leave it empty.")
     switches = {name: value[name] == "true" for name in ("use_sim_time", "autostart") if value[name]}
     parameters: dict[str, object] = dict(switches)
+    if value["model_profile"]:
+        parameters["model_profile"] = value["model_profile"]
     if value["target_frame"]:
         parameters["target_frame"] = value["target_frame"]
     remappings = [("camera/camera_info", value["camera_info_topic"])]

@@ -14,13 +14,17 @@ The engine starts processes that import the script again. Therefore a script nee
 ``asyncio.run``; a notebook does not. Use one ``asyncio.run`` for all calls.
 """
 
+import logging
+from functools import partial
 from typing import Any
 
 from robobrain_ros.core.brain import Brain
-from robobrain_ros.core.profiles import profile_for
+from robobrain_ros.core.profiles import AUTO, check_origin, identify_model
 from robobrain_ros.core.query import Defaults
 from robobrain_ros.engine import presets
 from robobrain_ros.engine.base import LoadProgress, ProgressCallback
+
+_log = logging.getLogger(__name__)
 
 
 def _print_message(progress: LoadProgress) -> None:
@@ -30,6 +34,7 @@ def _print_message(progress: LoadProgress) -> None:
 async def open_brain(
     model: str = "",
     *,
+    model_profile: str = AUTO,
     can_think: bool | None = None,
     defaults: Defaults | None = None,
     progress: ProgressCallback = _print_message,
@@ -40,6 +45,8 @@ async def open_brain(
     :param model: a folder with a checkpoint, a name on the hub, or a preset of `engine.presets`, such as "robobrain2.0-7b".
         A preset sets the options that are missing from ``engine_options``. With ``kind="remote"``: the name of the model on the
         servers, or empty for the name that the servers report.
+    :param model_profile: name of a model profile (docs/reference/models.md), or "auto" to identify the checkpoint by its name and
+        its files. If these do not identify it, the profile is a guess, and a warning in the log states the alternatives.
     :param can_think: whether the checkpoint was trained to think. None: the value for the model's name, or for its family if the
         name is unknown (see `Profile.with_thinking`).
     :param defaults: default values for queries, such as ``Defaults(think=True)``.
@@ -51,14 +58,16 @@ async def open_brain(
     from robobrain_ros.engine.factory import make_engine
 
     options = presets.resolve_options({"model": model, **engine_options})
-    can_think = presets.can_think(model) if can_think is None else can_think
-    engine = make_engine(options)
+    if can_think is None and model_profile == AUTO:
+        can_think = presets.can_think(model)
+    engine = make_engine(options, check_origin=partial(check_origin, chosen=model_profile))
     info = await engine.start(progress)
     try:
-        profile = profile_for(info.model_type)
-        if can_think is not None:
-            profile = profile.with_thinking(can_think)
-        return Brain(engine, profile, info=info, max_pixels=options.max_pixels, defaults=defaults)
+        found = identify_model(info, model_profile)
+        if found.warning:
+            _log.warning("%s", found.warning)
+        profile = found.profile if can_think is None else found.profile.with_thinking(can_think)
+        return Brain(engine, profile, info=info, max_pixels=options.max_pixels, defaults=defaults, identified_by=found.by)
     except BaseException:
         await engine.close()
         raise

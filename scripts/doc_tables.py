@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from robobrain_ros.core.profiles import table
 from robobrain_ros.engine import presets
 from robobrain_ros.ros.parameters.documents import to_markdown, to_yaml
 
@@ -90,6 +91,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "outcomes": outcomes,
     "parameters": to_markdown,
     "models": presets.to_markdown,
+    "profiles": table.to_markdown,
 }
 """All tables by their names in the marks."""
 

@@ -11,6 +11,7 @@ from aiohttp import web
 from openai_server import chunk, sse
 
 from robobrain_ros.core import Answer, Brain, Defaults, Query, Task, profile_for
+from robobrain_ros.core.profiles import check_origin
 from robobrain_ros.engine.base import Generation, TextDelta
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.remote.engine import CheckIntervals, RemoteEngine
@@ -36,7 +37,7 @@ def question(request_id: str = "a", **changes: Any) -> Generation:
 
 @asynccontextmanager
 async def started(*urls: str, **changes: Any) -> AsyncIterator[RemoteEngine]:
-    engine = RemoteEngine(options(*urls, **changes), INTERVALS)
+    engine = RemoteEngine(options(*urls, **changes), INTERVALS, check_origin)
     await engine.start(lambda progress: None)
     try:
         yield engine

@@ -253,7 +253,7 @@ def test_a_node_in_a_namespace_is_found_by_ros_arguments() -> None:
         (["point", os.fsdecode(b"m\xfcg")], "is not text in UTF-8"),
         (["point", "x", "--node", os.fsdecode(b"\xff")], "is not text in UTF-8"),
         (["point", "x", "--camera", os.fsdecode(b"\xff")], "is not text in UTF-8"),
-        (["point", "x", "--model", "y"], "--model, --url and --engine need --image"),
+        (["point", "x", "--model", "y"], "--model, --model-profile, --url and --engine need --image"),
         (["point", "x", "--image", "a.png", "--camera", "y"], "remove --node and --camera"),
         (["point", "x", "--image", "a.png", "--image", "b.png"], "exactly one image, not 2"),
         (["point", "x", "--image", "a.png", "--engine", "speed=9"], "'speed=9' is not NAME=VALUE"),

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robobrain_ros.core import Task, parse_answer, profile_for
-from robobrain_ros.core.grammars import MOST_POINTS, MOST_WAYPOINTS, coordinate_pattern, number_up_to
+from robobrain_ros.core.grammars import coordinate_pattern, number_up_to
 from robobrain_ros.core.imaging import FittedSize
+from robobrain_ros.core.profiles.writing import MOST_POINTS, MOST_WAYPOINTS
 from robobrain_ros.core.query import Box, Point
 from robobrain_ros.errors import UnparsableAnswerError
 

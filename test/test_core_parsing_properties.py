@@ -38,6 +38,12 @@ MARKS = [
     "1. ",
     "- ",
     "Step 2: ",
+    "<area>",
+    "</area>",
+    "<frame 3>:",
+    "<object>",
+    "</object>",
+    "<point>",
 ]
 WORDS = ["1", "23", "-4", "0.5", ".", "1e9", "e", "x", "y", "label", "bbox_2d", "about ", "There is no ", "subtask_list"]
 SCORES = ["<score>+40%</score>", "<score>", "%</score>"]
@@ -69,6 +75,7 @@ def outcome(task: Task, profile, pieces: list[str], thinking: bool, truncated: b
 @settings(max_examples=1500, deadline=None)
 @example(Task.GROUND, TWO, "(1, 2), (3, 4)", [7], False, False)
 def test_any_text_in_any_pieces_reads_as_in_one_or_is_rejected(task, profile, text, cuts, thinking, truncated) -> None:
+    profile = profile if task in profile.tasks else TWO
     places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     pieces = [text[start:end] for start, end in itertools.pairwise(places)]
     whole = outcome(task, profile, [text], thinking, truncated)

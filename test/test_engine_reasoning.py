@@ -15,6 +15,7 @@ from openai_server import TestServer, serving, sse
 
 from robobrain_ros.core import AnswerParser, Brain, Query, Task, profile_for
 from robobrain_ros.core.plans.request import PlanMode, PlanRequest, PlanVerdict
+from robobrain_ros.core.profiles import check_origin
 from robobrain_ros.core.query import Answer, Point
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.remote.engine import RemoteEngine
@@ -44,7 +45,9 @@ def chat(*deltas: dict[str, Any], end: str = "stop") -> Callable[[web.Request], 
 def answer(handler: Any, query: Query | None = None) -> tuple[Answer, TestServer]:
     async def work() -> tuple[Answer, TestServer]:
         async with serving() as server:
-            engine = RemoteEngine(EngineOptions.of(kind="remote", urls=(server.url,), start_timeout=10.0))
+            engine = RemoteEngine(
+                EngineOptions.of(kind="remote", urls=(server.url,), start_timeout=10.0), check_origin=check_origin
+            )
             info = await engine.start(lambda progress: None)
             server.chat = handler
             try:

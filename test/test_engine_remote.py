@@ -15,7 +15,7 @@ from aiohttp import web
 from openai_server import MODEL, certificate, serving, sse
 from remote_rig import INTERVALS, KEY, ask, drop, fault, html, options, question, redirect, refusing, run, started, text, within
 
-from robobrain_ros.core.profiles import PROFILES
+from robobrain_ros.core.profiles import PROFILES, check_origin
 from robobrain_ros.engine.base import Constraint, Generation, TokenChoice
 from robobrain_ros.engine.keys import read_key
 from robobrain_ros.engine.options import CELLS, EngineOptions
@@ -220,7 +220,7 @@ def test_a_request_to_a_slow_server_is_broken_off_at_the_deadline() -> None:
 def test_a_permanent_fault_of_a_server_ends_the_start_at_once(models: Any, said: str) -> None:
     async def work() -> None:
         async with serving(models=models) as server:
-            found = await fault(RemoteEngine(options(server.url), INTERVALS).start(lambda progress: None))
+            found = await fault(RemoteEngine(options(server.url), INTERVALS, check_origin).start(lambda progress: None))
             assert isinstance(found, EngineConfigError)
             assert said in found.message
 
@@ -230,23 +230,27 @@ def test_a_permanent_fault_of_a_server_ends_the_start_at_once(models: Any, said:
 def test_other_models_are_named() -> None:
     async def work() -> None:
         async with serving() as server:
-            found = await fault(RemoteEngine(options(server.url, model="Other"), INTERVALS).start(lambda progress: None))
+            found = await fault(
+                RemoteEngine(options(server.url, model="Other"), INTERVALS, check_origin).start(lambda progress: None)
+            )
             assert f"does not have the model 'Other'. It has: {MODEL}" in found.message
 
             async def two(request: web.Request) -> web.StreamResponse:
                 return web.json_response({"data": [{"id": "one"}, {"id": "two"}, {"id": "adapter", "parent": "one"}]})
 
             server.models = two
-            found = await fault(RemoteEngine(options(server.url), INTERVALS).start(lambda progress: None))
+            found = await fault(RemoteEngine(options(server.url), INTERVALS, check_origin).start(lambda progress: None))
             assert "has these models: one, two. Set engine.model to one of them." in found.message
-            found = await fault(RemoteEngine(options(server.url, model="one"), INTERVALS).start(lambda progress: None))
-            assert "Set engine.model_type" in found.message
+            found = await fault(
+                RemoteEngine(options(server.url, model="one"), INTERVALS, check_origin).start(lambda progress: None)
+            )
+            assert "Set model_profile to the family's profile" in found.message
 
             async def names(request: web.Request) -> web.StreamResponse:
                 return web.json_response({"data": [{"id": "one", "root": "/m"}, {"id": "two", "root": "/m"}]})
 
             server.models = names  # The server has one model with several names; the first is used.
-            found = await fault(RemoteEngine(options(server.url), INTERVALS).start(lambda progress: None))
+            found = await fault(RemoteEngine(options(server.url), INTERVALS, check_origin).start(lambda progress: None))
             assert "The model family of 'one'" in found.message
 
     run(work())
@@ -256,11 +260,11 @@ def test_a_certificate_that_does_not_verify(tmp_path: Path) -> None:
     async def work() -> None:
         tls, trusted = certificate(tmp_path)
         async with serving(tls=tls) as server:
-            found = await fault(RemoteEngine(options(server.url), INTERVALS).start(lambda progress: None))
+            found = await fault(RemoteEngine(options(server.url), INTERVALS, check_origin).start(lambda progress: None))
             assert "is invalid (self-signed certificate" in found.message
             assert "engine.ca_file" in found.message
             plain = await fault(
-                RemoteEngine(options(server.url.replace("https", "http")), INTERVALS).start(lambda progress: None)
+                RemoteEngine(options(server.url.replace("https", "http")), INTERVALS, check_origin).start(lambda progress: None)
             )
             assert isinstance(plain, EngineConfigError)
             async with started(server.url, ca_file=str(trusted)) as engine:
@@ -269,7 +273,7 @@ def test_a_certificate_that_does_not_verify(tmp_path: Path) -> None:
                 assert text(await ask(engine)) == "[(10, 20)]"
         async with serving() as server:
             found = await fault(
-                RemoteEngine(options(server.url.replace("http", "https")), INTERVALS).start(lambda progress: None)
+                RemoteEngine(options(server.url.replace("http", "https")), INTERVALS, check_origin).start(lambda progress: None)
             )
             assert "The TLS connection" in found.message
 
@@ -286,7 +290,7 @@ def test_the_start_waits_for_a_server_and_says_so() -> None:
             if "is unreachable (Connect" in progress.message or "Waiting" in progress.message:
                 waiting.set()
 
-        engine = RemoteEngine(options(server.url), INTERVALS)
+        engine = RemoteEngine(options(server.url), INTERVALS, check_origin)
         start = asyncio.create_task(engine.start(tell))
         await asyncio.wait_for(waiting.wait(), 30.0)
         async with serving(port=port):
@@ -328,7 +332,7 @@ def test_a_server_that_comes_back_is_used_again() -> None:
         async with serving(pieces=("two",)) as two:
             async with serving(pieces=("one",)) as one:
                 port = int(one.url.split(":")[2].split("/")[0])
-                engine = RemoteEngine(options(one.url, two.url), INTERVALS)
+                engine = RemoteEngine(options(one.url, two.url), INTERVALS, check_origin)
                 await engine.start(lambda progress: None)
                 assert text(await ask(engine)) == "one"
             assert text(await ask(engine)) == "two"
@@ -349,7 +353,7 @@ def test_the_supervisor_reports_when_all_servers_are_down_and_when_one_is_availa
         async with serving() as server:
             port = int(server.url.split(":")[2].split("/")[0])
             supervisor = Supervisor(
-                lambda: RemoteEngine(options(server.url), INTERVALS),
+                lambda: RemoteEngine(options(server.url), INTERVALS, check_origin),
                 max_queued=1,
                 max_running=1,
                 timings=Timings(health_interval=0.05, first_back_off=0.05),

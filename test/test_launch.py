@@ -129,6 +129,7 @@ def test_arguments_reach_the_node_and_an_interruption_leaves_nothing(client: Cli
         "image_topic:=/front/image_raw/compressed",
         "depth_topic:=/front/aligned_depth",
         "target_frame:=base_link",
+        "model_profile:=robobrain2.0",
         "use_sim_time:=true",
         "log_level:=debug",
     ]
@@ -136,7 +137,7 @@ def test_arguments_reach_the_node_and_an_interruption_leaves_nothing(client: Cli
     with launched(tmp_path / "log", "robobrain.launch.py", *arguments) as it:
         names = "engine.model", "engine.seed", "max_tokens", "camera.transport", "use_sim_time", "autostart"
         assert client.parameters(node, *names) == [f"{tmp_path}/nothing", 5, 77, "compressed", True, True]
-        assert client.parameters(node, "camera.use_depth", "target_frame") == [True, "base_link"]
+        assert client.parameters(node, "camera.use_depth", "target_frame", "model_profile") == [True, "base_link", "robobrain2.0"]
         client.until(lambda: client.state(node) == "active")
         assert {"/front/image_raw/compressed", "/front/aligned_depth"} <= client.subscribed(node)
         client.until(lambda: "could not be loaded" in it.said())

@@ -100,3 +100,20 @@ def test_failed_requests_count_their_tokens_but_give_no_rate() -> None:
     assert statistics.token_rate is None
     statistics.record(Result(Task.POINT, Origin(None, ""), report, error=NothingFoundError("not there")))
     assert (statistics.served, statistics.prompt_tokens, statistics.token_rate) == (1, 200, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "shown"),
+    [
+        ("auto", "robobrain2.0 (identified by model_type qwen2_5_vl, a guess)"),
+        ("mimo-embodied", "mimo-embodied (identified by model_profile)"),
+    ],
+)
+def test_the_profile_is_in_the_diagnostics_and_in_each_report(chosen: str, shown: str) -> None:
+    with scripted('[{"points": [[1, 2]], "label": "mug"}]', model_profile=chosen) as (it, engine):
+        answer = it.call(Locate, "point", Locate.Request(instruction="mug"))
+        messages = it.listen(DiagnosticArray, "/diagnostics")
+        it.until(lambda: messages and "profile" in statuses(it, messages).get("engine", {}), "diagnostics with the profile")
+        assert statuses(it, messages)["engine"]["profile"] == answer.affordances.report.profile == shown
+        prompt = engine.generations[-1].user_text
+    assert prompt.startswith('Based on the description: "mug"') == (chosen == "mimo-embodied")

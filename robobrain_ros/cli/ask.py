@@ -125,7 +125,12 @@ async def _run_brain(options: argparse.Namespace, query: Query) -> Answer:
         MESSAGES.report("Loading the tabletop demo model, which only knows tabletop scenes. Use --model for RoboBrain.")
     loading = MESSAGES.progress()
     model = options.model if options.url else options.model or str(DEMO_MODEL)
-    brain = await open_brain(model, progress=lambda progress: loading.update(progress.message), **engine_options)
+    brain = await open_brain(
+        model,
+        model_profile=options.model_profile,
+        progress=lambda progress: loading.update(progress.message),
+        **engine_options,
+    )
     try:
         loading.finish()
         return await brain.run(query)
@@ -319,8 +324,8 @@ def _check(options: argparse.Namespace) -> None:
             _reject("--image works without a node; remove --node and --camera.")
         if len(options.image) > 1 and Task(options.task).spatial:
             _reject(f"The task {options.task} takes exactly one image, not {len(options.image)}.")
-    elif options.model or options.engine or options.url:
-        _reject("--model, --url and --engine need --image; a node has a model already.")
+    elif options.model or options.engine or options.url or options.model_profile != "auto":
+        _reject("--model, --model-profile, --url and --engine need --image; a node has a model already.")
     options.plan = _plan_request(options)
     if options.behavior_tree and (options.task != Task.PLAN.value or options.json):
         _reject("--behavior-tree needs the task plan, and prints XML; remove --json.")

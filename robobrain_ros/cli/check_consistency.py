@@ -71,9 +71,15 @@ async def _ask_all(brain: Brain, items: Sequence[Item], think: bool, at_once: in
 async def _brain(options: argparse.Namespace, images: int, **flagos: Any) -> AsyncIterator[Brain]:
     from robobrain_ros.local import open_brain
 
-    given = {"max_num_seqs": options.at_once, "max_images": max(4, images), **dict(options.engine), **flagos}
+    given = {
+        "max_num_seqs": options.at_once,
+        "max_images": max(4, images),
+        **dict(options.engine),
+        **flagos,
+        "model_profile": options.model_profile,
+    }
     with contextlib.redirect_stdout(sys.stderr):
-        brain = await open_brain(options.model, **given)
+        brain = await open_brain(options.model, model_profile=options.model_profile, **given)
     try:
         yield brain
     finally:

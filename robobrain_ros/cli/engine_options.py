@@ -7,7 +7,7 @@ from typing import Any
 
 
 def add_engine_argument(parser: "argparse.ArgumentParser | argparse._ArgumentGroup", reserved: Callable[[str], bool]) -> None:
-    """Add ``--engine``. Its value is a list of pairs (name, value).
+    """Add ``--engine``, whose value is a list of pairs (name, value), and ``--model-profile``.
 
     :param reserved: returns whether the program itself sets the option with this name.
     """
@@ -19,6 +19,12 @@ def add_engine_argument(parser: "argparse.ArgumentParser | argparse._ArgumentGro
         metavar="NAME=VALUE",
         help="engine option without the prefix engine., such as gpu_memory_utilization=0.6; repeatable "
         "(docs/reference/parameters.md)",
+    )
+    parser.add_argument(
+        "--model-profile",
+        default="auto",
+        metavar="NAME",
+        help="profile of the model family, such as rynnbrain (docs/reference/models.md; default: identify the checkpoint)",
     )
 
 

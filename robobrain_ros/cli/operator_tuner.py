@@ -17,7 +17,7 @@ from robobrain_ros.cli.engine_comparison import AnswerTimes, one_answer
 from robobrain_ros.cli.operator_verdicts import OperatorVerdict, find_fault
 from robobrain_ros.core.grammars import coordinate_pattern
 from robobrain_ros.core.imaging import PixelBudget, fit_image
-from robobrain_ros.core.profiles import Profile
+from robobrain_ros.core.profiles import AUTO, Profile
 from robobrain_ros.core.query import Task
 from robobrain_ros.demo.world import make_scene
 from robobrain_ros.engine.base import Constraint, EngineInfo, Generation
@@ -49,6 +49,7 @@ class Settings:
     :param tokens: tokens of each answer. Answers do not end earlier. Constrained answers have at most `_CONSTRAINED_TOKENS`.
     :param size: (width, height) of the images in pixels.
     :param bound: largest allowed difference of a token's log-probability.
+    :param model_profile: see `core.profiles.identify`. The questions are worded for this family.
     """
 
     pairs: int = 6
@@ -56,6 +57,7 @@ class Settings:
     tokens: int = 24
     size: tuple[int, int] = (640, 480)
     bound: float = 0.1
+    model_profile: str = AUTO
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,7 @@ def main() -> None:
     if given.list:
         print("\n".join(sorted(known_operators())) or "FlagGems is not installed in this Python.")
         return
-    settings = Settings(given.pairs, given.scenes, given.tokens, given.size[1][0], given.bound)
+    settings = Settings(given.pairs, given.scenes, given.tokens, given.size[1][0], given.bound, given.model_profile)
     try:
         asyncio.run(tune(engine_options(given), settings, lambda line: print(line, flush=True), given.minutes))
     except RoboBrainError as error:

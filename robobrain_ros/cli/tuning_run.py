@@ -12,7 +12,7 @@ from robobrain_ros.cli.operator_verdicts import OperatorVerdict
 from robobrain_ros.cli.shape_tuner import MeasuredShapes, ShapeTuner
 from robobrain_ros.cli.whole_engines import Combination, Result, Side, WholeEngines
 from robobrain_ros.core.imaging import PixelBudget
-from robobrain_ros.core.profiles import profile_for
+from robobrain_ros.core.profiles import identify_model
 from robobrain_ros.engine.base import EngineInfo
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint
 from robobrain_ros.engine.embedded.engine import EmbeddedEngine
@@ -126,7 +126,7 @@ class TuningRun:
 
     def _questions(self, info: EngineInfo) -> Questions:
         pixels = PixelBudget.within(self.options.max_pixels, info.min_pixels, info.max_pixels, info.cell)
-        return Questions(self.settings, profile_for(info.model_type), pixels)
+        return Questions(self.settings, identify_model(info, self.settings.model_profile).profile, pixels)
 
     async def _start(self, tuner: Tuner) -> None:
         """Start the engine. If it cannot start with a part of the GPU's memory, start it with all of it."""

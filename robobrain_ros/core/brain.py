@@ -57,6 +57,7 @@ class Brain:
     :param info: the result of the engine's ``start``. Without it, the limits of the model family apply.
     :param max_pixels: pixel limit of each image for the model. A lower limit makes answers faster.
     :param defaults: settings that a query does not set.
+    :param identified_by: how the profile was identified, for reports.
     :raises EngineConfigError: ``max_pixels`` is too low for any image.
     """
 
@@ -68,6 +69,7 @@ class Brain:
         info: EngineInfo | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         defaults: Defaults | None = None,
+        identified_by: str = "",
     ) -> None:
         self.engine: Final = engine
         self.profile: Final = profile
@@ -75,6 +77,7 @@ class Brain:
         self.defaults: Final = defaults or Defaults()
         self.budget: Final = PixelBudget.within(max_pixels, self.info.min_pixels, self.info.max_pixels, self._cell)
         self._max_pixels: Final = max_pixels
+        self.identified_by: Final = identified_by
 
     def with_defaults(self, **changes: Any) -> "Brain":
         """Return a brain for the same engine with other defaults. Requests in flight keep their defaults.
@@ -82,7 +85,20 @@ class Brain:
         :param changes: fields of `Defaults`.
         """
         defaults = replace(self.defaults, **changes)
-        return Brain(self.engine, self.profile, info=self.info, max_pixels=self._max_pixels, defaults=defaults)
+        return Brain(
+            self.engine,
+            self.profile,
+            info=self.info,
+            max_pixels=self._max_pixels,
+            defaults=defaults,
+            identified_by=self.identified_by,
+        )
+
+    def new_report(self) -> Report:
+        """Return a report that names the model, its profile and the engine."""
+        info = self.info
+        profile = f"{self.profile.name} (identified by {self.identified_by})" if self.identified_by else self.profile.name
+        return Report(info.model, info.engine, info.flagos_active, profile=profile)
 
     async def run(self, query: Query, on_partial: PartialAnswerListener | None = None) -> Answer:
         """Answer a query. Cancelling the task that awaits this aborts the request in the engine.
@@ -95,7 +111,7 @@ class Brain:
             RequestTimeoutError, CanceledError (the engine aborted the request) and EngineFailedError.
         """
         began = time.monotonic()
-        report = Report(model=self.info.model, engine=self.info.engine, flagos_active=self.info.flagos_active)
+        report = self.new_report()
         try:
             run = self._checked_run(query, on_partial, report, began)
             return await _within(self._answer(run), run.deadline)
@@ -134,6 +150,7 @@ class Brain:
             raise BadRequestError(f"max_tokens is {max_tokens}. It must be at least 1.")
         can_think = self.profile.can_think and self.profile.uses_tags(query.task)
         think = self.defaults.think and can_think if query.think is None else query.think
+        think = think or (can_think and self.profile.always_thinks)
         if think and not self.profile.can_think:
             raise BadRequestError(f"This {self.profile.family} checkpoint was not trained to think. Retry without thinking.")
         if think and not can_think:
@@ -218,14 +235,14 @@ class Brain:
 
         A checkpoint's files do not show whether the model can think. A model that cannot think gives an empty answer to a prompt
         with think tags. If the first request is without thinking, the second request has no tags. Tasks without
-        tags are asked once.
+        tags are asked once, and so are families that always think.
         """
         tagged = self.profile.uses_tags(run.query.task)
         thinking = await self._think(run) if run.think else ""
         prefix_without_thinking = self.profile.assistant_prefix(think=False) if tagged else ""
         prefix = self.profile.prefix_after_thinking(thinking) if run.think else prefix_without_thinking
         parser, finish_reason = await self._write_answer(run, prefix)
-        if tagged and not parser.text:
+        if tagged and not parser.text and not self.profile.always_thinks:
             prefix = "" if prefix == prefix_without_thinking else prefix_without_thinking
             thinking, run.report.think, run.report.raw_text = "", False, ""
             parser, finish_reason = await self._write_answer(run, prefix)
@@ -244,7 +261,7 @@ class Brain:
         await self._generate(run, parser, prefix, run.defaults.think_tokens, stop=("</think>", "<answer>"))
         # A server with a reasoning parser may have added the answer. The answer is requested separately.
         thinking = parser.raw_text.partition("</think>")[0]
-        run.report.raw_text = f"{thinking}</think><answer>"
+        run.report.raw_text = f"{thinking}{self.profile.end_of_thinking()}"
         # The model may have copied a control token, for example from a sign in the image. The next prompt must not contain it.
         return without_control_tokens(thinking, self.info.special_tokens)
 
@@ -269,7 +286,8 @@ class Brain:
             return Constraint(regex=YES_OR_NO)
         if not (run.defaults.constrain_coordinates and task.spatial):
             return None
-        return Constraint(regex=coordinate_pattern(task, self.profile, run.images[0].size))
+        pattern = coordinate_pattern(task, self.profile, run.images[0].size)
+        return Constraint(regex=pattern) if pattern else None
 
     async def _generate(
         self,

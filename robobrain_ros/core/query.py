@@ -191,6 +191,8 @@ class Report:
     flagos_active: bool = False
     flagos_operators: tuple[str, ...] = ()
     """FlagGems operators that ran in the engine until the end of the request."""
+    profile: str = ""
+    """Name of the model profile, and how it was identified."""
     think: bool = False
     image_age: float = 0.0
     queue_time: float = 0.0

@@ -44,10 +44,11 @@ class Run:
     @property
     def prompt_texts(self) -> tuple[str, ...]:
         """The texts of the user's message. See `Profile.prompt_texts`."""
-        first, *others = self._question
+        texts = list(self._question)
         if self.query.image_times and not self.as_video:
-            first = f"{sentence(self.query.image_times)}\n{first}"
-        return first, *others
+            texts[0] = f"{sentence(self.query.image_times)}\n{texts[0]}"
+        texts[-1] += self.profile.request_to_think(self.think)
+        return tuple(texts)
 
     @property
     def _question(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -157,6 +158,23 @@ ProgressCallback = Callable[[LoadProgress], None]
 
 
 @dataclass(frozen=True)
+class ModelOrigin:
+    """Where a model comes from. `core.profiles` identifies the model's family by it.
+
+    :param names: names of the model in ``engine.model`` and on a server.
+    :param folder: folder of the checkpoint. None: it is on a server.
+    """
+
+    names: tuple[str, ...] = ()
+    folder: Path | None = None
+
+
+CheckOrigin = Callable[[ModelOrigin], str]
+"""Called before a model is loaded. Returns its model type, or an empty text if unknown. Raises EngineConfigError if the family is
+contradictory or not supported."""
+
+
+@dataclass(frozen=True)
 class EngineInfo:
     """Properties of a started engine. Sizes are in pixels; 0 means unknown.
 
@@ -164,6 +182,7 @@ class EngineInfo:
     :param special_tokens: texts that the tokenizer converts to control tokens, or an empty collection if unknown.
     :param takes_video: whether the engine accepts videos, see `Generation.video_times`.
     :param count_tokens: returns the number of tokens of a text; None: unknown, but at most one for each byte in UTF-8.
+    :param origin: where the model comes from.
     """
 
     model: str
@@ -176,6 +195,7 @@ class EngineInfo:
     flagos_active: bool = False
     takes_video: bool = False
     details: dict[str, str] = field(default_factory=dict)
+    origin: ModelOrigin = ModelOrigin()
     special_tokens: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     count_tokens: Callable[[str], int] | None = field(default=None, compare=False, repr=False)
 

@@ -185,7 +185,7 @@ class RemoteOptions:
     )
     model_type: str = option(
         "",
-        "kind remote: model_type in config.json of the served checkpoint. Empty: derived from the model's name.",
+        "kind remote: model_type in config.json of the served checkpoint. Empty: derived from model_profile or the model's name.",
         choices=("", *CELLS),
     )
     image_format: str = option(

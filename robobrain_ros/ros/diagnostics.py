@@ -87,7 +87,13 @@ class Diagnostics:
             "restarts": health.restarts,
         }
         if info is not None:
-            values |= {"model": info.model, "engine": info.engine, "flagos_active": info.flagos_active, **info.details}
+            values |= {
+                "model": info.model,
+                "profile": self._model.profile,
+                "engine": info.engine,
+                "flagos_active": info.flagos_active,
+                **info.details,
+            }
             values["image_cache"] = health.image_cache
             values["flagos_called"] = ", ".join(health.flagos_operators)
         level, message = _LEVELS.get(health.state, DiagnosticStatus.WARN), health.message

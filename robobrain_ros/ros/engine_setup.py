@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from robobrain_ros.bounds.files import home_expanded
-from robobrain_ros.core.profiles import profile_for
+from robobrain_ros.core.profiles import AUTO, check_origin
+from robobrain_ros.engine.base import ModelOrigin
 from robobrain_ros.engine.factory import make_engine, make_front
 from robobrain_ros.engine.http.front import HttpFront
 from robobrain_ros.engine.options import EngineOptions
@@ -55,19 +56,21 @@ def set_up_engine(
     check_histories(parameters)
     options, front, settle = _with_video(parameters.engine_options(), parameters), None, factory is None
     if factory is None:
-        check = partial(checked_options, options, default_model, warn)
+        check = partial(checked_options, options, default_model, warn, parameters["model_profile"])
         options = read(check, "Checking the files of the engine's parameters")
         make = partial(make_front, parameters.server_options(), options)
         front = read(make, "Checking the files of the HTTP server's parameters")
-        factory = partial(make_engine, options, front)
-    thinks = parameters["model_can_think"]
+        factory = partial(make_engine, options, front, partial(check_origin, chosen=parameters["model_profile"]))
+    thinks, profile = parameters["model_can_think"], parameters["model_profile"]
+    known = can_think(options.model) if profile == AUTO else None  # With another profile, the name does not tell it.
     settings = ModelSettings(
         name=options.model,
         max_pixels=options.max_pixels,
         max_queued=parameters["max_queued"],
         max_running=options.max_num_seqs,
         warm_up=parameters["warm_up"],
-        can_think=can_think(options.model) if thinks == "auto" else thinks == "yes",
+        can_think=known if thinks == "auto" else thinks == "yes",
+        profile=profile,
         settle=settle,
     )
     return EngineSetup(factory, front, settings)
@@ -81,15 +84,19 @@ def _with_video(options: EngineOptions, parameters: Parameters) -> EngineOptions
     return replace(options, embedded=replace(options.embedded, video="yes" if has_history else "no"))
 
 
-def checked_options(options: EngineOptions, default_model: Path | None, warn: Callable[[str], object]) -> EngineOptions:
+def checked_options(
+    options: EngineOptions, default_model: Path | None, warn: Callable[[str], object], profile: str = AUTO
+) -> EngineOptions:
     """Return the options with a model, checked.
 
     :param default_model: checkpoint to load if ``engine.model`` is empty, or None if the option must be set.
     :param warn: called with a sentence when the default model is used.
-    :raises EngineConfigError: an option is wrong, or no model is named and there is no default.
+    :param profile: name of the model profile, or `AUTO` to identify the model.
+    :raises EngineConfigError: an option is wrong, no model is named and there is no default, or the family is contradictory.
     """
     if options.kind == "remote":
         options.validate()
+        check_origin(ModelOrigin((options.model,)), profile)
         return options
     if not options.model:
         if default_model is None or not (default_model / "config.json").is_file():
@@ -98,6 +105,6 @@ def checked_options(options: EngineOptions, default_model: Path | None, warn: Ca
         options = replace(options, model=str(default_model))
     options.validate()
     folder = home_expanded(options.model)
-    if os.path.isfile(folder / "config.json"):  # Unlike Path.is_file, false if the name cannot be read.
-        profile_for(folder)
+    in_folder = os.path.isfile(folder / "config.json")  # Unlike Path.is_file, false if the name cannot be read.
+    check_origin(ModelOrigin((options.model,), folder if in_folder else None), profile)
     return options

@@ -12,8 +12,8 @@ import numpy as np
 
 from robobrain_ros.bounds.texts import clean
 from robobrain_ros.core.brain import Brain
-from robobrain_ros.core.profiles import Profile, profile_for
-from robobrain_ros.core.query import CAMERA_TASKS, Query
+from robobrain_ros.core.profiles import AUTO, identify_model
+from robobrain_ros.core.query import CAMERA_TASKS, Query, Report
 from robobrain_ros.engine import memory
 from robobrain_ros.engine.base import Engine, EngineHealth, EngineInfo, LoadProgress
 from robobrain_ros.engine.runtime import LoopThread
@@ -42,6 +42,7 @@ class ModelSettings:
     """Settings of the model.
 
     :param can_think: whether the model was trained to think. None means as stated in the profile of its family.
+    :param profile: name of the model profile, or `AUTO` to identify the model.
     :param settle: whether to call `memory.settle_objects` after loading.
     """
 
@@ -51,6 +52,7 @@ class ModelSettings:
     max_running: int
     warm_up: bool
     can_think: bool | None = None
+    profile: str = AUTO
     settle: bool = False
 
 
@@ -84,6 +86,15 @@ class Model:
     def info(self) -> EngineInfo | None:
         """The loaded model, or None if no model is loaded."""
         return None if self._brain is None else self._brain.info
+
+    @property
+    def profile(self) -> str:
+        """The profile of the loaded model and how it was identified, or an empty text if no model is loaded."""
+        return self.new_report().profile
+
+    def new_report(self) -> Report:
+        """Return a report that names the loaded model. It is empty if no model is loaded."""
+        return Report() if self._brain is None else self._brain.new_report()
 
     def load(self, factory: EngineFactory, settings: ModelSettings, close: Close | None = None) -> None:
         """Start to load the model; return at once.
@@ -156,7 +167,7 @@ class Model:
             self._supervisor = supervisor
             try:
                 info = await supervisor.start(self._note)
-                brain = _brain(supervisor, info, settings)
+                brain, warning = _brain(supervisor, info, settings)
             except RoboBrainError as error:
                 self._fail(error)
             except Exception as error:
@@ -164,6 +175,8 @@ class Model:
                 self._fail(EngineFailedError(f"{type(error).__name__}: {error}"))
             else:
                 self._brain = brain
+                if warning:
+                    self._logger.warning(clean(warning))
                 self._note(LoadProgress("ready", f"{info.model} is ready ({brain.profile.family}, {info.engine}).", 1.0))
 
     async def _unload(self) -> None:
@@ -205,7 +218,7 @@ class _WarmUp:
             memory.settle_objects()
 
     async def _ask(self, engine: Engine, info: EngineInfo) -> None:
-        brain = _brain(engine, info, self._settings)
+        brain, _ = _brain(engine, info, self._settings)
         image = np.full((*_WARM_UP_SIZE, 3), 128, np.uint8)
         for task in brain.profile.tasks.intersection(CAMERA_TASKS):
             self._progress(LoadProgress("warming up", f"Warming up: {task.value}."))
@@ -216,10 +229,8 @@ class _WarmUp:
                 continue  # The answer about a grey image does not matter.
 
 
-def _brain(engine: Engine, info: EngineInfo, settings: ModelSettings) -> Brain:
-    return Brain(engine, _profile(info, settings), info=info, max_pixels=settings.max_pixels)
-
-
-def _profile(info: EngineInfo, settings: ModelSettings) -> Profile:
-    profile = profile_for(info.model_type)
-    return profile if settings.can_think is None else profile.with_thinking(settings.can_think)
+def _brain(engine: Engine, info: EngineInfo, settings: ModelSettings) -> tuple[Brain, str]:
+    """Return the brain, and a warning if its profile is a guess."""
+    found = identify_model(info, settings.profile)
+    profile = found.profile if settings.can_think is None else found.profile.with_thinking(settings.can_think)
+    return Brain(engine, profile, info=info, max_pixels=settings.max_pixels, identified_by=found.by), found.warning

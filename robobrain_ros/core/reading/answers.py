@@ -25,6 +25,8 @@ The rules:
 - The value of a key such as ``image_size``, ``color`` or ``score`` is not a coordinate. The size in a sentence such as "The image
   size is (640, 480)." is not a coordinate either. An object with ``x``, ``y``, ``width`` and ``height`` is an error, because
   ``x`` and ``y`` may be a corner or the centre.
+- In families that put coordinates between tags such as ``<area>``, a pair of tags counts as the brackets of a list. The number of
+  the image in ``<frame 5>:`` is ignored, because spatial tasks have one image.
 - If the answer has a list, coordinates in the prose around it ("The image is (640, 480)") are ignored. Without a list, they are
   the answer.
 - Equal points or boxes with equal labels count once, because models sometimes repeat themselves endlessly. A trajectory may
@@ -48,6 +50,7 @@ from robobrain_ros.core.profiles import AnswerForm, Profile
 from robobrain_ros.core.query import Box, ParsedAnswer, PartialAnswer, PlanStep, Point, Task
 from robobrain_ros.core.reading.coordinates import CoordinateReader
 from robobrain_ros.core.reading.free_plans import FreePlanReader
+from robobrain_ros.core.reading.marks import MarkReader
 from robobrain_ros.core.reading.refusals import refuses_to_plan, reports_nothing_found
 from robobrain_ros.core.reading.scores import read_score
 from robobrain_ros.core.reading.tags import Segment, TagReader
@@ -85,6 +88,7 @@ class AnswerParser:
         self.task = task
         self.form = profile.form(task)
         self._gives_depth = profile.gives_depth
+        self._mark_names = profile.marks
         self._constrained = constrained
         self._plan_form = plan_form
         self._began_in_thinking = thinking
@@ -156,6 +160,7 @@ class AnswerParser:
     def _discard_results(self) -> None:
         """Start again with new readers, because the text so far was thinking."""
         self._coordinates = CoordinateReader(self.form, self._gives_depth, self._constrained)
+        self._marks = MarkReader(self._mark_names)
         self._free_plan = FreePlanReader()
         self._structured_plan = None if self._plan_form is None else StructuredPlanReader(self._plan_form)
 
@@ -169,7 +174,7 @@ class AnswerParser:
             if segment.thinking or not segment.text:
                 continue
             if self.task.spatial:
-                items += self._coordinates.feed(segment.text)
+                items += self._coordinates.feed(self._marks.feed(segment.text))
             elif self.form is AnswerForm.STEPS:
                 steps += (self._structured_plan or self._free_plan).feed(segment.text)
         text = "".join(segment.text for segment in segments)
@@ -229,6 +234,7 @@ class AnswerParser:
 
     def _finish_spatial(self, text: str, truncated: bool) -> ParsedAnswer:
         reader = self._coordinates
+        reader.feed(self._marks.finish())
         reader.finish(text, truncated)
         if not reader.items and not reader.fault and self._found_nothing(text):
             return ParsedAnswer(self.task, text, self.thinking, nothing_found=True)

@@ -322,6 +322,8 @@ class CoordinateReader:
             bracket.unlabelled.append(item)
             if bracket.is_ambiguous:
                 self._note_ambiguous(in_prose=False)
+        else:
+            bracket.unlabelled = [_with_depth(item, bracket.fields) for item in bracket.unlabelled]
         if bracket.unlabelled or bracket.has_coordinates:
             self._mark_outer(valid=True)
         elif bracket.has_keys:
@@ -355,9 +357,7 @@ class CoordinateReader:
                     self.fault = self.fault or "it contains a width and a height, and x and y may be a corner or the centre"
                 self._note_scale(numbers)
                 item = self._item_of(numbers)
-                depth = next((fields[key] for key in _DEPTH_KEYS if key in fields), None)
-                # A key states that the number is a depth, so this holds for all families.
-                return replace(item, depth=depth) if isinstance(item, Point) else item
+                return _with_depth(item, fields)
         return None
 
     def _note_scale(self, coordinates: Sequence[float]) -> None:
@@ -418,6 +418,12 @@ class CoordinateReader:
             self._found.add(box)
         elif not cut:
             self._lone_corners += adjacent.points
+
+
+def _with_depth(item: Point | Box, fields: dict[str, float]) -> Point | Box:
+    """Return the point with the depth of its object. A key states that the number is a depth, so this holds for all families."""
+    depth = next((fields[key] for key in _DEPTH_KEYS if key in fields), None)
+    return replace(item, depth=depth) if isinstance(item, Point) and depth is not None else item
 
 
 def _is_bare(text: str) -> bool:

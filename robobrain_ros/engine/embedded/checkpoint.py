@@ -7,7 +7,7 @@ from typing import Any
 
 from robobrain_ros.bounds.files import home_expanded
 from robobrain_ros.bounds.texts import shortened
-from robobrain_ros.engine.base import VIDEO_PLACEHOLDER, LoadProgress, ProgressCallback
+from robobrain_ros.engine.base import VIDEO_PLACEHOLDER, CheckOrigin, LoadProgress, ModelOrigin, ProgressCallback
 from robobrain_ros.engine.embedded.checkpoint_files import AGAIN, INDEX, image_settings, indexed_files, read_json, template_text
 from robobrain_ros.engine.embedded.image_bytes import has_standard_steps
 from robobrain_ros.engine.options import EngineOptions
@@ -16,7 +16,7 @@ from robobrain_ros.errors import EngineConfigError
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
 _LONGEST_QUOTE = 200
 """Characters of ``engine.model`` in a sentence."""
-_HUB_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.py"]
+_HUB_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.py", "README.md"]
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,10 @@ class Checkpoint:
     video: bool = False
 
 
-def find_checkpoint(options: EngineOptions, progress: ProgressCallback) -> Checkpoint:
+def find_checkpoint(options: EngineOptions, progress: ProgressCallback, check_origin: CheckOrigin | None = None) -> Checkpoint:
     """Find the checkpoint in ``options.model``. Download it from the hub if it is not on this machine.
 
+    :param check_origin: called with the name and the folder of the checkpoint.
     :raises EngineConfigError: the checkpoint is not found, gated, incomplete, or no checkpoint.
     """
     path = home_expanded(options.model)
@@ -65,6 +66,8 @@ def find_checkpoint(options: EngineOptions, progress: ProgressCallback) -> Check
             f"engine.model: {shortened(str(path), _LONGEST_QUOTE)} cannot be read ({error.strerror}). Check the owner and the "
             "permissions of the folder."
         ) from error
+    if check_origin is not None:
+        check_origin(ModelOrigin((options.model,), checkpoint.path))
     if options.max_pixels < checkpoint.min_pixels:  # Otherwise, the brain would find this fault minutes later.
         raise EngineConfigError(
             f"engine.max_pixels is {options.max_pixels}; this checkpoint needs at least {checkpoint.min_pixels}. Increase "

@@ -6,7 +6,16 @@ from contextlib import aclosing
 from typing import Any
 
 from robobrain_ros.engine import environment
-from robobrain_ros.engine.base import EngineHealth, EngineInfo, Generation, LoadProgress, ProgressCallback, TextDelta
+from robobrain_ros.engine.base import (
+    CheckOrigin,
+    EngineHealth,
+    EngineInfo,
+    Generation,
+    LoadProgress,
+    ModelOrigin,
+    ProgressCallback,
+    TextDelta,
+)
 from robobrain_ros.engine.embedded import compat, leftovers, measuring, operator_trial, space, starting
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint, find_checkpoint
 from robobrain_ros.engine.embedded.checkpoint_files import check_files
@@ -34,11 +43,11 @@ class EmbeddedEngine:
     An instance can be started again after `close`, even if its processes died.
 
     :param choice: operators to use. None means those that the options select.
+    :param check_origin: called with the checkpoint's name and folder before the checkpoint is loaded.
     """
 
-    def __init__(self, options: EngineOptions, choice: Choice | None = None) -> None:
-        self.options = options
-        self._given_choice = choice
+    def __init__(self, options: EngineOptions, choice: Choice | None = None, check_origin: CheckOrigin | None = None) -> None:
+        self.options, self._check_origin, self._given_choice = options, check_origin, choice
         self._vllm: Any = None
         self._prompts: Prompts | None = None
         self._health = EngineHealth("stopped", "The engine is not started.")
@@ -66,7 +75,7 @@ class EmbeddedEngine:
         progress(LoadProgress("checking", "Checking vLLM and the checkpoint."))
         version = await asyncio.to_thread(compat.check_vllm)
         environment.go_online()
-        checkpoint = await asyncio.to_thread(find_checkpoint, self.options, progress)
+        checkpoint = await asyncio.to_thread(find_checkpoint, self.options, progress, self._check_origin)
         await asyncio.to_thread(check_files, checkpoint.path, weights_needed=self.options.embedded.load_format != "dummy")
         check_names(self.options)
         self._folder = await asyncio.to_thread(starting.make_folder)
@@ -275,9 +284,9 @@ class EmbeddedEngine:
         self._release_folder()
 
     def _release_folder(self) -> None:
-        folder, self._folder = self._folder, None
-        if folder is not None:
-            folder.release()
+        if self._folder is not None:
+            self._folder.release()
+        self._folder = None
 
 
 def _death() -> str:
@@ -302,4 +311,5 @@ def _describe(options: EngineOptions, vllm: Any, version: str, prompts: Prompts,
         special_tokens=prompts.special_tokens,
         details=flagos.details(),
         count_tokens=prompts.count_tokens,
+        origin=ModelOrigin((options.model,), checkpoint.path),
     )

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from robobrain_ros.bounds.control_tokens import reject_control_tokens
 from robobrain_ros.bounds.deadlines import ENGINE_RELEASE
 from robobrain_ros.engine.base import (
+    CheckOrigin,
     EngineHealth,
     EngineInfo,
     EngineState,
     Generation,
     LoadProgress,
+    ModelOrigin,
     ProgressCallback,
     TextDelta,
 )
@@ -55,8 +57,11 @@ class RemoteEngine:
     request is sent once to another server.
     """
 
-    def __init__(self, options: EngineOptions, intervals: CheckIntervals | None = None) -> None:
+    def __init__(
+        self, options: EngineOptions, intervals: CheckIntervals | None = None, check_origin: CheckOrigin | None = None
+    ) -> None:
         self.options = options
+        self._check_origin = check_origin
         self._intervals = intervals or CheckIntervals()
         self._servers: list[Server] = []
         self._watches: list[asyncio.Task[None]] = []
@@ -80,7 +85,7 @@ class RemoteEngine:
         self._warn_if_insecure(bool(key))
         # The import runs in a thread, because it takes a second.
         await asyncio.to_thread(_import_openai)
-        self._servers = [Server(url, self.options, key) for url in self.options.remote.urls]
+        self._servers = [Server(url, self.options, key, self._check_origin) for url in self.options.remote.urls]
         progress(LoadProgress("connecting", f"Looking for {_names(self._servers)}."))
         await self._wait_for_one(progress)
         served = next(server.served for server in self._servers if server.fault is None and server.served is not None)
@@ -97,6 +102,7 @@ class RemoteEngine:
             min_pixels=served.min_pixels,
             max_pixels=served.max_pixels,
             cell=served.cell,
+            origin=ModelOrigin(served.names),
         )
 
     async def _wait_for_one(self, progress: ProgressCallback) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import math
-import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -15,7 +14,7 @@ import numpy as np
 
 from robobrain_ros.bounds.texts import one_line
 from robobrain_ros.engine.addresses import base_url
-from robobrain_ros.engine.base import Constraint, Generation, TextDelta, message_content
+from robobrain_ros.engine.base import CheckOrigin, Constraint, Generation, ModelOrigin, TextDelta, message_content
 from robobrain_ros.engine.options import CELLS, EngineOptions
 from robobrain_ros.engine.remote.client import (
     ServerFault,
@@ -42,8 +41,6 @@ _SAFE_CELLS = 64
 _FEWEST_CELLS = 4
 _CELLS_PER_ROW = 128
 """Maximum cells in a row, because models accept aspect ratios up to 200."""
-_FAMILIES = {r"robobrain[-_ ]?2[._]0": "qwen2_5_vl", r"robobrain[-_ ]?2[._]5": "qwen3_vl"}
-"""Model types by patterns in the names of models on servers."""
 _OF_CHOICES = ("logprobs", "top_logprobs")
 """Fields of a request for log-probabilities."""
 _OF_LENGTH = ("max_tokens", "input_tokens", "input_text")
@@ -63,6 +60,7 @@ class ServedModel:
 
     :param cell: side in pixels of the square that a visual token covers.
     :param priorities: whether the server supports priorities of requests.
+    :param names: the model's name, and the name of its checkpoint if the server reports it.
     """
 
     model: str
@@ -73,6 +71,7 @@ class ServedModel:
     min_pixels: int = 0
     max_pixels: int = 0
     priorities: bool = False
+    names: tuple[str, ...] = ()
 
 
 class Server:
@@ -82,13 +81,14 @@ class Server:
     ``running`` is the number of this node's requests on the server.
     """
 
-    def __init__(self, url: str, options: EngineOptions, key: str) -> None:
+    def __init__(self, url: str, options: EngineOptions, key: str, check_origin: CheckOrigin | None) -> None:
         self.url = base_url(url)
         self.served: ServedModel | None = None
         self.fault: ServerFault | None = ServerFault(EngineFailedError(f"{self.url} has not been checked yet."))
         self.running = 0
         self.check_soon = asyncio.Event()
         self._options = options
+        self._check_origin = check_origin
         self._key = key
         self._client = make_client(options, url, key)
         self._last_sign = 0.0
@@ -222,19 +222,25 @@ class Server:
         if not name.isprintable() or len(name) > _LONGEST_NAMES:
             raise wrong_answer(self.url, f"a model name of {len(name)} characters, some of which may not be printable")
         length = known[name].get("max_model_len")
-        model_type = self._model_type(name)
+        root = known[name].get("root")
+        origin = tuple(dict.fromkeys((name, one_line(root[:_LONGEST_NAMES]) if isinstance(root, str) else name)))
+        model_type = self._model_type(origin)
         software = one_line(str(known[name].get("owned_by") or "server")[:40])
-        return ServedModel(name, model_type, CELLS[model_type], software, length if isinstance(length, int) and length > 0 else 0)
+        length = length if isinstance(length, int) and length > 0 else 0
+        return ServedModel(name, model_type, CELLS[model_type], software, length, names=origin)
 
-    def _model_type(self, model: str) -> str:
-        if self._options.remote.model_type:
-            return self._options.remote.model_type
-        for pattern, model_type in _FAMILIES.items():
-            if re.search(pattern, model, re.IGNORECASE):
-                return model_type
+    def _model_type(self, names: tuple[str, ...]) -> str:
+        """Return the model type. The option takes precedence over the names. `core.profiles` compares both after the start."""
+        try:
+            named = "" if self._check_origin is None else self._check_origin(ModelOrigin(names))
+        except EngineConfigError as error:
+            raise ServerFault(error, down=True, lasting=True) from error
+        model_type = self._options.remote.model_type or named
+        if model_type in CELLS:
+            return model_type
         message = (
-            f"The model family of {model!r} on {self.url} is unknown. Set engine.model_type to qwen2_5_vl "
-            "(RoboBrain 2.0) or qwen3_vl (RoboBrain 2.5)."
+            f"The model family of {names[0]!r} on {self.url} is unknown. Set model_profile to the family's profile "
+            "(docs/reference/models.md), or set engine.model_type to qwen2_5_vl or qwen3_vl, the model_type in its config.json."
         )
         raise ServerFault(EngineConfigError(message), down=True, lasting=True)
 

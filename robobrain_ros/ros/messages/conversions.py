@@ -225,6 +225,7 @@ def to_report(report: Report, thinking: str = "") -> InferenceReport:
         engine=clean(report.engine),
         flagos_active=report.flagos_active,
         flagos_operators=[clean(name) for name in report.flagos_operators],
+        profile=clean(report.profile),
         think=report.think,
         image_age=report.image_age,
         queue_time=report.queue_time,

@@ -9,6 +9,7 @@ from typing import Any
 
 from robobrain_ros.core.hysteresis import DEFAULT_STABLE_FRAMES
 from robobrain_ros.core.plans.checks import DEFAULT_MAX_STEPS, MOST_STEPS
+from robobrain_ros.core.profiles import AUTO
 from robobrain_ros.core.query import CAMERA_TASKS, Defaults, Task
 from robobrain_ros.engine.base import LARGEST_MAX_PIXELS, MOST_IMAGES
 from robobrain_ros.engine.http.options import ServerOptions
@@ -140,9 +141,16 @@ NODE_PARAMETERS = (
         "model_can_think",
         "auto",
         "Whether the checkpoint was trained to think. The files of a checkpoint do not state this. auto: the node looks up the "
-        "model's name. If the name is not one of docs/reference/models.md, model_type in config.json decides: qwen2_5_vl can "
-        "think, qwen3_vl cannot.",
+        "model's name. If the name is not one of docs/reference/models.md, the model profile decides.",
         choices=("auto", "yes", "no"),
+    ),
+    Parameter(
+        "model_profile",
+        AUTO,
+        "Profile of the model family: its prompts, and the form and unit of its answers. auto: the node identifies the "
+        "checkpoint by its name, config.json, model card, chat template and special tokens. If these do not identify it, the "
+        "node guesses from model_type and logs a warning. Otherwise, the name of a profile of docs/reference/models.md or of "
+        "another package, such as rynnbrain.",
     ),
     Parameter(
         "max_queued",

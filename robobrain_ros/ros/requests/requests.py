@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from std_msgs.msg import Header
 
@@ -10,7 +11,7 @@ from robobrain_ros.bounds.deadlines import NODE_GRACE
 from robobrain_ros.bounds.texts import shortened
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.plans.request import Robot
-from robobrain_ros.core.query import Answer, PartialAnswer, Report, Task
+from robobrain_ros.core.query import Answer, PartialAnswer, Task
 from robobrain_ros.errors import (
     BadRequestError,
     EngineFailedError,
@@ -241,8 +242,7 @@ class Requests:
     def _failed(self, request: TaskRequest, job: Job | None, error: RoboBrainError) -> Result:
         if job is None:
             return self._rejected(request, error)
-        info = job.brain.info
-        report = error.report or Report(info.model, info.engine, info.flagos_active, raw_text=job.raw_text)
+        report = error.report or replace(job.brain.new_report(), raw_text=job.raw_text)
         report.raw_text = report.raw_text or error.raw_text
         return Result(job.task, job.origin_with_size(), job.report(report), error=error, image=job.image)
 
@@ -251,8 +251,7 @@ class Requests:
             task: Task | None = request.parsed_task()
         except BadRequestError:
             task = None
-        info = self._model.info
-        report = Report() if info is None else Report(info.model, info.engine, info.flagos_active)
+        report = self._model.new_report()
         report.image_age = math.nan
         return Result(task, Origin(Header(), text=shortened(request.text, MOST_TEXT), query=request.query), report, error=error)
 

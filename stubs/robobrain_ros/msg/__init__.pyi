@@ -148,6 +148,7 @@ class Event:
 class InferenceReport:
     model: str
     engine: str
+    profile: str
     flagos_active: bool
     flagos_operators: list[str]
     think: bool
@@ -170,6 +171,7 @@ class InferenceReport:
         *,
         model: str = ...,
         engine: str = ...,
+        profile: str = ...,
         flagos_active: bool = ...,
         flagos_operators: list[str] = ...,
         think: bool = ...,
