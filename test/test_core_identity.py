@@ -99,6 +99,12 @@ def test_a_guess_is_a_warning_with_the_alternatives(
     assert found.warning in caplog.text
 
 
+@pytest.mark.parametrize("model_type", ["qwen2_5_vl", "qwen3_vl"])
+def test_a_name_that_is_the_model_type_identifies_nothing(tmp_path: Path, model_type: str) -> None:
+    folder = checkpoint(tmp_path / model_type, model_type, card=f"---\ntags:\n- {model_type}\n---\n")
+    assert identify(read_clues(folder)).warning
+
+
 def test_the_parameter_overrides_every_clue_but_the_model_type(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "RynnBrain-8B", hidden_size=4096)
     found = identify(read_clues(folder), "qwen3-vl")

@@ -127,6 +127,8 @@ def _matches(clues: Clues, profiles: Sequence[Profile]) -> list[_Match]:
     """
     found: dict[str, _Match] = {}
     for clue in clues.names:
+        if clue.name == clues.model_type:
+            continue  # Such a folder or tag states no more than the model type, which all families of the architecture share.
         for profile in profiles:
             if profile.rejects(clue.name):
                 found.setdefault(profile.name, _Match(profile, clue.place, clue.name))
