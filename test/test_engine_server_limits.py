@@ -17,7 +17,7 @@ from fakes import ScriptedEngine
 from ports import free_port
 
 from robobrain_ros.bounds.compile_cost import MOST_COMPILE
-from robobrain_ros.engine.addresses import client_of
+from robobrain_ros.engine.addresses import client_of, is_loopback
 from robobrain_ros.engine.http import connections as server_connections
 from robobrain_ros.engine.http import guard as server_guard
 from robobrain_ros.engine.http.connections import LARGEST_HEADER
@@ -284,7 +284,7 @@ def test_the_rate_of_constraints_is_a_share_of_one_core(monkeypatch: pytest.Monk
     for _ in range(10_000):
         now[0] += 0.1
         compiled += MOST_COMPILE if rates.take("a", MOST_COMPILE) else 0
-    assert compiled == pytest.approx(0.05 * 1000 * now[0], rel=0.02)
+    assert compiled == pytest.approx(COMPILE_RATE * now[0], rel=0.05)
     assert all(rates.take("b", 10) for _ in range(5)), "a few small schemas at once"
 
 
@@ -416,3 +416,13 @@ def test_rejected_bodies_of_all_connections_share_one_rate(monkeypatch: pytest.M
     assert connections.discard_pause(int(rate / 2)) == pytest.approx(1.5)
     now[0] += 5.0
     assert connections.discard_pause(int(rate / 4)) == pytest.approx(0.25)
+
+
+def test_hosts_of_images_are_names_or_addresses() -> None:
+    hosts = ("images.example.org", "127.0.0.1", "::1", "my_nas")
+    ServerOptions(enabled=True, allowed_media_domains=hosts).validate(EngineOptions(model="x"))
+
+
+def test_loopbacks() -> None:
+    assert all(map(is_loopback, ("127.0.0.1", "127.8.8.8", "localhost", "::1", "[::1]")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "", "gpu", "10.0.0.1", "localhost.evil.example")))

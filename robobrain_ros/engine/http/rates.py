@@ -7,8 +7,9 @@ from robobrain_ros.bounds.compile_cost import MOST_COMPILE
 
 RATE, BURST = 50.0, 100.0
 """Requests per second of one client, and requests at once. Requests with and without the key count separately."""
-COMPILE_RATE = 50.0
-"""Estimated milliseconds per second in which vLLM compiles the constraints of one client: 5 % of a core."""
+COMPILE_RATE = 15.0
+"""Estimated milliseconds per second in which vLLM compiles the constraints of one client: 1.5 % of a core. While it compiles, the
+robot's requests wait. At this rate, fewer than 5 % of them do."""
 COMPILE_BURST = MOST_COMPILE
 """Estimated milliseconds at once. vLLM does not keep compiled constraints, so a repeated constraint counts each time."""
 MOST_CLIENTS = 1000
