@@ -66,8 +66,8 @@ class ApproachPose:
     """An approach pose with the size of the object.
 
     :param pose: the pose, or the reason why it is unavailable.
-    :param pixel: (u, v) of its origin in the image. In a box, it is the most central place of the object with a certain normal.
-        NaN if the pose is unavailable.
+    :param pixel: (u, v) of its origin in the image. In a box: the centre, or the place with the smallest uncertainty if the
+        normal at the centre is uncertain. NaN if the pose is unavailable.
     :param width: metres. Size of the visible object along y: a gripper opens wider than this. NaN: unknown, because the request
         is a point or the pose is unavailable.
     :param length: metres. Size of the visible object along x, otherwise as ``width``.
@@ -94,7 +94,7 @@ def approach_poses(
 ) -> tuple[ApproachPose, ...]:
     """Return the approach pose for each request. A request has the same result alone and together with others.
 
-    :param camera: the model of the image's camera, as for `core.surfaces.lift_points`.
+    :param camera: the model of the camera that took the image.
     :param depth: the depth image of the image's time. None makes each pose unavailable (NO_DEPTH).
     :param requests: points and boxes in pixels of the image.
     :param frame: optical frame of the image. ``stamp`` is its stamp.
@@ -122,7 +122,7 @@ def approach_poses(
             for index, pose in zip(indices, result.poses([blank[i] for i in indices]), strict=True):
                 found[index] = pose
         holes = [index for index in sound if _reason(found[index]) is Unavailable.HOLE]
-        if len(holes) == len(sound) and not np.isfinite(depth.metres()).any():
+        if holes and not np.isfinite(depth.metres()).any():
             for index in holes:
                 found[index] = ApproachPose(blank[index].without(Unavailable.NO_DEPTH))
     return tuple(pose for pose in found if pose is not None)

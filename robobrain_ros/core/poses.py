@@ -33,7 +33,7 @@ class Unavailable(str, Enum):
 
     NOT_FINITE = "the request contains NaN or infinity"
     EMPTY_BOX = "the bounding box is empty"
-    OUTSIDE = "the point is outside of the image"
+    OUTSIDE = "the request is outside of the image"
     NO_DEPTH = "there is no depth image with valid depth"
     HOLE = "there is too little valid depth at the point, as on reflective, transparent or black surfaces"
     TOO_NEAR = "the surface is nearer than min_depth or than the depth camera can measure"
@@ -44,7 +44,7 @@ class Unavailable(str, Enum):
     EDGE = "the point is on an edge between two surfaces, so its normal is ambiguous"
     UNCERTAIN = "the surface is too small, thin or noisy for a normal"
     NO_RAY = "the camera's lens model does not cover the point"
-    BAD_DISTANCE = "the distance is not a positive finite number"
+    BAD_DISTANCE = "the distance is negative, not finite, or 0 where a base needs room"
     BAD_PLANE = "the floor plane is not finite, or its normal does not have the length 1"
     BAD_TRANSFORM = "the transform is not finite, or its quaternion does not have the length 1"
     BELOW_FLOOR = "the point is below the floor plane"
@@ -63,7 +63,7 @@ class Source(str, Enum):
 class Uncertainty:
     """Standard deviations of a pose.
 
-    :param position: metres, along the line of sight.
+    :param position: metres, along the line of sight. For a stand-off pose: also sideways.
     :param angle: radians, of the direction of the z axis (approach poses) or of the heading (poses on the floor).
     """
 
@@ -93,7 +93,7 @@ class StampedPose:
     :param stamp: the stamp of the image.
     :param position: x, y and z in metres.
     :param orientation: quaternion (x, y, z, w) that rotates vectors from the pose's axes to the frame.
-    :param uncertainty: None if and only if the pose is unavailable.
+    :param uncertainty: of a computed pose. None: the pose is unavailable.
     :param reason: why it is unavailable, otherwise None.
     """
 
@@ -116,7 +116,7 @@ class StampedPose:
         return axes
 
     def without(self, reason: Unavailable) -> "StampedPose":
-        """Return the same request without a pose."""
+        """Return this pose as unavailable for a reason."""
         return replace(self, position=_NAN3, orientation=_NAN4, uncertainty=None, reason=reason)
 
     def moved(self, transform: Rigid, frame: str) -> "StampedPose":
@@ -177,8 +177,9 @@ def stand_off(pose: StampedPose, distances: Sequence[float]) -> tuple[StampedPos
 def floor_pose(pose: StampedPose, floor: FloorPlane, distance: float, robot: Vector = (0.0, 0.0, 0.0)) -> StampedPose:
     """Return the pose on the floor from which a robot faces the position of another pose.
 
-    The pose is ``distance`` from the foot of the position, towards the robot. Its x axis points to the foot, and its z axis is
-    the floor's normal, as in REP 103 for mobile bases. The function does not check whether the place is free.
+    The foot is the perpendicular projection of the position onto the floor. The pose is ``distance`` from it, towards the
+    robot. Its x axis points to the foot, and its z axis is the floor's normal, as in REP 103 for mobile bases. The function does
+    not check whether the place is free.
 
     :param pose: an approach pose, in the frame of ``floor`` and ``robot``.
     :param distance: metres on the floor between the pose and the position's foot.

@@ -9,7 +9,7 @@ from pathlib import Path
 from robobrain_ros.bounds.texts import shortened
 from robobrain_ros.core.profiles.clues import Clues, named_clues, read_clues
 from robobrain_ros.core.profiles.profile import Profile
-from robobrain_ros.core.profiles.registry import AUTO, PROFILES, all_profiles, named_profile, supported
+from robobrain_ros.core.profiles.registry import AUTO, all_profiles, named_profile, supported
 from robobrain_ros.engine.base import EngineInfo, ModelOrigin
 from robobrain_ros.errors import EngineConfigError
 
@@ -22,7 +22,7 @@ class Identified:
     """The profile of a checkpoint.
 
     :param by: how the family was identified, as the end of a sentence.
-    :param warning: a sentence if the family is a guess, otherwise empty.
+    :param warning: a sentence if the family is a guess among several, otherwise empty.
     """
 
     profile: Profile
@@ -42,20 +42,20 @@ class _Match:
 
 
 def profile_for(where: str | Path) -> Profile:
-    """Return the profile of a model family. If it is a guess, log a warning.
+    """Return the profile of a model family. If that of a checkpoint is a guess, log a warning.
 
     :param where: the name of a profile such as "rynnbrain", or a ``model_type`` such as "qwen2_5_vl", which means RoboBrain, or a
         checkpoint's folder, or its config.json.
     :raises EngineConfigError: the file does not exist, or the family is unknown or contradictory.
     """
-    named = next((profile for profile in PROFILES if str(where) in (profile.name, profile.model_type)), None)
+    named = next((profile for profile in all_profiles() if str(where) in (profile.name, profile.model_type)), None)
     if named is not None:
         return named
     path = Path(where)
     if not os.path.exists(path):  # Unlike Path.exists, false if the name cannot be read.
         raise EngineConfigError(
             f"{str(where)!r} is neither a known model type nor the folder of a checkpoint. Known model types are "
-            f"{supported(PROFILES)}."
+            f"{supported(all_profiles())}."
         )
     found = identify(read_clues(path))
     if found.warning:

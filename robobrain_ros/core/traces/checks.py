@@ -63,7 +63,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class TraceLimits:
-    """Limits of a trajectory. 0 switches a check off.
+    """Limits of a trajectory. None, and 0 for ``step``, ``speed`` and ``start``, switch a check off.
 
     :param step: longest step in metres.
     :param speed: largest speed in metres per second.
