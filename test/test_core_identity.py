@@ -154,10 +154,46 @@ def test_metadata_that_lies_is_an_error(tmp_path: Path, name: str, config: dict[
         "---\n" + "[" * 5000 + "\n---\n",
         "\x00\xff",
         "---\n",
+        "---\na: !!bool maybe\n---\n",
+        '---\na: !!int ""\n---\n',
+        "---\na: !!timestamp x\n---\n",
+        "---" + "\n" * 40_000,
+        "---\na0: &a0 {k: v}\n"
+        + "".join(f"a{n}: &a{n}\n  <<: [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
+        + "---\n",
     ],
+    ids=range(11),
 )
 def test_a_card_that_is_no_card_states_nothing(tmp_path: Path, card: str) -> None:
     assert identify(read_clues(checkpoint(tmp_path / "weights", card=card))).warning
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "card"),
+    [
+        ("qwen3_vl_8b_robobrain", {}, ""),
+        ("my_robot", {"_name_or_path": "/x/Qwen3-VL-8B-Instruct"}, ""),
+        ("my_robot", {}, "---\nbase_model: Qwen/Qwen3-VL-8B-Instruct\n---\n"),
+    ],
+)
+def test_what_a_checkpoint_was_made_from_does_not_make_it_qwen(
+    tmp_path: Path, name: str, config: dict[str, Any], card: str
+) -> None:
+    """RoboBrain was made from Qwen's models. Its renamed checkpoints keep RoboBrain's prompts, with a warning."""
+    found = identify(read_clues(checkpoint(tmp_path / name, card=card, **config)))
+    assert found.profile.name == "robobrain2.5"
+    assert "The guess is RoboBrain 2.5" in found.warning
+
+
+def test_the_own_name_takes_precedence_over_tags(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "RoboBrain2.5-8B-NV", card="---\ntags: [robobrain2.0, Robo-Dopamine]\n---\n")
+    assert identify(read_clues(folder)).profile.name == "robobrain2.5"
+
+
+def test_names_in_messages_are_one_line(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "weights", _name_or_path="Qwen3-VL-thinking\n[FATAL] \x1b[2J")
+    assert "\n" not in str(read_clues(folder).names)
+    assert all(clue.name.isprintable() for clue in read_clues(folder).names)
 
 
 def test_sizes_that_no_family_publishes_are_accepted(tmp_path: Path) -> None:

@@ -60,8 +60,8 @@ def test_no_random_plan_of_one_step_is_infeasible_for_the_robots_hands() -> None
     [
         ("a1 b1 a2", "a1 b1 a2"),
         ("a1 b1 a1", "a1 b1 a2"),
-        ("a1 a1 b1 b2", "a1 b1 a2 b3"),
-        ("a2 a2 a2 b2 b2", "a1 b1 a2 b2 a3"),
+        ("a1 a1 b1 b2", "a1 a2 b2 b3"),
+        ("a2 a2 a2 b2 b2", "a1 a2 a3 b3 b4"),
         ("b7 a3 a3", "a1 a2 b3"),
         ("-1 -1 a1 a1", "-1 -1 a1 a2"),
     ],

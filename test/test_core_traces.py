@@ -107,6 +107,39 @@ def test_heights_are_measured_against_the_surface_below(x: float, depth: float, 
     assert issue.measured == pytest.approx(height, abs=1e-5)
 
 
+@pytest.mark.parametrize("transform", [np.full((4, 4), np.nan), np.zeros((4, 4)), np.eye(3), np.diag([1.0, 1.0, -1.0, 1.0])])
+def test_a_transform_that_is_none_is_reported(transform: np.ndarray) -> None:
+    report = check_trace(trace(), TraceLimits(reach=Reach("base", 0.01)), transforms={"base": transform})
+    assert report.issues == ()
+    assert "the reach was not checked" in report.unchecked[0]
+
+
+def test_unusable_inputs_of_a_check_are_reported() -> None:
+    report = check_trace(trace(duration=np.nan, up=9.81 * UP, instruction="5 cm above the table"), TraceLimits(speed=0.1), view())
+    assert report.issues == ()
+    assert [reason.partition(",")[0] for reason in report.unchecked] == [
+        "The duration is unknown",
+        "The direction against gravity (up) is no unit vector",
+    ]
+
+
+def test_an_end_that_an_object_hides_has_no_height() -> None:
+    end = [[-0.2, 0.0, 0.7], [0.0, 0.0, 0.95]]  # Behind the top of the box.
+    report = check_trace(trace(end, up=UP, instruction="5 cm above the table"), ROOMY, view())
+    assert kinds(*report.issues) == [(1, IssueKind.NOT_FREE)]
+    assert "no surface below the end" in report.unchecked[0]
+
+
+@pytest.mark.parametrize("limit", ["step", "speed", "start", "behind", "spacing"])
+def test_limits_are_numbers(limit: str) -> None:
+    with pytest.raises(ValueError, match="at least 0"):
+        TraceLimits(**{limit: np.nan})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="reach"):
+        Reach("camera", np.nan)
+    with pytest.raises(ValueError, match="workspace"):
+        Workspace("camera", (np.nan, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
 def test_the_start_is_near_the_gripper() -> None:
     asked = trace(gripper=STRAIGHT[0] + np.array([0.0, 0.3, 0.4]))
     (issue,) = check_trace(asked, TraceLimits(start=0.1)).issues
@@ -168,7 +201,20 @@ def test_distances_are_read(instruction: str, low: float, high: float) -> None:
     assert (named.low, named.high) == pytest.approx((low, high))
 
 
-@pytest.mark.parametrize("instruction", ["", "above the cup", "5 cm left of the cup", "put 3 cups above", "1" * 9000])
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        "",
+        "above the cup",
+        "5 cm left of the cup",
+        "put 3 cups above",
+        "1" * 9000,
+        "1/2 m above",
+        "-5 cm above",
+        "1e-2 m above",
+        "0.1234567 m above",
+    ],
+)
 def test_other_texts_name_no_distance(instruction: str) -> None:
     assert named_distances(instruction) == ()
 

@@ -208,3 +208,19 @@ def test_every_kind_of_constraint_has_a_cost() -> None:
     assert cost(response_format={"type": "json_object"}) > 0
     assert cost(response_format={"type": "json_schema", "json_schema": {"schema": WEATHER}}) > 0
     assert cost(response_format={"type": "text"}) == 0
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer", "minimum": True},
+        {"type": "number", "multipleOf": True},
+        {"type": "number", "exclusiveMinimum": True, "minimum": 1},
+        {"type": "array", "minItems": True},
+        {"type": "string", "maxLength": False},
+    ],
+)
+def test_booleans_are_no_numbers(schema: dict[str, Any]) -> None:
+    """JSON Schema's draft 4 had booleans there."""
+    with pytest.raises(ValueError, match="number"):
+        check_schema(schema)

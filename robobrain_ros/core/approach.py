@@ -60,6 +60,11 @@ class Limits:
     angle: float = math.radians(7.5)
     reach: float = 0.15
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a limit that is NaN or not above 0."""
+        if not (self.angle > 0.0 and self.reach > 0.0):
+            raise ValueError("The limits of approach poses must be above 0.")
+
 
 @dataclass(frozen=True)
 class ApproachPose:

@@ -50,7 +50,8 @@ def _check_hands(steps: Sequence[PlanStep], request: PlanRequest) -> None:
         if skill.effect is SkillEffect.NONE:
             continue
         arguments = json.loads(step.arguments) if step.arguments else {}
-        thing, held = str(arguments.get(skill.object_argument, "")), holding[step.robot]
+        named, held = arguments.get(skill.object_argument), holding[step.robot]
+        thing = "" if named is None else str(named)
         if skill.effect is SkillEffect.GRASPS:
             _check_grasp(f"In step {number} ({step.text!r})", step.robot, thing, holding)
             holding[step.robot] = thing or UNNAMED

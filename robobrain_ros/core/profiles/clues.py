@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from robobrain_ros.bounds.files import UnreadableFileError, read_small_json, read_small_text
+from robobrain_ros.bounds.texts import one_line
 from robobrain_ros.errors import EngineConfigError
 
 _LARGEST_CONFIG = 10_000_000
@@ -19,7 +20,11 @@ _LONGEST_NAME = 200
 """Characters of a name that count. Longer names are cut."""
 _MOST_TAGS = 100
 _CARD = "README.md"
-_FRONT_MATTER = re.compile(r"\A---\s*\n(.{0,65536}?)\n---\s*(?:\n|\Z)", re.DOTALL)
+OWN_NAME = "its name"
+TAGS = f"tags in {_CARD}"
+"""Places of clues."""
+_FRONT_MATTER = re.compile(r"\A---[ \t\r]*\n(.{0,65536}?)\n---[ \t\r]*(?:\n|\Z)", re.DOTALL)
+_LONGEST_FRONT_MATTER = 70_000
 _CARD_FIELDS = ("model_name", "base_model", "tags")
 _TOKEN_SETTINGS = "tokenizer_config.json"
 
@@ -54,8 +59,8 @@ class Clues:
 
 def named_clues(names: tuple[str, ...], model_type: str = "") -> Clues:
     """Return the clues of a model of which only names are known, as on a server."""
-    clues = tuple(Clue(_last_part(name), "its name") for name in dict.fromkeys(names) if name)
-    return Clues(" ".join(names[:1]) or "the model", model_type, "engine.model_type", clues)
+    clues = tuple(Clue(_last_part(name), OWN_NAME) for name in dict.fromkeys(names) if name)
+    return Clues(one_line(" ".join(names[:1])) or "the model", model_type, "engine.model_type", clues)
 
 
 def read_clues(path: Path, names: tuple[str, ...] = ()) -> Clues:
@@ -70,7 +75,7 @@ def read_clues(path: Path, names: tuple[str, ...] = ()) -> Clues:
     text = config.get("text_config")
     hidden = (text if isinstance(text, dict) else config).get("hidden_size")
     return Clues(
-        where=str(path),
+        where=one_line(str(path)),
         model_type=str(config.get("model_type", "")),
         type_place=str(file),
         names=tuple(_names(folder, config, names)),
@@ -89,7 +94,7 @@ def _config(path: Path) -> Mapping[str, Any]:
 
 def _names(folder: Path, config: Mapping[str, Any], names: tuple[str, ...]) -> Iterator[Clue]:
     for name in dict.fromkeys(_last_part(name) for name in (*names, _folder_name(folder)) if name):
-        yield Clue(name, "its name")
+        yield Clue(name, OWN_NAME)
     origin = config.get("_name_or_path")
     if isinstance(origin, str) and origin:
         yield Clue(_last_part(origin), "_name_or_path in config.json")
@@ -110,7 +115,7 @@ def _folder_name(folder: Path) -> str:
 
 
 def _last_part(name: str) -> str:
-    return name.rstrip("/").rpartition("/")[2][:_LONGEST_NAME]
+    return one_line(name.rstrip("/").rpartition("/")[2])[:_LONGEST_NAME]
 
 
 def _text(path: Path) -> str:
@@ -122,10 +127,11 @@ def _text(path: Path) -> str:
 
 def _front_matter(folder: Path) -> Mapping[str, Any]:
     """Return the YAML at the beginning of the model card, or nothing."""
-    found = _FRONT_MATTER.match(_text(folder / _CARD))
+    found = _FRONT_MATTER.match(_text(folder / _CARD)[:_LONGEST_FRONT_MATTER])
     try:
-        content = yaml.safe_load(found.group(1)) if found else None
-    except (yaml.YAMLError, ValueError, RecursionError, OverflowError):
+        # BaseLoader reads all values as texts, and does not expand merge keys, which can grow without limit.
+        content = yaml.load(found.group(1), Loader=yaml.BaseLoader) if found else None
+    except Exception:  # A card that cannot be read states nothing.
         return {}
     return content if isinstance(content, dict) else {}
 

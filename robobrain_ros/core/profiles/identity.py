@@ -2,18 +2,20 @@
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from robobrain_ros.bounds.texts import shortened
-from robobrain_ros.core.profiles.clues import Clues, named_clues, read_clues
+from robobrain_ros.core.profiles.clues import OWN_NAME, TAGS, Clues, named_clues, read_clues
 from robobrain_ros.core.profiles.profile import Profile
-from robobrain_ros.core.profiles.registry import AUTO, all_profiles, named_profile, supported
+from robobrain_ros.core.profiles.registry import AUTO, GENERAL, all_profiles, named_profile, supported
 from robobrain_ros.engine.base import EngineInfo, ModelOrigin
 from robobrain_ros.errors import EngineConfigError
 
 _LONGEST = 200
+_ROBOBRAIN = re.compile(r"robo[-_ ]?brain", re.IGNORECASE)
 _log = logging.getLogger(__name__)
 
 
@@ -129,11 +131,18 @@ def _matches(clues: Clues, profiles: Sequence[Profile]) -> list[_Match]:
     for clue in clues.names:
         if clue.name == clues.model_type:
             continue  # Such a folder or tag states no more than the model type, which all families of the architecture share.
+        # RoboBrain and other families are made from Qwen's models, and often state only those. So the name of such a model
+        # identifies it only in the checkpoint's own name.
+        derived = clue.place != OWN_NAME or _ROBOBRAIN.search(clue.name) is not None
         for profile in profiles:
+            if derived and profile.name in GENERAL:
+                continue
             if profile.rejects(clue.name):
                 found.setdefault(profile.name, _Match(profile, clue.place, clue.name))
             elif profile.is_named_in(clue.name):
                 found.setdefault(profile.name, _Match(profile, clue.place))
+    if any(match.place == OWN_NAME for match in found.values()):  # Tags may also name data and other models.
+        found = {name: match for name, match in found.items() if match.place != TAGS}
     for profile in profiles:
         if profile.template_marks and all(mark in clues.template for mark in profile.template_marks):
             found.setdefault(profile.name, _Match(profile, "its chat template"))

@@ -144,6 +144,11 @@ class Profile:
     sizes: Mapping[int, str] = field(default_factory=dict, hash=False)
     based_on: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Check the regular expressions, so that a faulty one fails here and not for each checkpoint."""
+        for pattern in (self.names, self.other_names):
+            re.compile(pattern)
+
     @property
     def tasks(self) -> frozenset[Task]:
         """The tasks that the family was trained for."""

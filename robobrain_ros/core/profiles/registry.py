@@ -1,9 +1,11 @@
 """All profiles: those of this package, and those of other packages (entry point group ``robobrain_ros.profiles``)."""
 
+import sys
 from collections.abc import Iterable
+from functools import lru_cache
 from importlib import metadata
 
-from robobrain_ros.bounds.texts import shortened
+from robobrain_ros.bounds.texts import one_line, shortened
 from robobrain_ros.core.profiles import (
     cosmos_reason2,
     embodied_r1,
@@ -36,6 +38,8 @@ PROFILES: tuple[Profile, ...] = (
     mimo_embodied.PROFILE,
 )
 """The profiles of this package. The first one of a model type is the guess for checkpoints that nothing else identifies."""
+GENERAL = frozenset({qwen2_5_vl.PROFILE.name, qwen3_vl.PROFILE.name})
+"""Families that the others were made from."""
 _LONGEST_REASON = 200
 
 
@@ -44,6 +48,12 @@ def all_profiles() -> tuple[Profile, ...]:
 
     :raises EngineConfigError: an entry point cannot be loaded, is no profile, or has the name of another profile.
     """
+    return _with_external(tuple(sys.path))
+
+
+@lru_cache(maxsize=1)
+def _with_external(_path: tuple[str, ...]) -> tuple[Profile, ...]:
+    """Return all profiles of the packages on this path. They are cached, because reading all packages takes 0.1 s."""
     profiles = list(PROFILES)
     for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
         package = entry.dist.name if entry.dist is not None else "unknown"
@@ -80,8 +90,8 @@ def supported(profiles: Iterable[Profile]) -> str:
 def _load(entry: metadata.EntryPoint, where: str) -> tuple[Profile, ...]:
     try:
         found = entry.load()
-    except Exception as error:
-        reason = shortened(f"{type(error).__name__}: {error}", _LONGEST_REASON)
+    except (Exception, SystemExit) as error:
+        reason = shortened(one_line(f"{type(error).__name__}: {error}"), _LONGEST_REASON)
         raise EngineConfigError(f"{where} cannot be loaded ({reason}). Repair or uninstall the package.") from error
     profiles = tuple(found) if isinstance(found, (tuple, list)) else (found,)
     if not all(isinstance(profile, Profile) for profile in profiles):

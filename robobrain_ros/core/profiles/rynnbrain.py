@@ -69,7 +69,7 @@ PROFILE = Profile(
     marks=("object", "area", "affordance", "trajectory"),
     names=r"rynn[-_ ]?brain",
     examples=("Alibaba-DAMO-Academy/RynnBrain-2B", "Alibaba-DAMO-Academy/RynnBrain-8B"),
-    other_names=r"rynn[-_ ]?brain.*(plan|nav|cop)",
+    other_names=r"rynn[-_ ]?brain.*[-_ ](plan|nav|cop)(?![a-z])",
     sizes={2048: "2B", 4096: "8B"},
     based_on=("qwen3-vl",),
 )

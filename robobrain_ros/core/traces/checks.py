@@ -24,6 +24,8 @@ MOST_SAMPLES = 20_000
 HIGHEST = 1.0
 """Largest height above a surface in metres that is measured."""
 _HEIGHT_STEP = 2e-3
+_UNIT = 1e-2
+"""Largest deviation of a rotation and of a unit vector."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,11 @@ class TraceLimits:
     start: float = 0.0
     behind: float = 0.02
     spacing: float = 0.005
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a limit that is NaN or negative, and for a spacing of 0."""
+        if not (self.spacing > 0.0 and all(limit >= 0.0 for limit in (self.step, self.speed, self.start, self.behind))):
+            raise ValueError("Limits must be at least 0, and the spacing above 0.")
 
 
 @dataclass(frozen=True)
@@ -137,8 +144,9 @@ class _Checker:
         if frame == self.trace.frame:
             return points
         transform = self.transforms.get(frame)
-        if transform is None:
-            self.unchecked.append(f"The transform from {self.trace.frame!r} to {frame!r} is missing, so {what} was not checked.")
+        if transform is None or not _is_rigid(transform):
+            why = "missing" if transform is None else "no rotation and translation"
+            self.unchecked.append(f"The transform from {self.trace.frame!r} to {frame!r} is {why}, so {what} was not checked.")
             return None
         return _moved(points, transform)
 
@@ -147,7 +155,7 @@ class _Checker:
             yield from _above(IssueKind.LONG_STEP, steps, self.limits.step, indices[1:])
         if self.limits.speed <= 0.0:
             return
-        if self.trace.duration <= 0.0:
+        if not 0.0 < self.trace.duration < np.inf:
             self.unchecked.append("The duration is unknown, so the speed was not checked.")
             return
         times = np.diff(indices) * self.trace.duration / (len(self.trace.waypoints) - 1)
@@ -184,10 +192,11 @@ class _Checker:
         distances = named_distances(self.trace.instruction)
         if not distances:
             return
-        if self.trace.up is None:
-            self.unchecked.append("The direction of gravity is unknown, so the named distance was not checked.")
+        up = np.asarray(self.trace.up, np.float64) if self.trace.up is not None else np.zeros(3)
+        if not abs(float(np.linalg.norm(up)) - 1.0) < _UNIT:
+            self.unchecked.append("The direction against gravity (up) is no unit vector, so the named distance was not checked.")
             return
-        height = _height(view, last, np.asarray(self.trace.up, np.float64))
+        height = _height(view, last, up, self.limits.behind)
         if height is None:
             self.unchecked.append("The depth image shows no surface below the end, so the named distance was not checked.")
             return
@@ -216,6 +225,14 @@ def _above(kind: IssueKind, values: Floats, allowed: float, indices: npt.NDArray
         yield TraceIssue(int(indices[place]), kind, float(values[place]), allowed)
 
 
+def _is_rigid(transform: Floats) -> bool:
+    matrix = np.asarray(transform, np.float64)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        return False
+    turn = matrix[:3, :3]
+    return bool(np.allclose(turn @ turn.T, np.eye(3), atol=_UNIT) and np.linalg.det(turn) > 0.0)
+
+
 def _moved(points: Floats, transform: Floats | None) -> Floats:
     if transform is None:
         return points
@@ -241,8 +258,11 @@ def _behind(view: View, positions: Floats) -> Floats:
     return behind
 
 
-def _height(view: View, position: Floats, up: Floats) -> float | None:
-    """Return the height of a position above the visible surface below it in metres, or None if the image shows none."""
+def _height(view: View, position: Floats, up: Floats, tolerance: float) -> float | None:
+    """Return the height of a position above the visible surface below it in metres, or None if the image shows none.
+
+    :param tolerance: metres. A position that is farther behind a surface is hidden by it, and not on it.
+    """
     heights = np.arange(0.0, HIGHEST + _HEIGHT_STEP, _HEIGHT_STEP)
     behind = _behind(view, position - heights[:, None] * up)
     with np.errstate(invalid="ignore"):
@@ -250,6 +270,8 @@ def _height(view: View, position: Floats, up: Floats) -> float | None:
     if not len(hits):
         return None
     hit = int(hits[0])
+    if behind[hit] > tolerance + 2.0 * _HEIGHT_STEP:
+        return None
     if hit == 0:
         return 0.0
     before, after = -behind[hit - 1], behind[hit]

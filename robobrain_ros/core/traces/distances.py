@@ -9,7 +9,9 @@ LONGEST_INSTRUCTION = 8000
 _UNITS = {"mm": 1e-3, "cm": 1e-2, "m": 1.0, "millimet": 1e-3, "centimet": 1e-2, "met": 1.0}
 _NUMBER = r"([0-9]{1,6}(?:[.,][0-9]{1,6})?)"
 _UNIT = r"(millimet|centimet|met|mm|cm|m)(?:(?<=met)(?:er|re)s?)?"
-_DISTANCE = re.compile(rf"{_NUMBER} ?(?:{_UNIT} ?)?(?:(?:to|and|-|–) ?{_NUMBER} ?)?{_UNIT} (?:above|over)\b", re.IGNORECASE)
+_DISTANCE = re.compile(
+    rf"(?<![\w.,/+-]){_NUMBER} ?(?:{_UNIT} ?)?(?:(?:to|and|-|–) ?{_NUMBER} ?)?{_UNIT} (?:above|over)\b", re.IGNORECASE
+)
 _EXACT = 0.2
 """Tolerance of a single distance, as a share of it."""
 _EXACT_LEAST = 0.01

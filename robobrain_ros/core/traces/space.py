@@ -1,5 +1,6 @@
 """The space in which a robot can work."""
 
+import math
 from dataclasses import dataclass
 
 Position = tuple[float, float, float]
@@ -17,6 +18,11 @@ class Workspace:
     minimum: Position
     maximum: Position
 
+    def __post_init__(self) -> None:
+        """Raise ValueError unless the minimum is below the maximum."""
+        if not all(low < high for low, high in zip(self.minimum, self.maximum, strict=True)):
+            raise ValueError("The minimum of a workspace must be below its maximum in x, y and z.")
+
 
 @dataclass(frozen=True)
 class Reach:
@@ -30,3 +36,8 @@ class Reach:
     frame: str
     distance: float
     base: Position = (0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless the distance is above 0 and the base is finite."""
+        if not (self.distance > 0.0 and all(map(math.isfinite, self.base))):
+            raise ValueError("The distance of a reach must be above 0 m, and its base finite.")

@@ -264,7 +264,7 @@ class _Walk:
 
     def _plain(self, key: str, value: Any, path: str) -> None:
         if key in _COUNT_KEYWORDS:
-            _require(isinstance(value, int) and value >= 0, path, "a whole number from 0 on is expected")
+            _require(type(value) is int and value >= 0, path, "a whole number from 0 on is expected")
             self._counts += value
             _require(self._counts <= MOST_COUNTS, path, f"all counts of the schema together are more than {MOST_COUNTS}")
         elif key in _NUMBER_KEYWORDS:
@@ -292,7 +292,7 @@ def _forced_run(names: list[str], parts: list[_Part]) -> int:
 
 
 def _check_number(key: str, value: Any, path: str) -> None:
-    within = isinstance(value, int | float) and abs(value) <= LARGEST_NUMBER
+    within = type(value) in (int, float) and abs(value) <= LARGEST_NUMBER
     _require(within, path, f"a number up to {LARGEST_NUMBER:g} is expected")
     if key == "multipleOf":
         _require(1e-6 <= value <= 1e6, path, "a number from 0.000001 to 1000000 is expected")
