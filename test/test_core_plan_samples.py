@@ -9,7 +9,7 @@ from plan_sampler import PlanSampler, parse, random_request_with_hands, shares_a
 
 from robobrain_ros.core.plans import schema as plan_schema
 from robobrain_ros.core.plans.feasibility import check_feasible
-from robobrain_ros.core.plans.hands import ObjectLimit, object_limit
+from robobrain_ros.core.plans.hands import ObjectLimit, kept_objects, object_limit
 from robobrain_ros.core.plans.orders import numbered
 from robobrain_ros.core.plans.request import Place, PlanMode, PlanRequest, Robot, Skill, SkillEffect
 from robobrain_ros.core.plans.schema import PlanForm, TextBounds, plan_form
@@ -96,7 +96,8 @@ def test_a_skill_that_no_plan_can_contain_has_no_limit(
 ) -> None:
     robot = Robot("arm", skills=skills, holding=holding)
     request = PlanRequest((robot, Robot("other", skills=(WAIT,), holding=other)), SCENE)
-    assert tuple(object_limit(robot, skill, request, most_steps) for skill in skills) == limits
+    kept = kept_objects(request, most_steps)
+    assert tuple(object_limit(robot, skill, kept, most_steps) for skill in skills) == limits
 
 
 @pytest.mark.parametrize(

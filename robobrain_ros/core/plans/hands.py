@@ -1,5 +1,6 @@
 """Find the objects that a robot can grasp or release in any plan, so that the schema leaves out what no plan can contain."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from robobrain_ros.core.plans.request import PlanRequest, Robot, Skill, SkillEffect
@@ -24,19 +25,24 @@ class ObjectLimit:
         return name not in self.never and self.only in ("", name)
 
 
-def object_limit(robot: Robot, skill: Skill, request: PlanRequest, most_steps: int) -> ObjectLimit | None:
+def kept_objects(request: PlanRequest, most_steps: int) -> dict[str, str]:
+    """Return the objects that robots hold and cannot release before another step, by the robots' names."""
+    return {robot.name: robot.holding for robot in request.robots if robot.holding and not _can_empty_hand(robot, most_steps)}
+
+
+def object_limit(robot: Robot, skill: Skill, kept: Mapping[str, str], most_steps: int) -> ObjectLimit | None:
     """Return the limit of a skill's object, or None if no plan can contain the skill.
 
     For plans of one step, a step within the limit is always feasible. Longer plans have further rules between steps, which
     `core.plans.feasibility` checks.
 
+    :param kept: see `kept_objects`.
     :param most_steps: most steps of the plan.
     """
     if skill.effect is SkillEffect.GRASPS:
-        if robot.holding and not _can_empty_hand(robot, most_steps):
+        if robot.name in kept:
             return None
-        others = (other for other in request.robots if other.name != robot.name and not _can_empty_hand(other, most_steps))
-        return ObjectLimit(never=frozenset(other.holding for other in others if other.holding))
+        return ObjectLimit(never=frozenset(kept.values()))
     if skill.effect is SkillEffect.RELEASES:
         grasps = _has(robot, SkillEffect.GRASPS)
         if not robot.holding:

@@ -8,7 +8,7 @@ from typing import Any
 from robobrain_ros.bounds.compile_cost import plain_cost
 from robobrain_ros.core.plans.argument_schema import OBJECT, PLACE, ROBOT, Schema, enforceable
 from robobrain_ros.core.plans.checks import DEFAULT_MAX_STEPS, ArgumentSchemas, check_request
-from robobrain_ros.core.plans.hands import ObjectLimit, object_limit
+from robobrain_ros.core.plans.hands import ObjectLimit, kept_objects, object_limit
 from robobrain_ros.core.plans.patterns import MOST_BYTES, free_text, longest_match, matches
 from robobrain_ros.core.plans.prompt import ARGUMENTS, ORDER, REASONING, SKILL, STEPS, TEXT, VERDICT, VERDICTS
 from robobrain_ros.core.plans.prompt import ROBOT as ROBOT_KEY
@@ -166,7 +166,8 @@ class _Definitions:
         self.known: dict[str, Schema] = {"text": {"type": "string", "pattern": free_text(1, bounds.step, blank_start=False)}}
         self._bounds = bounds
         self._filled: dict[tuple[str, str, str, ObjectLimit], str | None] = {}
-        self._request = request
+        self._most_steps = most_steps(request)
+        self._kept = kept_objects(request, self._most_steps)
         self._scene = [place.name for place in request.scene]
         self._robots = self._names("robots", [robot.name for robot in request.robots])
         self._objects: Schema | None = {}
@@ -184,7 +185,7 @@ class _Definitions:
         which = str(places)
         skills = []
         for skill in robot.skills:
-            limit = object_limit(robot, skill, self._request, most_steps(self._request))
+            limit = object_limit(robot, skill, self._kept, self._most_steps)
             if limit is None:
                 continue
             key = skill.arguments_schema, which, skill.object_argument, limit
