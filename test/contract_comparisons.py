@@ -46,6 +46,8 @@ class Comparisons:
         expected = {"BAD_REQUEST", "NOT_READY", "ENGINE_FAILED"} if fault else EXPECTED[behaviour] | ALWAYS
         if behaviour is Behaviour.NOTHING:
             expected = expected | {"UNPARSABLE_ANSWER"}
+        if options.cameras:  # A camera without a usable image is also a reason, and the node may find it first.
+            expected = expected | {"NO_IMAGE", "STALE_IMAGE", "BAD_IMAGE"}
         self._service.call_async(request).add_done_callback(lambda done: self._on_response(key, done, expected))
 
     def _spoil(self, request: EstimateProgress.Request, fault: str) -> None:
