@@ -256,9 +256,9 @@ def _in_boxes(camera: CameraModel, depth: DepthImage, boxes: Floats, limits: Lim
     objects = find_objects(camera, depth, boxes)
     count = len(boxes)
     places = _places(objects, _TARGETS[:1])[:, 0]
-    fits = fit_surfaces(camera, depth, _pixels_of(camera, depth, objects, places))
-    reasons = _faults(fits, limits)
     pixels = _pixels_of(camera, depth, objects, places)
+    fits = fit_surfaces(camera, depth, pixels)
+    reasons = _faults(fits, limits)
     known: Bools = np.asarray(objects.members.any(axis=(1, 2)))
     doubtful = fits.angles > _DOUBTFUL * limits.angle
     retried = np.array([k for k in range(count) if known[k] and (reasons[k] is not None or doubtful[k])], np.intp)
@@ -274,7 +274,6 @@ def _in_boxes(camera: CameraModel, depth: DepthImage, boxes: Floats, limits: Lim
     for fault, reason in (
         (objects.covered < _LEAST_COVERED, Unavailable.NOT_FILLED),
         (objects.several, Unavailable.SEVERAL_OBJECTS),
-        (~known | (objects.valid < _LEAST_VALID), Unavailable.HOLE),
     ):
         for index in np.flatnonzero(fault):
             if reasons[index] is not Unavailable.BACKGROUND:

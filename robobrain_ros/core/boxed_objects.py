@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from robobrain_ros.core.geometry import CameraModel, Floats
-from robobrain_ros.core.normals import gap_between, rays_at
-from robobrain_ros.core.surfaces import Bools, DepthImage
+from robobrain_ros.core.normals import NOISE, rays_at
+from robobrain_ros.core.surfaces import Bools, DepthImage, gap_between
 
 Singles = npt.NDArray[np.float32]
 
@@ -22,8 +22,6 @@ _MOST_TRIPLES = 32
 
 _STANDS_OUT = 0.005
 """Metres, in addition to noise. An object is at least this far in front of the plane on which it stands."""
-_NOISE = 1.6e-3
-"""Standard deviation of 1 / depth in 1/m, as in `core.normals`."""
 _PLANE_SHARE = 0.08
 """A plane has at least this share of the valid samples in the margin."""
 
@@ -111,7 +109,7 @@ def find_objects(camera: CameraModel, depth: DepthImage, boxes: Floats) -> Boxed
         flat = planes[:, 0, None, None] * x + planes[:, 1, None, None] * y + planes[:, 2, None, None]
         # Distance of the sample from the plane, towards the camera.
         height = (1.0 - flat * z) / np.maximum(np.linalg.norm(planes, axis=1), 1e-9)[:, None, None].astype(np.float32)
-        limit = np.float32(_STANDS_OUT) + np.float32(3.0 * _NOISE) * z * z
+        limit = np.float32(_STANDS_OUT) + np.float32(3.0 * NOISE) * z * z
         on_plane = (np.abs(height) <= limit) & found[:, None, None]
         candidates &= ~on_plane
         front &= ~on_plane
@@ -189,7 +187,7 @@ def _plane_around(x: Singles, y: Singles, z: Singles, candidates: Bools, ring: B
     rx, ry, rz = (part.reshape(flat)[:, where] for part in (x, y, z))
     usual = candidates.reshape(flat)[:, where]
     rays = np.stack((rx, ry, np.ones_like(rx)), axis=1)  # (n, 3, r)
-    limit = (_NOISE * 3.0 + _STANDS_OUT / rz**2)[:, None, :]
+    limit = (NOISE * 3.0 + _STANDS_OUT / rz**2)[:, None, :]
     for_all = np.abs(planes.astype(np.float32) @ rays - (1.0 / rz)[:, None, :]) < limit
     votes = (for_all & usual[:, None, :]).sum(axis=2)
     votes[~sound] = 0

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from robobrain_ros.core.geometry import CameraModel, Floats
-from robobrain_ros.core.surfaces import Bools, DepthImage, Integers
+from robobrain_ros.core.surfaces import Bools, DepthImage, Integers, gap_between
 
 _RADIUS = 0.012
 """Metres. Radius of the window in which a surface is fitted."""
@@ -21,9 +21,9 @@ _GRID = 5
 _LEAST_PIXELS, _MOST_PIXELS = 4.0, 30.0
 """Bounds of the window's radius in pixels of the depth image."""
 
-_NOISE = 1.6e-3
+NOISE = 1.6e-3
 """Standard deviation of 1 / depth in 1/m: noise of 1.425e-3 and steps of 2.85e-3 (Khoshelham and Elberink 2012)."""
-_LEAST_NOISE = 0.6 * _NOISE
+_LEAST_NOISE = 0.6 * NOISE
 """Smaller deviations are by chance, or in simulations without noise."""
 
 _CURVATURE = 1.0 / 0.03
@@ -75,11 +75,6 @@ class SurfaceFits:
             changed[field.name] = getattr(self, field.name).copy()
             changed[field.name][index] = getattr(others, field.name)[other]
         return SurfaceFits(**changed)
-
-
-def gap_between(depths: Floats) -> Floats:
-    """Return the largest difference in metres between neighbouring depths of one surface, as `core.surfaces` does."""
-    return 0.008 + 0.004 * depths + 0.003 * depths * depths
 
 
 def rays_at(camera: CameraModel, scale: tuple[float, float], columns: Floats, rows: Floats) -> tuple[Floats, Floats]:
@@ -147,7 +142,7 @@ def fit_surfaces(camera: CameraModel, depth: DepthImage, pixels: Floats) -> Surf
     direction, length = normals(*solution.coefficients[:, :3].T)
     others, _ = normals(planes.c, planes.a, planes.b)
     apart = np.arccos(np.clip((others * direction[:, None]).sum(axis=-1), -1.0, 1.0))
-    fits_too = (np.abs(planes.c) < _NOISE) & (planes.misfit < 2.0 * _NOISE) & planes.big
+    fits_too = (np.abs(planes.c) < NOISE) & (planes.misfit < 2.0 * NOISE) & planes.big
     final_inverse = np.maximum(inverse + solution.coefficients[:, 0], 1e-6)
     return SurfaceFits(
         ray / final_inverse[:, None],
@@ -239,7 +234,7 @@ def _planes(x: Floats, y: Floats, q: Floats, weights: Floats, windows: Floats) -
     c = qm - a * xm - b * ym
     misfit = np.sqrt(np.maximum(qq - a * xq - b * yq, 0.0) * count / np.maximum(count - 3.0, 1.0))
     big = count >= 8
-    score = np.where(big, np.sqrt(misfit**2 + (0.5 * _NOISE) ** 2 + c * c), np.inf)
+    score = np.where(big, np.sqrt(misfit**2 + (0.5 * NOISE) ** 2 + c * c), np.inf)
     score[:, 0] *= 0.7
     return _Planes(c, a, b, misfit, big, score.argmin(axis=1))
 
@@ -342,7 +337,7 @@ def _extends(camera: CameraModel, depth: DepthImage, positions: Floats, normals:
     # A single lost sample does not end a direction. A larger hole does, because the surface can end in it.
     filled = ~valid & inside
     filled[:, :, 1:] &= valid[:, :, :-1]
-    tolerance = 0.002 + 3.0 * _NOISE * z * z
+    tolerance = 0.002 + 3.0 * NOISE * z * z
     plane = normals / (normals * positions).sum(axis=1, keepdims=True)  # The product of plane and ray is 1 / depth.
     same: Bools = np.zeros(shape, np.bool_)
     behind: Floats = np.zeros(shape)

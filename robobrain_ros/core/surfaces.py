@@ -46,7 +46,7 @@ _ENOUGH = 4
 """Fewest samples of a surface. A group with fewer samples is a measuring error."""
 
 _FLAT = 0.3
-"""Largest deviation of samples from a plane, as a share of `_gap`. Two planes that are one gap apart deviate by about 0.25."""
+"""Largest deviation of samples from a plane, as a share of `gap_between`. Two planes one gap apart deviate by about 0.25."""
 
 _BOX_SAMPLES = 32
 """Most samples along each side of a box."""
@@ -290,7 +290,7 @@ def _window(radius: int) -> tuple[Integers, Integers, Floats]:
     return down.ravel()[order], across.ravel()[order], weights
 
 
-def _gap(depths: Floats) -> Floats:
+def gap_between(depths: Floats) -> Floats:
     """Return the largest difference in metres between neighbouring depths of one surface. It allows for noise and slant.
 
     The noise of depth cameras grows with the square of the depth (Khoshelham and Elberink 2012).
@@ -328,7 +328,7 @@ def surface_at(depth: DepthImage, pixels: Floats, scale: tuple[float, float]) ->
         # A floor at a grazing angle also has gaps, from row to row. If a plane fits all samples, they are one surface.
         all_valid = np.isfinite(z[split])
         depths, misfit = _plane(z[split], all_valid, weights, x[split], y[split])
-        flat = (misfit < _FLAT * _gap(depths)) & (all_valid.sum(axis=1) > 4 * _ENOUGH)
+        flat = (misfit < _FLAT * gap_between(depths)) & (all_valid.sum(axis=1) > 4 * _ENOUGH)
         chosen[split[flat]] = all_valid[flat]
     chosen &= _reaches(z, chosen, (down >= 0) & (down < depth.height) & (across >= 0) & (across < depth.width))[:, None]
     depths, _ = _plane(z, chosen, weights, x, y)
@@ -352,7 +352,7 @@ def _nearest_surface(z: Floats, weights: Floats, enough: float, *, centre_decide
     ordered = np.take_along_axis(z, order, axis=1)
     valid = np.isfinite(ordered)
     with np.errstate(invalid="ignore"):
-        new = np.diff(ordered, axis=1) > _gap(ordered[:, :-1])
+        new = np.diff(ordered, axis=1) > gap_between(ordered[:, :-1])
     surface = np.zeros((count, size), np.intp)
     np.cumsum(new & valid[:, 1:], axis=1, out=surface[:, 1:])
     place = surface + size * np.arange(count)[:, None]

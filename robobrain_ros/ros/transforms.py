@@ -13,6 +13,7 @@ from rclpy.node import Node
 from rclpy.time import Time
 
 from robobrain_ros.core.geometry import Floats
+from robobrain_ros.core.poses import Rigid
 from robobrain_ros.ros.cameras.frames import frame_fault
 from robobrain_ros.ros.clock import Jump, nanoseconds
 
@@ -29,11 +30,8 @@ class TransformError(Exception):
 
 
 @dataclass(frozen=True)
-class Transform:
-    """A rotation by a quaternion (x, y, z, w), followed by a translation (x, y, z) in metres."""
-
-    quaternion: tuple[float, float, float, float]
-    translation: tuple[float, float, float]
+class Transform(Rigid):
+    """A transform from tf2, which can be broken until it is `normalized`."""
 
     def normalized(self) -> "Transform":
         """Return the same transform with a quaternion of length 1. tf2 tolerates an error of 1 %, and infinite translations.

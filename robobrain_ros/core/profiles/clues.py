@@ -39,7 +39,7 @@ class Clue:
 
 @dataclass(frozen=True)
 class Clues:
-    """What is known about a checkpoint before it is loaded. Empty fields are unknown.
+    """Names and other facts about a checkpoint, read before it is loaded. Empty fields are unknown.
 
     :param where: the checkpoint in messages.
     :param type_place: the place of the model type as the subject of a sentence.
