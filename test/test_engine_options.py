@@ -12,6 +12,7 @@ from robobrain_ros.engine.embedded.arguments import reject_unknown
 from robobrain_ros.engine.embedded.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from robobrain_ros.engine.embedded.start_errors import explain_start_error
 from robobrain_ros.engine.flagos.tune_file import tune_file
+from robobrain_ros.engine.http.options import ServerOptions
 from robobrain_ros.engine.http.server import public_name
 from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.presets import resolve_options
@@ -248,3 +249,25 @@ def test_start_error_is_read_from_the_childs_log(logged: str, said: str) -> None
     explained = explain_start_error(error, logged, EngineOptions.of(model="some/model"))
     assert said in explained.message
     assert "root cause" not in explained.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"host": "0.0.0.0"}, "there is no key"),
+        ({"host": "robot.local"}, "there is no key"),
+        ({"max_requests": 16}, "must be less than engine.max_num_seqs"),
+        ({"port": 0}, "openai_server.port is 0"),
+        ({"allowed_media_domains": ("a.example", "http://b.example")}, "contains 'http://b.example', which is no host"),
+        ({"allowed_media_domains": ("b.example:80",)}, "which is no host"),
+        ({"allowed_media_domains": ("[::1]",)}, "which is no host"),
+        ({"key_file": "/no/such/file"}, "openai_server.key_file: /no/such/file cannot be read"),
+    ],
+)
+def test_wrong_options_of_the_http_server_are_rejected(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(EngineConfigError) as caught:
+        ServerOptions(**({"enabled": True} | changes)).validate(EngineOptions(model="x"))
+    assert said in caught.value.message
+    remote = EngineOptions.of(kind="remote", urls=("http://gpu",))
+    with pytest.raises(EngineConfigError, match="needs the embedded engine"):
+        ServerOptions(enabled=True).validate(remote)
