@@ -200,6 +200,33 @@ def test_sizes_that_no_family_publishes_are_accepted(tmp_path: Path) -> None:
     assert profile_for(checkpoint(tmp_path / "RynnBrain-tiny", hidden_size=64)).name == "rynnbrain"
 
 
+@pytest.mark.parametrize(
+    ("name", "hidden_size", "unpublished"),
+    [("RoboBrain2.5-2B", 2048, "RoboBrain 2.5 2B"), ("my-rynnbrain-4b", 2560, "RynnBrain 4B")],
+)
+def test_a_size_that_the_name_states_but_the_authors_did_not_publish_is_a_warning(
+    tmp_path: Path, name: str, hidden_size: int, unpublished: str
+) -> None:
+    folder = checkpoint(tmp_path / name, hidden_size=hidden_size)
+    found = identify(read_clues(folder))
+    assert f"as {unpublished}, which its authors did not publish" in found.warning
+    assert "Set model_profile to one of " in found.warning
+    assert found.profile.family in unpublished
+
+
+def test_a_byte_order_mark_does_not_hide_the_model_card(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "weights", card="\ufeff---\nbase_model: Alibaba-DAMO-Academy/RynnBrain-2B\n---\n")
+    assert identify(read_clues(folder)).profile.name == "rynnbrain"
+
+
+def test_the_case_of_a_profile_name_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = FAMILY + '\nimport dataclasses\n\nPROFILE = dataclasses.replace(PROFILE, name="Pointer-Pro")\n'
+    install(tmp_path / "site", monkeypatch, content)
+    assert identify(read_clues(checkpoint(tmp_path / "plain")), "Pointer-Pro").profile.family == "Pointer"
+    assert profile_for("pointer-pro").name == "Pointer-Pro"
+    assert profile_for("RynnBrain").name == "rynnbrain"
+
+
 def test_a_server_is_identified_by_its_names() -> None:
     assert check_origin(ModelOrigin(("robot", "Alibaba-DAMO-Academy/RynnBrain-8B"))) == "qwen3_vl"
     assert check_origin(ModelOrigin(("robot",))) == ""

@@ -120,7 +120,7 @@ def _last_part(name: str) -> str:
 
 def _text(path: Path) -> str:
     try:
-        return read_small_text(path, _LARGEST_TEXT)
+        return read_small_text(path, _LARGEST_TEXT).removeprefix("\ufeff")  # Some editors write a byte-order mark.
     except UnreadableFileError:
         return ""
 

@@ -50,7 +50,8 @@ def profile_for(where: str | Path) -> Profile:
         checkpoint's folder, or its config.json.
     :raises EngineConfigError: the file does not exist, or the family is unknown or contradictory.
     """
-    named = next((profile for profile in all_profiles() if str(where) in (profile.name, profile.model_type)), None)
+    wanted = str(where).lower()
+    named = next((profile for profile in all_profiles() if wanted in (profile.name.lower(), profile.model_type)), None)
     if named is not None:
         return named
     path = Path(where)
@@ -118,8 +119,7 @@ def identify(clues: Clues, chosen: str = AUTO) -> Identified:
     if match is None:
         said = f"{_subject(matches[0].place)} {where} as {matches[0].profile.family}"
         raise _wrong_type(said, clues, matches[0].profile.model_type, f"one of {_names(fitting)}")
-    _check_size(match, clues, where, fitting)
-    return Identified(match.profile, match.place)
+    return Identified(match.profile, match.place, _check_size(match, clues, where, fitting))
 
 
 def _matches(clues: Clues, profiles: Sequence[Profile]) -> list[_Match]:
@@ -178,19 +178,35 @@ def _guess(clues: Clues, where: str, fitting: Sequence[Profile]) -> Identified:
     return Identified(guess, f"model_type {clues.model_type}, a guess", warning if others else "")
 
 
-def _check_size(match: _Match, clues: Clues, where: str, fitting: Sequence[Profile]) -> None:
-    """Reject a checkpoint that has a size of another family. Unpublished sizes are accepted."""
+def _check_size(match: _Match, clues: Clues, where: str, fitting: Sequence[Profile]) -> str:
+    """Reject a checkpoint that has a size of another family, unless its own name states this size.
+
+    :returns: a warning if the checkpoint's name states a size that the family's authors did not publish, otherwise an empty text.
+    :raises EngineConfigError: config.json has a size of another family.
+    """
     profile = match.profile
     if not profile.sizes or clues.hidden_size in profile.sizes:
-        return
+        return ""
     others = [other for other in fitting if clues.hidden_size in other.sizes]
-    if others:
-        raise EngineConfigError(
-            f"{_subject(match.place)} {where} as {profile.family}, which has the hidden_size {_sizes(profile)}, but "
-            f"hidden_size {clues.hidden_size} in config.json is that of {others[0].family} "
-            f"{others[0].sizes[clues.hidden_size]}. Use all files of one checkpoint, or set model_profile to one of "
-            f"{_names(fitting)}."
+    if not others:
+        return ""
+    size = others[0].sizes[clues.hidden_size]
+    if any(clue.place == OWN_NAME and profile.is_named_in(clue.name) and _states(size, clue.name) for clue in clues.names):
+        return (
+            f"{_subject(match.place)} {where} as {profile.family} {size}, which its authors did not publish. They published "
+            f"{' and '.join(profile.sizes.values())}. If the checkpoint is of another family, its answers are wrong. Set "
+            f"model_profile to one of {_names(fitting)}."
         )
+    raise EngineConfigError(
+        f"{_subject(match.place)} {where} as {profile.family}, which has the hidden_size {_sizes(profile)}, but "
+        f"hidden_size {clues.hidden_size} in config.json is that of {others[0].family} {size}. Use all files of one checkpoint, "
+        f"or set model_profile to one of {_names(fitting)}."
+    )
+
+
+def _states(size: str, name: str) -> bool:
+    """Return whether a checkpoint's name states this size, such as "2B"."""
+    return re.search(rf"(?<![\d.]){size}(?![a-z0-9])", name, re.IGNORECASE) is not None
 
 
 def _wrong_type(said: str, clues: Clues, needed: str, choices: str) -> EngineConfigError:

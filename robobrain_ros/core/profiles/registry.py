@@ -59,20 +59,20 @@ def _with_external(_path: tuple[str, ...]) -> tuple[Profile, ...]:
         package = entry.dist.name if entry.dist is not None else "unknown"
         where = f"The model profile {entry.name} of the package {package} (entry point {entry.value})"
         for profile in _load(entry, where):
-            if any(profile.name == known.name for known in profiles):
+            if any(profile.name.lower() == known.name.lower() for known in profiles):
                 raise EngineConfigError(f"{where} has the name {profile.name}, which another profile has. Rename it.")
             profiles.append(profile)
     return tuple(profiles)
 
 
 def named_profile(name: str, profiles: Iterable[Profile]) -> Profile:
-    """Return the profile with this name.
+    """Return the profile with this name. Case does not matter.
 
     :raises EngineConfigError: there is none.
     """
     profiles = tuple(profiles)
     for profile in profiles:
-        if profile.name == name.strip().lower():
+        if profile.name.lower() == name.strip().lower():
             return profile
     known = ", ".join(profile.name for profile in profiles)
     quoted = shortened(repr(name), _LONGEST_REASON)
