@@ -14,9 +14,9 @@ from ros_rig import now
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
+from robobrain_ros.core.messages import frames
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.msg import Outcome, QueryOptions
-from robobrain_ros.ros.cameras import frames
 from robobrain_ros.ros.messages.conversions import to_image
 from robobrain_ros.ros.transforms import Transform, TransformError
 from robobrain_ros.srv import Locate

@@ -21,6 +21,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from robobrain_ros.core.grammars import SCORE_PATTERN
 from robobrain_ros.core.imaging import FittedSize
+from robobrain_ros.core.messages.images import ImageReader
 from robobrain_ros.core.plans.request import StepOutcome
 from robobrain_ros.core.profiles import TEXT_SLOT
 from robobrain_ros.core.query import CAMERA_TASKS, Task
@@ -34,7 +35,6 @@ from robobrain_ros.evaluation.metrics import Assessment
 from robobrain_ros.evaluation.question import Question
 from robobrain_ros.evaluation.questions import ask_about
 from robobrain_ros.msg import Event, Outcome, QueryOptions
-from robobrain_ros.ros.cameras.images import ImageReader
 from robobrain_ros.ros.client import TaskClient, to_answer
 from robobrain_ros.ros.tasks import TASKS
 from robobrain_ros.srv import Ask, EstimateProgress, SetStandingQuery

@@ -8,10 +8,10 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from ros_rig import Rig, scripted
 
+from robobrain_ros.core.messages.answers import Origin
 from robobrain_ros.core.query import Report, Task
 from robobrain_ros.engine.http.guard import ServerState
 from robobrain_ros.errors import NothingFoundError, UnparsableAnswerError
-from robobrain_ros.ros.messages.conversions import Origin
 from robobrain_ros.ros.requests.result import Result
 from robobrain_ros.ros.requests.statistics import RequestStatistics
 from robobrain_ros.srv import Locate, SetStandingQuery

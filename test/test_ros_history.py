@@ -12,9 +12,10 @@ from history_rig import SECOND, jpeg, stamp, times
 from ros_rig import image_message
 from sensor_msgs.msg import CompressedImage, Image
 
+from robobrain_ros.core.messages.images import ImageReader
 from robobrain_ros.ros.cameras import history as buffer
 from robobrain_ros.ros.cameras.history import MOST_BYTES_PER_FRAME, FrameHistory
-from robobrain_ros.ros.cameras.images import Frame, ImageReader
+from robobrain_ros.ros.cameras.images import Frame
 
 _sequence = count()
 

@@ -18,11 +18,12 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from robobrain_ros.core.formats import encodings
+from robobrain_ros.core.messages.answers import covered
+from robobrain_ros.core.messages.images import ImageReader
 from robobrain_ros.demo.encodings import ENCODINGS, GRAY_ENCODINGS
 from robobrain_ros.errors import BadImageError
 from robobrain_ros.msg import Outcome, QueryOptions
-from robobrain_ros.ros.cameras.images import ImageReader
-from robobrain_ros.ros.messages.conversions import _covered, read_image_message, to_image
+from robobrain_ros.ros.messages.conversions import read_image_message, to_image
 from robobrain_ros.srv import Locate
 
 LOSSY = {"yuv": 16, "yuyv": 16, "uyvy": 16, "nv12": 16, "nv21": 16, "bayer": 16, "nv24": 3}
@@ -247,7 +248,7 @@ def test_every_damaged_compressed_image_is_read_or_rejected(image_format: str, p
 @given(low=st.floats(-0.5, 99.5), extent=st.floats(0.0, 100.0), size=st.just(100))
 def test_a_region_covers_its_rectangle_in_whole_pixels(low: float, extent: float, size: int) -> None:
     high = min(low + extent, size - 0.5)
-    first, count = _covered(low, high, size)
+    first, count = covered(low, high, size)
     assert first >= 0
     assert count >= 1
     assert first + count <= size

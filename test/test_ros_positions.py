@@ -11,10 +11,10 @@ from fakes import Script, ScriptedEngine
 from ros_rig import Rig, now, rig
 from std_msgs.msg import Header
 
+from robobrain_ros.core.messages.positions import names_rectified
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.msg import Affordances, Outcome, QueryOptions
 from robobrain_ros.ros.cameras import cameras
-from robobrain_ros.ros.cameras.cameras import names_rectified
 from robobrain_ros.ros.cameras.checks import is_body_frame
 from robobrain_ros.ros.messages.conversions import to_image
 from robobrain_ros.srv import Locate, PredictTrajectory, SetStandingQuery

@@ -12,12 +12,13 @@ from ros_rig import image
 from std_msgs.msg import Header
 
 from robobrain_ros.action import RunTask
+from robobrain_ros.core.messages.answers import Origin
 from robobrain_ros.core.overlay import draw
 from robobrain_ros.core.plans.request import PlanVerdict
 from robobrain_ros.core.profiles import PROFILES
 from robobrain_ros.core.query import CAMERA_TASKS, Answer, Box, PlanStep, Point, Report, Task
 from robobrain_ros.ros.client import to_answer
-from robobrain_ros.ros.messages.conversions import Origin, to_report
+from robobrain_ros.ros.messages.conversions import to_report
 from robobrain_ros.ros.tasks import TASKS, TaskInterface, by_task
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from builtin_interfaces.msg import Time as TimeMessage
 from rclpy.clock import ClockChange, JumpThreshold, ROSClock, TimeJump
 from rclpy.duration import Duration
 from rclpy.node import Node
 from std_msgs.msg import Header
+
+from robobrain_ros.core.messages.stamps import nanoseconds as nanoseconds
 
 _BACK_SIMULATED = 0.1
 _BACK_SYSTEM = 0.5
@@ -29,11 +30,6 @@ _SKEW = 0.5
 """Seconds by which a stamp can be ahead of the node's clock, because the clocks of machines differ."""
 _RECENT = 10.0
 """Seconds for which /diagnostics warns about a jump."""
-
-
-def nanoseconds(stamp: TimeMessage) -> int:
-    """Return a stamp in ns; 0: no stamp."""
-    return int(stamp.sec * 10**9 + stamp.nanosec)
 
 
 def system_time() -> int:

@@ -7,9 +7,10 @@ from rclpy.action.server import ServerGoalHandle
 
 from robobrain_ros.action import RunTask
 from robobrain_ros.bounds.texts import clean
+from robobrain_ros.core.messages.answers import Origin
 from robobrain_ros.core.query import Answer, PartialAnswer
 from robobrain_ros.ros.delivery.boundary import GuardedNode
-from robobrain_ros.ros.messages.conversions import Origin, to_areas, to_points, to_steps, to_waypoints
+from robobrain_ros.ros.messages.conversions import to_areas, to_points, to_steps, to_waypoints
 
 _INTERVAL = 0.05
 """Minimum seconds between messages with only new text. New points, boxes, waypoints and steps are published at once."""

@@ -1,5 +1,6 @@
 """Limits of values in requests, standing queries and parameters. A request beyond a limit ends with BAD_REQUEST."""
 
+from robobrain_ros.core.messages.frames import MOST_FRAME as MOST_FRAME
 from robobrain_ros.core.query_checks import LONGEST_TEXT
 
 LEAST_TIMEOUT = 0.001
@@ -11,8 +12,6 @@ MOST_TEXT = LONGEST_TEXT
 """Characters of an instruction, question or task."""
 MOST_NAME = 100
 """Characters of the name of a camera or a standing query."""
-MOST_FRAME = 255
-"""Characters of a frame name. An image with a longer one ends with BAD_IMAGE."""
 REQUESTS = "request"
 """First part of the markers' namespace for all requests of services and the action. Therefore no standing query has this name."""
 MOST_CAMERAS = 32

@@ -7,25 +7,21 @@ import asyncio
 import logging
 import math
 import time
-from collections import Counter
-from dataclasses import replace
-from typing import Any
 
-import numpy as np
-from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
 from robobrain_ros.core.formats.depth_checks import DepthRange
 from robobrain_ros.core.geometry import CameraModel, GeometryError, OtherSizeError
+from robobrain_ros.core.messages.depth import read_depth
+from robobrain_ros.core.messages.frames import plain_frame
+from robobrain_ros.core.messages.positions import Positions, lift, moved, needs_positions, not_moved, other_frame, to_camera_model
 from robobrain_ros.core.query import Answer
-from robobrain_ros.core.surfaces import DepthImage, Lifted, lift_boxes, lift_points, lift_waypoints
-from robobrain_ros.ros.cameras.depth import read_depth
-from robobrain_ros.ros.cameras.frames import plain_frame, quoted_frame
-from robobrain_ros.ros.cameras.position_topics import MatchedTopic, PositionInputs
+from robobrain_ros.core.surfaces import DepthImage
+from robobrain_ros.core.transforms import TransformError
+from robobrain_ros.ros.cameras.position_topics import PositionInputs
 from robobrain_ros.ros.clock import nanoseconds
-from robobrain_ros.ros.messages.conversions import Positions
 from robobrain_ros.ros.parameters.declared import Parameters
-from robobrain_ros.ros.transforms import TransformError, Transforms
+from robobrain_ros.ros.transforms import Transforms
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +61,7 @@ class Locator:
         measured = inputs.topics.depth is not None
         if not (answer.points or answer.boxes or answer.waypoints):
             return Positions(inputs.header)
-        if not measured and not any(part.depth is not None for part in (*answer.points, *answer.waypoints)):
+        if not needs_positions(answer, measured):
             return Positions(inputs.header, camera=self._camera(inputs, size)[0])
         await inputs.settled(end - loop.time())
         camera, note = self._camera(inputs, size)
@@ -86,9 +82,9 @@ class Locator:
             return None, topic.explain(match, 0.0)
         why = ""
         for info in candidates:
-            other_frame = _other_frame(topic, info, inputs)
-            if other_frame:
-                why = why or other_frame
+            other = other_frame(topic.what, topic.stream.topic, info, inputs.header)
+            if other:
+                why = why or other
                 continue
             try:
                 return to_camera_model(info, inputs.rectified, size), ""
@@ -103,7 +99,8 @@ class Locator:
         topic, match = inputs.topics.topics[1], inputs.matches[1]
         if nanoseconds(inputs.header.stamp) == 0:
             return None, f"The image has no stamp, so no {topic.what} can be assigned to it. Set the stamp in the driver."
-        why = topic.explain(match, self._parameters["sync_tolerance"]) or _other_frame(topic, match.best, inputs)
+        why = topic.explain(match, self._parameters["sync_tolerance"])
+        why = why or other_frame(topic.what, topic.stream.topic, match.best, inputs.header)
         if why:
             return None, why
         camera = inputs.topics.camera
@@ -117,87 +114,24 @@ class Locator:
         return depth_range(self._parameters, camera)
 
     def _lift(self, answer: Answer, camera: CameraModel, inputs: PositionInputs) -> Positions:
-        depth, note = (None, "") if inputs.topics.depth is None else self._depth(inputs)
-        if depth is not None:
-            try:
-                depth.scale(camera)
-            except GeometryError as error:
-                depth, note = None, str(error)
+        measured = inputs.topics.depth is not None
+        depth, note = self._depth(inputs) if measured else (None, "")
         limits = self._limits(inputs.topics.camera)
-        points = boxes = waypoints = None
-        # With a depth camera, points use only measured depth. Waypoints can be above surfaces, so they also use the model's
-        # depth.
-        if depth is not None or inputs.topics.depth is None:
-            points = lift_points(camera, depth, answer.points, limits) if answer.points else None
-        if depth is not None:
-            boxes = lift_boxes(camera, depth, answer.boxes) if answer.boxes else None
-        waypoints = lift_waypoints(camera, depth, answer.waypoints, limits) if answer.waypoints else None
-        if not note:
-            parts = (("points", points), ("areas", boxes), ("waypoints", waypoints))
-            note = " ".join(_what_is_missing(name, lifted) for name, lifted in parts if lifted and any(lifted.reasons))
-        return Positions(inputs.header, points, boxes, waypoints, note, camera)
+        return lift(answer, camera, depth, header=inputs.header, limits=limits, measured=measured, note=note)
 
     async def _moved(self, positions: Positions, end: float) -> Positions:
         """Transform the positions to ``target_frame`` at the image's stamp. If this fails, add a note."""
         target, source = plain_frame(self._parameters["target_frame"]), plain_frame(positions.header.frame_id)
-        parts = {"points": positions.points, "boxes": positions.boxes, "waypoints": positions.waypoints}
-        known = {name: lifted for name, lifted in parts.items() if lifted and np.isfinite(lifted.positions).any()}
-        if not target or target == source or not known:
+        if not target or target == source or not positions.known:
             return positions
         patience = max(end - asyncio.get_running_loop().time(), 0.0)
         try:
             transform = await self._transforms.wait(target, source, positions.header.stamp, patience)
         except TransformError as error:
-            note = f"The positions are in the frame {quoted_frame(source)}, not in target_frame {quoted_frame(target)}: {error}."
-            return replace(positions, note=f"{positions.note} {note}".strip())
-        moved: dict[str, Any] = {
-            name: replace(lifted, positions=transform.apply(lifted.positions)) for name, lifted in known.items()
-        }
-        header = Header(stamp=positions.header.stamp, frame_id=target)
-        return replace(positions, header=header, move=transform.apply, **moved)
+            return not_moved(positions, target, error)
+        return moved(positions, transform, Header(stamp=positions.header.stamp, frame_id=target))
 
 
 def depth_range(parameters: Parameters, camera: str) -> DepthRange:
     """Return the range of valid depths of a camera."""
     return DepthRange(parameters[f"{camera}.min_depth"], parameters[f"{camera}.max_depth"])
-
-
-def to_camera_model(info: CameraInfo, rectified: bool, size: tuple[int, int] | None) -> CameraModel:
-    """Return the camera model of a camera_info.
-
-    :param size: (width, height) of the image, or None if unknown.
-
-    :raises GeometryError: see `CameraModel.from_info`.
-    """
-    roi = info.roi
-    return CameraModel.from_info(
-        width=info.width,
-        height=info.height,
-        distortion_model=info.distortion_model,
-        d=info.d,
-        k=info.k,
-        r=info.r,
-        p=info.p,
-        binning_x=info.binning_x,
-        binning_y=info.binning_y,
-        roi=(roi.x_offset, roi.y_offset, roi.width, roi.height),
-        rectified=rectified,
-        image_size=size,
-    )
-
-
-def _other_frame(topic: MatchedTopic, message: Any, inputs: PositionInputs) -> str:
-    """Return a sentence if the frames of a message and the image differ; otherwise an empty text."""
-    frame, wanted = plain_frame(message.header.frame_id), plain_frame(inputs.header.frame_id)
-    if frame == wanted:
-        return ""
-    return (
-        f"The {topic.what} on {topic.stream.topic} is in the frame {quoted_frame(frame)}, but the image is in "
-        f"{quoted_frame(wanted)}. Publish the {topic.what} in the image's frame, aligned (registered) to the image."
-    )
-
-
-def _what_is_missing(name: str, lifted: Lifted) -> str:
-    reasons = Counter(reason for reason in lifted.reasons if reason)
-    why = ", ".join(reasons)
-    return f"{sum(reasons.values())} of {len(lifted.reasons)} {name} have no position: {why}."

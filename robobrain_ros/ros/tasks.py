@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
+from robobrain_ros.core.messages.answers import Origin
+from robobrain_ros.core.messages.positions import Positions
 from robobrain_ros.core.query import Answer, Task
 from robobrain_ros.msg import Affordances, InferenceReport, Plan, Progress, TextAnswer, Trajectory
-from robobrain_ros.ros.messages.conversions import Origin, Positions, to_affordances, to_progress, to_text_answer, to_trajectory
-from robobrain_ros.ros.messages.plans import to_plan
+from robobrain_ros.ros.messages.conversions import to_affordances, to_plan, to_progress, to_text_answer, to_trajectory
 from robobrain_ros.ros.messages.reading import read_affordances, read_plan, read_progress, read_text_answer, read_trajectory
 from robobrain_ros.srv import Ask, EstimateProgress, Locate, MakePlan, PredictTrajectory
 

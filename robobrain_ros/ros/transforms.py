@@ -1,57 +1,21 @@
 """Transforms between frames at a stamp, through tf2. Only this module imports tf2_ros."""
 
 import asyncio
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 from builtin_interfaces.msg import Time as TimeMessage
 from rclpy.node import Node
 from rclpy.time import Time
 
-from robobrain_ros.core.geometry import Floats
-from robobrain_ros.core.poses import Rigid
-from robobrain_ros.ros.cameras.frames import frame_fault
+from robobrain_ros.core.messages.frames import frame_fault
+from robobrain_ros.core.transforms import Transform as Transform
+from robobrain_ros.core.transforms import TransformError as TransformError
 from robobrain_ros.ros.clock import Jump, nanoseconds
 
-_QUATERNION_TOLERANCE = 0.01
-"""Maximum deviation of a quaternion's length from 1."""
-_FARTHEST = 1e9
-"""Maximum of a translation's coordinates in metres. Frames on the earth, such as UTM and ECEF, have up to 1e7 m."""
 _PAUSE = 0.01
 """Seconds between two lookups of a transform that has not arrived."""
-
-
-class TransformError(Exception):
-    """There is no transform. The message is the end of a sentence."""
-
-
-@dataclass(frozen=True)
-class Transform(Rigid):
-    """A transform from tf2, which can be broken until it is `normalized`."""
-
-    def normalized(self) -> "Transform":
-        """Return the same transform with a quaternion of length 1. tf2 tolerates an error of 1 %, and infinite translations.
-
-        :raises TransformError: the numbers are no rotation and translation.
-        """
-        length = math.hypot(*self.quaternion)
-        shortest, longest = 1.0 - _QUATERNION_TOLERANCE, 1.0 + _QUATERNION_TOLERANCE
-        if not (shortest <= length <= longest and all(abs(shift) <= _FARTHEST for shift in self.translation)):
-            raise TransformError(
-                f"the transform is broken: its quaternion is {self.quaternion}, and its translation is {self.translation}"
-            )
-        x, y, z, w = (part / length for part in self.quaternion)
-        return Transform((x, y, z, w), self.translation)
-
-    def apply(self, positions: Floats) -> Floats:
-        """Return positions (n, 3) in the target frame."""
-        axis, w = np.array(self.quaternion[:3]), self.quaternion[3]
-        turned = positions + 2.0 * np.cross(axis, np.cross(axis, positions) + w * positions)
-        return np.asarray(turned + np.array(self.translation), np.float64)
 
 
 class TransformSource(Protocol):

@@ -3,7 +3,6 @@
 import difflib
 import itertools
 import math
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -12,11 +11,13 @@ from typing import Protocol
 
 from sensor_msgs.msg import CompressedImage, Image
 
+from robobrain_ros.core.messages.images import ImageReader
+from robobrain_ros.core.messages.positions import names_rectified
 from robobrain_ros.errors import BadRequestError, NoImageError, StaleImageError
 from robobrain_ros.msg import QueryOptions
 from robobrain_ros.ros.cameras.arrivals import ArrivalStatistics
 from robobrain_ros.ros.cameras.history import FrameHistory
-from robobrain_ros.ros.cameras.images import Frame, ImageReader
+from robobrain_ros.ros.cameras.images import Frame
 from robobrain_ros.ros.cameras.intake import Intake
 from robobrain_ros.ros.cameras.position_topics import PositionInputs, PositionTopics
 from robobrain_ros.ros.cameras.streams import Stream
@@ -75,11 +76,6 @@ class CameraEvents:
     def on_depth(self, camera: str) -> None:
         """See `CameraListener`."""
         self.listener.on_depth(camera)
-
-
-def names_rectified(topic: str) -> bool:
-    """Whether a topic has the name of rectified images, such as image_rect, image_rect_color or rectified/image."""
-    return re.search(r"(^|[/_])rect(ified)?($|[/_])", topic) is not None
 
 
 class Camera:

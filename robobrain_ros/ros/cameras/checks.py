@@ -7,9 +7,9 @@ from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
 
 from robobrain_ros.core.geometry import GeometryError
+from robobrain_ros.core.messages.depth import read_depth
+from robobrain_ros.core.messages.frames import frame_fault
 from robobrain_ros.ros.cameras.cameras import Camera, Cameras
-from robobrain_ros.ros.cameras.depth import read_depth
-from robobrain_ros.ros.cameras.frames import frame_fault
 from robobrain_ros.ros.cameras.streams import described
 from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.positions import depth_range

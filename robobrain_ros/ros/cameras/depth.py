@@ -1,13 +1,10 @@
-"""Subscribe to depth images, raw or compressed, and decode them."""
+"""Subscribe to depth images, raw or compressed."""
 
 from collections.abc import Callable
 from typing import Any
 
 from sensor_msgs.msg import CompressedImage, Image
 
-from robobrain_ros.core.formats.depth_checks import USUAL_DEPTH, DepthRange
-from robobrain_ros.core.formats.depth_files import decode_depth
-from robobrain_ros.core.surfaces import DepthImage
 from robobrain_ros.errors import EngineConfigError
 from robobrain_ros.ros.cameras.intake import Intake
 from robobrain_ros.ros.cameras.streams import Stream
@@ -60,24 +57,3 @@ class DepthStream(Stream):
     def _published(self, message_type: Any, topic: str) -> bool:
         name = f"sensor_msgs/msg/{message_type.__name__}"
         return any(publisher.topic_type == name for publisher in self._node.get_publishers_info_by_topic(topic))
-
-
-def read_depth(message: Image | CompressedImage, limits: DepthRange = USUAL_DEPTH, *, detect_clamp: bool = True) -> DepthImage:
-    """Return the depth image of a message.
-
-    :param limits: see `DepthImage.bounded`.
-    :param detect_clamp: see `DepthImage.bounded`.
-    :raises robobrain_ros.core.geometry.GeometryError: the message cannot be read.
-    """
-    if isinstance(message, CompressedImage):
-        return DepthImage(decode_depth(bytes(message.data), message.format)).bounded(limits, detect_clamp=detect_clamp)
-    return DepthImage.read(
-        memoryview(message.data).cast("B"),
-        width=message.width,
-        height=message.height,
-        step=message.step,
-        encoding=message.encoding,
-        big_endian=bool(message.is_bigendian),
-        limits=limits,
-        detect_clamp=detect_clamp,
-    )

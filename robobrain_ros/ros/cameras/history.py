@@ -12,9 +12,10 @@ from std_msgs.msg import Header
 
 from robobrain_ros.core.formats.image_files import decode_file
 from robobrain_ros.core.formats.jpeg import encode_jpeg, is_jpeg, jpeg_size
+from robobrain_ros.core.messages.images import ImageReader, holds_file
 from robobrain_ros.core.query import RgbImage
 from robobrain_ros.errors import BadImageError
-from robobrain_ros.ros.cameras.images import Frame, ImageReader, holds_file
+from robobrain_ros.ros.cameras.images import Frame
 
 MOST_BYTES_PER_FRAME = 1 << 20
 """A buffer holds at most this number of bytes for each of its images: 1 MiB. A JPEG of 1280x720 pixels has 0.1 to 0.5 MB."""

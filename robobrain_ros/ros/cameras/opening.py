@@ -4,10 +4,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from robobrain_ros.core.messages.images import ImageReader
 from robobrain_ros.errors import EngineConfigError
 from robobrain_ros.ros.cameras.cameras import Camera, CameraListener, Cameras
 from robobrain_ros.ros.cameras.history import FrameHistory
-from robobrain_ros.ros.cameras.images import ImageReader
 from robobrain_ros.ros.cameras.intake import Intake
 from robobrain_ros.ros.clock import ClockWatch
 from robobrain_ros.ros.parameters.declared import Parameters

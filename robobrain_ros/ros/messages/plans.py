@@ -1,37 +1,30 @@
-"""Convert plan contexts and plans from and to messages."""
+"""Convert plan contexts from and to messages."""
 
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import TypeVar
 
 from robobrain_ros.bounds.texts import clean
+from robobrain_ros.core.messages.answers import verdicts
 from robobrain_ros.core.plans.checks import check_counts
 from robobrain_ros.core.plans.request import (
     DoneStep,
     Place,
     PlanMode,
     PlanRequest,
-    PlanVerdict,
     Robot,
     Skill,
     SkillEffect,
     StepOutcome,
 )
-from robobrain_ros.core.plans.roboos import roboos_json
-from robobrain_ros.core.query import Answer
 from robobrain_ros.errors import BadRequestError
 from robobrain_ros.msg import DoneStep as DoneStepMessage
-from robobrain_ros.msg import InferenceReport, Plan, PlanContext
 from robobrain_ros.msg import Place as PlaceMessage
+from robobrain_ros.msg import Plan, PlanContext
 from robobrain_ros.msg import Robot as RobotMessage
 from robobrain_ros.msg import Skill as SkillMessage
-from robobrain_ros.ros.messages.conversions import Origin, Positions, to_steps
 
-VERDICTS = {
-    PlanVerdict.PLAN: Plan.VERDICT_PLAN,
-    PlanVerdict.DONE: Plan.VERDICT_DONE,
-    PlanVerdict.NOT_DONE: Plan.VERDICT_NOT_DONE,
-}
+VERDICTS = verdicts(Plan)
 """Constants of the verdicts in the message. For an impossible task, the outcome is NOTHING_FOUND."""
 
 _PREFIXES: dict[type[IntEnum], str] = {PlanMode: "MODE_", SkillEffect: "EFFECT_", StepOutcome: ""}
@@ -71,17 +64,6 @@ def to_plan_context(request: PlanRequest) -> PlanContext:
 def skill_count(context: PlanContext) -> int:
     """Return the number of skills of all robots. The time for converting a context is proportional to it."""
     return sum(len(robot.skills) for robot in context.robots)
-
-
-def to_plan(origin: Origin, answer: Answer | None, report: InferenceReport, positions: Positions | None = None) -> Plan:
-    """Return the message of plan. Without an answer, it has no steps."""
-    message = Plan(header=origin.header, task=clean(origin.text), query=origin.query, camera=origin.camera, report=report)
-    if answer is not None:
-        message.verdict = VERDICTS[answer.verdict]
-        message.steps = to_steps(answer.steps)
-        message.reasoning = clean(answer.reasoning)
-        message.roboos_json = clean(roboos_json(answer.steps, answer.reasoning))
-    return message
 
 
 def _robot(message: RobotMessage, path: str) -> Robot:

@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 from sensor_msgs.msg import Image
 
 from robobrain_ros.core.brain import Brain
+from robobrain_ros.core.messages.answers import Origin
+from robobrain_ros.core.messages.positions import Positions
 from robobrain_ros.core.plans.request import PlanMode, PlanRequest, Robot
 from robobrain_ros.core.query import Answer, PartialAnswer, Query, Report, RgbImage, Task
 from robobrain_ros.errors import BadImageError, BadRequestError, RequestTimeoutError
 from robobrain_ros.msg import PlanContext
 from robobrain_ros.ros.cameras.images import Frame
 from robobrain_ros.ros.cameras.position_topics import PositionInputs
-from robobrain_ros.ros.messages.conversions import Origin, Positions, read_image_message
+from robobrain_ros.ros.messages.conversions import read_image_message
 from robobrain_ros.ros.messages.plans import skill_count, to_plan_request
 from robobrain_ros.ros.positions import Locator
 from robobrain_ros.ros.requests.request import Source

@@ -10,6 +10,7 @@ from std_msgs.msg import Header
 from robobrain_ros.bounds.deadlines import NODE_GRACE
 from robobrain_ros.bounds.texts import shortened
 from robobrain_ros.core.brain import Brain
+from robobrain_ros.core.messages.answers import Origin
 from robobrain_ros.core.plans.request import Robot
 from robobrain_ros.core.query import Answer, PartialAnswer, Task
 from robobrain_ros.errors import (
@@ -28,7 +29,6 @@ from robobrain_ros.ros.cameras.position_topics import PositionInputs
 from robobrain_ros.ros.clock import Jump, nanoseconds
 from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.limits import MOST_TEXT, MOST_TOKENS
-from robobrain_ros.ros.messages.conversions import Origin
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.positions import Locator

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from robobrain_ros.core.messages.answers import Origin
+from robobrain_ros.core.messages.positions import Positions
 from robobrain_ros.core.query import Answer, Report, RgbImage, Task
 from robobrain_ros.errors import OutcomeCode, RoboBrainError
-from robobrain_ros.ros.messages.conversions import Origin, Positions, to_report
+from robobrain_ros.ros.messages.conversions import to_report
 from robobrain_ros.ros.tasks import TASKS, ResultMessage
 
 

@@ -9,12 +9,13 @@ from rclpy.clock import ROSClock
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from robobrain_ros.core.messages.frames import frame_fault
 from robobrain_ros.core.progress import comparison as ordered
 from robobrain_ros.core.query import Task
 from robobrain_ros.errors import BadImageError, BadRequestError
 from robobrain_ros.msg import QueryOptions
 from robobrain_ros.ros.cameras.cameras import Camera, Cameras
-from robobrain_ros.ros.cameras.frames import frame_fault, plain_header
+from robobrain_ros.ros.cameras.frames import plain_header
 from robobrain_ros.ros.cameras.history import KeptFrame
 from robobrain_ros.ros.cameras.images import Frame
 from robobrain_ros.ros.clock import nanoseconds, reported_age, stamp_age
