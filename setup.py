@@ -55,6 +55,7 @@ setup(
         # "engine", then run `pip install --no-deps -r requirements/flagos.txt`.
         "flagos": ["flag-gems>=5.0"],
         "ros": lines("requirements/cv_bridge.txt"),
+        "behaviours": ["py_trees>=2.2"],
         "test": lines("requirements/test.txt"),
     },
     entry_points={"console_scripts": [console_script(line) for line in lines("executables.txt")]},

@@ -209,6 +209,19 @@ def scripted(*scripts: Any, **parameters: Any) -> Iterator[tuple[Rig, ScriptedEn
         yield it, engine
 
 
+def show_always(it: Rig, cameras: Sequence[str] = ("camera",)) -> None:
+    """Publish ten images a second on these cameras' topics while the rig's client spins."""
+    namespace = it.client.get_namespace()
+    publishers = [it.client.create_publisher(Image, f"{namespace}/{camera}/image", 5) for camera in cameras]
+
+    def publish() -> None:
+        for publisher in publishers:
+            publisher.publish(image_message())
+
+    it.client.create_timer(0.1, publish)
+    it.until(lambda: all(it.node.cameras[camera].newest for camera in cameras), "images")
+
+
 def _spin(executor: SingleThreadedExecutor, stop: Event) -> None:
     while not stop.is_set():
         executor.spin_once(timeout_sec=0.1)

@@ -61,6 +61,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "engine": ("errors", "bounds"),
     "local": ("errors", "bounds", "core", "engine"),
     "ros": ("errors", "bounds", "core", "engine", "msg", "srv", "action"),
+    "behaviours": ("errors", "bounds", "core", "ros", "msg", "srv", "action"),
     "cli": ("errors", "bounds", "core", "engine", "local", "ros", "demo", "evaluation", "msg", "srv", "action"),
     "evaluation": ("errors", "bounds", "core", "engine", "local", "ros", "demo", "cli.progress", "msg", "srv", "action"),
     "demo": ("errors", "bounds", "core", "engine", "local", "ros", "evaluation", "cli.progress", "msg", "srv", "action"),

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,7 @@ from fakes import Script, ScriptedEngine
 from geometry_msgs.msg import PoseStamped
 from processes import USUAL_SIGNALS
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from ros_rig import LIMIT, Rig, image_message, rig
-from sensor_msgs.msg import Image
+from ros_rig import LIMIT, Rig, rig, show_always
 
 from robobrain_ros.core.plans.request import PlanVerdict
 from robobrain_ros.demo import DEMO_MODEL
@@ -67,19 +66,6 @@ def output_of(it: Rig, name: str, *arguments: str) -> str:
         text = process.stdout.read()
     assert process.returncode == 0, text
     return text
-
-
-def show_always(it: Rig, cameras: Sequence[str] = ("camera",)) -> None:
-    """Publish ten images a second on these cameras' topics while the rig's client spins."""
-    namespace = it.client.get_namespace()
-    publishers = [it.client.create_publisher(Image, f"{namespace}/{camera}/image", 5) for camera in cameras]
-
-    def publish() -> None:
-        for publisher in publishers:
-            publisher.publish(image_message())
-
-    it.client.create_timer(0.1, publish)
-    it.until(lambda: all(it.node.cameras[camera].newest for camera in cameras), "images")
 
 
 class Planner(ScriptedEngine):
