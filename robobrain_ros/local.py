@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 from robobrain_ros.core.brain import Brain
+from robobrain_ros.core.grids import GridMode, check_grid, require_grid
 from robobrain_ros.core.profiles import AUTO, check_origin, identify_model
 from robobrain_ros.core.query import Defaults
 from robobrain_ros.engine import presets
@@ -35,6 +36,7 @@ async def open_brain(
     model: str = "",
     *,
     model_profile: str = AUTO,
+    grid_check: str = GridMode.WARN.value,
     can_think: bool | None = None,
     defaults: Defaults | None = None,
     progress: ProgressCallback = _print_message,
@@ -47,16 +49,20 @@ async def open_brain(
         servers, or empty for the name that the servers report.
     :param model_profile: name of a model profile (docs/reference/models.md), or "auto" to identify the checkpoint by its name and
         its files. If these do not identify it, the profile is a guess, and a warning in the log states the alternatives.
+    :param grid_check: "warn", "require" or "off": whether to check after loading that the model writes coordinates on the grid of
+        its profile. "warn" logs a warning if it does not. "require" raises an error unless the result is right.
     :param can_think: whether the checkpoint was trained to think. None: the value for the model's name, or for its family if the
         name is unknown (see `Profile.with_thinking`).
     :param defaults: default values for queries, such as ``Defaults(think=True)``.
     :param progress: called with the progress of loading. By default, it is printed.
     :param engine_options: options by keyword, such as ``gpu_memory_utilization=0.6``. See `engine.options`.
-    :raises EngineConfigError: the model cannot be loaded. The message states what to do.
+    :raises EngineConfigError: the model cannot be loaded, or it fails the grid check. The message states what to do.
+    :raises ValueError: there is no such ``grid_check``.
     :raises TypeError: there is no such option.
     """
     from robobrain_ros.engine.factory import make_engine
 
+    mode = GridMode(grid_check)
     options = presets.resolve_options({"model": model, **engine_options})
     if can_think is None and model_profile == AUTO:
         can_think = presets.can_think(model)
@@ -67,7 +73,18 @@ async def open_brain(
         if found.warning:
             _log.warning("%s", found.warning)
         profile = found.profile if can_think is None else found.profile.with_thinking(can_think)
-        return Brain(engine, profile, info=info, max_pixels=options.max_pixels, defaults=defaults, identified_by=found.by)
+        brain = Brain(engine, profile, info=info, max_pixels=options.max_pixels, defaults=defaults, identified_by=found.by)
+        if mode is not GridMode.OFF:
+            await _check(brain, mode, options.max_num_seqs)
+        return brain
     except BaseException:
         await engine.close()
         raise
+
+
+async def _check(brain: Brain, mode: GridMode, at_once: int) -> None:
+    result = await check_grid(brain, at_once=at_once)
+    if mode is GridMode.REQUIRE:
+        require_grid(result)
+    if result.suspicious:
+        _log.warning("Grid check: %s", result)

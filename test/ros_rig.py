@@ -163,7 +163,8 @@ def rig(
 
     :param engine: an engine, or a factory of engines; None: the engine of the parameters.
     :param remappings: remappings of the node as on a command line, such as ``camera/image:=/front``.
-    :param parameters: values by name, with __ instead of a dot. There is no warm-up, because it would use the engine's scripts.
+    :param parameters: values by name, with __ instead of a dot. There is no warm-up and no grid check, because
+        they would use the engine's scripts.
     """
     number = next(_numbers)
     if number % _COLLECT_EACH == 0:
@@ -171,7 +172,7 @@ def rig(
     namespace = namespace or f"/test_{number}"
     context = rclpy.context.Context()
     rclpy.init(context=context, args=["--ros-args", *(part for each in remappings for part in ("-r", f"robobrain:{each}"))])
-    values = {"warm_up": False} | {name.replace("__", "."): value for name, value in parameters.items()}
+    values = {"warm_up": False, "grid_check": "off"} | {name.replace("__", "."): value for name, value in parameters.items()}
     factory = None if engine is None else (engine if callable(engine) else lambda: engine)
     node = RoboBrainNode(
         engine_factory=factory,

@@ -78,6 +78,7 @@ class Diagnostics:
 
     def _engine(self) -> DiagnosticStatus:
         health, progress, info = self._model.health(), self._model.progress, self._model.info
+        grid = self._model.grid
         values = {
             "state": health.state,
             "stage": progress.stage,
@@ -90,6 +91,7 @@ class Diagnostics:
             values |= {
                 "model": info.model,
                 "profile": self._model.profile,
+                "grid_check": grid or "",
                 "engine": info.engine,
                 "flagos_active": info.flagos_active,
                 **info.details,
@@ -99,6 +101,8 @@ class Diagnostics:
         level, message = _LEVELS.get(health.state, DiagnosticStatus.WARN), health.message
         if health.warning and level == DiagnosticStatus.OK:
             level, message = DiagnosticStatus.WARN, f"{message} {health.warning}"
+        if grid is not None and grid.suspicious and level == DiagnosticStatus.OK:
+            level, message = DiagnosticStatus.WARN, f"{message} Grid check: {grid}"
         return self._status("engine", level, message, values)
 
     def _server(self, http: ServerState) -> DiagnosticStatus:

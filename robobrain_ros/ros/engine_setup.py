@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from robobrain_ros.bounds.files import home_expanded
+from robobrain_ros.core.grids import GridMode
 from robobrain_ros.core.profiles import AUTO, check_origin
 from robobrain_ros.engine.base import ModelOrigin
 from robobrain_ros.engine.factory import make_engine, make_front
@@ -71,6 +72,7 @@ def set_up_engine(
         warm_up=parameters["warm_up"],
         can_think=known if thinks == "auto" else thinks == "yes",
         profile=profile,
+        grid_check=GridMode(parameters["grid_check"]),
         settle=settle,
     )
     return EngineSetup(factory, front, settings)

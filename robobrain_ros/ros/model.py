@@ -12,6 +12,7 @@ import numpy as np
 
 from robobrain_ros.bounds.texts import clean
 from robobrain_ros.core.brain import Brain
+from robobrain_ros.core.grids import GridCheck, GridMode, check_grid, require_grid
 from robobrain_ros.core.profiles import AUTO, identify_model
 from robobrain_ros.core.query import CAMERA_TASKS, Query, Report
 from robobrain_ros.engine import memory
@@ -43,6 +44,7 @@ class ModelSettings:
 
     :param can_think: whether the model was trained to think. None means as stated in the profile of its family.
     :param profile: name of the model profile, or `AUTO` to identify the model.
+    :param grid_check: whether to check the grid of the answers after loading, and what a wrong grid causes.
     :param settle: whether to call `memory.settle_objects` after loading.
     """
 
@@ -53,6 +55,7 @@ class ModelSettings:
     warm_up: bool
     can_think: bool | None = None
     profile: str = AUTO
+    grid_check: GridMode = GridMode.OFF
     settle: bool = False
 
 
@@ -72,6 +75,7 @@ class Model:
         self._supervisor: Supervisor | None = None
         self._on_unload: Close | None = None
         self._brain: Brain | None = None
+        self._grid: GridCheck | None = None
         self._progress = LoadProgress("stopped", "The model is not loaded. Configure the node.")
         self._logged = 0.0
         self._error: RoboBrainError | None = None
@@ -92,6 +96,11 @@ class Model:
         """The profile of the loaded model and how it was identified, or an empty text if no model is loaded."""
         return self.new_report().profile
 
+    @property
+    def grid(self) -> GridCheck | None:
+        """The result of the newest grid check, or None if there was none."""
+        return None if self._brain is None else self._grid
+
     def new_report(self) -> Report:
         """Return a report that names the loaded model. It is empty if no model is loaded."""
         return Report() if self._brain is None else self._brain.new_report()
@@ -102,7 +111,7 @@ class Model:
         :param close: called on the engine's loop after unloading. Releases objects that outlive a single engine.
         """
         self._loop.start()
-        self._error = None
+        self._error = self._grid = None
         self._progress = LoadProgress("starting", f"Loading {settings.name}.")
         self._loading = self._loop.submit(self._load(factory, settings, close))
 
@@ -162,7 +171,7 @@ class Model:
                 factory,
                 max_queued=settings.max_queued,
                 max_running=settings.max_running,
-                warm_up=_WarmUp(settings, self._note),
+                warm_up=_WarmUp(settings, self._note, self._on_grid_check),
             )
             self._supervisor = supervisor
             try:
@@ -193,6 +202,10 @@ class Model:
         self._logger.error(f"The model could not be loaded: {error.message}")
         self._on_change()
 
+    def _on_grid_check(self, result: GridCheck) -> None:
+        self._grid = result
+        (self._logger.warning if result.suspicious else self._logger.info)(clean(f"Grid check: {result}"))
+
     def _note(self, progress: LoadProgress) -> None:
         if progress.stage == "ready" and self._brain is None:
             return  # The brain does not exist yet. `_load` reports this stage after it has created the brain.
@@ -205,17 +218,38 @@ class Model:
 
 
 class _WarmUp:
-    """Runs each task of the family once, so that kernels are compiled and caches are filled before the first request."""
+    """Runs each task of the family once, so that kernels are compiled and caches are filled before the first request.
 
-    def __init__(self, settings: ModelSettings, progress: Callable[[LoadProgress], None]) -> None:
+    Then it checks the grid of the answers.
+
+    :param on_grid_check: called with the result of the check.
+    """
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        progress: Callable[[LoadProgress], None],
+        on_grid_check: Callable[[GridCheck], None],
+    ) -> None:
         self._settings = settings
         self._progress = progress
+        self._on_grid_check = on_grid_check
 
     async def __call__(self, engine: Engine, info: EngineInfo) -> None:
         if self._settings.warm_up:
             await self._ask(engine, info)
+        if self._settings.grid_check is not GridMode.OFF:
+            await self._check_grid(engine, info)
         if self._settings.settle:
             memory.settle_objects()
+
+    async def _check_grid(self, engine: Engine, info: EngineInfo) -> None:
+        self._progress(LoadProgress("checking the grid", "Checking the grid of the model's answers."))
+        brain, _ = _brain(engine, info, self._settings)
+        result = await check_grid(brain, at_once=self._settings.max_running)
+        self._on_grid_check(result)
+        if self._settings.grid_check is GridMode.REQUIRE:
+            require_grid(result)
 
     async def _ask(self, engine: Engine, info: EngineInfo) -> None:
         brain, _ = _brain(engine, info, self._settings)

@@ -7,6 +7,7 @@ docs/reference/parameters.md.
 import dataclasses
 from typing import Any
 
+from robobrain_ros.core.grids import GridMode
 from robobrain_ros.core.hysteresis import DEFAULT_STABLE_FRAMES
 from robobrain_ros.core.plans.checks import DEFAULT_MAX_STEPS, MOST_STEPS
 from robobrain_ros.core.profiles import AUTO
@@ -201,6 +202,15 @@ NODE_PARAMETERS = (
         applies=Applies.AT_ONCE,
         minimum=1,
         maximum=MOST_STEPS,
+    ),
+    Parameter(
+        "grid_check",
+        GridMode.WARN.value,
+        "Check after loading whether the model writes coordinates on the grid of its profile: the node asks for targets at known "
+        "positions in rendered images. warn: a wrong grid is a warning in the log and in /diagnostics. require: the node only "
+        "becomes ready if the grid is right, or if the family answers no task with coordinates. off: no check. "
+        "docs/reference/models.md describes the results.",
+        choices=tuple(mode.value for mode in GridMode),
     ),
     Parameter("warm_up", True, "Run each task once after loading the model. false: the first requests are slower."),
     Parameter(
