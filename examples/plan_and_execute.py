@@ -25,7 +25,7 @@ TRIES = 20
 LIMIT = 60.0
 """Seconds to wait for a response."""
 TIMEOUT = LIMIT - 10.0
-"""Seconds after which the node ends a request. It does not notice that a service client has stopped waiting."""
+"""Seconds after which the node ends a request, at the latest. Its response then arrives before `LIMIT`."""
 OBJECT = {"type": "string", "format": "object"}  # One of the scene's objects.
 PUT = {"object": OBJECT, "relation": {"type": "string", "enum": ["in", "on", "beside"]}, "place": OBJECT}
 

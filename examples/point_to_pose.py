@@ -25,7 +25,7 @@ from robobrain_ros.srv import Locate
 LIMIT = 60.0
 """Seconds to wait for a response."""
 TIMEOUT = LIMIT - 10.0
-"""Seconds after which the node ends a request. It does not notice that a service client has stopped waiting."""
+"""Seconds after which the node ends a request, at the latest. Its response then arrives before `LIMIT`."""
 DOWN = Quaternion(x=1.0, y=0.0, z=0.0, w=0.0)
 """The gripper's z axis points down in a frame whose z axis points up."""
 

@@ -1,8 +1,8 @@
 """Ask one question about the images of several cameras.
 
-The node's parameter `cameras` names them, such as `cameras: [head, wrist]`. The question may refer to the images by their order::
+The node's parameter `cameras` names them, such as `cameras: [front, wrist]`. The question can refer to their order::
 
-    python3 several_cameras.py "Is the mug of the first image in the gripper in the second image?" head wrist
+    python3 several_cameras.py "Does the gripper in the second image hold the mug of the first image?" front wrist
 """
 
 import argparse
@@ -21,7 +21,7 @@ from robobrain_ros.srv import Ask
 LIMIT = 60.0
 """Seconds to wait for a response."""
 TIMEOUT = LIMIT - 10.0
-"""Seconds after which the node ends a request. It does not notice that a service client has stopped waiting."""
+"""Seconds after which the node ends a request, at the latest. Its response then arrives before `LIMIT`."""
 
 
 def call(node: Node, client: Client, request: Any) -> Any:

@@ -171,8 +171,8 @@ def test_standing_query() -> None:
 
 
 def test_several_cameras() -> None:
-    with ready("The mug is in the gripper.", cameras=["head", "wrist"]) as (it, engine):
-        output = output_of(it, "several_cameras.py", "Where is the mug?", "head", "wrist")
+    with ready("The mug is in the gripper.", cameras=["front", "wrist"]) as (it, engine):
+        output = output_of(it, "several_cameras.py", "Where is the mug?", "front", "wrist")
     assert len(engine.generations[0].images) == 2
     assert "The mug is in the gripper." in output
 

@@ -45,7 +45,7 @@ _FLAGOS_KEYWORDS = "flagos_"
 class EmbeddedOptions:
     """Options of vLLM in this process."""
 
-    dtype: str = option("auto", "Data type of the weights in memory. auto: that of the checkpoint.", choices=DTYPES)
+    dtype: str = option("auto", "Data type of the weights in memory. auto: the data type in the checkpoint.", choices=DTYPES)
     max_model_len: int = option(
         0,
         f"Maximum tokens of a request, including images and answer. 0: {DEFAULT_CONTEXT}, or the limit of the model if "
@@ -72,7 +72,7 @@ class EmbeddedOptions:
     distributed_executor_backend: str = option(
         "",
         "How vLLM runs its workers. mp: processes. ray: a Ray cluster. uni: in the engine's own process. Empty: uni for one GPU, "
-        "or a CPU with one NUMA node. Otherwise vLLM decides.",
+        "and for a CPU with one NUMA node. In other cases, vLLM decides.",
         choices=EXECUTOR_BACKENDS,
     )
     nnodes: int = option(
@@ -85,7 +85,7 @@ class EmbeddedOptions:
     master_addr: str = option("", "Address at which the other machines reach this machine. Required if engine.nnodes is above 1.")
     master_port: int = option(29501, "Port on engine.master_addr, if engine.nnodes is above 1.", minimum=1024, maximum=65535)
     quantization: str = option(
-        "", "vLLM's quantization method, such as fp8_per_tensor or awq. Empty: that of the model's preset or of the checkpoint."
+        "", "vLLM's quantization method, such as fp8_per_tensor or awq. Empty: the method of the model's preset or checkpoint."
     )
     enforce_eager: bool = option(
         False, "Run without CUDA graphs. The engine starts faster and answers slower. Always true on the CPU."
@@ -199,7 +199,7 @@ class RemoteOptions:
         "kind remote: reject https servers without a valid TLS certificate. If false, others on the network path can read the "
         "key and the images. The node accepts http servers without a check, and connections to them are not encrypted.",
     )
-    ca_file: str = option("", "kind remote: PEM file with the certificates to trust. Empty: those of the public authorities.")
+    ca_file: str = option("", "kind remote: PEM file with the certificates to trust. Empty: those of public authorities.")
 
     def check(self) -> None:
         """Check what can be checked without contacting a server.
@@ -228,41 +228,45 @@ class FlagosOptions:
 
     mode: str = option(
         "auto",
-        "Which FlagOS operators vLLM uses (docs/how-to/flagos.md). off: none. auto: the FlagGems operators that tune_flagos "
-        "measured as correct and not slower, and the package's own matrix products by shape if there are measurements for this "
-        "GPU. on: only FlagGems operators: those in flagos.include, or if that list is empty, all except those in flagos.exclude "
-        "and those excluded by default (docs/explanation/flagos.md).",
+        "Which operators vLLM uses instead of PyTorch's (docs/how-to/flagos.md). off: none. auto: FlagGems operators that "
+        "tune_flagos measured on this machine as correct and not slower than PyTorch's, and matrix products by shape if there "
+        "are measurements for this GPU. on: all FlagGems operators except those in flagos.exclude and those that are excluded by "
+        "default (docs/explanation/flagos.md), or only those in flagos.include; no matrix products by shape. If vllm-plugin-FL "
+        "runs the model (flagos.platform), auto and on have other meanings.",
         choices=FLAGOS_MODES,
     )
     include: tuple[str, ...] = option(
         (),
-        "vLLM may use only the FlagGems operators in this list, such as silu. Mode on uses every operator in the list. Mode auto "
-        "uses those in the list that tune_flagos selected, and uses matrix products by shape only if the list names one of "
-        "FlagGems' matrix products (mm, mm_out, addmm, addmm_out). Empty: no restriction. flagos.exclude must be empty if this "
-        "list is set.",
+        "The only FlagGems operators that vLLM may use, such as silu. Empty: no restriction. With flagos.mode on, vLLM uses all "
+        "operators in the list. With auto, it uses the operators in the list that tune_flagos selected. The list also restricts "
+        "the matrix products by shape of auto: if the list is not empty, vLLM uses them only if the list contains one of mm, "
+        "mm_out, addmm and addmm_out. Set only one of flagos.include and flagos.exclude.",
     )
     exclude: tuple[str, ...] = option(
         (),
-        "Names of FlagGems operators that vLLM must not use, such as silu. FlagGems' matrix products have the "
-        "names mm, mm_out, addmm and addmm_out. If the list names one of them, it also disables matrix products by shape. "
-        "flagos.include must be empty if this list is set.",
+        "FlagGems operators that vLLM must not use, such as silu. If the list contains one of mm, mm_out, addmm and addmm_out "
+        "(FlagGems' matrix products), vLLM also uses no matrix products by shape. Set only one of flagos.include and "
+        "flagos.exclude.",
     )
     record: bool = option(
         False,
-        "Let FlagGems log the first call of each operator to files. The key flagos_log in /diagnostics shows the names of the "
-        "files. This makes the engine slower. If vllm-plugin-FL (flagos.platform) selects the operators, this option has "
-        "no effect: FlagGems then always writes a log.",
+        "Let FlagGems log the first call of each operator to files. The engine is then slower. The key flagos_log in "
+        "/diagnostics shows the names of the files. If vllm-plugin-FL selects the operators (see the next parameter, "
+        "flagos.platform), FlagGems always writes a log, also with false.",
     )
     platform: str = option(
         "auto",
-        "Part of vLLM that supports the chip (platform). vllm-plugin-FL provides one for chips of other vendors. auto: use it if "
-        "it is installed. fl: require it. vllm: use vLLM's own, as for NVIDIA GPUs without the plugin.",
+        "Platform of vLLM: the software with which vLLM runs the model on the chip. vLLM contains platforms, for example for "
+        "NVIDIA GPUs. The package vllm-plugin-FL contains a platform for the chips of many vendors. auto: the platform of "
+        "vllm-plugin-FL if vLLM can use it, otherwise a platform of vLLM. fl: only the platform of vllm-plugin-FL. If vLLM "
+        "cannot use it, the engine does not start. vllm: only a platform of vLLM, even if vllm-plugin-FL is installed.",
         choices=FLAGOS_PLATFORMS,
     )
     tune_file: str = option(
         "",
-        "File that tune_flagos writes and mode auto reads. Its tables of matrix products are in a folder beside it, such as "
-        "flagos_shapes for flagos.json. Empty: robobrain_ros/flagos.json in $XDG_CACHE_HOME or ~/.cache.",
+        "File with the FlagGems operators that tune_flagos selected. tune_flagos writes the file, and flagos.mode auto reads it. "
+        "The tables of the matrix products by shape are in a folder beside the file: flagos_shapes for the file flagos.json. "
+        "Empty: $XDG_CACHE_HOME/robobrain_ros/flagos.json, or ~/.cache/robobrain_ros/flagos.json if XDG_CACHE_HOME is not set.",
     )
 
     def check(self) -> None:

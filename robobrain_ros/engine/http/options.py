@@ -36,8 +36,8 @@ class ServerOptions:
     )
     max_body_mib: int = option(
         24,
-        "Size limit in MiB of the body of a request to /v1/chat/completions with its images. The same limit applies to each "
-        "image that the server downloads. Other routes have a lower limit.",
+        "Size limit in MiB of the body of a request to /v1/chat/completions, including its images. The same limit applies to "
+        "each image that the server downloads. Other routes have a lower limit.",
         minimum=1,
         maximum=1024,
     )
@@ -47,11 +47,18 @@ class ServerOptions:
         minimum=784,
         maximum=178_956_970,
     )
-    max_connections: int = option(64, "Maximum number of open connections to the HTTP server.", minimum=4, maximum=1024)
+    max_connections: int = option(
+        64,
+        "Maximum number of open connections to the HTTP server. Beyond this number, the server closes an idle connection. It "
+        "chooses the oldest idle connection of the address that has the most idle connections.",
+        minimum=4,
+        maximum=1024,
+    )
     max_connections_per_client: int = option(
         16,
-        "Maximum number of idle connections from one address (IPv6: from one /64 network). A connection with a request in "
-        "progress that has the right key is not idle. Beyond this number, the server closes the oldest idle connection.",
+        "Maximum number of idle connections from one address (IPv6: from one /64 network). Beyond this number, the server closes "
+        "the oldest idle connection from this address. A connection is idle unless a request is in progress on it. If the server "
+        "has a key, only a request with this key counts.",
         minimum=1,
         maximum=1024,
     )

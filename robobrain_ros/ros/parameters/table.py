@@ -89,8 +89,8 @@ NODE_PARAMETERS = (
     Parameter(
         "transform_timeout",
         0.2,
-        "Seconds that the node waits for the depth image, camera_info and transform of an image: one limit for all three. It "
-        "begins when the model has answered. The node does not wait beyond the deadline of the request.",
+        "Seconds that the node waits for the depth image, camera_info and transform of an image, for all three together. The "
+        "time begins when the model has answered. The node does not wait beyond the deadline of the request.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=60.0,
@@ -107,9 +107,10 @@ NODE_PARAMETERS = (
     Parameter(
         "max_tokens",
         Defaults.max_tokens,
-        "Token limit of an answer. options.max_tokens of a request overrides it. Thinking has its own limit, think_tokens. "
-        "Plans for robots (context.robots or robots_file) ignore both limits, and so do requests with context.mode MODE_CHECK. "
-        "For these, the node computes the limit from the longest allowed answer, because a truncated answer is not valid.",
+        "Token limit of an answer. options.max_tokens of a request overrides it. Thinking has its own limit, think_tokens. Plans "
+        "for robots (context.robots or robots_file) and requests with context.mode MODE_CHECK ignore max_tokens and "
+        "options.max_tokens. For such requests, the limit is the length of the longest allowed answer, because a truncated "
+        "answer is not valid.",
         applies=Applies.AT_ONCE,
         minimum=1,
         maximum=MOST_TOKENS,
@@ -134,32 +135,32 @@ NODE_PARAMETERS = (
         Defaults.constrain_coordinates,
         "true: answers of the tasks point, affordance, ground and trajectory can only be a list of coordinates inside the image, "
         "or [] if the model found nothing. Answers to conditions (standing queries with condition: true) can only be yes or no. "
-        "false: neither is constrained. Thinking is never constrained. "
-        "With engine.kind remote, the server must be able to restrict answers to a form (structured outputs), as vLLM is.",
+        "false: these answers can be any text. The parameter does not affect thinking. With engine.kind remote, the server must "
+        "support structured outputs. vLLM supports them.",
         applies=Applies.AT_ONCE,
     ),
     Parameter(
         "model_can_think",
         "auto",
-        "Whether the checkpoint was trained to think. The files of a checkpoint do not state this. auto: the node looks up the "
-        "model's name. If the name is not one of docs/reference/models.md, the model profile decides.",
+        "Whether the checkpoint was trained to think. The files of a checkpoint do not state this. auto: for a model whose name "
+        "is in docs/reference/models.md, the value in the column thinks. For other names, or if model_profile (the next "
+        "parameter) is not auto, the value in the model profile.",
         choices=("auto", "yes", "no"),
     ),
     Parameter(
         "model_profile",
         AUTO,
-        "Profile of the model family: its prompts, and the form and unit of its answers. auto: the node identifies the "
-        "checkpoint by its name, config.json, model card, chat template and special tokens. If these do not identify it, the "
-        "node guesses from model_type and logs a warning. Otherwise, the name of a profile of docs/reference/models.md or of "
-        "another package, such as rynnbrain.",
+        "Profile of the model family: its prompts, and the form and unit of its answers. auto: the node identifies the family by "
+        "the checkpoint's name, config.json, model card, chat template and special tokens. If none of them names a family, the "
+        "node guesses it from model_type in config.json, and logs a warning. Any other value is the name of a profile, such as "
+        "rynnbrain. The profiles of this package are in docs/reference/models.md. Other packages can add profiles.",
     ),
     Parameter(
         "max_queued",
         32,
-        "Maximum number of waiting requests. A request waits while engine.max_num_seqs others are in progress. If max_queued "
-        "requests wait already, a further request ends with BUSY. Exception: if the node's own requests wait (those of standing "
-        "queries and of ~/watch_task), a request of a service or of ~/run_task takes the place of one of "
-        "them, which ends with BUSY.",
+        "Maximum number of waiting requests. A request waits while engine.max_num_seqs other requests are in progress. If "
+        "max_queued requests wait, a new request ends with BUSY. However, a new request of a service or of ~/run_task replaces a "
+        "waiting request of a standing query or of ~/watch_task, if there is one. The replaced request ends with BUSY.",
         minimum=0,
         maximum=100000,
     ),
@@ -175,8 +176,9 @@ NODE_PARAMETERS = (
     Parameter(
         "marker_lifetime",
         30.0,
-        "Seconds after which RViz removes markers. A newer answer replaces them before that: for a standing query, its next "
-        "answer; for services and actions, the next answer to any of their requests. 0: no limit.",
+        "Seconds after which RViz removes markers. 0: no limit. Newer answers replace markers before this time. An answer to a "
+        "standing query replaces the markers of this query. An answer to a service or an action replaces the markers of all "
+        "services and actions.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=1e9,
@@ -264,15 +266,16 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
             f"{camera}.use_depth",
             False,
             f"Compute positions from {camera}/depth and {camera}/camera_info. The depth images must be aligned to the camera's "
-            "images. The tasks point, affordance, ground and trajectory use the newest image whose depth image and camera_info "
-            "have arrived. This image must not be older than max_image_age, and must have arrived at most 0.5 s before the "
-            "camera's newest image. Otherwise, these tasks use the camera's newest image, and wait for its depth image "
-            "(transform_timeout).",
+            "images. For the tasks point, affordance, ground and trajectory, the node uses the newest image whose depth image "
+            "and camera_info have arrived. If there is no such image, if it is older than max_image_age, or if it arrived more "
+            "than 0.5 s before the camera's newest image, the node uses the camera's newest image instead. It then waits up to "
+            "transform_timeout for the depth image.",
         ),
         Parameter(
             f"{camera}.min_depth",
             0.0,
-            "The node ignores depths below this value, in metres: those of the depth image and those that the model estimates.",
+            "The node ignores depths below this value, in metres. The limit applies to depth images, and to depths that the "
+            "model estimates.",
             applies=Applies.AT_ONCE,
             minimum=0.0,
             maximum=10000.0,
@@ -280,9 +283,9 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.max_depth",
             20.0,
-            "The node ignores depths equal to or above this value, in metres: those of the depth image and those that the model "
-            "estimates. If your driver writes its maximum depth where it measured nothing, and detect_depth_clamp does not "
-            "detect it, set this parameter to that depth.",
+            "The node ignores depths equal to or above this value, in metres. The limit applies to depth images, and to depths "
+            "that the model estimates. If your driver writes its maximum depth where it measured nothing, and detect_depth_clamp "
+            "does not detect this, set this parameter to the driver's maximum depth.",
             applies=Applies.AT_ONCE,
             minimum=0.01,
             maximum=10000.0,
@@ -290,27 +293,30 @@ def camera_parameters(camera: str) -> tuple[Parameter, ...]:
         Parameter(
             f"{camera}.detect_depth_clamp",
             True,
-            "Some drivers write their maximum depth where they measured nothing. true: the node ignores pixels with this depth. "
-            "It detects this depth by two conditions. At least 0.5 % of the pixels have exactly the largest depth of the image. "
-            "And this depth is a usual maximum: 4 m or a larger whole number of metres, or the largest number of 12 to 16 bits "
-            "(4.095, 8.191, 16.383, 32.767, 6.5535 or 16.38375 m). Set false for "
-            "simulations without noise: there, many pixels of a flat wall have the same depth.",
+            "Some drivers write their maximum depth where they measured nothing. true: the node ignores the largest depth of a "
+            "depth image if at least 0.5 % of the pixels have exactly this depth, and if it is a usual maximum of a driver. "
+            "Usual maxima are 4 m and larger whole numbers of metres; 4.095, 8.191, 16.383 and 32.767 m (12 to 15 bits in units "
+            "of 1 mm); 6.5535 m (16 bits in units of 0.1 mm); and 16.38375 m (16 bits in units of 0.25 mm). The node always "
+            "ignores 65.535 m (16 bits in units of 1 mm), also with false. Set false for simulations without noise, where many "
+            "pixels of a flat wall have the same depth.",
             applies=Applies.AT_ONCE,
         ),
         Parameter(
             f"{camera}.depth_transport",
             "auto",
-            f"raw: sensor_msgs/Image on {camera}/depth. compressed: sensor_msgs/CompressedImage (compressedDepth, or 16-bit PNG) "
-            f"on {camera}/depth/compressedDepth. auto: whichever of the two has a publisher, or CompressedImage on "
-            f"{camera}/depth. If several have one: raw, then {camera}/depth, then {camera}/depth/compressedDepth.",
+            f"raw: sensor_msgs/Image on {camera}/depth. compressed: sensor_msgs/CompressedImage on "
+            f"{camera}/depth/compressedDepth, in the format compressedDepth or 16-bit PNG. auto: the first of these that has a "
+            f"publisher: (1) sensor_msgs/Image on {camera}/depth, (2) sensor_msgs/CompressedImage on {camera}/depth, (3) "
+            f"sensor_msgs/CompressedImage on {camera}/depth/compressedDepth.",
             choices=("auto", "raw", "compressed"),
         ),
         Parameter(
             f"{camera}.rectified",
             "auto",
-            "Whether the images are rectified. yes: the node computes positions with P of camera_info. no: with K and D, and "
-            "with the rotation R of a stereo camera. auto: yes if the name of the image topic, after remapping, contains the "
-            "word rect or rectified, as in image_rect; otherwise no.",
+            "Whether the images are rectified. yes: the node computes positions with P of camera_info. no: the node computes "
+            "positions with K and D of camera_info, and rotates them by R into the frame of the rectified image, because the "
+            "frame_id of a camera means this frame in ROS. R is a rotation only for stereo cameras. auto: yes if the name of the "
+            "image topic, after remapping, contains the word rect or rectified, as in image_rect; otherwise no.",
             choices=("auto", "yes", "no"),
         ),
         Parameter(
