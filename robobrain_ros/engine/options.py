@@ -67,7 +67,7 @@ class EmbeddedOptions:
         1, "Number of pipeline stages: groups of layers, each on its own GPUs.", minimum=1, maximum=64
     )
     data_parallel_size: int = option(
-        1, "Number of copies of the model. The engine distributes the requests over them.", minimum=1, maximum=64
+        1, "Number of copies of the model. The engine distributes the requests over the copies.", minimum=1, maximum=64
     )
     distributed_executor_backend: str = option(
         "",
@@ -199,7 +199,7 @@ class RemoteOptions:
         "kind remote: reject https servers without a valid TLS certificate. If false, others on the network path can read the "
         "key and the images. The node accepts http servers without a check, and connections to them are not encrypted.",
     )
-    ca_file: str = option("", "kind remote: PEM file with the certificates to trust. Empty: those of public authorities.")
+    ca_file: str = option("", "kind remote: PEM file with certificates to trust. Empty: certificates of public authorities.")
 
     def check(self) -> None:
         """Check what can be checked without contacting a server.
@@ -296,7 +296,10 @@ class EngineOptions:
         "demo model. With kind remote: the name of the model on the servers, or empty for the name that the servers report.",
     )
     max_num_seqs: int = option(
-        16, "Maximum number of requests that the engine processes at the same time. Further ones wait.", minimum=1, maximum=1024
+        16,
+        "Maximum number of requests that the engine processes at the same time. Further requests wait.",
+        minimum=1,
+        maximum=1024,
     )
     max_pixels: int = option(
         DEFAULT_MAX_PIXELS,

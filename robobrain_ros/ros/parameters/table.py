@@ -81,9 +81,9 @@ NODE_PARAMETERS = (
     Parameter(
         "target_frame",
         "",
-        "Frame of the positions. The node transforms them with tf2 at the image's stamp. If there is no transform, the positions "
-        "stay in the image's frame, and position_note states the reason. header.frame_id names the frame of each result. Empty: "
-        "the image's frame.",
+        "Frame of the positions. The node transforms positions with tf2 at the image's stamp. If there is no transform, the "
+        "positions stay in the image's frame, and position_note states the reason. header.frame_id names the frame of each "
+        "result. Empty: the image's frame.",
         longest=MOST_FRAME,
     ),
     Parameter(
