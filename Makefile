@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test thorough core bench setup build docs lint typecheck constraints clean distclean
+.PHONY: help demo live test thorough core bench setup build docs lint typecheck constraints clean distclean
 
 PYTHON ?=
 ENGINE ?= auto
@@ -17,6 +17,9 @@ help: ## List the commands.
 
 demo: build ## Start the node and a camera, ask every task, print the answers and save annotated images.
 	@$(ENVIRONMENT) && python -P -m robobrain_ros.demo.quickstart $(ARGS)
+
+live: build ## Show a page in the browser with the demo and its answers. ARGS="--node NAME" shows a running node instead.
+	@$(ENVIRONMENT) && python -P -m robobrain_ros.live.main $(or $(ARGS),--demo)
 
 test: setup ## Check style and types, build, and run the tests, first three files at a time, then the tests marked `alone`.
 	@$(MAKE) --no-print-directory -j2 --output-sync=target lint typecheck build

@@ -54,6 +54,7 @@ setup(
         # flag-gems pins numpy 1.26, which conflicts with vLLM, so "engine" and "flagos" cannot be installed together. Install
         # "engine", then run `pip install --no-deps -r requirements/flagos.txt`.
         "flagos": ["flag-gems>=5.0"],
+        "live": lines("requirements/live.txt"),
         "ros": lines("requirements/cv_bridge.txt"),
         "behaviours": ["py_trees>=2.2"],
         "test": lines("requirements/test.txt"),

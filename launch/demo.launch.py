@@ -55,10 +55,20 @@ ARGUMENTS = (
         "fixed_frame", default_value="", description="Fixed frame of RViz, such as table. Empty: the camera's frame."
     ),
     DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"], description="Also start RViz."),
+    DeclareLaunchArgument(
+        "live",
+        default_value="false",
+        choices=["true", "false"],
+        description="Also start the live view, a page in the browser. Its address is in the log.",
+    ),
+    DeclareLaunchArgument("live_port", default_value="8090", description="TCP port of the live view; 0: any free port."),
 )
 
 
-PASSED_ON = ("namespace", "model", "params_file", "transport_profile", "use_sim_time", "log_level", "rviz", "fixed_frame")
+PASSED_ON = (
+    *("namespace", "model", "params_file", "transport_profile", "use_sim_time", "log_level"),
+    *("rviz", "fixed_frame", "live", "live_port"),
+)
 """Arguments of robobrain.launch.py."""
 
 

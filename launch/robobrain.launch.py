@@ -3,6 +3,7 @@
 ros2 launch robobrain_ros robobrain.launch.py model:=robobrain2.0-7b image_topic:=/front/image_raw
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
@@ -79,6 +80,13 @@ ARGUMENTS = (
     ),
     DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"], description="Also start RViz."),
     DeclareLaunchArgument(
+        "live",
+        default_value="false",
+        choices=["true", "false"],
+        description="Also start the live view, a page in the browser. Its address is in the log.",
+    ),
+    DeclareLaunchArgument("live_port", default_value="8090", description="TCP port of the live view; 0: any free port."),
+    DeclareLaunchArgument(
         "fixed_frame",
         default_value="",
         description="Fixed frame of RViz. Empty: target_frame, or else the frame of the first image.",
@@ -136,6 +144,8 @@ def make_nodes(context: LaunchContext) -> list[Action]:
         parameters["camera.transport"] = "compressed"
     # The level applies only to the logger of the node. At level debug, rcl and DDS write hundreds of lines a second.
     logger = ".".join([*value["namespace"].strip("/").split("/"), "robobrain"]).lstrip(".")
+    if value["live"] == "true" and find_spec("viser") is None:
+        raise RuntimeError("The live view needs the Python package viser. Install it with: pip install 'robobrain_ros[live]'")
     # The variable applies to everything that starts afterwards, including the demo camera.
     nodes: list[Action] = [SetEnvironmentVariable(profile_variable(), profile)] if profile else []
     if value["rviz"] == "true":
@@ -169,6 +179,17 @@ def make_nodes(context: LaunchContext) -> list[Action]:
             sigterm_timeout=str(shutdown.LIMIT + 5.0),
         )
     )
+    if value["live"] == "true":
+        nodes.append(
+            Node(
+                package="robobrain_ros",
+                executable="live",
+                namespace=value["namespace"],
+                output="screen",
+                arguments=["--port", value["live_port"], "--info-topic", value["camera_info_topic"]],
+                parameters=[{"use_sim_time": switches.get("use_sim_time", False)}],
+            )
+        )
     return nodes
 
 

@@ -65,6 +65,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "cli": ("errors", "bounds", "core", "engine", "local", "ros", "demo", "evaluation", "msg", "srv", "action"),
     "evaluation": ("errors", "bounds", "core", "engine", "local", "ros", "demo", "cli.progress", "msg", "srv", "action"),
     "demo": ("errors", "bounds", "core", "engine", "local", "ros", "evaluation", "cli.progress", "msg", "srv", "action"),
+    "live": ("errors", "bounds", "core", "engine", "local", "ros", "demo", "msg", "srv", "action"),
 }
 """The packages that each part of the package can import, in addition to itself."""
 WITHOUT_ROS = ("errors", "bounds", "core", "engine", "local")

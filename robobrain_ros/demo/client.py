@@ -81,6 +81,35 @@ def running(module: str, namespace: str, log: Path, **parameters: object) -> Ite
             _stop(process)
 
 
+class LivePage:
+    """The live view of the node ``robobrain`` in a namespace, in its own process.
+
+    :param log: file for the errors of the process.
+    :raises DemoError: it could not start.
+    """
+
+    def __init__(self, namespace: str, log: Path) -> None:
+        command = [sys.executable, "-P", "-m", "robobrain_ros.live.main", "--node", f"{namespace}/robobrain", "--port", "0"]
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as errors:
+            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
+        assert self._process.stdout is not None, "it is a pipe"
+        line = self._process.stdout.readline().decode()
+        if not line:
+            lines = log.read_text(errors="replace").strip().splitlines() or ["it ended."]
+            raise DemoError(f"The live view could not start: {lines[-1]}")
+        self.address = line.split()[-1]
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is running."""
+        return self._process.poll() is None
+
+    def stop(self) -> None:
+        """End the process."""
+        _stop(self._process)
+
+
 def _stop(process: "subprocess.Popen[bytes]") -> None:
     process.send_signal(signal.SIGINT)
     try:

@@ -7,6 +7,7 @@ it prints the responses that any node would get.
 import argparse
 import os
 import random
+import subprocess
 import sys
 import textwrap
 import time
@@ -26,7 +27,7 @@ from sensor_msgs.msg import Image
 from robobrain_ros.cli.progress import ProgressPrinter
 from robobrain_ros.core.query import Answer
 from robobrain_ros.demo import DEMO_MODEL, DemoError
-from robobrain_ros.demo.client import DemoClient, running
+from robobrain_ros.demo.client import DemoClient, LivePage, running
 from robobrain_ros.demo.executor import Executor, SimulatedArm, WorldCamera
 from robobrain_ros.demo.robot import World
 from robobrain_ros.demo.simulator import Goal
@@ -213,6 +214,14 @@ def close_the_loop(client: DemoClient, timeout: float) -> None:
     print(f"{'Done' if ending.done else 'Not done'}: {ending.why} In the simulated scene, the goal {truth}.")
 
 
+def keep_page(page: LivePage, node: "subprocess.Popen[bytes]", namespace: str, folder: Path, size: dict[str, int]) -> None:
+    """Publish the camera's images until the user presses Ctrl-C, or a process ends."""
+    with running("robobrain_ros.demo.camera", namespace, folder / "camera.log", seed=SCENE_SEED, moving=True, **size):
+        print(f"The page {page.address} goes on until you press Ctrl-C.", flush=True)
+        while node.poll() is None and page.is_running:
+            time.sleep(0.2)
+
+
 def run(options: argparse.Namespace) -> int:
     """Run the tour. Return the exit status."""
     folder = options.output
@@ -225,7 +234,11 @@ def run(options: argparse.Namespace) -> int:
     with running("robobrain_ros.cli.robobrain", namespace, folder / "node.log", **{"engine.model": model}) as node:
         print(f"Starting the camera and the node. Their logs are in {folder}/.")
         client = QuickstartClient(namespace)
+        page: LivePage | None = None
         try:
+            if options.live:
+                page = LivePage(namespace, folder / "live.log")
+                print(f"Open {page.address} in a browser to see the images, the scene and the answers.")
             with running("robobrain_ros.demo.camera", namespace, folder / "camera.log", seed=SCENE_SEED, **size):
                 client.wait_until_ready(node, options.timeout, ProgressPrinter())
                 names = ", ".join(thing.name for thing in scene.objects)
@@ -234,8 +247,12 @@ def run(options: argparse.Namespace) -> int:
                 rows = ask_all(client, scene, options.timeout)
             sum_up(rows, folder)
             close_the_loop(client, options.timeout)
+            if page is not None:
+                keep_page(page, node, namespace, folder, size)
         finally:
             client.destroy_node()
+            if page is not None:
+                page.stop()
     return 0
 
 
@@ -244,6 +261,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for images and logs")
     parser.add_argument("--model", default="", help="model: a folder, or a name on the hub (default: the tabletop demo model)")
+    parser.add_argument("--live", action="store_true", help="also show everything on a page in the browser, until Ctrl-C")
     parser.add_argument(
         "--timeout",
         type=float,
