@@ -42,7 +42,11 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["robobrain_ros", "robobrain_ros.*"]),
-    package_data={"robobrain_ros.demo": ["model/*", "model/**/*"], "robobrain_ros.engine.flagos.by_shape": ["tables/*.json"]},
+    package_data={
+        "robobrain_ros.demo": ["model/*", "model/**/*"],
+        "robobrain_ros.engine.flagos.by_shape": ["tables/*.json"],
+        "robobrain_ros.bags": ["*.txt"],
+    },
     zip_safe=False,
     options={"build": {"build_base": "build/pip"}},  # Separate from colcon's build.
     install_requires=lines("requirements/base.txt"),
@@ -55,6 +59,8 @@ setup(
         # "engine", then run `pip install --no-deps -r requirements/flagos.txt`.
         "flagos": ["flag-gems>=5.0"],
         "live": lines("requirements/live.txt"),
+        "bags": lines("requirements/bags.txt"),
+        "tables": ["pyarrow>=15"],  # 55 MB. Only robobrain-bag --parquet needs it.
         "ros": lines("requirements/cv_bridge.txt"),
         "behaviours": ["py_trees>=2.2"],
         "test": lines("requirements/test.txt"),

@@ -1,5 +1,7 @@
 """Write stubs/ from msg/, srv/ and action/: the types of the package's messages, services and actions for mypy and editors.
 
+Also write robobrain_ros/bags/definitions.txt from msg/.
+
     . scripts/env.sh && python scripts/message_stubs.py
 
 The build generates the classes without types. A test checks that the stubs are up to date.
@@ -17,9 +19,13 @@ from rosidl_adapter.parser import (
     parse_service_file,
 )
 
+from robobrain_ros.bags.messages import DEFINITIONS as INSTALLED
+from robobrain_ros.bags.messages import SEPARATOR
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "robobrain_ros"
 STUBS = ROOT / "stubs" / PACKAGE
+DEFINITIONS = ROOT / PACKAGE / "bags" / INSTALLED.name
 KINDS = ("msg", "srv", "action")
 
 _HEADING = '"""Written by scripts/message_stubs.py: do not edit."""\n'
@@ -98,12 +104,20 @@ def stub(kind: str) -> str:
     return "\n".join([_HEADING, heading, *("\n".join(lines) + "\n" for lines in classes)])
 
 
+def definitions() -> str:
+    """Return all message definitions in one text, for the bag program."""
+    paths = sorted((ROOT / "msg").glob("*.msg"))
+    sections = (f"MSG: {PACKAGE}/msg/{path.stem}\n{path.read_text(encoding='utf-8')}" for path in paths)
+    return "".join(SEPARATOR + section for section in sections)
+
+
 def main() -> None:
-    """Write all stubs."""
+    """Write all stubs, and the definitions for bags."""
     for kind in KINDS:
         path = STUBS / kind / "__init__.pyi"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(stub(kind), encoding="utf-8")
+    DEFINITIONS.write_text(definitions(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -301,7 +301,8 @@ def install_engine_gpu() -> None:
 
 def install_tools() -> None:
     """Install the requirements of the package, its tests and its build. Then repair the parser lark if necessary."""
-    pip_install(*(argument for name in ("base", "test", "tools", "docs", "live") for argument in ("-r", requirement_file(name))))
+    names = ("base", "bags", "live", "test", "tools", "docs")
+    pip_install(*(argument for name in names for argument in ("-r", requirement_file(name))))
     # lark-parser (for rosidl) and lark (for vLLM) install the same module. The later installation overwrites it. It must be lark.
     mixed = "import lark, importlib.metadata as m; print(lark.__version__ != m.version('lark'))"
     try:

@@ -60,15 +60,16 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "core": ("errors", "bounds", "engine.base"),
     "engine": ("errors", "bounds"),
     "local": ("errors", "bounds", "core", "engine"),
+    "bags": ("errors", "bounds", "core"),
     "ros": ("errors", "bounds", "core", "engine", "msg", "srv", "action"),
     "behaviours": ("errors", "bounds", "core", "ros", "msg", "srv", "action"),
-    "cli": ("errors", "bounds", "core", "engine", "local", "ros", "demo", "evaluation", "msg", "srv", "action"),
+    "cli": ("errors", "bounds", "core", "engine", "local", "ros", "bags", "demo", "evaluation", "msg", "srv", "action"),
     "evaluation": ("errors", "bounds", "core", "engine", "local", "ros", "demo", "cli.progress", "msg", "srv", "action"),
-    "demo": ("errors", "bounds", "core", "engine", "local", "ros", "evaluation", "cli.progress", "msg", "srv", "action"),
+    "demo": ("errors", "bounds", "core", "engine", "local", "ros", "bags", "evaluation", "cli.progress", "msg", "srv", "action"),
     "live": ("errors", "bounds", "core", "engine", "local", "ros", "demo", "msg", "srv", "action"),
 }
 """The packages that each part of the package can import, in addition to itself."""
-WITHOUT_ROS = ("errors", "bounds", "core", "engine", "local")
+WITHOUT_ROS = ("errors", "bounds", "core", "engine", "local", "bags")
 
 
 def modules() -> dict[str, Path]:

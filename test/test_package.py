@@ -122,6 +122,7 @@ def test_every_imported_package_is_required() -> None:
     declared |= required("tools") & {"matplotlib"}  # Only plots need it.
     declared |= required("test") & {"py_trees"}  # Only the behaviours need it.
     declared |= required("live") | {"websockets", "msgspec"}  # viser requires these two.
+    declared |= required("bags") | {"pyarrow"}  # Only the bag program needs them.
     imported = {name: path for path in source_files() if path.suffix == ".py" for name in imported_packages(SOURCE / path)}
     unasked = {name: str(path) for name, path in imported.items() if DISTRIBUTIONS.get(name, name) not in declared}
     assert unasked == {}

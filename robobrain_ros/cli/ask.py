@@ -6,29 +6,24 @@
 import argparse
 import asyncio
 import json
-import math
-import multiprocessing
 import os
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO
 
 import cv2
 
 from robobrain_ros.bounds.texts import has_lone_surrogates
-from robobrain_ros.cli.engine_options import add_engine_argument
+from robobrain_ros.cli.option_types import add_plan_arguments, count, plan_request, seconds
+from robobrain_ros.cli.own_engine import INTERRUPTED as INTERRUPTED
+from robobrain_ros.cli.own_engine import add_model_arguments, answers_alone, end_when_interrupted, open_own_brain
 from robobrain_ros.cli.progress import Messages
 from robobrain_ros.cli.reply import Reply, footnote, to_dict, to_lines
 from robobrain_ros.core.imaging import read_image
 from robobrain_ros.core.overlay import draw
 from robobrain_ros.core.plans.behavior_tree import behavior_tree
-from robobrain_ros.core.plans.request import DoneStep, Place, PlanMode, PlanRequest, StepOutcome
 from robobrain_ros.core.query import CAMERA_TASKS, TIMED_TASKS, Answer, Defaults, Query, RgbImage, Task
 from robobrain_ros.errors import OutcomeCode, RoboBrainError
 
@@ -50,7 +45,7 @@ EXIT_CODES: dict[OutcomeCode, int] = {
     OutcomeCode.NOT_SET: 4,
 }
 """The program's exit code for each outcome."""
-WRONG_USAGE, NOT_SAVED, INTERRUPTED = 2, 5, 130
+WRONG_USAGE, NOT_SAVED = 2, 5
 MEANINGS = {
     0: "the answer is printed",
     1: "the model reports that the object is not in the image",
@@ -66,12 +61,8 @@ PROGRAM = "ask"
 MESSAGES = Messages(PROGRAM)
 """Prints everything except the answer."""
 
-_WAIT_FOR_SERVER = 20.0
-"""Seconds to wait for a server that is not reachable."""
 _FRAMES = 4
 """Images of --history without --frames."""
-_CLOSING = 20.0
-"""Seconds after which an interrupted engine is killed."""
 
 
 def _epilog() -> str:
@@ -113,69 +104,12 @@ def _times(seconds: float, count: int) -> list[float]:
 
 
 async def _run_brain(options: argparse.Namespace, query: Query) -> Answer:
-    from robobrain_ros.demo import DEMO_MODEL
-    from robobrain_ros.local import open_brain
-
-    _end_when_interrupted()
-    engine_options = dict(options.engine)
-    if options.url:
-        # The default of half an hour is for nodes. A user at the command line needs an error soon.
-        engine_options = {"start_timeout": _WAIT_FOR_SERVER} | engine_options | {"kind": "remote", "urls": tuple(options.url)}
-    elif not options.model:
-        MESSAGES.report("Loading the tabletop demo model, which only knows tabletop scenes. Use --model for RoboBrain.")
-    loading = MESSAGES.progress()
-    model = options.model if options.url else options.model or str(DEMO_MODEL)
-    brain = await open_brain(
-        model,
-        model_profile=options.model_profile,
-        progress=lambda progress: loading.update(progress.message),
-        **engine_options,
-    )
+    end_when_interrupted(MESSAGES)
+    brain = await open_own_brain(options, MESSAGES)
     try:
-        loading.finish()
         return await brain.run(query)
     finally:
         await brain.close()
-
-
-def _end_when_interrupted() -> None:
-    """On SIGINT or SIGTERM, close the engine, and kill it if closing takes longer than `_CLOSING`.
-
-    Closing can take long, because loading a model takes minutes and cannot be interrupted.
-    """
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-
-    def interrupt() -> None:
-        task.cancel()
-        timer = threading.Timer(_CLOSING, _end_at_once)
-        timer.daemon = True
-        timer.start()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupt)
-
-
-def _end_at_once() -> None:
-    for child in multiprocessing.active_children():
-        child.kill()
-    MESSAGES.report("interrupted")
-    os._exit(INTERRUPTED)
-
-
-@contextmanager
-def _answers_alone() -> Iterator[TextIO]:
-    """Reserve the standard output for the answer. The output of engines and their processes goes to the standard error."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with os.fdopen(os.dup(kept), "w", encoding="utf-8") as stream:
-            yield stream
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 def _reject(sentence: str) -> NoReturn:
@@ -199,20 +133,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--timeout",
-        type=_seconds,
+        type=seconds,
         default=Defaults.timeout,
         metavar="S",
         help="seconds to wait for the answer (default: %(default)g)",
     )
     parser.add_argument(
-        "--history", type=_seconds, default=0.0, metavar="S",
+        "--history", type=seconds, default=0.0, metavar="S",
         help="ask about the last S seconds, for the tasks ask and plan: --frames images of the camera, or the --image files from "
         "the oldest to the newest",
     )  # fmt: skip
-    parser.add_argument("--max-tokens", type=_count, default=0, metavar="N", help="token limit of the answer")
+    parser.add_argument("--max-tokens", type=count, default=0, metavar="N", help="token limit of the answer")
     parser.add_argument("--save", type=Path, metavar="FILE", help="save the image with the answer drawn on it (.png, .jpg, ...)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, whatever the outcome")
-    _add_plan_arguments(parser.add_argument_group("context for the task plan"))
+    plan = parser.add_argument_group("context for the task plan")
+    add_plan_arguments(plan)
+    plan.add_argument("--behavior-tree", action="store_true", help="print the plan as XML for BehaviorTree.CPP 4")
     node = parser.add_argument_group("ask a node")
     node.add_argument(
         "--node", default=None, metavar="NAME", help="name of the node, such as /left_arm/robobrain (default: robobrain)"
@@ -224,77 +160,15 @@ def _parser() -> argparse.ArgumentParser:
         help="camera of the node (default: the first one); repeatable for the tasks ask and plan",
     )
     node.add_argument(
-        "--frames", type=_count, default=0, metavar="N",
+        "--frames", type=count, default=0, metavar="N",
         help=f"number of images of --history, with the newest one (default: {_FRAMES})",
     )  # fmt: skip
     file = parser.add_argument_group("ask about an image file, without ROS")
     file.add_argument(
         "--image", action="append", type=Path, metavar="FILE", help="image file; repeatable for the tasks ask and plan"
     )
-    file.add_argument(
-        "--model",
-        default="",
-        help="model: a folder, a name on the hub, or a preset such as robobrain2.0-7b (default: the tabletop demo model)",
-    )
-    file.add_argument(
-        "--url", action="append", default=[], metavar="URL",
-        help="ask an OpenAI-compatible server such as http://gpu:9010/v1; --model is the name of its model",
-    )  # fmt: skip
-    add_engine_argument(file, reserved=lambda name: name == "model")
+    add_model_arguments(file)
     return parser
-
-
-def _add_plan_arguments(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument(
-        "--robots", type=Path, metavar="FILE", help="robots and their skills, in the form of config/robots_example.yaml"
-    )
-    group.add_argument(
-        "--place", action="append", type=_place, default=[], metavar="PLACE:THINGS",
-        help='a place of the scene and the objects on it, such as "table: red mug, bowl"; repeatable',
-    )  # fmt: skip
-    group.add_argument(
-        "--done", dest="done", action="append", type=DoneStep, default=[], metavar="STEP",
-        help="a step that succeeded; repeatable, in order with --failed",
-    )  # fmt: skip
-    group.add_argument("--failed", dest="done", action="append", type=_failed, metavar="STEP", help="a step that failed")
-    group.add_argument("--feedback", default="", metavar="TEXT", help="other information for the planner")
-    group.add_argument("--max-steps", type=_count, default=0, metavar="N", help="maximum number of steps")
-    group.add_argument("--behavior-tree", action="store_true", help="print the plan as XML for BehaviorTree.CPP 4")
-    modes = group.add_mutually_exclusive_group()
-    for name, mode, meaning in (
-        ("--replan", PlanMode.REPLAN, "plan the rest of the task"),
-        ("--next-step", PlanMode.NEXT_STEP, "return only the next step"),
-        ("--check", PlanMode.CHECK, "return only whether the task is done"),
-    ):
-        modes.add_argument(name, dest="mode", action="store_const", const=mode, default=PlanMode.NEW, help=meaning)
-
-
-def _place(text: str) -> Place:
-    name, separator, things = text.partition(":")
-    if not separator or not name.strip():
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form PLACE: THING, THING")
-    return Place(name.strip(), tuple(thing.strip() for thing in things.split(",") if thing.strip()))
-
-
-def _failed(text: str) -> DoneStep:
-    return DoneStep(text, outcome=StepOutcome.FAILED)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0.0):
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a positive number of seconds")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
-    if not 0 < value < 2**31:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a positive whole number")
-    return value
 
 
 def split_ros_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -326,7 +200,7 @@ def _check(options: argparse.Namespace) -> None:
             _reject(f"The task {options.task} takes exactly one image, not {len(options.image)}.")
     elif options.model or options.engine or options.url or options.model_profile != "auto":
         _reject("--model, --model-profile, --url and --engine need --image; a node has a model already.")
-    options.plan = _plan_request(options)
+    options.plan = plan_request(options, _reject)
     if options.behavior_tree and (options.task != Task.PLAN.value or options.json):
         _reject("--behavior-tree needs the task plan, and prints XML; remove --json.")
     if options.save:
@@ -352,30 +226,6 @@ def _check_history(options: argparse.Namespace) -> None:
         if len(options.image) < 2:
             _reject("--history needs at least two images: repeat --image, from the oldest to the newest.")
     options.frames = options.frames or _FRAMES
-
-
-def _plan_request(options: argparse.Namespace) -> PlanRequest | None:
-    """Return the context for a plan, or None if the options contain no context."""
-    request = PlanRequest(
-        scene=tuple(options.place),
-        done=tuple(options.done),
-        feedback=options.feedback,
-        max_steps=options.max_steps,
-        mode=options.mode,
-    )
-    if options.task != Task.PLAN.value and (options.robots or request != PlanRequest()):
-        _reject(
-            "--robots, --place, --done, --failed, --feedback, --max-steps, --replan, --next-step and --check need the task plan."
-        )
-    if options.robots:
-        # This import is slow, because it imports YAML. Other requests do not need it.
-        from robobrain_ros.core.plans.robots_file import read_robots
-
-        try:
-            request = replace(request, robots=read_robots(options.robots))
-        except RoboBrainError as error:
-            _reject(error.message)
-    return request if request != PlanRequest() else None
 
 
 def _save(image: RgbImage | None, path: Path) -> bool:
@@ -429,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check(options)
         if not options.image:
             return _finish(_ask_node(options, for_ros), options, sys.stdout)
-        with _answers_alone() as stream:
+        with answers_alone() as stream:
             return _finish(ask_image(options), options, stream)
     except (KeyboardInterrupt, asyncio.CancelledError):
         MESSAGES.report("interrupted")

@@ -155,6 +155,10 @@ class TransformBuffer:
             link.static = None
             link.add(stamp, parent, transform, self._cache)
 
+    def clear(self) -> None:
+        """Forget all transforms except static ones."""
+        self._links = {child: link for child, link in self._links.items() if link.static is not None}
+
     def lookup(self, target: str, source: str, stamp: int) -> Transform:
         """Return the transform from ``source`` to ``target`` at a stamp in ns.
 

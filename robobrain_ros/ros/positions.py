@@ -11,10 +11,10 @@ import time
 from std_msgs.msg import Header
 
 from robobrain_ros.core.formats.depth_checks import DepthRange
-from robobrain_ros.core.geometry import CameraModel, GeometryError, OtherSizeError
+from robobrain_ros.core.geometry import CameraModel, GeometryError
 from robobrain_ros.core.messages.depth import read_depth
 from robobrain_ros.core.messages.frames import plain_frame
-from robobrain_ros.core.messages.positions import Positions, lift, moved, needs_positions, not_moved, other_frame, to_camera_model
+from robobrain_ros.core.messages.positions import Positions, camera_model, lift, moved, needs_positions, not_moved, other_frame
 from robobrain_ros.core.query import Answer
 from robobrain_ros.core.surfaces import DepthImage
 from robobrain_ros.core.transforms import TransformError
@@ -80,19 +80,8 @@ class Locator:
         candidates = topic.candidates(match, self._parameters["sync_tolerance"])
         if not candidates:
             return None, topic.explain(match, 0.0)
-        why = ""
-        for info in candidates:
-            other = other_frame(topic.what, topic.stream.topic, info, inputs.header)
-            if other:
-                why = why or other
-                continue
-            try:
-                return to_camera_model(info, inputs.rectified, size), ""
-            except OtherSizeError as error:
-                why = why or str(error)
-            except GeometryError as error:
-                return None, why or str(error)  # The newest message has this fault, so older ones do not matter.
-        return None, why
+        topic_name = topic.stream.topic
+        return camera_model(candidates, header=inputs.header, rectified=inputs.rectified, size=size, topic=topic_name)
 
     def _depth(self, inputs: PositionInputs) -> tuple[DepthImage | None, str]:
         """Return the depth image with the image's stamp, or None and a sentence about the reason."""

@@ -2,14 +2,14 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from robobrain_ros.core.formats.depth_checks import DepthRange
-from robobrain_ros.core.geometry import CameraModel, Floats, GeometryError
+from robobrain_ros.core.geometry import CameraModel, Floats, GeometryError, OtherSizeError
 from robobrain_ros.core.messages.frames import plain_frame, quoted_frame
 from robobrain_ros.core.query import Answer
 from robobrain_ros.core.surfaces import DepthImage, Lifted, lift_boxes, lift_points, lift_waypoints
@@ -120,6 +120,31 @@ def to_camera_model(info: Any, rectified: bool, size: tuple[int, int] | None) ->
         rectified=rectified,
         image_size=size,
     )
+
+
+def camera_model(
+    candidates: Iterable[Any], *, header: Any, rectified: bool, size: tuple[int, int], topic: str
+) -> tuple[CameraModel | None, str]:
+    """Return the camera model of the first camera_info that describes an image, or None and a sentence about the reason.
+
+    :param candidates: messages sensor_msgs/CameraInfo, the best one first.
+    :param header: header of the image.
+    :param size: (width, height) of the image.
+    :param topic: topic of the candidates, for the sentence.
+    """
+    why = ""
+    for info in candidates:
+        other = other_frame("camera_info", topic, info, header)
+        if other:
+            why = why or other
+            continue
+        try:
+            return to_camera_model(info, rectified, size), ""
+        except OtherSizeError as error:
+            why = why or str(error)
+        except GeometryError as error:
+            return None, why or str(error)  # The newest message has this fault, so older ones do not matter.
+    return None, why
 
 
 def other_frame(what: str, topic: str, message: Any, header: Any) -> str:

@@ -1,0 +1,227 @@
+"""Answers to the questions about one image of a bag, as messages and as rows of a table."""
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from robobrain_ros.bags.errors import BagError
+from robobrain_ros.bags.frames import Frame
+from robobrain_ros.bags.messages import COMPRESSED, PACKAGE, answer_messages, message_type, serialized
+from robobrain_ros.bags.moments import Moment
+from robobrain_ros.bags.positions import PositionSettings, locate
+from robobrain_ros.bags.questions import Question
+from robobrain_ros.bags.tables import Row
+from robobrain_ros.core.brain import Brain
+from robobrain_ros.core.formats.jpeg import encode_jpeg
+from robobrain_ros.core.messages.answers import AnswerMessages, Origin
+from robobrain_ros.core.messages.positions import Positions
+from robobrain_ros.core.overlay import draw
+from robobrain_ros.core.query import Answer, Query, RgbImage, Task
+from robobrain_ros.core.surfaces import Lifted
+from robobrain_ros.errors import NoImageError, OutcomeCode, RoboBrainError
+
+ToMessage = Callable[[AnswerMessages, Origin, Answer, Any, Positions], Any]
+
+
+@dataclass(frozen=True)
+class ResultTopic:
+    """A result topic of the node: its name after the node's name, and its type."""
+
+    name: str
+    type_name: str
+    to_message: ToMessage
+
+
+def _located(task: Task) -> ResultTopic:
+    return ResultTopic("affordances", "Affordances", lambda to, *parts: to.affordances(task, *parts))
+
+
+RESULT_TOPICS = {
+    Task.POINT: _located(Task.POINT),
+    Task.AFFORDANCE: _located(Task.AFFORDANCE),
+    Task.GROUND: _located(Task.GROUND),
+    Task.TRAJECTORY: ResultTopic("trajectory", "Trajectory", lambda to, *parts: to.trajectory(*parts)),
+    Task.PLAN: ResultTopic("plan", "Plan", lambda to, *parts: to.plan(*parts)),
+    Task.ASK: ResultTopic("answer", "TextAnswer", lambda to, *parts: to.text_answer(*parts)),
+}
+"""The topic of each task, as in `robobrain_ros.ros.tasks`. A test compares both."""
+OVERLAY_TOPIC = "overlay/compressed"
+_FORMAT = "rgb8; jpeg compressed bgr8"
+
+
+@dataclass
+class Reply:
+    """The end of one question about one image.
+
+    :param note: which positions are missing and why, or empty.
+    """
+
+    question: Question
+    code: OutcomeCode
+    message: str
+    seconds: float
+    tokens: int = 0
+    note: str = ""
+    answer: Answer | None = None
+    rows: list[Row] = field(default_factory=list)
+    result: tuple[str, bytes] | None = None
+    """Name of the result topic after the node's name, and the message."""
+
+
+@dataclass
+class MomentReplies:
+    """All replies about one image.
+
+    :param overlay: the image with the answers drawn on it as a JPEG message, or None.
+    :param drawn: the same as an RGB image, or None.
+    """
+
+    number: int
+    time: int
+    replies: list[Reply]
+    overlay: bytes | None = None
+    drawn: RgbImage | None = None
+
+
+class Responder:
+    """Asks the questions about images.
+
+    :param limit: largest number of requests at the same time.
+    :param overlay: whether to make overlay messages. ``drawn``: whether to keep the drawn images.
+    """
+
+    def __init__(
+        self, brain: Brain, settings: PositionSettings, *, limit: int, overlay: bool = False, drawn: bool = False
+    ) -> None:
+        self._brain = brain
+        self._settings = settings
+        self._slots = asyncio.Semaphore(limit)
+        self._overlay = overlay
+        self._drawn = drawn
+
+    async def answer(self, moment: Moment) -> MomentReplies:
+        """Ask all questions about an image, and return the replies."""
+        replies = await asyncio.gather(*(self._ask(moment, question, images) for question, images in moment.questions))
+        done = MomentReplies(moment.number, moment.frame.time, list(replies))
+        if self._overlay or self._drawn:
+            await asyncio.to_thread(self._draw, moment, done)
+        return done
+
+    async def _ask(self, moment: Moment, question: Question, frames: Sequence[Frame] | BagError) -> Reply:
+        async with self._slots:
+            try:
+                if isinstance(frames, BagError):
+                    raise NoImageError(str(frames))
+                answer = await self._run(question, frames)
+            except RoboBrainError as error:
+                seconds = 0.0 if error.report is None else error.report.total_time
+                reply = Reply(question, error.code, error.message, seconds)
+                reply.rows = [_row(moment, reply)]
+                return reply
+        return await asyncio.to_thread(self._reply, moment, question, frames, answer)
+
+    async def _run(self, question: Question, frames: Sequence[Frame]) -> Answer:
+        """Ask the model, and ask once more if the engine fails.
+
+        :raises RoboBrainError: see `Brain.run`.
+        """
+        images = [await asyncio.to_thread(frame.image) for frame in frames]
+        ends = [(frame.moment - frames[-1].moment) * 1e-9 for frame in frames]
+        query = Query(
+            question.task, question.text, images, image_ids=[frame.name for frame in frames], think=question.think,
+            timeout=question.timeout, max_tokens=question.max_tokens, plan=question.plan,
+            image_times=ends if question.history_seconds and len(frames) > 1 else (),
+        )  # fmt: skip
+        try:
+            return await self._brain.run(query)
+        except RoboBrainError as error:
+            if error.code not in (OutcomeCode.ENGINE_FAILED, OutcomeCode.BUSY, OutcomeCode.CANCELED):
+                raise
+        return await self._brain.run(query)
+
+    def _reply(self, moment: Moment, question: Question, frames: Sequence[Frame], answer: Answer) -> Reply:
+        height, width = moment.frame.image().shape[:2]
+        positions = locate(answer, moment, (width, height), self._settings) if question.task.spatial else None
+        report = answer.report
+        report.image_age = math.nan
+        report.stamps = [(frame.header.stamp.sec, frame.header.stamp.nanosec) for frame in frames]
+        reply = Reply(question, OutcomeCode.OK, "", report.total_time, report.answer_tokens + report.thinking_tokens)
+        reply.answer, reply.note = answer, positions.note if positions else ""
+        to, topic = answer_messages(), RESULT_TOPICS[question.task]
+        origin = Origin(moment.frame.header, question.text, moment.camera.name, question.name, width, height)
+        placed = positions or Positions(moment.frame.header)
+        message = topic.to_message(to, origin, answer, to.report(report, answer.thinking), placed)
+        reply.result = topic.name, serialized(message, f"{PACKAGE}/msg/{topic.type_name}")
+        reply.rows = [_row(moment, reply) | part for part in _parts(answer, placed)] or [_row(moment, reply)]
+        return reply
+
+    def _draw(self, moment: Moment, done: MomentReplies) -> None:
+        answered = [reply for reply in done.replies if reply.answer is not None]
+        try:
+            image = moment.frame.image()
+        except RoboBrainError:
+            return
+        for reply in answered:
+            assert reply.answer is not None
+            image = draw(image, reply.answer, instruction=reply.question.text if len(answered) == 1 else "")
+        if self._drawn:
+            done.drawn = image
+        if self._overlay and answered:
+            overlay = message_type(COMPRESSED)
+            data = message_type_data(encode_jpeg(image))
+            done.overlay = serialized(
+                overlay(header=moment.frame.header, format="rgb8; jpeg compressed bgr8", data=data), COMPRESSED
+            )
+
+
+def message_type_data(data: bytes) -> Any:
+    """Return bytes as the array that rosbags serializes."""
+    return np.frombuffer(data, np.uint8)
+
+
+def _row(moment: Moment, reply: Reply) -> dict[str, Any]:
+    question = reply.question
+    return {
+        "image": moment.number,
+        "stamp": moment.frame.stamp,
+        "time": moment.frame.time,
+        "camera": moment.camera.name,
+        "query": question.name,
+        "task": question.task.value,
+        "instruction": question.text,
+        "outcome": reply.code.name,
+        "message": reply.message or reply.note,
+        "total_time": round(reply.seconds, 6),
+    }
+
+
+def _parts(answer: Answer, positions: Positions) -> list[dict[str, Any]]:
+    """Return the parts of an answer as parts of rows."""
+    rows: list[dict[str, Any]] = []
+    for part, points, lifted in (
+        ("point", answer.points, positions.points),
+        ("waypoint", answer.waypoints, positions.waypoints),
+    ):
+        for index, point in enumerate(points):
+            own = {"u": point.u, "v": point.v, "depth": point.depth, "label": point.label, "clamped": point.clamped}
+            rows.append({"part": part, "index": index, **own, **_position(lifted, index, positions)})
+    for index, box in enumerate(answer.boxes):
+        corners = {name: getattr(box, name) for name in ("u_min", "v_min", "u_max", "v_max", "label", "clamped")}
+        rows.append({"part": "area", "index": index, **corners, **_position(positions.boxes, index, positions)})
+    for index, step in enumerate(answer.steps):
+        names = ("order", "robot", "skill", "arguments", "text")
+        rows.append({"part": "step", "index": index, **{name: getattr(step, name) for name in names}})
+    if answer.task is Task.ASK:
+        rows.append({"part": "text", "index": 0, "text": answer.text})
+    return rows
+
+
+def _position(lifted: Lifted | None, index: int, positions: Positions) -> dict[str, Any]:
+    if lifted is None or not all(map(math.isfinite, lifted.positions[index])):
+        return {}
+    x, y, z = lifted.positions[index].tolist()
+    return {"x": x, "y": y, "z": z, "frame_id": positions.header.frame_id}

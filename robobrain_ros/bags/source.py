@@ -1,0 +1,141 @@
+"""Read bags: rosbag2 (MCAP, SQLite, compressed) and ROS 1."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robobrain_ros.bags.errors import BagError
+from robobrain_ros.bags.messages import CAMERA_INFO, calibration_of_ros1, ros1_types, ros2_types
+
+_RECOVER = {
+    ".mcap": "`mcap recover IN -o OUT` saves what is left of it",
+    ".db3": "`sqlite3 IN .recover | sqlite3 OUT` saves what is left of it",
+    ".bag": "`rosbag reindex` saves what is left of it",
+}
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic of a bag.
+
+    :param types: its types. More than one is a fault of the recording.
+    :param connections: rosbags' connections.
+    """
+
+    name: str
+    types: tuple[str, ...]
+    count: int
+    connections: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A message in a bag.
+
+    :param time: when it was recorded, in ns.
+    :param raw: the serialized message.
+    """
+
+    connection: Any
+    time: int
+    raw: bytes
+
+
+class Source:
+    """An open bag. Use it in one thread at a time.
+
+    :param path: a folder or file of rosbag2 (.mcap, .db3), or a file of ROS 1 (.bag).
+    :raises BagError: there is no readable bag.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.is_ros1 = path.suffix == ".bag" and path.is_file()
+        self._reader = self._open()
+        self._store = ros1_types() if self.is_ros1 else ros2_types()
+        topics: dict[str, list[Any]] = {}
+        for connection in self._reader.connections:
+            topics.setdefault(connection.topic, []).append(connection)
+        self.topics = {
+            name: Topic(name, tuple(sorted({c.msgtype for c in all_})), sum(c.msgcount for c in all_), tuple(all_))
+            for name, all_ in sorted(topics.items())
+        }
+        """The topics by name."""
+
+    def _open(self) -> Any:
+        from rosbags.rosbag1 import Reader as Reader1
+        from rosbags.rosbag2 import Reader as Reader2
+
+        if not self.path.exists():
+            raise BagError(f"There is no bag {self.path}.")
+        if self.path.is_dir() and not (self.path / "metadata.yaml").is_file():
+            raise BagError(
+                f"The folder {self.path} has no metadata.yaml, so the recording did not end properly. Run `ros2 bag reindex` on "
+                "it, or name the file in it instead of the folder."
+            )
+        if not self.path.is_dir() and self.path.suffix not in (".bag", ".mcap", ".db3"):
+            raise BagError(f"{self.path} is no bag: its name does not end in .mcap, .db3 or .bag, and it is no folder.")
+        try:
+            reader = Reader1(self.path) if self.is_ros1 else Reader2(self.path)
+            reader.open()
+        except Exception as error:
+            raise self.damaged(error) from error
+        return reader
+
+    def damaged(self, error: Exception) -> BagError:
+        """Return the error for a bag that rosbags or a library below it cannot read."""
+        reason = " ".join(str(error).split()) or type(error).__name__
+        suffix = self.path.suffix or next((path.suffix for path in self.path.glob("*.*") if path.suffix in _RECOVER), "")
+        advice = f" {_RECOVER[suffix]}." if suffix in _RECOVER else ""
+        return BagError(f"{self.path} is truncated or damaged ({reason.rstrip('.')}).{advice}")
+
+    @property
+    def begin(self) -> int:
+        """Time of the first message in ns."""
+        return int(self._reader.start_time)
+
+    @property
+    def end(self) -> int:
+        """Time of the last message in ns."""
+        return int(self._reader.end_time)
+
+    @property
+    def count(self) -> int:
+        """Number of messages."""
+        return int(self._reader.message_count)
+
+    def records(self, topics: Collection[str]) -> Iterator[Record]:
+        """Yield the messages of some topics in the order of their time.
+
+        :raises BagError: the bag is damaged. The messages before the damage have been yielded.
+        """
+        connections = [connection for name in topics for connection in self.topics[name].connections]
+        if not connections:
+            return
+        messages = self._reader.messages(connections)
+        while True:
+            try:
+                found = next(messages, None)
+            except Exception as error:
+                raise self.damaged(error) from error
+            if found is None:
+                return
+            yield Record(*found)
+
+    def decoded(self, record: Record) -> Any:
+        """Return the message of a record, with the fields of ROS 2.
+
+        :raises BagError: its bytes do not fit its type.
+        """
+        name = record.connection.msgtype
+        try:
+            read = self._store.deserialize_ros1 if self.is_ros1 else self._store.deserialize_cdr
+            message = read(record.raw, name)
+        except Exception as error:
+            raise BagError(f"A message on {record.connection.topic} is no {name} ({type(error).__name__}: {error}).") from error
+        return calibration_of_ros1(message) if self.is_ros1 and name == CAMERA_INFO else message
+
+    def close(self) -> None:
+        """Close the files."""
+        self._reader.close()
