@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ class Output:
         self._storage = storage
         self._earlier = earlier
         self._closed = False
+        self._fault: BagError | None = None
         files = [] if earlier is None else earlier["relative_file_paths"]
         name = f"{path.name}_{len(files)}"
         self._reserve = path / _RESERVE
@@ -65,7 +67,8 @@ class Output:
                 os.posix_fallocate(file.fileno(), 0, _RESERVED)
             self._segment = Segment(path / name, storage)
         except OSError as error:
-            self._reserve.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._reserve.unlink()
             raise BagError(f"{path} cannot be written: {error.strerror}.") from error
 
     @classmethod
@@ -100,6 +103,8 @@ class Output:
 
         :raises BagError: the disk is full. The bag has been closed, and is readable.
         """
+        if self._fault is not None:
+            raise self._fault
         try:
             for connection, time, raw in messages:
                 self._segment.write(connection, time, raw)
@@ -107,7 +112,8 @@ class Output:
             self.progress.copied += copied
             self._segment.mark(self.progress)
         except Exception as error:  # OSError for MCAP, sqlite3.Error for SQLite
-            raise self._failed(error) from error
+            self._fault = self._failed(error)
+            raise self._fault from error
 
     def close(self, *, complete: bool) -> None:
         """Write the index and the metadata. After a failed write, the bag is closed already, and this does nothing.
@@ -157,6 +163,9 @@ def check_output(path: Path, settings: dict[str, Any], *, overwrite: bool) -> tu
     :raises BagError: the path exists, and is not an unfinished bag with the same settings.
     """
     if not path.exists():
+        nearest = next(parent for parent in path.absolute().parents if parent.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise BagError(f"{path} cannot be written: {nearest} is no folder that this user can write to.")
         return Progress(settings), None
     if overwrite:
         others = [] if path.is_dir() else [path]
