@@ -10,10 +10,23 @@ import pytest
 from fakes import ScriptedEngine
 from PIL import Image
 
-from robobrain_ros.cli.check_consistency import fill, parse_options
-from robobrain_ros.cli.consistency_report import Cell, Column, cell_of, difference, published, table
+from robobrain_ros.cli.answer_log import AnswerLog
+from robobrain_ros.cli.check_consistency import fill, parse_options, run
+from robobrain_ros.cli.consistency_html import page
+from robobrain_ros.cli.consistency_report import (
+    Cell,
+    Column,
+    cell_of,
+    difference,
+    grid_warnings,
+    published,
+    published_model,
+    table,
+)
 from robobrain_ros.core.brain import Brain
+from robobrain_ros.core.grids import Grid
 from robobrain_ros.core.profiles import profile_for
+from robobrain_ros.demo import DemoError
 from robobrain_ros.engine.base import EngineInfo
 from robobrain_ros.evaluation.benchmarks import Benchmark, BenchmarkError, ItemResult, letter_of, read_benchmark
 
@@ -209,14 +222,15 @@ def test_the_letter_of_an_answer(text: str, letter: str) -> None:
     assert letter_of(text) == letter
 
 
-async def filled(title: str, replies: list[str], benchmark: Benchmark) -> Column:
+async def filled(title: str, replies: list[str], benchmark: Benchmark, log: AnswerLog | None = None, scenes: int = 0) -> Column:
     """Return the results of an engine with these replies, for one question at a time."""
     info = EngineInfo("scripted", "qwen2_5_vl", "scripted", min_pixels=784, max_pixels=10**6, cell=28)
     engine = ScriptedEngine(replies)
     await engine.start(lambda progress: None)
     column = Column(title)
     brain = Brain(engine, profile_for("qwen2_5_vl"), info=info)
-    await fill(column, brain, [benchmark], parse_options(["--scenes", "0", "--benchmark", "x", "--at-once", "1"]))
+    options = parse_options(["--scenes", str(scenes), "--benchmark", "x", "--at-once", "1"])
+    await fill(column, brain, [benchmark], options, log)
     return column
 
 
@@ -273,3 +287,130 @@ def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
             parse_options(wrong)
     assert "no questions" in capsys.readouterr().err
+
+
+LARGE = (1120, 840)
+
+
+def large_where2place(folder: Path) -> Benchmark:
+    """Create a folder with large images, which are shrunk to 84 % of their size, so that all grids differ."""
+    where2place(folder, 2)
+    for number in range(2):
+        save(folder / "images" / f"{number:02d}.jpg", size=LARGE)
+        save(folder / "masks" / f"{number:02d}.png", mask=True, size=LARGE)
+    return read_benchmark(folder)
+
+
+def test_a_score_that_is_higher_on_another_grid_is_a_warning(tmp_path: Path) -> None:
+    benchmark = large_where2place(tmp_path / "Where2Place")
+    # The mask is the left half. As pixels of the resized image, some points are outside of it. As thousandths, all are inside.
+    column = asyncio.run(filled("native", ["[(499, 10), (400, 999)]", "[(490, 900)]"], benchmark))
+    cell = column.cells["Where2Place", False, "score"]
+    assert (cell.grid, cell.better_grid) == (Grid.MODEL_PIXELS.value, Grid.THOUSANDTHS.value)
+    assert cell.grids[Grid.THOUSANDTHS.value] == 1.0
+    assert cell.value == cell.grids[cell.grid] < 0.5
+    (warning,) = grid_warnings([column])
+    assert "Where2Place: score is 100.00 if the coordinates are read as 0 to 1000, but " in warning
+    assert "0 to 1000: 100.00" in table(column)
+
+
+def test_fractions_are_read_as_fractions_only(tmp_path: Path) -> None:
+    benchmark = large_where2place(tmp_path / "Where2Place")
+    column = asyncio.run(filled("native", ["[(0.25, 0.5)]"], benchmark))
+    cell = column.cells["Where2Place", False, "score"]
+    # The package recognizes fractions, so the score itself is right, too.
+    assert (cell.value, cell.grids[Grid.FRACTIONS.value], cell.grids[Grid.MODEL_PIXELS.value]) == (1.0, 1.0, 0.0)
+
+
+def test_the_tabletop_is_scored_on_every_grid(tmp_path: Path) -> None:
+    benchmark = read_benchmark(where2place(tmp_path / "Where2Place", 1))
+    column = asyncio.run(filled("native", ["[(320, 240)]"], benchmark, scenes=2))
+    cells = {measure: cell for (name, _, measure), cell in column.cells.items() if name == "tabletop"}
+    assert set(cells["point: points on the object"].grids) == {grid.value for grid in Grid}
+    assert cells["point: points on the object"].grids[Grid.MODEL_PIXELS.value] == cells["point: points on the object"].value
+    assert not any(cell.grids for measure, cell in cells.items() if measure.startswith(("ask", "plan")))
+
+
+def test_an_interrupted_evaluation_continues(tmp_path: Path) -> None:
+    benchmark, file = read_benchmark(where2place(tmp_path / "Where2Place")), tmp_path / "answers.jsonl"
+    log = AnswerLog(file, {"model": "m"})
+    first = asyncio.run(filled("native", ["[(5, 5)]", "[(100, 10)]", "[(6, 6)]"], benchmark, log))
+    log.close()
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:3]) + lines[3][:20])  # Killed while it wrote the last line.
+    log = AnswerLog(file, {"model": "m"})
+    assert len(log) == 2
+    second = asyncio.run(filled("native", ["[(100, 10), (5, 5)]"], benchmark, log))
+    log.close()
+    scores = [result.score for result in second.results["Where2Place", False].values()]
+    assert scores == [1.0, 0.0, 0.5]
+    assert list(first.results["Where2Place", False].values())[:2] == list(second.results["Where2Place", False].values())[:2]
+    assert len(AnswerLog(file, {"model": "m"})) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"settings": {"model": "other", "protocol": "published"}}\n', "another value of model, protocol"),
+        ("nonsense\n", "line 1 is not a line of check_consistency"),
+        ('{"settings": {"model": "m"}}\n{"a": 1}\n', "line 2 is not a line"),
+    ],
+)
+def test_answers_of_another_evaluation_are_not_mixed(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "log").write_text(content)
+    with pytest.raises(DemoError, match=said):
+        AnswerLog(tmp_path / "log", {"model": "m"})
+
+
+def test_the_html_report_shows_the_worst_answers_first(tmp_path: Path) -> None:
+    benchmark = large_where2place(tmp_path / "Where2Place")
+    column = asyncio.run(filled("native", ["[(10, 10)]", "[(900, 10)] <script>"], benchmark))
+    text = page("Evaluation of x", [column], [benchmark], profile_for("qwen2_5_vl"), Grid.MODEL_PIXELS, "RoboBrain2.0-32B")
+    assert text.index("<b>1</b>: 0 %") < text.index("<b>0</b>: 100 %")
+    assert text.count("data:image/jpeg;base64,") == 2
+    assert "<script>" not in text
+    assert "73.59 → 72.58" in text
+
+
+def test_questions_without_a_prompt_of_the_family_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark = read_benchmark(flageval(tmp_path))
+    brain = Brain(ScriptedEngine(["B"]), profile_for("qwen2.5-vl"))
+    column = Column("native")
+    asyncio.run(fill(column, brain, [benchmark], parse_options(["--scenes", "0", "--benchmark", "x"])))
+    assert set(column.results[benchmark.name, False]) == {"c1", "y1"}
+    assert "1 questions are skipped, because Qwen2.5-VL has no prompt for their task" in capsys.readouterr().err
+
+
+def test_published_figures_of_the_models_own_card() -> None:
+    assert published_model("/models/RoboBrain2.5-8B-NV") == "RoboBrain2.5-8B"
+    assert published("Where2Place", False, "RoboBrain2.5-8B") == "1.22 -> 0.11"
+    assert published("Where2Place", True, "RoboBrain2.5-8B") == ""
+
+
+@pytest.mark.parametrize("kind", ["remote", "embedded"])
+def test_the_program_writes_its_files(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = where2place(tmp_path / "Where2Place")
+    opened: list[dict[str, Any]] = []
+
+    async def open_brain(model: str, **options: Any) -> Brain:
+        opened.append(options)
+        engine = ScriptedEngine(["[(5, 5)]"])
+        await engine.start(lambda progress: None)
+        info = EngineInfo("scripted", "qwen2_5_vl", "scripted", min_pixels=784, max_pixels=10**6, cell=28)
+        return Brain(engine, profile_for("qwen2_5_vl"), info=info)
+
+    monkeypatch.setattr("robobrain_ros.local.open_brain", open_brain)
+    files = [str(tmp_path / name) for name in ("x.jsonl", "x.json", "x.html")]
+    arguments = ["--scenes", "0", "--benchmark", str(folder), "--limit", "2", "--engine", f"kind={kind}"]
+    arguments += ["--resume", files[0], "--json", files[1], "--html", files[2]]
+    asyncio.run(run(parse_options(arguments)))
+    said = capsys.readouterr()
+    assert len(opened) == (1 if kind == "remote" else 2)
+    assert "Where2Place: score" in said.out
+    assert "2 of 2" in said.err
+    written = json.loads(Path(files[1]).read_text())
+    assert [len(column["answers"]) for column in written["columns"]] == [2] * len(opened)
+    assert "worst answers" in Path(files[2]).read_text()
+    assert len(Path(files[0]).read_text().splitlines()) == 1 + 2 * len(opened)

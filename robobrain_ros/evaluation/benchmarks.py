@@ -1,180 +1,129 @@
 """Public benchmarks: read a folder of questions, ask a model, and score its answers."""
 
 import asyncio
+import io
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from statistics import mean
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from robobrain_ros.bounds.files import UnreadableFileError, read_small_text
-from robobrain_ros.bounds.json_text import parse_json
 from robobrain_ros.core.brain import Brain
-from robobrain_ros.core.query import Answer, Query, Task
-from robobrain_ros.demo import DemoError
+from robobrain_ros.core.grids import Grid, raw_answer, read_as
+from robobrain_ros.core.imaging import FittedSize
+from robobrain_ros.core.query import Query, Report, RgbImage, Task
 from robobrain_ros.engine.base import MOST_IMAGES
 from robobrain_ros.errors import BadRequestError, EngineFailedError, RoboBrainError
+from robobrain_ros.evaluation import benchmark_formats as formats
+from robobrain_ros.evaluation.benchmark_item import (
+    PUBLISHED,
+    Benchmark,
+    BenchmarkError,
+    Item,
+    json_object,
+    path_inside,
+    read_json,
+    read_pixels,
+    read_text,
+    required,
+)
+from robobrain_ros.evaluation.benchmark_tables import tables_in
+from robobrain_ros.evaluation.benchmark_videos import check_clip, read_frames
+from robobrain_ros.evaluation.scoring import letter_of, score_item
 
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_ANSWER_BY_LETTER = "Answer with the option's letter from the given choices directly."
-"""FlagEval's instruction for All-Angles, EgoPlan-Bench2, CV-Bench and EmbSpatial-Bench."""
-_FORMAT_OF_POINTS = re.compile(r"\s*Your (?:answer should be formatted|task is to identify specific points).*", re.DOTALL)
-"""Format instructions for points in the benchmarks' questions. Those of the model family's profile replace them."""
+__all__ = [
+    "Benchmark",
+    "BenchmarkError",
+    "Item",
+    "ItemResult",
+    "ask_item",
+    "json_object",
+    "letter_of",
+    "path_inside",
+    "read_benchmark",
+    "read_pixels",
+    "read_text",
+    "score_item",
+]
+
 _TIMEOUT = 600.0
-_LARGEST_FILE = 1 << 30
-"""Maximum size in bytes of a benchmark's list of questions."""
 
 
-class BenchmarkError(DemoError):
-    """A benchmark's folder cannot be used. The message names the file and the fault."""
+def read_benchmark(folder: Path, name: str = "", protocol: str = PUBLISHED) -> Benchmark:
+    """Read and check all files of a benchmark's folder, so that a missing file is found before the first question.
 
+    docs/reference/benchmarks.md describes the formats. The files in the folder tell which one it is.
 
-@dataclass(frozen=True)
-class Item:
-    """A question of a benchmark.
-
-    :param kind: "point" (``mask`` says where), "choice" (``answer`` is the option's letter) or "yes-no".
-    """
-
-    identity: str
-    kind: str
-    text: str
-    images: tuple[Path, ...]
-    answer: str = ""
-    mask: Path | None = None
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """Questions of one folder. ``skipped`` counts the questions of kinds that cannot be scored here."""
-
-    name: str
-    items: list[Item]
-    skipped: dict[str, int] = field(default_factory=dict)
-
-
-def read_benchmark(folder: Path, name: str = "") -> Benchmark:
-    """Read and check all files of a benchmark's folder, so that a missing file is found before the first question. Two forms:
-
-    - Where2Place as on the hub: ``point_questions.jsonl``, a JSON object a line with ``question_id``, ``image``, ``text``;
-      images in ``images/``, and masks of the same names in ``masks/``.
-    - FlagEvalMM's form, to which it converts every benchmark, also EmbodiedVerse: ``data.json``, a list of objects
-      with ``question_id``, ``question``, ``img_path`` (one, or a list), ``question_type``, ``answer``, perhaps ``options``; for
-      points ``mask_path``. Paths are relative to the folder.
-
-    :raises BenchmarkError: the folder has neither form, or a file or field is missing or damaged.
+    :param name: name of the benchmark in reports. Empty: the name of the folder.
+    :param protocol: `PUBLISHED`, or `FLAGEVAL` for the wording and the scores of FlagEvalMM.
+    :raises BenchmarkError: the folder has no known format, or a file or field is missing or damaged.
     """
     if not folder.is_dir():
         raise BenchmarkError(f"{folder} is not a folder.")
-    if (folder / "point_questions.jsonl").is_file():
-        items, skipped = (
-            [_where2place(folder, row, where) for row, where in _rows(folder / "point_questions.jsonl")],
-            Counter[str](),
-        )
-    elif (folder / "data.json").is_file():
-        items, skipped = _flageval(folder)
-    else:
-        raise BenchmarkError(f"{folder} has neither a point_questions.jsonl (Where2Place) nor a data.json (FlagEvalMM).")
+    reading = formats.Reading(folder, protocol)
+    _read(reading)
+    items, skipped = reading.items, dict(reading.skipped)
     if not items:
-        raise BenchmarkError(f"{folder} has no question that can be scored here ({dict(skipped) or 'it is empty'}).")
+        raise BenchmarkError(f"{folder} has no question that can be scored here ({skipped or 'it is empty'}).")
     twice = [identity for identity, count in Counter(item.identity for item in items).items() if count > 1]
     if twice:
         raise BenchmarkError(f"{folder} has the question {twice[0]} twice.")
+    checked: set[Path] = set()
     for item in items:
         _check_images(item)
-    return Benchmark(name or folder.resolve().name, items, dict(skipped))
+        if item.clip is not None and item.clip.path not in checked:
+            check_clip(item)
+            checked.add(item.clip.path)
+    return Benchmark(name or folder.resolve().name, items, skipped, reading.name, reading.rule)
 
 
-def _rows(path: Path) -> list[tuple[dict[str, Any], str]]:
-    rows = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        if line.strip():
-            rows.append((json_object(line, f"{path}, line {number}"), f"{path}, line {number}"))
-    return rows
+def _read(reading: formats.Reading) -> None:
+    folder = reading.folder
+    if (folder / "point_questions.jsonl").is_file():
+        reading.name = "Where2Place"
+        formats.where2place(reading)
+    elif any(path.is_file() for path in (folder / "question.json", *folder.glob("*/question.json"))):
+        reading.name = "RefSpatial-Bench"
+        formats.refspatial(reading)
+    elif (folder / "annotations.json").is_file():
+        reading.name = "RoboSpatial-Home"
+        formats.read_annotations(reading)
+    elif (folder / "embspatial_bench.json").is_file():
+        reading.name = "EmbSpatial-Bench"
+        formats.embspatial(reading)
+    elif (folder / "data.json").is_file():
+        reading.name = "FlagEvalMM"
+        _flageval(reading)
+    elif table := next(iter(sorted(folder.glob("*.tsv"))), None):
+        reading.name = "VLMEvalKit"
+        formats.vlmevalkit(reading, table)
+    elif tables := tables_in(folder):
+        formats.read_tables(reading, tables)
+    elif plans := next(iter(sorted(folder.glob("*.json"))), None):
+        reading.name = "EgoPlan-Bench2"
+        formats.egoplan2(reading, plans)
+    else:
+        raise BenchmarkError(
+            f"{folder} has neither a point_questions.jsonl (Where2Place) nor a data.json (FlagEvalMM) nor the files of another "
+            "format of docs/reference/benchmarks.md."
+        )
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a benchmark's file.
-
-    :raises BenchmarkError: the file cannot be read.
-    """
-    try:
-        return read_small_text(path, _LARGEST_FILE)
-    except UnreadableFileError as error:
-        raise BenchmarkError(f"{path} cannot be read: {error}.") from error
-
-
-def json_object(line: str, where: str) -> dict[str, Any]:
-    """Return the JSON object in a text.
-
-    :param where: the file, and the line if the text is one line of the file, for the error message.
-    :raises BenchmarkError: the text is not a JSON object.
-    """
-    try:
-        row = parse_json(line)
-    except ValueError as error:
-        raise BenchmarkError(f"{where} is not JSON: {error}.") from error
-    if not isinstance(row, dict):
-        raise BenchmarkError(f"{where} is not a JSON object.")
-    return row
-
-
-def _where2place(folder: Path, row: dict[str, Any], where: str) -> Item:
-    identity, name, text = (_field(row, field, where) for field in ("question_id", "image", "text"))
-    image = path_inside(folder / "images", name, where)
-    mask = next((path for path in _same_stem(path_inside(folder / "masks", name, where)) if path.is_file()), None)
-    if mask is None:
-        raise BenchmarkError(f"{where}: masks/ has no mask of the name {name}.")
-    return Item(identity, "point", _FORMAT_OF_POINTS.sub("", text).strip(), (image,), mask=mask)
-
-
-def _same_stem(path: Path) -> list[Path]:
-    return [path, *(path.with_suffix(suffix) for suffix in (".png", ".jpg", ".jpeg"))]
-
-
-def _field(row: dict[str, Any], name: str, where: str) -> str:
-    value = row.get(name)
-    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-        raise BenchmarkError(f"{where} has no {name}.")
-    return str(value)
-
-
-def path_inside(folder: Path, name: str, where: str) -> Path:
-    """Return a path below the folder. A benchmark must not read other files.
-
-    :raises BenchmarkError: the name is absolute or contains "..".
-    """
-    relative = PurePosixPath(name)
-    if relative.is_absolute() or ".." in relative.parts:
-        raise BenchmarkError(f"{where}: {name} leads out of the folder.")
-    return folder / relative
-
-
-def _flageval(folder: Path) -> tuple[list[Item], "Counter[str]"]:
-    path = folder / "data.json"
-    try:
-        rows = parse_json(read_text(path))
-    except ValueError as error:
-        raise BenchmarkError(f"{path} is not JSON: {error}.") from error
+def _flageval(reading: formats.Reading) -> None:
+    """Read the form to which FlagEvalMM converts every benchmark, also EmbodiedVerse."""
+    path = reading.folder / "data.json"
+    rows = read_json(path)
     if not isinstance(rows, list):
         raise BenchmarkError(f"{path} does not contain a list of questions.")
-    items: list[Item] = []
-    skipped: Counter[str] = Counter()
     for number, row in enumerate(rows, 1):
         where = f"{path}, question {number}"
         if not isinstance(row, dict):
             raise BenchmarkError(f"{where} is not a JSON object.")
-        item, why = _flageval_item(folder, row, where)
+        item, why = _flageval_item(reading.folder, row, where)
         if item is None:
-            skipped[why] += 1
+            reading.skipped[why] += 1
         else:
-            items.append(item)
-    return items, skipped
+            reading.items.append(item)
 
 
 def _flageval_item(folder: Path, row: dict[str, Any], where: str) -> tuple[Item | None, str]:
@@ -189,107 +138,105 @@ def _flageval_item(folder: Path, row: dict[str, Any], where: str) -> tuple[Item 
         raise BenchmarkError(f"{where} has no img_path.")
     if len(names) > MOST_IMAGES or (kind == "point" and len(names) > 1):
         return None, "too many images"
-    identity = _field(row, "question_id", where)
-    text = re.sub(r"<image \d+>\s*", "", _field(row, "question", where))
+    identity = required(row, "question_id", where)
+    text = re.sub(r"<image \d+>\s*", "", required(row, "question", where))
     images = tuple(path_inside(folder, name, where) for name in names)
     if kind == "point":
-        mask = path_inside(folder, _field(row, "mask_path", where), where)
-        return Item(identity, kind, _FORMAT_OF_POINTS.sub("", text).strip(), images, mask=mask), ""
-    answer = _field(row, "answer", where).strip().strip("().").upper()
+        mask = path_inside(folder, required(row, "mask_path", where), where)
+        return Item(identity, kind, formats.without_point_format(text), images, mask=mask), ""
+    answer = required(row, "answer", where).strip().strip("().").upper()
     if kind == "yes-no":
         if answer not in ("YES", "NO"):
             raise BenchmarkError(f"{where}: the answer {answer!r} is neither yes nor no.")
         return Item(identity, kind, text, images, answer.lower()), ""
     options = row.get("options") or []
-    letters = _LETTERS[: len(options)] if options else _LETTERS
+    letters = formats.LETTERS[: len(options)] if options else formats.LETTERS
     if len(answer) != 1 or answer not in letters:
         raise BenchmarkError(f"{where}: the answer {answer!r} is not the letter of an option.")
-    return Item(identity, kind, _with_options(text, options), images, answer), ""
-
-
-def _with_options(text: str, options: Sequence[Any]) -> str:
-    """Return the question with its lettered options and the instruction for the answer, as FlagEvalMM writes them."""
-    missing = [option for option in options if str(option) not in text]
-    if missing:
-        text = "\n".join([text, *(f"{letter}. {option}" for letter, option in zip(_LETTERS, options, strict=False))])
+    if any(str(option) not in text for option in options):
+        text = formats.with_options(text, options)
     asks = re.search(r"letter", text, re.IGNORECASE)
-    return text if asks else f"{text}\n{_ANSWER_BY_LETTER}"
+    return Item(identity, kind, text if asks else f"{text}\n{formats.DIRECT}", images, answer), ""
 
 
 def _check_images(item: Item) -> None:
     from PIL import Image, UnidentifiedImageError
 
     sizes = []
-    for path in (*item.images, *([item.mask] if item.mask is not None else [])):
+    for media in (*item.images, *([item.mask] if item.mask is not None else [])):
+        what = "an image in the table" if isinstance(media, bytes) else media
         try:
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(media) if isinstance(media, bytes) else media) as image:
                 sizes.append(image.size)
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise BenchmarkError(f"Question {item.identity}: {path} cannot be read as an image ({error}).") from error
+            reason = "it is damaged" if isinstance(media, bytes) else error
+            raise BenchmarkError(f"Question {item.identity}: {what} cannot be read as an image ({reason}).") from error
     if item.mask is not None and sizes[0] != sizes[-1]:
         raise BenchmarkError(f"Question {item.identity}: the mask is {sizes[-1]} pixels, its image {sizes[0]}.")
 
 
 @dataclass(frozen=True)
 class ItemResult:
-    """ItemResult of a question: its score from 0 to 1, and the text of the answer."""
+    """The result of a question.
+
+    :param score: from 0 to 1.
+    :param text: the text of the answer, with its thinking.
+    :param grids: the score with the coordinates read on each grid, by the name of the grid. Only for points.
+    :param model_size: (width, height) of the first image after resizing for the model.
+    """
 
     score: float
     text: str
+    grids: dict[str, float] = field(default_factory=dict)
+    model_size: tuple[int, int] = (0, 0)
 
 
 async def ask_item(brain: Brain, item: Item, think: bool) -> ItemResult:
     """Ask one question and score the answer. An unreadable answer scores 0.
 
+    The caller decides with the defaults of ``brain`` whether answers are constrained. A constrained answer fits the grid of the
+    profile, whatever the model wanted to write, so its score on other grids means little.
+
     :raises EngineFailedError: the engine died, so there is no score.
     """
-    images = [await asyncio.to_thread(read_pixels, path) for path in item.images]
+    images, times = await asyncio.to_thread(_load, item)
     task = Task.POINT if item.kind == "point" else Task.ASK
+    text = item.target if item.target and not brain.profile.name.startswith("robobrain") else item.text
+    query = Query(task, text, images, think=think, timeout=_TIMEOUT, max_tokens=item.max_tokens, image_times=times)
+    size = (images[0].shape[1], images[0].shape[0])
     try:
-        answer = await brain.run(Query(task, item.text, images, think=think, timeout=_TIMEOUT))
+        answer = await brain.run(query)
     except (EngineFailedError, BadRequestError):
         raise
     except RoboBrainError as error:
         return ItemResult(0.0, error.raw_text)
-    return ItemResult(score_item(item, answer), answer.report.raw_text)
+    score = score_item(item, answer, size)
+    return ItemResult(score, answer.report.raw_text, _on_grids(brain, item, answer.report, size), _model_size(answer.report))
 
 
-def read_pixels(path: Path) -> npt.NDArray[np.uint8]:
-    """Return an image as RGB (height, width, 3)."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def score_item(item: Item, answer: Answer) -> float:
-    """Return the share of the points that are in the mask, or 1 for the right letter or word."""
-    if item.mask is not None:
-        from PIL import Image
-
-        with Image.open(item.mask) as image:
-            mask = np.asarray(image.convert("L")) > 127
-        hits = [
-            not point.clamped  # The model's own point was outside of the image.
-            and 0 <= round(point.v) < mask.shape[0]
-            and 0 <= round(point.u) < mask.shape[1]
-            and bool(mask[round(point.v), round(point.u)])
-            for point in answer.points
-        ]
-        return mean(hits) if hits else 0.0
-    given = letter_of(answer.text) if item.kind == "choice" else _yes_or_no(answer.text)
-    return float(given == item.answer)
+def _load(item: Item) -> tuple[list[RgbImage], tuple[float, ...]]:
+    """Return the images of a question. If they are the frames of a video, also their times."""
+    if item.clip is None:
+        return [read_pixels(media) for media in item.images], ()
+    images, times = read_frames(item.clip, item.identity)
+    return images, times if len(images) > 1 else ()
 
 
-def letter_of(text: str) -> str:
-    """Return the option's letter: after the last "answer", alone, or at the beginning. Empty: the answer has none."""
-    after = re.findall(r"answer(?:\s+is)?\s*:?\s*\**\s*\(?([A-Z])\b", text, re.IGNORECASE)
-    if after:
-        return str(after[-1]).upper()
-    found = re.match(r"\s*\**\(?([A-Z])(?:[).:,]|\*|\s*$)", text)
-    return found.group(1) if found else ""
+def _on_grids(brain: Brain, item: Item, report: Report, size: tuple[int, int]) -> dict[str, float]:
+    """Return the score of an answer with points on each grid. Fractions are only read as fractions, and other numbers never."""
+    if item.kind != "point":
+        return {}
+    parsed = raw_answer(Task.POINT, report.raw_text, brain.profile)
+    if parsed is None:
+        return {grid.value: 0.0 for grid in Grid}
+    fitted = FittedSize(*size, *_model_size(report))
+    return {
+        grid.value: score_item(item, read_as(parsed, grid, fitted), size)
+        if (grid is Grid.FRACTIONS) == parsed.normalized
+        else 0.0
+        for grid in Grid
+    }
 
 
-def _yes_or_no(text: str) -> str:
-    words = re.findall(r"\b(yes|no)\b", text.lower())
-    return str(words[-1]) if words else ""
+def _model_size(report: Report) -> tuple[int, int]:
+    return next(iter(report.model_image_sizes), (0, 0))

@@ -1,0 +1,84 @@
+"""A file with the answers of an evaluation, so that an interrupted evaluation continues where it ended."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from robobrain_ros.bounds.files import UnreadableFileError, read_small_text
+from robobrain_ros.demo import DemoError
+from robobrain_ros.evaluation.benchmarks import ItemResult
+
+_LARGEST = 1 << 30
+_Key = tuple[str, str, bool, str]
+
+
+class AnswerLog:
+    """Reads and appends JSON Lines: the settings, then one line for each answer.
+
+    :param path: the file. It is created if it does not exist.
+    :param settings: everything that changes answers, such as the model and its profile. It must be JSON.
+    :raises DemoError: the file cannot be read or written, or it has the answers of an evaluation with other settings.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self._results: dict[_Key, ItemResult] = {}
+        settings = json.loads(json.dumps(settings))
+        existed = path.exists()
+        complete = self._read(path, settings) if existed else 0
+        try:
+            self._file: IO[str] = path.open("r+" if existed else "w", encoding="utf-8")
+            self._file.truncate(complete)  # The last line is incomplete if the program was killed.
+            self._file.seek(complete)
+        except OSError as error:
+            raise DemoError(f"{path} cannot be written: {error.strerror}.") from error
+        if not complete:
+            self._write({"settings": settings})
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def result(self, column: str, benchmark: str, think: bool, identity: str) -> ItemResult | None:
+        """Return the result of a question of an engine, or None if it has not been asked."""
+        return self._results.get((column, benchmark, think, identity))
+
+    def add(self, column: str, benchmark: str, think: bool, identity: str, result: ItemResult) -> None:
+        """Append a result."""
+        self._results[column, benchmark, think, identity] = result
+        self._write({"column": column, "questions": benchmark, "think": think, "id": identity, **asdict(result)})
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def _read(self, path: Path, settings: dict[str, Any]) -> int:
+        """Read the complete lines, and return their length in bytes."""
+        try:
+            text = read_small_text(path, _LARGEST)
+        except UnreadableFileError as error:
+            raise DemoError(f"{path} cannot be read: {error}.") from error
+        lines = text[: text.rfind("\n") + 1].split("\n")[:-1]
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+                if number > 1:
+                    key = row["column"], row["questions"], row["think"], row["id"]
+                    size = tuple(row["model_size"])
+                    self._results[key] = ItemResult(row["score"], row["text"], row["grids"], size)
+                    continue
+                known = row["settings"]
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise DemoError(
+                    f"{path}, line {number} is not a line of check_consistency --resume. Use another file."
+                ) from error
+            changed = sorted(name for name in {*known, *settings} if known.get(name) != settings.get(name))
+            if changed:
+                raise DemoError(
+                    f"{path} has answers of an evaluation with another value of {', '.join(changed)}. Use the same options, or "
+                    "another file."
+                )
+        return len(text[: text.rfind("\n") + 1].encode())

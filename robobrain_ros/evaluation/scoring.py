@@ -1,0 +1,99 @@
+"""Score answers to benchmarks' questions, and combine the scores of a benchmark."""
+
+import re
+from collections.abc import Mapping, Sequence
+from statistics import mean
+
+from robobrain_ros.core.query import Answer, Point
+from robobrain_ros.evaluation.benchmark_item import Item, read_mask
+
+_LEVELS = tuple(0.5 + 0.05 * step for step in range(10))
+"""Levels of the mean relative accuracy of VSI-Bench."""
+_DIRECTIONS = "object_rel_direction"
+
+
+def score_item(item: Item, answer: Answer, size: tuple[int, int]) -> float:
+    """Return the score of an answer from 0 to 1.
+
+    For points: the share that is in the mask, or whether the first one is in the polygon. For numbers: the mean relative
+    accuracy. Otherwise, whether the letter or the word is right.
+
+    :param size: (width, height) of the image in pixels.
+    """
+    if item.polygon:
+        first = next(iter(answer.points), None)
+        return float(first is not None and not first.clamped and _inside(first, item.polygon, size))
+    if item.mask is not None:
+        mask = read_mask(item)
+        hits = [not point.clamped and bool(mask[round(point.v), round(point.u)]) for point in answer.points]
+        return mean(hits) if hits else 0.0
+    if item.kind == "number":
+        return relative_accuracy(answer.text, float(item.answer))
+    if item.kind == "choice":
+        return float(letter_of(answer.text) == item.answer)
+    if item.begins:
+        return float(answer.text.strip().lower().startswith(item.answer))
+    return float(_yes_or_no(answer.text) == item.answer)
+
+
+def letter_of(text: str) -> str:
+    """Return the option's letter: after the last "answer", alone, or at the beginning. Empty: the answer has none."""
+    after = re.findall(r"answer(?:\s+is)?\s*:?\s*\**\s*\(?([A-Z])\b", text, re.IGNORECASE)
+    if after:
+        return str(after[-1]).upper()
+    found = re.match(r"\s*\**\(?([A-Z])(?:[).:,]|\*|\s*$)", text)
+    return found.group(1) if found else ""
+
+
+def relative_accuracy(text: str, right: float) -> float:
+    """Return the mean relative accuracy of the number in an answer: the share of the levels 0.50, 0.55 ... 0.95 that it reaches.
+
+    The number is the last one after "answer", otherwise the first one.
+    """
+    after = re.findall(r"answer(?:\s+is)?\s*:?\s*\**\s*(-?\d+(?:\.\d+)?)", text, re.IGNORECASE)
+    found = after[-1:] or re.findall(r"-?\d+(?:\.\d+)?", text)[:1]
+    if not found:
+        return 0.0
+    if right == 0:
+        return float(float(found[0]) == 0)
+    error = abs(float(found[0]) - right) / abs(right)
+    return mean(error <= 1 - level + 1e-9 for level in _LEVELS)
+
+
+def _yes_or_no(text: str) -> str:
+    words = re.findall(r"\b(yes|no)\b", text.lower())
+    return str(words[-1]) if words else ""
+
+
+def _inside(point: Point, polygon: Sequence[tuple[float, float]], size: tuple[int, int]) -> bool:
+    """Return whether a point is in a polygon of fractions of the image: an odd number of edges is to the right of it."""
+    x, y = (point.u + 0.5) / size[0], (point.v + 0.5) / size[1]
+    inside = False
+    for (x1, y1), (x2, y2) in zip(polygon, (*polygon[-1:], *polygon[:-1]), strict=True):
+        if (y1 > y) != (y2 > y) and x < (x2 - x1) * (y - y1) / (y2 - y1) + x1:
+            inside = not inside
+    return inside
+
+
+def total(items: Sequence[Item], scores: Mapping[str, float], rule: str) -> float:
+    """Return the score of a benchmark.
+
+    "mean": the mean of all questions. "cv-bench": the mean of 2D and 3D, and 2D is the mean of ADE20K and COCO. "vsi-bench": the
+    mean of the kinds of questions; those about directions are one kind, with the mean of their three levels.
+
+    :param scores: scores by the identity of the question. Questions without a score are left out.
+    """
+    by_category: dict[str, list[float]] = {}
+    for item in items:
+        if item.identity in scores:
+            by_category.setdefault(item.category, []).append(scores[item.identity])
+    means = {category: mean(values) for category, values in by_category.items()}
+    if rule == "cv-bench":
+        flat = [value for source, value in means.items() if source.upper().startswith(("ADE", "COCO"))]
+        solid = [value for source, value in means.items() if not source.upper().startswith(("ADE", "COCO"))]
+        return mean([mean(values) for values in (flat, solid) if values])
+    if rule == "vsi-bench":
+        directions = [value for kind, value in means.items() if kind.startswith(_DIRECTIONS)]
+        others = [value for kind, value in means.items() if not kind.startswith(_DIRECTIONS)]
+        return mean([*others, *([mean(directions)] if directions else [])])
+    return mean(score for values in by_category.values() for score in values)
