@@ -63,12 +63,15 @@ class Requests:
         if self._handle is not None:
             self._handle.cancel_goal_async()
 
-    def check(self) -> None:
-        """End the question if the node has ended; called each second."""
+    def check(self, running: bool) -> None:
+        """End the question if the node has ended; called each second.
+
+        :param running: whether the node publishes /diagnostics. DDS lists the action of a killed node for up to 20 s more.
+        """
         question = self._feed.question
         if question is None or question.finished or not self._number:
             return
-        if self._client.server_is_ready():
+        if running and self._client.server_is_ready():
             self._seen = time.monotonic()
         elif time.monotonic() - self._seen > _GONE:
             self._number += 1

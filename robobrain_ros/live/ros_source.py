@@ -114,7 +114,14 @@ class RosSource:
 
     def ask(self, question: Question) -> None:
         """See `feed.Source.ask`."""
-        self._call(lambda: self._requests.ask(question, self._chosen))
+
+        def send() -> None:
+            if self._alive is False:
+                self._feed.finish("NOT_READY", self._feed.status.message, None)
+            else:
+                self._requests.ask(question, self._chosen)
+
+        self._call(send)
 
     def cancel(self) -> None:
         """See `feed.Source.cancel`."""
@@ -180,7 +187,7 @@ class RosSource:
             self._feed.set_status(Status("error", text))
         if self._alive:
             self._open_camera()
-        self._requests.check()
+        self._requests.check(self._alive is not False)
         note = " ".join(filter(None, (self._camera.fault, self._markers.note)))
         shapes = self._markers.current()
         if shapes != self._feed.shapes or note != self._feed.position_note:
