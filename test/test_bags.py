@@ -177,6 +177,19 @@ def test_the_topics_and_definitions_are_those_of_the_node() -> None:
     assert written == current, "run python scripts/message_stubs.py"
 
 
+def test_the_hashes_of_the_types_are_those_of_ros() -> None:
+    """ROS compares them before it plays a bag."""
+    packages = pytest.importorskip("ament_index_python.packages", reason="ROS is not installed")
+    from robobrain_ros.bags.messages import ros2_types
+
+    share = Path(packages.get_package_share_directory("robobrain_ros"))
+    for topic in RESULT_TOPICS.values():
+        described = json.loads((share / "msg" / f"{topic.type_name}.json").read_text())
+        hashes = {entry["type_name"]: entry["hash_string"] for entry in described["type_hashes"]}
+        name = f"robobrain_ros/msg/{topic.type_name}"
+        assert ros2_types().hash_rihs01(name) == hashes[name]
+
+
 def test_a_message_of_the_bag_is_a_message_of_the_node(program: Program, tmp_path: Path) -> None:
     """ROS itself reads the bytes with the node's own type."""
     serialization = pytest.importorskip("rclpy.serialization", reason="ROS is not installed")

@@ -11,13 +11,14 @@ import pytest
 from bag_rig import BEGIN, SECOND, Program, Table, counts, interrupt_after, point_text, read_bag, table, write_bag
 from fakes import Script, ScriptedEngine
 
-from robobrain_ros.bags import output
+from robobrain_ros.bags import output, run, source
 from robobrain_ros.errors import EngineFailedError
 
 pytest.importorskip("rosbags", reason="rosbags is not installed")
 
 POINT = ("point", "the purple mug")
 ANSWER = "[(10, 20)]"
+WINDOW = run.AT_ONCE * run._WINDOW
 
 
 @pytest.fixture
@@ -358,3 +359,37 @@ def test_without_rosbags_the_program_names_the_package(program: Program, tmp_pat
 def test_copies_of_a_bag_of_ros_1_are_rejected(program: Program, tmp_path: Path) -> None:
     path = ros1(tmp_path / "in.bag")
     assert "--copy-topics copies only topics of rosbag2." in rejected(program, path, tmp_path / "out", *POINT, "--copy-topics")
+
+
+def test_memory_is_bounded_while_the_first_answer_is_slow(program: Program, tmp_path: Path) -> None:
+    """The other requests end at once. The program reads ahead, but not further than its window."""
+    it, number = Table(), 100
+    write_bag(tmp_path / "in", [it.image(hundredth / 100) for hundredth in range(number)])
+    slow, read = asyncio.Event(), []
+    decoded = source.Source.decoded
+
+    def counting(self: source.Source, record: source.Record) -> Any:
+        read.append(record.time)
+        return decoded(self, record)
+
+    class Engine(ScriptedEngine):
+        async def generate(self, generation: Any) -> Any:
+            if len(self.generations) == WINDOW - 1:
+                slow.set()  # All other images of the window were asked about.
+            async for delta in super().generate(generation):
+                yield delta
+
+    engine = Engine([Script([slow, ANSWER]), ANSWER])
+    most: list[int] = []
+    finish = run.Run._finish
+
+    async def watched(self: run.Run, done: Any) -> None:
+        most.append(len(read) - done.number)
+        await finish(self, done)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(source.Source, "decoded", counting)
+        patched.setattr(run.Run, "_finish", watched)
+        assert program(engine, tmp_path / "in", tmp_path / "out", *POINT).code == 0
+    assert counts(tmp_path / "out") == {"/robobrain/affordances": number}
+    assert WINDOW <= max(most) <= WINDOW + 5, "images in the window, in the queue, and in the hands of the reader"

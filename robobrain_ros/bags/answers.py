@@ -100,6 +100,8 @@ class Responder:
         self._brain = brain
         self._settings = settings
         self._slots = asyncio.Semaphore(limit)
+        # The next images are decoded while the engine works on the current ones.
+        self._places = asyncio.Semaphore(2 * limit)
         self._overlay = overlay
         self._drawn = drawn
 
@@ -112,7 +114,7 @@ class Responder:
         return done
 
     async def _ask(self, moment: Moment, question: Question, frames: Sequence[Frame] | BagError) -> Reply:
-        async with self._slots:
+        async with self._places:
             try:
                 if isinstance(frames, BagError):
                     raise NoImageError(str(frames))
@@ -136,12 +138,13 @@ class Responder:
             timeout=question.timeout, max_tokens=question.max_tokens, plan=question.plan,
             image_times=ends if question.history_seconds and len(frames) > 1 else (),
         )  # fmt: skip
-        try:
+        async with self._slots:
+            try:
+                return await self._brain.run(query)
+            except RoboBrainError as error:
+                if error.code not in (OutcomeCode.ENGINE_FAILED, OutcomeCode.BUSY, OutcomeCode.CANCELED):
+                    raise
             return await self._brain.run(query)
-        except RoboBrainError as error:
-            if error.code not in (OutcomeCode.ENGINE_FAILED, OutcomeCode.BUSY, OutcomeCode.CANCELED):
-                raise
-        return await self._brain.run(query)
 
     def _reply(self, moment: Moment, question: Question, frames: Sequence[Frame], answer: Answer) -> Reply:
         height, width = moment.frame.image().shape[:2]
@@ -207,10 +210,17 @@ def _parts(answer: Answer, positions: Positions) -> list[dict[str, Any]]:
         ("waypoint", answer.waypoints, positions.waypoints),
     ):
         for index, point in enumerate(points):
-            own = {"u": point.u, "v": point.v, "depth": point.depth, "label": point.label, "clamped": point.clamped}
+            own = {
+                "u": round(point.u, 3),
+                "v": round(point.v, 3),
+                "depth": point.depth,
+                "label": point.label,
+                "clamped": point.clamped,
+            }
             rows.append({"part": part, "index": index, **own, **_position(lifted, index, positions)})
     for index, box in enumerate(answer.boxes):
-        corners = {name: getattr(box, name) for name in ("u_min", "v_min", "u_max", "v_max", "label", "clamped")}
+        corners = {name: round(getattr(box, name), 3) for name in ("u_min", "v_min", "u_max", "v_max")}
+        corners |= {"label": box.label, "clamped": box.clamped}
         rows.append({"part": "area", "index": index, **corners, **_position(positions.boxes, index, positions)})
     for index, step in enumerate(answer.steps):
         names = ("order", "robot", "skill", "arguments", "text")
@@ -223,5 +233,5 @@ def _parts(answer: Answer, positions: Positions) -> list[dict[str, Any]]:
 def _position(lifted: Lifted | None, index: int, positions: Positions) -> dict[str, Any]:
     if lifted is None or not all(map(math.isfinite, lifted.positions[index])):
         return {}
-    x, y, z = lifted.positions[index].tolist()
+    x, y, z = (round(value, 6) for value in lifted.positions[index].tolist())
     return {"x": x, "y": y, "z": z, "frame_id": positions.header.frame_id}

@@ -12,7 +12,7 @@ from robobrain_ros.bags.messages import TRANSFORMS, header
 from robobrain_ros.bags.questions import Question, Schedule
 from robobrain_ros.bags.source import Record, Source
 from robobrain_ros.core.messages.frames import plain_frame
-from robobrain_ros.core.messages.images import ImageReader
+from robobrain_ros.core.messages.images import ImageReader, is_compressed
 from robobrain_ros.core.messages.stamps import StampMatch, nanoseconds
 from robobrain_ros.core.transforms import Transform, TransformBuffer, TransformError
 
@@ -25,6 +25,8 @@ _JUMP = 10**9
 """ns. If the stamps of a camera decrease by more than this, a new recording begins, as in the node."""
 _MOST_WAITING, _MOST_BYTES = 64, 256 * 2**20
 """Largest number of images that wait for their depth image or transform, and largest size of their messages."""
+_USUAL_COMPRESSION = 15
+"""A JPEG has about this part of the bytes of its image."""
 
 
 @dataclass
@@ -53,9 +55,10 @@ class Moment:
 
     @property
     def size(self) -> int:
-        """Bytes of the image and the depth image."""
+        """Bytes of the messages of image and depth image. A compressed image counts as if it was decoded."""
         depth = None if self.depth is None else self.depth.best
-        return sum(len(message.data) for message in (self.frame.message, depth) if message is not None)
+        messages = [message for message in (self.frame.message, depth) if message is not None]
+        return sum(len(message.data) * (_USUAL_COMPRESSION if is_compressed(message) else 1) for message in messages)
 
 
 class _Stream:

@@ -24,6 +24,8 @@ AT_ONCE = 8
 """Requests at the same time."""
 _WINDOW = 4
 """Images in work for each request at the same time, so that a slow answer at the head does not stop the others."""
+_MOST_BYTES = 256 * 2**20
+"""Size of the images in work, after which no further image is read unless there are fewer than the requests at the same time."""
 _BATCH_BYTES, _BATCH = 4 * 2**20, 256
 """Size and number of copied messages that are written together."""
 _STOPPED = (OutcomeCode.ENGINE_FAILED, OutcomeCode.NOT_READY, OutcomeCode.BUSY, OutcomeCode.CANCELED)
@@ -67,7 +69,7 @@ class Run:
         self._node = node
         self._sinks = sinks or Sinks()
         self._on_progress = on_progress
-        self._slots = _WINDOW * at_once
+        self._at_once, self._slots = at_once, _WINDOW * at_once
         self._writer = writer
         self._stop, self._stopped = threading.Event(), asyncio.Event()
         self._first, self._skipped = output.progress.moments, output.progress.copied
@@ -126,13 +128,15 @@ class Run:
         :raises BagError: the bag is damaged, the output cannot be written, or the engine fails.
         """
         tasks: deque[asyncio.Task[MomentReplies]] = deque()
+        sizes: deque[int] = deque()  # of the images of the tasks
         stopped = asyncio.ensure_future(self._stopped.wait())
         getting: asyncio.Future[Moment | BaseException | None] | None = None
         end: BaseException | None = None
         reads = True
         try:
             while reads or tasks:
-                if reads and getting is None and len(tasks) < self._slots:
+                has_space = len(tasks) < self._at_once or (len(tasks) < self._slots and sum(sizes) < _MOST_BYTES)
+                if reads and getting is None and has_space:
                     getting = asyncio.ensure_future(queue.get())
                 waits = {stopped, *(item for item in (getting, tasks[0] if tasks else None) if item is not None)}
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -142,9 +146,11 @@ class Run:
                     found, getting = getting.result(), None
                     if isinstance(found, Moment):
                         tasks.append(asyncio.create_task(self._responder.answer(found)))
+                        sizes.append(found.size)
                     else:
                         reads, end = False, found
                 while tasks and tasks[0].done():
+                    sizes.popleft()
                     await self._finish(tasks.popleft().result())
             while tasks and tasks[0].done():
                 await self._finish(tasks.popleft().result())
