@@ -11,6 +11,7 @@ import numpy as np
 from figures import plain_table
 
 from robobrain_ros.core.geometry import CameraModel
+from robobrain_ros.core.surfaces import DepthImage
 from robobrain_ros.core.traces.checks import Trace, TraceLimits, View, check_trace
 from robobrain_ros.core.traces.space import Reach, Workspace
 
@@ -25,7 +26,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=500, help="checks of each trajectory")
     arguments = parser.parse_args()
     camera = CameraModel(640, 480, 500.0, 500.0, 319.5, 239.5)
-    view = View(camera, np.full((480, 640), 1.0, np.float32))
+    view = View(camera, DepthImage(np.full((480, 640), 1.0, np.float32)))
     rows: list[tuple[str, ...]] = [("waypoints", "length, m", "median, ms", "p95, ms")]
     for count in (2, 10, 50, 1000):
         places = np.linspace(0.0, 1.0, count)

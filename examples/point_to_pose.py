@@ -1,33 +1,30 @@
-"""Find an object and publish its position as a geometry_msgs/PoseStamped, for MoveIt or your own driver.
+"""Find an object and publish its approach pose as a geometry_msgs/PoseStamped, for MoveIt or your own driver.
 
-The node needs depth images, and its parameter `target_frame` sets the frame of the position::
+The node needs depth images, and its parameter `target_frame` sets the frame of the pose::
 
     ros2 launch robobrain_ros robobrain.launch.py depth_topic:=/camera/depth target_frame:=base_link
     python3 point_to_pose.py "the red mug" base_link
 """
 
 import argparse
-import math
 import sys
 from typing import Any
 
 import rclpy
-from geometry_msgs.msg import Pose, PoseStamped, Quaternion
+from geometry_msgs.msg import PoseStamped
 from rclpy.client import Client
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.utilities import remove_ros_args
 
-from robobrain_ros.msg import Outcome, QueryOptions
-from robobrain_ros.srv import Locate
+from robobrain_ros.msg import ApproachPose, Outcome, QueryOptions
+from robobrain_ros.srv import Approach
 
 LIMIT = 60.0
 """Seconds to wait for a response."""
 TIMEOUT = LIMIT - 10.0
-"""Seconds after which the node ends a request, at the latest. Its response then arrives before `LIMIT`."""
-DOWN = Quaternion(x=1.0, y=0.0, z=0.0, w=0.0)
-"""The gripper's z axis points down in a frame whose z axis points up."""
+"""Seconds after which the node ends a request. It does not notice that a service client has stopped waiting."""
 
 
 def call(node: Node, client: Client, request: Any) -> Any:
@@ -39,32 +36,32 @@ def call(node: Node, client: Client, request: Any) -> Any:
     return future.result() if future.done() else sys.exit(f"No response from {client.srv_name} within {LIMIT:.0f} s.")
 
 
-def find(node: Node, instruction: str, frame: str) -> PoseStamped:
-    """Ask the node for the point; exit with a message if there is none in this frame."""
-    client = node.create_client(Locate, "robobrain/point")
+def find(node: Node, instruction: str, frame: str) -> ApproachPose:
+    """Ask the node for the approach pose; exit with a message if there is none in this frame."""
+    client = node.create_client(Approach, "robobrain/approach")
     options = QueryOptions(timeout=TIMEOUT)
-    response = call(node, client, Locate.Request(instruction=instruction, options=options))
+    response = call(node, client, Approach.Request(instruction=instruction, options=options))
     if response.outcome.code != Outcome.OK:
         sys.exit(response.outcome.message)
-    found = response.affordances
-    point = found.points[0]
-    if math.isnan(point.position.z) or found.header.frame_id != frame:
-        sys.exit(f"No position in {frame}: {found.position_note or f'the node answers in {found.header.frame_id}.'}")
-    return PoseStamped(header=found.header, pose=Pose(position=point.position, orientation=DOWN))
+    found = response.approach
+    if found.pose.header.frame_id != frame:
+        sys.exit(f"The node answers in {found.pose.header.frame_id}, not in {frame}. Check its parameter target_frame.")
+    return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Publish the position of an object.")
+    parser = argparse.ArgumentParser(description="Publish the approach pose of an object.")
     parser.add_argument("instruction")
-    parser.add_argument("frame", help="frame of the position: the node's target_frame")
+    parser.add_argument("frame", help="frame of the pose: the node's target_frame")
     given = parser.parse_args(remove_ros_args(sys.argv)[1:])
     rclpy.init()
     node = rclpy.create_node("point_to_pose")
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)  # Late subscribers also receive it.
     publisher = node.create_publisher(PoseStamped, "target_pose", latched)
-    pose = find(node, given.instruction, given.frame)
-    publisher.publish(pose)
-    node.get_logger().info(f"{given.instruction} is at {pose.pose.position} in {given.frame}.")
+    found = find(node, given.instruction, given.frame)
+    publisher.publish(found.pose)
+    at = found.pose.pose.position
+    node.get_logger().info(f"{given.instruction}: grasp at {at} in {given.frame}; the object is {found.width:.3f} m wide.")
     rclpy.spin(node)  # Until Ctrl-C: the pose stays published.
 
 

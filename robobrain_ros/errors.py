@@ -33,6 +33,8 @@ class OutcomeCode(IntEnum):
     CANCELED = 12
     ENGINE_FAILED = 13
     INFEASIBLE_PLAN = 14
+    NO_POSE = 15
+    UNSAFE_TRAJECTORY = 16
 
 
 class RoboBrainError(Exception):
@@ -131,6 +133,18 @@ class InfeasiblePlanError(RoboBrainError):
     """The plan has the correct form, but contradicts itself or the robots in the request. The message names the step."""
 
     code = OutcomeCode.INFEASIBLE_PLAN
+
+
+class NoPoseError(RoboBrainError):
+    """The object has no approach pose. The message states the reason."""
+
+    code = OutcomeCode.NO_POSE
+
+
+class UnsafeTrajectoryError(RoboBrainError):
+    """The trajectory has issues, and the parameter ``strict_traces`` is set."""
+
+    code = OutcomeCode.UNSAFE_TRAJECTORY
 
 
 class EngineConfigError(EngineFailedError):

@@ -23,6 +23,8 @@ RESULTS = (
     "AffordanceArea",
     "Trajectory",
     "Waypoint",
+    "TraceIssue",
+    "ApproachPose",
     "Plan",
     "PlanStep",
     "TextAnswer",

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from geometry_msgs.msg import Point
+from geometry_msgs.msg import Point, PoseStamped
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -17,12 +17,15 @@ def nan_fields(path: Path) -> set[str]:
     return {
         match["name"]
         for above, line in pairs
-        if (match := re.match(r"(float\d+|geometry_msgs/Point)\s+(?P<name>\w+)", line))
+        if (match := re.match(r"(float\d+|geometry_msgs/(Point|PoseStamped))\s+(?P<name>\w+)", line))
         and ("NaN:" in line or (above.startswith("#") and "NaN:" in above))
     }
 
 
 def is_unknown(value: Any) -> bool:
+    if isinstance(value, PoseStamped):
+        turn = value.pose.orientation
+        return is_unknown(value.pose.position) and all(map(math.isnan, (turn.x, turn.y, turn.z, turn.w)))
     return all(map(math.isnan, (value.x, value.y, value.z))) if isinstance(value, Point) else math.isnan(value)
 
 

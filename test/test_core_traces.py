@@ -1,9 +1,13 @@
 """Checks of trajectories, with a camera above a table whose geometry is known."""
 
+import math
+
 import numpy as np
 import pytest
 
 from robobrain_ros.core.geometry import CameraModel
+from robobrain_ros.core.poses import Rigid
+from robobrain_ros.core.surfaces import DepthImage
 from robobrain_ros.core.traces.checks import MOST_WAYPOINTS, Trace, TraceLimits, View, check_trace
 from robobrain_ros.core.traces.distances import named_distances
 from robobrain_ros.core.traces.issues import IssueKind, TraceIssue
@@ -27,7 +31,7 @@ def view(size: tuple[int, int] = (640, 480), table: float = TABLE) -> View:
     corners = CAMERA.project([[-0.05, -0.05, BOX_TOP], [0.05, 0.05, BOX_TOP]])
     (left, top), (right, bottom) = np.rint((corners + 0.5) * scale - 0.5).astype(int)
     depth[top : bottom + 1, left : right + 1] = BOX_TOP
-    return View(CAMERA, depth)
+    return View(CAMERA, DepthImage(depth))
 
 
 def trace(waypoints: object = STRAIGHT, **options: object) -> Trace:
@@ -47,8 +51,7 @@ def test_a_good_trajectory_has_no_issue() -> None:
 
 
 def test_workspace_and_reach_are_measured_in_their_frames() -> None:
-    base = np.eye(4)
-    base[:3, 3] = (0.0, 0.0, 1.0)  # The origin of "base" is 1 m behind the camera.
+    base = Rigid((0.0, 0.0, 0.0, 1.0), (0.0, 0.0, 1.0))  # The origin of "base" is 1 m behind the camera.
     limits = TraceLimits(Workspace("base", (-0.15, -1.0, 1.0), (1.0, 1.0, 2.0)), Reach("base", 1.7, (-0.2, 0.0, 0.0)))
     report = check_trace(trace(), limits, transforms={"base": base})
     outside, *far = report.issues
@@ -88,8 +91,7 @@ def test_a_waypoint_below_the_table_is_found_and_a_touched_surface_is_free() -> 
 
 
 def test_waypoints_of_another_frame_are_seen_through_the_transform() -> None:
-    turn = np.diag([1.0, -1.0, -1.0, 1.0])  # The target frame has z up.
-    turn[2, 3] = 1.0
+    turn = Rigid((1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 1.0))  # The target frame has z up.
     world = STRAIGHT * (1.0, -1.0, -1.0) + (0.0, 0.0, 1.0)
     seen = View(CAMERA, view().depth, turn)
     told = Trace(world, "world", up=np.array([0.0, 0.0, 1.0]), instruction="move 1 to 5 cm above the table")
@@ -107,8 +109,9 @@ def test_heights_are_measured_against_the_surface_below(x: float, depth: float, 
     assert issue.measured == pytest.approx(height, abs=1e-5)
 
 
-@pytest.mark.parametrize("transform", [np.full((4, 4), np.nan), np.zeros((4, 4)), np.eye(3), np.diag([1.0, 1.0, -1.0, 1.0])])
-def test_a_transform_that_is_none_is_reported(transform: np.ndarray) -> None:
+@pytest.mark.parametrize("quaternion", [(math.nan, 0.0, 0.0, 1.0), (0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.1)])
+def test_a_transform_that_is_none_is_reported(quaternion: tuple[float, float, float, float]) -> None:
+    transform = Rigid(quaternion, (0.0, 0.0, 0.0))
     report = check_trace(trace(), TraceLimits(reach=Reach("base", 0.01)), transforms={"base": transform})
     assert report.issues == ()
     assert "the reach was not checked" in report.unchecked[0]
@@ -168,7 +171,7 @@ def test_without_depth_the_report_states_what_was_not_checked() -> None:
     assert check_trace(trace(), ROOMY).unchecked == (
         "There is no depth image, so free space and named distances were not checked.",
     )
-    blind = View(CAMERA, np.full((480, 640), np.nan, np.float32))
+    blind = View(CAMERA, DepthImage(np.full((480, 640), np.nan, np.float32)))
     (note,) = check_trace(trace(), ROOMY, blind).unchecked
     assert "have no depth" in note
     notes = check_trace(trace(up=UP, instruction="1 cm above it"), ROOMY, blind).unchecked

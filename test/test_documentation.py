@@ -23,7 +23,8 @@ from robobrain_ros.engine import presets
 from robobrain_ros.engine.flagos import operators, tune_file
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.ros.parameters.documents import to_markdown
-from robobrain_ros.ros.parameters.table import camera_parameters, standing_query_parameters, table
+from robobrain_ros.ros.parameters.standing import standing_query_parameters
+from robobrain_ros.ros.parameters.table import camera_parameters, table
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCS = REPOSITORY / "docs"

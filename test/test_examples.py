@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import math
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 
 import cv2
 import pytest
-from depth_rig import looking, points_text
+from depth_rig import in_model, looking
 from fakes import Script, ScriptedEngine
 from geometry_msgs.msg import PoseStamped
 from processes import USUAL_SIGNALS
@@ -121,7 +122,7 @@ def test_an_example_that_stops_waiting_leaves_no_request_in_the_engine(name: str
     """The node does not notice when a service client stops waiting, so the request must contain its time limit."""
     text = (EXAMPLES / name).read_text(encoding="utf-8")
     calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
-    services = {task.service_type.__name__ for task in TASKS.values()}
+    services = {"Approach", *(task.service_type.__name__ for task in TASKS.values())}
     requests = [call for call in calls if ast.unparse(call.func) in {f"{service}.Request" for service in services}]
     assert all("options" in {keyword.arg for keyword in call.keywords} for call in requests)
     options = [call for call in calls if ast.unparse(call.func) == "QueryOptions"]
@@ -132,7 +133,8 @@ def test_an_example_that_stops_waiting_leaves_no_request_in_the_engine(name: str
 
 def test_point_to_pose() -> None:
     scene = make_scene(7)
-    with looking(scene, points_text(scene.objects[:1]), camera__use_depth=True) as before:
+    left, top, right, bottom = scene.objects[0].box
+    with looking(scene, str([*in_model(left, top), *in_model(right, bottom)]), camera__use_depth=True) as before:
         before.info()
         before.depth()
         before.image()
@@ -143,14 +145,15 @@ def test_point_to_pose() -> None:
             before.it.until(lambda: poses, "the pose")
     assert poses[0].header == before.header
     assert 0.1 < poses[0].pose.position.z < 3.0
-    assert poses[0].pose.orientation.x == 1.0
+    turn = poses[0].pose.orientation
+    assert math.hypot(turn.x, turn.y, turn.z, turn.w) == pytest.approx(1.0)
 
 
-def test_point_to_pose_reports_another_frame() -> None:
-    with ready("[(10, 10)]") as (it, _), example(it, "point_to_pose.py", "the mug", "base_link") as process:
+def test_point_to_pose_reports_a_missing_pose() -> None:
+    with ready("[10, 10, 20, 20]") as (it, _), example(it, "point_to_pose.py", "the mug", "base_link") as process:
         it.until(lambda: process.poll() is not None, "the end")
         assert process.stdout is not None
-        assert "No position in base_link" in process.stdout.read()
+        assert "There is no approach pose" in process.stdout.read()
     assert process.returncode == 1
 
 

@@ -2,6 +2,7 @@
 
 import fnmatch
 import re
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from robobrain_ros.ros.limits import (
     LEAST_CONFIDENCE,
     LEAST_RATE,
     LEAST_TIMEOUT,
+    MOST_APPROACH,
+    MOST_FLOOR_DISTANCE,
     MOST_NAME,
     MOST_QUERIES,
     MOST_RATE,
@@ -105,10 +108,17 @@ def test_each_field_has_a_value_of_the_type_in_its_stub(path: Path, monkeypatch:
         instance = (getattr(generated, name) if name else generated)()
         for field in message.fields:
             stated = stubs.python_type(field.type).partition("[")[0]
-            assert stated in {kind.__name__ for kind in type(getattr(instance, field.name)).__mro__}, field.name
+            value = getattr(instance, field.name)
+            names = {kind.__name__ for kind in type(value).__mro__} | ({"Sequence"} if isinstance(value, Sequence) else set())
+            assert stated in names, field.name
 
 
 BOUNDS: dict[str, dict[str, set[float]]] = {
+    "srv/Approach.srv": {
+        "instruction": {MOST_TEXT},
+        "distance": {0, MOST_APPROACH},
+        "floor_distance": {0, MOST_FLOOR_DISTANCE},
+    },
     "srv/Ask.srv": {"question": {MOST_TEXT}},
     "srv/EstimateProgress.srv": {"task": {MOST_TEXT}},
     "srv/Locate.srv": {"instruction": {MOST_TEXT}},

@@ -20,7 +20,8 @@ from robobrain_ros.ros.engine_setup import checked_options
 from robobrain_ros.ros.node import RoboBrainNode
 from robobrain_ros.ros.parameters.documents import to_markdown, to_yaml
 from robobrain_ros.ros.parameters.parameter import Applies, Parameter
-from robobrain_ros.ros.parameters.table import camera_parameters, standing_query_parameters, table
+from robobrain_ros.ros.parameters.standing import standing_query_parameters
+from robobrain_ros.ros.parameters.table import camera_parameters, table
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ import yaml
 
 from robobrain_ros.core.formats.encodings import ENCODINGS
 from robobrain_ros.core.overlay import PALETTE
-from robobrain_ros.ros.parameters.table import camera_parameters, standing_query_parameters, table
+from robobrain_ros.ros.parameters.standing import standing_query_parameters
+from robobrain_ros.ros.parameters.table import camera_parameters, table
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SOURCES = REPOSITORY / "robobrain_ros"

@@ -41,6 +41,8 @@ EXIT_CODES: dict[OutcomeCode, int] = {
     OutcomeCode.BAD_IMAGE: 4,
     OutcomeCode.UNPARSABLE_ANSWER: 4,
     OutcomeCode.INFEASIBLE_PLAN: 4,
+    OutcomeCode.NO_POSE: 4,
+    OutcomeCode.UNSAFE_TRAJECTORY: 4,
     OutcomeCode.ENGINE_FAILED: 4,
     OutcomeCode.NOT_SET: 4,
 }

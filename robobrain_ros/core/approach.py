@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from robobrain_ros.core.boxed_objects import BoxedObjects, find_objects
-from robobrain_ros.core.geometry import CameraModel, Floats
+from robobrain_ros.core.geometry import CameraModel, Floats, to_image_pixels
 from robobrain_ros.core.normals import SurfaceFits, fit_surfaces, on_large_surface
 from robobrain_ros.core.poses import (
     Rigid,
@@ -312,7 +312,7 @@ def _pixels_of(camera: CameraModel, depth: DepthImage, objects: BoxedObjects, pl
     scale = depth.scale(camera)
     index = np.arange(len(places))
     sampled = np.column_stack((objects.columns[index, places[:, 1]], objects.rows[index, places[:, 0]]))
-    return np.clip((sampled + 0.5) / scale - 0.5, 0.0, (camera.width - 1.0, camera.height - 1.0))
+    return np.clip(to_image_pixels(sampled, scale), 0.0, (camera.width - 1.0, camera.height - 1.0))
 
 
 def _with_better_places(

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from robobrain_ros.core.geometry import CameraModel, Floats
+from robobrain_ros.core.geometry import CameraModel, Floats, to_depth_pixels
 from robobrain_ros.core.normals import NOISE, rays_at
 from robobrain_ros.core.surfaces import Bools, DepthImage, gap_between
 
@@ -88,7 +88,7 @@ def find_objects(camera: CameraModel, depth: DepthImage, boxes: Floats) -> Boxed
     """
     scale = depth.scale(camera)
     count = len(boxes)
-    low, high = (boxes[:, :2] + 0.5) * scale - 0.5, (boxes[:, 2:] + 0.5) * scale - 0.5
+    low, high = to_depth_pixels(boxes[:, :2], scale), to_depth_pixels(boxes[:, 2:], scale)
     pace = np.maximum((high - low) / (_CELLS - 2 * _MARGIN - 1), 0.5)
     cells = np.arange(_CELLS) - _MARGIN
     columns = np.rint(low[:, :1] + pace[:, :1] * cells).astype(np.intp)

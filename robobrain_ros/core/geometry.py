@@ -295,3 +295,16 @@ def _region(
             f"camera_info is broken: its roi of {across}x{down} pixels at {left}, {top} does not fit in {width}x{height} pixels."
         )
     return left, top, (across // bins[0], down // bins[1]), bins
+
+
+def to_depth_pixels(pixels: Floats, scale: tuple[float, float]) -> Floats:
+    """Return the pixels (..., 2) of the depth image that show the same as pixels of the image. Centres map to centres.
+
+    :param scale: depth pixels per pixel of the image: (horizontal, vertical).
+    """
+    return np.asarray((pixels + 0.5) * scale - 0.5, np.float64)
+
+
+def to_image_pixels(pixels: Floats, scale: tuple[float, float]) -> Floats:
+    """Return the pixels (..., 2) of the image for pixels of the depth image: the inverse of `to_depth_pixels`."""
+    return np.asarray((pixels + 0.5) / scale - 0.5, np.float64)

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from robobrain_ros.core.geometry import CameraModel, Floats
+from robobrain_ros.core.geometry import CameraModel, Floats, to_depth_pixels
 from robobrain_ros.core.surfaces import Bools, DepthImage, Integers, gap_between
 
 _RADIUS = 0.012
@@ -96,7 +96,7 @@ def fit_surfaces(camera: CameraModel, depth: DepthImage, pixels: Floats) -> Surf
     :raises GeometryError: the views of depth image and camera differ.
     """
     scale = depth.scale(camera)
-    u, v = (pixels[:, 0] + 0.5) * scale[0] - 0.5, (pixels[:, 1] + 0.5) * scale[1] - 0.5
+    u, v = to_depth_pixels(pixels, scale).T
     column = np.clip(np.rint(u).astype(np.intp), 0, depth.width - 1)
     row = np.clip(np.rint(v).astype(np.intp), 0, depth.height - 1)
     nearest, inverse, measured, beyond = _centres(depth, column, row)
@@ -325,7 +325,7 @@ def _extends(camera: CameraModel, depth: DepthImage, positions: Floats, normals:
     turns = (np.arange(directions) * (2.0 * np.pi / directions))[:, None]
     ways = np.cos(turns) * right[:, None, :] + np.sin(turns) * up[:, None, :]
     pixels = camera.project((positions[:, None, None, :] + ways[:, :, None, :] * steps[:, None]).reshape(-1, 3))
-    pixels = np.clip(np.nan_to_num((pixels + 0.5) * scale - 0.5, nan=-9.0), -9.0, 1e6)
+    pixels = np.clip(np.nan_to_num(to_depth_pixels(pixels, scale), nan=-9.0), -9.0, 1e6)
     columns, rows = np.rint(pixels).astype(np.intp).T
     shape = (count, directions, len(steps))
     inside = ((columns >= 0) & (columns < depth.width) & (rows >= 0) & (rows < depth.height)).reshape(shape)

@@ -23,6 +23,7 @@ class Palette:
     box: Colour = (255, 194, 10)
     start: Colour = (38, 191, 255)
     end: Colour = (255, 84, 26)
+    fault: Colour = (230, 0, 0)
     edge: Colour = (18, 20, 26)
     text: Colour = (255, 255, 255)
 

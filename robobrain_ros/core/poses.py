@@ -47,6 +47,9 @@ class Unavailable(str, Enum):
     BAD_DISTANCE = "the distance is negative, not finite, or 0 where a base needs room"
     BAD_PLANE = "the floor plane is not finite, or its normal does not have the length 1"
     BAD_TRANSFORM = "the transform is not finite, or its quaternion does not have the length 1"
+    NO_TRANSFORM = "there is no transform to target_frame at the image's time"
+    NO_CAMERA = "there is no camera_info that describes the image"
+    NO_FLOOR = "target_frame is empty, so the plane of the floor is unknown"
     BELOW_FLOOR = "the point is below the floor plane"
     NO_DIRECTION = "the point is directly above or below the robot, so no direction on the floor leads to it"
 
@@ -83,6 +86,18 @@ class Rigid:
         """Whether all numbers are finite and the quaternion's length is about 1."""
         numbers = (*self.quaternion, *self.translation)
         return all(map(math.isfinite, numbers)) and abs(math.hypot(*self.quaternion) - 1.0) <= _UNIT
+
+    def apply(self, positions: Floats) -> Floats:
+        """Return positions (n, 3) in the other frame. The length of the quaternion must be 1."""
+        axis, w = np.array(self.quaternion[:3]), self.quaternion[3]
+        turned = positions + 2.0 * np.cross(axis, np.cross(axis, positions) + w * positions)
+        return np.asarray(turned + np.array(self.translation), np.float64)
+
+    def inverse(self) -> "Rigid":
+        """Return the transform back. The length of the quaternion must be 1."""
+        x, y, z, w = self.quaternion
+        back = Rigid((-x, -y, -z, w), (0.0, 0.0, 0.0))
+        return Rigid(back.quaternion, _vector(-back.apply(np.array([self.translation]))[0]))
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,11 @@ class AnswerContent:
     holds: bool | None = None
     confidence: float | None = None
 
+    @property
+    def targets(self) -> tuple[Point | Box, ...]:
+        """The points, then the bounding boxes."""
+        return (*self.points, *self.boxes)
+
 
 @dataclass(frozen=True)
 class ParsedAnswer(AnswerContent):

@@ -20,7 +20,7 @@ from robobrain_ros.core.formats.depth_checks import (
     in_millimetres,
     some_of,
 )
-from robobrain_ros.core.geometry import CameraModel, Floats, GeometryError
+from robobrain_ros.core.geometry import CameraModel, Floats, GeometryError, to_depth_pixels
 from robobrain_ros.core.query import Box, Point
 
 Bools = npt.NDArray[np.bool_]
@@ -311,7 +311,7 @@ def surface_at(depth: DepthImage, pixels: Floats, scale: tuple[float, float]) ->
         return np.empty(0), []
     radius = min(max(round(depth.width / 200), 2), 6)
     rows, columns, weights = _window(radius)
-    u, v = (pixels[:, 0] + 0.5) * scale[0] - 0.5, (pixels[:, 1] + 0.5) * scale[1] - 0.5
+    u, v = to_depth_pixels(pixels, scale).T
     strange = ~(np.isfinite(u) & np.isfinite(v))
     # A point on the image's border lies half a pixel outside of the outermost centres.
     column = np.clip(np.rint(np.where(strange, -1e4, u)), -1e4, 1e6).astype(np.intp)
@@ -418,7 +418,7 @@ def _surface_in(depth: DepthImage, box: Box, scale: tuple[float, float]) -> tupl
     sides = np.array([[box.u_min, box.v_min], [box.u_max, box.v_max]])
     if not np.isfinite(sides).all():
         return np.nan, UNKNOWN
-    low, high = (sides + 0.5) * scale - 0.5
+    low, high = to_depth_pixels(sides, scale)
     middle, quarter = (low + high) / 2.0, np.maximum((high - low) / 4.0, 1.0)
     # Use the inner half only: the outer half also shows the background and the surface on which the object stands.
     v, u = (

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from robobrain_ros.core.geometry import Floats
 from robobrain_ros.core.messages.frames import quoted_frame
 from robobrain_ros.core.poses import Quaternion, Rigid, Vector
 
@@ -39,12 +38,6 @@ class Transform(Rigid):
         x, y, z, w = (part / length for part in self.quaternion)
         return Transform((x, y, z, w), self.translation)
 
-    def apply(self, positions: Floats) -> Floats:
-        """Return positions (n, 3) in the target frame."""
-        axis, w = np.array(self.quaternion[:3]), self.quaternion[3]
-        turned = positions + 2.0 * np.cross(axis, np.cross(axis, positions) + w * positions)
-        return np.asarray(turned + np.array(self.translation), np.float64)
-
     def after(self, first: "Transform") -> "Transform":
         """Return the transform that applies ``first`` and then this one."""
         turn = _product(self.quaternion, first.quaternion)
@@ -53,10 +46,8 @@ class Transform(Rigid):
 
     def inverse(self) -> "Transform":
         """Return the transform in the other direction."""
-        x, y, z, w = self.quaternion
-        back = Transform((-x, -y, -z, w), (0.0, 0.0, 0.0))
-        shift = -back.apply(np.array([self.translation]))[0]
-        return Transform(back.quaternion, (float(shift[0]), float(shift[1]), float(shift[2])))
+        back = super().inverse()
+        return Transform(back.quaternion, back.translation)
 
 
 IDENTITY = Transform((0.0, 0.0, 0.0, 1.0), (0.0, 0.0, 0.0))

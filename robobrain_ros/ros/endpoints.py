@@ -1,7 +1,8 @@
 """The services and the actions of the node. `requests` answers their requests."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,8 +12,8 @@ from rclpy.service import Service
 from sensor_msgs.msg import Image
 
 from robobrain_ros.action import RunTask, WatchTask
-from robobrain_ros.core.query import Answer
 from robobrain_ros.msg import PlanContext, Progress, QueryOptions
+from robobrain_ros.ros.approaching import Approaching
 from robobrain_ros.ros.cameras.images import Frame
 from robobrain_ros.ros.clock import Jump
 from robobrain_ros.ros.delivery import qos
@@ -21,13 +22,16 @@ from robobrain_ros.ros.feedback import Feedback
 from robobrain_ros.ros.goals import Goal, Goals
 from robobrain_ros.ros.messages.conversions import to_outcome
 from robobrain_ros.ros.messages.unknown import unknown
+from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.requests.request import Comparison, TaskRequest
 from robobrain_ros.ros.requests.requests import Requests
 from robobrain_ros.ros.requests.selection import ImageSelection
 from robobrain_ros.ros.requests.tickets import Ticket
 from robobrain_ros.ros.tasks import TASKS, TaskInterface
 from robobrain_ros.ros.watching import Watching
+from robobrain_ros.srv import Approach
 
+_APPROACH = "~/approach"
 _ABSENCES = 2
 """Number of checks in a row without a client after which requests of a service end. Discovery can lose a client for a moment."""
 _LINGER = 2.0
@@ -43,7 +47,7 @@ class _Call:
     """
 
     service: str
-    ticket: Ticket[Answer]
+    ticket: Ticket[Any]
     seen: bool
     absences: int = 0
 
@@ -58,17 +62,23 @@ class _Call:
 
 
 class Endpoints:
-    """The services of the tasks and the actions ~/run_task and ~/watch_task of a node.
+    """The services of the tasks, ~/approach, and the actions ~/run_task and ~/watch_task of a node.
 
     :param publish_progress: publishes an estimate of a watched task.
     """
 
     def __init__(
-        self, node: GuardedNode, requests: Requests, selection: ImageSelection, publish_progress: Callable[[Progress], None]
+        self,
+        node: GuardedNode,
+        parameters: Parameters,
+        requests: Requests,
+        selection: ImageSelection,
+        publish_progress: Callable[[Progress], None],
     ) -> None:
         self._node = node
         self._requests = requests
         self._watching = Watching(node, requests, selection, publish_progress)
+        self._approaching = Approaching(parameters, requests)
         # Reentrant, because a coroutine that waits for the model must not block the other requests.
         self._group = ReentrantCallbackGroup()
         self._services: list[Service] = []
@@ -97,14 +107,14 @@ class Endpoints:
             raise
 
     def _open(self, max_queued: int) -> None:
-        for interface in TASKS.values():
+        services: list[tuple[Any, str, Callable[..., Any]]] = [
+            (each.service_type, f"~/{each.name}", partial(self._serve, each)) for each in TASKS.values()
+        ]
+        services.append((Approach, _APPROACH, self._serve_approach))
+        for service_type, name, serve in services:
             self._services.append(
                 self._node.create_service(
-                    interface.service_type,
-                    f"~/{interface.name}",
-                    partial(self._serve, interface),
-                    callback_group=self._group,
-                    qos_profile=qos.service(max_queued),
+                    service_type, name, serve, callback_group=self._group, qos_profile=qos.service(max_queued)
                 )
             )
         actions = ((RunTask, "~/run_task", self._run, _clear), (WatchTask, "~/watch_task", self._watching.run, _clear_watch))
@@ -128,20 +138,29 @@ class Endpoints:
         self._closed = time.monotonic()
 
     async def _serve(self, interface: TaskInterface, request: Any, response: Any) -> Any:
-        name = f"~/{interface.name}"
-        call = _Call(name, self._requests.ticket(), seen=self._node.count_clients(name) > 0)
-        self._calls.add(call)
-        self._busy += 1
-        try:
+        with self._call(f"~/{interface.name}") as ticket:
             wanted = TaskRequest(interface.task.value, getattr(request, interface.text_field), request.options)
             if interface.takes_context:
                 wanted = replace(wanted, context=request.context)
             if interface.compares:
                 wanted = replace(wanted, comparison=Comparison.of(request))
-            result = await self._requests.answer(wanted, call.ticket)
+            result = await self._requests.answer(wanted, ticket)
             response.outcome = to_outcome(result.error, result.note)
             interface.put_result(response, result.message)
             return response
+
+    async def _serve_approach(self, request: Approach.Request, response: Approach.Response) -> Approach.Response:
+        with self._call(_APPROACH) as ticket:
+            return await self._approaching.answer(request, response, ticket)
+
+    @contextmanager
+    def _call(self, name: str) -> Iterator[Ticket[Any]]:
+        """Count a request of a service as in progress, and provide its ticket."""
+        call = _Call(name, self._requests.ticket(), seen=self._node.count_clients(name) > 0)
+        self._calls.add(call)
+        self._busy += 1
+        try:
+            yield call.ticket
         finally:
             self._calls.discard(call)
             self._busy -= 1

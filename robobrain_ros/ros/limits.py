@@ -14,6 +14,10 @@ MOST_NAME = 100
 """Characters of the name of a camera or a standing query."""
 REQUESTS = "request"
 """First part of the markers' namespace for all requests of services and the action. Therefore no standing query has this name."""
+MOST_APPROACH = 10.0
+"""Metres. Largest distance of the pose in front of an approach pose."""
+MOST_FLOOR_DISTANCE = 100.0
+"""Metres. Largest distance of a pose on the floor from its object."""
 MOST_CAMERAS = 32
 MOST_QUERIES = 100
 """Number of standing queries at the same time."""

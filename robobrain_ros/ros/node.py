@@ -103,7 +103,7 @@ class RoboBrainNode(GuardedNode):
 
         selection = ImageSelection(self.get_clock(), self._settings, cameras)
         self._requests = Requests(self, self._settings, self._model, cameras, selection, self._transforms, self._results.publish)
-        self._endpoints = Endpoints(self, self._requests, selection, self._results.publish_progress)
+        self._endpoints = Endpoints(self, self._settings, self._requests, selection, self._results.publish_progress)
         self._standing = StandingQueries(
             self, self._settings, self._requests, selection, cameras, self._model.is_ready, self._results
         )
@@ -207,7 +207,7 @@ class RoboBrainNode(GuardedNode):
         setup = set_up_engine(self._settings, self._default_model, self._read, self.get_logger().warning, self._engine_factory)
         self._front = setup.front
         self._settings.configured = True
-        if self._settings["target_frame"]:
+        if self._settings["target_frame"] or self._requests.trajectories.needs_transforms():
             self._transforms.open()
         self._results.open()
         self._endpoints.open(self._settings["max_queued"])

@@ -7,37 +7,46 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 
 from std_msgs.msg import Header
 
+from robobrain_ros.core.approach import ApproachPose, Limits, approach_poses
 from robobrain_ros.core.formats.depth_checks import DepthRange
 from robobrain_ros.core.geometry import CameraModel, GeometryError
 from robobrain_ros.core.messages.depth import read_depth
 from robobrain_ros.core.messages.frames import plain_frame
 from robobrain_ros.core.messages.positions import Positions, camera_model, lift, moved, needs_positions, not_moved, other_frame
+from robobrain_ros.core.poses import Source, StampedPose, Unavailable
 from robobrain_ros.core.query import Answer
 from robobrain_ros.core.surfaces import DepthImage
 from robobrain_ros.core.transforms import TransformError
 from robobrain_ros.ros.cameras.position_topics import PositionInputs
 from robobrain_ros.ros.clock import nanoseconds
 from robobrain_ros.ros.parameters.declared import Parameters
+from robobrain_ros.ros.trajectories import Trajectories
 from robobrain_ros.ros.transforms import Transforms
 
 _log = logging.getLogger(__name__)
 
+MOST_APPROACHES = 50
+"""Most approach poses of an answer. Each takes about 1 ms. Further points and bounding boxes have none."""
+
 
 class Locator:
-    """Computes the positions of an answer's points, bounding boxes and waypoints.
+    """Computes the positions of an answer's points, bounding boxes and waypoints, approach poses, and poses of the trajectory.
 
     :param transforms: used if the parameter ``target_frame`` is set.
     """
 
-    def __init__(self, parameters: Parameters, transforms: Transforms) -> None:
+    def __init__(self, parameters: Parameters, transforms: Transforms, trajectories: Trajectories) -> None:
         self._parameters = parameters
         self._transforms = transforms
+        self._trajectories = trajectories
 
     async def locate(
-        self, answer: Answer, size: tuple[int, int], inputs: PositionInputs, deadline: float = math.inf
+        self, answer: Answer, size: tuple[int, int], inputs: PositionInputs, deadline: float = math.inf, text: str = ""
     ) -> Positions:
         """Compute the positions of an answer. Runs on the engine's loop without blocking it, and never raises.
 
@@ -45,9 +54,10 @@ class Locator:
 
         :param size: (width, height) of the image.
         :param deadline: time of ``time.monotonic()``.
+        :param text: the instruction.
         """
         try:
-            return await self._locate(answer, size, inputs, deadline - time.monotonic())
+            return await self._locate(answer, size, inputs, deadline - time.monotonic(), text)
         except Exception as error:
             _log.exception("Computing the positions failed.")
             return Positions(
@@ -55,24 +65,29 @@ class Locator:
                 note=f"Computing the positions failed ({type(error).__name__}: {error}). Please report it with the log.",
             )
 
-    async def _locate(self, answer: Answer, size: tuple[int, int], inputs: PositionInputs, left: float) -> Positions:
+    async def _locate(self, answer: Answer, size: tuple[int, int], inputs: PositionInputs, left: float, text: str) -> Positions:
         loop = asyncio.get_running_loop()
         end = loop.time() + max(min(self._parameters["transform_timeout"], left), 0.0)
         measured = inputs.topics.depth is not None
         if not (answer.points or answer.boxes or answer.waypoints):
             return Positions(inputs.header)
         if not needs_positions(answer, measured):
-            return Positions(inputs.header, camera=self._camera(inputs, size)[0])
+            poses = self._unavailable(answer, inputs, Unavailable.NO_DEPTH)
+            positions = Positions(inputs.header, camera=self._camera(inputs, size)[0], approaches=poses)
+            return await self._trajectories.followed(positions, text, None, end) if answer.waypoints else positions
         await inputs.settled(end - loop.time())
         camera, note = self._camera(inputs, size)
         if camera is None:
-            return Positions(inputs.header, note=note)
-        if inputs.has_compressed_depth:
-            # This runs in a thread, because decompression takes milliseconds.
-            positions = await asyncio.to_thread(self._lift, answer, camera, inputs)
+            poses = self._unavailable(answer, inputs, Unavailable.NO_CAMERA)
+            positions = Positions(inputs.header, note=note, approaches=poses)
+            return await self._trajectories.followed(positions, text, None, end) if answer.waypoints else positions
+        if inputs.has_compressed_depth or (measured and answer.targets):
+            # This runs in a thread, because decompression and approach poses take milliseconds.
+            positions, depth = await asyncio.to_thread(self._lift, answer, camera, inputs)
         else:
-            positions = self._lift(answer, camera, inputs)
-        return await self._moved(positions, end)
+            positions, depth = self._lift(answer, camera, inputs)
+        positions = await self._moved(positions, end)
+        return await self._trajectories.followed(positions, text, depth, end) if answer.waypoints else positions
 
     def _camera(self, inputs: PositionInputs, size: tuple[int, int]) -> tuple[CameraModel | None, str]:
         """Return the camera's model, or None and a sentence about the reason."""
@@ -102,23 +117,73 @@ class Locator:
     def _limits(self, camera: str) -> DepthRange:
         return depth_range(self._parameters, camera)
 
-    def _lift(self, answer: Answer, camera: CameraModel, inputs: PositionInputs) -> Positions:
+    def _lift(self, answer: Answer, camera: CameraModel, inputs: PositionInputs) -> tuple[Positions, DepthImage | None]:
         measured = inputs.topics.depth is not None
         depth, note = self._depth(inputs) if measured else (None, "")
         limits = self._limits(inputs.topics.camera)
-        return lift(answer, camera, depth, header=inputs.header, limits=limits, measured=measured, note=note)
+        positions = lift(answer, camera, depth, header=inputs.header, limits=limits, measured=measured, note=note)
+        if depth is not None and not _same_view(depth, camera):
+            depth = None
+        return replace(positions, approaches=self._approaches(answer, camera, depth, inputs)), depth
+
+    def _approaches(
+        self, answer: Answer, camera: CameraModel, depth: DepthImage | None, inputs: PositionInputs
+    ) -> tuple[ApproachPose, ...]:
+        """Return the approach poses of points and bounding boxes in the image's frame."""
+        if not answer.targets:
+            return ()
+        return approach_poses(
+            camera,
+            depth,
+            answer.targets[:MOST_APPROACHES],
+            frame=plain_frame(inputs.header.frame_id),
+            stamp=_stamp(inputs.header),
+            limits=Limits(
+                math.radians(self._parameters["approach_max_angle"]), self._parameters["approach_background"] or math.inf
+            ),
+        )
+
+    def _unavailable(self, answer: Answer, inputs: PositionInputs, reason: Unavailable) -> tuple[ApproachPose, ...]:
+        """Return approach poses that are all unavailable for the same reason."""
+        frame = plain_frame(self._parameters["target_frame"]) or plain_frame(inputs.header.frame_id)
+        sources = [Source.POINT] * len(answer.points) + [Source.BOX] * len(answer.boxes)
+        poses = [StampedPose(frame, _stamp(inputs.header), source).without(reason) for source in sources[:MOST_APPROACHES]]
+        return tuple(ApproachPose(pose) for pose in poses)
 
     async def _moved(self, positions: Positions, end: float) -> Positions:
         """Transform the positions to ``target_frame`` at the image's stamp. If this fails, add a note."""
         target, source = plain_frame(self._parameters["target_frame"]), plain_frame(positions.header.frame_id)
-        if not target or target == source or not positions.known:
+        if not target or target == source:
             return positions
+        if not positions.known and not any(approach.pose.available for approach in positions.approaches):
+            return replace(positions, approaches=_in_frame(positions.approaches, target))
         patience = max(end - asyncio.get_running_loop().time(), 0.0)
         try:
             transform = await self._transforms.wait(target, source, positions.header.stamp, patience)
         except TransformError as error:
-            return not_moved(positions, target, error)
-        return moved(positions, transform, Header(stamp=positions.header.stamp, frame_id=target))
+            return replace(not_moved(positions, target, error), approaches=_in_frame(positions.approaches, target))
+        approaches = tuple(replace(each, pose=each.pose.moved(transform, target)) for each in positions.approaches)
+        header = Header(stamp=positions.header.stamp, frame_id=target)
+        return replace(moved(positions, transform, header), approaches=approaches)
+
+
+def _same_view(depth: DepthImage, camera: CameraModel) -> bool:
+    """Return whether the depth image shows the same view as the image."""
+    try:
+        depth.scale(camera)
+    except GeometryError:
+        return False
+    return True
+
+
+def _in_frame(approaches: Sequence[ApproachPose], frame: str) -> tuple[ApproachPose, ...]:
+    """Return approach poses in a frame to which there is no transform. All are unavailable."""
+    poses = [replace(approach.pose, frame=frame) for approach in approaches]
+    return tuple(ApproachPose(pose.without(pose.reason or Unavailable.NO_TRANSFORM)) for pose in poses)
+
+
+def _stamp(header: Header) -> tuple[int, int]:
+    return header.stamp.sec, header.stamp.nanosec
 
 
 def depth_range(parameters: Parameters, camera: str) -> DepthRange:

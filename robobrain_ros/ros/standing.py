@@ -19,7 +19,7 @@ from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.limits import LEAST_RATE, MOST_NAME, MOST_QUERIES, MOST_RATE, REQUESTS
 from robobrain_ros.ros.messages.conversions import to_outcome
 from robobrain_ros.ros.parameters.declared import Parameters
-from robobrain_ros.ros.parameters.table import STANDING_PREFIX
+from robobrain_ros.ros.parameters.standing import STANDING_PREFIX
 from robobrain_ros.ros.requests.request import TaskRequest, check_options, check_text, parse_task
 from robobrain_ros.ros.requests.requests import Requests
 from robobrain_ros.ros.requests.selection import ImageSelection

@@ -9,6 +9,7 @@ import numpy as np
 
 from robobrain_ros.bounds.texts import clean, shortened
 from robobrain_ros.core.messages.positions import Positions
+from robobrain_ros.core.plans.behavior_tree import behavior_tree
 from robobrain_ros.core.plans.request import PlanVerdict
 from robobrain_ros.core.plans.roboos import roboos_json
 from robobrain_ros.core.query import Answer, Box, PlanStep, Point, Report, Task
@@ -82,7 +83,7 @@ class AnswerMessages:
         )
 
     def trajectory(self, origin: Origin, answer: Answer | None, report: Any, positions: Positions | None = None) -> Any:
-        """Return the message of trajectory. Without an answer, it has no waypoints."""
+        """Return the message of trajectory, without poses and findings. Without an answer, it has no waypoints."""
         return self._types.Trajectory(
             header=positions.header if positions else origin.header,
             instruction=clean(origin.text),
@@ -91,6 +92,9 @@ class AnswerMessages:
             image_width=origin.width,
             image_height=origin.height,
             waypoints=self.waypoints(answer.waypoints, positions.waypoints if positions else None) if answer else [],
+            poses=[],
+            issues=[],
+            unchecked=[],
             position_note=short_sentence(positions.note) if positions else "",
             report=report,
         )
@@ -119,6 +123,7 @@ class AnswerMessages:
             verdict=verdicts(self._types.Plan)[verdict],
             steps=self.steps(steps),
             reasoning=clean(reasoning),
+            behavior_tree=clean(behavior_tree(steps)),
             roboos_json=clean(roboos_json(steps, reasoning)) if answer else "",
             report=report,
         )

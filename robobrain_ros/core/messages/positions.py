@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from robobrain_ros.core.approach import ApproachPose
 from robobrain_ros.core.formats.depth_checks import DepthRange
 from robobrain_ros.core.geometry import CameraModel, Floats, GeometryError, OtherSizeError
 from robobrain_ros.core.messages.frames import plain_frame, quoted_frame
 from robobrain_ros.core.query import Answer
 from robobrain_ros.core.surfaces import DepthImage, Lifted, lift_boxes, lift_points, lift_waypoints
+from robobrain_ros.core.traces.followed import Followed
 from robobrain_ros.core.transforms import Transform, TransformError
 
 
@@ -23,7 +25,9 @@ class Positions:
     :param header: a std_msgs/Header with the image's stamp and the frame of the positions.
     :param note: which positions are missing, why, and what to do, or empty if no positions are missing.
     :param camera: maps pixels to rays in the image's frame, or None if unknown.
-    :param move: transforms positions (n, 3) from the image's frame to the header's frame, or None if both are the same.
+    :param transform: from the image's frame to the header's frame, or None if both are the same.
+    :param approaches: approach pose of each point, then of each bounding box, in target_frame. Those beyond a limit are left out.
+    :param followed: poses and findings of the trajectory. None: there is no trajectory.
     """
 
     header: Any
@@ -32,7 +36,14 @@ class Positions:
     waypoints: Lifted | None = None
     note: str = ""
     camera: CameraModel | None = None
-    move: Callable[[Floats], Floats] | None = None
+    transform: Transform | None = None
+    approaches: tuple[ApproachPose, ...] = ()
+    followed: Followed | None = None
+
+    @property
+    def move(self) -> Callable[[Floats], Floats] | None:
+        """Transforms positions (n, 3) from the image's frame to the header's frame, or None if both are the same."""
+        return self.transform.apply if self.transform else None
 
     @property
     def known(self) -> dict[str, Lifted]:
@@ -82,7 +93,7 @@ def moved(positions: Positions, transform: Transform, header: Any) -> Positions:
     parts: dict[str, Any] = {
         name: replace(lifted, positions=transform.apply(lifted.positions)) for name, lifted in positions.known.items()
     }
-    return replace(positions, header=header, move=transform.apply, **parts)
+    return replace(positions, header=header, transform=transform, **parts)
 
 
 def not_moved(positions: Positions, target: str, error: TransformError) -> Positions:

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from robobrain_ros.core.geometry import CameraModel, Floats
+from robobrain_ros.core.geometry import CameraModel, Floats, to_depth_pixels
+from robobrain_ros.core.poses import Rigid
+from robobrain_ros.core.surfaces import DepthImage
 from robobrain_ros.core.traces.distances import named_distances
 from robobrain_ros.core.traces.issues import IssueKind, TraceIssue
 from robobrain_ros.core.traces.space import Reach, Workspace
@@ -25,7 +27,7 @@ HIGHEST = 1.0
 """Largest height above a surface in metres that is measured."""
 _HEIGHT_STEP = 2e-3
 _UNIT = 1e-2
-"""Largest deviation of a rotation and of a unit vector."""
+"""Largest deviation of the length of a unit vector."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,13 @@ class View:
     """A depth image and its camera.
 
     :param camera: the camera model of the colour image.
-    :param depth: depths (h, w) in metres, float32. They show the same view as the colour image, and may have another size. NaN,
-        negative values and 0 are unknown. +Inf is farther than the camera can measure.
-    :param from_waypoints: transform (4, 4) from the frame of the waypoints to the optical frame. None: it is the same frame.
+    :param depth: it shows the same view as the colour image, and may have another size.
+    :param from_waypoints: transform from the frame of the waypoints to the optical frame. None: it is the same frame.
     """
 
     camera: CameraModel
-    depth: npt.NDArray[np.float32]
-    from_waypoints: Floats | None = None
+    depth: DepthImage
+    from_waypoints: Rigid | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class _Checker:
     trace: Trace
     limits: TraceLimits
     view: View | None
-    transforms: Mapping[str, Floats]
+    transforms: Mapping[str, Rigid]
     unchecked: list[str] = field(default_factory=list)
 
     def run(self) -> Iterator[TraceIssue]:
@@ -144,11 +145,11 @@ class _Checker:
         if frame == self.trace.frame:
             return points
         transform = self.transforms.get(frame)
-        if transform is None or not _is_rigid(transform):
+        if transform is None or not transform.valid:
             why = "missing" if transform is None else "no rotation and translation"
             self.unchecked.append(f"The transform from {self.trace.frame!r} to {frame!r} is {why}, so {what} was not checked.")
             return None
-        return _moved(points, transform)
+        return transform.apply(points)
 
     def _motion(self, steps: Floats, indices: npt.NDArray[np.intp]) -> Iterator[TraceIssue]:
         if self.limits.step > 0.0:
@@ -206,13 +207,14 @@ class _Checker:
 
 
 def check_trace(
-    trace: Trace, limits: TraceLimits, view: View | None = None, transforms: Mapping[str, Floats] | None = None
+    trace: Trace, limits: TraceLimits, view: View | None = None, transforms: Mapping[str, Rigid] | None = None
 ) -> TraceReport:
     """Check a trajectory. Waypoints without a position are reported, and the checks join their neighbours.
 
     :param view: the depth image, or None if there is none.
-    :param transforms: transforms (4, 4) from the waypoints' frame to the frames of the workspace and the reach, by their names.
+    :param transforms: transforms from the waypoints' frame to the frames of the workspace and the reach, by their names.
     :raises ValueError: the waypoints do not have the shape (n, 3).
+    :raises GeometryError: the depth image and the camera show different views.
     """
     checker = _Checker(trace, limits, view, transforms or {})
     issues = tuple(checker.run())
@@ -225,35 +227,13 @@ def _above(kind: IssueKind, values: Floats, allowed: float, indices: npt.NDArray
         yield TraceIssue(int(indices[place]), kind, float(values[place]), allowed)
 
 
-def _is_rigid(transform: Floats) -> bool:
-    matrix = np.asarray(transform, np.float64)
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
-        return False
-    turn = matrix[:3, :3]
-    return bool(np.allclose(turn @ turn.T, np.eye(3), atol=_UNIT) and np.linalg.det(turn) > 0.0)
-
-
-def _moved(points: Floats, transform: Floats | None) -> Floats:
-    if transform is None:
-        return points
-    matrix = np.asarray(transform, np.float64)
-    moved: Floats = points @ matrix[:3, :3].T + matrix[:3, 3]
-    return moved
-
-
 def _behind(view: View, positions: Floats) -> Floats:
     """Return how far positions (n, 3) are behind the visible surface in metres. NaN: unknown, or outside of the image."""
-    seen = _moved(positions, view.from_waypoints)
-    height, width = view.depth.shape
-    scale = np.array([width / view.camera.width, height / view.camera.height])
-    pixels = (view.camera.project(seen) + 0.5) * scale - 0.5
-    with np.errstate(invalid="ignore"):
-        columns, rows = np.rint(pixels).T
-        inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    surface = np.full(len(seen), np.nan)
-    surface[inside] = view.depth[rows[inside].astype(np.intp), columns[inside].astype(np.intp)]
-    with np.errstate(invalid="ignore"):
-        surface[~(surface > 0.0)] = np.nan
+    seen = positions if view.from_waypoints is None else view.from_waypoints.apply(positions)
+    pixels = to_depth_pixels(view.camera.project(seen), view.depth.scale(view.camera))
+    columns, rows = np.rint(np.clip(np.nan_to_num(pixels, nan=-9.0), -9.0, 1e6)).astype(np.intp).T
+    surface = view.depth.at(rows, columns)
+    surface[surface == -np.inf] = np.nan  # A surface that is too near to be measured has no depth.
     behind: Floats = seen[:, 2] - surface
     return behind
 

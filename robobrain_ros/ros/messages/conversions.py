@@ -29,6 +29,7 @@ from robobrain_ros.msg import (
     Waypoint,
 )
 from robobrain_ros.msg import PlanStep as PlanStepMessage
+from robobrain_ros.ros.messages.poses import along_path, to_trace_issues
 from robobrain_ros.ros.messages.unknown import unknown
 
 _MESSAGES = AnswerMessages(
@@ -69,8 +70,14 @@ def to_affordances(
 def to_trajectory(
     origin: Origin, answer: Answer | None, report: InferenceReport, positions: Positions | None = None
 ) -> Trajectory:
-    """Return the message of trajectory. Without an answer, it has no waypoints."""
-    return _MESSAGES.trajectory(origin, answer, report, positions)
+    """Return the message of trajectory. Without an answer, it has no waypoints and no poses."""
+    message: Trajectory = _MESSAGES.trajectory(origin, answer, report, positions)
+    if positions is not None and positions.followed is not None:
+        followed = positions.followed
+        message.poses = along_path(followed.positions) if answer else []
+        message.issues = to_trace_issues(followed.report.issues)
+        message.unchecked = [short_sentence(reason) for reason in followed.report.unchecked]
+    return message
 
 
 def to_text_answer(

@@ -15,13 +15,8 @@ from robobrain_ros.errors import BadRequestError
 from robobrain_ros.ros.limits import MOST_CAMERAS, MOST_NAME, MOST_QUERIES
 from robobrain_ros.ros.parameters.explicit import ExplicitOptions
 from robobrain_ros.ros.parameters.parameter import Applies, Parameter
-from robobrain_ros.ros.parameters.table import (
-    STANDING_PREFIX,
-    camera_parameters,
-    server_name,
-    standing_query_parameters,
-    table,
-)
+from robobrain_ros.ros.parameters.standing import STANDING_PREFIX, standing_query_parameters
+from robobrain_ros.ros.parameters.table import camera_parameters, server_name, table
 
 _LONGEST_LIST = 1000
 """Maximum characters of the list of unknown parameters in the log."""

@@ -3,14 +3,10 @@
 import yaml
 
 from robobrain_ros.engine.options import OPTION_PREFIXES
+from robobrain_ros.ros.parameters.motion import MOTION_PARAMETERS
 from robobrain_ros.ros.parameters.parameter import Parameter, Value
-from robobrain_ros.ros.parameters.table import (
-    NODE_PARAMETERS,
-    camera_parameters,
-    engine_parameters,
-    server_parameters,
-    standing_query_parameters,
-)
+from robobrain_ros.ros.parameters.standing import standing_query_parameters
+from robobrain_ros.ros.parameters.table import NODE_PARAMETERS, camera_parameters, engine_parameters, server_parameters
 
 
 def to_yaml() -> str:
@@ -22,7 +18,7 @@ def to_yaml() -> str:
         "/**:",
         "  ros__parameters:",
     ]
-    for parameter in (*NODE_PARAMETERS, *camera_parameters("camera")):
+    for parameter in (*NODE_PARAMETERS, *MOTION_PARAMETERS, *camera_parameters("camera")):
         lines += _yaml_entry(parameter.name, parameter, "    ")
     for prefix in OPTION_PREFIXES:
         lines.append(f"    {prefix.rstrip('.')}:")
@@ -54,7 +50,7 @@ def to_markdown() -> str:
     """Return the table of docs/reference/parameters.md."""
     lines = ["| parameter | type | default | allowed | takes effect | description |", "|---|---|---|---|---|---|"]
     named = (*camera_parameters("<camera>"), *standing_query_parameters("<name>"))
-    for parameter in (*NODE_PARAMETERS, *named, *engine_parameters(), *server_parameters()):
+    for parameter in (*NODE_PARAMETERS, *MOTION_PARAMETERS, *named, *engine_parameters(), *server_parameters()):
         default = _yaml_value(parameter.default)
         cells = (f"`{parameter.name}`", parameter.type_name, f"`{default}`", parameter.allowed, parameter.applies.value)
         description = parameter.description.replace("<", "&lt;")

@@ -13,7 +13,7 @@ from robobrain_ros.core.messages.answers import Origin
 from robobrain_ros.core.messages.positions import Positions
 from robobrain_ros.core.plans.request import PlanMode, PlanRequest, Robot
 from robobrain_ros.core.query import Answer, PartialAnswer, Query, Report, RgbImage, Task
-from robobrain_ros.errors import BadImageError, BadRequestError, RequestTimeoutError
+from robobrain_ros.errors import BadImageError, BadRequestError, RequestTimeoutError, UnsafeTrajectoryError
 from robobrain_ros.msg import PlanContext
 from robobrain_ros.ros.cameras.images import Frame
 from robobrain_ros.ros.cameras.position_topics import PositionInputs
@@ -23,6 +23,7 @@ from robobrain_ros.ros.positions import Locator
 from robobrain_ros.ros.requests.request import Source
 from robobrain_ros.ros.requests.selection import SelectedImages
 from robobrain_ros.ros.tasks import TASKS
+from robobrain_ros.ros.trajectories import Trajectories
 
 _MOST_PIXELS_ON_LOOP = 1_000_000
 """Raw images with at most this number of pixels are decoded on the engine's loop, in less than a millisecond."""
@@ -41,6 +42,7 @@ class Job:
     :param condition: see `core.query.Query`.
     :param image: the main image of `SelectedImages`, or None if not decoded yet.
     :param brain_began: start of the query (``time.monotonic()``); 0: not started.
+    :param rejected: a trajectory that ``strict_traces`` rejects.
     """
 
     task: Task
@@ -61,6 +63,7 @@ class Job:
     positions: Positions | None = None
     raw_text: str = ""
     brain_began: float = 0.0
+    rejected: Answer | None = None
 
     def origin_with_size(self) -> Origin:
         """Return the origin of the answer, with the image's size if the image was decoded."""
@@ -82,7 +85,7 @@ class Job:
         )
 
 
-async def run_job(job: Job, push: Callable[[PartialAnswer], None] | None, locator: Locator) -> Answer:
+async def run_job(job: Job, push: Callable[[PartialAnswer], None] | None, locator: Locator, trajectories: Trajectories) -> Answer:
     """Answer a checked request. Runs on the engine's loop.
 
     :param push: called with each partial answer, or None if partial answers are not needed.
@@ -111,8 +114,30 @@ async def run_job(job: Job, push: Callable[[PartialAnswer], None] | None, locato
         raise
     if job.position_inputs is not None:
         height, width = job.image.shape[:2]
-        job.positions = await locator.locate(answer, (width, height), job.position_inputs, job.deadline)
+        job.positions = await locator.locate(answer, (width, height), job.position_inputs, job.deadline, job.origin.text)
+    if job.task is Task.TRAJECTORY:
+        try:
+            trajectories.check_strictly(job.positions)
+        except UnsafeTrajectoryError:
+            job.rejected = answer
+            raise
     return answer
+
+
+async def run_location(
+    parts: Answer, frame: Frame, inputs: PositionInputs, locator: Locator, deadline: float
+) -> tuple[Positions, tuple[int, int]]:
+    """Compute the positions of parts of a camera's image, without the model. Runs on the engine's loop.
+
+    :param parts: points and bounding boxes in pixels of the image.
+    :param deadline: time of ``time.monotonic()``.
+    :returns: the positions, and width and height of the image in pixels.
+    :raises BadImageError: the image cannot be decoded.
+    """
+    width, height = frame.size
+    if not (width and height):  # A compressed image states its size inside.
+        height, width = (await asyncio.to_thread(frame.image)).shape[:2]
+    return await locator.locate(parts, (width, height), inputs, deadline), (width, height)
 
 
 def _query(job: Job, plan: PlanRequest | None) -> Query:

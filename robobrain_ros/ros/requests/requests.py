@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from std_msgs.msg import Header
 
@@ -11,6 +12,7 @@ from robobrain_ros.bounds.deadlines import NODE_GRACE
 from robobrain_ros.bounds.texts import shortened
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.messages.answers import Origin
+from robobrain_ros.core.messages.positions import Positions
 from robobrain_ros.core.plans.request import Robot
 from robobrain_ros.core.query import Answer, PartialAnswer, Task
 from robobrain_ros.errors import (
@@ -22,7 +24,7 @@ from robobrain_ros.errors import (
     RoboBrainError,
     StaleImageError,
 )
-from robobrain_ros.msg import PlanContext
+from robobrain_ros.msg import PlanContext, QueryOptions
 from robobrain_ros.ros.cameras.cameras import Cameras
 from robobrain_ros.ros.cameras.images import Frame
 from robobrain_ros.ros.cameras.position_topics import PositionInputs
@@ -32,13 +34,14 @@ from robobrain_ros.ros.limits import MOST_TEXT, MOST_TOKENS
 from robobrain_ros.ros.model import Model
 from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.positions import Locator
-from robobrain_ros.ros.requests.job import Job, run_job
+from robobrain_ros.ros.requests.job import Job, run_job, run_location
 from robobrain_ros.ros.requests.request import THINK, TaskRequest, check_options, check_text
 from robobrain_ros.ros.requests.result import Result
 from robobrain_ros.ros.requests.selection import ImageSelection, SelectedImages
 from robobrain_ros.ros.requests.statistics import RequestStatistics
 from robobrain_ros.ros.requests.tickets import Ticket
 from robobrain_ros.ros.tasks import TASKS
+from robobrain_ros.ros.trajectories import Trajectories
 from robobrain_ros.ros.transforms import Transforms
 
 _REJECTED = {OutcomeCode.BAD_REQUEST, OutcomeCode.UNSUPPORTED_TASK, OutcomeCode.BUSY, OutcomeCode.NOT_READY}
@@ -75,7 +78,9 @@ class Requests:
         self._model = model
         self._cameras = cameras
         self._selection = selection
-        self._locator = Locator(parameters, transforms)
+        self.trajectories = Trajectories(parameters, transforms, lambda: self.robots)
+        """The checks of trajectories."""
+        self._locator = Locator(parameters, transforms, self.trajectories)
         self._on_result = on_result
         self._open: dict[Ticket[Answer], Job] = {}
 
@@ -90,8 +95,8 @@ class Requests:
         if executor is not None:
             executor.wake()
 
-    def ticket(self) -> Ticket[Answer]:
-        """Return a ticket for `answer`, with which the request can be canceled."""
+    def ticket(self) -> Ticket[Any]:
+        """Return a ticket for `answer` or `locate`, with which the request can be canceled."""
         return Ticket(self._model, self.wake)
 
     @property
@@ -153,12 +158,34 @@ class Requests:
         self._record(result)
         return result
 
+    async def locate(
+        self, parts: Answer, options: QueryOptions, ticket: Ticket[tuple[Positions, tuple[int, int]]]
+    ) -> tuple[Origin, Positions]:
+        """Compute the positions of points and bounding boxes in a camera's newest image, without the model.
+
+        :raises RoboBrainError: the request is rejected, or its ticket was canceled.
+        """
+        if not self.active:
+            raise NotReadyError(self._why_inactive())
+        deadline = time.monotonic() + (options.timeout or self._parameters["request_timeout"])
+        images = self._selection.select(options, parts.task)
+        inputs = self._position_inputs(images)
+        frame = images.frames[0] if images.frames else None
+        if inputs is None or not isinstance(frame, Frame):
+            raise BadRequestError("images is not empty. Positions need the image of a camera.")
+        try:
+            ticket.start(lambda push: run_location(parts, frame, inputs, self._locator, deadline))
+            positions, (width, height) = await ticket.result()
+        finally:
+            inputs.close()
+        return Origin(images.header, text="", camera=images.camera, width=width, height=height), positions
+
     async def _finish(self, job: Job, ticket: Ticket[Answer], listener: PartialAnswerListener | None) -> Result:
         """Run the job on the engine's loop, and pass its partial answers to the listener."""
         self._open[ticket] = job
         try:
             # Without a listener, no partial answers are sent, because each of them wakes the executor and slows the model down.
-            ticket.start(lambda push: run_job(job, push if listener else None, self._locator))
+            ticket.start(lambda push: run_job(job, push if listener else None, self._locator, self.trajectories))
             while (news := await ticket.partial_answers()) is not None:
                 for partial in news if listener else ():
                     listener(partial, job.origin_with_size())  # type: ignore[misc]
@@ -242,9 +269,11 @@ class Requests:
     def _failed(self, request: TaskRequest, job: Job | None, error: RoboBrainError) -> Result:
         if job is None:
             return self._rejected(request, error)
-        report = error.report or replace(job.brain.new_report(), raw_text=job.raw_text)
+        report = error.report or (job.rejected.report if job.rejected else replace(job.brain.new_report(), raw_text=job.raw_text))
         report.raw_text = report.raw_text or error.raw_text
-        return Result(job.task, job.origin_with_size(), job.report(report), error=error, image=job.image)
+        result = Result(job.task, job.origin_with_size(), job.report(report), error=error, image=job.image)
+        # A rejected trajectory keeps its positions, so that the message contains the issues and the markers show them.
+        return replace(result, positions=job.positions, rejected=job.rejected) if job.rejected else result
 
     def _rejected(self, request: TaskRequest, error: RoboBrainError) -> Result:
         try:

@@ -22,6 +22,7 @@ class Result:
     :param positions: positions of the answer's points, bounding boxes and waypoints; None: the image came with the request, or
         the task is not spatial.
     :param images_note: see `SelectedImages.note`.
+    :param rejected: a trajectory that ``strict_traces`` rejects. Only the markers show it.
     """
 
     task: Task | None
@@ -32,6 +33,7 @@ class Result:
     image: RgbImage | None = None
     positions: Positions | None = None
     images_note: str = ""
+    rejected: Answer | None = None
 
     @property
     def note(self) -> str:

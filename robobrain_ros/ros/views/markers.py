@@ -1,7 +1,7 @@
 """Convert answers with positions to markers for RViz, paths and poses."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import count
@@ -9,8 +9,7 @@ from itertools import count
 import numpy as np
 from builtin_interfaces.msg import Duration
 from builtin_interfaces.msg import Time as TimeMessage
-from geometry_msgs.msg import Point as PointMessage
-from geometry_msgs.msg import Pose, PoseArray, PoseStamped, Quaternion, Vector3
+from geometry_msgs.msg import Pose, PoseArray, PoseStamped, Vector3
 from nav_msgs.msg import Path
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
@@ -20,6 +19,7 @@ from robobrain_ros.core.geometry import CameraModel, Floats
 from robobrain_ros.core.overlay import PALETTE, Colour
 from robobrain_ros.core.query import Answer, Box, Point
 from robobrain_ros.core.surfaces import Lifted
+from robobrain_ros.ros.messages.poses import along_path, to_point
 
 _SIZE = 0.02
 """Diameter in metres of a point's sphere at a distance of 1 m. It grows with the distance, so that far points stay visible."""
@@ -87,6 +87,7 @@ def to_markers(
     points: Lifted | None = None,
     boxes: Lifted | None = None,
     waypoints: Lifted | None = None,
+    faults: Collection[int] = (),
 ) -> list[Marker]:
     """Return the markers of an answer, in the namespaces <namespace>/points, /areas, /trajectory and /labels.
 
@@ -96,6 +97,7 @@ def to_markers(
     :param header: header of the result. Positions and ``rays`` are in its frame.
     :param text: instruction of the request. It is the label if the answer has a single part without a name.
     :param points: positions of the answer's points, or None if unknown. ``boxes`` and ``waypoints``: likewise.
+    :param faults: indices of waypoints with issues, which are red with the segments that end there. -1: the whole trajectory.
     """
     builder = _MarkerBuilder(header, namespace, style, rays)
     for number, (point, position) in enumerate(zip(answer.points, _places(points, answer.points), strict=True), 1):
@@ -103,7 +105,7 @@ def to_markers(
     for number, (box, position) in enumerate(zip(answer.boxes, _places(boxes, answer.boxes), strict=True), 1):
         builder.area(box, position, _label(number, len(answer.boxes), box.label, text))
     if answer.waypoints:
-        builder.trajectory(answer.waypoints, _places(waypoints, answer.waypoints), _shortened(text))
+        builder.trajectory(answer.waypoints, _places(waypoints, answer.waypoints), _shortened(text), faults)
     return builder.markers
 
 
@@ -161,7 +163,7 @@ class _MarkerBuilder:
             self._add("areas", Marker.LINE_LIST, PALETTE.box, self._size(ends[0]) / 4, lines, _UNKNOWN)
             self._text(label, ends[:2].mean(axis=0), self._size(ends[0]), PALETTE.text)
 
-    def trajectory(self, waypoints: Sequence[Point], positions: Floats, label: str) -> None:
+    def trajectory(self, waypoints: Sequence[Point], positions: Floats, label: str, faults: Collection[int] = ()) -> None:
         known = np.isfinite(positions).all(axis=1)
         opacity, places = 1.0, positions[known]
         if not known.any():
@@ -174,9 +176,15 @@ class _MarkerBuilder:
             self._add("trajectory", Marker.LINE_LIST, PALETTE.start, self._size(ends[0]) / 6, rays, opacity)
         size = float(np.median([self._size(place) for place in places]))
         parts = _shares_of_length(places)
-        colours = [PALETTE.along(part) for part in parts]
+        numbers = np.flatnonzero(known) if known.any() else np.arange(len(places))
+        wrong = [-1 in faults or int(number) in faults for number in numbers]
+        colours = [PALETTE.fault if fault else PALETTE.along(part) for fault, part in zip(wrong, parts, strict=True)]
         if len(places) > 1:
             self._add("trajectory", Marker.LINE_STRIP, colours, size / 4, places, opacity)
+        segments = [place for n in np.flatnonzero(wrong[1:]) for place in (places[n], places[n + 1])]
+        if segments:
+            # RViz blends the colours of a strip between its points. A wrong segment is red from its start to its end.
+            self._add("trajectory", Marker.LINE_LIST, PALETTE.fault, size / 3, segments, opacity)
         self._add("trajectory", Marker.SPHERE_LIST, colours, size / 1.5, places, opacity)
         for start, end, colour in zip(places, places[1:], colours[1:], strict=False):
             length = float(np.linalg.norm(end - start))
@@ -219,9 +227,9 @@ class _MarkerBuilder:
             marker.color.a = opacity
             marker.colors = [_to_colour(each, opacity) for each in colour]  # type: ignore[arg-type]
         if marker_type == Marker.SPHERE:
-            marker.pose.position = _to_point(places[0])
+            marker.pose.position = to_point(places[0])
         else:
-            marker.points = [_to_point(place) for place in places]
+            marker.points = [to_point(place) for place in places]
         self.markers.append(marker)
 
     def _text(self, label: str, place: Floats, size: float, colour: Colour, nearer: float = 2.0) -> None:
@@ -233,7 +241,7 @@ class _MarkerBuilder:
         marker.color = _to_colour(colour, 1.0)
         # The label is moved towards the camera by this number of sizes, so that it is not inside the object.
         towards = self._origin - place
-        marker.pose.position = _to_point(place + towards / max(float(np.linalg.norm(towards)), 1e-6) * nearer * size)
+        marker.pose.position = to_point(place + towards / max(float(np.linalg.norm(towards)), 1e-6) * nearer * size)
         self.markers.append(marker)
 
     def _marker(self, kind: str, marker_type: int) -> Marker:
@@ -353,44 +361,19 @@ def to_path(header: Header, positions: Floats) -> Path:
     The last pose has the orientation of the one before it. Without motion, the x axis is that of the frame.
     """
     places = positions[np.isfinite(positions).all(axis=1)]
-    path = Path(header=header)
-    direction = np.array([1.0, 0.0, 0.0])
-    for number, place in enumerate(places):
-        onward = places[number + 1] - place if number + 1 < len(places) else np.zeros(3)
-        length = float(np.linalg.norm(onward))
-        if length > 1e-6:
-            direction = onward / length
-        pose = PoseStamped(header=header)
-        pose.pose.position = _to_point(place)
-        pose.pose.orientation = _turn_x_to(direction)
-        path.poses.append(pose)
-    return path
+    return Path(header=header, poses=[PoseStamped(header=header, pose=pose) for pose in along_path(places)])
 
 
 def to_poses(header: Header, positions: Floats) -> PoseArray:
     """Return the points with positions as poses. A point has no orientation, so each pose has the identity."""
     places = positions[np.isfinite(positions).all(axis=1)]
-    return PoseArray(header=header, poses=[Pose(position=_to_point(place)) for place in places])
-
-
-def _turn_x_to(direction: Floats) -> Quaternion:
-    """Return the smallest rotation of the x axis to a direction of length 1."""
-    x, y, z = (float(value) for value in direction)
-    if x < -1.0 + 1e-9:
-        return Quaternion(x=0.0, y=0.0, z=1.0, w=0.0)
-    quaternion = np.array([0.0, -z, y, 1.0 + x])
-    quaternion /= np.linalg.norm(quaternion)
-    return Quaternion(**dict(zip("xyzw", (float(value) for value in quaternion), strict=True)))
+    return PoseArray(header=header, poses=[Pose(position=to_point(place)) for place in places])
 
 
 def _shares_of_length(places: Floats) -> list[float]:
     """Return the distance of each waypoint along the trajectory, from 0 to 1."""
     done = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(places, axis=0), axis=1))])
     return [float(part) for part in done / max(done[-1], 1e-9)]
-
-
-def _to_point(place: Floats) -> PointMessage:
-    return PointMessage(x=float(place[0]), y=float(place[1]), z=float(place[2]))
 
 
 def _to_colour(colour: Colour, opacity: float) -> ColorRGBA:

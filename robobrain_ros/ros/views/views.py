@@ -27,6 +27,7 @@ from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.requests.result import Result
 from robobrain_ros.ros.views.markers import CurrentMarkers, PixelRays, Style, to_markers, to_path, to_poses
 from robobrain_ros.ros.views.subscribers import Subscribers
+from robobrain_ros.ros.views.targets import MotionTopics, Target
 
 _JPEG_QUALITY = 90
 _MOST_WAITING = 8
@@ -44,7 +45,7 @@ tf2 keeps transforms for 10 s. Within a second, it also receives all current mar
 
 
 class SpatialViews:
-    """Publishes ~/markers, ~/path and ~/poses. Called in the executor.
+    """Publishes ~/markers, ~/path, ~/poses and the topics of `MotionTopics`. Called in the executor.
 
     Markers are published only while the topic has subscribers. A new subscriber receives all current markers. ~/path and
     ~/poses are latched.
@@ -55,8 +56,9 @@ class SpatialViews:
         self._parameters = parameters
         self._markers = node.create_publisher(MarkerArray, "~/markers", CHANGES)
         self._subscribers = Subscribers(node, self._markers)
-        self._path = _Target(node, Path, "~/path", latched)
-        self._poses = _Target(node, PoseArray, "~/poses", latched)
+        self._path = Target(node, Path, "~/path", latched)
+        self._poses = Target(node, PoseArray, "~/poses", latched)
+        self._motion = MotionTopics(node, parameters, latched)
         clock = node.get_clock()
         # This is the node's clock, because RViz measures a marker's lifetime in ROS time.
         self._current = CurrentMarkers(lambda: clock.now().nanoseconds * 1e-9)
@@ -68,8 +70,8 @@ class SpatialViews:
         if self._markers.get_subscription_count():
             self._markers.publish(self._current.clear())
         self._node.destroy_publisher(self._markers)
-        self._path.close()
-        self._poses.close()
+        for target in (self._path, self._poses, self._motion):
+            target.close()
 
     def publish(self, result: Result) -> None:
         """Publish the result of a spatial task. It replaces the markers, the path and the poses of its query, also by nothing."""
@@ -81,16 +83,19 @@ class SpatialViews:
         self._cameras[query] = result.origin.camera
         # The markers are created even without subscribers, for late subscribers. This takes less than a millisecond.
         self._publish_markers(self._current.show(query, self._to_markers(result, header, query)))
-        path = to_path(header, positions.waypoints.positions) if positions and positions.waypoints else None
-        poses = to_poses(header, positions.points.positions) if positions and positions.points else None
+        known = positions if result.answer is not None else None
+        path = to_path(header, known.waypoints.positions) if known and known.waypoints else None
+        poses = to_poses(header, known.points.positions) if known and known.points else None
         # Both, because a robot must not follow the path of a request before the one for these points.
         self._path.show(query, header, path if path and path.poses else None)
         self._poses.show(query, header, poses if poses and poses.poses else None)
+        self._motion.show(query, header, result)
 
     def _to_markers(self, result: Result, header: Header, query: str) -> list[Marker]:
-        answer, positions = result.answer, result.positions
+        answer, positions = result.answer or result.rejected, result.positions
         if answer is None:
             return []
+        issues = positions.followed.report.issues if positions and positions.followed else ()
         return to_markers(
             answer,
             header,
@@ -101,6 +106,7 @@ class SpatialViews:
             points=positions.points if positions else None,
             boxes=positions.boxes if positions else None,
             waypoints=positions.waypoints if positions else None,
+            faults={issue.waypoint for issue in issues},
         )
 
     def clear(self, query: str) -> None:
@@ -109,6 +115,7 @@ class SpatialViews:
         self._publish_markers(self._current.show(query, []))
         for target in (self._path, self._poses):
             target.show(query, Header(), None)
+        self._motion.clear(query)
 
     def clear_all(self) -> None:
         """Delete all markers and targets."""
@@ -116,6 +123,7 @@ class SpatialViews:
         self._publish_markers(self._current.clear())
         self._path.clear()
         self._poses.clear()
+        self._motion.clear_all()
 
     def end_older(self, jump: Jump) -> None:
         """Delete the markers and targets from images before a time jump: all, or those of the camera whose stamps jumped."""
@@ -132,42 +140,6 @@ class SpatialViews:
     def _publish_markers(self, message: MarkerArray) -> None:
         if message.markers and self._markers.get_subscription_count():
             self._markers.publish(message)
-
-
-class _Target:
-    """A latched topic that a robot can follow. An answer without positions replaces the last message by an empty one."""
-
-    def __init__(self, node: Node, message_type: Any, topic: str, latched: QoSProfile) -> None:
-        self._node = node
-        self._type = message_type
-        self._publisher = node.create_publisher(message_type, topic, latched)
-        self._shown: tuple[str, str] | None = None
-        """Query and frame of the latched message, or None if there is no message or it is empty."""
-
-    def show(self, query: str, header: Header, message: Any) -> None:
-        """Publish the message of a query. None replaces the latched message by an empty one, if it belongs to this query.
-
-        :param header: header of the empty message. If it has no frame, the empty message gets the frame of the latched message
-            and the current time.
-        """
-        if message is not None:
-            self._shown = query, header.frame_id
-            self._publisher.publish(message)
-        elif self._shown is not None and self._shown[0] == query:
-            if not header.frame_id:
-                header = Header(stamp=self._node.get_clock().now().to_msg(), frame_id=self._shown[1])
-            self._shown = None
-            self._publisher.publish(self._type(header=header))
-
-    def clear(self) -> None:
-        """Replace the latched message of any query by an empty one."""
-        if self._shown is not None:
-            self.show(self._shown[0], Header(), None)
-
-    def close(self) -> None:
-        """Replace the latched message by an empty one, and destroy the publisher."""
-        self.clear()
-        self._node.destroy_publisher(self._publisher)
 
 
 class Overlay:

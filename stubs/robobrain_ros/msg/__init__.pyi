@@ -7,6 +7,8 @@ from builtin_interfaces.msg import (
 )
 from geometry_msgs.msg import (
     Point,
+    Pose,
+    PoseStamped,
 )
 from sensor_msgs.msg import (
     Image,
@@ -84,6 +86,40 @@ class Affordances:
         areas: list[AffordanceArea] = ...,
         position_note: str = ...,
         report: InferenceReport = ...,
+    ) -> None: ...
+    @classmethod
+    def get_fields_and_field_types(cls) -> dict[str, str]: ...
+
+class ApproachPose:
+    pose: PoseStamped
+    pre_grasp: PoseStamped
+    floor_pose: PoseStamped
+    width: float
+    length: float
+    elongated: bool
+    position_deviation: float
+    angle_deviation: float
+    u: float
+    v: float
+    label: str
+    reason: str
+    floor_reason: str
+    def __init__(
+        self,
+        *,
+        pose: PoseStamped = ...,
+        pre_grasp: PoseStamped = ...,
+        floor_pose: PoseStamped = ...,
+        width: float = ...,
+        length: float = ...,
+        elongated: bool = ...,
+        position_deviation: float = ...,
+        angle_deviation: float = ...,
+        u: float = ...,
+        v: float = ...,
+        label: str = ...,
+        reason: str = ...,
+        floor_reason: str = ...,
     ) -> None: ...
     @classmethod
     def get_fields_and_field_types(cls) -> dict[str, str]: ...
@@ -209,6 +245,8 @@ class Outcome:
     CANCELED: ClassVar[int]
     ENGINE_FAILED: ClassVar[int]
     INFEASIBLE_PLAN: ClassVar[int]
+    NO_POSE: ClassVar[int]
+    UNSAFE_TRAJECTORY: ClassVar[int]
     code: int
     message: str
     def __init__(
@@ -244,6 +282,7 @@ class Plan:
     steps: list[PlanStep]
     reasoning: str
     roboos_json: str
+    behavior_tree: str
     report: InferenceReport
     def __init__(
         self,
@@ -256,6 +295,7 @@ class Plan:
         steps: list[PlanStep] = ...,
         reasoning: str = ...,
         roboos_json: str = ...,
+        behavior_tree: str = ...,
         report: InferenceReport = ...,
     ) -> None: ...
     @classmethod
@@ -423,6 +463,36 @@ class TextAnswer:
     @classmethod
     def get_fields_and_field_types(cls) -> dict[str, str]: ...
 
+class TraceIssue:
+    NOT_SET: ClassVar[int]
+    TOO_FEW: ClassVar[int]
+    TOO_MANY: ClassVar[int]
+    NOT_FINITE: ClassVar[int]
+    NO_MOTION: ClassVar[int]
+    OUTSIDE_WORKSPACE: ClassVar[int]
+    OUT_OF_REACH: ClassVar[int]
+    LONG_STEP: ClassVar[int]
+    TOO_FAST: ClassVar[int]
+    NOT_FREE: ClassVar[int]
+    FAR_START: ClassVar[int]
+    WRONG_DISTANCE: ClassVar[int]
+    waypoint: int
+    kind: int
+    measured: float
+    allowed: float
+    text: str
+    def __init__(
+        self,
+        *,
+        waypoint: int = ...,
+        kind: int = ...,
+        measured: float = ...,
+        allowed: float = ...,
+        text: str = ...,
+    ) -> None: ...
+    @classmethod
+    def get_fields_and_field_types(cls) -> dict[str, str]: ...
+
 class Trajectory:
     header: Header
     instruction: str
@@ -431,6 +501,9 @@ class Trajectory:
     image_width: int
     image_height: int
     waypoints: list[Waypoint]
+    poses: list[Pose]
+    issues: list[TraceIssue]
+    unchecked: list[str]
     position_note: str
     report: InferenceReport
     def __init__(
@@ -443,6 +516,9 @@ class Trajectory:
         image_width: int = ...,
         image_height: int = ...,
         waypoints: list[Waypoint] = ...,
+        poses: list[Pose] = ...,
+        issues: list[TraceIssue] = ...,
+        unchecked: list[str] = ...,
         position_note: str = ...,
         report: InferenceReport = ...,
     ) -> None: ...

@@ -1,11 +1,14 @@
 """Written by scripts/message_stubs.py: do not edit."""
 
+from collections.abc import Sequence
+
 from sensor_msgs.msg import (
     Image,
 )
 
 from robobrain_ros.msg import (
     Affordances,
+    ApproachPose,
     Outcome,
     Plan,
     PlanContext,
@@ -14,6 +17,41 @@ from robobrain_ros.msg import (
     TextAnswer,
     Trajectory,
 )
+
+class Approach:
+    class Request:
+        instruction: str
+        task: str
+        pixels: Sequence[float]
+        distance: float
+        floor_distance: float
+        options: QueryOptions
+        def __init__(
+            self,
+            *,
+            instruction: str = ...,
+            task: str = ...,
+            pixels: Sequence[float] = ...,
+            distance: float = ...,
+            floor_distance: float = ...,
+            options: QueryOptions = ...,
+        ) -> None: ...
+        @classmethod
+        def get_fields_and_field_types(cls) -> dict[str, str]: ...
+
+    class Response:
+        outcome: Outcome
+        approach: ApproachPose
+        affordances: Affordances
+        def __init__(
+            self,
+            *,
+            outcome: Outcome = ...,
+            approach: ApproachPose = ...,
+            affordances: Affordances = ...,
+        ) -> None: ...
+        @classmethod
+        def get_fields_and_field_types(cls) -> dict[str, str]: ...
 
 class Ask:
     class Request:

@@ -1,0 +1,129 @@
+"""The parameters about approach poses and trajectories. They are a part of the table of the node's parameters."""
+
+from robobrain_ros.core.traces.checks import MOST_WAYPOINTS
+from robobrain_ros.ros.limits import MOST_FRAME, MOST_NAME
+from robobrain_ros.ros.parameters.parameter import Applies, Parameter
+
+MOTION_PARAMETERS = (
+    Parameter(
+        "approach_distance",
+        0.1,
+        "Metres from pre_grasp to pose in answers of ~/approach. The field distance of a request overrides it.",
+        applies=Applies.AT_ONCE,
+        minimum=0.0,
+        maximum=10.0,
+    ),
+    Parameter(
+        "approach_max_angle",
+        7.5,
+        "Largest standard deviation of the approach direction in degrees. If the deviation is larger, there is no approach pose.",
+        applies=Applies.AT_ONCE,
+        minimum=0.1,
+        maximum=90.0,
+    ),
+    Parameter(
+        "approach_background",
+        0.15,
+        "Metres. A flat surface that extends at least this far around a point is background, such as a table or a wall, and has "
+        "no approach pose. 0: approach poses on such surfaces too, for example to push a door.",
+        applies=Applies.AT_ONCE,
+        minimum=0.0,
+        maximum=100.0,
+        least=0.01,
+    ),
+    Parameter(
+        "strict_traces",
+        False,
+        "true: a trajectory with issues, or without any position, ends with UNSAFE_TRAJECTORY. false: the outcome is OK, and "
+        "the issues are in the field issues.",
+        applies=Applies.AT_ONCE,
+    ),
+    Parameter(
+        "trajectory_robot",
+        "",
+        "Name of the robot in robots_file whose workspace and reach limit trajectories. Empty: the only robot that has a "
+        "workspace or a reach.",
+        longest=MOST_NAME,
+    ),
+    Parameter(
+        "trajectory_max_step",
+        0.0,
+        "Longest step in metres between two waypoints of a trajectory. 0: no limit.",
+        applies=Applies.AT_ONCE,
+        minimum=0.0,
+        maximum=1000.0,
+    ),
+    Parameter(
+        "trajectory_duration",
+        0.0,
+        "Seconds from the first to the last waypoint of a trajectory, for the check of the speed. 0: unknown.",
+        applies=Applies.AT_ONCE,
+        minimum=0.0,
+        maximum=86400.0,
+    ),
+    Parameter(
+        "trajectory_max_speed",
+        0.0,
+        "Largest speed in metres per second on a trajectory. It needs trajectory_duration. 0: no limit.",
+        applies=Applies.AT_ONCE,
+        minimum=0.0,
+        maximum=1000.0,
+    ),
+    Parameter(
+        "trajectory_gripper_frame",
+        "",
+        "Frame of the gripper, for the check of the start of a trajectory. Empty: the start is not checked.",
+        longest=MOST_FRAME,
+    ),
+    Parameter(
+        "trajectory_max_start",
+        0.1,
+        "Largest distance in metres of the first waypoint from the gripper. It needs trajectory_gripper_frame. 0: no limit.",
+        applies=Applies.AT_ONCE,
+        minimum=0.0,
+        maximum=1000.0,
+    ),
+    Parameter(
+        "trajectory_max_behind",
+        0.02,
+        "Metres. A trajectory may lead this far behind the surface that the depth image shows. Set it to the error of the depth "
+        "camera.",
+        applies=Applies.AT_ONCE,
+        minimum=0.0,
+        maximum=100.0,
+    ),
+    Parameter(
+        "trajectory_up_frame",
+        "",
+        'Frame whose z axis points up, for heights in instructions, such as "5 cm above the bowl". Empty: target_frame.',
+        longest=MOST_FRAME,
+    ),
+    Parameter(
+        "trajectory_poses",
+        0,
+        "Number of poses to which trajectories are resampled. 0: the poses are at the waypoints.",
+        applies=Applies.AT_ONCE,
+        minimum=0,
+        maximum=MOST_WAYPOINTS,
+        least=2,
+    ),
+    Parameter(
+        "trajectory_pose_step",
+        0.0,
+        "Largest distance in metres between two poses of a resampled trajectory. trajectory_poses overrides it. 0: the poses are "
+        "at the waypoints.",
+        applies=Applies.AT_ONCE,
+        minimum=0.0,
+        maximum=1000.0,
+        least=0.0001,
+    ),
+    Parameter(
+        "trajectory_smoothing",
+        0,
+        "Rounds of smoothing of the poses of a trajectory. Each round moves each pose towards the middle of its neighbours. The "
+        "ends stay. 0: no smoothing.",
+        applies=Applies.AT_ONCE,
+        minimum=0,
+        maximum=1000,
+    ),
+)
