@@ -1,9 +1,9 @@
 """Measure the bag program: its throughput as a ratio to the engine's own, and its memory. Run `python benchmark/bags.py`.
 
 Results: docs/how-to/bags.md. Both throughputs are measured in one process in turn, with 8 requests in flight and images of one
-scene. The engine takes a fixed time for each request, as a GPU does, and no processor time. With `--demo-model`, it is the
-tabletop demo model on the CPU. The memory is that of a process that asks about each image of a bag of 2 GB. The exit status is 1
-if a goal is missed.
+scene. The engine takes 1 s for each request and no processor time: 8 requests/s, as RoboBrain 7B on an H100 (7.6 requests/s,
+docs/results/gpu.md). With `--demo-model`, it is the tabletop demo model on the CPU. The memory is that of a process that asks
+about each image of a bag of 2 GB. The exit status is 1 if a goal is missed.
 """
 
 import argparse
@@ -182,7 +182,7 @@ def main() -> int:
     parser.add_argument("--gigabytes", type=float, default=2.0, help="size of the bag for the memory; 0 skips this part")
     parser.add_argument("--requests", type=int, default=200, help="requests of each throughput; 0 skips this part")
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--latency", type=float, default=0.2, help="seconds of the engine for each request")
+    parser.add_argument("--latency", type=float, default=1.0, help="seconds of the engine for each request")
     parser.add_argument("--demo-model", action="store_true", help="use the tabletop demo model on this machine")
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def point_text(scene: Scene, name: str) -> str:
     return str([in_model(*thing.centre)])
 
 
+@cache
 def table() -> Scene:
     return make_scene(12)
 

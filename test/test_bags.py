@@ -10,10 +10,11 @@ import cv2
 import numpy as np
 import pytest
 from bag_rig import BEGIN, SECOND, Program, Table, counts, interrupt_after, point_text, read_bag, table, write_bag
+from depth_publisher import compressed_depth
 from fakes import Script, ScriptedEngine
 
 from robobrain_ros.bags.answers import RESULT_TOPICS
-from robobrain_ros.bags.messages import DEFINITIONS, SEPARATOR
+from robobrain_ros.bags.messages import COMPRESSED, DEFINITIONS, SEPARATOR, message_type
 from robobrain_ros.demo import recording
 
 pytest.importorskip("rosbags", reason="rosbags is not installed")
@@ -135,6 +136,22 @@ def test_positions_use_depth_and_transforms_that_are_recorded_later(program: Pro
     [(_, message)] = read_bag(tmp_path / "out")["/robobrain/affordances"]
     assert (message.header.frame_id, message.position_note) == ("table", "")
     assert xyz(message.points[0]) == in_table()
+
+
+@pytest.mark.parametrize("codec", ["png", "rvl"])
+@pytest.mark.parametrize("named", ["/camera/depth", "/camera/depth/compressedDepth"])
+def test_positions_use_compressed_depth(program: Program, tmp_path: Path, codec: str, named: str) -> None:
+    """The topic can be named with or without the suffix of image_transport."""
+    it = Table()
+    _, _, time, raw = it.depth(0.0)
+    samples = raw.data.view("<u2").reshape(raw.height, raw.width)
+    data, image_format = compressed_depth(samples, codec)
+    packed = message_type(COMPRESSED)(header=raw.header, format=image_format, data=np.frombuffer(data, np.uint8))
+    write_bag(tmp_path / "in", [it.image(0.0), it.info(0.0), ("/camera/depth/compressedDepth", COMPRESSED, time, packed)])
+    done = program(mug_text(), tmp_path / "in", tmp_path / "out", *POINT, "--depth-topic", named)
+    assert done.code == 0, done.err
+    [(_, message)] = read_bag(tmp_path / "out")["/robobrain/affordances"]
+    assert xyz(message.points[0]) == mug_position()
 
 
 TASKS = [

@@ -2,6 +2,7 @@
 
 import asyncio
 import resource
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -239,6 +240,18 @@ def test_an_existing_output_is_deleted_only_on_request_and_only_if_it_is_a_bag(p
     other = write_bag(tmp_path / "other", images())
     assert rejected(program, bag, other, *POINT).startswith(f"{other} exists already. Choose another name, or pass --overwrite")
     assert (out / "thesis.tex").exists()
+
+
+def test_an_existing_table_or_video_is_replaced_only_on_request(program: Program, tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "in", images(1))
+    for option, name in (("--csv", "a.csv"), ("--video", "a.mp4")):
+        path = write_text(tmp_path / name)
+        arguments = (bag, tmp_path / "out", *POINT, option, path)
+        sentence = f"{path} exists already. Choose another name, or pass --overwrite to delete it."
+        assert rejected(program, *arguments) == sentence
+        assert program(ANSWER, *arguments, "--overwrite").code == 0
+        assert path.read_bytes() != b"This is no bag."
+        shutil.rmtree(tmp_path / "out")
 
 
 def test_an_unfinished_output_of_another_command_is_not_continued(

@@ -3,8 +3,9 @@
 import asyncio
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,6 +25,10 @@ from robobrain_ros.core.query import Answer, Query, RgbImage, Task
 from robobrain_ros.core.surfaces import Lifted
 from robobrain_ros.errors import NoImageError, OutcomeCode, RoboBrainError
 
+_THREADS = 4
+"""Threads that decode, compute positions and draw."""
+
+Result = TypeVar("Result")
 ToMessage = Callable[[AnswerMessages, Origin, Answer, Any, Positions], Any]
 
 
@@ -102,6 +107,8 @@ class Responder:
         self._slots = asyncio.Semaphore(limit)
         # The next images are decoded while the engine works on the current ones.
         self._places = asyncio.Semaphore(2 * limit)
+        # These threads are separate, because the brain resizes images in those of asyncio, and must not wait for one.
+        self._threads = ThreadPoolExecutor(_THREADS, "bag-answers")
         self._overlay = overlay
         self._drawn = drawn
 
@@ -110,8 +117,11 @@ class Responder:
         replies = await asyncio.gather(*(self._ask(moment, question, images) for question, images in moment.questions))
         done = MomentReplies(moment.number, moment.frame.time, list(replies))
         if self._overlay or self._drawn:
-            await asyncio.to_thread(self._draw, moment, done)
+            await self._in_thread(self._draw, moment, done)
         return done
+
+    async def _in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     async def _ask(self, moment: Moment, question: Question, frames: Sequence[Frame] | BagError) -> Reply:
         async with self._places:
@@ -124,14 +134,14 @@ class Responder:
                 reply = Reply(question, error.code, error.message, seconds)
                 reply.rows = [_row(moment, reply)]
                 return reply
-        return await asyncio.to_thread(self._reply, moment, question, frames, answer)
+        return await self._in_thread(self._reply, moment, question, frames, answer)
 
     async def _run(self, question: Question, frames: Sequence[Frame]) -> Answer:
         """Ask the model, and ask once more if the engine fails.
 
         :raises RoboBrainError: see `Brain.run`.
         """
-        images = [await asyncio.to_thread(frame.image) for frame in frames]
+        images = [await self._in_thread(frame.image) for frame in frames]
         ends = [(frame.moment - frames[-1].moment) * 1e-9 for frame in frames]
         query = Query(
             question.task, question.text, images, image_ids=[frame.name for frame in frames], think=question.think,

@@ -1,6 +1,7 @@
 """Run through a bag: read, ask with several requests in flight, and write the answers in the order of the recording."""
 
 import asyncio
+import sys
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,6 +27,8 @@ _WINDOW = 4
 """Images in work for each request at the same time, so that a slow answer at the head does not stop the others."""
 _MOST_BYTES = 256 * 2**20
 """Size of the images in work, after which no further image is read unless there are fewer than the requests at the same time."""
+_SWITCH = 0.0005
+"""Seconds after which Python changes to another thread. The loop, which feeds the engine, waits that long for the GIL."""
 _BATCH_BYTES, _BATCH = 4 * 2**20, 256
 """Size and number of copied messages that are written together."""
 _STOPPED = (OutcomeCode.ENGINE_FAILED, OutcomeCode.NOT_READY, OutcomeCode.BUSY, OutcomeCode.CANCELED)
@@ -102,6 +105,8 @@ class Run:
         """
         queue: asyncio.Queue[Moment | BaseException | None] = asyncio.Queue(2)
         complete = False
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH)
         reader = ThreadPoolExecutor(1, "bag-reader")
         try:
             await self._in_writer(self._add_topics, copied)
@@ -120,6 +125,7 @@ class Run:
             self._sinks.close()
             reader.shutdown()
             self._writer.shutdown()
+            sys.setswitchinterval(interval)
         return complete
 
     async def _answer(self, queue: "asyncio.Queue[Moment | BaseException | None]") -> bool:

@@ -9,6 +9,7 @@ import asyncio
 import json
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -111,7 +112,7 @@ def _add_output_arguments(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--node", default="robobrain", metavar="NAME", help="the topics begin with it (default: robobrain)")
     group.add_argument("--overlay", action="store_true", help=f"also write the annotated images to <node>/{OVERLAY_TOPIC}")
     group.add_argument("--copy-topics", action="store_true", help="also write all topics of the input; not for bags of ROS 1")
-    group.add_argument("--overwrite", action="store_true", help="delete an existing output bag")
+    group.add_argument("--overwrite", action="store_true", help="delete existing outputs")
     group.add_argument("--video", type=Path, metavar="FILE", help=f"write the annotated images ({', '.join(SUFFIXES)})")
     group.add_argument("--csv", type=Path, metavar="FILE", help="write a table with one row for each part of an answer")
     group.add_argument("--parquet", type=Path, metavar="FILE", help="write the same table as Parquet; needs pyarrow")
@@ -196,7 +197,10 @@ def _prepare(options: argparse.Namespace) -> Job:
         "overlay": options.overlay,
         "copied topics": copied,
     }
-    check_output(options.output, settings, overwrite=options.overwrite)
+    _, earlier = check_output(options.output, settings, overwrite=options.overwrite)
+    for path in (options.video, options.csv, options.parquet):
+        if path and path.exists() and earlier is None and not options.overwrite:
+            _reject(f"{path} exists already. Choose another name, or pass --overwrite to delete it.")
     return Job(source, cameras, questions, positions, copied, settings)
 
 
@@ -223,6 +227,7 @@ async def _run(options: argparse.Namespace, job: Job) -> tuple[Run, bool]:
     task = asyncio.current_task()
     assert task is not None
     run: Run | None = None
+    timers: list[threading.Timer] = []
 
     def interrupt() -> None:
         if run is None:
@@ -230,11 +235,15 @@ async def _run(options: argparse.Namespace, job: Job) -> tuple[Run, bool]:
             task.cancel()
         else:
             run.stop()
-        kill_later(MESSAGES)
+        timers.append(kill_later(MESSAGES))
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupt)
-    brain: Brain = await open_own_brain(options, MESSAGES)
+    try:
+        brain: Brain = await open_own_brain(options, MESSAGES)
+    except BaseException:
+        _cancel(timers)
+        raise
     try:
         writer = ThreadPoolExecutor(1, "bag-writer")
         opening = writer.submit(Output.open, options.output, options.storage, job.settings, overwrite=options.overwrite)
@@ -261,6 +270,12 @@ async def _run(options: argparse.Namespace, job: Job) -> tuple[Run, bool]:
             _report(run, options)
     finally:
         await brain.close()
+        _cancel(timers)
+
+
+def _cancel(timers: Sequence[threading.Timer]) -> None:
+    for timer in timers:
+        timer.cancel()
 
 
 def _report(run: Run, options: argparse.Namespace) -> None:

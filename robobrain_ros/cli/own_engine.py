@@ -79,11 +79,12 @@ def end_when_interrupted(messages: Messages) -> None:
         loop.add_signal_handler(number, interrupt)
 
 
-def kill_later(messages: Messages) -> None:
-    """Kill the engine and end the program after `_CLOSING`, if the program has not ended before."""
+def kill_later(messages: Messages) -> threading.Timer:
+    """Kill the engine and end the program after `_CLOSING`, unless the program ends before or cancels the returned timer."""
     timer = threading.Timer(_CLOSING, _end_at_once, (messages,))
     timer.daemon = True
     timer.start()
+    return timer
 
 
 def _end_at_once(messages: Messages) -> None:
