@@ -3,6 +3,8 @@
 import asyncio
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -349,6 +351,8 @@ def test_an_interrupted_run_is_readable_and_continues(
     assert "Run the same command again to continue." in first.err
     written = counts(tmp_path / "out")
     assert 5 <= written["/robobrain/affordances"] <= 8
+    (tmp_path / "out" / "out_1").mkdir()  # A run in between was killed.
+    (tmp_path / "out" / "out_1" / "out_1.mcap").write_bytes(b"\x89MCAP0\r\n")
     second = program("[(30, 40)]", *arguments)
     assert second.code == 0, second.err
     assert f"Continuing after {written['/robobrain/affordances']} images." in second.err
@@ -392,3 +396,29 @@ def test_the_summary_is_json(program: Program, tmp_path: Path) -> None:
     assert json.loads(done.out)["topics"] == ["/arm/robobrain/affordances"]
     assert done.summary["images"] == 1
     assert list(read_bag(tmp_path / "out")) == ["/arm/robobrain/affordances"]
+
+
+def test_the_program_and_the_recording_run_without_ros(tmp_path: Path) -> None:
+    """No module of ROS can be imported in this process."""
+    code = f"""
+import asyncio, sys
+for name in ("rclpy", "std_msgs", "sensor_msgs", "geometry_msgs", "builtin_interfaces", "cv_bridge", "robobrain_ros.msg"):
+    sys.modules[name] = None
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from fakes import ScriptedEngine
+from robobrain_ros.cli import bag
+from robobrain_ros.core import Brain, profile_for
+from robobrain_ros.demo import recording
+
+async def opened(options, messages):
+    engine = ScriptedEngine(["[(10, 20)]"])
+    return Brain(engine, profile_for("qwen2_5_vl"), info=await engine.start(lambda progress: None))
+
+bag.open_own_brain = opened
+assert recording.main(["in", "--seconds", "0.2"]) == 0
+sys.exit(bag.main(["in", "out", "point", "mug", "--depth-topic", "/camera/depth", "--target-frame", "table"]))
+"""
+    # In the repository, Python would find the sources without the built messages.
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert counts(tmp_path / "out") == {"/robobrain/affordances": 2}

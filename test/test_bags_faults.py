@@ -205,7 +205,7 @@ def test_stamps_that_decrease_begin_a_new_recording(program: Program, tmp_path: 
     done = program(point_text(table(), "purple mug"), tmp_path / "in", tmp_path / "out", *POINT, "--depth-topic", "/camera/depth",
                    "--target-frame", "table")  # fmt: skip
     assert done.code == 0, done.err
-    assert "The stamps on /camera/image decrease by 18.0 s, 1.0 s after the begin of the bag." in done.err
+    assert "The stamps on /camera/image decrease by 18.0 s, 1.0 s after the start of the bag." in done.err
     frames = [message.header.frame_id for _, message in read_bag(tmp_path / "out")["/robobrain/affordances"]]
     assert frames == ["table", "table"]
 

@@ -245,7 +245,7 @@ class Moments:
             return
         self._on_note(
             f"The stamps on {stream.topics.image} decrease by {(before - stamp) * 1e-9:.1f} s, "
-            f"{(frame.time - self._source.begin) * 1e-9:.1f} s after the begin of the bag. Transforms and depth images from "
+            f"{(frame.time - self._source.begin) * 1e-9:.1f} s after the start of the bag. Transforms and depth images from "
             "before are not used after it."
         )
         self._buffer.clear()

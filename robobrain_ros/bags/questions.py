@@ -20,7 +20,7 @@ class Question:
     :param cameras: names of the cameras, at least one. The images of the first one trigger the question.
     :param every: ask about each N-th image.
     :param rate: largest number of questions per second of the recording; 0: no limit.
-    :param at: ask about the first image at or after each of these seconds since the begin of the bag. Empty: ask all the time.
+    :param at: ask about the first image at or after each of these seconds since the start of the bag. Empty: ask all the time.
     :param history_seconds: for `TIMED_TASKS`, ask about the last seconds.
     :param history_frames: number of images of these seconds.
     """
@@ -48,7 +48,7 @@ class Question:
 class Schedule:
     """Decides which images a question is about. Call it with each image of the first camera in order.
 
-    :param begin: time of the begin of the bag in ns.
+    :param begin: time of the start of the bag in ns.
     """
 
     def __init__(self, question: Question, begin: int) -> None:

@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     when.add_argument("--rate", type=seconds, default=0.0, metavar="HZ", help="at most this many images per second of the bag")
     when.add_argument(
         "--at", type=_time, nargs="+", default=[], metavar="S",
-        help="the first image at or after each of these seconds since the begin of the bag",
+        help="the first image at or after each of these seconds since the start of the bag",
     )  # fmt: skip
     topics = parser.add_argument_group("topics of the input; with several cameras, each is CAMERA=TOPIC")
     topics.add_argument("--image-topic", action="append", default=[], metavar="TOPIC", help="images; repeatable")
