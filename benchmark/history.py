@@ -69,7 +69,12 @@ class Camera(Node):
 def receiver(seconds: float, frames: int) -> RoboBrainNode:
     """Return an active node with this buffer."""
     keep_buffers()
-    values: dict[str, Any] = {"warm_up": False, "camera.history_seconds": seconds, "camera.history_frames": frames}
+    values: dict[str, Any] = {
+        "warm_up": False,
+        "grid_check": "off",
+        "camera.history_seconds": seconds,
+        "camera.history_frames": frames,
+    }
     parameters = [Parameter(name, value=value) for name, value in values.items()]
     return RoboBrainNode(engine_factory=IdleEngine, namespace=NAMESPACE, parameter_overrides=parameters)
 

@@ -124,7 +124,12 @@ class IdleEngine:
 def robobrain(streams: Streams) -> RoboBrainNode:
     """Start the node with all cameras, as the program does, and activate it."""
     keep_buffers()
-    values = {"cameras": [topic.split("/")[-2] for topic in streams.topics], "warm_up": False, "autostart": False}
+    values = {
+        "cameras": [topic.split("/")[-2] for topic in streams.topics],
+        "warm_up": False,
+        "grid_check": "off",
+        "autostart": False,
+    }
     parameters = [Parameter(name, value=value) for name, value in values.items()]
     node = RoboBrainNode(engine_factory=IdleEngine, namespace=NAMESPACE, parameter_overrides=parameters)
     node.trigger_configure()

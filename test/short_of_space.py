@@ -83,7 +83,7 @@ def main(arguments: Sequence[str]) -> None:
         for folder in wanted.get("read_only", ()):
             cover(folder, None)
         environment = os.environ | wanted.get("environment", {})
-        command = [*PROGRAM, "-r", "__ns:=/space", "-p", "warm_up:=false", *wanted.get("arguments", ())]
+        command = [*PROGRAM, "-r", "__ns:=/space", "-p", "warm_up:=false", "-p", "grid_check:=off", *wanted.get("arguments", ())]
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=wanted.get("cwd", "/"))
         try:
             seen = watch(process, wanted["limit"])

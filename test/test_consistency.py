@@ -72,8 +72,7 @@ def flageval(folder: Path, *more: dict[str, Any]) -> Path:
         choice,
         {**choice, "question_id": "y1", "question_type": "yes-no", "answer": "Yes", "img_path": ["img/a.png", "img/a.png"]},
         {**choice, "question_id": "p1", "question_type": "point", "mask_path": "mask/a.png"},
-        {**choice, "question_id": "n1", "question_type": "numerical"},
-        {**choice, "question_id": "v1", "video_path": "video/a.mp4"},
+        {**choice, "question_id": "t1", "question_type": "open"},
         *more,
     ]
     (folder / "data.json").write_text(json.dumps(rows))
@@ -91,7 +90,7 @@ def test_a_where2place_folder_is_read(tmp_path: Path) -> None:
 
 def test_a_flageval_folder_is_read(tmp_path: Path) -> None:
     benchmark = read_benchmark(flageval(tmp_path), "ERQA")
-    assert (benchmark.name, benchmark.skipped) == ("ERQA", {"numerical": 1, "video": 1})
+    assert (benchmark.name, benchmark.skipped) == ("ERQA", {"open": 1})
     choice, yes_no, point = benchmark.items
     assert choice.text.startswith("Which is nearer?\nA. the mug\nB. the bowl\nAnswer with the option's letter")
     assert (choice.answer, yes_no.answer, len(yes_no.images)) == ("B", "yes", 2)
@@ -167,9 +166,9 @@ def test_a_bad_folder_is_rejected_with_a_sentence(tmp_path: Path, fault: str) ->
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        (3, "question 6 is not a JSON object"),
-        ({"question_type": "multiple-choice"}, "question 6 has no img_path"),
-        ({"question_id": 1, "question_type": "multiple-choice", "img_path": "img/a.png"}, "question 6 has no question"),
+        (3, "question 5 is not a JSON object"),
+        ({"question_type": "multiple-choice"}, "question 5 has no img_path"),
+        ({"question_id": 1, "question_type": "multiple-choice", "img_path": "img/a.png"}, "question 5 has no question"),
         (
             {
                 "question_id": 1,
@@ -185,7 +184,7 @@ def test_a_bad_folder_is_rejected_with_a_sentence(tmp_path: Path, fault: str) ->
             {"question_id": 1, "question": "?", "question_type": "yes-no", "img_path": "img/a.png", "answer": "maybe"},
             "is neither yes nor no",
         ),
-        ({"question_id": 1, "question": "?", "question_type": "point", "img_path": "img/a.png"}, "question 6 has no mask_path"),
+        ({"question_id": 1, "question": "?", "question_type": "point", "img_path": "img/a.png"}, "question 5 has no mask_path"),
     ],
 )
 def test_a_bad_question_of_flageval_is_rejected(tmp_path: Path, row: Any, said: str) -> None:
@@ -409,7 +408,7 @@ def test_the_program_writes_its_files(
     said = capsys.readouterr()
     assert len(opened) == (1 if kind == "remote" else 2)
     assert "Where2Place: score" in said.out
-    assert "2 of 2" in said.err
+    assert "Where2Place: 2 answers" in said.err
     written = json.loads(Path(files[1]).read_text())
     assert [len(column["answers"]) for column in written["columns"]] == [2] * len(opened)
     assert "worst answers" in Path(files[2]).read_text()

@@ -73,6 +73,7 @@ def program(folder: Path, *, seed: int, sim_time: bool) -> Iterator[Program]:
         **HISTORY,
         "max_image_age": MAX_IMAGE_AGE,
         "warm_up": "false",
+        "grid_check": "off",
         "max_queued": 16,
         "request_timeout": 2.0,
         "image_reliability": "reliable",

@@ -54,7 +54,13 @@ NOT_HERE = {
 RUNS = r"ros2 (service call|action send_goal|topic echo|lifecycle get|interface show|pkg prefix|run robobrain_ros ask) "
 """Commands that this test runs. All of them can be repeated."""
 ROS2 = [sys.executable, "-c", "import sys; from ros2cli.cli import main; sys.exit(main())"]
-PARAMETERS = {"camera.use_depth": True, "camera.history_seconds": 5.0, "camera.history_frames": 16, "warm_up": False}
+PARAMETERS = {
+    "camera.use_depth": True,
+    "camera.history_seconds": 5.0,
+    "camera.history_frames": 16,
+    "warm_up": False,
+    "grid_check": "off",
+}
 """Parameters of the node, as in config/demo.yaml without the standing queries."""
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 

@@ -153,9 +153,23 @@ def egoplan(folder: Path) -> None:
     write(folder / "EgoPlan-Bench2.json", json.dumps([row]))
 
 
+def flageval_videos(folder: Path) -> None:
+    video(folder / "scannet" / "s1.mp4")
+    write(folder / "a.png", picture())
+    rows = [
+        {"question_id": 0, "question": "How many chairs?", "answer": "4", "question_type": "object_counting",
+         "video_path": "scannet/s1.mp4"},
+        {"question_id": 1, "question": "Nearest?\nOptions:\nA. door\nB. sofa", "answer": "B",
+         "question_type": "object_rel_distance", "video_path": "scannet/s1.mp4"},
+        {"question_id": 2, "question": "How high in metres?", "answer": 1.5, "question_type": "numerical", "img_path": "a.png"},
+    ]  # fmt: skip
+    write(folder / "data.json", json.dumps(rows))
+
+
 FORMATS: dict[str, Callable[[Path], None]] = {
     "RefSpatial-Bench": refspatial, "RoboSpatial-Home": robospatial, "EmbSpatial-Bench": embspatial, "ERQA": erqa, "SAT": sat,
     "BLINK": blink, "CV-Bench": cv_bench, "VLMEvalKit": all_angles, "VSI-Bench": vsi, "EgoPlan-Bench2": egoplan,
+    "FlagEvalMM": flageval_videos,
 }  # fmt: skip
 
 
@@ -180,6 +194,7 @@ def read(folder: Path, name: str, protocol: str = PUBLISHED) -> Benchmark:
         ("VLMEvalKit", 1, {"choice"}, ["C"]),
         ("VSI-Bench", 2, {"number", "choice"}, ["4", "B"]),
         ("EgoPlan-Bench2", 1, {"choice"}, ["A"]),
+        ("FlagEvalMM", 3, {"number", "choice"}, ["4", "B", "1.5"]),
     ],
 )
 @pytest.mark.parametrize("protocol", [PUBLISHED, FLAGEVAL])
@@ -293,6 +308,9 @@ FAULTS: list[tuple[str, Callable[[Path], Any], str]] = [
     ("EgoPlan-Bench2", lambda folder: edit(folder / "EgoPlan-Bench2.json", 0, current_observation_frame=900),
      "has 20 frames, but the question is about the frames 2 to 900"),
     ("EgoPlan-Bench2", lambda folder: edit(folder / "EgoPlan-Bench2.json", 0, task_start_frame=None), "has no task_start_frame"),
+    ("FlagEvalMM", lambda folder: edit(folder / "data.json", 0, answer="four"), "'four' is not a number"),
+    ("FlagEvalMM", lambda folder: edit(folder / "data.json", 1, answer="sofa"), "'SOFA' is not the letter of an option"),
+    ("FlagEvalMM", lambda folder: edit(folder / "data.json", 1, video_path="b.mp4"), "the video .*b.mp4 is missing"),
 ]  # fmt: skip
 
 

@@ -72,6 +72,7 @@ async def fill(
             if not askable:
                 continue
             results = await _ask_all(free, askable, benchmark.name, think, options.at_once, column.title, log)
+            _messages.report(f"{column.title}: {benchmark.name}{', thinking' if think else ''}: {len(results)} answers")
             column.results[benchmark.name, think] = results
             for measure, cell in benchmark_cells(benchmark, results, grid_of(brain.profile).value).items():
                 column.cells[benchmark.name, think, measure] = cell

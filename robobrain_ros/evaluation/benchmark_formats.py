@@ -38,6 +38,8 @@ STEPS = (
     "in the following format: Answer: $LETTER (without quotes), where $LETTER is the letter of the correct choice."
 )
 """Instruction of FlagEvalMM for ERQA and SAT."""
+NUMBER = "Please answer the question using a single word or phrase."
+"""Instruction of VSI-Bench for numbers."""
 _LAST_LINE = (
     "The last line of your response should be of the following format: 'Answer: $LETTER' (without quotes) where LETTER is one of "
     "options."
@@ -223,7 +225,7 @@ def vsi_bench(reading: Reading, rows: Iterable[Row]) -> None:
             number = "$NUMBER (without quotes), where $NUMBER is a number (integer or float) corresponds to the correct answer."
             text = f"These are frames of a video.\n{question}\n{_VSI}\nAnswer: {what if chosen else number}"
         else:
-            how = DIRECT if chosen else "Please answer the question using a single word or phrase."
+            how = DIRECT if chosen else NUMBER
             text = f"These are frames of a video.\n{question}\n{how}"
         if not chosen and _number(right) is None:
             raise BenchmarkError(f"{where}: the ground_truth {right!r} is not a number.")

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from robobrain_ros.evaluation.benchmark_item import (
     PUBLISHED,
     Benchmark,
     BenchmarkError,
+    Clip,
     Item,
     json_object,
     path_inside,
@@ -47,6 +49,24 @@ __all__ = [
 ]
 
 _TIMEOUT = 600.0
+_VSI_CHOICES = (
+    "object_rel_direction_easy",
+    "object_rel_direction_medium",
+    "object_rel_direction_hard",
+    "object_rel_distance",
+    "route_planning",
+    "obj_appearance_order",
+)
+_VSI_NUMBERS = ("object_abs_distance", "object_counting", "object_size_estimation", "room_size_estimation")
+_FLAGEVAL_KINDS = {
+    "point": "point",
+    "multiple-choice": "choice",
+    "yes-no": "yes-no",
+    "numerical": "number",
+    **dict.fromkeys(_VSI_CHOICES, "choice"),
+    **dict.fromkeys(_VSI_NUMBERS, "number"),
+}
+"""Kinds of questions by ``question_type``. VSI-Bench has its own types in FlagEvalMM."""
 
 
 def read_benchmark(folder: Path, name: str = "", protocol: str = PUBLISHED) -> Benchmark:
@@ -127,11 +147,12 @@ def _flageval(reading: formats.Reading) -> None:
 
 
 def _flageval_item(folder: Path, row: dict[str, Any], where: str) -> tuple[Item | None, str]:
-    kind = {"point": "point", "multiple-choice": "choice", "yes-no": "yes-no"}.get(str(row.get("question_type")))
+    said = str(row.get("question_type"))
+    kind = _FLAGEVAL_KINDS.get(said)
     if kind is None:
-        return None, str(row.get("question_type"))
+        return None, said
     if row.get("video_path"):
-        return None, "video"
+        return _flageval_video(folder, row, where, kind, said), ""
     names = row.get("img_path")
     names = names if isinstance(names, list) else [names]
     if not names or not all(isinstance(name, str) and name for name in names):
@@ -144,6 +165,8 @@ def _flageval_item(folder: Path, row: dict[str, Any], where: str) -> tuple[Item 
     if kind == "point":
         mask = path_inside(folder, required(row, "mask_path", where), where)
         return Item(identity, kind, formats.without_point_format(text), images, mask=mask), ""
+    if kind == "number":
+        return Item(identity, kind, text, images, _number(row, where), category=said), ""
     answer = required(row, "answer", where).strip().strip("().").upper()
     if kind == "yes-no":
         if answer not in ("YES", "NO"):
@@ -157,6 +180,32 @@ def _flageval_item(folder: Path, row: dict[str, Any], where: str) -> tuple[Item 
         text = formats.with_options(text, options)
     asks = re.search(r"letter", text, re.IGNORECASE)
     return Item(identity, kind, text if asks else f"{text}\n{formats.DIRECT}", images, answer), ""
+
+
+def _flageval_video(folder: Path, row: dict[str, Any], where: str, kind: str, said: str) -> Item:
+    """Return a question about a video, such as those of VSI-Bench."""
+    clip = Clip(path_inside(folder, required(row, "video_path", where), where))
+    identity, text = required(row, "question_id", where), required(row, "question", where)
+    if kind == "number":
+        return Item(identity, kind, f"{text}\n{formats.NUMBER}", (), _number(row, where), clip=clip, category=said)
+    answer = required(row, "answer", where).strip().strip("().").upper()
+    if kind != "choice" or len(answer) != 1 or answer not in formats.LETTERS:
+        raise BenchmarkError(f"{where}: the answer {answer!r} is not the letter of an option.")
+    options = row.get("options") or []
+    if any(str(option) not in text for option in options):
+        text = formats.with_options(text, options)
+    return Item(identity, kind, f"{text}\n{formats.DIRECT}", (), answer, clip=clip, category=said)
+
+
+def _number(row: dict[str, Any], where: str) -> str:
+    answer = row.get("answer")
+    try:
+        value = float(answer) if isinstance(answer, str | int | float) and not isinstance(answer, bool) else None
+    except ValueError:
+        value = None
+    if value is None or not math.isfinite(value):
+        raise BenchmarkError(f"{where}: the answer {answer!r} is not a number.")
+    return str(answer)
 
 
 def _check_images(item: Item) -> None:
