@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from robobrain_ros.core.plans.behavior_tree import behavior_tree
 from robobrain_ros.core.query import PlanStep
 
+FIXED = {"robot", "skill", "text", "arguments"}
 IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+BUILT_IN = {
+    "AlwaysFailure", "AlwaysSuccess", "AsyncFallback", "AsyncSequence", "Delay", "Fallback", "ForceFailure", "ForceSuccess",
+    "IfThenElse", "Inverter", "KeepRunningUntilFailure", "LoopBool", "LoopDouble", "LoopInt", "LoopString", "Parallel",
+    "ParallelAll", "Precondition", "ReactiveFallback", "ReactiveSequence", "Repeat", "RetryUntilSuccessful", "RunOnce",
+    "Script", "ScriptCondition", "Sequence", "SequenceWithMemory", "SetBlackboard", "SkipUnlessUpdated", "Sleep", "SubTree",
+    "Switch2", "Switch3", "Switch4", "Switch5", "Switch6", "Timeout", "TryCatch", "UnsetBlackboard", "WaitValueUpdate",
+    "WasEntryUpdated", "WhileDoElse",
+    "Action", "Condition", "Control", "Decorator", "Root", "RoboBrainPlan",
+}  # fmt: skip
+"""Names that a skill must not have: those of the nodes that BehaviorTree.CPP 4.10 registers, of its elements, and of the tree."""
 CONTROLS = {"Sequence": {}, "Parallel": {"success_count", "failure_count"}}
 
 
@@ -36,11 +47,13 @@ def _check(node: ElementTree.Element, ports: dict[str | None, set[str | None]]) 
         names = set(node.keys()) - {"ID", "name"}
         assert len(node) == 0
         assert IDENTIFIER.fullmatch(node.get("ID", ""))
+        assert node.get("ID", "").lower() not in {name.lower() for name in BUILT_IN}
         assert IDENTIFIER.fullmatch(node.get("name", ""))
         assert all(IDENTIFIER.fullmatch(name) for name in names)
         assert len({name.lower() for name in names}) == len(names)
         assert names <= ports[node.get("ID")]
-        assert not any(node.get(name, "").lstrip().startswith("{") for name in names), "a blackboard entry"
+        # Values that BehaviorTree.CPP replaces by an entry of the blackboard.
+        assert not any(node.get(name) == "=" or node.get(name, "").lstrip().startswith("{") for name in names)
         return
     assert len(node) > 0
     assert set(node.keys()) <= set(CONTROLS[node.tag])
@@ -87,7 +100,9 @@ def test_a_plan_without_steps_is_empty() -> None:
         ("pick up", "pick_up"),
         ("Sequence", "SkillSequence"),
         ("subtree", "Skillsubtree"),
-        ("Plan", "SkillPlan"),
+        ("RoboBrainPlan", "SkillRoboBrainPlan"),
+        ("root", "Skillroot"),
+        ("Plan", "Plan"),
         ("RobotStep", "SkillRobotStep"),
         ("3 steps", "Skill3_steps"),
         ("贈る", "Skill"),
@@ -101,18 +116,25 @@ def test_a_skill_gets_an_identifier_and_keeps_its_name(name: str, identifier: st
 
 
 NAMES = (
-    "{entry}", "{=}", "json:1", "Action", "name", "ID", "_skipIf", "robot", "a b", "a_b", "A b", "</root>", "&lt;", "]]>",
-    "\x00\n", "\ud800",
+    "{entry}", "{=}", "=", "json:1", "Action", "name", "ID", "_skipIf", "robot", "a b", "a_b", "A b", "</root>", "&lt;", "]]>",
+    "\x00\n", "\x7f", "\ud800", "Root",
 )  # fmt: skip
 HOSTILE = st.text(min_size=1, max_size=20) | st.sampled_from(NAMES)
-ARGUMENTS = st.dictionaries(HOSTILE, HOSTILE | st.integers(), max_size=3)
-STEPS = st.tuples(st.integers(1, 3), HOSTILE, HOSTILE, HOSTILE | st.just(""), ARGUMENTS)
+ARGUMENTS = st.dictionaries(HOSTILE, HOSTILE | st.integers() | st.lists(HOSTILE, max_size=2), max_size=3)
+STEP = st.tuples(st.integers(1, 3), HOSTILE, HOSTILE, HOSTILE | st.just(""), ARGUMENTS)
+STEPS = st.lists(STEP, min_size=1, max_size=6)
+"""Plans whose names and values could break XML or be misread by BehaviorTree.CPP."""
 
 
-@given(st.lists(STEPS, min_size=1, max_size=6))
-def test_no_name_breaks_the_tree_and_every_value_survives(items: list[tuple[int, str, str, str, dict[str, object]]]) -> None:
+def steps_of(items: list[tuple[int, str, str, str, dict[str, object]]]) -> list[PlanStep]:
+    """Return the steps of an example of `STEPS`, in ascending order."""
     items.sort(key=lambda item: item[0])
-    steps = [PlanStep(order, text, robot, skill, json.dumps(arguments)) for order, text, robot, skill, arguments in items]
+    return [PlanStep(order, text, robot, skill, json.dumps(arguments)) for order, text, robot, skill, arguments in items]
+
+
+@given(STEPS)
+def test_no_name_breaks_the_tree_and_every_value_survives(items: list[tuple[int, str, str, str, dict[str, object]]]) -> None:
+    steps = steps_of(items)
     actions = list(valid(behavior_tree(steps)).find("BehaviorTree").iter("Action"))  # type: ignore[union-attr]
     assert len(actions) == len(items)
     identifiers: dict[str, str] = {}

@@ -2,7 +2,7 @@
 
 The names of robots, skills and arguments come from models and files. Identifiers of nodes and ports therefore contain only
 letters, digits and underscores, and all texts are port values. BehaviorTree.CPP reads a value in braces as the name of a
-blackboard entry, so values that could be misread begin with ``json:``.
+blackboard entry, and ``=`` as the entry with the port's name, so values that could be misread begin with ``json:``.
 """
 
 import json
@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 
 from robobrain_ros.core.query import PlanStep
 
-TREE = "Plan"
-"""ID of the tree."""
+TREE = "RoboBrainPlan"
+"""ID of the tree. BehaviorTree.CPP rejects a tree with the ID of a registered node, and a program may register a node Plan."""
 FIXED_PORTS = ("robot", "skill", "text", "arguments")
 """Ports that each node has, if the step has the value. ``arguments`` contains all arguments as ``json:`` and a JSON object."""
 
@@ -90,7 +90,7 @@ def _written(value: Any) -> str:
         return json.dumps(value)
     if isinstance(value, str):
         plain = _NOT_XML.search(value) is None and value == " ".join(value.split())
-        if plain and not value.startswith(("{", _JSON)):
+        if plain and value != "=" and not value.startswith(("{", _JSON)):
             return value
     return _JSON + _escaped(json.dumps(value, ensure_ascii=False))
 
