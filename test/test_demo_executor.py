@@ -15,7 +15,8 @@ from sensor_msgs.msg import Image
 
 from robobrain_ros.core.plans.request import PlanVerdict, StepOutcome
 from robobrain_ros.core.query import PlanStep, Task
-from robobrain_ros.demo.executor import Executor, SimulatedArm, WorldCamera, other_cameras, wait_for_node
+from robobrain_ros.demo.arm import SimulatedArm
+from robobrain_ros.demo.executor import Executor, WorldCamera, other_cameras, wait_for_node
 from robobrain_ros.demo.robot import World
 from robobrain_ros.demo.simulator import Goal, Step
 from robobrain_ros.demo.world import make_scene

@@ -25,8 +25,9 @@ from robobrain_ros.core.messages.images import ImageReader
 from robobrain_ros.core.plans.request import StepOutcome
 from robobrain_ros.core.profiles import TEXT_SLOT
 from robobrain_ros.core.query import CAMERA_TASKS, Task
+from robobrain_ros.demo.arm import SimulatedArm
 from robobrain_ros.demo.encodings import ENCODINGS, GRAY_ENCODINGS, encode_image
-from robobrain_ros.demo.executor import Executor, SimulatedArm, WorldCamera
+from robobrain_ros.demo.executor import Executor, WorldCamera
 from robobrain_ros.demo.quickstart import judge
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.errors import OutcomeCode

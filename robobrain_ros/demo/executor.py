@@ -7,30 +7,32 @@ the images of its simulated table itself, so no other camera may publish them::
 """
 
 import argparse
-import random
 import sys
 from array import array
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import rclpy
 from builtin_interfaces.msg import Time as TimeMessage
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.time import Time
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from robobrain_ros.core.plans.request import DoneStep, PlanMode, PlanRequest, PlanVerdict, Robot, StepOutcome
+from robobrain_ros.core.plans.request import DoneStep, PlanMode, PlanRequest, PlanVerdict, StepOutcome
 from robobrain_ros.core.query import Defaults, PlanStep, Task
+from robobrain_ros.demo.arm import TROUBLES, Arm, SimulatedArm, random_troubles
+from robobrain_ros.demo.camera import CameraSettings, SceneMessages
 from robobrain_ros.demo.encodings import encode_image
+from robobrain_ros.demo.grasping_arm import GraspingArm
 from robobrain_ros.demo.layout import Layout
-from robobrain_ros.demo.robot import MOST_STEPS, MOVED, SLIPPED, World
-from robobrain_ros.demo.simulator import Step
-from robobrain_ros.demo.world import make_scene
+from robobrain_ros.demo.robot import MOST_STEPS, World
+from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.errors import NotReadyError, OutcomeCode, RoboBrainError, StaleImageError
 from robobrain_ros.ros.client import TaskClient, query_options, to_answer
 
@@ -52,20 +54,6 @@ _PERIOD = 0.2
 """Seconds between two images of the simulated camera."""
 _PASSING = (OutcomeCode.BUSY, OutcomeCode.NO_IMAGE, OutcomeCode.STALE_IMAGE, OutcomeCode.NOT_READY)
 """Outcomes for which a retry can succeed."""
-
-TROUBLES = ("slip", "moved", "taken")
-
-
-class Arm(Protocol):
-    """The interface of a robot for the executor."""
-
-    def describe(self) -> Robot:
-        """Return the robot for the plan request: its name, its skills and what it holds."""
-        ...
-
-    def execute(self, step: PlanStep) -> str:
-        """Execute a step to its end. Return the observation if the step failed, otherwise an empty string."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -174,52 +162,24 @@ class Executor:
         return bool(Time.from_msg(stamp, clock_type=self._moved_at.clock_type) >= self._moved_at)
 
 
-class SimulatedArm:
-    """The arm of the simulated table, with faults.
+class WorldCamera:
+    """Publishes an image of the current world on ``<camera>/image``, several times a second while the node spins.
 
-    :param troubles: faults from `TROUBLES`. Each one happens at the first step that permits it, in this order. ``slip``: an
-        object slips from the gripper. ``moved``: a person moved an object before the arm grasps it. ``taken``: a person removes
-        an object from the place where the arm put it.
+    :param measure: returns the depth in metres that a depth camera measures of a scene, float32, NaN where it measures nothing.
+        The camera then publishes ``<camera>/depth`` and ``<camera>/camera_info`` too. None: it has no depth.
     """
 
-    def __init__(self, world: World, troubles: Iterable[str] = ()) -> None:
-        self.world, self._troubles = world, list(troubles)
-
-    def describe(self) -> Robot:
-        """See `Arm`."""
-        return self.world.arm()
-
-    def execute(self, step: PlanStep) -> str:
-        """See `Arm`."""
-        try:
-            what = Step.read(step.skill, step.arguments)
-        except ValueError as error:
-            return str(error)
-        fault = self.world.table.copy().do(what)
-        if not fault and self._has_trouble("slip"):
-            self.world.drop(what.object)
-            return SLIPPED.format(name=what.object)
-        if not fault and what.skill == "pick" and self._has_trouble("moved"):
-            self.world.drop(what.object)
-            return MOVED.format(name=what.object)
-        fault = self.world.execute(what)
-        if not fault and what.relation in ("in", "on") and self._has_trouble("taken"):
-            # The arm does not know this. Only the image shows it.
-            self.world.drop(what.object)
-        return fault
-
-    def _has_trouble(self, kind: str) -> bool:
-        if self._troubles[:1] != [kind]:
-            return False
-        self._troubles.pop(0)
-        return True
-
-
-class WorldCamera:
-    """Publishes an image of the current world on ``<camera>/image``, several times a second while the node spins."""
-
-    def __init__(self, node: Node, world: World, camera: str = "camera") -> None:
+    def __init__(
+        self, node: Node, world: World, camera: str = "camera", measure: Callable[[Scene], npt.NDArray[np.float32]] | None = None
+    ) -> None:
         self._node, self._world, self._clock = node, world, node.get_clock()
+        self._measure = measure
+        self._companions: list[tuple[Any, Any]] = []
+        self._companion_publishers = (
+            [node.create_publisher(CameraInfo, f"{camera}/camera_info", 5), node.create_publisher(Image, f"{camera}/depth", 5)]
+            if measure
+            else []
+        )
         self._layout: Layout | None = None
         self._message = Image()
         # Large images, sent reliably: at depth 1, the next image would replace an image that is still being sent.
@@ -229,23 +189,26 @@ class WorldCamera:
     def close(self) -> None:
         """Stop publishing."""
         self._node.destroy_timer(self._timer)
-        self._node.destroy_publisher(self._publisher)
+        for publisher in (self._publisher, *self._companion_publishers):
+            self._node.destroy_publisher(publisher)
 
     def _publish(self) -> None:
         if self._layout is not self._world.layout:
             self._layout = self._world.layout
-            image = self._world.render().image
+            scene = self._world.render()
+            image = scene.image
+            if self._measure is not None:
+                measured = SceneMessages(replace(scene, depth=self._measure(scene)), CameraSettings(depth_encoding="32FC1"))
+                messages = (measured.camera_info, measured.depth)
+                self._companions = list(zip(self._companion_publishers, messages, strict=True))
             data, step = encode_image(image, "rgb8")
             height, width = image.shape[:2]
             self._message = Image(height=height, width=width, encoding="rgb8", step=step, data=array("B", data.tobytes()))
         self._message.header = Header(stamp=self._clock.now().to_msg(), frame_id="camera_optical_frame")
+        for publisher, message in self._companions:
+            message.header = self._message.header
+            publisher.publish(message)
         self._publisher.publish(self._message)
-
-
-def random_troubles(seed: int) -> list[str]:
-    """Return one to three faults. The same seed gives the same faults."""
-    rng = random.Random(seed)
-    return rng.choices(TROUBLES, k=rng.randint(1, 3))
 
 
 def wait_for_node(client: TaskClient, seconds: float) -> None:
@@ -309,6 +272,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=12, help="seed of the scene (default: 12)")
     parser.add_argument("--troubles", choices=TROUBLES, nargs="*", default=[], help="faults that occur, in this order")
     parser.add_argument("--trouble-seed", type=int, help="seed of one to three random faults, instead of --troubles")
+    parser.add_argument(
+        "--grasp",
+        choices=("simulator", "approach"),
+        default="simulator",
+        help="simulator: the arm grasps each object (default). approach: at the pose of ~/approach, if the fingers hold the "
+        "object there. The node needs the parameter <camera>.use_depth",
+    )
     parser.add_argument("--camera", default="camera", help="name of the node's camera (default: camera)")
     parser.add_argument("--robobrain", default="robobrain", help="name of the node to ask (default: robobrain)")
     parser.add_argument(
@@ -319,12 +289,24 @@ def main() -> None:
     world = World(make_scene(options.seed).layout, np.random.RandomState(options.seed))
     try:
         client = TaskClient("demo_executor", robobrain=options.robobrain, tasks=[Task.PLAN])
-        camera = WorldCamera(client, world, options.camera)  # noqa: F841
+        approaching = options.grasp == "approach"
+        camera = WorldCamera(client, world, options.camera, (lambda scene: scene.depth) if approaching else None)  # noqa: F841
         wait_for_node(client, options.timeout)
         end_if_shared(client, options.camera, _DISCOVERY)
         print(f"On the table: {', '.join(world.table.names)}.")
         seed = options.trouble_seed
-        arm = SimulatedArm(world, options.troubles if seed is None else random_troubles(seed))
+        troubles = options.troubles if seed is None else random_troubles(seed)
+        arm = SimulatedArm(world, troubles)
+        if approaching:
+            arm = GraspingArm(
+                client,
+                world,
+                robobrain=options.robobrain,
+                camera=options.camera,
+                timeout=options.timeout,
+                troubles=troubles,
+                tell=print,
+            )
         # On a busy machine, discovery takes longer than _DISCOVERY, and another camera can also start later.
         check = partial(end_if_shared, client, options.camera, 0.0)
         executor = Executor(client, arm, camera=options.camera, check=check, timeout=options.timeout)

@@ -27,8 +27,9 @@ from sensor_msgs.msg import Image
 from robobrain_ros.cli.progress import ProgressPrinter
 from robobrain_ros.core.query import Answer
 from robobrain_ros.demo import DEMO_MODEL, DemoError
+from robobrain_ros.demo.arm import SimulatedArm
 from robobrain_ros.demo.client import DemoClient, LivePage, running
-from robobrain_ros.demo.executor import Executor, SimulatedArm, WorldCamera
+from robobrain_ros.demo.executor import Executor, WorldCamera
 from robobrain_ros.demo.robot import World
 from robobrain_ros.demo.simulator import Goal
 from robobrain_ros.demo.world import Scene, make_scene

@@ -1,0 +1,71 @@
+"""The arm of the simulated table, with faults."""
+
+import random
+from collections.abc import Iterable
+from typing import Protocol
+
+from robobrain_ros.core.plans.request import Robot
+from robobrain_ros.core.query import PlanStep
+from robobrain_ros.demo.robot import MOVED, SLIPPED, World
+from robobrain_ros.demo.simulator import Step
+
+TROUBLES = ("slip", "moved", "taken")
+
+
+class Arm(Protocol):
+    """The interface of a robot for the executor."""
+
+    def describe(self) -> Robot:
+        """Return the robot for the plan request: its name, its skills and what it holds."""
+        ...
+
+    def execute(self, step: PlanStep) -> str:
+        """Execute a step to its end. Return the observation if the step failed, otherwise an empty string."""
+        ...
+
+
+class SimulatedArm:
+    """The arm of the simulated table, with faults.
+
+    :param troubles: faults from `TROUBLES`. Each one happens at the first step that permits it, in this order. ``slip``: an
+        object slips from the gripper. ``moved``: a person moved an object before the arm grasps it. ``taken``: a person removes
+        an object from the place where the arm put it.
+    """
+
+    def __init__(self, world: World, troubles: Iterable[str] = ()) -> None:
+        self.world, self._troubles = world, list(troubles)
+
+    def describe(self) -> Robot:
+        """See `Arm`."""
+        return self.world.arm()
+
+    def execute(self, step: PlanStep) -> str:
+        """See `Arm`."""
+        try:
+            what = Step.read(step.skill, step.arguments)
+        except ValueError as error:
+            return str(error)
+        fault = self.world.table.copy().do(what)
+        if not fault and self._has_trouble("slip"):
+            self.world.drop(what.object)
+            return SLIPPED.format(name=what.object)
+        if not fault and what.skill == "pick" and self._has_trouble("moved"):
+            self.world.drop(what.object)
+            return MOVED.format(name=what.object)
+        fault = self.world.execute(what)
+        if not fault and what.relation in ("in", "on") and self._has_trouble("taken"):
+            # The arm does not know this. Only the image shows it.
+            self.world.drop(what.object)
+        return fault
+
+    def _has_trouble(self, kind: str) -> bool:
+        if self._troubles[:1] != [kind]:
+            return False
+        self._troubles.pop(0)
+        return True
+
+
+def random_troubles(seed: int) -> list[str]:
+    """Return one to three faults. The same seed gives the same faults."""
+    rng = random.Random(seed)
+    return rng.choices(TROUBLES, k=rng.randint(1, 3))
