@@ -10,6 +10,7 @@ from robobrain_ros.core.poses import Rigid
 from robobrain_ros.core.surfaces import DepthImage
 from robobrain_ros.core.traces.checks import MOST_WAYPOINTS, Trace, TraceLimits, View, check_trace
 from robobrain_ros.core.traces.distances import named_distances
+from robobrain_ros.core.traces.followed import Shape, follow
 from robobrain_ros.core.traces.issues import IssueKind, TraceIssue
 from robobrain_ros.core.traces.shape import resample, smooth
 from robobrain_ros.core.traces.space import Reach, Workspace
@@ -220,6 +221,35 @@ def test_distances_are_read(instruction: str, low: float, high: float) -> None:
 )
 def test_other_texts_name_no_distance(instruction: str) -> None:
     assert named_distances(instruction) == ()
+
+
+def test_the_followed_poses_are_checked_and_their_issues_name_waypoints() -> None:
+    """The segment through the box ends at waypoint 3, because waypoint 1 has no position."""
+    low = np.insert(STRAIGHT + np.array([0.0, 0.0, 0.25]), 1, np.nan, axis=0)
+    for shape in (Shape(), Shape(count=41), Shape(step=0.01), Shape(step=0.01, rounds=5)):
+        found = follow(trace(low), ROOMY, shape, view())
+        assert kinds(*found.report.issues) == [(1, LOST), (3, IssueKind.NOT_FREE)]
+        assert found.report.issues[1].measured == pytest.approx(0.15, abs=1e-3)
+        assert len(found.positions) == (41 if shape.changes else 4)
+        assert found.positions[[0, -1]] == pytest.approx(low[[0, -1]])
+    # Only the poses are too far apart, or only the waypoints.
+    assert follow(trace(), TraceLimits(step=0.25), Shape(count=2)).report.issues[0].waypoint == 3
+    assert follow(trace(), TraceLimits(step=0.15), Shape(count=9)).report.issues == ()
+
+
+@pytest.mark.parametrize("shape", [Shape(), Shape(count=20), Shape(rounds=3)])
+@pytest.mark.parametrize("waypoints", [np.zeros((0, 3)), np.ones((1, 3)), np.ones((5, 3)), np.full((3, 3), np.nan)])
+def test_a_trajectory_that_is_none_has_no_poses(waypoints: np.ndarray, shape: Shape) -> None:
+    found = follow(trace(waypoints), ROOMY, shape)
+    assert len(found.positions) == 0
+    assert found.report.issues
+
+
+def test_a_trajectory_of_too_many_waypoints_needs_resampling() -> None:
+    many = np.linspace(STRAIGHT[0], STRAIGHT[-1], 10_000)
+    plain = follow(trace(many), ROOMY)
+    assert (kinds(*plain.report.issues), len(plain.positions)) == ([(-1, IssueKind.TOO_MANY)], 0)
+    assert len(follow(trace(many), ROOMY, Shape(count=50)).positions) == 50
 
 
 def test_resampling_keeps_the_ends_and_spaces_evenly() -> None:
