@@ -318,7 +318,8 @@ def test_help_lists_every_exit_code() -> None:
 
 def test_the_documentation_lists_every_exit_code(repository: Path) -> None:
     text = (repository / "docs" / "reference" / "command_line.md").read_text(encoding="utf-8")
-    rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
+    section = text.split("\n## Exit codes\n")[1].split("\n## ")[0]
+    rows = {line.split(" | ")[0].strip("| "): line for line in section.splitlines() if line.startswith("| ")}
     for outcome, number in ask.EXIT_CODES.items():
         assert f"`{outcome.name}`" in rows[str(number)]
     assert {str(ask.NOT_SAVED), str(ask.INTERRUPTED)} < set(rows)
