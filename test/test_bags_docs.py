@@ -76,7 +76,7 @@ def test_the_demo_model_gives_the_printed_summary_and_finds_the_mug(tmp_path: Pa
     def without_time(text: str) -> list[list[str]]:
         return [line.split()[:5] for line in text.splitlines()]
 
-    assert without_time(done.stdout) == without_time(block("", "question "))
+    assert without_time(done.stdout) == without_time(block("text", "question "))
     mug = table().find("purple mug")
     assert mug is not None
     messages = read_bag(tmp_path / "answers")["/robobrain/affordances"]

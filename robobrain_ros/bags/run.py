@@ -27,6 +27,8 @@ _WINDOW = 4
 """Images in work for each request at the same time, so that a slow answer at the head does not stop the others."""
 _MOST_BYTES = 256 * 2**20
 """Size of the images in work, after which no further image is read unless there are fewer than the requests at the same time."""
+_DRAIN = 0.02
+"""Seconds between two looks at the queue while the reader ends."""
 _SWITCH = 0.0005
 """Seconds after which Python changes to another thread. The loop, which feeds the engine, waits that long for the GIL."""
 _BATCH_BYTES, _BATCH = 4 * 2**20, 256
@@ -119,13 +121,15 @@ class Run:
                 while not reading.done():  # It can wait for a place in the queue.
                     while not queue.empty():
                         queue.get_nowait()
-                    await asyncio.sleep(0)
+                    await asyncio.wait({reading}, timeout=_DRAIN)
         finally:
-            await self._in_writer(self._close, complete)
-            self._sinks.close()
-            reader.shutdown()
-            self._writer.shutdown()
-            sys.setswitchinterval(interval)
+            try:
+                await self._in_writer(self._close, complete)
+            finally:
+                self._sinks.close()
+                reader.shutdown()
+                self._writer.shutdown()
+                sys.setswitchinterval(interval)
         return complete
 
     async def _answer(self, queue: "asyncio.Queue[Moment | BaseException | None]") -> bool:
@@ -167,7 +171,7 @@ class Run:
             await asyncio.gather(*tasks, return_exceptions=True)
         if end is not None:
             raise end
-        return not reads
+        return not reads and not tasks
 
     async def _finish(self, done: MomentReplies) -> None:
         failed = next((reply for reply in done.replies if reply.code in _STOPPED), None)
