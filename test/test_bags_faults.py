@@ -265,6 +265,17 @@ def test_an_unfinished_output_of_another_command_is_not_continued(
     assert "is the unfinished output of another command: questions differ." in rejected(program, bag, out, "ask", "Where?")
 
 
+def test_an_interruption_after_the_last_image_was_read_is_no_complete_run(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bag, out = write_bag(tmp_path / "in", images(3)), tmp_path / "out"
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 1)
+        assert program(ScriptedEngine([ANSWER, Script([asyncio.Event()])]), bag, out, *POINT).code == 130
+    assert program(ANSWER, bag, out, *POINT).code == 0
+    assert counts(out) == {"/robobrain/affordances": 3}
+
+
 def test_an_engine_that_fails_ends_the_run_and_the_next_run_continues(program: Program, tmp_path: Path) -> None:
     bag, out = write_bag(tmp_path / "in", images(5)), tmp_path / "out"
     broken = Script([EngineFailedError("The engine process died.")])
