@@ -1,19 +1,22 @@
 """Read messages of the node for the page: answers and /diagnostics."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
+from robobrain_ros.bounds.texts import shortened
 from robobrain_ros.core.messages.stamps import nanoseconds
 from robobrain_ros.core.query import CAMERA_TASKS, Answer, Task
 from robobrain_ros.live.feed import THIS_PAGE, Entry, Question, Status
 from robobrain_ros.ros.messages.reading import read_report
 from robobrain_ros.ros.tasks import TASKS
 
-_ENGINE_KEYS = ("model", "engine", "profile", "running", "waiting", "restarts")
+_ENGINE_KEYS = ("model", "engine", "profile")
 """Keys of the engine that the page shows. The page shows no other values, because a value could be secret."""
-_REQUEST_KEYS = ("served", "failed", "latency_p50", "last_error")
+_COUNTS = ("running", "waiting", "served", "failed", "restarts")
+_REQUEST_KEYS = {"latency_p50": "median latency", "last_error": "last error"}
+_LONGEST_ROW = 120
 _LEVELS = {DiagnosticStatus.OK: "ok", DiagnosticStatus.WARN: "warn"}
 
 
@@ -50,14 +53,18 @@ def read_status(parts: Mapping[str, DiagnosticStatus]) -> Status:
     """
     engine = parts["engine"]
     values = values_of(engine)
-    rows = list(_rows(values, _ENGINE_KEYS))
-    rows += [(name, status.message) for name, status in sorted(parts.items()) if name.startswith("camera ")]
-    if "requests" in parts:
-        rows += _rows(values_of(parts["requests"]), _REQUEST_KEYS)
     state = values.get("state", "")
-    message = engine.message if engine.message.startswith(state) else f"{state}: {engine.message}"
+    rows = [(key, _short(values[key])) for key in _ENGINE_KEYS if values.get(key)]
+    cameras = [(name, status.message) for name, status in sorted(parts.items()) if name.startswith("camera ")]
+    rows += [(name, shortened(message.partition(": ")[0], _LONGEST_ROW)) for name, message in cameras]
+    requests = values | (values_of(parts["requests"]) if "requests" in parts else {})
+    counts = ", ".join(f"{requests[key]} {key}" for key in _COUNTS if requests.get(key, "0") != "0")
+    rows += [("requests", counts)] if counts else []
+    rows += [(name, shortened(requests[key], _LONGEST_ROW)) for key, name in _REQUEST_KEYS.items() if requests.get(key)]
+    message = state if state == "ready" and engine.level == DiagnosticStatus.OK else f"{state}: {engine.message}"
     return Status(_LEVELS.get(engine.level, "error"), message, state == "ready", tuple(rows))
 
 
-def _rows(values: Mapping[str, str], keys: Iterable[str]) -> Iterable[tuple[str, str]]:
-    return [(key, values[key]) for key in keys if values.get(key)]
+def _short(name: str) -> str:
+    """Return the last two parts of a path. A name on a hub has two parts."""
+    return "/".join(name.rstrip("/").split("/")[-2:]) if name.startswith("/") else name

@@ -16,7 +16,7 @@ class SceneView:
     def __init__(self, server: viser.ViserServer) -> None:
         self._server = server
         server.scene.set_up_direction("-y")
-        server.initial_camera.position = (0.25, -0.4, -0.1)
+        server.initial_camera.position = (0.15, -0.4, -0.15)
         server.initial_camera.look_at = (0.0, 0.05, 0.75)
         server.scene.add_frame("/camera", axes_length=0.05, axes_radius=0.002)
         self._cloud: viser.PointCloudHandle | None = None
