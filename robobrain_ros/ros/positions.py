@@ -31,7 +31,7 @@ from robobrain_ros.ros.transforms import Transforms
 _log = logging.getLogger(__name__)
 
 MOST_APPROACHES = 50
-"""Most approach poses of an answer. Each takes about 1 ms. Further points and bounding boxes have none."""
+"""Most approach poses of an answer. They take about 50 ms. Further points and bounding boxes have none."""
 
 
 class Locator:

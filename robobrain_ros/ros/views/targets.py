@@ -20,7 +20,7 @@ GOAL = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 
 
 def goals_type() -> Any:
-    """Return the message type of ~/goals: nav_msgs/Goals, or geometry_msgs/PoseArray on ROS distributions without it."""
+    """Return the message type of ~/goals: nav_msgs/Goals, or geometry_msgs/PoseArray if the installed nav_msgs has no Goals."""
     return getattr(import_module("nav_msgs.msg"), "Goals", PoseArray)
 
 
