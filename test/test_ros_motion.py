@@ -367,3 +367,35 @@ def test_a_plan_contains_its_behavior_tree() -> None:
     root = ElementTree.fromstring(plan.behavior_tree)
     assert root.get("BTCPP_format") == "4"
     assert [node.get("text") for node in root.iter("Action") if node.get("text")] == [step.text for step in plan.steps]
+
+
+def test_a_wall_has_a_pose_on_the_floor_and_with_the_parameter_an_approach_pose(scene: Scene) -> None:
+    """A robot can drive to a wall, although nothing can be grasped there."""
+    with looking(scene, "[]", target_frame="map", transform_source=lambda node: Frames("map")) as before:
+        in_sight(before)
+        pixels = [float(scene.width) / 2, 5.0]
+        found = approach(before, pixels=pixels, floor_distance=0.3)
+        before.it.set_parameter("approach_background", 0.0)
+        pushed = approach(before, pixels=pixels)
+    assert (found.outcome.code, found.approach.reason, found.approach.floor_reason) == (Outcome.OK, "BACKGROUND", "")
+    assert is_unknown(found.approach.pose)
+    floor = found.approach.floor_pose
+    assert floor.header.frame_id == "map"
+    assert at(floor)[2] == pytest.approx(0.0)
+    assert axes(floor)[:, 2] == pytest.approx((0.0, 0.0, 1.0))
+    assert (pushed.outcome.code, pushed.approach.reason) == (Outcome.OK, "")
+    assert is_unknown(pushed.approach.floor_pose)
+
+
+def test_free_space_and_the_gripper_are_checked_in_target_frame(scene: Scene) -> None:
+    """RoboBrain 2.5 states depths: this trajectory leads behind the table. The gripper is at the camera."""
+    waypoints = str([[500, 900, 0.4], [500, 900, 1.5]])
+    options: dict[str, Any] = {"target_frame": "base_link", "trajectory_gripper_frame": "camera_optical"}
+    options |= {"model_type": "qwen3_vl", "transform_source": lambda node: Frames("base_link")}
+    with looking(scene, waypoints, **options) as before:
+        in_sight(before)
+        found = before.it.call(PredictTrajectory, "trajectory", PredictTrajectory.Request(instruction="reach")).trajectory
+    assert found.header.frame_id == "base_link"
+    assert [(issue.waypoint, issue.kind) for issue in found.issues] == [(0, TraceIssue.FAR_START), (1, TraceIssue.NOT_FREE)]
+    assert found.issues[0].measured == pytest.approx(0.45, abs=0.1)
+    assert found.issues[1].measured > 0.1
