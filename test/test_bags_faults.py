@@ -377,7 +377,7 @@ def test_a_wrong_file_of_queries(program: Program, tmp_path: Path, text: str, se
 def test_without_rosbags_the_program_names_the_package(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bag = write_bag(tmp_path / "in", images(1))
     monkeypatch.setitem(sys.modules, "rosbags.rosbag2", None)
-    assert "Install it with `pip install 'robobrain_ros[bags]'`" in rejected(program, bag, tmp_path / "out", *POINT)
+    assert "Install it with `pip install 'rosbags>=0.11,<0.12'`." in rejected(program, bag, tmp_path / "out", *POINT)
 
 
 def test_copies_of_a_bag_of_ros_1_are_rejected(program: Program, tmp_path: Path) -> None:

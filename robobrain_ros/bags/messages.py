@@ -29,8 +29,7 @@ def require_rosbags() -> None:
         import rosbags.rosbag2  # noqa: F401
     except ImportError as error:
         raise BagError(
-            f"The library rosbags cannot be imported ({error}). Install it with `pip install 'robobrain_ros[bags]'` or "
-            "`pip install rosbags`."
+            f"The library rosbags cannot be imported ({error}). Install it with `pip install 'rosbags>=0.11,<0.12'`."
         ) from error
 
 

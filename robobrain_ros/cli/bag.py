@@ -1,6 +1,6 @@
 """The program ``bag`` asks about the images of a recording, and writes the answers to another bag. It needs no ROS.
 
-``ros2 run robobrain_ros bag INPUT OUTPUT point "the red mug"``, or ``robobrain-bag`` after ``pip install 'robobrain_ros[bags]'``.
+``ros2 run robobrain_ros bag INPUT OUTPUT point "the red mug"``, or ``robobrain-bag`` after ``pip install '.[bags]'``.
 ``bag --help`` and docs/reference/command_line.md list the options.
 """
 
