@@ -37,7 +37,7 @@ PARTS = {"srv": ("request", "response"), "action": ("goal", "result", "feedback"
 
 _MARKS = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end of table -->\n|\Z)", re.DOTALL)
 _FILES = re.compile(r"(<!-- file: (\S+) -->\n)(.*?)(<!-- end of file -->\n)", re.DOTALL)
-_LANGUAGES = {".py": "python", ".yaml": "yaml"}
+_LANGUAGES = {".py": "python", ".yaml": "yaml", ".cpp": "cpp", ".xml": "xml"}
 _FIELD = re.compile(r"(?P<type>[\w/\[\]]+) +(?P<name>\w+)(?:=(?P<value>\d+))? +# (?P<comment>.*)")
 _COMMENT = re.compile(r"# (?P<comment>.*)")
 

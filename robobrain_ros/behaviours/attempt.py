@@ -20,6 +20,8 @@ class Attempt:
         """The newest feedback message. None: there is none yet."""
         self.result: Any = None
         """The result message. None: the goal has not ended."""
+        self.status = 0
+        """How the goal ended: a constant of ``action_msgs/GoalStatus``. It is set before ``result``."""
         self.fault = ""
         """Why there will be no result. Empty: it is still expected, or has arrived."""
         self._handle: ClientGoalHandle | None = None
@@ -53,4 +55,6 @@ class Attempt:
         if (error := future.exception()) is not None:
             self.fault = f"The result could not be received: {error}"
         else:
-            self.result = future.result().result
+            response = future.result()
+            self.status = response.status
+            self.result = response.result

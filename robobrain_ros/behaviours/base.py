@@ -13,7 +13,7 @@ from robobrain_ros.bounds.deadlines import CLIENT_GRACE
 from robobrain_ros.errors import OutcomeCode
 
 WAIT_FOR_NODE = 5.0
-"""Seconds to wait for the action of a node that is not running, by default."""
+"""Seconds to wait for an action that is not available, by default."""
 _GONE = 3.0
 """Seconds without the action after which the node counts as ended."""
 
@@ -28,20 +28,17 @@ class GoalBehaviour(py_trees.behaviour.Behaviour):
 
     :param name: name of the behaviour.
     :param action_type: type of the action.
-    :param action: name of the action, relative to the name of the node robobrain.
-    :param robobrain: name of the node robobrain, relative to the namespace of the tree's node, or absolute.
-    :param key: the blackboard key that gets the answer's message on SUCCESS. It is unset in all other cases, so that no behaviour
+    :param action: name of the action, relative to the namespace of the tree's node, or absolute.
+    :param key: the blackboard key that gets the value of `judge` on SUCCESS. It is unset in all other cases, so that no behaviour
         uses an old answer. Empty: none.
     :param wait_for_node: seconds to wait for the action before the status is FAILURE.
     """
 
-    def __init__(
-        self, name: str, action_type: Any, action: str, robobrain: str, key: str, wait_for_node: float = WAIT_FOR_NODE
-    ) -> None:
+    def __init__(self, name: str, action_type: Any, action: str, key: str, wait_for_node: float) -> None:
         super().__init__(name)
         self.result: Any = None
         """The action's result since the behaviour last started. None: there is none."""
-        self._action_type, self._action, self._wait_for_node = action_type, f"{robobrain}/{action}", wait_for_node
+        self._action_type, self._action, self._wait_for_node = action_type, action, wait_for_node
         self._key = key
         self._board = self.attach_blackboard_client(name=name)
         if key:
@@ -55,8 +52,16 @@ class GoalBehaviour(py_trees.behaviour.Behaviour):
         """Return the goal, and the seconds within which the node ends it."""
         raise NotImplementedError
 
+    def fault(self, result: Any, status: int) -> str:
+        """Return why the goal failed. Empty: it did not fail, and `judge` judges its result.
+
+        :param status: a constant of ``action_msgs/GoalStatus``.
+        """
+        outcome = result.outcome
+        return "" if outcome.code == OutcomeCode.OK else f"{OutcomeCode(outcome.code).name}: {outcome.message}"
+
     def judge(self, result: Any) -> tuple[bool, str, Any]:
-        """Judge a result whose outcome is OK.
+        """Judge the result of a goal that did not fail.
 
         :return: whether the status is SUCCESS, the feedback message, and the value for the blackboard.
         """
@@ -102,7 +107,7 @@ class GoalBehaviour(py_trees.behaviour.Behaviour):
             self.feedback_message = "Waiting for the node's answer." if available else f"Waiting for the action {self._action}."
             return Status.RUNNING
         if attempt.result is not None:
-            return self._finish(attempt.result)
+            return self._finish(attempt.result, attempt.status)
         if attempt.fault:
             return self._fail(attempt.fault)
         if now - self._seen > _GONE:
@@ -129,10 +134,10 @@ class GoalBehaviour(py_trees.behaviour.Behaviour):
         if client is not None and self._node is not None and self._node.context.ok():
             client.destroy()
 
-    def _finish(self, result: Any) -> Status:
+    def _finish(self, result: Any, status: int) -> Status:
         self.result = result
-        if result.outcome.code != OutcomeCode.OK:
-            return self._fail(f"{OutcomeCode(result.outcome.code).name}: {result.outcome.message}")
+        if why := self.fault(result, status):
+            return self._fail(why)
         succeeded, self.feedback_message, value = self.judge(result)
         self._write(value if succeeded else None)
         return Status.SUCCESS if succeeded else Status.FAILURE

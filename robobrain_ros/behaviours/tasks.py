@@ -44,7 +44,7 @@ class _TaskBehaviour(GoalBehaviour):
         robobrain: str = "robobrain",
         wait_for_node: float = WAIT_FOR_NODE,
     ) -> None:
-        super().__init__(name, RunTask, "run_task", robobrain, key, wait_for_node)
+        super().__init__(name, RunTask, f"{robobrain}/run_task", key, wait_for_node)
         self._task, self._text = task, text
         self._options = copy.copy(options) if options is not None else QueryOptions()
         self._options.timeout = self._options.timeout or TIMEOUT

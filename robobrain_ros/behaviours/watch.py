@@ -32,7 +32,7 @@ class WatchTask(GoalBehaviour):
         robobrain: str = "robobrain",
         wait_for_node: float = WAIT_FOR_NODE,
     ) -> None:
-        super().__init__(name, WatchTaskAction, "watch_task", robobrain, key, wait_for_node)
+        super().__init__(name, WatchTaskAction, f"{robobrain}/watch_task", key, wait_for_node)
         self._goal = goal
 
     def goal(self) -> tuple[WatchTaskAction.Goal, float]:

@@ -1,0 +1,1 @@
+"""A stand-in for moveit_msgs, which is not on PyPI."""

@@ -1,0 +1,1 @@
+"""A stand-in for nav2_msgs, which is not on PyPI."""

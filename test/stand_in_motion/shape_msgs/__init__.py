@@ -1,0 +1,1 @@
+"""A stand-in for shape_msgs, which is not on PyPI."""
