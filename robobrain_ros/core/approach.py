@@ -302,8 +302,12 @@ def _places(objects: BoxedObjects, targets: Floats) -> Integers:
     wanted = (size - 1) / 2.0 + targets * unit
     cells = np.arange(size)
     away = ((cells[None, :] - wanted[:, :1]) ** 2)[:, None, :] + ((cells[None, :] - wanted[:, 1:]) ** 2)[:, :, None]
-    far = np.where(objects.members[:, None], away, np.inf).reshape(count, len(targets), -1)
-    best = far.argmin(axis=2)
+    order = np.argsort(away.reshape(len(targets), -1), axis=1, kind="stable")
+    members = objects.members.reshape(count, -1)
+    # The first member in the order of the distance. Without members, it is the first cell.
+    first = np.stack([members[:, cells_of_target].argmax(axis=1) for cells_of_target in order], axis=1)
+    known: Bools = np.asarray(members.any(axis=1))
+    best = np.where(known[:, None], order[np.arange(len(targets)), first], 0)
     return np.stack((best // size, best % size), axis=-1)
 
 

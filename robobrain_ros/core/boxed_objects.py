@@ -120,9 +120,18 @@ def find_objects(camera: CameraModel, depth: DepthImage, boxes: Floats) -> Boxed
     share = valid[:, quarter:-quarter, quarter:-quarter].mean(axis=(1, 2))
     covered = np.minimum(members.any(axis=1).sum(axis=1), members.any(axis=2).sum(axis=1)) / (_CELLS - 2 * _MARGIN)
     positions = np.stack((x * z, y * z, z), axis=-1)
-    middle = np.array([np.median(z[k][members[k]]) if members[k].any() else 1.0 for k in range(count)])
+    middle = np.array([_median(z[k][members[k]]) for k in range(count)])
     steps = middle * np.maximum(pace[:, 0] / (camera.fx * scale[0]), pace[:, 1] / (camera.fy * scale[1]))
     return BoxedObjects(columns, rows, positions, members, standing, several & standing, covered, share, steps)
+
+
+def _median(depths: Singles) -> float:
+    """Return the median in metres, or 1 without depths. For few depths, np.median takes ten times as long."""
+    if not len(depths):
+        return 1.0
+    low, high = (len(depths) - 1) // 2, len(depths) // 2
+    ordered = np.partition(depths, (low, high))
+    return float(0.5 * (ordered[low] + ordered[high]))
 
 
 def _rays(
@@ -226,8 +235,8 @@ def _components(front: Bools, x: Singles, y: Singles, z: Singles) -> tuple[Bools
         order = np.argsort(-areas, kind="stable")
         largest = areas[order[0]]
         members[index] = labels == order[0] + 1
-        others = [label for label in order[1:] if areas[label] >= max(_SECOND * largest, _LEAST_SAMPLES)]
-        if others:
+        others = order[1:][areas[order[1:]] >= max(_SECOND * largest, _LEAST_SAMPLES)]
+        if len(others):
             size, centre = _extent(members[index], x[index], y[index], z[index])
         for label in others:
             part = labels == label + 1
