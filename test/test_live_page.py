@@ -158,6 +158,13 @@ def test_a_model_that_cannot_load_is_one_sentence_on_the_page() -> None:
         viewer.until_text("NOT_READY: There is no checkpoint in /nowhere.")
 
 
+def test_an_unexpected_error_ends_the_question() -> None:
+    with shown(ScriptedEngine([Script([ZeroDivisionError("a fault")])])) as it, closing(Viewer(it.gate.address)) as viewer:
+        viewer.until_text("● ready")
+        viewer.ask("point", "the mug")
+        viewer.until_text("ENGINE_FAILED")
+
+
 def test_a_folder_of_images(tmp_path: Path) -> None:
     for name, value in (("a.png", 50), ("b.jpg", 200)):
         cv2.imwrite(str(tmp_path / name), np.full((60, 80, 3), value, np.uint8))

@@ -14,7 +14,7 @@ pytest.importorskip("viser", reason="the live view needs viser")
 
 from builtin_interfaces.msg import Duration
 from fakes import Script, ScriptedEngine
-from geometry_msgs.msg import Point, Quaternion, Vector3
+from geometry_msgs.msg import Point, PoseStamped, Quaternion, Vector3
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros_rig import LIMIT, Rig, rig
 from sensor_msgs.msg import CameraInfo, Image
@@ -207,6 +207,19 @@ def test_the_end_and_the_restart_of_the_node_are_reported(monkeypatch: pytest.Mo
             assert after.question.outcome == "OK"
 
 
+def test_a_faulty_message_does_not_end_the_live_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    with live(ANSWER) as it:
+        it.until_ready()
+        monkeypatch.setattr(ros_source, "read_entry", lambda message, asked: 1 / 0)
+        it.ask()
+        it.until(lambda: it.question.finished, "the answer")
+        monkeypatch.undo()
+        it.it.until(lambda: it.source._thread.is_alive(), "the executor")
+        it.feed.question = None
+        it.ask()
+        it.until(lambda: it.feed.entries, "an entry")
+
+
 def test_a_missing_node_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ros_source, "_FIRST", 0.5)
     feed = Feed()
@@ -267,6 +280,22 @@ def test_markers_become_shapes() -> None:
     assert to_shape(marker(Marker.SPHERE_LIST, points=points((math.nan, 0, 0))), None) is None
     assert to_shape(marker(Marker.LINE_STRIP, points=way[:1]), None) is None
     assert to_shape(marker(Marker.MESH_RESOURCE), None) is None
+
+
+def test_a_goal_is_shown_as_axes_in_the_frame_of_the_scene() -> None:
+    turn = (0.0, 0.0, math.sqrt(0.5), math.sqrt(0.5))  # x becomes y.
+    markers = Markers(lambda frame, stamp: Transform(turn, (1.0, 0.0, 0.0)))
+    goal = PoseStamped(header=Header(frame_id="base"))
+    goal.pose.position.x = 2.0
+    goal.pose.orientation = Quaternion(w=1.0)
+    markers.show_pose("goal", goal)
+    (axes,) = markers.current().values()
+    assert axes.kind == "axes"
+    assert axes.points[0] == pytest.approx((1.0, 2.0, 0.0))
+    assert axes.wxyz == pytest.approx((math.sqrt(0.5), 0.0, 0.0, math.sqrt(0.5)))
+    goal.pose.position.x = math.inf
+    markers.show_pose("goal", goal)
+    assert "is not in the 3D scene" in markers.note
 
 
 def test_markers_are_deleted_and_expire() -> None:

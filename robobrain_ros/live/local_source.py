@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
@@ -19,6 +20,8 @@ from robobrain_ros.errors import BadImageError, OutcomeCode, RoboBrainError
 from robobrain_ros.live.cloud import CloudMaker, answer_shapes
 from robobrain_ros.live.feed import THIS_PAGE, Cloud, Entry, Feed, Frame, Question, Status
 from robobrain_ros.live.guard import LiveViewError
+
+_log = logging.getLogger(__name__)
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 _MOST_IMAGES = 500
@@ -148,6 +151,10 @@ class LocalSource:
         except RoboBrainError as error:
             self._feed.set_status(Status("error", error.message))
             return
+        except Exception as error:
+            _log.exception("The model could not be loaded")
+            self._feed.set_status(Status("error", f"The model could not be loaded: {error}. The log has the details."))
+            return
         report = self._brain.new_report()
         rows = (("model", report.model), ("profile", report.profile), ("engine", report.engine))
         self._feed.set_status(Status("ok", "ready", True, tuple(row for row in rows if row[1])))
@@ -169,6 +176,10 @@ class LocalSource:
             return
         except RoboBrainError as error:
             self._feed.finish(error.code.name, error.message, None, error.report.total_time if error.report else 0.0)
+            return
+        except Exception as error:  # Otherwise, the page would wait for the answer forever.
+            _log.exception("The question could not be answered")
+            self._feed.finish(OutcomeCode.ENGINE_FAILED.name, f"{error}. The log has the details.", None)
             return
         self._show(question, answer)
 

@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from geometry_msgs.msg import PoseStamped
 from visualization_msgs.msg import Marker, MarkerArray
 
 from robobrain_ros.core.geometry import Floats
@@ -15,6 +17,9 @@ from robobrain_ros.live.feed import Shape
 
 _MOST_MARKERS = 500
 _MOST_POINTS = 2000
+_AXES = 0.06
+"""Length of the axes of a pose in metres."""
+_POSE_LIFETIME = 30.0
 _LINES = (Marker.LINE_STRIP, Marker.LINE_LIST)
 _SPHERES = (Marker.SPHERE, Marker.SPHERE_LIST)
 
@@ -46,6 +51,22 @@ class Markers:
                 self._shapes.pop(key, None)
             else:
                 self._add(key, marker)
+
+    def show_pose(self, key: str, message: PoseStamped) -> None:
+        """Show a pose as axes, for `_POSE_LIFETIME` seconds or until the next pose with this key."""
+        self.note = ""
+        frame, place = plain_frame(message.header.frame_id), message.pose.position
+        pose = replace(_turn(message.pose.orientation), translation=(place.x, place.y, place.z))
+        try:
+            transform = self._locate(frame, nanoseconds(message.header.stamp))
+            pose = (pose if transform is None else transform.after(pose)).normalized()
+        except TransformError as error:
+            self.note = f"The pose in the frame {frame!r} is not in the 3D scene: {error}."
+            return
+        x, y, z, w = pose.quaternion
+        white = np.full((1, 3), 255, np.uint8)
+        axes = Shape("axes", np.array([pose.translation]), white, _AXES, wxyz=(w, x, y, z))
+        self._shapes[f"pose/{key}"] = time.monotonic() + _POSE_LIFETIME, axes
 
     def clear(self) -> None:
         """Delete all markers."""

@@ -1,16 +1,17 @@
 """Source with ROS: a node robobrain, through its topics and its action. The node needs no code for the page."""
 
+import logging
 import math
 import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from geometry_msgs.msg import PoseStamped
+from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from visualization_msgs.msg import MarkerArray
@@ -26,6 +27,8 @@ from robobrain_ros.live.ros_markers import Markers
 from robobrain_ros.live.ros_reading import read_entry, read_status, values_of
 from robobrain_ros.live.ros_request import Requests
 from robobrain_ros.ros.tasks import TASKS
+
+_log = logging.getLogger(__name__)
 
 _SILENT = 3.5
 """Seconds without /diagnostics after which the node counts as ended. It publishes them each second."""
@@ -75,6 +78,7 @@ class RosSource:
         self._heard = self._since = 0.0
         self._alive: bool | None = None
         self._restarts = ""
+        self._closing = False
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._thread = threading.Thread(target=self._spin, name="live ros", daemon=True)
@@ -129,6 +133,7 @@ class RosSource:
 
     def close(self) -> None:
         """Leave ROS."""
+        self._closing = True
         self._executor.shutdown(timeout_sec=_JOIN)
         self._thread.join(timeout=_JOIN)
         self._node.destroy_node()
@@ -138,8 +143,13 @@ class RosSource:
         self._executor.create_task(work)
 
     def _spin(self) -> None:
-        with suppress(ExternalShutdownException):
-            self._executor.spin()
+        while not self._closing and self._context.ok():
+            try:
+                self._executor.spin()
+            except (ExternalShutdownException, ShutdownException):
+                return
+            except Exception:  # From a callback. The other callbacks go on.
+                _log.exception("A message of the node could not be shown")
 
     def _subscribe(self) -> None:
         self._since = time.monotonic()
@@ -149,6 +159,7 @@ class RosSource:
         self._subscriptions = [
             listen(DiagnosticArray, "/diagnostics", self._take_diagnostics, 10),
             listen(MarkerArray, f"{self._name}/markers", self._take_markers, _CHANGES),
+            listen(PoseStamped, f"{self._name}/goal_pose", self._take_goal, 1),
         ]
         types = {TASKS[task].result_field: TASKS[task].message_type for task in CAMERA_TASKS}
         self._subscriptions += [
@@ -235,6 +246,13 @@ class RosSource:
 
     def _take_markers(self, message: MarkerArray) -> None:
         self._markers.update(message)
+        self._show_markers()
+
+    def _take_goal(self, message: PoseStamped) -> None:
+        self._markers.show_pose("goal", message)
+        self._show_markers()
+
+    def _show_markers(self) -> None:
         self._feed.set_shapes(self._markers.current(), " ".join(filter(None, (self._camera.fault, self._markers.note))))
 
     def _take_answer(self, message: Any) -> None:
