@@ -11,7 +11,7 @@ from robobrain_ros.errors import EngineFailedError
 
 
 def engine_entry(running) -> DiagnosticStatus:
-    return running.node._diagnostics._engine(running.node.model)
+    return running.node._diagnostics._engine()
 
 
 @pytest.mark.parametrize(

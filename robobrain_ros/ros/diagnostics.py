@@ -73,21 +73,12 @@ class Diagnostics:
         cameras = [self._camera(camera) for camera in self._cameras()]
         http = self._http()
         servers = [] if http is None else [self._server(http)]
-        others = [self._engine(model, f"engine for {name}") for name, model in self._model.others.items()]
-        message.status = [
-            self._engine(self._model),
-            *others,
-            self._served(),
-            self._clock(),
-            self._callbacks(),
-            *servers,
-            *queries,
-            *cameras,
-        ]
+        message.status = [self._engine(), self._served(), self._clock(), self._callbacks(), *servers, *queries, *cameras]
         self._publisher.publish(message)
 
-    def _engine(self, model: Model, part: str = "engine") -> DiagnosticStatus:
-        health, progress, info, grid = model.health(), model.progress, model.info, model.grid
+    def _engine(self) -> DiagnosticStatus:
+        health, progress, info = self._model.health(), self._model.progress, self._model.info
+        grid = self._model.grid
         values = {
             "state": health.state,
             "stage": progress.stage,
@@ -99,7 +90,7 @@ class Diagnostics:
         if info is not None:
             values |= {
                 "model": info.model,
-                "profile": model.profile,
+                "profile": self._model.profile,
                 "grid_check": grid or "",
                 "engine": info.engine,
                 "flagos_active": info.flagos_active,
@@ -112,7 +103,7 @@ class Diagnostics:
             level, message = DiagnosticStatus.WARN, f"{message} {health.warning}"
         if grid is not None and grid.suspicious and level == DiagnosticStatus.OK:
             level, message = DiagnosticStatus.WARN, f"{message} Grid check: {grid}"
-        return self._status(part, level, message, values)
+        return self._status("engine", level, message, values)
 
     def _server(self, http: ServerState) -> DiagnosticStatus:
         level = DiagnosticStatus.OK if http.state == "open" else DiagnosticStatus.WARN

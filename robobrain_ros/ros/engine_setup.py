@@ -17,9 +17,8 @@ from robobrain_ros.engine.options import EngineOptions
 from robobrain_ros.engine.presets import can_think
 from robobrain_ros.errors import EngineConfigError
 from robobrain_ros.ros.cameras.opening import check_histories
-from robobrain_ros.ros.model import EngineFactory, ModelSettings, OtherModel
+from robobrain_ros.ros.model import EngineFactory, ModelSettings
 from robobrain_ros.ros.parameters.declared import Parameters
-from robobrain_ros.ros.task_models import TaskModel, read_task_models
 
 NAME_A_MODEL = (
     "To load RoboBrain, set the model: ros2 launch robobrain_ros robobrain.launch.py model:=BAAI/RoboBrain2.0-7B (a name on the "
@@ -33,13 +32,11 @@ class EngineSetup:
 
     :param factory: creates the engine.
     :param front: HTTP server of the engine, or None if disabled.
-    :param others: models that serve some tasks instead.
     """
 
     factory: EngineFactory
     front: HttpFront | None
     settings: ModelSettings
-    others: tuple[OtherModel, ...] = ()
 
 
 def set_up_engine(
@@ -78,27 +75,7 @@ def set_up_engine(
         grid_check=GridMode(parameters["grid_check"]),
         settle=settle,
     )
-    models = read_task_models(parameters["task_models"], options)
-    others = tuple(_other(model, settings, warn, read) for model in models)
-    return EngineSetup(factory, front, settings, others)
-
-
-def _other(
-    model: TaskModel, main: ModelSettings, warn: Callable[[str], object], read: Callable[[Callable[[], Any], str], Any]
-) -> OtherModel:
-    """Check a model that serves some tasks, and return it."""
-    check = partial(checked_options, model.options, None, warn, model.profile)
-    options = read(check, f"Checking the files of the model for {model.name}")
-    settings = replace(
-        main,
-        name=options.model or model.name,
-        max_pixels=options.max_pixels,
-        max_running=options.max_num_seqs,
-        can_think=model.thinks,
-        profile=model.profile,
-        settle=False,
-    )
-    return OtherModel(model.name, model.tasks, model.factory(), settings)
+    return EngineSetup(factory, front, settings)
 
 
 def _with_video(options: EngineOptions, parameters: Parameters) -> EngineOptions:

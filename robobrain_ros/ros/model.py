@@ -4,7 +4,7 @@ import asyncio
 import concurrent.futures
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from robobrain_ros.bounds.texts import clean
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.grids import GridCheck, GridMode, check_grid, require_grid
 from robobrain_ros.core.profiles import AUTO, identify_model
-from robobrain_ros.core.query import CAMERA_TASKS, Query, Report, Task
+from robobrain_ros.core.query import CAMERA_TASKS, Query, Report
 from robobrain_ros.engine import memory
 from robobrain_ros.engine.base import Engine, EngineHealth, EngineInfo, LoadProgress
 from robobrain_ros.engine.runtime import LoopThread
@@ -59,33 +59,19 @@ class ModelSettings:
     settle: bool = False
 
 
-@dataclass(frozen=True)
-class OtherModel:
-    """A model that serves some tasks instead of the node's main model. ``name`` is for messages."""
-
-    name: str
-    tasks: tuple[Task, ...]
-    factory: EngineFactory
-    settings: ModelSettings
-
-
 class Model:
     """Loads a model in the background and answers queries with it.
 
     :param logger: logger of the node, for the progress.
     :param on_change: called in the engine's thread after a change of the state.
-    :param main: the node's main model, if this one serves only some tasks. Both share the engine's loop, and load one after the
-        other.
     """
 
-    def __init__(self, logger: Any, on_change: Callable[[], None], main: "Model | None" = None) -> None:
+    def __init__(self, logger: Any, on_change: Callable[[], None]) -> None:
         self._logger = logger
         self._on_change = on_change
-        self._loop: LoopThread = LoopThread() if main is None else main._loop
-        self._turn: asyncio.Lock = asyncio.Lock() if main is None else main._turn
+        self._loop = LoopThread()
+        self._turn = asyncio.Lock()
         """Allows one loading or unloading at a time. Used only on the loop."""
-        self._others: dict[str, Model] = {}
-        self._other_of: dict[Task, Model] = {}
         self._supervisor: Supervisor | None = None
         self._on_unload: Close | None = None
         self._brain: Brain | None = None
@@ -119,31 +105,15 @@ class Model:
         """Return a report that names the loaded model. It is empty if no model is loaded."""
         return Report() if self._brain is None else self._brain.new_report()
 
-    @property
-    def others(self) -> "Mapping[str, Model]":
-        """The models that serve some tasks instead of this one, by their names."""
-        return self._others
-
-    def load(
-        self,
-        factory: EngineFactory,
-        settings: ModelSettings,
-        close: Close | None = None,
-        others: Sequence[OtherModel] = (),
-    ) -> None:
+    def load(self, factory: EngineFactory, settings: ModelSettings, close: Close | None = None) -> None:
         """Start to load the model; return at once.
 
         :param close: called on the engine's loop after unloading. Releases objects that outlive a single engine.
-        :param others: models that serve some tasks. They load after this one.
         """
         self._loop.start()
         self._error = self._grid = None
         self._progress = LoadProgress("starting", f"Loading {settings.name}.")
         self._loading = self._loop.submit(self._load(factory, settings, close))
-        self._others = {other.name: Model(self._logger, self._on_change, self) for other in others}
-        self._other_of = {task: self._others[other.name] for other in others for task in other.tasks}
-        for other in others:
-            self._others[other.name].load(other.factory, other.settings)
 
     def unload(self) -> "concurrent.futures.Future[None] | None":
         """Start to unload the model, cancel loading, and return at once.
@@ -156,9 +126,6 @@ class Model:
             self._loading.cancel()
         self._brain = None
         self._progress = LoadProgress("stopped", "The model is not loaded. Configure the node.")
-        for other in self._others.values():
-            other.unload()  # They use the same loop and lock, so they end before this one.
-        self._others, self._other_of = {}, {}
         return self._loop.submit(self._unload())
 
     def close(self, timeout: float) -> bool:
@@ -167,15 +134,12 @@ class Model:
         in_time = done is None or not concurrent.futures.wait([done], timeout).not_done
         return self._loop.stop(timeout=1.0) and in_time
 
-    def brain(self, task: Task | None = None) -> Brain:
+    def brain(self) -> Brain:
         """Return the brain that answers queries.
 
-        :param task: the task of the queries. None: any task that no other model serves.
         :raises NotReadyError: the model is loading. The message contains the progress.
         :raises EngineFailedError: loading has failed. The message contains the reason.
         """
-        if (other := self._other_of.get(task)) is not None:  # type: ignore[arg-type]
-            return other.brain()
         if self._error is not None:
             raise EngineFailedError(f"The model could not be loaded: {self._error.message}")
         if self._brain is None:

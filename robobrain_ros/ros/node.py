@@ -211,7 +211,7 @@ class RoboBrainNode(GuardedNode):
             self._transforms.open()
         self._results.open()
         self._endpoints.open(self._settings["max_queued"])
-        self._model.load(setup.factory, setup.settings, None if setup.front is None else setup.front.close, setup.others)
+        self._model.load(setup.factory, setup.settings, None if setup.front is None else setup.front.close)
 
     def _read(self, work: Callable[[], _Result], what: str) -> _Result:
         """Read files in a thread, so that the node can end while a drive does not respond."""

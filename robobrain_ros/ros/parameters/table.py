@@ -150,13 +150,6 @@ NODE_PARAMETERS = (
         "rynnbrain. The profiles of this package are in docs/reference/models.md. Other packages can add profiles.",
     ),
     Parameter(
-        "task_models",
-        [],
-        "Other models that serve some tasks. Each entry is YAML: tasks, and options of the engine with their names without "
-        "engine., such as 'ask, plan: {kind: remote, urls: [http://gpu:9010/v1], model_profile: qwen3-vl}'. An embedded engine "
-        "also needs model and gpu_memory_utilization. Empty: engine.model serves all tasks.",
-    ),
-    Parameter(
         "max_queued",
         32,
         "Maximum number of waiting requests. A request waits while engine.max_num_seqs other requests are in progress. If "

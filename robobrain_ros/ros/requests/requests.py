@@ -110,7 +110,7 @@ class Requests:
         :raises NotReadyError: the node is not active, or the model is not ready.
         :raises UnsupportedTaskError: the model was not trained for the task.
         """
-        self._active_brain(task).profile.form(task)
+        self._active_brain().profile.form(task)
 
     def cancel_all(self, reason: str) -> None:
         """Cancel every open request."""
@@ -214,8 +214,8 @@ class Requests:
         :raises RoboBrainError: the request is rejected.
         """
         began = time.monotonic()
+        brain = self._active_brain()
         task = request.parsed_task()
-        brain = self._active_brain(task)
         brain.profile.form(task)
         check_text(request.text, "question")
         options = request.options
@@ -248,14 +248,14 @@ class Requests:
         frame = images.frames[0] if images.frames else None
         return self._cameras()[images.camera].position_inputs(frame) if isinstance(frame, Frame) else None
 
-    def _active_brain(self, task: Task) -> Brain:
+    def _active_brain(self) -> Brain:
         """Return the brain with the current parameters as defaults. Later changes do not affect this request.
 
         :raises NotReadyError: the node is not active, or the model is not ready.
         """
         if not self.active:
             raise NotReadyError(self._why_inactive())
-        return self._model.brain(task).with_defaults(
+        return self._model.brain().with_defaults(
             **{name: self._parameters[name] for name in ("think", "think_tokens", "constrain_coordinates")}
         )
 
