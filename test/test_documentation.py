@@ -25,6 +25,7 @@ from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.ros.parameters.documents import to_markdown
 from robobrain_ros.ros.parameters.standing import standing_query_parameters
 from robobrain_ros.ros.parameters.table import camera_parameters, table
+from robobrain_ros.ros.parameters.task_models import task_model_parameters
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCS = REPOSITORY / "docs"
@@ -388,6 +389,8 @@ def test_parameter_files_hold_known_parameters_with_values_that_they_may_have(pa
         known += camera_parameters(camera)
     for query in values.get("standing_queries", []):
         known += standing_query_parameters(query)
+    for model in values.get("task_models", []):
+        known += task_model_parameters(model)
     by_name = {parameter.name: parameter for parameter in known}
     for name, value in values.items():
         assert name in by_name, f"{page}: {name}"

@@ -11,7 +11,7 @@ from robobrain_ros.errors import EngineFailedError
 
 
 def engine_entry(running) -> DiagnosticStatus:
-    return running.node._diagnostics._engine()
+    return running.node._diagnostics._engine("engine", running.node.model)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from robobrain_ros.core.formats.encodings import ENCODINGS
 from robobrain_ros.core.overlay import PALETTE
 from robobrain_ros.ros.parameters.standing import standing_query_parameters
 from robobrain_ros.ros.parameters.table import camera_parameters, table
+from robobrain_ros.ros.parameters.task_models import own_parameters
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SOURCES = REPOSITORY / "robobrain_ros"
@@ -49,7 +50,7 @@ def words_of_the_code() -> frozenset[str]:
 
 def names_of_parameters() -> list[str]:
     """Return every parameter name. Names of camera and standing query parameters begin with a point."""
-    named = (*camera_parameters("camera"), *standing_query_parameters("mug"))
+    named = (*camera_parameters("camera"), *standing_query_parameters("mug"), *own_parameters("planner"))
     return [it.name for it in table()] + ["." + it.name.rpartition(".")[2] for it in named]
 
 

@@ -18,6 +18,7 @@ from robobrain_ros.ros.cameras.streams import described
 from robobrain_ros.ros.clock import ClockWatch, stamp_age
 from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.model import Model
+from robobrain_ros.ros.models import Models
 from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.process.duplicate_nodes import DuplicateNodes
 from robobrain_ros.ros.requests.requests import Requests
@@ -43,7 +44,7 @@ class Diagnostics:
         node: GuardedNode,
         duplicates: DuplicateNodes,
         parameters: Parameters,
-        model: Model,
+        models: Models,
         requests: Requests,
         standing: StandingQueries,
         cameras: Callable[[], Cameras],
@@ -55,7 +56,7 @@ class Diagnostics:
         self._node = node
         self._duplicates = duplicates
         self._parameters = parameters
-        self._model = model
+        self._models = models
         self._requests = requests
         self._standing = standing
         self._cameras = cameras
@@ -73,12 +74,14 @@ class Diagnostics:
         cameras = [self._camera(camera) for camera in self._cameras()]
         http = self._http()
         servers = [] if http is None else [self._server(http)]
-        message.status = [self._engine(), self._served(), self._clock(), self._callbacks(), *servers, *queries, *cameras]
+        engines = [self._engine("engine", self._models.main)]
+        engines += [self._engine(f"engine {name}", model) for name, model in self._models]
+        message.status = [*engines, self._served(), self._clock(), self._callbacks(), *servers, *queries, *cameras]
         self._publisher.publish(message)
 
-    def _engine(self) -> DiagnosticStatus:
-        health, progress, info = self._model.health(), self._model.progress, self._model.info
-        grid = self._model.grid
+    def _engine(self, part: str, model: Model) -> DiagnosticStatus:
+        health, progress, info = model.health(), model.progress, model.info
+        grid = model.grid
         values = {
             "state": health.state,
             "stage": progress.stage,
@@ -90,7 +93,7 @@ class Diagnostics:
         if info is not None:
             values |= {
                 "model": info.model,
-                "profile": self._model.profile,
+                "profile": model.profile,
                 "grid_check": grid or "",
                 "engine": info.engine,
                 "flagos_active": info.flagos_active,
@@ -103,7 +106,7 @@ class Diagnostics:
             level, message = DiagnosticStatus.WARN, f"{message} {health.warning}"
         if grid is not None and grid.suspicious and level == DiagnosticStatus.OK:
             level, message = DiagnosticStatus.WARN, f"{message} Grid check: {grid}"
-        return self._status("engine", level, message, values)
+        return self._status(part, level, message, values)
 
     def _server(self, http: ServerState) -> DiagnosticStatus:
         level = DiagnosticStatus.OK if http.state == "open" else DiagnosticStatus.WARN

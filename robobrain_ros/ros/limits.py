@@ -21,6 +21,8 @@ MOST_FLOOR_DISTANCE = 100.0
 MOST_CAMERAS = 32
 MOST_QUERIES = 100
 """Number of standing queries at the same time."""
+MOST_TASK_MODELS = 8
+"""Number of models that serve single tasks."""
 MOST_WATCHES = 8
 """Number of goals of ~/watch_task at the same time."""
 MOST_WATCH = 86_400.0

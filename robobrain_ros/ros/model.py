@@ -14,7 +14,7 @@ from robobrain_ros.bounds.texts import clean
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.grids import GridCheck, GridMode, check_grid, require_grid
 from robobrain_ros.core.profiles import AUTO, identify_model
-from robobrain_ros.core.query import CAMERA_TASKS, Query, Report
+from robobrain_ros.core.query import CAMERA_TASKS, Query, Report, Task
 from robobrain_ros.engine import memory
 from robobrain_ros.engine.base import Engine, EngineHealth, EngineInfo, LoadProgress
 from robobrain_ros.engine.runtime import LoopThread
@@ -46,6 +46,7 @@ class ModelSettings:
     :param profile: name of the model profile, or `AUTO` to identify the model.
     :param grid_check: whether to check the grid of the answers after loading, and what a wrong grid causes.
     :param settle: whether to call `memory.settle_objects` after loading.
+    :param tasks: tasks that the model serves. None: all tasks of its profile.
     """
 
     name: str
@@ -57,6 +58,7 @@ class ModelSettings:
     profile: str = AUTO
     grid_check: GridMode = GridMode.OFF
     settle: bool = False
+    tasks: frozenset[Task] | None = None
 
 
 class Model:
@@ -64,13 +66,15 @@ class Model:
 
     :param logger: logger of the node, for the progress.
     :param on_change: called in the engine's thread after a change of the state.
+    :param beside: a model with which this one shares the loop. They load one after the other. Only `close` of that model ends the
+        loop.
     """
 
-    def __init__(self, logger: Any, on_change: Callable[[], None]) -> None:
+    def __init__(self, logger: Any, on_change: Callable[[], None], beside: "Model | None" = None) -> None:
         self._logger = logger
         self._on_change = on_change
-        self._loop = LoopThread()
-        self._turn = asyncio.Lock()
+        self._loop: LoopThread = LoopThread() if beside is None else beside._loop
+        self._turn: asyncio.Lock = asyncio.Lock() if beside is None else beside._turn
         """Allows one loading or unloading at a time. Used only on the loop."""
         self._supervisor: Supervisor | None = None
         self._on_unload: Close | None = None
@@ -254,7 +258,8 @@ class _WarmUp:
     async def _ask(self, engine: Engine, info: EngineInfo) -> None:
         brain, _ = _brain(engine, info, self._settings)
         image = np.full((*_WARM_UP_SIZE, 3), 128, np.uint8)
-        for task in brain.profile.tasks.intersection(CAMERA_TASKS):
+        tasks = brain.profile.tasks.intersection(CAMERA_TASKS)
+        for task in tasks if self._settings.tasks is None else tasks & self._settings.tasks:
             self._progress(LoadProgress("warming up", f"Warming up: {task.value}."))
             query = Query(task, "warm up", [image], think=False, timeout=_WARM_UP_TIMEOUT, max_tokens=_WARM_UP_TOKENS)
             try:

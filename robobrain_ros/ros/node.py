@@ -24,8 +24,9 @@ from robobrain_ros.ros.clock import ClockWatch, Jump
 from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.diagnostics import Diagnostics
 from robobrain_ros.ros.endpoints import Endpoints
-from robobrain_ros.ros.engine_setup import set_up_engine
+from robobrain_ros.ros.engine_setup import set_up_engines
 from robobrain_ros.ros.model import EngineFactory, Model
+from robobrain_ros.ros.models import Models
 from robobrain_ros.ros.parameters.declared import Parameters, known_changes
 from robobrain_ros.ros.process import shutdown
 from robobrain_ros.ros.process.duplicate_nodes import DuplicateNodes
@@ -93,19 +94,19 @@ class RoboBrainNode(GuardedNode):
         self._settings = Parameters(self)
         self._intake = Intake(self)
         self._cameras = Cameras([], self._settings["cameras"])
-        self._model = Model(self.get_logger(), self._on_model_change)
+        self._models = Models(self.get_logger(), self._on_model_change)
         self._front: HttpFront | None = None
-        self._results = ResultTopics(self, self._settings, self._model)
+        self._results = ResultTopics(self, self._settings, self._models.main)
         self._transforms = Transforms(self, transform_source)
 
         def cameras() -> Cameras:
             return self._cameras
 
         selection = ImageSelection(self.get_clock(), self._settings, cameras)
-        self._requests = Requests(self, self._settings, self._model, cameras, selection, self._transforms, self._results.publish)
+        self._requests = Requests(self, self._settings, self._models, cameras, selection, self._transforms, self._results.publish)
         self._endpoints = Endpoints(self, self._settings, self._requests, selection, self._results.publish_progress)
         self._standing = StandingQueries(
-            self, self._settings, self._requests, selection, cameras, self._model.is_ready, self._results
+            self, self._settings, self._requests, selection, cameras, self._models.is_ready, self._results
         )
         self._watch = ClockWatch(self, self._on_time_jump)
         self._duplicates = DuplicateNodes(self)
@@ -114,7 +115,7 @@ class RoboBrainNode(GuardedNode):
             self,
             self._duplicates,
             self._settings,
-            self._model,
+            self._models,
             self._requests,
             self._standing,
             cameras,
@@ -145,8 +146,8 @@ class RoboBrainNode(GuardedNode):
 
     @property
     def model(self) -> Model:
-        """The model, with the engine's loop."""
-        return self._model
+        """The main model, with the engines' loop."""
+        return self._models.main
 
     @property
     def statistics(self) -> RequestStatistics:
@@ -204,14 +205,14 @@ class RoboBrainNode(GuardedNode):
         file = self._settings["robots_file"]
         self._requests.robots = self._read(partial(read_robots, Path(file)), "Reading robots_file") if file else ()
         self._standing.load()
-        setup = set_up_engine(self._settings, self._default_model, self._read, self.get_logger().warning, self._engine_factory)
-        self._front = setup.front
+        setups = set_up_engines(self._settings, self._default_model, self._read, self.get_logger().warning, self._engine_factory)
+        self._front = setups[0].front
         self._settings.configured = True
         if self._settings["target_frame"] or self._requests.trajectories.needs_transforms():
             self._transforms.open()
         self._results.open()
         self._endpoints.open(self._settings["max_queued"])
-        self._model.load(setup.factory, setup.settings, None if setup.front is None else setup.front.close)
+        self._models.load(setups)
 
     def _read(self, work: Callable[[], _Result], what: str) -> _Result:
         """Read files in a thread, so that the node can end while a drive does not respond."""
@@ -240,7 +241,7 @@ class RoboBrainNode(GuardedNode):
         self._endpoints.close()
         self._results.close()
         self._transforms.close()
-        self._model.unload()
+        self._models.unload()
         self._settings.configured = False
 
     # Events outside of transitions.
@@ -292,7 +293,7 @@ class RoboBrainNode(GuardedNode):
             self._watch.close()
             self._release()
             self._endpoints.destroy()
-            if not self._model.close(shutdown.ENGINE):
+            if not self._models.close(shutdown.ENGINE):
                 self.get_logger().error(f"The engine did not stop within {shutdown.ENGINE:.0f} s.")
         _package_log.removeHandler(self._log_handler)
         super().destroy_node()

@@ -85,7 +85,7 @@ class StandingQueries:
         requests: Requests,
         selection: ImageSelection,
         cameras: Callable[[], Cameras],
-        ready: Callable[[], bool],
+        ready: Callable[[Task], bool],
         results: ResultTopics,
     ) -> None:
         self._node = node
@@ -205,7 +205,7 @@ class StandingQueries:
         """Return why a query cannot be repeated now, as a sentence, or an empty string if it can."""
         if query.fault or not self._running:
             return query.fault or "The node is not active."
-        if not self._ready():
+        if not self._ready(query.task):
             return "The model is not ready."
         try:
             for name in self._cameras().names_of(query.options):
@@ -217,7 +217,7 @@ class StandingQueries:
     def on_frame(self, frame: Frame) -> None:
         """Handle a new image: send the requests of queries at rate 0."""
         for query in self._queries.values():
-            if self._camera(query) != frame.camera or not self._ready():
+            if self._camera(query) != frame.camera or not self._ready(query.task):
                 continue
             query.statistics.skipped += query.has_new_image
             query.has_new_image = True
@@ -227,7 +227,7 @@ class StandingQueries:
     def on_depth(self, camera: str) -> None:
         """Handle a new depth image: send the requests of queries at rate 0, because their image may have waited for its depth."""
         for query in self._queries.values():
-            if not query.rate and query.task.spatial and self._camera(query) == camera and self._ready():
+            if not query.rate and query.task.spatial and self._camera(query) == camera and self._ready(query.task):
                 self._ask_if_new(query)
 
     def _camera(self, query: _StandingQuery) -> str:
@@ -342,7 +342,7 @@ class StandingQueries:
     def _ask_if_new(self, query: _StandingQuery) -> None:
         if self._queries.get(query.name) is not query:
             return  # The query was removed or replaced during its last request.
-        if query.asking or not self._running or not self._ready():
+        if query.asking or not self._running or not self._ready(query.task):
             return
         frame = self._newest(query)
         if frame is None or frame.sequence <= query.last_sequence:

@@ -9,15 +9,19 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from robobrain_ros.bounds.texts import shortened
+from robobrain_ros.core.query import Task
 from robobrain_ros.engine.http.options import ServerOptions
 from robobrain_ros.engine.options import OPTION_PREFIXES, EngineOptions
-from robobrain_ros.errors import BadRequestError
-from robobrain_ros.ros.limits import MOST_CAMERAS, MOST_NAME, MOST_QUERIES
+from robobrain_ros.errors import BadRequestError, EngineConfigError
+from robobrain_ros.ros.limits import MOST_CAMERAS, MOST_NAME, MOST_QUERIES, MOST_TASK_MODELS
 from robobrain_ros.ros.parameters.explicit import ExplicitOptions
 from robobrain_ros.ros.parameters.parameter import Applies, Parameter
 from robobrain_ros.ros.parameters.standing import STANDING_PREFIX, standing_query_parameters
 from robobrain_ros.ros.parameters.table import camera_parameters, server_name, table
+from robobrain_ros.ros.parameters.task_models import TASK_MODEL_PREFIX, parsed_tasks, prefix_of, task_model_parameters
 
+_MOST_NAMES = {"cameras": MOST_CAMERAS, "standing_queries": MOST_QUERIES, "task_models": MOST_TASK_MODELS}
+"""The parameters with names that have their own parameters, and the maximum number of names."""
 _LONGEST_LIST = 1000
 """Maximum characters of the list of unknown parameters in the log."""
 
@@ -25,8 +29,8 @@ _LONGEST_LIST = 1000
 class Parameters:
     """The declared parameters of a node.
 
-    Declares the parameters of the table, and those of each camera and standing query. Rejects wrong values with a sentence. While
-    ``configured`` is true, parameters that take effect on configure cannot be changed.
+    Declares the parameters of the table, and those of each camera, standing query and task model. Rejects wrong values with a
+    sentence. While ``configured`` is true, parameters that take effect on configure cannot be changed.
 
     :raises rclpy.exceptions.ParameterException: an initial value (command line, parameter file) has a wrong type or is rejected.
     """
@@ -34,11 +38,13 @@ class Parameters:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._declared: dict[str, Parameter] = {}
+        self._explicit: dict[str, ExplicitOptions] = {}
+        """The explicitly set engine parameters by the prefix of the model; the main model has none."""
         self.configured = False
         node.add_on_set_parameters_callback(self._check)
         self._declare(table())
+        self._track("")
         self.declare_named()
-        self._explicit = ExplicitOptions(node, self._overrides, self.__getitem__)
         node.add_post_set_parameters_callback(self._note_explicit)
 
     def __getitem__(self, name: str) -> Any:
@@ -48,27 +54,55 @@ class Parameters:
         return [item for item in value if item] if isinstance(self._declared[name].default, list) else value
 
     def declare_named(self) -> None:
-        """Declare the parameters of the cameras and standing queries that the parameters name now; called on each configure."""
+        """Declare the parameters of everything that the parameters name now, such as cameras; called on each configure."""
         for camera in self["cameras"]:
             self._declare(camera_parameters(camera))
         for name in self["standing_queries"]:
             self._declare(standing_query_parameters(name))
+        for name in self["task_models"]:
+            self._declare(task_model_parameters(name))
+            self._track(prefix_of(name))
+
+    def _track(self, prefix: str) -> None:
+        if prefix not in self._explicit:
+            self._explicit[prefix] = ExplicitOptions(self._node, self._overrides, self.__getitem__, prefix)
+
+    def task_models(self) -> dict[str, frozenset[Task]]:
+        """Return the tasks of each model of the parameter ``task_models``, by the name of the model.
+
+        :raises EngineConfigError: a model has no tasks, a task does not exist, or two models serve the same task.
+        """
+        served: dict[str, frozenset[Task]] = {}
+        for name in self["task_models"]:
+            tasks = parsed_tasks(name, self[f"{prefix_of(name)}tasks"])
+            for other, taken in served.items():
+                if both := sorted(task.value for task in tasks & taken):
+                    raise EngineConfigError(f"task_models: {other} and {name} both serve {', '.join(both)}. Remove it from one.")
+            served[name] = tasks
+        return served
+
+    def prefix_for(self, task: Task) -> str:
+        """Return the prefix of the engine parameters of the model that serves a task; empty for the main model."""
+        names = (name for name in self["task_models"] if task.value in self[f"{prefix_of(name)}tasks"])
+        return next(map(prefix_of, names), "")
 
     def unknown(self) -> str:
         """List names that the command line or a parameter file sets, but that are no parameters, such as misspelled names.
 
-        The result does not contain valid parameters of a standing query that is missing from ``standing_queries``. They take
-        effect when the query is added there.
+        The result does not contain valid parameters of a standing query or model that is missing from ``standing_queries`` or
+        ``task_models``. They take effect when the name is added there.
         """
-        names = [name for name in self._overrides if not self._node.has_parameter(name) and not _describes_a_query(name)]
+        unknown = (name for name in self._overrides if not self._node.has_parameter(name))
+        names = [name for name in unknown if not _describes_a_query(name) and not _describes_a_model(name)]
         return shortened(", ".join(sorted(names)), _LONGEST_LIST)
 
-    def engine_options(self) -> EngineOptions:
+    def engine_options(self, prefix: str = "") -> EngineOptions:
         """Return the engine's options, not validated: explicitly set parameters, then the model's preset, then defaults.
 
+        :param prefix: prefix of the model's parameters; empty for the main model.
         :raises EngineConfigError: ``engine.model`` is a misspelled preset.
         """
-        return self._explicit.resolve()
+        return self._explicit[prefix].resolve()
 
     def server_options(self) -> ServerOptions:
         """Return the options of the engine's HTTP server, not validated."""
@@ -86,7 +120,8 @@ class Parameters:
     def _note_explicit(self, changes: Sequence[RosParameter]) -> None:
         # A configured node accepts engine parameters only if they do not change, as when `ros2 param load` loads its own dump.
         if not self.configured:
-            self._explicit.note(change.name for change in changes)
+            for explicit in self._explicit.values():
+                explicit.note(change.name for change in changes)
 
     def _declare(self, parameters: Iterable[Parameter]) -> None:
         for parameter in parameters:
@@ -123,7 +158,7 @@ class Parameters:
         if self.configured and parameter.applies is Applies.ON_CONFIGURE and self._changes(change):
             return f"{change.name} can be set only while the node is unconfigured. Deactivate and clean up the node first."
         fault = parameter.fault(change.value)
-        if not fault and change.name in ("cameras", "standing_queries"):
+        if not fault and change.name in _MOST_NAMES:
             fault = _name_fault(change.name, list(change.value))
         return fault
 
@@ -161,10 +196,16 @@ def _describes_a_query(name: str) -> bool:
     return name.startswith(STANDING_PREFIX) and name in {it.name for it in standing_query_parameters(query)}
 
 
+def _describes_a_model(name: str) -> bool:
+    """Return whether a parameter with this name can describe a model for single tasks."""
+    model = name.removeprefix(TASK_MODEL_PREFIX).partition(".")[0]
+    return name.startswith(TASK_MODEL_PREFIX) and name in {it.name for it in task_model_parameters(model)}
+
+
 def _name_fault(parameter: str, names: list[str]) -> str:
     """Return a sentence about the fault in a list of names, or an empty string if there is no fault."""
     names = [name for name in names if name]
-    most = MOST_CAMERAS if parameter == "cameras" else MOST_QUERIES
+    most = _MOST_NAMES[parameter]
     if len(names) > most:
         return f"{parameter} contains {len(names)} names; at most {most} are allowed."
     for name in names:
@@ -175,5 +216,6 @@ def _name_fault(parameter: str, names: list[str]) -> str:
             return f"{parameter} contains {name!r}. A name has only letters, digits and _, and begins with a letter or _."
     if len(set(names)) < len(names):
         return f"{parameter} contains a name twice: {', '.join(names)}."
-    taken = [name for name in names if parameter == "cameras" and f"{name}." in (*OPTION_PREFIXES, STANDING_PREFIX)]
+    prefixes = (*OPTION_PREFIXES, STANDING_PREFIX, TASK_MODEL_PREFIX) if parameter == "cameras" else ()
+    taken = [name for name in names if f"{name}." in prefixes]
     return f"cameras contains {taken[0]!r}, which is a prefix of other parameters. Choose another name." if taken else ""

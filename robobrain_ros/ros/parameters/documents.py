@@ -7,6 +7,7 @@ from robobrain_ros.ros.parameters.motion import MOTION_PARAMETERS
 from robobrain_ros.ros.parameters.parameter import Parameter, Value
 from robobrain_ros.ros.parameters.standing import standing_query_parameters
 from robobrain_ros.ros.parameters.table import NODE_PARAMETERS, camera_parameters, engine_parameters, server_parameters
+from robobrain_ros.ros.parameters.task_models import own_parameters
 
 
 def to_yaml() -> str:
@@ -27,6 +28,12 @@ def to_yaml() -> str:
                 lines += _yaml_entry(parameter.name.removeprefix(prefix), parameter, "      ")
     lines.append('    # Parameters of a standing query. They take effect if standing_queries contains its name, "red_mug":')
     for parameter in standing_query_parameters("red_mug"):
+        lines.append(f"    # {parameter.name}: {_yaml_value(parameter.default)}  # {parameter.description}")
+    lines.append(
+        "    # Parameters of a model for single tasks. It also has those of an engine, such as task_model.planner.engine.model."
+    )
+    lines.append('    # They take effect if task_models contains its name, "planner":')
+    for parameter in own_parameters("planner"):
         lines.append(f"    # {parameter.name}: {_yaml_value(parameter.default)}  # {parameter.description}")
     return "\n".join(lines) + "\n"
 
@@ -49,7 +56,7 @@ def _yaml_value(value: Value) -> str:
 def to_markdown() -> str:
     """Return the table of docs/reference/parameters.md."""
     lines = ["| parameter | type | default | allowed | takes effect | description |", "|---|---|---|---|---|---|"]
-    named = (*camera_parameters("<camera>"), *standing_query_parameters("<name>"))
+    named = (*camera_parameters("<camera>"), *standing_query_parameters("<name>"), *own_parameters("<name>"))
     for parameter in (*NODE_PARAMETERS, *MOTION_PARAMETERS, *named, *engine_parameters(), *server_parameters()):
         default = _yaml_value(parameter.default)
         cells = (f"`{parameter.name}`", parameter.type_name, f"`{default}`", parameter.allowed, parameter.applies.value)

@@ -22,23 +22,26 @@ class ExplicitOptions:
     :param node: has every engine parameter declared.
     :param overrides: names that the command line and parameter files set.
     :param read: returns the value of a parameter.
+    :param prefix: prefix of the engine parameters; empty for those of the main model.
     """
 
-    def __init__(self, node: Node, overrides: Iterable[str], read: Callable[[str], Any]) -> None:
+    def __init__(self, node: Node, overrides: Iterable[str], read: Callable[[str], Any], prefix: str = "") -> None:
         self._node = node
-        self._read = read
+        self._prefix = prefix
+        self._read = lambda name: read(prefix + name)
         self._names: set[str] = set()
         self._showing = False
         given, defaults = set(overrides), EngineOptions()
         changed = (name for name in _KEYWORDS if _option_value(read(name)) != defaults.value(_KEYWORDS[name]))
-        self.note([*(name for name in _KEYWORDS if name in given), *changed])
+        self.note([*(prefix + name for name in _KEYWORDS if prefix + name in given), *(prefix + name for name in changed)])
 
     def note(self, names: Iterable[str]) -> None:
         """Record which engine parameters were set, and set the others to the preset's values.
 
         :param names: names of any parameters. Only those of the engine are recorded.
         """
-        own = [name for name in names if name in _KEYWORDS]
+        own = [name.removeprefix(self._prefix) for name in names if name.startswith(self._prefix)]
+        own = [name for name in own if name in _KEYWORDS]
         if self._showing or not own:
             return
         for name in own:
@@ -70,7 +73,7 @@ class ExplicitOptions:
             for name in _KEYWORDS.keys() - self._names:
                 value = options.value(_KEYWORDS[name])
                 if name != "engine.model" and value != _option_value(self._read(name)):
-                    self._node.set_parameters([RosParameter(name, value=value)])
+                    self._node.set_parameters([RosParameter(self._prefix + name, value=value)])
         finally:
             self._showing = False
 

@@ -23,6 +23,7 @@ from robobrain_ros.ros.limits import (
     MOST_HISTORY,
     MOST_NAME,
     MOST_QUERIES,
+    MOST_TASK_MODELS,
     MOST_TIMEOUT,
     MOST_TOKENS,
 )
@@ -214,6 +215,13 @@ NODE_PARAMETERS = (
         [],
         f"Names of the standing queries that are set by parameters, at most {MOST_QUERIES}. {_NAMES} The parameters of each "
         f"query are {STANDING_PREFIX}<name>.*.",
+    ),
+    Parameter(
+        "task_models",
+        [],
+        f"Names of further models that serve single tasks instead of engine.model, at most {MOST_TASK_MODELS} "
+        f"(docs/how-to/task_models.md). {_NAMES} The parameters of each model are task_model.<name>.*, "
+        "with those of its engine: task_model.<name>.engine.* and task_model.<name>.flagos.*.",
     ),
 )
 

@@ -31,7 +31,7 @@ from robobrain_ros.ros.cameras.position_topics import PositionInputs
 from robobrain_ros.ros.clock import Jump, nanoseconds
 from robobrain_ros.ros.delivery.boundary import GuardedNode
 from robobrain_ros.ros.limits import MOST_TEXT, MOST_TOKENS
-from robobrain_ros.ros.model import Model
+from robobrain_ros.ros.models import Models
 from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.positions import Locator
 from robobrain_ros.ros.requests.job import Job, run_job, run_location
@@ -62,7 +62,7 @@ class Requests:
         self,
         node: GuardedNode,
         parameters: Parameters,
-        model: Model,
+        models: Models,
         cameras: Callable[[], Cameras],
         selection: ImageSelection,
         transforms: Transforms,
@@ -75,7 +75,7 @@ class Requests:
         """Robots for plan requests without robots."""
         self._node = node
         self._parameters = parameters
-        self._model = model
+        self._models = models
         self._cameras = cameras
         self._selection = selection
         self.trajectories = Trajectories(parameters, transforms, lambda: self.robots)
@@ -97,7 +97,7 @@ class Requests:
 
     def ticket(self) -> Ticket[Any]:
         """Return a ticket for `answer` or `locate`, with which the request can be canceled."""
-        return Ticket(self._model, self.wake)
+        return Ticket(self._models.main, self.wake)  # All models share its loop.
 
     @property
     def default_timeout(self) -> float:
@@ -110,7 +110,7 @@ class Requests:
         :raises NotReadyError: the node is not active, or the model is not ready.
         :raises UnsupportedTaskError: the model was not trained for the task.
         """
-        self._active_brain().profile.form(task)
+        self._active_brain(task).profile.form(task)
 
     def cancel_all(self, reason: str) -> None:
         """Cancel every open request."""
@@ -214,8 +214,9 @@ class Requests:
         :raises RoboBrainError: the request is rejected.
         """
         began = time.monotonic()
-        brain = self._active_brain()
+        self._check_active()
         task = request.parsed_task()
+        brain = self._active_brain(task)
         brain.profile.form(task)
         check_text(request.text, "question")
         options = request.options
@@ -248,20 +249,29 @@ class Requests:
         frame = images.frames[0] if images.frames else None
         return self._cameras()[images.camera].position_inputs(frame) if isinstance(frame, Frame) else None
 
-    def _active_brain(self) -> Brain:
-        """Return the brain with the current parameters as defaults. Later changes do not affect this request.
+    def _check_active(self) -> None:
+        """Check that the node accepts requests.
 
-        :raises NotReadyError: the node is not active, or the model is not ready.
+        :raises NotReadyError: the node is not active.
         """
         if not self.active:
             raise NotReadyError(self._why_inactive())
-        return self._model.brain().with_defaults(
-            **{name: self._parameters[name] for name in ("think", "think_tokens", "constrain_coordinates")}
+
+    def _active_brain(self, task: Task) -> Brain:
+        """Return the brain for a task, with the current parameters as defaults. Later changes do not affect this request.
+
+        :raises NotReadyError: the node is not active, or the model is not ready.
+        """
+        self._check_active()
+        return (
+            self._models.serving(task)
+            .brain()
+            .with_defaults(**{name: self._parameters[name] for name in ("think", "think_tokens", "constrain_coordinates")})
         )
 
     def _why_inactive(self) -> str:
         try:
-            self._model.brain()
+            self._models.main.brain()
         except RoboBrainError as error:
             return f"The node is not active. {error.message}"
         return "The node is not active. Activate it."
@@ -280,7 +290,7 @@ class Requests:
             task: Task | None = request.parsed_task()
         except BadRequestError:
             task = None
-        report = self._model.new_report()
+        report = (self._models.main if task is None else self._models.serving(task)).new_report()
         report.image_age = math.nan
         return Result(task, Origin(Header(), text=shortened(request.text, MOST_TEXT), query=request.query), report, error=error)
 

@@ -223,11 +223,10 @@ class ImageSelection:
         """
         if task.spatial and count != 1:
             raise BadRequestError(f"The task {task.value} takes exactly one image, not {count} (field {field}).")
-        most = self._parameters["engine.max_images"]
+        name = f"{self._parameters.prefix_for(task)}engine.max_images"
+        most = self._parameters[name]
         if count > most:
-            raise BadRequestError(
-                f"A request takes at most {most} images (parameter engine.max_images), not {count} (field {field})."
-            )
+            raise BadRequestError(f"A request takes at most {most} images (parameter {name}), not {count} (field {field}).")
 
     def _frames(self, names: Sequence[str], task: Task, first: Frame | None = None) -> list[Frame]:
         """Return an image of each camera. ``first``: image of the first camera. None: its newest image."""
