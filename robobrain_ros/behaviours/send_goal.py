@@ -9,6 +9,8 @@ from robobrain_ros.behaviours.base import WAIT_FOR_NODE, GoalBehaviour
 
 TIMEOUT = 300.0
 """Seconds until a goal counts as failed, by default."""
+_SHOWN = 200
+"""Characters of a result in a feedback message. A result of MoveIt can contain a whole trajectory."""
 _STATES = {GoalStatus.STATUS_ABORTED: "The goal was aborted", GoalStatus.STATUS_CANCELED: "The goal was canceled"}
 
 
@@ -43,8 +45,12 @@ class SendGoal(GoalBehaviour):
         return self._goal(), self._timeout
 
     def fault(self, result: Any, status: int) -> str:
-        """Return how the goal ended, if it did not succeed. ``result`` may contain the reason."""
-        return "" if status == GoalStatus.STATUS_SUCCEEDED else f"{_STATES.get(status, 'The goal did not succeed')}: {result}"
+        """Return how the goal ended, if it did not succeed, with the beginning of the result, which contains an error code."""
+        if status == GoalStatus.STATUS_SUCCEEDED:
+            return ""
+        shown = str(result)
+        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+        return f"{_STATES.get(status, 'The goal did not succeed')}: {shown}"
 
     def judge(self, result: Any) -> tuple[bool, str, Any]:
         """Judge the result of a goal that succeeded."""
