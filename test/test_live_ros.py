@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("viser", reason="the live view needs viser")
 
 from builtin_interfaces.msg import Duration
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from fakes import Script, ScriptedEngine
 from geometry_msgs.msg import Point, PoseStamped, Quaternion, Vector3
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -26,10 +27,11 @@ from robobrain_ros.core.transforms import Transform, TransformError
 from robobrain_ros.demo.camera import CameraSettings, SceneMessages
 from robobrain_ros.demo.world import make_scene
 from robobrain_ros.live import ros_source
-from robobrain_ros.live.feed import Feed, Question
+from robobrain_ros.live.feed import Feed, Question, Status
 from robobrain_ros.live.guard import LiveViewError
 from robobrain_ros.live.ros_camera import guess_depth, info_beside
 from robobrain_ros.live.ros_markers import Markers, to_shape
+from robobrain_ros.live.ros_reading import read_status
 from robobrain_ros.live.ros_source import RosSource
 from robobrain_ros.msg import Progress
 from robobrain_ros.ros.messages.unknown import unknown
@@ -249,6 +251,19 @@ def test_progress_of_a_watched_task_is_a_plot() -> None:
         it.it.until(lambda: it.feed.progress, "the estimate")
         assert it.feed.watched == "pour"
         assert [value for _, value in it.feed.progress] == [0.25]
+
+
+def test_only_known_values_of_diagnostics_are_shown() -> None:
+    """A value with another key could be secret."""
+    values = [
+        KeyValue(key="state", value="ready"),
+        KeyValue(key="model", value="/models/a/b"),
+        KeyValue(key="api_key", value="sk-1"),
+    ]
+    engine = DiagnosticStatus(message="ready", level=DiagnosticStatus.OK, values=values)
+    camera = DiagnosticStatus(message="9.9 images per second; 7% are late: check the driver", values=values)
+    status = read_status({"engine": engine, "requests": DiagnosticStatus(values=values), "camera front": camera})
+    assert status == Status("ok", "ready", True, (("model", "a/b"), ("camera front", "9.9 images per second; 7% are late")))
 
 
 def marker(kind: int, **fields: Any) -> Marker:

@@ -37,6 +37,8 @@ _RATE, _BURST = 256 * 1024, 1024 * 1024
 """Bytes that a browser may send: each second, and at once."""
 _MESSAGES, _MESSAGE_BURST = 150.0, 600.0
 """Messages that a browser may send: each second, and at once. Moving the 3D view sends up to 60 in a second."""
+_CLOSING = 1.0
+"""Seconds to wait until a browser confirms the end of its connection."""
 _EMPTY = ("GuiFormSubmitMessage", "GuiFormDirtyMessage")
 _POLICY_VIOLATION = 1008
 
@@ -85,7 +87,13 @@ class Gate:
         def guarded_serve(handler: Any, host: Any, port: Any, *, process_request: Any, **options: Any) -> Any:
             del host, port
             self._used = True
-            options |= {"max_size": LARGEST_MESSAGE, "max_queue": 16, "open_timeout": 10, "create_connection": _Connection}
+            options |= {
+                "max_size": LARGEST_MESSAGE,
+                "max_queue": 16,
+                "open_timeout": 10,
+                "close_timeout": _CLOSING,
+                "create_connection": _Connection,
+            }
 
             def check(connection: ServerConnection, request: Request) -> Response | None:
                 return self._refuse(request) or _harden(process_request(connection, request))
