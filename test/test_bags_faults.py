@@ -417,3 +417,25 @@ def test_memory_is_bounded_while_the_first_answer_is_slow(program: Program, tmp_
         assert program(engine, tmp_path / "in", tmp_path / "out", *POINT).code == 0
     assert counts(tmp_path / "out") == {"/robobrain/affordances": number}
     assert WINDOW <= max(most) <= WINDOW + 5, "images in the window, in the queue, and in the hands of the reader"
+
+
+@pytest.mark.parametrize("name", ["in", "in/in.mcap", "link"])
+def test_the_input_is_never_deleted(program: Program, tmp_path: Path, name: str) -> None:
+    bag = write_bag(tmp_path / "in", images())
+    (tmp_path / "link").symlink_to(bag)
+    sentence = rejected(program, tmp_path / name, bag, *POINT, "--overwrite")
+    assert sentence == f"The output {bag} is or contains the input {tmp_path / name}. Choose another name."
+    table = bag / "metadata.yaml"
+    sentence = rejected(program, bag, tmp_path / "out", *POINT, "--overwrite", "--csv", table)
+    assert sentence == f"{table} is part of the input {bag}. Choose another name."
+    assert counts(bag) == {"/camera/image": 3}
+
+
+def test_a_folder_with_other_files_than_those_of_a_bag_is_never_deleted(program: Program, tmp_path: Path) -> None:
+    bag, out = write_bag(tmp_path / "in", images()), tmp_path / "out"
+    for name in ("out_notes.txt", "out_1/notes.txt", "monday.mcap", "thesis.tmp"):
+        (out / name).parent.mkdir(parents=True)
+        path = write_text(out / name)
+        assert rejected(program, bag, out, *POINT, "--overwrite").startswith(f"{out} is not only a bag: it has "), name
+        assert path.exists()
+        shutil.rmtree(out)

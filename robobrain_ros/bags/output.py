@@ -6,6 +6,7 @@ as a recorder does that splits its bag. The entry ``custom_data`` of metadata.ya
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,6 +22,8 @@ STORAGES = {"mcap": ".mcap", "sqlite3": ".db3"}
 """The storage plugins, and the suffixes of their files."""
 _KEY = "robobrain_bag"
 _METADATA = "metadata.yaml"
+_STORED = re.compile(r".*\.(mcap|db3)(\.zstd|-wal|-shm|-journal)?")
+"""Names of storage files, also compressed ones, and of the files beside an open database of SQLite."""
 _RESERVE = ".reserve"
 _RESERVED = 4 * 2**20
 """Bytes of a file that is deleted when the disk is full, so that there is space for the index and the metadata."""
@@ -192,12 +195,18 @@ def check_output(path: Path, settings: dict[str, Any], *, overwrite: bool) -> tu
 
 
 def _is_of_bag(item: Path, path: Path) -> bool:
-    """Return whether a file or folder in an output bag was written by this program or a recorder."""
-    return (
-        item.name in (_METADATA, _RESERVE)
-        or item.suffix in (*STORAGES.values(), ".zstd", ".tmp")
-        or item.name.startswith(path.name)
-    )
+    """Return whether a file or folder in an output bag was written by this program or a recorder.
+
+    Storage files are of a bag only beside a metadata.yaml. Otherwise, the folder can be a collection of recordings.
+    """
+    if item.is_dir() and not item.is_symlink():
+        is_segment = re.fullmatch(rf"{re.escape(path.name)}_\d+", item.name) is not None
+        return is_segment and all(_is_own_file(each) for each in item.iterdir())
+    return item.name in (_RESERVE, f"{_METADATA}.tmp") or (_is_own_file(item) and (path / _METADATA).is_file())
+
+
+def _is_own_file(item: Path) -> bool:
+    return item.is_file() and (item.name == _METADATA or _STORED.fullmatch(item.name) is not None)
 
 
 def _read_metadata(path: Path) -> dict[str, Any] | None:

@@ -175,6 +175,7 @@ def _prepare(options: argparse.Namespace) -> Job:
     for path in (options.video, options.csv, options.parquet):
         if path and not path.absolute().parent.is_dir():
             _reject(f"{path} cannot be written: the folder does not exist.")
+    _check_paths(options)
     source = Source(options.input)
     cameras = select_cameras(source, options.image_topic, options.info_topic, options.depth_topic)
     questions = _questions(options, cameras)
@@ -202,6 +203,19 @@ def _prepare(options: argparse.Namespace) -> Job:
         if path and path.exists() and earlier is None and not options.overwrite:
             _reject(f"{path} exists already. Choose another name, or pass --overwrite to delete it.")
     return Job(source, cameras, questions, positions, copied, settings)
+
+
+def _check_paths(options: argparse.Namespace) -> None:
+    """Check that no output replaces the input.
+
+    :raises BagError: an output does.
+    """
+    bag, output = options.input.resolve(), options.output.resolve()
+    if output == bag or output in bag.parents:
+        _reject(f"The output {options.output} is or contains the input {options.input}. Choose another name.")
+    for path in (options.video, options.csv, options.parquet):
+        if path and bag in (path.resolve(), path.resolve().parent):
+            _reject(f"{path} is part of the input {options.input}. Choose another name.")
 
 
 def _sinks(options: argparse.Namespace, first: int) -> Sinks:
