@@ -125,6 +125,10 @@ def broken(folder: Path, fault: str) -> str:
     if fault == "damaged image":
         (folder / "images" / "01.jpg").write_bytes(b"JFIF")
         return "images/01.jpg cannot be read as an image"
+    if fault == "truncated image":
+        image = folder / "images" / "01.jpg"
+        image.write_bytes(image.read_bytes()[:-200])
+        return "images/01.jpg cannot be read as an image"
     if fault == "no mask":
         (folder / "masks" / "02.png").unlink()
         return "has no mask of the name 02.jpg"
@@ -149,6 +153,7 @@ def broken(folder: Path, fault: str) -> str:
         "outside",
         "no image",
         "damaged image",
+        "truncated image",
         "no mask",
         "other size",
         "binary",
@@ -213,6 +218,15 @@ def test_a_folder_without_a_benchmark_is_rejected(tmp_path: Path) -> None:
         ("The mug is near. Answer: D", "D"),
         ("Answer: A. No, the answer is (b).", "B"),
         ("A mug is nearer", ""),
+        ("B\nbecause it is red", "B"),
+        ("B because it is red", "B"),
+        ("**Answer**: B", "B"),
+        ("Answer: $\\boxed{\\text{C}}$", "C"),
+        ("<answer>\nB\n</answer>", "B"),
+        ("The correct option is B.", "B"),
+        ("Answer: b.", "B"),
+        ("The answer is a red cube", ""),
+        ("X-ray", ""),
         ("I cannot say", ""),
         ("", ""),
     ],
@@ -256,6 +270,14 @@ def test_choices_are_scored_by_their_letter(tmp_path: Path) -> None:
     benchmark = read_benchmark(flageval(tmp_path))
     column = asyncio.run(filled("native", ["B. the bowl", "Yes, it is.", "[(100, 10)]"], benchmark))
     assert {name: result.score for name, result in column.results[benchmark.name, False].items()} == {"c1": 1, "y1": 1, "p1": 0}
+
+
+def test_an_unreadable_answer_counts_as_0_among_the_points(tmp_path: Path) -> None:
+    benchmark = read_benchmark(where2place(tmp_path / "Where2Place"))
+    column = asyncio.run(filled("native", ["[(5, 5)]", "nonsense", "[(6, 6)]"], benchmark))
+    ((key, cell),) = column.cells.items()
+    assert (key[2], cell.count, cell.value) == ("score", 3, pytest.approx(2 / 3))
+    assert cell.grids[Grid.MODEL_PIXELS.value] == pytest.approx(2 / 3)
 
 
 def test_intervals_and_differences() -> None:
@@ -313,6 +335,12 @@ def test_a_score_that_is_higher_on_another_grid_is_a_warning(tmp_path: Path) -> 
     assert "0 to 1000: 100.00" in table(column)
 
 
+def test_a_grid_that_is_better_by_chance_is_no_warning() -> None:
+    grids = {Grid.MODEL_PIXELS.value: 0.50, Grid.CAMERA_PIXELS.value: 0.51}
+    assert Cell(0.50, 100, 0.40, 0.60, Grid.MODEL_PIXELS.value, grids).better_grid == ""
+    assert Cell(0.50, 100, 0.40, 0.505, Grid.MODEL_PIXELS.value, grids).better_grid == Grid.CAMERA_PIXELS.value
+
+
 def test_fractions_are_read_as_fractions_only(tmp_path: Path) -> None:
     benchmark = large_where2place(tmp_path / "Where2Place")
     column = asyncio.run(filled("native", ["[(0.25, 0.5)]"], benchmark))
@@ -352,6 +380,7 @@ def test_an_interrupted_evaluation_continues(tmp_path: Path) -> None:
     [
         ('{"settings": {"model": "other", "protocol": "published"}}\n', "another value of model, protocol"),
         ("nonsense\n", "line 1 is not a line of check_consistency"),
+        ('{"a": "file of one line"}', "is not a file of check_consistency --resume"),
         ('{"settings": {"model": "m"}}\n{"a": 1}\n', "line 2 is not a line"),
     ],
 )
@@ -359,6 +388,28 @@ def test_answers_of_another_evaluation_are_not_mixed(tmp_path: Path, content: st
     (tmp_path / "log").write_text(content)
     with pytest.raises(DemoError, match=said):
         AnswerLog(tmp_path / "log", {"model": "m"})
+    assert (tmp_path / "log").read_text() == content
+
+
+def test_answers_to_other_questions_of_the_same_ids_are_not_used(tmp_path: Path) -> None:
+    log = AnswerLog(tmp_path / "log", {"model": "m"})
+    first = read_benchmark(where2place(tmp_path / "a"), "x")
+    asyncio.run(filled("native", ["[(5, 5)]"] * 3, first, log))
+    questions = where2place(tmp_path / "b") / "point_questions.jsonl"
+    questions.write_text(questions.read_text().replace("free space 1", "the floor"))
+    log.close()
+    log = AnswerLog(tmp_path / "log", {"model": "m"})
+    column = asyncio.run(filled("native", ["[(100, 10)]"], read_benchmark(tmp_path / "b", "x"), log))
+    log.close()
+    assert [result.score for result in column.results["x", False].values()] == [1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("option", ["--resume", "--json", "--html"])
+def test_a_file_that_cannot_be_written_is_found_before_the_first_question(tmp_path: Path, option: str) -> None:
+    for path, said in ((tmp_path / "no" / "x", "the folder does not exist"), (tmp_path, "it is a folder")):
+        options = parse_options([option, str(path), "--benchmark", str(where2place(tmp_path / "b"))])
+        with pytest.raises(DemoError, match=said):
+            asyncio.run(run(options))
 
 
 def test_the_html_report_shows_the_worst_answers_first(tmp_path: Path) -> None:

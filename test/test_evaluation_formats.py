@@ -254,11 +254,27 @@ def test_the_first_point_must_be_in_the_polygon(tmp_path: Path, u: float, score:
 
 @pytest.mark.parametrize(
     ("text", "score"),
-    [("4", 1.0), ("There are 4 chairs.", 1.0), ("I see 9. Answer: 4", 1.0), ("5", 0.6), ("8", 0.0), ("none", 0.0), ("4.2", 1.0)],
+    [
+        ("4", 1.0),
+        ("There are 4 chairs.", 1.0),
+        ("I see 9. Answer: 4", 1.0),
+        ("5", 0.6),
+        ("8", 0.0),
+        ("none", 0.0),
+        ("4.2", 1.0),
+        ("**Answer:** about $4$, not 9", 1.0),
+        ("04.0 m", 1.0),
+        ("4,000", 0.0),
+    ],
 )
 def test_numbers_are_scored_by_their_relative_accuracy(text: str, score: float) -> None:
     # An error of 25 % reaches the levels from 0.50 to 0.75.
     assert relative_accuracy(text, 4.0) == pytest.approx(score)
+
+
+@pytest.mark.parametrize(("text", "right"), [(".5", 0.5), ("1,200 cm", 1200.0), ("3,4", 3.0)])
+def test_numbers_are_read_whole(text: str, right: float) -> None:
+    assert relative_accuracy(text, right) == 1.0
 
 
 def test_yes_and_no_must_begin_the_answer_of_robospatial(tmp_path: Path) -> None:

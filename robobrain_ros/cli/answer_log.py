@@ -1,16 +1,19 @@
 """A file with the answers of an evaluation, so that an interrupted evaluation continues where it ended."""
 
+import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
 from robobrain_ros.bounds.files import UnreadableFileError, read_small_text
 from robobrain_ros.demo import DemoError
+from robobrain_ros.evaluation.benchmark_item import Item
 from robobrain_ros.evaluation.benchmarks import ItemResult
 
 _LARGEST = 1 << 30
-_Key = tuple[str, str, bool, str]
+_BEGIN = '{"settings": '
+_Key = tuple[str, str, bool, str, str]
 
 
 class AnswerLog:
@@ -38,14 +41,16 @@ class AnswerLog:
     def __len__(self) -> int:
         return len(self._results)
 
-    def result(self, column: str, benchmark: str, think: bool, identity: str) -> ItemResult | None:
-        """Return the result of a question of an engine, or None if it has not been asked."""
-        return self._results.get((column, benchmark, think, identity))
+    def result(self, column: str, benchmark: str, think: bool, item: Item) -> ItemResult | None:
+        """Return the result of a question of an engine, or None if exactly this question has not been asked."""
+        return self._results.get((column, benchmark, think, item.identity, digest(item)))
 
-    def add(self, column: str, benchmark: str, think: bool, identity: str, result: ItemResult) -> None:
+    def add(self, column: str, benchmark: str, think: bool, item: Item, result: ItemResult) -> None:
         """Append a result."""
-        self._results[column, benchmark, think, identity] = result
-        self._write({"column": column, "questions": benchmark, "think": think, "id": identity, **asdict(result)})
+        content = digest(item)
+        self._results[column, benchmark, think, item.identity, content] = result
+        key = {"column": column, "questions": benchmark, "think": think, "id": item.identity, "content": content}
+        self._write({**key, **asdict(result)})
 
     def close(self) -> None:
         """Close the file."""
@@ -62,11 +67,13 @@ class AnswerLog:
         except UnreadableFileError as error:
             raise DemoError(f"{path} cannot be read: {error}.") from error
         lines = text[: text.rfind("\n") + 1].split("\n")[:-1]
+        if not lines and not (text.startswith(_BEGIN) or _BEGIN.startswith(text)):
+            raise DemoError(f"{path} is not a file of check_consistency --resume. Use another file.")
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
                 if number > 1:
-                    key = row["column"], row["questions"], row["think"], row["id"]
+                    key = row["column"], row["questions"], row["think"], row["id"], row["content"]
                     size = tuple(row["model_size"])
                     self._results[key] = ItemResult(row["score"], row["text"], row["grids"], size)
                     continue
@@ -82,3 +89,15 @@ class AnswerLog:
                     "another file."
                 )
         return len(text[: text.rfind("\n") + 1].encode())
+
+
+def digest(item: Item) -> str:
+    """Return a short hash of a question, so that the answer to another question of the same id is not used.
+
+    Of the image files, only the names and sizes count. Thus the folder can be moved.
+    """
+    files = [*item.images, item.mask, None if item.clip is None else item.clip.path]
+    marks = [(file.name, file.stat().st_size) if isinstance(file, Path) else file for file in files]
+    clip = None if item.clip is None else (item.clip.first, item.clip.last)
+    content = repr((replace(item, images=(), mask=None, clip=None), marks, clip))
+    return hashlib.sha256(content.encode("utf-8", "backslashreplace")).hexdigest()[:16]

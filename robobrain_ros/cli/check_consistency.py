@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -120,12 +121,12 @@ async def _ask_all(
     bar = _Bar(f"{column}: {name}{', thinking' if think else ''}", len(items))
 
     async def one(item: Item) -> None:
-        result = log.result(column, name, think, item.identity) if log is not None else None
+        result = log.result(column, name, think, item) if log is not None else None
         if result is None:
             async with room:
                 result = await ask_item(brain, item, think)
             if log is not None:
-                log.add(column, name, think, item.identity, result)
+                log.add(column, name, think, item, result)
         results[item.identity] = result
         bar.show(len(results))
 
@@ -177,6 +178,7 @@ async def _brain(options: argparse.Namespace, images: int, **flagos: Any) -> Asy
 
 async def run(options: argparse.Namespace) -> None:
     """Ask the engines, one after the other. Then print the table, and write the files that are requested."""
+    _check_outputs(options)
     benchmarks = await asyncio.to_thread(_read_all, options)
     images = max((_images(item) for benchmark in benchmarks for item in benchmark.items), default=1)
     log = None if options.resume is None else AnswerLog(options.resume, _settings(options))
@@ -208,7 +210,21 @@ async def run(options: argparse.Namespace) -> None:
         options.json.write_text(json.dumps(as_json(options, columns), indent=1) + "\n", encoding="utf-8")
     if options.html is not None:
         text = page(f"Evaluation of {options.model}", columns, benchmarks, profile, grid_of(profile), model)
-        options.html.write_text(text, encoding="utf-8")
+        options.html.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Check the files for the results before the first question, because an evaluation takes hours.
+
+    :raises DemoError: one of them cannot be written.
+    """
+    for path in (options.resume, options.json, options.html):
+        if path is None:
+            continue
+        if not path.absolute().parent.is_dir():
+            raise DemoError(f"{path} cannot be written: the folder does not exist.")
+        if path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+            raise DemoError(f"{path} cannot be written: it is a folder, or the permission is missing.")
 
 
 def _engines(options: argparse.Namespace) -> list[tuple[str, str]]:

@@ -71,9 +71,13 @@ class Cell:
 
     @property
     def better_grid(self) -> str:
-        """The grid with the highest score, if that is another one than the grid of the profile; otherwise empty."""
+        """The grid with the highest score, if it is another one and above the interval of the profile's grid; otherwise empty.
+
+        Without the interval, grids that are nearly equal would differ by chance, such as pixels of 640x480 and of 644x476.
+        """
         name = max(self.others, key=lambda name: self.grids[name], default="")
-        return name if name and self.grids[name] > self.grids.get(self.grid, self.value) else ""
+        own = self.grids.get(self.grid, self.value)
+        return name if name and self.grids[name] > max(own, own if self.high is None else self.high) else ""
 
 
 @dataclass
@@ -103,7 +107,8 @@ def benchmark_cells(benchmark: Benchmark, results: Mapping[str, ItemResult], gri
     """
     scores = {identity: result.score for identity, result in results.items()}
     value = total(benchmark.items, scores, benchmark.rule)
-    pointed = [item for item in benchmark.items if item.identity in results and results[item.identity].grids]
+    # An unreadable answer has no scores on grids, and counts as 0.
+    pointed = [item for item in benchmark.items if item.kind == "point" and item.identity in results]
     names = dict.fromkeys(name for item in pointed for name in results[item.identity].grids)
     grids = {name: mean(results[item.identity].grids.get(name, 0.0) for item in pointed) for name in names}
     whole = Cell(value, len(results), *wilson(value * len(results), len(results)))
@@ -172,7 +177,7 @@ def _on_other_grids(cell: Cell) -> str:
 
 
 def grid_warnings(columns: Sequence[Column]) -> list[str]:
-    """Return a sentence for each score that is higher on another grid than on that of the profile."""
+    """Return a sentence for each score that is clearly higher on another grid than on that of the profile."""
     return [
         f"{column.title}: {name}{', thinking' if think else ''}: {measure} is {100 * cell.grids[cell.better_grid]:.2f} if the "
         f"coordinates are read as {cell.better_grid}, but {cell.value * 100:.2f} as {cell.grid}, the grid of the profile. "

@@ -217,7 +217,9 @@ def _check_images(item: Item) -> None:
         try:
             with Image.open(io.BytesIO(media) if isinstance(media, bytes) else media) as image:
                 sizes.append(image.size)
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+                image.draft("L", (1, 1))  # A JPEG is decoded at an eighth of its size, which also finds missing data.
+                image.load()
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
             reason = "it is damaged" if isinstance(media, bytes) else error
             raise BenchmarkError(f"Question {item.identity}: {what} cannot be read as an image ({reason}).") from error
     if item.mask is not None and sizes[0] != sizes[-1]:

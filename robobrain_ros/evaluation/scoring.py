@@ -10,6 +10,14 @@ from robobrain_ros.evaluation.benchmark_item import Item, read_mask
 _LEVELS = tuple(0.5 + 0.05 * step for step in range(10))
 """Levels of the mean relative accuracy of VSI-Bench."""
 _DIRECTIONS = "object_rel_direction"
+_MARKS = r"[\s:*_$(\[<>\"'`]*(?:\\(?:boxed|text|mathrm|mathbf)\{)*"
+"""Characters before a letter or number: Markdown, brackets, quotation marks and LaTeX."""
+_AFTER_ANSWER = re.compile(
+    rf"(?i:\banswer)(?:\s+(?i:is))?{_MARKS}(?:(?i:option|choice){_MARKS})?([A-Z]\b|[a-z]\b(?!\s*[\w']))(?!')"
+)
+_FIRST_WORD = re.compile(rf"{_MARKS}(?:(?i:option|choice){_MARKS})?([B-HJ-Z]|[AI](?![ \t]+[a-z]))(?![\w'-])")
+_AFTER_OPTION = re.compile(rf"(?:\b(?i:option|choice)(?:\s+is)?{_MARKS}|\\boxed\{{{_MARKS})([A-Z])\b")
+_NUMBER = r"(-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|-?\.\d+)"
 
 
 def score_item(item: Item, answer: Answer, size: tuple[int, int]) -> float:
@@ -37,12 +45,18 @@ def score_item(item: Item, answer: Answer, size: tuple[int, int]) -> float:
 
 
 def letter_of(text: str) -> str:
-    """Return the option's letter: after the last "answer", alone, or at the beginning. Empty: the answer has none."""
-    after = re.findall(r"answer(?:\s+is)?\s*:?\s*\**\s*\(?([A-Z])\b", text, re.IGNORECASE)
+    """Return the option's letter: after the last "answer", as the first word, or after the last "option" or boxed in LaTeX.
+
+    Empty: the answer has none. "A", "I" and, after "answer", small letters count only if no word follows, because they are words.
+    """
+    after = _AFTER_ANSWER.findall(text)
     if after:
         return str(after[-1]).upper()
-    found = re.match(r"\s*\**\(?([A-Z])(?:[).:,]|\*|\s*$)", text)
-    return found.group(1) if found else ""
+    found = _FIRST_WORD.match(text)
+    if found:
+        return found.group(1)
+    options = _AFTER_OPTION.findall(text)
+    return str(options[-1]) if options else ""
 
 
 def relative_accuracy(text: str, right: float) -> float:
@@ -50,13 +64,14 @@ def relative_accuracy(text: str, right: float) -> float:
 
     The number is the last one after "answer", otherwise the first one.
     """
-    after = re.findall(r"answer(?:\s+is)?\s*:?\s*\**\s*(-?\d+(?:\.\d+)?)", text, re.IGNORECASE)
-    found = after[-1:] or re.findall(r"-?\d+(?:\.\d+)?", text)[:1]
+    after = re.findall(rf"answer(?:\s+is)?{_MARKS}(?:(?:about|approximately)\s+)?{_NUMBER}", text, re.IGNORECASE)
+    found = after[-1:] or re.findall(_NUMBER, text)[:1]
     if not found:
         return 0.0
+    number = float(found[0].replace(",", ""))
     if right == 0:
-        return float(float(found[0]) == 0)
-    error = abs(float(found[0]) - right) / abs(right)
+        return float(number == 0)
+    error = abs(number - right) / abs(right)
     return mean(error <= 1 - level + 1e-9 for level in _LEVELS)
 
 
