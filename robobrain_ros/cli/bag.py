@@ -61,7 +61,6 @@ class Job:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="bag",
         description="Ask RoboBrain about the images of a bag, and write the answers to another bag. This needs no ROS.",
         epilog="exit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in MEANINGS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
