@@ -276,8 +276,8 @@ def main() -> None:
         "--grasp",
         choices=("simulator", "approach"),
         default="simulator",
-        help="simulator: the arm grasps each object (default). approach: at the pose of ~/approach, if the fingers hold the "
-        "object there. The node needs the parameter <camera>.use_depth",
+        help="where the arm grasps. simulator: at the simulator's points. approach: at the poses of ~/approach, for which the "
+        "node needs the parameter <camera>.use_depth (default: simulator)",
     )
     parser.add_argument("--camera", default="camera", help="name of the node's camera (default: camera)")
     parser.add_argument("--robobrain", default="robobrain", help="name of the node to ask (default: robobrain)")
