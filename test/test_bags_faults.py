@@ -1,8 +1,10 @@
 """The bag program with faulty recordings, outputs and engines: one clear sentence each, and a readable output."""
 
 import asyncio
+import contextlib
 import resource
 import shutil
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from bag_rig import BEGIN, SECOND, Program, Table, counts, interrupt_after, poin
 from fakes import Script, ScriptedEngine
 
 from robobrain_ros.bags import output, run, source
+from robobrain_ros.bags.messages import CAMERA_INFO, IMAGE, ros2_types
 from robobrain_ros.errors import EngineFailedError
 
 pytest.importorskip("rosbags", reason="rosbags is not installed")
@@ -134,8 +137,6 @@ def test_topics_that_do_not_fit(program: Program, tmp_path: Path) -> None:
 
 def test_topics_with_unknown_types_are_ignored_and_copied(program: Program, tmp_path: Path) -> None:
     from rosbags.rosbag2 import StoragePlugin, Writer
-
-    from robobrain_ros.bags.messages import ros2_types
 
     it = Table()
     topic, kind, time, message = it.image(0.0)
@@ -262,7 +263,13 @@ def test_an_unfinished_output_of_another_command_is_not_continued(
         interrupt_after(patched, 2)
         gate = Script([asyncio.Event()])
         assert program(ScriptedEngine([ANSWER] * 3 + [gate]), bag, out, *POINT).code == 130
-    assert "is the unfinished output of another command: questions differ." in rejected(program, bag, out, "ask", "Where?")
+    other = "is the unfinished output of another command: "
+    assert f"{other}questions differ." in rejected(program, bag, out, "ask", "Where?")
+    assert f"{other}tables and videos differ." in rejected(program, bag, out, *POINT, "--csv", tmp_path / "a.csv")
+    assert f"{other}model differ." in rejected(program, bag, out, *POINT, "--engine", "max_pixels=300000")
+    shutil.rmtree(bag)
+    write_bag(bag, images(7))
+    assert f"{other}input differ." in rejected(program, bag, out, *POINT)
 
 
 def test_an_interruption_after_the_last_image_was_read_is_no_complete_run(
@@ -350,6 +357,11 @@ def test_wrong_usage(program: Program, tmp_path: Path, options: list[str], sente
     assert rejected(program, bag, tmp_path / "out", *options).startswith(sentence)
 
 
+_LISTS = "".join(f", &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 12))
+BOMB = f"- {{name: [&a0 [x, x]{_LISTS}], task: *a11, instruction: x}}"
+"""A list of lists whose text would have 10^11 characters."""
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -366,6 +378,14 @@ def test_wrong_usage(program: Program, tmp_path: Path, options: list[str], sente
         ),
         ("- {task: point, instruction: x}\n- {task: ask, instruction: x}", "{} has several queries with the name ''."),
         ("[", "{} is not YAML: "),
+        ("- {task: ask, instruction: x, cameras: 5}", "{}, query 1: the value (5,) of cameras is wrong."),
+        ("- {task: ask, instruction: x, rate: 1.0e-300}", "{}, query 1: the value 1e-300 of rate is wrong."),
+        ("- {task: ask, instruction: x, at: [1.0e+300]}", "{}, query 1: the value (1e+300,) of at is wrong."),
+        ("- {task: ask, instruction: x, history_seconds: 1.0e+300}", "{}, query 1: the value 1e+300 of history_seconds is "),
+        (f"- {{task: ask, instruction: x, rate: {'9' * 400}}}", "{}, query 1: the value 999"),
+        ('- {task: ask, instruction: x, name: "\\ud800"}', "{}, query 1: the name '\\ud800' is not text."),
+        ("n: {ros__parameters: {standing_queries: 5}}", "{}, query 1: the task is None."),
+        (BOMB, "{}, query 1: the task is [["),
     ],
 )
 def test_a_wrong_file_of_queries(program: Program, tmp_path: Path, text: str, sentence: str) -> None:
@@ -439,3 +459,33 @@ def test_a_folder_with_other_files_than_those_of_a_bag_is_never_deleted(program:
         assert rejected(program, bag, out, *POINT, "--overwrite").startswith(f"{out} is not only a bag: it has "), name
         assert path.exists()
         shutil.rmtree(out)
+
+
+def test_a_topic_without_a_definition_is_reported_and_not_copied(program: Program, tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "in", [*images(1), ("/battery", CAMERA_INFO, BEGIN, b"x")], storage="sqlite3")
+    with contextlib.closing(sqlite3.connect(bag / "in.db3")) as base, base:  # As Humble records.
+        base.execute("DELETE FROM message_definitions")
+        base.execute("UPDATE topics SET type = 'own/msg/Battery' WHERE name = '/battery'")
+    text = (bag / "metadata.yaml").read_text()
+    (bag / "metadata.yaml").write_text(text.replace(CAMERA_INFO, "own/msg/Battery"))
+    done = program(ANSWER, bag, tmp_path / "out", *POINT, "--copy-topics")
+    assert "The topic /battery is not copied, because the bag has no definition of its type own/msg/Battery." in done.err
+    assert counts(tmp_path / "out") == {"/robobrain/affordances": 1, "/camera/image": 1}
+
+
+def test_topics_of_several_publishers_are_copied_whole(program: Program, tmp_path: Path) -> None:
+    """Some recorders write a channel for each publisher."""
+    library = pytest.importorskip("mcap.writer", reason="mcap is not installed")
+    store = ros2_types()
+    with (tmp_path / "in.mcap").open("wb") as file:
+        writer = library.Writer(file)
+        writer.start("ros2")
+        definition = store.generate_msgdef(IMAGE, ros_version=2)[0].encode()
+        schema = writer.register_schema(IMAGE, "ros2msg", definition)
+        for topic, kind, time, message in images(4):
+            channel = writer.register_channel(topic, "cdr", schema, {"offered_qos_profiles": ""})
+            writer.add_message(channel, time, bytes(store.serialize_cdr(message, kind)), time)
+        writer.finish()
+    done = program(ANSWER, tmp_path / "in.mcap", tmp_path / "out", *POINT, "--copy-topics")
+    assert done.code == 0, done.err
+    assert counts(tmp_path / "out") == {"/camera/image": 4, "/robobrain/affordances": 4}

@@ -1,6 +1,6 @@
 """The questions about a bag, and the choice of the images for each."""
 
-import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -82,6 +82,8 @@ _KEYS = {
     "think", "timeout", "max_tokens", "history_seconds", "history_frames",
 }  # fmt: skip
 _NODE_ONLY = {"condition", "stable_frames", "min_confidence"}
+_MOST, _LOWEST_RATE = 1e9, 1e-9
+"""Largest number of a question, and smallest rate except 0. In ns, their times fit into 64 bits."""
 _NODE_RATE = 1.0
 """Default of ``standing_query.<name>.rate``, a parameter of the node."""
 
@@ -121,7 +123,8 @@ def _of_parameters(content: Mapping[Any, Any]) -> list[dict[str, Any]]:
         parameters = section.get("ros__parameters") if isinstance(section, Mapping) else None
         if not isinstance(parameters, Mapping):
             continue
-        for name in parameters.get("standing_queries") or ():
+        names = parameters.get("standing_queries") or ()
+        for name in names if isinstance(names, list) else [names]:
             prefix = f"standing_query.{name}."
             dotted = {key.removeprefix(prefix): value for key, value in parameters.items() if str(key).startswith(prefix)}
             found = parameters.get(f"standing_query.{name}", dotted)
@@ -140,9 +143,10 @@ def _question(item: Any, where: str, common: Question) -> Question:
         raise BagError(f"{where}: unknown key {unknown[0]!r}. Known keys are {', '.join(sorted(_KEYS))}.")
     names = [task.value for task in CAMERA_TASKS]
     if item.get("task") not in names:
-        raise BagError(f"{where}: the task is {item.get('task')!r}. It must be one of {', '.join(names)}.")
+        raise BagError(f"{where}: the task is {_shown(item.get('task'))}. It must be one of {', '.join(names)}.")
     values: dict[str, Any] = {"task": Task(item["task"]), "text": item.get("instruction"), "name": item.get("name", "")}
-    cameras = item.get("cameras") or ([item["camera"]] if item.get("camera") else [])
+    cameras = item.get("cameras") or item.get("camera") or []
+    cameras = cameras if isinstance(cameras, list) else [cameras]
     chooses = any(item.get(key) for key in ("rate", "every", "at"))
     kept = {} if not chooses else {"every": 1, "rate": 0.0, "at": ()}
     values |= kept | {"cameras": tuple(cameras) if cameras else common.cameras}
@@ -166,11 +170,11 @@ def check_question(question: Question, where: str) -> None:
         raise BagError(f"{where}: the instruction is empty.")
     if len(question.text) > LONGEST_TEXT:
         raise BagError(f"{where}: the instruction has {len(question.text)} characters; at most {LONGEST_TEXT} are allowed.")
-    if not isinstance(question.name, str):
-        raise BagError(f"{where}: the name {question.name!r} is not text.")
+    if not isinstance(question.name, str) or not _is_text(question.name):
+        raise BagError(f"{where}: the name {_shown(question.name)} is not text.")
     checks: list[tuple[str, Any, bool]] = [
         ("every", question.every, _is_count(question.every)),
-        ("rate", question.rate, _is_number(question.rate, 0.0)),
+        ("rate", question.rate, question.rate == 0 or _is_number(question.rate, _LOWEST_RATE)),
         ("at", question.at, all(_is_number(value, 0.0) for value in question.at)),
         ("timeout", question.timeout, question.timeout is None or (_is_number(question.timeout, 0.0) and question.timeout > 0)),
         ("max_tokens", question.max_tokens, question.max_tokens is None or _is_count(question.max_tokens)),
@@ -182,7 +186,7 @@ def check_question(question: Question, where: str) -> None:
     assert {name for name, _, _ in checks} <= {field.name for field in fields(Question)}
     for name, value, is_right in checks:
         if not is_right:
-            raise BagError(f"{where}: the value {value!r} of {name} is wrong.")
+            raise BagError(f"{where}: the value {_shown(value)} of {name} is wrong.")
     if question.history_seconds and question.task not in TIMED_TASKS:
         raise BagError(f"{where}: history is for the tasks {' and '.join(task.value for task in TIMED_TASKS)}.")
     if question.history_seconds and len(question.cameras) > 1:
@@ -191,9 +195,19 @@ def check_question(question: Question, where: str) -> None:
         raise BagError(f"{where}: the task {question.task.value} takes one camera, not {len(question.cameras)}.")
 
 
+def _shown(value: Any) -> str:
+    """Return a value for a sentence. A value can be endless, because YAML can refer to itself."""
+    return reprlib.repr(value)
+
+
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
 
 
 def _is_number(value: Any, least: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= least
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= _MOST
+
+
+def _is_text(value: str) -> bool:
+    """Return whether a text can be written as UTF-8: YAML can also state half of a character."""
+    return not any(0xD800 <= ord(character) < 0xE000 for character in value)

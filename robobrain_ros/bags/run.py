@@ -60,13 +60,14 @@ class Run:
     :param writer: a pool of one thread, in which the output was opened, because SQLite allows only one thread. The run ends it.
     :param node: name of the node, before its result topics.
     :param on_progress: called with the progress as a line after each image.
+    :param on_note: called with a sentence about a topic that is not copied.
     :param at_once: largest number of requests at the same time, for the size of the window.
     """
 
     def __init__(
         self, source: Source, output: Output, writer: ThreadPoolExecutor, questions: Sequence[Question], responder: Responder,
         *, node: str, at_once: int = AT_ONCE, sinks: Sinks | None = None, overlay: bool = False,
-        on_progress: Callable[[str], None] = lambda line: None,
+        on_progress: Callable[[str], None] = lambda line: None, on_note: Callable[[str], None] = lambda note: None,
     ) -> None:  # fmt: skip
         self._source = source
         self._output = output
@@ -74,6 +75,7 @@ class Run:
         self._node = node
         self._sinks = sinks or Sinks()
         self._on_progress = on_progress
+        self._on_note = on_note
         self._at_once, self._slots = at_once, _WINDOW * at_once
         self._writer = writer
         self._stop, self._stopped = threading.Event(), asyncio.Event()
@@ -196,8 +198,13 @@ class Run:
     def _add_topics(self, copied: Sequence[str]) -> None:
         self._connections = {name: self._output.add_topic(self._full(name), kind) for name, kind in self._topics.items()}
         for topic in copied:
+            known: dict[str, Any] = {}  # Several publishers of a topic can have one connection each.
             for connection in self._source.topics[topic].connections:
-                self._copies[connection.id] = self._output.copy_topic(connection)
+                kind = connection.msgtype
+                copy = self._output.copy_topic(connection) or known.get(kind)
+                self._copies[connection.id] = known[kind] = copy
+                if copy is None:
+                    self._on_note(f"The topic {topic} is not copied, because the bag has no definition of its type {kind}.")
 
     def _write(self, done: MomentReplies, counts: dict[str, Any]) -> None:
         for table in self._sinks.tables:

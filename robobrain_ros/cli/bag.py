@@ -45,6 +45,8 @@ MEANINGS = {
 }
 """The meaning of each exit code, for the help text and docs/reference/command_line.md."""
 MESSAGES = Messages("bag")
+_WITHOUT_EFFECT = ("gpu_memory_utilization", "max_num_seqs", "start_timeout")
+"""Engine options that do not change answers, so that a run can continue with others after the engine failed."""
 
 
 @dataclass(frozen=True)
@@ -186,16 +188,18 @@ def _prepare(options: argparse.Namespace) -> Job:
     prefix = f"/{options.node.strip('/')}/"
     results = {f"{prefix}{topic.name}" for topic in RESULT_TOPICS.values()} | {f"{prefix}{OVERLAY_TOPIC}"}
     copied = [name for name in source.topics if name not in results] if options.copy_topics else []
+    engine = [f"{name}={value}" for name, value in sorted(options.engine) if name not in _WITHOUT_EFFECT]
     settings = {
-        "input": str(options.input.resolve()),
+        "input": [str(options.input.resolve()), source.count, source.begin, source.end],
         "questions": [repr(question) for question in questions],
         "cameras": [repr(camera) for camera in cameras],
         "positions": repr(positions),
-        "model": [options.model, options.url, options.model_profile],
+        "model": [options.model, options.url, options.model_profile, *engine],
         "storage": options.storage,
         "node": options.node,
         "overlay": options.overlay,
         "copied topics": copied,
+        "tables and videos": [str(path.resolve()) if path else "" for path in (options.video, options.csv, options.parquet)],
     }
     _, earlier = check_output(options.output, settings, overwrite=options.overwrite)
     for path in (options.video, options.csv, options.parquet):
@@ -270,7 +274,7 @@ async def _run(options: argparse.Namespace, job: Job) -> tuple[Run, bool]:
         printer = MESSAGES.progress()
         run = Run(
             job.source, output, writer, job.questions, responder, node=options.node, at_once=options.at_once, sinks=sinks,
-            overlay=options.overlay, on_progress=printer.update,
+            overlay=options.overlay, on_progress=printer.update, on_note=MESSAGES.report,
         )  # fmt: skip
         moments = Moments(
             job.source, job.cameras, job.questions, target_frame=options.target_frame, tolerance=options.sync_tolerance,
