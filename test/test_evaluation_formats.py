@@ -384,3 +384,37 @@ def test_parquet_files_of_the_hub_are_read(tmp_path: Path) -> None:
     write(folder / "data" / "unseen.parquet", b"PAR1nonsense")
     with pytest.raises(BenchmarkError, match="cannot be read as a Parquet file"):
         read_benchmark(folder)
+
+
+def test_a_missing_option_does_not_shift_the_letters(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", picture())
+    write(tmp_path / "x.tsv", "index\tquestion\tA\tB\tC\tanswer\timage_path\n0\tHow\u2028many?\t1\t\t3\tC\ta.png\n")
+    (item,) = read_benchmark(tmp_path).items
+    assert (item.text.split("\n"), item.answer) == (["How\u2028many?", "A. 1", "C. 3", DIRECT], "C")
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_texts_can_contain_line_separators(tmp_path: Path, line_end: str) -> None:
+    write(tmp_path / "images" / "a.png", picture())
+    write(tmp_path / "masks" / "a.png", half_mask())
+    rows = [{"question_id": number, "image": "a.png", "text": "the\u2028mug\x85"} for number in range(2)]
+    write(tmp_path / "point_questions.jsonl", "".join(json.dumps(row, ensure_ascii=False) + line_end for row in rows))
+    assert len(read_benchmark(tmp_path).items) == 2
+
+
+@pytest.mark.parametrize(
+    ("question", "options", "asked"),
+    [
+        ("How many of the 23 are red?", ["2", "3"], "How many of the 23 are red?\nA. 2\nB. 3"),
+        ("Which?\nA. mug\nB. bowl", ["mug", "bowl"], "Which?\nA. mug\nB. bowl"),
+        ("Which?\n(A) mug (B) bowl", ["mug", "bowl"], "Which?\n(A) mug (B) bowl"),
+        ("Which?\nA. mug\nB. bowl", ["A. mug", "B. bowl"], "Which?\nA. mug\nB. bowl"),
+        ("Is the mug in the bowl?", ["mug", "bowl"], "Is the mug in the bowl?\nA. mug\nB. bowl"),
+    ],
+)
+def test_the_model_always_sees_the_lettered_options(tmp_path: Path, question: str, options: list[str], asked: str) -> None:
+    write(tmp_path / "a.png", picture())
+    row = {"question_id": 1, "question_type": "multiple-choice", "img_path": "a.png", "answer": "B"}
+    write(tmp_path / "data.json", json.dumps([{**row, "question": question, "options": options}]))
+    (item,) = read_benchmark(tmp_path).items
+    assert item.text == f"{asked}\n{DIRECT}"

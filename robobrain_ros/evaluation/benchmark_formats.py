@@ -267,9 +267,9 @@ def vlmevalkit(reading: Reading, path: Path) -> None:
     """Read a table of VLMEvalKit with questions of multiple choice, such as that of All-Angles-Bench."""
     for row, where in tab_separated(path):
         images = _image_list(reading.folder, row, where)
-        options = [row[letter] for letter in LETTERS[:8] if row.get(letter)]
+        options = [f"{letter}. {row[letter]}" for letter in LETTERS[:8] if row.get(letter)]  # An option can be missing.
         hint = f"Hint: {row['hint']}\n" if row.get("hint") else ""
-        text = f"{with_options(hint + required(row, 'question', where), options)}\n{DIRECT}"
+        text = "\n".join([hint + required(row, "question", where), *options, DIRECT])
         _choice(reading, row, where, text, images, str(row.get("category") or ""), "index")
 
 
@@ -313,6 +313,18 @@ def _choice(reading: Reading, row: dict[str, Any], where: str, text: str, images
 def with_options(text: str, options: Sequence[Any]) -> str:
     """Return the question with its lettered options."""
     return "\n".join([text, *(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))])
+
+
+def with_missing_options(text: str, options: Sequence[Any]) -> str:
+    """Return the question with its lettered options, unless it has them already."""
+
+    def has(letter: str, option: str) -> bool:
+        lettered = re.match(rf"\(?{letter}[.):]", option) is not None
+        before = "" if lettered else rf"{letter}[.):]\s*"
+        return re.search(rf"(?<!\w){before}{re.escape(option)}", text) is not None
+
+    complete = all(has(letter, str(option)) for letter, option in zip(LETTERS, options, strict=False))
+    return text if complete else with_options(text, options)
 
 
 def without_point_format(text: str) -> str:

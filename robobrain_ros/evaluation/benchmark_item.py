@@ -122,7 +122,8 @@ def json_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
 
     :raises BenchmarkError: see `json_object`.
     """
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    # str.splitlines would also split at characters that texts can contain, such as U+2028.
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             yield json_object(line, f"{path}, line {number}"), f"{path}, line {number}"
 

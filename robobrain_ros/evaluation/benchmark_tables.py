@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def tab_separated(path: Path) -> list[Row]:
     :raises BenchmarkError: the file cannot be read.
     """
     csv.field_size_limit(sys.maxsize)  # A field can be an image in base64.
-    lines = read_text(path).splitlines(keepends=True)
+    lines = io.StringIO(read_text(path), newline="")
     try:
         return [(row, f"{path}, row {number}") for number, row in enumerate(csv.DictReader(lines, delimiter="\t"), 1)]
     except csv.Error as error:

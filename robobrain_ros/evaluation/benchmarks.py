@@ -176,8 +176,7 @@ def _flageval_item(folder: Path, row: dict[str, Any], where: str) -> tuple[Item 
     letters = formats.LETTERS[: len(options)] if options else formats.LETTERS
     if len(answer) != 1 or answer not in letters:
         raise BenchmarkError(f"{where}: the answer {answer!r} is not the letter of an option.")
-    if any(str(option) not in text for option in options):
-        text = formats.with_options(text, options)
+    text = formats.with_missing_options(text, options)
     asks = re.search(r"letter", text, re.IGNORECASE)
     return Item(identity, kind, text if asks else f"{text}\n{formats.DIRECT}", images, answer), ""
 
@@ -192,8 +191,7 @@ def _flageval_video(folder: Path, row: dict[str, Any], where: str, kind: str, sa
     if kind != "choice" or len(answer) != 1 or answer not in formats.LETTERS:
         raise BenchmarkError(f"{where}: the answer {answer!r} is not the letter of an option.")
     options = row.get("options") or []
-    if any(str(option) not in text for option in options):
-        text = formats.with_options(text, options)
+    text = formats.with_missing_options(text, options)
     return Item(identity, kind, f"{text}\n{formats.DIRECT}", (), answer, clip=clip, category=said)
 
 
