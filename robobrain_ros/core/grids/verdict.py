@@ -16,6 +16,10 @@ _LEAST_SHARE = 0.25
 """Least share of the answers that must hit on the grid that fits."""
 _MOST_CHANCE_HITS = 1
 """Most hits of 12 that a grid on which the model does not answer gets by chance."""
+_NEAR = 2.0
+"""Distance in units of `REACH` within which an answer is near its target."""
+_LEAST_RESCALE = 1.15
+"""Least factor, or divisor, by which images must seem to have been resized again."""
 _MOST_ANISOTROPY = 0.15
 """Largest relative difference of the scales to the right and downwards, if an image was resized."""
 
@@ -55,14 +59,16 @@ class TargetAnswer:
         """Whether the answer has coordinates."""
         return self.size is not None and bool(_places(self.parsed))
 
-    def hits(self, grid: Grid) -> bool:
+    def hits(self, grid: Grid, reaches: float = 1.0) -> bool:
         """Return whether at least half of the coordinates are on the target if they are read on this grid.
 
         Fractions are only read as fractions, and other numbers never.
+
+        :param reaches: largest distance of a hit in units of `REACH`.
         """
         if self.size is None or self.parsed is None or (grid is Grid.FRACTIONS) != self.parsed.normalized:
             return False
-        return self._near([point for point in _places(read_as(self.parsed, grid, self.size)) if not point.clamped])
+        return self._near([point for point in _places(read_as(self.parsed, grid, self.size)) if not point.clamped], reaches)
 
     def hits_scaled(self, scale: float) -> bool:
         """Return whether the answer hits if its image was resized by this factor after resizing for the model."""
@@ -79,8 +85,8 @@ class TargetAnswer:
         x, y = u * self.size.model_width / self.size.width, v * self.size.model_height / self.size.height
         return median(point.u for point in points) / x, median(point.v for point in points) / y
 
-    def _near(self, points: Sequence[Point]) -> bool:
-        (u, v), reach = self.image.centre(self.target), REACH * self.image.mean_side
+    def _near(self, points: Sequence[Point], reaches: float = 1.0) -> bool:
+        (u, v), reach = self.image.centre(self.target), reaches * REACH * self.image.mean_side
         close = sum((point.u - u) ** 2 + (point.v - v) ** 2 <= reach**2 for point in points)
         return 2 * close >= len(_places(self.parsed)) and close > 0
 
@@ -176,9 +182,11 @@ def judge(answers: Sequence[TargetAnswer], own: Grid, profile: str, last: bool) 
     if not last:
         return None
     if 3 * located >= 2 * len(answers):
-        if (scale := _scale(answers)) is not None and hits[best] <= located / 4:
+        if not hits[own] and hits[best] <= _MOST_CHANCE_HITS and (scale := _scale(answers)) is not None:
             return result(GridVerdict.NONE_FITS, scale=scale)
-        if hits[best] <= _MOST_CHANCE_HITS:
+        # On the right grid, even a model that misses often has a hit, or at least some answers near their targets.
+        near = sum(answer.hits(own, _NEAR) for answer in answers)
+        if not hits[own] and max(near, hits[best]) <= _MOST_CHANCE_HITS:
             return result(GridVerdict.NONE_FITS)
     return result(GridVerdict.UNCLEAR)
 
@@ -194,7 +202,9 @@ def _scale(answers: Sequence[TargetAnswer]) -> float | None:
     if min(across, down) <= 0 or abs(across - down) > _MOST_ANISOTROPY * max(across, down):
         return None
     scale = (across + down) / 2
-    return scale if 2 * sum(answer.hits_scaled(scale) for answer in located) > len(located) else None
+    if 1 / _LEAST_RESCALE < scale < _LEAST_RESCALE:
+        return None
+    return scale if 3 * sum(answer.hits_scaled(scale) for answer in located) >= 2 * len(located) else None
 
 
 def _places(answer: AnswerContent | None) -> list[Point]:
