@@ -489,3 +489,12 @@ def test_topics_of_several_publishers_are_copied_whole(program: Program, tmp_pat
     done = program(ANSWER, tmp_path / "in.mcap", tmp_path / "out", *POINT, "--copy-topics")
     assert done.code == 0, done.err
     assert counts(tmp_path / "out") == {"/camera/image": 4, "/robobrain/affordances": 4}
+
+
+def test_answers_with_half_characters_are_written_and_drawn(program: Program, tmp_path: Path) -> None:
+    """Servers can send such texts. OpenCV 5 crashes with them, and files cannot contain them."""
+    bag, path = write_bag(tmp_path / "in", images(1)), tmp_path / "a.csv"
+    done = program("a\ud800b", bag, tmp_path / "out", "ask", "What is it?", "--overlay", "--csv", path)
+    assert done.code == 0, done.err
+    assert counts(tmp_path / "out") == {"/robobrain/answer": 1, "/robobrain/overlay/compressed": 1}
+    assert "a?b" in path.read_text(encoding="utf-8")

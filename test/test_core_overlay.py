@@ -151,3 +151,10 @@ def test_views_and_read_only_images_are_accepted_and_others_rejected() -> None:
     for broken in refused:
         with pytest.raises(BadImageError):
             draw(broken, Answer(Task.ASK, "Two."))
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\ud83db", "a\0b"])
+def test_half_characters_are_drawn_as_question_marks(text: str) -> None:
+    """OpenCV 5 ends the process with a segmentation fault if a text contains them."""
+    for answer in (Answer(Task.ASK, text), Answer(Task.POINT, "", points=(Point(9, 9, label=text),))):
+        assert changed(draw(gray(640, 480), answer, instruction=text)).any()

@@ -16,6 +16,7 @@ from robobrain_ros.bags.moments import Moment
 from robobrain_ros.bags.positions import PositionSettings, locate
 from robobrain_ros.bags.questions import Question
 from robobrain_ros.bags.tables import Row
+from robobrain_ros.bounds.texts import clean
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.formats.jpeg import encode_jpeg
 from robobrain_ros.core.messages.answers import AnswerMessages, Origin
@@ -132,7 +133,7 @@ class Responder:
             except RoboBrainError as error:
                 seconds = 0.0 if error.report is None else error.report.total_time
                 reply = Reply(question, error.code, error.message, seconds)
-                reply.rows = [_row(moment, reply)]
+                reply.rows = [_cleaned(_row(moment, reply))]
                 return reply
         return await self._in_thread(self._reply, moment, question, frames, answer)
 
@@ -169,7 +170,8 @@ class Responder:
         placed = positions or Positions(moment.frame.header)
         message = topic.to_message(to, origin, answer, to.report(report, answer.thinking), placed)
         reply.result = topic.name, serialized(message, f"{PACKAGE}/msg/{topic.type_name}")
-        reply.rows = [_row(moment, reply) | part for part in _parts(answer, placed)] or [_row(moment, reply)]
+        rows = [_row(moment, reply) | part for part in _parts(answer, placed)] or [_row(moment, reply)]
+        reply.rows = [_cleaned(row) for row in rows]
         return reply
 
     def _draw(self, moment: Moment, done: MomentReplies) -> None:
@@ -194,6 +196,11 @@ class Responder:
 def message_type_data(data: bytes) -> Any:
     """Return bytes as the array that rosbags serializes."""
     return np.frombuffer(data, np.uint8)
+
+
+def _cleaned(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row whose texts can be written as UTF-8."""
+    return {name: clean(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
 def _row(moment: Moment, reply: Reply) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
+from robobrain_ros.bounds.texts import clean
 from robobrain_ros.core.imaging import check_image
 from robobrain_ros.core.query import Answer, Box, Point, RgbImage, Task
 
@@ -311,7 +312,7 @@ def _between(start: Place, end: Place, part: float) -> Place:
 
 def _plain(text: str) -> str:
     """Return the text as one line of at most 2000 characters. Before OpenCV 5, it is ASCII, because OpenCV draws nothing else."""
-    line = " ".join(text[:2000].split())
+    line = " ".join(clean(text[:2000]).split())  # OpenCV 5 crashes with lone surrogates.
     if _DRAWS_ASCII_ONLY:
         line = "".join(_ASCII.get(character, character if character.isascii() else "?") for character in line)
     return line
