@@ -179,10 +179,9 @@ def check_output(path: Path, settings: dict[str, Any], *, overwrite: bool) -> tu
     if path.is_dir() and not any(path.iterdir()):
         return Progress(settings), None
     metadata = _read_metadata(path)
-    saved = (metadata or {}).get("custom_data") or {}
-    if metadata is None or _KEY not in saved:
+    progress = None if metadata is None else _saved_progress(metadata)
+    if progress is None:
         raise BagError(f"{path} exists already. Choose another name, or pass --overwrite to delete it.")
-    progress = Progress(**json.loads(saved[_KEY]))
     if progress.complete:
         raise BagError(f"{path} exists already, and is complete. Choose another name, or pass --overwrite to delete it.")
     different = [key for key in settings if json.loads(json.dumps(settings[key])) != progress.settings.get(key)]
@@ -217,6 +216,18 @@ def _read_metadata(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def _saved_progress(metadata: dict[str, Any]) -> Progress | None:
+    """Return the progress in the metadata of an output bag, or None if this program did not write it."""
+    try:
+        saved = json.loads(metadata["custom_data"][_KEY])
+        progress = Progress(**saved)
+        numbers = (progress.moments, progress.copied)
+    except (KeyError, TypeError, ValueError):
+        return None
+    is_own = all(isinstance(part, dict) for part in (progress.settings, progress.counts))
+    return progress if is_own and all(type(number) is int for number in numbers) else None
 
 
 def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
