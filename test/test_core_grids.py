@@ -96,7 +96,8 @@ def start(rng: random.Random, grid: Grid, profile: Profile, noise: float, misses
                 Grid.FRACTIONS: (1, 1),
             }[grid]
             fractions = grid is Grid.FRACTIONS
-            point = Point(*(round(part * side, 3 if fractions else 0) for part, side in zip((across, down), extent, strict=True)))
+            digits = 3 if fractions else 0
+            point = Point(round(across * extent[0], digits), round(down * extent[1], digits))
             answers.append(TargetAnswer(image, target, size, ParsedAnswer(Task.POINT, points=(point,), normalized=fractions)))
         result = judge(answers, grid_of(profile), profile.name, last=number == len(ROUNDS))
         if result is not None:
