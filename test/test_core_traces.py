@@ -252,6 +252,14 @@ def test_a_trajectory_of_too_many_waypoints_needs_resampling() -> None:
     assert len(follow(trace(many), ROOMY, Shape(count=50)).positions) == 50
 
 
+def test_a_step_that_is_far_too_small_for_the_trajectory_is_reported() -> None:
+    """Each of these trajectories would have more poses than `resample` makes."""
+    for step in (1e-9, 0.2 / 5_000, 0.4 / 10_000):
+        found = follow(trace(), ROOMY, Shape(step=step))
+        assert [issue.kind for issue in found.report.issues] == [IssueKind.TOO_MANY]
+        assert len(found.positions) == 0
+
+
 def test_resampling_keeps_the_ends_and_spaces_evenly() -> None:
     corner = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.3, 0.0, 0.0], [0.3, 0.1, 0.0]])
     found = resample(corner, count=5)

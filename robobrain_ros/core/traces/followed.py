@@ -66,7 +66,9 @@ def follow(
     ways = np.concatenate(([0.0], np.cumsum(steps)))
     positions = points[known]
     if shape.count > 0 or shape.step > 0.0:
-        positions = resample(positions, count=shape.count, step=0.0 if shape.count > 0 else shape.step)
+        # Too many poses are reported below. Their number is limited, because `resample` has a limit of its own.
+        step = 0.0 if shape.count > 0 else max(shape.step, float(ways[-1]) / (MOST_POSES - 1))
+        positions = resample(positions, count=shape.count, step=step)
         at = np.linspace(0.0, ways[-1], len(positions))
     else:
         at = ways
