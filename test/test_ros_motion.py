@@ -387,6 +387,20 @@ def test_a_wall_has_a_pose_on_the_floor_and_with_the_parameter_an_approach_pose(
     assert is_unknown(pushed.approach.floor_pose)
 
 
+def test_without_the_transform_background_has_no_pose_on_the_floor(scene: Scene) -> None:
+    """The position is then in the camera's frame, where z is no height above the floor."""
+    with looking(scene, "[]", target_frame="map", transform_source=lambda node: Frames("base_link")) as before:
+        in_sight(before)
+        found = approach(before, pixels=[float(scene.width) / 2, 5.0], floor_distance=0.3)
+    assert_no_pose(found)
+    assert (found.outcome.code, found.approach.reason, found.approach.floor_reason) == (
+        Outcome.NO_POSE,
+        "BACKGROUND",
+        "NO_TRANSFORM",
+    )
+    assert "there is no frame map" in found.outcome.message
+
+
 def test_free_space_and_the_gripper_are_checked_in_target_frame(scene: Scene) -> None:
     """RoboBrain 2.5 states depths: this trajectory leads behind the table. The gripper is at the camera."""
     waypoints = str([[500, 900, 0.4], [500, 900, 1.5]])

@@ -82,10 +82,14 @@ class Approaching:
     def _on_floor(self, positions: Positions, index: int, approach: ApproachPose, distance: float) -> StampedPose:
         """Return the pose on the floor that faces a part of the answer. It needs only the position of the part."""
         pose = approach.pose
-        if not plain_frame(self._parameters["target_frame"]):
+        target = plain_frame(self._parameters["target_frame"])
+        if not target:
             return replace(pose, source=Source.FLOOR).without(Unavailable.NO_FLOOR)
         place = _place(positions, index)
-        if pose.reason is not None and pose.reason is not Unavailable.NO_TRANSFORM and place is not None:
+        if place is not None and plain_frame(positions.header.frame_id) != target:
+            # Without the transform, the positions stay in the camera's frame, whatever the reason of the approach pose is.
+            return replace(pose, source=Source.FLOOR).without(Unavailable.NO_TRANSFORM)
+        if pose.reason is not None and place is not None:
             turn = (0.0, 0.0, 0.0, 1.0)
             uncertainty = Uncertainty(_FLOOR_DEVIATION, math.pi)
             pose = replace(pose, position=place, orientation=turn, uncertainty=uncertainty, reason=None)
