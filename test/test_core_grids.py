@@ -145,7 +145,7 @@ def test_a_server_that_resizes_images_again_is_named(rescale: float) -> None:
 
 
 def test_coordinates_that_hit_nothing_fit_no_grid() -> None:
-    result = run(TargetEngine(misses=1.0, seed=4), profile_for("robobrain2.0"))
+    result = run(ScriptedEngine(["[(3, 3)]"]), profile_for("robobrain2.0"))
     assert (result.verdict, result.located, result.asked) == (GridVerdict.NONE_FITS, 12, 12)
     assert "on every grid" in str(result)
 

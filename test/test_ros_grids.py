@@ -19,7 +19,7 @@ def engine_entry(running) -> DiagnosticStatus:
     [
         (TargetEngine(), DiagnosticStatus.OK, "right: 4 of 4 answers hit their targets as pixels of the resized image."),
         (TargetEngine(grid=Grid.THOUSANDTHS), DiagnosticStatus.WARN, "wrong: the model answers in 0 to 1000 (4 of 4 targets"),
-        (TargetEngine(misses=1.0, seed=4), DiagnosticStatus.WARN, "none fits: "),
+        (ScriptedEngine(["[(3, 3)]"]), DiagnosticStatus.WARN, "none fits: "),
         (ScriptedEngine(["[]"]), DiagnosticStatus.OK, "unclear: 0 of 4 answers have coordinates"),
     ],
     ids=["right", "wrong", "none fits", "unclear"],
