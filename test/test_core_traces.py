@@ -237,6 +237,16 @@ def test_the_followed_poses_are_checked_and_their_issues_name_waypoints() -> Non
     assert follow(trace(), TraceLimits(step=0.15), Shape(count=9)).report.issues == ()
 
 
+def test_smoothing_does_not_hide_a_waypoint_outside_of_the_workspace() -> None:
+    """The waypoint is published on ~/path, although no pose is there."""
+    away = np.array([[0.0, 0.0, 0.5], [0.1, 0.0, 0.5], [0.2, 0.25, 0.5], [0.3, 0.0, 0.5], [0.4, 0.0, 0.5]])
+    limits = TraceLimits(workspace=Workspace("table", (-1.0, -0.1, 0.0), (1.0, 0.2, 1.0)))
+    for shape in (Shape(), Shape(rounds=2), Shape(count=4)):
+        found = follow(Trace(away, "table"), limits, shape)
+        assert kinds(*found.report.issues) == [(2, IssueKind.OUTSIDE_WORKSPACE)]
+        assert found.report.issues[0].measured == pytest.approx(0.05)
+
+
 @pytest.mark.parametrize("shape", [Shape(), Shape(count=20), Shape(rounds=3)])
 @pytest.mark.parametrize("waypoints", [np.zeros((0, 3)), np.ones((1, 3)), np.ones((5, 3)), np.full((3, 3), np.nan)])
 def test_a_trajectory_that_is_none_has_no_poses(waypoints: np.ndarray, shape: Shape) -> None:

@@ -1,6 +1,6 @@
-"""Make the poses that a robot follows from a trajectory, and check exactly these poses."""
+"""Make the poses that a robot follows from a trajectory, and check them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,6 +11,9 @@ from robobrain_ros.core.poses import Rigid
 from robobrain_ros.core.traces.checks import FARTHEST, LEAST_LENGTH, Trace, TraceLimits, TraceReport, View, check_trace
 from robobrain_ros.core.traces.issues import IssueKind, TraceIssue
 from robobrain_ros.core.traces.shape import MOST_POSES, resample, smooth
+
+_OF_PLACES = (IssueKind.OUTSIDE_WORKSPACE, IssueKind.OUT_OF_REACH)
+"""Findings about single waypoints. They count also if the poses differ from the waypoints, because both are published."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class Shape:
 class Followed:
     """The poses of a trajectory and the findings about them.
 
-    :param report: the findings. The index of an issue is that of a waypoint, also if the poses were resampled.
+    :param report: the findings about the poses, and about waypoints outside of the workspace or the reach. The index of an issue
+        is that of a waypoint, also if the poses were resampled.
     :param positions: positions (n, 3) of the poses in metres. Empty: the trajectory has no motion, or too many waypoints.
     """
 
@@ -79,7 +83,10 @@ def follow(
     lost = tuple(
         TraceIssue(int(index), IssueKind.NOT_FINITE, float("nan"), 0.0) for index in np.setdiff1d(np.arange(len(points)), known)
     )
-    found = TraceReport((*lost, *_by_waypoint(report.issues, ends)), report.unchecked)
+    own = check_trace(trace, limits, view, transforms).issues
+    outside = tuple(issue for issue in own if issue.kind in _OF_PLACES)
+    issues = _worst((*(_of_waypoint(issue, ends) for issue in report.issues), *outside))
+    found = TraceReport((*lost, *issues), report.unchecked)
     return Followed(found, np.empty((0, 3)) if _has_too_many(report) else positions)
 
 
@@ -87,12 +94,16 @@ def _has_too_many(report: TraceReport) -> bool:
     return any(issue.kind is IssueKind.TOO_MANY for issue in report.issues)
 
 
-def _by_waypoint(issues: tuple[TraceIssue, ...], ends: npt.NDArray[np.intp]) -> tuple[TraceIssue, ...]:
-    """Return the issues of poses as issues of waypoints: of each kind, the worst one at each waypoint."""
+def _of_waypoint(issue: TraceIssue, ends: npt.NDArray[np.intp]) -> TraceIssue:
+    """Return the issue of a pose as that of a waypoint."""
+    return replace(issue, waypoint=-1 if issue.waypoint < 0 else int(ends[issue.waypoint]))
+
+
+def _worst(issues: Iterable[TraceIssue]) -> tuple[TraceIssue, ...]:
+    """Return the worst issue of each kind at each waypoint."""
     worst: dict[tuple[IssueKind, int], TraceIssue] = {}
     for issue in issues:
-        moved = replace(issue, waypoint=-1 if issue.waypoint < 0 else int(ends[issue.waypoint]))
-        before = worst.get((moved.kind, moved.waypoint))
-        if before is None or abs(moved.measured - moved.allowed) > abs(before.measured - before.allowed):
-            worst[moved.kind, moved.waypoint] = moved
+        before = worst.get((issue.kind, issue.waypoint))
+        if before is None or abs(issue.measured - issue.allowed) > abs(before.measured - before.allowed):
+            worst[issue.kind, issue.waypoint] = issue
     return tuple(worst.values())

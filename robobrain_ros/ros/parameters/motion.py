@@ -48,7 +48,7 @@ MOTION_PARAMETERS = (
     Parameter(
         "trajectory_max_step",
         0.0,
-        "Longest step in metres between two waypoints of a trajectory. 0: no limit.",
+        "Longest step in metres between two poses of a trajectory. 0: no limit.",
         applies=Applies.AT_ONCE,
         minimum=0.0,
         maximum=1000.0,
