@@ -407,7 +407,7 @@ def test_a_node_whose_constructor_failed_is_destroyed_and_can_be_destroyed_again
 
     plain = RoboBrainNode.destroy_node
     monkeypatch.setattr(RoboBrainNode, "destroy_node", destroy)
-    for broken in ("Parameters", "Intake", "Model", "ResultTopics", "StandingQueries", "Diagnostics"):
+    for broken in ("Parameters", "Intake", "Models", "ResultTopics", "StandingQueries", "Diagnostics"):
         with monkeypatch.context() as without:
             without.setattr(f"robobrain_ros.ros.node.{broken}", fail)
             with pytest.raises(Boom), rig():

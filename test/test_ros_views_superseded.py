@@ -228,7 +228,7 @@ def test_the_target_of_a_query_ends_with_its_camera(scene: Scene) -> None:
 def test_the_target_of_a_query_ends_with_the_model(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     with looking(scene, points_text(scene.objects[:1])) as before:
         poses = show_standing_target(before)
-        monkeypatch.setattr(before.it.node._standing, "_ready", lambda: False)
+        monkeypatch.setattr(before.it.node._standing, "_ready", lambda task: False)
         before.it.until(lambda: poses_of(poses)[-1] == 0, "the empty poses")
 
 
