@@ -39,6 +39,10 @@ class SimulatedArm:
         """See `Arm`."""
         return self.world.arm()
 
+    def reach(self, name: str) -> str:
+        """Return why the gripper cannot hold an object, or an empty string if it can. This arm reaches every object."""
+        return ""
+
     def execute(self, step: PlanStep) -> str:
         """See `Arm`."""
         try:
@@ -46,6 +50,8 @@ class SimulatedArm:
         except ValueError as error:
             return str(error)
         fault = self.world.table.copy().do(what)
+        if not fault and what.skill == "pick" and (missed := self.reach(what.object)):
+            return missed
         if not fault and self._has_trouble("slip"):
             self.world.drop(what.object)
             return SLIPPED.format(name=what.object)

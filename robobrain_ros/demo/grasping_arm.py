@@ -12,7 +12,6 @@ from robobrain_ros.core.query import Defaults, PlanStep
 from robobrain_ros.demo.arm import SimulatedArm
 from robobrain_ros.demo.grasping import Grasp, at_pose, fault_of
 from robobrain_ros.demo.robot import World
-from robobrain_ros.demo.simulator import Step
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.msg import ApproachPose
 from robobrain_ros.ros.client import TaskClient, query_options
@@ -73,18 +72,11 @@ class GraspingArm(SimulatedArm):
 
     def execute(self, step: PlanStep) -> str:
         """See `Arm`."""
-        try:
-            what = Step.read(step.skill, step.arguments)
-        except ValueError as error:
-            return str(error)
-        fault = self.world.table.copy().do(what)
-        if not fault and what.skill == "pick":
-            fault = self._reach(what.object)
-        observation = fault or super().execute(step)
+        observation = super().execute(step)
         self._changed_at = self._client.get_clock().now()
         return observation
 
-    def _reach(self, name: str) -> str:
+    def reach(self, name: str) -> str:
         """Return why the arm does not hold the object at its approach pose, or an empty string."""
         found = self._ask(name)
         if isinstance(found, str):

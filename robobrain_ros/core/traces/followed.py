@@ -83,7 +83,8 @@ def follow(
     lost = tuple(
         TraceIssue(int(index), IssueKind.NOT_FINITE, float("nan"), 0.0) for index in np.setdiff1d(np.arange(len(points)), known)
     )
-    own = check_trace(trace, limits, view, transforms).issues
+    places = TraceLimits(workspace=limits.workspace, reach=limits.reach)
+    own = check_trace(trace, places, transforms=transforms).issues
     outside = tuple(issue for issue in own if issue.kind in _OF_PLACES)
     issues = _worst((*(_of_waypoint(issue, ends) for issue in report.issues), *outside))
     found = TraceReport((*lost, *issues), report.unchecked)
