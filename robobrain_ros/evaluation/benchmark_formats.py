@@ -96,7 +96,7 @@ def refspatial(reading: Reading) -> None:
     """Read the raw folders of RefSpatial-Bench: Location, Placement and Unseen, or one of them."""
     folders = [folder for folder in (reading.folder, *sorted(reading.folder.iterdir())) if (folder / "question.json").is_file()]
     for folder in folders:
-        for row, where in _json_rows(folder / "question.json"):
+        for row, where in json_rows(folder / "question.json"):
             image = path_inside(folder, required(row, "rgb_path", where), where)
             mask = path_inside(folder, required(row, "mask_path", where), where)
             identity = f"{folder.name.lower()}_{required(row, 'id', where)}"
@@ -150,7 +150,7 @@ def _polygon(text: str, where: str) -> tuple[tuple[float, float], ...]:
 
 def embspatial(reading: Reading) -> None:
     """Read embspatial_bench.json."""
-    for row, where in _json_rows(reading.folder / "embspatial_bench.json"):
+    for row, where in json_rows(reading.folder / "embspatial_bench.json"):
         image = _decoded(row.get("image"), where)
         options, answer = row.get("answer_options"), row.get("answer")
         if not isinstance(options, list) or type(answer) is not int or not 0 <= answer < len(options):
@@ -239,7 +239,7 @@ def vsi_bench(reading: Reading, rows: Iterable[Row]) -> None:
 
 def egoplan2(reading: Reading, path: Path) -> None:
     """Read EgoPlan-Bench2: its JSON file with Ego4D's videos (v1_288p/ or the folder), or with one clip for each question."""
-    for row, where in _json_rows(path):
+    for row, where in json_rows(path):
         identity, goal, right = (required(row, name, where) for name in ("sample_id", "task_goal", "golden_choice_idx"))
         choices = "\n".join(f"{letter}. {required(row, f'choice_{letter.lower()}', where)}" for letter in "ABCD")
         text = _EGOPLAN.replace("{goal}", goal).replace("{choices}", choices)
@@ -332,7 +332,11 @@ def without_point_format(text: str) -> str:
     return _FORMAT_OF_POINTS.sub("", text).strip()
 
 
-def _json_rows(path: Path) -> Iterable[Row]:
+def json_rows(path: Path) -> Iterable[Row]:
+    """Return the questions of a JSON list, each with its place for messages.
+
+    :raises BenchmarkError: the file is no list of JSON objects.
+    """
     content = read_json(path)
     if not isinstance(content, list):
         raise BenchmarkError(f"{path} does not contain a list of questions.")
@@ -373,7 +377,7 @@ _TABLES: tuple[tuple[str, frozenset[str], str, Callable[[Reading, Iterable[Row]]
 
 
 def read_tables(reading: Reading, tables: Sequence[Table]) -> None:
-    """Read the tables of a folder, whose columns tell the benchmark.
+    """Read the tables of a folder, whose columns identify the benchmark.
 
     :raises BenchmarkError: no benchmark has such columns, or a row is damaged.
     """
@@ -393,4 +397,4 @@ def read_tables(reading: Reading, tables: Sequence[Table]) -> None:
 
 def read_annotations(reading: Reading) -> None:
     """Read annotations.json, which the download program of RoboSpatial-Home writes."""
-    robospatial(reading, _json_rows(reading.folder / "annotations.json"))
+    robospatial(reading, json_rows(reading.folder / "annotations.json"))

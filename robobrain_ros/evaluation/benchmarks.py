@@ -24,7 +24,6 @@ from robobrain_ros.evaluation.benchmark_item import (
     Item,
     json_object,
     path_inside,
-    read_json,
     read_pixels,
     read_text,
     required,
@@ -72,7 +71,7 @@ _FLAGEVAL_KINDS = {
 def read_benchmark(folder: Path, name: str = "", protocol: str = PUBLISHED) -> Benchmark:
     """Read and check all files of a benchmark's folder, so that a missing file is found before the first question.
 
-    docs/reference/benchmarks.md describes the formats. The files in the folder tell which one it is.
+    docs/reference/benchmarks.md describes the formats. The files in the folder identify the format.
 
     :param name: name of the benchmark in reports. Empty: the name of the folder.
     :param protocol: `PUBLISHED`, or `FLAGEVAL` for the wording and the scores of FlagEvalMM.
@@ -131,14 +130,7 @@ def _read(reading: formats.Reading) -> None:
 
 def _flageval(reading: formats.Reading) -> None:
     """Read the form to which FlagEvalMM converts every benchmark, also EmbodiedVerse."""
-    path = reading.folder / "data.json"
-    rows = read_json(path)
-    if not isinstance(rows, list):
-        raise BenchmarkError(f"{path} does not contain a list of questions.")
-    for number, row in enumerate(rows, 1):
-        where = f"{path}, question {number}"
-        if not isinstance(row, dict):
-            raise BenchmarkError(f"{where} is not a JSON object.")
+    for row, where in formats.json_rows(reading.folder / "data.json"):
         item, why = _flageval_item(reading.folder, row, where)
         if item is None:
             reading.skipped[why] += 1
