@@ -345,7 +345,7 @@ def test_fractions_are_read_as_fractions_only(tmp_path: Path) -> None:
     benchmark = large_where2place(tmp_path / "Where2Place")
     column = asyncio.run(filled("native", ["[(0.25, 0.5)]"], benchmark))
     cell = column.cells["Where2Place", False, "score"]
-    # The package recognizes fractions, so the score itself is right, too.
+    # The package recognizes fractions, so the score itself is also right.
     assert (cell.value, cell.grids[Grid.FRACTIONS.value], cell.grids[Grid.MODEL_PIXELS.value]) == (1.0, 1.0, 0.0)
 
 

@@ -22,7 +22,7 @@ from robobrain_ros.evaluation.scoring import relative_accuracy, score_item, tota
 SIZE = (112, 84)
 
 
-def picture(level: int = 128, size: tuple[int, int] = SIZE) -> bytes:
+def png(level: int = 128, size: tuple[int, int] = SIZE) -> bytes:
     stream = io.BytesIO()
     Image.new("L", size, level).save(stream, "PNG")
     return stream.getvalue()
@@ -63,7 +63,7 @@ POINT_FORMAT = (
 
 def refspatial(folder: Path) -> None:
     for split in ("Location", "Placement"):
-        write(folder / split / "image" / "0.png", picture())
+        write(folder / split / "image" / "0.png", png())
         write(folder / split / "mask" / "0.png", half_mask())
         row = {
             "id": 0, "object": "the left cup", "prompt": "Please point out the left cup.", "suffix": POINT_FORMAT.strip(),
@@ -73,7 +73,7 @@ def refspatial(folder: Path) -> None:
 
 
 def robospatial(folder: Path) -> None:
-    write(folder / "images" / "a.png", picture())
+    write(folder / "images" / "a.png", png())
     write(folder / "images" / "m.png", half_mask())
     rows = [
         {"category": "configuration", "question": "Is the cup left of the plate? Answer yes or no.", "answer": "Yes",
@@ -88,20 +88,20 @@ def robospatial(folder: Path) -> None:
 def embspatial(folder: Path) -> None:
     row = {
         "question_id": "mp3d_57", "question": "Which object is nearest?", "relation": "close",
-        "image": base64.b64encode(picture()).decode(), "answer_options": ["door", "cabinet", "table"], "answer": 2,
+        "image": base64.b64encode(png()).decode(), "answer_options": ["door", "cabinet", "table"], "answer": 2,
     }  # fmt: skip
     write(folder / "embspatial_bench.json", json.dumps([row]))
 
 
 def erqa(folder: Path) -> None:
-    write(folder / "a.png", picture())
+    write(folder / "a.png", png())
     question = "Which is it? A. x B. y. Please answer directly with only the letter of the correct option and nothing else."
     row = {"question_id": "E1", "question": question, "question_type": "Pointing", "answer": "B", "visual_indices": [0, 0]}
     lines(folder / "test.jsonl", [{**row, "images": ["a.png", "a.png"]}])
 
 
 def sat(folder: Path) -> None:
-    write(folder / "a.png", picture())
+    write(folder / "a.png", png())
     rows = [
         {"question": f"Question {number}?", "question_type": "action", "answers": ["left", "right"], "correct_answer": "left",
          "image_bytes": ["a.png"]}
@@ -111,7 +111,7 @@ def sat(folder: Path) -> None:
 
 
 def blink(folder: Path) -> None:
-    write(folder / "a.png", picture())
+    write(folder / "a.png", png())
     row = {"idx": "val_Counting_1", "sub_task": "Counting", "prompt": "How many?\n(A) 1\n(B) 2", "image_1": "a.png",
            "image_2": "a.png", "image_3": None, "image_4": None}  # fmt: skip
     lines(folder / "val.jsonl", [{**row, "answer": "(A)"}, {**row, "idx": "test_Counting_1", "answer": "hidden"}])
@@ -120,14 +120,14 @@ def blink(folder: Path) -> None:
 def cv_bench(folder: Path) -> None:
     rows = []
     for number, (source, answer) in enumerate([("ADE20K", "(A)"), ("COCO", "(B)"), ("Omni3D", "(A)"), ("Omni3D", "(B)")]):
-        write(folder / "img" / f"{number}.png", picture())
+        write(folder / "img" / f"{number}.png", png())
         rows.append({"idx": number, "source": source, "type": "2D", "task": "Count", "prompt": "How many?\n(A) 1\n(B) 2",
                      "filename": f"{number}.png", "answer": answer, "choices": ["1", "2"]})  # fmt: skip
     lines(folder / "test_2d.jsonl", rows)
 
 
 def all_angles(folder: Path) -> None:
-    write(folder / "views" / "a.png", picture())
+    write(folder / "views" / "a.png", png())
     head = "index\tquestion\tA\tB\tC\tanswer\tcategory\timage_path\n"
     write(folder / "all_angles.tsv", head + "0\tHow many people?\t1\t2\t3\tC\tcounting\t['views/a.png', 'views/a.png']\n")
 
@@ -155,7 +155,7 @@ def egoplan(folder: Path) -> None:
 
 def flageval_videos(folder: Path) -> None:
     video(folder / "scannet" / "s1.mp4")
-    write(folder / "a.png", picture())
+    write(folder / "a.png", png())
     rows = [
         {"question_id": 0, "question": "How many chairs?", "answer": "4", "question_type": "object_counting",
          "video_path": "scannet/s1.mp4"},
@@ -302,7 +302,7 @@ def test_frames_are_evenly_spaced_and_end_with_the_last(tmp_path: Path) -> None:
 
 FAULTS: list[tuple[str, Callable[[Path], Any], str]] = [
     ("RefSpatial-Bench", lambda folder: (folder / "Location/image/0.png").unlink(), "image/0.png cannot be read as an image"),
-    ("RefSpatial-Bench", lambda folder: write(folder / "Location/mask/0.png", picture(255, (9, 9))), "the mask is .9, 9. pixels"),
+    ("RefSpatial-Bench", lambda folder: write(folder / "Location/mask/0.png", png(255, (9, 9))), "the mask is .9, 9. pixels"),
     ("RefSpatial-Bench", lambda folder: write(folder / "Location/question.json", "[{"), "question.json is not JSON"),
     ("RefSpatial-Bench", lambda folder: write(folder / "Location/question.json", "{}"), "does not contain a list of questions"),
     ("RoboSpatial-Home", lambda folder: edit(folder / "annotations.json", 1, answer="[(0, 0)]"), "1 points instead of"),
@@ -371,7 +371,7 @@ def test_parquet_files_of_the_hub_are_read(tmp_path: Path) -> None:
         parquet.write_table(pyarrow.Table.from_pylist(rows), path)
         return path.parent
 
-    image = {"bytes": picture(), "path": "a.png"}
+    image = {"bytes": png(), "path": "a.png"}
     rows = [{"question": "Which?", "question_type": "action", "answers": ["left", "right"], "correct_answer": "right",
              "image_bytes": [image, image]}]  # fmt: skip
     folder = table(tmp_path / "sat" / "SAT_test.parquet", rows)
@@ -387,7 +387,7 @@ def test_parquet_files_of_the_hub_are_read(tmp_path: Path) -> None:
 
 
 def test_a_missing_option_does_not_shift_the_letters(tmp_path: Path) -> None:
-    write(tmp_path / "a.png", picture())
+    write(tmp_path / "a.png", png())
     write(tmp_path / "x.tsv", "index\tquestion\tA\tB\tC\tanswer\timage_path\n0\tHow\u2028many?\t1\t\t3\tC\ta.png\n")
     (item,) = read_benchmark(tmp_path).items
     assert (item.text.split("\n"), item.answer) == (["How\u2028many?", "A. 1", "C. 3", DIRECT], "C")
@@ -395,7 +395,7 @@ def test_a_missing_option_does_not_shift_the_letters(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 def test_texts_can_contain_line_separators(tmp_path: Path, line_end: str) -> None:
-    write(tmp_path / "images" / "a.png", picture())
+    write(tmp_path / "images" / "a.png", png())
     write(tmp_path / "masks" / "a.png", half_mask())
     rows = [{"question_id": number, "image": "a.png", "text": "the\u2028mug\x85"} for number in range(2)]
     write(tmp_path / "point_questions.jsonl", "".join(json.dumps(row, ensure_ascii=False) + line_end for row in rows))
@@ -413,7 +413,7 @@ def test_texts_can_contain_line_separators(tmp_path: Path, line_end: str) -> Non
     ],
 )
 def test_the_model_always_sees_the_lettered_options(tmp_path: Path, question: str, options: list[str], asked: str) -> None:
-    write(tmp_path / "a.png", picture())
+    write(tmp_path / "a.png", png())
     row = {"question_id": 1, "question_type": "multiple-choice", "img_path": "a.png", "answer": "B"}
     write(tmp_path / "data.json", json.dumps([{**row, "question": question, "options": options}]))
     (item,) = read_benchmark(tmp_path).items

@@ -150,7 +150,7 @@ class Source(Protocol):
     """Source of images and answers. Every method returns at once, and can be called from any thread."""
 
     live: bool
-    """Whether new images arrive by themselves. Then an answer stays on the image for a limited time."""
+    """Whether new images arrive automatically. Then an answer stays on the image for a limited time."""
 
     def choices(self) -> Sequence[str]:
         """Return the names of the cameras or images that a viewer can choose."""

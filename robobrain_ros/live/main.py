@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     ros = parser.add_argument_group("with ROS")
     ros.add_argument("--node", default="robobrain", help="name of the node (default: %(default)s)")
-    ros.add_argument("--depth-topic", default="", help="depth topic of the first camera (default: the one that the node uses)")
+    ros.add_argument("--depth-topic", default="", help="depth topic of the first camera (default: the topic of the node)")
     ros.add_argument("--info-topic", default="", help="camera_info topic of the first camera (default: beside its image topic)")
     local = parser.add_argument_group("without ROS")
     local.add_argument("--demo", action="store_true", help="show the demo's table, by default with the tabletop demo model")
