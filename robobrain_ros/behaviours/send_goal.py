@@ -6,6 +6,7 @@ from typing import Any
 from action_msgs.msg import GoalStatus
 
 from robobrain_ros.behaviours.base import WAIT_FOR_NODE, GoalBehaviour
+from robobrain_ros.bounds.texts import shortened
 
 TIMEOUT = 300.0
 """Seconds until a goal counts as failed, by default."""
@@ -48,9 +49,7 @@ class SendGoal(GoalBehaviour):
         """Return how the goal ended, if it did not succeed, with the beginning of the result, which contains an error code."""
         if status == GoalStatus.STATUS_SUCCEEDED:
             return ""
-        shown = str(result)
-        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
-        return f"{_STATES.get(status, 'The goal did not succeed')}: {shown}"
+        return f"{_STATES.get(status, 'The goal did not succeed')}: {shortened(str(result), _SHOWN)}"
 
     def judge(self, result: Any) -> tuple[bool, str, Any]:
         """Judge the result of a goal that succeeded."""

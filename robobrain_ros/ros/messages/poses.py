@@ -92,15 +92,15 @@ def to_trace_issues(issues: Iterable[TraceIssue]) -> list[TraceIssueMessage]:
         TraceIssueMessage(
             waypoint=issue.waypoint,
             kind=getattr(TraceIssueMessage, issue.kind.name),
-            measured=_float32(issue.measured),
-            allowed=_float32(issue.allowed),
+            measured=_limited(issue.measured),
+            allowed=_limited(issue.allowed),
             text=clean(issue.message),
         )
         for issue in issues
     ]
 
 
-def _float32(value: float) -> float:
+def _limited(value: float) -> float:
     """Return the number as a float, limited to what a float32 can represent. An int would end the process in a debug build."""
     largest = float(np.finfo(np.float32).max)
     return value if math.isnan(value) else float(min(max(value, -largest), largest))
