@@ -22,7 +22,7 @@ pytest.importorskip("transformers")
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from training import network  # noqa: E402
-from training.progress import ProgressTuner, Step, arguments, main, make_step, run  # noqa: E402
+from training.progress import ProgressTuner, Step, arguments, main, make_step, run, source  # noqa: E402
 from training.progress_batches import (  # noqa: E402
     CAMERA,
     collate,
@@ -229,3 +229,10 @@ def test_the_command_trains_with_workers(tmp_path: Path, monkeypatch: pytest.Mon
     main()
     assert (tmp_path / "model.safetensors").exists()
     assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 1
+
+
+@pytest.mark.thorough
+def test_a_data_process_that_ends_ends_the_training(tmp_path: Path) -> None:
+    options = arguments(["--model", str(MODEL), "--out", str(tmp_path / "without a tokenizer"), "--workers", "1"])
+    with source(ProgressTuner(options)) as next_step, pytest.raises(RuntimeError, match="exit codes 1"):
+        next_step()

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from queue import Queue
+from queue import Empty, Full, Queue
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -105,12 +105,21 @@ def make_step(packer: Packer, options: argparse.Namespace, seed: int, step: int)
 
 
 def produce(queue: "ProcessQueue[Step]", options: argparse.Namespace, seed: int) -> None:
-    """Put the data of steps into the queue, without end. This is the work of one process."""
+    """Put the data of steps into the queue until the training ends. This is the work of one process."""
     os.nice(5)
     cv2.setNumThreads(1)
     packer = Packer(PreTrainedTokenizerFast.from_pretrained(options.out))
+    training = multiprocessing.parent_process()
     for step in itertools.count():
-        queue.put(make_step(packer, options, seed, step))
+        made = make_step(packer, options, seed, step)
+        while True:
+            if training is None or not training.is_alive():
+                # It was killed, and could not terminate its processes. Nobody reads the queue any more.
+                queue.cancel_join_thread()
+                return
+            with contextlib.suppress(Full):
+                queue.put(made, timeout=5)
+                break
 
 
 @contextlib.contextmanager
@@ -132,10 +141,18 @@ def source(tuner: "ProgressTuner") -> Iterator[Callable[[], Step]]:
         while True:
             ready.put(queue.get())
 
+    def next_step() -> Step:
+        while True:
+            with contextlib.suppress(Empty):
+                return ready.get(timeout=5)
+            ended = [str(worker.exitcode) for worker in workers if not worker.is_alive()]
+            if ended:
+                raise RuntimeError(f"processes that generate data have ended, with exit codes {', '.join(ended)}")
+
     # The data of a step on a GPU has many megabytes. The thread receives the next one during a step.
     threading.Thread(target=receive, daemon=True).start()
     try:
-        yield lambda: ready.get(timeout=300)
+        yield next_step
     finally:
         for worker in workers:
             worker.terminate()
