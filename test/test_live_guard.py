@@ -3,7 +3,7 @@
 import http.client
 import socket
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -222,3 +222,16 @@ def test_a_viewer_of_another_version_is_closed(gate: Gate, monkeypatch: pytest.M
     monkeypatch.setattr(viewer, "SUBPROTOCOL", "viser-v0.0.1")
     with pytest.raises(ConnectionClosed):
         Viewer(gate.address).until_text("never")
+
+
+def test_connections_without_a_request_are_limited(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "MOST_CONNECTIONS", 8)
+    with ExitStack() as stack:
+        opened = [stack.enter_context(socket.create_connection(("127.0.0.1", gate.port), LIMIT)) for _ in range(9)]
+        opened[-1].settimeout(LIMIT)
+        with suppress(ConnectionResetError):
+            assert opened[-1].recv(1) == b""  # Accepted and ended at once. The others stay open.
+        opened[0].sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert opened[0].recv(12) == b"HTTP/1.1 200"
+    with closing(Viewer(gate.address)) as one:
+        one.until_text("viewers: 1")

@@ -1,10 +1,11 @@
 """Who may open the page, and what a browser may send.
 
 viser has no access control. It also listens on another port if the port is in use, and its clients can ask it to publish the
-page on a public server. Therefore this module opens the socket itself, and starts viser's server on it with three checks: of each
-HTTP request, of the number of viewers, and of each message of a browser.
+page on a public server. Therefore this module opens the socket itself, and starts viser's server on it with four checks: of
+the number of connections, of each HTTP request, of the number of viewers, and of each message of a browser.
 """
 
+import asyncio
 import hmac
 import http
 import ipaddress
@@ -14,6 +15,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from unittest import mock
@@ -31,6 +33,8 @@ TOKEN_VARIABLE = "ROBOBRAIN_LIVE_TOKEN"
 """Environment variable with the token. It is no argument, because every user of the computer can list arguments."""
 LEAST_TOKEN = 16
 MOST_VIEWERS = 16
+MOST_CONNECTIONS = 64
+"""Open TCP connections. A browser uses several while it loads the page. Without a complete request, they end after 10 s."""
 LARGEST_MESSAGE = 64 * 1024
 """Bytes of a message of a browser. The longest instruction has at most 32 KB."""
 _RATE, _BURST = 256 * 1024, 1024 * 1024
@@ -63,6 +67,7 @@ class Gate:
         self._token = "" if self.loopback else _token()
         self._cookie = f"robobrain_live_{self.port}"
         self.viewers = 0
+        self.connections = 0
         self._used = False
 
     @property
@@ -92,7 +97,7 @@ class Gate:
                 "max_queue": 16,
                 "open_timeout": 10,
                 "close_timeout": _CLOSING,
-                "create_connection": _Connection,
+                "create_connection": partial(_Connection, self),
             }
 
             def check(connection: ServerConnection, request: Request) -> Response | None:
@@ -141,9 +146,22 @@ class Gate:
 class _Connection(ServerConnection):
     """A connection that ignores messages which the page does not need, and ends if a browser sends too much."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, gate: Gate, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._gate = gate
         self._bytes, self._messages, self._since = float(_BURST), _MESSAGE_BURST, time.monotonic()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Count the connection, and end it if too many are open."""
+        self._gate.connections += 1
+        super().connection_made(transport)
+        if self._gate.connections > MOST_CONNECTIONS:
+            self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count the end of the connection."""
+        self._gate.connections -= 1
+        super().connection_lost(exc)
 
     async def recv(self, decode: bool | None = None) -> Any:
         """Return the next allowed message."""
