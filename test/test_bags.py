@@ -140,6 +140,22 @@ def test_positions_use_depth_and_transforms_that_are_recorded_later(program: Pro
     assert xyz(message.points[0]) == in_table()
 
 
+def test_a_later_static_transform_replaces_the_one_before(program: Program, tmp_path: Path) -> None:
+    """The first one is also valid for images before it."""
+    it = Table()
+    moved = it.transform(2.0, topic="/tf_static")
+    moved[3].transforms[0].transform.translation.x += 1.0
+    items = [*it.moment(0.0), it.transform(1.0, topic="/tf_static"), moved, *it.moment(3.0)]
+    write_bag(tmp_path / "in", items)
+    done = program(mug_text(), tmp_path / "in", tmp_path / "out", *POINT, "--depth-topic", "/camera/depth",
+                   "--target-frame", "table")  # fmt: skip
+    assert done.code == 0, done.err
+    [(_, before), (_, after)] = read_bag(tmp_path / "out")["/robobrain/affordances"]
+    assert xyz(before.points[0]) == in_table()
+    x, y, z = xyz(after.points[0])
+    assert (x - 1.0, y, z) == in_table()
+
+
 @pytest.mark.parametrize("codec", ["png", "rvl"])
 @pytest.mark.parametrize("named", ["/camera/depth", "/camera/depth/compressedDepth"])
 def test_positions_use_compressed_depth(program: Program, tmp_path: Path, codec: str, named: str) -> None:

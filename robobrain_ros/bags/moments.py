@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from robobrain_ros.bags.cameras import CameraTopics
@@ -144,8 +145,9 @@ class Moments:
                 on(topics.depth, self._on_depth, stream)
         if self._target and any(stream.needs_positions for stream in self._streams.values()):
             self._read_static()
-            if self._has_transforms(TF):
-                handlers[TF] = [self._on_tf]
+            for topic in (TF, TF_STATIC):
+                if self._has_transforms(topic):
+                    handlers[topic] = [partial(self._add_transforms, static=topic == TF_STATIC)]
         return handlers
 
     def _has_transforms(self, topic: str) -> bool:
@@ -153,13 +155,17 @@ class Moments:
         return found is not None and set(found.types) <= set(TRANSFORMS)
 
     def _read_static(self) -> None:
-        """Read all static transforms first, because they are valid at each time."""
+        """Read the first static transform of each frame in advance, because it is also valid for images before it.
+
+        Later ones of the same frame replace it where the bag contains them, for example after a new calibration.
+        """
         missing = [topic for topic in (TF, TF_STATIC) if not self._has_transforms(topic)]
         if len(missing) == 2:
             self._on_note(f"The bag has no transforms, so positions stay in the cameras' frames, not in {self._target}.")
         if TF_STATIC not in missing:
+            known: set[str] = set()
             for record in self._source.records([TF_STATIC]):
-                self._add_transforms(record, static=True)
+                self._add_transforms(record, static=True, known=known)
 
     def __iter__(self) -> Iterator[Moment]:
         topics = [topic for topic in {*self._handlers, *self._copied} if topic in self._source.topics]
@@ -262,14 +268,19 @@ class Moments:
             if moment.depth is not None and moment.camera.name == stream.topics.name:
                 moment.depth.offer(message)
 
-    def _on_tf(self, record: Record) -> None:
-        self._add_transforms(record, static=False)
+    def _add_transforms(self, record: Record, *, static: bool, known: set[str] | None = None) -> None:
+        """Add the transforms of a message to the buffer.
 
-    def _add_transforms(self, record: Record, *, static: bool) -> None:
+        :param known: omit the frames in this set, and add the others to it.
+        """
         for each in self._source.decoded(record).transforms:
             turn, shift = each.transform.rotation, each.transform.translation
             transform = Transform((turn.x, turn.y, turn.z, turn.w), (shift.x, shift.y, shift.z))
             parent, child = plain_frame(each.header.frame_id), plain_frame(each.child_frame_id)
+            if known is not None:
+                if child in known:
+                    continue
+                known.add(child)
             try:
                 self._buffer.add(parent, child, nanoseconds(each.header.stamp), transform, static=static)
             except TransformError as error:
