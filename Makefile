@@ -11,6 +11,7 @@ ENGINE ?= auto
 ROS ?=
 ARGS ?=
 ENVIRONMENT := . scripts/env.sh
+unexport PYTHONDONTWRITEBYTECODE  # Otherwise, each process of the tests compiles the modules that it imports.
 
 help: ## List the commands.
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20

@@ -1,5 +1,7 @@
 """Run the tests against the installed package (install/ or pip), not against the source folder with the same name."""
 
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Generator
@@ -57,9 +59,25 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
-def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Ignore tests that need ROS if ROS is missing."""
-    return True if WITHOUT_ROS and collection_path.suffix == ".py" and not collection_path.name.startswith("test_core_") else None
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Ignore tests that need ROS if ROS is missing. With ``-m MARK`` or ``-m "MARK and ..."``, ignore files without that mark."""
+    if collection_path.suffix != ".py":
+        return None
+    mark = config.option.markexpr.split(" ")[0]  # The import of all files takes half a minute.
+    without_mark = mark in ("alone", "thorough") and f"mark.{mark}" not in collection_path.read_text()
+    return True if without_mark or (WITHOUT_ROS and not collection_path.name.startswith("test_core_")) else None
+
+
+def pytest_collection() -> None:
+    """Do not collect garbage while tests are collected: there is almost none."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, except the objects of the tests and of the imported modules."""
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # Otherwise, Triton reports leaked objects when the process ends.
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

