@@ -6,10 +6,10 @@ from typing import Protocol
 
 from robobrain_ros.core.plans.request import Robot
 from robobrain_ros.core.query import PlanStep
-from robobrain_ros.demo.robot import MOVED, SLIPPED, World
+from robobrain_ros.demo.robot import MOVED, SLIPPED, STOPPED, World
 from robobrain_ros.demo.simulator import Step
 
-TROUBLES = ("slip", "moved", "taken")
+TROUBLES = ("slip", "moved", "stopped", "taken")
 
 
 class Arm(Protocol):
@@ -28,8 +28,8 @@ class SimulatedArm:
     """The arm of the simulated table, with faults.
 
     :param troubles: faults from `TROUBLES`. Each one happens at the first step that permits it, in this order. ``slip``: an
-        object slips from the gripper. ``moved``: a person moved an object before the arm grasps it. ``taken``: a person removes
-        an object from the place where the arm put it.
+        object slips from the gripper. ``moved``: a person moved an object before the arm grasps it. ``stopped``: the arm stops
+        during a step. ``taken``: a person removes an object from the place where the arm put it.
     """
 
     def __init__(self, world: World, troubles: Iterable[str] = ()) -> None:
@@ -58,6 +58,8 @@ class SimulatedArm:
         if not fault and what.skill == "pick" and self._has_trouble("moved"):
             self.world.drop(what.object)
             return MOVED.format(name=what.object)
+        if not fault and self._has_trouble("stopped"):
+            return STOPPED
         fault = self.world.execute(what)
         if not fault and what.relation in ("in", "on") and self._has_trouble("taken"):
             # The arm does not know this. Only the image shows it.

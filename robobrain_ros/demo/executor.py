@@ -31,13 +31,14 @@ from robobrain_ros.demo.camera import CameraSettings, SceneMessages
 from robobrain_ros.demo.encodings import encode_image
 from robobrain_ros.demo.grasping_arm import GraspingArm
 from robobrain_ros.demo.layout import Layout
-from robobrain_ros.demo.robot import MOST_STEPS, World
+from robobrain_ros.demo.robot import MOST_PLANS, MOST_STEPS, World
+from robobrain_ros.demo.staged_arm import StagedArm
+from robobrain_ros.demo.watched_arm import WatchedArm
+from robobrain_ros.demo.watcher import TaskWatcher
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.errors import NotReadyError, OutcomeCode, RoboBrainError, StaleImageError
 from robobrain_ros.ros.client import TaskClient, query_options, to_answer
 
-MOST_PLANS = 8
-"""Most plan requests for a task, including the last one, whose answer is that the task is done."""
 _MOST_TRIES = 20
 """Most repetitions of a request until its answer is about an image that was taken after the last step."""
 _SETTLE = 0.5
@@ -52,6 +53,8 @@ _UNNAMED = "_NODE_NAME_UNKNOWN_"
 """Name that rmw reports for a publisher whose node is not discovered yet."""
 _PERIOD = 0.2
 """Seconds between two images of the simulated camera."""
+MONITORS = ("simulator", "vision")
+"""What decides whether a step failed."""
 _PASSING = (OutcomeCode.BUSY, OutcomeCode.NO_IMAGE, OutcomeCode.STALE_IMAGE, OutcomeCode.NOT_READY)
 """Outcomes for which a retry can succeed."""
 
@@ -279,12 +282,21 @@ def main() -> None:
         help="where the arm grasps. simulator: at the simulator's points. approach: at the poses of ~/approach, for which the "
         "node needs the parameter <camera>.use_depth (default: simulator)",
     )
+    parser.add_argument(
+        "--monitor",
+        choices=MONITORS,
+        default="simulator",
+        help="what decides whether a step failed. simulator: the simulator's truth. vision: ~/watch_task, with a model that was "
+        "trained for comparisons (default: simulator)",
+    )
     parser.add_argument("--camera", default="camera", help="name of the node's camera (default: camera)")
     parser.add_argument("--robobrain", default="robobrain", help="name of the node to ask (default: robobrain)")
     parser.add_argument(
         "--timeout", type=float, default=Defaults.timeout, help="seconds to wait for each answer (default: %(default)g)"
     )
     options = parser.parse_args(rclpy.utilities.remove_ros_args(sys.argv)[1:])
+    if options.monitor == "vision" and options.grasp == "approach":
+        parser.error("--monitor vision and --grasp approach cannot be combined: the arm that grasps at poses does not wait")
     rclpy.init()
     world = World(make_scene(options.seed).layout, np.random.RandomState(options.seed))
     try:
@@ -296,8 +308,11 @@ def main() -> None:
         print(f"On the table: {', '.join(world.table.names)}.")
         seed = options.trouble_seed
         troubles = options.troubles if seed is None else random_troubles(seed)
-        arm = SimulatedArm(world, troubles)
-        if approaching:
+        arm: Arm = SimulatedArm(world, troubles)
+        if options.monitor == "vision":
+            watcher = TaskWatcher(client, robobrain=options.robobrain, camera=options.camera, timeout=options.timeout)
+            arm = WatchedArm(StagedArm(world, troubles, options.seed), watcher, tell=print)
+        elif approaching:
             arm = GraspingArm(
                 client,
                 world,

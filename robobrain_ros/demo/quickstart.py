@@ -27,11 +27,14 @@ from sensor_msgs.msg import Image
 from robobrain_ros.cli.progress import ProgressPrinter
 from robobrain_ros.core.query import Answer
 from robobrain_ros.demo import DEMO_MODEL, DemoError
-from robobrain_ros.demo.arm import SimulatedArm
+from robobrain_ros.demo.arm import Arm, SimulatedArm
 from robobrain_ros.demo.client import DemoClient, LivePage, running
-from robobrain_ros.demo.executor import Executor, WorldCamera
+from robobrain_ros.demo.executor import MONITORS, Executor, WorldCamera
 from robobrain_ros.demo.robot import World
 from robobrain_ros.demo.simulator import Goal
+from robobrain_ros.demo.staged_arm import StagedArm
+from robobrain_ros.demo.watched_arm import WatchedArm
+from robobrain_ros.demo.watcher import TaskWatcher
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.errors import OutcomeCode, RoboBrainError
 from robobrain_ros.evaluation.metrics import Assessment, assess, assess_refusal
@@ -197,16 +200,20 @@ def sum_up(rows: Sequence[Row], folder: Path) -> None:
     print(f"Images with the answers drawn on them: {sheet or 'none, because no answer could be read'}")
 
 
-def close_the_loop(client: DemoClient, timeout: float) -> None:
+def close_the_loop(client: DemoClient, timeout: float, monitor: str) -> None:
     """Let the simulated arm execute plans of the node, with one slip. Print each plan and step, and publish the camera's images.
 
+    :param monitor: what notices the slip, one of `executor.MONITORS`.
     :raises DemoError: the node does not answer.
     """
     world = World(make_scene(SCENE_SEED, SIZE).layout, np.random.RandomState(SCENE_SEED))
-    print(f"\nTask of the arm: {ARM_TASK}. The first object that it grasps slips once.")
+    print(f"\nTask of the arm: {ARM_TASK}. The first object that it grasps slips once. Monitor of the steps: {monitor}.")
     camera = WorldCamera(client, world)
+    arm: Arm = SimulatedArm(world, ["slip"])
+    if monitor == "vision":
+        arm = WatchedArm(StagedArm(world, ["slip"], SCENE_SEED), TaskWatcher(client, timeout=timeout), tell=print)
     try:
-        ending = Executor(client, SimulatedArm(world, ["slip"]), timeout=timeout).run(ARM_TASK)
+        ending = Executor(client, arm, timeout=timeout).run(ARM_TASK)
     except RoboBrainError as error:
         raise DemoError(error.message) from error
     finally:
@@ -247,7 +254,7 @@ def run(options: argparse.Namespace) -> int:
                 print_table_head()
                 rows = ask_all(client, scene, options.timeout)
             sum_up(rows, folder)
-            close_the_loop(client, options.timeout)
+            close_the_loop(client, options.timeout, options.monitor)
             if page is not None:
                 keep_page(page, node, namespace, folder, size)
         finally:
@@ -262,6 +269,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for images and logs")
     parser.add_argument("--model", default="", help="model: a folder, or a name on the hub (default: the tabletop demo model)")
+    parser.add_argument(
+        "--monitor",
+        choices=MONITORS,
+        default="simulator",
+        help="what notices the failed steps of the arm: the simulator's truth, or ~/watch_task (default: simulator)",
+    )
     parser.add_argument("--live", action="store_true", help="also show everything on a page in the browser, until Ctrl-C")
     parser.add_argument(
         "--timeout",

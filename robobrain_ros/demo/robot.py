@@ -42,8 +42,12 @@ MOST_STEPS = 10
 With a lower maximum, each step has room for more text.
 """
 
+MOST_PLANS = 8
+"""Most plan requests for a task, including the last one, whose answer is that the task is done."""
+
 SLIPPED = "the {name} slipped and lies on the table"
 MOVED = "the {name} is not where it was"
+STOPPED = "the arm stopped"
 """Observations of the arm when a step fails."""
 
 

@@ -1,0 +1,70 @@
+"""The decision about a step of a plan, from recorded estimates."""
+
+import pytest
+
+from robobrain_ros.core.step_watch import StepLimits, StepState, StepWatch
+from robobrain_ros.errors import BadRequestError
+
+RECORDED = {
+    "a pick": ([(0.57, False), (0.93, True)], StepState.SUCCEEDED),
+    "an unclear end": ([(0.51, False), (0.74, True), (0.78, True)], StepState.SUCCEEDED),
+    "a wrong estimate at the end": ([(0.51, False), (0.42, True), (0.99, True)], StepState.SUCCEEDED),
+    "a wrong estimate in the middle": ([(0.07, False), (0.49, False), (0.97, True)], StepState.SUCCEEDED),
+    "a slip after the grasp": ([(0.63, False), (0.02, True), (0.08, True)], StepState.REGRESSED),
+    "an object that was moved": ([(0.03, False), (0.06, False)], StepState.STALLED),
+    "an arm that stopped after the middle": ([(0.55, False), (0.56, True), (0.6, True)], StepState.STALLED),
+    "an arm that stopped shortly before the end": ([(0.4, False), (0.62, True), (0.66, True)], StepState.INCOMPLETE),
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_recorded_estimates(name: str) -> None:
+    estimates, end = RECORDED[name]
+    watch = StepWatch()
+    states = [watch.add(progress, at_end) for progress, at_end in estimates]
+    assert states[-1] is end
+    assert all(state in (StepState.RUNNING, StepState.UNCLEAR) for state in states[:-1])
+    assert watch.state.failed == (end is not StepState.SUCCEEDED)
+    with pytest.raises(ValueError, match="has ended"):
+        watch.add(1.0, True)
+
+
+def test_a_failure_needs_two_estimates_and_a_clear_success_needs_one() -> None:
+    watch = StepWatch()
+    assert watch.add(0.6, False) is StepState.RUNNING
+    assert watch.add(0.0, True) is StepState.UNCLEAR
+    assert watch.add(0.1, True) is StepState.REGRESSED
+    assert watch.moments == pytest.approx([0.0, 0.6, 0.05])
+    assert watch.why == "the progress of the step fell from 60 % to 5 %"
+    assert StepWatch().add(0.85, True) is StepState.SUCCEEDED
+
+
+def test_without_confirmations_the_first_estimate_decides() -> None:
+    limits = StepLimits(confirmations=1)
+    watch = StepWatch(limits)
+    assert watch.add(0.1, False) is StepState.STALLED
+    assert watch.why == "the progress of the step went from 0 % to 10 % only"
+    assert StepWatch(limits).add(0.7, True) is StepState.SUCCEEDED
+
+
+def test_each_moment_must_advance() -> None:
+    watch = StepWatch(StepLimits(confirmations=1))
+    assert watch.add(0.3, False) is StepState.RUNNING
+    assert watch.add(0.5, False) is StepState.RUNNING
+    assert watch.add(0.6, False) is StepState.STALLED
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        ({"success": 1.1}, "success"),
+        ({"success": float("nan")}, "success"),
+        ({"margin": 0.4}, "margin"),
+        ({"regression": 0.8}, "regression"),
+        ({"advance": 0.0}, "advance"),
+        ({"confirmations": 0}, "confirmations"),
+    ],
+)
+def test_contradictory_limits_are_rejected(wrong: dict[str, float], word: str) -> None:
+    with pytest.raises(BadRequestError, match=f"^{word} is"):
+        StepLimits(**wrong)  # type: ignore[arg-type]
