@@ -29,9 +29,10 @@ from robobrain_ros.core.plans.prompt import ORDER, REASONING, STEPS, TEXT, VERDI
 from robobrain_ros.core.plans.request import PlanMode, PlanRequest, PlanVerdict
 from robobrain_ros.core.query import RgbImage
 from robobrain_ros.demo.robot import ARM
-from robobrain_ros.demo.simulator import Step
+from robobrain_ros.demo.simulator import Step, Table
 from robobrain_ros.demo.world import Scene
 from robobrain_ros.evaluation import plans
+from robobrain_ros.evaluation.conditions import KINDS, condition_about
 from robobrain_ros.evaluation.exam import FIRST_TRAINING_SEED
 from robobrain_ros.evaluation.question import Question
 from training import network
@@ -222,8 +223,11 @@ class Tuner:
         (self.options.out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def changed_view(view: View, rng: random.Random) -> tuple[View, list[Example]]:
-    """Return a view of the table after some steps towards a goal, and questions about it."""
+def changed_view(view: View, rng: random.Random, conditions: int = 0) -> tuple[View, list[Example]]:
+    """Return a view of the table after some steps towards a goal, and questions about it.
+
+    :param conditions: number of additional questions that are answered with yes or no.
+    """
     scene, size, _ = view
     situation = _situation(scene, rng)
     now = situation.world.render()
@@ -233,7 +237,15 @@ def changed_view(view: View, rng: random.Random) -> tuple[View, list[Example]]:
         asked += [other.question(mode, rng)] if other is not None else []
     absent = replace(situation, asked=plans.task_about(scene, rng, absent=True))
     asked.append(absent.question(rng.choice(tuple(PlanMode)), rng))
-    return (now, size, model_image(now, size)), [_example(question, rng) for question in asked]
+    examples = [_example(question, rng) for question in asked]
+    examples += condition_examples(now, situation.world.table, rng, conditions)
+    return (now, size, model_image(now, size)), examples
+
+
+def condition_examples(scene: Scene, table: Table, rng: random.Random, count: int) -> list[Example]:
+    """Return questions that are answered with yes or no. A quarter of them, and one more, is about left and right."""
+    kinds = ["side", *[""] * (count - 1)] if count else []
+    return [Example(condition_about(scene, table, rng, kind), False) for kind in kinds]
 
 
 def _situation(scene: Scene, rng: random.Random) -> plans.Situation:
@@ -258,10 +270,11 @@ def _example(question: Question, rng: random.Random) -> Example:
     return Example(question, rng.random() < SHARE_OF_THINKING)
 
 
-def make_batch(packer: Packer, seed: int, step: int, count: int, first: int = 0) -> Arrays:
+def make_batch(packer: Packer, seed: int, step: int, count: int, first: int = 0, conditions: int = 0) -> Arrays:
     """Return the batch of a step. It depends only on the arguments.
 
     :param first: 1: the first image shows a table on which objects were moved; 0: the second one does.
+    :param conditions: number of additional questions about each image that are answered with yes or no.
     """
     rng = random.Random(f"plans {seed} {step}")
     camera, budget = rng.choice(CAMERAS), rng.choice(BUDGETS)
@@ -270,15 +283,16 @@ def make_batch(packer: Packer, seed: int, step: int, count: int, first: int = 0)
     for index in range(count):
         view = random_view(rng, camera, budget)
         if (index + first) % 2:
-            view, asked = changed_view(view, rng)
+            view, asked = changed_view(view, rng, conditions)
         else:
             asked = examples_about(view[0], rng, 12) + first_examples(view[0], rng)
+            asked += condition_examples(view[0], Table(tuple(thing.name for thing in view[0].objects)), rng, conditions)
         views.append(view)
         examples.append(asked)
     return packer.batch(views, examples)
 
 
-def evaluate(tuner: Tuner, count: int) -> dict[str, Any]:
+def evaluate(model: Any, packer: Packer, count: int, device: str = "cpu", chunk: int = 16) -> dict[str, Any]:
     """Return the share of answers that are identical to the true answers, for scenes that are not used for training.
 
     The answers are generated without a constraint.
@@ -287,20 +301,46 @@ def evaluate(tuner: Tuner, count: int) -> dict[str, Any]:
     for mode in PlanMode:
         right = 0
         rng = random.Random(f"evaluate {mode}")
-        for first in range(0, count, 16):
+        for first in range(0, count, chunk):
             views, examples = [], []
-            for index in range(min(16, count - first)):
+            for index in range(min(chunk, count - first)):
                 scene, size, image = _unseen(first + index)
                 fresh = mode is PlanMode.NEW
                 situation = plans.at_first(scene, rng, index % 4 == 0) if fresh else plans.midway(scene, rng)
                 now = situation.world.render()
                 views.append((now, size, image if fresh else model_image(now, size)))
                 examples.append(Example(situation.question(mode, rng), False))
-            texts = answer_all(tuner.model, tuner.packer, views, examples, "cpu")
+            texts = answer_all(model, packer, views, examples, device)
             right += sum(
                 text.removesuffix("</answer>") == example.question.words for text, example in zip(texts, examples, strict=True)
             )
         results[plans.KINDS[mode]] = round(right / count, 3)
+    return results
+
+
+def evaluate_conditions(model: Any, packer: Packer, count: int, device: str = "cpu", chunk: int = 64) -> dict[str, float]:
+    """Return the share of right answers of each kind of condition, for tables after some steps. Half of the answers are yes."""
+    results: dict[str, float] = {}
+    for kind in KINDS:
+        right = 0
+        rng = random.Random(f"conditions {kind}")
+        for first in range(0, count, chunk):
+            views, examples = [], []
+            for index in range(min(chunk, count - first)):
+                wanted = "Yes" if index % 2 else "No"
+                while True:
+                    scene, size, _ = _unseen(100_000 + rng.randrange(1_000_000))
+                    situation = plans.midway(scene, rng)
+                    now = situation.world.render() if kind == "side" else scene
+                    asked = condition_about(now, situation.world.table, rng, kind)
+                    if asked.kind == kind and asked.words.startswith(wanted):
+                        break
+                now = situation.world.render()
+                views.append((now, size, model_image(now, size)))
+                examples.append(Example(asked, False))
+            texts = answer_all(model, packer, views, examples, device)
+            right += sum(text[:2] == example.question.words[:2] for text, example in zip(texts, examples, strict=True))
+        results[f"condition {kind}"] = round(right / count, 3)
     return results
 
 
@@ -332,7 +372,7 @@ def main() -> None:
             saved = time.monotonic()
     tuner.save()
     if options.evaluate:
-        print(json.dumps(evaluate(tuner, options.evaluate), indent=1), flush=True)
+        print(json.dumps(evaluate(tuner.model, tuner.packer, options.evaluate), indent=1), flush=True)
 
 
 if __name__ == "__main__":

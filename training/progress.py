@@ -75,6 +75,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rollouts", type=int, default=2, help="rollouts in each step")
     parser.add_argument("--comparisons", type=int, default=7, help="comparisons of each rollout")
     parser.add_argument("--views", type=int, default=1, help="images with earlier questions in each step")
+    parser.add_argument("--conditions", type=int, default=6, help="questions with yes or no about each of these images")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of AdamW")
     parser.add_argument("--muon-rate", type=float, default=0.005, help="learning rate of Muon; 0: AdamW for all weights")
     parser.add_argument("--cooldown", type=float, default=0.6, help="share of the run in which the learning rate falls to zero")
@@ -100,8 +101,9 @@ def make_step(packer: Packer, options: argparse.Namespace, seed: int, step: int)
     rng = random.Random(f"progress {seed} {step}")
     tree = collate([make_sample(rng, options.comparisons) for _ in range(options.rollouts)])
     # With one view, even steps show tables at the start, and odd steps tables after some steps.
-    earlier = plans.make_batch(packer, seed + 7, step, options.views, first=step % 2) if options.views else None
-    return tree, earlier
+    if not options.views:
+        return tree, None
+    return tree, plans.make_batch(packer, seed + 7, step, options.views, first=step % 2, conditions=options.conditions)
 
 
 def produce(queue: "ProcessQueue[Step]", options: argparse.Namespace, seed: int) -> None:

@@ -7,6 +7,7 @@ among the numbers from 1 to 100.
 """
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from robobrain_ros.core.progress import Perspective
 from robobrain_ros.evaluation.exam import FIRST_SEED
 from robobrain_ros.evaluation.progress_measures import Course, Scores, course_of, rows_of, table
 from robobrain_ros.evaluation.rollouts import Rollout, make_rollout
+from training import plans, score
 from training.batches import Packer
 from training.progress_batches import CAMERA, MINUS, PLUS, ZERO, Indices, ProgressPacker, Tree, collate, whole_sample
 from training.progress_model import ProgressReader
@@ -31,6 +33,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Score estimates of progress without vLLM.")
     parser.add_argument("--model", type=Path, required=True, help="folder of the model")
     parser.add_argument("--rollouts", type=int, default=100, help="number of rollouts (default: %(default)s)")
+    parser.add_argument("--questions", type=int, default=0, help="also score this number of questions of each kind (default: 0)")
     parser.add_argument("--device", default="cpu")
     return parser.parse_args()
 
@@ -71,6 +74,14 @@ def main() -> None:
     reader, packer = load(options.model, options.device)
     seeds = range(FIRST_SEED, FIRST_SEED + options.rollouts)
     print(table(rows_of([follow(reader, packer, make_rollout(seed, CAMERA)) for seed in seeds])), flush=True)
+    if options.questions:
+        few = max(1, options.questions // 4)
+        results = {
+            **plans.evaluate_conditions(reader.model, packer, options.questions, options.device),
+            **plans.evaluate(reader.model, packer, few, options.device, chunk=64),
+            **score.evaluate(reader.model, packer, few, options.device),
+        }
+        print(json.dumps(results, indent=1), flush=True)
 
 
 if __name__ == "__main__":
