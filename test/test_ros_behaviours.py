@@ -9,7 +9,7 @@ import pytest
 import rclpy
 from fakes import Script, ScriptedEngine
 from lifecycle_msgs.msg import Transition
-from rclpy.action import ActionServer
+from rclpy.action import ActionClient, ActionServer
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.task import Future
 from ros_rig import Rig, rig, scripted, show_always
@@ -18,7 +18,7 @@ from robobrain_ros.action import RunTask
 from robobrain_ros.action import WatchTask as WatchTaskAction
 from robobrain_ros.core.plans.request import PlanVerdict
 from robobrain_ros.evaluation.plans import answer_json
-from robobrain_ros.msg import Affordances, PlanContext, QueryOptions
+from robobrain_ros.msg import Affordances, Outcome, PlanContext, QueryOptions
 
 py_trees = pytest.importorskip("py_trees", reason="py_trees is not installed: pip install py_trees")
 
@@ -165,6 +165,19 @@ def test_a_behaviour_that_is_interrupted_before_its_goal_is_accepted_cancels_it_
         assert behaviour.status == Status.INVALID
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_tree_that_is_shut_down_before_its_goal_is_accepted_cancels_it_then(interrupted: bool) -> None:
+    behaviour = Locate("find", "the mug")
+    with scripted(Script(["[(10, 12),", asyncio.Event()])) as (it, engine):
+        with tree_of(it, behaviour) as tree:
+            it.until(lambda: tree.tick() or behaviour._attempt, "the goal")
+            if interrupted:
+                tree.root.stop(Status.INVALID)
+        assert not engine.generations, "the client has not spun since, so it does not know of the acceptance"
+        it.until(lambda: engine.aborted, "the end of the request")
+        it.until(lambda: not any(isinstance(each, ActionClient) for each in it.client.waitables), "the end of the client")
+
+
 def test_a_late_result_of_an_interrupted_run_does_not_change_the_next_run() -> None:
     gate = asyncio.Event()
     behaviour = Ask("open?", "Is the drawer open?")
@@ -212,6 +225,20 @@ def test_a_node_that_dies_fails_the_behaviour(monkeypatch: pytest.MonkeyPatch) -
         it.until(lambda: tree.tick() or behaviour.status != Status.RUNNING, "the end")
     assert behaviour.status == Status.FAILURE
     assert "has disappeared" in behaviour.feedback_message
+
+
+def test_an_outcome_of_a_newer_version_fails_the_behaviour() -> None:
+    behaviour = Locate("find", "the mug", robobrain="newer")
+
+    async def execute(goal: Any) -> RunTask.Result:
+        goal.abort()
+        return RunTask.Result(outcome=Outcome(code=200, message="The lens is dirty."))
+
+    with rig(ScriptedEngine([""])) as it, tree_of(it, behaviour) as tree:
+        server = ActionServer(it.client, RunTask, "newer/run_task", execute_callback=execute)
+        it.until(lambda: tree.tick() or behaviour.status == Status.FAILURE, "the outcome")
+        server.destroy()
+    assert behaviour.feedback_message == "Outcome 200: The lens is dirty."
 
 
 def test_the_shutdown_of_the_tree_cancels_the_goal() -> None:

@@ -46,6 +46,7 @@ class GoalBehaviour(py_trees.behaviour.Behaviour):
         self._node: Node | None = None
         self._client: ActionClient | None = None
         self._attempt: Attempt | None = None
+        self._attempts: list[Attempt] = []  # Those that are not over, also of interrupted runs.
         self._started = self._seen = 0.0  # Values of time.monotonic().
 
     def goal(self) -> tuple[Any, float]:
@@ -58,7 +59,7 @@ class GoalBehaviour(py_trees.behaviour.Behaviour):
         :param status: a constant of ``action_msgs/GoalStatus``.
         """
         outcome = result.outcome
-        return "" if outcome.code == OutcomeCode.OK else f"{OutcomeCode(outcome.code).name}: {outcome.message}"
+        return "" if outcome.code == OutcomeCode.OK else f"{_name_of(outcome.code)}: {outcome.message}"
 
     def judge(self, result: Any) -> tuple[bool, str, Any]:
         """Judge the result of a goal that did not fail.
@@ -102,6 +103,7 @@ class GoalBehaviour(py_trees.behaviour.Behaviour):
             if available:
                 goal, seconds = self.goal()
                 self._attempt, self._ends = Attempt(self._client, goal), now + seconds + CLIENT_GRACE
+                self._attempts = [*(each for each in self._attempts if not each.over), self._attempt]
             elif now - self._started > self._wait_for_node:
                 return self._fail(f"There is no action {self._action}. Is the node running?")
             self.feedback_message = "Waiting for the node's answer." if available else f"Waiting for the action {self._action}."
@@ -128,11 +130,26 @@ class GoalBehaviour(py_trees.behaviour.Behaviour):
             self.feedback_message = "Canceled."
 
     def shutdown(self) -> None:
-        """Cancel the goal, and remove the action client."""
+        """Cancel the goal, and remove the action client when no goal needs it any more.
+
+        Without the client, a goal that the node accepts later could not be canceled.
+        """
         self.terminate(Status.INVALID)
         client, self._client = self._client, None
-        if client is not None and self._node is not None and self._node.context.ok():
-            client.destroy()
+        if client is None or self._node is None or not self._node.context.ok():
+            return
+        attempts, self._attempts = self._attempts, []
+        destroyed = False
+
+        def destroy() -> None:
+            nonlocal destroyed
+            if not destroyed and all(attempt.over for attempt in attempts):
+                destroyed = True
+                client.destroy()
+
+        for attempt in attempts:
+            attempt.when_over(destroy)
+        destroy()
 
     def _finish(self, result: Any, status: int) -> Status:
         self.result = result
@@ -154,3 +171,11 @@ class GoalBehaviour(py_trees.behaviour.Behaviour):
             self._board.unset(self._key)
         else:
             self._board.set(self._key, value)
+
+
+def _name_of(code: int) -> str:
+    """Return the name of an outcome. A node of a newer version can send codes that this version does not know."""
+    try:
+        return OutcomeCode(code).name
+    except ValueError:
+        return f"Outcome {code}"
