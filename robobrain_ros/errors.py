@@ -142,7 +142,7 @@ class NoPoseError(RoboBrainError):
 
 
 class UnsafeTrajectoryError(RoboBrainError):
-    """The trajectory has issues, and the parameter ``strict_traces`` is set."""
+    """The trajectory has issues or is not checked completely, and the parameter ``strict_traces`` is set."""
 
     code = OutcomeCode.UNSAFE_TRAJECTORY
 

@@ -181,6 +181,20 @@ def test_without_depth_the_report_states_what_was_not_checked() -> None:
         check_trace(trace(np.zeros(4)), ROOMY)
 
 
+def test_single_lost_pixels_are_filled_and_a_hole_is_not() -> None:
+    """A lost pixel gets the nearest surface around it, so a trajectory behind the surface has an issue there too."""
+    samples = np.full((480, 640), 1.0, np.float32)
+    samples[::3, ::3] = np.nan
+    lost = View(CAMERA, DepthImage(samples))
+    in_front, behind = ([[x, 0.0, z] for x in (-0.2, 0.2)] for z in (0.9, 1.1))
+    report = check_trace(trace(in_front), ROOMY, lost)
+    assert (report.issues, report.unchecked) == ((), ())
+    assert kinds(*check_trace(trace(behind), ROOMY, lost).issues) == [(1, IssueKind.NOT_FREE)]
+    samples[:, 300:340] = np.nan
+    (note,) = check_trace(trace(in_front), ROOMY, View(CAMERA, DepthImage(samples))).unchecked
+    assert "have no depth" in note
+
+
 @pytest.mark.parametrize("count", [2, MOST_WAYPOINTS])
 def test_a_long_trajectory_is_sampled_with_a_bound(count: int) -> None:
     far = np.linspace([-1e5, 0.0, 0.5], [1e5, 0.0, 0.5], count)

@@ -99,7 +99,7 @@ def test_the_approach_pose_of_an_instruction_has_the_objects_size_and_a_pose_bef
     assert pose.header.frame_id == "base_link"
     assert at(pose) - at(first) == pytest.approx(0.2 * axes(pose)[:, 2])
     assert np.linalg.det(axes(pose)) == pytest.approx(1.0)
-    assert 0.01 < found.approach.width <= found.approach.length < 0.5
+    assert 0.0 < found.approach.width < found.approach.opening <= 0.1
     assert 0.0 < found.approach.angle_deviation < math.radians(7.5)
     assert (found.approach.reason, found.approach.floor_reason, found.approach.label) == ("", "", "thing")
     # The pose is on the object, and the robot on the floor looks at it.
@@ -117,6 +117,31 @@ def test_the_approach_pose_of_an_instruction_has_the_objects_size_and_a_pose_bef
     assert len(by_pixels.affordances.areas) == 0
 
 
+def test_the_direction_of_the_approach_is_the_requested_one(scene: Scene) -> None:
+    """By default, the gripper comes from above. One that is too small for the object leaves the surface normal."""
+    pixels = box_of(scene)
+    camera = scene.layout.camera
+    up, origin = UPRIGHT.apply(np.array([[0.0, -camera.cos_pitch, -camera.sin_pitch], [0.0, 0.0, 0.0]]))
+    with looking(scene, "[]", target_frame="base_link", transform_source=lambda node: Frames("base_link")) as before:
+        in_sight(before)
+        above, default, normal = (
+            approach(before, pixels=pixels, direction=direction).approach for direction in ("from_above", "", "surface_normal")
+        )
+        before.it.set_parameter("gripper_opening", 0.01)
+        small = approach(before, pixels=pixels, direction="automatic").approach
+    assert [found.direction for found in (above, default, normal, small)] == ["from_above"] * 2 + ["surface_normal"] * 2
+    assert at(above.pose) == pytest.approx(at(default.pose))
+    down = origin - up
+    assert down @ axes(above.pose)[:, 2] > math.cos(math.radians(25.0))
+    assert down @ axes(normal.pose)[:, 2] < down @ axes(above.pose)[:, 2]
+    assert above.graspable
+    assert above.width < above.opening <= 0.1
+    assert 0.0 < above.finger_depth < 0.055
+    assert not small.graspable
+    assert math.isnan(small.opening)
+    assert math.isnan(small.finger_depth)
+
+
 def test_bad_requests_have_a_reason_and_no_pose(scene: Scene) -> None:
     """NaN in the request, both or no target, too many numbers, and images without depth."""
     requests: list[tuple[dict[str, Any], str]] = [
@@ -129,6 +154,7 @@ def test_bad_requests_have_a_reason_and_no_pose(scene: Scene) -> None:
         ({"pixels": [1.0, 2.0], "distance": -0.1}, "distance is -0.1"),
         ({"pixels": [1.0, 2.0], "floor_distance": 1e9}, "floor_distance is 1e+09"),
         ({"instruction": "a", "task": "plan"}, "task is 'plan'"),
+        ({"instruction": "a", "direction": "left"}, "direction is 'left'"),
         ({"pixels": [1.0, 2.0], "options": QueryOptions(camera="nose")}, "nose"),
         ({"pixels": [1.0, 2.0], "options": QueryOptions(images=[Image()])}, "options.images"),
         ({"instruction": " "}, "empty"),
@@ -293,6 +319,25 @@ def test_strict_traces_end_with_an_outcome_and_show_the_trajectory_in_red_only(s
     assert (response.trajectory.waypoints, response.trajectory.poses, paths[1].poses) == ([], [], [])
     assert response.trajectory.report.raw_text
     assert any(marker.ns == "request/trajectory" for marker in markers[-1].markers)
+
+
+def test_strict_traces_reject_a_trajectory_that_is_not_checked_completely(scene: Scene) -> None:
+    """The speed has a limit, but the duration is unknown. With a duration, nothing is left out."""
+    text = str([in_model(u, 440) for u in (300, 340)])
+    options: dict[str, Any] = {"strict_traces": True, "trajectory_max_speed": 10.0}
+    with looking(scene, text, text, **options) as before:
+        in_sight(before)
+        request = PredictTrajectory.Request(instruction="wipe")
+        strict = before.it.call(PredictTrajectory, "trajectory", request)
+        before.it.set_parameter("trajectory_duration", 5.0)
+        checked = before.it.call(PredictTrajectory, "trajectory", request)
+    assert strict.outcome.code == Outcome.UNSAFE_TRAJECTORY
+    assert "the speed was not checked. The parameter strict_traces rejects" in strict.outcome.message
+    assert strict.trajectory.issues == []
+    assert ["speed" in reason for reason in strict.trajectory.unchecked] == [True]
+    assert strict.trajectory.poses == []
+    assert checked.outcome.code == Outcome.OK, checked.outcome.message
+    assert len(checked.trajectory.poses) == 2
 
 
 def test_strict_traces_reject_a_trajectory_without_positions(scene: Scene) -> None:

@@ -8,6 +8,8 @@ describes the method. Bad input results in a pose that is unavailable for a reas
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
 
 import numpy as np
 
@@ -29,13 +31,18 @@ from robobrain_ros.core.query import Box, Point
 from robobrain_ros.core.surfaces import Bools, DepthImage, Integers
 from robobrain_ros.core.thin_objects import ANGLE, thin_object
 
-_LEAST_VALID = 0.4
+LEAST_VALID = 0.4
 """Smallest share of valid depth in the middle of a box, as in `core.surfaces`."""
 _LEAST_COVERED = 0.4
 """Smallest share of a box's width and height that its object fills."""
 
-_TARGETS = np.array([(0.0, 0.0), *((u, v) for u in (-0.2, 0.0, 0.2) for v in (-0.2, 0.0, 0.2) if u or v)])
+_TARGETS = ((0.0, 0.0), *((u, v) for u in (-0.2, 0.0, 0.2) for v in (-0.2, 0.0, 0.2) if u or v))
 """Places of the pose in a box, relative to its centre and in units of its size. The first one is preferred."""
+
+_TRIES = 3
+"""Number of other places that are tried first: those with most samples of the object around them."""
+_AROUND = (-4, -2, 0, 2, 4)
+"""Offsets of these samples on the grid."""
 
 _DOUBTFUL, _BETTER = 0.5, 0.7
 """Other places are tried if the uncertainty exceeds this share of its limit. They are used if they reduce it to this share."""
@@ -44,7 +51,7 @@ _TURN, _FINE_TURN = np.radians(5.0), np.radians(1.0)
 """Steps of the search for the longer axis."""
 _ROUND = 0.93
 """Factor of the area of the rectangle along the image's horizontal axis, so that x does not turn randomly on round objects."""
-_ELONGATED = 1.15
+ELONGATED = 1.15
 """Smallest ratio of length and width of an object with a longer axis."""
 
 
@@ -66,6 +73,14 @@ class Limits:
             raise ValueError("The limits of approach poses must be above 0.")
 
 
+class Direction(str, Enum):
+    """From where a gripper approaches an object."""
+
+    AUTOMATIC = "automatic"
+    SURFACE_NORMAL = "surface_normal"
+    FROM_ABOVE = "from_above"
+
+
 @dataclass(frozen=True)
 class ApproachPose:
     """An approach pose with the size of the object.
@@ -76,6 +91,9 @@ class ApproachPose:
     :param width: metres. Size of the visible object along y: a gripper opens wider than this. NaN: unknown, because the request
         is a point or the pose is unavailable.
     :param length: metres. Size of the visible object along x, otherwise as ``width``.
+    :param direction: SURFACE_NORMAL or FROM_ABOVE.
+    :param graspable: whether a gripper fits (only `core.grasps.grasp_poses`). ``opening`` is the distance of its fingers before
+        they close, and ``depth`` the distance of the fingertips from the origin along z, in metres. NaN: not graspable.
     :param elongated: whether the object has a longer axis. Otherwise, as without a box, x points to the right in the image.
     """
 
@@ -84,6 +102,10 @@ class ApproachPose:
     width: float = math.nan
     length: float = math.nan
     elongated: bool = False
+    direction: Direction = Direction.SURFACE_NORMAL
+    graspable: bool = False
+    opening: float = math.nan
+    depth: float = math.nan
 
 
 def approach_poses(
@@ -255,8 +277,8 @@ def _find_background(
 def _in_boxes(camera: CameraModel, depth: DepthImage, boxes: Floats, limits: Limits) -> _Result:
     objects = find_objects(camera, depth, boxes)
     count = len(boxes)
-    places = _places(objects, _TARGETS[:1])[:, 0]
-    pixels = _pixels_of(camera, depth, objects, places)
+    places = _places(objects.members, objects.margin, _TARGETS[:1])[:, 0]
+    pixels = _pixels_of(camera, depth, objects, np.arange(count), places)
     fits = fit_surfaces(camera, depth, pixels)
     reasons = _faults(fits, limits)
     known: Bools = np.asarray(objects.members.any(axis=(1, 2)))
@@ -278,11 +300,11 @@ def _in_boxes(camera: CameraModel, depth: DepthImage, boxes: Floats, limits: Lim
         for index in np.flatnonzero(fault):
             if reasons[index] is not Unavailable.BACKGROUND:
                 reasons[index] = reason
-    for index in np.flatnonzero(~known | (objects.valid < _LEAST_VALID)):
+    for index in np.flatnonzero(~known | (objects.valid < LEAST_VALID)):
         reasons[index] = _no_depth_in(depth, objects, index)
     axes, sizes = _along_objects(objects, fits)
     return _Result(
-        fits.positions, axes, fits.angles, fits.spreads, pixels, sizes, sizes[:, 0] >= _ELONGATED * sizes[:, 1], reasons
+        fits.positions, axes, fits.angles, fits.spreads, pixels, sizes, sizes[:, 0] >= ELONGATED * sizes[:, 1], reasons
     )
 
 
@@ -295,15 +317,11 @@ def _no_depth_in(depth: DepthImage, objects: BoxedObjects, index: int) -> Unavai
     return Unavailable.TOO_FAR if 2 * (raw == np.inf).sum() > raw.size else Unavailable.HOLE
 
 
-def _places(objects: BoxedObjects, targets: Floats) -> Integers:
+def _places(members: Bools, margin: int, targets: tuple[tuple[float, float], ...]) -> Integers:
     """Return row and column (n, t, 2), on the grids, of the object's sample that is nearest to each target (t, 2) in the box."""
-    count, size = len(objects.members), objects.members.shape[1]
-    unit = size - 2 * objects.margin - 1
-    wanted = (size - 1) / 2.0 + targets * unit
-    cells = np.arange(size)
-    away = ((cells[None, :] - wanted[:, :1]) ** 2)[:, None, :] + ((cells[None, :] - wanted[:, 1:]) ** 2)[:, :, None]
-    order = np.argsort(away.reshape(len(targets), -1), axis=1, kind="stable")
-    members = objects.members.reshape(count, -1)
+    count, size = members.shape[:2]
+    order = _nearest_first(size, margin, targets)
+    members = members.reshape(count, -1)
     # The first member in the order of the distance. Without members, it is the first cell.
     first = np.stack([members[:, cells_of_target].argmax(axis=1) for cells_of_target in order], axis=1)
     known: Bools = np.asarray(members.any(axis=1))
@@ -311,11 +329,29 @@ def _places(objects: BoxedObjects, targets: Floats) -> Integers:
     return np.stack((best // size, best % size), axis=-1)
 
 
-def _pixels_of(camera: CameraModel, depth: DepthImage, objects: BoxedObjects, places: Integers) -> Floats:
-    """Return the pixels (n, 2) in the image of places (n, 2) on the grids."""
+@lru_cache(maxsize=4)
+def _nearest_first(size: int, margin: int, targets: tuple[tuple[float, float], ...]) -> Integers:
+    """Return the cells of a grid (t, size²) in the order of their distance to each target."""
+    wanted = (size - 1) / 2.0 + np.array(targets) * (size - 2 * margin - 1)
+    cells = np.arange(size)
+    away = ((cells[None, :] - wanted[:, :1]) ** 2)[:, None, :] + ((cells[None, :] - wanted[:, 1:]) ** 2)[:, :, None]
+    return np.argsort(away.reshape(len(targets), -1), axis=1, kind="stable")
+
+
+def _best_surrounded(members: Bools, places: Integers) -> Integers:
+    """Return the places (n, t, 2), those around which most samples belong to the object first."""
+    offsets = np.stack(np.meshgrid(_AROUND, _AROUND, indexing="ij"), axis=-1).reshape(-1, 2)
+    around = np.clip(places[:, :, None] + offsets, 0, members.shape[1] - 1)
+    index = np.arange(len(places))[:, None]
+    number = members[index[:, :, None], around[..., 0], around[..., 1]].sum(axis=2)
+    found: Integers = places[index, np.argsort(-number, axis=1, kind="stable")]
+    return found
+
+
+def _pixels_of(camera: CameraModel, depth: DepthImage, objects: BoxedObjects, indices: Integers, places: Integers) -> Floats:
+    """Return the pixels (n, 2) in the image of places (n, 2) on the grids of the objects at the indices (n)."""
     scale = depth.scale(camera)
-    index = np.arange(len(places))
-    sampled = np.column_stack((objects.columns[index, places[:, 1]], objects.rows[index, places[:, 0]]))
+    sampled = np.column_stack((objects.columns[indices, places[:, 1]], objects.rows[indices, places[:, 0]])).astype(np.float64)
     return np.clip(to_image_pixels(sampled, scale), 0.0, (camera.width - 1.0, camera.height - 1.0))
 
 
@@ -330,18 +366,28 @@ def _with_better_places(
     limits: Limits,
 ) -> SurfaceFits:
     """Search other places in boxes whose central place has no certain normal, and update ``pixels`` and ``reasons``."""
-    tries = len(_TARGETS) - 1
-    chosen = objects.part(retried)
-    places = _places(chosen, _TARGETS[1:])
-    others = np.stack([_pixels_of(camera, depth, chosen, places[:, k]) for k in range(tries)], axis=1)
-    more = fit_surfaces(camera, depth, others.reshape(-1, 2))
-    usable = np.array([fault is None for fault in _faults(more, limits)]).reshape(-1, tries)
-    best = np.where(usable, more.angles.reshape(-1, tries), np.inf).argmin(axis=1)
-    for k, index in enumerate(retried):
-        angle = more.angles[k * tries + best[k]]
-        if usable[k, best[k]] and (reasons[index] is not None or angle < _BETTER * fits.angles[index]):
-            fits = fits.replaced(index, more, k * tries + best[k])
-            pixels[index], reasons[index] = others[k, best[k]], None
+    members = objects.members[retried]
+    places = _best_surrounded(members, _places(members, objects.margin, _TARGETS[1:]))
+    open_ones = np.arange(len(retried))
+    for part in (slice(None, _TRIES), slice(_TRIES, None)):
+        tried = places[open_ones, part]
+        tries = tried.shape[1]
+        others = _pixels_of(camera, depth, objects, np.repeat(retried[open_ones], tries), tried.reshape(-1, 2))
+        more = fit_surfaces(camera, depth, others)
+        usable = np.array([fault is None for fault in _faults(more, limits)]).reshape(-1, tries)
+        angles = np.where(usable, more.angles.reshape(-1, tries), np.inf)
+        best = angles.argmin(axis=1)
+        indices, lowest = retried[open_ones], angles.min(axis=1)
+        bad = np.array([reasons[index] is not None for index in indices])
+        taken = np.isfinite(lowest) & (bad | (lowest < _BETTER * fits.angles[indices]))
+        sources = np.arange(len(open_ones)) * tries + best
+        fits = fits.replaced(indices[taken], more, sources[taken])
+        pixels[indices[taken]] = others[sources[taken]]
+        for index in indices[taken]:
+            reasons[index] = None
+        open_ones = open_ones[bad & ~taken]
+        if not len(open_ones):
+            break
     return fits
 
 
@@ -355,17 +401,18 @@ def _along_objects(objects: BoxedObjects, fits: SurfaceFits) -> tuple[Floats, Fl
     start = frames_of(fits.normals, to_the_right)
     border, known = objects.border()
     flat = (border - fits.positions[:, None, :]) @ start[:, :, :2]
+    index = np.arange(len(flat))
+    flat = np.where(known[:, :, None], flat, flat[index, known.argmax(axis=1)][:, None])
     half = round(0.5 * np.pi / _TURN)
     angles = np.broadcast_to(np.arange(2 * half) * _TURN, (len(flat), 2 * half))
-    extents = _extents(flat, known, angles)
+    extents = _extents(flat, angles)
     areas = extents[:, :half] * extents[:, half:]
     areas[:, 0] *= _ROUND
     rough = areas.argmin(axis=1) * _TURN
     fine = np.arange(-2, 3) * _FINE_TURN
     fine_areas_of = np.concatenate((rough[:, None] + fine, rough[:, None] + fine + 0.5 * np.pi), axis=1)
-    extents = _extents(flat, known, fine_areas_of)
+    extents = _extents(flat, fine_areas_of)
     best = (extents[:, : len(fine)] * extents[:, len(fine) :]).argmin(axis=1)
-    index = np.arange(len(flat))
     first, second = extents[index, best], extents[index, best + len(fine)]
     turn = fine_areas_of[index, best] + np.where(second > first, 0.5 * np.pi, 0.0)
     turn = np.where(np.cos(turn) < 0.0, turn + np.pi, turn)  # x points to the right in the image.
@@ -374,10 +421,7 @@ def _along_objects(objects: BoxedObjects, fits: SurfaceFits) -> tuple[Floats, Fl
     return frames_of(fits.normals, wish), sizes
 
 
-def _extents(flat: Floats, known: Bools, angles: Floats) -> Floats:
+def _extents(flat: Floats, angles: Floats) -> Floats:
     """Return the extents (n, a) of points (n, k, 2) along directions at angles (n, a)."""
-    ways = np.stack((np.cos(angles), np.sin(angles)), axis=1)
-    along = flat @ ways
-    high = np.where(known[..., None], along, -np.inf).max(axis=1)
-    low = np.where(known[..., None], along, np.inf).min(axis=1)
-    return np.where(np.any(known, axis=1, keepdims=True), high - low, 0.0)
+    along = flat @ np.stack((np.cos(angles), np.sin(angles)), axis=1)
+    return np.asarray(along.max(axis=1) - along.min(axis=1), np.float64)

@@ -1,6 +1,7 @@
 """Find the object in a bounding box of a depth image: the samples in the box that are not on the table or the wall."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 
 import cv2
@@ -13,19 +14,21 @@ from robobrain_ros.core.surfaces import Bools, DepthImage, gap_between
 
 Singles = npt.NDArray[np.float32]
 
-_CELLS, _MARGIN = 48, 5
-"""Samples along each side of a box with its margin, and of these the samples in the margin on each side."""
-_RING_STEP = 7
-"""Every seventh sample of the margin is used to find the planes behind an object."""
-_MOST_TRIPLES = 32
-"""Most planes that are tried for a box."""
+FINE, COARSE = 48, 40
+"""Samples along each side of a box with its margin, for the shape of an object, and for its normal and size."""
+_MARGIN = 5.0 / 48.0
+"""Share of these samples in the margin on each side."""
+_RING_SAMPLES = 64
+"""About this number of samples of the margin is used to find the planes behind an object."""
+_MOST_TRIPLES = 20
+"""Most planes with a wide base that are tried for a box."""
 
 _STANDS_OUT = 0.005
 """Metres, in addition to noise. An object is at least this far in front of the plane on which it stands."""
 _PLANE_SHARE = 0.08
 """A plane has at least this share of the valid samples in the margin."""
 
-_LEAST_SAMPLES = 20
+_LEAST_SAMPLES = 14
 """Fewest samples of an object."""
 _SECOND = 0.1
 """A second object has at least this share of the samples of the first one."""
@@ -39,32 +42,32 @@ class BoxedObjects:
 
     :param columns: (n, m) columns of the samples in pixels of the depth image. ``rows`` are the rows.
     :param positions: (n, m, m, 3), metres, in the optical frame; arbitrary where nothing was measured.
+    :param measured: (n, m, m) whether a sample has valid depth.
     :param members: (n, m, m) whether a sample belongs to the object. No sample: the box has no valid depth.
     :param standing: (n) whether the object is in front of planes. Otherwise, the members are all valid samples in the box.
     :param several: (n) whether the box contains several objects.
     :param covered: (n) smaller share of the box's width and height in which the object has samples.
     :param valid: (n) share of the samples in the middle of the box with valid depth.
     :param steps: (n) metres between two samples at the object's depth.
+    :param planes: (n, 2, 3) planes behind the object: plane · p = 1 in the optical frame. A plane that was not found is 0.
     """
 
     columns: npt.NDArray[np.intp]
     rows: npt.NDArray[np.intp]
     positions: Floats
+    measured: Bools
     members: Bools
     standing: Bools
     several: Bools
     covered: Floats
     valid: Floats
     steps: Floats
+    planes: Floats
 
     @property
     def margin(self) -> int:
         """Samples between the border of the grid and the box."""
-        return _MARGIN
-
-    def part(self, indices: npt.NDArray[np.intp]) -> "BoxedObjects":
-        """Return the objects of some of the boxes."""
-        return BoxedObjects(**{field.name: getattr(self, field.name)[indices] for field in fields(self)})
+        return round(_MARGIN * self.members.shape[1])
 
     def border(self) -> tuple[Floats, Bools]:
         """Return the first and last sample of each object in each row and column: (n, 4 m, 3); and which of them exist."""
@@ -80,58 +83,54 @@ class BoxedObjects:
         return np.concatenate(parts, axis=1).astype(np.float64), np.concatenate(exist, axis=1)
 
 
-def find_objects(camera: CameraModel, depth: DepthImage, boxes: Floats) -> BoxedObjects:
+def find_objects(camera: CameraModel, depth: DepthImage, boxes: Floats, samples: int = COARSE) -> BoxedObjects:
     """Find the object in each box.
 
     :param boxes: (n, 4), finite: u_min, v_min, u_max and v_max in pixels of the image.
+    :param samples: along each side: `FINE` or `COARSE`.
     :raises GeometryError: the views of depth image and camera differ.
     """
+    grid = _grid(samples)
+    margin = grid.margin
     scale = depth.scale(camera)
-    count = len(boxes)
     low, high = to_depth_pixels(boxes[:, :2], scale), to_depth_pixels(boxes[:, 2:], scale)
-    pace = np.maximum((high - low) / (_CELLS - 2 * _MARGIN - 1), 0.5)
-    cells = np.arange(_CELLS) - _MARGIN
+    pace = np.maximum((high - low) / (samples - 2 * margin - 1), 0.5)
+    cells = np.arange(samples) - margin
     columns = np.rint(low[:, :1] + pace[:, :1] * cells).astype(np.intp)
     rows = np.rint(low[:, 1:] + pace[:, 1:] * cells).astype(np.intp)
-    z = depth.at(np.repeat(rows[:, :, None], _CELLS, 2), np.repeat(columns[:, None, :], _CELLS, 1)).astype(np.float32)
+    z = depth.at(*np.broadcast_arrays(rows[:, :, None], columns[:, None, :])).astype(np.float32)
     x, y = _rays(camera, scale, columns, rows)
     valid = np.isfinite(z) & np.isfinite(x) & np.isfinite(y)
     z = np.where(valid, z, np.float32(1.0))
-    in_box = np.zeros((_CELLS, _CELLS), np.bool_)
-    in_box[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN] = True
-    front = valid & in_box
+    inverse = 1.0 / z
+    front = valid & grid.in_box
     candidates = valid.copy()
-    for _ in range(2):
-        planes, found = _plane_around(x, y, z, candidates, ~in_box)
+    behind = np.zeros((len(boxes), 2, 3))
+    limit = np.float32(_STANDS_OUT) * inverse + np.float32(3.0 * NOISE) * z
+    for turn in range(2):
+        planes, found = _plane_around(grid, x, y, inverse, candidates)
         if not found.any():
             break
-        planes = planes.astype(np.float32)
-        flat = planes[:, 0, None, None] * x + planes[:, 1, None, None] * y + planes[:, 2, None, None]
-        # Distance of the sample from the plane, towards the camera.
-        height = (1.0 - flat * z) / np.maximum(np.linalg.norm(planes, axis=1), 1e-9)[:, None, None].astype(np.float32)
-        limit = np.float32(_STANDS_OUT) + np.float32(3.0 * NOISE) * z * z
-        on_plane = (np.abs(height) <= limit) & found[:, None, None]
-        candidates &= ~on_plane
-        front &= ~on_plane
+        behind[found, turn] = planes[found]
+        # The height above the plane is (1 / z - plane · ray) z / |plane|. The plane of a box without one is never near.
+        a, b, c = np.where(found[:, None], planes, 0.0).astype(np.float32).T[:, :, None, None]
+        size = np.maximum(np.sqrt(a * a + b * b + c * c), np.float32(1e-9))
+        off_plane = np.abs(inverse - (a * x + (b * y + c))) > limit * size
+        candidates &= off_plane
+        front &= off_plane
     members, several = _components(front, x, y, z)
-    standing = members.sum(axis=(1, 2)) >= _LEAST_SAMPLES
-    members = np.where(standing[:, None, None], members, valid & in_box)
-    quarter = (_CELLS + 2 * _MARGIN) // 4
+    number = members.sum(axis=(1, 2))
+    standing = number >= _LEAST_SAMPLES
+    if not standing.all():
+        members = np.where(standing[:, None, None], members, valid & grid.in_box)
+        number = members.sum(axis=(1, 2))
+    quarter = (samples + 2 * margin) // 4
     share = valid[:, quarter:-quarter, quarter:-quarter].mean(axis=(1, 2))
-    covered = np.minimum(members.any(axis=1).sum(axis=1), members.any(axis=2).sum(axis=1)) / (_CELLS - 2 * _MARGIN)
+    covered = np.minimum(members.any(axis=1).sum(axis=1), members.any(axis=2).sum(axis=1)) / (samples - 2 * margin)
     positions = np.stack((x * z, y * z, z), axis=-1)
-    middle = np.array([_median(z[k][members[k]]) for k in range(count)])
-    steps = middle * np.maximum(pace[:, 0] / (camera.fx * scale[0]), pace[:, 1] / (camera.fy * scale[1]))
-    return BoxedObjects(columns, rows, positions, members, standing, several & standing, covered, share, steps)
-
-
-def _median(depths: Singles) -> float:
-    """Return the median in metres, or 1 without depths. For few depths, np.median takes ten times as long."""
-    if not len(depths):
-        return 1.0
-    low, high = (len(depths) - 1) // 2, len(depths) // 2
-    ordered = np.partition(depths, (low, high))
-    return float(0.5 * (ordered[low] + ordered[high]))
+    distance = np.where(number > 0, (z * members).sum(axis=(1, 2)) / np.maximum(number, 1), 1.0)
+    steps = distance * np.maximum(pace[:, 0] / (camera.fx * scale[0]), pace[:, 1] / (camera.fy * scale[1]))
+    return BoxedObjects(columns, rows, positions, valid, members, standing, several & standing, covered, share, steps, behind)
 
 
 def _rays(
@@ -148,67 +147,87 @@ def _rays(
     return x.astype(np.float32), y.astype(np.float32)
 
 
-def _ring() -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Return triples (t, 3) of places in the margin, and rows and columns (16, 4) of the samples of each place.
+@dataclass(frozen=True)
+class _Grid:
+    """A grid of samples in a box and its margin.
+
+    :param in_box: (m, m) whether a sample is in the box. ``ring``: indices of samples in the margin.
+    :param rows: (16, 4) rows of the samples of places in the margin. ``columns``: their columns.
+    :param triples: (t, 3) places that define planes.
+    """
+
+    margin: int
+    in_box: Bools
+    ring: npt.NDArray[np.intp]
+    rows: npt.NDArray[np.intp]
+    columns: npt.NDArray[np.intp]
+    triples: npt.NDArray[np.intp]
+
+
+@lru_cache(maxsize=2)
+def _grid(samples: int) -> _Grid:
+    """Return the grid with a number of samples along each side.
 
     Most triples are far apart. Four more are within one side of the margin, because a wall can fill only one side.
     """
-    first, inner, last = 0, _MARGIN - 2, _CELLS - 2
-    thirds, quarters = (2, _CELLS // 2 - 1, _CELLS - 4), (_CELLS // 4, _CELLS // 2, 3 * _CELLS // 4)
+    margin = round(_MARGIN * samples)
+    first, inner, last = 0, margin - 2, samples - 2
+    thirds, quarters = (2, samples // 2 - 1, samples - 4), (samples // 4, samples // 2, 3 * samples // 4)
     places = [(first, c) for c in thirds] + [(last, c) for c in thirds]
     places += [(r, first) for r in quarters] + [(r, last) for r in quarters]
-    middle = _CELLS // 2
+    middle = samples // 2
     places += [(inner, middle), (last - inner, middle), (middle, inner), (middle, last - inner)]
     rows = np.array([[r, r, r + 1, r + 1] for r, _ in places])
     columns = np.array([[c, c + 1, c, c + 1] for _, c in places])
-    wide = [triple for triple in combinations(range(12), 3) if _area(*(places[place] for place in triple)) > 0.18 * _CELLS**2]
+    wide = [triple for triple in combinations(range(12), 3) if _area(*(places[place] for place in triple)) > 0.18 * samples**2]
     within = [(3 * side, 3 * side + 2, 12 + side) for side in range(4)]
-    return np.array(wide[:: -(-len(wide) // _MOST_TRIPLES)] + within), rows, columns
+    triples = np.array(wide[:: -(-len(wide) // _MOST_TRIPLES)] + within)
+    in_box = np.zeros((samples, samples), np.bool_)
+    in_box[margin:-margin, margin:-margin] = True
+    ring = np.flatnonzero(~in_box)
+    step = max(len(ring) // _RING_SAMPLES, 1)
+    return _Grid(margin, in_box, ring[:: step if step % 2 else step + 1], rows, columns, triples)
 
 
 def _area(a: tuple[int, int], b: tuple[int, int], c: tuple[int, int]) -> float:
     return 0.5 * abs((b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0]))
 
 
-_TRIPLES, _PLACE_ROWS, _PLACE_COLUMNS = _ring()
-
-
-def _plane_around(x: Singles, y: Singles, z: Singles, candidates: Bools, ring: Bools) -> tuple[Floats, Bools]:
+def _plane_around(grid: _Grid, x: Singles, y: Singles, inverse: Singles, candidates: Bools) -> tuple[Floats, Bools]:
     """Find the plane (n, 3) with the most samples in the margins (RANSAC), and whether there is one (n).
 
     Triples of places in the margin define the planes. The best plane is fitted again to all its samples.
     """
-    shape = z.shape
-    x, y = np.broadcast_to(x, shape), np.broadcast_to(y, shape)
-    good = candidates[:, _PLACE_ROWS, _PLACE_COLUMNS].astype(np.float64)
-    number = np.maximum(good.sum(axis=2), 1.0)
-    corner = [(part[:, _PLACE_ROWS, _PLACE_COLUMNS] * good).sum(axis=2) / number for part in (x, y, 1.0 / z)]
-    usable = good.sum(axis=2) >= 2
-    points = np.stack((corner[0], corner[1], np.ones_like(corner[0])), axis=-1)[:, _TRIPLES]  # (n, t, 3, 3)
-    sound = usable[:, _TRIPLES].all(axis=2)
-    points = np.where(sound[..., None, None], points, np.eye(3))
-    determinant = np.abs(np.linalg.det(points))
-    sound &= determinant > 1e-9
-    points = np.where(sound[..., None, None], points, np.eye(3))
-    planes = np.linalg.solve(points, corner[2][:, _TRIPLES][..., None])[..., 0]  # (n, t, 3)
-    where = np.flatnonzero(ring)[::_RING_STEP]
-    flat = (len(z), -1)
-    rx, ry, rz = (part.reshape(flat)[:, where] for part in (x, y, z))
-    usual = candidates.reshape(flat)[:, where]
+    count = len(inverse)
+    x, y = np.broadcast_to(x, inverse.shape), np.broadcast_to(y, inverse.shape)
+    good = candidates[:, grid.rows, grid.columns]
+    number = good.sum(axis=2)
+    weights = good / np.maximum(number, 1)[:, :, None]
+    px, py, pq = ((part[:, grid.rows, grid.columns] * weights).sum(axis=2)[:, grid.triples] for part in (x, y, inverse))
+    # Cramer's rule for the plane through three places, relative to the first one.
+    dx, dy, dq = (part[:, :, 1:] - part[:, :, :1] for part in (px, py, pq))
+    determinant = dx[:, :, 0] * dy[:, :, 1] - dx[:, :, 1] * dy[:, :, 0]
+    sound = (number >= 2)[:, grid.triples].all(axis=2) & (np.abs(determinant) > 1e-9)
+    determinant = np.where(sound, determinant, 1.0)
+    a = (dq[:, :, 0] * dy[:, :, 1] - dq[:, :, 1] * dy[:, :, 0]) / determinant
+    b = (dx[:, :, 0] * dq[:, :, 1] - dx[:, :, 1] * dq[:, :, 0]) / determinant
+    planes = np.stack((a, b, pq[:, :, 0] - a * px[:, :, 0] - b * py[:, :, 0]), axis=2)
+    rx, ry, rq = (part.reshape(count, -1)[:, grid.ring] for part in (x, y, inverse))
+    usual = candidates.reshape(count, -1)[:, grid.ring]
     rays = np.stack((rx, ry, np.ones_like(rx)), axis=1)  # (n, 3, r)
-    limit = (NOISE * 3.0 + _STANDS_OUT / rz**2)[:, None, :]
-    for_all = np.abs(planes.astype(np.float32) @ rays - (1.0 / rz)[:, None, :]) < limit
-    votes = (for_all & usual[:, None, :]).sum(axis=2)
+    limit = np.where(usual, np.float32(NOISE * 3.0) + np.float32(_STANDS_OUT) * rq * rq, np.float32(-1.0))
+    near = np.abs(planes.astype(np.float32) @ rays - rq[:, None, :]) < limit[:, None, :]
+    votes = np.count_nonzero(near, axis=2)
     votes[~sound] = 0
     best = votes.argmax(axis=1)
-    index = np.arange(len(z))
-    inliers = (for_all[index, best] & usual).astype(np.float64)
+    index = np.arange(count)
+    inliers = near[index, best].astype(np.float64)
+    # The plane counts as much as a small part of a sample, so there is always a solution.
     weighted = rays * inliers[:, None, :]
     matrix = weighted @ np.swapaxes(rays, 1, 2) + 1e-6 * np.eye(3)
-    side = (weighted @ (1.0 / rz)[..., None]) + 1e-6 * planes[index, best][..., None]
+    side = weighted @ rq[..., None] + 1e-6 * planes[index, best][..., None]
     fitted = np.linalg.solve(matrix, side)[..., 0]
-    found = votes[index, best] >= _PLANE_SHARE * len(where)
-    return fitted, found
+    return fitted, votes[index, best] >= _PLANE_SHARE * len(grid.ring)
 
 
 def _components(front: Bools, x: Singles, y: Singles, z: Singles) -> tuple[Bools, Bools]:
@@ -217,6 +236,7 @@ def _components(front: Bools, x: Singles, y: Singles, z: Singles) -> tuple[Bools
     A sample that is farther than a neighbour by a gap is not used as a connection. Unconnected parts, such as the outside and the
     inside of a mug, are one object if the distance of their centres is smaller than half the sum of their sizes.
     """
+    count, size = front.shape[:2]
     far = np.where(front, z, np.float32(np.inf))
     nearest = far.copy()
     nearest[:, 1:] = np.minimum(nearest[:, 1:], far[:, :-1])
@@ -225,26 +245,31 @@ def _components(front: Bools, x: Singles, y: Singles, z: Singles) -> tuple[Bools
     nearest[:, :, :-1] = np.minimum(nearest[:, :, :-1], far[:, :, 1:])
     with np.errstate(invalid="ignore"):
         solid = front & (z - nearest < gap_between(z.astype(np.float64)))
-    members = np.zeros_like(front)
-    several = np.zeros(len(front), np.bool_)
-    for index, image in enumerate(solid.astype(np.uint8)):
-        number, labels, statistics, _ = cv2.connectedComponentsWithStats(image, connectivity=8)
-        if number < 2:
+    # All boxes are in one image, one below the other. A row without samples separates them.
+    image = np.zeros((count, size + 1, size), np.uint8)
+    image[:, :size] = solid
+    _, flat_labels, statistics, _ = cv2.connectedComponentsWithStats(image.reshape(-1, size), connectivity=8)
+    labels = flat_labels.reshape(count, size + 1, size)[:, :size]
+    areas, box_of = statistics[1:, cv2.CC_STAT_AREA], statistics[1:, cv2.CC_STAT_TOP] // (size + 1)
+    several = np.zeros(count, np.bool_)
+    chosen = np.full(count, -1)
+    order = np.argsort(-areas, kind="stable")
+    boxes, firsts = np.unique(box_of[order], return_index=True)
+    chosen[boxes] = order[firsts] + 1
+    members = labels == chosen[:, None, None]
+    largest = np.zeros(count, areas.dtype)
+    largest[boxes] = areas[chosen[boxes] - 1]
+    for label in order[areas[order] >= np.maximum(_SECOND * largest[box_of[order]], _LEAST_SAMPLES)] + 1:
+        index = box_of[label - 1]
+        if label == chosen[index]:
             continue
-        areas = statistics[1:, cv2.CC_STAT_AREA]
-        order = np.argsort(-areas, kind="stable")
-        largest = areas[order[0]]
-        members[index] = labels == order[0] + 1
-        others = order[1:][areas[order[1:]] >= max(_SECOND * largest, _LEAST_SAMPLES)]
-        if len(others):
-            size, centre = _extent(members[index], x[index], y[index], z[index])
-        for label in others:
-            part = labels == label + 1
-            other_size, other_centre = _extent(part, x[index], y[index], z[index])
-            if np.linalg.norm(centre - other_centre) < _TOGETHER * 0.5 * (size + other_size):
-                members[index] |= part
-            else:
-                several[index] = True
+        own, part = labels[index] == chosen[index], labels[index] == label
+        extent, centre = _extent(own, x[index], y[index], z[index])
+        other_extent, other_centre = _extent(part, x[index], y[index], z[index])
+        if np.linalg.norm(centre - other_centre) < _TOGETHER * 0.5 * (extent + other_extent):
+            members[index] |= part
+        else:
+            several[index] = True
     return members, several
 
 

@@ -68,12 +68,12 @@ class SurfaceFits:
     too_near: Bools
     too_far: Bools
 
-    def replaced(self, index: int, others: "SurfaceFits", other: int) -> "SurfaceFits":
-        """Return the same surfaces, with another one at an index."""
+    def replaced(self, indices: Integers, others: "SurfaceFits", sources: Integers) -> "SurfaceFits":
+        """Return the same surfaces, with others at some indices."""
         changed = {}
         for field in fields(self):
             changed[field.name] = getattr(self, field.name).copy()
-            changed[field.name][index] = getattr(others, field.name)[other]
+            changed[field.name][indices] = getattr(others, field.name)[sources]
         return SurfaceFits(**changed)
 
 

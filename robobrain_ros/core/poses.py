@@ -49,6 +49,7 @@ class Unavailable(str, Enum):
     BAD_TRANSFORM = "the transform is not finite, or its quaternion does not have the length 1"
     NO_TRANSFORM = "there is no transform to target_frame at the image's time"
     NO_CAMERA = "there is no camera_info that describes the image"
+    NO_SUPPORT = "no plane was found on which the object stands, so the direction from above is unknown"
     NO_FLOOR = "target_frame is empty, so the plane of the floor is unknown"
     BELOW_FLOOR = "the point is below the floor plane"
     NO_DIRECTION = "the point is directly above or below the robot, so no direction on the floor leads to it"

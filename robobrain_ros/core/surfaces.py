@@ -136,9 +136,11 @@ class DepthImage:
 
     def at(self, rows: Integers, columns: Integers) -> Floats:
         """Return the depths in metres at pixels: NaN if invalid or outside of the image, -Inf or +Inf as defined by REP 117."""
-        inside = (rows >= 0) & (rows < self.height) & (columns >= 0) & (columns < self.width)
-        depths = self._take((np.where(inside, rows, 0), np.where(inside, columns, 0)))
-        depths[~inside] = np.nan
+        outside = (rows < 0) | (rows >= self.height) | (columns < 0) | (columns >= self.width)
+        if outside.any():
+            rows, columns = np.where(outside, 0, rows), np.where(outside, 0, columns)
+        depths = self._take((rows, columns))
+        depths[outside] = np.nan
         return depths
 
     def _take(self, where: tuple[slice, slice] | tuple[Integers, Integers]) -> Floats:

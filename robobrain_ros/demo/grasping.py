@@ -9,21 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from robobrain_ros.core.geometry import Floats
+from robobrain_ros.core.gripper import Gripper
 from robobrain_ros.core.poses import StampedPose
 from robobrain_ros.demo.layout import Layout, Thing
 from robobrain_ros.demo.rearrange import GRIP, RIM, find
 from robobrain_ros.demo.render import Camera
 
-MOST_OPENING = 0.10
-"""Largest distance of the fingers in metres."""
-MARGIN = 0.015
-"""Metres by which each finger is away from the object before the gripper closes."""
-_FINGER, _DEEP, _LONG, _PALM = 0.010, 0.012, 0.055, 0.025
-"""Thickness of a finger along y, half of its size along x, its length, and the height of the palm, in metres."""
-_DEEPEST = 0.045
-"""Largest distance in metres from the surface to the fingertips along z."""
-_CLEAR = 0.002
-"""Least distance of the fingers from the table in metres."""
+GRIPPER = Gripper()
+"""The size of the gripper. The node has the same values as defaults of its parameters gripper_*."""
 _TOUCH = 0.001
 """Depth in metres to which the open gripper may touch an object."""
 _PAD = 0.015
@@ -49,19 +42,16 @@ class Grasp:
     opening: float
 
 
-def at_pose(pose: StampedPose, width: float, length: float, camera: Camera) -> Grasp | None:
-    """Return the grasp of an approach pose, or None if the object is too wide for the gripper.
-
-    The gripper closes along y. If the gripper would then touch the table, it closes along x.
+def at_pose(pose: StampedPose, opening: float, depth: float, camera: Camera) -> Grasp:
+    """Return the grasp at an approach pose.
 
     :param pose: an approach pose in the optical frame of the camera.
-    :param width: size of the object along y in metres. ``length``: along x.
+    :param opening: distance of the fingers before they close, in metres.
+    :param depth: distance in metres from the pose to the fingertips along z.
     """
     turn = _axes_of(camera)
     axes, surface = turn @ pose.axes(), turn @ np.array(pose.position) + np.array([0.0, 0.0, camera.height])
-    choices = ((axes, width), (np.column_stack((axes[:, 1], -axes[:, 0], axes[:, 2])), length))
-    grasps = [_lifted(surface, frame, size) for frame, size in choices if size + 0.5 * MARGIN <= MOST_OPENING]
-    return next((grasp for grasp in grasps if _height(grasp) >= _CLEAR), max(grasps, key=_height, default=None))
+    return Grasp(surface + depth * axes[:, 2], axes, opening)
 
 
 def own_grasp(layout: Layout, name: str) -> Grasp:
@@ -77,7 +67,7 @@ def own_grasp(layout: Layout, name: str) -> Grasp:
         place = place + RIM * thing.radius * across
     ahead = np.array([0.0, 0.0, -1.0])
     axes = np.column_stack((np.cross(across, ahead), across, ahead))
-    return Grasp(place + depth * ahead, axes, min(width + 2.0 * MARGIN, MOST_OPENING))
+    return Grasp(place + depth * ahead, axes, GRIPPER.opening_for(width))
 
 
 def fault_of(layout: Layout, name: str, grasp: Grasp) -> str:
@@ -98,25 +88,12 @@ def _axes_of(camera: Camera) -> Floats:
     return np.column_stack((right, down, ahead))
 
 
-def _lifted(surface: Floats, axes: Floats, width: float) -> Grasp:
-    """Return the grasp that is as deep as the middle of the object, but not closer to the table than a finger may be."""
-    opening = min(width + 2.0 * MARGIN, MOST_OPENING)
-    deepest = min(max(0.5 * width, GRIP), _DEEPEST)
-    grasps = [Grasp(surface + depth * axes[:, 2], axes, opening) for depth in np.arange(deepest, 0.004, -0.002)]
-    return next((grasp for grasp in grasps if _height(grasp) >= _CLEAR), grasps[-1])
-
-
-def _height(grasp: Grasp) -> float:
-    """Return the height of the lowest point of the open gripper above the table in metres."""
-    return float(_gripper(grasp)[:, 2].min())
-
-
 def _gripper(grasp: Grasp) -> Floats:
     """Return points (n, 3) on the open fingers and the palm."""
-    half = 0.5 * grasp.opening
-    parts = [_grid((-_DEEP, _DEEP), (side * half, side * (half + _FINGER)), (-_LONG, 0.0), (5, 3, 12)) for side in (-1.0, 1.0)]
-    outer = half + _FINGER
-    parts.append(_grid((-_DEEP, _DEEP), (-outer, outer), (-_LONG - _PALM, -_LONG), (5, 25, 5)))
+    half, deep, root = 0.5 * grasp.opening, 0.5 * GRIPPER.breadth, -GRIPPER.length
+    outer = half + GRIPPER.thickness
+    parts = [_grid((-deep, deep), (side * half, side * outer), (root, 0.0), (5, 3, 12)) for side in (-1.0, 1.0)]
+    parts.append(_grid((-deep, deep), (-outer, outer), (root - GRIPPER.palm, root), (5, 25, 5)))
     points: Floats = grasp.tip + np.concatenate(parts) @ grasp.axes.T
     return points
 
@@ -127,7 +104,7 @@ def _grid(x: tuple[float, float], y: tuple[float, float], z: tuple[float, float]
 
 
 def _fault_of_closing(thing: Thing, grasp: Grasp) -> str:
-    pad = _grid((-_DEEP, _DEEP), (0.0, 0.0), (-_PAD, 0.0), (7, 1, 13))
+    pad = _grid((-0.5 * GRIPPER.breadth, 0.5 * GRIPPER.breadth), (0.0, 0.0), (-_PAD, 0.0), (7, 1, 13))
     for side in (-1.0, 1.0):
         places = np.arange(0.5 * grasp.opening, -0.5 * grasp.opening, -_CLOSING)
         moved = pad[None] + np.stack((np.zeros_like(places), side * places, np.zeros_like(places)), axis=1)[:, None]

@@ -81,11 +81,10 @@ class GraspingArm(SimulatedArm):
         found = self._ask(name)
         if isinstance(found, str):
             return found
-        grasp = self._to_grasp(found)
-        if grasp is None:
-            return f"the {name} is too wide for the gripper"
-        self._tell(f"  grasp at {found.pose.pose.position}")
-        return fault_of(self.world.layout, name, grasp)
+        if not found.graspable:
+            return f"the gripper does not fit around the {name}"
+        self._tell(f"  grasp ({found.direction}) at {found.pose.pose.position}")
+        return fault_of(self.world.layout, name, self._to_grasp(found))
 
     def _ask(self, name: str) -> ApproachPose | str:
         """Request the approach pose from an image that was taken after the last step. Return the reason if there is none."""
@@ -108,7 +107,7 @@ class GraspingArm(SimulatedArm):
             self._client.spin_until(lambda: False, _PAUSE)
         return why
 
-    def _to_grasp(self, found: ApproachPose) -> Grasp | None:
+    def _to_grasp(self, found: ApproachPose) -> Grasp:
         place, turn = found.pose.pose.position, found.pose.pose.orientation
         pose = StampedPose("", (0, 0), Source.BOX, (place.x, place.y, place.z), (turn.x, turn.y, turn.z, turn.w))
-        return at_pose(pose, found.width, found.length, self.world.layout.camera)
+        return at_pose(pose, found.opening, found.finger_depth, self.world.layout.camera)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from robobrain_ros.core.approach import ApproachPose
+from robobrain_ros.core.approach import ApproachPose, Direction
 from robobrain_ros.core.messages.frames import plain_frame
 from robobrain_ros.core.messages.positions import Positions
 from robobrain_ros.core.poses import FloorPlane, Source, StampedPose, Unavailable, Uncertainty, Vector, floor_pose, stand_off
@@ -53,8 +53,11 @@ class Approaching:
         :raises RoboBrainError: there is no pose.
         """
         _check(request)
+        direction = Direction(request.direction or Direction.AUTOMATIC)
         if request.instruction:
-            wanted = TaskRequest(request.task or TASKS_WITH_APPROACH[0].value, request.instruction, request.options)
+            wanted = TaskRequest(
+                request.task or TASKS_WITH_APPROACH[0].value, request.instruction, request.options, direction=direction
+            )
             result = await self._requests.answer(wanted, ticket)
             if isinstance(result.message, Affordances):
                 response.affordances = result.message
@@ -63,7 +66,7 @@ class Approaching:
             answer, positions = result.answer, result.positions
         else:
             answer = _pixels(request.pixels)
-            origin, positions = await self._requests.locate(answer, request.options, ticket)
+            origin, positions = await self._requests.locate(answer, request.options, ticket, direction)
             found = response.affordances
             found.header, found.camera, found.task = positions.header, origin.camera, answer.task.value
             found.image_width, found.image_height = origin.width, origin.height
@@ -133,6 +136,9 @@ def _check(request: Approach.Request) -> None:
     names = [task.value for task in TASKS_WITH_APPROACH]
     if request.task and request.task not in names:
         raise BadRequestError(f"task is {request.task[:100]!r}; it must be empty or one of {', '.join(names)}.")
+    directions = [direction.value for direction in Direction]
+    if request.direction and request.direction not in directions:
+        raise BadRequestError(f"direction is {request.direction[:100]!r}; it must be empty or one of {', '.join(directions)}.")
     if len(request.pixels) not in (0, 2, 4):
         raise BadRequestError(
             f"pixels has {len(request.pixels)} numbers; it must have 2, [u, v], or 4, [u_min, v_min, u_max, v_max]."

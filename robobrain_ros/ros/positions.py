@@ -12,9 +12,11 @@ from dataclasses import replace
 
 from std_msgs.msg import Header
 
-from robobrain_ros.core.approach import ApproachPose, Limits, approach_poses
+from robobrain_ros.core.approach import ApproachPose, Direction, Limits, approach_poses
 from robobrain_ros.core.formats.depth_checks import DepthRange
 from robobrain_ros.core.geometry import CameraModel, GeometryError
+from robobrain_ros.core.grasps import grasp_poses
+from robobrain_ros.core.gripper import Gripper
 from robobrain_ros.core.messages.depth import read_depth
 from robobrain_ros.core.messages.frames import plain_frame
 from robobrain_ros.core.messages.positions import Positions, camera_model, lift, moved, needs_positions, not_moved, other_frame
@@ -46,7 +48,14 @@ class Locator:
         self._trajectories = trajectories
 
     async def locate(
-        self, answer: Answer, size: tuple[int, int], inputs: PositionInputs, deadline: float = math.inf, text: str = ""
+        self,
+        answer: Answer,
+        size: tuple[int, int],
+        inputs: PositionInputs,
+        deadline: float = math.inf,
+        *,
+        text: str = "",
+        direction: Direction | None = None,
     ) -> Positions:
         """Compute the positions of an answer. Runs on the engine's loop without blocking it, and never raises.
 
@@ -55,9 +64,10 @@ class Locator:
         :param size: (width, height) of the image.
         :param deadline: time of ``time.monotonic()``.
         :param text: the instruction.
+        :param direction: see `TaskRequest`.
         """
         try:
-            return await self._locate(answer, size, inputs, deadline - time.monotonic(), text)
+            return await self._locate(answer, size, inputs, deadline - time.monotonic(), text, direction)
         except Exception as error:
             _log.exception("Computing the positions failed.")
             return Positions(
@@ -65,7 +75,15 @@ class Locator:
                 note=f"Computing the positions failed ({type(error).__name__}: {error}). Please report it with the log.",
             )
 
-    async def _locate(self, answer: Answer, size: tuple[int, int], inputs: PositionInputs, left: float, text: str) -> Positions:
+    async def _locate(
+        self,
+        answer: Answer,
+        size: tuple[int, int],
+        inputs: PositionInputs,
+        left: float,
+        text: str,
+        direction: Direction | None,
+    ) -> Positions:
         loop = asyncio.get_running_loop()
         end = loop.time() + max(min(self._parameters["transform_timeout"], left), 0.0)
         measured = inputs.topics.depth is not None
@@ -83,9 +101,9 @@ class Locator:
             return await self._trajectories.followed(positions, text, None, end) if answer.waypoints else positions
         if inputs.has_compressed_depth or (measured and answer.targets):
             # This runs in a thread, because decompression and approach poses take milliseconds.
-            positions, depth = await asyncio.to_thread(self._lift, answer, camera, inputs)
+            positions, depth = await asyncio.to_thread(self._lift, answer, camera, inputs, direction)
         else:
-            positions, depth = self._lift(answer, camera, inputs)
+            positions, depth = self._lift(answer, camera, inputs, direction)
         positions = await self._moved(positions, end)
         return await self._trajectories.followed(positions, text, depth, end) if answer.waypoints else positions
 
@@ -117,31 +135,41 @@ class Locator:
     def _limits(self, camera: str) -> DepthRange:
         return depth_range(self._parameters, camera)
 
-    def _lift(self, answer: Answer, camera: CameraModel, inputs: PositionInputs) -> tuple[Positions, DepthImage | None]:
+    def _lift(
+        self, answer: Answer, camera: CameraModel, inputs: PositionInputs, direction: Direction | None
+    ) -> tuple[Positions, DepthImage | None]:
         measured = inputs.topics.depth is not None
         depth, note = self._depth(inputs) if measured else (None, "")
         limits = self._limits(inputs.topics.camera)
         positions = lift(answer, camera, depth, header=inputs.header, limits=limits, measured=measured, note=note)
         if depth is not None and not _same_view(depth, camera):
             depth = None
-        return replace(positions, approaches=self._approaches(answer, camera, depth, inputs)), depth
+        return replace(positions, approaches=self._approaches(answer, camera, depth, inputs, direction)), depth
 
     def _approaches(
-        self, answer: Answer, camera: CameraModel, depth: DepthImage | None, inputs: PositionInputs
+        self,
+        answer: Answer,
+        camera: CameraModel,
+        depth: DepthImage | None,
+        inputs: PositionInputs,
+        direction: Direction | None,
     ) -> tuple[ApproachPose, ...]:
         """Return the approach poses of points and bounding boxes in the image's frame."""
         if not answer.targets:
             return ()
-        return approach_poses(
-            camera,
-            depth,
-            answer.targets[:MOST_APPROACHES],
-            frame=plain_frame(inputs.header.frame_id),
-            stamp=_stamp(inputs.header),
-            limits=Limits(
-                math.radians(self._parameters["approach_max_angle"]), self._parameters["approach_background"] or math.inf
-            ),
+        targets, frame, stamp = answer.targets[:MOST_APPROACHES], plain_frame(inputs.header.frame_id), _stamp(inputs.header)
+        limits = Limits(math.radians(self._parameters["approach_max_angle"]), self._parameters["approach_background"] or math.inf)
+        if direction is None:
+            return approach_poses(camera, depth, targets, frame=frame, stamp=stamp, limits=limits)
+        return grasp_poses(
+            camera, depth, targets, frame=frame, stamp=stamp, limits=limits, gripper=self._gripper(), direction=direction
         )
+
+    def _gripper(self) -> Gripper:
+        opening, length, breadth, thickness = (
+            self._parameters[f"gripper_{name}"] for name in ("opening", "finger_length", "finger_breadth", "finger_thickness")
+        )
+        return Gripper(opening, length, breadth, thickness)
 
     def _unavailable(self, answer: Answer, inputs: PositionInputs, reason: Unavailable) -> tuple[ApproachPose, ...]:
         """Return approach poses that are all unavailable for the same reason."""

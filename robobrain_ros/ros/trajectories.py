@@ -20,7 +20,7 @@ from robobrain_ros.ros.transforms import TransformError, Transforms
 
 NO_POSITIONS = "The waypoints have no positions, so the trajectory was not checked."
 _MOST_QUOTED = 3
-"""Number of issues in the message of an outcome."""
+"""Number of issues, or of checks that were left out, in the message of an outcome."""
 
 
 class Trajectories:
@@ -74,7 +74,7 @@ class Trajectories:
         """Check the findings about a trajectory if ``strict_traces`` (parameter) is set.
 
         :param positions: positions of an answer with a trajectory.
-        :raises UnsafeTrajectoryError: the trajectory has issues, or was not checked because it has no positions.
+        :raises UnsafeTrajectoryError: the trajectory has issues, or a check was left out.
         """
         if not self._parameters["strict_traces"]:
             return
@@ -86,8 +86,12 @@ class Trajectories:
                 f"{quoted}{f' There are {more} more issues.' if more > 0 else ''} The parameter strict_traces rejects such "
                 "trajectories."
             )
-        if NO_POSITIONS in report.unchecked:
-            raise UnsafeTrajectoryError(f"{NO_POSITIONS} The parameter strict_traces rejects such trajectories.")
+        if report.unchecked:
+            more = len(report.unchecked) - _MOST_QUOTED
+            raise UnsafeTrajectoryError(
+                f"{' '.join(report.unchecked[:_MOST_QUOTED])}{f' {more} more checks were left out.' if more > 0 else ''} The "
+                "parameter strict_traces rejects trajectories that are not checked completely."
+            )
 
     def needs_transforms(self) -> bool:
         """Return whether the checks use frames of tf2."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from robobrain_ros.core.geometry import CameraModel, Floats, to_depth_pixels
 from robobrain_ros.core.poses import Rigid
-from robobrain_ros.core.surfaces import DepthImage
+from robobrain_ros.core.surfaces import DepthImage, Integers
 from robobrain_ros.core.traces.distances import named_distances
 from robobrain_ros.core.traces.issues import IssueKind, TraceIssue
 from robobrain_ros.core.traces.space import Reach, Workspace
@@ -26,6 +26,8 @@ MOST_SAMPLES = 20_000
 HIGHEST = 1.0
 """Largest height above a surface in metres that is measured."""
 _HEIGHT_STEP = 2e-3
+_FILL, _FILL_SHARE = 2, 1.0 / 3.0
+"""A pixel without depth is filled if this share of the pixels around it, up to this distance, has depth."""
 _UNIT = 1e-2
 """Largest deviation of the length of a unit vector."""
 
@@ -233,9 +235,23 @@ def _behind(view: View, positions: Floats) -> Floats:
     pixels = to_depth_pixels(view.camera.project(seen), view.depth.scale(view.camera))
     columns, rows = np.rint(np.clip(np.nan_to_num(pixels, nan=-9.0), -9.0, 1e6)).astype(np.intp).T
     surface = view.depth.at(rows, columns)
+    inside = (rows >= 0) & (rows < view.depth.height) & (columns >= 0) & (columns < view.depth.width)
+    lost = np.flatnonzero(np.isnan(surface) & inside)
+    if len(lost):
+        surface[lost] = _around(view.depth, rows[lost], columns[lost])
     surface[surface == -np.inf] = np.nan  # A surface that is too near to be measured has no depth.
     behind: Floats = seen[:, 2] - surface
     return behind
+
+
+def _around(depth: DepthImage, rows: Integers, columns: Integers) -> Floats:
+    """Return the nearest surfaces (n) around pixels without depth, such as single lost pixels. NaN: a hole is there."""
+    down, across = (grid.ravel() for grid in np.mgrid[-_FILL : _FILL + 1, -_FILL : _FILL + 1])
+    z = depth.at(rows[:, None] + down, columns[:, None] + across)
+    z = np.where(np.isnan(z), np.inf, z)
+    seen = np.isfinite(z)
+    nearest: Floats = np.where(seen.mean(axis=1) >= _FILL_SHARE, z.min(axis=1), np.nan)
+    return nearest
 
 
 def _height(view: View, position: Floats, up: Floats, tolerance: float) -> float | None:

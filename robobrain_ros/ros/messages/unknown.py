@@ -21,7 +21,10 @@ from robobrain_ros.msg import (
 _NAN = {
     AffordanceArea: ("position",),
     AffordancePoint: ("position",),
-    ApproachPose: (*("pose", "pre_grasp", "floor_pose", "width", "length", "position_deviation", "angle_deviation", "u", "v"),),
+    ApproachPose: (
+        *("pose", "pre_grasp", "floor_pose", "opening", "finger_depth", "width", "length"),
+        *("position_deviation", "angle_deviation", "u", "v"),
+    ),
     Event: ("confidence", "previous_duration"),
     InferenceReport: ("image_age",),
     Progress: ("progress", "change", "uncertainty", "incremental", "forward", "backward"),

@@ -32,10 +32,42 @@ MOTION_PARAMETERS = (
         least=0.01,
     ),
     Parameter(
+        "gripper_opening",
+        0.1,
+        "Largest distance of the gripper's fingers in metres. ~/approach returns poses at which they fit around the object.",
+        applies=Applies.AT_ONCE,
+        minimum=0.01,
+        maximum=1.0,
+    ),
+    Parameter(
+        "gripper_finger_length",
+        0.055,
+        "Metres from the gripper's palm to its fingertips.",
+        applies=Applies.AT_ONCE,
+        minimum=0.01,
+        maximum=1.0,
+    ),
+    Parameter(
+        "gripper_finger_breadth",
+        0.024,
+        "Metres. Size of a finger along x of an approach pose, perpendicular to the direction in which it closes.",
+        applies=Applies.AT_ONCE,
+        minimum=0.001,
+        maximum=0.5,
+    ),
+    Parameter(
+        "gripper_finger_thickness",
+        0.01,
+        "Metres. Size of a finger along y of an approach pose, the direction in which it closes.",
+        applies=Applies.AT_ONCE,
+        minimum=0.001,
+        maximum=0.5,
+    ),
+    Parameter(
         "strict_traces",
         False,
-        "true: a trajectory with issues, or without any position, ends with UNSAFE_TRAJECTORY. false: the outcome is OK, and "
-        "the issues are in the field issues.",
+        "true: a trajectory that has issues, or for which a check was left out, ends with UNSAFE_TRAJECTORY. false: the outcome "
+        "is OK, and the fields issues and unchecked list both.",
         applies=Applies.AT_ONCE,
     ),
     Parameter(

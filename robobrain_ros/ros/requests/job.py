@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from sensor_msgs.msg import Image
 
+from robobrain_ros.core.approach import Direction
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.messages.answers import Origin
 from robobrain_ros.core.messages.positions import Positions
@@ -40,6 +41,7 @@ class Job:
     :param robots: robots for a plan whose context has none.
     :param position_inputs: collects depth and camera_info of the image, or None if the answer gets no positions.
     :param condition: see `core.query.Query`.
+    :param direction: see `TaskRequest`.
     :param image: the main image of `SelectedImages`, or None if not decoded yet.
     :param brain_began: start of the query (``time.monotonic()``); 0: not started.
     :param rejected: a trajectory that ``strict_traces`` rejects.
@@ -59,6 +61,7 @@ class Job:
     max_plan_steps: int
     position_inputs: PositionInputs | None = None
     condition: bool = False
+    direction: Direction | None = None
     image: RgbImage | None = None
     positions: Positions | None = None
     raw_text: str = ""
@@ -114,7 +117,9 @@ async def run_job(job: Job, push: Callable[[PartialAnswer], None] | None, locato
         raise
     if job.position_inputs is not None:
         height, width = job.image.shape[:2]
-        job.positions = await locator.locate(answer, (width, height), job.position_inputs, job.deadline, job.origin.text)
+        job.positions = await locator.locate(
+            answer, (width, height), job.position_inputs, job.deadline, text=job.origin.text, direction=job.direction
+        )
     if job.task is Task.TRAJECTORY:
         try:
             trajectories.check_strictly(job.positions)
@@ -125,19 +130,20 @@ async def run_job(job: Job, push: Callable[[PartialAnswer], None] | None, locato
 
 
 async def run_location(
-    parts: Answer, frame: Frame, inputs: PositionInputs, locator: Locator, deadline: float
+    parts: Answer, frame: Frame, inputs: PositionInputs, locator: Locator, deadline: float, direction: Direction | None
 ) -> tuple[Positions, tuple[int, int]]:
     """Compute the positions of parts of a camera's image, without the model. Runs on the engine's loop.
 
     :param parts: points and bounding boxes in pixels of the image.
     :param deadline: time of ``time.monotonic()``.
+    :param direction: see `TaskRequest`.
     :returns: the positions, and width and height of the image in pixels.
     :raises BadImageError: the image cannot be decoded.
     """
     width, height = frame.size
     if not (width and height):  # A compressed image states its size inside.
         height, width = (await asyncio.to_thread(frame.image)).shape[:2]
-    return await locator.locate(parts, (width, height), inputs, deadline), (width, height)
+    return await locator.locate(parts, (width, height), inputs, deadline, direction=direction), (width, height)
 
 
 def _query(job: Job, plan: PlanRequest | None) -> Query:

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from sensor_msgs.msg import Image
 
+from robobrain_ros.core.approach import Direction
 from robobrain_ros.core.query import CAMERA_TASKS, TIMED_TASKS, Task
 from robobrain_ros.engine.base import MOST_IMAGES
 from robobrain_ros.errors import BadRequestError
@@ -63,6 +64,7 @@ class TaskRequest:
     :param condition: whether the text is a question that is answered with yes or no; see `core.query.Query`.
     :param comparison: images of the task progress. None means another task.
     :param background: whether requests of clients have priority over this one.
+    :param direction: from where a gripper approaches the object. None: along the surface normal, without a check of the gripper.
     """
 
     task: str
@@ -74,6 +76,7 @@ class TaskRequest:
     condition: bool = False
     comparison: Comparison | None = None
     background: bool = False
+    direction: Direction | None = None
 
     @property
     def publishes(self) -> bool:

@@ -10,6 +10,7 @@ from std_msgs.msg import Header
 
 from robobrain_ros.bounds.deadlines import NODE_GRACE
 from robobrain_ros.bounds.texts import shortened
+from robobrain_ros.core.approach import Direction
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.messages.answers import Origin
 from robobrain_ros.core.messages.positions import Positions
@@ -159,10 +160,15 @@ class Requests:
         return result
 
     async def locate(
-        self, parts: Answer, options: QueryOptions, ticket: Ticket[tuple[Positions, tuple[int, int]]]
+        self,
+        parts: Answer,
+        options: QueryOptions,
+        ticket: Ticket[tuple[Positions, tuple[int, int]]],
+        direction: Direction | None = None,
     ) -> tuple[Origin, Positions]:
         """Compute the positions of points and bounding boxes in a camera's newest image, without the model.
 
+        :param direction: see `TaskRequest`.
         :raises RoboBrainError: the request is rejected, or its ticket was canceled.
         """
         if not self.active:
@@ -174,7 +180,7 @@ class Requests:
         if inputs is None or not isinstance(frame, Frame):
             raise BadRequestError("images is not empty. Positions need the image of a camera.")
         try:
-            ticket.start(lambda push: run_location(parts, frame, inputs, self._locator, deadline))
+            ticket.start(lambda push: run_location(parts, frame, inputs, self._locator, deadline, direction))
             positions, (width, height) = await ticket.result()
         finally:
             inputs.close()
@@ -242,6 +248,7 @@ class Requests:
             max_plan_steps=self._parameters["max_plan_steps"],
             position_inputs=self._position_inputs(images) if task.spatial else None,
             condition=request.condition,
+            direction=request.direction,
         )
 
     def _position_inputs(self, images: SelectedImages) -> PositionInputs | None:

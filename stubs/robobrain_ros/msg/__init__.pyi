@@ -94,6 +94,10 @@ class ApproachPose:
     pose: PoseStamped
     pre_grasp: PoseStamped
     floor_pose: PoseStamped
+    direction: str
+    graspable: bool
+    opening: float
+    finger_depth: float
     width: float
     length: float
     elongated: bool
@@ -110,6 +114,10 @@ class ApproachPose:
         pose: PoseStamped = ...,
         pre_grasp: PoseStamped = ...,
         floor_pose: PoseStamped = ...,
+        direction: str = ...,
+        graspable: bool = ...,
+        opening: float = ...,
+        finger_depth: float = ...,
         width: float = ...,
         length: float = ...,
         elongated: bool = ...,

@@ -23,6 +23,7 @@ class Approach:
         instruction: str
         task: str
         pixels: Sequence[float]
+        direction: str
         distance: float
         floor_distance: float
         options: QueryOptions
@@ -32,6 +33,7 @@ class Approach:
             instruction: str = ...,
             task: str = ...,
             pixels: Sequence[float] = ...,
+            direction: str = ...,
             distance: float = ...,
             floor_distance: float = ...,
             options: QueryOptions = ...,
