@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from contract_approach import Approaches
 from contract_comparisons import Comparisons
 from contract_events import EventCheck, make_condition
 from contract_node import Behaviour
@@ -68,6 +69,7 @@ class ContractClient(ContractWorld):
         profiles: Any = {f"{service}_service_qos_profile": many for service in ("goal", "result", "cancel")}
         self._action = ActionClient(self._node, RunTask, f"{self._target}/run_task", **profiles)
         self._comparisons = Comparisons(self, self._node, self._target, many)
+        self._approaches = Approaches(self, self._node, self._target, many)
         self._watches = Watches(self, self._node, f"{self._target}/watch_task", many)
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self.events = EventCheck(self._node, self._target, self._fault)
@@ -90,6 +92,7 @@ class ContractClient(ContractWorld):
             (self._cancel_goal, 5.0),
             (self._watches.send, 3.0),
             (self._comparisons.send, 3.0),
+            (self._approaches.send, 5.0),
             (self._burst, 1.5),
             (self._leave, 0.5),
             (self._set_standing_query, 6.0),

@@ -28,7 +28,7 @@ TASKS: dict[str, tuple[Any, str, str]] = {
 
 _CODE_NAMES = (
     "OK", "NOT_READY", "BUSY", "NO_IMAGE", "STALE_IMAGE", "BAD_IMAGE", "BAD_REQUEST", "UNSUPPORTED_TASK", "UNPARSABLE_ANSWER",
-    "NOTHING_FOUND", "TIMEOUT", "CANCELED", "ENGINE_FAILED", "INFEASIBLE_PLAN",
+    "NOTHING_FOUND", "TIMEOUT", "CANCELED", "ENGINE_FAILED", "INFEASIBLE_PLAN", "NO_POSE",
 )  # fmt: skip
 CODES: dict[int, str] = {getattr(Outcome, name): name for name in _CODE_NAMES}
 

@@ -70,6 +70,7 @@ def program(folder: Path, *, seed: int, sim_time: bool) -> Iterator[Program]:
     values = {
         "cameras": "[camera, deep]",
         "deep.use_depth": "true",
+        "approach_background": 0.0,  # The depth images are planes.
         **HISTORY,
         "max_image_age": MAX_IMAGE_AGE,
         "warm_up": "false",
