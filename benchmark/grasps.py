@@ -41,6 +41,8 @@ from robobrain_ros.evaluation.plans import remaining, task_about
 FIRST = 6000
 """First seed. The method's constants were chosen with smaller seeds, and the demo model was trained with others."""
 ARMS = ("simulator", "true box", "model")
+SETTLE = 0.6
+"""Seconds until the node has the first images of another camera."""
 NAMESPACE = "/benchmark_grasps"
 
 
@@ -104,6 +106,8 @@ def main() -> None:
             for arm in options.arms:
                 world = World(scene.layout, np.random.RandomState(number))
                 camera = WorldCamera(client, world, measure=noisy)
+                # Each task has another camera. The node may use an older camera_info, because those of a real camera do not change.
+                client.spin_until(lambda: False, SETTLE if arm != "simulator" else 0.0)
                 if arm == "simulator":
                     run(OwnArm(world), goal, counts[arm])
                 else:

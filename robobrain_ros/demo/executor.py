@@ -278,9 +278,8 @@ def main() -> None:
     parser.add_argument(
         "--grasp",
         choices=("simulator", "approach"),
-        default="simulator",
-        help="where the arm grasps. simulator: at the simulator's points. approach: at the poses of ~/approach, for which the "
-        "node needs the parameter <camera>.use_depth (default: simulator)",
+        help="where the arm grasps. approach: at the poses of ~/approach, for which the node needs the parameter "
+        "<camera>.use_depth. simulator: at the simulator's points (default: approach; simulator with --monitor vision)",
     )
     parser.add_argument(
         "--monitor",
@@ -301,7 +300,7 @@ def main() -> None:
     world = World(make_scene(options.seed).layout, np.random.RandomState(options.seed))
     try:
         client = TaskClient("demo_executor", robobrain=options.robobrain, tasks=[Task.PLAN])
-        approaching = options.grasp == "approach"
+        approaching = options.grasp != "simulator" and options.monitor != "vision"
         camera = WorldCamera(client, world, options.camera, (lambda scene: scene.depth) if approaching else None)  # noqa: F841
         wait_for_node(client, options.timeout)
         end_if_shared(client, options.camera, _DISCOVERY)

@@ -7,12 +7,12 @@ from typing import Protocol
 from rclpy.time import Time
 
 from robobrain_ros.bounds.deadlines import CLIENT_GRACE
-from robobrain_ros.core.poses import Source, StampedPose
+from robobrain_ros.core.poses import Source, StampedPose, Unavailable
 from robobrain_ros.core.query import Defaults, PlanStep
 from robobrain_ros.demo.arm import SimulatedArm
 from robobrain_ros.demo.grasping import Grasp, at_pose, fault_of
 from robobrain_ros.demo.robot import World
-from robobrain_ros.errors import OutcomeCode
+from robobrain_ros.errors import NoPoseError, OutcomeCode
 from robobrain_ros.msg import ApproachPose
 from robobrain_ros.ros.client import TaskClient, query_options
 from robobrain_ros.ros.delivery import qos
@@ -21,6 +21,11 @@ from robobrain_ros.srv import Approach
 _MOST_TRIES = 40
 """Most repetitions of a request until its answer is about an image that was taken after the last step."""
 _PAUSE = 0.1
+_MOST_WITHOUT_DEPTH = 5
+_NO_DEPTH = (
+    "~/approach has no depth images, so the arm cannot grasp. Start the node with depth_topic:=/camera/depth (launch file), or"
+    " with the parameter camera.use_depth: true. Or start this program with --grasp simulator, which needs no depth."
+)
 NEWEST = (OutcomeCode.NO_IMAGE, OutcomeCode.STALE_IMAGE, OutcomeCode.BUSY, OutcomeCode.NOT_READY)
 """Outcomes for which a retry can succeed."""
 
@@ -87,10 +92,13 @@ class GraspingArm(SimulatedArm):
         return fault_of(self.world.layout, name, self._to_grasp(found))
 
     def _ask(self, name: str) -> ApproachPose | str:
-        """Request the approach pose from an image that was taken after the last step. Return the reason if there is none."""
+        """Request the approach pose from an image that was taken after the last step. Return the reason if there is none.
+
+        :raises NoPoseError: the node has no depth images.
+        """
         request = self._request(self.world, name)
         request.options = query_options(cameras=[self._camera] if self._camera else [], timeout=self._timeout)
-        why = "there was no new image of the table"
+        why, without_depth = "there was no new image of the table", 0
         for _ in range(_MOST_TRIES):
             end = time.monotonic() + self._timeout + CLIENT_GRACE
             future = self._approach.call_async(request)
@@ -101,6 +109,13 @@ class GraspingArm(SimulatedArm):
             response = future.result()
             code, stamp = OutcomeCode(response.outcome.code), response.affordances.header.stamp
             if code not in NEWEST and Time.from_msg(stamp, clock_type=self._changed_at.clock_type) >= self._changed_at:
+                # The depth image of a single image can be lost on the way.
+                without_depth += response.approach.reason == Unavailable.NO_DEPTH.name
+                if without_depth >= _MOST_WITHOUT_DEPTH:
+                    raise NoPoseError(_NO_DEPTH)
+                if response.approach.reason == Unavailable.NO_DEPTH.name:
+                    self._client.spin_until(lambda: False, _PAUSE)
+                    continue
                 if code is not OutcomeCode.OK:
                     return f"there is no approach pose of the {name} ({response.approach.reason or code.name})"
                 return response.approach
