@@ -106,7 +106,7 @@ def main() -> None:
             for arm in options.arms:
                 world = World(scene.layout, np.random.RandomState(number))
                 camera = WorldCamera(client, world, measure=noisy)
-                # Each task has another camera. The node may use an older camera_info, because those of a real camera do not change.
+                # Each task has another camera. Until its first camera_info arrives, the node uses the older one.
                 client.spin_until(lambda: False, SETTLE if arm != "simulator" else 0.0)
                 if arm == "simulator":
                     run(OwnArm(world), goal, counts[arm])
