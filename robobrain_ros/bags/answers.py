@@ -93,6 +93,26 @@ class MomentReplies:
     drawn: RgbImage | None = None
 
 
+async def ask(brain: Brain, question: Question, frames: Sequence[Frame], images: Sequence[RgbImage]) -> Answer:
+    """Ask the model, and ask once more if the engine fails.
+
+    :param frames: the frames of the images, the newest one last.
+    :raises RoboBrainError: see `Brain.run`.
+    """
+    ends = [(frame.moment - frames[-1].moment) * 1e-9 for frame in frames]
+    query = Query(
+        question.task, question.text, images, image_ids=[frame.name for frame in frames], think=question.think,
+        timeout=question.timeout, max_tokens=question.max_tokens, plan=question.plan,
+        image_times=ends if question.history_seconds and len(frames) > 1 else (),
+    )  # fmt: skip
+    try:
+        return await brain.run(query)
+    except RoboBrainError as error:
+        if error.code not in (OutcomeCode.ENGINE_FAILED, OutcomeCode.BUSY, OutcomeCode.CANCELED):
+            raise
+    return await brain.run(query)
+
+
 class Responder:
     """Asks the questions about images.
 
@@ -138,24 +158,9 @@ class Responder:
         return await self._in_thread(self._reply, moment, question, frames, answer)
 
     async def _run(self, question: Question, frames: Sequence[Frame]) -> Answer:
-        """Ask the model, and ask once more if the engine fails.
-
-        :raises RoboBrainError: see `Brain.run`.
-        """
         images = [await self._in_thread(frame.image) for frame in frames]
-        ends = [(frame.moment - frames[-1].moment) * 1e-9 for frame in frames]
-        query = Query(
-            question.task, question.text, images, image_ids=[frame.name for frame in frames], think=question.think,
-            timeout=question.timeout, max_tokens=question.max_tokens, plan=question.plan,
-            image_times=ends if question.history_seconds and len(frames) > 1 else (),
-        )  # fmt: skip
         async with self._slots:
-            try:
-                return await self._brain.run(query)
-            except RoboBrainError as error:
-                if error.code not in (OutcomeCode.ENGINE_FAILED, OutcomeCode.BUSY, OutcomeCode.CANCELED):
-                    raise
-            return await self._brain.run(query)
+            return await ask(self._brain, question, frames, images)
 
     def _reply(self, moment: Moment, question: Question, frames: Sequence[Frame], answer: Answer) -> Reply:
         height, width = moment.frame.image().shape[:2]

@@ -16,19 +16,24 @@ _BEGIN = '{"settings": '
 _Key = tuple[str, str, bool, str, str]
 
 
-class AnswerLog:
-    """Reads and appends JSON Lines: the settings, then one line for each answer.
+class RowLog:
+    """Reads and appends JSON Lines: the settings, then one row for each answer.
 
     :param path: the file. It is created if it does not exist.
-    :param settings: everything that changes answers, such as the model and its profile. It must be JSON.
+    :param settings: everything whose answers must not be mixed. It must be JSON.
+    :param what: the origin of the file, and ``unit`` what users name instead: "file" or "folder"; for messages.
     :raises DemoError: the file cannot be read or written, or it has the answers of an evaluation with other settings.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self._results: dict[_Key, ItemResult] = {}
+    def __init__(
+        self, path: Path, settings: dict[str, Any], what: str = "check_consistency --resume", unit: str = "file"
+    ) -> None:
+        self.path, self._what, self._unit = path, what, unit
+        self.rows: list[dict[str, Any]] = []
+        """The rows of earlier runs. Row number ``n`` is line ``n + 2`` of the file."""
         settings = json.loads(json.dumps(settings))
         existed = path.exists()
-        complete = self._read(path, settings) if existed else 0
+        complete = self._read(settings) if existed else 0
         try:
             self._file: IO[str] = path.open("r+" if existed else "w", encoding="utf-8")
             self._file.truncate(complete)  # The last line is incomplete if the program was killed.
@@ -36,7 +41,71 @@ class AnswerLog:
         except OSError as error:
             raise DemoError(f"{path} cannot be written: {error.strerror}.") from error
         if not complete:
-            self._write({"settings": settings})
+            self.write({"settings": settings})
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append a row.
+
+        :raises DemoError: the disk is full.
+        """
+        try:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise DemoError(f"{self.path} cannot be written: {error.strerror}.") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def wrong_line(self, number: int) -> DemoError:
+        """Return the error for a line of the file that is none of this program's."""
+        return DemoError(f"{self.path}, line {number} is not a line of {self._what}. Use another {self._unit}.")
+
+    def _read(self, settings: dict[str, Any]) -> int:
+        """Read the complete lines, and return their length in bytes."""
+        path = self.path
+        try:
+            text = read_small_text(path, _LARGEST)
+        except UnreadableFileError as error:
+            raise DemoError(f"{path} cannot be read: {error}.") from error
+        lines = text[: text.rfind("\n") + 1].split("\n")[:-1]
+        if not lines and not (text.startswith(_BEGIN) or _BEGIN.startswith(text)):
+            raise DemoError(f"{path} is not a file of {self._what}. Use another {self._unit}.")
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+                if number > 1:
+                    self.rows.append(row)
+                    continue
+                known = dict(row["settings"])
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise self.wrong_line(number) from error
+            changed = sorted(name for name in {*known, *settings} if known.get(name) != settings.get(name))
+            if changed:
+                raise DemoError(
+                    f"{path} has answers of an evaluation with another value of {', '.join(changed)}. Use the same options, or "
+                    f"another {self._unit}."
+                )
+        return len(text[: text.rfind("\n") + 1].encode())
+
+
+class AnswerLog:
+    """The results of an evaluation in a `RowLog`, by engine and question.
+
+    :param settings: everything that changes answers, such as the model and its profile.
+    :raises DemoError: see `RowLog`.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self._results: dict[_Key, ItemResult] = {}
+        self._log = RowLog(path, settings)
+        for number, row in enumerate(self._log.rows, 2):
+            try:
+                key = row["column"], row["questions"], row["think"], row["id"], row["content"]
+                self._results[key] = ItemResult(row["score"], row["text"], row["grids"], tuple(row["model_size"]))
+            except (KeyError, TypeError) as error:
+                raise self._log.wrong_line(number) from error
 
     def __len__(self) -> int:
         return len(self._results)
@@ -46,49 +115,18 @@ class AnswerLog:
         return self._results.get((column, benchmark, think, item.identity, digest(item)))
 
     def add(self, column: str, benchmark: str, think: bool, item: Item, result: ItemResult) -> None:
-        """Append a result."""
+        """Append a result.
+
+        :raises DemoError: the disk is full.
+        """
         content = digest(item)
         self._results[column, benchmark, think, item.identity, content] = result
         key = {"column": column, "questions": benchmark, "think": think, "id": item.identity, "content": content}
-        self._write({**key, **asdict(result)})
+        self._log.write({**key, **asdict(result)})
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
-
-    def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-
-    def _read(self, path: Path, settings: dict[str, Any]) -> int:
-        """Read the complete lines, and return their length in bytes."""
-        try:
-            text = read_small_text(path, _LARGEST)
-        except UnreadableFileError as error:
-            raise DemoError(f"{path} cannot be read: {error}.") from error
-        lines = text[: text.rfind("\n") + 1].split("\n")[:-1]
-        if not lines and not (text.startswith(_BEGIN) or _BEGIN.startswith(text)):
-            raise DemoError(f"{path} is not a file of check_consistency --resume. Use another file.")
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                if number > 1:
-                    key = row["column"], row["questions"], row["think"], row["id"], row["content"]
-                    size = tuple(row["model_size"])
-                    self._results[key] = ItemResult(row["score"], row["text"], row["grids"], size)
-                    continue
-                known = row["settings"]
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise DemoError(
-                    f"{path}, line {number} is not a line of check_consistency --resume. Use another file."
-                ) from error
-            changed = sorted(name for name in {*known, *settings} if known.get(name) != settings.get(name))
-            if changed:
-                raise DemoError(
-                    f"{path} has answers of an evaluation with another value of {', '.join(changed)}. Use the same options, or "
-                    "another file."
-                )
-        return len(text[: text.rfind("\n") + 1].encode())
+        self._log.close()
 
 
 def digest(item: Item) -> str:

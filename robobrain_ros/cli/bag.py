@@ -29,11 +29,12 @@ from robobrain_ros.bags.run import AT_ONCE, Run, Sinks
 from robobrain_ros.bags.source import Source
 from robobrain_ros.bags.tables import CsvTable, ParquetTable, Table
 from robobrain_ros.bags.video import SUFFIXES, Video, next_path
+from robobrain_ros.cli.bag_options import add_asking_arguments, add_moment_arguments, asked_question, check_cameras, check_moments
 from robobrain_ros.cli.option_types import add_plan_arguments, count, plan_request, seconds
 from robobrain_ros.cli.own_engine import INTERRUPTED, add_model_arguments, answers_alone, kill_later, open_own_brain
 from robobrain_ros.cli.progress import Messages
 from robobrain_ros.core.brain import Brain
-from robobrain_ros.core.query import CAMERA_TASKS, Defaults, Task
+from robobrain_ros.core.query import CAMERA_TASKS, Task
 from robobrain_ros.errors import RoboBrainError
 
 DONE, WRONG_USAGE, FAULT = 0, 2, 4
@@ -72,13 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("task", nargs="?", choices=[task.value for task in CAMERA_TASKS], help="the task")
     parser.add_argument("text", nargs="?", default="", help='the instruction or question, such as "the red mug"')
     parser.add_argument("--queries", type=Path, metavar="FILE", help="YAML list of questions, or a parameter file of the node")
-    when = parser.add_argument_group("images to ask about (default: each image)")
-    when.add_argument("--every", type=count, default=1, metavar="N", help="each N-th image")
-    when.add_argument("--rate", type=seconds, default=0.0, metavar="HZ", help="at most this many images per second of the bag")
-    when.add_argument(
-        "--at", type=_time, nargs="+", default=[], metavar="S",
-        help="the first image at or after each of these seconds since the start of the bag",
-    )  # fmt: skip
+    add_moment_arguments(parser.add_argument_group("images to ask about (default: each image)"))
     topics = parser.add_argument_group("topics of the input; with several cameras, each is CAMERA=TOPIC")
     topics.add_argument("--image-topic", action="append", default=[], metavar="TOPIC", help="images; repeatable")
     topics.add_argument("--depth-topic", action="append", default=[], metavar="TOPIC", help="depth that is aligned to the images")
@@ -92,13 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_output_arguments(parser.add_argument_group("output"))
     asking = parser.add_argument_group("question")
     asking.add_argument("--think", action=argparse.BooleanOptionalAction, help="think before the answer, or not (default: not)")
-    asking.add_argument(
-        "--timeout", type=seconds, default=Defaults.timeout, metavar="S",
-        help="seconds for each answer (default: %(default)g)",
-    )  # fmt: skip
-    asking.add_argument("--history", type=seconds, default=0.0, metavar="S", help="ask and plan: use the last S seconds")
-    asking.add_argument("--frames", type=count, default=4, metavar="N", help="number of images of --history (default: 4)")
-    asking.add_argument("--max-tokens", type=count, default=0, metavar="N", help="token limit of the answer")
+    add_asking_arguments(asking)
     add_plan_arguments(parser.add_argument_group("context for the task plan"))
     model = parser.add_argument_group("model")
     add_model_arguments(model)
@@ -120,10 +109,6 @@ def _add_output_arguments(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 
 
-def _time(text: str) -> float:
-    return 0.0 if text in ("0", "0.0") else seconds(text)
-
-
 def _reject(sentence: str) -> NoReturn:
     raise BagError(sentence)
 
@@ -131,18 +116,13 @@ def _reject(sentence: str) -> NoReturn:
 def _questions(options: argparse.Namespace, cameras: Sequence[CameraTopics]) -> list[Question]:
     """Return the questions of the command line or of ``--queries``."""
     names = [camera.name for camera in cameras]
-    choices = [bool(options.rate), options.every != 1, bool(options.at)]
-    if sum(choices) > 1:
-        _reject("--every, --rate and --at exclude each other.")
+    check_moments(options)
     if options.queries and options.task:
         _reject("--queries replaces the task and its text; remove one of them.")
     if not options.queries and not options.task:
         _reject('Name a task and its text, such as point "the red mug", or a file with --queries.')
-    own = Question(
-        Task(options.task or Task.ASK), options.text, cameras=tuple(names[:1]), every=options.every, rate=options.rate,
-        at=tuple(options.at), think=options.think, timeout=options.timeout, max_tokens=options.max_tokens or None,
-        history_seconds=options.history, history_frames=options.frames,
-    )  # fmt: skip
+    own = asked_question(options, Task(options.task or Task.ASK), options.text, names[:1])
+    own = replace(own, think=options.think)
     plan = _plan(options)
     if options.queries:
         questions = read_questions(options.queries, own)
@@ -152,10 +132,7 @@ def _questions(options: argparse.Namespace, cameras: Sequence[CameraTopics]) -> 
         all_of_them = tuple(names) if not own.task.spatial and not own.history_seconds else own.cameras
         questions = [replace(own, plan=plan, cameras=all_of_them)]
         check_question(questions[0], "The question")
-    for question in questions:
-        for name in question.cameras:
-            if name not in names:
-                _reject(f"{question.title}: there is no camera {name!r}. Known cameras: {', '.join(names)}. See --image-topic.")
+    check_cameras(questions, cameras)
     return questions
 
 

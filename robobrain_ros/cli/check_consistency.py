@@ -3,6 +3,8 @@
     ros2 run robobrain_ros check_consistency --model BAAI/RoboBrain2.0-7B --benchmark ~/Where2Place --think both
     python -m robobrain_ros.cli.check_consistency --model ...      # without ROS
 
+With ``--bag``, it compares several models on a bag: see `compare_models`.
+
 docs/reference/benchmarks.md describes the supported formats of a folder. The table shows the scores of both engines with 95 %
 intervals, the scores with coordinates read on other grids, and published scores.
 """
@@ -13,13 +15,13 @@ import contextlib
 import json
 import os
 import sys
-import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from robobrain_ros.bounds.files import home_expanded
 from robobrain_ros.cli.answer_log import AnswerLog
+from robobrain_ros.cli.compare_options import add_bag_arguments, check_use
 from robobrain_ros.cli.consistency_html import page
 from robobrain_ros.cli.consistency_report import (
     Cell,
@@ -31,10 +33,10 @@ from robobrain_ros.cli.consistency_report import (
     table,
 )
 from robobrain_ros.cli.engine_options import add_engine_argument, is_reserved
-from robobrain_ros.cli.progress import Messages, ProgressPrinter
+from robobrain_ros.cli.progress import Bar, Messages
 from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.grids import Grid, grid_of
-from robobrain_ros.core.profiles import Profile
+from robobrain_ros.core.profiles import AUTO, Profile
 from robobrain_ros.core.query import Task
 from robobrain_ros.demo import DEMO_MODEL, DemoError
 from robobrain_ros.engine.base import MOST_IMAGES
@@ -118,7 +120,7 @@ async def _ask_all(
 ) -> dict[str, ItemResult]:
     room = asyncio.Semaphore(at_once)
     results: dict[str, ItemResult] = {}
-    bar = _Bar(f"{column}: {name}{', thinking' if think else ''}", len(items))
+    bar = Bar(_messages, f"{column}: {name}{', thinking' if think else ''}", len(items))
 
     async def one(item: Item) -> None:
         result = log.result(column, name, think, item) if log is not None else None
@@ -141,23 +143,6 @@ async def _ask_all(
     return {item.identity: results[item.identity] for item in items}
 
 
-class _Bar:
-    """Shows the number of answers and the time that is left."""
-
-    def __init__(self, title: str, count: int) -> None:
-        self._title, self._count, self._began = title, count, time.monotonic()
-        self._printer: ProgressPrinter = _messages.progress()
-
-    def show(self, done: int) -> None:
-        filled = 20 * done // self._count
-        left = (time.monotonic() - self._began) / done * (self._count - done)
-        bar = f" [{'#' * filled}{'.' * (20 - filled)}]" if sys.stderr.isatty() else ""
-        self._printer.update(f"{self._title}{bar}: {done} of {self._count}, about {left:.0f} s left")
-
-    def finish(self) -> None:
-        self._printer.finish()
-
-
 @contextlib.asynccontextmanager
 async def _brain(options: argparse.Namespace, images: int, **flagos: Any) -> AsyncIterator[Brain]:
     from robobrain_ros.local import open_brain
@@ -178,7 +163,7 @@ async def _brain(options: argparse.Namespace, images: int, **flagos: Any) -> Asy
 
 async def run(options: argparse.Namespace) -> None:
     """Ask the engines, one after the other. Then print the table, and write the files that are requested."""
-    _check_outputs(options)
+    check_outputs(options)
     benchmarks = await asyncio.to_thread(_read_all, options)
     images = max((_images(item) for benchmark in benchmarks for item in benchmark.items), default=1)
     log = None if options.resume is None else AnswerLog(options.resume, _settings(options))
@@ -213,7 +198,7 @@ async def run(options: argparse.Namespace) -> None:
         options.html.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _check_outputs(options: argparse.Namespace) -> None:
+def check_outputs(options: argparse.Namespace) -> None:
     """Check the files for the results before the first question, because an evaluation takes hours.
 
     :raises DemoError: one of them cannot be written.
@@ -269,7 +254,8 @@ def _read_all(options: argparse.Namespace) -> list[Benchmark]:
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description="Evaluate a model on the tabletop world and on benchmarks, with native operators and with FlagGems operators."
+        description="Evaluate a model on the tabletop world and on benchmarks, with native operators and with FlagGems "
+        "operators. Or compare several models on a bag (--bag)."
     )
     parser.add_argument(
         "--model", default=str(DEMO_MODEL), help="model: a folder, or a name on the hub (default: the tabletop demo model)"
@@ -289,7 +275,9 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="wording and scores: of the benchmark's authors, or of FlagEvalMM where it differs (default: published)",
     )
     parser.add_argument("--scenes", type=_count, default=50, help="number of tabletop scenes; 0: none (default: %(default)s)")
-    parser.add_argument("--limit", type=_count, default=0, help="number of questions of each benchmark (default: all)")
+    parser.add_argument(
+        "--limit", type=_count, default=0, help="number of questions of each benchmark, or of images of --bag (default: all)"
+    )
     parser.add_argument(
         "--think", choices=("no", "yes", "both"), default="no", help="let the model think before it answers (default: no)"
     )
@@ -301,17 +289,32 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--include", nargs="+", default=[], metavar="OPERATOR", help="flagos.include")
     parser.add_argument("--exclude", nargs="+", default=[], metavar="OPERATOR", help="flagos.exclude")
-    parser.add_argument("--at-once", type=_count, default=16, help="number of requests at the same time (default: %(default)s)")
-    add_engine_argument(parser, reserved=is_reserved)
+    parser.add_argument(
+        "--at-once", type=_count, default=None, help="number of requests at the same time (default: 16; with --bag: 1)"
+    )
+    add_engine_argument(parser, reserved=is_reserved, of_models=True)
     parser.add_argument("--resume", type=Path, metavar="FILE", help="keep the answers in this file, and ask only those not in it")
     parser.add_argument("--json", type=Path, help="JSON file for all questions and results")
     parser.add_argument("--html", type=Path, help="HTML file for the scores and the worst answers, drawn into their images")
+    add_bag_arguments(parser)
     options = parser.parse_args(arguments)
-    if not options.scenes and not options.benchmark:
+    check_use(parser, options)
+    if options.at_once is None:
+        options.at_once = 1 if options.bag else 16
+    if not options.bag:
+        _require_one_model(parser, options)
+    if not options.bag and not options.scenes and not options.benchmark:
         parser.error("there are no questions: --scenes is 0, and --benchmark is missing")
     if not options.at_once:
         parser.error("--at-once must be at least 1")
     return options
+
+
+def _require_one_model(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Reject options of one of several models, which only --bag has."""
+    if dotted := next((name for name, _ in options.engine if "." in name), ""):
+        parser.error(f"--engine {dotted} names a model, which needs --bag")
+    options.model_profile = options.model_profile[-1] if options.model_profile else AUTO
 
 
 def _named_folder(text: str) -> tuple[str, str]:
@@ -327,8 +330,14 @@ def _count(text: str) -> int:
 
 def main() -> None:
     """Run the program. An error ends it with one sentence."""
+    options = parse_options()
     try:
-        asyncio.run(run(parse_options()))
+        check_outputs(options)
+        if options.bag:
+            from robobrain_ros.cli import compare_models
+
+            sys.exit(compare_models.main(options, _messages))
+        asyncio.run(run(options))
     except (RoboBrainError, DemoError) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:

@@ -47,11 +47,31 @@ def page(title: str, columns: Sequence[Column], benchmarks: Sequence[Benchmark],
                 heading = f"{column.title}: {name}{', thinking' if think else ''}"
                 parts.append(f"<h2>{html.escape(heading)}: worst answers</h2>")
                 parts.append(_worst(by_name[name], results, profile, grid))
+    return document(title, parts)
+
+
+def document(title: str, parts: Sequence[str], style: str = "") -> str:
+    """Return a whole HTML page.
+
+    :param parts: its content as HTML.
+    :param style: further rules of CSS.
+    """
     body = "\n".join(parts)
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n"
+        f"<style>{_STYLE}{style}</style></head><body>\n{body}\n</body></html>\n"
     )
+
+
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table.
+
+    :param head: plain texts.
+    :param rows: cells as HTML.
+    """
+    lines = ["".join(f"<th>{html.escape(text)}</th>" for text in head)]
+    lines += ["".join(f"<td>{text}</td>" for text in row) for row in rows]
+    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
 
 
 def _table(columns: Sequence[Column], model: str) -> str:
@@ -70,9 +90,7 @@ def _table(columns: Sequence[Column], model: str) -> str:
             ]
             plain = [html.escape(text) for text in (question, column.title, str(cell.count), str(cell))]
             rows.append([*plain, *grids, html.escape(known)])
-    lines = ["".join(f"<th>{html.escape(text)}</th>" for text in head)]
-    lines += ["".join(f"<td>{text}</td>" for text in row) for row in rows]
-    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+    return html_table(head, rows)
 
 
 def _worst(benchmark: Benchmark, results: dict[str, ItemResult], profile: Profile, grid: Grid) -> str:
@@ -112,8 +130,14 @@ def _drawn(image: RgbImage, item: Item, result: ItemResult, profile: Profile, gr
 
 
 def _jpeg(image: RgbImage) -> str:
+    return base64.b64encode(small_jpeg(image, _WIDTH)).decode()
+
+
+def small_jpeg(image: RgbImage, most_width: int) -> bytes:
+    """Return an image of at most this width in pixels as a JPEG file."""
     height, width = image.shape[:2]
-    if width > _WIDTH:
-        image = cv2.resize(image, (_WIDTH, max(1, round(height * _WIDTH / width))), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    if width > most_width:
+        size = most_width, max(1, round(height * most_width / width))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
     _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 80])
-    return base64.b64encode(data.tobytes()).decode()
+    return data.tobytes()

@@ -55,3 +55,25 @@ class Messages:
 
     def _print(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
+
+
+class Bar:
+    """Shows the number of answers and the time that is left.
+
+    :param count: number of answers at the end, at least 1.
+    """
+
+    def __init__(self, messages: Messages, title: str, count: int) -> None:
+        self._title, self._count, self._began = title, count, time.monotonic()
+        self._printer = messages.progress()
+
+    def show(self, done: int) -> None:
+        """Show that this number of answers has arrived."""
+        filled = 20 * done // self._count
+        left = (time.monotonic() - self._began) / done * (self._count - done)
+        bar = f" [{'#' * filled}{'.' * (20 - filled)}]" if sys.stderr.isatty() else ""
+        self._printer.update(f"{self._title}{bar}: {done} of {self._count}, about {left:.0f} s left")
+
+    def finish(self) -> None:
+        """End the line."""
+        self._printer.finish()

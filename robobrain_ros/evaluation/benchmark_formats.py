@@ -6,7 +6,8 @@ from questions, because the prompt of the model's family has its own.
 
 import ast
 import base64
-import binascii
+import math
+import os
 import random
 import re
 from collections import Counter
@@ -86,7 +87,7 @@ def where2place(reading: Reading) -> None:
         image = path_inside(reading.folder / "images", name, where)
         mask = path_inside(reading.folder / "masks", name, where)
         same = (mask, *(mask.with_suffix(suffix) for suffix in (".png", ".jpg", ".jpeg")))
-        found = next((path for path in same if path.is_file()), None)
+        found = next((path for path in same if os.path.isfile(path)), None)
         if found is None:
             raise BenchmarkError(f"{where}: masks/ has no mask of the name {name}.")
         reading.items.append(Item(identity, "point", without_point_format(text), (image,), mask=found))
@@ -141,8 +142,10 @@ def robospatial(reading: Reading, rows: Iterable[Row]) -> None:
 def _polygon(text: str, where: str) -> tuple[tuple[float, float], ...]:
     try:
         corners = tuple((float(x), float(y)) for x, y in ast.literal_eval(text))
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, OverflowError) as error:
         raise BenchmarkError(f"{where}: the answer is neither yes, nor no, nor a list of points.") from error
+    if not all(math.isfinite(value) for corner in corners for value in corner):
+        raise BenchmarkError(f"{where}: the answer has a number that is too large.")
     if len(corners) < 3:
         raise BenchmarkError(f"{where}: the answer has {len(corners)} points instead of the corners of a polygon.")
     return corners
@@ -186,7 +189,7 @@ def cv_bench(reading: Reading, rows: Iterable[Row]) -> None:
         image = row.get("image")
         if image is None:
             name = required(row, "filename", where)
-            image = name if (reading.folder / name).is_file() else f"img/{name}"
+            image = name if os.path.isfile(reading.folder / name) else f"img/{name}"
         text = f"{required(row, 'prompt', where)}\n{DIRECT}"
         _choice(reading, row, where, text, [image], required(row, "source", where), "idx")
 
@@ -229,7 +232,7 @@ def vsi_bench(reading: Reading, rows: Iterable[Row]) -> None:
             text = f"These are frames of a video.\n{question}\n{how}"
         if not chosen and _number(right) is None:
             raise BenchmarkError(f"{where}: the ground_truth {right!r} is not a number.")
-        answer = right.strip().upper() if chosen else right.strip()
+        answer = _letter(right, where) if chosen else right.strip()
         tokens = _STEP_TOKENS if reading.flageval else 512
         item = Item(
             identity, "choice" if chosen else "number", text, (), answer, clip=Clip(video), category=kind, max_tokens=tokens
@@ -247,16 +250,16 @@ def egoplan2(reading: Reading, path: Path) -> None:
             text = f"{text}\n{DIRECT}"
         clip = _ego_clip(reading.folder, row, identity, where)
         reading.items.append(
-            Item(identity, "choice", text, (), right.strip().upper(), clip=clip, category=str(row.get("domain", "")))
+            Item(identity, "choice", text, (), _letter(right, where, "ABCD"), clip=clip, category=str(row.get("domain", "")))
         )
 
 
 def _ego_clip(folder: Path, row: dict[str, Any], identity: str, where: str) -> Clip:
     cut = path_inside(folder, f"{identity}.mp4", where)
-    if cut.is_file():
+    if os.path.isfile(cut):
         return Clip(cut)
     name = f"{identity.split('_')[0]}.mp4"
-    whole = next((path for path in (folder / "v1_288p" / name, folder / name) if path.is_file()), folder / "v1_288p" / name)
+    whole = next((path for path in (folder / "v1_288p" / name, folder / name) if os.path.isfile(path)), folder / "v1_288p" / name)
     first, last = row.get("task_start_frame"), row.get("current_observation_frame")
     if type(first) is not int or type(last) is not int:
         raise BenchmarkError(f"{where} has no task_start_frame or no current_observation_frame.")
@@ -289,12 +292,11 @@ def _image_list(folder: Path, row: dict[str, Any], where: str) -> list[Any]:
 
 def _choice(reading: Reading, row: dict[str, Any], where: str, text: str, images: Any, category: str, identity: str) -> None:
     """Add a question of multiple choice whose ``answer`` is a letter such as "B" or "(B)"."""
-    answer = required(row, "answer", where).strip().strip("().").upper()
-    if len(answer) != 1 or answer not in LETTERS:
-        if answer == "HIDDEN":
-            reading.skipped["its answer is not published"] += 1
-            return
-        raise BenchmarkError(f"{where}: the answer {answer!r} is not the letter of an option.")
+    right = required(row, "answer", where)
+    if right.strip().lower() == "hidden":
+        reading.skipped["its answer is not published"] += 1
+        return
+    answer = _letter(right, where)
     if not isinstance(images, list) or not images:
         raise BenchmarkError(f"{where} has no images.")
     if len(images) > MOST_IMAGES:
@@ -308,6 +310,17 @@ def _choice(reading: Reading, row: dict[str, Any], where: str, text: str, images
             f"{category}_{key}" if identity == "idx" else key, "choice", text, found, answer, category=category, max_tokens=tokens
         )
     )
+
+
+def _letter(text: str, where: str, letters: str = LETTERS) -> str:
+    """Return the letter of an answer such as "b" or "(B)".
+
+    :raises BenchmarkError: it is none of the letters.
+    """
+    letter = text.strip().strip("().").upper()
+    if len(letter) != 1 or letter not in letters:
+        raise BenchmarkError(f"{where}: the answer {letter!r} is not the letter of an option.")
+    return letter
 
 
 def with_options(text: str, options: Sequence[Any]) -> str:
@@ -350,7 +363,7 @@ def json_rows(path: Path) -> Iterable[Row]:
 def _decoded(text: Any, where: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True) if isinstance(text, str) and text else _no_image(where)
-    except binascii.Error as error:
+    except ValueError as error:
         raise BenchmarkError(f"{where}: the image is not base64.") from error
 
 
@@ -360,9 +373,10 @@ def _no_image(where: str) -> bytes:
 
 def _number(text: str) -> float | None:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         return None
+    return value if math.isfinite(value) else None
 
 
 _TABLES: tuple[tuple[str, frozenset[str], str, Callable[[Reading, Iterable[Row]], None]], ...] = (

@@ -11,18 +11,24 @@ import numpy.typing as npt
 
 from robobrain_ros.bounds.files import UnreadableFileError, read_small_text
 from robobrain_ros.bounds.json_text import parse_json
+from robobrain_ros.bounds.texts import one_line, shortened
 from robobrain_ros.demo import DemoError
 
 PUBLISHED, FLAGEVAL = "published", "flageval"
 """Protocols: that of a benchmark's authors, and that of FlagEvalMM where it differs."""
 Media = Path | bytes
 """An image file, or its content."""
+_LONGEST_MESSAGE = 1000
+"""Characters of a message, because files can have names and values of any length."""
 _LARGEST_FILE = 1 << 30
 """Maximum size in bytes of a benchmark's list of questions."""
 
 
 class BenchmarkError(DemoError):
-    """A benchmark's folder cannot be used. The message names the file and the fault."""
+    """A benchmark's folder cannot be used. The message names the file and the fault, in one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shortened(one_line(message), _LONGEST_MESSAGE))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,11 @@
 """Frames of the videos of benchmarks."""
 
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from robobrain_ros.core.query import RgbImage
@@ -7,13 +13,62 @@ from robobrain_ros.engine.base import MOST_IMAGES
 from robobrain_ros.evaluation.benchmark_item import BenchmarkError, Clip, Item
 
 
-def check_clip(item: Item) -> None:
-    """Check that the first frame of a question's video can be decoded.
+def check_clips(items: Iterable[Item]) -> None:
+    """Check the videos of questions: each has the frames of its questions, and the first and the last of these can be decoded.
 
-    :raises BenchmarkError: the video is missing or damaged, or too short.
+    :raises BenchmarkError: a video is missing or damaged, or too short.
     """
-    assert item.clip is not None, "the question has a video"
-    read_frames(item.clip, item.identity, 1)
+    ends: dict[Path, tuple[Item, Clip]] = {}
+    checked: set[Clip] = set()
+    counts: dict[Path, int] = {}
+    for item in items:
+        clip = item.clip
+        if clip is None or clip in checked:
+            continue
+        checked.add(clip)
+        where = f"Question {item.identity}: the video {clip.path}"
+        if clip.path not in counts:
+            with _opened(clip.path, where) as (_, count):
+                counts[clip.path] = count
+        last = _last_frame(clip, counts[clip.path], where)
+        before = ends.get(clip.path)
+        first = clip.first if before is None else min(before[1].first, clip.first)
+        if before is not None and before[1].last is not None:
+            last = max(before[1].last, last)
+        ends[clip.path] = item, Clip(clip.path, first, last)
+    for item, clip in ends.values():
+        read_frames(clip, item.identity, 2)
+
+
+@contextmanager
+def _opened(path: Path, where: str) -> Iterator[tuple[Any, int]]:
+    """Open a video. Yield it, and the number of its frames.
+
+    :raises BenchmarkError: it is missing or cannot be decoded.
+    """
+    import cv2
+
+    if not os.path.isfile(path):
+        raise BenchmarkError(f"{where} is missing.")
+    capture = cv2.VideoCapture(str(path))
+    try:
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+        if count < 1:
+            raise BenchmarkError(f"{where} cannot be decoded.")
+        yield capture, count
+    finally:
+        capture.release()
+
+
+def _last_frame(clip: Clip, count: int, where: str) -> int:
+    """Return the number of the last frame of a clip in a video with ``count`` frames.
+
+    :raises BenchmarkError: the video is shorter than the clip.
+    """
+    last = count - 1 if clip.last is None else clip.last
+    if not 0 <= clip.first <= last or last > count:  # Some annotations count the end of the last frame.
+        raise BenchmarkError(f"{where} has {count} frames, but the question is about the frames {clip.first} to {last}.")
+    return min(last, count - 1)
 
 
 def read_frames(clip: Clip, identity: str, count: int = MOST_IMAGES) -> tuple[list[RgbImage], tuple[float, ...]]:
@@ -27,18 +82,9 @@ def read_frames(clip: Clip, identity: str, count: int = MOST_IMAGES) -> tuple[li
     import cv2
 
     where = f"Question {identity}: the video {clip.path}"
-    if not clip.path.is_file():
-        raise BenchmarkError(f"{where} is missing.")
-    capture = cv2.VideoCapture(str(clip.path))
-    try:
-        total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+    with _opened(clip.path, where) as (capture, total):
         rate = capture.get(cv2.CAP_PROP_FPS) or 30.0
-        if total < 1:
-            raise BenchmarkError(f"{where} cannot be decoded.")
-        last = total - 1 if clip.last is None else clip.last
-        if not 0 <= clip.first <= last or last > total:  # Some annotations count the end of the last frame.
-            raise BenchmarkError(f"{where} has {total} frames, but the question is about the frames {clip.first} to {last}.")
-        last = min(last, total - 1)
+        last = _last_frame(clip, total, where)
         wanted = np.unique(np.linspace(clip.first, last, count).round().astype(int)) if count > 1 else np.array([clip.first])
         images = []
         for number in wanted:
@@ -47,6 +93,4 @@ def read_frames(clip: Clip, identity: str, count: int = MOST_IMAGES) -> tuple[li
             if not good:
                 raise BenchmarkError(f"{where} cannot be decoded at frame {number}.")
             images.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
-    finally:
-        capture.release()
     return images, tuple(float(number - wanted[-1]) / rate for number in wanted)  # type: ignore[return-value]

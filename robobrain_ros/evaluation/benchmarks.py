@@ -3,6 +3,7 @@
 import asyncio
 import io
 import math
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from robobrain_ros.core.brain import Brain
 from robobrain_ros.core.grids import Grid, raw_answer, read_as
 from robobrain_ros.core.imaging import FittedSize
 from robobrain_ros.core.query import Query, Report, RgbImage, Task
+from robobrain_ros.core.query_checks import check_query
 from robobrain_ros.engine.base import MOST_IMAGES
 from robobrain_ros.errors import BadRequestError, EngineFailedError, RoboBrainError
 from robobrain_ros.evaluation import benchmark_formats as formats
@@ -29,7 +31,7 @@ from robobrain_ros.evaluation.benchmark_item import (
     required,
 )
 from robobrain_ros.evaluation.benchmark_tables import tables_in
-from robobrain_ros.evaluation.benchmark_videos import check_clip, read_frames
+from robobrain_ros.evaluation.benchmark_videos import check_clips, read_frames
 from robobrain_ros.evaluation.scoring import letter_of, score_item
 
 __all__ = [
@@ -77,7 +79,7 @@ def read_benchmark(folder: Path, name: str = "", protocol: str = PUBLISHED) -> B
     :param protocol: `PUBLISHED`, or `FLAGEVAL` for the wording and the scores of FlagEvalMM.
     :raises BenchmarkError: the folder has no known format, or a file or field is missing or damaged.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise BenchmarkError(f"{folder} is not a folder.")
     reading = formats.Reading(folder, protocol)
     _read(reading)
@@ -87,12 +89,10 @@ def read_benchmark(folder: Path, name: str = "", protocol: str = PUBLISHED) -> B
     twice = [identity for identity, count in Counter(item.identity for item in items).items() if count > 1]
     if twice:
         raise BenchmarkError(f"{folder} has the question {twice[0]} twice.")
-    checked: set[Path] = set()
     for item in items:
+        _check_texts(item)
         _check_images(item)
-        if item.clip is not None and item.clip.path not in checked:
-            check_clip(item)
-            checked.add(item.clip.path)
+    check_clips(items)
     return Benchmark(name or folder.resolve().name, items, skipped, reading.name, reading.rule)
 
 
@@ -164,7 +164,7 @@ def _flageval_item(folder: Path, row: dict[str, Any], where: str) -> tuple[Item 
         if answer not in ("YES", "NO"):
             raise BenchmarkError(f"{where}: the answer {answer!r} is neither yes nor no.")
         return Item(identity, kind, text, images, answer.lower()), ""
-    options = row.get("options") or []
+    options = _options(row, where)
     letters = formats.LETTERS[: len(options)] if options else formats.LETTERS
     if len(answer) != 1 or answer not in letters:
         raise BenchmarkError(f"{where}: the answer {answer!r} is not the letter of an option.")
@@ -182,9 +182,16 @@ def _flageval_video(folder: Path, row: dict[str, Any], where: str, kind: str, sa
     answer = required(row, "answer", where).strip().strip("().").upper()
     if kind != "choice" or len(answer) != 1 or answer not in formats.LETTERS:
         raise BenchmarkError(f"{where}: the answer {answer!r} is not the letter of an option.")
-    options = row.get("options") or []
+    options = _options(row, where)
     text = formats.with_missing_options(text, options)
     return Item(identity, kind, f"{text}\n{formats.DIRECT}", (), answer, clip=clip, category=said)
+
+
+def _options(row: dict[str, Any], where: str) -> list[Any]:
+    options = row.get("options") or []
+    if not isinstance(options, list):
+        raise BenchmarkError(f"{where}: the options are not a list.")
+    return options
 
 
 def _number(row: dict[str, Any], where: str) -> str:
@@ -198,18 +205,35 @@ def _number(row: dict[str, Any], where: str) -> str:
     return str(answer)
 
 
+def _check_texts(item: Item) -> None:
+    """Check that a model can be asked the question. Otherwise, it would end the evaluation hours later."""
+    task = _task_of(item)
+    images: list[Any] = [None] * (MOST_IMAGES if item.clip is not None else len(item.images))
+    try:
+        for text in filter(None, (item.text, item.target)):
+            check_query(Query(task, text, images))
+    except RoboBrainError as error:
+        raise BenchmarkError(f"Question {item.identity}: {error.message}") from error
+
+
+def _task_of(item: Item) -> Task:
+    return Task.POINT if item.kind == "point" else Task.ASK
+
+
 def _check_images(item: Item) -> None:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     sizes = []
     for media in (*item.images, *([item.mask] if item.mask is not None else [])):
         what = "an image in the table" if isinstance(media, bytes) else media
+        if isinstance(media, Path) and not os.path.isfile(media):  # Opening a named pipe would wait for a writer.
+            raise BenchmarkError(f"Question {item.identity}: {what} cannot be read as an image (it is not a file).")
         try:
             with Image.open(io.BytesIO(media) if isinstance(media, bytes) else media) as image:
                 sizes.append(image.size)
                 image.draft("L", (1, 1))  # A JPEG is decoded at an eighth of its size, which also finds missing data.
                 image.load()
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        except Exception as error:  # The decoders of damaged images raise errors of many types.
             reason = "it is damaged" if isinstance(media, bytes) else error
             raise BenchmarkError(f"Question {item.identity}: {what} cannot be read as an image ({reason}).") from error
     if item.mask is not None and sizes[0] != sizes[-1]:
@@ -241,7 +265,7 @@ async def ask_item(brain: Brain, item: Item, think: bool) -> ItemResult:
     :raises EngineFailedError: the engine died, so there is no score.
     """
     images, times = await asyncio.to_thread(_load, item)
-    task = Task.POINT if item.kind == "point" else Task.ASK
+    task = _task_of(item)
     text = item.target if item.target and not brain.profile.name.startswith("robobrain") else item.text
     query = Query(task, text, images, think=think, timeout=_TIMEOUT, max_tokens=item.max_tokens, image_times=times)
     size = (images[0].shape[1], images[0].shape[0])
