@@ -11,9 +11,10 @@ from approach_rig import View, ball, bar, box_of, camera_above, cylinder, middle
 from robobrain_ros.core.approach import ApproachPose, Limits, approach_poses
 from robobrain_ros.core.formats.depth_checks import DepthRange
 from robobrain_ros.core.geometry import PLUMB_BOB, CameraModel, GeometryError
-from robobrain_ros.core.poses import Rigid, Source, Unavailable
+from robobrain_ros.core.poses import Source, Unavailable
 from robobrain_ros.core.query import Box, Point
 from robobrain_ros.core.surfaces import DepthImage
+from robobrain_ros.core.transforms import Transform
 from robobrain_ros.demo.layout import KINDS
 from robobrain_ros.demo.world import Scene, SceneObject, make_scene
 
@@ -367,7 +368,7 @@ def test_poses_in_a_target_frame_are_the_moved_poses(still: tuple[View, DepthIma
     requests = (middle_of(view), box_of(view, 2))
     turn = np.array([0.2, -0.5, 0.3, 0.7])
     quaternion = tuple((turn / np.linalg.norm(turn)).tolist())
-    transform = Rigid(quaternion, (1.0, -2.0, 0.5))
+    transform = Transform(quaternion, (1.0, -2.0, 0.5))
     moved = poses(view, depth, *requests, transform=transform, target_frame="map")
     for there, here in zip(moved, poses(view, depth, *requests), strict=True):
         expected = here.pose.moved(transform, "map")
@@ -379,11 +380,11 @@ def test_poses_in_a_target_frame_are_the_moved_poses(still: tuple[View, DepthIma
         assert np.allclose(there.pose.axes()[:, 2], z + 2.0 * np.cross(axis, np.cross(axis, z) + w * z))
 
 
-BROKEN = [Rigid((0, 0, 0, 0), (0, 0, 0)), Rigid((0, 0, 0, 1), (math.nan, 0, 0)), Rigid((0, 0, 0, 2), (0, 0, 0))]
+BROKEN = [Transform((0, 0, 0, 0), (0, 0, 0)), Transform((0, 0, 0, 1), (math.nan, 0, 0)), Transform((0, 0, 0, 2), (0, 0, 0))]
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_a_broken_transform_has_no_pose(still: tuple[View, DepthImage], broken: Rigid) -> None:
+def test_a_broken_transform_has_no_pose(still: tuple[View, DepthImage], broken: Transform) -> None:
     view, depth = still
     found = one(view, depth, middle_of(view), transform=broken, target_frame="map")
     assert (found.pose.reason, found.pose.frame) == (Unavailable.BAD_TRANSFORM, "map")

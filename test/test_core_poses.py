@@ -10,19 +10,17 @@ from hypothesis import strategies as st
 
 from robobrain_ros.core.poses import (
     FloorPlane,
-    Quaternion,
-    Rigid,
     Source,
     StampedPose,
     Unavailable,
     Uncertainty,
-    Vector,
     floor_pose,
     frames_of,
     stand_off,
     to_matrices,
     to_quaternions,
 )
+from robobrain_ros.core.transforms import Quaternion, Transform, Vector
 
 HALF = math.sqrt(0.5)
 IDENTITY: Quaternion = (0.0, 0.0, 0.0, 1.0)
@@ -91,7 +89,7 @@ def test_derived_poses_keep_the_reason() -> None:
     derived = [
         *stand_off(missing, [0.1, 0.2]),
         floor_pose(missing, FloorPlane(), 1.0),
-        missing.moved(Rigid(IDENTITY, (1, 1, 1)), "odom"),
+        missing.moved(Transform(IDENTITY, (1, 1, 1)), "odom"),
     ]
     assert {found.reason for found in derived} == {Unavailable.HOLE}
     assert all(np.isnan([*found.position, *found.orientation]).all() for found in derived)
@@ -144,7 +142,7 @@ def test_a_pose_on_the_floor_that_is_impossible_has_its_reason(
 
 def test_a_moved_pose_has_the_axes_of_the_other_frame() -> None:
     """base is 1 m above the floor of map, and turned by a quarter about z."""
-    moved = pose((2.0, 0.0, 0.0)).moved(Rigid((0.0, 0.0, HALF, HALF), (0.0, 0.0, 1.0)), "map")
+    moved = pose((2.0, 0.0, 0.0)).moved(Transform((0.0, 0.0, HALF, HALF), (0.0, 0.0, 1.0)), "map")
     assert moved.position == pytest.approx((0.0, 2.0, 1.0))
     assert np.allclose(moved.axes()[:, 0], [0.0, 1.0, 0.0])
     assert moved.uncertainty == pose().uncertainty

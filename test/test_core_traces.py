@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from robobrain_ros.core.geometry import CameraModel
-from robobrain_ros.core.poses import Rigid
 from robobrain_ros.core.surfaces import DepthImage
 from robobrain_ros.core.traces.checks import MOST_WAYPOINTS, Trace, TraceLimits, View, check_trace
 from robobrain_ros.core.traces.distances import named_distances
@@ -14,6 +13,7 @@ from robobrain_ros.core.traces.followed import Shape, follow
 from robobrain_ros.core.traces.issues import IssueKind, TraceIssue
 from robobrain_ros.core.traces.shape import resample, smooth
 from robobrain_ros.core.traces.space import Reach, Workspace
+from robobrain_ros.core.transforms import Transform
 
 CAMERA = CameraModel(640, 480, 500.0, 500.0, 319.5, 239.5)
 TABLE, BOX_TOP = 1.0, 0.8
@@ -52,7 +52,7 @@ def test_a_good_trajectory_has_no_issue() -> None:
 
 
 def test_workspace_and_reach_are_measured_in_their_frames() -> None:
-    base = Rigid((0.0, 0.0, 0.0, 1.0), (0.0, 0.0, 1.0))  # The origin of "base" is 1 m behind the camera.
+    base = Transform((0.0, 0.0, 0.0, 1.0), (0.0, 0.0, 1.0))  # The origin of "base" is 1 m behind the camera.
     limits = TraceLimits(Workspace("base", (-0.15, -1.0, 1.0), (1.0, 1.0, 2.0)), Reach("base", 1.7, (-0.2, 0.0, 0.0)))
     report = check_trace(trace(), limits, transforms={"base": base})
     outside, *far = report.issues
@@ -92,7 +92,7 @@ def test_a_waypoint_below_the_table_is_found_and_a_touched_surface_is_free() -> 
 
 
 def test_waypoints_of_another_frame_are_seen_through_the_transform() -> None:
-    turn = Rigid((1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 1.0))  # The target frame has z up.
+    turn = Transform((1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 1.0))  # The target frame has z up.
     world = STRAIGHT * (1.0, -1.0, -1.0) + (0.0, 0.0, 1.0)
     seen = View(CAMERA, view().depth, turn)
     told = Trace(world, "world", up=np.array([0.0, 0.0, 1.0]), instruction="move 1 to 5 cm above the table")
@@ -112,7 +112,7 @@ def test_heights_are_measured_against_the_surface_below(x: float, depth: float, 
 
 @pytest.mark.parametrize("quaternion", [(math.nan, 0.0, 0.0, 1.0), (0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.1)])
 def test_a_transform_that_is_none_is_reported(quaternion: tuple[float, float, float, float]) -> None:
-    transform = Rigid(quaternion, (0.0, 0.0, 0.0))
+    transform = Transform(quaternion, (0.0, 0.0, 0.0))
     report = check_trace(trace(), TraceLimits(reach=Reach("base", 0.01)), transforms={"base": transform})
     assert report.issues == ()
     assert "the reach was not checked" in report.unchecked[0]

@@ -17,7 +17,6 @@ from robobrain_ros.core.boxed_objects import BoxedObjects, find_objects
 from robobrain_ros.core.geometry import CameraModel, Floats, to_image_pixels
 from robobrain_ros.core.normals import SurfaceFits, fit_surfaces, on_large_surface
 from robobrain_ros.core.poses import (
-    Rigid,
     Source,
     Stamp,
     StampedPose,
@@ -28,8 +27,9 @@ from robobrain_ros.core.poses import (
     to_quaternions,
 )
 from robobrain_ros.core.query import Box, Point
-from robobrain_ros.core.surfaces import Bools, DepthImage, Integers
+from robobrain_ros.core.surfaces import Bools, DepthImage, Integers, beyond_range
 from robobrain_ros.core.thin_objects import ANGLE, thin_object
+from robobrain_ros.core.transforms import Transform
 
 LEAST_VALID = 0.4
 """Smallest share of valid depth in the middle of a box, as in `core.surfaces`."""
@@ -115,7 +115,7 @@ def approach_poses(
     *,
     frame: str,
     stamp: Stamp,
-    transform: Rigid | None = None,
+    transform: Transform | None = None,
     target_frame: str = "",
     limits: Limits = Limits(),
 ) -> tuple[ApproachPose, ...]:
@@ -159,7 +159,9 @@ def _reason(pose: ApproachPose | None) -> Unavailable | None:
     return pose.pose.reason if pose else None
 
 
-def _fault(camera: CameraModel, depth: DepthImage | None, transform: Rigid | None, request: Point | Box) -> Unavailable | None:
+def _fault(
+    camera: CameraModel, depth: DepthImage | None, transform: Transform | None, request: Point | Box
+) -> Unavailable | None:
     """Return the reason why a request cannot be answered, whatever the depth image shows."""
     if isinstance(request, Point):
         low = high = (request.u, request.v)
@@ -202,7 +204,7 @@ class _Result:
     elongated: Bools
     reasons: list[Unavailable | None]
 
-    def move(self, transform: Rigid) -> None:
+    def move(self, transform: Transform) -> None:
         """Transform all poses to another frame."""
         turn = to_matrices(np.array([transform.quaternion]))[0]
         self.positions = self.positions @ turn.T + np.array(transform.translation)
@@ -311,10 +313,8 @@ def _in_boxes(camera: CameraModel, depth: DepthImage, boxes: Floats, limits: Lim
 def _no_depth_in(depth: DepthImage, objects: BoxedObjects, index: int) -> Unavailable:
     """Return why a box has too little valid depth."""
     rows, columns = np.meshgrid(objects.rows[index], objects.columns[index], indexing="ij")
-    raw = depth.at(rows, columns)
-    if 2 * (raw == -np.inf).sum() > raw.size:
-        return Unavailable.TOO_NEAR
-    return Unavailable.TOO_FAR if 2 * (raw == np.inf).sum() > raw.size else Unavailable.HOLE
+    side = int(beyond_range(depth.at(rows, columns).ravel()))
+    return {-1: Unavailable.TOO_NEAR, 0: Unavailable.HOLE, 1: Unavailable.TOO_FAR}[side]
 
 
 def _places(members: Bools, margin: int, targets: tuple[tuple[float, float], ...]) -> Integers:

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from robobrain_ros.core.geometry import CameraModel, Floats, to_depth_pixels
-from robobrain_ros.core.surfaces import Bools, DepthImage, Integers, gap_between
+from robobrain_ros.core.surfaces import Bools, DepthImage, Integers, beyond_range, gap_between
 
 _RADIUS = 0.012
 """Metres. Radius of the window in which a surface is fitted."""
@@ -183,7 +183,7 @@ def _centres(depth: DepthImage, column: Integers, row: Integers) -> tuple[Floats
     """
     down, across = (grid.ravel() for grid in np.mgrid[-1:2, -1:2])
     z = depth.at(row[:, None] + down, column[:, None] + across)
-    beyond = (2 * (z == np.inf).sum(axis=1) > 9).astype(np.intp) - (2 * (z == -np.inf).sum(axis=1) > 9)
+    beyond = beyond_range(z)
     z[~np.isfinite(z)] = np.nan
     own = np.isfinite(z[:, 4])
     some = np.isfinite(z).any(axis=1)

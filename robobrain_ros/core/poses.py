@@ -11,12 +11,10 @@ from enum import Enum
 import numpy as np
 
 from robobrain_ros.core.geometry import Floats
+from robobrain_ros.core.transforms import Quaternion, Transform, Vector
 
 Stamp = tuple[int, int]
 """Seconds and nanoseconds, as in builtin_interfaces/Time."""
-
-Vector = tuple[float, float, float]
-Quaternion = tuple[float, float, float, float]
 
 _NAN3: Vector = (math.nan, math.nan, math.nan)
 _NAN4: Quaternion = (math.nan, math.nan, math.nan, math.nan)
@@ -76,32 +74,6 @@ class Uncertainty:
 
 
 @dataclass(frozen=True)
-class Rigid:
-    """A transform to another frame: a rotation by a quaternion (x, y, z, w), then a translation in metres."""
-
-    quaternion: Quaternion
-    translation: Vector
-
-    @property
-    def valid(self) -> bool:
-        """Whether all numbers are finite and the quaternion's length is about 1."""
-        numbers = (*self.quaternion, *self.translation)
-        return all(map(math.isfinite, numbers)) and abs(math.hypot(*self.quaternion) - 1.0) <= _UNIT
-
-    def apply(self, positions: Floats) -> Floats:
-        """Return positions (n, 3) in the other frame. The length of the quaternion must be 1."""
-        axis, w = np.array(self.quaternion[:3]), self.quaternion[3]
-        turned = positions + 2.0 * np.cross(axis, np.cross(axis, positions) + w * positions)
-        return np.asarray(turned + np.array(self.translation), np.float64)
-
-    def inverse(self) -> "Rigid":
-        """Return the transform back. The length of the quaternion must be 1."""
-        x, y, z, w = self.quaternion
-        back = Rigid((-x, -y, -z, w), (0.0, 0.0, 0.0))
-        return Rigid(back.quaternion, _vector(-back.apply(np.array([self.translation]))[0]))
-
-
-@dataclass(frozen=True)
 class StampedPose:
     """A pose in a frame. Position and orientation are NaN if it is unavailable.
 
@@ -135,7 +107,7 @@ class StampedPose:
         """Return this pose as unavailable for a reason."""
         return replace(self, position=_NAN3, orientation=_NAN4, uncertainty=None, reason=reason)
 
-    def moved(self, transform: Rigid, frame: str) -> "StampedPose":
+    def moved(self, transform: Transform, frame: str) -> "StampedPose":
         """Return the pose in another frame.
 
         :param transform: from this pose's frame to ``frame``. An invalid transform makes the pose unavailable (BAD_TRANSFORM).

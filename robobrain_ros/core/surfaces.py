@@ -300,6 +300,18 @@ def gap_between(depths: Floats) -> Floats:
     return 0.008 + 0.004 * depths + 0.003 * depths * depths
 
 
+def beyond_range(depths: Floats) -> Integers:
+    """Return -1 where most depths (..., k) are nearer than the limits or than the camera can measure, 1: farther, 0: neither."""
+    size = depths.shape[-1]
+    near, far = (depths == -np.inf).sum(axis=-1), (depths == np.inf).sum(axis=-1)
+    found: Integers = (2 * far > size).astype(np.intp) - (2 * near > size)
+    return found
+
+
+_WHY = {-1: TOO_NEAR, 0: UNKNOWN, 1: TOO_FAR}
+"""Why there is no surface, by `beyond_range`."""
+
+
 def surface_at(depth: DepthImage, pixels: Floats, scale: tuple[float, float]) -> tuple[Floats, list[str]]:
     """Return the depths (n) in metres of the surfaces at pixels (n, 2) of the image, and the reason for each NaN.
 
@@ -334,12 +346,8 @@ def surface_at(depth: DepthImage, pixels: Floats, scale: tuple[float, float]) ->
         chosen[split[flat]] = all_valid[flat]
     chosen &= _reaches(z, chosen, (down >= 0) & (down < depth.height) & (across >= 0) & (across < depth.width))[:, None]
     depths, _ = _plane(z, chosen, weights, x, y)
-    near, far = (raw[:, :9] == -np.inf).sum(axis=1), (raw[:, :9] == np.inf).sum(axis=1)
-    reasons = [
-        "" if known else TOO_NEAR if 2 * n > 9 else TOO_FAR if 2 * f > 9 else UNKNOWN
-        for known, n, f in zip(~np.isnan(depths), near, far, strict=True)
-    ]
-    return depths, reasons
+    beyond = beyond_range(raw[:, :9]).tolist()
+    return depths, ["" if known else _WHY[side] for known, side in zip(~np.isnan(depths), beyond, strict=True)]
 
 
 def _nearest_surface(z: Floats, weights: Floats, enough: float, *, centre_decides: bool = False) -> Bools:
@@ -436,7 +444,6 @@ def _surface_in(depth: DepthImage, box: Box, scale: tuple[float, float]) -> tupl
     valid = (weights * np.isfinite(z[0])).sum()
     chosen = _nearest_surface(z, weights, 0.25 * valid)[0]
     if valid < 0.4 * weights.sum() or not chosen.any():
-        half = raw.size / 2
-        return np.nan, TOO_NEAR if (raw == -np.inf).sum() > half else TOO_FAR if (raw == np.inf).sum() > half else UNKNOWN
+        return np.nan, _WHY[int(beyond_range(raw))]
     # Use the samples next to the centre. On a slanted surface, only they have the depth of the centre.
     return float(np.median(z[0][chosen][: max(_ENOUGH, raw.size // 40)])), ""

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from robobrain_ros.core.geometry import Floats
 from robobrain_ros.core.messages.frames import quoted_frame
-from robobrain_ros.core.poses import Quaternion, Rigid, Vector
+
+Vector = tuple[float, float, float]
+Quaternion = tuple[float, float, float, float]
 
 _QUATERNION_TOLERANCE = 0.01
 """Maximum deviation of a quaternion's length from 1."""
@@ -21,8 +24,26 @@ class TransformError(Exception):
 
 
 @dataclass(frozen=True)
-class Transform(Rigid):
-    """A transform between two frames. One from tf2 or a bag can be broken until it is `normalized`."""
+class Transform:
+    """A transform to another frame: a rotation by a quaternion (x, y, z, w), then a translation in metres.
+
+    A transform from tf2 or a bag can be broken until it is `normalized`.
+    """
+
+    quaternion: Quaternion
+    translation: Vector
+
+    @property
+    def valid(self) -> bool:
+        """Whether all numbers are finite and the quaternion's length is about 1."""
+        numbers = (*self.quaternion, *self.translation)
+        return all(map(math.isfinite, numbers)) and abs(math.hypot(*self.quaternion) - 1.0) <= _QUATERNION_TOLERANCE
+
+    def apply(self, positions: Floats) -> Floats:
+        """Return positions (n, 3) in the other frame. The length of the quaternion must be 1."""
+        axis, w = np.array(self.quaternion[:3]), self.quaternion[3]
+        turned = positions + 2.0 * np.cross(axis, np.cross(axis, positions) + w * positions)
+        return np.asarray(turned + np.array(self.translation), np.float64)
 
     def normalized(self) -> "Transform":
         """Return the same transform with a quaternion of length 1. tf2 tolerates an error of 1 %, and infinite translations.
@@ -41,13 +62,13 @@ class Transform(Rigid):
     def after(self, first: "Transform") -> "Transform":
         """Return the transform that applies ``first`` and then this one."""
         turn = _product(self.quaternion, first.quaternion)
-        shift = self.apply(np.array([first.translation]))[0]
-        return Transform(turn, (float(shift[0]), float(shift[1]), float(shift[2])))
+        return Transform(turn, _vector(self.apply(np.array([first.translation]))[0]))
 
     def inverse(self) -> "Transform":
-        """Return the transform in the other direction."""
-        back = super().inverse()
-        return Transform(back.quaternion, back.translation)
+        """Return the transform in the other direction. The length of the quaternion must be 1."""
+        x, y, z, w = self.quaternion
+        back = Transform((-x, -y, -z, w), (0.0, 0.0, 0.0))
+        return Transform(back.quaternion, _vector(-back.apply(np.array([self.translation]))[0]))
 
 
 IDENTITY = Transform((0.0, 0.0, 0.0, 1.0), (0.0, 0.0, 0.0))
@@ -59,7 +80,7 @@ def between(before: Transform, after: Transform, part: float) -> Transform:
 
     :param part: 0 returns ``before``, 1 returns ``after``.
     """
-    shift = tuple(a + (b - a) * part for a, b in zip(before.translation, after.translation, strict=True))
+    start, end = np.array(before.translation), np.array(after.translation)
     cosine = sum(a * b for a, b in zip(before.quaternion, after.quaternion, strict=True))
     sign = -1.0 if cosine < 0.0 else 1.0
     angle = math.acos(min(abs(cosine), 1.0))
@@ -70,7 +91,7 @@ def between(before: Transform, after: Transform, part: float) -> Transform:
     turn = [weights[0] * a + sign * weights[1] * b for a, b in zip(before.quaternion, after.quaternion, strict=True)]
     length = math.hypot(*turn)
     x, y, z, w = (value / length for value in turn)
-    return Transform((x, y, z, w), _vector(shift))
+    return Transform((x, y, z, w), _vector(start + (end - start) * part))
 
 
 @dataclass
@@ -194,6 +215,6 @@ def _product(a: Quaternion, b: Quaternion) -> Quaternion:
     )
 
 
-def _vector(values: tuple[float, ...]) -> Vector:
-    x, y, z = values
+def _vector(values: Floats) -> Vector:
+    x, y, z = values.tolist()
     return x, y, z

@@ -10,8 +10,9 @@ import numpy as np
 from robobrain_ros.core.approach import ApproachPose, Direction
 from robobrain_ros.core.messages.frames import plain_frame
 from robobrain_ros.core.messages.positions import Positions
-from robobrain_ros.core.poses import FloorPlane, Source, StampedPose, Unavailable, Uncertainty, Vector, floor_pose, stand_off
+from robobrain_ros.core.poses import FloorPlane, Source, StampedPose, Unavailable, Uncertainty, floor_pose, stand_off
 from robobrain_ros.core.query import Answer, Box, Point, Task
+from robobrain_ros.core.transforms import Vector
 from robobrain_ros.errors import BadRequestError, NoPoseError, RoboBrainError
 from robobrain_ros.msg import Affordances
 from robobrain_ros.msg import ApproachPose as ApproachPoseMessage

@@ -9,11 +9,11 @@ import numpy as np
 from robobrain_ros.core.messages.frames import plain_frame
 from robobrain_ros.core.messages.positions import Positions
 from robobrain_ros.core.plans.request import Robot
-from robobrain_ros.core.poses import Rigid
 from robobrain_ros.core.surfaces import DepthImage
 from robobrain_ros.core.traces.checks import Trace, TraceLimits, TraceReport, View
 from robobrain_ros.core.traces.distances import named_distances
 from robobrain_ros.core.traces.followed import Followed, Shape, follow
+from robobrain_ros.core.transforms import Transform
 from robobrain_ros.errors import UnsafeTrajectoryError
 from robobrain_ros.ros.parameters.declared import Parameters
 from robobrain_ros.ros.transforms import TransformError, Transforms
@@ -130,10 +130,10 @@ class Trajectories:
             ]
         return (limited[0] if limited else None), []
 
-    async def _find(self, target: str, source: str, positions: Positions, end: float) -> Rigid | None:
+    async def _find(self, target: str, source: str, positions: Positions, end: float) -> Transform | None:
         """Return the transform from ``source`` to ``target`` at the image's stamp, or None if it is unknown."""
         if target == source:
-            return Rigid((0.0, 0.0, 0.0, 1.0), (0.0, 0.0, 0.0))
+            return Transform((0.0, 0.0, 0.0, 1.0), (0.0, 0.0, 0.0))
         patience = max(end - asyncio.get_running_loop().time(), 0.0)
         try:
             return await self._transforms.wait(target, source, positions.header.stamp, patience)

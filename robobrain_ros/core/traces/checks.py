@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from robobrain_ros.core.geometry import CameraModel, Floats, to_depth_pixels
-from robobrain_ros.core.poses import Rigid
 from robobrain_ros.core.surfaces import DepthImage, Integers
 from robobrain_ros.core.traces.distances import named_distances
 from robobrain_ros.core.traces.issues import IssueKind, TraceIssue
 from robobrain_ros.core.traces.space import Reach, Workspace
+from robobrain_ros.core.transforms import Transform
 
 MOST_WAYPOINTS = 1000
 FARTHEST = 1e6
@@ -43,7 +43,7 @@ class View:
 
     camera: CameraModel
     depth: DepthImage
-    from_waypoints: Rigid | None = None
+    from_waypoints: Transform | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class _Checker:
     trace: Trace
     limits: TraceLimits
     view: View | None
-    transforms: Mapping[str, Rigid]
+    transforms: Mapping[str, Transform]
     unchecked: list[str] = field(default_factory=list)
 
     def run(self) -> Iterator[TraceIssue]:
@@ -209,7 +209,7 @@ class _Checker:
 
 
 def check_trace(
-    trace: Trace, limits: TraceLimits, view: View | None = None, transforms: Mapping[str, Rigid] | None = None
+    trace: Trace, limits: TraceLimits, view: View | None = None, transforms: Mapping[str, Transform] | None = None
 ) -> TraceReport:
     """Check a trajectory. Waypoints without a position are reported, and the checks join their neighbours.
 

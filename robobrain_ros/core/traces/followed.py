@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from robobrain_ros.core.geometry import Floats
-from robobrain_ros.core.poses import Rigid
 from robobrain_ros.core.traces.checks import FARTHEST, LEAST_LENGTH, Trace, TraceLimits, TraceReport, View, check_trace
 from robobrain_ros.core.traces.issues import IssueKind, TraceIssue
 from robobrain_ros.core.traces.shape import MOST_POSES, resample, smooth
+from robobrain_ros.core.transforms import Transform
 
 _OF_PLACES = (IssueKind.OUTSIDE_WORKSPACE, IssueKind.OUT_OF_REACH)
 """Findings about single waypoints. They count also if the poses differ from the waypoints, because both are published."""
@@ -53,7 +53,7 @@ def follow(
     limits: TraceLimits,
     shape: Shape = Shape(),
     view: View | None = None,
-    transforms: Mapping[str, Rigid] | None = None,
+    transforms: Mapping[str, Transform] | None = None,
 ) -> Followed:
     """Resample, smooth and check a trajectory. Waypoints without a position are reported, and left out of the poses.
 
