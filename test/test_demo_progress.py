@@ -186,3 +186,12 @@ def test_the_command_writes_a_plot_of_the_rollouts(tmp_path: Path, monkeypatch: 
         assert (pixels[340:, 600:] == 255).all()
         assert red[:340, 600:].any()
         assert red[340:, :600].any()
+
+
+def test_simulated_scores_take_the_place_of_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    size = f"{SIZE[0]}x{SIZE[1]}"
+    asyncio.run(progress.run(progress.parse_options(["--noise", "0", "--rollouts", "3", "--size", size])))
+    assert "success or failure at the end: right" in capsys.readouterr().out
+    for wrong in (["--noise", "2"], ["--noise", "nan"], ["--noise", "0.1", "--model", "x"], []):
+        with pytest.raises(SystemExit):
+            progress.parse_options(wrong)

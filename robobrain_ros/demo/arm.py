@@ -6,7 +6,7 @@ from typing import Protocol
 
 from robobrain_ros.core.plans.request import Robot
 from robobrain_ros.core.query import PlanStep
-from robobrain_ros.demo.robot import MOVED, SLIPPED, STOPPED, World
+from robobrain_ros.demo.robot import MOVED, SLIPPED, STOPPED, World, known
 from robobrain_ros.demo.simulator import Step
 
 TROUBLES = ("slip", "moved", "stopped", "taken")
@@ -59,7 +59,7 @@ class SimulatedArm:
             self.world.drop(what.object)
             return MOVED.format(name=what.object)
         if not fault and self._has_trouble("stopped"):
-            return STOPPED
+            return known(STOPPED, what.object)
         fault = self.world.execute(what)
         if not fault and what.relation in ("in", "on") and self._has_trouble("taken"):
             # The arm does not know this. Only the image shows it.

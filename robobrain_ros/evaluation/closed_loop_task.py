@@ -13,7 +13,7 @@ from robobrain_ros.core.progress import Perspective, ProgressTracker, comparison
 from robobrain_ros.core.query import PlanStep, Query, RgbImage, Task
 from robobrain_ros.core.step_watch import StepLimits, StepWatch
 from robobrain_ros.demo.layout import Layout
-from robobrain_ros.demo.robot import MOST_PLANS, MOST_STEPS, World
+from robobrain_ros.demo.robot import MOST_PLANS, MOST_STEPS, World, known
 from robobrain_ros.demo.simulator import Goal, Step
 from robobrain_ros.demo.staged_arm import StagedArm
 from robobrain_ros.demo.watched_arm import observation, watch_movements
@@ -140,7 +140,7 @@ class SimulatorMonitor:
             pass
         if arm.fault:
             arm.retreat()
-        return arm.fault
+        return known(arm.fault, Step.read(step.skill, step.arguments).object)
 
 
 class VisionMonitor:

@@ -3,6 +3,8 @@
     python -m robobrain_ros.evaluation.progress --model robobrain_ros/demo/model --rollouts 500 --json progress.json
     python -m robobrain_ros.evaluation.progress --model robobrain_ros/demo/model --rollouts 1 --event slip --plot progress.png
 
+With ``--noise 0.1`` in place of ``--model``, the scores are the true ones with errors of 10 % (`evaluation.simulated_scores`).
+
 Each frame is compared with the previous frame, the start and the end, as `core.progress` describes it. The references are the
 first frame, and the image of the completed task. The front view stands in for the missing wrist views.
 """
@@ -28,6 +30,7 @@ from robobrain_ros.evaluation.exam import FIRST_SEED, FIRST_TRAINING_SEED, Answe
 from robobrain_ros.evaluation.progress_measures import REGRESSION, SUCCESS, Course, Scores, content, course_of, rows_of, table
 from robobrain_ros.evaluation.progress_plot import MOST_PANELS, plot
 from robobrain_ros.evaluation.rollouts import Event, Rollout, make_rollout
+from robobrain_ros.evaluation.simulated_scores import SimulatedScores
 
 EVENTS: dict[str, Event | str | None] = {"random": "random", "none": None, **{event.value: event for event in Event}}
 """Names of the events on the command line."""
@@ -104,7 +107,9 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m robobrain_ros.evaluation.progress",
         description="Score estimates of progress on unseen rollouts.",
     )
-    parser.add_argument("--model", required=True, help="checkpoint: a folder, or a name on the hub")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", help="checkpoint: a folder, or a name on the hub")
+    source.add_argument("--noise", type=float, help="simulated scores: standard deviation of their errors, 0 to 1")
     parser.add_argument("--rollouts", type=positive, default=500, help="number of rollouts (default: 500)")
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help=f"seed of the first rollout (default: {FIRST_SEED})")
     parser.add_argument(
@@ -129,6 +134,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.plot is not None and find_spec("matplotlib") is None:
         parser.error("--plot needs matplotlib: pip install matplotlib")
+    if options.noise is not None and not 0.0 <= options.noise <= 1.0:
+        parser.error("--noise must be 0 to 1")
     if not 0 <= options.first_seed <= FIRST_TRAINING_SEED - options.rollouts:
         parser.error(f"the rollouts' seeds must lie below {FIRST_TRAINING_SEED}: those above may have been trained on")
     return options
@@ -139,6 +146,7 @@ async def run(options: argparse.Namespace) -> None:
     _, sizes = options.size
     seeds = range(options.first_seed, options.first_seed + options.rollouts)
     event = EVENTS[options.event]
+    rollouts: Iterator[tuple[int, Rollout]]
     rollouts = ((seed, make_rollout(seed, size, event)) for seed, size in zip(seeds, itertools.cycle(sizes), strict=False))
     began = time.monotonic()
 
@@ -147,13 +155,18 @@ async def run(options: argparse.Namespace) -> None:
             print(f"{done} of {options.rollouts} rollouts, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
     async with contextlib.AsyncExitStack() as stack:
-        brain = await stack.enter_async_context(open_model(options.model, max_num_seqs=3 * options.at_once))
+        brain: Answers
+        if options.noise is not None:
+            brain = SimulatedScores(options.noise)
+            rollouts = brain.add_rollouts(rollouts)
+        else:
+            brain = await stack.enter_async_context(open_model(options.model, max_num_seqs=3 * options.at_once))
         courses = await follow_all(brain, rollouts, options.at_once, progress)
     rows = rows_of(courses, options.success, options.regression)
     print(f"{len(courses)} rollouts in {time.monotonic() - began:.0f} s\n\n{table(rows)}", flush=True)
     if options.json is not None:
         settings = {"size": options.size[0]}
-        settings |= {name: getattr(options, name) for name in ("model", "first_seed", "event", "success", "regression")}
+        settings |= {name: getattr(options, name) for name in ("model", "noise", "first_seed", "event", "success", "regression")}
         options.json.write_text(json.dumps(content(settings, rows, courses), indent=1) + "\n", encoding="utf-8")
     if options.plot is not None:
         plot(courses, options.plot, options.regression)
