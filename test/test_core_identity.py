@@ -2,9 +2,11 @@
 # The lines are longer than the style allows, because they quote messages.
 # ruff: noqa: E501, RUF043
 
+import dataclasses
 import json
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import pytest
 from robobrain_ros.core import parse_answer
 from robobrain_ros.core.grammars import coordinate_pattern
 from robobrain_ros.core.imaging import FittedSize
-from robobrain_ros.core.profiles import PROFILES, check_origin, identify_model, profile_for
+from robobrain_ros.core.profiles import PROFILES, Profile, check_origin, checks, identify_model, identity, profile_for
+from robobrain_ros.core.profiles.checks import fault_of
 from robobrain_ros.core.profiles.clues import named_clues, read_clues
 from robobrain_ros.core.profiles.identity import identify
 from robobrain_ros.core.query import Point, Task
@@ -304,6 +307,10 @@ def test_a_family_is_identified_by_its_special_tokens_and_its_chat_template(
         ("", "PROFILE", r"cannot be loaded \(AttributeError: "),
         ("PROFILE = 3", "PROFILE", "is not a Profile"),
         (FAMILY.replace('"pointer"', '"rynnbrain"'), "PROFILE", "has the name rynnbrain, which another profile has. Rename it"),
+        (FAMILY.replace('"pointer"', '"auto"'), "PROFILE", "is wrong: name is 'auto'; it must be a name"),
+        ("PROFILE = ()", "PROFILE", "has no Profile"),
+        (f"{FAMILY}\nimport dataclasses\nPROFILE = dataclasses.replace(PROFILE, names='(')", "PROFILE", "cannot be loaded"),
+        ("import sys\nsys.exit('bye')", "PROFILE", r"cannot be loaded \(SystemExit: bye\)"),
     ],
 )
 def test_a_faulty_package_is_an_error(
@@ -313,3 +320,46 @@ def test_a_faulty_package_is_an_error(
     start = r"The model profile pointer of the package pointer-family \(entry point pointer_family:PROFILE\) "
     with pytest.raises(EngineConfigError, match=start + message):
         check_origin(ModelOrigin(("RoboBrain2.0-7B",)))
+
+
+HOSTILE: list[Any] = [None, 3, 0, "", " a b", "auto", [], ["x"], {"a": 1}, {3: 4}, {}, object(), (3,), frozenset({3}), ".*"]
+
+
+@pytest.mark.parametrize("field", [each.name for each in dataclasses.fields(Profile)])
+def test_a_profile_with_a_value_of_a_wrong_type_never_causes_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    """Each value is either rejected with a sentence that names the field, or the profile can be used."""
+    known = dataclasses.replace(profile_for("robobrain2.0"), can_think=False)
+    folder = checkpoint(tmp_path / "weights")
+    rejected = 0
+    for value in HOSTILE:
+        try:
+            profile = dataclasses.replace(known, **({"name": "attack", "names": "attack", field: value}))
+        except TypeError:  # Raised in the package of the profile, so that its entry point cannot be loaded.
+            rejected += 1
+            continue
+        if fault := fault_of(profile):
+            assert fault.startswith(f"{field} is "), fault
+            rejected += 1
+            continue
+        monkeypatch.setattr(identity, "all_profiles", lambda found=profile: (*PROFILES, found))
+        with suppress(EngineConfigError):  # A pattern that every name matches contradicts the model type.
+            identify(read_clues(folder))
+        assert {task: profile.prompt(task, "x") for task in profile.tasks}
+        profile.assistant_prefix(think=True)
+    assert rejected >= len(HOSTILE) // 2 or field in ("family", "model_type", "names", "other_names")
+
+
+def test_the_profiles_of_this_package_have_no_fault() -> None:
+    assert [fault_of(profile) for profile in PROFILES] == [""] * len(PROFILES)
+    assert set(checks._RULES) == {each.name for each in dataclasses.fields(Profile)}
+
+
+def test_two_matching_profiles_of_other_packages_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    twin = f"{FAMILY}\nimport dataclasses\nPROFILE = (PROFILE, dataclasses.replace(PROFILE, name='twin', family='Twin'))\n"
+    install(tmp_path / "site", monkeypatch, twin)
+    folder = checkpoint(tmp_path / "Pointer-8B", hidden_size=4096)
+    with pytest.raises(EngineConfigError, match="is identified as several families: Pointer .* and Twin .* Set model_profile"):
+        identify(read_clues(folder))
+    assert identify(read_clues(folder), "twin").profile.family == "Twin"

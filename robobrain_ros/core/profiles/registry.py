@@ -18,6 +18,7 @@ from robobrain_ros.core.profiles import (
     robobrain2_5,
     rynnbrain,
 )
+from robobrain_ros.core.profiles.checks import fault_of
 from robobrain_ros.core.profiles.profile import Profile
 from robobrain_ros.errors import EngineConfigError
 
@@ -96,4 +97,9 @@ def _load(entry: metadata.EntryPoint, where: str) -> tuple[Profile, ...]:
     profiles = tuple(found) if isinstance(found, (tuple, list)) else (found,)
     if not all(isinstance(profile, Profile) for profile in profiles):
         raise EngineConfigError(f"{where} is not a Profile. Repair or uninstall the package.")
+    if not profiles:
+        raise EngineConfigError(f"{where} has no Profile. Repair or uninstall the package.")
+    for profile in profiles:
+        if fault := fault_of(profile):
+            raise EngineConfigError(f"{where} is wrong: {fault}. Repair or uninstall the package.")
     return profiles
