@@ -13,6 +13,7 @@ import random
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ FIRST = 6000
 """First seed. The method's constants were chosen with smaller seeds, and the demo model was trained with others."""
 ARMS = ("simulator", "true box", "model")
 SETTLE = 0.6
-"""Seconds until the node has the first images of another camera."""
+"""Seconds until the node has received the first images of another camera, after they were published."""
 NAMESPACE = "/benchmark_grasps"
 
 
@@ -70,6 +71,10 @@ def noisy(scene: Scene) -> npt.NDArray[np.float32]:
     """Return the depth in metres that the depth camera measures, NaN where it measures nothing."""
     millimetres = measure(scene.depth, scene.intrinsics.fx, scene.layout.noise_seed % 2**31).astype(np.float32)
     return np.where(millimetres > 0.0, millimetres * np.float32(1e-3), np.float32(np.nan))
+
+
+def has_published(camera: WorldCamera) -> bool:
+    return camera.published >= 2
 
 
 def run(arm: SimulatedArm, goal: Goal, count: Count) -> None:
@@ -107,7 +112,9 @@ def main() -> None:
                 world = World(scene.layout, np.random.RandomState(number))
                 camera = WorldCamera(client, world, measure=noisy)
                 # Each task has another camera. Until its first camera_info arrives, the node uses the older one.
-                client.spin_until(lambda: False, SETTLE if arm != "simulator" else 0.0)
+                if arm != "simulator":
+                    client.spin_until(partial(has_published, camera), 60.0)
+                    client.spin_until(lambda: False, SETTLE)
                 if arm == "simulator":
                     run(OwnArm(world), goal, counts[arm])
                 else:

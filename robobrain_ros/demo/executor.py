@@ -177,6 +177,8 @@ class WorldCamera:
     ) -> None:
         self._node, self._world, self._clock = node, world, node.get_clock()
         self._measure = measure
+        self.published = 0
+        """Number of published images."""
         self._companions: list[tuple[Any, Any]] = []
         self._companion_publishers = (
             [node.create_publisher(CameraInfo, f"{camera}/camera_info", 5), node.create_publisher(Image, f"{camera}/depth", 5)]
@@ -212,6 +214,7 @@ class WorldCamera:
             message.header = self._message.header
             publisher.publish(message)
         self._publisher.publish(self._message)
+        self.published += 1
 
 
 def wait_for_node(client: TaskClient, seconds: float) -> None:
