@@ -149,3 +149,9 @@ class UnsafeTrajectoryError(RoboBrainError):
 
 class EngineConfigError(EngineFailedError):
     """The engine cannot start as configured: wrong value, missing weights, too little memory, wrong version."""
+
+
+def error_of(code: OutcomeCode, message: str) -> RoboBrainError:
+    """Return the error that a node reported with this code and message."""
+    kind = next((kind for kind in RoboBrainError.__subclasses__() if kind.code is code), RoboBrainError)
+    return kind(message)

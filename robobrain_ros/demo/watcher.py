@@ -1,7 +1,6 @@
 """Estimates of a step's progress from the action ~/watch_task of a running node."""
 
 import copy
-import math
 import time
 from array import array
 from typing import Any
@@ -14,7 +13,7 @@ from robobrain_ros.action import WatchTask
 from robobrain_ros.bounds.deadlines import CLIENT_GRACE
 from robobrain_ros.core.query import Defaults, RgbImage
 from robobrain_ros.demo.encodings import encode_image
-from robobrain_ros.errors import NotReadyError, OutcomeCode, RequestTimeoutError, RoboBrainError
+from robobrain_ros.errors import NotReadyError, OutcomeCode, RequestTimeoutError, error_of
 from robobrain_ros.ros.client import TaskClient, query_options
 from robobrain_ros.ros.delivery import qos
 
@@ -88,11 +87,8 @@ class TaskWatcher:
         self._wait(lambda: arrived() or self._result.done(), 2.0)
         if not arrived():
             outcome = self._result.result().result.outcome
-            code = OutcomeCode(outcome.code)
-            kinds = (kind for kind in RoboBrainError.__subclasses__() if kind.code is code)
-            raise next(kinds, RoboBrainError)(outcome.message or "The watch ended without an estimate.")
-        progress = float(self._newest.progress)
-        return 0.0 if math.isnan(progress) else progress
+            raise error_of(OutcomeCode(outcome.code), outcome.message or "The watch ended without an estimate.")
+        return float(self._newest.progress)
 
     def end(self) -> None:
         """Cancel the action goal, and wait until the node has ended it."""

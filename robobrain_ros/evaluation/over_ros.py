@@ -20,7 +20,7 @@ from robobrain_ros.core.query import Answer, Query, RgbImage, Task
 from robobrain_ros.demo import DemoError
 from robobrain_ros.demo.client import DemoClient, running
 from robobrain_ros.demo.encodings import encode_image
-from robobrain_ros.errors import OutcomeCode, RoboBrainError
+from robobrain_ros.errors import OutcomeCode, error_of
 from robobrain_ros.ros.client import to_answer
 from robobrain_ros.ros.tasks import TASKS
 
@@ -70,7 +70,7 @@ class NodeBrain:
 def _answer(task: Task, response: Any) -> Answer:
     code = OutcomeCode(response.outcome.code)
     if code is not OutcomeCode.OK:
-        raise next(kind for kind in RoboBrainError.__subclasses__() if kind.code is code)(response.outcome.message)
+        raise error_of(code, response.outcome.message)
     return to_answer(task, response)
 
 
