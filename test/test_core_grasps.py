@@ -134,6 +134,7 @@ def test_bad_input_has_the_reasons_of_the_surface_normal(direction: Direction) -
     for depth, request, reason in cases:
         (found,) = find(view, depth, request, direction=direction)
         assert found.pose.reason is reason
+        assert found.direction is (ABOVE if direction is ABOVE else NORMAL)
         assert not found.graspable
 
 

@@ -53,6 +53,8 @@ def grasp_poses(
     :raises GeometryError: the views of depth image and camera differ.
     """
     found = list(approach_poses(camera, depth, requests, frame=frame, stamp=stamp, limits=limits))
+    if direction is Direction.FROM_ABOVE:
+        found = [replace(each, direction=direction) for each in found]
     if depth is None:
         return tuple(found)
     for index, request in enumerate(requests):
@@ -61,10 +63,8 @@ def grasp_poses(
             if pose.reason in (None, Unavailable.EDGE, Unavailable.UNCERTAIN):
                 objects = _objects_in(camera, depth, request)
                 found[index] = _in_box(camera, depth, objects, found[index], gripper, direction)
-        elif direction is Direction.FROM_ABOVE:
-            found[index] = replace(found[index], direction=direction)
-            if pose.available:
-                found[index] = _above_point(camera, depth, found[index])
+        elif direction is Direction.FROM_ABOVE and pose.available:
+            found[index] = _above_point(camera, depth, found[index])
     return tuple(found)
 
 
