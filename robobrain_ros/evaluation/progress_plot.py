@@ -37,7 +37,9 @@ def plot(courses: Sequence[Course], path: Path, regression: float = REGRESSION) 
         for index, event in enumerate(course.events):
             if event is not None:
                 panel.axvline(index, color="grey", linestyle=":")
-                panel.annotate(event.value, (index, 1.03), color="dimgrey", fontsize=8, ha="center")
+                panel.annotate(
+                    event.value, (index, 1.05), color="dimgrey", fontsize=8, ha="center", va="center", backgroundcolor="white"
+                )
         alarm = first_alarm(course.estimates[FUSION], regression)
         if alarm is not None:
             panel.plot([alarm], [course.estimates[FUSION][alarm]], "rv", markersize=9, label="alarm")
