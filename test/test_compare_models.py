@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import re
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +18,8 @@ from openai_server import serving
 
 from robobrain_ros.bags.errors import BagError
 from robobrain_ros.bags.messages import IMAGE, message_type
-from robobrain_ros.cli import check_consistency, compare_models
-from robobrain_ros.cli.progress import Messages
+from robobrain_ros.cli import check_consistency, compare_models, own_engine
+from robobrain_ros.cli.progress import Bar, Messages
 from robobrain_ros.core import Brain, profile_for
 from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.engine.base import EngineInfo
@@ -203,6 +205,25 @@ def test_a_failed_engine_stops_the_comparison_and_the_next_run_continues(rig: Ri
     assert rig.opened == [1]
     assert len(rig.engines[1].generations) == 2
     assert rig.data["questions"][0]["agreement"][0]["both_answered"] == 3
+
+
+def test_an_interrupted_comparison_continues(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second answer of the first model interrupts the program, as Ctrl-C does."""
+    show = Bar.show
+
+    def interrupting(self: Bar, done: int) -> None:
+        show(self, done)
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bar, "show", interrupting)
+        patch.setattr(own_engine, "kill_later", lambda messages: None)
+        assert rig.run(at(1, 1), at(1, 1), more=MUG) == 130
+    assert "interrupted. Run the same command again to continue." in rig.said
+    assert (rig.opened, rig.running) == ([0], set())
+    assert rig.run([at(1, 1)], [at(1, 1)], more=MUG) == 0
+    assert [len(rig.engines[number].generations) for number in (0, 1)] == [1, 3]
 
 
 def test_a_line_that_was_not_written_completely_is_asked_again(rig: Rig) -> None:

@@ -46,16 +46,15 @@ def test_no_value_of_a_question_causes_a_traceback(tmp_path: Path, writer: Calla
         is_list = file.suffix == ".json"
         rows = json.loads(text) if is_list else [json.loads(line) for line in text.splitlines() if line]
         for name in rows[0]:
-            for value in HOSTILE:
+            for number, value in enumerate(HOSTILE):
                 changed = [{**rows[0], name: value}, *rows[1:]]
                 file.write_text(json.dumps(changed) if is_list else "\n".join(map(json.dumps, changed)))
-                for protocol in (PUBLISHED, FLAGEVAL):
-                    said = attempt(tmp_path, protocol)
-                    rejected += bool(said)
-                    assert len(said) <= 1000
-                    assert "\n" not in said
+                said = attempt(tmp_path, (PUBLISHED, FLAGEVAL)[(number + len(name)) % 2])
+                rejected += bool(said)
+                assert len(said) <= 1000
+                assert "\n" not in said
         file.write_text(text)
-    assert rejected > 2 * len(HOSTILE)
+    assert rejected > len(HOSTILE)
     assert attempt(tmp_path, PUBLISHED) == ""
 
 

@@ -41,10 +41,10 @@ def draw_images(results: Results, moments: Iterable[Moment], folder: Path) -> No
     :raises OSError: a file cannot be written.
     """
     by_image = {(frame.selected.number, index): frame for index, frames in enumerate(results.frames) for frame in frames}
-    numbers = {number for number, _ in by_image}
+    last = max(number for number, _ in by_image)
     for moment in moments:
-        if moment.number not in numbers:
-            continue
+        if moment.number > last:
+            break
         try:
             image = moment.frame.image()
         except RoboBrainError:

@@ -4,9 +4,9 @@ import asyncio
 import json
 import traceback
 from argparse import Namespace
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ class Work:
         return results_of(self._it, self.selected, answers)
 
 
-async def _each(moments: Moments) -> AsyncIterator[Moment]:
+async def _each(moments: Moments) -> AsyncGenerator[Moment, None]:
     """Yield the images. A thread reads the bag."""
     reader = ThreadPoolExecutor(1, "bag-reader")
     try:
@@ -112,7 +112,7 @@ async def _each(moments: Moments) -> AsyncIterator[Moment]:
         while (moment := await loop.run_in_executor(reader, next, iterator, None)) is not None:
             yield moment
     finally:
-        reader.shutdown(wait=False)
+        reader.shutdown()
 
 
 async def _ask_one(
@@ -146,7 +146,7 @@ async def _ask_model(
     :raises BagError: the bag is damaged.
     """
     tasks: set[asyncio.Task[None]] = set()
-    done = 0
+    done, last = 0, max(number for number, _ in missing)
 
     async def one(question: int, asked: Question, moment: Moment, frames: Sequence[Frame] | BagError) -> None:
         nonlocal done
@@ -156,18 +156,19 @@ async def _ask_model(
         bar.show(done)
 
     try:
-        async for moment in _each(work.moments()):
-            if moment.number > max(number for number, _ in missing):
-                break
-            for question, frames in moment.questions:
-                index = it.questions.index(question)
-                if (moment.number, index) not in missing:
-                    continue
-                while len(tasks) >= it.at_once:
-                    ended, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                    for task in ended:
-                        task.result()
-                tasks.add(asyncio.create_task(one(index, _askable(question, brain), moment, frames)))
+        async with aclosing(_each(work.moments())) as moments:
+            async for moment in moments:
+                if moment.number > last:
+                    break
+                for question, frames in moment.questions:
+                    index = it.questions.index(question)
+                    if (moment.number, index) not in missing:
+                        continue
+                    while len(tasks) >= it.at_once:
+                        ended, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                        for task in ended:
+                            task.result()
+                    tasks.add(asyncio.create_task(one(index, _askable(question, brain), moment, frames)))
         await asyncio.gather(*tasks)
     finally:
         bar.finish()
