@@ -83,7 +83,19 @@ def test_each_task_reaches_its_model_and_the_report_names_it(engines: dict[str, 
         entry = status(it, "engine talker", DiagnosticStatus.OK)
         values = {pair.key: pair.value for pair in entry.values}
         assert (values["model"], values["state"]) == ("words", "ready")
+        main_values = {pair.key: pair.value for pair in status(it, "engine", DiagnosticStatus.OK).values}
+        assert (main_values["model"], main_values["state"]) == ("points", "ready")
     assert engines["words"].state == "stopped"
+
+
+def test_the_report_of_a_failed_request_names_its_model(engines: dict[str, ScriptedEngine]) -> None:
+    engines["words"] = named("words", "")
+    with rig(named("points", "nonsense"), **two_models()) as it:
+        both_ready(it)
+        it.show(image_message())
+        located, answered = point(it), ask(it)
+        assert located.outcome.code == answered.outcome.code == Outcome.UNPARSABLE_ANSWER
+        assert (located.affordances.report.model, answered.answer.report.model) == ("points", "words")
 
 
 def test_the_models_load_one_after_the_other_and_the_first_one_answers_meanwhile(engines: dict[str, ScriptedEngine]) -> None:
