@@ -118,6 +118,16 @@ def test_a_point_from_above_has_the_direction_but_no_size() -> None:
     assert not normal.graspable
 
 
+def test_the_direction_against_gravity_decides_between_a_table_and_a_wall() -> None:
+    """A block touches both. By default, the plane that points up in the image is the table."""
+    view = render(bar(0.08, 0.08, 0.08, y=0.6), bar(1.0, 0.02, 0.4, y=0.651))
+    table, wall = up_of(view), view.normals[view.mask == 2][0]
+    assert abs(table @ wall) < 0.01
+    for options, expected in (({}, table), ({"up": tuple(table)}, table), ({"up": tuple(wall)}, wall)):
+        found = one(view, box_of(view), direction=ABOVE, **options)
+        assert math.degrees(math.acos(-expected @ found.pose.axes()[:, 2])) < 3.0
+
+
 @pytest.mark.parametrize("direction", Direction)
 def test_bad_input_has_the_reasons_of_the_surface_normal(direction: Direction) -> None:
     view = render(ball(0.04), bar(0.05, 0.05, 0.05, x=0.2))

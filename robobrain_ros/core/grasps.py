@@ -19,7 +19,8 @@ from robobrain_ros.core.poses import Stamp, StampedPose, Unavailable, Uncertaint
 from robobrain_ros.core.query import Box, Point
 from robobrain_ros.core.surfaces import DepthImage
 from robobrain_ros.core.surroundings import Surroundings
-from robobrain_ros.core.top_grasps import support_of, top_grasps
+from robobrain_ros.core.top_grasps import USUAL_UP, support_of, top_grasps
+from robobrain_ros.core.transforms import Vector
 
 _LIMITS, _GRIPPER = Limits(), Gripper()
 
@@ -41,6 +42,7 @@ def grasp_poses(
     limits: Limits = _LIMITS,
     gripper: Gripper = _GRIPPER,
     direction: Direction = Direction.AUTOMATIC,
+    up: Vector = USUAL_UP,
 ) -> tuple[ApproachPose, ...]:
     """Return the approach pose for each request in the optical frame, and whether the gripper can use it.
 
@@ -50,6 +52,8 @@ def grasp_poses(
     :param depth: the depth image of the image's time. None makes each pose unavailable (NO_DEPTH).
     :param direction: SURFACE_NORMAL: the poses of `approach_poses`. FROM_ABOVE: down to the plane on which the object stands
         (NO_SUPPORT if there is none). AUTOMATIC: from above if the gripper can grasp there, otherwise the surface normal.
+    :param up: direction against gravity in the optical frame. It decides between a table and a wall that the object touches. The
+        default is that of a camera that is upright and looks down on a table.
     :raises GeometryError: the views of depth image and camera differ.
     """
     found = list(approach_poses(camera, depth, requests, frame=frame, stamp=stamp, limits=limits))
@@ -62,9 +66,9 @@ def grasp_poses(
         if isinstance(request, Box):
             if pose.reason in (None, Unavailable.EDGE, Unavailable.UNCERTAIN):
                 objects = _objects_in(camera, depth, request)
-                found[index] = _in_box(camera, depth, objects, found[index], gripper, direction)
+                found[index] = _in_box(camera, depth, objects, found[index], gripper, direction, up)
         elif direction is Direction.FROM_ABOVE and pose.available:
-            found[index] = _above_point(camera, depth, found[index])
+            found[index] = _above_point(camera, depth, found[index], up)
     return tuple(found)
 
 
@@ -81,8 +85,9 @@ def _in_box(
     along_normal: ApproachPose,
     gripper: Gripper,
     direction: Direction,
+    up: Vector,
 ) -> ApproachPose:
-    around = Surroundings.of(camera, depth, objects, support_of(objects), gripper)
+    around = Surroundings.of(camera, depth, objects, support_of(objects, up), gripper)
     if direction is not Direction.SURFACE_NORMAL:
         above = _from_above(camera, objects, along_normal.pose, around, gripper)
         if above.graspable or direction is Direction.FROM_ABOVE:
@@ -115,12 +120,12 @@ def _from_above(
     return replace(found, graspable=True, opening=float(grasps.openings[best]), depth=float(grasps.depths[best]))
 
 
-def _above_point(camera: CameraModel, depth: DepthImage, known: ApproachPose) -> ApproachPose:
+def _above_point(camera: CameraModel, depth: DepthImage, known: ApproachPose, up: Vector) -> ApproachPose:
     """Return the pose from above at the position of a point."""
     u, v = known.pixel
     position = np.array(known.pose.position)
     reach = _AROUND_POINT * camera.fx / position[2]
-    support = support_of(_objects_in(camera, depth, Box(u - reach, v - reach, u + reach, v + reach)))
+    support = support_of(_objects_in(camera, depth, Box(u - reach, v - reach, u + reach, v + reach)), up)
     if support is None:
         return ApproachPose(known.pose.without(Unavailable.NO_SUPPORT), direction=Direction.FROM_ABOVE)
     axes = frames_of(-support.up[None], np.array([[1.0, 0.0, 0.0]]))[0]

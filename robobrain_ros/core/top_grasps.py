@@ -12,8 +12,9 @@ from robobrain_ros.core.gripper import Grasps, Gripper
 from robobrain_ros.core.normals import NOISE
 from robobrain_ros.core.poses import frames_of
 from robobrain_ros.core.surroundings import Support
+from robobrain_ros.core.transforms import Vector
 
-_FALLBACK_UP = np.array([0.0, -0.82, -0.57])
+USUAL_UP: Vector = (0.0, -0.82, -0.57)
 """Upwards in the optical frame of a camera that looks down on a table. The direction decides between a table and a wall."""
 _STANDS = 0.02
 """Metres. The lowest samples of an object are at most this far above the plane on which it stands."""
@@ -54,8 +55,11 @@ _WALL = 0.004
 """Metres. Smallest width of the wall at a rim."""
 
 
-def support_of(objects: BoxedObjects) -> Support | None:
-    """Return the plane on which the first of the objects stands, or None if no plane was found around it."""
+def support_of(objects: BoxedObjects, up: Vector = USUAL_UP) -> Support | None:
+    """Return the plane on which the first of the objects stands, or None if no plane was found around it.
+
+    :param up: decides between two planes that the object touches, in the optical frame.
+    """
     members = objects.positions[0][objects.members[0]].astype(np.float64)
     choices = []
     for plane in objects.planes[0]:
@@ -64,7 +68,7 @@ def support_of(objects: BoxedObjects) -> Support | None:
             continue
         support = Support(-plane / size, -1.0 / size)
         low = float(np.quantile(support.heights(members), _LOW))
-        choices.append((low <= _STANDS, float(support.up @ _FALLBACK_UP), support))
+        choices.append((low <= _STANDS, float(support.up @ np.array(up)), support))
     if not choices:
         return None
     return max(choices, key=lambda choice: choice[:2])[2]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 from std_msgs.msg import Header
 
 from robobrain_ros.core.approach import ApproachPose, Direction, Limits, approach_poses
@@ -23,7 +24,8 @@ from robobrain_ros.core.messages.positions import Positions, camera_model, lift,
 from robobrain_ros.core.poses import Source, StampedPose, Unavailable
 from robobrain_ros.core.query import Answer
 from robobrain_ros.core.surfaces import DepthImage
-from robobrain_ros.core.transforms import TransformError
+from robobrain_ros.core.top_grasps import USUAL_UP
+from robobrain_ros.core.transforms import TransformError, Vector
 from robobrain_ros.ros.cameras.position_topics import PositionInputs
 from robobrain_ros.ros.clock import nanoseconds
 from robobrain_ros.ros.parameters.declared import Parameters
@@ -99,11 +101,12 @@ class Locator:
             poses = self._unavailable(answer, inputs, Unavailable.NO_CAMERA)
             positions = Positions(inputs.header, note=note, approaches=poses)
             return await self._trajectories.followed(positions, text, None, end) if answer.waypoints else positions
+        up = await self._up(inputs, end) if direction is not None else USUAL_UP
         if inputs.has_compressed_depth or (measured and answer.targets):
             # This runs in a thread, because decompression and approach poses take milliseconds.
-            positions, depth = await asyncio.to_thread(self._lift, answer, camera, inputs, direction)
+            positions, depth = await asyncio.to_thread(self._lift, answer, camera, inputs, direction, up)
         else:
-            positions, depth = self._lift(answer, camera, inputs, direction)
+            positions, depth = self._lift(answer, camera, inputs, direction, up)
         positions = await self._moved(positions, end)
         return await self._trajectories.followed(positions, text, depth, end) if answer.waypoints else positions
 
@@ -136,7 +139,7 @@ class Locator:
         return depth_range(self._parameters, camera)
 
     def _lift(
-        self, answer: Answer, camera: CameraModel, inputs: PositionInputs, direction: Direction | None
+        self, answer: Answer, camera: CameraModel, inputs: PositionInputs, direction: Direction | None, up: Vector
     ) -> tuple[Positions, DepthImage | None]:
         measured = inputs.topics.depth is not None
         depth, note = self._depth(inputs) if measured else (None, "")
@@ -144,7 +147,7 @@ class Locator:
         positions = lift(answer, camera, depth, header=inputs.header, limits=limits, measured=measured, note=note)
         if depth is not None and not _same_view(depth, camera):
             depth = None
-        return replace(positions, approaches=self._approaches(answer, camera, depth, inputs, direction)), depth
+        return replace(positions, approaches=self._approaches(answer, camera, depth, inputs, direction, up)), depth
 
     def _approaches(
         self,
@@ -153,6 +156,7 @@ class Locator:
         depth: DepthImage | None,
         inputs: PositionInputs,
         direction: Direction | None,
+        up: Vector,
     ) -> tuple[ApproachPose, ...]:
         """Return the approach poses of points and bounding boxes in the image's frame."""
         if not answer.targets:
@@ -162,8 +166,30 @@ class Locator:
         if direction is None:
             return approach_poses(camera, depth, targets, frame=frame, stamp=stamp, limits=limits)
         return grasp_poses(
-            camera, depth, targets, frame=frame, stamp=stamp, limits=limits, gripper=self._gripper(), direction=direction
+            camera,
+            depth,
+            targets,
+            frame=frame,
+            stamp=stamp,
+            limits=limits,
+            gripper=self._gripper(),
+            direction=direction,
+            up=up,
         )
+
+    async def _up(self, inputs: PositionInputs, end: float) -> Vector:
+        """Return the z axis of ``target_frame`` in the image's frame, or that of a usual camera if it is unknown."""
+        target, source = plain_frame(self._parameters["target_frame"]), plain_frame(inputs.header.frame_id)
+        if not target or target == source:
+            return USUAL_UP
+        patience = max(end - asyncio.get_running_loop().time(), 0.0)
+        try:
+            transform = await self._transforms.wait(target, source, inputs.header.stamp, patience)
+            back = transform.normalized().inverse()
+        except TransformError:
+            return USUAL_UP  # The poses are then unavailable.
+        x, y, z = (back.apply(np.array([[0.0, 0.0, 1.0]])) - np.array(back.translation))[0].tolist()
+        return x, y, z
 
     def _gripper(self) -> Gripper:
         opening, length, breadth, thickness = (
