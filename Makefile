@@ -27,8 +27,9 @@ test: setup ## Check style and types, build, and run the tests, first three file
 	@$(ENVIRONMENT) && pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone and not thorough" $(ARGS)
 	@$(ENVIRONMENT) && pytest -m "alone and not thorough" $(ARGS)
 
-thorough: build ## Run the tests marked `thorough`, which take about 15 minutes and which `make test` leaves out.
+thorough: build ## Run the tests marked `thorough`, which take about 20 minutes and which `make test` leaves out.
 	@$(ENVIRONMENT) && pytest -n 3 --dist load -m thorough $(ARGS)
+	@$(ENVIRONMENT) && CONTRACT_STEPS=1500 pytest test/test_contract.py
 
 core: ## Install the package by pip, without ROS, and test the core. PYTHON=python3.13 selects the Python.
 	@$(or $(PYTHON),python3) -m venv .venv-core

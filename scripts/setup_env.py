@@ -7,6 +7,7 @@ The program runs under any Python from 3.9, and needs only the standard library.
 from __future__ import annotations
 
 import argparse
+import atexit
 import ctypes
 import fcntl
 import hashlib
@@ -151,9 +152,21 @@ def environment_path(name: str) -> str:
 
 
 def pip_install(*arguments: str) -> None:
-    """Install packages into the environment, with the versions in constraints.txt. `compile_modules` compiles them at the end."""
+    """Install packages into the environment, with the versions in constraints.txt, and start to compile their modules."""
+    global _compilation
     pip = [str(PYTHON), "-m", "pip", "install", "--progress-bar=off", "--disable-pip-version-check", "--no-compile"]
     run([*pip, "-c", str(REQUIREMENTS / "constraints.txt"), *arguments])
+    if _compilation is None or _compilation.poll() is not None:
+        _compilation = subprocess.Popen(_compiler(processes=1), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        atexit.register(_compilation.terminate)
+
+
+_compilation: subprocess.Popen[bytes] | None = None
+"""The process that compiles the modules installed so far, while pip, which uses one core, installs others."""
+
+
+def _compiler(processes: int) -> list[str]:
+    return [str(PYTHON), "-m", "compileall", "-q", "-q", "-j", str(processes), environment_path("purelib")]
 
 
 def requirement_file(name: str) -> str:
@@ -314,9 +327,10 @@ def install_tools() -> None:
 
 
 def compile_modules() -> None:
-    """Compile the installed modules on all cores. pip would use one core. Some packages contain files for other Pythons."""
-    packages = environment_path("purelib")
-    subprocess.run([str(PYTHON), "-m", "compileall", "-q", "-q", "-j", "0", packages], stdout=subprocess.DEVNULL, check=False)
+    """Compile the modules that are not compiled yet, on all cores. Some packages contain files for other Pythons."""
+    if _compilation is not None:
+        _compilation.wait()
+    subprocess.run(_compiler(processes=0), stdout=subprocess.DEVNULL, check=False)
 
 
 def check(engine: str) -> None:

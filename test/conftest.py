@@ -43,10 +43,10 @@ os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
 _LONGEST = (
-    *("engine_flagos", "ros_remote", "engine_flagos_plugin", "engine_vocabulary", "ask", "engine_embedded", "ros_demo_model"),
-    *("tune_flagos_shapes", "engine_flagos_vllm", "documented_commands", "engine_space", "benchmark_soak", "engine_structured"),
-    *("examples", "ros_faults", "tune_flagos", "core_parsing_properties", "engine_image_bytes", "ros_end_to_end"),
-    "engine_stall",
+    *("ros_demo_model", "ros_end_to_end", "ask", "engine_embedded", "ros_remote", "engine_flagos", "engine_flagos_plugin"),
+    *("engine_stall", "examples", "documented_commands", "ros_bursts", "core_parsing_properties", "engine_structured"),
+    *("engine_leftovers", "engine_flagos_vllm", "engine_server", "demo_camera", "engine_video", "engine_image_bytes", "notebook"),
+    *("ros_faults", "engine_space", "engine_remote_bounds", "ros_cameras", "training_progress"),
 )
 """The test files that take longest, in descending order."""
 

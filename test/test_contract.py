@@ -36,7 +36,8 @@ from soak_client import count_unexpected
 
 pytestmark = pytest.mark.alone
 
-STEPS = int(os.environ.get("CONTRACT_STEPS", "1500"))
+STEPS = int(os.environ.get("CONTRACT_STEPS", "600"))
+"""Number of random actions. `make thorough` sets 1500."""
 SEED = int(os.environ.get("CONTRACT_SEED", "1"))
 EXIT_LIMIT = 10.0
 """Time limit in seconds from SIGTERM to the end of the process."""

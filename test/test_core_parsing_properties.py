@@ -72,7 +72,7 @@ def outcome(task: Task, profile, pieces: list[str], thinking: bool, truncated: b
 
 
 @given(TASKS, FAMILIES, TEXTS, st.lists(st.integers(0, 250), max_size=8), st.booleans(), st.booleans())
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @example(Task.GROUND, TWO, "(1, 2), (3, 4)", [7], False, False)
 def test_any_text_in_any_pieces_reads_as_in_one_or_is_rejected(task, profile, text, cuts, thinking, truncated) -> None:
     profile = profile if task in profile.tasks else TWO
@@ -92,7 +92,7 @@ def test_recorded_answers_are_given_piecewise_in_order_and_once(name: str) -> No
 
 
 @given(st.text("12.) \n\tab*-:#step", max_size=60))
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=400, deadline=None)
 @example("1. a\n" + " " * 100 + "2. b")
 @example("1. a\n2.\n5 b\n3. c")
 def test_the_steps_of_a_list_are_given_once_wherever_the_text_is_cut(text: str) -> None:

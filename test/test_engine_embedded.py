@@ -196,6 +196,7 @@ def test_a_bad_request_is_rejected_and_the_next_one_answered(
     assert engine.supervisor.health().state == "ready"
 
 
+@pytest.mark.thorough
 def test_a_killed_engine_fails_its_requests_at_once_and_comes_back(engine: RunningEngine) -> None:
     answers = [engine.start_answer(ask(4000, seed=seed)) for seed in range(3)]
     processes = engine_processes()

@@ -141,6 +141,7 @@ def test_failing_operators_are_left_out_one_by_one(tmp_path: Path, model: Path) 
         running.ask()
 
 
+@pytest.mark.thorough
 def test_the_model_is_loaded_natively(tmp_path: Path, model: Path) -> None:
     """An operator that would damage tables during loading, such as the rotary positions, does no harm."""
     with behaving({"cos": "raise"}, tmp_path, model, flagos_include=("argmax", "cos")) as running:
@@ -230,7 +231,7 @@ def written_by_a_worker(folder: Path, work: str, behaviour: dict[str, str], vend
 @pytest.mark.parametrize(
     ("behaviour", "work", "said"),
     [
-        ("import", "", "RuntimeError: The Triton device is not found."),
+        pytest.param("import", "", "RuntimeError: The Triton device is not found.", marks=pytest.mark.thorough),
         ("enable", ".FlagosExtension().flagos_begin()", "RuntimeError: There is no such kernel here."),
     ],
 )
@@ -239,7 +240,9 @@ def test_where_flag_gems_cannot_be_used_the_worker_goes_on(tmp_path: Path, behav
     assert (entry.registered, entry.error) == ((), said)
 
 
-@pytest.mark.parametrize(("vendor", "left_out"), [("arm", {"cos"}), ("nvidia", {"pow_scalar"})])
+@pytest.mark.parametrize(
+    ("vendor", "left_out"), [pytest.param("arm", {"cos"}, marks=pytest.mark.thorough), ("nvidia", {"pow_scalar"})]
+)
 def test_what_is_left_out_depends_on_the_maker(tmp_path: Path, vendor: str, left_out: set[str]) -> None:
     """FlagGems excludes cos on chips of other vendors than NVIDIA. vllm-plugin-FL excludes pow_scalar on NVIDIA's chips."""
     entry = written_by_a_worker(tmp_path, ".FlagosExtension().flagos_begin()", {}, vendor)

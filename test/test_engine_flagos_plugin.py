@@ -162,8 +162,8 @@ def test_what_was_measured_on_its_platform_is_used_there(tmp_path: Path, model: 
     ("behaviour", "variables", "said"),
     [
         ("raise", {}, "ModuleNotFoundError: No module named 'flagcx'"),
-        ("old", {}, "ImportError: cannot import name 'SparseWeightPatch' from 'vllm'"),
-        ("nothing", {}, "it found no chip that it supports"),
+        pytest.param("old", {}, "ImportError: cannot import name 'SparseWeightPatch' from 'vllm'", marks=pytest.mark.thorough),
+        pytest.param("nothing", {}, "it found no chip that it supports", marks=pytest.mark.thorough),
         ("", {"VLLM_PLUGINS": "others"}, "VLLM_PLUGINS = 'others' in the environment does not include it"),
     ],
 )

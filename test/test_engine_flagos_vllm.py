@@ -46,6 +46,7 @@ def looks_for_table(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
+@pytest.mark.thorough
 def test_a_worker_looks_for_its_table_after_loading_and_answers_without_a_gpu(
     tmp_path: Path, looks_for_table: pytest.MonkeyPatch
 ) -> None:

@@ -332,6 +332,7 @@ def test_the_process_still_logs_when_the_server_is_open(served: Served) -> None:
     assert logging.getLogger().level == logging.WARNING
 
 
+@pytest.mark.thorough
 def test_a_killed_engine_answers_503_and_comes_back(served: Served) -> None:
     """The port stays open. Requests, including the one in progress, get the reason and a time to wait."""
     body = {"model": NAME, "messages": [{"role": "user", "content": "Hello?"}], "max_tokens": 8000, "ignore_eos": True}

@@ -93,6 +93,7 @@ def test_without_shared_memory_the_program_ends_with_a_sentence() -> None:
     assert "Traceback" not in seen["log"]
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(300)
 def test_with_little_shared_memory_the_node_is_reachable_and_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fast DDS falls back to the network; vLLM cannot start. Only a worker in a process of its own needs shared memory."""

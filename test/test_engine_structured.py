@@ -36,7 +36,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
 @pytest.mark.timeout(600)  # The engine starts within this test.
 def test_each_random_request_gets_a_plan_of_its_form(engine: RunningEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_schema, "BOUNDS", (TextBounds(6, 4, 3),))
-    forms = [plan_form(random_request(seed), 8000) for seed in range(300)]
+    forms = [plan_form(random_request(seed), 8000) for seed in range(100)]
     generations = [generation(Constraint(json_schema=form.text), form.tokens, f"task {i}") for i, form in enumerate(forms)]
     answers = engine.wait(engine.write_all(generations), 280.0)
     verdicts = [check(form, *answer) for form, answer in zip(forms, answers, strict=True)]
@@ -90,6 +90,37 @@ def test_a_text_follows_its_pattern(engine: RunningEngine) -> None:
     pattern = r"\[(\([0-9]{1,3}, [0-9]{1,3}\)(, \([0-9]{1,3}, [0-9]{1,3}\)){0,3})?\]"
     answers = engine.wait(engine.write_all([generation(Constraint(regex=pattern), 100) for _ in range(20)]))
     assert all(reason == "stop" and re.fullmatch(pattern, text) for text, _, reason in answers)
+
+
+def test_a_character_of_several_tokens_is_streamed_whole(engine: RunningEngine) -> None:
+    """In this vocabulary, each byte is a token."""
+    characters = "é赤🥄"
+    asked = [generation(Constraint(regex=f"[{characters}]{{6}}"), 100, f"go {number}") for number in range(4)]
+    for text, tokens, reason in engine.wait(engine.write_all(asked)):
+        assert reason == "stop"
+        assert re.fullmatch(f"[{characters}]{{6}}", text)
+        assert tokens >= 12
+
+
+def test_a_plan_may_choose_among_a_hundred_skills_with_names_in_every_script(engine: RunningEngine) -> None:
+    names = (
+        "red block",
+        "赤いブロック",
+        "빨간 블록",
+        "красный блок",
+        "מכעב אדום",
+        "مكعب أحمر",
+        "लाल ब्लॉक",
+        "Löffel",
+        "robot 🤖",
+        "cook 👩‍🍳",
+    )
+    schema = '{"type": "object", "properties": {"what": {"type": "string", "format": "object"}}, "required": ["what"]}'
+    skills = tuple(Skill(f"{name} {number}", "", schema) for number in range(10) for name in names)
+    form = plan_form(PlanRequest((Robot("arm", skills=skills),), (Place("table", names),), max_steps=2), 8000)
+    asked = [generation(Constraint(json_schema=form.text), form.tokens, f"task {index}") for index in range(4)]
+    for answer in engine.wait(engine.write_all(asked), 280.0):
+        check(form, *answer)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ class VideoEngine(OnLoop):
         return self.wait(compat.prepare(self.engine.vllm, self.engine._prompts.render(generation)), ANSWER)
 
 
-@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
+@pytest.fixture(scope="module", params=[pytest.param("qwen2_5_vl", marks=pytest.mark.thorough), "qwen3_vl"])
 def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VideoEngine]:
     it = VideoEngine(make_random_checkpoint(tmp_path_factory.mktemp(request.param), request.param))
     yield it

@@ -2,6 +2,9 @@
 
 The weights are random, so only grammars give an answer a structure. Tokens of this vocabulary are words, parts of words in
 every script, and parts of a character.
+
+With this vocabulary, an engine takes a minute of CPU time to start. `make test` has tests of the same kinds in
+test_engine_structured.py.
 """
 
 import re
@@ -28,6 +31,7 @@ NAMES = (
     "สีแดง", "bloc rouge n°2", "Gabel/Löffel", "robot 🤖", "cook 👩‍🍳",
 )  # fmt: skip
 """Names in many scripts."""
+pytestmark = pytest.mark.thorough
 COORDINATES = [Task.POINT, Task.GROUND, Task.AFFORDANCE, Task.TRAJECTORY]
 
 

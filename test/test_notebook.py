@@ -18,7 +18,7 @@ SIZES = [(424, 240), (640, 480), (1280, 720), (28, 28), (31, 1999), (1999, 31)]
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("model_type", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("model_type", [pytest.param("qwen2_5_vl", marks=pytest.mark.thorough), "qwen3_vl"])
 def test_the_processor_leaves_fitted_images_as_they_are(tmp_path, capfd, model_type: str) -> None:
     checkpoint = make_random_checkpoint(tmp_path / model_type, model_type)
 

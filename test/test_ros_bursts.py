@@ -22,9 +22,8 @@ from robobrain_ros.msg import Outcome
 from robobrain_ros.ros.delivery import qos
 from robobrain_ros.ros.limits import MOST_WATCHES
 
-# A client that keeps 10 responses loses some if other tests use its core for too long.
-pytestmark = pytest.mark.alone
-
+alone = pytest.mark.alone
+"""A client that keeps 10 responses loses some if other tests use its core for too long."""
 COUNT = 200
 
 
@@ -50,7 +49,9 @@ def burst(
     return json.loads(process.stdout.read())
 
 
-@pytest.mark.parametrize(("clients", "depth"), [(1, 10), (50, 10), (50, qos.BURST)])
+@pytest.mark.parametrize(
+    ("clients", "depth"), [pytest.param(1, 10, marks=alone), pytest.param(50, 10, marks=alone), (50, qos.BURST)]
+)
 def test_of_200_service_requests_at_once_each_is_answered(clients: int, depth: int) -> None:
     with scripted("[(10, 10)]", max_image_age=0.0, max_queued=COUNT, request_timeout=60.0) as (it, _):
         ends = burst(it, "services", COUNT, clients, depth=depth)
@@ -83,6 +84,7 @@ def test_of_200_watched_tasks_at_once_each_has_its_result() -> None:
     assert busy + sum(ends.values()) == COUNT
 
 
+@alone
 @pytest.mark.parametrize("kind", [ChangeState, GetState, GetAvailableStates, GetAvailableTransitions])
 def test_of_60_lifecycle_requests_at_once_each_is_answered(kind: Any) -> None:
     """rcl's own services keep 10 requests. In this test, 60 requests to activate an active node are rejected."""
@@ -108,7 +110,7 @@ def test_requests_beyond_max_queued_get_busy() -> None:
     assert ends == {"lost": 0, str(Outcome.OK): 5, str(Outcome.BUSY): COUNT - 5}
 
 
-@pytest.mark.parametrize(("clients", "depth"), [(1, 10), (20, qos.BURST)])
+@pytest.mark.parametrize(("clients", "depth"), [pytest.param(1, 10, marks=alone), (20, qos.BURST)])
 def test_of_200_goals_at_once_each_is_accepted_and_has_its_result(clients: int, depth: int) -> None:
     with scripted("[(10, 10)]", max_image_age=0.0, max_queued=COUNT, request_timeout=60.0) as (it, _):
         ends = burst(it, "goals", COUNT, clients, depth=depth)

@@ -273,8 +273,13 @@ def test_another_prompt_is_noticed(table: Table, monkeypatch: pytest.MonkeyPatch
     assert len(table.faults(scene, SPATIAL)) >= len(SPATIAL) // 2
 
 
+@pytest.mark.thorough  # test_ros_remote.py has this test in `make test`: with a server, the model is not loaded again.
 def test_answers_are_in_the_pixels_under_a_smaller_budget(table: Table) -> None:
     """Last, for it loads the model anew."""
+    check_answers_under_a_smaller_budget(table)
+
+
+def check_answers_under_a_smaller_budget(table: Table) -> None:
     for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
         assert table.it.transition(transition)
     assert table.it.set_parameter("engine.max_pixels", 60_000).successful

@@ -20,6 +20,7 @@ from test_ros_demo_model import (  # noqa: F401 - pytest collects the tests.
     NONSENSE,
     Table,
     check_answer_to_nonsense,
+    check_answers_under_a_smaller_budget,
     test_a_comparison_of_two_moments_gets_a_score_from_the_real_engine,
     test_a_condition_follows_the_scene,
     test_answers_are_in_the_pixels_of_every_size,
@@ -27,7 +28,6 @@ from test_ros_demo_model import (  # noqa: F401 - pytest collects the tests.
     test_two_cameras_each_see_their_own_table,
     test_with_thinking,
 )
-from test_ros_demo_model import test_answers_are_in_the_pixels_under_a_smaller_budget as _smaller_budget
 from vllm_server import KEY, MODEL, START, node_parameters, running_server, unfinished
 
 from robobrain_ros.action import RunTask
@@ -207,4 +207,5 @@ def test_the_prompt_is_token_for_token_that_of_the_embedded_engine(asked: Table,
         assert json.load(response)["tokens"] == expected
 
 
-test_answers_are_in_the_pixels_under_a_smaller_budget = _smaller_budget
+def test_answers_are_in_the_pixels_under_a_smaller_budget(table: Table) -> None:
+    check_answers_under_a_smaller_budget(table)

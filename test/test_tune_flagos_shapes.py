@@ -70,6 +70,7 @@ def engine_options(tmp_path: Path, **changes: Any) -> EngineOptions:
     )
 
 
+@pytest.mark.thorough
 def test_operators_and_shapes_are_measured_and_auto_uses_both(tmp_path: Path, scripted_gpu: pytest.MonkeyPatch) -> None:
     options = engine_options(tmp_path)
     with stand_in(
