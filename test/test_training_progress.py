@@ -173,9 +173,11 @@ def test_scores_without_vllm_are_those_of_the_most_probable_tokens(tuner: Progre
 
 def test_each_frame_of_a_rollout_gets_an_estimate(tuner: ProgressTuner) -> None:
     rollout = min((make_rollout(seed, (224, 168), Event.STOPPED) for seed in range(900, 910)), key=lambda made: len(made.frames))
-    course = follow(tuner.reader, tuner.packer, rollout)
-    assert course.truth == tuple(frame.progress for frame in rollout.frames)
-    assert {len(values) for values in course.estimates.values()} == {len(rollout.frames)}
+    whole = (rollout, whole_sample(rollout))
+    alone = follow(tuner.reader, tuner.packer, [whole])[0]
+    assert alone.truth == tuple(frame.progress for frame in rollout.frames)
+    assert {len(values) for values in alone.estimates.values()} == {len(rollout.frames)}
+    assert [course.estimates for course in follow(tuner.reader, tuner.packer, [whole, whole])] == [alone.estimates] * 2
 
 
 def test_the_comparisons_of_a_whole_rollout_are_those_of_the_evaluation() -> None:

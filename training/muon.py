@@ -18,23 +18,26 @@ class Muon(torch.optim.Optimizer):
         """Update the weights. Matrices of the same shape are processed together."""
         for group in self.param_groups:
             shapes: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
-            for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                if "momentum" not in state:
-                    state["momentum"] = torch.zeros_like(weight)
-                state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-                update = weight.grad.lerp(state["momentum"], group["momentum"])
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if not weights:
+                continue
+            gradients = [weight.grad for weight in weights]
+            for weight in weights:
+                if "momentum" not in self.state[weight]:
+                    self.state[weight]["momentum"] = torch.zeros_like(weight)
+            momenta = [self.state[weight]["momentum"] for weight in weights]
+            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+            updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
+            for weight, update in zip(weights, updates, strict=True):
                 parts = getattr(weight, "parts", 1)
                 for part, change in zip(weight.data.chunk(parts), update.chunk(parts), strict=True):
                     shapes.setdefault(tuple(part.shape), []).append((part, change))
             for shape, pairs in shapes.items():
                 changes = _orthogonal(torch.stack([change for _, change in pairs]))
                 rate = group["lr"] * max(1, shape[0] / shape[1]) ** 0.5
-                for (part, _), change in zip(pairs, changes, strict=True):
-                    part.mul_(1 - group["lr"] * group["weight_decay"])
-                    part.add_(change.to(part.dtype), alpha=-rate)
+                parted = [part for part, _ in pairs]
+                torch._foreach_mul_(parted, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(parted, list(changes.to(parted[0].dtype).unbind()), alpha=-rate)
 
 
 def _orthogonal(matrices: Tensor) -> Tensor:

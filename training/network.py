@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -128,13 +129,28 @@ def grid(height: int, width: int, head_size: int, device: str) -> Grid:
     return Grid(angles.cos().to(device), angles.sin().to(device), (window[:, None] == window[None]).to(device))
 
 
+def to_device(values: npt.NDArray[Any], device: str) -> Tensor:
+    """Copy an array to the device. If it is a GPU, the copy does not wait until the GPU has completed earlier work."""
+    made = torch.from_numpy(values)
+    if torch.device(device).type == "cuda":
+        made = made.pin_memory()
+    return made.to(device, non_blocking=True)
+
+
+@functools.lru_cache(maxsize=8)
+def _normal(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of the pixels, on the device."""
+    return _MEAN.to(device), _STD.to(device)
+
+
 def patches_of(images: Tensor) -> Tensor:
     """Convert images (B, H, W, 3), uint8, to normalised patches (B, cells * 4, 588).
 
     The patches have the order of transformers' processor, but each image occurs only once instead of twice in time.
     """
     count, height, width, _ = images.shape
-    values = (images.float() - _MEAN.to(images.device)) / _STD.to(images.device)
+    mean, deviation = _normal(images.device)
+    values = (images.float() - mean) / deviation
     values = values.reshape(count, height // 28, 2, 14, width // 28, 2, 14, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
     return values.reshape(count, (height // 14) * (width // 14), 588)
 

@@ -187,7 +187,7 @@ class Tuner:
         return loss
 
     def _tensor(self, values: np.ndarray[Any, Any]) -> Tensor:
-        return torch.from_numpy(values).to(self.device, non_blocking=True)
+        return network.to_device(values, self.device)
 
     def note(self, **values: Tensor) -> None:
         """Add values to the means of the next report. This does not wait for the device."""
@@ -232,7 +232,7 @@ def changed_view(view: View, rng: random.Random, conditions: int = 0) -> tuple[V
     situation = _situation(scene, rng)
     now = situation.world.render()
     asked = [situation.question(mode, rng) for mode in (PlanMode.REPLAN, PlanMode.NEXT_STEP, PlanMode.CHECK)]
-    for mode in (PlanMode.NEW, PlanMode.CHECK):
+    for mode in (PlanMode.NEW, PlanMode.CHECK, PlanMode.REPLAN):
         other = plans.another(situation, scene, rng)
         asked += [other.question(mode, rng)] if other is not None else []
     absent = replace(situation, asked=plans.task_about(scene, rng, absent=True))
@@ -243,8 +243,8 @@ def changed_view(view: View, rng: random.Random, conditions: int = 0) -> tuple[V
 
 
 def condition_examples(scene: Scene, table: Table, rng: random.Random, count: int) -> list[Example]:
-    """Return questions that are answered with yes or no. A quarter of them, and one more, is about left and right."""
-    kinds = ["side", *[""] * (count - 1)] if count else []
+    """Return questions that are answered with yes or no. Half of the first ones are of the kinds that are the most difficult."""
+    kinds = ["side", "placed", "", "placed", "", "side", *[""] * count][:count]
     return [Example(condition_about(scene, table, rng, kind), False) for kind in kinds]
 
 

@@ -186,6 +186,7 @@ class ProgressTuner(plans.Tuner):
         self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)]
         if hidden:
             self.optimizers.append(Muon(hidden, lr=options.muon_rate))
+        self.sign_ids = torch.tensor(sign_ids(self.packer), device=options.device)
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
 
     def texts(self) -> list[str]:
@@ -235,8 +236,10 @@ class ProgressTuner(plans.Tuner):
         finite = torch.isfinite(norm)
         self.note(skipped=(~finite).float(), norm=norm.nan_to_num(0.0, 0.0, 0.0))
         scale = torch.where(finite, (1.0 / (norm + 1e-6)).clamp_max(1.0), 0.0)
+        # A product with zero would not remove what is not finite.
         for gradient in gradients:
-            gradient.nan_to_num_(0.0, 0.0, 0.0).mul_(scale)
+            gradient.nan_to_num_(0.0, 0.0, 0.0)
+        torch._foreach_mul_(gradients, scale)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -286,7 +289,7 @@ class ProgressTuner(plans.Tuner):
         logits, apart = self.model.lm_head(hidden), self.model.lm_head(hidden.detach())
         signs = sign_ids(self.packer)
         label = self._tensor(np.array([signs.index(token) for token in answers[:, 0]]))
-        first = logits[:, 0, signs]
+        first = logits[:, 0, self.sign_ids]
         loss = F.cross_entropy(first, label)
         self.note(sign_right=(first.argmax(-1) == label).float().mean())
         numeric = np.flatnonzero(scores)

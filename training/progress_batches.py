@@ -4,6 +4,7 @@ All comparisons of one rollout share the references at the beginning of the prom
 too. Therefore the comparisons of a rollout are a tree with three levels: references, moments before, moments after.
 """
 
+import functools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -171,9 +172,18 @@ def _jpeg(image: Any, rng: random.Random) -> Any:
 def _about(scene: Scene, name: str, size: FittedSize) -> npt.NDArray[np.bool_]:
     rows, columns = size.model_height // PATCH, size.model_width // PATCH
     thing = scene.find(name)
+    down, across = _means(scene.height, rows), _means(scene.width, columns)
     masks = [scene.mask == (thing.id if thing is not None else 255), scene.mask == GRIPPER]
-    shares = [cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA) for mask in masks]
-    return np.stack([share.reshape(-1) > 0.1 for share in shares])
+    return np.stack([(down @ (mask.astype(np.float32) @ across.T)).reshape(-1) > 0.1 for mask in masks])
+
+
+@functools.lru_cache(maxsize=16)
+def _means(pixels: int, parts: int) -> npt.NDArray[np.float32]:
+    """Return the matrix (parts, pixels) that computes the means over equal parts of a row of pixels."""
+    ends = np.arange(parts + 1) * (pixels / parts)
+    at = np.arange(pixels)
+    covered = np.minimum(at + 1, ends[1:, None]) - np.maximum(at, ends[:-1, None])
+    return (covered.clip(0.0) * (parts / pixels)).astype(np.float32)
 
 
 def _values(scene: Scene, frame: Frame) -> npt.NDArray[np.float32]:

@@ -76,7 +76,7 @@ class ProgressReader:
 
     def tensor(self, values: np.ndarray[Any, Any]) -> Tensor:
         """Copy an array to the device."""
-        return torch.from_numpy(values).to(self.device, non_blocking=True)
+        return network.to_device(values, self.device)
 
     def autocast(self) -> torch.autocast:
         """Return the context for mixed precision."""
@@ -103,17 +103,21 @@ class ProgressReader:
         known = torch.zeros((1, 0), dtype=torch.bool, device=self.device)
         none = np.zeros((0, 0), int)
         states, hidden = [], imaged
-        for part, level in zip(self.packer.parts(tree.tasks), tree.levels, strict=True):
-            last = level is tree.levels[-1]
-            parent, images = self.tensor(level.parent), self.tensor(level.images)
-            cache = [None if layer is None else (layer[0][parent], layer[1][parent]) for layer in cache]
-            first = known.shape[1] + part.ids.shape[1] + (answers.shape[1] if last else 0)
-            guide = ProgressGuide(first, self.tensor(part.after), about[images]) if guided else None
-            hidden, early, known = self._read(part, level, imaged[images], cache, known[parent], answers if last else none, guide)
-            count = level.images.shape[1]
-            loss = None if guide is None else torch.stack(guide.losses).mean()
-            states.append(LevelStates(early, hidden[:, :count], images, loss))
-            hidden = hidden[:, count:]
+        # Within one context, each weight is converted only once.
+        with self.autocast():
+            for part, level in zip(self.packer.parts(tree.tasks), tree.levels, strict=True):
+                last = level is tree.levels[-1]
+                parent, images = self.tensor(level.parent), self.tensor(level.images)
+                cache = [None if layer is None else (layer[0][parent], layer[1][parent]) for layer in cache]
+                first = known.shape[1] + part.ids.shape[1] + (answers.shape[1] if last else 0)
+                guide = ProgressGuide(first, self.tensor(part.after), about[images]) if guided else None
+                hidden, early, known = self._read(
+                    part, level, imaged[images], cache, known[parent], answers if last else none, guide
+                )
+                count = level.images.shape[1]
+                loss = None if guide is None else torch.stack(guide.losses).mean()
+                states.append(LevelStates(early, hidden[:, :count], images, loss))
+                hidden = hidden[:, count:]
         return hidden, states
 
     def _read(

@@ -1,16 +1,21 @@
 """Score a model's estimates of progress without vLLM::
 
     python -m training.progress_score --model build/progress --rollouts 100
+    python -m training.progress_score --model build/progress --rollouts 500 --device cuda --workers 14 --at-once 8
 
 The measures and the seeds are those of `evaluation.progress`. Decoding is greedy, among the tokens that begin a score, and then
 among the numbers from 1 to 100.
 """
 
 import argparse
+import itertools
 import json
+import multiprocessing
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
@@ -21,7 +26,7 @@ from robobrain_ros.evaluation.progress_measures import Course, Scores, course_of
 from robobrain_ros.evaluation.rollouts import Rollout, make_rollout
 from training import plans, score
 from training.batches import Packer
-from training.progress_batches import CAMERA, MINUS, PLUS, ZERO, Indices, ProgressPacker, Tree, collate, whole_sample
+from training.progress_batches import CAMERA, MINUS, PLUS, ZERO, Indices, ProgressPacker, Sample, Tree, collate, whole_sample
 from training.progress_model import ProgressReader
 
 PERSPECTIVES = (Perspective.INCREMENTAL, Perspective.FORWARD, Perspective.BACKWARD)
@@ -35,6 +40,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rollouts", type=int, default=100, help="number of rollouts (default: %(default)s)")
     parser.add_argument("--questions", type=int, default=0, help="also score this number of questions of each kind (default: 0)")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=0, help="processes that render the rollouts; 0: this process does it")
+    parser.add_argument("--at-once", type=int, default=1, help="rollouts in one batch (default: 1)")
     return parser.parse_args()
 
 
@@ -60,11 +67,38 @@ def scores_of(reader: ProgressReader, packer: Packer, tree: Tree) -> Indices:
     return np.select([sign == 0, sign == 1], [numbers[:, 0], -numbers[:, 1]], 0)
 
 
-def follow(reader: ProgressReader, packer: Packer, rollout: Rollout) -> Course:
-    """Estimate the progress of each frame of a rollout."""
-    answered = scores_of(reader, packer, collate([whole_sample(rollout)])).reshape(-1, len(PERSPECTIVES)).tolist()
-    scores: list[Scores] = [dict(zip(PERSPECTIVES, row, strict=True)) for row in answered]
-    return course_of(rollout, scores)
+Whole = tuple[Rollout, Sample]
+"""A rollout, and the comparisons of all its frames."""
+
+
+def follow(reader: ProgressReader, packer: Packer, rollouts: Sequence[Whole]) -> list[Course]:
+    """Estimate the progress of each frame of these rollouts, as one batch."""
+    answered = scores_of(reader, packer, collate([sample for _, sample in rollouts])).reshape(-1, len(PERSPECTIVES)).tolist()
+    scores: Iterator[Scores] = (dict(zip(PERSPECTIVES, row, strict=True)) for row in answered)
+    return [course_of(rollout, list(itertools.islice(scores, len(rollout.frames) - 1))) for rollout, _ in rollouts]
+
+
+def whole(seed: int) -> Whole:
+    """Render the rollout of a seed."""
+    cv2.setNumThreads(1)
+    rollout = make_rollout(seed, CAMERA)
+    return rollout, whole_sample(rollout)
+
+
+def follow_all(reader: ProgressReader, packer: Packer, seeds: Sequence[int], workers: int, at_once: int) -> list[Course]:
+    """Estimate the progress of each frame of the rollouts of these seeds.
+
+    :param workers: number of processes that render; 0: none.
+    :param at_once: number of rollouts in a batch.
+    """
+    pool = multiprocessing.get_context("spawn").Pool(workers) if workers else None
+    try:
+        rollouts = map(whole, seeds) if pool is None else pool.imap(whole, seeds)
+        batches = iter(lambda: list(itertools.islice(rollouts, at_once)), [])
+        return [course for batch in batches for course in follow(reader, packer, batch)]
+    finally:
+        if pool is not None:
+            pool.terminate()
 
 
 def main() -> None:
@@ -73,7 +107,7 @@ def main() -> None:
     torch.set_num_threads(1)
     reader, packer = load(options.model, options.device)
     seeds = range(FIRST_SEED, FIRST_SEED + options.rollouts)
-    print(table(rows_of([follow(reader, packer, make_rollout(seed, CAMERA)) for seed in seeds])), flush=True)
+    print(table(rows_of(follow_all(reader, packer, seeds, options.workers, options.at_once))), flush=True)
     if options.questions:
         few = max(1, options.questions // 4)
         results = {

@@ -4,6 +4,7 @@ The same seed gives the same scene on every machine. Random numbers come from MT
 are computed from the tangent of their half, so that nothing depends on the sine and cosine of a machine.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,6 +21,8 @@ LEAST_VISIBLE = 0.7
 """Smallest visible share of each object and of each handle."""
 
 _BODY, _RIM, _HANDLE = 1, 2, 3
+
+Colour = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -141,29 +144,28 @@ def render_layout(layout: Layout) -> tuple[Scene, float]:
     colour, depth = _background(layout)
     mask = np.zeros(depth.shape, np.uint8)
     parts = np.zeros(depth.shape, np.uint8)
-    alone: list[tuple[int, int]] = []
-    for index, thing in enumerate(layout.things):
-        window = _window(camera, _corners(thing))
-        rays = _object_rays(camera, thing, window)
-        if thing.z == 0.0:
-            _shadow(colour, camera, thing, window, depth)
-        hits = _cast_thing(rays, thing, _shape(window))
-        alone.append((int((hits.part > 0).sum()), int(_graspable(thing, hits.part).sum())))
-        canvas = _Canvas(colour, depth, mask, parts)
-        _draw(canvas, window, hits, FIRST_OBJECT + index, COLOURS[thing.colour], layout.light, thing.yaw)
-    _draw_gripper(_Canvas(colour, depth, mask, parts), layout)
+    canvas = _Canvas(colour, depth, mask, parts)
+    shapes = [_cast(camera, thing) for thing in layout.things]
+    for index, (thing, shape) in enumerate(zip(layout.things, shapes, strict=True)):
+        if shape.shadow is not None:
+            left, top, right, bottom = shape.shadowed
+            colour[:, top:bottom, left:right] *= shape.shadow[None]
+        _draw(canvas, shape.window, shape.hits, FIRST_OBJECT + index, COLOURS[thing.colour], layout.light, thing.yaw)
+    _draw_gripper(canvas, layout)
     image = _sensor(colour, layout)
     visible = 1.0
     objects = []
-    for index, thing in enumerate(layout.things):
-        seen = mask == FIRST_OBJECT + index
-        part = seen & _graspable(thing, parts)
-        whole, grasp = int(seen.sum()), int(part.sum())
+    for index, (thing, shape) in enumerate(zip(layout.things, shapes, strict=True)):
+        left, top, right, bottom = shape.window
+        place = (slice(top, bottom), slice(left, right))
+        seen = mask[place] == FIRST_OBJECT + index
+        part = seen & _graspable(thing, parts[place])
+        whole, grasp = int(np.count_nonzero(seen)), int(np.count_nonzero(part))
         if whole == 0 or grasp == 0:
             visible = 0.0
             continue
-        visible = min(visible, whole / alone[index][0], grasp / alone[index][1], _inside(camera, thing))
-        objects.append(_describe(camera, thing, FIRST_OBJECT + index, seen, part))
+        visible = min(visible, whole / shape.alone[0], grasp / shape.alone[1], shape.inside)
+        objects.append(_describe(camera, thing, FIRST_OBJECT + index, seen, part, (left, top)))
     seen = mask == GRIPPER
     tip = camera.project(layout.gripper[:3])
     tip_pixel = (min(max(round(tip[0]), 0), camera.width - 1), min(max(round(tip[1]), 0), camera.height_px - 1))
@@ -185,17 +187,53 @@ class _Canvas:
 _Window = tuple[int, int, int, int]
 
 
+@dataclass(frozen=True)
+class _Shape:
+    """An object without its surroundings. Nobody may change the arrays, because later images use them too.
+
+    :param alone: number of pixels that it and its part to grasp would cover without occlusion.
+    :param inside: 1 if the whole object is in the image, otherwise 0.
+    :param shadowed: the part of the image with its shadow. ``shadow``: factors for the colours there; None: no shadow.
+    """
+
+    window: _Window
+    hits: Hits
+    alone: tuple[int, int]
+    inside: float
+    shadowed: _Window
+    shadow: Floats | None
+
+
+@functools.lru_cache(maxsize=8)
+def _cast(camera: Camera, thing: Thing) -> _Shape:
+    """Cast an object. Successive images of a table mostly show the same objects in the same places."""
+    window = _window(camera, _corners(thing))
+    hits = _cast_thing(_object_rays(camera, thing, window), thing, _shape(window))
+    alone = (int((hits.part > 0).sum()), int(_graspable(thing, hits.part).sum()))
+    shadowed, shadow = _shadow(camera, thing, window) if thing.z == 0.0 else (window, None)
+    return _Shape(window, hits, alone, _inside(camera, thing), shadowed, shadow)
+
+
 def _shape(window: _Window) -> tuple[int, int]:
     return window[3] - window[1], window[2] - window[0]
 
 
 def _background(layout: Layout) -> tuple[Floats, Floats]:
-    """Draw the table and the wall. Their depths depend only on the row."""
-    camera = layout.camera
+    """Draw the table and the wall."""
+    surface = (layout.wall_y, layout.table, layout.wall, layout.across, layout.down)
+    colour, depth = _empty_table(layout.camera, *surface)
+    return colour.copy(), depth.copy()
+
+
+@functools.lru_cache(maxsize=2)
+def _empty_table(
+    camera: Camera, wall_y: float, table_colour: Colour, wall_colour: Colour, warmer: float, darker: float
+) -> tuple[Floats, Floats]:
+    """Return colour and depth of the table and the wall. Their depths depend only on the row. Nobody may change the arrays."""
     _, dy, dz = camera.rays(0, 0, camera.width, camera.height_px)
     with np.errstate(divide="ignore"):
         table = np.where(dz < 0, np.float32(-camera.height) / dz, FAR)
-        wall = np.where(dy > 0, np.float32(layout.wall_y) / dy, FAR)
+        wall = np.where(dy > 0, np.float32(wall_y) / dy, FAR)
     on_table = table < wall
     depth = np.broadcast_to(np.where(on_table, table, wall), (camera.height_px, camera.width)).astype(np.float32)
     across = np.linspace(-1.0, 1.0, camera.width).astype(np.float32)[None, :]
@@ -203,8 +241,8 @@ def _background(layout: Layout) -> tuple[Floats, Floats]:
     colour = np.empty((3, camera.height_px, camera.width), np.float32)
     # The light of the lamp on the right is warm. The light of the window in the back is dim.
     for channel, (warm, bright) in enumerate(((1.0, 0.5), (0.2, 1.0), (-0.9, 0.5))):
-        ground = np.where(on_table, np.float32(layout.table[channel]), np.float32(layout.wall[channel]))
-        colour[channel] = ground + across * np.float32(layout.across * warm) + down * np.float32(layout.down * bright)
+        ground = np.where(on_table, np.float32(table_colour[channel]), np.float32(wall_colour[channel]))
+        colour[channel] = ground + across * np.float32(warmer * warm) + down * np.float32(darker * bright)
     return colour, depth
 
 
@@ -286,9 +324,9 @@ def _draw(
     left, top, right, bottom = window
     place = (slice(top, bottom), slice(left, right))
     nearer = hits.depth < canvas.depth[place]
-    canvas.depth[place][nearer] = hits.depth[nearer]
+    np.copyto(canvas.depth[place], hits.depth, where=nearer)
     canvas.mask[place][nearer] = identity
-    canvas.parts[place][nearer] = hits.part[nearer]
+    np.copyto(canvas.parts[place], hits.part, where=nearer)
     c, s = yaw
     # Direction of the light in the frame of the object, because the normals are in this frame.
     lx, ly, lz = (np.float32(v) for v in (c * light[0] + s * light[1], c * light[1] - s * light[0], light[2]))
@@ -298,11 +336,11 @@ def _draw(
         + np.float32(0.48)
     )
     for channel in range(3):
-        canvas.colour[channel][place][nearer] = (shade * np.float32(colour[channel]))[nearer]
+        np.copyto(canvas.colour[channel][place], shade * np.float32(colour[channel]), where=nearer)
 
 
-def _shadow(colour: Floats, camera: Camera, thing: Thing, window: _Window, depth: Floats) -> None:
-    """Draw a soft shadow around the base of the object."""
+def _shadow(camera: Camera, thing: Thing, window: _Window) -> tuple[_Window, Floats]:
+    """Return a soft shadow around the base of the object: its part of the image, and the factors for the colours there."""
     left, top, right, bottom = window
     margin = max(4, (right - left) // 5)
     left, top = max(left - margin, 0), max(top - margin, 0)
@@ -312,7 +350,7 @@ def _shadow(colour: Floats, camera: Camera, thing: Thing, window: _Window, depth
     x, y = t * dx - np.float32(thing.x), t * dy - np.float32(thing.y)
     distance = np.sqrt(x * x + y * y) / np.float32(thing.radius * 1.6)
     dark = np.float32(1.0) - np.float32(0.35) * np.maximum(np.float32(1.0) - distance, 0)
-    colour[:, top:bottom, left:right] *= dark[None]
+    return (left, top, right, bottom), dark
 
 
 _GRIPPER_COLOUR = (72, 74, 82)
@@ -342,19 +380,26 @@ def _draw_gripper(canvas: _Canvas, layout: Layout) -> None:
 
 
 def _sensor(colour: Floats, layout: Layout) -> npt.NDArray[np.uint8]:
-    """Convert to 8 bits, with the noise of the sensor: uniform, and the same in all channels."""
+    """Convert to 8 bits, with the noise of the sensor: uniform, and the same in all channels. This changes ``colour``."""
     rng = np.random.RandomState(layout.noise_seed)
     steps = rng.randint(0, 2 * layout.noise + 1, size=colour.shape[1:], dtype=np.uint8)
-    noise = steps.astype(np.float32) - np.float32(layout.noise - 0.5)
+    noise = steps.astype(np.float32)
+    noise -= np.float32(layout.noise - 0.5)
+    colour += noise
+    np.clip(colour, 0, 255, out=colour)
     image = np.empty((*colour.shape[1:], 3), np.uint8)
     for channel in range(3):
-        image[..., channel] = np.clip(colour[channel] + noise, 0, 255)
+        image[..., channel] = colour[channel]
     return image
 
 
 def _box(seen: npt.NDArray[np.bool_]) -> PixelBox:
     rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
+
+
+def _shifted(box: PixelBox, corner: tuple[int, int]) -> PixelBox:
+    return box[0] + corner[0], box[1] + corner[1], box[2] + corner[0], box[3] + corner[1]
 
 
 def _middle(seen: npt.NDArray[np.bool_], box: PixelBox) -> tuple[int, int]:
@@ -366,8 +411,14 @@ def _middle(seen: npt.NDArray[np.bool_], box: PixelBox) -> tuple[int, int]:
 
 
 def _describe(
-    camera: Camera, thing: Thing, identity: int, seen: npt.NDArray[np.bool_], part: npt.NDArray[np.bool_]
+    camera: Camera,
+    thing: Thing,
+    identity: int,
+    seen: npt.NDArray[np.bool_],
+    part: npt.NDArray[np.bool_],
+    corner: tuple[int, int],
 ) -> SceneObject:
+    """Describe an object. ``seen`` and ``part`` begin at the pixel ``corner``."""
     position = camera.to_camera((thing.x, thing.y, thing.z + thing.height / 2.0))
     # In the optical frame, the table's frame is rotated about x by 90 degrees plus the pitch. The object is rotated by its yaw.
     half_cos, half_sin = camera.half_pitch
@@ -376,14 +427,15 @@ def _describe(
     yaw_cos, yaw_sin = thing.half_yaw
     orientation = (x * yaw_cos, -x * yaw_sin, w * yaw_sin, w * yaw_cos)
     box = _box(seen)
+    middle = _middle(seen, box)
     return SceneObject(
         identity,
         thing.colour,
         thing.kind,
         thing.name,
         Pose(position, orientation),
-        box,
-        _box(part),
-        _middle(seen, box),
+        _shifted(box, corner),
+        _shifted(_box(part), corner),
+        (middle[0] + corner[0], middle[1] + corner[1]),
         (2.0 * thing.radius, thing.height),
     )
