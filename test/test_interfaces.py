@@ -13,9 +13,10 @@ from robobrain_ros.action import RunTask, WatchTask
 from robobrain_ros.core.formats.encodings import ENCODINGS
 from robobrain_ros.core.hysteresis import DEFAULT_STABLE_FRAMES
 from robobrain_ros.core.query import CAMERA_TASKS
+from robobrain_ros.core.traces.issues import IssueKind
 from robobrain_ros.core.watching import LEAST_GAIN, LEAST_REGRESSION, LEAST_STALL, WatchLimits
 from robobrain_ros.errors import OutcomeCode
-from robobrain_ros.msg import Outcome
+from robobrain_ros.msg import Outcome, TraceIssue
 from robobrain_ros.ros.limits import (
     LEAST_CONFIDENCE,
     LEAST_RATE,
@@ -200,3 +201,8 @@ def test_the_page_of_interfaces_lists_the_encodings_that_are_read() -> None:
     assert not unknown, f"robobrain_ros/core/formats/encodings.py does not have {unknown} of docs/reference/interfaces.md"
     missing = set(ENCODINGS) - {encoding for found in read.values() for encoding in found}
     assert not missing, f"docs/reference/interfaces.md, section Image encodings: add {sorted(missing)}"
+
+
+def test_the_constants_of_issues_are_those_of_the_core() -> None:
+    constants = {name: getattr(TraceIssue, name) for name in (kind.name for kind in IssueKind)}
+    assert sorted(constants.values()) == list(range(1, len(IssueKind) + 1))

@@ -6,7 +6,6 @@ from array import array
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -16,18 +15,17 @@ from geometry_msgs.msg import PoseArray, PoseStamped
 from nan_fields import documented_as_nan, is_unknown
 from nav_msgs.msg import Path as PathMessage
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from ros_rig import now, scripted
+from ros_rig import now
 from sensor_msgs.msg import Image
 from visualization_msgs.msg import Marker, MarkerArray
 
 from robobrain_ros.core.overlay import PALETTE
 from robobrain_ros.core.poses import to_matrices
-from robobrain_ros.core.traces.issues import IssueKind
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.msg import Outcome, QueryOptions, TraceIssue
 from robobrain_ros.ros.transforms import Transform, TransformError
 from robobrain_ros.ros.views.targets import goals_type
-from robobrain_ros.srv import Approach, MakePlan, PredictTrajectory
+from robobrain_ros.srv import Approach, PredictTrajectory
 
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 UPRIGHT = Transform((0.5, -0.5, 0.5, -0.5), (0.0, 0.0, 1.0))
@@ -399,19 +397,6 @@ def test_the_limits_of_robots_file_and_the_named_height_are_checked(scene: Scene
     ]
     assert found.issues[2].measured == pytest.approx(0.0, abs=0.02)
     assert found.issues[2].allowed == pytest.approx(0.05)
-
-
-def test_the_constants_of_issues_are_those_of_the_core() -> None:
-    constants = {name: getattr(TraceIssue, name) for name in (kind.name for kind in IssueKind)}
-    assert sorted(constants.values()) == list(range(1, len(IssueKind) + 1))
-
-
-def test_a_plan_contains_its_behavior_tree() -> None:
-    with scripted("1. Pick up the cup.\n2. Put the cup on the plate.") as (it, _):
-        plan = it.call(MakePlan, "plan", MakePlan.Request(task="tidy up")).plan
-    root = ElementTree.fromstring(plan.behavior_tree)
-    assert root.get("BTCPP_format") == "4"
-    assert [node.get("text") for node in root.iter("Action") if node.get("text")] == [step.text for step in plan.steps]
 
 
 def test_a_wall_has_a_pose_on_the_floor_and_with_the_parameter_an_approach_pose(scene: Scene) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from action_msgs.msg import GoalStatus
@@ -276,3 +277,11 @@ def test_the_program_ask_sends_robots_scene_and_history(repository: Path) -> Non
         assert words in text
     assert (said["verdict"], said["steps"][0]["robot"], said["steps"][0]["skill"]) == ("plan", "left_arm", "pick")
     assert json.loads(said["roboos_json"])["subtask_list"] == [step()]
+
+
+def test_a_plan_contains_its_behavior_tree() -> None:
+    with scripted("1. Pick up the cup.\n2. Put the cup on the plate.") as (it, _):
+        plan = it.call(MakePlan, "plan", MakePlan.Request(task="tidy up")).plan
+    root = ElementTree.fromstring(plan.behavior_tree)
+    assert root.get("BTCPP_format") == "4"
+    assert [node.get("text") for node in root.iter("Action") if node.get("text")] == [step.text for step in plan.steps]
