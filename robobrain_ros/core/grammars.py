@@ -22,8 +22,12 @@ YES_OR_NO = "(Yes|No|yes|no)?"
 _DEPTH = r"(0|[1-9][0-9]?)(\.[0-9]{1,3})?"
 """A depth below 100 m with a resolution of 1 mm."""
 
-SCORE_PATTERN = r"<score>(0|[+\-]([1-9][0-9]?|100))%</score>"
-"""The whole answer to `Task.PROGRESS`: a whole percentage from -100 to +100. The official prompt prescribes this form."""
+SCORE_PATTERN = r" ?<score>(0|[+\-]([1-9][0-9]?|100))%</score>"
+"""The whole answer to `Task.PROGRESS`: a whole percentage from -100 to +100. The official prompt prescribes this form.
+
+The space at the start may be missing. Without it, the first characters have no alternative, and guidance would then choose their
+tokens itself: the token "<", although the demo model begins its answers with the token "<score>+".
+"""
 
 
 def number_up_to(most: int) -> str:
