@@ -18,6 +18,7 @@ from robobrain_ros.evaluation.rollouts import Event, make_rollout, true_score
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
+from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
@@ -32,6 +33,7 @@ from training.progress_batches import (  # noqa: E402
     whole_sample,
 )
 from training.progress_score import follow, scores_of  # noqa: E402
+from training.tokenizer import LONGEST_TOKEN, save  # noqa: E402
 from training.train import STATE  # noqa: E402
 
 MODEL = Path(__file__).parent.parent / "robobrain_ros" / "demo" / "model"
@@ -238,3 +240,16 @@ def test_a_data_process_that_ends_ends_the_training(tmp_path: Path) -> None:
     options = arguments(["--model", str(MODEL), "--out", str(tmp_path / "without a tokenizer"), "--workers", "1"])
     with source(ProgressTuner(options)) as next_step, pytest.raises(RuntimeError, match="exit codes 1"):
         next_step()
+
+
+def test_long_texts_are_one_token_that_is_short_in_the_file(tmp_path: Path) -> None:
+    """llguidance ends the engine at a token of 1,024 bytes or more."""
+    texts = new_tokens()
+    assert max(len(text.encode()) for text in texts) > LONGEST_TOKEN
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(MODEL)
+    before = [tokenizer.encode(text) for text in texts]
+    save(tokenizer, tmp_path)
+    again = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    assert [again.encode(text) for text in texts] == before
+    assert [len(ids) for ids in before] == [1] * len(texts)
+    assert max(len(text.encode()) for text in again.get_vocab()) <= LONGEST_TOKEN

@@ -48,7 +48,7 @@ from training.batches import (
     random_view,
 )
 from training.score import answer_all
-from training.tokenizer import LARGEST_NUMBER
+from training.tokenizer import LARGEST_NUMBER, save
 from training.train import load_state, save_state, visible
 
 View = tuple[Scene, FittedSize, RgbImage]
@@ -104,11 +104,12 @@ class Tuner:
         torch.manual_seed(options.seed)
         known = PreTrainedTokenizerFast.from_pretrained(options.model)
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(options.model)
-        added = [text for text in self.texts() if text not in known.get_vocab()]
-        self.tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in added])
+        before = Packer(known)
+        added = [text for text in self.texts() if len(before.encode(text)) > 1]
+        self.tokenizer.add_tokens([AddedToken(text, special=False, normalized=True) for text in added])
         self.packer = Packer(self.tokenizer)
         self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(options.model, dtype=torch.float32)
-        self._spell(added, Packer(known))
+        self._spell(added, before)
         self.model.to(device)
         self.model.model.visual.requires_grad_(False)
         vocabulary = [self.model.model.language_model.embed_tokens.weight, self.model.lm_head.weight]
@@ -216,7 +217,7 @@ class Tuner:
         shutil.copytree(self.options.model, self.options.out, dirs_exist_ok=True)
         weights = {name: value.detach().to("cpu", torch.bfloat16).contiguous() for name, value in self.model.state_dict().items()}
         save_file(weights, self.options.out / "model.safetensors", metadata={"format": "pt"})
-        self.tokenizer.save_pretrained(self.options.out)
+        save(self.tokenizer, self.options.out)
         config = json.loads((self.options.model / "config.json").read_text(encoding="utf-8"))
         config["text_config"]["max_position_embeddings"] = CONTEXT
         config["text_config"]["vocab_size"] = len(self.model.lm_head.weight)

@@ -46,6 +46,7 @@ from training.progress_batches import (
     new_tokens,
 )
 from training.progress_model import LevelStates, ProgressReader
+from training.tokenizer import save
 from training.train import halved, load_state, save_state
 
 if TYPE_CHECKING:
@@ -367,7 +368,7 @@ def main() -> None:
     state = load_state(options.out, "cpu")
     if state is not None:
         tuner.resume(state)
-    tuner.tokenizer.save_pretrained(options.out)
+    save(tuner.tokenizer, options.out)
     run(tuner, time.process_time if options.device == "cpu" else time.monotonic, options.stop_after * 60)
     tuner.save()
 

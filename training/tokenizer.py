@@ -39,6 +39,10 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """The images come first. If a message has several texts, its parts keep their order."""
+LONGEST_TOKEN = 1000
+"""Bytes of the longest token. llguidance, which vLLM uses for grammars, ends the engine at a token of 1,024 bytes or more."""
+_FIRST_STAND_IN = 0xE000
+"""A character of Unicode's private use area. It and the next ones stand for longer texts."""
 _WORDS = Regex(r"\d{1,3}| ?[A-Za-z]+|\n|[^A-Za-z\d\s]+(?: (?=[\d(\[])[^A-Za-z\d\s]*)?|\s+")
 
 
@@ -46,6 +50,26 @@ def fixed_sentences() -> list[str]:
     """Return the constant parts of the prompts, without the blanks next to the user's text."""
     parts = {part.rstrip() for prompt in PROFILE.prompts.values() for part in prompt.template.split(TEXT_SLOT)}
     return sorted(part for part in parts if len(part) > 8)
+
+
+def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the tokenizer. Texts longer than `LONGEST_TOKEN` that are one token become one character before they are split.
+
+    The ids of all texts stay the same.
+    """
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    rules = (content["normalizer"] or {"normalizers": []})["normalizers"]
+    for token in content["added_tokens"]:
+        # A token that is not normalized would be found first, also within a longer text.
+        token["normalized"] = not token["special"]
+        if len(token["content"].encode()) > LONGEST_TOKEN:
+            stand_in = chr(_FIRST_STAND_IN + len(rules))
+            rules.append({"type": "Replace", "pattern": {"String": token["content"]}, "content": stand_in})
+            token["content"] = stand_in
+    content["normalizer"] = {"type": "Sequence", "normalizers": rules} if rules else None
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def _corpus(scenes: int) -> list[str]:
