@@ -30,7 +30,8 @@ MOST_PIXELS = 76_800
 CAMERA = (640, 480)
 DETAILS = ((352, 264), (352, 264), (480, 360), (640, 480))
 """Sizes at which frames are rendered before they are resized for the model."""
-PLUS, MINUS, ZERO, END = "<score>+", "<score>-", "<score>0%</score>", "%</score>"
+PLUS, MINUS, ZERO, END = "<score>+", "<score>-", "<score>0", "%</score>"
+"""Tokens of the answer. llguidance, which vLLM uses for grammars, never allows a token that begins with < and ends with >."""
 _FRAMES = 6
 """Frames of a sample, besides start and end."""
 ANSWER_LENGTH = 4
@@ -48,7 +49,7 @@ def new_tokens() -> list[str]:
 
 def score_text(value: int) -> str:
     """Return the answer with a score in percent."""
-    return ZERO if value == 0 else f"{PLUS if value > 0 else MINUS}{abs(value)}{END}"
+    return f"{ZERO}{END}" if value == 0 else f"{PLUS if value > 0 else MINUS}{abs(value)}{END}"
 
 
 @dataclass(frozen=True)
