@@ -4,13 +4,13 @@ import json
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import ScriptedEngine
+from fakes import Script, ScriptedEngine
 
 from robobrain_ros.bags.messages import CAMERA_INFO, COMPRESSED, IMAGE, TRANSFORMS, ros2_types
 from robobrain_ros.bags.summary import Pace
@@ -18,12 +18,14 @@ from robobrain_ros.cli import bag
 from robobrain_ros.core import Brain, profile_for
 from robobrain_ros.demo import recording
 from robobrain_ros.demo.world import Scene, make_scene
-from robobrain_ros.engine.base import EngineInfo
+from robobrain_ros.engine.base import EngineInfo, Generation
 
 SECOND = 10**9
 BEGIN = recording.BEGIN
 MODEL_SIZE = (644, 476)
 """Width and height of a 640x480 image after resizing for RoboBrain 2.0."""
+_MARK, _MARK_STEP = 40, 40
+"""Size in pixels of the mark of an image, and the difference of brightness of two marks."""
 
 Item = tuple[str, str, int, Any]
 """A message: topic, type, time of the recording in ns, and the message itself or its bytes."""
@@ -55,8 +57,11 @@ class Table:
     def header(self, seconds: float, frame: str = "") -> Any:
         return recording.stamped(BEGIN + round(seconds * SECOND), frame or self.frame)
 
-    def image(self, seconds: float, *, topic: str = "/camera/image", stamp: float | None = None) -> Item:
-        message = recording.image_message(self.scene, self.header(seconds if stamp is None else stamp))
+    def image(self, seconds: float, *, topic: str = "/camera/image", stamp: float | None = None, script: int = 0) -> Item:
+        """An image. ``script`` marks it for an `EngineByImage`."""
+        marked = replace(self.scene, image=self.scene.image.copy())
+        marked.image[:_MARK, :_MARK] = script * _MARK_STEP
+        message = recording.image_message(marked if script else self.scene, self.header(seconds if stamp is None else stamp))
         return topic, IMAGE, BEGIN + round(seconds * SECOND), message
 
     def compressed(self, seconds: float, *, topic: str = "/camera/image/compressed") -> Item:
@@ -74,9 +79,16 @@ class Table:
         message = recording.transform_message(self.scene, header, self.frame)
         return topic, TRANSFORMS[0], BEGIN + round(seconds * SECOND), message
 
-    def moment(self, seconds: float) -> list[Item]:
+    def moment(self, seconds: float, script: int = 0) -> list[Item]:
         """An image with camera_info and depth."""
-        return [self.image(seconds), self.info(seconds), self.depth(seconds)]
+        return [self.image(seconds, script=script), self.info(seconds), self.depth(seconds)]
+
+
+class EngineByImage(ScriptedEngine):
+    """Chooses the script by the mark of the image (`Table.image`), because requests of several images have no fixed order."""
+
+    def script(self, generation: Generation) -> Script | str:
+        return self.scripts[round(float(generation.images[-1][: _MARK // 2, : _MARK // 2].mean()) / _MARK_STEP) - 1]
 
 
 def write_bag(path: Path, items: Sequence[Item], *, storage: str = "mcap", compression: str = "") -> Path:

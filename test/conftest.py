@@ -24,6 +24,14 @@ if _package is None or _package.origin is None or not (WITHOUT_ROS or find_spec(
 if _fault := installation_fault(Path(_package.origin).parent, REPOSITORY / "robobrain_ros"):
     pytest.exit(_fault, returncode=2)
 
+
+def _domain() -> int:
+    """Return a ROS domain for this test process: an odd number. A test that needs another domain takes the next number."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    number = os.getpid() if worker is None else os.getppid() + int(worker.removeprefix("gw"))
+    return 1 + 2 * (number % 50)
+
+
 # Examples have no time limit, because any example can take long on a loaded machine.
 settings.register_profile("any-machine", deadline=None)
 settings.load_profile("any-machine")
@@ -37,7 +45,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Each Python that a test starts reads this variable. pytest itself does not, because it must collect ended nodes as garbage.
     _paths = [str(REPOSITORY / "test" / "child_start"), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in _paths if path)
-os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+os.environ.setdefault("ROS_DOMAIN_ID", str(_domain()))
 # Otherwise, engines that run at the same time would all be bound to the same core.
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 

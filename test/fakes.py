@@ -61,9 +61,13 @@ class ScriptedEngine:
         self.state = "ready"
         return self.info
 
+    def script(self, generation: Generation) -> Script | str:
+        """Return the script of a generation."""
+        return next(self._next, self._last)
+
     async def generate(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:
         self.generations.append(generation)
-        script = next(self._next, self._last)
+        script = self.script(generation)
         if isinstance(script, str):
             script = Script([script])
         self.running.add(generation.request_id)

@@ -11,9 +11,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from bag_rig import BEGIN, SECOND, Program, Table, counts, interrupt_after, point_text, read_bag, table, write_bag
+from bag_rig import BEGIN, SECOND, EngineByImage, Program, Table, counts, interrupt_after, point_text, read_bag, table, write_bag
 from depth_publisher import compressed_depth
-from fakes import Script, ScriptedEngine
+from fakes import Script
 
 from robobrain_ros.bags.answers import RESULT_TOPICS
 from robobrain_ros.bags.messages import COMPRESSED, DEFINITIONS, SEPARATOR, message_type
@@ -306,9 +306,10 @@ def test_history_and_several_cameras(program: Program, tmp_path: Path) -> None:
 
 def test_overlay_video_tables_and_copied_topics(program: Program, tmp_path: Path) -> None:
     it = Table()
-    items = [item for tenth in range(3) for item in it.moment(tenth / 10)]
+    items = [item for tenth in range(3) for item in it.moment(tenth / 10, script=tenth + 1)]
     write_bag(tmp_path / "in", [it.transform(0.0, topic="/tf_static"), *items])
-    done = program([mug_text(), "[]", "Sorry?"], tmp_path / "in", tmp_path / "out", *POINT, "--at-once", 1, "--overlay",
+    engine = EngineByImage([mug_text(), "[]", "Sorry?"])
+    done = program(engine, tmp_path / "in", tmp_path / "out", *POINT, "--at-once", 1, "--overlay",
                    "--copy-topics", "--video", tmp_path / "out.mp4", "--csv", tmp_path / "out.csv",
                    "--depth-topic", "/camera/depth")  # fmt: skip
     assert done.code == 0, done.err
@@ -334,9 +335,9 @@ def test_overlay_video_tables_and_copied_topics(program: Program, tmp_path: Path
 def test_a_table_as_parquet(program: Program, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     it = Table()
-    write_bag(tmp_path / "in", [it.image(0.0), it.image(0.1)])
+    write_bag(tmp_path / "in", [it.image(0.0, script=1), it.image(0.1, script=2)])
     done = program(
-        ["[(10, 20), (30, 40)]", "[]"],
+        EngineByImage(["[(10, 20), (30, 40)]", "[]"]),
         tmp_path / "in",
         tmp_path / "out",
         *POINT,
@@ -357,12 +358,12 @@ def test_an_interrupted_run_is_readable_and_continues(
     program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str
 ) -> None:
     it = Table()
-    write_bag(tmp_path / "in", [item for tenth in range(12) for item in it.moment(tenth / 10)])
+    write_bag(tmp_path / "in", [item for tenth in range(12) for item in it.moment(tenth / 10, script=1 if tenth < 8 else 2)])
     arguments = [tmp_path / "in", tmp_path / "out", *POINT, "--storage", storage, "--copy-topics", "--csv", tmp_path / "out.csv",
                  "--video", tmp_path / "out.mp4", "--json", "--at-once", 2]  # fmt: skip
     with monkeypatch.context() as patched:
         interrupt_after(patched, 5)
-        first = program(ScriptedEngine(["[(10, 20)]"] * 8 + [Script([asyncio.Event()])]), *arguments)
+        first = program(EngineByImage(["[(10, 20)]", Script([asyncio.Event()])]), *arguments)
     assert first.code == 130
     assert "Run the same command again to continue." in first.err
     written = counts(tmp_path / "out")

@@ -9,7 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bag_rig import BEGIN, SECOND, Program, Table, counts, interrupt_after, point_text, read_bag, table, write_bag
+from bag_rig import (
+    BEGIN,
+    SECOND,
+    EngineByImage,
+    Program,
+    Table,
+    counts,
+    interrupt_after,
+    point_text,
+    read_bag,
+    table,
+    write_bag,
+)
 from fakes import Script, ScriptedEngine
 
 from robobrain_ros.bags import output, run, source
@@ -28,8 +40,10 @@ def program(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     return Program(monkeypatch, capfd)
 
 
-def images(number: int = 3) -> list[Any]:
-    return [Table().image(tenth / 10) for tenth in range(number)]
+def images(number: int = 3, *, first: int = 0) -> list[Any]:
+    """Return images. An `EngineByImage` answers the ``first`` ones with its first script, and the others with its second."""
+    scripts = [1 if tenth < first else 2 for tenth in range(number)] if first else [0] * number
+    return [Table().image(tenth / 10, script=script) for tenth, script in enumerate(scripts)]
 
 
 def rejected(program: Program, *arguments: object) -> str:
@@ -256,11 +270,10 @@ def test_an_existing_table_or_video_is_replaced_only_on_request(program: Program
 def test_an_unfinished_output_of_another_command_is_not_continued(
     program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bag, out = write_bag(tmp_path / "in", images(6)), tmp_path / "out"
+    bag, out = write_bag(tmp_path / "in", images(6, first=3)), tmp_path / "out"
     with monkeypatch.context() as patched:
         interrupt_after(patched, 2)
-        gate = Script([asyncio.Event()])
-        assert program(ScriptedEngine([ANSWER] * 3 + [gate]), bag, out, *POINT).code == 130
+        assert program(EngineByImage([ANSWER, Script([asyncio.Event()])]), bag, out, *POINT).code == 130
     other = "is the unfinished output of another command: "
     assert f"{other}questions differ." in rejected(program, bag, out, "ask", "Where?")
     assert f"{other}tables and videos differ." in rejected(program, bag, out, *POINT, "--csv", tmp_path / "a.csv")
@@ -273,18 +286,18 @@ def test_an_unfinished_output_of_another_command_is_not_continued(
 def test_an_interruption_after_the_last_image_was_read_is_no_complete_run(
     program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bag, out = write_bag(tmp_path / "in", images(3)), tmp_path / "out"
+    bag, out = write_bag(tmp_path / "in", images(3, first=1)), tmp_path / "out"
     with monkeypatch.context() as patched:
         interrupt_after(patched, 1)
-        assert program(ScriptedEngine([ANSWER, Script([asyncio.Event()])]), bag, out, *POINT).code == 130
+        assert program(EngineByImage([ANSWER, Script([asyncio.Event()])]), bag, out, *POINT).code == 130
     assert program(ANSWER, bag, out, *POINT).code == 0
     assert counts(out) == {"/robobrain/affordances": 3}
 
 
 def test_an_engine_that_fails_ends_the_run_and_the_next_run_continues(program: Program, tmp_path: Path) -> None:
-    bag, out = write_bag(tmp_path / "in", images(5)), tmp_path / "out"
+    bag, out = write_bag(tmp_path / "in", images(5, first=2)), tmp_path / "out"
     broken = Script([EngineFailedError("The engine process died.")])
-    done = program(ScriptedEngine([ANSWER, ANSWER, broken]), bag, out, *POINT, "--at-once", 1)
+    done = program(EngineByImage([ANSWER, broken]), bag, out, *POINT, "--at-once", 1)
     assert done.code == 4
     assert done.err.rstrip().endswith(
         f"ENGINE_FAILED: The engine process died. {out} contains the answers about 2 images. Run the same command again to "

@@ -67,13 +67,28 @@ def test_a_process_that_lived_for_a_moment_has_no_slope() -> None:
     assert soak.slopes(_samples(1, 5.0, first=9_000), 10_000) == {}
 
 
+GROWS = """
+print("started", flush=True)
+input()
+block = bytes([1]) * (50 * 2**20)
+print(len(block), flush=True)
+input()
+"""
+
+
 def test_memory_is_that_of_the_process_itself() -> None:
-    """The test's own process grows by the memory that it allocates and writes."""
-    before = soak.memory_mb(psutil.Process())
-    block = np.ones(50 * 2**20, np.uint8)
-    grown = soak.memory_mb(psutil.Process()) - before
+    """A process grows by the memory that it allocates and writes. The test's own process has threads that change its memory."""
+    with subprocess.Popen([sys.executable, "-c", GROWS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        before = soak.memory_mb(psutil.Process(process.pid))
+        process.stdin.write("grow\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == f"{50 * 2**20}\n"
+        grown = soak.memory_mb(psutil.Process(process.pid)) - before
+        process.communicate("end\n", timeout=60)
     assert grown == pytest.approx(50.0, abs=5.0)
-    assert block[-1] == 1
 
 
 @pytest.mark.thorough

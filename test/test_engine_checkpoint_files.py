@@ -22,6 +22,8 @@ from robobrain_ros.errors import EngineConfigError
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22ea5e2ca24d17e2393\n"
 WEIGHTS = "model.safetensors"
+SIZE = (DEMO_MODEL / WEIGHTS).stat().st_size
+VOCABULARY = json.loads((DEMO_MODEL / "config.json").read_text())["text_config"]["vocab_size"]
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def write_weights(path: Path, tensors: dict[str, list[int]]) -> None:
 
 def split(folder: Path) -> None:
     """Replace the weight file by two files and an index."""
-    tensors = {"model.language_model.embed_tokens.weight": [1024, 256]}
+    tensors = {"model.language_model.embed_tokens.weight": [VOCABULARY, 256]}
     tensors |= {f"model.language_model.layers.{layer}.input_layernorm.weight": [1] for layer in range(4)}
     blocks = {f"model.visual.blocks.{block}.norm1.weight": [1] for block in range(5)}
     write_weights(folder / "a.safetensors", tensors)
@@ -168,18 +170,18 @@ WRONG_TENSORS: list[dict[str, object]] = [
     {"dtype": "F64"},
     {"shape": None},
     {"shape": []},
-    {"shape": [-256, -1024]},
-    {"shape": [1024, 256.0]},
-    {"shape": [1024, 257]},
+    {"shape": [-256, -VOCABULARY]},
+    {"shape": [VOCABULARY, 256.0]},
+    {"shape": [VOCABULARY, 257]},
     {"data_offsets": [8, 4]},
     {"data_offsets": ["0", 4]},
 ]
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
-    "weights cut off": (cut(WEIGHTS, 5_000_000), r"model\.safetensors is cut off: it has 5000000 of 13442984 bytes"),
-    "weights cut off by one byte": (cut(WEIGHTS, 13_442_983), "is cut off: it has 13442983 of 13442984 bytes"),
+    "weights cut off": (cut(WEIGHTS, 5_000_000), rf"model\.safetensors is cut off: it has 5000000 of {SIZE} bytes"),
+    "weights cut off by one byte": (cut(WEIGHTS, SIZE - 1), f"is cut off: it has {SIZE - 1} of {SIZE} bytes"),
     "weights cut off in the header": (cut(WEIGHTS, 1000), "is cut off: it has 1000 of more than"),
     "weights cut off in the header's length": (cut(WEIGHTS, 5), "is damaged: it is not a safetensors file"),
-    "weights too long": (lambda folder: os.truncate(folder / WEIGHTS, 13_442_990), "has 13442990 bytes instead of 13442984"),
+    "weights too long": (lambda folder: os.truncate(folder / WEIGHTS, SIZE + 6), f"has {SIZE + 6} bytes instead of {SIZE}"),
     "weights of an error page": (write(WEIGHTS, "<html>404 not found</html>"), "is damaged: it is not a safetensors file"),
     "weights empty": (write(WEIGHTS, ""), r"model\.safetensors is empty"),
     "weights are a pointer": (write(WEIGHTS, POINTER), r"is a Git LFS pointer.*git lfs pull"),
@@ -257,7 +259,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "PyTorch weights of an error page": (pytorch(b"<html>404</html>"), "is not a file of PyTorch"),
     "PyTorch weights cut off": (pytorch(b"PK\x03\x04" + bytes(100)), r"pytorch_model\.bin is cut off"),
     "weights of another architecture": (
-        lambda folder: write_weights(folder / WEIGHTS, {"transformer.wte.weight": [1024, 256]}),
+        lambda folder: write_weights(folder / WEIGHTS, {"transformer.wte.weight": [VOCABULARY, 256]}),
         "belong to another architecture",
     ),
     "weights of a wider model": (

@@ -187,8 +187,8 @@ def test_bad_requests_get_400_and_cost_the_robot_nothing(served: Served, extra: 
 
 def test_a_required_call_keeps_to_its_schema(served: Served) -> None:
     count = {"type": "integer", "minimum": 1, "maximum": 9}
-    parameters = {"type": "object", "properties": {"count": count}, "required": ["count"]}
-    tools = [{"type": "function", "function": {"name": "take", "parameters": parameters, "strict": True}}]
+    properties = {"properties": {"count": count}, "required": ["count"], "additionalProperties": False}
+    tools = [{"type": "function", "function": {"name": "take", "parameters": {"type": "object"} | properties, "strict": True}}]
     for choice in ("required", {"type": "function", "function": {"name": "take"}}):
         status, answer = served.chat(tools=tools, tool_choice=choice, max_tokens=60)
         assert status == 200, answer

@@ -192,10 +192,12 @@ class Locator:
         return x, y, z
 
     def _gripper(self) -> Gripper:
-        opening, length, breadth, thickness = (
-            self._parameters[f"gripper_{name}"] for name in ("opening", "finger_length", "finger_breadth", "finger_thickness")
+        return Gripper(
+            self._parameters["gripper_opening"],
+            self._parameters["gripper_finger_length"],
+            self._parameters["gripper_finger_breadth"],
+            self._parameters["gripper_finger_thickness"],
         )
-        return Gripper(opening, length, breadth, thickness)
 
     def _unavailable(self, answer: Answer, inputs: PositionInputs, reason: Unavailable) -> tuple[ApproachPose, ...]:
         """Return approach poses that are all unavailable for the same reason."""
