@@ -224,14 +224,23 @@ def test_a_viewer_of_another_version_is_closed(gate: Gate, monkeypatch: pytest.M
         Viewer(gate.address).until_text("never")
 
 
-def test_connections_without_a_request_are_limited(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_without_a_request_do_not_exclude_a_viewer(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest ones stay, because a client that holds connections must not keep others from the page."""
     monkeypatch.setattr(guard, "MOST_CONNECTIONS", 8)
     with ExitStack() as stack:
         opened = [stack.enter_context(socket.create_connection(("127.0.0.1", gate.port), LIMIT)) for _ in range(9)]
-        opened[-1].settimeout(LIMIT)
+        opened[0].settimeout(LIMIT)
         with suppress(ConnectionResetError):
-            assert opened[-1].recv(1) == b""  # Accepted and ended at once. The others stay open.
-        opened[0].sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert opened[0].recv(12) == b"HTTP/1.1 200"
-    with closing(Viewer(gate.address)) as one:
-        one.until_text("viewers: 1")
+            assert opened[0].recv(1) == b""
+        opened[-1].sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert opened[-1].recv(12) == b"HTTP/1.1 200"
+        assert get(gate)[0] == 200
+        with closing(Viewer(gate.address)) as one:
+            one.until_text("viewers: 1")
+
+
+@pytest.mark.parametrize("header", ["Origin: http://[", "Host: localhost", "Origin: a\r\nOrigin: b"])
+def test_a_malformed_or_repeated_header_is_a_bad_request(gate: Gate, header: str) -> None:
+    with closing(socket.create_connection(("127.0.0.1", gate.port), LIMIT)) as one:
+        one.sendall(f"GET / HTTP/1.1\r\nHost: localhost\r\n{header}\r\n\r\n".encode())
+        assert one.recv(12) == b"HTTP/1.1 400"

@@ -13,6 +13,7 @@ import os
 import secrets
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -34,7 +35,9 @@ TOKEN_VARIABLE = "ROBOBRAIN_LIVE_TOKEN"
 LEAST_TOKEN = 16
 MOST_VIEWERS = 16
 MOST_CONNECTIONS = 64
-"""Open TCP connections. A browser uses several while it loads the page. Without a complete request, they end after 10 s."""
+"""Open TCP connections. A browser uses several while it loads the page. Without a complete request, they end after 10 s, or when
+there are too many: the oldest one of the address that has the most of them.
+"""
 LARGEST_MESSAGE = 64 * 1024
 """Bytes of a message of a browser. The longest instruction has at most 32 KB."""
 _RATE, _BURST = 256 * 1024, 1024 * 1024
@@ -68,6 +71,8 @@ class Gate:
         self._cookie = f"robobrain_live_{self.port}"
         self.viewers = 0
         self.connections = 0
+        self._waiting: dict[ServerConnection, str] = {}
+        """Address of each connection without a complete request, the oldest one first."""
         self._used = False
 
     @property
@@ -101,7 +106,12 @@ class Gate:
             }
 
             def check(connection: ServerConnection, request: Request) -> Response | None:
-                return self._refuse(request) or _harden(process_request(connection, request))
+                self._waiting.pop(connection, None)
+                try:
+                    refused = self._refuse(request)
+                except (LookupError, ValueError):
+                    refused = _reply(http.HTTPStatus.BAD_REQUEST, "A header of the request is malformed or repeated.")
+                return refused or _harden(process_request(connection, request))
 
             async def handle(connection: ServerConnection) -> None:
                 self.viewers += 1
@@ -116,6 +126,21 @@ class Gate:
             yield
         if not self._used:
             raise LiveViewError("The installed version of viser does not start its server as expected. Install viser 1.1.1.")
+
+    def opened(self, connection: ServerConnection, address: str) -> None:
+        """Count a new connection. If too many are open, end one without a complete request."""
+        self.connections += 1
+        self._waiting[connection] = address
+        if self.connections > MOST_CONNECTIONS:
+            ((most, _),) = Counter(self._waiting.values()).most_common(1)
+            oldest = next(one for one, its_address in self._waiting.items() if its_address == most)
+            del self._waiting[oldest]
+            oldest.transport.abort()
+
+    def ended(self, connection: ServerConnection) -> None:
+        """Count the end of a connection."""
+        self.connections -= 1
+        self._waiting.pop(connection, None)
 
     def _refuse(self, request: Request) -> Response | None:
         """Return the response to a request that is not allowed, or None."""
@@ -152,15 +177,13 @@ class _Connection(ServerConnection):
         self._bytes, self._messages, self._since = float(_BURST), _MESSAGE_BURST, time.monotonic()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count the connection, and end it if too many are open."""
-        self._gate.connections += 1
+        """Register the connection with the gate."""
         super().connection_made(transport)
-        if self._gate.connections > MOST_CONNECTIONS:
-            self.transport.abort()
+        self._gate.opened(self, (transport.get_extra_info("peername") or ("",))[0])
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Count the end of the connection."""
-        self._gate.connections -= 1
+        """Remove the connection from the gate."""
+        self._gate.ended(self)
         super().connection_lost(exc)
 
     async def recv(self, decode: bool | None = None) -> Any:
