@@ -158,9 +158,11 @@ def test_binning_and_roi_keep_every_ray(across: int, down: int, left: int, top: 
         ({"k": [math.nan] * 9}, "not finite"),
         ({"k": [-5.0, *K[1:]]}, "negative"),
         ({"r": [1.0] * 9}, "not a rotation"),
+        ({"r": [1e300] * 9}, "not a rotation"),
         ({"k": K[:4]}, "4, 9 and 12 numbers"),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_an_invalid_calibration_is_rejected_with_a_sentence(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(GeometryError, match=words) as refused:
         CameraModel.from_info(**{**INFO, **changes})

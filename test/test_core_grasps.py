@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from approach_rig import View, ball, bar, box_of, cylinder, middle_of, render, view_of
+from approach_rig import Shape, View, ball, bar, box_of, cylinder, middle_of, render, view_of
 
 from robobrain_ros.core.approach import ApproachPose, Direction, approach_poses
 from robobrain_ros.core.grasps import grasp_poses
@@ -91,6 +91,20 @@ def test_an_object_that_is_too_wide_is_not_graspable() -> None:
         assert math.isnan(found.opening)
         assert math.isnan(found.depth)
     assert one(view, box_of(view), gripper=Gripper(opening=0.25, length=0.1)).graspable
+
+
+@pytest.mark.parametrize(("shape", "length"), [(bar(0.06, 0.03, 0.05), 0.013), (ball(0.03), 0.02)])
+def test_fingers_that_are_too_short_to_hold_an_object_do_not_grasp_it(shape: Shape, length: float) -> None:
+    """With 10 mm, the parameter's minimum, the fingertips ended at the top of the object: they would hold nothing."""
+    view = render(shape)
+    for short in (0.01, length):
+        found = one(view, box_of(view), direction=ABOVE, gripper=Gripper(length=short))
+        assert found.pose.available
+        assert not found.graspable
+        assert math.isnan(found.depth)
+    longer = one(view, box_of(view), direction=ABOVE, gripper=Gripper(length=0.03))
+    assert longer.graspable
+    assert longer.depth >= 0.25 * longer.width
 
 
 def test_fingers_do_not_go_where_another_object_is() -> None:

@@ -160,6 +160,12 @@ def test_empty_lists_are_accepted_and_invalid_pixels_are_nan() -> None:
     assert np.isnan(lift_points(CAMERA, depth, [Point(math.nan, 1), Point(1e30, 1), Point(-50, 1)]).positions).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_box_far_beyond_the_image_is_nan() -> None:
+    lifted = lift_boxes(CAMERA, DepthImage(flat(1.0)), [Box(0, 0, 3e38, 3e38), Box(-3e38, 1, 2, 2)])
+    assert np.isnan(lifted.positions).all()
+
+
 def test_a_box_has_the_depth_of_what_fills_it() -> None:
     """A round object in front of a wall. A slightly nearer object covers one of its sides."""
     rows, columns = np.mgrid[:480, :640]

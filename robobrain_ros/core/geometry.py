@@ -256,6 +256,8 @@ def _check_lens(what: str, size: tuple[int, int], focal: tuple[float, float], ce
 
 def _is_rotation(r: Sequence[float]) -> bool:
     matrix = np.reshape(np.asarray(r, np.float64), (3, 3))
+    if not (np.abs(matrix) <= 2.0).all():  # Larger numbers would overflow below.
+        return False
     return bool(np.allclose(matrix @ matrix.T, np.eye(3), atol=1e-3) and np.linalg.det(matrix) > 0.0)
 
 

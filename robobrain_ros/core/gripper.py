@@ -9,8 +9,10 @@ from robobrain_ros.core.surfaces import Integers
 
 _BESIDE = 0.006
 """Metres beside the object that closing fingers move through without touching anything else."""
-_SHALLOW = 0.25
+SHALLOW = 0.25
 """Smallest depth of a grasp as a share of the object's width: above it, the fingers slip from a ball."""
+LEAST_DEPTH = 0.004
+"""Smallest depth of a grasp in metres. Fingertips that are closer to the surface hold nothing."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Gripper:
         if not self.fits(width):  # NaN: the width is unknown.
             return None
         deepest = self.depth_for(width)
-        depths = np.arange(deepest, max(_SHALLOW * width, 0.004) - 1e-9, -0.003).astype(np.float64)
+        depths = np.arange(deepest, max(SHALLOW * width, LEAST_DEPTH) - 1e-9, -0.003).astype(np.float64)
         count = len(depths)
         if not count:
             return None

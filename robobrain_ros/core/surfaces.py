@@ -431,10 +431,8 @@ def _surface_in(depth: DepthImage, box: Box, scale: tuple[float, float]) -> tupl
     low, high = to_depth_pixels(sides, scale)
     middle, quarter = (low + high) / 2.0, np.maximum((high - low) / 4.0, 1.0)
     # Use the inner half only: the outer half also shows the background and the surface on which the object stands.
-    v, u = (
-        np.unique(np.rint(np.linspace(middle[axis] - quarter[axis], middle[axis] + quarter[axis], _BOX_SAMPLES))).astype(np.intp)
-        for axis in (1, 0)
-    )
+    lines = np.linspace(middle - quarter, middle + quarter, _BOX_SAMPLES).clip(-1e4, 1e6)
+    u, v = (np.unique(np.rint(line)).astype(np.intp) for line in lines.T)
     rows, columns = (grid.ravel() for grid in np.meshgrid(v, u, indexing="ij"))
     far = ((columns - middle[0]) / quarter[0]) ** 2 + ((rows - middle[1]) / quarter[1]) ** 2
     order = np.argsort(far, kind="stable")

@@ -8,7 +8,7 @@ import numpy as np
 
 from robobrain_ros.core.boxed_objects import BoxedObjects
 from robobrain_ros.core.geometry import Floats
-from robobrain_ros.core.gripper import Grasps, Gripper
+from robobrain_ros.core.gripper import LEAST_DEPTH, SHALLOW, Grasps, Gripper
 from robobrain_ros.core.normals import NOISE
 from robobrain_ros.core.poses import frames_of
 from robobrain_ros.core.surroundings import Support
@@ -120,9 +120,11 @@ def top_grasps(objects: BoxedObjects, support: Support, gripper: Gripper) -> Gra
     axes = np.stack((np.cross(y, z), y, z), axis=2)
     axes[:, :, :2] *= np.where(axes[:, :1, :1] < 0.0, -1.0, 1.0)  # x points to the right in the image.
     surfaces = places @ frame[:, :2].T + (support.offset + top) * support.up
-    costs = np.where([gripper.fits(width) for width in widths], costs, np.inf)
+    depths = np.minimum(depths, max(top - 0.006, LEAST_DEPTH))
+    deep = depths >= np.maximum(SHALLOW * widths if ball is not None else 0.0, LEAST_DEPTH)
+    costs = np.where(deep & [gripper.fits(width) for width in widths], costs, np.inf)
     openings = np.array([gripper.opening_for(width) for width in widths])
-    return Grasps(surfaces, axes, widths, lengths, openings, np.minimum(depths, max(top - 0.006, 0.004)), costs)
+    return Grasps(surfaces, axes, widths, lengths, openings, depths, costs)
 
 
 def _rim(objects: BoxedObjects, support: Support, frame: Floats, band: Floats, top: float) -> _Rim | None:
