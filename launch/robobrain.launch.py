@@ -157,10 +157,7 @@ def make_nodes(context: LaunchContext) -> list[Action]:
                 executable="rviz",
                 namespace=value["namespace"],
                 output="screen",
-                arguments=[
-                    *("-d", str(SHARE / "rviz" / "robobrain.rviz")),
-                    *("--image-topic", value["image_topic"], "--fixed-frame", frame),
-                ],
+                arguments=["--image-topic", value["image_topic"], "--fixed-frame", frame],
                 parameters=[{"use_sim_time": switches.get("use_sim_time", False)}],
                 remappings=[("camera/image", value["image_topic"].removesuffix("/compressed")), *remappings],
             )

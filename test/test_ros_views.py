@@ -23,7 +23,7 @@ from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.msg import Affordances, Outcome
 from robobrain_ros.ros.transforms import Transform
 from robobrain_ros.ros.views.markers import CurrentMarkers, PixelRays, Style, to_markers, to_path, to_poses
-from robobrain_ros.srv import Locate, PredictTrajectory, SetStandingQuery
+from robobrain_ros.srv import Approach, Locate, PredictTrajectory, SetStandingQuery
 
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 TURN = Transform((0.5, -0.5, 0.5, -0.5), (1.0, 2.0, 3.0))
@@ -158,6 +158,33 @@ def test_points_are_poses_too(scene: Scene) -> None:
     assert poses[0].header == before.header
     assert [(p.position.x, p.position.y, p.position.z) for p in poses[0].poses] == [position(part) for part in found.points]
     assert {p.orientation.w for p in poses[0].poses} == {1.0}
+
+
+def test_the_approach_pose_is_an_arrow_with_the_open_fingers_of_a_gripper_that_fits(scene: Scene) -> None:
+    """RViz has no display for nav_msgs/Goals. ``~/ground`` does not check the gripper, so its answer has the arrow only."""
+    left, top, right, bottom = (float(side) for side in scene.objects[0].box)
+    box = json.dumps([{"bbox_2d": [*in_model(left, top), *in_model(right, bottom)], "label": "thing"}])
+    with looking(scene, box, box, "[]") as before:
+        in_sight(before)
+        messages = view(before.it)
+        found = before.it.call(Approach, "approach", Approach.Request(instruction="the thing")).approach
+        before.it.until(lambda: len(of_kind(messages, "request/approach")) == 2, "the arrow and the fingers")
+        arrow, fingers = of_kind(messages, "request/approach")
+        before.it.call(Locate, "ground", Locate.Request(instruction="the thing"))
+        before.it.until(lambda: len(of_kind(messages, "request/approach")) == 1, "the arrow alone")
+        goal = of_kind(messages, "request/approach")
+        point(before.it)
+        before.it.until(lambda: not shown(messages), "the end of the markers")
+    assert arrow.header == found.pose.header
+    pose, before_it = (np.array(position(each.pose)) for each in (found.pose, found.pre_grasp))
+    assert places(arrow) == pytest.approx(np.array([before_it, pose]), abs=1e-6)
+    along = (pose - before_it) / np.linalg.norm(pose - before_it)
+    tip, root, other_root, other_tip = places(fingers)
+    assert np.linalg.norm(other_tip - tip) == pytest.approx(found.opening)
+    assert (tip + other_tip) / 2 == pytest.approx(pose + along * found.finger_depth, abs=1e-6)
+    for start, end in ((root, tip), (other_root, other_tip)):
+        assert end - start == pytest.approx(along * 0.055, abs=1e-6), "the length of the parameter gripper_finger_length"
+    assert [marker.type for marker in goal] == [Marker.ARROW]
 
 
 def test_without_depth_there_are_rays(scene: Scene) -> None:

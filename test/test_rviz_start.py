@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from ament_index_python.packages import get_package_share_directory
 from ros_rig import LIMIT, image_message, scripted
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -18,6 +19,8 @@ from robobrain_ros.demo.world import make_scene
 from robobrain_ros.ros.transforms import Transform
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+OWN = yaml.safe_load((REPOSITORY / "rviz" / "robobrain.rviz").read_text())
+INSTALLED = Path(get_package_share_directory("robobrain_ros")) / "rviz" / "robobrain.rviz"
 
 
 @pytest.fixture
@@ -47,6 +50,24 @@ def test_a_given_frame_is_taken_without_waiting(prefix: Path) -> None:
     assert output == "rviz2 -d x.rviz -f map --ros-args -r __ns:=/arm\n"
 
 
+def test_a_frame_with_z_up_is_shown_upright(prefix: Path) -> None:
+    """The first view looks along the z axis of an optical frame, so it would look at a table from below."""
+    views = {}
+    for frame in ("table", "wrist_optical_frame"):
+        process = start(prefix, "--fixed-frame", frame)
+        output, errors = process.communicate(timeout=LIMIT)
+        assert errors == ""
+        words = output.split()
+        assert words[:2] + words[3:] == ["rviz2", "-d", "-f", frame]
+        configuration = yaml.safe_load(Path(words[2]).read_text())
+        views[frame] = configuration["Visualization Manager"].pop("Views")
+        configuration["Visualization Manager"]["Views"] = OWN["Visualization Manager"]["Views"]
+        assert configuration == OWN
+    own = OWN["Visualization Manager"]["Views"]
+    assert views["wrist_optical_frame"] == own
+    assert views["table"] == {"Current": own["Saved"][0], "Saved": [own["Current"]]}
+
+
 @pytest.mark.parametrize("kind", [Image, CompressedImage])
 def test_without_one_it_is_the_frame_of_the_first_image(prefix: Path, kind: Any) -> None:
     """The image is raw or compressed, on a remapped topic, in the node's namespace."""
@@ -56,13 +77,13 @@ def test_without_one_it_is_the_frame_of_the_first_image(prefix: Path, kind: Any)
         message = image_message() if kind is Image else CompressedImage(header=image_message().header)
         process = start(prefix, "--image-topic", "front", "--ros-args", "-r", f"__ns:={namespace}")
         it.until(lambda: publisher.publish(message) or process.poll() is not None, "RViz")
-        assert process.communicate()[0].startswith("rviz2 -f camera_optical --ros-args")
+        assert process.communicate()[0].startswith(f"rviz2 -d {INSTALLED} -f camera_optical --ros-args")
 
 
 def test_without_an_image_it_starts_all_the_same(prefix: Path) -> None:
     process = start(prefix, "--image-topic", "/nobody/publishes/here", "--wait", "0.2")
     output, errors = process.communicate(timeout=LIMIT)
-    assert output.strip() == "rviz2"
+    assert output.strip() == f"rviz2 -d {INSTALLED}"
     assert "No image with a frame_id arrived on /nobody/publishes/here" in errors
 
 
@@ -82,11 +103,16 @@ def test_the_demo_camera_stands_on_the_table() -> None:
 
 def test_the_configuration_shows_every_view_on_its_topic() -> None:
     """Topic names are relative, so that a namespace applies, and the QoS is that of the node's publishers."""
-    configuration = yaml.safe_load((REPOSITORY / "rviz" / "robobrain.rviz").read_text())
+    configuration = OWN
     displays = {display["Class"].rpartition("/")[2]: display for display in configuration["Visualization Manager"]["Displays"]}
-    topics = {name: display["Topic"]["Value"] for name, display in displays.items() if "Topic" in display}
-    expected = {"Image": "overlay", "MarkerArray": "markers", "Path": "path", "PoseArray": "poses"}
-    assert topics == {name: f"robobrain/{topic}" for name, topic in expected.items()}
+    topics = {
+        (display["Class"].rpartition("/")[2], display["Topic"]["Value"])
+        for display in configuration["Visualization Manager"]["Displays"]
+        if "Topic" in display
+    }
+    views = {("Image", "overlay"), ("MarkerArray", "markers"), ("Path", "path"), ("PoseArray", "poses")}
+    poses = {("Pose", "goal_pose"), ("PoseArray", "trajectory/poses")}
+    assert topics == {(name, f"robobrain/{topic}") for name, topic in views | poses}
     assert displays["DepthCloud"]["Depth Map Topic"] == "camera/depth"
     assert displays["DepthCloud"]["Color Image Topic"] == "camera/image"
     panels = {panel["Class"]: panel for panel in configuration["Panels"]}

@@ -25,6 +25,7 @@ class Palette:
     start: Colour = (38, 191, 255)
     end: Colour = (255, 84, 26)
     fault: Colour = (230, 0, 0)
+    approach: Colour = (0, 220, 180)
     edge: Colour = (18, 20, 26)
     text: Colour = (255, 255, 255)
 

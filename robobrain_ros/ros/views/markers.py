@@ -15,6 +15,7 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from robobrain_ros.bounds.texts import clean
+from robobrain_ros.core.approach import ApproachPose
 from robobrain_ros.core.geometry import CameraModel, Floats
 from robobrain_ros.core.overlay import PALETTE, Colour
 from robobrain_ros.core.query import Answer, Box, Point
@@ -70,10 +71,14 @@ class Style:
 
     :param ray_length: length in metres of a ray through a pixel of unknown depth; 0: no rays.
     :param lifetime: seconds until RViz removes a marker; 0: no limit.
+    :param approach_distance: length in metres of the arrow of an approach pose; 0: no arrow.
+    :param finger_length: length in metres of the gripper's fingers.
     """
 
     ray_length: float = 0.5
     lifetime: float = 0.0
+    approach_distance: float = 0.1
+    finger_length: float = 0.055
 
 
 def to_markers(
@@ -88,8 +93,9 @@ def to_markers(
     boxes: Lifted | None = None,
     waypoints: Lifted | None = None,
     faults: Collection[int] = (),
+    approaches: Sequence[ApproachPose] = (),
 ) -> list[Marker]:
-    """Return the markers of an answer, in the namespaces <namespace>/points, /areas, /trajectory and /labels.
+    """Return the markers of an answer, in the namespaces <namespace>/points, /areas, /trajectory, /approach and /labels.
 
     A part with a position has a marker at this position. A part without a position has a ray as its marker if ``rays`` is given.
     Otherwise, it has no marker.
@@ -98,6 +104,7 @@ def to_markers(
     :param text: instruction of the request. It is the label if the answer has a single part without a name.
     :param points: positions of the answer's points, or None if unknown. ``boxes`` and ``waypoints``: likewise.
     :param faults: indices of waypoints with issues, which are red with the segments that end there. -1: the whole trajectory.
+    :param approaches: approach poses in the frame of ``header``. A pose that is unavailable has no marker.
     """
     builder = _MarkerBuilder(header, namespace, style, rays)
     for number, (point, position) in enumerate(zip(answer.points, _places(points, answer.points), strict=True), 1):
@@ -106,6 +113,8 @@ def to_markers(
         builder.area(box, position, _label(number, len(answer.boxes), box.label, text))
     if answer.waypoints:
         builder.trajectory(answer.waypoints, _places(waypoints, answer.waypoints), _shortened(text), faults)
+    for approach in approaches:
+        builder.approach(approach)
     return builder.markers
 
 
@@ -194,6 +203,21 @@ class _MarkerBuilder:
         # The label is at the end, because many trajectories start at the gripper. It is moved far towards the camera, so that an
         # object at the end does not hide it.
         self._text(label, places[-1], size, PALETTE.text, nearer=8.0)
+
+    def approach(self, approach: ApproachPose) -> None:
+        """Add an arrow from pre_grasp to the pose and, if the gripper fits, the outline of its open fingers."""
+        if not approach.pose.available:
+            return
+        place = np.asarray(approach.pose.position, np.float64)
+        _, across, along = approach.pose.axes().T
+        if self._style.approach_distance > 0.0:
+            arrow = [place - along * self._style.approach_distance, place]
+            self._add("approach", Marker.ARROW, PALETTE.approach, self._size(place), arrow)
+        if approach.graspable:
+            tips = [place + along * approach.depth + across * side * approach.opening / 2 for side in (-1.0, 1.0)]
+            roots = [tip - along * self._style.finger_length for tip in tips]
+            outline = [tips[0], roots[0], roots[1], tips[1]]
+            self._add("approach", Marker.LINE_STRIP, PALETTE.approach, self._size(place) / 3, outline)
 
     def _ray_ends(self, pixels: Sequence[tuple[float, float]]) -> Floats | None:
         """Return the ends of the rays through the pixels, or None if no rays are shown."""

@@ -6,17 +6,22 @@ RViz reads the fixed frame only at its start. The frame of a camera is known aft
 import argparse
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import rclpy
-from ament_index_python.packages import get_package_prefix
+import yaml
+from ament_index_python.packages import get_package_prefix, get_package_share_directory
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CompressedImage, Image
 
 from robobrain_ros.core.messages.frames import frame_fault
+
+UPRIGHT = "Upright frame"
+"""Name of the saved view for frames whose z axis points up, such as base_link. The first view is for optical frames."""
 
 _TYPES: dict[str, Any] = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage}
 
@@ -44,6 +49,24 @@ def _frame_of(message: Any) -> str:
     return "" if frame_fault(frame) else frame
 
 
+def upright(configuration: str) -> str:
+    """Return a copy of a configuration of RViz that starts with its saved view "Upright frame", in a temporary file.
+
+    A configuration without this view, or one that RViz will reject itself, is returned unchanged.
+    """
+    try:
+        content = yaml.safe_load(Path(configuration).read_text(encoding="utf-8"))
+        views = content["Visualization Manager"]["Views"]
+        view = next(saved for saved in views["Saved"] if saved["Name"] == UPRIGHT)
+    except (OSError, ValueError, KeyError, TypeError, StopIteration, yaml.YAMLError):
+        return configuration
+    views["Saved"] = [views["Current"], *(saved for saved in views["Saved"] if saved is not view)]
+    views["Current"] = view
+    with tempfile.NamedTemporaryFile("w", prefix="robobrain_", suffix=".rviz", encoding="utf-8", delete=False) as file:
+        yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)
+    return file.name
+
+
 def main() -> None:
     """Wait for an image, then replace this process by RViz. Unknown arguments are passed to RViz."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -53,6 +76,13 @@ def main() -> None:
     parser.add_argument("--fixed-frame", default="", help="fixed frame; do not wait for an image")
     parser.add_argument(
         "--wait", type=float, default=30.0, metavar="S", help="seconds to wait for an image (default: %(default)g)"
+    )
+    parser.add_argument(
+        "-d",
+        "--display-config",
+        default=str(Path(get_package_share_directory("robobrain_ros")) / "rviz" / "robobrain.rviz"),
+        metavar="FILE",
+        help="configuration of RViz (default: that of this package)",
     )
     options, others = parser.parse_known_args(remove_ros_args(sys.argv)[1:])
     given = sys.argv[1:]
@@ -73,8 +103,12 @@ def main() -> None:
             sys.exit(130)
         finally:
             rclpy.try_shutdown()
+    # REP 103: z points up, except in frames with "optical" in their name. The frame of an image is treated as an optical frame.
+    is_upright = bool(options.fixed_frame) and "optical" not in options.fixed_frame
+    configuration = upright(options.display_config) if is_upright else options.display_config
+    arguments = ["-d", configuration, *others, *(["-f", frame] if frame else []), *ros_arguments]
     program = Path(get_package_prefix("rviz2")) / "lib" / "rviz2" / "rviz2"
-    os.execv(program, [str(program), *others, *(["-f", frame] if frame else []), *ros_arguments])
+    os.execv(program, [str(program), *arguments])
 
 
 if __name__ == "__main__":

@@ -100,13 +100,23 @@ class SpatialViews:
             answer,
             header,
             query,
-            Style(self._parameters["marker_ray_length"], self._parameters["marker_lifetime"]),
+            self._style(),
             text=result.origin.text,
             rays=PixelRays(positions.camera, positions.move) if positions and positions.camera else None,
             points=positions.points if positions else None,
             boxes=positions.boxes if positions else None,
             waypoints=positions.waypoints if positions else None,
             faults={issue.waypoint for issue in issues},
+            # As on ~/goals: an answer that was rejected has no goals.
+            approaches=positions.approaches if positions and result.answer is not None else (),
+        )
+
+    def _style(self) -> Style:
+        return Style(
+            ray_length=self._parameters["marker_ray_length"],
+            lifetime=self._parameters["marker_lifetime"],
+            approach_distance=self._parameters["approach_distance"],
+            finger_length=self._parameters["gripper_finger_length"],
         )
 
     def clear(self, query: str) -> None:
