@@ -28,11 +28,11 @@ from depth_camera import measure
 from robobrain_ros.cli.progress import ProgressPrinter
 from robobrain_ros.core.query import PlanStep, Task
 from robobrain_ros.demo import DEMO_MODEL
-from robobrain_ros.demo.arm import SimulatedArm
+from robobrain_ros.demo.approach_grasps import ApproachGrasps, by_name, by_true_box
+from robobrain_ros.demo.arm import Grasps, SimulatedArm
 from robobrain_ros.demo.client import DemoClient, running
 from robobrain_ros.demo.executor import WorldCamera
-from robobrain_ros.demo.grasping import fault_of, own_grasp
-from robobrain_ros.demo.grasping_arm import GraspingArm, by_name, by_true_box
+from robobrain_ros.demo.grasping import Grasp, own_grasp
 from robobrain_ros.demo.layout import COLOURS
 from robobrain_ros.demo.robot import World
 from robobrain_ros.demo.simulator import Goal
@@ -47,14 +47,15 @@ SETTLE = 0.6
 NAMESPACE = "/benchmark_grasps"
 
 
-class OwnArm(SimulatedArm):
-    """The arm that grasps at the simulator's own points, if its fingers hold the object there."""
+class OwnGrasps:
+    """The simulator's own grasps. See `arm.Grasps`."""
 
-    def execute(self, step: PlanStep) -> str:
-        """See `Arm`."""
-        name = next((name for name in self.world.table.names if step.text == f"Pick up the {name}"), "")
-        fault = fault_of(self.world.layout, name, own_grasp(self.world.layout, name)) if name else ""
-        return fault or super().execute(step)
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def find(self, name: str) -> Grasp | str:
+        """See `arm.Grasps`."""
+        return own_grasp(self._world.layout, name)
 
 
 @dataclass
@@ -115,10 +116,10 @@ def main() -> None:
                 if arm != "simulator":
                     client.spin_until(partial(has_published, camera), 60.0)
                     client.spin_until(lambda: False, SETTLE)
-                if arm == "simulator":
-                    run(OwnArm(world), goal, counts[arm])
-                else:
-                    run(GraspingArm(client, world, by_name if arm == "model" else by_true_box), goal, counts[arm])
+                grasps: Grasps = OwnGrasps(world)
+                if arm != "simulator":
+                    grasps = ApproachGrasps(client, world, by_name if arm == "model" else by_true_box)
+                run(SimulatedArm(world, grasps=grasps), goal, counts[arm])
                 camera.close()
             if number % 20 == 19:
                 print(f"{number + 1} tasks: " + ", ".join(f"{arm} {count.done}" for arm, count in counts.items()), flush=True)

@@ -1,5 +1,6 @@
 """The executor: it reacts to the result of each step, uses the newest image, and gives up after a limit."""
 
+import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
@@ -91,6 +92,32 @@ def test_a_task_without_trouble_needs_one_plan_and_the_last_word() -> None:
     assert (ending.done, ending.plans) == (True, 2)
     assert world.table.holds(GOAL)
     assert [step.outcome for step in ending.history] == [StepOutcome.SUCCEEDED] * 2
+
+
+def test_the_executor_waits_while_the_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reports the progress, and these requests do not count as tries."""
+    monkeypatch.setattr("robobrain_ros.demo.executor._MOST_TRIES", 4)
+    world, sentences = make_world(), list[str]()
+    engine = Planner(PLAN)
+    engine.start_gate = asyncio.Event()
+    with rig(engine) as it:
+
+        def progress(sentence: str) -> None:
+            sentences.append(sentence)
+            if len(sentences) == 5 and engine.start_gate is not None:
+                it.on_loop(engine.start_gate.set)
+
+        client = TaskClient("executor", it.client.get_namespace(), tasks=[Task.PLAN])
+        camera = WorldCamera(client, world)
+        try:
+            client.wait_for_task(Task.PLAN, 30.0)
+            executor = Executor(client, SimulatedArm(world), tell=lambda line: None, progress=progress, timeout=30.0)
+            ending = executor.run(TASK)
+        finally:
+            camera.close()
+            client.destroy_node()
+    assert ending.done
+    assert sentences[0].startswith("The model is not ready")
 
 
 def test_no_plan_is_made_from_an_image_older_than_the_task() -> None:

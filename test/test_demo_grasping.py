@@ -10,9 +10,10 @@ from fakes import ScriptedEngine
 from ros_rig import rig
 
 from robobrain_ros.core.query import PlanStep, Task
+from robobrain_ros.demo.approach_grasps import ApproachGrasps, by_true_box
+from robobrain_ros.demo.arm import SimulatedArm
 from robobrain_ros.demo.executor import WorldCamera
 from robobrain_ros.demo.grasping import GRIPPER, Grasp, fault_of, own_grasp
-from robobrain_ros.demo.grasping_arm import GraspingArm, by_true_box
 from robobrain_ros.demo.rearrange import find
 from robobrain_ros.demo.robot import World
 from robobrain_ros.demo.world import make_scene
@@ -59,7 +60,7 @@ def test_the_arm_holds_what_its_fingers_hold_at_the_approach_pose(context: None)
         camera = WorldCamera(client, world, measure=lambda scene: scene.depth)
         try:
             client.wait_for_task(Task.GROUND, 30.0)
-            arm = GraspingArm(client, world, by_true_box, timeout=30.0)
+            arm = SimulatedArm(world, grasps=ApproachGrasps(client, world, by_true_box, timeout=30.0))
             held = arm.execute(PlanStep(1, "", "arm", "pick", '{"object": "yellow ball"}'))
             again = arm.execute(PlanStep(1, "", "arm", "pick", '{"object": "red block"}'))
             put = arm.execute(

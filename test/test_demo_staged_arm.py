@@ -1,12 +1,16 @@
 """The arm that moves in stages: it waits twice in each step, and goes on after a fault that it does not notice."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from robobrain_ros.core.query import PlanStep
 from robobrain_ros.demo import rearrange
+from robobrain_ros.demo.arm import Grasps
+from robobrain_ros.demo.grasping import Grasp, own_grasp
+from robobrain_ros.demo.layout import Layout
 from robobrain_ros.demo.robot import MOVED, SLIPPED, STOPPED, World
 from robobrain_ros.demo.simulator import Goal, Step
 from robobrain_ros.demo.staged_arm import StagedArm
@@ -17,9 +21,20 @@ PICK, PUT = Step("pick", "red block"), Step("place", "red block", "in", "green b
 GOAL = Goal("in", ("red block",), "green bowl")
 
 
-def make_arm(*troubles: str, seed: int = 0, calm: int = 0) -> StagedArm:
+def make_arm(*troubles: str, seed: int = 0, calm: int = 0, grasps: Grasps | None = None) -> StagedArm:
     world = World(make_scene(3, (320, 240), names=NAMES).layout, np.random.RandomState(3))
-    return StagedArm(world, troubles, seed, calm)
+    return StagedArm(world, troubles, seed, calm, grasps)
+
+
+class OwnGrasps:
+    """The simulator's own grasps, moved to the side by some metres. With ``reason``, there is no grasp."""
+
+    def __init__(self, layout: Layout, aside: float = 0.0, reason: str = "") -> None:
+        self._layout, self._aside, self._reason = layout, aside, reason
+
+    def find(self, name: str) -> Grasp | str:
+        grasp = own_grasp(self._layout, name)
+        return self._reason or replace(grasp, tip=grasp.tip + np.array([self._aside, 0.0, 0.0]))
 
 
 def as_plan(step: Step) -> PlanStep:
@@ -41,6 +56,17 @@ def test_without_trouble_the_table_is_that_of_the_immediate_execution() -> None:
         assert world.execute(step) == arm.fault == ""
         assert arm.world.layout == world.layout == goal
     assert arm.world.table.holds(GOAL)
+
+
+def test_an_arm_whose_fingers_miss_the_object_closes_on_nothing_and_does_not_notice_it() -> None:
+    layout = make_arm().world.layout
+    assert execute(make_arm(grasps=OwnGrasps(layout)), PICK)[-1] == (True, pytest.approx(1.0))
+    arm = make_arm(grasps=OwnGrasps(layout, aside=0.3))
+    assert execute(arm, PICK) == [(False, 0.0), (True, 0.0)]
+    assert (arm.world.table.held, arm.fault) == ("", "the fingers do not close on the red block")
+    arm.retreat()
+    assert arm.world.layout == layout
+    assert make_arm(grasps=OwnGrasps(layout, reason="there is no grasp")).begin(as_plan(PICK)) == "there is no grasp"
 
 
 @pytest.mark.parametrize(("trouble", "fault"), [("slip", SLIPPED), ("moved", MOVED), ("stopped", STOPPED)])

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from robobrain_ros.core.plans.request import Robot
 from robobrain_ros.core.query import PlanStep
+from robobrain_ros.demo.grasping import Grasp, fault_of
 from robobrain_ros.demo.robot import MOVED, SLIPPED, STOPPED, World, known
 from robobrain_ros.demo.simulator import Step
 
@@ -24,24 +25,30 @@ class Arm(Protocol):
         ...
 
 
+class Grasps(Protocol):
+    """Where the arm grasps objects."""
+
+    def find(self, name: str) -> Grasp | str:
+        """Return the grasp of the object with this name, or why there is none."""
+        ...
+
+
 class SimulatedArm:
     """The arm of the simulated table, with faults.
 
+    :param grasps: where the arm grasps. It then holds an object only if its fingers close on the object there. None: it holds
+        every object.
     :param troubles: faults from `TROUBLES`. Each one happens at the first step that permits it, in this order. ``slip``: an
         object slips from the gripper. ``moved``: a person moved an object before the arm grasps it. ``stopped``: the arm stops
         during a step. ``taken``: a person removes an object from the place where the arm put it.
     """
 
-    def __init__(self, world: World, troubles: Iterable[str] = ()) -> None:
-        self.world, self._troubles = world, list(troubles)
+    def __init__(self, world: World, troubles: Iterable[str] = (), grasps: Grasps | None = None) -> None:
+        self.world, self._troubles, self._grasps = world, list(troubles), grasps
 
     def describe(self) -> Robot:
         """See `Arm`."""
         return self.world.arm()
-
-    def reach(self, name: str) -> str:
-        """Return why the gripper cannot hold an object, or an empty string if it can. This arm reaches every object."""
-        return ""
 
     def execute(self, step: PlanStep) -> str:
         """See `Arm`."""
@@ -50,7 +57,7 @@ class SimulatedArm:
         except ValueError as error:
             return str(error)
         fault = self.world.table.copy().do(what)
-        if not fault and what.skill == "pick" and (missed := self.reach(what.object)):
+        if not fault and what.skill == "pick" and (missed := self._missed(what.object)):
             return missed
         if not fault and self._has_trouble("slip"):
             self.world.drop(what.object)
@@ -65,6 +72,11 @@ class SimulatedArm:
             # The arm does not know this. Only the image shows it.
             self.world.drop(what.object)
         return fault
+
+    def _missed(self, name: str) -> str:
+        """Return why the gripper cannot hold an object, or an empty string if it can."""
+        grasp = self._grasps.find(name) if self._grasps is not None else ""
+        return grasp if isinstance(grasp, str) else fault_of(self.world.layout, name, grasp)
 
     def _has_trouble(self, kind: str) -> bool:
         if self._troubles[:1] != [kind]:

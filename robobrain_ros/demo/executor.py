@@ -8,6 +8,7 @@ the images of its simulated table itself, so no other camera may publish them::
 
 import argparse
 import sys
+import time
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -24,12 +25,13 @@ from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
+from robobrain_ros.cli.progress import ProgressPrinter
 from robobrain_ros.core.plans.request import DoneStep, PlanMode, PlanRequest, PlanVerdict, StepOutcome
 from robobrain_ros.core.query import Defaults, PlanStep, Task
+from robobrain_ros.demo.approach_grasps import ApproachGrasps
 from robobrain_ros.demo.arm import TROUBLES, Arm, SimulatedArm, random_troubles
 from robobrain_ros.demo.camera import CameraSettings, SceneMessages
 from robobrain_ros.demo.encodings import encode_image
-from robobrain_ros.demo.grasping_arm import GraspingArm
 from robobrain_ros.demo.layout import Layout
 from robobrain_ros.demo.robot import MOST_PLANS, MOST_STEPS, World
 from robobrain_ros.demo.staged_arm import StagedArm
@@ -41,6 +43,8 @@ from robobrain_ros.ros.client import TaskClient, query_options, to_answer
 
 _MOST_TRIES = 20
 """Most repetitions of a request until its answer is about an image that was taken after the last step."""
+_LOADING = 600.0
+"""Longest time in seconds for which the executor waits until the model is loaded."""
 _SETTLE = 0.5
 """Seconds until the arm stands still and the camera has taken an image of it."""
 _APPEARANCE = 3.0
@@ -79,6 +83,7 @@ class Executor:
     :param client: client of the node robobrain.
     :param camera: the node's camera above the arm's table. Empty: its first camera.
     :param tell: called with a line about each plan and each step.
+    :param progress: called with a sentence while the node loads its model.
     :param check: called before and after each plan request. An exception ends the task.
     :param timeout: time limit of an answer in seconds.
     """
@@ -90,13 +95,14 @@ class Executor:
         *,
         camera: str = "",
         tell: Callable[[str], None] = print,
+        progress: Callable[[str], None] = lambda sentence: None,
         check: Callable[[], None] = lambda: None,
         most_plans: int = MOST_PLANS,
         most_steps: int = MOST_STEPS,
         timeout: float = Defaults.timeout,
     ) -> None:
         self._client, self._arm, self._camera = client, arm, camera
-        self._tell, self._check, self._timeout = tell, check, timeout
+        self._tell, self._progress, self._check, self._timeout = tell, progress, check, timeout
         self._most_plans, self._most_steps = most_plans, most_steps
         self._moved_at = Time(clock_type=client.get_clock().clock_type)
 
@@ -148,12 +154,17 @@ class Executor:
         mode = PlanMode.REPLAN if history else PlanMode.NEW
         plan = PlanRequest((self._arm.describe(),), (), tuple(history), feedback, self._most_steps, mode)
         options = query_options(cameras=[self._camera] if self._camera else [], think=False, timeout=self._timeout)
-        for _ in range(_MOST_TRIES):
+        tries, end = 0, time.monotonic() + _LOADING
+        while tries < _MOST_TRIES:
             response = self._client.ask(Task.PLAN, task, options, plan=plan)
             code, stamp = OutcomeCode(response.outcome.code), response.plan.header.stamp
             # A response that was rejected before the node took an image has no stamp. Otherwise, it has the stamp of the image.
             if code not in _PASSING and (stamp == TimeMessage() or self._is_new(stamp)):
                 return response
+            if code is OutcomeCode.NOT_READY and time.monotonic() < end:
+                self._progress(response.outcome.message)
+            else:
+                tries += 1
             self._client.spin_until(lambda: False, _SETTLE)
         if code in _PASSING:
             return response
@@ -280,16 +291,17 @@ def main() -> None:
     parser.add_argument("--trouble-seed", type=int, help="seed of one to three random faults, instead of --troubles")
     parser.add_argument(
         "--grasp",
-        choices=("simulator", "approach"),
+        choices=("approach", "simulator"),
+        default="approach",
         help="where the arm grasps. approach: at the poses of ~/approach, for which the node needs the parameter "
-        "<camera>.use_depth. simulator: at the simulator's points (default: approach; simulator with --monitor vision)",
+        "<camera>.use_depth. simulator: at the simulator's points, which need no depth (default: approach)",
     )
     parser.add_argument(
         "--monitor",
         choices=MONITORS,
-        default="simulator",
-        help="what decides whether a step failed. simulator: the simulator's truth. vision: ~/watch_task, with a model that was "
-        "trained for comparisons (default: simulator)",
+        default="vision",
+        help="what decides whether a step failed. vision: ~/watch_task, with a model that was trained for comparisons, such as "
+        "the demo model. simulator: the simulator's truth (default: vision)",
     )
     parser.add_argument("--camera", default="camera", help="name of the node's camera (default: camera)")
     parser.add_argument("--robobrain", default="robobrain", help="name of the node to ask (default: robobrain)")
@@ -297,36 +309,26 @@ def main() -> None:
         "--timeout", type=float, default=Defaults.timeout, help="seconds to wait for each answer (default: %(default)g)"
     )
     options = parser.parse_args(rclpy.utilities.remove_ros_args(sys.argv)[1:])
-    if options.monitor == "vision" and options.grasp == "approach":
-        parser.error("--monitor vision and --grasp approach cannot be combined: the arm that grasps at poses does not wait")
     rclpy.init()
     world = World(make_scene(options.seed).layout, np.random.RandomState(options.seed))
     try:
         client = TaskClient("demo_executor", robobrain=options.robobrain, tasks=[Task.PLAN])
-        approaching = options.grasp != "simulator" and options.monitor != "vision"
+        approaching = options.grasp == "approach"
         camera = WorldCamera(client, world, options.camera, (lambda scene: scene.depth) if approaching else None)  # noqa: F841
+        node: dict[str, Any] = {"robobrain": options.robobrain, "camera": options.camera, "timeout": options.timeout}
+        grasps = ApproachGrasps(client, world, **node, tell=print) if approaching else None
         wait_for_node(client, options.timeout)
         end_if_shared(client, options.camera, _DISCOVERY)
         print(f"On the table: {', '.join(world.table.names)}.")
         seed = options.trouble_seed
         troubles = options.troubles if seed is None else random_troubles(seed)
-        arm: Arm = SimulatedArm(world, troubles)
+        arm: Arm = SimulatedArm(world, troubles, grasps)
         if options.monitor == "vision":
-            watcher = TaskWatcher(client, robobrain=options.robobrain, camera=options.camera, timeout=options.timeout)
-            arm = WatchedArm(StagedArm(world, troubles, options.seed), watcher, tell=print)
-        elif approaching:
-            arm = GraspingArm(
-                client,
-                world,
-                robobrain=options.robobrain,
-                camera=options.camera,
-                timeout=options.timeout,
-                troubles=troubles,
-                tell=print,
-            )
+            arm = WatchedArm(StagedArm(world, troubles, options.seed, grasps=grasps), TaskWatcher(client, **node), tell=print)
         # On a busy machine, discovery takes longer than _DISCOVERY, and another camera can also start later.
         check = partial(end_if_shared, client, options.camera, 0.0)
-        executor = Executor(client, arm, camera=options.camera, check=check, timeout=options.timeout)
+        progress = ProgressPrinter().update
+        executor = Executor(client, arm, camera=options.camera, progress=progress, check=check, timeout=options.timeout)
         ending = executor.run(options.task)
         print(f"{'Done' if ending.done else 'Not done'}, after {ending.plans} plans: {ending.why}")
         print("True state of the table: " + "; ".join(f"{place.name}: {', '.join(place.objects)}" for place in world.places()))

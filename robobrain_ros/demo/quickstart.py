@@ -254,7 +254,7 @@ def run(options: argparse.Namespace) -> int:
                 print_table_head()
                 rows = ask_all(client, scene, options.timeout)
             sum_up(rows, folder)
-            close_the_loop(client, options.timeout, options.monitor)
+            close_the_loop(client, options.timeout, options.monitor or ("simulator" if options.model else "vision"))
             if page is not None:
                 keep_page(page, node, namespace, folder, size)
         finally:
@@ -272,8 +272,8 @@ def main() -> None:
     parser.add_argument(
         "--monitor",
         choices=MONITORS,
-        default="simulator",
-        help="what notices the failed steps of the arm: the simulator's truth, or ~/watch_task (default: simulator)",
+        help="what notices the failed steps of the arm: the simulator's truth, or ~/watch_task, with a model that was trained "
+        "for comparisons (default: vision; simulator with --model)",
     )
     parser.add_argument("--live", action="store_true", help="also show everything on a page in the browser, until Ctrl-C")
     parser.add_argument(

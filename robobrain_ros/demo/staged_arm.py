@@ -8,6 +8,8 @@ from dataclasses import replace
 from robobrain_ros.core.plans.request import Robot
 from robobrain_ros.core.query import PlanStep
 from robobrain_ros.demo import rearrange
+from robobrain_ros.demo.arm import Grasps
+from robobrain_ros.demo.grasping import fault_of
 from robobrain_ros.demo.layout import Layout
 from robobrain_ros.demo.motion import GRASPED, LOWERED, RELEASED, MovingArm
 from robobrain_ros.demo.robot import MOVED, SLIPPED, STOPPED, World
@@ -31,14 +33,19 @@ class StagedArm:
         order.
     :param seed: seed of these moments.
     :param calm: number of steps at the start without faults.
+    :param grasps: see `arm.SimulatedArm`. The arm does not notice that its fingers do not close on the object.
     """
 
-    def __init__(self, world: World, troubles: Iterable[str] = (), seed: int = 0, calm: int = 0) -> None:
-        self.world, self._troubles, self._calm = world, list(troubles), calm
+    def __init__(
+        self, world: World, troubles: Iterable[str] = (), seed: int = 0, calm: int = 0, grasps: Grasps | None = None
+    ) -> None:
+        self.world, self._troubles, self._calm, self._grasps = world, list(troubles), calm, grasps
         self._arm = MovingArm(world)
         self._open = world.layout.gripper[3]
         self._rng = random.Random(f"staged arm {seed}")
         self._step: Step | None = None
+        self._missed = ""
+        """Why the fingers do not close on the object of the step. Empty: they do."""
         self.fault = ""
         """Why the step has failed so far. Empty: it has not."""
         self.progress = 0.0
@@ -58,7 +65,12 @@ class StagedArm:
             return str(error)
         if fault := self._imagined(what).world.table.do(what):
             return fault
-        self._step, self.fault, self.progress = what, "", 0.0
+        self._step, self.fault, self.progress, self._missed = what, "", 0.0, ""
+        if what.skill == "pick" and self._grasps is not None:
+            grasp = self._grasps.find(what.object)
+            if isinstance(grasp, str):
+                return grasp
+            self._missed = fault_of(self.world.layout, what.object, grasp)
         return ""
 
     def goal(self) -> Layout:
@@ -77,6 +89,8 @@ class StagedArm:
         trouble, at, stopped = "", -1.0, False
         if self.world.table.copy().do(step):
             self.fault = f"the gripper does not hold the {step.object}"  # An earlier fault that nobody noticed.
+        elif self._missed:
+            self.fault = self._missed
         else:
             moving = self._arm.execute(step, _SHARES)
             trouble, at = self._choose(step, [share for share, _ in intended])
