@@ -19,7 +19,18 @@ from robobrain_ros.core import AnswerParser, Brain, Query, Task, profile_for
 from robobrain_ros.core.plans.checks import check_request
 from robobrain_ros.core.plans.feasibility import check_feasible
 from robobrain_ros.core.plans.patterns import safe_pattern
-from robobrain_ros.core.plans.request import DoneStep, Place, PlanMode, PlanRequest, PlanVerdict, Robot, Skill, SkillEffect
+from robobrain_ros.core.plans.request import (
+    DoneStep,
+    Place,
+    PlanMode,
+    PlanRequest,
+    PlanVerdict,
+    Robot,
+    Skill,
+    SkillEffect,
+    StepOutcome,
+    relevant_history,
+)
 from robobrain_ros.core.plans.schema import BOUNDS, longest_text, plan_form
 from robobrain_ros.core.query import Answer, PartialAnswer, PlanStep
 from robobrain_ros.engine.base import EngineInfo
@@ -296,3 +307,13 @@ def test_a_good_plan_passes_and_what_is_held_before_counts() -> None:
     check_feasible(steps(("arm", "pick", "mug"), ("arm", "put", "mug"), ('"base"', "pick", "mug")), REQUEST)
     holding = replace(REQUEST, robots=(replace(ARM, holding="mug"), BASE))
     check_feasible(steps(("arm", "put", "mug"), ("arm", "pick", "bowl")), holding)
+
+
+def test_the_relevant_history_has_no_failure_before_a_success() -> None:
+    slip = DoneStep("pick", outcome=StepOutcome.FAILED, observation="it slipped")
+    moved = DoneStep("pick", outcome=StepOutcome.FAILED, observation="it was moved")
+    canceled = DoneStep("pick", outcome=StepOutcome.CANCELED)
+    pick, place = DoneStep("pick"), DoneStep("place")
+    assert relevant_history([]) == ()
+    assert relevant_history([slip, moved]) == (slip, moved)
+    assert relevant_history([slip, pick, moved, place, canceled, slip]) == (pick, place, canceled, slip)

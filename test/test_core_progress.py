@@ -164,6 +164,16 @@ def test_the_published_formulas() -> None:
     assert math.isnan(third.uncertainty)
 
 
+def test_the_fusion_is_the_median_and_counts_the_first_comparison_once() -> None:
+    tracker = ProgressTracker()
+    first = tracker.update({INCREMENTAL: 40, FORWARD: 40, BACKWARD: -40})
+    assert first.progress == pytest.approx(0.5)
+    assert first.uncertainty == pytest.approx(0.2)
+    assert tracker.update({INCREMENTAL: 0, FORWARD: 50, BACKWARD: -100}).progress == pytest.approx(0.4)
+    assert tracker.update({FORWARD: 60, BACKWARD: -20}).progress == pytest.approx(0.7)
+    assert ProgressTracker().update({INCREMENTAL: 30, BACKWARD: -50}).progress == pytest.approx(0.4)
+
+
 @given(st.lists(st.dictionaries(st.sampled_from(Perspective), SCORES, min_size=1), min_size=1, max_size=30))
 def test_progress_stays_a_part_of_the_task(updates) -> None:
     tracker, previous = ProgressTracker(), 0.0

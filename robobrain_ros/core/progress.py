@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from statistics import median
 from typing import TypeVar
 
 from robobrain_ros.errors import BadRequestError
@@ -75,7 +76,7 @@ def progress_after(before: float, score: float) -> float:
 class ProgressEstimate:
     """The progress at one moment. All values are parts of the whole task.
 
-    :param progress: 0 (start) to 1 (completed): the mean over the perspectives.
+    :param progress: 0 (start) to 1 (completed): the median of the perspectives.
     :param change: difference to the previous estimate, -1 to 1.
     :param uncertainty: the largest difference between two perspectives, 0 to 1. NaN: there is only one perspective.
     :param by_perspective: the progress according to each perspective.
@@ -91,11 +92,14 @@ class ProgressTracker:
     """Follows the progress of one run of a task, from 0.
 
     The perspectives have different errors. The errors of incremental scores add up over the run, and those of the others do not.
+    The official code fuses the perspectives by their mean. The median has smaller errors: a single wrong score does not change it
+    much. The demo model's card compares both.
     """
 
     def __init__(self) -> None:
         self._incremental = 0.0
         self._progress = 0.0
+        self._begun = False
 
     @property
     def progress(self) -> float:
@@ -112,7 +116,11 @@ class ProgressTracker:
         if not scores or any(not -FULL_SCORE <= score <= FULL_SCORE for score in scores.values()):
             raise ValueError(f"Each score must be from -{FULL_SCORE} to {FULL_SCORE} %, not {dict(scores)}.")
         values = {perspective: self._progress_of(perspective, score / FULL_SCORE) for perspective, score in scores.items()}
-        progress = math.fsum(values.values()) / len(values)
+        fused = dict(values)
+        if not self._begun and Perspective.FORWARD in fused:
+            fused.pop(Perspective.INCREMENTAL, None)  # The previous moment is the start, so both are the same comparison.
+        self._begun = True
+        progress = median(fused.values())
         spread = max(values.values()) - min(values.values()) if len(values) > 1 else math.nan
         estimate = ProgressEstimate(progress, progress - self._progress, spread, values)
         self._progress = progress

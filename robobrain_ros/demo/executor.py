@@ -26,7 +26,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from robobrain_ros.cli.progress import ProgressPrinter
-from robobrain_ros.core.plans.request import DoneStep, PlanMode, PlanRequest, PlanVerdict, StepOutcome
+from robobrain_ros.core.plans.request import DoneStep, PlanMode, PlanRequest, PlanVerdict, StepOutcome, relevant_history
 from robobrain_ros.core.query import Defaults, PlanStep, Task
 from robobrain_ros.demo.approach_grasps import ApproachGrasps
 from robobrain_ros.demo.arm import TROUBLES, Arm, SimulatedArm, random_troubles
@@ -152,7 +152,7 @@ class Executor:
     def _ask(self, task: str, history: list[DoneStep], feedback: str) -> Any:
         """Request a plan from an image that was taken after the last step, or after the start of the task."""
         mode = PlanMode.REPLAN if history else PlanMode.NEW
-        plan = PlanRequest((self._arm.describe(),), (), tuple(history), feedback, self._most_steps, mode)
+        plan = PlanRequest((self._arm.describe(),), (), relevant_history(history), feedback, self._most_steps, mode)
         options = query_options(cameras=[self._camera] if self._camera else [], think=False, timeout=self._timeout)
         tries, end = 0, time.monotonic() + _LOADING
         while tries < _MOST_TRIES:

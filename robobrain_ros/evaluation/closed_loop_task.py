@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from robobrain_ros.core.plans.request import DoneStep, PlanMode, PlanRequest, PlanVerdict, StepOutcome
+from robobrain_ros.core.plans.request import DoneStep, PlanMode, PlanRequest, PlanVerdict, StepOutcome, relevant_history
 from robobrain_ros.core.progress import Perspective, ProgressTracker, comparison
 from robobrain_ros.core.query import PlanStep, Query, RgbImage, Task
 from robobrain_ros.core.step_watch import StepLimits, StepWatch
@@ -264,7 +264,7 @@ class LoopTask:
         feedback, why, claimed, number = "", f"not done after {self.most_plans} plans", False, 0
         for number in range(1, self.most_plans + 1):
             mode = PlanMode.REPLAN if history else PlanMode.NEW
-            request = PlanRequest((self.arm.describe(),), (), tuple(history), feedback, MOST_STEPS, mode)
+            request = PlanRequest((self.arm.describe(),), (), relevant_history(history), feedback, MOST_STEPS, mode)
             try:
                 verdict, steps = await planner.plan(self.text, self.world, f"closed loop {self.seed} plan {number}", request)
             except InfeasiblePlanError as error:

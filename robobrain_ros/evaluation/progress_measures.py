@@ -17,7 +17,7 @@ Scores = Mapping[Perspective, int]
 """The scores of a frame in percent, by perspective. A comparison without a readable answer is missing."""
 
 FUSION = "fusion"
-"""Name of the mean of the perspectives."""
+"""Name of the median of the perspectives."""
 SUCCESS = 0.9
 """Progress of the last frame from which a rollout counts as successful."""
 REGRESSION = 0.2

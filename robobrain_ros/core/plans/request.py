@@ -1,5 +1,6 @@
 """The request for a plan: robots with their skills, the scene, and the steps done so far."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
@@ -113,3 +114,13 @@ class PlanRequest:
     feedback: str = ""
     max_steps: int = 0
     mode: PlanMode = PlanMode.NEW
+
+
+def relevant_history(history: Sequence[DoneStep]) -> tuple[DoneStep, ...]:
+    """Return the steps of a history that a plan request needs: those that succeeded, and the failures after the last of them.
+
+    An earlier failure is overcome. Without it, the prompt is shorter. The demo model plans better with such a history.
+    """
+    succeeded = [index for index, step in enumerate(history) if step.outcome is StepOutcome.SUCCEEDED]
+    last = succeeded[-1] if succeeded else -1
+    return tuple(step for index, step in enumerate(history) if index > last or step.outcome is StepOutcome.SUCCEEDED)
