@@ -151,6 +151,11 @@ class EngineConfigError(EngineFailedError):
     """The engine cannot start as configured: wrong value, missing weights, too little memory, wrong version."""
 
 
+def outcome_code(number: int) -> OutcomeCode:
+    """Return the code of a message. A code of a newer version, which this version does not know, is NOT_SET."""
+    return OutcomeCode(number) if number in list(OutcomeCode) else OutcomeCode.NOT_SET
+
+
 def error_of(code: OutcomeCode, message: str) -> RoboBrainError:
     """Return the error that a node reported with this code and message."""
     kind = next((kind for kind in RoboBrainError.__subclasses__() if kind.code is code), RoboBrainError)

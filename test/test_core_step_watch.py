@@ -39,6 +39,18 @@ def test_a_failure_needs_two_estimates_and_a_clear_success_needs_one() -> None:
     assert StepWatch().add(0.85, True) is StepState.SUCCEEDED
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), -0.01, 1.01, float("inf")])
+def test_a_progress_that_is_unknown_is_no_estimate(wrong: float) -> None:
+    """NaN is neither above nor below a limit, so the robot would go on."""
+    watch = StepWatch()
+    for at_end in (False, True):
+        with pytest.raises(ValueError, match="must be 0 to 1"):
+            watch.add(wrong, at_end)
+    assert watch.state is StepState.RUNNING
+    assert watch.add(0.5, False) is StepState.RUNNING
+    assert watch.moments == [0.0, 0.5]
+
+
 def test_without_confirmations_the_first_estimate_decides() -> None:
     limits = StepLimits(confirmations=1)
     watch = StepWatch(limits)

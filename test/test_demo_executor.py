@@ -2,6 +2,8 @@
 
 import asyncio
 import itertools
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -236,3 +238,24 @@ def test_a_node_of_another_name_is_named(capfd: pytest.CaptureFixture[str]) -> N
     assert it.name in ended.value.message
     assert "Choose one with --robobrain." in ended.value.message
     assert it.name in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--seed", "-1", "--timeout", "0.1"], "The node did not appear within 0.1 s."),
+        (["--robobrain", "a b"], "--robobrain 'a b' or --camera 'camera' is not a valid name."),
+        (["--timeout", "nan"], "--timeout must be above 0"),
+    ],
+)
+def test_a_wrong_option_of_the_program_is_one_sentence(arguments: list[str], words: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", "robobrain_ros.demo.executor", TASK, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert ended.returncode in (1, 2)
+    assert words in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -1,17 +1,27 @@
 """The executor notices faults of the arm through ~/watch_task, without the simulator's truth, and plans again."""
 
+import itertools
+import math
 from collections.abc import AsyncGenerator, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Event, Thread
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import rclpy
 from fakes import ScriptedEngine
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.executors import MultiThreadedExecutor
 from ros_rig import LIMIT, image_message, rig
 
+from robobrain_ros.action import WatchTask
 from robobrain_ros.core.plans.request import PlanVerdict, StepOutcome
 from robobrain_ros.core.query import PlanStep, RgbImage, Task
+from robobrain_ros.demo import watcher as watcher_module
 from robobrain_ros.demo.executor import Executor, TaskResult, WorldCamera
 from robobrain_ros.demo.robot import World
 from robobrain_ros.demo.simulator import Goal, Step
@@ -20,7 +30,7 @@ from robobrain_ros.demo.watched_arm import WatchedArm
 from robobrain_ros.demo.watcher import TaskWatcher
 from robobrain_ros.demo.world import make_scene
 from robobrain_ros.engine.base import Generation, TextDelta
-from robobrain_ros.errors import EngineFailedError, OutcomeCode, RoboBrainError
+from robobrain_ros.errors import EngineFailedError, NotReadyError, OutcomeCode, RequestTimeoutError, RoboBrainError
 from robobrain_ros.evaluation.plans import answer_json
 from robobrain_ros.evaluation.rollouts import true_score
 from robobrain_ros.ros.client import TaskClient
@@ -42,6 +52,110 @@ def context() -> Iterator[None]:
 
 def small(image: RgbImage) -> np.ndarray:
     return cv2.resize(image, (40, 30), interpolation=cv2.INTER_AREA).astype(float)
+
+
+_numbers = itertools.count()
+
+
+@dataclass
+class OtherNode:
+    """A server of watch_task that is not the node: it reports any progress, and accepts a goal when it is permitted."""
+
+    progress: float = 0.5
+    silent: bool = False
+    permitted: Event = field(default_factory=Event)
+    canceled: Event = field(default_factory=Event)
+    leaving: Event = field(default_factory=Event)
+    ended: Event = field(default_factory=Event)
+    name: str = field(default_factory=lambda: f"other_{next(_numbers)}")
+
+    def accept(self, request: Any) -> GoalResponse:
+        self.permitted.wait(LIMIT)
+        return GoalResponse.ACCEPT
+
+    def cancel(self, handle: Any) -> CancelResponse:
+        self.canceled.set()
+        return CancelResponse.ACCEPT
+
+    def execute(self, handle: Any) -> WatchTask.Result:
+        feedback = WatchTask.Feedback()
+        feedback.progress.progress = self.progress
+        while not (self.canceled.wait(0.05) or self.leaving.is_set()):
+            feedback.progress.header.stamp = self.node.get_clock().now().to_msg()
+            if not self.silent:
+                handle.publish_feedback(feedback)
+        handle.abort()
+        self.ended.set()
+        return WatchTask.Result()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        self.node = rclpy.create_node(self.name)
+        server = ActionServer(
+            self.node,
+            WatchTask,
+            f"{self.name}/watch_task",
+            self.execute,
+            goal_callback=self.accept,
+            cancel_callback=self.cancel,
+            callback_group=ReentrantCallbackGroup(),
+        )
+        executor = MultiThreadedExecutor(4)
+        executor.add_node(self.node)
+        thread = Thread(target=executor.spin, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self.leaving.set()
+            self.permitted.set()
+            executor.shutdown(LIMIT)
+            thread.join(LIMIT)
+            server.destroy()
+            self.node.destroy_node()
+
+
+@contextmanager
+def watching(other: OtherNode, timeout: float) -> Iterator[tuple[TaskClient, TaskWatcher]]:
+    client = TaskClient(f"watcher_of_{other.name}", tasks=[])
+    try:
+        yield client, TaskWatcher(client, robobrain=other.name, timeout=timeout)
+    finally:
+        client.destroy_node()
+
+
+@pytest.mark.parametrize("progress", [math.nan, -1.0, 1.5])
+def test_a_progress_that_is_unknown_is_an_error(progress: float) -> None:
+    other = OtherNode(progress)
+    other.permitted.set()
+    with other.running(), watching(other, LIMIT) as (_, watcher):
+        watcher.begin("step", np.zeros((28, 28, 3), np.uint8))
+        with pytest.raises(EngineFailedError, match="must be 0 to 1"):
+            watcher.progress()
+        watcher.end()
+
+
+def test_a_goal_that_is_accepted_too_late_is_canceled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watcher_module, "CLIENT_GRACE", 0.1)
+    other = OtherNode()
+    with other.running(), watching(other, 0.1) as (client, watcher):
+        client.spin_until(watcher._action.server_is_ready, LIMIT)
+        with pytest.raises(RequestTimeoutError):
+            watcher.begin("step", np.zeros((28, 28, 3), np.uint8))
+        other.permitted.set()
+        assert client.spin_until(other.canceled.is_set, LIMIT)
+        assert client.spin_until(other.ended.is_set, LIMIT)
+
+
+def test_a_node_that_ends_during_a_step_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watcher_module, "GONE", 0.1)
+    other = OtherNode(silent=True)
+    other.permitted.set()
+    with other.running(), watching(other, LIMIT) as (_, watcher):
+        watcher.begin("step", np.zeros((28, 28, 3), np.uint8))
+        monkeypatch.setattr(watcher._action, "server_is_ready", lambda: False)
+        with pytest.raises(NotReadyError, match="disappeared"):
+            watcher.progress()
 
 
 class SeenArm(StagedArm):

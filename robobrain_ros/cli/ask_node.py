@@ -15,7 +15,7 @@ from sensor_msgs.msg import Image
 
 from robobrain_ros.cli.reply import Reply
 from robobrain_ros.core.query import Answer, RgbImage, Task
-from robobrain_ros.errors import BadRequestError, NotReadyError, OutcomeCode, RoboBrainError
+from robobrain_ros.errors import BadRequestError, NotReadyError, OutcomeCode, RoboBrainError, outcome_code
 from robobrain_ros.ros.client import TaskClient, query_options, to_answer
 from robobrain_ros.ros.messages.conversions import read_image_message
 from robobrain_ros.ros.tasks import TASKS
@@ -146,7 +146,7 @@ def _to_reply(task: Task, response: Any) -> Reply:
     width, height = getattr(found, "image_width", 0), getattr(found, "image_height", 0)
     parts = [*getattr(found, "points", []), *getattr(found, "areas", []), *getattr(found, "waypoints", [])]
     return Reply(
-        OutcomeCode(response.outcome.code),
+        outcome_code(response.outcome.code),
         response.outcome.message,
         to_answer(task, response),
         camera=found.camera,

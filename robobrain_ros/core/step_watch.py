@@ -79,8 +79,10 @@ class StepWatch:
 
         :param progress: 0 to 1.
         :param at_end: whether the robot has made the last movement of the step.
-        :raises ValueError: the step has ended.
+        :raises ValueError: the step has ended, or the progress is unknown (NaN) or out of its range.
         """
+        if not 0.0 <= progress <= 1.0:
+            raise ValueError(f"The progress is {progress:g}. It must be 0 to 1.")
         if self.state not in (StepState.RUNNING, StepState.UNCLEAR):
             raise ValueError(f"The step has ended: {self.state.value}.")
         self._estimates.append(progress)

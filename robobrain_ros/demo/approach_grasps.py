@@ -11,7 +11,7 @@ from robobrain_ros.core.poses import Source, StampedPose, Unavailable
 from robobrain_ros.core.query import Defaults
 from robobrain_ros.demo.grasping import Grasp, at_pose
 from robobrain_ros.demo.robot import World
-from robobrain_ros.errors import NoPoseError, OutcomeCode
+from robobrain_ros.errors import NoPoseError, OutcomeCode, outcome_code
 from robobrain_ros.msg import ApproachPose
 from robobrain_ros.ros.client import TaskClient, query_options
 from robobrain_ros.ros.delivery import qos
@@ -101,7 +101,7 @@ class ApproachGrasps:
                 self._approach.remove_pending_request(future)
                 return f"no approach pose of the {name} arrived in time"
             response = future.result()
-            code, stamp = OutcomeCode(response.outcome.code), response.affordances.header.stamp
+            code, stamp = outcome_code(response.outcome.code), response.affordances.header.stamp
             if code not in NEWEST and Time.from_msg(stamp, clock_type=asked_at.clock_type) >= asked_at:
                 # The depth image of a single image can be lost on the way.
                 without_depth += response.approach.reason == Unavailable.NO_DEPTH.name

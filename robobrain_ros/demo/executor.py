@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import rclpy
 from builtin_interfaces.msg import Time as TimeMessage
+from rclpy.exceptions import NameValidationException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.time import Time
@@ -38,8 +39,9 @@ from robobrain_ros.demo.staged_arm import StagedArm
 from robobrain_ros.demo.watched_arm import WatchedArm
 from robobrain_ros.demo.watcher import TaskWatcher
 from robobrain_ros.demo.world import Scene, make_scene
-from robobrain_ros.errors import NotReadyError, OutcomeCode, RoboBrainError, StaleImageError
+from robobrain_ros.errors import NotReadyError, OutcomeCode, RoboBrainError, StaleImageError, outcome_code
 from robobrain_ros.ros.client import TaskClient, query_options, to_answer
+from robobrain_ros.ros.limits import MOST_TIMEOUT
 
 _MOST_TRIES = 20
 """Most repetitions of a request until its answer is about an image that was taken after the last step."""
@@ -118,7 +120,7 @@ class Executor:
             self._check()
             response = self._ask(task, history, feedback)
             self._check()
-            code, why = OutcomeCode(response.outcome.code), response.outcome.message
+            code, why = outcome_code(response.outcome.code), response.outcome.message
             if code is OutcomeCode.INFEASIBLE_PLAN:
                 self._tell(f"Plan {number} is rejected: {why}")
                 feedback = why
@@ -157,7 +159,7 @@ class Executor:
         tries, end = 0, time.monotonic() + _LOADING
         while tries < _MOST_TRIES:
             response = self._client.ask(Task.PLAN, task, options, plan=plan)
-            code, stamp = OutcomeCode(response.outcome.code), response.plan.header.stamp
+            code, stamp = outcome_code(response.outcome.code), response.plan.header.stamp
             # A response that was rejected before the node took an image has no stamp. Otherwise, it has the stamp of the image.
             if code not in _PASSING and (stamp == TimeMessage() or self._is_new(stamp)):
                 return response
@@ -309,8 +311,10 @@ def main() -> None:
         "--timeout", type=float, default=Defaults.timeout, help="seconds to wait for each answer (default: %(default)g)"
     )
     options = parser.parse_args(rclpy.utilities.remove_ros_args(sys.argv)[1:])
+    if not 0.0 < options.timeout <= MOST_TIMEOUT:
+        parser.error(f"--timeout must be above 0 and at most {MOST_TIMEOUT:g}")
     rclpy.init()
-    world = World(make_scene(options.seed).layout, np.random.RandomState(options.seed))
+    world = World(make_scene(options.seed).layout, np.random.RandomState(options.seed % 2**32))
     try:
         client = TaskClient("demo_executor", robobrain=options.robobrain, tasks=[Task.PLAN])
         approaching = options.grasp == "approach"
@@ -335,6 +339,8 @@ def main() -> None:
         sys.exit(0 if ending.done else 1)
     except RoboBrainError as error:
         sys.exit(error.message)
+    except NameValidationException:
+        sys.exit(f"--robobrain {options.robobrain!r} or --camera {options.camera!r} is not a valid name.")
     except (KeyboardInterrupt, ExternalShutdownException):
         sys.exit(130)
     finally:

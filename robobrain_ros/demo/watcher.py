@@ -13,8 +13,8 @@ from robobrain_ros.action import WatchTask
 from robobrain_ros.bounds.deadlines import CLIENT_GRACE
 from robobrain_ros.core.query import Defaults, RgbImage
 from robobrain_ros.demo.encodings import encode_image
-from robobrain_ros.errors import NotReadyError, OutcomeCode, RequestTimeoutError, error_of
-from robobrain_ros.ros.client import TaskClient, query_options
+from robobrain_ros.errors import EngineFailedError, NotReadyError, RequestTimeoutError, error_of, outcome_code
+from robobrain_ros.ros.client import GONE, TaskClient, query_options
 from robobrain_ros.ros.delivery import qos
 
 _LONGEST = 3600.0
@@ -67,7 +67,11 @@ class TaskWatcher:
         if not self._client.spin_until(self._action.server_is_ready, self._timeout):
             raise NotReadyError("The action watch_task did not appear. Is the node running?")
         accepted = self._action.send_goal_async(message, feedback_callback=self._keep)
-        self._wait(accepted.done)
+        try:
+            self._wait(accepted.done)
+        except RequestTimeoutError:
+            accepted.add_done_callback(_cancel)  # Otherwise, the node would watch a step that nobody executes.
+            raise
         self._handle = accepted.result()
         if not self._handle.accepted:
             raise NotReadyError("The node rejected the goal of watch_task.")
@@ -87,8 +91,11 @@ class TaskWatcher:
         self._wait(lambda: arrived() or self._result.done(), 2.0)
         if not arrived():
             outcome = self._result.result().result.outcome
-            raise error_of(OutcomeCode(outcome.code), outcome.message or "The watch ended without an estimate.")
-        return float(self._newest.progress)
+            raise error_of(outcome_code(outcome.code), outcome.message or "The watch ended without an estimate.")
+        progress = float(self._newest.progress)
+        if not 0.0 <= progress <= 1.0:
+            raise EngineFailedError(f"The node reported a progress of {progress:g}. It must be 0 to 1.")
+        return progress
 
     def end(self) -> None:
         """Cancel the action goal, and wait until the node has ended it."""
@@ -107,10 +114,29 @@ class TaskWatcher:
 
         :param times: time limit, as a multiple of that of an estimate.
         :raises RequestTimeoutError: it does not become true in time.
+        :raises NotReadyError: the node ended meanwhile.
         """
-        began, patience = time.monotonic(), times * self._timeout + CLIENT_GRACE
-        if not self._client.spin_until(condition, patience):
-            raise RequestTimeoutError(f"The action watch_task did not answer within {time.monotonic() - began:.0f} s.")
+        patience = times * self._timeout + CLIENT_GRACE
+        last_seen = time.monotonic()
+
+        def over() -> bool:
+            nonlocal last_seen
+            if self._action.server_is_ready():
+                last_seen = time.monotonic()
+            return condition() or time.monotonic() - last_seen > GONE
+
+        self._client.spin_until(over, patience)
+        if condition():
+            return
+        if time.monotonic() - last_seen > GONE:
+            raise NotReadyError("The action watch_task disappeared before it answered. The node has ended; see its log.")
+        raise RequestTimeoutError(f"The action watch_task did not answer within {patience:.0f} s.")
+
+
+def _cancel(accepted: Any) -> None:
+    """Cancel a goal that the node accepted too late."""
+    if accepted.exception() is None and accepted.result().accepted:
+        accepted.result().cancel_goal_async()
 
 
 def _to_message(image: RgbImage) -> Image:

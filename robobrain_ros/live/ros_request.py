@@ -10,7 +10,7 @@ from rclpy.node import Node
 
 from robobrain_ros.action import RunTask
 from robobrain_ros.core.query import Answer, PlanStep, Task
-from robobrain_ros.errors import OutcomeCode
+from robobrain_ros.errors import OutcomeCode, outcome_code
 from robobrain_ros.live.feed import Feed, Question
 from robobrain_ros.ros.client import query_options, to_answer
 from robobrain_ros.ros.delivery import qos
@@ -110,6 +110,6 @@ class Requests:
         if response.status == GoalStatus.STATUS_UNKNOWN:
             self._fail("NOT_READY", f"The node {self._name} does not know the goal, because it restarted. Ask again.")
             return
-        code = OutcomeCode(outcome.code) if outcome.code in iter(OutcomeCode) else OutcomeCode.NOT_SET
+        code = outcome_code(outcome.code)
         answer = to_answer(task, response.result) if code is OutcomeCode.OK else None
         self._feed.finish(code.name, outcome.message, answer)

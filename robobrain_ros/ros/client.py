@@ -18,7 +18,7 @@ from robobrain_ros.ros.messages.reading import read_report
 from robobrain_ros.ros.tasks import TASKS
 
 _THINK = {None: QueryOptions.THINK_DEFAULT, False: QueryOptions.THINK_OFF, True: QueryOptions.THINK_ON}
-_GONE = 3.0
+GONE = 3.0
 """Seconds without the service after which the node counts as ended."""
 
 
@@ -105,13 +105,13 @@ class TaskClient(Node):
             nonlocal last_seen
             if client.service_is_ready():
                 last_seen = time.monotonic()
-            return future.done() or time.monotonic() - last_seen > _GONE
+            return future.done() or time.monotonic() - last_seen > GONE
 
         self.spin_until(ended, patience)
         if future.done():
             return future.result()
         client.remove_pending_request(future)
-        if time.monotonic() - last_seen > _GONE:
+        if time.monotonic() - last_seen > GONE:
             name = self.resolve_service_name(client.srv_name)
             raise NotReadyError(f"The service {name} disappeared before it answered. The node has ended; see its log.")
         raise RequestTimeoutError(f"The node did not answer within {patience:.0f} s.")
