@@ -12,6 +12,7 @@ from robobrain_ros.errors import EngineFailedError, UnparsableAnswerError
 from robobrain_ros.evaluation import closed_loop
 from robobrain_ros.evaluation.closed_loop import Row, parse_options, run, run_tasks, tasks_of
 from robobrain_ros.evaluation.closed_loop_task import LoopTask, TrustingPlanner
+from robobrain_ros.evaluation.evaluate import run_to_end
 from robobrain_ros.evaluation.simulated_scores import SimulatedScores
 
 SIZE = "224x168"
@@ -119,12 +120,33 @@ def test_the_command_prints_the_table_and_writes_the_file(tmp_path: Path, capsys
     assert [row["reached"] for row in written["rows"] if row["trouble"] == "all"] == [3, 0]
 
 
+@pytest.mark.parametrize("file", ["missing/loop.json", "."])
+def test_a_file_that_cannot_be_written_ends_the_run_before_the_first_task(file: str, tmp_path: Path) -> None:
+    options = parse_options(["--noise", "0", "--json", str(tmp_path / file)])
+    with pytest.raises(SystemExit, match="cannot be written: "):
+        run_to_end(run(options))
+
+
+def test_more_tasks_at_once_than_tasks(capsys: pytest.CaptureFixture[str]) -> None:
+    asyncio.run(run(parse_options(["--size", SIZE, "--tasks", "1", "--monitor", "none", "--at-once", str(10**12)])))
+    assert "slip" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    options = parse_options(["--size", SIZE, "--tasks", "1", "--monitor", "none", "--json", "/dev/full"])
+    with pytest.raises(SystemExit, match="cannot be written: No space left"):
+        run_to_end(run(options))
+    assert "slip" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
         (["--monitor", "vision"], "needs estimates"),
-        (["--noise", "-1"], "negative"),
-        (["--noise", "nan"], "negative"),
+        (["--noise", "-1"], "0 to 100"),
+        (["--noise", "nan"], "0 to 100"),
+        (["--noise", "inf"], "0 to 100"),
         (["--noise", "0.1", "--first-seed", "999999999"], "trained"),
         (["--noise", "0.1", "--advance", "0.9"], "advance is"),
     ],

@@ -192,6 +192,12 @@ def test_simulated_scores_take_the_place_of_a_model(capsys: pytest.CaptureFixtur
     size = f"{SIZE[0]}x{SIZE[1]}"
     asyncio.run(progress.run(progress.parse_options(["--noise", "0", "--rollouts", "3", "--size", size])))
     assert "success or failure at the end: right" in capsys.readouterr().out
-    for wrong in (["--noise", "2"], ["--noise", "nan"], ["--noise", "0.1", "--model", "x"], []):
+    for wrong in (
+        ["--noise", "2"],
+        ["--noise", "nan"],
+        ["--noise", "0", "--plot", "x.exe"],
+        ["--noise", "0.1", "--model", "x"],
+        [],
+    ):
         with pytest.raises(SystemExit):
             progress.parse_options(wrong)

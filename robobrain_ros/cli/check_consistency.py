@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -44,6 +43,7 @@ from robobrain_ros.errors import RoboBrainError
 from robobrain_ros.evaluation.benchmark_item import FLAGEVAL, PUBLISHED, Item
 from robobrain_ros.evaluation.benchmarks import Benchmark, ItemResult, ask_item, read_benchmark
 from robobrain_ros.evaluation.exam import FIRST_SEED, GROUPS, Answers, ExamQuestion, exam, score_all
+from robobrain_ros.evaluation.outputs import check_outputs, write_output
 from robobrain_ros.evaluation.score_table import rows_of
 from robobrain_ros.evaluation.tabletop_grids import OnGrid, Recorder
 
@@ -163,7 +163,7 @@ async def _brain(options: argparse.Namespace, images: int, **flagos: Any) -> Asy
 
 async def run(options: argparse.Namespace) -> None:
     """Ask the engines, one after the other. Then print the table, and write the files that are requested."""
-    check_outputs(options)
+    check_outputs(options.resume, options.json, options.html)
     benchmarks = await asyncio.to_thread(_read_all, options)
     images = max((_images(item) for benchmark in benchmarks for item in benchmark.items), default=1)
     log = None if options.resume is None else AnswerLog(options.resume, _settings(options))
@@ -192,24 +192,10 @@ async def run(options: argparse.Namespace) -> None:
     for warning in grid_warnings(columns):
         _messages.report(f"WARNING: {warning}")
     if options.json is not None:
-        options.json.write_text(json.dumps(as_json(options, columns), indent=1) + "\n", encoding="utf-8")
+        write_output(options.json, json.dumps(as_json(options, columns), indent=1) + "\n")
     if options.html is not None:
         text = page(f"Evaluation of {options.model}", columns, benchmarks, profile, grid_of(profile), model)
-        options.html.write_text(text, encoding="utf-8", errors="backslashreplace")
-
-
-def check_outputs(options: argparse.Namespace) -> None:
-    """Check the files for the results before the first question, because an evaluation takes hours.
-
-    :raises DemoError: one of them cannot be written.
-    """
-    for path in (options.resume, options.json, options.html):
-        if path is None:
-            continue
-        if not path.absolute().parent.is_dir():
-            raise DemoError(f"{path} cannot be written: the folder does not exist.")
-        if path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-            raise DemoError(f"{path} cannot be written: it is a folder, or the permission is missing.")
+        write_output(options.html, text)
 
 
 def _engines(options: argparse.Namespace) -> list[tuple[str, str]]:
@@ -332,7 +318,7 @@ def main() -> None:
     """Run the program. An error ends it with one sentence."""
     options = parse_options()
     try:
-        check_outputs(options)
+        check_outputs(options.resume, options.json, options.html)
         if options.bag:
             from robobrain_ros.cli import compare_models
 

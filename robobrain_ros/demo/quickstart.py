@@ -41,6 +41,7 @@ from robobrain_ros.evaluation.metrics import Assessment, assess, assess_refusal
 from robobrain_ros.evaluation.question import Question
 from robobrain_ros.evaluation.questions import ask_about
 from robobrain_ros.ros.client import to_answer
+from robobrain_ros.ros.limits import MOST_TIMEOUT
 from robobrain_ros.ros.tasks import TASKS
 
 SCENE_SEED = 12
@@ -283,6 +284,8 @@ def main() -> None:
         help="time limit in seconds for loading and for each answer (default: %(default)g)",
     )
     options = parser.parse_args()
+    if not 0.0 < options.timeout <= MOST_TIMEOUT:
+        parser.error(f"--timeout must be above 0 and at most {MOST_TIMEOUT:g}")
     # Do not send messages to other machines.
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     rclpy.init()

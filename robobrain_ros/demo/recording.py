@@ -24,6 +24,9 @@ TABLE_FRAME, CAMERA_FRAME = "table", "camera_optical_frame"
 BEGIN = 1_700_000_000 * 10**9
 """Stamp of the first image in ns."""
 RATE = 10.0
+"""Images per second."""
+_LONGEST = 3600.0
+"""Seconds of the longest bag."""
 
 
 def stamped(nanoseconds: int, frame: str) -> Any:
@@ -124,6 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--storage", choices=list(STORAGES), default="mcap", help="format (default: mcap)")
     parser.add_argument("--compressed", action="store_true", help="write the images as JPEG")
     options = parser.parse_args(arguments)
+    if not 0.0 < options.seconds <= _LONGEST:
+        parser.error(f"--seconds must be above 0 and at most {_LONGEST:g}")
     try:
         count = record(
             options.output,

@@ -35,6 +35,7 @@ from robobrain_ros.evaluation.closed_loop_task import (
 from robobrain_ros.evaluation.evaluate import open_model, parse_size, positive, run_to_end
 from robobrain_ros.evaluation.exam import FIRST_SEED, FIRST_TRAINING_SEED, Answers
 from robobrain_ros.evaluation.metrics import wilson
+from robobrain_ros.evaluation.outputs import check_outputs, write_output
 from robobrain_ros.evaluation.simulated_scores import SimulatedScores
 
 MONITORS = ("vision", "simulator", "none")
@@ -86,7 +87,7 @@ async def run_tasks(
             results[number] = await task.run(planner, make_monitor(monitor, task, options, brain, limits))
             progress(len(results))
 
-    workers = [asyncio.ensure_future(work()) for _ in range(options.at_once)]
+    workers = [asyncio.ensure_future(work()) for _ in range(min(options.at_once, len(tasks)))]
     try:
         await asyncio.gather(*workers)
     finally:
@@ -178,7 +179,9 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--model", help="checkpoint that plans, a folder or a name on the hub (default: a planner without errors)"
     )
-    parser.add_argument("--noise", type=float, help="standard deviation of simulated scores (default: the model estimates)")
+    parser.add_argument(
+        "--noise", type=float, help="standard deviation of simulated scores, such as 0.1 (default: the model estimates)"
+    )
     parser.add_argument("--monitor", choices=MONITORS, nargs="+", default=list(MONITORS), help="monitors (default: all)")
     parser.add_argument("--tasks", type=positive, default=200, help="number of disturbed tasks (default: 200)")
     parser.add_argument("--undisturbed", type=int, default=0, help="number of tasks without a disturbance (default: 0)")
@@ -196,8 +199,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if "vision" in options.monitor and options.model is None and options.noise is None:
         parser.error("--monitor vision needs estimates: --model, or --noise for simulated scores")
-    if options.noise is not None and not options.noise >= 0.0:
-        parser.error("--noise must not be negative")
+    if options.noise is not None and not 0.0 <= options.noise <= 100.0:
+        parser.error("--noise must be 0 to 100")
     if options.undisturbed < 0:
         parser.error("--undisturbed must not be negative")
     if not 0 <= options.first_seed <= FIRST_TRAINING_SEED - options.tasks - options.undisturbed:
@@ -220,6 +223,7 @@ async def _opened(options: argparse.Namespace) -> AsyncIterator[Answers | None]:
 
 async def run(options: argparse.Namespace) -> None:
     """Load the model, run the tasks with each monitor, print the table and write the file."""
+    check_outputs(options.json)
     tasks = tasks_of(options)
     found: dict[str, list[LoopResult]] = {}
     rows: list[Row] = []
@@ -240,7 +244,7 @@ async def run(options: argparse.Namespace) -> None:
         content = {name: getattr(options, name) for name in names} | {"size": options.size[0]}
         content |= {"rows": [asdict(row) for row in rows]}
         content |= {"tasks": {monitor: [asdict(result) for result in results] for monitor, results in found.items()}}
-        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_output(options.json, json.dumps(content, indent=1) + "\n")
 
 
 def main() -> None:

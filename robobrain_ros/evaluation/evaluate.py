@@ -25,6 +25,7 @@ from robobrain_ros.core.brain import Brain
 from robobrain_ros.demo import DemoError
 from robobrain_ros.errors import RoboBrainError
 from robobrain_ros.evaluation.exam import CAMERAS, FIRST_SEED, FIRST_TRAINING_SEED, GROUPS, Answers, exam, score_all
+from robobrain_ros.evaluation.outputs import check_outputs, write_output
 from robobrain_ros.evaluation.score_table import Row, rows_of, table
 
 
@@ -169,6 +170,7 @@ def positive(text: str) -> int:
 
 async def run(options: argparse.Namespace) -> None:
     """Load the model, evaluate it, and write the file."""
+    check_outputs(options.json)
     given = {
         name: getattr(options, name) for name in ("max_pixels", "gpu_memory_utilization") if getattr(options, name) is not None
     }
@@ -189,7 +191,7 @@ async def run(options: argparse.Namespace) -> None:
             "over_ros": options.over_ros,
             "parts": [part.as_json() for part in parts],
         }
-        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_output(options.json, json.dumps(content, indent=1) + "\n")
 
 
 @contextlib.asynccontextmanager
@@ -214,12 +216,15 @@ def main() -> None:
 def run_to_end(evaluation: Coroutine[Any, Any, None]) -> None:
     """Run the evaluation of a program.
 
-    :raises SystemExit: the model or the engine failed. The program ends with one sentence.
+    :raises SystemExit: the model or the engine failed, or a file cannot be written. The program ends with one sentence. After
+        Ctrl-C, the exit code is 130.
     """
     try:
         asyncio.run(evaluation)
     except (RoboBrainError, DemoError) as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

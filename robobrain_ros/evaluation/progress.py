@@ -27,10 +27,14 @@ from robobrain_ros.demo.world import render_layout
 from robobrain_ros.errors import BadRequestError, EngineFailedError, OutcomeCode, RoboBrainError, UnsupportedTaskError
 from robobrain_ros.evaluation.evaluate import open_model, parse_size, positive, run_to_end
 from robobrain_ros.evaluation.exam import FIRST_SEED, FIRST_TRAINING_SEED, Answers
+from robobrain_ros.evaluation.outputs import check_outputs, write_output
 from robobrain_ros.evaluation.progress_measures import REGRESSION, SUCCESS, Course, Scores, content, course_of, rows_of, table
 from robobrain_ros.evaluation.progress_plot import MOST_PANELS, plot
 from robobrain_ros.evaluation.rollouts import Event, Rollout, make_rollout
 from robobrain_ros.evaluation.simulated_scores import SimulatedScores
+
+_PLOTS = (".png", ".jpg", ".pdf", ".svg")
+"""Ends of the file names of plots."""
 
 EVENTS: dict[str, Event | str | None] = {"random": "random", "none": None, **{event.value: event for event in Event}}
 """Names of the events on the command line."""
@@ -134,6 +138,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.plot is not None and find_spec("matplotlib") is None:
         parser.error("--plot needs matplotlib: pip install matplotlib")
+    if options.plot is not None and options.plot.suffix.lower() not in _PLOTS:
+        parser.error(f"--plot needs a file name that ends with {', '.join(_PLOTS)}")
     if options.noise is not None and not 0.0 <= options.noise <= 1.0:
         parser.error("--noise must be 0 to 1")
     if not 0 <= options.first_seed <= FIRST_TRAINING_SEED - options.rollouts:
@@ -143,6 +149,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 async def run(options: argparse.Namespace) -> None:
     """Load the model, evaluate it, print the table and write the file."""
+    check_outputs(options.json, options.plot)
     _, sizes = options.size
     seeds = range(options.first_seed, options.first_seed + options.rollouts)
     event = EVENTS[options.event]
@@ -161,13 +168,13 @@ async def run(options: argparse.Namespace) -> None:
             rollouts = brain.add_rollouts(rollouts)
         else:
             brain = await stack.enter_async_context(open_model(options.model, max_num_seqs=3 * options.at_once))
-        courses = await follow_all(brain, rollouts, options.at_once, progress)
+        courses = await follow_all(brain, rollouts, min(options.at_once, options.rollouts), progress)
     rows = rows_of(courses, options.success, options.regression)
     print(f"{len(courses)} rollouts in {time.monotonic() - began:.0f} s\n\n{table(rows)}", flush=True)
     if options.json is not None:
         settings = {"size": options.size[0]}
         settings |= {name: getattr(options, name) for name in ("model", "noise", "first_seed", "event", "success", "regression")}
-        options.json.write_text(json.dumps(content(settings, rows, courses), indent=1) + "\n", encoding="utf-8")
+        write_output(options.json, json.dumps(content(settings, rows, courses), indent=1) + "\n")
     if options.plot is not None:
         plot(courses, options.plot, options.regression)
 

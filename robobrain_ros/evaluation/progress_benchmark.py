@@ -34,6 +34,7 @@ from robobrain_ros.errors import UnparsableAnswerError
 from robobrain_ros.evaluation.benchmarks import BenchmarkError, json_object, path_inside, read_pixels, read_text
 from robobrain_ros.evaluation.evaluate import open_model, positive, run_to_end
 from robobrain_ros.evaluation.exam import Answers
+from robobrain_ros.evaluation.outputs import check_outputs, write_output
 from robobrain_ros.evaluation.progress_measures import rank_correlation
 
 CAMERAS = ("cam_high", "cam_left_wrist", "cam_right_wrist")
@@ -292,6 +293,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 async def run(options: argparse.Namespace) -> None:
     """Load the model, judge the episodes, print the table and write the file."""
+    check_outputs(options.json)
     lists = await asyncio.to_thread(read_lists, options.folder, options.lists, options.limit)
     total = sum(map(len, lists.values()))
     began = time.monotonic()
@@ -308,7 +310,7 @@ async def run(options: argparse.Namespace) -> None:
     if options.json is not None:
         settings = {"model": options.model, "interval": options.interval}
         content = {**settings, "lists": [{**result.row(), "results": list(map(asdict, result.episodes))} for result in results]}
-        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_output(options.json, json.dumps(content, indent=1) + "\n")
 
 
 def main() -> None:

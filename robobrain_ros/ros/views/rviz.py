@@ -4,6 +4,7 @@ RViz reads the fixed frame only at its start. The frame of a camera is known aft
 """
 
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -85,6 +86,8 @@ def main() -> None:
         help="configuration of RViz (default: that of this package)",
     )
     options, others = parser.parse_known_args(remove_ros_args(sys.argv)[1:])
+    if not 0.0 <= options.wait < math.inf:
+        parser.error("--wait must be a number of seconds, at least 0")
     given = sys.argv[1:]
     ros_arguments = given[given.index("--ros-args") :] if "--ros-args" in given else []
     frame = options.fixed_frame
