@@ -163,6 +163,7 @@ def test_roboos_plans_round_trip(items, fenced: bool) -> None:
 
 
 BRACKETS = ["[", "(", "{", "{'", "{'a':", "[,", "[(1,2),", "(1,2),"]
+SCORES = ["<score>", "</score>", "<score>+5%</score>", "<score>+5%</score", "<score> "]
 LISTS = ["1.\n", "1. ", "- ", "*", "```json\n"]
 ADVERSARIAL = [*BRACKETS, *LISTS, "<", "<think>", "</think>", "</answer> ", "1", "-1e", " ", "\n", "\\", '"', ", "]
 ADVERSARIAL_JSON = ["[", "{'a':", "' ", ", ", '"', "\\", " ", "{'x': '\\'"]
@@ -172,7 +173,8 @@ ADVERSARIAL_JSON = ["[", "{'a':", "' ", ", ", '"', "\\", " ", "{'x': '\\'"]
 @pytest.mark.parametrize(
     ("task", "beginning", "unit"),
     [(task, "", unit) for task in (Task.GROUND, Task.PLAN) for unit in ADVERSARIAL]
-    + [(Task.PLAN, '{"subtask_list": ', unit) for unit in ADVERSARIAL_JSON],
+    + [(Task.PLAN, '{"subtask_list": ', unit) for unit in ADVERSARIAL_JSON]
+    + [(Task.PROGRESS, "", unit) for unit in SCORES],
 )
 def test_a_megabyte_of_anything_is_read_in_linear_time(task: Task, beginning: str, unit: str) -> None:
     """A parser with quadratic time would need hours for a megabyte, and the test would exceed its time limit."""
