@@ -34,7 +34,7 @@ MOTION_PARAMETERS = (
     Parameter(
         "gripper_opening",
         0.1,
-        "Largest distance of the gripper's fingers in metres. ~/approach returns poses at which they fit around the object.",
+        "Largest distance between the gripper's fingers in metres. ~/approach checks with gripper_* whether the gripper fits.",
         applies=Applies.AT_ONCE,
         minimum=0.01,
         maximum=1.0,
@@ -42,7 +42,7 @@ MOTION_PARAMETERS = (
     Parameter(
         "gripper_finger_length",
         0.055,
-        "Metres from the gripper's palm to its fingertips.",
+        "Distance in metres from the gripper's palm to its fingertips.",
         applies=Applies.AT_ONCE,
         minimum=0.01,
         maximum=1.0,
@@ -50,7 +50,7 @@ MOTION_PARAMETERS = (
     Parameter(
         "gripper_finger_breadth",
         0.024,
-        "Metres. Size of a finger along x of an approach pose, perpendicular to the direction in which it closes.",
+        "Size of a finger in metres along x of an approach pose, perpendicular to the closing direction.",
         applies=Applies.AT_ONCE,
         minimum=0.001,
         maximum=0.5,
@@ -58,7 +58,7 @@ MOTION_PARAMETERS = (
     Parameter(
         "gripper_finger_thickness",
         0.01,
-        "Metres. Size of a finger along y of an approach pose, the direction in which it closes.",
+        "Size of a finger in metres along y of an approach pose, the closing direction.",
         applies=Applies.AT_ONCE,
         minimum=0.001,
         maximum=0.5,
@@ -67,7 +67,7 @@ MOTION_PARAMETERS = (
         "strict_traces",
         False,
         "true: a trajectory that has issues, or for which a check was left out, ends with UNSAFE_TRAJECTORY. false: the outcome "
-        "is OK, and the fields issues and unchecked list both.",
+        "is OK. With both values, the field issues lists the issues, and the field unchecked the checks that were left out.",
         applies=Applies.AT_ONCE,
     ),
     Parameter(
