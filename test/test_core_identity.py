@@ -155,6 +155,7 @@ def test_metadata_that_lies_is_an_error(tmp_path: Path, name: str, config: dict[
         "---\ntags: {a: 1}\nbase_model: 3\n---\n",
         "---\n- x\n---\n",
         "---\n" + "[" * 5000 + "\n---\n",
+        "---\nmodel_name: RoboBrain2.5-8B\ntable: " + "[" * 100 + "]" * 100 + "\n---\n",
         "\x00\xff",
         "---\n",
         "---\na: !!bool maybe\n---\n",
@@ -165,7 +166,7 @@ def test_metadata_that_lies_is_an_error(tmp_path: Path, name: str, config: dict[
         + "".join(f"a{n}: &a{n}\n  <<: [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
         + "---\n",
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_a_card_that_is_no_card_states_nothing(tmp_path: Path, card: str) -> None:
     assert identify(read_clues(checkpoint(tmp_path / "weights", card=card))).warning

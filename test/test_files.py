@@ -188,3 +188,24 @@ def test_a_pipe_does_not_keep_the_program_from_ending(parameter: str, tmp_path: 
     assert "named pipe (FIFO), not a regular file" in said
     process.terminate()
     assert process.wait(LIMIT) == 0
+
+
+def test_a_bag_with_a_pipe_or_endless_metadata_is_rejected_before_it_is_opened(tmp_path: Path) -> None:
+    """rosbags opens its files without a limit. A named pipe blocked the program for ever."""
+    pytest.importorskip("rosbags", reason="rosbags is not installed")
+    from robobrain_ros.bags.errors import BagError
+    from robobrain_ros.bags.source import Source
+
+    folder, pipe = tmp_path / "recording", tmp_path / "single.mcap"
+    folder.mkdir()
+    os.mkfifo(pipe)
+    with pytest.raises(BagError, match="is not a regular file"):
+        Source(pipe)
+    with (folder / "metadata.yaml").open("w") as file:
+        file.truncate(1 << 40)  # A sparse file.
+    with pytest.raises(BagError, match="has 1099511627776 bytes; at most"):
+        Source(folder)
+    (folder / "metadata.yaml").write_text("rosbag2_bagfile_information: {}\n")
+    os.mkfifo(folder / "recording_0.mcap")
+    with pytest.raises(BagError, match="is not a regular file"):
+        Source(folder)

@@ -14,6 +14,11 @@ _RECOVER = {
     ".bag": "`rosbag reindex` saves what is left of it",
 }
 
+_FILES = (".mcap", ".db3", ".bag", ".zstd", ".yaml")
+"""Ends of the names of a bag's files."""
+_LARGEST_METADATA = 16 << 20
+"""Bytes of metadata.yaml. It has one entry for each topic and each file."""
+
 
 @dataclass(frozen=True)
 class Topic:
@@ -77,11 +82,26 @@ class Source:
         if not self.path.is_dir() and self.path.suffix not in (".bag", ".mcap", ".db3"):
             raise BagError(f"{self.path} is no bag: its name does not end in .mcap, .db3 or .bag, and it is no folder.")
         try:
+            self._check_files()
             reader = Reader1(self.path) if self.is_ros1 else Reader2(self.path)
             reader.open()
+        except BagError:
+            raise
         except Exception as error:
             raise self.damaged(error) from error
         return reader
+
+    def _check_files(self) -> None:
+        """Check what would be opened: a named pipe without a writer would block, and a device never ends.
+
+        :raises BagError: a file is no regular file, or metadata.yaml is too large.
+        """
+        files = [file for file in self.path.iterdir() if file.suffix in _FILES] if self.path.is_dir() else [self.path]
+        for file in files:
+            if not file.is_file():
+                raise BagError(f"{file} is not a regular file.")
+            if file.name == "metadata.yaml" and file.stat().st_size > _LARGEST_METADATA:
+                raise BagError(f"{file} has {file.stat().st_size} bytes; at most {_LARGEST_METADATA} are allowed.")
 
     def damaged(self, error: Exception) -> BagError:
         """Return the error for a bag that rosbags or a library below it cannot read."""

@@ -25,6 +25,8 @@ TAGS = f"tags in {_CARD}"
 """Places of clues."""
 _FRONT_MATTER = re.compile(r"\A---[ \t\r]*\n(.{0,65536}?)\n---[ \t\r]*(?:\n|\Z)", re.DOTALL)
 _LONGEST_FRONT_MATTER = 70_000
+_DEEPEST = 50
+"""Deepest brackets of a model card. The time that PyYAML needs for a text grows with the square of their depth."""
 _CARD_FIELDS = ("model_name", "base_model", "tags")
 _TOKEN_SETTINGS = "tokenizer_config.json"
 
@@ -130,10 +132,19 @@ def _front_matter(folder: Path) -> Mapping[str, Any]:
     found = _FRONT_MATTER.match(_text(folder / _CARD)[:_LONGEST_FRONT_MATTER])
     try:
         # BaseLoader reads all values as texts, and does not expand merge keys, which can grow without limit.
-        content = yaml.load(found.group(1), Loader=yaml.BaseLoader) if found else None
+        content = yaml.load(found[1], Loader=yaml.BaseLoader) if found and _depth(found[1]) <= _DEEPEST else None
     except Exception:  # A card that cannot be read states nothing.
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _depth(text: str) -> int:
+    """Return how deep the brackets of a text are nested."""
+    depth = deepest = 0
+    for letter in text:
+        depth += (letter in "[{") - (letter in "]}")
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _settings(path: Path) -> Mapping[str, Any]:
