@@ -159,7 +159,12 @@ def make_nodes(context: LaunchContext) -> list[Action]:
                 output="screen",
                 arguments=["--image-topic", value["image_topic"], "--fixed-frame", frame],
                 parameters=[{"use_sim_time": switches.get("use_sim_time", False)}],
-                remappings=[("camera/image", value["image_topic"].removesuffix("/compressed")), *remappings],
+                remappings=[
+                    ("camera/image", value["image_topic"].removesuffix("/compressed")),
+                    *remappings,
+                    # RViz's DepthCloud display makes the name of this topic absolute, also in a namespace.
+                    ("/camera/camera_info", value["camera_info_topic"]),
+                ],
             )
         )
     nodes.append(
