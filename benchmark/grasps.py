@@ -29,7 +29,7 @@ from robobrain_ros.cli.progress import ProgressPrinter
 from robobrain_ros.core.query import PlanStep, Task
 from robobrain_ros.demo import DEMO_MODEL
 from robobrain_ros.demo.approach_grasps import ApproachGrasps, by_name, by_true_box
-from robobrain_ros.demo.arm import Grasps, SimulatedArm
+from robobrain_ros.demo.arm import GraspSource, SimulatedArm
 from robobrain_ros.demo.client import DemoClient, running
 from robobrain_ros.demo.executor import WorldCamera
 from robobrain_ros.demo.grasping import Grasp, own_grasp
@@ -48,13 +48,13 @@ NAMESPACE = "/benchmark_grasps"
 
 
 class OwnGrasps:
-    """The simulator's own grasps. See `arm.Grasps`."""
+    """The simulator's own grasps. See `arm.GraspSource`."""
 
     def __init__(self, world: World) -> None:
         self._world = world
 
     def find(self, name: str) -> Grasp | str:
-        """See `arm.Grasps`."""
+        """See `arm.GraspSource`."""
         return own_grasp(self._world.layout, name)
 
 
@@ -116,7 +116,7 @@ def main() -> None:
                 if arm != "simulator":
                     client.spin_until(partial(has_published, camera), 60.0)
                     client.spin_until(lambda: False, SETTLE)
-                grasps: Grasps = OwnGrasps(world)
+                grasps: GraspSource = OwnGrasps(world)
                 if arm != "simulator":
                     grasps = ApproachGrasps(client, world, by_name if arm == "model" else by_true_box)
                 run(SimulatedArm(world, grasps=grasps), goal, counts[arm])

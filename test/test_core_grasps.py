@@ -49,7 +49,7 @@ def test_the_gripper_holds_objects_of_each_kind() -> None:
         for thing, found in zip(scene.objects, find(view, view.measured(seed), *boxes), strict=True):
             all_objects[thing.kind] += 1
             if found.graspable:
-                grasp = at_pose(found.pose, found.opening, found.depth, scene.layout.camera)
+                grasp = at_pose(found.pose, found.opening, found.finger_depth, scene.layout.camera)
                 held[thing.kind] += fault_of(scene.layout, thing.name, grasp) == ""
     assert all_objects.total() >= 100
     assert {kind: held[kind] for kind in all_objects if held[kind] < 0.9 * all_objects[kind]} == {}
@@ -70,7 +70,7 @@ def test_a_mug_is_grasped_at_its_rim_and_a_block_across_its_top() -> None:
     assert block.length == pytest.approx(0.10, abs=0.015)
     assert block.elongated
     assert block.opening >= block.width + Gripper().margin
-    assert 0.005 < block.depth < 0.05
+    assert 0.005 < block.finger_depth < 0.05
 
 
 def test_the_surface_normal_is_the_one_without_a_gripper() -> None:
@@ -79,7 +79,9 @@ def test_the_surface_normal_is_the_one_without_a_gripper() -> None:
     plain = approach_poses(view.camera, depth, boxes, frame="camera_optical", stamp=(7, 9))
     for with_gripper, without in zip(find(view, depth, *boxes, direction=NORMAL), plain, strict=True):
         assert with_gripper.pose == without.pose
-        assert replace(with_gripper, graspable=False, opening=0.0, depth=0.0) == replace(without, opening=0.0, depth=0.0)
+        assert replace(with_gripper, graspable=False, opening=0.0, finger_depth=0.0) == replace(
+            without, opening=0.0, finger_depth=0.0
+        )
 
 
 def test_an_object_that_is_too_wide_is_not_graspable() -> None:
@@ -89,7 +91,7 @@ def test_an_object_that_is_too_wide_is_not_graspable() -> None:
         assert found.pose.available
         assert not found.graspable
         assert math.isnan(found.opening)
-        assert math.isnan(found.depth)
+        assert math.isnan(found.finger_depth)
     assert one(view, box_of(view), gripper=Gripper(opening=0.25, length=0.1)).graspable
 
 
@@ -101,10 +103,10 @@ def test_fingers_that_are_too_short_to_hold_an_object_do_not_grasp_it(shape: Sha
         found = one(view, box_of(view), direction=ABOVE, gripper=Gripper(length=short))
         assert found.pose.available
         assert not found.graspable
-        assert math.isnan(found.depth)
+        assert math.isnan(found.finger_depth)
     longer = one(view, box_of(view), direction=ABOVE, gripper=Gripper(length=0.03))
     assert longer.graspable
-    assert longer.depth >= 0.25 * longer.width
+    assert longer.finger_depth >= 0.25 * longer.width
 
 
 def test_fingers_do_not_go_where_another_object_is() -> None:

@@ -55,7 +55,7 @@ def test_without_confirmations_the_first_estimate_decides() -> None:
     limits = StepLimits(confirmations=1)
     watch = StepWatch(limits)
     assert watch.add(0.1, False) is StepState.STALLED
-    assert watch.why == "the progress of the step went from 0 % to 10 % only"
+    assert watch.why == "the progress of the step changed only from 0 % to 10 %"
     assert StepWatch(limits).add(0.7, True) is StepState.SUCCEEDED
 
 

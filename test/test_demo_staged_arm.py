@@ -8,7 +8,7 @@ import pytest
 
 from robobrain_ros.core.query import PlanStep
 from robobrain_ros.demo import rearrange
-from robobrain_ros.demo.arm import Grasps
+from robobrain_ros.demo.arm import GraspSource
 from robobrain_ros.demo.grasping import Grasp, own_grasp
 from robobrain_ros.demo.layout import Layout
 from robobrain_ros.demo.robot import MOVED, SLIPPED, STOPPED, World
@@ -21,7 +21,7 @@ PICK, PUT = Step("pick", "red block"), Step("place", "red block", "in", "green b
 GOAL = Goal("in", ("red block",), "green bowl")
 
 
-def make_arm(*troubles: str, seed: int = 0, calm: int = 0, grasps: Grasps | None = None) -> StagedArm:
+def make_arm(*troubles: str, seed: int = 0, calm: int = 0, grasps: GraspSource | None = None) -> StagedArm:
     world = World(make_scene(3, (320, 240), names=NAMES).layout, np.random.RandomState(3))
     return StagedArm(world, troubles, seed, calm, grasps)
 

@@ -290,5 +290,5 @@ def main(options: Namespace, messages: Messages) -> int:
             traceback.print_exc()
         messages.report(f"Unexpected {type(error).__name__}. Please report it with the lines above.")
         return 1
-    messages.note(f"Agreement is not correctness. The report is {results.comparison.output / PAGE}")
+    messages.note(f"Models that agree can be wrong together. The report is the file {results.comparison.output / PAGE}")
     return 0

@@ -145,7 +145,7 @@ def check_use(parser: argparse.ArgumentParser, options: argparse.Namespace) -> N
     for name in wrong:
         if getattr(options, name) != parser.get_default(name):
             shown = "--" + ("point" if name == "asked" else name.replace("_", "-"))
-            parser.error(f"{shown} {'has no meaning with' if options.bag else 'needs'} --bag")
+            parser.error(f"{shown} {'does not apply with' if options.bag else 'needs'} --bag")
 
 
 def prepare(options: argparse.Namespace) -> Comparison:
@@ -177,7 +177,7 @@ def _questions(options: argparse.Namespace, cameras: Sequence[CameraTopics]) -> 
     names = [camera.name for camera in cameras]
     check_moments(options)
     if options.think == "both":
-        raise BagError("--think both has no meaning with --bag. Choose yes or no.")
+        raise BagError("--think both does not apply with --bag. Choose yes or no.")
     if not options.queries and not options.asked:
         raise BagError('Ask a question, such as --point "the red mug", or name a file with --queries.')
     common = replace(asked_question(options, Task.ASK, "", names[:1]), think=options.think == "yes")
@@ -296,7 +296,7 @@ def _checked(model: ComparedModel) -> ComparedModel:
     :raises BagError: they are not.
     """
     if wrong := next((name for name in _OF_SERVER if name in model.engine), ""):
-        raise BagError(f"--engine {wrong} has no meaning with --bag: --models names the servers.")
+        raise BagError(f"--engine {wrong} does not apply with --bag. Name the servers with --models.")
     if "model" in model.engine and not model.on_server:
         raise BagError(f"--engine {model.name}.model is only for a server. Write --models {model.name}=MODEL.")
     try:

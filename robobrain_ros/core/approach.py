@@ -92,8 +92,8 @@ class ApproachPose:
         is a point or the pose is unavailable.
     :param length: metres. Size of the visible object along x, otherwise as ``width``.
     :param direction: SURFACE_NORMAL or FROM_ABOVE.
-    :param graspable: whether a gripper fits (only `core.grasps.grasp_poses`). ``opening`` is the distance of its fingers before
-        they close, and ``depth`` the distance of the fingertips from the origin along z, in metres. NaN: not graspable.
+    :param graspable: whether a gripper fits (only `core.grasps.grasp_poses`). ``opening`` is the distance between its fingers
+        before they close, and ``finger_depth`` how far the fingertips are past the origin along z, in metres. NaN: not graspable.
     :param elongated: whether the object has a longer axis. Otherwise, as without a box, x points to the right in the image.
     """
 
@@ -105,7 +105,7 @@ class ApproachPose:
     direction: Direction = Direction.SURFACE_NORMAL
     graspable: bool = False
     opening: float = math.nan
-    depth: float = math.nan
+    finger_depth: float = math.nan
 
 
 def approach_poses(

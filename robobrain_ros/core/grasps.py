@@ -98,7 +98,7 @@ def _in_box(
     best = around.best(grasps, gripper) if grasps is not None else None
     if grasps is None or best is None:
         return along_normal
-    return replace(along_normal, graspable=True, opening=float(grasps.openings[best]), depth=float(grasps.depths[best]))
+    return replace(along_normal, graspable=True, opening=float(grasps.openings[best]), finger_depth=float(grasps.depths[best]))
 
 
 def _from_above(
@@ -117,7 +117,7 @@ def _from_above(
     found = replace(found, width=width, length=length, elongated=length >= ELONGATED * width)
     if best is None:
         return found
-    return replace(found, graspable=True, opening=float(grasps.openings[best]), depth=float(grasps.depths[best]))
+    return replace(found, graspable=True, opening=float(grasps.openings[best]), finger_depth=float(grasps.depths[best]))
 
 
 def _above_point(camera: CameraModel, depth: DepthImage, known: ApproachPose, up: Vector) -> ApproachPose:

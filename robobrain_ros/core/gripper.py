@@ -8,9 +8,9 @@ from robobrain_ros.core.geometry import Floats
 from robobrain_ros.core.surfaces import Integers
 
 _BESIDE = 0.006
-"""Metres beside the object that closing fingers move through without touching anything else."""
+"""Metres. Samples this close to the sides of the object count as its own, so closing fingers may touch them."""
 SHALLOW = 0.25
-"""Smallest depth of a grasp as a share of the object's width: above it, the fingers slip from a ball."""
+"""Smallest depth of a grasp as a share of the object's width. With less depth, the fingers slip from a ball."""
 LEAST_DEPTH = 0.004
 """Smallest depth of a grasp in metres. Fingertips that are closer to the surface hold nothing."""
 
@@ -24,7 +24,7 @@ class Grasps:
     :param widths: (k) metres of the object along y. ``lengths``: along x.
     :param openings: (k) metres between the open fingers.
     :param depths: (k) metres along z from the surface to the fingertips.
-    :param costs: (k) what speaks against each way, apart from the surroundings.
+    :param costs: (k) lower is better. They do not contain the surroundings. Infinity: the gripper does not fit.
     """
 
     surfaces: Floats
@@ -35,8 +35,8 @@ class Grasps:
     depths: Floats
     costs: Floats
 
-    def part(self, indices: Integers) -> "Grasps":
-        """Return some of the grasps."""
+    def selected(self, indices: Integers) -> "Grasps":
+        """Return the grasps at these indices."""
         return Grasps(**{field.name: getattr(self, field.name)[indices] for field in fields(self)})
 
     @property
@@ -47,12 +47,13 @@ class Grasps:
 
 @dataclass(frozen=True)
 class Gripper:
-    """The size of a gripper in metres. The fingers are boxes, and a box of the same height as ``palm`` connects them.
+    """The size of a gripper in metres. Its two fingers and the palm that connects them are boxes.
 
-    :param opening: largest distance of the fingers.
-    :param length: of the fingers, from the palm to the tips.
-    :param breadth: of the fingers, along x. ``thickness``: along y.
-    :param margin: by which each open finger is away from the object. Half of it is enough for wide objects.
+    :param opening: largest distance between the fingers.
+    :param length: distance from the palm to the fingertips.
+    :param breadth: size of a finger along x. ``thickness``: along y.
+    :param palm: size of the palm along z.
+    :param margin: wanted distance between each open finger and the object. For wide objects, half of it is sufficient.
     """
 
     opening: float = 0.10
@@ -64,7 +65,7 @@ class Gripper:
 
     @property
     def grip(self) -> float:
-        """Metres of the fingertips that hold an object."""
+        """Length in metres of the part of each fingertip that holds an object."""
         return min(0.015, 0.3 * self.length)
 
     @property
@@ -77,7 +78,7 @@ class Gripper:
         return width + self.margin <= self.opening
 
     def opening_for(self, width: float) -> float:
-        """Return the distance of the fingers in metres before they close on an object of this width."""
+        """Return the distance in metres between the fingers before they close on an object of this width."""
         return min(width + 2.0 * self.margin, self.opening)
 
     def depth_for(self, width: float) -> float:

@@ -1,7 +1,7 @@
-"""Decide whether a step of a plan works, from estimates of its progress at a few moments.
+"""Decide whether a step of a plan worked, from estimates of its progress at a few moments.
 
-The robot waits at each moment until the decision is made. So a few estimates are enough, and a slow model only delays the robot.
-`core.watching` decides while the robot moves.
+At each moment, the robot waits for the decision. Therefore, a few estimates are sufficient, and a slow model only delays the
+robot. The module `core.watching` decides while the robot moves.
 """
 
 from dataclasses import dataclass, field
@@ -13,9 +13,9 @@ from robobrain_ros.errors import BadRequestError
 class StepState(Enum):
     """The state of a step.
 
-    RUNNING: the robot can go on. UNCLEAR: the same moment needs another estimate. In all other states, the step has ended.
-    REGRESSED: a part of the step was undone. STALLED: the progress did not increase from one moment to the next. INCOMPLETE: the
-    robot has made all movements of the step, but the step is not completed.
+    RUNNING: the robot can continue the step. UNCLEAR: the same moment needs another estimate. In all other states, the step has
+    ended. REGRESSED: a part of the step was undone. STALLED: the progress did not increase from one moment to the next.
+    INCOMPLETE: the robot has made all movements of the step, but the step is not completed.
     """
 
     RUNNING = "running"
@@ -33,13 +33,13 @@ class StepState(Enum):
 
 @dataclass(frozen=True)
 class StepLimits:
-    """When a step has succeeded or failed. Progress is a part of the step, 0 to 1.
+    """The limits at which a step has succeeded or failed. The progress is the completed share of the step, 0 to 1.
 
-    :param success: the step has succeeded if the progress after its last movement is at least this.
-    :param margin: an estimate that is at least this above ``success`` needs no confirmation.
-    :param regression: a decrease of the progress by this below the highest moment is a regression.
-    :param advance: from one moment to the next, the progress must increase by at least this.
-    :param confirmations: estimates of a moment before the step counts as failed. Their mean decides.
+    :param success: the step has succeeded if the progress after its last movement is at least this value.
+    :param margin: a first estimate of at least ``success`` + ``margin`` needs no confirmation.
+    :param regression: the step has failed if the progress is at least this much below its highest value.
+    :param advance: from one moment to the next, the progress must increase by at least this value.
+    :param confirmations: number of estimates of a moment whose mean decides, if the first one shows a failure or an unclear end.
     :raises BadRequestError: a limit is out of its range, or the limits contradict each other.
     """
 
@@ -88,13 +88,13 @@ class StepWatch:
         self._estimates.append(progress)
         mean = sum(self._estimates) / len(self._estimates)
         confirmed = len(self._estimates) >= self.limits.confirmations
-        self.state = self._at_end(mean, confirmed) if at_end else self._on_the_way(mean, confirmed)
+        self.state = self._at_end(mean, confirmed) if at_end else self._in_between(mean, confirmed)
         if self.state is not StepState.UNCLEAR:
             self.moments.append(mean)
             self._estimates.clear()
         return self.state
 
-    def _on_the_way(self, progress: float, confirmed: bool) -> StepState:
+    def _in_between(self, progress: float, confirmed: bool) -> StepState:
         failure = self._failure(progress)
         if failure is None:
             return StepState.RUNNING
@@ -112,10 +112,10 @@ class StepWatch:
 
     @property
     def why(self) -> str:
-        """What the estimates show, as part of a sentence."""
+        """The progress that led to the state, as a clause for messages: "the progress of the step is 92 %"."""
         percent = [f"{100.0 * progress:.0f} %" for progress in self.moments]
         if self.state is StepState.REGRESSED:
             return f"the progress of the step fell from {100.0 * max(self.moments):.0f} % to {percent[-1]}"
         if self.state is StepState.STALLED:
-            return f"the progress of the step went from {percent[-2]} to {percent[-1]} only"
+            return f"the progress of the step changed only from {percent[-2]} to {percent[-1]}"
         return f"the progress of the step is {percent[-1]}"

@@ -13,13 +13,13 @@ from robobrain_ros.core.surfaces import Bools, DepthImage, Integers
 _SAMPLES = 64
 """Samples along each side of the part of the image around an object."""
 _MOST_TOUCHING = 2
-"""Most samples inside of the open gripper that are measuring errors."""
+"""Up to this number of samples inside the gripper are measuring errors. With more, the gripper touches something."""
 _FREE = 0.002
-"""Metres by which the gripper must be away from samples, in addition to its size."""
+"""Smallest distance in metres between the gripper and samples."""
 _NEAR = 0.010
-"""Metres beside the gripper. Samples there count as costs."""
+"""Metres. Samples that are closer to the gripper increase the costs of a grasp."""
 _ABOVE = 0.004
-"""Metres by which the gripper must be above the plane on which the object stands."""
+"""Smallest distance in metres between the gripper and the plane on which the object stands."""
 _HIDDEN = 0.015
 """Metres. A part of the gripper that is farther behind a surface is in space that the camera does not see."""
 
@@ -84,7 +84,7 @@ class Surroundings:
         possible = np.flatnonzero(np.isfinite(grasps.costs) & self._above_support(grasps, low, high))
         if not len(possible):
             return None
-        chosen = grasps.part(possible)
+        chosen = grasps.selected(possible)
         hidden = self._hidden(chosen, low[possible], high[possible])
         touching, near = self._touching(chosen, *gripper.parts(chosen, closing=True))
         free = touching <= _MOST_TOUCHING

@@ -25,12 +25,12 @@ _NO_DEPTH = (
     "~/approach has no depth images, so the arm cannot grasp. Start the node with depth_topic:=/camera/depth (launch file), or"
     " with the parameter camera.use_depth: true. Or start this program with --grasp simulator, which needs no depth."
 )
-NEWEST = (OutcomeCode.NO_IMAGE, OutcomeCode.STALE_IMAGE, OutcomeCode.BUSY, OutcomeCode.NOT_READY)
+PASSING = (OutcomeCode.NO_IMAGE, OutcomeCode.STALE_IMAGE, OutcomeCode.BUSY, OutcomeCode.NOT_READY)
 """Outcomes for which a retry can succeed."""
 
 
 class Request(Protocol):
-    """Makes the request of an object's approach pose, without its options."""
+    """Makes the request for an object's approach pose, without its options."""
 
     def __call__(self, world: World, name: str) -> Approach.Request:
         """Return the request for the object with this name."""
@@ -38,21 +38,21 @@ class Request(Protocol):
 
 
 def by_name(world: World, name: str) -> Approach.Request:
-    """Return the request by which the model finds the object."""
+    """Return a request in which the model finds the object by its name."""
     return Approach.Request(instruction=f"the {name}")
 
 
 def by_true_box(world: World, name: str) -> Approach.Request:
-    """Return the request with the object's true bounding box, which needs no model."""
+    """Return a request with the object's true bounding box, which needs no model."""
     found = world.render().find(name)
     return Approach.Request(pixels=[float(side) for side in found.box] if found else [])
 
 
 class ApproachGrasps:
-    """Finds grasps at the poses of ~/approach. See `arm.Grasps`.
+    """Finds grasps at the poses of ~/approach. See `arm.GraspSource`.
 
     :param client: a node that spins while the arm waits. Its camera shows the world.
-    :param request: makes the request of an object's approach pose.
+    :param request: makes the request for an object's approach pose.
     :param robobrain: name of the node robobrain.
     """
 
@@ -72,7 +72,7 @@ class ApproachGrasps:
         self._approach = client.create_client(Approach, f"{robobrain}/approach", qos_profile=qos.CLIENT)
 
     def find(self, name: str) -> Grasp | str:
-        """See `arm.Grasps`.
+        """See `arm.GraspSource`.
 
         :raises NoPoseError: the node has no depth images.
         """
@@ -102,7 +102,7 @@ class ApproachGrasps:
                 return f"no approach pose of the {name} arrived in time"
             response = future.result()
             code, stamp = outcome_code(response.outcome.code), response.affordances.header.stamp
-            if code not in NEWEST and Time.from_msg(stamp, clock_type=asked_at.clock_type) >= asked_at:
+            if code not in PASSING and Time.from_msg(stamp, clock_type=asked_at.clock_type) >= asked_at:
                 # The depth image of a single image can be lost on the way.
                 without_depth += response.approach.reason == Unavailable.NO_DEPTH.name
                 if without_depth >= _MOST_WITHOUT_DEPTH:

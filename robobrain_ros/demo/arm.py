@@ -25,8 +25,8 @@ class Arm(Protocol):
         ...
 
 
-class Grasps(Protocol):
-    """Where the arm grasps objects."""
+class GraspSource(Protocol):
+    """Decides where the arm grasps an object."""
 
     def find(self, name: str) -> Grasp | str:
         """Return the grasp of the object with this name, or why there is none."""
@@ -39,11 +39,11 @@ class SimulatedArm:
     :param grasps: where the arm grasps. It then holds an object only if its fingers close on the object there. None: it holds
         every object.
     :param troubles: faults from `TROUBLES`. Each one happens at the first step that permits it, in this order. ``slip``: an
-        object slips from the gripper. ``moved``: a person moved an object before the arm grasps it. ``stopped``: the arm stops
+        object slips from the gripper. ``moved``: a person moves an object before the arm grasps it. ``stopped``: the arm stops
         during a step. ``taken``: a person removes an object from the place where the arm put it.
     """
 
-    def __init__(self, world: World, troubles: Iterable[str] = (), grasps: Grasps | None = None) -> None:
+    def __init__(self, world: World, troubles: Iterable[str] = (), grasps: GraspSource | None = None) -> None:
         self.world, self._troubles, self._grasps = world, list(troubles), grasps
 
     def describe(self) -> Robot:

@@ -29,7 +29,7 @@ from std_msgs.msg import Header
 from robobrain_ros.cli.progress import ProgressPrinter
 from robobrain_ros.core.plans.request import DoneStep, PlanMode, PlanRequest, PlanVerdict, StepOutcome, relevant_history
 from robobrain_ros.core.query import Defaults, PlanStep, Task
-from robobrain_ros.demo.approach_grasps import ApproachGrasps
+from robobrain_ros.demo.approach_grasps import PASSING, ApproachGrasps
 from robobrain_ros.demo.arm import TROUBLES, Arm, SimulatedArm, random_troubles
 from robobrain_ros.demo.camera import CameraSettings, SceneMessages
 from robobrain_ros.demo.encodings import encode_image
@@ -61,8 +61,6 @@ _PERIOD = 0.2
 """Seconds between two images of the simulated camera."""
 MONITORS = ("simulator", "vision")
 """What decides whether a step failed."""
-_PASSING = (OutcomeCode.BUSY, OutcomeCode.NO_IMAGE, OutcomeCode.STALE_IMAGE, OutcomeCode.NOT_READY)
-"""Outcomes for which a retry can succeed."""
 
 
 @dataclass(frozen=True)
@@ -161,14 +159,14 @@ class Executor:
             response = self._client.ask(Task.PLAN, task, options, plan=plan)
             code, stamp = outcome_code(response.outcome.code), response.plan.header.stamp
             # A response that was rejected before the node took an image has no stamp. Otherwise, it has the stamp of the image.
-            if code not in _PASSING and (stamp == TimeMessage() or self._is_new(stamp)):
+            if code not in PASSING and (stamp == TimeMessage() or self._is_new(stamp)):
                 return response
             if code is OutcomeCode.NOT_READY and time.monotonic() < end:
                 self._progress(response.outcome.message)
             else:
                 tries += 1
             self._client.spin_until(lambda: False, _SETTLE)
-        if code in _PASSING:
+        if code in PASSING:
             return response
         raise StaleImageError(
             "No answer used an image from after the last step. Is the camera's clock synchronized with this computer?"

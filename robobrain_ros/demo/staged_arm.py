@@ -8,7 +8,7 @@ from dataclasses import replace
 from robobrain_ros.core.plans.request import Robot
 from robobrain_ros.core.query import PlanStep
 from robobrain_ros.demo import rearrange
-from robobrain_ros.demo.arm import Grasps
+from robobrain_ros.demo.arm import GraspSource
 from robobrain_ros.demo.grasping import fault_of
 from robobrain_ros.demo.layout import Layout
 from robobrain_ros.demo.motion import GRASPED, LOWERED, RELEASED, MovingArm
@@ -32,12 +32,12 @@ class StagedArm:
     :param troubles: faults from `arm.TROUBLES`. Each one happens at a random moment of the first step that permits it, in this
         order.
     :param seed: seed of these moments.
-    :param calm: number of steps at the start without faults.
+    :param calm: number of steps without faults before the first fault.
     :param grasps: see `arm.SimulatedArm`. The arm does not notice that its fingers do not close on the object.
     """
 
     def __init__(
-        self, world: World, troubles: Iterable[str] = (), seed: int = 0, calm: int = 0, grasps: Grasps | None = None
+        self, world: World, troubles: Iterable[str] = (), seed: int = 0, calm: int = 0, grasps: GraspSource | None = None
     ) -> None:
         self.world, self._troubles, self._calm, self._grasps = world, list(troubles), calm, grasps
         self._arm = MovingArm(world)
@@ -112,11 +112,11 @@ class StagedArm:
             pass
 
     def refresh(self) -> None:
-        """Give the next camera image another noise of the sensor, because no two images of a camera have the same."""
+        """Change the noise of the next camera image, because no two images of a real camera have the same noise."""
         self.world.layout = replace(self.world.layout, noise_seed=self._rng.randrange(2**31 - 1))
 
     def _imagined(self, step: Step) -> MovingArm:
-        """Return a copy of the arm as it believes to be: before a place step, an empty gripper holds the object."""
+        """Return a copy of the arm in the state that it assumes: before a place step, its gripper holds the object."""
         arm = copy.deepcopy(self._arm)
         table = arm.world.table
         if step.skill == "place" and not table.held and step.object in table.names:

@@ -16,7 +16,7 @@ class ProgressSource(Protocol):
     """Estimates the progress of one step after the other from images of the arm's camera."""
 
     def begin(self, step: str, goal: RgbImage) -> None:
-        """Start with a step, before its first movement.
+        """Begin to estimate the progress of a step, before its first movement.
 
         :param goal: image of the table after the step.
         """
@@ -27,14 +27,14 @@ class ProgressSource(Protocol):
         ...
 
     def end(self) -> None:
-        """End the step, whether it succeeded or not."""
+        """Stop estimating the progress of the step, whether it succeeded or not."""
         ...
 
 
 def watch_movements(arm: StagedArm, limits: StepLimits) -> Generator[None, float, StepWatch]:
-    """Execute a step that has begun, and decide at each moment at which the arm waits. After a failure, the arm returns.
+    """Execute a step that has begun, and decide at each moment at which the arm waits. After a failure, the arm retreats.
 
-    It yields when it needs an estimate of the progress, and receives the estimate. It returns the watch of the ended step.
+    The generator yields None when it needs an estimate of the progress. Send it the estimate. It returns the watch of the step.
     """
     watch = StepWatch(limits)
     for at_end in arm.movements():

@@ -20,7 +20,7 @@ from robobrain_ros.ros.delivery import qos
 _LONGEST = 3600.0
 """Seconds until the node ends the watch of a step."""
 _UNDECIDED = WatchTask.Goal(success=1.0, regression=0.999, confirmations=255, timeout=_LONGEST)
-"""A goal with which the node decides nothing: `core.step_watch` decides, because the arm waits for each estimate."""
+"""A goal whose limits never end the watch. `core.step_watch` decides instead, because the arm waits for each estimate."""
 
 
 class TaskWatcher:
@@ -74,7 +74,7 @@ class TaskWatcher:
             raise
         self._handle = accepted.result()
         if not self._handle.accepted:
-            raise NotReadyError("The node rejected the goal of watch_task.")
+            raise NotReadyError("The node rejected the goal of watch_task. The log of the node states the reason.")
         self._result = self._handle.get_result_async()
 
     def progress(self) -> float:

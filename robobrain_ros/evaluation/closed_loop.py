@@ -1,10 +1,11 @@
-"""Count how many disturbed tasks reach their goal, with different monitors of the steps, on tables that no model was trained on::
+"""Count how many disturbed tasks reach their goal with different monitors of the steps. The tables are in no training data::
 
     python -m robobrain_ros.evaluation.closed_loop --tasks 200 --monitor vision simulator none --model DIR
     python -m robobrain_ros.evaluation.closed_loop --tasks 200 --monitor vision simulator none --noise 0.1
 
 The model plans and estimates the progress. With ``--noise``, the scores of the progress are the true ones with errors. Without
-``--model``, a planner plans that makes no errors, but believes the monitor. Disturbances: ``--troubles``, in turn.
+``--model``, the planner makes no errors, but it learns only from the monitor that a step has failed. The disturbed tasks have the
+disturbances in ``--troubles`` in turn.
 """
 
 import argparse
@@ -46,9 +47,10 @@ NO_TROUBLE = "none"
 class Row:
     """The results of the tasks with one monitor and one trouble ("all": every trouble).
 
-    :param reached: number of the tasks that reach their goal. ``claimed_wrongly``: those that end as done without it.
-    :param good: number of steps that worked, ``bad`` of those that did not. See `LoopResult`.
-    :param plans: mean number of plan requests of a task, ``estimates`` of estimates of the progress.
+    :param reached: number of tasks that reach their goal.
+    :param claimed_wrongly: number of tasks that the planner reported as done, but that do not reach their goal.
+    :param good: number of steps that worked. ``bad``: number of steps that did not. See `LoopResult`.
+    :param plans: mean number of plan requests of a task. ``estimates``: mean number of estimates of the progress.
     """
 
     monitor: str
@@ -177,10 +179,14 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description="Count how many disturbed tasks reach their goal, with different monitors of the steps.",
     )
     parser.add_argument(
-        "--model", help="checkpoint that plans, a folder or a name on the hub (default: a planner without errors)"
+        "--model",
+        help="checkpoint, a folder or a name on the hub. It plans, and estimates the progress without --noise "
+        "(default: a planner without errors)",
     )
     parser.add_argument(
-        "--noise", type=float, help="standard deviation of simulated scores, such as 0.1 (default: the model estimates)"
+        "--noise",
+        type=float,
+        help="true scores with errors of this standard deviation, such as 0.1 (default: the model's scores)",
     )
     parser.add_argument("--monitor", choices=MONITORS, nargs="+", default=list(MONITORS), help="monitors (default: all)")
     parser.add_argument("--tasks", type=positive, default=200, help="number of disturbed tasks (default: 200)")

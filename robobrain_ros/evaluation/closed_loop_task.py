@@ -85,9 +85,9 @@ class ModelPlanner:
 
 
 class TrustingPlanner:
-    """Plans without errors, but believes that each step that did not fail has worked. After a failure, it knows the true table.
+    """Plans without errors, but assumes that all steps worked that did not count as failed. After a failure, it knows the table.
 
-    So a failed step that the monitor misses ends the task without the goal.
+    If the monitor misses a failed step, the task therefore ends without its goal.
     """
 
     def __init__(self, world: World, goal: Goal) -> None:

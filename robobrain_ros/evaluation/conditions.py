@@ -1,7 +1,7 @@
 """Questions with the answer yes or no about the state of the table, as a standing query asks them as conditions.
 
-Half of the answers are yes. A wrong statement is about objects that are on the table, so that the answer needs more than to find
-them.
+Half of the answers are yes. Wrong statements are also about objects that are on the table, so it is not sufficient to find the
+objects.
 """
 
 import random
@@ -19,9 +19,9 @@ _PLACED = {
     "on": ("Is the {0} on the {1}?", "Is the {0} on top of the {1}?"),
 }
 _RARE = 0.8
-"""Share of the tables without an object in or on another one about which nobody asks, so that the answer is not mostly no."""
+"""If no object is in or on another one, the answer is always no. This share of such tables has no question of this kind."""
 _NEAREST = 12
-"""Least horizontal distance of two objects in a question about left and right, as a share of the image: one twelfth."""
+"""Questions about left and right: the horizontal distance of both objects is at least the image's width divided by this."""
 
 
 def condition_about(scene: Scene, table: Table, rng: random.Random, kind: str = "") -> Question:

@@ -1,6 +1,6 @@
 """Scores of comparisons without a model: the true scores with errors of a chosen size.
 
-They show what a closed loop or a plot needs of a model. They do not show what a model reaches.
+They show which accuracy a closed loop needs. They do not show the accuracy of a model.
 """
 
 import math

@@ -77,7 +77,7 @@ def to_approach_pose(
         message.floor_pose = to_pose_stamped(floor)
         message.floor_reason = floor.reason.name if floor.reason else ""
     message.direction, message.graspable = approach.direction.value, approach.graspable
-    message.opening, message.finger_depth = approach.opening, approach.depth
+    message.opening, message.finger_depth = approach.opening, approach.finger_depth
     message.width, message.length, message.elongated = approach.width, approach.length, approach.elongated
     uncertainty = approach.pose.uncertainty
     message.position_deviation = uncertainty.position if uncertainty else math.nan

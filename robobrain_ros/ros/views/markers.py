@@ -214,7 +214,7 @@ class _MarkerBuilder:
             arrow = [place - along * self._style.approach_distance, place]
             self._add("approach", Marker.ARROW, PALETTE.approach, self._size(place), arrow)
         if approach.graspable:
-            tips = [place + along * approach.depth + across * side * approach.opening / 2 for side in (-1.0, 1.0)]
+            tips = [place + along * approach.finger_depth + across * side * approach.opening / 2 for side in (-1.0, 1.0)]
             roots = [tip - along * self._style.finger_length for tip in tips]
             outline = [tips[0], roots[0], roots[1], tips[1]]
             self._add("approach", Marker.LINE_STRIP, PALETTE.approach, self._size(place) / 3, outline)
