@@ -81,7 +81,7 @@ def executing(
         camera = WorldCamera(client, world)
         try:
             client.wait_for_task(Task.PLAN, 30.0)
-            yield Executor(client, SimulatedArm(world, troubles), tell=lambda line: None, timeout=30.0, **options), engine
+            yield Executor(client, SimulatedArm(world, troubles), report=lambda line: None, timeout=30.0, **options), engine
         finally:
             camera.close()
             client.destroy_node()
@@ -113,7 +113,7 @@ def test_the_executor_waits_while_the_model_is_loaded(monkeypatch: pytest.Monkey
         camera = WorldCamera(client, world)
         try:
             client.wait_for_task(Task.PLAN, 30.0)
-            executor = Executor(client, SimulatedArm(world), tell=lambda line: None, progress=progress, timeout=30.0)
+            executor = Executor(client, SimulatedArm(world), report=lambda line: None, progress=progress, timeout=30.0)
             ending = executor.run(TASK)
         finally:
             camera.close()

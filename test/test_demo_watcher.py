@@ -235,8 +235,8 @@ def run_task(*troubles: str, seed: int = 0, calm: int = 0, fault: Exception | No
         camera = WorldCamera(client, world)
         try:
             client.wait_for_task(Task.PLAN, LIMIT)
-            watched = WatchedArm(arm, TaskWatcher(client, timeout=LIMIT, rate=20.0), tell=lines.append)
-            ending = Executor(client, watched, tell=lines.append, timeout=LIMIT).run(TASK)
+            watched = WatchedArm(arm, TaskWatcher(client, timeout=LIMIT, rate=20.0), report=lines.append)
+            ending = Executor(client, watched, report=lines.append, timeout=LIMIT).run(TASK)
         finally:
             camera.close()
             client.destroy_node()

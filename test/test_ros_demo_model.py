@@ -200,7 +200,7 @@ def test_an_arm_mostly_reaches_its_goal_in_spite_of_a_trouble(user: TaskClient) 
     for seed in range(8):
         situation = plans.at_first(make_scene(seed), random.Random(seed))
         world, asked = situation.world, situation.asked
-        executor = Executor(user, SimulatedArm(world, ["moved" if seed % 2 else "slip"]), tell=lambda line: None)
+        executor = Executor(user, SimulatedArm(world, ["moved" if seed % 2 else "slip"]), report=lambda line: None)
         camera = WorldCamera(user, world)
         try:
             ending = executor.run(asked.text)

@@ -65,10 +65,10 @@ class ApproachGrasps:
         robobrain: str = "robobrain",
         camera: str = "",
         timeout: float = Defaults.timeout,
-        tell: Callable[[str], None] = lambda line: None,
+        report: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._client, self._world, self._request = client, world, request
-        self._camera, self._timeout, self._tell = camera, timeout, tell
+        self._camera, self._timeout, self._report = camera, timeout, report
         self._approach = client.create_client(Approach, f"{robobrain}/approach", qos_profile=qos.CLIENT)
 
     def find(self, name: str) -> Grasp | str:
@@ -84,7 +84,7 @@ class ApproachGrasps:
         place = found.pose.pose.position
         direction = found.direction.replace("_", " ")
         frame = found.pose.header.frame_id
-        self._tell(f"  grasp {direction} at x {place.x:.3f}, y {place.y:.3f}, z {place.z:.3f} m in {frame}")
+        self._report(f"  grasp {direction} at x {place.x:.3f}, y {place.y:.3f}, z {place.z:.3f} m in {frame}")
         return self._to_grasp(found)
 
     def _ask(self, name: str) -> ApproachPose | str:

@@ -82,7 +82,7 @@ class Executor:
 
     :param client: client of the node robobrain.
     :param camera: the node's camera above the arm's table. Empty: its first camera.
-    :param tell: called with a line about each plan and each step.
+    :param report: called with a line about each plan and each step.
     :param progress: called with a sentence while the node loads its model.
     :param check: called before and after each plan request. An exception ends the task.
     :param timeout: time limit of an answer in seconds.
@@ -94,7 +94,7 @@ class Executor:
         arm: Arm,
         *,
         camera: str = "",
-        tell: Callable[[str], None] = print,
+        report: Callable[[str], None] = print,
         progress: Callable[[str], None] = lambda sentence: None,
         check: Callable[[], None] = lambda: None,
         most_plans: int = MOST_PLANS,
@@ -102,7 +102,7 @@ class Executor:
         timeout: float = Defaults.timeout,
     ) -> None:
         self._client, self._arm, self._camera = client, arm, camera
-        self._tell, self._progress, self._check, self._timeout = tell, progress, check, timeout
+        self._report, self._progress, self._check, self._timeout = report, progress, check, timeout
         self._most_plans, self._most_steps = most_plans, most_steps
         self._moved_at = Time(clock_type=client.get_clock().clock_type)
 
@@ -120,7 +120,7 @@ class Executor:
             self._check()
             code, why = outcome_code(response.outcome.code), response.outcome.message
             if code is OutcomeCode.INFEASIBLE_PLAN:
-                self._tell(f"Plan {number} is rejected: {why}")
+                self._report(f"Plan {number} is rejected: {why}")
                 feedback = why
                 continue
             if code is not OutcomeCode.OK:
@@ -128,7 +128,7 @@ class Executor:
             answer = to_answer(Task.PLAN, response)
             if answer.verdict is PlanVerdict.DONE:
                 return TaskResult(True, "The task is done.", number, tuple(history))
-            self._tell(f"Plan {number}: {', '.join(step.text for step in answer.steps)}.")
+            self._report(f"Plan {number}: {', '.join(step.text for step in answer.steps)}.")
             feedback = ""
             self._follow(answer.steps, history)
         return TaskResult(False, f"The task is not done after {self._most_plans} plans.", self._most_plans, tuple(history))
@@ -139,7 +139,7 @@ class Executor:
             observation = self._arm.execute(step)
             outcome = StepOutcome.FAILED if observation else StepOutcome.SUCCEEDED
             history.append(DoneStep(step.text, step.robot, step.skill, step.arguments, outcome, observation))
-            self._tell(f"  {step.text}: {observation or 'done'}")
+            self._report(f"  {step.text}: {observation or 'done'}")
             if observation:
                 break
         self._settle()
@@ -318,7 +318,7 @@ def main() -> None:
         approaching = options.grasp == "approach"
         camera = WorldCamera(client, world, options.camera, (lambda scene: scene.depth) if approaching else None)  # noqa: F841
         node: dict[str, Any] = {"robobrain": options.robobrain, "camera": options.camera, "timeout": options.timeout}
-        grasps = ApproachGrasps(client, world, **node, tell=print) if approaching else None
+        grasps = ApproachGrasps(client, world, **node, report=print) if approaching else None
         wait_for_node(client, options.timeout)
         end_if_shared(client, options.camera, _DISCOVERY)
         print(f"On the table: {', '.join(world.table.names)}.")
@@ -326,7 +326,7 @@ def main() -> None:
         troubles = options.troubles if seed is None else random_troubles(seed)
         arm: Arm = SimulatedArm(world, troubles, grasps)
         if options.monitor == "vision":
-            arm = WatchedArm(StagedArm(world, troubles, options.seed, grasps=grasps), TaskWatcher(client, **node), tell=print)
+            arm = WatchedArm(StagedArm(world, troubles, options.seed, grasps=grasps), TaskWatcher(client, **node), report=print)
         # On a busy machine, discovery takes longer than _DISCOVERY, and another camera can also start later.
         check = partial(end_if_shared, client, options.camera, 0.0)
         progress = ProgressPrinter().update

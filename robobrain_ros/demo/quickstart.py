@@ -212,7 +212,7 @@ def close_the_loop(client: DemoClient, timeout: float, monitor: str) -> None:
     camera = WorldCamera(client, world)
     arm: Arm = SimulatedArm(world, ["slip"])
     if monitor == "vision":
-        arm = WatchedArm(StagedArm(world, ["slip"], SCENE_SEED), TaskWatcher(client, timeout=timeout), tell=print)
+        arm = WatchedArm(StagedArm(world, ["slip"], SCENE_SEED), TaskWatcher(client, timeout=timeout), report=print)
     try:
         ending = Executor(client, arm, timeout=timeout).run(ARM_TASK)
     except RoboBrainError as error:

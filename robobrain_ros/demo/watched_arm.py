@@ -61,7 +61,7 @@ def observation(step: PlanStep, watch: StepWatch) -> str:
 class WatchedArm:
     """An `arm.Arm` whose steps succeed or fail according to a `ProgressSource`.
 
-    :param tell: called with a line about each step.
+    :param report: called with a line about each step.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class WatchedArm:
         source: ProgressSource,
         *,
         limits: StepLimits | None = None,
-        tell: Callable[[str], None] = lambda line: None,
+        report: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self._arm, self._source, self._limits, self._tell = arm, source, limits or StepLimits(), tell
+        self._arm, self._source, self._limits, self._report = arm, source, limits or StepLimits(), report
 
     def describe(self) -> Robot:
         """See `arm.Arm`."""
@@ -93,5 +93,5 @@ class WatchedArm:
             watch: StepWatch = ended.value
         finally:
             self._source.end()
-        self._tell(f"  {step.text}: {watch.state.value}, because {watch.why}")
+        self._report(f"  {step.text}: {watch.state.value}, because {watch.why}")
         return observation(step, watch)
