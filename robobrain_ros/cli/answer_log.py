@@ -103,8 +103,8 @@ class AnswerLog:
         for number, row in enumerate(self._log.rows, 2):
             try:
                 key = row["column"], row["questions"], row["think"], row["id"], row["content"]
-                self._results[key] = ItemResult(row["score"], row["text"], row["grids"], tuple(row["model_size"]))
-            except (KeyError, TypeError) as error:
+                self._results[key] = _result_of(row)
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 raise self._log.wrong_line(number) from error
 
     def __len__(self) -> int:
@@ -127,6 +127,17 @@ class AnswerLog:
     def close(self) -> None:
         """Close the file."""
         self._log.close()
+
+
+def _result_of(row: dict[str, Any]) -> ItemResult:
+    """Return the result in a row.
+
+    :raises ValueError: a value is out of its range. For other faults, see `AnswerLog`.
+    """
+    width, height = map(int, row["model_size"])
+    if not all(0.0 <= score <= 1.0 for score in (row["score"], *row["grids"].values())) or not isinstance(row["text"], str):
+        raise ValueError
+    return ItemResult(row["score"], row["text"], row["grids"], (width, height))
 
 
 def digest(item: Item) -> str:

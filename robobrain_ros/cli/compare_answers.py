@@ -1,5 +1,6 @@
 """The answers of a comparison, and the file that keeps them, so that an interrupted comparison continues where it ended."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -132,4 +133,11 @@ def _from_row(row: Mapping[str, Any]) -> StoredAnswer:
     content = None if row["content"] is None else content_from_json(row["content"])
     width, height = row["size"]
     model, engine, profile = row["served"]
-    return StoredAnswer(**dict(row) | {"content": content, "size": (width, height), "served": (model, engine, profile)})
+    answer = StoredAnswer(**dict(row) | {"content": content, "size": (width, height), "served": (model, engine, profile)})
+    texts, numbers = (
+        (answer.code, answer.message, answer.text),
+        (answer.seconds, answer.first_token, answer.tokens, width, height),
+    )
+    if not all(isinstance(text, str) for text in (*texts, *answer.served)) or not all(map(math.isfinite, numbers)):
+        raise ValueError("A text or a number of the answer is wrong.")
+    return answer
