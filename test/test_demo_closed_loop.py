@@ -34,6 +34,8 @@ def test_a_monitor_that_sees_the_faults_leads_to_the_goal(monitor: list[str]) ->
         assert (row.reached, row.noticed, row.false_alarms) == (row.tasks, row.bad, 0)
     assert rows["all"].tasks == rows["all"].bad == 9
     assert rows["none"].bad == 0
+    # The first plan, one after the failure, and the answer that the task is done.
+    assert (rows["none"].plans, rows["all"].plans) == (2.0, 3.0)
     assert (rows["all"].estimates > 2) == (monitor[0] == "vision")
 
 

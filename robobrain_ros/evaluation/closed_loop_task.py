@@ -66,6 +66,7 @@ class Planner(Protocol):
     async def plan(self, task: str, world: World, image_id: str, request: PlanRequest) -> tuple[PlanVerdict, Sequence[PlanStep]]:
         """Return the verdict and the steps.
 
+        :param request: it contains all executed steps.
         :raises RoboBrainError: there is no plan.
         """
         ...
@@ -80,6 +81,7 @@ class ModelPlanner:
     async def plan(self, task: str, world: World, image_id: str, request: PlanRequest) -> tuple[PlanVerdict, Sequence[PlanStep]]:
         """See `Planner`."""
         image = (await asyncio.to_thread(world.render)).image
+        request = replace(request, done=relevant_history(request.done))
         answer = await self._brain.run(Query(Task.PLAN, task, [image], [image_id], plan=request, think=False, timeout=_TIMEOUT))
         return answer.verdict, answer.steps
 
@@ -264,7 +266,7 @@ class LoopTask:
         feedback, why, claimed, number = "", f"not done after {self.most_plans} plans", False, 0
         for number in range(1, self.most_plans + 1):
             mode = PlanMode.REPLAN if history else PlanMode.NEW
-            request = PlanRequest((self.arm.describe(),), (), relevant_history(history), feedback, MOST_STEPS, mode)
+            request = PlanRequest((self.arm.describe(),), (), tuple(history), feedback, MOST_STEPS, mode)
             try:
                 verdict, steps = await planner.plan(self.text, self.world, f"closed loop {self.seed} plan {number}", request)
             except InfeasiblePlanError as error:
