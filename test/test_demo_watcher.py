@@ -33,6 +33,7 @@ from robobrain_ros.engine.base import Generation, TextDelta
 from robobrain_ros.errors import EngineFailedError, NotReadyError, OutcomeCode, RequestTimeoutError, RoboBrainError
 from robobrain_ros.evaluation.plans import answer_json
 from robobrain_ros.evaluation.rollouts import true_score
+from robobrain_ros.ros import client as client_module
 from robobrain_ros.ros.client import TaskClient
 
 NAMES = ("red block", "green bowl", "yellow ball")
@@ -148,7 +149,7 @@ def test_a_goal_that_is_accepted_too_late_is_canceled(monkeypatch: pytest.Monkey
 
 
 def test_a_node_that_ends_during_a_step_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watcher_module, "GONE", 0.1)
+    monkeypatch.setattr(client_module, "_GONE", 0.1)
     other = OtherNode(silent=True)
     other.permitted.set()
     with other.running(), watching(other, LIMIT) as (_, watcher):

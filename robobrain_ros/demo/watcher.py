@@ -1,7 +1,6 @@
 """Estimates of a step's progress from the action ~/watch_task of a running node."""
 
 import copy
-import time
 from array import array
 from typing import Any
 
@@ -14,7 +13,7 @@ from robobrain_ros.bounds.deadlines import CLIENT_GRACE
 from robobrain_ros.core.query import Defaults, RgbImage
 from robobrain_ros.demo.encodings import encode_image
 from robobrain_ros.errors import EngineFailedError, NotReadyError, RequestTimeoutError, error_of, outcome_code
-from robobrain_ros.ros.client import GONE, TaskClient, query_options
+from robobrain_ros.ros.client import TaskClient, query_options
 from robobrain_ros.ros.delivery import qos
 
 _LONGEST = 3600.0
@@ -70,7 +69,7 @@ class TaskWatcher:
         try:
             self._wait(accepted.done)
         except RequestTimeoutError:
-            accepted.add_done_callback(_cancel)  # Otherwise, the node would watch a step that nobody executes.
+            accepted.add_done_callback(_cancel)  # Otherwise, the node would watch a step that no robot executes.
             raise
         self._handle = accepted.result()
         if not self._handle.accepted:
@@ -116,21 +115,9 @@ class TaskWatcher:
         :raises RequestTimeoutError: it does not become true in time.
         :raises NotReadyError: the node ended meanwhile.
         """
-        patience = times * self._timeout + CLIENT_GRACE
-        last_seen = time.monotonic()
-
-        def over() -> bool:
-            nonlocal last_seen
-            if self._action.server_is_ready():
-                last_seen = time.monotonic()
-            return condition() or time.monotonic() - last_seen > GONE
-
-        self._client.spin_until(over, patience)
-        if condition():
-            return
-        if time.monotonic() - last_seen > GONE:
-            raise NotReadyError("The action watch_task disappeared before it answered. The node has ended; see its log.")
-        raise RequestTimeoutError(f"The action watch_task did not answer within {patience:.0f} s.")
+        patience, name = times * self._timeout + CLIENT_GRACE, "The action watch_task"
+        if not self._client.spin_while_served(condition, self._action.server_is_ready, patience, name):
+            raise RequestTimeoutError(f"{name} did not answer within {patience:.0f} s.")
 
 
 def _cancel(accepted: Any) -> None:

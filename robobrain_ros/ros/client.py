@@ -18,7 +18,7 @@ from robobrain_ros.ros.messages.reading import read_report
 from robobrain_ros.ros.tasks import TASKS
 
 _THINK = {None: QueryOptions.THINK_DEFAULT, False: QueryOptions.THINK_OFF, True: QueryOptions.THINK_ON}
-GONE = 3.0
+_GONE = 3.0
 """Seconds without the service after which the node counts as ended."""
 
 
@@ -68,6 +68,28 @@ class TaskClient(Node):
             rclpy.spin_once(self, timeout_sec=0.1)
         return True
 
+    def spin_while_served(self, condition: Callable[[], Any], is_served: Callable[[], bool], seconds: float, name: str) -> bool:
+        """Spin until the condition is true, as `spin_until` does, while a node offers a service or action.
+
+        :param is_served: whether a node offers it now.
+        :param name: what the node offers, to begin a sentence, such as "The action watch_task".
+        :raises NotReadyError: the node ended meanwhile.
+        """
+        last_seen = time.monotonic()
+
+        def ended() -> bool:
+            nonlocal last_seen
+            if is_served():
+                last_seen = time.monotonic()
+            return condition() or time.monotonic() - last_seen > _GONE
+
+        self.spin_until(ended, seconds)
+        if condition():
+            return True
+        if time.monotonic() - last_seen > _GONE:
+            raise NotReadyError(f"{name} disappeared before it answered. The node has ended; see its log.")
+        return False
+
     def wait_for_task(self, task: Task, seconds: float) -> None:
         """Wait until the node offers the task.
 
@@ -99,22 +121,14 @@ class TaskClient(Node):
             request.context = to_plan_context(plan)
         future = client.call_async(request)
         patience = patience or options.timeout + CLIENT_GRACE
-        last_seen = time.monotonic()
-
-        def ended() -> bool:
-            nonlocal last_seen
-            if client.service_is_ready():
-                last_seen = time.monotonic()
-            return future.done() or time.monotonic() - last_seen > GONE
-
-        self.spin_until(ended, patience)
-        if future.done():
-            return future.result()
-        client.remove_pending_request(future)
-        if time.monotonic() - last_seen > GONE:
-            name = self.resolve_service_name(client.srv_name)
-            raise NotReadyError(f"The service {name} disappeared before it answered. The node has ended; see its log.")
-        raise RequestTimeoutError(f"The node did not answer within {patience:.0f} s.")
+        name = f"The service {self.resolve_service_name(client.srv_name)}"
+        try:
+            if not self.spin_while_served(future.done, client.service_is_ready, patience, name):
+                raise RequestTimeoutError(f"The node did not answer within {patience:.0f} s.")
+        finally:
+            if not future.done():
+                client.remove_pending_request(future)
+        return future.result()
 
 
 def to_answer(task: Task, response: Any) -> Answer:
