@@ -27,9 +27,10 @@ class ProgressPrinter:
         print(line, end=end, file=self._stream, flush=True)
 
     def finish(self) -> None:
-        """End the line, so that the next message does not overwrite it."""
-        if self._on_terminal:
-            print(file=self._stream)
+        """End the line if there is one, so that the next message does not continue it."""
+        if self._on_terminal and self._printed:
+            print(file=self._stream, flush=True)
+        self._printed = ""
 
 
 class Messages:

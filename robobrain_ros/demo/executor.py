@@ -311,6 +311,12 @@ def main() -> None:
     options = parser.parse_args(rclpy.utilities.remove_ros_args(sys.argv)[1:])
     if not 0.0 < options.timeout <= MOST_TIMEOUT:
         parser.error(f"--timeout must be above 0 and at most {MOST_TIMEOUT:g}")
+    printer = ProgressPrinter()
+
+    def report(line: str) -> None:
+        printer.finish()
+        print(line, flush=True)
+
     rclpy.init()
     world = World(make_scene(options.seed).layout, np.random.RandomState(options.seed % 2**32))
     try:
@@ -318,7 +324,7 @@ def main() -> None:
         approaching = options.grasp == "approach"
         camera = WorldCamera(client, world, options.camera, (lambda scene: scene.depth) if approaching else None)  # noqa: F841
         node: dict[str, Any] = {"robobrain": options.robobrain, "camera": options.camera, "timeout": options.timeout}
-        grasps = ApproachGrasps(client, world, **node, report=print) if approaching else None
+        grasps = ApproachGrasps(client, world, **node, report=report) if approaching else None
         wait_for_node(client, options.timeout)
         end_if_shared(client, options.camera, _DISCOVERY)
         print(f"On the table: {', '.join(world.table.names)}.")
@@ -326,14 +332,15 @@ def main() -> None:
         troubles = options.troubles if seed is None else random_troubles(seed)
         arm: Arm = SimulatedArm(world, troubles, grasps)
         if options.monitor == "vision":
-            arm = WatchedArm(StagedArm(world, troubles, options.seed, grasps=grasps), TaskWatcher(client, **node), report=print)
+            arm = WatchedArm(StagedArm(world, troubles, options.seed, grasps=grasps), TaskWatcher(client, **node), report=report)
         # On a busy machine, discovery takes longer than _DISCOVERY, and another camera can also start later.
         check = partial(end_if_shared, client, options.camera, 0.0)
-        progress = ProgressPrinter().update
-        executor = Executor(client, arm, camera=options.camera, progress=progress, check=check, timeout=options.timeout)
+        executor = Executor(
+            client, arm, camera=options.camera, report=report, progress=printer.update, check=check, timeout=options.timeout
+        )
         ending = executor.run(options.task)
-        print(f"{'Done' if ending.done else 'Not done'}, after {ending.plans} plans: {ending.why}")
-        print("True state of the table: " + "; ".join(f"{place.name}: {', '.join(place.objects)}" for place in world.places()))
+        report(f"{'Done' if ending.done else 'Not done'}, after {ending.plans} plans: {ending.why}")
+        report("True state of the table: " + "; ".join(f"{place.name}: {', '.join(place.objects)}" for place in world.places()))
         sys.exit(0 if ending.done else 1)
     except RoboBrainError as error:
         sys.exit(error.message)
@@ -342,6 +349,7 @@ def main() -> None:
     except (KeyboardInterrupt, ExternalShutdownException):
         sys.exit(130)
     finally:
+        printer.finish()
         rclpy.try_shutdown()
 
 
