@@ -134,10 +134,8 @@ def _from_row(row: Mapping[str, Any]) -> StoredAnswer:
     width, height = row["size"]
     model, engine, profile = row["served"]
     answer = StoredAnswer(**dict(row) | {"content": content, "size": (width, height), "served": (model, engine, profile)})
-    texts, numbers = (
-        (answer.code, answer.message, answer.text),
-        (answer.seconds, answer.first_token, answer.tokens, width, height),
-    )
-    if not all(isinstance(text, str) for text in (*texts, *answer.served)) or not all(map(math.isfinite, numbers)):
+    texts = (answer.code, answer.message, answer.text, *answer.served)
+    numbers = (answer.seconds, answer.first_token, answer.tokens, width, height)
+    if not all(isinstance(text, str) for text in texts) or not all(map(math.isfinite, numbers)):
         raise ValueError("A text or a number of the answer is wrong.")
     return answer

@@ -36,11 +36,11 @@ class GraspSource(Protocol):
 class SimulatedArm:
     """The arm of the simulated table, with faults.
 
-    :param grasps: where the arm grasps. It then holds an object only if its fingers close on the object there. None: it holds
-        every object.
     :param troubles: faults from `TROUBLES`. Each one happens at the first step that permits it, in this order. ``slip``: an
         object slips from the gripper. ``moved``: a person moves an object before the arm grasps it. ``stopped``: the arm stops
         during a step. ``taken``: a person removes an object from the place where the arm put it.
+    :param grasps: where the arm grasps. It then holds an object only if its fingers close on the object there. None: it holds
+        every object.
     """
 
     def __init__(self, world: World, troubles: Iterable[str] = (), grasps: GraspSource | None = None) -> None:
