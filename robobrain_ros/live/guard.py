@@ -28,6 +28,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
+from robobrain_ros.engine.addresses import client_of
 from robobrain_ros.live.feed import LONGEST_INSTRUCTION
 
 TOKEN_VARIABLE = "ROBOBRAIN_LIVE_TOKEN"
@@ -36,7 +37,7 @@ LEAST_TOKEN = 16
 MOST_VIEWERS = 16
 MOST_CONNECTIONS = 64
 """Open TCP connections. A browser uses several while it loads the page. Without a complete request, they end after 10 s, or when
-there are too many: the oldest one of the address that has the most of them.
+there are too many: the oldest one of the client that has the most of them.
 """
 LARGEST_MESSAGE = 64 * 1024
 """Bytes of a message of a browser. The longest instruction has at most 32 KB."""
@@ -72,7 +73,7 @@ class Gate:
         self.viewers = 0
         self.connections = 0
         self._waiting: dict[ServerConnection, str] = {}
-        """Address of each connection without a complete request, the oldest one first."""
+        """The client of each connection without a complete request, the oldest one first."""
         self._used = False
 
     @property
@@ -127,13 +128,16 @@ class Gate:
         if not self._used:
             raise LiveViewError("The installed version of viser does not start its server as expected. Install viser 1.1.1.")
 
-    def opened(self, connection: ServerConnection, address: str) -> None:
-        """Count a new connection. If too many are open, end one without a complete request."""
+    def opened(self, connection: ServerConnection, client: str) -> None:
+        """Count a new connection. If too many are open, end one without a complete request.
+
+        :param client: the client's identity, see `client_of`.
+        """
         self.connections += 1
-        self._waiting[connection] = address
+        self._waiting[connection] = client
         if self.connections > MOST_CONNECTIONS:
             ((most, _),) = Counter(self._waiting.values()).most_common(1)
-            oldest = next(one for one, its_address in self._waiting.items() if its_address == most)
+            oldest = next(one for one, its in self._waiting.items() if its == most)
             del self._waiting[oldest]
             oldest.transport.abort()
 
@@ -179,7 +183,7 @@ class _Connection(ServerConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Register the connection with the gate."""
         super().connection_made(transport)
-        self._gate.opened(self, (transport.get_extra_info("peername") or ("",))[0])
+        self._gate.opened(self, client_of(transport.get_extra_info("peername")))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Remove the connection from the gate."""
