@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import Queue
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from robobrain_ros.core.imaging import FittedSize, fit
 from robobrain_ros.core.plans.prompt import plan_prompt
 from robobrain_ros.core.query import RgbImage
+from robobrain_ros.core.timed_images import sentence
 from robobrain_ros.demo.layout import COLOURS, KINDS
 from robobrain_ros.demo.world import Scene, make_scene
 from robobrain_ros.evaluation.exam import FIRST_TRAINING_SEED
@@ -60,12 +62,16 @@ def view(seed: int, camera: tuple[int, int], detail: float, max_pixels: int = MA
     :param detail: number of rendered pixels for each pixel of the resized image. It is limited to the camera's size.
     :param max_pixels: pixel limit of the resized image.
     """
+    size = rendered_size(camera, detail, max_pixels)
+    scene = make_scene(seed, (size.width, size.height))
+    return scene, size, model_image(scene, size)
+
+
+def rendered_size(camera: tuple[int, int], detail: float, max_pixels: int) -> FittedSize:
+    """Return the size at which a camera's image is rendered, and its size for the model. See `view`."""
     target = fit(camera, MIN_PIXELS, max_pixels, PATCH)
     ratio = min(1.0, (detail * target.model_width * target.model_height / (camera[0] * camera[1])) ** 0.5)
-    width, height = round(camera[0] * ratio), round(camera[1] * ratio)
-    scene = make_scene(seed, (width, height))
-    size = FittedSize(width, height, target.model_width, target.model_height)
-    return scene, size, model_image(scene, size)
+    return FittedSize(round(camera[0] * ratio), round(camera[1] * ratio), target.model_width, target.model_height)
 
 
 def model_image(scene: Scene, size: FittedSize) -> RgbImage:
@@ -99,12 +105,14 @@ class Packer:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
         return text
 
-    def prompt(self, example: Example) -> list[int]:
-        """Return the token ids between the image and the answer."""
+    def prompt(self, example: Example, times: Sequence[float] = ()) -> list[int]:
+        """Return the token ids between the image and the answer. ``times``: those of several images, see `Query.image_times`."""
         question = example.question
         text = PROFILE.prompt(question.task, question.text)
         if question.plan is not None:
             text = plan_prompt(question.text, question.plan)
+        if times:
+            text = f"{sentence(times)}\n{text}"
         return self.encode(f"{text}<|im_end|>\n<|im_start|>assistant\n{PROFILE.assistant_prefix(example.think)}")
 
     def answer(self, example: Example, size: FittedSize) -> list[int]:
@@ -142,44 +150,97 @@ class Packer:
         states whether an object covers a cell.
         """
         size = views[0][1]
-        rows, columns = size.model_height // PATCH, size.model_width // PATCH
-        cells, start = rows * columns, len(self.start)
-        down, across = np.divmod(np.arange(cells), columns)
-        beginning = np.tile(np.arange(start), (3, 1))
-        middle = np.stack([np.full(cells, start), start + down, start + across])
-        after = start + max(rows, columns)
-        head = np.concatenate([beginning, middle, np.full((3, 1), after)], axis=1)
-        made = []
-        for (scene, fitted, _), asked in zip(views, examples, strict=True):
-            ids = [*self.start, *([self.image] * cells), self.end]
-            targets = [[-1] * len(ids) for _ in range(4)]
-            segment, places = [0] * len(ids), [head]
-            for number, example in enumerate(asked, start=1):
-                prompt, answer = self.prompt(example), self.answer(example, fitted)
-                about = (answer, *self._about(scene, example, answer))
-                ids += prompt + answer
-                segment += [number] * (len(prompt) + len(answer))
-                places.append(np.tile(after + 1 + np.arange(len(prompt) + len(answer)), (3, 1)))
-                for target, values in zip(targets, about, strict=True):
-                    target += [-1] * (len(prompt) - 1) + values + [-1]
-            made.append((ids, segment, targets, np.concatenate(places, axis=1)))
-        length = (max(len(row[0]) for row in made) + 15) // 16 * 16
-        packed: Arrays = {
-            "ids": np.full((len(views), length), self.padding, np.int64),
-            "segment": np.full((len(views), length), -1, np.int64),
-            "targets": np.full((4, len(views), length), -1, np.int64),
-            "positions": np.zeros((3, len(views), length), np.int64),
-        }
-        for index, (ids, segment, targets, positions) in enumerate(made):
-            packed["ids"][index, : len(ids)], packed["segment"][index, : len(ids)] = ids, segment
-            packed["targets"][:, index, : len(ids)], packed["positions"][:, index, : len(ids)] = targets, positions
+        head = self.head(1, (size.model_height, size.model_width))
+        asked = [
+            [self._written(example, fitted, scene) for example in own]
+            for (scene, fitted, _), own in zip(views, examples, strict=True)
+        ]
+        packed = self.pack(head, asked)
         covered = np.stack([_covered(scene, fitted) for scene, fitted, _ in views])
         packed["cells"] = covered > 0.1
         helped = zip(views, covered, strict=True)
         packed["helper"] = np.stack([_helper(scene, fitted, part) for (scene, fitted, _), part in helped])
         packed["images"] = np.stack([image for _, _, image in views])
-        packed["start"], packed["count"] = start, cells
         return packed
+
+    def _written(self, example: Example, size: FittedSize, scene: Scene) -> "Written":
+        answer = self.answer(example, size)
+        return Written(self.prompt(example), answer, self._about(scene, example, answer))
+
+    def head(self, images: int, size: tuple[int, int]) -> "Head":
+        """Return the beginning of a prompt: the tokens of images of the same size (height, width) in pixels."""
+        rows, columns = size[0] // PATCH, size[1] // PATCH
+        cells = rows * columns
+        down, across = np.divmod(np.arange(cells), columns)
+        opening, begin = self.start[:-1], self.start[-1]
+        ids, places = list(opening), [np.tile(np.arange(len(opening)), (3, 1))]
+        visual: list[int] = []
+        after = len(opening)
+        for _ in range(images):
+            visual += range(len(ids) + 1, len(ids) + 1 + cells)
+            ids += [begin, *([self.image] * cells), self.end]
+            corner = after + 1
+            inside = np.stack([np.full(cells, corner), corner + down, corner + across])
+            after = corner + max(rows, columns) + 1
+            places += [np.full((3, 1), corner - 1), inside, np.full((3, 1), after - 1)]
+        return Head(ids, np.concatenate(places, axis=1), np.array(visual), after)
+
+    def pack(self, head: "Head", asked: Sequence[Sequence["Written"]]) -> Arrays:
+        """Return a batch of rows. Each has the tokens of the images, and then those of its questions. See `batch`.
+
+        ``visual`` are the indices of the visual tokens, and ``head`` is the number of tokens before the questions.
+        """
+        made = []
+        for own in asked:
+            ids = list(head.ids)
+            targets = [[-1] * len(ids) for _ in range(4)]
+            segment, places = [0] * len(ids), [head.positions]
+            for number, one in enumerate(own, start=1):
+                length = len(one.prompt) + len(one.answer)
+                ids += one.prompt + one.answer
+                segment += [number] * length
+                places.append(np.tile(head.after + np.arange(length), (3, 1)))
+                for target, values in zip(targets, (one.answer, *one.about), strict=True):
+                    target += [-1] * (len(one.prompt) - 1) + values + [-1]
+            made.append((ids, segment, targets, np.concatenate(places, axis=1)))
+        length = (max(len(row[0]) for row in made) + 15) // 16 * 16
+        packed: Arrays = {
+            "ids": np.full((len(made), length), self.padding, np.int64),
+            "segment": np.full((len(made), length), -1, np.int64),
+            "targets": np.full((4, len(made), length), -1, np.int64),
+            "positions": np.zeros((3, len(made), length), np.int64),
+            "visual": head.visual,
+            "head": len(head.ids),
+        }
+        for index, (ids, segment, targets, positions) in enumerate(made):
+            packed["ids"][index, : len(ids)], packed["segment"][index, : len(ids)] = ids, segment
+            packed["targets"][:, index, : len(ids)], packed["positions"][:, index, : len(ids)] = targets, positions
+        return packed
+
+
+@dataclass(frozen=True)
+class Head:
+    """The beginning of a prompt with images.
+
+    :param ids: token ids.
+    :param positions: (3, tokens).
+    :param visual: indices of the visual tokens, those of the first image first.
+    :param after: position of the next token.
+    """
+
+    ids: list[int]
+    positions: npt.NDArray[np.int64]
+    visual: npt.NDArray[np.int64]
+    after: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """A question and its answer as token ids, and three values for each token of the answer, see `Packer._about`."""
+
+    prompt: list[int]
+    answer: list[int]
+    about: tuple[list[int], list[int], list[int]]
 
 
 def _covered(scene: Scene, size: FittedSize) -> npt.NDArray[np.float32]:
@@ -219,11 +280,16 @@ def random_view(rng: random.Random, camera: tuple[int, int], max_pixels: int) ->
     """Return a random scene for training. The resolution of the rendering varies, and some images are compressed as JPEG."""
     detail = rng.choices((1.15, 2.0, 4.0), weights=(0.55, 0.35, 0.1))[0]
     scene, size, image = view(FIRST_TRAINING_SEED + rng.randrange(3_000_000_000), camera, detail, max_pixels)
-    if rng.random() < 0.15:
-        _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, rng.randint(75, 95)])
-        compressed: Any = cv2.imdecode(data, cv2.IMREAD_COLOR)
-        return scene, size, compressed
-    return scene, size, image
+    return scene, size, jpeg(image, rng, 0.15)
+
+
+def jpeg(image: RgbImage, rng: random.Random, share: float) -> RgbImage:
+    """Return an image that is compressed as JPEG with this probability."""
+    if rng.random() >= share:
+        return image
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, rng.randint(75, 95)])
+    compressed: Any = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    return compressed
 
 
 def produce(queue: "Queue[Arrays]", tokenizer_folder: Path, seed: int, views: int, questions: int) -> None:

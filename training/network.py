@@ -186,6 +186,15 @@ def see(model: Qwen2_5_VLForConditionalGeneration, patches: Tensor, size: tuple[
     return merger.mlp(_rms(values, merger.ln_q.weight).reshape(count, length // 4, 4 * width))
 
 
+def with_images(values: Tensor, imaged: Tensor, visual: Tensor) -> Tensor:
+    """Return the input vectors (B, S, width) with visual tokens in place of those of the placeholders.
+
+    :param imaged: (images, cells, width), the same number of images for each row. Those of the first row come first.
+    :param visual: indices of the visual tokens of a row.
+    """
+    return values.index_copy(1, visual, imaged.to(values.dtype).reshape(len(values), len(visual), -1))
+
+
 @dataclass
 class Guide:
     """Guided attention for training: two heads of one layer learn to attend to the cells of the object in the answer.

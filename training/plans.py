@@ -160,23 +160,23 @@ class Tuner:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
 
-    def loss(self, batch: Arrays) -> Tensor:
-        """Return the cross entropy of a batch. Numbers in coordinates have soft targets, a Gaussian with a width of one pixel."""
-        start, count = batch["start"], batch["count"]
+    def loss(self, batch: Arrays, prefix: str = "") -> Tensor:
+        """Return the cross entropy of a batch. Numbers in coordinates have soft targets, a Gaussian with a width of one pixel.
+
+        :param prefix: begins the names of the values in the reports.
+        """
         label, number = batch["targets"][:2].reshape(2, -1)
         chosen = np.flatnonzero(label >= 0)
         label, number = label[chosen], number[chosen]
         words, numeric = np.flatnonzero(number < 0), np.flatnonzero(number >= 0)
-        images, ids, positions = (self._tensor(batch[name]) for name in ("images", "ids", "positions"))
-        with torch.no_grad():
-            imaged = network.see(self.model, network.patches_of(images), tuple(images.shape[1:3]))  # type: ignore[arg-type]
-        values = self.model.model.language_model.embed_tokens(ids)
-        values = torch.cat([values[:, :start], imaged.to(values.dtype), values[:, start + count :]], 1)
+        images, ids, positions, visual = (self._tensor(batch[name]) for name in ("images", "ids", "positions", "visual"))
+        imaged = network.see(self.model, network.patches_of(images), tuple(images.shape[1:3]))  # type: ignore[arg-type]
+        values = network.with_images(self.model.model.language_model.embed_tokens(ids), imaged, visual)
         hidden, _ = network.read(self.model, values, positions, visible(self._tensor(batch["segment"])))
         logs = F.log_softmax(self.model.lm_head(hidden.flatten(0, 1)[self._tensor(chosen)]).float(), -1)
         wordy, wanted = logs[self._tensor(words)], self._tensor(label[words])
         loss = F.nll_loss(wordy, wanted)
-        self.note(words=loss, word_right=(wordy.argmax(-1) == wanted).float().mean())
+        self.note(**{f"{prefix}words": loss, f"{prefix}word_right": (wordy.argmax(-1) == wanted).float().mean()})
         if len(numeric):
             wanted = self._tensor(number[numeric])
             numbers = torch.arange(LARGEST_NUMBER, device=self.device).float()
@@ -184,7 +184,7 @@ class Tuner:
             own = logs[self._tensor(numeric)][:, self.number_ids]
             loss = loss - (soft * own).sum(1).mean() + (soft * soft.clamp_min(1e-9).log()).sum(1).mean()
             self.note(pixels_off=(own.argmax(-1) - wanted).abs().float().mean())
-        self.note(loss=loss)
+        self.note(**{f"{prefix}loss": loss})
         return loss
 
     def _tensor(self, values: np.ndarray[Any, Any]) -> Tensor:

@@ -2,8 +2,9 @@
 
     python -m training.progress --model robobrain_ros/demo/model --out build/progress --minutes 75
 
-The vision layers are frozen. A part of each step consists of the earlier questions, so that the model does not forget them. If
-the run is interrupted, the same command continues it from the saved state.
+The vision layers are frozen by default. A part of each step consists of the earlier questions, so that the model does not forget
+them, and of questions about several images (`training.clips`). If the run is interrupted, the same command continues it from the
+saved state.
 
 The length of the run is CPU time of this process on a CPU, and wall-clock time on another device. Therefore a busy CPU does not
 change the number of steps, or the learning rate of a step.
@@ -21,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from queue import Empty, Full, Queue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -30,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from training import plans
+from training import clips, plans
 from training.batches import Arrays, Packer
 from training.muon import Muon
 from training.progress_batches import (
@@ -77,8 +78,10 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--comparisons", type=int, default=7, help="comparisons of each rollout")
     parser.add_argument("--views", type=int, default=1, help="images with earlier questions in each step")
     parser.add_argument("--conditions", type=int, default=6, help="questions with yes or no about each of these images")
+    parser.add_argument("--clips", type=int, default=0, help="questions about several images: number of clips in each step")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of AdamW")
     parser.add_argument("--muon-rate", type=float, default=0.005, help="learning rate of Muon; 0: AdamW for all weights")
+    parser.add_argument("--vision-rate", type=float, default=0.0, help="learning rate of the vision layers; 0: they are frozen")
     parser.add_argument("--cooldown", type=float, default=0.6, help="share of the run in which the learning rate falls to zero")
     parser.add_argument("--through-images", action="store_true", help="also train through the states of visual tokens; slower")
     parser.add_argument("--seed", type=int, default=0)
@@ -93,18 +96,25 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-Step = tuple[Tree, Arrays | None]
-"""The data of a step: comparisons of rollouts, and images with earlier questions."""
+class Step(NamedTuple):
+    """The data of a step: comparisons of rollouts, images with earlier questions, and questions about several images."""
+
+    tree: Tree
+    earlier: Arrays | None
+    clips: Arrays | None
 
 
 def make_step(packer: Packer, options: argparse.Namespace, seed: int, step: int) -> Step:
     """Return the data of a step. It depends only on the options, the seed and the step."""
     rng = random.Random(f"progress {seed} {step}")
     tree = collate([make_sample(rng, options.comparisons) for _ in range(options.rollouts)])
-    # With one view, even steps show tables at the start, and odd steps tables after some steps.
-    if not options.views:
-        return tree, None
-    return tree, plans.make_batch(packer, seed + 7, step, options.views, first=step % 2, conditions=options.conditions)
+    earlier = clip_batch = None
+    if options.views:
+        # With one view, even steps show tables at the start, and odd steps tables after some steps.
+        earlier = plans.make_batch(packer, seed + 7, step, options.views, first=step % 2, conditions=options.conditions)
+    if options.clips:
+        clip_batch = clips.make_batch(packer, seed + 11, step, options.clips)
+    return Step(tree, earlier, clip_batch)
 
 
 def produce(queue: "ProcessQueue[Step]", options: argparse.Namespace, seed: int) -> None:
@@ -184,6 +194,9 @@ class ProgressTuner(plans.Tuner):
         rest += [language.norm.weight, *self.helpers.parameters()]
         vocabulary = [language.embed_tokens.weight, self.model.lm_head.weight]
         groups = [{"params": rest, "lr": options.rate}, {"params": vocabulary, "lr": options.rate * 3}]
+        if options.vision_rate > 0:
+            vision = list(self.model.model.visual.requires_grad_(True).parameters())
+            groups.append({"params": vision, "lr": options.vision_rate})
         self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)]
         if hidden:
             self.optimizers.append(Muon(hidden, lr=options.muon_rate))
@@ -192,7 +205,7 @@ class ProgressTuner(plans.Tuner):
 
     def texts(self) -> list[str]:
         """See `plans.Tuner.texts`."""
-        return new_tokens()
+        return new_tokens() + clips.new_tokens()
 
     def _spell(self, added: list[str], known: Any) -> None:
         """Initialise the new tokens. The parts of the prompt start from tokens with a similar purpose.
@@ -203,11 +216,11 @@ class ProgressTuner(plans.Tuner):
         """
         super()._spell(added, known)
         embedding = self.model.model.language_model.embed_tokens.weight
-        texts = self.texts()
+        texts = new_tokens()
         done = next(text for text in plans.new_tokens() if text.startswith("Is the task done?"))
         alike = {text: _POINT for text in texts[:-4] if len(text) > 16} | {texts[0]: _TASK, texts[9]: _TASK, texts[10]: done}
         with torch.no_grad():
-            for text in added:
+            for text in [text for text in added if text in texts]:
                 index = self.packer.encode(text)[0]
                 self.model.lm_head.weight[index] = 0.0
                 if text in alike:
@@ -225,12 +238,12 @@ class ProgressTuner(plans.Tuner):
         for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
-        tree, earlier = step
-        self.progress_loss(tree).backward()  # type: ignore[no-untyped-call]
-        if earlier is not None:
-            with self.reader.autocast():
-                loss = self.loss(earlier)
-            loss.backward()  # type: ignore[no-untyped-call]
+        self.progress_loss(step.tree).backward()  # type: ignore[no-untyped-call]
+        for batch, prefix in ((step.earlier, ""), (step.clips, "clip_")):
+            if batch is not None:
+                with self.reader.autocast():
+                    loss = self.loss(batch, prefix)
+                loss.backward()  # type: ignore[no-untyped-call]
         weights = [weight for optimizer in self.optimizers for group in optimizer.param_groups for weight in group["params"]]
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         norm = nn.utils.get_total_norm(gradients)

@@ -8,9 +8,7 @@ import functools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -20,7 +18,7 @@ from robobrain_ros.core.progress_prompt import GRM_PROMPT
 from robobrain_ros.demo.world import GRIPPER, Scene, render_layout
 from robobrain_ros.evaluation.exam import FIRST_TRAINING_SEED
 from robobrain_ros.evaluation.rollouts import Frame, Rollout, make_rollout, true_score
-from training.batches import Packer, model_image
+from training.batches import Packer, jpeg, model_image
 from training.tokenizer import MIN_PIXELS, PATCH
 
 Indices = npt.NDArray[np.int64]
@@ -143,7 +141,7 @@ def _sample(rollout: Rollout, chosen: tuple[int, ...], comparisons: tuple[Compar
     size = FittedSize(scenes[0].width, scenes[0].height, width, height)
     images = [model_image(scene, size) for scene in scenes]
     if rng is not None:
-        images = [_jpeg(image, rng) for image in images]
+        images = [jpeg(image, rng, 0.1) for image in images]
     about = np.stack([_about(scene, frame.object, size) for scene, frame in zip(scenes, shown, strict=True)])
     values = np.stack([_values(scene, frame) for scene, frame in zip(scenes, shown, strict=True)])
     return Sample(rollout.task, np.stack(images), about, values, comparisons)
@@ -161,13 +159,6 @@ def _pool(frames: tuple[Frame, ...], rng: random.Random) -> list[int]:
         index = rng.randint(1, last)
         chosen |= {index, min(index + rng.choice((1, 1, 2, 3)), last)}
     return sorted(chosen)
-
-
-def _jpeg(image: Any, rng: random.Random) -> Any:
-    if rng.random() > 0.1:
-        return image
-    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, rng.randint(75, 95)])
-    return cv2.imdecode(data, cv2.IMREAD_COLOR)
 
 
 def _about(scene: Scene, name: str, size: FittedSize) -> npt.NDArray[np.bool_]:

@@ -86,7 +86,7 @@ class ProgressReader:
 
     def see(self, images: np.ndarray[Any, Any]) -> Tensor:
         """Return the visual tokens (images, cells, width) of images (images, height, width, 3)."""
-        with torch.no_grad(), self.autocast():
+        with self.autocast():
             patches = network.patches_of(self.tensor(images))
             return network.see(self.model, patches, (images.shape[1], images.shape[2])).float()
 

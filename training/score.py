@@ -15,13 +15,12 @@ from robobrain_ros.errors import RoboBrainError
 from robobrain_ros.evaluation.metrics import Assessment, assess, assess_refusal
 from robobrain_ros.evaluation.questions import KINDS_OF_QUESTIONS, ask_about
 from training import network
-from training.batches import CAMERAS, Example, Packer, view
+from training.batches import CAMERAS, Arrays, Example, Packer, view
 from training.tokenizer import PROFILE
 
 LONGEST_ANSWER = 200
 
 
-@torch.no_grad()
 def answer_all(
     model: Qwen2_5_VLForConditionalGeneration,
     packer: Packer,
@@ -31,11 +30,17 @@ def answer_all(
 ) -> list[str]:
     """Return greedy answers to one question about each image. All images must have the same size."""
     batch = packer.batch(views, [[] for _ in views])
-    start, count = batch["start"], batch["count"]
-    head = start + count + 1
-    prompts = [packer.prompt(example) for example in examples]
+    return answer_batch(model, packer, batch, [packer.prompt(example) for example in examples], device)
+
+
+@torch.no_grad()
+def answer_batch(
+    model: Qwen2_5_VLForConditionalGeneration, packer: Packer, batch: Arrays, prompts: list[list[int]], device: str
+) -> list[str]:
+    """Return greedy answers to one prompt about the images of each row of a batch without questions."""
+    head = batch["head"]
     longest = max(map(len, prompts))
-    ids = np.full((len(views), head + longest), packer.padding)
+    ids = np.full((len(prompts), head + longest), packer.padding)
     ids[:, :head] = batch["ids"][:, :head]
     valid = np.zeros(ids.shape, bool)
     valid[:, :head] = True
@@ -51,7 +56,7 @@ def answer_all(
     imaged = network.see(model, network.patches_of(images).to(weight_type), tuple(batch["images"].shape[1:3]))
     embed = model.model.language_model.embed_tokens
     values = embed(torch.from_numpy(ids).to(device))
-    values = torch.cat([values[:, :start], imaged, values[:, start + count :]], 1)
+    values = network.with_images(values, imaged, torch.from_numpy(batch["visual"]).to(device))
     mask = torch.from_numpy(valid).to(device)
     length = ids.shape[1]
     before = torch.ones(length, length, dtype=torch.bool, device=device).tril()
@@ -59,7 +64,7 @@ def answer_all(
     cache: network.Cache = [None] * len(model.model.language_model.layers)
     places = torch.from_numpy(positions).to(device)
     hidden, _ = network.read(model, values, places, seen[:, None], cache=cache)
-    place, ended = places[:, :, -1:], torch.zeros(len(views), dtype=torch.bool, device=device)
+    place, ended = places[:, :, -1:], torch.zeros(len(prompts), dtype=torch.bool, device=device)
     token, written = model.lm_head(hidden[:, -1]).argmax(-1), []
     end = model.config.text_config.eos_token_id
     for _ in range(LONGEST_ANSWER):

@@ -138,8 +138,8 @@ class Trainer:
     def loss(self, batch: Arrays) -> Tensor:
         """Return the loss of a batch, and add its parts to ``sums``."""
         helping = max(0.0, 1 - self.share / HELPERS_END)
-        start, count = batch["start"], batch["count"]
-        arrays = {key: value for key, value in batch.items() if key not in ("start", "count")}
+        start, count = int(batch["visual"][0]), len(batch["visual"])
+        arrays = {key: value for key, value in batch.items() if key != "head"}
         tensors = {key: torch.from_numpy(value).to(self.device, non_blocking=True) for key, value in arrays.items()}
         size = tuple(batch["images"].shape[1:3])
         label, number, first, second = tensors["targets"].unbind(0)
@@ -147,7 +147,7 @@ class Trainer:
         with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.device == "cuda"):
             imaged = network.see(self.model, network.patches_of(tensors["images"]), size)
             values = self.model.model.language_model.embed_tokens(tensors["ids"])
-            values = torch.cat([values[:, :start], imaged.to(values.dtype), values[:, start + count :]], 1)
+            values = network.with_images(values, imaged, tensors["visual"])
             seen = visible(tensors["segment"])
             hidden, early = network.read(self.model, values, tensors["positions"], seen, guide=guide)
             chosen = label >= 0
