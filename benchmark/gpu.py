@@ -1,4 +1,4 @@
-"""Measure the speed on a GPU with the tensor shapes of RoboBrain 2.0 and random weights. Needs no ROS, weights or network.
+"""Measure the speed on a GPU with the tensor shapes of RoboBrain and random weights. Needs no ROS, weights or network.
 
 ``benchmark/gpu.sh`` starts this program. Each engine runs in a separate process with a time limit. Each result is written at
 once, and the table contains all results of the file.
@@ -31,7 +31,7 @@ PARTS = {
     "together": "FlagOS auto and native operators, alternately, while both engines are on the GPU",
     "c": "bandwidth of decoding and of a copy, FLOP/s until the first token and of a matrix product",
     "d": "CUDA graphs and eager mode, without and with FlagGems",
-    "e": "images of 640x480 and 1280x720, 1 and 3 questions about an image, with and without thinking",
+    "e": "images of 640x480 and 1280x720, 1 and 3 questions about an image, with and without thinking (2.5: without)",
     "bits": "8-bit weights (FP8 and W8A16) and 16-bit weights",
     "answers": "tokens and log-probabilities of FlagOS auto and native operators, with the same random weights",
     "scale": "two GPUs (tensor, pipeline and data parallel) and one GPU",
@@ -362,12 +362,12 @@ def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(DEFAULT_PARTS), help="parts to measure (a to e)")
-    parser.add_argument("--models", nargs="+", choices=gpu_shapes.SHAPES, default=["3b", "7b", "32b"], help="models (all)")
+    parser.add_argument("--models", nargs="+", choices=gpu_shapes.SHAPES, default=["3b", "7b", "32b"], help="models (3b 7b 32b)")
     parser.add_argument(
         "--engines", nargs="+", choices=ENGINES, default=ENGINES, help="measure only these engines of the parts (all)"
     )
     parser.add_argument("--exclude", nargs="+", default=[], metavar="OPERATOR", help="flagos.exclude of the FlagOS engines")
-    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu: to try the program, with --models tiny")
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu: to try the program with tiny models")
     parser.add_argument("--minutes", type=float, default=9.0, help="time limit of the whole run in minutes (9)")
     parser.add_argument("--job-minutes", type=float, default=4.0, help="time limit of one engine in minutes, with its start (4)")
     parser.add_argument("--turns", type=int, default=1, help="measurements of each engine, alternately; 2: A B, B A (1)")

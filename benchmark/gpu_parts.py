@@ -34,11 +34,8 @@ from robobrain_ros.errors import UnparsableAnswerError
 QUESTION = "the red mug"
 AT_ONCE = 8
 HD, VGA = (1280, 720), (640, 480)
-_FITTED = (644, 476)
-"""Size of an image whose sides are multiples of 28 pixels, the side of a token.
-
-`EmbeddedEngine.measure` does not resize images.
-"""
+_FITTED_CELLS = (23, 17)
+"""Size of an image in visual tokens. `EmbeddedEngine.measure` does not resize images."""
 _ANSWERS = 24
 """Number of compared answers, one at a time, and again eight at a time."""
 KINDS: dict[str, dict[str, Any]] = {
@@ -225,7 +222,7 @@ async def measure_speed(benches: Sequence[Bench]) -> None:
         context = answers[0].prompt_tokens + tokens // 2
         write(to, "at 1", [report.total_time for report in reports], tokens=options.answer_tokens)
         write(to, "first token", [report.first_token_time for report in reports], prompt_tokens=reports[0].prompt_tokens,
-              patches=_patches(reports[0]))  # fmt: skip
+              patches=_patches(reports[0], to.model))  # fmt: skip
         write(to, "at 8", seconds, tokens=options.answer_tokens)
         write(to, "decode step", [_step(report, tokens) for report in answers], context=context)
         write(to, "decode step at 8", steps, context=context)
@@ -239,11 +236,13 @@ def _step(report: Report, tokens: int) -> float:
 async def measure_answers(bench: Bench) -> None:
     """Record greedy answers, one at a time and eight at a time. The images are the same for each kind of engine."""
     options = bench.options
+    cell = gpu_shapes.SHAPES[options.model].vision.cell
+    fitted = cell * _FITTED_CELLS[0], cell * _FITTED_CELLS[1]
     for at_once in (1, AT_ONCE):
         tokens, probabilities = [], []
         for _ in range(_ANSWERS // at_once):
             asked = [
-                Generation(f"held {time.monotonic_ns()} {each}", QUESTION, [bench.image(_FITTED)], options.answer_tokens)
+                Generation(f"held {time.monotonic_ns()} {each}", QUESTION, [bench.image(fitted)], options.answer_tokens)
                 for each in range(at_once)
             ]
             for measured in await asyncio.gather(*(bench.engine.measure(each, probabilities=True) for each in asked)):
@@ -253,11 +252,12 @@ async def measure_answers(bench: Bench) -> None:
 
 
 async def measure_grid(bench: Bench) -> None:
-    """Measure image sizes and numbers of questions, with and without thinking."""
+    """Measure image sizes and numbers of questions, with thinking if the model can think, and without."""
     options = bench.options
+    thinking = (False, True) if bench.brain.profile.can_think else (False,)
     for size in (VGA, HD):
         for questions in (1, 3):
-            for think in (False, True):
+            for think in thinking:
                 times = []
                 for number in range(options.rounds + 1):
                     image, name = bench.image(size), f"frame {size} {questions} {think} {number}"
@@ -277,9 +277,9 @@ def _weights_gib(worker: Any) -> float:
     return float(getattr(worker.model_runner, "model_memory_usage", 0)) / 2**30
 
 
-def _patches(report: Report) -> int:
-    ((width, height),) = report.model_image_sizes
-    return (width // 14) * (height // 14)
+def _patches(report: Report, model: str) -> int:
+    ((width, height),), patch = report.model_image_sizes, gpu_shapes.SHAPES[model].vision.patch
+    return (width // patch) * (height // patch)
 
 
 def measure_official(options: argparse.Namespace, folder: Path) -> None:
@@ -289,15 +289,11 @@ def measure_official(options: argparse.Namespace, folder: Path) -> None:
     random.
     """
     import torch
-    from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
+    from transformers import AutoProcessor
 
-    dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
-    torch.set_default_dtype(dtype)
-    with torch.device(options.device):
-        model = Qwen2_5_VLForConditionalGeneration(AutoConfig.from_pretrained(folder)).eval()
-    torch.set_default_dtype(torch.float32)
+    model = gpu_shapes.new_model(folder, options.device)
     processor = AutoProcessor.from_pretrained(folder)
-    profile = profile_for("qwen2_5_vl")
+    profile = profile_for(model.config.model_type)
     generator = np.random.default_rng(options.seed)
     budget = PixelBudget.within(DEFAULT_MAX_PIXELS, 0, 0, profile.cell)
 
@@ -373,7 +369,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.kind == "chip":
-        measured = gpu_shapes.measure_chip(options.device, small=options.model == "tiny")
+        measured = gpu_shapes.measure_chip(options.device, small=options.model.startswith("tiny"))
         write(options, "chip", [], **measured)
         return
     os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # The benchmark calls its own function in the worker.

@@ -13,7 +13,13 @@ SHAPES = {
     "3b": ARCHITECTURES["qwen2.5-vl-3b"],
     "7b": ARCHITECTURES["qwen2.5-vl-7b"],
     "32b": ARCHITECTURES["qwen2.5-vl-32b"],
+    "tiny-2.5": Architecture(
+        "qwen3_vl", 2, 128, 256, 4, 2, 32, 2048, False, Vision(2, 64, 128, 2, 16, deepstack=1, positions=64)
+    ),
+    "4b": ARCHITECTURES["qwen3-vl-4b"],
+    "8b": ARCHITECTURES["qwen3-vl-8b"],
 }
+"""Shapes of RoboBrain 2.0 (3b, 7b, 32b) and 2.5 (4b, 8b), and of tiny models of both architectures to try the program."""
 QUANTIZATION_CONFIGS: dict[str, dict[str, Any]] = {
     "w8a16": {
         "quant_method": "compressed-tensors",
@@ -34,7 +40,9 @@ QUANTIZATION_CONFIGS: dict[str, dict[str, Any]] = {
 """``quantization_config`` of config.json for kinds of engines that load a quantized checkpoint, as ``model_free_ptq`` of LLM
 Compressor writes it with the command in docs/how-to/models.md."""
 WINDOW = 112
-"""Side of the attention windows of the image encoder in pixels."""
+"""Side of the attention windows of Qwen2.5-VL's image encoder in pixels."""
+_DEEPSTACK = {2: [0], 24: [5, 11, 17], 27: [8, 16, 24]}
+"""``deepstack_visual_indexes`` by the depth of the image encoder, from config.json of Qwen/Qwen3-VL-{4B,8B}-Instruct."""
 _EMBEDDING = 2.0
 """Standard deviation of the embeddings. It is about as large as that of the sum of all layers."""
 _TARGET = 11.0
@@ -59,15 +67,44 @@ def write_checkpoint(folder: Path, shape: Architecture, dtype: str, quantization
 
     :param quantization: ``quantization_config`` of config.json, one of `QUANTIZATION_CONFIGS`. None: not quantized.
     """
-    from transformers import AutoTokenizer, Qwen2_5_VLConfig
+    from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen3VLConfig
 
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(DEMO_MODEL / name, folder)
     ids = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids
-    eighth = shape.head_dim // 8
-    sections = [eighth, eighth * 3 // 2, eighth * 3 // 2]
-    text = {
+    tokens = {
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+    }
+    newer = shape.model_type == "qwen3_vl"
+    text = _text_config(shape) | {"bos_token_id": ids("<|endoftext|>"), "eos_token_id": ids("<|im_end|>")}
+    config = (Qwen3VLConfig if newer else Qwen2_5_VLConfig)(
+        text_config=text,
+        vision_config=_vision_config(shape),
+        tie_word_embeddings=shape.tied,
+        architectures=["Qwen3VLForConditionalGeneration" if newer else "Qwen2_5_VLForConditionalGeneration"],
+        dtype=dtype,
+        **({} if quantization is None else {"quantization_config": quantization}),
+        **{name: ids(token) for name, token in tokens.items()},
+    )
+    config.save_pretrained(folder)
+    processor = json.loads((DEMO_MODEL / "preprocessor_config.json").read_text(encoding="utf-8"))
+    cell, patch = shape.vision.cell, shape.vision.patch
+    processor |= {"min_pixels": 4 * cell * cell, "max_pixels": 16384 * cell * cell, "patch_size": patch}
+    if newer:
+        processor |= {"processor_class": "Qwen3VLProcessor", "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        videos = {"video_processor_type": "Qwen3VLVideoProcessor", "patch_size": patch}
+        (folder / "video_preprocessor_config.json").write_text(json.dumps(videos), encoding="utf-8")
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor), encoding="utf-8")
+    return folder
+
+
+def _text_config(shape: Architecture) -> dict[str, Any]:
+    """Return ``text_config`` of config.json without the ids of tokens."""
+    config = {
         "vocab_size": shape.vocabulary,
         "hidden_size": shape.hidden,
         "intermediate_size": shape.intermediate,
@@ -75,46 +112,51 @@ def write_checkpoint(folder: Path, shape: Architecture, dtype: str, quantization
         "num_attention_heads": shape.heads,
         "num_key_value_heads": shape.kv_heads,
         "max_position_embeddings": 32768,
+    }
+    if shape.model_type == "qwen3_vl":
+        sections = [shape.head_dim * part // 32 for part in (6, 5, 5)]
+        rope = {"rope_type": "default", "rope_theta": 5000000.0, "mrope_section": sections, "mrope_interleaved": True}
+        return config | {"head_dim": shape.head_dim, "rope_parameters": rope}
+    sections = [shape.head_dim * part // 16 for part in (2, 3, 3)]
+    return config | {
         "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": sections},
         # vLLM 0.26 reads the old key.
         "rope_scaling": {"type": "mrope", "rope_type": "default", "mrope_section": sections},
-        "bos_token_id": ids("<|endoftext|>"),
-        "eos_token_id": ids("<|im_end|>"),
     }
+
+
+def _vision_config(shape: Architecture) -> dict[str, Any]:
+    """Return ``vision_config`` of config.json."""
     eye = shape.vision
-    every = eye.depth // eye.full_attention
-    vision = {
+    config = {
         "depth": eye.depth,
         "hidden_size": eye.hidden,
         "intermediate_size": eye.intermediate,
         "num_heads": eye.heads,
         "out_hidden_size": shape.hidden,
-        "fullatt_block_indexes": list(range(every - 1, eye.depth, every)),
-        "window_size": WINDOW,
         "patch_size": eye.patch,
         "spatial_merge_size": 2,
         "temporal_patch_size": 2,
     }
-    tokens = {
-        "image_token_id": "<|image_pad|>",
-        "video_token_id": "<|video_pad|>",
-        "vision_start_token_id": "<|vision_start|>",
-        "vision_end_token_id": "<|vision_end|>",
-    }
-    config = Qwen2_5_VLConfig(
-        text_config=text,
-        vision_config=vision,
-        tie_word_embeddings=shape.tied,
-        architectures=["Qwen2_5_VLForConditionalGeneration"],
-        dtype=dtype,
-        **({} if quantization is None else {"quantization_config": quantization}),
-        **{name: ids(token) for name, token in tokens.items()},
-    )
-    config.save_pretrained(folder)
-    processor = json.loads((DEMO_MODEL / "preprocessor_config.json").read_text(encoding="utf-8"))
-    processor |= {"min_pixels": 4 * 28 * 28, "max_pixels": 16384 * 28 * 28}
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor), encoding="utf-8")
-    return folder
+    if shape.model_type == "qwen3_vl":
+        return config | {"num_position_embeddings": eye.positions, "deepstack_visual_indexes": _DEEPSTACK[eye.depth]}
+    every = eye.depth // eye.full_attention
+    return config | {"fullatt_block_indexes": list(range(every - 1, eye.depth, every)), "window_size": WINDOW}
+
+
+def new_model(folder: Path, device: str) -> Any:
+    """Return the model of a checkpoint of `write_checkpoint` in transformers, with its random weights."""
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(config.dtype)
+    try:
+        with torch.device(device):
+            return getattr(transformers, config.architectures[0])(config).eval()
+    finally:
+        torch.set_default_dtype(default)
 
 
 def write_weights(folder: Path, device: str, seed: int = 0) -> None:
@@ -126,21 +168,13 @@ def write_weights(folder: Path, device: str, seed: int = 0) -> None:
     that each token predicts itself.
     """
     import torch
-    from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 
     if any(folder.glob("*.safetensors")):
         return
     torch.manual_seed(seed)
-    config = AutoConfig.from_pretrained(folder)
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(config.dtype)
-    try:
-        with torch.device(device):
-            model = Qwen2_5_VLForConditionalGeneration(config).eval()
-    finally:
-        torch.set_default_dtype(default)
+    model = new_model(folder, device)
     language = model.model.language_model
-    width, layers = config.text_config.hidden_size, config.text_config.num_hidden_layers
+    width, layers = model.config.text_config.hidden_size, model.config.text_config.num_hidden_layers
     with torch.no_grad():
         for layer in language.layers:
             for part in (layer.self_attn.o_proj, layer.mlp.down_proj):
@@ -161,16 +195,17 @@ def prefill_flops(shape: Architecture, tokens: int, patches: int) -> int:
     """Return the operations for a prompt with its images. A multiplication and an addition are two operations.
 
     There are 2 operations for each weight and token, and 4 x width operations for each pair of tokens in the attention. The
-    language model uses half of all pairs. The image encoder uses all pairs in its layers with full attention, and the pairs
-    within windows of 64 patches in its other layers.
+    language model uses half of all pairs. The image encoder of Qwen2.5-VL uses all pairs in its layers with full attention, and
+    the pairs within windows of 64 patches in its other layers. That of Qwen3-VL uses all pairs in all layers.
     """
     language = 2 * shape.linear_parameters * tokens + 2 * shape.head_parameters
     language += 2 * shape.layers * shape.heads * shape.head_dim * tokens * tokens
     eye = shape.vision
-    linear = eye.depth * (4 * eye.hidden * eye.hidden + 3 * eye.hidden * eye.intermediate)
+    matrices, full = (2, eye.depth) if shape.model_type == "qwen3_vl" else (3, eye.full_attention)
+    linear = eye.depth * (4 * eye.hidden * eye.hidden + matrices * eye.hidden * eye.intermediate)
     window = (WINDOW // eye.patch) ** 2
-    pairs = patches * (eye.full_attention * patches + (eye.depth - eye.full_attention) * window)
-    merge = 4 * eye.hidden * (4 * eye.hidden + shape.hidden) * (patches // 4)
+    pairs = patches * (full * patches + (eye.depth - full) * window)
+    merge = (1 + eye.deepstack) * 4 * eye.hidden * (4 * eye.hidden + shape.hidden) * (patches // 4)
     return language + 2 * linear * patches + 4 * eye.hidden * pairs + 2 * merge
 
 

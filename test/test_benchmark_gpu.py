@@ -21,32 +21,65 @@ import gpu_shapes
 def test_a_checkpoint_without_weights_has_as_many_parameters_as_counted(tmp_path: Path, name: str) -> None:
     """transformers builds the model from the config.json that vLLM loads, on the meta device, which uses no memory."""
     import torch
-    from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
 
     shape = gpu_shapes.SHAPES[name]
     folder = gpu_shapes.write_checkpoint(tmp_path, shape, "bfloat16")
-    with torch.device("meta"):
-        model = Qwen2_5_VLForConditionalGeneration(AutoConfig.from_pretrained(folder))
+    model = gpu_shapes.new_model(folder, "meta")
+    assert {part.dtype for part in model.parameters()} == {torch.bfloat16}
+    assert model.config.model_type == shape.model_type
     assert sum(part.numel() for part in model.parameters()) == shape.parameters
     layers = model.model.language_model.layers
     linear = sum(part.weight.numel() for part in layers.modules() if isinstance(part, torch.nn.Linear))
     assert linear == shape.linear_parameters
+    eye = model.config.vision_config
+    assert eye.patch_size * eye.spatial_merge_size == shape.vision.cell
+    if shape.model_type == "qwen3_vl":
+        assert len(eye.deepstack_visual_indexes) == shape.vision.deepstack
+        return
     every = shape.vision.depth // shape.vision.full_attention
-    assert model.config.vision_config.fullatt_block_indexes == list(range(every - 1, shape.vision.depth, every))
+    assert eye.fullatt_block_indexes == list(range(every - 1, shape.vision.depth, every))
 
 
-def test_written_weights_answer_each_token_by_itself(tmp_path: Path) -> None:
+def test_the_8b_is_like_the_defaults_of_its_architecture(tmp_path: Path) -> None:
+    """transformers' default image encoder of Qwen3-VL is that of the 8B, except for the width of the language model."""
+    from transformers import AutoConfig, Qwen3VLConfig
+
+    written = AutoConfig.from_pretrained(gpu_shapes.write_checkpoint(tmp_path, gpu_shapes.SHAPES["8b"], "bfloat16"))
+    ours, default = (config.vision_config.to_dict() for config in (written, Qwen3VLConfig()))
+    for name in ("depth", "hidden_size", "intermediate_size", "num_heads", "patch_size", "num_position_embeddings"):
+        assert ours[name] == default[name]
+    assert list(ours["deepstack_visual_indexes"]) == list(default["deepstack_visual_indexes"])
+    assert written.text_config.rope_parameters["mrope_section"] == [24, 20, 20]
+
+
+@pytest.mark.parametrize("name", [name for name in gpu_shapes.SHAPES if name.startswith("tiny")])
+def test_images_have_the_cells_of_the_model(tmp_path: Path, name: str) -> None:
+    """A processor that is made of the folder turns an image of fitting size into patches without resizing it."""
+    import torch
+    from transformers import AutoProcessor
+
+    shape = gpu_shapes.SHAPES[name]
+    folder = gpu_shapes.write_checkpoint(tmp_path, shape, "float32")
+    width, height = (shape.vision.cell * cells for cells in gpu_parts._FITTED_CELLS)
+    image = torch.zeros(3, height, width, dtype=torch.uint8)
+    inputs = AutoProcessor.from_pretrained(folder)(text=["<|image_pad|>"], images=[image], return_tensors="pt")
+    assert inputs["image_grid_thw"].tolist() == [[1, height // shape.vision.patch, width // shape.vision.patch]]
+    assert (inputs["input_ids"] == gpu_shapes.new_model(folder, "meta").config.image_token_id).sum() == 23 * 17
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-2.5"])
+def test_written_weights_answer_each_token_by_itself(tmp_path: Path, name: str) -> None:
     """In both precisions, another order of additions changes no token. The margin is small enough to detect errors."""
     import torch
-    from transformers import Qwen2_5_VLForConditionalGeneration
+    from transformers import AutoModelForImageTextToText
 
-    shape = replace(gpu_shapes.SHAPES["tiny"], layers=4, hidden=512, intermediate=2048, heads=16)
+    shape = replace(gpu_shapes.SHAPES[name], layers=4, hidden=512, intermediate=2048, heads=16)
     folder = gpu_shapes.write_checkpoint(tmp_path, shape, "bfloat16")
     gpu_shapes.write_weights(folder, "cpu")
     tokens = torch.arange(100, 1500, 7)[None]
     probabilities = {}
     for dtype in (torch.bfloat16, torch.float32):
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval()
+        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).eval()
         with torch.no_grad():
             logits = model(input_ids=tokens).logits.float()
         assert torch.equal(logits.argmax(-1), tokens)
@@ -89,6 +122,25 @@ def test_operations_of_a_prompt_by_another_count() -> None:
     # Older versions of transformers compute the angles of positions by a matrix product. Newer versions do not.
     angles = tokens * shape.head_dim
     assert counter.get_total_flops() - gpu_shapes.prefill_flops(shape, tokens, 0) - pairs in (0, angles)
+
+
+def test_operations_of_an_image_by_another_count() -> None:
+    """The reference is PyTorch's own counter on Qwen3-VL's image encoder, with its mergers for DeepStack."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import Qwen3VLVisionModel
+    from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLVisionConfig
+
+    shape = gpu_shapes.SHAPES["tiny-2.5"]
+    shape = replace(shape, vision=replace(shape.vision, depth=24, deepstack=3))
+    config = Qwen3VLVisionConfig(**gpu_shapes._vision_config(shape), attn_implementation="eager")
+    model, (rows, columns) = Qwen3VLVisionModel(config), (8, 12)
+    patches, numbers = rows * columns, 3 * 2 * shape.vision.patch**2
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(patches, numbers), grid_thw=torch.tensor([[1, rows, columns]]))
+    embedding = 2 * patches * numbers * shape.vision.hidden
+    ours = gpu_shapes.prefill_flops(shape, 0, patches) - 2 * shape.head_parameters
+    assert counter.get_total_flops() - embedding == ours
 
 
 def test_each_engine_is_started_once_for_all_parts() -> None:
