@@ -4,12 +4,15 @@ import contextlib
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from bag_rig import BEGIN, Program, counts, write_bag
 from test_bags_faults import ANSWER, POINT, images, rejected, write_text
 
 from robobrain_ros.bags.messages import CAMERA_INFO, IMAGE, ros2_types
+from robobrain_ros.demo import recording
 
 pytest.importorskip("rosbags", reason="rosbags is not installed")
 
@@ -86,3 +89,47 @@ def test_an_output_with_other_data_of_its_own_is_not_continued(program: Program,
     out.mkdir()
     (out / "metadata.yaml").write_text(f"rosbag2_bagfile_information: {{custom_data: {data}}}")
     assert rejected(program, bag, out, *POINT) == f"{out} exists already. Choose another name, or pass --overwrite to delete it."
+
+
+def profiles(path: Path) -> dict[str, list[Any]]:
+    """Return the QoS profiles of the topics, and check that the file and metadata.yaml have the same ones."""
+    from rosbags.rosbag2 import Reader
+    from rosbags.rosbag2.metadata import parse_qos
+
+    with Reader(path) as reader:
+        found = {connection.topic: connection.ext.offered_qos_profiles for connection in reader.connections}
+    [metadata] = yaml.safe_load((path / "metadata.yaml").read_text()).values()
+    for topic in metadata["topics_with_message_count"]:
+        assert parse_qos(topic["topic_metadata"]["offered_qos_profiles"]) == found[topic["topic_metadata"]["name"]]
+    return found
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_played_bag_publishes_the_answers_with_the_profiles_of_the_node(program: Program, tmp_path: Path, storage: str) -> None:
+    """Without profiles, `ros2 bag play` publishes volatile topics. Subscribers of the node's latched topics receive nothing."""
+    pytest.importorskip("rclpy", reason="ROS is not installed")
+    from robobrain_ros.ros import result_topics
+    from robobrain_ros.ros.views import views
+
+    bag, out = write_bag(tmp_path / "in", images(1)), tmp_path / "out"
+    done = program(ANSWER, bag, out, *POINT, "--overlay", "--copy-topics", "--storage", storage)
+    assert done.code == 0, done.err
+    found = profiles(out)
+    assert found.pop("/camera/image") == []  # As in the input.
+    published = {"/robobrain/affordances": result_topics._LATCHED, "/robobrain/overlay/compressed": views.CHANGES}
+    assert set(found) == set(published)
+    for topic, [profile] in found.items():
+        own = published[topic]
+        for name in ("history", "reliability", "durability"):
+            assert getattr(profile, name).value == getattr(own, name).value, (topic, name)
+        assert profile.depth == own.depth
+        lifespan = own.lifespan.nanoseconds or 2**63 - 1
+        assert profile.lifespan.sec * 10**9 + profile.lifespan.nsec == lifespan
+
+
+def test_a_played_bag_of_the_demo_publishes_its_static_transform_to_tf2(tmp_path: Path) -> None:
+    """tf2 subscribes with the durability transient local."""
+    recording.record(tmp_path / "bag", seconds=0.1, seed=12)
+    [profile] = profiles(tmp_path / "bag")["/tf_static"]
+    assert profile.durability.name == "TRANSIENT_LOCAL"
+    assert profile.reliability.name == "RELIABLE"

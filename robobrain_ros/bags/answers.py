@@ -56,6 +56,8 @@ RESULT_TOPICS = {
 }
 """The topic of each task, as in `robobrain_ros.ros.tasks`. A test compares both."""
 OVERLAY_TOPIC = "overlay/compressed"
+OVERLAY_PROFILE = (10, 10)
+"""Depth, and lifespan in seconds, of the node's topic."""
 _FORMAT = "rgb8; jpeg compressed bgr8"
 
 

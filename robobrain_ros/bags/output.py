@@ -90,9 +90,12 @@ class Output:
         """Whether the bag has files of earlier runs."""
         return self._earlier is not None
 
-    def add_topic(self, topic: str, message_type: str) -> Any:
-        """Add a topic with messages of this package or of ROS, and return its connection."""
-        return self._segment.writer.add_connection(topic, message_type, typestore=ros2_types())
+    def add_topic(self, topic: str, message_type: str, profiles: Sequence[Any]) -> Any:
+        """Add a topic with messages of this package or of ROS, and return its connection.
+
+        :param profiles: QoS profiles with which `ros2 bag play` publishes the topic.
+        """
+        return self._segment.writer.add_connection(topic, message_type, typestore=ros2_types(), offered_qos_profiles=profiles)
 
     def copy_topic(self, connection: Any) -> Any:
         """Add a topic of the input, and return its connection, or None if the input has no definition of its type."""

@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from robobrain_ros.bags.answers import OVERLAY_TOPIC, RESULT_TOPICS, MomentReplies, Responder
+from robobrain_ros.bags.answers import OVERLAY_PROFILE, OVERLAY_TOPIC, RESULT_TOPICS, MomentReplies, Responder
 from robobrain_ros.bags.errors import BagError
 from robobrain_ros.bags.messages import COMPRESSED, PACKAGE
 from robobrain_ros.bags.moments import Moment, Moments
 from robobrain_ros.bags.output import Output
+from robobrain_ros.bags.profiles import latched
 from robobrain_ros.bags.questions import Question
 from robobrain_ros.bags.source import Record, Source
 from robobrain_ros.bags.summary import Pace, Summary
@@ -196,7 +197,9 @@ class Run:
         return f"/{self._node.strip('/')}/{name}"
 
     def _add_topics(self, copied: Sequence[str]) -> None:
-        self._connections = {name: self._output.add_topic(self._full(name), kind) for name, kind in self._topics.items()}
+        for name, kind in self._topics.items():
+            profiles = latched(*OVERLAY_PROFILE) if name == OVERLAY_TOPIC else latched()
+            self._connections[name] = self._output.add_topic(self._full(name), kind, profiles)
         for topic in copied:
             known: dict[str, Any] = {}  # Several publishers of a topic can have one connection each.
             for connection in self._source.topics[topic].connections:

@@ -17,6 +17,7 @@ import numpy as np
 from robobrain_ros.bags.errors import BagError
 from robobrain_ros.bags.messages import CAMERA_INFO, COMPRESSED, IMAGE, TRANSFORMS, message_type, require_rosbags, ros2_types
 from robobrain_ros.bags.output import STORAGES
+from robobrain_ros.bags.profiles import latched
 from robobrain_ros.core.formats.jpeg import encode_jpeg
 from robobrain_ros.demo.world import Scene, make_scene
 
@@ -98,12 +99,12 @@ def record(path: Path, *, seconds: float, seed: int, storage: str = "mcap", comp
     count = max(1, round(seconds * RATE))
     with Writer(path, version=8, storage_plugin=StoragePlugin[storage.upper()]) as writer:
 
-        def topic(name: str, kind: str) -> Any:
-            return writer.add_connection(name, kind, typestore=store), kind
+        def topic(name: str, kind: str, profiles: Sequence[Any] = ()) -> Any:
+            return writer.add_connection(name, kind, typestore=store, offered_qos_profiles=profiles), kind
 
         image_topic = topic("/camera/image/compressed", COMPRESSED) if compressed else topic("/camera/image", IMAGE)
         info_topic, depth_topic = topic("/camera/camera_info", CAMERA_INFO), topic("/camera/depth", IMAGE)
-        static_topic = topic("/tf_static", TRANSFORMS[0])
+        static_topic = topic("/tf_static", TRANSFORMS[0], latched())
         first = make_scene(seed)
         messages = [(static_topic, transform_message(first, stamped(BEGIN, TABLE_FRAME)))]
         for number in range(count):
