@@ -3,6 +3,7 @@
 import pytest
 
 from robobrain_ros.core.step_watch import StepLimits, StepState, StepWatch
+from robobrain_ros.core.watching import TaskWatch, WatchLimits, WatchState
 from robobrain_ros.errors import BadRequestError
 
 RECORDED = {
@@ -64,6 +65,17 @@ def test_each_moment_must_advance() -> None:
     assert watch.add(0.3, False) is StepState.RUNNING
     assert watch.add(0.5, False) is StepState.RUNNING
     assert watch.add(0.6, False) is StepState.STALLED
+
+
+def test_a_limit_includes_its_own_value_in_spite_of_rounding() -> None:
+    """0.3 - 0.1 is less than 0.2 in floating point."""
+    watch = StepWatch(StepLimits(regression=0.2, advance=0.1, confirmations=1))
+    assert watch.add(0.3, False) is StepState.RUNNING
+    assert watch.add(0.1, False) is StepState.REGRESSED
+    watch = StepWatch(StepLimits(advance=0.2, confirmations=1), moments=[0.1])
+    assert watch.add(0.3, False) is StepState.RUNNING
+    task = TaskWatch(WatchLimits(regression=0.2, confirmations=1), 0.0)
+    assert [task.add(float(second), value) for second, value in enumerate((0.3, 0.1))][1] is WatchState.REGRESSED
 
 
 @pytest.mark.parametrize(

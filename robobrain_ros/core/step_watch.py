@@ -7,6 +7,7 @@ robot. The module `core.watching` decides while the robot moves.
 from dataclasses import dataclass, field
 from enum import Enum
 
+from robobrain_ros.core.watching import reaches
 from robobrain_ros.errors import BadRequestError
 
 
@@ -101,14 +102,14 @@ class StepWatch:
         return failure if confirmed else StepState.UNCLEAR
 
     def _at_end(self, progress: float, confirmed: bool) -> StepState:
-        if progress >= self.limits.success + (0.0 if confirmed else self.limits.margin):
+        if reaches(progress, self.limits.success + (0.0 if confirmed else self.limits.margin)):
             return StepState.SUCCEEDED
         return (self._failure(progress) or StepState.INCOMPLETE) if confirmed else StepState.UNCLEAR
 
     def _failure(self, progress: float) -> StepState | None:
-        if max(self.moments) - progress >= self.limits.regression:
+        if reaches(max(self.moments) - progress, self.limits.regression):
             return StepState.REGRESSED
-        return StepState.STALLED if progress - self.moments[-1] < self.limits.advance else None
+        return None if reaches(progress - self.moments[-1], self.limits.advance) else StepState.STALLED
 
     @property
     def why(self) -> str:

@@ -13,7 +13,8 @@ LEAST_REGRESSION = 0.01
 LEAST_STALL = 0.1
 """Seconds. Smallest limit of a stall."""
 _ROUNDING = 1e-6
-"""Relative difference by which a float32 of a message can be below the number that its sender wrote."""
+"""Relative difference by which a float32 of a message can be below the number that its sender wrote. The rounding of a difference
+such as 0.3 - 0.1 is smaller."""
 
 
 class WatchState(Enum):
@@ -44,21 +45,21 @@ class WatchLimits:
     confirmations: int = 2
 
     def __post_init__(self) -> None:
-        if not _at_least(self.success, LEAST_GAIN) or self.success > 1.0:
+        if not reaches(self.success, LEAST_GAIN) or self.success > 1.0:
             raise BadRequestError(f"success is {self.success:g}. It must be {LEAST_GAIN:g} to 1.")
-        if not _at_least(self.regression, LEAST_REGRESSION) or self.regression >= self.success:
+        if not reaches(self.regression, LEAST_REGRESSION) or self.regression >= self.success:
             raise BadRequestError(
                 f"regression is {self.regression:g}. It must be at least {LEAST_REGRESSION:g} and below success "
                 f"({self.success:g}): before the task has succeeded, the progress cannot decrease by more."
             )
-        if self.stall != 0.0 and not (math.isfinite(self.stall) and _at_least(self.stall, LEAST_STALL)):
+        if self.stall != 0.0 and not (math.isfinite(self.stall) and reaches(self.stall, LEAST_STALL)):
             raise BadRequestError(f"stall is {self.stall:g} s. It must be 0 (pauses are allowed) or at least {LEAST_STALL:g} s.")
         if self.confirmations < 1:
             raise BadRequestError(f"confirmations is {self.confirmations}. It must be at least 1.")
 
 
-def _at_least(value: float, least: float) -> bool:
-    """Whether a value that may come from a float32 reaches a bound. NaN does not."""
+def reaches(value: float, least: float) -> bool:
+    """Whether a value that may come from a float32 or from a difference reaches a limit. NaN does not."""
     return value >= least * (1.0 - _ROUNDING)
 
 
@@ -83,10 +84,10 @@ class TaskWatch:
         """Add the progress (0 to 1) at a time in seconds, and return the state of the task."""
         self.final = progress
         self.peak = max(self.peak, progress)
-        if progress >= self._advanced_to + LEAST_GAIN:
+        if reaches(progress, self._advanced_to + LEAST_GAIN):
             self._advanced_at, self._advanced_to = time, progress
-        self._successes = self._successes + 1 if progress >= self._limits.success else 0
-        self._regressions = self._regressions + 1 if self.peak - progress >= self._limits.regression else 0
+        self._successes = self._successes + 1 if reaches(progress, self._limits.success) else 0
+        self._regressions = self._regressions + 1 if reaches(self.peak - progress, self._limits.regression) else 0
         if self._successes >= self._limits.confirmations:
             return WatchState.SUCCEEDED
         if self._regressions >= self._limits.confirmations:
