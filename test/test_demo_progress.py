@@ -125,14 +125,17 @@ def test_rank_correlation() -> None:
     assert rank_correlation([1, 1, 1], [0, 1, 2]) == 0.0
 
 
-def test_an_alarm_is_a_decrease_below_the_peak() -> None:
-    assert first_alarm([0.0, 0.3, 0.5, 0.4, 0.3], 0.2) == 4
-    assert first_alarm([0.0, 0.3, 0.5, 0.4], 0.2) is None
+def test_an_alarm_is_a_decrease_below_the_peak_in_two_successive_frames() -> None:
+    assert first_alarm([0.0, 0.3, 0.5, 0.4, 0.3], 0.2) is None
+    assert first_alarm([0.0, 0.3, 0.5, 0.4, 0.3, 0.2], 0.2) == 5
+    assert first_alarm([0.0, 0.3, 0.5, 0.2, 0.5, 0.2, 0.5], 0.2) is None
+    assert first_alarm([0.0, 1.0, 1.0, 0.5, 0.5], 0.2) == 4
 
 
-@pytest.mark.parametrize(("alarm", "detected"), [(2, False), (3, True), (4, True), (5, False)])
-def test_a_slip_is_detected_in_its_first_two_frames(alarm: int, detected: bool) -> None:
-    estimates = tuple(0.5 if index < alarm else 0.0 for index in range(7))
+@pytest.mark.parametrize(("begin", "detected"), [(1, False), (2, True), (3, True), (4, False)])
+def test_a_slip_is_detected_in_its_first_two_frames(begin: int, detected: bool) -> None:
+    """The decrease begins at a frame, and the next frame confirms it."""
+    estimates = tuple(0.5 if index < begin else 0.0 for index in range(7))
     events = (None, None, None, Event.SLIP, None, None, None)
     course = Course("task", (0.0,) * 7, events, {FUSION: estimates}, {})
     assert detects(course, course.estimates[FUSION], 0.2) is detected

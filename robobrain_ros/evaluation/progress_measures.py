@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from robobrain_ros.core.progress import Perspective, ProgressTracker
+from robobrain_ros.core.watching import TaskWatch, WatchLimits, WatchState
 from robobrain_ros.errors import OutcomeCode
 from robobrain_ros.evaluation.metrics import wilson
 from robobrain_ros.evaluation.rollouts import Event, Rollout
@@ -117,13 +118,13 @@ def _ranks(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def first_alarm(progress: Sequence[float], regression: float) -> int | None:
-    """Return the first frame whose progress is lower than an earlier peak by ``regression``; None: there is none."""
-    peak = 0.0
-    for index, value in enumerate(progress):
-        peak = max(peak, value)
-        if peak - value >= regression - 1e-9:
-            return index
-    return None
+    """Return the frame at which a watched task would end, because the progress decreased by ``regression``; None: at no frame.
+
+    The rule is that of `core.watching`: two successive frames must confirm the decrease.
+    """
+    watch = TaskWatch(WatchLimits(success=1.0, regression=regression), 0.0)
+    states = [watch.add(float(index), value) for index, value in enumerate(progress)]
+    return states.index(WatchState.REGRESSED) if WatchState.REGRESSED in states else None
 
 
 def detects(course: Course, progress: Sequence[float], regression: float) -> bool:
