@@ -220,6 +220,7 @@ def show_always(it: Rig, cameras: Sequence[str] = ("camera",)) -> None:
             publisher.publish(image_message())
 
     it.client.create_timer(0.1, publish)
+    it.until(lambda: list(it.node.cameras), "open cameras")  # The engine is ready before the node is active.
     it.until(lambda: all(it.node.cameras[camera].newest for camera in cameras), "images")
 
 

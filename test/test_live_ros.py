@@ -75,6 +75,7 @@ class Live:
     def until_ready(self) -> None:
         """Wait until the source and the node have images."""
         self.it.until_ready()
+        self.until(lambda: list(self.it.node.cameras), "open cameras")
         self.until(lambda: self.feed.status.ready, "the state of the node")
         self.until(lambda: self.it.node.cameras["camera"].newest, "an image at the node")
         self.until(lambda: self.source.frame() and self.source.cloud(), "an image and a cloud")

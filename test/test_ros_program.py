@@ -126,7 +126,7 @@ def test_the_programs_name_and_shared_memory_go_with_it() -> None:
         held = holdings(process.pid)
         process.send_signal(signal.SIGTERM)
         assert process.wait(shutdown.LIMIT) == 0
-        assert until(False, 10.0), "the name stays"
+        assert until(False, 15.0), "the name stays"
         assert left_of(held) == []
     finally:
         process.kill()
