@@ -14,6 +14,7 @@ import pytest
 
 from robobrain_ros.core.progress import Perspective
 from robobrain_ros.core.query import Answer, Query, Task
+from robobrain_ros.core.watching import WatchLimits
 from robobrain_ros.errors import UnparsableAnswerError
 from robobrain_ros.evaluation import progress
 from robobrain_ros.evaluation.exam import FIRST_SEED, FIRST_TRAINING_SEED
@@ -126,10 +127,11 @@ def test_rank_correlation() -> None:
 
 
 def test_an_alarm_is_a_decrease_below_the_peak_in_two_successive_frames() -> None:
-    assert first_alarm([0.0, 0.3, 0.5, 0.4, 0.3], 0.2) is None
-    assert first_alarm([0.0, 0.3, 0.5, 0.4, 0.3, 0.2], 0.2) == 5
-    assert first_alarm([0.0, 0.3, 0.5, 0.2, 0.5, 0.2, 0.5], 0.2) is None
-    assert first_alarm([0.0, 1.0, 1.0, 0.5, 0.5], 0.2) == 4
+    assert first_alarm([0.0, 0.3, 0.5, 0.4, 0.3]) is None
+    assert first_alarm([0.0, 0.3, 0.5, 0.4, 0.3, 0.2]) == 5
+    assert first_alarm([0.0, 0.3, 0.5, 0.2, 0.5, 0.2, 0.5]) is None
+    assert first_alarm([0.0, 1.0, 1.0, 0.5, 0.5]) == 4
+    assert first_alarm([0.0, 0.3, 0.5, 0.4, 0.3], WatchLimits(success=1.0, confirmations=1)) == 4
 
 
 @pytest.mark.parametrize(("begin", "detected"), [(1, False), (2, True), (3, True), (4, False)])
@@ -138,7 +140,7 @@ def test_a_slip_is_detected_in_its_first_two_frames(begin: int, detected: bool) 
     estimates = tuple(0.5 if index < begin else 0.0 for index in range(7))
     events = (None, None, None, Event.SLIP, None, None, None)
     course = Course("task", (0.0,) * 7, events, {FUSION: estimates}, {})
-    assert detects(course, course.estimates[FUSION], 0.2) is detected
+    assert detects(course, course.estimates[FUSION]) is detected
 
 
 def test_the_rollouts_of_the_test_contain_slips_failures_and_successes() -> None:

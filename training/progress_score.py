@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGenera
 
 from robobrain_ros.core.progress import Perspective
 from robobrain_ros.evaluation.exam import FIRST_SEED
-from robobrain_ros.evaluation.progress_measures import Course, Scores, course_of, rows_of, table
+from robobrain_ros.evaluation.progress_measures import ALARM, Course, Scores, course_of, rows_of, table
 from robobrain_ros.evaluation.rollouts import Rollout, make_rollout
 from training import clips, plans, score
 from training.batches import Packer
@@ -39,6 +39,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="folder of the model")
     parser.add_argument("--rollouts", type=int, default=100, help="number of rollouts (default: %(default)s)")
     parser.add_argument("--questions", type=int, default=0, help="also score this number of questions of each kind (default: 0)")
+    parser.add_argument(
+        "--confirmations",
+        type=int,
+        choices=range(1, 6),
+        default=ALARM.confirmations,
+        help="successive frames that must show a decrease before it is an alarm (default: %(default)s)",
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=0, help="processes that render the rollouts; 0: this process does it")
     parser.add_argument("--at-once", type=int, default=1, help="rollouts in one batch (default: 1)")
@@ -107,7 +114,8 @@ def main() -> None:
     torch.set_num_threads(1)
     reader, packer = load(options.model, options.device)
     seeds = range(FIRST_SEED, FIRST_SEED + options.rollouts)
-    print(table(rows_of(follow_all(reader, packer, seeds, options.workers, options.at_once))), flush=True)
+    courses = follow_all(reader, packer, seeds, options.workers, options.at_once)
+    print(table(rows_of(courses, limits=replace(ALARM, confirmations=options.confirmations))), flush=True)
     if options.questions:
         few = max(1, options.questions // 4)
         results = {

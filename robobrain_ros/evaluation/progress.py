@@ -18,6 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from robobrain_ros.errors import BadRequestError, EngineFailedError, OutcomeCode
 from robobrain_ros.evaluation.evaluate import open_model, parse_size, positive, run_to_end
 from robobrain_ros.evaluation.exam import FIRST_SEED, FIRST_TRAINING_SEED, Answers
 from robobrain_ros.evaluation.outputs import check_outputs, write_output
-from robobrain_ros.evaluation.progress_measures import REGRESSION, SUCCESS, Course, Scores, content, course_of, rows_of, table
+from robobrain_ros.evaluation.progress_measures import ALARM, SUCCESS, Course, Scores, content, course_of, rows_of, table
 from robobrain_ros.evaluation.progress_plot import MOST_PANELS, plot
 from robobrain_ros.evaluation.rollouts import Event, Rollout, make_rollout
 from robobrain_ros.evaluation.simulated_scores import SimulatedScores
@@ -123,8 +124,14 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--regression",
         type=float,
-        default=REGRESSION,
+        default=ALARM.regression,
         help="decrease of the progress that is an alarm (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--confirmations",
+        type=positive,
+        default=ALARM.confirmations,
+        help="successive images that must show this decrease (default: %(default)s)",
     )
     parser.add_argument(
         "--event",
@@ -144,6 +151,10 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--noise must be 0 to 1")
     if not 0 <= options.first_seed <= FIRST_TRAINING_SEED - options.rollouts:
         parser.error(f"the rollouts' seeds must lie below {FIRST_TRAINING_SEED}: those above may have been trained on")
+    try:
+        options.alarm = replace(ALARM, regression=options.regression, confirmations=options.confirmations)
+    except BadRequestError as error:
+        parser.error(error.message)
     return options
 
 
@@ -169,14 +180,15 @@ async def run(options: argparse.Namespace) -> None:
         else:
             brain = await stack.enter_async_context(open_model(options.model, max_num_seqs=3 * options.at_once))
         courses = await follow_all(brain, rollouts, min(options.at_once, options.rollouts), progress)
-    rows = rows_of(courses, options.success, options.regression)
+    rows = rows_of(courses, options.success, options.alarm)
     print(f"{len(courses)} rollouts in {time.monotonic() - began:.0f} s\n\n{table(rows)}", flush=True)
     if options.json is not None:
         settings = {"size": options.size[0]}
-        settings |= {name: getattr(options, name) for name in ("model", "noise", "first_seed", "event", "success", "regression")}
+        names = ("model", "noise", "first_seed", "event", "success", "regression", "confirmations")
+        settings |= {name: getattr(options, name) for name in names}
         write_output(options.json, json.dumps(content(settings, rows, courses), indent=1) + "\n")
     if options.plot is not None:
-        plot(courses, options.plot, options.regression)
+        plot(courses, options.plot, options.alarm)
 
 
 def main() -> None:

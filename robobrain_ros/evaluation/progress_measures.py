@@ -21,8 +21,8 @@ FUSION = "fusion"
 """Name of the median of the perspectives."""
 SUCCESS = 0.9
 """Progress of the last frame from which a rollout counts as successful."""
-REGRESSION = 0.2
-"""Decrease of the progress below its peak that counts as a regression. In a task with many steps, a slip can undo less."""
+ALARM = WatchLimits(success=1.0)
+"""An alarm is what ends a watched task by default: see `core.watching`. In a task with many steps, a slip can undo less."""
 FRAMES_TO_DETECT = 2
 """Frames in which a slip must be detected: the first one that shows it, and the next one."""
 
@@ -117,24 +117,21 @@ def _ranks(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.asarray((same.cumsum() - same + (same - 1) / 2.0)[group], np.float64)
 
 
-def first_alarm(progress: Sequence[float], regression: float) -> int | None:
-    """Return the frame at which a watched task would end, because the progress decreased by ``regression``; None: at no frame.
-
-    The rule is that of `core.watching`: two successive frames must confirm the decrease.
-    """
-    watch = TaskWatch(WatchLimits(success=1.0, regression=regression), 0.0)
+def first_alarm(progress: Sequence[float], limits: WatchLimits = ALARM) -> int | None:
+    """Return the frame at which a watched task would end, because its progress has decreased; None: at no frame."""
+    watch = TaskWatch(limits, 0.0)
     states = [watch.add(float(index), value) for index, value in enumerate(progress)]
     return states.index(WatchState.REGRESSED) if WatchState.REGRESSED in states else None
 
 
-def detects(course: Course, progress: Sequence[float], regression: float) -> bool:
+def detects(course: Course, progress: Sequence[float], limits: WatchLimits = ALARM) -> bool:
     """Return whether a progress shows the course's slip in time, and not before it happens."""
-    alarm = first_alarm(progress, regression)
+    alarm = first_alarm(progress, limits)
     return course.slip is not None and alarm is not None and course.slip <= alarm < course.slip + FRAMES_TO_DETECT
 
 
-def rows_of(courses: Sequence[Course], success: float = SUCCESS, regression: float = REGRESSION) -> list[Row]:
-    """Return the measures of all rollouts."""
+def rows_of(courses: Sequence[Course], success: float = SUCCESS, limits: WatchLimits = ALARM) -> list[Row]:
+    """Return the measures of all rollouts. ``limits``: what counts as an alarm."""
     rows = []
     for name in names():
         inner = [rank_correlation(course.truth, course.estimates[name]) for course in courses]
@@ -150,12 +147,12 @@ def rows_of(courses: Sequence[Course], success: float = SUCCESS, regression: flo
     for wanted, text in ((True, "succeeded"), (False, "failed")):
         own = [value for value, course in zip(right, courses, strict=True) if course.succeeded is wanted]
         rows.append(_share(f"rollouts that {text}: right", own))
-    # In a task with many steps, a slip can undo less than ``regression``. Then it is no regression.
-    slips = [course for course in courses if detects(course, course.truth, regression)]
-    found = [detects(course, course.estimates[FUSION], regression) for course in slips]
-    rows.append(_share(f"slips that undo at least {regression:g}: detected within {FRAMES_TO_DETECT} frames", found))
+    # In a task with many steps, a slip can undo less than the limit. Then it is no regression.
+    slips = [course for course in courses if detects(course, course.truth, limits)]
+    found = [detects(course, course.estimates[FUSION], limits) for course in slips]
+    rows.append(_share(f"slips that undo at least {limits.regression:g}: detected within {FRAMES_TO_DETECT} frames", found))
     calm = [course for course in courses if not course.disturbed]
-    alarms = [first_alarm(course.estimates[FUSION], regression) is not None for course in calm]
+    alarms = [first_alarm(course.estimates[FUSION], limits) is not None for course in calm]
     rows.append(_share("false alarms in rollouts without events", alarms))
     requests = Counter[str]()
     for course in courses:

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from robobrain_ros.evaluation.progress_measures import FUSION, REGRESSION, Course, first_alarm
+from robobrain_ros.core.watching import WatchLimits
+from robobrain_ros.evaluation.progress_measures import ALARM, FUSION, Course, first_alarm
 
 MOST_PANELS = 4
 """Rollouts in one plot."""
@@ -11,11 +12,11 @@ _WIDTH, _HEIGHT = 6.0, 3.4
 """Inches of a panel."""
 
 
-def plot(courses: Sequence[Course], path: Path, regression: float = REGRESSION) -> None:
+def plot(courses: Sequence[Course], path: Path, limits: WatchLimits = ALARM) -> None:
     """Plot the first `MOST_PANELS` rollouts: true progress, each perspective, fusion, events, and the first alarm of the fusion.
 
     :param path: image file. Its suffix chooses the format.
-    :param regression: decrease of the progress that is an alarm.
+    :param limits: what counts as an alarm.
     """
     import matplotlib
 
@@ -40,7 +41,7 @@ def plot(courses: Sequence[Course], path: Path, regression: float = REGRESSION) 
                 panel.annotate(
                     event.value, (index, 1.05), color="dimgrey", fontsize=8, ha="center", va="center", backgroundcolor="white"
                 )
-        alarm = first_alarm(course.estimates[FUSION], regression)
+        alarm = first_alarm(course.estimates[FUSION], limits)
         if alarm is not None:
             panel.plot([alarm], [course.estimates[FUSION][alarm]], "rv", markersize=9, label="alarm")
         panel.set_ylim(-0.05, 1.12)
